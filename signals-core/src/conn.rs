@@ -1,0 +1,502 @@
+use std::ops::{Deref, DerefMut};
+
+use futures_util::TryStreamExt;
+#[cfg(feature = "postgres")]
+use sqlx::{PgConnection, Postgres};
+#[cfg(feature = "sqlite")]
+use sqlx::{Sqlite, SqliteConnection};
+use sqlx::pool::PoolConnection;
+use sqlx::{Either, Executor, SqlSafeStr, SqlStr};
+use sqlx_core::transaction::TransactionManager;
+
+use crate::backend::{AnyRow, Arguments, Backend, DatabaseKind, Sink, Statement};
+use crate::context;
+use crate::db::Db;
+use crate::error::{Error, Result};
+use crate::scope::Scope;
+use crate::sql::Sql;
+use crate::transaction::Transaction;
+
+/// A connection to one of the databases, with what it knows of the transaction that it is in.
+///
+/// A receiver that runs inside the transaction gets the connection of the save itself as `conn: &mut Conn<'_>`;
+/// [`Db::acquire`] gives one from the pool.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// let db = Db::connect("sqlite::memory:").await?;
+/// let mut conn = db.acquire().await?;
+/// conn.execute("CREATE TABLE counter (n INTEGER NOT NULL)").await?;
+/// conn.query("INSERT INTO counter VALUES ($1)").bind(1).execute().await?;
+/// let rows: Vec<(i64,)> = conn.query("SELECT n FROM counter").fetch_all().await?;
+/// assert_eq!(rows, [(1,)]);
+/// # Ok(()) }
+/// ```
+pub struct Conn<'c> {
+    link: Link<'c>,
+    pub(crate) scope: Own<'c, Scope>,
+}
+
+/// A value, or a loan of it.
+pub(crate) enum Own<'c, T> {
+    Owned(T),
+    Borrowed(&'c mut T),
+}
+
+/// Where the connection comes from. That of a pool stands in a slot, so that the end of a transaction can take it
+/// onto a task of its own; the slot is empty where that task did not give it back.
+enum Link<'c> {
+    Pooled(Own<'c, Option<Pooled>>),
+    #[cfg(feature = "sqlite")]
+    Sqlite(&'c mut SqliteConnection),
+    #[cfg(feature = "postgres")]
+    Postgres(&'c mut PgConnection),
+}
+
+pub(crate) enum Pooled {
+    #[cfg(feature = "sqlite")]
+    Sqlite(PoolConnection<Sqlite>),
+    #[cfg(feature = "postgres")]
+    Postgres(PoolConnection<Postgres>),
+}
+
+/// The connection of sqlx.
+pub(crate) enum Raw<'r> {
+    #[cfg(feature = "sqlite")]
+    Sqlite(&'r mut SqliteConnection),
+    #[cfg(feature = "postgres")]
+    Postgres(&'r mut PgConnection),
+}
+
+/// The same expression for the connection of either database, with its type.
+macro_rules! on {
+    ($raw:expr, $DB:ident, $conn:ident => $body:expr) => {
+        match $raw {
+            #[cfg(feature = "sqlite")]
+            Raw::Sqlite($conn) => {
+                type $DB = Sqlite;
+                $body
+            }
+            #[cfg(feature = "postgres")]
+            Raw::Postgres($conn) => {
+                type $DB = Postgres;
+                $body
+            }
+        }
+    };
+}
+
+impl<'c> Conn<'c> {
+    pub(crate) fn pooled(pooled: Pooled, db: Db) -> Self {
+        let link = Link::Pooled(Own::Owned(Some(pooled)));
+        Self { link, scope: Own::Owned(Scope::of(Some(db))) }
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn sqlite_only(conn: &'c mut SqliteConnection) -> Self {
+        Self { link: Link::Sqlite(conn), scope: Own::Owned(Scope::default()) }
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn postgres_only(conn: &'c mut PgConnection) -> Self {
+        Self { link: Link::Postgres(conn), scope: Own::Owned(Scope::default()) }
+    }
+
+    /// What is left where the connection was moved on.
+    pub(crate) fn gone() -> Self {
+        Self { link: Link::Pooled(Own::Owned(None)), scope: Own::Owned(Scope::default()) }
+    }
+
+    /// The same connection for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> Conn<'_> {
+        let link = match &mut self.link {
+            Link::Pooled(slot) => Link::Pooled(Own::Borrowed(&mut **slot)),
+            #[cfg(feature = "sqlite")]
+            Link::Sqlite(conn) => Link::Sqlite(conn),
+            #[cfg(feature = "postgres")]
+            Link::Postgres(conn) => Link::Postgres(conn),
+        };
+        Conn { link, scope: Own::Borrowed(&mut *self.scope) }
+    }
+
+    /// Takes the connection and all that is known of its transaction out of this one, where it comes from a pool.
+    pub(crate) fn detach(&mut self) -> Option<Conn<'static>> {
+        let Link::Pooled(slot) = &mut self.link else { return None };
+        let pooled = slot.take()?;
+        // The database stays, for a connection that is asked for again.
+        let db = self.scope.db.clone();
+        let scope = std::mem::replace(&mut *self.scope, Scope::of(db));
+        let link = Link::Pooled(Own::Owned(Some(pooled)));
+        Some(Conn { link, scope: Own::Owned(scope) })
+    }
+
+    /// Whether a connection that was detached has somebody to come back to.
+    pub(crate) fn is_borrowed(&self) -> bool {
+        !matches!(self.link, Link::Pooled(Own::Owned(_)))
+    }
+
+    pub(crate) fn reattach(&mut self, mut other: Conn<'static>) {
+        if let (Link::Pooled(slot), Link::Pooled(other)) = (&mut self.link, &mut other.link) {
+            **slot = other.take();
+        }
+        std::mem::swap(&mut *self.scope, &mut *other.scope);
+    }
+
+    /// Closes a pooled connection whose transaction nobody can end any more.
+    pub(crate) fn discard(&mut self) {
+        if let Link::Pooled(slot) = &mut self.link
+            && let Some(pooled) = slot.take()
+        {
+            match pooled {
+                #[cfg(feature = "sqlite")]
+                Pooled::Sqlite(mut conn) => conn.close_on_drop(),
+                #[cfg(feature = "postgres")]
+                Pooled::Postgres(mut conn) => conn.close_on_drop(),
+            }
+        }
+    }
+
+    /// Which database this is.
+    pub fn kind(&self) -> DatabaseKind {
+        match &self.link {
+            Link::Pooled(slot) => match (&**slot, &self.scope.db) {
+                #[cfg(feature = "sqlite")]
+                (Some(Pooled::Sqlite(_)), _) => DatabaseKind::Sqlite,
+                #[cfg(feature = "postgres")]
+                (Some(Pooled::Postgres(_)), _) => DatabaseKind::Postgres,
+                (None, Some(db)) => db.kind(),
+                (None, None) => unreachable!("a connection of a pool knows its pool"),
+            },
+            #[cfg(feature = "sqlite")]
+            Link::Sqlite(_) => DatabaseKind::Sqlite,
+            #[cfg(feature = "postgres")]
+            Link::Postgres(_) => DatabaseKind::Postgres,
+        }
+    }
+
+    /// sqlx's connection, where this is SQLite.
+    ///
+    /// It is the same connection and the same transaction. Of a save through it, this library sees only that it is in
+    /// a transaction of somebody's: a model with `on_commit` receivers is refused there.
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
+        self.scope.unverified = true;
+        match self.raw()? {
+            Raw::Sqlite(conn) => Some(conn),
+            #[cfg(feature = "postgres")]
+            Raw::Postgres(_) => None,
+        }
+    }
+
+    /// sqlx's connection, where this is Postgres.
+    ///
+    /// It is the same connection and the same transaction. Of a save through it, this library sees only that it is in
+    /// a transaction of somebody's: a model with `on_commit` receivers is refused there.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// #[derive(Model)]
+    /// # #[model(table = "posts")]
+    /// struct Post { id: Option<i64>, title: String }
+    ///
+    /// #[receiver(post_save, sender = Post)]
+    /// async fn notify(saved: PostSave<'_, Post>, conn: &mut Conn<'_>) -> Result<()> {
+    ///     # #[cfg(feature = "postgres")]
+    ///     if let Some(pg) = conn.postgres() {
+    ///         sqlx::query("SELECT pg_notify('posts', $1)").bind(&saved.instance.title).execute(pg).await?;
+    ///     }
+    ///     Ok(())
+    /// }
+    /// ```
+    #[cfg(feature = "postgres")]
+    pub fn postgres(&mut self) -> Option<&mut PgConnection> {
+        self.scope.unverified = true;
+        match self.raw()? {
+            Raw::Postgres(conn) => Some(conn),
+            #[cfg(feature = "sqlite")]
+            Raw::Sqlite(_) => None,
+        }
+    }
+
+    /// Begins a transaction, or a savepoint where there is one already.
+    ///
+    /// # Errors
+    ///
+    /// What the database refuses.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing has begun where the future is dropped. On Postgres an outer transaction can then only be rolled back.
+    pub async fn begin(&mut self) -> Result<Transaction<'_>> {
+        Transaction::open(self.reborrow()).await
+    }
+
+    /// Runs SQL as it stands: one statement or several, without arguments. Returns the number of rows affected.
+    ///
+    /// # Errors
+    ///
+    /// What the database refuses. In a transaction this marks it: it can only be rolled back.
+    pub async fn execute(&mut self, sql: impl SqlSafeStr) -> Result<u64> {
+        self.execute_all(sql.into_sql_str()).await
+    }
+
+    /// A statement with arguments, see [`Sql`].
+    pub fn query(&mut self, sql: impl SqlSafeStr) -> Sql<'_> {
+        let kind = self.kind();
+        Sql::new(self.reborrow().into(), kind, sql.into_sql_str())
+    }
+
+    pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
+        self.ready().await?;
+        let done = on!(self.connected()?, DB, conn => {
+            sqlx::raw_sql(sql).execute(conn).await.map(|done| rows_affected::<DB>(&done))
+        });
+        self.done(done).await
+    }
+
+    /// Runs a statement to its end, and gives its rows to `sink`.
+    ///
+    /// To its end even where one row is all that is wanted: an autocommit INSERT … RETURNING on SQLite is committed
+    /// when the statement is through, and who leaves after the row never hears that the commit failed.
+    pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
+        self.ready().await?;
+        let Statement { sql, args } = statement;
+        let done = match (self.connected()?, args) {
+            #[cfg(feature = "sqlite")]
+            (Raw::Sqlite(conn), Arguments::Sqlite(args)) => {
+                drain(conn.fetch_many((sql, Some(args))), |done| done.rows_affected(), |row| {
+                    sink(AnyRow::Sqlite(row));
+                })
+                .await
+            }
+            #[cfg(feature = "postgres")]
+            (Raw::Postgres(conn), Arguments::Postgres(args)) => {
+                drain(conn.fetch_many((sql, Some(args))), |done| done.rows_affected(), |row| {
+                    sink(AnyRow::Postgres(row));
+                })
+                .await
+            }
+            #[cfg(all(feature = "sqlite", feature = "postgres"))]
+            _ => unreachable!("the arguments are made for the connection"),
+        };
+        self.done(done).await
+    }
+
+    /// Takes note of how a statement of ours ended.
+    async fn done<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T> {
+        match done {
+            Ok(done) => {
+                self.scope.unverified = false;
+                Ok(done)
+            }
+            Err(error) => {
+                if !self.scope.frames.is_empty() {
+                    self.scope.fail(|| format!("a statement failed: {error}"));
+                    self.keep_in_transaction().await;
+                }
+                Err(error.into())
+            }
+        }
+    }
+
+    /// SQLite rolls a whole transaction back by itself where a disk is full, or where the SQL says `OR ROLLBACK`;
+    /// what came after would then be stored at once, one by one. A BEGIN fails inside a transaction, and is the way to
+    /// be in one again where it does not.
+    async fn keep_in_transaction(&mut self) {
+        #[cfg(feature = "sqlite")]
+        if let Some(Raw::Sqlite(conn)) = self.raw()
+            && (&mut *conn).execute("BEGIN").await.is_ok()
+        {
+            // sqlx counts savepoints by their depth, and will name those that are gone.
+            for depth in 1..depth::<Sqlite>(conn) {
+                let savepoint = format!("SAVEPOINT _sqlx_savepoint_{depth}");
+                let _ = (&mut *conn).execute(sqlx::AssertSqlSafe(savepoint)).await;
+            }
+            self.scope.fail_all("SQLite rolled the transaction back after a statement failed");
+        }
+    }
+
+    /// Whether this is in a transaction of ours.
+    pub(crate) fn in_transaction(&self) -> bool {
+        !self.scope.frames.is_empty()
+    }
+
+    /// Whether this is in a transaction of sqlx's own, whose end we do not see.
+    pub(crate) fn in_foreign_transaction(&mut self) -> bool {
+        if self.in_transaction() { self.scope.foreign } else { self.depth() > 0 }
+    }
+
+    /// How deep sqlx thinks that it is in transactions and savepoints.
+    pub(crate) fn depth(&mut self) -> usize {
+        self.raw().map_or(0, |raw| on!(raw, DB, conn => depth::<DB>(conn)))
+    }
+
+    pub(crate) async fn begin_raw(&mut self) -> Result<()> {
+        self.ready().await?;
+        on!(self.connected()?, DB, conn => begin::<DB>(conn).await?);
+        Ok(())
+    }
+
+    pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
+        match self.raw() {
+            Some(raw) => on!(raw, DB, conn => commit::<DB>(conn).await),
+            None => Ok(()),
+        }
+    }
+
+    pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
+        for _ in 0..2 {
+            let Some(raw) = self.raw() else { break };
+            let done = on!(raw, DB, conn => rollback::<DB>(conn).await);
+            if done.is_ok() || self.kind() != DatabaseKind::Sqlite {
+                return done;
+            }
+            // There was no transaction any more to roll back. sqlx still counts one.
+            self.keep_in_transaction().await;
+        }
+        Ok(())
+    }
+
+    /// Has the connection roll back before it does anything else.
+    pub(crate) fn start_rollback(&mut self) {
+        if let Some(raw) = self.raw() {
+            on!(raw, DB, conn => start_rollback::<DB>(conn));
+        }
+    }
+
+    /// Waits until what was queued on the connection is done.
+    pub(crate) async fn flush(&mut self) {
+        if let Some(raw) = self.raw() {
+            let _ = on!(raw, DB, conn => {
+                let conn: &mut <DB as sqlx::Database>::Connection = conn;
+                sqlx::Connection::ping(conn).await
+            });
+        }
+    }
+
+    /// Takes a connection from the pool again where the slot is empty.
+    async fn ready(&mut self) -> Result<()> {
+        if let Link::Pooled(slot) = &mut self.link
+            && slot.is_none()
+        {
+            if let Some(frame) = self.scope.frames.last() {
+                let reason = frame.failed.clone().unwrap_or_else(|| "its connection was lost".to_owned());
+                return Err(Error::RolledBack { reason });
+            }
+            if let Some(db) = &self.scope.db {
+                context::check_not_held(db.pool_id())?;
+                **slot = Some(db.pooled().await?);
+            }
+        }
+        Ok(())
+    }
+
+    fn connected(&mut self) -> Result<Raw<'_>> {
+        self.raw().ok_or(Error::Database(sqlx::Error::PoolClosed))
+    }
+
+    pub(crate) fn raw(&mut self) -> Option<Raw<'_>> {
+        match &mut self.link {
+            Link::Pooled(slot) => match &mut **slot {
+                #[cfg(feature = "sqlite")]
+                Some(Pooled::Sqlite(conn)) => Some(Raw::Sqlite(conn)),
+                #[cfg(feature = "postgres")]
+                Some(Pooled::Postgres(conn)) => Some(Raw::Postgres(conn)),
+                None => None,
+            },
+            #[cfg(feature = "sqlite")]
+            Link::Sqlite(conn) => Some(Raw::Sqlite(conn)),
+            #[cfg(feature = "postgres")]
+            Link::Postgres(conn) => Some(Raw::Postgres(conn)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Conn<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Conn")
+            .field("kind", &self.kind())
+            .field("transactions", &self.scope.frames.len())
+            .finish()
+    }
+}
+
+impl<T> Deref for Own<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Self::Owned(value) => value,
+            Self::Borrowed(value) => value,
+        }
+    }
+}
+
+impl<T> DerefMut for Own<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        match self {
+            Self::Owned(value) => value,
+            Self::Borrowed(value) => value,
+        }
+    }
+}
+
+/// Reads a statement's stream to its end, past an error of its own.
+async fn drain<Done, Row>(
+    mut stream: impl futures_util::Stream<Item = Result<Either<Done, Row>, sqlx::Error>> + Unpin,
+    affected: impl Fn(Done) -> u64,
+    mut sink: impl FnMut(Row),
+) -> Result<u64, sqlx::Error> {
+    let mut rows = 0;
+    while let Some(step) = stream.try_next().await? {
+        match step {
+            Either::Left(done) => rows += affected(done),
+            Either::Right(row) => sink(row),
+        }
+    }
+    Ok(rows)
+}
+
+trait RowsAffected {
+    fn rows(&self) -> u64;
+}
+
+#[cfg(feature = "sqlite")]
+impl RowsAffected for sqlx::sqlite::SqliteQueryResult {
+    fn rows(&self) -> u64 {
+        self.rows_affected()
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl RowsAffected for sqlx::postgres::PgQueryResult {
+    fn rows(&self) -> u64 {
+        self.rows_affected()
+    }
+}
+
+fn rows_affected<DB: sqlx::Database<QueryResult: RowsAffected>>(done: &DB::QueryResult) -> u64 {
+    done.rows()
+}
+
+fn depth<DB: Backend>(conn: &DB::Connection) -> usize {
+    DB::TransactionManager::get_transaction_depth(conn)
+}
+
+async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
+    let statement = (depth::<DB>(conn) == 0).then(|| SqlStr::from_static(DB::BEGIN));
+    DB::TransactionManager::begin(conn, statement).await
+}
+
+async fn commit<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
+    DB::TransactionManager::commit(conn).await
+}
+
+async fn rollback<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
+    DB::TransactionManager::rollback(conn).await
+}
+
+fn start_rollback<DB: Backend>(conn: &mut DB::Connection) {
+    DB::TransactionManager::start_rollback(conn);
+}

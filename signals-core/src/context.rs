@@ -1,0 +1,134 @@
+//! What the running task knows of the receivers that it is inside of: for recursion, and for the connection that a
+//! receiver must not wait for.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::error::{Error, Result};
+use crate::receiver::Info;
+
+tokio::task_local! {
+    static CURRENT: Current;
+}
+
+static LIMIT: AtomicUsize = AtomicUsize::new(32);
+
+/// A pool, told from others by its address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PoolId(usize);
+
+impl PoolId {
+    pub(crate) fn of<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> Self {
+        // The options live as long as the pool, at one place, and are shared by its clones.
+        Self(std::ptr::from_ref(pool.options()) as usize)
+    }
+}
+
+/// The receiver that runs now, and the operation that it receives.
+#[derive(Clone)]
+pub(crate) struct Current {
+    call: Arc<Call>,
+    receiver: &'static Info,
+}
+
+/// One operation with receivers: a link in the chain that recursion prints.
+pub(crate) struct Call {
+    /// Whose receiver made this operation.
+    cause: Option<Current>,
+    /// In the transactions of which receivers this one runs.
+    inside: Option<Current>,
+    /// The pool whose connection the in-transaction receivers of this operation hold.
+    holds: Option<PoolId>,
+    verb: &'static str,
+    model: &'static str,
+    depth: usize,
+}
+
+impl Call {
+    /// # Errors
+    ///
+    /// [`Error::Recursion`] where the chain is as long as the limit.
+    pub(crate) fn enter(
+        verb: &'static str,
+        model: &'static str,
+        holds: Option<PoolId>,
+    ) -> Result<Arc<Self>> {
+        let cause = Current::get();
+        let depth = cause.as_ref().map_or(1, |c| c.call.depth + 1);
+        let call = Self { inside: cause.clone(), cause, holds, verb, model, depth };
+        let limit = LIMIT.load(Ordering::Relaxed);
+        if depth > limit {
+            return Err(Error::Recursion { chain: call.chain(), limit });
+        }
+        Ok(Arc::new(call))
+    }
+
+    /// The same operation, for the receivers that run after its transaction: its pool is free again, but for what
+    /// `holds` says and for the transactions that the task is in at that time.
+    pub(crate) fn afterwards(self: &Arc<Self>, holds: Option<PoolId>) -> Arc<Self> {
+        Arc::new(Self {
+            cause: self.cause.clone(),
+            inside: Current::get(),
+            holds,
+            verb: self.verb,
+            model: self.model,
+            depth: self.depth,
+        })
+    }
+
+    pub(crate) fn run(self: &Arc<Self>, receiver: &'static Info) -> Current {
+        Current { call: Arc::clone(self), receiver }
+    }
+
+    fn chain(&self) -> String {
+        let mut links = vec![format!("{} of `{}`", self.verb, self.model)];
+        let mut next = self.cause.as_ref();
+        while let Some(Current { call, receiver }) = next {
+            links.push(format!("{} of `{}` → `{}`", call.verb, call.model, receiver.name));
+            next = call.cause.as_ref();
+        }
+        let mut chain = String::new();
+        for (i, link) in links.iter().rev().enumerate() {
+            let _ = write!(chain, "{}{link}", if i == 0 { "" } else { " → " });
+        }
+        chain
+    }
+}
+
+impl Current {
+    fn get() -> Option<Self> {
+        CURRENT.try_with(Clone::clone).ok()
+    }
+
+    /// Runs a receiver's future with this as the task's current receiver.
+    pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        CURRENT.scope(self, future)
+    }
+
+    pub(crate) fn sync_scope<T>(self, receiver: impl FnOnce() -> T) -> T {
+        CURRENT.sync_scope(self, receiver)
+    }
+}
+
+/// # Errors
+///
+/// [`Error::UseTheReceiverConnection`] where a receiver that this task is inside of holds a connection of `pool`.
+pub(crate) fn check_not_held(pool: PoolId) -> Result<()> {
+    CURRENT
+        .try_with(|current| {
+            let mut next = Some(current);
+            while let Some(Current { call, receiver }) = next {
+                if call.holds == Some(pool) {
+                    return Err(Error::UseTheReceiverConnection { receiver: receiver.name });
+                }
+                next = call.inside.as_ref();
+            }
+            Ok(())
+        })
+        .unwrap_or(Ok(()))
+}
+
+pub(crate) fn set_recursion_limit(limit: usize) {
+    LIMIT.store(limit, Ordering::Relaxed);
+}

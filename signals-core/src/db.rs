@@ -1,0 +1,235 @@
+#[cfg(feature = "postgres")]
+use sqlx::PgPool;
+use sqlx::SqlSafeStr;
+#[cfg(feature = "sqlite")]
+use sqlx::SqlitePool;
+
+use crate::backend::{self, DatabaseKind};
+use crate::conn::{Conn, Pooled};
+use crate::context::{self, PoolId};
+use crate::error::{Error, Result};
+use crate::executor::Source;
+use crate::sql::Sql;
+use crate::transaction::Transaction;
+
+/// A pool of connections to one of the databases. A clone is cheap, and the same pool.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// let db = Db::connect("sqlite::memory:").await?;
+/// db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// let rows = db.query("INSERT INTO city (name) VALUES ($1)").bind("Ulm").execute().await?;
+/// assert_eq!(rows, 1);
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug)]
+pub struct Db {
+    pool: Pool,
+}
+
+#[derive(Clone, Debug)]
+enum Pool {
+    #[cfg(feature = "sqlite")]
+    Sqlite(SqlitePool),
+    #[cfg(feature = "postgres")]
+    Postgres(PgPool),
+}
+
+impl Db {
+    /// Connects to `sqlite:…` or `postgres://…`, as sqlx spells them.
+    ///
+    /// A SQLite file is created where there is none (unless the URL has a `mode`), and gets
+    /// [WAL](https://www.sqlite.org/wal.html), foreign keys and a busy timeout of five seconds. `sqlite::memory:` is
+    /// one database on one connection. A Postgres connection is asked whether it lives only where it was not used for
+    /// a second. For other settings, make the pool with sqlx and use [`Db::from`].
+    ///
+    /// # Errors
+    ///
+    /// Where the URL is not one of a database of this build, or the database cannot be reached.
+    pub async fn connect(url: &str) -> Result<Self> {
+        let scheme = url.split(':').next().unwrap_or_default();
+        match scheme {
+            #[cfg(feature = "sqlite")]
+            "sqlite" => Ok(backend::open_sqlite(url).await?.into()),
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => Ok(backend::open_postgres(url).await?.into()),
+            _ => Err(Error::Database(sqlx::Error::Configuration(
+                format!("`{scheme}:` is not a database of this build of sqlx-signals (see its features)").into(),
+            ))),
+        }
+    }
+
+    /// Which database this is.
+    pub fn kind(&self) -> DatabaseKind {
+        match &self.pool {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(_) => DatabaseKind::Sqlite,
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(_) => DatabaseKind::Postgres,
+        }
+    }
+
+    /// Begins a transaction. On SQLite it takes the write lock at once (`BEGIN IMMEDIATE`), and so waits for its turn
+    /// here instead of failing later.
+    ///
+    /// # Errors
+    ///
+    /// What the pool or the database refuses; [`Error::UseTheReceiverConnection`] in a receiver that has a connection
+    /// of this pool already.
+    ///
+    /// # Cancel safety
+    ///
+    /// Nothing has begun where the future is dropped.
+    pub async fn begin(&self) -> Result<Transaction<'static>> {
+        Transaction::open(self.acquire().await?).await
+    }
+
+    /// Runs `work` in a transaction: commits on `Ok`, rolls back on `Err`, and on a panic, which goes on to the
+    /// caller. Errors of `on_commit` receivers are logged; [`begin`](Self::begin) and
+    /// [`commit`](Transaction::commit) return them.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # use sqlx_signals::Error;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// let mut city = City { id: None, name: "Atlantis".into() };
+    /// let refused = db
+    ///     .transaction(async |tx| {
+    ///         city.save(tx).await?;
+    ///         Err::<(), _>(Error::other("not on the map"))
+    ///     })
+    ///     .await;
+    /// assert!(refused.is_err() && City::all(&db).await?.is_empty());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What `work` returns ([`Error::other`] wraps an error of the program), and what
+    /// [`commit`](Transaction::commit) does.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`begin`](Self::begin) and [`commit`](Transaction::commit).
+    pub async fn transaction<T, F>(&self, work: F) -> Result<T>
+    where
+        F: AsyncFnOnce(&mut Transaction<'static>) -> Result<T>,
+    {
+        use futures_util::FutureExt;
+        use std::panic::{AssertUnwindSafe, resume_unwind};
+
+        let mut tx = self.begin().await?;
+        match AssertUnwindSafe(work(&mut tx)).catch_unwind().await {
+            Ok(Ok(value)) => {
+                tx.commit().await?;
+                Ok(value)
+            }
+            Ok(Err(error)) => {
+                if let Err(undone) = tx.rollback().await {
+                    tracing::warn!(error = %undone, "a rollback failed");
+                }
+                Err(error)
+            }
+            Err(panic) => {
+                if let Err(undone) = tx.rollback().await {
+                    tracing::warn!(error = %undone, "a rollback failed");
+                }
+                resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Takes a connection out of the pool, until it is dropped.
+    ///
+    /// # Errors
+    ///
+    /// What the pool refuses; [`Error::UseTheReceiverConnection`] in a receiver that has a connection of this pool
+    /// already.
+    pub async fn acquire(&self) -> Result<Conn<'static>> {
+        context::check_not_held(self.pool_id())?;
+        Ok(Conn::pooled(self.pooled().await?, self.clone()))
+    }
+
+    /// Runs SQL as it stands: one statement or several, without arguments. Returns the number of rows affected.
+    ///
+    /// # Errors
+    ///
+    /// What the pool or the database refuses.
+    pub async fn execute(&self, sql: impl SqlSafeStr) -> Result<u64> {
+        self.acquire().await?.execute_all(sql.into_sql_str()).await
+    }
+
+    /// A statement with arguments, see [`Sql`].
+    pub fn query(&self, sql: impl SqlSafeStr) -> Sql<'_> {
+        Sql::new(Source::Db(self), self.kind(), sql.into_sql_str())
+    }
+
+    /// sqlx's pool, where this is SQLite.
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(&self) -> Option<&SqlitePool> {
+        match &self.pool {
+            Pool::Sqlite(pool) => Some(pool),
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(_) => None,
+        }
+    }
+
+    /// sqlx's pool, where this is Postgres.
+    #[cfg(feature = "postgres")]
+    pub fn postgres(&self) -> Option<&PgPool> {
+        match &self.pool {
+            Pool::Postgres(pool) => Some(pool),
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(_) => None,
+        }
+    }
+
+    /// Closes the pool, and waits until its connections are.
+    pub async fn close(&self) {
+        match &self.pool {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(pool) => pool.close().await,
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(pool) => pool.close().await,
+        }
+    }
+
+    pub(crate) fn pool_id(&self) -> PoolId {
+        match &self.pool {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(pool) => PoolId::of(pool),
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(pool) => PoolId::of(pool),
+        }
+    }
+
+    pub(crate) async fn pooled(&self) -> Result<Pooled> {
+        Ok(match &self.pool {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(pool) => Pooled::Sqlite(pool.acquire().await?),
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(pool) => Pooled::Postgres(pool.acquire().await?),
+        })
+    }
+}
+
+/// The pool as it is set up by the program.
+#[cfg(feature = "sqlite")]
+impl From<SqlitePool> for Db {
+    fn from(pool: SqlitePool) -> Self {
+        Self { pool: Pool::Sqlite(pool) }
+    }
+}
+
+/// The pool as it is set up by the program.
+#[cfg(feature = "postgres")]
+impl From<PgPool> for Db {
+    fn from(pool: PgPool) -> Self {
+        Self { pool: Pool::Postgres(pool) }
+    }
+}

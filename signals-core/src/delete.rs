@@ -1,0 +1,100 @@
+use std::marker::PhantomData;
+
+use crate::conn::Conn;
+use crate::dispatch::{Postponed, dispatch};
+use crate::error::Result;
+use crate::executor::Source;
+use crate::model::Model;
+use crate::save::run;
+use crate::signal::{PostDelete, PreDelete, post_delete, pre_delete};
+use crate::store::Route;
+use crate::table::Pair;
+use crate::transaction::Deferred;
+use crate::unit::{Doubt, Needs, Scene, Unit, perform};
+
+pub(crate) async fn delete<M: Model, R: Route<M>>(
+    model: &mut M,
+    source: Source<'_>,
+) -> Result<bool> {
+    if model.pk().is_none() {
+        return Ok(false);
+    }
+    let pair = &M::__table().receivers().delete;
+    let deleted = if pair.is_empty() {
+        let mut conn = source.acquire().await?;
+        let doubt = Doubt::of(&mut conn, "delete", M::NAME);
+        let done = remove::<M, R>(model, doubt.conn).await;
+        doubt.end(done)?
+    } else {
+        let mut unit = Delete { deleted: false, pair, route: PhantomData::<fn() -> R> };
+        Box::pin(perform(&mut unit, model, source)).await?;
+        unit.deleted
+    };
+    model.__set_pk(None);
+    Ok(deleted)
+}
+
+/// A delete with receivers.
+struct Delete<M: Model, R> {
+    deleted: bool,
+    pair: &'static Pair<pre_delete, post_delete, M>,
+    route: PhantomData<fn() -> R>,
+}
+
+impl<M: Model, R> Clone for Delete<M, R> {
+    fn clone(&self) -> Self {
+        Self { deleted: self.deleted, pair: self.pair, route: PhantomData }
+    }
+}
+
+impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
+    const VERB: &'static str = "delete";
+
+    fn needs(&self) -> Needs {
+        self.pair.needs()
+    }
+
+    async fn before(
+        &self,
+        instance: &mut M,
+        conn: Option<&mut Conn<'_>>,
+        scene: &Scene,
+    ) -> Result<()> {
+        let event = PreDelete { instance };
+        dispatch(&self.pair.before, event, conn, scene.db.as_ref(), &scene.operation).await
+    }
+
+    async fn write(&mut self, model: &mut M, conn: &mut Conn<'_>) -> Result<()> {
+        self.deleted = remove::<M, R>(model, conn).await?;
+        Ok(())
+    }
+
+    async fn after(&self, instance: &M, conn: &mut Conn<'_>, scene: &Scene) -> Result<()> {
+        if !self.deleted {
+            return Ok(());
+        }
+        let event = PostDelete { instance };
+        dispatch(&self.pair.after, event, Some(conn), scene.db.as_ref(), &scene.operation).await
+    }
+
+    fn postponed(&self, instance: &M, scene: &Scene) -> Option<Box<dyn Deferred>> {
+        if !self.deleted {
+            return None;
+        }
+        let event = PostDelete { instance };
+        let deferred = &self.pair.deferred;
+        Some(Postponed::of(deferred, &event, scene.db.as_ref(), &scene.operation)?)
+    }
+
+    fn copy(&self, instance: &M) -> Option<M> {
+        let keep = self.pair.deferred.first()?.keep?;
+        Some(keep(&PostDelete { instance }))
+    }
+}
+
+/// Deletes the row, and returns whether there was one.
+async fn remove<M: Model, R: Route<M>>(model: &M, conn: &mut Conn<'_>) -> Result<bool> {
+    let Some(key) = model.pk() else { return Ok(false) };
+    let bind = |args: &mut _| R::bind_key(&key, args);
+    Ok(run(conn, M::STATEMENTS.delete, &bind, &mut |_| ()).await? > 0)
+}

@@ -1,0 +1,146 @@
+#[cfg(feature = "postgres")]
+use sqlx::{PgConnection, PgPool, Postgres};
+#[cfg(feature = "sqlite")]
+use sqlx::{Sqlite, SqliteConnection, SqlitePool};
+use sqlx::pool::PoolConnection;
+
+use crate::conn::Conn;
+use crate::context::PoolId;
+use crate::db::Db;
+use crate::error::Result;
+use crate::model::Model;
+use crate::store::{Any, Only, Portable, Route, Store};
+use crate::transaction::Transaction;
+
+/// Anything that leads to a connection on which a model `M` can be stored.
+///
+/// That is `&Db`, `&mut Conn<'_>` and `&mut Transaction<'_>` for a model that every database of the build can store,
+/// and sqlx's own pools, connections and transactions for a model that their database can store: `&SqlitePool`,
+/// `&mut SqliteConnection`, `&mut PoolConnection<Sqlite>`, `&mut sqlx::Transaction<'_, Sqlite>`, and the same of
+/// Postgres.
+///
+/// It is used once, as [`sqlx::Executor`] is. A function that needs a connection twice takes `&mut Conn<'_>` or `&Db`.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Executor;
+///
+/// # #[derive(Model)]
+/// # struct City { id: Option<i64>, name: String }
+/// async fn found(db: impl Executor<'_, City>, name: &str) -> Result<City> {
+///     let mut city = City { id: None, name: name.to_owned() };
+///     city.save(db).await?;
+///     Ok(city)
+/// }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// let ulm = tokio::spawn(async move { found(&db, "Ulm").await }).await.unwrap()?;
+/// # assert!(ulm.id.is_some()); Ok(()) }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not lead to a connection for `{M}`",
+    label = "expected `&Db`, `&mut Conn<'_>`, `&mut Transaction<'_>`, or a pool or connection of sqlx",
+    note = "a pool is given as `&pool`, a connection as `&mut conn`; one that is already a reference, once more as \
+            `&mut *conn`"
+)]
+pub trait Executor<'c, M: Model>: Send + sealed::Sealed {
+    #[doc(hidden)]
+    type Route: Route<M>;
+
+    #[doc(hidden)]
+    fn into_source(self) -> Source<'c>;
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// Where the connection of one call comes from.
+pub enum Source<'c> {
+    #[doc(hidden)]
+    Db(&'c Db),
+    #[doc(hidden)]
+    #[cfg(feature = "sqlite")]
+    Sqlite(&'c SqlitePool),
+    #[doc(hidden)]
+    #[cfg(feature = "postgres")]
+    Postgres(&'c PgPool),
+    #[doc(hidden)]
+    Conn(Conn<'c>),
+}
+
+impl<'c> Source<'c> {
+    pub(crate) async fn acquire(self) -> Result<Conn<'c>> {
+        match self {
+            Source::Db(db) => db.acquire().await,
+            #[cfg(feature = "sqlite")]
+            Source::Sqlite(pool) => Db::from(pool.clone()).acquire().await,
+            #[cfg(feature = "postgres")]
+            Source::Postgres(pool) => Db::from(pool.clone()).acquire().await,
+            Source::Conn(conn) => Ok(conn),
+        }
+    }
+
+    /// The pool behind it, where there is one.
+    pub(crate) fn db(&self) -> Option<Db> {
+        match self {
+            Source::Db(db) => Some((*db).clone()),
+            #[cfg(feature = "sqlite")]
+            Source::Sqlite(pool) => Some((*pool).clone().into()),
+            #[cfg(feature = "postgres")]
+            Source::Postgres(pool) => Some((*pool).clone().into()),
+            Source::Conn(conn) => conn.scope.db.clone(),
+        }
+    }
+
+    pub(crate) fn pool_id(&self) -> Option<PoolId> {
+        match self {
+            Source::Db(db) => Some(db.pool_id()),
+            #[cfg(feature = "sqlite")]
+            Source::Sqlite(pool) => Some(PoolId::of(pool)),
+            #[cfg(feature = "postgres")]
+            Source::Postgres(pool) => Some(PoolId::of(pool)),
+            Source::Conn(conn) => conn.scope.pool(),
+        }
+    }
+}
+
+impl<'c> From<Conn<'c>> for Source<'c> {
+    fn from(conn: Conn<'c>) -> Self {
+        Self::Conn(conn)
+    }
+}
+
+macro_rules! executor {
+    (<$($extra:lifetime)?> $type:ty, $bound:path, $route:ty, |$self:ident| $source:expr) => {
+        impl<'c $(, $extra)?> sealed::Sealed for $type {}
+        impl<'c $(, $extra)?, M: $bound> Executor<'c, M> for $type {
+            type Route = $route;
+
+            fn into_source($self) -> Source<'c> {
+                $source
+            }
+        }
+    };
+}
+
+executor!(<> &'c Db, Portable, Any, |self| Source::Db(self));
+executor!(<'x> &'c mut Conn<'x>, Portable, Any, |self| self.reborrow().into());
+executor!(<'x> &'c mut Transaction<'x>, Portable, Any, |self| self.reborrow().into());
+
+macro_rules! executors_of_sqlx {
+    ($feature:literal, $DB:ident, $pool:ty, $conn:ty, $only:ident) => {
+        #[cfg(feature = $feature)]
+        executor!(<> &'c $pool, Store<$DB>, Only<$DB>, |self| Source::$DB(self));
+        #[cfg(feature = $feature)]
+        executor!(<> &'c mut $conn, Store<$DB>, Only<$DB>, |self| Conn::$only(self).into());
+        #[cfg(feature = $feature)]
+        executor!(<> &'c mut PoolConnection<$DB>, Store<$DB>, Only<$DB>, |self| Conn::$only(self).into());
+        #[cfg(feature = $feature)]
+        executor!(<'x> &'c mut sqlx::Transaction<'x, $DB>, Store<$DB>, Only<$DB>, |self| Conn::$only(self).into());
+    };
+}
+
+executors_of_sqlx!("sqlite", Sqlite, SqlitePool, SqliteConnection, sqlite_only);
+executors_of_sqlx!("postgres", Postgres, PgPool, PgConnection, postgres_only);

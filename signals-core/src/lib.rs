@@ -1,0 +1,48 @@
+//! The run time of [`sqlx-signals`](https://docs.rs/sqlx-signals), which re-exports all that is public here.
+//! Depend on that crate, not on this one.
+
+#[cfg(not(any(feature = "sqlite", feature = "postgres")))]
+compile_error!("sqlx-signals needs a database: turn on the feature `sqlite`, `postgres` or both");
+
+mod backend;
+mod conn;
+mod context;
+mod db;
+mod delete;
+mod dispatch;
+mod error;
+mod executor;
+mod finish;
+mod model;
+#[doc(hidden)]
+pub mod private;
+mod query;
+mod read;
+mod receiver;
+mod registry;
+mod save;
+mod scope;
+mod signal;
+mod sql;
+mod store;
+mod table;
+mod transaction;
+mod unit;
+
+pub use backend::DatabaseKind;
+pub use conn::Conn;
+pub use db::Db;
+pub use error::{Error, ReceiverError, Result};
+pub use executor::Executor;
+pub use model::{Column, Key, Model, Saved};
+pub use query::Query;
+pub use receiver::{Outcome, Parameter, Phase, Receiver, phase};
+pub use registry::{ReceiverInfo, Registry, registry};
+pub use signal::{
+    Deferrable, PostDelete, PostSave, PreDelete, PreSave, Signal, post_delete, post_save,
+    pre_delete, pre_save,
+};
+pub use sql::{Sql, Value, Row};
+pub use sqlx;
+pub use store::Portable;
+pub use transaction::{Committed, Transaction};

@@ -1,0 +1,309 @@
+use std::fmt::{self, Debug};
+use std::marker::PhantomData;
+
+use crate::delete;
+use crate::error::{Error, Result};
+use crate::executor::Executor;
+use crate::query::Query;
+use crate::read;
+use crate::save::{self, Verb};
+use crate::store::Statements;
+use crate::table::Table;
+
+/// A struct that is a table's row: what `#[derive(Model)]` implements.
+///
+/// Every method takes anything that leads to a connection, see [`Executor`].
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a model",
+    label = "not a model",
+    note = "put `#[derive(Model)]` on `{Self}`"
+)]
+pub trait Model: Sized + Send + Sync + 'static {
+    /// The key: the field's type (the `T` of an `Option<T>`), or a tuple of them for a composite key.
+    type Pk: Clone + Debug + Send + Sync + 'static;
+
+    /// The struct's name, as errors and logs print it.
+    const NAME: &'static str;
+
+    /// The table's name, unquoted; with a dot where the attribute names a schema.
+    const TABLE: &'static str;
+
+    /// The columns, in the order of the fields.
+    const COLUMNS: &'static [&'static str];
+
+    #[doc(hidden)]
+    const STATEMENTS: &'static Statements;
+
+    /// The key, where the row has one.
+    fn pk(&self) -> Option<Self::Pk>;
+
+    #[doc(hidden)]
+    fn __set_pk(&mut self, key: Option<Self::Pk>);
+
+    #[doc(hidden)]
+    fn __table() -> &'static Table<Self>;
+
+    /// Stores the row: INSERT where the key is `None`, else UPDATE, and INSERT where there was no such row. There is
+    /// one row afterwards, whatever else runs at the same time.
+    ///
+    /// The receivers of [`pre_save`](crate::pre_save) run before, those of [`post_save`](crate::post_save) after the
+    /// statement; a transaction is opened around them where there is none. The semantics of save and of its
+    /// signals are [Django's](https://docs.djangoproject.com/en/stable/ref/models/instances/#saving-objects).
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// #[derive(Model)]
+    /// struct City { id: Option<i64>, name: String }
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// let db = Db::connect("sqlite::memory:").await?;
+    /// db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    ///
+    /// let mut city = City { id: None, name: "Ulm".into() };
+    /// assert!(city.save(&db).await?.created);
+    /// city.name = "Bonn".into();
+    /// assert!(!city.save(&db).await?.created);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// What the database refuses ([`Error::Database`]), what a receiver returns ([`Error::Receiver`]). Nothing is
+    /// stored then, and the instance has the key that it had before.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future stores nothing, unless the row was already on its way: its `on_commit` receivers then run on
+    /// a task of their own. In a transaction of the caller, a dropped save marks it as failed.
+    fn save<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<Saved>> + Send + 'm
+    where
+        E: Executor<'c, Self> + 'm,
+    {
+        save::save::<Self, E::Route>(self, db.into_source(), Verb::Save)
+    }
+
+    /// Stores a new row with one INSERT.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`](Model::save); a taken key is [`Error::Database`] with
+    /// [`is_unique_violation`](Error::is_unique_violation).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn insert<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<Saved>> + Send + 'm
+    where
+        E: Executor<'c, Self> + 'm,
+    {
+        save::save::<Self, E::Route>(self, db.into_source(), Verb::Insert)
+    }
+
+    /// Stores the row with one UPDATE.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`](Model::save); [`Error::NotFound`] where there is no such row, or the key is `None`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn update<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<Saved>> + Send + 'm
+    where
+        E: Executor<'c, Self> + 'm,
+    {
+        save::save::<Self, E::Route>(self, db.into_source(), Verb::Update)
+    }
+
+    /// Deletes the row, and returns whether there was one. A key that the database gives is `None` afterwards; where
+    /// it was `None` before, nothing happens at all.
+    ///
+    /// # Errors
+    ///
+    /// As [`save`](Model::save).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn delete<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<bool>> + Send + 'm
+    where
+        E: Executor<'c, Self> + 'm,
+    {
+        delete::delete::<Self, E::Route>(self, db.into_source())
+    }
+
+    /// Reads the row again, by its key.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] where the row is gone or the key is `None`; the instance is as it was.
+    fn refresh<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<()>> + Send + 'm
+    where
+        E: Executor<'c, Self> + 'm,
+    {
+        async move {
+            let key = self.pk().ok_or_else(|| read::not_found::<Self>(None))?;
+            *self = read::get::<Self, E::Route>(db.into_source(), key).await?;
+            Ok(())
+        }
+    }
+
+    /// The row with this key.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`] where there is none.
+    fn get<'c, E>(
+        db: E,
+        key: impl Key<Self::Pk>,
+    ) -> impl Future<Output = Result<Self>> + Send + 'c
+    where
+        E: Executor<'c, Self> + 'c,
+    {
+        read::get::<Self, E::Route>(db.into_source(), key.into_key())
+    }
+
+    /// The row with this key, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// What the database refuses, and a row that does not decode.
+    fn find<'c, E>(
+        db: E,
+        key: impl Key<Self::Pk>,
+    ) -> impl Future<Output = Result<Option<Self>>> + Send + 'c
+    where
+        E: Executor<'c, Self> + 'c,
+    {
+        read::find::<Self, E::Route>(db.into_source(), key.into_key())
+    }
+
+    /// Every row, in the order in which the database gives them.
+    ///
+    /// # Errors
+    ///
+    /// What the database refuses, and a row that does not decode.
+    fn all<'c, E>(db: E) -> impl Future<Output = Result<Vec<Self>>> + Send + 'c
+    where
+        E: Executor<'c, Self> + 'c,
+    {
+        read::all::<Self, E::Route>(db.into_source())
+    }
+
+    /// Rows by what comes after `SELECT … FROM table`, with `$1`, `$2`, … for what is bound.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// let b = City::query("WHERE name LIKE $1 ORDER BY name").bind("B%").fetch_all(&db).await?;
+    /// assert_eq!(City::query("WHERE name = $1").bind("Bonn").count(&db).await?, b.len() as i64);
+    /// # Ok(()) }
+    /// ```
+    fn query(clause: impl sqlx::SqlSafeStr) -> Query<Self, ()> {
+        Query::new(clause.into_sql_str())
+    }
+}
+
+/// What a save did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saved {
+    /// Whether the row is new.
+    pub created: bool,
+}
+
+/// A key by value or by reference, and a text key as `&str`.
+pub trait Key<Pk>: Send {
+    #[doc(hidden)]
+    fn into_key(self) -> Pk;
+}
+
+impl<Pk: Send> Key<Pk> for Pk {
+    fn into_key(self) -> Pk {
+        self
+    }
+}
+
+impl<Pk: Clone + Send + Sync> Key<Pk> for &Pk {
+    fn into_key(self) -> Pk {
+        self.clone()
+    }
+}
+
+impl Key<String> for &str {
+    fn into_key(self) -> String {
+        self.to_owned()
+    }
+}
+
+/// A column of a model, as `User::EMAIL`.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Column;
+///
+/// #[derive(Model)]
+/// struct User { id: Option<i64>, #[model(column = "e_mail")] email: String }
+///
+/// const EMAIL: Column<User> = User::EMAIL;
+/// assert_eq!(EMAIL.name(), "e_mail");
+/// ```
+pub struct Column<M: ?Sized> {
+    name: &'static str,
+    model: PhantomData<fn(&M)>,
+}
+
+impl<M: ?Sized> Column<M> {
+    #[doc(hidden)]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, model: PhantomData }
+    }
+
+    /// The column's name in the database.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+}
+
+impl<M: ?Sized> Clone for Column<M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: ?Sized> Copy for Column<M> {}
+
+impl<M: ?Sized> PartialEq for Column<M> {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl<M: ?Sized> Eq for Column<M> {}
+
+impl<M: ?Sized> std::hash::Hash for Column<M> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl<M: ?Sized> Debug for Column<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Column").field(&self.name).finish()
+    }
+}
+
+impl<M: ?Sized> fmt::Display for Column<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The error for a key that has no row.
+pub(crate) fn no_row(model: &'static str, key: Option<&dyn Debug>) -> Error {
+    let key = key.map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"));
+    Error::NotFound { model, key }
+}

@@ -1,0 +1,53 @@
+//! What the expansions of the macros name. Not for anybody else: it changes without notice.
+
+pub use std::boxed::Box;
+
+pub use inventory;
+pub use sqlx::error::BoxDynError;
+pub use sqlx::{Arguments, ColumnIndex, Database, Error, FromRow, Row};
+
+pub use crate::backend::{AnyRow, Backend, add};
+pub use crate::executor::Source;
+pub use crate::receiver::{Cx, Entry, Info, Registration};
+pub use crate::store::{Any, Encodes, Field, Only, Route, Statements, Store};
+pub use crate::table::Table;
+pub use crate::{Column, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
+
+#[cfg(feature = "json")]
+pub use sqlx::types::Json;
+
+/// What `#[model(json)]` finds where the feature `json` is off: a type that is no column.
+#[cfg(not(feature = "json"))]
+#[derive(Debug)]
+pub struct Json<T>(pub T);
+
+/// What a receiver returns to the dispatcher.
+pub type Returned = Result<(), Box<dyn std::error::Error + Send + Sync>>;
+
+/// A receiver under way.
+pub type Called<'a> = futures_util::future::BoxFuture<'a, Returned>;
+
+/// The next parameter of a receiver in the phase `P`.
+///
+/// # Errors
+///
+/// Where this save cannot give it.
+pub fn take<'a, 'c, P, T: Parameter<'a, 'c, P>>(
+    cx: &mut Cx<'a, 'c>,
+) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
+    T::take(cx)
+}
+
+/// Whether a parameter is the connection.
+pub const fn takes_connection<'a, 'c, P, T: Parameter<'a, 'c, P>>() -> bool {
+    T::CONNECTION
+}
+
+/// What a receiver returned.
+///
+/// # Errors
+///
+/// The receiver's own.
+pub fn returned<T: Outcome>(outcome: T) -> Returned {
+    outcome.into_result()
+}

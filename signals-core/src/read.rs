@@ -1,0 +1,94 @@
+use std::fmt::Debug;
+use std::marker::PhantomData;
+
+use sqlx::SqlStr;
+
+use crate::backend::{AnyRow, Arguments, Backend, Statement};
+use crate::conn::Conn;
+use crate::error::{Error, Result};
+use crate::executor::Source;
+use crate::model::{self, Model};
+use crate::store::{Bind, Route, arguments};
+
+pub(crate) async fn find<M: Model, R: Route<M>>(
+    source: Source<'_>,
+    key: M::Pk,
+) -> Result<Option<M>> {
+    let mut conn = source.acquire().await?;
+    let mut rows = Rows::<M, R>::first();
+    fetch(&mut conn, M::STATEMENTS.find, &|args| R::bind_key(&key, args), &mut |row| rows.add(&row))
+        .await?;
+    Ok(rows.all()?.into_iter().next())
+}
+
+pub(crate) async fn get<M: Model, R: Route<M>>(source: Source<'_>, key: M::Pk) -> Result<M> {
+    let row = find::<M, R>(source, key.clone()).await?;
+    row.ok_or_else(|| not_found::<M>(Some(&key)))
+}
+
+pub(crate) async fn all<M: Model, R: Route<M>>(source: Source<'_>) -> Result<Vec<M>> {
+    let mut conn = source.acquire().await?;
+    let mut rows = Rows::<M, R>::default();
+    fetch(&mut conn, M::STATEMENTS.select, &|_| Ok(()), &mut |row| rows.add(&row)).await?;
+    rows.all()
+}
+
+async fn fetch(
+    conn: &mut Conn<'_>,
+    sql: &'static str,
+    bind: Bind<'_>,
+    sink: &mut (dyn FnMut(AnyRow) + Send),
+) -> Result<()> {
+    let args: Arguments = arguments(conn.kind(), bind)?;
+    conn.run(Statement { sql: SqlStr::from_static(sql), args }, sink).await?;
+    Ok(())
+}
+
+pub(crate) fn not_found<M: Model>(key: Option<&M::Pk>) -> Error {
+    model::no_row(M::NAME, key.map(|key| key as &dyn Debug))
+}
+
+/// Collects the rows of a statement as models. The first that does not decode is the result; the statement is read to
+/// its end all the same.
+pub(crate) struct Rows<M, R> {
+    rows: Vec<M>,
+    failed: Option<sqlx::Error>,
+    only_first: bool,
+    route: PhantomData<fn() -> R>,
+}
+
+impl<M, R> Default for Rows<M, R> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), failed: None, only_first: false, route: PhantomData }
+    }
+}
+
+impl<M: Model, R: Route<M>> Rows<M, R> {
+    pub(crate) fn first() -> Self {
+        Self { only_first: true, ..Self::default() }
+    }
+
+    pub(crate) fn add(&mut self, row: &AnyRow) {
+        if self.failed.is_some() || (self.only_first && !self.rows.is_empty()) {
+            return;
+        }
+        match R::load(row) {
+            Ok(row) => self.rows.push(row),
+            Err(error) => self.failed = Some(error),
+        }
+    }
+
+    pub(crate) fn all(self) -> Result<Vec<M>> {
+        self.failed.map_or(Ok(self.rows), |error| Err(error.into()))
+    }
+}
+
+/// The first column of a row, as a number.
+pub(crate) fn scalar(row: &AnyRow) -> Result<i64, sqlx::Error> {
+    match row {
+        #[cfg(feature = "sqlite")]
+        AnyRow::Sqlite(row) => sqlx::Sqlite::get(row, 0),
+        #[cfg(feature = "postgres")]
+        AnyRow::Postgres(row) => sqlx::Postgres::get(row, 0),
+    }
+}

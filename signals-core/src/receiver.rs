@@ -1,0 +1,281 @@
+use std::any::{Any, TypeId};
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+#[cfg(feature = "postgres")]
+use sqlx::PgConnection;
+#[cfg(feature = "sqlite")]
+use sqlx::SqliteConnection;
+
+use crate::conn::Conn;
+use crate::db::Db;
+use crate::error::BoxError;
+use crate::model::Model;
+use crate::signal::{Deferrable, Signal, TellsCreated};
+
+/// The type that `#[receiver]` makes beside a function of the same name, so that the receiver can be named.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a receiver",
+    label = "not a receiver",
+    note = "`#[receiver]` on a function makes a type of the function's name"
+)]
+pub trait Receiver: Send + Sync + 'static {}
+
+/// When a receiver runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// At once, in the transaction.
+    InTransaction,
+    /// After the outermost transaction has committed.
+    OnCommit,
+    /// After the outermost transaction, or a savepoint around the write, was rolled back.
+    OnRollback,
+}
+
+impl fmt::Display for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Phase::InTransaction => "in transaction",
+            Phase::OnCommit => "on commit",
+            Phase::OnRollback => "on rollback",
+        })
+    }
+}
+
+/// The phases as types, for [`Parameter`].
+pub mod phase {
+    /// At once, in the transaction.
+    #[derive(Debug)]
+    pub enum InTransaction {}
+    /// After the outermost transaction has committed.
+    #[derive(Debug)]
+    pub enum OnCommit {}
+    /// After the outermost transaction, or a savepoint around the write, was rolled back.
+    #[derive(Debug)]
+    pub enum OnRollback {}
+
+    /// A phase after the transaction.
+    pub trait Afterwards {}
+    impl Afterwards for OnCommit {}
+    impl Afterwards for OnRollback {}
+}
+
+/// What a receiver can take after its event, in the phase `P`.
+#[diagnostic::on_unimplemented(
+    message = "a receiver cannot take `{Self}` in the phase `{P}`",
+    label = "not a parameter of this phase",
+    note = "in the transaction, a receiver can take `&mut Conn<'_>` (or `&mut PgConnection`, `&mut SqliteConnection`)",
+    note = "with `on_commit` or `on_rollback`, when the transaction is over, it can take `Db`"
+)]
+pub trait Parameter<'a, 'c, P>: Sized {
+    /// Whether it is the connection of the save.
+    #[doc(hidden)]
+    const CONNECTION: bool = false;
+
+    #[doc(hidden)]
+    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError>;
+}
+
+/// What a receiver's parameters are taken from.
+pub struct Cx<'a, 'c> {
+    pub(crate) conn: Option<&'a mut Conn<'c>>,
+    pub(crate) db: Option<&'a Db>,
+}
+
+impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut Conn<'c> {
+    const CONNECTION: bool = true;
+
+    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
+        cx.conn.take().ok_or_else(|| "a receiver takes the connection once".into())
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut PgConnection {
+    const CONNECTION: bool = true;
+
+    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
+        let conn = <&'a mut Conn<'c>>::take(cx)?;
+        conn.postgres().ok_or_else(|| "it takes a `PgConnection`, and the save goes to SQLite".into())
+    }
+}
+
+#[cfg(feature = "sqlite")]
+impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut SqliteConnection {
+    const CONNECTION: bool = true;
+
+    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
+        let conn = <&'a mut Conn<'c>>::take(cx)?;
+        conn.sqlite().ok_or_else(|| "it takes a `SqliteConnection`, and the save goes to Postgres".into())
+    }
+}
+
+impl<'a, 'c, P: phase::Afterwards> Parameter<'a, 'c, P> for Db {
+    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
+        let none = "it takes a `Db`, and the save went through a connection that is not of a pool";
+        cx.db.cloned().ok_or_else(|| none.into())
+    }
+}
+
+/// What a receiver returns: nothing, or `Result<(), E>` where `E` can be boxed as an error.
+#[diagnostic::on_unimplemented(
+    message = "a receiver cannot return `{Self}`",
+    label = "expected nothing or `Result<(), E>`",
+    note = "a receiver returns nothing, or `Result<(), E>` with an `E: Into<Box<dyn Error + Send + Sync>>`"
+)]
+pub trait Outcome {
+    #[doc(hidden)]
+    fn into_result(self) -> Result<(), BoxError>;
+}
+
+impl Outcome for () {
+    fn into_result(self) -> Result<(), BoxError> {
+        Ok(())
+    }
+}
+
+impl<E: Into<BoxError>> Outcome for Result<(), E> {
+    fn into_result(self) -> Result<(), BoxError> {
+        self.map_err(Into::into)
+    }
+}
+
+/// What is known of a receiver beside the function itself.
+#[derive(Debug, Clone, Copy)]
+pub struct Info {
+    pub(crate) receiver: TypeId,
+    pub(crate) name: &'static str,
+    pub(crate) signal: &'static str,
+    pub(crate) sender: &'static str,
+    pub(crate) file: &'static str,
+    pub(crate) line: u32,
+    pub(crate) doc: &'static str,
+    pub(crate) phase: Phase,
+    pub(crate) order: i32,
+    pub(crate) created: Option<bool>,
+    /// Whether it takes the connection.
+    pub(crate) connection: bool,
+}
+
+impl Info {
+    /// Of the receiver that the type `R` names.
+    pub const fn new<R: Receiver, S: Signal, M: Model>(
+        name: &'static str,
+        file: &'static str,
+        line: u32,
+        doc: &'static str,
+        connection: bool,
+    ) -> Self {
+        Self {
+            receiver: TypeId::of::<R>(),
+            name,
+            signal: S::NAME,
+            sender: M::NAME,
+            file,
+            line,
+            doc,
+            phase: Phase::InTransaction,
+            order: 0,
+            created: None,
+            connection,
+        }
+    }
+
+    /// With another phase than in the transaction.
+    pub const fn phase(mut self, phase: Phase) -> Self {
+        self.phase = phase;
+        self
+    }
+
+    /// With a place among the receivers: the lower, the earlier.
+    pub const fn order(mut self, order: i32) -> Self {
+        self.order = order;
+        self
+    }
+
+    /// Only for rows that are new, or only for those that are not.
+    pub const fn created<S: TellsCreated>(mut self, created: bool) -> Self {
+        self.created = Some(created);
+        self
+    }
+}
+
+/// How a receiver is called.
+pub(crate) type SyncCall<S, M> =
+    for<'a, 'c> fn(<S as Signal>::Event<'a, M>, Cx<'a, 'c>) -> Result<(), BoxError>;
+pub(crate) type AsyncCall<S, M> = for<'a, 'c> fn(
+    <S as Signal>::Event<'a, M>,
+    Cx<'a, 'c>,
+) -> BoxFuture<'a, Result<(), BoxError>>;
+type Keep<S, M> = for<'e> fn(&<S as Signal>::Event<'e, M>) -> <S as Signal>::Kept<M>;
+
+/// A receiver of the signal `S` from the model `M`.
+pub struct Entry<S: Signal, M: Model> {
+    pub(crate) info: &'static Info,
+    pub(crate) call: Call<S, M>,
+    /// Keeps the event until the end of the transaction, for a receiver that waits for it.
+    pub(crate) keep: Option<Keep<S, M>>,
+}
+
+pub(crate) enum Call<S: Signal, M: Model> {
+    Sync(SyncCall<S, M>),
+    Async(AsyncCall<S, M>),
+}
+
+impl<S: Signal, M: Model> Clone for Call<S, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Signal, M: Model> Copy for Call<S, M> {}
+
+impl<S: Signal, M: Model> Clone for Entry<S, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<S: Signal, M: Model> Copy for Entry<S, M> {}
+
+impl<S: Signal, M: Model> Entry<S, M> {
+    /// A plain function.
+    pub const fn sync(info: &'static Info, call: SyncCall<S, M>) -> Self {
+        Self { info, call: Call::Sync(call), keep: None }
+    }
+
+    /// An async function.
+    pub const fn future(info: &'static Info, call: AsyncCall<S, M>) -> Self {
+        Self { info, call: Call::Async(call), keep: None }
+    }
+
+    /// Waits for the end of the transaction, and so needs a copy of the row.
+    pub const fn deferred(mut self) -> Self
+    where
+        S: Deferrable,
+        M: Clone,
+    {
+        self.keep = Some(S::keep::<M>);
+        self
+    }
+}
+
+/// One `#[receiver]`, as it is collected at link time.
+#[derive(Clone, Copy)]
+pub struct Registration {
+    pub(crate) info: &'static Info,
+    pub(crate) signal: TypeId,
+    pub(crate) sender: TypeId,
+    /// An `Entry<S, M>` of that signal and sender.
+    pub(crate) entry: &'static (dyn Any + Send + Sync),
+}
+
+impl Registration {
+    /// A registration of `entry`.
+    pub const fn new<S: Signal, M: Model>(entry: &'static Entry<S, M>) -> Self {
+        let signal = TypeId::of::<S>();
+        Self { info: entry.info, signal, sender: TypeId::of::<M>(), entry }
+    }
+}
+
+inventory::collect!(Registration);

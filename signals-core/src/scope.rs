@@ -1,0 +1,52 @@
+use crate::context::PoolId;
+use crate::db::Db;
+use crate::transaction::Deferred;
+
+/// What a connection knows of the transaction that it is in, beside sqlx's own depth.
+#[derive(Default)]
+pub(crate) struct Scope {
+    pub(crate) db: Option<Db>,
+    /// One for the transaction, one for each savepoint in it.
+    pub(crate) frames: Vec<Frame>,
+    /// The outermost frame is a savepoint in a transaction of sqlx's own.
+    pub(crate) foreign: bool,
+    /// The raw sqlx connection was handed out since our last statement: a failed statement may have gone unseen.
+    pub(crate) unverified: bool,
+}
+
+/// A transaction or savepoint: what waits for its end, and whether it may still be committed.
+#[derive(Default)]
+pub(crate) struct Frame {
+    pub(crate) deferred: Vec<Box<dyn Deferred>>,
+    pub(crate) failed: Option<String>,
+}
+
+impl Scope {
+    pub(crate) fn of(db: Option<Db>) -> Self {
+        Self { db, ..Self::default() }
+    }
+
+    pub(crate) fn pool(&self) -> Option<PoolId> {
+        self.db.as_ref().map(Db::pool_id)
+    }
+
+    /// From here on the innermost transaction or savepoint can only be rolled back. The first reason counts.
+    pub(crate) fn fail(&mut self, reason: impl FnOnce() -> String) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.failed.get_or_insert_with(reason);
+        }
+    }
+
+    /// As [`fail`](Self::fail), for all that is open.
+    pub(crate) fn fail_all(&mut self, reason: &str) {
+        for frame in &mut self.frames {
+            frame.failed.get_or_insert_with(|| reason.to_owned());
+        }
+    }
+
+    pub(crate) fn defer(&mut self, deferred: Box<dyn Deferred>) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.deferred.push(deferred);
+        }
+    }
+}

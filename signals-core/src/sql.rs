@@ -1,0 +1,118 @@
+use sqlx::SqlStr;
+use sqlx::error::BoxDynError;
+
+use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
+use crate::error::{Error, Result};
+use crate::executor::Source;
+use crate::store::enabled;
+
+/// A value that every database of this build can take as an argument.
+pub trait Value<'q>: enabled::SqliteValue<'q> + enabled::PostgresValue<'q> + Send {}
+
+impl<'q, T: enabled::SqliteValue<'q> + enabled::PostgresValue<'q> + Send> Value<'q> for T {}
+
+/// What a row of every database of this build can be read as: a model, a tuple, anything with sqlx's `FromRow`.
+#[diagnostic::on_unimplemented(
+    message = "a row cannot be read as `{Self}`",
+    note = "`#[derive(Model)]`, sqlx's `FromRow` and tuples of column types can be"
+)]
+pub trait Row: enabled::InSqliteRow + enabled::InPostgresRow + Send {}
+
+impl<T: enabled::InSqliteRow + enabled::InPostgresRow + Send> Row for T {}
+
+/// A statement with arguments, in one spelling for both databases: `$1`, `$2`, … in the order of
+/// [`bind`](Self::bind). Made by [`Db::query`](crate::Db::query) and [`Conn::query`](crate::Conn::query).
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// let db = Db::connect("sqlite::memory:").await?;
+/// db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// db.query("INSERT INTO city (name) VALUES ($1)").bind("Ulm").execute().await?;
+/// let (name,): (String,) = db.query("SELECT name FROM city WHERE id = $1").bind(1_i64).fetch_one().await?;
+/// assert_eq!(name, "Ulm");
+/// # Ok(()) }
+/// ```
+#[must_use = "a statement does nothing until it is executed or fetched"]
+pub struct Sql<'c> {
+    source: Source<'c>,
+    sql: SqlStr,
+    args: Result<Arguments, BoxDynError>,
+}
+
+impl<'c> Sql<'c> {
+    pub(crate) fn new(source: Source<'c>, kind: DatabaseKind, sql: SqlStr) -> Self {
+        Self { source, sql, args: Ok(Arguments::new(kind)) }
+    }
+
+    /// The next argument. A value that cannot be encoded is an error of the statement.
+    pub fn bind<'q>(mut self, value: impl Value<'q>) -> Self {
+        self.args = self.args.and_then(|mut args| {
+            match &mut args {
+                #[cfg(feature = "sqlite")]
+                Arguments::Sqlite(args) => sqlx::Arguments::add(args, value)?,
+                #[cfg(feature = "postgres")]
+                Arguments::Postgres(args) => sqlx::Arguments::add(args, value)?,
+            }
+            Ok(args)
+        });
+        self
+    }
+
+    /// Runs it, and returns the number of rows affected.
+    ///
+    /// # Errors
+    ///
+    /// What the database refuses. In a transaction this marks it: it can only be rolled back.
+    pub async fn execute(self) -> Result<u64> {
+        self.run(&mut |_| ()).await
+    }
+
+    /// Every row.
+    ///
+    /// # Errors
+    ///
+    /// What the database refuses, and a row that does not decode.
+    pub async fn fetch_all<R: Row>(self) -> Result<Vec<R>> {
+        let mut rows = Vec::new();
+        let mut failed = None;
+        self.run(&mut |row| match read::<R>(&row) {
+            Ok(row) => rows.push(row),
+            Err(error) => failed = failed.take().or(Some(error)),
+        })
+        .await?;
+        failed.map_or(Ok(rows), |error| Err(error.into()))
+    }
+
+    /// The first row, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`fetch_all`](Self::fetch_all).
+    pub async fn fetch_optional<R: Row>(self) -> Result<Option<R>> {
+        Ok(self.fetch_all().await?.into_iter().next())
+    }
+
+    /// The first row.
+    ///
+    /// # Errors
+    ///
+    /// As [`fetch_all`](Self::fetch_all), and sqlx's `RowNotFound` where there is none.
+    pub async fn fetch_one<R: Row>(self) -> Result<R> {
+        self.fetch_optional().await?.ok_or(Error::Database(sqlx::Error::RowNotFound))
+    }
+
+    async fn run(self, sink: &mut (dyn FnMut(AnyRow) + Send)) -> Result<u64> {
+        let args = self.args.map_err(sqlx::Error::Encode)?;
+        self.source.acquire().await?.run(Statement { sql: self.sql, args }, sink).await
+    }
+}
+
+fn read<R: Row>(row: &AnyRow) -> Result<R, sqlx::Error> {
+    match row {
+        #[cfg(feature = "sqlite")]
+        AnyRow::Sqlite(row) => R::from_row(row),
+        #[cfg(feature = "postgres")]
+        AnyRow::Postgres(row) => R::from_row(row),
+    }
+}

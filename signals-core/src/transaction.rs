@@ -1,0 +1,359 @@
+use std::ops::{Deref, DerefMut};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+
+use crate::backend::DatabaseKind;
+use crate::conn::Conn;
+use crate::context::PoolId;
+use crate::error::{Error, Panicked, Result};
+use crate::finish::finish;
+use crate::receiver::Outcome;
+use crate::scope::Frame;
+
+/// A transaction, or a savepoint inside one. Dropped without [`commit`](Transaction::commit) it is rolled back.
+///
+/// It is a [`Conn`] too: saves, queries and helper functions that take `&mut Conn<'_>` take `&mut tx`.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[derive(Model)]
+/// # struct City { id: Option<i64>, name: String }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// let mut tx = db.begin().await?;
+/// City { id: None, name: "Ulm".into() }.save(&mut tx).await?;
+///
+/// let mut savepoint = tx.begin().await?;
+/// City { id: None, name: "Atlantis".into() }.save(&mut savepoint).await?;
+/// savepoint.rollback().await?;
+///
+/// tx.on_commit(async { println!("stored") });
+/// tx.commit().await?;
+/// assert_eq!(City::all(&db).await?.len(), 1);
+/// # Ok(()) }
+/// ```
+pub struct Transaction<'c> {
+    conn: Conn<'c>,
+    /// How many frames are open with this one.
+    depth: usize,
+    /// Whether a drop must roll back.
+    open: bool,
+    /// The end of a savepoint was under way when it was dropped: it may be in the transaction or not.
+    doubtful: bool,
+}
+
+/// What came of a commit.
+#[derive(Debug, Default)]
+#[non_exhaustive]
+pub struct Committed {
+    /// What `on_commit` receivers and callbacks returned as errors, or panicked with. The transaction is stored all
+    /// the same, and every other receiver has run.
+    pub errors: Vec<Error>,
+}
+
+/// What waits for the end of the outermost transaction.
+pub(crate) trait Deferred: Send {
+    /// `holds` is the pool that a callback would wait for in vain.
+    fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>>;
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum End {
+    Committed,
+    RolledBack,
+}
+
+impl<'c> Transaction<'c> {
+    pub(crate) async fn open(mut conn: Conn<'c>) -> Result<Self> {
+        let depth = conn.depth();
+        let mut opening = Opening { conn: &mut conn, armed: true };
+        let begun = opening.conn.begin_raw().await;
+        opening.armed = false;
+        drop(opening);
+        begun?;
+        if conn.scope.frames.is_empty() {
+            conn.scope.foreign = depth > 0;
+        }
+        conn.scope.frames.push(Frame::default());
+        let depth = conn.scope.frames.len();
+        Ok(Self { conn, depth, open: true, doubtful: false })
+    }
+
+    /// Runs `callback` after the outermost transaction has committed, in order with the `on_commit` receivers of what
+    /// was saved before and after this call. A rolled-back transaction or savepoint forgets it, as in
+    /// [Django](https://docs.djangoproject.com/en/stable/topics/db/transactions/#performing-actions-after-commit).
+    ///
+    /// It returns nothing or a `Result<(), E>`; an error comes back in [`Committed::errors`].
+    pub fn on_commit<F>(&mut self, callback: F)
+    where
+        F: Future<Output: Outcome> + Send + 'static,
+    {
+        self.conn.scope.defer(Box::new(Callback { callback, when: End::Committed }));
+    }
+
+    /// Runs `callback` after this transaction or savepoint, or one around it, was rolled back.
+    pub fn on_rollback<F>(&mut self, callback: F)
+    where
+        F: Future<Output: Outcome> + Send + 'static,
+    {
+        self.conn.scope.defer(Box::new(Callback { callback, when: End::RolledBack }));
+    }
+
+    /// Commits, and then runs what waited for it; a savepoint is released, and hands what waits to the transaction
+    /// around it.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::RolledBack`] where something in the transaction had failed before, [`Error::Database`] where COMMIT
+    /// itself fails: nothing is stored then, and the `on_rollback` receivers have run. [`Error::CommitUnknown`] where
+    /// the connection was lost meanwhile.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future rolls back where COMMIT was not yet sent. After that, commit and callbacks are finished on a
+    /// task of their own; through a connection that was borrowed from sqlx there is no such task, and callbacks are
+    /// lost.
+    pub async fn commit(mut self) -> Result<Committed> {
+        self.verify().await;
+        if let Some(reason) = self.frame().failed.take() {
+            // Where even this fails, the database rolls back with the end of the connection.
+            let _ = self.undo().await;
+            return Err(Error::RolledBack { reason });
+        }
+        if self.depth > 1 {
+            return self.release().await;
+        }
+        if self.frame().deferred.is_empty() {
+            return self.commit_outermost().await.map(|_| Committed::default());
+        }
+        let Some(conn) = self.conn.detach() else {
+            let deferred = self.commit_outermost().await?;
+            return Ok(Committed { errors: run_all(deferred, End::Committed, None).await });
+        };
+        // The transaction goes on in the future below, which rolls back where it is dropped before it begins.
+        self.open = false;
+        let mut tx = Transaction { conn, depth: 1, open: true, doubtful: false };
+        let hold = self.conn.is_borrowed();
+        let (committed, conn) = finish(async move {
+            let committed = tx.commit_outermost().await;
+            // A callback may want the connection: back to the pool with it, unless somebody waits for it.
+            let conn = std::mem::replace(&mut tx.conn, Conn::gone());
+            let conn = hold.then_some(conn);
+            let committed = match committed {
+                Ok(deferred) => Ok(Committed { errors: run_all(deferred, End::Committed, None).await }),
+                Err(error) => Err(error),
+            };
+            (committed, conn)
+        })
+        .await;
+        if let Some(conn) = conn {
+            self.conn.reattach(conn);
+        }
+        committed
+    }
+
+    /// Rolls back, and runs the `on_rollback` receivers.
+    ///
+    /// # Errors
+    ///
+    /// Where the connection is broken; the transaction is rolled back all the same.
+    ///
+    /// # Cancel safety
+    ///
+    /// A dropped future rolls back, as dropping the transaction does.
+    pub async fn rollback(mut self) -> Result<()> {
+        self.undo().await
+    }
+
+    fn frame(&mut self) -> &mut Frame {
+        self.conn.scope.frames.last_mut().expect("an open transaction has a frame")
+    }
+
+    /// On Postgres a statement that failed on the raw connection has ended the transaction in all but name, COMMIT
+    /// would answer ROLLBACK, and sqlx would call that success.
+    async fn verify(&mut self) {
+        if self.conn.scope.unverified && self.conn.kind() == DatabaseKind::Postgres {
+            let _ = self.conn.execute("SELECT 1").await;
+        }
+    }
+
+    async fn release(&mut self) -> Result<Committed> {
+        // Should this future be dropped now, nobody knows whether the savepoint was released.
+        self.doubtful = true;
+        let released = self.conn.commit_raw().await;
+        self.doubtful = false;
+        if let Err(error) = released {
+            let _ = self.undo().await;
+            return Err(Error::RolledBack { reason: format!("a statement failed: {error}") });
+        }
+        self.open = false;
+        let frame = self.conn.scope.frames.pop().unwrap_or_default();
+        self.frame().deferred.extend(frame.deferred);
+        Ok(Committed::default())
+    }
+
+    /// COMMIT of the outermost transaction; returns who waits for it.
+    async fn commit_outermost(&mut self) -> Result<Vec<Box<dyn Deferred>>> {
+        // Out of the way first: dropped from here on, nobody could tell whether they may run.
+        let deferred = std::mem::take(&mut self.frame().deferred);
+        let committed = self.conn.commit_raw().await;
+        let Err(error) = committed else {
+            self.open = false;
+            self.conn.scope.frames.pop();
+            return Ok(deferred);
+        };
+        if is_certain(&error) {
+            self.frame().deferred = deferred;
+            let _ = self.undo().await;
+            return Err(error.into());
+        }
+        tracing::error!(%error, "the connection was lost during COMMIT");
+        self.open = false;
+        self.conn.scope.frames.pop();
+        self.conn.discard();
+        Err(Error::CommitUnknown(error))
+    }
+
+    async fn undo(&mut self) -> Result<()> {
+        let undone = self.conn.rollback_raw().await;
+        self.open = false;
+        let frame = self.conn.scope.frames.pop().unwrap_or_default();
+        if undone.is_err() {
+            // The database has rolled back, or will when the connection is closed.
+            self.conn.scope.fail_all("a savepoint could not be rolled back");
+            self.conn.discard();
+        }
+        let holds = self.holds();
+        if self.depth == 1 && !self.conn.is_borrowed() {
+            drop(self.conn.detach());
+        }
+        if !frame.deferred.is_empty() {
+            finish(run_all(frame.deferred, End::RolledBack, holds)).await;
+        }
+        Ok(undone?)
+    }
+
+    /// The pool that a callback would wait for in vain: SQLite has one writer, and it is the transaction around this
+    /// savepoint.
+    fn holds(&self) -> Option<PoolId> {
+        let waits = self.depth > 1 && self.conn.kind() == DatabaseKind::Sqlite;
+        if waits { self.conn.scope.pool() } else { None }
+    }
+}
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let holds = self.holds();
+        self.conn.start_rollback();
+        let frames = &mut self.conn.scope.frames;
+        let deferred: Vec<_> = frames.drain(self.depth - 1..).flat_map(|f| f.deferred).collect();
+        if self.doubtful {
+            self.conn.scope.fail_all("the commit of a savepoint was dropped before it was done");
+        }
+        if deferred.is_empty() {
+            return;
+        }
+        let own = if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(async move {
+                // On Postgres the rollback is only queued so far.
+                if let Some(mut conn) = own {
+                    conn.flush().await;
+                }
+                run_all(deferred, End::RolledBack, holds).await;
+            });
+        }
+    }
+}
+
+impl<'c> Deref for Transaction<'c> {
+    type Target = Conn<'c>;
+
+    fn deref(&self) -> &Conn<'c> {
+        &self.conn
+    }
+}
+
+impl<'c> DerefMut for Transaction<'c> {
+    fn deref_mut(&mut self) -> &mut Conn<'c> {
+        &mut self.conn
+    }
+}
+
+impl std::fmt::Debug for Transaction<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Transaction").field("conn", &self.conn).field("depth", &self.depth).finish()
+    }
+}
+
+/// A BEGIN that is under way. On Postgres, sqlx leaves a connection whose BEGIN was dropped inside a transaction that
+/// it does not know of, and rolls back the outer one where it was a savepoint; such a connection is of no use to
+/// anybody. On SQLite its worker undoes a BEGIN that nobody waits for.
+struct Opening<'o, 'c> {
+    conn: &'o mut Conn<'c>,
+    armed: bool,
+}
+
+impl Drop for Opening<'_, '_> {
+    fn drop(&mut self) {
+        if self.armed && self.conn.kind() == DatabaseKind::Postgres {
+            self.conn.scope.fail_all("the beginning of a savepoint was dropped before it was done");
+            self.conn.discard();
+        }
+    }
+}
+
+struct Callback<F> {
+    callback: F,
+    when: End,
+}
+
+impl<F> Deferred for Callback<F>
+where
+    F: Future<Output: Outcome> + Send + 'static,
+{
+    fn run(self: Box<Self>, end: End, _: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
+        if self.when != end {
+            return Box::pin(async { Vec::new() });
+        }
+        Box::pin(async move {
+            let done = std::panic::AssertUnwindSafe(self.callback).catch_unwind().await;
+            let error = match done {
+                Ok(outcome) => outcome.into_result().err().map(Error::Other),
+                Err(payload) => Some(Error::other(Panicked::new(payload))),
+            };
+            if let Some(error) = &error {
+                tracing::error!(%error, "a callback failed after its transaction had ended");
+            }
+            error.into_iter().collect()
+        })
+    }
+}
+
+/// Runs all in order, each whatever became of the others.
+pub(crate) async fn run_all(
+    all: Vec<Box<dyn Deferred>>,
+    end: End,
+    holds: Option<PoolId>,
+) -> Vec<Error> {
+    let mut errors = Vec::new();
+    for deferred in all {
+        errors.extend(deferred.run(end, holds).await);
+    }
+    errors
+}
+
+/// Whether a COMMIT that failed so has certainly not committed: the database said so, or it was never sent.
+fn is_certain(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(_) => true,
+        sqlx::Error::Io(e) => e.kind() == std::io::ErrorKind::BrokenPipe,
+        _ => false,
+    }
+}

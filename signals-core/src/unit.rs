@@ -1,0 +1,281 @@
+//! The way of one write with its receivers: those before it, the statement, those after it, those that wait.
+
+use std::sync::Arc;
+
+use crate::conn::Conn;
+use crate::context::Call as Operation;
+use crate::db::Db;
+use crate::error::{Error, Result};
+use crate::executor::Source;
+use crate::finish::finish;
+use crate::model::Model;
+use crate::receiver::Info;
+use crate::transaction::{Deferred, End, Transaction};
+
+/// A save or a delete, without the row that it is of.
+pub(crate) trait Unit<M: Model>: Clone + Send + 'static {
+    const VERB: &'static str;
+
+    fn needs(&self) -> Needs;
+
+    fn before(
+        &self,
+        model: &mut M,
+        conn: Option<&mut Conn<'_>>,
+        scene: &Scene,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    fn write(
+        &mut self,
+        model: &mut M,
+        conn: &mut Conn<'_>,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    fn after(
+        &self,
+        model: &M,
+        conn: &mut Conn<'_>,
+        scene: &Scene,
+    ) -> impl Future<Output = Result<()>> + Send;
+
+    /// What waits for the end of the transaction, if anything does.
+    fn postponed(&self, model: &M, scene: &Scene) -> Option<Box<dyn Deferred>>;
+
+    /// A copy of the row, where receivers that wait ask for one.
+    fn copy(&self, model: &M) -> Option<M>;
+}
+
+/// What the receivers of a write ask of the connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Needs {
+    pub(crate) transaction: bool,
+    pub(crate) connection_before: bool,
+    /// One that waits for the end of the transaction.
+    pub(crate) deferred: Option<&'static Info>,
+}
+
+/// What every receiver of a write is told.
+pub(crate) struct Scene {
+    pub(crate) db: Option<Db>,
+    pub(crate) operation: Arc<Operation>,
+}
+
+/// Performs a write that has receivers.
+pub(crate) async fn perform<M: Model, U: Unit<M>>(
+    unit: &mut U,
+    model: &mut M,
+    source: Source<'_>,
+) -> Result<()> {
+    let (db, pool) = (source.db(), source.pool_id());
+    let enter = || Operation::enter(U::VERB, M::NAME, pool);
+    let mut row = Row::of(model);
+    let done = match source {
+        Source::Conn(mut conn) if conn.in_transaction() => {
+            let doubt = Doubt::of(&mut conn, U::VERB, M::NAME);
+            let done = async {
+                let scene = Scene { db, operation: enter()? };
+                inside(unit, &mut row, doubt.conn, &scene).await
+            };
+            let done = done.await;
+            doubt.end(done)
+        }
+        source => outside(unit, &mut row, source, &Scene { db, operation: enter()? }).await,
+    };
+    // Where nobody knows whether the row is stored, its key is what a second save needs.
+    if done.is_ok() || matches!(done, Err(Error::CommitUnknown(_))) {
+        row.keep();
+    }
+    done
+}
+
+/// In a transaction that is somebody else's to end.
+async fn inside<M: Model, U: Unit<M>>(
+    unit: &mut U,
+    row: &mut Row<'_, M>,
+    conn: &mut Conn<'_>,
+    scene: &Scene,
+) -> Result<()> {
+    check_observable::<M>(unit.needs(), conn)?;
+    unit.before(row.model, Some(&mut *conn), scene).await?;
+    write(unit, row, conn, scene).await
+}
+
+/// Where there is no transaction of ours yet.
+async fn outside<M: Model, U: Unit<M>>(
+    unit: &mut U,
+    row: &mut Row<'_, M>,
+    source: Source<'_>,
+    scene: &Scene,
+) -> Result<()> {
+    let needs = unit.needs();
+    let source = match source {
+        Source::Conn(mut conn) => {
+            check_observable::<M>(needs, &mut conn)?;
+            Source::Conn(conn)
+        }
+        pool => pool,
+    };
+    // Before BEGIN, and before a connection is taken: a veto costs nothing.
+    if !needs.connection_before {
+        unit.before(row.model, None, scene).await?;
+    }
+    let conn = source.acquire().await?;
+    if !needs.transaction {
+        return alone(unit, row, conn, scene).await;
+    }
+    let mut tx = Transaction::open(conn).await?;
+    let done = async {
+        if needs.connection_before {
+            unit.before(row.model, Some(&mut *tx), scene).await?;
+        }
+        write(unit, row, &mut tx, scene).await
+    };
+    match done.await {
+        Ok(()) => {
+            // Dropped from here on, the row may be stored, and its key is what a second save needs.
+            let key = row.keep();
+            let committed = tx.commit().await.map(drop);
+            if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
+                row.model.__set_pk(key);
+            }
+            committed
+        }
+        Err(error) => {
+            row.restore();
+            if let Err(undone) = tx.rollback().await {
+                tracing::warn!(error = %undone, "a rollback failed");
+            }
+            Err(error)
+        }
+    }
+}
+
+/// The statement and those after it.
+async fn write<M: Model, U: Unit<M>>(
+    unit: &mut U,
+    row: &mut Row<'_, M>,
+    conn: &mut Conn<'_>,
+    scene: &Scene,
+) -> Result<()> {
+    unit.write(row.model, conn).await?;
+    // Ahead of those that run now, whose own writes come after this one.
+    if let Some(postponed) = unit.postponed(row.model, scene) {
+        conn.scope.defer(postponed);
+    }
+    unit.after(row.model, conn, scene).await
+}
+
+/// One statement that commits itself, and then those that waited for it.
+async fn alone<M: Model, U: Unit<M>>(
+    unit: &mut U,
+    row: &mut Row<'_, M>,
+    mut conn: Conn<'_>,
+    scene: &Scene,
+) -> Result<()> {
+    let copy = unit.needs().deferred.and_then(|_| unit.copy(row.model));
+    let detached = if copy.is_some() { conn.detach() } else { None };
+    let (Some(mut copy), Some(mut own)) = (copy, detached) else {
+        unit.write(row.model, &mut conn).await?;
+        if let Some(postponed) = unit.postponed(row.model, scene) {
+            postponed.run(End::Committed, None).await;
+        }
+        return Ok(());
+    };
+    // A statement that was sent may be stored whether or not anybody waits for it, so it goes on without the caller,
+    // on a copy of the row.
+    let (mut writer, hold) = (unit.clone(), conn.is_borrowed());
+    let scene = Scene { db: scene.db.clone(), operation: Arc::clone(&scene.operation) };
+    let (done, writer, copy, own) = finish(async move {
+        let done = writer.write(&mut copy, &mut own).await;
+        // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
+        let own = hold.then_some(own);
+        if done.is_ok()
+            && let Some(postponed) = writer.postponed(&copy, &scene)
+        {
+            postponed.run(End::Committed, None).await;
+        }
+        (done, writer, copy, own)
+    })
+    .await;
+    if let Some(own) = own {
+        conn.reattach(own);
+    }
+    done?;
+    *unit = writer;
+    row.model.__set_pk(copy.pk());
+    Ok(())
+}
+
+fn check_observable<M: Model>(needs: Needs, conn: &mut Conn<'_>) -> Result<()> {
+    match needs.deferred {
+        Some(info) if conn.in_foreign_transaction() => {
+            Err(Error::CommitNotObservable { model: M::NAME, receiver: info.name })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A row that has its key back where the write of it fails or is dropped.
+struct Row<'m, M: Model> {
+    model: &'m mut M,
+    key: Option<M::Pk>,
+    kept: bool,
+}
+
+impl<'m, M: Model> Row<'m, M> {
+    fn of(model: &'m mut M) -> Self {
+        let key = model.pk();
+        Self { model, key, kept: false }
+    }
+
+    /// The write is done, and the row stays as it is now. Returns the key that it had.
+    fn keep(&mut self) -> Option<M::Pk> {
+        self.kept = true;
+        self.key.clone()
+    }
+
+    fn restore(&mut self) {
+        if !std::mem::replace(&mut self.kept, true) {
+            self.model.__set_pk(self.key.take());
+        }
+    }
+}
+
+impl<M: Model> Drop for Row<'_, M> {
+    fn drop(&mut self) {
+        self.restore();
+    }
+}
+
+/// A write in a transaction that is somebody else's to end: where it fails, or is dropped half-way, the transaction
+/// can only be rolled back.
+pub(crate) struct Doubt<'d, 'c> {
+    pub(crate) conn: &'d mut Conn<'c>,
+    verb: &'static str,
+    model: &'static str,
+    armed: bool,
+}
+
+impl<'d, 'c> Doubt<'d, 'c> {
+    pub(crate) fn of(conn: &'d mut Conn<'c>, verb: &'static str, model: &'static str) -> Self {
+        Self { conn, verb, model, armed: true }
+    }
+
+    pub(crate) fn end<T>(mut self, done: Result<T>) -> Result<T> {
+        self.armed = false;
+        let (verb, model) = (self.verb, self.model);
+        if let Err(error) = &done {
+            self.conn.scope.fail(|| format!("the {verb} of a `{model}` failed: {error}"));
+        }
+        done
+    }
+}
+
+impl Drop for Doubt<'_, '_> {
+    fn drop(&mut self) {
+        if self.armed {
+            let (verb, model) = (self.verb, self.model);
+            self.conn.scope.fail(|| format!("the {verb} of a `{model}` was dropped before it was done"));
+        }
+    }
+}

@@ -1,0 +1,188 @@
+use std::collections::HashMap;
+
+use heck::ToSnakeCase;
+use proc_macro2::Span;
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{
+    Data, DeriveInput, Error, Fields, GenericArgument, Ident, Path, PathArguments, Result, Type,
+    Visibility,
+};
+
+use super::attr::{FieldAttrs, StructAttrs};
+use crate::options::Mistakes;
+
+/// A struct that is a table's row. What is here has been checked.
+pub(crate) struct Model<'i> {
+    pub(crate) ident: &'i Ident,
+    pub(crate) vis: &'i Visibility,
+    pub(crate) krate: Option<Path>,
+    pub(crate) table: String,
+    pub(crate) columns: Vec<Column<'i>>,
+    /// Fields that are no columns.
+    pub(crate) skipped: Vec<&'i Ident>,
+}
+
+pub(crate) struct Column<'i> {
+    pub(crate) ident: &'i Ident,
+    pub(crate) name: String,
+    pub(crate) ty: &'i Type,
+    pub(crate) role: Role<'i>,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Role<'i> {
+    Plain,
+    Json,
+    /// Part of the key, which the program gives.
+    Key,
+    /// The key, which the database gives: the `T` of its `Option<T>`.
+    GeneratedKey(&'i Type),
+}
+
+impl Role<'_> {
+    pub(crate) fn is_key(self) -> bool {
+        matches!(self, Role::Key | Role::GeneratedKey(_))
+    }
+}
+
+impl<'i> Model<'i> {
+    pub(crate) fn read(input: &'i DeriveInput) -> Result<Self> {
+        let mut mistakes = Mistakes::default();
+        let attrs = StructAttrs::read(&input.attrs, &mut mistakes);
+        if !input.generics.params.is_empty() {
+            mistakes.at(input.generics.span(), "a model has no generic parameters: it is one table");
+        }
+
+        let mut columns = Vec::new();
+        let mut skipped = Vec::new();
+        match fields(&input.data, &input.ident) {
+            Ok(fields) => {
+                let rename = attrs.rename_all.get();
+                for field in fields {
+                    let Some(ident) = &field.ident else { continue };
+                    let attrs = FieldAttrs::read(&field.attrs, &mut mistakes);
+                    if check(&attrs, &mut mistakes) {
+                        skipped.push(ident);
+                        continue;
+                    }
+                    let plain = ident.unraw().to_string();
+                    let name = match (attrs.column.get(), rename) {
+                        (Some(name), _) => name.value(),
+                        (None, Some(case)) => case.apply(&plain),
+                        (None, None) => plain,
+                    };
+                    let role = match () {
+                        () if attrs.primary_key.is_set() => Role::Key,
+                        () if attrs.json.is_set() => Role::Json,
+                        () => Role::Plain,
+                    };
+                    columns.push(Column { ident, name, ty: &field.ty, role });
+                }
+                if fields.iter().len() > 0 || mistakes.is_empty() {
+                    find_key(&mut columns, &input.ident, &mut mistakes);
+                }
+            }
+            Err(error) => mistakes.add(error),
+        }
+        unique_names(&columns, &mut mistakes);
+
+        match mistakes.into_error() {
+            Some(error) => Err(error),
+            None => Ok(Self {
+                ident: &input.ident,
+                vis: &input.vis,
+                krate: attrs.krate.get().cloned(),
+                table: match attrs.table.get() {
+                    Some(name) => name.value(),
+                    None => input.ident.unraw().to_string().to_snake_case(),
+                },
+                columns,
+                skipped,
+            }),
+        }
+    }
+
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &Column<'i>> {
+        self.columns.iter().filter(|column| column.role.is_key())
+    }
+
+    pub(crate) fn plain(&self) -> impl Iterator<Item = &Column<'i>> {
+        self.columns.iter().filter(|column| !column.role.is_key())
+    }
+}
+
+fn fields<'i>(
+    data: &'i Data,
+    ident: &Ident,
+) -> Result<&'i syn::punctuated::Punctuated<syn::Field, syn::Token![,]>> {
+    match data {
+        Data::Struct(data) => match &data.fields {
+            Fields::Named(fields) => Ok(&fields.named),
+            _ => Err(Error::new(ident.span(), "a model has named fields, each a column")),
+        },
+        _ => Err(Error::new(ident.span(), "a model is a struct, each field a column")),
+    }
+}
+
+/// Whether the field is no column.
+fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) -> bool {
+    let conflicts = [
+        ("primary_key", attrs.primary_key.span()),
+        ("column", attrs.column.span()),
+        ("json", attrs.json.span()),
+    ];
+    for (name, span) in conflicts {
+        if let (true, Some(span)) = (attrs.skip.is_set(), span) {
+            mistakes.at(span, format_args!("a field with `skip` is no column, and has no `{name}`"));
+        }
+    }
+    if let (Some(_), Some(span)) = (attrs.primary_key.span(), attrs.json.span()) {
+        mistakes.at(span, "a key cannot be `json`");
+    }
+    attrs.skip.is_set()
+}
+
+fn find_key(columns: &mut [Column<'_>], ident: &Ident, mistakes: &mut Mistakes) {
+    let mut keys: Vec<&mut Column<'_>> = columns.iter_mut().filter(|c| c.role.is_key()).collect();
+    if keys.is_empty() {
+        keys = columns.iter_mut().filter(|c| c.ident.unraw() == "id").collect();
+    }
+    let composite = keys.len() > 1;
+    if keys.is_empty() {
+        let message = "a model needs a key: a field `id`, or `#[model(primary_key)]` on another";
+        mistakes.at(ident.span(), message);
+    }
+    for key in keys {
+        key.role = match option_of(key.ty) {
+            Some(_) if composite => {
+                let message = "a composite key is the program's own, and no part of it an `Option`";
+                mistakes.at(key.ty.span(), message);
+                Role::Key
+            }
+            Some(inner) => Role::GeneratedKey(inner),
+            None => Role::Key,
+        };
+    }
+}
+
+fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {
+    let mut seen: HashMap<&str, Span> = HashMap::new();
+    for column in columns {
+        if seen.insert(&column.name, column.ident.span()).is_some() {
+            let message = format_args!("a second field for the column `{}`", column.name).to_string();
+            mistakes.at(column.ident.span(), message);
+        }
+    }
+}
+
+/// The `T` of a type that is written as an `Option<T>`.
+fn option_of(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else { return None };
+    let last = path.path.segments.last()?;
+    let PathArguments::AngleBracketed(args) = &last.arguments else { return None };
+    match args.args.first()? {
+        GenericArgument::Type(inner) if last.ident == "Option" => Some(inner),
+        _ => None,
+    }
+}

@@ -1,0 +1,129 @@
+use syn::ext::IdentExt;
+use syn::parse::ParseStream;
+use syn::{Attribute, Ident, LitStr, Path, Token};
+
+use crate::options::{Mistakes, Once, path, skip, string, unknown};
+
+/// `#[model(…)]` on the struct.
+#[derive(Default)]
+pub(crate) struct StructAttrs {
+    pub(crate) table: Once<LitStr>,
+    pub(crate) rename_all: Once<Case>,
+    pub(crate) krate: Once<Path>,
+}
+
+/// `#[model(…)]` on a field.
+#[derive(Default)]
+pub(crate) struct FieldAttrs {
+    pub(crate) primary_key: Once<()>,
+    pub(crate) column: Once<LitStr>,
+    pub(crate) skip: Once<()>,
+    pub(crate) json: Once<()>,
+}
+
+/// How field names become column names, in serde's and sqlx's spelling.
+#[derive(Clone, Copy)]
+pub(crate) enum Case {
+    Lower,
+    Upper,
+    Pascal,
+    Camel,
+    Snake,
+    ScreamingSnake,
+    Kebab,
+}
+
+const CASES: &[(&str, Case)] = &[
+    ("lowercase", Case::Lower),
+    ("UPPERCASE", Case::Upper),
+    ("PascalCase", Case::Pascal),
+    ("camelCase", Case::Camel),
+    ("snake_case", Case::Snake),
+    ("SCREAMING_SNAKE_CASE", Case::ScreamingSnake),
+    ("kebab-case", Case::Kebab),
+];
+
+impl Case {
+    pub(crate) fn apply(self, name: &str) -> String {
+        use heck::{
+            ToKebabCase, ToLowerCamelCase, ToShoutySnakeCase, ToSnakeCase, ToUpperCamelCase,
+        };
+        match self {
+            Case::Lower => name.to_lowercase(),
+            Case::Upper => name.to_uppercase(),
+            Case::Pascal => name.to_upper_camel_case(),
+            Case::Camel => name.to_lower_camel_case(),
+            Case::Snake => name.to_snake_case(),
+            Case::ScreamingSnake => name.to_shouty_snake_case(),
+            Case::Kebab => name.to_kebab_case(),
+        }
+    }
+
+    fn read(text: &LitStr) -> syn::Result<Self> {
+        let found = CASES.iter().find(|(name, _)| *name == text.value());
+        found.map(|(_, case)| *case).ok_or_else(|| {
+            let names: Vec<_> = CASES.iter().map(|(name, _)| format!("\"{name}\"")).collect();
+            syn::Error::new(text.span(), format_args!("expected one of {}", names.join(", ")))
+        })
+    }
+}
+
+impl StructAttrs {
+    pub(crate) fn read(attrs: &[Attribute], mistakes: &mut Mistakes) -> Self {
+        let mut read = Self::default();
+        each_option(attrs, mistakes, |name, input, mistakes| {
+            match name.to_string().as_str() {
+                "table" => read.table.set(name, string(name, input)?, mistakes),
+                "rename_all" => {
+                    let case = Case::read(&string(name, input)?)?;
+                    read.rename_all.set(name, case, mistakes);
+                }
+                "crate" => read.krate.set(name, path(name, input)?, mistakes),
+                _ => return Err(unknown(name, &["table", "rename_all", "crate"])),
+            }
+            Ok(())
+        });
+        read
+    }
+}
+
+impl FieldAttrs {
+    pub(crate) fn read(attrs: &[Attribute], mistakes: &mut Mistakes) -> Self {
+        let mut read = Self::default();
+        each_option(attrs, mistakes, |name, input, mistakes| {
+            match name.to_string().as_str() {
+                "primary_key" => read.primary_key.set(name, (), mistakes),
+                "column" => read.column.set(name, string(name, input)?, mistakes),
+                "skip" => read.skip.set(name, (), mistakes),
+                "json" => read.json.set(name, (), mistakes),
+                _ => return Err(unknown(name, &["primary_key", "column", "skip", "json"])),
+            }
+            Ok(())
+        });
+        read
+    }
+}
+
+/// Reads every option of every `#[model(…)]`, past those that are wrong.
+fn each_option(
+    attrs: &[Attribute],
+    mistakes: &mut Mistakes,
+    mut read: impl FnMut(&Ident, ParseStream<'_>, &mut Mistakes) -> syn::Result<()>,
+) {
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident("model")) {
+        let parsed = attr.parse_args_with(|input: ParseStream<'_>| {
+            while !input.is_empty() {
+                let name = input.call(Ident::parse_any)?;
+                if let Err(error) = read(&name, input, mistakes) {
+                    mistakes.add(error);
+                    skip(input)?;
+                }
+                if !input.is_empty() {
+                    input.parse::<Token![,]>()?;
+                }
+            }
+            Ok(())
+        });
+        mistakes.take(parsed);
+    }
+}

@@ -1,0 +1,40 @@
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::{DeriveInput, Error};
+
+use super::attr::StructAttrs;
+use crate::options::{Mistakes, private};
+
+/// The mistakes, and implementations that keep the rest of the program from adding to them.
+pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
+    let errors = error.to_compile_error();
+    let attrs = StructAttrs::read(&input.attrs, &mut Mistakes::default());
+    let p = private(attrs.krate.get());
+    let ident = &input.ident;
+    let (generics, args, bounds) = input.generics.split_for_impl();
+    let mut in_db = input.generics.clone();
+    in_db.params.push(syn::parse_quote!(__DB: #p::Backend));
+    let (in_db, _, _) = in_db.split_for_impl();
+    quote! {
+        #errors
+        const _: () = {
+            use #p as __p;
+            impl #generics __p::Model for #ident #args #bounds {
+                type Pk = ();
+                const NAME: &'static str = "";
+                const TABLE: &'static str = "";
+                const COLUMNS: &'static [&'static str] = &[];
+                const STATEMENTS: &'static __p::Statements = ::core::panic!();
+                fn pk(&self) -> ::core::option::Option<()> { ::core::option::Option::None }
+                fn __set_pk(&mut self, _: ::core::option::Option<()>) {}
+                fn __table() -> &'static __p::Table<Self> { ::core::panic!() }
+            }
+            impl #in_db __p::Store<__DB> for #ident #args #bounds {
+                fn bind(&self, _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
+                fn bind_key(_: &(), _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
+                fn load(_: &__DB::Row) -> ::core::result::Result<Self, __p::Error> { ::core::panic!() }
+                fn load_key(_: &__DB::Row) -> ::core::result::Result<(), __p::Error> { ::core::panic!() }
+            }
+        };
+    }
+}

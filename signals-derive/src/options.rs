@@ -1,0 +1,107 @@
+//! What both macros read: `name`, `name = value`, in any order, each once.
+
+use proc_macro2::{Span, TokenStream};
+use quote::quote;
+use syn::parse::ParseStream;
+use syn::{Error, Ident, LitStr, Path, Result, Token};
+
+/// Mistakes so far. All of them are reported, not only the first.
+#[derive(Default)]
+pub(crate) struct Mistakes(Option<Error>);
+
+impl Mistakes {
+    pub(crate) fn add(&mut self, error: Error) {
+        match &mut self.0 {
+            Some(all) => all.combine(error),
+            None => self.0 = Some(error),
+        }
+    }
+
+    pub(crate) fn at(&mut self, span: Span, message: impl std::fmt::Display) {
+        self.add(Error::new(span, message));
+    }
+
+    pub(crate) fn take<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.add(error)).ok()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_none()
+    }
+
+    pub(crate) fn into_error(self) -> Option<Error> {
+        self.0
+    }
+}
+
+/// An option of an attribute, given once. Keeps where it stood.
+pub(crate) struct Once<T>(Option<(Span, T)>);
+
+impl<T> Default for Once<T> {
+    fn default() -> Self {
+        Self(None)
+    }
+}
+
+impl<T> Once<T> {
+    pub(crate) fn set(&mut self, name: &Ident, value: T, mistakes: &mut Mistakes) {
+        if self.0.is_some() {
+            mistakes.at(name.span(), format_args!("`{name}` is given twice"));
+        } else {
+            self.0 = Some((name.span(), value));
+        }
+    }
+
+    pub(crate) fn get(&self) -> Option<&T> {
+        self.0.as_ref().map(|(_, value)| value)
+    }
+
+    pub(crate) fn span(&self) -> Option<Span> {
+        self.0.as_ref().map(|(span, _)| *span)
+    }
+
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.is_some()
+    }
+}
+
+/// The string of `name = "…"`.
+pub(crate) fn string(name: &Ident, input: ParseStream<'_>) -> Result<LitStr> {
+    let form = format!("expected `{name} = \"…\"`");
+    if !input.peek(Token![=]) {
+        return Err(Error::new(name.span(), form));
+    }
+    input.parse::<Token![=]>()?;
+    let text: LitStr = input.parse().map_err(|error| Error::new(error.span(), &form))?;
+    if text.value().is_empty() {
+        return Err(Error::new(text.span(), format_args!("`{name}` is empty")));
+    }
+    Ok(text)
+}
+
+/// The path in `crate = "path"`.
+pub(crate) fn path(name: &Ident, input: ParseStream<'_>) -> Result<Path> {
+    let text = string(name, input)?;
+    text.parse().map_err(|_| Error::new(text.span(), "expected the path of a crate, as `crate = \"my_crate::signals\"`"))
+}
+
+/// Skips what is left of an option that is not known, up to the comma.
+pub(crate) fn skip(input: ParseStream<'_>) -> Result<()> {
+    while !input.is_empty() && !input.peek(Token![,]) {
+        input.parse::<proc_macro2::TokenTree>()?;
+    }
+    Ok(())
+}
+
+pub(crate) fn unknown(name: &Ident, known: &[&str]) -> Error {
+    let known = known.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ");
+    Error::new(name.span(), format_args!("unknown option `{name}`, expected one of {known}"))
+}
+
+/// The module that expansions name.
+pub(crate) fn private(krate: Option<&Path>) -> TokenStream {
+    match krate {
+        Some(path) => quote!(#path::__private),
+        None => quote!(::sqlx_signals::__private),
+    }
+}

@@ -1,0 +1,135 @@
+use proc_macro2::TokenStream;
+use syn::parse::{Parse, ParseStream};
+use syn::spanned::Spanned;
+use syn::{
+    Attribute, Expr, ExprLit, FnArg, GenericParam, Lit, Meta, Path, Result, Signature, Type,
+    Visibility,
+};
+
+use super::attr::Options;
+use crate::options::Mistakes;
+
+/// A receiver. What is here has been checked, but for what only the types tell.
+pub(crate) struct Receiver {
+    pub(crate) signal: Path,
+    pub(crate) sender: Type,
+    pub(crate) phase: Phase,
+    pub(crate) created: Option<bool>,
+    pub(crate) order: i32,
+    pub(crate) krate: Option<Path>,
+    pub(crate) function: Function,
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Phase {
+    InTransaction,
+    OnCommit,
+    OnRollback,
+}
+
+/// A function without its body, which is nobody's business.
+pub(crate) struct Function {
+    pub(crate) attrs: Vec<Attribute>,
+    pub(crate) vis: Visibility,
+    pub(crate) sig: Signature,
+}
+
+impl Parse for Function {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let read =
+            Self { attrs: input.call(Attribute::parse_outer)?, vis: input.parse()?, sig: input.parse()? };
+        input.parse::<TokenStream>()?;
+        Ok(read)
+    }
+}
+
+impl Function {
+    /// The types of the parameters after the event.
+    pub(crate) fn parameters(&self) -> impl Iterator<Item = &Type> {
+        self.types().skip(1)
+    }
+
+    fn types(&self) -> impl Iterator<Item = &Type> {
+        self.sig.inputs.iter().filter_map(|input| match input {
+            FnArg::Typed(typed) => Some(&*typed.ty),
+            FnArg::Receiver(_) => None,
+        })
+    }
+
+    /// The first line of the doc comment.
+    pub(crate) fn doc(&self) -> String {
+        let docs = self.attrs.iter().filter_map(|attr| match &attr.meta {
+            Meta::NameValue(meta) if meta.path.is_ident("doc") => match &meta.value {
+                Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
+                _ => None,
+            },
+            _ => None,
+        });
+        docs.map(|line| line.trim().to_owned()).find(|line| !line.is_empty()).unwrap_or_default()
+    }
+
+    /// What must stand on everything that the expansion adds.
+    pub(crate) fn cfgs(&self) -> impl Iterator<Item = &Attribute> {
+        self.attrs.iter().filter(|attr| attr.path().is_ident("cfg"))
+    }
+}
+
+impl Receiver {
+    pub(crate) fn read(args: TokenStream, item: TokenStream) -> Result<Self> {
+        let function: Function = syn::parse2(item)?;
+        let options: Options = syn::parse2(args)?;
+        let Options { signal, sender, on_commit, on_rollback, created, updated, order, krate, mut mistakes } =
+            options;
+
+        check(&function, &mut mistakes);
+        if let (true, Some(span)) = (on_commit.is_set(), on_rollback.span()) {
+            mistakes.at(span, "a receiver runs `on_commit` or `on_rollback`, not both: make it two receivers");
+        }
+        if let (true, Some(span)) = (created.is_set(), updated.span()) {
+            mistakes.at(span, "`created` and `updated` together are every save: leave both out");
+        }
+        if !sender.is_set() {
+            let message = "a receiver names the model whose signal it receives, as `sender = User`";
+            mistakes.at(signal.span(), message);
+        }
+        match (sender.get(), mistakes.into_error()) {
+            (_, Some(error)) => Err(error),
+            (None, None) => unreachable!("a missing sender is a mistake"),
+            (Some(sender), None) => Ok(Self {
+                signal,
+                sender: sender.clone(),
+                phase: match () {
+                    () if on_commit.is_set() => Phase::OnCommit,
+                    () if on_rollback.is_set() => Phase::OnRollback,
+                    () => Phase::InTransaction,
+                },
+                created: created.get().map(|()| true).or(updated.get().map(|()| false)),
+                order: order.get().copied().unwrap_or(0),
+                krate: krate.get().cloned(),
+                function,
+            }),
+        }
+    }
+}
+
+fn check(function: &Function, mistakes: &mut Mistakes) {
+    let sig = &function.sig;
+    if let Some(FnArg::Receiver(this)) = sig.inputs.first() {
+        mistakes.at(this.span(), "a receiver is a free function: it has no `self`");
+    } else if sig.inputs.is_empty() {
+        let message = "a receiver takes its event first, as `saved: PostSave<'_, User>`";
+        mistakes.at(sig.paren_token.span.join(), message);
+    }
+    for param in &sig.generics.params {
+        if !matches!(param, GenericParam::Lifetime(_)) {
+            mistakes.at(param.span(), "a receiver of one sender has no generic types");
+        }
+    }
+    if let Some(token) = &sig.variadic {
+        mistakes.at(token.span(), "a receiver has no variadic parameters");
+    }
+    let connections = function.parameters().filter(|ty| matches!(ty, Type::Reference(_)));
+    if let Some(second) = connections.into_iter().nth(1) {
+        mistakes.at(second.span(), "a receiver has one connection, and takes it once");
+    }
+}

@@ -1,0 +1,99 @@
+use syn::ext::IdentExt;
+use syn::parse::{Parse, ParseStream};
+use syn::{Error, Ident, LitInt, Path, Result, Token, Type};
+
+use crate::options::{Mistakes, Once, path, skip, unknown};
+
+/// `SIGNAL, sender = User, …`.
+pub(crate) struct Options {
+    pub(crate) signal: Path,
+    pub(crate) sender: Once<Type>,
+    pub(crate) on_commit: Once<()>,
+    pub(crate) on_rollback: Once<()>,
+    pub(crate) created: Once<()>,
+    pub(crate) updated: Once<()>,
+    pub(crate) order: Once<i32>,
+    pub(crate) krate: Once<Path>,
+    pub(crate) mistakes: Mistakes,
+}
+
+const KNOWN: &[&str] =
+    &["sender", "on_commit", "on_rollback", "created", "updated", "order", "crate"];
+const FORM: &str = "expected a signal, as `#[receiver(post_save, sender = User)]`";
+
+impl Parse for Options {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        if input.is_empty() {
+            return Err(input.error(FORM));
+        }
+        let signal: Path = input.call(Path::parse_mod_style).map_err(|e| Error::new(e.span(), FORM))?;
+        if input.peek(Token![=]) {
+            return Err(Error::new_spanned(&signal, FORM));
+        }
+        let mut read = Self {
+            signal,
+            sender: Once::default(),
+            on_commit: Once::default(),
+            on_rollback: Once::default(),
+            created: Once::default(),
+            updated: Once::default(),
+            order: Once::default(),
+            krate: Once::default(),
+            mistakes: Mistakes::default(),
+        };
+        while !input.is_empty() {
+            input.parse::<Token![,]>()?;
+            if input.is_empty() {
+                break;
+            }
+            let name = input.call(Ident::parse_any)?;
+            if let Err(error) = read.option(&name, input) {
+                read.mistakes.add(error);
+                skip(input)?;
+            }
+        }
+        Ok(read)
+    }
+}
+
+impl Options {
+    fn option(&mut self, name: &Ident, input: ParseStream<'_>) -> Result<()> {
+        let mistakes = &mut self.mistakes;
+        match name.to_string().as_str() {
+            "sender" => self.sender.set(name, value(name, "User", input)?, mistakes),
+            "on_commit" => self.on_commit.set(name, (), mistakes),
+            "on_rollback" => self.on_rollback.set(name, (), mistakes),
+            "created" => self.created.set(name, (), mistakes),
+            "updated" => self.updated.set(name, (), mistakes),
+            "order" => {
+                let Signed(order) = value(name, "-10", input)?;
+                self.order.set(name, order, mistakes);
+            }
+            "crate" => self.krate.set(name, path(name, input)?, mistakes),
+            _ => return Err(unknown(name, KNOWN)),
+        }
+        Ok(())
+    }
+}
+
+/// The value of `name = value`.
+fn value<T: Parse>(name: &Ident, example: &str, input: ParseStream<'_>) -> Result<T> {
+    let form = format!("expected `{name} = {example}`");
+    if !input.peek(Token![=]) {
+        return Err(Error::new(name.span(), form));
+    }
+    input.parse::<Token![=]>()?;
+    input.parse().map_err(|error| Error::new(error.span(), form))
+}
+
+struct Signed(i32);
+
+impl Parse for Signed {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let minus = input.parse::<Option<Token![-]>>()?.is_some();
+        let number: LitInt = input.parse()?;
+        let number: i64 = number.base10_parse()?;
+        let number = i32::try_from(if minus { -number } else { number });
+        number.map(Self).map_err(|_| input.error("expected a number that fits an `i32`"))
+    }
+}
