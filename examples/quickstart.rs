@@ -54,6 +54,7 @@ async fn main() -> Result<()> {
     ann.email = "ann@example.com".into();
     let saved = ann.save(&db).await?;
     assert!(!saved.created && Profile::all(&db).await?.len() == 1);
+    db.execute("DROP TABLE profiles; DROP TABLE users").await?;
     Ok(())
 }
 
@@ -64,8 +65,7 @@ async fn create_tables(db: &Db) -> Result<()> {
              CREATE TABLE profiles (id INTEGER PRIMARY KEY, user_id INTEGER NOT NULL REFERENCES users)"
         }
         DatabaseKind::Postgres => {
-            "DROP TABLE IF EXISTS profiles, users;
-             CREATE TABLE users (id BIGSERIAL PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL);
+            "CREATE TABLE users (id BIGSERIAL PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL);
              CREATE TABLE profiles (id BIGSERIAL PRIMARY KEY, user_id BIGINT NOT NULL REFERENCES users)"
         }
     })

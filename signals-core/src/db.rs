@@ -118,7 +118,7 @@ impl Db {
     /// As [`begin`](Self::begin) and [`commit`](Transaction::commit).
     pub async fn transaction<T, F>(&self, work: F) -> Result<T>
     where
-        F: AsyncFnOnce(&mut Transaction<'static>) -> Result<T>,
+        F: AsyncFnOnce(&mut Transaction<'_>) -> Result<T>,
     {
         use futures_util::FutureExt;
         use std::panic::{AssertUnwindSafe, resume_unwind};

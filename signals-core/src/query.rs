@@ -46,15 +46,12 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// What the database refuses, and a row that does not decode.
-    pub async fn fetch_all<'c, E>(self, db: E) -> Result<Vec<M>>
+    pub fn fetch_all<'c, E>(self, db: E) -> impl Future<Output = Result<Vec<M>>> + Send + 'c
     where
         E: Executor<'c, M>,
-        B: Binds<M, E::Route>,
+        B: Binds<M, E::Route> + 'c,
     {
-        let sql = sql(M::STATEMENTS.select, self.clause);
-        let mut rows = read::Rows::<M, E::Route>::default();
-        run(db.into_source(), sql, self.binds, &mut |row| rows.add(&row)).await?;
-        rows.all()
+        self.rows::<E::Route>(db.into_source(), read::Rows::default())
     }
 
     /// The first row that fits, if there is one.
@@ -62,15 +59,16 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// As [`fetch_all`](Self::fetch_all).
-    pub async fn fetch_optional<'c, E>(self, db: E) -> Result<Option<M>>
+    pub fn fetch_optional<'c, E>(
+        self,
+        db: E,
+    ) -> impl Future<Output = Result<Option<M>>> + Send + 'c
     where
         E: Executor<'c, M>,
-        B: Binds<M, E::Route>,
+        B: Binds<M, E::Route> + 'c,
     {
-        let sql = sql(M::STATEMENTS.select, self.clause);
-        let mut rows = read::Rows::<M, E::Route>::first();
-        run(db.into_source(), sql, self.binds, &mut |row| rows.add(&row)).await?;
-        Ok(rows.all()?.into_iter().next())
+        let rows = self.rows::<E::Route>(db.into_source(), read::Rows::first());
+        async move { Ok(rows.await?.into_iter().next()) }
     }
 
     /// The first row that fits.
@@ -78,14 +76,17 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// As [`fetch_all`](Self::fetch_all), and [`Error::NotFound`] where there is none.
-    pub async fn fetch_one<'c, E>(self, db: E) -> Result<M>
+    pub fn fetch_one<'c, E>(self, db: E) -> impl Future<Output = Result<M>> + Send + 'c
     where
         E: Executor<'c, M>,
-        B: Binds<M, E::Route>,
+        B: Binds<M, E::Route> + 'c,
     {
         let clause = self.clause.clone();
-        let row = self.fetch_optional(db).await?;
-        row.ok_or_else(|| Error::NotFound { model: M::NAME, key: format!("that fits `{}`", clause.as_str()) })
+        let rows = self.rows::<E::Route>(db.into_source(), read::Rows::first());
+        async move {
+            let key = || format!("that fits `{}`", clause.as_str());
+            rows.await?.into_iter().next().ok_or_else(|| Error::NotFound { model: M::NAME, key: key() })
+        }
     }
 
     /// How many rows fit.
@@ -93,15 +94,31 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// What the database refuses.
-    pub async fn count<'c, E>(self, db: E) -> Result<i64>
+    pub fn count<'c, E>(self, db: E) -> impl Future<Output = Result<i64>> + Send + 'c
     where
         E: Executor<'c, M>,
-        B: Binds<M, E::Route>,
+        B: Binds<M, E::Route> + 'c,
     {
-        let sql = sql(M::STATEMENTS.count, self.clause);
-        let mut count = Ok(0);
-        run(db.into_source(), sql, self.binds, &mut |row| count = read::scalar(&row)).await?;
-        Ok(count?)
+        let source = db.into_source();
+        async move {
+            let sql = sql(M::STATEMENTS.count, self.clause);
+            let mut count = Ok(0);
+            run(source, sql, self.binds, &mut |row| count = read::scalar(&row)).await?;
+            Ok(count?)
+        }
+    }
+
+    async fn rows<R: Route<M>>(
+        self,
+        source: Source<'_>,
+        mut rows: read::Rows<M, R>,
+    ) -> Result<Vec<M>>
+    where
+        B: Binds<M, R>,
+    {
+        let sql = sql(M::STATEMENTS.select, self.clause);
+        run(source, sql, self.binds, &mut |row| rows.add(&row)).await?;
+        rows.all()
     }
 }
 

@@ -1,0 +1,204 @@
+//! A database for each test, the same behaviour on both databases, and logs to assert on.
+#![allow(dead_code, unreachable_pub, missing_docs)]
+
+use std::sync::{Arc, LazyLock, Mutex};
+
+use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, sqlx};
+
+#[cfg(feature = "postgres")]
+pub mod proxy;
+
+/// Runs each behaviour on every database of the build, as `name::sqlite` and `name::postgres`.
+#[macro_export]
+macro_rules! on_every_database {
+    ($($(#[$meta:meta])* async fn $name:ident($db:ident: Db) $body:block)*) => { $(
+        $(#[$meta])*
+        mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+
+            async fn behaviour($db: Db) $body
+
+            #[cfg(feature = "sqlite")]
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn sqlite() {
+                let test = $crate::common::TestDb::sqlite(concat!(module_path!())).await;
+                behaviour(test.db.clone()).await;
+                test.passed().await;
+            }
+
+            #[cfg(feature = "postgres")]
+            #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn postgres() {
+                let test = $crate::common::TestDb::postgres(concat!(module_path!())).await;
+                behaviour(test.db.clone()).await;
+                test.passed().await;
+            }
+        }
+    )* };
+}
+
+/// A database of one test. It is kept where the test fails.
+pub struct TestDb {
+    pub db: Db,
+    pub url: String,
+    name: String,
+}
+
+impl TestDb {
+    #[cfg(feature = "sqlite")]
+    pub async fn sqlite(test: &str) -> Self {
+        let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let name = dir.join(format!("{}.db", name(test))).display().to_string();
+        remove_file(&name);
+        let url = format!("sqlite:{name}");
+        Self { db: Db::connect(&url).await.unwrap(), url, name }
+    }
+
+    #[cfg(feature = "postgres")]
+    pub async fn postgres(test: &str) -> Self {
+        use sqlx::{AssertSqlSafe, Connection};
+
+        let (url, name) = (postgres_url(), name(test));
+        let mut admin = sqlx::PgConnection::connect(&url).await.expect("DATABASE_URL leads to a server");
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
+        let url = with_database(&url, &name);
+        Self { db: Db::connect(&url).await.unwrap(), url, name }
+    }
+
+    /// Removes the database. A test that panics does not come here.
+    pub async fn passed(self) {
+        match self.db.kind() {
+            DatabaseKind::Sqlite => {
+                self.db.close().await;
+                remove_file(&self.name);
+            }
+            #[cfg(feature = "postgres")]
+            DatabaseKind::Postgres => {
+                use sqlx::{AssertSqlSafe, Connection};
+                let mut admin = sqlx::PgConnection::connect(&postgres_url()).await.unwrap();
+                let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
+                sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut admin).await.unwrap();
+            }
+            #[cfg(not(feature = "postgres"))]
+            DatabaseKind::Postgres => unreachable!(),
+        }
+    }
+}
+
+fn name(test: &str) -> String {
+    let name = test.rsplit("::").next().unwrap();
+    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    format!("{}_{:x}", &name[..name.len().min(40)], nanos & 0xffff_ffff_ffff)
+}
+
+fn remove_file(name: &str) {
+    for end in ["", "-wal", "-shm", "-journal"] {
+        let _ = std::fs::remove_file(format!("{name}{end}"));
+    }
+}
+
+#[cfg(feature = "postgres")]
+pub fn postgres_url() -> String {
+    std::env::var("DATABASE_URL").expect(
+        "the tests on Postgres need a server: run them with `scripts/test`, which starts one, or set DATABASE_URL to \
+         one whose user may create databases",
+    )
+}
+
+#[cfg(feature = "postgres")]
+fn with_database(url: &str, name: &str) -> String {
+    let (base, query) = url.split_once('?').unwrap_or((url, ""));
+    let (server, _) = base.rsplit_once('/').unwrap();
+    format!("{server}/{name}?{query}")
+}
+
+/// Creates a table whose `id` the database gives, with these further columns.
+pub async fn table(db: &Db, name: &str, columns: &str) {
+    let id = match db.kind() {
+        DatabaseKind::Sqlite => "id INTEGER PRIMARY KEY",
+        DatabaseKind::Postgres => "id BIGSERIAL PRIMARY KEY",
+    };
+    execute(db, &format!("CREATE TABLE {name} ({id}, {columns})")).await;
+}
+
+/// Runs SQL that a test has put together.
+pub async fn execute(db: &Db, sql: &str) {
+    db.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
+}
+
+pub async fn count(db: &Db, table: &str) -> i64 {
+    let sql = sqlx::AssertSqlSafe(format!("SELECT count(*) FROM {table}"));
+    let (count,): (i64,) = db.query(sql).fetch_one().await.unwrap();
+    count
+}
+
+/// What happened, in order.
+#[derive(Clone, Default)]
+pub struct Log(Arc<Mutex<Vec<String>>>);
+
+impl Log {
+    pub fn push(&self, entry: impl Into<String>) {
+        self.0.lock().unwrap().push(entry.into());
+    }
+
+    pub fn take(&self) -> Vec<String> {
+        std::mem::take(&mut self.0.lock().unwrap())
+    }
+
+    pub fn entries(&self) -> Vec<String> {
+        self.0.lock().unwrap().clone()
+    }
+
+    /// Waits until the log is as long as it is said to become.
+    pub async fn wait_for(&self, entries: usize) -> Vec<String> {
+        until(|| self.0.lock().unwrap().len() >= entries).await;
+        self.take()
+    }
+}
+
+/// Waits for what another task is about to do.
+pub async fn until(mut done: impl FnMut() -> bool) {
+    for _ in 0..2000 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    panic!("what was waited for did not happen within ten seconds");
+}
+
+/// The log of one behaviour, for its receivers: those are functions, and have no other way to it. The two databases
+/// run it one after the other.
+pub struct Scene {
+    pub log: Log,
+    turn: tokio::sync::Mutex<()>,
+}
+
+impl Scene {
+    pub const fn new() -> LazyLock<Self> {
+        LazyLock::new(|| Self { log: Log::default(), turn: tokio::sync::Mutex::new(()) })
+    }
+
+    pub async fn begin(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        let turn = self.turn.lock().await;
+        self.log.take();
+        turn
+    }
+}
+
+/// A future that is dropped after it was pending so many times.
+pub async fn cancelled_after<F: Future>(future: F, pending: usize) -> Option<F::Output> {
+    let mut future = Box::pin(future);
+    let mut left = pending;
+    std::future::poll_fn(move |cx| match future.as_mut().poll(cx) {
+        std::task::Poll::Ready(output) => std::task::Poll::Ready(Some(output)),
+        std::task::Poll::Pending if left == 0 => std::task::Poll::Ready(None),
+        std::task::Poll::Pending => {
+            left -= 1;
+            std::task::Poll::Pending
+        }
+    })
+    .await
+}

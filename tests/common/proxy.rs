@@ -1,0 +1,180 @@
+//! Stands between a client and the Postgres server, and writes down what the client says.
+
+use std::collections::HashMap;
+use std::str::FromStr;
+use std::sync::{Arc, Mutex};
+
+use sqlx_signals::Db;
+use sqlx_signals::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+/// What the client said since the log was last taken: statements as they stand, `ping` for a bare Sync; and how often
+/// it spoke after the server had.
+#[derive(Default, Debug)]
+pub struct Said {
+    pub statements: Vec<String>,
+    pub round_trips: usize,
+    servers_turn: bool,
+}
+
+pub struct Proxy {
+    said: Arc<Mutex<Said>>,
+    port: u16,
+    /// Cuts every connection.
+    cut: Arc<tokio::sync::Notify>,
+}
+
+impl Proxy {
+    pub async fn start(url: &str) -> Self {
+        let options = PgConnectOptions::from_str(url).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let said = Arc::new(Mutex::new(Said::default()));
+        let cut = Arc::new(tokio::sync::Notify::new());
+        let (log, cutter) = (Arc::clone(&said), Arc::clone(&cut));
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                client.set_nodelay(true).unwrap();
+                let (log, cutter, options) = (Arc::clone(&log), Arc::clone(&cutter), options.clone());
+                tokio::spawn(async move {
+                    let relay = async {
+                        let (host, port) = (options.get_host().to_owned(), options.get_port());
+                        match options.get_socket().cloned().or(host.starts_with('/').then(|| host.clone().into())) {
+                            Some(dir) => {
+                                let path = dir.join(format!(".s.PGSQL.{port}"));
+                                relay(client, UnixStream::connect(path).await.unwrap(), log).await;
+                            }
+                            None => relay(client, TcpStream::connect((host, port)).await.unwrap(), log).await,
+                        }
+                    };
+                    tokio::select! { () = relay => {}, () = cutter.notified() => {} }
+                });
+            }
+        });
+        Self { said, port, cut }
+    }
+
+    /// A pool through the proxy, set up as [`Db::connect`] sets it up.
+    pub async fn db(&self, url: &str) -> Db {
+        let query = "sslmode=disable";
+        let (base, _) = url.split_once('?').unwrap_or((url, ""));
+        let (server, name) = base.rsplit_once('/').unwrap();
+        let user = server.rsplit_once("//").unwrap().1.rsplit_once('@').unwrap_or(("postgres", "")).0;
+        Db::connect(&format!("postgres://{user}@127.0.0.1:{}/{name}?{query}", self.port)).await.unwrap()
+    }
+
+    /// A pool of sqlx through the proxy.
+    pub async fn pool(&self, url: &str, options: PgPoolOptions) -> sqlx_signals::sqlx::PgPool {
+        let connect = PgConnectOptions::from_str(url).unwrap().host("127.0.0.1").port(self.port);
+        options.connect_with(connect).await.unwrap()
+    }
+
+    pub fn take(&self) -> Said {
+        let mut said = self.said.lock().unwrap();
+        // Whoever speaks next begins a round trip.
+        std::mem::replace(&mut *said, Said { servers_turn: true, ..Said::default() })
+    }
+
+    pub fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().statements.clone()
+    }
+
+    pub fn cut(&self) {
+        self.cut.notify_waiters();
+    }
+}
+
+async fn relay<S>(client: TcpStream, server: S, log: Arc<Mutex<Said>>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (mut from_client, mut to_client) = client.into_split();
+    let (mut from_server, mut to_server) = tokio::io::split(server);
+    let server_log = Arc::clone(&log);
+    let answers = async {
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
+            server_log.lock().unwrap().servers_turn = true;
+            if to_client.write_all(&buffer[..n]).await.is_err() {
+                break;
+            }
+        }
+    };
+    let questions = async {
+        let mut parser = Parser::default();
+        let mut buffer = vec![0; 1 << 16];
+        while let Ok(n @ 1..) = from_client.read(&mut buffer).await {
+            parser.read(&buffer[..n], &mut log.lock().unwrap());
+            if to_server.write_all(&buffer[..n]).await.is_err() {
+                break;
+            }
+        }
+    };
+    tokio::select! { () = answers => {}, () = questions => {} }
+}
+
+/// Reads the client's side of the protocol (https://www.postgresql.org/docs/current/protocol-message-formats.html).
+#[derive(Default)]
+struct Parser {
+    bytes: Vec<u8>,
+    started: bool,
+    prepared: HashMap<Vec<u8>, String>,
+    bound: String,
+    silent: bool,
+}
+
+impl Parser {
+    fn read(&mut self, bytes: &[u8], said: &mut Said) {
+        self.bytes.extend_from_slice(bytes);
+        let head = |started| if started { 1 } else { 0 };
+        loop {
+            let at = head(self.started);
+            let Some(length) = self.bytes.get(at..at + 4) else { return };
+            let length = at + u32::from_be_bytes(length.try_into().unwrap()) as usize;
+            if self.bytes.len() < length {
+                return;
+            }
+            let message: Vec<u8> = self.bytes.drain(..length).collect();
+            if !self.started {
+                // The version 3.0; anything else asks for TLS, and the server says no.
+                self.started = message[4..8] == [0, 3, 0, 0];
+                self.silent = true;
+                continue;
+            }
+            self.message(message[0], &message[5..], said);
+        }
+    }
+
+    fn message(&mut self, kind: u8, body: &[u8], said: &mut Said) {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim_end_matches('\0').to_owned();
+        let mut parts = body.splitn(3, |b| *b == 0);
+        let mut next = || parts.next().unwrap_or_default().to_vec();
+        if !matches!(kind, b'p' | b'X') && std::mem::take(&mut said.servers_turn) {
+            said.round_trips += 1;
+        }
+        match kind {
+            b'Q' => said.statements.push(text(body)),
+            b'P' => {
+                let name = next();
+                self.prepared.insert(name, text(&next()));
+                self.silent = false;
+            }
+            b'B' => {
+                next();
+                self.bound = self.prepared.get(&next()).cloned().unwrap_or_default();
+            }
+            b'E' => {
+                said.statements.push(self.bound.clone());
+                self.silent = false;
+            }
+            b'D' | b'C' => self.silent = false,
+            b'S' => {
+                if std::mem::replace(&mut self.silent, true) {
+                    said.statements.push("ping".to_owned());
+                }
+            }
+            _ => {}
+        }
+    }
+}
