@@ -143,6 +143,19 @@ impl<'c> Conn<'c> {
         std::mem::swap(&mut *self.scope, &mut *other.scope);
     }
 
+    /// Nobody knows what the connection has done. On Postgres sqlx would now undo the wrong savepoint, or hand the error
+    /// of one statement to the next, so that nothing but the end of the connection helps; SQLite's worker keeps count,
+    /// and only what is around must not be committed.
+    pub(crate) fn abandon(&mut self, reason: &str) {
+        match self.kind() {
+            DatabaseKind::Sqlite => self.scope.fail(|| reason.to_owned()),
+            DatabaseKind::Postgres => {
+                self.scope.fail_all(reason);
+                self.discard();
+            }
+        }
+    }
+
     /// Closes a pooled connection whose transaction nobody can end any more.
     pub(crate) fn discard(&mut self) {
         if let Link::Pooled(slot) = &mut self.link
@@ -332,6 +345,20 @@ impl<'c> Conn<'c> {
         self.raw().map_or(0, |raw| on!(raw, DB, conn => depth::<DB>(conn)))
     }
 
+    /// On Postgres, a statement that failed has ended the transaction in all but name: COMMIT would answer ROLLBACK,
+    /// which sqlx calls success, and after a SAVEPOINT that is refused sqlx rolls back more than that. Where nobody can
+    /// be sure, the server is asked.
+    pub(crate) async fn verify(&mut self) -> Result<()> {
+        let sure = match self.scope.frames.last() {
+            Some(frame) => frame.failed.is_none() && !self.scope.unverified,
+            None => false,
+        };
+        if !sure && self.kind() == DatabaseKind::Postgres {
+            self.execute("SELECT 1").await?;
+        }
+        Ok(())
+    }
+
     pub(crate) async fn begin_raw(&mut self) -> Result<()> {
         self.ready().await?;
         on!(self.connected()?, DB, conn => begin::<DB>(conn).await?);
@@ -346,16 +373,16 @@ impl<'c> Conn<'c> {
     }
 
     pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
-        for _ in 0..2 {
-            let Some(raw) = self.raw() else { break };
-            let done = on!(raw, DB, conn => rollback::<DB>(conn).await);
-            if done.is_ok() || self.kind() != DatabaseKind::Sqlite {
-                return done;
-            }
-            // There was no transaction any more to roll back. sqlx still counts one.
-            self.keep_in_transaction().await;
+        let Some(raw) = self.raw() else { return Ok(()) };
+        let first = on!(raw, DB, conn => rollback::<DB>(conn).await);
+        if !matches!(first, Err(sqlx::Error::Database(_))) {
+            return first;
         }
-        Ok(())
+        // On SQLite there was no transaction any more to roll back, and sqlx still counts one. On Postgres it may be the
+        // error of a statement that was queued before this one.
+        self.keep_in_transaction().await;
+        let Some(raw) = self.raw() else { return Ok(()) };
+        on!(raw, DB, conn => rollback::<DB>(conn).await)
     }
 
     /// Has the connection roll back before it does anything else.

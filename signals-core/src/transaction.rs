@@ -69,11 +69,13 @@ pub(crate) enum End {
 impl<'c> Transaction<'c> {
     pub(crate) async fn open(mut conn: Conn<'c>) -> Result<Self> {
         let depth = conn.depth();
+        if depth > 0 {
+            conn.verify().await?;
+        }
         let mut opening = Opening { conn: &mut conn, armed: true };
-        let begun = opening.conn.begin_raw().await;
+        opening.conn.begin_raw().await?;
         opening.armed = false;
         drop(opening);
-        begun?;
         if conn.scope.frames.is_empty() {
             conn.scope.foreign = depth > 0;
         }
@@ -117,7 +119,7 @@ impl<'c> Transaction<'c> {
     /// task of their own; through a connection that was borrowed from sqlx there is no such task, and callbacks are
     /// lost.
     pub async fn commit(mut self) -> Result<Committed> {
-        self.verify().await;
+        let _ = self.conn.verify().await;
         if let Some(reason) = self.frame().failed.take() {
             // Where even this fails, the database rolls back with the end of the connection.
             let _ = self.undo().await;
@@ -172,14 +174,6 @@ impl<'c> Transaction<'c> {
         self.conn.scope.frames.last_mut().expect("an open transaction has a frame")
     }
 
-    /// On Postgres a statement that failed on the raw connection has ended the transaction in all but name, COMMIT
-    /// would answer ROLLBACK, and sqlx would call that success.
-    async fn verify(&mut self) {
-        if self.conn.scope.unverified && self.conn.kind() == DatabaseKind::Postgres {
-            let _ = self.conn.execute("SELECT 1").await;
-        }
-    }
-
     async fn release(&mut self) -> Result<Committed> {
         // Should this future be dropped now, nobody knows whether the savepoint was released.
         self.doubtful = true;
@@ -223,8 +217,7 @@ impl<'c> Transaction<'c> {
         let frame = self.conn.scope.frames.pop().unwrap_or_default();
         if undone.is_err() {
             // The database has rolled back, or will when the connection is closed.
-            self.conn.scope.fail_all("a savepoint could not be rolled back");
-            self.conn.discard();
+            self.conn.abandon("a savepoint could not be rolled back");
         }
         let holds = self.holds();
         if self.depth == 1 && !self.conn.is_borrowed() {
@@ -250,12 +243,12 @@ impl Drop for Transaction<'_> {
             return;
         }
         let holds = self.holds();
-        self.conn.start_rollback();
         let frames = &mut self.conn.scope.frames;
         let deferred: Vec<_> = frames.drain(self.depth - 1..).flat_map(|f| f.deferred).collect();
         if self.doubtful {
-            self.conn.scope.fail_all("the commit of a savepoint was dropped before it was done");
+            self.conn.abandon("the commit of a savepoint was dropped before it was done");
         }
+        self.conn.start_rollback();
         if deferred.is_empty() {
             return;
         }
@@ -293,8 +286,7 @@ impl std::fmt::Debug for Transaction<'_> {
 }
 
 /// A BEGIN that is under way. On Postgres, sqlx leaves a connection whose BEGIN was dropped inside a transaction that
-/// it does not know of, and rolls back the outer one where it was a savepoint; such a connection is of no use to
-/// anybody. On SQLite its worker undoes a BEGIN that nobody waits for.
+/// it does not know of, and rolls back the outer one where a savepoint failed or was dropped: no use to anybody. On SQLite its worker undoes a BEGIN that nobody waits for.
 struct Opening<'o, 'c> {
     conn: &'o mut Conn<'c>,
     armed: bool,
@@ -303,8 +295,7 @@ struct Opening<'o, 'c> {
 impl Drop for Opening<'_, '_> {
     fn drop(&mut self) {
         if self.armed && self.conn.kind() == DatabaseKind::Postgres {
-            self.conn.scope.fail_all("the beginning of a savepoint was dropped before it was done");
-            self.conn.discard();
+            self.conn.abandon("the beginning of a savepoint failed, or was dropped before it was done");
         }
     }
 }

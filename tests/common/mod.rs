@@ -134,6 +134,21 @@ pub async fn count(db: &Db, table: &str) -> i64 {
     count
 }
 
+/// Another pool for the same database, of one connection.
+pub async fn one_connection(db: &Db) -> Db {
+    #[cfg(feature = "sqlite")]
+    if let Some(pool) = db.sqlite() {
+        let options = sqlx::sqlite::SqlitePoolOptions::new().max_connections(1);
+        return options.connect_with((*pool.connect_options()).clone()).await.unwrap().into();
+    }
+    #[cfg(feature = "postgres")]
+    if let Some(pool) = db.postgres() {
+        let options = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+        return options.connect_with((*pool.connect_options()).clone()).await.unwrap().into();
+    }
+    unreachable!("a pool is of a database")
+}
+
 /// What happened, in order.
 #[derive(Clone, Default)]
 pub struct Log(Arc<Mutex<Vec<String>>>);

@@ -1,0 +1,250 @@
+//! A future may be dropped wherever it waits. Whatever is stored then has its callbacks run, nothing else has, and the
+//! pool is as good as before.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::LazyLock;
+
+use common::{Scene, cancelled_after, count, table, until};
+use sqlx_signals::prelude::*;
+
+static SCENE: LazyLock<Scene> = Scene::new();
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "parents")]
+struct Parent {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "children")]
+struct Child {
+    id: Option<i64>,
+    parent_id: i64,
+}
+
+/// Saved without a transaction: nothing but its callback wants one.
+#[derive(Debug, Clone, Model)]
+#[model(table = "parents")]
+struct Alone {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(pre_save, sender = Parent)]
+async fn before(_: PreSave<'_, Parent>, conn: &mut Conn<'_>) -> Result<()> {
+    Child { id: None, parent_id: -1 }.save(&mut *conn).await?;
+    tokio::task::yield_now().await;
+    conn.query("DELETE FROM children WHERE parent_id = -1").execute().await?;
+    Ok(())
+}
+
+#[receiver(post_save, sender = Parent)]
+async fn child(saved: PostSave<'_, Parent>, conn: &mut Conn<'_>) -> Result<()> {
+    let mut inner = conn.begin().await?;
+    Child { id: None, parent_id: saved.pk() }.save(&mut inner).await?;
+    tokio::task::yield_now().await;
+    inner.commit().await?;
+    Ok(())
+}
+
+#[receiver(post_save, sender = Parent, on_commit)]
+async fn stored(saved: PostSave<'_, Parent>) {
+    tokio::task::yield_now().await;
+    SCENE.log.push(format!("commit {}", saved.instance.n));
+}
+
+#[receiver(post_save, sender = Parent, on_rollback)]
+async fn undone(saved: PostSave<'_, Parent>) {
+    SCENE.log.push(format!("rollback {}", saved.instance.n));
+}
+
+#[receiver(post_save, sender = Alone, on_commit)]
+async fn stored_alone(saved: PostSave<'_, Alone>) {
+    assert!(saved.instance.id.is_some());
+    tokio::task::yield_now().await;
+    SCENE.log.push(format!("commit {}", saved.instance.n));
+}
+
+/// A pool of one connection: who gets it knows that everybody else is through with it. And another pool, which sees
+/// what is stored.
+async fn pools(seen: &Db) -> (Db, Db) {
+    table(seen, "parents", "n BIGINT NOT NULL").await;
+    table(seen, "children", "parent_id BIGINT NOT NULL").await;
+    (common::one_connection(seen).await, seen.clone())
+}
+
+/// Waits until the pool is quiet, and checks that what is stored is what was heard of.
+async fn settle(one: &Db, seen: &Db) -> i64 {
+    drop(one.acquire().await.unwrap());
+    let parents = Parent::query("ORDER BY id").fetch_all(seen).await.unwrap();
+    let expected: Vec<_> = parents.iter().map(|p| format!("commit {}", p.n)).collect();
+    let commits = || SCENE.log.entries().into_iter().filter(|e| e.starts_with("commit")).collect::<Vec<_>>();
+    until(|| commits().len() >= expected.len()).await;
+    assert_eq!(commits(), expected);
+    parents.len() as i64
+}
+
+on_every_database! {
+    async fn a_save_is_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        let mut whole = false;
+        for n in 0.. {
+            let mut parent = Parent { id: None, n };
+            let done = cancelled_after(parent.save(&one), n as usize).await;
+            let stored = settle(&one, &seen).await;
+            assert_eq!(count(&seen, "children").await, stored, "the receiver's row goes with the save's");
+            assert!(parent.id.is_none() || Parent::find(&seen, parent.id.unwrap()).await.unwrap().is_some());
+            whole = done.is_some();
+            if whole {
+                done.unwrap().unwrap();
+                assert_eq!(Parent::get(&seen, parent.id.unwrap()).await.unwrap().n, n);
+                assert!(n > 4, "there was something to drop: {n}");
+                break;
+            }
+        }
+        assert!(whole);
+    }
+
+    async fn a_save_without_a_transaction_is_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        for n in 0.. {
+            let mut alone = Alone { id: None, n };
+            let done = cancelled_after(alone.save(&one), n as usize).await;
+            settle(&one, &seen).await;
+            if let Some(done) = done {
+                assert!(done.unwrap().created && alone.id.is_some());
+                break;
+            }
+        }
+    }
+
+    async fn a_dropped_save_marks_the_transaction_of_the_caller(db: Db) {
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        for n in 0.. {
+            let mut tx = one.begin().await.unwrap();
+            let mut parent = Parent { id: None, n };
+            let done = cancelled_after(parent.save(&mut tx), n as usize).await;
+            let committed = tx.commit().await;
+            let stored = settle(&one, &seen).await;
+            assert_eq!(count(&seen, "children").await, stored);
+            if done.is_some() {
+                committed.unwrap();
+                assert_eq!(stored, 1);
+                break;
+            }
+            assert!(committed.unwrap_err().is_rolled_back());
+            assert_eq!((stored, parent.id), (0, None));
+        }
+    }
+
+    async fn a_commit_is_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        for n in 0.. {
+            let mut tx = one.begin().await.unwrap();
+            Parent { id: None, n }.save(&mut tx).await.unwrap();
+            tx.on_commit(async { tokio::task::yield_now().await });
+            let done = cancelled_after(tx.commit(), n as usize).await;
+            assert_eq!(settle(&one, &seen).await, n + 1, "COMMIT was sent with the first poll");
+            if done.is_some() {
+                break;
+            }
+        }
+        // Dropped before it was polled, it is a rollback.
+        let mut tx = one.begin().await.unwrap();
+        Parent { id: None, n: -1 }.save(&mut tx).await.unwrap();
+        let before = count(&seen, "parents").await;
+        drop(tx.commit());
+        assert_eq!(settle(&one, &seen).await, before);
+        until(|| SCENE.log.entries().contains(&"rollback -1".to_owned())).await;
+    }
+
+    async fn a_begin_is_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        for n in 0.. {
+            let done = cancelled_after(one.begin(), n as usize).await.is_some();
+            // Were the transaction still open, this would be stored in it, and nobody would see it.
+            Parent { id: None, n }.save(&one).await.unwrap();
+            assert_eq!(settle(&one, &seen).await, n + 1);
+            if done {
+                break;
+            }
+        }
+    }
+
+    async fn a_savepoint_is_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        let mut expected = 0;
+        for ending in ["begin", "commit", "rollback"] {
+            for n in 0.. {
+                let mut tx = one.begin().await.unwrap();
+                Parent { id: None, n: 100 + n }.save(&mut tx).await.unwrap();
+                let done = match ending {
+                    "begin" => cancelled_after(tx.begin(), n as usize).await.is_some(),
+                    _ => {
+                        let mut inner = tx.begin().await.unwrap();
+                        Parent { id: None, n: 200 + n }.save(&mut inner).await.unwrap();
+                        match ending {
+                            "commit" => cancelled_after(inner.commit(), n as usize).await.is_some(),
+                            _ => cancelled_after(inner.rollback(), n as usize).await.is_some(),
+                        }
+                    }
+                };
+                // What follows is stored with the transaction or not at all, never by itself.
+                let more = Parent { id: None, n: 300 + n }.save(&mut tx).await;
+                let committed = tx.commit().await;
+                let stored = settle(&one, &seen).await;
+                match committed {
+                    Ok(_) => {
+                        more.unwrap();
+                        expected += if ending == "commit" { 3 } else { 2 };
+                    }
+                    Err(error) => assert!(!done && error.is_rolled_back(), "{ending} {n} {error:?}"),
+                }
+                assert_eq!(stored, expected, "{ending} {n}");
+                if done {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn a_delete_is_dropped_at_every_await(db: Db) {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "parents")]
+        struct Doomed { id: Option<i64>, n: i64 }
+        #[receiver(post_delete, sender = Doomed, on_commit)]
+        async fn gone(deleted: PostDelete<'_, Doomed>) {
+            tokio::task::yield_now().await;
+            SCENE.log.push(format!("gone {}", deleted.instance.n));
+        }
+
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        for n in 0.. {
+            let mut doomed = Doomed { id: None, n };
+            doomed.save(&seen).await.unwrap();
+            let done = cancelled_after(doomed.delete(&one), n as usize).await;
+            drop(one.acquire().await.unwrap());
+            let left = Doomed::query("WHERE n = $1").bind(n).count(&seen).await.unwrap();
+            let gone = format!("gone {n}");
+            if left == 0 {
+                until(|| SCENE.log.entries().contains(&gone)).await;
+            } else {
+                assert!(!SCENE.log.entries().contains(&gone));
+            }
+            if done.is_some() {
+                assert_eq!(left, 0);
+                break;
+            }
+        }
+    }
+}
