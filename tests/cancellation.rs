@@ -81,7 +81,8 @@ async fn settle(one: &Db, seen: &Db) -> i64 {
     drop(one.acquire().await.unwrap());
     let parents = Parent::query("ORDER BY id").fetch_all(seen).await.unwrap();
     let expected: Vec<_> = parents.iter().map(|p| format!("commit {}", p.n)).collect();
-    let commits = || SCENE.log.entries().into_iter().filter(|e| e.starts_with("commit")).collect::<Vec<_>>();
+    let commits =
+        || SCENE.log.entries().into_iter().filter(|e| e.starts_with("commit")).collect::<Vec<_>>();
     until(|| commits().len() >= expected.len()).await;
     assert_eq!(commits(), expected);
     parents.len() as i64

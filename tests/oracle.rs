@@ -68,7 +68,12 @@ struct Expected {
 type Level<'a> = Pin<Box<dyn Future<Output = Expected> + Send + 'a>>;
 
 /// A few random steps in a transaction or savepoint.
-fn steps<'a>(tx: &'a mut Transaction<'_>, random: &'a mut Random, next: &'a mut i64, depth: u64) -> Level<'a> {
+fn steps<'a>(
+    tx: &'a mut Transaction<'_>,
+    random: &'a mut Random,
+    next: &'a mut i64,
+    depth: u64,
+) -> Level<'a> {
     Box::pin(async move {
         let mut expected = Expected::default();
         for _ in 0..random.below(6) {
@@ -80,7 +85,9 @@ fn steps<'a>(tx: &'a mut Transaction<'_>, random: &'a mut Random, next: &'a mut 
                     match n % 10 {
                         8 | 9 => expected.failed = true,
                         // After a failure on Postgres the server refuses.
-                        _ if saved.is_err() => assert!(expected.failed || expected.doubtful, "{saved:?}"),
+                        _ if saved.is_err() => {
+                            assert!(expected.failed || expected.doubtful, "{saved:?}")
+                        }
                         _ => expected.rows.push(n),
                     }
                 }
@@ -131,7 +138,11 @@ fn steps<'a>(tx: &'a mut Transaction<'_>, random: &'a mut Random, next: &'a mut 
                                 expected.rows.extend(within.rows);
                             }
                             Err(error) => {
-                                assert!(error.is_rolled_back() && (gone || expected.failed || expected.doubtful), "{error:?}");
+                                assert!(
+                                    error.is_rolled_back()
+                                        && (gone || expected.failed || expected.doubtful),
+                                    "{error:?}"
+                                );
                             }
                         },
                     }
@@ -154,7 +165,9 @@ async fn round(db: &Db, seed: u64, next: &mut i64) {
         0 => drop(tx),
         1 => tx.rollback().await.unwrap(),
         2 => {
-            committed = cancelled_after(tx.commit(), random.below(3) as usize).await.map(|done| done.is_ok());
+            committed = cancelled_after(tx.commit(), random.below(3) as usize)
+                .await
+                .map(|done| done.is_ok());
             if committed.is_none() && sure {
                 committed = Some(true);
             }
@@ -162,15 +175,22 @@ async fn round(db: &Db, seed: u64, next: &mut i64) {
         _ => committed = Some(tx.commit().await.is_ok()),
     }
     if sure && committed == Some(true) {
-        let commits = |log: Vec<String>| log.into_iter().filter(|e| e.starts_with("commit")).collect::<Vec<_>>();
+        let commits = |log: Vec<String>| {
+            log.into_iter().filter(|e| e.starts_with("commit")).collect::<Vec<_>>()
+        };
         let expected: Vec<_> = expected.rows.iter().map(|n| format!("commit {n}")).collect();
         for _ in 0..100 {
-            if commits(SCENE.log.entries()[before..].to_vec()).len() >= expected.len() { break }
+            if commits(SCENE.log.entries()[before..].to_vec()).len() >= expected.len() {
+                break;
+            }
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
         assert_eq!(commits(SCENE.log.entries()[before..].to_vec()), expected, "seed {seed}");
     }
-    assert!(!(expected.failed && committed == Some(true)), "seed {seed}: committed what had failed");
+    assert!(
+        !(expected.failed && committed == Some(true)),
+        "seed {seed}: committed what had failed"
+    );
 }
 
 on_every_database! {

@@ -282,12 +282,25 @@ fn the_registry_lists_every_receiver() {
     assert_eq!(receiver.doc(), "Counts the articles that are published.");
     assert_eq!((receiver.phase(), receiver.order()), (Phase::OnCommit, 3));
     let line = receiver.to_string();
-    assert!(line.starts_with("post_save of Article: receivers::documented (on commit, tests/receivers.rs:"), "{line}");
+    assert!(
+        line.starts_with(
+            "post_save of Article: receivers::documented (on commit, tests/receivers.rs:"
+        ),
+        "{line}"
+    );
     let of_article: Vec<_> = registry().receivers().filter(|r| r.sender() == "Article").collect();
-    assert!(of_article.iter().any(|r| r.name() == "library::receivers::keep_revision"), "{of_article:?}");
+    assert!(
+        of_article.iter().any(|r| r.name() == "library::receivers::keep_revision"),
+        "{of_article:?}"
+    );
 
     struct Unlinked;
     impl sqlx_signals::Receiver for Unlinked {}
     let error = registry().require::<Unlinked>().unwrap_err();
-    assert!(error.to_string().contains("Unlinked` is not registered in this program: is its crate linked?"), "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("Unlinked` is not registered in this program: is its crate linked?"),
+        "{error}"
+    );
 }

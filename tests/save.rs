@@ -420,10 +420,12 @@ async fn a_file_gets_wal_foreign_keys_and_a_busy_timeout() {
     let test = common::TestDb::sqlite("file_settings").await;
     let mut conn = test.db.acquire().await.unwrap();
     for (pragma, expected) in [("PRAGMA foreign_keys", 1), ("PRAGMA busy_timeout", 5000)] {
-        let value: i64 = sqlx::query_scalar(pragma).fetch_one(conn.sqlite().unwrap()).await.unwrap();
+        let value: i64 =
+            sqlx::query_scalar(pragma).fetch_one(conn.sqlite().unwrap()).await.unwrap();
         assert_eq!(value, expected, "{pragma}");
     }
-    let mode: String = sqlx::query_scalar("PRAGMA journal_mode").fetch_one(conn.sqlite().unwrap()).await.unwrap();
+    let mode: String =
+        sqlx::query_scalar("PRAGMA journal_mode").fetch_one(conn.sqlite().unwrap()).await.unwrap();
     assert_eq!(mode, "wal");
     drop(conn);
     let missing = Db::connect("sqlite:/nowhere/at/all.db?mode=rw").await;
@@ -458,7 +460,11 @@ mod only_postgres {
         assert!(!post.save(pool).await.unwrap().created);
         let mut conn = pool.acquire().await.unwrap();
         post.refresh(&mut conn).await.unwrap();
-        let any = Tagged::query("WHERE tags && $1").bind(vec!["b".to_owned()]).fetch_all(pool).await.unwrap();
+        let any = Tagged::query("WHERE tags && $1")
+            .bind(vec!["b".to_owned()])
+            .fetch_all(pool)
+            .await
+            .unwrap();
         assert_eq!(any, [post]);
         drop(conn);
         test.passed().await;

@@ -434,7 +434,8 @@ async fn a_commit_without_an_answer_is_unknown() {
 async fn sqlite_says_so_where_a_commit_must_wait_too_long() {
     use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 
-    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("busy_{}.db", std::process::id()));
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
+        .join(format!("busy_{}.db", std::process::id()));
     let _ = std::fs::remove_file(&path);
     let options = SqliteConnectOptions::new()
         .filename(&path)
@@ -476,7 +477,8 @@ async fn sqlite_says_so_where_a_commit_must_wait_too_long() {
 async fn where_sqlite_rolls_back_by_itself_nothing_is_stored_one_by_one() {
     let test = common::TestDb::sqlite("by_itself").await;
     let _turn = notes(&test.db).await;
-    execute(&test.db, "CREATE TABLE unique_n (n INTEGER UNIQUE); INSERT INTO unique_n VALUES (1)").await;
+    execute(&test.db, "CREATE TABLE unique_n (n INTEGER UNIQUE); INSERT INTO unique_n VALUES (1)")
+        .await;
     for savepoint in [false, true] {
         let mut tx = test.db.begin().await.unwrap();
         note("a").save(&mut tx).await.unwrap();

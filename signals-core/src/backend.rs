@@ -8,10 +8,10 @@ mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 
-#[cfg(feature = "sqlite")]
-pub(crate) use sqlite::open as open_sqlite;
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::open as open_postgres;
+#[cfg(feature = "sqlite")]
+pub(crate) use sqlite::open as open_sqlite;
 
 /// Which database a [`Db`](crate::Db) or [`Conn`](crate::Conn) talks to, for the SQL that differs.
 ///

@@ -1,12 +1,12 @@
 use std::ops::{Deref, DerefMut};
 
 use futures_util::TryStreamExt;
+use sqlx::pool::PoolConnection;
+use sqlx::{Either, Executor, SqlSafeStr, SqlStr};
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, Postgres};
 #[cfg(feature = "sqlite")]
 use sqlx::{Sqlite, SqliteConnection};
-use sqlx::pool::PoolConnection;
-use sqlx::{Either, Executor, SqlSafeStr, SqlStr};
 use sqlx_core::transaction::TransactionManager;
 
 use crate::backend::{AnyRow, Arguments, Backend, DatabaseKind, Sink, Statement};
@@ -122,7 +122,9 @@ impl<'c> Conn<'c> {
 
     /// Takes the connection and all that is known of its transaction out of this one, where it comes from a pool.
     pub(crate) fn detach(&mut self) -> Option<Conn<'static>> {
-        let Link::Pooled(slot) = &mut self.link else { return None };
+        let Link::Pooled(slot) = &mut self.link else {
+            return None;
+        };
         let pooled = slot.take()?;
         // The database stays, for a connection that is asked for again.
         let db = self.scope.db.clone();
@@ -278,22 +280,51 @@ impl<'c> Conn<'c> {
         let done = match (self.connected()?, args) {
             #[cfg(feature = "sqlite")]
             (Raw::Sqlite(conn), Arguments::Sqlite(args)) => {
-                drain(conn.fetch_many((sql, Some(args))), |done| done.rows_affected(), |row| {
-                    sink(AnyRow::Sqlite(row));
-                })
+                drain(
+                    conn.fetch_many((sql, Some(args))),
+                    |done| done.rows_affected(),
+                    |row| {
+                        sink(AnyRow::Sqlite(row));
+                    },
+                )
                 .await
             }
             #[cfg(feature = "postgres")]
             (Raw::Postgres(conn), Arguments::Postgres(args)) => {
-                drain(conn.fetch_many((sql, Some(args))), |done| done.rows_affected(), |row| {
-                    sink(AnyRow::Postgres(row));
-                })
+                drain(
+                    conn.fetch_many((sql, Some(args))),
+                    |done| done.rows_affected(),
+                    |row| {
+                        sink(AnyRow::Postgres(row));
+                    },
+                )
                 .await
             }
             #[cfg(all(feature = "sqlite", feature = "postgres"))]
             _ => unreachable!("the arguments are made for the connection"),
         };
         self.done(done).await
+    }
+
+    /// Runs a statement of at most one row to its end. On Postgres this is cheaper than [`run`](Self::run), and sqlx
+    /// reads to the end as well.
+    pub(crate) async fn run_one(&mut self, statement: Statement) -> Result<Option<AnyRow>> {
+        #[cfg(feature = "postgres")]
+        if self.kind() == DatabaseKind::Postgres {
+            self.ready().await?;
+            let Statement { sql, args } = statement;
+            let done = match (self.connected()?, args) {
+                (Raw::Postgres(conn), Arguments::Postgres(args)) => {
+                    conn.fetch_optional((sql, Some(args))).await
+                }
+                #[cfg(feature = "sqlite")]
+                _ => unreachable!("the arguments are made for the connection"),
+            };
+            return Ok(self.done(done).await?.map(AnyRow::Postgres));
+        }
+        let mut first = None;
+        self.run(statement, &mut |row| first = first.take().or(Some(row))).await?;
+        Ok(first)
     }
 
     /// Takes note of how a statement of ours ended.
@@ -408,7 +439,8 @@ impl<'c> Conn<'c> {
             && slot.is_none()
         {
             if let Some(frame) = self.scope.frames.last() {
-                let reason = frame.failed.clone().unwrap_or_else(|| "its connection was lost".to_owned());
+                let reason =
+                    frame.failed.clone().unwrap_or_else(|| "its connection was lost".to_owned());
                 return Err(Error::RolledBack { reason });
             }
             if let Some(db) = &self.scope.db {

@@ -55,7 +55,10 @@ impl Db {
             #[cfg(feature = "postgres")]
             "postgres" | "postgresql" => Ok(backend::open_postgres(url).await?.into()),
             _ => Err(Error::Database(sqlx::Error::Configuration(
-                format!("`{scheme}:` is not a database of this build of sqlx-signals (see its features)").into(),
+                format!(
+                    "`{scheme}:` is not a database of this build of sqlx-signals (see its features)"
+                )
+                .into(),
             ))),
         }
     }

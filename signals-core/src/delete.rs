@@ -94,7 +94,9 @@ impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
 
 /// Deletes the row, and returns whether there was one.
 async fn remove<M: Model, R: Route<M>>(model: &M, conn: &mut Conn<'_>) -> Result<bool> {
-    let Some(key) = model.pk() else { return Ok(false) };
+    let Some(key) = model.pk() else {
+        return Ok(false);
+    };
     let bind = |args: &mut _| R::bind_key(&key, args);
-    Ok(run(conn, M::STATEMENTS.delete, &bind, &mut |_| ()).await? > 0)
+    Ok(run(conn, M::STATEMENTS.delete, &bind).await? > 0)
 }

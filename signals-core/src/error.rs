@@ -41,7 +41,9 @@ pub enum Error {
     },
 
     /// The database took the statement and stored nothing, as it does when a trigger or a policy swallows a row.
-    #[error("the database accepted the write of a `{model}` and stored no row (a trigger, rule or policy?)")]
+    #[error(
+        "the database accepted the write of a `{model}` and stored no row (a trigger, rule or policy?)"
+    )]
     NotStored {
         /// The name of the model.
         model: &'static str,

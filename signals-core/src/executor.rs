@@ -1,8 +1,8 @@
+use sqlx::pool::PoolConnection;
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, PgPool, Postgres};
 #[cfg(feature = "sqlite")]
 use sqlx::{Sqlite, SqliteConnection, SqlitePool};
-use sqlx::pool::PoolConnection;
 
 use crate::conn::Conn;
 use crate::context::PoolId;

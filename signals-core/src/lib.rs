@@ -42,7 +42,7 @@ pub use signal::{
     Deferrable, PostDelete, PostSave, PreDelete, PreSave, Signal, post_delete, post_save,
     pre_delete, pre_save,
 };
-pub use sql::{Sql, Value, Row};
+pub use sql::{Row, Sql, Value};
 pub use sqlx;
 pub use store::Portable;
 pub use transaction::{Committed, Transaction};

@@ -153,10 +153,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::NotFound`] where there is none.
-    fn get<'c, E>(
-        db: E,
-        key: impl Key<Self::Pk>,
-    ) -> impl Future<Output = Result<Self>> + Send + 'c
+    fn get<'c, E>(db: E, key: impl Key<Self::Pk>) -> impl Future<Output = Result<Self>> + Send + 'c
     where
         E: Executor<'c, Self> + 'c,
     {

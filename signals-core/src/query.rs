@@ -59,10 +59,7 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// As [`fetch_all`](Self::fetch_all).
-    pub fn fetch_optional<'c, E>(
-        self,
-        db: E,
-    ) -> impl Future<Output = Result<Option<M>>> + Send + 'c
+    pub fn fetch_optional<'c, E>(self, db: E) -> impl Future<Output = Result<Option<M>>> + Send + 'c
     where
         E: Executor<'c, M>,
         B: Binds<M, E::Route> + 'c,
@@ -85,7 +82,10 @@ impl<M: Model, B: Send> Query<M, B> {
         let rows = self.rows::<E::Route>(db.into_source(), read::Rows::first());
         async move {
             let key = || format!("that fits `{}`", clause.as_str());
-            rows.await?.into_iter().next().ok_or_else(|| Error::NotFound { model: M::NAME, key: key() })
+            rows.await?
+                .into_iter()
+                .next()
+                .ok_or_else(|| Error::NotFound { model: M::NAME, key: key() })
         }
     }
 

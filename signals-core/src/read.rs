@@ -1,24 +1,20 @@
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
-use sqlx::SqlStr;
-
-use crate::backend::{AnyRow, Arguments, Backend, Statement};
-use crate::conn::Conn;
+use crate::backend::{AnyRow, Backend};
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::model::{self, Model};
-use crate::store::{Bind, Route, arguments};
+use crate::store::{Route, statement};
 
 pub(crate) async fn find<M: Model, R: Route<M>>(
     source: Source<'_>,
     key: M::Pk,
 ) -> Result<Option<M>> {
     let mut conn = source.acquire().await?;
-    let mut rows = Rows::<M, R>::first();
-    fetch(&mut conn, M::STATEMENTS.find, &|args| R::bind_key(&key, args), &mut |row| rows.add(&row))
-        .await?;
-    Ok(rows.all()?.into_iter().next())
+    let find = statement(&conn, M::STATEMENTS.find, &|args| R::bind_key(&key, args))?;
+    let row = conn.run_one(find).await?;
+    Ok(row.map(|row| R::load(&row)).transpose()?)
 }
 
 pub(crate) async fn get<M: Model, R: Route<M>>(source: Source<'_>, key: M::Pk) -> Result<M> {
@@ -29,19 +25,9 @@ pub(crate) async fn get<M: Model, R: Route<M>>(source: Source<'_>, key: M::Pk) -
 pub(crate) async fn all<M: Model, R: Route<M>>(source: Source<'_>) -> Result<Vec<M>> {
     let mut conn = source.acquire().await?;
     let mut rows = Rows::<M, R>::default();
-    fetch(&mut conn, M::STATEMENTS.select, &|_| Ok(()), &mut |row| rows.add(&row)).await?;
+    let select = statement(&conn, M::STATEMENTS.select, &|_| Ok(()))?;
+    conn.run(select, &mut |row| rows.add(&row)).await?;
     rows.all()
-}
-
-async fn fetch(
-    conn: &mut Conn<'_>,
-    sql: &'static str,
-    bind: Bind<'_>,
-    sink: &mut (dyn FnMut(AnyRow) + Send),
-) -> Result<()> {
-    let args: Arguments = arguments(conn.kind(), bind)?;
-    conn.run(Statement { sql: SqlStr::from_static(sql), args }, sink).await?;
-    Ok(())
 }
 
 pub(crate) fn not_found<M: Model>(key: Option<&M::Pk>) -> Error {

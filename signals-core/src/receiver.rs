@@ -96,7 +96,8 @@ impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut PgConnection {
 
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
         let conn = <&'a mut Conn<'c>>::take(cx)?;
-        conn.postgres().ok_or_else(|| "it takes a `PgConnection`, and the save goes to SQLite".into())
+        conn.postgres()
+            .ok_or_else(|| "it takes a `PgConnection`, and the save goes to SQLite".into())
     }
 }
 
@@ -106,7 +107,8 @@ impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut SqliteConnectio
 
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
         let conn = <&'a mut Conn<'c>>::take(cx)?;
-        conn.sqlite().ok_or_else(|| "it takes a `SqliteConnection`, and the save goes to Postgres".into())
+        conn.sqlite()
+            .ok_or_else(|| "it takes a `SqliteConnection`, and the save goes to Postgres".into())
     }
 }
 
@@ -203,10 +205,8 @@ impl Info {
 /// How a receiver is called.
 pub(crate) type SyncCall<S, M> =
     for<'a, 'c> fn(<S as Signal>::Event<'a, M>, Cx<'a, 'c>) -> Result<(), BoxError>;
-pub(crate) type AsyncCall<S, M> = for<'a, 'c> fn(
-    <S as Signal>::Event<'a, M>,
-    Cx<'a, 'c>,
-) -> BoxFuture<'a, Result<(), BoxError>>;
+pub(crate) type AsyncCall<S, M> =
+    for<'a, 'c> fn(<S as Signal>::Event<'a, M>, Cx<'a, 'c>) -> BoxFuture<'a, Result<(), BoxError>>;
 type Keep<S, M> = for<'e> fn(&<S as Signal>::Event<'e, M>) -> <S as Signal>::Kept<M>;
 
 /// A receiver of the signal `S` from the model `M`.

@@ -42,11 +42,15 @@ impl Registry {
     fn collect() -> Self {
         let mut registrations: Vec<_> = inventory::iter::<Registration>.into_iter().collect();
         // The linker's order is nobody's: lower `order` first, then by name, which begins with the module's path.
-        registrations.sort_by_key(|r| (r.info.order, module(r.info.name), r.info.file, r.info.line));
+        registrations
+            .sort_by_key(|r| (r.info.order, module(r.info.name), r.info.file, r.info.line));
         let all = registrations.iter().map(|r| r.info).collect();
         let mut by_sender: HashMap<_, Vec<_>> = HashMap::new();
         for registration in registrations {
-            by_sender.entry((registration.signal, registration.sender)).or_default().push(registration);
+            by_sender
+                .entry((registration.signal, registration.sender))
+                .or_default()
+                .push(registration);
         }
         Self { all, by_sender }
     }

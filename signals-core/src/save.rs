@@ -1,8 +1,6 @@
 use std::marker::PhantomData;
 
-use sqlx::SqlStr;
-
-use crate::backend::{AnyRow, Backend, DatabaseKind, Statement};
+use crate::backend::{AnyRow, Backend, DatabaseKind};
 use crate::conn::Conn;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
@@ -10,7 +8,7 @@ use crate::executor::Source;
 use crate::model::{Model, Saved};
 use crate::read;
 use crate::signal::{PostSave, PreSave, post_save, pre_save};
-use crate::store::{Bind, Route, Statements, arguments};
+use crate::store::{Bind, Route, Statements, statement};
 use crate::table::Pair;
 use crate::transaction::Deferred;
 use crate::unit::{Doubt, Needs, Scene, Unit, perform};
@@ -113,13 +111,9 @@ async fn store<M: Model, R: Route<M>>(
         if verb == Verb::Update {
             return Err(read::not_found::<M>(None));
         }
-        let mut key = None;
-        run(conn, M::STATEMENTS.insert, &|args| R::bind(model, args), &mut |row| {
-            key = Some(R::load_key(&row));
-        })
-        .await?;
-        let key = key.ok_or(Error::NotStored { model: M::NAME })?.map_err(Error::Database)?;
-        model.__set_pk(Some(key));
+        let row = run_one(conn, M::STATEMENTS.insert, &|args| R::bind(model, args)).await?;
+        let row = row.ok_or(Error::NotStored { model: M::NAME })?;
+        model.__set_pk(Some(R::load_key(&row)?));
         return Ok(true);
     };
     let row: &M = model;
@@ -146,14 +140,13 @@ async fn store_with_key(
     verb: Verb,
     bind: Bind<'_>,
 ) -> Result<Option<Stored>> {
-    let none = &mut |_| ();
     match verb {
         Verb::Insert => {
-            let rows = run(conn, sql.insert_with_key, bind, none).await?;
+            let rows = run(conn, sql.insert_with_key, bind).await?;
             return Ok((rows > 0).then_some(Stored::Created));
         }
         Verb::Update => {
-            let rows = run(conn, sql.update, bind, none).await?;
+            let rows = run(conn, sql.update, bind).await?;
             return Ok((rows > 0).then_some(Stored::Updated));
         }
         Verb::Save => {}
@@ -162,18 +155,16 @@ async fn store_with_key(
     for _ in 0..ATTEMPTS {
         match conn.kind() {
             DatabaseKind::Sqlite => {
-                if run(conn, sql.update, bind, none).await? > 0 {
+                if run(conn, sql.update, bind).await? > 0 {
                     return Ok(Some(Stored::Updated));
                 }
-                if run(conn, sql.insert_or_nothing, bind, none).await? > 0 {
+                if run(conn, sql.insert_or_nothing, bind).await? > 0 {
                     return Ok(Some(Stored::Created));
                 }
             }
             DatabaseKind::Postgres => {
-                let mut stored = None;
-                run(conn, sql.save, bind, &mut |row| stored = Some(flag(&row))).await?;
-                if let Some(created) = stored {
-                    let created = created?;
+                if let Some(row) = run_one(conn, sql.save, bind).await? {
+                    let created = flag(&row)?;
                     return Ok(Some(if created { Stored::Created } else { Stored::Updated }));
                 }
             }
@@ -182,14 +173,18 @@ async fn store_with_key(
     Ok(None)
 }
 
-pub(crate) async fn run(
+/// Runs a statement, and returns the number of rows affected.
+pub(crate) async fn run(conn: &mut Conn<'_>, sql: &'static str, bind: Bind<'_>) -> Result<u64> {
+    conn.run(statement(conn, sql, bind)?, &mut |_| ()).await
+}
+
+/// Runs a statement of at most one row.
+pub(crate) async fn run_one(
     conn: &mut Conn<'_>,
     sql: &'static str,
     bind: Bind<'_>,
-    sink: &mut (dyn FnMut(AnyRow) + Send),
-) -> Result<u64> {
-    let args = arguments(conn.kind(), bind)?;
-    conn.run(Statement { sql: SqlStr::from_static(sql), args }, sink).await
+) -> Result<Option<AnyRow>> {
+    conn.run_one(statement(conn, sql, bind)?).await
 }
 
 /// The first column of a row, as a truth value.

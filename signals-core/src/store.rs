@@ -1,7 +1,8 @@
 use sqlx::error::BoxDynError;
-use sqlx::{Decode, Encode, Type};
+use sqlx::{Decode, Encode, SqlStr, Type};
 
-use crate::backend::{AnyRow, Arguments, Backend, DatabaseKind};
+use crate::backend::{AnyRow, Arguments, Backend, Statement};
+use crate::conn::Conn;
 use crate::model::Model;
 
 /// A type that a column of this database can have.
@@ -100,8 +101,24 @@ pub(crate) mod enabled {
     use super::*;
     use crate::query::BindsIn;
 
-    stored_in!("sqlite", Sqlite, sqlx::sqlite::SqliteRow, InSqlite, SqliteValue, InSqliteRow, BindsInSqlite);
-    stored_in!("postgres", Postgres, sqlx::postgres::PgRow, InPostgres, PostgresValue, InPostgresRow, BindsInPostgres);
+    stored_in!(
+        "sqlite",
+        Sqlite,
+        sqlx::sqlite::SqliteRow,
+        InSqlite,
+        SqliteValue,
+        InSqliteRow,
+        BindsInSqlite
+    );
+    stored_in!(
+        "postgres",
+        Postgres,
+        sqlx::postgres::PgRow,
+        InPostgres,
+        PostgresValue,
+        InPostgresRow,
+        BindsInPostgres
+    );
 }
 
 /// A model that every database of this build can store, and so a [`Db`](crate::Db) and a [`Conn`](crate::Conn).
@@ -212,11 +229,15 @@ pub struct Statements {
 /// Binds a model's values for whichever database the arguments are for, without its type.
 pub(crate) type Bind<'b> = &'b (dyn Fn(&mut Arguments) -> Result<(), BoxDynError> + Sync);
 
-/// The arguments that `bind` adds.
-pub(crate) fn arguments(kind: DatabaseKind, bind: Bind<'_>) -> Result<Arguments, sqlx::Error> {
-    let mut args = Arguments::new(kind);
+/// A statement of a model, with the arguments that `bind` adds.
+pub(crate) fn statement(
+    conn: &Conn<'_>,
+    sql: &'static str,
+    bind: Bind<'_>,
+) -> Result<Statement, sqlx::Error> {
+    let mut args = Arguments::new(conn.kind());
     bind(&mut args).map_err(sqlx::Error::Encode)?;
-    Ok(args)
+    Ok(Statement { sql: SqlStr::from_static(sql), args })
 }
 
 /// A value that goes into a statement of this database, for the fields that are stored as something else.

@@ -145,7 +145,9 @@ impl<'c> Transaction<'c> {
             let conn = std::mem::replace(&mut tx.conn, Conn::gone());
             let conn = hold.then_some(conn);
             let committed = match committed {
-                Ok(deferred) => Ok(Committed { errors: run_all(deferred, End::Committed, None).await }),
+                Ok(deferred) => {
+                    Ok(Committed { errors: run_all(deferred, End::Committed, None).await })
+                }
                 Err(error) => Err(error),
             };
             (committed, conn)
@@ -252,7 +254,8 @@ impl Drop for Transaction<'_> {
         if deferred.is_empty() {
             return;
         }
-        let own = if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
+        let own =
+            if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
         if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(async move {
                 // On Postgres the rollback is only queued so far.
@@ -295,7 +298,8 @@ struct Opening<'o, 'c> {
 impl Drop for Opening<'_, '_> {
     fn drop(&mut self) {
         if self.armed && self.conn.kind() == DatabaseKind::Postgres {
-            self.conn.abandon("the beginning of a savepoint failed, or was dropped before it was done");
+            self.conn
+                .abandon("the beginning of a savepoint failed, or was dropped before it was done");
         }
     }
 }

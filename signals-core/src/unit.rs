@@ -275,7 +275,9 @@ impl Drop for Doubt<'_, '_> {
     fn drop(&mut self) {
         if self.armed {
             let (verb, model) = (self.verb, self.model);
-            self.conn.scope.fail(|| format!("the {verb} of a `{model}` was dropped before it was done"));
+            self.conn
+                .scope
+                .fail(|| format!("the {verb} of a `{model}` was dropped before it was done"));
         }
     }
 }

@@ -82,7 +82,9 @@ pub(crate) fn string(name: &Ident, input: ParseStream<'_>) -> Result<LitStr> {
 /// The path in `crate = "path"`.
 pub(crate) fn path(name: &Ident, input: ParseStream<'_>) -> Result<Path> {
     let text = string(name, input)?;
-    text.parse().map_err(|_| Error::new(text.span(), "expected the path of a crate, as `crate = \"my_crate::signals\"`"))
+    text.parse().map_err(|_| {
+        Error::new(text.span(), "expected the path of a crate, as `crate = \"my_crate::signals\"`")
+    })
 }
 
 /// Skips what is left of an option that is not known, up to the comma.

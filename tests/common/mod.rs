@@ -61,10 +61,18 @@ impl TestDb {
         use sqlx::{AssertSqlSafe, Connection};
 
         let (url, name) = (postgres_url(), name(test));
-        let mut admin = sqlx::PgConnection::connect(&url).await.expect("DATABASE_URL leads to a server");
-        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
+        let mut admin =
+            sqlx::PgConnection::connect(&url).await.expect("DATABASE_URL leads to a server");
+        sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
+            .execute(&mut admin)
+            .await
+            .unwrap();
         let url = with_database(&url, &name);
         Self { db: Db::connect(&url).await.unwrap(), url, name }
+    }
+
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Removes the database. A test that panics does not come here.
@@ -89,7 +97,8 @@ impl TestDb {
 
 fn name(test: &str) -> String {
     let name = test.rsplit("::").next().unwrap();
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let nanos =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
     format!("{}_{:x}", &name[..name.len().min(40)], nanos & 0xffff_ffff_ffff)
 }
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex};
 
 use sqlx_signals::Db;
-use sqlx_signals::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx_signals::sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
@@ -36,16 +36,24 @@ impl Proxy {
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 client.set_nodelay(true).unwrap();
-                let (log, cutter, options) = (Arc::clone(&log), Arc::clone(&cutter), options.clone());
+                let (log, cutter, options) =
+                    (Arc::clone(&log), Arc::clone(&cutter), options.clone());
                 tokio::spawn(async move {
                     let relay = async {
                         let (host, port) = (options.get_host().to_owned(), options.get_port());
-                        match options.get_socket().cloned().or(host.starts_with('/').then(|| host.clone().into())) {
+                        match options
+                            .get_socket()
+                            .cloned()
+                            .or(host.starts_with('/').then(|| host.clone().into()))
+                        {
                             Some(dir) => {
                                 let path = dir.join(format!(".s.PGSQL.{port}"));
                                 relay(client, UnixStream::connect(path).await.unwrap(), log).await;
                             }
-                            None => relay(client, TcpStream::connect((host, port)).await.unwrap(), log).await,
+                            None => {
+                                relay(client, TcpStream::connect((host, port)).await.unwrap(), log)
+                                    .await
+                            }
                         }
                     };
                     tokio::select! { () = relay => {}, () = cutter.notified() => {} }
@@ -60,14 +68,11 @@ impl Proxy {
         let query = "sslmode=disable";
         let (base, _) = url.split_once('?').unwrap_or((url, ""));
         let (server, name) = base.rsplit_once('/').unwrap();
-        let user = server.rsplit_once("//").unwrap().1.rsplit_once('@').unwrap_or(("postgres", "")).0;
-        Db::connect(&format!("postgres://{user}@127.0.0.1:{}/{name}?{query}", self.port)).await.unwrap()
-    }
-
-    /// A pool of sqlx through the proxy.
-    pub async fn pool(&self, url: &str, options: PgPoolOptions) -> sqlx_signals::sqlx::PgPool {
-        let connect = PgConnectOptions::from_str(url).unwrap().host("127.0.0.1").port(self.port);
-        options.connect_with(connect).await.unwrap()
+        let user =
+            server.rsplit_once("//").unwrap().1.rsplit_once('@').unwrap_or(("postgres", "")).0;
+        Db::connect(&format!("postgres://{user}@127.0.0.1:{}/{name}?{query}", self.port))
+            .await
+            .unwrap()
     }
 
     pub fn take(&self) -> Said {
@@ -130,7 +135,9 @@ impl Parser {
         let head = |started| if started { 1 } else { 0 };
         loop {
             let at = head(self.started);
-            let Some(length) = self.bytes.get(at..at + 4) else { return };
+            let Some(length) = self.bytes.get(at..at + 4) else {
+                return;
+            };
             let length = at + u32::from_be_bytes(length.try_into().unwrap()) as usize;
             if self.bytes.len() < length {
                 return;

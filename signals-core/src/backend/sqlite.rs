@@ -1,7 +1,9 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
+};
 use sqlx::{Decode, Row, Sqlite, SqlitePool, Type};
 
 use super::{AnyRow, Arguments, Backend, DatabaseKind};
@@ -43,7 +45,8 @@ impl Backend for Sqlite {
 /// A pool for `url`. A file is created where there is none and no `mode=` says otherwise, and gets WAL; a database in
 /// memory is one connection that never closes, because it would be gone with its last connection.
 pub(crate) async fn open(url: &str) -> Result<SqlitePool> {
-    let options = SqliteConnectOptions::from_str(url)?.busy_timeout(BUSY_TIMEOUT).foreign_keys(true);
+    let options =
+        SqliteConnectOptions::from_str(url)?.busy_timeout(BUSY_TIMEOUT).foreign_keys(true);
     // sqlx has no getter for these; its URL has `mode` in the query and nowhere else.
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let has = |param: &str| query.split('&').any(|p| p == param);

@@ -51,7 +51,8 @@ impl<'i> Model<'i> {
         let mut mistakes = Mistakes::default();
         let attrs = StructAttrs::read(&input.attrs, &mut mistakes);
         if !input.generics.params.is_empty() {
-            mistakes.at(input.generics.span(), "a model has no generic parameters: it is one table");
+            mistakes
+                .at(input.generics.span(), "a model has no generic parameters: it is one table");
         }
 
         let mut columns = Vec::new();
@@ -134,7 +135,8 @@ fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) -> bool {
     ];
     for (name, span) in conflicts {
         if let (true, Some(span)) = (attrs.skip.is_set(), span) {
-            mistakes.at(span, format_args!("a field with `skip` is no column, and has no `{name}`"));
+            mistakes
+                .at(span, format_args!("a field with `skip` is no column, and has no `{name}`"));
         }
     }
     if let (Some(_), Some(span)) = (attrs.primary_key.span(), attrs.json.span()) {
@@ -170,7 +172,8 @@ fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {
     let mut seen: HashMap<&str, Span> = HashMap::new();
     for column in columns {
         if seen.insert(&column.name, column.ident.span()).is_some() {
-            let message = format_args!("a second field for the column `{}`", column.name).to_string();
+            let message =
+                format_args!("a second field for the column `{}`", column.name).to_string();
             mistakes.at(column.ident.span(), message);
         }
     }
@@ -180,7 +183,9 @@ fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {
 fn option_of(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last()?;
-    let PathArguments::AngleBracketed(args) = &last.arguments else { return None };
+    let PathArguments::AngleBracketed(args) = &last.arguments else {
+        return None;
+    };
     match args.args.first()? {
         GenericArgument::Type(inner) if last.ident == "Option" => Some(inner),
         _ => None,

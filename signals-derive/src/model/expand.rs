@@ -12,8 +12,17 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     let p = private(model.krate.as_ref());
     let name = ident.unraw().to_string();
     let names = columns.iter().map(|c| &c.name);
-    let Sql { insert, insert_with_key, insert_or_nothing, update, save, delete, select, find, count } =
-        sql::statements(model);
+    let Sql {
+        insert,
+        insert_with_key,
+        insert_or_nothing,
+        update,
+        save,
+        delete,
+        select,
+        find,
+        count,
+    } = sql::statements(model);
 
     let consts = columns.iter().map(|column| {
         let name = &column.name;
@@ -33,8 +42,13 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
         let ty = stored_as(c);
         field(c, &quote!(<__DB as __p::Backend>::get::<#ty>(row, #i)?))
     });
-    let load_key = key.types.iter().enumerate().map(|(i, ty)| quote!(<__DB as __p::Backend>::get::<#ty>(row, #i)?));
-    let load_key = if key.types.len() == 1 { quote!(#(#load_key)*) } else { quote!((#(#load_key),*)) };
+    let load_key = key
+        .types
+        .iter()
+        .enumerate()
+        .map(|(i, ty)| quote!(<__DB as __p::Backend>::get::<#ty>(row, #i)?));
+    let load_key =
+        if key.types.len() == 1 { quote!(#(#load_key)*) } else { quote!((#(#load_key),*)) };
     let from_row = columns.iter().map(|c| {
         let (ty, name) = (stored_as(c), &c.name);
         field(c, &quote!(__p::Row::try_get::<#ty, _>(row, #name)?))
@@ -199,7 +213,9 @@ fn bounds(columns: &[Column<'_>], db: &TokenStream, writes: bool) -> TokenStream
         bounds.extend(quote_spanned!(span=> #ty: __p::Field<#db>,));
         if let (Role::Json, true) = (column.role, writes) {
             let inner = column.ty;
-            bounds.extend(quote_spanned!(span=> for<'__j> __p::Json<&'__j #inner>: __p::Encodes<'__j, #db>,));
+            bounds.extend(
+                quote_spanned!(span=> for<'__j> __p::Json<&'__j #inner>: __p::Encodes<'__j, #db>,),
+            );
         }
     }
     bounds

@@ -36,8 +36,11 @@ pub(crate) struct Function {
 
 impl Parse for Function {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let read =
-            Self { attrs: input.call(Attribute::parse_outer)?, vis: input.parse()?, sig: input.parse()? };
+        let read = Self {
+            attrs: input.call(Attribute::parse_outer)?,
+            vis: input.parse()?,
+            sig: input.parse()?,
+        };
         input.parse::<TokenStream>()?;
         Ok(read)
     }
@@ -78,12 +81,24 @@ impl Receiver {
     pub(crate) fn read(args: TokenStream, item: TokenStream) -> Result<Self> {
         let function: Function = syn::parse2(item)?;
         let options: Options = syn::parse2(args)?;
-        let Options { signal, sender, on_commit, on_rollback, created, updated, order, krate, mut mistakes } =
-            options;
+        let Options {
+            signal,
+            sender,
+            on_commit,
+            on_rollback,
+            created,
+            updated,
+            order,
+            krate,
+            mut mistakes,
+        } = options;
 
         check(&function, &mut mistakes);
         if let (true, Some(span)) = (on_commit.is_set(), on_rollback.span()) {
-            mistakes.at(span, "a receiver runs `on_commit` or `on_rollback`, not both: make it two receivers");
+            mistakes.at(
+                span,
+                "a receiver runs `on_commit` or `on_rollback`, not both: make it two receivers",
+            );
         }
         if let (true, Some(span)) = (created.is_set(), updated.span()) {
             mistakes.at(span, "`created` and `updated` together are every save: leave both out");

@@ -26,7 +26,8 @@ impl Parse for Options {
         if input.is_empty() {
             return Err(input.error(FORM));
         }
-        let signal: Path = input.call(Path::parse_mod_style).map_err(|e| Error::new(e.span(), FORM))?;
+        let signal: Path =
+            input.call(Path::parse_mod_style).map_err(|e| Error::new(e.span(), FORM))?;
         if input.peek(Token![=]) {
             return Err(Error::new_spanned(&signal, FORM));
         }

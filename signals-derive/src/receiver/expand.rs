@@ -20,16 +20,20 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
         Phase::OnCommit => quote!(OnCommit),
         Phase::OnRollback => quote!(OnRollback),
     };
-    let created = receiver.created.map(|created| quote_spanned!(signal.span()=> .created::<#signal>(#created)));
+    let created = receiver
+        .created
+        .map(|created| quote_spanned!(signal.span()=> .created::<#signal>(#created)));
     let deferred = match receiver.phase {
         Phase::InTransaction => None,
         _ => Some(quote_spanned!(sender.span()=> .deferred())),
     };
 
-    let takes = function.parameters().map(|ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase, _>(&mut __cx)?));
-    let connections = function.parameters().map(|ty| {
-        quote_spanned!(ty.span()=> __p::takes_connection::<__p::phase::#phase, #ty>())
-    });
+    let takes = function
+        .parameters()
+        .map(|ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase, _>(&mut __cx)?));
+    let connections = function
+        .parameters()
+        .map(|ty| quote_spanned!(ty.span()=> __p::takes_connection::<__p::phase::#phase, #ty>()));
     let returned = match &function.sig.output {
         ReturnType::Default => ident.span(),
         ReturnType::Type(_, ty) => ty.span(),
@@ -37,7 +41,11 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
     let called = quote_spanned!(function.sig.inputs.first().span()=> #ident(__event #(, #takes)*));
     let (constructor, returns, body) = if function.sig.asyncness.is_some() {
         let body = quote_spanned!(returned=> __p::returned(#called.await));
-        (quote!(future), quote!(__p::Called<'a>), quote_spanned!(ident.span()=> __p::Box::pin(async move { #body })))
+        (
+            quote!(future),
+            quote!(__p::Called<'a>),
+            quote_spanned!(ident.span()=> __p::Box::pin(async move { #body })),
+        )
     } else {
         let body = quote_spanned!(returned=> __p::returned(#called));
         (quote!(sync), quote!(__p::Returned), body)

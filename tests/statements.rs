@@ -1,0 +1,209 @@
+//! What goes over the wire, and what is allocated, for one save.
+#![allow(missing_docs)]
+
+mod common;
+
+use sqlx_signals::prelude::*;
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "users")]
+struct User {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+fn user() -> User {
+    User { id: None, name: "Ann".to_owned(), email: "ann@example.org".to_owned() }
+}
+
+/// As `User`, with a receiver that writes.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users")]
+struct Member {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+fn member(name: &str) -> Member {
+    Member { id: None, name: name.to_owned(), email: String::new() }
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "profiles")]
+struct Profile {
+    id: Option<i64>,
+    user_id: i64,
+}
+
+#[receiver(pre_save, sender = Member)]
+fn veto(save: PreSave<'_, Member>) -> Result<(), &'static str> {
+    if save.instance.name == "vetoed" { Err("vetoed") } else { Ok(()) }
+}
+
+#[receiver(post_save, sender = Member)]
+async fn create_profile(saved: PostSave<'_, Member>, conn: &mut Conn<'_>) -> Result<()> {
+    Profile { id: None, user_id: saved.pk() }.save(conn).await?;
+    Ok(())
+}
+
+/// As `User`, with nothing but a receiver after the commit.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users")]
+struct Guest {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+#[receiver(post_save, sender = Guest, on_commit)]
+async fn greet(_: PostSave<'_, Guest>) {}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "settings")]
+struct Setting {
+    #[model(primary_key)]
+    name: String,
+    value: i64,
+}
+
+async fn tables(db: &Db) {
+    common::table(db, "users", "name TEXT NOT NULL, email TEXT NOT NULL").await;
+    common::table(db, "profiles", "user_id BIGINT NOT NULL").await;
+    common::execute(db, "CREATE TABLE settings (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
+        .await;
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use super::*;
+    use crate::common::proxy::{Proxy, Said};
+
+    const INSERT_USER: &str =
+        r#"INSERT INTO "users" ("name", "email") VALUES ($1, $2) RETURNING "id""#;
+    const INSERT_PROFILE: &str = r#"INSERT INTO "profiles" ("user_id") VALUES ($1) RETURNING "id""#;
+
+    /// What one operation says on a warm pool.
+    async fn said<T>(proxy: &Proxy, db: &Db, operation: impl Future<Output = Result<T>>) -> Said {
+        // The ping with which sqlx takes a connection back must not fall into it.
+        crate::common::until(|| {
+            db.postgres().unwrap().num_idle() as u32 == db.postgres().unwrap().size()
+        })
+        .await;
+        proxy.take();
+        operation.await.unwrap();
+        let mut said = proxy.take();
+        // That ping may have come already.
+        if said.statements.last().is_some_and(|last| last == "ping") {
+            said.statements.pop();
+            said.round_trips -= 1;
+        }
+        said
+    }
+
+    #[tokio::test]
+    async fn one_save_says_no_more_than_it_must() {
+        let test = common::TestDb::postgres("statements").await;
+        tables(&test.db).await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = proxy.db(&test.url).await;
+        let db = &proxy.db(&test.url).await;
+        let mut setting = Setting { name: "a".to_owned(), value: 1 };
+        let mut ann = user();
+        // One connection, that has prepared every statement.
+        for _ in 0..2 {
+            said(&proxy, db, ann.save(db)).await;
+            said(&proxy, db, user().save(db)).await;
+            said(&proxy, db, member("Bob").save(db)).await;
+            said(&proxy, db, setting.save(db)).await;
+            said(&proxy, db, setting.delete(db)).await;
+            said(&proxy, db, User::find(db, 1)).await;
+        }
+        assert_eq!(db.postgres().unwrap().size(), 1);
+        let mut new = user();
+        let insert = said(&proxy, db, new.save(db)).await;
+        assert_eq!(
+            (&insert.statements[..], insert.round_trips),
+            (&[INSERT_USER.to_owned()][..], 1)
+        );
+
+        let update = said(&proxy, db, new.save(db)).await;
+        assert_eq!((update.statements.len(), update.round_trips), (1, 1), "{update:?}");
+        setting.name = "new".to_owned();
+        for _ in 0..2 {
+            let save = said(&proxy, db, setting.save(db)).await;
+            assert_eq!((save.statements.len(), save.round_trips), (1, 1), "{save:?}");
+        }
+        let delete = said(&proxy, db, setting.delete(db)).await;
+        assert_eq!(
+            (&delete.statements[..], delete.round_trips),
+            (&[r#"DELETE FROM "settings" WHERE "name" = $1"#.to_owned()][..], 1)
+        );
+        let find = said(&proxy, db, User::find(db, 1)).await;
+        assert_eq!((find.statements.len(), find.round_trips), (1, 1));
+
+        let mut bob = member("Bob");
+        let with_receivers = said(&proxy, db, bob.save(db)).await;
+        assert_eq!(with_receivers.statements, ["BEGIN", INSERT_USER, INSERT_PROFILE, "COMMIT"]);
+        assert_eq!(with_receivers.round_trips, 4);
+
+        let mut guest = Guest { id: None, name: String::new(), email: String::new() };
+        let waiting = said(&proxy, db, guest.save(db)).await;
+        assert_eq!(waiting.statements, [INSERT_USER], "who only waits needs no transaction");
+
+        let vetoed =
+            said(&proxy, db, async { Ok(member("vetoed").save(db).await.unwrap_err()) }).await;
+        assert_eq!(vetoed.statements, [""; 0], "a veto sends nothing");
+        test.passed().await;
+    }
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use super::*;
+    use crate::common::Log;
+    use sqlx_signals::sqlx::SqliteConnection;
+
+    /// Writes down every row that is written and every commit, as SQLite itself reports them.
+    async fn observed(conn: &mut SqliteConnection) -> Log {
+        let log = Log::default();
+        let mut handle = conn.lock_handle().await.unwrap();
+        let (writes, commits, rollbacks) = (log.clone(), log.clone(), log.clone());
+        handle.set_update_hook(move |change| {
+            writes.push(format!("{:?} {}", change.operation, change.table))
+        });
+        handle.set_commit_hook(move || {
+            commits.push("commit");
+            true
+        });
+        handle.set_rollback_hook(move || rollbacks.push("rollback"));
+        log
+    }
+
+    #[tokio::test]
+    async fn one_save_is_one_transaction() {
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        tables(&db).await;
+        let log = observed(db.acquire().await.unwrap().sqlite().unwrap()).await;
+        user().save(&db).await.unwrap();
+        assert_eq!(log.take(), ["Insert users", "commit"]);
+        member("Bob").save(&db).await.unwrap();
+        assert_eq!(log.take(), ["Insert users", "Insert profiles", "commit"]);
+        member("vetoed").save(&db).await.unwrap_err();
+        assert_eq!(log.take(), [""; 0]);
+        let mut setting = Setting { name: "a".to_owned(), value: 1 };
+        setting.save(&db).await.unwrap();
+        // An UPDATE that finds nothing is a transaction of its own to SQLite.
+        let writes =
+            |log: Vec<String>| log.into_iter().filter(|e| e != "commit").collect::<Vec<_>>();
+        assert_eq!(writes(log.take()), ["Insert settings"]);
+        setting.save(&db).await.unwrap();
+        assert_eq!(log.take(), ["Update settings", "commit"]);
+        let mut tx = db.begin().await.unwrap();
+        member("Bob").save(&mut tx).await.unwrap();
+        user().save(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(log.take(), ["Insert users", "Insert profiles", "Insert users", "commit"]);
+    }
+}
