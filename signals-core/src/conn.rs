@@ -445,7 +445,8 @@ impl<'c> Conn<'c> {
             }
             if let Some(db) = &self.scope.db {
                 context::check_not_held(db.pool_id())?;
-                **slot = Some(db.pooled().await?);
+                // On the heap, or every statement's future had room for it.
+                **slot = Some(Box::pin(db.pooled()).await?);
             }
         }
         Ok(())

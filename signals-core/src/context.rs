@@ -12,7 +12,7 @@ tokio::task_local! {
     static CURRENT: Current;
 }
 
-static LIMIT: AtomicUsize = AtomicUsize::new(32);
+static LIMIT: AtomicUsize = AtomicUsize::new(16);
 
 /// A pool, told from others by its address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -27,7 +27,7 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
         doubt.end(done)?
     } else {
         let mut unit = Delete { deleted: false, pair, route: PhantomData::<fn() -> R> };
-        Box::pin(perform(&mut unit, model, source)).await?;
+        perform(&mut unit, model, source).await?;
         unit.deleted
     };
     model.__set_pk(None);

@@ -37,8 +37,7 @@ pub(crate) async fn save<M: Model, R: Route<M>>(
         return Ok(Saved { created: doubt.end(done)? });
     }
     let mut unit = Save { verb, created: false, pair, route: PhantomData::<fn() -> R> };
-    // On the heap: a program has many futures that contain a save, and most have no receivers.
-    Box::pin(perform(&mut unit, model, source)).await?;
+    perform(&mut unit, model, source).await?;
     Ok(Saved { created: unit.created })
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 use crate::conn::Conn;
 use crate::context::Call as Operation;
 use crate::db::Db;
@@ -61,52 +63,53 @@ pub(crate) struct Scene {
 }
 
 /// Performs a write that has receivers.
-pub(crate) async fn perform<M: Model, U: Unit<M>>(
-    unit: &mut U,
-    model: &mut M,
-    source: Source<'_>,
-) -> Result<()> {
+///
+/// On the heap: a program has many futures that contain a save, and most have no receivers. A receiver that saves is
+/// polled inside the save that it receives, and what is on the heap is not on the stack.
+pub(crate) fn perform<'u, M: Model, U: Unit<M>>(
+    unit: &'u mut U,
+    model: &'u mut M,
+    source: Source<'u>,
+) -> BoxFuture<'u, Result<()>> {
     let (db, pool) = (source.db(), source.pool_id());
-    let enter = || Operation::enter(U::VERB, M::NAME, pool);
-    let mut row = Row::of(model);
-    let done = match source {
-        Source::Conn(mut conn) if conn.in_transaction() => {
-            let doubt = Doubt::of(&mut conn, U::VERB, M::NAME);
-            let done = async {
-                let scene = Scene { db, operation: enter()? };
-                inside(unit, &mut row, doubt.conn, &scene).await
-            };
-            let done = done.await;
-            doubt.end(done)
-        }
-        source => outside(unit, &mut row, source, &Scene { db, operation: enter()? }).await,
-    };
-    // Where nobody knows whether the row is stored, its key is what a second save needs.
-    if done.is_ok() || matches!(done, Err(Error::CommitUnknown(_))) {
-        row.keep();
+    let scene = Operation::enter(U::VERB, M::NAME, pool).map(|operation| Scene { db, operation });
+    match source {
+        Source::Conn(conn) if conn.in_transaction() => Box::pin(inside(unit, model, conn, scene)),
+        source => Box::pin(async move { outside(unit, model, source, &scene?).await }),
     }
-    done
 }
 
 /// In a transaction that is somebody else's to end.
 async fn inside<M: Model, U: Unit<M>>(
     unit: &mut U,
-    row: &mut Row<'_, M>,
-    conn: &mut Conn<'_>,
-    scene: &Scene,
+    model: &mut M,
+    mut conn: Conn<'_>,
+    scene: Result<Scene>,
 ) -> Result<()> {
-    check_observable::<M>(unit.needs(), conn)?;
-    unit.before(row.model, Some(&mut *conn), scene).await?;
-    write(unit, row, conn, scene).await
+    let mut row = Row::of(model);
+    let doubt = Doubt::of(&mut conn, U::VERB, M::NAME);
+    let done = async {
+        let scene = scene?;
+        check_observable::<M>(unit.needs(), doubt.conn)?;
+        unit.before(row.model, Some(&mut *doubt.conn), &scene).await?;
+        write(unit, row.model, doubt.conn, &scene).await
+    };
+    let done = done.await;
+    let done = doubt.end(done);
+    if done.is_ok() {
+        row.keep();
+    }
+    done
 }
 
 /// Where there is no transaction of ours yet.
 async fn outside<M: Model, U: Unit<M>>(
     unit: &mut U,
-    row: &mut Row<'_, M>,
+    model: &mut M,
     source: Source<'_>,
     scene: &Scene,
 ) -> Result<()> {
+    let mut row = Row::of(model);
     let needs = unit.needs();
     let source = match source {
         Source::Conn(mut conn) => {
@@ -119,16 +122,20 @@ async fn outside<M: Model, U: Unit<M>>(
     if !needs.connection_before {
         unit.before(row.model, None, scene).await?;
     }
-    let conn = source.acquire().await?;
+    let conn = Box::pin(source.acquire()).await?;
     if !needs.transaction {
-        return alone(unit, row, conn, scene).await;
+        let done = alone(unit, row.model, conn, scene).await;
+        if done.is_ok() {
+            row.keep();
+        }
+        return done;
     }
     let mut tx = Transaction::open(conn).await?;
     let done = async {
         if needs.connection_before {
             unit.before(row.model, Some(&mut *tx), scene).await?;
         }
-        write(unit, row, &mut tx, scene).await
+        write(unit, row.model, &mut tx, scene).await
     };
     match done.await {
         Ok(()) => {
@@ -153,30 +160,30 @@ async fn outside<M: Model, U: Unit<M>>(
 /// The statement and those after it.
 async fn write<M: Model, U: Unit<M>>(
     unit: &mut U,
-    row: &mut Row<'_, M>,
+    model: &mut M,
     conn: &mut Conn<'_>,
     scene: &Scene,
 ) -> Result<()> {
-    unit.write(row.model, conn).await?;
+    unit.write(model, conn).await?;
     // Ahead of those that run now, whose own writes come after this one.
-    if let Some(postponed) = unit.postponed(row.model, scene) {
+    if let Some(postponed) = unit.postponed(model, scene) {
         conn.scope.defer(postponed);
     }
-    unit.after(row.model, conn, scene).await
+    unit.after(model, conn, scene).await
 }
 
 /// One statement that commits itself, and then those that waited for it.
 async fn alone<M: Model, U: Unit<M>>(
     unit: &mut U,
-    row: &mut Row<'_, M>,
+    model: &mut M,
     mut conn: Conn<'_>,
     scene: &Scene,
 ) -> Result<()> {
-    let copy = unit.needs().deferred.and_then(|_| unit.copy(row.model));
+    let copy = unit.needs().deferred.and_then(|_| unit.copy(model));
     let detached = if copy.is_some() { conn.detach() } else { None };
     let (Some(mut copy), Some(mut own)) = (copy, detached) else {
-        unit.write(row.model, &mut conn).await?;
-        if let Some(postponed) = unit.postponed(row.model, scene) {
+        unit.write(model, &mut conn).await?;
+        if let Some(postponed) = unit.postponed(model, scene) {
             postponed.run(End::Committed, None).await;
         }
         return Ok(());
@@ -202,7 +209,7 @@ async fn alone<M: Model, U: Unit<M>>(
     }
     done?;
     *unit = writer;
-    row.model.__set_pk(copy.pk());
+    model.__set_pk(copy.pk());
     Ok(())
 }
 
