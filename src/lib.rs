@@ -1,15 +1,85 @@
-//! stub
-#[doc(hidden)]
-pub use sqlx_signals_core::private as __private;
+#![doc = include_str!("../README.md")]
+
 pub use sqlx_signals_core::{
     Column, Committed, Conn, DatabaseKind, Db, Deferrable, Error, Executor, Key, Model, Outcome,
     Parameter, Phase, Portable, PostDelete, PostSave, PreDelete, PreSave, Query, Receiver,
     ReceiverError, ReceiverInfo, Registry, Result, Row, Saved, Signal, Sql, Transaction, Value,
     phase, post_delete, post_save, pre_delete, pre_save, registry, sqlx,
 };
-pub use sqlx_signals_derive::{Model, receiver};
 
-/// prelude
+/// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.
+///
+/// | attribute | on | meaning |
+/// |---|---|---|
+/// | `table = "users"`, `table = "schema.users"` | struct | the table; else the struct's name in snake_case |
+/// | `rename_all = "camelCase"` | struct | columns from field names, in the cases of serde and sqlx |
+/// | `crate = "path"` | struct | where `sqlx_signals` is, for a crate that re-exports it |
+/// | `primary_key` | field | part of the key; without any, the field `id` is the key |
+/// | `column = "e_mail"` | field | the column's name; wins over `rename_all` |
+/// | `skip` | field | not a column; `Default::default()` on load |
+/// | `json` | field | stored as JSON through serde (feature `json`) |
+///
+/// A key that is written as `Option<T>` is given by the database; any other, and every composite key, by the program.
+///
+/// Each column is a constant of the struct, of its visibility, in upper case: `User::EMAIL`, a [`Column<User>`].
+///
+/// ```
+/// use sqlx_signals::prelude::*;
+///
+/// #[derive(Debug, Model)]
+/// #[model(table = "users", rename_all = "camelCase")]
+/// struct User {
+///     id: Option<i64>,
+///     full_name: String,
+///     #[model(column = "e_mail")]
+///     email: Option<String>,
+///     #[model(skip)]
+///     greeting: String,
+/// }
+///
+/// assert_eq!(User::COLUMNS, ["id", "fullName", "e_mail"]);
+/// assert_eq!(User::EMAIL.name(), "e_mail");
+/// ```
+pub use sqlx_signals_derive::Model;
+
+/// Registers a function to run when a signal is sent.
+///
+/// `#[receiver(SIGNAL, sender = MODEL, …)]`. The signal is a path, such as [`post_save`]. Then, in any order:
+///
+/// | option | meaning |
+/// |---|---|
+/// | `sender = User` | the model |
+/// | `on_commit` / `on_rollback` | after the outermost transaction has committed / has rolled back; else in it. The model must be `Clone` |
+/// | `created` / `updated` | only for rows that are new / only for those that are not |
+/// | `order = -10` | the lower, the earlier; then by module path, file and line |
+/// | `crate = "path"` | where `sqlx_signals` is, for a crate that re-exports it |
+///
+/// The function is an `async fn` or a plain `fn`, and returns nothing or `Result<(), E>`. Its first parameter is the
+/// event; what it can take after that is in [`Parameter`]. An error or a panic of a receiver in the transaction is the
+/// save's error, [`Error::Receiver`]; that of one after it is logged, and comes back in [`Committed::errors`].
+///
+/// The function stays as it is, and can be called. Beside it stands a type of the same name, for
+/// [`Registry::get`] and [`Registry::require`].
+///
+/// ```
+/// use sqlx_signals::prelude::*;
+///
+/// # #[derive(Model, Clone)] struct User { id: Option<i64>, name: String }
+/// #[receiver(post_save, sender = User, created, on_commit)]
+/// async fn welcome(saved: PostSave<'_, User>) {
+///     println!("welcome, {}", saved.instance.name);
+/// }
+///
+/// # fn main() -> Result<()> {
+/// sqlx_signals::registry().require::<welcome>()
+/// # }
+/// ```
+pub use sqlx_signals_derive::receiver;
+
+#[doc(hidden)]
+pub use sqlx_signals_core::private as __private;
+
+/// What most programs need: `use sqlx_signals::prelude::*;`
 pub mod prelude {
     pub use crate::{
         Conn, Db, Model, PostDelete, PostSave, PreDelete, PreSave, Result, Saved, Transaction,

@@ -6,7 +6,7 @@ mod common;
 use std::pin::Pin;
 use std::sync::LazyLock;
 
-use common::{Scene, cancelled_after, table, until};
+use common::{Scene, cancelled_after, table};
 use sqlx_signals::prelude::*;
 
 static SCENE: LazyLock<Scene> = Scene::new();

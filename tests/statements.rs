@@ -107,7 +107,6 @@ mod postgres {
         let test = common::TestDb::postgres("statements").await;
         tables(&test.db).await;
         let proxy = Proxy::start(&test.url).await;
-        let db = proxy.db(&test.url).await;
         let db = &proxy.db(&test.url).await;
         let mut setting = Setting { name: "a".to_owned(), value: 1 };
         let mut ann = user();

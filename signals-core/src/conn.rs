@@ -1,18 +1,14 @@
-use std::ops::{Deref, DerefMut};
-
-use futures_util::TryStreamExt;
-use sqlx::pool::PoolConnection;
-use sqlx::{Either, Executor, SqlSafeStr, SqlStr};
+use sqlx::{Executor, SqlSafeStr, SqlStr};
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, Postgres};
 #[cfg(feature = "sqlite")]
 use sqlx::{Sqlite, SqliteConnection};
-use sqlx_core::transaction::TransactionManager;
 
-use crate::backend::{AnyRow, Arguments, Backend, DatabaseKind, Sink, Statement};
+use crate::backend::{AnyRow, Arguments, DatabaseKind, Sink, Statement};
 use crate::context;
 use crate::db::Db;
 use crate::error::{Error, Result};
+use crate::link::{self, Link, Own, Pooled, Raw, on};
 use crate::scope::Scope;
 use crate::sql::Sql;
 use crate::transaction::Transaction;
@@ -36,55 +32,6 @@ use crate::transaction::Transaction;
 pub struct Conn<'c> {
     link: Link<'c>,
     pub(crate) scope: Own<'c, Scope>,
-}
-
-/// A value, or a loan of it.
-pub(crate) enum Own<'c, T> {
-    Owned(T),
-    Borrowed(&'c mut T),
-}
-
-/// Where the connection comes from. That of a pool stands in a slot, so that the end of a transaction can take it
-/// onto a task of its own; the slot is empty where that task did not give it back.
-enum Link<'c> {
-    Pooled(Own<'c, Option<Pooled>>),
-    #[cfg(feature = "sqlite")]
-    Sqlite(&'c mut SqliteConnection),
-    #[cfg(feature = "postgres")]
-    Postgres(&'c mut PgConnection),
-}
-
-pub(crate) enum Pooled {
-    #[cfg(feature = "sqlite")]
-    Sqlite(PoolConnection<Sqlite>),
-    #[cfg(feature = "postgres")]
-    Postgres(PoolConnection<Postgres>),
-}
-
-/// The connection of sqlx.
-pub(crate) enum Raw<'r> {
-    #[cfg(feature = "sqlite")]
-    Sqlite(&'r mut SqliteConnection),
-    #[cfg(feature = "postgres")]
-    Postgres(&'r mut PgConnection),
-}
-
-/// The same expression for the connection of either database, with its type.
-macro_rules! on {
-    ($raw:expr, $DB:ident, $conn:ident => $body:expr) => {
-        match $raw {
-            #[cfg(feature = "sqlite")]
-            Raw::Sqlite($conn) => {
-                type $DB = Sqlite;
-                $body
-            }
-            #[cfg(feature = "postgres")]
-            Raw::Postgres($conn) => {
-                type $DB = Postgres;
-                $body
-            }
-        }
-    };
 }
 
 impl<'c> Conn<'c> {
@@ -265,7 +212,7 @@ impl<'c> Conn<'c> {
     pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
         self.ready().await?;
         let done = on!(self.connected()?, DB, conn => {
-            sqlx::raw_sql(sql).execute(conn).await.map(|done| rows_affected::<DB>(&done))
+            sqlx::raw_sql(sql).execute(conn).await.map(|done| link::rows_affected::<DB>(&done))
         });
         self.done(done).await
     }
@@ -280,7 +227,7 @@ impl<'c> Conn<'c> {
         let done = match (self.connected()?, args) {
             #[cfg(feature = "sqlite")]
             (Raw::Sqlite(conn), Arguments::Sqlite(args)) => {
-                drain(
+                link::drain(
                     conn.fetch_many((sql, Some(args))),
                     |done| done.rows_affected(),
                     |row| {
@@ -291,7 +238,7 @@ impl<'c> Conn<'c> {
             }
             #[cfg(feature = "postgres")]
             (Raw::Postgres(conn), Arguments::Postgres(args)) => {
-                drain(
+                link::drain(
                     conn.fetch_many((sql, Some(args))),
                     |done| done.rows_affected(),
                     |row| {
@@ -353,7 +300,7 @@ impl<'c> Conn<'c> {
             && (&mut *conn).execute("BEGIN").await.is_ok()
         {
             // sqlx counts savepoints by their depth, and will name those that are gone.
-            for depth in 1..depth::<Sqlite>(conn) {
+            for depth in 1..link::depth::<Sqlite>(conn) {
                 let savepoint = format!("SAVEPOINT _sqlx_savepoint_{depth}");
                 let _ = (&mut *conn).execute(sqlx::AssertSqlSafe(savepoint)).await;
             }
@@ -373,7 +320,7 @@ impl<'c> Conn<'c> {
 
     /// How deep sqlx thinks that it is in transactions and savepoints.
     pub(crate) fn depth(&mut self) -> usize {
-        self.raw().map_or(0, |raw| on!(raw, DB, conn => depth::<DB>(conn)))
+        self.raw().map_or(0, |raw| on!(raw, DB, conn => link::depth::<DB>(conn)))
     }
 
     /// On Postgres, a statement that failed has ended the transaction in all but name: COMMIT would answer ROLLBACK,
@@ -392,20 +339,20 @@ impl<'c> Conn<'c> {
 
     pub(crate) async fn begin_raw(&mut self) -> Result<()> {
         self.ready().await?;
-        on!(self.connected()?, DB, conn => begin::<DB>(conn).await?);
+        on!(self.connected()?, DB, conn => link::begin::<DB>(conn).await?);
         Ok(())
     }
 
     pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
         match self.raw() {
-            Some(raw) => on!(raw, DB, conn => commit::<DB>(conn).await),
+            Some(raw) => on!(raw, DB, conn => link::commit::<DB>(conn).await),
             None => Ok(()),
         }
     }
 
     pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
         let Some(raw) = self.raw() else { return Ok(()) };
-        let first = on!(raw, DB, conn => rollback::<DB>(conn).await);
+        let first = on!(raw, DB, conn => link::rollback::<DB>(conn).await);
         if !matches!(first, Err(sqlx::Error::Database(_))) {
             return first;
         }
@@ -413,13 +360,13 @@ impl<'c> Conn<'c> {
         // error of a statement that was queued before this one.
         self.keep_in_transaction().await;
         let Some(raw) = self.raw() else { return Ok(()) };
-        on!(raw, DB, conn => rollback::<DB>(conn).await)
+        on!(raw, DB, conn => link::rollback::<DB>(conn).await)
     }
 
     /// Has the connection roll back before it does anything else.
     pub(crate) fn start_rollback(&mut self) {
         if let Some(raw) = self.raw() {
-            on!(raw, DB, conn => start_rollback::<DB>(conn));
+            on!(raw, DB, conn => link::start_rollback::<DB>(conn));
         }
     }
 
@@ -480,83 +427,4 @@ impl std::fmt::Debug for Conn<'_> {
             .field("transactions", &self.scope.frames.len())
             .finish()
     }
-}
-
-impl<T> Deref for Own<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        match self {
-            Self::Owned(value) => value,
-            Self::Borrowed(value) => value,
-        }
-    }
-}
-
-impl<T> DerefMut for Own<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        match self {
-            Self::Owned(value) => value,
-            Self::Borrowed(value) => value,
-        }
-    }
-}
-
-/// Reads a statement's stream to its end, past an error of its own.
-async fn drain<Done, Row>(
-    mut stream: impl futures_util::Stream<Item = Result<Either<Done, Row>, sqlx::Error>> + Unpin,
-    affected: impl Fn(Done) -> u64,
-    mut sink: impl FnMut(Row),
-) -> Result<u64, sqlx::Error> {
-    let mut rows = 0;
-    while let Some(step) = stream.try_next().await? {
-        match step {
-            Either::Left(done) => rows += affected(done),
-            Either::Right(row) => sink(row),
-        }
-    }
-    Ok(rows)
-}
-
-trait RowsAffected {
-    fn rows(&self) -> u64;
-}
-
-#[cfg(feature = "sqlite")]
-impl RowsAffected for sqlx::sqlite::SqliteQueryResult {
-    fn rows(&self) -> u64 {
-        self.rows_affected()
-    }
-}
-
-#[cfg(feature = "postgres")]
-impl RowsAffected for sqlx::postgres::PgQueryResult {
-    fn rows(&self) -> u64 {
-        self.rows_affected()
-    }
-}
-
-fn rows_affected<DB: sqlx::Database<QueryResult: RowsAffected>>(done: &DB::QueryResult) -> u64 {
-    done.rows()
-}
-
-fn depth<DB: Backend>(conn: &DB::Connection) -> usize {
-    DB::TransactionManager::get_transaction_depth(conn)
-}
-
-async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
-    let statement = (depth::<DB>(conn) == 0).then(|| SqlStr::from_static(DB::BEGIN));
-    DB::TransactionManager::begin(conn, statement).await
-}
-
-async fn commit<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
-    DB::TransactionManager::commit(conn).await
-}
-
-async fn rollback<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
-    DB::TransactionManager::rollback(conn).await
-}
-
-fn start_rollback<DB: Backend>(conn: &mut DB::Connection) {
-    DB::TransactionManager::start_rollback(conn);
 }

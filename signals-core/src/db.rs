@@ -5,10 +5,11 @@ use sqlx::SqlSafeStr;
 use sqlx::SqlitePool;
 
 use crate::backend::{self, DatabaseKind};
-use crate::conn::{Conn, Pooled};
+use crate::conn::Conn;
 use crate::context::{self, PoolId};
 use crate::error::{Error, Result};
 use crate::executor::Source;
+use crate::link::Pooled;
 use crate::sql::Sql;
 use crate::transaction::Transaction;
 

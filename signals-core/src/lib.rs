@@ -13,6 +13,7 @@ mod dispatch;
 mod error;
 mod executor;
 mod finish;
+mod link;
 mod model;
 #[doc(hidden)]
 pub mod private;

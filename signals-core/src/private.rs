@@ -38,11 +38,6 @@ pub fn take<'a, 'c, P, T: Parameter<'a, 'c, P>>(
     T::take(cx)
 }
 
-/// Whether a parameter is the connection.
-pub const fn takes_connection<'a, 'c, P, T: Parameter<'a, 'c, P>>() -> bool {
-    T::CONNECTION
-}
-
 /// What a receiver returned.
 ///
 /// # Errors

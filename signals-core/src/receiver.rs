@@ -53,11 +53,6 @@ pub mod phase {
     /// After the outermost transaction, or a savepoint around the write, was rolled back.
     #[derive(Debug)]
     pub enum OnRollback {}
-
-    /// A phase after the transaction.
-    pub trait Afterwards {}
-    impl Afterwards for OnCommit {}
-    impl Afterwards for OnRollback {}
 }
 
 /// What a receiver can take after its event, in the phase `P`.
@@ -68,10 +63,6 @@ pub mod phase {
     note = "with `on_commit` or `on_rollback`, when the transaction is over, it can take `Db`"
 )]
 pub trait Parameter<'a, 'c, P>: Sized {
-    /// Whether it is the connection of the save.
-    #[doc(hidden)]
-    const CONNECTION: bool = false;
-
     #[doc(hidden)]
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError>;
 }
@@ -83,17 +74,15 @@ pub struct Cx<'a, 'c> {
 }
 
 impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut Conn<'c> {
-    const CONNECTION: bool = true;
-
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
-        cx.conn.take().ok_or_else(|| "a receiver takes the connection once".into())
+        let none =
+            "its parameter list must show that it takes the connection, as `conn: &mut Conn<'_>`";
+        cx.conn.take().ok_or_else(|| none.into())
     }
 }
 
 #[cfg(feature = "postgres")]
 impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut PgConnection {
-    const CONNECTION: bool = true;
-
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
         let conn = <&'a mut Conn<'c>>::take(cx)?;
         conn.postgres()
@@ -103,8 +92,6 @@ impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut PgConnection {
 
 #[cfg(feature = "sqlite")]
 impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut SqliteConnection {
-    const CONNECTION: bool = true;
-
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
         let conn = <&'a mut Conn<'c>>::take(cx)?;
         conn.sqlite()
@@ -112,12 +99,18 @@ impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut SqliteConnectio
     }
 }
 
-impl<'a, 'c, P: phase::Afterwards> Parameter<'a, 'c, P> for Db {
-    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
-        let none = "it takes a `Db`, and the save went through a connection that is not of a pool";
-        cx.db.cloned().ok_or_else(|| none.into())
-    }
+macro_rules! afterwards {
+    ($($phase:ident)*) => { $(
+        impl<'a, 'c> Parameter<'a, 'c, phase::$phase> for Db {
+            fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
+                let none = "it takes a `Db`, and the save went through a connection that is of no pool";
+                cx.db.cloned().ok_or_else(|| none.into())
+            }
+        }
+    )* };
 }
+
+afterwards!(OnCommit OnRollback);
 
 /// What a receiver returns: nothing, or `Result<(), E>` where `E` can be boxed as an error.
 #[diagnostic::on_unimplemented(
@@ -210,35 +203,35 @@ pub(crate) type AsyncCall<S, M> =
 type Keep<S, M> = for<'e> fn(&<S as Signal>::Event<'e, M>) -> <S as Signal>::Kept<M>;
 
 /// A receiver of the signal `S` from the model `M`.
-pub struct Entry<S: Signal, M: Model> {
+pub struct Entry<S: Signal, M: Send + Sync + 'static> {
     pub(crate) info: &'static Info,
     pub(crate) call: Call<S, M>,
     /// Keeps the event until the end of the transaction, for a receiver that waits for it.
     pub(crate) keep: Option<Keep<S, M>>,
 }
 
-pub(crate) enum Call<S: Signal, M: Model> {
+pub(crate) enum Call<S: Signal, M: Send + Sync + 'static> {
     Sync(SyncCall<S, M>),
     Async(AsyncCall<S, M>),
 }
 
-impl<S: Signal, M: Model> Clone for Call<S, M> {
+impl<S: Signal, M: Send + Sync + 'static> Clone for Call<S, M> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: Signal, M: Model> Copy for Call<S, M> {}
+impl<S: Signal, M: Send + Sync + 'static> Copy for Call<S, M> {}
 
-impl<S: Signal, M: Model> Clone for Entry<S, M> {
+impl<S: Signal, M: Send + Sync + 'static> Clone for Entry<S, M> {
     fn clone(&self) -> Self {
         *self
     }
 }
 
-impl<S: Signal, M: Model> Copy for Entry<S, M> {}
+impl<S: Signal, M: Send + Sync + 'static> Copy for Entry<S, M> {}
 
-impl<S: Signal, M: Model> Entry<S, M> {
+impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
     /// A plain function.
     pub const fn sync(info: &'static Info, call: SyncCall<S, M>) -> Self {
         Self { info, call: Call::Sync(call), keep: None }
@@ -272,7 +265,7 @@ pub struct Registration {
 
 impl Registration {
     /// A registration of `entry`.
-    pub const fn new<S: Signal, M: Model>(entry: &'static Entry<S, M>) -> Self {
+    pub const fn new<S: Signal, M: Send + Sync + 'static>(entry: &'static Entry<S, M>) -> Self {
         let signal = TypeId::of::<S>();
         Self { info: entry.info, signal, sender: TypeId::of::<M>(), entry }
     }

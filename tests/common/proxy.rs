@@ -176,10 +176,8 @@ impl Parser {
                 self.silent = false;
             }
             b'D' | b'C' => self.silent = false,
-            b'S' => {
-                if std::mem::replace(&mut self.silent, true) {
-                    said.statements.push("ping".to_owned());
-                }
+            b'S' if std::mem::replace(&mut self.silent, true) => {
+                said.statements.push("ping".to_owned())
             }
             _ => {}
         }

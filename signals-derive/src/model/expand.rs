@@ -42,13 +42,15 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
         let ty = stored_as(c);
         field(c, &quote!(<__DB as __p::Backend>::get::<#ty>(row, #i)?))
     });
-    let load_key = key
+    let parts = key
         .types
         .iter()
         .enumerate()
-        .map(|(i, ty)| quote!(<__DB as __p::Backend>::get::<#ty>(row, #i)?));
-    let load_key =
-        if key.types.len() == 1 { quote!(#(#load_key)*) } else { quote!((#(#load_key),*)) };
+        .map(|(i, ty)| quote!(<__DB as __p::Backend>::get::<#ty>(row, #i)));
+    let load_key = match key.types.len() {
+        1 => quote!(#(#parts)*),
+        _ => quote!(::core::result::Result::Ok((#(#parts?),*))),
+    };
     let from_row = columns.iter().map(|c| {
         let (ty, name) = (stored_as(c), &c.name);
         field(c, &quote!(__p::Row::try_get::<#ty, _>(row, #name)?))
@@ -104,7 +106,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                     ::core::result::Result::Ok(Self { #(#load)* #rest })
                 }
                 fn load_key(row: &__DB::Row) -> ::core::result::Result<Self::Pk, __p::Error> {
-                    ::core::result::Result::Ok(#load_key)
+                    #load_key
                 }
             }
 

@@ -10,16 +10,15 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
     let errors = error.to_compile_error();
     let attrs = StructAttrs::read(&input.attrs, &mut Mistakes::default());
     let p = private(attrs.krate.get());
+    if !input.generics.params.is_empty() {
+        return errors;
+    }
     let ident = &input.ident;
-    let (generics, args, bounds) = input.generics.split_for_impl();
-    let mut in_db = input.generics.clone();
-    in_db.params.push(syn::parse_quote!(__DB: #p::Backend));
-    let (in_db, _, _) = in_db.split_for_impl();
     quote! {
         #errors
         const _: () = {
             use #p as __p;
-            impl #generics __p::Model for #ident #args #bounds {
+            impl __p::Model for #ident {
                 type Pk = ();
                 const NAME: &'static str = "";
                 const TABLE: &'static str = "";
@@ -29,7 +28,7 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
                 fn __set_pk(&mut self, _: ::core::option::Option<()>) {}
                 fn __table() -> &'static __p::Table<Self> { ::core::panic!() }
             }
-            impl #in_db __p::Store<__DB> for #ident #args #bounds {
+            impl<__DB: __p::Backend> __p::Store<__DB> for #ident {
                 fn bind(&self, _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
                 fn bind_key(_: &(), _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
                 fn load(_: &__DB::Row) -> ::core::result::Result<Self, __p::Error> { ::core::panic!() }

@@ -59,6 +59,11 @@ impl Function {
         })
     }
 
+    /// Those that are the connection: nothing else is taken by reference.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = &Type> {
+        self.parameters().filter(|ty| matches!(ty, Type::Reference(_)))
+    }
+
     /// The first line of the doc comment.
     pub(crate) fn doc(&self) -> String {
         let docs = self.attrs.iter().filter_map(|attr| match &attr.meta {
@@ -143,8 +148,7 @@ fn check(function: &Function, mistakes: &mut Mistakes) {
     if let Some(token) = &sig.variadic {
         mistakes.at(token.span(), "a receiver has no variadic parameters");
     }
-    let connections = function.parameters().filter(|ty| matches!(ty, Type::Reference(_)));
-    if let Some(second) = connections.into_iter().nth(1) {
+    if let Some(second) = function.connections().nth(1) {
         mistakes.at(second.span(), "a receiver has one connection, and takes it once");
     }
 }

@@ -30,10 +30,8 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
 
     let takes = function
         .parameters()
-        .map(|ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase, _>(&mut __cx)?));
-    let connections = function
-        .parameters()
-        .map(|ty| quote_spanned!(ty.span()=> __p::takes_connection::<__p::phase::#phase, #ty>()));
+        .map(|ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase, #ty>(&mut __cx)?));
+    let connection = function.connections().next().is_some();
     let returned = match &function.sig.output {
         ReturnType::Default => ident.span(),
         ReturnType::Type(_, ty) => ty.span(),
@@ -70,7 +68,7 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
                 ::core::file!(),
                 ::core::line!(),
                 #doc,
-                false #(| #connections)*,
+                #connection,
             ).phase(__p::Phase::#phase).order(#order) #created;
 
             #[allow(unused_mut, unused_variables)]

@@ -1,0 +1,146 @@
+//! Where a connection comes from, and what sqlx does with it under either database's type.
+
+use std::ops::{Deref, DerefMut};
+
+use futures_util::TryStreamExt;
+use sqlx::pool::PoolConnection;
+use sqlx::{Either, SqlStr};
+#[cfg(feature = "postgres")]
+use sqlx::{PgConnection, Postgres};
+#[cfg(feature = "sqlite")]
+use sqlx::{Sqlite, SqliteConnection};
+use sqlx_core::transaction::TransactionManager;
+
+use crate::backend::Backend;
+
+/// A value, or a loan of it.
+pub(crate) enum Own<'c, T> {
+    Owned(T),
+    Borrowed(&'c mut T),
+}
+
+/// Where the connection comes from. That of a pool stands in a slot, so that the end of a transaction can take it
+/// onto a task of its own; the slot is empty where that task did not give it back.
+pub(crate) enum Link<'c> {
+    Pooled(Own<'c, Option<Pooled>>),
+    #[cfg(feature = "sqlite")]
+    Sqlite(&'c mut SqliteConnection),
+    #[cfg(feature = "postgres")]
+    Postgres(&'c mut PgConnection),
+}
+
+pub(crate) enum Pooled {
+    #[cfg(feature = "sqlite")]
+    Sqlite(PoolConnection<Sqlite>),
+    #[cfg(feature = "postgres")]
+    Postgres(PoolConnection<Postgres>),
+}
+
+/// The connection of sqlx.
+pub(crate) enum Raw<'r> {
+    #[cfg(feature = "sqlite")]
+    Sqlite(&'r mut SqliteConnection),
+    #[cfg(feature = "postgres")]
+    Postgres(&'r mut PgConnection),
+}
+
+/// The same expression for the connection of either database, with its type.
+macro_rules! on {
+    ($raw:expr, $DB:ident, $conn:ident => $body:expr) => {
+        match $raw {
+            #[cfg(feature = "sqlite")]
+            Raw::Sqlite($conn) => {
+                type $DB = Sqlite;
+                $body
+            }
+            #[cfg(feature = "postgres")]
+            Raw::Postgres($conn) => {
+                type $DB = Postgres;
+                $body
+            }
+        }
+    };
+}
+
+pub(crate) use on;
+
+impl<T> Deref for Own<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        match self {
+            Self::Owned(value) => value,
+            Self::Borrowed(value) => value,
+        }
+    }
+}
+
+impl<T> DerefMut for Own<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        match self {
+            Self::Owned(value) => value,
+            Self::Borrowed(value) => value,
+        }
+    }
+}
+
+/// Reads a statement's stream to its end, past an error of its own.
+pub(crate) async fn drain<Done, Row>(
+    mut stream: impl futures_util::Stream<Item = Result<Either<Done, Row>, sqlx::Error>> + Unpin,
+    affected: impl Fn(Done) -> u64,
+    mut sink: impl FnMut(Row),
+) -> Result<u64, sqlx::Error> {
+    let mut rows = 0;
+    while let Some(step) = stream.try_next().await? {
+        match step {
+            Either::Left(done) => rows += affected(done),
+            Either::Right(row) => sink(row),
+        }
+    }
+    Ok(rows)
+}
+
+pub(crate) trait RowsAffected {
+    fn rows(&self) -> u64;
+}
+
+#[cfg(feature = "sqlite")]
+impl RowsAffected for sqlx::sqlite::SqliteQueryResult {
+    fn rows(&self) -> u64 {
+        self.rows_affected()
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl RowsAffected for sqlx::postgres::PgQueryResult {
+    fn rows(&self) -> u64 {
+        self.rows_affected()
+    }
+}
+
+pub(crate) fn rows_affected<DB: sqlx::Database<QueryResult: RowsAffected>>(
+    done: &DB::QueryResult,
+) -> u64 {
+    done.rows()
+}
+
+pub(crate) fn depth<DB: Backend>(conn: &DB::Connection) -> usize {
+    DB::TransactionManager::get_transaction_depth(conn)
+}
+
+pub(crate) async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
+    let statement = (depth::<DB>(conn) == 0).then(|| SqlStr::from_static(DB::BEGIN));
+    DB::TransactionManager::begin(conn, statement).await
+}
+
+pub(crate) async fn commit<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
+    DB::TransactionManager::commit(conn).await
+}
+
+pub(crate) async fn rollback<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
+    DB::TransactionManager::rollback(conn).await
+}
+
+pub(crate) fn start_rollback<DB: Backend>(conn: &mut DB::Connection) {
+    DB::TransactionManager::start_rollback(conn);
+}

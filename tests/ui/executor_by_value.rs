@@ -1,0 +1,14 @@
+#![allow(dead_code, unused_variables, non_camel_case_types)]
+use sqlx_signals::prelude::*;
+
+#[derive(Model)]
+struct User {
+    id: Option<i64>,
+}
+
+async fn save(mut user: User, db: Db) -> Result<()> {
+    user.save(db).await?;
+    Ok(())
+}
+
+fn main() {}
