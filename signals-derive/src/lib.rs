@@ -5,6 +5,8 @@ use proc_macro::TokenStream;
 mod model;
 mod options;
 mod receiver;
+#[cfg(test)]
+mod tests;
 
 #[proc_macro_derive(Model, attributes(model))]
 #[allow(missing_docs)]
