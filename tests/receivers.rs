@@ -21,6 +21,21 @@ on_every_database! {
         assert_eq!(revisions.iter().map(|r| r.article_id).collect::<Vec<_>>(), [article.id.unwrap(); 2]);
     }
 
+    async fn the_macros_find_a_crate_that_is_re_exported(db: Db) {
+        static SCENE: LazyLock<Scene> = Scene::new();
+        #[derive(Debug, Clone, Model)]
+        #[model(crate = "library::signals")]
+        struct Elsewhere { id: Option<i64>, n: i64 }
+
+        #[receiver(post_save, sender = Elsewhere, on_commit, crate = "library::signals")]
+        async fn heard(saved: PostSave<'_, Elsewhere>, _db: Db) { SCENE.log.push(saved.instance.n.to_string()) }
+
+        let _turn = SCENE.begin().await;
+        table(&db, "elsewhere", "n BIGINT NOT NULL").await;
+        Elsewhere { id: None, n: 7 }.save(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["7"]);
+    }
+
     async fn order_is_explicit_then_by_place(db: Db) {
         static SCENE: LazyLock<Scene> = Scene::new();
         #[derive(Debug, Clone, Model)]
@@ -278,7 +293,7 @@ async fn documented(_: PostSave<'_, Article>) {}
 #[test]
 fn the_registry_lists_every_receiver() {
     registry().require::<documented>().unwrap();
-    let receiver = registry().get::<documented>().unwrap();
+    let receiver = registry().get::<documented>();
     assert_eq!(receiver.doc(), "Counts the articles that are published.");
     assert_eq!((receiver.phase(), receiver.order()), (Phase::OnCommit, 3));
     let line = receiver.to_string();

@@ -21,7 +21,7 @@ use crate::receiver::{Info, Phase, Receiver, Registration};
 ///
 /// # fn main() -> Result<()> {
 /// registry().require::<welcome>()?;
-/// let receiver = registry().get::<welcome>().unwrap();
+/// let receiver = registry().get::<welcome>();
 /// assert_eq!((receiver.signal(), receiver.sender(), receiver.doc()), ("post_save", "User", "Greets."));
 /// # Ok(()) }
 /// ```
@@ -60,9 +60,19 @@ impl Registry {
         self.all.iter().map(|info| ReceiverInfo { info })
     }
 
-    /// The receiver of this name, where it is linked.
-    pub fn get<R: Receiver>(&self) -> Option<ReceiverInfo> {
-        self.receivers().find(|r| r.info.receiver == TypeId::of::<R>())
+    /// The receiver of this name.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not registered in this program, which [`require`](Self::require) says without a panic.
+    #[track_caller]
+    pub fn get<R: Receiver>(&self) -> ReceiverInfo {
+        self.find::<R>().unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn find<R: Receiver>(&self) -> Result<ReceiverInfo> {
+        let found = self.receivers().find(|r| r.info.receiver == TypeId::of::<R>());
+        found.ok_or_else(|| Error::NotLinked { receiver: type_name::<R>() })
     }
 
     /// Makes sure that a receiver is linked, for the start of a program: one in a library crate that nothing else
@@ -72,10 +82,7 @@ impl Registry {
     ///
     /// [`Error::NotLinked`].
     pub fn require<R: Receiver>(&self) -> Result<()> {
-        match self.get::<R>() {
-            Some(_) => Ok(()),
-            None => Err(Error::NotLinked { receiver: type_name::<R>() }),
-        }
+        self.find::<R>().map(drop)
     }
 
     /// Sets how many saves deep receivers may go, each made by a receiver of the one before, until it is

@@ -22,6 +22,11 @@ pub struct Revision {
     pub article_id: i64,
 }
 
+/// `sqlx-signals` as this library re-exports it.
+pub mod signals {
+    pub use sqlx_signals::*;
+}
+
 mod receivers {
     use super::{Article, Revision};
     use sqlx_signals::prelude::*;
