@@ -1,10 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 pub use sqlx_signals_core::{
-    Column, Committed, Conn, DatabaseKind, Db, Deferrable, Error, Executor, Key, Model, Outcome,
-    Parameter, Phase, Portable, PostDelete, PostSave, PreDelete, PreSave, Query, Receiver,
-    ReceiverError, ReceiverInfo, Registry, Result, Row, Saved, Signal, Sql, Transaction, Value,
-    phase, post_delete, post_save, pre_delete, pre_save, registry, sqlx,
+    Column, Committed, Conn, Cx, DatabaseKind, Db, Deferrable, Error, Executor, Handle, Key, Model,
+    Outcome, Parameter, Phase, Portable, PostDelete, PostSave, PreDelete, PreSave, Query, Receiver,
+    ReceiverError, ReceiverInfo, Registry, Result, Row, Saved, Signal, Sql, State, Transaction,
+    Value, muted, phase, post_delete, post_save, pre_delete, pre_save, registry, sqlx,
+    without_signals,
 };
 
 /// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.
@@ -82,7 +83,7 @@ pub use sqlx_signals_core::private as __private;
 /// What most programs need: `use sqlx_signals::prelude::*;`
 pub mod prelude {
     pub use crate::{
-        Conn, Db, Model, PostDelete, PostSave, PreDelete, PreSave, Result, Saved, Transaction,
-        post_delete, post_save, pre_delete, pre_save, receiver,
+        Conn, Db, Model, PostDelete, PostSave, PreDelete, PreSave, Result, Saved, State,
+        Transaction, post_delete, post_save, pre_delete, pre_save, receiver,
     };
 }

@@ -6,9 +6,13 @@ mod common;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use common::{Scene, count, execute, table, until};
+#[cfg(feature = "postgres")]
+use common::until;
+use common::{Scene, count, execute, table};
+#[cfg(feature = "postgres")]
+use sqlx_signals::DatabaseKind;
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, Error, sqlx};
+use sqlx_signals::{Error, sqlx};
 
 static SCENE: LazyLock<Scene> = Scene::new();
 
@@ -340,6 +344,7 @@ on_every_database! {
         // The commit is dropped half-way, and the connection with it; the next use takes another one.
         let mut tx = conn.begin().await.unwrap();
         note("e").save(&mut tx).await.unwrap();
+        tx.on_commit(tokio::task::yield_now());
         assert!(common::cancelled_after(tx.commit(), 0).await.is_none());
         assert_eq!(SCENE.log.wait_for(2).await, ["commit d", "commit e"]);
         note("f").save(&mut conn).await.unwrap();

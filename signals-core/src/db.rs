@@ -10,7 +10,9 @@ use crate::context::{self, PoolId};
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::link::Pooled;
+use crate::registry::registry;
 use crate::sql::Sql;
+use crate::state::Layers;
 use crate::transaction::Transaction;
 
 /// A pool of connections to one of the databases. A clone is cheap, and the same pool.
@@ -27,6 +29,7 @@ use crate::transaction::Transaction;
 #[derive(Clone, Debug)]
 pub struct Db {
     pool: Pool,
+    state: Layers,
 }
 
 #[derive(Clone, Debug)]
@@ -72,6 +75,39 @@ impl Db {
             #[cfg(feature = "postgres")]
             Pool::Postgres(_) => DatabaseKind::Postgres,
         }
+    }
+
+    /// The same pool with one more value, which receivers take as [`State<T>`](crate::State). It is cheap, so that a
+    /// request can have values of its own; the newest of a type wins.
+    #[must_use = "the value is known to the `Db` that this returns"]
+    pub fn with<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {
+        Self { pool: self.pool.clone(), state: self.state.with(value) }
+    }
+
+    /// The newest value of a type that was given by [`with`](Self::with).
+    pub fn state<T: 'static>(&self) -> Option<&T> {
+        self.state.get()
+    }
+
+    /// Checks what would otherwise go wrong at some save or other: that there is a value for every
+    /// [`State<T>`](crate::State) that a receiver of this program takes, and that the receivers can be brought into an
+    /// order. For the start of a program.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Check`] with all that was found.
+    pub async fn check(&self) -> Result<()> {
+        let mut findings = registry().findings();
+        for info in registry().infos() {
+            for state in info.states() {
+                if !self.state.has(state.id) {
+                    let (receiver, file, line) = (info.name, info.file, info.line);
+                    let name = state.name;
+                    findings.push(format!("receiver `{receiver}` ({file}:{line}) takes a `State<{name}>`, which this `Db` was not given"));
+                }
+            }
+        }
+        if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
     }
 
     /// Begins a transaction. On SQLite it takes the write lock at once (`BEGIN IMMEDIATE`), and so waits for its turn
@@ -226,7 +262,7 @@ impl Db {
 #[cfg(feature = "sqlite")]
 impl From<SqlitePool> for Db {
     fn from(pool: SqlitePool) -> Self {
-        Self { pool: Pool::Sqlite(pool) }
+        Self { pool: Pool::Sqlite(pool), state: Layers::default() }
     }
 }
 
@@ -234,6 +270,6 @@ impl From<SqlitePool> for Db {
 #[cfg(feature = "postgres")]
 impl From<PgPool> for Db {
     fn from(pool: PgPool) -> Self {
-        Self { pool: Pool::Postgres(pool) }
+        Self { pool: Pool::Postgres(pool), state: Layers::default() }
     }
 }

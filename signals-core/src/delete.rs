@@ -1,4 +1,5 @@
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::conn::Conn;
 use crate::dispatch::{Postponed, dispatch};
@@ -19,16 +20,15 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
     if model.pk().is_none() {
         return Ok(false);
     }
-    let pair = &M::__table().receivers().delete;
-    let deleted = if pair.is_empty() {
+    let deleted = if let Some(pair) = M::__table().delete() {
+        let mut unit = Delete { deleted: false, pair, route: PhantomData::<fn() -> R> };
+        perform(&mut unit, model, source).await?;
+        unit.deleted
+    } else {
         let mut conn = source.acquire().await?;
         let doubt = Doubt::of(&mut conn, "delete", M::NAME);
         let done = remove::<M, R>(model, doubt.conn).await;
         doubt.end(done)?
-    } else {
-        let mut unit = Delete { deleted: false, pair, route: PhantomData::<fn() -> R> };
-        perform(&mut unit, model, source).await?;
-        unit.deleted
     };
     model.__set_pk(None);
     Ok(deleted)
@@ -37,13 +37,13 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
 /// A delete with receivers.
 struct Delete<M: Model, R> {
     deleted: bool,
-    pair: &'static Pair<pre_delete, post_delete, M>,
+    pair: Arc<Pair<pre_delete, post_delete, M>>,
     route: PhantomData<fn() -> R>,
 }
 
 impl<M: Model, R> Clone for Delete<M, R> {
     fn clone(&self) -> Self {
-        Self { deleted: self.deleted, pair: self.pair, route: PhantomData }
+        Self { deleted: self.deleted, pair: Arc::clone(&self.pair), route: PhantomData }
     }
 }
 

@@ -1,8 +1,11 @@
+use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use tracing::Instrument;
 
 use crate::conn::Conn;
 use crate::context::{Call as Operation, PoolId};
@@ -23,8 +26,12 @@ pub(crate) async fn dispatch<S: Signal, M: Model>(
 ) -> Result<()> {
     for entry in entries {
         if wants(entry, &event) {
-            let cx = Cx { conn: conn.as_deref_mut(), db };
-            call(entry, S::reborrow::<M>(&mut event), cx, operation).await?;
+            if entry.info.robust {
+                robust(entry, &mut event, conn.as_deref_mut(), db, operation).await?;
+            } else {
+                let cx = Cx::new(conn.as_deref_mut(), db);
+                call(entry, S::reborrow::<M>(&mut event), cx, operation).await?;
+            }
         }
     }
     Ok(())
@@ -34,24 +41,69 @@ fn wants<S: Signal, M: Model>(entry: &Entry<S, M>, event: &S::Event<'_, M>) -> b
     entry.info.created.is_none() || entry.info.created == S::created::<M>(event)
 }
 
+/// Runs a receiver whose failure is only logged: where it has the connection, in a savepoint, so that what it did is
+/// undone, and a statement of it that fails does not end the transaction.
+async fn robust<S: Signal, M: Model>(
+    entry: &Entry<S, M>,
+    event: &mut S::Event<'_, M>,
+    conn: Option<&mut Conn<'_>>,
+    db: Option<&Db>,
+    operation: &Arc<Operation>,
+) -> Result<()> {
+    let done = match conn {
+        Some(conn) if entry.info.connection => {
+            let mut savepoint = conn.begin().await?;
+            let cx = Cx::new(Some(&mut *savepoint), db);
+            match call(entry, S::reborrow::<M>(event), cx, operation).await {
+                Ok(()) => savepoint.commit().await.map(drop),
+                Err(error) => {
+                    savepoint.rollback().await?;
+                    Err(error)
+                }
+            }
+        }
+        conn => call(entry, S::reborrow::<M>(event), Cx::new(conn, db), operation).await,
+    };
+    // It is in the log by now.
+    drop(done);
+    Ok(())
+}
+
 async fn call<'a, S: Signal, M: Model>(
     entry: &Entry<S, M>,
     event: S::Event<'a, M>,
     cx: Cx<'a, '_>,
     operation: &Arc<Operation>,
 ) -> Result<()> {
+    let Info { name, signal, sender, .. } = *entry.info;
+    let span = tracing::debug_span!("receiver", receiver = name, signal, sender);
+    let begun = Instant::now();
     let current = operation.run(entry.info);
-    let done = match entry.call {
+    let done = match &entry.call {
         Call::Sync(call) => {
-            catch_unwind(AssertUnwindSafe(|| current.sync_scope(|| call(event, cx))))
+            let call = || span.in_scope(|| current.sync_scope(|| call(event, cx)));
+            catch_unwind(AssertUnwindSafe(call))
         }
-        Call::Async(call) => AssertUnwindSafe(current.scope(call(event, cx))).catch_unwind().await,
+        Call::Async(call) => {
+            AssertUnwindSafe(current.scope(call(event, cx)).instrument(span)).catch_unwind().await
+        }
+        Call::Shared(call) => {
+            AssertUnwindSafe(current.scope(call(event, cx)).instrument(span)).catch_unwind().await
+        }
     };
-    match done {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => Err(failed(entry.info, error)),
-        Err(payload) => Err(failed(entry.info, Box::new(Panicked::new(payload)))),
-    }
+    let error = match done {
+        Ok(Ok(())) => {
+            tracing::debug!(receiver = name, signal, sender, elapsed = ?begun.elapsed(), "received");
+            return Ok(());
+        }
+        Ok(Err(error)) => failed(entry.info, error),
+        Err(payload) => failed(entry.info, Box::new(Panicked::new(payload))),
+    };
+    let cause = error.source().map(|cause| cause as &dyn StdError);
+    tracing::error!(
+        receiver = name, signal, sender, elapsed = ?begun.elapsed(), cause, "a receiver failed"
+    );
+    Err(error)
 }
 
 fn failed(info: &'static Info, source: BoxError) -> Error {
@@ -62,7 +114,7 @@ fn failed(info: &'static Info, source: BoxError) -> Error {
 /// An event, and those who wait for the end of its transaction.
 pub(crate) struct Postponed<S: Signal, M: Model> {
     kept: S::Kept<M>,
-    entries: &'static [Entry<S, M>],
+    entries: Arc<[Entry<S, M>]>,
     db: Option<Db>,
     operation: Arc<Operation>,
 }
@@ -70,13 +122,14 @@ pub(crate) struct Postponed<S: Signal, M: Model> {
 impl<S: Signal, M: Model> Postponed<S, M> {
     /// Keeps the event, where somebody waits for it.
     pub(crate) fn of(
-        entries: &'static [Entry<S, M>],
+        entries: &Arc<[Entry<S, M>]>,
         event: &S::Event<'_, M>,
         db: Option<&Db>,
         operation: &Arc<Operation>,
     ) -> Option<Box<Self>> {
         let keep = entries.iter().find(|e| wants(e, event))?.keep?;
         let operation = Arc::clone(operation);
+        let entries = Arc::clone(entries);
         Some(Box::new(Self { kept: keep(event), entries, db: db.cloned(), operation }))
     }
 }
@@ -95,14 +148,8 @@ impl<S: Signal, M: Model> Deferred for Postponed<S, M> {
                 if !wants(entry, &event) {
                     continue;
                 }
-                let cx = Cx { conn: None, db: self.db.as_ref() };
-                if let Err(error) = call(entry, event, cx, &operation).await {
-                    tracing::error!(
-                        error = &error as &dyn std::error::Error,
-                        "a receiver failed after its transaction had ended"
-                    );
-                    errors.push(error);
-                }
+                let cx = Cx::new(None, self.db.as_ref());
+                errors.extend(call(entry, event, cx, &operation).await.err());
             }
             errors
         })

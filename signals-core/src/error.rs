@@ -105,6 +105,13 @@ pub enum Error {
         receiver: &'static str,
     },
 
+    /// What [`Db::check`](crate::Db::check) found.
+    #[error("the program is not as it should be:{}", findings.iter().map(|f| format!("\n- {f}")).collect::<String>())]
+    Check {
+        /// Each thing that was found, a sentence each.
+        findings: Vec<String>,
+    },
+
     /// An error of the program's own, to leave [`Db::transaction`](crate::Db::transaction) with.
     #[error(transparent)]
     Other(BoxError),

@@ -15,6 +15,7 @@ mod executor;
 mod finish;
 mod link;
 mod model;
+mod mute;
 #[doc(hidden)]
 pub mod private;
 mod query;
@@ -25,6 +26,7 @@ mod save;
 mod scope;
 mod signal;
 mod sql;
+mod state;
 mod store;
 mod table;
 mod transaction;
@@ -36,14 +38,16 @@ pub use db::Db;
 pub use error::{Error, ReceiverError, Result};
 pub use executor::Executor;
 pub use model::{Column, Key, Model, Saved};
+pub use mute::{muted, without_signals};
 pub use query::Query;
-pub use receiver::{Outcome, Parameter, Phase, Receiver, phase};
-pub use registry::{ReceiverInfo, Registry, registry};
+pub use receiver::{Cx, Outcome, Parameter, Phase, Receiver, phase};
+pub use registry::{Handle, ReceiverInfo, Registry, registry};
 pub use signal::{
     Deferrable, PostDelete, PostSave, PreDelete, PreSave, Signal, post_delete, post_save,
     pre_delete, pre_save,
 };
 pub use sql::{Row, Sql, Value};
 pub use sqlx;
+pub use state::State;
 pub use store::Portable;
 pub use transaction::{Committed, Transaction};

@@ -38,6 +38,11 @@ pub fn take<'a, 'c, P, T: Parameter<'a, 'c, P>>(
     T::take(cx)
 }
 
+/// What a receiver is known by.
+pub const fn receiver<R: Receiver>() -> std::any::TypeId {
+    std::any::TypeId::of::<R>()
+}
+
 /// What a receiver returned.
 ///
 /// # Errors

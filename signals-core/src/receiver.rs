@@ -1,5 +1,7 @@
 use std::any::{Any, TypeId};
 use std::fmt;
+use std::panic::Location;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 #[cfg(feature = "postgres")]
@@ -12,6 +14,7 @@ use crate::db::Db;
 use crate::error::BoxError;
 use crate::model::Model;
 use crate::signal::{Deferrable, Signal, TellsCreated};
+use crate::state::StateType;
 
 /// The type that `#[receiver]` makes beside a function of the same name, so that the receiver can be named.
 #[diagnostic::on_unimplemented(
@@ -60,17 +63,42 @@ pub mod phase {
     message = "a receiver cannot take `{Self}` in the phase `{P}`",
     label = "not a parameter of this phase",
     note = "in the transaction, a receiver can take `&mut Conn<'_>` (or `&mut PgConnection`, `&mut SqliteConnection`)",
-    note = "with `on_commit` or `on_rollback`, when the transaction is over, it can take `Db`"
+    note = "with `on_commit` or `on_rollback`, when the transaction is over, it can take `Db`",
+    note = "in any phase it can take `State<T>`, for a `T: Clone` that was given by `Db::with`"
 )]
 pub trait Parameter<'a, 'c, P>: Sized {
     #[doc(hidden)]
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError>;
 }
 
-/// What a receiver's parameters are taken from.
+/// What a receiver's parameters are taken from, and what a receiver that was connected at run time gets.
 pub struct Cx<'a, 'c> {
     pub(crate) conn: Option<&'a mut Conn<'c>>,
     pub(crate) db: Option<&'a Db>,
+    /// The states that were asked for, where nobody wants more than to know that.
+    pub(crate) asked: Option<Vec<StateType>>,
+}
+
+impl<'a, 'c> Cx<'a, 'c> {
+    pub(crate) fn new(conn: Option<&'a mut Conn<'c>>, db: Option<&'a Db>) -> Self {
+        Self { conn, db, asked: None }
+    }
+
+    /// The connection of the save.
+    pub fn conn(&mut self) -> Option<&mut Conn<'c>> {
+        self.conn.as_deref_mut()
+    }
+
+    /// A value that was given by [`Db::with`].
+    pub fn state<T: 'static>(&self) -> Option<&'a T> {
+        self.db.and_then(Db::state)
+    }
+}
+
+impl fmt::Debug for Cx<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cx").field("conn", &self.conn).field("db", &self.db).finish()
+    }
 }
 
 impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut Conn<'c> {
@@ -150,7 +178,18 @@ pub struct Info {
     pub(crate) created: Option<bool>,
     /// Whether it takes the connection.
     pub(crate) connection: bool,
+    /// Whether its failure is only logged.
+    pub(crate) robust: bool,
+    /// The receivers that it runs after.
+    pub(crate) after: &'static [TypeId],
+    /// Two with one identity are one; none where it is empty.
+    pub(crate) uid: &'static str,
+    /// Asks for all that it takes.
+    pub(crate) ask: Ask,
 }
+
+/// Asks for every parameter of a receiver.
+pub(crate) type Ask = for<'x, 'a, 'c> fn(&'x mut Cx<'a, 'c>);
 
 impl Info {
     /// Of the receiver that the type `R` names.
@@ -173,7 +212,53 @@ impl Info {
             order: 0,
             created: None,
             connection,
+            robust: false,
+            after: &[],
+            uid: "",
+            ask: |_| (),
         }
+    }
+
+    /// Of a receiver that is connected at run time.
+    pub(crate) fn connected<S: Signal, M: Model>(
+        uid: &'static str,
+        at: &'static Location<'static>,
+    ) -> Self {
+        struct Connected;
+        impl Receiver for Connected {}
+        let info = Self::new::<Connected, S, M>(uid, at.file(), at.line(), "", true);
+        Self { uid, ..info }
+    }
+
+    /// The states that it takes.
+    pub(crate) fn states(&self) -> Vec<StateType> {
+        let mut cx = Cx { asked: Some(Vec::new()), ..Cx::new(None, None) };
+        (self.ask)(&mut cx);
+        cx.asked.unwrap_or_default()
+    }
+
+    /// With a failure that is only logged.
+    pub const fn robust(mut self) -> Self {
+        self.robust = true;
+        self
+    }
+
+    /// Runs after these.
+    pub const fn after(mut self, after: &'static [TypeId]) -> Self {
+        self.after = after;
+        self
+    }
+
+    /// With an identity, of which there is one for each signal and sender.
+    pub const fn uid(mut self, uid: &'static str) -> Self {
+        self.uid = uid;
+        self
+    }
+
+    /// Takes these parameters.
+    pub const fn ask(mut self, ask: Ask) -> Self {
+        self.ask = ask;
+        self
     }
 
     /// With another phase than in the transaction.
@@ -200,6 +285,14 @@ pub(crate) type SyncCall<S, M> =
     for<'a, 'c> fn(<S as Signal>::Event<'a, M>, Cx<'a, 'c>) -> Result<(), BoxError>;
 pub(crate) type AsyncCall<S, M> =
     for<'a, 'c> fn(<S as Signal>::Event<'a, M>, Cx<'a, 'c>) -> BoxFuture<'a, Result<(), BoxError>>;
+pub(crate) type SharedCall<S, M> = Arc<
+    dyn for<'a, 'c> Fn(
+            <S as Signal>::Event<'a, M>,
+            Cx<'a, 'c>,
+        ) -> BoxFuture<'a, Result<(), BoxError>>
+        + Send
+        + Sync,
+>;
 type Keep<S, M> = for<'e> fn(&<S as Signal>::Event<'e, M>) -> <S as Signal>::Kept<M>;
 
 /// A receiver of the signal `S` from the model `M`.
@@ -213,23 +306,25 @@ pub struct Entry<S: Signal, M: Send + Sync + 'static> {
 pub(crate) enum Call<S: Signal, M: Send + Sync + 'static> {
     Sync(SyncCall<S, M>),
     Async(AsyncCall<S, M>),
+    /// Connected at run time.
+    Shared(SharedCall<S, M>),
 }
 
 impl<S: Signal, M: Send + Sync + 'static> Clone for Call<S, M> {
     fn clone(&self) -> Self {
-        *self
+        match self {
+            Self::Sync(call) => Self::Sync(*call),
+            Self::Async(call) => Self::Async(*call),
+            Self::Shared(call) => Self::Shared(Arc::clone(call)),
+        }
     }
 }
-
-impl<S: Signal, M: Send + Sync + 'static> Copy for Call<S, M> {}
 
 impl<S: Signal, M: Send + Sync + 'static> Clone for Entry<S, M> {
     fn clone(&self) -> Self {
-        *self
+        Self { info: self.info, call: self.call.clone(), keep: self.keep }
     }
 }
-
-impl<S: Signal, M: Send + Sync + 'static> Copy for Entry<S, M> {}
 
 impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
     /// A plain function.
@@ -243,13 +338,15 @@ impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
     }
 
     /// Waits for the end of the transaction, and so needs a copy of the row.
-    pub const fn deferred(mut self) -> Self
+    pub const fn deferred(self) -> Self
     where
         S: Deferrable,
         M: Clone,
     {
-        self.keep = Some(S::keep::<M>);
-        self
+        // Not `..self`: a value with a destructor cannot be taken apart in a constant.
+        let mut entry = self;
+        entry.keep = Some(S::keep::<M>);
+        entry
     }
 }
 

@@ -1,11 +1,17 @@
-use std::any::{TypeId, type_name};
-use std::collections::HashMap;
+use std::any::{Any, TypeId, type_name};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
-use std::sync::OnceLock;
+use std::panic::Location;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
 use crate::context;
 use crate::error::{Error, Result};
-use crate::receiver::{Info, Phase, Receiver, Registration};
+use crate::model::Model;
+use crate::receiver::{Call, Entry, Info, Phase, Receiver, Registration, SharedCall};
+use crate::signal::Signal;
+
+mod after;
 
 /// Every receiver that is linked into the program.
 ///
@@ -23,13 +29,43 @@ use crate::receiver::{Info, Phase, Receiver, Registration};
 /// registry().require::<welcome>()?;
 /// let receiver = registry().get::<welcome>();
 /// assert_eq!((receiver.signal(), receiver.sender(), receiver.doc()), ("post_save", "User", "Greets."));
+/// receiver.disable();
+/// assert!(!receiver.is_enabled());
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
 pub struct Registry {
     /// In the order in which they run.
-    all: Vec<&'static Info>,
+    linked: Vec<&'static Registration>,
     by_sender: HashMap<(TypeId, TypeId), Vec<&'static Registration>>,
+    /// The members of each circle of `after`.
+    circles: Vec<String>,
+    changes: RwLock<Changes>,
+    /// How often the program has changed what is connected and enabled.
+    generation: AtomicU64,
+}
+
+/// What the program changed at run time.
+#[derive(Debug, Default)]
+struct Changes {
+    connected: Vec<Connected>,
+    disabled: HashSet<TypeId>,
+}
+
+/// A receiver that was connected at run time.
+#[derive(Debug)]
+struct Connected {
+    key: ConnectedKey,
+    info: &'static Info,
+    /// An `Entry<S, M>` of its signal and sender.
+    entry: Box<dyn Any + Send + Sync>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct ConnectedKey {
+    signal: TypeId,
+    sender: TypeId,
+    uid: &'static str,
 }
 
 /// The receivers of this program.
@@ -40,24 +76,32 @@ pub fn registry() -> &'static Registry {
 
 impl Registry {
     fn collect() -> Self {
-        let mut registrations: Vec<_> = inventory::iter::<Registration>.into_iter().collect();
-        // The linker's order is nobody's: lower `order` first, then by name, which begins with the module's path.
-        registrations
-            .sort_by_key(|r| (r.info.order, module(r.info.name), r.info.file, r.info.line));
-        let all = registrations.iter().map(|r| r.info).collect();
-        let mut by_sender: HashMap<_, Vec<_>> = HashMap::new();
-        for registration in registrations {
-            by_sender
-                .entry((registration.signal, registration.sender))
-                .or_default()
-                .push(registration);
+        let mut linked: Vec<_> = inventory::iter::<Registration>.into_iter().collect();
+        // The linker's order is nobody's: lower `order` first, then by the module's path, file and line.
+        linked.sort_by_key(|r| (r.info.order, module(r.info.name), r.info.file, r.info.line));
+        let mut identities = HashSet::new();
+        linked.retain(|r| {
+            r.info.uid.is_empty() || identities.insert((r.info.uid, r.signal, r.sender))
+        });
+        let (linked, circles) = after::sort(linked);
+        for circle in &circles {
+            tracing::error!(
+                "receivers wait for each other, and run in an order of no meaning: {circle}"
+            );
         }
-        Self { all, by_sender }
+        let mut by_sender: HashMap<_, Vec<_>> = HashMap::new();
+        for registration in &linked {
+            let key = (registration.signal, registration.sender);
+            by_sender.entry(key).or_default().push(*registration);
+        }
+        let (changes, generation) = (RwLock::default(), AtomicU64::new(0));
+        Self { linked, by_sender, circles, changes, generation }
     }
 
-    /// Every receiver, in the order in which those of one signal run.
+    /// Every receiver, in the order in which those of one signal run: those that are linked, then those that were
+    /// connected.
     pub fn receivers(&self) -> impl Iterator<Item = ReceiverInfo> + '_ {
-        self.all.iter().map(|info| ReceiverInfo { info })
+        self.infos().into_iter().map(|info| ReceiverInfo { info })
     }
 
     /// The receiver of this name.
@@ -92,9 +136,110 @@ impl Registry {
         context::set_recursion_limit(limit);
     }
 
-    pub(crate) fn of(&self, signal: TypeId, sender: TypeId) -> &[&'static Registration] {
-        self.by_sender.get(&(signal, sender)).map_or(&[], Vec::as_slice)
+    pub(crate) fn infos(&self) -> Vec<&'static Info> {
+        let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
+        let linked = self.linked.iter().map(|r| r.info);
+        linked.chain(changes.connected.iter().map(|c| c.info)).collect()
     }
+
+    /// What is wrong with the receivers as a whole.
+    pub(crate) fn findings(&self) -> Vec<String> {
+        let circle = |circle| format!("receivers are each said to run `after` another: {circle}");
+        self.circles.iter().map(circle).collect()
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// The receivers of a signal from a model as they are now, in the order in which they run: those that are linked,
+    /// then those that were connected.
+    pub(crate) fn entries<S: Signal, M: Model>(&self) -> Vec<Entry<S, M>> {
+        let (signal, sender) = (TypeId::of::<S>(), TypeId::of::<M>());
+        let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
+        let linked = self.by_sender.get(&(signal, sender)).map_or(&[][..], Vec::as_slice);
+        let enabled = linked.iter().filter(|r| !changes.disabled.contains(&r.info.receiver));
+        let connected = changes.connected.iter();
+        let connected = connected.filter(|c| (c.key.signal, c.key.sender) == (signal, sender));
+        let entries =
+            enabled.map(|r| r.entry as &dyn Any).chain(connected.map(|c| &*c.entry as &dyn Any));
+        entries.filter_map(|entry| entry.downcast_ref::<Entry<S, M>>().cloned()).collect()
+    }
+
+    /// Connects a receiver at run time, unless there is one of this identity.
+    pub(crate) fn connect<S: Signal, M: Model>(
+        &self,
+        uid: &str,
+        at: &'static Location<'static>,
+        call: SharedCall<S, M>,
+    ) -> Handle {
+        let uid = interned(uid);
+        let key = ConnectedKey { signal: TypeId::of::<S>(), sender: TypeId::of::<M>(), uid };
+        let linked = self.by_sender.get(&(key.signal, key.sender));
+        let is_linked = linked.is_some_and(|all| all.iter().any(|r| r.info.uid == uid));
+        self.change(|changes| {
+            if !is_linked && !changes.connected.iter().any(|c| c.key == key) {
+                let info = interned_info(Info::connected::<S, M>(uid, at), &key);
+                let entry = Box::new(Entry::<S, M> { info, call: Call::Shared(call), keep: None });
+                changes.connected.push(Connected { key: key.clone(), info, entry });
+            }
+        });
+        Handle { key }
+    }
+
+    /// Whoever saves from now on sees the change; who is under way goes on with what it began with.
+    fn change<T>(&self, change: impl FnOnce(&mut Changes) -> T) -> T {
+        let mut changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
+        let changed = change(&mut changes);
+        self.generation.fetch_add(1, Ordering::Release);
+        changed
+    }
+}
+
+/// A receiver that was connected at run time.
+#[derive(Debug, Clone)]
+#[must_use = "a receiver stays connected where its handle is dropped"]
+pub struct Handle {
+    key: ConnectedKey,
+}
+
+impl Handle {
+    /// Disconnects the receiver, and returns whether it was connected. A save that is under way still runs it.
+    pub fn disconnect(&self) -> bool {
+        registry().change(|changes| {
+            let before = changes.connected.len();
+            changes.connected.retain(|c| c.key != self.key);
+            changes.connected.len() < before
+        })
+    }
+}
+
+/// The same text, for as long as the program runs: a program connects what it connects by a handful of names.
+fn interned(text: &str) -> &'static str {
+    static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+    let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = texts.get(text) {
+        return known;
+    }
+    let leaked: &'static str = Box::leak(text.into());
+    texts.insert(leaked);
+    leaked
+}
+
+/// As [`interned`], for what is known of a receiver that is connected again and again.
+fn interned_info(info: Info, key: &ConnectedKey) -> &'static Info {
+    static INFOS: Mutex<Vec<(TypeId, TypeId, &'static Info)>> = Mutex::new(Vec::new());
+    let mut infos = INFOS.lock().unwrap_or_else(PoisonError::into_inner);
+    let same = |(signal, sender, known): &&(TypeId, TypeId, &'static Info)| {
+        (*signal, *sender, known.uid) == (key.signal, key.sender, key.uid)
+            && (known.file, known.line) == (info.file, info.line)
+    };
+    if let Some((.., known)) = infos.iter().find(same) {
+        return known;
+    }
+    let leaked: &'static Info = Box::leak(Box::new(info));
+    infos.push((key.signal, key.sender, leaked));
+    leaked
 }
 
 impl fmt::Debug for Registration {
@@ -148,6 +293,24 @@ impl ReceiverInfo {
     /// The line in the source file.
     pub fn line(self) -> u32 {
         self.info.line
+    }
+
+    /// Has it run again, in the whole process, after [`disable`](Self::disable).
+    pub fn enable(self) {
+        let receiver = self.info.receiver;
+        registry().change(|changes| changes.disabled.remove(&receiver));
+    }
+
+    /// Does not run it any more, in the whole process. To leave it out in one task, see [`muted`](crate::muted).
+    pub fn disable(self) {
+        let receiver = self.info.receiver;
+        registry().change(|changes| changes.disabled.insert(receiver));
+    }
+
+    /// Whether it runs.
+    pub fn is_enabled(self) -> bool {
+        let changes = registry().changes.read().unwrap_or_else(PoisonError::into_inner);
+        !changes.disabled.contains(&self.info.receiver)
     }
 
     /// The first line of its doc comment.

@@ -1,4 +1,5 @@
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use crate::backend::{AnyRow, Backend, DatabaseKind};
 use crate::conn::Conn;
@@ -29,13 +30,12 @@ pub(crate) async fn save<M: Model, R: Route<M>>(
     source: Source<'_>,
     verb: Verb,
 ) -> Result<Saved> {
-    let pair = &M::__table().receivers().save;
-    if pair.is_empty() {
+    let Some(pair) = M::__table().save() else {
         let mut conn = source.acquire().await?;
         let doubt = Doubt::of(&mut conn, "save", M::NAME);
         let done = store::<M, R>(model, doubt.conn, verb).await;
         return Ok(Saved { created: doubt.end(done)? });
-    }
+    };
     let mut unit = Save { verb, created: false, pair, route: PhantomData::<fn() -> R> };
     perform(&mut unit, model, source).await?;
     Ok(Saved { created: unit.created })
@@ -45,13 +45,14 @@ pub(crate) async fn save<M: Model, R: Route<M>>(
 struct Save<M: Model, R> {
     verb: Verb,
     created: bool,
-    pair: &'static Pair<pre_save, post_save, M>,
+    pair: Arc<Pair<pre_save, post_save, M>>,
     route: PhantomData<fn() -> R>,
 }
 
 impl<M: Model, R> Clone for Save<M, R> {
     fn clone(&self) -> Self {
-        Self { verb: self.verb, created: self.created, pair: self.pair, route: PhantomData }
+        let pair = Arc::clone(&self.pair);
+        Self { verb: self.verb, created: self.created, pair, route: PhantomData }
     }
 }
 

@@ -1,7 +1,14 @@
 use std::convert::Infallible;
 use std::fmt::Debug;
+use std::panic::Location;
+use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
+use crate::error::BoxError;
 use crate::model::{Column, Model};
+use crate::receiver::Cx;
+use crate::registry::{Handle, registry};
 
 /// Something that happens, and that receivers can be registered for. What a receiver gets of it is the event.
 ///
@@ -60,11 +67,28 @@ pub trait Deferrable: Signal {
 pub trait TellsCreated: Signal {}
 
 macro_rules! signal {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[$doc:meta])* $name:ident $event:ident) => {
         $(#[$doc])*
         #[allow(non_camel_case_types)]
         #[derive(Debug, Clone, Copy)]
         pub struct $name;
+
+        impl $name {
+            /// Connects a receiver of the model `M` at run time, in the transaction, after those that are linked. There
+            /// is one of each `uid`: where there is one already, it stays. A save that is under way goes on with the
+            /// receivers that it began with.
+            #[track_caller]
+            pub fn connect<M: Model>(
+                self,
+                uid: &str,
+                receiver: impl for<'a, 'c> Fn($event<'a, M>, Cx<'a, 'c>) -> BoxFuture<'a, Result<(), BoxError>>
+                + Send
+                + Sync
+                + 'static,
+            ) -> Handle {
+                registry().connect::<Self, M>(uid, Location::caller(), Arc::new(receiver))
+            }
+        }
     };
 }
 
@@ -82,7 +106,7 @@ signal! {
     ///     if save.instance.email.contains('@') { Ok(()) } else { Err("not an address") }
     /// }
     /// ```
-    pre_save
+    pre_save PreSave
 }
 signal! {
     /// After a row was written.
@@ -104,7 +128,7 @@ signal! {
     ///     println!("welcome, {}", saved.instance.name);
     /// }
     /// ```
-    post_save
+    post_save PostSave
 }
 signal! {
     /// Before a row is deleted. Its receivers may veto by returning an error: no SQL is sent then.
@@ -118,7 +142,7 @@ signal! {
     ///     if delete.instance.admin { Err("an admin cannot be deleted") } else { Ok(()) }
     /// }
     /// ```
-    pre_delete
+    pre_delete PreDelete
 }
 signal! {
     /// After a row was deleted; not where there was none.
@@ -132,7 +156,7 @@ signal! {
     ///     println!("{} is gone, and so is the key {}", deleted.instance.name, deleted.pk());
     /// }
     /// ```
-    post_delete
+    post_delete PostDelete
 }
 
 /// A row is about to be written: the event of [`pre_save`].

@@ -1,7 +1,10 @@
 use std::any::TypeId;
-use std::sync::OnceLock;
+use std::sync::Arc;
+
+use arc_swap::ArcSwapOption;
 
 use crate::model::Model;
+use crate::mute;
 use crate::receiver::{Entry, Phase};
 use crate::registry::registry;
 use crate::signal::{Signal, post_delete, post_save, pre_delete, pre_save};
@@ -9,62 +12,100 @@ use crate::unit::Needs;
 
 /// The receivers of a model, found at its first save. `#[derive(Model)]` has one for each model.
 pub struct Table<M: Model> {
-    receivers: OnceLock<Receivers<M>>,
+    save: Slot<Pair<pre_save, post_save, M>>,
+    delete: Slot<Pair<pre_delete, post_delete, M>>,
 }
 
-/// Who receives what a model does.
-pub(crate) struct Receivers<M: Model> {
-    pub(crate) save: Pair<pre_save, post_save, M>,
-    pub(crate) delete: Pair<pre_delete, post_delete, M>,
-}
+/// What was found when the registry was of this generation.
+struct Slot<T>(ArcSwapOption<(u64, Arc<T>)>);
 
-/// The receivers before and after a statement, and what they need.
+/// The receivers before and after a statement, and what they need. A write takes them as they are at its beginning.
 pub(crate) struct Pair<Pre: Signal, Post: Signal, M: Model> {
     pub(crate) before: Vec<Entry<Pre, M>>,
     pub(crate) after: Vec<Entry<Post, M>>,
     /// Those that wait for the end of the transaction.
-    pub(crate) deferred: Vec<Entry<Post, M>>,
-    /// Whether one of those before takes the connection.
-    pub(crate) before_connected: bool,
+    pub(crate) deferred: Arc<[Entry<Post, M>]>,
 }
 
 impl<M: Model> Table<M> {
     /// With nothing in it yet.
     #[expect(clippy::new_without_default, reason = "made in a `static`")]
     pub const fn new() -> Self {
-        Self { receivers: OnceLock::new() }
+        Self { save: Slot::new(), delete: Slot::new() }
     }
 
-    pub(crate) fn receivers(&self) -> &Receivers<M> {
-        self.receivers.get_or_init(|| Receivers { save: Pair::find(), delete: Pair::find() })
+    /// Who receives a save, if anybody does.
+    pub(crate) fn save(&self) -> Option<Arc<Pair<pre_save, post_save, M>>> {
+        self.save.get()
+    }
+
+    /// Who receives a delete, if anybody does.
+    pub(crate) fn delete(&self) -> Option<Arc<Pair<pre_delete, post_delete, M>>> {
+        self.delete.get()
+    }
+}
+
+impl<Pre: Signal, Post: Signal, M: Model> Slot<Pair<Pre, Post, M>> {
+    const fn new() -> Self {
+        Self(ArcSwapOption::const_empty())
+    }
+
+    fn get(&self) -> Option<Arc<Pair<Pre, Post, M>>> {
+        let generation = registry().generation();
+        let found = self.0.load();
+        let pair = match &*found {
+            Some(found) if found.0 == generation => {
+                if found.1.is_empty() {
+                    return None;
+                }
+                Arc::clone(&found.1)
+            }
+            _ => {
+                let pair = Arc::new(Pair::find());
+                self.0.store(Some(Arc::new((generation, Arc::clone(&pair)))));
+                pair
+            }
+        };
+        let pair = if mute::any() { Arc::new(pair.heard()) } else { pair };
+        (!pair.is_empty()).then_some(pair)
     }
 }
 
 impl<Pre: Signal, Post: Signal, M: Model> Pair<Pre, Post, M> {
     fn find() -> Self {
-        let before = entries::<Pre, M>();
-        let (after, deferred) =
-            entries::<Post, M>().into_iter().partition(|e| e.info.phase == Phase::InTransaction);
-        let before_connected = before.iter().any(|e| e.info.connection);
-        Self { before, after, deferred, before_connected }
+        Self::of(registry().entries::<Pre, M>(), registry().entries::<Post, M>())
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    fn of(before: Vec<Entry<Pre, M>>, post: Vec<Entry<Post, M>>) -> Self {
+        let (after, deferred): (_, Vec<_>) =
+            post.into_iter().partition(|e| e.info.phase == Phase::InTransaction);
+        Self { before, after, deferred: deferred.into() }
+    }
+
+    /// Those that the task does not mute.
+    fn heard(&self) -> Self {
+        let heard = |receiver: TypeId| !mute::mutes(receiver);
+        let post = self.after.iter().chain(&*self.deferred);
+        Self::of(
+            self.before.iter().filter(|e| heard(e.info.receiver)).cloned().collect(),
+            post.filter(|e| heard(e.info.receiver)).cloned().collect(),
+        )
+    }
+
+    fn is_empty(&self) -> bool {
         self.before.is_empty() && self.after.is_empty() && self.deferred.is_empty()
     }
 
     /// The statement must be in a transaction where a receiver after it can fail, so that it is undone then, and where
-    /// one before it writes. Those that wait need none.
+    /// one before it writes. Those that wait need none, and those whose failure is only logged none but for what they
+    /// write.
     pub(crate) fn needs(&self) -> Needs {
+        let connection_before = self.before.iter().any(|e| e.info.connection);
+        let after = self.after.iter().any(|e| e.info.connection || !e.info.robust);
         Needs {
-            transaction: self.before_connected || !self.after.is_empty(),
-            connection_before: self.before_connected,
+            transaction: connection_before || after,
+            connection_before,
             deferred: self.deferred.first().map(|entry| entry.info),
         }
     }
-}
-
-fn entries<S: Signal, M: Model>() -> Vec<Entry<S, M>> {
-    let found = registry().of(TypeId::of::<S>(), TypeId::of::<M>());
-    found.iter().filter_map(|r| r.entry.downcast_ref::<Entry<S, M>>().copied()).collect()
 }

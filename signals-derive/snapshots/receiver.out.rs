@@ -20,7 +20,10 @@ const _: () = {
             true,
         )
         .phase(__p::Phase::InTransaction)
-        .order(0i32);
+        .order(0i32)
+        .ask(|__cx| {
+            let _ = __p::take::<__p::phase::InTransaction, &mut Conn<'_>>(__cx);
+        });
     #[allow(unused_mut, unused_variables)]
     fn __call<'a, 'c>(
         __event: <post_save as __p::Signal>::Event<'a, User>,

@@ -2,8 +2,8 @@ use proc_macro2::TokenStream;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Expr, ExprLit, FnArg, GenericParam, Lit, Meta, Path, Result, Signature, Type,
-    Visibility,
+    Attribute, Expr, ExprLit, FnArg, GenericParam, Lit, LitStr, Meta, Path, Result, Signature,
+    Type, Visibility,
 };
 
 use super::attr::Options;
@@ -16,6 +16,9 @@ pub(crate) struct Receiver {
     pub(crate) phase: Phase,
     pub(crate) created: Option<bool>,
     pub(crate) order: i32,
+    pub(crate) after: Vec<Path>,
+    pub(crate) robust: bool,
+    pub(crate) uid: Option<LitStr>,
     pub(crate) krate: Option<Path>,
     pub(crate) function: Function,
 }
@@ -94,6 +97,9 @@ impl Receiver {
             created,
             updated,
             order,
+            after,
+            robust,
+            uid,
             krate,
             mut mistakes,
         } = options;
@@ -125,6 +131,9 @@ impl Receiver {
                 },
                 created: created.get().map(|()| true).or(updated.get().map(|()| false)),
                 order: order.get().copied().unwrap_or(0),
+                after: after.get().cloned().unwrap_or_default(),
+                robust: robust.is_set(),
+                uid: uid.get().cloned(),
                 krate: krate.get().cloned(),
                 function,
             }),

@@ -1,8 +1,8 @@
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
-use syn::{Error, Ident, LitInt, Path, Result, Token, Type};
+use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, Type, token};
 
-use crate::options::{Mistakes, Once, path, skip, unknown};
+use crate::options::{Mistakes, Once, path, skip, string, unknown};
 
 /// `SIGNAL, sender = User, …`.
 pub(crate) struct Options {
@@ -13,12 +13,25 @@ pub(crate) struct Options {
     pub(crate) created: Once<()>,
     pub(crate) updated: Once<()>,
     pub(crate) order: Once<i32>,
+    pub(crate) after: Once<Vec<Path>>,
+    pub(crate) robust: Once<()>,
+    pub(crate) uid: Once<LitStr>,
     pub(crate) krate: Once<Path>,
     pub(crate) mistakes: Mistakes,
 }
 
-const KNOWN: &[&str] =
-    &["sender", "on_commit", "on_rollback", "created", "updated", "order", "crate"];
+const KNOWN: &[&str] = &[
+    "sender",
+    "on_commit",
+    "on_rollback",
+    "created",
+    "updated",
+    "order",
+    "after",
+    "robust",
+    "uid",
+    "crate",
+];
 const FORM: &str = "expected a signal, as `#[receiver(post_save, sender = User)]`";
 
 impl Parse for Options {
@@ -39,6 +52,9 @@ impl Parse for Options {
             created: Once::default(),
             updated: Once::default(),
             order: Once::default(),
+            after: Once::default(),
+            robust: Once::default(),
+            uid: Once::default(),
             krate: Once::default(),
             mistakes: Mistakes::default(),
         };
@@ -70,6 +86,12 @@ impl Options {
                 let Signed(order) = value(name, "-10", input)?;
                 self.order.set(name, order, mistakes);
             }
+            "after" => {
+                let List(after) = value(name, "other::receiver", input)?;
+                self.after.set(name, after, mistakes);
+            }
+            "robust" => self.robust.set(name, (), mistakes),
+            "uid" => self.uid.set(name, string(name, input)?, mistakes),
             "crate" => self.krate.set(name, path(name, input)?, mistakes),
             _ => return Err(unknown(name, KNOWN)),
         }
@@ -85,6 +107,24 @@ fn value<T: Parse>(name: &Ident, example: &str, input: ParseStream<'_>) -> Resul
     }
     input.parse::<Token![=]>()?;
     input.parse().map_err(|error| Error::new(error.span(), form))
+}
+
+/// One, or several in brackets.
+struct List<T>(Vec<T>);
+
+impl<T: Parse> Parse for List<T> {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        if !input.peek(token::Bracket) {
+            return Ok(Self(vec![input.parse()?]));
+        }
+        let content;
+        syn::bracketed!(content in input);
+        let list = content.parse_terminated(T::parse, Token![,])?;
+        if list.is_empty() {
+            return Err(content.error("expected at least one"));
+        }
+        Ok(Self(list.into_iter().collect()))
+    }
 }
 
 struct Signed(i32);

@@ -23,6 +23,22 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
     let created = receiver
         .created
         .map(|created| quote_spanned!(signal.span()=> .created::<#signal>(#created)));
+    let robust = receiver.robust.then(|| quote!(.robust()));
+    let uid = receiver.uid.as_ref().map(|uid| quote!(.uid(#uid)));
+    let after = match &receiver.after[..] {
+        [] => None,
+        after => {
+            let ids = after.iter().map(|r| quote_spanned!(r.span()=> __p::receiver::<#r>()));
+            Some(quote!(.after(&[#(#ids),*])))
+        }
+    };
+    let parameters: Vec<_> = function.parameters().collect();
+    let ask = (!parameters.is_empty()).then(|| {
+        let asks = parameters.iter().map(
+            |ty| quote_spanned!(ty.span()=> let _ = __p::take::<__p::phase::#phase, #ty>(__cx);),
+        );
+        quote!(.ask(|__cx| { #(#asks)* }))
+    });
     let deferred = match receiver.phase {
         Phase::InTransaction => None,
         _ => Some(quote_spanned!(sender.span()=> .deferred())),
@@ -69,7 +85,7 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
                 ::core::line!(),
                 #doc,
                 #connection,
-            ).phase(__p::Phase::#phase).order(#order) #created;
+            ).phase(__p::Phase::#phase).order(#order) #created #after #robust #uid #ask;
 
             #[allow(unused_mut, unused_variables)]
             fn __call<'a, 'c>(

@@ -1,0 +1,94 @@
+use std::any::{Any, TypeId, type_name};
+use std::fmt;
+use std::sync::Arc;
+
+use crate::error::BoxError;
+use crate::receiver::{Cx, Parameter};
+
+/// A value that was given with [`Db::with`](crate::Db::with), as a receiver takes it, in any phase.
+///
+/// The newest value of a type wins. Where there is none, the save is an error that names receiver and type;
+/// [`Db::check`](crate::Db::check) finds that at start-up. The idea is
+/// [axum's](https://docs.rs/axum/latest/axum/extract/struct.State.html).
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::State;
+///
+/// #[derive(Clone)]
+/// struct CurrentUser(i64);
+///
+/// # #[derive(Model, Clone)]
+/// # struct City { id: Option<i64>, name: String }
+/// #[receiver(post_save, sender = City)]
+/// fn audit(saved: PostSave<'_, City>, State(user): State<CurrentUser>) {
+///     println!("user {} saved {}", user.0, saved.instance.name);
+/// }
+///
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// let db = Db::connect("sqlite::memory:").await?.with(CurrentUser(0));
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// db.check().await?;
+/// let of_request = db.with(CurrentUser(7));
+/// City { id: None, name: "Ulm".into() }.save(&of_request).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State<T>(pub T);
+
+/// The values of a [`Db`](crate::Db), the newest first.
+#[derive(Clone, Default)]
+pub(crate) struct Layers(Option<Arc<Layer>>);
+
+struct Layer {
+    value: Box<dyn Any + Send + Sync>,
+    below: Layers,
+}
+
+impl Layers {
+    pub(crate) fn with<T: Send + Sync + 'static>(&self, value: T) -> Self {
+        Self(Some(Arc::new(Layer { value: Box::new(value), below: self.clone() })))
+    }
+
+    pub(crate) fn get<T: 'static>(&self) -> Option<&T> {
+        self.values().find_map(|value| value.downcast_ref())
+    }
+
+    pub(crate) fn has(&self, ty: TypeId) -> bool {
+        self.values().any(|value| value.type_id() == ty)
+    }
+
+    fn values(&self) -> impl Iterator<Item = &(dyn Any + Send + Sync)> {
+        let layers = std::iter::successors(self.0.as_deref(), |layer| layer.below.0.as_deref());
+        layers.map(|layer| &*layer.value)
+    }
+}
+
+impl fmt::Debug for Layers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} values", self.values().count())
+    }
+}
+
+/// A type that a receiver takes as its state.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct StateType {
+    pub(crate) id: TypeId,
+    pub(crate) name: &'static str,
+}
+
+impl<'a, 'c, P, T: Clone + Send + Sync + 'static> Parameter<'a, 'c, P> for State<T> {
+    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
+        let name = type_name::<T>();
+        if let Some(asked) = &mut cx.asked {
+            asked.push(StateType { id: TypeId::of::<T>(), name });
+        }
+        match cx.state::<T>() {
+            Some(value) => Ok(Self(value.clone())),
+            None if cx.db.is_none() => {
+                Err(format!("it takes a `State<{name}>`, and the save went through no `Db`").into())
+            }
+            None => Err(format!("there is no state `{name}`: give it with `db.with(…)`").into()),
+        }
+    }
+}
