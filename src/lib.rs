@@ -1,11 +1,11 @@
 #![doc = include_str!("../README.md")]
 
 pub use sqlx_signals_core::{
-    Column, Committed, Conn, Cx, DatabaseKind, Db, Deferrable, Error, Executor, Handle, Key, Model,
-    Outcome, Parameter, Phase, Portable, PostDelete, PostSave, PreDelete, PreSave, Query, Receiver,
-    ReceiverError, ReceiverInfo, Registry, Result, Row, Saved, Signal, Sql, State, Transaction,
-    Value, muted, phase, post_delete, post_save, pre_delete, pre_save, registry, sqlx,
-    without_signals,
+    AnyModel, Column, Committed, Conn, Connects, CustomSignal, Cx, DatabaseKind, Db, Deferrable,
+    Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase, Portable, PostDelete, PostSave,
+    PreDelete, PreSave, Query, Receiver, ReceiverError, ReceiverInfo, Registry, Result, Row, Saved,
+    Signal, Sql, State, Transaction, Value, muted, phase, post_delete, post_save, pre_delete,
+    pre_save, registry, sqlx, without_signals,
 };
 
 /// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.
@@ -77,13 +77,19 @@ pub use sqlx_signals_derive::Model;
 /// ```
 pub use sqlx_signals_derive::receiver;
 
+/// Makes a type a signal of the program's own: implements [`CustomSignal`], whose page has an example.
+///
+/// `#[signal(crate = "path")]` says where `sqlx_signals` is, for a crate that re-exports it.
+pub use sqlx_signals_derive::Signal;
+
 #[doc(hidden)]
 pub use sqlx_signals_core::private as __private;
 
 /// What most programs need: `use sqlx_signals::prelude::*;`
 pub mod prelude {
     pub use crate::{
-        Conn, Db, Model, PostDelete, PostSave, PreDelete, PreSave, Result, Saved, State,
-        Transaction, post_delete, post_save, pre_delete, pre_save, receiver,
+        AnyModel, Conn, CustomSignal, Db, Executor, Model, Portable, PostDelete, PostSave,
+        PreDelete, PreSave, Result, Saved, Signal, State, Transaction, post_delete, post_save,
+        pre_delete, pre_save, receiver, registry,
     };
 }

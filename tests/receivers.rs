@@ -129,7 +129,7 @@ on_every_database! {
             assert!(failed.file.ends_with("receivers.rs") && failed.line > 0);
             assert_eq!(failed.source.downcast_ref::<Overdrawn>().unwrap().0, balance);
             assert!(error.to_string().contains("receivers.rs:"), "{error}");
-            assert!(std::error::Error::source(&error).is_some());
+            assert!(std::error::Error::source(&error).unwrap().is::<Overdrawn>(), "the receiver's own error");
             assert_eq!((account.id, count(&db, "account").await), (None, 0));
         }
         let mut account = Account { id: None, balance: 1 };

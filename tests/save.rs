@@ -83,7 +83,7 @@ on_every_database! {
             User::get(&db, 7).await.unwrap_err(),
         ] {
             assert!(matches!(&error, Error::NotFound { model: "User", key } if key == "7"), "{error:?}");
-            assert_eq!(error.to_string(), "no `User` with the key 7");
+            assert_eq!(error.to_string(), "no such `User`: 7");
         }
         ann.id = None;
         assert!(ann.update(&db).await.unwrap_err().is_not_found());
@@ -104,7 +104,7 @@ on_every_database! {
         assert_eq!(Country::get(&db, &key).await.unwrap(), de);
         assert_eq!(Country::find(&db, key).await.unwrap(), Some(de));
         let error = Country::get(&db, "FR").await.unwrap_err();
-        assert_eq!(error.to_string(), "no `Country` with the key \"FR\"");
+        assert_eq!(error.to_string(), "no such `Country`: \"FR\"");
     }
 
     async fn a_composite_key_is_the_tuple_of_its_fields(db: Db) {
@@ -235,6 +235,7 @@ on_every_database! {
         assert_eq!(all.iter().map(|u| &*u.name).collect::<Vec<_>>(), ["Cid", "Bob", "Ann"]);
         let two = User::query("WHERE name = $1 OR name = $2 ORDER BY name").bind("Ann").bind(String::from("Cid"));
         assert_eq!(two.fetch_all(&db).await.unwrap().len(), 2);
+        assert_eq!(User::query("ORDER BY name LIMIT 2 -- of three").count(&db).await.unwrap(), 2);
         assert_eq!(User::query("WHERE name <> $1").bind("Ann").count(&db).await.unwrap(), 2);
         assert_eq!(User::query("WHERE name = $1").bind("Bob").fetch_one(&db).await.unwrap().name, "Bob");
         assert!(User::query("WHERE name = $1").bind("X").fetch_optional(&db).await.unwrap().is_none());
@@ -294,7 +295,7 @@ on_every_database! {
 
     async fn every_way_to_a_connection(db: Db) {
         users(&db).await;
-        async fn helper(db: impl Executor<'_, User>, name: &str) -> Result<User> {
+        async fn helper(db: impl Executor<User>, name: &str) -> Result<User> {
             let mut user = user(name);
             user.save(db).await?;
             Ok(user)

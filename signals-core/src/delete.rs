@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::executor::Source;
 use crate::model::Model;
 use crate::save::run;
-use crate::signal::{PostDelete, PreDelete, post_delete, pre_delete};
+use crate::signal::{PostDelete, PreDelete, Signal, post_delete, pre_delete};
 use crate::store::Route;
 use crate::table::Pair;
 use crate::transaction::Deferred;
@@ -83,11 +83,12 @@ impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
         }
         let event = PostDelete { instance };
         let deferred = &self.pair.deferred;
-        Some(Postponed::of(deferred, &event, scene.db.as_ref(), &scene.operation)?)
+        let snapshot = || post_delete::snapshot::<M>(&event);
+        Postponed::of(deferred, &event, snapshot, scene.db.as_ref(), &scene.operation)
     }
 
     fn copy(&self, instance: &M) -> Option<M> {
-        let keep = self.pair.deferred.first()?.keep?;
+        let keep = self.pair.deferred.iter().find_map(|e| e.keep)?;
         Some(keep(&PostDelete { instance }))
     }
 }

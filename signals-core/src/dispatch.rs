@@ -1,23 +1,24 @@
 use std::error::Error as StdError;
+use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tracing::Instrument;
+use tracing::{Instrument, Span};
 
+use crate::any::Snapshot;
 use crate::conn::Conn;
-use crate::context::{Call as Operation, PoolId};
+use crate::context::{Call as Operation, Current, PoolId};
 use crate::db::Db;
 use crate::error::{BoxError, Error, Panicked, ReceiverError, Result};
-use crate::model::Model;
 use crate::receiver::{Call, Cx, Entry, Info, Phase};
 use crate::signal::Signal;
 use crate::transaction::{Deferred, End};
 
 /// Runs the receivers in order, to the first error.
-pub(crate) async fn dispatch<S: Signal, M: Model>(
+pub(crate) async fn dispatch<S: Signal, M: Send + Sync + 'static>(
     entries: &[Entry<S, M>],
     mut event: S::Event<'_, M>,
     mut conn: Option<&mut Conn<'_>>,
@@ -27,7 +28,8 @@ pub(crate) async fn dispatch<S: Signal, M: Model>(
     for entry in entries {
         if wants(entry, &event) {
             if entry.info.robust {
-                robust(entry, &mut event, conn.as_deref_mut(), db, operation).await?;
+                // Whatever became of it is in the log by now.
+                let _ = robust(entry, &mut event, conn.as_deref_mut(), db, operation).await;
             } else {
                 let cx = Cx::new(conn.as_deref_mut(), db);
                 call(entry, S::reborrow::<M>(&mut event), cx, operation).await?;
@@ -37,20 +39,43 @@ pub(crate) async fn dispatch<S: Signal, M: Model>(
     Ok(())
 }
 
-fn wants<S: Signal, M: Model>(entry: &Entry<S, M>, event: &S::Event<'_, M>) -> bool {
-    entry.info.created.is_none() || entry.info.created == S::created::<M>(event)
+/// Runs every receiver, each in a savepoint of its own where it takes the connection, and returns what became of each.
+pub(crate) async fn dispatch_robust<S: Signal, M: Send + Sync + 'static>(
+    entries: &[Entry<S, M>],
+    mut event: S::Event<'_, M>,
+    mut conn: Option<&mut Conn<'_>>,
+    db: Option<&Db>,
+    operation: &Arc<Operation>,
+) -> Vec<(&'static Info, Result<()>)> {
+    let mut results = Vec::with_capacity(entries.len());
+    for entry in entries {
+        let done = robust(entry, &mut event, conn.as_deref_mut(), db, operation).await;
+        results.push((entry.info, done));
+    }
+    results
+}
+
+fn wants<S: Signal, M: Send + Sync + 'static>(
+    entry: &Entry<S, M>,
+    event: &S::Event<'_, M>,
+) -> bool {
+    wants_created(entry.info, S::created::<M>(event))
+}
+
+fn wants_created(info: &Info, created: Option<bool>) -> bool {
+    info.created.is_none() || info.created == created
 }
 
 /// Runs a receiver whose failure is only logged: where it has the connection, in a savepoint, so that what it did is
 /// undone, and a statement of it that fails does not end the transaction.
-async fn robust<S: Signal, M: Model>(
+async fn robust<S: Signal, M: Send + Sync + 'static>(
     entry: &Entry<S, M>,
     event: &mut S::Event<'_, M>,
     conn: Option<&mut Conn<'_>>,
     db: Option<&Db>,
     operation: &Arc<Operation>,
 ) -> Result<()> {
-    let done = match conn {
+    match conn {
         Some(conn) if entry.info.connection => {
             let mut savepoint = conn.begin().await?;
             let cx = Cx::new(Some(&mut *savepoint), db);
@@ -63,46 +88,90 @@ async fn robust<S: Signal, M: Model>(
             }
         }
         conn => call(entry, S::reborrow::<M>(event), Cx::new(conn, db), operation).await,
-    };
-    // It is in the log by now.
-    drop(done);
-    Ok(())
+    }
 }
 
-async fn call<'a, S: Signal, M: Model>(
+async fn call<'a, S: Signal, M: Send + Sync + 'static>(
     entry: &Entry<S, M>,
     event: S::Event<'a, M>,
     cx: Cx<'a, '_>,
     operation: &Arc<Operation>,
 ) -> Result<()> {
-    let Info { name, signal, sender, .. } = *entry.info;
+    let started = match &entry.call {
+        Call::Any(any, erase) => {
+            start(entry.info, &any.call, erase(event, PhantomData), cx, operation)
+        }
+        own => start(entry.info, own, event, cx, operation),
+    };
+    started.end().await
+}
+
+/// A receiver that runs, or one that has run.
+struct Started<'a> {
+    info: &'static Info,
+    begun: Instant,
+    run: Run<'a>,
+}
+
+enum Run<'a> {
+    Done(std::thread::Result<Result<(), BoxError>>),
+    Future(BoxFuture<'a, Result<(), BoxError>>, Current, Span),
+}
+
+fn start<'a, S: Signal, M: ?Sized + Send + Sync + 'static>(
+    info: &'static Info,
+    call: &Call<S, M>,
+    event: S::Event<'a, M>,
+    cx: Cx<'a, '_>,
+    operation: &Arc<Operation>,
+) -> Started<'a> {
+    let Info { name, signal, sender, .. } = *info;
     let span = tracing::debug_span!("receiver", receiver = name, signal, sender);
     let begun = Instant::now();
-    let current = operation.run(entry.info);
-    let done = match &entry.call {
+    let current = operation.run(info);
+    let run = match call {
         Call::Sync(call) => {
             let call = || span.in_scope(|| current.sync_scope(|| call(event, cx)));
-            catch_unwind(AssertUnwindSafe(call))
+            Run::Done(catch_unwind(AssertUnwindSafe(call)))
         }
-        Call::Async(call) => {
-            AssertUnwindSafe(current.scope(call(event, cx)).instrument(span)).catch_unwind().await
-        }
-        Call::Shared(call) => {
-            AssertUnwindSafe(current.scope(call(event, cx)).instrument(span)).catch_unwind().await
-        }
+        Call::Async(call) => Run::Future(call(event, cx), current, span),
+        Call::Shared(call) => Run::Future(call(event, cx), current, span),
+        Call::Any(..) => unreachable!("one of every model is not one of every model once more"),
     };
+    Started { info, begun, run }
+}
+
+impl Started<'_> {
+    /// How it ended: a panic is an error, and both are in the log.
+    async fn end(self) -> Result<()> {
+        let Self { info, begun, run } = self;
+        let done = match run {
+            Run::Done(done) => done,
+            Run::Future(future, current, span) => {
+                AssertUnwindSafe(current.scope(future).instrument(span)).catch_unwind().await
+            }
+        };
+        ended(info, begun, done)
+    }
+}
+
+fn ended(
+    info: &'static Info,
+    begun: Instant,
+    done: std::thread::Result<Result<(), BoxError>>,
+) -> Result<()> {
+    let Info { name, signal, sender, .. } = *info;
+    let elapsed = begun.elapsed();
     let error = match done {
         Ok(Ok(())) => {
-            tracing::debug!(receiver = name, signal, sender, elapsed = ?begun.elapsed(), "received");
+            tracing::debug!(receiver = name, signal, sender, ?elapsed, "received");
             return Ok(());
         }
-        Ok(Err(error)) => failed(entry.info, error),
-        Err(payload) => failed(entry.info, Box::new(Panicked::new(payload))),
+        Ok(Err(error)) => failed(info, error),
+        Err(payload) => failed(info, Box::new(Panicked::new(payload))),
     };
     let cause = error.source().map(|cause| cause as &dyn StdError);
-    tracing::error!(
-        receiver = name, signal, sender, elapsed = ?begun.elapsed(), cause, "a receiver failed"
-    );
+    tracing::error!(receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
     Err(error)
 }
 
@@ -112,29 +181,52 @@ fn failed(info: &'static Info, source: BoxError) -> Error {
 }
 
 /// An event, and those who wait for the end of its transaction.
-pub(crate) struct Postponed<S: Signal, M: Model> {
-    kept: S::Kept<M>,
+pub(crate) struct Postponed<S: Signal, M: Send + Sync + 'static> {
+    kept: Option<S::Kept<M>>,
+    /// For those of every model.
+    snapshot: Option<S::Kept<Snapshot>>,
     entries: Arc<[Entry<S, M>]>,
     db: Option<Db>,
     operation: Arc<Operation>,
 }
 
-impl<S: Signal, M: Model> Postponed<S, M> {
-    /// Keeps the event, where somebody waits for it.
+impl<S: Signal, M: Send + Sync + 'static> Postponed<S, M> {
+    /// Keeps the event, where somebody waits for it; `snapshot` is for those of every model.
     pub(crate) fn of(
         entries: &Arc<[Entry<S, M>]>,
         event: &S::Event<'_, M>,
+        snapshot: impl FnOnce() -> Option<S::Kept<Snapshot>>,
         db: Option<&Db>,
         operation: &Arc<Operation>,
-    ) -> Option<Box<Self>> {
-        let keep = entries.iter().find(|e| wants(e, event))?.keep?;
-        let operation = Arc::clone(operation);
-        let entries = Arc::clone(entries);
-        Some(Box::new(Self { kept: keep(event), entries, db: db.cloned(), operation }))
+    ) -> Option<Box<dyn Deferred>> {
+        let (any, own): (Vec<_>, Vec<_>) = entries
+            .iter()
+            .filter(|e| wants(e, event))
+            .partition(|e| matches!(e.call, Call::Any(..)));
+        let kept = own.iter().find_map(|e| e.keep).map(|keep| keep(event));
+        let snapshot = if any.is_empty() { None } else { snapshot() };
+        if kept.is_none() && snapshot.is_none() {
+            return None;
+        }
+        let (entries, operation) = (Arc::clone(entries), Arc::clone(operation));
+        Some(Box::new(Self { kept, snapshot, entries, db: db.cloned(), operation }))
+    }
+
+    fn start<'a>(&'a self, entry: &Entry<S, M>, operation: &Arc<Operation>) -> Option<Started<'a>> {
+        let cx = Cx::new(None, self.db.as_ref());
+        if let Call::Any(any, _) = &entry.call {
+            let event = S::replay::<Snapshot>(self.snapshot.as_ref()?);
+            return wants_created(entry.info, S::created::<Snapshot>(&event)).then(|| {
+                let event = S::erase::<Snapshot>(event, PhantomData);
+                start(entry.info, &any.call, event, cx, operation)
+            });
+        }
+        let event = S::replay::<M>(self.kept.as_ref()?);
+        wants(entry, &event).then(|| start(entry.info, &entry.call, event, cx, operation))
     }
 }
 
-impl<S: Signal, M: Model> Deferred for Postponed<S, M> {
+impl<S: Signal, M: Send + Sync + 'static> Deferred for Postponed<S, M> {
     fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
         let phase = match end {
             End::Committed => Phase::OnCommit,
@@ -144,12 +236,9 @@ impl<S: Signal, M: Model> Deferred for Postponed<S, M> {
             let operation = self.operation.afterwards(holds);
             let mut errors = Vec::new();
             for entry in self.entries.iter().filter(|e| e.info.phase == phase) {
-                let event = S::replay::<M>(&self.kept);
-                if !wants(entry, &event) {
-                    continue;
+                if let Some(started) = self.start(entry, &operation) {
+                    errors.extend(started.end().await.err());
                 }
-                let cx = Cx::new(None, self.db.as_ref());
-                errors.extend(call(entry, event, cx, &operation).await.err());
             }
             errors
         })

@@ -32,26 +32,26 @@ pub enum Error {
     Database(#[from] sqlx::Error),
 
     /// There is no such row.
-    #[error("no `{model}` with the key {key}")]
+    #[error("no such `{model}`: {key}")]
     NotFound {
         /// The name of the model.
         model: &'static str,
-        /// The key, as `Debug` writes it.
+        /// The key, as `Debug` writes it; or the condition that nothing fits.
         key: String,
     },
 
     /// The database took the statement and stored nothing, as it does when a trigger or a policy swallows a row.
     #[error(
-        "the database accepted the write of a `{model}` and stored no row (a trigger, rule or policy?)"
+        "the database accepted the write of `{model}` and stored no row (a trigger, rule or policy?)"
     )]
     NotStored {
         /// The name of the model.
         model: &'static str,
     },
 
-    /// A receiver returned an error or panicked.
-    #[error("{0}")]
-    Receiver(#[source] Box<ReceiverError>),
+    /// A receiver returned an error or panicked. Its own error is the `source()`.
+    #[error(transparent)]
+    Receiver(Box<ReceiverError>),
 
     /// The transaction was rolled back although `commit()` was called, because something in it had failed before.
     #[error("the transaction was rolled back, because in it {reason}")]
@@ -209,6 +209,21 @@ impl Error {
             Some(Error::Database(e)) => e.as_database_error(),
             _ => e.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error),
         })
+    }
+
+    /// This error and its causes, in one line.
+    pub(crate) fn with_causes(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = self.source();
+        while let Some(error) = cause {
+            // A transparent error says what its cause says.
+            let said = error.to_string();
+            if !text.ends_with(&said) {
+                text = format!("{text}: {said}");
+            }
+            cause = error.source();
+        }
+        text
     }
 
     fn any(&self, test: impl Fn(&Error) -> bool) -> bool {

@@ -27,7 +27,7 @@ use crate::transaction::Transaction;
 ///
 /// # #[derive(Model)]
 /// # struct City { id: Option<i64>, name: String }
-/// async fn found(db: impl Executor<'_, City>, name: &str) -> Result<City> {
+/// async fn found(db: impl Executor<City>, name: &str) -> Result<City> {
 ///     let mut city = City { id: None, name: name.to_owned() };
 ///     city.save(db).await?;
 ///     Ok(city)
@@ -44,12 +44,19 @@ use crate::transaction::Transaction;
     note = "a pool is given as `&pool`, a connection as `&mut conn`; one that is already a reference, once more as \
             `&mut *conn`"
 )]
-pub trait Executor<'c, M: Model>: Send + sealed::Sealed {
+pub trait Executor<M: Model>: Connects {
     #[doc(hidden)]
     type Route: Route<M>;
+}
 
+/// Anything that leads to a connection, whatever for: what an [`Executor`] is for every model.
+pub trait Connects: Send + sealed::Sealed {
+    // The lifetime is the method's and not the trait's: a bound with a lifetime of its own would keep the futures of
+    // generic functions from being known as `Send` (https://github.com/rust-lang/rust/issues/100013).
     #[doc(hidden)]
-    fn into_source(self) -> Source<'c>;
+    fn into_source<'m>(self) -> Source<'m>
+    where
+        Self: 'm;
 }
 
 mod sealed {
@@ -115,12 +122,16 @@ impl<'c> From<Conn<'c>> for Source<'c> {
 macro_rules! executor {
     (<$($extra:lifetime)?> $type:ty, $bound:path, $route:ty, |$self:ident| $source:expr) => {
         impl<'c $(, $extra)?> sealed::Sealed for $type {}
-        impl<'c $(, $extra)?, M: $bound> Executor<'c, M> for $type {
-            type Route = $route;
-
-            fn into_source($self) -> Source<'c> {
+        impl<'c $(, $extra)?> Connects for $type {
+            fn into_source<'m>($self) -> Source<'m>
+            where
+                Self: 'm,
+            {
                 $source
             }
+        }
+        impl<'c $(, $extra)?, M: $bound> Executor<M> for $type {
+            type Route = $route;
         }
     };
 }

@@ -4,9 +4,11 @@
 #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
 compile_error!("sqlx-signals needs a database: turn on the feature `sqlite`, `postgres` or both");
 
+mod any;
 mod backend;
 mod conn;
 mod context;
+mod custom;
 mod db;
 mod delete;
 mod dispatch;
@@ -32,11 +34,13 @@ mod table;
 mod transaction;
 mod unit;
 
+pub use any::AnyModel;
 pub use backend::DatabaseKind;
 pub use conn::Conn;
+pub use custom::CustomSignal;
 pub use db::Db;
 pub use error::{Error, ReceiverError, Result};
-pub use executor::Executor;
+pub use executor::{Connects, Executor};
 pub use model::{Column, Key, Model, Saved};
 pub use mute::{muted, without_signals};
 pub use query::Query;

@@ -41,6 +41,9 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn __set_pk(&mut self, key: Option<Self::Pk>);
 
     #[doc(hidden)]
+    fn __json(&self) -> Option<crate::any::Value>;
+
+    #[doc(hidden)]
     fn __table() -> &'static Table<Self>;
 
     /// Stores the row: INSERT where the key is `None`, else UPDATE, and INSERT where there was no such row. There is
@@ -75,11 +78,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// A dropped future stores nothing, unless the row was already on its way: its `on_commit` receivers then run on
     /// a task of their own. In a transaction of the caller, a dropped save marks it as failed.
-    fn save<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<Saved>> + Send + 'm
-    where
-        E: Executor<'c, Self> + 'm,
-    {
-        save::save::<Self, E::Route>(self, db.into_source(), Verb::Save)
+    fn save<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
+        async move { save::save::<Self, E::Route>(self, db.into_source(), Verb::Save).await }
     }
 
     /// Stores a new row with one INSERT.
@@ -92,11 +92,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// As [`save`](Model::save).
-    fn insert<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<Saved>> + Send + 'm
-    where
-        E: Executor<'c, Self> + 'm,
-    {
-        save::save::<Self, E::Route>(self, db.into_source(), Verb::Insert)
+    fn insert<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
+        async move { save::save::<Self, E::Route>(self, db.into_source(), Verb::Insert).await }
     }
 
     /// Stores the row with one UPDATE.
@@ -108,11 +105,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// As [`save`](Model::save).
-    fn update<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<Saved>> + Send + 'm
-    where
-        E: Executor<'c, Self> + 'm,
-    {
-        save::save::<Self, E::Route>(self, db.into_source(), Verb::Update)
+    fn update<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
+        async move { save::save::<Self, E::Route>(self, db.into_source(), Verb::Update).await }
     }
 
     /// Deletes the row, and returns whether there was one. A key that the database gives is `None` afterwards; where
@@ -125,11 +119,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// As [`save`](Model::save).
-    fn delete<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<bool>> + Send + 'm
-    where
-        E: Executor<'c, Self> + 'm,
-    {
-        delete::delete::<Self, E::Route>(self, db.into_source())
+    fn delete<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<bool>> + Send {
+        async move { delete::delete::<Self, E::Route>(self, db.into_source()).await }
     }
 
     /// Reads the row again, by its key.
@@ -137,10 +128,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::NotFound`] where the row is gone or the key is `None`; the instance is as it was.
-    fn refresh<'m, 'c: 'm, E>(&'m mut self, db: E) -> impl Future<Output = Result<()>> + Send + 'm
-    where
-        E: Executor<'c, Self> + 'm,
-    {
+    fn refresh<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<()>> + Send {
         async move {
             let key = self.pk().ok_or_else(|| read::not_found::<Self>(None))?;
             *self = read::get::<Self, E::Route>(db.into_source(), key).await?;
@@ -153,11 +141,11 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::NotFound`] where there is none.
-    fn get<'c, E>(db: E, key: impl Key<Self::Pk>) -> impl Future<Output = Result<Self>> + Send + 'c
-    where
-        E: Executor<'c, Self> + 'c,
-    {
-        read::get::<Self, E::Route>(db.into_source(), key.into_key())
+    fn get<E: Executor<Self>>(
+        db: E,
+        key: impl Key<Self::Pk>,
+    ) -> impl Future<Output = Result<Self>> + Send {
+        async move { read::get::<Self, E::Route>(db.into_source(), key.into_key()).await }
     }
 
     /// The row with this key, if there is one.
@@ -165,14 +153,11 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// What the database refuses, and a row that does not decode.
-    fn find<'c, E>(
+    fn find<E: Executor<Self>>(
         db: E,
         key: impl Key<Self::Pk>,
-    ) -> impl Future<Output = Result<Option<Self>>> + Send + 'c
-    where
-        E: Executor<'c, Self> + 'c,
-    {
-        read::find::<Self, E::Route>(db.into_source(), key.into_key())
+    ) -> impl Future<Output = Result<Option<Self>>> + Send {
+        async move { read::find::<Self, E::Route>(db.into_source(), key.into_key()).await }
     }
 
     /// Every row, in the order in which the database gives them.
@@ -180,11 +165,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// What the database refuses, and a row that does not decode.
-    fn all<'c, E>(db: E) -> impl Future<Output = Result<Vec<Self>>> + Send + 'c
-    where
-        E: Executor<'c, Self> + 'c,
-    {
-        read::all::<Self, E::Route>(db.into_source())
+    fn all<E: Executor<Self>>(db: E) -> impl Future<Output = Result<Vec<Self>>> + Send {
+        async move { read::all::<Self, E::Route>(db.into_source()).await }
     }
 
     /// Rows by what comes after `SELECT … FROM table`, with `$1`, `$2`, … for what is bound.

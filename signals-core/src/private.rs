@@ -6,12 +6,13 @@ pub use inventory;
 pub use sqlx::error::BoxDynError;
 pub use sqlx::{Arguments, ColumnIndex, Database, Error, FromRow, Row};
 
+pub use crate::any::{Probe, Serialized, Unserialized, Value};
 pub use crate::backend::{AnyRow, Backend, add};
 pub use crate::executor::Source;
-pub use crate::receiver::{Cx, Entry, Info, Registration};
+pub use crate::receiver::{AnyEntry, Cx, Entry, Info, Registration};
 pub use crate::store::{Any, Encodes, Field, Only, Route, Statements, Store};
-pub use crate::table::Table;
-pub use crate::{Column, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
+pub use crate::table::{SignalTable, Table};
+pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
 
 #[cfg(feature = "json")]
 pub use sqlx::types::Json;

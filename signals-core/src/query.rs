@@ -13,7 +13,9 @@ use crate::store::{Any, Only, Portable, Route, Store, enabled};
 /// Rows of a model by condition, made by [`Model::query`].
 ///
 /// The type of what is bound is part of its own, so that a value which only one database has can be bound where that
-/// database's pool or connection is used.
+/// database's pool or connection is used. Where the number of values is known only at run time, use
+/// [`Db::query`](crate::Db::query), which reads models too; a function that queries takes `&Db` or `&mut Conn<'_>`, not any
+/// [`Executor`].
 #[must_use = "a query does nothing until it is fetched or counted"]
 pub struct Query<M, B> {
     clause: SqlStr,
@@ -46,12 +48,12 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// What the database refuses, and a row that does not decode.
-    pub fn fetch_all<'c, E>(self, db: E) -> impl Future<Output = Result<Vec<M>>> + Send + 'c
+    pub fn fetch_all<E>(self, db: E) -> impl Future<Output = Result<Vec<M>>> + Send
     where
-        E: Executor<'c, M>,
-        B: Binds<M, E::Route> + 'c,
+        E: Executor<M>,
+        B: Binds<M, E::Route>,
     {
-        self.rows::<E::Route>(db.into_source(), read::Rows::default())
+        async move { self.rows::<E::Route>(db.into_source(), read::Rows::default()).await }
     }
 
     /// The first row that fits, if there is one.
@@ -59,13 +61,15 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// As [`fetch_all`](Self::fetch_all).
-    pub fn fetch_optional<'c, E>(self, db: E) -> impl Future<Output = Result<Option<M>>> + Send + 'c
+    pub fn fetch_optional<E>(self, db: E) -> impl Future<Output = Result<Option<M>>> + Send
     where
-        E: Executor<'c, M>,
-        B: Binds<M, E::Route> + 'c,
+        E: Executor<M>,
+        B: Binds<M, E::Route>,
     {
-        let rows = self.rows::<E::Route>(db.into_source(), read::Rows::first());
-        async move { Ok(rows.await?.into_iter().next()) }
+        async move {
+            let rows = self.rows::<E::Route>(db.into_source(), read::Rows::first());
+            Ok(rows.await?.into_iter().next())
+        }
     }
 
     /// The first row that fits.
@@ -73,15 +77,15 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// As [`fetch_all`](Self::fetch_all), and [`Error::NotFound`] where there is none.
-    pub fn fetch_one<'c, E>(self, db: E) -> impl Future<Output = Result<M>> + Send + 'c
+    pub fn fetch_one<E>(self, db: E) -> impl Future<Output = Result<M>> + Send
     where
-        E: Executor<'c, M>,
-        B: Binds<M, E::Route> + 'c,
+        E: Executor<M>,
+        B: Binds<M, E::Route>,
     {
         let clause = self.clause.clone();
-        let rows = self.rows::<E::Route>(db.into_source(), read::Rows::first());
         async move {
-            let key = || format!("that fits `{}`", clause.as_str());
+            let rows = self.rows::<E::Route>(db.into_source(), read::Rows::first());
+            let key = || clause.as_str().to_owned();
             rows.await?
                 .into_iter()
                 .next()
@@ -89,19 +93,19 @@ impl<M: Model, B: Send> Query<M, B> {
         }
     }
 
-    /// How many rows fit.
+    /// How many rows [`fetch_all`](Self::fetch_all) would give.
     ///
     /// # Errors
     ///
     /// What the database refuses.
-    pub fn count<'c, E>(self, db: E) -> impl Future<Output = Result<i64>> + Send + 'c
+    pub fn count<E>(self, db: E) -> impl Future<Output = Result<i64>> + Send
     where
-        E: Executor<'c, M>,
-        B: Binds<M, E::Route> + 'c,
+        E: Executor<M>,
+        B: Binds<M, E::Route>,
     {
-        let source = db.into_source();
         async move {
-            let sql = sql(M::STATEMENTS.count, self.clause);
+            let source = db.into_source();
+            let sql = sql(M::STATEMENTS.count, &self.clause, "\n) AS matching");
             let mut count = Ok(0);
             run(source, sql, self.binds, &mut |row| count = read::scalar(&row)).await?;
             Ok(count?)
@@ -116,14 +120,14 @@ impl<M: Model, B: Send> Query<M, B> {
     where
         B: Binds<M, R>,
     {
-        let sql = sql(M::STATEMENTS.select, self.clause);
+        let sql = sql(M::STATEMENTS.select, &self.clause, "");
         run(source, sql, self.binds, &mut |row| rows.add(&row)).await?;
         rows.all()
     }
 }
 
-fn sql(start: &'static str, clause: SqlStr) -> SqlStr {
-    AssertSqlSafe(format!("{start} {}", clause.as_str())).into_sql_str()
+fn sql(start: &'static str, clause: &SqlStr, end: &'static str) -> SqlStr {
+    AssertSqlSafe(format!("{start} {}{end}", clause.as_str())).into_sql_str()
 }
 
 async fn run<M: Model, R: Route<M>, B: Binds<M, R>>(

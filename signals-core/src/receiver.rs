@@ -9,11 +9,12 @@ use sqlx::PgConnection;
 #[cfg(feature = "sqlite")]
 use sqlx::SqliteConnection;
 
+use crate::any::AnyModel;
 use crate::conn::Conn;
 use crate::db::Db;
 use crate::error::BoxError;
 use crate::model::Model;
-use crate::signal::{Deferrable, Signal, TellsCreated};
+use crate::signal::{Deferrable, Lifetime, Sender, Signal, TellsCreated};
 use crate::state::StateType;
 
 /// The type that `#[receiver]` makes beside a function of the same name, so that the receiver can be named.
@@ -193,7 +194,7 @@ pub(crate) type Ask = for<'x, 'a, 'c> fn(&'x mut Cx<'a, 'c>);
 
 impl Info {
     /// Of the receiver that the type `R` names.
-    pub const fn new<R: Receiver, S: Signal, M: Model>(
+    pub const fn new<R: Receiver, S: Signal, M: Sender + ?Sized>(
         name: &'static str,
         file: &'static str,
         line: u32,
@@ -220,7 +221,7 @@ impl Info {
     }
 
     /// Of a receiver that is connected at run time.
-    pub(crate) fn connected<S: Signal, M: Model>(
+    pub(crate) fn connected<S: Signal, M: Sender>(
         uid: &'static str,
         at: &'static Location<'static>,
     ) -> Self {
@@ -303,19 +304,25 @@ pub struct Entry<S: Signal, M: Send + Sync + 'static> {
     pub(crate) keep: Option<Keep<S, M>>,
 }
 
-pub(crate) enum Call<S: Signal, M: Send + Sync + 'static> {
+pub(crate) enum Call<S: Signal, M: ?Sized + Send + Sync + 'static> {
     Sync(SyncCall<S, M>),
     Async(AsyncCall<S, M>),
     /// Connected at run time.
     Shared(SharedCall<S, M>),
+    /// One of every model.
+    Any(&'static AnyEntry<S>, Erase<S, M>),
 }
 
-impl<S: Signal, M: Send + Sync + 'static> Clone for Call<S, M> {
+type Erase<S, M> =
+    for<'e> fn(<S as Signal>::Event<'e, M>, Lifetime<'e>) -> <S as Signal>::Event<'e, dyn AnyModel>;
+
+impl<S: Signal, M: ?Sized + Send + Sync + 'static> Clone for Call<S, M> {
     fn clone(&self) -> Self {
         match self {
             Self::Sync(call) => Self::Sync(*call),
             Self::Async(call) => Self::Async(*call),
             Self::Shared(call) => Self::Shared(Arc::clone(call)),
+            Self::Any(entry, erase) => Self::Any(entry, *erase),
         }
     }
 }
@@ -350,21 +357,54 @@ impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
     }
 }
 
+/// A receiver of the signal `S` from every model.
+pub struct AnyEntry<S: Signal> {
+    pub(crate) info: &'static Info,
+    pub(crate) call: Call<S, dyn AnyModel>,
+}
+
+impl<S: Signal> AnyEntry<S> {
+    /// A plain function.
+    pub const fn sync(info: &'static Info, call: SyncCall<S, dyn AnyModel>) -> Self {
+        Self { info, call: Call::Sync(call) }
+    }
+
+    /// An async function.
+    pub const fn future(info: &'static Info, call: AsyncCall<S, dyn AnyModel>) -> Self {
+        Self { info, call: Call::Async(call) }
+    }
+
+    /// Waits for the end of the transaction.
+    pub const fn deferred(self) -> Self
+    where
+        S: Deferrable,
+    {
+        self
+    }
+
+    /// The same receiver for one of the models.
+    pub(crate) fn of<M: Model>(&'static self) -> Entry<S, M> {
+        Entry { info: self.info, call: Call::Any(self, S::erase::<M>), keep: None }
+    }
+}
+
 /// One `#[receiver]`, as it is collected at link time.
 #[derive(Clone, Copy)]
 pub struct Registration {
     pub(crate) info: &'static Info,
     pub(crate) signal: TypeId,
     pub(crate) sender: TypeId,
-    /// An `Entry<S, M>` of that signal and sender.
+    /// An `Entry<S, M>` of that signal and sender, or an `AnyEntry<S>`.
     pub(crate) entry: &'static (dyn Any + Send + Sync),
 }
 
 impl Registration {
-    /// A registration of `entry`.
-    pub const fn new<S: Signal, M: Send + Sync + 'static>(entry: &'static Entry<S, M>) -> Self {
-        let signal = TypeId::of::<S>();
-        Self { info: entry.info, signal, sender: TypeId::of::<M>(), entry }
+    /// A registration of `entry`, which is what the signal and the sender say.
+    pub const fn new<S: Signal, M: ?Sized + 'static>(
+        info: &'static Info,
+        entry: &'static (dyn Any + Send + Sync),
+    ) -> Self {
+        Self { info, signal: TypeId::of::<S>(), sender: TypeId::of::<M>(), entry }
     }
 }
 

@@ -5,10 +5,11 @@ use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
 
+use crate::any::AnyModel;
 use crate::context;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::receiver::{Call, Entry, Info, Phase, Receiver, Registration, SharedCall};
+use crate::receiver::{AnyEntry, Call, Entry, Info, Phase, Receiver, Registration, SharedCall};
 use crate::signal::Signal;
 
 mod after;
@@ -37,7 +38,8 @@ mod after;
 pub struct Registry {
     /// In the order in which they run.
     linked: Vec<&'static Registration>,
-    by_sender: HashMap<(TypeId, TypeId), Vec<&'static Registration>>,
+    /// With their places in that order.
+    by_sender: HashMap<(TypeId, TypeId), Vec<(usize, &'static Registration)>>,
     /// The members of each circle of `after`.
     circles: Vec<String>,
     changes: RwLock<Changes>,
@@ -90,9 +92,9 @@ impl Registry {
             );
         }
         let mut by_sender: HashMap<_, Vec<_>> = HashMap::new();
-        for registration in &linked {
+        for (place, registration) in linked.iter().enumerate() {
             let key = (registration.signal, registration.sender);
-            by_sender.entry(key).or_default().push(*registration);
+            by_sender.entry(key).or_default().push((place, *registration));
         }
         let (changes, generation) = (RwLock::default(), AtomicU64::new(0));
         Self { linked, by_sender, circles, changes, generation }
@@ -142,6 +144,10 @@ impl Registry {
         linked.chain(changes.connected.iter().map(|c| c.info)).collect()
     }
 
+    pub(crate) fn info(&self, info: &'static Info) -> ReceiverInfo {
+        ReceiverInfo { info }
+    }
+
     /// What is wrong with the receivers as a whole.
     pub(crate) fn findings(&self) -> Vec<String> {
         let circle = |circle| format!("receivers are each said to run `after` another: {circle}");
@@ -155,15 +161,49 @@ impl Registry {
     /// The receivers of a signal from a model as they are now, in the order in which they run: those that are linked,
     /// then those that were connected.
     pub(crate) fn entries<S: Signal, M: Model>(&self) -> Vec<Entry<S, M>> {
-        let (signal, sender) = (TypeId::of::<S>(), TypeId::of::<M>());
+        self.entries_of(
+            TypeId::of::<S>(),
+            &[TypeId::of::<M>(), TypeId::of::<dyn AnyModel>()],
+            |entry| {
+                let any = || entry.downcast_ref::<AnyEntry<S>>().map(AnyEntry::of::<M>);
+                entry.downcast_ref::<Entry<S, M>>().cloned().or_else(any)
+            },
+        )
+    }
+
+    /// As [`entries`](Self::entries), of a signal that has no sender.
+    pub(crate) fn entries_of_signal<S: Signal>(&self) -> Vec<Entry<S, ()>> {
+        self.entries_of(TypeId::of::<S>(), &[TypeId::of::<()>()], |entry| {
+            entry.downcast_ref::<Entry<S, ()>>().cloned()
+        })
+    }
+
+    fn entries_of<E>(
+        &self,
+        signal: TypeId,
+        senders: &[TypeId],
+        entry: impl Fn(&'static (dyn Any + Send + Sync)) -> Option<E>,
+    ) -> Vec<E>
+    where
+        E: Clone + 'static,
+    {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
-        let linked = self.by_sender.get(&(signal, sender)).map_or(&[][..], Vec::as_slice);
-        let enabled = linked.iter().filter(|r| !changes.disabled.contains(&r.info.receiver));
-        let connected = changes.connected.iter();
-        let connected = connected.filter(|c| (c.key.signal, c.key.sender) == (signal, sender));
-        let entries =
-            enabled.map(|r| r.entry as &dyn Any).chain(connected.map(|c| &*c.entry as &dyn Any));
-        entries.filter_map(|entry| entry.downcast_ref::<Entry<S, M>>().cloned()).collect()
+        let mut linked: Vec<&(usize, &Registration)> = senders
+            .iter()
+            .filter_map(|sender| self.by_sender.get(&(signal, *sender)))
+            .flatten()
+            .collect();
+        linked.sort_by_key(|(place, _)| *place);
+        let enabled =
+            linked.into_iter().filter(|(_, r)| !changes.disabled.contains(&r.info.receiver));
+        let connected = changes
+            .connected
+            .iter()
+            .filter(|c| c.key.signal == signal && senders.contains(&c.key.sender));
+        enabled
+            .filter_map(|(_, r)| entry(r.entry))
+            .chain(connected.filter_map(|c| c.entry.downcast_ref::<E>().cloned()))
+            .collect()
     }
 
     /// Connects a receiver at run time, unless there is one of this identity.
@@ -176,7 +216,7 @@ impl Registry {
         let uid = interned(uid);
         let key = ConnectedKey { signal: TypeId::of::<S>(), sender: TypeId::of::<M>(), uid };
         let linked = self.by_sender.get(&(key.signal, key.sender));
-        let is_linked = linked.is_some_and(|all| all.iter().any(|r| r.info.uid == uid));
+        let is_linked = linked.is_some_and(|all| all.iter().any(|(_, r)| r.info.uid == uid));
         self.change(|changes| {
             if !is_linked && !changes.connected.iter().any(|c| c.key == key) {
                 let info = interned_info(Info::connected::<S, M>(uid, at), &key);

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::model::{Model, Saved};
 use crate::read;
-use crate::signal::{PostSave, PreSave, post_save, pre_save};
+use crate::signal::{PostSave, PreSave, Signal, post_save, pre_save};
 use crate::store::{Bind, Route, Statements, statement};
 use crate::table::Pair;
 use crate::transaction::Deferred;
@@ -92,11 +92,12 @@ impl<M: Model, R: Route<M>> Unit<M> for Save<M, R> {
     fn postponed(&self, model: &M, scene: &Scene) -> Option<Box<dyn Deferred>> {
         let event = self.event(model);
         let deferred = &self.pair.deferred;
-        Some(Postponed::of(deferred, &event, scene.db.as_ref(), &scene.operation)?)
+        let snapshot = || post_save::snapshot::<M>(&event);
+        Postponed::of(deferred, &event, snapshot, scene.db.as_ref(), &scene.operation)
     }
 
     fn copy(&self, model: &M) -> Option<M> {
-        let keep = self.pair.deferred.first()?.keep?;
+        let keep = self.pair.deferred.iter().find_map(|e| e.keep)?;
         Some(keep(&self.event(model)).into_instance())
     }
 }

@@ -1,13 +1,15 @@
 use std::convert::Infallible;
 use std::fmt::Debug;
+use std::marker::PhantomData;
 use std::panic::Location;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use crate::any::{AnyModel, Snapshot};
 use crate::error::BoxError;
 use crate::model::{Column, Model};
-use crate::receiver::Cx;
+use crate::receiver::{AnyEntry, Cx};
 use crate::registry::{Handle, registry};
 
 /// Something that happens, and that receivers can be registered for. What a receiver gets of it is the event.
@@ -40,11 +42,60 @@ pub trait Signal: Send + Sync + 'static {
     #[doc(hidden)]
     fn replay<M: Send + Sync + 'static>(kept: &Self::Kept<M>) -> Self::Event<'_, M>;
 
+    /// Of what a receiver hears that names no sender.
+    #[doc(hidden)]
+    type AnySender: ?Sized + Sender;
+
+    /// Its registration.
+    #[doc(hidden)]
+    type AnyEntry: 'static;
+
+    /// The event for a receiver of every model.
+    #[doc(hidden)]
+    fn erase<'e, M: AnyModel>(
+        event: Self::Event<'e, M>,
+        lifetime: Lifetime<'e>,
+    ) -> Self::Event<'e, dyn AnyModel>;
+
+    /// What is kept of an event for receivers of every model.
+    #[doc(hidden)]
+    fn snapshot<M: AnyModel>(event: &Self::Event<'_, M>) -> Option<Self::Kept<Snapshot>>;
+
     /// Whether the event is about a row that is new, where it can tell.
     #[doc(hidden)]
     fn created<M: ?Sized + Send + Sync + 'static>(_event: &Self::Event<'_, M>) -> Option<bool> {
         None
     }
+}
+
+/// Names the lifetime of an event, which the type of an event alone does not to the compiler.
+#[doc(hidden)]
+#[allow(unreachable_pub)]
+pub type Lifetime<'e> = PhantomData<&'e ()>;
+
+/// What a signal can come from.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a model",
+    label = "not a model",
+    note = "put `#[derive(Model)]` on `{Self}`"
+)]
+pub trait Sender: Send + Sync + 'static {
+    #[doc(hidden)]
+    const NAME: &'static str;
+}
+
+#[diagnostic::do_not_recommend]
+impl<M: Model> Sender for M {
+    const NAME: &'static str = M::NAME;
+}
+
+impl Sender for dyn AnyModel {
+    const NAME: &'static str = "every model";
+}
+
+/// Of a signal that comes from nobody in particular.
+impl Sender for () {
+    const NAME: &'static str = "";
 }
 
 /// A signal whose receivers can wait for the end of the transaction.
@@ -223,6 +274,17 @@ impl Signal for pre_save {
     type Event<'e, M: ?Sized + Send + Sync + 'static> = PreSave<'e, M>;
     type Kept<M: Send + Sync + 'static> = Infallible;
 
+    type AnySender = dyn AnyModel;
+    type AnyEntry = AnyEntry<Self>;
+
+    fn erase<'e, M: AnyModel>(event: PreSave<'e, M>, _: Lifetime<'e>) -> PreSave<'e, dyn AnyModel> {
+        PreSave { instance: event.instance, fields: None }
+    }
+
+    fn snapshot<M: AnyModel>(_event: &PreSave<'_, M>) -> Option<Self::Kept<Snapshot>> {
+        None
+    }
+
     fn reborrow<'s, M: ?Sized + Send + Sync + 'static>(
         event: &'s mut PreSave<'_, M>,
     ) -> PreSave<'s, M> {
@@ -252,6 +314,24 @@ impl Signal for post_save {
     const NAME: &'static str = "post_save";
     type Event<'e, M: ?Sized + Send + Sync + 'static> = PostSave<'e, M>;
     type Kept<M: Send + Sync + 'static> = Written<M>;
+
+    type AnySender = dyn AnyModel;
+    type AnyEntry = AnyEntry<Self>;
+
+    fn erase<'e, M: AnyModel>(
+        event: PostSave<'e, M>,
+        _: Lifetime<'e>,
+    ) -> PostSave<'e, dyn AnyModel> {
+        PostSave { instance: event.instance, created: event.created, fields: None }
+    }
+
+    fn snapshot<M: AnyModel>(event: &PostSave<'_, M>) -> Option<Self::Kept<Snapshot>> {
+        Some(Written {
+            instance: Snapshot::of(event.instance),
+            created: event.created,
+            fields: None,
+        })
+    }
 
     fn reborrow<'s, M: ?Sized + Send + Sync + 'static>(
         event: &'s mut PostSave<'_, M>,
@@ -286,6 +366,20 @@ impl Signal for pre_delete {
     type Event<'e, M: ?Sized + Send + Sync + 'static> = PreDelete<'e, M>;
     type Kept<M: Send + Sync + 'static> = Infallible;
 
+    type AnySender = dyn AnyModel;
+    type AnyEntry = AnyEntry<Self>;
+
+    fn erase<'e, M: AnyModel>(
+        event: PreDelete<'e, M>,
+        _: Lifetime<'e>,
+    ) -> PreDelete<'e, dyn AnyModel> {
+        PreDelete { instance: event.instance }
+    }
+
+    fn snapshot<M: AnyModel>(_event: &PreDelete<'_, M>) -> Option<Self::Kept<Snapshot>> {
+        None
+    }
+
     fn reborrow<'s, M: ?Sized + Send + Sync + 'static>(
         event: &'s mut PreDelete<'_, M>,
     ) -> PreDelete<'s, M> {
@@ -301,6 +395,20 @@ impl Signal for post_delete {
     const NAME: &'static str = "post_delete";
     type Event<'e, M: ?Sized + Send + Sync + 'static> = PostDelete<'e, M>;
     type Kept<M: Send + Sync + 'static> = M;
+
+    type AnySender = dyn AnyModel;
+    type AnyEntry = AnyEntry<Self>;
+
+    fn erase<'e, M: AnyModel>(
+        event: PostDelete<'e, M>,
+        _: Lifetime<'e>,
+    ) -> PostDelete<'e, dyn AnyModel> {
+        PostDelete { instance: event.instance }
+    }
+
+    fn snapshot<M: AnyModel>(event: &PostDelete<'_, M>) -> Option<Self::Kept<Snapshot>> {
+        Some(Snapshot::of(event.instance))
+    }
 
     fn reborrow<'s, M: ?Sized + Send + Sync + 'static>(
         event: &'s mut PostDelete<'_, M>,

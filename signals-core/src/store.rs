@@ -125,8 +125,14 @@ pub(crate) mod enabled {
 ///
 /// A model with a field that only one database has, say `Vec<String>` for Postgres, is saved through that database's
 /// own pools and connections.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored in every database of this build",
+    label = "not `Portable`",
+    note = "a function that is generic over models and takes `&Db` or `&mut Conn<'_>` asks for `M: Model + Portable`"
+)]
 pub trait Portable: enabled::InSqlite + enabled::InPostgres {}
 
+#[diagnostic::do_not_recommend]
 impl<M: enabled::InSqlite + enabled::InPostgres> Portable for M {}
 
 /// How a model reaches its database: through the one that is known at compile time ([`Only`]), or through whichever
@@ -222,7 +228,7 @@ pub struct Statements {
     pub select: &'static str,
     /// `SELECT` of all columns by key.
     pub find: &'static str,
-    /// `SELECT count(*)` without a condition.
+    /// `SELECT count(*)` up to the condition, in a parenthesis that is open.
     pub count: &'static str,
 }
 

@@ -272,7 +272,9 @@ impl<'d, 'c> Doubt<'d, 'c> {
         self.armed = false;
         let (verb, model) = (self.verb, self.model);
         if let Err(error) = &done {
-            self.conn.scope.fail(|| format!("the {verb} of a `{model}` failed: {error}"));
+            self.conn
+                .scope
+                .fail(|| format!("the {verb} of `{model}` failed: {}", error.with_causes()));
         }
         done
     }
@@ -284,7 +286,7 @@ impl Drop for Doubt<'_, '_> {
             let (verb, model) = (self.verb, self.model);
             self.conn
                 .scope
-                .fail(|| format!("the {verb} of a `{model}` was dropped before it was done"));
+                .fail(|| format!("the {verb} of `{model}` was dropped before it was done"));
         }
     }
 }

@@ -27,13 +27,18 @@ const _: () = {
             delete: "DELETE FROM \"users\" WHERE \"id\" = $1",
             select: "SELECT \"id\", \"name\", \"email\" FROM \"users\"",
             find: "SELECT \"id\", \"name\", \"email\" FROM \"users\" WHERE \"id\" = $1",
-            count: "SELECT count(*) FROM \"users\"",
+            count: "SELECT count(*) FROM (SELECT 1 FROM \"users\"",
         };
         fn pk(&self) -> ::core::option::Option<Self::Pk> {
             ::core::clone::Clone::clone(&self.id)
         }
         fn __set_pk(&mut self, key: ::core::option::Option<Self::Pk>) {
             self.id = key;
+        }
+        fn __json(&self) -> ::core::option::Option<__p::Value> {
+            #[allow(unused_imports)]
+            use __p::{Serialized as _, Unserialized as _};
+            (&__p::Probe(self)).json()
         }
         fn __table() -> &'static __p::Table<Self> {
             static TABLE: __p::Table<User> = __p::Table::new();

@@ -5,45 +5,51 @@ async fn create_profile(saved: PostSave<'_, User>, conn: &mut Conn<'_>) -> Resul
 ///Names the receiver [`create_profile`](fn@create_profile).
 #[allow(non_camel_case_types, dead_code)]
 struct create_profile {}
+#[allow(deprecated, unused_qualifications)]
 const _: () = {
     use ::sqlx_signals::__private as __p;
     impl __p::Receiver for create_profile {}
-    static __INFO: __p::Info = __p::Info::new::<
-        create_profile,
-        post_save,
-        User,
-    >(
-            ::core::concat!(::core::module_path!(), "::", "create_profile"),
-            ::core::file!(),
-            ::core::line!(),
-            "Every new user gets a profile.",
-            true,
-        )
-        .phase(__p::Phase::InTransaction)
-        .order(0i32)
-        .ask(|__cx| {
-            let _ = __p::take::<__p::phase::InTransaction, &mut Conn<'_>>(__cx);
-        });
-    #[allow(unused_mut, unused_variables)]
-    fn __call<'a, 'c>(
-        __event: <post_save as __p::Signal>::Event<'a, User>,
-        mut __cx: __p::Cx<'a, 'c>,
-    ) -> __p::Called<'a> {
-        __p::Box::pin(async move {
-            __p::returned(
-                create_profile(
-                        __event,
-                        __p::take::<__p::phase::InTransaction, &mut Conn<'_>>(&mut __cx)?,
-                    )
-                    .await,
+    const _: () = {
+        static __INFO: __p::Info = __p::Info::new::<
+            create_profile,
+            post_save,
+            User,
+        >(
+                ::core::concat!(::core::module_path!(), "::", "create_profile"),
+                ::core::file!(),
+                ::core::line!(),
+                "Every new user gets a profile.",
+                true,
             )
-        })
-    }
-    static __ENTRY: __p::Entry<post_save, User> = __p::Entry::<
-        post_save,
-        User,
-    >::future(&__INFO, __call);
-    __p::inventory::submit! {
-        __p::Registration::new(& __ENTRY)
-    }
+            .phase(__p::Phase::InTransaction)
+            .order(0i32)
+            .ask(|__cx| {
+                let _ = __p::take::<__p::phase::InTransaction, &mut Conn<'_>>(__cx);
+            });
+        #[allow(unused_mut, unused_variables)]
+        fn __call<'a, 'c>(
+            __event: <post_save as __p::Signal>::Event<'a, User>,
+            mut __cx: __p::Cx<'a, 'c>,
+        ) -> __p::Called<'a> {
+            __p::Box::pin(async move {
+                __p::returned(
+                    create_profile(
+                            __event,
+                            __p::take::<
+                                __p::phase::InTransaction,
+                                &mut Conn<'_>,
+                            >(&mut __cx)?,
+                        )
+                        .await,
+                )
+            })
+        }
+        static __ENTRY: __p::Entry<post_save, User> = <__p::Entry<
+            post_save,
+            User,
+        >>::future(&__INFO, __call);
+        __p::inventory::submit! {
+            __p::Registration::new:: < post_save, User > (& __INFO, & __ENTRY)
+        }
+    };
 };

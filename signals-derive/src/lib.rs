@@ -5,6 +5,7 @@ use proc_macro::TokenStream;
 mod model;
 mod options;
 mod receiver;
+mod signal;
 #[cfg(test)]
 mod tests;
 
@@ -12,6 +13,12 @@ mod tests;
 #[allow(missing_docs)]
 pub fn derive_model(input: TokenStream) -> TokenStream {
     model::derive(input.into()).into()
+}
+
+#[proc_macro_derive(Signal, attributes(signal))]
+#[allow(missing_docs)]
+pub fn derive_signal(input: TokenStream) -> TokenStream {
+    signal::derive(input.into()).into()
 }
 
 #[proc_macro_attribute]

@@ -2,8 +2,9 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
+use syn::ext::IdentExt;
 use syn::parse::ParseStream;
-use syn::{Error, Ident, LitStr, Path, Result, Token};
+use syn::{Attribute, Error, Ident, LitStr, Path, Result, Token};
 
 /// Mistakes so far. All of them are reported, not only the first.
 #[derive(Default)]
@@ -105,5 +106,30 @@ pub(crate) fn private(krate: Option<&Path>) -> TokenStream {
     match krate {
         Some(path) => quote!(#path::__private),
         None => quote!(::sqlx_signals::__private),
+    }
+}
+
+/// Reads every option of every attribute of this name, past those that are wrong.
+pub(crate) fn each_option(
+    attribute: &str,
+    attrs: &[Attribute],
+    mistakes: &mut Mistakes,
+    mut read: impl FnMut(&Ident, ParseStream<'_>, &mut Mistakes) -> syn::Result<()>,
+) {
+    for attr in attrs.iter().filter(|attr| attr.path().is_ident(attribute)) {
+        let parsed = attr.parse_args_with(|input: ParseStream<'_>| {
+            while !input.is_empty() {
+                let name = input.call(Ident::parse_any)?;
+                if let Err(error) = read(&name, input, mistakes) {
+                    mistakes.add(error);
+                    skip(input)?;
+                }
+                if !input.is_empty() {
+                    input.parse::<Token![,]>()?;
+                }
+            }
+            Ok(())
+        });
+        mistakes.take(parsed);
     }
 }

@@ -1,8 +1,6 @@
-use syn::ext::IdentExt;
-use syn::parse::ParseStream;
-use syn::{Attribute, Ident, LitStr, Path, Token};
+use syn::{Attribute, LitStr, Path};
 
-use crate::options::{Mistakes, Once, path, skip, string, unknown};
+use crate::options::{Mistakes, Once, each_option, path, string, unknown};
 
 /// `#[model(…)]` on the struct.
 #[derive(Default)]
@@ -71,7 +69,7 @@ impl Case {
 impl StructAttrs {
     pub(crate) fn read(attrs: &[Attribute], mistakes: &mut Mistakes) -> Self {
         let mut read = Self::default();
-        each_option(attrs, mistakes, |name, input, mistakes| {
+        each_option("model", attrs, mistakes, |name, input, mistakes| {
             match name.to_string().as_str() {
                 "table" => read.table.set(name, string(name, input)?, mistakes),
                 "rename_all" => {
@@ -90,7 +88,7 @@ impl StructAttrs {
 impl FieldAttrs {
     pub(crate) fn read(attrs: &[Attribute], mistakes: &mut Mistakes) -> Self {
         let mut read = Self::default();
-        each_option(attrs, mistakes, |name, input, mistakes| {
+        each_option("model", attrs, mistakes, |name, input, mistakes| {
             match name.to_string().as_str() {
                 "primary_key" => read.primary_key.set(name, (), mistakes),
                 "column" => read.column.set(name, string(name, input)?, mistakes),
@@ -101,29 +99,5 @@ impl FieldAttrs {
             Ok(())
         });
         read
-    }
-}
-
-/// Reads every option of every `#[model(…)]`, past those that are wrong.
-fn each_option(
-    attrs: &[Attribute],
-    mistakes: &mut Mistakes,
-    mut read: impl FnMut(&Ident, ParseStream<'_>, &mut Mistakes) -> syn::Result<()>,
-) {
-    for attr in attrs.iter().filter(|attr| attr.path().is_ident("model")) {
-        let parsed = attr.parse_args_with(|input: ParseStream<'_>| {
-            while !input.is_empty() {
-                let name = input.call(Ident::parse_any)?;
-                if let Err(error) = read(&name, input, mistakes) {
-                    mistakes.add(error);
-                    skip(input)?;
-                }
-                if !input.is_empty() {
-                    input.parse::<Token![,]>()?;
-                }
-            }
-            Ok(())
-        });
-        mistakes.take(parsed);
     }
 }

@@ -86,6 +86,11 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                 };
                 fn pk(&self) -> ::core::option::Option<Self::Pk> { #get_pk }
                 fn __set_pk(&mut self, key: ::core::option::Option<Self::Pk>) { #set_pk }
+                fn __json(&self) -> ::core::option::Option<__p::Value> {
+                    #[allow(unused_imports)]
+                    use __p::{Serialized as _, Unserialized as _};
+                    (&__p::Probe(self)).json()
+                }
                 fn __table() -> &'static __p::Table<Self> {
                     static TABLE: __p::Table<#ident> = __p::Table::new();
                     &TABLE

@@ -26,6 +26,7 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
                 const STATEMENTS: &'static __p::Statements = ::core::panic!();
                 fn pk(&self) -> ::core::option::Option<()> { ::core::option::Option::None }
                 fn __set_pk(&mut self, _: ::core::option::Option<()>) {}
+                fn __json(&self) -> ::core::option::Option<__p::Value> { ::core::option::Option::None }
                 fn __table() -> &'static __p::Table<Self> { ::core::panic!() }
             }
             impl<__DB: __p::Backend> __p::Store<__DB> for #ident {

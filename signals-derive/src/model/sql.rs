@@ -64,7 +64,7 @@ pub(super) fn statements(model: &Model<'_>) -> Sql {
         delete: format!("DELETE FROM {table} WHERE {by_only_key}"),
         find: format!("{select} WHERE {by_only_key}"),
         select,
-        count: format!("SELECT count(*) FROM {table}"),
+        count: format!("SELECT count(*) FROM (SELECT 1 FROM {table}"),
     }
 }
 

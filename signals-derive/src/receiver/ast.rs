@@ -12,7 +12,8 @@ use crate::options::Mistakes;
 /// A receiver. What is here has been checked, but for what only the types tell.
 pub(crate) struct Receiver {
     pub(crate) signal: Path,
-    pub(crate) sender: Type,
+    /// None: whoever the signal comes from.
+    pub(crate) senders: Vec<Type>,
     pub(crate) phase: Phase,
     pub(crate) created: Option<bool>,
     pub(crate) order: i32,
@@ -104,7 +105,7 @@ impl Receiver {
             mut mistakes,
         } = options;
 
-        check(&function, &mut mistakes);
+        check(&function, sender.get().map_or(0, Vec::len), &mut mistakes);
         if let (true, Some(span)) = (on_commit.is_set(), on_rollback.span()) {
             mistakes.at(
                 span,
@@ -114,16 +115,11 @@ impl Receiver {
         if let (true, Some(span)) = (created.is_set(), updated.span()) {
             mistakes.at(span, "`created` and `updated` together are every save: leave both out");
         }
-        if !sender.is_set() {
-            let message = "a receiver names the model whose signal it receives, as `sender = User`";
-            mistakes.at(signal.span(), message);
-        }
-        match (sender.get(), mistakes.into_error()) {
-            (_, Some(error)) => Err(error),
-            (None, None) => unreachable!("a missing sender is a mistake"),
-            (Some(sender), None) => Ok(Self {
+        match mistakes.into_error() {
+            Some(error) => Err(error),
+            None => Ok(Self {
                 signal,
-                sender: sender.clone(),
+                senders: sender.get().cloned().unwrap_or_default(),
                 phase: match () {
                     () if on_commit.is_set() => Phase::OnCommit,
                     () if on_rollback.is_set() => Phase::OnRollback,
@@ -141,7 +137,7 @@ impl Receiver {
     }
 }
 
-fn check(function: &Function, mistakes: &mut Mistakes) {
+fn check(function: &Function, senders: usize, mistakes: &mut Mistakes) {
     let sig = &function.sig;
     if let Some(FnArg::Receiver(this)) = sig.inputs.first() {
         mistakes.at(this.span(), "a receiver is a free function: it has no `self`");
@@ -150,8 +146,11 @@ fn check(function: &Function, mistakes: &mut Mistakes) {
         mistakes.at(sig.paren_token.span.join(), message);
     }
     for param in &sig.generics.params {
-        if !matches!(param, GenericParam::Lifetime(_)) {
-            mistakes.at(param.span(), "a receiver of one sender has no generic types");
+        if senders < 2 && !matches!(param, GenericParam::Lifetime(_)) {
+            mistakes.at(
+                param.span(),
+                "a receiver is generic where it has several senders, as `sender = [User, Order]`",
+            );
         }
     }
     if let Some(token) = &sig.variadic {

@@ -7,7 +7,7 @@ use crate::options::{Mistakes, Once, path, skip, string, unknown};
 /// `SIGNAL, sender = User, …`.
 pub(crate) struct Options {
     pub(crate) signal: Path,
-    pub(crate) sender: Once<Type>,
+    pub(crate) sender: Once<Vec<Type>>,
     pub(crate) on_commit: Once<()>,
     pub(crate) on_rollback: Once<()>,
     pub(crate) created: Once<()>,
@@ -77,7 +77,10 @@ impl Options {
     fn option(&mut self, name: &Ident, input: ParseStream<'_>) -> Result<()> {
         let mistakes = &mut self.mistakes;
         match name.to_string().as_str() {
-            "sender" => self.sender.set(name, value(name, "User", input)?, mistakes),
+            "sender" => {
+                let List(senders) = value(name, "User", input)?;
+                self.sender.set(name, senders, mistakes);
+            }
             "on_commit" => self.on_commit.set(name, (), mistakes),
             "on_rollback" => self.on_rollback.set(name, (), mistakes),
             "created" => self.created.set(name, (), mistakes),

@@ -1,5 +1,5 @@
-use proc_macro2::TokenStream;
-use quote::{quote, quote_spanned};
+use proc_macro2::{Span, TokenStream};
+use quote::{ToTokens, quote, quote_spanned};
 use syn::ReturnType;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
@@ -8,18 +8,95 @@ use super::ast::{Phase, Receiver};
 use crate::options::private;
 
 pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
-    let Receiver { signal, sender, function, order, .. } = receiver;
+    let Receiver { signal, senders, function, .. } = receiver;
     let p = private(receiver.krate.as_ref());
     let (ident, vis) = (&function.sig.ident, &function.vis);
     let cfgs: Vec<_> = function.cfgs().collect();
+    let about = format!("Names the receiver [`{0}`](fn@{0}).", ident.unraw());
+    let registrations = match &senders[..] {
+        // Whoever the signal comes from: only the signal knows what that is.
+        [] => {
+            let sender = quote_spanned!(signal.span()=> <#signal as __p::Signal>::AnySender);
+            let entry = quote_spanned!(signal.span()=> <#signal as __p::Signal>::AnyEntry);
+            vec![registration(receiver, &sender, &entry, signal.span())]
+        }
+        senders => senders
+            .iter()
+            .map(|sender| {
+                let entry = quote!(__p::Entry<#signal, #sender>);
+                registration(receiver, &sender.to_token_stream(), &entry, sender.span())
+            })
+            .collect(),
+    };
+    quote! {
+        #item
+
+        #(#cfgs)*
+        #[doc = #about]
+        #[allow(non_camel_case_types, dead_code)]
+        #vis struct #ident {}
+
+        #(#cfgs)*
+        #[allow(deprecated, unused_qualifications)]
+        const _: () = {
+            use #p as __p;
+
+            impl __p::Receiver for #ident {}
+
+            #(const _: () = { #registrations };)*
+        };
+    }
+}
+
+/// What registers the function for one sender.
+fn registration(
+    receiver: &Receiver,
+    sender: &TokenStream,
+    entry: &TokenStream,
+    sender_span: Span,
+) -> TokenStream {
+    let Receiver { signal, function, order, .. } = receiver;
+    let ident = &function.sig.ident;
     let name = ident.unraw().to_string();
     let doc = function.doc();
-    let about = format!("Names the receiver [`{name}`](fn@{name}).");
+    let connection = function.connections().next().is_some();
     let phase = match receiver.phase {
         Phase::InTransaction => quote!(InTransaction),
         Phase::OnCommit => quote!(OnCommit),
         Phase::OnRollback => quote!(OnRollback),
     };
+    let deferred = match receiver.phase {
+        Phase::InTransaction => None,
+        _ => Some(quote_spanned!(sender_span=> .deferred())),
+    };
+    let options = options(receiver, &phase);
+    let (constructor, returns, body) = call(receiver, &phase);
+    quote! {
+        static __INFO: __p::Info = __p::Info::new::<#ident, #signal, #sender>(
+            ::core::concat!(::core::module_path!(), "::", #name),
+            ::core::file!(),
+            ::core::line!(),
+            #doc,
+            #connection,
+        ).phase(__p::Phase::#phase).order(#order) #options;
+
+        #[allow(unused_mut, unused_variables)]
+        fn __call<'a, 'c>(
+            __event: <#signal as __p::Signal>::Event<'a, #sender>,
+            mut __cx: __p::Cx<'a, 'c>,
+        ) -> #returns {
+            #body
+        }
+
+        static __ENTRY: #entry = <#entry>::#constructor(&__INFO, __call)#deferred;
+
+        __p::inventory::submit! { __p::Registration::new::<#signal, #sender>(&__INFO, &__ENTRY) }
+    }
+}
+
+/// The options that only some receivers have.
+fn options(receiver: &Receiver, phase: &TokenStream) -> TokenStream {
+    let Receiver { signal, function, .. } = receiver;
     let created = receiver
         .created
         .map(|created| quote_spanned!(signal.span()=> .created::<#signal>(#created)));
@@ -39,65 +116,26 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
         );
         quote!(.ask(|__cx| { #(#asks)* }))
     });
-    let deferred = match receiver.phase {
-        Phase::InTransaction => None,
-        _ => Some(quote_spanned!(sender.span()=> .deferred())),
-    };
+    quote!(#created #after #robust #uid #ask)
+}
 
+/// How the function is called: the kind of entry, what it returns, and the code.
+fn call(receiver: &Receiver, phase: &TokenStream) -> (TokenStream, TokenStream, TokenStream) {
+    let function = &receiver.function;
+    let ident = &function.sig.ident;
     let takes = function
         .parameters()
         .map(|ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase, #ty>(&mut __cx)?));
-    let connection = function.connections().next().is_some();
     let returned = match &function.sig.output {
         ReturnType::Default => ident.span(),
         ReturnType::Type(_, ty) => ty.span(),
     };
     let called = quote_spanned!(function.sig.inputs.first().span()=> #ident(__event #(, #takes)*));
-    let (constructor, returns, body) = if function.sig.asyncness.is_some() {
+    if function.sig.asyncness.is_some() {
         let body = quote_spanned!(returned=> __p::returned(#called.await));
-        (
-            quote!(future),
-            quote!(__p::Called<'a>),
-            quote_spanned!(ident.span()=> __p::Box::pin(async move { #body })),
-        )
+        let body = quote_spanned!(ident.span()=> __p::Box::pin(async move { #body }));
+        (quote!(future), quote!(__p::Called<'a>), body)
     } else {
-        let body = quote_spanned!(returned=> __p::returned(#called));
-        (quote!(sync), quote!(__p::Returned), body)
-    };
-
-    quote! {
-        #item
-
-        #(#cfgs)*
-        #[doc = #about]
-        #[allow(non_camel_case_types, dead_code)]
-        #vis struct #ident {}
-
-        #(#cfgs)*
-        const _: () = {
-            use #p as __p;
-
-            impl __p::Receiver for #ident {}
-
-            static __INFO: __p::Info = __p::Info::new::<#ident, #signal, #sender>(
-                ::core::concat!(::core::module_path!(), "::", #name),
-                ::core::file!(),
-                ::core::line!(),
-                #doc,
-                #connection,
-            ).phase(__p::Phase::#phase).order(#order) #created #after #robust #uid #ask;
-
-            #[allow(unused_mut, unused_variables)]
-            fn __call<'a, 'c>(
-                __event: <#signal as __p::Signal>::Event<'a, #sender>,
-                mut __cx: __p::Cx<'a, 'c>,
-            ) -> #returns {
-                #body
-            }
-
-            static __ENTRY: __p::Entry<#signal, #sender> = __p::Entry::<#signal, #sender>::#constructor(&__INFO, __call)#deferred;
-
-            __p::inventory::submit! { __p::Registration::new(&__ENTRY) }
-        };
+        (quote!(sync), quote!(__p::Returned), quote_spanned!(returned=> __p::returned(#called)))
     }
 }

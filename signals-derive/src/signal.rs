@@ -1,0 +1,54 @@
+//! `#[derive(Signal)]`.
+
+use proc_macro2::TokenStream;
+use quote::quote;
+use syn::ext::IdentExt;
+use syn::spanned::Spanned;
+use syn::{DeriveInput, Error, Ident};
+
+use crate::options::{Mistakes, Once, each_option, path, private, unknown};
+
+pub(crate) fn derive(input: TokenStream) -> TokenStream {
+    let input: DeriveInput = match syn::parse2(input) {
+        Ok(input) => input,
+        Err(error) => return error.into_compile_error(),
+    };
+    expand(&input).unwrap_or_else(Error::into_compile_error)
+}
+
+fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
+    let mut mistakes = Mistakes::default();
+    let mut krate = Once::default();
+    each_option("signal", &input.attrs, &mut mistakes, |name: &Ident, value, mistakes| {
+        match name.to_string().as_str() {
+            "crate" => krate.set(name, path(name, value)?, mistakes),
+            _ => return Err(unknown(name, &["crate"])),
+        }
+        Ok(())
+    });
+    if !input.generics.params.is_empty() {
+        mistakes.at(
+            input.generics.span(),
+            "a signal has no generic parameters: receivers name one type",
+        );
+    }
+    if let Some(error) = mistakes.into_error() {
+        return Err(error);
+    }
+    let p = private(krate.get());
+    let (ident, name) = (&input.ident, input.ident.unraw().to_string());
+    Ok(quote! {
+        const _: () = {
+            use #p as __p;
+
+            #[automatically_derived]
+            impl __p::CustomSignal for #ident {
+                const SIGNAL: &'static str = #name;
+                fn __table() -> &'static __p::SignalTable<Self> {
+                    static TABLE: __p::SignalTable<#ident> = __p::SignalTable::new();
+                    &TABLE
+                }
+            }
+        };
+    })
+}
