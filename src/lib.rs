@@ -49,10 +49,13 @@ pub use sqlx_signals_derive::Model;
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `sender = User` | the model |
+/// | `sender = User` | the model; `[User, Order]` on a function that is generic over it; left out, every model, as [`AnyModel`] |
 /// | `on_commit` / `on_rollback` | after the outermost transaction has committed / has rolled back; else in it. The model must be `Clone` |
 /// | `created` / `updated` | only for rows that are new / only for those that are not |
 /// | `order = -10` | the lower, the earlier; then by module path, file and line |
+/// | `after = other::receiver` | behind that one, or those in brackets; [`Db::check`] finds a circle |
+/// | `robust` | its failure is logged and does not fail the save; with the connection, in a savepoint of its own |
+/// | `uid = "…"` | two of one identity count once, for each signal and sender |
 /// | `crate = "path"` | where `sqlx_signals` is, for a crate that re-exports it |
 ///
 /// The function is an `async fn` or a plain `fn`, and returns nothing or `Result<(), E>`. Its first parameter is the

@@ -4,7 +4,6 @@
 mod common;
 
 use std::sync::LazyLock;
-use std::time::Duration;
 
 #[cfg(feature = "postgres")]
 use common::until;
@@ -446,7 +445,7 @@ async fn sqlite_says_so_where_a_commit_must_wait_too_long() {
         .filename(&path)
         .create_if_missing(true)
         .journal_mode(SqliteJournalMode::Delete)
-        .busy_timeout(Duration::from_millis(50));
+        .busy_timeout(std::time::Duration::from_millis(50));
     let db = Db::from(SqlitePoolOptions::new().connect_with(options).await.unwrap());
     let _turn = notes(&db).await;
     table(&db, "plain", "n BIGINT NOT NULL").await;

@@ -36,6 +36,10 @@ impl<M: Model> Query<M, ()> {
     }
 }
 
+#[expect(
+    clippy::manual_async_fn,
+    reason = "an `async fn` does not promise that its future is `Send`"
+)]
 impl<M: Model, B: Send> Query<M, B> {
     /// The value of the next `$1`, `$2`, ….
     pub fn bind<'q, T: Send>(self, value: T) -> Query<M, And<'q, B, T>> {

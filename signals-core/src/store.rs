@@ -25,6 +25,10 @@ impl<DB: Backend, T> Field<DB> for T where
 
 /// How a model goes into the statements of one database, and comes out of its rows. `#[derive(Model)]` implements it
 /// for every database that can store each of the fields.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be stored in `{DB}`",
+    note = "a function that is generic over models and takes `&Db` or `&mut Conn<'_>` asks for `M: Model + Portable`"
+)]
 pub trait Store<DB: Backend>: Model {
     /// Adds the columns that are not part of the key, in their order.
     ///
@@ -125,14 +129,8 @@ pub(crate) mod enabled {
 ///
 /// A model with a field that only one database has, say `Vec<String>` for Postgres, is saved through that database's
 /// own pools and connections.
-#[diagnostic::on_unimplemented(
-    message = "`{Self}` cannot be stored in every database of this build",
-    label = "not `Portable`",
-    note = "a function that is generic over models and takes `&Db` or `&mut Conn<'_>` asks for `M: Model + Portable`"
-)]
 pub trait Portable: enabled::InSqlite + enabled::InPostgres {}
 
-#[diagnostic::do_not_recommend]
 impl<M: enabled::InSqlite + enabled::InPostgres> Portable for M {}
 
 /// How a model reaches its database: through the one that is known at compile time ([`Only`]), or through whichever

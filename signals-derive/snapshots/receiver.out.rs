@@ -1,3 +1,4 @@
+#[allow(clippy::needless_pass_by_value)]
 /// Every new user gets a profile.
 async fn create_profile(saved: PostSave<'_, User>, conn: &mut Conn<'_>) -> Result<()> {
     Ok(())

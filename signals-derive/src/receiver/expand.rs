@@ -29,6 +29,8 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
             .collect(),
     };
     quote! {
+        // A receiver takes its event by value, whether or not it consumes it.
+        #[allow(clippy::needless_pass_by_value)]
         #item
 
         #(#cfgs)*

@@ -1,0 +1,242 @@
+//! Receivers of several models, of every model, and of signals of the program's own.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::LazyLock;
+
+use common::{Scene, count, table};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{Error, without_signals};
+
+mod several {
+    use super::*;
+
+    pub(crate) static SCENE: LazyLock<Scene> = Scene::new();
+
+    #[derive(Debug, Clone, Model)]
+    pub(crate) struct Apple {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    pub(crate) struct Pear {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    #[receiver(post_save, sender = [Apple, Pear])]
+    async fn inside<M: Model>(saved: PostSave<'_, M>, conn: &mut Conn<'_>) -> Result<()> {
+        conn.query("SELECT 1").execute().await?;
+        SCENE.log.push(format!("{} {}", M::NAME, saved.created));
+        Ok(())
+    }
+
+    #[receiver(post_delete, sender = [Apple, Pear], on_commit)]
+    fn gone<M: Model>(_: PostDelete<'_, M>) {
+        SCENE.log.push(format!("{} is gone", M::TABLE));
+    }
+}
+
+mod every {
+    use super::*;
+
+    pub(crate) static SCENE: LazyLock<Scene> = Scene::new();
+
+    fn is_audited(row: &dyn AnyModel) -> bool {
+        row.table().starts_with("audited")
+    }
+
+    /// Neither `Clone` nor `Serialize`.
+    #[derive(Model)]
+    #[model(table = "audited_a")]
+    pub(crate) struct First {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    #[cfg_attr(feature = "json", derive(serde::Serialize))]
+    #[derive(Model)]
+    #[model(table = "audited_b")]
+    pub(crate) struct Second {
+        #[model(primary_key)]
+        pub(crate) code: String,
+        pub(crate) n: i64,
+    }
+
+    #[receiver(pre_save)]
+    async fn before(save: PreSave<'_, dyn AnyModel>) -> Result<(), &'static str> {
+        let refused = save.instance.downcast_ref::<Second>().is_some_and(|row| row.n < 0);
+        if refused { Err("negative") } else { Ok(()) }
+    }
+
+    #[receiver(post_save, order = -1)]
+    async fn audit(saved: PostSave<'_, dyn AnyModel>, conn: &mut Conn<'_>) -> Result<()> {
+        let row = saved.instance;
+        if is_audited(row) {
+            let insert = conn.query("INSERT INTO audit_log VALUES ($1, $2, $3)");
+            insert.bind(row.table()).bind(row.key()).bind(saved.created).execute().await?;
+        }
+        Ok(())
+    }
+
+    #[receiver(post_save, sender = First)]
+    fn own(saved: PostSave<'_, First>) {
+        SCENE.log.push(format!("own {}", saved.instance.n));
+    }
+
+    #[receiver(post_save, on_commit)]
+    async fn stored(saved: PostSave<'_, dyn AnyModel>) {
+        if is_audited(saved.instance) {
+            let row = saved.instance;
+            let columns = row.columns().join(",");
+            SCENE.log.push(format!("stored {} {} {columns}", row.name(), row.key().unwrap()));
+            #[cfg(feature = "json")]
+            SCENE.log.push(row.to_json().map_or("no JSON".to_owned(), |json| json.to_string()));
+        }
+    }
+
+    #[receiver(post_delete, on_rollback)]
+    fn not_deleted(deleted: PostDelete<'_, dyn AnyModel>) {
+        if is_audited(deleted.instance) {
+            SCENE.log.push(format!("not deleted {:?}", deleted.instance));
+        }
+    }
+}
+
+mod own {
+    use super::*;
+
+    pub(crate) static SCENE: LazyLock<Scene> = Scene::new();
+
+    #[derive(Debug, Signal)]
+    pub(crate) struct OrderPaid {
+        pub(crate) order_id: i64,
+    }
+
+    #[derive(Signal)]
+    pub(crate) struct Unheard;
+
+    #[receiver(OrderPaid)]
+    async fn ship(paid: &OrderPaid, conn: &mut Conn<'_>) -> Result<()> {
+        conn.query("INSERT INTO shipments (order_id) VALUES ($1)")
+            .bind(paid.order_id)
+            .execute()
+            .await?;
+        if paid.order_id == 1 { Err(Error::other("no stock")) } else { Ok(()) }
+    }
+
+    #[receiver(OrderPaid, order = 1)]
+    fn count(paid: &OrderPaid) -> Result<(), String> {
+        SCENE.log.push(format!("count {}", paid.order_id));
+        assert!(paid.order_id != 2, "two");
+        Ok(())
+    }
+
+    #[receiver(OrderPaid, on_commit)]
+    async fn thank(paid: &OrderPaid, _db: Db) {
+        SCENE.log.push(format!("thank {}", paid.order_id));
+    }
+
+    #[receiver(OrderPaid, on_rollback)]
+    async fn apologize(paid: &OrderPaid) {
+        SCENE.log.push(format!("apologize {}", paid.order_id));
+    }
+}
+
+on_every_database! {
+    async fn one_receiver_of_several_models(db: Db) {
+        use several::{Apple, Pear, SCENE};
+        let _turn = SCENE.begin().await;
+        table(&db, "apple", "n BIGINT NOT NULL").await;
+        table(&db, "pear", "n BIGINT NOT NULL").await;
+        let (mut apple, mut pear) = (Apple { id: None, n: 1 }, Pear { id: None, n: 1 });
+        apple.save(&db).await.unwrap();
+        pear.save(&db).await.unwrap();
+        pear.save(&db).await.unwrap();
+        apple.delete(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["Apple true", "Pear true", "Pear false", "apple is gone"]);
+        assert_eq!((apple.n, pear.n), (1, 1));
+    }
+
+    async fn one_receiver_of_every_model(db: Db) {
+        use every::{First, SCENE, Second};
+        let _turn = SCENE.begin().await;
+        table(&db, "audited_a", "n BIGINT NOT NULL").await;
+        common::execute(&db, "CREATE TABLE audited_b (code TEXT PRIMARY KEY, n BIGINT NOT NULL)").await;
+        common::execute(&db, "CREATE TABLE audit_log (tab TEXT NOT NULL, key TEXT, created BOOLEAN NOT NULL)").await;
+        let json = |text: &str| if cfg!(feature = "json") { vec![text.to_owned()] } else { vec![] };
+        let mut first = First { id: None, n: 5 };
+        first.save(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), [vec!["own 5".to_owned(), "stored First 1 id,n".to_owned()], json("no JSON")].concat());
+        let mut second = Second { code: "x".to_owned(), n: 6 };
+        let mut tx = db.begin().await.unwrap();
+        second.save(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(SCENE.log.take(), [vec!["stored Second x code,n".to_owned()], json(r#"{"code":"x","n":6}"#)].concat());
+        second.n = -1;
+        let error = second.save(&db).await.unwrap_err();
+        assert!(error.to_string().contains("before` of `pre_save` for `every model` failed"), "{error}");
+        let rows: Vec<(String, String, bool)> = db.query("SELECT * FROM audit_log ORDER BY tab").fetch_all().await.unwrap();
+        assert_eq!(rows, [("audited_a".to_owned(), "1".to_owned(), true), ("audited_b".to_owned(), "x".to_owned(), true)]);
+        let mut tx = db.begin().await.unwrap();
+        first.delete(&mut tx).await.unwrap();
+        tx.rollback().await.unwrap();
+        assert_eq!(SCENE.log.take(), ["not deleted First(1)"]);
+    }
+
+    async fn a_signal_of_ones_own(db: Db) {
+        use own::{OrderPaid, SCENE, Unheard};
+        let _turn = SCENE.begin().await;
+        table(&db, "shipments", "order_id BIGINT NOT NULL").await;
+        OrderPaid { order_id: 5 }.send(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["count 5", "thank 5"]);
+        Unheard.send(&db).await.unwrap();
+        assert!(Unheard.send_robust(&db).await.is_empty());
+        assert_eq!(count(&db, "shipments").await, 1);
+
+        // It stops at the first error, and nothing of it is stored.
+        let error = OrderPaid { order_id: 1 }.send(&db).await.unwrap_err();
+        assert!(matches!(&error, Error::Receiver(failed) if failed.signal == "OrderPaid"), "{error:?}");
+        assert_eq!(std::error::Error::source(&error).unwrap().to_string(), "no stock");
+        assert_eq!(SCENE.log.take(), ["apologize 1"]);
+        OrderPaid { order_id: 2 }.send(&db).await.unwrap_err();
+        assert_eq!((SCENE.log.take(), count(&db, "shipments").await), (vec!["count 2".to_owned(), "apologize 2".to_owned()], 1));
+
+        // The payload is kept until the commit.
+        let mut tx = db.begin().await.unwrap();
+        OrderPaid { order_id: 6 }.send(&mut tx).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["count 6"]);
+        tx.commit().await.unwrap();
+        assert_eq!(SCENE.log.take(), ["thank 6"]);
+        let mut tx = db.begin().await.unwrap();
+        OrderPaid { order_id: 1 }.send(&mut tx).await.unwrap_err();
+        assert!(tx.commit().await.unwrap_err().is_rolled_back());
+        assert_eq!(SCENE.log.take(), ["apologize 1"]);
+
+        // Robust: each runs, and what failed is undone alone.
+        let mut tx = db.begin().await.unwrap();
+        let results = OrderPaid { order_id: 1 }.send_robust(&mut tx).await;
+        let results: Vec<_> = results.iter().map(|(r, done)| (r.name().rsplit("::").next().unwrap(), done.is_ok())).collect();
+        assert_eq!(results, [("ship", false), ("count", true)]);
+        tx.commit().await.unwrap();
+        assert_eq!(SCENE.log.take(), ["count 1", "thank 1"]);
+        let results = OrderPaid { order_id: 2 }.send_robust(&db).await;
+        assert_eq!(results.iter().map(|(_, done)| done.is_ok()).collect::<Vec<_>>(), [true, false]);
+        assert_eq!((SCENE.log.take(), count(&db, "shipments").await), (vec!["count 2".to_owned(), "thank 2".to_owned()], 3));
+        without_signals(OrderPaid { order_id: 9 }.send(&db)).await.unwrap();
+        assert_eq!(SCENE.log.take(), [""; 0]);
+
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = db.postgres() {
+            let mut tx = pool.begin().await.unwrap();
+            let error = OrderPaid { order_id: 5 }.send(&mut tx).await.unwrap_err();
+            assert!(matches!(error, Error::CommitNotObservable { model: "OrderPaid", .. }), "{error:?}");
+        }
+        let closed = db.clone();
+        closed.close().await;
+        let results = OrderPaid { order_id: 5 }.send_robust(&closed).await;
+        assert!(results.len() == 2 && results.iter().all(|(_, done)| done.is_err()));
+    }
+}

@@ -1,0 +1,10 @@
+#![allow(dead_code, unused_variables, non_camel_case_types)]
+use sqlx_signals::prelude::*;
+
+#[derive(Signal)]
+struct Paid;
+
+#[receiver(Paid)]
+async fn ship(paid: Paid) {}
+
+fn main() {}
