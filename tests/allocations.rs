@@ -6,7 +6,7 @@ mod common;
 use allocation_counter::measure;
 use common::TestDb;
 use sqlx_signals::prelude::*;
-use sqlx_signals::sqlx;
+use sqlx_signals::{DatabaseKind, sqlx};
 
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
@@ -62,7 +62,7 @@ const UPDATE: &str = r#"UPDATE "users" SET "name" = $1, "email" = $2 WHERE "id" 
 /// The allocations of this thread in the cheapest of some runs, each of a fresh state.
 macro_rules! allocations {
     ($rt:expr, $make:expr, |$state:ident| $run:expr) => {{
-        (0..200)
+        (0..1000)
             .map(|_| {
                 #[allow(unused_mut)]
                 let mut $state = $make;
@@ -74,8 +74,10 @@ macro_rules! allocations {
 }
 
 macro_rules! compare {
-    ($rt:expr, $conn:expr) => {{
+    ($rt:expr, $db:expr, $conn:expr) => {{
         let (rt, conn) = ($rt, $conn);
+        // Waiting for SQLite's thread allocates a little, more often than not.
+        let waiting = if $db.kind() == DatabaseKind::Sqlite { 2 } else { 0 };
         let by_hand = allocations!(rt, user(), |u| async {
             let id: i64 = sqlx::query_scalar(INSERT)
                 .bind(&u.name)
@@ -88,7 +90,7 @@ macro_rules! compare {
         let saved = allocations!(rt, user(), |u| async {
             u.save(&mut *conn).await.unwrap();
         });
-        assert!(saved <= by_hand + 2, "an insert: {saved} allocations, {by_hand} by hand");
+        assert!(saved <= by_hand + 2 + waiting, "an insert: {saved} allocations, {by_hand} by hand");
 
         let mut stored = user();
         rt.block_on(stored.save(&mut *conn)).unwrap();
@@ -104,17 +106,23 @@ macro_rules! compare {
         let updated = allocations!(rt, stored.clone(), |u| async {
             u.update(&mut *conn).await.unwrap();
         });
-        assert!(updated <= by_hand + 2, "an update: {updated} allocations, {by_hand} by hand");
+        assert!(updated <= by_hand + 2 + waiting, "an update: {updated} allocations, {by_hand} by hand");
 
+        // In a transaction, so that it is one statement: waiting for SQLite's thread allocates now and then.
+        let mut tx = rt.block_on($db.begin()).unwrap();
         let received = |u: User| Received { id: u.id, name: u.name, email: u.email };
         let few = allocations!(rt, received(user()), |u| async {
-            u.save(&mut *conn).await.unwrap();
+            u.save(&mut tx).await.unwrap();
         });
         let popular = |u: User| Popular { id: u.id, name: u.name, email: u.email };
         let many = allocations!(rt, popular(user()), |u| async {
-            u.save(&mut *conn).await.unwrap();
+            u.save(&mut tx).await.unwrap();
         });
-        assert!(many <= few + 10, "{many} allocations with ten receivers more than {few}");
+        rt.block_on(tx.rollback()).unwrap();
+        assert!(
+            many <= few + 10 + waiting,
+            "{many} allocations with ten receivers more than {few}"
+        );
     }};
 }
 
@@ -130,7 +138,7 @@ fn sqlite() {
     let test = rt.block_on(TestDb::sqlite("allocations"));
     rt.block_on(common::table(&test.db, "users", "name TEXT NOT NULL, email TEXT NOT NULL"));
     let mut conn = rt.block_on(test.db.sqlite().unwrap().acquire()).unwrap();
-    compare!(&rt, &mut *conn);
+    compare!(&rt, &test.db, &mut *conn);
     drop(conn);
     rt.block_on(test.passed());
 }
@@ -143,7 +151,7 @@ fn postgres() {
     let test = rt.block_on(TestDb::postgres("allocations"));
     rt.block_on(common::table(&test.db, "users", "name TEXT NOT NULL, email TEXT NOT NULL"));
     let mut conn = rt.block_on(test.db.postgres().unwrap().acquire()).unwrap();
-    compare!(&rt, &mut *conn);
+    compare!(&rt, &test.db, &mut *conn);
     drop(conn);
     rt.block_on(test.passed());
 }
