@@ -314,12 +314,22 @@ impl<'c> Conn<'c> {
     }
 
     /// Whether this is in a transaction of sqlx's own, whose end we do not see.
-    pub(crate) fn in_foreign_transaction(&mut self) -> bool {
-        if self.in_transaction() { self.scope.foreign } else { self.depth() > 0 }
+    pub(crate) async fn in_foreign_transaction(&mut self) -> bool {
+        if self.in_transaction() { self.scope.foreign } else { self.depth().await > 0 }
     }
 
-    /// How deep sqlx thinks that it is in transactions and savepoints.
-    pub(crate) fn depth(&mut self) -> usize {
+    /// How deep sqlx is in transactions and savepoints.
+    pub(crate) async fn depth(&mut self) -> usize {
+        let depth = self.depth_now();
+        if depth == 0 || self.in_transaction() || self.kind() == DatabaseKind::Postgres {
+            return depth;
+        }
+        // Where a transaction was dropped just now, SQLite's worker may not have got to its rollback yet.
+        self.flush().await;
+        self.depth_now()
+    }
+
+    fn depth_now(&mut self) -> usize {
         self.raw().map_or(0, |raw| on!(raw, DB, conn => link::depth::<DB>(conn)))
     }
 

@@ -164,7 +164,7 @@ async fn inside<T: CustomSignal>(
     conn: &mut Conn<'_>,
     scene: &Scene,
 ) -> Result<()> {
-    check_observable(group, conn)?;
+    check_observable(group, conn).await?;
     if let Some(postponed) = group.postponed(&payload, scene) {
         conn.scope.defer(postponed);
     }
@@ -180,7 +180,7 @@ async fn outside<T: CustomSignal>(
     // One that takes no connection has nothing that could be undone.
     if group.inside.iter().any(|e| e.info.connection) {
         let mut conn = source.acquire().await?;
-        check_observable(group, &mut conn)?;
+        check_observable(group, &mut conn).await?;
         let mut tx = Transaction::open(conn).await?;
         let done = inside(group, payload, &mut tx, scene).await;
         if let Err(error) = done {
@@ -192,7 +192,7 @@ async fn outside<T: CustomSignal>(
         return tx.commit().await.map(drop);
     }
     if let Source::Conn(mut conn) = source {
-        check_observable(group, &mut conn)?;
+        check_observable(group, &mut conn).await?;
     }
     dispatch(&group.inside, payload, None, scene.db.as_ref(), &scene.operation).await?;
     if let Some(postponed) = group.postponed(&payload, scene) {
@@ -230,7 +230,7 @@ async fn each<T: CustomSignal>(
         results.into_iter().map(|(info, done)| (registry().info(info), done)).collect()
     };
     let mut conn = source.acquire().await?;
-    check_observable(group, &mut conn)?;
+    check_observable(group, &mut conn).await?;
     let (inside, db, operation) = (&group.inside, scene.db.as_ref(), &scene.operation);
     if conn.in_transaction() {
         let results = dispatch_robust(inside, payload, Some(&mut conn), db, operation).await;
@@ -248,9 +248,9 @@ async fn each<T: CustomSignal>(
     Ok(named(results))
 }
 
-fn check_observable<T: CustomSignal>(group: &Group<T>, conn: &mut Conn<'_>) -> Result<()> {
+async fn check_observable<T: CustomSignal>(group: &Group<T>, conn: &mut Conn<'_>) -> Result<()> {
     match group.deferred.first() {
-        Some(entry) if conn.in_foreign_transaction() => {
+        Some(entry) if conn.in_foreign_transaction().await => {
             Err(Error::CommitNotObservable { model: T::SIGNAL, receiver: entry.info.name })
         }
         _ => Ok(()),

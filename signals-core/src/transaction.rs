@@ -68,7 +68,7 @@ pub(crate) enum End {
 
 impl<'c> Transaction<'c> {
     pub(crate) async fn open(mut conn: Conn<'c>) -> Result<Self> {
-        let depth = conn.depth();
+        let depth = conn.depth().await;
         if depth > 0 {
             conn.verify().await?;
         }

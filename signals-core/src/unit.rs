@@ -90,7 +90,7 @@ async fn inside<M: Model, U: Unit<M>>(
     let doubt = Doubt::of(&mut conn, U::VERB, M::NAME);
     let done = async {
         let scene = scene?;
-        check_observable::<M>(unit.needs(), doubt.conn)?;
+        check_observable::<M>(unit.needs(), doubt.conn).await?;
         unit.before(row.model, Some(&mut *doubt.conn), &scene).await?;
         write(unit, row.model, doubt.conn, &scene).await
     };
@@ -113,7 +113,7 @@ async fn outside<M: Model, U: Unit<M>>(
     let needs = unit.needs();
     let source = match source {
         Source::Conn(mut conn) => {
-            check_observable::<M>(needs, &mut conn)?;
+            check_observable::<M>(needs, &mut conn).await?;
             Source::Conn(conn)
         }
         pool => pool,
@@ -213,9 +213,9 @@ async fn alone<M: Model, U: Unit<M>>(
     Ok(())
 }
 
-fn check_observable<M: Model>(needs: Needs, conn: &mut Conn<'_>) -> Result<()> {
+async fn check_observable<M: Model>(needs: Needs, conn: &mut Conn<'_>) -> Result<()> {
     match needs.deferred {
-        Some(info) if conn.in_foreign_transaction() => {
+        Some(info) if conn.in_foreign_transaction().await => {
             Err(Error::CommitNotObservable { model: M::NAME, receiver: info.name })
         }
         _ => Ok(()),
