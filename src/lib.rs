@@ -3,9 +3,9 @@
 pub use sqlx_signals_core::{
     AnyModel, Column, Committed, Conn, Connects, CustomSignal, Cx, DatabaseKind, Db, Deferrable,
     Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase, Portable, PostDelete, PostSave,
-    PreDelete, PreSave, Query, Receiver, ReceiverError, ReceiverInfo, Registry, Result, Row, Saved,
-    Signal, Sql, State, Transaction, Value, muted, phase, post_delete, post_save, pre_delete,
-    pre_save, registry, sqlx, without_signals,
+    PreDelete, PreSave, Query, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry, Result,
+    Row, Saved, Signal, Sql, State, Transaction, Value, muted, phase, post_delete, post_save,
+    pre_delete, pre_save, registry, sqlx, without_signals,
 };
 
 /// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.

@@ -56,8 +56,7 @@ mod every {
         pub(crate) n: i64,
     }
 
-    #[cfg_attr(feature = "json", derive(serde::Serialize))]
-    #[derive(Model)]
+    #[derive(serde::Serialize, Model)]
     #[model(table = "audited_b")]
     pub(crate) struct Second {
         #[model(primary_key)]
@@ -92,7 +91,6 @@ mod every {
             let row = saved.instance;
             let columns = row.columns().join(",");
             SCENE.log.push(format!("stored {} {} {columns}", row.name(), row.key().unwrap()));
-            #[cfg(feature = "json")]
             SCENE.log.push(row.to_json().map_or("no JSON".to_owned(), |json| json.to_string()));
         }
     }
@@ -166,15 +164,14 @@ on_every_database! {
         table(&db, "audited_a", "n BIGINT NOT NULL").await;
         common::execute(&db, "CREATE TABLE audited_b (code TEXT PRIMARY KEY, n BIGINT NOT NULL)").await;
         common::execute(&db, "CREATE TABLE audit_log (tab TEXT NOT NULL, key TEXT, created BOOLEAN NOT NULL)").await;
-        let json = |text: &str| if cfg!(feature = "json") { vec![text.to_owned()] } else { vec![] };
         let mut first = First { id: None, n: 5 };
         first.save(&db).await.unwrap();
-        assert_eq!(SCENE.log.take(), [vec!["own 5".to_owned(), "stored First 1 id,n".to_owned()], json("no JSON")].concat());
+        assert_eq!(SCENE.log.take(), ["own 5", "stored First 1 id,n", "no JSON"]);
         let mut second = Second { code: "x".to_owned(), n: 6 };
         let mut tx = db.begin().await.unwrap();
         second.save(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
-        assert_eq!(SCENE.log.take(), [vec!["stored Second x code,n".to_owned()], json(r#"{"code":"x","n":6}"#)].concat());
+        assert_eq!(SCENE.log.take(), ["stored Second x code,n", r#"{"code":"x","n":6}"#]);
         second.n = -1;
         let error = second.save(&db).await.unwrap_err();
         assert!(error.to_string().contains("before` of `pre_save` for `every model` failed"), "{error}");
@@ -239,4 +236,40 @@ on_every_database! {
         let results = OrderPaid { order_id: 5 }.send_robust(&closed).await;
         assert!(results.len() == 2 && results.iter().all(|(_, done)| done.is_err()));
     }
+}
+
+#[test]
+fn the_registry_is_a_table_a_picture_and_json() {
+    use sqlx_signals::registry;
+    let table = registry().receivers().to_string();
+    let lines: Vec<&str> = table.lines().collect();
+    assert!(lines[0].starts_with("signal") && lines[0].ends_with("about"), "{table}");
+    assert_eq!(lines.len(), registry().receivers().len() + 1);
+    let at = lines[0].find("receiver").unwrap();
+    assert!(
+        lines[1..]
+            .iter()
+            .all(|l| l[at..].starts_with("senders::") || l[at..].starts_with("library::")),
+        "{table}"
+    );
+
+    let mermaid = registry().to_mermaid();
+    assert!(mermaid.starts_with("flowchart LR\n"), "{mermaid}");
+    assert!(mermaid.contains("-- \"OrderPaid<br>on commit\" --> r"), "{mermaid}");
+    assert!(
+        mermaid.contains("([\"every model\"])")
+            && mermaid.contains("[\"senders::several::inside\"]"),
+        "{mermaid}"
+    );
+    let dot = registry().to_dot();
+    assert!(dot.starts_with("digraph receivers {") && dot.ends_with("}\n"), "{dot}");
+    assert_eq!(dot.matches(" -> ").count(), registry().receivers().len());
+    let json: serde_json::Value = serde_json::from_str(&registry().to_json()).unwrap();
+    let all = json.as_array().unwrap();
+    assert_eq!(all.len(), registry().receivers().len());
+    let thank = all.iter().find(|r| r["receiver"] == "senders::own::thank").unwrap();
+    assert_eq!(
+        (&thank["signal"], &thank["phase"], &thank["enabled"]),
+        (&"OrderPaid".into(), &"on commit".into(), &true.into())
+    );
 }

@@ -1,14 +1,9 @@
 use std::any::Any;
 use std::fmt;
 
-use crate::model::Model;
+use serde_json::Value;
 
-/// A row as JSON.
-#[cfg(feature = "json")]
-pub type Value = sqlx::types::JsonValue;
-/// Without the feature `json` there is nothing to show a row as.
-#[cfg(not(feature = "json"))]
-pub type Value = std::convert::Infallible;
+use crate::model::Model;
 
 /// A row of whatever model, for receivers that name no sender.
 ///
@@ -40,8 +35,7 @@ pub trait AnyModel: Any + Send + Sync {
     fn columns(&self) -> &'static [&'static str];
 
     /// The row as JSON, where the model is `serde::Serialize`.
-    #[cfg(feature = "json")]
-    fn to_json(&self) -> Option<sqlx::types::JsonValue>;
+    fn to_json(&self) -> Option<Value>;
 }
 
 impl<M: Model> AnyModel for M {
@@ -63,8 +57,7 @@ impl<M: Model> AnyModel for M {
         M::COLUMNS
     }
 
-    #[cfg(feature = "json")]
-    fn to_json(&self) -> Option<sqlx::types::JsonValue> {
+    fn to_json(&self) -> Option<Value> {
         self.__json()
     }
 }
@@ -91,8 +84,7 @@ pub struct Snapshot {
     table: &'static str,
     key: Option<String>,
     columns: &'static [&'static str],
-    #[cfg(feature = "json")]
-    json: Option<sqlx::types::JsonValue>,
+    json: Option<Value>,
 }
 
 impl Snapshot {
@@ -102,7 +94,6 @@ impl Snapshot {
             table: row.table(),
             key: row.key(),
             columns: row.columns(),
-            #[cfg(feature = "json")]
             json: row.to_json(),
         }
     }
@@ -125,8 +116,7 @@ impl AnyModel for Snapshot {
         self.columns
     }
 
-    #[cfg(feature = "json")]
-    fn to_json(&self) -> Option<sqlx::types::JsonValue> {
+    fn to_json(&self) -> Option<Value> {
         self.json.clone()
     }
 }
@@ -142,7 +132,6 @@ pub trait Serialized {
     fn json(&self) -> Option<Value>;
 }
 
-#[cfg(feature = "json")]
 impl<T: serde::Serialize> Serialized for Probe<'_, T> {
     fn json(&self) -> Option<Value> {
         serde_json::to_value(self.0).ok()

@@ -45,7 +45,7 @@ pub use model::{Column, Key, Model, Saved};
 pub use mute::{muted, without_signals};
 pub use query::Query;
 pub use receiver::{Cx, Outcome, Parameter, Phase, Receiver, phase};
-pub use registry::{Handle, ReceiverInfo, Registry, registry};
+pub use registry::{Handle, ReceiverInfo, Receivers, Registry, registry};
 pub use signal::{
     Deferrable, PostDelete, PostSave, PreDelete, PreSave, Signal, post_delete, post_save,
     pre_delete, pre_save,

@@ -41,7 +41,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn __set_pk(&mut self, key: Option<Self::Pk>);
 
     #[doc(hidden)]
-    fn __json(&self) -> Option<crate::any::Value>;
+    fn __json(&self) -> Option<serde_json::Value>;
 
     #[doc(hidden)]
     fn __table() -> &'static Table<Self>;

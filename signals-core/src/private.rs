@@ -3,10 +3,11 @@
 pub use std::boxed::Box;
 
 pub use inventory;
+pub use serde_json::Value;
 pub use sqlx::error::BoxDynError;
 pub use sqlx::{Arguments, ColumnIndex, Database, Error, FromRow, Row};
 
-pub use crate::any::{Probe, Serialized, Unserialized, Value};
+pub use crate::any::{Probe, Serialized, Unserialized};
 pub use crate::backend::{AnyRow, Backend, add};
 pub use crate::executor::Source;
 pub use crate::receiver::{AnyEntry, Cx, Entry, Info, Registration};

@@ -13,6 +13,9 @@ use crate::receiver::{AnyEntry, Call, Entry, Info, Phase, Receiver, Registration
 use crate::signal::Signal;
 
 mod after;
+mod view;
+
+pub use view::Receivers;
 
 /// Every receiver that is linked into the program.
 ///
@@ -101,9 +104,33 @@ impl Registry {
     }
 
     /// Every receiver, in the order in which those of one signal run: those that are linked, then those that were
-    /// connected.
-    pub fn receivers(&self) -> impl Iterator<Item = ReceiverInfo> + '_ {
-        self.infos().into_iter().map(|info| ReceiverInfo { info })
+    /// connected. What this returns can be gone through, and prints as a table.
+    ///
+    /// ```
+    /// for receiver in sqlx_signals::registry().receivers() {
+    ///     println!("{receiver}");
+    /// }
+    /// println!("{}", sqlx_signals::registry().receivers());
+    /// ```
+    pub fn receivers(&self) -> Receivers {
+        let all: Vec<_> = self.infos().into_iter().map(|info| ReceiverInfo { info }).collect();
+        Receivers { all: all.into_iter() }
+    }
+
+    /// Who receives what as a [Mermaid](https://mermaid.js.org/syntax/flowchart.html) flowchart, which GitHub renders.
+    pub fn to_mermaid(&self) -> String {
+        self.receivers().to_mermaid()
+    }
+
+    /// Who receives what as a [Graphviz](https://graphviz.org/doc/info/lang.html) graph.
+    pub fn to_dot(&self) -> String {
+        self.receivers().to_dot()
+    }
+
+    /// Every receiver as JSON: an array of objects with `signal`, `sender`, `receiver`, `phase`, `order`, `file`, `line`,
+    /// `doc` and `enabled`.
+    pub fn to_json(&self) -> String {
+        self.receivers().to_json()
     }
 
     /// The receiver of this name.
