@@ -154,7 +154,8 @@ impl<'c> Conn<'c> {
     /// sqlx's connection, where this is Postgres.
     ///
     /// It is the same connection and the same transaction. Of a save through it, this library sees only that it is in
-    /// a transaction of somebody's: a model with `on_commit` receivers is refused there.
+    /// a transaction of somebody's: a model with `on_commit` receivers is refused there. Of a statement that fails on it,
+    /// only the server knows, and so COMMIT is preceded by a `SELECT 1` where nothing of ours came after.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
