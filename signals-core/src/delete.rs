@@ -1,6 +1,8 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use crate::conn::Conn;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::Result;
@@ -17,6 +19,11 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
     model: &mut M,
     source: Source<'_>,
 ) -> Result<bool> {
+    let span = tracing::debug_span!("delete", model = M::NAME);
+    delete_in_span::<M, R>(model, source).instrument(span).await
+}
+
+async fn delete_in_span<M: Model, R: Route<M>>(model: &mut M, source: Source<'_>) -> Result<bool> {
     if model.pk().is_none() {
         return Ok(false);
     }

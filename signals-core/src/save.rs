@@ -1,6 +1,8 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use tracing::Instrument;
+
 use crate::backend::{AnyRow, Backend, DatabaseKind};
 use crate::conn::Conn;
 use crate::dispatch::{Postponed, dispatch};
@@ -26,6 +28,15 @@ pub(crate) enum Verb {
 }
 
 pub(crate) async fn save<M: Model, R: Route<M>>(
+    model: &mut M,
+    source: Source<'_>,
+    verb: Verb,
+) -> Result<Saved> {
+    let span = tracing::debug_span!("save", model = M::NAME);
+    save_in_span::<M, R>(model, source, verb).instrument(span).await
+}
+
+async fn save_in_span<M: Model, R: Route<M>>(
     model: &mut M,
     source: Source<'_>,
     verb: Verb,
