@@ -3,7 +3,6 @@ use std::sync::Arc;
 use crate::any::AnyModel;
 use crate::conn::Conn;
 use crate::context::Call as Operation;
-use crate::db::Db;
 use crate::dispatch::{Postponed, dispatch, dispatch_robust};
 use crate::error::{Error, Result};
 use crate::executor::{Connects, Source};
@@ -13,7 +12,7 @@ use crate::registry::{ReceiverInfo, registry};
 use crate::signal::{Deferrable, Lifetime, Signal};
 use crate::table::SignalTable;
 use crate::transaction::{Deferred, End, Transaction};
-use crate::unit::Doubt;
+use crate::unit::{Doubt, Scene};
 
 /// A signal of the program's own: what `#[derive(Signal)]` implements. The value is what is sent.
 ///
@@ -136,11 +135,6 @@ impl<S: Signal> Group<S> {
     }
 }
 
-struct Scene {
-    db: Option<Db>,
-    operation: Arc<Operation>,
-}
-
 async fn send<T: CustomSignal>(payload: Arc<T>, source: Source<'_>) -> Result<()> {
     let Some(group) = T::__table().receivers() else { return Ok(()) };
     let db = source.db();
@@ -184,9 +178,7 @@ async fn outside<T: CustomSignal>(
         let mut tx = Transaction::open(conn).await?;
         let done = inside(group, payload, &mut tx, scene).await;
         if let Err(error) = done {
-            if let Err(undone) = tx.rollback().await {
-                tracing::warn!(error = %undone, "a rollback failed");
-            }
+            tx.rollback_or_log().await;
             return Err(error);
         }
         return tx.commit().await.map(drop);

@@ -170,15 +170,11 @@ impl Db {
                 Ok(value)
             }
             Ok(Err(error)) => {
-                if let Err(undone) = tx.rollback().await {
-                    tracing::warn!(error = %undone, "a rollback failed");
-                }
+                tx.rollback_or_log().await;
                 Err(error)
             }
             Err(panic) => {
-                if let Err(undone) = tx.rollback().await {
-                    tracing::warn!(error = %undone, "a rollback failed");
-                }
+                tx.rollback_or_log().await;
                 resume_unwind(panic)
             }
         }

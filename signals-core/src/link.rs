@@ -84,7 +84,7 @@ impl<T> DerefMut for Own<'_, T> {
     }
 }
 
-/// Reads a statement's stream to its end, past an error of its own.
+/// Reads a statement's stream to its end; an error is its end.
 pub(crate) async fn drain<Done, Row>(
     mut stream: impl futures_util::Stream<Item = Result<Either<Done, Row>, sqlx::Error>> + Unpin,
     affected: impl Fn(Done) -> u64,

@@ -172,6 +172,13 @@ impl<'c> Transaction<'c> {
         self.undo().await
     }
 
+    /// As [`rollback`](Self::rollback), where another error is the answer already.
+    pub(crate) async fn rollback_or_log(self) {
+        if let Err(error) = self.rollback().await {
+            tracing::warn!(%error, "a rollback failed");
+        }
+    }
+
     fn frame(&mut self) -> &mut Frame {
         self.conn.scope.frames.last_mut().expect("an open transaction has a frame")
     }

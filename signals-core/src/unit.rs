@@ -149,9 +149,7 @@ async fn outside<M: Model, U: Unit<M>>(
         }
         Err(error) => {
             row.restore();
-            if let Err(undone) = tx.rollback().await {
-                tracing::warn!(error = %undone, "a rollback failed");
-            }
+            tx.rollback_or_log().await;
             Err(error)
         }
     }

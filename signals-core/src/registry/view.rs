@@ -65,12 +65,13 @@ impl Receivers {
         let label =
             |text: &str| text.replace('&', "#amp;").replace('"', "#quot;").replace('<', "#lt;");
         let mut graph = "flowchart LR\n".to_owned();
-        for (sender, n) in self.senders() {
+        let senders = self.senders();
+        for (sender, n) in &senders {
             let _ = writeln!(graph, "    m{n}([\"{}\"])", label(sender));
         }
         for (n, r) in self.all.as_slice().iter().enumerate() {
             let (sender, name, signal, phase) =
-                (self.node(r), label(r.name()), r.signal(), r.phase());
+                (senders[source(r)], label(r.name()), r.signal(), r.phase());
             let _ =
                 writeln!(graph, "    m{sender} -- \"{signal}<br>{phase}\" --> r{n}[\"{name}\"]");
         }
@@ -81,11 +82,12 @@ impl Receivers {
         let quoted =
             |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
         let mut graph = "digraph receivers {\n    rankdir=LR;\n    node [shape=box];\n".to_owned();
-        for (sender, n) in self.senders() {
+        let senders = self.senders();
+        for (sender, n) in &senders {
             let _ = writeln!(graph, "    m{n} [shape=oval, label={}];", quoted(sender));
         }
         for (n, r) in self.all.as_slice().iter().enumerate() {
-            let (sender, name) = (self.node(r), quoted(r.name()));
+            let (sender, name) = (senders[source(r)], quoted(r.name()));
             let edge = quoted(&format!("{} ({})", r.signal(), r.phase()));
             let _ =
                 writeln!(graph, "    r{n} [label={name}];\n    m{sender} -> r{n} [label={edge}];");
@@ -116,10 +118,6 @@ impl Receivers {
     fn senders(&self) -> BTreeMap<&'static str, usize> {
         let senders: BTreeMap<_, _> = self.all.as_slice().iter().map(|r| (source(r), 0)).collect();
         senders.into_keys().enumerate().map(|(n, sender)| (sender, n)).collect()
-    }
-
-    fn node(&self, r: &ReceiverInfo) -> usize {
-        self.senders().get(source(r)).copied().unwrap_or_default()
     }
 }
 
