@@ -133,7 +133,7 @@ impl<'c> Transaction<'c> {
         }
         let Some(conn) = self.conn.detach() else {
             let deferred = self.commit_outermost().await?;
-            return Ok(Committed { errors: run_all(deferred, End::Committed, None).await });
+            return Ok(Committed { errors: finish(run_all(deferred, End::Committed, None)).await });
         };
         // The transaction goes on in the future below, which rolls back where it is dropped before it begins.
         self.open = false;

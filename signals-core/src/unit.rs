@@ -182,7 +182,7 @@ async fn alone<M: Model, U: Unit<M>>(
     let (Some(mut copy), Some(mut own)) = (copy, detached) else {
         unit.write(model, &mut conn).await?;
         if let Some(postponed) = unit.postponed(model, scene) {
-            postponed.run(End::Committed, None).await;
+            finish(postponed.run(End::Committed, None)).await;
         }
         return Ok(());
     };
