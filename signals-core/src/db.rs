@@ -99,7 +99,7 @@ impl Db {
     pub async fn check(&self) -> Result<()> {
         let mut findings = registry().findings();
         for info in registry().infos() {
-            for state in info.states() {
+            for state in info.asked().states {
                 if !self.state.has(state.id) {
                     let (receiver, file, line) = (info.name, info.file, info.line);
                     let name = state.name;

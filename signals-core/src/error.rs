@@ -1,5 +1,7 @@
 use std::error::Error as StdError;
 
+use crate::model::Model;
+
 /// A boxed error, as a receiver may return it.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -38,6 +40,42 @@ pub enum Error {
         model: &'static str,
         /// The key, as `Debug` writes it; or the condition that nothing fits.
         key: String,
+    },
+
+    /// The row was written by somebody else since it was read: its version is another. Nothing was written.
+    #[error("`{model}` {key} is stale: version {version} is not the stored one")]
+    Stale {
+        /// The name of the model.
+        model: &'static str,
+        /// The key, as `Debug` writes it.
+        key: String,
+        /// The version that the instance has.
+        version: i64,
+    },
+
+    /// Of several rows that are updated together, two have the same key. Nothing was written.
+    #[error("`{model}` {key} is twice among the rows")]
+    Twice {
+        /// The name of the model.
+        model: &'static str,
+        /// The key, as `Debug` writes it.
+        key: String,
+    },
+
+    /// One of several rows that are written together failed. Nothing of them is stored; why is the `source()`.
+    #[error("row {row} of those to {verb}, `{model}` {key}")]
+    Row {
+        /// What was to be done with the rows: `insert`, `update` or `delete`.
+        verb: &'static str,
+        /// The name of the model.
+        model: &'static str,
+        /// Its place among the rows, from 0.
+        row: usize,
+        /// The key, as `Debug` writes it.
+        key: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
     },
 
     /// The database took the statement and stored nothing, as it does when a trigger or a policy swallows a row.
@@ -188,6 +226,11 @@ impl Error {
         })
     }
 
+    /// Whether the row was written by somebody else since it was read.
+    pub fn is_stale(&self) -> bool {
+        self.any(|e| matches!(e, Error::Stale { .. }))
+    }
+
     /// Whether receivers saved in a circle.
     pub fn is_recursion(&self) -> bool {
         self.any(|e| matches!(e, Error::Recursion { .. }))
@@ -209,6 +252,17 @@ impl Error {
             Some(Error::Database(e)) => e.as_database_error(),
             _ => e.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error),
         })
+    }
+
+    /// Says which of several rows it was.
+    pub(crate) fn of_row<M: Model>(
+        verb: &'static str,
+        rows: &[M],
+        row: usize,
+        error: Self,
+    ) -> Self {
+        let key = rows[row].pk().map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"));
+        Self::Row { verb, model: M::NAME, row, key, source: Box::new(error) }
     }
 
     /// This error and its causes, in one line.

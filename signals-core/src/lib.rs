@@ -5,7 +5,10 @@
 compile_error!("sqlx-signals needs a database: turn on the feature `sqlite`, `postgres` or both");
 
 mod any;
+mod automatic;
 mod backend;
+mod bulk;
+mod compose;
 mod conn;
 mod context;
 mod custom;
@@ -15,9 +18,11 @@ mod dispatch;
 mod error;
 mod executor;
 mod finish;
+mod instances;
 mod link;
 mod model;
 mod mute;
+mod previous;
 #[doc(hidden)]
 pub mod private;
 mod query;
@@ -33,8 +38,10 @@ mod store;
 mod table;
 mod transaction;
 mod unit;
+mod write;
 
 pub use any::AnyModel;
+pub use automatic::{AutoNow, Version};
 pub use backend::DatabaseKind;
 pub use conn::Conn;
 pub use custom::CustomSignal;
@@ -43,12 +50,13 @@ pub use error::{Error, ReceiverError, Result};
 pub use executor::{Connects, Executor};
 pub use model::{Column, Key, Model, Saved};
 pub use mute::{muted, without_signals};
+pub use previous::Previous;
 pub use query::Query;
 pub use receiver::{Cx, Outcome, Parameter, Phase, Receiver, phase};
 pub use registry::{Handle, ReceiverInfo, Receivers, Registry, registry};
 pub use signal::{
-    Deferrable, PostDelete, PostSave, PreDelete, PreSave, Signal, post_delete, post_save,
-    pre_delete, pre_save,
+    Deferrable, PostDelete, PostDeleteBatch, PostSave, PostSaveBatch, PreDelete, PreSave, Signal,
+    post_delete, post_delete_batch, post_save, post_save_batch, pre_delete, pre_save,
 };
 pub use sql::{Row, Sql, Value};
 pub use sqlx;

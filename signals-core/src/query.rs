@@ -143,7 +143,7 @@ async fn run<M: Model, R: Route<M>, B: Binds<M, R>>(
     let mut conn = source.acquire().await?;
     let mut args = Arguments::new(conn.kind());
     binds.bind(&mut args).map_err(sqlx::Error::Encode)?;
-    conn.run(Statement { sql, args }, sink).await?;
+    conn.run(Statement { sql, args, persistent: true }, sink).await?;
     Ok(())
 }
 

@@ -14,7 +14,7 @@ pub(crate) async fn find<M: Model, R: Route<M>>(
     let mut conn = source.acquire().await?;
     let find = statement(&conn, M::STATEMENTS.find, &|args| R::bind_key(&key, args))?;
     let row = conn.run_one(find).await?;
-    Ok(row.map(|row| R::load(&row)).transpose()?)
+    Ok(row.map(|row| R::load(&row, 0)).transpose()?)
 }
 
 pub(crate) async fn get<M: Model, R: Route<M>>(source: Source<'_>, key: M::Pk) -> Result<M> {
@@ -58,7 +58,7 @@ impl<M: Model, R: Route<M>> Rows<M, R> {
         if self.failed.is_some() || (self.only_first && !self.rows.is_empty()) {
             return;
         }
-        match R::load(row) {
+        match R::load(row, 0) {
             Ok(row) => self.rows.push(row),
             Err(error) => self.failed = Some(error),
         }
@@ -66,6 +66,16 @@ impl<M: Model, R: Route<M>> Rows<M, R> {
 
     pub(crate) fn all(self) -> Result<Vec<M>> {
         self.failed.map_or(Ok(self.rows), |error| Err(error.into()))
+    }
+}
+
+/// A column of a row, as a truth value.
+pub(crate) fn flag(row: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
+    match row {
+        #[cfg(feature = "sqlite")]
+        AnyRow::Sqlite(row) => sqlx::Sqlite::get(row, at),
+        #[cfg(feature = "postgres")]
+        AnyRow::Postgres(row) => sqlx::Postgres::get(row, at),
     }
 }
 

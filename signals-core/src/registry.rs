@@ -247,7 +247,12 @@ impl Registry {
         self.change(|changes| {
             if !is_linked && !changes.connected.iter().any(|c| c.key == key) {
                 let info = interned_info(Info::connected::<S, M>(uid, at), &key);
-                let entry = Box::new(Entry::<S, M> { info, call: Call::Shared(call), keep: None });
+                let entry = Box::new(Entry::<S, M> {
+                    info,
+                    call: Call::Shared(call),
+                    keep: None,
+                    copy: None,
+                });
                 changes.connected.push(Connected { key: key.clone(), info, entry });
             }
         });
@@ -282,7 +287,7 @@ impl Handle {
 }
 
 /// The same text, for as long as the program runs: a program connects what it connects by a handful of names.
-fn interned(text: &str) -> &'static str {
+pub(crate) fn interned(text: &str) -> &'static str {
     static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = texts.get(text) {
