@@ -5,7 +5,7 @@ pub use sqlx_signals_core::{
     Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase, Portable, PostDelete, PostSave,
     PreDelete, PreSave, Query, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry, Result,
     Row, Saved, Signal, Sql, State, Transaction, Value, muted, phase, post_delete, post_save,
-    pre_delete, pre_save, registry, sqlx, without_signals,
+    pre_delete, pre_save, registry, sqlx, testing, without_signals,
 };
 
 /// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.

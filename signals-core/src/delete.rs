@@ -4,6 +4,7 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 use crate::conn::Conn;
+use crate::context;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::Result;
 use crate::executor::Source;
@@ -12,6 +13,7 @@ use crate::save::run;
 use crate::signal::{PostDelete, PreDelete, Signal, post_delete, pre_delete};
 use crate::store::Route;
 use crate::table::Pair;
+use crate::testing::recording::Recorders;
 use crate::transaction::Deferred;
 use crate::unit::{Doubt, Needs, Scene, Unit, perform};
 
@@ -27,11 +29,14 @@ async fn delete_in_span<M: Model, R: Route<M>>(model: &mut M, source: Source<'_>
     if model.pk().is_none() {
         return Ok(false);
     }
-    let deleted = if let Some(pair) = M::__table().delete() {
-        let mut unit = Delete { deleted: false, pair, route: PhantomData::<fn() -> R> };
+    let recorders = Recorders::of_task();
+    let pair = M::__table().delete().or_else(|| recorders.unreceived());
+    let deleted = if let Some(pair) = pair {
+        let mut unit = Delete { deleted: false, pair, recorders, route: PhantomData::<fn() -> R> };
         perform(&mut unit, model, source).await?;
         unit.deleted
     } else {
+        context::observe("delete", M::NAME);
         let mut conn = source.acquire().await?;
         let doubt = Doubt::of(&mut conn, "delete", M::NAME);
         let done = remove::<M, R>(model, doubt.conn).await;
@@ -45,12 +50,14 @@ async fn delete_in_span<M: Model, R: Route<M>>(model: &mut M, source: Source<'_>
 struct Delete<M: Model, R> {
     deleted: bool,
     pair: Arc<Pair<pre_delete, post_delete, M>>,
+    recorders: Recorders<M>,
     route: PhantomData<fn() -> R>,
 }
 
 impl<M: Model, R> Clone for Delete<M, R> {
     fn clone(&self) -> Self {
-        Self { deleted: self.deleted, pair: Arc::clone(&self.pair), route: PhantomData }
+        let (pair, recorders) = (Arc::clone(&self.pair), self.recorders.clone());
+        Self { deleted: self.deleted, pair, recorders, route: PhantomData }
     }
 }
 
@@ -67,6 +74,7 @@ impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
         conn: Option<&mut Conn<'_>>,
         scene: &Scene,
     ) -> Result<()> {
+        self.recorders.before(pre_delete::NAME, instance);
         let event = PreDelete { instance };
         dispatch(&self.pair.before, event, conn, scene.db.as_ref(), &scene.operation).await
     }
@@ -91,7 +99,9 @@ impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
         let event = PostDelete { instance };
         let deferred = &self.pair.deferred;
         let snapshot = || post_delete::snapshot::<M>(&event);
-        Postponed::of(deferred, &event, snapshot, scene.db.as_ref(), &scene.operation)
+        let waiting =
+            Postponed::of(deferred, &event, snapshot, scene.db.as_ref(), &scene.operation);
+        self.recorders.after(post_delete::NAME, None, instance, scene.db.is_some(), waiting)
     }
 
     fn copy(&self, instance: &M) -> Option<M> {

@@ -18,6 +18,7 @@ mod finish;
 mod link;
 mod model;
 mod mute;
+mod observed;
 #[doc(hidden)]
 pub mod private;
 mod query;
@@ -31,6 +32,7 @@ mod sql;
 mod state;
 mod store;
 mod table;
+pub mod testing;
 mod transaction;
 mod unit;
 

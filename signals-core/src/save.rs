@@ -5,6 +5,7 @@ use tracing::Instrument;
 
 use crate::backend::{AnyRow, Backend, DatabaseKind};
 use crate::conn::Conn;
+use crate::context;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
 use crate::executor::Source;
@@ -13,6 +14,7 @@ use crate::read;
 use crate::signal::{PostSave, PreSave, Signal, post_save, pre_save};
 use crate::store::{Bind, Route, Statements, statement};
 use crate::table::Pair;
+use crate::testing::recording::Recorders;
 use crate::transaction::Deferred;
 use crate::unit::{Doubt, Needs, Scene, Unit, perform};
 
@@ -41,13 +43,15 @@ async fn save_in_span<M: Model, R: Route<M>>(
     source: Source<'_>,
     verb: Verb,
 ) -> Result<Saved> {
-    let Some(pair) = M::__table().save() else {
+    let recorders = Recorders::of_task();
+    let Some(pair) = M::__table().save().or_else(|| recorders.unreceived()) else {
+        context::observe("save", M::NAME);
         let mut conn = source.acquire().await?;
         let doubt = Doubt::of(&mut conn, "save", M::NAME);
         let done = store::<M, R>(model, doubt.conn, verb).await;
         return Ok(Saved { created: doubt.end(done)? });
     };
-    let mut unit = Save { verb, created: false, pair, route: PhantomData::<fn() -> R> };
+    let mut unit = Save { verb, created: false, pair, recorders, route: PhantomData::<fn() -> R> };
     perform(&mut unit, model, source).await?;
     Ok(Saved { created: unit.created })
 }
@@ -57,13 +61,14 @@ struct Save<M: Model, R> {
     verb: Verb,
     created: bool,
     pair: Arc<Pair<pre_save, post_save, M>>,
+    recorders: Recorders<M>,
     route: PhantomData<fn() -> R>,
 }
 
 impl<M: Model, R> Clone for Save<M, R> {
     fn clone(&self) -> Self {
-        let pair = Arc::clone(&self.pair);
-        Self { verb: self.verb, created: self.created, pair, route: PhantomData }
+        let (pair, recorders) = (Arc::clone(&self.pair), self.recorders.clone());
+        Self { verb: self.verb, created: self.created, pair, recorders, route: PhantomData }
     }
 }
 
@@ -86,6 +91,7 @@ impl<M: Model, R: Route<M>> Unit<M> for Save<M, R> {
         conn: Option<&mut Conn<'_>>,
         scene: &Scene,
     ) -> Result<()> {
+        self.recorders.before(pre_save::NAME, instance);
         let event = PreSave { instance, fields: None };
         dispatch(&self.pair.before, event, conn, scene.db.as_ref(), &scene.operation).await
     }
@@ -104,7 +110,10 @@ impl<M: Model, R: Route<M>> Unit<M> for Save<M, R> {
         let event = self.event(model);
         let deferred = &self.pair.deferred;
         let snapshot = || post_save::snapshot::<M>(&event);
-        Postponed::of(deferred, &event, snapshot, scene.db.as_ref(), &scene.operation)
+        let waiting =
+            Postponed::of(deferred, &event, snapshot, scene.db.as_ref(), &scene.operation);
+        let (created, seen) = (Some(self.created), scene.db.is_some());
+        self.recorders.after(post_save::NAME, created, model, seen, waiting)
     }
 
     fn copy(&self, model: &M) -> Option<M> {

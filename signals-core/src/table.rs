@@ -133,7 +133,7 @@ fn heard<'e, S: Signal, M: Send + Sync + 'static>(
 }
 
 impl<Pre: Signal, Post: Signal, M: Model> Pair<Pre, Post, M> {
-    fn of(before: Vec<Entry<Pre, M>>, post: Vec<Entry<Post, M>>) -> Self {
+    pub(crate) fn of(before: Vec<Entry<Pre, M>>, post: Vec<Entry<Post, M>>) -> Self {
         let (after, deferred): (_, Vec<_>) =
             post.into_iter().partition(|e| e.info.phase == Phase::InTransaction);
         Self { before, after, deferred: deferred.into() }
