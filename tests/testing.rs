@@ -386,6 +386,10 @@ on_every_database! {
         SCENE.log.take();
         let all: Vec<serde_json::Value> = serde_json::from_str(&registry().to_json()).unwrap();
         let named = |name: &str| all.iter().position(|r| r["receiver"] == name).unwrap();
+        if !cfg!(debug_assertions) {
+            assert!(all.iter().all(|r| r.get("saves").is_none()), "only a debug build looks");
+            return;
+        }
         let (inside, after) = (named("testing::cascade::inside"), named("testing::cascade::after"));
         assert_eq!(all[inside]["saves"], serde_json::json!(["Page"]));
         assert_eq!(all[inside]["sends"], serde_json::json!(["Published"]));
