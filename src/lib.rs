@@ -6,7 +6,7 @@ pub use sqlx_signals_core::{
     PostDelete, PostDeleteBatch, PostSave, PostSaveBatch, PreDelete, PreSave, Previous, Query,
     Receiver, ReceiverError, ReceiverInfo, Receivers, Registry, Result, Row, Saved, Signal, Sql,
     State, Transaction, Value, Version, muted, phase, post_delete, post_delete_batch, post_save,
-    post_save_batch, pre_delete, pre_save, registry, sqlx, without_signals,
+    post_save_batch, pre_delete, pre_save, registry, sqlx, testing, without_signals,
 };
 
 /// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use crate::any::AnyModel;
 use crate::conn::Conn;
-use crate::context::Call as Operation;
+use crate::context::{self, Call as Operation};
 use crate::dispatch::{Postponed, dispatch, dispatch_robust};
 use crate::error::{Error, Result};
 use crate::executor::{Connects, Source};
@@ -11,6 +11,7 @@ use crate::receiver::{Entry, Phase};
 use crate::registry::{ReceiverInfo, registry};
 use crate::signal::{Deferrable, Lifetime, Signal, Subject};
 use crate::table::SignalTable;
+use crate::testing::recording;
 use crate::transaction::{Deferred, End, Transaction};
 use crate::unit::{Doubt, Scene};
 
@@ -136,7 +137,11 @@ impl<S: Signal> Group<S> {
 }
 
 async fn send<T: CustomSignal>(payload: Arc<T>, source: Source<'_>) -> Result<()> {
-    let Some(group) = T::__table().receivers() else { return Ok(()) };
+    recording::sent(&payload);
+    let Some(group) = T::__table().receivers() else {
+        context::observe("send", T::SIGNAL);
+        return Ok(());
+    };
     let db = source.db();
     let operation = Operation::enter("send", T::SIGNAL, source.pool_id());
     let scene = operation.map(|operation| Scene { db, operation });
@@ -197,7 +202,11 @@ async fn send_robust<T: CustomSignal>(
     payload: Arc<T>,
     source: Source<'_>,
 ) -> Vec<(ReceiverInfo, Result<()>)> {
-    let Some(group) = T::__table().receivers() else { return Vec::new() };
+    recording::sent(&payload);
+    let Some(group) = T::__table().receivers() else {
+        context::observe("send", T::SIGNAL);
+        return Vec::new();
+    };
     let done = Box::pin(each(&group, &payload, source)).await;
     done.unwrap_or_else(|error| {
         let text = error.to_string();

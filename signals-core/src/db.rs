@@ -160,15 +160,22 @@ impl Db {
     where
         F: AsyncFnOnce(&mut Transaction<'_>) -> Result<T>,
     {
+        let (tx, value) = self.begin_with(work).await?;
+        tx.commit().await?;
+        Ok(value)
+    }
+
+    /// Begins a transaction with `work` in it, which is rolled back on `Err`, and on a panic.
+    pub(crate) async fn begin_with<T, F>(&self, work: F) -> Result<(Transaction<'static>, T)>
+    where
+        F: AsyncFnOnce(&mut Transaction<'_>) -> Result<T>,
+    {
         use futures_util::FutureExt;
         use std::panic::{AssertUnwindSafe, resume_unwind};
 
         let mut tx = self.begin().await?;
         match AssertUnwindSafe(work(&mut tx)).catch_unwind().await {
-            Ok(Ok(value)) => {
-                tx.commit().await?;
-                Ok(value)
-            }
+            Ok(Ok(value)) => Ok((tx, value)),
             Ok(Err(error)) => {
                 tx.rollback_or_log().await;
                 Err(error)

@@ -9,6 +9,7 @@ use tracing::Instrument;
 use crate::backend::{Arguments, Statement};
 use crate::bulk;
 use crate::conn::Conn;
+use crate::context;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
 use crate::executor::Source;
@@ -17,10 +18,11 @@ use crate::model::Model;
 use crate::previous::{Old, SharedBefore};
 use crate::save::stale;
 use crate::signal::{
-    PostDelete, PostDeleteBatch, PreDelete, Signal, post_delete, post_delete_batch,
+    PostDelete, PostDeleteBatch, PreDelete, Signal, post_delete, post_delete_batch, pre_delete,
 };
 use crate::store::{Group, Route};
 use crate::table::Deleting;
+use crate::testing::recording::Recorders;
 use crate::transaction::Deferred;
 use crate::unit::{Doubt, Needs, Scene, Unit, perform};
 
@@ -40,13 +42,16 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
 }
 
 async fn delete_in_span<M: Model, R: Route<M>>(rows: &mut [M], source: Source<'_>) -> Result<bool> {
-    let Some(pair) = M::__table().heard_delete() else {
+    let (table, recorders) = (M::__table(), Recorders::of_task());
+    let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete()))
+    else {
+        context::observe("delete", M::NAME);
         let mut conn = source.acquire().await?;
         let doubt = Doubt::of(&mut conn, "delete", M::NAME);
         let done = remove(doubt.conn, &mut Of::<M, R>::new(rows)).await;
         return doubt.end(done);
     };
-    let mut unit = Delete::<M, R>::new(false, pair);
+    let mut unit = Delete::<M, R>::new(false, pair, recorders);
     perform(&mut unit, rows, source).await?;
     Ok(unit.deleted == [0])
 }
@@ -60,7 +65,7 @@ pub(crate) async fn delete_many<M: Model, R: Route<M>>(
         return Ok(0);
     }
     let span = tracing::debug_span!("delete", model = M::NAME, rows = rows.len());
-    let mut unit = Delete::<M, R>::new(true, M::__table().delete());
+    let mut unit = Delete::<M, R>::new(true, M::__table().delete(), Recorders::of_task());
     perform(&mut unit, rows, source).instrument(span).await?;
     rows.iter_mut().for_each(|row| row.__set_pk(None));
     Ok(unit.deleted.len() as u64)
@@ -76,6 +81,7 @@ struct Delete<M: Model, R> {
     /// What each row was before, where that is asked for.
     before: Vec<SharedBefore>,
     pair: Arc<Deleting<M>>,
+    recorders: Recorders<M>,
     route: PhantomData<fn() -> R>,
 }
 
@@ -87,15 +93,16 @@ impl<M: Model, R> Clone for Delete<M, R> {
             statements: self.statements.clone(),
             before: self.before.clone(),
             pair: Arc::clone(&self.pair),
+            recorders: self.recorders.clone(),
             route: PhantomData,
         }
     }
 }
 
 impl<M: Model, R> Delete<M, R> {
-    fn new(many: bool, pair: Arc<Deleting<M>>) -> Self {
+    fn new(many: bool, pair: Arc<Deleting<M>>, recorders: Recorders<M>) -> Self {
         let (deleted, statements, before) = (Vec::new(), Vec::new(), Vec::new());
-        Self { many, deleted, statements, before, pair, route: PhantomData }
+        Self { many, deleted, statements, before, pair, recorders, route: PhantomData }
     }
 
     fn before(&self, row: usize) -> &SharedBefore {
@@ -140,10 +147,11 @@ impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
         mut conn: Option<&mut Conn<'_>>,
         scene: &Scene,
     ) -> Result<()> {
-        if self.pair.before.is_empty() {
+        if self.pair.before.is_empty() && !self.recorders.any() {
             return Ok(());
         }
         for row in 0..rows.len() {
+            self.recorders.before(pre_delete::NAME, &rows[row]);
             let event = PreDelete { instance: &rows[row] };
             let done = dispatch(&self.pair.before, event, conn.as_deref_mut(), scene, &None).await;
             done.map_err(|error| self.of_row(rows, row, error))?;
@@ -187,11 +195,13 @@ impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
 
     fn postponed(&self, rows: &[M], scene: &Scene) -> Vec<Box<dyn Deferred>> {
         let mut all = Vec::new();
-        if !self.pair.deferred.is_empty() {
+        if !self.pair.deferred.is_empty() || self.recorders.any() {
             for row in self.deleted.iter().copied() {
                 let (event, before) = (PostDelete { instance: &rows[row] }, self.before(row));
                 let snapshot = || post_delete::snapshot::<M>(&event);
-                all.extend(Postponed::of(&self.pair.deferred, &event, snapshot, scene, before));
+                let waiting = Postponed::of(&self.pair.deferred, &event, snapshot, scene, before);
+                let (of, seen) = (&self.recorders, scene.db.is_some());
+                all.extend(of.after(post_delete::NAME, None, &rows[row], seen, waiting));
             }
         }
         if !self.pair.deferred_batch.is_empty() {

@@ -136,6 +136,17 @@ pub enum Error {
         receiver: &'static str,
     },
 
+    /// In a [`testing::transaction`](crate::testing::transaction), what waits for the commit used the `Db` or pool of the
+    /// transaction, which is open, and whose rows no other connection sees.
+    #[error(
+        "{receiver} used the `Db` or pool of a transaction whose commit is only rehearsed: no other connection sees its \
+         rows, and might wait for it; test this with a commit"
+    )]
+    OnlyRehearsed {
+        /// The receiver, or that it is a callback.
+        receiver: &'static str,
+    },
+
     /// A receiver was asked for that is not linked into this program.
     #[error("receiver `{receiver}` is not registered in this program: is its crate linked?")]
     NotLinked {

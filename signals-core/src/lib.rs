@@ -22,6 +22,7 @@ mod instances;
 mod link;
 mod model;
 mod mute;
+mod observed;
 mod previous;
 #[doc(hidden)]
 pub mod private;
@@ -36,6 +37,7 @@ mod sql;
 mod state;
 mod store;
 mod table;
+pub mod testing;
 mod transaction;
 mod unit;
 mod write;

@@ -13,6 +13,7 @@ use crate::receiver::{AnyEntry, Call, Entry, Info, Phase, Receiver, Registration
 use crate::signal::Signal;
 
 mod after;
+mod lock;
 mod view;
 
 pub use view::Receivers;
@@ -117,20 +118,30 @@ impl Registry {
         Receivers { all: all.into_iter() }
     }
 
-    /// Who receives what as a [Mermaid](https://mermaid.js.org/syntax/flowchart.html) flowchart, which GitHub renders.
+    /// Who receives what as a [Mermaid](https://mermaid.js.org/syntax/flowchart.html) flowchart, which GitHub renders. In a
+    /// debug build it also shows, dashed, what each receiver was seen to save, delete and send so far in this process.
     pub fn to_mermaid(&self) -> String {
         self.receivers().to_mermaid()
     }
 
-    /// Who receives what as a [Graphviz](https://graphviz.org/doc/info/lang.html) graph.
+    /// Who receives what as a [Graphviz](https://graphviz.org/doc/info/lang.html) graph, with what was seen as in
+    /// [`to_mermaid`](Self::to_mermaid).
     pub fn to_dot(&self) -> String {
         self.receivers().to_dot()
     }
 
     /// Every receiver as JSON: an array of objects with `signal`, `sender`, `receiver`, `phase`, `order`, `file`, `line`,
-    /// `doc` and `enabled`.
+    /// `doc` and `enabled`. In a debug build, one that was seen to save, delete or send something so far has their names in
+    /// `saves`, `deletes` or `sends`.
     pub fn to_json(&self) -> String {
         self.receivers().to_json()
+    }
+
+    /// The receivers that are linked into the program, sorted, a line for each: signal, sender, receiver, phase, and the options
+    /// that change what it does. It is the text of the file that
+    /// [`testing::assert_locked`](crate::testing::assert_locked) compares with, and changes with nothing but the receivers.
+    pub fn to_lock(&self) -> String {
+        lock::text(self.linked.iter().map(|r| r.info))
     }
 
     /// The receiver of this name.
@@ -345,6 +356,10 @@ impl ReceiverInfo {
     /// The name of the model.
     pub fn sender(self) -> &'static str {
         self.info.sender
+    }
+
+    pub(crate) fn id(self) -> TypeId {
+        self.info.receiver
     }
 
     /// When it runs.

@@ -9,6 +9,7 @@ use tracing::Instrument;
 use crate::automatic;
 use crate::bulk::{self, Update};
 use crate::conn::Conn;
+use crate::context;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
 use crate::executor::Source;
@@ -16,9 +17,12 @@ use crate::instances::{Instances, Of};
 use crate::model::{Column, Model, Saved};
 use crate::previous::{Old, SharedBefore};
 use crate::save::{ATTEMPTS, Stored, Verb, find_like, not_found, stale, store};
-use crate::signal::{PostSave, PostSaveBatch, PreSave, Signal, post_save, post_save_batch};
+use crate::signal::{
+    PostSave, PostSaveBatch, PreSave, Signal, post_save, post_save_batch, pre_save,
+};
 use crate::store::{Group, Role, Route};
 use crate::table::Saving;
+use crate::testing::recording::Recorders;
 use crate::transaction::Deferred;
 use crate::unit::{Doubt, Kept, Needs, Scene, Unit, perform};
 
@@ -41,7 +45,9 @@ pub(crate) async fn save_fields<M: Model, R: Route<M>>(
     fields: Option<&[Column<M>]>,
 ) -> Result<Stored> {
     let rows = std::slice::from_mut(model);
-    let Some(pair) = M::__table().heard_save() else {
+    let (table, recorders) = (M::__table(), Recorders::of_task());
+    let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) else {
+        context::observe("save", M::NAME);
         let mut conn = source.acquire().await?;
         let doubt = Doubt::of(&mut conn, "save", M::NAME);
         let mut kept = Kept::alone(rows);
@@ -52,7 +58,7 @@ pub(crate) async fn save_fields<M: Model, R: Route<M>>(
         }
         return doubt.end(done);
     };
-    let mut unit = Write::<M, R>::new(verb, false, pair);
+    let mut unit = Write::<M, R>::new(verb, false, pair, recorders);
     unit.fields = fields.map(Into::into);
     perform(&mut unit, rows, source).await?;
     Ok(unit.stored)
@@ -162,7 +168,7 @@ pub(crate) async fn save_many<M: Model, R: Route<M>>(
     }
     let span = tracing::debug_span!("save", model = M::NAME, rows = rows.len());
     let count = rows.len() as u64;
-    let mut unit = Write::<M, R>::new(verb, true, M::__table().save());
+    let mut unit = Write::<M, R>::new(verb, true, M::__table().save(), Recorders::of_task());
     perform(&mut unit, rows, source).instrument(span).await?;
     Ok(count)
 }
@@ -189,6 +195,7 @@ struct Write<M: Model, R> {
     /// What each row was before, where that is asked for.
     before: Vec<SharedBefore>,
     pair: Arc<Saving<M>>,
+    recorders: Recorders<M>,
     route: PhantomData<fn() -> R>,
 }
 
@@ -202,16 +209,25 @@ impl<M: Model, R> Clone for Write<M, R> {
             statements: self.statements.clone(),
             before: self.before.clone(),
             pair: Arc::clone(&self.pair),
+            recorders: self.recorders.clone(),
             route: PhantomData,
         }
     }
 }
 
 impl<M: Model, R> Write<M, R> {
-    fn new(verb: Verb, many: bool, pair: Arc<Saving<M>>) -> Self {
-        let (statements, before) = (Vec::new(), Vec::new());
-        let stored = Stored::Not;
-        Self { verb, many, fields: None, stored, statements, before, pair, route: PhantomData }
+    fn new(verb: Verb, many: bool, pair: Arc<Saving<M>>, recorders: Recorders<M>) -> Self {
+        Self {
+            verb,
+            many,
+            fields: None,
+            stored: Stored::Not,
+            statements: Vec::new(),
+            before: Vec::new(),
+            pair,
+            recorders,
+            route: PhantomData,
+        }
     }
 
     fn event<'e>(&'e self, instance: &'e M) -> PostSave<'e, M> {
@@ -290,10 +306,11 @@ impl<M: Model, R: Route<M>> Unit<M> for Write<M, R> {
         mut conn: Option<&mut Conn<'_>>,
         scene: &Scene,
     ) -> Result<()> {
-        if self.pair.before.is_empty() {
+        if self.pair.before.is_empty() && !self.recorders.any() {
             return Ok(());
         }
         for row in 0..rows.len() {
+            self.recorders.before(pre_save::NAME, &rows[row]);
             let event = PreSave { instance: &mut rows[row], fields: self.fields.as_deref() };
             let done = dispatch(&self.pair.before, event, conn.as_deref_mut(), scene, &None).await;
             done.map_err(|error| self.of_row(rows, row, error))?;
@@ -344,12 +361,15 @@ impl<M: Model, R: Route<M>> Unit<M> for Write<M, R> {
         if self.stored == Stored::Not {
             return all;
         }
-        if !self.pair.deferred.is_empty() {
+        if !self.pair.deferred.is_empty() || self.recorders.any() {
             for (row, instance) in rows.iter().enumerate() {
                 let event = self.event(instance);
                 let (deferred, before) = (&self.pair.deferred, self.before(row));
                 let snapshot = || post_save::snapshot::<M>(&event);
-                all.extend(Postponed::of(deferred, &event, snapshot, scene, before));
+                let waiting = Postponed::of(deferred, &event, snapshot, scene, before);
+                let (created, seen) = (Some(event.created), scene.db.is_some());
+                let of = &self.recorders;
+                all.extend(of.after(post_save::NAME, created, instance, seen, waiting));
             }
         }
         if !self.pair.deferred_batch.is_empty() {
