@@ -50,6 +50,9 @@ pub trait Backend: Database {
     /// This database's row.
     fn row(row: &AnyRow) -> &Self::Row;
 
+    /// This database's type.
+    fn type_info(ty: &AnyType) -> &Self::TypeInfo;
+
     /// The value in a column of a row.
     ///
     /// # Errors
@@ -136,6 +139,16 @@ pub enum AnyRow {
     #[cfg(feature = "postgres")]
     #[doc(hidden)]
     Postgres(sqlx::postgres::PgRow),
+}
+
+/// A type of one of the databases.
+pub enum AnyType {
+    #[cfg(feature = "sqlite")]
+    #[doc(hidden)]
+    Sqlite(sqlx::sqlite::SqliteTypeInfo),
+    #[cfg(feature = "postgres")]
+    #[doc(hidden)]
+    Postgres(sqlx::postgres::PgTypeInfo),
 }
 
 /// A statement with its arguments.

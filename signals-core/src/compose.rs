@@ -130,11 +130,20 @@ impl Shapes {
         Self { sqlite: RwLock::new(BTreeMap::new()), postgres: RwLock::new(BTreeMap::new()) }
     }
 
-    pub(crate) fn sql(&self, shape: &Shape, model: &Statements, kind: DatabaseKind) -> SqlStr {
-        let all = match kind {
+    fn of(&self, kind: DatabaseKind) -> &Known {
+        match kind {
             DatabaseKind::Sqlite => &self.sqlite,
             DatabaseKind::Postgres => &self.postgres,
-        };
+        }
+    }
+
+    /// What was composed so far.
+    pub(crate) fn composed(&self, kind: DatabaseKind) -> Vec<Shape> {
+        self.of(kind).read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    pub(crate) fn sql(&self, shape: &Shape, model: &Statements, kind: DatabaseKind) -> SqlStr {
+        let all = self.of(kind);
         let known = all.read().unwrap_or_else(PoisonError::into_inner).get(shape).cloned();
         let sql = known.unwrap_or_else(|| {
             let mut all = all.write().unwrap_or_else(PoisonError::into_inner);

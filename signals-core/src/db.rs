@@ -5,6 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::SqlitePool;
 
 use crate::backend::{self, DatabaseKind};
+use crate::check;
 use crate::conn::Conn;
 use crate::context::{self, PoolId};
 use crate::error::{Error, Result};
@@ -90,8 +91,9 @@ impl Db {
     }
 
     /// Checks what would otherwise go wrong at some save or other: that there is a value for every
-    /// [`State<T>`](crate::State) that a receiver of this program takes, and that the receivers can be brought into an
-    /// order. For the start of a program.
+    /// [`State<T>`](crate::State) that a receiver of this program takes, that the receivers can be brought into an order,
+    /// and that the table of every linked model is what the model says
+    /// ([`check_table`](crate::Model::check_table)). For the start of a program.
     ///
     /// # Errors
     ///
@@ -107,6 +109,7 @@ impl Db {
                 }
             }
         }
+        findings.extend(check::every_model(&mut self.acquire().await?).await?);
         if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
     }
 

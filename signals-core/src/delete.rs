@@ -1,5 +1,6 @@
 //! A delete with receivers, of one row or of several.
 
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
@@ -8,12 +9,14 @@ use tracing::Instrument;
 
 use crate::backend::{Arguments, Statement};
 use crate::bulk;
+use crate::cascade::entry;
 use crate::conn::Conn;
 use crate::context;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::instances::{Instances, Of};
+use crate::linked::Dependent;
 use crate::model::Model;
 use crate::previous::{Old, SharedBefore};
 use crate::save::stale;
@@ -161,7 +164,9 @@ impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
 
     async fn write(&mut self, rows: &mut [M], conn: &mut Conn<'_>) -> Result<()> {
         let count = rows.len();
+        let entries = (!self.pair.dependents.is_empty()).then(|| rows.iter().map(entry).collect());
         let mut of = Of::<M, R>::new(rows);
+        cascade(self.pair.dependents, &of, entries, conn).await?;
         if self.many || self.pair.previous {
             self.delete_many(&mut of, conn).await?;
         } else if remove(conn, &mut of).await? {
@@ -236,6 +241,28 @@ impl<M: Model, R> Delete<M, R> {
         };
         self.statements.iter().flat_map(of_statement).collect()
     }
+}
+
+/// Does to what belongs to the rows what is to be done before they are deleted themselves.
+async fn cascade(
+    dependents: &[Dependent],
+    rows: &dyn Instances,
+    entries: Option<Vec<(TypeId, String)>>,
+    conn: &mut Conn<'_>,
+) -> Result<()> {
+    let Some(mut entries) = entries else { return Ok(()) };
+    entries.retain(|entry| conn.scope.deleting.insert(entry.clone()));
+    let mut done = Ok(());
+    for dependent in dependents {
+        done = dependent.cascade(conn, rows).await;
+        if done.is_err() {
+            break;
+        }
+    }
+    for entry in &entries {
+        conn.scope.deleting.remove(entry);
+    }
+    done
 }
 
 /// Deletes the one row that there is, and returns whether it was there.

@@ -53,6 +53,17 @@ pub enum Error {
         version: i64,
     },
 
+    /// The row cannot be deleted, because a row of another model belongs to it that says `on_delete = restrict`.
+    #[error("`{model}` {key} cannot be deleted: a `{by}` belongs to it")]
+    Restricted {
+        /// The name of the model.
+        model: &'static str,
+        /// The key, as `Debug` writes it.
+        key: String,
+        /// The name of the other model.
+        by: &'static str,
+    },
+
     /// Of several rows that are updated together, two have the same key. Nothing was written.
     #[error("`{model}` {key} is twice among the rows")]
     Twice {
@@ -240,6 +251,12 @@ impl Error {
     /// Whether the row was written by somebody else since it was read.
     pub fn is_stale(&self) -> bool {
         self.any(|e| matches!(e, Error::Stale { .. }))
+    }
+
+    /// Whether a row was not deleted because another one belongs to it, as the model says. The database's own say is
+    /// [`is_foreign_key_violation`](Self::is_foreign_key_violation).
+    pub fn is_restricted(&self) -> bool {
+        self.any(|e| matches!(e, Error::Restricted { .. }))
     }
 
     /// Whether receivers saved in a circle.

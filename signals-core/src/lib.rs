@@ -8,6 +8,9 @@ mod any;
 mod automatic;
 mod backend;
 mod bulk;
+mod cascade;
+mod change;
+mod check;
 mod compose;
 mod conn;
 mod context;
@@ -20,6 +23,7 @@ mod executor;
 mod finish;
 mod instances;
 mod link;
+mod linked;
 mod model;
 mod mute;
 mod observed;
@@ -57,8 +61,9 @@ pub use query::Query;
 pub use receiver::{Cx, Outcome, Parameter, Phase, Receiver, phase};
 pub use registry::{Handle, ReceiverInfo, Receivers, Registry, registry};
 pub use signal::{
-    Deferrable, PostDelete, PostDeleteBatch, PostSave, PostSaveBatch, PreDelete, PreSave, Signal,
-    post_delete, post_delete_batch, post_save, post_save_batch, pre_delete, pre_save,
+    Deferrable, PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
+    Signal, post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete,
+    pre_save,
 };
 pub use sql::{Row, Sql, Value};
 pub use sqlx;

@@ -2,6 +2,7 @@ use std::fmt::{self, Debug};
 use std::marker::PhantomData;
 use std::time::SystemTime;
 
+use crate::check;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::executor::Executor;
@@ -372,6 +373,30 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// What the database refuses, and a row that does not decode.
     fn all<E: Executor<Self>>(db: E) -> impl Future<Output = Result<Vec<Self>>> + Send {
         async move { read::all::<Self, E::Route>(db.into_source()).await }
+    }
+
+    /// Compares the table with the model: a missing table or column, a type that the field cannot be read from, a column that
+    /// can be NULL and a field that is no `Option`, a column without default that the model never writes, a key or a
+    /// column with `#[model(unique)]` that has no unique index. [`Db::check`](crate::Db::check) does so for every model.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, title TEXT NOT NULL)").await?;
+    /// let error = City::check_table(&db).await.unwrap_err().to_string();
+    /// assert!(error.contains("`City` (table `city`): there is no column `name`"));
+    /// assert!(error.contains("the column `title` has no default, and the model never writes it"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Check`] with all that was found.
+    fn check_table<E: Executor<Self>>(db: E) -> impl Future<Output = Result<()>> + Send {
+        async move { check::model::<Self, E::Route>(db.into_source()).await }
     }
 
     /// Rows by what comes after `SELECT … FROM table`, with `$1`, `$2`, … for what is bound.

@@ -15,11 +15,13 @@ pub use std::time::SystemTime;
 
 pub use crate::automatic::{AutoNow, Version};
 pub use crate::backend::{AnyRow, Backend, add};
+pub use crate::cascade::{OnDelete, is_key_of};
 pub use crate::executor::Source;
+pub use crate::linked::{Linked, NotStored, Relation, StoredIn};
 pub use crate::receiver::{AnyEntry, Cx, Entry, Info, Registration};
 pub use crate::store::{
     Any, Bindable, ColumnSpec, Field, Only, Places, Role, Route, Statements, Store, Take, by_name,
-    give_key, no_column,
+    fits, give_key, no_column,
 };
 pub use crate::table::{SignalTable, Table};
 pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};

@@ -9,7 +9,7 @@ use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::instances::{Instances, Of};
 use crate::model::Model;
-use crate::read::flag;
+use crate::read::{flag, loaded};
 use crate::store::{Group, Route};
 
 /// How often a save tries anew where another one was faster, before it takes it that nothing is ever stored.
@@ -99,10 +99,14 @@ async fn save(
                 return Ok(stored);
             }
         } else {
+            // An UPDATE by columns of which there is no unique index would update whatever it finds; the INSERT is refused.
+            if on.is_some() && insert_or_nothing(conn, rows, on).await? {
+                return Ok(Stored::Created);
+            }
             if update(conn, rows, None, on, before).await? {
                 return Ok(Stored::Updated);
             }
-            if insert_or_nothing(conn, rows, on).await? {
+            if on.is_none() && insert_or_nothing(conn, rows, on).await? {
                 return Ok(Stored::Created);
             }
         }
@@ -206,7 +210,9 @@ pub(crate) async fn find_like<M: Model, R: Route<M>>(
     shape.before = true;
     let statement = composed(conn, &Of::<M, R>::new(std::slice::from_mut(row)), &shape)?;
     let found = conn.run_one(statement).await?;
-    Ok(found.map(|row| R::load(&row, 0)).transpose()?)
+    let mut found = found.map(|row| R::load(&row, 0)).transpose()?;
+    loaded(found.as_mut_slice(), conn).await?;
+    Ok(found)
 }
 
 const EVERY: [Group; 4] = [Group::Set, Group::Key, Group::Version, Group::Added];

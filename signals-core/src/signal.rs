@@ -6,10 +6,11 @@ use crate::model::Model;
 
 mod batch;
 mod events;
+mod load;
 
 pub use events::{
-    PostDelete, PostDeleteBatch, PostSave, PostSaveBatch, PreDelete, PreSave, post_delete,
-    post_delete_batch, post_save, post_save_batch, pre_delete, pre_save,
+    PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
+    post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save,
 };
 
 /// Something that happens, and that receivers can be registered for. What a receiver gets of it is the event.
@@ -127,7 +128,7 @@ impl Sender for () {
 #[diagnostic::on_unimplemented(
     message = "receivers of `{Self}` cannot wait for the end of the transaction",
     label = "has no `on_commit` and `on_rollback` receivers",
-    note = "what happens before a statement is known to have happened only after it: use `post_save` or `post_delete`"
+    note = "only of `post_save` and `post_delete` it matters whether what was written is kept"
 )]
 pub trait Deferrable: Signal {
     #[doc(hidden)]

@@ -2,7 +2,7 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::{Decode, Encode, Type};
 
-use crate::backend::{AnyRow, Arguments, Backend, Statement};
+use crate::backend::{AnyRow, AnyType, Arguments, Backend, Statement};
 use crate::conn::Conn;
 use crate::model::Model;
 
@@ -52,12 +52,20 @@ pub trait Store<DB: Backend>: Model {
     /// Where a value cannot be encoded.
     fn bind_key(key: &Self::Pk, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
 
+    /// Whether a column can be read where the database has it as this type.
+    fn fits(column: usize, ty: &DB::TypeInfo) -> bool;
+
     /// Reads all columns.
     ///
     /// # Errors
     ///
     /// Where a column does not decode.
     fn load(row: &DB::Row, at: impl Places) -> Result<Self, sqlx::Error>;
+}
+
+/// Whether a `T` can be read where the database has this type.
+pub fn fits<DB: Backend, T: Type<DB>>(ty: &DB::TypeInfo) -> bool {
+    T::compatible(ty)
 }
 
 /// Where the columns of a model stand in a row.
@@ -240,6 +248,8 @@ pub trait Route<M: Model>: Send + 'static {
     fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error>;
     #[doc(hidden)]
     fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error>;
+    #[doc(hidden)]
+    fn fits(column: usize, ty: &AnyType) -> bool;
 }
 
 /// The database that the type names.
@@ -277,6 +287,10 @@ impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
 
     fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error> {
         <M as Store<DB>>::load(DB::row(row), |column| Ok(from + column))
+    }
+
+    fn fits(column: usize, ty: &AnyType) -> bool {
+        <M as Store<DB>>::fits(column, DB::type_info(ty))
     }
 }
 
@@ -322,6 +336,10 @@ impl<M: Portable> Route<M> for Any {
     fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error> {
         each!(AnyRow, row, DB => <DB as Route<M>>::load(row, from))
     }
+
+    fn fits(column: usize, ty: &AnyType) -> bool {
+        each!(AnyType, ty, DB => <DB as Route<M>>::fits(column, ty))
+    }
 }
 
 /// The table of a model and the statements that are always the same, written by `#[derive(Model)]`.
@@ -362,12 +380,20 @@ pub struct ColumnSpec {
     pub(crate) role: Role,
     /// Whether the program says that no two rows have the same value.
     pub(crate) unique: bool,
+    /// Whether it can be NULL for the program.
+    pub(crate) optional: bool,
 }
 
 impl ColumnSpec {
     /// A column of this name, which is quoted.
     pub const fn new(name: &'static str, role: Role) -> Self {
-        Self { name, role, unique: false }
+        Self { name, role, unique: false, optional: false }
+    }
+
+    /// One that can be NULL.
+    pub const fn optional(mut self) -> Self {
+        self.optional = true;
+        self
     }
 
     /// One of which no two rows have the same value.

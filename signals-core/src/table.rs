@@ -1,3 +1,4 @@
+use std::any::TypeId;
 use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
@@ -5,12 +6,14 @@ use arc_swap::ArcSwapOption;
 use crate::compose::Shapes;
 
 use crate::custom::{CustomSignal, Group};
+use crate::linked::{Dependent, dependents};
 use crate::model::Model;
 use crate::mute;
 use crate::receiver::{Entry, Info, Phase};
 use crate::registry::registry;
 use crate::signal::{
-    Signal, post_delete, post_delete_batch, post_save, post_save_batch, pre_delete, pre_save,
+    Signal, post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete,
+    pre_save,
 };
 use crate::unit::Needs;
 
@@ -18,6 +21,7 @@ use crate::unit::Needs;
 pub struct Table<M: Model> {
     save: Slot<Saving<M>>,
     delete: Slot<Deleting<M>>,
+    load: Slot<Vec<Entry<post_load, M>>>,
     shapes: Shapes,
 }
 
@@ -46,6 +50,8 @@ pub(crate) struct Pair<Pre: Signal, Post: Signal, Batch: Signal, M: Model> {
     pub(crate) deferred_batch: Arc<[Entry<Batch, M>]>,
     /// Whether somebody asks for the row before the statement.
     pub(crate) previous: bool,
+    /// The models whose rows belong to rows of this one, where those are deleted.
+    pub(crate) dependents: &'static [Dependent],
 }
 
 pub(crate) type Saving<M> = Pair<pre_save, post_save, post_save_batch, M>;
@@ -55,7 +61,7 @@ impl<M: Model> Table<M> {
     /// With nothing in it yet.
     #[expect(clippy::new_without_default, reason = "made in a `static`")]
     pub const fn new() -> Self {
-        Self { save: Slot::new(), delete: Slot::new(), shapes: Shapes::new() }
+        Self { save: Slot::new(), delete: Slot::new(), load: Slot::new(), shapes: Shapes::new() }
     }
 
     /// Who receives a save.
@@ -76,6 +82,11 @@ impl<M: Model> Table<M> {
     /// Who receives a delete, if anybody does.
     pub(crate) fn heard_delete(&self) -> Option<Arc<Deleting<M>>> {
         self.delete.heard()
+    }
+
+    /// Who receives what was read, if anybody does.
+    pub(crate) fn heard_load(&self) -> Option<Arc<Vec<Entry<post_load, M>>>> {
+        self.load.heard()
     }
 
     pub(crate) fn shapes(&self) -> &Shapes {
@@ -128,13 +139,16 @@ impl<T: Found> Slot<T> {
 impl<Pre: Signal, Post: Signal, Batch: Signal, M: Model> Found for Pair<Pre, Post, Batch, M> {
     fn find() -> Self {
         let all = registry();
-        Self::of(all.entries::<Pre, M>(), all.entries::<Post, M>(), all.entries::<Batch, M>())
+        let of_delete = TypeId::of::<Pre>() == TypeId::of::<pre_delete>();
+        let dependents = if of_delete { dependents(TypeId::of::<M>()) } else { &[] };
+        let (before, after) = (all.entries::<Pre, M>(), all.entries::<Post, M>());
+        Self::of(before, after, all.entries::<Batch, M>(), dependents)
     }
 
     fn heard(&self) -> Self {
         let post = self.after.iter().chain(&*self.deferred);
         let batch = self.batch.iter().chain(&*self.deferred_batch);
-        Self::of(heard(self.before.iter()), heard(post), heard(batch))
+        Self::of(heard(self.before.iter()), heard(post), heard(batch), self.dependents)
     }
 
     fn is_empty(&self) -> bool {
@@ -143,6 +157,21 @@ impl<Pre: Signal, Post: Signal, Batch: Signal, M: Model> Found for Pair<Pre, Pos
             && self.batch.is_empty()
             && self.deferred.is_empty()
             && self.deferred_batch.is_empty()
+            && self.dependents.is_empty()
+    }
+}
+
+impl<S: Signal, M: Model> Found for Vec<Entry<S, M>> {
+    fn find() -> Self {
+        registry().entries::<S, M>()
+    }
+
+    fn heard(&self) -> Self {
+        heard(self.iter())
+    }
+
+    fn is_empty(&self) -> bool {
+        self.is_empty()
     }
 }
 
@@ -181,10 +210,11 @@ impl<Pre: Signal, Post: Signal, Batch: Signal, M: Model> Pair<Pre, Post, Batch, 
         before: Vec<Entry<Pre, M>>,
         post: Vec<Entry<Post, M>>,
         batch: Vec<Entry<Batch, M>>,
+        dependents: &'static [Dependent],
     ) -> Self {
         let previous = post.iter().any(|e| e.info.asks_previous());
         let ((after, deferred), (batch, deferred_batch)) = (by_phase(post), by_phase(batch));
-        Self { before, after, batch, deferred, deferred_batch, previous }
+        Self { before, after, batch, deferred, deferred_batch, previous, dependents }
     }
 
     fn deferred(&self) -> impl Iterator<Item = &'static Info> {
@@ -203,7 +233,7 @@ impl<Pre: Signal, Post: Signal, Batch: Signal, M: Model> Pair<Pre, Post, Batch, 
     /// The statement must be in a transaction where a receiver after it can fail, so that it is undone then, and where
     /// one before it writes. Those that wait need none, and those whose failure is only logged none but for what they
     /// write. Where the row before it is asked for, it is more than one statement on SQLite; and where nobody knows
-    /// how to copy the row for those that wait, it cannot go on without its caller.
+    /// how to copy the row for those that wait, it cannot go on without its caller. What belongs to the row goes with it.
     pub(crate) fn needs(&self) -> Needs {
         let connection_before = self.before.iter().any(|e| e.info.connection);
         let mut after = self.after.iter().map(|e| e.info).chain(self.batch.iter().map(|e| e.info));
@@ -211,6 +241,7 @@ impl<Pre: Signal, Post: Signal, Batch: Signal, M: Model> Pair<Pre, Post, Batch, 
         Needs {
             transaction: connection_before
                 || self.previous
+                || !self.dependents.is_empty()
                 || after.any(|info| info.connection || !info.robust)
                 || (deferred.is_some() && self.copy().is_none()),
             connection_before,

@@ -73,6 +73,25 @@ pub(crate) async fn save_columns<M: Model, R: Route<M>>(
     if fields.is_empty() {
         return Ok(Saved { created: false });
     }
+    let columns = settable(fields)?;
+    let verb = Verb::Fields(columns.into());
+    let span = tracing::debug_span!("save", model = M::NAME);
+    save_fields::<M, R>(model, source, verb, Some(fields)).instrument(span).await?;
+    Ok(Saved { created: false })
+}
+
+/// UPDATE of some columns of several rows.
+pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
+    rows: &mut [M],
+    source: Source<'_>,
+    fields: &[Column<M>],
+) -> Result<u64> {
+    let verb = Verb::Fields(settable(fields)?.into());
+    save_rows::<M, R>(rows, source, verb, Some(fields)).await
+}
+
+/// The places of columns that the program can set alone, and of those that are set at every write.
+pub(crate) fn settable<M: Model>(fields: &[Column<M>]) -> Result<Vec<usize>> {
     let mut columns = places(fields)?;
     for column in &columns {
         if M::STATEMENTS.columns[*column].role != Role::Plain {
@@ -83,10 +102,7 @@ pub(crate) async fn save_columns<M: Model, R: Route<M>>(
     }
     let times = M::STATEMENTS.columns.iter().enumerate();
     columns.extend(times.filter(|(_, c)| c.role == Role::AutoNow).map(|(i, _)| i));
-    let verb = Verb::Fields(columns.into());
-    let span = tracing::debug_span!("save", model = M::NAME);
-    save_fields::<M, R>(model, source, verb, Some(fields)).instrument(span).await?;
-    Ok(Saved { created: false })
+    Ok(columns)
 }
 
 /// UPDATE of the row that has the same in these columns, or INSERT.
@@ -163,12 +179,22 @@ pub(crate) async fn save_many<M: Model, R: Route<M>>(
     source: Source<'_>,
     verb: Verb,
 ) -> Result<u64> {
+    save_rows::<M, R>(rows, source, verb, None).await
+}
+
+async fn save_rows<M: Model, R: Route<M>>(
+    rows: &mut [M],
+    source: Source<'_>,
+    verb: Verb,
+    fields: Option<&[Column<M>]>,
+) -> Result<u64> {
     if rows.is_empty() {
         return Ok(0);
     }
     let span = tracing::debug_span!("save", model = M::NAME, rows = rows.len());
     let count = rows.len() as u64;
     let mut unit = Write::<M, R>::new(verb, true, M::__table().save(), Recorders::of_task());
+    unit.fields = fields.map(Into::into);
     perform(&mut unit, rows, source).instrument(span).await?;
     Ok(count)
 }
@@ -265,7 +291,10 @@ impl<M: Model, R: Route<M>> Write<M, R> {
             self.stored = Stored::Created;
             return Ok(());
         }
-        let set: Vec<_> = M::STATEMENTS.group(Group::Set).collect();
+        let set: Vec<_> = match &self.verb {
+            Verb::Fields(set) => set.to_vec(),
+            _ => M::STATEMENTS.group(Group::Set).collect(),
+        };
         let on: Vec<_> = M::STATEMENTS.group(Group::Key).collect();
         if let Some(row) = (0..rows.len()).find(|row| !rows.has_key(*row)) {
             return Err(self.of_row(rows.rows, row, not_found(rows, row)));

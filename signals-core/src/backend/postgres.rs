@@ -9,7 +9,7 @@ use sqlx::postgres::{
 };
 use sqlx::{Connection, Decode, Encode, PgPool, Postgres, Row, Type, TypeInfo};
 
-use super::{AnyRow, Arguments, Backend, DatabaseKind, Give};
+use super::{AnyRow, AnyType, Arguments, Backend, DatabaseKind, Give};
 use crate::error::Result;
 use crate::registry::interned;
 
@@ -33,6 +33,14 @@ impl Backend for Postgres {
             AnyRow::Postgres(row) => row,
             #[cfg(feature = "sqlite")]
             AnyRow::Sqlite(_) => unreachable!("a Postgres model in a SQLite row"),
+        }
+    }
+
+    fn type_info(ty: &AnyType) -> &PgTypeInfo {
+        match ty {
+            AnyType::Postgres(ty) => ty,
+            #[cfg(feature = "sqlite")]
+            AnyType::Sqlite(_) => unreachable!("a Postgres model of a Sqlite type"),
         }
     }
 

@@ -106,6 +106,38 @@ signal! {
 }
 
 signal! {
+    /// After a row was read, by whatever reads rows and returns them: `get`, `find`, `all`, `query`, `refresh`,
+    /// `get_or_create`. Its receivers may change the instance. It is not sent for rows of [`Db::query`](crate::Db::query),
+    /// which may be anything.
+    ///
+    /// The idea is [SQLAlchemy's](https://docs.sqlalchemy.org/en/20/orm/events.html#sqlalchemy.orm.InstanceEvents.load).
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// #[derive(Model)]
+    /// # #[model(table = "users")]
+    /// struct User {
+    ///     id: Option<i64>,
+    ///     name: String,
+    ///     #[model(skip)]
+    ///     initials: String,
+    /// }
+    ///
+    /// #[receiver(post_load, sender = User)]
+    /// fn initials(load: PostLoad<'_, User>) {
+    ///     load.instance.initials = load.instance.name.split(' ').filter_map(|n| n.chars().next()).collect();
+    /// }
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # User { id: None, name: "Ada Lovelace".into(), initials: String::new() }.save(&db).await?;
+    /// assert_eq!(User::get(&db, 1).await?.initials, "AL");
+    /// # Ok(()) }
+    /// ```
+    post_load PostLoad
+}
+signal! {
     /// After a statement has written rows: once for the rows of one statement, where [`post_save`] is sent for each of them.
     /// A save of one row arrives as a slice of one. It is sent after the [`post_save`] of its rows.
     ///
@@ -172,6 +204,14 @@ pub struct PreDelete<'e, M: ?Sized> {
 pub struct PostDelete<'e, M: ?Sized> {
     /// The row as it was; it still has its key.
     pub instance: &'e M,
+}
+
+/// A row was read: the event of [`post_load`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PostLoad<'e, M: ?Sized> {
+    /// The row, which the receiver may change.
+    pub instance: &'e mut M,
 }
 
 /// Rows were written by one statement: the event of [`post_save_batch`].

@@ -32,6 +32,13 @@ pub(crate) struct Column<'i> {
     pub(crate) belongs_to: Option<BelongsTo>,
 }
 
+impl Column<'_> {
+    /// Whether the field can be `None`, and the column NULL.
+    pub(crate) fn is_optional(&self) -> bool {
+        !self.role.is_key() && option_of(self.ty).is_some()
+    }
+}
+
 #[derive(Clone, Copy)]
 pub(crate) enum Role<'i> {
     Plain,

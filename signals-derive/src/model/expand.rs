@@ -43,10 +43,20 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
         let (ident, value) = (c.ident, read(c, &quote!(at(#i)?)));
         quote!(#ident: #value,)
     });
+    let fits = columns.iter().map(|c| {
+        let ty = match c.role {
+            Role::Json => {
+                let ty = c.ty;
+                quote!(__p::Json<#ty>)
+            }
+            _ => decoded(c),
+        };
+        quote!(__p::fits::<__DB, #ty>)
+    });
     let rest: TokenStream =
         skipped.iter().map(|f| quote!(#f: ::core::default::Default::default(),)).collect();
     let bounds = bounds(columns);
-    let relations = relations(model);
+    let linked = linked(model);
 
     quote! {
         const _: () = {
@@ -96,6 +106,9 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                     #(#bind_key)*
                     __p::Ok(())
                 }
+                fn fits(column: usize, ty: &__DB::TypeInfo) -> bool {
+                    [#(#fits),*][column](ty)
+                }
                 fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
                     __p::Ok(Self { #(#load)* #rest })
                 }
@@ -113,7 +126,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                 }
             }
 
-            #relations
+            #linked
         };
     }
 }
@@ -144,7 +157,8 @@ fn statements(model: &Model<'_>) -> TokenStream {
             Role::Version => quote!(Version),
         };
         let unique = column.unique.then(|| quote!(.unique()));
-        quote!(__p::ColumnSpec::new(#name, __p::Role::#role)#unique)
+        let optional = column.is_optional().then(|| quote!(.optional()));
+        quote!(__p::ColumnSpec::new(#name, __p::Role::#role)#unique #optional)
     });
     quote! {
         __p::Statements {
@@ -201,25 +215,40 @@ fn automatic(columns: &[Column<'_>]) -> TokenStream {
     }
 }
 
-/// The rows that this model's belong to.
-fn relations(model: &Model<'_>) -> TokenStream {
+/// What is known of the model without its type, and what its rows belong to.
+fn linked(model: &Model<'_>) -> TokenStream {
     let ident = model.ident;
-    let relations = model.columns.iter().enumerate().filter_map(|(i, column)| {
-        let BelongsTo { parent, on_delete } = column.belongs_to.as_ref()?;
-        let on_delete = match on_delete {
-            OnDelete::Cascade => quote!(Cascade),
-            OnDelete::Restrict => quote!(Restrict),
-            OnDelete::SetNull => quote!(SetNull),
-        };
-        Some(quote_spanned!(parent.span()=> const _: () = {
+    let mut checks = TokenStream::new();
+    let relations: Vec<_> = model
+        .columns
+        .iter()
+        .enumerate()
+        .filter_map(|(i, column)| {
+            let BelongsTo { parent, on_delete } = column.belongs_to.as_ref()?;
+            let on_delete = match on_delete {
+                OnDelete::Cascade => quote!(Cascade),
+                OnDelete::Restrict => quote!(Restrict),
+                OnDelete::SetNull => quote!(SetNull),
+            };
+            let ty = column.ty;
+            checks.extend(
+                quote_spanned!(ty.span()=> const _: () = __p::is_key_of::<#parent, #ty>();),
+            );
+            let new = quote_spanned!(parent.span()=> __p::Relation::new::<#parent>);
+            Some(quote!(#new(#i, __p::OnDelete::#on_delete)))
+        })
+        .collect();
+    quote! {
+        #checks
+        const _: () = {
             #[allow(unused_imports)]
-            use __p::{StoredInPostgres as _, StoredInSqlite as _, NotStored as _};
+            use __p::NotStored as _;
+            type In = __p::StoredIn<#ident>;
             __p::inventory::submit! {
-                __p::Relation::new::<#parent, #ident>(#i, __p::OnDelete::#on_delete)
+                __p::Linked::new::<#ident>(&[#(#relations),*], In::SQLITE, In::POSTGRES)
             }
-        };))
-    });
-    relations.collect()
+        };
+    }
 }
 
 /// The key as a type and as code.
