@@ -60,6 +60,18 @@ struct Guest {
 #[receiver(post_save, sender = Guest, on_commit)]
 async fn greet(_: PostSave<'_, Guest>) {}
 
+/// As `User`, with a receiver that cannot fail.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users")]
+struct Visitor {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+#[receiver(post_save, sender = Visitor)]
+fn count_visitor(_: PostSave<'_, Visitor>) {}
+
 #[derive(Debug, Clone, Model)]
 #[model(table = "settings")]
 struct Setting {
@@ -150,6 +162,10 @@ mod postgres {
         let mut guest = Guest { id: None, name: String::new(), email: String::new() };
         let waiting = said(&proxy, db, guest.save(db)).await;
         assert_eq!(waiting.statements, [INSERT_USER], "who only waits needs no transaction");
+
+        let mut visitor = Visitor { id: None, name: String::new(), email: String::new() };
+        let infallible = said(&proxy, db, visitor.save(db)).await;
+        assert_eq!(infallible.statements, [INSERT_USER], "who cannot fail needs no transaction");
 
         let vetoed =
             said(&proxy, db, async { Ok(member("vetoed").save(db).await.unwrap_err()) }).await;
