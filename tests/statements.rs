@@ -96,22 +96,11 @@ mod postgres {
         r#"INSERT INTO "users" ("name", "email") VALUES ($1, $2) RETURNING "id""#;
     const INSERT_PROFILE: &str = r#"INSERT INTO "profiles" ("user_id") VALUES ($1) RETURNING "id""#;
 
-    /// What one operation says on a warm pool.
-    async fn said<T>(proxy: &Proxy, db: &Db, operation: impl Future<Output = Result<T>>) -> Said {
-        // The ping with which sqlx takes a connection back must not fall into it.
-        crate::common::until(|| {
-            db.postgres().unwrap().num_idle() as u32 == db.postgres().unwrap().size()
-        })
-        .await;
+    /// What one operation says on a warm pool, which has nothing to say of its own.
+    async fn said<T>(proxy: &Proxy, _: &Db, operation: impl Future<Output = Result<T>>) -> Said {
         proxy.take();
         operation.await.unwrap();
-        let mut said = proxy.take();
-        // That ping may have come already.
-        if said.statements.last().is_some_and(|last| last == "ping") {
-            said.statements.pop();
-            said.round_trips -= 1;
-        }
-        said
+        proxy.take()
     }
 
     #[tokio::test]
@@ -131,7 +120,6 @@ mod postgres {
             said(&proxy, db, setting.delete(db)).await;
             said(&proxy, db, User::find(db, 1)).await;
         }
-        assert_eq!(db.postgres().unwrap().size(), 1);
         let mut new = user();
         let insert = said(&proxy, db, new.save(db)).await;
         assert_eq!(
