@@ -144,6 +144,7 @@ impl<'c> Conn<'c> {
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
         self.scope.unverified = true;
+        self.scope.touch();
         match self.raw()? {
             Raw::Sqlite(conn) => Some(conn),
             #[cfg(feature = "postgres")]
@@ -175,6 +176,7 @@ impl<'c> Conn<'c> {
     #[cfg(feature = "postgres")]
     pub fn postgres(&mut self) -> Option<&mut PgConnection> {
         self.scope.unverified = true;
+        self.scope.touch();
         match self.raw()? {
             Raw::Postgres(conn) => Some(conn),
             #[cfg(feature = "sqlite")]
@@ -277,6 +279,7 @@ impl<'c> Conn<'c> {
 
     /// Takes note of how a statement of ours ended.
     async fn done<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T> {
+        self.scope.touch();
         match done {
             Ok(done) => {
                 self.scope.unverified = false;
