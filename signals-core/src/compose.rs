@@ -196,13 +196,15 @@ impl Text<'_> {
         let place = |column: usize| self.place(&binds, column);
         let set = self.set(place);
         let (table, on) = (self.model.table, self.equal(&self.shape.on, place).join(" AND "));
-        let returned = self.names(&self.shape.returned(self.model));
+        let columns = self.shape.returned(self.model);
+        let list: String = columns.iter().map(|c| format!(", {}", self.model.name(*c))).collect();
+        let returned = if columns.is_empty() { "1".to_owned() } else { self.names(&columns) };
         let (into, places) = (self.insert_into(), self.places(binds.len()));
         let conflict = self.names(&self.shape.on);
         format!(
             "WITH _updated AS (UPDATE {table} SET {set} WHERE {on} RETURNING {returned}), _inserted AS ({into} SELECT \
              {places} WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT ({conflict}) DO NOTHING RETURNING \
-             {returned}) SELECT false, {returned} FROM _updated UNION ALL SELECT true, {returned} FROM _inserted"
+             {returned}) SELECT false{list} FROM _updated UNION ALL SELECT true{list} FROM _inserted"
         )
     }
 
