@@ -109,15 +109,21 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
     unique: &[Column<M>],
 ) -> Result<(M, bool)> {
     let on = unique_places(&row, unique)?;
+    // A receiver that goes to the pool must not wait for the connection that was only looked with.
+    let heard = M::__table().heard_save().is_some();
     // Where the row is deleted just then, it is for us to insert after all.
     for _ in 0..ATTEMPTS {
         let mut conn = source.reborrow().acquire().await?;
         if let Some(found) = find_like::<M, R>(&mut conn, &mut row, &on).await? {
             return Ok((found, false));
         }
-        drop(conn);
         let verb = Verb::GetOrCreate(on.clone().into());
-        let source = source.reborrow();
+        let source = if heard {
+            drop(conn);
+            source.reborrow()
+        } else {
+            conn.into()
+        };
         let span = tracing::debug_span!("save", model = M::NAME);
         let stored = save_fields::<M, R>(&mut row, source, verb, None).instrument(span).await?;
         if stored == Stored::Created {
