@@ -124,6 +124,108 @@ on_every_database! {
         }
     }
 
+    async fn writes_of_many_rows_are_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        let parents = |n: i64| (0..3).map(|i| Parent { id: None, n: 3 * n + i }).collect::<Vec<_>>();
+        let mut stored = Vec::new();
+        for n in 0.. {
+            let mut many = parents(n);
+            let done = cancelled_after(Parent::insert_many(&one, &mut many), n as usize).await;
+            let rows = settle(&one, &seen).await;
+            assert_eq!((rows % 3, count(&seen, "children").await), (0, rows), "all or none");
+            for parent in many.iter().filter(|parent| parent.id.is_some()) {
+                assert!(Parent::find(&seen, parent.id.unwrap()).await.unwrap().is_some());
+            }
+            if let Some(done) = done {
+                assert_eq!(done.unwrap(), 3);
+                stored = many;
+                break;
+            }
+        }
+        SCENE.log.take();
+        for n in 0.. {
+            let mut many = stored.clone();
+            many.iter_mut().for_each(|parent| parent.n += 1000);
+            let done = cancelled_after(Parent::update_many(&one, &mut many), n as usize).await;
+            drop(one.acquire().await.unwrap());
+            let changed = Parent::query("WHERE n >= 1000").count(&seen).await.unwrap();
+            assert!(changed == 0 || changed == 3, "all or none: {changed}");
+            until(|| SCENE.log.entries().iter().filter(|e| e.starts_with("commit")).count() == changed as usize).await;
+            if changed == 3 {
+                break;
+            }
+            assert!(done.is_none());
+        }
+        for n in 0.. {
+            let mut many = stored.clone();
+            let done = cancelled_after(Parent::delete_many(&one, &mut many), n as usize).await;
+            drop(one.acquire().await.unwrap());
+            let left = Parent::query("WHERE n >= 1000").count(&seen).await.unwrap();
+            assert!(left == 0 || left == 3, "all or none: {left}");
+            if left == 0 {
+                break;
+            }
+            assert!(done.is_none());
+        }
+    }
+
+    async fn an_upsert_is_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        common::execute(&seen, "CREATE UNIQUE INDEX numbers ON parents (n)").await;
+        for n in 0.. {
+            let mut parent = Parent { id: None, n };
+            let done = cancelled_after(parent.upsert(&one, &[Parent::N]), n as usize).await;
+            let stored = settle(&one, &seen).await;
+            assert_eq!(count(&seen, "children").await, stored, "the receiver's row goes with the upsert's");
+            assert!(parent.id.is_none() || Parent::find(&seen, parent.id.unwrap()).await.unwrap().is_some());
+            if let Some(done) = done {
+                assert!(done.unwrap().created && n >= 3);
+                break;
+            }
+        }
+        for n in 100.. {
+            let new = Parent { id: None, n };
+            let done = cancelled_after(Parent::get_or_create(&one, new, &[Parent::N]), n as usize - 100).await;
+            let stored = settle(&one, &seen).await;
+            assert_eq!(count(&seen, "children").await, stored);
+            if let Some(done) = done {
+                assert!(done.unwrap().1 && n >= 103);
+                break;
+            }
+        }
+    }
+
+    // Where a row is refused, which one it is is found out in statements of their own.
+    async fn a_refused_write_is_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        common::execute(&seen, "CREATE UNIQUE INDEX numbers ON parents (n)").await;
+        Alone { id: None, n: 7 }.save(&seen).await.unwrap();
+        settle(&one, &seen).await;
+        for outside in [true, false] {
+            for n in 0.. {
+                let mut many = [5, 6, 7].map(|n| Alone { id: None, n });
+                let done = if outside {
+                    cancelled_after(Alone::insert_many(&one, &mut many), n).await
+                } else {
+                    let mut tx = one.begin().await.unwrap();
+                    tx.query("SELECT 1").fetch_one::<(i32,)>().await.unwrap();
+                    let done = cancelled_after(Alone::insert_many(&mut tx, &mut many), n).await;
+                    assert!(tx.commit().await.unwrap_err().is_rolled_back());
+                    done
+                };
+                assert_eq!(settle(&one, &seen).await, 1);
+                assert!(many.iter().all(|alone| alone.id.is_none()));
+                if let Some(done) = done {
+                    assert!(done.unwrap_err().to_string().starts_with("row 2 of those to insert"));
+                    break;
+                }
+            }
+        }
+    }
+
     async fn a_dropped_save_marks_the_transaction_of_the_caller(db: Db) {
         let _turn = SCENE.begin().await;
         let (one, seen) = pools(&db).await;

@@ -4,6 +4,7 @@
 mod common;
 
 use sqlx_signals::prelude::*;
+use sqlx_signals::{AutoNow, sqlx};
 
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
@@ -80,7 +81,76 @@ struct Setting {
     value: i64,
 }
 
+/// With columns that the library and the database set.
+#[derive(Debug, Clone, Model)]
+#[model(table = "pages")]
+struct Page {
+    id: Option<i64>,
+    title: String,
+    hits: i64,
+    #[model(auto_now_add)]
+    created_at: Micros,
+    #[model(auto_now)]
+    changed_at: Micros,
+    #[model(generated)]
+    slug: String,
+    #[model(version)]
+    version: i32,
+}
+
+#[derive(Debug, Clone, Copy, sqlx::Type)]
+#[sqlx(transparent)]
+struct Micros(i64);
+
+impl AutoNow for Micros {
+    fn at(now: std::time::SystemTime) -> Self {
+        Self(now.duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as i64)
+    }
+}
+
+fn page(title: &str) -> Page {
+    let (title, slug, now) = (title.to_owned(), String::new(), Micros(0));
+    Page { id: None, title, hits: 0, created_at: now, changed_at: now, slug, version: 1 }
+}
+
+/// As `User`, with a receiver that asks for the row before.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users")]
+struct Audited {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+#[receiver(post_save, sender = Audited)]
+fn audit(_: PostSave<'_, Audited>, _: Previous<'_, Audited>) {}
+
+#[receiver(post_delete, sender = Audited)]
+fn audit_delete(_: PostDelete<'_, Audited>, _: Previous<'_, Audited>) {}
+
+/// As `User`, with a receiver for every row of many, and one for the whole.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users")]
+struct Counted {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+#[receiver(post_save, sender = Counted)]
+async fn count_in(_: PostSave<'_, Counted>, _conn: &mut Conn<'_>) {}
+
+#[receiver(post_save_batch, sender = Counted)]
+fn count_batch(_: PostSaveBatch<'_, Counted>) {}
+
 async fn tables(db: &Db) {
+    common::table(
+        db,
+        "pages",
+        "title TEXT NOT NULL UNIQUE, hits BIGINT NOT NULL, created_at BIGINT NOT NULL, changed_at BIGINT NOT NULL, slug TEXT \
+         NOT NULL GENERATED ALWAYS AS (lower(title)) STORED, version INTEGER NOT NULL",
+    )
+    .await;
     common::table(db, "users", "name TEXT NOT NULL, email TEXT NOT NULL").await;
     common::table(db, "profiles", "user_id BIGINT NOT NULL").await;
     common::execute(db, "CREATE TABLE settings (name TEXT PRIMARY KEY, value BIGINT NOT NULL)")
@@ -160,6 +230,94 @@ mod postgres {
         assert_eq!(vetoed.statements, [""; 0], "a veto sends nothing");
         test.passed().await;
     }
+
+    /// What each of some operations says, the first word of each statement, once all are prepared.
+    macro_rules! assert_said {
+        ($proxy:expr, $db:expr, $($operation:expr => [$($word:literal)*];)*) => { $(
+            let mut last = Said::default();
+            for _ in 0..2 {
+                last = said($proxy, $db, $operation).await;
+            }
+            let words: Vec<_> = last.statements.iter().map(|s| s.split(' ').next().unwrap()).collect();
+            assert_eq!(words, [$($word),*] as [&str; _], "{}: {last:?}", stringify!($operation));
+            assert_eq!(last.round_trips, words.len(), "{}: {last:?}", stringify!($operation));
+        )* };
+    }
+
+    #[tokio::test]
+    async fn one_write_of_any_kind_is_one_statement() {
+        let test = common::TestDb::postgres("statements_of_writes").await;
+        tables(&test.db).await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = &proxy.db(&test.url).await;
+        let mut stored = page("Stored");
+        said(&proxy, db, stored.save(db)).await;
+        let (mut n, unique) = (0, [Page::TITLE]);
+        let mut new = || {
+            n += 1;
+            page(&n.to_string())
+        };
+        assert_said! { &proxy, db,
+            stored.save_fields(db, &[Page::HITS]) => ["UPDATE"];
+            stored.save_fields(db, &[Page::HITS, Page::TITLE]) => ["UPDATE"];
+            stored.save_fields(db, &[]) => [];
+            stored.save(db) => ["WITH"];
+            stored.update(db) => ["UPDATE"];
+            new().save(db) => ["INSERT"];
+            new().upsert(db, &unique) => ["WITH"];
+            stored.upsert(db, &unique) => ["WITH"];
+            Page::get_or_create(db, stored.clone(), &unique) => ["SELECT"];
+            Page::get_or_create(db, new(), &unique) => ["SELECT" "INSERT"];
+        }
+        // The row before is part of the statement; the transaction is for the receiver, which may fail.
+        let mut audited = Audited { id: None, name: String::new(), email: String::new() };
+        said(&proxy, db, audited.save(db)).await;
+        assert_said! { &proxy, db,
+            audited.update(db) => ["BEGIN" "WITH" "COMMIT"];
+            audited.save(db) => ["BEGIN" "WITH" "COMMIT"];
+            audited.save_fields(db, &[Audited::NAME]) => ["BEGIN" "WITH" "COMMIT"];
+            Audited { id: None, ..audited.clone() }.save(db) => ["BEGIN" "INSERT" "COMMIT"];
+            audited.clone().delete(db) => ["BEGIN" "WITH" "COMMIT"];
+        }
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn many_rows_are_few_statements() {
+        let test = common::TestDb::postgres("statements_of_many").await;
+        tables(&test.db).await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = &proxy.db(&test.url).await;
+        let mut users = vec![user(); 1000];
+        let mut pages: Vec<_> = (0..1000).map(|n| page(&n.to_string())).collect();
+        said(&proxy, db, Page::insert_many(db, &mut pages)).await;
+        let mut n = 1000;
+        let mut new = |count: usize| -> Vec<_> {
+            n += count;
+            (n - count..n).map(|n| page(&n.to_string())).collect()
+        };
+        let keyed = |from: i64| (from..from + 500).map(|id| User { id: Some(id), ..user() });
+        let mut mixed: Vec<_> = keyed(50_000).flat_map(|keyed| [keyed, user()]).collect();
+        let counted = |n| vec![Counted { id: None, name: String::new(), email: String::new() }; n];
+        assert_said! { &proxy, db,
+            async {
+                users.iter_mut().for_each(|user| user.id = None);
+                User::insert_many(db, &mut users).await
+            } => ["INSERT"];
+            Page::insert_many(db, &mut new(1000)) => ["INSERT"];
+            User::insert_many(db, &mut vec![user(); 10_000]) => ["BEGIN" "INSERT" "SAVEPOINT" "INSERT" "RELEASE" "SAVEPOINT" "INSERT" "RELEASE" "COMMIT"];
+            User::update_many(db, &mut users) => ["BEGIN" "WITH" "COMMIT"];
+            Page::update_many(db, &mut pages) => ["BEGIN" "WITH" "COMMIT"];
+            async {
+                mixed.iter_mut().for_each(|user| user.id = user.id.filter(|id| *id >= 50_000).map(|id| id + 1000));
+                User::insert_many(db, &mut mixed).await
+            } => ["BEGIN" "INSERT" "SAVEPOINT" "INSERT" "RELEASE" "COMMIT"];
+            Counted::insert_many(db, &mut counted(1000)) => ["BEGIN" "INSERT" "COMMIT"];
+            User::delete_many(db, &mut users.clone()) => ["BEGIN" "WITH" "COMMIT"];
+            User::insert_many(db, &mut []) => [];
+        }
+        test.passed().await;
+    }
 }
 
 #[cfg(feature = "sqlite")]
@@ -208,5 +366,27 @@ mod sqlite {
         user().save(&mut tx).await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(log.take(), ["Insert users", "Insert profiles", "Insert users", "commit"]);
+    }
+
+    #[tokio::test]
+    async fn many_rows_are_one_transaction() {
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        tables(&db).await;
+        let log = observed(db.acquire().await.unwrap().sqlite().unwrap()).await;
+        let commits = || log.take().into_iter().filter(|e| e == "commit").count();
+        let mut users = vec![user(); 10_000];
+        User::insert_many(&db, &mut users).await.unwrap();
+        assert_eq!(commits(), 1);
+        User::update_many(&db, &mut users).await.unwrap();
+        assert_eq!(commits(), 1);
+        User::delete_many(&db, &mut users).await.unwrap();
+        assert_eq!(commits(), 1);
+        let mut pages: Vec<_> = (0..1000).map(|n| page(&n.to_string())).collect();
+        Page::insert_many(&db, &mut pages).await.unwrap();
+        assert_eq!(commits(), 1);
+        users[0].save_fields(&db, &[]).await.unwrap();
+        assert_eq!(log.take(), [""; 0]);
+        pages[0].save_fields(&db, &[Page::HITS]).await.unwrap();
+        assert_eq!(log.take(), ["Update pages", "commit"]);
     }
 }

@@ -13,7 +13,7 @@ mod sqlite;
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::open as open_postgres;
 #[cfg(feature = "sqlite")]
-pub(crate) use sqlite::open as open_sqlite;
+pub(crate) use sqlite::{differs, open as open_sqlite};
 
 /// Which database a [`Db`](crate::Db) or [`Conn`](crate::Conn) talks to, for the SQL that differs.
 ///
@@ -109,6 +109,7 @@ where
 }
 
 /// The arguments of a statement, for one of the databases.
+#[derive(Debug)]
 pub enum Arguments {
     #[cfg(feature = "sqlite")]
     #[doc(hidden)]

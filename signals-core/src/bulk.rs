@@ -1,5 +1,6 @@
 //! Statements for several rows at once, in as few as the database allows.
 
+use std::collections::HashMap;
 use std::ops::Range;
 
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
@@ -8,7 +9,7 @@ use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::instances::Instances;
 use crate::model::Model;
-use crate::read::{flag, scalar};
+use crate::read::{differs, flag, scalar};
 use crate::save::take_row;
 use crate::store::Group;
 
@@ -30,9 +31,8 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    /// Of one row, the first.
-    pub(crate) fn one() -> Self {
-        Self { rows: 0..1, given: Given::Values(1), full: true }
+    pub(crate) fn of_row(row: usize) -> Self {
+        Self { rows: row..row + 1, given: Given::Values(1), full: true }
     }
 }
 
@@ -71,6 +71,13 @@ pub(crate) fn inserted(rows: &dyn Instances, keyed: bool) -> Vec<usize> {
     model.group(Group::Set).chain(keys).chain(version).chain(added).collect()
 }
 
+/// The order in which rows are inserted, where it is not theirs: those with a key first, so that they and those without
+/// are two statements, and no key that the database gives is one that comes later.
+pub(crate) fn insert_order(rows: &dyn Instances) -> Vec<usize> {
+    let (keyed, others): (Vec<_>, Vec<_>) = (0..rows.len()).partition(|row| rows.has_key(*row));
+    if keyed.is_empty() || others.is_empty() { Vec::new() } else { [keyed, others].concat() }
+}
+
 /// The chunks of an INSERT of all rows: those with a key and those without are apart.
 pub(crate) fn inserts(kind: DatabaseKind, rows: &dyn Instances) -> Vec<Chunk> {
     let mut all = Vec::new();
@@ -81,8 +88,7 @@ pub(crate) fn inserts(kind: DatabaseKind, rows: &dyn Instances) -> Vec<Chunk> {
         let columns = inserted(rows, keyed);
         if columns.is_empty() {
             // Nothing but a key that the database gives: such rows go one by one.
-            let one = |row| Chunk { rows: row..row + 1, given: Given::Values(1), full: true };
-            all.extend((start..start + same).map(one));
+            all.extend((start..start + same).map(Chunk::of_row));
         } else {
             all.extend(chunks(kind, rows, start..start + same, &columns));
         }
@@ -107,18 +113,75 @@ pub(crate) fn deletes(kind: DatabaseKind, rows: &dyn Instances) -> Vec<Chunk> {
 
 /// Whether an INSERT of these rows is one statement, on either database.
 pub(crate) fn is_one_insert<M: Model>(rows: &[M]) -> bool {
-    let columns = M::STATEMENTS.columns.len();
+    let model = M::STATEMENTS;
     let keyed = rows.iter().filter(|row| row.pk().is_some()).count();
-    rows.len() <= ROWS.min(SQLITE_ARGUMENTS / columns.max(1))
+    let given = [Group::Set, Group::Version, Group::Added].into_iter().any(|g| model.has(g));
+    rows.len() <= ROWS.min(SQLITE_ARGUMENTS / model.columns.len().max(1))
         && (keyed == 0 || keyed == rows.len())
-        && (columns > 1 || rows.len() == 1)
+        && (given || keyed > 0 || rows.len() == 1)
 }
 
-/// Whose values are the arguments: the rows as they are now, or as they were.
+/// The first row whose key is that of another before it.
+pub(crate) fn twin(kind: DatabaseKind, rows: &dyn Instances) -> Option<usize> {
+    let mut seen = HashMap::with_capacity(rows.len());
+    (0..rows.len()).find(|row| {
+        let other = seen.insert(rows.key(*row), *row);
+        // Nobody says that `Debug` tells two keys apart.
+        other.is_some_and(|other| encoded_key(kind, rows, other) == encoded_key(kind, rows, *row))
+    })
+}
+
+fn encoded_key(kind: DatabaseKind, rows: &dyn Instances, row: usize) -> Option<String> {
+    let mut args = Arguments::new(kind);
+    let mut keys = rows.statements().group(Group::Key);
+    keys.try_for_each(|column| rows.bind(row, column, &mut args)).ok()?;
+    Some(format!("{args:?}"))
+}
+
+/// What a statement does with the rows of a chunk.
 #[derive(Clone, Copy)]
-enum Values {
-    Now,
-    Before,
+pub(crate) enum Work<'w> {
+    Insert,
+    Update(&'w Update<'w>),
+    /// DELETE, and whether the rows as they were are asked for.
+    Delete(bool),
+}
+
+impl Work<'_> {
+    /// As errors call it.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Work::Insert => "insert",
+            Work::Update(_) => "update",
+            Work::Delete(_) => "delete",
+        }
+    }
+}
+
+/// Writes the rows of a chunk with one statement, and returns which of them were written. None of them is changed where the
+/// statement fails.
+pub(crate) async fn write(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    chunk: &Chunk,
+    work: Work<'_>,
+) -> Result<Vec<usize>> {
+    match (work, conn.kind()) {
+        (Work::Insert, _) => insert(conn, rows, chunk).await,
+        (Work::Update(update), kind) => {
+            let shape = update.shape(rows, chunk.given);
+            match kind {
+                DatabaseKind::Postgres => update_in_postgres(conn, rows, chunk, &shape).await,
+                DatabaseKind::Sqlite => update_in_sqlite(conn, rows, chunk, &shape).await,
+            }
+        }
+        (Work::Delete(before), DatabaseKind::Postgres) => {
+            delete_in_postgres(conn, rows, chunk, before).await
+        }
+        (Work::Delete(before), DatabaseKind::Sqlite) => {
+            delete_in_sqlite(conn, rows, chunk, before).await
+        }
+    }
 }
 
 fn statement(
@@ -126,7 +189,6 @@ fn statement(
     rows: &dyn Instances,
     chunk: &Chunk,
     shape: &Shape,
-    values: Values,
 ) -> Result<Statement, sqlx::Error> {
     let model = rows.statements();
     let mut args = Arguments::new(kind);
@@ -136,10 +198,7 @@ fn statement(
             .iter()
             .try_for_each(|column| rows.bind_each(chunk.rows.clone(), *column, &mut args)),
         Given::Values(_) => chunk.rows.clone().try_for_each(|row| {
-            binds.iter().try_for_each(|column| match values {
-                Values::Now => rows.bind(row, *column, &mut args),
-                Values::Before => rows.bind_before(row, *column, &mut args),
-            })
+            binds.iter().try_for_each(|column| rows.bind(row, *column, &mut args))
         }),
     };
     bound.map_err(sqlx::Error::Encode)?;
@@ -150,31 +209,20 @@ fn statement(
     })
 }
 
-/// Runs a statement, and gives each of its rows to `take`, up to the first error of it.
-async fn each(
-    conn: &mut Conn<'_>,
-    statement: Statement,
-    take: &mut (dyn FnMut(&AnyRow) -> Result<(), sqlx::Error> + Send),
-) -> Result<u64> {
-    let mut done = Ok(());
-    let affected = conn
-        .run(statement, &mut |row| {
-            if done.is_ok() {
-                done = take(&row);
-            }
-        })
-        .await?;
-    done?;
-    Ok(affected)
+/// Runs a statement, and returns its rows and how many it affected.
+async fn all(conn: &mut Conn<'_>, statement: Statement) -> Result<(Vec<AnyRow>, usize)> {
+    let mut rows = Vec::new();
+    let affected = conn.run(statement, &mut |row| rows.push(row)).await?;
+    Ok((rows, affected as usize))
 }
 
 /// Inserts the rows of a chunk. Their keys come back in the order in which they were given: an INSERT inserts in the order of
 /// its rows, and returns each as it is inserted.
-pub(crate) async fn insert(
+async fn insert(
     conn: &mut Conn<'_>,
     rows: &mut dyn Instances,
     chunk: &Chunk,
-) -> Result<()> {
+) -> Result<Vec<usize>> {
     let (model, kind) = (rows.statements(), conn.kind());
     let columns = inserted(rows, rows.has_key(chunk.rows.start));
     let shape = Shape::new(What::Insert, chunk.given, columns, Vec::new());
@@ -182,59 +230,40 @@ pub(crate) async fn insert(
     let statement = if shape.columns.is_empty() {
         Statement::fixed(model.insert, Arguments::new(kind))
     } else {
-        statement(kind, rows, chunk, &shape, Values::Now)?
+        statement(kind, rows, chunk, &shape)?
     };
-    let mut next = chunk.rows.clone();
-    let affected = each(conn, statement, &mut |from| match next.next() {
-        Some(row) => take_row(rows, row, returned.iter().copied(), from, 0),
-        None => Ok(()),
-    })
-    .await?;
-    let stored =
-        if returned.is_empty() { affected as usize } else { chunk.rows.len() - next.len() };
-    if stored == chunk.rows.len() {
-        return Ok(());
+    let (inserted, affected) = all(conn, statement).await?;
+    let stored = if returned.is_empty() { affected } else { inserted.len() };
+    if stored != chunk.rows.len() {
+        return Err(Error::NotStored { model: rows.model() });
     }
-    Err(Error::NotStored { model: rows.model() })
+    for (row, from) in chunk.rows.clone().zip(&inserted) {
+        take_row(rows, row, returned.iter().copied(), from, 0)?;
+    }
+    Ok(chunk.rows.clone().collect())
 }
 
 /// What an UPDATE is to do.
 pub(crate) struct Update<'u> {
     pub(crate) set: &'u [usize],
     pub(crate) on: &'u [usize],
+    /// Whether the version must be the instance's.
+    pub(crate) checked: bool,
     /// Whether the rows as they were are asked for.
     pub(crate) before: bool,
 }
 
 impl Update<'_> {
-    /// Whether the version must be the instance's: it is, where the row is found by its key.
     fn shape(&self, rows: &dyn Instances, given: Given) -> Shape {
         let mut shape = Shape::new(What::Update, given, self.set.to_vec(), self.on.to_vec());
-        shape.checked = shape.by_key(rows.statements()) && rows.statements().has(Group::Version);
+        shape.checked = self.checked && rows.statements().has(Group::Version);
         shape.before = self.before;
         shape
     }
 
     pub(crate) fn chunks(&self, kind: DatabaseKind, rows: &dyn Instances) -> Vec<Chunk> {
         let binds = self.shape(rows, Given::Arrays).binds(rows.statements());
-        // On SQLite what the rows were is given too.
-        let columns = (0..rows.statements().columns.len()).collect::<Vec<_>>();
-        let widest = if self.before && kind == DatabaseKind::Sqlite { &columns } else { &binds };
-        chunks(kind, rows, 0..rows.len(), widest)
-    }
-}
-
-/// Updates the rows of a chunk, and returns which of them are stored.
-pub(crate) async fn update(
-    conn: &mut Conn<'_>,
-    rows: &mut dyn Instances,
-    chunk: &Chunk,
-    update: &Update<'_>,
-) -> Result<Vec<usize>> {
-    let shape = update.shape(rows, chunk.given);
-    match conn.kind() {
-        DatabaseKind::Postgres => update_in_postgres(conn, rows, chunk, &shape).await,
-        DatabaseKind::Sqlite => update_in_sqlite(conn, rows, chunk, &shape).await,
+        chunks(kind, rows, 0..rows.len(), &binds)
     }
 }
 
@@ -246,23 +275,23 @@ async fn update_in_postgres(
 ) -> Result<Vec<usize>> {
     let model = rows.statements();
     let returned = shape.returned(model);
-    let statement = statement(conn.kind(), rows, chunk, shape, Values::Now)?;
-    let mut stored = Vec::with_capacity(chunk.rows.len());
-    each(conn, statement, &mut |from| {
+    let (updated, _) = all(conn, statement(conn.kind(), rows, chunk, shape)?).await?;
+    let mut stored = Vec::with_capacity(updated.len());
+    for from in &updated {
         let row = numbered(chunk, from)?;
         stored.push(row);
         take_row(rows, row, returned.iter().copied(), from, 1)?;
         if shape.before {
-            let at = 1 + returned.len();
+            let (at, columns) = (1 + returned.len(), model.columns.len());
             rows.set_before(row, from, at)?;
-            take_changed(rows, row, from, at + model.columns.len())?;
+            let changed = (at + columns..at + 2 * columns).map(|at| flag(from, at));
+            rows.set_changed(row, changed.collect::<Result<_, _>>()?);
         }
         if shape.checked {
             rows.advance(row);
         }
-        Ok(())
-    })
-    .await?;
+    }
+    stored.sort_unstable();
     Ok(stored)
 }
 
@@ -274,102 +303,131 @@ async fn update_in_sqlite(
     chunk: &Chunk,
     shape: &Shape,
 ) -> Result<Vec<usize>> {
-    let (model, kind) = (rows.statements(), conn.kind());
-    let known = if shape.before || shape.checked {
-        Some(select(conn, rows, chunk, shape).await?)
-    } else {
-        None
-    };
-    let affected =
-        each(conn, statement(kind, rows, chunk, shape, Values::Now)?, &mut |_| Ok(())).await?;
-    let stored = match known {
-        Some(stored) => stored,
-        None if affected as usize == chunk.rows.len() => chunk.rows.clone().collect(),
-        None => return select(conn, rows, chunk, shape).await,
-    };
-    if shape.checked {
-        stored.iter().for_each(|row| rows.advance(*row));
+    let model = rows.statements();
+    let every = || (0..model.columns.len()).collect::<Vec<_>>();
+    let columns = if shape.before { every() } else { Vec::new() };
+    let mut before = Vec::new();
+    if shape.before || shape.checked {
+        before = select(conn, rows, chunk, shape, &columns).await?;
+        if before.len() < chunk.rows.len() {
+            return Ok(numbers(&before));
+        }
     }
-    let returned = shape.returned(model);
-    if stored.len() < chunk.rows.len() || !(shape.before || !returned.is_empty()) {
+    let (_, affected) = all(conn, statement(conn.kind(), rows, chunk, shape)?).await?;
+    let by = Shape { checked: false, ..shape.clone() };
+    if affected < chunk.rows.len() {
+        let mut stored = numbers(&select(conn, rows, chunk, &by, &[]).await?);
+        if stored.len() == chunk.rows.len() {
+            // All of them are there, and some are the same: nobody can tell which was the last.
+            stored.clear();
+        }
         return Ok(stored);
     }
-    let columns = if shape.before { (0..model.columns.len()).collect() } else { Vec::new() };
-    let compare = Shape::new(What::Compare, chunk.given, columns, shape.on.clone());
-    let values = if shape.before { Values::Before } else { Values::Now };
-    let compared = statement(kind, rows, chunk, &compare, values)?;
-    each(conn, compared, &mut |from| {
-        let row = numbered(chunk, from)?;
-        take_row(rows, row, returned.iter().copied(), from, 1)?;
-        if shape.before { take_changed(rows, row, from, 1 + returned.len()) } else { Ok(()) }
-    })
-    .await?;
+    let returned = shape.returned(model);
+    if shape.before || !returned.is_empty() {
+        let columns = if shape.before { &columns } else { &returned };
+        let after = select(conn, rows, chunk, &by, columns).await?;
+        for (row, from) in &after {
+            for column in &returned {
+                let at = columns.iter().position(|c| c == column).unwrap_or_default();
+                rows.set(*row, *column, from, 1 + at)?;
+            }
+            if let Some((_, was)) = before.get(row - chunk.rows.start).filter(|_| shape.before) {
+                rows.set_before(*row, was, 1)?;
+                let changed = (1..=columns.len()).map(|at| differs(was, from, at));
+                rows.set_changed(*row, changed.collect::<Result<_, _>>()?);
+            }
+        }
+    }
+    if shape.checked {
+        chunk.rows.clone().for_each(|row| rows.advance(row));
+    }
+    Ok(chunk.rows.clone().collect())
+}
+
+/// Which rows of a chunk are stored, in their order, with these columns as they are, behind the number; locked where the
+/// database locks rows.
+async fn select(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    chunk: &Chunk,
+    like: &Shape,
+    columns: &[usize],
+) -> Result<Vec<(usize, AnyRow)>> {
+    let mut shape = Shape::new(What::Select, chunk.given, columns.to_vec(), like.on.clone());
+    shape.checked = like.checked;
+    let (stored, _) = all(conn, statement(conn.kind(), rows, chunk, &shape)?).await?;
+    let numbered = stored.into_iter().map(|from| Ok((numbered(chunk, &from)?, from)));
+    let mut stored = numbered.collect::<Result<Vec<_>, sqlx::Error>>()?;
+    stored.sort_unstable_by_key(|(row, _)| *row);
     Ok(stored)
 }
 
-/// Which rows of a chunk are stored, locked where the database locks rows; as they are, where that is asked for.
-async fn select(
-    conn: &mut Conn<'_>,
-    rows: &mut dyn Instances,
-    chunk: &Chunk,
-    like: &Shape,
-) -> Result<Vec<usize>> {
-    let select = Shape { what: What::Select, columns: Vec::new(), ..like.clone() };
-    let statement = statement(conn.kind(), rows, chunk, &select, Values::Now)?;
-    let mut stored = Vec::with_capacity(chunk.rows.len());
-    each(conn, statement, &mut |from| {
-        let row = numbered(chunk, from)?;
-        stored.push(row);
-        if select.before { rows.set_before(row, from, 1) } else { Ok(()) }
-    })
-    .await?;
-    stored.sort_unstable();
-    Ok(stored)
+fn numbers(rows: &[(usize, AnyRow)]) -> Vec<usize> {
+    rows.iter().map(|(row, _)| *row).collect()
 }
 
 /// Whether a row is stored, whatever its version.
 pub(crate) async fn is_stored(
     conn: &mut Conn<'_>,
-    rows: &mut dyn Instances,
+    rows: &dyn Instances,
     row: usize,
 ) -> Result<bool> {
+    let chunk = Chunk::of_row(row);
     let on = rows.statements().group(Group::Key).collect();
-    let chunk = Chunk { rows: row..row + 1, ..Chunk::one() };
     let shape = Shape::new(What::Select, chunk.given, Vec::new(), on);
-    Ok(!select(conn, rows, &chunk, &shape).await?.is_empty())
+    Ok(!select(conn, rows, &chunk, &shape, &[]).await?.is_empty())
 }
 
-/// Deletes the rows of a chunk, and returns which of them were stored.
-pub(crate) async fn delete(
+/// How the rows of a chunk are deleted, and found before; and the columns of them that are asked for.
+fn delete_shape(rows: &dyn Instances, chunk: &Chunk, before: bool) -> Shape {
+    let model = rows.statements();
+    let columns = if before { (0..model.columns.len()).collect() } else { Vec::new() };
+    let on = model.group(Group::Key).collect();
+    let mut shape = Shape::new(What::Delete, chunk.given, columns, on);
+    shape.checked = model.has(Group::Version);
+    shape
+}
+
+async fn delete_in_postgres(
     conn: &mut Conn<'_>,
     rows: &mut dyn Instances,
     chunk: &Chunk,
     before: bool,
 ) -> Result<Vec<usize>> {
-    let model = rows.statements();
-    let mut shape =
-        Shape::new(What::Delete, chunk.given, Vec::new(), model.group(Group::Key).collect());
-    shape.checked = model.has(Group::Version);
-    shape.before = before;
-    if conn.kind() == DatabaseKind::Sqlite {
-        let stored = select(conn, rows, chunk, &shape).await?;
-        shape.before = false;
-        if stored.len() == chunk.rows.len() || !shape.checked {
-            let delete = statement(conn.kind(), rows, chunk, &shape, Values::Now)?;
-            each(conn, delete, &mut |_| Ok(())).await?;
-        }
-        return Ok(stored);
-    }
-    let delete = statement(conn.kind(), rows, chunk, &shape, Values::Now)?;
-    let mut stored = Vec::with_capacity(chunk.rows.len());
-    each(conn, delete, &mut |from| {
+    let shape = delete_shape(rows, chunk, before);
+    let (deleted, _) = all(conn, statement(conn.kind(), rows, chunk, &shape)?).await?;
+    let mut stored = Vec::with_capacity(deleted.len());
+    for from in &deleted {
         let row = numbered(chunk, from)?;
         stored.push(row);
-        if before { rows.set_before(row, from, 1) } else { Ok(()) }
-    })
-    .await?;
+        if before {
+            rows.set_before(row, from, 1)?;
+        }
+    }
     stored.sort_unstable();
     Ok(stored)
+}
+
+async fn delete_in_sqlite(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    chunk: &Chunk,
+    before: bool,
+) -> Result<Vec<usize>> {
+    let shape = delete_shape(rows, chunk, before);
+    let stored = select(conn, rows, chunk, &shape, &shape.columns).await?;
+    // Where a version is not the stored one, that is an error, and nothing is deleted.
+    if stored.len() == chunk.rows.len() || !shape.checked {
+        let delete = statement(conn.kind(), rows, chunk, &Shape { columns: Vec::new(), ..shape })?;
+        all(conn, delete).await?;
+    }
+    if before {
+        for (row, from) in &stored {
+            rows.set_before(*row, from, 1)?;
+        }
+    }
+    Ok(numbers(&stored))
 }
 
 /// The row of the instances that a row of the database is.
@@ -383,16 +441,4 @@ fn numbered(chunk: &Chunk, from: &AnyRow) -> Result<usize, sqlx::Error> {
         "there is no row {number} in a statement of {:?}",
         chunk.rows
     )))
-}
-
-fn take_changed(
-    rows: &mut dyn Instances,
-    row: usize,
-    from: &AnyRow,
-    at: usize,
-) -> Result<(), sqlx::Error> {
-    let columns = rows.statements().columns.len();
-    let changed = (at..at + columns).map(|at| flag(from, at)).collect::<Result<_, _>>()?;
-    rows.set_changed(row, changed);
-    Ok(())
 }

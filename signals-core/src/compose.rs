@@ -1,7 +1,8 @@
 //! The statements that depend on more than the model: on which columns, and on how many rows at once.
 //!
 //! Several rows are given to a statement as a table `_given`, whose columns are named by their places in the model and
-//! whose `_n` is the row's; on Postgres its columns are arrays, so that the statement is the same for any number of rows.
+//! whose `_n` is the row's; on Postgres its columns come from arrays, so that the statement is the same for any number of
+//! rows.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,7 +18,7 @@ use crate::store::{Group, Statements};
 pub(crate) struct Shape {
     pub(crate) what: What,
     pub(crate) given: Given,
-    /// What it inserts, sets or compares.
+    /// What it inserts, sets or reads.
     pub(crate) columns: Vec<usize>,
     /// By which columns a row is found.
     pub(crate) on: Vec<usize>,
@@ -43,8 +44,6 @@ pub(crate) enum What {
     Select,
     /// The row that is like one that is given.
     Find,
-    /// SQLite: what has become of the rows that are given.
-    Compare,
     /// DELETE of the rows that are given.
     Delete,
 }
@@ -65,9 +64,13 @@ impl Shape {
 
     /// The columns whose values are the arguments, in that order.
     pub(crate) fn binds(&self, model: &Statements) -> Vec<usize> {
-        let mut binds = self.columns.clone();
+        let mut binds = match self.what {
+            What::Find | What::Select | What::Delete => Vec::new(),
+            _ => self.columns.clone(),
+        };
         if !matches!(self.what, What::Insert | What::InsertOrNothing | What::Save) {
-            binds.extend(self.on.iter().filter(|c| !self.columns.contains(c)));
+            let on: Vec<_> = self.on.iter().copied().filter(|c| !binds.contains(c)).collect();
+            binds.extend(on);
         }
         if self.checked {
             binds.extend(model.group(Group::Version));
@@ -83,12 +86,11 @@ impl Shape {
                 let key = model.group(Group::Key).filter(|c| !self.columns.contains(c));
                 key.chain(computed).collect()
             }
-            What::UpdateOne | What::Save | What::Update | What::Compare => {
-                // A row that is found by its key has the key, and its version is known.
-                let unknown =
-                    [Group::Key, Group::Version].into_iter().filter(|_| !self.by_key(model));
-                let unknown = unknown.flat_map(|group| model.group(group));
-                unknown.chain(computed).chain(model.group(Group::Added)).collect()
+            What::UpdateOne | What::Save | What::Update => {
+                // A row that is found by its key has the key, and one whose version was asked for has that.
+                let key = model.group(Group::Key).filter(|_| !self.by_key(model));
+                let version = model.group(Group::Version).filter(|_| !self.checked);
+                key.chain(version).chain(computed).chain(model.group(Group::Added)).collect()
             }
             What::Find | What::Select | What::Delete => Vec::new(),
         }
@@ -99,7 +101,7 @@ impl Shape {
     }
 
     pub(crate) fn sql(&self, model: &Statements, kind: DatabaseKind) -> String {
-        let text = Text { shape: self, model, kind };
+        let text = Text { shape: self, model, kind, given: beside(model.table, "_given") };
         match (self.what, kind) {
             (What::Insert, _) => text.insert(),
             (What::InsertOrNothing, _) => text.insert_or_nothing(),
@@ -109,7 +111,6 @@ impl Shape {
             (What::Update, DatabaseKind::Sqlite) => text.update_in_sqlite(),
             (What::Find, _) => text.find(),
             (What::Select, _) => text.select(),
-            (What::Compare, _) => text.compare(),
             (What::Delete, DatabaseKind::Postgres) => text.delete_in_postgres(),
             (What::Delete, DatabaseKind::Sqlite) => text.delete_in_sqlite(),
         }
@@ -158,6 +159,8 @@ struct Text<'s> {
     shape: &'s Shape,
     model: &'s Statements,
     kind: DatabaseKind,
+    /// The name of the table of the rows that are given.
+    given: String,
 }
 
 impl Text<'_> {
@@ -166,9 +169,8 @@ impl Text<'_> {
         let returning = self.returning();
         match self.shape.given {
             Given::Arrays => {
-                let columns = list(&self.shape.columns, |c| format!("c{c}"));
-                let given = self.arrays(&self.shape.columns);
-                format!("{into} SELECT {columns} FROM {given}{returning}")
+                let columns: Vec<_> = (1..=self.shape.columns.len()).map(unnest).collect();
+                format!("{into} SELECT {}{returning}", columns.join(", "))
             }
             Given::Values(rows) => {
                 let values = self.values(rows, self.shape.columns.len(), |_| String::new());
@@ -203,31 +205,33 @@ impl Text<'_> {
         let place = |column: usize| self.place(&binds, column);
         let set = self.set(place);
         let (table, on) = (self.model.table, self.equal(&self.shape.on, place).join(" AND "));
-        let returned = self.names(&self.shape.returned(self.model));
+        let columns = self.shape.returned(self.model);
+        let list: String = columns.iter().map(|c| format!(", {}", self.model.name(*c))).collect();
+        let returned = if columns.is_empty() { "1".to_owned() } else { self.names(&columns) };
         let (into, places) = (self.insert_into(), self.places(binds.len()));
         let conflict = self.names(&self.shape.on);
         format!(
             "WITH _updated AS (UPDATE {table} SET {set} WHERE {on} RETURNING {returned}), _inserted AS ({into} SELECT \
              {places} WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT ({conflict}) DO NOTHING RETURNING \
-             {returned}) SELECT false, {returned} FROM _updated UNION ALL SELECT true, {returned} FROM _inserted"
+             {returned}) SELECT false{list} FROM _updated UNION ALL SELECT true{list} FROM _inserted"
         )
     }
 
     fn update_in_postgres(&self) -> String {
-        let Self { shape, model, .. } = self;
-        let (table, given) = (model.table, self.given());
-        let set = self.set(|c| format!("_given.c{c}"));
+        let Self { shape, model, given, .. } = self;
+        let (table, with) = (model.table, self.with());
+        let set = self.set(|c| format!("{given}.c{c}"));
         let matches = self.matches();
         let returned = self.returned_behind_number();
         if !shape.before {
             return format!(
-                "WITH {given} UPDATE {table} AS _stored SET {set} FROM _given WHERE {matches} RETURNING {returned}"
+                "{with} UPDATE {table} AS _stored SET {set} FROM {given} WHERE {matches} RETURNING {returned}"
             );
         }
         let every: Vec<usize> = (0..model.columns.len()).collect();
         let (all, on) = (self.names(&every), self.names(&shape.on));
         let given_on = list(&shape.on, |c| format!("c{c}"));
-        let joined = shape.on.iter().map(|c| format!("_before.{} = _given.c{c}", model.name(*c)));
+        let joined = shape.on.iter().map(|c| format!("_before.{} = {given}.c{c}", model.name(*c)));
         let joined = joined.collect::<Vec<_>>().join(" AND ");
         let old = list(&every, |c| format!("_before.{}", model.name(c)));
         // As text, because not every type can be compared.
@@ -236,16 +240,16 @@ impl Text<'_> {
             format!("_before.{name}::text IS DISTINCT FROM _stored.{name}::text")
         });
         format!(
-            "WITH {given}, _before AS (SELECT {all} FROM {table} WHERE ({on}) IN (SELECT {given_on} FROM _given) FOR \
-             UPDATE) UPDATE {table} AS _stored SET {set} FROM _given JOIN _before ON {joined} WHERE {matches} RETURNING \
+            "{with}, _before AS (SELECT {all} FROM {table} WHERE ({on}) IN (SELECT {given_on} FROM {given}) FOR UPDATE) \
+             UPDATE {table} AS _stored SET {set} FROM {given} JOIN _before ON {joined} WHERE {matches} RETURNING \
              {returned}, {old}, {changed}"
         )
     }
 
     fn update_in_sqlite(&self) -> String {
-        let (table, given) = (self.model.table, self.given());
-        let (set, matches) = (self.set(|c| format!("_given.c{c}")), self.matches());
-        format!("WITH {given} UPDATE {table} AS _stored SET {set} FROM _given WHERE {matches}")
+        let (table, given, with) = (self.model.table, &self.given, self.with());
+        let (set, matches) = (self.set(|c| format!("{given}.c{c}")), self.matches());
+        format!("{with} UPDATE {table} AS _stored SET {set} FROM {given} WHERE {matches}")
     }
 
     fn find(&self) -> String {
@@ -255,46 +259,43 @@ impl Text<'_> {
     }
 
     fn select(&self) -> String {
-        let (table, given, matches) = (self.model.table, self.given(), self.matches());
-        let columns = if self.shape.before { self.stored_columns() } else { String::new() };
-        let lock = match self.kind {
-            DatabaseKind::Postgres => " FOR UPDATE OF _stored",
-            DatabaseKind::Sqlite => "",
-        };
-        format!(
-            "WITH {given} SELECT _given._n{columns} FROM _given JOIN {table} AS _stored ON {matches}{lock}"
-        )
-    }
-
-    fn compare(&self) -> String {
-        let (table, given, matches) = (self.model.table, self.given(), self.matches());
-        let mut columns = String::new();
-        for column in self.shape.returned(self.model) {
-            let _ = write!(columns, ", _stored.{}", self.model.name(column));
+        let (table, given, with, matches) =
+            (self.model.table, &self.given, self.with(), self.matches());
+        let columns = self.stored(&self.shape.columns);
+        match self.kind {
+            DatabaseKind::Postgres => format!(
+                "{with} SELECT {given}._n{columns} FROM {given} JOIN {table} AS _stored ON {matches} FOR UPDATE OF _stored"
+            ),
+            // The order of a CROSS JOIN stands: the table may be long, and what is given is not.
+            DatabaseKind::Sqlite if self.shape.given == Given::Values(1) => format!(
+                "{with} SELECT {given}._n{columns} FROM {given} CROSS JOIN {table} AS _stored WHERE {matches}"
+            ),
+            // Each row once, where two that are given are the same.
+            DatabaseKind::Sqlite => {
+                let on = self.stored(&self.shape.on);
+                let on = on.trim_start_matches(", ");
+                format!(
+                    "{with} SELECT min({given}._n){columns} FROM {given} CROSS JOIN {table} AS _stored WHERE {matches} \
+                     GROUP BY {on}"
+                )
+            }
         }
-        for column in &self.shape.columns {
-            // Whatever the column's collation takes for the same, `Ann` is not `ann`.
-            let name = self.model.name(*column);
-            let _ = write!(columns, ", _stored.{name} IS NOT _given.c{column} COLLATE BINARY");
-        }
-        format!(
-            "WITH {given} SELECT _given._n{columns} FROM _given JOIN {table} AS _stored ON {matches}"
-        )
     }
 
     fn delete_in_postgres(&self) -> String {
-        let (table, given, matches) = (self.model.table, self.given(), self.matches());
-        let columns = if self.shape.before { self.stored_columns() } else { String::new() };
+        let (table, given, with, matches) =
+            (self.model.table, &self.given, self.with(), self.matches());
+        let columns = self.stored(&self.shape.columns);
         format!(
-            "WITH {given} DELETE FROM {table} AS _stored USING _given WHERE {matches} RETURNING _given._n{columns}"
+            "{with} DELETE FROM {table} AS _stored USING {given} WHERE {matches} RETURNING {given}._n{columns}"
         )
     }
 
     fn delete_in_sqlite(&self) -> String {
-        let (table, given) = (self.model.table, self.given());
+        let (table, given, with) = (self.model.table, &self.given, self.with());
         let on = self.names(&self.shape.on);
         let given_on = list(&self.shape.on, |c| format!("c{c}"));
-        format!("WITH {given} DELETE FROM {table} WHERE ({on}) IN (SELECT {given_on} FROM _given)")
+        format!("{with} DELETE FROM {table} WHERE ({on}) IN (SELECT {given_on} FROM {given})")
     }
 
     fn insert_into(&self) -> String {
@@ -319,25 +320,27 @@ impl Text<'_> {
         set.join(", ")
     }
 
-    fn given(&self) -> String {
-        let binds = self.shape.binds(self.model);
+    fn with(&self) -> String {
+        let (given, binds) = (&self.given, self.shape.binds(self.model));
         match self.shape.given {
-            Given::Arrays => format!("_given AS (SELECT * FROM {})", self.arrays(&binds)),
+            Given::Arrays => {
+                let columns = binds.iter().enumerate();
+                let columns: String =
+                    columns.map(|(i, c)| format!("{} AS c{c}, ", unnest(i + 1))).collect();
+                format!(
+                    "WITH {given} AS (SELECT {columns}GENERATE_SUBSCRIPTS($1, 1)::bigint AS _n)"
+                )
+            }
             Given::Values(rows) => {
                 let cast = match self.kind {
                     DatabaseKind::Sqlite => "",
                     DatabaseKind::Postgres => "::bigint",
                 };
                 let values = self.values(rows, binds.len(), |row| format!(", {}{cast}", row + 1));
-                format!("_given({}, _n) AS (VALUES {values})", list(&binds, |c| format!("c{c}")))
+                let columns = list(&binds, |c| format!("c{c}"));
+                format!("WITH {given}({columns}, _n) AS (VALUES {values})")
             }
         }
-    }
-
-    fn arrays(&self, columns: &[usize]) -> String {
-        let names = list(columns, |c| format!("c{c}"));
-        let places = self.places(columns.len());
-        format!("UNNEST({places}) WITH ORDINALITY AS _given({names}, _n)")
     }
 
     /// So many rows of places, each with something behind them.
@@ -365,19 +368,18 @@ impl Text<'_> {
         if self.shape.checked {
             matches.extend(self.model.group(Group::Version));
         }
-        let name = |c: usize| self.model.name(c);
-        let matches = matches.into_iter().map(|c| format!("_stored.{} = _given.c{c}", name(c)));
+        let (name, given) = (|c: usize| self.model.name(c), &self.given);
+        let matches = matches.into_iter().map(|c| format!("_stored.{} = {given}.c{c}", name(c)));
         matches.collect::<Vec<_>>().join(" AND ")
     }
 
     fn returned_behind_number(&self) -> String {
-        let returned = self.shape.returned(self.model);
-        let columns = returned.iter().map(|c| format!(", _stored.{}", self.model.name(*c)));
-        format!("_given._n{}", columns.collect::<String>())
+        format!("{}._n{}", self.given, self.stored(&self.shape.returned(self.model)))
     }
 
-    fn stored_columns(&self) -> String {
-        self.model.columns.iter().map(|c| format!(", _stored.{}", c.name)).collect()
+    /// Columns of the table, behind others.
+    fn stored(&self, columns: &[usize]) -> String {
+        columns.iter().map(|c| format!(", _stored.{}", self.model.name(*c))).collect()
     }
 
     fn returning(&self) -> String {
@@ -405,6 +407,21 @@ impl Text<'_> {
         let place = binds.iter().position(|c| *c == column).unwrap_or_default();
         format!("${}", place + 1)
     }
+}
+
+/// The elements of an argument that is an array, a row each. Several side by side in one `SELECT` go together; in `FROM`, a
+/// composite type would be taken apart into its fields.
+fn unnest(place: usize) -> String {
+    format!("UNNEST(${place})")
+}
+
+/// A name that is not in that of a table, however it is written.
+fn beside(table: &str, name: &str) -> String {
+    let (table, mut name) = (table.to_lowercase(), name.to_owned());
+    while table.contains(&name) {
+        name.push('_');
+    }
+    name
 }
 
 fn list(columns: &[usize], text: impl Fn(usize) -> String) -> String {

@@ -140,6 +140,7 @@ impl<'c> Conn<'c> {
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
         self.scope.unverified = true;
         self.touch();
+        self.scope.touch();
         match self.raw()? {
             Raw::Sqlite(conn) => Some(conn),
             #[cfg(feature = "postgres")]
@@ -172,6 +173,7 @@ impl<'c> Conn<'c> {
     pub fn postgres(&mut self) -> Option<&mut PgConnection> {
         self.scope.unverified = true;
         self.touch();
+        self.scope.touch();
         match self.raw()? {
             Raw::Postgres(conn) => Some(conn),
             #[cfg(feature = "sqlite")]
@@ -301,6 +303,7 @@ impl<'c> Conn<'c> {
     /// Takes note of how a statement of ours ended.
     async fn done<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T> {
         let done = self.ended(done);
+        self.scope.touch();
         match done {
             Ok(done) => {
                 self.scope.unverified = false;

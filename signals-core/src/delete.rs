@@ -8,7 +8,7 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 use crate::backend::{Arguments, Statement};
-use crate::bulk;
+use crate::bulk::{self, Work};
 use crate::cascade::entry;
 use crate::conn::Conn;
 use crate::context;
@@ -19,6 +19,7 @@ use crate::instances::{Instances, Of};
 use crate::linked::Dependent;
 use crate::model::Model;
 use crate::previous::{Old, SharedBefore};
+use crate::refused;
 use crate::save::stale;
 use crate::signal::{
     PostDelete, PostDeleteBatch, PreDelete, Signal, post_delete, post_delete_batch, pre_delete,
@@ -120,7 +121,11 @@ impl<M: Model, R> Delete<M, R> {
 impl<M: Model, R: Route<M>> Delete<M, R> {
     async fn delete_many(&mut self, rows: &mut Of<'_, M, R>, conn: &mut Conn<'_>) -> Result<()> {
         for chunk in bulk::deletes(conn.kind(), rows) {
-            let deleted = bulk::delete(conn, rows, &chunk, self.pair.previous).await?;
+            let work = Work::Delete(self.pair.previous);
+            let deleted = match self.many {
+                true => refused::write(conn, rows, &chunk, work).await?,
+                false => bulk::write(conn, rows, &chunk, work).await?,
+            };
             if M::STATEMENTS.has(Group::Version) && deleted.len() < chunk.rows.len() {
                 for row in chunk.rows.clone().filter(|row| deleted.binary_search(row).is_err()) {
                     if bulk::is_stored(conn, rows, row).await? {

@@ -319,6 +319,8 @@ impl Error {
             // Transparent variants hide themselves from `source`; what they hold counts as a link of its own.
             Some(Error::Database(inner)) => Some(inner as _),
             Some(Error::Other(inner)) => Some(&**inner as _),
+            // Its `source` is the box, which is none of ours.
+            Some(Error::Row { source, .. }) => Some(&**source as _),
             _ => e.source(),
         })
     }

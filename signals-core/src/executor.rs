@@ -89,6 +89,18 @@ impl<'c> Source<'c> {
         }
     }
 
+    /// The same for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> Source<'_> {
+        match self {
+            Source::Db(db) => Source::Db(db),
+            #[cfg(feature = "sqlite")]
+            Source::Sqlite(pool) => Source::Sqlite(pool),
+            #[cfg(feature = "postgres")]
+            Source::Postgres(pool) => Source::Postgres(pool),
+            Source::Conn(conn) => Source::Conn(conn.reborrow()),
+        }
+    }
+
     /// The pool behind it, where there is one.
     pub(crate) fn db(&self) -> Option<Db> {
         match self {

@@ -19,6 +19,9 @@ pub(crate) trait Instances: Send + Sync {
     fn len(&self) -> usize;
     fn has_key(&self, row: usize) -> bool;
 
+    /// The place of a row in the slice that the program gave.
+    fn place(&self, row: usize) -> usize;
+
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;
 
@@ -52,14 +55,6 @@ pub(crate) trait Instances: Send + Sync {
     /// Takes what a row was before.
     fn set_before(&mut self, row: usize, from: &AnyRow, at: usize) -> Result<(), sqlx::Error>;
 
-    /// Binds what a row was before.
-    fn bind_before(
-        &self,
-        row: usize,
-        column: usize,
-        args: &mut Arguments,
-    ) -> Result<(), BoxDynError>;
-
     /// Takes which of its columns have changed.
     fn set_changed(&mut self, row: usize, changed: Vec<bool>);
 }
@@ -67,6 +62,8 @@ pub(crate) trait Instances: Send + Sync {
 /// Rows of the model `M`, on their way to the database `R`.
 pub(crate) struct Of<'m, M, R> {
     pub(crate) rows: &'m mut [M],
+    /// The order in which they are written, where it is not their own.
+    order: Vec<usize>,
     /// What they were before, where that is asked for.
     pub(crate) before: Vec<Old<M>>,
     route: PhantomData<fn() -> R>,
@@ -74,7 +71,28 @@ pub(crate) struct Of<'m, M, R> {
 
 impl<'m, M: Model, R> Of<'m, M, R> {
     pub(crate) fn new(rows: &'m mut [M]) -> Self {
-        Self { rows, before: Vec::new(), route: PhantomData }
+        Self { rows, order: Vec::new(), before: Vec::new(), route: PhantomData }
+    }
+
+    /// The same rows in this order.
+    pub(crate) fn in_order(self, order: Vec<usize>) -> Self {
+        Self { order, ..self }
+    }
+
+    /// The rows of a statement, as slices of those that the program gave.
+    pub(crate) fn slices(&self, statement: impl IntoIterator<Item = usize>) -> Vec<Range<usize>>
+    where
+        R: Route<M>,
+    {
+        let mut slices: Vec<Range<usize>> = Vec::new();
+        for row in statement {
+            let place = self.place(row);
+            match slices.last_mut() {
+                Some(slice) if slice.end == place => slice.end += 1,
+                _ => slices.push(place..place + 1),
+            }
+        }
+        slices
     }
 
     fn before(&mut self, row: usize) -> &mut Old<M> {
@@ -101,16 +119,22 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         self.rows.len()
     }
 
+    fn place(&self, row: usize) -> usize {
+        self.order.get(row).copied().unwrap_or(row)
+    }
+
     fn has_key(&self, row: usize) -> bool {
-        self.rows[row].pk().is_some()
+        self.rows[self.place(row)].pk().is_some()
     }
 
     fn key(&self, row: usize) -> String {
-        self.rows[row].pk().map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"))
+        self.rows[self.place(row)]
+            .pk()
+            .map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"))
     }
 
     fn bind(&self, row: usize, column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
-        R::bind(&self.rows[row], column, args)
+        R::bind(&self.rows[self.place(row)], column, args)
     }
 
     fn bind_each(
@@ -119,11 +143,11 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         column: usize,
         args: &mut Arguments,
     ) -> Result<(), BoxDynError> {
-        R::bind_each(&self.rows[rows], column, args)
+        R::bind_each(rows.len(), &|row| &self.rows[self.place(rows.start + row)], column, args)
     }
 
     fn fits_array(&self, row: usize, column: usize, args: &mut Arguments) -> bool {
-        R::fits_array(&self.rows[row], column, args)
+        R::fits_array(&self.rows[self.place(row)], column, args)
     }
 
     fn set(
@@ -133,33 +157,27 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         from: &AnyRow,
         at: usize,
     ) -> Result<(), sqlx::Error> {
-        R::set(&mut self.rows[row], column, from, at)
+        let place = self.place(row);
+        R::set(&mut self.rows[place], column, from, at)
     }
 
     fn version(&self, row: usize) -> Option<i64> {
-        self.rows[row].__version()
+        self.rows[self.place(row)].__version()
     }
 
     fn advance(&mut self, row: usize) {
-        self.rows[row].__advance();
+        let place = self.place(row);
+        self.rows[place].__advance();
     }
 
     fn set_before(&mut self, row: usize, from: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
-        self.before(row).row = Some(R::load(from, at)?);
+        let place = self.place(row);
+        self.before(place).row = Some(R::load(from, at)?);
         Ok(())
     }
 
-    fn bind_before(
-        &self,
-        row: usize,
-        column: usize,
-        args: &mut Arguments,
-    ) -> Result<(), BoxDynError> {
-        let before = self.before.get(row).and_then(|old| old.row.as_ref());
-        before.map_or(Ok(()), |old| R::bind(old, column, args))
-    }
-
     fn set_changed(&mut self, row: usize, changed: Vec<bool>) {
-        self.before(row).changed = changed;
+        let place = self.place(row);
+        self.before(place).changed = changed;
     }
 }

@@ -34,6 +34,7 @@ pub mod private;
 mod query;
 mod read;
 mod receiver;
+mod refused;
 mod registry;
 mod save;
 mod scope;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
-use crate::bulk::{self, Chunk, Update};
+use crate::bulk::{self, Chunk, Update, Work};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
@@ -151,6 +151,7 @@ async fn update(
     before: bool,
 ) -> Result<bool> {
     let model = rows.statements();
+    let checked = on.is_none() && model.has(Group::Version);
     if let (None, None, false) = (set, on, before) {
         let groups = [Group::Set, Group::Key, Group::Version];
         let statement = fixed(conn, rows, model.update, groups)?;
@@ -164,14 +165,15 @@ async fn update(
     let set = set.map_or_else(|| model.group(Group::Set).collect(), <[_]>::to_vec);
     let on = on.map_or_else(|| model.group(Group::Key).collect(), <[_]>::to_vec);
     if before {
-        let what = Update { set: &set, on: &on, before };
-        return Ok(!bulk::update(conn, rows, &Chunk::one(), &what).await?.is_empty());
+        let what = Update { set: &set, on: &on, checked, before };
+        let updated = bulk::write(conn, rows, &Chunk::of_row(0), Work::Update(&what)).await?;
+        return Ok(!updated.is_empty());
     }
     let mut shape = Shape::new(What::UpdateOne, Given::Values(1), set, on);
-    shape.checked = shape.by_key(model) && model.has(Group::Version);
+    shape.checked = checked;
     let statement = composed(conn, rows, &shape)?;
     let stored = run(conn, rows, statement, shape.returned(model)).await?;
-    if stored && shape.checked {
+    if stored && checked {
         rows.advance(0);
     }
     Ok(stored)
@@ -206,8 +208,7 @@ pub(crate) async fn find_like<M: Model, R: Route<M>>(
     row: &mut M,
     on: &[usize],
 ) -> Result<Option<M>> {
-    let mut shape = Shape::new(What::Find, Given::Values(1), Vec::new(), on.to_vec());
-    shape.before = true;
+    let shape = Shape::new(What::Find, Given::Values(1), Vec::new(), on.to_vec());
     let statement = composed(conn, &Of::<M, R>::new(std::slice::from_mut(row)), &shape)?;
     let found = conn.run_one(statement).await?;
     let mut found = found.map(|row| R::load(&row, 0)).transpose()?;

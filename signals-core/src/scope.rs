@@ -24,6 +24,8 @@ pub(crate) struct Scope {
 pub(crate) struct Frame {
     pub(crate) deferred: Vec<Box<dyn Deferred>>,
     pub(crate) failed: Option<String>,
+    /// A statement was run in it: begun anew, it would not be the same.
+    pub(crate) used: bool,
 }
 
 impl Scope {
@@ -46,6 +48,13 @@ impl Scope {
     pub(crate) fn fail_all(&mut self, reason: &str) {
         for frame in &mut self.frames {
             frame.failed.get_or_insert_with(|| reason.to_owned());
+        }
+    }
+
+    /// From here on a transaction is not what it was at its beginning.
+    pub(crate) fn touch(&mut self) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.used = true;
         }
     }
 

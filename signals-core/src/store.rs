@@ -239,7 +239,12 @@ pub trait Route<M: Model>: Send + 'static {
     #[doc(hidden)]
     fn bind(model: &M, column: usize, args: &mut Arguments) -> Result<(), BoxDynError>;
     #[doc(hidden)]
-    fn bind_each(rows: &[M], column: usize, args: &mut Arguments) -> Result<(), BoxDynError>;
+    fn bind_each<'m>(
+        rows: usize,
+        row: &dyn Fn(usize) -> &'m M,
+        column: usize,
+        args: &mut Arguments,
+    ) -> Result<(), BoxDynError>;
     #[doc(hidden)]
     fn fits_array(model: &M, column: usize, args: &mut Arguments) -> bool;
     #[doc(hidden)]
@@ -264,8 +269,13 @@ impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
         model.give(column, &mut |value| value.bind(args))
     }
 
-    fn bind_each(rows: &[M], column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
-        DB::bind_each(DB::arguments(args), rows.len(), &|row, take| rows[row].give(column, take))
+    fn bind_each<'m>(
+        rows: usize,
+        row: &dyn Fn(usize) -> &'m M,
+        column: usize,
+        args: &mut Arguments,
+    ) -> Result<(), BoxDynError> {
+        DB::bind_each(DB::arguments(args), rows, &|n, take| row(n).give(column, take))
     }
 
     fn fits_array(model: &M, column: usize, _: &mut Arguments) -> bool {
@@ -317,8 +327,13 @@ impl<M: Portable> Route<M> for Any {
         each!(Arguments, args, DB => <DB as Route<M>>::bind(model, column, args))
     }
 
-    fn bind_each(rows: &[M], column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
-        each!(Arguments, args, DB => <DB as Route<M>>::bind_each(rows, column, args))
+    fn bind_each<'m>(
+        rows: usize,
+        row: &dyn Fn(usize) -> &'m M,
+        column: usize,
+        args: &mut Arguments,
+    ) -> Result<(), BoxDynError> {
+        each!(Arguments, args, DB => <DB as Route<M>>::bind_each(rows, row, column, args))
     }
 
     fn fits_array(model: &M, column: usize, args: &mut Arguments) -> bool {

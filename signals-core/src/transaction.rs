@@ -79,9 +79,20 @@ impl<'c> Transaction<'c> {
         if conn.scope.frames.is_empty() {
             conn.scope.foreign = depth > 0;
         }
+        conn.scope.touch();
         conn.scope.frames.push(Frame::default());
         let depth = conn.scope.frames.len();
         Ok(Self { conn, depth, open: true, doubtful: false })
+    }
+
+    /// Rolls the innermost transaction or savepoint back and begins it again, where nothing else was run in it. It can only
+    /// be rolled back afterwards too.
+    pub(crate) async fn begin_again(conn: &mut Conn<'_>) -> Result<()> {
+        let mut opening = Opening { conn, armed: true };
+        opening.conn.rollback_raw().await?;
+        opening.conn.begin_raw().await?;
+        opening.armed = false;
+        Ok(())
     }
 
     /// Runs `callback` after the outermost transaction has committed, in order with the `on_commit` receivers of what

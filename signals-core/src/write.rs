@@ -7,7 +7,7 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 use crate::automatic;
-use crate::bulk::{self, Update};
+use crate::bulk::{self, Update, Work};
 use crate::conn::Conn;
 use crate::context;
 use crate::dispatch::{Postponed, dispatch};
@@ -16,6 +16,7 @@ use crate::executor::Source;
 use crate::instances::{Instances, Of};
 use crate::model::{Column, Model, Saved};
 use crate::previous::{Old, SharedBefore};
+use crate::refused;
 use crate::save::{ATTEMPTS, Stored, Verb, find_like, not_found, stale, store};
 use crate::signal::{
     PostSave, PostSaveBatch, PreSave, Signal, post_save, post_save_batch, pre_save,
@@ -94,7 +95,7 @@ pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
 pub(crate) fn settable<M: Model>(fields: &[Column<M>]) -> Result<Vec<usize>> {
     let mut columns = places(fields)?;
     for column in &columns {
-        if M::STATEMENTS.columns[*column].role != Role::Plain {
+        if !matches!(M::STATEMENTS.columns[*column].role, Role::Plain | Role::AutoNow) {
             let (model, column) = (M::NAME, M::COLUMNS[*column]);
             let why = "is not the program's to set alone";
             return Err(Error::other(format!("the column `{column}` of `{model}` {why}")));
@@ -102,6 +103,8 @@ pub(crate) fn settable<M: Model>(fields: &[Column<M>]) -> Result<Vec<usize>> {
     }
     let times = M::STATEMENTS.columns.iter().enumerate();
     columns.extend(times.filter(|(_, c)| c.role == Role::AutoNow).map(|(i, _)| i));
+    columns.sort_unstable();
+    columns.dedup();
     Ok(columns)
 }
 
@@ -118,18 +121,25 @@ pub(crate) async fn upsert<M: Model, R: Route<M>>(
 /// The row that has the same in these columns, or INSERT.
 pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
     mut row: M,
-    source: Source<'_>,
+    mut source: Source<'_>,
     unique: &[Column<M>],
 ) -> Result<(M, bool)> {
     let on = unique_places(&row, unique)?;
-    let mut conn = source.acquire().await?;
+    // A receiver that goes to the pool must not wait for the connection that was only looked with.
+    let heard = M::__table().heard_save().is_some();
     // Where the row is deleted just then, it is for us to insert after all.
     for _ in 0..ATTEMPTS {
+        let mut conn = source.reborrow().acquire().await?;
         if let Some(found) = find_like::<M, R>(&mut conn, &mut row, &on).await? {
             return Ok((found, false));
         }
         let verb = Verb::GetOrCreate(on.clone().into());
-        let source = conn.reborrow().into();
+        let source = if heard {
+            drop(conn);
+            source.reborrow()
+        } else {
+            conn.into()
+        };
         let span = tracing::debug_span!("save", model = M::NAME);
         let stored = save_fields::<M, R>(&mut row, source, verb, None).instrument(span).await?;
         if stored == Stored::Created {
@@ -281,35 +291,37 @@ impl<M: Model, R> Write<M, R> {
 }
 
 impl<M: Model, R: Route<M>> Write<M, R> {
-    async fn write_many(&mut self, rows: &mut Of<'_, M, R>, conn: &mut Conn<'_>) -> Result<()> {
-        let kind = conn.kind();
-        if self.verb == Verb::Insert {
-            for chunk in bulk::inserts(kind, rows) {
-                bulk::insert(conn, rows, &chunk).await?;
-                self.statements.push(chunk.rows);
-            }
-            self.stored = Stored::Created;
-            return Ok(());
+    async fn insert_many(&mut self, rows: &mut Of<'_, M, R>, conn: &mut Conn<'_>) -> Result<()> {
+        for chunk in bulk::inserts(conn.kind(), rows) {
+            refused::write(conn, rows, &chunk, Work::Insert).await?;
+            self.statements.extend(rows.slices(chunk.rows));
         }
+        self.stored = Stored::Created;
+        Ok(())
+    }
+
+    async fn update_many(&mut self, rows: &mut Of<'_, M, R>, conn: &mut Conn<'_>) -> Result<()> {
         let set: Vec<_> = match &self.verb {
             Verb::Fields(set) => set.to_vec(),
             _ => M::STATEMENTS.group(Group::Set).collect(),
         };
         let on: Vec<_> = M::STATEMENTS.group(Group::Key).collect();
+        let twice = |rows: &Of<'_, M, R>, row| Error::Twice { model: M::NAME, key: rows.key(row) };
         if let Some(row) = (0..rows.len()).find(|row| !rows.has_key(*row)) {
             return Err(self.of_row(rows.rows, row, not_found(rows, row)));
         }
-        let update = Update { set: &set, on: &on, before: self.pair.previous };
-        for chunk in update.chunks(kind, rows) {
-            let stored = bulk::update(conn, rows, &chunk, &update).await?;
-            if stored.len() < chunk.rows.len() {
-                let missing = chunk.rows.clone().find(|row| stored.binary_search(row).is_err());
-                let row = missing.unwrap_or(chunk.rows.start);
-                let found = bulk::is_stored(conn, rows, row).await?;
-                let error = match found {
+        let update = Update { set: &set, on: &on, checked: true, before: self.pair.previous };
+        for chunk in update.chunks(conn.kind(), rows) {
+            let stored = refused::write(conn, rows, &chunk, Work::Update(&update)).await?;
+            let missing = chunk.rows.clone().find(|row| stored.binary_search(row).is_err());
+            if let Some(row) = missing {
+                let twin = bulk::twin(conn.kind(), rows);
+                let row = twin.unwrap_or(row);
+                let error = match twin.is_some() || bulk::is_stored(conn, rows, row).await? {
                     false => not_found(rows, row),
-                    true if M::STATEMENTS.has(Group::Version) => stale(rows, row),
-                    true => Error::Twice { model: M::NAME, key: rows.key(row) },
+                    true if twin.is_none() && M::STATEMENTS.has(Group::Version) => stale(rows, row),
+                    // Where it is no twin, then two keys that only the database takes for the same.
+                    true => twice(rows, row),
                 };
                 return Err(self.of_row(rows.rows, row, error));
             }
@@ -325,7 +337,9 @@ impl<M: Model, R: Route<M>> Unit<M> for Write<M, R> {
 
     fn needs(&self, rows: &[M]) -> Needs {
         let mut needs = self.pair.needs();
-        needs.transaction |= self.many && !(self.verb == Verb::Insert && bulk::is_one_insert(rows));
+        // Who may still give a row its key decides how many statements it is.
+        let settled = self.verb == Verb::Insert && self.pair.before.is_empty();
+        needs.transaction |= self.many && !(settled && bulk::is_one_insert(rows));
         needs
     }
 
@@ -351,8 +365,12 @@ impl<M: Model, R: Route<M>> Unit<M> for Write<M, R> {
         stamp(rows, &self.verb);
         let count = rows.len();
         let mut of = Of::<M, R>::new(rows);
-        if self.many {
-            self.write_many(&mut of, conn).await?;
+        if self.many && self.verb == Verb::Insert {
+            let order = bulk::insert_order(&of);
+            of = of.in_order(order);
+            self.insert_many(&mut of, conn).await?;
+        } else if self.many {
+            self.update_many(&mut of, conn).await?;
         } else {
             self.stored = store(conn, &mut of, &self.verb, self.pair.previous).await?;
             self.statements.push(0..1);

@@ -5,7 +5,7 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{
-    PgArgumentBuffer, PgArguments, PgConnectOptions, PgPoolOptions, PgRow, PgTypeInfo, PgTypeKind,
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgPoolOptions, PgRow, PgTypeInfo,
 };
 use sqlx::{Connection, Decode, Encode, PgPool, Postgres, Row, Type, TypeInfo};
 
@@ -122,12 +122,12 @@ impl Encode<'_, Postgres> for Each<'_> {
 
 /// The array type of an element type. An array is no element: `UNNEST` would take it apart as well.
 fn array_of(element: &PgTypeInfo) -> Option<PgTypeInfo> {
-    if matches!(element.kind(), PgTypeKind::Array(_)) || element.name().ends_with("[]") {
-        return None;
-    }
     let Some(Oid(element_id)) = element.oid() else {
-        // sqlx asks the server for the number of a type that has but a name, once a connection.
-        return Some(PgTypeInfo::array_of(interned(element.name())));
+        // sqlx asks the server for the number of a type that has but a name, once a connection. Nobody asks it whether
+        // the type is an array: those are called so.
+        let name = element.name();
+        let is_array = name.starts_with('_') || name.ends_with("[]");
+        return (!is_array).then(|| PgTypeInfo::array_of(interned(name)));
     };
     let known = ARRAYS.iter().find(|(element, _)| *element == element_id);
     known.map(|(_, array)| PgTypeInfo::with_oid(Oid(*array)))

@@ -1,0 +1,101 @@
+//! Which of several rows it is that the database refuses.
+
+use crate::backend::DatabaseKind;
+use crate::bulk::{self, Chunk, Work};
+use crate::conn::Conn;
+use crate::error::{Error, Result};
+use crate::instances::Instances;
+use crate::transaction::Transaction;
+
+/// Writes the rows of a chunk as [`bulk::write`] does. An error that is about a row names the first that the database refuses
+/// where they are written one by one.
+///
+/// On Postgres a statement that fails takes the transaction with it, and what is tried afterwards must find all as it was:
+/// where something was run in the transaction, the statement is in a savepoint.
+pub(crate) async fn write(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    chunk: &Chunk,
+    work: Work<'_>,
+) -> Result<Vec<usize>> {
+    let used = conn.scope.frames.last().is_some_and(|frame| frame.used);
+    if conn.kind() == DatabaseKind::Postgres && used && chunk.rows.len() > 1 {
+        let mut savepoint = Transaction::open(conn.reborrow()).await?;
+        let written = write_or_name(&mut savepoint, rows, chunk, work).await;
+        match &written {
+            Ok(_) => drop(savepoint.commit().await?),
+            Err(_) => savepoint.rollback_or_log().await,
+        }
+        return written;
+    }
+    write_or_name(conn, rows, chunk, work).await
+}
+
+async fn write_or_name(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    chunk: &Chunk,
+    work: Work<'_>,
+) -> Result<Vec<usize>> {
+    let error = match bulk::write(conn, rows, chunk, work).await {
+        Err(error) if is_of_a_row(conn.kind(), &error) => error,
+        done => return done,
+    };
+    let found = match chunk.rows.len() {
+        1 => Ok((chunk.rows.start, error)),
+        // On the heap, because few come here.
+        _ => Box::pin(first(conn, rows, chunk, work)).await.ok_or(error),
+    };
+    let (row, error) = found?;
+    let (model, key) = (rows.model(), rows.key(row));
+    let source = Box::new(error);
+    Err(Error::Row { verb: work.verb(), model, row: rows.place(row), key, source })
+}
+
+/// The first row that the database refuses, and why. What is written on the way is undone; what it sets in the instances is
+/// undone with the write that has failed.
+async fn first(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    chunk: &Chunk,
+    work: Work<'_>,
+) -> Option<(usize, Error)> {
+    if conn.kind() == DatabaseKind::Postgres && conn.depth().await > 0 {
+        if !conn.in_transaction() {
+            // In a transaction of sqlx's own, which is for its owner to roll back.
+            return None;
+        }
+        Transaction::begin_again(conn).await.ok()?;
+    }
+    let mut tx = Transaction::open(conn.reborrow()).await.ok()?;
+    let mut found = None;
+    for row in chunk.rows.clone() {
+        if let Err(error) = bulk::write(&mut tx, rows, &Chunk::of_row(row), work).await {
+            found = Some((row, error)).filter(|(_, error)| is_of_a_row(tx.kind(), error));
+            break;
+        }
+    }
+    tx.rollback_or_log().await;
+    found
+}
+
+/// Whether an error is about a value or a constraint, and not about the statement, the connection or the other
+/// transactions.
+fn is_of_a_row(kind: DatabaseKind, error: &Error) -> bool {
+    let code = match error {
+        Error::NotStored { .. } | Error::Database(sqlx::Error::Encode(_)) => return true,
+        Error::Database(sqlx::Error::Database(error)) => error.code().unwrap_or_default(),
+        _ => return false,
+    };
+    match kind {
+        // The classes of data exceptions, integrity constraints, triggers, views and `RAISE`
+        // (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+        DatabaseKind::Postgres => {
+            ["22", "23", "27", "44", "P0"].iter().any(|class| code.starts_with(class))
+        }
+        // SQLITE_TOOBIG, SQLITE_CONSTRAINT and SQLITE_MISMATCH (https://www.sqlite.org/rescode.html).
+        DatabaseKind::Sqlite => {
+            code.parse().is_ok_and(|code: i32| (18..=20).contains(&(code & 0xff)))
+        }
+    }
+}

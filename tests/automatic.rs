@@ -1,0 +1,416 @@
+//! Columns that the library sets, that the database computes, and the version.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::LazyLock;
+
+use common::{Scene, execute, table};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{AutoNow, DatabaseKind, Error, sqlx};
+
+/// A clock of the program's own: the database knows it as a number.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, sqlx::Type)]
+#[sqlx(transparent)]
+struct Micros(i64);
+
+impl AutoNow for Micros {
+    fn at(now: std::time::SystemTime) -> Self {
+        Self(now.duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as i64)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "pages")]
+struct Page {
+    id: Option<i64>,
+    #[model(auto_now_add)]
+    created_at: Micros,
+    title: String,
+    #[model(generated)]
+    slug: String,
+    #[model(auto_now, column = "changed at")]
+    changed_at: Option<Micros>,
+    #[model(version)]
+    version: i32,
+    #[model(generated)]
+    language: Option<String>,
+}
+
+fn page(title: &str) -> Page {
+    Page {
+        id: None,
+        created_at: Micros(0),
+        title: title.to_owned(),
+        slug: String::new(),
+        changed_at: None,
+        version: 1,
+        language: None,
+    }
+}
+
+/// As `Page`, with receivers: of the row before, and in the transaction.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "pages")]
+struct Heard {
+    id: Option<i64>,
+    #[model(auto_now_add)]
+    created_at: Micros,
+    title: String,
+    #[model(generated)]
+    slug: String,
+    #[model(auto_now, column = "changed at")]
+    changed_at: Option<Micros>,
+    #[model(version)]
+    version: i32,
+    #[model(generated)]
+    language: Option<String>,
+}
+
+fn heard(page: &Page) -> Heard {
+    let Page { id, created_at, title, slug, changed_at, version, language } = page.clone();
+    Heard { id, created_at, title, slug, changed_at, version, language }
+}
+
+static SCENE: LazyLock<Scene> = Scene::new();
+
+#[receiver(post_save, sender = Heard)]
+async fn hear(
+    saved: PostSave<'_, Heard>,
+    previous: Previous<'_, Heard>,
+    _conn: &mut Conn<'_>,
+) -> Result<(), &'static str> {
+    let all = [
+        Heard::ID,
+        Heard::CREATED_AT,
+        Heard::TITLE,
+        Heard::SLUG,
+        Heard::CHANGED_AT,
+        Heard::VERSION,
+        Heard::LANGUAGE,
+    ];
+    let changed: Vec<_> =
+        all.into_iter().filter(|c| previous.changed(*c)).map(|c| c.name()).collect();
+    let was = previous.row().map(|row| (row.title.clone(), row.version));
+    let Heard { title, slug, version, .. } = saved.instance;
+    SCENE.log.push(format!("{was:?} → {title} {slug} {version}: {}", changed.join(" ")));
+    if title == "refused" { Err("refused") } else { Ok(()) }
+}
+
+async fn pages(db: &Db) {
+    table(
+        db,
+        "pages",
+        r#"created_at BIGINT NOT NULL, title TEXT NOT NULL CHECK (title <> ''),
+           slug TEXT NOT NULL GENERATED ALWAYS AS (lower(title)) STORED, "changed at" BIGINT, version INTEGER NOT NULL,
+           language TEXT DEFAULT 'en'"#,
+    )
+    .await;
+}
+
+fn now() -> Micros {
+    Micros::at(std::time::SystemTime::now())
+}
+
+/// The columns that a write changes without being asked.
+fn automatic(page: &Page) -> (Option<i64>, Micros, Option<Micros>, i32) {
+    (page.id, page.created_at, page.changed_at, page.version)
+}
+
+on_every_database! {
+    async fn times_and_computed_columns_are_in_the_instance(db: Db) {
+        pages(&db).await;
+        let before = now();
+        let mut ann = page("Ann");
+        ann.save(&db).await.unwrap();
+        assert!(ann.created_at >= before && ann.changed_at == Some(ann.created_at), "{ann:?}");
+        assert_eq!((&*ann.slug, ann.language.as_deref(), ann.version), ("ann", Some("en"), 1));
+        let stored = |page: &Page| Page::get(&db, page.id.unwrap());
+        assert_eq!(stored(&ann).await.unwrap(), ann);
+
+        let created = ann.created_at;
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        ann.title = "Bob".to_owned();
+        ann.language = Some("the database's, not the program's".to_owned());
+        // What the program sets them to is never written.
+        ann.created_at = Micros(1);
+        assert!(!ann.save(&db).await.unwrap().created);
+        assert_eq!((ann.created_at, &*ann.slug, ann.language.as_deref()), (created, "bob", Some("en")));
+        assert!(ann.changed_at > Some(created));
+        assert_eq!((ann.version, stored(&ann).await.unwrap()), (2, ann.clone()));
+
+        ann.title = "Cid".to_owned();
+        ann.update(&db).await.unwrap();
+        assert_eq!((&*ann.slug, ann.version, stored(&ann).await.unwrap()), ("cid", 3, ann.clone()));
+        ann.title = "Dan".to_owned();
+        ann.save_fields(&db, &[Page::TITLE]).await.unwrap();
+        assert_eq!((&*ann.slug, ann.version, stored(&ann).await.unwrap()), ("dan", 4, ann.clone()));
+
+        // A key of the program's own, that may be there or not.
+        let mut own = Page { id: Some(70), ..page("Eve") };
+        assert!(own.save(&db).await.unwrap().created);
+        assert_eq!((own.version, stored(&own).await.unwrap()), (1, own.clone()));
+    }
+
+    async fn many_rows_have_theirs_too(db: Db) {
+        pages(&db).await;
+        let mut many: Vec<_> = (0..50).map(|n| page(&format!("P{n}"))).collect();
+        Page::insert_many(&db, &mut many).await.unwrap();
+        let stored = || async { Page::query("ORDER BY id").fetch_all(&db).await.unwrap() };
+        assert_eq!(stored().await, many);
+        assert!(many.iter().all(|p| p.slug.starts_with('p') && p.version == 1 && p.created_at > Micros(0)));
+        let created = many[0].created_at;
+        for page in &mut many {
+            page.title.push('!');
+            page.created_at = Micros(1);
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        Page::update_many(&db, &mut many).await.unwrap();
+        assert_eq!(stored().await, many);
+        assert!(many.iter().all(|p| p.slug.ends_with('!') && p.version == 2 && p.created_at == created));
+        assert!(many.iter().all(|p| p.changed_at > Some(created)));
+    }
+
+    async fn a_stale_version_writes_nothing(db: Db) {
+        pages(&db).await;
+        let mut mine = page("Ann");
+        mine.save(&db).await.unwrap();
+        let mut theirs = mine.clone();
+        theirs.title = "Theirs".to_owned();
+        theirs.save(&db).await.unwrap();
+        mine.title = "Mine".to_owned();
+        let before = mine.clone();
+        let id = mine.id.unwrap();
+
+        for error in [
+            mine.save(&db).await.unwrap_err(),
+            mine.update(&db).await.unwrap_err(),
+            mine.save_fields(&db, &[Page::TITLE]).await.unwrap_err(),
+            mine.delete(&db).await.unwrap_err(),
+        ] {
+            assert!(error.is_stale());
+            let Error::Stale { model, key, version } = &error else { panic!("{error:?}") };
+            assert_eq!((*model, &**key, *version), ("Page", &*id.to_string(), 1));
+            assert_eq!(error.to_string(), format!("`Page` {id} is stale: version 1 is not the stored one"));
+            assert_eq!(mine, before, "the instance is as it was");
+            assert_eq!(Page::get(&db, id).await.unwrap(), theirs, "nothing is written");
+        }
+        let mut other = page("Other");
+        other.save(&db).await.unwrap();
+        for error in [
+            Page::update_many(&db, &mut [other.clone(), mine.clone()]).await.unwrap_err(),
+            Page::delete_many(&db, &mut [other.clone(), mine.clone()]).await.unwrap_err(),
+        ] {
+            assert!(error.is_stale(), "{error:?}");
+            assert!(matches!(&error, Error::Row { row: 1, key, .. } if *key == id.to_string()), "{error:?}");
+            assert_eq!(Page::query("ORDER BY id").fetch_all(&db).await.unwrap(), [theirs.clone(), other.clone()]);
+        }
+        assert!(theirs.delete(&db).await.unwrap(), "whose version is the stored one may");
+        assert!(mine.update(&db).await.unwrap_err().is_not_found(), "and is there none, it is not stale");
+        assert!(!mine.delete(&db).await.unwrap());
+    }
+
+    async fn of_two_who_change_the_same_version_one_is_stale(db: Db) {
+        pages(&db).await;
+        let mut first = page("Ann");
+        first.save(&db).await.unwrap();
+        let saves: Vec<_> = (0..32)
+            .map(|n| {
+                let (db, mut page) = (db.clone(), first.clone());
+                tokio::spawn(async move {
+                    page.title = n.to_string();
+                    match page.save(&db).await {
+                        Ok(_) => 1,
+                        Err(error) => {
+                            assert!(error.is_stale(), "{error:?}");
+                            0
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut stored = 0;
+        for save in saves {
+            stored += save.await.unwrap();
+        }
+        assert_eq!((stored, Page::get(&db, first.id.unwrap()).await.unwrap().version), (1, 2));
+    }
+
+    async fn a_failed_save_leaves_the_instance_as_it_was(db: Db) {
+        let _turn = SCENE.begin().await;
+        pages(&db).await;
+        let mut stored = page("Ann");
+        stored.save(&db).await.unwrap();
+
+        // The database refuses.
+        for mut page in [page(""), Page { title: String::new(), ..stored.clone() }] {
+            let before = automatic(&page);
+            assert!(page.save(&db).await.unwrap_err().is_check_violation());
+            assert_eq!(automatic(&page), before);
+            page.insert(&db).await.unwrap_err();
+            page.upsert(&db, &[Page::TITLE]).await.unwrap_err();
+            assert_eq!(automatic(&page), before);
+        }
+        // A receiver does, after the statement.
+        for mut page in [heard(&page("refused")), Heard { title: "refused".to_owned(), ..heard(&stored) }] {
+            let before = page.clone();
+            page.save(&db).await.unwrap_err();
+            assert_eq!(page, before);
+        }
+        // One of several.
+        let mut many = [page("Bob"), page(""), page("Cid")];
+        let before = many.clone();
+        assert!(Page::insert_many(&db, &mut many).await.unwrap_err().is_check_violation());
+        assert_eq!(many, before);
+        let mut many = [stored.clone(), Page { title: String::new(), ..stored.clone() }];
+        many[1].id = Some(99);
+        let before = many.clone();
+        assert!(Page::update_many(&db, &mut many).await.unwrap_err().is_not_found());
+        assert_eq!(many, before);
+        assert_eq!(Page::all(&db).await.unwrap(), [stored]);
+    }
+
+    async fn receivers_and_the_row_before_see_them(db: Db) {
+        let _turn = SCENE.begin().await;
+        pages(&db).await;
+        let mut page = heard(&page("Ann"));
+        page.save(&db).await.unwrap();
+        page.title = "Bob".to_owned();
+        page.created_at = Micros(1);
+        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        page.save(&db).await.unwrap();
+        let stored = |page: &Heard| Heard::get(&db, page.id.unwrap());
+        assert_eq!(stored(&page).await.unwrap(), page);
+        page.title = "Cid".to_owned();
+        page.save_fields(&db, &[Heard::TITLE]).await.unwrap();
+        assert_eq!(stored(&page).await.unwrap(), page);
+        page.title = "Dan".to_owned();
+        page.upsert(&db, &[Heard::ID]).await.unwrap();
+        assert_eq!(stored(&page).await.unwrap(), page);
+        let columns = "title slug changed at version";
+        assert_eq!(
+            SCENE.log.take(),
+            [
+                "None → Ann ann 1: id created_at title slug changed at version language".to_owned(),
+                format!(r#"Some(("Ann", 1)) → Bob bob 2: {columns}"#),
+                format!(r#"Some(("Bob", 2)) → Cid cid 3: {columns}"#),
+                format!(r#"Some(("Cid", 3)) → Dan dan 4: {columns}"#),
+            ]
+        );
+        let before = page.clone();
+        let mut stale = Heard { version: 1, title: "Eve".to_owned(), ..before.clone() };
+        assert!(stale.save(&db).await.unwrap_err().is_stale());
+        assert!(stale.save_fields(&db, &[Heard::TITLE]).await.unwrap_err().is_stale());
+        assert_eq!(stored(&page).await.unwrap(), before);
+    }
+
+    async fn a_row_that_is_found_by_other_columns_has_the_stored_version(db: Db) {
+        pages(&db).await;
+        execute(&db, "CREATE UNIQUE INDEX titles ON pages (title)").await;
+        let mut first = page("Ann");
+        for _ in 0..3 {
+            first.save(&db).await.unwrap();
+        }
+        let mut same = page("Ann");
+        assert!(!same.upsert(&db, &[Page::TITLE]).await.unwrap().created);
+        assert_eq!((same.id, same.created_at, same.version), (first.id, first.created_at, 4));
+        // By the key too: an upsert asks for no version, and so nobody is stale.
+        let mut by_key = Page { id: first.id, ..page("Bob") };
+        assert!(!by_key.upsert(&db, &[Page::ID]).await.unwrap().created);
+        assert_eq!((by_key.created_at, by_key.version), (first.created_at, 5));
+        by_key.save(&db).await.unwrap();
+        assert_eq!(Page::all(&db).await.unwrap(), [by_key]);
+    }
+}
+
+#[cfg(feature = "chrono")]
+on_every_database! {
+    async fn chronos_times(db: Db) {
+        use sqlx::types::chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
+
+        #[derive(Debug, Clone, PartialEq, Model)]
+        struct Visit {
+            id: Option<i64>,
+            #[model(auto_now_add)]
+            at: DateTime<Utc>,
+            #[model(auto_now)]
+            local: NaiveDateTime,
+            #[model(auto_now)]
+            day: Option<NaiveDate>,
+            #[model(generated)]
+            first: Option<DateTime<Utc>>,
+        }
+        let [instant, local] = match db.kind() {
+            DatabaseKind::Sqlite => ["TEXT", "TEXT"],
+            DatabaseKind::Postgres => ["TIMESTAMPTZ", "TIMESTAMP"],
+        };
+        let columns = format!("at {instant} NOT NULL, local {local} NOT NULL, day DATE, first {instant} DEFAULT CURRENT_TIMESTAMP");
+        table(&db, "visit", &columns).await;
+        let long_ago = DateTime::UNIX_EPOCH;
+        let mut visit =
+            Visit { id: None, at: long_ago, local: long_ago.naive_utc(), day: None, first: None };
+        visit.save(&db).await.unwrap();
+        assert!(visit.at > long_ago && visit.local == visit.at.naive_utc());
+        assert_eq!((visit.day, visit.first.is_some()), (Some(visit.local.date()), true));
+        let id = visit.id.unwrap();
+        assert_eq!(Visit::get(&db, id).await.unwrap(), visit, "no digit is lost");
+        let was = visit.clone();
+        visit.save(&db).await.unwrap();
+        assert_eq!((visit.at, visit.first), (was.at, was.first));
+        assert!(visit.local > was.local);
+        assert_eq!(Visit::get(&db, id).await.unwrap(), visit);
+    }
+
+    // What the database has written itself reads the same as before, however it spells it.
+    async fn a_default_that_nobody_touches_has_not_changed(db: Db) {
+        use sqlx::types::chrono::{DateTime, Utc};
+
+        #[derive(Debug, Clone, PartialEq, Model)]
+        struct Stamped {
+            id: Option<i64>,
+            name: String,
+            #[model(generated)]
+            at: Option<DateTime<Utc>>,
+        }
+        #[receiver(post_save, sender = Stamped, updated)]
+        fn changed(_: PostSave<'_, Stamped>, previous: Previous<'_, Stamped>) {
+            let changed = [Stamped::NAME, Stamped::AT].map(|column| previous.changed(column));
+            SCENE.log.push(format!("{changed:?}"));
+        }
+        let _turn = SCENE.begin().await;
+        let instant = if db.kind() == DatabaseKind::Sqlite { "TEXT" } else { "TIMESTAMPTZ" };
+        table(&db, "stamped", &format!("name TEXT NOT NULL, at {instant} DEFAULT CURRENT_TIMESTAMP")).await;
+        let mut row = Stamped { id: None, name: "a".to_owned(), at: None };
+        row.save(&db).await.unwrap();
+        row.name = "b".to_owned();
+        row.save(&db).await.unwrap();
+        Stamped::update_many(&db, &mut [row]).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["[true, false]", "[false, false]"]);
+    }
+}
+
+#[cfg(feature = "time")]
+on_every_database! {
+    async fn the_time_crates_times(db: Db) {
+        use sqlx::types::time::{OffsetDateTime, PrimitiveDateTime};
+
+        #[derive(Debug, Clone, PartialEq, Model)]
+        struct Ride {
+            id: Option<i64>,
+            #[model(auto_now_add)]
+            at: OffsetDateTime,
+            #[model(auto_now)]
+            local: PrimitiveDateTime,
+        }
+        let [instant, local] = match db.kind() {
+            DatabaseKind::Sqlite => ["TEXT", "TEXT"],
+            DatabaseKind::Postgres => ["TIMESTAMPTZ", "TIMESTAMP"],
+        };
+        table(&db, "ride", &format!("at {instant} NOT NULL, local {local} NOT NULL")).await;
+        let long_ago = OffsetDateTime::UNIX_EPOCH;
+        let mut ride = Ride { id: None, at: long_ago, local: PrimitiveDateTime::MIN };
+        ride.save(&db).await.unwrap();
+        assert!(ride.at > long_ago && ride.local.assume_utc() == ride.at);
+        assert_eq!(Ride::get(&db, ride.id.unwrap()).await.unwrap(), ride, "no digit is lost");
+    }
+}

@@ -1,0 +1,214 @@
+//! Names that are anything, tables that are called as the library calls its own, and values that look like SQL.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::execute;
+use sqlx_signals::prelude::*;
+use sqlx_signals::sqlx::AssertSqlSafe;
+use sqlx_signals::{Column, DatabaseKind};
+
+const HOSTILE: &str = "'; DROP TABLE users; -- \" $1 ? ?1 :x @x \\ {} %s \u{1F980}";
+
+/// A model whose first columns are its key and a unique name.
+trait Named: Portable + Clone + PartialEq + std::fmt::Debug + Model<Pk = i64> {
+    const NAME: Column<Self>;
+    fn of(name: &str) -> Self;
+    fn id_mut(&mut self) -> &mut Option<i64>;
+    fn name_mut(&mut self) -> &mut String;
+}
+
+macro_rules! named {
+    ($model:ident { $($rest:ident: $value:expr),* }) => {
+        impl Named for $model {
+            const NAME: Column<Self> = $model::NAME;
+
+            fn of(name: &str) -> Self {
+                $model { id: None, name: name.to_owned() $(, $rest: $value)* }
+            }
+
+            fn id_mut(&mut self) -> &mut Option<i64> {
+                &mut self.id
+            }
+
+            fn name_mut(&mut self) -> &mut String {
+                &mut self.name
+            }
+        }
+    };
+}
+
+/// Every way to write and read a row.
+async fn writes<M: Named>(db: &Db) {
+    execute(db, &format!("DROP TABLE IF EXISTS {}", quoted(M::TABLE))).await;
+    let columns = M::COLUMNS.iter().skip(2).map(|c| format!(", {} BIGINT NOT NULL", quoted(c)));
+    let id = match db.kind() {
+        DatabaseKind::Sqlite => "INTEGER PRIMARY KEY",
+        DatabaseKind::Postgres => "BIGSERIAL PRIMARY KEY",
+    };
+    let [table, key, name] = [M::TABLE, M::COLUMNS[0], M::COLUMNS[1]].map(quoted);
+    let columns = columns.collect::<String>();
+    execute(
+        db,
+        &format!("CREATE TABLE {table} ({key} {id}, {name} TEXT NOT NULL UNIQUE{columns})"),
+    )
+    .await;
+
+    let mut one = M::of(HOSTILE);
+    assert!(one.save(db).await.unwrap().created);
+    assert!(!one.save(db).await.unwrap().created);
+    one.save_fields(db, &[<M as Named>::NAME]).await.unwrap();
+    assert!(!M::of(HOSTILE).upsert(db, &[<M as Named>::NAME]).await.unwrap().created);
+    assert!(M::of("new").upsert(db, &[<M as Named>::NAME]).await.unwrap().created);
+    let found = M::get_or_create(db, M::of(HOSTILE), &[<M as Named>::NAME]).await.unwrap();
+    assert_eq!(found, (one.clone(), false));
+    let mut many = [M::of("a"), M::of("b'"), M::of("c\"")];
+    M::insert_many(db, &mut many).await.unwrap();
+    many[1].name_mut().push('\'');
+    M::update_many(db, &mut many).await.unwrap();
+    assert_eq!(M::get(db, many[1].pk().unwrap()).await.unwrap(), many[1]);
+    let mut gone = M::of("x");
+    assert!(M::update_many(db, std::slice::from_mut(&mut gone)).await.unwrap_err().is_not_found());
+    *gone.id_mut() = Some(999);
+    assert!(M::update_many(db, &mut [gone]).await.unwrap_err().is_not_found());
+    assert_eq!(M::delete_many(db, &mut many[..2]).await.unwrap(), 2);
+    assert!(one.delete(db).await.unwrap());
+    let left = M::query(AssertSqlSafe(format!("ORDER BY {name}"))).fetch_all(db).await.unwrap();
+    let names: Vec<_> = left.into_iter().map(|mut row| std::mem::take(row.name_mut())).collect();
+    assert_eq!(names, ["c\"", "new"]);
+}
+
+fn quoted(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
+
+/// Asks for the row before, so that its writes are those that read as well.
+macro_rules! hear {
+    ($($model:ident)*) => { $(
+        const _: () = {
+            #[receiver(post_save, sender = $model)]
+            fn saved(saved: PostSave<'_, $model>, previous: Previous<'_, $model>) {
+                assert_eq!(previous.row().is_none(), saved.created);
+                if let Some(was) = previous.row() {
+                    assert_eq!(previous.changed($model::NAME), was.name != saved.instance.name);
+                }
+            }
+
+            #[receiver(post_delete, sender = $model)]
+            fn deleted(deleted: PostDelete<'_, $model>, previous: Previous<'_, $model>) {
+                assert_eq!(previous.row(), Some(deleted.instance));
+            }
+        };
+    )* };
+}
+
+/// Models of tables that the library's own statements might mistake for something else.
+macro_rules! tables {
+    ($($model:ident $heard:ident $table:literal)*) => {
+        $(
+            #[derive(Debug, Clone, PartialEq, Model)]
+            #[model(table = $table)]
+            struct $model { id: Option<i64>, name: String }
+            #[derive(Debug, Clone, PartialEq, Model)]
+            #[model(table = $table)]
+            struct $heard { id: Option<i64>, name: String }
+            named!($model {});
+            named!($heard {});
+            hear!($heard);
+        )*
+
+        on_every_database! {
+            async fn tables_that_are_called_as_the_library_calls_its_own(db: Db) {
+                $(
+                    Box::pin(writes::<$model>(&db)).await;
+                    Box::pin(writes::<$heard>(&db)).await;
+                )*
+            }
+        }
+    };
+}
+
+tables! {
+    Given GivenHeard "given"
+    UGiven UGivenHeard "_given"
+    GivenU GivenUHeard "_GIVEN_"
+    Updated UpdatedHeard "_updated"
+    UpdatedPlain UpdatedPlainHeard "updated"
+    Inserted InsertedHeard "_inserted"
+    InsertedPlain InsertedPlainHeard "inserted"
+    Before BeforeHeard "_before"
+    Stored StoredHeard "_stored"
+    Matching MatchingHeard "matching"
+    Excluded ExcludedHeard "excluded"
+    New NewHeard "new"
+    Select SelectHeard "select"
+    Quoted QuotedHeard "a \"table\"; DROP TABLE x --"
+    Unicode UnicodeHeard "Größe 🦀 'of' ? $1"
+    // 63 bytes, the longest that Postgres has.
+    Long LongHeard "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "columns")]
+struct Columns {
+    #[model(column = "_n")]
+    id: Option<i64>,
+    #[model(column = "größe \"'`$1?")]
+    name: String,
+    c0: i64,
+    c1: i64,
+    #[model(column = "_given")]
+    given: i64,
+    #[model(column = "_stored")]
+    stored: i64,
+    #[model(column = "_before")]
+    before: i64,
+    #[model(column = "old")]
+    old: i64,
+    #[model(column = "excluded")]
+    excluded: i64,
+    r#type: i64,
+    #[model(column = "bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb")]
+    long: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "columns_heard")]
+struct ColumnsHeard {
+    #[model(column = "_n")]
+    id: Option<i64>,
+    #[model(column = "select")]
+    name: String,
+    #[model(column = "c2")]
+    c0: i64,
+    #[model(column = "c1")]
+    c1: i64,
+    #[model(column = "_given")]
+    given: i64,
+    #[model(column = "_stored")]
+    stored: i64,
+    #[model(column = "_before")]
+    before: i64,
+}
+
+hear!(ColumnsHeard);
+
+named!(Columns {
+    c0: 1,
+    c1: 2,
+    given: 3,
+    stored: 4,
+    before: 5,
+    old: 6,
+    excluded: 7,
+    r#type: 8,
+    long: 9
+});
+named!(ColumnsHeard { c0: 1, c1: 2, given: 3, stored: 4, before: 5 });
+
+on_every_database! {
+    async fn columns_that_are_called_as_the_library_calls_its_own(db: Db) {
+        writes::<Columns>(&db).await;
+        writes::<ColumnsHeard>(&db).await;
+    }
+}

@@ -1,0 +1,289 @@
+//! `upsert` and `get_or_create`: one row for the same unique columns, and one who has created it.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::LazyLock;
+
+use common::{Scene, count, execute, table};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, Error};
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "users")]
+struct User {
+    id: Option<i64>,
+    #[model(column = "E-Mail")]
+    email: String,
+    tenant: i32,
+    name: String,
+}
+
+fn user(email: &str, name: &str) -> User {
+    User { id: None, email: email.to_owned(), tenant: 1, name: name.to_owned() }
+}
+
+/// As `User`, with receivers.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "users")]
+struct Member {
+    id: Option<i64>,
+    #[model(column = "E-Mail")]
+    email: String,
+    tenant: i32,
+    name: String,
+}
+
+fn member(email: &str, name: &str) -> Member {
+    Member { id: None, email: email.to_owned(), tenant: 1, name: name.to_owned() }
+}
+
+static SCENE: LazyLock<Scene> = Scene::new();
+
+#[receiver(pre_save, sender = Member)]
+fn lower(save: PreSave<'_, Member>) -> Result<(), &'static str> {
+    save.instance.email = save.instance.email.to_lowercase();
+    SCENE.log.push(format!("pre {}", save.instance.email));
+    if save.instance.name == "vetoed" { Err("vetoed") } else { Ok(()) }
+}
+
+#[receiver(post_save, sender = Member)]
+async fn saved(saved: PostSave<'_, Member>, conn: &mut Conn<'_>) -> Result<()> {
+    let Member { name, .. } = saved.instance;
+    let stored = Member::get(conn, saved.pk()).await?;
+    SCENE.log.push(format!("post {name} {} {}", saved.created, stored == *saved.instance));
+    if name == "refused" { Err(Error::other("refused")) } else { Ok(()) }
+}
+
+#[receiver(post_save, sender = Member, on_commit)]
+async fn committed(saved: PostSave<'_, Member>) {
+    SCENE.log.push(format!("commit {} {}", saved.instance.name, saved.created));
+}
+
+async fn users(db: &Db) {
+    let columns = r#""E-Mail" TEXT NOT NULL, tenant INTEGER NOT NULL, name TEXT NOT NULL CHECK (name <> ''), UNIQUE (tenant, "E-Mail")"#;
+    table(db, "users", columns).await;
+}
+
+const UNIQUE: [sqlx_signals::Column<User>; 2] = [User::EMAIL, User::TENANT];
+const MEMBER: [sqlx_signals::Column<Member>; 2] = [Member::EMAIL, Member::TENANT];
+
+/// What each of 64 tasks that start together returns.
+async fn sixty_four<F: Future<Output = bool> + Send + 'static>(task: impl Fn(i64) -> F) -> usize {
+    let start = std::sync::Arc::new(tokio::sync::Barrier::new(64));
+    let tasks: Vec<_> = (0..64)
+        .map(|n| {
+            let (start, task) = (start.clone(), task(n));
+            tokio::spawn(async move {
+                start.wait().await;
+                task.await
+            })
+        })
+        .collect();
+    let mut created = 0;
+    for task in tasks {
+        created += usize::from(task.await.unwrap());
+    }
+    created
+}
+
+on_every_database! {
+    async fn an_upsert_inserts_or_updates_by_unique_columns(db: Db) {
+        users(&db).await;
+        let mut ann = user("ann@x", "Ann");
+        assert!(ann.upsert(&db, &UNIQUE).await.unwrap().created);
+        let mut anna = user("ann@x", "Anna");
+        assert!(!anna.upsert(&db, &UNIQUE).await.unwrap().created);
+        assert_eq!(anna.id, ann.id);
+        let mut elsewhere = User { tenant: 2, ..user("ann@x", "Ann of two") };
+        assert!(elsewhere.upsert(&db, &[User::TENANT, User::EMAIL]).await.unwrap().created);
+        assert_eq!(User::query("ORDER BY id").fetch_all(&db).await.unwrap(), [anna.clone(), elsewhere]);
+
+        // The key of the row that is there is the one that stays.
+        let mut other_key = User { id: Some(900), ..user("ann@x", "Annika") };
+        assert!(!other_key.upsert(&db, &UNIQUE).await.unwrap().created);
+        assert_eq!((other_key.id, User::get(&db, anna.id.unwrap()).await.unwrap().name), (ann.id, "Annika".to_owned()));
+        let mut own_key = User { id: Some(901), ..user("bob@x", "Bob") };
+        assert!(own_key.upsert(&db, &UNIQUE).await.unwrap().created);
+        assert_eq!((own_key.id, count(&db, "users").await), (Some(901), 3));
+        assert!(!own_key.upsert(&db, &[User::ID]).await.unwrap().created);
+    }
+
+    async fn what_is_not_unique_or_not_the_programs_is_an_error(db: Db) {
+        users(&db).await;
+        let mut ann = user("ann@x", "Ann");
+        let error = ann.upsert(&db, &[User::NAME]).await.unwrap_err();
+        assert!(matches!(&error, Error::Database(_)), "{error:?}");
+        assert_eq!(ann.upsert(&db, &[]).await.unwrap_err().to_string(), "a `User` is found by one column at least");
+        assert!(ann.upsert(&db, &[User::ID]).await.unwrap_err().is_not_found());
+        let error = User::get_or_create(&db, ann.clone(), &[]).await.unwrap_err();
+        assert_eq!(error.to_string(), "a `User` is found by one column at least");
+        let mut unnamed = user("x@x", "");
+        assert!(unnamed.upsert(&db, &UNIQUE).await.unwrap_err().is_check_violation());
+        assert!(User::get_or_create(&db, unnamed, &UNIQUE).await.unwrap_err().is_check_violation());
+        assert_eq!((ann.id, count(&db, "users").await), (None, 0));
+    }
+
+    async fn signals_are_sent_as_for_a_save(db: Db) {
+        let _turn = SCENE.begin().await;
+        users(&db).await;
+        let mut ann = member("ANN@x", "Ann");
+        assert!(ann.upsert(&db, &MEMBER).await.unwrap().created);
+        let mut anna = member("Ann@x", "Anna");
+        assert!(!anna.upsert(&db, &MEMBER).await.unwrap().created);
+        assert_eq!(
+            SCENE.log.take(),
+            [
+                "pre ann@x", "post Ann true true", "commit Ann true",
+                "pre ann@x", "post Anna false true", "commit Anna false",
+            ]
+        );
+        member("ann@x", "vetoed").upsert(&db, &MEMBER).await.unwrap_err();
+        let mut refused = member("ann@x", "refused");
+        refused.upsert(&db, &MEMBER).await.unwrap_err();
+        let mut new = member("new@x", "refused");
+        new.upsert(&db, &MEMBER).await.unwrap_err();
+        assert_eq!((refused.id, new.id), (None, None));
+        assert_eq!(Member::all(&db).await.unwrap(), [anna]);
+    }
+
+    async fn get_or_create_sends_signals_only_where_it_creates(db: Db) {
+        let _turn = SCENE.begin().await;
+        users(&db).await;
+        let (ann, created) = Member::get_or_create(&db, member("ann@x", "Ann"), &MEMBER).await.unwrap();
+        assert!(created && ann.id.is_some());
+        assert_eq!(SCENE.log.take(), ["pre ann@x", "post Ann true true", "commit Ann true"]);
+        let (found, created) = Member::get_or_create(&db, member("ann@x", "Other"), &MEMBER).await.unwrap();
+        assert_eq!((found, created, SCENE.log.take()), (ann.clone(), false, Vec::new()));
+        // What a receiver makes of the columns is what the row is found by.
+        let (found, created) = Member::get_or_create(&db, member("ANN@x", "Other"), &MEMBER).await.unwrap();
+        assert_eq!((found, created, SCENE.log.take()), (ann, false, vec!["pre ann@x".to_owned()]));
+        Member::get_or_create(&db, member("new@x", "vetoed"), &MEMBER).await.unwrap_err();
+        Member::get_or_create(&db, member("new@x", "refused"), &MEMBER).await.unwrap_err();
+        assert_eq!(count(&db, "users").await, 1);
+    }
+
+    async fn in_a_transaction_it_is_part_of_it(db: Db) {
+        let _turn = SCENE.begin().await;
+        users(&db).await;
+        let mut tx = db.begin().await.unwrap();
+        let (ann, created) = Member::get_or_create(&mut tx, member("ann@x", "Ann"), &MEMBER).await.unwrap();
+        let (again, created_again) = Member::get_or_create(&mut tx, ann.clone(), &MEMBER).await.unwrap();
+        assert!(created && !created_again && again == ann);
+        assert!(!member("ann@x", "Anna").upsert(&mut tx, &MEMBER).await.unwrap().created);
+        tx.rollback().await.unwrap();
+        assert_eq!(count(&db, "users").await, 0);
+        assert_eq!(SCENE.log.take(), ["pre ann@x", "post Ann true true", "pre ann@x", "post Anna false true"]);
+    }
+
+    async fn sixty_four_tasks_upsert_one_row(db: Db) {
+        users(&db).await;
+        for round in 0..4 {
+            let created = sixty_four(|n| {
+                let db = db.clone();
+                async move { user(&format!("{round}@x"), &n.to_string()).upsert(&db, &UNIQUE).await.unwrap().created }
+            });
+            assert_eq!((created.await, count(&db, "users").await), (1, round + 1));
+        }
+    }
+
+    async fn sixty_four_tasks_get_or_create_one_row(db: Db) {
+        users(&db).await;
+        for round in 0..4 {
+            let created = sixty_four(|n| {
+                let db = db.clone();
+                async move {
+                    let new = user(&format!("{round}@x"), &n.to_string());
+                    let (found, created) = User::get_or_create(&db, new, &UNIQUE).await.unwrap();
+                    assert!(found.id.is_some() && (!created || found.name == n.to_string()));
+                    created
+                }
+            });
+            assert_eq!((created.await, count(&db, "users").await), (1, round + 1));
+        }
+    }
+
+    async fn with_receivers_one_of_sixty_four_is_told_of_a_new_row(db: Db) {
+        let _turn = SCENE.begin().await;
+        users(&db).await;
+        let created = sixty_four(|n| {
+            let db = db.clone();
+            async move {
+                let mut member = member("one@x", &n.to_string());
+                if n % 2 == 0 {
+                    member.upsert(&db, &MEMBER).await.unwrap().created
+                } else {
+                    Member::get_or_create(&db, member, &MEMBER).await.unwrap().1
+                }
+            }
+        });
+        assert_eq!((created.await, count(&db, "users").await), (1, 1));
+        let log = SCENE.log.take();
+        let told = |what: &str| log.iter().filter(|e| e.starts_with(what) && e.contains(" true")).count();
+        assert_eq!(log.iter().filter(|e| e.starts_with("commit") && e.ends_with("true")).count(), 1);
+        assert_eq!(told("post"), log.iter().filter(|e| e.starts_with("post")).count(), "each sees its own row");
+    }
+
+    async fn upserts_race_with_deletes(db: Db) {
+        users(&db).await;
+        let tasks: Vec<_> = (0..8)
+            .map(|n| {
+                let db = db.clone();
+                tokio::spawn(async move {
+                    let (mut created, mut deleted) = (0, 0);
+                    for _ in 0..25 {
+                        match n % 4 {
+                            0 => created += i64::from(user("f", "x").upsert(&db, &UNIQUE).await.unwrap().created),
+                            1 => created += i64::from(User::get_or_create(&db, user("f", "x"), &UNIQUE).await.unwrap().1),
+                            _ => {
+                                for mut found in User::all(&db).await.unwrap() {
+                                    deleted += i64::from(found.delete(&db).await.unwrap());
+                                }
+                            }
+                        }
+                    }
+                    created - deleted
+                })
+            })
+            .collect();
+        let mut left = 0;
+        for task in tasks {
+            left += task.await.unwrap();
+        }
+        assert_eq!(left, count(&db, "users").await, "every row was created once and deleted once");
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn created_is_right_in_a_partitioned_table() {
+    #[derive(Debug, Clone, Model)]
+    struct Reading {
+        id: Option<i64>,
+        day: i32,
+        sensor: String,
+        value: i32,
+    }
+    let test = common::TestDb::postgres("upsert_partitioned").await;
+    assert_eq!(test.db.kind(), DatabaseKind::Postgres);
+    execute(
+        &test.db,
+        "CREATE TABLE reading (id BIGSERIAL, day INT, sensor TEXT, value INT NOT NULL, UNIQUE (day, sensor)) PARTITION BY RANGE (day);
+         CREATE TABLE reading_1 PARTITION OF reading FOR VALUES FROM (0) TO (10);
+         CREATE TABLE reading_2 PARTITION OF reading FOR VALUES FROM (10) TO (20)",
+    )
+    .await;
+    let unique = [Reading::DAY, Reading::SENSOR];
+    for day in [1, 11] {
+        let reading = |value| Reading { id: None, day, sensor: "a".to_owned(), value };
+        let mut first = reading(1);
+        assert!(first.upsert(&test.db, &unique).await.unwrap().created);
+        let mut second = reading(2);
+        assert!(!second.upsert(&test.db, &unique).await.unwrap().created);
+        assert_eq!(first.id, second.id);
+        let (found, created) = Reading::get_or_create(&test.db, reading(3), &unique).await.unwrap();
+        assert_eq!((found.value, created), (2, false));
+    }
+    assert_eq!(count(&test.db, "reading").await, 2);
+    test.passed().await;
+}
