@@ -1,0 +1,62 @@
+//! What an operation takes with this library, compared with the same statements by hand. See `benches/README.md`.
+#![allow(missing_docs)]
+
+mod bulk;
+mod by_hand;
+mod connections;
+mod database;
+mod interleaved;
+mod models;
+mod operations;
+mod plot;
+#[path = "../shared/report.rs"]
+mod report;
+
+use database::Measurable;
+use interleaved::{Effort, Group};
+use report::Report;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let quick = std::env::args().any(|arg| arg == "--quick");
+    let effort = if quick { Effort::QUICK } else { Effort::FULL };
+    let mut report = Report::new("operations", quick);
+    for measurable in database::all().await {
+        match measurable {
+            #[cfg(feature = "sqlite")]
+            Measurable::Sqlite(database) => {
+                report.measured(database.describe().await);
+                measure::<sqlx::Sqlite>(&database, effort, &mut report).await;
+                database.remove().await;
+            }
+            #[cfg(feature = "postgres")]
+            Measurable::Postgres(database) => {
+                report.measured(database.describe().await);
+                measure::<sqlx::Postgres>(&database, effort, &mut report).await;
+                database.remove().await;
+            }
+            Measurable::Not(reason) => report.not_measured(reason),
+        }
+    }
+    report.write();
+    plot::write(&report);
+}
+
+async fn measure<DB: by_hand::ByHand>(
+    database: &database::Database,
+    effort: Effort,
+    report: &mut Report,
+) {
+    let mut add = |group: Group| {
+        println!("{group}");
+        report.add(group.into_json());
+    };
+    for operation in operations::ALL {
+        add(operations::measure::<DB>(database, operation, effort).await);
+    }
+    add(connections::measure::<DB>(database, effort).await);
+    for rows in [1_000, 10_000] {
+        add(bulk::measure_inserts::<DB>(database, rows, effort).await);
+        add(bulk::measure_updates::<DB>(database, rows, effort).await);
+    }
+}
