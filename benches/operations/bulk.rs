@@ -2,9 +2,10 @@
 
 use sqlx_signals::prelude::*;
 
+use crate::Effort;
 use crate::by_hand::ByHand;
 use crate::database::Database;
-use crate::interleaved::{Case, Effort, Group, timed};
+use crate::interleaved::{Case, Group, timed};
 use crate::models::Alone;
 
 /// How many rows a loop of single saves is measured with: more would take its time and say the same.

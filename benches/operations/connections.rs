@@ -4,9 +4,10 @@ use sqlx::Pool;
 use sqlx::pool::PoolConnection;
 use sqlx_signals::prelude::*;
 
+use crate::Effort;
 use crate::by_hand::ByHand;
 use crate::database::Database;
-use crate::interleaved::{Case, Effort, Group, timed};
+use crate::interleaved::{Case, Group, timed};
 use crate::models::{Alone, User};
 
 /// Inserts one after the other. What a pool does when it takes a connection back falls on the next.

@@ -5,6 +5,7 @@ mod bulk;
 mod by_hand;
 mod connections;
 mod database;
+#[path = "../shared/interleaved.rs"]
 mod interleaved;
 mod models;
 mod operations;
@@ -13,8 +14,23 @@ mod plot;
 mod report;
 
 use database::Measurable;
-use interleaved::{Effort, Group};
+use interleaved::{Group, Rounds};
 use report::Report;
+
+/// How often each case is run.
+#[derive(Clone, Copy)]
+struct Effort {
+    operations: Rounds,
+    batches: Rounds,
+    bulks: Rounds,
+}
+
+impl Effort {
+    const FULL: Self =
+        Self { operations: Rounds(200, 10), batches: Rounds(200, 1), bulks: Rounds(30, 1) };
+    const QUICK: Self =
+        Self { operations: Rounds(10, 10), batches: Rounds(10, 1), bulks: Rounds(2, 1) };
+}
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use sqlx_signals::prelude::*;
 
+use crate::Effort;
 use crate::by_hand::ByHand;
 use crate::database::Database;
-use crate::interleaved::{Case, Effort, Group, timed};
+use crate::interleaved::{Case, Group, timed};
 use crate::models::*;
 
 #[derive(Clone, Copy, PartialEq, Debug)]

@@ -67,7 +67,14 @@ fn draw<DB: DrawingBackend>(
         .y_label_area_size(LABEL)
         .build_cartesian_2d(0.0..LONGEST, height as f64..0.0)
         .unwrap();
-    chart.configure_mesh().disable_y_mesh().disable_y_axis().x_labels(7).draw().unwrap();
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .max_light_lines(0)
+        .x_labels(7)
+        .draw()
+        .unwrap();
     for (line, what) in lines.iter().enumerate() {
         let (top, bottom) = (line as f64 + 0.15, line as f64 + 0.85);
         let (name, ratio, bold) = match what {

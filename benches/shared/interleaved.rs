@@ -6,18 +6,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-/// How often each case is run.
+/// So many samples of each case, each the mean of so many runs.
 #[derive(Clone, Copy)]
-pub(crate) struct Effort {
-    pub(crate) operations: usize,
-    pub(crate) batches: usize,
-    pub(crate) bulks: usize,
-}
-
-impl Effort {
-    pub(crate) const FULL: Self = Self { operations: 1_000, batches: 200, bulks: 30 };
-    pub(crate) const QUICK: Self = Self { operations: 60, batches: 10, bulks: 2 };
-}
+pub(crate) struct Rounds(pub(crate) usize, pub(crate) u32);
 
 /// One of the ways. It measures itself, so that it can prepare what is not to be measured.
 pub(crate) struct Case<C> {
@@ -77,22 +68,30 @@ struct Row {
 }
 
 impl Group {
-    /// Runs A B C A B C …, so that what else the machine does falls on all alike.
+    /// Runs every case once in each round, so that what else the machine does falls on all alike; in an order of the
+    /// round's own, because it matters who comes after whom.
     pub(crate) async fn measure<C>(
         database: &str,
         name: impl Into<String>,
-        rounds: usize,
+        Rounds(rounds, runs): Rounds,
         cases: Vec<Case<C>>,
         context: &mut C,
     ) -> Self {
         let row = |case: &Case<C>| Row { name: case.name, base: case.base, samples: Vec::new() };
         let mut rows: Vec<Row> = cases.iter().map(row).collect();
         let warm_up = 1 + rounds / 20;
+        let mut order: Vec<usize> = (0..cases.len()).collect();
+        let mut random = fastrand::Rng::with_seed(0);
         for round in 0..warm_up + rounds {
-            for (case, row) in cases.iter().zip(&mut rows) {
-                let took = case.run.run(context).await;
+            random.shuffle(&mut order);
+            for &case in &order {
+                // Some in a row: how soon SQLite's thread wakes up says more of what ran before than of the case.
+                let mut took = Duration::ZERO;
+                for _ in 0..runs {
+                    took += cases[case].run.run(context).await;
+                }
                 if round >= warm_up {
-                    row.samples.push(took);
+                    rows[case].samples.push(took / runs);
                 }
             }
         }
