@@ -42,11 +42,12 @@ fn panels(groups: &[Value]) -> Vec<(String, Vec<Line>)> {
             panels.push((database, Vec::new()));
         }
         let (_, lines) = panels.last_mut().expect("it was pushed");
-        lines.push(Line::Title(text(&group["group"])));
-        for row in group["rows"].as_array().into_iter().flatten() {
-            if let Some(ratio) = row["time_of_base"].as_f64() {
-                lines.push(Line::Bar(text(&row["case"]), ratio));
-            }
+        let rows = group["rows"].as_array().into_iter().flatten();
+        let bar = |row: &Value| Some(Line::Bar(text(&row["case"]), row["time_of_base"].as_f64()?));
+        let bars: Vec<Line> = rows.filter_map(bar).collect();
+        if !bars.is_empty() {
+            lines.push(Line::Title(text(&group["group"])));
+            lines.extend(bars);
         }
     }
     panels
