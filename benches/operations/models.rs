@@ -1,6 +1,7 @@
 //! One table, and a model of it for each kind and number of receivers.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use sqlx_signals::prelude::*;
 
@@ -8,6 +9,8 @@ use sqlx_signals::prelude::*;
 pub(crate) trait User: Model<Pk = i64> + Portable {
     fn with_id(id: Option<i64>) -> Self;
 }
+
+static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 macro_rules! users {
     ($($model:ident)*) => { $(
@@ -21,7 +24,9 @@ macro_rules! users {
 
         impl User for $model {
             fn with_id(id: Option<i64>) -> Self {
-                Self { id, name: "Ann".to_owned(), email: "ann@example.org".to_owned() }
+                // SQLite does not write a page that stays as it is.
+                let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+                Self { id, name: "Ann".to_owned(), email: format!("ann{number}@example.org") }
             }
         }
     )* };
