@@ -1,4 +1,5 @@
-//! An audit log of every model, and the receivers of the program as a table and as a picture.
+//! An audit log of every model, and the receivers of the program as a table and as a picture, with what they were seen to
+//! save.
 //!
 //! `cargo run --example audit` uses SQLite in memory. The same program on Postgres:
 //! `DATABASE_URL=postgres://… cargo run --example audit --features postgres`
@@ -37,6 +38,21 @@ fn no_negative_totals(save: PreSave<'_, Invoice>) -> Result<(), &'static str> {
     if save.instance.total < 0 { Err("the total is negative") } else { Ok(()) }
 }
 
+#[derive(serde::Serialize, Model)]
+#[model(table = "reminders")]
+struct Reminder {
+    id: Option<i64>,
+    invoice_id: i64,
+    days: i64,
+}
+
+/// A new invoice is asked after in a month.
+#[receiver(post_save, sender = Invoice, created)]
+async fn remind(saved: PostSave<'_, Invoice>, conn: &mut Conn<'_>) -> Result<()> {
+    Reminder { id: None, invoice_id: saved.pk(), days: 30 }.save(conn).await?;
+    Ok(())
+}
+
 #[tokio::main]
 async fn main() -> Result<()> {
     let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite::memory:".to_owned());
@@ -44,10 +60,12 @@ async fn main() -> Result<()> {
     db.check().await?;
     db.execute(match db.kind() {
         DatabaseKind::Sqlite => {
-            "CREATE TABLE invoices (id INTEGER PRIMARY KEY, total BIGINT NOT NULL)"
+            "CREATE TABLE invoices (id INTEGER PRIMARY KEY, total BIGINT NOT NULL);
+             CREATE TABLE reminders (id INTEGER PRIMARY KEY, invoice_id BIGINT, days BIGINT)"
         }
         DatabaseKind::Postgres => {
-            "CREATE TABLE invoices (id BIGSERIAL PRIMARY KEY, total BIGINT NOT NULL)"
+            "CREATE TABLE invoices (id BIGSERIAL PRIMARY KEY, total BIGINT NOT NULL);
+             CREATE TABLE reminders (id BIGSERIAL PRIMARY KEY, invoice_id BIGINT, days BIGINT)"
         }
     })
     .await?;
@@ -61,11 +79,15 @@ async fn main() -> Result<()> {
     let log: Vec<(String, String, String, String)> =
         db.query("SELECT who, tab, row_key, json FROM audit_log").fetch_all().await?;
     println!("{log:?}\n");
-    assert_eq!(log.len(), 1);
+    assert_eq!(log.len(), 2);
     assert_eq!((&*log[0].0, &*log[0].3), ("ann", r#"{"id":1,"total":30}"#));
+    assert_eq!((&*log[1].0, &*log[1].1), ("ann", "reminders"));
 
     println!("{}", registry().receivers());
-    println!("{}", registry().to_mermaid());
-    db.execute("DROP TABLE invoices; DROP TABLE audit_log").await?;
+    let picture = registry().to_mermaid();
+    println!("{picture}");
+    // What receivers do is seen in debug builds only.
+    assert_eq!(picture.contains("saves"), cfg!(debug_assertions));
+    db.execute("DROP TABLE invoices; DROP TABLE reminders; DROP TABLE audit_log").await?;
     Ok(())
 }

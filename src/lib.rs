@@ -1,11 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 pub use sqlx_signals_core::{
-    AnyModel, Column, Committed, Conn, Connects, CustomSignal, Cx, DatabaseKind, Db, Deferrable,
-    Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase, Portable, PostDelete, PostSave,
-    PreDelete, PreSave, Query, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry, Result,
-    Row, Saved, Signal, Sql, State, Transaction, Value, muted, phase, post_delete, post_save,
-    pre_delete, pre_save, registry, sqlx, without_signals,
+    AnyModel, AutoNow, Column, Committed, Conn, Connects, CustomSignal, Cx, DatabaseKind, Db,
+    Deferrable, Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase, Portable,
+    PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave, Previous,
+    Query, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry, Result, Row, Saved, Signal,
+    Sql, State, Transaction, Value, Version, muted, phase, post_delete, post_delete_batch,
+    post_load, post_save, post_save_batch, pre_delete, pre_save, registry, sqlx, testing,
+    without_signals,
 };
 
 /// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.
@@ -91,8 +93,9 @@ pub use sqlx_signals_core::private as __private;
 /// What most programs need: `use sqlx_signals::prelude::*;`
 pub mod prelude {
     pub use crate::{
-        AnyModel, Conn, CustomSignal, Db, Executor, Model, Portable, PostDelete, PostSave,
-        PreDelete, PreSave, Result, Saved, Signal, State, Transaction, post_delete, post_save,
+        AnyModel, Conn, CustomSignal, Db, Executor, Model, Portable, PostDelete, PostDeleteBatch,
+        PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave, Previous, Result, Saved, Signal,
+        State, Transaction, post_delete, post_delete_batch, post_load, post_save, post_save_batch,
         pre_delete, pre_save, receiver, registry,
     };
 }

@@ -1,7 +1,9 @@
 //! What differs between the databases. Everything else is written once.
 
 use sqlx::error::BoxDynError;
-use sqlx::{Database, Decode, SqlStr, Type};
+use sqlx::{AssertSqlSafe, Database, Decode, Encode, SqlSafeStr, SqlStr, Type};
+
+use crate::store::Take;
 
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -48,6 +50,9 @@ pub trait Backend: Database {
     /// This database's row.
     fn row(row: &AnyRow) -> &Self::Row;
 
+    /// This database's type.
+    fn type_info(ty: &AnyType) -> &Self::TypeInfo;
+
     /// The value in a column of a row.
     ///
     /// # Errors
@@ -56,7 +61,40 @@ pub trait Backend: Database {
     fn get<'r, T>(row: &'r Self::Row, column: usize) -> Result<T, sqlx::Error>
     where
         T: Decode<'r, Self> + Type<Self>;
+
+    /// Whether values of this type can be the elements of an array that is one argument.
+    fn fits_array(_element: &Self::TypeInfo) -> bool {
+        false
+    }
+
+    /// Begins an array of such elements, with none in it yet.
+    ///
+    /// # Errors
+    ///
+    /// Where the database has no arrays.
+    fn start_array<T>(_buffer: &mut Self::ArgumentBuffer) -> Result<(), BoxDynError>
+    where
+        T: Type<Self> + for<'q> Encode<'q, Self>,
+    {
+        Err("this database has no arrays".into())
+    }
+
+    /// Adds the values of so many rows as one argument, an array.
+    ///
+    /// # Errors
+    ///
+    /// Where a value cannot be encoded, or the database has no arrays.
+    fn bind_each(
+        _args: &mut Self::Arguments,
+        _rows: usize,
+        _give: Give<'_, Self>,
+    ) -> Result<(), BoxDynError> {
+        Err("this database has no arrays".into())
+    }
 }
+
+/// Gives the value of one column of a row.
+pub(crate) type Give<'g, DB> = &'g dyn Fn(usize, Take<'_, DB>) -> Result<(), BoxDynError>;
 
 /// Adds values to the arguments of a statement.
 ///
@@ -103,10 +141,33 @@ pub enum AnyRow {
     Postgres(sqlx::postgres::PgRow),
 }
 
+/// A type of one of the databases.
+pub enum AnyType {
+    #[cfg(feature = "sqlite")]
+    #[doc(hidden)]
+    Sqlite(sqlx::sqlite::SqliteTypeInfo),
+    #[cfg(feature = "postgres")]
+    #[doc(hidden)]
+    Postgres(sqlx::postgres::PgTypeInfo),
+}
+
 /// A statement with its arguments.
 pub(crate) struct Statement {
     pub(crate) sql: SqlStr,
     pub(crate) args: Arguments,
+    /// Whether it stays prepared on the connection.
+    pub(crate) persistent: bool,
+}
+
+impl Statement {
+    pub(crate) fn fixed(sql: &'static str, args: Arguments) -> Self {
+        Self { sql: SqlStr::from_static(sql), args, persistent: true }
+    }
+
+    /// One whose text will hardly come again.
+    pub(crate) fn once(sql: String, args: Arguments) -> Self {
+        Self { sql: AssertSqlSafe(sql).into_sql_str(), args, persistent: false }
+    }
 }
 
 /// Receives the rows of a statement.

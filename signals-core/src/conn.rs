@@ -224,12 +224,12 @@ impl<'c> Conn<'c> {
     /// when the statement is through, and who leaves after the row never hears that the commit failed.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         self.ready().await?;
-        let Statement { sql, args } = statement;
+        let Statement { sql, args, persistent } = statement;
         let done = match (self.connected()?, args) {
             #[cfg(feature = "sqlite")]
             (Raw::Sqlite(conn), Arguments::Sqlite(args)) => {
                 link::drain(
-                    conn.fetch_many((sql, Some(args))),
+                    conn.fetch_many(sqlx::query_with(sql, args).persistent(persistent)),
                     |done| done.rows_affected(),
                     |row| {
                         sink(AnyRow::Sqlite(row));
@@ -240,7 +240,7 @@ impl<'c> Conn<'c> {
             #[cfg(feature = "postgres")]
             (Raw::Postgres(conn), Arguments::Postgres(args)) => {
                 link::drain(
-                    conn.fetch_many((sql, Some(args))),
+                    conn.fetch_many(sqlx::query_with(sql, args).persistent(persistent)),
                     |done| done.rows_affected(),
                     |row| {
                         sink(AnyRow::Postgres(row));
@@ -260,10 +260,10 @@ impl<'c> Conn<'c> {
         #[cfg(feature = "postgres")]
         if self.kind() == DatabaseKind::Postgres {
             self.ready().await?;
-            let Statement { sql, args } = statement;
+            let Statement { sql, args, persistent } = statement;
             let done = match (self.connected()?, args) {
                 (Raw::Postgres(conn), Arguments::Postgres(args)) => {
-                    conn.fetch_optional((sql, Some(args))).await
+                    conn.fetch_optional(sqlx::query_with(sql, args).persistent(persistent)).await
                 }
                 #[cfg(feature = "sqlite")]
                 _ => unreachable!("the arguments are made for the connection"),

@@ -2,11 +2,14 @@
 //! receiver must not wait for.
 
 use std::fmt::Write;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
-use crate::receiver::Info;
+use crate::observed;
+use crate::receiver::{Info, Receiver};
+use crate::signal::post_save;
+use crate::testing::recording::{self, Origin};
 
 tokio::task_local! {
     static CURRENT: Current;
@@ -43,7 +46,14 @@ pub(crate) struct Call {
     verb: &'static str,
     model: &'static str,
     depth: usize,
+    /// Whose doing it is, where somebody records.
+    origin: Option<Origin>,
+    /// The receivers of this operation run in the rehearsal of a commit, and are noted there.
+    rehearsal: Option<Ran>,
 }
+
+/// The receivers that ran in the rehearsal of a commit.
+pub(crate) type Ran = Arc<Mutex<Vec<&'static Info>>>;
 
 impl Call {
     /// # Errors
@@ -55,8 +65,12 @@ impl Call {
         holds: Option<PoolId>,
     ) -> Result<Arc<Self>> {
         let cause = Current::get();
+        if let Some(cause) = &cause {
+            observed::note(cause.receiver, verb, model);
+        }
         let depth = cause.as_ref().map_or(1, |c| c.call.depth + 1);
-        let call = Self { inside: cause.clone(), cause, holds, verb, model, depth };
+        let (inside, origin) = (cause.clone(), recording::origin());
+        let call = Self { inside, cause, holds, verb, model, depth, origin, rehearsal: None };
         let limit = LIMIT.load(Ordering::Relaxed);
         if depth > limit {
             return Err(Error::Recursion { chain: call.chain(), limit });
@@ -67,17 +81,23 @@ impl Call {
     /// The same operation, for the receivers that run after its transaction: its pool is free again, but for what
     /// `holds` says and for the transactions that the task is in at that time.
     pub(crate) fn afterwards(self: &Arc<Self>, holds: Option<PoolId>) -> Arc<Self> {
+        let around = Current::get();
         Arc::new(Self {
             cause: self.cause.clone(),
-            inside: Current::get(),
+            rehearsal: around.as_ref().and_then(|current| current.call.rehearsal.clone()),
+            inside: around,
             holds,
             verb: self.verb,
             model: self.model,
             depth: self.depth,
+            origin: self.origin,
         })
     }
 
     pub(crate) fn run(self: &Arc<Self>, receiver: &'static Info) -> Current {
+        if let Some(ran) = &self.rehearsal {
+            ran.lock().unwrap_or_else(PoisonError::into_inner).push(receiver);
+        }
         Current { call: Arc::clone(self), receiver }
     }
 
@@ -96,6 +116,14 @@ impl Call {
     }
 }
 
+struct Callback;
+
+impl Receiver for Callback {}
+
+/// What runs after a commit, where it is no receiver.
+static CALLBACK: Info =
+    Info::new::<Callback, post_save, ()>("a callback of `on_commit`", file!(), line!(), "", false);
+
 impl Current {
     fn get() -> Option<Self> {
         CURRENT.try_with(Clone::clone).ok()
@@ -104,6 +132,22 @@ impl Current {
     /// Runs a receiver's future with this as the task's current receiver.
     pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
+    }
+
+    /// What waits for a commit that is only rehearsed: its transaction is open, and `holds` is its pool.
+    pub(crate) fn rehearsal(holds: PoolId, ran: Ran) -> Self {
+        let around = Self::get();
+        let call = Call {
+            inside: around.clone(),
+            depth: around.as_ref().map_or(1, |current| current.call.depth + 1),
+            cause: around,
+            holds: Some(holds),
+            verb: "commit",
+            model: "a rehearsal",
+            origin: recording::origin(),
+            rehearsal: Some(ran),
+        };
+        Self { call: Arc::new(call), receiver: &CALLBACK }
     }
 
     pub(crate) fn sync_scope<T>(self, receiver: impl FnOnce() -> T) -> T {
@@ -120,13 +164,29 @@ pub(crate) fn check_not_held(pool: PoolId) -> Result<()> {
             let mut next = Some(current);
             while let Some(Current { call, receiver }) = next {
                 if call.holds == Some(pool) {
-                    return Err(Error::UseTheReceiverConnection { receiver: receiver.name });
+                    return Err(if std::ptr::eq(*receiver, &raw const CALLBACK) {
+                        Error::OnlyRehearsed { receiver: current.receiver.name }
+                    } else {
+                        Error::UseTheReceiverConnection { receiver: receiver.name }
+                    });
                 }
                 next = call.inside.as_ref();
             }
             Ok(())
         })
         .unwrap_or(Ok(()))
+}
+
+/// Whose doing it is that the current receiver runs, where that is known.
+pub(crate) fn origin() -> Option<Origin> {
+    CURRENT.try_with(|current| current.call.origin).ok().flatten()
+}
+
+/// In a debug build, takes note of what the current receiver does without a [`Call`], for it has no receivers.
+pub(crate) fn observe(verb: &'static str, model: &'static str) {
+    if cfg!(debug_assertions) {
+        let _ = CURRENT.try_with(|current| observed::note(current.receiver, verb, model));
+    }
 }
 
 pub(crate) fn set_recursion_limit(limit: usize) {

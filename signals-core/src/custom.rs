@@ -2,15 +2,16 @@ use std::sync::Arc;
 
 use crate::any::AnyModel;
 use crate::conn::Conn;
-use crate::context::Call as Operation;
+use crate::context::{self, Call as Operation};
 use crate::dispatch::{Postponed, dispatch, dispatch_robust};
 use crate::error::{Error, Result};
 use crate::executor::{Connects, Source};
 use crate::finish::finish;
 use crate::receiver::{Entry, Phase};
 use crate::registry::{ReceiverInfo, registry};
-use crate::signal::{Deferrable, Lifetime, Signal};
+use crate::signal::{Deferrable, Lifetime, Signal, Subject};
 use crate::table::SignalTable;
+use crate::testing::recording;
 use crate::transaction::{Deferred, End, Transaction};
 use crate::unit::{Doubt, Scene};
 
@@ -88,7 +89,7 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
 impl<T: CustomSignal> Signal for T {
     const NAME: &'static str = T::SIGNAL;
     // An `Arc`, so that it can be kept; the receiver's `&T` is what it dereferences to.
-    type Event<'e, M: ?Sized + Send + Sync + 'static> = &'e Arc<T>;
+    type Event<'e, M: ?Sized + Subject> = &'e Arc<T>;
     type Kept<M: Send + Sync + 'static> = Arc<T>;
     type AnySender = ();
     type AnyEntry = Entry<T, ()>;
@@ -101,7 +102,7 @@ impl<T: CustomSignal> Signal for T {
         None
     }
 
-    fn reborrow<'s, M: ?Sized + Send + Sync + 'static>(event: &'s mut &Arc<T>) -> &'s Arc<T> {
+    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut &Arc<T>) -> &'s Arc<T> {
         event
     }
 
@@ -131,12 +132,16 @@ impl<S: Signal> Group<S> {
     }
 
     fn postponed(&self, event: &S::Event<'_, ()>, scene: &Scene) -> Option<Box<dyn Deferred>> {
-        Postponed::of(&self.deferred, event, || None, scene.db.as_ref(), &scene.operation)
+        Postponed::of(&self.deferred, event, || None, scene, &None)
     }
 }
 
 async fn send<T: CustomSignal>(payload: Arc<T>, source: Source<'_>) -> Result<()> {
-    let Some(group) = T::__table().receivers() else { return Ok(()) };
+    recording::sent(&payload);
+    let Some(group) = T::__table().receivers() else {
+        context::observe("send", T::SIGNAL);
+        return Ok(());
+    };
     let db = source.db();
     let operation = Operation::enter("send", T::SIGNAL, source.pool_id());
     let scene = operation.map(|operation| Scene { db, operation });
@@ -162,7 +167,7 @@ async fn inside<T: CustomSignal>(
     if let Some(postponed) = group.postponed(&payload, scene) {
         conn.scope.defer(postponed);
     }
-    dispatch(&group.inside, payload, Some(conn), scene.db.as_ref(), &scene.operation).await
+    dispatch(&group.inside, payload, Some(conn), scene, &None).await
 }
 
 async fn outside<T: CustomSignal>(
@@ -186,7 +191,7 @@ async fn outside<T: CustomSignal>(
     if let Source::Conn(mut conn) = source {
         check_observable(group, &mut conn).await?;
     }
-    dispatch(&group.inside, payload, None, scene.db.as_ref(), &scene.operation).await?;
+    dispatch(&group.inside, payload, None, scene, &None).await?;
     if let Some(postponed) = group.postponed(&payload, scene) {
         finish(postponed.run(End::Committed, None)).await;
     }
@@ -197,7 +202,11 @@ async fn send_robust<T: CustomSignal>(
     payload: Arc<T>,
     source: Source<'_>,
 ) -> Vec<(ReceiverInfo, Result<()>)> {
-    let Some(group) = T::__table().receivers() else { return Vec::new() };
+    recording::sent(&payload);
+    let Some(group) = T::__table().receivers() else {
+        context::observe("send", T::SIGNAL);
+        return Vec::new();
+    };
     let done = Box::pin(each(&group, &payload, source)).await;
     done.unwrap_or_else(|error| {
         let text = error.to_string();
@@ -223,16 +232,16 @@ async fn each<T: CustomSignal>(
     };
     let mut conn = source.acquire().await?;
     check_observable(group, &mut conn).await?;
-    let (inside, db, operation) = (&group.inside, scene.db.as_ref(), &scene.operation);
+    let inside = &group.inside;
     if conn.in_transaction() {
-        let results = dispatch_robust(inside, payload, Some(&mut conn), db, operation).await;
+        let results = dispatch_robust(inside, payload, Some(&mut conn), &scene).await;
         if let Some(postponed) = group.postponed(&payload, &scene) {
             conn.scope.defer(postponed);
         }
         return Ok(named(results));
     }
     let mut tx = Transaction::open(conn).await?;
-    let results = dispatch_robust(inside, payload, Some(&mut *tx), db, operation).await;
+    let results = dispatch_robust(inside, payload, Some(&mut *tx), &scene).await;
     if let Some(postponed) = group.postponed(&payload, &scene) {
         tx.scope.defer(postponed);
     }

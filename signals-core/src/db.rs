@@ -5,6 +5,7 @@ use sqlx::SqlSafeStr;
 use sqlx::SqlitePool;
 
 use crate::backend::{self, DatabaseKind};
+use crate::check;
 use crate::conn::Conn;
 use crate::context::{self, PoolId};
 use crate::error::{Error, Result};
@@ -90,8 +91,9 @@ impl Db {
     }
 
     /// Checks what would otherwise go wrong at some save or other: that there is a value for every
-    /// [`State<T>`](crate::State) that a receiver of this program takes, and that the receivers can be brought into an
-    /// order. For the start of a program.
+    /// [`State<T>`](crate::State) that a receiver of this program takes, that the receivers can be brought into an order,
+    /// and that the table of every linked model is what the model says
+    /// ([`check_table`](crate::Model::check_table)). For the start of a program.
     ///
     /// # Errors
     ///
@@ -99,7 +101,7 @@ impl Db {
     pub async fn check(&self) -> Result<()> {
         let mut findings = registry().findings();
         for info in registry().infos() {
-            for state in info.states() {
+            for state in info.asked().states {
                 if !self.state.has(state.id) {
                     let (receiver, file, line) = (info.name, info.file, info.line);
                     let name = state.name;
@@ -107,6 +109,7 @@ impl Db {
                 }
             }
         }
+        findings.extend(check::every_model(&mut self.acquire().await?).await?);
         if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
     }
 
@@ -160,15 +163,22 @@ impl Db {
     where
         F: AsyncFnOnce(&mut Transaction<'_>) -> Result<T>,
     {
+        let (tx, value) = self.begin_with(work).await?;
+        tx.commit().await?;
+        Ok(value)
+    }
+
+    /// Begins a transaction with `work` in it, which is rolled back on `Err`, and on a panic.
+    pub(crate) async fn begin_with<T, F>(&self, work: F) -> Result<(Transaction<'static>, T)>
+    where
+        F: AsyncFnOnce(&mut Transaction<'_>) -> Result<T>,
+    {
         use futures_util::FutureExt;
         use std::panic::{AssertUnwindSafe, resume_unwind};
 
         let mut tx = self.begin().await?;
         match AssertUnwindSafe(work(&mut tx)).catch_unwind().await {
-            Ok(Ok(value)) => {
-                tx.commit().await?;
-                Ok(value)
-            }
+            Ok(Ok(value)) => Ok((tx, value)),
             Ok(Err(error)) => {
                 tx.rollback_or_log().await;
                 Err(error)

@@ -11,28 +11,29 @@ use tracing::{Instrument, Span};
 use crate::any::Snapshot;
 use crate::conn::Conn;
 use crate::context::{Call as Operation, Current, PoolId};
-use crate::db::Db;
 use crate::error::{BoxError, Error, Panicked, ReceiverError, Result};
+use crate::previous::SharedBefore;
 use crate::receiver::{Call, Cx, Entry, Info, Phase};
-use crate::signal::Signal;
+use crate::signal::{Signal, Subject};
 use crate::transaction::{Deferred, End};
+use crate::unit::Scene;
 
 /// Runs the receivers in order, to the first error.
 pub(crate) async fn dispatch<S: Signal, M: Send + Sync + 'static>(
     entries: &[Entry<S, M>],
     mut event: S::Event<'_, M>,
     mut conn: Option<&mut Conn<'_>>,
-    db: Option<&Db>,
-    operation: &Arc<Operation>,
+    scene: &Scene,
+    before: &SharedBefore,
 ) -> Result<()> {
     for entry in entries {
-        if wants(entry, &event) {
+        if wants(entry.info, S::created::<M>(&event), before) {
             if entry.info.robust {
                 // Whatever became of it is in the log by now.
-                let _ = robust(entry, &mut event, conn.as_deref_mut(), db, operation).await;
+                let _ = robust(entry, &mut event, conn.as_deref_mut(), scene, before).await;
             } else {
-                let cx = Cx::new(conn.as_deref_mut(), db);
-                call(entry, S::reborrow::<M>(&mut event), cx, operation).await?;
+                let cx = Cx::new(conn.as_deref_mut(), scene.db.as_ref(), before.as_deref());
+                call(entry, S::reborrow::<M>(&mut event), cx, &scene.operation).await?;
             }
         }
     }
@@ -44,26 +45,23 @@ pub(crate) async fn dispatch_robust<S: Signal, M: Send + Sync + 'static>(
     entries: &[Entry<S, M>],
     mut event: S::Event<'_, M>,
     mut conn: Option<&mut Conn<'_>>,
-    db: Option<&Db>,
-    operation: &Arc<Operation>,
+    scene: &Scene,
 ) -> Vec<(&'static Info, Result<()>)> {
     let mut results = Vec::with_capacity(entries.len());
     for entry in entries {
-        let done = robust(entry, &mut event, conn.as_deref_mut(), db, operation).await;
+        let done = robust(entry, &mut event, conn.as_deref_mut(), scene, &None).await;
         results.push((entry.info, done));
     }
     results
 }
 
-fn wants<S: Signal, M: Send + Sync + 'static>(
-    entry: &Entry<S, M>,
-    event: &S::Event<'_, M>,
-) -> bool {
-    wants_created(entry.info, S::created::<M>(event))
-}
-
-fn wants_created(info: &Info, created: Option<bool>) -> bool {
-    info.created.is_none() || info.created == created
+/// Whether a receiver wants to hear of an event.
+fn wants(info: &Info, created: Option<bool>, before: &SharedBefore) -> bool {
+    let changed = || match before {
+        Some(before) => info.changed.iter().any(|column| before.changed(column)),
+        None => true,
+    };
+    (info.created.is_none() || info.created == created) && (info.changed.is_empty() || changed())
 }
 
 /// Runs a receiver whose failure is only logged: where it has the connection, in a savepoint, so that what it did is
@@ -72,23 +70,38 @@ async fn robust<S: Signal, M: Send + Sync + 'static>(
     entry: &Entry<S, M>,
     event: &mut S::Event<'_, M>,
     conn: Option<&mut Conn<'_>>,
-    db: Option<&Db>,
-    operation: &Arc<Operation>,
+    scene: &Scene,
+    before: &SharedBefore,
 ) -> Result<()> {
+    let (db, before) = (scene.db.as_ref(), before.as_deref());
     match conn {
         Some(conn) if entry.info.connection => {
-            let mut savepoint = conn.begin().await?;
-            let cx = Cx::new(Some(&mut *savepoint), db);
-            match call(entry, S::reborrow::<M>(event), cx, operation).await {
-                Ok(()) => savepoint.commit().await.map(drop),
+            let begun = conn.begin().await;
+            let mut savepoint = begun.inspect_err(|error| not_run(entry.info, error))?;
+            let cx = Cx::new(Some(&mut *savepoint), db, before);
+            match call(entry, S::reborrow::<M>(event), cx, &scene.operation).await {
+                Ok(()) => {
+                    let released = savepoint.commit().await.map(drop);
+                    released.inspect_err(|error| not_run(entry.info, error))
+                }
                 Err(error) => {
-                    savepoint.rollback().await?;
+                    savepoint.rollback_or_log().await;
                     Err(error)
                 }
             }
         }
-        conn => call(entry, S::reborrow::<M>(event), Cx::new(conn, db), operation).await,
+        conn => {
+            let cx = Cx::new(conn, db, before);
+            call(entry, S::reborrow::<M>(event), cx, &scene.operation).await
+        }
     }
+}
+
+/// The savepoint of a receiver could not be begun or released.
+fn not_run(info: &Info, error: &Error) {
+    let Info { name, signal, sender, .. } = *info;
+    let cause = Some(error as &dyn StdError);
+    tracing::error!(receiver = name, signal, sender, cause, "a receiver has no savepoint");
 }
 
 async fn call<'a, S: Signal, M: Send + Sync + 'static>(
@@ -118,7 +131,7 @@ enum Run<'a> {
     Future(BoxFuture<'a, Result<(), BoxError>>, Current, Span),
 }
 
-fn start<'a, S: Signal, M: ?Sized + Send + Sync + 'static>(
+fn start<'a, S: Signal, M: ?Sized + Subject>(
     info: &'static Info,
     call: &Call<S, M>,
     event: S::Event<'a, M>,
@@ -186,8 +199,8 @@ pub(crate) struct Postponed<S: Signal, M: Send + Sync + 'static> {
     /// For those of every model.
     snapshot: Option<S::Kept<Snapshot>>,
     entries: Arc<[Entry<S, M>]>,
-    db: Option<Db>,
-    operation: Arc<Operation>,
+    scene: Scene,
+    before: SharedBefore,
 }
 
 impl<S: Signal, M: Send + Sync + 'static> Postponed<S, M> {
@@ -196,33 +209,35 @@ impl<S: Signal, M: Send + Sync + 'static> Postponed<S, M> {
         entries: &Arc<[Entry<S, M>]>,
         event: &S::Event<'_, M>,
         snapshot: impl FnOnce() -> Option<S::Kept<Snapshot>>,
-        db: Option<&Db>,
-        operation: &Arc<Operation>,
+        scene: &Scene,
+        before: &SharedBefore,
     ) -> Option<Box<dyn Deferred>> {
+        let created = S::created::<M>(event);
         let (any, own): (Vec<_>, Vec<_>) = entries
             .iter()
-            .filter(|e| wants(e, event))
+            .filter(|e| wants(e.info, created, before))
             .partition(|e| matches!(e.call, Call::Any(..)));
         let kept = own.iter().find_map(|e| e.keep).map(|keep| keep(event));
         let snapshot = if any.is_empty() { None } else { snapshot() };
         if kept.is_none() && snapshot.is_none() {
             return None;
         }
-        let (entries, operation) = (Arc::clone(entries), Arc::clone(operation));
-        Some(Box::new(Self { kept, snapshot, entries, db: db.cloned(), operation }))
+        let (entries, scene, before) = (Arc::clone(entries), scene.clone(), before.clone());
+        Some(Box::new(Self { kept, snapshot, entries, scene, before }))
     }
 
     fn start<'a>(&'a self, entry: &Entry<S, M>, operation: &Arc<Operation>) -> Option<Started<'a>> {
-        let cx = Cx::new(None, self.db.as_ref());
+        let cx = Cx::new(None, self.scene.db.as_ref(), self.before.as_deref());
         if let Call::Any(any, _) = &entry.call {
             let event = S::replay::<Snapshot>(self.snapshot.as_ref()?);
-            return wants_created(entry.info, S::created::<Snapshot>(&event)).then(|| {
+            return wants(entry.info, S::created::<Snapshot>(&event), &self.before).then(|| {
                 let event = S::erase::<Snapshot>(event, PhantomData);
                 start(entry.info, &any.call, event, cx, operation)
             });
         }
         let event = S::replay::<M>(self.kept.as_ref()?);
-        wants(entry, &event).then(|| start(entry.info, &entry.call, event, cx, operation))
+        wants(entry.info, S::created::<M>(&event), &self.before)
+            .then(|| start(entry.info, &entry.call, event, cx, operation))
     }
 }
 
@@ -233,7 +248,7 @@ impl<S: Signal, M: Send + Sync + 'static> Deferred for Postponed<S, M> {
             End::RolledBack => Phase::OnRollback,
         };
         Box::pin(async move {
-            let operation = self.operation.afterwards(holds);
+            let operation = self.scene.operation.afterwards(holds);
             let mut errors = Vec::new();
             for entry in self.entries.iter().filter(|e| e.info.phase == phase) {
                 if let Some(started) = self.start(entry, &operation) {

@@ -1,5 +1,7 @@
 use std::error::Error as StdError;
 
+use crate::model::Model;
+
 /// A boxed error, as a receiver may return it.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -38,6 +40,53 @@ pub enum Error {
         model: &'static str,
         /// The key, as `Debug` writes it; or the condition that nothing fits.
         key: String,
+    },
+
+    /// The row was written by somebody else since it was read: its version is another. Nothing was written.
+    #[error("`{model}` {key} is stale: version {version} is not the stored one")]
+    Stale {
+        /// The name of the model.
+        model: &'static str,
+        /// The key, as `Debug` writes it.
+        key: String,
+        /// The version that the instance has.
+        version: i64,
+    },
+
+    /// The row cannot be deleted, because a row of another model belongs to it that says `on_delete = restrict`.
+    #[error("`{model}` {key} cannot be deleted: a `{by}` belongs to it")]
+    Restricted {
+        /// The name of the model.
+        model: &'static str,
+        /// The key, as `Debug` writes it.
+        key: String,
+        /// The name of the other model.
+        by: &'static str,
+    },
+
+    /// Of several rows that are updated together, two have the same key. Nothing was written.
+    #[error("`{model}` {key} is twice among the rows")]
+    Twice {
+        /// The name of the model.
+        model: &'static str,
+        /// The key, as `Debug` writes it.
+        key: String,
+    },
+
+    /// One of several rows that are written together failed. Nothing of them is stored; why is the `source()`.
+    #[error("row {row} of those to {verb}, `{model}` {key}")]
+    Row {
+        /// What was to be done with the rows: `insert`, `update` or `delete`.
+        verb: &'static str,
+        /// The name of the model.
+        model: &'static str,
+        /// Its place among the rows, from 0.
+        row: usize,
+        /// The key, as `Debug` writes it.
+        key: String,
+        /// Why.
+        #[source]
+        source: Box<Error>,
     },
 
     /// The database took the statement and stored nothing, as it does when a trigger or a policy swallows a row.
@@ -95,6 +144,17 @@ pub enum Error {
     )]
     UseTheReceiverConnection {
         /// The receiver.
+        receiver: &'static str,
+    },
+
+    /// In a [`testing::transaction`](crate::testing::transaction), what waits for the commit used the `Db` or pool of the
+    /// transaction, which is open, and whose rows no other connection sees.
+    #[error(
+        "{receiver} used the `Db` or pool of a transaction whose commit is only rehearsed: no other connection sees its \
+         rows, and might wait for it; test this with a commit"
+    )]
+    OnlyRehearsed {
+        /// The receiver, or that it is a callback.
         receiver: &'static str,
     },
 
@@ -188,6 +248,17 @@ impl Error {
         })
     }
 
+    /// Whether the row was written by somebody else since it was read.
+    pub fn is_stale(&self) -> bool {
+        self.any(|e| matches!(e, Error::Stale { .. }))
+    }
+
+    /// Whether a row was not deleted because another one belongs to it, as the model says. The database's own say is
+    /// [`is_foreign_key_violation`](Self::is_foreign_key_violation).
+    pub fn is_restricted(&self) -> bool {
+        self.any(|e| matches!(e, Error::Restricted { .. }))
+    }
+
     /// Whether receivers saved in a circle.
     pub fn is_recursion(&self) -> bool {
         self.any(|e| matches!(e, Error::Recursion { .. }))
@@ -209,6 +280,17 @@ impl Error {
             Some(Error::Database(e)) => e.as_database_error(),
             _ => e.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error),
         })
+    }
+
+    /// Says which of several rows it was.
+    pub(crate) fn of_row<M: Model>(
+        verb: &'static str,
+        rows: &[M],
+        row: usize,
+        error: Self,
+    ) -> Self {
+        let key = rows[row].pk().map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"));
+        Self::Row { verb, model: M::NAME, row, key, source: Box::new(error) }
     }
 
     /// This error and its causes, in one line.

@@ -5,7 +5,13 @@
 compile_error!("sqlx-signals needs a database: turn on the feature `sqlite`, `postgres` or both");
 
 mod any;
+mod automatic;
 mod backend;
+mod bulk;
+mod cascade;
+mod change;
+mod check;
+mod compose;
 mod conn;
 mod context;
 mod custom;
@@ -15,9 +21,13 @@ mod dispatch;
 mod error;
 mod executor;
 mod finish;
+mod instances;
 mod link;
+mod linked;
 mod model;
 mod mute;
+mod observed;
+mod previous;
 #[doc(hidden)]
 pub mod private;
 mod query;
@@ -31,10 +41,13 @@ mod sql;
 mod state;
 mod store;
 mod table;
+pub mod testing;
 mod transaction;
 mod unit;
+mod write;
 
 pub use any::AnyModel;
+pub use automatic::{AutoNow, Version};
 pub use backend::DatabaseKind;
 pub use conn::Conn;
 pub use custom::CustomSignal;
@@ -43,12 +56,14 @@ pub use error::{Error, ReceiverError, Result};
 pub use executor::{Connects, Executor};
 pub use model::{Column, Key, Model, Saved};
 pub use mute::{muted, without_signals};
+pub use previous::Previous;
 pub use query::Query;
 pub use receiver::{Cx, Outcome, Parameter, Phase, Receiver, phase};
 pub use registry::{Handle, ReceiverInfo, Receivers, Registry, registry};
 pub use signal::{
-    Deferrable, PostDelete, PostSave, PreDelete, PreSave, Signal, post_delete, post_save,
-    pre_delete, pre_save,
+    Deferrable, PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
+    Signal, post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete,
+    pre_save,
 };
 pub use sql::{Row, Sql, Value};
 pub use sqlx;

@@ -1,14 +1,17 @@
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
+use std::time::SystemTime;
 
+use crate::check;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::query::Query;
 use crate::read;
-use crate::save::{self, Verb};
+use crate::save::Verb;
 use crate::store::Statements;
 use crate::table::Table;
+use crate::write;
 
 /// A struct that is a table's row: what `#[derive(Model)]` implements.
 ///
@@ -39,6 +42,28 @@ pub trait Model: Sized + Send + Sync + 'static {
 
     #[doc(hidden)]
     fn __set_pk(&mut self, key: Option<Self::Pk>);
+
+    /// What a write can change in the instance: its key, its version, its automatic columns.
+    #[doc(hidden)]
+    type Kept: Send + Sync + 'static;
+
+    #[doc(hidden)]
+    fn __keep(&self) -> Self::Kept;
+
+    #[doc(hidden)]
+    fn __restore(&mut self, kept: Self::Kept);
+
+    /// Sets the columns that are set at every write, and where it is `added`, those that are set then.
+    #[doc(hidden)]
+    fn __stamp(&mut self, _now: SystemTime, _added: bool) {}
+
+    #[doc(hidden)]
+    fn __version(&self) -> Option<i64> {
+        None
+    }
+
+    #[doc(hidden)]
+    fn __advance(&mut self) {}
 
     #[doc(hidden)]
     fn __json(&self) -> Option<serde_json::Value>;
@@ -79,7 +104,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// A dropped future stores nothing, unless the row was already on its way: its `on_commit` receivers then run on
     /// a task of their own. In a transaction of the caller, a dropped save marks it as failed.
     fn save<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
-        async move { save::save::<Self, E::Route>(self, db.into_source(), Verb::Save).await }
+        async move { write::save::<Self, E::Route>(self, db.into_source(), Verb::Save).await }
     }
 
     /// Stores a new row with one INSERT.
@@ -93,7 +118,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// As [`save`](Model::save).
     fn insert<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
-        async move { save::save::<Self, E::Route>(self, db.into_source(), Verb::Insert).await }
+        async move { write::save::<Self, E::Route>(self, db.into_source(), Verb::Insert).await }
     }
 
     /// Stores the row with one UPDATE.
@@ -106,7 +131,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// As [`save`](Model::save).
     fn update<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
-        async move { save::save::<Self, E::Route>(self, db.into_source(), Verb::Update).await }
+        async move { write::save::<Self, E::Route>(self, db.into_source(), Verb::Update).await }
     }
 
     /// Deletes the row, and returns whether there was one. A key that the database gives is `None` afterwards; where
@@ -121,6 +146,187 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// As [`save`](Model::save).
     fn delete<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<bool>> + Send {
         async move { delete::delete::<Self, E::Route>(self, db.into_source()).await }
+    }
+
+    /// Stores some columns of the row, with one UPDATE, and nothing else but `auto_now` columns and the version.
+    /// [`PreSave::fields`](crate::PreSave::fields) and [`PostSave::fields`](crate::PostSave::fields) say which. Without any
+    /// columns nothing happens at all.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String, mayor: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL, mayor TEXT NOT NULL)").await?;
+    /// # let mut city = City { id: None, name: "Ulm".into(), mayor: "Ann".into() };
+    /// # city.save(&db).await?;
+    /// city.mayor = "Bob".into();
+    /// city.save_fields(&db, &[City::MAYOR]).await?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`update`](Model::update); [`Error::Other`] for a column of the key, or one that the database computes.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn save_fields<E: Executor<Self>>(
+        &mut self,
+        db: E,
+        fields: &[Column<Self>],
+    ) -> impl Future<Output = Result<Saved>> + Send {
+        async move { write::save_columns::<Self, E::Route>(self, db.into_source(), fields).await }
+    }
+
+    /// Stores the row: UPDATE of the one that has the same in these columns, or INSERT where there is none. There must be
+    /// a unique index of them. The instance has the stored row's key afterwards, and its version.
+    ///
+    /// Signals are sent as for a [`save`](Model::save). The row is found as by
+    /// [`INSERT … ON CONFLICT`](https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT): whatever else runs at the
+    /// same time, there is one row afterwards, and one who has created it.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct User { id: Option<i64>, email: String, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE user (id INTEGER PRIMARY KEY, email TEXT NOT NULL UNIQUE, name TEXT NOT NULL)").await?;
+    /// let mut ann = User { id: None, email: "ann@example.org".into(), name: "Ann".into() };
+    /// assert!(ann.upsert(&db, &[User::EMAIL]).await?.created);
+    /// let mut anna = User { id: None, email: "ann@example.org".into(), name: "Anna".into() };
+    /// assert!(!anna.upsert(&db, &[User::EMAIL]).await?.created);
+    /// assert_eq!(anna.id, ann.id);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`save`](Model::save); what the database says where there is no such unique index.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn upsert<E: Executor<Self>>(
+        &mut self,
+        db: E,
+        unique: &[Column<Self>],
+    ) -> impl Future<Output = Result<Saved>> + Send {
+        async move { write::upsert::<Self, E::Route>(self, db.into_source(), unique).await }
+    }
+
+    /// The row that has the same in these columns, or else this one, inserted; and whether it was. There must be a unique
+    /// index of them.
+    ///
+    /// Where the row is there, no signal is sent. Where somebody else inserts it between the look and the INSERT,
+    /// [`pre_save`](crate::pre_save) was sent and nothing else.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct Tag { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE tag (id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE)").await?;
+    /// let tag = || Tag { id: None, name: "rust".into() };
+    /// let (first, created) = Tag::get_or_create(&db, tag(), &[Tag::NAME]).await?;
+    /// let (again, created_again) = Tag::get_or_create(&db, tag(), &[Tag::NAME]).await?;
+    /// assert_eq!((created, created_again, first.id), (true, false, again.id));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`upsert`](Model::upsert).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn get_or_create<E: Executor<Self>>(
+        db: E,
+        row: Self,
+        unique: &[Column<Self>],
+    ) -> impl Future<Output = Result<(Self, bool)>> + Send {
+        async move { write::get_or_create::<Self, E::Route>(row, db.into_source(), unique).await }
+    }
+
+    /// Inserts many rows, in as few statements as the database allows, and returns how many: arrays on PostgreSQL, rows of
+    /// values on SQLite. They are stored in the order of the slice, all or none, and each instance has its key
+    /// afterwards.
+    ///
+    /// Every signal is sent as for single rows: [`pre_save`](crate::pre_save) of each in the order of the slice, the statements,
+    /// [`post_save`](crate::post_save) of each in that order, and for the rows of a statement together
+    /// [`post_save_batch`](crate::post_save_batch).
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// let mut cities: Vec<_> =
+    ///     (1..=10_000).map(|n| City { id: None, name: format!("City {n}") }).collect();
+    /// City::insert_many(&db, &mut cities).await?;
+    /// assert!(cities.iter().all(|city| city.id.is_some()));
+    ///
+    /// cities.iter_mut().for_each(|city| city.name.push('!'));
+    /// City::update_many(&db, &mut cities).await?;
+    /// assert_eq!(City::delete_many(&db, &mut cities).await?, 10_000);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`insert`](Model::insert); [`Error::Row`] names the row where it is known. Nothing is stored then, and the instances
+    /// are as they were.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn insert_many<E: Executor<Self>>(
+        db: E,
+        rows: &mut [Self],
+    ) -> impl Future<Output = Result<u64>> + Send {
+        async move { write::save_many::<Self, E::Route>(rows, db.into_source(), Verb::Insert).await }
+    }
+
+    /// Updates many rows, in as few statements as the database allows, and returns how many; with every signal, as
+    /// [`insert_many`](Model::insert_many).
+    ///
+    /// # Errors
+    ///
+    /// As [`update`](Model::update), in an [`Error::Row`]: where one is not there, none is updated. Two of the same key are
+    /// [`Error::Twice`].
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn update_many<E: Executor<Self>>(
+        db: E,
+        rows: &mut [Self],
+    ) -> impl Future<Output = Result<u64>> + Send {
+        async move { write::save_many::<Self, E::Route>(rows, db.into_source(), Verb::Update).await }
+    }
+
+    /// Deletes many rows, in as few statements as the database allows, and returns how many of them were there; with every
+    /// signal, as [`insert_many`](Model::insert_many).
+    ///
+    /// # Errors
+    ///
+    /// As [`delete`](Model::delete).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn delete_many<E: Executor<Self>>(
+        db: E,
+        rows: &mut [Self],
+    ) -> impl Future<Output = Result<u64>> + Send {
+        async move { delete::delete_many::<Self, E::Route>(rows, db.into_source()).await }
     }
 
     /// Reads the row again, by its key.
@@ -167,6 +373,30 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// What the database refuses, and a row that does not decode.
     fn all<E: Executor<Self>>(db: E) -> impl Future<Output = Result<Vec<Self>>> + Send {
         async move { read::all::<Self, E::Route>(db.into_source()).await }
+    }
+
+    /// Compares the table with the model: a missing table or column, a type that the field cannot be read from, a column that
+    /// can be NULL and a field that is no `Option`, a column without default that the model never writes, a key or a
+    /// column with `#[model(unique)]` that has no unique index. [`Db::check`](crate::Db::check) does so for every model.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, title TEXT NOT NULL)").await?;
+    /// let error = City::check_table(&db).await.unwrap_err().to_string();
+    /// assert!(error.contains("`City` (table `city`): there is no column `name`"));
+    /// assert!(error.contains("the column `title` has no default, and the model never writes it"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Check`] with all that was found.
+    fn check_table<E: Executor<Self>>(db: E) -> impl Future<Output = Result<()>> + Send {
+        async move { check::model::<Self, E::Route>(db.into_source()).await }
     }
 
     /// Rows by what comes after `SELECT … FROM table`, with `$1`, `$2`, … for what is bound.

@@ -70,6 +70,11 @@ pub(crate) fn any() -> bool {
     MUTED.try_with(|_| ()).is_ok()
 }
 
+/// Whether this task mutes every receiver.
+pub(crate) fn every() -> bool {
+    MUTED.try_with(|muted| muted.every).unwrap_or(false)
+}
+
 /// Whether this task mutes this receiver.
 pub(crate) fn mutes(receiver: TypeId) -> bool {
     MUTED.try_with(|muted| muted.every || muted.receivers.contains(&receiver)).unwrap_or(false)

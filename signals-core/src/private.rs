@@ -1,6 +1,9 @@
 //! What the expansions of the macros name. Not for anybody else: it changes without notice.
 
 pub use std::boxed::Box;
+pub use std::clone::Clone;
+pub use std::option::Option::{self, Some};
+pub use std::result::Result::Ok;
 
 pub use inventory;
 pub use serde_json::Value;
@@ -8,10 +11,18 @@ pub use sqlx::error::BoxDynError;
 pub use sqlx::{Arguments, ColumnIndex, Database, Error, FromRow, Row};
 
 pub use crate::any::{Probe, Serialized, Unserialized};
+pub use std::time::SystemTime;
+
+pub use crate::automatic::{AutoNow, Version};
 pub use crate::backend::{AnyRow, Backend, add};
+pub use crate::cascade::{OnDelete, is_key_of};
 pub use crate::executor::Source;
+pub use crate::linked::{Linked, NotStored, Relation, StoredIn};
 pub use crate::receiver::{AnyEntry, Cx, Entry, Info, Registration};
-pub use crate::store::{Any, Encodes, Field, Only, Route, Statements, Store};
+pub use crate::store::{
+    Any, Bindable, ColumnSpec, Field, Only, Places, Role, Route, Statements, Store, Take, by_name,
+    fits, give_key, no_column,
+};
 pub use crate::table::{SignalTable, Table};
 pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
 
@@ -22,6 +33,25 @@ pub use sqlx::types::Json;
 #[cfg(not(feature = "json"))]
 #[derive(Debug)]
 pub struct Json<T>(pub T);
+
+/// What becomes of values on their way into a statement.
+pub type Given = Result<(), BoxDynError>;
+
+/// What becomes of values that come out of a row.
+pub type Loaded<T> = Result<T, Error>;
+
+/// The value in a column of a row.
+///
+/// # Errors
+///
+/// Where there is no such column, or its type is another.
+pub fn get<'r, DB, T>(row: &'r DB::Row, at: usize) -> Loaded<T>
+where
+    DB: Backend,
+    T: sqlx::Decode<'r, DB> + sqlx::Type<DB>,
+{
+    DB::get(row, at)
+}
 
 /// What a receiver returns to the dispatcher.
 pub type Returned = Result<(), Box<dyn std::error::Error + Send + Sync>>;

@@ -4,9 +4,11 @@ use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, Encode, SqlSafeStr, SqlStr, Type};
 
 use crate::backend::{AnyRow, Arguments, Backend, Statement};
+use crate::change::Change;
+use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Source};
-use crate::model::Model;
+use crate::model::{Column, Model};
 use crate::read;
 use crate::store::{Any, Only, Portable, Route, Store, enabled};
 
@@ -16,10 +18,14 @@ use crate::store::{Any, Only, Portable, Route, Store, enabled};
 /// database's pool or connection is used. Where the number of values is known only at run time, use
 /// [`Db::query`](crate::Db::query), which reads models too; a function that queries takes `&Db` or `&mut Conn<'_>`, not any
 /// [`Executor`].
-#[must_use = "a query does nothing until it is fetched or counted"]
+#[must_use = "a query does nothing until it is fetched, counted, updated or deleted"]
 pub struct Query<M, B> {
     clause: SqlStr,
     binds: B,
+    /// How many values are bound.
+    bound: usize,
+    /// The columns to be set, and which of the bound values each is set to.
+    set: Vec<(Column<M>, usize)>,
     model: PhantomData<fn() -> M>,
 }
 
@@ -32,7 +38,7 @@ pub struct And<'q, B, T> {
 
 impl<M: Model> Query<M, ()> {
     pub(crate) fn new(clause: SqlStr) -> Self {
-        Self { clause, binds: (), model: PhantomData }
+        Self { clause, binds: (), bound: 0, set: Vec::new(), model: PhantomData }
     }
 }
 
@@ -43,8 +49,88 @@ impl<M: Model> Query<M, ()> {
 impl<M: Model, B: Send> Query<M, B> {
     /// The value of the next `$1`, `$2`, ….
     pub fn bind<'q, T: Send>(self, value: T) -> Query<M, And<'q, B, T>> {
-        let binds = And { before: self.binds, value, lifetime: PhantomData };
-        Query { clause: self.clause, binds, model: PhantomData }
+        let Self { clause, binds, bound, set, .. } = self;
+        let binds = And { before: binds, value, lifetime: PhantomData };
+        Query { clause, binds, bound: bound + 1, set, model: PhantomData }
+    }
+
+    /// A value that [`update`](Self::update) is to set a column to. It takes the next place, behind what was bound before.
+    pub fn set<'q, T: Send>(mut self, column: Column<M>, value: T) -> Query<M, And<'q, B, T>> {
+        self.set.push((column, self.bound + 1));
+        self.bind(value)
+    }
+
+    /// Updates every row that fits, and returns how many: the columns that were [`set`](Self::set), and with them `auto_now`
+    /// columns and the version.
+    ///
+    /// Without receivers of the model's saves it is one UPDATE. With receivers, the rows are read, with the new
+    /// values and locked, and every signal is sent as by
+    /// [`update_many`](Model::update_many), [`PreSave::fields`](crate::PreSave::fields) saying which columns; all of them
+    /// are in memory meanwhile.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, country: String, visited: bool }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, country TEXT NOT NULL, visited BOOLEAN NOT NULL)").await?;
+    /// let visited =
+    ///     City::query("WHERE country = $1").bind("Peru").set(City::VISITED, true).update(&db).await?;
+    /// # assert_eq!(visited, 0); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`update_many`](Model::update_many): all rows are updated, or none.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    pub fn update<E>(self, db: E) -> impl Future<Output = Result<u64>> + Send
+    where
+        E: Executor<M>,
+        B: Binds<M, E::Route>,
+    {
+        async move {
+            let change = Change::<M>::update(self.set)?;
+            change.run::<E::Route, B>(db.into_source(), &self.clause, self.binds).await
+        }
+    }
+
+    /// Deletes every row that fits, and returns how many.
+    ///
+    /// Without receivers of the model's deletes, and without rows that belong to it, it is one DELETE. With receivers, the
+    /// rows are read and locked, and every signal is sent as by [`delete_many`](Model::delete_many); all of them are in
+    /// memory meanwhile.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, country: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, country TEXT NOT NULL)").await?;
+    /// let gone = City::query("WHERE country = $1").bind("Atlantis").delete(&db).await?;
+    /// # assert_eq!(gone, 0); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`delete_many`](Model::delete_many): all rows are deleted, or none.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`delete`](Model::delete).
+    pub fn delete<E>(self, db: E) -> impl Future<Output = Result<u64>> + Send
+    where
+        E: Executor<M>,
+        B: Binds<M, E::Route>,
+    {
+        async move {
+            let change = Change::<M>::Delete;
+            change.run::<E::Route, B>(db.into_source(), &self.clause, self.binds).await
+        }
     }
 
     /// Every row that fits.
@@ -111,7 +197,8 @@ impl<M: Model, B: Send> Query<M, B> {
             let source = db.into_source();
             let sql = sql(M::STATEMENTS.count, &self.clause, "\n) AS matching");
             let mut count = Ok(0);
-            run(source, sql, self.binds, &mut |row| count = read::scalar(&row)).await?;
+            let mut conn = source.acquire().await?;
+            run(&mut conn, sql, self.binds, &mut |row| count = read::scalar(&row)).await?;
             Ok(count?)
         }
     }
@@ -125,8 +212,11 @@ impl<M: Model, B: Send> Query<M, B> {
         B: Binds<M, R>,
     {
         let sql = sql(M::STATEMENTS.select, &self.clause, "");
-        run(source, sql, self.binds, &mut |row| rows.add(&row)).await?;
-        rows.all()
+        let mut conn = source.acquire().await?;
+        run(&mut conn, sql, self.binds, &mut |row| rows.add(&row)).await?;
+        let mut rows = rows.all()?;
+        read::loaded(&mut rows, &mut conn).await?;
+        Ok(rows)
     }
 }
 
@@ -134,17 +224,15 @@ fn sql(start: &'static str, clause: &SqlStr, end: &'static str) -> SqlStr {
     AssertSqlSafe(format!("{start} {}{end}", clause.as_str())).into_sql_str()
 }
 
-async fn run<M: Model, R: Route<M>, B: Binds<M, R>>(
-    source: Source<'_>,
+pub(crate) async fn run<M: Model, R: Route<M>, B: Binds<M, R>>(
+    conn: &mut Conn<'_>,
     sql: SqlStr,
     binds: B,
     sink: &mut (dyn FnMut(AnyRow) + Send),
-) -> Result<()> {
-    let mut conn = source.acquire().await?;
+) -> Result<u64> {
     let mut args = Arguments::new(conn.kind());
     binds.bind(&mut args).map_err(sqlx::Error::Encode)?;
-    conn.run(Statement { sql, args }, sink).await?;
-    Ok(())
+    conn.run(Statement { sql, args, persistent: true }, sink).await
 }
 
 /// Values that can be bound on the way that a model takes to its database.

@@ -1,11 +1,18 @@
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
+use futures_util::future::BoxFuture;
+
 use crate::backend::{AnyRow, Backend};
+use crate::conn::Conn;
+use crate::context::Call as Operation;
+use crate::dispatch::dispatch;
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::model::{self, Model};
+use crate::signal::PostLoad;
 use crate::store::{Route, statement};
+use crate::unit::Scene;
 
 pub(crate) async fn find<M: Model, R: Route<M>>(
     source: Source<'_>,
@@ -14,7 +21,9 @@ pub(crate) async fn find<M: Model, R: Route<M>>(
     let mut conn = source.acquire().await?;
     let find = statement(&conn, M::STATEMENTS.find, &|args| R::bind_key(&key, args))?;
     let row = conn.run_one(find).await?;
-    Ok(row.map(|row| R::load(&row)).transpose()?)
+    let mut row = row.map(|row| R::load(&row, 0)).transpose()?;
+    loaded(row.as_mut_slice(), &mut conn).await?;
+    Ok(row)
 }
 
 pub(crate) async fn get<M: Model, R: Route<M>>(source: Source<'_>, key: M::Pk) -> Result<M> {
@@ -27,7 +36,26 @@ pub(crate) async fn all<M: Model, R: Route<M>>(source: Source<'_>) -> Result<Vec
     let mut rows = Rows::<M, R>::default();
     let select = statement(&conn, M::STATEMENTS.select, &|_| Ok(()))?;
     conn.run(select, &mut |row| rows.add(&row)).await?;
-    rows.all()
+    let mut rows = rows.all()?;
+    loaded(&mut rows, &mut conn).await?;
+    Ok(rows)
+}
+
+/// Tells the receivers of [`post_load`](crate::post_load) of rows that were read.
+pub(crate) async fn loaded<M: Model>(rows: &mut [M], conn: &mut Conn<'_>) -> Result<()> {
+    let Some(receivers) = M::__table().heard_load().filter(|_| !rows.is_empty()) else {
+        return Ok(());
+    };
+    let told: BoxFuture<'_, _> = Box::pin(async move {
+        let operation = Operation::enter("load", M::NAME, conn.scope.pool())?;
+        let scene = Scene { db: conn.scope.db.clone(), operation };
+        for instance in rows {
+            let event = PostLoad { instance };
+            dispatch(&receivers, event, Some(&mut *conn), &scene, &None).await?;
+        }
+        Ok(())
+    });
+    told.await
 }
 
 pub(crate) fn not_found<M: Model>(key: Option<&M::Pk>) -> Error {
@@ -58,7 +86,7 @@ impl<M: Model, R: Route<M>> Rows<M, R> {
         if self.failed.is_some() || (self.only_first && !self.rows.is_empty()) {
             return;
         }
-        match R::load(row) {
+        match R::load(row, 0) {
             Ok(row) => self.rows.push(row),
             Err(error) => self.failed = Some(error),
         }
@@ -66,6 +94,16 @@ impl<M: Model, R: Route<M>> Rows<M, R> {
 
     pub(crate) fn all(self) -> Result<Vec<M>> {
         self.failed.map_or(Ok(self.rows), |error| Err(error.into()))
+    }
+}
+
+/// A column of a row, as a truth value.
+pub(crate) fn flag(row: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
+    match row {
+        #[cfg(feature = "sqlite")]
+        AnyRow::Sqlite(row) => sqlx::Sqlite::get(row, at),
+        #[cfg(feature = "postgres")]
+        AnyRow::Postgres(row) => sqlx::Postgres::get(row, at),
     }
 }
 

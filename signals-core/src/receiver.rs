@@ -14,7 +14,8 @@ use crate::conn::Conn;
 use crate::db::Db;
 use crate::error::BoxError;
 use crate::model::Model;
-use crate::signal::{Deferrable, Lifetime, Sender, Signal, TellsCreated};
+use crate::previous::Before;
+use crate::signal::{Deferrable, Lifetime, Sender, Signal, Subject, TellsChange};
 use crate::state::StateType;
 
 /// The type that `#[receiver]` makes beside a function of the same name, so that the receiver can be named.
@@ -46,17 +47,19 @@ impl fmt::Display for Phase {
     }
 }
 
-/// The phases as types, for [`Parameter`].
+/// The phases of a signal as types, for [`Parameter`].
 pub mod phase {
+    use std::marker::PhantomData;
+
     /// At once, in the transaction.
     #[derive(Debug)]
-    pub enum InTransaction {}
+    pub struct InTransaction<S>(PhantomData<fn() -> S>);
     /// After the outermost transaction has committed.
     #[derive(Debug)]
-    pub enum OnCommit {}
+    pub struct OnCommit<S>(PhantomData<fn() -> S>);
     /// After the outermost transaction, or a savepoint around the write, was rolled back.
     #[derive(Debug)]
-    pub enum OnRollback {}
+    pub struct OnRollback<S>(PhantomData<fn() -> S>);
 }
 
 /// What a receiver can take after its event, in the phase `P`.
@@ -65,7 +68,7 @@ pub mod phase {
     label = "not a parameter of this phase",
     note = "in the transaction, a receiver can take `&mut Conn<'_>` (or `&mut PgConnection`, `&mut SqliteConnection`)",
     note = "with `on_commit` or `on_rollback`, when the transaction is over, it can take `Db`",
-    note = "in any phase it can take `State<T>`, for a `T: Clone` that was given by `Db::with`"
+    note = "in any phase it can take `State<T>`, for a `T: Clone` that was given by `Db::with`, and `Previous<'_, M>`"
 )]
 pub trait Parameter<'a, 'c, P>: Sized {
     #[doc(hidden)]
@@ -76,13 +79,26 @@ pub trait Parameter<'a, 'c, P>: Sized {
 pub struct Cx<'a, 'c> {
     pub(crate) conn: Option<&'a mut Conn<'c>>,
     pub(crate) db: Option<&'a Db>,
-    /// The states that were asked for, where nobody wants more than to know that.
-    pub(crate) asked: Option<Vec<StateType>>,
+    /// The row before the write, where a receiver asks for it.
+    pub(crate) before: Option<&'a dyn Before>,
+    /// What was asked for, where nobody wants more than to know that.
+    pub(crate) asked: Option<Asked>,
+}
+
+/// What a receiver takes beside its event and the connection.
+#[derive(Default)]
+pub(crate) struct Asked {
+    pub(crate) states: Vec<StateType>,
+    pub(crate) previous: bool,
 }
 
 impl<'a, 'c> Cx<'a, 'c> {
-    pub(crate) fn new(conn: Option<&'a mut Conn<'c>>, db: Option<&'a Db>) -> Self {
-        Self { conn, db, asked: None }
+    pub(crate) fn new(
+        conn: Option<&'a mut Conn<'c>>,
+        db: Option<&'a Db>,
+        before: Option<&'a dyn Before>,
+    ) -> Self {
+        Self { conn, db, before, asked: None }
     }
 
     /// The connection of the save.
@@ -102,7 +118,7 @@ impl fmt::Debug for Cx<'_, '_> {
     }
 }
 
-impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut Conn<'c> {
+impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut Conn<'c> {
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
         let none =
             "its parameter list must show that it takes the connection, as `conn: &mut Conn<'_>`";
@@ -111,18 +127,18 @@ impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut Conn<'c> {
 }
 
 #[cfg(feature = "postgres")]
-impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut PgConnection {
+impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut PgConnection {
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
-        let conn = <&'a mut Conn<'c>>::take(cx)?;
+        let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::InTransaction<S>>>::take(cx)?;
         conn.postgres()
             .ok_or_else(|| "it takes a `PgConnection`, and the save goes to SQLite".into())
     }
 }
 
 #[cfg(feature = "sqlite")]
-impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut SqliteConnection {
+impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut SqliteConnection {
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
-        let conn = <&'a mut Conn<'c>>::take(cx)?;
+        let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::InTransaction<S>>>::take(cx)?;
         conn.sqlite()
             .ok_or_else(|| "it takes a `SqliteConnection`, and the save goes to Postgres".into())
     }
@@ -130,7 +146,7 @@ impl<'a, 'c> Parameter<'a, 'c, phase::InTransaction> for &'a mut SqliteConnectio
 
 macro_rules! afterwards {
     ($($phase:ident)*) => { $(
-        impl<'a, 'c> Parameter<'a, 'c, phase::$phase> for Db {
+        impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for Db {
             fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
                 let none = "it takes a `Db`, and the save went through a connection that is of no pool";
                 cx.db.cloned().ok_or_else(|| none.into())
@@ -177,6 +193,8 @@ pub struct Info {
     pub(crate) phase: Phase,
     pub(crate) order: i32,
     pub(crate) created: Option<bool>,
+    /// The columns of which one must have changed.
+    pub(crate) changed: &'static [&'static str],
     /// Whether it takes the connection.
     pub(crate) connection: bool,
     /// Whether its failure is only logged.
@@ -212,6 +230,7 @@ impl Info {
             phase: Phase::InTransaction,
             order: 0,
             created: None,
+            changed: &[],
             connection,
             robust: false,
             after: &[],
@@ -231,9 +250,14 @@ impl Info {
         Self { uid, ..info }
     }
 
-    /// The states that it takes.
-    pub(crate) fn states(&self) -> Vec<StateType> {
-        let mut cx = Cx { asked: Some(Vec::new()), ..Cx::new(None, None) };
+    /// Whether the row before the write must be read for it.
+    pub(crate) fn asks_previous(&self) -> bool {
+        !self.changed.is_empty() || self.asked().previous
+    }
+
+    /// What it takes.
+    pub(crate) fn asked(&self) -> Asked {
+        let mut cx = Cx { asked: Some(Asked::default()), ..Cx::new(None, None, None) };
         (self.ask)(&mut cx);
         cx.asked.unwrap_or_default()
     }
@@ -275,8 +299,14 @@ impl Info {
     }
 
     /// Only for rows that are new, or only for those that are not.
-    pub const fn created<S: TellsCreated>(mut self, created: bool) -> Self {
+    pub const fn created<S: TellsChange>(mut self, created: bool) -> Self {
         self.created = Some(created);
+        self
+    }
+
+    /// Only where one of these columns has changed.
+    pub const fn changed<S: TellsChange>(mut self, columns: &'static [&'static str]) -> Self {
+        self.changed = columns;
         self
     }
 }
@@ -302,9 +332,11 @@ pub struct Entry<S: Signal, M: Send + Sync + 'static> {
     pub(crate) call: Call<S, M>,
     /// Keeps the event until the end of the transaction, for a receiver that waits for it.
     pub(crate) keep: Option<Keep<S, M>>,
+    /// Copies a row, where that can be done.
+    pub(crate) copy: Option<fn(&M) -> M>,
 }
 
-pub(crate) enum Call<S: Signal, M: ?Sized + Send + Sync + 'static> {
+pub(crate) enum Call<S: Signal, M: ?Sized + Subject> {
     Sync(SyncCall<S, M>),
     Async(AsyncCall<S, M>),
     /// Connected at run time.
@@ -316,7 +348,7 @@ pub(crate) enum Call<S: Signal, M: ?Sized + Send + Sync + 'static> {
 type Erase<S, M> =
     for<'e> fn(<S as Signal>::Event<'e, M>, Lifetime<'e>) -> <S as Signal>::Event<'e, dyn AnyModel>;
 
-impl<S: Signal, M: ?Sized + Send + Sync + 'static> Clone for Call<S, M> {
+impl<S: Signal, M: ?Sized + Subject> Clone for Call<S, M> {
     fn clone(&self) -> Self {
         match self {
             Self::Sync(call) => Self::Sync(*call),
@@ -329,19 +361,19 @@ impl<S: Signal, M: ?Sized + Send + Sync + 'static> Clone for Call<S, M> {
 
 impl<S: Signal, M: Send + Sync + 'static> Clone for Entry<S, M> {
     fn clone(&self) -> Self {
-        Self { info: self.info, call: self.call.clone(), keep: self.keep }
+        Self { info: self.info, call: self.call.clone(), keep: self.keep, copy: self.copy }
     }
 }
 
 impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
     /// A plain function.
     pub const fn sync(info: &'static Info, call: SyncCall<S, M>) -> Self {
-        Self { info, call: Call::Sync(call), keep: None }
+        Self { info, call: Call::Sync(call), keep: None, copy: None }
     }
 
     /// An async function.
     pub const fn future(info: &'static Info, call: AsyncCall<S, M>) -> Self {
-        Self { info, call: Call::Async(call), keep: None }
+        Self { info, call: Call::Async(call), keep: None, copy: None }
     }
 
     /// Waits for the end of the transaction, and so needs a copy of the row.
@@ -353,6 +385,7 @@ impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
         // Not `..self`: a value with a destructor cannot be taken apart in a constant.
         let mut entry = self;
         entry.keep = Some(S::keep::<M>);
+        entry.copy = Some(M::clone);
         entry
     }
 }
@@ -384,7 +417,7 @@ impl<S: Signal> AnyEntry<S> {
 
     /// The same receiver for one of the models.
     pub(crate) fn of<M: Model>(&'static self) -> Entry<S, M> {
-        Entry { info: self.info, call: Call::Any(self, S::erase::<M>), keep: None }
+        Entry { info: self.info, call: Call::Any(self, S::erase::<M>), keep: None, copy: None }
     }
 }
 

@@ -13,6 +13,7 @@ use crate::receiver::{AnyEntry, Call, Entry, Info, Phase, Receiver, Registration
 use crate::signal::Signal;
 
 mod after;
+mod lock;
 mod view;
 
 pub use view::Receivers;
@@ -119,20 +120,30 @@ impl Registry {
         Receivers { all: all.into_iter() }
     }
 
-    /// Who receives what as a [Mermaid](https://mermaid.js.org/syntax/flowchart.html) flowchart, which GitHub renders.
+    /// Who receives what as a [Mermaid](https://mermaid.js.org/syntax/flowchart.html) flowchart, which GitHub renders. In a
+    /// debug build it also shows, dashed, what each receiver was seen to save, delete and send so far in this process.
     pub fn to_mermaid(&self) -> String {
         self.receivers().to_mermaid()
     }
 
-    /// Who receives what as a [Graphviz](https://graphviz.org/doc/info/lang.html) graph.
+    /// Who receives what as a [Graphviz](https://graphviz.org/doc/info/lang.html) graph, with what was seen as in
+    /// [`to_mermaid`](Self::to_mermaid).
     pub fn to_dot(&self) -> String {
         self.receivers().to_dot()
     }
 
     /// Every receiver as JSON: an array of objects with `signal`, `sender`, `receiver`, `phase`, `order`, `file`, `line`,
-    /// `doc` and `enabled`.
+    /// `doc` and `enabled`. In a debug build, one that was seen to save, delete or send something so far has their names in
+    /// `saves`, `deletes` or `sends`.
     pub fn to_json(&self) -> String {
         self.receivers().to_json()
+    }
+
+    /// The receivers that are linked into the program, sorted, a line for each: signal, sender, receiver, phase, and the options
+    /// that change what it does. It is the text of the file that
+    /// [`testing::assert_locked`](crate::testing::assert_locked) compares with, and changes with nothing but the receivers.
+    pub fn to_lock(&self) -> String {
+        lock::text(self.linked.iter().map(|r| r.info))
     }
 
     /// The receiver of this name.
@@ -249,7 +260,12 @@ impl Registry {
         self.change(|changes| {
             if !is_linked && !changes.connected.iter().any(|c| c.key == key) {
                 let info = interned_info(Info::connected::<S, M>(uid, at), &key);
-                let entry = Box::new(Entry::<S, M> { info, call: Call::Shared(call), keep: None });
+                let entry = Box::new(Entry::<S, M> {
+                    info,
+                    call: Call::Shared(call),
+                    keep: None,
+                    copy: None,
+                });
                 changes.connected.push(Connected { key: key.clone(), info, entry });
             }
         });
@@ -284,7 +300,7 @@ impl Handle {
 }
 
 /// The same text, for as long as the program runs: a program connects what it connects by a handful of names.
-fn interned(text: &str) -> &'static str {
+pub(crate) fn interned(text: &str) -> &'static str {
     static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = texts.get(text) {
@@ -343,6 +359,10 @@ impl ReceiverInfo {
     /// The name of the model.
     pub fn sender(self) -> &'static str {
         self.info.sender
+    }
+
+    pub(crate) fn id(self) -> TypeId {
+        self.info.receiver
     }
 
     /// When it runs.

@@ -1,3 +1,6 @@
+use std::any::TypeId;
+use std::collections::HashSet;
+
 use crate::context::PoolId;
 use crate::db::Db;
 use crate::transaction::Deferred;
@@ -12,6 +15,8 @@ pub(crate) struct Scope {
     pub(crate) foreign: bool,
     /// The raw sqlx connection was handed out since our last statement: a failed statement may have gone unseen.
     pub(crate) unverified: bool,
+    /// The rows that are being deleted with what belongs to them.
+    pub(crate) deleting: HashSet<(TypeId, String)>,
 }
 
 /// A transaction or savepoint: what waits for its end, and whether it may still be committed.

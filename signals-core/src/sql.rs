@@ -104,7 +104,11 @@ impl<'c> Sql<'c> {
 
     async fn run(self, sink: &mut (dyn FnMut(AnyRow) + Send)) -> Result<u64> {
         let args = self.args.map_err(sqlx::Error::Encode)?;
-        self.source.acquire().await?.run(Statement { sql: self.sql, args }, sink).await
+        self.source
+            .acquire()
+            .await?
+            .run(Statement { sql: self.sql, args, persistent: true }, sink)
+            .await
     }
 }
 

@@ -81,7 +81,7 @@ impl<'a, 'c, P, T: Clone + Send + Sync + 'static> Parameter<'a, 'c, P> for State
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
         let name = type_name::<T>();
         if let Some(asked) = &mut cx.asked {
-            asked.push(StateType { id: TypeId::of::<T>(), name });
+            asked.states.push(StateType { id: TypeId::of::<T>(), name });
         }
         match cx.state::<T>() {
             Some(value) => Ok(Self(value.clone())),

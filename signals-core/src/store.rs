@@ -1,7 +1,8 @@
+use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::{Decode, Encode, SqlStr, Type};
+use sqlx::{Decode, Encode, Type};
 
-use crate::backend::{AnyRow, Arguments, Backend, Statement};
+use crate::backend::{AnyRow, AnyType, Arguments, Backend, Statement};
 use crate::conn::Conn;
 use crate::model::Model;
 
@@ -30,12 +31,19 @@ impl<DB: Backend, T> Field<DB> for T where
     note = "a function that is generic over models and takes `&Db` or `&mut Conn<'_>` asks for `M: Model + Portable`"
 )]
 pub trait Store<DB: Backend>: Model {
-    /// Adds the columns that are not part of the key, in their order.
+    /// Gives the value of a column, by its place among the columns.
     ///
     /// # Errors
     ///
-    /// Where a value cannot be encoded.
-    fn bind(&self, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
+    /// What `take` returns; a key that the row does not have yet.
+    fn give(&self, column: usize, take: Take<'_, DB>) -> Result<(), BoxDynError>;
+
+    /// Takes what the database made of a column that it or the library sets, from a place in a row.
+    ///
+    /// # Errors
+    ///
+    /// Where the column does not decode.
+    fn set(&mut self, column: usize, row: &DB::Row, at: usize) -> Result<(), sqlx::Error>;
 
     /// Adds the columns of a key.
     ///
@@ -44,19 +52,111 @@ pub trait Store<DB: Backend>: Model {
     /// Where a value cannot be encoded.
     fn bind_key(key: &Self::Pk, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
 
-    /// Reads a row of all columns, in their order.
-    ///
-    /// # Errors
-    ///
-    /// Where a column does not decode.
-    fn load(row: &DB::Row) -> Result<Self, sqlx::Error>;
+    /// Whether a column can be read where the database has it as this type.
+    fn fits(column: usize, ty: &DB::TypeInfo) -> bool;
 
-    /// Reads a row of the key's columns.
+    /// Reads all columns.
     ///
     /// # Errors
     ///
     /// Where a column does not decode.
-    fn load_key(row: &DB::Row) -> Result<Self::Pk, sqlx::Error>;
+    fn load(row: &DB::Row, at: impl Places) -> Result<Self, sqlx::Error>;
+}
+
+/// Whether a `T` can be read where the database has this type.
+pub fn fits<DB: Backend, T: Type<DB>>(ty: &DB::TypeInfo) -> bool {
+    T::compatible(ty)
+}
+
+/// Where the columns of a model stand in a row.
+pub trait Places: Fn(usize) -> Result<usize, sqlx::Error> {}
+
+impl<F: Fn(usize) -> Result<usize, sqlx::Error>> Places for F {}
+
+/// Reads a row whose columns stand in any order, by their names.
+///
+/// # Errors
+///
+/// Where one is missing or does not decode.
+pub fn by_name<DB, M>(row: &DB::Row) -> Result<M, sqlx::Error>
+where
+    DB: Backend,
+    M: Store<DB>,
+    &'static str: sqlx::ColumnIndex<DB::Row>,
+{
+    M::load(row, |column| sqlx::ColumnIndex::index(&M::COLUMNS[column], row))
+}
+
+/// Receives the value of a column.
+pub type Take<'t, DB> = &'t mut dyn FnMut(&dyn Bindable<DB>) -> Result<(), BoxDynError>;
+
+/// A value that goes into a statement of this database, whatever its type.
+pub trait Bindable<DB: Backend> {
+    /// Adds it to the arguments of a statement.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be encoded.
+    fn bind(&self, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
+
+    /// The type as which the database is given it.
+    fn type_info(&self) -> DB::TypeInfo;
+
+    /// Writes what the database is given.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be encoded.
+    fn encode(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError>;
+
+    /// Begins an array of values of this type.
+    ///
+    /// # Errors
+    ///
+    /// Where the database has no arrays.
+    fn start_array(&self, buffer: &mut DB::ArgumentBuffer) -> Result<(), BoxDynError>;
+}
+
+impl<DB: Backend, T> Bindable<DB> for T
+where
+    T: Type<DB> + for<'q> Encode<'q, DB>,
+{
+    fn bind(&self, args: &mut DB::Arguments) -> Result<(), BoxDynError> {
+        sqlx::Arguments::add(args, self)
+    }
+
+    fn type_info(&self) -> DB::TypeInfo {
+        self.produces().unwrap_or_else(T::type_info)
+    }
+
+    fn encode(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        self.encode_by_ref(buffer)
+    }
+
+    fn start_array(&self, buffer: &mut DB::ArgumentBuffer) -> Result<(), BoxDynError> {
+        DB::start_array::<T>(buffer)
+    }
+}
+
+/// Gives a key that may not be there yet.
+///
+/// # Errors
+///
+/// What `take` returns; where there is none.
+pub fn give_key<DB: Backend, T>(key: &Option<T>, take: Take<'_, DB>) -> Result<(), BoxDynError>
+where
+    T: Bindable<DB>,
+{
+    key.as_ref().map_or_else(|| Err("the row has no key yet".into()), |key| take(key))
+}
+
+/// A place that no column has.
+///
+/// # Errors
+///
+/// Always.
+pub fn no_column(column: usize) -> Result<(), BoxDynError> {
+    Err(format!("there is no column {column}").into())
 }
 
 macro_rules! stored_in {
@@ -137,13 +237,19 @@ impl<M: enabled::InSqlite + enabled::InPostgres> Portable for M {}
 /// a connection turns out to be ([`Any`]).
 pub trait Route<M: Model>: Send + 'static {
     #[doc(hidden)]
-    fn bind(model: &M, args: &mut Arguments) -> Result<(), BoxDynError>;
+    fn bind(model: &M, column: usize, args: &mut Arguments) -> Result<(), BoxDynError>;
+    #[doc(hidden)]
+    fn bind_each(rows: &[M], column: usize, args: &mut Arguments) -> Result<(), BoxDynError>;
+    #[doc(hidden)]
+    fn fits_array(model: &M, column: usize, args: &mut Arguments) -> bool;
     #[doc(hidden)]
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError>;
     #[doc(hidden)]
-    fn load(row: &AnyRow) -> Result<M, sqlx::Error>;
+    fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error>;
     #[doc(hidden)]
-    fn load_key(row: &AnyRow) -> Result<M::Pk, sqlx::Error>;
+    fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error>;
+    #[doc(hidden)]
+    fn fits(column: usize, ty: &AnyType) -> bool;
 }
 
 /// The database that the type names.
@@ -153,20 +259,38 @@ pub struct Only<DB>(std::marker::PhantomData<fn() -> DB>);
 pub struct Any(());
 
 impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
-    fn bind(model: &M, args: &mut Arguments) -> Result<(), BoxDynError> {
-        model.bind(DB::arguments(args))
+    fn bind(model: &M, column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
+        let args = DB::arguments(args);
+        model.give(column, &mut |value| value.bind(args))
+    }
+
+    fn bind_each(rows: &[M], column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
+        DB::bind_each(DB::arguments(args), rows.len(), &|row, take| rows[row].give(column, take))
+    }
+
+    fn fits_array(model: &M, column: usize, _: &mut Arguments) -> bool {
+        let mut fits = false;
+        let given = model.give(column, &mut |value| {
+            fits = DB::fits_array(&value.type_info());
+            Ok(())
+        });
+        given.is_ok() && fits
     }
 
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError> {
         <M as Store<DB>>::bind_key(key, DB::arguments(args))
     }
 
-    fn load(row: &AnyRow) -> Result<M, sqlx::Error> {
-        <M as Store<DB>>::load(DB::row(row))
+    fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
+        Store::<DB>::set(model, column, DB::row(row), at)
     }
 
-    fn load_key(row: &AnyRow) -> Result<M::Pk, sqlx::Error> {
-        <M as Store<DB>>::load_key(DB::row(row))
+    fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error> {
+        <M as Store<DB>>::load(DB::row(row), |column| Ok(from + column))
+    }
+
+    fn fits(column: usize, ty: &AnyType) -> bool {
+        <M as Store<DB>>::fits(column, DB::type_info(ty))
     }
 }
 
@@ -189,28 +313,46 @@ macro_rules! each {
 }
 
 impl<M: Portable> Route<M> for Any {
-    fn bind(model: &M, args: &mut Arguments) -> Result<(), BoxDynError> {
-        each!(Arguments, args, DB => <DB as Route<M>>::bind(model, args))
+    fn bind(model: &M, column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
+        each!(Arguments, args, DB => <DB as Route<M>>::bind(model, column, args))
+    }
+
+    fn bind_each(rows: &[M], column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
+        each!(Arguments, args, DB => <DB as Route<M>>::bind_each(rows, column, args))
+    }
+
+    fn fits_array(model: &M, column: usize, args: &mut Arguments) -> bool {
+        each!(Arguments, args, DB => <DB as Route<M>>::fits_array(model, column, args))
     }
 
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError> {
         each!(Arguments, args, DB => <DB as Route<M>>::bind_key(key, args))
     }
 
-    fn load(row: &AnyRow) -> Result<M, sqlx::Error> {
-        each!(AnyRow, row, DB => <DB as Route<M>>::load(row))
+    fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
+        each!(AnyRow, row, DB => <DB as Route<M>>::set(model, column, row, at))
     }
 
-    fn load_key(row: &AnyRow) -> Result<M::Pk, sqlx::Error> {
-        each!(AnyRow, row, DB => <DB as Route<M>>::load_key(row))
+    fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error> {
+        each!(AnyRow, row, DB => <DB as Route<M>>::load(row, from))
+    }
+
+    fn fits(column: usize, ty: &AnyType) -> bool {
+        each!(AnyType, ty, DB => <DB as Route<M>>::fits(column, ty))
     }
 }
 
-/// The statements of a model, written by `#[derive(Model)]`. The columns that are not part of the key are `$1` and
-/// up, the key's come after them; where there is only a key, it starts at `$1`.
+/// The table of a model and the statements that are always the same, written by `#[derive(Model)]`.
+///
+/// The columns that a write sets are `$1` and up; then come the key's, the version, and what is set at the INSERT alone:
+/// the order of [`Group`]. An INSERT without the key leaves it out.
 #[derive(Debug)]
 pub struct Statements {
-    /// `INSERT` without the part of the key that the database gives, `RETURNING` the key.
+    /// The table, quoted.
+    pub table: &'static str,
+    /// The columns, in the order of the fields.
+    pub columns: &'static [ColumnSpec],
+    /// `INSERT` without the part of the key that the database gives, `RETURNING` the key and what the database computes.
     pub insert: &'static str,
     /// `INSERT` of all columns.
     pub insert_with_key: &'static str,
@@ -230,6 +372,104 @@ pub struct Statements {
     pub count: &'static str,
 }
 
+/// A column of a model's table.
+#[derive(Debug, Clone, Copy)]
+pub struct ColumnSpec {
+    /// The name, quoted.
+    pub(crate) name: &'static str,
+    pub(crate) role: Role,
+    /// Whether the program says that no two rows have the same value.
+    pub(crate) unique: bool,
+    /// Whether it can be NULL for the program.
+    pub(crate) optional: bool,
+}
+
+impl ColumnSpec {
+    /// A column of this name, which is quoted.
+    pub const fn new(name: &'static str, role: Role) -> Self {
+        Self { name, role, unique: false, optional: false }
+    }
+
+    /// One that can be NULL.
+    pub const fn optional(mut self) -> Self {
+        self.optional = true;
+        self
+    }
+
+    /// One of which no two rows have the same value.
+    pub const fn unique(mut self) -> Self {
+        self.unique = true;
+        self
+    }
+}
+
+/// What a column is to a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Written as the instance has it.
+    Plain,
+    /// Part of the key, which the program gives.
+    Key,
+    /// The key, which the database gives.
+    GeneratedKey,
+    /// Computed by the database: never written.
+    Generated,
+    /// Set at the INSERT.
+    AutoNowAdd,
+    /// Set at every write.
+    AutoNow,
+    /// One more at every write.
+    Version,
+}
+
+/// Columns that stand together in the arguments of a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Group {
+    Set,
+    Key,
+    Version,
+    Added,
+    Computed,
+}
+
+impl Role {
+    pub(crate) fn group(self) -> Group {
+        match self {
+            Role::Plain | Role::AutoNow => Group::Set,
+            Role::Key | Role::GeneratedKey => Group::Key,
+            Role::Version => Group::Version,
+            Role::AutoNowAdd => Group::Added,
+            Role::Generated => Group::Computed,
+        }
+    }
+}
+
+impl Statements {
+    /// The columns of a group, by their places.
+    pub(crate) fn group(&self, group: Group) -> impl Iterator<Item = usize> {
+        let columns = self.columns.iter().enumerate();
+        columns.filter(move |(_, c)| c.role.group() == group).map(|(i, _)| i)
+    }
+
+    pub(crate) fn has(&self, group: Group) -> bool {
+        self.group(group).next().is_some()
+    }
+
+    /// Whether there is a column that is set to the time of a write.
+    pub(crate) fn has_times(&self) -> bool {
+        self.columns.iter().any(|c| matches!(c.role, Role::AutoNow | Role::AutoNowAdd))
+    }
+
+    /// Whether nothing but the key is for the library or the database to set.
+    pub(crate) fn is_only_key(&self) -> bool {
+        self.columns.iter().all(|c| matches!(c.role, Role::Plain | Role::Key | Role::GeneratedKey))
+    }
+
+    pub(crate) fn name(&self, column: usize) -> &'static str {
+        self.columns[column].name
+    }
+}
+
 /// Binds a model's values for whichever database the arguments are for, without its type.
 pub(crate) type Bind<'b> = &'b (dyn Fn(&mut Arguments) -> Result<(), BoxDynError> + Sync);
 
@@ -241,10 +481,5 @@ pub(crate) fn statement(
 ) -> Result<Statement, sqlx::Error> {
     let mut args = Arguments::new(conn.kind());
     bind(&mut args).map_err(sqlx::Error::Encode)?;
-    Ok(Statement { sql: SqlStr::from_static(sql), args })
+    Ok(Statement::fixed(sql, args))
 }
-
-/// A value that goes into a statement of this database, for the fields that are stored as something else.
-pub trait Encodes<'q, DB: Backend>: Encode<'q, DB> + Type<DB> {}
-
-impl<'q, DB: Backend, T: Encode<'q, DB> + Type<DB>> Encodes<'q, DB> for T {}

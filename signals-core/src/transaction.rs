@@ -119,12 +119,7 @@ impl<'c> Transaction<'c> {
     /// task of their own; through a connection that was borrowed from sqlx there is no such task, and callbacks are
     /// lost.
     pub async fn commit(mut self) -> Result<Committed> {
-        let _ = self.conn.verify().await;
-        if let Some(reason) = self.frame().failed.take() {
-            // Where even this fails, the database rolls back with the end of the connection.
-            let _ = self.undo().await;
-            return Err(Error::RolledBack { reason });
-        }
+        self.check().await?;
         if self.depth > 1 {
             return self.release().await;
         }
@@ -159,6 +154,15 @@ impl<'c> Transaction<'c> {
         committed
     }
 
+    /// Rolls back where something has failed, and the rest must not be committed.
+    pub(crate) async fn check(&mut self) -> Result<()> {
+        let _ = self.conn.verify().await;
+        let Some(reason) = self.frame().failed.take() else { return Ok(()) };
+        // Where even this fails, the database rolls back with the end of the connection.
+        let _ = self.undo().await;
+        Err(Error::RolledBack { reason })
+    }
+
     /// Rolls back, and runs the `on_rollback` receivers.
     ///
     /// # Errors
@@ -179,7 +183,7 @@ impl<'c> Transaction<'c> {
         }
     }
 
-    fn frame(&mut self) -> &mut Frame {
+    pub(crate) fn frame(&mut self) -> &mut Frame {
         self.conn.scope.frames.last_mut().expect("an open transaction has a frame")
     }
 

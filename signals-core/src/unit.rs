@@ -12,39 +12,39 @@ use crate::executor::Source;
 use crate::finish::finish;
 use crate::model::Model;
 use crate::receiver::Info;
-use crate::transaction::{Deferred, End, Transaction};
+use crate::transaction::{Deferred, End, Transaction, run_all};
 
-/// A save or a delete, without the row that it is of.
+/// A save or a delete, without the rows that it is of.
 pub(crate) trait Unit<M: Model>: Clone + Send + 'static {
     const VERB: &'static str;
 
-    fn needs(&self) -> Needs;
+    fn needs(&self, rows: &[M]) -> Needs;
 
     fn before(
         &self,
-        model: &mut M,
+        rows: &mut [M],
         conn: Option<&mut Conn<'_>>,
         scene: &Scene,
     ) -> impl Future<Output = Result<()>> + Send;
 
     fn write(
         &mut self,
-        model: &mut M,
+        rows: &mut [M],
         conn: &mut Conn<'_>,
     ) -> impl Future<Output = Result<()>> + Send;
 
     fn after(
         &self,
-        model: &M,
+        rows: &[M],
         conn: &mut Conn<'_>,
         scene: &Scene,
     ) -> impl Future<Output = Result<()>> + Send;
 
-    /// What waits for the end of the transaction, if anything does.
-    fn postponed(&self, model: &M, scene: &Scene) -> Option<Box<dyn Deferred>>;
+    /// What waits for the end of the transaction.
+    fn postponed(&self, rows: &[M], scene: &Scene) -> Vec<Box<dyn Deferred>>;
 
-    /// A copy of the row, where receivers that wait ask for one.
-    fn copy(&self, model: &M) -> Option<M>;
+    /// A copy of the rows, where somebody knows how to make one.
+    fn copy(&self, rows: &[M]) -> Option<Vec<M>>;
 }
 
 /// What the receivers of a write ask of the connection.
@@ -57,6 +57,7 @@ pub(crate) struct Needs {
 }
 
 /// What every receiver of a write is told.
+#[derive(Clone)]
 pub(crate) struct Scene {
     pub(crate) db: Option<Db>,
     pub(crate) operation: Arc<Operation>,
@@ -68,36 +69,36 @@ pub(crate) struct Scene {
 /// polled inside the save that it receives, and what is on the heap is not on the stack.
 pub(crate) fn perform<'u, M: Model, U: Unit<M>>(
     unit: &'u mut U,
-    model: &'u mut M,
+    rows: &'u mut [M],
     source: Source<'u>,
 ) -> BoxFuture<'u, Result<()>> {
     let (db, pool) = (source.db(), source.pool_id());
     let scene = Operation::enter(U::VERB, M::NAME, pool).map(|operation| Scene { db, operation });
     match source {
-        Source::Conn(conn) if conn.in_transaction() => Box::pin(inside(unit, model, conn, scene)),
-        source => Box::pin(async move { outside(unit, model, source, &scene?).await }),
+        Source::Conn(conn) if conn.in_transaction() => Box::pin(inside(unit, rows, conn, scene)),
+        source => Box::pin(async move { outside(unit, rows, source, &scene?).await }),
     }
 }
 
 /// In a transaction that is somebody else's to end.
 async fn inside<M: Model, U: Unit<M>>(
     unit: &mut U,
-    model: &mut M,
+    rows: &mut [M],
     mut conn: Conn<'_>,
     scene: Result<Scene>,
 ) -> Result<()> {
-    let mut row = Row::of(model);
+    let mut kept = Kept::of(rows);
     let doubt = Doubt::of(&mut conn, U::VERB, M::NAME);
     let done = async {
         let scene = scene?;
-        check_observable::<M>(unit.needs(), doubt.conn).await?;
-        unit.before(row.model, Some(&mut *doubt.conn), &scene).await?;
-        write(unit, row.model, doubt.conn, &scene).await
+        check_observable::<M>(unit.needs(kept.rows), doubt.conn).await?;
+        unit.before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
+        write(unit, kept.rows, doubt.conn, &scene).await
     };
     let done = done.await;
     let done = doubt.end(done);
     if done.is_ok() {
-        row.keep();
+        kept.keep();
     }
     done
 }
@@ -105,12 +106,12 @@ async fn inside<M: Model, U: Unit<M>>(
 /// Where there is no transaction of ours yet.
 async fn outside<M: Model, U: Unit<M>>(
     unit: &mut U,
-    model: &mut M,
+    rows: &mut [M],
     source: Source<'_>,
     scene: &Scene,
 ) -> Result<()> {
-    let mut row = Row::of(model);
-    let needs = unit.needs();
+    let mut kept = Kept::of(rows);
+    let needs = unit.needs(kept.rows);
     let source = match source {
         Source::Conn(mut conn) => {
             check_observable::<M>(needs, &mut conn).await?;
@@ -120,35 +121,35 @@ async fn outside<M: Model, U: Unit<M>>(
     };
     // Before BEGIN, and before a connection is taken: a veto costs nothing.
     if !needs.connection_before {
-        unit.before(row.model, None, scene).await?;
+        unit.before(kept.rows, None, scene).await?;
     }
     let conn = Box::pin(source.acquire()).await?;
     if !needs.transaction {
-        let done = alone(unit, row.model, conn, scene).await;
+        let done = alone(unit, kept.rows, conn, scene).await;
         if done.is_ok() {
-            row.keep();
+            kept.keep();
         }
         return done;
     }
     let mut tx = Transaction::open(conn).await?;
     let done = async {
         if needs.connection_before {
-            unit.before(row.model, Some(&mut *tx), scene).await?;
+            unit.before(kept.rows, Some(&mut *tx), scene).await?;
         }
-        write(unit, row.model, &mut tx, scene).await
+        write(unit, kept.rows, &mut tx, scene).await
     };
     match done.await {
         Ok(()) => {
             // Dropped from here on, the row may be stored, and its key is what a second save needs.
-            let key = row.keep();
+            let before = kept.keep();
             let committed = tx.commit().await.map(drop);
             if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
-                row.model.__set_pk(key);
+                restore(kept.rows, before);
             }
             committed
         }
         Err(error) => {
-            row.restore();
+            kept.restore();
             tx.rollback_or_log().await;
             Err(error)
         }
@@ -158,46 +159,44 @@ async fn outside<M: Model, U: Unit<M>>(
 /// The statement and those after it.
 async fn write<M: Model, U: Unit<M>>(
     unit: &mut U,
-    model: &mut M,
+    rows: &mut [M],
     conn: &mut Conn<'_>,
     scene: &Scene,
 ) -> Result<()> {
-    unit.write(model, conn).await?;
+    unit.write(rows, conn).await?;
     // Ahead of those that run now, whose own writes come after this one.
-    if let Some(postponed) = unit.postponed(model, scene) {
+    for postponed in unit.postponed(rows, scene) {
         conn.scope.defer(postponed);
     }
-    unit.after(model, conn, scene).await
+    unit.after(rows, conn, scene).await
 }
 
 /// One statement that commits itself, and then those that waited for it.
 async fn alone<M: Model, U: Unit<M>>(
     unit: &mut U,
-    model: &mut M,
+    rows: &mut [M],
     mut conn: Conn<'_>,
     scene: &Scene,
 ) -> Result<()> {
-    let copy = unit.needs().deferred.and_then(|_| unit.copy(model));
+    let copy = unit.needs(rows).deferred.and_then(|_| unit.copy(rows));
     let detached = if copy.is_some() { conn.detach() } else { None };
     let (Some(mut copy), Some(mut own)) = (copy, detached) else {
-        unit.write(model, &mut conn).await?;
-        if let Some(postponed) = unit.postponed(model, scene) {
-            finish(postponed.run(End::Committed, None)).await;
+        unit.write(rows, &mut conn).await?;
+        let postponed = unit.postponed(rows, scene);
+        if !postponed.is_empty() {
+            finish(run_all(postponed, End::Committed, None)).await;
         }
         return Ok(());
     };
     // A statement that was sent may be stored whether or not anybody waits for it, so it goes on without the caller,
-    // on a copy of the row.
-    let (mut writer, hold) = (unit.clone(), conn.is_borrowed());
-    let scene = Scene { db: scene.db.clone(), operation: Arc::clone(&scene.operation) };
+    // on a copy of the rows.
+    let (mut writer, hold, scene) = (unit.clone(), conn.is_borrowed(), scene.clone());
     let (done, writer, copy, own) = finish(async move {
         let done = writer.write(&mut copy, &mut own).await;
         // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
         let own = hold.then_some(own);
-        if done.is_ok()
-            && let Some(postponed) = writer.postponed(&copy, &scene)
-        {
-            postponed.run(End::Committed, None).await;
+        if done.is_ok() {
+            run_all(writer.postponed(&copy, &scene), End::Committed, None).await;
         }
         (done, writer, copy, own)
     })
@@ -207,7 +206,7 @@ async fn alone<M: Model, U: Unit<M>>(
     }
     done?;
     *unit = writer;
-    model.__set_pk(copy.pk());
+    restore(rows, copy.iter().map(M::__keep).collect());
     Ok(())
 }
 
@@ -220,33 +219,40 @@ async fn check_observable<M: Model>(needs: Needs, conn: &mut Conn<'_>) -> Result
     }
 }
 
-/// A row that has its key back where the write of it fails or is dropped.
-struct Row<'m, M: Model> {
-    model: &'m mut M,
-    key: Option<M::Pk>,
-    kept: bool,
+/// Rows that have their keys, versions and automatic columns back where the write of them fails or is dropped.
+pub(crate) struct Kept<'m, M: Model> {
+    pub(crate) rows: &'m mut [M],
+    /// None where the write is done, or there is nothing that it could change before that.
+    kept: Option<Vec<M::Kept>>,
 }
 
-impl<'m, M: Model> Row<'m, M> {
-    fn of(model: &'m mut M) -> Self {
-        let key = model.pk();
-        Self { model, key, kept: false }
+impl<'m, M: Model> Kept<'m, M> {
+    pub(crate) fn of(rows: &'m mut [M]) -> Self {
+        let kept = Some(rows.iter().map(M::__keep).collect());
+        Self { rows, kept }
     }
 
-    /// The write is done, and the row stays as it is now. Returns the key that it had.
-    fn keep(&mut self) -> Option<M::Pk> {
-        self.kept = true;
-        self.key.clone()
+    /// Where nobody but the statement changes the row. A key alone is set when that is through.
+    pub(crate) fn alone(rows: &'m mut [M]) -> Self {
+        if M::STATEMENTS.is_only_key() { Self { rows, kept: None } } else { Self::of(rows) }
     }
 
-    fn restore(&mut self) {
-        if !std::mem::replace(&mut self.kept, true) {
-            self.model.__set_pk(self.key.take());
-        }
+    /// The write is done, and the rows stay as they are now. Returns what they had.
+    pub(crate) fn keep(&mut self) -> Vec<M::Kept> {
+        self.kept.take().unwrap_or_default()
+    }
+
+    pub(crate) fn restore(&mut self) {
+        let kept = self.keep();
+        restore(self.rows, kept);
     }
 }
 
-impl<M: Model> Drop for Row<'_, M> {
+fn restore<M: Model>(rows: &mut [M], kept: Vec<M::Kept>) {
+    rows.iter_mut().zip(kept).for_each(|(row, kept)| row.__restore(kept));
+}
+
+impl<M: Model> Drop for Kept<'_, M> {
     fn drop(&mut self) {
         self.restore();
     }

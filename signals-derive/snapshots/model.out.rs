@@ -19,23 +19,36 @@ const _: () = {
         const TABLE: &'static str = "users";
         const COLUMNS: &'static [&'static str] = &["id", "name", "email"];
         const STATEMENTS: &'static __p::Statements = &__p::Statements {
+            table: "\"users\"",
+            columns: &[
+                __p::ColumnSpec::new("\"id\"", __p::Role::GeneratedKey),
+                __p::ColumnSpec::new("\"name\"", __p::Role::Plain),
+                __p::ColumnSpec::new("\"email\"", __p::Role::Plain),
+            ],
             insert: "INSERT INTO \"users\" (\"name\", \"email\") VALUES ($1, $2) RETURNING \"id\"",
             insert_with_key: "INSERT INTO \"users\" (\"name\", \"email\", \"id\") VALUES ($1, $2, $3)",
             insert_or_nothing: "INSERT INTO \"users\" (\"name\", \"email\", \"id\") VALUES ($1, $2, $3) ON CONFLICT (\"id\") DO NOTHING",
             update: "UPDATE \"users\" SET \"name\" = $1, \"email\" = $2 WHERE \"id\" = $3",
-            save: "WITH updated AS (UPDATE \"users\" SET \"name\" = $1, \"email\" = $2 WHERE \"id\" = $3 RETURNING 1), inserted AS (INSERT INTO \"users\" (\"name\", \"email\", \"id\") SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT 1 FROM updated) ON CONFLICT (\"id\") DO NOTHING RETURNING 1) SELECT false FROM updated UNION ALL SELECT true FROM inserted",
+            save: "WITH _updated AS (UPDATE \"users\" SET \"name\" = $1, \"email\" = $2 WHERE \"id\" = $3 RETURNING 1), _inserted AS (INSERT INTO \"users\" (\"name\", \"email\", \"id\") SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT (\"id\") DO NOTHING RETURNING 1) SELECT false FROM _updated UNION ALL SELECT true FROM _inserted",
             delete: "DELETE FROM \"users\" WHERE \"id\" = $1",
             select: "SELECT \"id\", \"name\", \"email\" FROM \"users\"",
             find: "SELECT \"id\", \"name\", \"email\" FROM \"users\" WHERE \"id\" = $1",
             count: "SELECT count(*) FROM (SELECT 1 FROM \"users\"",
         };
-        fn pk(&self) -> ::core::option::Option<Self::Pk> {
-            ::core::clone::Clone::clone(&self.id)
+        fn pk(&self) -> __p::Option<Self::Pk> {
+            __p::Clone::clone(&self.id)
         }
-        fn __set_pk(&mut self, key: ::core::option::Option<Self::Pk>) {
+        fn __set_pk(&mut self, key: __p::Option<Self::Pk>) {
             self.id = key;
         }
-        fn __json(&self) -> ::core::option::Option<__p::Value> {
+        type Kept = (Option<i64>,);
+        fn __keep(&self) -> Self::Kept {
+            (__p::Clone::clone(&self.id),)
+        }
+        fn __restore(&mut self, kept: Self::Kept) {
+            (self.id,) = kept;
+        }
+        fn __json(&self) -> __p::Option<__p::Value> {
             #[allow(unused_imports)]
             use __p::{Serialized as _, Unserialized as _};
             (&__p::Probe(self)).json()
@@ -51,50 +64,43 @@ const _: () = {
         i64: __p::Field<__DB>,
         String: __p::Field<__DB>,
     {
-        fn bind(
-            &self,
-            args: &mut __DB::Arguments,
-        ) -> ::core::result::Result<(), __p::BoxDynError> {
-            __p::add::<__DB, _>(args, &self.name)?;
-            __p::add::<__DB, _>(args, &self.email)?;
-            ::core::result::Result::Ok(())
+        fn give(&self, column: usize, take: __p::Take<'_, __DB>) -> __p::Given {
+            match column {
+                0usize => __p::give_key(&self.id, take),
+                1usize => take(&self.name),
+                2usize => take(&self.email),
+                _ => __p::no_column(column),
+            }
         }
-        fn bind_key(
-            key: &Self::Pk,
-            args: &mut __DB::Arguments,
-        ) -> ::core::result::Result<(), __p::BoxDynError> {
+        #[allow(clippy::single_match)]
+        fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
+            match column {
+                0usize => self.id = __p::Some(__p::get::<__DB, _>(row, at)?),
+                _ => {}
+            }
+            __p::Ok(())
+        }
+        fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
             __p::add::<__DB, _>(args, key)?;
-            ::core::result::Result::Ok(())
+            __p::Ok(())
         }
-        fn load(row: &__DB::Row) -> ::core::result::Result<Self, __p::Error> {
-            ::core::result::Result::Ok(Self {
-                id: ::core::option::Option::Some(
-                    <__DB as __p::Backend>::get::<i64>(row, 0usize)?,
-                ),
-                name: <__DB as __p::Backend>::get::<String>(row, 1usize)?,
-                email: <__DB as __p::Backend>::get::<String>(row, 2usize)?,
+        fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
+            __p::Ok(Self {
+                id: __p::Some(__p::get::<__DB, _>(row, at(0usize)?)?),
+                name: __p::get::<__DB, _>(row, at(1usize)?)?,
+                email: __p::get::<__DB, _>(row, at(2usize)?)?,
             })
-        }
-        fn load_key(row: &__DB::Row) -> ::core::result::Result<Self::Pk, __p::Error> {
-            <__DB as __p::Backend>::get::<i64>(row, 0usize)
         }
     }
     #[automatically_derived]
     impl<'r, __R: __p::Row> __p::FromRow<'r, __R> for User
     where
-        __R::Database: __p::Backend,
+        __R::Database: __p::Backend + __p::Database<Row = __R>,
         &'static str: __p::ColumnIndex<__R>,
-        i64: __p::Field<__R::Database>,
-        String: __p::Field<__R::Database>,
+        Self: __p::Store<__R::Database>,
     {
-        fn from_row(row: &'r __R) -> ::core::result::Result<Self, __p::Error> {
-            ::core::result::Result::Ok(Self {
-                id: ::core::option::Option::Some(
-                    __p::Row::try_get::<i64, _>(row, "id")?,
-                ),
-                name: __p::Row::try_get::<String, _>(row, "name")?,
-                email: __p::Row::try_get::<String, _>(row, "email")?,
-            })
+        fn from_row(row: &'r __R) -> __p::Loaded<Self> {
+            __p::by_name::<__R::Database, Self>(row)
         }
     }
 };

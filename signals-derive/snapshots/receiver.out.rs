@@ -25,7 +25,10 @@ const _: () = {
             .phase(__p::Phase::InTransaction)
             .order(0i32)
             .ask(|__cx| {
-                let _ = __p::take::<__p::phase::InTransaction, &mut Conn<'_>>(__cx);
+                let _ = __p::take::<
+                    __p::phase::InTransaction<post_save>,
+                    &mut Conn<'_>,
+                >(__cx);
             });
         #[allow(unused_mut, unused_variables)]
         fn __call<'a, 'c>(
@@ -37,7 +40,7 @@ const _: () = {
                     create_profile(
                             __event,
                             __p::take::<
-                                __p::phase::InTransaction,
+                                __p::phase::InTransaction<post_save>,
                                 &mut Conn<'_>,
                             >(&mut __cx)?,
                         )

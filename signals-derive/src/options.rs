@@ -3,7 +3,7 @@
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::ext::IdentExt;
-use syn::parse::ParseStream;
+use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Error, Ident, LitStr, Path, Result, Token};
 
 /// Mistakes so far. All of them are reported, not only the first.
@@ -78,6 +78,16 @@ pub(crate) fn string(name: &Ident, input: ParseStream<'_>) -> Result<LitStr> {
         return Err(Error::new(text.span(), format_args!("`{name}` is empty")));
     }
     Ok(text)
+}
+
+/// The value of `name = value`.
+pub(crate) fn value<T: Parse>(name: &Ident, example: &str, input: ParseStream<'_>) -> Result<T> {
+    let form = format!("expected `{name} = {example}`");
+    if !input.peek(Token![=]) {
+        return Err(Error::new(name.span(), form));
+    }
+    input.parse::<Token![=]>()?;
+    input.parse().map_err(|error| Error::new(error.span(), form))
 }
 
 /// The path in `crate = "path"`.

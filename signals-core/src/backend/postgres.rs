@@ -1,11 +1,17 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::{Connection, Decode, PgPool, Postgres, Row, Type};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgPoolOptions, PgRow, PgTypeInfo, PgTypeKind,
+};
+use sqlx::{Connection, Decode, Encode, PgPool, Postgres, Row, Type, TypeInfo};
 
-use super::{AnyRow, Arguments, Backend, DatabaseKind};
+use super::{AnyRow, AnyType, Arguments, Backend, DatabaseKind, Give};
 use crate::error::Result;
+use crate::registry::interned;
 
 /// A connection that was not used for so long is asked whether it still lives before it is used.
 const IDLE: Duration = Duration::from_secs(1);
@@ -30,13 +36,132 @@ impl Backend for Postgres {
         }
     }
 
+    fn type_info(ty: &AnyType) -> &PgTypeInfo {
+        match ty {
+            AnyType::Postgres(ty) => ty,
+            #[cfg(feature = "sqlite")]
+            AnyType::Sqlite(_) => unreachable!("a Postgres model of a Sqlite type"),
+        }
+    }
+
     fn get<'r, T>(row: &'r PgRow, column: usize) -> Result<T, sqlx::Error>
     where
         T: Decode<'r, Self> + Type<Self>,
     {
         row.try_get(column)
     }
+
+    fn fits_array(element: &PgTypeInfo) -> bool {
+        array_of(element).is_some()
+    }
+
+    fn start_array<T>(buffer: &mut PgArgumentBuffer) -> Result<(), BoxDynError>
+    where
+        T: Type<Self> + for<'q> Encode<'q, Self>,
+    {
+        // sqlx's own header, because only sqlx can leave a hole for the number of a type that has but a name so far.
+        let none: &[T] = &[];
+        none.encode_by_ref(buffer).map(drop)
+    }
+
+    fn bind_each(
+        args: &mut PgArguments,
+        rows: usize,
+        give: Give<'_, Self>,
+    ) -> Result<(), BoxDynError> {
+        let mut array = None;
+        give(0, &mut |first| {
+            array = array_of(&first.type_info());
+            Ok(())
+        })?;
+        let array = array.ok_or("values of this type cannot be the elements of an array")?;
+        sqlx::Arguments::add(args, Each { rows, give, array })
+    }
 }
+
+/// A column of several rows, as an array.
+struct Each<'g> {
+    rows: usize,
+    give: Give<'g, Postgres>,
+    array: PgTypeInfo,
+}
+
+impl Type<Postgres> for Each<'_> {
+    fn type_info() -> PgTypeInfo {
+        // Of the values, see `produces`.
+        PgTypeInfo::with_oid(Oid(0))
+    }
+}
+
+impl Encode<'_, Postgres> for Each<'_> {
+    /// The [binary format](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/utils/adt/arrayfuncs.c)
+    /// of an array: dimensions, flags, the element's type, length, lower bound, and each element behind its length.
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let length = buffer.len() + 12;
+        (self.give)(0, &mut |first| first.start_array(buffer))?;
+        buffer[length..length + 4].copy_from_slice(&i32::try_from(self.rows)?.to_be_bytes());
+        for row in 0..self.rows {
+            (self.give)(row, &mut |value| {
+                let start = buffer.len();
+                buffer.extend_from_slice(&[0; 4]);
+                let length = match value.encode(buffer)? {
+                    IsNull::Yes => -1,
+                    IsNull::No => i32::try_from(buffer.len() - start - 4)?,
+                };
+                buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
+                Ok(())
+            })?;
+        }
+        Ok(IsNull::No)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(self.array.clone())
+    }
+}
+
+/// The array type of an element type. An array is no element: `UNNEST` would take it apart as well.
+fn array_of(element: &PgTypeInfo) -> Option<PgTypeInfo> {
+    if matches!(element.kind(), PgTypeKind::Array(_)) || element.name().ends_with("[]") {
+        return None;
+    }
+    let Some(Oid(element_id)) = element.oid() else {
+        // sqlx asks the server for the number of a type that has but a name, once a connection.
+        return Some(PgTypeInfo::array_of(interned(element.name())));
+    };
+    let known = ARRAYS.iter().find(|(element, _)| *element == element_id);
+    known.map(|(_, array)| PgTypeInfo::with_oid(Oid(*array)))
+}
+
+/// The numbers of the built-in types that a column can well have, and of their arrays: `SELECT oid, typarray FROM
+/// pg_type`. They are the same on every server.
+const ARRAYS: &[(u32, u32)] = &[
+    (16, 1000),   // bool
+    (17, 1001),   // bytea
+    (18, 1002),   // "char"
+    (20, 1016),   // int8
+    (21, 1005),   // int2
+    (23, 1007),   // int4
+    (25, 1009),   // text
+    (114, 199),   // json
+    (650, 651),   // cidr
+    (700, 1021),  // float4
+    (701, 1022),  // float8
+    (790, 791),   // money
+    (829, 1040),  // macaddr
+    (869, 1041),  // inet
+    (1042, 1014), // bpchar
+    (1043, 1015), // varchar
+    (1082, 1182), // date
+    (1083, 1183), // time
+    (1114, 1115), // timestamp
+    (1184, 1185), // timestamptz
+    (1186, 1187), // interval
+    (1266, 1270), // timetz
+    (1700, 1231), // numeric
+    (2950, 2951), // uuid
+    (3802, 3807), // jsonb
+];
 
 /// A pool for `url` that does not ping before every use, as sqlx's own default does: only a connection that was idle
 /// is asked. A save on a warm pool is then one round trip.

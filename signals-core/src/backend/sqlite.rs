@@ -3,10 +3,11 @@ use std::time::Duration;
 
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
+    SqliteTypeInfo,
 };
 use sqlx::{Decode, Row, Sqlite, SqlitePool, Type};
 
-use super::{AnyRow, Arguments, Backend, DatabaseKind};
+use super::{AnyRow, AnyType, Arguments, Backend, DatabaseKind};
 use crate::error::Result;
 
 /// How long a statement waits for another connection's lock.
@@ -31,6 +32,14 @@ impl Backend for Sqlite {
             AnyRow::Sqlite(row) => row,
             #[cfg(feature = "postgres")]
             AnyRow::Postgres(_) => unreachable!("a SQLite model in a Postgres row"),
+        }
+    }
+
+    fn type_info(ty: &AnyType) -> &SqliteTypeInfo {
+        match ty {
+            AnyType::Sqlite(ty) => ty,
+            #[cfg(feature = "postgres")]
+            AnyType::Postgres(_) => unreachable!("a Sqlite model of a Postgres type"),
         }
     }
 

@@ -1,10 +1,11 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::vec::IntoIter;
 
 use serde_json::json;
 
 use super::ReceiverInfo;
+use crate::observed;
 
 /// The receivers of the program: an iterator, and with `Display` an aligned table of those that are left.
 #[derive(Debug, Clone)]
@@ -59,13 +60,21 @@ impl fmt::Display for Receivers {
     }
 }
 
+/// What a receiver was seen to do, by its place among the receivers.
+struct Seen {
+    receiver: usize,
+    verb: &'static str,
+    what: &'static str,
+}
+
 impl Receivers {
     pub(super) fn to_mermaid(&self) -> String {
         // What Mermaid takes for markup, as the entities that it knows.
         let label =
             |text: &str| text.replace('&', "#amp;").replace('"', "#quot;").replace('<', "#lt;");
         let mut graph = "flowchart LR\n".to_owned();
-        let senders = self.senders();
+        let seen = self.seen();
+        let senders = self.senders(&seen);
         for (sender, n) in &senders {
             let _ = writeln!(graph, "    m{n}([\"{}\"])", label(sender));
         }
@@ -75,6 +84,9 @@ impl Receivers {
             let _ =
                 writeln!(graph, "    m{sender} -- \"{signal}<br>{phase}\" --> r{n}[\"{name}\"]");
         }
+        for Seen { receiver, verb, what } in seen {
+            let _ = writeln!(graph, "    r{receiver} -. \"{verb}s\" .-> m{}", senders[what]);
+        }
         graph
     }
 
@@ -82,7 +94,8 @@ impl Receivers {
         let quoted =
             |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
         let mut graph = "digraph receivers {\n    rankdir=LR;\n    node [shape=box];\n".to_owned();
-        let senders = self.senders();
+        let seen = self.seen();
+        let senders = self.senders(&seen);
         for (sender, n) in &senders {
             let _ = writeln!(graph, "    m{n} [shape=oval, label={}];", quoted(sender));
         }
@@ -92,13 +105,17 @@ impl Receivers {
             let _ =
                 writeln!(graph, "    r{n} [label={name}];\n    m{sender} -> r{n} [label={edge}];");
         }
+        for Seen { receiver, verb, what } in seen {
+            let (target, edge) = (senders[what], quoted(&format!("{verb}s")));
+            let _ = writeln!(graph, "    r{receiver} -> m{target} [style=dashed, label={edge}];");
+        }
         graph.push_str("}\n");
         graph
     }
 
     pub(super) fn to_json(&self) -> String {
         let receiver = |r: &ReceiverInfo| {
-            json!({
+            let mut receiver = json!({
                 "signal": r.signal(),
                 "sender": r.sender(),
                 "receiver": r.name(),
@@ -108,16 +125,36 @@ impl Receivers {
                 "line": r.line(),
                 "doc": r.doc(),
                 "enabled": r.is_enabled(),
-            })
+            });
+            for (verb, what) in observed::of(r.info) {
+                let seen = &mut receiver[format!("{verb}s")];
+                match seen.as_array_mut() {
+                    Some(seen) => seen.push(what.into()),
+                    None => *seen = json!([what]),
+                }
+            }
+            receiver
         };
         let all: Vec<_> = self.all.as_slice().iter().map(receiver).collect();
         serde_json::Value::from(all).to_string()
     }
 
-    /// What signals come from, each with the number of its node. A signal of its own comes from itself.
-    fn senders(&self) -> BTreeMap<&'static str, usize> {
-        let senders: BTreeMap<_, _> = self.all.as_slice().iter().map(|r| (source(r), 0)).collect();
-        senders.into_keys().enumerate().map(|(n, sender)| (sender, n)).collect()
+    /// Taken once for each picture: other tasks go on.
+    fn seen(&self) -> Vec<Seen> {
+        let all = self.all.as_slice().iter().enumerate();
+        all.flat_map(|(receiver, r)| {
+            let edges = observed::of(r.info).into_iter();
+            edges.map(move |(verb, what)| Seen { receiver, verb, what })
+        })
+        .collect()
+    }
+
+    /// What signals come from, and what receivers were seen to write and send, each with the number of its node. A signal of
+    /// its own comes from itself.
+    fn senders(&self, seen: &[Seen]) -> BTreeMap<&'static str, usize> {
+        let senders = self.all.as_slice().iter().map(source);
+        let all: BTreeSet<_> = senders.chain(seen.iter().map(|seen| seen.what)).collect();
+        all.into_iter().enumerate().map(|(n, sender)| (sender, n)).collect()
     }
 }
 

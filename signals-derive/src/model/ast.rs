@@ -28,6 +28,15 @@ pub(crate) struct Column<'i> {
     pub(crate) name: String,
     pub(crate) ty: &'i Type,
     pub(crate) role: Role<'i>,
+    pub(crate) unique: bool,
+    pub(crate) belongs_to: Option<BelongsTo>,
+}
+
+impl Column<'_> {
+    /// Whether the field can be `None`, and the column NULL.
+    pub(crate) fn is_optional(&self) -> bool {
+        !self.role.is_key() && option_of(self.ty).is_some()
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -38,12 +47,44 @@ pub(crate) enum Role<'i> {
     Key,
     /// The key, which the database gives: the `T` of its `Option<T>`.
     GeneratedKey(&'i Type),
+    /// Computed by the database.
+    Generated,
+    /// Set at the INSERT.
+    AutoNowAdd,
+    /// Set at every write.
+    AutoNow,
+    /// One more at every write.
+    Version,
 }
 
 impl Role<'_> {
     pub(crate) fn is_key(self) -> bool {
         matches!(self, Role::Key | Role::GeneratedKey(_))
     }
+
+    /// Whether an UPDATE sets it to what the instance has.
+    pub(crate) fn is_set(self) -> bool {
+        matches!(self, Role::Plain | Role::Json | Role::AutoNow)
+    }
+
+    /// Whether a write can change the field of the instance.
+    pub(crate) fn is_automatic(self) -> bool {
+        !matches!(self, Role::Plain | Role::Json)
+    }
+}
+
+/// What happens to the rows that belong to one that is deleted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDelete {
+    Cascade,
+    Restrict,
+    SetNull,
+}
+
+/// A column that is the key of a row of another model.
+pub(crate) struct BelongsTo {
+    pub(crate) parent: Path,
+    pub(crate) on_delete: OnDelete,
 }
 
 impl<'i> Model<'i> {
@@ -76,9 +117,15 @@ impl<'i> Model<'i> {
                     let role = match () {
                         () if attrs.primary_key.is_set() => Role::Key,
                         () if attrs.json.is_set() => Role::Json,
+                        () if attrs.generated.is_set() => Role::Generated,
+                        () if attrs.auto_now_add.is_set() => Role::AutoNowAdd,
+                        () if attrs.auto_now.is_set() => Role::AutoNow,
+                        () if attrs.version.is_set() => Role::Version,
                         () => Role::Plain,
                     };
-                    columns.push(Column { ident, name, ty: &field.ty, role });
+                    let unique = attrs.unique.is_set();
+                    let belongs_to = belongs_to(&attrs, &field.ty, &mut mistakes);
+                    columns.push(Column { ident, name, ty: &field.ty, role, unique, belongs_to });
                 }
                 if fields.iter().len() > 0 || mistakes.is_empty() {
                     find_key(&mut columns, &input.ident, &mut mistakes);
@@ -87,6 +134,10 @@ impl<'i> Model<'i> {
             Err(error) => mistakes.add(error),
         }
         unique_names(&columns, &mut mistakes);
+        let versions = columns.iter().filter(|c| matches!(c.role, Role::Version));
+        for second in versions.skip(1) {
+            mistakes.at(second.ident.span(), "a model has one `version`");
+        }
 
         match mistakes.into_error() {
             Some(error) => Err(error),
@@ -107,10 +158,6 @@ impl<'i> Model<'i> {
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Column<'i>> {
         self.columns.iter().filter(|column| column.role.is_key())
     }
-
-    pub(crate) fn plain(&self) -> impl Iterator<Item = &Column<'i>> {
-        self.columns.iter().filter(|column| !column.role.is_key())
-    }
 }
 
 fn fields<'i>(
@@ -128,21 +175,51 @@ fn fields<'i>(
 
 /// Whether the field is no column.
 fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) -> bool {
-    let conflicts = [
+    let roles = [
         ("primary_key", attrs.primary_key.span()),
-        ("column", attrs.column.span()),
         ("json", attrs.json.span()),
+        ("generated", attrs.generated.span()),
+        ("auto_now_add", attrs.auto_now_add.span()),
+        ("auto_now", attrs.auto_now.span()),
+        ("version", attrs.version.span()),
     ];
-    for (name, span) in conflicts {
+    let others = [
+        ("column", attrs.column.span()),
+        ("unique", attrs.unique.span()),
+        ("belongs_to", attrs.belongs_to.span()),
+        ("on_delete", attrs.on_delete.span()),
+    ];
+    for (name, span) in roles.into_iter().chain(others) {
         if let (true, Some(span)) = (attrs.skip.is_set(), span) {
             mistakes
                 .at(span, format_args!("a field with `skip` is no column, and has no `{name}`"));
         }
     }
-    if let (Some(_), Some(span)) = (attrs.primary_key.span(), attrs.json.span()) {
-        mistakes.at(span, "a key cannot be `json`");
+    let mut given = roles.into_iter().filter_map(|(name, span)| Some((name, span?)));
+    if let Some((first, _)) = given.next() {
+        for (second, span) in given {
+            mistakes.at(span, format_args!("a column is `{first}` or `{second}`, not both"));
+        }
     }
     attrs.skip.is_set()
+}
+
+fn belongs_to(attrs: &FieldAttrs, ty: &Type, mistakes: &mut Mistakes) -> Option<BelongsTo> {
+    let Some(parent) = attrs.belongs_to.get() else {
+        if let Some(span) = attrs.on_delete.span() {
+            mistakes.at(span, "`on_delete` goes with `belongs_to = Model`");
+        }
+        return None;
+    };
+    let Some(on_delete) = attrs.on_delete.get() else {
+        let span = attrs.belongs_to.span().unwrap_or_else(Span::call_site);
+        mistakes.at(span, "`belongs_to` needs `on_delete = cascade`, `restrict` or `set_null`");
+        return None;
+    };
+    if *on_delete == OnDelete::SetNull && option_of(ty).is_none() {
+        mistakes.at(ty.span(), "`on_delete = set_null` needs a field of type `Option<…>`");
+    }
+    Some(BelongsTo { parent: parent.clone(), on_delete: *on_delete })
 }
 
 fn find_key(columns: &mut [Column<'_>], ident: &Ident, mistakes: &mut Mistakes) {

@@ -1,6 +1,8 @@
-use syn::{Attribute, LitStr, Path};
+use syn::parse::{Parse, ParseStream};
+use syn::{Attribute, Ident, LitStr, Path};
 
-use crate::options::{Mistakes, Once, each_option, path, string, unknown};
+use super::ast::OnDelete;
+use crate::options::{Mistakes, Once, each_option, path, string, unknown, value};
 
 /// `#[model(…)]` on the struct.
 #[derive(Default)]
@@ -17,6 +19,13 @@ pub(crate) struct FieldAttrs {
     pub(crate) column: Once<LitStr>,
     pub(crate) skip: Once<()>,
     pub(crate) json: Once<()>,
+    pub(crate) generated: Once<()>,
+    pub(crate) auto_now_add: Once<()>,
+    pub(crate) auto_now: Once<()>,
+    pub(crate) version: Once<()>,
+    pub(crate) unique: Once<()>,
+    pub(crate) belongs_to: Once<Path>,
+    pub(crate) on_delete: Once<OnDelete>,
 }
 
 /// How field names become column names, in serde's and sqlx's spelling.
@@ -94,10 +103,50 @@ impl FieldAttrs {
                 "column" => read.column.set(name, string(name, input)?, mistakes),
                 "skip" => read.skip.set(name, (), mistakes),
                 "json" => read.json.set(name, (), mistakes),
-                _ => return Err(unknown(name, &["primary_key", "column", "skip", "json"])),
+                "generated" => read.generated.set(name, (), mistakes),
+                "auto_now_add" => read.auto_now_add.set(name, (), mistakes),
+                "auto_now" => read.auto_now.set(name, (), mistakes),
+                "version" => read.version.set(name, (), mistakes),
+                "unique" => read.unique.set(name, (), mistakes),
+                "belongs_to" => {
+                    let parent = value(name, "User", input)?;
+                    read.belongs_to.set(name, parent, mistakes);
+                }
+                "on_delete" => {
+                    let what = value(name, ON_DELETE, input)?;
+                    read.on_delete.set(name, what, mistakes);
+                }
+                _ => return Err(unknown(name, FIELD_OPTIONS)),
             }
             Ok(())
         });
         read
+    }
+}
+
+const FIELD_OPTIONS: &[&str] = &[
+    "primary_key",
+    "column",
+    "skip",
+    "json",
+    "generated",
+    "auto_now_add",
+    "auto_now",
+    "version",
+    "unique",
+    "belongs_to",
+    "on_delete",
+];
+const ON_DELETE: &str = "cascade`, `restrict` or `set_null";
+
+impl Parse for OnDelete {
+    fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
+        let what: Ident = input.parse()?;
+        match what.to_string().as_str() {
+            "cascade" => Ok(OnDelete::Cascade),
+            "restrict" => Ok(OnDelete::Restrict),
+            "set_null" => Ok(OnDelete::SetNull),
+            _ => Err(syn::Error::new(what.span(), "not one of these")),
+        }
     }
 }

@@ -1,9 +1,11 @@
+use std::collections::HashSet;
+
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::ast::{Column, Model, Role};
+use super::ast::{BelongsTo, Column, Model, OnDelete, Role};
 use super::sql::{self, Sql};
 use crate::options::private;
 
@@ -12,17 +14,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     let p = private(model.krate.as_ref());
     let name = ident.unraw().to_string();
     let names = columns.iter().map(|c| &c.name);
-    let Sql {
-        insert,
-        insert_with_key,
-        insert_or_nothing,
-        update,
-        save,
-        delete,
-        select,
-        find,
-        count,
-    } = sql::statements(model);
+    let statements = statements(model);
 
     let consts = columns.iter().map(|column| {
         let name = &column.name;
@@ -32,33 +24,39 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     });
     let key = Key::of(model);
     let (pk, get_pk, set_pk) = (&key.ty, &key.get, &key.set);
+    let automatic = automatic(columns);
 
-    let bind = model.plain().map(|column| {
-        let value = bound(column);
-        quote!(__p::add::<__DB, _>(args, #value)?;)
+    let give = columns.iter().enumerate().map(|(i, column)| {
+        let ident = column.ident;
+        match column.role {
+            Role::GeneratedKey(_) => quote!(#i => __p::give_key(&self.#ident, take),),
+            Role::Json => quote!(#i => take(&__p::Json(&self.#ident)),),
+            _ => quote!(#i => take(&self.#ident),),
+        }
+    });
+    let set = columns.iter().enumerate().filter(|(_, c)| c.role.is_automatic()).map(|(i, c)| {
+        let (ident, value) = (c.ident, read(c, &quote!(at)));
+        quote!(#i => self.#ident = #value,)
     });
     let bind_key = key.parts.iter().map(|part| quote!(__p::add::<__DB, _>(args, #part)?;));
     let load = columns.iter().enumerate().map(|(i, c)| {
-        let ty = stored_as(c);
-        field(c, &quote!(<__DB as __p::Backend>::get::<#ty>(row, #i)?))
+        let (ident, value) = (c.ident, read(c, &quote!(at(#i)?)));
+        quote!(#ident: #value,)
     });
-    let parts = key
-        .types
-        .iter()
-        .enumerate()
-        .map(|(i, ty)| quote!(<__DB as __p::Backend>::get::<#ty>(row, #i)));
-    let load_key = match key.types.len() {
-        1 => quote!(#(#parts)*),
-        _ => quote!(::core::result::Result::Ok((#(#parts?),*))),
-    };
-    let from_row = columns.iter().map(|c| {
-        let (ty, name) = (stored_as(c), &c.name);
-        field(c, &quote!(__p::Row::try_get::<#ty, _>(row, #name)?))
+    let fits = columns.iter().map(|c| {
+        let ty = match c.role {
+            Role::Json => {
+                let ty = c.ty;
+                quote!(__p::Json<#ty>)
+            }
+            _ => decoded(c),
+        };
+        quote!(__p::fits::<__DB, #ty>)
     });
     let rest: TokenStream =
         skipped.iter().map(|f| quote!(#f: ::core::default::Default::default(),)).collect();
-    let in_db = bounds(columns, &quote!(__DB), true);
-    let in_row = bounds(columns, &quote!(__R::Database), false);
+    let bounds = bounds(columns);
+    let linked = linked(model);
 
     quote! {
         const _: () = {
@@ -73,20 +71,11 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                 const NAME: &'static str = #name;
                 const TABLE: &'static str = #table;
                 const COLUMNS: &'static [&'static str] = &[#(#names),*];
-                const STATEMENTS: &'static __p::Statements = &__p::Statements {
-                    insert: #insert,
-                    insert_with_key: #insert_with_key,
-                    insert_or_nothing: #insert_or_nothing,
-                    update: #update,
-                    save: #save,
-                    delete: #delete,
-                    select: #select,
-                    find: #find,
-                    count: #count,
-                };
-                fn pk(&self) -> ::core::option::Option<Self::Pk> { #get_pk }
-                fn __set_pk(&mut self, key: ::core::option::Option<Self::Pk>) { #set_pk }
-                fn __json(&self) -> ::core::option::Option<__p::Value> {
+                const STATEMENTS: &'static __p::Statements = &#statements;
+                fn pk(&self) -> __p::Option<Self::Pk> { #get_pk }
+                fn __set_pk(&mut self, key: __p::Option<Self::Pk>) { #set_pk }
+                #automatic
+                fn __json(&self) -> __p::Option<__p::Value> {
                     #[allow(unused_imports)]
                     use __p::{Serialized as _, Unserialized as _};
                     (&__p::Probe(self)).json()
@@ -98,33 +87,165 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
             }
 
             #[automatically_derived]
-            impl<__DB: __p::Backend> __p::Store<__DB> for #ident where #in_db {
-                fn bind(&self, args: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> {
-                    #(#bind)*
-                    ::core::result::Result::Ok(())
+            impl<__DB: __p::Backend> __p::Store<__DB> for #ident where #bounds {
+                fn give(&self, column: usize, take: __p::Take<'_, __DB>) -> __p::Given {
+                    match column {
+                        #(#give)*
+                        _ => __p::no_column(column),
+                    }
                 }
-                fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> {
+                #[allow(clippy::single_match)]
+                fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
+                    match column {
+                        #(#set)*
+                        _ => {}
+                    }
+                    __p::Ok(())
+                }
+                fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
                     #(#bind_key)*
-                    ::core::result::Result::Ok(())
+                    __p::Ok(())
                 }
-                fn load(row: &__DB::Row) -> ::core::result::Result<Self, __p::Error> {
-                    ::core::result::Result::Ok(Self { #(#load)* #rest })
+                fn fits(column: usize, ty: &__DB::TypeInfo) -> bool {
+                    [#(#fits),*][column](ty)
                 }
-                fn load_key(row: &__DB::Row) -> ::core::result::Result<Self::Pk, __p::Error> {
-                    #load_key
+                fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
+                    __p::Ok(Self { #(#load)* #rest })
                 }
             }
 
             #[automatically_derived]
             impl<'r, __R: __p::Row> __p::FromRow<'r, __R> for #ident
             where
-                __R::Database: __p::Backend,
+                __R::Database: __p::Backend + __p::Database<Row = __R>,
                 &'static str: __p::ColumnIndex<__R>,
-                #in_row
+                Self: __p::Store<__R::Database>,
             {
-                fn from_row(row: &'r __R) -> ::core::result::Result<Self, __p::Error> {
-                    ::core::result::Result::Ok(Self { #(#from_row)* #rest })
+                fn from_row(row: &'r __R) -> __p::Loaded<Self> {
+                    __p::by_name::<__R::Database, Self>(row)
                 }
+            }
+
+            #linked
+        };
+    }
+}
+
+/// What the library knows of the table.
+fn statements(model: &Model<'_>) -> TokenStream {
+    let Sql {
+        table,
+        insert,
+        insert_with_key,
+        insert_or_nothing,
+        update,
+        save,
+        delete,
+        select,
+        find,
+        count,
+    } = sql::statements(model);
+    let columns = model.columns.iter().map(|column| {
+        let name = sql::name(column);
+        let role = match column.role {
+            Role::Plain | Role::Json => quote!(Plain),
+            Role::Key => quote!(Key),
+            Role::GeneratedKey(_) => quote!(GeneratedKey),
+            Role::Generated => quote!(Generated),
+            Role::AutoNowAdd => quote!(AutoNowAdd),
+            Role::AutoNow => quote!(AutoNow),
+            Role::Version => quote!(Version),
+        };
+        let unique = column.unique.then(|| quote!(.unique()));
+        let optional = column.is_optional().then(|| quote!(.optional()));
+        quote!(__p::ColumnSpec::new(#name, __p::Role::#role)#unique #optional)
+    });
+    quote! {
+        __p::Statements {
+            table: #table,
+            columns: &[#(#columns),*],
+            insert: #insert,
+            insert_with_key: #insert_with_key,
+            insert_or_nothing: #insert_or_nothing,
+            update: #update,
+            save: #save,
+            delete: #delete,
+            select: #select,
+            find: #find,
+            count: #count,
+        }
+    }
+}
+
+/// What a write changes in the instance, and what a failed one must put back.
+fn automatic(columns: &[Column<'_>]) -> TokenStream {
+    let fields: Vec<_> = columns.iter().filter(|c| c.role.is_automatic()).collect();
+    let (types, idents): (Vec<_>, Vec<_>) = fields.iter().map(|c| (c.ty, c.ident)).unzip();
+    let clones = idents.iter().map(|ident| quote!(__p::Clone::clone(&self.#ident)));
+    let stamps: Vec<_> = columns
+        .iter()
+        .filter_map(|Column { ident, ty, role, .. }| {
+            let stamp = quote_spanned!(ty.span()=> self.#ident = __p::AutoNow::at(now););
+            match role {
+                Role::AutoNow => Some(stamp),
+                Role::AutoNowAdd => Some(quote!(if added { #stamp })),
+                _ => None,
+            }
+        })
+        .collect();
+    let stamp = (!stamps.is_empty()).then(|| {
+        quote!(#[allow(unused_variables)] fn __stamp(&mut self, now: __p::SystemTime, added: bool) { #(#stamps)* })
+    });
+    let advance = columns.iter().find(|c| matches!(c.role, Role::Version)).map(|column| {
+        let (ident, ty) = (column.ident, column.ty);
+        let next = quote_spanned!(ty.span()=> __p::Version::next(self.#ident));
+        quote! {
+            fn __advance(&mut self) { self.#ident = #next; }
+            fn __version(&self) -> __p::Option<i64> {
+                __p::Some(__p::Version::number(self.#ident))
+            }
+        }
+    });
+    quote! {
+        type Kept = (#(#types,)*);
+        fn __keep(&self) -> Self::Kept { (#(#clones,)*) }
+        fn __restore(&mut self, kept: Self::Kept) { (#(self.#idents,)*) = kept; }
+        #stamp
+        #advance
+    }
+}
+
+/// What is known of the model without its type, and what its rows belong to.
+fn linked(model: &Model<'_>) -> TokenStream {
+    let ident = model.ident;
+    let mut checks = TokenStream::new();
+    let relations: Vec<_> = model
+        .columns
+        .iter()
+        .enumerate()
+        .filter_map(|(i, column)| {
+            let BelongsTo { parent, on_delete } = column.belongs_to.as_ref()?;
+            let on_delete = match on_delete {
+                OnDelete::Cascade => quote!(Cascade),
+                OnDelete::Restrict => quote!(Restrict),
+                OnDelete::SetNull => quote!(SetNull),
+            };
+            let ty = column.ty;
+            checks.extend(
+                quote_spanned!(ty.span()=> const _: () = __p::is_key_of::<#parent, #ty>();),
+            );
+            let new = quote_spanned!(parent.span()=> __p::Relation::new::<#parent>);
+            Some(quote!(#new(#i, __p::OnDelete::#on_delete)))
+        })
+        .collect();
+    quote! {
+        #checks
+        const _: () = {
+            #[allow(unused_imports)]
+            use __p::NotStored as _;
+            type In = __p::StoredIn<#ident>;
+            __p::inventory::submit! {
+                __p::Linked::new::<#ident>(&[#(#relations),*], In::SQLITE, In::POSTGRES)
             }
         };
     }
@@ -133,7 +254,6 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
 /// The key as a type and as code.
 struct Key {
     ty: TokenStream,
-    types: Vec<TokenStream>,
     get: TokenStream,
     set: TokenStream,
     /// References to its parts, from a `key: &Self::Pk`.
@@ -147,16 +267,14 @@ impl Key {
         match keys[..] {
             [Column { ident, role: Role::GeneratedKey(_), .. }] => Self {
                 ty: quote!(#(#types)*),
-                types,
-                get: quote!(::core::clone::Clone::clone(&self.#ident)),
+                get: quote!(__p::Clone::clone(&self.#ident)),
                 set: quote!(self.#ident = key;),
                 parts: vec![quote!(key)],
             },
             [Column { ident, .. }] => Self {
                 ty: quote!(#(#types)*),
-                types,
-                get: quote!(::core::option::Option::Some(::core::clone::Clone::clone(&self.#ident))),
-                set: quote!(if let ::core::option::Option::Some(key) = key { self.#ident = key; }),
+                get: quote!(__p::Some(__p::Clone::clone(&self.#ident))),
+                set: quote!(if let __p::Some(key) = key { self.#ident = key; }),
                 parts: vec![quote!(key)],
             },
             _ => {
@@ -164,9 +282,8 @@ impl Key {
                 let n: Vec<_> = (0..keys.len()).map(syn::Index::from).collect();
                 Self {
                     ty: quote!((#(#types),*)),
-                    types,
-                    get: quote!(::core::option::Option::Some((#(::core::clone::Clone::clone(&self.#idents)),*))),
-                    set: quote!(if let ::core::option::Option::Some(key) = key { #(self.#idents = key.#n;)* }),
+                    get: quote!(__p::Some((#(__p::Clone::clone(&self.#idents)),*))),
+                    set: quote!(if let __p::Some(key) = key { #(self.#idents = key.#n;)* }),
                     parts: n.iter().map(|n| quote!(&key.#n)).collect(),
                 }
             }
@@ -182,48 +299,35 @@ fn decoded(column: &Column<'_>) -> TokenStream {
     }
 }
 
-fn stored_as(column: &Column<'_>) -> TokenStream {
-    let ty = decoded(column);
+/// The value of the field, from a place in a row.
+fn read(column: &Column<'_>, at: &TokenStream) -> TokenStream {
     match column.role {
-        Role::Json => quote!(__p::Json<#ty>),
-        _ => ty,
-    }
-}
-
-fn field(column: &Column<'_>, value: &TokenStream) -> TokenStream {
-    let ident = column.ident;
-    match column.role {
-        Role::GeneratedKey(_) => quote!(#ident: ::core::option::Option::Some(#value),),
-        Role::Json => quote!(#ident: #value.0,),
-        _ => quote!(#ident: #value,),
-    }
-}
-
-fn bound(column: &Column<'_>) -> TokenStream {
-    let ident = column.ident;
-    match column.role {
-        Role::Json => quote!(__p::Json(&self.#ident)),
-        _ => quote!(&self.#ident),
+        Role::GeneratedKey(_) => quote!(__p::Some(__p::get::<__DB, _>(row, #at)?)),
+        Role::Json => {
+            let ty = column.ty;
+            quote!(__p::get::<__DB, __p::Json<#ty>>(row, #at)?.0)
+        }
+        _ => quote!(__p::get::<__DB, _>(row, #at)?),
     }
 }
 
 /// That the database can store each of the types, once for each.
-fn bounds(columns: &[Column<'_>], db: &TokenStream, writes: bool) -> TokenStream {
-    let mut seen = std::collections::HashSet::new();
+fn bounds(columns: &[Column<'_>]) -> TokenStream {
+    let mut seen = HashSet::new();
     let mut bounds = TokenStream::new();
     for column in columns {
-        let ty = stored_as(column);
-        if !seen.insert(ty.to_string()) {
+        let (ty, span) = (decoded(column), column.ty.span());
+        let json = matches!(column.role, Role::Json);
+        if !seen.insert((ty.to_string(), json)) {
             continue;
         }
-        let span = column.ty.span();
-        bounds.extend(quote_spanned!(span=> #ty: __p::Field<#db>,));
-        if let (Role::Json, true) = (column.role, writes) {
-            let inner = column.ty;
-            bounds.extend(
-                quote_spanned!(span=> for<'__j> __p::Json<&'__j #inner>: __p::Encodes<'__j, #db>,),
-            );
-        }
+        bounds.extend(match json {
+            true => quote_spanned! {span=>
+                __p::Json<#ty>: __p::Field<__DB>,
+                for<'__j> __p::Json<&'__j #ty>: __p::Bindable<__DB>,
+            },
+            false => quote_spanned!(span=> #ty: __p::Field<__DB>,),
+        });
     }
     bounds
 }

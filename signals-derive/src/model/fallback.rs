@@ -26,14 +26,18 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
                 const STATEMENTS: &'static __p::Statements = ::core::panic!();
                 fn pk(&self) -> ::core::option::Option<()> { ::core::option::Option::None }
                 fn __set_pk(&mut self, _: ::core::option::Option<()>) {}
+                type Kept = ();
+                fn __keep(&self) {}
+                fn __restore(&mut self, _: ()) {}
                 fn __json(&self) -> ::core::option::Option<__p::Value> { ::core::option::Option::None }
                 fn __table() -> &'static __p::Table<Self> { ::core::panic!() }
             }
             impl<__DB: __p::Backend> __p::Store<__DB> for #ident {
-                fn bind(&self, _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
+                fn give(&self, _: usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
+                fn set(&mut self, _: usize, _: &__DB::Row, _: usize) -> ::core::result::Result<(), __p::Error> { ::core::panic!() }
                 fn bind_key(_: &(), _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
-                fn load(_: &__DB::Row) -> ::core::result::Result<Self, __p::Error> { ::core::panic!() }
-                fn load_key(_: &__DB::Row) -> ::core::result::Result<(), __p::Error> { ::core::panic!() }
+                fn fits(_: usize, _: &__DB::TypeInfo) -> bool { ::core::panic!() }
+                fn load(_: &__DB::Row, _: impl __p::Places) -> __p::Loaded<Self> { ::core::panic!() }
             }
         };
     }

@@ -1,8 +1,10 @@
-//! The statements of a model. The columns that are not part of the key are `$1` and up, the key's come after them.
+//! The statements of a model. The columns that a write sets are `$1` and up; then come the key's, the version, and what
+//! is set at the INSERT alone.
 
-use super::ast::{Model, Role};
+use super::ast::{Column, Model, Role};
 
 pub(super) struct Sql {
+    pub(super) table: String,
     pub(super) insert: String,
     pub(super) insert_with_key: String,
     pub(super) insert_or_nothing: String,
@@ -16,55 +18,91 @@ pub(super) struct Sql {
 
 pub(super) fn statements(model: &Model<'_>) -> Sql {
     let table = model.table.split('.').map(quoted).collect::<Vec<_>>().join(".");
-    let plain: Vec<String> = model.plain().map(|c| quoted(&c.name)).collect();
-    let keys: Vec<String> = model.keys().map(|c| quoted(&c.name)).collect();
-    let generated = model.keys().any(|c| matches!(c.role, Role::GeneratedKey(_)));
-    let every: Vec<String> = plain.iter().chain(&keys).cloned().collect();
+    let names = |which: &dyn Fn(Role<'_>) -> bool| -> Vec<String> {
+        model.columns.iter().filter(|c| which(c.role)).map(name).collect()
+    };
+    let set = names(&|role| role.is_set());
+    let keys = names(&|role| role.is_key());
+    let version = names(&|role| matches!(role, Role::Version));
+    let added = names(&|role| matches!(role, Role::AutoNowAdd));
+    let generated = names(&|role| matches!(role, Role::Generated));
+    let key_given = model.keys().any(|c| matches!(c.role, Role::GeneratedKey(_)));
+
+    let every = [&set[..], &keys, &version, &added].concat();
     let places = placeholders(1, every.len());
     let key_list = keys.join(", ");
+    let insert_into = |columns: &[String]| format!("INSERT INTO {table} ({})", columns.join(", "));
 
-    let insert_with_key =
-        format!("INSERT INTO {table} ({}) VALUES ({})", every.join(", "), places.join(", "));
-    let insert = match (generated, plain.is_empty()) {
-        (false, _) => insert_with_key.clone(),
+    let insert_with_key = format!("{} VALUES ({})", insert_into(&every), places.join(", "));
+    let without_key = [&set[..], &version, &added].concat();
+    let insert = match (key_given, without_key.is_empty()) {
+        (false, _) => with_returning(&insert_with_key, &generated),
         (true, true) => format!("INSERT INTO {table} DEFAULT VALUES RETURNING {key_list}"),
-        (true, false) => format!(
-            "INSERT INTO {table} ({}) VALUES ({}) RETURNING {key_list}",
-            plain.join(", "),
-            places[..plain.len()].join(", "),
-        ),
+        (true, false) => {
+            let places = placeholders(1, without_key.len()).join(", ");
+            let insert = format!("{} VALUES ({places})", insert_into(&without_key));
+            with_returning(&insert, &[&keys[..], &generated].concat())
+        }
     };
+
+    let (set_places, rest) = places.split_at(set.len());
+    let (key_places, rest) = rest.split_at(keys.len());
+    let mut assigned = assignments(&set, set_places);
+    let mut conditions = assignments(&keys, key_places);
+    if let (Some(version), Some(place)) = (version.first(), rest.first()) {
+        assigned.push(format!("{version} = {version} + 1"));
+        conditions.push(format!("{version} = {place}"));
+    }
     // A row that is all key has nothing to set; it is set to itself, so that the database says whether it is there.
-    let set = match plain.is_empty() {
-        true => assignments(&keys, &places, ", "),
-        false => assignments(&plain, &places, ", "),
-    };
-    let by_key = assignments(&keys, &places[plain.len()..], " AND ");
-    let update = format!("UPDATE {table} SET {set} WHERE {by_key}");
+    if assigned.is_empty() {
+        assigned = assignments(&keys, key_places);
+    }
+    let update =
+        format!("UPDATE {table} SET {} WHERE {}", assigned.join(", "), conditions.join(" AND "));
+    // What an UPDATE leaves as it is, and what the database computes.
+    let read_back = [&generated[..], &added].concat();
+
     // One statement that says whether it inserted, with nothing but what SQL has: `xmax` tells it too, but cannot be
     // read from a partitioned table. No row at all means that another transaction stored the row in between.
+    let list = read_back.iter().map(|c| format!(", {c}")).collect::<String>();
+    let returned = if read_back.is_empty() { "1".to_owned() } else { read_back.join(", ") };
     let save = format!(
-        "WITH updated AS ({update} RETURNING 1), inserted AS (INSERT INTO {table} ({}) SELECT {} WHERE NOT EXISTS \
-         (SELECT 1 FROM updated) ON CONFLICT ({key_list}) DO NOTHING RETURNING 1) SELECT false FROM updated UNION ALL \
-         SELECT true FROM inserted",
-        every.join(", "),
+        "WITH _updated AS ({update} RETURNING {returned}), _inserted AS ({} SELECT {} WHERE NOT EXISTS (SELECT 1 FROM \
+         _updated) ON CONFLICT ({key_list}) DO NOTHING RETURNING {returned}) SELECT false{list} FROM _updated UNION ALL \
+         SELECT true{list} FROM _inserted",
+        insert_into(&every),
         places.join(", "),
     );
     let select = format!(
         "SELECT {} FROM {table}",
-        model.columns.iter().map(|c| quoted(&c.name)).collect::<Vec<_>>().join(", "),
+        model.columns.iter().map(name).collect::<Vec<_>>().join(", "),
     );
-    let by_only_key = assignments(&keys, &placeholders(1, keys.len()), " AND ");
+    let mut of_row = [&keys[..], &version].concat();
+    of_row = assignments(&of_row, &placeholders(1, of_row.len()));
+    let by_key = assignments(&keys, &placeholders(1, keys.len())).join(" AND ");
+    let or_nothing = format!("{insert_with_key} ON CONFLICT ({key_list}) DO NOTHING");
     Sql {
         insert,
-        insert_or_nothing: format!("{insert_with_key} ON CONFLICT ({key_list}) DO NOTHING"),
-        insert_with_key,
-        update,
+        insert_or_nothing: with_returning(&or_nothing, &generated),
+        insert_with_key: with_returning(&insert_with_key, &generated),
+        update: with_returning(&update, &read_back),
         save,
-        delete: format!("DELETE FROM {table} WHERE {by_only_key}"),
-        find: format!("{select} WHERE {by_only_key}"),
+        delete: format!("DELETE FROM {table} WHERE {}", of_row.join(" AND ")),
+        find: format!("{select} WHERE {by_key}"),
         select,
         count: format!("SELECT count(*) FROM (SELECT 1 FROM {table}"),
+        table,
+    }
+}
+
+pub(super) fn name(column: &Column<'_>) -> String {
+    quoted(&column.name)
+}
+
+fn with_returning(statement: &str, columns: &[String]) -> String {
+    match columns {
+        [] => statement.to_owned(),
+        _ => format!("{statement} RETURNING {}", columns.join(", ")),
     }
 }
 
@@ -72,9 +110,8 @@ fn placeholders(from: usize, count: usize) -> Vec<String> {
     (from..from + count).map(|n| format!("${n}")).collect()
 }
 
-fn assignments(columns: &[String], places: &[String], between: &str) -> String {
-    let all = columns.iter().zip(places).map(|(column, place)| format!("{column} = {place}"));
-    all.collect::<Vec<_>>().join(between)
+fn assignments(columns: &[String], places: &[String]) -> Vec<String> {
+    columns.iter().zip(places).map(|(column, place)| format!("{column} = {place}")).collect()
 }
 
 /// A name that means itself, whatever is in it.

@@ -2,8 +2,8 @@ use proc_macro2::TokenStream;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Expr, ExprLit, FnArg, GenericParam, Lit, LitStr, Meta, Path, Result, Signature,
-    Type, Visibility,
+    Attribute, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, LitStr, Meta, Path, Result,
+    Signature, Type, Visibility,
 };
 
 use super::attr::Options;
@@ -16,6 +16,8 @@ pub(crate) struct Receiver {
     pub(crate) senders: Vec<Type>,
     pub(crate) phase: Phase,
     pub(crate) created: Option<bool>,
+    /// The fields of which one must have changed.
+    pub(crate) changed: Vec<Ident>,
     pub(crate) order: i32,
     pub(crate) after: Vec<Path>,
     pub(crate) robust: bool,
@@ -97,6 +99,7 @@ impl Receiver {
             on_rollback,
             created,
             updated,
+            changed,
             order,
             after,
             robust,
@@ -115,6 +118,16 @@ impl Receiver {
         if let (true, Some(span)) = (created.is_set(), updated.span()) {
             mistakes.at(span, "`created` and `updated` together are every save: leave both out");
         }
+        if let (true, Some(span)) = (created.is_set(), changed.span()) {
+            mistakes.at(
+                span,
+                "of a row that was created every column has changed: leave one of them out",
+            );
+        }
+        if let (None, Some(span)) = (sender.get(), changed.span()) {
+            mistakes
+                .at(span, "`changed(…)` names fields of a model, and so needs `sender = Model`");
+        }
         match mistakes.into_error() {
             Some(error) => Err(error),
             None => Ok(Self {
@@ -126,6 +139,7 @@ impl Receiver {
                     () => Phase::InTransaction,
                 },
                 created: created.get().map(|()| true).or(updated.get().map(|()| false)),
+                changed: changed.get().cloned().unwrap_or_default(),
                 order: order.get().copied().unwrap_or(0),
                 after: after.get().cloned().unwrap_or_default(),
                 robust: robust.is_set(),

@@ -2,7 +2,7 @@ use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, Type, token};
 
-use crate::options::{Mistakes, Once, path, skip, string, unknown};
+use crate::options::{Mistakes, Once, path, skip, string, unknown, value};
 
 /// `SIGNAL, sender = User, …`.
 pub(crate) struct Options {
@@ -12,6 +12,7 @@ pub(crate) struct Options {
     pub(crate) on_rollback: Once<()>,
     pub(crate) created: Once<()>,
     pub(crate) updated: Once<()>,
+    pub(crate) changed: Once<Vec<Ident>>,
     pub(crate) order: Once<i32>,
     pub(crate) after: Once<Vec<Path>>,
     pub(crate) robust: Once<()>,
@@ -26,6 +27,7 @@ const KNOWN: &[&str] = &[
     "on_rollback",
     "created",
     "updated",
+    "changed",
     "order",
     "after",
     "robust",
@@ -51,6 +53,7 @@ impl Parse for Options {
             on_rollback: Once::default(),
             created: Once::default(),
             updated: Once::default(),
+            changed: Once::default(),
             order: Once::default(),
             after: Once::default(),
             robust: Once::default(),
@@ -85,6 +88,10 @@ impl Options {
             "on_rollback" => self.on_rollback.set(name, (), mistakes),
             "created" => self.created.set(name, (), mistakes),
             "updated" => self.updated.set(name, (), mistakes),
+            "changed" => {
+                let columns = fields(name, input)?;
+                self.changed.set(name, columns, mistakes);
+            }
             "order" => {
                 let Signed(order) = value(name, "-10", input)?;
                 self.order.set(name, order, mistakes);
@@ -102,14 +109,21 @@ impl Options {
     }
 }
 
-/// The value of `name = value`.
-fn value<T: Parse>(name: &Ident, example: &str, input: ParseStream<'_>) -> Result<T> {
-    let form = format!("expected `{name} = {example}`");
-    if !input.peek(Token![=]) {
-        return Err(Error::new(name.span(), form));
+/// The fields in `changed(email, name)`.
+fn fields(name: &Ident, input: ParseStream<'_>) -> Result<Vec<Ident>> {
+    const FORM: &str = "expected fields, as `changed(email, name)`";
+    if !input.peek(token::Paren) {
+        return Err(Error::new(name.span(), FORM));
     }
-    input.parse::<Token![=]>()?;
-    input.parse().map_err(|error| Error::new(error.span(), form))
+    let content;
+    syn::parenthesized!(content in input);
+    let fields = content
+        .parse_terminated(Ident::parse_any, Token![,])
+        .map_err(|error| Error::new(error.span(), FORM))?;
+    if fields.is_empty() {
+        return Err(Error::new(name.span(), FORM));
+    }
+    Ok(fields.into_iter().collect())
 }
 
 /// One, or several in brackets.

@@ -1,5 +1,5 @@
 use proc_macro2::{Span, TokenStream};
-use quote::{ToTokens, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ReturnType;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
@@ -71,9 +71,13 @@ fn registration(
         Phase::InTransaction => None,
         _ => Some(quote_spanned!(sender_span=> .deferred())),
     };
-    let options = options(receiver, &phase);
+    let options = options(receiver, sender, &phase);
     let (constructor, returns, body) = call(receiver, &phase);
+    // What the function calls its sender, for the types of its parameters.
+    let names = function.sig.generics.type_params().map(|param| &param.ident);
     quote! {
+        #(#[allow(dead_code)] type #names = #sender;)*
+
         static __INFO: __p::Info = __p::Info::new::<#ident, #signal, #sender>(
             ::core::concat!(::core::module_path!(), "::", #name),
             ::core::file!(),
@@ -97,11 +101,19 @@ fn registration(
 }
 
 /// The options that only some receivers have.
-fn options(receiver: &Receiver, phase: &TokenStream) -> TokenStream {
+fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> TokenStream {
     let Receiver { signal, function, .. } = receiver;
     let created = receiver
         .created
         .map(|created| quote_spanned!(signal.span()=> .created::<#signal>(#created)));
+    let changed = (!receiver.changed.is_empty()).then(|| {
+        let columns = receiver.changed.iter().map(|field| {
+            let column =
+                format_ident!("{}", field.unraw().to_string().to_uppercase(), span = field.span());
+            quote_spanned!(field.span()=> <#sender>::#column.name())
+        });
+        quote_spanned!(signal.span()=> .changed::<#signal>(&[#(#columns),*]))
+    });
     let robust = receiver.robust.then(|| quote!(.robust()));
     let uid = receiver.uid.as_ref().map(|uid| quote!(.uid(#uid)));
     let after = match &receiver.after[..] {
@@ -114,20 +126,20 @@ fn options(receiver: &Receiver, phase: &TokenStream) -> TokenStream {
     let parameters: Vec<_> = function.parameters().collect();
     let ask = (!parameters.is_empty()).then(|| {
         let asks = parameters.iter().map(
-            |ty| quote_spanned!(ty.span()=> let _ = __p::take::<__p::phase::#phase, #ty>(__cx);),
+            |ty| quote_spanned!(ty.span()=> let _ = __p::take::<__p::phase::#phase<#signal>, #ty>(__cx);),
         );
         quote!(.ask(|__cx| { #(#asks)* }))
     });
-    quote!(#created #after #robust #uid #ask)
+    quote!(#created #changed #after #robust #uid #ask)
 }
 
 /// How the function is called: the kind of entry, what it returns, and the code.
 fn call(receiver: &Receiver, phase: &TokenStream) -> (TokenStream, TokenStream, TokenStream) {
-    let function = &receiver.function;
+    let Receiver { signal, function, .. } = receiver;
     let ident = &function.sig.ident;
-    let takes = function
-        .parameters()
-        .map(|ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase, #ty>(&mut __cx)?));
+    let takes = function.parameters().map(
+        |ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase<#signal>, #ty>(&mut __cx)?),
+    );
     let returned = match &function.sig.output {
         ReturnType::Default => ident.span(),
         ReturnType::Type(_, ty) => ty.span(),

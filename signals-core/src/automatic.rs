@@ -1,0 +1,138 @@
+//! Columns that the library sets.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// A type that a column with `#[model(auto_now)]` or `#[model(auto_now_add)]` can have: the time types of chrono and
+/// time, under the features of these names, an `Option` of one, and whatever a program implements it for.
+///
+/// ```
+/// use std::time::{SystemTime, UNIX_EPOCH};
+/// use sqlx_signals::AutoNow;
+///
+/// struct UnixSeconds(i64);
+///
+/// impl AutoNow for UnixSeconds {
+///     fn at(now: SystemTime) -> Self {
+///         Self(now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64))
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is not a time that can be set to now",
+    label = "neither `auto_now` nor `auto_now_add` can be of this type",
+    note = "the types of chrono and time are, with sqlx-signals' feature `chrono` or `time`"
+)]
+pub trait AutoNow {
+    /// The value for a point in time, which has whole microseconds, as PostgreSQL stores them.
+    fn at(now: SystemTime) -> Self;
+}
+
+impl<T: AutoNow> AutoNow for Option<T> {
+    fn at(now: SystemTime) -> Self {
+        Some(T::at(now))
+    }
+}
+
+/// The time of a write, in whole microseconds.
+pub(crate) fn now() -> SystemTime {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    UNIX_EPOCH + Duration::from_micros(since.as_micros() as u64)
+}
+
+#[cfg(any(feature = "chrono", feature = "time"))]
+fn micros(now: SystemTime) -> i64 {
+    let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
+}
+
+#[cfg(feature = "chrono")]
+mod chrono {
+    use sqlx::types::chrono::{DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+
+    use super::{AutoNow, SystemTime, micros};
+
+    impl AutoNow for DateTime<Utc> {
+        fn at(now: SystemTime) -> Self {
+            DateTime::from_timestamp_micros(micros(now)).unwrap_or_default()
+        }
+    }
+
+    macro_rules! of_utc {
+        ($($ty:ty: $from:expr;)*) => { $(
+            impl AutoNow for $ty {
+                fn at(now: SystemTime) -> Self {
+                    let from: fn(DateTime<Utc>) -> Self = $from;
+                    from(DateTime::<Utc>::at(now))
+                }
+            }
+        )* };
+    }
+
+    of_utc! {
+        DateTime<FixedOffset>: |now| now.fixed_offset();
+        NaiveDateTime: |now| now.naive_utc();
+        NaiveDate: |now| now.date_naive();
+        NaiveTime: |now| now.time();
+    }
+}
+
+#[cfg(feature = "time")]
+mod time {
+    use sqlx::types::time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
+
+    use super::{AutoNow, SystemTime, micros};
+
+    impl AutoNow for OffsetDateTime {
+        fn at(now: SystemTime) -> Self {
+            let nanos = i128::from(micros(now)) * 1000;
+            OffsetDateTime::from_unix_timestamp_nanos(nanos).unwrap_or(OffsetDateTime::UNIX_EPOCH)
+        }
+    }
+
+    macro_rules! of_utc {
+        ($($ty:ty: $from:expr;)*) => { $(
+            impl AutoNow for $ty {
+                fn at(now: SystemTime) -> Self {
+                    let from: fn(OffsetDateTime) -> Self = $from;
+                    from(OffsetDateTime::at(now))
+                }
+            }
+        )* };
+    }
+
+    of_utc! {
+        PrimitiveDateTime: |now| PrimitiveDateTime::new(now.date(), now.time());
+        Date: |now| now.date();
+        Time: |now| now.time();
+    }
+}
+
+/// A type that a column with `#[model(version)]` can have: `i16`, `i32` or `i64`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a `version`",
+    label = "expected `i16`, `i32` or `i64`"
+)]
+pub trait Version: Copy {
+    /// The version after this one.
+    #[doc(hidden)]
+    fn next(self) -> Self;
+
+    #[doc(hidden)]
+    fn number(self) -> i64;
+}
+
+macro_rules! versions {
+    ($($ty:ty)*) => { $(
+        impl Version for $ty {
+            fn next(self) -> Self {
+                self.wrapping_add(1)
+            }
+
+            fn number(self) -> i64 {
+                self.into()
+            }
+        }
+    )* };
+}
+
+versions!(i16 i32 i64);

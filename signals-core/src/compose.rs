@@ -1,0 +1,416 @@
+//! The statements that depend on more than the model: on which columns, and on how many rows at once.
+//!
+//! Several rows are given to a statement as a table `_given`, whose columns are named by their places in the model and
+//! whose `_n` is the row's; on Postgres its columns are arrays, so that the statement is the same for any number of rows.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Arc, PoisonError, RwLock};
+
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+
+use crate::backend::DatabaseKind;
+use crate::store::{Group, Statements};
+
+/// What makes one such statement differ from others of its model.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Shape {
+    pub(crate) what: What,
+    pub(crate) given: Given,
+    /// What it inserts, sets or compares.
+    pub(crate) columns: Vec<usize>,
+    /// By which columns a row is found.
+    pub(crate) on: Vec<usize>,
+    /// Whether the version must be the one that is given.
+    pub(crate) checked: bool,
+    /// Whether it returns the rows as they were.
+    pub(crate) before: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum What {
+    /// INSERT of the rows that are given.
+    Insert,
+    /// INSERT of one row, or nothing where there is one.
+    InsertOrNothing,
+    /// UPDATE of one row.
+    UpdateOne,
+    /// Postgres: UPDATE of one row, or INSERT where there was nothing to update.
+    Save,
+    /// UPDATE of the rows that are given.
+    Update,
+    /// The rows that are given, as they are stored.
+    Select,
+    /// The row that is like one that is given.
+    Find,
+    /// SQLite: what has become of the rows that are given.
+    Compare,
+    /// DELETE of the rows that are given.
+    Delete,
+}
+
+/// How rows come into a statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Given {
+    /// An array for each column.
+    Arrays,
+    /// So many rows of values.
+    Values(usize),
+}
+
+impl Shape {
+    pub(crate) fn new(what: What, given: Given, columns: Vec<usize>, on: Vec<usize>) -> Self {
+        Self { what, given, columns, on, checked: false, before: false }
+    }
+
+    /// The columns whose values are the arguments, in that order.
+    pub(crate) fn binds(&self, model: &Statements) -> Vec<usize> {
+        let mut binds = self.columns.clone();
+        if !matches!(self.what, What::Insert | What::InsertOrNothing | What::Save) {
+            binds.extend(self.on.iter().filter(|c| !self.columns.contains(c)));
+        }
+        if self.checked {
+            binds.extend(model.group(Group::Version));
+        }
+        binds
+    }
+
+    /// The columns that come back, in that order.
+    pub(crate) fn returned(&self, model: &Statements) -> Vec<usize> {
+        let computed = model.group(Group::Computed);
+        match self.what {
+            What::Insert | What::InsertOrNothing => {
+                let key = model.group(Group::Key).filter(|c| !self.columns.contains(c));
+                key.chain(computed).collect()
+            }
+            What::UpdateOne | What::Save | What::Update | What::Compare => {
+                // A row that is found by its key has the key, and its version is known.
+                let unknown =
+                    [Group::Key, Group::Version].into_iter().filter(|_| !self.by_key(model));
+                let unknown = unknown.flat_map(|group| model.group(group));
+                unknown.chain(computed).chain(model.group(Group::Added)).collect()
+            }
+            What::Find | What::Select | What::Delete => Vec::new(),
+        }
+    }
+
+    pub(crate) fn by_key(&self, model: &Statements) -> bool {
+        model.group(Group::Key).eq(self.on.iter().copied())
+    }
+
+    pub(crate) fn sql(&self, model: &Statements, kind: DatabaseKind) -> String {
+        let text = Text { shape: self, model, kind };
+        match (self.what, kind) {
+            (What::Insert, _) => text.insert(),
+            (What::InsertOrNothing, _) => text.insert_or_nothing(),
+            (What::UpdateOne, _) => text.update_one(),
+            (What::Save, _) => text.save(),
+            (What::Update, DatabaseKind::Postgres) => text.update_in_postgres(),
+            (What::Update, DatabaseKind::Sqlite) => text.update_in_sqlite(),
+            (What::Find, _) => text.find(),
+            (What::Select, _) => text.select(),
+            (What::Compare, _) => text.compare(),
+            (What::Delete, DatabaseKind::Postgres) => text.delete_in_postgres(),
+            (What::Delete, DatabaseKind::Sqlite) => text.delete_in_sqlite(),
+        }
+    }
+}
+
+/// The statements of a model that were composed so far: each is written once, and stays prepared.
+#[derive(Default)]
+pub(crate) struct Shapes {
+    sqlite: Known,
+    postgres: Known,
+}
+
+type Known = RwLock<BTreeMap<Shape, Arc<str>>>;
+
+impl Shapes {
+    pub(crate) const fn new() -> Self {
+        Self { sqlite: RwLock::new(BTreeMap::new()), postgres: RwLock::new(BTreeMap::new()) }
+    }
+
+    fn of(&self, kind: DatabaseKind) -> &Known {
+        match kind {
+            DatabaseKind::Sqlite => &self.sqlite,
+            DatabaseKind::Postgres => &self.postgres,
+        }
+    }
+
+    /// What was composed so far.
+    pub(crate) fn composed(&self, kind: DatabaseKind) -> Vec<Shape> {
+        self.of(kind).read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
+    }
+
+    pub(crate) fn sql(&self, shape: &Shape, model: &Statements, kind: DatabaseKind) -> SqlStr {
+        let all = self.of(kind);
+        let known = all.read().unwrap_or_else(PoisonError::into_inner).get(shape).cloned();
+        let sql = known.unwrap_or_else(|| {
+            let mut all = all.write().unwrap_or_else(PoisonError::into_inner);
+            let sql = all.entry(shape.clone()).or_insert_with(|| shape.sql(model, kind).into());
+            Arc::clone(sql)
+        });
+        AssertSqlSafe(sql).into_sql_str()
+    }
+}
+
+struct Text<'s> {
+    shape: &'s Shape,
+    model: &'s Statements,
+    kind: DatabaseKind,
+}
+
+impl Text<'_> {
+    fn insert(&self) -> String {
+        let into = self.insert_into();
+        let returning = self.returning();
+        match self.shape.given {
+            Given::Arrays => {
+                let columns = list(&self.shape.columns, |c| format!("c{c}"));
+                let given = self.arrays(&self.shape.columns);
+                format!("{into} SELECT {columns} FROM {given}{returning}")
+            }
+            Given::Values(rows) => {
+                let values = self.values(rows, self.shape.columns.len(), |_| String::new());
+                format!("{into} VALUES {values}{returning}")
+            }
+        }
+    }
+
+    fn insert_or_nothing(&self) -> String {
+        let (into, on, returning) =
+            (self.insert_into(), self.names(&self.shape.on), self.returning());
+        let places = self.places(self.shape.columns.len());
+        format!("{into} VALUES ({places}) ON CONFLICT ({on}) DO NOTHING{returning}")
+    }
+
+    fn update_one(&self) -> String {
+        let binds = self.shape.binds(self.model);
+        let place = |column: usize| self.place(&binds, column);
+        let set = self.set(place);
+        let mut conditions: Vec<_> = self.equal(&self.shape.on, place);
+        if self.shape.checked {
+            let version: Vec<_> = self.model.group(Group::Version).collect();
+            conditions.extend(self.equal(&version, place));
+        }
+        let (table, conditions) = (self.model.table, conditions.join(" AND "));
+        format!("UPDATE {table} SET {set} WHERE {conditions}{}", self.returning())
+    }
+
+    /// One statement that says whether it inserted; see the model's own `save`.
+    fn save(&self) -> String {
+        let binds = self.shape.binds(self.model);
+        let place = |column: usize| self.place(&binds, column);
+        let set = self.set(place);
+        let (table, on) = (self.model.table, self.equal(&self.shape.on, place).join(" AND "));
+        let returned = self.names(&self.shape.returned(self.model));
+        let (into, places) = (self.insert_into(), self.places(binds.len()));
+        let conflict = self.names(&self.shape.on);
+        format!(
+            "WITH _updated AS (UPDATE {table} SET {set} WHERE {on} RETURNING {returned}), _inserted AS ({into} SELECT \
+             {places} WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT ({conflict}) DO NOTHING RETURNING \
+             {returned}) SELECT false, {returned} FROM _updated UNION ALL SELECT true, {returned} FROM _inserted"
+        )
+    }
+
+    fn update_in_postgres(&self) -> String {
+        let Self { shape, model, .. } = self;
+        let (table, given) = (model.table, self.given());
+        let set = self.set(|c| format!("_given.c{c}"));
+        let matches = self.matches();
+        let returned = self.returned_behind_number();
+        if !shape.before {
+            return format!(
+                "WITH {given} UPDATE {table} AS _stored SET {set} FROM _given WHERE {matches} RETURNING {returned}"
+            );
+        }
+        let every: Vec<usize> = (0..model.columns.len()).collect();
+        let (all, on) = (self.names(&every), self.names(&shape.on));
+        let given_on = list(&shape.on, |c| format!("c{c}"));
+        let joined = shape.on.iter().map(|c| format!("_before.{} = _given.c{c}", model.name(*c)));
+        let joined = joined.collect::<Vec<_>>().join(" AND ");
+        let old = list(&every, |c| format!("_before.{}", model.name(c)));
+        // As text, because not every type can be compared.
+        let changed = list(&every, |c| {
+            let name = model.name(c);
+            format!("_before.{name}::text IS DISTINCT FROM _stored.{name}::text")
+        });
+        format!(
+            "WITH {given}, _before AS (SELECT {all} FROM {table} WHERE ({on}) IN (SELECT {given_on} FROM _given) FOR \
+             UPDATE) UPDATE {table} AS _stored SET {set} FROM _given JOIN _before ON {joined} WHERE {matches} RETURNING \
+             {returned}, {old}, {changed}"
+        )
+    }
+
+    fn update_in_sqlite(&self) -> String {
+        let (table, given) = (self.model.table, self.given());
+        let (set, matches) = (self.set(|c| format!("_given.c{c}")), self.matches());
+        format!("WITH {given} UPDATE {table} AS _stored SET {set} FROM _given WHERE {matches}")
+    }
+
+    fn find(&self) -> String {
+        let binds = self.shape.binds(self.model);
+        let on = self.equal(&self.shape.on, |c| self.place(&binds, c)).join(" AND ");
+        format!("{} WHERE {on}", self.model.select)
+    }
+
+    fn select(&self) -> String {
+        let (table, given, matches) = (self.model.table, self.given(), self.matches());
+        let columns = if self.shape.before { self.stored_columns() } else { String::new() };
+        let lock = match self.kind {
+            DatabaseKind::Postgres => " FOR UPDATE OF _stored",
+            DatabaseKind::Sqlite => "",
+        };
+        format!(
+            "WITH {given} SELECT _given._n{columns} FROM _given JOIN {table} AS _stored ON {matches}{lock}"
+        )
+    }
+
+    fn compare(&self) -> String {
+        let (table, given, matches) = (self.model.table, self.given(), self.matches());
+        let mut columns = String::new();
+        for column in self.shape.returned(self.model) {
+            let _ = write!(columns, ", _stored.{}", self.model.name(column));
+        }
+        for column in &self.shape.columns {
+            // Whatever the column's collation takes for the same, `Ann` is not `ann`.
+            let name = self.model.name(*column);
+            let _ = write!(columns, ", _stored.{name} IS NOT _given.c{column} COLLATE BINARY");
+        }
+        format!(
+            "WITH {given} SELECT _given._n{columns} FROM _given JOIN {table} AS _stored ON {matches}"
+        )
+    }
+
+    fn delete_in_postgres(&self) -> String {
+        let (table, given, matches) = (self.model.table, self.given(), self.matches());
+        let columns = if self.shape.before { self.stored_columns() } else { String::new() };
+        format!(
+            "WITH {given} DELETE FROM {table} AS _stored USING _given WHERE {matches} RETURNING _given._n{columns}"
+        )
+    }
+
+    fn delete_in_sqlite(&self) -> String {
+        let (table, given) = (self.model.table, self.given());
+        let on = self.names(&self.shape.on);
+        let given_on = list(&self.shape.on, |c| format!("c{c}"));
+        format!("WITH {given} DELETE FROM {table} WHERE ({on}) IN (SELECT {given_on} FROM _given)")
+    }
+
+    fn insert_into(&self) -> String {
+        format!("INSERT INTO {} ({})", self.model.table, self.names(&self.shape.columns))
+    }
+
+    /// The columns that an UPDATE sets. Where there are none, a row is set to itself, so that the database says whether
+    /// it is there.
+    fn set(&self, value: impl Fn(usize) -> String) -> String {
+        let name = |column| self.model.name(column);
+        let set = |c: &usize| self.model.columns[*c].role.group() == Group::Set;
+        let columns = self.shape.columns.iter().filter(|c| set(c));
+        let mut set: Vec<_> = columns.map(|c| format!("{} = {}", name(*c), value(*c))).collect();
+        if let Some(version) = self.model.group(Group::Version).next() {
+            // Where the row as it was is joined, there are two of the name.
+            let stored = if self.shape.what == What::Update { "_stored." } else { "" };
+            set.push(format!("{0} = {stored}{0} + 1", name(version)));
+        }
+        if set.is_empty() {
+            set = self.equal(&self.shape.on, value);
+        }
+        set.join(", ")
+    }
+
+    fn given(&self) -> String {
+        let binds = self.shape.binds(self.model);
+        match self.shape.given {
+            Given::Arrays => format!("_given AS (SELECT * FROM {})", self.arrays(&binds)),
+            Given::Values(rows) => {
+                let cast = match self.kind {
+                    DatabaseKind::Sqlite => "",
+                    DatabaseKind::Postgres => "::bigint",
+                };
+                let values = self.values(rows, binds.len(), |row| format!(", {}{cast}", row + 1));
+                format!("_given({}, _n) AS (VALUES {values})", list(&binds, |c| format!("c{c}")))
+            }
+        }
+    }
+
+    fn arrays(&self, columns: &[usize]) -> String {
+        let names = list(columns, |c| format!("c{c}"));
+        let places = self.places(columns.len());
+        format!("UNNEST({places}) WITH ORDINALITY AS _given({names}, _n)")
+    }
+
+    /// So many rows of places, each with something behind them.
+    fn values(&self, rows: usize, columns: usize, behind: impl Fn(usize) -> String) -> String {
+        let mut values = String::new();
+        for row in 0..rows {
+            let _ = write!(values, "{}(", if row == 0 { "" } else { ", " });
+            for column in 0..columns {
+                let _ = match self.kind {
+                    // Without a number: SQLite looks each name up among all of them.
+                    DatabaseKind::Sqlite => write!(values, "{}?", comma(column)),
+                    DatabaseKind::Postgres => {
+                        write!(values, "{}${}", comma(column), row * columns + column + 1)
+                    }
+                };
+            }
+            let _ = write!(values, "{})", behind(row));
+        }
+        values
+    }
+
+    /// That a stored row is the one that is given.
+    fn matches(&self) -> String {
+        let mut matches: Vec<_> = self.shape.on.clone();
+        if self.shape.checked {
+            matches.extend(self.model.group(Group::Version));
+        }
+        let name = |c: usize| self.model.name(c);
+        let matches = matches.into_iter().map(|c| format!("_stored.{} = _given.c{c}", name(c)));
+        matches.collect::<Vec<_>>().join(" AND ")
+    }
+
+    fn returned_behind_number(&self) -> String {
+        let returned = self.shape.returned(self.model);
+        let columns = returned.iter().map(|c| format!(", _stored.{}", self.model.name(*c)));
+        format!("_given._n{}", columns.collect::<String>())
+    }
+
+    fn stored_columns(&self) -> String {
+        self.model.columns.iter().map(|c| format!(", _stored.{}", c.name)).collect()
+    }
+
+    fn returning(&self) -> String {
+        match &self.shape.returned(self.model)[..] {
+            [] => String::new(),
+            columns => format!(" RETURNING {}", self.names(columns)),
+        }
+    }
+
+    fn names(&self, columns: &[usize]) -> String {
+        list(columns, |c| self.model.name(c).to_owned())
+    }
+
+    fn equal(&self, columns: &[usize], value: impl Fn(usize) -> String) -> Vec<String> {
+        columns.iter().map(|c| format!("{} = {}", self.model.name(*c), value(*c))).collect()
+    }
+
+    fn places(&self, count: usize) -> String {
+        let places: Vec<_> = (1..=count).map(|n| format!("${n}")).collect();
+        places.join(", ")
+    }
+
+    /// The argument that is this column.
+    fn place(&self, binds: &[usize], column: usize) -> String {
+        let place = binds.iter().position(|c| *c == column).unwrap_or_default();
+        format!("${}", place + 1)
+    }
+}
+
+fn list(columns: &[usize], text: impl Fn(usize) -> String) -> String {
+    columns.iter().map(|c| text(*c)).collect::<Vec<_>>().join(", ")
+}
+
+fn comma(place: usize) -> &'static str {
+    if place == 0 { "" } else { ", " }
+}

@@ -1,0 +1,410 @@
+use std::convert::Infallible;
+use std::fmt::Debug;
+use std::panic::Location;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use super::{Deferrable, Lifetime, Signal, Subject, TellsChange};
+use crate::any::{AnyModel, Snapshot};
+use crate::error::BoxError;
+use crate::model::{Column, Model};
+use crate::receiver::{AnyEntry, Cx};
+use crate::registry::{Handle, registry};
+
+macro_rules! signal {
+    ($(#[$doc:meta])* $name:ident $event:ident) => {
+        $(#[$doc])*
+        #[allow(non_camel_case_types)]
+        #[derive(Debug, Clone, Copy)]
+        pub struct $name;
+
+        impl $name {
+            /// Connects a receiver of the model `M` at run time, in the transaction, after those that are linked. There
+            /// is one of each `uid`: where there is one already, it stays. A save that is under way goes on with the
+            /// receivers that it began with.
+            #[track_caller]
+            pub fn connect<M: Model>(
+                self,
+                uid: &str,
+                receiver: impl for<'a, 'c> Fn($event<'a, M>, Cx<'a, 'c>) -> BoxFuture<'a, Result<(), BoxError>>
+                + Send
+                + Sync
+                + 'static,
+            ) -> Handle {
+                registry().connect::<Self, M>(uid, Location::caller(), Arc::new(receiver))
+            }
+        }
+    };
+}
+
+signal! {
+    /// Before a row is written. Its receivers may change the instance, and veto by returning an error: no SQL is sent
+    /// then.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct User { id: Option<i64>, email: String }
+    /// #[receiver(pre_save, sender = User)]
+    /// fn normalize(save: PreSave<'_, User>) -> Result<(), &'static str> {
+    ///     save.instance.email = save.instance.email.to_lowercase();
+    ///     if save.instance.email.contains('@') { Ok(()) } else { Err("not an address") }
+    /// }
+    /// ```
+    pre_save PreSave
+}
+signal! {
+    /// After a row was written.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model, Clone)]
+    /// # struct User { id: Option<i64>, name: String }
+    /// /// In the transaction of the save, with its connection.
+    /// #[receiver(post_save, sender = User, created)]
+    /// async fn log(saved: PostSave<'_, User>, conn: &mut Conn<'_>) -> Result<()> {
+    ///     conn.query("INSERT INTO log VALUES ($1)").bind(saved.pk()).execute().await?;
+    ///     Ok(())
+    /// }
+    ///
+    /// /// Once it is stored.
+    /// #[receiver(post_save, sender = User, on_commit)]
+    /// async fn greet(saved: PostSave<'_, User>) {
+    ///     println!("welcome, {}", saved.instance.name);
+    /// }
+    /// ```
+    post_save PostSave
+}
+signal! {
+    /// Before a row is deleted. Its receivers may veto by returning an error: no SQL is sent then.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct User { id: Option<i64>, admin: bool }
+    /// #[receiver(pre_delete, sender = User)]
+    /// fn keep_admins(delete: PreDelete<'_, User>) -> Result<(), &'static str> {
+    ///     if delete.instance.admin { Err("an admin cannot be deleted") } else { Ok(()) }
+    /// }
+    /// ```
+    pre_delete PreDelete
+}
+signal! {
+    /// After a row was deleted; not where there was none.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model, Clone)]
+    /// # struct User { id: Option<i64>, name: String }
+    /// #[receiver(post_delete, sender = User, on_commit)]
+    /// fn farewell(deleted: PostDelete<'_, User>) {
+    ///     println!("{} is gone, and so is the key {}", deleted.instance.name, deleted.pk());
+    /// }
+    /// ```
+    post_delete PostDelete
+}
+
+signal! {
+    /// After a row was read, by whatever reads rows and returns them: `get`, `find`, `all`, `query`, `refresh`,
+    /// `get_or_create`. Its receivers may change the instance. It is not sent for rows of [`Db::query`](crate::Db::query),
+    /// which may be anything.
+    ///
+    /// The idea is [SQLAlchemy's](https://docs.sqlalchemy.org/en/20/orm/events.html#sqlalchemy.orm.InstanceEvents.load).
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// #[derive(Model)]
+    /// # #[model(table = "users")]
+    /// struct User {
+    ///     id: Option<i64>,
+    ///     name: String,
+    ///     #[model(skip)]
+    ///     initials: String,
+    /// }
+    ///
+    /// #[receiver(post_load, sender = User)]
+    /// fn initials(load: PostLoad<'_, User>) {
+    ///     load.instance.initials = load.instance.name.split(' ').filter_map(|n| n.chars().next()).collect();
+    /// }
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # User { id: None, name: "Ada Lovelace".into(), initials: String::new() }.save(&db).await?;
+    /// assert_eq!(User::get(&db, 1).await?.initials, "AL");
+    /// # Ok(()) }
+    /// ```
+    post_load PostLoad
+}
+signal! {
+    /// After a statement has written rows: once for the rows of one statement, where [`post_save`] is sent for each of them.
+    /// A save of one row arrives as a slice of one. It is sent after the [`post_save`] of its rows.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model, Clone)]
+    /// # struct User { id: Option<i64>, name: String }
+    /// #[receiver(post_save_batch, sender = User, on_commit)]
+    /// async fn index(saved: PostSaveBatch<'_, User>) {
+    ///     println!("{} users to be indexed", saved.instances.len());
+    /// }
+    /// ```
+    post_save_batch PostSaveBatch
+}
+signal! {
+    /// After a statement has deleted rows: once for the rows of one statement, where [`post_delete`] is sent for each of
+    /// them. A delete of one row arrives as a slice of one. It is sent after the [`post_delete`] of its rows.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model, Clone)]
+    /// # struct User { id: Option<i64>, name: String }
+    /// #[receiver(post_delete_batch, sender = User)]
+    /// fn count(deleted: PostDeleteBatch<'_, User>) {
+    ///     println!("{} users are gone", deleted.instances.len());
+    /// }
+    /// ```
+    post_delete_batch PostDeleteBatch
+}
+
+/// A row is about to be written: the event of [`pre_save`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PreSave<'e, M: ?Sized> {
+    /// The row, which the receiver may change; its key too.
+    pub instance: &'e mut M,
+    /// The columns that are written, where it is not all of them.
+    pub fields: Option<&'e [Column<M>]>,
+}
+
+/// A row was written: the event of [`post_save`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PostSave<'e, M: ?Sized> {
+    /// The row as it was written.
+    pub instance: &'e M,
+    /// Whether the row is new.
+    pub created: bool,
+    /// The columns that were written, where it is not all of them.
+    pub fields: Option<&'e [Column<M>]>,
+}
+
+/// A row is about to be deleted: the event of [`pre_delete`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PreDelete<'e, M: ?Sized> {
+    /// The row.
+    pub instance: &'e M,
+}
+
+/// A row was deleted: the event of [`post_delete`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PostDelete<'e, M: ?Sized> {
+    /// The row as it was; it still has its key.
+    pub instance: &'e M,
+}
+
+/// A row was read: the event of [`post_load`].
+#[derive(Debug)]
+#[non_exhaustive]
+pub struct PostLoad<'e, M: ?Sized> {
+    /// The row, which the receiver may change.
+    pub instance: &'e mut M,
+}
+
+/// Rows were written by one statement: the event of [`post_save_batch`].
+#[non_exhaustive]
+pub struct PostSaveBatch<'e, M: ?Sized + Subject> {
+    /// The rows as they were written, in the order in which they were given: a `&[M]`.
+    pub instances: M::Slice<'e>,
+    /// Whether the rows are new.
+    pub created: bool,
+    /// The columns that were written, where it is not all of them.
+    pub fields: Option<&'e [Column<M>]>,
+}
+
+/// Rows were deleted by one statement: the event of [`post_delete_batch`].
+#[non_exhaustive]
+pub struct PostDeleteBatch<'e, M: ?Sized + Subject> {
+    /// The rows as they were, in the order in which they were given: a `&[M]`. They still have their keys.
+    pub instances: M::Slice<'e>,
+}
+
+impl<M: ?Sized + Subject> Clone for PostSaveBatch<'_, M> {
+    fn clone(&self) -> Self {
+        Self { instances: self.instances.clone(), created: self.created, fields: self.fields }
+    }
+}
+
+impl<M: ?Sized + Subject> Clone for PostDeleteBatch<'_, M> {
+    fn clone(&self) -> Self {
+        Self { instances: self.instances.clone() }
+    }
+}
+
+macro_rules! copies {
+    ($($event:ident),*) => { $(
+        impl<M: ?Sized> Clone for $event<'_, M> {
+            fn clone(&self) -> Self {
+                *self
+            }
+        }
+
+        impl<M: ?Sized> Copy for $event<'_, M> {}
+
+        impl<M: Model> $event<'_, M> {
+            /// The key of the row.
+            pub fn pk(&self) -> M::Pk {
+                self.instance.pk().expect("a stored row has its key")
+            }
+        }
+    )* };
+}
+
+copies!(PostSave, PreDelete, PostDelete);
+
+impl Signal for pre_save {
+    const NAME: &'static str = "pre_save";
+    type Event<'e, M: ?Sized + Subject> = PreSave<'e, M>;
+    type Kept<M: Send + Sync + 'static> = Infallible;
+
+    type AnySender = dyn AnyModel;
+    type AnyEntry = AnyEntry<Self>;
+
+    fn erase<'e, M: AnyModel>(event: PreSave<'e, M>, _: Lifetime<'e>) -> PreSave<'e, dyn AnyModel> {
+        PreSave { instance: event.instance, fields: None }
+    }
+
+    fn snapshot<M: AnyModel>(_event: &PreSave<'_, M>) -> Option<Self::Kept<Snapshot>> {
+        None
+    }
+
+    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut PreSave<'_, M>) -> PreSave<'s, M> {
+        PreSave { instance: event.instance, fields: event.fields }
+    }
+
+    fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PreSave<'_, M> {
+        match *kept {}
+    }
+}
+
+/// A write that is kept until the transaction has ended.
+#[derive(Debug)]
+pub struct Written<M> {
+    instance: M,
+    created: bool,
+    fields: Option<Vec<Column<M>>>,
+}
+
+impl Signal for post_save {
+    const NAME: &'static str = "post_save";
+    type Event<'e, M: ?Sized + Subject> = PostSave<'e, M>;
+    type Kept<M: Send + Sync + 'static> = Written<M>;
+
+    type AnySender = dyn AnyModel;
+    type AnyEntry = AnyEntry<Self>;
+
+    fn erase<'e, M: AnyModel>(
+        event: PostSave<'e, M>,
+        _: Lifetime<'e>,
+    ) -> PostSave<'e, dyn AnyModel> {
+        PostSave { instance: event.instance, created: event.created, fields: None }
+    }
+
+    fn snapshot<M: AnyModel>(event: &PostSave<'_, M>) -> Option<Self::Kept<Snapshot>> {
+        Some(Written {
+            instance: Snapshot::of(event.instance),
+            created: event.created,
+            fields: None,
+        })
+    }
+
+    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut PostSave<'_, M>) -> PostSave<'s, M> {
+        *event
+    }
+
+    fn replay<M: Send + Sync + 'static>(kept: &Written<M>) -> PostSave<'_, M> {
+        let Written { instance, created, fields } = kept;
+        PostSave { instance, created: *created, fields: fields.as_deref() }
+    }
+
+    fn created<M: ?Sized + Subject>(event: &PostSave<'_, M>) -> Option<bool> {
+        Some(event.created)
+    }
+}
+
+impl TellsChange for post_save {}
+
+impl Deferrable for post_save {
+    fn keep<M: Clone + Send + Sync + 'static>(event: &PostSave<'_, M>) -> Written<M> {
+        Written {
+            instance: event.instance.clone(),
+            created: event.created,
+            fields: event.fields.map(<[_]>::to_vec),
+        }
+    }
+}
+
+impl Signal for pre_delete {
+    const NAME: &'static str = "pre_delete";
+    type Event<'e, M: ?Sized + Subject> = PreDelete<'e, M>;
+    type Kept<M: Send + Sync + 'static> = Infallible;
+
+    type AnySender = dyn AnyModel;
+    type AnyEntry = AnyEntry<Self>;
+
+    fn erase<'e, M: AnyModel>(
+        event: PreDelete<'e, M>,
+        _: Lifetime<'e>,
+    ) -> PreDelete<'e, dyn AnyModel> {
+        PreDelete { instance: event.instance }
+    }
+
+    fn snapshot<M: AnyModel>(_event: &PreDelete<'_, M>) -> Option<Self::Kept<Snapshot>> {
+        None
+    }
+
+    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut PreDelete<'_, M>) -> PreDelete<'s, M> {
+        *event
+    }
+
+    fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PreDelete<'_, M> {
+        match *kept {}
+    }
+}
+
+impl Signal for post_delete {
+    const NAME: &'static str = "post_delete";
+    type Event<'e, M: ?Sized + Subject> = PostDelete<'e, M>;
+    type Kept<M: Send + Sync + 'static> = M;
+
+    type AnySender = dyn AnyModel;
+    type AnyEntry = AnyEntry<Self>;
+
+    fn erase<'e, M: AnyModel>(
+        event: PostDelete<'e, M>,
+        _: Lifetime<'e>,
+    ) -> PostDelete<'e, dyn AnyModel> {
+        PostDelete { instance: event.instance }
+    }
+
+    fn snapshot<M: AnyModel>(event: &PostDelete<'_, M>) -> Option<Self::Kept<Snapshot>> {
+        Some(Snapshot::of(event.instance))
+    }
+
+    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut PostDelete<'_, M>) -> PostDelete<'s, M> {
+        *event
+    }
+
+    fn replay<M: Send + Sync + 'static>(kept: &M) -> PostDelete<'_, M> {
+        PostDelete { instance: kept }
+    }
+}
+
+impl Deferrable for post_delete {
+    fn keep<M: Clone + Send + Sync + 'static>(event: &PostDelete<'_, M>) -> M {
+        event.instance.clone()
+    }
+}

@@ -1,0 +1,94 @@
+use std::cmp::Ordering;
+use std::env;
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use crate::registry::registry;
+
+/// The variable that has [`assert_locked`] write the file.
+const VARIABLE: &str = "SIGNALS_LOCK";
+
+/// Asserts that the receivers of the program are those in a file of its repository, so that nobody adds, drops or changes one
+/// without a line in the review that says so.
+///
+/// The file is what [`Registry::to_lock`](crate::Registry::to_lock) returns; a relative path is one from the directory of
+/// the package's `Cargo.toml`, where `cargo test` runs it. `SIGNALS_LOCK=update cargo test` writes the file anew, or for the
+/// first time. Without that variable nothing is ever written.
+///
+/// The receivers are those that are linked into the test. Put it into a file of its own below `tests/`, which has no
+/// receivers, and refer to the program's library there: `use my_app as _;`.
+///
+/// ```
+/// use sqlx_signals::testing;
+///
+/// # let dir = std::env::temp_dir().join(format!("signals_lock_{}", std::process::id()));
+/// # std::fs::create_dir_all(&dir)?;
+/// # let path = dir.join("signals.lock");
+/// # std::fs::write(&path, sqlx_signals::registry().to_lock())?;
+/// fn nobody_changed_the_receivers() {
+///     testing::assert_locked("signals.lock");
+/// }
+/// # testing::assert_locked(&path);
+/// # std::fs::remove_dir_all(&dir)?;
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// # Panics
+///
+/// Where the receivers are others: the message lists them with `-` for those that are only in the file, and `+` for those that
+/// are only in the program. Where there is no such file, or it cannot be written.
+#[track_caller]
+pub fn assert_locked(path: impl AsRef<Path>) {
+    let path = in_package(path.as_ref());
+    let (shown, now) = (path.display(), registry().to_lock());
+    if env::var_os(VARIABLE).is_some_and(|value| value == "update") {
+        if let Err(error) = std::fs::write(&path, now) {
+            panic!("`{shown}` cannot be written: {error}");
+        }
+        return;
+    }
+    let locked = std::fs::read_to_string(&path).unwrap_or_else(|error| {
+        panic!("`{shown}` cannot be read: {error}; `{VARIABLE}=update cargo test` writes it")
+    });
+    if let Some(difference) = difference(&locked, &now) {
+        panic!(
+            "the receivers of the program are not those in `{shown}`:\n{difference}\
+             `{VARIABLE}=update cargo test` writes it anew, where this is as it should be"
+        );
+    }
+}
+
+fn in_package(path: &Path) -> PathBuf {
+    let package = env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from).unwrap_or_default();
+    package.join(path)
+}
+
+/// The lines that only one of the two has, in their common order.
+fn difference(locked: &str, now: &str) -> Option<String> {
+    let lines = |text| {
+        let mut lines: Vec<_> = str::lines(text).filter(|line| !line.starts_with('#')).collect();
+        // As `to_lock` has them; somebody may have merged by hand.
+        lines.sort_unstable();
+        lines.into_iter().peekable()
+    };
+    let (mut locked, mut now) = (lines(locked), lines(now));
+    let mut difference = String::new();
+    loop {
+        let (sign, line) = match (locked.peek(), now.peek()) {
+            (None, None) => break,
+            (Some(_), None) => ('-', locked.next()),
+            (None, Some(_)) => ('+', now.next()),
+            (Some(old), Some(new)) => match old.cmp(new) {
+                Ordering::Less => ('-', locked.next()),
+                Ordering::Greater => ('+', now.next()),
+                Ordering::Equal => {
+                    locked.next();
+                    now.next();
+                    continue;
+                }
+            },
+        };
+        let _ = writeln!(difference, "{sign} {}", line.unwrap_or_default());
+    }
+    (!difference.is_empty()).then_some(difference)
+}

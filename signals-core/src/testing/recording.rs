@@ -1,0 +1,213 @@
+//! Who records, and what they are told. Where nobody records at all, a write asks no more than that.
+
+use std::any::Any;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::{self, ThreadId};
+
+use futures_util::future::BoxFuture;
+use tokio::task;
+
+use crate::context::{self, PoolId};
+use crate::custom::CustomSignal;
+use crate::error::Error;
+use crate::model::Model;
+use crate::mute;
+use crate::transaction::{Deferred, End};
+
+/// How many record at the moment, in the whole process.
+static RECORDING: AtomicUsize = AtomicUsize::new(0);
+
+static LISTENERS: Mutex<Vec<Listener>> = Mutex::new(Vec::new());
+
+tokio::task_local! {
+    /// The task that this one counts as.
+    static FOLLOWED: Origin;
+}
+
+/// A task as recorders tell one from another. `block_on`, and so the body of a `#[tokio::test]`, is no task to tokio; it
+/// stays on its thread, and nothing else runs there meanwhile but tasks, which have an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Task(task::Id),
+    Thread(ThreadId),
+}
+
+/// The task whose doing this is, where anybody records: a receiver's is that of the save that it receives, wherever the
+/// receiver runs by now.
+pub(crate) fn origin() -> Option<Origin> {
+    if any() { Some(context::origin().unwrap_or_else(Origin::here)) } else { None }
+}
+
+fn any() -> bool {
+    RECORDING.load(Ordering::Relaxed) > 0
+}
+
+impl Origin {
+    fn here() -> Self {
+        let this =
+            || task::try_id().map_or_else(|| Self::Thread(thread::current().id()), Self::Task);
+        FOLLOWED.try_with(|followed| *followed).unwrap_or_else(|_| this())
+    }
+}
+
+struct Listener {
+    origin: Origin,
+    /// A `Log<M>` or a `SentLog<T>`.
+    log: Arc<dyn Any + Send + Sync>,
+}
+
+/// One who records, from [`begin`](Self::begin) until this is dropped.
+pub(super) struct Recording<L: Send + Sync + 'static> {
+    pub(super) log: Arc<L>,
+    origin: Origin,
+}
+
+impl<L: Send + Sync + 'static> Recording<L> {
+    pub(super) fn begin(log: L) -> Self {
+        let log = Arc::new(log);
+        RECORDING.fetch_add(1, Ordering::Relaxed);
+        // A receiver that records does so for the task that it runs for.
+        let origin = context::origin().unwrap_or_else(Origin::here);
+        listeners().push(Listener { origin, log: log.clone() });
+        Self { log, origin }
+    }
+
+    pub(super) fn follow<F: Future>(
+        &self,
+        future: F,
+    ) -> impl Future<Output = F::Output> + use<F, L> {
+        FOLLOWED.scope(self.origin, future)
+    }
+}
+
+impl<L: Send + Sync + 'static> Drop for Recording<L> {
+    fn drop(&mut self) {
+        let this: *const () = Arc::as_ptr(&self.log).cast();
+        listeners().retain(|listener| Arc::as_ptr(&listener.log).cast() != this);
+        RECORDING.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn listeners() -> MutexGuard<'static, Vec<Listener>> {
+    LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The logs of this type that record this task.
+fn logs<L: Send + Sync + 'static>() -> Vec<Arc<L>> {
+    let origin = origin().filter(|_| !mute::every());
+    let all = listeners();
+    let of_task = all.iter().filter(|listener| Some(listener.origin) == origin);
+    of_task.filter_map(|listener| Arc::clone(&listener.log).downcast().ok()).collect()
+}
+
+/// What was sent of a model.
+pub(super) struct Log<M> {
+    pub(super) noted: Mutex<Vec<Noted<M>>>,
+    pub(super) copy: fn(&M) -> M,
+}
+
+pub(super) struct Noted<M> {
+    pub(super) signal: &'static str,
+    pub(super) created: Option<bool>,
+    pub(super) instance: M,
+    /// Whether it was committed, when that is known.
+    pub(super) committed: Arc<OnceLock<bool>>,
+}
+
+impl<M> Log<M> {
+    pub(super) fn noted(&self) -> MutexGuard<'_, Vec<Noted<M>>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Those who record one write; nobody, in every program but a test.
+pub(crate) struct Recorders<M>(Option<Arc<[Arc<Log<M>>]>>);
+
+impl<M> Clone for Recorders<M> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<M: Model> Recorders<M> {
+    /// Who records this task, as it is at the beginning of the write.
+    pub(crate) fn of_task() -> Self {
+        if any() { Self::find() } else { Self(None) }
+    }
+
+    #[cold]
+    fn find() -> Self {
+        let logs = logs::<Log<M>>();
+        Self((!logs.is_empty()).then(|| logs.into()))
+    }
+
+    /// Whether anybody records.
+    pub(crate) fn any(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// A signal is sent ahead of the statement.
+    pub(crate) fn before(&self, signal: &'static str, instance: &M) {
+        self.note(signal, None, instance);
+    }
+
+    /// A signal is sent, and `waiting` waits for the end of the transaction. Returns what waits then: it tells whether the
+    /// write was committed, unless nobody can `see` that.
+    pub(crate) fn after(
+        &self,
+        signal: &'static str,
+        created: Option<bool>,
+        instance: &M,
+        seen: bool,
+        waiting: Option<Box<dyn Deferred>>,
+    ) -> Option<Box<dyn Deferred>> {
+        match self.note(signal, created, instance) {
+            Some(committed) if seen => Some(Box::new(Told { committed, waiting })),
+            _ => waiting,
+        }
+    }
+
+    fn note(
+        &self,
+        signal: &'static str,
+        created: Option<bool>,
+        instance: &M,
+    ) -> Option<Arc<OnceLock<bool>>> {
+        let logs = self.0.as_deref()?;
+        let committed = Arc::<OnceLock<bool>>::default();
+        for log in logs {
+            let (instance, committed) = ((log.copy)(instance), Arc::clone(&committed));
+            log.noted().push(Noted { signal, created, instance, committed });
+        }
+        Some(committed)
+    }
+}
+
+/// Waits for the end of a transaction to tell it, ahead of the receivers that wait for it.
+struct Told {
+    committed: Arc<OnceLock<bool>>,
+    waiting: Option<Box<dyn Deferred>>,
+}
+
+impl Deferred for Told {
+    fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
+        let _ = self.committed.set(end == End::Committed);
+        match self.waiting {
+            Some(waiting) => waiting.run(end, holds),
+            None => Box::pin(async { Vec::new() }),
+        }
+    }
+}
+
+/// What was sent of a signal of the program's own.
+pub(super) struct SentLog<T>(pub(super) Mutex<Vec<Arc<T>>>);
+
+/// A signal of the program's own is sent.
+pub(crate) fn sent<T: CustomSignal>(payload: &Arc<T>) {
+    if any() {
+        for SentLog(sent) in logs::<SentLog<T>>().iter().map(AsRef::as_ref) {
+            sent.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(payload));
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The row before the write, and what the write has changed.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::LazyLock;
+
+use sqlx_signals::prelude::*;
+
+use common::Scene;
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "tickets")]
+struct Ticket {
+    id: Option<i64>,
+    title: String,
+    state: String,
+    points: Option<i32>,
+}
+
+fn ticket(title: &str) -> Ticket {
+    Ticket { id: None, title: title.to_owned(), state: "open".to_owned(), points: None }
+}
+
+/// As `Ticket`, found by a key of the program's own.
+#[derive(Debug, Clone, Model)]
+#[model(table = "settings")]
+struct Setting {
+    #[model(primary_key)]
+    name: String,
+    value: i32,
+}
+
+static TICKETS: LazyLock<Scene> = Scene::new();
+static SETTINGS: LazyLock<Scene> = Scene::new();
+
+fn changed(previous: Previous<'_, Ticket>) -> String {
+    let columns = [Ticket::ID, Ticket::TITLE, Ticket::STATE, Ticket::POINTS];
+    let changed = columns.into_iter().filter(|c| previous.changed(*c)).map(|c| c.name());
+    changed.collect::<Vec<_>>().join(" ")
+}
+
+#[receiver(post_save, sender = Ticket, order = 1)]
+fn inside(saved: PostSave<'_, Ticket>, previous: Previous<'_, Ticket>) {
+    let was = previous.row().map(|row| row.title.clone());
+    let is = &saved.instance.title;
+    TICKETS.log.push(format!("{was:?} → {is}: {}", changed(previous)));
+}
+
+#[receiver(post_save, sender = Ticket, order = 2, changed(title, state))]
+async fn either(saved: PostSave<'_, Ticket>) {
+    TICKETS.log.push(format!("changed {}", saved.instance.title));
+}
+
+#[receiver(post_save, sender = Ticket, order = 3, updated, changed(state))]
+async fn moved(_: PostSave<'_, Ticket>, previous: Previous<'_, Ticket>, _conn: &mut Conn<'_>) {
+    TICKETS.log.push(format!("moved from {}", previous.row().unwrap().state));
+}
+
+#[receiver(post_save, sender = Ticket, on_commit, changed(points))]
+async fn later(saved: PostSave<'_, Ticket>, previous: Previous<'_, Ticket>) {
+    let was = previous.row().and_then(|row| row.points);
+    TICKETS.log.push(format!("committed {was:?} → {:?}", saved.instance.points));
+}
+
+#[receiver(post_delete, sender = Ticket)]
+fn gone(_: PostDelete<'_, Ticket>, previous: Previous<'_, Ticket>) {
+    TICKETS.log.push(format!("gone {}: {}", previous.row().unwrap().title, changed(previous)));
+}
+
+#[receiver(post_save, sender = Setting)]
+fn set(saved: PostSave<'_, Setting>, previous: Previous<'_, Setting>) {
+    let was = previous.row().map(|row| row.value);
+    SETTINGS.log.push(format!("{was:?} → {}", saved.instance.value));
+}
+
+async fn tables(db: &Db) {
+    common::table(db, "tickets", "title TEXT NOT NULL, state TEXT NOT NULL, points INTEGER").await;
+    common::execute(db, "CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL)")
+        .await;
+}
+
+on_every_database! {
+    async fn the_previous_row_is_what_the_database_had(db: Db) {
+        let _turn = TICKETS.begin().await;
+        tables(&db).await;
+        let mut lamp = ticket("Lamp");
+        lamp.save(&db).await.unwrap();
+        assert_eq!(
+            TICKETS.log.take(),
+            ["None → Lamp: id title state points", "changed Lamp", "committed None → None"],
+            "of a new row every column has changed"
+        );
+        // What the instance was read as is nobody's business.
+        common::execute(&db, "UPDATE tickets SET title = 'Lantern', points = 3").await;
+        lamp.points = Some(5);
+        lamp.save(&db).await.unwrap();
+        assert_eq!(
+            TICKETS.log.take(),
+            [r#"Some("Lantern") → Lamp: title points"#, "changed Lamp", "committed Some(3) → Some(5)"]
+        );
+        lamp.save(&db).await.unwrap();
+        assert_eq!(TICKETS.log.take(), [r#"Some("Lamp") → Lamp: "#], "equal values change nothing");
+        lamp.state = "done".to_owned();
+        lamp.update(&db).await.unwrap();
+        assert_eq!(
+            TICKETS.log.take(),
+            [r#"Some("Lamp") → Lamp: state"#, "changed Lamp", "moved from open"]
+        );
+        lamp.points = None;
+        lamp.save_fields(&db, &[Ticket::POINTS]).await.unwrap();
+        assert_eq!(
+            TICKETS.log.take(),
+            [r#"Some("Lamp") → Lamp: points"#, "committed Some(5) → None"],
+            "NULL is a value like any other"
+        );
+        lamp.title = "lamp".to_owned();
+        assert!(lamp.delete(&db).await.unwrap());
+        assert_eq!(TICKETS.log.take(), ["gone Lamp: id title state points"]);
+    }
+
+    async fn a_key_of_the_programs_own_may_be_new_or_not(db: Db) {
+        let _turn = SETTINGS.begin().await;
+        tables(&db).await;
+        let mut size = Setting { name: "size".to_owned(), value: 1 };
+        assert!(size.save(&db).await.unwrap().created);
+        size.value = 2;
+        assert!(!size.save(&db).await.unwrap().created);
+        size.value = 3;
+        assert!(!size.upsert(&db, &[Setting::NAME]).await.unwrap().created);
+        assert_eq!(SETTINGS.log.take(), ["None → 1", "Some(1) → 2", "Some(2) → 3"]);
+    }
+
+    async fn every_row_of_many_has_its_own(db: Db) {
+        let _turn = TICKETS.begin().await;
+        tables(&db).await;
+        let mut many = [ticket("a"), ticket("b"), ticket("c")];
+        Ticket::insert_many(&db, &mut many).await.unwrap();
+        TICKETS.log.take();
+        many[1].title = "B".to_owned();
+        many.reverse();
+        Ticket::update_many(&db, &mut many).await.unwrap();
+        assert_eq!(
+            TICKETS.log.take(),
+            [
+                r#"Some("c") → c: "#,
+                r#"Some("b") → B: title"#,
+                "changed B",
+                r#"Some("a") → a: "#,
+            ]
+        );
+        Ticket::delete_many(&db, &mut many).await.unwrap();
+        let gone = ["c", "B", "a"].map(|title| format!("gone {title}: id title state points"));
+        assert_eq!(TICKETS.log.take(), gone);
+    }
+
+    // Each increment is of what it overwrites, so that the last of each chain of previous rows is the one before.
+    async fn the_previous_row_is_right_under_concurrency(db: Db) {
+        let _turn = SETTINGS.begin().await;
+        tables(&db).await;
+        Setting { name: "size".to_owned(), value: 0 }.save(&db).await.unwrap();
+        SETTINGS.log.take();
+        let saves = (1..=20).map(|value| {
+            let db = db.clone();
+            tokio::spawn(async move {
+                Setting { name: "size".to_owned(), value }.save(&db).await.unwrap();
+            })
+        });
+        for save in saves.collect::<Vec<_>>() {
+            save.await.unwrap();
+        }
+        let last = Setting::get(&db, "size").await.unwrap().value;
+        let steps: std::collections::HashMap<String, String> = SETTINGS
+            .log
+            .take()
+            .iter()
+            .map(|step| step.split_once(" → ").map(|(was, is)| (was.to_owned(), is.to_owned())).unwrap())
+            .collect();
+        // From 0 on, each has overwritten the one before it, and the last is what is stored.
+        let mut value = "0".to_owned();
+        for _ in 0..20 {
+            value = steps[&format!("Some({value})")].clone();
+        }
+        assert_eq!((steps.len(), value), (20, last.to_string()));
+    }
+}

@@ -1,0 +1,482 @@
+//! What a program's tests are given: recorders, rehearsed commits, the lock of the receivers, and what was seen of them.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
+use std::task::Poll;
+use std::time::Duration;
+
+use common::{Scene, count, one_connection, table, until};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, Error, testing, without_signals};
+
+/// Of which nobody receives anything.
+#[derive(Debug, Clone, PartialEq, Model)]
+struct Plain {
+    id: Option<i64>,
+    n: i64,
+}
+
+fn plain(n: i64) -> Plain {
+    Plain { id: None, n }
+}
+
+/// What an assertion that fails says.
+fn message(assertion: impl FnOnce()) -> String {
+    let payload = catch_unwind(AssertUnwindSafe(assertion)).expect_err("the assertion fails");
+    *payload.downcast::<String>().unwrap()
+}
+
+mod cascade {
+    use super::*;
+
+    pub(crate) static SCENE: LazyLock<Scene> = Scene::new();
+
+    #[derive(Debug, Clone, Model)]
+    pub(crate) struct Author {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    pub(crate) struct Page {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    #[derive(Signal)]
+    pub(crate) struct Published {
+        pub(crate) n: i64,
+    }
+
+    #[receiver(Published)]
+    fn published(_: &Published) {}
+
+    #[receiver(pre_save, sender = Author)]
+    fn no_negative(save: PreSave<'_, Author>) -> Result<(), &'static str> {
+        if save.instance.n < 0 { Err("negative") } else { Ok(()) }
+    }
+
+    #[receiver(post_save, sender = Author)]
+    async fn inside(saved: PostSave<'_, Author>, conn: &mut Conn<'_>) -> Result<()> {
+        let n = saved.instance.n;
+        Page { id: None, n }.save(&mut *conn).await?;
+        Published { n }.send(&mut *conn).await?;
+        if n == 99 { Err(Error::other("fails")) } else { Ok(()) }
+    }
+
+    #[receiver(post_save, sender = Author, on_commit)]
+    pub(crate) async fn after(saved: PostSave<'_, Author>, db: Db) -> Result<()> {
+        SCENE.log.push(format!("after {}", saved.instance.n));
+        if saved.instance.n > 0 {
+            Page { id: None, n: saved.instance.n + 1000 }.save(&db).await?;
+        }
+        Ok(())
+    }
+
+    #[receiver(post_save, sender = Author, on_rollback)]
+    fn undone(saved: PostSave<'_, Author>) {
+        SCENE.log.push(format!("undone {}", saved.instance.n));
+    }
+
+    #[receiver(post_delete, sender = Page, on_commit, order = 3, uid = "never", after = after, robust)]
+    pub(crate) fn never(_: PostDelete<'_, Page>) {}
+
+    pub(crate) async fn tables(db: &Db) {
+        table(db, "author", "n BIGINT NOT NULL").await;
+        table(db, "page", "n BIGINT NOT NULL").await;
+    }
+}
+
+mod slow {
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    pub(crate) struct Slow {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    pub(crate) static SCENE: LazyLock<Scene> = Scene::new();
+
+    #[receiver(post_save, sender = Slow, on_commit, created)]
+    async fn later(_: PostSave<'_, Slow>, db: Db) -> Result<()> {
+        SCENE.log.push("begun");
+        until(|| SCENE.log.entries().contains(&"alone".to_owned())).await;
+        plain(7).save(&db).await?;
+        Ok(())
+    }
+}
+
+on_every_database! {
+    async fn what_nobody_receives_is_recorded(db: Db) {
+        table(&db, "plain", "n BIGINT NOT NULL").await;
+        plain(0).save(&db).await.unwrap();
+        let events = testing::record::<Plain>();
+        events.assert_none();
+        let mut row = plain(1);
+        row.save(&db).await.unwrap();
+        row.n = 2;
+        row.update(&db).await.unwrap();
+        let gone = row.clone();
+        assert!(row.delete(&db).await.unwrap());
+        assert!(!gone.clone().delete(&db).await.unwrap(), "it is gone");
+
+        assert_eq!(
+            events.signals(),
+            ["pre_save", "post_save", "pre_save", "post_save", "pre_delete", "post_delete", "pre_delete"]
+        );
+        events.assert_created(1);
+        events.assert_updated(1);
+        events.assert_deleted(1);
+        events.assert_committed(3);
+        assert_eq!(events.saved(), [Plain { n: 1, ..gone.clone() }, gone.clone()]);
+        assert_eq!((events.created()[0].n, events.updated()[0].n), (1, 2));
+        assert_eq!(events.deleted(), [gone]);
+        let all = events.all();
+        assert_eq!((all[0].pk(), all[1].pk(), all[1].created), (None, Some(2), Some(true)));
+        assert_eq!(
+            events.to_string(),
+            "pre_save of Plain\npost_save of Plain 2, created, committed\n\
+             pre_save of Plain 2\npost_save of Plain 2, updated, committed\n\
+             pre_delete of Plain 2\npost_delete of Plain 2, committed\npre_delete of Plain 2\n"
+        );
+        let said = message(|| events.assert_created(2));
+        assert!(said.starts_with("expected 2 × `Plain` created, found 1; recorded was:\npre_save of Plain\n"), "{said}");
+        assert!(message(|| events.assert_none()).contains("post_delete of Plain 2, committed"));
+        message(|| events.assert_updated(0));
+        message(|| events.assert_deleted(0));
+        message(|| events.assert_committed(0));
+        message(|| events.assert_rolled_back(1));
+
+        events.clear();
+        without_signals(plain(3).save(&db)).await.unwrap();
+        events.assert_none();
+        plain(3).update(&db).await.unwrap_err();
+        assert_eq!(events.signals(), ["pre_save"]);
+        let (later, first) = (testing::record::<Plain>(), events);
+        plain(4).save(&db).await.unwrap();
+        first.assert_created(1);
+        drop(first);
+        plain(5).save(&db).await.unwrap();
+        later.assert_created(2);
+    }
+
+    async fn what_receivers_do_is_recorded_with_its_end(db: Db) {
+        use cascade::{Author, Page, Published, SCENE};
+        let _turn = SCENE.begin().await;
+        cascade::tables(&db).await;
+        let (authors, pages) = (testing::record::<Author>(), testing::record::<Page>());
+        let published = testing::record_signal::<Published>();
+
+        Author { id: None, n: -1 }.save(&db).await.unwrap_err();
+        assert_eq!(authors.signals(), ["pre_save"], "a veto");
+        Author { id: None, n: 99 }.save(&db).await.unwrap_err();
+        authors.assert_rolled_back(1);
+        pages.assert_rolled_back(1);
+        pages.assert_committed(0);
+        pages.clear();
+        authors.clear();
+
+        let mut tx = db.begin().await.unwrap();
+        Author { id: None, n: 0 }.save(&mut tx).await.unwrap();
+        let mut savepoint = tx.begin().await.unwrap();
+        Author { id: None, n: -5 }.save(&mut savepoint).await.unwrap_err();
+        Author { id: None, n: 1 }.save(&mut savepoint).await.unwrap();
+        assert!(authors.all().iter().all(|event| event.committed.is_none()));
+        savepoint.rollback().await.unwrap();
+        authors.assert_rolled_back(1);
+        tx.commit().await.unwrap();
+        assert_eq!(authors.all().iter().filter(|e| e.committed == Some(true)).map(|e| e.instance.n).collect::<Vec<_>>(), [0]);
+        assert_eq!(pages.created().iter().map(|page| page.n).collect::<Vec<_>>(), [0, 1]);
+
+        Author { id: None, n: 3 }.save(&db).await.unwrap();
+        assert_eq!(pages.saved().last().unwrap().n, 1003, "saved after the commit");
+        published.assert_sent(4);
+        assert_eq!(published.all().iter().map(|sent| sent.n).collect::<Vec<_>>(), [99, 0, 1, 3]);
+        assert_eq!(message(|| published.assert_sent(1)), "expected 1 × `Published` sent, found 4");
+
+        let mut tx = db.begin().await.unwrap();
+        Page { id: None, n: 0 }.save(&mut tx).await.unwrap();
+        pages.clear();
+        Page { id: None, n: 1 }.save(&mut tx).await.unwrap();
+        drop(tx);
+        until(|| pages.all()[1].committed == Some(false)).await;
+    }
+
+    async fn what_sqlx_commits_is_not_known(db: Db) {
+        table(&db, "plain", "n BIGINT NOT NULL").await;
+        let events = testing::record::<Plain>();
+        #[cfg(feature = "sqlite")]
+        if let Some(pool) = db.sqlite() {
+            let mut tx = pool.begin().await.unwrap();
+            plain(1).save(&mut tx).await.unwrap();
+            tx.rollback().await.unwrap();
+        }
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = db.postgres() {
+            let mut tx = pool.begin().await.unwrap();
+            plain(1).save(&mut tx).await.unwrap();
+            tx.rollback().await.unwrap();
+        }
+        events.assert_created(1);
+        events.assert_committed(0);
+        events.assert_rolled_back(0);
+    }
+
+    async fn a_task_records_itself_alone(db: Db) {
+        table(&db, "plain", "n BIGINT NOT NULL").await;
+        let events = testing::record::<Plain>();
+        let task = |n: i64| {
+            let db = db.clone();
+            async move {
+                let own = testing::record::<Plain>();
+                for _ in 0..n {
+                    plain(n).save(&db).await.unwrap();
+                    tokio::task::yield_now().await;
+                }
+                own.assert_created(usize::try_from(n).unwrap());
+            }
+        };
+        let tasks: Vec<_> = (1..6).map(|n| tokio::spawn(task(n))).collect();
+        let (one, mut two) = (plain(1), plain(2));
+        let mut here = one.clone();
+        let (first, second) = tokio::join!(here.save(&db), two.save(&db));
+        assert!(first.unwrap().created && second.unwrap().created);
+        for task in tasks {
+            task.await.unwrap();
+        }
+        events.assert_created(2);
+
+        let other = db.clone();
+        tokio::spawn(events.follow(async move { plain(3).save(&other).await })).await.unwrap().unwrap();
+        events.assert_created(3);
+        // Another thread with a runtime of its own, as another `#[tokio::test]` is.
+        let other = db.clone();
+        let thread = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            runtime.block_on(async {
+                let own = testing::record::<Plain>();
+                plain(4).save(&one_connection(&other).await).await.unwrap();
+                own.assert_created(1);
+            });
+        };
+        std::thread::spawn(thread).join().unwrap();
+        events.assert_created(3);
+    }
+
+    async fn receivers_that_outlive_their_caller_are_its_own(db: Db) {
+        let _turn = slow::SCENE.begin().await;
+        table(&db, "plain", "n BIGINT NOT NULL").await;
+        table(&db, "slow", "n BIGINT NOT NULL").await;
+        let events = testing::record::<Plain>();
+        let mut row = slow::Slow { id: None, n: 1 };
+        tokio::select! {
+            saved = row.save(&db) => panic!("its receiver waits: {saved:?}"),
+            () = until(|| !slow::SCENE.log.entries().is_empty()) => {}
+        }
+        slow::SCENE.log.push("alone");
+        until(|| !events.saved().is_empty()).await;
+        assert_eq!(events.saved()[0].n, 7);
+    }
+
+    async fn a_rehearsal_runs_what_waits_and_stores_nothing(db: Db) {
+        use cascade::{Author, SCENE, after, never};
+        let _turn = SCENE.begin().await;
+        cascade::tables(&db).await;
+        let authors = testing::record::<Author>();
+        let done = testing::transaction(&db, async |tx| {
+            Author { id: None, n: 0 }.save(&mut *tx).await?;
+            tx.on_commit(async { SCENE.log.push("callback") });
+            let mut savepoint = tx.begin().await?;
+            Author { id: None, n: -7 }.save(&mut savepoint).await.unwrap_err();
+            savepoint.rollback().await?;
+            let mut savepoint = tx.begin().await?;
+            Author { id: None, n: 0 }.save(&mut savepoint).await?;
+            savepoint.commit().await?;
+            tx.on_rollback(async { SCENE.log.push("never") });
+            Author::query("").count(tx).await
+        });
+        let done = done.await.unwrap();
+        assert_eq!((done.value, done.errors.len()), (2, 0));
+        assert_eq!(SCENE.log.take(), ["after 0", "callback", "after 0"]);
+        done.assert_ran::<after>(2);
+        done.assert_ran::<never>(0);
+        let said = message(|| done.assert_ran::<after>(1));
+        assert!(said.contains("to run 1 ×, it ran 2 ×; of all:\npost_save of Author: testing::cascade::after"), "{said}");
+        authors.assert_committed(2);
+        assert_eq!((count(&db, "author").await, count(&db, "page").await), (0, 0));
+    }
+
+    async fn the_pool_of_a_rehearsal_is_an_error_at_once(db: Db) {
+        use cascade::{Author, SCENE};
+        let _turn = SCENE.begin().await;
+        cascade::tables(&db).await;
+        let (one, other) = (one_connection(&db).await, db.clone());
+        let mine = one.clone();
+        let work = async |tx: &mut Transaction<'_>| {
+            Author { id: None, n: 1 }.save(&mut *tx).await?;
+            tx.on_commit(async move { mine.execute("SELECT 1").await.map(drop) });
+            tx.on_commit(async move { other.execute("SELECT 1").await.map(drop) });
+            Ok(())
+        };
+        let done = tokio::time::timeout(Duration::from_secs(3), testing::transaction(&one, work));
+        let done = done.await.expect("nobody waits").unwrap();
+        assert_eq!(done.receivers.len(), 1);
+        let [receiver, callback] = &done.errors[..] else { panic!("{:?}", done.errors) };
+        let Error::Receiver(receiver) = receiver else { panic!("{receiver:?}") };
+        assert!(receiver.source.to_string().starts_with("testing::cascade::after used the `Db` or pool"), "{receiver:?}");
+        assert!(receiver.source.to_string().ends_with("test this with a commit"));
+        let callback = callback.to_string();
+        assert!(callback.starts_with("a callback of `on_commit` used the `Db` or pool of a transaction"), "{callback}");
+        assert_eq!((count(&one, "author").await, count(&one, "page").await), (0, 0));
+        SCENE.log.take();
+    }
+
+    async fn what_a_commit_refuses_a_rehearsal_does(db: Db) {
+        use cascade::{Author, SCENE};
+        let _turn = SCENE.begin().await;
+        cascade::tables(&db).await;
+        let failed = testing::transaction(&db, async |tx| {
+            Author { id: None, n: 2 }.save(&mut *tx).await?;
+            Err::<(), _>(Error::other("no"))
+        });
+        assert_eq!(failed.await.unwrap_err().to_string(), "no");
+        assert_eq!(SCENE.log.take(), ["undone 2"], "it would have been rolled back");
+
+        let swallowed = testing::transaction(&db, async |tx| {
+            Author { id: None, n: 3 }.save(&mut *tx).await?;
+            let _ = Author { id: None, n: -1 }.save(tx).await;
+            Ok(())
+        });
+        assert!(swallowed.await.unwrap_err().is_rolled_back());
+        assert_eq!(SCENE.log.take(), ["undone 3"]);
+
+        let deferred = match db.kind() {
+            DatabaseKind::Sqlite => "CREATE TABLE child (of INTEGER REFERENCES author(id) DEFERRABLE INITIALLY DEFERRED)",
+            DatabaseKind::Postgres => "CREATE TABLE child (of BIGINT REFERENCES author(id) DEFERRABLE INITIALLY DEFERRED)",
+        };
+        db.execute(deferred).await.unwrap();
+        let orphan = testing::transaction(&db, async |tx| {
+            Author { id: None, n: 4 }.save(&mut *tx).await?;
+            tx.execute("INSERT INTO child VALUES (77)").await
+        });
+        let error = orphan.await.unwrap_err();
+        assert!(error.is_foreign_key_violation() || error.to_string().contains("a row of `child` refers"), "{error}");
+        assert_eq!(SCENE.log.take(), ["undone 4"]);
+
+        let panics = testing::transaction(&db, async |tx| -> Result<()> {
+            Author { id: None, n: 5 }.save(tx).await?;
+            panic!("out of here")
+        });
+        assert_eq!(panic_of(panics).await, "out of here");
+        assert_eq!(SCENE.log.take(), ["undone 5"]);
+        assert_eq!(count(&db, "author").await, 0);
+    }
+
+    async fn what_receivers_do_is_in_the_pictures(db: Db) {
+        use cascade::{Author, SCENE};
+        let _turn = SCENE.begin().await;
+        cascade::tables(&db).await;
+        Author { id: None, n: 1 }.save(&db).await.unwrap();
+        SCENE.log.take();
+        let all: Vec<serde_json::Value> = serde_json::from_str(&registry().to_json()).unwrap();
+        let named = |name: &str| all.iter().position(|r| r["receiver"] == name).unwrap();
+        if !cfg!(debug_assertions) {
+            assert!(all.iter().all(|r| r.get("saves").is_none()), "only a debug build looks");
+            return;
+        }
+        let (inside, after) = (named("testing::cascade::inside"), named("testing::cascade::after"));
+        assert_eq!(all[inside]["saves"], serde_json::json!(["Page"]));
+        assert_eq!(all[inside]["sends"], serde_json::json!(["Published"]));
+        assert_eq!(all[after]["saves"], serde_json::json!(["Page"]));
+        assert!(all[named("testing::cascade::undone")].get("saves").is_none());
+
+        let mermaid = registry().to_mermaid();
+        let page = node(&mermaid, "([\"Page\"])");
+        assert!(mermaid.contains(&format!("    r{inside} -. \"saves\" .-> {page}\n")), "{mermaid}");
+        let published = node(&mermaid, "([\"Published\"])");
+        assert!(mermaid.contains(&format!("    r{inside} -. \"sends\" .-> {published}\n")), "{mermaid}");
+        let dot = registry().to_dot();
+        assert!(dot.contains(&format!("    r{after} -> {page} [style=dashed, label=\"saves\"];\n")), "{dot}");
+    }
+}
+
+/// The node of this label.
+fn node<'g>(mermaid: &'g str, label: &str) -> &'g str {
+    mermaid.lines().find_map(|line| line.trim().strip_suffix(label)).expect("it is a node")
+}
+
+async fn panic_of<F: Future>(future: F) -> &'static str {
+    let mut future = Box::pin(future);
+    std::future::poll_fn(move |cx| {
+        match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+            Ok(Poll::Ready(_)) => panic!("it did not panic"),
+            Ok(Poll::Pending) => Poll::Pending,
+            Err(payload) => Poll::Ready(*payload.downcast::<&'static str>().unwrap()),
+        }
+    })
+    .await
+}
+
+/// What the test below runs, in a process that has its directory and its `SIGNALS_LOCK`.
+#[test]
+fn is_as_locked() {
+    if std::env::var_os("LOCK_OF_A_TEST").is_some() {
+        let uid = "connected at run time";
+        let _ = post_save.connect::<Plain>(uid, |_, _| Box::pin(async { Ok(()) }));
+        testing::assert_locked("signals.lock");
+    }
+}
+
+#[test]
+fn a_lock_fails_where_the_receivers_are_others() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("a_lock");
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    let lock = dir.join("signals.lock");
+    let run = |update: bool| {
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "is_as_locked", "--nocapture"]);
+        test.env("LOCK_OF_A_TEST", "yes").env("CARGO_MANIFEST_DIR", &dir);
+        test.env_remove("SIGNALS_LOCK");
+        if update {
+            test.env("SIGNALS_LOCK", "update");
+        }
+        let output = test.output().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.success(), text.concat())
+    };
+
+    let (passed, said) = run(false);
+    assert!(!passed && said.contains("`SIGNALS_LOCK=update cargo test` writes it"), "{said}");
+    assert!(!lock.exists(), "nothing is written unasked");
+    assert!(run(true).0 && run(false).0);
+
+    let text = std::fs::read_to_string(&lock).unwrap();
+    assert_eq!(text, registry().to_lock());
+    let never = "post_delete of Page → testing::cascade::never (on commit) order = 3 \
+                 after = testing::cascade::after robust uid = \"never\"\n";
+    assert!(text.contains(never), "{text}");
+    assert!(text.contains("Published → testing::cascade::published (in transaction)\n"), "{text}");
+    assert!(
+        text.contains("post_save of Slow → testing::slow::later (on commit) created\n"),
+        "{text}"
+    );
+    assert!(!text.contains("connected at run time"), "{text}");
+
+    let other = text.replace("order = 3", "order = 4").replace('\n', "\r\n");
+    std::fs::write(&lock, other + "a receiver that is gone\r\n").unwrap();
+    let (passed, said) = run(false);
+    let at = said.find("the receivers of the program are not those in").expect(&said);
+    let lines: Vec<_> = said[at..].lines().filter(|l| l.starts_with(['-', '+'])).collect();
+    let never = never.trim_end();
+    let older = format!("- {}", never.replace('3', "4"));
+    assert!(!passed);
+    assert_eq!(lines, ["- a receiver that is gone", &format!("+ {never}"), &older]);
+    assert!(said.contains("tests/testing.rs:"), "it is the test that failed: {said}");
+}
