@@ -12,10 +12,12 @@ mod operations;
 mod plot;
 #[path = "../shared/report.rs"]
 mod report;
+mod tables;
 
 use database::Measurable;
 use interleaved::{Group, Rounds};
 use report::Report;
+use serde_json::Value;
 
 /// How often each case is run.
 #[derive(Clone, Copy)]
@@ -34,7 +36,11 @@ impl Effort {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let quick = std::env::args().any(|arg| arg == "--quick");
+    let has = |flag| std::env::args().any(|arg| arg == flag);
+    if has("--render") {
+        return render(report::read()["operations"]["groups"].as_array().expect("measured before"));
+    }
+    let quick = has("--quick");
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
     let mut report = Report::new("operations", quick);
     for measurable in database::all().await {
@@ -55,7 +61,12 @@ async fn main() {
         }
     }
     report.write();
-    plot::write(&report);
+    render(&report.groups);
+}
+
+fn render(groups: &[Value]) {
+    tables::write(groups);
+    plot::write(groups);
 }
 
 async fn measure<DB: by_hand::ByHand>(

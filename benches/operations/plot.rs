@@ -4,7 +4,7 @@ use plotters::prelude::*;
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 use serde_json::Value;
 
-use crate::report::{self, Report};
+use crate::report;
 
 /// Where a bar that is longer ends.
 const LONGEST: f64 = 3.0;
@@ -18,8 +18,8 @@ enum Line {
     Bar(String, f64),
 }
 
-pub(crate) fn write(report: &Report) {
-    let panels = panels(&report.groups);
+pub(crate) fn write(groups: &[Value]) {
+    let panels = panels(groups);
     let Some(height) = panels.iter().map(|(_, lines)| lines.len()).max() else { return };
     let size = (PANEL * panels.len() as u32, LINE * (height as u32 + 6));
     let file = report::path("results.svg");
