@@ -54,6 +54,7 @@ pub use sqlx_signals_derive::Model;
 /// | `sender = User` | the model; `[User, Order]` on a function that is generic over it; left out, every model, as [`AnyModel`] |
 /// | `on_commit` / `on_rollback` | after the outermost transaction has committed / has rolled back; else in it. The model must be `Clone` |
 /// | `created` / `updated` | only for rows that are new / only for those that are not |
+/// | `changed(email, name)` | only where one of these fields' columns has changed; of a new row every column has |
 /// | `order = -10` | the lower, the earlier; then by module path, file and line |
 /// | `after = other::receiver` | behind that one, or those in brackets; [`Db::check`] finds a circle |
 /// | `robust` | its failure is logged and does not fail the save; with the connection, in a savepoint of its own |

@@ -60,6 +60,18 @@ struct Guest {
 #[receiver(post_save, sender = Guest, on_commit)]
 async fn greet(_: PostSave<'_, Guest>) {}
 
+/// As `User`, with a receiver that cannot fail.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users")]
+struct Visitor {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+#[receiver(post_save, sender = Visitor)]
+fn count_visitor(_: PostSave<'_, Visitor>) {}
+
 #[derive(Debug, Clone, Model)]
 #[model(table = "settings")]
 struct Setting {
@@ -84,22 +96,11 @@ mod postgres {
         r#"INSERT INTO "users" ("name", "email") VALUES ($1, $2) RETURNING "id""#;
     const INSERT_PROFILE: &str = r#"INSERT INTO "profiles" ("user_id") VALUES ($1) RETURNING "id""#;
 
-    /// What one operation says on a warm pool.
-    async fn said<T>(proxy: &Proxy, db: &Db, operation: impl Future<Output = Result<T>>) -> Said {
-        // The ping with which sqlx takes a connection back must not fall into it.
-        crate::common::until(|| {
-            db.postgres().unwrap().num_idle() as u32 == db.postgres().unwrap().size()
-        })
-        .await;
+    /// What one operation says on a warm pool, which has nothing to say of its own.
+    async fn said<T>(proxy: &Proxy, _: &Db, operation: impl Future<Output = Result<T>>) -> Said {
         proxy.take();
         operation.await.unwrap();
-        let mut said = proxy.take();
-        // That ping may have come already.
-        if said.statements.last().is_some_and(|last| last == "ping") {
-            said.statements.pop();
-            said.round_trips -= 1;
-        }
-        said
+        proxy.take()
     }
 
     #[tokio::test]
@@ -119,7 +120,6 @@ mod postgres {
             said(&proxy, db, setting.delete(db)).await;
             said(&proxy, db, User::find(db, 1)).await;
         }
-        assert_eq!(db.postgres().unwrap().size(), 1);
         let mut new = user();
         let insert = said(&proxy, db, new.save(db)).await;
         assert_eq!(
@@ -150,6 +150,10 @@ mod postgres {
         let mut guest = Guest { id: None, name: String::new(), email: String::new() };
         let waiting = said(&proxy, db, guest.save(db)).await;
         assert_eq!(waiting.statements, [INSERT_USER], "who only waits needs no transaction");
+
+        let mut visitor = Visitor { id: None, name: String::new(), email: String::new() };
+        let infallible = said(&proxy, db, visitor.save(db)).await;
+        assert_eq!(infallible.statements, [INSERT_USER], "who cannot fail needs no transaction");
 
         let vetoed =
             said(&proxy, db, async { Ok(member("vetoed").save(db).await.unwrap_err()) }).await;

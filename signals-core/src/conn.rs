@@ -110,12 +110,7 @@ impl<'c> Conn<'c> {
         if let Link::Pooled(slot) = &mut self.link
             && let Some(pooled) = slot.take()
         {
-            match pooled {
-                #[cfg(feature = "sqlite")]
-                Pooled::Sqlite(mut conn) => conn.close_on_drop(),
-                #[cfg(feature = "postgres")]
-                Pooled::Postgres(mut conn) => conn.close_on_drop(),
-            }
+            pooled.close();
         }
     }
 
@@ -144,6 +139,7 @@ impl<'c> Conn<'c> {
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
         self.scope.unverified = true;
+        self.touch();
         match self.raw()? {
             Raw::Sqlite(conn) => Some(conn),
             #[cfg(feature = "postgres")]
@@ -175,6 +171,7 @@ impl<'c> Conn<'c> {
     #[cfg(feature = "postgres")]
     pub fn postgres(&mut self) -> Option<&mut PgConnection> {
         self.scope.unverified = true;
+        self.touch();
         match self.raw()? {
             Raw::Postgres(conn) => Some(conn),
             #[cfg(feature = "sqlite")]
@@ -275,8 +272,35 @@ impl<'c> Conn<'c> {
         Ok(first)
     }
 
+    /// A statement is under way. Where it is still so when the connection goes back, its pool has to look at it.
+    fn set_busy(&mut self, busy: bool) {
+        if let Link::Pooled(slot) = &mut self.link
+            && let Some(pooled) = &mut **slot
+        {
+            pooled.set_busy(busy);
+        }
+    }
+
+    /// Others than this library use the connection.
+    fn touch(&mut self) {
+        if let Link::Pooled(slot) = &mut self.link
+            && let Some(pooled) = &mut **slot
+        {
+            pooled.touch();
+        }
+    }
+
+    /// A statement is through, where the database has said so.
+    fn ended<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+        if matches!(done, Ok(_) | Err(sqlx::Error::Database(_))) {
+            self.set_busy(false);
+        }
+        done
+    }
+
     /// Takes note of how a statement of ours ended.
     async fn done<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T> {
+        let done = self.ended(done);
         match done {
             Ok(done) => {
                 self.scope.unverified = false;
@@ -350,20 +374,24 @@ impl<'c> Conn<'c> {
 
     pub(crate) async fn begin_raw(&mut self) -> Result<()> {
         self.ready().await?;
-        on!(self.connected()?, DB, conn => link::begin::<DB>(conn).await?);
-        Ok(())
+        let begun = on!(self.connected()?, DB, conn => link::begin::<DB>(conn).await);
+        Ok(self.ended(begun)?)
     }
 
     pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
-        match self.raw() {
-            Some(raw) => on!(raw, DB, conn => link::commit::<DB>(conn).await),
-            None => Ok(()),
-        }
+        self.set_busy(true);
+        let Some(raw) = self.raw() else { return Ok(()) };
+        let done = on!(raw, DB, conn => link::commit::<DB>(conn).await);
+        self.ended(done)
     }
 
     pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
+        self.set_busy(true);
         let Some(raw) = self.raw() else { return Ok(()) };
         let first = on!(raw, DB, conn => link::rollback::<DB>(conn).await);
+        if first.is_ok() {
+            return self.ended(first);
+        }
         if !matches!(first, Err(sqlx::Error::Database(_))) {
             return first;
         }
@@ -376,6 +404,7 @@ impl<'c> Conn<'c> {
 
     /// Has the connection roll back before it does anything else.
     pub(crate) fn start_rollback(&mut self) {
+        self.set_busy(true);
         if let Some(raw) = self.raw() {
             on!(raw, DB, conn => link::start_rollback::<DB>(conn));
         }
@@ -410,19 +439,15 @@ impl<'c> Conn<'c> {
         Ok(())
     }
 
+    /// The connection, for a statement that is under way from here on.
     fn connected(&mut self) -> Result<Raw<'_>> {
+        self.set_busy(true);
         self.raw().ok_or(Error::Database(sqlx::Error::PoolClosed))
     }
 
     pub(crate) fn raw(&mut self) -> Option<Raw<'_>> {
         match &mut self.link {
-            Link::Pooled(slot) => match &mut **slot {
-                #[cfg(feature = "sqlite")]
-                Some(Pooled::Sqlite(conn)) => Some(Raw::Sqlite(conn)),
-                #[cfg(feature = "postgres")]
-                Some(Pooled::Postgres(conn)) => Some(Raw::Postgres(conn)),
-                None => None,
-            },
+            Link::Pooled(slot) => slot.as_mut().and_then(Pooled::raw),
             #[cfg(feature = "sqlite")]
             Link::Sqlite(conn) => Some(Raw::Sqlite(conn)),
             #[cfg(feature = "postgres")]

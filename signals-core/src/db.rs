@@ -1,15 +1,18 @@
-#[cfg(feature = "postgres")]
-use sqlx::PgPool;
-use sqlx::SqlSafeStr;
-#[cfg(feature = "sqlite")]
-use sqlx::SqlitePool;
+use std::sync::Arc;
 
-use crate::backend::{self, DatabaseKind};
+use sqlx::SqlSafeStr;
+#[cfg(feature = "postgres")]
+use sqlx::{PgPool, Postgres};
+#[cfg(feature = "sqlite")]
+use sqlx::{Sqlite, SqlitePool};
+
+use crate::backend::{self, Backend, DatabaseKind};
 use crate::check;
 use crate::conn::Conn;
 use crate::context::{self, PoolId};
 use crate::error::{Error, Result};
 use crate::executor::Source;
+use crate::lender::{Lender, Lent};
 use crate::link::Pooled;
 use crate::registry::registry;
 use crate::sql::Sql;
@@ -33,12 +36,13 @@ pub struct Db {
     state: Layers,
 }
 
-#[derive(Clone, Debug)]
+/// sqlx's pool. One that this library has made, and nobody else has, has somebody who keeps its connections at the ready.
+#[derive(Clone)]
 enum Pool {
     #[cfg(feature = "sqlite")]
-    Sqlite(SqlitePool),
+    Sqlite(SqlitePool, Option<Arc<Lender<Sqlite>>>),
     #[cfg(feature = "postgres")]
-    Postgres(PgPool),
+    Postgres(PgPool, Option<Arc<Lender<Postgres>>>),
 }
 
 impl Db {
@@ -56,9 +60,9 @@ impl Db {
         let scheme = url.split(':').next().unwrap_or_default();
         match scheme {
             #[cfg(feature = "sqlite")]
-            "sqlite" => Ok(backend::open_sqlite(url).await?.into()),
+            "sqlite" => Ok(Self::of_sqlite(backend::open_sqlite(url).await?)),
             #[cfg(feature = "postgres")]
-            "postgres" | "postgresql" => Ok(backend::open_postgres(url).await?.into()),
+            "postgres" | "postgresql" => Ok(Self::of_postgres(backend::open_postgres(url).await?)),
             _ => Err(Error::Database(sqlx::Error::Configuration(
                 format!(
                     "`{scheme}:` is not a database of this build of sqlx-signals (see its features)"
@@ -68,13 +72,25 @@ impl Db {
         }
     }
 
+    #[cfg(feature = "sqlite")]
+    fn of_sqlite(pool: SqlitePool) -> Self {
+        let lender = Some(Lender::new(pool.clone()));
+        Self { pool: Pool::Sqlite(pool, lender), state: Layers::default() }
+    }
+
+    #[cfg(feature = "postgres")]
+    fn of_postgres(pool: PgPool) -> Self {
+        let lender = Some(Lender::new(pool.clone()));
+        Self { pool: Pool::Postgres(pool, lender), state: Layers::default() }
+    }
+
     /// Which database this is.
     pub fn kind(&self) -> DatabaseKind {
         match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(_) => DatabaseKind::Sqlite,
+            Pool::Sqlite(..) => DatabaseKind::Sqlite,
             #[cfg(feature = "postgres")]
-            Pool::Postgres(_) => DatabaseKind::Postgres,
+            Pool::Postgres(..) => DatabaseKind::Postgres,
         }
     }
 
@@ -215,23 +231,31 @@ impl Db {
         Sql::new(Source::Db(self), self.kind(), sql.into_sql_str())
     }
 
-    /// sqlx's pool, where this is SQLite.
+    /// sqlx's pool, where this is SQLite. Who has it can wait there for a connection, and so a `Db` that
+    /// [`connect`](Self::connect) has made keeps none at the ready from then on: saves are as fast as through sqlx's pool.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&self) -> Option<&SqlitePool> {
         match &self.pool {
-            Pool::Sqlite(pool) => Some(pool),
+            Pool::Sqlite(pool, lender) => {
+                share(lender.as_ref());
+                Some(pool)
+            }
             #[cfg(feature = "postgres")]
-            Pool::Postgres(_) => None,
+            Pool::Postgres(..) => None,
         }
     }
 
-    /// sqlx's pool, where this is Postgres.
+    /// sqlx's pool, where this is Postgres. Who has it can wait there for a connection, and so a `Db` that
+    /// [`connect`](Self::connect) has made keeps none at the ready from then on: saves are as fast as through sqlx's pool.
     #[cfg(feature = "postgres")]
     pub fn postgres(&self) -> Option<&PgPool> {
         match &self.pool {
-            Pool::Postgres(pool) => Some(pool),
+            Pool::Postgres(pool, lender) => {
+                share(lender.as_ref());
+                Some(pool)
+            }
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(_) => None,
+            Pool::Sqlite(..) => None,
         }
     }
 
@@ -239,28 +263,62 @@ impl Db {
     pub async fn close(&self) {
         match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool) => pool.close().await,
+            Pool::Sqlite(pool, lender) => {
+                share(lender.as_ref());
+                pool.close().await;
+            }
             #[cfg(feature = "postgres")]
-            Pool::Postgres(pool) => pool.close().await,
+            Pool::Postgres(pool, lender) => {
+                share(lender.as_ref());
+                pool.close().await;
+            }
         }
     }
 
     pub(crate) fn pool_id(&self) -> PoolId {
         match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool) => PoolId::of(pool),
+            Pool::Sqlite(pool, _) => PoolId::of(pool),
             #[cfg(feature = "postgres")]
-            Pool::Postgres(pool) => PoolId::of(pool),
+            Pool::Postgres(pool, _) => PoolId::of(pool),
         }
     }
 
     pub(crate) async fn pooled(&self) -> Result<Pooled> {
         Ok(match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool) => Pooled::Sqlite(pool.acquire().await?),
+            Pool::Sqlite(pool, lender) => Pooled::Sqlite(lent(pool, lender.as_ref()).await?),
             #[cfg(feature = "postgres")]
-            Pool::Postgres(pool) => Pooled::Postgres(pool.acquire().await?),
+            Pool::Postgres(pool, lender) => Pooled::Postgres(lent(pool, lender.as_ref()).await?),
         })
+    }
+}
+
+async fn lent<DB: Backend>(
+    pool: &sqlx::Pool<DB>,
+    lender: Option<&Arc<Lender<DB>>>,
+) -> Result<Lent<DB>, sqlx::Error> {
+    match lender {
+        Some(lender) => lender.lend().await,
+        None => Lent::of(pool).await,
+    }
+}
+
+/// The program gets the pool, and may wait there for what is kept at the ready.
+fn share<DB: Backend>(lender: Option<&Arc<Lender<DB>>>) {
+    if let Some(lender) = lender {
+        lender.share();
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(pool, _) => pool.fmt(f),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(pool, _) => pool.fmt(f),
+        }
     }
 }
 
@@ -268,7 +326,7 @@ impl Db {
 #[cfg(feature = "sqlite")]
 impl From<SqlitePool> for Db {
     fn from(pool: SqlitePool) -> Self {
-        Self { pool: Pool::Sqlite(pool), state: Layers::default() }
+        Self { pool: Pool::Sqlite(pool, None), state: Layers::default() }
     }
 }
 
@@ -276,6 +334,6 @@ impl From<SqlitePool> for Db {
 #[cfg(feature = "postgres")]
 impl From<PgPool> for Db {
     fn from(pool: PgPool) -> Self {
-        Self { pool: Pool::Postgres(pool), state: Layers::default() }
+        Self { pool: Pool::Postgres(pool, None), state: Layers::default() }
     }
 }

@@ -219,10 +219,6 @@ impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
         }
         all
     }
-
-    fn copy(&self, rows: &[M]) -> Option<Vec<M>> {
-        self.pair.copy().map(|copy| rows.iter().map(copy).collect())
-    }
 }
 
 impl<M: Model, R> Delete<M, R> {

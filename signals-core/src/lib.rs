@@ -22,6 +22,7 @@ mod error;
 mod executor;
 mod finish;
 mod instances;
+mod lender;
 mod link;
 mod linked;
 mod model;

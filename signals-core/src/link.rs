@@ -3,7 +3,6 @@
 use std::ops::{Deref, DerefMut};
 
 use futures_util::TryStreamExt;
-use sqlx::pool::PoolConnection;
 use sqlx::{Either, SqlStr};
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, Postgres};
@@ -12,6 +11,7 @@ use sqlx::{Sqlite, SqliteConnection};
 use sqlx_core::transaction::TransactionManager;
 
 use crate::backend::Backend;
+use crate::lender::Lent;
 
 /// A value, or a loan of it.
 pub(crate) enum Own<'c, T> {
@@ -31,9 +31,49 @@ pub(crate) enum Link<'c> {
 
 pub(crate) enum Pooled {
     #[cfg(feature = "sqlite")]
-    Sqlite(PoolConnection<Sqlite>),
+    Sqlite(Lent<Sqlite>),
     #[cfg(feature = "postgres")]
-    Postgres(PoolConnection<Postgres>),
+    Postgres(Lent<Postgres>),
+}
+
+impl Pooled {
+    pub(crate) fn raw(&mut self) -> Option<Raw<'_>> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.conn().map(Raw::Sqlite),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.conn().map(Raw::Postgres),
+        }
+    }
+
+    /// A statement is under way, or none is any more.
+    pub(crate) fn set_busy(&mut self, busy: bool) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.busy = busy,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.busy = busy,
+        }
+    }
+
+    /// Somebody else uses it.
+    pub(crate) fn touch(&mut self) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.touched = true,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.touched = true,
+        }
+    }
+
+    pub(crate) fn close(self) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.close(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.close(),
+        }
+    }
 }
 
 /// The connection of sqlx.

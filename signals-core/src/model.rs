@@ -37,6 +37,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     const STATEMENTS: &'static Statements;
 
+    /// Copies a row, where the struct is `Clone`.
+    #[doc(hidden)]
+    const COPY: Option<fn(&Self) -> Self>;
+
     /// The key, where the row has one.
     fn pk(&self) -> Option<Self::Pk>;
 

@@ -199,6 +199,8 @@ pub struct Info {
     pub(crate) connection: bool,
     /// Whether its failure is only logged.
     pub(crate) robust: bool,
+    /// Whether it cannot fail but by a panic: a plain function of the event alone that returns nothing.
+    pub(crate) infallible: bool,
     /// The receivers that it runs after.
     pub(crate) after: &'static [TypeId],
     /// Two with one identity are one; none where it is empty.
@@ -233,6 +235,7 @@ impl Info {
             changed: &[],
             connection,
             robust: false,
+            infallible: false,
             after: &[],
             uid: "",
             ask: |_| (),
@@ -265,6 +268,12 @@ impl Info {
     /// With a failure that is only logged.
     pub const fn robust(mut self) -> Self {
         self.robust = true;
+        self
+    }
+
+    /// One that cannot fail but by a panic.
+    pub const fn infallible(mut self) -> Self {
+        self.infallible = true;
         self
     }
 
@@ -332,8 +341,6 @@ pub struct Entry<S: Signal, M: Send + Sync + 'static> {
     pub(crate) call: Call<S, M>,
     /// Keeps the event until the end of the transaction, for a receiver that waits for it.
     pub(crate) keep: Option<Keep<S, M>>,
-    /// Copies a row, where that can be done.
-    pub(crate) copy: Option<fn(&M) -> M>,
 }
 
 pub(crate) enum Call<S: Signal, M: ?Sized + Subject> {
@@ -361,19 +368,19 @@ impl<S: Signal, M: ?Sized + Subject> Clone for Call<S, M> {
 
 impl<S: Signal, M: Send + Sync + 'static> Clone for Entry<S, M> {
     fn clone(&self) -> Self {
-        Self { info: self.info, call: self.call.clone(), keep: self.keep, copy: self.copy }
+        Self { info: self.info, call: self.call.clone(), keep: self.keep }
     }
 }
 
 impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
     /// A plain function.
     pub const fn sync(info: &'static Info, call: SyncCall<S, M>) -> Self {
-        Self { info, call: Call::Sync(call), keep: None, copy: None }
+        Self { info, call: Call::Sync(call), keep: None }
     }
 
     /// An async function.
     pub const fn future(info: &'static Info, call: AsyncCall<S, M>) -> Self {
-        Self { info, call: Call::Async(call), keep: None, copy: None }
+        Self { info, call: Call::Async(call), keep: None }
     }
 
     /// Waits for the end of the transaction, and so needs a copy of the row.
@@ -385,7 +392,6 @@ impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
         // Not `..self`: a value with a destructor cannot be taken apart in a constant.
         let mut entry = self;
         entry.keep = Some(S::keep::<M>);
-        entry.copy = Some(M::clone);
         entry
     }
 }
@@ -417,7 +423,7 @@ impl<S: Signal> AnyEntry<S> {
 
     /// The same receiver for one of the models.
     pub(crate) fn of<M: Model>(&'static self) -> Entry<S, M> {
-        Entry { info: self.info, call: Call::Any(self, S::erase::<M>), keep: None, copy: None }
+        Entry { info: self.info, call: Call::Any(self, S::erase::<M>), keep: None }
     }
 }
 

@@ -260,12 +260,7 @@ impl Registry {
         self.change(|changes| {
             if !is_linked && !changes.connected.iter().any(|c| c.key == key) {
                 let info = interned_info(Info::connected::<S, M>(uid, at), &key);
-                let entry = Box::new(Entry::<S, M> {
-                    info,
-                    call: Call::Shared(call),
-                    keep: None,
-                    copy: None,
-                });
+                let entry = Box::new(Entry::<S, M> { info, call: Call::Shared(call), keep: None });
                 changes.connected.push(Connected { key: key.clone(), info, entry });
             }
         });

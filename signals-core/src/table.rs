@@ -222,29 +222,24 @@ impl<Pre: Signal, Post: Signal, Batch: Signal, M: Model> Pair<Pre, Post, Batch, 
         self.deferred.iter().map(|e| e.info).chain(batch)
     }
 
-    /// Copies rows, where one of those that wait knows how.
-    pub(crate) fn copy(&self) -> Option<fn(&M) -> M> {
-        self.deferred
-            .iter()
-            .find_map(|e| e.copy)
-            .or_else(|| self.deferred_batch.iter().find_map(|e| e.copy))
-    }
-
     /// The statement must be in a transaction where a receiver after it can fail, so that it is undone then, and where
-    /// one before it writes. Those that wait need none, and those whose failure is only logged none but for what they
+    /// one before it writes. A plain function of the event alone that returns nothing cannot fail. Those that wait need none, and those whose failure is only logged none but for what they
     /// write. Where the row before it is asked for, it is more than one statement on SQLite; and where nobody knows
-    /// how to copy the row for those that wait, it cannot go on without its caller. What belongs to the row goes with it.
+    /// how to copy the row, it cannot go on without its caller. What belongs to the row goes with it.
     pub(crate) fn needs(&self) -> Needs {
         let connection_before = self.before.iter().any(|e| e.info.connection);
         let mut after = self.after.iter().map(|e| e.info).chain(self.batch.iter().map(|e| e.info));
         let deferred = self.deferred().next();
+        let followed = deferred.is_some() || !self.after.is_empty() || !self.batch.is_empty();
+        let fails = |info: &Info| info.connection || !(info.robust || info.infallible);
         Needs {
             transaction: connection_before
                 || self.previous
                 || !self.dependents.is_empty()
-                || after.any(|info| info.connection || !info.robust)
-                || (deferred.is_some() && self.copy().is_none()),
+                || after.any(fails)
+                || (followed && M::COPY.is_none()),
             connection_before,
+            followed,
             deferred,
         }
     }

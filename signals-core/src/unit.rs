@@ -42,9 +42,6 @@ pub(crate) trait Unit<M: Model>: Clone + Send + 'static {
 
     /// What waits for the end of the transaction.
     fn postponed(&self, rows: &[M], scene: &Scene) -> Vec<Box<dyn Deferred>>;
-
-    /// A copy of the rows, where somebody knows how to make one.
-    fn copy(&self, rows: &[M]) -> Option<Vec<M>>;
 }
 
 /// What the receivers of a write ask of the connection.
@@ -52,6 +49,8 @@ pub(crate) trait Unit<M: Model>: Clone + Send + 'static {
 pub(crate) struct Needs {
     pub(crate) transaction: bool,
     pub(crate) connection_before: bool,
+    /// Whether there is one behind the statement at all.
+    pub(crate) followed: bool,
     /// One that waits for the end of the transaction.
     pub(crate) deferred: Option<&'static Info>,
 }
@@ -125,11 +124,9 @@ async fn outside<M: Model, U: Unit<M>>(
     }
     let conn = Box::pin(source.acquire()).await?;
     if !needs.transaction {
-        let done = alone(unit, kept.rows, conn, scene).await;
-        if done.is_ok() {
-            kept.keep();
-        }
-        return done;
+        let received = alone(unit, kept.rows, conn, scene).await?;
+        kept.keep();
+        return received;
     }
     let mut tx = Transaction::open(conn).await?;
     let done = async {
@@ -171,28 +168,34 @@ async fn write<M: Model, U: Unit<M>>(
     unit.after(rows, conn, scene).await
 }
 
-/// One statement that commits itself, and then those that waited for it.
+/// One statement that commits itself, and then those that need no transaction, and those that waited for its end. Where
+/// it is stored this is `Ok`, with what has become of the receivers.
 async fn alone<M: Model, U: Unit<M>>(
     unit: &mut U,
     rows: &mut [M],
     mut conn: Conn<'_>,
     scene: &Scene,
-) -> Result<()> {
-    let copy = unit.needs(rows).deferred.and_then(|_| unit.copy(rows));
+) -> Result<Result<()>> {
+    let copy = M::COPY.filter(|_| unit.needs(rows).followed);
+    let copy = copy.map(|copy| rows.iter().map(copy).collect::<Vec<_>>());
     let detached = if copy.is_some() { conn.detach() } else { None };
     let (Some(mut copy), Some(mut own)) = (copy, detached) else {
         unit.write(rows, &mut conn).await?;
+        let received = unit.after(rows, &mut conn, scene).await;
         let postponed = unit.postponed(rows, scene);
         if !postponed.is_empty() {
             finish(run_all(postponed, End::Committed, None)).await;
         }
-        return Ok(());
+        return Ok(received);
     };
     // A statement that was sent may be stored whether or not anybody waits for it, so it goes on without the caller,
     // on a copy of the rows.
     let (mut writer, hold, scene) = (unit.clone(), conn.is_borrowed(), scene.clone());
     let (done, writer, copy, own) = finish(async move {
-        let done = writer.write(&mut copy, &mut own).await;
+        let mut done = writer.write(&mut copy, &mut own).await.map(Ok);
+        if let Ok(received) = &mut done {
+            *received = writer.after(&copy, &mut own, &scene).await;
+        }
         // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
         let own = hold.then_some(own);
         if done.is_ok() {
@@ -204,10 +207,10 @@ async fn alone<M: Model, U: Unit<M>>(
     if let Some(own) = own {
         conn.reattach(own);
     }
-    done?;
+    let received = done?;
     *unit = writer;
     restore(rows, copy.iter().map(M::__keep).collect());
-    Ok(())
+    Ok(received)
 }
 
 async fn check_observable<M: Model>(needs: Needs, conn: &mut Conn<'_>) -> Result<()> {

@@ -411,8 +411,4 @@ impl<M: Model, R: Route<M>> Unit<M> for Write<M, R> {
         }
         all
     }
-
-    fn copy(&self, rows: &[M]) -> Option<Vec<M>> {
-        self.pair.copy().map(|copy| rows.iter().map(copy).collect())
-    }
 }

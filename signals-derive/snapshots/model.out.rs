@@ -1,15 +1,15 @@
 const _: () = {
     use ::sqlx_signals::__private as __p;
+    #[allow(unused_imports)]
+    use __p::{NotCloned as _, NotStored as _, Serialized as _, Unserialized as _};
     #[automatically_derived]
+    #[allow(dead_code)]
     impl User {
         ///The column `id`.
-        #[allow(dead_code)]
         const ID: __p::Column<Self> = __p::Column::new("id");
         ///The column `name`.
-        #[allow(dead_code)]
         const NAME: __p::Column<Self> = __p::Column::new("name");
         ///The column `email`.
-        #[allow(dead_code)]
         const EMAIL: __p::Column<Self> = __p::Column::new("email");
     }
     #[automatically_derived]
@@ -35,6 +35,7 @@ const _: () = {
             find: "SELECT \"id\", \"name\", \"email\" FROM \"users\" WHERE \"id\" = $1",
             count: "SELECT count(*) FROM (SELECT 1 FROM \"users\"",
         };
+        const COPY: __p::Option<fn(&Self) -> Self> = __p::CopyOf::<User>::COPY;
         fn pk(&self) -> __p::Option<Self::Pk> {
             __p::Clone::clone(&self.id)
         }
@@ -49,8 +50,6 @@ const _: () = {
             (self.id,) = kept;
         }
         fn __json(&self) -> __p::Option<__p::Value> {
-            #[allow(unused_imports)]
-            use __p::{Serialized as _, Unserialized as _};
             (&__p::Probe(self)).json()
         }
         fn __table() -> &'static __p::Table<Self> {
@@ -84,6 +83,13 @@ const _: () = {
             __p::add::<__DB, _>(args, key)?;
             __p::Ok(())
         }
+        fn fits(column: usize, ty: &__DB::TypeInfo) -> bool {
+            [
+                __p::fits::<__DB, i64>,
+                __p::fits::<__DB, String>,
+                __p::fits::<__DB, String>,
+            ][column](ty)
+        }
         fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
             __p::Ok(Self {
                 id: __p::Some(__p::get::<__DB, _>(row, at(0usize)?)?),
@@ -102,5 +108,9 @@ const _: () = {
         fn from_row(row: &'r __R) -> __p::Loaded<Self> {
             __p::by_name::<__R::Database, Self>(row)
         }
+    }
+    type __In = __p::StoredIn<User>;
+    __p::inventory::submit! {
+        __p::Linked::new:: < User > (& [], __In::SQLITE, __In::POSTGRES)
     }
 };

@@ -9,7 +9,7 @@ use syn::{Attribute, Item};
 #[test]
 fn model() {
     let lines = snapshot("model", |item| crate::model::derive(quote::quote!(#item)));
-    assert!(lines <= 110, "a model of three fields fits on two screens, not {lines} lines");
+    assert!(lines <= 120, "a model of three fields fits on two screens, not {lines} lines");
 }
 
 #[test]

@@ -18,9 +18,13 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
 
     let consts = columns.iter().map(|column| {
         let name = &column.name;
-        let ident = format_ident!("{}", column.ident.unraw().to_string().to_uppercase(), span = column.ident.span());
+        let ident = format_ident!(
+            "{}",
+            column.ident.unraw().to_string().to_uppercase(),
+            span = column.ident.span()
+        );
         let doc = format!("The column `{name}`.");
-        quote!(#[doc = #doc] #[allow(dead_code)] #vis const #ident: __p::Column<Self> = __p::Column::new(#name);)
+        quote!(#[doc = #doc] #vis const #ident: __p::Column<Self> = __p::Column::new(#name);)
     });
     let key = Key::of(model);
     let (pk, get_pk, set_pk) = (&key.ty, &key.get, &key.set);
@@ -61,8 +65,11 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     quote! {
         const _: () = {
             use #p as __p;
+            #[allow(unused_imports)]
+            use __p::{NotCloned as _, NotStored as _, Serialized as _, Unserialized as _};
 
             #[automatically_derived]
+            #[allow(dead_code)]
             impl #ident { #(#consts)* }
 
             #[automatically_derived]
@@ -72,12 +79,11 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                 const TABLE: &'static str = #table;
                 const COLUMNS: &'static [&'static str] = &[#(#names),*];
                 const STATEMENTS: &'static __p::Statements = &#statements;
+                const COPY: __p::Option<fn(&Self) -> Self> = __p::CopyOf::<#ident>::COPY;
                 fn pk(&self) -> __p::Option<Self::Pk> { #get_pk }
                 fn __set_pk(&mut self, key: __p::Option<Self::Pk>) { #set_pk }
                 #automatic
                 fn __json(&self) -> __p::Option<__p::Value> {
-                    #[allow(unused_imports)]
-                    use __p::{Serialized as _, Unserialized as _};
                     (&__p::Probe(self)).json()
                 }
                 fn __table() -> &'static __p::Table<Self> {
@@ -240,14 +246,10 @@ fn linked(model: &Model<'_>) -> TokenStream {
         .collect();
     quote! {
         #checks
-        const _: () = {
-            #[allow(unused_imports)]
-            use __p::NotStored as _;
-            type In = __p::StoredIn<#ident>;
-            __p::inventory::submit! {
-                __p::Linked::new::<#ident>(&[#(#relations),*], In::SQLITE, In::POSTGRES)
-            }
-        };
+        type __In = __p::StoredIn<#ident>;
+        __p::inventory::submit! {
+            __p::Linked::new::<#ident>(&[#(#relations),*], __In::SQLITE, __In::POSTGRES)
+        }
     }
 }
 

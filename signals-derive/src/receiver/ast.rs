@@ -1,4 +1,5 @@
 use proc_macro2::TokenStream;
+use syn::ReturnType;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{
@@ -63,6 +64,12 @@ impl Function {
             FnArg::Typed(typed) => Some(&*typed.ty),
             FnArg::Receiver(_) => None,
         })
+    }
+
+    /// Whether it cannot fail but by a panic: neither does it return an error, nor is there anything for it to miss.
+    pub(crate) fn is_infallible(&self) -> bool {
+        let nothing = matches!(self.sig.output, ReturnType::Default);
+        self.sig.asyncness.is_none() && nothing && self.parameters().next().is_none()
     }
 
     /// Those that are the connection: nothing else is taken by reference.

@@ -115,6 +115,7 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
         quote_spanned!(signal.span()=> .changed::<#signal>(&[#(#columns),*]))
     });
     let robust = receiver.robust.then(|| quote!(.robust()));
+    let infallible = function.is_infallible().then(|| quote!(.infallible()));
     let uid = receiver.uid.as_ref().map(|uid| quote!(.uid(#uid)));
     let after = match &receiver.after[..] {
         [] => None,
@@ -130,7 +131,7 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
         );
         quote!(.ask(|__cx| { #(#asks)* }))
     });
-    quote!(#created #changed #after #robust #uid #ask)
+    quote!(#created #changed #after #robust #infallible #uid #ask)
 }
 
 /// How the function is called: the kind of entry, what it returns, and the code.

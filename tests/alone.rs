@@ -1,0 +1,115 @@
+//! Receivers that need no transaction: plain functions of the event alone, which cannot fail.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::LazyLock;
+
+use sqlx_signals::{Error, prelude::*};
+
+use common::{Scene, cancelled_after, count, one_connection, table};
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "notes")]
+struct Note {
+    id: Option<i64>,
+    text: String,
+}
+
+/// As `Note`, of which nobody can make a copy.
+#[derive(Debug, Model)]
+#[model(table = "notes")]
+struct Single {
+    id: Option<i64>,
+    text: String,
+}
+
+static SCENE: LazyLock<Scene> = Scene::new();
+
+#[receiver(post_save, sender = Note)]
+fn invalidate(saved: PostSave<'_, Note>) {
+    SCENE.log.push(format!("saved {}", saved.instance.text));
+    assert!(saved.instance.text != "panic", "here");
+}
+
+#[receiver(post_save, sender = Note, robust)]
+async fn tell(saved: PostSave<'_, Note>) -> Result<(), String> {
+    tokio::task::yield_now().await;
+    SCENE.log.push(format!("told {}", saved.instance.text));
+    Err("nobody listens".to_owned())
+}
+
+#[receiver(post_save_batch, sender = Note)]
+fn index(saved: PostSaveBatch<'_, Note>) {
+    SCENE.log.push(format!("batch of {}", saved.instances.len()));
+}
+
+#[receiver(post_save, sender = Note, on_commit)]
+async fn stored(saved: PostSave<'_, Note>) {
+    SCENE.log.push(format!("stored {}", saved.instance.text));
+}
+
+#[receiver(post_save, sender = Single)]
+fn single(saved: PostSave<'_, Single>) {
+    assert!(saved.instance.text != "panic", "here");
+}
+
+fn note(text: &str) -> Note {
+    Note { id: None, text: text.to_owned() }
+}
+
+on_every_database! {
+    async fn they_run_behind_the_statement(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "notes", "text TEXT NOT NULL").await;
+        note("a").save(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["saved a", "told a", "batch of 1", "stored a"]);
+        let mut many = [note("b"), note("c")];
+        Note::insert_many(&db, &mut many).await.unwrap();
+        let log = SCENE.log.take();
+        assert_eq!(log, ["saved b", "told b", "saved c", "told c", "batch of 2", "stored b", "stored c"]);
+        assert_eq!(many.map(|note| note.id), [Some(2), Some(3)]);
+    }
+
+    async fn a_panic_is_an_error_and_the_row_is_stored(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "notes", "text TEXT NOT NULL").await;
+        let mut broken = note("panic");
+        let error = broken.save(&db).await.unwrap_err();
+        let Error::Receiver(failed) = &error else { panic!("{error:?}") };
+        assert_eq!((failed.receiver, failed.source.to_string().as_str()), ("alone::invalidate", "panicked: here"));
+        assert_eq!((broken.id, count(&db, "notes").await), (Some(1), 1), "as the instance knows");
+        assert_eq!(SCENE.log.take(), ["saved panic", "stored panic"]);
+        // In a transaction it is undone, like any other.
+        let mut tx = db.begin().await.unwrap();
+        broken.save(&mut tx).await.unwrap_err();
+        assert!(tx.commit().await.unwrap_err().is_rolled_back());
+    }
+
+    async fn a_row_that_cannot_be_copied_is_saved_in_a_transaction(db: Db) {
+        table(&db, "notes", "text TEXT NOT NULL").await;
+        let mut broken = Single { id: None, text: "panic".to_owned() };
+        broken.save(&db).await.unwrap_err();
+        assert_eq!((broken.id, count(&db, "notes").await), (None, 0));
+    }
+
+    // Whatever is stored was heard of, wherever the future is dropped.
+    async fn a_save_is_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "notes", "text TEXT NOT NULL").await;
+        let one = one_connection(&db).await;
+        for pending in 0.. {
+            let text = pending.to_string();
+            let done = cancelled_after(note(&text).save(&one), pending).await;
+            // Who gets the one connection knows that everybody else is through with it.
+            drop(one.acquire().await.unwrap());
+            let is_stored = Note::query("WHERE text = $1").bind(&text).count(&db).await.unwrap() == 1;
+            let log = if is_stored { SCENE.log.wait_for(4).await } else { SCENE.log.take() };
+            assert_eq!(!log.is_empty(), is_stored, "dropped when it was pending {pending} times: {log:?}");
+            if let Some(saved) = done {
+                saved.unwrap();
+                break;
+            }
+        }
+    }
+}
