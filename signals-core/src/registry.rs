@@ -84,7 +84,9 @@ impl Registry {
     fn collect() -> Self {
         let mut linked: Vec<_> = inventory::iter::<Registration>.into_iter().collect();
         // The linker's order is nobody's: lower `order` first, then by the module's path, file and line.
-        linked.sort_by_key(|r| (r.info.order, module(r.info.name), r.info.file, r.info.line));
+        // The key is made once for each, and not for each comparison: a big program has ten thousand.
+        linked
+            .sort_by_cached_key(|r| (r.info.order, module(r.info.name), r.info.file, r.info.line));
         let mut identities = HashSet::new();
         linked.retain(|r| {
             r.info.uid.is_empty() || identities.insert((r.info.uid, r.signal, r.sender))
@@ -328,7 +330,8 @@ impl fmt::Debug for Registration {
 
 /// The path of the module that a receiver stands in.
 fn module(name: &'static str) -> &'static str {
-    name.rsplit_once("::").map_or("", |(module, _)| module)
+    // By the character, which is looked for faster than the string.
+    name.rsplit_once(':').map_or("", |(module, _)| module.trim_end_matches(':'))
 }
 
 /// A receiver, as the registry shows it.

@@ -1,0 +1,228 @@
+//! What an operation costs in figures that do not jitter, in a program with a thousand receivers of other models.
+//! `scripts/test --test figures -- --nocapture` prints them; time is measured in `benches/`.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::hint::black_box;
+use std::task::{Context, Poll, Waker};
+
+use allocation_counter::{AllocationInfo, measure};
+use common::TestDb;
+use sqlx_signals::prelude::*;
+use sqlx_signals::sqlx;
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "users")]
+struct User {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+fn user() -> User {
+    User { id: None, name: "Ann".to_owned(), email: "ann@example.org".to_owned() }
+}
+
+/// A thousand receivers of other models, as `#[receiver]` registers them.
+mod crowd {
+    use sqlx_signals::__private::{Cx, Entry, Info, Receiver, Registration, Returned, inventory};
+    use sqlx_signals::prelude::*;
+
+    #[derive(Debug, Clone, Model)]
+    struct Other {
+        id: Option<i64>,
+    }
+
+    struct Nobody;
+
+    impl Receiver for Nobody {}
+
+    fn nothing(_: PostSave<'_, Other>, _: Cx<'_, '_>) -> Returned {
+        Ok(())
+    }
+
+    macro_rules! crowd {
+        ($($a:literal)*) => { $( crowd!(@ $a: 0 1 2 3 4 5 6 7 8 9); )* };
+        (@ $a:literal: $($b:literal)*) => { $( crowd!(@ $a $b: 0 1 2 3 4 5 6 7 8 9); )* };
+        (@ $a:literal $b:literal: $($c:literal)*) => { $(
+            const _: () = {
+                static INFO: Info = Info::new::<Nobody, post_save, Other>(
+                    concat!(module_path!(), "::module_", $a, "::receiver_", $b, $c),
+                    concat!("src/module_", $a, ".rs"),
+                    10 * $b + $c,
+                    "",
+                    false,
+                );
+                static ENTRY: Entry<post_save, Other> =
+                    Entry::<post_save, Other>::sync(&INFO, nothing);
+                inventory::submit! { Registration::new::<post_save, Other>(&INFO, &ENTRY) }
+            };
+        )* };
+    }
+
+    crowd!(0 1 2 3 4 5 6 7 8 9);
+}
+
+/// A model with so many receivers, which run before the statement.
+macro_rules! received {
+    ($model:ident: async $($name:ident)*) => {
+        received!(@ $model);
+        $( #[receiver(pre_save, sender = $model)] async fn $name(_: PreSave<'_, $model>) {} )*
+    };
+    ($model:ident: $($name:ident)*) => {
+        received!(@ $model);
+        $( #[receiver(pre_save, sender = $model)] fn $name(_: PreSave<'_, $model>) {} )*
+    };
+    (@ $model:ident) => {
+        #[derive(Debug, Clone, Model)]
+        struct $model {
+            id: Option<i64>,
+        }
+    };
+}
+
+received!(Sync1: s);
+received!(Sync11: s0 s1 s2 s3 s4 s5 s6 s7 s8 s9 s10);
+received!(Async1: async a);
+received!(Async11: async a0 a1 a2 a3 a4 a5 a6 a7 a8 a9 a10);
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
+}
+
+/// The allocations and bytes of the cheapest of some runs, each of a fresh state.
+macro_rules! cheapest {
+    ($runtime:expr, $make:expr, |$state:ident| $run:expr) => {{
+        let counted = (0..500).map(|_| {
+            #[allow(unused_mut)]
+            let mut $state = $make;
+            // Pinned here: tokio would put a future of more than 2 KiB on the heap in a debug build.
+            let future = std::pin::pin!(async { black_box($run.await.unwrap()) });
+            let AllocationInfo { count_total, bytes_total, .. } =
+                measure(|| _ = $runtime.block_on(future));
+            (count_total, bytes_total)
+        });
+        counted.min().unwrap()
+    }};
+}
+
+/// What an update of a row without a key allocates: all of a save but for the statement, and the error's text.
+fn dispatched<M: Model + Portable>(mut row: M, conn: &mut Conn<'_>) -> (u64, u64) {
+    let mut dispatched = || {
+        let update = std::pin::pin!(row.update(&mut *conn));
+        let mut cx = Context::from_waker(Waker::noop());
+        let mut done = Poll::Pending;
+        let info = measure(|| done = update.poll(&mut cx));
+        assert!(matches!(done, Poll::Ready(Err(error)) if error.is_not_found()));
+        (info.count_total, info.bytes_total)
+    };
+    // The first finds the receivers.
+    dispatched();
+    dispatched()
+}
+
+on_every_database! {
+    async fn dispatch_to_nobody_allocates_nothing_and_an_async_receiver_one_box(db: Db) {
+        let mut conn = db.acquire().await.unwrap();
+        let nobody = dispatched(user(), &mut conn);
+        assert_eq!(nobody, (1, "no key".len() as u64), "nothing but the error's text");
+        let [one, more] = [
+            dispatched(Sync1 { id: None }, &mut conn),
+            dispatched(Sync11 { id: None }, &mut conn),
+        ];
+        assert_eq!(one, more);
+        let [one_async, more_async] = [
+            dispatched(Async1 { id: None }, &mut conn),
+            dispatched(Async11 { id: None }, &mut conn),
+        ];
+        println!("(allocations, bytes) with no receiver {nobody:?}, with a `fn` {one:?}, \
+                  with an `async fn` {one_async:?}, with eleven {more_async:?}");
+        assert_eq!(one_async.0, one.0 + 1);
+        assert_eq!(more_async.0, one.0 + 11);
+    }
+
+    // A program has many futures that contain a save.
+    async fn the_future_of_a_save_is_small(db: Db) {
+        let mut conn = db.acquire().await.unwrap();
+        let (mut one, mut other) = (user(), user());
+        let (on_db, on_conn) = (size_of_val(&one.save(&db)), size_of_val(&other.save(&mut conn)));
+        println!("the future of a save: {on_db} bytes on a `&Db`, {on_conn} on a `&mut Conn`");
+        assert!(on_db <= 3_900 && on_conn <= 3_900, "{on_db} and {on_conn} bytes");
+    }
+}
+
+/// Compares each operation without receivers to the same by hand. Waiting for SQLite's thread allocates a little, more
+/// often than not, on either side.
+macro_rules! compare {
+    ($runtime:expr, $conn:expr, waiting: $waiting:expr) => {{
+        let (runtime, conn) = ($runtime, $conn);
+        let mut stored = user();
+        runtime.block_on(stored.save(&mut *conn)).unwrap();
+        let id = stored.id.unwrap();
+        let check = |what: &str, by_hand: (u64, u64), ours: (u64, u64)| {
+            println!("{what:<8} {by_hand:?} {ours:?}");
+            let (allocations, bytes) = $waiting;
+            assert!(ours.0 <= by_hand.0 + allocations, "{what}: {ours:?}, by hand {by_hand:?}");
+            assert!(ours.1 <= by_hand.1 + bytes, "{what}: {ours:?}, by hand {by_hand:?}");
+        };
+        println!("(allocations, bytes) by hand and with this library");
+
+        let by_hand = cheapest!(runtime, user(), |u| sqlx::query_scalar::<_, i64>(INSERT)
+            .bind(&u.name)
+            .bind(&u.email)
+            .fetch_one(&mut *conn));
+        check("insert", by_hand, cheapest!(runtime, user(), |u| u.insert(&mut *conn)));
+        check("save new", by_hand, cheapest!(runtime, user(), |u| u.save(&mut *conn)));
+
+        let by_hand = cheapest!(runtime, &stored, |u| sqlx::query(UPDATE)
+            .bind(&u.name)
+            .bind(&u.email)
+            .bind(u.id)
+            .execute(&mut *conn));
+        let known = stored.clone();
+        check("update", by_hand, cheapest!(runtime, known.clone(), |u| u.update(&mut *conn)));
+        check("save", by_hand, cheapest!(runtime, known.clone(), |u| u.save(&mut *conn)));
+
+        let by_hand =
+            cheapest!(runtime, (), |_u| sqlx::query(DELETE).bind(0_i64).execute(&mut *conn));
+        let nobody = || User { id: Some(0), ..user() };
+        check("delete", by_hand, cheapest!(runtime, nobody(), |u| u.delete(&mut *conn)));
+
+        let by_hand = cheapest!(runtime, (), |_u| sqlx::query_as::<_, User>(FIND)
+            .bind(id)
+            .fetch_optional(&mut *conn));
+        check("find", by_hand, cheapest!(runtime, (), |_u| User::find(&mut *conn, id)));
+    }};
+}
+
+const INSERT: &str = r#"INSERT INTO "users" ("name", "email") VALUES ($1, $2) RETURNING "id""#;
+const UPDATE: &str = r#"UPDATE "users" SET "name" = $1, "email" = $2 WHERE "id" = $3"#;
+const DELETE: &str = r#"DELETE FROM "users" WHERE "id" = $1"#;
+const FIND: &str = r#"SELECT "id", "name", "email" FROM "users" WHERE "id" = $1"#;
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn an_operation_allocates_no_more_than_by_hand_on_sqlite() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let test = runtime.block_on(TestDb::sqlite("figures"));
+    runtime.block_on(common::table(&test.db, "users", "name TEXT NOT NULL, email TEXT NOT NULL"));
+    let mut conn = runtime.block_on(test.db.sqlite().unwrap().acquire()).unwrap();
+    compare!(&runtime, &mut *conn, waiting: (4, 400));
+    drop(conn);
+    runtime.block_on(test.passed());
+}
+
+#[cfg(feature = "postgres")]
+#[test]
+fn an_operation_allocates_no_more_than_by_hand_on_postgres() {
+    let runtime = runtime();
+    let _entered = runtime.enter();
+    let test = runtime.block_on(TestDb::postgres("figures"));
+    runtime.block_on(common::table(&test.db, "users", "name TEXT NOT NULL, email TEXT NOT NULL"));
+    let mut conn = runtime.block_on(test.db.postgres().unwrap().acquire()).unwrap();
+    compare!(&runtime, &mut *conn, waiting: (0, 0));
+    drop(conn);
+    runtime.block_on(test.passed());
+}
