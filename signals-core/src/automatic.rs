@@ -121,18 +121,32 @@ pub trait Version: Copy {
     fn number(self) -> i64;
 }
 
-macro_rules! versions {
-    ($($ty:ty)*) => { $(
-        impl Version for $ty {
-            fn next(self) -> Self {
-                self.wrapping_add(1)
-            }
+impl Version for i16 {
+    fn next(self) -> Self {
+        self.wrapping_add(1)
+    }
 
-            fn number(self) -> i64 {
-                self.into()
-            }
-        }
-    )* };
+    fn number(self) -> i64 {
+        self.into()
+    }
 }
 
-versions!(i16 i32 i64);
+impl Version for i32 {
+    fn next(self) -> Self {
+        self.wrapping_add(1)
+    }
+
+    fn number(self) -> i64 {
+        self.into()
+    }
+}
+
+impl Version for i64 {
+    fn next(self) -> Self {
+        self.wrapping_add(1)
+    }
+
+    fn number(self) -> i64 {
+        self
+    }
+}

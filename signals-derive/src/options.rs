@@ -98,6 +98,14 @@ pub(crate) fn path(name: &Ident, input: ParseStream<'_>) -> Result<Path> {
     })
 }
 
+/// That an option without a value is given none.
+pub(crate) fn no_value(name: &Ident, input: ParseStream<'_>) -> Result<()> {
+    if input.peek(Token![=]) {
+        return Err(Error::new(name.span(), format_args!("`{name}` has no value")));
+    }
+    Ok(())
+}
+
 /// Skips what is left of an option that is not known, up to the comma.
 pub(crate) fn skip(input: ParseStream<'_>) -> Result<()> {
     while !input.is_empty() && !input.peek(Token![,]) {
@@ -130,7 +138,9 @@ pub(crate) fn each_option(
         let parsed = attr.parse_args_with(|input: ParseStream<'_>| {
             while !input.is_empty() {
                 let name = input.call(Ident::parse_any)?;
-                if let Err(error) = read(&name, input, mistakes) {
+                if let Err(error) =
+                    read(&name, input, mistakes).and_then(|()| no_value(&name, input))
+                {
                     mistakes.add(error);
                     skip(input)?;
                 }

@@ -12,6 +12,12 @@ fn model() {
     assert!(lines <= 120, "a model of three fields fits on two screens, not {lines} lines");
 }
 
+/// With a column of each role.
+#[test]
+fn columns() {
+    snapshot("columns", |item| crate::model::derive(quote::quote!(#item)));
+}
+
 #[test]
 fn receiver() {
     snapshot("receiver", |item| {

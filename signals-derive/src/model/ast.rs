@@ -103,8 +103,17 @@ impl<'i> Model<'i> {
                 let rename = attrs.rename_all.get();
                 for field in fields {
                     let Some(ident) = &field.ident else { continue };
-                    let attrs = FieldAttrs::read(&field.attrs, &mut mistakes);
-                    if check(&attrs, &mut mistakes) {
+                    let mut own = Mistakes::default();
+                    let attrs = FieldAttrs::read(&field.attrs, &mut own);
+                    // An option that is wrong in itself is not also one that is missing.
+                    let belongs_to = if own.is_empty() {
+                        check(&attrs, &mut own);
+                        belongs_to(&attrs, &field.ty, &mut own)
+                    } else {
+                        None
+                    };
+                    own.into_error().into_iter().for_each(|error| mistakes.add(error));
+                    if attrs.skip.is_set() {
                         skipped.push(ident);
                         continue;
                     }
@@ -124,7 +133,6 @@ impl<'i> Model<'i> {
                         () => Role::Plain,
                     };
                     let unique = attrs.unique.is_set();
-                    let belongs_to = belongs_to(&attrs, &field.ty, &mut mistakes);
                     columns.push(Column { ident, name, ty: &field.ty, role, unique, belongs_to });
                 }
                 if fields.iter().len() > 0 || mistakes.is_empty() {
@@ -173,8 +181,8 @@ fn fields<'i>(
     }
 }
 
-/// Whether the field is no column.
-fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) -> bool {
+/// That the options go together.
+fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) {
     let roles = [
         ("primary_key", attrs.primary_key.span()),
         ("json", attrs.json.span()),
@@ -201,7 +209,6 @@ fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) -> bool {
             mistakes.at(span, format_args!("a column is `{first}` or `{second}`, not both"));
         }
     }
-    attrs.skip.is_set()
 }
 
 fn belongs_to(attrs: &FieldAttrs, ty: &Type, mistakes: &mut Mistakes) -> Option<BelongsTo> {

@@ -204,11 +204,11 @@ fn automatic(columns: &[Column<'_>]) -> TokenStream {
     });
     let advance = columns.iter().find(|c| matches!(c.role, Role::Version)).map(|column| {
         let (ident, ty) = (column.ident, column.ty);
-        let next = quote_spanned!(ty.span()=> __p::Version::next(self.#ident));
+        let version = quote_spanned!(ty.span()=> <#ty as __p::Version>);
         quote! {
-            fn __advance(&mut self) { self.#ident = #next; }
+            fn __advance(&mut self) { self.#ident = #version::next(self.#ident); }
             fn __version(&self) -> __p::Option<i64> {
-                __p::Some(__p::Version::number(self.#ident))
+                __p::Some(#version::number(self.#ident))
             }
         }
     });

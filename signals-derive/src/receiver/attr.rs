@@ -2,7 +2,7 @@ use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, Type, token};
 
-use crate::options::{Mistakes, Once, path, skip, string, unknown, value};
+use crate::options::{Mistakes, Once, no_value, path, skip, string, unknown, value};
 
 /// `SIGNAL, sender = User, …`.
 pub(crate) struct Options {
@@ -67,7 +67,7 @@ impl Parse for Options {
                 break;
             }
             let name = input.call(Ident::parse_any)?;
-            if let Err(error) = read.option(&name, input) {
+            if let Err(error) = read.option(&name, input).and_then(|()| no_value(&name, input)) {
                 read.mistakes.add(error);
                 skip(input)?;
             }

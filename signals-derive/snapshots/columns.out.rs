@@ -1,0 +1,190 @@
+const _: () = {
+    use ::sqlx_signals::__private as __p;
+    #[automatically_derived]
+    impl LineItem {
+        ///The column `orderId`.
+        #[allow(dead_code)]
+        const ORDER_ID: __p::Column<Self> = __p::Column::new("orderId");
+        ///The column `no`.
+        #[allow(dead_code)]
+        const NUMBER: __p::Column<Self> = __p::Column::new("no");
+        ///The column `barCode`.
+        #[allow(dead_code)]
+        const BAR_CODE: __p::Column<Self> = __p::Column::new("barCode");
+        ///The column `options`.
+        #[allow(dead_code)]
+        const OPTIONS: __p::Column<Self> = __p::Column::new("options");
+        ///The column `total`.
+        #[allow(dead_code)]
+        const TOTAL: __p::Column<Self> = __p::Column::new("total");
+        ///The column `createdAt`.
+        #[allow(dead_code)]
+        const CREATED_AT: __p::Column<Self> = __p::Column::new("createdAt");
+        ///The column `changedAt`.
+        #[allow(dead_code)]
+        const CHANGED_AT: __p::Column<Self> = __p::Column::new("changedAt");
+        ///The column `version`.
+        #[allow(dead_code)]
+        const VERSION: __p::Column<Self> = __p::Column::new("version");
+    }
+    #[automatically_derived]
+    impl __p::Model for LineItem {
+        type Pk = (i64, i32);
+        const NAME: &'static str = "LineItem";
+        const TABLE: &'static str = "shop.line items";
+        const COLUMNS: &'static [&'static str] = &[
+            "orderId",
+            "no",
+            "barCode",
+            "options",
+            "total",
+            "createdAt",
+            "changedAt",
+            "version",
+        ];
+        const STATEMENTS: &'static __p::Statements = &__p::Statements {
+            table: "\"shop\".\"line items\"",
+            columns: &[
+                __p::ColumnSpec::new("\"orderId\"", __p::Role::Key),
+                __p::ColumnSpec::new("\"no\"", __p::Role::Key),
+                __p::ColumnSpec::new("\"barCode\"", __p::Role::Plain).unique(),
+                __p::ColumnSpec::new("\"options\"", __p::Role::Plain),
+                __p::ColumnSpec::new("\"total\"", __p::Role::Generated),
+                __p::ColumnSpec::new("\"createdAt\"", __p::Role::AutoNowAdd),
+                __p::ColumnSpec::new("\"changedAt\"", __p::Role::AutoNow),
+                __p::ColumnSpec::new("\"version\"", __p::Role::Version),
+            ],
+            insert: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
+            insert_with_key: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
+            insert_or_nothing: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\"",
+            update: "UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"",
+            save: "WITH _updated AS (UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"), _inserted AS (INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\", \"createdAt\") SELECT false, \"total\", \"createdAt\" FROM _updated UNION ALL SELECT true, \"total\", \"createdAt\" FROM _inserted",
+            delete: "DELETE FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2 AND \"version\" = $3",
+            select: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\"",
+            find: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2",
+            count: "SELECT count(*) FROM (SELECT 1 FROM \"shop\".\"line items\"",
+        };
+        fn pk(&self) -> __p::Option<Self::Pk> {
+            __p::Some((
+                __p::Clone::clone(&self.order_id),
+                __p::Clone::clone(&self.number),
+            ))
+        }
+        fn __set_pk(&mut self, key: __p::Option<Self::Pk>) {
+            if let __p::Some(key) = key {
+                self.order_id = key.0;
+                self.number = key.1;
+            }
+        }
+        type Kept = (i64, i32, i64, DateTime<Utc>, Option<DateTime<Utc>>, i32);
+        fn __keep(&self) -> Self::Kept {
+            (
+                __p::Clone::clone(&self.order_id),
+                __p::Clone::clone(&self.number),
+                __p::Clone::clone(&self.total),
+                __p::Clone::clone(&self.created_at),
+                __p::Clone::clone(&self.changed_at),
+                __p::Clone::clone(&self.version),
+            )
+        }
+        fn __restore(&mut self, kept: Self::Kept) {
+            (
+                self.order_id,
+                self.number,
+                self.total,
+                self.created_at,
+                self.changed_at,
+                self.version,
+            ) = kept;
+        }
+        #[allow(unused_variables)]
+        fn __stamp(&mut self, now: __p::SystemTime, added: bool) {
+            if added {
+                self.created_at = __p::AutoNow::at(now);
+            }
+            self.changed_at = __p::AutoNow::at(now);
+        }
+        fn __advance(&mut self) {
+            self.version = <i32 as __p::Version>::next(self.version);
+        }
+        fn __version(&self) -> __p::Option<i64> {
+            __p::Some(<i32 as __p::Version>::number(self.version))
+        }
+        fn __json(&self) -> __p::Option<__p::Value> {
+            #[allow(unused_imports)]
+            use __p::{Serialized as _, Unserialized as _};
+            (&__p::Probe(self)).json()
+        }
+        fn __table() -> &'static __p::Table<Self> {
+            static TABLE: __p::Table<LineItem> = __p::Table::new();
+            &TABLE
+        }
+    }
+    #[automatically_derived]
+    impl<__DB: __p::Backend> __p::Store<__DB> for LineItem
+    where
+        i64: __p::Field<__DB>,
+        i32: __p::Field<__DB>,
+        String: __p::Field<__DB>,
+        __p::Json<Vec<String>>: __p::Field<__DB>,
+        for<'__j> __p::Json<&'__j Vec<String>>: __p::Bindable<__DB>,
+        DateTime<Utc>: __p::Field<__DB>,
+        Option<DateTime<Utc>>: __p::Field<__DB>,
+    {
+        fn give(&self, column: usize, take: __p::Take<'_, __DB>) -> __p::Given {
+            match column {
+                0usize => take(&self.order_id),
+                1usize => take(&self.number),
+                2usize => take(&self.bar_code),
+                3usize => take(&__p::Json(&self.options)),
+                4usize => take(&self.total),
+                5usize => take(&self.created_at),
+                6usize => take(&self.changed_at),
+                7usize => take(&self.version),
+                _ => __p::no_column(column),
+            }
+        }
+        #[allow(clippy::single_match)]
+        fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
+            match column {
+                0usize => self.order_id = __p::get::<__DB, _>(row, at)?,
+                1usize => self.number = __p::get::<__DB, _>(row, at)?,
+                4usize => self.total = __p::get::<__DB, _>(row, at)?,
+                5usize => self.created_at = __p::get::<__DB, _>(row, at)?,
+                6usize => self.changed_at = __p::get::<__DB, _>(row, at)?,
+                7usize => self.version = __p::get::<__DB, _>(row, at)?,
+                _ => {}
+            }
+            __p::Ok(())
+        }
+        fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
+            __p::add::<__DB, _>(args, &key.0)?;
+            __p::add::<__DB, _>(args, &key.1)?;
+            __p::Ok(())
+        }
+        fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
+            __p::Ok(Self {
+                order_id: __p::get::<__DB, _>(row, at(0usize)?)?,
+                number: __p::get::<__DB, _>(row, at(1usize)?)?,
+                bar_code: __p::get::<__DB, _>(row, at(2usize)?)?,
+                options: __p::get::<__DB, __p::Json<Vec<String>>>(row, at(3usize)?)?.0,
+                total: __p::get::<__DB, _>(row, at(4usize)?)?,
+                created_at: __p::get::<__DB, _>(row, at(5usize)?)?,
+                changed_at: __p::get::<__DB, _>(row, at(6usize)?)?,
+                version: __p::get::<__DB, _>(row, at(7usize)?)?,
+                cache: ::core::default::Default::default(),
+            })
+        }
+    }
+    #[automatically_derived]
+    impl<'r, __R: __p::Row> __p::FromRow<'r, __R> for LineItem
+    where
+        __R::Database: __p::Backend + __p::Database<Row = __R>,
+        &'static str: __p::ColumnIndex<__R>,
+        Self: __p::Store<__R::Database>,
+    {
+        fn from_row(row: &'r __R) -> __p::Loaded<Self> {
+            __p::by_name::<__R::Database, Self>(row)
+        }
+    }
+};

@@ -1,0 +1,11 @@
+#![allow(dead_code, unused_variables, non_camel_case_types)]
+use sqlx_signals::prelude::*;
+
+#[derive(Model)]
+struct User {
+    id: Option<i64>,
+    #[model(auto_now)]
+    changed_at: String,
+}
+
+fn main() {}

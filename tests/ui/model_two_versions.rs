@@ -1,0 +1,13 @@
+#![allow(dead_code, unused_variables, non_camel_case_types)]
+use sqlx_signals::prelude::*;
+
+#[derive(Model)]
+struct User {
+    id: Option<i64>,
+    #[model(version)]
+    version: i64,
+    #[model(version)]
+    revision: i32,
+}
+
+fn main() {}

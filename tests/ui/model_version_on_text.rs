@@ -1,0 +1,11 @@
+#![allow(dead_code, unused_variables, non_camel_case_types)]
+use sqlx_signals::prelude::*;
+
+#[derive(Model)]
+struct User {
+    id: Option<i64>,
+    #[model(version)]
+    version: String,
+}
+
+fn main() {}
