@@ -8,7 +8,6 @@ use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::instances::Instances;
-use crate::model::Model;
 use crate::read::{differs, flag, scalar};
 use crate::save::take_row;
 use crate::store::Group;
@@ -18,8 +17,10 @@ use crate::store::Group;
 const SQLITE_ARGUMENTS: usize = 32_766;
 const POSTGRES_ARGUMENTS: usize = 65_535;
 
-/// How many rows go into one statement. More are no faster, and their arguments take memory.
-const ROWS: usize = 4096;
+/// How many rows go into one statement, as arrays and as rows of values. More are no faster, and take memory; a long list of
+/// values takes the server, or SQLite, long to read.
+const ROWS_OF_ARRAYS: usize = 16_384;
+const ROWS_OF_VALUES: usize = 1000;
 
 /// A part of the rows that one statement is about, and how they come into it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,15 @@ impl Chunk {
     pub(crate) fn of_row(row: usize) -> Self {
         Self { rows: row..row + 1, given: Given::Values(1), full: true }
     }
+
+    /// Of some of its rows.
+    pub(crate) fn part(&self, rows: Range<usize>) -> Self {
+        match self.given {
+            _ if rows.len() == 1 => Self::of_row(rows.start),
+            Given::Arrays => Self { rows, ..self.clone() },
+            Given::Values(_) => Self { given: Given::Values(rows.len()), rows, full: false },
+        }
+    }
 }
 
 /// Divides rows into chunks of which each is one statement with these arguments a row.
@@ -47,12 +57,14 @@ fn chunks(
     let arrays = kind == DatabaseKind::Postgres
         && !range.is_empty()
         && binds.iter().all(|column| rows.fits_array(range.start, *column, &mut args));
-    let most = match kind {
-        _ if arrays => ROWS,
-        DatabaseKind::Sqlite => SQLITE_ARGUMENTS / binds.len().max(1),
-        DatabaseKind::Postgres => POSTGRES_ARGUMENTS / binds.len().max(1),
+    let arguments = match kind {
+        DatabaseKind::Sqlite => SQLITE_ARGUMENTS,
+        DatabaseKind::Postgres => POSTGRES_ARGUMENTS,
     };
-    let most = most.clamp(1, ROWS);
+    let most = match arrays {
+        true => ROWS_OF_ARRAYS,
+        false => (arguments / binds.len().max(1)).clamp(1, ROWS_OF_VALUES),
+    };
     let starts = range.clone().step_by(most);
     let chunk = |start: usize| {
         let rows = start..range.end.min(start + most);
@@ -109,16 +121,6 @@ pub(crate) fn deletes(kind: DatabaseKind, rows: &dyn Instances) -> Vec<Chunk> {
         start += keyed.max(1);
     }
     all
-}
-
-/// Whether an INSERT of these rows is one statement, on either database.
-pub(crate) fn is_one_insert<M: Model>(rows: &[M]) -> bool {
-    let model = M::STATEMENTS;
-    let keyed = rows.iter().filter(|row| row.pk().is_some()).count();
-    let given = [Group::Set, Group::Version, Group::Added].into_iter().any(|g| model.has(g));
-    rows.len() <= ROWS.min(SQLITE_ARGUMENTS / model.columns.len().max(1))
-        && (keyed == 0 || keyed == rows.len())
-        && (given || keyed > 0 || rows.len() == 1)
 }
 
 /// The first row whose key is that of another before it.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use tracing::Instrument;
 
-use crate::backend::{Arguments, Statement};
+use crate::backend::{Arguments, DatabaseKind, Statement};
 use crate::bulk::{self, Work};
 use crate::cascade::entry;
 use crate::conn::Conn;
@@ -143,9 +143,12 @@ impl<M: Model, R: Route<M>> Delete<M, R> {
 impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
     const VERB: &'static str = "delete";
 
-    fn needs(&self, _rows: &[M]) -> Needs {
+    fn needs(&self, rows: &mut [M], kind: DatabaseKind) -> Needs {
         let mut needs = self.pair.needs();
-        needs.transaction |= self.many;
+        // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
+        let settled = kind == DatabaseKind::Postgres && !M::STATEMENTS.has(Group::Version);
+        let mut is_one = || bulk::deletes(kind, &Of::<M, R>::new(rows)).len() == 1;
+        needs.transaction |= self.many && !(settled && is_one());
         needs
     }
 

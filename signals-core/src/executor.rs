@@ -4,6 +4,7 @@ use sqlx::{PgConnection, PgPool, Postgres};
 #[cfg(feature = "sqlite")]
 use sqlx::{Sqlite, SqliteConnection, SqlitePool};
 
+use crate::backend::DatabaseKind;
 use crate::conn::Conn;
 use crate::context::PoolId;
 use crate::db::Db;
@@ -98,6 +99,17 @@ impl<'c> Source<'c> {
             #[cfg(feature = "postgres")]
             Source::Postgres(pool) => Source::Postgres(pool),
             Source::Conn(conn) => Source::Conn(conn.reborrow()),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> DatabaseKind {
+        match self {
+            Source::Db(db) => db.kind(),
+            #[cfg(feature = "sqlite")]
+            Source::Sqlite(_) => DatabaseKind::Sqlite,
+            #[cfg(feature = "postgres")]
+            Source::Postgres(_) => DatabaseKind::Postgres,
+            Source::Conn(conn) => conn.kind(),
         }
     }
 

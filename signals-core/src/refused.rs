@@ -68,11 +68,30 @@ async fn first(
         Transaction::begin_again(conn).await.ok()?;
     }
     let mut tx = Transaction::open(conn.reborrow()).await.ok()?;
+    // All before `left` are written, and one of `left` is refused: half of them are tried at a time.
+    let mut left = chunk.rows.clone();
     let mut found = None;
-    for row in chunk.rows.clone() {
-        if let Err(error) = bulk::write(&mut tx, rows, &Chunk::of_row(row), work).await {
-            found = Some((row, error)).filter(|(_, error)| is_of_a_row(tx.kind(), error));
-            break;
+    while !left.is_empty() {
+        let half = left.start..left.start + left.len().div_ceil(2);
+        let Ok(mut savepoint) = Transaction::open(tx.reborrow()).await else { break };
+        match bulk::write(&mut savepoint, rows, &chunk.part(half.clone()), work).await {
+            Ok(_) => {
+                left.start = half.end;
+                if savepoint.commit().await.is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                savepoint.rollback_or_log().await;
+                if !is_of_a_row(tx.kind(), &error) {
+                    break;
+                }
+                if half.len() == 1 {
+                    found = Some((half.start, error));
+                    break;
+                }
+                left = half;
+            }
         }
     }
     tx.rollback_or_log().await;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
+use crate::backend::DatabaseKind;
 use crate::conn::Conn;
 use crate::context::Call as Operation;
 use crate::db::Db;
@@ -18,7 +19,7 @@ use crate::transaction::{Deferred, End, Transaction, run_all};
 pub(crate) trait Unit<M: Model>: Clone + Send + 'static {
     const VERB: &'static str;
 
-    fn needs(&self, rows: &[M]) -> Needs;
+    fn needs(&self, rows: &mut [M], kind: DatabaseKind) -> Needs;
 
     fn before(
         &self,
@@ -90,7 +91,7 @@ async fn inside<M: Model, U: Unit<M>>(
     let doubt = Doubt::of(&mut conn, U::VERB, M::NAME);
     let done = async {
         let scene = scene?;
-        check_observable::<M>(unit.needs(kept.rows), doubt.conn).await?;
+        check_observable::<M>(unit.needs(kept.rows, doubt.conn.kind()), doubt.conn).await?;
         unit.before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
         write(unit, kept.rows, doubt.conn, &scene).await
     };
@@ -110,7 +111,7 @@ async fn outside<M: Model, U: Unit<M>>(
     scene: &Scene,
 ) -> Result<()> {
     let mut kept = Kept::of(rows);
-    let needs = unit.needs(kept.rows);
+    let needs = unit.needs(kept.rows, source.kind());
     let source = match source {
         Source::Conn(mut conn) => {
             check_observable::<M>(needs, &mut conn).await?;
@@ -176,7 +177,7 @@ async fn alone<M: Model, U: Unit<M>>(
     mut conn: Conn<'_>,
     scene: &Scene,
 ) -> Result<Result<()>> {
-    let copy = M::COPY.filter(|_| unit.needs(rows).followed);
+    let copy = M::COPY.filter(|_| unit.needs(rows, conn.kind()).followed);
     let copy = copy.map(|copy| rows.iter().map(copy).collect::<Vec<_>>());
     let detached = if copy.is_some() { conn.detach() } else { None };
     let (Some(mut copy), Some(mut own)) = (copy, detached) else {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use tracing::Instrument;
 
 use crate::automatic;
+use crate::backend::DatabaseKind;
 use crate::bulk::{self, Update, Work};
 use crate::conn::Conn;
 use crate::context;
@@ -335,11 +336,12 @@ impl<M: Model, R: Route<M>> Write<M, R> {
 impl<M: Model, R: Route<M>> Unit<M> for Write<M, R> {
     const VERB: &'static str = "save";
 
-    fn needs(&self, rows: &[M]) -> Needs {
+    fn needs(&self, rows: &mut [M], kind: DatabaseKind) -> Needs {
         let mut needs = self.pair.needs();
         // Who may still give a row its key decides how many statements it is.
         let settled = self.verb == Verb::Insert && self.pair.before.is_empty();
-        needs.transaction |= self.many && !(settled && bulk::is_one_insert(rows));
+        let mut is_one = || bulk::inserts(kind, &Of::<M, R>::new(rows)).len() == 1;
+        needs.transaction |= self.many && !(settled && is_one());
         needs
     }
 

@@ -13,6 +13,9 @@ use crate::error::Result;
 /// How long a statement waits for another connection's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How many rows SQLite's thread is ahead of who reads them. Where it must wait for each, a row takes twice as long.
+const ROWS_AHEAD: usize = 1024;
+
 impl Backend for Sqlite {
     const KIND: DatabaseKind = DatabaseKind::Sqlite;
     // The write lock up front: a transaction that reads first and writes later could not wait for it, and would fail
@@ -71,8 +74,10 @@ pub(crate) fn differs(row: &SqliteRow, other: &SqliteRow, at: usize) -> Result<b
 /// A pool for `url`. A file is created where there is none and no `mode=` says otherwise, and gets WAL; a database in
 /// memory is one connection that never closes, because it would be gone with its last connection.
 pub(crate) async fn open(url: &str) -> Result<SqlitePool> {
-    let options =
-        SqliteConnectOptions::from_str(url)?.busy_timeout(BUSY_TIMEOUT).foreign_keys(true);
+    let options = SqliteConnectOptions::from_str(url)?
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(true)
+        .row_buffer_size(ROWS_AHEAD);
     // sqlx has no getter for these; its URL has `mode` in the query and nowhere else.
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let has = |param: &str| query.split('&').any(|p| p == param);
