@@ -235,7 +235,7 @@ mod postgres {
     macro_rules! assert_said {
         ($proxy:expr, $db:expr, $($operation:expr => [$($word:literal)*];)*) => { $(
             let mut last = Said::default();
-            for _ in 0..2 {
+            for _ in 0..3 {
                 last = said($proxy, $db, $operation).await;
             }
             let words: Vec<_> = last.statements.iter().map(|s| s.split(' ').next().unwrap()).collect();
@@ -315,7 +315,8 @@ mod postgres {
             } => ["BEGIN" "INSERT" "SAVEPOINT" "INSERT" "RELEASE" "COMMIT"];
             Counted::insert_many(db, &mut counted(1000)) => ["BEGIN" "INSERT" "COMMIT"];
             User::delete_many(db, &mut users.clone()) => ["WITH"];
-            Page::delete_many(db, &mut pages.clone()) => ["BEGIN" "WITH" "COMMIT"];
+            // They are gone by then, and a version that is another would be told from that.
+            Page::delete_many(db, &mut pages.clone()) => ["BEGIN" "WITH" "WITH" "COMMIT"];
             User::insert_many(db, &mut []) => [];
         }
         test.passed().await;

@@ -369,16 +369,24 @@ fn numbers(rows: &[(usize, AnyRow)]) -> Vec<usize> {
     rows.iter().map(|(row, _)| *row).collect()
 }
 
+/// Which rows of a chunk are stored, whatever their versions.
+pub(crate) async fn stored(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    chunk: &Chunk,
+) -> Result<Vec<usize>> {
+    let on = rows.statements().group(Group::Key).collect();
+    let shape = Shape::new(What::Select, chunk.given, Vec::new(), on);
+    Ok(numbers(&select(conn, rows, chunk, &shape, &[]).await?))
+}
+
 /// Whether a row is stored, whatever its version.
 pub(crate) async fn is_stored(
     conn: &mut Conn<'_>,
     rows: &dyn Instances,
     row: usize,
 ) -> Result<bool> {
-    let chunk = Chunk::of_row(row);
-    let on = rows.statements().group(Group::Key).collect();
-    let shape = Shape::new(What::Select, chunk.given, Vec::new(), on);
-    Ok(!select(conn, rows, &chunk, &shape, &[]).await?.is_empty())
+    Ok(!stored(conn, rows, &Chunk::of_row(row)).await?.is_empty())
 }
 
 /// How the rows of a chunk are deleted, and found before; and the columns of them that are asked for.

@@ -127,10 +127,10 @@ impl<M: Model, R: Route<M>> Delete<M, R> {
                 false => bulk::write(conn, rows, &chunk, work).await?,
             };
             if M::STATEMENTS.has(Group::Version) && deleted.len() < chunk.rows.len() {
-                for row in chunk.rows.clone().filter(|row| deleted.binary_search(row).is_err()) {
-                    if bulk::is_stored(conn, rows, row).await? {
-                        return Err(self.of_row(rows.rows, row, stale(rows, row)));
-                    }
+                let left = bulk::stored(conn, rows, &chunk).await?;
+                if let Some(row) = left.into_iter().find(|row| deleted.binary_search(row).is_err())
+                {
+                    return Err(self.of_row(rows.rows, row, stale(rows, row)));
                 }
             }
             self.deleted.extend(deleted);
@@ -174,9 +174,11 @@ impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
         let count = rows.len();
         let entries = (!self.pair.dependents.is_empty()).then(|| rows.iter().map(entry).collect());
         let mut of = Of::<M, R>::new(rows);
-        cascade(self.pair.dependents, &of, entries, conn).await?;
+        if let Some(entries) = entries {
+            Box::pin(cascade(self.pair.dependents, &of, entries, conn)).await?;
+        }
         if self.many || self.pair.previous {
-            self.delete_many(&mut of, conn).await?;
+            Box::pin(self.delete_many(&mut of, conn)).await?;
         } else if remove(conn, &mut of).await? {
             self.deleted.push(0);
             self.statements.push(0..1);
@@ -251,10 +253,9 @@ impl<M: Model, R> Delete<M, R> {
 async fn cascade(
     dependents: &[Dependent],
     rows: &dyn Instances,
-    entries: Option<Vec<(TypeId, String)>>,
+    mut entries: Vec<(TypeId, String)>,
     conn: &mut Conn<'_>,
 ) -> Result<()> {
-    let Some(mut entries) = entries else { return Ok(()) };
     entries.retain(|entry| conn.scope.deleting.insert(entry.clone()));
     let mut done = Ok(());
     for dependent in dependents {

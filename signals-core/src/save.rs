@@ -166,7 +166,8 @@ async fn update(
     let on = on.map_or_else(|| model.group(Group::Key).collect(), <[_]>::to_vec);
     if before {
         let what = Update { set: &set, on: &on, checked, before };
-        let updated = bulk::write(conn, rows, &Chunk::of_row(0), Work::Update(&what)).await?;
+        let updated =
+            Box::pin(bulk::write(conn, rows, &Chunk::of_row(0), Work::Update(&what))).await?;
         return Ok(!updated.is_empty());
     }
     let mut shape = Shape::new(What::UpdateOne, Given::Values(1), set, on);

@@ -181,8 +181,7 @@ async fn alone<M: Model, U: Unit<M>>(
     let copy = copy.map(|copy| rows.iter().map(copy).collect::<Vec<_>>());
     let detached = if copy.is_some() { conn.detach() } else { None };
     let (Some(mut copy), Some(mut own)) = (copy, detached) else {
-        unit.write(rows, &mut conn).await?;
-        let received = unit.after(rows, &mut conn, scene).await;
+        let received = Box::pin(write_and_tell(unit, rows, &mut conn, scene)).await?;
         let postponed = unit.postponed(rows, scene);
         if !postponed.is_empty() {
             finish(run_all(postponed, End::Committed, None)).await;
@@ -193,10 +192,7 @@ async fn alone<M: Model, U: Unit<M>>(
     // on a copy of the rows.
     let (mut writer, hold, scene) = (unit.clone(), conn.is_borrowed(), scene.clone());
     let (done, writer, copy, own) = finish(async move {
-        let mut done = writer.write(&mut copy, &mut own).await.map(Ok);
-        if let Ok(received) = &mut done {
-            *received = writer.after(&copy, &mut own, &scene).await;
-        }
+        let done = Box::pin(write_and_tell(&mut writer, &mut copy, &mut own, &scene)).await;
         // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
         let own = hold.then_some(own);
         if done.is_ok() {
@@ -212,6 +208,17 @@ async fn alone<M: Model, U: Unit<M>>(
     *unit = writer;
     restore(rows, copy.iter().map(M::__keep).collect());
     Ok(received)
+}
+
+/// The statement, and those that run behind it. Where it is stored this is `Ok`, with what has become of them.
+async fn write_and_tell<M: Model, U: Unit<M>>(
+    unit: &mut U,
+    rows: &mut [M],
+    conn: &mut Conn<'_>,
+    scene: &Scene,
+) -> Result<Result<()>> {
+    unit.write(rows, conn).await?;
+    Ok(unit.after(rows, conn, scene).await)
 }
 
 async fn check_observable<M: Model>(needs: Needs, conn: &mut Conn<'_>) -> Result<()> {

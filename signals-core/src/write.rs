@@ -312,7 +312,14 @@ impl<M: Model, R: Route<M>> Write<M, R> {
             return Err(self.of_row(rows.rows, row, not_found(rows, row)));
         }
         let update = Update { set: &set, on: &on, checked: true, before: self.pair.previous };
-        for chunk in update.chunks(conn.kind(), rows) {
+        let chunks = update.chunks(conn.kind(), rows);
+        if chunks.len() > 1
+            && let Some(row) = bulk::twin(conn.kind(), rows)
+        {
+            // No statement has them both.
+            return Err(self.of_row(rows.rows, row, twice(rows, row)));
+        }
+        for chunk in chunks {
             let stored = refused::write(conn, rows, &chunk, Work::Update(&update)).await?;
             let missing = chunk.rows.clone().find(|row| stored.binary_search(row).is_err());
             if let Some(row) = missing {
@@ -370,9 +377,9 @@ impl<M: Model, R: Route<M>> Unit<M> for Write<M, R> {
         if self.many && self.verb == Verb::Insert {
             let order = bulk::insert_order(&of);
             of = of.in_order(order);
-            self.insert_many(&mut of, conn).await?;
+            Box::pin(self.insert_many(&mut of, conn)).await?;
         } else if self.many {
-            self.update_many(&mut of, conn).await?;
+            Box::pin(self.update_many(&mut of, conn)).await?;
         } else {
             self.stored = store(conn, &mut of, &self.verb, self.pair.previous).await?;
             self.statements.push(0..1);
