@@ -40,23 +40,68 @@ pub fn email(i: usize) -> String {
     format!("ann{i}@example.org")
 }
 
-pub fn report(operation: &str, hook: bool, operations: usize, start: Instant) {
-    let ns = start.elapsed().as_nanos() as f64 / operations as f64;
-    println!(r#"{{"op":"{operation}","hook":{hook},"ns":{ns:.0}}}"#);
+/// The times of one kind of operation: each by the clock, and all together by the processor.
+pub struct Times {
+    each: Vec<u128>,
+    processor: u128,
 }
 
-/// `measure!(args, "insert", hook, |i| …)`: runs the body for each `i`, and prints the time that one takes.
+impl Times {
+    pub fn new(operations: usize) -> Self {
+        Self { each: Vec::with_capacity(operations), processor: 0 }
+    }
+
+    pub fn begin(&mut self) {
+        self.processor = processor();
+    }
+
+    pub fn add(&mut self, start: Instant) {
+        self.each.push(start.elapsed().as_nanos());
+    }
+
+    /// The median, for what else runs on the machine makes some operations a hundred times longer; and what the threads of
+    /// this process have used for one.
+    pub fn print(mut self, operation: &str, hook: bool) {
+        let cpu = (processor() - self.processor) / self.each.len() as u128;
+        self.each.sort_unstable();
+        let ns = self.each[self.each.len() / 2];
+        println!(r#"{{"op":"{operation}","hook":{hook},"ns":{ns},"cpu":{cpu}}}"#);
+    }
+}
+
+/// Nanoseconds that all threads of this process have used.
+fn processor() -> u128 {
+    #[repr(C)]
+    struct Timespec {
+        seconds: i64,
+        nanoseconds: i64,
+    }
+    unsafe extern "C" {
+        fn clock_gettime(clock: i32, time: *mut Timespec) -> i32;
+    }
+    const CLOCK_PROCESS_CPUTIME_ID: i32 = 2;
+    let mut time = Timespec { seconds: 0, nanoseconds: 0 };
+    // SAFETY: the function writes one `timespec`, which on 64-bit Linux is two 64-bit integers.
+    assert_eq!(unsafe { clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &mut time) }, 0);
+    time.seconds as u128 * 1_000_000_000 + time.nanoseconds as u128
+}
+
+/// `measure!(args, "insert", hook, |i| { … })`: runs the body for each `i`, and prints the time that one takes.
 #[macro_export]
 macro_rules! measure {
     ($args:expr, $operation:expr, $hook:expr, |$i:ident| $body:block) => {{
         let warm_up = $args.warm_up();
-        let mut start = ::std::time::Instant::now();
+        let mut times = $crate::common::Times::new($args.operations);
         for $i in 0..warm_up + $args.operations {
             if $i == warm_up {
-                start = ::std::time::Instant::now();
+                times.begin();
             }
+            let start = ::std::time::Instant::now();
             let _ = $body;
+            if $i >= warm_up {
+                times.add(start);
+            }
         }
-        $crate::common::report($operation, $hook, $args.operations, start);
+        times.print($operation, $hook);
     }};
 }

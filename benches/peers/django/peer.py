@@ -1,6 +1,7 @@
 """Django's `save()` of a new row and of an old one, without and with a receiver of `post_save`."""
 
 import json
+import statistics
 import sys
 import time
 from urllib.parse import parse_qs, urlparse
@@ -49,12 +50,16 @@ def count(sender, instance, **kwargs):
 
 def measure(operation, hook, body):
     warm_up = operations // 5
+    each = []
     for i in range(warm_up + operations):
         if i == warm_up:
-            start = time.perf_counter_ns()
+            used = time.process_time_ns()
+        start = time.perf_counter_ns()
         body(i)
-    ns = (time.perf_counter_ns() - start) // operations
-    print(json.dumps({"op": operation, "hook": hook, "ns": ns}))
+        if i >= warm_up:
+            each.append(time.perf_counter_ns() - start)
+    cpu = (time.process_time_ns() - used) // operations
+    print(json.dumps({"op": operation, "hook": hook, "ns": int(statistics.median(each)), "cpu": cpu}))
 
 
 def insert(i):
