@@ -1,0 +1,42 @@
+//! `insert(…).single` and `update(…).set(…).condition(…)`, on rorm's pool as it comes.
+#[path = "../../common.rs"]
+mod common;
+
+use common::{Args, email, name};
+use rorm::prelude::*;
+use rorm::{Database, DatabaseConfiguration, DatabaseDriver};
+
+#[derive(Debug, Model)]
+#[rorm(rename = "users")]
+struct User {
+    #[rorm(id)]
+    id: i64,
+    #[rorm(max_length = 255)]
+    name: String,
+    #[rorm(max_length = 255)]
+    email: String,
+}
+
+#[derive(Patch)]
+#[rorm(model = "User")]
+struct NewUser {
+    name: String,
+    email: String,
+}
+
+#[tokio::main]
+async fn main() {
+    let args = Args::read();
+    let driver = DatabaseDriver::SQLite { filename: args.path().to_owned() };
+    let db = Database::connect(DatabaseConfiguration::new(driver)).await.unwrap();
+    measure!(args, "insert", false, |i| {
+        let user = NewUser { name: name(i), email: email(i) };
+        rorm::insert(&db, User).single(&user).await.unwrap()
+    });
+    let user: User = rorm::insert(&db, User).single(&NewUser { name: name(0), email: email(0) }).await.unwrap();
+    measure!(args, "update", false, |i| {
+        let query = rorm::update(&db, User).set(User.name, name(i)).set(User.email, email(i));
+        assert_eq!(query.condition(User.id.equals(user.id)).await.unwrap(), 1)
+    });
+    db.close().await;
+}
