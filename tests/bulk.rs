@@ -230,9 +230,9 @@ on_every_database! {
         // The first row has no values that tell a type.
         let thing = |n: usize| Thing {
             id: None,
-            mood: if n % 2 == 0 { Mood::Happy } else { Mood::Sad },
+            mood: if n.is_multiple_of(2) { Mood::Happy } else { Mood::Sad },
             before: (n % 3 == 1).then_some(Mood::Sad),
-            plan: if n % 2 == 0 { Plan::Free } else { Plan::Paid },
+            plan: if n.is_multiple_of(2) { Plan::Free } else { Plan::Paid },
             name: Name(format!("'{n}\"")),
             nick: (n % 4 == 1).then(|| Name(String::new())),
             score: [0.1 + 0.2, -0.0, f64::MAX, f64::INFINITY, 1e-300][n % 5],
@@ -240,7 +240,7 @@ on_every_database! {
             small: (n % 2 == 1).then_some(-7),
             bytes: vec![0, 255, n as u8],
             picture: (n % 2 == 1).then(Vec::new),
-            active: n % 2 == 0,
+            active: n.is_multiple_of(2),
             maybe: (n % 3 == 2).then_some(true),
         };
         let mut many: Vec<_> = (0..300).map(thing).collect();

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::instances::Instances;
 use crate::model::{Column, Model};
 use crate::read::Rows;
+use crate::scope::RowId;
 use crate::store::{Group, Route};
 use crate::write;
 
@@ -119,7 +120,9 @@ impl<M: Model, R: Route<M>> Of<'_, M, R> {
         let columns: Vec<_> = model.columns.iter().map(|c| c.name).collect();
         let mut rows = self.select(conn, &columns.join(", ")).await?;
         // Rows that belong to each other in a circle are under way already.
-        rows.retain(|row| !conn.scope.deleting.contains(&entry(row)));
+        if let Some(deleting) = conn.scope.deleting() {
+            rows.retain(|row| !deleting.contains(&entry(row)));
+        }
         delete::delete_many::<M, R>(&mut rows, conn.reborrow().into()).await?;
         Ok(())
     }
@@ -162,7 +165,7 @@ fn bind_keys(
     rows.iter().try_for_each(|row| parents.bind(*row, key, args))
 }
 
-/// A row that is being deleted, as [`Scope::deleting`](crate::scope::Scope::deleting) knows it.
-pub(crate) fn entry<M: Model>(row: &M) -> (TypeId, String) {
+/// A row that is being deleted, as the transaction knows it.
+pub(crate) fn entry<M: Model>(row: &M) -> RowId {
     (TypeId::of::<M>(), format!("{:?}", row.pk()))
 }

@@ -1,6 +1,5 @@
 //! A delete with receivers, of one row or of several.
 
-use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
@@ -21,6 +20,7 @@ use crate::model::Model;
 use crate::previous::{Old, SharedBefore};
 use crate::refused;
 use crate::save::stale;
+use crate::scope::RowId;
 use crate::signal::{
     PostDelete, PostDeleteBatch, PreDelete, Signal, post_delete, post_delete_batch, pre_delete,
 };
@@ -253,10 +253,12 @@ impl<M: Model, R> Delete<M, R> {
 async fn cascade(
     dependents: &[Dependent],
     rows: &dyn Instances,
-    mut entries: Vec<(TypeId, String)>,
+    mut entries: Vec<RowId>,
     conn: &mut Conn<'_>,
 ) -> Result<()> {
-    entries.retain(|entry| conn.scope.deleting.insert(entry.clone()));
+    if let Some(deleting) = conn.scope.deleting() {
+        entries.retain(|entry| deleting.insert(entry.clone()));
+    }
     let mut done = Ok(());
     for dependent in dependents {
         done = dependent.cascade(conn, rows).await;
@@ -264,8 +266,8 @@ async fn cascade(
             break;
         }
     }
-    for entry in &entries {
-        conn.scope.deleting.remove(entry);
+    if let Some(deleting) = conn.scope.deleting() {
+        entries.iter().for_each(|entry| _ = deleting.remove(entry));
     }
     done
 }

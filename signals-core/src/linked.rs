@@ -63,12 +63,15 @@ impl Functions {
 /// How to copy a `T`: its own constant is there where it is `Clone`, else that of [`NotCloned`].
 pub struct CopyOf<T>(PhantomData<T>);
 
+/// Copies a `T`, where that can be done.
+type Copy<T> = Option<fn(&T) -> T>;
+
 /// Of every type, that nobody knows how to copy it.
 pub trait NotCloned {
     /// What would be copied.
     type Of;
     /// Nobody knows.
-    const COPY: Option<fn(&Self::Of) -> Self::Of> = None;
+    const COPY: Copy<Self::Of> = None;
 }
 
 impl<T> NotCloned for CopyOf<T> {
@@ -77,7 +80,7 @@ impl<T> NotCloned for CopyOf<T> {
 
 impl<T: Clone> CopyOf<T> {
     /// As `Clone` does it.
-    pub const COPY: Option<fn(&T) -> T> = Some(T::clone);
+    pub const COPY: Copy<T> = Some(T::clone);
 }
 
 /// Of a model, which of the databases can store it: its own constants are there where one can, else those of

@@ -15,8 +15,6 @@ pub(crate) struct Scope {
     pub(crate) foreign: bool,
     /// The raw sqlx connection was handed out since our last statement: a failed statement may have gone unseen.
     pub(crate) unverified: bool,
-    /// The rows that are being deleted with what belongs to them.
-    pub(crate) deleting: HashSet<(TypeId, String)>,
 }
 
 /// A transaction or savepoint: what waits for its end, and whether it may still be committed.
@@ -26,11 +24,21 @@ pub(crate) struct Frame {
     pub(crate) failed: Option<String>,
     /// A statement was run in it: begun anew, it would not be the same.
     pub(crate) used: bool,
+    /// The rows that are being deleted with what belongs to them; of the outermost frame.
+    deleting: HashSet<RowId>,
 }
+
+/// A row of a model, by its key as `Debug` writes it.
+pub(crate) type RowId = (TypeId, String);
 
 impl Scope {
     pub(crate) fn of(db: Option<Db>) -> Self {
         Self { db, ..Self::default() }
+    }
+
+    /// The rows that are being deleted with what belongs to them, in the transaction that there is.
+    pub(crate) fn deleting(&mut self) -> Option<&mut HashSet<RowId>> {
+        self.frames.first_mut().map(|frame| &mut frame.deleting)
     }
 
     pub(crate) fn pool(&self) -> Option<PoolId> {

@@ -197,9 +197,9 @@ fn heard<'e, S: Signal, M: Send + Sync + 'static>(
 }
 
 /// Those that run at once, and those that wait.
-fn by_phase<S: Signal, M: Model>(
-    entries: Vec<Entry<S, M>>,
-) -> (Vec<Entry<S, M>>, Arc<[Entry<S, M>]>) {
+type ByPhase<S, M> = (Vec<Entry<S, M>>, Arc<[Entry<S, M>]>);
+
+fn by_phase<S: Signal, M: Model>(entries: Vec<Entry<S, M>>) -> ByPhase<S, M> {
     let (now, later): (_, Vec<_>) =
         entries.into_iter().partition(|e| e.info.phase == Phase::InTransaction);
     (now, later.into())

@@ -123,7 +123,10 @@ async fn outside<M: Model, U: Unit<M>>(
     if !needs.connection_before {
         unit.before(kept.rows, None, scene).await?;
     }
-    let conn = Box::pin(source.acquire()).await?;
+    let conn = match source {
+        Source::Conn(conn) => conn,
+        pool => Box::pin(pool.acquire()).await?,
+    };
     if !needs.transaction {
         let received = alone(unit, kept.rows, conn, scene).await?;
         kept.keep();
