@@ -21,6 +21,11 @@ pub use sqlx_signals_core::{
 /// | `column = "e_mail"` | field | the column's name; wins over `rename_all` |
 /// | `skip` | field | not a column; `Default::default()` on load |
 /// | `json` | field | stored as JSON through serde (feature `json`) |
+/// | `auto_now_add` / `auto_now` | field | set at the INSERT / at every write, see [`AutoNow`] |
+/// | `generated` | field | computed by the database: never written, read back after every write |
+/// | `version` | field | an optimistic lock, see [`Version`] and [`Error::Stale`] |
+/// | `unique` | field | no two rows have the same; [`Model::check_table`] asks for the index |
+/// | `belongs_to = User, on_delete = cascade` | field | the key of a `User`, with which the row is deleted; `restrict` keeps that from being deleted, `set_null` clears the field |
 ///
 /// A key that is written as `Option<T>` is given by the database; any other, and every composite key, by the program.
 ///

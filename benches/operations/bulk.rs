@@ -6,7 +6,7 @@ use crate::Effort;
 use crate::by_hand::ByHand;
 use crate::database::Database;
 use crate::interleaved::{Case, Group, timed};
-use crate::models::{Alone, User};
+use crate::models::{Alone, Sync1, User};
 
 /// How many rows a loop of single saves is measured with: more would take its time and say the same.
 const LOOP: usize = 1_000;
@@ -14,6 +14,8 @@ const LOOP: usize = 1_000;
 struct Bulk {
     conn: Conn<'static>,
     users: Vec<Alone>,
+    /// The same, with a receiver that is told of each.
+    heard: Vec<Sync1>,
 }
 
 impl Bulk {
@@ -23,13 +25,19 @@ impl Bulk {
             name: format!("Ann {i}"),
             email: format!("ann{i}@example.org"),
         });
-        Self { conn: db.acquire().await.unwrap(), users: users.collect() }
+        let users: Vec<_> = users.collect();
+        let heard = users.iter().map(|Alone { name, email, .. }| {
+            let (name, email) = (name.clone(), email.clone());
+            Sync1 { id: None, name, email }
+        });
+        Self { conn: db.acquire().await.unwrap(), heard: heard.collect(), users }
     }
 
     /// Empties the table, for rows that are to be new.
     async fn empty<DB: ByHand>(&mut self) {
         self.conn.execute(DB::EMPTY_USERS).await.unwrap();
         self.users.iter_mut().for_each(|user| user.id = None);
+        self.heard.iter_mut().for_each(|user| user.id = None);
     }
 
     /// Changes every row: SQLite does not write a page that stays as it is.
@@ -56,6 +64,11 @@ pub(crate) async fn measure_inserts<DB: ByHand>(
         Case::new("insert_many", HAND, async |bulk: &mut Bulk| {
             bulk.empty::<DB>().await;
             let insert = Alone::insert_many(&mut bulk.conn, &mut bulk.users);
+            timed(async { insert.await.unwrap() }).await
+        }),
+        Case::new("insert_many, 1 fn", HAND, async |bulk: &mut Bulk| {
+            bulk.empty::<DB>().await;
+            let insert = Sync1::insert_many(&mut bulk.conn, &mut bulk.heard);
             timed(async { insert.await.unwrap() }).await
         }),
     ];

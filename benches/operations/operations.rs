@@ -53,9 +53,9 @@ pub(crate) async fn measure<DB: ByHand>(
         cases.extend([
             saved::<OnCommit1, DB>("1 on_commit", ONE, operation),
             saved::<OnCommit10, DB>("10 on_commit", ONE, operation),
+            saved::<Sync1, DB>("1 fn", ONE, operation),
+            saved::<Sync10, DB>("10 fn", ONE, operation),
             writing::<DB>(TRANSACTION, operation, 0),
-            saved::<Sync1, DB>("1 fn", TRANSACTION, operation),
-            saved::<Sync10, DB>("10 fn", TRANSACTION, operation),
             saved::<Async1, DB>("1 async fn", TRANSACTION, operation),
             saved::<Async10, DB>("10 async fn", TRANSACTION, operation),
             writing::<DB>(ROW_MORE, operation, 1),
