@@ -6,8 +6,10 @@ mod common;
 use std::sync::LazyLock;
 
 use common::{Scene, execute, table};
+#[cfg(any(feature = "chrono", feature = "time"))]
+use sqlx_signals::DatabaseKind;
 use sqlx_signals::prelude::*;
-use sqlx_signals::{AutoNow, DatabaseKind, Error, sqlx};
+use sqlx_signals::{AutoNow, Error, sqlx};
 
 /// A clock of the program's own: the database knows it as a number.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, sqlx::Type)]

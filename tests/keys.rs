@@ -4,11 +4,11 @@
 mod common;
 
 use common::{count, execute};
+use sqlx_signals::DatabaseKind;
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, sqlx};
 
 #[cfg(feature = "uuid")]
-use sqlx::types::Uuid;
+use sqlx_signals::sqlx::types::Uuid;
 
 on_every_database! {
     async fn a_key_has_the_width_of_its_field(db: Db) {

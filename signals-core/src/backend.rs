@@ -13,7 +13,7 @@ mod sqlite;
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::open as open_postgres;
 #[cfg(feature = "sqlite")]
-pub(crate) use sqlite::{differs, open as open_sqlite};
+pub(crate) use sqlite::open as open_sqlite;
 
 /// Which database a [`Db`](crate::Db) or [`Conn`](crate::Conn) talks to, for the SQL that differs.
 ///
@@ -61,6 +61,15 @@ pub trait Backend: Database {
     fn get<'r, T>(row: &'r Self::Row, column: usize) -> Result<T, sqlx::Error>
     where
         T: Decode<'r, Self> + Type<Self>;
+
+    /// Whether a column has another value in one row than in the other, where the database is not asked for that itself.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such column.
+    fn differs(_row: &Self::Row, _other: &Self::Row, _column: usize) -> Result<bool, sqlx::Error> {
+        Ok(true)
+    }
 
     /// Whether values of this type can be the elements of an array that is one argument.
     fn fits_array(_element: &Self::TypeInfo) -> bool {

@@ -3,7 +3,7 @@ use std::marker::PhantomData;
 
 use futures_util::future::BoxFuture;
 
-use crate::backend::{self, AnyRow, Backend};
+use crate::backend::{AnyRow, Backend};
 use crate::conn::Conn;
 use crate::context::Call as Operation;
 use crate::dispatch::dispatch;
@@ -107,12 +107,14 @@ pub(crate) fn flag(row: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
     }
 }
 
-/// Whether a column has another value in one row than in the other, as SQLite stores it. Postgres says it itself.
+/// Whether a column has another value in one row than in the other, as [`Backend::differs`] says.
 pub(crate) fn differs(row: &AnyRow, other: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
     match (row, other) {
         #[cfg(feature = "sqlite")]
-        (AnyRow::Sqlite(row), AnyRow::Sqlite(other)) => backend::differs(row, other, at),
+        (AnyRow::Sqlite(row), AnyRow::Sqlite(other)) => sqlx::Sqlite::differs(row, other, at),
         #[cfg(feature = "postgres")]
+        (AnyRow::Postgres(row), AnyRow::Postgres(other)) => sqlx::Postgres::differs(row, other, at),
+        #[cfg(all(feature = "sqlite", feature = "postgres"))]
         _ => Ok(true),
     }
 }

@@ -52,22 +52,22 @@ impl Backend for Sqlite {
     {
         row.try_get(column)
     }
-}
 
-/// Whether a column has another value in one row than in the other: as it is stored, whatever the column's collation takes
-/// for the same.
-pub(crate) fn differs(row: &SqliteRow, other: &SqliteRow, at: usize) -> Result<bool, sqlx::Error> {
-    let (value, other_value) = (row.try_get_raw(at)?, other.try_get_raw(at)?);
-    if value.is_null() || other_value.is_null() || value.type_info() != other_value.type_info() {
-        return Ok(!(value.is_null() && other_value.is_null()));
-    }
-    let integer = |row: &SqliteRow| row.try_get_unchecked::<i64, _>(at);
-    let real = |row: &SqliteRow| row.try_get_unchecked::<f64, _>(at).map(f64::to_bits);
-    let bytes = |row: &SqliteRow| row.try_get_unchecked::<Vec<u8>, _>(at);
-    match value.type_info().name() {
-        "INTEGER" => Ok(integer(row)? != integer(other)?),
-        "REAL" => Ok(real(row)? != real(other)?),
-        _ => Ok(bytes(row)? != bytes(other)?),
+    // As it is stored, whatever the column's collation takes for the same.
+    fn differs(row: &SqliteRow, other: &SqliteRow, at: usize) -> Result<bool, sqlx::Error> {
+        let (value, other_value) = (row.try_get_raw(at)?, other.try_get_raw(at)?);
+        if value.is_null() || other_value.is_null() || value.type_info() != other_value.type_info()
+        {
+            return Ok(!(value.is_null() && other_value.is_null()));
+        }
+        let integer = |row: &SqliteRow| row.try_get_unchecked::<i64, _>(at);
+        let real = |row: &SqliteRow| row.try_get_unchecked::<f64, _>(at).map(f64::to_bits);
+        let bytes = |row: &SqliteRow| row.try_get_unchecked::<Vec<u8>, _>(at);
+        match value.type_info().name() {
+            "INTEGER" => Ok(integer(row)? != integer(other)?),
+            "REAL" => Ok(real(row)? != real(other)?),
+            _ => Ok(bytes(row)? != bytes(other)?),
+        }
     }
 }
 
