@@ -360,7 +360,7 @@ impl<M: Portable> Route<M> for Any {
 /// The table of a model and the statements that are always the same, written by `#[derive(Model)]`.
 ///
 /// The columns that a write sets are `$1` and up; then come the key's, the version, and what is set at the INSERT alone:
-/// the order of [`Group`]. An INSERT without the key leaves it out.
+/// the order of `Group`. An INSERT without the key leaves it out.
 #[derive(Debug)]
 pub struct Statements {
     /// The table, quoted.
