@@ -5,9 +5,13 @@ mod common;
 
 use std::sync::LazyLock;
 
-use common::{Scene, count, execute, table};
+#[cfg(feature = "postgres")]
+use common::execute;
+use common::{Scene, count, table};
+#[cfg(feature = "postgres")]
+use sqlx_signals::DatabaseKind;
+use sqlx_signals::Error;
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, Error};
 
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "users")]

@@ -11,7 +11,7 @@ use crate::receiver::{Cx, Parameter};
 /// [`Db::check`](crate::Db::check) finds that at start-up. The idea is
 /// [axum's](https://docs.rs/axum/latest/axum/extract/struct.State.html).
 ///
-/// ```
+/// ```standalone_crate
 /// # use sqlx_signals::prelude::*;
 /// use sqlx_signals::State;
 ///
