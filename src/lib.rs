@@ -27,6 +27,8 @@ pub use sqlx_signals_core::{
 /// | `unique` | field | no two rows have the same; [`Model::check_table`] asks for the index |
 /// | `belongs_to = User, on_delete = cascade` | field | the key of a `User`, with which the row is deleted; `restrict` keeps that from being deleted, `set_null` clears the field |
 ///
+/// A column is one of `primary_key`, `json`, `generated`, `auto_now_add`, `auto_now` and `version`, or none of them.
+///
 /// A key that is written as `Option<T>` is given by the database; any other, and every composite key, by the program.
 ///
 /// Each column is a constant of the struct, of its visibility, in upper case: `User::EMAIL`, a [`Column<User>`].
@@ -47,6 +49,39 @@ pub use sqlx_signals_core::{
 ///
 /// assert_eq!(User::COLUMNS, ["id", "fullName", "e_mail"]);
 /// assert_eq!(User::EMAIL.name(), "e_mail");
+/// ```
+///
+/// What the database and the library set is in the instance after the write, and as it was before where that fails:
+///
+/// ```
+/// use sqlx_signals::prelude::*;
+///
+/// #[derive(Debug, Clone, Model)]
+/// struct Page {
+///     id: Option<i64>,
+///     title: String,
+///     #[model(generated)]
+///     slug: String,
+///     #[model(version)]
+///     version: i32,
+/// }
+///
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// let db = Db::connect("sqlite::memory:").await?;
+/// db.execute(
+///     "CREATE TABLE page (id INTEGER PRIMARY KEY, title TEXT NOT NULL, version INTEGER NOT NULL,
+///      slug TEXT GENERATED ALWAYS AS (lower(title)) STORED)",
+/// )
+/// .await?;
+/// let mut mine = Page { id: None, title: "Ann".into(), slug: String::new(), version: 1 };
+/// mine.save(&db).await?;
+/// assert_eq!(mine.slug, "ann");
+///
+/// let mut theirs = mine.clone();
+/// theirs.save(&db).await?;
+/// assert_eq!(theirs.version, 2);
+/// assert!(mine.save(&db).await.unwrap_err().is_stale());
+/// # Ok(()) }
 /// ```
 pub use sqlx_signals_derive::Model;
 

@@ -190,7 +190,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// Signals are sent as for a [`save`](Model::save). The row is found as by
     /// [`INSERT … ON CONFLICT`](https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT): whatever else runs at the
-    /// same time, there is one row afterwards, and one who has created it.
+    /// same time, there is one row afterwards, and one who has created it. The version is not asked for. A row with NULL in
+    /// one of these columns is a new one.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -258,12 +259,13 @@ pub trait Model: Sized + Send + Sync + 'static {
     }
 
     /// Inserts many rows, in as few statements as the database allows, and returns how many: arrays on PostgreSQL, rows of
-    /// values on SQLite. They are stored in the order of the slice, all or none, and each instance has its key
-    /// afterwards.
+    /// values on SQLite and for a model with a type that an array cannot have. They are stored in the order of the slice, those
+    /// that have a key before those that have none, all or none; and each instance has its key afterwards.
     ///
     /// Every signal is sent as for single rows: [`pre_save`](crate::pre_save) of each in the order of the slice, the statements,
     /// [`post_save`](crate::post_save) of each in that order, and for the rows of a statement together
-    /// [`post_save_batch`](crate::post_save_batch).
+    /// [`post_save_batch`](crate::post_save_batch); where some of them have a key and some have none, for each run of rows that
+    /// are side by side in the slice and in the statement.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -285,8 +287,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As [`insert`](Model::insert); [`Error::Row`] names the row where it is known. Nothing is stored then, and the instances
-    /// are as they were.
+    /// As [`insert`](Model::insert), in an [`Error::Row`] that names the row. Of those that the database refuses it is the first
+    /// where they are written one after the other, which costs nothing but where a write fails; on PostgreSQL, in a
+    /// transaction in which something was run before, a savepoint. In a plain `sqlx::Transaction` there it is not known.
+    /// Nothing is stored then, and the instances are as they were.
     ///
     /// # Cancel safety
     ///
