@@ -1,30 +1,25 @@
 const _: () = {
     use ::sqlx_signals::__private as __p;
+    #[allow(unused_imports)]
+    use __p::{NotCloned as _, NotStored as _, Serialized as _, Unserialized as _};
     #[automatically_derived]
+    #[allow(dead_code)]
     impl LineItem {
         ///The column `orderId`.
-        #[allow(dead_code)]
         const ORDER_ID: __p::Column<Self> = __p::Column::new("orderId");
         ///The column `no`.
-        #[allow(dead_code)]
         const NUMBER: __p::Column<Self> = __p::Column::new("no");
         ///The column `barCode`.
-        #[allow(dead_code)]
         const BAR_CODE: __p::Column<Self> = __p::Column::new("barCode");
         ///The column `options`.
-        #[allow(dead_code)]
         const OPTIONS: __p::Column<Self> = __p::Column::new("options");
         ///The column `total`.
-        #[allow(dead_code)]
         const TOTAL: __p::Column<Self> = __p::Column::new("total");
         ///The column `createdAt`.
-        #[allow(dead_code)]
         const CREATED_AT: __p::Column<Self> = __p::Column::new("createdAt");
         ///The column `changedAt`.
-        #[allow(dead_code)]
         const CHANGED_AT: __p::Column<Self> = __p::Column::new("changedAt");
         ///The column `version`.
-        #[allow(dead_code)]
         const VERSION: __p::Column<Self> = __p::Column::new("version");
     }
     #[automatically_derived]
@@ -51,7 +46,7 @@ const _: () = {
                 __p::ColumnSpec::new("\"options\"", __p::Role::Plain),
                 __p::ColumnSpec::new("\"total\"", __p::Role::Generated),
                 __p::ColumnSpec::new("\"createdAt\"", __p::Role::AutoNowAdd),
-                __p::ColumnSpec::new("\"changedAt\"", __p::Role::AutoNow),
+                __p::ColumnSpec::new("\"changedAt\"", __p::Role::AutoNow).optional(),
                 __p::ColumnSpec::new("\"version\"", __p::Role::Version),
             ],
             insert: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
@@ -64,6 +59,7 @@ const _: () = {
             find: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2",
             count: "SELECT count(*) FROM (SELECT 1 FROM \"shop\".\"line items\"",
         };
+        const COPY: __p::Option<fn(&Self) -> Self> = __p::CopyOf::<LineItem>::COPY;
         fn pk(&self) -> __p::Option<Self::Pk> {
             __p::Some((
                 __p::Clone::clone(&self.order_id),
@@ -111,8 +107,6 @@ const _: () = {
             __p::Some(<i32 as __p::Version>::number(self.version))
         }
         fn __json(&self) -> __p::Option<__p::Value> {
-            #[allow(unused_imports)]
-            use __p::{Serialized as _, Unserialized as _};
             (&__p::Probe(self)).json()
         }
         fn __table() -> &'static __p::Table<Self> {
@@ -162,6 +156,18 @@ const _: () = {
             __p::add::<__DB, _>(args, &key.1)?;
             __p::Ok(())
         }
+        fn fits(column: usize, ty: &__DB::TypeInfo) -> bool {
+            [
+                __p::fits::<__DB, i64>,
+                __p::fits::<__DB, i32>,
+                __p::fits::<__DB, String>,
+                __p::fits::<__DB, __p::Json<Vec<String>>>,
+                __p::fits::<__DB, i64>,
+                __p::fits::<__DB, DateTime<Utc>>,
+                __p::fits::<__DB, Option<DateTime<Utc>>>,
+                __p::fits::<__DB, i32>,
+            ][column](ty)
+        }
         fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
             __p::Ok(Self {
                 order_id: __p::get::<__DB, _>(row, at(0usize)?)?,
@@ -186,5 +192,9 @@ const _: () = {
         fn from_row(row: &'r __R) -> __p::Loaded<Self> {
             __p::by_name::<__R::Database, Self>(row)
         }
+    }
+    type __In = __p::StoredIn<LineItem>;
+    __p::inventory::submit! {
+        __p::Linked::new:: < LineItem > (& [], __In::SQLITE, __In::POSTGRES)
     }
 };
