@@ -57,19 +57,20 @@ async fn remind(saved: PostSave<'_, Invoice>, conn: &mut Conn<'_>) -> Result<()>
 async fn main() -> Result<()> {
     let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| "sqlite::memory:".to_owned());
     let db = Db::connect(&url).await?.with(CurrentUser("nobody"));
-    db.check().await?;
     db.execute(match db.kind() {
         DatabaseKind::Sqlite => {
             "CREATE TABLE invoices (id INTEGER PRIMARY KEY, total BIGINT NOT NULL);
-             CREATE TABLE reminders (id INTEGER PRIMARY KEY, invoice_id BIGINT, days BIGINT)"
+             CREATE TABLE reminders (id INTEGER PRIMARY KEY, invoice_id BIGINT NOT NULL, days BIGINT NOT NULL)"
         }
         DatabaseKind::Postgres => {
             "CREATE TABLE invoices (id BIGSERIAL PRIMARY KEY, total BIGINT NOT NULL);
-             CREATE TABLE reminders (id BIGSERIAL PRIMARY KEY, invoice_id BIGINT, days BIGINT)"
+             CREATE TABLE reminders (id BIGSERIAL PRIMARY KEY, invoice_id BIGINT NOT NULL, days BIGINT NOT NULL)"
         }
     })
     .await?;
     db.execute("CREATE TABLE audit_log (who TEXT, tab TEXT, row_key TEXT, json TEXT)").await?;
+    // Whatever would otherwise go wrong later: a receiver without its state, a table that is not what its model says.
+    db.check().await?;
 
     let of_request = db.with(CurrentUser("ann"));
     Invoice { id: None, total: 30 }.save(&of_request).await?;
