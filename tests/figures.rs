@@ -55,7 +55,7 @@ mod crowd {
                     false,
                 );
                 static ENTRY: Entry<post_save, Other> =
-                    Entry::<post_save, Other>::sync(&INFO, nothing);
+                    Entry::<post_save, Other>::sync(nothing);
                 inventory::submit! { Registration::new::<post_save, Other>(&INFO, &ENTRY) }
             };
         )* };

@@ -41,7 +41,7 @@ macro_rules! crowd {
                 "",
                 false,
             );
-            static ENTRY: Entry<post_save, $model> = Entry::<post_save, $model>::sync(&INFO, nothing);
+            static ENTRY: Entry<post_save, $model> = Entry::<post_save, $model>::sync(nothing);
             inventory::submit! { Registration::new::<post_save, $model>(&INFO, &ENTRY) }
         };
     )* };

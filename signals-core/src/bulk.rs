@@ -90,6 +90,18 @@ pub(crate) fn insert_order(rows: &dyn Instances) -> Vec<usize> {
     if keyed.is_empty() || others.is_empty() { Vec::new() } else { [keyed, others].concat() }
 }
 
+/// The rows of a statement, as slices of those that the program gave.
+pub(crate) fn slices(rows: &dyn Instances, statement: Range<usize>) -> Vec<Range<usize>> {
+    let mut slices: Vec<Range<usize>> = Vec::new();
+    for place in statement.map(|row| rows.place(row)) {
+        match slices.last_mut() {
+            Some(slice) if slice.end == place => slice.end += 1,
+            _ => slices.push(place..place + 1),
+        }
+    }
+    slices
+}
+
 /// The chunks of an INSERT of all rows: those with a key and those without are apart.
 pub(crate) fn inserts(kind: DatabaseKind, rows: &dyn Instances) -> Vec<Chunk> {
     let mut all = Vec::new();
@@ -205,7 +217,7 @@ fn statement(
     };
     bound.map_err(sqlx::Error::Encode)?;
     Ok(if chunk.full {
-        Statement { sql: rows.shapes().sql(shape, model, kind), args, persistent: true }
+        Statement { sql: rows.table().shapes().sql(shape, model, kind), args, persistent: true }
     } else {
         Statement::once(shape.sql(model, kind), args)
     })

@@ -1,10 +1,11 @@
 //! What becomes of the rows that belong to rows that are deleted.
 
-use std::any::TypeId;
+use std::any::Any;
 use std::marker::PhantomData;
 
 use sqlx::error::BoxDynError;
 
+use crate::any::AnyModel;
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
 use crate::conn::Conn;
 use crate::delete;
@@ -166,6 +167,7 @@ fn bind_keys(
 }
 
 /// A row that is being deleted, as the transaction knows it.
-pub(crate) fn entry<M: Model>(row: &M) -> RowId {
-    (TypeId::of::<M>(), format!("{:?}", row.pk()))
+pub(crate) fn entry(row: &dyn AnyModel) -> RowId {
+    let any: &dyn Any = row;
+    (any.type_id(), row.key())
 }

@@ -1,5 +1,6 @@
 //! Updates and deletes by condition.
 
+use std::any::TypeId;
 use std::fmt::Write;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
@@ -10,7 +11,7 @@ use crate::delete;
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::model::{Column, Model};
-use crate::query::{Binds, run};
+use crate::query::{Binds, statement};
 use crate::read;
 use crate::store::{Group, Route};
 use crate::testing::recording::Recorders;
@@ -50,7 +51,11 @@ impl<M: Model> Change<M> {
             let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
             let doubt = Doubt::of(&mut conn, verb, M::NAME);
             let sql = self.at_once(clause.as_str());
-            let done = run::<M, R, B>(doubt.conn, sql, binds, &mut |_| ()).await;
+            let done = async {
+                let change = statement::<M, R, B>(doubt.conn.kind(), sql, binds)?;
+                doubt.conn.run(change, &mut |_| ()).await
+            };
+            let done = done.await;
             return doubt.end(done);
         }
         if conn.in_transaction() {
@@ -73,7 +78,7 @@ impl<M: Model> Change<M> {
             Self::Update(..) => table.heard_save().is_some() || M::STATEMENTS.has_times(),
             Self::Delete => table.heard_delete().is_some(),
         };
-        heard || Recorders::<M>::of_task().any()
+        heard || Recorders::of_task(TypeId::of::<M>()).any()
     }
 
     /// One statement.
@@ -102,7 +107,8 @@ impl<M: Model> Change<M> {
     ) -> Result<u64> {
         let mut rows = read::Rows::<M, R>::default();
         let select = self.select(conn.kind(), clause.as_str());
-        run::<M, R, B>(conn, select, binds, &mut |row| rows.add(&row)).await?;
+        let select = statement::<M, R, B>(conn.kind(), select, binds)?;
+        conn.run(select, &mut |row| rows.add(&row)).await?;
         let mut rows = rows.all()?;
         let source = conn.reborrow().into();
         match self {

@@ -8,7 +8,7 @@ use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::link::Raw;
-use crate::linked;
+use crate::linked::{self, Described, Fits};
 use crate::model::Model;
 use crate::store::{Group, Role, Route};
 
@@ -31,7 +31,7 @@ struct Column {
 
 /// Compares the table of one model with the model.
 pub(crate) async fn model<M: Model, R: Route<M>>(source: Source<'_>) -> Result<()> {
-    let findings = table::<M, R>(&mut source.acquire().await?).await?;
+    let findings = table(&mut source.acquire().await?, &Described::of::<M>(), R::fits).await?;
     if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
 }
 
@@ -39,28 +39,28 @@ pub(crate) async fn model<M: Model, R: Route<M>>(source: Source<'_>) -> Result<(
 pub(crate) async fn every_model(conn: &mut Conn<'_>) -> Result<Vec<String>> {
     let mut findings = Vec::new();
     for linked in linked::models() {
-        if let Some(functions) = linked.functions(conn.kind()) {
-            findings.extend((functions.check)(conn).await?);
+        if let Some((model, fits)) = linked.stored_in(conn.kind()) {
+            findings.extend(table(conn, &model, fits).await?);
         }
     }
     Ok(findings)
 }
 
 /// What is not as the model says, a sentence each.
-pub(crate) async fn table<M: Model, R: Route<M>>(conn: &mut Conn<'_>) -> Result<Vec<String>> {
-    let (model, name) = (M::STATEMENTS, M::NAME);
-    let of = format!("`{name}` (table `{}`)", M::TABLE);
-    let Some(table) = read(conn, M::TABLE, model.table).await? else {
+async fn table(conn: &mut Conn<'_>, described: &Described, fits: Fits) -> Result<Vec<String>> {
+    let Described { name, table, columns, statements: model, receivers, .. } = *described;
+    let of = format!("`{name}` (table `{table}`)");
+    let Some(table) = read(conn, table, model.table).await? else {
         return Ok(vec![format!("{of}: there is no such table")]);
     };
     let mut findings = Vec::new();
-    for (place, (column, spec)) in M::COLUMNS.iter().zip(model.columns).enumerate() {
+    for (place, (column, spec)) in columns.iter().zip(model.columns).enumerate() {
         let Some(found) = table.columns.iter().find(|c| c.name == *column) else {
             findings.push(format!("{of}: there is no column `{column}`"));
             continue;
         };
         if let Some(ty) = &found.ty
-            && !R::fits(place, ty)
+            && !fits(place, ty)
         {
             let ty = &found.type_name;
             findings.push(format!(
@@ -79,11 +79,11 @@ pub(crate) async fn table<M: Model, R: Route<M>>(conn: &mut Conn<'_>) -> Result<
             ));
         }
         if spec.unique {
-            findings.extend(missing_index::<M>(&of, &table, &[place], "`#[model(unique)]`"));
+            findings.extend(missing_index(&of, &table, &[column], "`#[model(unique)]`"));
         }
     }
     let unwritten = |column: &&Column| {
-        let place = M::COLUMNS.iter().position(|name| *name == column.name);
+        let place = columns.iter().position(|name| *name == column.name);
         let written = place.is_some_and(|place| model.columns[place].role != Role::Generated);
         !written && !column.nullable && !column.optional
     };
@@ -92,26 +92,22 @@ pub(crate) async fn table<M: Model, R: Route<M>>(conn: &mut Conn<'_>) -> Result<
             "{of}: the column `{name}` has no default, and the model never writes it"
         ));
     }
-    let key: Vec<_> = model.group(Group::Key).collect();
-    findings.extend(missing_index::<M>(&of, &table, &key, "the key"));
-    for shape in M::__table().shapes().composed(conn.kind()) {
+    let key: Vec<_> = model.group(Group::Key).map(|place| columns[place]).collect();
+    findings.extend(missing_index(&of, &table, &key, "the key"));
+    for shape in receivers.shapes().composed(conn.kind()) {
         if matches!(shape.what, What::Save | What::InsertOrNothing) && !shape.by_key(model) {
             let asked = "`upsert` or `get_or_create`";
             let said = matches!(shape.on[..], [column] if model.columns[column].unique);
-            let finding = missing_index::<M>(&of, &table, &shape.on, asked).filter(|_| !said);
+            let on: Vec<_> = shape.on.iter().map(|place| columns[*place]).collect();
+            let finding = missing_index(&of, &table, &on, asked).filter(|_| !said);
             findings.extend(finding.filter(|finding| !findings.contains(finding)));
         }
     }
     Ok(findings)
 }
 
-fn missing_index<M: Model>(
-    of: &str,
-    table: &Table,
-    columns: &[usize],
-    asked: &str,
-) -> Option<String> {
-    let mut names: Vec<_> = columns.iter().map(|place| M::COLUMNS[*place]).collect();
+fn missing_index(of: &str, table: &Table, columns: &[&str], asked: &str) -> Option<String> {
+    let mut names = columns.to_vec();
     names.sort_unstable();
     let has = table.unique.iter().any(|index| *index == names);
     (!has)

@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 use crate::any::AnyModel;
 use crate::conn::Conn;
 use crate::context::{self, Call as Operation};
@@ -7,10 +9,12 @@ use crate::dispatch::{Postponed, dispatch, dispatch_robust};
 use crate::error::{Error, Result};
 use crate::executor::{Connects, Source};
 use crate::finish::finish;
-use crate::receiver::{Entry, Phase};
+use crate::parameter::Cx;
+use crate::receiver::Entry;
 use crate::registry::{ReceiverInfo, registry};
 use crate::signal::{Deferrable, Lifetime, Signal, Subject};
-use crate::table::SignalTable;
+use crate::subscriber::{Begun, Event, Kept, Subscriber, begin_own};
+use crate::table::{Group, SignalTable};
 use crate::testing::recording;
 use crate::transaction::{Deferred, End, Transaction};
 use crate::unit::{Doubt, Scene};
@@ -55,7 +59,7 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
     const SIGNAL: &'static str;
 
     #[doc(hidden)]
-    fn __table() -> &'static SignalTable<Self>;
+    fn __table() -> &'static SignalTable;
 
     /// Runs the receivers in order, to the first error. A transaction is opened around them where one of them needs it and
     /// there is none; those with `on_commit` run after the outermost commit, or at once where there is no transaction.
@@ -69,7 +73,7 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
     ///
     /// As a save: a dropped future rolls back, or marks the transaction of the caller.
     fn send(self, db: impl Connects) -> impl Future<Output = Result<()>> + Send {
-        async move { send(Arc::new(self), db.into_source()).await }
+        async move { send(self, db.into_source()).await }
     }
 
     /// Runs every receiver in order, and returns what became of each, after
@@ -81,7 +85,7 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
         self,
         db: impl Connects,
     ) -> impl Future<Output = Vec<(ReceiverInfo, Result<()>)>> + Send {
-        async move { send_robust(Arc::new(self), db.into_source()).await }
+        async move { send_robust(self, db.into_source()).await }
     }
 }
 
@@ -102,10 +106,6 @@ impl<T: CustomSignal> Signal for T {
         None
     }
 
-    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut &Arc<T>) -> &'s Arc<T> {
-        event
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Arc<T>) -> &Arc<T> {
         kept
     }
@@ -118,142 +118,185 @@ impl<T: CustomSignal> Deferrable for T {
     }
 }
 
-/// The receivers of a signal that comes from nobody in particular.
-pub(crate) struct Group<S: Signal> {
-    pub(crate) inside: Vec<Entry<S, ()>>,
-    pub(crate) deferred: Arc<[Entry<S, ()>]>,
-}
+/// What is sent.
+struct Payload<T>(Arc<T>);
 
-impl<S: Signal> Group<S> {
-    pub(crate) fn of(entries: Vec<Entry<S, ()>>) -> Self {
-        let (inside, deferred): (_, Vec<_>) =
-            entries.into_iter().partition(|e| e.info.phase == Phase::InTransaction);
-        Self { inside, deferred: deferred.into() }
+impl<T: CustomSignal> Event for Payload<T> {
+    fn begin<'a>(&'a mut self, to: &Subscriber, cx: Cx<'a, '_>) -> Begun<'a> {
+        begin_own::<T, ()>(to, &self.0, cx)
     }
 
-    fn postponed(&self, event: &S::Event<'_, ()>, scene: &Scene) -> Option<Box<dyn Deferred>> {
-        Postponed::of(&self.deferred, event, || None, scene, &None)
+    fn keep(&self, to: &[&Subscriber]) -> Option<Box<dyn Kept>> {
+        (!to.is_empty()).then(|| Box::new(Payload(Arc::clone(&self.0))) as _)
     }
 }
 
-async fn send<T: CustomSignal>(payload: Arc<T>, source: Source<'_>) -> Result<()> {
-    recording::sent(&payload);
-    let Some(group) = T::__table().receivers() else {
+impl<T: CustomSignal> Kept for Payload<T> {
+    fn begin<'a>(&'a self, to: &Subscriber, cx: Cx<'a, '_>) -> Begun<'a> {
+        begin_own::<T, ()>(to, &self.0, cx)
+    }
+}
+
+/// Who receives a signal, and what they are told, where there is anybody.
+fn received<T: CustomSignal>(payload: T) -> Option<(Receivers, Payload<T>)> {
+    let group = T::__table().receivers();
+    if group.is_none() {
         context::observe("send", T::SIGNAL);
-        return Ok(());
-    };
-    let db = source.db();
-    let operation = Operation::enter("send", T::SIGNAL, source.pool_id());
-    let scene = operation.map(|operation| Scene { db, operation });
-    match source {
-        Source::Conn(mut conn) if conn.in_transaction() => {
-            let doubt = Doubt::of(&mut conn, "send", T::SIGNAL);
-            let done = async { inside(&group, &payload, doubt.conn, &scene?).await };
-            let done = done.await;
-            doubt.end(done)
+        if !recording::any() {
+            return None;
         }
-        source => Box::pin(outside(&group, &payload, source, &scene?)).await,
     }
+    let payload = Arc::new(payload);
+    recording::sent(&payload);
+    Some((Receivers { signal: T::SIGNAL, group: group? }, Payload(payload)))
 }
 
-/// In a transaction that is somebody else's to end, or in our own.
-async fn inside<T: CustomSignal>(
-    group: &Group<T>,
-    payload: &Arc<T>,
-    conn: &mut Conn<'_>,
-    scene: &Scene,
-) -> Result<()> {
-    check_observable(group, conn).await?;
-    if let Some(postponed) = group.postponed(&payload, scene) {
-        conn.scope.defer(postponed);
+async fn send<T: CustomSignal>(payload: T, source: Source<'_>) -> Result<()> {
+    match received(payload) {
+        Some((receivers, mut payload)) => receivers.send(&mut payload, source).await,
+        None => Ok(()),
     }
-    dispatch(&group.inside, payload, Some(conn), scene, &None).await
-}
-
-async fn outside<T: CustomSignal>(
-    group: &Group<T>,
-    payload: &Arc<T>,
-    source: Source<'_>,
-    scene: &Scene,
-) -> Result<()> {
-    // One that takes no connection has nothing that could be undone.
-    if group.inside.iter().any(|e| e.info.connection) {
-        let mut conn = source.acquire().await?;
-        check_observable(group, &mut conn).await?;
-        let mut tx = Transaction::open(conn).await?;
-        let done = inside(group, payload, &mut tx, scene).await;
-        if let Err(error) = done {
-            tx.rollback_or_log().await;
-            return Err(error);
-        }
-        return tx.commit().await.map(drop);
-    }
-    if let Source::Conn(mut conn) = source {
-        check_observable(group, &mut conn).await?;
-    }
-    dispatch(&group.inside, payload, None, scene, &None).await?;
-    if let Some(postponed) = group.postponed(&payload, scene) {
-        finish(postponed.run(End::Committed, None)).await;
-    }
-    Ok(())
 }
 
 async fn send_robust<T: CustomSignal>(
-    payload: Arc<T>,
+    payload: T,
     source: Source<'_>,
 ) -> Vec<(ReceiverInfo, Result<()>)> {
-    recording::sent(&payload);
-    let Some(group) = T::__table().receivers() else {
-        context::observe("send", T::SIGNAL);
-        return Vec::new();
-    };
-    let done = Box::pin(each(&group, &payload, source)).await;
-    done.unwrap_or_else(|error| {
-        let text = error.to_string();
-        let mut first = Some(error);
-        let each = group.inside.iter().map(|entry| {
-            let error = first.take().unwrap_or_else(|| Error::other(text.clone()));
-            (registry().info(entry.info), Err(error))
-        });
-        each.collect()
-    })
+    match received(payload) {
+        Some((receivers, mut payload)) => receivers.send_robust(&mut payload, source).await,
+        None => Vec::new(),
+    }
 }
 
-async fn each<T: CustomSignal>(
-    group: &Group<T>,
-    payload: &Arc<T>,
-    source: Source<'_>,
-) -> Result<Vec<(ReceiverInfo, Result<()>)>> {
-    let db = source.db();
-    let operation = Operation::enter("send", T::SIGNAL, source.pool_id())?;
-    let scene = Scene { db, operation };
-    let named = |results: Vec<(_, _)>| {
-        results.into_iter().map(|(info, done)| (registry().info(info), done)).collect()
-    };
-    let mut conn = source.acquire().await?;
-    check_observable(group, &mut conn).await?;
-    let inside = &group.inside;
-    if conn.in_transaction() {
-        let results = dispatch_robust(inside, payload, Some(&mut conn), &scene).await;
-        if let Some(postponed) = group.postponed(&payload, &scene) {
+/// Those who receive a signal that comes from nobody in particular.
+struct Receivers {
+    signal: &'static str,
+    group: Arc<Group>,
+}
+
+impl Receivers {
+    /// On the heap, as a save.
+    fn send<'s>(
+        &'s self,
+        event: &'s mut dyn Event,
+        source: Source<'s>,
+    ) -> BoxFuture<'s, Result<()>> {
+        Box::pin(async move {
+            let db = source.db();
+            let operation = Operation::enter("send", self.signal, source.pool_id());
+            let scene = operation.map(|operation| Scene { db, operation });
+            match source {
+                Source::Conn(mut conn) if conn.in_transaction() => {
+                    let doubt = Doubt::of(&mut conn, "send", self.signal);
+                    let done = async { self.inside(event, doubt.conn, &scene?).await };
+                    let done = done.await;
+                    doubt.end(done)
+                }
+                source => self.outside(event, source, &scene?).await,
+            }
+        })
+    }
+
+    /// In a transaction that is somebody else's to end, or in our own.
+    async fn inside(
+        &self,
+        event: &mut dyn Event,
+        conn: &mut Conn<'_>,
+        scene: &Scene,
+    ) -> Result<()> {
+        self.check_observable(conn).await?;
+        if let Some(postponed) = self.postponed(event, scene) {
             conn.scope.defer(postponed);
         }
-        return Ok(named(results));
+        dispatch(&self.group.inside, event, Some(conn), scene, &None).await
     }
-    let mut tx = Transaction::open(conn).await?;
-    let results = dispatch_robust(inside, payload, Some(&mut *tx), &scene).await;
-    if let Some(postponed) = group.postponed(&payload, &scene) {
-        tx.scope.defer(postponed);
-    }
-    tx.commit().await?;
-    Ok(named(results))
-}
 
-async fn check_observable<T: CustomSignal>(group: &Group<T>, conn: &mut Conn<'_>) -> Result<()> {
-    match group.deferred.first() {
-        Some(entry) if conn.in_foreign_transaction().await => {
-            Err(Error::CommitNotObservable { model: T::SIGNAL, receiver: entry.info.name })
+    async fn outside(
+        &self,
+        event: &mut dyn Event,
+        source: Source<'_>,
+        scene: &Scene,
+    ) -> Result<()> {
+        // One that takes no connection has nothing that could be undone.
+        if self.group.inside.iter().any(|to| to.info.connection) {
+            let mut conn = source.acquire().await?;
+            self.check_observable(&mut conn).await?;
+            let mut tx = Transaction::open(conn).await?;
+            let done = self.inside(event, &mut tx, scene).await;
+            if let Err(error) = done {
+                tx.rollback_or_log().await;
+                return Err(error);
+            }
+            return tx.commit().await.map(drop);
         }
-        _ => Ok(()),
+        if let Source::Conn(mut conn) = source {
+            self.check_observable(&mut conn).await?;
+        }
+        dispatch(&self.group.inside, event, None, scene, &None).await?;
+        if let Some(postponed) = self.postponed(event, scene) {
+            finish(postponed.run(End::Committed, None)).await;
+        }
+        Ok(())
+    }
+
+    fn send_robust<'s>(
+        &'s self,
+        event: &'s mut dyn Event,
+        source: Source<'s>,
+    ) -> BoxFuture<'s, Vec<(ReceiverInfo, Result<()>)>> {
+        Box::pin(async move {
+            self.each(event, source).await.unwrap_or_else(|error| {
+                let text = error.to_string();
+                let mut first = Some(error);
+                let each = self.group.inside.iter().map(|to| {
+                    let error = first.take().unwrap_or_else(|| Error::other(text.clone()));
+                    (registry().info(to.info), Err(error))
+                });
+                each.collect()
+            })
+        })
+    }
+
+    async fn each(
+        &self,
+        event: &mut dyn Event,
+        source: Source<'_>,
+    ) -> Result<Vec<(ReceiverInfo, Result<()>)>> {
+        let db = source.db();
+        let operation = Operation::enter("send", self.signal, source.pool_id())?;
+        let scene = Scene { db, operation };
+        let named = |results: Vec<(_, _)>| {
+            results.into_iter().map(|(info, done)| (registry().info(info), done)).collect()
+        };
+        let mut conn = source.acquire().await?;
+        self.check_observable(&mut conn).await?;
+        let inside = &self.group.inside;
+        if conn.in_transaction() {
+            let results = dispatch_robust(inside, event, Some(&mut conn), &scene).await;
+            if let Some(postponed) = self.postponed(event, &scene) {
+                conn.scope.defer(postponed);
+            }
+            return Ok(named(results));
+        }
+        let mut tx = Transaction::open(conn).await?;
+        let results = dispatch_robust(inside, event, Some(&mut *tx), &scene).await;
+        if let Some(postponed) = self.postponed(event, &scene) {
+            tx.scope.defer(postponed);
+        }
+        tx.commit().await?;
+        Ok(named(results))
+    }
+
+    fn postponed(&self, event: &dyn Event, scene: &Scene) -> Option<Box<dyn Deferred>> {
+        Postponed::of(&self.group.deferred, event, scene, &None)
+    }
+
+    async fn check_observable(&self, conn: &mut Conn<'_>) -> Result<()> {
+        match self.group.deferred.first() {
+            Some(to) if conn.in_foreign_transaction().await => {
+                Err(Error::CommitNotObservable { model: self.signal, receiver: to.info.name })
+            }
+            _ => Ok(()),
+        }
     }
 }

@@ -1,10 +1,9 @@
 //! A delete with receivers, of one row or of several.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tracing::Instrument;
+use futures_util::future::BoxFuture;
 
 use crate::backend::{Arguments, DatabaseKind, Statement};
 use crate::bulk::{self, Work};
@@ -14,21 +13,19 @@ use crate::context;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
 use crate::executor::Source;
-use crate::instances::{Instances, Of};
+use crate::instances::{Instances, Of, Telling, Told};
 use crate::linked::Dependent;
 use crate::model::Model;
-use crate::previous::{Old, SharedBefore};
+use crate::previous::SharedBefore;
 use crate::refused;
 use crate::save::stale;
 use crate::scope::RowId;
-use crate::signal::{
-    PostDelete, PostDeleteBatch, PreDelete, Signal, post_delete, post_delete_batch, pre_delete,
-};
+use crate::signal::{Signal, post_delete, pre_delete};
 use crate::store::{Group, Route};
-use crate::table::Deleting;
+use crate::table::Pair;
 use crate::testing::recording::Recorders;
 use crate::transaction::Deferred;
-use crate::unit::{Doubt, Needs, Scene, Unit, perform};
+use crate::unit::{Doubt, Needs, Scene, Unit, perform, traced};
 
 /// Deletes one row, and returns whether there was one.
 pub(crate) async fn delete<M: Model, R: Route<M>>(
@@ -38,24 +35,31 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
     if model.pk().is_none() {
         return Ok(false);
     }
-    let span = tracing::debug_span!("delete", model = M::NAME);
-    let rows = std::slice::from_mut(model);
-    let deleted = delete_in_span::<M, R>(rows, source).instrument(span).await?;
-    rows[0].__set_pk(None);
+    let deleted = one(&mut Of::<M, R>::one(model), source).await?;
+    model.__set_pk(None);
     Ok(deleted)
 }
 
-async fn delete_in_span<M: Model, R: Route<M>>(rows: &mut [M], source: Source<'_>) -> Result<bool> {
-    let (table, recorders) = (M::__table(), Recorders::of_task());
+/// Deletes the one row that there is. On the heap, as a save.
+fn one<'d>(rows: &'d mut dyn Instances, source: Source<'d>) -> BoxFuture<'d, Result<bool>> {
+    Box::pin(async move {
+        let span = tracing::debug_span!("delete", model = rows.model());
+        traced(span, || in_span(rows, source)).await
+    })
+}
+
+async fn in_span(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
+    let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete()))
     else {
-        context::observe("delete", M::NAME);
+        let model = rows.model();
+        context::observe("delete", model);
         let mut conn = source.acquire().await?;
-        let doubt = Doubt::of(&mut conn, "delete", M::NAME);
-        let done = remove(doubt.conn, &mut Of::<M, R>::new(rows)).await;
+        let doubt = Doubt::of(&mut conn, "delete", model);
+        let done = remove(doubt.conn, rows).await;
         return doubt.end(done);
     };
-    let mut unit = Delete::<M, R>::new(false, pair, recorders);
+    let mut unit = Delete::new(false, pair, recorders);
     perform(&mut unit, rows, source).await?;
     Ok(unit.deleted == [0])
 }
@@ -65,18 +69,27 @@ pub(crate) async fn delete_many<M: Model, R: Route<M>>(
     rows: &mut [M],
     source: Source<'_>,
 ) -> Result<u64> {
-    if rows.iter().all(|row| row.pk().is_none()) {
-        return Ok(0);
-    }
-    let span = tracing::debug_span!("delete", model = M::NAME, rows = rows.len());
-    let mut unit = Delete::<M, R>::new(true, M::__table().delete(), Recorders::of_task());
-    perform(&mut unit, rows, source).instrument(span).await?;
+    let deleted = many(&mut Of::<M, R>::new(rows), source).await?;
     rows.iter_mut().for_each(|row| row.__set_pk(None));
-    Ok(unit.deleted.len() as u64)
+    Ok(deleted)
+}
+
+fn many<'d>(rows: &'d mut dyn Instances, source: Source<'d>) -> BoxFuture<'d, Result<u64>> {
+    Box::pin(async move {
+        if !(0..rows.len()).any(|row| rows.has_key(row)) {
+            return Ok(0);
+        }
+        let span = tracing::debug_span!("delete", model = rows.model(), rows = rows.len());
+        let recorders = Recorders::of_task(rows.id());
+        let mut unit = Delete::new(true, rows.table().delete(), recorders);
+        traced(span, || perform(&mut unit, rows, source)).await?;
+        Ok(unit.deleted.len() as u64)
+    })
 }
 
 /// A delete with receivers.
-struct Delete<M: Model, R> {
+#[derive(Clone)]
+struct Delete {
     many: bool,
     /// The rows that were there.
     deleted: Vec<usize>,
@@ -84,53 +97,36 @@ struct Delete<M: Model, R> {
     statements: Vec<Range<usize>>,
     /// What each row was before, where that is asked for.
     before: Vec<SharedBefore>,
-    pair: Arc<Deleting<M>>,
-    recorders: Recorders<M>,
-    route: PhantomData<fn() -> R>,
+    pair: Arc<Pair>,
+    recorders: Recorders,
 }
 
-impl<M: Model, R> Clone for Delete<M, R> {
-    fn clone(&self) -> Self {
-        Self {
-            many: self.many,
-            deleted: self.deleted.clone(),
-            statements: self.statements.clone(),
-            before: self.before.clone(),
-            pair: Arc::clone(&self.pair),
-            recorders: self.recorders.clone(),
-            route: PhantomData,
-        }
-    }
-}
-
-impl<M: Model, R> Delete<M, R> {
-    fn new(many: bool, pair: Arc<Deleting<M>>, recorders: Recorders<M>) -> Self {
+impl Delete {
+    fn new(many: bool, pair: Arc<Pair>, recorders: Recorders) -> Self {
         let (deleted, statements, before) = (Vec::new(), Vec::new(), Vec::new());
-        Self { many, deleted, statements, before, pair, recorders, route: PhantomData }
+        Self { many, deleted, statements, before, pair, recorders }
     }
 
     fn before(&self, row: usize) -> &SharedBefore {
         self.before.get(row).unwrap_or(&None)
     }
 
-    fn of_row(&self, rows: &[M], row: usize, error: Error) -> Error {
-        if self.many { Error::of_row("delete", rows, row, error) } else { error }
+    fn of_row(&self, rows: &dyn Instances, place: usize, error: Error) -> Error {
+        if self.many { Error::of_row("delete", rows, place, error) } else { error }
     }
-}
 
-impl<M: Model, R: Route<M>> Delete<M, R> {
-    async fn delete_many(&mut self, rows: &mut Of<'_, M, R>, conn: &mut Conn<'_>) -> Result<()> {
+    async fn delete_many(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
         for chunk in bulk::deletes(conn.kind(), rows) {
             let work = Work::Delete(self.pair.previous);
             let deleted = match self.many {
                 true => refused::write(conn, rows, &chunk, work).await?,
                 false => bulk::write(conn, rows, &chunk, work).await?,
             };
-            if M::STATEMENTS.has(Group::Version) && deleted.len() < chunk.rows.len() {
+            if rows.statements().has(Group::Version) && deleted.len() < chunk.rows.len() {
                 let left = bulk::stored(conn, rows, &chunk).await?;
                 if let Some(row) = left.into_iter().find(|row| deleted.binary_search(row).is_err())
                 {
-                    return Err(self.of_row(rows.rows, row, stale(rows, row)));
+                    return Err(self.of_row(rows, row, stale(rows, row)));
                 }
             }
             self.deleted.extend(deleted);
@@ -138,102 +134,9 @@ impl<M: Model, R: Route<M>> Delete<M, R> {
         }
         Ok(())
     }
-}
 
-impl<M: Model, R: Route<M>> Unit<M> for Delete<M, R> {
-    const VERB: &'static str = "delete";
-
-    fn needs(&self, rows: &mut [M], kind: DatabaseKind) -> Needs {
-        let mut needs = self.pair.needs();
-        // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
-        let settled = kind == DatabaseKind::Postgres && !M::STATEMENTS.has(Group::Version);
-        let mut is_one = || bulk::deletes(kind, &Of::<M, R>::new(rows)).len() == 1;
-        needs.transaction |= self.many && !(settled && is_one());
-        needs
-    }
-
-    async fn before(
-        &self,
-        rows: &mut [M],
-        mut conn: Option<&mut Conn<'_>>,
-        scene: &Scene,
-    ) -> Result<()> {
-        if self.pair.before.is_empty() && !self.recorders.any() {
-            return Ok(());
-        }
-        for row in 0..rows.len() {
-            self.recorders.before(pre_delete::NAME, &rows[row]);
-            let event = PreDelete { instance: &rows[row] };
-            let done = dispatch(&self.pair.before, event, conn.as_deref_mut(), scene, &None).await;
-            done.map_err(|error| self.of_row(rows, row, error))?;
-        }
-        Ok(())
-    }
-
-    async fn write(&mut self, rows: &mut [M], conn: &mut Conn<'_>) -> Result<()> {
-        let count = rows.len();
-        let entries = (!self.pair.dependents.is_empty()).then(|| rows.iter().map(entry).collect());
-        let mut of = Of::<M, R>::new(rows);
-        if let Some(entries) = entries {
-            Box::pin(cascade(self.pair.dependents, &of, entries, conn)).await?;
-        }
-        if self.many || self.pair.previous {
-            Box::pin(self.delete_many(&mut of, conn)).await?;
-        } else if remove(conn, &mut of).await? {
-            self.deleted.push(0);
-            self.statements.push(0..1);
-        }
-        if self.pair.previous {
-            of.before.resize_with(count, Old::none);
-            let shared = |old| Some(Arc::new(old) as _);
-            self.before = of.before.into_iter().map(shared).collect();
-        }
-        Ok(())
-    }
-
-    async fn after(&self, rows: &[M], conn: &mut Conn<'_>, scene: &Scene) -> Result<()> {
-        if !self.pair.after.is_empty() {
-            for row in self.deleted.iter().copied() {
-                let (event, before) = (PostDelete { instance: &rows[row] }, self.before(row));
-                let done = dispatch(&self.pair.after, event, Some(&mut *conn), scene, before).await;
-                done.map_err(|error| self.of_row(rows, row, error))?;
-            }
-        }
-        if !self.pair.batch.is_empty() {
-            for rows in self.batches(rows) {
-                let event = PostDeleteBatch { instances: rows };
-                dispatch(&self.pair.batch, event, Some(&mut *conn), scene, &None).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn postponed(&self, rows: &[M], scene: &Scene) -> Vec<Box<dyn Deferred>> {
-        let mut all = Vec::new();
-        if !self.pair.deferred.is_empty() || self.recorders.any() {
-            for row in self.deleted.iter().copied() {
-                let (event, before) = (PostDelete { instance: &rows[row] }, self.before(row));
-                let snapshot = || post_delete::snapshot::<M>(&event);
-                let waiting = Postponed::of(&self.pair.deferred, &event, snapshot, scene, before);
-                let (of, seen) = (&self.recorders, scene.db.is_some());
-                all.extend(of.after(post_delete::NAME, None, &rows[row], seen, waiting));
-            }
-        }
-        if !self.pair.deferred_batch.is_empty() {
-            for rows in self.batches(rows) {
-                let event = PostDeleteBatch { instances: rows };
-                let deferred = &self.pair.deferred_batch;
-                let snapshot = || post_delete_batch::snapshot::<M>(&event);
-                all.extend(Postponed::of(deferred, &event, snapshot, scene, &None));
-            }
-        }
-        all
-    }
-}
-
-impl<M: Model, R> Delete<M, R> {
     /// The rows of each statement that were there. Those of one that did not find them all are several slices.
-    fn batches<'r>(&self, rows: &'r [M]) -> Vec<&'r [M]> {
+    fn batches(&self) -> Vec<Range<usize>> {
         let of_statement = |statement: &Range<usize>| {
             let deleted = self.deleted.iter().copied().filter(|row| statement.contains(row));
             let mut runs: Vec<Range<usize>> = Vec::new();
@@ -243,9 +146,102 @@ impl<M: Model, R> Delete<M, R> {
                     _ => runs.push(row..row + 1),
                 }
             }
-            runs.into_iter().map(|run| &rows[run]).collect::<Vec<_>>()
+            runs
         };
         self.statements.iter().flat_map(of_statement).collect()
+    }
+}
+
+impl Unit for Delete {
+    const VERB: &'static str = "delete";
+
+    fn needs(&self, rows: &dyn Instances, kind: DatabaseKind) -> Needs {
+        let mut needs = self.pair.needs(rows.can_copy());
+        // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
+        let versioned = rows.statements().has(Group::Version);
+        let settled = kind == DatabaseKind::Postgres && !versioned;
+        let is_one = || bulk::deletes(kind, rows).len() == 1;
+        needs.transaction |= self.many && !(settled && is_one());
+        needs
+    }
+
+    async fn before(
+        &self,
+        rows: &mut dyn Instances,
+        mut conn: Option<&mut Conn<'_>>,
+        scene: &Scene,
+    ) -> Result<()> {
+        if self.pair.before.is_empty() && !self.recorders.any() {
+            return Ok(());
+        }
+        for row in 0..rows.len() {
+            self.recorders.before(pre_delete::NAME, rows.at(row));
+            let mut event = Telling { rows: &mut *rows, told: Told::PreDelete(row) };
+            let conn = conn.as_deref_mut();
+            let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;
+            done.map_err(|error| self.of_row(rows, row, error))?;
+        }
+        Ok(())
+    }
+
+    async fn write(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
+        if !self.pair.dependents.is_empty() {
+            let entries = (0..rows.len()).map(|row| entry(rows.at(row))).collect();
+            Box::pin(cascade(self.pair.dependents, rows, entries, conn)).await?;
+        }
+        if self.many || self.pair.previous {
+            Box::pin(self.delete_many(rows, conn)).await?;
+        } else if remove(conn, rows).await? {
+            self.deleted.push(0);
+            self.statements.push(0..1);
+        }
+        if self.pair.previous {
+            self.before = rows.take_before();
+        }
+        Ok(())
+    }
+
+    async fn after(
+        &self,
+        rows: &mut dyn Instances,
+        conn: &mut Conn<'_>,
+        scene: &Scene,
+    ) -> Result<()> {
+        if !self.pair.after.is_empty() {
+            for row in self.deleted.iter().copied() {
+                let mut event = Telling { rows: &mut *rows, told: Told::PostDelete(row) };
+                let (after, conn) = (&self.pair.after, Some(&mut *conn));
+                let done = dispatch(after, &mut event, conn, scene, self.before(row)).await;
+                done.map_err(|error| self.of_row(rows, row, error))?;
+            }
+        }
+        if !self.pair.batch.is_empty() {
+            for batch in self.batches() {
+                let mut event = Telling { rows: &mut *rows, told: Told::PostDeleteBatch(batch) };
+                let conn = Some(&mut *conn);
+                dispatch(&self.pair.batch, &mut event, conn, scene, &None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn postponed(&self, rows: &mut dyn Instances, scene: &Scene) -> Vec<Box<dyn Deferred>> {
+        let mut all = Vec::new();
+        if !self.pair.deferred.is_empty() || self.recorders.any() {
+            for row in self.deleted.iter().copied() {
+                let event = Telling { rows: &mut *rows, told: Told::PostDelete(row) };
+                let waiting = Postponed::of(&self.pair.deferred, &event, scene, self.before(row));
+                let (of, seen) = (&self.recorders, scene.db.is_some());
+                all.extend(of.after(post_delete::NAME, None, rows.at(row), seen, waiting));
+            }
+        }
+        if !self.pair.deferred_batch.is_empty() {
+            for batch in self.batches() {
+                let event = Telling { rows: &mut *rows, told: Told::PostDeleteBatch(batch) };
+                all.extend(Postponed::of(&self.pair.deferred_batch, &event, scene, &None));
+            }
+        }
+        all
     }
 }
 

@@ -1,39 +1,38 @@
 use std::error::Error as StdError;
-use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
-use crate::any::Snapshot;
 use crate::conn::Conn;
-use crate::context::{Call as Operation, Current, PoolId};
+use crate::context::{Call as Operation, PoolId};
 use crate::error::{BoxError, Error, Panicked, ReceiverError, Result};
+use crate::parameter::Cx;
 use crate::previous::SharedBefore;
-use crate::receiver::{Call, Cx, Entry, Info, Phase};
-use crate::signal::{Signal, Subject};
+use crate::receiver::{Info, Phase};
+use crate::subscriber::{Begun, Event, Kept, Subscriber};
 use crate::transaction::{Deferred, End};
 use crate::unit::Scene;
 
 /// Runs the receivers in order, to the first error.
-pub(crate) async fn dispatch<S: Signal, M: Send + Sync + 'static>(
-    entries: &[Entry<S, M>],
-    mut event: S::Event<'_, M>,
+pub(crate) async fn dispatch(
+    to: &[Subscriber],
+    event: &mut dyn Event,
     mut conn: Option<&mut Conn<'_>>,
     scene: &Scene,
     before: &SharedBefore,
 ) -> Result<()> {
-    for entry in entries {
-        if wants(entry.info, S::created::<M>(&event), before) {
-            if entry.info.robust {
+    for to in to {
+        if wants(to.info, event.created(), before) {
+            if to.info.robust {
                 // Whatever became of it is in the log by now.
-                let _ = robust(entry, &mut event, conn.as_deref_mut(), scene, before).await;
+                let _ = robust(to, event, conn.as_deref_mut(), scene, before).await;
             } else {
                 let cx = Cx::new(conn.as_deref_mut(), scene.db.as_ref(), before.as_deref());
-                call(entry, S::reborrow::<M>(&mut event), cx, &scene.operation).await?;
+                run(to.info, &scene.operation, || event.begin(to, cx)).await?;
             }
         }
     }
@@ -41,16 +40,15 @@ pub(crate) async fn dispatch<S: Signal, M: Send + Sync + 'static>(
 }
 
 /// Runs every receiver, each in a savepoint of its own where it takes the connection, and returns what became of each.
-pub(crate) async fn dispatch_robust<S: Signal, M: Send + Sync + 'static>(
-    entries: &[Entry<S, M>],
-    mut event: S::Event<'_, M>,
+pub(crate) async fn dispatch_robust(
+    to: &[Subscriber],
+    event: &mut dyn Event,
     mut conn: Option<&mut Conn<'_>>,
     scene: &Scene,
 ) -> Vec<(&'static Info, Result<()>)> {
-    let mut results = Vec::with_capacity(entries.len());
-    for entry in entries {
-        let done = robust(entry, &mut event, conn.as_deref_mut(), scene, &None).await;
-        results.push((entry.info, done));
+    let mut results = Vec::with_capacity(to.len());
+    for to in to {
+        results.push((to.info, robust(to, event, conn.as_deref_mut(), scene, &None).await));
     }
     results
 }
@@ -66,23 +64,23 @@ fn wants(info: &Info, created: Option<bool>, before: &SharedBefore) -> bool {
 
 /// Runs a receiver whose failure is only logged: where it has the connection, in a savepoint, so that what it did is
 /// undone, and a statement of it that fails does not end the transaction.
-async fn robust<S: Signal, M: Send + Sync + 'static>(
-    entry: &Entry<S, M>,
-    event: &mut S::Event<'_, M>,
+async fn robust(
+    to: &Subscriber,
+    event: &mut dyn Event,
     conn: Option<&mut Conn<'_>>,
     scene: &Scene,
     before: &SharedBefore,
 ) -> Result<()> {
     let (db, before) = (scene.db.as_ref(), before.as_deref());
     match conn {
-        Some(conn) if entry.info.connection => {
+        Some(conn) if to.info.connection => {
             let begun = conn.begin().await;
-            let mut savepoint = begun.inspect_err(|error| not_run(entry.info, error))?;
+            let mut savepoint = begun.inspect_err(|error| not_run(to.info, error))?;
             let cx = Cx::new(Some(&mut *savepoint), db, before);
-            match call(entry, S::reborrow::<M>(event), cx, &scene.operation).await {
+            match run(to.info, &scene.operation, || event.begin(to, cx)).await {
                 Ok(()) => {
                     let released = savepoint.commit().await.map(drop);
-                    released.inspect_err(|error| not_run(entry.info, error))
+                    released.inspect_err(|error| not_run(to.info, error))
                 }
                 Err(error) => {
                     savepoint.rollback_or_log().await;
@@ -92,7 +90,7 @@ async fn robust<S: Signal, M: Send + Sync + 'static>(
         }
         conn => {
             let cx = Cx::new(conn, db, before);
-            call(entry, S::reborrow::<M>(event), cx, &scene.operation).await
+            run(to.info, &scene.operation, || event.begin(to, cx)).await
         }
     }
 }
@@ -104,77 +102,34 @@ fn not_run(info: &Info, error: &Error) {
     tracing::error!(receiver = name, signal, sender, cause, "a receiver has no savepoint");
 }
 
-async fn call<'a, S: Signal, M: Send + Sync + 'static>(
-    entry: &Entry<S, M>,
-    event: S::Event<'a, M>,
-    cx: Cx<'a, '_>,
+/// Runs a receiver: a panic is an error, and both are in the log.
+async fn run<'a>(
+    info: &'static Info,
     operation: &Arc<Operation>,
+    begin: impl FnOnce() -> Begun<'a>,
 ) -> Result<()> {
-    let started = match &entry.call {
-        Call::Any(any, erase) => {
-            start(entry.info, &any.call, erase(event, PhantomData), cx, operation)
-        }
-        own => start(entry.info, own, event, cx, operation),
-    };
-    started.end().await
-}
-
-/// A receiver that runs, or one that has run.
-struct Started<'a> {
-    info: &'static Info,
-    begun: Instant,
-    run: Run<'a>,
-}
-
-enum Run<'a> {
-    Done(std::thread::Result<Result<(), BoxError>>),
-    Future(BoxFuture<'a, Result<(), BoxError>>, Current, Span),
-}
-
-fn start<'a, S: Signal, M: ?Sized + Subject>(
-    info: &'static Info,
-    call: &Call<S, M>,
-    event: S::Event<'a, M>,
-    cx: Cx<'a, '_>,
-    operation: &Arc<Operation>,
-) -> Started<'a> {
     let Info { name, signal, sender, .. } = *info;
     let span = tracing::debug_span!("receiver", receiver = name, signal, sender);
-    let begun = Instant::now();
+    let started = Instant::now();
     let current = operation.run(info);
-    let run = match call {
-        Call::Sync(call) => {
-            let call = || span.in_scope(|| current.sync_scope(|| call(event, cx)));
-            Run::Done(catch_unwind(AssertUnwindSafe(call)))
+    let begin = || span.in_scope(|| current.clone().sync_scope(begin));
+    let done = match catch_unwind(AssertUnwindSafe(begin)) {
+        Ok(Begun::Done(done)) => Ok(done),
+        Ok(Begun::Future(future)) => {
+            AssertUnwindSafe(current.scope(future).instrument(span)).catch_unwind().await
         }
-        Call::Async(call) => Run::Future(call(event, cx), current, span),
-        Call::Shared(call) => Run::Future(call(event, cx), current, span),
-        Call::Any(..) => unreachable!("one of every model is not one of every model once more"),
+        Err(payload) => Err(payload),
     };
-    Started { info, begun, run }
-}
-
-impl Started<'_> {
-    /// How it ended: a panic is an error, and both are in the log.
-    async fn end(self) -> Result<()> {
-        let Self { info, begun, run } = self;
-        let done = match run {
-            Run::Done(done) => done,
-            Run::Future(future, current, span) => {
-                AssertUnwindSafe(current.scope(future).instrument(span)).catch_unwind().await
-            }
-        };
-        ended(info, begun, done)
-    }
+    ended(info, started, done)
 }
 
 fn ended(
     info: &'static Info,
-    begun: Instant,
+    started: Instant,
     done: std::thread::Result<Result<(), BoxError>>,
 ) -> Result<()> {
     let Info { name, signal, sender, .. } = *info;
-    let elapsed = begun.elapsed();
+    let elapsed = started.elapsed();
     let error = match done {
         Ok(Ok(())) => {
             tracing::debug!(receiver = name, signal, sender, ?elapsed, "received");
@@ -194,66 +149,44 @@ fn failed(info: &'static Info, source: BoxError) -> Error {
 }
 
 /// An event, and those who wait for the end of its transaction.
-pub(crate) struct Postponed<S: Signal, M: Send + Sync + 'static> {
-    kept: Option<S::Kept<M>>,
-    /// For those of every model.
-    snapshot: Option<S::Kept<Snapshot>>,
-    entries: Arc<[Entry<S, M>]>,
+pub(crate) struct Postponed {
+    kept: Box<dyn Kept>,
+    created: Option<bool>,
+    to: Arc<[Subscriber]>,
     scene: Scene,
     before: SharedBefore,
 }
 
-impl<S: Signal, M: Send + Sync + 'static> Postponed<S, M> {
-    /// Keeps the event, where somebody waits for it; `snapshot` is for those of every model.
+impl Postponed {
+    /// Keeps the event, where somebody waits for it.
     pub(crate) fn of(
-        entries: &Arc<[Entry<S, M>]>,
-        event: &S::Event<'_, M>,
-        snapshot: impl FnOnce() -> Option<S::Kept<Snapshot>>,
+        to: &Arc<[Subscriber]>,
+        event: &dyn Event,
         scene: &Scene,
         before: &SharedBefore,
     ) -> Option<Box<dyn Deferred>> {
-        let created = S::created::<M>(event);
-        let (any, own): (Vec<_>, Vec<_>) = entries
-            .iter()
-            .filter(|e| wants(e.info, created, before))
-            .partition(|e| matches!(e.call, Call::Any(..)));
-        let kept = own.iter().find_map(|e| e.keep).map(|keep| keep(event));
-        let snapshot = if any.is_empty() { None } else { snapshot() };
-        if kept.is_none() && snapshot.is_none() {
-            return None;
-        }
-        let (entries, scene, before) = (Arc::clone(entries), scene.clone(), before.clone());
-        Some(Box::new(Self { kept, snapshot, entries, scene, before }))
-    }
-
-    fn start<'a>(&'a self, entry: &Entry<S, M>, operation: &Arc<Operation>) -> Option<Started<'a>> {
-        let cx = Cx::new(None, self.scene.db.as_ref(), self.before.as_deref());
-        if let Call::Any(any, _) = &entry.call {
-            let event = S::replay::<Snapshot>(self.snapshot.as_ref()?);
-            return wants(entry.info, S::created::<Snapshot>(&event), &self.before).then(|| {
-                let event = S::erase::<Snapshot>(event, PhantomData);
-                start(entry.info, &any.call, event, cx, operation)
-            });
-        }
-        let event = S::replay::<M>(self.kept.as_ref()?);
-        wants(entry.info, S::created::<M>(&event), &self.before)
-            .then(|| start(entry.info, &entry.call, event, cx, operation))
+        let created = event.created();
+        let waiting = to.iter().filter(|to| wants(to.info, created, before));
+        let kept = event.keep(&waiting.collect::<Vec<_>>())?;
+        let (to, scene, before) = (Arc::clone(to), scene.clone(), before.clone());
+        Some(Box::new(Self { kept, created, to, scene, before }))
     }
 }
 
-impl<S: Signal, M: Send + Sync + 'static> Deferred for Postponed<S, M> {
+impl Deferred for Postponed {
     fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
         let phase = match end {
             End::Committed => Phase::OnCommit,
             End::RolledBack => Phase::OnRollback,
         };
         Box::pin(async move {
-            let operation = self.scene.operation.afterwards(holds);
+            let Self { kept, created, to, scene, before } = *self;
+            let operation = scene.operation.afterwards(holds);
             let mut errors = Vec::new();
-            for entry in self.entries.iter().filter(|e| e.info.phase == phase) {
-                if let Some(started) = self.start(entry, &operation) {
-                    errors.extend(started.end().await.err());
-                }
+            let waiting = |info: &Info| info.phase == phase && wants(info, created, &before);
+            for to in to.iter().filter(|to| waiting(to.info)) {
+                let cx = Cx::new(None, scene.db.as_ref(), before.as_deref());
+                errors.extend(run(to.info, &operation, || kept.begin(to, cx)).await.err());
             }
             errors
         })

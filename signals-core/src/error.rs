@@ -1,6 +1,6 @@
 use std::error::Error as StdError;
 
-use crate::model::Model;
+use crate::instances::Instances;
 
 /// A boxed error, as a receiver may return it.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
@@ -283,14 +283,14 @@ impl Error {
     }
 
     /// Says which of several rows it was.
-    pub(crate) fn of_row<M: Model>(
+    pub(crate) fn of_row(
         verb: &'static str,
-        rows: &[M],
+        rows: &dyn Instances,
         row: usize,
         error: Self,
     ) -> Self {
-        let key = rows[row].pk().map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"));
-        Self::Row { verb, model: M::NAME, row, key, source: Box::new(error) }
+        let (model, key) = (rows.model(), rows.key(row));
+        Self::Row { verb, model, row, key, source: Box::new(error) }
     }
 
     /// This error and its causes, in one line.

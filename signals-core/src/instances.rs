@@ -1,26 +1,44 @@
-//! The rows that a statement is about, without the type of their model: what builds and runs statements is written, and
-//! compiled, once.
+//! The rows that a statement is about, without the type of their model: what builds and runs statements, and what sends
+//! signals, is written, and compiled, once.
 
+use std::any::{Any, TypeId};
 use std::marker::PhantomData;
-use std::ops::Range;
+use std::ops::{Deref, DerefMut, Range};
+use std::sync::Arc;
+use std::time::SystemTime;
 
 use sqlx::error::BoxDynError;
 
+use crate::any::AnyModel;
 use crate::backend::{AnyRow, Arguments};
-use crate::compose::Shapes;
-use crate::model::Model;
-use crate::previous::Old;
+use crate::model::{Column, Model};
+use crate::parameter::Cx;
+use crate::previous::{Old, SharedBefore};
+use crate::signal::{
+    PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
+    post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save,
+};
 use crate::store::{Route, Statements};
+use crate::subscriber::{Begun, Event, Kept, Subscriber, begin, keep};
+use crate::table::Table;
 
+/// Rows by their numbers, in the order in which they are written.
 pub(crate) trait Instances: Send + Sync {
     fn model(&self) -> &'static str;
+    fn id(&self) -> TypeId;
     fn statements(&self) -> &'static Statements;
-    fn shapes(&self) -> &'static Shapes;
+    fn table(&self) -> &'static Table;
     fn len(&self) -> usize;
     fn has_key(&self, row: usize) -> bool;
 
     /// The place of a row in the slice that the program gave.
     fn place(&self, row: usize) -> usize;
+
+    /// Writes the rows in this order from now on; in their own where it is empty.
+    fn set_order(&mut self, order: Vec<usize>);
+
+    /// The row at a place in the slice.
+    fn at(&self, place: usize) -> &dyn AnyModel;
 
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;
@@ -52,47 +70,135 @@ pub(crate) trait Instances: Send + Sync {
     /// Counts the version of a row on.
     fn advance(&mut self, row: usize);
 
+    /// Sets the columns that are set at every write, and where they are `added`, those that are set then.
+    fn stamp(&mut self, now: SystemTime, added: bool);
+
     /// Takes what a row was before.
     fn set_before(&mut self, row: usize, from: &AnyRow, at: usize) -> Result<(), sqlx::Error>;
 
     /// Takes which of its columns have changed.
     fn set_changed(&mut self, row: usize, changed: Vec<bool>);
+
+    /// Hands out what each row was before.
+    fn take_before(&mut self) -> Vec<SharedBefore>;
+
+    /// Takes note of what a write can change in the rows.
+    fn keep(&mut self);
+
+    /// Brings the rows back to what was noted, where something was.
+    fn restore(&mut self);
+
+    /// What a write has changed in the rows, for [`follow`](Self::follow) of those that these are a copy of.
+    fn written(&self) -> Box<dyn Any + Send>;
+
+    /// Takes what was written of a copy.
+    fn follow(&mut self, written: Box<dyn Any + Send>);
+
+    /// Whether the rows can be copied.
+    fn can_copy(&self) -> bool;
+
+    /// A copy of the rows, where that can be had.
+    fn copied(&self) -> Option<Box<dyn Instances>>;
+
+    /// Begins a receiver of what happens to the rows.
+    fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a>;
+
+    /// Keeps what happens to the rows, for those that wait for the end of the transaction.
+    fn keep_event(&self, to: &[&Subscriber], told: &Told) -> Option<Box<dyn Kept>>;
+}
+
+/// What happens to rows, by their places in the slice that the program gave.
+#[derive(Debug, Clone)]
+pub(crate) enum Told {
+    PreSave(usize),
+    PostSave { row: usize, created: bool },
+    PostSaveBatch { rows: Range<usize>, created: bool },
+    PreDelete(usize),
+    PostDelete(usize),
+    PostDeleteBatch(Range<usize>),
+    PostLoad(usize),
+}
+
+/// Tells receivers what happens to rows.
+pub(crate) struct Telling<'r> {
+    pub(crate) rows: &'r mut dyn Instances,
+    pub(crate) told: Told,
+}
+
+impl Event for Telling<'_> {
+    fn created(&self) -> Option<bool> {
+        match self.told {
+            Told::PostSave { created, .. } | Told::PostSaveBatch { created, .. } => Some(created),
+            _ => None,
+        }
+    }
+
+    fn begin<'a>(&'a mut self, to: &Subscriber, cx: Cx<'a, '_>) -> Begun<'a> {
+        self.rows.begin(to, &self.told, cx)
+    }
+
+    fn keep(&self, to: &[&Subscriber]) -> Option<Box<dyn Kept>> {
+        self.rows.keep_event(to, &self.told)
+    }
 }
 
 /// Rows of the model `M`, on their way to the database `R`.
-pub(crate) struct Of<'m, M, R> {
-    pub(crate) rows: &'m mut [M],
+pub(crate) struct Of<'m, M: Model, R> {
+    rows: Slice<'m, M>,
     /// The order in which they are written, where it is not their own.
     order: Vec<usize>,
     /// What they were before, where that is asked for.
-    pub(crate) before: Vec<Old<M>>,
+    before: Vec<Old<M>>,
+    /// What a write can change in them, as it was.
+    kept: Vec<M::Kept>,
+    /// What receivers are told of the columns.
+    fields: Option<Arc<[Column<M>]>>,
     route: PhantomData<fn() -> R>,
+}
+
+/// The rows of the program, or a copy of them.
+enum Slice<'m, M> {
+    Given(&'m mut [M]),
+    Copied(Vec<M>),
+}
+
+impl<M> Deref for Slice<'_, M> {
+    type Target = [M];
+
+    fn deref(&self) -> &[M] {
+        match self {
+            Self::Given(rows) => rows,
+            Self::Copied(rows) => rows,
+        }
+    }
+}
+
+impl<M> DerefMut for Slice<'_, M> {
+    fn deref_mut(&mut self) -> &mut [M] {
+        match self {
+            Self::Given(rows) => rows,
+            Self::Copied(rows) => rows,
+        }
+    }
 }
 
 impl<'m, M: Model, R> Of<'m, M, R> {
     pub(crate) fn new(rows: &'m mut [M]) -> Self {
-        Self { rows, order: Vec::new(), before: Vec::new(), route: PhantomData }
+        Self::of(Slice::Given(rows))
     }
 
-    /// The same rows in this order.
-    pub(crate) fn in_order(self, order: Vec<usize>) -> Self {
-        Self { order, ..self }
+    pub(crate) fn one(row: &'m mut M) -> Self {
+        Self::new(std::slice::from_mut(row))
     }
 
-    /// The rows of a statement, as slices of those that the program gave.
-    pub(crate) fn slices(&self, statement: impl IntoIterator<Item = usize>) -> Vec<Range<usize>>
-    where
-        R: Route<M>,
-    {
-        let mut slices: Vec<Range<usize>> = Vec::new();
-        for row in statement {
-            let place = self.place(row);
-            match slices.last_mut() {
-                Some(slice) if slice.end == place => slice.end += 1,
-                _ => slices.push(place..place + 1),
-            }
-        }
-        slices
+    fn of(rows: Slice<'m, M>) -> Self {
+        let (order, before, kept) = (Vec::new(), Vec::new(), Vec::new());
+        Self { rows, order, before, kept, fields: None, route: PhantomData }
+    }
+
+    /// With the columns that receivers are told of.
+    pub(crate) fn with_fields(self, fields: &[Column<M>]) -> Self {
+        Self { fields: Some(fields.into()), ..self }
     }
 
     fn before(&mut self, row: usize) -> &mut Old<M> {
@@ -107,12 +213,16 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         M::NAME
     }
 
+    fn id(&self) -> TypeId {
+        TypeId::of::<M>()
+    }
+
     fn statements(&self) -> &'static Statements {
         M::STATEMENTS
     }
 
-    fn shapes(&self) -> &'static Shapes {
-        M::__table().shapes()
+    fn table(&self) -> &'static Table {
+        M::__table()
     }
 
     fn len(&self) -> usize {
@@ -121,6 +231,14 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
 
     fn place(&self, row: usize) -> usize {
         self.order.get(row).copied().unwrap_or(row)
+    }
+
+    fn set_order(&mut self, order: Vec<usize>) {
+        self.order = order;
+    }
+
+    fn at(&self, place: usize) -> &dyn AnyModel {
+        &self.rows[place]
     }
 
     fn has_key(&self, row: usize) -> bool {
@@ -179,5 +297,93 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     fn set_changed(&mut self, row: usize, changed: Vec<bool>) {
         let place = self.place(row);
         self.before(place).changed = changed;
+    }
+
+    fn stamp(&mut self, now: SystemTime, added: bool) {
+        self.rows.iter_mut().for_each(|row| row.__stamp(now, added));
+    }
+
+    fn take_before(&mut self) -> Vec<SharedBefore> {
+        self.before.resize_with(self.rows.len(), Old::none);
+        let shared = |old| Some(Arc::new(old) as _);
+        std::mem::take(&mut self.before).into_iter().map(shared).collect()
+    }
+
+    fn keep(&mut self) {
+        self.kept = self.rows.iter().map(M::__keep).collect();
+    }
+
+    fn restore(&mut self) {
+        let kept = std::mem::take(&mut self.kept);
+        self.rows.iter_mut().zip(kept).for_each(|(row, kept)| row.__restore(kept));
+    }
+
+    fn written(&self) -> Box<dyn Any + Send> {
+        Box::new(self.rows.iter().map(M::__keep).collect::<Vec<_>>())
+    }
+
+    fn follow(&mut self, written: Box<dyn Any + Send>) {
+        if let Ok(written) = written.downcast::<Vec<M::Kept>>() {
+            self.rows.iter_mut().zip(*written).for_each(|(row, kept)| row.__restore(kept));
+        }
+    }
+
+    fn can_copy(&self) -> bool {
+        M::COPY.is_some()
+    }
+
+    fn copied(&self) -> Option<Box<dyn Instances>> {
+        let rows = self.rows.iter().map(M::COPY?).collect();
+        let copied = Of::<'static, M, R>::of(Slice::Copied(rows));
+        Some(Box::new(Of { fields: self.fields.clone(), ..copied }))
+    }
+
+    fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a> {
+        let (rows, fields) = (&mut *self.rows, self.fields.as_deref());
+        match told.clone() {
+            Told::PreSave(row) => {
+                begin::<pre_save, M>(to, PreSave { instance: &mut rows[row], fields }, cx)
+            }
+            Told::PostSave { row, created } => {
+                begin::<post_save, M>(to, PostSave { instance: &rows[row], created, fields }, cx)
+            }
+            Told::PostSaveBatch { rows: of, created } => {
+                let instances = &rows[of];
+                begin::<post_save_batch, M>(to, PostSaveBatch { instances, created, fields }, cx)
+            }
+            Told::PreDelete(row) => {
+                begin::<pre_delete, M>(to, PreDelete { instance: &rows[row] }, cx)
+            }
+            Told::PostDelete(row) => {
+                begin::<post_delete, M>(to, PostDelete { instance: &rows[row] }, cx)
+            }
+            Told::PostDeleteBatch(of) => {
+                begin::<post_delete_batch, M>(to, PostDeleteBatch { instances: &rows[of] }, cx)
+            }
+            Told::PostLoad(row) => {
+                begin::<post_load, M>(to, PostLoad { instance: &mut rows[row] }, cx)
+            }
+        }
+    }
+
+    fn keep_event(&self, to: &[&Subscriber], told: &Told) -> Option<Box<dyn Kept>> {
+        let (rows, fields) = (&*self.rows, self.fields.as_deref());
+        match told.clone() {
+            Told::PostSave { row, created } => {
+                keep::<post_save, M>(to, &PostSave { instance: &rows[row], created, fields })
+            }
+            Told::PostSaveBatch { rows: of, created } => {
+                let instances = &rows[of];
+                keep::<post_save_batch, M>(to, &PostSaveBatch { instances, created, fields })
+            }
+            Told::PostDelete(row) => {
+                keep::<post_delete, M>(to, &PostDelete { instance: &rows[row] })
+            }
+            Told::PostDeleteBatch(of) => {
+                keep::<post_delete_batch, M>(to, &PostDeleteBatch { instances: &rows[of] })
+            }
+            // Nobody can wait with those: `Deferrable`.
+            Told::PreSave(_) | Told::PreDelete(_) | Told::PostLoad(_) => None,
+        }
     }
 }

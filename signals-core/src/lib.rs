@@ -28,6 +28,7 @@ mod linked;
 mod model;
 mod mute;
 mod observed;
+mod parameter;
 mod previous;
 #[doc(hidden)]
 pub mod private;
@@ -42,6 +43,7 @@ mod signal;
 mod sql;
 mod state;
 mod store;
+mod subscriber;
 mod table;
 pub mod testing;
 mod transaction;
@@ -58,9 +60,10 @@ pub use error::{Error, ReceiverError, Result};
 pub use executor::{Connects, Executor};
 pub use model::{Column, Key, Model, Saved};
 pub use mute::{muted, without_signals};
+pub use parameter::{Cx, Parameter, phase};
 pub use previous::Previous;
 pub use query::Query;
-pub use receiver::{Cx, Outcome, Parameter, Phase, Receiver, phase};
+pub use receiver::{Outcome, Phase, Receiver};
 pub use registry::{Handle, ReceiverInfo, Receivers, Registry, registry};
 pub use signal::{
     Deferrable, PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,

@@ -73,7 +73,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn __json(&self) -> Option<serde_json::Value>;
 
     #[doc(hidden)]
-    fn __table() -> &'static Table<Self>;
+    fn __table() -> &'static Table;
 
     /// Stores the row: INSERT where the key is `None`, else UPDATE, and INSERT where there was no such row. There is
     /// one row afterwards, whatever else runs at the same time.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::any::AnyModel;
 use crate::error::BoxError;
 use crate::model::{Column, Model};
-use crate::receiver::{Cx, Parameter, phase};
+use crate::parameter::{Cx, Parameter, phase};
 use crate::signal::{post_delete, post_save};
 
 /// The row as the database had it before the write, for receivers of [`post_save`](crate::post_save) and

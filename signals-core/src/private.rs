@@ -18,7 +18,8 @@ pub use crate::backend::{AnyRow, Backend, add};
 pub use crate::cascade::{OnDelete, is_key_of};
 pub use crate::executor::Source;
 pub use crate::linked::{CopyOf, Linked, NotCloned, NotStored, Relation, StoredIn};
-pub use crate::receiver::{AnyEntry, Cx, Entry, Info, Registration};
+pub use crate::parameter::Cx;
+pub use crate::receiver::{AnyEntry, Entry, Info, Registration};
 pub use crate::store::{
     Any, Bindable, ColumnSpec, Field, Only, Places, Role, Route, Statements, Store, Take, by_name,
     fits, give_key, no_column,

@@ -3,9 +3,8 @@ use std::marker::PhantomData;
 use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, Encode, SqlSafeStr, SqlStr, Type};
 
-use crate::backend::{AnyRow, Arguments, Backend, Statement};
+use crate::backend::{Arguments, Backend, DatabaseKind, Statement};
 use crate::change::Change;
-use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Source};
 use crate::model::{Column, Model};
@@ -196,27 +195,20 @@ impl<M: Model, B: Send> Query<M, B> {
         async move {
             let source = db.into_source();
             let sql = sql(M::STATEMENTS.count, &self.clause, "\n) AS matching");
+            let count_rows = statement::<M, E::Route, B>(source.kind(), sql, self.binds)?;
             let mut count = Ok(0);
-            let mut conn = source.acquire().await?;
-            run(&mut conn, sql, self.binds, &mut |row| count = read::scalar(&row)).await?;
+            read::each(source, count_rows, &mut |row| count = read::scalar(&row)).await?;
             Ok(count?)
         }
     }
 
-    async fn rows<R: Route<M>>(
-        self,
-        source: Source<'_>,
-        mut rows: read::Rows<M, R>,
-    ) -> Result<Vec<M>>
+    async fn rows<R: Route<M>>(self, source: Source<'_>, rows: read::Rows<M, R>) -> Result<Vec<M>>
     where
         B: Binds<M, R>,
     {
         let sql = sql(M::STATEMENTS.select, &self.clause, "");
-        let mut conn = source.acquire().await?;
-        run(&mut conn, sql, self.binds, &mut |row| rows.add(&row)).await?;
-        let mut rows = rows.all()?;
-        read::loaded(&mut rows, &mut conn).await?;
-        Ok(rows)
+        let select = statement::<M, R, B>(source.kind(), sql, self.binds)?;
+        read::fetch(source, select, rows).await
     }
 }
 
@@ -224,15 +216,15 @@ fn sql(start: &'static str, clause: &SqlStr, end: &'static str) -> SqlStr {
     AssertSqlSafe(format!("{start} {}{end}", clause.as_str())).into_sql_str()
 }
 
-pub(crate) async fn run<M: Model, R: Route<M>, B: Binds<M, R>>(
-    conn: &mut Conn<'_>,
+/// A statement with what was bound.
+pub(crate) fn statement<M: Model, R: Route<M>, B: Binds<M, R>>(
+    kind: DatabaseKind,
     sql: SqlStr,
     binds: B,
-    sink: &mut (dyn FnMut(AnyRow) + Send),
-) -> Result<u64> {
-    let mut args = Arguments::new(conn.kind());
+) -> Result<Statement, sqlx::Error> {
+    let mut args = Arguments::new(kind);
     binds.bind(&mut args).map_err(sqlx::Error::Encode)?;
-    conn.run(Statement { sql, args, persistent: true }, sink).await
+    Ok(Statement { sql, args, persistent: true })
 }
 
 /// Values that can be bound on the way that a model takes to its database.

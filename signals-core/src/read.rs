@@ -1,28 +1,30 @@
 use std::fmt::Debug;
 use std::marker::PhantomData;
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::backend::{AnyRow, Backend};
+use crate::backend::{AnyRow, Arguments, Backend, Sink, Statement};
 use crate::conn::Conn;
 use crate::context::Call as Operation;
 use crate::dispatch::dispatch;
 use crate::error::{Error, Result};
 use crate::executor::Source;
+use crate::instances::{Instances, Of, Telling, Told};
 use crate::model::{self, Model};
-use crate::signal::PostLoad;
-use crate::store::{Route, statement};
+use crate::store::Route;
+use crate::subscriber::Subscriber;
 use crate::unit::Scene;
 
 pub(crate) async fn find<M: Model, R: Route<M>>(
     source: Source<'_>,
     key: M::Pk,
 ) -> Result<Option<M>> {
-    let mut conn = source.acquire().await?;
-    let find = statement(&conn, M::STATEMENTS.find, &|args| R::bind_key(&key, args))?;
-    let row = conn.run_one(find).await?;
+    let mut args = Arguments::new(source.kind());
+    R::bind_key(&key, &mut args).map_err(sqlx::Error::Encode)?;
+    let (mut conn, row) = one(source, Statement::fixed(M::STATEMENTS.find, args)).await?;
     let mut row = row.map(|row| R::load(&row, 0)).transpose()?;
-    loaded(row.as_mut_slice(), &mut conn).await?;
+    loaded::<M, R>(row.as_mut_slice(), &mut conn).await?;
     Ok(row)
 }
 
@@ -32,30 +34,75 @@ pub(crate) async fn get<M: Model, R: Route<M>>(source: Source<'_>, key: M::Pk) -
 }
 
 pub(crate) async fn all<M: Model, R: Route<M>>(source: Source<'_>) -> Result<Vec<M>> {
-    let mut conn = source.acquire().await?;
-    let mut rows = Rows::<M, R>::default();
-    let select = statement(&conn, M::STATEMENTS.select, &|_| Ok(()))?;
-    conn.run(select, &mut |row| rows.add(&row)).await?;
+    let select = Statement::fixed(M::STATEMENTS.select, Arguments::new(source.kind()));
+    fetch::<M, R>(source, select, Rows::default()).await
+}
+
+/// The rows of a statement, as models.
+pub(crate) async fn fetch<M: Model, R: Route<M>>(
+    source: Source<'_>,
+    statement: Statement,
+    mut rows: Rows<M, R>,
+) -> Result<Vec<M>> {
+    let mut conn = each(source, statement, &mut |row| rows.add(&row)).await?;
     let mut rows = rows.all()?;
-    loaded(&mut rows, &mut conn).await?;
+    loaded::<M, R>(&mut rows, &mut conn).await?;
     Ok(rows)
 }
 
+/// The row of a statement of at most one. On the heap, as a save.
+fn one(
+    source: Source<'_>,
+    statement: Statement,
+) -> BoxFuture<'_, Result<(Conn<'_>, Option<AnyRow>)>> {
+    Box::pin(async move {
+        let mut conn = source.acquire().await?;
+        let row = conn.run_one(statement).await?;
+        Ok((conn, row))
+    })
+}
+
+/// Gives each row of a statement to `sink`.
+pub(crate) fn each<'s, 'k>(
+    source: Source<'s>,
+    statement: Statement,
+    sink: Sink<'k>,
+) -> BoxFuture<'k, Result<Conn<'s>>>
+where
+    's: 'k,
+{
+    Box::pin(async move {
+        let mut conn = source.acquire().await?;
+        conn.run(statement, sink).await?;
+        Ok(conn)
+    })
+}
+
 /// Tells the receivers of [`post_load`](crate::post_load) of rows that were read.
-pub(crate) async fn loaded<M: Model>(rows: &mut [M], conn: &mut Conn<'_>) -> Result<()> {
-    let Some(receivers) = M::__table().heard_load().filter(|_| !rows.is_empty()) else {
-        return Ok(());
-    };
-    let told: BoxFuture<'_, _> = Box::pin(async move {
-        let operation = Operation::enter("load", M::NAME, conn.scope.pool())?;
+pub(crate) async fn loaded<M: Model, R: Route<M>>(
+    rows: &mut [M],
+    conn: &mut Conn<'_>,
+) -> Result<()> {
+    match M::__table().heard_load().filter(|_| !rows.is_empty()) {
+        Some(receivers) => tell(receivers, &mut Of::<M, R>::new(rows), conn).await,
+        None => Ok(()),
+    }
+}
+
+fn tell<'t>(
+    receivers: Arc<Vec<Subscriber>>,
+    rows: &'t mut dyn Instances,
+    conn: &'t mut Conn<'_>,
+) -> BoxFuture<'t, Result<()>> {
+    Box::pin(async move {
+        let operation = Operation::enter("load", rows.model(), conn.scope.pool())?;
         let scene = Scene { db: conn.scope.db.clone(), operation };
-        for instance in rows {
-            let event = PostLoad { instance };
-            dispatch(&receivers, event, Some(&mut *conn), &scene, &None).await?;
+        for row in 0..rows.len() {
+            let mut event = Telling { rows: &mut *rows, told: Told::PostLoad(row) };
+            dispatch(&receivers, &mut event, Some(&mut *conn), &scene, &None).await?;
         }
         Ok(())
-    });
-    told.await
+    })
 }
 
 pub(crate) fn not_found<M: Model>(key: Option<&M::Pk>) -> Error {

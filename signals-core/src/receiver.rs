@@ -4,19 +4,12 @@ use std::panic::Location;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-#[cfg(feature = "postgres")]
-use sqlx::PgConnection;
-#[cfg(feature = "sqlite")]
-use sqlx::SqliteConnection;
 
 use crate::any::AnyModel;
-use crate::conn::Conn;
-use crate::db::Db;
 use crate::error::BoxError;
-use crate::model::Model;
-use crate::previous::Before;
-use crate::signal::{Deferrable, Lifetime, Sender, Signal, Subject, TellsChange};
-use crate::state::StateType;
+use crate::parameter::{Asked, Cx};
+use crate::signal::{Deferrable, Sender, Signal, Subject, TellsChange};
+use crate::subscriber::Begun;
 
 /// The type that `#[receiver]` makes beside a function of the same name, so that the receiver can be named.
 #[diagnostic::on_unimplemented(
@@ -46,116 +39,6 @@ impl fmt::Display for Phase {
         })
     }
 }
-
-/// The phases of a signal as types, for [`Parameter`].
-pub mod phase {
-    use std::marker::PhantomData;
-
-    /// At once, in the transaction.
-    #[derive(Debug)]
-    pub struct InTransaction<S>(PhantomData<fn() -> S>);
-    /// After the outermost transaction has committed.
-    #[derive(Debug)]
-    pub struct OnCommit<S>(PhantomData<fn() -> S>);
-    /// After the outermost transaction, or a savepoint around the write, was rolled back.
-    #[derive(Debug)]
-    pub struct OnRollback<S>(PhantomData<fn() -> S>);
-}
-
-/// What a receiver can take after its event, in the phase `P`.
-#[diagnostic::on_unimplemented(
-    message = "a receiver cannot take `{Self}` in the phase `{P}`",
-    label = "not a parameter of this phase",
-    note = "in the transaction, a receiver can take `&mut Conn<'_>` (or `&mut PgConnection`, `&mut SqliteConnection`)",
-    note = "with `on_commit` or `on_rollback`, when the transaction is over, it can take `Db`",
-    note = "in any phase it can take `State<T>`, for a `T: Clone` that was given by `Db::with`, and `Previous<'_, M>`"
-)]
-pub trait Parameter<'a, 'c, P>: Sized {
-    #[doc(hidden)]
-    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError>;
-}
-
-/// What a receiver's parameters are taken from, and what a receiver that was connected at run time gets.
-pub struct Cx<'a, 'c> {
-    pub(crate) conn: Option<&'a mut Conn<'c>>,
-    pub(crate) db: Option<&'a Db>,
-    /// The row before the write, where a receiver asks for it.
-    pub(crate) before: Option<&'a dyn Before>,
-    /// What was asked for, where nobody wants more than to know that.
-    pub(crate) asked: Option<Asked>,
-}
-
-/// What a receiver takes beside its event and the connection.
-#[derive(Default)]
-pub(crate) struct Asked {
-    pub(crate) states: Vec<StateType>,
-    pub(crate) previous: bool,
-}
-
-impl<'a, 'c> Cx<'a, 'c> {
-    pub(crate) fn new(
-        conn: Option<&'a mut Conn<'c>>,
-        db: Option<&'a Db>,
-        before: Option<&'a dyn Before>,
-    ) -> Self {
-        Self { conn, db, before, asked: None }
-    }
-
-    /// The connection of the save.
-    pub fn conn(&mut self) -> Option<&mut Conn<'c>> {
-        self.conn.as_deref_mut()
-    }
-
-    /// A value that was given by [`Db::with`].
-    pub fn state<T: 'static>(&self) -> Option<&'a T> {
-        self.db.and_then(Db::state)
-    }
-}
-
-impl fmt::Debug for Cx<'_, '_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Cx").field("conn", &self.conn).field("db", &self.db).finish()
-    }
-}
-
-impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut Conn<'c> {
-    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
-        let none =
-            "its parameter list must show that it takes the connection, as `conn: &mut Conn<'_>`";
-        cx.conn.take().ok_or_else(|| none.into())
-    }
-}
-
-#[cfg(feature = "postgres")]
-impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut PgConnection {
-    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
-        let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::InTransaction<S>>>::take(cx)?;
-        conn.postgres()
-            .ok_or_else(|| "it takes a `PgConnection`, and the save goes to SQLite".into())
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut SqliteConnection {
-    fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
-        let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::InTransaction<S>>>::take(cx)?;
-        conn.sqlite()
-            .ok_or_else(|| "it takes a `SqliteConnection`, and the save goes to Postgres".into())
-    }
-}
-
-macro_rules! afterwards {
-    ($($phase:ident)*) => { $(
-        impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for Db {
-            fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
-                let none = "it takes a `Db`, and the save went through a connection that is of no pool";
-                cx.db.cloned().ok_or_else(|| none.into())
-            }
-        }
-    )* };
-}
-
-afterwards!(OnCommit OnRollback);
 
 /// What a receiver returns: nothing, or `Result<(), E>` where `E` can be boxed as an error.
 #[diagnostic::on_unimplemented(
@@ -337,7 +220,6 @@ type Keep<S, M> = for<'e> fn(&<S as Signal>::Event<'e, M>) -> <S as Signal>::Kep
 
 /// A receiver of the signal `S` from the model `M`.
 pub struct Entry<S: Signal, M: Send + Sync + 'static> {
-    pub(crate) info: &'static Info,
     pub(crate) call: Call<S, M>,
     /// Keeps the event until the end of the transaction, for a receiver that waits for it.
     pub(crate) keep: Option<Keep<S, M>>,
@@ -348,39 +230,27 @@ pub(crate) enum Call<S: Signal, M: ?Sized + Subject> {
     Async(AsyncCall<S, M>),
     /// Connected at run time.
     Shared(SharedCall<S, M>),
-    /// One of every model.
-    Any(&'static AnyEntry<S>, Erase<S, M>),
 }
 
-type Erase<S, M> =
-    for<'e> fn(<S as Signal>::Event<'e, M>, Lifetime<'e>) -> <S as Signal>::Event<'e, dyn AnyModel>;
-
-impl<S: Signal, M: ?Sized + Subject> Clone for Call<S, M> {
-    fn clone(&self) -> Self {
+impl<S: Signal, M: ?Sized + Subject> Call<S, M> {
+    pub(crate) fn begin<'a>(&self, event: S::Event<'a, M>, cx: Cx<'a, '_>) -> Begun<'a> {
         match self {
-            Self::Sync(call) => Self::Sync(*call),
-            Self::Async(call) => Self::Async(*call),
-            Self::Shared(call) => Self::Shared(Arc::clone(call)),
-            Self::Any(entry, erase) => Self::Any(entry, *erase),
+            Self::Sync(call) => Begun::Done(call(event, cx)),
+            Self::Async(call) => Begun::Future(call(event, cx)),
+            Self::Shared(call) => Begun::Future(call(event, cx)),
         }
-    }
-}
-
-impl<S: Signal, M: Send + Sync + 'static> Clone for Entry<S, M> {
-    fn clone(&self) -> Self {
-        Self { info: self.info, call: self.call.clone(), keep: self.keep }
     }
 }
 
 impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
     /// A plain function.
-    pub const fn sync(info: &'static Info, call: SyncCall<S, M>) -> Self {
-        Self { info, call: Call::Sync(call), keep: None }
+    pub const fn sync(call: SyncCall<S, M>) -> Self {
+        Self { call: Call::Sync(call), keep: None }
     }
 
     /// An async function.
-    pub const fn future(info: &'static Info, call: AsyncCall<S, M>) -> Self {
-        Self { info, call: Call::Async(call), keep: None }
+    pub const fn future(call: AsyncCall<S, M>) -> Self {
+        Self { call: Call::Async(call), keep: None }
     }
 
     /// Waits for the end of the transaction, and so needs a copy of the row.
@@ -398,19 +268,18 @@ impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
 
 /// A receiver of the signal `S` from every model.
 pub struct AnyEntry<S: Signal> {
-    pub(crate) info: &'static Info,
     pub(crate) call: Call<S, dyn AnyModel>,
 }
 
 impl<S: Signal> AnyEntry<S> {
     /// A plain function.
-    pub const fn sync(info: &'static Info, call: SyncCall<S, dyn AnyModel>) -> Self {
-        Self { info, call: Call::Sync(call) }
+    pub const fn sync(call: SyncCall<S, dyn AnyModel>) -> Self {
+        Self { call: Call::Sync(call) }
     }
 
     /// An async function.
-    pub const fn future(info: &'static Info, call: AsyncCall<S, dyn AnyModel>) -> Self {
-        Self { info, call: Call::Async(call) }
+    pub const fn future(call: AsyncCall<S, dyn AnyModel>) -> Self {
+        Self { call: Call::Async(call) }
     }
 
     /// Waits for the end of the transaction.
@@ -419,11 +288,6 @@ impl<S: Signal> AnyEntry<S> {
         S: Deferrable,
     {
         self
-    }
-
-    /// The same receiver for one of the models.
-    pub(crate) fn of<M: Model>(&'static self) -> Entry<S, M> {
-        Entry { info: self.info, call: Call::Any(self, S::erase::<M>), keep: None }
     }
 }
 

@@ -3,14 +3,14 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 
-use crate::any::AnyModel;
 use crate::context;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::receiver::{AnyEntry, Call, Entry, Info, Phase, Receiver, Registration, SharedCall};
+use crate::receiver::{Call, Entry, Info, Phase, Receiver, Registration, SharedCall};
 use crate::signal::Signal;
+use crate::subscriber::{Registered, Subscriber};
 
 mod after;
 mod lock;
@@ -64,7 +64,7 @@ struct Connected {
     key: ConnectedKey,
     info: &'static Info,
     /// An `Entry<S, M>` of its signal and sender.
-    entry: Box<dyn Any + Send + Sync>,
+    entry: Arc<dyn Any + Send + Sync>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -198,52 +198,23 @@ impl Registry {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The receivers of a signal from a model as they are now, in the order in which they run: those that are linked,
-    /// then those that were connected.
-    pub(crate) fn entries<S: Signal, M: Model>(&self) -> Vec<Entry<S, M>> {
-        self.entries_of(
-            TypeId::of::<S>(),
-            &[TypeId::of::<M>(), TypeId::of::<dyn AnyModel>()],
-            |entry| {
-                let any = || entry.downcast_ref::<AnyEntry<S>>().map(AnyEntry::of::<M>);
-                entry.downcast_ref::<Entry<S, M>>().cloned().or_else(any)
-            },
-        )
-    }
-
-    /// As [`entries`](Self::entries), of a signal that has no sender.
-    pub(crate) fn entries_of_signal<S: Signal>(&self) -> Vec<Entry<S, ()>> {
-        self.entries_of(TypeId::of::<S>(), &[TypeId::of::<()>()], |entry| {
-            entry.downcast_ref::<Entry<S, ()>>().cloned()
-        })
-    }
-
-    fn entries_of<E>(
-        &self,
-        signal: TypeId,
-        senders: &[TypeId],
-        entry: impl Fn(&'static (dyn Any + Send + Sync)) -> Option<E>,
-    ) -> Vec<E>
-    where
-        E: Clone + 'static,
-    {
+    /// The receivers of a signal from these senders as they are now, in the order in which they run: those that are
+    /// linked, then those that were connected.
+    pub(crate) fn subscribers(&self, signal: TypeId, senders: &[TypeId]) -> Vec<Subscriber> {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
-        let mut linked: Vec<&(usize, &Registration)> = senders
-            .iter()
-            .filter_map(|sender| self.by_sender.get(&(signal, *sender)))
-            .flatten()
-            .collect();
+        let of_senders = senders.iter().filter_map(|sender| self.by_sender.get(&(signal, *sender)));
+        let mut linked: Vec<&(usize, &Registration)> = of_senders.flatten().collect();
         linked.sort_by_key(|(place, _)| *place);
         let enabled =
             linked.into_iter().filter(|(_, r)| !changes.disabled.contains(&r.info.receiver));
+        let linked = enabled.map(|(_, r)| Subscriber::new(r.info, Registered::Linked(r.entry)));
         let connected = changes
             .connected
             .iter()
             .filter(|c| c.key.signal == signal && senders.contains(&c.key.sender));
-        enabled
-            .filter_map(|(_, r)| entry(r.entry))
-            .chain(connected.filter_map(|c| c.entry.downcast_ref::<E>().cloned()))
-            .collect()
+        let connected =
+            connected.map(|c| Subscriber::new(c.info, Registered::Connected(c.entry.clone())));
+        linked.chain(connected).collect()
     }
 
     /// Connects a receiver at run time, unless there is one of this identity.
@@ -260,7 +231,7 @@ impl Registry {
         self.change(|changes| {
             if !is_linked && !changes.connected.iter().any(|c| c.key == key) {
                 let info = interned_info(Info::connected::<S, M>(uid, at), &key);
-                let entry = Box::new(Entry::<S, M> { info, call: Call::Shared(call), keep: None });
+                let entry = Arc::new(Entry::<S, M> { call: Call::Shared(call), keep: None });
                 changes.connected.push(Connected { key: key.clone(), info, entry });
             }
         });

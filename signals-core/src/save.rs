@@ -7,10 +7,9 @@ use crate::bulk::{self, Chunk, Update, Work};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
-use crate::instances::{Instances, Of};
-use crate::model::Model;
-use crate::read::{flag, loaded};
-use crate::store::{Group, Route};
+use crate::instances::Instances;
+use crate::read::flag;
+use crate::store::Group;
 
 /// How often a save tries anew where another one was faster, before it takes it that nothing is ever stored.
 pub(crate) const ATTEMPTS: usize = 16;
@@ -203,18 +202,14 @@ async fn exists(conn: &mut Conn<'_>, rows: &mut dyn Instances, on: &[usize]) -> 
     Ok(conn.run_one(statement).await?.is_some())
 }
 
-/// The row that has the same in these columns as this one.
-pub(crate) async fn find_like<M: Model, R: Route<M>>(
+/// The row that has the same in these columns as the one that there is.
+pub(crate) async fn find_like(
     conn: &mut Conn<'_>,
-    row: &mut M,
+    rows: &dyn Instances,
     on: &[usize],
-) -> Result<Option<M>> {
+) -> Result<Option<AnyRow>> {
     let shape = Shape::new(What::Find, Given::Values(1), Vec::new(), on.to_vec());
-    let statement = composed(conn, &Of::<M, R>::new(std::slice::from_mut(row)), &shape)?;
-    let found = conn.run_one(statement).await?;
-    let mut found = found.map(|row| R::load(&row, 0)).transpose()?;
-    loaded(found.as_mut_slice(), conn).await?;
-    Ok(found)
+    conn.run_one(composed(conn, rows, &shape)?).await
 }
 
 const EVERY: [Group; 4] = [Group::Set, Group::Key, Group::Version, Group::Added];
@@ -244,7 +239,7 @@ fn composed(
     for column in shape.binds(rows.statements()) {
         rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
     }
-    let sql = rows.shapes().sql(shape, rows.statements(), conn.kind());
+    let sql = rows.table().shapes().sql(shape, rows.statements(), conn.kind());
     Ok(Statement { sql, args, persistent: true })
 }
 

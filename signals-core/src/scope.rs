@@ -28,8 +28,8 @@ pub(crate) struct Frame {
     deleting: HashSet<RowId>,
 }
 
-/// A row of a model, by its key as `Debug` writes it.
-pub(crate) type RowId = (TypeId, String);
+/// A row of a model, by its key as text.
+pub(crate) type RowId = (TypeId, Option<String>);
 
 impl Scope {
     pub(crate) fn of(db: Option<Db>) -> Self {

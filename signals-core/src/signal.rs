@@ -33,10 +33,6 @@ pub trait Signal: Send + Sync + 'static {
     #[doc(hidden)]
     type Kept<M: Send + Sync + 'static>: Send + Sync + 'static;
 
-    /// The event again, for the next receiver.
-    #[doc(hidden)]
-    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut Self::Event<'_, M>) -> Self::Event<'s, M>;
-
     /// The event of what was kept.
     #[doc(hidden)]
     fn replay<M: Send + Sync + 'static>(kept: &Self::Kept<M>) -> Self::Event<'_, M>;
@@ -59,12 +55,6 @@ pub trait Signal: Send + Sync + 'static {
     /// What is kept of an event for receivers of every model.
     #[doc(hidden)]
     fn snapshot<M: AnyModel>(event: &Self::Event<'_, M>) -> Option<Self::Kept<Snapshot>>;
-
-    /// Whether the event is about a row that is new, where it can tell.
-    #[doc(hidden)]
-    fn created<M: ?Sized + Subject>(_event: &Self::Event<'_, M>) -> Option<bool> {
-        None
-    }
 }
 
 /// Names the lifetime of an event, which the type of an event alone does not to the compiler.
@@ -77,26 +67,14 @@ pub trait Subject: Send + Sync + 'static {
     /// Several of them.
     #[doc(hidden)]
     type Slice<'e>: Clone + Send;
-
-    /// The same for a shorter time.
-    #[doc(hidden)]
-    fn reborrow<'s>(slice: &'s Self::Slice<'_>) -> Self::Slice<'s>;
 }
 
 impl<M: Send + Sync + 'static> Subject for M {
     type Slice<'e> = &'e [M];
-
-    fn reborrow<'s>(slice: &'s &[M]) -> &'s [M] {
-        slice
-    }
 }
 
 impl Subject for dyn AnyModel {
     type Slice<'e> = Arc<[&'e dyn AnyModel]>;
-
-    fn reborrow<'s>(slice: &'s Arc<[&dyn AnyModel]>) -> Arc<[&'s dyn AnyModel]> {
-        slice.iter().copied().collect()
-    }
 }
 
 /// What a signal can come from.

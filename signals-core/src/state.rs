@@ -3,7 +3,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::error::BoxError;
-use crate::receiver::{Cx, Parameter};
+use crate::parameter::{Cx, Parameter};
 
 /// A value that was given with [`Db::with`](crate::Db::with), as a receiver takes it, in any phase.
 ///

@@ -2,8 +2,7 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::{Decode, Encode, Type};
 
-use crate::backend::{AnyRow, AnyType, Arguments, Backend, Statement};
-use crate::conn::Conn;
+use crate::backend::{AnyRow, AnyType, Arguments, Backend};
 use crate::model::Model;
 
 /// A type that a column of this database can have.
@@ -483,18 +482,4 @@ impl Statements {
     pub(crate) fn name(&self, column: usize) -> &'static str {
         self.columns[column].name
     }
-}
-
-/// Binds a model's values for whichever database the arguments are for, without its type.
-pub(crate) type Bind<'b> = &'b (dyn Fn(&mut Arguments) -> Result<(), BoxDynError> + Sync);
-
-/// A statement of a model, with the arguments that `bind` adds.
-pub(crate) fn statement(
-    conn: &Conn<'_>,
-    sql: &'static str,
-    bind: Bind<'_>,
-) -> Result<Statement, sqlx::Error> {
-    let mut args = Arguments::new(conn.kind());
-    bind(&mut args).map_err(sqlx::Error::Encode)?;
-    Ok(Statement::fixed(sql, args))
 }

@@ -3,36 +3,38 @@ use std::sync::Arc;
 
 use arc_swap::ArcSwapOption;
 
+use crate::any::AnyModel;
 use crate::compose::Shapes;
-
-use crate::custom::{CustomSignal, Group};
+use crate::custom::CustomSignal;
 use crate::linked::{Dependent, dependents};
 use crate::model::Model;
 use crate::mute;
-use crate::receiver::{Entry, Info, Phase};
+use crate::receiver::{Info, Phase};
 use crate::registry::registry;
 use crate::signal::{
     Signal, post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete,
     pre_save,
 };
+use crate::subscriber::Subscriber;
 use crate::unit::Needs;
 
 /// The receivers of a model, found at its first save. `#[derive(Model)]` has one for each model.
-pub struct Table<M: Model> {
-    save: Slot<Saving<M>>,
-    delete: Slot<Deleting<M>>,
-    load: Slot<Vec<Entry<post_load, M>>>,
+pub struct Table {
+    model: TypeId,
+    save: Slot<Pair>,
+    delete: Slot<Pair>,
+    load: Slot<Vec<Subscriber>>,
     shapes: Shapes,
 }
 
 /// The receivers of a signal of the program's own. `#[derive(Signal)]` has one for each signal.
-pub struct SignalTable<S: CustomSignal> {
-    group: Slot<Group<S>>,
+pub struct SignalTable {
+    signal: TypeId,
+    group: Slot<Group>,
 }
 
 /// What a slot can hold: who is found in the registry, and who of them the task hears.
 trait Found: Sized {
-    fn find() -> Self;
     fn heard(&self) -> Self;
     fn is_empty(&self) -> bool;
 }
@@ -41,69 +43,92 @@ trait Found: Sized {
 struct Slot<T>(ArcSwapOption<(u64, Arc<T>)>);
 
 /// The receivers before and after a statement, and what they need. A write takes them as they are at its beginning.
-pub(crate) struct Pair<Pre: Signal, Post: Signal, Batch: Signal, M: Model> {
-    pub(crate) before: Vec<Entry<Pre, M>>,
-    pub(crate) after: Vec<Entry<Post, M>>,
-    pub(crate) batch: Vec<Entry<Batch, M>>,
+pub(crate) struct Pair {
+    pub(crate) before: Vec<Subscriber>,
+    pub(crate) after: Vec<Subscriber>,
+    pub(crate) batch: Vec<Subscriber>,
     /// Those that wait for the end of the transaction.
-    pub(crate) deferred: Arc<[Entry<Post, M>]>,
-    pub(crate) deferred_batch: Arc<[Entry<Batch, M>]>,
+    pub(crate) deferred: Arc<[Subscriber]>,
+    pub(crate) deferred_batch: Arc<[Subscriber]>,
     /// Whether somebody asks for the row before the statement.
     pub(crate) previous: bool,
     /// The models whose rows belong to rows of this one, where those are deleted.
     pub(crate) dependents: &'static [Dependent],
 }
 
-pub(crate) type Saving<M> = Pair<pre_save, post_save, post_save_batch, M>;
-pub(crate) type Deleting<M> = Pair<pre_delete, post_delete, post_delete_batch, M>;
+/// The receivers of a signal of the program's own.
+pub(crate) struct Group {
+    pub(crate) inside: Vec<Subscriber>,
+    pub(crate) deferred: Arc<[Subscriber]>,
+}
 
-impl<M: Model> Table<M> {
-    /// With nothing in it yet.
-    #[expect(clippy::new_without_default, reason = "made in a `static`")]
-    pub const fn new() -> Self {
-        Self { save: Slot::new(), delete: Slot::new(), load: Slot::new(), shapes: Shapes::new() }
+impl Table {
+    /// Of the model `M`, with nothing in it yet.
+    pub const fn new<M: Model>() -> Self {
+        Self {
+            model: TypeId::of::<M>(),
+            save: Slot::new(),
+            delete: Slot::new(),
+            load: Slot::new(),
+            shapes: Shapes::new(),
+        }
     }
 
     /// Who receives a save.
-    pub(crate) fn save(&self) -> Arc<Saving<M>> {
-        self.save.get()
+    pub(crate) fn save(&self) -> Arc<Pair> {
+        self.save.get(|| self.saving())
     }
 
     /// Who receives a save, if anybody does.
-    pub(crate) fn heard_save(&self) -> Option<Arc<Saving<M>>> {
-        self.save.heard()
+    pub(crate) fn heard_save(&self) -> Option<Arc<Pair>> {
+        self.save.heard(|| self.saving())
     }
 
     /// Who receives a delete.
-    pub(crate) fn delete(&self) -> Arc<Deleting<M>> {
-        self.delete.get()
+    pub(crate) fn delete(&self) -> Arc<Pair> {
+        self.delete.get(|| self.deleting())
     }
 
     /// Who receives a delete, if anybody does.
-    pub(crate) fn heard_delete(&self) -> Option<Arc<Deleting<M>>> {
-        self.delete.heard()
+    pub(crate) fn heard_delete(&self) -> Option<Arc<Pair>> {
+        self.delete.heard(|| self.deleting())
     }
 
     /// Who receives what was read, if anybody does.
-    pub(crate) fn heard_load(&self) -> Option<Arc<Vec<Entry<post_load, M>>>> {
-        self.load.heard()
+    pub(crate) fn heard_load(&self) -> Option<Arc<Vec<Subscriber>>> {
+        self.load.heard(|| self.of::<post_load>())
     }
 
     pub(crate) fn shapes(&self) -> &Shapes {
         &self.shapes
     }
+
+    fn saving(&self) -> Pair {
+        let (before, post) = (self.of::<pre_save>(), self.of::<post_save>());
+        Pair::of(before, post, self.of::<post_save_batch>(), &[])
+    }
+
+    fn deleting(&self) -> Pair {
+        let (before, post) = (self.of::<pre_delete>(), self.of::<post_delete>());
+        Pair::of(before, post, self.of::<post_delete_batch>(), dependents(self.model))
+    }
+
+    fn of<S: Signal>(&self) -> Vec<Subscriber> {
+        let senders = [self.model, TypeId::of::<dyn AnyModel>()];
+        registry().subscribers(TypeId::of::<S>(), &senders)
+    }
 }
 
-impl<S: CustomSignal> SignalTable<S> {
-    /// With nothing in it yet.
-    #[expect(clippy::new_without_default, reason = "made in a `static`")]
-    pub const fn new() -> Self {
-        Self { group: Slot::new() }
+impl SignalTable {
+    /// Of the signal `S`, with nothing in it yet.
+    pub const fn new<S: CustomSignal>() -> Self {
+        Self { signal: TypeId::of::<S>(), group: Slot::new() }
     }
 
     /// Who receives the signal, if anybody does.
-    pub(crate) fn receivers(&self) -> Option<Arc<Group<S>>> {
-        self.group.heard()
+    pub(crate) fn receivers(&self) -> Option<Arc<Group>> {
+        let find = || Group::of(registry().subscribers(self.signal, &[TypeId::of::<()>()]));
+        self.group.heard(find)
     }
 }
 
@@ -113,21 +138,21 @@ impl<T: Found> Slot<T> {
     }
 
     /// Those who are to hear, if there is anybody. Where there is nobody this touches no reference count.
-    fn heard(&self) -> Option<Arc<T>> {
+    fn heard(&self, find: impl FnOnce() -> T) -> Option<Arc<T>> {
         let found = self.0.load();
         match &*found {
             Some(found) if found.0 == registry().generation() && found.1.is_empty() => None,
-            _ => Some(self.get()).filter(|all| !all.is_empty()),
+            _ => Some(self.get(find)).filter(|all| !all.is_empty()),
         }
     }
 
-    fn get(&self) -> Arc<T> {
+    fn get(&self, find: impl FnOnce() -> T) -> Arc<T> {
         let generation = registry().generation();
         let found = self.0.load();
         let all = match &*found {
             Some(found) if found.0 == generation => Arc::clone(&found.1),
             _ => {
-                let all = Arc::new(T::find());
+                let all = Arc::new(find());
                 self.0.store(Some(Arc::new((generation, Arc::clone(&all)))));
                 all
             }
@@ -136,15 +161,7 @@ impl<T: Found> Slot<T> {
     }
 }
 
-impl<Pre: Signal, Post: Signal, Batch: Signal, M: Model> Found for Pair<Pre, Post, Batch, M> {
-    fn find() -> Self {
-        let all = registry();
-        let of_delete = TypeId::of::<Pre>() == TypeId::of::<pre_delete>();
-        let dependents = if of_delete { dependents(TypeId::of::<M>()) } else { &[] };
-        let (before, after) = (all.entries::<Pre, M>(), all.entries::<Post, M>());
-        Self::of(before, after, all.entries::<Batch, M>(), dependents)
-    }
-
+impl Found for Pair {
     fn heard(&self) -> Self {
         let post = self.after.iter().chain(&*self.deferred);
         let batch = self.batch.iter().chain(&*self.deferred_batch);
@@ -161,11 +178,7 @@ impl<Pre: Signal, Post: Signal, Batch: Signal, M: Model> Found for Pair<Pre, Pos
     }
 }
 
-impl<S: Signal, M: Model> Found for Vec<Entry<S, M>> {
-    fn find() -> Self {
-        registry().entries::<S, M>()
-    }
-
+impl Found for Vec<Subscriber> {
     fn heard(&self) -> Self {
         heard(self.iter())
     }
@@ -175,11 +188,7 @@ impl<S: Signal, M: Model> Found for Vec<Entry<S, M>> {
     }
 }
 
-impl<S: CustomSignal> Found for Group<S> {
-    fn find() -> Self {
-        Self::of(registry().entries_of_signal::<S>())
-    }
-
+impl Found for Group {
     fn heard(&self) -> Self {
         Self::of(heard(self.inside.iter().chain(&*self.deferred)))
     }
@@ -190,57 +199,56 @@ impl<S: CustomSignal> Found for Group<S> {
 }
 
 /// Those that the task does not mute.
-fn heard<'e, S: Signal, M: Send + Sync + 'static>(
-    entries: impl Iterator<Item = &'e Entry<S, M>>,
-) -> Vec<Entry<S, M>> {
-    entries.filter(|e| !mute::mutes(e.info.receiver)).cloned().collect()
+fn heard<'s>(all: impl Iterator<Item = &'s Subscriber>) -> Vec<Subscriber> {
+    all.filter(|to| !mute::mutes(to.info.receiver)).cloned().collect()
 }
 
 /// Those that run at once, and those that wait.
-type ByPhase<S, M> = (Vec<Entry<S, M>>, Arc<[Entry<S, M>]>);
-
-fn by_phase<S: Signal, M: Model>(entries: Vec<Entry<S, M>>) -> ByPhase<S, M> {
+fn by_phase(all: Vec<Subscriber>) -> (Vec<Subscriber>, Arc<[Subscriber]>) {
     let (now, later): (_, Vec<_>) =
-        entries.into_iter().partition(|e| e.info.phase == Phase::InTransaction);
+        all.into_iter().partition(|to| to.info.phase == Phase::InTransaction);
     (now, later.into())
 }
 
-impl<Pre: Signal, Post: Signal, Batch: Signal, M: Model> Pair<Pre, Post, Batch, M> {
+impl Group {
+    fn of(all: Vec<Subscriber>) -> Self {
+        let (inside, deferred) = by_phase(all);
+        Self { inside, deferred }
+    }
+}
+
+impl Pair {
     fn of(
-        before: Vec<Entry<Pre, M>>,
-        post: Vec<Entry<Post, M>>,
-        batch: Vec<Entry<Batch, M>>,
+        before: Vec<Subscriber>,
+        post: Vec<Subscriber>,
+        batch: Vec<Subscriber>,
         dependents: &'static [Dependent],
     ) -> Self {
-        let previous = post.iter().any(|e| e.info.asks_previous());
+        let previous = post.iter().any(|to| to.info.asks_previous());
         let ((after, deferred), (batch, deferred_batch)) = (by_phase(post), by_phase(batch));
         Self { before, after, batch, deferred, deferred_batch, previous, dependents }
     }
 
-    fn deferred(&self) -> impl Iterator<Item = &'static Info> {
-        let batch = self.deferred_batch.iter().map(|e| e.info);
-        self.deferred.iter().map(|e| e.info).chain(batch)
-    }
-
     /// The statement must be in a transaction where a receiver after it can fail, so that it is undone then, and where
-    /// one before it writes. A plain function of the event alone that returns nothing cannot fail. Those that wait need none, and those whose failure is only logged none but for what they
-    /// write. Where the row before it is asked for, it is more than one statement on SQLite; and where nobody knows
-    /// how to copy the row, it cannot go on without its caller. What belongs to the row goes with it.
-    pub(crate) fn needs(&self) -> Needs {
-        let connection_before = self.before.iter().any(|e| e.info.connection);
-        let mut after = self.after.iter().map(|e| e.info).chain(self.batch.iter().map(|e| e.info));
-        let deferred = self.deferred().next();
+    /// one before it writes. A plain function of the event alone that returns nothing cannot fail. Those that wait need
+    /// none, and those whose failure is only logged none but for what they write. Where the row before it is asked for,
+    /// it is more than one statement on SQLite; and where nobody knows how to copy the row, it cannot go on without its
+    /// caller. What belongs to the row goes with it.
+    pub(crate) fn needs(&self, can_copy: bool) -> Needs {
+        let connection_before = self.before.iter().any(|to| to.info.connection);
+        let mut after = self.after.iter().chain(&self.batch);
+        let deferred = self.deferred.iter().chain(&*self.deferred_batch).next();
         let followed = deferred.is_some() || !self.after.is_empty() || !self.batch.is_empty();
         let fails = |info: &Info| info.connection || !(info.robust || info.infallible);
         Needs {
             transaction: connection_before
                 || self.previous
                 || !self.dependents.is_empty()
-                || after.any(fails)
-                || (followed && M::COPY.is_none()),
+                || after.any(|to| fails(to.info))
+                || (followed && !can_copy),
             connection_before,
             followed,
-            deferred,
+            deferred: deferred.map(|to| to.info),
         }
     }
 }

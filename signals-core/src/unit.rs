@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tracing::{Instrument, Span};
 
 use crate::backend::DatabaseKind;
 use crate::conn::Conn;
@@ -11,38 +12,38 @@ use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::finish::finish;
-use crate::model::Model;
+use crate::instances::Instances;
 use crate::receiver::Info;
 use crate::transaction::{Deferred, End, Transaction, run_all};
 
 /// A save or a delete, without the rows that it is of.
-pub(crate) trait Unit<M: Model>: Clone + Send + 'static {
+pub(crate) trait Unit: Clone + Send + Sync + 'static {
     const VERB: &'static str;
 
-    fn needs(&self, rows: &mut [M], kind: DatabaseKind) -> Needs;
+    fn needs(&self, rows: &dyn Instances, kind: DatabaseKind) -> Needs;
 
     fn before(
         &self,
-        rows: &mut [M],
+        rows: &mut dyn Instances,
         conn: Option<&mut Conn<'_>>,
         scene: &Scene,
     ) -> impl Future<Output = Result<()>> + Send;
 
     fn write(
         &mut self,
-        rows: &mut [M],
+        rows: &mut dyn Instances,
         conn: &mut Conn<'_>,
     ) -> impl Future<Output = Result<()>> + Send;
 
     fn after(
         &self,
-        rows: &[M],
+        rows: &mut dyn Instances,
         conn: &mut Conn<'_>,
         scene: &Scene,
     ) -> impl Future<Output = Result<()>> + Send;
 
     /// What waits for the end of the transaction.
-    fn postponed(&self, rows: &[M], scene: &Scene) -> Vec<Box<dyn Deferred>>;
+    fn postponed(&self, rows: &mut dyn Instances, scene: &Scene) -> Vec<Box<dyn Deferred>>;
 }
 
 /// What the receivers of a write ask of the connection.
@@ -63,17 +64,23 @@ pub(crate) struct Scene {
     pub(crate) operation: Arc<Operation>,
 }
 
+/// Does `work` in a span, where anybody is told of it. On the heap then: a future that is here or there is twice as large.
+pub(crate) async fn traced<F: Future>(span: Span, work: impl FnOnce() -> F) -> F::Output {
+    if span.is_disabled() { work().await } else { Box::pin(work()).instrument(span).await }
+}
+
 /// Performs a write that has receivers.
 ///
 /// On the heap: a program has many futures that contain a save, and most have no receivers. A receiver that saves is
 /// polled inside the save that it receives, and what is on the heap is not on the stack.
-pub(crate) fn perform<'u, M: Model, U: Unit<M>>(
+pub(crate) fn perform<'u, U: Unit>(
     unit: &'u mut U,
-    rows: &'u mut [M],
+    rows: &'u mut dyn Instances,
     source: Source<'u>,
 ) -> BoxFuture<'u, Result<()>> {
     let (db, pool) = (source.db(), source.pool_id());
-    let scene = Operation::enter(U::VERB, M::NAME, pool).map(|operation| Scene { db, operation });
+    let scene = Operation::enter(U::VERB, rows.model(), pool);
+    let scene = scene.map(|operation| Scene { db, operation });
     match source {
         Source::Conn(conn) if conn.in_transaction() => Box::pin(inside(unit, rows, conn, scene)),
         source => Box::pin(async move { outside(unit, rows, source, &scene?).await }),
@@ -81,32 +88,34 @@ pub(crate) fn perform<'u, M: Model, U: Unit<M>>(
 }
 
 /// In a transaction that is somebody else's to end.
-async fn inside<M: Model, U: Unit<M>>(
+async fn inside<U: Unit>(
     unit: &mut U,
-    rows: &mut [M],
+    rows: &mut dyn Instances,
     mut conn: Conn<'_>,
     scene: Result<Scene>,
 ) -> Result<()> {
     let mut kept = Kept::of(rows);
-    let doubt = Doubt::of(&mut conn, U::VERB, M::NAME);
+    let model = kept.rows.model();
+    let doubt = Doubt::of(&mut conn, U::VERB, model);
     let done = async {
         let scene = scene?;
-        check_observable::<M>(unit.needs(kept.rows, doubt.conn.kind()), doubt.conn).await?;
+        let needs = unit.needs(kept.rows, doubt.conn.kind());
+        check_observable(model, needs, doubt.conn).await?;
         unit.before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
         write(unit, kept.rows, doubt.conn, &scene).await
     };
     let done = done.await;
     let done = doubt.end(done);
     if done.is_ok() {
-        kept.keep();
+        kept.is_done();
     }
     done
 }
 
 /// Where there is no transaction of ours yet.
-async fn outside<M: Model, U: Unit<M>>(
+async fn outside<U: Unit>(
     unit: &mut U,
-    rows: &mut [M],
+    rows: &mut dyn Instances,
     source: Source<'_>,
     scene: &Scene,
 ) -> Result<()> {
@@ -114,7 +123,7 @@ async fn outside<M: Model, U: Unit<M>>(
     let needs = unit.needs(kept.rows, source.kind());
     let source = match source {
         Source::Conn(mut conn) => {
-            check_observable::<M>(needs, &mut conn).await?;
+            check_observable(kept.rows.model(), needs, &mut conn).await?;
             Source::Conn(conn)
         }
         pool => pool,
@@ -125,11 +134,11 @@ async fn outside<M: Model, U: Unit<M>>(
     }
     let conn = match source {
         Source::Conn(conn) => conn,
-        pool => Box::pin(pool.acquire()).await?,
+        pool => pool.acquire().await?,
     };
     if !needs.transaction {
         let received = alone(unit, kept.rows, conn, scene).await?;
-        kept.keep();
+        kept.is_done();
         return received;
     }
     let mut tx = Transaction::open(conn).await?;
@@ -142,15 +151,15 @@ async fn outside<M: Model, U: Unit<M>>(
     match done.await {
         Ok(()) => {
             // Dropped from here on, the row may be stored, and its key is what a second save needs.
-            let before = kept.keep();
+            kept.is_done();
             let committed = tx.commit().await.map(drop);
             if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
-                restore(kept.rows, before);
+                kept.rows.restore();
             }
             committed
         }
         Err(error) => {
-            kept.restore();
+            drop(kept);
             tx.rollback_or_log().await;
             Err(error)
         }
@@ -158,9 +167,9 @@ async fn outside<M: Model, U: Unit<M>>(
 }
 
 /// The statement and those after it.
-async fn write<M: Model, U: Unit<M>>(
+async fn write<U: Unit>(
     unit: &mut U,
-    rows: &mut [M],
+    rows: &mut dyn Instances,
     conn: &mut Conn<'_>,
     scene: &Scene,
 ) -> Result<()> {
@@ -174,17 +183,17 @@ async fn write<M: Model, U: Unit<M>>(
 
 /// One statement that commits itself, and then those that need no transaction, and those that waited for its end. Where
 /// it is stored this is `Ok`, with what has become of the receivers.
-async fn alone<M: Model, U: Unit<M>>(
+async fn alone<U: Unit>(
     unit: &mut U,
-    rows: &mut [M],
+    rows: &mut dyn Instances,
     mut conn: Conn<'_>,
     scene: &Scene,
 ) -> Result<Result<()>> {
-    let copy = M::COPY.filter(|_| unit.needs(rows, conn.kind()).followed);
-    let copy = copy.map(|copy| rows.iter().map(copy).collect::<Vec<_>>());
+    let followed = unit.needs(rows, conn.kind()).followed;
+    let copy = if followed { rows.copied() } else { None };
     let detached = if copy.is_some() { conn.detach() } else { None };
     let (Some(mut copy), Some(mut own)) = (copy, detached) else {
-        let received = Box::pin(write_and_tell(unit, rows, &mut conn, scene)).await?;
+        let received = write_and_tell(unit, rows, &mut conn, scene).await?;
         let postponed = unit.postponed(rows, scene);
         if !postponed.is_empty() {
             finish(run_all(postponed, End::Committed, None)).await;
@@ -195,11 +204,11 @@ async fn alone<M: Model, U: Unit<M>>(
     // on a copy of the rows.
     let (mut writer, hold, scene) = (unit.clone(), conn.is_borrowed(), scene.clone());
     let (done, writer, copy, own) = finish(async move {
-        let done = Box::pin(write_and_tell(&mut writer, &mut copy, &mut own, &scene)).await;
+        let done = write_and_tell(&mut writer, &mut *copy, &mut own, &scene).await;
         // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
         let own = hold.then_some(own);
         if done.is_ok() {
-            run_all(writer.postponed(&copy, &scene), End::Committed, None).await;
+            run_all(writer.postponed(&mut *copy, &scene), End::Committed, None).await;
         }
         (done, writer, copy, own)
     })
@@ -209,14 +218,14 @@ async fn alone<M: Model, U: Unit<M>>(
     }
     let received = done?;
     *unit = writer;
-    restore(rows, copy.iter().map(M::__keep).collect());
+    rows.follow(copy.written());
     Ok(received)
 }
 
 /// The statement, and those that run behind it. Where it is stored this is `Ok`, with what has become of them.
-async fn write_and_tell<M: Model, U: Unit<M>>(
+async fn write_and_tell<U: Unit>(
     unit: &mut U,
-    rows: &mut [M],
+    rows: &mut dyn Instances,
     conn: &mut Conn<'_>,
     scene: &Scene,
 ) -> Result<Result<()>> {
@@ -224,51 +233,43 @@ async fn write_and_tell<M: Model, U: Unit<M>>(
     Ok(unit.after(rows, conn, scene).await)
 }
 
-async fn check_observable<M: Model>(needs: Needs, conn: &mut Conn<'_>) -> Result<()> {
+async fn check_observable(model: &'static str, needs: Needs, conn: &mut Conn<'_>) -> Result<()> {
     match needs.deferred {
         Some(info) if conn.in_foreign_transaction().await => {
-            Err(Error::CommitNotObservable { model: M::NAME, receiver: info.name })
+            Err(Error::CommitNotObservable { model, receiver: info.name })
         }
         _ => Ok(()),
     }
 }
 
 /// Rows that have their keys, versions and automatic columns back where the write of them fails or is dropped.
-pub(crate) struct Kept<'m, M: Model> {
-    pub(crate) rows: &'m mut [M],
-    /// None where the write is done, or there is nothing that it could change before that.
-    kept: Option<Vec<M::Kept>>,
+pub(crate) struct Kept<'m> {
+    pub(crate) rows: &'m mut dyn Instances,
+    done: bool,
 }
 
-impl<'m, M: Model> Kept<'m, M> {
-    pub(crate) fn of(rows: &'m mut [M]) -> Self {
-        let kept = Some(rows.iter().map(M::__keep).collect());
-        Self { rows, kept }
+impl<'m> Kept<'m> {
+    pub(crate) fn of(rows: &'m mut dyn Instances) -> Self {
+        rows.keep();
+        Self { rows, done: false }
     }
 
     /// Where nobody but the statement changes the row. A key alone is set when that is through.
-    pub(crate) fn alone(rows: &'m mut [M]) -> Self {
-        if M::STATEMENTS.is_only_key() { Self { rows, kept: None } } else { Self::of(rows) }
+    pub(crate) fn alone(rows: &'m mut dyn Instances) -> Self {
+        if rows.statements().is_only_key() { Self { rows, done: true } } else { Self::of(rows) }
     }
 
-    /// The write is done, and the rows stay as they are now. Returns what they had.
-    pub(crate) fn keep(&mut self) -> Vec<M::Kept> {
-        self.kept.take().unwrap_or_default()
-    }
-
-    pub(crate) fn restore(&mut self) {
-        let kept = self.keep();
-        restore(self.rows, kept);
+    /// The write is done, and the rows stay as they are now.
+    pub(crate) fn is_done(&mut self) {
+        self.done = true;
     }
 }
 
-fn restore<M: Model>(rows: &mut [M], kept: Vec<M::Kept>) {
-    rows.iter_mut().zip(kept).for_each(|(row, kept)| row.__restore(kept));
-}
-
-impl<M: Model> Drop for Kept<'_, M> {
+impl Drop for Kept<'_> {
     fn drop(&mut self) {
-        self.restore();
+        if !self.done {
+            self.rows.restore();
+        }
     }
 }
 

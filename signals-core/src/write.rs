@@ -1,10 +1,9 @@
 //! A save with receivers, of one row or of several.
 
-use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::Arc;
 
-use tracing::Instrument;
+use futures_util::future::BoxFuture;
 
 use crate::automatic;
 use crate::backend::DatabaseKind;
@@ -14,19 +13,18 @@ use crate::context;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
 use crate::executor::Source;
-use crate::instances::{Instances, Of};
+use crate::instances::{Instances, Of, Telling, Told};
 use crate::model::{Column, Model, Saved};
-use crate::previous::{Old, SharedBefore};
+use crate::previous::SharedBefore;
+use crate::read::loaded;
 use crate::refused;
 use crate::save::{ATTEMPTS, Stored, Verb, find_like, not_found, stale, store};
-use crate::signal::{
-    PostSave, PostSaveBatch, PreSave, Signal, post_save, post_save_batch, pre_save,
-};
+use crate::signal::{Signal, post_save, pre_save};
 use crate::store::{Group, Role, Route};
-use crate::table::Saving;
+use crate::table::Pair;
 use crate::testing::recording::Recorders;
 use crate::transaction::Deferred;
-use crate::unit::{Doubt, Kept, Needs, Scene, Unit, perform};
+use crate::unit::{Doubt, Kept, Needs, Scene, Unit, perform, traced};
 
 /// Saves one row.
 pub(crate) async fn save<M: Model, R: Route<M>>(
@@ -34,34 +32,41 @@ pub(crate) async fn save<M: Model, R: Route<M>>(
     source: Source<'_>,
     verb: Verb,
 ) -> Result<Saved> {
-    let span = tracing::debug_span!("save", model = M::NAME);
-    let stored = save_fields::<M, R>(model, source, verb, None).instrument(span).await?;
+    let stored = one(&mut Of::<M, R>::one(model), source, verb).await?;
     Ok(Saved { created: stored == Stored::Created })
 }
 
-/// Saves one row; `fields` is what its receivers are told of the columns.
-pub(crate) async fn save_fields<M: Model, R: Route<M>>(
-    model: &mut M,
-    source: Source<'_>,
+/// Saves the one row that there is.
+///
+/// On the heap, so that what a save is made of is compiled once and not for each model, and so that the futures of a
+/// program, which contain one for each save, are small.
+fn one<'s>(
+    rows: &'s mut dyn Instances,
+    source: Source<'s>,
     verb: Verb,
-    fields: Option<&[Column<M>]>,
-) -> Result<Stored> {
-    let rows = std::slice::from_mut(model);
-    let (table, recorders) = (M::__table(), Recorders::of_task());
+) -> BoxFuture<'s, Result<Stored>> {
+    Box::pin(async move {
+        let span = tracing::debug_span!("save", model = rows.model());
+        traced(span, || in_span(rows, source, verb)).await
+    })
+}
+
+async fn in_span(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<Stored> {
+    let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) else {
-        context::observe("save", M::NAME);
+        let model = rows.model();
+        context::observe("save", model);
         let mut conn = source.acquire().await?;
-        let doubt = Doubt::of(&mut conn, "save", M::NAME);
+        let doubt = Doubt::of(&mut conn, "save", model);
         let mut kept = Kept::alone(rows);
         stamp(kept.rows, &verb);
-        let done = store(doubt.conn, &mut Of::<M, R>::new(kept.rows), &verb, false).await;
+        let done = store(doubt.conn, kept.rows, &verb, false).await;
         if done.is_ok() {
-            kept.keep();
+            kept.is_done();
         }
         return doubt.end(done);
     };
-    let mut unit = Write::<M, R>::new(verb, false, pair, recorders);
-    unit.fields = fields.map(Into::into);
+    let mut unit = Write::new(verb, false, pair, recorders);
     perform(&mut unit, rows, source).await?;
     Ok(unit.stored)
 }
@@ -75,10 +80,8 @@ pub(crate) async fn save_columns<M: Model, R: Route<M>>(
     if fields.is_empty() {
         return Ok(Saved { created: false });
     }
-    let columns = settable(fields)?;
-    let verb = Verb::Fields(columns.into());
-    let span = tracing::debug_span!("save", model = M::NAME);
-    save_fields::<M, R>(model, source, verb, Some(fields)).instrument(span).await?;
+    let verb = Verb::Fields(settable(fields)?.into());
+    one(&mut Of::<M, R>::one(model).with_fields(fields), source, verb).await?;
     Ok(Saved { created: false })
 }
 
@@ -89,7 +92,7 @@ pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
     fields: &[Column<M>],
 ) -> Result<u64> {
     let verb = Verb::Fields(settable(fields)?.into());
-    save_rows::<M, R>(rows, source, verb, Some(fields)).await
+    many(&mut Of::<M, R>::new(rows).with_fields(fields), source, verb).await
 }
 
 /// The places of columns that the program can set alone, and of those that are set at every write.
@@ -131,7 +134,10 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
     // Where the row is deleted just then, it is for us to insert after all.
     for _ in 0..ATTEMPTS {
         let mut conn = source.reborrow().acquire().await?;
-        if let Some(found) = find_like::<M, R>(&mut conn, &mut row, &on).await? {
+        let found = find_like(&mut conn, &Of::<M, R>::one(&mut row), &on).await?;
+        if let Some(found) = found {
+            let mut found = R::load(&found, 0)?;
+            loaded::<M, R>(std::slice::from_mut(&mut found), &mut conn).await?;
             return Ok((found, false));
         }
         let verb = Verb::GetOrCreate(on.clone().into());
@@ -141,9 +147,7 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
         } else {
             conn.into()
         };
-        let span = tracing::debug_span!("save", model = M::NAME);
-        let stored = save_fields::<M, R>(&mut row, source, verb, None).instrument(span).await?;
-        if stored == Stored::Created {
+        if one(&mut Of::<M, R>::one(&mut row), source, verb).await? == Stored::Created {
             return Ok((row, true));
         }
     }
@@ -190,91 +194,56 @@ pub(crate) async fn save_many<M: Model, R: Route<M>>(
     source: Source<'_>,
     verb: Verb,
 ) -> Result<u64> {
-    save_rows::<M, R>(rows, source, verb, None).await
+    many(&mut Of::<M, R>::new(rows), source, verb).await
 }
 
-async fn save_rows<M: Model, R: Route<M>>(
-    rows: &mut [M],
-    source: Source<'_>,
+/// As [`one`], of all rows.
+fn many<'s>(
+    rows: &'s mut dyn Instances,
+    source: Source<'s>,
     verb: Verb,
-    fields: Option<&[Column<M>]>,
-) -> Result<u64> {
-    if rows.is_empty() {
-        return Ok(0);
-    }
-    let span = tracing::debug_span!("save", model = M::NAME, rows = rows.len());
-    let count = rows.len() as u64;
-    let mut unit = Write::<M, R>::new(verb, true, M::__table().save(), Recorders::of_task());
-    unit.fields = fields.map(Into::into);
-    perform(&mut unit, rows, source).instrument(span).await?;
-    Ok(count)
+) -> BoxFuture<'s, Result<u64>> {
+    Box::pin(async move {
+        let count = rows.len();
+        if count > 0 {
+            let span = tracing::debug_span!("save", model = rows.model(), rows = count);
+            let recorders = Recorders::of_task(rows.id());
+            let mut unit = Write::new(verb, true, rows.table().save(), recorders);
+            traced(span, || perform(&mut unit, rows, source)).await?;
+        }
+        Ok(count as u64)
+    })
 }
 
-fn stamp<M: Model>(rows: &mut [M], verb: &Verb) {
-    let model = M::STATEMENTS;
-    if model.has_times() {
-        let now = automatic::now();
-        let added = !matches!(verb, Verb::Update | Verb::Fields(_));
-        rows.iter_mut().for_each(|row| row.__stamp(now, added));
+fn stamp(rows: &mut dyn Instances, verb: &Verb) {
+    if rows.statements().has_times() {
+        rows.stamp(automatic::now(), !matches!(verb, Verb::Update | Verb::Fields(_)));
     }
 }
 
 /// A save with receivers.
-struct Write<M: Model, R> {
+#[derive(Clone)]
+struct Write {
     verb: Verb,
     many: bool,
-    /// What the receivers are told of the columns.
-    fields: Option<Arc<[Column<M>]>>,
     /// What has become of the rows, of each the same.
     stored: Stored,
     /// The rows of each statement.
     statements: Vec<Range<usize>>,
     /// What each row was before, where that is asked for.
     before: Vec<SharedBefore>,
-    pair: Arc<Saving<M>>,
-    recorders: Recorders<M>,
-    route: PhantomData<fn() -> R>,
+    pair: Arc<Pair>,
+    recorders: Recorders,
 }
 
-impl<M: Model, R> Clone for Write<M, R> {
-    fn clone(&self) -> Self {
-        Self {
-            verb: self.verb.clone(),
-            many: self.many,
-            fields: self.fields.clone(),
-            stored: self.stored,
-            statements: self.statements.clone(),
-            before: self.before.clone(),
-            pair: Arc::clone(&self.pair),
-            recorders: self.recorders.clone(),
-            route: PhantomData,
-        }
-    }
-}
-
-impl<M: Model, R> Write<M, R> {
-    fn new(verb: Verb, many: bool, pair: Arc<Saving<M>>, recorders: Recorders<M>) -> Self {
-        Self {
-            verb,
-            many,
-            fields: None,
-            stored: Stored::Not,
-            statements: Vec::new(),
-            before: Vec::new(),
-            pair,
-            recorders,
-            route: PhantomData,
-        }
+impl Write {
+    fn new(verb: Verb, many: bool, pair: Arc<Pair>, recorders: Recorders) -> Self {
+        let (statements, before) = (Vec::new(), Vec::new());
+        Self { verb, many, stored: Stored::Not, statements, before, pair, recorders }
     }
 
-    fn event<'e>(&'e self, instance: &'e M) -> PostSave<'e, M> {
-        let created = self.stored == Stored::Created;
-        PostSave { instance, created, fields: self.fields.as_deref() }
-    }
-
-    fn batch<'e>(&'e self, instances: &'e [M]) -> PostSaveBatch<'e, M> {
-        let created = self.stored == Stored::Created;
-        PostSaveBatch { instances, created, fields: self.fields.as_deref() }
+    fn created(&self) -> bool {
+        self.stored == Stored::Created
     }
 
     fn before(&self, row: usize) -> &SharedBefore {
@@ -282,34 +251,36 @@ impl<M: Model, R> Write<M, R> {
     }
 
     /// An error of one of several rows says which.
-    fn of_row(&self, rows: &[M], row: usize, error: Error) -> Error {
+    fn of_row(&self, rows: &dyn Instances, place: usize, error: Error) -> Error {
         if !self.many {
             return error;
         }
         let verb = if self.verb == Verb::Insert { "insert" } else { "update" };
-        Error::of_row(verb, rows, row, error)
+        Error::of_row(verb, rows, place, error)
     }
-}
 
-impl<M: Model, R: Route<M>> Write<M, R> {
-    async fn insert_many(&mut self, rows: &mut Of<'_, M, R>, conn: &mut Conn<'_>) -> Result<()> {
+    async fn insert_many(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
+        rows.set_order(bulk::insert_order(rows));
         for chunk in bulk::inserts(conn.kind(), rows) {
             refused::write(conn, rows, &chunk, Work::Insert).await?;
-            self.statements.extend(rows.slices(chunk.rows));
+            self.statements.extend(bulk::slices(rows, chunk.rows));
         }
+        rows.set_order(Vec::new());
         self.stored = Stored::Created;
         Ok(())
     }
 
-    async fn update_many(&mut self, rows: &mut Of<'_, M, R>, conn: &mut Conn<'_>) -> Result<()> {
+    async fn update_many(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
+        let model = rows.statements();
         let set: Vec<_> = match &self.verb {
             Verb::Fields(set) => set.to_vec(),
-            _ => M::STATEMENTS.group(Group::Set).collect(),
+            _ => model.group(Group::Set).collect(),
         };
-        let on: Vec<_> = M::STATEMENTS.group(Group::Key).collect();
-        let twice = |rows: &Of<'_, M, R>, row| Error::Twice { model: M::NAME, key: rows.key(row) };
+        let on: Vec<_> = model.group(Group::Key).collect();
+        let twice =
+            |rows: &dyn Instances, row| Error::Twice { model: rows.model(), key: rows.key(row) };
         if let Some(row) = (0..rows.len()).find(|row| !rows.has_key(*row)) {
-            return Err(self.of_row(rows.rows, row, not_found(rows, row)));
+            return Err(self.of_row(rows, row, not_found(rows, row)));
         }
         let update = Update { set: &set, on: &on, checked: true, before: self.pair.previous };
         let chunks = update.chunks(conn.kind(), rows);
@@ -317,7 +288,7 @@ impl<M: Model, R: Route<M>> Write<M, R> {
             && let Some(row) = bulk::twin(conn.kind(), rows)
         {
             // No statement has them both.
-            return Err(self.of_row(rows.rows, row, twice(rows, row)));
+            return Err(self.of_row(rows, row, twice(rows, row)));
         }
         for chunk in chunks {
             let stored = refused::write(conn, rows, &chunk, Work::Update(&update)).await?;
@@ -327,11 +298,11 @@ impl<M: Model, R: Route<M>> Write<M, R> {
                 let row = twin.unwrap_or(row);
                 let error = match twin.is_some() || bulk::is_stored(conn, rows, row).await? {
                     false => not_found(rows, row),
-                    true if twin.is_none() && M::STATEMENTS.has(Group::Version) => stale(rows, row),
+                    true if twin.is_none() && model.has(Group::Version) => stale(rows, row),
                     // Where it is no twin, then two keys that only the database takes for the same.
                     true => twice(rows, row),
                 };
-                return Err(self.of_row(rows.rows, row, error));
+                return Err(self.of_row(rows, row, error));
             }
             self.statements.push(chunk.rows);
         }
@@ -340,21 +311,21 @@ impl<M: Model, R: Route<M>> Write<M, R> {
     }
 }
 
-impl<M: Model, R: Route<M>> Unit<M> for Write<M, R> {
+impl Unit for Write {
     const VERB: &'static str = "save";
 
-    fn needs(&self, rows: &mut [M], kind: DatabaseKind) -> Needs {
-        let mut needs = self.pair.needs();
+    fn needs(&self, rows: &dyn Instances, kind: DatabaseKind) -> Needs {
+        let mut needs = self.pair.needs(rows.can_copy());
         // Who may still give a row its key decides how many statements it is.
         let settled = self.verb == Verb::Insert && self.pair.before.is_empty();
-        let mut is_one = || bulk::inserts(kind, &Of::<M, R>::new(rows)).len() == 1;
+        let is_one = || bulk::inserts(kind, rows).len() == 1;
         needs.transaction |= self.many && !(settled && is_one());
         needs
     }
 
     async fn before(
         &self,
-        rows: &mut [M],
+        rows: &mut dyn Instances,
         mut conn: Option<&mut Conn<'_>>,
         scene: &Scene,
     ) -> Result<()> {
@@ -362,78 +333,78 @@ impl<M: Model, R: Route<M>> Unit<M> for Write<M, R> {
             return Ok(());
         }
         for row in 0..rows.len() {
-            self.recorders.before(pre_save::NAME, &rows[row]);
-            let event = PreSave { instance: &mut rows[row], fields: self.fields.as_deref() };
-            let done = dispatch(&self.pair.before, event, conn.as_deref_mut(), scene, &None).await;
+            self.recorders.before(pre_save::NAME, rows.at(row));
+            let mut event = Telling { rows: &mut *rows, told: Told::PreSave(row) };
+            let conn = conn.as_deref_mut();
+            let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;
             done.map_err(|error| self.of_row(rows, row, error))?;
         }
         Ok(())
     }
 
-    async fn write(&mut self, rows: &mut [M], conn: &mut Conn<'_>) -> Result<()> {
+    async fn write(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
         stamp(rows, &self.verb);
-        let count = rows.len();
-        let mut of = Of::<M, R>::new(rows);
         if self.many && self.verb == Verb::Insert {
-            let order = bulk::insert_order(&of);
-            of = of.in_order(order);
-            Box::pin(self.insert_many(&mut of, conn)).await?;
+            Box::pin(self.insert_many(rows, conn)).await?;
         } else if self.many {
-            Box::pin(self.update_many(&mut of, conn)).await?;
+            Box::pin(self.update_many(rows, conn)).await?;
         } else {
-            self.stored = store(conn, &mut of, &self.verb, self.pair.previous).await?;
+            self.stored = store(conn, rows, &self.verb, self.pair.previous).await?;
             self.statements.push(0..1);
         }
         if self.pair.previous {
-            of.before.resize_with(count, Old::none);
-            let shared = |old| Some(Arc::new(old) as _);
-            self.before = of.before.into_iter().map(shared).collect();
+            self.before = rows.take_before();
         }
         Ok(())
     }
 
-    async fn after(&self, rows: &[M], conn: &mut Conn<'_>, scene: &Scene) -> Result<()> {
+    async fn after(
+        &self,
+        rows: &mut dyn Instances,
+        conn: &mut Conn<'_>,
+        scene: &Scene,
+    ) -> Result<()> {
+        let created = self.created();
         if self.stored == Stored::Not {
             return Ok(());
         }
         if !self.pair.after.is_empty() {
-            for (row, instance) in rows.iter().enumerate() {
-                let (event, before) = (self.event(instance), self.before(row));
-                let done = dispatch(&self.pair.after, event, Some(&mut *conn), scene, before).await;
+            for row in 0..rows.len() {
+                let told = Told::PostSave { row, created };
+                let (mut event, before) = (Telling { rows: &mut *rows, told }, self.before(row));
+                let (after, conn) = (&self.pair.after, Some(&mut *conn));
+                let done = dispatch(after, &mut event, conn, scene, before).await;
                 done.map_err(|error| self.of_row(rows, row, error))?;
             }
         }
         if !self.pair.batch.is_empty() {
             for statement in &self.statements {
-                let event = self.batch(&rows[statement.clone()]);
-                dispatch(&self.pair.batch, event, Some(&mut *conn), scene, &None).await?;
+                let told = Told::PostSaveBatch { rows: statement.clone(), created };
+                let (mut event, conn) = (Telling { rows: &mut *rows, told }, Some(&mut *conn));
+                dispatch(&self.pair.batch, &mut event, conn, scene, &None).await?;
             }
         }
         Ok(())
     }
 
-    fn postponed(&self, rows: &[M], scene: &Scene) -> Vec<Box<dyn Deferred>> {
-        let mut all = Vec::new();
+    fn postponed(&self, rows: &mut dyn Instances, scene: &Scene) -> Vec<Box<dyn Deferred>> {
+        let (mut all, created) = (Vec::new(), self.created());
         if self.stored == Stored::Not {
             return all;
         }
         if !self.pair.deferred.is_empty() || self.recorders.any() {
-            for (row, instance) in rows.iter().enumerate() {
-                let event = self.event(instance);
-                let (deferred, before) = (&self.pair.deferred, self.before(row));
-                let snapshot = || post_save::snapshot::<M>(&event);
-                let waiting = Postponed::of(deferred, &event, snapshot, scene, before);
-                let (created, seen) = (Some(event.created), scene.db.is_some());
-                let of = &self.recorders;
-                all.extend(of.after(post_save::NAME, created, instance, seen, waiting));
+            for row in 0..rows.len() {
+                let event = Telling { rows: &mut *rows, told: Told::PostSave { row, created } };
+                let waiting = Postponed::of(&self.pair.deferred, &event, scene, self.before(row));
+                let (of, seen) = (&self.recorders, scene.db.is_some());
+                all.extend(of.after(post_save::NAME, Some(created), rows.at(row), seen, waiting));
             }
         }
         if !self.pair.deferred_batch.is_empty() {
             for statement in &self.statements {
-                let event = self.batch(&rows[statement.clone()]);
-                let deferred = &self.pair.deferred_batch;
-                let snapshot = || post_save_batch::snapshot::<M>(&event);
-                all.extend(Postponed::of(deferred, &event, snapshot, scene, &None));
+                let told = Told::PostSaveBatch { rows: statement.clone(), created };
+                let event = Telling { rows: &mut *rows, told };
+                all.extend(Postponed::of(&self.pair.deferred_batch, &event, scene, &None));
             }
         }
         all

@@ -44,8 +44,8 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
             #[automatically_derived]
             impl __p::CustomSignal for #ident {
                 const SIGNAL: &'static str = #name;
-                fn __table() -> &'static __p::SignalTable<Self> {
-                    static TABLE: __p::SignalTable<#ident> = __p::SignalTable::new();
+                fn __table() -> &'static __p::SignalTable {
+                    static TABLE: __p::SignalTable = __p::SignalTable::new::<#ident>();
                     &TABLE
                 }
             }

@@ -33,20 +33,9 @@ impl Signal for post_save_batch {
         Some(WrittenBatch { instances, created: event.created, fields: None })
     }
 
-    fn reborrow<'s, M: ?Sized + Subject>(
-        event: &'s mut PostSaveBatch<'_, M>,
-    ) -> PostSaveBatch<'s, M> {
-        let instances = M::reborrow(&event.instances);
-        PostSaveBatch { instances, created: event.created, fields: event.fields }
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &WrittenBatch<M>) -> PostSaveBatch<'_, M> {
         let WrittenBatch { instances, created, fields } = kept;
         PostSaveBatch { instances, created: *created, fields: fields.as_deref() }
-    }
-
-    fn created<M: ?Sized + Subject>(event: &PostSaveBatch<'_, M>) -> Option<bool> {
-        Some(event.created)
     }
 }
 
@@ -78,12 +67,6 @@ impl Signal for post_delete_batch {
 
     fn snapshot<M: AnyModel>(event: &PostDeleteBatch<'_, M>) -> Option<Vec<Snapshot>> {
         Some(event.instances.iter().map(|row| Snapshot::of(row)).collect())
-    }
-
-    fn reborrow<'s, M: ?Sized + Subject>(
-        event: &'s mut PostDeleteBatch<'_, M>,
-    ) -> PostDeleteBatch<'s, M> {
-        PostDeleteBatch { instances: M::reborrow(&event.instances) }
     }
 
     fn replay<M: Send + Sync + 'static>(kept: &Vec<M>) -> PostDeleteBatch<'_, M> {

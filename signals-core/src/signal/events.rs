@@ -9,7 +9,8 @@ use super::{Deferrable, Lifetime, Signal, Subject, TellsChange};
 use crate::any::{AnyModel, Snapshot};
 use crate::error::BoxError;
 use crate::model::{Column, Model};
-use crate::receiver::{AnyEntry, Cx};
+use crate::parameter::Cx;
+use crate::receiver::AnyEntry;
 use crate::registry::{Handle, registry};
 
 macro_rules! signal {
@@ -281,10 +282,6 @@ impl Signal for pre_save {
         None
     }
 
-    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut PreSave<'_, M>) -> PreSave<'s, M> {
-        PreSave { instance: event.instance, fields: event.fields }
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PreSave<'_, M> {
         match *kept {}
     }
@@ -321,17 +318,9 @@ impl Signal for post_save {
         })
     }
 
-    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut PostSave<'_, M>) -> PostSave<'s, M> {
-        *event
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Written<M>) -> PostSave<'_, M> {
         let Written { instance, created, fields } = kept;
         PostSave { instance, created: *created, fields: fields.as_deref() }
-    }
-
-    fn created<M: ?Sized + Subject>(event: &PostSave<'_, M>) -> Option<bool> {
-        Some(event.created)
     }
 }
 
@@ -366,10 +355,6 @@ impl Signal for pre_delete {
         None
     }
 
-    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut PreDelete<'_, M>) -> PreDelete<'s, M> {
-        *event
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PreDelete<'_, M> {
         match *kept {}
     }
@@ -392,10 +377,6 @@ impl Signal for post_delete {
 
     fn snapshot<M: AnyModel>(event: &PostDelete<'_, M>) -> Option<Self::Kept<Snapshot>> {
         Some(Snapshot::of(event.instance))
-    }
-
-    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut PostDelete<'_, M>) -> PostDelete<'s, M> {
-        *event
     }
 
     fn replay<M: Send + Sync + 'static>(kept: &M) -> PostDelete<'_, M> {

@@ -24,10 +24,6 @@ impl Signal for post_load {
         None
     }
 
-    fn reborrow<'s, M: ?Sized + Subject>(event: &'s mut PostLoad<'_, M>) -> PostLoad<'s, M> {
-        PostLoad { instance: event.instance }
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PostLoad<'_, M> {
         match *kept {}
     }

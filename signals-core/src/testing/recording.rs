@@ -1,6 +1,6 @@
 //! Who records, and what they are told. Where nobody records at all, a write asks no more than that.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, ThreadId};
@@ -8,6 +8,7 @@ use std::thread::{self, ThreadId};
 use futures_util::future::BoxFuture;
 use tokio::task;
 
+use crate::any::AnyModel;
 use crate::context::{self, PoolId};
 use crate::custom::CustomSignal;
 use crate::error::Error;
@@ -39,7 +40,8 @@ pub(crate) fn origin() -> Option<Origin> {
     if any() { Some(context::origin().unwrap_or_else(Origin::here)) } else { None }
 }
 
-fn any() -> bool {
+/// Whether anybody records at all.
+pub(crate) fn any() -> bool {
     RECORDING.load(Ordering::Relaxed) > 0
 }
 
@@ -53,17 +55,34 @@ impl Origin {
 
 struct Listener {
     origin: Origin,
-    /// A `Log<M>` or a `SentLog<T>`.
-    log: Arc<dyn Any + Send + Sync>,
+    log: Arc<dyn Listen>,
+}
+
+/// A log of one who records.
+pub(super) trait Listen: Any + Send + Sync {
+    /// The model whose signals it is of, if it is one of a model's.
+    fn model(&self) -> Option<TypeId> {
+        None
+    }
+
+    /// Takes note of a signal of the model.
+    fn note(
+        &self,
+        _signal: &'static str,
+        _created: Option<bool>,
+        _row: &dyn AnyModel,
+        _committed: &Arc<OnceLock<bool>>,
+    ) {
+    }
 }
 
 /// One who records, from [`begin`](Self::begin) until this is dropped.
-pub(super) struct Recording<L: Send + Sync + 'static> {
+pub(super) struct Recording<L: Listen> {
     pub(super) log: Arc<L>,
     origin: Origin,
 }
 
-impl<L: Send + Sync + 'static> Recording<L> {
+impl<L: Listen> Recording<L> {
     pub(super) fn begin(log: L) -> Self {
         let log = Arc::new(log);
         RECORDING.fetch_add(1, Ordering::Relaxed);
@@ -81,7 +100,7 @@ impl<L: Send + Sync + 'static> Recording<L> {
     }
 }
 
-impl<L: Send + Sync + 'static> Drop for Recording<L> {
+impl<L: Listen> Drop for Recording<L> {
     fn drop(&mut self) {
         let this: *const () = Arc::as_ptr(&self.log).cast();
         listeners().retain(|listener| Arc::as_ptr(&listener.log).cast() != this);
@@ -93,12 +112,12 @@ fn listeners() -> MutexGuard<'static, Vec<Listener>> {
     LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The logs of this type that record this task.
-fn logs<L: Send + Sync + 'static>() -> Vec<Arc<L>> {
+/// The logs that record this task.
+fn logs() -> Vec<Arc<dyn Listen>> {
     let origin = origin().filter(|_| !mute::every());
     let all = listeners();
     let of_task = all.iter().filter(|listener| Some(listener.origin) == origin);
-    of_task.filter_map(|listener| Arc::clone(&listener.log).downcast().ok()).collect()
+    of_task.map(|listener| Arc::clone(&listener.log)).collect()
 }
 
 /// What was sent of a model.
@@ -121,24 +140,39 @@ impl<M> Log<M> {
     }
 }
 
-/// Those who record one write; nobody, in every program but a test.
-pub(crate) struct Recorders<M>(Option<Arc<[Arc<Log<M>>]>>);
+impl<M: Model> Listen for Log<M> {
+    fn model(&self) -> Option<TypeId> {
+        Some(TypeId::of::<M>())
+    }
 
-impl<M> Clone for Recorders<M> {
-    fn clone(&self) -> Self {
-        Self(self.0.clone())
+    fn note(
+        &self,
+        signal: &'static str,
+        created: Option<bool>,
+        row: &dyn AnyModel,
+        committed: &Arc<OnceLock<bool>>,
+    ) {
+        if let Some(row) = row.downcast_ref::<M>() {
+            let (instance, committed) = ((self.copy)(row), Arc::clone(committed));
+            self.noted().push(Noted { signal, created, instance, committed });
+        }
     }
 }
 
-impl<M: Model> Recorders<M> {
-    /// Who records this task, as it is at the beginning of the write.
-    pub(crate) fn of_task() -> Self {
-        if any() { Self::find() } else { Self(None) }
+/// Those who record one write; nobody, in every program but a test.
+#[derive(Clone)]
+pub(crate) struct Recorders(Option<Arc<[Arc<dyn Listen>]>>);
+
+impl Recorders {
+    /// Who records what this task does to rows of a model, as it is at the beginning of the write.
+    pub(crate) fn of_task(model: TypeId) -> Self {
+        if any() { Self::find(model) } else { Self(None) }
     }
 
     #[cold]
-    fn find() -> Self {
-        let logs = logs::<Log<M>>();
+    fn find(model: TypeId) -> Self {
+        let mut logs = logs();
+        logs.retain(|log| log.model() == Some(model));
         Self((!logs.is_empty()).then(|| logs.into()))
     }
 
@@ -148,7 +182,7 @@ impl<M: Model> Recorders<M> {
     }
 
     /// A signal is sent ahead of the statement.
-    pub(crate) fn before(&self, signal: &'static str, instance: &M) {
+    pub(crate) fn before(&self, signal: &'static str, instance: &dyn AnyModel) {
         self.note(signal, None, instance);
     }
 
@@ -158,7 +192,7 @@ impl<M: Model> Recorders<M> {
         &self,
         signal: &'static str,
         created: Option<bool>,
-        instance: &M,
+        instance: &dyn AnyModel,
         seen: bool,
         waiting: Option<Box<dyn Deferred>>,
     ) -> Option<Box<dyn Deferred>> {
@@ -172,14 +206,11 @@ impl<M: Model> Recorders<M> {
         &self,
         signal: &'static str,
         created: Option<bool>,
-        instance: &M,
+        instance: &dyn AnyModel,
     ) -> Option<Arc<OnceLock<bool>>> {
         let logs = self.0.as_deref()?;
         let committed = Arc::<OnceLock<bool>>::default();
-        for log in logs {
-            let (instance, committed) = ((log.copy)(instance), Arc::clone(&committed));
-            log.noted().push(Noted { signal, created, instance, committed });
-        }
+        logs.iter().for_each(|log| log.note(signal, created, instance, &committed));
         Some(committed)
     }
 }
@@ -203,11 +234,16 @@ impl Deferred for Told {
 /// What was sent of a signal of the program's own.
 pub(super) struct SentLog<T>(pub(super) Mutex<Vec<Arc<T>>>);
 
+impl<T: CustomSignal> Listen for SentLog<T> {}
+
 /// A signal of the program's own is sent.
 pub(crate) fn sent<T: CustomSignal>(payload: &Arc<T>) {
     if any() {
-        for SentLog(sent) in logs::<SentLog<T>>().iter().map(AsRef::as_ref) {
-            sent.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(payload));
+        for log in logs() {
+            let log: Arc<dyn Any + Send + Sync> = log;
+            if let Some(SentLog(sent)) = log.downcast_ref::<SentLog<T>>() {
+                sent.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(payload));
+            }
         }
     }
 }

@@ -86,8 +86,8 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                 fn __json(&self) -> __p::Option<__p::Value> {
                     (&__p::Probe(self)).json()
                 }
-                fn __table() -> &'static __p::Table<Self> {
-                    static TABLE: __p::Table<#ident> = __p::Table::new();
+                fn __table() -> &'static __p::Table {
+                    static TABLE: __p::Table = __p::Table::new::<#ident>();
                     &TABLE
                 }
             }
@@ -241,7 +241,7 @@ fn linked(model: &Model<'_>) -> TokenStream {
                 quote_spanned!(ty.span()=> const _: () = __p::is_key_of::<#parent, #ty>();),
             );
             let new = quote_spanned!(parent.span()=> __p::Relation::new::<#parent>);
-            Some(quote!(#new(#i, __p::OnDelete::#on_delete)))
+            Some(quote!(#new(#i, __p::OnDelete::#on_delete, __In::SQLITE_CHILDREN, __In::POSTGRES_CHILDREN)))
         })
         .collect();
     quote! {

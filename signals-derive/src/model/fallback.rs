@@ -31,7 +31,7 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
                 fn __keep(&self) {}
                 fn __restore(&mut self, _: ()) {}
                 fn __json(&self) -> ::core::option::Option<__p::Value> { ::core::option::Option::None }
-                fn __table() -> &'static __p::Table<Self> { ::core::panic!() }
+                fn __table() -> &'static __p::Table { ::core::panic!() }
             }
             impl<__DB: __p::Backend> __p::Store<__DB> for #ident {
                 fn give(&self, _: usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }

@@ -94,7 +94,7 @@ fn registration(
             #body
         }
 
-        static __ENTRY: #entry = <#entry>::#constructor(&__INFO, __call)#deferred;
+        static __ENTRY: #entry = <#entry>::#constructor(__call)#deferred;
 
         __p::inventory::submit! { __p::Registration::new::<#signal, #sender>(&__INFO, &__ENTRY) }
     }
