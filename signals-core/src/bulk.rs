@@ -86,8 +86,12 @@ pub(crate) fn inserted(rows: &dyn Instances, keyed: bool) -> Vec<usize> {
 /// The order in which rows are inserted, where it is not theirs: those with a key first, so that they and those without
 /// are two statements, and no key that the database gives is one that comes later.
 pub(crate) fn insert_order(rows: &dyn Instances) -> Vec<usize> {
-    let (keyed, others): (Vec<_>, Vec<_>) = (0..rows.len()).partition(|row| rows.has_key(*row));
-    if keyed.is_empty() || others.is_empty() { Vec::new() } else { [keyed, others].concat() }
+    let has_key = |row: &usize| rows.has_key(*row);
+    if (1..rows.len()).all(|row| has_key(&row) == has_key(&0)) {
+        return Vec::new();
+    }
+    let (keyed, others): (Vec<_>, Vec<_>) = (0..rows.len()).partition(has_key);
+    [keyed, others].concat()
 }
 
 /// The rows of a statement, as slices of those that the program gave.

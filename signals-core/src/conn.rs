@@ -435,8 +435,7 @@ impl<'c> Conn<'c> {
             }
             if let Some(db) = &self.scope.db {
                 context::check_not_held(db.pool_id())?;
-                // On the heap, or every statement's future had room for it.
-                **slot = Some(Box::pin(db.pooled()).await?);
+                **slot = Some(db.pooled().await?);
             }
         }
         Ok(())

@@ -298,9 +298,13 @@ async fn lent<DB: Backend>(
     pool: &sqlx::Pool<DB>,
     lender: Option<&Arc<Lender<DB>>>,
 ) -> Result<Lent<DB>, sqlx::Error> {
+    // On the heap where it must be waited for, or every future of a save had room for that.
     match lender {
-        Some(lender) => lender.lend().await,
-        None => Lent::of(pool).await,
+        Some(lender) => match lender.at_hand() {
+            Some(lent) => Ok(lent),
+            None => Box::pin(lender.lend()).await,
+        },
+        None => Box::pin(Lent::of(pool)).await,
     }
 }
 

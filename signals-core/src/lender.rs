@@ -59,6 +59,16 @@ impl<DB: Backend> Lender<DB> {
         Arc::new(Self { pool, ready: Mutex::default(), turns, shared, sweeping })
     }
 
+    /// One that was used just now, where nobody has it.
+    pub(crate) fn at_hand(self: &Arc<Self>) -> Option<Lent<DB>> {
+        if self.shared.load(Ordering::Acquire) {
+            return None;
+        }
+        let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
+        let Ready { conn, taken, .. } = self.ready().pop_if(|ready| ready.used.elapsed() < IDLE)?;
+        Some(Lent::new(conn, taken, Some((Arc::clone(self), turn))))
+    }
+
     pub(crate) async fn lend(self: &Arc<Self>) -> Result<Lent<DB>, sqlx::Error> {
         if self.shared.load(Ordering::Acquire) {
             return Lent::of(&self.pool).await;

@@ -109,8 +109,8 @@ const _: () = {
         fn __json(&self) -> __p::Option<__p::Value> {
             (&__p::Probe(self)).json()
         }
-        fn __table() -> &'static __p::Table<Self> {
-            static TABLE: __p::Table<LineItem> = __p::Table::new();
+        fn __table() -> &'static __p::Table {
+            static TABLE: __p::Table = __p::Table::new::<LineItem>();
             &TABLE
         }
     }

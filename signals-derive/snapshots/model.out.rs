@@ -52,8 +52,8 @@ const _: () = {
         fn __json(&self) -> __p::Option<__p::Value> {
             (&__p::Probe(self)).json()
         }
-        fn __table() -> &'static __p::Table<Self> {
-            static TABLE: __p::Table<User> = __p::Table::new();
+        fn __table() -> &'static __p::Table {
+            static TABLE: __p::Table = __p::Table::new::<User>();
             &TABLE
         }
     }

@@ -51,7 +51,7 @@ const _: () = {
         static __ENTRY: __p::Entry<post_save, User> = <__p::Entry<
             post_save,
             User,
-        >>::future(&__INFO, __call);
+        >>::future(__call);
         __p::inventory::submit! {
             __p::Registration::new:: < post_save, User > (& __INFO, & __ENTRY)
         }
