@@ -50,6 +50,12 @@ pub trait Backend: Database {
     /// This database's row.
     fn row(row: &AnyRow) -> &Self::Row;
 
+    /// A row of this database.
+    fn any_row(row: Self::Row) -> AnyRow;
+
+    /// How many rows a statement has affected.
+    fn affected(done: &Self::QueryResult) -> u64;
+
     /// This database's type.
     fn type_info(ty: &AnyType) -> &Self::TypeInfo;
 

@@ -4,11 +4,12 @@ use sqlx::{PgConnection, Postgres};
 #[cfg(feature = "sqlite")]
 use sqlx::{Sqlite, SqliteConnection};
 
-use crate::backend::{AnyRow, Arguments, DatabaseKind, Sink, Statement};
+use crate::backend::{AnyRow, DatabaseKind, Sink, Statement};
 use crate::context;
 use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::link::{self, Link, Own, Pooled, Raw, on};
+use crate::running::Running;
 use crate::scope::Scope;
 use crate::sql::Sql;
 use crate::transaction::Transaction;
@@ -211,67 +212,35 @@ impl<'c> Conn<'c> {
 
     pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
         self.ready().await?;
-        let done = on!(self.connected()?, DB, conn => {
-            sqlx::raw_sql(sql).execute(conn).await.map(|done| link::rows_affected::<DB>(&done))
-        });
+        let done = Running::plain(self.connected(), sql).end(&mut |_| ()).await;
         self.done(done).await
     }
 
     /// Runs a statement to its end, and gives its rows to `sink`.
-    ///
-    /// To its end even where one row is all that is wanted: an autocommit INSERT … RETURNING on SQLite is committed
-    /// when the statement is through, and who leaves after the row never hears that the commit failed.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         self.ready().await?;
-        let Statement { sql, args, persistent } = statement;
-        let done = match (self.connected()?, args) {
-            #[cfg(feature = "sqlite")]
-            (Raw::Sqlite(conn), Arguments::Sqlite(args)) => {
-                link::drain(
-                    conn.fetch_many(sqlx::query_with(sql, args).persistent(persistent)),
-                    |done| done.rows_affected(),
-                    |row| {
-                        sink(AnyRow::Sqlite(row));
-                    },
-                )
-                .await
-            }
-            #[cfg(feature = "postgres")]
-            (Raw::Postgres(conn), Arguments::Postgres(args)) => {
-                link::drain(
-                    conn.fetch_many(sqlx::query_with(sql, args).persistent(persistent)),
-                    |done| done.rows_affected(),
-                    |row| {
-                        sink(AnyRow::Postgres(row));
-                    },
-                )
-                .await
-            }
-            #[cfg(all(feature = "sqlite", feature = "postgres"))]
-            _ => unreachable!("the arguments are made for the connection"),
-        };
+        let done = self.start(statement).end(sink).await;
         self.done(done).await
     }
 
-    /// Runs a statement of at most one row to its end. On Postgres this is cheaper than [`run`](Self::run), and sqlx
-    /// reads to the end as well.
+    /// Runs a statement of at most one row to its end.
     pub(crate) async fn run_one(&mut self, statement: Statement) -> Result<Option<AnyRow>> {
-        #[cfg(feature = "postgres")]
-        if self.kind() == DatabaseKind::Postgres {
-            self.ready().await?;
-            let Statement { sql, args, persistent } = statement;
-            let done = match (self.connected()?, args) {
-                (Raw::Postgres(conn), Arguments::Postgres(args)) => {
-                    conn.fetch_optional(sqlx::query_with(sql, args).persistent(persistent)).await
-                }
-                #[cfg(feature = "sqlite")]
-                _ => unreachable!("the arguments are made for the connection"),
-            };
-            return Ok(self.done(done).await?.map(AnyRow::Postgres));
-        }
+        self.ready().await?;
         let mut first = None;
-        self.run(statement, &mut |row| first = first.take().or(Some(row))).await?;
+        let sink = &mut |row| first = first.take().or(Some(row));
+        let done = self.start_one(statement).end(sink).await;
+        self.done(done).await?;
         Ok(first)
+    }
+
+    /// Starts a statement on a connection that is [`ready`](Self::ready). [`done`](Self::done) is to be told how it ended.
+    pub(crate) fn start(&mut self, statement: Statement) -> Running<'_> {
+        Running::new(self.connected(), statement)
+    }
+
+    /// As [`start`](Self::start), for a statement of at most one row.
+    pub(crate) fn start_one(&mut self, statement: Statement) -> Running<'_> {
+        Running::one(self.connected(), statement)
     }
 
     /// A statement is under way. Where it is still so when the connection goes back, its pool has to look at it.
@@ -301,7 +270,7 @@ impl<'c> Conn<'c> {
     }
 
     /// Takes note of how a statement of ours ended.
-    async fn done<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T> {
+    pub(crate) async fn done<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T> {
         let done = self.ended(done);
         self.scope.touch();
         match done {
@@ -312,7 +281,7 @@ impl<'c> Conn<'c> {
             Err(error) => {
                 if !self.scope.frames.is_empty() {
                     self.scope.fail(|| format!("a statement failed: {error}"));
-                    self.keep_in_transaction().await;
+                    Box::pin(self.keep_in_transaction()).await;
                 }
                 Err(error.into())
             }
@@ -377,7 +346,8 @@ impl<'c> Conn<'c> {
 
     pub(crate) async fn begin_raw(&mut self) -> Result<()> {
         self.ready().await?;
-        let begun = on!(self.connected()?, DB, conn => link::begin::<DB>(conn).await);
+        let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
+        let begun = on!(raw, DB, conn => link::begin::<DB>(conn).await);
         Ok(self.ended(begun)?)
     }
 
@@ -424,7 +394,7 @@ impl<'c> Conn<'c> {
     }
 
     /// Takes a connection from the pool again where the slot is empty.
-    async fn ready(&mut self) -> Result<()> {
+    pub(crate) async fn ready(&mut self) -> Result<()> {
         if let Link::Pooled(slot) = &mut self.link
             && slot.is_none()
         {
@@ -442,9 +412,9 @@ impl<'c> Conn<'c> {
     }
 
     /// The connection, for a statement that is under way from here on.
-    fn connected(&mut self) -> Result<Raw<'_>> {
+    fn connected(&mut self) -> Option<Raw<'_>> {
         self.set_busy(true);
-        self.raw().ok_or(Error::Database(sqlx::Error::PoolClosed))
+        self.raw()
     }
 
     pub(crate) fn raw(&mut self) -> Option<Raw<'_>> {

@@ -42,26 +42,27 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
 
 /// Deletes the one row that there is. On the heap, as a save.
 fn one<'d>(rows: &'d mut dyn Instances, source: Source<'d>) -> BoxFuture<'d, Result<bool>> {
-    Box::pin(async move {
-        let span = tracing::debug_span!("delete", model = rows.model());
-        traced(span, || in_span(rows, source)).await
-    })
+    let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
+    let span = tracing::debug_span!("delete", model = rows.model());
+    if let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete())) {
+        let mut unit = Delete::new(false, pair, recorders);
+        return traced(span, async move {
+            perform(&mut unit, rows, source).await?;
+            Ok(unit.deleted == [0])
+        });
+    }
+    context::observe("delete", rows.model());
+    match source {
+        Source::Conn(mut conn) => traced(span, async move { alone(rows, &mut conn).await }),
+        pool => traced(span, async move { alone(rows, &mut pool.acquire().await?).await }),
+    }
 }
 
-async fn in_span(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
-    let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
-    let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete()))
-    else {
-        let model = rows.model();
-        context::observe("delete", model);
-        let mut conn = source.acquire().await?;
-        let doubt = Doubt::of(&mut conn, "delete", model);
-        let done = remove(doubt.conn, rows).await;
-        return doubt.end(done);
-    };
-    let mut unit = Delete::new(false, pair, recorders);
-    perform(&mut unit, rows, source).await?;
-    Ok(unit.deleted == [0])
+/// Deletes a row that nobody hears of.
+async fn alone(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<bool> {
+    let doubt = Doubt::of(conn, "delete", rows.model());
+    let done = remove(doubt.conn, rows).await;
+    doubt.end(done)
 }
 
 /// Deletes several rows, and returns how many there were. A row without a key is none.
@@ -75,14 +76,14 @@ pub(crate) async fn delete_many<M: Model, R: Route<M>>(
 }
 
 fn many<'d>(rows: &'d mut dyn Instances, source: Source<'d>) -> BoxFuture<'d, Result<u64>> {
-    Box::pin(async move {
+    let span = tracing::debug_span!("delete", model = rows.model(), rows = rows.len());
+    traced(span, async move {
         if !(0..rows.len()).any(|row| rows.has_key(row)) {
             return Ok(0);
         }
-        let span = tracing::debug_span!("delete", model = rows.model(), rows = rows.len());
         let recorders = Recorders::of_task(rows.id());
         let mut unit = Delete::new(true, rows.table().delete(), recorders);
-        traced(span, || perform(&mut unit, rows, source)).await?;
+        perform(&mut unit, rows, source).await?;
         Ok(unit.deleted.len() as u64)
     })
 }
@@ -276,7 +277,10 @@ async fn remove(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
         rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
     }
     let affected = conn.run(Statement::fixed(model.delete, args), &mut |_| ()).await?;
-    if affected == 0 && model.has(Group::Version) && bulk::is_stored(conn, rows, 0).await? {
+    if affected == 0
+        && model.has(Group::Version)
+        && Box::pin(bulk::is_stored(conn, rows, 0)).await?
+    {
         return Err(stale(rows, 0));
     }
     Ok(affected > 0)

@@ -1,3 +1,6 @@
+use std::borrow::Cow;
+
+use futures_util::future::{Either, ready};
 use sqlx::pool::PoolConnection;
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, PgPool, Postgres};
@@ -79,14 +82,19 @@ pub enum Source<'c> {
 }
 
 impl<'c> Source<'c> {
-    pub(crate) async fn acquire(self) -> Result<Conn<'c>> {
-        match self {
-            Source::Db(db) => db.acquire().await,
+    /// The connection. Who has one already does not wait for it, and so the future has no room for it.
+    pub(crate) fn acquire(self) -> impl Future<Output = Result<Conn<'c>>> {
+        let acquired = match self {
+            Source::Db(db) => Err(Cow::Borrowed(db)),
             #[cfg(feature = "sqlite")]
-            Source::Sqlite(pool) => Db::from(pool.clone()).acquire().await,
+            Source::Sqlite(pool) => Err(Cow::Owned(pool.clone().into())),
             #[cfg(feature = "postgres")]
-            Source::Postgres(pool) => Db::from(pool.clone()).acquire().await,
+            Source::Postgres(pool) => Err(Cow::Owned(pool.clone().into())),
             Source::Conn(conn) => Ok(conn),
+        };
+        match acquired {
+            Ok(conn) => Either::Left(ready(Ok(conn))),
+            Err(db) => Either::Right(async move { db.acquire().await }),
         }
     }
 

@@ -184,14 +184,14 @@ impl<M> DerefMut for Slice<'_, M> {
 
 impl<'m, M: Model, R> Of<'m, M, R> {
     pub(crate) fn new(rows: &'m mut [M]) -> Self {
-        Self::of(Slice::Given(rows))
+        Self::of_slice(Slice::Given(rows))
     }
 
     pub(crate) fn one(row: &'m mut M) -> Self {
         Self::new(std::slice::from_mut(row))
     }
 
-    fn of(rows: Slice<'m, M>) -> Self {
+    fn of_slice(rows: Slice<'m, M>) -> Self {
         let (order, before, kept) = (Vec::new(), Vec::new(), Vec::new());
         Self { rows, order, before, kept, fields: None, route: PhantomData }
     }
@@ -334,7 +334,7 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
 
     fn copied(&self) -> Option<Box<dyn Instances>> {
         let rows = self.rows.iter().map(M::COPY?).collect();
-        let copied = Of::<'static, M, R>::of(Slice::Copied(rows));
+        let copied = Of::<'static, M, R>::of_slice(Slice::Copied(rows));
         Some(Box::new(Of { fields: self.fields.clone(), ..copied }))
     }
 

@@ -37,6 +37,7 @@ mod read;
 mod receiver;
 mod refused;
 mod registry;
+mod running;
 mod save;
 mod scope;
 mod signal;

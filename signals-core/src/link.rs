@@ -2,8 +2,7 @@
 
 use std::ops::{Deref, DerefMut};
 
-use futures_util::TryStreamExt;
-use sqlx::{Either, SqlStr};
+use sqlx::SqlStr;
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, Postgres};
 #[cfg(feature = "sqlite")]
@@ -122,46 +121,6 @@ impl<T> DerefMut for Own<'_, T> {
             Self::Borrowed(value) => value,
         }
     }
-}
-
-/// Reads a statement's stream to its end; an error is its end.
-pub(crate) async fn drain<Done, Row>(
-    mut stream: impl futures_util::Stream<Item = Result<Either<Done, Row>, sqlx::Error>> + Unpin,
-    affected: impl Fn(Done) -> u64,
-    mut sink: impl FnMut(Row),
-) -> Result<u64, sqlx::Error> {
-    let mut rows = 0;
-    while let Some(step) = stream.try_next().await? {
-        match step {
-            Either::Left(done) => rows += affected(done),
-            Either::Right(row) => sink(row),
-        }
-    }
-    Ok(rows)
-}
-
-pub(crate) trait RowsAffected {
-    fn rows(&self) -> u64;
-}
-
-#[cfg(feature = "sqlite")]
-impl RowsAffected for sqlx::sqlite::SqliteQueryResult {
-    fn rows(&self) -> u64 {
-        self.rows_affected()
-    }
-}
-
-#[cfg(feature = "postgres")]
-impl RowsAffected for sqlx::postgres::PgQueryResult {
-    fn rows(&self) -> u64 {
-        self.rows_affected()
-    }
-}
-
-pub(crate) fn rows_affected<DB: sqlx::Database<QueryResult: RowsAffected>>(
-    done: &DB::QueryResult,
-) -> u64 {
-    done.rows()
 }
 
 pub(crate) fn depth<DB: Backend>(conn: &DB::Connection) -> usize {

@@ -9,7 +9,7 @@ use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::instances::Instances;
 use crate::read::flag;
-use crate::store::Group;
+use crate::store::{Group, Role, Statements};
 
 /// How often a save tries anew where another one was faster, before it takes it that nothing is ever stored.
 pub(crate) const ATTEMPTS: usize = 16;
@@ -72,13 +72,15 @@ pub(crate) async fn store(
 
 async fn insert(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<Stored> {
     let model = rows.statements();
-    let keyed = rows.has_key(0);
-    let sql = if keyed { model.insert_with_key } else { model.insert };
-    let key = model.group(Group::Key).filter(|_| !keyed);
-    let binds =
-        [Some(Group::Set), keyed.then_some(Group::Key), Some(Group::Version), Some(Group::Added)];
-    let statement = fixed(conn, rows, sql, binds.into_iter().flatten())?;
-    let stored = run(conn, rows, statement, key.chain(model.group(Group::Computed))).await?;
+    let text = match rows.has_key(0) {
+        true => Text::Fixed(model.insert_with_key, &EVERY, &[Group::Computed]),
+        false => Text::Fixed(
+            model.insert,
+            &[Group::Set, Group::Version, Group::Added],
+            &[Group::Key, Group::Computed],
+        ),
+    };
+    let stored = run(conn, rows, text).await?;
     if stored { Ok(Stored::Created) } else { Err(Error::NotStored { model: rows.model() }) }
 }
 
@@ -91,9 +93,12 @@ async fn save(
 ) -> Result<Stored> {
     let model = rows.statements();
     let checked = on.is_none() && model.has(Group::Version);
+    // A row that has a key of the database's giving is there, as a rule, and a plain UPDATE is all that it takes.
+    let expected = on.is_none() && model.columns.iter().any(|c| c.role == Role::GeneratedKey);
+    let at_once = conn.kind() == DatabaseKind::Postgres && !before && !expected;
     // Where neither the UPDATE nor the INSERT finds its row as it wants it, somebody stored or deleted it in between.
     for _ in 0..ATTEMPTS {
-        if conn.kind() == DatabaseKind::Postgres && !before {
+        if at_once {
             if let Some(stored) = save_at_once(conn, rows, on).await? {
                 return Ok(stored);
             }
@@ -124,10 +129,10 @@ async fn save_at_once(
 ) -> Result<Option<Stored>> {
     let model = rows.statements();
     let Some(on) = on else {
-        let statement = fixed(conn, rows, model.save, EVERY)?;
-        let Some(row) = conn.run_one(statement).await? else { return Ok(None) };
+        let text = Text::Fixed(model.save, &EVERY, &[Group::Computed, Group::Added]);
+        let Some(row) = one(conn, rows, text).await? else { return Ok(None) };
         let created = flag(&row, 0)?;
-        take_row(rows, 0, model.group(Group::Computed).chain(model.group(Group::Added)), &row, 1)?;
+        text.take(rows, &row, 1)?;
         if !created {
             rows.advance(0);
         }
@@ -135,9 +140,10 @@ async fn save_at_once(
     };
     let columns = bulk::inserted(rows, rows.has_key(0));
     let shape = Shape::new(What::Save, Given::Values(1), columns, on.to_vec());
-    let Some(row) = conn.run_one(composed(conn, rows, &shape)?).await? else { return Ok(None) };
+    let text = Text::Composed(&shape);
+    let Some(row) = one(conn, rows, text).await? else { return Ok(None) };
     let created = flag(&row, 0)?;
-    take_row(rows, 0, shape.returned(model), &row, 1)?;
+    text.take(rows, &row, 1)?;
     Ok(Some(if created { Stored::Created } else { Stored::Updated }))
 }
 
@@ -152,10 +158,9 @@ async fn update(
     let model = rows.statements();
     let checked = on.is_none() && model.has(Group::Version);
     if let (None, None, false) = (set, on, before) {
-        let groups = [Group::Set, Group::Key, Group::Version];
-        let statement = fixed(conn, rows, model.update, groups)?;
-        let back = model.group(Group::Computed).chain(model.group(Group::Added));
-        let stored = run(conn, rows, statement, back).await?;
+        let groups = &[Group::Set, Group::Key, Group::Version];
+        let text = Text::Fixed(model.update, groups, &[Group::Computed, Group::Added]);
+        let stored = run(conn, rows, text).await?;
         if stored {
             rows.advance(0);
         }
@@ -171,8 +176,7 @@ async fn update(
     }
     let mut shape = Shape::new(What::UpdateOne, Given::Values(1), set, on);
     shape.checked = checked;
-    let statement = composed(conn, rows, &shape)?;
-    let stored = run(conn, rows, statement, shape.returned(model)).await?;
+    let stored = run(conn, rows, Text::Composed(&shape)).await?;
     if stored && checked {
         rows.advance(0);
     }
@@ -186,20 +190,18 @@ async fn insert_or_nothing(
 ) -> Result<bool> {
     let model = rows.statements();
     let Some(on) = on else {
-        let statement = fixed(conn, rows, model.insert_or_nothing, EVERY)?;
-        return run(conn, rows, statement, model.group(Group::Computed)).await;
+        let text = Text::Fixed(model.insert_or_nothing, &EVERY, &[Group::Computed]);
+        return run(conn, rows, text).await;
     };
     let columns = bulk::inserted(rows, rows.has_key(0));
     let shape = Shape::new(What::InsertOrNothing, Given::Values(1), columns, on.to_vec());
-    let statement = composed(conn, rows, &shape)?;
-    run(conn, rows, statement, shape.returned(model)).await
+    run(conn, rows, Text::Composed(&shape)).await
 }
 
 /// Whether there is a row that has the same in these columns.
 async fn exists(conn: &mut Conn<'_>, rows: &mut dyn Instances, on: &[usize]) -> Result<bool> {
     let shape = Shape::new(What::Select, Given::Values(1), Vec::new(), on.to_vec());
-    let statement = composed(conn, rows, &shape)?;
-    Ok(conn.run_one(statement).await?.is_some())
+    Ok(one(conn, rows, Text::Composed(&shape)).await?.is_some())
 }
 
 /// The row that has the same in these columns as the one that there is.
@@ -209,54 +211,83 @@ pub(crate) async fn find_like(
     on: &[usize],
 ) -> Result<Option<AnyRow>> {
     let shape = Shape::new(What::Find, Given::Values(1), Vec::new(), on.to_vec());
-    conn.run_one(composed(conn, rows, &shape)?).await
+    one(conn, rows, Text::Composed(&shape)).await
 }
 
 const EVERY: [Group; 4] = [Group::Set, Group::Key, Group::Version, Group::Added];
 
-/// A statement that is always the same, with these columns as its arguments.
-fn fixed(
-    conn: &Conn<'_>,
-    rows: &dyn Instances,
-    sql: &'static str,
-    groups: impl IntoIterator<Item = Group>,
-) -> Result<Statement, sqlx::Error> {
-    let mut args = Arguments::new(conn.kind());
-    for group in groups {
-        for column in rows.statements().group(group) {
-            rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
-        }
-    }
-    Ok(Statement::fixed(sql, args))
+/// A statement of one row.
+#[derive(Clone, Copy)]
+enum Text<'t> {
+    /// One that is always the same, with the columns that are its arguments, and those that it returns.
+    Fixed(&'static str, &'static [Group], &'static [Group]),
+    Composed(&'t Shape),
 }
 
-fn composed(
-    conn: &Conn<'_>,
-    rows: &dyn Instances,
-    shape: &Shape,
-) -> Result<Statement, sqlx::Error> {
-    let mut args = Arguments::new(conn.kind());
-    for column in shape.binds(rows.statements()) {
-        rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
+impl Text<'_> {
+    fn statement(self, rows: &dyn Instances, kind: DatabaseKind) -> Result<Statement, sqlx::Error> {
+        let (model, mut args) = (rows.statements(), Arguments::new(kind));
+        let mut bind = |column| rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode);
+        match self {
+            Self::Fixed(sql, groups, _) => {
+                for group in groups {
+                    model.group(*group).try_for_each(&mut bind)?;
+                }
+                Ok(Statement::fixed(sql, args))
+            }
+            Self::Composed(shape) => {
+                shape.binds(model).into_iter().try_for_each(bind)?;
+                let sql = rows.table().shapes().sql(shape, model, kind);
+                Ok(Statement { sql, args, persistent: true })
+            }
+        }
     }
-    let sql = rows.table().shapes().sql(shape, rows.statements(), conn.kind());
-    Ok(Statement { sql, args, persistent: true })
+
+    /// Whether it returns any column.
+    fn returns(self, model: &Statements) -> bool {
+        match self {
+            Self::Fixed(_, _, returned) => returned.iter().any(|group| model.has(*group)),
+            Self::Composed(shape) => !shape.returned(model).is_empty(),
+        }
+    }
+
+    /// Takes what it has returned, from a place in the row on.
+    fn take(self, rows: &mut dyn Instances, from: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
+        let model = rows.statements();
+        match self {
+            Self::Fixed(_, _, returned) => {
+                let columns = returned.iter().flat_map(|group| model.group(*group));
+                take_row(rows, 0, columns, from, at)
+            }
+            Self::Composed(shape) => take_row(rows, 0, shape.returned(model), from, at),
+        }
+    }
+}
+
+/// Runs a statement of at most one row, and returns that.
+///
+/// It is made when the connection is there, so that the future has no room for it.
+async fn one(conn: &mut Conn<'_>, rows: &dyn Instances, text: Text<'_>) -> Result<Option<AnyRow>> {
+    conn.ready().await?;
+    let statement = text.statement(rows, conn.kind())?;
+    let mut first = None;
+    let running = conn.start_one(statement);
+    let done = running.end(&mut |row| first = first.take().or(Some(row))).await;
+    conn.done(done).await?;
+    Ok(first)
 }
 
 /// Runs a statement of one row, takes what it returns, and says whether it stored anything.
-async fn run(
-    conn: &mut Conn<'_>,
-    rows: &mut dyn Instances,
-    statement: Statement,
-    returned: impl IntoIterator<Item = usize>,
-) -> Result<bool> {
-    let mut returned = returned.into_iter().peekable();
-    if returned.peek().is_none() {
-        return Ok(conn.run(statement, &mut |_| ()).await? > 0);
+async fn run(conn: &mut Conn<'_>, rows: &mut dyn Instances, text: Text<'_>) -> Result<bool> {
+    if text.returns(rows.statements()) {
+        let Some(row) = one(conn, rows, text).await? else { return Ok(false) };
+        text.take(rows, &row, 0)?;
+        return Ok(true);
     }
-    let Some(row) = conn.run_one(statement).await? else { return Ok(false) };
-    take_row(rows, 0, returned, &row, 0)?;
-    Ok(true)
+    conn.ready().await?;
+    let statement = text.statement(rows, conn.kind())?;
+    let done = conn.start(statement).end(&mut |_| ()).await;
+    Ok(conn.done(done).await? > 0)
 }
 
 /// Takes columns that stand one after the other in a row of the database.

@@ -64,9 +64,12 @@ pub(crate) struct Scene {
     pub(crate) operation: Arc<Operation>,
 }
 
-/// Does `work` in a span, where anybody is told of it. On the heap then: a future that is here or there is twice as large.
-pub(crate) async fn traced<F: Future>(span: Span, work: impl FnOnce() -> F) -> F::Output {
-    if span.is_disabled() { work().await } else { Box::pin(work()).instrument(span).await }
+/// Does something in a span, where anybody is told of it.
+pub(crate) fn traced<'t, T>(
+    span: Span,
+    work: impl Future<Output = T> + Send + 't,
+) -> BoxFuture<'t, T> {
+    if span.is_disabled() { Box::pin(work) } else { Box::pin(work.instrument(span)) }
 }
 
 /// Performs a write that has receivers.

@@ -45,30 +45,32 @@ fn one<'s>(
     source: Source<'s>,
     verb: Verb,
 ) -> BoxFuture<'s, Result<Stored>> {
-    Box::pin(async move {
-        let span = tracing::debug_span!("save", model = rows.model());
-        traced(span, || in_span(rows, source, verb)).await
-    })
+    let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
+    let span = tracing::debug_span!("save", model = rows.model());
+    if let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) {
+        let mut unit = Write::new(verb, false, pair, recorders);
+        return traced(span, async move {
+            perform(&mut unit, rows, source).await?;
+            Ok(unit.stored)
+        });
+    }
+    context::observe("save", rows.model());
+    match source {
+        Source::Conn(mut conn) => traced(span, async move { alone(rows, &mut conn, &verb).await }),
+        pool => traced(span, async move { alone(rows, &mut pool.acquire().await?, &verb).await }),
+    }
 }
 
-async fn in_span(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<Stored> {
-    let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
-    let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) else {
-        let model = rows.model();
-        context::observe("save", model);
-        let mut conn = source.acquire().await?;
-        let doubt = Doubt::of(&mut conn, "save", model);
-        let mut kept = Kept::alone(rows);
-        stamp(kept.rows, &verb);
-        let done = store(doubt.conn, kept.rows, &verb, false).await;
-        if done.is_ok() {
-            kept.is_done();
-        }
-        return doubt.end(done);
-    };
-    let mut unit = Write::new(verb, false, pair, recorders);
-    perform(&mut unit, rows, source).await?;
-    Ok(unit.stored)
+/// Saves a row that nobody hears of.
+async fn alone(rows: &mut dyn Instances, conn: &mut Conn<'_>, verb: &Verb) -> Result<Stored> {
+    let doubt = Doubt::of(conn, "save", rows.model());
+    let mut kept = Kept::alone(rows);
+    stamp(kept.rows, verb);
+    let done = store(doubt.conn, kept.rows, verb, false).await;
+    if done.is_ok() {
+        kept.is_done();
+    }
+    doubt.end(done)
 }
 
 /// UPDATE of some columns.
@@ -203,13 +205,13 @@ fn many<'s>(
     source: Source<'s>,
     verb: Verb,
 ) -> BoxFuture<'s, Result<u64>> {
-    Box::pin(async move {
-        let count = rows.len();
+    let (model, count) = (rows.model(), rows.len());
+    let span = tracing::debug_span!("save", model, rows = count);
+    traced(span, async move {
         if count > 0 {
-            let span = tracing::debug_span!("save", model = rows.model(), rows = count);
             let recorders = Recorders::of_task(rows.id());
             let mut unit = Write::new(verb, true, rows.table().save(), recorders);
-            traced(span, || perform(&mut unit, rows, source)).await?;
+            perform(&mut unit, rows, source).await?;
         }
         Ok(count as u64)
     })

@@ -5,7 +5,8 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
 use sqlx::postgres::{
-    PgArgumentBuffer, PgArguments, PgConnectOptions, PgPoolOptions, PgRow, PgTypeInfo,
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow,
+    PgTypeInfo,
 };
 use sqlx::{Connection, Decode, Encode, PgPool, Postgres, Row, Type, TypeInfo};
 
@@ -34,6 +35,14 @@ impl Backend for Postgres {
             #[cfg(feature = "sqlite")]
             AnyRow::Sqlite(_) => unreachable!("a Postgres model in a SQLite row"),
         }
+    }
+
+    fn any_row(row: PgRow) -> AnyRow {
+        AnyRow::Postgres(row)
+    }
+
+    fn affected(done: &PgQueryResult) -> u64 {
+        done.rows_affected()
     }
 
     fn type_info(ty: &AnyType) -> &PgTypeInfo {

@@ -2,8 +2,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow,
-    SqliteTypeInfo,
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteQueryResult,
+    SqliteRow, SqliteTypeInfo,
 };
 use sqlx::{Decode, Row, Sqlite, SqlitePool, Type, TypeInfo, ValueRef};
 
@@ -36,6 +36,14 @@ impl Backend for Sqlite {
             #[cfg(feature = "postgres")]
             AnyRow::Postgres(_) => unreachable!("a SQLite model in a Postgres row"),
         }
+    }
+
+    fn any_row(row: SqliteRow) -> AnyRow {
+        AnyRow::Sqlite(row)
+    }
+
+    fn affected(done: &SqliteQueryResult) -> u64 {
+        done.rows_affected()
     }
 
     fn type_info(ty: &AnyType) -> &SqliteTypeInfo {

@@ -1,0 +1,108 @@
+//! A statement that sqlx runs, on either database.
+
+use futures_util::TryStreamExt;
+#[cfg(feature = "postgres")]
+use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
+#[cfg(feature = "sqlite")]
+use sqlx::Sqlite;
+use sqlx::{Either, Executor, SqlStr};
+#[cfg(feature = "postgres")]
+use sqlx::{Postgres, postgres::PgRow};
+
+use crate::backend::{AnyRow, Arguments, Backend, Sink, Statement};
+use crate::link::Raw;
+
+/// A statement on its way. What it needs is on sqlx's side, so that the futures around it are small.
+pub(crate) enum Running<'r> {
+    #[cfg(feature = "sqlite")]
+    Sqlite(Steps<'r, Sqlite>),
+    #[cfg(feature = "postgres")]
+    Postgres(Steps<'r, Postgres>),
+    #[cfg(feature = "postgres")]
+    PostgresOne(BoxFuture<'r, Result<Option<PgRow>, sqlx::Error>>),
+    /// There is no connection any more.
+    Lost,
+}
+
+/// The rows of a statement, and at the end of it what it has affected.
+type Steps<'r, DB> = BoxStream<'r, Result<Either<Done<DB>, Row<DB>>, sqlx::Error>>;
+type Done<DB> = <DB as sqlx::Database>::QueryResult;
+type Row<DB> = <DB as sqlx::Database>::Row;
+
+impl<'r> Running<'r> {
+    pub(crate) fn new(raw: Option<Raw<'r>>, statement: Statement) -> Self {
+        let Some(raw) = raw else { return Self::Lost };
+        let Statement { sql, args, persistent } = statement;
+        match (raw, args) {
+            #[cfg(feature = "sqlite")]
+            (Raw::Sqlite(conn), Arguments::Sqlite(args)) => {
+                Self::Sqlite(conn.fetch_many(sqlx::query_with(sql, args).persistent(persistent)))
+            }
+            #[cfg(feature = "postgres")]
+            (Raw::Postgres(conn), Arguments::Postgres(args)) => {
+                Self::Postgres(conn.fetch_many(sqlx::query_with(sql, args).persistent(persistent)))
+            }
+            #[cfg(all(feature = "sqlite", feature = "postgres"))]
+            _ => unreachable!("the arguments are made for the connection"),
+        }
+    }
+
+    /// Of a statement of at most one row. On Postgres this is cheaper, and sqlx reads to the end as well.
+    pub(crate) fn one(raw: Option<Raw<'r>>, statement: Statement) -> Self {
+        match (raw, statement) {
+            #[cfg(feature = "postgres")]
+            (
+                Some(Raw::Postgres(conn)),
+                Statement { sql, args: Arguments::Postgres(args), persistent },
+            ) => {
+                let query = sqlx::query_with(sql, args).persistent(persistent);
+                Self::PostgresOne(conn.fetch_optional(query))
+            }
+            (raw, statement) => Self::new(raw, statement),
+        }
+    }
+
+    /// Of SQL as it stands, without arguments.
+    pub(crate) fn plain(raw: Option<Raw<'r>>, sql: SqlStr) -> Self {
+        match raw {
+            None => Self::Lost,
+            #[cfg(feature = "sqlite")]
+            Some(Raw::Sqlite(conn)) => Self::Sqlite(conn.fetch_many(sqlx::raw_sql(sql))),
+            #[cfg(feature = "postgres")]
+            Some(Raw::Postgres(conn)) => Self::Postgres(conn.fetch_many(sqlx::raw_sql(sql))),
+        }
+    }
+
+    /// Gives every row to `sink`, and returns how many were affected.
+    ///
+    /// To its end even where one row is all that is wanted: an autocommit INSERT … RETURNING on SQLite is committed
+    /// when the statement is through, and who leaves after the row never hears that the commit failed.
+    pub(crate) async fn end(self, sink: Sink<'_>) -> Result<u64, sqlx::Error> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(steps) => drain::<Sqlite>(steps, sink).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(steps) => drain::<Postgres>(steps, sink).await,
+            #[cfg(feature = "postgres")]
+            Self::PostgresOne(row) => {
+                let row = row.await?.map(AnyRow::Postgres);
+                let found = u64::from(row.is_some());
+                row.into_iter().for_each(sink);
+                Ok(found)
+            }
+            Self::Lost => Err(sqlx::Error::PoolClosed),
+        }
+    }
+}
+
+async fn drain<DB: Backend>(mut steps: Steps<'_, DB>, sink: Sink<'_>) -> Result<u64, sqlx::Error> {
+    let mut affected = 0;
+    while let Some(step) = steps.try_next().await? {
+        match step {
+            Either::Left(done) => affected += DB::affected(&done),
+            Either::Right(row) => sink(DB::any_row(row)),
+        }
+    }
+    Ok(affected)
+}
