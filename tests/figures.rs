@@ -126,7 +126,7 @@ on_every_database! {
     async fn dispatch_to_nobody_allocates_nothing_and_an_async_receiver_one_box(db: Db) {
         let mut conn = db.acquire().await.unwrap();
         let nobody = dispatched(user(), &mut conn);
-        assert_eq!(nobody.0, 2, "the future of the update, and the error's text");
+        assert_eq!(nobody, (1, "no key".len() as u64), "nothing but the error's text");
         let [one, more] = [
             dispatched(Sync1 { id: None }, &mut conn),
             dispatched(Sync11 { id: None }, &mut conn),
@@ -148,7 +148,7 @@ on_every_database! {
         let (mut one, mut other) = (user(), user());
         let (on_db, on_conn) = (size_of_val(&one.save(&db)), size_of_val(&other.save(&mut conn)));
         println!("the future of a save: {on_db} bytes on a `&Db`, {on_conn} on a `&mut Conn`");
-        assert!(on_db <= 400 && on_conn <= 400, "{on_db} and {on_conn} bytes");
+        assert!(on_db <= 1_600 && on_conn <= 1_600, "{on_db} and {on_conn} bytes");
         let (mut rows, mut others) = ([user()], [user()]);
         let on_db = size_of_val(&User::insert_many(&db, &mut rows));
         let on_conn = size_of_val(&User::insert_many(&mut conn, &mut others));
@@ -168,8 +168,6 @@ macro_rules! compare {
         let check = |what: &str, by_hand: (u64, u64), ours: (u64, u64)| {
             println!("{what:<8} {by_hand:?} {ours:?}");
             let (allocations, bytes) = $waiting;
-            // The future of the operation is on the heap.
-            let (allocations, bytes) = (allocations + 1, bytes + FUTURE);
             assert!(ours.0 <= by_hand.0 + allocations, "{what}: {ours:?}, by hand {by_hand:?}");
             assert!(ours.1 <= by_hand.1 + bytes, "{what}: {ours:?}, by hand {by_hand:?}");
         };
@@ -202,9 +200,6 @@ macro_rules! compare {
         check("find", by_hand, cheapest!(runtime, (), |_u| User::find(&mut *conn, id)));
     }};
 }
-
-/// What the future of an operation takes at most.
-const FUTURE: u64 = 3_000;
 
 const INSERT: &str = r#"INSERT INTO "users" ("name", "email") VALUES ($1, $2) RETURNING "id""#;
 const UPDATE: &str = r#"UPDATE "users" SET "name" = $1, "email" = $2 WHERE "id" = $3"#;

@@ -261,7 +261,8 @@ mod postgres {
             stored.save_fields(db, &[Page::HITS]) => ["UPDATE"];
             stored.save_fields(db, &[Page::HITS, Page::TITLE]) => ["UPDATE"];
             stored.save_fields(db, &[]) => [];
-            stored.save(db) => ["WITH"];
+            stored.save(db) => ["UPDATE"];
+            Page { id: stored.id.map(|id| id + 1_000_000 + i64::from(fastrand::u32(..))), ..new() }.save(db) => ["UPDATE" "INSERT"];
             stored.update(db) => ["UPDATE"];
             new().save(db) => ["INSERT"];
             new().upsert(db, &unique) => ["WITH"];

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
+use futures_util::future::BoxFuture;
+
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
@@ -397,12 +399,12 @@ pub(crate) async fn stored(
 }
 
 /// Whether a row is stored, whatever its version.
-pub(crate) async fn is_stored(
-    conn: &mut Conn<'_>,
-    rows: &dyn Instances,
+pub(crate) fn is_stored<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s dyn Instances,
     row: usize,
-) -> Result<bool> {
-    Ok(!stored(conn, rows, &Chunk::of_row(row)).await?.is_empty())
+) -> BoxFuture<'s, Result<bool>> {
+    Box::pin(async move { Ok(!stored(conn, rows, &Chunk::of_row(row)).await?.is_empty()) })
 }
 
 /// How the rows of a chunk are deleted, and found before; and the columns of them that are asked for.

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tracing::Span;
 
 use crate::backend::{Arguments, DatabaseKind, Statement};
 use crate::bulk::{self, Work};
@@ -40,22 +41,34 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
     Ok(deleted)
 }
 
-/// Deletes the one row that there is. On the heap, as a save.
-fn one<'d>(rows: &'d mut dyn Instances, source: Source<'d>) -> BoxFuture<'d, Result<bool>> {
+/// Deletes the one row that there is.
+async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let span = tracing::debug_span!("delete", model = rows.model());
     if let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete())) {
-        let mut unit = Delete::new(false, pair, recorders);
-        return traced(span, async move {
-            perform(&mut unit, rows, source).await?;
-            Ok(unit.deleted == [0])
-        });
+        return heard(rows, source, pair, recorders, span).await;
     }
     context::observe("delete", rows.model());
-    match source {
-        Source::Conn(mut conn) => traced(span, async move { alone(rows, &mut conn).await }),
-        pool => traced(span, async move { alone(rows, &mut pool.acquire().await?).await }),
+    let mut conn = source.acquire().await?;
+    if span.is_disabled() {
+        alone(rows, &mut conn).await
+    } else {
+        traced(span, alone(rows, &mut conn)).await
     }
+}
+
+fn heard<'d>(
+    rows: &'d mut dyn Instances,
+    source: Source<'d>,
+    pair: Arc<Pair>,
+    recorders: Recorders,
+    span: Span,
+) -> BoxFuture<'d, Result<bool>> {
+    traced(span, async move {
+        let mut unit = Delete::new(false, pair, recorders);
+        perform(&mut unit, rows, source).await?;
+        Ok(unit.deleted == [0])
+    })
 }
 
 /// Deletes a row that nobody hears of.
@@ -276,11 +289,11 @@ async fn remove(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
     for column in model.group(Group::Key).chain(model.group(Group::Version)) {
         rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
     }
-    let affected = conn.run(Statement::fixed(model.delete, args), &mut |_| ()).await?;
-    if affected == 0
-        && model.has(Group::Version)
-        && Box::pin(bulk::is_stored(conn, rows, 0)).await?
-    {
+    conn.ready().await?;
+    let running = conn.start(Statement::fixed(model.delete, args));
+    let done = running.end(&mut |_| ()).await;
+    let affected = conn.done(done).await?;
+    if affected == 0 && model.has(Group::Version) && bulk::is_stored(conn, rows, 0).await? {
         return Err(stale(rows, 0));
     }
     Ok(affected > 0)

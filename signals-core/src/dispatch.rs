@@ -71,26 +71,35 @@ async fn robust(
     scene: &Scene,
     before: &SharedBefore,
 ) -> Result<()> {
-    let (db, before) = (scene.db.as_ref(), before.as_deref());
     match conn {
+        // On the heap: few receivers have a savepoint, and every future of a dispatch would have room for it.
         Some(conn) if to.info.connection => {
-            let begun = conn.begin().await;
-            let mut savepoint = begun.inspect_err(|error| not_run(to.info, error))?;
-            let cx = Cx::new(Some(&mut *savepoint), db, before);
-            match run(to.info, &scene.operation, || event.begin(to, cx)).await {
-                Ok(()) => {
-                    let released = savepoint.commit().await.map(drop);
-                    released.inspect_err(|error| not_run(to.info, error))
-                }
-                Err(error) => {
-                    savepoint.rollback_or_log().await;
-                    Err(error)
-                }
-            }
+            Box::pin(in_savepoint(to, event, conn, scene, before)).await
         }
         conn => {
-            let cx = Cx::new(conn, db, before);
+            let cx = Cx::new(conn, scene.db.as_ref(), before.as_deref());
             run(to.info, &scene.operation, || event.begin(to, cx)).await
+        }
+    }
+}
+
+async fn in_savepoint(
+    to: &Subscriber,
+    event: &mut dyn Event,
+    conn: &mut Conn<'_>,
+    scene: &Scene,
+    before: &SharedBefore,
+) -> Result<()> {
+    let mut savepoint = conn.begin().await.inspect_err(|error| not_run(to.info, error))?;
+    let cx = Cx::new(Some(&mut *savepoint), scene.db.as_ref(), before.as_deref());
+    match run(to.info, &scene.operation, || event.begin(to, cx)).await {
+        Ok(()) => {
+            let released = savepoint.commit().await.map(drop);
+            released.inspect_err(|error| not_run(to.info, error))
+        }
+        Err(error) => {
+            savepoint.rollback_or_log().await;
+            Err(error)
         }
     }
 }

@@ -20,9 +20,10 @@ pub(crate) async fn find<M: Model, R: Route<M>>(
     source: Source<'_>,
     key: M::Pk,
 ) -> Result<Option<M>> {
-    let mut args = Arguments::new(source.kind());
+    let mut conn = source.acquire().await?;
+    let mut args = Arguments::new(conn.kind());
     R::bind_key(&key, &mut args).map_err(sqlx::Error::Encode)?;
-    let (mut conn, row) = one(source, Statement::fixed(M::STATEMENTS.find, args)).await?;
+    let row = conn.run_one(Statement::fixed(M::STATEMENTS.find, args)).await?;
     let mut row = row.map(|row| R::load(&row, 0)).transpose()?;
     loaded::<M, R>(row.as_mut_slice(), &mut conn).await?;
     Ok(row)
@@ -50,19 +51,7 @@ pub(crate) async fn fetch<M: Model, R: Route<M>>(
     Ok(rows)
 }
 
-/// The row of a statement of at most one. On the heap, as a save.
-fn one(
-    source: Source<'_>,
-    statement: Statement,
-) -> BoxFuture<'_, Result<(Conn<'_>, Option<AnyRow>)>> {
-    Box::pin(async move {
-        let mut conn = source.acquire().await?;
-        let row = conn.run_one(statement).await?;
-        Ok((conn, row))
-    })
-}
-
-/// Gives each row of a statement to `sink`.
+/// Gives each row of a statement to `sink`. On the heap, so that it is compiled once, and not for each model.
 pub(crate) fn each<'s, 'k>(
     source: Source<'s>,
     statement: Statement,

@@ -10,7 +10,9 @@ use sqlx::{Either, Executor, SqlStr};
 #[cfg(feature = "postgres")]
 use sqlx::{Postgres, postgres::PgRow};
 
-use crate::backend::{AnyRow, Arguments, Backend, Sink, Statement};
+#[cfg(feature = "postgres")]
+use crate::backend::AnyRow;
+use crate::backend::{Arguments, Backend, Sink, Statement};
 use crate::link::Raw;
 
 /// A statement on its way. What it needs is on sqlx's side, so that the futures around it are small.

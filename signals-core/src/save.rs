@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
 use crate::bulk::{self, Chunk, Update, Work};
 use crate::compose::{Given, Shape, What};
@@ -40,48 +42,134 @@ pub(crate) enum Stored {
 
 /// Stores the one row that there is. What the database gives or computes is in the instance when the statement is
 /// through.
+///
+/// This is compiled into each program that saves, and is in its futures: it has but the one statement that does, as a rule.
 pub(crate) async fn store(
     conn: &mut Conn<'_>,
     rows: &mut dyn Instances,
     verb: &Verb,
     before: bool,
 ) -> Result<Stored> {
-    let model = rows.statements();
-    let keyed = rows.has_key(0);
-    let keys = || model.group(Group::Key).collect::<Vec<_>>();
-    match verb {
-        Verb::Insert => insert(conn, rows).await,
-        Verb::Save if !keyed => insert(conn, rows).await,
-        Verb::Update | Verb::Fields(_) if !keyed => Err(not_found(rows, 0)),
-        Verb::Save => save(conn, rows, None, before).await,
-        Verb::Upsert(on) => save(conn, rows, Some(&on[..]), before).await,
-        Verb::GetOrCreate(on) => {
-            let created = insert_or_nothing(conn, rows, Some(&on[..])).await?;
-            Ok(if created { Stored::Created } else { Stored::Not })
+    if !rows.has_key(0) && matches!(verb, Verb::Update | Verb::Fields(_)) {
+        return Err(not_found(rows, 0));
+    }
+    let first = First::of(rows, verb, conn.kind()).filter(|first| !before || first.is_insert());
+    if let Some(first) = &first {
+        conn.ready().await?;
+        let statement = first.text().statement(rows, conn.kind())?;
+        let returns = first.text().returns(rows.statements());
+        let running = if returns { conn.start_one(statement) } else { conn.start(statement) };
+        let mut row = None;
+        let done = running.end(&mut |found| row = row.take().or(Some(found))).await;
+        let affected = conn.done(done).await?;
+        if let Some(stored) = first.ended(rows, row, affected)? {
+            return Ok(stored);
         }
-        Verb::Update | Verb::Fields(_) => {
-            let set = if let Verb::Fields(set) = verb { Some(&set[..]) } else { None };
-            if update(conn, rows, set, None, before).await? {
-                return Ok(Stored::Updated);
+    }
+    rest(conn, rows, verb, before, first.is_some()).await
+}
+
+/// The statement that a save begins with.
+#[derive(Clone, Copy)]
+enum First {
+    Insert(Text<'static>),
+    Update(Text<'static>),
+    /// It says which of both it has done.
+    Both(Text<'static>),
+}
+
+impl First {
+    /// None for what is composed.
+    fn of(rows: &dyn Instances, verb: &Verb, kind: DatabaseKind) -> Option<Self> {
+        let model = rows.statements();
+        let keyed = rows.has_key(0);
+        Some(match verb {
+            Verb::Insert | Verb::Save if !keyed => Self::Insert(Text::Fixed(
+                model.insert,
+                &[Group::Set, Group::Version, Group::Added],
+                &[Group::Key, Group::Computed],
+            )),
+            Verb::Insert => {
+                Self::Insert(Text::Fixed(model.insert_with_key, &EVERY, &[Group::Computed]))
             }
-            let found = model.has(Group::Version) && exists(conn, rows, &keys()).await?;
-            Err(if found { stale(rows, 0) } else { not_found(rows, 0) })
+            Verb::Save if saves_at_once(model, kind) => {
+                Self::Both(Text::Fixed(model.save, &EVERY, &[Group::Computed, Group::Added]))
+            }
+            Verb::Save | Verb::Update => Self::Update(Text::update(model)),
+            Verb::Fields(_) | Verb::Upsert(_) | Verb::GetOrCreate(_) => return None,
+        })
+    }
+
+    fn is_insert(&self) -> bool {
+        matches!(self, Self::Insert(_))
+    }
+
+    fn text(&self) -> Text<'static> {
+        match self {
+            Self::Insert(text) | Self::Update(text) | Self::Both(text) => *text,
         }
+    }
+
+    /// What has become of the row; none where that is not stored yet.
+    fn ended(
+        &self,
+        rows: &mut dyn Instances,
+        row: Option<AnyRow>,
+        affected: u64,
+    ) -> Result<Option<Stored>, sqlx::Error> {
+        let created = match (self, &row) {
+            (Self::Both(_), Some(row)) => flag(row, 0)?,
+            (Self::Both(_), None) => return Ok(None),
+            _ => self.is_insert(),
+        };
+        if let Some(row) = &row {
+            self.text().take(rows, row, usize::from(matches!(self, Self::Both(_))))?;
+        } else if affected == 0 || self.text().returns(rows.statements()) {
+            return Ok(None);
+        }
+        if !created {
+            rows.advance(0);
+        }
+        Ok(Some(if created { Stored::Created } else { Stored::Updated }))
     }
 }
 
-async fn insert(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<Stored> {
-    let model = rows.statements();
-    let text = match rows.has_key(0) {
-        true => Text::Fixed(model.insert_with_key, &EVERY, &[Group::Computed]),
-        false => Text::Fixed(
-            model.insert,
-            &[Group::Set, Group::Version, Group::Added],
-            &[Group::Key, Group::Computed],
-        ),
-    };
-    let stored = run(conn, rows, text).await?;
-    if stored { Ok(Stored::Created) } else { Err(Error::NotStored { model: rows.model() }) }
+/// Whether a save of a row with a key is one statement that does either. A row that has a key of the database's giving is
+/// there, as a rule, and a plain UPDATE is all that it takes.
+fn saves_at_once(model: &Statements, kind: DatabaseKind) -> bool {
+    let given = model.columns.iter().any(|c| c.role == Role::GeneratedKey);
+    kind == DatabaseKind::Postgres && !given
+}
+
+/// What else there is to do where the first statement has not stored the row, or there is none. On the heap: few come here.
+fn rest<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s mut dyn Instances,
+    verb: &'s Verb,
+    before: bool,
+    begun: bool,
+) -> BoxFuture<'s, Result<Stored>> {
+    Box::pin(async move {
+        let model = rows.statements();
+        match verb {
+            Verb::Save if rows.has_key(0) => save(conn, rows, None, before, begun).await,
+            Verb::Insert | Verb::Save => Err(Error::NotStored { model: rows.model() }),
+            Verb::Upsert(on) => save(conn, rows, Some(&on[..]), before, false).await,
+            Verb::GetOrCreate(on) => {
+                let created = insert_or_nothing(conn, rows, Some(&on[..])).await?;
+                Ok(if created { Stored::Created } else { Stored::Not })
+            }
+            Verb::Update | Verb::Fields(_) => {
+                let set = if let Verb::Fields(set) = verb { Some(&set[..]) } else { None };
+                if !begun && update(conn, rows, set, None, before).await? {
+                    return Ok(Stored::Updated);
+                }
+                let keys: Vec<_> = model.group(Group::Key).collect();
+                let found = model.has(Group::Version) && exists(conn, rows, &keys).await?;
+                Err(if found { stale(rows, 0) } else { not_found(rows, 0) })
+            }
+        }
+    })
 }
 
 /// UPDATE where there is such a row, or INSERT. By key, where no other columns are said.
@@ -90,16 +178,19 @@ async fn save(
     rows: &mut dyn Instances,
     on: Option<&[usize]>,
     before: bool,
+    begun: bool,
 ) -> Result<Stored> {
     let model = rows.statements();
     let checked = on.is_none() && model.has(Group::Version);
-    // A row that has a key of the database's giving is there, as a rule, and a plain UPDATE is all that it takes.
-    let expected = on.is_none() && model.columns.iter().any(|c| c.role == Role::GeneratedKey);
-    let at_once = conn.kind() == DatabaseKind::Postgres && !before && !expected;
+    let one = match on {
+        Some(_) => conn.kind() == DatabaseKind::Postgres,
+        None => saves_at_once(model, conn.kind()),
+    };
     // Where neither the UPDATE nor the INSERT finds its row as it wants it, somebody stored or deleted it in between.
-    for _ in 0..ATTEMPTS {
-        if at_once {
-            if let Some(stored) = save_at_once(conn, rows, on).await? {
+    for attempt in 0..ATTEMPTS {
+        let begun = begun && attempt == 0;
+        if one && !before {
+            if !begun && let Some(stored) = save_at_once(conn, rows, on).await? {
                 return Ok(stored);
             }
         } else {
@@ -107,7 +198,7 @@ async fn save(
             if on.is_some() && insert_or_nothing(conn, rows, on).await? {
                 return Ok(Stored::Created);
             }
-            if update(conn, rows, None, on, before).await? {
+            if !begun && update(conn, rows, None, on, before).await? {
                 return Ok(Stored::Updated);
             }
             if on.is_none() && insert_or_nothing(conn, rows, on).await? {
@@ -158,9 +249,7 @@ async fn update(
     let model = rows.statements();
     let checked = on.is_none() && model.has(Group::Version);
     if let (None, None, false) = (set, on, before) {
-        let groups = &[Group::Set, Group::Key, Group::Version];
-        let text = Text::Fixed(model.update, groups, &[Group::Computed, Group::Added]);
-        let stored = run(conn, rows, text).await?;
+        let stored = run(conn, rows, Text::update(model)).await?;
         if stored {
             rows.advance(0);
         }
@@ -225,6 +314,11 @@ enum Text<'t> {
 }
 
 impl Text<'_> {
+    fn update(model: &Statements) -> Self {
+        let groups = &[Group::Set, Group::Key, Group::Version];
+        Self::Fixed(model.update, groups, &[Group::Computed, Group::Added])
+    }
+
     fn statement(self, rows: &dyn Instances, kind: DatabaseKind) -> Result<Statement, sqlx::Error> {
         let (model, mut args) = (rows.statements(), Arguments::new(kind));
         let mut bind = |column| rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode);

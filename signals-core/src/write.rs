@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use tracing::Span;
 
 use crate::automatic;
 use crate::backend::DatabaseKind;
@@ -38,27 +39,33 @@ pub(crate) async fn save<M: Model, R: Route<M>>(
 
 /// Saves the one row that there is.
 ///
-/// On the heap, so that what a save is made of is compiled once and not for each model, and so that the futures of a
-/// program, which contain one for each save, are small.
-fn one<'s>(
-    rows: &'s mut dyn Instances,
-    source: Source<'s>,
-    verb: Verb,
-) -> BoxFuture<'s, Result<Stored>> {
+/// Where nobody hears of it, this is no future on the heap; that is compiled once for each part of a program that the compiler
+/// takes for itself, but not for each model.
+async fn one(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<Stored> {
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let span = tracing::debug_span!("save", model = rows.model());
     if let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) {
-        let mut unit = Write::new(verb, false, pair, recorders);
-        return traced(span, async move {
-            perform(&mut unit, rows, source).await?;
-            Ok(unit.stored)
-        });
+        return heard(rows, source, Write::new(verb, false, pair, recorders), span).await;
     }
     context::observe("save", rows.model());
-    match source {
-        Source::Conn(mut conn) => traced(span, async move { alone(rows, &mut conn, &verb).await }),
-        pool => traced(span, async move { alone(rows, &mut pool.acquire().await?, &verb).await }),
+    let mut conn = source.acquire().await?;
+    if span.is_disabled() {
+        alone(rows, &mut conn, &verb).await
+    } else {
+        traced(span, alone(rows, &mut conn, &verb)).await
     }
+}
+
+fn heard<'s>(
+    rows: &'s mut dyn Instances,
+    source: Source<'s>,
+    mut unit: Write,
+    span: Span,
+) -> BoxFuture<'s, Result<Stored>> {
+    traced(span, async move {
+        perform(&mut unit, rows, source).await?;
+        Ok(unit.stored)
+    })
 }
 
 /// Saves a row that nobody hears of.
