@@ -1,5 +1,5 @@
 use std::any::{Any, TypeId, type_name};
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -42,8 +42,8 @@ pub use view::Receivers;
 pub struct Registry {
     /// In the order in which they run.
     linked: Vec<&'static Registration>,
-    /// With their places in that order.
-    by_sender: HashMap<(TypeId, TypeId), Vec<(usize, &'static Registration)>>,
+    /// Signal, sender and the place in that order, sorted: what is looked for once a model is not worth a map.
+    by_sender: Vec<(TypeId, TypeId, usize)>,
     /// The members of each circle of `after`.
     circles: Vec<String>,
     changes: RwLock<Changes>,
@@ -97,11 +97,9 @@ impl Registry {
                 "receivers wait for each other, and run in an order of no meaning: {circle}"
             );
         }
-        let mut by_sender: HashMap<_, Vec<_>> = HashMap::new();
-        for (place, registration) in linked.iter().enumerate() {
-            let key = (registration.signal, registration.sender);
-            by_sender.entry(key).or_default().push((place, *registration));
-        }
+        let places = linked.iter().enumerate();
+        let mut by_sender: Vec<_> = places.map(|(place, r)| (r.signal, r.sender, place)).collect();
+        by_sender.sort_unstable();
         let (changes, generation) = (RwLock::default(), AtomicU64::new(0));
         Self { linked, by_sender, circles, changes, generation }
     }
@@ -202,12 +200,12 @@ impl Registry {
     /// linked, then those that were connected.
     pub(crate) fn subscribers(&self, signal: TypeId, senders: &[TypeId]) -> Vec<Subscriber> {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
-        let of_senders = senders.iter().filter_map(|sender| self.by_sender.get(&(signal, *sender)));
-        let mut linked: Vec<&(usize, &Registration)> = of_senders.flatten().collect();
-        linked.sort_by_key(|(place, _)| *place);
-        let enabled =
-            linked.into_iter().filter(|(_, r)| !changes.disabled.contains(&r.info.receiver));
-        let linked = enabled.map(|(_, r)| Subscriber::new(r.info, Registered::Linked(r.entry)));
+        let mut places: Vec<_> =
+            senders.iter().flat_map(|sender| self.places(signal, *sender)).collect();
+        places.sort_unstable();
+        let linked = places.into_iter().map(|place| self.linked[place]);
+        let enabled = linked.filter(|r| !changes.disabled.contains(&r.info.receiver));
+        let linked = enabled.map(|r| Subscriber::new(r.info, Registered::Linked(r.entry)));
         let connected = changes
             .connected
             .iter()
@@ -215,6 +213,15 @@ impl Registry {
         let connected =
             connected.map(|c| Subscriber::new(c.info, Registered::Connected(c.entry.clone())));
         linked.chain(connected).collect()
+    }
+
+    /// The places of the linked receivers of a signal from a sender.
+    fn places(&self, signal: TypeId, sender: TypeId) -> impl Iterator<Item = usize> {
+        let start = self.by_sender.partition_point(|(of, from, _)| (*of, *from) < (signal, sender));
+        let those = self.by_sender[start..].iter();
+        those
+            .take_while(move |(of, from, _)| (*of, *from) == (signal, sender))
+            .map(|(.., place)| *place)
     }
 
     /// Connects a receiver at run time, unless there is one of this identity.
@@ -226,8 +233,8 @@ impl Registry {
     ) -> Handle {
         let uid = interned(uid);
         let key = ConnectedKey { signal: TypeId::of::<S>(), sender: TypeId::of::<M>(), uid };
-        let linked = self.by_sender.get(&(key.signal, key.sender));
-        let is_linked = linked.is_some_and(|all| all.iter().any(|(_, r)| r.info.uid == uid));
+        let is_linked =
+            self.places(key.signal, key.sender).any(|place| self.linked[place].info.uid == uid);
         self.change(|changes| {
             if !is_linked && !changes.connected.iter().any(|c| c.key == key) {
                 let info = interned_info(Info::connected::<S, M>(uid, at), &key);
