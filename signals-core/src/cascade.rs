@@ -7,14 +7,16 @@ use sqlx::error::BoxDynError;
 
 use crate::any::AnyModel;
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
+use crate::column::Column;
 use crate::conn::Conn;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::instances::Instances;
-use crate::model::{Column, Model};
+use crate::model::Model;
 use crate::read::Rows;
 use crate::scope::RowId;
-use crate::store::{Group, Route};
+use crate::statements::Group;
+use crate::store::Route;
 use crate::write;
 
 /// What becomes of a row when the one that it belongs to is deleted.

@@ -6,14 +6,16 @@ use std::fmt::Write;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use crate::backend::DatabaseKind;
+use crate::column::{self, Column};
 use crate::conn::Conn;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::executor::Source;
-use crate::model::{Column, Model};
+use crate::model::Model;
 use crate::query::{Binds, statement};
 use crate::read;
-use crate::store::{Group, Route};
+use crate::statements::Group;
+use crate::store::Route;
 use crate::testing::recording::Recorders;
 use crate::transaction::Transaction;
 use crate::unit::Doubt;
@@ -32,7 +34,7 @@ impl<M: Model> Change<M> {
         if fields.is_empty() {
             return Err(Error::other(format!("an update of `{}` sets no column", M::NAME)));
         }
-        write::settable(&fields)?;
+        column::settable(&fields)?;
         let place = |(column, value): &(Column<M>, usize)| {
             let place = M::COLUMNS.iter().position(|name| *name == column.name());
             (place.unwrap_or_default(), *value)

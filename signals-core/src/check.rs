@@ -10,7 +10,8 @@ use crate::executor::Source;
 use crate::link::Raw;
 use crate::linked::{self, Described, Fits};
 use crate::model::Model;
-use crate::store::{Group, Role, Route};
+use crate::statements::{Group, Role};
+use crate::store::Route;
 
 /// A table as the database has it.
 struct Table {

@@ -4,14 +4,10 @@
 //! whose `_n` is the row's; on Postgres its columns come from arrays, so that the statement is the same for any number of
 //! rows.
 
-use std::collections::BTreeMap;
 use std::fmt::Write;
-use std::sync::{Arc, PoisonError, RwLock};
-
-use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use crate::backend::DatabaseKind;
-use crate::store::{Group, Statements};
+use crate::statements::{Group, Statements};
 
 /// What makes one such statement differ from others of its model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,44 +110,6 @@ impl Shape {
             (What::Delete, DatabaseKind::Postgres) => text.delete_in_postgres(),
             (What::Delete, DatabaseKind::Sqlite) => text.delete_in_sqlite(),
         }
-    }
-}
-
-/// The statements of a model that were composed so far: each is written once, and stays prepared.
-#[derive(Default)]
-pub(crate) struct Shapes {
-    sqlite: Known,
-    postgres: Known,
-}
-
-type Known = RwLock<BTreeMap<Shape, Arc<str>>>;
-
-impl Shapes {
-    pub(crate) const fn new() -> Self {
-        Self { sqlite: RwLock::new(BTreeMap::new()), postgres: RwLock::new(BTreeMap::new()) }
-    }
-
-    fn of(&self, kind: DatabaseKind) -> &Known {
-        match kind {
-            DatabaseKind::Sqlite => &self.sqlite,
-            DatabaseKind::Postgres => &self.postgres,
-        }
-    }
-
-    /// What was composed so far.
-    pub(crate) fn composed(&self, kind: DatabaseKind) -> Vec<Shape> {
-        self.of(kind).read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect()
-    }
-
-    pub(crate) fn sql(&self, shape: &Shape, model: &Statements, kind: DatabaseKind) -> SqlStr {
-        let all = self.of(kind);
-        let known = all.read().unwrap_or_else(PoisonError::into_inner).get(shape).cloned();
-        let sql = known.unwrap_or_else(|| {
-            let mut all = all.write().unwrap_or_else(PoisonError::into_inner);
-            let sql = all.entry(shape.clone()).or_insert_with(|| shape.sql(model, kind).into());
-            Arc::clone(sql)
-        });
-        AssertSqlSafe(sql).into_sql_str()
     }
 }
 

@@ -1,14 +1,14 @@
-use sqlx::{Executor, SqlSafeStr, SqlStr};
 #[cfg(feature = "postgres")]
-use sqlx::{PgConnection, Postgres};
+use sqlx::PgConnection;
 #[cfg(feature = "sqlite")]
-use sqlx::{Sqlite, SqliteConnection};
+use sqlx::SqliteConnection;
+use sqlx::{SqlSafeStr, SqlStr};
 
 use crate::backend::{AnyRow, DatabaseKind, Sink, Statement};
 use crate::context;
 use crate::db::Db;
 use crate::error::{Error, Result};
-use crate::link::{self, Link, Own, Pooled, Raw, on};
+use crate::link::{Link, Own, Pooled, Raw};
 use crate::running::Running;
 use crate::scope::Scope;
 use crate::sql::Sql;
@@ -244,7 +244,7 @@ impl<'c> Conn<'c> {
     }
 
     /// A statement is under way. Where it is still so when the connection goes back, its pool has to look at it.
-    fn set_busy(&mut self, busy: bool) {
+    pub(crate) fn set_busy(&mut self, busy: bool) {
         if let Link::Pooled(slot) = &mut self.link
             && let Some(pooled) = &mut **slot
         {
@@ -262,7 +262,7 @@ impl<'c> Conn<'c> {
     }
 
     /// A statement is through, where the database has said so.
-    fn ended<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
+    pub(crate) fn ended<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         if matches!(done, Ok(_) | Err(sqlx::Error::Database(_))) {
             self.set_busy(false);
         }
@@ -288,23 +288,6 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// SQLite rolls a whole transaction back by itself where a disk is full, or where the SQL says `OR ROLLBACK`;
-    /// what came after would then be stored at once, one by one. A BEGIN fails inside a transaction, and is the way to
-    /// be in one again where it does not.
-    async fn keep_in_transaction(&mut self) {
-        #[cfg(feature = "sqlite")]
-        if let Some(Raw::Sqlite(conn)) = self.raw()
-            && (&mut *conn).execute("BEGIN").await.is_ok()
-        {
-            // sqlx counts savepoints by their depth, and will name those that are gone.
-            for depth in 1..link::depth::<Sqlite>(conn) {
-                let savepoint = format!("SAVEPOINT _sqlx_savepoint_{depth}");
-                let _ = (&mut *conn).execute(sqlx::AssertSqlSafe(savepoint)).await;
-            }
-            self.scope.fail_all("SQLite rolled the transaction back after a statement failed");
-        }
-    }
-
     /// Whether this is in a transaction of ours.
     pub(crate) fn in_transaction(&self) -> bool {
         !self.scope.frames.is_empty()
@@ -313,84 +296,6 @@ impl<'c> Conn<'c> {
     /// Whether this is in a transaction of sqlx's own, whose end we do not see.
     pub(crate) async fn in_foreign_transaction(&mut self) -> bool {
         if self.in_transaction() { self.scope.foreign } else { self.depth().await > 0 }
-    }
-
-    /// How deep sqlx is in transactions and savepoints.
-    pub(crate) async fn depth(&mut self) -> usize {
-        let depth = self.depth_now();
-        if depth == 0 || self.in_transaction() || self.kind() == DatabaseKind::Postgres {
-            return depth;
-        }
-        // Where a transaction was dropped just now, SQLite's worker may not have got to its rollback yet.
-        self.flush().await;
-        self.depth_now()
-    }
-
-    fn depth_now(&mut self) -> usize {
-        self.raw().map_or(0, |raw| on!(raw, DB, conn => link::depth::<DB>(conn)))
-    }
-
-    /// On Postgres, a statement that failed has ended the transaction in all but name: COMMIT would answer ROLLBACK,
-    /// which sqlx calls success, and after a SAVEPOINT that is refused sqlx rolls back more than that. Where nobody can
-    /// be sure, the server is asked.
-    pub(crate) async fn verify(&mut self) -> Result<()> {
-        let sure = match self.scope.frames.last() {
-            Some(frame) => frame.failed.is_none() && !self.scope.unverified,
-            None => false,
-        };
-        if !sure && self.kind() == DatabaseKind::Postgres {
-            self.execute("SELECT 1").await?;
-        }
-        Ok(())
-    }
-
-    pub(crate) async fn begin_raw(&mut self) -> Result<()> {
-        self.ready().await?;
-        let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
-        let begun = on!(raw, DB, conn => link::begin::<DB>(conn).await);
-        Ok(self.ended(begun)?)
-    }
-
-    pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
-        self.set_busy(true);
-        let Some(raw) = self.raw() else { return Ok(()) };
-        let done = on!(raw, DB, conn => link::commit::<DB>(conn).await);
-        self.ended(done)
-    }
-
-    pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
-        self.set_busy(true);
-        let Some(raw) = self.raw() else { return Ok(()) };
-        let first = on!(raw, DB, conn => link::rollback::<DB>(conn).await);
-        if first.is_ok() {
-            return self.ended(first);
-        }
-        if !matches!(first, Err(sqlx::Error::Database(_))) {
-            return first;
-        }
-        // On SQLite there was no transaction any more to roll back, and sqlx still counts one. On Postgres it may be the
-        // error of a statement that was queued before this one.
-        self.keep_in_transaction().await;
-        let Some(raw) = self.raw() else { return Ok(()) };
-        on!(raw, DB, conn => link::rollback::<DB>(conn).await)
-    }
-
-    /// Has the connection roll back before it does anything else.
-    pub(crate) fn start_rollback(&mut self) {
-        self.set_busy(true);
-        if let Some(raw) = self.raw() {
-            on!(raw, DB, conn => link::start_rollback::<DB>(conn));
-        }
-    }
-
-    /// Waits until what was queued on the connection is done.
-    pub(crate) async fn flush(&mut self) {
-        if let Some(raw) = self.raw() {
-            let _ = on!(raw, DB, conn => {
-                let conn: &mut <DB as sqlx::Database>::Connection = conn;
-                sqlx::Connection::ping(conn).await
-            });
-        }
     }
 
     /// Takes a connection from the pool again where the slot is empty.
@@ -412,7 +317,7 @@ impl<'c> Conn<'c> {
     }
 
     /// The connection, for a statement that is under way from here on.
-    fn connected(&mut self) -> Option<Raw<'_>> {
+    pub(crate) fn connected(&mut self) -> Option<Raw<'_>> {
         self.set_busy(true);
         self.raw()
     }

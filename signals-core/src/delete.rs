@@ -9,6 +9,7 @@ use tracing::Span;
 use crate::backend::{Arguments, DatabaseKind, Statement};
 use crate::bulk::{self, Work};
 use crate::cascade::entry;
+use crate::chunk;
 use crate::conn::Conn;
 use crate::context;
 use crate::dispatch::{Postponed, dispatch};
@@ -22,7 +23,8 @@ use crate::refused;
 use crate::save::stale;
 use crate::scope::RowId;
 use crate::signal::{Signal, post_delete, pre_delete};
-use crate::store::{Group, Route};
+use crate::statements::Group;
+use crate::store::Route;
 use crate::table::Pair;
 use crate::testing::recording::Recorders;
 use crate::transaction::Deferred;
@@ -130,7 +132,7 @@ impl Delete {
     }
 
     async fn delete_many(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
-        for chunk in bulk::deletes(conn.kind(), rows) {
+        for chunk in chunk::deletes(conn.kind(), rows) {
             let work = Work::Delete(self.pair.previous);
             let deleted = match self.many {
                 true => refused::write(conn, rows, &chunk, work).await?,
@@ -174,7 +176,7 @@ impl Unit for Delete {
         // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
         let versioned = rows.statements().has(Group::Version);
         let settled = kind == DatabaseKind::Postgres && !versioned;
-        let is_one = || bulk::deletes(kind, rows).len() == 1;
+        let is_one = || chunk::deletes(kind, rows).len() == 1;
         needs.transaction |= self.many && !(settled && is_one());
         needs
     }

@@ -11,14 +11,16 @@ use sqlx::error::BoxDynError;
 
 use crate::any::AnyModel;
 use crate::backend::{AnyRow, Arguments};
-use crate::model::{Column, Model};
+use crate::column::Column;
+use crate::model::Model;
 use crate::parameter::Cx;
 use crate::previous::{Old, SharedBefore};
 use crate::signal::{
     PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
     post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save,
 };
-use crate::store::{Route, Statements};
+use crate::statements::Statements;
+use crate::store::Route;
 use crate::subscriber::{Begun, Event, Kept, Subscriber, begin, keep};
 use crate::table::Table;
 

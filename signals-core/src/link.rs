@@ -89,12 +89,12 @@ macro_rules! on {
         match $raw {
             #[cfg(feature = "sqlite")]
             Raw::Sqlite($conn) => {
-                type $DB = Sqlite;
+                type $DB = sqlx::Sqlite;
                 $body
             }
             #[cfg(feature = "postgres")]
             Raw::Postgres($conn) => {
-                type $DB = Postgres;
+                type $DB = sqlx::Postgres;
                 $body
             }
         }

@@ -13,7 +13,7 @@ use crate::conn::Conn;
 use crate::error::Result;
 use crate::instances::Instances;
 use crate::model::Model;
-use crate::store::Statements;
+use crate::statements::Statements;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
 use crate::store::{Only, Route, Store};
 use crate::table::Table;

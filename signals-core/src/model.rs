@@ -1,15 +1,15 @@
-use std::fmt::{self, Debug};
-use std::marker::PhantomData;
+use std::fmt::Debug;
 use std::time::SystemTime;
 
 use crate::check;
+use crate::column::Column;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::executor::Executor;
 use crate::query::Query;
 use crate::read;
 use crate::save::Verb;
-use crate::store::Statements;
+use crate::statements::Statements;
 use crate::table::Table;
 use crate::write;
 
@@ -453,69 +453,6 @@ impl<Pk: Clone + Send + Sync> Key<Pk> for &Pk {
 impl Key<String> for &str {
     fn into_key(self) -> String {
         self.to_owned()
-    }
-}
-
-/// A column of a model, as `User::EMAIL`.
-///
-/// ```
-/// # use sqlx_signals::prelude::*;
-/// use sqlx_signals::Column;
-///
-/// #[derive(Model)]
-/// struct User { id: Option<i64>, #[model(column = "e_mail")] email: String }
-///
-/// const EMAIL: Column<User> = User::EMAIL;
-/// assert_eq!(EMAIL.name(), "e_mail");
-/// ```
-pub struct Column<M: ?Sized> {
-    name: &'static str,
-    model: PhantomData<fn(&M)>,
-}
-
-impl<M: ?Sized> Column<M> {
-    #[doc(hidden)]
-    pub const fn new(name: &'static str) -> Self {
-        Self { name, model: PhantomData }
-    }
-
-    /// The column's name in the database.
-    pub const fn name(self) -> &'static str {
-        self.name
-    }
-}
-
-impl<M: ?Sized> Clone for Column<M> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<M: ?Sized> Copy for Column<M> {}
-
-impl<M: ?Sized> PartialEq for Column<M> {
-    fn eq(&self, other: &Self) -> bool {
-        self.name == other.name
-    }
-}
-
-impl<M: ?Sized> Eq for Column<M> {}
-
-impl<M: ?Sized> std::hash::Hash for Column<M> {
-    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
-        self.name.hash(state);
-    }
-}
-
-impl<M: ?Sized> Debug for Column<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Column").field(&self.name).finish()
-    }
-}
-
-impl<M: ?Sized> fmt::Display for Column<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name)
     }
 }
 

@@ -3,8 +3,9 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::any::AnyModel;
+use crate::column::Column;
 use crate::error::BoxError;
-use crate::model::{Column, Model};
+use crate::model::Model;
 use crate::parameter::{Cx, Parameter, phase};
 use crate::signal::{post_delete, post_save};
 

@@ -20,9 +20,9 @@ pub use crate::executor::Source;
 pub use crate::linked::{CopyOf, Linked, NotCloned, NotStored, Relation, StoredIn};
 pub use crate::parameter::Cx;
 pub use crate::receiver::{AnyEntry, Entry, Info, Registration};
+pub use crate::statements::{ColumnSpec, Role, Statements};
 pub use crate::store::{
-    Any, Bindable, ColumnSpec, Field, Only, Places, Role, Route, Statements, Store, Take, by_name,
-    fits, give_key, no_column,
+    Any, Bindable, Field, Only, Places, Route, Store, Take, by_name, fits, give_key, no_column,
 };
 pub use crate::table::{SignalTable, Table};
 pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};

@@ -5,9 +5,10 @@ use sqlx::{AssertSqlSafe, Encode, SqlSafeStr, SqlStr, Type};
 
 use crate::backend::{Arguments, Backend, DatabaseKind, Statement};
 use crate::change::Change;
+use crate::column::Column;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Source};
-use crate::model::{Column, Model};
+use crate::model::Model;
 use crate::read;
 use crate::store::{Any, Only, Portable, Route, Store, enabled};
 

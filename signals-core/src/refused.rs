@@ -1,7 +1,8 @@
 //! Which of several rows it is that the database refuses.
 
 use crate::backend::DatabaseKind;
-use crate::bulk::{self, Chunk, Work};
+use crate::bulk::{self, Work};
+use crate::chunk::Chunk;
 use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::instances::Instances;

@@ -5,13 +5,14 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
-use crate::bulk::{self, Chunk, Update, Work};
+use crate::bulk::{self, Update, Work};
+use crate::chunk::{Chunk, inserted};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::instances::Instances;
 use crate::read::flag;
-use crate::store::{Group, Role, Statements};
+use crate::statements::{Group, Role, Statements};
 
 /// How often a save tries anew where another one was faster, before it takes it that nothing is ever stored.
 pub(crate) const ATTEMPTS: usize = 16;
@@ -229,7 +230,7 @@ async fn save_at_once(
         }
         return Ok(Some(if created { Stored::Created } else { Stored::Updated }));
     };
-    let columns = bulk::inserted(rows, rows.has_key(0));
+    let columns = inserted(rows, rows.has_key(0));
     let shape = Shape::new(What::Save, Given::Values(1), columns, on.to_vec());
     let text = Text::Composed(&shape);
     let Some(row) = one(conn, rows, text).await? else { return Ok(None) };
@@ -282,7 +283,7 @@ async fn insert_or_nothing(
         let text = Text::Fixed(model.insert_or_nothing, &EVERY, &[Group::Computed]);
         return run(conn, rows, text).await;
     };
-    let columns = bulk::inserted(rows, rows.has_key(0));
+    let columns = inserted(rows, rows.has_key(0));
     let shape = Shape::new(What::InsertOrNothing, Given::Values(1), columns, on.to_vec());
     run(conn, rows, Text::Composed(&shape)).await
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 use arc_swap::ArcSwapOption;
 
 use crate::any::AnyModel;
-use crate::compose::Shapes;
 use crate::custom::CustomSignal;
 use crate::linked::{Dependent, dependents};
 use crate::model::Model;
 use crate::mute;
 use crate::receiver::{Info, Phase};
 use crate::registry::registry;
+use crate::shapes::Shapes;
 use crate::signal::{
     Signal, post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete,
     pre_save,

@@ -9,19 +9,22 @@ use tracing::Span;
 use crate::automatic;
 use crate::backend::DatabaseKind;
 use crate::bulk::{self, Update, Work};
+use crate::chunk;
+use crate::column::{Column, settable, unique_places};
 use crate::conn::Conn;
 use crate::context;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::instances::{Instances, Of, Telling, Told};
-use crate::model::{Column, Model, Saved};
+use crate::model::{Model, Saved};
 use crate::previous::SharedBefore;
 use crate::read::loaded;
 use crate::refused;
 use crate::save::{ATTEMPTS, Stored, Verb, find_like, not_found, stale, store};
 use crate::signal::{Signal, post_save, pre_save};
-use crate::store::{Group, Role, Route};
+use crate::statements::Group;
+use crate::store::Route;
 use crate::table::Pair;
 use crate::testing::recording::Recorders;
 use crate::transaction::Deferred;
@@ -104,23 +107,6 @@ pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
     many(&mut Of::<M, R>::new(rows).with_fields(fields), source, verb).await
 }
 
-/// The places of columns that the program can set alone, and of those that are set at every write.
-pub(crate) fn settable<M: Model>(fields: &[Column<M>]) -> Result<Vec<usize>> {
-    let mut columns = places(fields)?;
-    for column in &columns {
-        if !matches!(M::STATEMENTS.columns[*column].role, Role::Plain | Role::AutoNow) {
-            let (model, column) = (M::NAME, M::COLUMNS[*column]);
-            let why = "is not the program's to set alone";
-            return Err(Error::other(format!("the column `{column}` of `{model}` {why}")));
-        }
-    }
-    let times = M::STATEMENTS.columns.iter().enumerate();
-    columns.extend(times.filter(|(_, c)| c.role == Role::AutoNow).map(|(i, _)| i));
-    columns.sort_unstable();
-    columns.dedup();
-    Ok(columns)
-}
-
 /// UPDATE of the row that has the same in these columns, or INSERT.
 pub(crate) async fn upsert<M: Model, R: Route<M>>(
     model: &mut M,
@@ -161,40 +147,6 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
         }
     }
     Err(Error::NotStored { model: M::NAME })
-}
-
-/// The columns of a row that are to be unique together.
-fn unique_places<M: Model>(row: &M, unique: &[Column<M>]) -> Result<Vec<usize>> {
-    let (model, columns) = (M::NAME, places(unique)?);
-    if columns.is_empty() {
-        return Err(Error::other(format!("a `{model}` is found by one column at least")));
-    }
-    for column in &columns {
-        let name = M::COLUMNS[*column];
-        match M::STATEMENTS.columns[*column].role {
-            Role::GeneratedKey if row.pk().is_none() => {
-                return Err(Error::NotFound { model, key: "`None`".to_owned() });
-            }
-            Role::Plain | Role::Key | Role::GeneratedKey => {}
-            _ => {
-                let why = "is not the program's to set";
-                return Err(Error::other(format!("the column `{name}` of `{model}` {why}")));
-            }
-        }
-    }
-    Ok(columns)
-}
-
-/// The places of columns among those of the model, each once, in the order of the fields.
-fn places<M: Model>(columns: &[Column<M>]) -> Result<Vec<usize>> {
-    let place = |column: &Column<M>| {
-        let place = M::COLUMNS.iter().position(|name| *name == column.name());
-        place.ok_or_else(|| Error::other(format!("`{}` has no column `{column}`", M::NAME)))
-    };
-    let mut places = columns.iter().map(place).collect::<Result<Vec<_>>>()?;
-    places.sort_unstable();
-    places.dedup();
-    Ok(places)
 }
 
 /// Inserts or updates several rows.
@@ -269,10 +221,10 @@ impl Write {
     }
 
     async fn insert_many(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
-        rows.set_order(bulk::insert_order(rows));
-        for chunk in bulk::inserts(conn.kind(), rows) {
+        rows.set_order(chunk::insert_order(rows));
+        for chunk in chunk::inserts(conn.kind(), rows) {
             refused::write(conn, rows, &chunk, Work::Insert).await?;
-            self.statements.extend(bulk::slices(rows, chunk.rows));
+            self.statements.extend(chunk::slices(rows, chunk.rows));
         }
         rows.set_order(Vec::new());
         self.stored = Stored::Created;
@@ -327,7 +279,7 @@ impl Unit for Write {
         let mut needs = self.pair.needs(rows.can_copy());
         // Who may still give a row its key decides how many statements it is.
         let settled = self.verb == Verb::Insert && self.pair.before.is_empty();
-        let is_one = || bulk::inserts(kind, rows).len() == 1;
+        let is_one = || chunk::inserts(kind, rows).len() == 1;
         needs.transaction |= self.many && !(settled && is_one());
         needs
     }

@@ -1,7 +1,7 @@
 use super::events::{PostDeleteBatch, PostSaveBatch, post_delete_batch, post_save_batch};
 use super::{Deferrable, Lifetime, Signal, Subject};
 use crate::any::{AnyModel, Snapshot};
-use crate::model::Column;
+use crate::column::Column;
 use crate::receiver::AnyEntry;
 
 /// Rows that are kept until the transaction has ended.

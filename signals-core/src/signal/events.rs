@@ -7,8 +7,9 @@ use futures_util::future::BoxFuture;
 
 use super::{Deferrable, Lifetime, Signal, Subject, TellsChange};
 use crate::any::{AnyModel, Snapshot};
+use crate::column::Column;
 use crate::error::BoxError;
-use crate::model::{Column, Model};
+use crate::model::Model;
 use crate::parameter::Cx;
 use crate::receiver::AnyEntry;
 use crate::registry::{Handle, registry};

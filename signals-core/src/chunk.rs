@@ -1,0 +1,135 @@
+//! How many rows go into one statement, and which.
+
+use std::ops::Range;
+
+use crate::backend::{Arguments, DatabaseKind};
+use crate::compose::Given;
+use crate::instances::Instances;
+use crate::statements::Group;
+
+/// How many arguments a statement can have: SQLite's
+/// [limit](https://www.sqlite.org/limits.html#max_variable_number), and that of Postgres' protocol.
+const SQLITE_ARGUMENTS: usize = 32_766;
+const POSTGRES_ARGUMENTS: usize = 65_535;
+
+/// How many rows go into one statement, as arrays and as rows of values. More are no faster, and take memory; a long list of
+/// values takes the server, or SQLite, long to read.
+const ROWS_OF_ARRAYS: usize = 16_384;
+const ROWS_OF_VALUES: usize = 1000;
+
+/// A part of the rows that one statement is about, and how they come into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Chunk {
+    pub(crate) rows: Range<usize>,
+    pub(crate) given: Given,
+    /// Whether there are more of the same size, so that the statement is worth to be kept.
+    pub(crate) full: bool,
+}
+
+impl Chunk {
+    pub(crate) fn of_row(row: usize) -> Self {
+        Self { rows: row..row + 1, given: Given::Values(1), full: true }
+    }
+
+    /// Of some of its rows.
+    pub(crate) fn part(&self, rows: Range<usize>) -> Self {
+        match self.given {
+            _ if rows.len() == 1 => Self::of_row(rows.start),
+            Given::Arrays => Self { rows, ..self.clone() },
+            Given::Values(_) => Self { given: Given::Values(rows.len()), rows, full: false },
+        }
+    }
+}
+
+/// Divides rows into chunks of which each is one statement with these arguments a row.
+pub(crate) fn chunks(
+    kind: DatabaseKind,
+    rows: &dyn Instances,
+    range: Range<usize>,
+    binds: &[usize],
+) -> Vec<Chunk> {
+    let mut args = Arguments::new(kind);
+    let arrays = kind == DatabaseKind::Postgres
+        && !range.is_empty()
+        && binds.iter().all(|column| rows.fits_array(range.start, *column, &mut args));
+    let arguments = match kind {
+        DatabaseKind::Sqlite => SQLITE_ARGUMENTS,
+        DatabaseKind::Postgres => POSTGRES_ARGUMENTS,
+    };
+    let most = match arrays {
+        true => ROWS_OF_ARRAYS,
+        false => (arguments / binds.len().max(1)).clamp(1, ROWS_OF_VALUES),
+    };
+    let starts = range.clone().step_by(most);
+    let chunk = |start: usize| {
+        let rows = start..range.end.min(start + most);
+        let full = rows.len() == most || rows.len() == 1;
+        let given = if arrays { Given::Arrays } else { Given::Values(rows.len()) };
+        Chunk { rows, given, full: full || arrays }
+    };
+    starts.map(chunk).collect()
+}
+
+/// The columns that an INSERT writes; the key, where the row has one.
+pub(crate) fn inserted(rows: &dyn Instances, keyed: bool) -> Vec<usize> {
+    let model = rows.statements();
+    let keys = model.group(Group::Key).filter(|_| keyed);
+    let (version, added) = (model.group(Group::Version), model.group(Group::Added));
+    model.group(Group::Set).chain(keys).chain(version).chain(added).collect()
+}
+
+/// The order in which rows are inserted, where it is not theirs: those with a key first, so that they and those without
+/// are two statements, and no key that the database gives is one that comes later.
+pub(crate) fn insert_order(rows: &dyn Instances) -> Vec<usize> {
+    let has_key = |row: &usize| rows.has_key(*row);
+    if (1..rows.len()).all(|row| has_key(&row) == has_key(&0)) {
+        return Vec::new();
+    }
+    let (keyed, others): (Vec<_>, Vec<_>) = (0..rows.len()).partition(has_key);
+    [keyed, others].concat()
+}
+
+/// The rows of a statement, as slices of those that the program gave.
+pub(crate) fn slices(rows: &dyn Instances, statement: Range<usize>) -> Vec<Range<usize>> {
+    let mut slices: Vec<Range<usize>> = Vec::new();
+    for place in statement.map(|row| rows.place(row)) {
+        match slices.last_mut() {
+            Some(slice) if slice.end == place => slice.end += 1,
+            _ => slices.push(place..place + 1),
+        }
+    }
+    slices
+}
+
+/// The chunks of an INSERT of all rows: those with a key and those without are apart.
+pub(crate) fn inserts(kind: DatabaseKind, rows: &dyn Instances) -> Vec<Chunk> {
+    let mut all = Vec::new();
+    let mut start = 0;
+    while start < rows.len() {
+        let keyed = rows.has_key(start);
+        let same = (start..rows.len()).take_while(|row| rows.has_key(*row) == keyed).count();
+        let columns = inserted(rows, keyed);
+        if columns.is_empty() {
+            // Nothing but a key that the database gives: such rows go one by one.
+            all.extend((start..start + same).map(Chunk::of_row));
+        } else {
+            all.extend(chunks(kind, rows, start..start + same, &columns));
+        }
+        start += same;
+    }
+    all
+}
+
+/// The chunks of a DELETE of all rows that have a key.
+pub(crate) fn deletes(kind: DatabaseKind, rows: &dyn Instances) -> Vec<Chunk> {
+    let model = rows.statements();
+    let binds: Vec<_> = model.group(Group::Key).chain(model.group(Group::Version)).collect();
+    let mut all = Vec::new();
+    let mut start = 0;
+    while start < rows.len() {
+        let keyed = (start..rows.len()).take_while(|row| rows.has_key(*row)).count();
+        all.extend(chunks(kind, rows, start..start + keyed, &binds));
+        start += keyed.max(1);
+    }
+    all
+}

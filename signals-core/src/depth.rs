@@ -1,0 +1,106 @@
+//! Transactions as sqlx has them on a connection: their depth, their beginning and their end.
+
+#[cfg(feature = "sqlite")]
+use sqlx::{Executor, Sqlite};
+
+use crate::backend::DatabaseKind;
+use crate::conn::Conn;
+use crate::error::{Error, Result};
+use crate::link::{self, Raw, on};
+
+impl Conn<'_> {
+    /// SQLite rolls a whole transaction back by itself where a disk is full, or where the SQL says `OR ROLLBACK`;
+    /// what came after would then be stored at once, one by one. A BEGIN fails inside a transaction, and is the way to
+    /// be in one again where it does not.
+    pub(crate) async fn keep_in_transaction(&mut self) {
+        #[cfg(feature = "sqlite")]
+        if let Some(Raw::Sqlite(conn)) = self.raw()
+            && (&mut *conn).execute("BEGIN").await.is_ok()
+        {
+            // sqlx counts savepoints by their depth, and will name those that are gone.
+            for depth in 1..link::depth::<Sqlite>(conn) {
+                let savepoint = format!("SAVEPOINT _sqlx_savepoint_{depth}");
+                let _ = (&mut *conn).execute(sqlx::AssertSqlSafe(savepoint)).await;
+            }
+            self.scope.fail_all("SQLite rolled the transaction back after a statement failed");
+        }
+    }
+
+    /// How deep sqlx is in transactions and savepoints.
+    pub(crate) async fn depth(&mut self) -> usize {
+        let depth = self.depth_now();
+        if depth == 0 || self.in_transaction() || self.kind() == DatabaseKind::Postgres {
+            return depth;
+        }
+        // Where a transaction was dropped just now, SQLite's worker may not have got to its rollback yet.
+        self.flush().await;
+        self.depth_now()
+    }
+
+    fn depth_now(&mut self) -> usize {
+        self.raw().map_or(0, |raw| on!(raw, DB, conn => link::depth::<DB>(conn)))
+    }
+
+    /// On Postgres, a statement that failed has ended the transaction in all but name: COMMIT would answer ROLLBACK,
+    /// which sqlx calls success, and after a SAVEPOINT that is refused sqlx rolls back more than that. Where nobody can
+    /// be sure, the server is asked.
+    pub(crate) async fn verify(&mut self) -> Result<()> {
+        let sure = match self.scope.frames.last() {
+            Some(frame) => frame.failed.is_none() && !self.scope.unverified,
+            None => false,
+        };
+        if !sure && self.kind() == DatabaseKind::Postgres {
+            self.execute("SELECT 1").await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn begin_raw(&mut self) -> Result<()> {
+        self.ready().await?;
+        let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
+        let begun = on!(raw, DB, conn => link::begin::<DB>(conn).await);
+        Ok(self.ended(begun)?)
+    }
+
+    pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
+        self.set_busy(true);
+        let Some(raw) = self.raw() else { return Ok(()) };
+        let done = on!(raw, DB, conn => link::commit::<DB>(conn).await);
+        self.ended(done)
+    }
+
+    pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
+        self.set_busy(true);
+        let Some(raw) = self.raw() else { return Ok(()) };
+        let first = on!(raw, DB, conn => link::rollback::<DB>(conn).await);
+        if first.is_ok() {
+            return self.ended(first);
+        }
+        if !matches!(first, Err(sqlx::Error::Database(_))) {
+            return first;
+        }
+        // On SQLite there was no transaction any more to roll back, and sqlx still counts one. On Postgres it may be the
+        // error of a statement that was queued before this one.
+        self.keep_in_transaction().await;
+        let Some(raw) = self.raw() else { return Ok(()) };
+        on!(raw, DB, conn => link::rollback::<DB>(conn).await)
+    }
+
+    /// Has the connection roll back before it does anything else.
+    pub(crate) fn start_rollback(&mut self) {
+        self.set_busy(true);
+        if let Some(raw) = self.raw() {
+            on!(raw, DB, conn => link::start_rollback::<DB>(conn));
+        }
+    }
+
+    /// Waits until what was queued on the connection is done.
+    pub(crate) async fn flush(&mut self) {
+        if let Some(raw) = self.raw() {
+            let _ = on!(raw, DB, conn => {
+                let conn: &mut <DB as sqlx::Database>::Connection = conn;
+                sqlx::Connection::ping(conn).await
+            });
+        }
+    }
+}
