@@ -176,9 +176,10 @@ async fn update_in_postgres(
         take_row(rows, row, returned.iter().copied(), from, 1)?;
         if shape.before {
             let (at, columns) = (1 + returned.len(), model.columns.len());
-            rows.set_before(row, from, at)?;
+            let before = rows.load(from, at)?;
+            rows.before_of(row).set_row(before);
             let changed = (at + columns..at + 2 * columns).map(|at| flag(from, at));
-            rows.set_changed(row, changed.collect::<Result<_, _>>()?);
+            rows.before_of(row).set_changed(changed.collect::<Result<_, _>>()?);
         }
         if shape.checked {
             rows.advance(row);
@@ -226,9 +227,10 @@ async fn update_in_sqlite(
                 rows.set(*row, *column, from, 1 + at)?;
             }
             if let Some((_, was)) = before.get(row - chunk.rows.start).filter(|_| shape.before) {
-                rows.set_before(*row, was, 1)?;
+                let before = rows.load(was, 1)?;
+                rows.before_of(*row).set_row(before);
                 let changed = (1..=columns.len()).map(|at| differs(was, from, at));
-                rows.set_changed(*row, changed.collect::<Result<_, _>>()?);
+                rows.before_of(*row).set_changed(changed.collect::<Result<_, _>>()?);
             }
         }
     }
@@ -303,7 +305,8 @@ async fn delete_in_postgres(
         let row = numbered(chunk, from)?;
         stored.push(row);
         if before {
-            rows.set_before(row, from, 1)?;
+            let before = rows.load(from, 1)?;
+            rows.before_of(row).set_row(before);
         }
     }
     stored.sort_unstable();
@@ -325,7 +328,8 @@ async fn delete_in_sqlite(
     }
     if before {
         for (row, from) in &stored {
-            rows.set_before(*row, from, 1)?;
+            let before = rows.load(from, 1)?;
+            rows.before_of(*row).set_row(before);
         }
     }
     Ok(numbers(&stored))

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use sqlx::SqlSafeStr;
 #[cfg(feature = "postgres")]
 use sqlx::{PgPool, Postgres};
@@ -57,19 +58,7 @@ impl Db {
     ///
     /// Where the URL is not one of a database of this build, or the database cannot be reached.
     pub async fn connect(url: &str) -> Result<Self> {
-        let scheme = url.split(':').next().unwrap_or_default();
-        match scheme {
-            #[cfg(feature = "sqlite")]
-            "sqlite" => Ok(Self::of_sqlite(backend::open_sqlite(url).await?)),
-            #[cfg(feature = "postgres")]
-            "postgres" | "postgresql" => Ok(Self::of_postgres(backend::open_postgres(url).await?)),
-            _ => Err(Error::Database(sqlx::Error::Configuration(
-                format!(
-                    "`{scheme}:` is not a database of this build of sqlx-signals (see its features)"
-                )
-                .into(),
-            ))),
-        }
+        open(url).await
     }
 
     #[cfg(feature = "sqlite")]
@@ -285,26 +274,63 @@ impl Db {
     }
 
     pub(crate) async fn pooled(&self) -> Result<Pooled> {
-        Ok(match &self.pool {
+        match self.at_hand() {
+            Some(pooled) => Ok(pooled),
+            None => self.lent().await,
+        }
+    }
+
+    /// A connection that need not be waited for.
+    fn at_hand(&self) -> Option<Pooled> {
+        match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool, lender) => Pooled::Sqlite(lent(pool, lender.as_ref()).await?),
+            Pool::Sqlite(_, lender) => lender.as_ref()?.at_hand().map(Pooled::Sqlite),
             #[cfg(feature = "postgres")]
-            Pool::Postgres(pool, lender) => Pooled::Postgres(lent(pool, lender.as_ref()).await?),
+            Pool::Postgres(_, lender) => lender.as_ref()?.at_hand().map(Pooled::Postgres),
+        }
+    }
+
+    /// On the heap, or every future of a save had room for it, and every program compiled sqlx's pool.
+    fn lent(&self) -> BoxFuture<'_, Result<Pooled>> {
+        Box::pin(async move {
+            Ok(match &self.pool {
+                #[cfg(feature = "sqlite")]
+                Pool::Sqlite(pool, lender) => Pooled::Sqlite(lent(pool, lender.as_ref()).await?),
+                #[cfg(feature = "postgres")]
+                Pool::Postgres(pool, lender) => {
+                    Pooled::Postgres(lent(pool, lender.as_ref()).await?)
+                }
+            })
         })
     }
+}
+
+/// On the heap, so that no program compiles it once more.
+fn open(url: &str) -> BoxFuture<'_, Result<Db>> {
+    Box::pin(async move {
+        let scheme = url.split(':').next().unwrap_or_default();
+        match scheme {
+            #[cfg(feature = "sqlite")]
+            "sqlite" => Ok(Db::of_sqlite(backend::open_sqlite(url).await?)),
+            #[cfg(feature = "postgres")]
+            "postgres" | "postgresql" => Ok(Db::of_postgres(backend::open_postgres(url).await?)),
+            _ => Err(Error::Database(sqlx::Error::Configuration(
+                format!(
+                    "`{scheme}:` is not a database of this build of sqlx-signals (see its features)"
+                )
+                .into(),
+            ))),
+        }
+    })
 }
 
 async fn lent<DB: Backend>(
     pool: &sqlx::Pool<DB>,
     lender: Option<&Arc<Lender<DB>>>,
 ) -> Result<Lent<DB>, sqlx::Error> {
-    // On the heap where it must be waited for, or every future of a save had room for that.
     match lender {
-        Some(lender) => match lender.at_hand() {
-            Some(lent) => Ok(lent),
-            None => Box::pin(lender.lend()).await,
-        },
-        None => Box::pin(Lent::of(pool)).await,
+        Some(lender) => lender.lend().await,
+        None => Lent::of(pool).await,
     }
 }
 

@@ -14,7 +14,7 @@ use crate::backend::{AnyRow, Arguments};
 use crate::column::Column;
 use crate::model::Model;
 use crate::parameter::Cx;
-use crate::previous::{Old, SharedBefore};
+use crate::previous::{Before, SharedBefore};
 use crate::signal::{
     PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
     post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save,
@@ -75,14 +75,11 @@ pub(crate) trait Instances: Send + Sync {
     /// Sets the columns that are set at every write, and where they are `added`, those that are set then.
     fn stamp(&mut self, now: SystemTime, added: bool);
 
-    /// Takes what a row was before.
-    fn set_before(&mut self, row: usize, from: &AnyRow, at: usize) -> Result<(), sqlx::Error>;
+    /// A row of the model, from a place in a row of the database.
+    fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error>;
 
-    /// Takes which of its columns have changed.
-    fn set_changed(&mut self, row: usize, changed: Vec<bool>);
-
-    /// Hands out what each row was before.
-    fn take_before(&mut self) -> Vec<SharedBefore>;
+    /// What the rows were before, where that is asked for.
+    fn before(&mut self) -> &mut Vec<Before>;
 
     /// Takes note of what a write can change in the rows.
     fn keep(&mut self);
@@ -107,6 +104,24 @@ pub(crate) trait Instances: Send + Sync {
 
     /// Keeps what happens to the rows, for those that wait for the end of the transaction.
     fn keep_event(&self, to: &[&Subscriber], told: &Told) -> Option<Box<dyn Kept>>;
+}
+
+impl dyn Instances + '_ {
+    /// What a row was before.
+    pub(crate) fn before_of(&mut self, row: usize) -> &mut Before {
+        let (rows, place) = (self.len(), self.place(row));
+        let before = self.before();
+        before.resize_with(rows, Before::default);
+        &mut before[place]
+    }
+
+    /// Hands out what each row was before.
+    pub(crate) fn take_before(&mut self) -> Vec<SharedBefore> {
+        let rows = self.len();
+        let mut before = std::mem::take(self.before());
+        before.resize_with(rows, Before::default);
+        before.into_iter().map(|before| Some(Arc::new(before))).collect()
+    }
 }
 
 /// What happens to rows, by their places in the slice that the program gave.
@@ -150,7 +165,7 @@ pub(crate) struct Of<'m, M: Model, R> {
     /// The order in which they are written, where it is not their own.
     order: Vec<usize>,
     /// What they were before, where that is asked for.
-    before: Vec<Old<M>>,
+    before: Vec<Before>,
     /// What a write can change in them, as it was.
     kept: Vec<M::Kept>,
     /// What receivers are told of the columns.
@@ -201,12 +216,6 @@ impl<'m, M: Model, R> Of<'m, M, R> {
     /// With the columns that receivers are told of.
     pub(crate) fn with_fields(self, fields: &[Column<M>]) -> Self {
         Self { fields: Some(fields.into()), ..self }
-    }
-
-    fn before(&mut self, row: usize) -> &mut Old<M> {
-        let rows = self.rows.len();
-        self.before.resize_with(rows, Old::none);
-        &mut self.before[row]
     }
 }
 
@@ -290,25 +299,16 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         self.rows[place].__advance();
     }
 
-    fn set_before(&mut self, row: usize, from: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
-        let place = self.place(row);
-        self.before(place).row = Some(R::load(from, at)?);
-        Ok(())
+    fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error> {
+        Ok(Box::new(R::load(from, at)?))
     }
 
-    fn set_changed(&mut self, row: usize, changed: Vec<bool>) {
-        let place = self.place(row);
-        self.before(place).changed = changed;
+    fn before(&mut self) -> &mut Vec<Before> {
+        &mut self.before
     }
 
     fn stamp(&mut self, now: SystemTime, added: bool) {
         self.rows.iter_mut().for_each(|row| row.__stamp(now, added));
-    }
-
-    fn take_before(&mut self) -> Vec<SharedBefore> {
-        self.before.resize_with(self.rows.len(), Old::none);
-        let shared = |old| Some(Arc::new(old) as _);
-        std::mem::take(&mut self.before).into_iter().map(shared).collect()
     }
 
     fn keep(&mut self) {

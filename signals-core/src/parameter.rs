@@ -46,7 +46,7 @@ pub struct Cx<'a, 'c> {
     pub(crate) conn: Option<&'a mut Conn<'c>>,
     pub(crate) db: Option<&'a Db>,
     /// The row before the write, where a receiver asks for it.
-    pub(crate) before: Option<&'a dyn Before>,
+    pub(crate) before: Option<&'a Before>,
     /// What was asked for, where nobody wants more than to know that.
     pub(crate) asked: Option<Asked>,
 }
@@ -62,7 +62,7 @@ impl<'a, 'c> Cx<'a, 'c> {
     pub(crate) fn new(
         conn: Option<&'a mut Conn<'c>>,
         db: Option<&'a Db>,
-        before: Option<&'a dyn Before>,
+        before: Option<&'a Before>,
     ) -> Self {
         Self { conn, db, before, asked: None }
     }

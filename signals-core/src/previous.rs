@@ -41,7 +41,7 @@ use crate::signal::{post_delete, post_save};
 ///
 /// A receiver of every model takes `Previous<'_, dyn AnyModel>`.
 pub struct Previous<'a, M: ?Sized> {
-    before: &'a dyn Before,
+    before: &'a Before,
     model: PhantomData<fn() -> &'a M>,
 }
 
@@ -117,35 +117,34 @@ impl HasPrevious for post_save {}
 impl HasPrevious for post_delete {}
 
 /// A row before a write, and what the write has changed.
-pub(crate) trait Before: Send + Sync {
-    fn row(&self) -> Option<&dyn AnyModel>;
-    fn changed(&self, column: &str) -> bool;
+#[derive(Default)]
+pub(crate) struct Before {
+    /// None where it was not there.
+    row: Option<Box<dyn AnyModel>>,
+    /// Whether each of the columns has changed; all of them where this is empty.
+    changed: Vec<bool>,
+    columns: &'static [&'static str],
 }
 
 /// As it is shared by the receivers of one row.
-pub(crate) type SharedBefore = Option<Arc<dyn Before>>;
+pub(crate) type SharedBefore = Option<Arc<Before>>;
 
-/// The row of a model before a write.
-pub(crate) struct Old<M> {
-    pub(crate) row: Option<M>,
-    /// Whether each of the columns has changed; all of them where this is empty.
-    pub(crate) changed: Vec<bool>,
-}
-
-impl<M> Old<M> {
-    /// Of a row that was not there.
-    pub(crate) fn none() -> Self {
-        Self { row: None, changed: Vec::new() }
+impl Before {
+    pub(crate) fn set_row(&mut self, row: Box<dyn AnyModel>) {
+        self.columns = row.columns();
+        self.row = Some(row);
     }
-}
 
-impl<M: Model> Before for Old<M> {
+    pub(crate) fn set_changed(&mut self, changed: Vec<bool>) {
+        self.changed = changed;
+    }
+
     fn row(&self) -> Option<&dyn AnyModel> {
-        self.row.as_ref().map(|row| row as &dyn AnyModel)
+        self.row.as_deref()
     }
 
-    fn changed(&self, column: &str) -> bool {
-        let place = M::COLUMNS.iter().position(|name| *name == column);
+    pub(crate) fn changed(&self, column: &str) -> bool {
+        let place = self.columns.iter().position(|name| *name == column);
         place.and_then(|place| self.changed.get(place)).copied().unwrap_or(true)
     }
 }

@@ -46,12 +46,12 @@ pub type Loaded<T> = Result<T, Error>;
 /// # Errors
 ///
 /// Where there is no such column, or its type is another.
-pub fn get<'r, DB, T>(row: &'r DB::Row, at: usize) -> Loaded<T>
+pub fn get<'r, DB, T>(row: &'r DB::Row, at: Loaded<usize>) -> Loaded<T>
 where
     DB: Backend,
     T: sqlx::Decode<'r, DB> + sqlx::Type<DB>,
 {
-    DB::get(row, at)
+    DB::get(row, at?)
 }
 
 /// What a receiver returns to the dispatcher.

@@ -20,13 +20,19 @@ pub(crate) async fn find<M: Model, R: Route<M>>(
     source: Source<'_>,
     key: M::Pk,
 ) -> Result<Option<M>> {
-    let mut conn = source.acquire().await?;
-    let mut args = Arguments::new(conn.kind());
+    let mut args = Arguments::new(source.kind());
     R::bind_key(&key, &mut args).map_err(sqlx::Error::Encode)?;
-    let row = conn.run_one(Statement::fixed(M::STATEMENTS.find, args)).await?;
+    let (mut conn, row) = one(source, Statement::fixed(M::STATEMENTS.find, args)).await?;
     let mut row = row.map(|row| R::load(&row, 0)).transpose()?;
     loaded::<M, R>(row.as_mut_slice(), &mut conn).await?;
     Ok(row)
+}
+
+/// The row of a statement of at most one, and the connection.
+async fn one(source: Source<'_>, statement: Statement) -> Result<(Conn<'_>, Option<AnyRow>)> {
+    let mut conn = source.acquire().await?;
+    let row = conn.run_one(statement).await?;
+    Ok((conn, row))
 }
 
 pub(crate) async fn get<M: Model, R: Route<M>>(source: Source<'_>, key: M::Pk) -> Result<M> {

@@ -141,12 +141,12 @@ const _: () = {
         #[allow(clippy::single_match)]
         fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
             match column {
-                0usize => self.order_id = __p::get::<__DB, _>(row, at)?,
-                1usize => self.number = __p::get::<__DB, _>(row, at)?,
-                4usize => self.total = __p::get::<__DB, _>(row, at)?,
-                5usize => self.created_at = __p::get::<__DB, _>(row, at)?,
-                6usize => self.changed_at = __p::get::<__DB, _>(row, at)?,
-                7usize => self.version = __p::get::<__DB, _>(row, at)?,
+                0usize => self.order_id = __p::get::<__DB, _>(row, __p::Ok(at))?,
+                1usize => self.number = __p::get::<__DB, _>(row, __p::Ok(at))?,
+                4usize => self.total = __p::get::<__DB, _>(row, __p::Ok(at))?,
+                5usize => self.created_at = __p::get::<__DB, _>(row, __p::Ok(at))?,
+                6usize => self.changed_at = __p::get::<__DB, _>(row, __p::Ok(at))?,
+                7usize => self.version = __p::get::<__DB, _>(row, __p::Ok(at))?,
                 _ => {}
             }
             __p::Ok(())
@@ -170,14 +170,14 @@ const _: () = {
         }
         fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
             __p::Ok(Self {
-                order_id: __p::get::<__DB, _>(row, at(0usize)?)?,
-                number: __p::get::<__DB, _>(row, at(1usize)?)?,
-                bar_code: __p::get::<__DB, _>(row, at(2usize)?)?,
-                options: __p::get::<__DB, __p::Json<Vec<String>>>(row, at(3usize)?)?.0,
-                total: __p::get::<__DB, _>(row, at(4usize)?)?,
-                created_at: __p::get::<__DB, _>(row, at(5usize)?)?,
-                changed_at: __p::get::<__DB, _>(row, at(6usize)?)?,
-                version: __p::get::<__DB, _>(row, at(7usize)?)?,
+                order_id: __p::get::<__DB, _>(row, at(0usize))?,
+                number: __p::get::<__DB, _>(row, at(1usize))?,
+                bar_code: __p::get::<__DB, _>(row, at(2usize))?,
+                options: __p::get::<__DB, __p::Json<Vec<String>>>(row, at(3usize))?.0,
+                total: __p::get::<__DB, _>(row, at(4usize))?,
+                created_at: __p::get::<__DB, _>(row, at(5usize))?,
+                changed_at: __p::get::<__DB, _>(row, at(6usize))?,
+                version: __p::get::<__DB, _>(row, at(7usize))?,
                 cache: ::core::default::Default::default(),
             })
         }

@@ -74,7 +74,7 @@ const _: () = {
         #[allow(clippy::single_match)]
         fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
             match column {
-                0usize => self.id = __p::Some(__p::get::<__DB, _>(row, at)?),
+                0usize => self.id = __p::Some(__p::get::<__DB, _>(row, __p::Ok(at))?),
                 _ => {}
             }
             __p::Ok(())
@@ -92,9 +92,9 @@ const _: () = {
         }
         fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
             __p::Ok(Self {
-                id: __p::Some(__p::get::<__DB, _>(row, at(0usize)?)?),
-                name: __p::get::<__DB, _>(row, at(1usize)?)?,
-                email: __p::get::<__DB, _>(row, at(2usize)?)?,
+                id: __p::Some(__p::get::<__DB, _>(row, at(0usize))?),
+                name: __p::get::<__DB, _>(row, at(1usize))?,
+                email: __p::get::<__DB, _>(row, at(2usize))?,
             })
         }
     }

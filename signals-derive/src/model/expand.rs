@@ -39,12 +39,12 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
         }
     });
     let set = columns.iter().enumerate().filter(|(_, c)| c.role.is_automatic()).map(|(i, c)| {
-        let (ident, value) = (c.ident, read(c, &quote!(at)));
+        let (ident, value) = (c.ident, read(c, &quote!(__p::Ok(at))));
         quote!(#i => self.#ident = #value,)
     });
     let bind_key = key.parts.iter().map(|part| quote!(__p::add::<__DB, _>(args, #part)?;));
     let load = columns.iter().enumerate().map(|(i, c)| {
-        let (ident, value) = (c.ident, read(c, &quote!(at(#i)?)));
+        let (ident, value) = (c.ident, read(c, &quote!(at(#i))));
         quote!(#ident: #value,)
     });
     let fits = columns.iter().map(|c| {
