@@ -3,9 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-use tracing::Span;
-
 use crate::backend::{Arguments, DatabaseKind, Statement};
 use crate::bulk::{self, Work};
 use crate::cascade::entry;
@@ -48,7 +45,8 @@ async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let span = tracing::debug_span!("delete", model = rows.model());
     if let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete())) {
-        return heard(rows, source, pair, recorders, span).await;
+        let unit = Delete::new(false, pair, recorders);
+        return Ok(perform(unit, rows, source, span).await?.deleted == [0]);
     }
     context::observe("delete", rows.model());
     let mut conn = source.acquire().await?;
@@ -57,20 +55,6 @@ async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
     } else {
         traced(span, alone(rows, &mut conn)).await
     }
-}
-
-fn heard<'d>(
-    rows: &'d mut dyn Instances,
-    source: Source<'d>,
-    pair: Arc<Pair>,
-    recorders: Recorders,
-    span: Span,
-) -> BoxFuture<'d, Result<bool>> {
-    traced(span, async move {
-        let mut unit = Delete::new(false, pair, recorders);
-        perform(&mut unit, rows, source).await?;
-        Ok(unit.deleted == [0])
-    })
 }
 
 /// Deletes a row that nobody hears of.
@@ -90,17 +74,14 @@ pub(crate) async fn delete_many<M: Model, R: Route<M>>(
     Ok(deleted)
 }
 
-fn many<'d>(rows: &'d mut dyn Instances, source: Source<'d>) -> BoxFuture<'d, Result<u64>> {
+async fn many(rows: &mut dyn Instances, source: Source<'_>) -> Result<u64> {
+    if !(0..rows.len()).any(|row| rows.has_key(row)) {
+        return Ok(0);
+    }
     let span = tracing::debug_span!("delete", model = rows.model(), rows = rows.len());
-    traced(span, async move {
-        if !(0..rows.len()).any(|row| rows.has_key(row)) {
-            return Ok(0);
-        }
-        let recorders = Recorders::of_task(rows.id());
-        let mut unit = Delete::new(true, rows.table().delete(), recorders);
-        perform(&mut unit, rows, source).await?;
-        Ok(unit.deleted.len() as u64)
-    })
+    let recorders = Recorders::of_task(rows.id());
+    let unit = Delete::new(true, rows.table().delete(), recorders);
+    Ok(perform(unit, rows, source, span).await?.deleted.len() as u64)
 }
 
 /// A delete with receivers.

@@ -1,7 +1,7 @@
 //! The rows that a statement is about, without the type of their model: what builds and runs statements, and what sends
 //! signals, is written, and compiled, once.
 
-use std::any::{Any, TypeId};
+use std::any::TypeId;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
@@ -87,11 +87,8 @@ pub(crate) trait Instances: Send + Sync {
     /// Brings the rows back to what was noted, where something was.
     fn restore(&mut self);
 
-    /// What a write has changed in the rows, for [`follow`](Self::follow) of those that these are a copy of.
-    fn written(&self) -> Box<dyn Any + Send>;
-
-    /// Takes what was written of a copy.
-    fn follow(&mut self, written: Box<dyn Any + Send>);
+    /// Takes what a write has changed in a copy of the rows.
+    fn follow(&mut self, copy: &dyn Instances);
 
     /// Whether the rows can be copied.
     fn can_copy(&self) -> bool;
@@ -320,13 +317,11 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         self.rows.iter_mut().zip(kept).for_each(|(row, kept)| row.__restore(kept));
     }
 
-    fn written(&self) -> Box<dyn Any + Send> {
-        Box::new(self.rows.iter().map(M::__keep).collect::<Vec<_>>())
-    }
-
-    fn follow(&mut self, written: Box<dyn Any + Send>) {
-        if let Ok(written) = written.downcast::<Vec<M::Kept>>() {
-            self.rows.iter_mut().zip(*written).for_each(|(row, kept)| row.__restore(kept));
+    fn follow(&mut self, copy: &dyn Instances) {
+        for (place, row) in self.rows.iter_mut().enumerate() {
+            if let Some(written) = copy.at(place).downcast_ref::<M>() {
+                row.__restore(written.__keep());
+            }
         }
     }
 

@@ -72,21 +72,28 @@ pub(crate) fn traced<'t, T>(
     if span.is_disabled() { Box::pin(work) } else { Box::pin(work.instrument(span)) }
 }
 
-/// Performs a write that has receivers.
+/// Performs a write that has receivers, and returns what has become of it.
 ///
 /// On the heap: a program has many futures that contain a save, and most have no receivers. A receiver that saves is
 /// polled inside the save that it receives, and what is on the heap is not on the stack.
 pub(crate) fn perform<'u, U: Unit>(
-    unit: &'u mut U,
+    mut unit: U,
     rows: &'u mut dyn Instances,
     source: Source<'u>,
-) -> BoxFuture<'u, Result<()>> {
+    span: Span,
+) -> BoxFuture<'u, Result<U>> {
     let (db, pool) = (source.db(), source.pool_id());
     let scene = Operation::enter(U::VERB, rows.model(), pool);
     let scene = scene.map(|operation| Scene { db, operation });
     match source {
-        Source::Conn(conn) if conn.in_transaction() => Box::pin(inside(unit, rows, conn, scene)),
-        source => Box::pin(async move { outside(unit, rows, source, &scene?).await }),
+        Source::Conn(conn) if conn.in_transaction() => traced(span, async move {
+            inside(&mut unit, rows, conn, scene).await?;
+            Ok(unit)
+        }),
+        source => traced(span, async move {
+            outside(&mut unit, rows, source, &scene?).await?;
+            Ok(unit)
+        }),
     }
 }
 
@@ -221,7 +228,7 @@ async fn alone<U: Unit>(
     }
     let received = done?;
     *unit = writer;
-    rows.follow(copy.written());
+    rows.follow(&*copy);
     Ok(received)
 }
 

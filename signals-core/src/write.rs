@@ -3,9 +3,6 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
-use tracing::Span;
-
 use crate::automatic;
 use crate::backend::DatabaseKind;
 use crate::bulk::{self, Update, Work};
@@ -48,7 +45,8 @@ async fn one(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let span = tracing::debug_span!("save", model = rows.model());
     if let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) {
-        return heard(rows, source, Write::new(verb, false, pair, recorders), span).await;
+        let unit = Write::new(verb, false, pair, recorders);
+        return Ok(perform(unit, rows, source, span).await?.stored);
     }
     context::observe("save", rows.model());
     let mut conn = source.acquire().await?;
@@ -57,18 +55,6 @@ async fn one(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result
     } else {
         traced(span, alone(rows, &mut conn, &verb)).await
     }
-}
-
-fn heard<'s>(
-    rows: &'s mut dyn Instances,
-    source: Source<'s>,
-    mut unit: Write,
-    span: Span,
-) -> BoxFuture<'s, Result<Stored>> {
-    traced(span, async move {
-        perform(&mut unit, rows, source).await?;
-        Ok(unit.stored)
-    })
 }
 
 /// Saves a row that nobody hears of.
@@ -159,21 +145,15 @@ pub(crate) async fn save_many<M: Model, R: Route<M>>(
 }
 
 /// As [`one`], of all rows.
-fn many<'s>(
-    rows: &'s mut dyn Instances,
-    source: Source<'s>,
-    verb: Verb,
-) -> BoxFuture<'s, Result<u64>> {
-    let (model, count) = (rows.model(), rows.len());
-    let span = tracing::debug_span!("save", model, rows = count);
-    traced(span, async move {
-        if count > 0 {
-            let recorders = Recorders::of_task(rows.id());
-            let mut unit = Write::new(verb, true, rows.table().save(), recorders);
-            perform(&mut unit, rows, source).await?;
-        }
-        Ok(count as u64)
-    })
+async fn many(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<u64> {
+    let count = rows.len();
+    if count > 0 {
+        let span = tracing::debug_span!("save", model = rows.model(), rows = count);
+        let recorders = Recorders::of_task(rows.id());
+        let unit = Write::new(verb, true, rows.table().save(), recorders);
+        perform(unit, rows, source, span).await?;
+    }
+    Ok(count as u64)
 }
 
 fn stamp(rows: &mut dyn Instances, verb: &Verb) {
