@@ -272,10 +272,7 @@ async fn remove(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
     for column in model.group(Group::Key).chain(model.group(Group::Version)) {
         rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
     }
-    conn.ready().await?;
-    let running = conn.start(Statement::fixed(model.delete, args));
-    let done = running.end(&mut |_| ()).await;
-    let affected = conn.done(done).await?;
+    let affected = conn.run(Statement::fixed(model.delete, args), &mut |_| ()).await?;
     if affected == 0 && model.has(Group::Version) && bulk::is_stored(conn, rows, 0).await? {
         return Err(stale(rows, 0));
     }

@@ -54,33 +54,27 @@ pub(crate) async fn store(
     if !rows.has_key(0) && matches!(verb, Verb::Update | Verb::Fields(_)) {
         return Err(not_found(rows, 0));
     }
-    let first = First::of(rows, verb, conn.kind()).filter(|first| !before || first.is_insert());
-    if let Some(first) = &first {
-        conn.ready().await?;
-        let statement = first.text().statement(rows, conn.kind())?;
-        let returns = first.text().returns(rows.statements());
-        let running = if returns { conn.start_one(statement) } else { conn.start(statement) };
-        let mut row = None;
-        let done = running.end(&mut |found| row = row.take().or(Some(found))).await;
-        let affected = conn.done(done).await?;
-        if let Some(stored) = first.ended(rows, row, affected)? {
-            return Ok(stored);
-        }
+    let first = Single::of(rows, verb, conn.kind()).filter(|first| !before || first.is_insert());
+    let begun = first.is_some();
+    if let Some(first) = first
+        && let Some(stored) = first.run(conn, rows).await?
+    {
+        return Ok(stored);
     }
-    rest(conn, rows, verb, before, first.is_some()).await
+    rest(conn, rows, verb, before, begun).await
 }
 
-/// The statement that a save begins with.
+/// A statement that stores one row.
 #[derive(Clone, Copy)]
-enum First {
-    Insert(Text<'static>),
-    Update(Text<'static>),
+enum Single<'t> {
+    Insert(Text<'t>),
+    Update(Text<'t>),
     /// It says which of both it has done.
-    Both(Text<'static>),
+    Both(Text<'t>),
 }
 
-impl First {
-    /// None for what is composed.
+impl<'t> Single<'t> {
+    /// The one that a save begins with; none for what is composed.
     fn of(rows: &dyn Instances, verb: &Verb, kind: DatabaseKind) -> Option<Self> {
         let model = rows.statements();
         let keyed = rows.has_key(0);
@@ -93,42 +87,63 @@ impl First {
             Verb::Insert => {
                 Self::Insert(Text::Fixed(model.insert_with_key, &EVERY, &[Group::Computed]))
             }
-            Verb::Save if saves_at_once(model, kind) => {
-                Self::Both(Text::Fixed(model.save, &EVERY, &[Group::Computed, Group::Added]))
-            }
-            Verb::Save | Verb::Update => Self::Update(Text::update(model)),
+            Verb::Save if saves_at_once(model, kind) => Self::both(model),
+            Verb::Save | Verb::Update => Self::update(model),
             Verb::Fields(_) | Verb::Upsert(_) | Verb::GetOrCreate(_) => return None,
         })
+    }
+
+    fn both(model: &Statements) -> Self {
+        Self::Both(Text::Fixed(model.save, &EVERY, &[Group::Computed, Group::Added]))
+    }
+
+    fn update(model: &Statements) -> Self {
+        let groups = &[Group::Set, Group::Key, Group::Version];
+        Self::Update(Text::Fixed(model.update, groups, &[Group::Computed, Group::Added]))
     }
 
     fn is_insert(&self) -> bool {
         matches!(self, Self::Insert(_))
     }
 
-    fn text(&self) -> Text<'static> {
+    fn text(&self) -> Text<'t> {
         match self {
             Self::Insert(text) | Self::Update(text) | Self::Both(text) => *text,
         }
     }
 
-    /// What has become of the row; none where that is not stored yet.
+    /// Runs it, and says what has become of the row; none where that is not stored.
+    ///
+    /// The statement is made when the connection is there, so that the future has no room for it.
+    async fn run(self, conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<Option<Stored>> {
+        conn.ready().await?;
+        let statement = self.text().statement(rows, conn.kind())?;
+        let returns = matches!(self, Self::Both(_)) || self.text().returns(rows.statements());
+        let running = if returns { conn.start_one(statement) } else { conn.start(statement) };
+        let mut row = None;
+        let done = running.end(&mut |found| row = row.take().or(Some(found))).await;
+        let affected = conn.done(done).await?;
+        Ok(self.ended(rows, row, affected)?)
+    }
+
     fn ended(
-        &self,
+        self,
         rows: &mut dyn Instances,
         row: Option<AnyRow>,
         affected: u64,
     ) -> Result<Option<Stored>, sqlx::Error> {
+        let text = self.text();
         let created = match (self, &row) {
             (Self::Both(_), Some(row)) => flag(row, 0)?,
             (Self::Both(_), None) => return Ok(None),
             _ => self.is_insert(),
         };
         if let Some(row) = &row {
-            self.text().take(rows, row, usize::from(matches!(self, Self::Both(_))))?;
-        } else if affected == 0 || self.text().returns(rows.statements()) {
+            text.take(rows, row, usize::from(matches!(self, Self::Both(_))))?;
+        } else if affected == 0 || text.returns(rows.statements()) {
             return Ok(None);
         }
-        if !created {
+        if !created && text.asks_version() {
             rows.advance(0);
         }
         Ok(Some(if created { Stored::Created } else { Stored::Updated }))
@@ -219,24 +234,10 @@ async fn save_at_once(
     rows: &mut dyn Instances,
     on: Option<&[usize]>,
 ) -> Result<Option<Stored>> {
-    let model = rows.statements();
-    let Some(on) = on else {
-        let text = Text::Fixed(model.save, &EVERY, &[Group::Computed, Group::Added]);
-        let Some(row) = one(conn, rows, text).await? else { return Ok(None) };
-        let created = flag(&row, 0)?;
-        text.take(rows, &row, 1)?;
-        if !created {
-            rows.advance(0);
-        }
-        return Ok(Some(if created { Stored::Created } else { Stored::Updated }));
-    };
+    let Some(on) = on else { return Single::both(rows.statements()).run(conn, rows).await };
     let columns = inserted(rows, rows.has_key(0));
     let shape = Shape::new(What::Save, Given::Values(1), columns, on.to_vec());
-    let text = Text::Composed(&shape);
-    let Some(row) = one(conn, rows, text).await? else { return Ok(None) };
-    let created = flag(&row, 0)?;
-    text.take(rows, &row, 1)?;
-    Ok(Some(if created { Stored::Created } else { Stored::Updated }))
+    Single::Both(Text::Composed(&shape)).run(conn, rows).await
 }
 
 /// UPDATE of these columns, or of all that can be set, where there is such a row.
@@ -250,11 +251,7 @@ async fn update(
     let model = rows.statements();
     let checked = on.is_none() && model.has(Group::Version);
     if let (None, None, false) = (set, on, before) {
-        let stored = run(conn, rows, Text::update(model)).await?;
-        if stored {
-            rows.advance(0);
-        }
-        return Ok(stored);
+        return Ok(Single::update(model).run(conn, rows).await?.is_some());
     }
     let set = set.map_or_else(|| model.group(Group::Set).collect(), <[_]>::to_vec);
     let on = on.map_or_else(|| model.group(Group::Key).collect(), <[_]>::to_vec);
@@ -266,11 +263,7 @@ async fn update(
     }
     let mut shape = Shape::new(What::UpdateOne, Given::Values(1), set, on);
     shape.checked = checked;
-    let stored = run(conn, rows, Text::Composed(&shape)).await?;
-    if stored && checked {
-        rows.advance(0);
-    }
-    Ok(stored)
+    Ok(Single::Update(Text::Composed(&shape)).run(conn, rows).await?.is_some())
 }
 
 async fn insert_or_nothing(
@@ -281,17 +274,17 @@ async fn insert_or_nothing(
     let model = rows.statements();
     let Some(on) = on else {
         let text = Text::Fixed(model.insert_or_nothing, &EVERY, &[Group::Computed]);
-        return run(conn, rows, text).await;
+        return Ok(Single::Insert(text).run(conn, rows).await?.is_some());
     };
     let columns = inserted(rows, rows.has_key(0));
     let shape = Shape::new(What::InsertOrNothing, Given::Values(1), columns, on.to_vec());
-    run(conn, rows, Text::Composed(&shape)).await
+    Ok(Single::Insert(Text::Composed(&shape)).run(conn, rows).await?.is_some())
 }
 
 /// Whether there is a row that has the same in these columns.
 async fn exists(conn: &mut Conn<'_>, rows: &mut dyn Instances, on: &[usize]) -> Result<bool> {
     let shape = Shape::new(What::Select, Given::Values(1), Vec::new(), on.to_vec());
-    Ok(one(conn, rows, Text::Composed(&shape)).await?.is_some())
+    Ok(conn.run_one(Text::Composed(&shape).statement(rows, conn.kind())?).await?.is_some())
 }
 
 /// The row that has the same in these columns as the one that there is.
@@ -301,7 +294,7 @@ pub(crate) async fn find_like(
     on: &[usize],
 ) -> Result<Option<AnyRow>> {
     let shape = Shape::new(What::Find, Given::Values(1), Vec::new(), on.to_vec());
-    one(conn, rows, Text::Composed(&shape)).await
+    conn.run_one(Text::Composed(&shape).statement(rows, conn.kind())?).await
 }
 
 const EVERY: [Group; 4] = [Group::Set, Group::Key, Group::Version, Group::Added];
@@ -315,11 +308,6 @@ enum Text<'t> {
 }
 
 impl Text<'_> {
-    fn update(model: &Statements) -> Self {
-        let groups = &[Group::Set, Group::Key, Group::Version];
-        Self::Fixed(model.update, groups, &[Group::Computed, Group::Added])
-    }
-
     fn statement(self, rows: &dyn Instances, kind: DatabaseKind) -> Result<Statement, sqlx::Error> {
         let (model, mut args) = (rows.statements(), Arguments::new(kind));
         let mut bind = |column| rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode);
@@ -346,6 +334,14 @@ impl Text<'_> {
         }
     }
 
+    /// Whether it stores nothing where the version is another; else it returns that.
+    fn asks_version(self) -> bool {
+        match self {
+            Self::Fixed(..) => true,
+            Self::Composed(shape) => shape.checked,
+        }
+    }
+
     /// Takes what it has returned, from a place in the row on.
     fn take(self, rows: &mut dyn Instances, from: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
         let model = rows.statements();
@@ -357,32 +353,6 @@ impl Text<'_> {
             Self::Composed(shape) => take_row(rows, 0, shape.returned(model), from, at),
         }
     }
-}
-
-/// Runs a statement of at most one row, and returns that.
-///
-/// It is made when the connection is there, so that the future has no room for it.
-async fn one(conn: &mut Conn<'_>, rows: &dyn Instances, text: Text<'_>) -> Result<Option<AnyRow>> {
-    conn.ready().await?;
-    let statement = text.statement(rows, conn.kind())?;
-    let mut first = None;
-    let running = conn.start_one(statement);
-    let done = running.end(&mut |row| first = first.take().or(Some(row))).await;
-    conn.done(done).await?;
-    Ok(first)
-}
-
-/// Runs a statement of one row, takes what it returns, and says whether it stored anything.
-async fn run(conn: &mut Conn<'_>, rows: &mut dyn Instances, text: Text<'_>) -> Result<bool> {
-    if text.returns(rows.statements()) {
-        let Some(row) = one(conn, rows, text).await? else { return Ok(false) };
-        text.take(rows, &row, 0)?;
-        return Ok(true);
-    }
-    conn.ready().await?;
-    let statement = text.statement(rows, conn.kind())?;
-    let done = conn.start(statement).end(&mut |_| ()).await;
-    Ok(conn.done(done).await? > 0)
 }
 
 /// Takes columns that stand one after the other in a row of the database.
