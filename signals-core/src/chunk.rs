@@ -91,14 +91,19 @@ pub(crate) fn insert_order(rows: &dyn Instances) -> Vec<usize> {
 
 /// The rows of a statement, as slices of those that the program gave.
 pub(crate) fn slices(rows: &dyn Instances, statement: Range<usize>) -> Vec<Range<usize>> {
-    let mut slices: Vec<Range<usize>> = Vec::new();
-    for place in statement.map(|row| rows.place(row)) {
-        match slices.last_mut() {
-            Some(slice) if slice.end == place => slice.end += 1,
-            _ => slices.push(place..place + 1),
+    runs(statement.map(|row| rows.place(row)))
+}
+
+/// Numbers as ranges, one of those that follow each other.
+pub(crate) fn runs(numbers: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for number in numbers {
+        match runs.last_mut() {
+            Some(run) if run.end == number => run.end += 1,
+            _ => runs.push(number..number + 1),
         }
     }
-    slices
+    runs
 }
 
 /// The chunks of an INSERT of all rows: those with a key and those without are apart.

@@ -17,7 +17,7 @@ use crate::subscriber::{Begun, Event, Kept, Subscriber, begin_own};
 use crate::table::{Group, SignalTable};
 use crate::testing::recording;
 use crate::transaction::{Deferred, End, Transaction};
-use crate::unit::{Doubt, Scene};
+use crate::unit::{Doubt, Scene, check_observable};
 
 /// A signal of the program's own: what `#[derive(Signal)]` implements. The value is what is sent.
 ///
@@ -292,11 +292,7 @@ impl Receivers {
     }
 
     async fn check_observable(&self, conn: &mut Conn<'_>) -> Result<()> {
-        match self.group.deferred.first() {
-            Some(to) if conn.in_foreign_transaction().await => {
-                Err(Error::CommitNotObservable { model: self.signal, receiver: to.info.name })
-            }
-            _ => Ok(()),
-        }
+        let deferred = self.group.deferred.first().map(|to| to.info);
+        check_observable(self.signal, deferred, conn).await
     }
 }

@@ -135,15 +135,7 @@ impl Delete {
     /// The rows of each statement that were there. Those of one that did not find them all are several slices.
     fn batches(&self) -> Vec<Range<usize>> {
         let of_statement = |statement: &Range<usize>| {
-            let deleted = self.deleted.iter().copied().filter(|row| statement.contains(row));
-            let mut runs: Vec<Range<usize>> = Vec::new();
-            for row in deleted {
-                match runs.last_mut() {
-                    Some(run) if run.end == row => run.end += 1,
-                    _ => runs.push(row..row + 1),
-                }
-            }
-            runs
+            chunk::runs(self.deleted.iter().copied().filter(|row| statement.contains(row)))
         };
         self.statements.iter().flat_map(of_statement).collect()
     }

@@ -110,7 +110,7 @@ async fn inside<U: Unit>(
     let done = async {
         let scene = scene?;
         let needs = unit.needs(kept.rows, doubt.conn.kind());
-        check_observable(model, needs, doubt.conn).await?;
+        check_observable(model, needs.deferred, doubt.conn).await?;
         unit.before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
         write(unit, kept.rows, doubt.conn, &scene).await
     };
@@ -133,7 +133,7 @@ async fn outside<U: Unit>(
     let needs = unit.needs(kept.rows, source.kind());
     let source = match source {
         Source::Conn(mut conn) => {
-            check_observable(kept.rows.model(), needs, &mut conn).await?;
+            check_observable(kept.rows.model(), needs.deferred, &mut conn).await?;
             Source::Conn(conn)
         }
         pool => pool,
@@ -147,7 +147,7 @@ async fn outside<U: Unit>(
         pool => pool.acquire().await?,
     };
     if !needs.transaction {
-        let received = alone(unit, kept.rows, conn, scene).await?;
+        let received = alone(unit, kept.rows, conn, scene, needs.followed).await?;
         kept.is_done();
         return received;
     }
@@ -198,8 +198,8 @@ async fn alone<U: Unit>(
     rows: &mut dyn Instances,
     mut conn: Conn<'_>,
     scene: &Scene,
+    followed: bool,
 ) -> Result<Result<()>> {
-    let followed = unit.needs(rows, conn.kind()).followed;
     let copy = if followed { rows.copied() } else { None };
     let detached = if copy.is_some() { conn.detach() } else { None };
     let (Some(mut copy), Some(mut own)) = (copy, detached) else {
@@ -243,8 +243,15 @@ async fn write_and_tell<U: Unit>(
     Ok(unit.after(rows, conn, scene).await)
 }
 
-async fn check_observable(model: &'static str, needs: Needs, conn: &mut Conn<'_>) -> Result<()> {
-    match needs.deferred {
+/// # Errors
+///
+/// [`Error::CommitNotObservable`] where somebody waits for the end of a transaction that is sqlx's own.
+pub(crate) async fn check_observable(
+    model: &'static str,
+    deferred: Option<&'static Info>,
+    conn: &mut Conn<'_>,
+) -> Result<()> {
+    match deferred {
         Some(info) if conn.in_foreign_transaction().await => {
             Err(Error::CommitNotObservable { model, receiver: info.name })
         }
