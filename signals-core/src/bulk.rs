@@ -3,12 +3,15 @@
 use std::collections::HashMap;
 
 use futures_util::future::BoxFuture;
+use smallvec::SmallVec;
 
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
-use crate::chunk::{Chunk, chunks, inserted};
+use crate::chunk::{Chunk, chunks, inserted, runs, slices};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
+use crate::going::{Answer, Heir};
+use crate::heard::{Act, Written};
 use crate::instances::Instances;
 use crate::read::{differs, flag, scalar};
 use crate::save::take_row;
@@ -41,12 +44,11 @@ pub(crate) enum Work<'w> {
 }
 
 impl Work<'_> {
-    /// As errors call it.
-    pub(crate) fn verb(self) -> &'static str {
+    pub(crate) fn act(self) -> Act {
         match self {
-            Work::Insert => "insert",
-            Work::Update(_) => "update",
-            Work::Delete(_) => "delete",
+            Work::Insert => Act::Insert,
+            Work::Update(_) => Act::Update,
+            Work::Delete(_) => Act::Delete,
         }
     }
 }
@@ -109,6 +111,18 @@ async fn all(conn: &mut Conn<'_>, statement: Statement) -> Result<(Vec<AnyRow>, 
     Ok((rows, affected as usize))
 }
 
+/// As [`all`], of a statement that writes, and that may go on without its caller.
+async fn all_of_write(
+    conn: &mut Conn<'_>,
+    statement: Statement,
+    heir: &(dyn Fn() -> Heir + Send + Sync),
+) -> Result<Answer> {
+    let mut rows = SmallVec::new();
+    conn.ready().await?;
+    let done = conn.start_write(statement, false, heir).end(&mut |row| rows.push(row)).await;
+    Ok(Answer { affected: conn.done(done).await?, rows })
+}
+
 /// Inserts the rows of a chunk. Their keys come back in the order in which they were given: an INSERT inserts in the order of
 /// its rows, and returns each as it is inserted.
 async fn insert(
@@ -125,15 +139,33 @@ async fn insert(
     } else {
         statement(kind, rows, chunk, &shape)?
     };
-    let (inserted, affected) = all(conn, statement).await?;
-    let stored = if returned.is_empty() { affected } else { inserted.len() };
+    let heir = || -> Heir {
+        let (chunk, returned) = (chunk.clone(), returned.clone());
+        Box::new(move |rows, answer| {
+            take_inserted(rows, &chunk, &returned, &answer)?;
+            Ok(Written { created: Some(true), batches: slices(rows, chunk.rows).into() })
+        })
+    };
+    let answer = all_of_write(conn, statement, &heir).await?;
+    take_inserted(rows, chunk, &returned, &answer)?;
+    Ok(chunk.rows.clone().collect())
+}
+
+fn take_inserted(
+    rows: &mut dyn Instances,
+    chunk: &Chunk,
+    returned: &[usize],
+    answer: &Answer,
+) -> Result<()> {
+    let inserted = &answer.rows;
+    let stored = if returned.is_empty() { answer.affected as usize } else { inserted.len() };
     if stored != chunk.rows.len() {
         return Err(Error::NotStored { model: rows.model() });
     }
-    for (row, from) in chunk.rows.clone().zip(&inserted) {
+    for (row, from) in chunk.rows.clone().zip(inserted) {
         take_row(rows, row, returned.iter().copied(), from, 0)?;
     }
-    Ok(chunk.rows.clone().collect())
+    Ok(())
 }
 
 /// What an UPDATE is to do.
@@ -299,9 +331,27 @@ async fn delete_in_postgres(
     before: bool,
 ) -> Result<Vec<usize>> {
     let shape = delete_shape(rows, chunk, before);
-    let (deleted, _) = all(conn, statement(conn.kind(), rows, chunk, &shape)?).await?;
-    let mut stored = Vec::with_capacity(deleted.len());
-    for from in &deleted {
+    let heir = || -> Heir {
+        let chunk = chunk.clone();
+        Box::new(move |rows, answer| {
+            let deleted = take_deleted(rows, &chunk, false, &answer)?;
+            Ok(Written { created: None, batches: runs(deleted.into_iter()).into() })
+        })
+    };
+    let statement = statement(conn.kind(), rows, chunk, &shape)?;
+    let answer = all_of_write(conn, statement, &heir).await?;
+    take_deleted(rows, chunk, before, &answer)
+}
+
+/// The rows that were deleted, and what they were, where that is asked for.
+fn take_deleted(
+    rows: &mut dyn Instances,
+    chunk: &Chunk,
+    before: bool,
+    answer: &Answer,
+) -> Result<Vec<usize>> {
+    let mut stored = Vec::with_capacity(answer.rows.len());
+    for from in &answer.rows {
         let row = numbered(chunk, from)?;
         stored.push(row);
         if before {

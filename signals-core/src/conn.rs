@@ -8,6 +8,7 @@ use crate::backend::{AnyRow, DatabaseKind, Sink, Statement};
 use crate::context;
 use crate::db::Db;
 use crate::error::{Error, Result};
+use crate::going::{Going, Heir};
 use crate::link::{Link, Own, Pooled, Raw};
 use crate::running::Running;
 use crate::scope::Scope;
@@ -219,7 +220,7 @@ impl<'c> Conn<'c> {
     /// Runs a statement to its end, and gives its rows to `sink`.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         self.ready().await?;
-        let done = self.start(statement).end(sink).await;
+        let done = self.start(statement, false).end(sink).await;
         self.done(done).await
     }
 
@@ -228,19 +229,32 @@ impl<'c> Conn<'c> {
         self.ready().await?;
         let mut first = None;
         let sink = &mut |row| first = first.take().or(Some(row));
-        let done = self.start_one(statement).end(sink).await;
+        let done = self.start(statement, true).end(sink).await;
         self.done(done).await?;
         Ok(first)
     }
 
-    /// Starts a statement on a connection that is [`ready`](Self::ready). [`done`](Self::done) is to be told how it ended.
-    pub(crate) fn start(&mut self, statement: Statement) -> Running<'_> {
-        Running::new(self.connected(), statement)
+    /// Starts a statement on a connection that is [`ready`](Self::ready), of at most `one` row, or of several.
+    /// [`done`](Self::done) is to be told how it ended.
+    pub(crate) fn start(&mut self, statement: Statement, one: bool) -> Running<'_> {
+        Running::new(self.connected(), statement, one)
     }
 
-    /// As [`start`](Self::start), for a statement of at most one row.
-    pub(crate) fn start_one(&mut self, statement: Statement) -> Running<'_> {
-        Running::one(self.connected(), statement)
+    /// As [`start`](Self::start), for a statement that writes rows. Where there are receivers behind it that must not be
+    /// lost, it goes on without its caller, and its `heir` takes what it returns.
+    pub(crate) fn start_write<'r>(
+        &'r mut self,
+        statement: Statement,
+        one: bool,
+        heir: &'r (dyn Fn() -> Heir + Send + Sync),
+    ) -> Running<'r> {
+        let pooled = matches!(self.link, Link::Pooled(_));
+        if !pooled || !self.scope.outlives || self.in_transaction() {
+            return self.start(statement, one);
+        }
+        let Link::Pooled(slot) = &mut self.link else { return Running::Lost };
+        let Some(pooled) = slot.take() else { return Running::Lost };
+        Running::Going(Going::new(pooled, slot, &mut self.scope.left, (statement, one), heir))
     }
 
     /// A statement is under way. Where it is still so when the connection goes back, its pool has to look at it.
@@ -263,8 +277,10 @@ impl<'c> Conn<'c> {
 
     /// A statement is through, where the database has said so.
     pub(crate) fn ended<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        if matches!(done, Ok(_) | Err(sqlx::Error::Database(_))) {
-            self.set_busy(false);
+        if let Link::Pooled(slot) = &mut self.link
+            && let Some(pooled) = &mut **slot
+        {
+            pooled.ended(&done);
         }
         done
     }

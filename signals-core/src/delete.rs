@@ -1,31 +1,25 @@
 //! A delete with receivers, of one row or of several.
 
-use std::ops::Range;
-use std::sync::Arc;
-
 use crate::backend::{Arguments, DatabaseKind, Statement};
 use crate::bulk::{self, Work};
 use crate::cascade::entry;
 use crate::chunk;
 use crate::conn::Conn;
 use crate::context;
-use crate::dispatch::{Postponed, dispatch};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::executor::Source;
-use crate::instances::{Instances, Of, Telling, Told};
+use crate::going::Heir;
+use crate::heard::{Act, Heard, Written};
+use crate::instances::{Instances, Of};
 use crate::linked::Dependent;
 use crate::model::Model;
-use crate::previous::SharedBefore;
 use crate::refused;
 use crate::save::stale;
 use crate::scope::RowId;
-use crate::signal::{Signal, post_delete, pre_delete};
 use crate::statements::Group;
 use crate::store::Route;
-use crate::table::Pair;
 use crate::testing::recording::Recorders;
-use crate::transaction::Deferred;
-use crate::unit::{Doubt, Needs, Scene, Unit, perform, traced};
+use crate::unit::{Doubt, Unit, perform, traced};
 
 /// Deletes one row, and returns whether there was one.
 pub(crate) async fn delete<M: Model, R: Route<M>>(
@@ -45,8 +39,8 @@ async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let span = tracing::debug_span!("delete", model = rows.model());
     if let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete())) {
-        let unit = Delete::new(false, pair, recorders);
-        return Ok(perform(unit, rows, source, span).await?.deleted == [0]);
+        let heard = Heard::new(Act::Delete, false, pair, recorders);
+        return Ok(perform(Delete, heard, rows, source, span).await?.len() > 0);
     }
     context::observe("delete", rows.model());
     let mut conn = source.acquire().await?;
@@ -80,42 +74,24 @@ async fn many(rows: &mut dyn Instances, source: Source<'_>) -> Result<u64> {
     }
     let span = tracing::debug_span!("delete", model = rows.model(), rows = rows.len());
     let recorders = Recorders::of_task(rows.id());
-    let unit = Delete::new(true, rows.table().delete(), recorders);
-    Ok(perform(unit, rows, source, span).await?.deleted.len() as u64)
+    let heard = Heard::new(Act::Delete, true, rows.table().delete(), recorders);
+    Ok(perform(Delete, heard, rows, source, span).await?.len() as u64)
 }
 
 /// A delete with receivers.
-#[derive(Clone)]
-struct Delete {
-    many: bool,
-    /// The rows that were there.
-    deleted: Vec<usize>,
-    /// The rows of each statement.
-    statements: Vec<Range<usize>>,
-    /// What each row was before, where that is asked for.
-    before: Vec<SharedBefore>,
-    pair: Arc<Pair>,
-    recorders: Recorders,
-}
+struct Delete;
 
 impl Delete {
-    fn new(many: bool, pair: Arc<Pair>, recorders: Recorders) -> Self {
-        let (deleted, statements, before) = (Vec::new(), Vec::new(), Vec::new());
-        Self { many, deleted, statements, before, pair, recorders }
-    }
-
-    fn before(&self, row: usize) -> &SharedBefore {
-        self.before.get(row).unwrap_or(&None)
-    }
-
-    fn of_row(&self, rows: &dyn Instances, place: usize, error: Error) -> Error {
-        if self.many { Error::of_row("delete", rows, place, error) } else { error }
-    }
-
-    async fn delete_many(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
+    async fn delete_many(
+        &self,
+        rows: &mut dyn Instances,
+        conn: &mut Conn<'_>,
+        heard: &Heard,
+    ) -> Result<Written> {
+        let mut batches = Vec::new();
         for chunk in chunk::deletes(conn.kind(), rows) {
-            let work = Work::Delete(self.pair.previous);
-            let deleted = match self.many {
+            let work = Work::Delete(heard.pair.previous);
+            let deleted = match heard.many {
                 true => refused::write(conn, rows, &chunk, work).await?,
                 false => bulk::write(conn, rows, &chunk, work).await?,
             };
@@ -123,115 +99,45 @@ impl Delete {
                 let left = bulk::stored(conn, rows, &chunk).await?;
                 if let Some(row) = left.into_iter().find(|row| deleted.binary_search(row).is_err())
                 {
-                    return Err(self.of_row(rows, row, stale(rows, row)));
+                    return Err(heard.of_row(rows, row, stale(rows, row)));
                 }
             }
-            self.deleted.extend(deleted);
-            self.statements.push(chunk.rows);
+            // Those of a statement that did not find them all are several slices.
+            batches.extend(chunk::runs(deleted.into_iter()));
         }
-        Ok(())
-    }
-
-    /// The rows of each statement that were there. Those of one that did not find them all are several slices.
-    fn batches(&self) -> Vec<Range<usize>> {
-        let of_statement = |statement: &Range<usize>| {
-            chunk::runs(self.deleted.iter().copied().filter(|row| statement.contains(row)))
-        };
-        self.statements.iter().flat_map(of_statement).collect()
+        Ok(Written { created: None, batches: batches.into() })
     }
 }
 
 impl Unit for Delete {
     const VERB: &'static str = "delete";
 
-    fn needs(&self, rows: &dyn Instances, kind: DatabaseKind) -> Needs {
-        let mut needs = self.pair.needs(rows.can_copy());
+    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind, _: &Heard) -> bool {
         // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
         let versioned = rows.statements().has(Group::Version);
-        let settled = kind == DatabaseKind::Postgres && !versioned;
-        let is_one = || chunk::deletes(kind, rows).len() == 1;
-        needs.transaction |= self.many && !(settled && is_one());
-        needs
+        kind == DatabaseKind::Sqlite || versioned || chunk::deletes(kind, rows).len() != 1
     }
 
-    async fn before(
-        &self,
-        rows: &mut dyn Instances,
-        mut conn: Option<&mut Conn<'_>>,
-        scene: &Scene,
-    ) -> Result<()> {
-        if self.pair.before.is_empty() && !self.recorders.any() {
-            return Ok(());
-        }
-        for row in 0..rows.len() {
-            self.recorders.before(pre_delete::NAME, rows.at(row));
-            let mut event = Telling { rows: &mut *rows, told: Told::PreDelete(row) };
-            let conn = conn.as_deref_mut();
-            let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;
-            done.map_err(|error| self.of_row(rows, row, error))?;
-        }
-        Ok(())
-    }
-
-    async fn write(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
-        if !self.pair.dependents.is_empty() {
-            let entries = (0..rows.len()).map(|row| entry(rows.at(row))).collect();
-            Box::pin(cascade(self.pair.dependents, rows, entries, conn)).await?;
-        }
-        if self.many || self.pair.previous {
-            Box::pin(self.delete_many(rows, conn)).await?;
-        } else if remove(conn, rows).await? {
-            self.deleted.push(0);
-            self.statements.push(0..1);
-        }
-        if self.pair.previous {
-            self.before = rows.take_before();
-        }
-        Ok(())
-    }
-
-    async fn after(
+    async fn write(
         &self,
         rows: &mut dyn Instances,
         conn: &mut Conn<'_>,
-        scene: &Scene,
-    ) -> Result<()> {
-        if !self.pair.after.is_empty() {
-            for row in self.deleted.iter().copied() {
-                let mut event = Telling { rows: &mut *rows, told: Told::PostDelete(row) };
-                let (after, conn) = (&self.pair.after, Some(&mut *conn));
-                let done = dispatch(after, &mut event, conn, scene, self.before(row)).await;
-                done.map_err(|error| self.of_row(rows, row, error))?;
-            }
+        heard: &Heard,
+    ) -> Result<Written> {
+        if !heard.pair.dependents.is_empty() {
+            let entries = (0..rows.len()).map(|row| entry(rows.at(row))).collect();
+            Box::pin(cascade(heard.pair.dependents, rows, entries, conn)).await?;
         }
-        if !self.pair.batch.is_empty() {
-            for batch in self.batches() {
-                let mut event = Telling { rows: &mut *rows, told: Told::PostDeleteBatch(batch) };
-                let conn = Some(&mut *conn);
-                dispatch(&self.pair.batch, &mut event, conn, scene, &None).await?;
-            }
+        if heard.many || heard.pair.previous {
+            return Box::pin(self.delete_many(rows, conn, heard)).await;
         }
-        Ok(())
+        Ok(deleted(remove(conn, rows).await?))
     }
+}
 
-    fn postponed(&self, rows: &mut dyn Instances, scene: &Scene) -> Vec<Box<dyn Deferred>> {
-        let mut all = Vec::new();
-        if !self.pair.deferred.is_empty() || self.recorders.any() {
-            for row in self.deleted.iter().copied() {
-                let event = Telling { rows: &mut *rows, told: Told::PostDelete(row) };
-                let waiting = Postponed::of(&self.pair.deferred, &event, scene, self.before(row));
-                let (of, seen) = (&self.recorders, scene.db.is_some());
-                all.extend(of.after(post_delete::NAME, None, rows.at(row), seen, waiting));
-            }
-        }
-        if !self.pair.deferred_batch.is_empty() {
-            for batch in self.batches() {
-                let event = Telling { rows: &mut *rows, told: Told::PostDeleteBatch(batch) };
-                all.extend(Postponed::of(&self.pair.deferred_batch, &event, scene, &None));
-            }
-        }
-        all
-    }
+/// What a delete of the one row that there is has done.
+fn deleted(found: bool) -> Written {
+    if found { Written::one(None) } else { Written::default() }
 }
 
 /// Does to what belongs to the rows what is to be done before they are deleted themselves.
@@ -264,7 +170,11 @@ async fn remove(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
     for column in model.group(Group::Key).chain(model.group(Group::Version)) {
         rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
     }
-    let affected = conn.run(Statement::fixed(model.delete, args), &mut |_| ()).await?;
+    conn.ready().await?;
+    let heir = || -> Heir { Box::new(|_, answer| Ok(deleted(answer.affected > 0))) };
+    let running = conn.start_write(Statement::fixed(model.delete, args), false, &heir);
+    let done = running.end(&mut |_| ()).await;
+    let affected = conn.done(done).await?;
     if affected == 0 && model.has(Group::Version) && bulk::is_stored(conn, rows, 0).await? {
         return Err(stale(rows, 0));
     }

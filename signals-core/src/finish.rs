@@ -9,19 +9,42 @@ pub(crate) fn finish<F>(future: F) -> Finish<F>
 where
     F: Future<Output: Send> + Send + 'static,
 {
-    Finish { future: Some(Box::pin(future)), runtime: None }
+    Finish { begun: Begun::new(Box::pin(future)) }
 }
 
 pub(crate) struct Finish<F: Future<Output: Send> + Send + 'static> {
-    future: Option<Pin<Box<F>>>,
-    /// Set by the first poll.
-    runtime: Option<Handle>,
+    begun: Begun<F>,
 }
 
 impl<F: Future<Output: Send> + Send + 'static> Future for Finish<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.begun.poll(cx)
+    }
+}
+
+impl<F: Future<Output: Send> + Send + 'static> Drop for Finish<F> {
+    fn drop(&mut self) {
+        if let Some((future, runtime)) = self.begun.leave() {
+            runtime.spawn(future);
+        }
+    }
+}
+
+/// A future that another task can go on with.
+pub(crate) struct Begun<F: ?Sized> {
+    future: Option<Pin<Box<F>>>,
+    /// Set by the first poll.
+    runtime: Option<Handle>,
+}
+
+impl<F: Future + ?Sized> Begun<F> {
+    pub(crate) fn new(future: Pin<Box<F>>) -> Self {
+        Self { future: Some(future), runtime: None }
+    }
+
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<F::Output> {
         if self.runtime.is_none() {
             self.runtime = Handle::try_current().ok();
         }
@@ -33,12 +56,9 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Finish<F> {
         }
         poll
     }
-}
 
-impl<F: Future<Output: Send> + Send + 'static> Drop for Finish<F> {
-    fn drop(&mut self) {
-        if let (Some(future), Some(runtime)) = (self.future.take(), &self.runtime) {
-            runtime.spawn(future);
-        }
+    /// The future, where it has begun and is not done, and where it can go on.
+    pub(crate) fn leave(&mut self) -> Option<(Pin<Box<F>>, Handle)> {
+        self.future.take().zip(self.runtime.take())
     }
 }

@@ -87,9 +87,6 @@ pub(crate) trait Instances: Send + Sync {
     /// Brings the rows back to what was noted, where something was.
     fn restore(&mut self);
 
-    /// Takes what a write has changed in a copy of the rows.
-    fn follow(&mut self, copy: &dyn Instances);
-
     /// Whether the rows can be copied.
     fn can_copy(&self) -> bool;
 
@@ -317,14 +314,6 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         self.rows.iter_mut().zip(kept).for_each(|(row, kept)| row.__restore(kept));
     }
 
-    fn follow(&mut self, copy: &dyn Instances) {
-        for (place, row) in self.rows.iter_mut().enumerate() {
-            if let Some(written) = copy.at(place).downcast_ref::<M>() {
-                row.__restore(written.__keep());
-            }
-        }
-    }
-
     fn can_copy(&self) -> bool {
         M::COPY.is_some()
     }
@@ -332,7 +321,8 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     fn copied(&self) -> Option<Box<dyn Instances>> {
         let rows = self.rows.iter().map(M::COPY?).collect();
         let copied = Of::<'static, M, R>::of_slice(Slice::Copied(rows));
-        Some(Box::new(Of { fields: self.fields.clone(), ..copied }))
+        let (order, fields) = (self.order.clone(), self.fields.clone());
+        Some(Box::new(Of { order, fields, ..copied }))
     }
 
     fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a> {

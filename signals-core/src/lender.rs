@@ -24,7 +24,7 @@ const HOME: Duration = Duration::from_secs(60);
 /// The connections of one pool that are at the ready. As many are lent at a time as the pool can have.
 pub(crate) struct Lender<DB: Backend> {
     pool: Pool<DB>,
-    ready: Mutex<Vec<Ready<DB>>>,
+    ready: Mutex<Vec<Lent<DB>>>,
     turns: Arc<Semaphore>,
     /// Whether the program has the pool too, and would wait there in vain for what is kept here.
     shared: AtomicBool,
@@ -32,24 +32,21 @@ pub(crate) struct Lender<DB: Backend> {
     sweeping: AtomicBool,
 }
 
-struct Ready<DB: Backend> {
+/// A connection, in use or at the ready. It stays at one place on the heap, so that whatever has it is small.
+pub(crate) struct Lent<DB: Backend>(Option<Box<Loan<DB>>>);
+
+struct Loan<DB: Backend> {
     conn: PoolConnection<DB>,
     /// When it came out of the pool.
     taken: Instant,
-    /// When it was used last.
+    /// When it came back the last time.
     used: Instant,
-}
-
-/// A connection in use.
-pub(crate) struct Lent<DB: Backend> {
-    conn: Option<PoolConnection<DB>>,
-    taken: Instant,
-    /// Where it comes from, and the turn that it is; none for one that goes back to the pool in any case.
-    home: Option<(Arc<Lender<DB>>, OwnedSemaphorePermit)>,
-    /// Whether a statement is under way. Still so when this is dropped, nobody knows what the connection is up to.
-    pub(crate) busy: bool,
+    /// Whether a statement is under way. Still so when it comes back, nobody knows what the connection is up to.
+    busy: bool,
     /// Whether others than this library have used it.
-    pub(crate) touched: bool,
+    touched: bool,
+    /// Where it comes back to, and the turn that it is; none for one that goes back to the pool.
+    home: Option<(Arc<Lender<DB>>, OwnedSemaphorePermit)>,
 }
 
 impl<DB: Backend> Lender<DB> {
@@ -65,8 +62,8 @@ impl<DB: Backend> Lender<DB> {
             return None;
         }
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
-        let Ready { conn, taken, .. } = self.ready().pop_if(|ready| ready.used.elapsed() < IDLE)?;
-        Some(Lent::new(conn, taken, Some((Arc::clone(self), turn))))
+        let lent = self.ready().pop_if(|lent| lent.idle() < IDLE)?;
+        Some(lent.with_home(self, turn))
     }
 
     pub(crate) async fn lend(self: &Arc<Self>) -> Result<Lent<DB>, sqlx::Error> {
@@ -74,14 +71,18 @@ impl<DB: Backend> Lender<DB> {
             return Lent::of(&self.pool).await;
         }
         let turn = self.turn().await?;
-        while let Some(Ready { mut conn, taken, used }) = self.take() {
-            if used.elapsed() < IDLE || conn.ping().await.is_ok() {
-                return Ok(Lent::new(conn, taken, Some((Arc::clone(self), turn))));
+        while let Some(mut lent) = self.take() {
+            let fresh = lent.idle() < IDLE;
+            let lives = match lent.conn() {
+                Some(conn) => fresh || conn.ping().await.is_ok(),
+                None => false,
+            };
+            if lives {
+                return Ok(lent.with_home(self, turn));
             }
-            conn.close_on_drop();
+            lent.close();
         }
-        let conn = self.pool.acquire().await?;
-        Ok(Lent::new(conn, Instant::now(), Some((Arc::clone(self), turn))))
+        Ok(Lent::of(&self.pool).await?.with_home(self, turn))
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, sqlx::Error> {
@@ -106,12 +107,12 @@ impl<DB: Backend> Lender<DB> {
         drop(ready);
     }
 
-    fn take(&self) -> Option<Ready<DB>> {
+    fn take(&self) -> Option<Lent<DB>> {
         self.ready().pop()
     }
 
-    fn keep(self: &Arc<Self>, ready: Ready<DB>) {
-        self.ready().push(ready);
+    fn keep(self: &Arc<Self>, lent: Lent<DB>) {
+        self.ready().push(lent);
         // Shared meanwhile: whoever shares has looked before this was here.
         if self.shared.load(Ordering::Acquire) || self.pool.is_closed() {
             self.clear();
@@ -133,7 +134,7 @@ impl<DB: Backend> Lender<DB> {
                 let Some(lender) = lender.upgrade() else { return };
                 let mut ready = lender.ready();
                 let (idle, in_use): (Vec<_>, Vec<_>) =
-                    ready.drain(..).partition(|ready| ready.used.elapsed() >= HOME);
+                    ready.drain(..).partition(|lent| lent.idle() >= HOME);
                 *ready = in_use;
                 let done = ready.is_empty();
                 if done {
@@ -148,7 +149,7 @@ impl<DB: Backend> Lender<DB> {
         });
     }
 
-    fn ready(&self) -> MutexGuard<'_, Vec<Ready<DB>>> {
+    fn ready(&self) -> MutexGuard<'_, Vec<Lent<DB>>> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -156,39 +157,59 @@ impl<DB: Backend> Lender<DB> {
 impl<DB: Backend> Lent<DB> {
     /// One that goes back to the pool.
     pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
-        Ok(Self::new(pool.acquire().await?, Instant::now(), None))
+        let (conn, taken) = (pool.acquire().await?, Instant::now());
+        let loan = Loan { conn, taken, used: taken, busy: false, touched: false, home: None };
+        Ok(Self(Some(Box::new(loan))))
     }
 
-    fn new(
-        conn: PoolConnection<DB>,
-        taken: Instant,
-        home: Option<(Arc<Lender<DB>>, OwnedSemaphorePermit)>,
-    ) -> Self {
-        Self { conn: Some(conn), taken, home, busy: false, touched: false }
+    fn with_home(mut self, lender: &Arc<Lender<DB>>, turn: OwnedSemaphorePermit) -> Self {
+        if let Some(loan) = &mut self.0 {
+            loan.home = Some((Arc::clone(lender), turn));
+        }
+        self
+    }
+
+    /// For how long nobody has used it.
+    fn idle(&self) -> Duration {
+        self.0.as_ref().map_or(Duration::MAX, |loan| loan.used.elapsed())
     }
 
     pub(crate) fn conn(&mut self) -> Option<&mut DB::Connection> {
-        self.conn.as_deref_mut()
+        self.0.as_mut().map(|loan| &mut *loan.conn)
+    }
+
+    /// A statement is under way, or none is any more.
+    pub(crate) fn set_busy(&mut self, busy: bool) {
+        if let Some(loan) = &mut self.0 {
+            loan.busy = busy;
+        }
+    }
+
+    /// Others than this library use it.
+    pub(crate) fn touch(&mut self) {
+        if let Some(loan) = &mut self.0 {
+            loan.touched = true;
+        }
     }
 
     /// Closes it: of no use to anybody.
     pub(crate) fn close(mut self) {
-        if let Some(mut conn) = self.conn.take() {
-            conn.close_on_drop();
+        if let Some(mut loan) = self.0.take() {
+            loan.conn.close_on_drop();
         }
     }
 }
 
 impl<DB: Backend> Drop for Lent<DB> {
     fn drop(&mut self) {
-        let (Some(conn), Some((lender, turn))) = (self.conn.take(), self.home.take()) else {
-            return;
-        };
-        if self.busy || self.touched || self.taken.elapsed() >= HOME {
+        let Some(mut loan) = self.0.take() else { return };
+        let Some((lender, turn)) = loan.home.take() else { return };
+        if loan.busy || loan.touched || loan.taken.elapsed() >= HOME {
             // The pool looks at it, and brings it in order.
-            drop(conn);
+            drop(loan);
         } else {
-            lender.keep(Ready { conn, taken: self.taken, used: Instant::now() });
+            loan.used = Instant::now();
+            lender.keep(Self(Some(loan)));
         }
         // Whoever waits finds it only now.
         drop(turn);

@@ -24,6 +24,8 @@ mod dispatch;
 mod error;
 mod executor;
 mod finish;
+mod going;
+mod heard;
 mod instances;
 mod lender;
 mod link;

@@ -49,9 +49,16 @@ impl Pooled {
     pub(crate) fn set_busy(&mut self, busy: bool) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.busy = busy,
+            Self::Sqlite(lent) => lent.set_busy(busy),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.busy = busy,
+            Self::Postgres(lent) => lent.set_busy(busy),
+        }
+    }
+
+    /// A statement is through, where the database has said so.
+    pub(crate) fn ended<T>(&mut self, done: &Result<T, sqlx::Error>) {
+        if matches!(done, Ok(_) | Err(sqlx::Error::Database(_))) {
+            self.set_busy(false);
         }
     }
 
@@ -59,9 +66,9 @@ impl Pooled {
     pub(crate) fn touch(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.touched = true,
+            Self::Sqlite(lent) => lent.touch(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.touched = true,
+            Self::Postgres(lent) => lent.touch(),
         }
     }
 

@@ -13,6 +13,7 @@ use sqlx::{Postgres, postgres::PgRow};
 #[cfg(feature = "postgres")]
 use crate::backend::AnyRow;
 use crate::backend::{Arguments, Backend, Sink, Statement};
+use crate::going::Going;
 use crate::link::Raw;
 
 /// A statement on its way. What it needs is on sqlx's side, so that the futures around it are small.
@@ -23,6 +24,8 @@ pub(crate) enum Running<'r> {
     Postgres(Steps<'r, Postgres>),
     #[cfg(feature = "postgres")]
     PostgresOne(BoxFuture<'r, Result<Option<PgRow>, sqlx::Error>>),
+    /// It goes on where this is dropped.
+    Going(Going<'r>),
     /// There is no connection any more.
     Lost,
 }
@@ -33,7 +36,8 @@ type Done<DB> = <DB as sqlx::Database>::QueryResult;
 type Row<DB> = <DB as sqlx::Database>::Row;
 
 impl<'r> Running<'r> {
-    pub(crate) fn new(raw: Option<Raw<'r>>, statement: Statement) -> Self {
+    /// Of at most `one` row, a statement is cheaper on Postgres; sqlx reads to the end of it as well.
+    pub(crate) fn new(raw: Option<Raw<'r>>, statement: Statement, one: bool) -> Self {
         let Some(raw) = raw else { return Self::Lost };
         let Statement { sql, args, persistent } = statement;
         match (raw, args) {
@@ -43,25 +47,14 @@ impl<'r> Running<'r> {
             }
             #[cfg(feature = "postgres")]
             (Raw::Postgres(conn), Arguments::Postgres(args)) => {
-                Self::Postgres(conn.fetch_many(sqlx::query_with(sql, args).persistent(persistent)))
+                let query = sqlx::query_with(sql, args).persistent(persistent);
+                match one {
+                    true => Self::PostgresOne(conn.fetch_optional(query)),
+                    false => Self::Postgres(conn.fetch_many(query)),
+                }
             }
             #[cfg(all(feature = "sqlite", feature = "postgres"))]
             _ => unreachable!("the arguments are made for the connection"),
-        }
-    }
-
-    /// Of a statement of at most one row. On Postgres this is cheaper, and sqlx reads to the end as well.
-    pub(crate) fn one(raw: Option<Raw<'r>>, statement: Statement) -> Self {
-        match (raw, statement) {
-            #[cfg(feature = "postgres")]
-            (
-                Some(Raw::Postgres(conn)),
-                Statement { sql, args: Arguments::Postgres(args), persistent },
-            ) => {
-                let query = sqlx::query_with(sql, args).persistent(persistent);
-                Self::PostgresOne(conn.fetch_optional(query))
-            }
-            (raw, statement) => Self::new(raw, statement),
         }
     }
 
@@ -92,6 +85,11 @@ impl<'r> Running<'r> {
                 let found = u64::from(row.is_some());
                 row.into_iter().for_each(sink);
                 Ok(found)
+            }
+            Self::Going(going) => {
+                let answer = going.await?;
+                answer.rows.into_iter().for_each(sink);
+                Ok(answer.affected)
             }
             Self::Lost => Err(sqlx::Error::PoolClosed),
         }

@@ -10,6 +10,8 @@ use crate::chunk::{Chunk, inserted};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
+use crate::going::{Answer, Heir};
+use crate::heard::Written;
 use crate::instances::Instances;
 use crate::read::flag;
 use crate::statements::{Group, Role, Statements};
@@ -41,6 +43,24 @@ pub(crate) enum Stored {
     Not,
 }
 
+impl Stored {
+    pub(crate) fn of(written: &Written) -> Self {
+        match written.created {
+            Some(true) => Self::Created,
+            Some(false) => Self::Updated,
+            None => Self::Not,
+        }
+    }
+
+    pub(crate) fn written(self) -> Written {
+        match self {
+            Self::Created => Written::one(Some(true)),
+            Self::Updated => Written::one(Some(false)),
+            Self::Not => Written::default(),
+        }
+    }
+}
+
 /// Stores the one row that there is. What the database gives or computes is in the instance when the statement is
 /// through.
 ///
@@ -65,15 +85,15 @@ pub(crate) async fn store(
 }
 
 /// A statement that stores one row.
-#[derive(Clone, Copy)]
-enum Single<'t> {
-    Insert(Text<'t>),
-    Update(Text<'t>),
+#[derive(Clone)]
+enum Single {
+    Insert(Text),
+    Update(Text),
     /// It says which of both it has done.
-    Both(Text<'t>),
+    Both(Text),
 }
 
-impl<'t> Single<'t> {
+impl Single {
     /// The one that a save begins with; none for what is composed.
     fn of(rows: &dyn Instances, verb: &Verb, kind: DatabaseKind) -> Option<Self> {
         let model = rows.statements();
@@ -106,9 +126,9 @@ impl<'t> Single<'t> {
         matches!(self, Self::Insert(_))
     }
 
-    fn text(&self) -> Text<'t> {
+    fn text(&self) -> &Text {
         match self {
-            Self::Insert(text) | Self::Update(text) | Self::Both(text) => *text,
+            Self::Insert(text) | Self::Update(text) | Self::Both(text) => text,
         }
     }
 
@@ -119,15 +139,25 @@ impl<'t> Single<'t> {
         conn.ready().await?;
         let statement = self.text().statement(rows, conn.kind())?;
         let returns = matches!(self, Self::Both(_)) || self.text().returns(rows.statements());
-        let running = if returns { conn.start_one(statement) } else { conn.start(statement) };
+        let heir = || self.heir();
+        let running = conn.start_write(statement, returns, &heir);
         let mut row = None;
         let done = running.end(&mut |found| row = row.take().or(Some(found))).await;
         let affected = conn.done(done).await?;
         Ok(self.ended(rows, row, affected)?)
     }
 
+    /// Where it does not store the row, nothing else is tried: nobody waits for it.
+    fn heir(&self) -> Heir {
+        let single = self.clone();
+        Box::new(move |rows, Answer { rows: row, affected }| {
+            let stored = single.ended(rows, row.into_iter().next(), affected)?;
+            Ok(stored.unwrap_or(Stored::Not).written())
+        })
+    }
+
     fn ended(
-        self,
+        &self,
         rows: &mut dyn Instances,
         row: Option<AnyRow>,
         affected: u64,
@@ -237,7 +267,7 @@ async fn save_at_once(
     let Some(on) = on else { return Single::both(rows.statements()).run(conn, rows).await };
     let columns = inserted(rows, rows.has_key(0));
     let shape = Shape::new(What::Save, Given::Values(1), columns, on.to_vec());
-    Single::Both(Text::Composed(&shape)).run(conn, rows).await
+    Single::Both(Text::Composed(shape.into())).run(conn, rows).await
 }
 
 /// UPDATE of these columns, or of all that can be set, where there is such a row.
@@ -263,7 +293,7 @@ async fn update(
     }
     let mut shape = Shape::new(What::UpdateOne, Given::Values(1), set, on);
     shape.checked = checked;
-    Ok(Single::Update(Text::Composed(&shape)).run(conn, rows).await?.is_some())
+    Ok(Single::Update(Text::Composed(shape.into())).run(conn, rows).await?.is_some())
 }
 
 async fn insert_or_nothing(
@@ -278,13 +308,13 @@ async fn insert_or_nothing(
     };
     let columns = inserted(rows, rows.has_key(0));
     let shape = Shape::new(What::InsertOrNothing, Given::Values(1), columns, on.to_vec());
-    Ok(Single::Insert(Text::Composed(&shape)).run(conn, rows).await?.is_some())
+    Ok(Single::Insert(Text::Composed(shape.into())).run(conn, rows).await?.is_some())
 }
 
 /// Whether there is a row that has the same in these columns.
 async fn exists(conn: &mut Conn<'_>, rows: &mut dyn Instances, on: &[usize]) -> Result<bool> {
     let shape = Shape::new(What::Select, Given::Values(1), Vec::new(), on.to_vec());
-    Ok(conn.run_one(Text::Composed(&shape).statement(rows, conn.kind())?).await?.is_some())
+    Ok(conn.run_one(Text::Composed(shape.into()).statement(rows, conn.kind())?).await?.is_some())
 }
 
 /// The row that has the same in these columns as the one that there is.
@@ -294,26 +324,30 @@ pub(crate) async fn find_like(
     on: &[usize],
 ) -> Result<Option<AnyRow>> {
     let shape = Shape::new(What::Find, Given::Values(1), Vec::new(), on.to_vec());
-    conn.run_one(Text::Composed(&shape).statement(rows, conn.kind())?).await
+    conn.run_one(Text::Composed(shape.into()).statement(rows, conn.kind())?).await
 }
 
 const EVERY: [Group; 4] = [Group::Set, Group::Key, Group::Version, Group::Added];
 
 /// A statement of one row.
-#[derive(Clone, Copy)]
-enum Text<'t> {
+#[derive(Clone)]
+enum Text {
     /// One that is always the same, with the columns that are its arguments, and those that it returns.
     Fixed(&'static str, &'static [Group], &'static [Group]),
-    Composed(&'t Shape),
+    Composed(Arc<Shape>),
 }
 
-impl Text<'_> {
-    fn statement(self, rows: &dyn Instances, kind: DatabaseKind) -> Result<Statement, sqlx::Error> {
+impl Text {
+    fn statement(
+        &self,
+        rows: &dyn Instances,
+        kind: DatabaseKind,
+    ) -> Result<Statement, sqlx::Error> {
         let (model, mut args) = (rows.statements(), Arguments::new(kind));
         let mut bind = |column| rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode);
         match self {
             Self::Fixed(sql, groups, _) => {
-                for group in groups {
+                for group in *groups {
                     model.group(*group).try_for_each(&mut bind)?;
                 }
                 Ok(Statement::fixed(sql, args))
@@ -327,7 +361,7 @@ impl Text<'_> {
     }
 
     /// Whether it returns any column.
-    fn returns(self, model: &Statements) -> bool {
+    fn returns(&self, model: &Statements) -> bool {
         match self {
             Self::Fixed(_, _, returned) => returned.iter().any(|group| model.has(*group)),
             Self::Composed(shape) => !shape.returned(model).is_empty(),
@@ -335,7 +369,7 @@ impl Text<'_> {
     }
 
     /// Whether it stores nothing where the version is another; else it returns that.
-    fn asks_version(self) -> bool {
+    fn asks_version(&self) -> bool {
         match self {
             Self::Fixed(..) => true,
             Self::Composed(shape) => shape.checked,
@@ -343,7 +377,7 @@ impl Text<'_> {
     }
 
     /// Takes what it has returned, from a place in the row on.
-    fn take(self, rows: &mut dyn Instances, from: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
+    fn take(&self, rows: &mut dyn Instances, from: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
         let model = rows.statements();
         match self {
             Self::Fixed(_, _, returned) => {

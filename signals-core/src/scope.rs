@@ -3,6 +3,7 @@ use std::collections::HashSet;
 
 use crate::context::PoolId;
 use crate::db::Db;
+use crate::going::Left;
 use crate::transaction::Deferred;
 
 /// What a connection knows of the transaction that it is in, beside sqlx's own depth.
@@ -15,6 +16,10 @@ pub(crate) struct Scope {
     pub(crate) foreign: bool,
     /// The raw sqlx connection was handed out since our last statement: a failed statement may have gone unseen.
     pub(crate) unverified: bool,
+    /// A statement that writes goes on without its caller, where there is no transaction.
+    pub(crate) outlives: bool,
+    /// The one that does.
+    pub(crate) left: Option<Box<Left>>,
 }
 
 /// A transaction or savepoint: what waits for its end, and whether it may still be committed.

@@ -239,6 +239,7 @@ impl Pair {
         let mut after = self.after.iter().chain(&self.batch);
         let deferred = self.deferred.iter().chain(&*self.deferred_batch).next();
         let followed = deferred.is_some() || !self.after.is_empty() || !self.batch.is_empty();
+        let lingers = after.clone().any(|to| !to.info.infallible);
         let fails = |info: &Info| info.connection || !(info.robust || info.infallible);
         Needs {
             transaction: connection_before
@@ -248,6 +249,7 @@ impl Pair {
                 || (followed && !can_copy),
             connection_before,
             followed,
+            lingers,
             deferred: deferred.map(|to| to.info),
         }
     }

@@ -1,5 +1,6 @@
 //! The way of one write with its receivers: those before it, the statement, those after it, those that wait.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -12,38 +13,25 @@ use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::finish::finish;
+use crate::going::Left;
+use crate::heard::{Heard, Written};
 use crate::instances::Instances;
 use crate::receiver::Info;
-use crate::transaction::{Deferred, End, Transaction, run_all};
+use crate::transaction::Transaction;
 
 /// A save or a delete, without the rows that it is of.
-pub(crate) trait Unit: Clone + Send + Sync + 'static {
+pub(crate) trait Unit: Send + Sync {
     const VERB: &'static str;
 
-    fn needs(&self, rows: &dyn Instances, kind: DatabaseKind) -> Needs;
-
-    fn before(
-        &self,
-        rows: &mut dyn Instances,
-        conn: Option<&mut Conn<'_>>,
-        scene: &Scene,
-    ) -> impl Future<Output = Result<()>> + Send;
+    /// Whether it is more than one statement, of which all or none are to be stored.
+    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind, heard: &Heard) -> bool;
 
     fn write(
-        &mut self,
-        rows: &mut dyn Instances,
-        conn: &mut Conn<'_>,
-    ) -> impl Future<Output = Result<()>> + Send;
-
-    fn after(
         &self,
         rows: &mut dyn Instances,
         conn: &mut Conn<'_>,
-        scene: &Scene,
-    ) -> impl Future<Output = Result<()>> + Send;
-
-    /// What waits for the end of the transaction.
-    fn postponed(&self, rows: &mut dyn Instances, scene: &Scene) -> Vec<Box<dyn Deferred>>;
+        heard: &Heard,
+    ) -> impl Future<Output = Result<Written>> + Send;
 }
 
 /// What the receivers of a write ask of the connection.
@@ -53,6 +41,8 @@ pub(crate) struct Needs {
     pub(crate) connection_before: bool,
     /// Whether there is one behind the statement at all.
     pub(crate) followed: bool,
+    /// Whether one behind it, that needs no transaction, can be dropped while it runs.
+    pub(crate) lingers: bool,
     /// One that waits for the end of the transaction.
     pub(crate) deferred: Option<&'static Info>,
 }
@@ -72,65 +62,65 @@ pub(crate) fn traced<'t, T>(
     if span.is_disabled() { Box::pin(work) } else { Box::pin(work.instrument(span)) }
 }
 
-/// Performs a write that has receivers, and returns what has become of it.
+/// Performs a write that has receivers, and returns what it has done.
 ///
 /// On the heap: a program has many futures that contain a save, and most have no receivers. A receiver that saves is
 /// polled inside the save that it receives, and what is on the heap is not on the stack.
-pub(crate) fn perform<'u, U: Unit>(
-    mut unit: U,
+pub(crate) fn perform<'u, U: Unit + 'u>(
+    unit: U,
+    heard: Heard,
     rows: &'u mut dyn Instances,
     source: Source<'u>,
     span: Span,
-) -> BoxFuture<'u, Result<U>> {
+) -> BoxFuture<'u, Result<Written>> {
     let (db, pool) = (source.db(), source.pool_id());
     let scene = Operation::enter(U::VERB, rows.model(), pool);
     let scene = scene.map(|operation| Scene { db, operation });
     match source {
-        Source::Conn(conn) if conn.in_transaction() => traced(span, async move {
-            inside(&mut unit, rows, conn, scene).await?;
-            Ok(unit)
-        }),
-        source => traced(span, async move {
-            outside(&mut unit, rows, source, &scene?).await?;
-            Ok(unit)
-        }),
+        Source::Conn(conn) if conn.in_transaction() => {
+            traced(span, inside(unit, heard, rows, conn, scene))
+        }
+        source => traced(span, async move { outside(unit, heard, rows, source, &scene?).await }),
     }
 }
 
 /// In a transaction that is somebody else's to end.
 async fn inside<U: Unit>(
-    unit: &mut U,
+    unit: U,
+    mut heard: Heard,
     rows: &mut dyn Instances,
     mut conn: Conn<'_>,
     scene: Result<Scene>,
-) -> Result<()> {
+) -> Result<Written> {
     let mut kept = Kept::of(rows);
     let model = kept.rows.model();
     let doubt = Doubt::of(&mut conn, U::VERB, model);
     let done = async {
         let scene = scene?;
-        let needs = unit.needs(kept.rows, doubt.conn.kind());
-        check_observable(model, needs.deferred, doubt.conn).await?;
-        unit.before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
-        write(unit, kept.rows, doubt.conn, &scene).await
+        let deferred = heard.pair.needs(kept.rows.can_copy()).deferred;
+        check_observable(model, deferred, doubt.conn).await?;
+        heard.tell_before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
+        write(&unit, &mut heard, kept.rows, doubt.conn, &scene).await
     };
     let done = done.await;
-    let done = doubt.end(done);
-    if done.is_ok() {
-        kept.is_done();
-    }
-    done
+    doubt.end(done)?;
+    kept.is_done();
+    Ok(heard.written)
 }
 
 /// Where there is no transaction of ours yet.
 async fn outside<U: Unit>(
-    unit: &mut U,
+    unit: U,
+    mut heard: Heard,
     rows: &mut dyn Instances,
     source: Source<'_>,
     scene: &Scene,
-) -> Result<()> {
-    let mut kept = Kept::of(rows);
-    let needs = unit.needs(kept.rows, source.kind());
+) -> Result<Written> {
+    let mut needs = heard.pair.needs(rows.can_copy());
+    needs.transaction |= heard.many && unit.is_several(rows, source.kind(), &heard);
+    // Of several, some are stored and undone again where it is looked for the one that is refused.
+    let changes = heard.many || needs.transaction || !heard.pair.before.is_empty();
+    let mut kept = if changes { Kept::of(rows) } else { Kept::alone(rows) };
     let source = match source {
         Source::Conn(mut conn) => {
             check_observable(kept.rows.model(), needs.deferred, &mut conn).await?;
@@ -140,23 +130,23 @@ async fn outside<U: Unit>(
     };
     // Before BEGIN, and before a connection is taken: a veto costs nothing.
     if !needs.connection_before {
-        unit.before(kept.rows, None, scene).await?;
+        heard.tell_before(kept.rows, None, scene).await?;
     }
     let conn = match source {
         Source::Conn(conn) => conn,
         pool => pool.acquire().await?,
     };
     if !needs.transaction {
-        let received = alone(unit, kept.rows, conn, scene, needs.followed).await?;
+        let received = alone(&unit, &mut heard, kept.rows, conn, scene, needs).await?;
         kept.is_done();
-        return received;
+        return received.map(|()| heard.written);
     }
     let mut tx = Transaction::open(conn).await?;
     let done = async {
         if needs.connection_before {
-            unit.before(kept.rows, Some(&mut *tx), scene).await?;
+            heard.tell_before(kept.rows, Some(&mut *tx), scene).await?;
         }
-        write(unit, kept.rows, &mut tx, scene).await
+        write(&unit, &mut heard, kept.rows, &mut tx, scene).await
     };
     match done.await {
         Ok(()) => {
@@ -166,7 +156,7 @@ async fn outside<U: Unit>(
             if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
                 kept.rows.restore();
             }
-            committed
+            committed.map(|()| heard.written)
         }
         Err(error) => {
             drop(kept);
@@ -178,69 +168,79 @@ async fn outside<U: Unit>(
 
 /// The statement and those after it.
 async fn write<U: Unit>(
-    unit: &mut U,
+    unit: &U,
+    heard: &mut Heard,
     rows: &mut dyn Instances,
     conn: &mut Conn<'_>,
     scene: &Scene,
 ) -> Result<()> {
-    unit.write(rows, conn).await?;
+    heard.written = unit.write(rows, conn, heard).await?;
+    if heard.pair.previous {
+        heard.before = rows.take_before();
+    }
     // Ahead of those that run now, whose own writes come after this one.
-    for postponed in unit.postponed(rows, scene) {
+    for postponed in heard.postponed(rows, scene) {
         conn.scope.defer(postponed);
     }
-    unit.after(rows, conn, scene).await
+    heard.tell_after(rows, Some(conn), scene).await
 }
 
 /// One statement that commits itself, and then those that need no transaction, and those that waited for its end. Where
 /// it is stored this is `Ok`, with what has become of the receivers.
 async fn alone<U: Unit>(
-    unit: &mut U,
+    unit: &U,
+    heard: &mut Heard,
     rows: &mut dyn Instances,
     mut conn: Conn<'_>,
     scene: &Scene,
-    followed: bool,
+    needs: Needs,
 ) -> Result<Result<()>> {
-    let copy = if followed { rows.copied() } else { None };
-    let detached = if copy.is_some() { conn.detach() } else { None };
-    let (Some(mut copy), Some(mut own)) = (copy, detached) else {
-        let received = write_and_tell(unit, rows, &mut conn, scene).await?;
-        let postponed = unit.postponed(rows, scene);
-        if !postponed.is_empty() {
-            finish(run_all(postponed, End::Committed, None)).await;
-        }
-        return Ok(received);
-    };
-    // A statement that was sent may be stored whether or not anybody waits for it, so it goes on without the caller,
-    // on a copy of the rows.
-    let (mut writer, hold, scene) = (unit.clone(), conn.is_borrowed(), scene.clone());
-    let (done, writer, copy, own) = finish(async move {
-        let done = write_and_tell(&mut writer, &mut *copy, &mut own, &scene).await;
-        // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
-        let own = hold.then_some(own);
-        if done.is_ok() {
-            run_all(writer.postponed(&mut *copy, &scene), End::Committed, None).await;
-        }
-        (done, writer, copy, own)
-    })
-    .await;
-    if let Some(own) = own {
-        conn.reattach(own);
+    conn.scope.outlives = needs.followed;
+    let alone = Alone { heard, rows, conn: &mut conn, scene };
+    alone.heard.written = unit.write(alone.rows, alone.conn, alone.heard).await?;
+    drop(alone);
+    // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
+    if !conn.is_borrowed() {
+        drop(conn.detach());
     }
-    let received = done?;
-    *unit = writer;
-    rows.follow(&*copy);
-    Ok(received)
+    if needs.lingers
+        && let Some(mut copy) = rows.copied()
+    {
+        let (heard, scene) = (heard.clone(), scene.clone());
+        return Ok(finish(async move { heard.tell_alone(&mut *copy, &scene).await }).await);
+    }
+    Ok(heard.tell_alone(rows, scene).await)
 }
 
-/// The statement, and those that run behind it. Where it is stored this is `Ok`, with what has become of them.
-async fn write_and_tell<U: Unit>(
-    unit: &mut U,
-    rows: &mut dyn Instances,
-    conn: &mut Conn<'_>,
-    scene: &Scene,
-) -> Result<Result<()>> {
-    unit.write(rows, conn).await?;
-    Ok(unit.after(rows, conn, scene).await)
+/// A statement that commits itself. Where it was sent and its caller is gone, its receivers run on a copy of the rows.
+struct Alone<'a, 'c> {
+    heard: &'a mut Heard,
+    rows: &'a mut dyn Instances,
+    conn: &'a mut Conn<'c>,
+    scene: &'a Scene,
+}
+
+impl Drop for Alone<'_, '_> {
+    fn drop(&mut self) {
+        self.conn.scope.outlives = false;
+        let Some(left) = self.conn.scope.left.take() else { return };
+        // A `Clone` that panics must not do so here.
+        let copy = catch_unwind(AssertUnwindSafe(|| self.rows.copied()));
+        let (mut heard, scene) = (self.heard.clone(), self.scene.clone());
+        let Left { sent, runtime, heir } = *left;
+        runtime.spawn(async move {
+            let (mut pooled, answer) = sent.await;
+            pooled.ended(&answer);
+            drop(pooled);
+            let Ok(Some(mut copy)) = copy else { return };
+            let written = answer.map_err(Error::from).and_then(|answer| heir(&mut *copy, answer));
+            if let Ok(written) = written {
+                heard.written = written;
+                // Whatever became of them is in the log by now.
+                let _ = heard.tell_alone(&mut *copy, &scene).await;
+            }
+        });
+    }
 }
 
 /// # Errors

@@ -1,6 +1,5 @@
 //! A save with receivers, of one row or of several.
 
-use std::ops::Range;
 use std::sync::Arc;
 
 use crate::automatic;
@@ -10,22 +9,19 @@ use crate::chunk;
 use crate::column::{Column, settable, unique_places};
 use crate::conn::Conn;
 use crate::context;
-use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
 use crate::executor::Source;
-use crate::instances::{Instances, Of, Telling, Told};
+use crate::heard::{Act, Heard, Written};
+use crate::instances::{Instances, Of};
 use crate::model::{Model, Saved};
-use crate::previous::SharedBefore;
 use crate::read::loaded;
 use crate::refused;
 use crate::save::{ATTEMPTS, Stored, Verb, find_like, not_found, stale, store};
-use crate::signal::{Signal, post_save, pre_save};
 use crate::statements::Group;
 use crate::store::Route;
 use crate::table::Pair;
 use crate::testing::recording::Recorders;
-use crate::transaction::Deferred;
-use crate::unit::{Doubt, Kept, Needs, Scene, Unit, perform, traced};
+use crate::unit::{Doubt, Kept, Unit, perform, traced};
 
 /// Saves one row.
 pub(crate) async fn save<M: Model, R: Route<M>>(
@@ -45,8 +41,8 @@ async fn one(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let span = tracing::debug_span!("save", model = rows.model());
     if let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) {
-        let unit = Write::new(verb, false, pair, recorders);
-        return Ok(perform(unit, rows, source, span).await?.stored);
+        let (unit, heard) = Write::of(verb, false, pair, recorders);
+        return Ok(Stored::of(&perform(unit, heard, rows, source, span).await?));
     }
     context::observe("save", rows.model());
     let mut conn = source.acquire().await?;
@@ -150,8 +146,8 @@ async fn many(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Resul
     if count > 0 {
         let span = tracing::debug_span!("save", model = rows.model(), rows = count);
         let recorders = Recorders::of_task(rows.id());
-        let unit = Write::new(verb, true, rows.table().save(), recorders);
-        perform(unit, rows, source, span).await?;
+        let (unit, heard) = Write::of(verb, true, rows.table().save(), recorders);
+        perform(unit, heard, rows, source, span).await?;
     }
     Ok(count as u64)
 }
@@ -163,55 +159,33 @@ fn stamp(rows: &mut dyn Instances, verb: &Verb) {
 }
 
 /// A save with receivers.
-#[derive(Clone)]
 struct Write {
     verb: Verb,
-    many: bool,
-    /// What has become of the rows, of each the same.
-    stored: Stored,
-    /// The rows of each statement.
-    statements: Vec<Range<usize>>,
-    /// What each row was before, where that is asked for.
-    before: Vec<SharedBefore>,
-    pair: Arc<Pair>,
-    recorders: Recorders,
 }
 
 impl Write {
-    fn new(verb: Verb, many: bool, pair: Arc<Pair>, recorders: Recorders) -> Self {
-        let (statements, before) = (Vec::new(), Vec::new());
-        Self { verb, many, stored: Stored::Not, statements, before, pair, recorders }
+    fn of(verb: Verb, many: bool, pair: Arc<Pair>, recorders: Recorders) -> (Self, Heard) {
+        let act = if verb == Verb::Insert { Act::Insert } else { Act::Update };
+        (Self { verb }, Heard::new(act, many, pair, recorders))
     }
 
-    fn created(&self) -> bool {
-        self.stored == Stored::Created
-    }
-
-    fn before(&self, row: usize) -> &SharedBefore {
-        self.before.get(row).unwrap_or(&None)
-    }
-
-    /// An error of one of several rows says which.
-    fn of_row(&self, rows: &dyn Instances, place: usize, error: Error) -> Error {
-        if !self.many {
-            return error;
-        }
-        let verb = if self.verb == Verb::Insert { "insert" } else { "update" };
-        Error::of_row(verb, rows, place, error)
-    }
-
-    async fn insert_many(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
+    async fn insert_many(&self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
+        let mut batches = Vec::new();
         rows.set_order(chunk::insert_order(rows));
         for chunk in chunk::inserts(conn.kind(), rows) {
             refused::write(conn, rows, &chunk, Work::Insert).await?;
-            self.statements.extend(chunk::slices(rows, chunk.rows));
+            batches.extend(chunk::slices(rows, chunk.rows));
         }
         rows.set_order(Vec::new());
-        self.stored = Stored::Created;
-        Ok(())
+        Ok(Written { created: Some(true), batches: batches.into() })
     }
 
-    async fn update_many(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
+    async fn update_many(
+        &self,
+        rows: &mut dyn Instances,
+        conn: &mut Conn<'_>,
+        heard: &Heard,
+    ) -> Result<Written> {
         let model = rows.statements();
         let set: Vec<_> = match &self.verb {
             Verb::Fields(set) => set.to_vec(),
@@ -221,16 +195,17 @@ impl Write {
         let twice =
             |rows: &dyn Instances, row| Error::Twice { model: rows.model(), key: rows.key(row) };
         if let Some(row) = (0..rows.len()).find(|row| !rows.has_key(*row)) {
-            return Err(self.of_row(rows, row, not_found(rows, row)));
+            return Err(heard.of_row(rows, row, not_found(rows, row)));
         }
-        let update = Update { set: &set, on: &on, checked: true, before: self.pair.previous };
+        let update = Update { set: &set, on: &on, checked: true, before: heard.pair.previous };
         let chunks = update.chunks(conn.kind(), rows);
         if chunks.len() > 1
             && let Some(row) = bulk::twin(conn.kind(), rows)
         {
             // No statement has them both.
-            return Err(self.of_row(rows, row, twice(rows, row)));
+            return Err(heard.of_row(rows, row, twice(rows, row)));
         }
+        let mut batches = Vec::with_capacity(chunks.len());
         for chunk in chunks {
             let stored = refused::write(conn, rows, &chunk, Work::Update(&update)).await?;
             let missing = chunk.rows.clone().find(|row| stored.binary_search(row).is_err());
@@ -243,111 +218,36 @@ impl Write {
                     // Where it is no twin, then two keys that only the database takes for the same.
                     true => twice(rows, row),
                 };
-                return Err(self.of_row(rows, row, error));
+                return Err(heard.of_row(rows, row, error));
             }
-            self.statements.push(chunk.rows);
+            batches.push(chunk.rows);
         }
-        self.stored = Stored::Updated;
-        Ok(())
+        Ok(Written { created: Some(false), batches: batches.into() })
     }
 }
 
 impl Unit for Write {
     const VERB: &'static str = "save";
 
-    fn needs(&self, rows: &dyn Instances, kind: DatabaseKind) -> Needs {
-        let mut needs = self.pair.needs(rows.can_copy());
+    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind, heard: &Heard) -> bool {
         // Who may still give a row its key decides how many statements it is.
-        let settled = self.verb == Verb::Insert && self.pair.before.is_empty();
-        let is_one = || chunk::inserts(kind, rows).len() == 1;
-        needs.transaction |= self.many && !(settled && is_one());
-        needs
+        let settled = self.verb == Verb::Insert && heard.pair.before.is_empty();
+        !settled || chunk::inserts(kind, rows).len() != 1
     }
 
-    async fn before(
-        &self,
-        rows: &mut dyn Instances,
-        mut conn: Option<&mut Conn<'_>>,
-        scene: &Scene,
-    ) -> Result<()> {
-        if self.pair.before.is_empty() && !self.recorders.any() {
-            return Ok(());
-        }
-        for row in 0..rows.len() {
-            self.recorders.before(pre_save::NAME, rows.at(row));
-            let mut event = Telling { rows: &mut *rows, told: Told::PreSave(row) };
-            let conn = conn.as_deref_mut();
-            let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;
-            done.map_err(|error| self.of_row(rows, row, error))?;
-        }
-        Ok(())
-    }
-
-    async fn write(&mut self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<()> {
-        stamp(rows, &self.verb);
-        if self.many && self.verb == Verb::Insert {
-            Box::pin(self.insert_many(rows, conn)).await?;
-        } else if self.many {
-            Box::pin(self.update_many(rows, conn)).await?;
-        } else {
-            self.stored = store(conn, rows, &self.verb, self.pair.previous).await?;
-            self.statements.push(0..1);
-        }
-        if self.pair.previous {
-            self.before = rows.take_before();
-        }
-        Ok(())
-    }
-
-    async fn after(
+    async fn write(
         &self,
         rows: &mut dyn Instances,
         conn: &mut Conn<'_>,
-        scene: &Scene,
-    ) -> Result<()> {
-        let created = self.created();
-        if self.stored == Stored::Not {
-            return Ok(());
+        heard: &Heard,
+    ) -> Result<Written> {
+        stamp(rows, &self.verb);
+        if heard.many && self.verb == Verb::Insert {
+            return Box::pin(self.insert_many(rows, conn)).await;
         }
-        if !self.pair.after.is_empty() {
-            for row in 0..rows.len() {
-                let told = Told::PostSave { row, created };
-                let (mut event, before) = (Telling { rows: &mut *rows, told }, self.before(row));
-                let (after, conn) = (&self.pair.after, Some(&mut *conn));
-                let done = dispatch(after, &mut event, conn, scene, before).await;
-                done.map_err(|error| self.of_row(rows, row, error))?;
-            }
+        if heard.many {
+            return Box::pin(self.update_many(rows, conn, heard)).await;
         }
-        if !self.pair.batch.is_empty() {
-            for statement in &self.statements {
-                let told = Told::PostSaveBatch { rows: statement.clone(), created };
-                let (mut event, conn) = (Telling { rows: &mut *rows, told }, Some(&mut *conn));
-                dispatch(&self.pair.batch, &mut event, conn, scene, &None).await?;
-            }
-        }
-        Ok(())
-    }
-
-    fn postponed(&self, rows: &mut dyn Instances, scene: &Scene) -> Vec<Box<dyn Deferred>> {
-        let (mut all, created) = (Vec::new(), self.created());
-        if self.stored == Stored::Not {
-            return all;
-        }
-        if !self.pair.deferred.is_empty() || self.recorders.any() {
-            for row in 0..rows.len() {
-                let event = Telling { rows: &mut *rows, told: Told::PostSave { row, created } };
-                let waiting = Postponed::of(&self.pair.deferred, &event, scene, self.before(row));
-                let (of, seen) = (&self.recorders, scene.db.is_some());
-                all.extend(of.after(post_save::NAME, Some(created), rows.at(row), seen, waiting));
-            }
-        }
-        if !self.pair.deferred_batch.is_empty() {
-            for statement in &self.statements {
-                let told = Told::PostSaveBatch { rows: statement.clone(), created };
-                let event = Telling { rows: &mut *rows, told };
-                all.extend(Postponed::of(&self.pair.deferred_batch, &event, scene, &None));
-            }
-        }
-        all
+        Ok(store(conn, rows, &self.verb, heard.pair.previous).await?.written())
     }
 }

@@ -1,0 +1,196 @@
+//! Who hears of a write: those before the statement, those after it, those that wait for the end of the transaction.
+
+use std::borrow::Cow;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::conn::Conn;
+use crate::dispatch::{Postponed, dispatch};
+use crate::error::{Error, Result};
+use crate::finish::finish;
+use crate::instances::{Instances, Telling, Told};
+use crate::previous::SharedBefore;
+use crate::signal::{Signal, post_delete, post_save, pre_delete, pre_save};
+use crate::table::Pair;
+use crate::testing::recording::Recorders;
+use crate::transaction::{Deferred, End, run_all};
+use crate::unit::Scene;
+
+/// A write, as its receivers hear of it.
+#[derive(Clone)]
+pub(crate) struct Heard {
+    pub(crate) pair: Arc<Pair>,
+    recorders: Recorders,
+    act: Act,
+    /// Whether it may be several rows, so that an error of one says which.
+    pub(crate) many: bool,
+    pub(crate) written: Written,
+    /// What each row was before, where that is asked for.
+    pub(crate) before: Vec<SharedBefore>,
+}
+
+/// What is done to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Act {
+    Insert,
+    Update,
+    Delete,
+}
+
+impl Act {
+    /// As errors call it.
+    pub(crate) fn verb(self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Update => "update",
+            Self::Delete => "delete",
+        }
+    }
+}
+
+/// The rows of one statement, where they are but one.
+const ONE: &[Range<usize>] = &[Range { start: 0, end: 1 }];
+
+/// What a write has done.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Written {
+    /// Whether the rows are new; of a save.
+    pub(crate) created: Option<bool>,
+    /// The rows of each statement that were written, as slices of those that the program gave.
+    pub(crate) batches: Cow<'static, [Range<usize>]>,
+}
+
+impl Written {
+    /// The one row that there is.
+    pub(crate) const fn one(created: Option<bool>) -> Self {
+        Self { created, batches: Cow::Borrowed(ONE) }
+    }
+
+    /// How many rows were written.
+    pub(crate) fn len(&self) -> usize {
+        self.batches.iter().map(Range::len).sum()
+    }
+
+    /// The rows that were written, in the order in which the program gave them.
+    fn rows(&self) -> impl Iterator<Item = usize> + use<> {
+        let mut slices = self.batches.clone();
+        if !slices.is_sorted_by_key(|slice| slice.start) {
+            slices.to_mut().sort_unstable_by_key(|slice| slice.start);
+        }
+        (0..slices.len()).flat_map(move |slice| slices[slice].clone())
+    }
+}
+
+impl Heard {
+    pub(crate) fn new(act: Act, many: bool, pair: Arc<Pair>, recorders: Recorders) -> Self {
+        Self { pair, recorders, act, many, written: Written::default(), before: Vec::new() }
+    }
+
+    /// An error of one of several rows says which.
+    pub(crate) fn of_row(&self, rows: &dyn Instances, place: usize, error: Error) -> Error {
+        if self.many { Error::of_row(self.act.verb(), rows, place, error) } else { error }
+    }
+
+    /// Tells those ahead of the statement.
+    pub(crate) async fn tell_before(
+        &self,
+        rows: &mut dyn Instances,
+        mut conn: Option<&mut Conn<'_>>,
+        scene: &Scene,
+    ) -> Result<()> {
+        if self.pair.before.is_empty() && !self.recorders.any() {
+            return Ok(());
+        }
+        for row in 0..rows.len() {
+            let (signal, told) = match self.act {
+                Act::Delete => (pre_delete::NAME, Told::PreDelete(row)),
+                Act::Insert | Act::Update => (pre_save::NAME, Told::PreSave(row)),
+            };
+            self.recorders.before(signal, rows.at(row));
+            let mut event = Telling { rows: &mut *rows, told };
+            let conn = conn.as_deref_mut();
+            let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;
+            done.map_err(|error| self.of_row(rows, row, error))?;
+        }
+        Ok(())
+    }
+
+    /// Tells those behind the statement.
+    pub(crate) async fn tell_after(
+        &self,
+        rows: &mut dyn Instances,
+        mut conn: Option<&mut Conn<'_>>,
+        scene: &Scene,
+    ) -> Result<()> {
+        if !self.pair.after.is_empty() {
+            for row in self.written.rows() {
+                let mut event = Telling { rows: &mut *rows, told: self.told(row) };
+                let (after, conn) = (&self.pair.after, conn.as_deref_mut());
+                let done = dispatch(after, &mut event, conn, scene, self.before_of(row)).await;
+                done.map_err(|error| self.of_row(rows, row, error))?;
+            }
+        }
+        if !self.pair.batch.is_empty() {
+            for batch in self.written.batches.iter() {
+                let mut event = Telling { rows: &mut *rows, told: self.told_batch(batch) };
+                let conn = conn.as_deref_mut();
+                dispatch(&self.pair.batch, &mut event, conn, scene, &None).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells those behind a statement that has committed itself, and those that waited for that.
+    pub(crate) async fn tell_alone(&self, rows: &mut dyn Instances, scene: &Scene) -> Result<()> {
+        let received = self.tell_after(rows, None, scene).await;
+        let postponed = self.postponed(rows, scene);
+        if !postponed.is_empty() {
+            finish(run_all(postponed, End::Committed, None)).await;
+        }
+        received
+    }
+
+    /// What waits for the end of the transaction.
+    pub(crate) fn postponed(
+        &self,
+        rows: &mut dyn Instances,
+        scene: &Scene,
+    ) -> Vec<Box<dyn Deferred>> {
+        let mut all = Vec::new();
+        if !self.pair.deferred.is_empty() || self.recorders.any() {
+            let (created, seen) = (self.written.created, scene.db.is_some());
+            let signal = if created.is_some() { post_save::NAME } else { post_delete::NAME };
+            for row in self.written.rows() {
+                let event = Telling { rows: &mut *rows, told: self.told(row) };
+                let before = self.before_of(row);
+                let waiting = Postponed::of(&self.pair.deferred, &event, scene, before);
+                all.extend(self.recorders.after(signal, created, rows.at(row), seen, waiting));
+            }
+        }
+        if !self.pair.deferred_batch.is_empty() {
+            for batch in self.written.batches.iter() {
+                let event = Telling { rows: &mut *rows, told: self.told_batch(batch) };
+                all.extend(Postponed::of(&self.pair.deferred_batch, &event, scene, &None));
+            }
+        }
+        all
+    }
+
+    fn told(&self, row: usize) -> Told {
+        match self.written.created {
+            Some(created) => Told::PostSave { row, created },
+            None => Told::PostDelete(row),
+        }
+    }
+
+    fn told_batch(&self, rows: &Range<usize>) -> Told {
+        match self.written.created {
+            Some(created) => Told::PostSaveBatch { rows: rows.clone(), created },
+            None => Told::PostDeleteBatch(rows.clone()),
+        }
+    }
+
+    fn before_of(&self, row: usize) -> &SharedBefore {
+        self.before.get(row).unwrap_or(&None)
+    }
+}
