@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 
 use crate::any::AnyModel;
 use crate::conn::Conn;
-use crate::context::{self, Call as Operation};
+use crate::context;
 use crate::dispatch::{Postponed, dispatch, dispatch_robust};
 use crate::error::{Error, Result};
 use crate::executor::{Connects, Source};
@@ -182,9 +182,7 @@ impl Receivers {
         source: Source<'s>,
     ) -> BoxFuture<'s, Result<()>> {
         Box::pin(async move {
-            let db = source.db();
-            let operation = Operation::enter("send", self.signal, source.pool_id());
-            let scene = operation.map(|operation| Scene { db, operation });
+            let scene = Scene::enter("send", self.signal, &source);
             match source {
                 Source::Conn(mut conn) if conn.in_transaction() => {
                     let doubt = Doubt::of(&mut conn, "send", self.signal);
@@ -262,9 +260,7 @@ impl Receivers {
         event: &mut dyn Event,
         source: Source<'_>,
     ) -> Result<Vec<(ReceiverInfo, Result<()>)>> {
-        let db = source.db();
-        let operation = Operation::enter("send", self.signal, source.pool_id())?;
-        let scene = Scene { db, operation };
+        let scene = Scene::enter("send", self.signal, &source)?;
         let named = |results: Vec<(_, _)>| {
             results.into_iter().map(|(info, done)| (registry().info(info), done)).collect()
         };

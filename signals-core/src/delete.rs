@@ -1,6 +1,8 @@
 //! A delete with receivers, of one row or of several.
 
-use crate::backend::{Arguments, DatabaseKind, Statement};
+use futures_util::future::BoxFuture;
+
+use crate::backend::{Arguments, Statement};
 use crate::bulk::{self, Work};
 use crate::cascade::entry;
 use crate::chunk;
@@ -9,7 +11,7 @@ use crate::context;
 use crate::error::Result;
 use crate::executor::Source;
 use crate::going::Heir;
-use crate::heard::{Act, Heard, Written};
+use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
 use crate::linked::Dependent;
 use crate::model::Model;
@@ -19,7 +21,8 @@ use crate::scope::RowId;
 use crate::statements::Group;
 use crate::store::Route;
 use crate::testing::recording::Recorders;
-use crate::unit::{Doubt, Unit, perform, traced};
+use crate::trace::{span, traced};
+use crate::unit::{Doubt, Unit, perform};
 
 /// Deletes one row, and returns whether there was one.
 pub(crate) async fn delete<M: Model, R: Route<M>>(
@@ -37,10 +40,10 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
 /// Deletes the one row that there is.
 async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
-    let span = tracing::debug_span!("delete", model = rows.model());
+    let span = span!("delete", model = rows.model());
     if let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete())) {
-        let heard = Heard::new(Act::Delete, false, pair, recorders);
-        return Ok(perform(Delete, heard, rows, source, span).await?.len() > 0);
+        let heard = Heard::new(Unit::Delete, false, pair, recorders);
+        return Ok(perform(heard, rows, source, span).await?.len() > 0);
     }
     context::observe("delete", rows.model());
     let mut conn = source.acquire().await?;
@@ -72,22 +75,32 @@ async fn many(rows: &mut dyn Instances, source: Source<'_>) -> Result<u64> {
     if !(0..rows.len()).any(|row| rows.has_key(row)) {
         return Ok(0);
     }
-    let span = tracing::debug_span!("delete", model = rows.model(), rows = rows.len());
+    let span = span!("delete", model = rows.model(), rows = rows.len());
     let recorders = Recorders::of_task(rows.id());
-    let heard = Heard::new(Act::Delete, true, rows.table().delete(), recorders);
-    Ok(perform(Delete, heard, rows, source, span).await?.len() as u64)
+    let heard = Heard::new(Unit::Delete, true, rows.table().delete(), recorders);
+    Ok(perform(heard, rows, source, span).await?.len() as u64)
 }
 
-/// A delete with receivers.
-struct Delete;
+/// The one row of a delete with receivers, to which nothing belongs.
+pub(crate) async fn delete_one(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
+    Ok(deleted(remove(conn, rows).await?))
+}
 
-impl Delete {
-    async fn delete_many(
-        &self,
-        rows: &mut dyn Instances,
-        conn: &mut Conn<'_>,
-        heard: &Heard,
-    ) -> Result<Written> {
+/// The rows of a delete with receivers, and what belongs to them before. On the heap, so that a delete of one has no room
+/// for it.
+pub(crate) fn delete_rows<'d>(
+    rows: &'d mut dyn Instances,
+    conn: &'d mut Conn<'_>,
+    heard: &'d Heard,
+) -> BoxFuture<'d, Result<Written>> {
+    Box::pin(async move {
+        if !heard.pair.dependents.is_empty() {
+            let entries = (0..rows.len()).map(|row| entry(rows.at(row))).collect();
+            cascade(heard.pair.dependents, rows, entries, conn).await?;
+        }
+        if !heard.many && !heard.pair.previous {
+            return delete_one(rows, conn).await;
+        }
         let mut batches = Vec::new();
         for chunk in chunk::deletes(conn.kind(), rows) {
             let work = Work::Delete(heard.pair.previous);
@@ -106,33 +119,7 @@ impl Delete {
             batches.extend(chunk::runs(deleted.into_iter()));
         }
         Ok(Written { created: None, batches: batches.into() })
-    }
-}
-
-impl Unit for Delete {
-    const VERB: &'static str = "delete";
-
-    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind, _: &Heard) -> bool {
-        // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
-        let versioned = rows.statements().has(Group::Version);
-        kind == DatabaseKind::Sqlite || versioned || chunk::deletes(kind, rows).len() != 1
-    }
-
-    async fn write(
-        &self,
-        rows: &mut dyn Instances,
-        conn: &mut Conn<'_>,
-        heard: &Heard,
-    ) -> Result<Written> {
-        if !heard.pair.dependents.is_empty() {
-            let entries = (0..rows.len()).map(|row| entry(rows.at(row))).collect();
-            Box::pin(cascade(heard.pair.dependents, rows, entries, conn)).await?;
-        }
-        if heard.many || heard.pair.previous {
-            return Box::pin(self.delete_many(rows, conn, heard)).await;
-        }
-        Ok(deleted(remove(conn, rows).await?))
-    }
+    })
 }
 
 /// What a delete of the one row that there is has done.

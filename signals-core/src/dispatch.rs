@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, ready};
 use tracing::Instrument;
 
 use crate::conn::Conn;
@@ -14,6 +14,7 @@ use crate::parameter::Cx;
 use crate::previous::SharedBefore;
 use crate::receiver::{Info, Phase};
 use crate::subscriber::{Begun, Event, Kept, Subscriber};
+use crate::trace::span;
 use crate::transaction::{Deferred, End};
 use crate::unit::Scene;
 
@@ -111,25 +112,26 @@ fn not_run(info: &Info, error: &Error) {
     tracing::error!(receiver = name, signal, sender, cause, "a receiver has no savepoint");
 }
 
-/// Runs a receiver: a panic is an error, and both are in the log.
-async fn run<'a>(
+/// Runs a receiver: a panic is an error, and both are in the log. One that is no future is through when this returns.
+fn run<'a>(
     info: &'static Info,
     operation: &Arc<Operation>,
     begin: impl FnOnce() -> Begun<'a>,
-) -> Result<()> {
+) -> impl Future<Output = Result<()>> + Send {
     let Info { name, signal, sender, .. } = *info;
-    let span = tracing::debug_span!("receiver", receiver = name, signal, sender);
+    let span = span!("receiver", receiver = name, signal, sender);
     let started = Instant::now();
     let current = operation.run(info);
     let begin = || span.in_scope(|| current.clone().sync_scope(begin));
     let done = match catch_unwind(AssertUnwindSafe(begin)) {
         Ok(Begun::Done(done)) => Ok(done),
         Ok(Begun::Future(future)) => {
-            AssertUnwindSafe(current.scope(future).instrument(span)).catch_unwind().await
+            let future = AssertUnwindSafe(current.scope(future).instrument(span)).catch_unwind();
+            return Either::Left(future.map(move |done| ended(info, started, done)));
         }
         Err(payload) => Err(payload),
     };
-    ended(info, started, done)
+    Either::Right(ready(ended(info, started, done)))
 }
 
 fn ended(

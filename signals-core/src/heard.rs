@@ -5,23 +5,26 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use crate::conn::Conn;
+use crate::delete;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
 use crate::finish::finish;
 use crate::instances::{Instances, Telling, Told};
 use crate::previous::SharedBefore;
+use crate::save::Verb;
 use crate::signal::{Signal, post_delete, post_save, pre_delete, pre_save};
 use crate::table::Pair;
 use crate::testing::recording::Recorders;
 use crate::transaction::{Deferred, End, run_all};
-use crate::unit::Scene;
+use crate::unit::{Scene, Unit};
+use crate::write;
 
 /// A write, as its receivers hear of it.
 #[derive(Clone)]
 pub(crate) struct Heard {
     pub(crate) pair: Arc<Pair>,
+    pub(crate) unit: Unit,
     recorders: Recorders,
-    act: Act,
     /// Whether it may be several rows, so that an error of one says which.
     pub(crate) many: bool,
     pub(crate) written: Written,
@@ -82,13 +85,34 @@ impl Written {
 }
 
 impl Heard {
-    pub(crate) fn new(act: Act, many: bool, pair: Arc<Pair>, recorders: Recorders) -> Self {
-        Self { pair, recorders, act, many, written: Written::default(), before: Vec::new() }
+    pub(crate) fn new(unit: Unit, many: bool, pair: Arc<Pair>, recorders: Recorders) -> Self {
+        Self { pair, unit, recorders, many, written: Written::default(), before: Vec::new() }
     }
 
     /// An error of one of several rows says which.
     pub(crate) fn of_row(&self, rows: &dyn Instances, place: usize, error: Error) -> Error {
-        if self.many { Error::of_row(self.act.verb(), rows, place, error) } else { error }
+        let act = match self.unit {
+            Unit::Save(Verb::Insert) => Act::Insert,
+            Unit::Save(_) => Act::Update,
+            Unit::Delete => Act::Delete,
+        };
+        if self.many { Error::of_row(act.verb(), rows, place, error) } else { error }
+    }
+
+    /// Writes the rows.
+    pub(crate) async fn write(
+        &self,
+        rows: &mut dyn Instances,
+        conn: &mut Conn<'_>,
+    ) -> Result<Written> {
+        match &self.unit {
+            Unit::Save(verb) if self.many => write::write_many(rows, conn, verb, self).await,
+            Unit::Save(verb) => write::write_one(rows, conn, verb, self.pair.previous).await,
+            Unit::Delete if self.many || self.pair.previous || !self.pair.dependents.is_empty() => {
+                delete::delete_rows(rows, conn, self).await
+            }
+            Unit::Delete => delete::delete_one(rows, conn).await,
+        }
     }
 
     /// Tells those ahead of the statement.
@@ -102,9 +126,9 @@ impl Heard {
             return Ok(());
         }
         for row in 0..rows.len() {
-            let (signal, told) = match self.act {
-                Act::Delete => (pre_delete::NAME, Told::PreDelete(row)),
-                Act::Insert | Act::Update => (pre_save::NAME, Told::PreSave(row)),
+            let (signal, told) = match self.unit {
+                Unit::Delete => (pre_delete::NAME, Told::PreDelete(row)),
+                Unit::Save(_) => (pre_save::NAME, Told::PreSave(row)),
             };
             self.recorders.before(signal, rows.at(row));
             let mut event = Telling { rows: &mut *rows, told };

@@ -54,6 +54,7 @@ mod store;
 mod subscriber;
 mod table;
 pub mod testing;
+mod trace;
 mod transaction;
 mod unit;
 mod write;

@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use tracing::{Instrument, Span};
+use tracing::Span;
 
 use crate::backend::DatabaseKind;
+use crate::chunk;
 use crate::conn::Conn;
 use crate::context::Call as Operation;
 use crate::db::Db;
@@ -17,21 +18,40 @@ use crate::going::Left;
 use crate::heard::{Heard, Written};
 use crate::instances::Instances;
 use crate::receiver::Info;
+use crate::save::Verb;
+use crate::statements::Group;
+use crate::trace::traced;
 use crate::transaction::Transaction;
 
-/// A save or a delete, without the rows that it is of.
-pub(crate) trait Unit: Send + Sync {
-    const VERB: &'static str;
+/// What is done to rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Unit {
+    Save(Verb),
+    Delete,
+}
 
-    /// Whether it is more than one statement, of which all or none are to be stored.
-    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind, heard: &Heard) -> bool;
+impl Unit {
+    /// As the chain of a recursion and the reason of a rollback call it.
+    fn verb(&self) -> &'static str {
+        match self {
+            Self::Save(_) => "save",
+            Self::Delete => "delete",
+        }
+    }
 
-    fn write(
-        &self,
-        rows: &mut dyn Instances,
-        conn: &mut Conn<'_>,
-        heard: &Heard,
-    ) -> impl Future<Output = Result<Written>> + Send;
+    /// Whether several rows are more than one statement, of which all or none are to be stored.
+    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind, settled: bool) -> bool {
+        match self {
+            // Who may still give a row its key decides how many statements it is.
+            Self::Save(Verb::Insert) if settled => chunk::inserts(kind, rows).len() != 1,
+            Self::Save(_) => true,
+            // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
+            Self::Delete => {
+                let versioned = rows.statements().has(Group::Version);
+                kind == DatabaseKind::Sqlite || versioned || chunk::deletes(kind, rows).len() != 1
+            }
+        }
+    }
 }
 
 /// What the receivers of a write ask of the connection.
@@ -54,53 +74,60 @@ pub(crate) struct Scene {
     pub(crate) operation: Arc<Operation>,
 }
 
-/// Does something in a span, where anybody is told of it.
-pub(crate) fn traced<'t, T>(
-    span: Span,
-    work: impl Future<Output = T> + Send + 't,
-) -> BoxFuture<'t, T> {
-    if span.is_disabled() { Box::pin(work) } else { Box::pin(work.instrument(span)) }
+impl Scene {
+    /// # Errors
+    ///
+    /// [`Error::Recursion`] where the chain is as long as the limit.
+    pub(crate) fn enter(verb: &'static str, of: &'static str, source: &Source<'_>) -> Result<Self> {
+        let operation = Operation::enter(verb, of, source.pool_id())?;
+        Ok(Self { db: source.db(), operation })
+    }
 }
 
 /// Performs a write that has receivers, and returns what it has done.
 ///
-/// On the heap: a program has many futures that contain a save, and most have no receivers. A receiver that saves is
-/// polled inside the save that it receives, and what is on the heap is not on the stack.
-pub(crate) fn perform<'u, U: Unit + 'u>(
-    unit: U,
+/// On the heap, and compiled once: a program has many futures that contain a save, and most have no receivers. A receiver
+/// that saves is polled inside the save that it receives, and what is on the heap is not on the stack. What it takes there
+/// is for the one way that it goes.
+pub(crate) fn perform<'u>(
     heard: Heard,
     rows: &'u mut dyn Instances,
     source: Source<'u>,
     span: Span,
 ) -> BoxFuture<'u, Result<Written>> {
-    let (db, pool) = (source.db(), source.pool_id());
-    let scene = Operation::enter(U::VERB, rows.model(), pool);
-    let scene = scene.map(|operation| Scene { db, operation });
+    let scene = Scene::enter(heard.unit.verb(), rows.model(), &source);
+    let mut needs = heard.pair.needs(rows.can_copy());
     match source {
         Source::Conn(conn) if conn.in_transaction() => {
-            traced(span, inside(unit, heard, rows, conn, scene))
+            traced(span, inside(heard, rows, conn, scene, needs))
         }
-        source => traced(span, async move { outside(unit, heard, rows, source, &scene?).await }),
+        source => {
+            let settled = heard.pair.before.is_empty();
+            needs.transaction |= heard.many && heard.unit.is_several(rows, source.kind(), settled);
+            match needs.transaction {
+                true => traced(span, outside(heard, rows, source, scene, needs)),
+                false => traced(span, alone(heard, rows, source, scene, needs)),
+            }
+        }
     }
 }
 
 /// In a transaction that is somebody else's to end.
-async fn inside<U: Unit>(
-    unit: U,
+async fn inside(
     mut heard: Heard,
     rows: &mut dyn Instances,
     mut conn: Conn<'_>,
     scene: Result<Scene>,
+    needs: Needs,
 ) -> Result<Written> {
     let mut kept = Kept::of(rows);
     let model = kept.rows.model();
-    let doubt = Doubt::of(&mut conn, U::VERB, model);
+    let doubt = Doubt::of(&mut conn, heard.unit.verb(), model);
     let done = async {
         let scene = scene?;
-        let deferred = heard.pair.needs(kept.rows.can_copy()).deferred;
-        check_observable(model, deferred, doubt.conn).await?;
+        check_observable(model, needs.deferred, doubt.conn).await?;
         heard.tell_before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
-        write(&unit, &mut heard, kept.rows, doubt.conn, &scene).await
+        write(&mut heard, kept.rows, doubt.conn, &scene).await
     };
     let done = done.await;
     doubt.end(done)?;
@@ -108,45 +135,23 @@ async fn inside<U: Unit>(
     Ok(heard.written)
 }
 
-/// Where there is no transaction of ours yet.
-async fn outside<U: Unit>(
-    unit: U,
+/// In a transaction of ours.
+async fn outside(
     mut heard: Heard,
     rows: &mut dyn Instances,
     source: Source<'_>,
-    scene: &Scene,
+    scene: Result<Scene>,
+    needs: Needs,
 ) -> Result<Written> {
-    let mut needs = heard.pair.needs(rows.can_copy());
-    needs.transaction |= heard.many && unit.is_several(rows, source.kind(), &heard);
-    // Of several, some are stored and undone again where it is looked for the one that is refused.
-    let changes = heard.many || needs.transaction || !heard.pair.before.is_empty();
-    let mut kept = if changes { Kept::of(rows) } else { Kept::alone(rows) };
-    let source = match source {
-        Source::Conn(mut conn) => {
-            check_observable(kept.rows.model(), needs.deferred, &mut conn).await?;
-            Source::Conn(conn)
-        }
-        pool => pool,
-    };
-    // Before BEGIN, and before a connection is taken: a veto costs nothing.
-    if !needs.connection_before {
-        heard.tell_before(kept.rows, None, scene).await?;
-    }
-    let conn = match source {
-        Source::Conn(conn) => conn,
-        pool => pool.acquire().await?,
-    };
-    if !needs.transaction {
-        let received = alone(&unit, &mut heard, kept.rows, conn, scene, needs).await?;
-        kept.is_done();
-        return received.map(|()| heard.written);
-    }
+    let scene = scene?;
+    let mut kept = Kept::of(rows);
+    let conn = prepare(&heard, kept.rows, source, &scene, needs).await?;
     let mut tx = Transaction::open(conn).await?;
     let done = async {
         if needs.connection_before {
-            heard.tell_before(kept.rows, Some(&mut *tx), scene).await?;
+            heard.tell_before(kept.rows, Some(&mut *tx), &scene).await?;
         }
-        write(&unit, &mut heard, kept.rows, &mut tx, scene).await
+        write(&mut heard, kept.rows, &mut tx, &scene).await
     };
     match done.await {
         Ok(()) => {
@@ -166,15 +171,65 @@ async fn outside<U: Unit>(
     }
 }
 
+/// One statement that commits itself, and then those that need no transaction, and those that waited for its end.
+async fn alone(
+    mut heard: Heard,
+    rows: &mut dyn Instances,
+    source: Source<'_>,
+    scene: Result<Scene>,
+    needs: Needs,
+) -> Result<Written> {
+    let scene = scene?;
+    // Of several, some are stored and undone again where it is looked for the one that is refused.
+    let changes = heard.many || !heard.pair.before.is_empty();
+    let mut kept = if changes { Kept::of(rows) } else { Kept::alone(rows) };
+    let mut conn = prepare(&heard, kept.rows, source, &scene, needs).await?;
+    conn.scope.outlives = needs.followed;
+    let sent = Sent { heard: &mut heard, rows: kept.rows, conn: &mut conn, scene: &scene };
+    sent.heard.written = sent.heard.write(sent.rows, sent.conn).await?;
+    drop(sent);
+    // Stored, whatever becomes of the receivers.
+    kept.is_done();
+    // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
+    if !conn.is_borrowed() {
+        drop(conn.detach());
+    }
+    if needs.lingers
+        && let Some(mut copy) = kept.rows.copied()
+    {
+        let (heard, scene) = (heard.clone(), scene.clone());
+        finish(async move { heard.tell_alone(&mut *copy, &scene).await }).await?;
+    } else {
+        heard.tell_alone(kept.rows, &scene).await?;
+    }
+    Ok(heard.written)
+}
+
+/// Those before the statement, where they need no connection, and then the connection: a veto costs nothing.
+async fn prepare<'s>(
+    heard: &Heard,
+    rows: &mut dyn Instances,
+    mut source: Source<'s>,
+    scene: &Scene,
+    needs: Needs,
+) -> Result<Conn<'s>> {
+    if let Source::Conn(conn) = &mut source {
+        check_observable(rows.model(), needs.deferred, conn).await?;
+    }
+    if !needs.connection_before {
+        heard.tell_before(rows, None, scene).await?;
+    }
+    source.acquire().await
+}
+
 /// The statement and those after it.
-async fn write<U: Unit>(
-    unit: &U,
+async fn write(
     heard: &mut Heard,
     rows: &mut dyn Instances,
     conn: &mut Conn<'_>,
     scene: &Scene,
 ) -> Result<()> {
-    heard.written = unit.write(rows, conn, heard).await?;
+    heard.written = heard.write(rows, conn).await?;
     if heard.pair.previous {
         heard.before = rows.take_before();
     }
@@ -185,42 +240,15 @@ async fn write<U: Unit>(
     heard.tell_after(rows, Some(conn), scene).await
 }
 
-/// One statement that commits itself, and then those that need no transaction, and those that waited for its end. Where
-/// it is stored this is `Ok`, with what has become of the receivers.
-async fn alone<U: Unit>(
-    unit: &U,
-    heard: &mut Heard,
-    rows: &mut dyn Instances,
-    mut conn: Conn<'_>,
-    scene: &Scene,
-    needs: Needs,
-) -> Result<Result<()>> {
-    conn.scope.outlives = needs.followed;
-    let alone = Alone { heard, rows, conn: &mut conn, scene };
-    alone.heard.written = unit.write(alone.rows, alone.conn, alone.heard).await?;
-    drop(alone);
-    // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
-    if !conn.is_borrowed() {
-        drop(conn.detach());
-    }
-    if needs.lingers
-        && let Some(mut copy) = rows.copied()
-    {
-        let (heard, scene) = (heard.clone(), scene.clone());
-        return Ok(finish(async move { heard.tell_alone(&mut *copy, &scene).await }).await);
-    }
-    Ok(heard.tell_alone(rows, scene).await)
-}
-
 /// A statement that commits itself. Where it was sent and its caller is gone, its receivers run on a copy of the rows.
-struct Alone<'a, 'c> {
+struct Sent<'a, 'c> {
     heard: &'a mut Heard,
     rows: &'a mut dyn Instances,
     conn: &'a mut Conn<'c>,
     scene: &'a Scene,
 }
 
-impl Drop for Alone<'_, '_> {
+impl Drop for Sent<'_, '_> {
     fn drop(&mut self) {
         self.conn.scope.outlives = false;
         let Some(left) = self.conn.scope.left.take() else { return };

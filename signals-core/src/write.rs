@@ -1,9 +1,8 @@
 //! A save with receivers, of one row or of several.
 
-use std::sync::Arc;
+use futures_util::future::BoxFuture;
 
 use crate::automatic;
-use crate::backend::DatabaseKind;
 use crate::bulk::{self, Update, Work};
 use crate::chunk;
 use crate::column::{Column, settable, unique_places};
@@ -11,7 +10,7 @@ use crate::conn::Conn;
 use crate::context;
 use crate::error::{Error, Result};
 use crate::executor::Source;
-use crate::heard::{Act, Heard, Written};
+use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
 use crate::model::{Model, Saved};
 use crate::read::loaded;
@@ -19,9 +18,9 @@ use crate::refused;
 use crate::save::{ATTEMPTS, Stored, Verb, find_like, not_found, stale, store};
 use crate::statements::Group;
 use crate::store::Route;
-use crate::table::Pair;
 use crate::testing::recording::Recorders;
-use crate::unit::{Doubt, Kept, Unit, perform, traced};
+use crate::trace::{span, traced};
+use crate::unit::{Doubt, Kept, Unit, perform};
 
 /// Saves one row.
 pub(crate) async fn save<M: Model, R: Route<M>>(
@@ -39,10 +38,10 @@ pub(crate) async fn save<M: Model, R: Route<M>>(
 /// takes for itself, but not for each model.
 async fn one(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<Stored> {
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
-    let span = tracing::debug_span!("save", model = rows.model());
+    let span = span!("save", model = rows.model());
     if let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) {
-        let (unit, heard) = Write::of(verb, false, pair, recorders);
-        return Ok(Stored::of(&perform(unit, heard, rows, source, span).await?));
+        let heard = Heard::new(Unit::Save(verb), false, pair, recorders);
+        return Ok(Stored::of(&perform(heard, rows, source, span).await?));
     }
     context::observe("save", rows.model());
     let mut conn = source.acquire().await?;
@@ -144,10 +143,10 @@ pub(crate) async fn save_many<M: Model, R: Route<M>>(
 async fn many(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<u64> {
     let count = rows.len();
     if count > 0 {
-        let span = tracing::debug_span!("save", model = rows.model(), rows = count);
+        let span = span!("save", model = rows.model(), rows = count);
         let recorders = Recorders::of_task(rows.id());
-        let (unit, heard) = Write::of(verb, true, rows.table().save(), recorders);
-        perform(unit, heard, rows, source, span).await?;
+        let heard = Heard::new(Unit::Save(verb), true, rows.table().save(), recorders);
+        perform(heard, rows, source, span).await?;
     }
     Ok(count as u64)
 }
@@ -158,96 +157,83 @@ fn stamp(rows: &mut dyn Instances, verb: &Verb) {
     }
 }
 
-/// A save with receivers.
-struct Write {
-    verb: Verb,
+/// The one row of a save with receivers.
+pub(crate) async fn write_one(
+    rows: &mut dyn Instances,
+    conn: &mut Conn<'_>,
+    verb: &Verb,
+    previous: bool,
+) -> Result<Written> {
+    stamp(rows, verb);
+    Ok(store(conn, rows, verb, previous).await?.written())
 }
 
-impl Write {
-    fn of(verb: Verb, many: bool, pair: Arc<Pair>, recorders: Recorders) -> (Self, Heard) {
-        let act = if verb == Verb::Insert { Act::Insert } else { Act::Update };
-        (Self { verb }, Heard::new(act, many, pair, recorders))
-    }
-
-    async fn insert_many(&self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
-        let mut batches = Vec::new();
-        rows.set_order(chunk::insert_order(rows));
-        for chunk in chunk::inserts(conn.kind(), rows) {
-            refused::write(conn, rows, &chunk, Work::Insert).await?;
-            batches.extend(chunk::slices(rows, chunk.rows));
-        }
-        rows.set_order(Vec::new());
-        Ok(Written { created: Some(true), batches: batches.into() })
-    }
-
-    async fn update_many(
-        &self,
-        rows: &mut dyn Instances,
-        conn: &mut Conn<'_>,
-        heard: &Heard,
-    ) -> Result<Written> {
-        let model = rows.statements();
-        let set: Vec<_> = match &self.verb {
-            Verb::Fields(set) => set.to_vec(),
-            _ => model.group(Group::Set).collect(),
-        };
-        let on: Vec<_> = model.group(Group::Key).collect();
-        let twice =
-            |rows: &dyn Instances, row| Error::Twice { model: rows.model(), key: rows.key(row) };
-        if let Some(row) = (0..rows.len()).find(|row| !rows.has_key(*row)) {
-            return Err(heard.of_row(rows, row, not_found(rows, row)));
-        }
-        let update = Update { set: &set, on: &on, checked: true, before: heard.pair.previous };
-        let chunks = update.chunks(conn.kind(), rows);
-        if chunks.len() > 1
-            && let Some(row) = bulk::twin(conn.kind(), rows)
-        {
-            // No statement has them both.
-            return Err(heard.of_row(rows, row, twice(rows, row)));
-        }
-        let mut batches = Vec::with_capacity(chunks.len());
-        for chunk in chunks {
-            let stored = refused::write(conn, rows, &chunk, Work::Update(&update)).await?;
-            let missing = chunk.rows.clone().find(|row| stored.binary_search(row).is_err());
-            if let Some(row) = missing {
-                let twin = bulk::twin(conn.kind(), rows);
-                let row = twin.unwrap_or(row);
-                let error = match twin.is_some() || bulk::is_stored(conn, rows, row).await? {
-                    false => not_found(rows, row),
-                    true if twin.is_none() && model.has(Group::Version) => stale(rows, row),
-                    // Where it is no twin, then two keys that only the database takes for the same.
-                    true => twice(rows, row),
-                };
-                return Err(heard.of_row(rows, row, error));
-            }
-            batches.push(chunk.rows);
-        }
-        Ok(Written { created: Some(false), batches: batches.into() })
+/// The rows of a save of several. On the heap, so that a save of one has no room for it.
+pub(crate) fn write_many<'w>(
+    rows: &'w mut dyn Instances,
+    conn: &'w mut Conn<'_>,
+    verb: &'w Verb,
+    heard: &'w Heard,
+) -> BoxFuture<'w, Result<Written>> {
+    stamp(rows, verb);
+    match verb {
+        Verb::Insert => Box::pin(insert_many(rows, conn)),
+        verb => Box::pin(update_many(rows, conn, verb, heard)),
     }
 }
 
-impl Unit for Write {
-    const VERB: &'static str = "save";
-
-    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind, heard: &Heard) -> bool {
-        // Who may still give a row its key decides how many statements it is.
-        let settled = self.verb == Verb::Insert && heard.pair.before.is_empty();
-        !settled || chunk::inserts(kind, rows).len() != 1
+async fn insert_many(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
+    let mut batches = Vec::new();
+    rows.set_order(chunk::insert_order(rows));
+    for chunk in chunk::inserts(conn.kind(), rows) {
+        refused::write(conn, rows, &chunk, Work::Insert).await?;
+        batches.extend(chunk::slices(rows, chunk.rows));
     }
+    rows.set_order(Vec::new());
+    Ok(Written { created: Some(true), batches: batches.into() })
+}
 
-    async fn write(
-        &self,
-        rows: &mut dyn Instances,
-        conn: &mut Conn<'_>,
-        heard: &Heard,
-    ) -> Result<Written> {
-        stamp(rows, &self.verb);
-        if heard.many && self.verb == Verb::Insert {
-            return Box::pin(self.insert_many(rows, conn)).await;
-        }
-        if heard.many {
-            return Box::pin(self.update_many(rows, conn, heard)).await;
-        }
-        Ok(store(conn, rows, &self.verb, heard.pair.previous).await?.written())
+async fn update_many(
+    rows: &mut dyn Instances,
+    conn: &mut Conn<'_>,
+    verb: &Verb,
+    heard: &Heard,
+) -> Result<Written> {
+    let model = rows.statements();
+    let set: Vec<_> = match verb {
+        Verb::Fields(set) => set.to_vec(),
+        _ => model.group(Group::Set).collect(),
+    };
+    let on: Vec<_> = model.group(Group::Key).collect();
+    let twice =
+        |rows: &dyn Instances, row| Error::Twice { model: rows.model(), key: rows.key(row) };
+    if let Some(row) = (0..rows.len()).find(|row| !rows.has_key(*row)) {
+        return Err(heard.of_row(rows, row, not_found(rows, row)));
     }
+    let update = Update { set: &set, on: &on, checked: true, before: heard.pair.previous };
+    let chunks = update.chunks(conn.kind(), rows);
+    if chunks.len() > 1
+        && let Some(row) = bulk::twin(conn.kind(), rows)
+    {
+        // No statement has them both.
+        return Err(heard.of_row(rows, row, twice(rows, row)));
+    }
+    let mut batches = Vec::with_capacity(chunks.len());
+    for chunk in chunks {
+        let stored = refused::write(conn, rows, &chunk, Work::Update(&update)).await?;
+        let missing = chunk.rows.clone().find(|row| stored.binary_search(row).is_err());
+        if let Some(row) = missing {
+            let twin = bulk::twin(conn.kind(), rows);
+            let row = twin.unwrap_or(row);
+            let error = match twin.is_some() || bulk::is_stored(conn, rows, row).await? {
+                false => not_found(rows, row),
+                true if twin.is_none() && model.has(Group::Version) => stale(rows, row),
+                // Where it is no twin, then two keys that only the database takes for the same.
+                true => twice(rows, row),
+            };
+            return Err(heard.of_row(rows, row, error));
+        }
+        batches.push(chunk.rows);
+    }
+    Ok(Written { created: Some(false), batches: batches.into() })
 }
