@@ -49,6 +49,11 @@ async fn stored(saved: PostSave<'_, Note>) {
     SCENE.log.push(format!("stored {}", saved.instance.text));
 }
 
+#[receiver(post_delete, sender = Note)]
+fn forget(deleted: PostDelete<'_, Note>) {
+    SCENE.log.push(format!("deleted {}", deleted.instance.text));
+}
+
 #[receiver(post_save, sender = Single)]
 fn single(saved: PostSave<'_, Single>) {
     assert!(saved.instance.text != "panic", "here");
@@ -108,6 +113,58 @@ on_every_database! {
             assert_eq!(!log.is_empty(), is_stored, "dropped when it was pending {pending} times: {log:?}");
             if let Some(saved) = done {
                 saved.unwrap();
+                break;
+            }
+        }
+    }
+
+    // A statement that nobody waits for any more tells of what it has returned: keys, and which rows were there.
+    async fn writes_of_every_kind_are_dropped_at_every_await(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "notes", "text TEXT NOT NULL UNIQUE").await;
+        let one = one_connection(&db).await;
+        let settled = async |of: &str, heard: usize, lost: usize| {
+            drop(one.acquire().await.unwrap());
+            let count = Note::query("WHERE text LIKE $1 || '%'").bind(of).count(&db).await.unwrap();
+            let log = if count as usize == lost { SCENE.log.take() } else { SCENE.log.wait_for(heard).await };
+            assert_eq!(log.len(), if count as usize == lost { 0 } else { heard }, "{of}: {count} stored, {log:?}");
+        };
+        for pending in 0.. {
+            let of = format!("many {pending} ");
+            let mut many = [note(&format!("{of}a")), note(&format!("{of}b"))];
+            let done = cancelled_after(Note::insert_many(&one, &mut many), pending).await;
+            settled(&of, 7, 0).await;
+            if done.is_some() {
+                break;
+            }
+        }
+        for pending in 0.. {
+            let of = format!("upsert {pending} ");
+            let mut new = note(&of);
+            let done = cancelled_after(new.upsert(&one, &[Note::TEXT]), pending).await;
+            settled(&of, 4, 0).await;
+            if done.is_some() {
+                break;
+            }
+        }
+        for pending in 0.. {
+            let of = format!("keyed {pending} ");
+            let mut new = Note { id: Some(1_000_000 + pending as i64), text: of.clone() };
+            let done = cancelled_after(new.save(&one), pending).await;
+            settled(&of, 4, 0).await;
+            if done.is_some() {
+                break;
+            }
+        }
+        for pending in 0.. {
+            let of = format!("deleted {pending} ");
+            let mut many = [note(&format!("{of}a")), note(&format!("{of}b"))];
+            Note::insert_many(&db, &mut many).await.unwrap();
+            SCENE.log.wait_for(7).await;
+            let mut gone = [many[0].clone(), Note { id: Some(-1), text: "was never there".to_owned() }, many[1].clone()];
+            let done = cancelled_after(Note::delete_many(&one, &mut gone), pending).await;
+            settled(&of, 2, 2).await;
+            if done.is_some() {
                 break;
             }
         }

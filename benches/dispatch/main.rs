@@ -6,6 +6,8 @@ mod interleaved;
 mod measure;
 #[path = "../shared/report.rs"]
 mod report;
+#[path = "../shared/valgrind.rs"]
+mod valgrind;
 
 fn main() {
     measure::main("dispatch", 0);

@@ -11,6 +11,7 @@ use sqlx_signals::sqlx::SqliteConnection;
 
 use crate::interleaved::{Case, Group, Rounds, timed};
 use crate::report::{self, Report};
+use crate::valgrind::instructions;
 
 const INSERT: &str = r#"INSERT INTO "users" ("name", "email") VALUES ($1, $2) RETURNING "id""#;
 
@@ -140,7 +141,7 @@ fn figures(runtime: &tokio::runtime::Runtime, report: &mut Report) -> Value {
             "case": way.name(),
             "allocations": cheapest.count_total,
             "bytes": cheapest.bytes_total,
-            "instructions": instructions(index),
+            "instructions": instructions(&["--perform", &index.to_string()]),
         }));
     }
     if rows.iter().any(|row| row["instructions"].is_null()) {
@@ -149,22 +150,6 @@ fn figures(runtime: &tokio::runtime::Runtime, report: &mut Report) -> Value {
     let mut first: Vec<u64> = (0..11).map(|_| first_registry()).collect();
     first.sort_unstable();
     json!({ "database": "SQLite in memory", "group": "counts", "rows": rows, "registry_ns": first[5] })
-}
-
-/// How many instructions one more takes, as valgrind counts them.
-fn instructions(way: usize) -> Option<u64> {
-    let (few, many) = (counted(way, 200)?, counted(way, 1200)?);
-    Some((many - few) / 1000)
-}
-
-fn counted(way: usize, times: usize) -> Option<u64> {
-    let program = std::env::current_exe().unwrap();
-    let mut valgrind = Command::new("valgrind");
-    valgrind.args(["--tool=callgrind", "--callgrind-out-file=/dev/null"]).arg(program);
-    let output =
-        valgrind.args(["--perform", &way.to_string(), &times.to_string()]).output().ok()?;
-    let log = String::from_utf8_lossy(&output.stderr).into_owned();
-    log.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok())
 }
 
 /// The first look at the registry, in a process of its own.

@@ -8,6 +8,8 @@ mod interleaved;
 mod measure;
 #[path = "../shared/report.rs"]
 mod report;
+#[path = "../shared/valgrind.rs"]
+mod valgrind;
 
 fn main() {
     measure::main("dispatch_in_a_crowd", 10_000);

@@ -5,6 +5,7 @@ mod bulk;
 mod by_hand;
 mod connections;
 mod database;
+mod instructions;
 #[path = "../shared/interleaved.rs"]
 mod interleaved;
 mod models;
@@ -13,6 +14,8 @@ mod plot;
 #[path = "../shared/report.rs"]
 mod report;
 mod tables;
+#[path = "../shared/valgrind.rs"]
+mod valgrind;
 
 use database::Measurable;
 use interleaved::{Group, Rounds};
@@ -40,6 +43,11 @@ async fn main() {
     if has("--render") {
         return render(report::read()["operations"]["groups"].as_array().expect("measured before"));
     }
+    let args: Vec<_> =
+        std::env::args().skip_while(|arg| arg != instructions::PERFORM).skip(1).collect();
+    if let Some((name, args)) = args.split_first() {
+        return perform(name, args).await;
+    }
     let quick = has("--quick");
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
     let mut report = Report::new("operations", quick);
@@ -64,6 +72,23 @@ async fn main() {
     render(&report.groups);
 }
 
+/// What this program runs itself for, to have its instructions counted.
+async fn perform(name: &str, args: &[String]) {
+    for measurable in database::all().await {
+        match measurable {
+            #[cfg(feature = "sqlite")]
+            Measurable::Sqlite(database) if database.name() == name => {
+                instructions::perform::<sqlx::Sqlite>(&database, args).await;
+            }
+            #[cfg(feature = "postgres")]
+            Measurable::Postgres(database) if database.name() == name => {
+                instructions::perform::<sqlx::Postgres>(&database, args).await;
+            }
+            _ => {}
+        }
+    }
+}
+
 fn render(groups: &[Value]) {
     tables::write(groups);
     plot::write(groups);
@@ -86,4 +111,5 @@ async fn measure<DB: by_hand::ByHand>(
         add(bulk::measure_inserts::<DB>(database, rows, effort).await);
         add(bulk::measure_updates::<DB>(database, rows, effort).await);
     }
+    instructions::measure::<DB>(database, report);
 }

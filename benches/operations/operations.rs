@@ -24,10 +24,26 @@ use Operation::*;
 
 pub(crate) const ALL: [Operation; 5] = [Insert, Update, Save, Delete, Find];
 
+impl Operation {
+    pub(crate) fn name(self) -> String {
+        format!("{self:?}").to_lowercase()
+    }
+}
+
 /// The one connection that all of them use, and the key of a row that stays.
-struct Held {
+pub(crate) struct Held {
     conn: Conn<'static>,
     known: i64,
+}
+
+impl Held {
+    /// On empty tables.
+    pub(crate) async fn new<DB: ByHand>(database: &Database) -> Self {
+        let mut conn = database.fresh().await.acquire().await.unwrap();
+        let mut known = Alone::with_id(None);
+        DB::insert(DB::raw(&mut conn), &mut known).await;
+        Self { conn, known: known.id.unwrap() }
+    }
 }
 
 const ONE: &str = "sqlx";
@@ -40,11 +56,13 @@ pub(crate) async fn measure<DB: ByHand>(
     operation: Operation,
     effort: Effort,
 ) -> Group {
-    let db = database.fresh().await;
-    let mut conn = db.acquire().await.unwrap();
-    let mut known = Alone::with_id(None);
-    DB::insert(DB::raw(&mut conn), &mut known).await;
-    let mut held = Held { conn, known: known.id.unwrap() };
+    let mut held = Held::new::<DB>(database).await;
+    let (cases, rounds) = (cases::<DB>(operation), effort.operations);
+    Group::measure(database.name(), operation.name(), rounds, cases, &mut held).await
+}
+
+/// What the operation is done as.
+pub(crate) fn cases<DB: ByHand>(operation: Operation) -> Vec<Case<Held>> {
     let mut cases = vec![
         Case::base(ONE, async move |held: &mut Held| alone::<DB>(held, operation).await),
         saved::<Alone, DB>("no receivers", ONE, operation),
@@ -64,8 +82,7 @@ pub(crate) async fn measure<DB: ByHand>(
             saved::<Writing10, DB>("10 that write a row", ROWS_MORE, operation),
         ]);
     }
-    let name = format!("{operation:?}").to_lowercase();
-    Group::measure(database.name(), name, effort.operations, cases, &mut held).await
+    cases
 }
 
 /// With this library.

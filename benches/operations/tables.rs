@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use serde_json::Value;
 
-use crate::report;
+use crate::{instructions, report};
 
 pub(crate) fn write(groups: &[Value]) {
     let mut text = String::new();
@@ -19,7 +19,11 @@ pub(crate) fn write(groups: &[Value]) {
             beside(&mut text, &operations, &cases(first));
         }
         for group in &database[operations.len()..] {
-            alone(&mut text, group);
+            if group["group"] == "instructions" {
+                let _ = writeln!(text, "{}", instructions::table(rows(group)));
+            } else {
+                alone(&mut text, group);
+            }
         }
     }
     let file = report::path("results.md");

@@ -12,7 +12,7 @@ pub(crate) struct Rounds(pub(crate) usize, pub(crate) u32);
 
 /// One of the ways. It measures itself, so that it can prepare what is not to be measured.
 pub(crate) struct Case<C> {
-    name: &'static str,
+    pub(crate) name: &'static str,
     base: Option<&'static str>,
     run: Box<dyn Run<C>>,
 }
@@ -33,6 +33,11 @@ impl<C> Case<C> {
         run: impl AsyncFn(&mut C) -> Duration + 'static,
     ) -> Self {
         Self { name, base: Some(base), run: Box::new(run) }
+    }
+
+    /// Does it once.
+    pub(crate) async fn run(&self, context: &mut C) -> Duration {
+        self.run.run(context).await
     }
 }
 
@@ -88,7 +93,7 @@ impl Group {
                 // Some in a row: how soon SQLite's thread wakes up says more of what ran before than of the case.
                 let mut took = Duration::ZERO;
                 for _ in 0..runs {
-                    took += cases[case].run.run(context).await;
+                    took += cases[case].run(context).await;
                 }
                 if round >= warm_up {
                     rows[case].samples.push(took / runs);

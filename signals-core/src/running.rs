@@ -37,7 +37,11 @@ type Row<DB> = <DB as sqlx::Database>::Row;
 
 impl<'r> Running<'r> {
     /// Of at most `one` row, a statement is cheaper on Postgres; sqlx reads to the end of it as well.
-    pub(crate) fn new(raw: Option<Raw<'r>>, statement: Statement, one: bool) -> Self {
+    pub(crate) fn new(
+        raw: Option<Raw<'r>>,
+        statement: Statement,
+        #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] one: bool,
+    ) -> Self {
         let Some(raw) = raw else { return Self::Lost };
         let Statement { sql, args, persistent } = statement;
         match (raw, args) {
