@@ -14,6 +14,18 @@ pub(crate) enum Measurable {
     Not(&'static str),
 }
 
+impl Measurable {
+    pub(crate) fn name(&self) -> &'static str {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(database) => database.name,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(database) => database.name,
+            Self::Not(_) => "",
+        }
+    }
+}
+
 pub(crate) struct Database {
     name: &'static str,
     url: String,

@@ -49,9 +49,14 @@ async fn main() {
         return perform(name, args).await;
     }
     let quick = has("--quick");
+    // A part of the name of the databases that are measured.
+    let only = std::env::args().skip_while(|arg| arg != "--only").nth(1).unwrap_or_default();
     let effort = if quick { Effort::QUICK } else { Effort::FULL };
     let mut report = Report::new("operations", quick);
     for measurable in database::all().await {
+        if !measurable.name().contains(&only) {
+            continue;
+        }
         match measurable {
             #[cfg(feature = "sqlite")]
             Measurable::Sqlite(database) => {
