@@ -39,7 +39,8 @@ pub(crate) trait ByHand: Database + Sized {
     /// A pool with all of sqlx's defaults, as far as the database can have one.
     async fn default_pool(db: &Db) -> Pool<Self>;
 
-    async fn insert_many(conn: &mut Self::Connection, users: &mut [Alone]);
+    /// And for each so many rows more, one by one.
+    async fn insert_many(conn: &mut Self::Connection, users: &mut [Alone], more: usize);
     async fn update_many(conn: &mut Self::Connection, users: &[Alone]);
     const EMPTY_USERS: &str;
 }
@@ -116,10 +117,15 @@ macro_rules! by_hand {
                 pool.connect_with((*options).clone()).await.unwrap()
             }
 
-            async fn insert_many(conn: &mut Self::Connection, users: &mut [Alone]) {
+            async fn insert_many(conn: &mut Self::Connection, users: &mut [Alone], more: usize) {
                 use $bulk as bulk;
                 let mut transaction = Self::begin(conn).await;
                 bulk::insert(&mut *transaction, users).await;
+                for user in users.iter() {
+                    for _ in 0..more {
+                        Self::audit(&mut *transaction, user.id.unwrap()).await;
+                    }
+                }
                 transaction.commit().await.unwrap();
             }
 

@@ -87,9 +87,6 @@ pub(crate) trait Instances: Send + Sync {
     /// Brings the rows back to what was noted, where something was.
     fn restore(&mut self);
 
-    /// Whether the rows can be copied.
-    fn can_copy(&self) -> bool;
-
     /// A copy of the rows, where that can be had.
     fn copied(&self) -> Option<Box<dyn Instances>>;
 
@@ -312,10 +309,6 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     fn restore(&mut self) {
         let kept = std::mem::take(&mut self.kept);
         self.rows.iter_mut().zip(kept).for_each(|(row, kept)| row.__restore(kept));
-    }
-
-    fn can_copy(&self) -> bool {
-        M::COPY.is_some()
     }
 
     fn copied(&self) -> Option<Box<dyn Instances>> {

@@ -21,6 +21,8 @@ use crate::unit::Needs;
 /// The receivers of a model, found at its first save. `#[derive(Model)]` has one for each model.
 pub struct Table {
     model: TypeId,
+    /// Whether a row of it can be copied.
+    can_copy: bool,
     save: Slot<Pair>,
     delete: Slot<Pair>,
     load: Slot<Vec<Subscriber>>,
@@ -54,6 +56,8 @@ pub(crate) struct Pair {
     pub(crate) previous: bool,
     /// The models whose rows belong to rows of this one, where those are deleted.
     pub(crate) dependents: &'static [Dependent],
+    can_copy: bool,
+    pub(crate) needs: Needs,
 }
 
 /// The receivers of a signal of the program's own.
@@ -67,6 +71,7 @@ impl Table {
     pub const fn new<M: Model>() -> Self {
         Self {
             model: TypeId::of::<M>(),
+            can_copy: M::COPY.is_some(),
             save: Slot::new(),
             delete: Slot::new(),
             load: Slot::new(),
@@ -105,12 +110,13 @@ impl Table {
 
     fn saving(&self) -> Pair {
         let (before, post) = (self.of::<pre_save>(), self.of::<post_save>());
-        Pair::of(before, post, self.of::<post_save_batch>(), &[])
+        Pair::of(before, post, self.of::<post_save_batch>(), &[], self.can_copy)
     }
 
     fn deleting(&self) -> Pair {
         let (before, post) = (self.of::<pre_delete>(), self.of::<post_delete>());
-        Pair::of(before, post, self.of::<post_delete_batch>(), dependents(self.model))
+        let batch = self.of::<post_delete_batch>();
+        Pair::of(before, post, batch, dependents(self.model), self.can_copy)
     }
 
     fn of<S: Signal>(&self) -> Vec<Subscriber> {
@@ -165,7 +171,8 @@ impl Found for Pair {
     fn heard(&self) -> Self {
         let post = self.after.iter().chain(&*self.deferred);
         let batch = self.batch.iter().chain(&*self.deferred_batch);
-        Self::of(heard(self.before.iter()), heard(post), heard(batch), self.dependents)
+        let (before, post, batch) = (heard(self.before.iter()), heard(post), heard(batch));
+        Self::of(before, post, batch, self.dependents, self.can_copy)
     }
 
     fn is_empty(&self) -> bool {
@@ -218,39 +225,45 @@ impl Group {
 }
 
 impl Pair {
-    fn of(
-        before: Vec<Subscriber>,
-        post: Vec<Subscriber>,
-        batch: Vec<Subscriber>,
-        dependents: &'static [Dependent],
-    ) -> Self {
-        let previous = post.iter().any(|to| to.info.asks_previous());
-        let ((after, deferred), (batch, deferred_batch)) = (by_phase(post), by_phase(batch));
-        Self { before, after, batch, deferred, deferred_batch, previous, dependents }
-    }
-
     /// The statement must be in a transaction where a receiver after it can fail, so that it is undone then, and where
     /// one before it writes. A plain function of the event alone that returns nothing cannot fail. Those that wait need
     /// none, and those whose failure is only logged none but for what they write. Where the row before it is asked for,
     /// it is more than one statement on SQLite; and where nobody knows how to copy the row, it cannot go on without its
     /// caller. What belongs to the row goes with it.
-    pub(crate) fn needs(&self, can_copy: bool) -> Needs {
-        let connection_before = self.before.iter().any(|to| to.info.connection);
-        let mut after = self.after.iter().chain(&self.batch);
-        let deferred = self.deferred.iter().chain(&*self.deferred_batch).next();
-        let followed = deferred.is_some() || !self.after.is_empty() || !self.batch.is_empty();
-        let lingers = after.clone().any(|to| !to.info.infallible);
-        let fails = |info: &Info| info.connection || !(info.robust || info.infallible);
-        Needs {
-            transaction: connection_before
-                || self.previous
-                || !self.dependents.is_empty()
-                || after.any(|to| fails(to.info))
-                || (followed && !can_copy),
-            connection_before,
-            followed,
-            lingers,
-            deferred: deferred.map(|to| to.info),
+    fn of(
+        before: Vec<Subscriber>,
+        post: Vec<Subscriber>,
+        batch: Vec<Subscriber>,
+        dependents: &'static [Dependent],
+        can_copy: bool,
+    ) -> Self {
+        let previous = post.iter().any(|to| to.info.asks_previous());
+        let ((after, deferred), (batch, deferred_batch)) = (by_phase(post), by_phase(batch));
+        let needs = {
+            let mut inside = after.iter().chain(&batch);
+            let waiting = deferred.iter().chain(&*deferred_batch).next();
+            let followed = waiting.is_some() || !after.is_empty() || !batch.is_empty();
+            let lingers = inside.clone().any(|to| !to.info.infallible);
+            let connection_before = before.iter().any(|to| to.info.connection);
+            let fails = |info: &Info| info.connection || !(info.robust || info.infallible);
+            let transaction = connection_before
+                || previous
+                || !dependents.is_empty()
+                || inside.any(|to| fails(to.info))
+                || (followed && !can_copy);
+            let deferred = waiting.map(|to| to.info);
+            Needs { transaction, connection_before, followed, lingers, deferred }
+        };
+        Self {
+            before,
+            after,
+            batch,
+            deferred,
+            deferred_batch,
+            previous,
+            dependents,
+            can_copy,
+            needs,
         }
     }
 }

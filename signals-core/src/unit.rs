@@ -96,7 +96,7 @@ pub(crate) fn perform<'u>(
     span: Span,
 ) -> BoxFuture<'u, Result<Written>> {
     let scene = Scene::enter(heard.unit.verb(), rows.model(), &source);
-    let mut needs = heard.pair.needs(rows.can_copy());
+    let mut needs = heard.pair.needs;
     match source {
         Source::Conn(conn) if conn.in_transaction() => {
             traced(span, inside(heard, rows, conn, scene, needs))
