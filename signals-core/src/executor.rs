@@ -98,6 +98,18 @@ impl<'c> Source<'c> {
         }
     }
 
+    /// The connection, which is taken where it still has to be, and stays here.
+    pub(crate) async fn connect(&mut self) -> Result<&mut Conn<'c>> {
+        if !matches!(self, Source::Conn(_)) {
+            let conn = self.db().ok_or(sqlx::Error::PoolClosed)?.acquire().await?;
+            *self = Source::Conn(conn);
+        }
+        match self {
+            Source::Conn(conn) => Ok(conn),
+            _ => unreachable!("it was taken just now"),
+        }
+    }
+
     /// The same for a shorter time.
     pub(crate) fn reborrow(&mut self) -> Source<'_> {
         match self {

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::finish::finish;
 use crate::instances::{Instances, Telling, Told};
 use crate::previous::SharedBefore;
-use crate::save::Verb;
+use crate::save::{Verb, store};
 use crate::signal::{Signal, post_delete, post_save, pre_delete, pre_save};
 use crate::table::Pair;
 use crate::testing::recording::Recorders;
@@ -107,7 +107,10 @@ impl Heard {
     ) -> Result<Written> {
         match &self.unit {
             Unit::Save(verb) if self.many => write::write_many(rows, conn, verb, self).await,
-            Unit::Save(verb) => write::write_one(rows, conn, verb, self.pair.previous).await,
+            Unit::Save(verb) => {
+                write::stamp(rows, verb);
+                Ok(store(conn, rows, verb, self.pair.previous).await?.written())
+            }
             Unit::Delete if self.many || self.pair.previous || !self.pair.dependents.is_empty() => {
                 delete::delete_rows(rows, conn, self).await
             }

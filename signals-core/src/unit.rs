@@ -3,7 +3,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use tracing::Span;
 
 use crate::backend::DatabaseKind;
@@ -95,7 +95,10 @@ pub(crate) fn perform<'u>(
     source: Source<'u>,
     span: Span,
 ) -> BoxFuture<'u, Result<Written>> {
-    let scene = Scene::enter(heard.unit.verb(), rows.model(), &source);
+    let scene = match Scene::enter(heard.unit.verb(), rows.model(), &source) {
+        Ok(scene) => scene,
+        Err(error) => return refused(&heard, rows, source, error),
+    };
     let mut needs = heard.pair.needs;
     match source {
         Source::Conn(conn) if conn.in_transaction() => {
@@ -112,114 +115,141 @@ pub(crate) fn perform<'u>(
     }
 }
 
+/// A write that is not to be.
+fn refused<'u>(
+    heard: &Heard,
+    rows: &dyn Instances,
+    source: Source<'_>,
+    error: Error,
+) -> BoxFuture<'u, Result<Written>> {
+    let mut done = Err(error);
+    if let Source::Conn(mut conn) = source {
+        done = Doubt::of(&mut conn, heard.unit.verb(), rows.model()).end(done);
+    }
+    Box::pin(ready(done))
+}
+
 /// In a transaction that is somebody else's to end.
-async fn inside(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "the arguments of an `async fn` are in its future twice"
+)]
+fn inside<'u>(
     mut heard: Heard,
-    rows: &mut dyn Instances,
-    mut conn: Conn<'_>,
-    scene: Result<Scene>,
+    rows: &'u mut dyn Instances,
+    mut conn: Conn<'u>,
+    scene: Scene,
     needs: Needs,
-) -> Result<Written> {
-    let mut kept = Kept::of(rows);
-    let model = kept.rows.model();
-    let doubt = Doubt::of(&mut conn, heard.unit.verb(), model);
-    let done = async {
-        let scene = scene?;
-        check_observable(model, needs.deferred, doubt.conn).await?;
-        heard.tell_before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
-        write(&mut heard, kept.rows, doubt.conn, &scene).await
-    };
-    let done = done.await;
-    doubt.end(done)?;
-    kept.is_done();
-    Ok(heard.written)
+) -> impl Future<Output = Result<Written>> + Send + 'u {
+    async move {
+        let mut kept = Kept::of(rows);
+        let model = kept.rows.model();
+        let doubt = Doubt::of(&mut conn, heard.unit.verb(), model);
+        let done = async {
+            check_observable(model, needs.deferred, doubt.conn).await?;
+            heard.tell_before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
+            write(&mut heard, kept.rows, doubt.conn, &scene).await
+        };
+        let done = done.await;
+        doubt.end(done)?;
+        kept.is_done();
+        Ok(heard.written)
+    }
 }
 
 /// In a transaction of ours.
-async fn outside(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "the arguments of an `async fn` are in its future twice"
+)]
+fn outside<'u>(
     mut heard: Heard,
-    rows: &mut dyn Instances,
-    source: Source<'_>,
-    scene: Result<Scene>,
+    rows: &'u mut dyn Instances,
+    mut source: Source<'u>,
+    scene: Scene,
     needs: Needs,
-) -> Result<Written> {
-    let scene = scene?;
-    let mut kept = Kept::of(rows);
-    let conn = prepare(&heard, kept.rows, source, &scene, needs).await?;
-    let mut tx = Transaction::open(conn).await?;
-    let done = async {
-        if needs.connection_before {
-            heard.tell_before(kept.rows, Some(&mut *tx), &scene).await?;
-        }
-        write(&mut heard, kept.rows, &mut tx, &scene).await
-    };
-    match done.await {
-        Ok(()) => {
-            // Dropped from here on, the row may be stored, and its key is what a second save needs.
-            kept.is_done();
-            let committed = tx.commit().await.map(drop);
-            if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
-                kept.rows.restore();
+) -> impl Future<Output = Result<Written>> + Send + 'u {
+    async move {
+        let mut kept = Kept::of(rows);
+        prepare(&heard, kept.rows, &mut source, &scene, needs).await?;
+        let mut tx = Transaction::open(source.acquire().await?).await?;
+        let done = async {
+            if needs.connection_before {
+                heard.tell_before(kept.rows, Some(&mut *tx), &scene).await?;
             }
-            committed.map(|()| heard.written)
-        }
-        Err(error) => {
-            drop(kept);
-            tx.rollback_or_log().await;
-            Err(error)
+            write(&mut heard, kept.rows, &mut tx, &scene).await
+        };
+        match done.await {
+            Ok(()) => {
+                // Dropped from here on, the row may be stored, and its key is what a second save needs.
+                kept.is_done();
+                let committed = tx.commit().await.map(drop);
+                if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
+                    kept.rows.restore();
+                }
+                committed.map(|()| heard.written)
+            }
+            Err(error) => {
+                drop(kept);
+                tx.rollback_or_log().await;
+                Err(error)
+            }
         }
     }
 }
 
 /// One statement that commits itself, and then those that need no transaction, and those that waited for its end.
-async fn alone(
+#[expect(
+    clippy::manual_async_fn,
+    reason = "the arguments of an `async fn` are in its future twice"
+)]
+fn alone<'u>(
     mut heard: Heard,
-    rows: &mut dyn Instances,
-    source: Source<'_>,
-    scene: Result<Scene>,
+    rows: &'u mut dyn Instances,
+    mut source: Source<'u>,
+    scene: Scene,
     needs: Needs,
-) -> Result<Written> {
-    let scene = scene?;
-    // Of several, some are stored and undone again where it is looked for the one that is refused.
-    let changes = heard.many || !heard.pair.before.is_empty();
-    let mut kept = if changes { Kept::of(rows) } else { Kept::alone(rows) };
-    let mut conn = prepare(&heard, kept.rows, source, &scene, needs).await?;
-    conn.scope.outlives = needs.followed;
-    let sent = Sent { heard: &mut heard, rows: kept.rows, conn: &mut conn, scene: &scene };
-    sent.heard.written = sent.heard.write(sent.rows, sent.conn).await?;
-    drop(sent);
-    // Stored, whatever becomes of the receivers.
-    kept.is_done();
-    // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
-    if !conn.is_borrowed() {
-        drop(conn.detach());
+) -> impl Future<Output = Result<Written>> + Send + 'u {
+    async move {
+        // Of several, some are stored and undone again where it is looked for the one that is refused.
+        let changes = heard.many || !heard.pair.before.is_empty();
+        let mut kept = if changes { Kept::of(rows) } else { Kept::alone(rows) };
+        prepare(&heard, kept.rows, &mut source, &scene, needs).await?;
+        let conn = source.connect().await?;
+        conn.scope.outlives = needs.followed;
+        let sent = Sent { heard: &mut heard, rows: kept.rows, conn, scene: &scene };
+        sent.heard.written = sent.heard.write(sent.rows, sent.conn).await?;
+        drop(sent);
+        // Stored, whatever becomes of the receivers.
+        kept.is_done();
+        // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
+        if !conn.is_borrowed() {
+            drop(conn.detach());
+        }
+        if needs.lingers
+            && let Some(mut copy) = kept.rows.copied()
+        {
+            let (heard, scene) = (heard.clone(), scene.clone());
+            finish(async move { heard.tell_alone(&mut *copy, &scene).await }).await?;
+        } else {
+            heard.tell_alone(kept.rows, &scene).await?;
+        }
+        Ok(heard.written)
     }
-    if needs.lingers
-        && let Some(mut copy) = kept.rows.copied()
-    {
-        let (heard, scene) = (heard.clone(), scene.clone());
-        finish(async move { heard.tell_alone(&mut *copy, &scene).await }).await?;
-    } else {
-        heard.tell_alone(kept.rows, &scene).await?;
-    }
-    Ok(heard.written)
 }
 
-/// Those before the statement, where they need no connection, and then the connection: a veto costs nothing.
-async fn prepare<'s>(
+/// Those before the statement, where they need no connection. None is taken before: a veto costs nothing.
+async fn prepare(
     heard: &Heard,
     rows: &mut dyn Instances,
-    mut source: Source<'s>,
+    source: &mut Source<'_>,
     scene: &Scene,
     needs: Needs,
-) -> Result<Conn<'s>> {
-    if let Source::Conn(conn) = &mut source {
+) -> Result<()> {
+    if let Source::Conn(conn) = source {
         check_observable(rows.model(), needs.deferred, conn).await?;
     }
-    if !needs.connection_before {
-        heard.tell_before(rows, None, scene).await?;
-    }
-    source.acquire().await
+    if needs.connection_before { Ok(()) } else { heard.tell_before(rows, None, scene).await }
 }
 
 /// The statement and those after it.

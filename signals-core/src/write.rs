@@ -151,21 +151,11 @@ async fn many(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Resul
     Ok(count as u64)
 }
 
-fn stamp(rows: &mut dyn Instances, verb: &Verb) {
+/// Sets the columns that are set to the time of the write.
+pub(crate) fn stamp(rows: &mut dyn Instances, verb: &Verb) {
     if rows.statements().has_times() {
         rows.stamp(automatic::now(), !matches!(verb, Verb::Update | Verb::Fields(_)));
     }
-}
-
-/// The one row of a save with receivers.
-pub(crate) async fn write_one(
-    rows: &mut dyn Instances,
-    conn: &mut Conn<'_>,
-    verb: &Verb,
-    previous: bool,
-) -> Result<Written> {
-    stamp(rows, verb);
-    Ok(store(conn, rows, verb, previous).await?.written())
 }
 
 /// The rows of a save of several. On the heap, so that a save of one has no room for it.
