@@ -15,17 +15,14 @@ use crate::column::Column;
 use crate::model::Model;
 use crate::parameter::Cx;
 use crate::previous::{Before, SharedBefore};
-use crate::signal::{
-    PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
-    post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save,
-};
 use crate::statements::Statements;
 use crate::store::Route;
-use crate::subscriber::{Begun, Event, Kept, Subscriber, begin, keep};
+use crate::subscriber::{Begun, Both, Event, Kept, Subscriber};
 use crate::table::Table;
 
 /// Rows by their numbers, in the order in which they are written.
-pub(crate) trait Instances: Send + Sync {
+#[allow(unreachable_pub)]
+pub trait Instances: Send + Sync {
     fn model(&self) -> &'static str;
     fn id(&self) -> TypeId;
     fn statements(&self) -> &'static Statements;
@@ -41,6 +38,8 @@ pub(crate) trait Instances: Send + Sync {
 
     /// The row at a place in the slice.
     fn at(&self, place: usize) -> &dyn AnyModel;
+
+    fn at_mut(&mut self, place: usize) -> &mut dyn AnyModel;
 
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;
@@ -93,11 +92,12 @@ pub(crate) trait Instances: Send + Sync {
     /// A copy of the rows, where that can be had.
     fn copied(&self) -> Option<Box<dyn Instances>>;
 
-    /// Begins a receiver of what happens to the rows.
+    /// Begins a receiver of the model.
     fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a>;
 
-    /// Keeps what happens to the rows, for those that wait for the end of the transaction.
-    fn keep_event(&self, to: &[&Subscriber], told: &Told) -> Option<Box<dyn Kept>>;
+    /// Keeps what happens to the rows for receivers of the model, of which this is one, that wait for the end of the
+    /// transaction.
+    fn keep_event(&self, to: &Subscriber, told: &Told) -> Option<Box<dyn Kept>>;
 }
 
 impl dyn Instances + '_ {
@@ -120,7 +120,8 @@ impl dyn Instances + '_ {
 
 /// What happens to rows, by their places in the slice that the program gave.
 #[derive(Debug, Clone)]
-pub(crate) enum Told {
+#[allow(unreachable_pub)]
+pub enum Told {
     PreSave(usize),
     PostSave { row: usize, created: bool },
     PostSaveBatch { rows: Range<usize>, created: bool },
@@ -145,11 +146,21 @@ impl Event for Telling<'_> {
     }
 
     fn begin<'a>(&'a mut self, to: &Subscriber, cx: Cx<'a, '_>) -> Begun<'a> {
-        self.rows.begin(to, &self.told, cx)
+        match to.any() {
+            Some(any) => any.begin(self.rows, &self.told, cx),
+            None => self.rows.begin(to, &self.told, cx),
+        }
     }
 
     fn keep(&self, to: &[&Subscriber]) -> Option<Box<dyn Kept>> {
-        self.rows.keep_event(to, &self.told)
+        let (rows, told) = (&*self.rows, &self.told);
+        let mut own = to.iter().filter(|to| to.any().is_none());
+        let own = own.find_map(|to| rows.keep_event(to, told));
+        let any = to.iter().filter_map(|to| to.any()).find_map(|any| any.keep(rows, told));
+        match (own, any) {
+            (Some(own), Some(any)) => Some(Box::new(Both { own, any })),
+            (own, any) => own.or(any),
+        }
     }
 }
 
@@ -246,6 +257,10 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         &self.rows[place]
     }
 
+    fn at_mut(&mut self, place: usize) -> &mut dyn AnyModel {
+        &mut self.rows[place]
+    }
+
     fn has_key(&self, row: usize) -> bool {
         self.rows[self.place(row)].pk().is_some()
     }
@@ -326,51 +341,10 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     }
 
     fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a> {
-        let (rows, fields) = (&mut *self.rows, self.fields.as_deref());
-        match told.clone() {
-            Told::PreSave(row) => {
-                begin::<pre_save, M>(to, PreSave { instance: &mut rows[row], fields }, cx)
-            }
-            Told::PostSave { row, created } => {
-                begin::<post_save, M>(to, PostSave { instance: &rows[row], created, fields }, cx)
-            }
-            Told::PostSaveBatch { rows: of, created } => {
-                let instances = &rows[of];
-                begin::<post_save_batch, M>(to, PostSaveBatch { instances, created, fields }, cx)
-            }
-            Told::PreDelete(row) => {
-                begin::<pre_delete, M>(to, PreDelete { instance: &rows[row] }, cx)
-            }
-            Told::PostDelete(row) => {
-                begin::<post_delete, M>(to, PostDelete { instance: &rows[row] }, cx)
-            }
-            Told::PostDeleteBatch(of) => {
-                begin::<post_delete_batch, M>(to, PostDeleteBatch { instances: &rows[of] }, cx)
-            }
-            Told::PostLoad(row) => {
-                begin::<post_load, M>(to, PostLoad { instance: &mut rows[row] }, cx)
-            }
-        }
+        (to.own::<M>().begin)(to, &mut self.rows, self.fields.as_deref(), told, cx)
     }
 
-    fn keep_event(&self, to: &[&Subscriber], told: &Told) -> Option<Box<dyn Kept>> {
-        let (rows, fields) = (&*self.rows, self.fields.as_deref());
-        match told.clone() {
-            Told::PostSave { row, created } => {
-                keep::<post_save, M>(to, &PostSave { instance: &rows[row], created, fields })
-            }
-            Told::PostSaveBatch { rows: of, created } => {
-                let instances = &rows[of];
-                keep::<post_save_batch, M>(to, &PostSaveBatch { instances, created, fields })
-            }
-            Told::PostDelete(row) => {
-                keep::<post_delete, M>(to, &PostDelete { instance: &rows[row] })
-            }
-            Told::PostDeleteBatch(of) => {
-                keep::<post_delete_batch, M>(to, &PostDeleteBatch { instances: &rows[of] })
-            }
-            // Nobody can wait with those: `Deferrable`.
-            Told::PreSave(_) | Told::PreDelete(_) | Told::PostLoad(_) => None,
-        }
+    fn keep_event(&self, to: &Subscriber, told: &Told) -> Option<Box<dyn Kept>> {
+        (to.own::<M>().keep)(to, &self.rows, self.fields.as_deref(), told)
     }
 }
