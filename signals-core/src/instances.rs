@@ -2,6 +2,7 @@
 //! signals, is written, and compiled, once.
 
 use std::any::TypeId;
+use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut, Range};
 use std::sync::Arc;
@@ -10,13 +11,13 @@ use std::time::SystemTime;
 use sqlx::error::BoxDynError;
 
 use crate::any::AnyModel;
-use crate::backend::{AnyRow, Arguments};
+use crate::backend::{AnyRow, AnyTake, Arguments, Backend as _, DatabaseKind};
 use crate::column::Column;
-use crate::model::Model;
+use crate::model::{Model, key_text};
 use crate::parameter::Cx;
 use crate::previous::{Before, SharedBefore};
 use crate::statements::Statements;
-use crate::store::Route;
+use crate::store::{Bindable, Route};
 use crate::subscriber::{Begun, Both, Event, Kept, Subscriber};
 use crate::table::Table;
 
@@ -44,18 +45,8 @@ pub trait Instances: Send + Sync {
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;
 
-    fn bind(&self, row: usize, column: usize, args: &mut Arguments) -> Result<(), BoxDynError>;
-
-    /// Binds a column of several rows as one array.
-    fn bind_each(
-        &self,
-        rows: Range<usize>,
-        column: usize,
-        args: &mut Arguments,
-    ) -> Result<(), BoxDynError>;
-
-    /// Whether a column, of a type as this row has it, can be an array.
-    fn fits_array(&self, row: usize, column: usize, args: &mut Arguments) -> bool;
+    /// Gives the value of a column.
+    fn give(&self, row: usize, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError>;
 
     /// Takes a column as the database has it now.
     fn set(
@@ -101,6 +92,70 @@ pub trait Instances: Send + Sync {
 }
 
 impl dyn Instances + '_ {
+    pub(crate) fn bind(
+        &self,
+        row: usize,
+        column: usize,
+        args: &mut Arguments,
+    ) -> Result<(), BoxDynError> {
+        match args {
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(args) => {
+                self.give(row, column, AnyTake::Sqlite(&mut |value| value.bind(args)))
+            }
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(args) => {
+                self.give(row, column, AnyTake::Postgres(&mut |value| value.bind(args)))
+            }
+        }
+    }
+
+    /// Binds a column of several rows as one array.
+    pub(crate) fn bind_each(
+        &self,
+        rows: Range<usize>,
+        column: usize,
+        args: &mut Arguments,
+    ) -> Result<(), BoxDynError> {
+        let row = |n| rows.start + n;
+        match args {
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(args) => sqlx::Sqlite::bind_each(args, rows.len(), &|n, take| {
+                self.give(row(n), column, AnyTake::Sqlite(take))
+            }),
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(args) => sqlx::Postgres::bind_each(args, rows.len(), &|n, take| {
+                self.give(row(n), column, AnyTake::Postgres(take))
+            }),
+        }
+    }
+
+    /// Whether a column, of a type as this row has it, can be an array.
+    pub(crate) fn fits_array(&self, row: usize, column: usize, kind: DatabaseKind) -> bool {
+        let mut fits = false;
+        let given = match kind {
+            #[cfg(feature = "sqlite")]
+            DatabaseKind::Sqlite => {
+                let take = &mut |value: &dyn Bindable<sqlx::Sqlite>| {
+                    fits = sqlx::Sqlite::fits_array(&value.type_info());
+                    Ok(())
+                };
+                self.give(row, column, AnyTake::Sqlite(take))
+            }
+            #[cfg(feature = "postgres")]
+            DatabaseKind::Postgres => {
+                let take = &mut |value: &dyn Bindable<sqlx::Postgres>| {
+                    fits = sqlx::Postgres::fits_array(&value.type_info());
+                    Ok(())
+                };
+                self.give(row, column, AnyTake::Postgres(take))
+            }
+            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+            _ => Ok(()),
+        };
+        given.is_ok() && fits
+    }
+
     /// What a row was before.
     pub(crate) fn before_of(&mut self, row: usize) -> &mut Before {
         let (rows, place) = (self.len(), self.place(row));
@@ -166,25 +221,48 @@ impl Event for Telling<'_> {
 
 /// Rows of the model `M`, on their way to the database `R`.
 pub(crate) struct Of<'m, M: Model, R> {
-    rows: Slice<'m, M>,
+    rows: Rows<'m, M>,
+    /// What receivers are told of the columns.
+    fields: Option<Cow<'m, [Column<M>]>>,
+    aside: Aside<M::Kept>,
+    route: PhantomData<fn() -> R>,
+}
+
+/// The rows of the program, or a copy of them, whose type only itself knows: else each future that a save is in would have the
+/// code that drops it.
+enum Rows<'m, M> {
+    Given(&'m mut [M]),
+    Copied(Box<dyn Slice<M>>),
+}
+
+trait Slice<M>: DerefMut<Target = [M]> + Send + Sync {}
+
+impl<M: Send + Sync> Slice<M> for Vec<M> {}
+
+/// What there is to know of rows beside themselves. Its code is that of the types of their keys.
+struct Aside<K> {
     /// The order in which they are written, where it is not their own.
     order: Vec<usize>,
     /// What they were before, where that is asked for.
     before: Vec<Before>,
     /// What a write can change in them, as it was.
-    kept: Vec<M::Kept>,
-    /// What receivers are told of the columns.
-    fields: Option<Arc<[Column<M>]>>,
-    route: PhantomData<fn() -> R>,
+    kept: Vec<K>,
 }
 
-/// The rows of the program, or a copy of them.
-enum Slice<'m, M> {
-    Given(&'m mut [M]),
-    Copied(Vec<M>),
+impl<K> Aside<K> {
+    const NOTHING: Self = Self { order: Vec::new(), before: Vec::new(), kept: Vec::new() };
+
+    fn place(&self, row: usize) -> usize {
+        self.order.get(row).copied().unwrap_or(row)
+    }
+
+    /// Makes room for what is kept of so many rows.
+    fn expect(&mut self, rows: usize) {
+        self.kept = Vec::with_capacity(rows);
+    }
 }
 
-impl<M> Deref for Slice<'_, M> {
+impl<M> Deref for Rows<'_, M> {
     type Target = [M];
 
     fn deref(&self) -> &[M] {
@@ -195,7 +273,7 @@ impl<M> Deref for Slice<'_, M> {
     }
 }
 
-impl<M> DerefMut for Slice<'_, M> {
+impl<M> DerefMut for Rows<'_, M> {
     fn deref_mut(&mut self) -> &mut [M] {
         match self {
             Self::Given(rows) => rows,
@@ -206,21 +284,25 @@ impl<M> DerefMut for Slice<'_, M> {
 
 impl<'m, M: Model, R> Of<'m, M, R> {
     pub(crate) fn new(rows: &'m mut [M]) -> Self {
-        Self::of_slice(Slice::Given(rows))
+        let (rows, aside) = (Rows::Given(rows), Aside::NOTHING);
+        Self { rows, fields: None, aside, route: PhantomData }
     }
 
     pub(crate) fn one(row: &'m mut M) -> Self {
         Self::new(std::slice::from_mut(row))
     }
 
-    fn of_slice(rows: Slice<'m, M>) -> Self {
-        let (order, before, kept) = (Vec::new(), Vec::new(), Vec::new());
-        Self { rows, order, before, kept, fields: None, route: PhantomData }
+    /// With the columns that receivers are told of.
+    pub(crate) fn with_fields(self, fields: &'m [Column<M>]) -> Self {
+        Self { fields: Some(fields.into()), ..self }
     }
 
-    /// With the columns that receivers are told of.
-    pub(crate) fn with_fields(self, fields: &[Column<M>]) -> Self {
-        Self { fields: Some(fields.into()), ..self }
+    fn row(&self, row: usize) -> &M {
+        &self.rows[self.aside.place(row)]
+    }
+
+    fn row_mut(&mut self, row: usize) -> &mut M {
+        &mut self.rows[self.aside.place(row)]
     }
 }
 
@@ -246,11 +328,11 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     }
 
     fn place(&self, row: usize) -> usize {
-        self.order.get(row).copied().unwrap_or(row)
+        self.aside.place(row)
     }
 
     fn set_order(&mut self, order: Vec<usize>) {
-        self.order = order;
+        self.aside.order = order;
     }
 
     fn at(&self, place: usize) -> &dyn AnyModel {
@@ -262,30 +344,15 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     }
 
     fn has_key(&self, row: usize) -> bool {
-        self.rows[self.place(row)].pk().is_some()
+        self.row(row).pk().is_some()
     }
 
     fn key(&self, row: usize) -> String {
-        self.rows[self.place(row)]
-            .pk()
-            .map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"))
+        key_text(self.row(row).pk())
     }
 
-    fn bind(&self, row: usize, column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
-        R::bind(&self.rows[self.place(row)], column, args)
-    }
-
-    fn bind_each(
-        &self,
-        rows: Range<usize>,
-        column: usize,
-        args: &mut Arguments,
-    ) -> Result<(), BoxDynError> {
-        R::bind_each(rows.len(), &|row| &self.rows[self.place(rows.start + row)], column, args)
-    }
-
-    fn fits_array(&self, row: usize, column: usize, args: &mut Arguments) -> bool {
-        R::fits_array(&self.rows[self.place(row)], column, args)
+    fn give(&self, row: usize, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {
+        R::give(self.row(row), column, take)
     }
 
     fn set(
@@ -295,17 +362,15 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         from: &AnyRow,
         at: usize,
     ) -> Result<(), sqlx::Error> {
-        let place = self.place(row);
-        R::set(&mut self.rows[place], column, from, at)
+        R::set(self.row_mut(row), column, from, at)
     }
 
     fn version(&self, row: usize) -> Option<i64> {
-        self.rows[self.place(row)].__version()
+        self.row(row).__version()
     }
 
     fn advance(&mut self, row: usize) {
-        let place = self.place(row);
-        self.rows[place].__advance();
+        self.row_mut(row).__advance();
     }
 
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error> {
@@ -313,20 +378,28 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     }
 
     fn before(&mut self) -> &mut Vec<Before> {
-        &mut self.before
+        &mut self.aside.before
     }
 
+    // Loops, for an iterator with closures is a dozen functions that are compiled for each model.
     fn stamp(&mut self, now: SystemTime, added: bool) {
-        self.rows.iter_mut().for_each(|row| row.__stamp(now, added));
+        for row in &mut *self.rows {
+            row.__stamp(now, added);
+        }
     }
 
     fn keep(&mut self) {
-        self.kept = self.rows.iter().map(M::__keep).collect();
+        self.aside.expect(self.rows.len());
+        for row in &*self.rows {
+            self.aside.kept.push(row.__keep());
+        }
     }
 
     fn restore(&mut self) {
-        let kept = std::mem::take(&mut self.kept);
-        self.rows.iter_mut().zip(kept).for_each(|(row, kept)| row.__restore(kept));
+        for row in self.rows.iter_mut().rev() {
+            let Some(kept) = self.aside.kept.pop() else { break };
+            row.__restore(kept);
+        }
     }
 
     fn can_copy(&self) -> bool {
@@ -334,10 +407,11 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     }
 
     fn copied(&self) -> Option<Box<dyn Instances>> {
-        let rows = self.rows.iter().map(M::COPY?).collect();
-        let copied = Of::<'static, M, R>::of_slice(Slice::Copied(rows));
-        let (order, fields) = (self.order.clone(), self.fields.clone());
-        Some(Box::new(Of { order, fields, ..copied }))
+        let rows = M::COPY?(&self.rows);
+        let fields = self.fields.as_deref().map(|fields| Cow::Owned(fields.to_vec()));
+        let aside = Aside { order: self.aside.order.clone(), ..Aside::NOTHING };
+        let rows = Rows::Copied(Box::new(rows));
+        Some(Box::new(Of::<'static, M, R> { rows, fields, aside, route: PhantomData }))
     }
 
     fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a> {

@@ -93,11 +93,15 @@ impl Subscriber {
 
     /// Of one that hears of this model.
     pub(crate) fn own<M: 'static>(&self) -> &'static Own<M> {
-        let own = match self.entry().calls() {
-            Calls::Own(own) => own.downcast_ref(),
-            Calls::Any(_) => None,
-        };
-        own.expect(ASKED)
+        self.own_any().downcast_ref().expect(ASKED)
+    }
+
+    #[inline(never)]
+    fn own_any(&self) -> &'static (dyn Any + Send + Sync) {
+        match self.entry().calls() {
+            Calls::Own(own) => own,
+            Calls::Any(_) => &(),
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use crate::executor::Source;
 use crate::heard::{Act, Heard, Written};
 use crate::instances::{Instances, Of};
 use crate::model::{Model, Saved};
-use crate::read::loaded;
+use crate::read::Found;
 use crate::refused;
 use crate::save::{ATTEMPTS, Stored, Verb, find_like, not_found, stale, store};
 use crate::statements::Group;
@@ -23,21 +23,15 @@ use crate::table::Pair;
 use crate::testing::recording::Recorders;
 use crate::unit::{Doubt, Kept, Unit, perform, traced};
 
-/// Saves one row.
-pub(crate) async fn save<M: Model, R: Route<M>>(
-    model: &mut M,
-    source: Source<'_>,
-    verb: Verb,
-) -> Result<Saved> {
-    let stored = one(&mut Of::<M, R>::one(model), source, verb).await?;
-    Ok(Saved { created: stored == Stored::Created })
-}
-
 /// Saves the one row that there is.
 ///
 /// Where nobody hears of it, this is no future on the heap; that is compiled once for each part of a program that the compiler
 /// takes for itself, but not for each model.
-async fn one(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<Stored> {
+pub(crate) async fn one(
+    rows: &mut dyn Instances,
+    source: Source<'_>,
+    verb: Verb,
+) -> Result<Stored> {
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let span = tracing::debug_span!("save", model = rows.model());
     if let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) {
@@ -96,7 +90,8 @@ pub(crate) async fn upsert<M: Model, R: Route<M>>(
     unique: &[Column<M>],
 ) -> Result<Saved> {
     let on = unique_places(model, unique)?;
-    save::<M, R>(model, source, Verb::Upsert(on.into())).await
+    let rows = &mut Of::<M, R>::one(model);
+    one(rows, source, Verb::Upsert(on.into())).await.map(Stored::saved)
 }
 
 /// The row that has the same in these columns, or INSERT.
@@ -113,9 +108,7 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
         let mut conn = source.reborrow().acquire().await?;
         let found = find_like(&mut conn, &Of::<M, R>::one(&mut row), &on).await?;
         if let Some(found) = found {
-            let mut found = R::load(&found, 0)?;
-            loaded::<M, R>(std::slice::from_mut(&mut found), &mut conn).await?;
-            return Ok((found, false));
+            return Ok((Found::<M, R>::loaded(&found, &mut conn).await?, false));
         }
         let verb = Verb::GetOrCreate(on.clone().into());
         let source = if heard {
