@@ -1,5 +1,8 @@
 //! A delete with receivers, of one row or of several.
 
+use futures_util::future::BoxFuture;
+use tracing::Span;
+
 use crate::backend::{Arguments, DatabaseKind, Statement};
 use crate::bulk::{self, Work};
 use crate::cascade::entry;
@@ -29,7 +32,7 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
     if model.pk().is_none() {
         return Ok(false);
     }
-    let deleted = one(&mut Of::<M, R>::one(model), source).await?;
+    let deleted = one(Of::<M, R>::one(model).instances(), source).await?;
     model.__set_pk(None);
     Ok(deleted)
 }
@@ -40,7 +43,7 @@ async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
     let span = tracing::debug_span!("delete", model = rows.model());
     if let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete())) {
         let heard = Heard::new(Act::Delete, false, pair, recorders);
-        return Ok(perform(Delete, heard, rows, source, span).await?.len() > 0);
+        return Ok(Delete.perform(heard, rows, source, span).await?.len() > 0);
     }
     context::observe("delete", rows.model());
     let mut conn = source.acquire().await?;
@@ -63,7 +66,7 @@ pub(crate) async fn delete_many<M: Model, R: Route<M>>(
     rows: &mut [M],
     source: Source<'_>,
 ) -> Result<u64> {
-    let deleted = many(&mut Of::<M, R>::new(rows), source).await?;
+    let deleted = many(Of::<M, R>::new(rows).instances(), source).await?;
     rows.iter_mut().for_each(|row| row.__set_pk(None));
     Ok(deleted)
 }
@@ -75,13 +78,25 @@ async fn many(rows: &mut dyn Instances, source: Source<'_>) -> Result<u64> {
     let span = tracing::debug_span!("delete", model = rows.model(), rows = rows.len());
     let recorders = Recorders::of_task(rows.id());
     let heard = Heard::new(Act::Delete, true, rows.table().delete(), recorders);
-    Ok(perform(Delete, heard, rows, source, span).await?.len() as u64)
+    Ok(Delete.perform(heard, rows, source, span).await?.len() as u64)
 }
 
 /// A delete with receivers.
 struct Delete;
 
 impl Delete {
+    /// Not inlined: the program would compile anew what performs a write.
+    #[inline(never)]
+    fn perform<'u>(
+        self,
+        heard: Heard,
+        rows: &'u mut dyn Instances,
+        source: Source<'u>,
+        span: Span,
+    ) -> BoxFuture<'u, Result<Written>> {
+        perform(self, heard, rows, source, span)
+    }
+
     async fn delete_many(
         &self,
         rows: &mut dyn Instances,

@@ -111,8 +111,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// a task of their own. In a transaction of the caller, a dropped save marks it as failed.
     fn save<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
         async move {
-            let rows = &mut Of::<Self, E::Route>::one(self);
-            write::one(rows, db.into_source(), Verb::Save).await.map(Stored::saved)
+            let mut rows = Of::<Self, E::Route>::one(self);
+            write::one(rows.instances(), db.into_source(), Verb::Save).await.map(Stored::saved)
         }
     }
 
@@ -128,8 +128,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// As [`save`](Model::save).
     fn insert<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
         async move {
-            let rows = &mut Of::<Self, E::Route>::one(self);
-            write::one(rows, db.into_source(), Verb::Insert).await.map(Stored::saved)
+            let mut rows = Of::<Self, E::Route>::one(self);
+            write::one(rows.instances(), db.into_source(), Verb::Insert).await.map(Stored::saved)
         }
     }
 
@@ -144,8 +144,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// As [`save`](Model::save).
     fn update<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
         async move {
-            let rows = &mut Of::<Self, E::Route>::one(self);
-            write::one(rows, db.into_source(), Verb::Update).await.map(Stored::saved)
+            let mut rows = Of::<Self, E::Route>::one(self);
+            write::one(rows.instances(), db.into_source(), Verb::Update).await.map(Stored::saved)
         }
     }
 

@@ -71,7 +71,7 @@ impl<M: Model, R: Route<M>> Loads for Found<M, R> {
     }
 
     fn rows(&mut self) -> Option<Box<dyn Instances + '_>> {
-        self.row.as_mut().map(|row| Box::new(Of::<M, R>::one(row)) as _)
+        self.row.as_mut().map(|row| Of::<M, R>::one(row).boxed())
     }
 }
 
@@ -216,7 +216,7 @@ impl<M: Model, R: Route<M>> Loads for Rows<M, R> {
 
     fn rows(&mut self) -> Option<Box<dyn Instances + '_>> {
         let rows = &mut *self.rows;
-        (!rows.is_empty()).then(|| Box::new(Of::<M, R>::new(rows)) as _)
+        (!rows.is_empty()).then(|| Of::<M, R>::new(rows).boxed())
     }
 }
 

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
+use tracing::Span;
+
 use crate::automatic;
 use crate::backend::DatabaseKind;
 use crate::bulk::{self, Update, Work};
@@ -36,7 +39,7 @@ pub(crate) async fn one(
     let span = tracing::debug_span!("save", model = rows.model());
     if let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) {
         let (unit, heard) = Write::of(verb, false, pair, recorders);
-        return Ok(Stored::of(&perform(unit, heard, rows, source, span).await?));
+        return Ok(Stored::of(&unit.perform(heard, rows, source, span).await?));
     }
     context::observe("save", rows.model());
     let mut conn = source.acquire().await?;
@@ -69,7 +72,7 @@ pub(crate) async fn save_columns<M: Model, R: Route<M>>(
         return Ok(Saved { created: false });
     }
     let verb = Verb::Fields(settable(fields)?.into());
-    one(&mut Of::<M, R>::one(model).with_fields(fields), source, verb).await?;
+    one(Of::<M, R>::one(model).with_fields(fields).instances(), source, verb).await?;
     Ok(Saved { created: false })
 }
 
@@ -80,7 +83,7 @@ pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
     fields: &[Column<M>],
 ) -> Result<u64> {
     let verb = Verb::Fields(settable(fields)?.into());
-    many(&mut Of::<M, R>::new(rows).with_fields(fields), source, verb).await
+    many(Of::<M, R>::new(rows).with_fields(fields).instances(), source, verb).await
 }
 
 /// UPDATE of the row that has the same in these columns, or INSERT.
@@ -90,8 +93,8 @@ pub(crate) async fn upsert<M: Model, R: Route<M>>(
     unique: &[Column<M>],
 ) -> Result<Saved> {
     let on = unique_places(model, unique)?;
-    let rows = &mut Of::<M, R>::one(model);
-    one(rows, source, Verb::Upsert(on.into())).await.map(Stored::saved)
+    let mut rows = Of::<M, R>::one(model);
+    one(rows.instances(), source, Verb::Upsert(on.into())).await.map(Stored::saved)
 }
 
 /// The row that has the same in these columns, or INSERT.
@@ -106,7 +109,7 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
     // Where the row is deleted just then, it is for us to insert after all.
     for _ in 0..ATTEMPTS {
         let mut conn = source.reborrow().acquire().await?;
-        let found = find_like(&mut conn, &Of::<M, R>::one(&mut row), &on).await?;
+        let found = find_like(&mut conn, Of::<M, R>::one(&mut row).instances(), &on).await?;
         if let Some(found) = found {
             return Ok((Found::<M, R>::loaded(&found, &mut conn).await?, false));
         }
@@ -117,7 +120,7 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
         } else {
             conn.into()
         };
-        if one(&mut Of::<M, R>::one(&mut row), source, verb).await? == Stored::Created {
+        if one(Of::<M, R>::one(&mut row).instances(), source, verb).await? == Stored::Created {
             return Ok((row, true));
         }
     }
@@ -130,7 +133,7 @@ pub(crate) async fn save_many<M: Model, R: Route<M>>(
     source: Source<'_>,
     verb: Verb,
 ) -> Result<u64> {
-    many(&mut Of::<M, R>::new(rows), source, verb).await
+    many(Of::<M, R>::new(rows).instances(), source, verb).await
 }
 
 /// As [`one`], of all rows.
@@ -140,7 +143,7 @@ async fn many(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Resul
         let span = tracing::debug_span!("save", model = rows.model(), rows = count);
         let recorders = Recorders::of_task(rows.id());
         let (unit, heard) = Write::of(verb, true, rows.table().save(), recorders);
-        perform(unit, heard, rows, source, span).await?;
+        unit.perform(heard, rows, source, span).await?;
     }
     Ok(count as u64)
 }
@@ -160,6 +163,18 @@ impl Write {
     fn of(verb: Verb, many: bool, pair: Arc<Pair>, recorders: Recorders) -> (Self, Heard) {
         let act = if verb == Verb::Insert { Act::Insert } else { Act::Update };
         (Self { verb }, Heard::new(act, many, pair, recorders))
+    }
+
+    /// Not inlined: the program would compile anew what performs a write.
+    #[inline(never)]
+    fn perform<'u>(
+        self,
+        heard: Heard,
+        rows: &'u mut dyn Instances,
+        source: Source<'u>,
+        span: Span,
+    ) -> BoxFuture<'u, Result<Written>> {
+        perform(self, heard, rows, source, span)
     }
 
     async fn insert_many(&self, rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
