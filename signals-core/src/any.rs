@@ -48,9 +48,7 @@ impl<M: Model> AnyModel for M {
     }
 
     fn key(&self) -> Option<String> {
-        let key = self.pk()?;
-        let text = (&key as &dyn Any).downcast_ref::<String>();
-        Some(text.cloned().unwrap_or_else(|| format!("{key:?}")))
+        text(&self.pk()?)
     }
 
     fn columns(&self) -> &'static [&'static str] {
@@ -60,6 +58,12 @@ impl<M: Model> AnyModel for M {
     fn to_json(&self) -> Option<Value> {
         self.__json()
     }
+}
+
+/// Apart, so that it is compiled for each type of key and not for each model.
+fn text<K: Any + fmt::Debug>(key: &K) -> Option<String> {
+    let text = (key as &dyn Any).downcast_ref::<String>();
+    Some(text.cloned().unwrap_or_else(|| format!("{key:?}")))
 }
 
 impl dyn AnyModel {

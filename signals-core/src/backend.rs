@@ -47,6 +47,9 @@ pub trait Backend: Database {
     /// The arguments for this database in a statement's.
     fn arguments(args: &mut Arguments) -> &mut Self::Arguments;
 
+    /// What takes a value for this database.
+    fn take(take: AnyTake<'_>) -> Take<'_, Self>;
+
     /// This database's row.
     fn row(row: &AnyRow) -> &Self::Row;
 
@@ -145,6 +148,16 @@ impl Arguments {
             other => unreachable!("{other:?} is not a feature of this build"),
         }
     }
+}
+
+/// Takes the value of a column, for one of the databases.
+pub enum AnyTake<'t> {
+    #[cfg(feature = "sqlite")]
+    #[doc(hidden)]
+    Sqlite(Take<'t, sqlx::Sqlite>),
+    #[cfg(feature = "postgres")]
+    #[doc(hidden)]
+    Postgres(Take<'t, sqlx::Postgres>),
 }
 
 /// A row of one of the databases.

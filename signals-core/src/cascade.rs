@@ -6,14 +6,14 @@ use std::marker::PhantomData;
 use sqlx::error::BoxDynError;
 
 use crate::any::AnyModel;
-use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
+use crate::backend::{Arguments, DatabaseKind, Statement};
 use crate::column::Column;
 use crate::conn::Conn;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::instances::Instances;
 use crate::model::Model;
-use crate::read::Rows;
+use crate::read::{self, Rows};
 use crate::scope::RowId;
 use crate::statements::Group;
 use crate::store::Route;
@@ -138,8 +138,8 @@ impl<M: Model, R: Route<M>> Of<'_, M, R> {
         let start = format!("SELECT {columns} FROM {}", model.table);
         let mut rows = Rows::<M, R>::default();
         let statement = self.statement(conn.kind(), &start, self.column(), &end)?;
-        conn.run(statement, &mut |row: AnyRow| rows.add(&row)).await?;
-        rows.all()
+        read::take(conn, statement, &mut rows).await?;
+        Ok(rows.rows)
     }
 
     /// A statement about the rows whose column is the key of one of the parents.

@@ -110,8 +110,8 @@ impl<M: Model> Change<M> {
         let mut rows = read::Rows::<M, R>::default();
         let select = self.select(conn.kind(), clause.as_str());
         let select = statement::<M, R, B>(conn.kind(), select, binds)?;
-        conn.run(select, &mut |row| rows.add(&row)).await?;
-        let mut rows = rows.all()?;
+        read::take(conn, select, &mut rows).await?;
+        let mut rows = rows.rows;
         let source = conn.reborrow().into();
         match self {
             Self::Delete => delete::delete_many::<M, R>(&mut rows, source).await,

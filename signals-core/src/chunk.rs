@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use crate::backend::{Arguments, DatabaseKind};
+use crate::backend::DatabaseKind;
 use crate::compose::Given;
 use crate::instances::Instances;
 use crate::statements::Group;
@@ -48,10 +48,9 @@ pub(crate) fn chunks(
     range: Range<usize>,
     binds: &[usize],
 ) -> Vec<Chunk> {
-    let mut args = Arguments::new(kind);
     let arrays = kind == DatabaseKind::Postgres
         && !range.is_empty()
-        && binds.iter().all(|column| rows.fits_array(range.start, *column, &mut args));
+        && binds.iter().all(|column| rows.fits_array(range.start, *column, kind));
     let arguments = match kind {
         DatabaseKind::Sqlite => SQLITE_ARGUMENTS,
         DatabaseKind::Postgres => POSTGRES_ARGUMENTS,

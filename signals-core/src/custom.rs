@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::any::AnyModel;
 use crate::conn::Conn;
 use crate::context;
 use crate::dispatch::{Postponed, dispatch, dispatch_robust};
@@ -12,7 +11,7 @@ use crate::finish::finish;
 use crate::parameter::Cx;
 use crate::receiver::Entry;
 use crate::registry::{ReceiverInfo, registry};
-use crate::signal::{Deferrable, Lifetime, Signal, Subject};
+use crate::signal::{Deferrable, Signal, Subject};
 use crate::subscriber::{Begun, Event, Kept, Subscriber, begin_own};
 use crate::table::{Group, SignalTable};
 use crate::testing::recording;
@@ -98,15 +97,11 @@ impl<T: CustomSignal> Signal for T {
     type AnySender = ();
     type AnyEntry = Entry<T, ()>;
 
-    fn erase<'e, M: AnyModel>(event: &'e Arc<T>, _: Lifetime<'e>) -> &'e Arc<T> {
-        event
-    }
-
-    fn snapshot<M: AnyModel>(_: &&Arc<T>) -> Option<Arc<T>> {
-        None
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Arc<T>) -> &Arc<T> {
+        kept
+    }
+
+    fn replay_any(kept: &Arc<T>) -> &Arc<T> {
         kept
     }
 }

@@ -32,7 +32,7 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
     if model.pk().is_none() {
         return Ok(false);
     }
-    let deleted = one(&mut Of::<M, R>::one(model), source).await?;
+    let deleted = one(Of::<M, R>::one(model).instances(), source).await?;
     model.__set_pk(None);
     Ok(deleted)
 }
@@ -66,7 +66,7 @@ pub(crate) async fn delete_many<M: Model, R: Route<M>>(
     rows: &mut [M],
     source: Source<'_>,
 ) -> Result<u64> {
-    let deleted = many(&mut Of::<M, R>::new(rows), source).await?;
+    let deleted = many(Of::<M, R>::new(rows).instances(), source).await?;
     rows.iter_mut().for_each(|row| row.__set_pk(None));
     Ok(deleted)
 }

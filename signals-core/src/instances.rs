@@ -2,30 +2,28 @@
 //! signals, is written, and compiled, once.
 
 use std::any::TypeId;
-use std::marker::PhantomData;
-use std::ops::{Deref, DerefMut, Range};
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use sqlx::error::BoxDynError;
 
 use crate::any::AnyModel;
-use crate::backend::{AnyRow, Arguments};
-use crate::column::Column;
-use crate::model::Model;
+use crate::backend::{AnyRow, AnyTake, Arguments, Backend as _, DatabaseKind};
 use crate::parameter::Cx;
 use crate::previous::{Before, SharedBefore};
-use crate::signal::{
-    PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
-    post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save,
-};
 use crate::statements::Statements;
-use crate::store::Route;
-use crate::subscriber::{Begun, Event, Kept, Subscriber, begin, keep};
+use crate::store::Bindable;
+use crate::subscriber::{Begun, Both, Event, Kept, Subscriber};
 use crate::table::Table;
 
+mod of;
+
+pub(crate) use of::Of;
+
 /// Rows by their numbers, in the order in which they are written.
-pub(crate) trait Instances: Send + Sync {
+#[allow(unreachable_pub)]
+pub trait Instances: Send + Sync {
     fn model(&self) -> &'static str;
     fn id(&self) -> TypeId;
     fn statements(&self) -> &'static Statements;
@@ -42,21 +40,13 @@ pub(crate) trait Instances: Send + Sync {
     /// The row at a place in the slice.
     fn at(&self, place: usize) -> &dyn AnyModel;
 
+    fn at_mut(&mut self, place: usize) -> &mut dyn AnyModel;
+
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;
 
-    fn bind(&self, row: usize, column: usize, args: &mut Arguments) -> Result<(), BoxDynError>;
-
-    /// Binds a column of several rows as one array.
-    fn bind_each(
-        &self,
-        rows: Range<usize>,
-        column: usize,
-        args: &mut Arguments,
-    ) -> Result<(), BoxDynError>;
-
-    /// Whether a column, of a type as this row has it, can be an array.
-    fn fits_array(&self, row: usize, column: usize, args: &mut Arguments) -> bool;
+    /// Gives the value of a column.
+    fn give(&self, row: usize, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError>;
 
     /// Takes a column as the database has it now.
     fn set(
@@ -90,14 +80,79 @@ pub(crate) trait Instances: Send + Sync {
     /// A copy of the rows, where that can be had.
     fn copied(&self) -> Option<Box<dyn Instances>>;
 
-    /// Begins a receiver of what happens to the rows.
+    /// Begins a receiver of the model.
     fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a>;
 
-    /// Keeps what happens to the rows, for those that wait for the end of the transaction.
-    fn keep_event(&self, to: &[&Subscriber], told: &Told) -> Option<Box<dyn Kept>>;
+    /// Keeps what happens to the rows for receivers of the model, of which this is one, that wait for the end of the
+    /// transaction.
+    fn keep_event(&self, to: &Subscriber, told: &Told) -> Option<Box<dyn Kept>>;
 }
 
 impl dyn Instances + '_ {
+    pub(crate) fn bind(
+        &self,
+        row: usize,
+        column: usize,
+        args: &mut Arguments,
+    ) -> Result<(), BoxDynError> {
+        match args {
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(args) => {
+                self.give(row, column, AnyTake::Sqlite(&mut |value| value.bind(args)))
+            }
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(args) => {
+                self.give(row, column, AnyTake::Postgres(&mut |value| value.bind(args)))
+            }
+        }
+    }
+
+    /// Binds a column of several rows as one array.
+    pub(crate) fn bind_each(
+        &self,
+        rows: Range<usize>,
+        column: usize,
+        args: &mut Arguments,
+    ) -> Result<(), BoxDynError> {
+        let row = |n| rows.start + n;
+        match args {
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(args) => sqlx::Sqlite::bind_each(args, rows.len(), &|n, take| {
+                self.give(row(n), column, AnyTake::Sqlite(take))
+            }),
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(args) => sqlx::Postgres::bind_each(args, rows.len(), &|n, take| {
+                self.give(row(n), column, AnyTake::Postgres(take))
+            }),
+        }
+    }
+
+    /// Whether a column, of a type as this row has it, can be an array.
+    pub(crate) fn fits_array(&self, row: usize, column: usize, kind: DatabaseKind) -> bool {
+        let mut fits = false;
+        let given = match kind {
+            #[cfg(feature = "sqlite")]
+            DatabaseKind::Sqlite => {
+                let take = &mut |value: &dyn Bindable<sqlx::Sqlite>| {
+                    fits = sqlx::Sqlite::fits_array(&value.type_info());
+                    Ok(())
+                };
+                self.give(row, column, AnyTake::Sqlite(take))
+            }
+            #[cfg(feature = "postgres")]
+            DatabaseKind::Postgres => {
+                let take = &mut |value: &dyn Bindable<sqlx::Postgres>| {
+                    fits = sqlx::Postgres::fits_array(&value.type_info());
+                    Ok(())
+                };
+                self.give(row, column, AnyTake::Postgres(take))
+            }
+            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+            _ => Ok(()),
+        };
+        given.is_ok() && fits
+    }
+
     /// What a row was before.
     pub(crate) fn before_of(&mut self, row: usize) -> &mut Before {
         let (rows, place) = (self.len(), self.place(row));
@@ -117,7 +172,8 @@ impl dyn Instances + '_ {
 
 /// What happens to rows, by their places in the slice that the program gave.
 #[derive(Debug, Clone)]
-pub(crate) enum Told {
+#[allow(unreachable_pub)]
+pub enum Told {
     PreSave(usize),
     PostSave { row: usize, created: bool },
     PostSaveBatch { rows: Range<usize>, created: bool },
@@ -142,228 +198,20 @@ impl Event for Telling<'_> {
     }
 
     fn begin<'a>(&'a mut self, to: &Subscriber, cx: Cx<'a, '_>) -> Begun<'a> {
-        self.rows.begin(to, &self.told, cx)
+        match to.any() {
+            Some(any) => any.begin(self.rows, &self.told, cx),
+            None => self.rows.begin(to, &self.told, cx),
+        }
     }
 
     fn keep(&self, to: &[&Subscriber]) -> Option<Box<dyn Kept>> {
-        self.rows.keep_event(to, &self.told)
-    }
-}
-
-/// Rows of the model `M`, on their way to the database `R`.
-pub(crate) struct Of<'m, M: Model, R> {
-    rows: Slice<'m, M>,
-    /// The order in which they are written, where it is not their own.
-    order: Vec<usize>,
-    /// What they were before, where that is asked for.
-    before: Vec<Before>,
-    /// What a write can change in them, as it was.
-    kept: Vec<M::Kept>,
-    /// What receivers are told of the columns.
-    fields: Option<Arc<[Column<M>]>>,
-    route: PhantomData<fn() -> R>,
-}
-
-/// The rows of the program, or a copy of them.
-enum Slice<'m, M> {
-    Given(&'m mut [M]),
-    Copied(Vec<M>),
-}
-
-impl<M> Deref for Slice<'_, M> {
-    type Target = [M];
-
-    fn deref(&self) -> &[M] {
-        match self {
-            Self::Given(rows) => rows,
-            Self::Copied(rows) => rows,
-        }
-    }
-}
-
-impl<M> DerefMut for Slice<'_, M> {
-    fn deref_mut(&mut self) -> &mut [M] {
-        match self {
-            Self::Given(rows) => rows,
-            Self::Copied(rows) => rows,
-        }
-    }
-}
-
-impl<'m, M: Model, R> Of<'m, M, R> {
-    pub(crate) fn new(rows: &'m mut [M]) -> Self {
-        Self::of_slice(Slice::Given(rows))
-    }
-
-    pub(crate) fn one(row: &'m mut M) -> Self {
-        Self::new(std::slice::from_mut(row))
-    }
-
-    fn of_slice(rows: Slice<'m, M>) -> Self {
-        let (order, before, kept) = (Vec::new(), Vec::new(), Vec::new());
-        Self { rows, order, before, kept, fields: None, route: PhantomData }
-    }
-
-    /// With the columns that receivers are told of.
-    pub(crate) fn with_fields(self, fields: &[Column<M>]) -> Self {
-        Self { fields: Some(fields.into()), ..self }
-    }
-}
-
-impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
-    fn model(&self) -> &'static str {
-        M::NAME
-    }
-
-    fn id(&self) -> TypeId {
-        TypeId::of::<M>()
-    }
-
-    fn statements(&self) -> &'static Statements {
-        M::STATEMENTS
-    }
-
-    fn table(&self) -> &'static Table {
-        M::__table()
-    }
-
-    fn len(&self) -> usize {
-        self.rows.len()
-    }
-
-    fn place(&self, row: usize) -> usize {
-        self.order.get(row).copied().unwrap_or(row)
-    }
-
-    fn set_order(&mut self, order: Vec<usize>) {
-        self.order = order;
-    }
-
-    fn at(&self, place: usize) -> &dyn AnyModel {
-        &self.rows[place]
-    }
-
-    fn has_key(&self, row: usize) -> bool {
-        self.rows[self.place(row)].pk().is_some()
-    }
-
-    fn key(&self, row: usize) -> String {
-        self.rows[self.place(row)]
-            .pk()
-            .map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"))
-    }
-
-    fn bind(&self, row: usize, column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
-        R::bind(&self.rows[self.place(row)], column, args)
-    }
-
-    fn bind_each(
-        &self,
-        rows: Range<usize>,
-        column: usize,
-        args: &mut Arguments,
-    ) -> Result<(), BoxDynError> {
-        R::bind_each(rows.len(), &|row| &self.rows[self.place(rows.start + row)], column, args)
-    }
-
-    fn fits_array(&self, row: usize, column: usize, args: &mut Arguments) -> bool {
-        R::fits_array(&self.rows[self.place(row)], column, args)
-    }
-
-    fn set(
-        &mut self,
-        row: usize,
-        column: usize,
-        from: &AnyRow,
-        at: usize,
-    ) -> Result<(), sqlx::Error> {
-        let place = self.place(row);
-        R::set(&mut self.rows[place], column, from, at)
-    }
-
-    fn version(&self, row: usize) -> Option<i64> {
-        self.rows[self.place(row)].__version()
-    }
-
-    fn advance(&mut self, row: usize) {
-        let place = self.place(row);
-        self.rows[place].__advance();
-    }
-
-    fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error> {
-        Ok(Box::new(R::load(from, at)?))
-    }
-
-    fn before(&mut self) -> &mut Vec<Before> {
-        &mut self.before
-    }
-
-    fn stamp(&mut self, now: SystemTime, added: bool) {
-        self.rows.iter_mut().for_each(|row| row.__stamp(now, added));
-    }
-
-    fn keep(&mut self) {
-        self.kept = self.rows.iter().map(M::__keep).collect();
-    }
-
-    fn restore(&mut self) {
-        let kept = std::mem::take(&mut self.kept);
-        self.rows.iter_mut().zip(kept).for_each(|(row, kept)| row.__restore(kept));
-    }
-
-    fn copied(&self) -> Option<Box<dyn Instances>> {
-        let rows = self.rows.iter().map(M::COPY?).collect();
-        let copied = Of::<'static, M, R>::of_slice(Slice::Copied(rows));
-        let (order, fields) = (self.order.clone(), self.fields.clone());
-        Some(Box::new(Of { order, fields, ..copied }))
-    }
-
-    fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a> {
-        let (rows, fields) = (&mut *self.rows, self.fields.as_deref());
-        match told.clone() {
-            Told::PreSave(row) => {
-                begin::<pre_save, M>(to, PreSave { instance: &mut rows[row], fields }, cx)
-            }
-            Told::PostSave { row, created } => {
-                begin::<post_save, M>(to, PostSave { instance: &rows[row], created, fields }, cx)
-            }
-            Told::PostSaveBatch { rows: of, created } => {
-                let instances = &rows[of];
-                begin::<post_save_batch, M>(to, PostSaveBatch { instances, created, fields }, cx)
-            }
-            Told::PreDelete(row) => {
-                begin::<pre_delete, M>(to, PreDelete { instance: &rows[row] }, cx)
-            }
-            Told::PostDelete(row) => {
-                begin::<post_delete, M>(to, PostDelete { instance: &rows[row] }, cx)
-            }
-            Told::PostDeleteBatch(of) => {
-                begin::<post_delete_batch, M>(to, PostDeleteBatch { instances: &rows[of] }, cx)
-            }
-            Told::PostLoad(row) => {
-                begin::<post_load, M>(to, PostLoad { instance: &mut rows[row] }, cx)
-            }
-        }
-    }
-
-    fn keep_event(&self, to: &[&Subscriber], told: &Told) -> Option<Box<dyn Kept>> {
-        let (rows, fields) = (&*self.rows, self.fields.as_deref());
-        match told.clone() {
-            Told::PostSave { row, created } => {
-                keep::<post_save, M>(to, &PostSave { instance: &rows[row], created, fields })
-            }
-            Told::PostSaveBatch { rows: of, created } => {
-                let instances = &rows[of];
-                keep::<post_save_batch, M>(to, &PostSaveBatch { instances, created, fields })
-            }
-            Told::PostDelete(row) => {
-                keep::<post_delete, M>(to, &PostDelete { instance: &rows[row] })
-            }
-            Told::PostDeleteBatch(of) => {
-                keep::<post_delete_batch, M>(to, &PostDeleteBatch { instances: &rows[of] })
-            }
-            // Nobody can wait with those: `Deferrable`.
-            Told::PreSave(_) | Told::PreDelete(_) | Told::PostLoad(_) => None,
+        let (rows, told) = (&*self.rows, &self.told);
+        let mut own = to.iter().filter(|to| to.any().is_none());
+        let own = own.find_map(|to| rows.keep_event(to, told));
+        let any = to.iter().filter_map(|to| to.any()).find_map(|any| any.keep(rows, told));
+        match (own, any) {
+            (Some(own), Some(any)) => Some(Box::new(Both { own, any })),
+            (own, any) => own.or(any),
         }
     }
 }

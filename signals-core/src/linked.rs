@@ -72,15 +72,15 @@ pub struct Children(
 /// How to copy a `T`: its own constant is there where it is `Clone`, else that of [`NotCloned`].
 pub struct CopyOf<T>(PhantomData<T>);
 
-/// Copies a `T`, where that can be done.
-type Copy<T> = Option<fn(&T) -> T>;
+/// Copies several `T`, where that can be done.
+pub type Copier<T> = Option<fn(&[T]) -> Vec<T>>;
 
 /// Of every type, that nobody knows how to copy it.
 pub trait NotCloned {
     /// What would be copied.
     type Of;
     /// Nobody knows.
-    const COPY: Copy<Self::Of> = None;
+    const COPY: Copier<Self::Of> = None;
 }
 
 impl<T> NotCloned for CopyOf<T> {
@@ -89,7 +89,7 @@ impl<T> NotCloned for CopyOf<T> {
 
 impl<T: Clone> CopyOf<T> {
     /// As `Clone` does it.
-    pub const COPY: Copy<T> = Some(T::clone);
+    pub const COPY: Copier<T> = Some(<[T]>::to_vec);
 }
 
 /// Of a model, which of the databases can store it: its own constants are there where one can, else those of

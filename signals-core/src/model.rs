@@ -6,9 +6,11 @@ use crate::column::Column;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::executor::Executor;
+use crate::instances::Of;
+use crate::linked::Copier;
 use crate::query::Query;
-use crate::read;
-use crate::save::Verb;
+use crate::read::{self, Found};
+use crate::save::{Stored, Verb};
 use crate::statements::Statements;
 use crate::table::Table;
 use crate::write;
@@ -37,9 +39,9 @@ pub trait Model: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     const STATEMENTS: &'static Statements;
 
-    /// Copies a row, where the struct is `Clone`.
+    /// Copies rows, where the struct is `Clone`.
     #[doc(hidden)]
-    const COPY: Option<fn(&Self) -> Self>;
+    const COPY: Copier<Self>;
 
     /// The key, where the row has one.
     fn pk(&self) -> Option<Self::Pk>;
@@ -108,7 +110,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// A dropped future stores nothing, unless the row was already on its way: its `on_commit` receivers then run on
     /// a task of their own. In a transaction of the caller, a dropped save marks it as failed.
     fn save<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
-        async move { write::save::<Self, E::Route>(self, db.into_source(), Verb::Save).await }
+        async move {
+            let mut rows = Of::<Self, E::Route>::one(self);
+            write::one(rows.instances(), db.into_source(), Verb::Save).await.map(Stored::saved)
+        }
     }
 
     /// Stores a new row with one INSERT.
@@ -122,7 +127,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// As [`save`](Model::save).
     fn insert<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
-        async move { write::save::<Self, E::Route>(self, db.into_source(), Verb::Insert).await }
+        async move {
+            let mut rows = Of::<Self, E::Route>::one(self);
+            write::one(rows.instances(), db.into_source(), Verb::Insert).await.map(Stored::saved)
+        }
     }
 
     /// Stores the row with one UPDATE.
@@ -135,7 +143,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// As [`save`](Model::save).
     fn update<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
-        async move { write::save::<Self, E::Route>(self, db.into_source(), Verb::Update).await }
+        async move {
+            let mut rows = Of::<Self, E::Route>::one(self);
+            write::one(rows.instances(), db.into_source(), Verb::Update).await.map(Stored::saved)
+        }
     }
 
     /// Deletes the row, and returns whether there was one. A key that the database gives is `None` afterwards; where
@@ -345,7 +356,9 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn refresh<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<()>> + Send {
         async move {
             let key = self.pk().ok_or_else(|| read::not_found::<Self>(None))?;
-            *self = read::get::<Self, E::Route>(db.into_source(), key).await?;
+            let mut found = Found::<Self, E::Route>::default();
+            found.by_key(db.into_source(), &key).await?;
+            *self = found.row.ok_or_else(|| read::not_found::<Self>(Some(&key)))?;
             Ok(())
         }
     }
@@ -359,7 +372,11 @@ pub trait Model: Sized + Send + Sync + 'static {
         db: E,
         key: impl Key<Self::Pk>,
     ) -> impl Future<Output = Result<Self>> + Send {
-        async move { read::get::<Self, E::Route>(db.into_source(), key.into_key()).await }
+        async move {
+            let (key, mut found) = (key.into_key(), Found::<Self, E::Route>::default());
+            found.by_key(db.into_source(), &key).await?;
+            found.row.ok_or_else(|| read::not_found::<Self>(Some(&key)))
+        }
     }
 
     /// The row with this key, if there is one.
@@ -371,7 +388,11 @@ pub trait Model: Sized + Send + Sync + 'static {
         db: E,
         key: impl Key<Self::Pk>,
     ) -> impl Future<Output = Result<Option<Self>>> + Send {
-        async move { read::find::<Self, E::Route>(db.into_source(), key.into_key()).await }
+        async move {
+            let mut found = Found::<Self, E::Route>::default();
+            found.by_key(db.into_source(), &key.into_key()).await?;
+            Ok(found.row)
+        }
     }
 
     /// Every row, in the order in which the database gives them.
@@ -458,6 +479,10 @@ impl Key<String> for &str {
 
 /// The error for a key that has no row.
 pub(crate) fn no_row(model: &'static str, key: Option<&dyn Debug>) -> Error {
-    let key = key.map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"));
-    Error::NotFound { model, key }
+    Error::NotFound { model, key: key_text(key) }
+}
+
+/// A key, as errors print it.
+pub(crate) fn key_text<K: Debug>(key: Option<K>) -> String {
+    key.map_or_else(|| "`None`".to_owned(), |key| format!("{key:?}"))
 }

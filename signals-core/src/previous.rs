@@ -118,7 +118,8 @@ impl HasPrevious for post_delete {}
 
 /// A row before a write, and what the write has changed.
 #[derive(Default)]
-pub(crate) struct Before {
+#[allow(unreachable_pub)]
+pub struct Before {
     /// None where it was not there.
     row: Option<Box<dyn AnyModel>>,
     /// Whether each of the columns has changed; all of them where this is empty.

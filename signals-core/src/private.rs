@@ -17,7 +17,7 @@ pub use crate::automatic::{AutoNow, Version};
 pub use crate::backend::{AnyRow, Backend, add};
 pub use crate::cascade::{OnDelete, is_key_of};
 pub use crate::executor::Source;
-pub use crate::linked::{CopyOf, Linked, NotCloned, NotStored, Relation, StoredIn};
+pub use crate::linked::{Copier, CopyOf, Linked, NotCloned, NotStored, Relation, StoredIn};
 pub use crate::parameter::Cx;
 pub use crate::receiver::{AnyEntry, Entry, Info, Registration};
 pub use crate::statements::{ColumnSpec, Role, Statements};

@@ -3,6 +3,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
+use sqlx::error::BoxDynError;
 
 use crate::backend::{AnyRow, Arguments, Backend, Sink, Statement};
 use crate::conn::Conn;
@@ -16,28 +17,79 @@ use crate::store::Route;
 use crate::subscriber::Subscriber;
 use crate::unit::Scene;
 
-pub(crate) async fn find<M: Model, R: Route<M>>(
+/// Takes the rows of a statement, as models.
+pub(crate) trait Loads: Send {
+    fn load(&mut self, row: &AnyRow) -> Result<(), sqlx::Error>;
+
+    /// The receivers of what is read.
+    fn heard(&self) -> Option<Arc<Vec<Subscriber>>>;
+
+    /// Those that it has taken, for receivers; none where it has none.
+    fn rows(&mut self) -> Option<Box<dyn Instances + '_>>;
+}
+
+/// The row of a statement of at most one.
+pub(crate) struct Found<M, R> {
+    pub(crate) row: Option<M>,
+    route: PhantomData<fn() -> R>,
+}
+
+impl<M, R> Default for Found<M, R> {
+    fn default() -> Self {
+        Self { row: None, route: PhantomData }
+    }
+}
+
+impl<M: Model, R: Route<M>> Found<M, R> {
+    /// Reads the row with this key.
+    pub(crate) fn by_key<'f>(
+        &'f mut self,
+        source: Source<'f>,
+        key: &M::Pk,
+    ) -> impl Future<Output = Result<()>> + Send + use<'f, M, R> {
+        let mut args = Arguments::new(source.kind());
+        let bound = R::bind_key(key, &mut args);
+        one(source, bound, Statement::fixed(M::STATEMENTS.find, args), self)
+    }
+
+    /// A row that was read.
+    pub(crate) async fn loaded(row: &AnyRow, conn: &mut Conn<'_>) -> Result<M> {
+        let mut found = Self { row: Some(R::load(row, 0)?), route: PhantomData };
+        loaded(&mut found, conn).await?;
+        Ok(found.row.expect("the row that was read"))
+    }
+}
+
+impl<M: Model, R: Route<M>> Loads for Found<M, R> {
+    fn load(&mut self, row: &AnyRow) -> Result<(), sqlx::Error> {
+        self.row = Some(R::load(row, 0)?);
+        Ok(())
+    }
+
+    fn heard(&self) -> Option<Arc<Vec<Subscriber>>> {
+        M::__table().heard_load()
+    }
+
+    fn rows(&mut self) -> Option<Box<dyn Instances + '_>> {
+        self.row.as_mut().map(|row| Of::<M, R>::one(row).boxed())
+    }
+}
+
+/// Reads at most one row. It is compiled once for each part of a program that the compiler takes for itself, but not for each
+/// model.
+async fn one(
     source: Source<'_>,
-    key: M::Pk,
-) -> Result<Option<M>> {
-    let mut args = Arguments::new(source.kind());
-    R::bind_key(&key, &mut args).map_err(sqlx::Error::Encode)?;
-    let (mut conn, row) = one(source, Statement::fixed(M::STATEMENTS.find, args)).await?;
-    let mut row = row.map(|row| R::load(&row, 0)).transpose()?;
-    loaded::<M, R>(row.as_mut_slice(), &mut conn).await?;
-    Ok(row)
-}
-
-/// The row of a statement of at most one, and the connection.
-async fn one(source: Source<'_>, statement: Statement) -> Result<(Conn<'_>, Option<AnyRow>)> {
+    bound: Result<(), BoxDynError>,
+    statement: Statement,
+    sink: &mut dyn Loads,
+) -> Result<()> {
+    bound.map_err(sqlx::Error::Encode)?;
     let mut conn = source.acquire().await?;
-    let row = conn.run_one(statement).await?;
-    Ok((conn, row))
-}
-
-pub(crate) async fn get<M: Model, R: Route<M>>(source: Source<'_>, key: M::Pk) -> Result<M> {
-    let row = find::<M, R>(source, key.clone()).await?;
-    row.ok_or_else(|| not_found::<M>(Some(&key)))
+    if let Some(row) = conn.run_one(statement).await? {
+        sink.load(&row)?;
+        loaded(sink, &mut conn).await?;
+    }
+    Ok(())
 }
 
 pub(crate) async fn all<M: Model, R: Route<M>>(source: Source<'_>) -> Result<Vec<M>> {
@@ -51,10 +103,38 @@ pub(crate) async fn fetch<M: Model, R: Route<M>>(
     statement: Statement,
     mut rows: Rows<M, R>,
 ) -> Result<Vec<M>> {
-    let mut conn = each(source, statement, &mut |row| rows.add(&row)).await?;
-    let mut rows = rows.all()?;
-    loaded::<M, R>(&mut rows, &mut conn).await?;
-    Ok(rows)
+    several(source, statement, &mut rows).await?;
+    Ok(rows.rows)
+}
+
+/// As [`one`], of all rows, and on the heap.
+fn several<'k>(
+    source: Source<'k>,
+    statement: Statement,
+    sink: &'k mut dyn Loads,
+) -> BoxFuture<'k, Result<()>> {
+    Box::pin(async move {
+        let mut conn = source.acquire().await?;
+        take(&mut conn, statement, sink).await?;
+        loaded(sink, &mut conn).await
+    })
+}
+
+/// Takes the rows of a statement, of which no receiver is told. The first that does not decode is the result; the statement
+/// is read to its end all the same.
+pub(crate) async fn take(
+    conn: &mut Conn<'_>,
+    statement: Statement,
+    sink: &mut dyn Loads,
+) -> Result<()> {
+    let mut done = Ok(());
+    let mut load = |row| {
+        if done.is_ok() {
+            done = sink.load(&row);
+        }
+    };
+    conn.run(statement, &mut load).await?;
+    Ok(done?)
 }
 
 /// Gives each row of a statement to `sink`. On the heap, so that it is compiled once, and not for each model.
@@ -74,14 +154,13 @@ where
 }
 
 /// Tells the receivers of [`post_load`](crate::post_load) of rows that were read.
-pub(crate) async fn loaded<M: Model, R: Route<M>>(
-    rows: &mut [M],
-    conn: &mut Conn<'_>,
-) -> Result<()> {
-    match M::__table().heard_load().filter(|_| !rows.is_empty()) {
-        Some(receivers) => tell(receivers, &mut Of::<M, R>::new(rows), conn).await,
-        None => Ok(()),
+pub(crate) async fn loaded(sink: &mut dyn Loads, conn: &mut Conn<'_>) -> Result<()> {
+    if let Some(receivers) = sink.heard()
+        && let Some(mut rows) = sink.rows()
+    {
+        return tell(receivers, &mut *rows, conn).await;
     }
+    Ok(())
 }
 
 fn tell<'t>(
@@ -104,38 +183,40 @@ pub(crate) fn not_found<M: Model>(key: Option<&M::Pk>) -> Error {
     model::no_row(M::NAME, key.map(|key| key as &dyn Debug))
 }
 
-/// Collects the rows of a statement as models. The first that does not decode is the result; the statement is read to
-/// its end all the same.
+/// Collects the rows of a statement.
 pub(crate) struct Rows<M, R> {
-    rows: Vec<M>,
-    failed: Option<sqlx::Error>,
+    pub(crate) rows: Vec<M>,
     only_first: bool,
     route: PhantomData<fn() -> R>,
 }
 
 impl<M, R> Default for Rows<M, R> {
     fn default() -> Self {
-        Self { rows: Vec::new(), failed: None, only_first: false, route: PhantomData }
+        Self { rows: Vec::new(), only_first: false, route: PhantomData }
     }
 }
 
-impl<M: Model, R: Route<M>> Rows<M, R> {
+impl<M, R> Rows<M, R> {
     pub(crate) fn first() -> Self {
         Self { only_first: true, ..Self::default() }
     }
+}
 
-    pub(crate) fn add(&mut self, row: &AnyRow) {
-        if self.failed.is_some() || (self.only_first && !self.rows.is_empty()) {
-            return;
+impl<M: Model, R: Route<M>> Loads for Rows<M, R> {
+    fn load(&mut self, row: &AnyRow) -> Result<(), sqlx::Error> {
+        if !self.only_first || self.rows.is_empty() {
+            self.rows.push(R::load(row, 0)?);
         }
-        match R::load(row, 0) {
-            Ok(row) => self.rows.push(row),
-            Err(error) => self.failed = Some(error),
-        }
+        Ok(())
     }
 
-    pub(crate) fn all(self) -> Result<Vec<M>> {
-        self.failed.map_or(Ok(self.rows), |error| Err(error.into()))
+    fn heard(&self) -> Option<Arc<Vec<Subscriber>>> {
+        M::__table().heard_load()
+    }
+
+    fn rows(&mut self) -> Option<Box<dyn Instances + '_>> {
+        let rows = &mut *self.rows;
+        (!rows.is_empty()).then(|| Of::<M, R>::new(rows).boxed())
     }
 }
 

@@ -1,4 +1,4 @@
-use std::any::{Any, TypeId};
+use std::any::TypeId;
 use std::fmt;
 use std::panic::Location;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use crate::any::AnyModel;
 use crate::error::BoxError;
 use crate::parameter::{Asked, Cx};
 use crate::signal::{Deferrable, Sender, Signal, Subject, TellsChange};
-use crate::subscriber::Begun;
+use crate::subscriber::{Begun, Callee};
 
 /// The type that `#[receiver]` makes beside a function of the same name, so that the receiver can be named.
 #[diagnostic::on_unimplemented(
@@ -297,15 +297,14 @@ pub struct Registration {
     pub(crate) info: &'static Info,
     pub(crate) signal: TypeId,
     pub(crate) sender: TypeId,
-    /// An `Entry<S, M>` of that signal and sender, or an `AnyEntry<S>`.
-    pub(crate) entry: &'static (dyn Any + Send + Sync),
+    pub(crate) entry: &'static dyn Callee,
 }
 
 impl Registration {
     /// A registration of `entry`, which is what the signal and the sender say.
     pub const fn new<S: Signal, M: ?Sized + 'static>(
         info: &'static Info,
-        entry: &'static (dyn Any + Send + Sync),
+        entry: &'static dyn Callee,
     ) -> Self {
         Self { info, signal: TypeId::of::<S>(), sender: TypeId::of::<M>(), entry }
     }

@@ -1,4 +1,4 @@
-use std::any::{Any, TypeId, type_name};
+use std::any::{TypeId, type_name};
 use std::collections::{BTreeSet, HashSet};
 use std::fmt;
 use std::panic::Location;
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::receiver::{Call, Entry, Info, Phase, Receiver, Registration, SharedCall};
 use crate::signal::Signal;
-use crate::subscriber::{Registered, Subscriber};
+use crate::subscriber::{Callee, Registered, Subscriber};
 
 mod after;
 mod lock;
@@ -63,8 +63,7 @@ struct Changes {
 struct Connected {
     key: ConnectedKey,
     info: &'static Info,
-    /// An `Entry<S, M>` of its signal and sender.
-    entry: Arc<dyn Any + Send + Sync>,
+    entry: Arc<dyn Callee>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

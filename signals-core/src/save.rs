@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::going::{Answer, Heir};
 use crate::heard::Written;
 use crate::instances::Instances;
+use crate::model::Saved;
 use crate::read::flag;
 use crate::statements::{Group, Role, Statements};
 
@@ -50,6 +51,10 @@ impl Stored {
             Some(false) => Self::Updated,
             None => Self::Not,
         }
+    }
+
+    pub(crate) fn saved(self) -> Saved {
+        Saved { created: self == Self::Created }
     }
 
     pub(crate) fn written(self) -> Written {

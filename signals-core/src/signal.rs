@@ -1,7 +1,8 @@
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::any::{AnyModel, Snapshot};
+use crate::column::Column;
+use crate::instances::{Instances, Told};
 use crate::model::Model;
 
 mod batch;
@@ -45,22 +46,45 @@ pub trait Signal: Send + Sync + 'static {
     #[doc(hidden)]
     type AnyEntry: 'static;
 
-    /// The event for a receiver of every model.
+    /// The event of what was kept for receivers of every model.
     #[doc(hidden)]
-    fn erase<'e, M: AnyModel>(
-        event: Self::Event<'e, M>,
-        lifetime: Lifetime<'e>,
-    ) -> Self::Event<'e, dyn AnyModel>;
+    fn replay_any(kept: &Self::Kept<Snapshot>) -> Self::Event<'_, dyn AnyModel>;
 
-    /// What is kept of an event for receivers of every model.
+    /// The event that is told of rows, where they are not to be changed and it is told of by this signal.
     #[doc(hidden)]
-    fn snapshot<M: AnyModel>(event: &Self::Event<'_, M>) -> Option<Self::Kept<Snapshot>>;
+    fn of<'e, M: Send + Sync + 'static>(
+        _rows: &'e [M],
+        _fields: Option<&'e [Column<M>]>,
+        _told: &Told,
+    ) -> Option<Self::Event<'e, M>> {
+        None
+    }
+
+    /// The same where they may be changed.
+    #[doc(hidden)]
+    fn of_mut<'e, M: Send + Sync + 'static>(
+        rows: &'e mut [M],
+        fields: Option<&'e [Column<M>]>,
+        told: &Told,
+    ) -> Option<Self::Event<'e, M>> {
+        Self::of(rows, fields, told)
+    }
+
+    /// The same for receivers of every model.
+    #[doc(hidden)]
+    fn of_any<'e>(
+        _rows: &'e mut dyn Instances,
+        _told: &Told,
+    ) -> Option<Self::Event<'e, dyn AnyModel>> {
+        None
+    }
+
+    /// What is kept for receivers of every model.
+    #[doc(hidden)]
+    fn snapshot(_rows: &dyn Instances, _told: &Told) -> Option<Self::Kept<Snapshot>> {
+        None
+    }
 }
-
-/// Names the lifetime of an event, which the type of an event alone does not to the compiler.
-#[doc(hidden)]
-#[allow(unreachable_pub)]
-pub type Lifetime<'e> = PhantomData<&'e ()>;
 
 /// What an event can be about: a row, or a row of whatever model.
 pub trait Subject: Send + Sync + 'static {

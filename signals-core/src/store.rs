@@ -2,7 +2,7 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::{Decode, Encode, Type};
 
-use crate::backend::{AnyRow, AnyType, Arguments, Backend};
+use crate::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend};
 use crate::model::Model;
 
 /// A type that a column of this database can have.
@@ -236,16 +236,7 @@ impl<M: enabled::InSqlite + enabled::InPostgres> Portable for M {}
 /// a connection turns out to be ([`Any`]).
 pub trait Route<M: Model>: Send + 'static {
     #[doc(hidden)]
-    fn bind(model: &M, column: usize, args: &mut Arguments) -> Result<(), BoxDynError>;
-    #[doc(hidden)]
-    fn bind_each<'m>(
-        rows: usize,
-        row: &dyn Fn(usize) -> &'m M,
-        column: usize,
-        args: &mut Arguments,
-    ) -> Result<(), BoxDynError>;
-    #[doc(hidden)]
-    fn fits_array(model: &M, column: usize, args: &mut Arguments) -> bool;
+    fn give(model: &M, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError>;
     #[doc(hidden)]
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError>;
     #[doc(hidden)]
@@ -263,27 +254,8 @@ pub struct Only<DB>(std::marker::PhantomData<fn() -> DB>);
 pub struct Any(());
 
 impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
-    fn bind(model: &M, column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
-        let args = DB::arguments(args);
-        model.give(column, &mut |value| value.bind(args))
-    }
-
-    fn bind_each<'m>(
-        rows: usize,
-        row: &dyn Fn(usize) -> &'m M,
-        column: usize,
-        args: &mut Arguments,
-    ) -> Result<(), BoxDynError> {
-        DB::bind_each(DB::arguments(args), rows, &|n, take| row(n).give(column, take))
-    }
-
-    fn fits_array(model: &M, column: usize, _: &mut Arguments) -> bool {
-        let mut fits = false;
-        let given = model.give(column, &mut |value| {
-            fits = DB::fits_array(&value.type_info());
-            Ok(())
-        });
-        given.is_ok() && fits
+    fn give(model: &M, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {
+        model.give(column, DB::take(take))
     }
 
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError> {
@@ -322,21 +294,8 @@ macro_rules! each {
 }
 
 impl<M: Portable> Route<M> for Any {
-    fn bind(model: &M, column: usize, args: &mut Arguments) -> Result<(), BoxDynError> {
-        each!(Arguments, args, DB => <DB as Route<M>>::bind(model, column, args))
-    }
-
-    fn bind_each<'m>(
-        rows: usize,
-        row: &dyn Fn(usize) -> &'m M,
-        column: usize,
-        args: &mut Arguments,
-    ) -> Result<(), BoxDynError> {
-        each!(Arguments, args, DB => <DB as Route<M>>::bind_each(rows, row, column, args))
-    }
-
-    fn fits_array(model: &M, column: usize, args: &mut Arguments) -> bool {
-        each!(Arguments, args, DB => <DB as Route<M>>::fits_array(model, column, args))
+    fn give(model: &M, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {
+        each!(AnyTake, take, DB => <DB as Route<M>>::give(model, column, take))
     }
 
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError> {

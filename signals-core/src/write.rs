@@ -13,7 +13,7 @@ use crate::executor::Source;
 use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
 use crate::model::{Model, Saved};
-use crate::read::loaded;
+use crate::read::Found;
 use crate::refused;
 use crate::save::{ATTEMPTS, Stored, Verb, find_like, not_found, stale, store};
 use crate::statements::Group;
@@ -22,21 +22,15 @@ use crate::testing::recording::Recorders;
 use crate::trace::{span, traced};
 use crate::unit::{Doubt, Kept, Unit, perform};
 
-/// Saves one row.
-pub(crate) async fn save<M: Model, R: Route<M>>(
-    model: &mut M,
-    source: Source<'_>,
-    verb: Verb,
-) -> Result<Saved> {
-    let stored = one(&mut Of::<M, R>::one(model), source, verb).await?;
-    Ok(Saved { created: stored == Stored::Created })
-}
-
 /// Saves the one row that there is.
 ///
 /// Where nobody hears of it, this is no future on the heap; that is compiled once for each part of a program that the compiler
 /// takes for itself, but not for each model.
-async fn one(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<Stored> {
+pub(crate) async fn one(
+    rows: &mut dyn Instances,
+    source: Source<'_>,
+    verb: Verb,
+) -> Result<Stored> {
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let span = span!("save", model = rows.model());
     if let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) {
@@ -74,7 +68,7 @@ pub(crate) async fn save_columns<M: Model, R: Route<M>>(
         return Ok(Saved { created: false });
     }
     let verb = Verb::Fields(settable(fields)?.into());
-    one(&mut Of::<M, R>::one(model).with_fields(fields), source, verb).await?;
+    one(Of::<M, R>::one(model).with_fields(fields).instances(), source, verb).await?;
     Ok(Saved { created: false })
 }
 
@@ -85,7 +79,7 @@ pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
     fields: &[Column<M>],
 ) -> Result<u64> {
     let verb = Verb::Fields(settable(fields)?.into());
-    many(&mut Of::<M, R>::new(rows).with_fields(fields), source, verb).await
+    many(Of::<M, R>::new(rows).with_fields(fields).instances(), source, verb).await
 }
 
 /// UPDATE of the row that has the same in these columns, or INSERT.
@@ -95,7 +89,8 @@ pub(crate) async fn upsert<M: Model, R: Route<M>>(
     unique: &[Column<M>],
 ) -> Result<Saved> {
     let on = unique_places(model, unique)?;
-    save::<M, R>(model, source, Verb::Upsert(on.into())).await
+    let mut rows = Of::<M, R>::one(model);
+    one(rows.instances(), source, Verb::Upsert(on.into())).await.map(Stored::saved)
 }
 
 /// The row that has the same in these columns, or INSERT.
@@ -110,11 +105,9 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
     // Where the row is deleted just then, it is for us to insert after all.
     for _ in 0..ATTEMPTS {
         let mut conn = source.reborrow().acquire().await?;
-        let found = find_like(&mut conn, &Of::<M, R>::one(&mut row), &on).await?;
+        let found = find_like(&mut conn, Of::<M, R>::one(&mut row).instances(), &on).await?;
         if let Some(found) = found {
-            let mut found = R::load(&found, 0)?;
-            loaded::<M, R>(std::slice::from_mut(&mut found), &mut conn).await?;
-            return Ok((found, false));
+            return Ok((Found::<M, R>::loaded(&found, &mut conn).await?, false));
         }
         let verb = Verb::GetOrCreate(on.clone().into());
         let source = if heard {
@@ -123,7 +116,7 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
         } else {
             conn.into()
         };
-        if one(&mut Of::<M, R>::one(&mut row), source, verb).await? == Stored::Created {
+        if one(Of::<M, R>::one(&mut row).instances(), source, verb).await? == Stored::Created {
             return Ok((row, true));
         }
     }
@@ -136,7 +129,7 @@ pub(crate) async fn save_many<M: Model, R: Route<M>>(
     source: Source<'_>,
     verb: Verb,
 ) -> Result<u64> {
-    many(&mut Of::<M, R>::new(rows), source, verb).await
+    many(Of::<M, R>::new(rows).instances(), source, verb).await
 }
 
 /// As [`one`], of all rows.

@@ -37,29 +37,32 @@ const _: () = {
             "changedAt",
             "version",
         ];
-        const STATEMENTS: &'static __p::Statements = &__p::Statements {
-            table: "\"shop\".\"line items\"",
-            columns: &[
-                __p::ColumnSpec::new("\"orderId\"", __p::Role::Key),
-                __p::ColumnSpec::new("\"no\"", __p::Role::Key),
-                __p::ColumnSpec::new("\"barCode\"", __p::Role::Plain).unique(),
-                __p::ColumnSpec::new("\"options\"", __p::Role::Plain),
-                __p::ColumnSpec::new("\"total\"", __p::Role::Generated),
-                __p::ColumnSpec::new("\"createdAt\"", __p::Role::AutoNowAdd),
-                __p::ColumnSpec::new("\"changedAt\"", __p::Role::AutoNow).optional(),
-                __p::ColumnSpec::new("\"version\"", __p::Role::Version),
-            ],
-            insert: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
-            insert_with_key: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
-            insert_or_nothing: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\"",
-            update: "UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"",
-            save: "WITH _updated AS (UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"), _inserted AS (INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\", \"createdAt\") SELECT false, \"total\", \"createdAt\" FROM _updated UNION ALL SELECT true, \"total\", \"createdAt\" FROM _inserted",
-            delete: "DELETE FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2 AND \"version\" = $3",
-            select: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\"",
-            find: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2",
-            count: "SELECT count(*) FROM (SELECT 1 FROM \"shop\".\"line items\"",
+        const STATEMENTS: &'static __p::Statements = {
+            static STATEMENTS: __p::Statements = __p::Statements {
+                table: "\"shop\".\"line items\"",
+                columns: &[
+                    __p::ColumnSpec::new("\"orderId\"", __p::Role::Key),
+                    __p::ColumnSpec::new("\"no\"", __p::Role::Key),
+                    __p::ColumnSpec::new("\"barCode\"", __p::Role::Plain).unique(),
+                    __p::ColumnSpec::new("\"options\"", __p::Role::Plain),
+                    __p::ColumnSpec::new("\"total\"", __p::Role::Generated),
+                    __p::ColumnSpec::new("\"createdAt\"", __p::Role::AutoNowAdd),
+                    __p::ColumnSpec::new("\"changedAt\"", __p::Role::AutoNow).optional(),
+                    __p::ColumnSpec::new("\"version\"", __p::Role::Version),
+                ],
+                insert: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
+                insert_with_key: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
+                insert_or_nothing: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\"",
+                update: "UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"",
+                save: "WITH _updated AS (UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"), _inserted AS (INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\", \"createdAt\") SELECT false, \"total\", \"createdAt\" FROM _updated UNION ALL SELECT true, \"total\", \"createdAt\" FROM _inserted",
+                delete: "DELETE FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2 AND \"version\" = $3",
+                select: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\"",
+                find: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2",
+                count: "SELECT count(*) FROM (SELECT 1 FROM \"shop\".\"line items\"",
+            };
+            &STATEMENTS
         };
-        const COPY: __p::Option<fn(&Self) -> Self> = __p::CopyOf::<LineItem>::COPY;
+        const COPY: __p::Copier<Self> = __p::CopyOf::<LineItem>::COPY;
         fn pk(&self) -> __p::Option<Self::Pk> {
             __p::Some((
                 __p::Clone::clone(&self.order_id),

@@ -10,9 +10,10 @@ use sqlx::postgres::{
 };
 use sqlx::{Connection, Decode, Encode, PgPool, Postgres, Row, Type, TypeInfo};
 
-use super::{AnyRow, AnyType, Arguments, Backend, DatabaseKind, Give};
+use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Give};
 use crate::error::Result;
 use crate::registry::interned;
+use crate::store::Take;
 
 /// A connection that was not used for so long is asked whether it still lives before it is used.
 const IDLE: Duration = Duration::from_secs(1);
@@ -26,6 +27,14 @@ impl Backend for Postgres {
             Arguments::Postgres(args) => args,
             #[cfg(feature = "sqlite")]
             Arguments::Sqlite(_) => unreachable!("a Postgres model on a SQLite connection"),
+        }
+    }
+
+    fn take(take: AnyTake<'_>) -> Take<'_, Self> {
+        match take {
+            AnyTake::Postgres(take) => take,
+            #[cfg(feature = "sqlite")]
+            AnyTake::Sqlite(_) => unreachable!("a Postgres model on a SQLite connection"),
         }
     }
 

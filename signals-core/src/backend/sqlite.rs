@@ -7,8 +7,9 @@ use sqlx::sqlite::{
 };
 use sqlx::{Decode, Row, Sqlite, SqlitePool, Type, TypeInfo, ValueRef};
 
-use super::{AnyRow, AnyType, Arguments, Backend, DatabaseKind};
+use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind};
 use crate::error::Result;
+use crate::store::Take;
 
 /// How long a statement waits for another connection's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +28,14 @@ impl Backend for Sqlite {
             Arguments::Sqlite(args) => args,
             #[cfg(feature = "postgres")]
             Arguments::Postgres(_) => unreachable!("a SQLite model on a Postgres connection"),
+        }
+    }
+
+    fn take(take: AnyTake<'_>) -> Take<'_, Self> {
+        match take {
+            AnyTake::Sqlite(take) => take,
+            #[cfg(feature = "postgres")]
+            AnyTake::Postgres(_) => unreachable!("a SQLite model on a Postgres connection"),
         }
     }
 

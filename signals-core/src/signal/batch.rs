@@ -1,7 +1,11 @@
+use std::ops::Range;
+use std::sync::Arc;
+
 use super::events::{PostDeleteBatch, PostSaveBatch, post_delete_batch, post_save_batch};
-use super::{Deferrable, Lifetime, Signal, Subject};
+use super::{Deferrable, Signal, Subject};
 use crate::any::{AnyModel, Snapshot};
 use crate::column::Column;
+use crate::instances::{Instances, Told};
 use crate::receiver::AnyEntry;
 
 /// Rows that are kept until the transaction has ended.
@@ -20,22 +24,36 @@ impl Signal for post_save_batch {
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
 
-    fn erase<'e, M: AnyModel>(
-        event: PostSaveBatch<'e, M>,
-        _: Lifetime<'e>,
-    ) -> PostSaveBatch<'e, dyn AnyModel> {
-        let instances = event.instances.iter().map(|row| row as &dyn AnyModel).collect();
-        PostSaveBatch { instances, created: event.created, fields: None }
-    }
-
-    fn snapshot<M: AnyModel>(event: &PostSaveBatch<'_, M>) -> Option<WrittenBatch<Snapshot>> {
-        let instances = event.instances.iter().map(|row| Snapshot::of(row)).collect();
-        Some(WrittenBatch { instances, created: event.created, fields: None })
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &WrittenBatch<M>) -> PostSaveBatch<'_, M> {
         let WrittenBatch { instances, created, fields } = kept;
         PostSaveBatch { instances, created: *created, fields: fields.as_deref() }
+    }
+
+    fn replay_any(kept: &WrittenBatch<Snapshot>) -> PostSaveBatch<'_, dyn AnyModel> {
+        let instances = of_snapshots(&kept.instances);
+        PostSaveBatch { instances, created: kept.created, fields: None }
+    }
+
+    fn of<'e, M: Send + Sync + 'static>(
+        rows: &'e [M],
+        fields: Option<&'e [Column<M>]>,
+        told: &Told,
+    ) -> Option<PostSaveBatch<'e, M>> {
+        let Told::PostSaveBatch { rows: of, created } = told else { return None };
+        Some(PostSaveBatch { instances: &rows[of.clone()], created: *created, fields })
+    }
+
+    fn of_any<'e>(
+        rows: &'e mut dyn Instances,
+        told: &Told,
+    ) -> Option<PostSaveBatch<'e, dyn AnyModel>> {
+        let Told::PostSaveBatch { rows: of, created } = told else { return None };
+        Some(PostSaveBatch { instances: each(rows, of), created: *created, fields: None })
+    }
+
+    fn snapshot(rows: &dyn Instances, told: &Told) -> Option<WrittenBatch<Snapshot>> {
+        let Told::PostSaveBatch { rows: of, created } = told else { return None };
+        Some(WrittenBatch { instances: snapshots(rows, of), created: *created, fields: None })
     }
 }
 
@@ -57,20 +75,34 @@ impl Signal for post_delete_batch {
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
 
-    fn erase<'e, M: AnyModel>(
-        event: PostDeleteBatch<'e, M>,
-        _: Lifetime<'e>,
-    ) -> PostDeleteBatch<'e, dyn AnyModel> {
-        let instances = event.instances.iter().map(|row| row as &dyn AnyModel).collect();
-        PostDeleteBatch { instances }
-    }
-
-    fn snapshot<M: AnyModel>(event: &PostDeleteBatch<'_, M>) -> Option<Vec<Snapshot>> {
-        Some(event.instances.iter().map(|row| Snapshot::of(row)).collect())
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Vec<M>) -> PostDeleteBatch<'_, M> {
         PostDeleteBatch { instances: kept }
+    }
+
+    fn replay_any(kept: &Vec<Snapshot>) -> PostDeleteBatch<'_, dyn AnyModel> {
+        PostDeleteBatch { instances: of_snapshots(kept) }
+    }
+
+    fn of<'e, M: Send + Sync + 'static>(
+        rows: &'e [M],
+        _: Option<&'e [Column<M>]>,
+        told: &Told,
+    ) -> Option<PostDeleteBatch<'e, M>> {
+        let Told::PostDeleteBatch(of) = told else { return None };
+        Some(PostDeleteBatch { instances: &rows[of.clone()] })
+    }
+
+    fn of_any<'e>(
+        rows: &'e mut dyn Instances,
+        told: &Told,
+    ) -> Option<PostDeleteBatch<'e, dyn AnyModel>> {
+        let Told::PostDeleteBatch(of) = told else { return None };
+        Some(PostDeleteBatch { instances: each(rows, of) })
+    }
+
+    fn snapshot(rows: &dyn Instances, told: &Told) -> Option<Vec<Snapshot>> {
+        let Told::PostDeleteBatch(of) = told else { return None };
+        Some(snapshots(rows, of))
     }
 }
 
@@ -78,4 +110,16 @@ impl Deferrable for post_delete_batch {
     fn keep<M: Clone + Send + Sync + 'static>(event: &PostDeleteBatch<'_, M>) -> Vec<M> {
         event.instances.to_vec()
     }
+}
+
+fn each<'e>(rows: &'e dyn Instances, of: &Range<usize>) -> Arc<[&'e dyn AnyModel]> {
+    of.clone().map(|row| rows.at(row)).collect()
+}
+
+fn snapshots(rows: &dyn Instances, of: &Range<usize>) -> Vec<Snapshot> {
+    of.clone().map(|row| Snapshot::of(rows.at(row))).collect()
+}
+
+fn of_snapshots(rows: &[Snapshot]) -> Arc<[&dyn AnyModel]> {
+    rows.iter().map(|row| row as &dyn AnyModel).collect()
 }

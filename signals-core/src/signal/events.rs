@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use super::{Deferrable, Lifetime, Signal, Subject, TellsChange};
+use super::{Deferrable, Signal, Subject, TellsChange};
 use crate::any::{AnyModel, Snapshot};
 use crate::column::Column;
 use crate::error::BoxError;
+use crate::instances::{Instances, Told};
 use crate::model::Model;
 use crate::parameter::Cx;
 use crate::receiver::AnyEntry;
@@ -275,16 +276,26 @@ impl Signal for pre_save {
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
 
-    fn erase<'e, M: AnyModel>(event: PreSave<'e, M>, _: Lifetime<'e>) -> PreSave<'e, dyn AnyModel> {
-        PreSave { instance: event.instance, fields: None }
-    }
-
-    fn snapshot<M: AnyModel>(_event: &PreSave<'_, M>) -> Option<Self::Kept<Snapshot>> {
-        None
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PreSave<'_, M> {
         match *kept {}
+    }
+
+    fn replay_any(kept: &Infallible) -> PreSave<'_, dyn AnyModel> {
+        match *kept {}
+    }
+
+    fn of_mut<'e, M: Send + Sync + 'static>(
+        rows: &'e mut [M],
+        fields: Option<&'e [Column<M>]>,
+        told: &Told,
+    ) -> Option<PreSave<'e, M>> {
+        let Told::PreSave(row) = *told else { return None };
+        Some(PreSave { instance: &mut rows[row], fields })
+    }
+
+    fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PreSave<'e, dyn AnyModel>> {
+        let Told::PreSave(row) = *told else { return None };
+        Some(PreSave { instance: rows.at_mut(row), fields: None })
     }
 }
 
@@ -304,24 +315,32 @@ impl Signal for post_save {
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
 
-    fn erase<'e, M: AnyModel>(
-        event: PostSave<'e, M>,
-        _: Lifetime<'e>,
-    ) -> PostSave<'e, dyn AnyModel> {
-        PostSave { instance: event.instance, created: event.created, fields: None }
-    }
-
-    fn snapshot<M: AnyModel>(event: &PostSave<'_, M>) -> Option<Self::Kept<Snapshot>> {
-        Some(Written {
-            instance: Snapshot::of(event.instance),
-            created: event.created,
-            fields: None,
-        })
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Written<M>) -> PostSave<'_, M> {
         let Written { instance, created, fields } = kept;
         PostSave { instance, created: *created, fields: fields.as_deref() }
+    }
+
+    fn replay_any(kept: &Written<Snapshot>) -> PostSave<'_, dyn AnyModel> {
+        PostSave { instance: &kept.instance, created: kept.created, fields: None }
+    }
+
+    fn of<'e, M: Send + Sync + 'static>(
+        rows: &'e [M],
+        fields: Option<&'e [Column<M>]>,
+        told: &Told,
+    ) -> Option<PostSave<'e, M>> {
+        let Told::PostSave { row, created } = *told else { return None };
+        Some(PostSave { instance: &rows[row], created, fields })
+    }
+
+    fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PostSave<'e, dyn AnyModel>> {
+        let Told::PostSave { row, created } = *told else { return None };
+        Some(PostSave { instance: rows.at(row), created, fields: None })
+    }
+
+    fn snapshot(rows: &dyn Instances, told: &Told) -> Option<Written<Snapshot>> {
+        let Told::PostSave { row, created } = *told else { return None };
+        Some(Written { instance: Snapshot::of(rows.at(row)), created, fields: None })
     }
 }
 
@@ -345,19 +364,26 @@ impl Signal for pre_delete {
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
 
-    fn erase<'e, M: AnyModel>(
-        event: PreDelete<'e, M>,
-        _: Lifetime<'e>,
-    ) -> PreDelete<'e, dyn AnyModel> {
-        PreDelete { instance: event.instance }
-    }
-
-    fn snapshot<M: AnyModel>(_event: &PreDelete<'_, M>) -> Option<Self::Kept<Snapshot>> {
-        None
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PreDelete<'_, M> {
         match *kept {}
+    }
+
+    fn replay_any(kept: &Infallible) -> PreDelete<'_, dyn AnyModel> {
+        match *kept {}
+    }
+
+    fn of<'e, M: Send + Sync + 'static>(
+        rows: &'e [M],
+        _: Option<&'e [Column<M>]>,
+        told: &Told,
+    ) -> Option<PreDelete<'e, M>> {
+        let Told::PreDelete(row) = *told else { return None };
+        Some(PreDelete { instance: &rows[row] })
+    }
+
+    fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PreDelete<'e, dyn AnyModel>> {
+        let Told::PreDelete(row) = *told else { return None };
+        Some(PreDelete { instance: rows.at(row) })
     }
 }
 
@@ -369,19 +395,34 @@ impl Signal for post_delete {
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
 
-    fn erase<'e, M: AnyModel>(
-        event: PostDelete<'e, M>,
-        _: Lifetime<'e>,
-    ) -> PostDelete<'e, dyn AnyModel> {
-        PostDelete { instance: event.instance }
-    }
-
-    fn snapshot<M: AnyModel>(event: &PostDelete<'_, M>) -> Option<Self::Kept<Snapshot>> {
-        Some(Snapshot::of(event.instance))
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &M) -> PostDelete<'_, M> {
         PostDelete { instance: kept }
+    }
+
+    fn replay_any(kept: &Snapshot) -> PostDelete<'_, dyn AnyModel> {
+        PostDelete { instance: kept }
+    }
+
+    fn of<'e, M: Send + Sync + 'static>(
+        rows: &'e [M],
+        _: Option<&'e [Column<M>]>,
+        told: &Told,
+    ) -> Option<PostDelete<'e, M>> {
+        let Told::PostDelete(row) = *told else { return None };
+        Some(PostDelete { instance: &rows[row] })
+    }
+
+    fn of_any<'e>(
+        rows: &'e mut dyn Instances,
+        told: &Told,
+    ) -> Option<PostDelete<'e, dyn AnyModel>> {
+        let Told::PostDelete(row) = *told else { return None };
+        Some(PostDelete { instance: rows.at(row) })
+    }
+
+    fn snapshot(rows: &dyn Instances, told: &Told) -> Option<Snapshot> {
+        let Told::PostDelete(row) = *told else { return None };
+        Some(Snapshot::of(rows.at(row)))
     }
 }
 

@@ -1,8 +1,10 @@
 use std::convert::Infallible;
 
 use super::events::{PostLoad, post_load};
-use super::{Lifetime, Signal, Subject};
-use crate::any::{AnyModel, Snapshot};
+use super::{Signal, Subject};
+use crate::any::AnyModel;
+use crate::column::Column;
+use crate::instances::{Instances, Told};
 use crate::receiver::AnyEntry;
 
 impl Signal for post_load {
@@ -13,18 +15,25 @@ impl Signal for post_load {
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
 
-    fn erase<'e, M: AnyModel>(
-        event: PostLoad<'e, M>,
-        _: Lifetime<'e>,
-    ) -> PostLoad<'e, dyn AnyModel> {
-        PostLoad { instance: event.instance }
-    }
-
-    fn snapshot<M: AnyModel>(_event: &PostLoad<'_, M>) -> Option<Self::Kept<Snapshot>> {
-        None
-    }
-
     fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PostLoad<'_, M> {
         match *kept {}
+    }
+
+    fn replay_any(kept: &Infallible) -> PostLoad<'_, dyn AnyModel> {
+        match *kept {}
+    }
+
+    fn of_mut<'e, M: Send + Sync + 'static>(
+        rows: &'e mut [M],
+        _: Option<&'e [Column<M>]>,
+        told: &Told,
+    ) -> Option<PostLoad<'e, M>> {
+        let Told::PostLoad(row) = *told else { return None };
+        Some(PostLoad { instance: &mut rows[row] })
+    }
+
+    fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PostLoad<'e, dyn AnyModel>> {
+        let Told::PostLoad(row) = *told else { return None };
+        Some(PostLoad { instance: rows.at_mut(row) })
     }
 }

@@ -78,8 +78,12 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                 const NAME: &'static str = #name;
                 const TABLE: &'static str = #table;
                 const COLUMNS: &'static [&'static str] = &[#(#names),*];
-                const STATEMENTS: &'static __p::Statements = &#statements;
-                const COPY: __p::Option<fn(&Self) -> Self> = __p::CopyOf::<#ident>::COPY;
+                // A static, of which there is one: a constant is in each object file that uses it.
+                const STATEMENTS: &'static __p::Statements = {
+                    static STATEMENTS: __p::Statements = #statements;
+                    &STATEMENTS
+                };
+                const COPY: __p::Copier<Self> = __p::CopyOf::<#ident>::COPY;
                 fn pk(&self) -> __p::Option<Self::Pk> { #get_pk }
                 fn __set_pk(&mut self, key: __p::Option<Self::Pk>) { #set_pk }
                 #automatic

@@ -23,7 +23,7 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
                 const NAME: &'static str = "";
                 const TABLE: &'static str = "";
                 const COLUMNS: &'static [&'static str] = &[];
-                const COPY: __p::Option<fn(&Self) -> Self> = __p::Option::None;
+                const COPY: __p::Copier<Self> = __p::Option::None;
                 const STATEMENTS: &'static __p::Statements = ::core::panic!();
                 fn pk(&self) -> ::core::option::Option<()> { ::core::option::Option::None }
                 fn __set_pk(&mut self, _: ::core::option::Option<()>) {}

@@ -1,0 +1,233 @@
+use std::any::TypeId;
+use std::borrow::Cow;
+use std::marker::PhantomData;
+use std::ops::{Deref, DerefMut};
+use std::time::SystemTime;
+
+use sqlx::error::BoxDynError;
+
+use super::{Instances, Told};
+use crate::any::AnyModel;
+use crate::backend::{AnyRow, AnyTake};
+use crate::column::Column;
+use crate::model::{Model, key_text};
+use crate::parameter::Cx;
+use crate::previous::Before;
+use crate::statements::Statements;
+use crate::store::Route;
+use crate::subscriber::{Begun, Kept, Subscriber};
+use crate::table::Table;
+
+/// Rows of the model `M`, on their way to the database `R`.
+pub(crate) struct Of<'m, M: Model, R> {
+    rows: Rows<'m, M>,
+    /// What receivers are told of the columns.
+    fields: Option<Cow<'m, [Column<M>]>>,
+    aside: Aside<M::Kept>,
+    route: PhantomData<fn() -> R>,
+}
+
+/// The rows of the program, or a copy of them, whose type only itself knows: else each future that a save is in would have the
+/// code that drops it.
+enum Rows<'m, M> {
+    Given(&'m mut [M]),
+    Copied(Box<dyn Slice<M>>),
+}
+
+trait Slice<M>: DerefMut<Target = [M]> + Send + Sync {}
+
+impl<M: Send + Sync> Slice<M> for Vec<M> {}
+
+/// What there is to know of rows beside themselves. Its code is that of the types of their keys.
+struct Aside<K> {
+    /// The order in which they are written, where it is not their own.
+    order: Vec<usize>,
+    /// What they were before, where that is asked for.
+    before: Vec<Before>,
+    /// What a write can change in them, as it was.
+    kept: Vec<K>,
+}
+
+impl<K> Aside<K> {
+    const NOTHING: Self = Self { order: Vec::new(), before: Vec::new(), kept: Vec::new() };
+
+    fn place(&self, row: usize) -> usize {
+        self.order.get(row).copied().unwrap_or(row)
+    }
+
+    /// Makes room for what is kept of so many rows.
+    fn expect(&mut self, rows: usize) {
+        self.kept = Vec::with_capacity(rows);
+    }
+}
+
+impl<M> Deref for Rows<'_, M> {
+    type Target = [M];
+
+    fn deref(&self) -> &[M] {
+        match self {
+            Self::Given(rows) => rows,
+            Self::Copied(rows) => rows,
+        }
+    }
+}
+
+impl<M> DerefMut for Rows<'_, M> {
+    fn deref_mut(&mut self) -> &mut [M] {
+        match self {
+            Self::Given(rows) => rows,
+            Self::Copied(rows) => rows,
+        }
+    }
+}
+
+impl<'m, M: Model, R> Of<'m, M, R> {
+    pub(crate) fn new(rows: &'m mut [M]) -> Self {
+        let (rows, aside) = (Rows::Given(rows), Aside::NOTHING);
+        Self { rows, fields: None, aside, route: PhantomData }
+    }
+
+    pub(crate) fn one(row: &'m mut M) -> Self {
+        Self::new(std::slice::from_mut(row))
+    }
+
+    /// With the columns that receivers are told of.
+    pub(crate) fn with_fields(self, fields: &'m [Column<M>]) -> Self {
+        Self { fields: Some(fields.into()), ..self }
+    }
+
+    fn row(&self, row: usize) -> &M {
+        &self.rows[self.aside.place(row)]
+    }
+
+    fn row_mut(&mut self, row: usize) -> &mut M {
+        &mut self.rows[self.aside.place(row)]
+    }
+}
+
+impl<'m, M: Model, R: Route<M>> Of<'m, M, R> {
+    /// Without the type of the model. Not inlined: the table of its methods would be in each object file that does so.
+    #[inline(never)]
+    pub(crate) fn instances(&mut self) -> &mut (dyn Instances + 'm) {
+        self
+    }
+
+    /// The same on the heap.
+    #[inline(never)]
+    pub(crate) fn boxed(self) -> Box<dyn Instances + 'm> {
+        Box::new(self)
+    }
+}
+
+impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
+    fn model(&self) -> &'static str {
+        M::NAME
+    }
+
+    fn id(&self) -> TypeId {
+        TypeId::of::<M>()
+    }
+
+    fn statements(&self) -> &'static Statements {
+        M::STATEMENTS
+    }
+
+    fn table(&self) -> &'static Table {
+        M::__table()
+    }
+
+    fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    fn place(&self, row: usize) -> usize {
+        self.aside.place(row)
+    }
+
+    fn set_order(&mut self, order: Vec<usize>) {
+        self.aside.order = order;
+    }
+
+    fn at(&self, place: usize) -> &dyn AnyModel {
+        &self.rows[place]
+    }
+
+    fn at_mut(&mut self, place: usize) -> &mut dyn AnyModel {
+        &mut self.rows[place]
+    }
+
+    fn has_key(&self, row: usize) -> bool {
+        self.row(row).pk().is_some()
+    }
+
+    fn key(&self, row: usize) -> String {
+        key_text(self.row(row).pk())
+    }
+
+    fn give(&self, row: usize, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {
+        R::give(self.row(row), column, take)
+    }
+
+    fn set(
+        &mut self,
+        row: usize,
+        column: usize,
+        from: &AnyRow,
+        at: usize,
+    ) -> Result<(), sqlx::Error> {
+        R::set(self.row_mut(row), column, from, at)
+    }
+
+    fn version(&self, row: usize) -> Option<i64> {
+        self.row(row).__version()
+    }
+
+    fn advance(&mut self, row: usize) {
+        self.row_mut(row).__advance();
+    }
+
+    fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error> {
+        Ok(Box::new(R::load(from, at)?))
+    }
+
+    fn before(&mut self) -> &mut Vec<Before> {
+        &mut self.aside.before
+    }
+
+    // Loops, for an iterator with closures is a dozen functions that are compiled for each model.
+    fn stamp(&mut self, now: SystemTime, added: bool) {
+        for row in &mut *self.rows {
+            row.__stamp(now, added);
+        }
+    }
+
+    fn keep(&mut self) {
+        self.aside.expect(self.rows.len());
+        for row in &*self.rows {
+            self.aside.kept.push(row.__keep());
+        }
+    }
+
+    fn restore(&mut self) {
+        for row in self.rows.iter_mut().rev() {
+            let Some(kept) = self.aside.kept.pop() else { break };
+            row.__restore(kept);
+        }
+    }
+
+    fn copied(&self) -> Option<Box<dyn Instances>> {
+        let rows = M::COPY?(&self.rows);
+        let fields = self.fields.as_deref().map(|fields| Cow::Owned(fields.to_vec()));
+        let aside = Aside { order: self.aside.order.clone(), ..Aside::NOTHING };
+        let rows = Rows::Copied(Box::new(rows));
+        Some(Of::<'static, M, R> { rows, fields, aside, route: PhantomData }.boxed())
+    }
+
+    fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a> {
+        (to.own::<M>().begin)(to, &mut self.rows, self.fields.as_deref(), told, cx)
+    }
+
+    fn keep_event(&self, to: &Subscriber, told: &Told) -> Option<Box<dyn Kept>> {
+        (to.own::<M>().keep)(to, &self.rows, self.fields.as_deref(), told)
+    }
+}
