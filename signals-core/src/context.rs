@@ -94,10 +94,15 @@ impl Call {
         })
     }
 
-    pub(crate) fn run(self: &Arc<Self>, receiver: &'static Info) -> Current {
+    /// Takes note of a receiver that is about to run.
+    pub(crate) fn note(&self, receiver: &'static Info) {
         if let Some(ran) = &self.rehearsal {
             ran.lock().unwrap_or_else(PoisonError::into_inner).push(receiver);
         }
+    }
+
+    /// What the task knows while the receiver runs.
+    pub(crate) fn receiving(self: &Arc<Self>, receiver: &'static Info) -> Current {
         Current { call: Arc::clone(self), receiver }
     }
 

@@ -121,13 +121,14 @@ fn run<'a>(
     let Info { name, signal, sender, .. } = *info;
     let span = span!("receiver", receiver = name, signal, sender);
     let started = Instant::now();
-    let current = operation.run(info);
-    let begin = || span.in_scope(|| current.clone().sync_scope(begin));
+    operation.note(info);
+    let begin = || span.in_scope(|| operation.receiving(info).sync_scope(begin));
     let done = match catch_unwind(AssertUnwindSafe(begin)) {
         Ok(Begun::Done(done)) => Ok(done),
         Ok(Begun::Future(future)) => {
-            let future = AssertUnwindSafe(current.scope(future).instrument(span)).catch_unwind();
-            return Either::Left(future.map(move |done| ended(info, started, done)));
+            let future = operation.receiving(info).scope(future).instrument(span);
+            let done = AssertUnwindSafe(future).catch_unwind();
+            return Either::Left(done.map(move |done| ended(info, started, done)));
         }
         Err(payload) => Err(payload),
     };
@@ -140,16 +141,17 @@ fn ended(
     done: std::thread::Result<Result<(), BoxError>>,
 ) -> Result<()> {
     let Info { name, signal, sender, .. } = *info;
-    let elapsed = started.elapsed();
     let error = match done {
         Ok(Ok(())) => {
-            tracing::debug!(receiver = name, signal, sender, ?elapsed, "received");
+            tracing::debug!(
+                receiver = name, signal, sender, elapsed = ?started.elapsed(), "received"
+            );
             return Ok(());
         }
         Ok(Err(error)) => failed(info, error),
         Err(payload) => failed(info, Box::new(Panicked::new(payload))),
     };
-    let cause = error.source().map(|cause| cause as &dyn StdError);
+    let (cause, elapsed) = (error.source().map(|cause| cause as &dyn StdError), started.elapsed());
     tracing::error!(receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
     Err(error)
 }
