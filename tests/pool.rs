@@ -105,21 +105,83 @@ on_every_database! {
 #[cfg(feature = "postgres")]
 mod postgres {
     use super::*;
+    use common::proxy::Proxy;
+    use sqlx_signals::sqlx::AssertSqlSafe;
 
-    /// A server that has closed a connection while nobody used it.
+    /// Ends every session of the database but that of `other`.
+    async fn hang_up(other: &Db) {
+        let others =
+            "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        let terminate = format!("SELECT pg_terminate_backend(pid) {others}");
+        other.execute(AssertSqlSafe(terminate)).await.unwrap();
+        let left = format!("SELECT count(*) {others}");
+        while other.query(AssertSqlSafe(left.clone())).fetch_one::<(i64,)>().await.unwrap().0 > 0 {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// A server that has closed connections while nobody used them: nobody has looked at them since, and each write finds
+    /// one that lives. Over a socket what is sent to them fails; over TCP it does not, and the server's last word is there.
     #[tokio::test]
-    async fn a_connection_that_died_meanwhile_fails_no_save() {
+    async fn connections_that_died_meanwhile_fail_no_write() {
         let test = common::TestDb::postgres("died").await;
-        let db = &test.db;
-        table(db, "users", "name TEXT NOT NULL").await;
+        let proxy = Proxy::start(&test.url).await;
         let other = Db::connect(&test.url).await.unwrap();
-        other
-            .execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()")
-            .await
-            .unwrap();
-        // Longer than a connection is taken to live unasked.
-        tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
-        user("Ann").save(db).await.unwrap();
+        table(&other, "users", "name TEXT NOT NULL UNIQUE").await;
+        for db in [Db::connect(&test.url).await.unwrap(), proxy.db(&test.url).await] {
+            let mut known = user("known");
+            known.save(&db).await.unwrap();
+            for way in 0..8 {
+                crowd_of_connections(&db).await;
+                hang_up(&other).await;
+                let (mut ann, mut many) = (user("Ann"), [user("Bob"), user("Eve")]);
+                match way {
+                    0 => _ = ann.save(&db).await.unwrap(),
+                    1 => _ = ann.upsert(&db, &[User::NAME]).await.unwrap(),
+                    2 => _ = known.save(&db).await.unwrap(),
+                    3 => _ = User::insert_many(&db, &mut many).await.unwrap(),
+                    4 => assert_eq!(User::delete_many(&db, &mut [ann]).await.unwrap(), 0),
+                    5 => assert!(known.delete(&db).await.unwrap()),
+                    6 => _ = Watched { id: None, name: "Ann".to_owned() }.save(&db).await.unwrap(),
+                    _ => db.begin().await.unwrap().commit().await.map(drop).unwrap(),
+                }
+                let stored = [2, 2, 1, 3, 1, 0, 2, 0][way];
+                assert_eq!(count(&other, "users").await, stored, "once: {way}");
+                other.execute("DELETE FROM users WHERE name <> 'known'").await.unwrap();
+            }
+            db.close().await;
+        }
+        test.passed().await;
+    }
+
+    /// Several at the ready.
+    async fn crowd_of_connections(db: &Db) {
+        let mut all = Vec::new();
+        for _ in 0..3 {
+            let mut conn = db.acquire().await.unwrap();
+            conn.execute("SELECT 1").await.unwrap();
+            all.push(conn);
+        }
+    }
+
+    /// One who has the connection has what was done on it: nothing is sent on another behind their back.
+    #[tokio::test]
+    async fn a_connection_in_use_that_dies_is_an_error() {
+        let test = common::TestDb::postgres("in_use").await;
+        let other = Db::connect(&test.url).await.unwrap();
+        table(&test.db, "users", "name TEXT NOT NULL").await;
+        let mut conn = test.db.acquire().await.unwrap();
+        conn.execute("SET application_name = 'mine'").await.unwrap();
+        hang_up(&other).await;
+        user("Ann").save(&mut conn).await.unwrap_err();
+        drop(conn);
+        let mut tx = test.db.begin().await.unwrap();
+        user("Ann").save(&mut tx).await.unwrap();
+        hang_up(&other).await;
+        user("Bob").save(&mut tx).await.unwrap_err();
+        assert!(tx.commit().await.unwrap_err().is_rolled_back());
+        assert_eq!(count(&other, "users").await, 0);
+        user("Eve").save(&test.db).await.unwrap();
         drop(other);
         test.passed().await;
     }

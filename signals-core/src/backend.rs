@@ -201,3 +201,7 @@ impl Statement {
 
 /// Receives the rows of a statement.
 pub(crate) type Sink<'s> = &'s mut (dyn FnMut(AnyRow) + Send);
+
+/// Makes a statement, once for each connection that it is tried on.
+pub(crate) type Make<'m> =
+    &'m (dyn Fn(DatabaseKind) -> Result<Statement, sqlx::Error> + Send + Sync);

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
-use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
+use crate::backend::{AnyRow, Arguments, DatabaseKind, Make, Statement};
 use crate::chunk::{Chunk, chunks, inserted, runs, slices};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
@@ -114,13 +114,12 @@ async fn all(conn: &mut Conn<'_>, statement: Statement) -> Result<(Vec<AnyRow>, 
 /// As [`all`], of a statement that writes, and that may go on without its caller.
 async fn all_of_write(
     conn: &mut Conn<'_>,
-    statement: Statement,
+    make: Make<'_>,
     heir: &(dyn Fn() -> Heir + Send + Sync),
 ) -> Result<Answer> {
     let mut rows = SmallVec::new();
-    conn.ready().await?;
-    let done = conn.start_write(statement, false, heir).end(&mut |row| rows.push(row)).await;
-    Ok(Answer { affected: conn.done(done).await?, rows })
+    let affected = conn.write(make, false, heir, &mut |row| rows.push(row)).await?;
+    Ok(Answer { affected, rows })
 }
 
 /// Inserts the rows of a chunk. Their keys come back in the order in which they were given: an INSERT inserts in the order of
@@ -130,15 +129,10 @@ async fn insert(
     rows: &mut dyn Instances,
     chunk: &Chunk,
 ) -> Result<Vec<usize>> {
-    let (model, kind) = (rows.statements(), conn.kind());
+    let model = rows.statements();
     let columns = inserted(rows, rows.has_key(chunk.rows.start));
     let shape = Shape::new(What::Insert, chunk.given, columns, Vec::new());
     let returned = shape.returned(model);
-    let statement = if shape.columns.is_empty() {
-        Statement::fixed(model.insert, Arguments::new(kind))
-    } else {
-        statement(kind, rows, chunk, &shape)?
-    };
     let heir = || -> Heir {
         let (chunk, returned) = (chunk.clone(), returned.clone());
         Box::new(move |rows, answer| {
@@ -146,7 +140,13 @@ async fn insert(
             Ok(Written { created: Some(true), batches: slices(rows, chunk.rows).into() })
         })
     };
-    let answer = all_of_write(conn, statement, &heir).await?;
+    let answer = {
+        let make = |kind| match shape.columns.is_empty() {
+            true => Ok(Statement::fixed(model.insert, Arguments::new(kind))),
+            false => statement(kind, &*rows, chunk, &shape),
+        };
+        all_of_write(conn, &make, &heir).await?
+    };
     take_inserted(rows, chunk, &returned, &answer)?;
     Ok(chunk.rows.clone().collect())
 }
@@ -338,8 +338,10 @@ async fn delete_in_postgres(
             Ok(Written { created: None, batches: runs(deleted.into_iter()).into() })
         })
     };
-    let statement = statement(conn.kind(), rows, chunk, &shape)?;
-    let answer = all_of_write(conn, statement, &heir).await?;
+    let answer = {
+        let make = |kind| statement(kind, &*rows, chunk, &shape);
+        all_of_write(conn, &make, &heir).await?
+    };
     take_deleted(rows, chunk, before, &answer)
 }
 

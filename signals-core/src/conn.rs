@@ -4,12 +4,12 @@ use sqlx::PgConnection;
 use sqlx::SqliteConnection;
 use sqlx::{SqlSafeStr, SqlStr};
 
-use crate::backend::{AnyRow, DatabaseKind, Sink, Statement};
+use crate::backend::{AnyRow, DatabaseKind, Make, Sink, Statement};
 use crate::context;
 use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::going::{Going, Heir};
-use crate::link::{Link, Own, Pooled, Raw};
+use crate::link::{Link, Own, Pooled, Raw, did_nothing};
 use crate::running::Running;
 use crate::scope::Scope;
 use crate::sql::Sql;
@@ -212,9 +212,14 @@ impl<'c> Conn<'c> {
     }
 
     pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
-        self.ready().await?;
-        let done = Running::plain(self.connected(), sql).end(&mut |_| ()).await;
-        self.done(done).await
+        loop {
+            self.ready().await?;
+            let done = Running::plain(self.connected(), sql.clone()).end(&mut |_| ()).await;
+            match self.done(done).await {
+                Err(error) if self.renew(&error, did_nothing) => {}
+                done => return done,
+            }
+        }
     }
 
     /// Runs a statement to its end, and gives its rows to `sink`.
@@ -240,9 +245,54 @@ impl<'c> Conn<'c> {
         Running::new(self.connected(), statement, one)
     }
 
+    /// Runs a statement that writes rows to its end, and gives what it returns to `sink`. It is made for each connection that
+    /// it is tried on.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "the arguments of an `async fn` are in its future twice"
+    )]
+    pub(crate) fn write<'w>(
+        &'w mut self,
+        make: Make<'w>,
+        one: bool,
+        heir: &'w (dyn Fn() -> Heir + Send + Sync),
+        sink: Sink<'w>,
+    ) -> impl Future<Output = Result<u64>> + Send + use<'w, 'c> {
+        async move {
+            loop {
+                self.ready().await?;
+                let statement = make(self.kind())?;
+                let done = self.start_write(statement, one, heir).end(&mut *sink).await;
+                match self.done(done).await {
+                    Err(error) if self.renew(&error, did_nothing) => {}
+                    done => return done,
+                }
+            }
+        }
+    }
+
+    /// Makes room for another connection, where this one had died before it was used, and so whatever was begun on it.
+    pub(crate) fn renew(
+        &mut self,
+        error: &Error,
+        did_nothing: impl FnOnce(&sqlx::Error) -> bool,
+    ) -> bool {
+        let (Link::Pooled(slot), Error::Database(error)) = (&self.link, error) else {
+            return false;
+        };
+        let died = slot.as_ref().is_some_and(|pooled| !pooled.has_answered())
+            && self.scope.frames.is_empty()
+            && self.scope.db.is_some()
+            && did_nothing(error);
+        if died {
+            self.discard();
+        }
+        died
+    }
+
     /// As [`start`](Self::start), for a statement that writes rows. Where there are receivers behind it that must not be
     /// lost, it goes on without its caller, and its `heir` takes what it returns.
-    pub(crate) fn start_write<'r>(
+    fn start_write<'r>(
         &'r mut self,
         statement: Statement,
         one: bool,
@@ -258,11 +308,11 @@ impl<'c> Conn<'c> {
     }
 
     /// A statement is under way. Where it is still so when the connection goes back, its pool has to look at it.
-    pub(crate) fn set_busy(&mut self, busy: bool) {
+    pub(crate) fn set_busy(&mut self) {
         if let Link::Pooled(slot) = &mut self.link
             && let Some(pooled) = &mut **slot
         {
-            pooled.set_busy(busy);
+            pooled.set_busy();
         }
     }
 
@@ -334,7 +384,7 @@ impl<'c> Conn<'c> {
 
     /// The connection, for a statement that is under way from here on.
     pub(crate) fn connected(&mut self) -> Option<Raw<'_>> {
-        self.set_busy(true);
+        self.set_busy();
         self.raw()
     }
 

@@ -153,15 +153,17 @@ async fn cascade(
 /// Deletes the one row that there is, and returns whether it was there.
 async fn remove(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
     let model = rows.statements();
-    let mut args = Arguments::new(conn.kind());
-    for column in model.group(Group::Key).chain(model.group(Group::Version)) {
-        rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
-    }
-    conn.ready().await?;
-    let heir = || -> Heir { Box::new(|_, answer| Ok(deleted(answer.affected > 0))) };
-    let running = conn.start_write(Statement::fixed(model.delete, args), false, &heir);
-    let done = running.end(&mut |_| ()).await;
-    let affected = conn.done(done).await?;
+    let affected = {
+        let make = |kind| {
+            let mut args = Arguments::new(kind);
+            for column in model.group(Group::Key).chain(model.group(Group::Version)) {
+                rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
+            }
+            Ok(Statement::fixed(model.delete, args))
+        };
+        let heir = || -> Heir { Box::new(|_, answer| Ok(deleted(answer.affected > 0))) };
+        conn.write(&make, false, &heir, &mut |_| ()).await?
+    };
     if affected == 0 && model.has(Group::Version) && bulk::is_stored(conn, rows, 0).await? {
         return Err(stale(rows, 0));
     }

@@ -63,14 +63,14 @@ impl Conn<'_> {
     }
 
     pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
-        self.set_busy(true);
+        self.set_busy();
         let Some(raw) = self.raw() else { return Ok(()) };
         let done = on!(raw, DB, conn => link::commit::<DB>(conn).await);
         self.ended(done)
     }
 
     pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
-        self.set_busy(true);
+        self.set_busy();
         let Some(raw) = self.raw() else { return Ok(()) };
         let first = on!(raw, DB, conn => link::rollback::<DB>(conn).await);
         if first.is_ok() {
@@ -88,7 +88,7 @@ impl Conn<'_> {
 
     /// Has the connection roll back before it does anything else.
     pub(crate) fn start_rollback(&mut self) {
-        self.set_busy(true);
+        self.set_busy();
         if let Some(raw) = self.raw() {
             on!(raw, DB, conn => link::start_rollback::<DB>(conn));
         }

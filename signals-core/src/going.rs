@@ -51,7 +51,7 @@ impl<'r> Going<'r> {
         heir: &'r (dyn Fn() -> Heir + Send + Sync),
     ) -> Self {
         let sent = Box::pin(async move {
-            pooled.set_busy(true);
+            pooled.set_busy();
             let mut rows = SmallVec::new();
             let running = Running::new(pooled.raw(), statement, one);
             let done = running.end(&mut |row| rows.push(row)).await;

@@ -45,6 +45,8 @@ struct Loan<DB: Backend> {
     busy: bool,
     /// Whether others than this library have used it.
     touched: bool,
+    /// Whether it was heard of since it was lent. One that was not may have died meanwhile.
+    answered: bool,
     /// Where it comes back to, and the turn that it is; none for one that goes back to the pool.
     home: Option<(Arc<Lender<DB>>, OwnedSemaphorePermit)>,
 }
@@ -158,13 +160,15 @@ impl<DB: Backend> Lent<DB> {
     /// One that goes back to the pool.
     pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         let (conn, taken) = (pool.acquire().await?, Instant::now());
-        let loan = Loan { conn, taken, used: taken, busy: false, touched: false, home: None };
+        let (busy, touched, answered, home) = (false, false, false, None);
+        let loan = Loan { conn, taken, used: taken, busy, touched, answered, home };
         Ok(Self(Some(Box::new(loan))))
     }
 
     fn with_home(mut self, lender: &Arc<Lender<DB>>, turn: OwnedSemaphorePermit) -> Self {
         if let Some(loan) = &mut self.0 {
             loan.home = Some((Arc::clone(lender), turn));
+            loan.answered = false;
         }
         self
     }
@@ -178,17 +182,29 @@ impl<DB: Backend> Lent<DB> {
         self.0.as_mut().map(|loan| &mut *loan.conn)
     }
 
-    /// A statement is under way, or none is any more.
-    pub(crate) fn set_busy(&mut self, busy: bool) {
+    /// A statement is under way.
+    pub(crate) fn set_busy(&mut self) {
         if let Some(loan) = &mut self.0 {
-            loan.busy = busy;
+            loan.busy = true;
         }
+    }
+
+    /// The database has answered, and no statement is under way any more.
+    pub(crate) fn set_answered(&mut self) {
+        if let Some(loan) = &mut self.0 {
+            (loan.busy, loan.answered) = (false, true);
+        }
+    }
+
+    /// Whether it was heard of since it was lent.
+    pub(crate) fn has_answered(&self) -> bool {
+        self.0.as_ref().is_some_and(|loan| loan.answered)
     }
 
     /// Others than this library use it.
     pub(crate) fn touch(&mut self) {
         if let Some(loan) = &mut self.0 {
-            loan.touched = true;
+            (loan.touched, loan.answered) = (true, true);
         }
     }
 
@@ -196,6 +212,9 @@ impl<DB: Backend> Lent<DB> {
     pub(crate) fn close(mut self) {
         if let Some(mut loan) = self.0.take() {
             loan.conn.close_on_drop();
+            if let Some((lender, _)) = loan.home.as_ref().filter(|_| !loan.answered) {
+                lender.clear();
+            }
         }
     }
 }
@@ -205,7 +224,10 @@ impl<DB: Backend> Drop for Lent<DB> {
         let Some(mut loan) = self.0.take() else { return };
         let Some((lender, turn)) = loan.home.take() else { return };
         if loan.busy || loan.touched || loan.taken.elapsed() >= HOME {
-            // The pool looks at it, and brings it in order.
+            // The pool looks at it, and brings it in order; and at the others, if it may have died before it was used.
+            if loan.busy && !loan.answered {
+                lender.clear();
+            }
             drop(loan);
         } else {
             loan.used = Instant::now();

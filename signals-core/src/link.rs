@@ -3,6 +3,7 @@
 use std::ops::{Deref, DerefMut};
 
 use sqlx::SqlStr;
+use sqlx::error::DatabaseError;
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, Postgres};
 #[cfg(feature = "sqlite")]
@@ -45,20 +46,39 @@ impl Pooled {
         }
     }
 
-    /// A statement is under way, or none is any more.
-    pub(crate) fn set_busy(&mut self, busy: bool) {
+    /// A statement is under way.
+    pub(crate) fn set_busy(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.set_busy(busy),
+            Self::Sqlite(lent) => lent.set_busy(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.set_busy(busy),
+            Self::Postgres(lent) => lent.set_busy(),
         }
     }
 
-    /// A statement is through, where the database has said so.
+    /// A statement is through, where the database has said so, and is there to say more.
     pub(crate) fn ended<T>(&mut self, done: &Result<T, sqlx::Error>) {
-        if matches!(done, Ok(_) | Err(sqlx::Error::Database(_))) {
-            self.set_busy(false);
+        let answered = match done {
+            Ok(_) => true,
+            Err(sqlx::Error::Database(error)) => !has_hung_up(&**error),
+            Err(_) => false,
+        };
+        match self {
+            _ if !answered => {}
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.set_answered(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.set_answered(),
+        }
+    }
+
+    /// Whether the database was heard of since the connection was lent.
+    pub(crate) fn has_answered(&self) -> bool {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.has_answered(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.has_answered(),
         }
     }
 
@@ -80,6 +100,22 @@ impl Pooled {
             Self::Postgres(lent) => lent.close(),
         }
     }
+}
+
+/// Whether a statement that failed so has certainly done nothing: it was never sent, or the server hung up instead of running it
+/// ([57P01, 57P05](https://www.postgresql.org/docs/current/errcodes-appendix.html)).
+pub(crate) fn did_nothing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::BrokenPipe,
+        sqlx::Error::Database(error) => has_hung_up(&**error),
+        _ => false,
+    }
+}
+
+/// Whether an error is the last that is heard of the server on this connection. It is said by a session that is between two
+/// statements, or in one that is undone by it.
+fn has_hung_up(error: &dyn DatabaseError) -> bool {
+    matches!(error.code().as_deref(), Some("57P01" | "57P05"))
 }
 
 /// The connection of sqlx.

@@ -81,7 +81,7 @@ pub(crate) async fn store(
     }
     let first = Single::of(rows, verb, conn.kind()).filter(|first| !before || first.is_insert());
     let begun = first.is_some();
-    if let Some(first) = first
+    if let Some(first) = &first
         && let Some(stored) = first.run(conn, rows).await?
     {
         return Ok(stored);
@@ -140,15 +140,14 @@ impl Single {
     /// Runs it, and says what has become of the row; none where that is not stored.
     ///
     /// The statement is made when the connection is there, so that the future has no room for it.
-    async fn run(self, conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<Option<Stored>> {
-        conn.ready().await?;
-        let statement = self.text().statement(rows, conn.kind())?;
+    async fn run(&self, conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<Option<Stored>> {
         let returns = matches!(self, Self::Both(_)) || self.text().returns(rows.statements());
-        let heir = || self.heir();
-        let running = conn.start_write(statement, returns, &heir);
         let mut row = None;
-        let done = running.end(&mut |found| row = row.take().or(Some(found))).await;
-        let affected = conn.done(done).await?;
+        let affected = {
+            let (make, heir) = (|kind| self.text().statement(&*rows, kind), || self.heir());
+            let sink = &mut |found| row = row.take().or(Some(found));
+            conn.write(&make, returns, &heir, sink).await?
+        };
         Ok(self.ended(rows, row, affected)?)
     }
 

@@ -9,6 +9,7 @@ use crate::conn::Conn;
 use crate::context::PoolId;
 use crate::error::{Error, Panicked, Result};
 use crate::finish::finish;
+use crate::link::did_nothing;
 use crate::receiver::Outcome;
 use crate::scope::Frame;
 
@@ -72,10 +73,21 @@ impl<'c> Transaction<'c> {
         if depth > 0 {
             conn.verify().await?;
         }
-        let mut opening = Opening { conn: &mut conn, armed: true };
-        opening.conn.begin_raw().await?;
-        opening.armed = false;
-        drop(opening);
+        loop {
+            let mut opening = Opening { conn: &mut conn, armed: true };
+            let begun = opening.conn.begin_raw().await;
+            // What has but begun is nothing, whatever became of it.
+            let lost =
+                |error: &sqlx::Error| did_nothing(error) || matches!(error, sqlx::Error::Io(_));
+            match begun {
+                Err(error) if opening.conn.renew(&error, lost) => opening.armed = false,
+                Err(error) => return Err(error),
+                Ok(()) => {
+                    opening.armed = false;
+                    break;
+                }
+            }
+        }
         if conn.scope.frames.is_empty() {
             conn.scope.foreign = depth > 0;
         }
