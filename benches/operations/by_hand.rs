@@ -20,6 +20,8 @@ pub(crate) trait ByHand: Database + Sized {
     fn pool(db: &Db) -> &Pool<Self>;
 
     async fn insert(conn: &mut Self::Connection, user: &mut Alone);
+    /// As [`insert`](Self::insert), and waits for the end of the statement.
+    async fn insert_to_the_end(conn: &mut Self::Connection, user: &mut Alone);
     async fn insert_on_pool(pool: &Pool<Self>, user: &mut Alone);
     /// Returns the number of rows.
     async fn update(conn: &mut Self::Connection, user: &Alone) -> u64;
@@ -59,6 +61,11 @@ macro_rules! by_hand {
             async fn insert(conn: &mut Self::Connection, user: &mut Alone) {
                 let insert = sqlx::query_scalar(INSERT).bind(&user.name).bind(&user.email);
                 user.id = Some(insert.fetch_one(conn).await.unwrap());
+            }
+
+            async fn insert_to_the_end(conn: &mut Self::Connection, user: &mut Alone) {
+                let insert = sqlx::query_scalar(INSERT).bind(&user.name).bind(&user.email);
+                user.id = insert.fetch_all(conn).await.unwrap().pop();
             }
 
             async fn insert_on_pool(pool: &Pool<Self>, user: &mut Alone) {

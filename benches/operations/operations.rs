@@ -47,6 +47,7 @@ impl Held {
 }
 
 const ONE: &str = "sqlx";
+const TO_THE_END: &str = "sqlx, to the end";
 const TRANSACTION: &str = "sqlx: BEGIN … COMMIT";
 const ROW_MORE: &str = "sqlx: BEGIN … and 1 row COMMIT";
 const ROWS_MORE: &str = "sqlx: BEGIN … and 10 rows COMMIT";
@@ -81,6 +82,13 @@ pub(crate) fn cases<DB: ByHand>(operation: Operation) -> Vec<Case<Held>> {
             writing::<DB>(ROWS_MORE, operation, 10),
             saved::<Writing10, DB>("10 that write a row", ROWS_MORE, operation),
         ]);
+    }
+    if operation == Insert {
+        // What this library waits for, and `fetch_one` on SQLite does not.
+        cases.push(Case::new(TO_THE_END, ONE, async move |held: &mut Held| {
+            let mut user = Alone::with_id(None);
+            timed(DB::insert_to_the_end(DB::raw(&mut held.conn), &mut user)).await
+        }));
     }
     cases
 }
