@@ -1,3 +1,4 @@
+use futures_util::future::{BoxFuture, ready};
 #[cfg(feature = "postgres")]
 use sqlx::PgConnection;
 #[cfg(feature = "sqlite")]
@@ -14,6 +15,9 @@ use crate::running::Running;
 use crate::scope::Scope;
 use crate::sql::Sql;
 use crate::transaction::Transaction;
+
+/// How many connections are tried in place of one that had died.
+const RENEWALS: usize = 16;
 
 /// A connection to one of the databases, with what it knows of the transaction that it is in.
 ///
@@ -212,14 +216,9 @@ impl<'c> Conn<'c> {
     }
 
     pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
-        loop {
-            self.ready().await?;
-            let done = Running::plain(self.connected(), sql.clone()).end(&mut |_| ()).await;
-            match self.done(done).await {
-                Err(error) if self.renew(&error, did_nothing) => {}
-                done => return done,
-            }
-        }
+        self.ready().await?;
+        let done = Running::plain(self.connected(), sql).end(&mut |_| ()).await;
+        self.done(done).await
     }
 
     /// Runs a statement to its end, and gives its rows to `sink`.
@@ -261,33 +260,50 @@ impl<'c> Conn<'c> {
         async move {
             loop {
                 self.ready().await?;
-                let statement = make(self.kind())?;
-                let done = self.start_write(statement, one, heir).end(&mut *sink).await;
+                let (statement, mut heard) = (make(self.kind())?, false);
+                let sink = &mut |row| {
+                    heard = true;
+                    sink(row);
+                };
+                let done = self.start_write(statement, one, heir).end(sink).await;
                 match self.done(done).await {
-                    Err(error) if self.renew(&error, did_nothing) => {}
+                    Err(error) if !heard => self.renew(error, did_nothing).await?,
                     done => return done,
                 }
             }
         }
     }
 
-    /// Makes room for another connection, where this one had died before it was used, and so whatever was begun on it.
+    /// Takes a connection that lives, where this one had died before it was used, and so whatever was begun on it. Else it is
+    /// an error.
     pub(crate) fn renew(
         &mut self,
-        error: &Error,
+        error: Error,
         did_nothing: impl FnOnce(&sqlx::Error) -> bool,
-    ) -> bool {
-        let (Link::Pooled(slot), Error::Database(error)) = (&self.link, error) else {
-            return false;
+    ) -> BoxFuture<'_, Result<()>> {
+        let unused = match &self.link {
+            Link::Pooled(slot) => slot.as_ref().is_some_and(|pooled| !pooled.has_answered()),
+            _ => false,
         };
-        let died = slot.as_ref().is_some_and(|pooled| !pooled.has_answered())
-            && self.scope.frames.is_empty()
-            && self.scope.db.is_some()
-            && did_nothing(error);
-        if died {
-            self.discard();
+        let again = unused && self.scope.frames.is_empty() && self.scope.db.is_some();
+        if !again || !matches!(&error, Error::Database(error) if did_nothing(error)) {
+            return Box::pin(ready(Err(error)));
         }
-        died
+        tracing::warn!(%error, "a connection had died before it was used: another one is taken");
+        Box::pin(async move {
+            let mut last = error;
+            for _ in 0..RENEWALS {
+                self.discard();
+                self.ready().await?;
+                self.set_busy();
+                let lives = self.ping().await;
+                match self.ended(lives) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => last = error.into(),
+                }
+            }
+            Err(last)
+        })
     }
 
     /// As [`start`](Self::start), for a statement that writes rows. Where there are receivers behind it that must not be

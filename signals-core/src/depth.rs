@@ -96,11 +96,15 @@ impl Conn<'_> {
 
     /// Waits until what was queued on the connection is done.
     pub(crate) async fn flush(&mut self) {
-        if let Some(raw) = self.raw() {
-            let _ = on!(raw, DB, conn => {
-                let conn: &mut <DB as sqlx::Database>::Connection = conn;
-                sqlx::Connection::ping(conn).await
-            });
-        }
+        let _ = self.ping().await;
+    }
+
+    /// Asks whether the connection lives.
+    pub(crate) async fn ping(&mut self) -> Result<(), sqlx::Error> {
+        let Some(raw) = self.raw() else { return Ok(()) };
+        on!(raw, DB, conn => {
+            let conn: &mut <DB as sqlx::Database>::Connection = conn;
+            sqlx::Connection::ping(conn).await
+        })
     }
 }

@@ -5,6 +5,8 @@ use std::ops::{Deref, DerefMut};
 use sqlx::SqlStr;
 use sqlx::error::DatabaseError;
 #[cfg(feature = "postgres")]
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+#[cfg(feature = "postgres")]
 use sqlx::{PgConnection, Postgres};
 #[cfg(feature = "sqlite")]
 use sqlx::{Sqlite, SqliteConnection};
@@ -102,20 +104,26 @@ impl Pooled {
     }
 }
 
-/// Whether a statement that failed so has certainly done nothing: it was never sent, or the server hung up instead of running it
-/// ([57P01, 57P05](https://www.postgresql.org/docs/current/errcodes-appendix.html)).
+/// Whether a statement that failed so has certainly done nothing: it was never sent, or the server has hung up instead of
+/// running it to its end ([57P01, 57P05](https://www.postgresql.org/docs/current/errcodes-appendix.html)).
 pub(crate) fn did_nothing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::BrokenPipe,
-        sqlx::Error::Database(error) => has_hung_up(&**error),
+        sqlx::Error::Database(error) => {
+            has_hung_up(&**error) && matches!(error.code().as_deref(), Some("57P01" | "57P05"))
+        }
         _ => false,
     }
 }
 
-/// Whether an error is the last that is heard of the server on this connection. It is said by a session that is between two
-/// statements, or in one that is undone by it.
+/// Whether an error is the last that is heard of the server on this connection.
 fn has_hung_up(error: &dyn DatabaseError) -> bool {
-    matches!(error.code().as_deref(), Some("57P01" | "57P05"))
+    #[cfg(feature = "postgres")]
+    if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
+        return matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+    }
+    let _ = error;
+    false
 }
 
 /// The connection of sqlx.

@@ -80,13 +80,13 @@ impl<'c> Transaction<'c> {
             let lost =
                 |error: &sqlx::Error| did_nothing(error) || matches!(error, sqlx::Error::Io(_));
             match begun {
-                Err(error) if opening.conn.renew(&error, lost) => opening.armed = false,
-                Err(error) => return Err(error),
+                Err(error) => opening.conn.renew(error, lost).await?,
                 Ok(()) => {
                     opening.armed = false;
                     break;
                 }
             }
+            opening.armed = false;
         }
         if conn.scope.frames.is_empty() {
             conn.scope.foreign = depth > 0;

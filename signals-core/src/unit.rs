@@ -226,8 +226,9 @@ fn alone<'u>(
         if !conn.is_borrowed() {
             drop(conn.detach());
         }
+        // Where a `Clone` panics, the receivers run here, and are lost where this is dropped.
         if needs.lingers
-            && let Some(mut copy) = kept.rows.copied()
+            && let Some(mut copy) = copied(kept.rows)
         {
             let (heard, scene) = (heard.clone(), scene.clone());
             finish(async move { heard.tell_alone(&mut *copy, &scene).await }).await?;
@@ -282,23 +283,34 @@ impl Drop for Sent<'_, '_> {
     fn drop(&mut self) {
         self.conn.scope.outlives = false;
         let Some(left) = self.conn.scope.left.take() else { return };
-        // A `Clone` that panics must not do so here.
-        let copy = catch_unwind(AssertUnwindSafe(|| self.rows.copied()));
+        let (copy, model) = (copied(self.rows), self.rows.model());
         let (mut heard, scene) = (self.heard.clone(), self.scene.clone());
         let Left { sent, runtime, heir } = *left;
         runtime.spawn(async move {
             let (mut pooled, answer) = sent.await;
             pooled.ended(&answer);
             drop(pooled);
-            let Ok(Some(mut copy)) = copy else { return };
-            let written = answer.map_err(Error::from).and_then(|answer| heir(&mut *copy, answer));
-            if let Ok(written) = written {
-                heard.written = written;
-                // Whatever became of them is in the log by now.
-                let _ = heard.tell_alone(&mut *copy, &scene).await;
+            let written = answer.map_err(Error::from).and_then(|answer| match copy {
+                Some(mut copy) => Ok((heir(&mut *copy, answer)?, copy)),
+                None => Err(Error::other("the row could not be copied for its receivers")),
+            });
+            match written {
+                Ok((written, mut copy)) => {
+                    heard.written = written;
+                    // Whatever became of them is in the log by now.
+                    let _ = heard.tell_alone(&mut *copy, &scene).await;
+                }
+                Err(error) => {
+                    tracing::error!(model, %error, "a write that nobody waits for has told no receiver");
+                }
             }
         });
     }
+}
+
+/// A copy of the rows; none where a `Clone` panics.
+fn copied(rows: &dyn Instances) -> Option<Box<dyn Instances>> {
+    catch_unwind(AssertUnwindSafe(|| rows.copied())).ok().flatten()
 }
 
 /// # Errors
