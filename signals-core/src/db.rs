@@ -52,7 +52,8 @@ impl Db {
     /// A SQLite file is created where there is none (unless the URL has a `mode`), and gets
     /// [WAL](https://www.sqlite.org/wal.html), foreign keys and a busy timeout of five seconds. `sqlite::memory:` is
     /// one database on one connection. A Postgres connection is asked whether it lives only where it was not used for
-    /// a second. For other settings, make the pool with sqlx and use [`Db::from`].
+    /// a second; a write that finds it dead, before anything was done, goes to another. For other settings, make the pool
+    /// with sqlx and use [`Db::from`].
     ///
     /// # Errors
     ///
