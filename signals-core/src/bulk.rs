@@ -11,7 +11,7 @@ use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::going::{Answer, Heir};
-use crate::heard::{Act, Written};
+use crate::heard::Written;
 use crate::instances::Instances;
 use crate::read::{differs, flag, scalar};
 use crate::save::take_row;
@@ -44,11 +44,12 @@ pub(crate) enum Work<'w> {
 }
 
 impl Work<'_> {
-    pub(crate) fn act(self) -> Act {
+    /// As errors call it.
+    pub(crate) fn verb(self) -> &'static str {
         match self {
-            Work::Insert => Act::Insert,
-            Work::Update(_) => Act::Update,
-            Work::Delete(_) => Act::Delete,
+            Work::Insert => "insert",
+            Work::Update(_) => "update",
+            Work::Delete(_) => "delete",
         }
     }
 }

@@ -32,25 +32,6 @@ pub(crate) struct Heard {
     pub(crate) before: Vec<SharedBefore>,
 }
 
-/// What is done to a row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Act {
-    Insert,
-    Update,
-    Delete,
-}
-
-impl Act {
-    /// As errors call it.
-    pub(crate) fn verb(self) -> &'static str {
-        match self {
-            Self::Insert => "insert",
-            Self::Update => "update",
-            Self::Delete => "delete",
-        }
-    }
-}
-
 /// The rows of one statement, where they are but one.
 const ONE: &[Range<usize>] = &[Range { start: 0, end: 1 }];
 
@@ -91,12 +72,12 @@ impl Heard {
 
     /// An error of one of several rows says which.
     pub(crate) fn of_row(&self, rows: &dyn Instances, place: usize, error: Error) -> Error {
-        let act = match self.unit {
-            Unit::Save(Verb::Insert) => Act::Insert,
-            Unit::Save(_) => Act::Update,
-            Unit::Delete => Act::Delete,
+        let verb = match self.unit {
+            Unit::Save(Verb::Insert) => "insert",
+            Unit::Save(_) => "update",
+            Unit::Delete => "delete",
         };
-        if self.many { Error::of_row(act.verb(), rows, place, error) } else { error }
+        if self.many { Error::of_row(verb, rows, place, error) } else { error }
     }
 
     /// Writes the rows.
@@ -106,10 +87,12 @@ impl Heard {
         conn: &mut Conn<'_>,
     ) -> Result<Written> {
         match &self.unit {
-            Unit::Save(verb) if self.many => write::write_many(rows, conn, verb, self).await,
             Unit::Save(verb) => {
                 write::stamp(rows, verb);
-                Ok(store(conn, rows, verb, self.pair.previous).await?.written())
+                match self.many {
+                    true => write::write_many(rows, conn, verb, self).await,
+                    false => Ok(store(conn, rows, verb, self.pair.previous).await?.written()),
+                }
             }
             Unit::Delete if self.many || self.pair.previous || !self.pair.dependents.is_empty() => {
                 delete::delete_rows(rows, conn, self).await

@@ -108,21 +108,26 @@ impl Pooled {
 /// running it to its end ([57P01, 57P05](https://www.postgresql.org/docs/current/errcodes-appendix.html)).
 pub(crate) fn did_nothing(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(error) => error.kind() == std::io::ErrorKind::BrokenPipe,
         sqlx::Error::Database(error) => {
             has_hung_up(&**error) && matches!(error.code().as_deref(), Some("57P01" | "57P05"))
         }
-        _ => false,
+        error => was_never_sent(error),
     }
 }
 
+/// Whether a statement failed on its way out.
+pub(crate) fn was_never_sent(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
 /// Whether an error is the last that is heard of the server on this connection.
-fn has_hung_up(error: &dyn DatabaseError) -> bool {
+fn has_hung_up(
+    #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] error: &dyn DatabaseError,
+) -> bool {
     #[cfg(feature = "postgres")]
     if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
         return matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
     }
-    let _ = error;
     false
 }
 

@@ -7,7 +7,6 @@ use sqlx::error::BoxDynError;
 
 use crate::backend::{AnyRow, Arguments, Backend, Sink, Statement};
 use crate::conn::Conn;
-use crate::context::Call as Operation;
 use crate::dispatch::dispatch;
 use crate::error::{Error, Result};
 use crate::executor::Source;
@@ -169,8 +168,7 @@ fn tell<'t>(
     conn: &'t mut Conn<'_>,
 ) -> BoxFuture<'t, Result<()>> {
     Box::pin(async move {
-        let operation = Operation::enter("load", rows.model(), conn.scope.pool())?;
-        let scene = Scene { db: conn.scope.db.clone(), operation };
+        let scene = Scene::enter("load", rows.model(), &conn.reborrow().into())?;
         for row in 0..rows.len() {
             let mut event = Telling { rows: &mut *rows, told: Told::PostLoad(row) };
             dispatch(&receivers, &mut event, Some(&mut *conn), &scene, &None).await?;

@@ -50,7 +50,7 @@ async fn write_or_name(
     let (row, error) = found?;
     let (model, key) = (rows.model(), rows.key(row));
     let source = Box::new(error);
-    Err(Error::Row { verb: work.act().verb(), model, row: rows.place(row), key, source })
+    Err(Error::Row { verb: work.verb(), model, row: rows.place(row), key, source })
 }
 
 /// The first row that the database refuses, and why. What is written on the way is undone; what it sets in the instances is

@@ -9,7 +9,7 @@ use crate::conn::Conn;
 use crate::context::PoolId;
 use crate::error::{Error, Panicked, Result};
 use crate::finish::finish;
-use crate::link::did_nothing;
+use crate::link::{did_nothing, was_never_sent};
 use crate::receiver::Outcome;
 use crate::scope::Frame;
 
@@ -73,21 +73,14 @@ impl<'c> Transaction<'c> {
         if depth > 0 {
             conn.verify().await?;
         }
-        loop {
-            let mut opening = Opening { conn: &mut conn, armed: true };
-            let begun = opening.conn.begin_raw().await;
-            // What has but begun is nothing, whatever became of it.
-            let lost =
-                |error: &sqlx::Error| did_nothing(error) || matches!(error, sqlx::Error::Io(_));
-            match begun {
-                Err(error) => opening.conn.renew(error, lost).await?,
-                Ok(()) => {
-                    opening.armed = false;
-                    break;
-                }
-            }
-            opening.armed = false;
+        let mut opening = Opening { conn: &mut conn, armed: true };
+        // What has but begun is nothing, whatever became of it.
+        let lost = |error: &sqlx::Error| did_nothing(error) || matches!(error, sqlx::Error::Io(_));
+        while let Err(error) = opening.conn.begin_raw().await {
+            opening.conn.renew(error, lost).await?;
         }
+        opening.armed = false;
+        drop(opening);
         if conn.scope.frames.is_empty() {
             conn.scope.foreign = depth > 0;
         }
@@ -380,9 +373,5 @@ pub(crate) async fn run_all(
 
 /// Whether a COMMIT that failed so has certainly not committed: the database said so, or it was never sent.
 fn is_certain(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Database(_) => true,
-        sqlx::Error::Io(e) => e.kind() == std::io::ErrorKind::BrokenPipe,
-        _ => false,
-    }
+    matches!(error, sqlx::Error::Database(_)) || was_never_sent(error)
 }

@@ -1,4 +1,8 @@
 //! The way of one write with its receivers: those before it, the statement, those after it, those that wait.
+#![expect(
+    clippy::manual_async_fn,
+    reason = "the arguments of an `async fn` are in its future twice"
+)]
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -130,10 +134,6 @@ fn refused<'u>(
 }
 
 /// In a transaction that is somebody else's to end.
-#[expect(
-    clippy::manual_async_fn,
-    reason = "the arguments of an `async fn` are in its future twice"
-)]
 fn inside<'u>(
     mut heard: Heard,
     rows: &'u mut dyn Instances,
@@ -158,10 +158,6 @@ fn inside<'u>(
 }
 
 /// In a transaction of ours.
-#[expect(
-    clippy::manual_async_fn,
-    reason = "the arguments of an `async fn` are in its future twice"
-)]
 fn outside<'u>(
     mut heard: Heard,
     rows: &'u mut dyn Instances,
@@ -199,10 +195,6 @@ fn outside<'u>(
 }
 
 /// One statement that commits itself, and then those that need no transaction, and those that waited for its end.
-#[expect(
-    clippy::manual_async_fn,
-    reason = "the arguments of an `async fn` are in its future twice"
-)]
 fn alone<'u>(
     mut heard: Heard,
     rows: &'u mut dyn Instances,

@@ -158,7 +158,6 @@ pub(crate) fn write_many<'w>(
     verb: &'w Verb,
     heard: &'w Heard,
 ) -> BoxFuture<'w, Result<Written>> {
-    stamp(rows, verb);
     match verb {
         Verb::Insert => Box::pin(insert_many(rows, conn)),
         verb => Box::pin(update_many(rows, conn, verb, heard)),
