@@ -4,7 +4,10 @@
 
 mod common;
 
+use std::time::{Duration, Instant};
+
 use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, Error, sqlx};
 
 use common::{cancelled_after, count, table};
 
@@ -45,6 +48,45 @@ async fn crowd(db: &Db, size: usize) {
     }
 }
 
+/// Another `Db` of the same database.
+async fn another(db: &Db) -> Db {
+    let url = match db.kind() {
+        DatabaseKind::Sqlite => {
+            let list = "SELECT file FROM pragma_database_list WHERE name = 'main'";
+            format!("sqlite:{}", db.query(list).fetch_one::<(String,)>().await.unwrap().0)
+        }
+        DatabaseKind::Postgres => {
+            let name = "SELECT current_database()::text";
+            let (name,) = db.query(name).fetch_one::<(String,)>().await.unwrap();
+            postgres_url(&name)
+        }
+    };
+    Db::connect(&url).await.unwrap()
+}
+
+#[cfg(feature = "postgres")]
+fn postgres_url(name: &str) -> String {
+    common::with_database(&common::postgres_url(), name)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn postgres_url(_: &str) -> String {
+    unreachable!("this build has no Postgres")
+}
+
+/// Takes every connection of a pool at once.
+async fn every_connection(db: &Db) {
+    let all = async {
+        let mut all = Vec::new();
+        for _ in 0..10 {
+            let mut conn = db.acquire().await.unwrap();
+            conn.execute("SELECT 1").await.unwrap();
+            all.push(conn);
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), all).await.expect("a connection is missing");
+}
+
 on_every_database! {
     async fn everybody_has_a_turn(db: Db) {
         table(&db, "users", "name TEXT NOT NULL").await;
@@ -72,6 +114,88 @@ on_every_database! {
         assert_eq!(dropped, 0, "a transaction that was dropped is rolled back");
         let after = User::query("WHERE name = $1").bind("after").count(&db).await.unwrap();
         assert_eq!(after, 60, "what was stored after it is stored");
+    }
+
+    // Nine of the ten connections are busy with statements that nobody waits for any more.
+    async fn a_waiter_gets_the_connection_that_becomes_idle_first(db: Db) {
+        table(&db, "users", "name TEXT NOT NULL").await;
+        let other = another(&db).await;
+        let (mut lock, tenth) = (other.begin().await.unwrap(), db.acquire().await.unwrap());
+        if db.kind() == DatabaseKind::Postgres {
+            lock.execute("LOCK TABLE users IN EXCLUSIVE MODE").await.unwrap();
+        }
+        let saves = (0..9).map(|_| {
+            let db = db.clone();
+            tokio::spawn(async move { user("blocked").save(&db).await.map(drop) })
+        });
+        let saves: Vec<_> = saves.collect();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        saves.iter().for_each(|save| save.abort());
+        let waiters = (0..3).map(|_| {
+            let db = db.clone();
+            tokio::spawn(async move { count(&db, "users").await })
+        });
+        let waiters: Vec<_> = waiters.collect();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        assert!(waiters.iter().all(|waiter| !waiter.is_finished()), "every connection is in use");
+        let start = Instant::now();
+        drop(tenth);
+        for waiter in waiters {
+            waiter.await.unwrap();
+        }
+        assert!(start.elapsed() < Duration::from_secs(2), "waited for {:?}", start.elapsed());
+        lock.rollback().await.unwrap();
+        every_connection(&db).await;
+    }
+
+    async fn every_connection_is_there_after_calls_that_were_dropped_at_any_point(db: Db) {
+        table(&db, "users", "name TEXT NOT NULL").await;
+        for pending in 0..24 {
+            let calls = (0..12).map(|call| {
+                let db = db.clone();
+                tokio::spawn(async move {
+                    let mut watched = Watched { id: None, name: "Ann".to_owned() };
+                    match call % 6 {
+                        0 => drop(cancelled_after(watched.save(&db), pending).await),
+                        1 => drop(cancelled_after(user("Ann").save(&db), pending).await),
+                        2 => drop(cancelled_after(User::all(&db), pending).await),
+                        3 => drop(cancelled_after(db.begin(), pending).await),
+                        4 if pending % 8 == 0 => {
+                            let _conn = db.acquire().await.unwrap();
+                            panic!("with a connection");
+                        }
+                        4 => drop(cancelled_after(db.acquire(), pending).await),
+                        _ => {
+                            let mut tx = db.begin().await.unwrap();
+                            let savepoint = async { tx.begin().await?.commit().await };
+                            drop(cancelled_after(savepoint, pending % 4).await);
+                            drop(cancelled_after(tx.commit(), pending % 4).await);
+                        }
+                    }
+                })
+            });
+            for call in calls.collect::<Vec<_>>() {
+                let _ = call.await;
+            }
+        }
+        every_connection(&db).await;
+    }
+
+    async fn a_waiter_is_told_at_once_that_the_pool_is_closed(db: Db) {
+        let mut all = Vec::new();
+        for _ in 0..10 {
+            all.push(db.acquire().await.unwrap());
+        }
+        let waiting = db.clone();
+        let waiter = tokio::spawn(async move { waiting.execute("SELECT 1").await });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let closing = db.clone();
+        let close = tokio::spawn(async move { closing.close().await });
+        let waited = tokio::time::timeout(Duration::from_secs(2), waiter).await;
+        let error = waited.expect("the waiter is told").unwrap().unwrap_err();
+        assert!(matches!(error, Error::Database(sqlx::Error::PoolClosed)), "{error}");
+        drop(all);
+        close.await.unwrap();
     }
 
     async fn the_programs_own_use_of_the_pool_is_not_kept_waiting(db: Db) {
@@ -157,7 +281,7 @@ mod postgres {
     /// Several at the ready.
     async fn crowd_of_connections(db: &Db) {
         let mut all = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..9 {
             all.push(db.acquire().await.unwrap());
         }
     }
@@ -200,5 +324,305 @@ mod postgres {
             assert_eq!(count(db, "users").await, 0);
         }
         test.passed().await;
+    }
+
+    /// Several connections that were not used for so long that they are pinged before their next use.
+    async fn idle_through(proxy: &Proxy, url: &str) -> Db {
+        let options = Db::options().acquire_timeout(Duration::from_secs(1));
+        let db = options.connect(&proxy.url(url)).await.unwrap();
+        user("Ann").save(&db).await.unwrap();
+        crowd_of_connections(&db).await;
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        db
+    }
+
+    fn is_timeout<T>(done: &Result<T>) -> bool {
+        matches!(done, Err(Error::Database(sqlx::Error::PoolTimedOut)))
+    }
+
+    #[tokio::test]
+    async fn one_deadline_bounds_a_call_whose_server_is_silent() {
+        let test = common::TestDb::postgres("silent").await;
+        table(&test.db, "users", "name TEXT NOT NULL").await;
+        for way in 0..6 {
+            let proxy = Proxy::start(&test.url).await;
+            let db = idle_through(&proxy, &test.url).await;
+            proxy.silence_all();
+            let start = Instant::now();
+            let timed_out = match way {
+                0 => is_timeout(&db.execute("SELECT 1").await),
+                1 => is_timeout(&user("Bob").save(&db).await),
+                2 => is_timeout(&User::get(&db, 1).await),
+                3 => is_timeout(&db.begin().await),
+                4 => is_timeout(&db.query("SELECT 1").fetch_all::<(i32,)>().await),
+                _ => is_timeout(&db.transaction(async |tx| user("Bob").save(tx).await).await),
+            };
+            assert!(timed_out, "{way}");
+            let took = start.elapsed();
+            assert!((900..1500).contains(&took.as_millis()), "{way}: {took:?}");
+            // Whoever waits for a connection meanwhile has the same deadline.
+            let start = Instant::now();
+            let mut bob = user("Bob");
+            let (one, two) = tokio::join!(db.execute("SELECT 1"), bob.save(&db));
+            assert!(is_timeout(&one) && is_timeout(&two), "{way}");
+            assert!(start.elapsed() < Duration::from_millis(1500), "{way}: {:?}", start.elapsed());
+        }
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_new_connection_takes_the_place_of_silent_ones() {
+        let test = common::TestDb::postgres("replaced").await;
+        table(&test.db, "users", "name TEXT NOT NULL").await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = idle_through(&proxy, &test.url).await;
+        proxy.silence_open();
+        for _ in 0..4 {
+            user("Bob").save(&db).await.unwrap();
+        }
+        assert_eq!(count(&db, "users").await, 5);
+        // And through sqlx's pool.
+        let db = idle_through(&proxy, &test.url).await;
+        let pool = db.postgres().unwrap().clone();
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+        proxy.silence_open();
+        let (one,): (i32,) = sqlx::query_as("SELECT 1").fetch_one(&pool).await.unwrap();
+        assert_eq!(one, 1);
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn one_deadline_bounds_a_write_that_goes_to_another_connection() {
+        let test = common::TestDb::postgres("sent_again").await;
+        table(&test.db, "users", "name TEXT NOT NULL").await;
+        for way in 0..2 {
+            let proxy = Proxy::start(&test.url).await;
+            let options = Db::options().acquire_timeout(Duration::from_secs(1));
+            let db = options.connect(&proxy.url(&test.url)).await.unwrap();
+            user("Ann").save(&db).await.unwrap();
+            hang_up(&Db::connect(&test.url).await.unwrap()).await;
+            proxy.silence_all();
+            let start = Instant::now();
+            match way {
+                0 => assert!(is_timeout(&user("Bob").save(&db).await)),
+                _ => assert!(is_timeout(&db.begin().await)),
+            }
+            assert!(start.elapsed() < Duration::from_millis(1500), "{way}: {:?}", start.elapsed());
+        }
+        test.passed().await;
+    }
+}
+
+/// Each test makes its runtimes itself.
+mod runtimes {
+    use super::*;
+    use common::TestDb;
+    use std::sync::mpsc;
+    use tokio::runtime::{Builder, Runtime};
+
+    fn threads() -> Runtime {
+        Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+    }
+
+    fn one_thread() -> Runtime {
+        Builder::new_current_thread().enable_all().build().unwrap()
+    }
+
+    /// Runs a test on each database of the build.
+    fn everywhere(name: &str, test: impl Fn(&str, DatabaseKind)) {
+        let on = |db: TestDb, keeper: Runtime| {
+            keeper.block_on(table(&db.db, "users", "name TEXT NOT NULL"));
+            test(&db.url, db.db.kind());
+            keeper.block_on(db.passed());
+        };
+        #[cfg(feature = "sqlite")]
+        {
+            let keeper = threads();
+            on(keeper.block_on(TestDb::sqlite(name)), keeper);
+        }
+        #[cfg(feature = "postgres")]
+        {
+            let keeper = threads();
+            on(keeper.block_on(TestDb::postgres(name)), keeper);
+        }
+    }
+
+    /// A `Db` with several idle connections, and one row.
+    async fn used(url: &str) -> Db {
+        let db = Db::connect(url).await.unwrap();
+        db.execute("DELETE FROM users").await.unwrap();
+        user("Ann").save(&db).await.unwrap();
+        let all = (db.acquire().await.unwrap(), db.acquire().await.unwrap());
+        drop((all, db.acquire().await.unwrap()));
+        db
+    }
+
+    #[test]
+    fn a_db_is_dropped_outside_a_runtime() {
+        everywhere("dropped_outside", |url, _| {
+            for runtime_first in [false, true] {
+                for runtime in [threads(), one_thread()] {
+                    let db = runtime.block_on(used(url));
+                    if runtime_first {
+                        drop(runtime);
+                        drop(db);
+                    } else {
+                        drop(db);
+                        drop(runtime);
+                    }
+                }
+            }
+            let memory = one_thread().block_on(Db::connect("sqlite::memory:")).unwrap();
+            drop(memory);
+        });
+    }
+
+    #[test]
+    fn a_db_is_dropped_in_another_runtime() {
+        everywhere("dropped_elsewhere", |url, _| {
+            for runtime_first in [false, true] {
+                let (first, second) = (one_thread(), threads());
+                let db = first.block_on(used(url));
+                let first = (!runtime_first).then_some(first);
+                second.block_on(async move { drop(db) });
+                drop((first, second));
+            }
+        });
+    }
+
+    #[test]
+    fn a_db_is_dropped_with_its_thread() {
+        everywhere("dropped_with_its_thread", |url, _| {
+            thread_local! {
+                static KEPT: std::cell::RefCell<Option<Db>> = const { std::cell::RefCell::new(None) };
+            }
+            let url = url.to_owned();
+            let thread = std::thread::spawn(move || {
+                // First, so that it is dropped after what tokio keeps of the thread.
+                KEPT.with(|kept| assert!(kept.borrow().is_none()));
+                let db = one_thread().block_on(used(&url));
+                KEPT.set(Some(db));
+            });
+            thread.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn what_uses_a_connection_is_dropped_outside_a_runtime() {
+        everywhere("used_outside", |url, _| {
+            let runtime = threads();
+            let db = runtime.block_on(used(url));
+            let pool_of_sqlx = runtime.block_on(used(url));
+            #[cfg(feature = "sqlite")]
+            pool_of_sqlx.sqlite();
+            #[cfg(feature = "postgres")]
+            pool_of_sqlx.postgres();
+            for db in [&db, &pool_of_sqlx] {
+                let tx = runtime.block_on(async {
+                    let mut tx = db.begin().await.unwrap();
+                    user("Bob").save(&mut tx).await.unwrap();
+                    tx
+                });
+                drop(tx);
+                let mut conn = runtime.block_on(db.acquire()).unwrap();
+                let half_way = Box::pin(async { conn.execute("SELECT 1").await.map(drop) });
+                runtime.block_on(cancelled_after(half_way, 0));
+                drop(conn);
+                drop(runtime.block_on(db.acquire()).unwrap());
+                assert_eq!(
+                    runtime.block_on(count(db, "users")),
+                    1,
+                    "the transaction is rolled back"
+                );
+                runtime.block_on(every_connection(db));
+            }
+            // The transaction outlives its runtime.
+            let tx = runtime.block_on(db.begin()).unwrap();
+            drop(runtime);
+            drop(tx);
+            assert_eq!(one_thread().block_on(async { count(&db, "users").await }), 1);
+        });
+    }
+
+    #[test]
+    fn callbacks_of_a_transaction_that_is_dropped_outside_a_runtime_run() {
+        everywhere("callbacks_outside", |url, _| {
+            let runtime = threads();
+            let tx = runtime.block_on(async {
+                let mut tx = used(url).await.begin().await.unwrap();
+                user("Bob").save(&mut tx).await.unwrap();
+                tx
+            });
+            let (told, hears) = mpsc::channel();
+            let mut tx = tx;
+            tx.on_rollback(async move { told.send(()).unwrap() });
+            drop(tx);
+            hears.recv_timeout(Duration::from_secs(5)).expect("the callback runs");
+        });
+    }
+
+    #[test]
+    fn a_db_is_used_in_several_runtimes() {
+        everywhere("several", |url, _| {
+            let (first, second) = (threads(), one_thread());
+            let db = first.block_on(used(url));
+            // A connection of the first runtime, which the second one sees working.
+            second.block_on(async { user("Bob").save(&db).await }).unwrap();
+            drop(first);
+            second.block_on(async {
+                user("Eve").save(&db).await.unwrap();
+                db.begin().await.unwrap().commit().await.unwrap();
+                every_connection(&db).await;
+            });
+            let third = threads();
+            drop(second);
+            third.block_on(async {
+                assert_eq!(User::all(&db).await.unwrap().len(), 3);
+                let mut tx = db.begin().await.unwrap();
+                user("Tim").save(&mut tx).await.unwrap();
+                tx.commit().await.unwrap();
+                every_connection(&db).await;
+                db.close().await;
+            });
+        });
+    }
+
+    /// Connections that are lent by sqlx's pool.
+    #[test]
+    fn a_db_whose_pool_the_program_has_is_used_after_its_first_runtime() {
+        everywhere("shared_and_several", |url, _| {
+            let first = threads();
+            let db = first.block_on(async {
+                let db = used(url).await;
+                #[cfg(feature = "sqlite")]
+                db.sqlite();
+                #[cfg(feature = "postgres")]
+                db.postgres();
+                user("Bob").save(&db).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                db
+            });
+            drop(first);
+            one_thread().block_on(async { user("Eve").save(&db).await }).unwrap();
+        });
+    }
+
+    /// Nobody reads from the sockets of a runtime that does not run.
+    #[test]
+    fn a_db_is_used_while_its_first_runtime_stands_still() {
+        everywhere("standing_still", |url, kind| {
+            let (first, second) = (one_thread(), threads());
+            let db = first.block_on(async {
+                let options = Db::options().acquire_timeout(Duration::from_secs(4));
+                let db = options.connect(url).await.unwrap();
+                user("Bob").save(&db).await.unwrap();
+                db
+            });
+            let start = Instant::now();
+            second.block_on(async { user("Eve").save(&db).await }).unwrap();
+            let limit = if kind == DatabaseKind::Sqlite { 1 } else { 3 };
+            assert!(start.elapsed() < Duration::from_secs(limit), "{:?}", start.elapsed());
+            drop(first);
+        });
     }
 }

@@ -43,6 +43,8 @@ pub trait Backend: Database {
     const KIND: DatabaseKind;
     /// How a transaction begins.
     const BEGIN: &'static str;
+    /// Whether a connection works only as long as the runtime in which it was opened does.
+    const NEEDS_RUNTIME: bool;
 
     /// The arguments for this database in a statement's.
     fn arguments(args: &mut Arguments) -> &mut Self::Arguments;

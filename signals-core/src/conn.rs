@@ -1,9 +1,13 @@
+use std::time::Duration;
+
 use futures_util::future::{BoxFuture, ready};
 #[cfg(feature = "postgres")]
 use sqlx::PgConnection;
 #[cfg(feature = "sqlite")]
 use sqlx::SqliteConnection;
 use sqlx::{SqlSafeStr, SqlStr};
+use tokio::runtime::Handle;
+use tokio::time::timeout;
 
 use crate::backend::{AnyRow, DatabaseKind, Make, Sink, Statement};
 use crate::context;
@@ -108,6 +112,14 @@ impl<'c> Conn<'c> {
                 self.scope.fail_all(reason);
                 self.discard();
             }
+        }
+    }
+
+    /// The runtime that the connection was taken in, where it comes from a pool.
+    pub(crate) fn runtime(&self) -> Option<Handle> {
+        match &self.link {
+            Link::Pooled(slot) => slot.as_ref()?.runtime().cloned(),
+            _ => None,
         }
     }
 
@@ -290,20 +302,32 @@ impl<'c> Conn<'c> {
             return Box::pin(ready(Err(error)));
         }
         tracing::warn!(%error, "a connection had died before it was used: another one is taken");
+        let limit = self.scope.db.as_ref().map_or(Duration::MAX, Db::acquire_timeout);
         Box::pin(async move {
-            let mut last = error;
-            for _ in 0..RENEWALS {
-                self.discard();
-                self.ready().await?;
-                self.set_busy();
-                let lives = self.ping().await;
-                match self.ended(lives) {
-                    Ok(()) => return Ok(()),
-                    Err(error) => last = error.into(),
+            match timeout(limit, self.take_another(error)).await {
+                Ok(taken) => taken,
+                Err(_) => {
+                    // Perhaps it is the peer of this one that does not answer.
+                    self.discard();
+                    Err(sqlx::Error::PoolTimedOut.into())
                 }
             }
-            Err(last)
         })
+    }
+
+    /// Takes connections in place of this one until one of them answers a ping; `last` is why this one is of no use.
+    async fn take_another(&mut self, mut last: Error) -> Result<()> {
+        for _ in 0..RENEWALS {
+            self.discard();
+            self.ready().await?;
+            self.set_busy();
+            let lives = self.ping().await;
+            match self.ended(lives) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
     }
 
     /// As [`start`](Self::start), for a statement that writes rows. Where there are receivers behind it that must not be

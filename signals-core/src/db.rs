@@ -1,4 +1,5 @@
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::SqlSafeStr;
@@ -15,7 +16,9 @@ use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::lender::{Lender, Lent};
 use crate::link::Pooled;
+use crate::options::DbOptions;
 use crate::registry::registry;
+use crate::runtimes::Runtimes;
 use crate::sql::Sql;
 use crate::state::Layers;
 use crate::transaction::Transaction;
@@ -59,18 +62,24 @@ impl Db {
     ///
     /// Where the URL is not one of a database of this build, or the database cannot be reached.
     pub async fn connect(url: &str) -> Result<Self> {
-        open(url).await
+        Self::options().connect(url).await
+    }
+
+    /// Options for a connection: the size of the pool, how long to wait for a connection, and whether statements stay
+    /// prepared.
+    pub fn options() -> DbOptions {
+        DbOptions::new()
     }
 
     #[cfg(feature = "sqlite")]
     fn of_sqlite(pool: SqlitePool) -> Self {
-        let lender = Some(Lender::new(pool.clone()));
+        let lender = Some(Lender::new(pool.clone(), Runtimes::new()));
         Self { pool: Pool::Sqlite(pool, lender), state: Layers::default() }
     }
 
     #[cfg(feature = "postgres")]
-    fn of_postgres(pool: PgPool) -> Self {
-        let lender = Some(Lender::new(pool.clone()));
+    fn of_postgres(pool: PgPool, runtimes: Arc<Runtimes>) -> Self {
+        let lender = Some(Lender::new(pool.clone(), runtimes));
         Self { pool: Pool::Postgres(pool, lender), state: Layers::default() }
     }
 
@@ -274,6 +283,16 @@ impl Db {
         }
     }
 
+    /// How long a checkout may take.
+    pub(crate) fn acquire_timeout(&self) -> Duration {
+        match &self.pool {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(pool, _) => pool.options().get_acquire_timeout(),
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(pool, _) => pool.options().get_acquire_timeout(),
+        }
+    }
+
     pub(crate) async fn pooled(&self) -> Result<Pooled> {
         match self.at_hand() {
             Some(pooled) => Ok(pooled),
@@ -307,14 +326,18 @@ impl Db {
 }
 
 /// On the heap, so that no program compiles it once more.
-fn open(url: &str) -> BoxFuture<'_, Result<Db>> {
+pub(crate) fn open(url: &str, options: DbOptions) -> BoxFuture<'_, Result<Db>> {
     Box::pin(async move {
         let scheme = url.split(':').next().unwrap_or_default();
         match scheme {
             #[cfg(feature = "sqlite")]
-            "sqlite" => Ok(Db::of_sqlite(backend::open_sqlite(url).await?)),
+            "sqlite" => Ok(Db::of_sqlite(backend::open_sqlite(url, &options).await?)),
             #[cfg(feature = "postgres")]
-            "postgres" | "postgresql" => Ok(Db::of_postgres(backend::open_postgres(url).await?)),
+            "postgres" | "postgresql" => {
+                let runtimes = Runtimes::new();
+                let pool = backend::open_postgres(url, &options, Arc::clone(&runtimes)).await?;
+                Ok(Db::of_postgres(pool, runtimes))
+            }
             _ => Err(Error::Database(sqlx::Error::Configuration(
                 format!(
                     "`{scheme}:` is not a database of this build of sqlx-signals (see its features)"

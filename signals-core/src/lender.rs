@@ -2,24 +2,33 @@
 //!
 //! sqlx's pool pings a connection on a task of its own whenever it comes back, which costs more than many a statement. A
 //! connection whose last use ended as it should needs no such thing, and goes straight to whoever is next.
+//!
+//! A permit of the lender belongs to a connection from its checkout until it is in `ready`, back in sqlx's pool, or closed.
+//! Whoever has a permit and finds `ready` empty therefore never waits in sqlx's pool beside a connection that becomes idle.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, Pool};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::error::Elapsed;
+use tokio::time::{timeout, timeout_at};
 
 use crate::backend::Backend;
+use crate::runtimes::{Runtimes, in_runtime};
 
 /// A connection that was not used for so long is asked whether it still lives before it is used.
-const IDLE: Duration = Duration::from_secs(1);
+pub(crate) const IDLE: Duration = Duration::from_secs(1);
 
 /// A connection that was not used for so long, or has not been with its pool for so long, goes back there, where its
 /// age and its idleness are looked at.
 const HOME: Duration = Duration::from_secs(60);
+
+/// How long a connection on which no statement is under way may take to answer a ping, or to close.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The connections of one pool that are at the ready. As many are lent at a time as the pool can have.
 pub(crate) struct Lender<DB: Backend> {
@@ -30,6 +39,7 @@ pub(crate) struct Lender<DB: Backend> {
     shared: AtomicBool,
     /// Whether there is a task that brings home what nobody uses.
     sweeping: AtomicBool,
+    runtimes: Arc<Runtimes>,
 }
 
 /// A connection, in use or at the ready. It stays at one place on the heap, so that whatever has it is small.
@@ -41,26 +51,41 @@ struct Loan<DB: Backend> {
     taken: Instant,
     /// When it came back the last time.
     used: Instant,
-    /// Whether a statement is under way. Still so when it comes back, nobody knows what the connection is up to.
-    busy: bool,
+    /// What has no answer yet. If there is anything when it comes back, the state of the connection is unknown.
+    under_way: UnderWay,
     /// Whether others than this library have used it.
     touched: bool,
     /// Whether it was heard of since it was lent. One that was not may have died meanwhile.
     answered: bool,
     /// Where it comes back to, and the turn that it is; none for one that goes back to the pool.
     home: Option<(Arc<Lender<DB>>, OwnedSemaphorePermit)>,
+    /// The runtime in which it came out of the pool, for a drop outside any runtime.
+    runtime: Option<Handle>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum UnderWay {
+    Nothing,
+    Ping,
+    Statement,
 }
 
 impl<DB: Backend> Lender<DB> {
-    pub(crate) fn new(pool: Pool<DB>) -> Arc<Self> {
+    pub(crate) fn new(pool: Pool<DB>, runtimes: Arc<Runtimes>) -> Arc<Self> {
         let turns = Arc::new(Semaphore::new(pool.options().get_max_connections() as usize));
-        let (shared, sweeping) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { pool, ready: Mutex::default(), turns, shared, sweeping })
+        Arc::new(Self {
+            pool,
+            ready: Mutex::default(),
+            turns,
+            shared: AtomicBool::new(false),
+            sweeping: AtomicBool::new(false),
+            runtimes,
+        })
     }
 
     /// One that was used just now, where nobody has it.
     pub(crate) fn at_hand(self: &Arc<Self>) -> Option<Lent<DB>> {
-        if self.shared.load(Ordering::Acquire) {
+        if self.shared.load(Ordering::Acquire) || self.roams() {
             return None;
         }
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
@@ -68,21 +93,43 @@ impl<DB: Backend> Lender<DB> {
         Some(lent.with_home(self, turn))
     }
 
+    /// Waits for a connection. `acquire_timeout` of the pool bounds everything: the wait for a turn, the ping of an idle
+    /// connection, and a new connection.
     pub(crate) async fn lend(self: &Arc<Self>) -> Result<Lent<DB>, sqlx::Error> {
+        let start = tokio::time::Instant::now();
+        let Some(deadline) = start.checked_add(self.pool.options().get_acquire_timeout()) else {
+            return self.lend_before(None).await;
+        };
+        let lent = timeout_at(deadline, self.lend_before(Some(deadline))).await;
+        lent.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+    }
+
+    async fn lend_before(
+        self: &Arc<Self>,
+        deadline: Option<tokio::time::Instant>,
+    ) -> Result<Lent<DB>, sqlx::Error> {
+        let roams = self.roams();
         if self.shared.load(Ordering::Acquire) {
             return Lent::of(&self.pool).await;
         }
-        let turn = self.turn().await?;
-        while let Some(mut lent) = self.take() {
-            let fresh = lent.idle() < IDLE;
-            let lives = match lent.conn() {
-                Some(conn) => fresh || conn.ping().await.is_ok(),
-                None => false,
-            };
-            if lives {
-                return Ok(lent.with_home(self, turn));
+        let mut turn = self.turn().await?;
+        while let Some(lent) = self.take() {
+            let fresh = lent.idle() < IDLE && !roams;
+            let mut lent = lent.with_home(self, turn);
+            // Half of the time that is left, so that there is some for a new connection.
+            let left = deadline.map_or(PATIENCE, |deadline| {
+                deadline.duration_since(tokio::time::Instant::now()) / 2
+            });
+            let lives = if fresh { Ok(true) } else { lent.lives(left.min(PATIENCE)).await };
+            if lives == Ok(true) {
+                return Ok(lent);
             }
-            lent.close();
+            if lives.is_err() {
+                // The others are as silent, probably, and there is no time to ask each of them.
+                self.discard_all();
+            }
+            let Some(its) = lent.discard() else { return Err(sqlx::Error::PoolClosed) };
+            turn = its;
         }
         Ok(Lent::of(&self.pool).await?.with_home(self, turn))
     }
@@ -91,9 +138,14 @@ impl<DB: Backend> Lender<DB> {
         if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
             return Ok(turn);
         }
-        let patience = self.pool.options().get_acquire_timeout();
-        let turn = tokio::time::timeout(patience, Arc::clone(&self.turns).acquire_owned());
-        turn.await.ok().and_then(Result::ok).ok_or(sqlx::Error::PoolTimedOut)
+        let turn = Arc::clone(&self.turns).acquire_owned();
+        let turn = self.pool.close_event().do_until(turn).await?;
+        turn.map_err(|_| sqlx::Error::PoolClosed)
+    }
+
+    /// Whether a connection may be bound to a runtime that is gone.
+    fn roams(&self) -> bool {
+        DB::NEEDS_RUNTIME && self.runtimes.are_several()
     }
 
     /// From now on the program has the pool too: everything goes back there.
@@ -106,7 +158,27 @@ impl<DB: Backend> Lender<DB> {
     /// Gives all that is at the ready back to the pool.
     pub(crate) fn clear(&self) {
         let ready = std::mem::take(&mut *self.ready());
-        drop(ready);
+        self.bring_home(ready);
+    }
+
+    /// Gives connections that nobody uses back to the pool, each with a turn if there is one left.
+    fn bring_home(&self, idle: Vec<Lent<DB>>) {
+        for mut lent in idle {
+            let turn = Arc::clone(&self.turns).try_acquire_owned().ok();
+            if let Some(loan) = lent.0.take() {
+                loan.give_back(turn, self.patience());
+            }
+        }
+    }
+
+    fn discard_all(&self) {
+        let ready = std::mem::take(&mut *self.ready());
+        ready.into_iter().for_each(|lent| drop(lent.discard()));
+    }
+
+    /// How long a connection on which no statement is under way may take to answer.
+    fn patience(&self) -> Duration {
+        PATIENCE.min(self.pool.options().get_acquire_timeout() / 2)
     }
 
     fn take(&self) -> Option<Lent<DB>> {
@@ -129,21 +201,23 @@ impl<DB: Backend> Lender<DB> {
         if self.sweeping.swap(true, Ordering::AcqRel) {
             return;
         }
-        let lender = Arc::downgrade(self);
+        let mut sweeping = Sweeping { lender: Arc::downgrade(self), on: true };
         runtime.spawn(async move {
             loop {
                 tokio::time::sleep(HOME).await;
-                let Some(lender) = lender.upgrade() else { return };
+                let Some(lender) = sweeping.lender.upgrade() else { return };
                 let mut ready = lender.ready();
                 let (idle, in_use): (Vec<_>, Vec<_>) =
                     ready.drain(..).partition(|lent| lent.idle() >= HOME);
                 *ready = in_use;
                 let done = ready.is_empty();
                 if done {
+                    // While the list is locked, so that whoever keeps a connection after this starts another task.
                     lender.sweeping.store(false, Ordering::Release);
+                    sweeping.on = false;
                 }
                 drop(ready);
-                drop(idle);
+                lender.bring_home(idle);
                 if done {
                     return;
                 }
@@ -155,14 +229,41 @@ impl<DB: Backend> Lender<DB> {
         self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+impl<DB: Backend> Drop for Lender<DB> {
+    /// As sqlx's pool does with its idle connections: nothing is sent, so that no runtime is needed.
+    fn drop(&mut self) {
+        self.discard_all();
+    }
+}
+
+/// The task that brings home what nobody uses. Should it end with its runtime, another one can be started.
+struct Sweeping<DB: Backend> {
+    lender: Weak<Lender<DB>>,
+    on: bool,
+}
+
+impl<DB: Backend> Drop for Sweeping<DB> {
+    fn drop(&mut self) {
+        if let Some(lender) = self.lender.upgrade().filter(|_| self.on) {
+            lender.sweeping.store(false, Ordering::Release);
+        }
+    }
+}
 
 impl<DB: Backend> Lent<DB> {
     /// One that goes back to the pool.
     pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         let (conn, taken) = (pool.acquire().await?, Instant::now());
-        let (busy, touched, answered, home) = (false, false, false, None);
-        let loan = Loan { conn, taken, used: taken, busy, touched, answered, home };
-        Ok(Self(Some(Box::new(loan))))
+        Ok(Self(Some(Box::new(Loan {
+            conn,
+            taken,
+            used: taken,
+            under_way: UnderWay::Nothing,
+            touched: false,
+            answered: false,
+            home: None,
+            runtime: Handle::try_current().ok(),
+        }))))
     }
 
     fn with_home(mut self, lender: &Arc<Lender<DB>>, turn: OwnedSemaphorePermit) -> Self {
@@ -178,6 +279,18 @@ impl<DB: Backend> Lent<DB> {
         self.0.as_ref().map_or(Duration::MAX, |loan| loan.used.elapsed())
     }
 
+    /// Whether a ping succeeds; an error if there is no answer in time.
+    async fn lives(&mut self, limit: Duration) -> Result<bool, Elapsed> {
+        let Some(loan) = &mut self.0 else { return Ok(false) };
+        // Before the await: this future may be dropped in it.
+        loan.under_way = UnderWay::Ping;
+        let lives = timeout(limit, loan.conn.ping()).await?.is_ok();
+        if lives {
+            loan.under_way = UnderWay::Nothing;
+        }
+        Ok(lives)
+    }
+
     pub(crate) fn conn(&mut self) -> Option<&mut DB::Connection> {
         self.0.as_mut().map(|loan| &mut *loan.conn)
     }
@@ -185,14 +298,14 @@ impl<DB: Backend> Lent<DB> {
     /// A statement is under way.
     pub(crate) fn set_busy(&mut self) {
         if let Some(loan) = &mut self.0 {
-            loan.busy = true;
+            loan.under_way = UnderWay::Statement;
         }
     }
 
     /// The database has answered, and no statement is under way any more.
     pub(crate) fn set_answered(&mut self) {
         if let Some(loan) = &mut self.0 {
-            (loan.busy, loan.answered) = (false, true);
+            (loan.under_way, loan.answered) = (UnderWay::Nothing, true);
         }
     }
 
@@ -208,13 +321,65 @@ impl<DB: Backend> Lent<DB> {
         }
     }
 
+    /// The runtime in which it came out of the pool.
+    pub(crate) fn runtime(&self) -> Option<&Handle> {
+        self.0.as_ref().and_then(|loan| loan.runtime.as_ref())
+    }
+
     /// Closes it: of no use to anybody.
     pub(crate) fn close(mut self) {
-        if let Some(mut loan) = self.0.take() {
-            loan.conn.close_on_drop();
-            if let Some((lender, _)) = loan.home.as_ref().filter(|_| !loan.answered) {
-                lender.clear();
+        if let Some(loan) = self.0.take() {
+            loan.close();
+        }
+    }
+
+    /// Drops the connection without a word to the server, and returns the turn that it was.
+    fn discard(mut self) -> Option<OwnedSemaphorePermit> {
+        let loan = *self.0.take()?;
+        let turn = loan.home.map(|(_, turn)| turn);
+        in_runtime(loan.runtime, move || drop(loan.conn.detach()));
+        turn
+    }
+}
+
+impl<DB: Backend> Loan<DB> {
+    /// Gives the connection back to the pool, which brings it in order, and only then frees the turn: until then, nobody else
+    /// can have the connection.
+    fn give_back(mut self: Box<Self>, turn: Option<OwnedSemaphorePermit>, patience: Duration) {
+        // Nobody knows how long a statement may take.
+        let has_statement = self.under_way == UnderWay::Statement || self.touched;
+        in_runtime(self.runtime.take(), move || {
+            // Out of the pool's hands already, so that a runtime that shuts down closes the connection and frees its place.
+            let returned = self.conn.return_to_pool();
+            tokio::spawn(async move {
+                if has_statement {
+                    returned.await;
+                } else {
+                    let _ = timeout(patience, returned).await;
+                }
+                drop(turn);
+            });
+        });
+    }
+
+    fn close(mut self: Box<Self>) {
+        match self.home.take() {
+            Some((lender, turn)) => {
+                if !self.answered {
+                    lender.clear();
+                }
+                in_runtime(self.runtime.take(), move || {
+                    let conn = self.conn.detach();
+                    tokio::spawn(async move {
+                        let _ = timeout(PATIENCE, conn.close()).await;
+                        drop(turn);
+                    });
+                });
             }
+            None => in_runtime(self.runtime.take(), move || {
+                self.conn.close_on_drop();
+                drop(self);
+            }),
         }
     }
 }
@@ -222,18 +387,21 @@ impl<DB: Backend> Lent<DB> {
 impl<DB: Backend> Drop for Lent<DB> {
     fn drop(&mut self) {
         let Some(mut loan) = self.0.take() else { return };
-        let Some((lender, turn)) = loan.home.take() else { return };
-        if loan.busy || loan.touched || loan.taken.elapsed() >= HOME {
-            // The pool looks at it, and brings it in order; and at the others, if it may have died before it was used.
-            if loan.busy && !loan.answered {
-                lender.clear();
-            }
-            drop(loan);
-        } else {
+        let Some((lender, turn)) = loan.home.take() else {
+            return in_runtime(loan.runtime.take(), move || drop(loan));
+        };
+        let clean = loan.under_way == UnderWay::Nothing && !loan.touched;
+        if clean && loan.taken.elapsed() < HOME {
             loan.used = Instant::now();
             lender.keep(Self(Some(loan)));
+            // Whoever waits finds it only now.
+            drop(turn);
+        } else {
+            // The pool looks at it, and at the others, if it may have died before it was used.
+            if !clean && !loan.touched && !loan.answered {
+                lender.clear();
+            }
+            loan.give_back(Some(turn), lender.patience());
         }
-        // Whoever waits finds it only now.
-        drop(turn);
     }
 }

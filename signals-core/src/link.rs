@@ -11,6 +11,7 @@ use sqlx::{PgConnection, Postgres};
 #[cfg(feature = "sqlite")]
 use sqlx::{Sqlite, SqliteConnection};
 use sqlx_core::transaction::TransactionManager;
+use tokio::runtime::Handle;
 
 use crate::backend::Backend;
 use crate::lender::Lent;
@@ -91,6 +92,16 @@ impl Pooled {
             Self::Sqlite(lent) => lent.touch(),
             #[cfg(feature = "postgres")]
             Self::Postgres(lent) => lent.touch(),
+        }
+    }
+
+    /// The runtime in which it came out of its pool.
+    pub(crate) fn runtime(&self) -> Option<&Handle> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.runtime(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.runtime(),
         }
     }
 

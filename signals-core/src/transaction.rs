@@ -272,6 +272,8 @@ impl Drop for Transaction<'_> {
             return;
         }
         let holds = self.holds();
+        // Outside a runtime, callbacks run in that of the connection.
+        let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
         let frames = &mut self.conn.scope.frames;
         let deferred: Vec<_> = frames.drain(self.depth - 1..).flat_map(|f| f.deferred).collect();
         if self.doubtful {
@@ -283,7 +285,7 @@ impl Drop for Transaction<'_> {
         }
         let own =
             if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
-        if let Ok(runtime) = Handle::try_current() {
+        if let Some(runtime) = runtime {
             runtime.spawn(async move {
                 // On Postgres the rollback is only queued so far.
                 if let Some(mut conn) = own {

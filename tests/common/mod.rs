@@ -117,7 +117,7 @@ pub fn postgres_url() -> String {
 }
 
 #[cfg(feature = "postgres")]
-fn with_database(url: &str, name: &str) -> String {
+pub fn with_database(url: &str, name: &str) -> String {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (server, _) = base.rsplit_once('/').unwrap();
     format!("{server}/{name}?{query}")

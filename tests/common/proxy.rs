@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use sqlx_signals::Db;
@@ -23,6 +24,10 @@ pub struct Proxy {
     port: u16,
     /// Cuts every connection.
     cut: Arc<tokio::sync::Notify>,
+    /// Connections with a lower number hear nothing any more, and neither does the server of them.
+    silent: Arc<AtomicUsize>,
+    /// The number of the next connection.
+    next: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -33,11 +38,16 @@ impl Proxy {
         let said = Arc::new(Mutex::new(Said::default()));
         let cut = Arc::new(tokio::sync::Notify::new());
         let (log, cutter) = (Arc::clone(&said), Arc::clone(&cut));
+        let (silent, next) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let (silence, numbers) = (Arc::clone(&silent), Arc::clone(&next));
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 client.set_nodelay(true).unwrap();
                 let (log, cutter, options) =
                     (Arc::clone(&log), Arc::clone(&cutter), options.clone());
+                let number = numbers.fetch_add(1, Ordering::SeqCst);
+                let silence = Arc::clone(&silence);
+                let is_silent = move || number < silence.load(Ordering::SeqCst);
                 tokio::spawn(async move {
                     let relay = async {
                         let (host, port) = (options.get_host().to_owned(), options.get_port());
@@ -48,11 +58,12 @@ impl Proxy {
                         {
                             Some(dir) => {
                                 let path = dir.join(format!(".s.PGSQL.{port}"));
-                                relay(client, UnixStream::connect(path).await.unwrap(), log).await;
+                                let server = UnixStream::connect(path).await.unwrap();
+                                relay(client, server, log, &is_silent).await;
                             }
                             None => {
-                                relay(client, TcpStream::connect((host, port)).await.unwrap(), log)
-                                    .await
+                                let server = TcpStream::connect((host, port)).await.unwrap();
+                                relay(client, server, log, &is_silent).await
                             }
                         }
                     };
@@ -60,19 +71,32 @@ impl Proxy {
                 });
             }
         });
-        Self { said, port, cut }
+        Self { said, port, cut, silent, next }
     }
 
     /// A pool through the proxy, set up as [`Db::connect`] sets it up.
     pub async fn db(&self, url: &str) -> Db {
+        Db::connect(&self.url(url)).await.unwrap()
+    }
+
+    /// The URL of the same database through the proxy.
+    pub fn url(&self, url: &str) -> String {
         let query = "sslmode=disable";
         let (base, _) = url.split_once('?').unwrap_or((url, ""));
         let (server, name) = base.rsplit_once('/').unwrap();
         let user =
             server.rsplit_once("//").unwrap().1.rsplit_once('@').unwrap_or(("postgres", "")).0;
-        Db::connect(&format!("postgres://{user}@127.0.0.1:{}/{name}?{query}", self.port))
-            .await
-            .unwrap()
+        format!("postgres://{user}@127.0.0.1:{}/{name}?{query}", self.port)
+    }
+
+    /// From now on every connection is open and silent, new ones too.
+    pub fn silence_all(&self) {
+        self.silent.store(usize::MAX, Ordering::SeqCst);
+    }
+
+    /// The connections that are open now are silent from now on.
+    pub fn silence_open(&self) {
+        self.silent.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
     pub fn take(&self) -> Said {
@@ -90,16 +114,26 @@ impl Proxy {
     }
 }
 
-async fn relay<S>(client: TcpStream, server: S, log: Arc<Mutex<Said>>)
-where
+async fn relay<S>(
+    client: TcpStream,
+    server: S,
+    log: Arc<Mutex<Said>>,
+    is_silent: &(dyn Fn() -> bool + Send + Sync),
+) where
     S: AsyncRead + AsyncWrite + Unpin,
 {
+    let silence = async || {
+        if is_silent() {
+            std::future::pending::<()>().await;
+        }
+    };
     let (mut from_client, mut to_client) = client.into_split();
     let (mut from_server, mut to_server) = tokio::io::split(server);
     let server_log = Arc::clone(&log);
     let answers = async {
         let mut buffer = vec![0; 1 << 16];
         while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
+            silence().await;
             server_log.lock().unwrap().servers_turn = true;
             if to_client.write_all(&buffer[..n]).await.is_err() {
                 break;
@@ -110,6 +144,7 @@ where
         let mut parser = Parser::default();
         let mut buffer = vec![0; 1 << 16];
         while let Ok(n @ 1..) = from_client.read(&mut buffer).await {
+            silence().await;
             parser.read(&buffer[..n], &mut log.lock().unwrap());
             if to_server.write_all(&buffer[..n]).await.is_err() {
                 break;

@@ -1,5 +1,5 @@
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::Arc;
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -9,18 +9,21 @@ use sqlx::postgres::{
     PgTypeInfo,
 };
 use sqlx::{Connection, Decode, Encode, PgPool, Postgres, Row, Type, TypeInfo};
+use tokio::time::timeout;
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Give};
 use crate::error::Result;
+use crate::lender::{IDLE, PATIENCE};
+use crate::options::DbOptions;
 use crate::registry::interned;
+use crate::runtimes::Runtimes;
 use crate::store::Take;
-
-/// A connection that was not used for so long is asked whether it still lives before it is used.
-const IDLE: Duration = Duration::from_secs(1);
 
 impl Backend for Postgres {
     const KIND: DatabaseKind = DatabaseKind::Postgres;
     const BEGIN: &'static str = "BEGIN";
+    // The I/O driver of that runtime watches the socket.
+    const NEEDS_RUNTIME: bool = true;
 
     fn arguments(args: &mut Arguments) -> &mut PgArguments {
         match args {
@@ -183,10 +186,19 @@ const ARRAYS: &[(u32, u32)] = &[
 
 /// A pool for `url` that does not ping before every use, as sqlx's own default does: only a connection that was idle
 /// is asked. A save on a warm pool is then one round trip.
-pub(crate) async fn open(url: &str) -> Result<PgPool> {
-    let options = PgConnectOptions::from_str(url)?;
-    let pool = PgPoolOptions::new().test_before_acquire(false).before_acquire(|conn, meta| {
-        Box::pin(async move { Ok(meta.idle_for < IDLE || conn.ping().await.is_ok()) })
+pub(crate) async fn open(url: &str, db: &DbOptions, runtimes: Arc<Runtimes>) -> Result<PgPool> {
+    let mut options = PgConnectOptions::from_str(url)?;
+    if !db.keeps_statements() {
+        options = options.statement_cache_capacity(0);
+    }
+    let pool = db.pool(PgPoolOptions::new().test_before_acquire(false));
+    // A peer that does not answer leaves time for a new connection.
+    let patience = PATIENCE.min(pool.get_acquire_timeout() / 2);
+    let pool = pool.before_acquire(move |conn, meta| {
+        let fresh = meta.idle_for < IDLE && !runtimes.are_several();
+        Box::pin(
+            async move { Ok(fresh || matches!(timeout(patience, conn.ping()).await, Ok(Ok(())))) },
+        )
     });
     Ok(pool.connect_with(options).await?)
 }

@@ -9,6 +9,7 @@ use sqlx::{Decode, Row, Sqlite, SqlitePool, Type, TypeInfo, ValueRef};
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind};
 use crate::error::Result;
+use crate::options::DbOptions;
 use crate::store::Take;
 
 /// How long a statement waits for another connection's lock.
@@ -22,6 +23,8 @@ impl Backend for Sqlite {
     // The write lock up front: a transaction that reads first and writes later could not wait for it, and would fail
     // with "database is locked" (https://www.sqlite.org/lang_transaction.html).
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    // Each connection is a thread of its own.
+    const NEEDS_RUNTIME: bool = false;
 
     fn arguments(args: &mut Arguments) -> &mut SqliteArguments {
         match args {
@@ -90,7 +93,7 @@ impl Backend for Sqlite {
 
 /// A pool for `url`. A file is created where there is none and no `mode=` says otherwise, and gets WAL; a database in
 /// memory is one connection that never closes, because it would be gone with its last connection.
-pub(crate) async fn open(url: &str) -> Result<SqlitePool> {
+pub(crate) async fn open(url: &str, db: &DbOptions) -> Result<SqlitePool> {
     let options = SqliteConnectOptions::from_str(url)?
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
@@ -100,9 +103,9 @@ pub(crate) async fn open(url: &str) -> Result<SqlitePool> {
     let has = |param: &str| query.split('&').any(|p| p == param);
     let in_memory = url.contains(":memory:") || has("mode=memory");
 
-    let pool = SqlitePoolOptions::new().test_before_acquire(false);
+    let pool = db.pool(SqlitePoolOptions::new().test_before_acquire(false));
     if in_memory {
-        let pool = pool.max_connections(1).min_connections(1).idle_timeout(None).max_lifetime(None);
+        let pool = pool.max_connections(1).idle_timeout(None).max_lifetime(None);
         return Ok(pool.connect_with(options).await?);
     }
     let read_only = has("mode=ro") || query.contains("immutable=");
