@@ -439,13 +439,45 @@ on_every_database! {
         assert_eq!(
             SCENE.log.take(),
             [
-                "pre_delete 30".to_owned(), "pre_delete 12".to_owned(), "pre_delete 5".to_owned(), "pre_delete 11".to_owned(),
+                "pre_delete 30".to_owned(), "pre_delete 12".to_owned(), "pre_delete 11".to_owned(),
                 format!("post_delete {}", keys[0]), format!("post_delete {}", keys[2]),
                 "batch_delete 30".to_owned(), "batch_delete 11".to_owned(),
                 "commit delete 30".to_owned(), "commit delete 11".to_owned(),
             ]
         );
         assert!(deleted.iter().all(|row| row.id.is_none()));
+    }
+
+    async fn a_row_without_a_key_is_none_to_delete(db: Db) {
+        static SCENE: LazyLock<Scene> = Scene::new();
+        #[derive(Debug, Clone, Model)]
+        struct Unsaved { id: Option<i64>, n: i64 }
+
+        #[receiver(pre_delete, sender = Unsaved)]
+        fn before(delete: PreDelete<'_, Unsaved>) { SCENE.log.push(format!("pre {}", delete.pk())) }
+        #[receiver(pre_delete)]
+        fn any(delete: PreDelete<'_, dyn AnyModel>) {
+            if delete.instance.downcast_ref::<Unsaved>().is_some() {
+                SCENE.log.push(format!("any {}", delete.instance.key().unwrap()));
+            }
+        }
+        #[receiver(post_delete, sender = Unsaved)]
+        fn after(deleted: PostDelete<'_, Unsaved>) { SCENE.log.push(format!("post {}", deleted.pk())) }
+
+        let _turn = SCENE.begin().await;
+        table(&db, "unsaved", "n BIGINT NOT NULL").await;
+        let recorded = sqlx_signals::testing::record::<Unsaved>();
+        let unsaved = || Unsaved { id: None, n: 1 };
+        let mut stored = unsaved();
+        stored.save(&db).await.unwrap();
+        recorded.clear();
+        let mut rows = [unsaved(), stored, unsaved()];
+        assert_eq!(Unsaved::delete_many(&db, &mut rows).await.unwrap(), 1);
+        assert_eq!(SCENE.log.take(), ["pre 1", "any 1", "post 1"]);
+        assert_eq!(Unsaved::delete_many(&db, &mut rows).await.unwrap(), 0);
+        assert!(!unsaved().delete(&db).await.unwrap());
+        assert!(SCENE.log.take().is_empty());
+        assert_eq!(recorded.signals(), ["pre_delete", "post_delete"]);
     }
 
     async fn a_single_save_is_a_batch_of_one(db: Db) {

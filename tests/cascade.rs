@@ -6,6 +6,7 @@ mod common;
 use std::sync::LazyLock;
 
 use sqlx_signals::prelude::*;
+use sqlx_signals::testing;
 
 use common::{Scene, count};
 
@@ -138,8 +139,6 @@ on_every_database! {
             SCENE.log.take(),
             [
                 "pre User 1",
-                r#"Comment 2 ["author"] None"#,
-                r#"Comment 4 ["author"] None"#,
                 "pre Post 1",
                 "pre Post 2",
                 "pre Comment 1",
@@ -167,6 +166,16 @@ on_every_database! {
         tables(&db).await;
         let (_, mut bob) = rows(&db).await;
         bob.delete(&db).await.unwrap();
+        assert_eq!(
+            SCENE.log.take(),
+            [
+                "pre User 2",
+                r#"Comment 1 ["author"] None"#,
+                r#"Comment 3 ["author"] None"#,
+                "post User 2",
+                "committed User 2",
+            ]
+        );
         let authors: Vec<_> = Comment::query("ORDER BY id").fetch_all(&db).await.unwrap();
         let authors: Vec<_> = authors.iter().map(|comment| comment.author).collect();
         assert_eq!(authors, [None, Some(1), None, Some(1)]);
@@ -181,6 +190,7 @@ on_every_database! {
         assert!(error.is_restricted(), "{error}");
         assert_eq!(error.to_string(), "`User` 1 cannot be deleted: a `Invoice` belongs to it");
         assert_eq!((ann.id, count(&db, "posts").await, count(&db, "comments").await), (Some(1), 2, 4));
+        assert!(SCENE.log.take().is_empty(), "nothing is sent before it is decided");
     }
 
     async fn a_veto_below_keeps_everything(db: Db) {
@@ -227,5 +237,539 @@ on_every_database! {
             ["pre Folder 1", "pre Folder 2", "pre Folder 3", "post Folder 3", "post Folder 2", "post Folder 1"]
         );
         assert_eq!(count(&db, "folders").await, 0);
+    }
+}
+
+mod records {
+    use super::*;
+
+    macro_rules! artist_with {
+        ($artist:ident $album:ident $song:ident: $artists:literal $albums:literal $songs:literal) => {
+            #[derive(Debug, Clone, Model)]
+            #[model(table = $artists)]
+            pub(crate) struct $artist {
+                pub(crate) id: Option<i64>,
+            }
+
+            #[derive(Debug, Clone, Model)]
+            #[model(table = $albums)]
+            pub(crate) struct $album {
+                pub(crate) id: Option<i64>,
+                #[model(belongs_to = $artist, on_delete = cascade)]
+                pub(crate) artist: i64,
+            }
+
+            #[derive(Debug, Clone, Model)]
+            #[model(table = $songs)]
+            pub(crate) struct $song {
+                pub(crate) id: Option<i64>,
+                #[model(belongs_to = $artist, on_delete = cascade)]
+                pub(crate) artist: i64,
+                #[model(belongs_to = $album, on_delete = restrict)]
+                pub(crate) album: i64,
+            }
+        };
+    }
+
+    // The same shape, with names in the opposite order.
+    artist_with!(Artist Album Song: "artists" "albums" "songs");
+    artist_with!(Composer ZRecord ATrack: "composers" "records" "tracks");
+
+    #[receiver(pre_delete, sender = [Album, Song, ZRecord, ATrack])]
+    fn before<M: Model>(_: PreDelete<'_, M>) {
+        SCENE.log.push(format!("pre {}", M::NAME));
+    }
+
+    pub(crate) async fn tables(db: &Db) {
+        common::table(db, "artists", "n BIGINT").await;
+        common::table(db, "composers", "n BIGINT").await;
+        for (albums, artists) in [("albums", "artists"), ("records", "composers")] {
+            let columns = format!("artist BIGINT NOT NULL REFERENCES {artists} ON DELETE RESTRICT");
+            common::table(db, albums, &columns).await;
+        }
+        for (songs, artists, albums) in
+            [("songs", "artists", "albums"), ("tracks", "composers", "records")]
+        {
+            let columns = format!(
+                "artist BIGINT NOT NULL REFERENCES {artists} ON DELETE RESTRICT, \
+                 album BIGINT NOT NULL REFERENCES {albums} ON DELETE RESTRICT"
+            );
+            common::table(db, songs, &columns).await;
+        }
+    }
+}
+
+mod trees {
+    use super::*;
+
+    /// A tree that restricts itself.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "branches")]
+    pub(crate) struct Branch {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Branch, on_delete = restrict)]
+        pub(crate) parent: Option<i64>,
+        #[model(version)]
+        pub(crate) version: i64,
+    }
+
+    /// A tree that is deleted from its root, and a row that lets another be deleted.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "levels")]
+    pub(crate) struct Level {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Level, on_delete = cascade)]
+        pub(crate) parent: Option<i64>,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "notes")]
+    pub(crate) struct Note {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Level, on_delete = set_null)]
+        pub(crate) level: Option<i64>,
+        #[model(version)]
+        pub(crate) version: i64,
+    }
+
+    /// A key that does not show what it is.
+    #[derive(Clone, Copy, PartialEq, sqlx_signals::sqlx::Type)]
+    #[sqlx(transparent)]
+    pub(crate) struct Secret(pub(crate) i64);
+
+    impl std::fmt::Debug for Secret {
+        fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("***")
+        }
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "secrets")]
+    pub(crate) struct Hidden {
+        pub(crate) id: Option<Secret>,
+        #[model(belongs_to = Hidden, on_delete = cascade)]
+        pub(crate) parent: Option<Secret>,
+    }
+
+    /// Rows that are deleted with their owner, and that point at each other.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "owners")]
+    pub(crate) struct Owner {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Thing, on_delete = set_null)]
+        pub(crate) favorite: Option<i64>,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "things")]
+    pub(crate) struct Thing {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Owner, on_delete = cascade)]
+        pub(crate) owner: i64,
+        #[model(belongs_to = Thing, on_delete = set_null)]
+        pub(crate) next: Option<i64>,
+    }
+
+    #[receiver(post_save, sender = [Note, Owner, Thing], updated)]
+    fn saved<M: Model>(saved: PostSave<'_, M>) {
+        SCENE.log.push(format!("saved {} {:?}", M::NAME, saved.pk()));
+    }
+
+    #[receiver(post_delete, sender = [Hidden, Branch])]
+    fn gone<M: Model>(deleted: PostDelete<'_, M>) {
+        SCENE.log.push(format!("gone {} {:?}", M::NAME, deleted.pk()));
+    }
+
+    pub(crate) async fn tables(db: &Db) {
+        common::table(
+            db,
+            "branches",
+            "parent BIGINT REFERENCES branches ON DELETE RESTRICT, version BIGINT NOT NULL",
+        )
+        .await;
+        common::table(db, "levels", "parent BIGINT REFERENCES levels").await;
+        common::execute(db, "CREATE INDEX levels_parent ON levels (parent)").await;
+        common::table(db, "notes", "level BIGINT REFERENCES levels, version BIGINT NOT NULL").await;
+        common::table(db, "secrets", "parent BIGINT REFERENCES secrets").await;
+        common::table(db, "owners", "favorite BIGINT").await;
+        common::table(
+            db,
+            "things",
+            "owner BIGINT NOT NULL REFERENCES owners, next BIGINT REFERENCES things",
+        )
+        .await;
+        if db.kind() == sqlx_signals::DatabaseKind::Postgres {
+            common::execute(db, "ALTER TABLE owners ADD FOREIGN KEY (favorite) REFERENCES things")
+                .await;
+        }
+    }
+
+    /// A chain of so many rows, the first of which belongs to none.
+    pub(crate) async fn chain(db: &Db, table: &str, rows: usize, more: (&str, &str)) {
+        let (columns, values) = more;
+        let sql = format!(
+            "INSERT INTO {table} (id, parent{columns}) WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n \
+             WHERE i < {rows}) SELECT i, CASE WHEN i > 1 THEN i - 1 END{values} FROM n ORDER BY i"
+        );
+        common::execute(db, &sql).await;
+    }
+}
+
+mod busy {
+    use super::*;
+
+    /// Whose receiver writes while it is deleted.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "boxes")]
+    pub(crate) struct Crate {
+        pub(crate) id: Option<i64>,
+        pub(crate) wish: String,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "items")]
+    pub(crate) struct Item {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Crate, on_delete = cascade)]
+        pub(crate) home: i64,
+        #[model(version)]
+        pub(crate) version: i64,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "seals")]
+    pub(crate) struct Seal {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Crate, on_delete = restrict)]
+        pub(crate) home: i64,
+    }
+
+    #[receiver(pre_delete, sender = Crate)]
+    async fn writes(delete: PreDelete<'_, Crate>, conn: &mut Conn<'_>) -> Result<()> {
+        let home = delete.pk();
+        match &*delete.instance.wish {
+            "add" => Item { id: None, home, version: 0 }.save(conn).await.map(drop),
+            "seal" => Seal { id: None, home }.save(conn).await.map(drop),
+            "move" => {
+                let items = Item::query("WHERE home = $1").bind(home);
+                items.set(Item::HOME, 2_i64).update(conn).await.map(drop)
+            }
+            "empty" => Item::query("WHERE home = $1").bind(home).delete(conn).await.map(drop),
+            "touch" => {
+                let mut items =
+                    Item::query("WHERE home = $1").bind(home).fetch_all(&mut *conn).await?;
+                Item::update_many(conn, &mut items).await.map(drop)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[receiver(pre_delete, sender = Item)]
+    fn before(delete: PreDelete<'_, Item>) {
+        SCENE.log.push(format!("pre Item {}", delete.pk()));
+    }
+
+    #[receiver(post_delete, sender = Item)]
+    fn after(deleted: PostDelete<'_, Item>) {
+        SCENE.log.push(format!("post Item {}", deleted.pk()));
+    }
+
+    pub(crate) async fn tables(db: &Db) {
+        common::table(db, "boxes", "wish TEXT NOT NULL").await;
+        common::table(
+            db,
+            "items",
+            "home BIGINT NOT NULL REFERENCES boxes, version BIGINT NOT NULL",
+        )
+        .await;
+        common::table(db, "seals", "home BIGINT NOT NULL REFERENCES boxes").await;
+    }
+
+    /// Two boxes, the first with two items and this wish.
+    pub(crate) async fn boxes(db: &Db, wish: &str) -> Crate {
+        let mut first = Crate { id: None, wish: wish.to_owned() };
+        first.save(db).await.unwrap();
+        Crate { id: None, wish: String::new() }.save(db).await.unwrap();
+        let mut items = [1, 2].map(|_| Item { id: None, home: 1, version: 0 });
+        Item::insert_many(db, &mut items).await.unwrap();
+        first
+    }
+}
+
+on_every_database! {
+    async fn a_row_that_is_deleted_too_does_not_restrict(db: Db) {
+        use records::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        let (mut artist, mut composer) = (Artist { id: None }, Composer { id: None });
+        common::execute(&db, "INSERT INTO artists (n) VALUES (1); INSERT INTO composers (n) VALUES (1)").await;
+        (artist.id, composer.id) = (Some(1), Some(1));
+        let mut album = Album { id: None, artist: 1 };
+        album.save(&db).await.unwrap();
+        let mut record = ZRecord { id: None, artist: 1 };
+        record.save(&db).await.unwrap();
+        for _ in 0..2 {
+            Song { id: None, artist: 1, album: 1 }.save(&db).await.unwrap();
+            ATrack { id: None, artist: 1, album: 1 }.save(&db).await.unwrap();
+        }
+
+        let error = album.delete(&db).await.unwrap_err();
+        assert_eq!(error.to_string(), "`Album` 1 cannot be deleted: a `Song` belongs to it");
+        let error = ZRecord::query("WHERE artist = 1").delete(&db).await.unwrap_err();
+        assert_eq!(error.to_string(), "`ZRecord` 1 cannot be deleted: a `ATrack` belongs to it");
+        let error = ZRecord::delete_many(&db, &mut [record]).await.unwrap_err();
+        assert!(error.is_restricted(), "{error}");
+        assert!(SCENE.log.take().is_empty());
+
+        assert!(artist.delete(&db).await.unwrap());
+        assert_eq!(SCENE.log.take(), ["pre Album", "pre Song", "pre Song"]);
+        assert!(composer.delete(&db).await.unwrap());
+        assert_eq!(SCENE.log.take(), ["pre ATrack", "pre ATrack", "pre ZRecord"]);
+        for table in ["artists", "albums", "songs", "composers", "records", "tracks"] {
+            assert_eq!(count(&db, table).await, 0, "{table}");
+        }
+    }
+
+    async fn a_song_of_another_artist_restricts_all_the_same(db: Db) {
+        use records::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        common::execute(&db, "INSERT INTO artists (n) VALUES (1), (2)").await;
+        Album { id: None, artist: 1 }.save(&db).await.unwrap();
+        Song { id: None, artist: 1, album: 1 }.save(&db).await.unwrap();
+        Song { id: None, artist: 2, album: 1 }.save(&db).await.unwrap();
+        let error = Artist { id: Some(1) }.delete(&db).await.unwrap_err();
+        assert_eq!(error.to_string(), "`Album` 1 cannot be deleted: a `Song` belongs to it");
+        assert!(SCENE.log.take().is_empty());
+        assert_eq!((count(&db, "songs").await, count(&db, "albums").await), (2, 1));
+    }
+
+    async fn a_tree_that_restricts_itself_is_deleted_as_a_whole(db: Db) {
+        use trees::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        for reversed in [false, true] {
+            common::execute(&db, "DELETE FROM branches").await;
+            chain(&db, "branches", 4, (", version", ", 0")).await;
+            let mut rows = Branch::query("ORDER BY id").fetch_all(&db).await.unwrap();
+            if reversed {
+                rows.reverse();
+            }
+            assert!(rows[if reversed { 3 } else { 0 }].clone().delete(&db).await.unwrap_err().is_restricted());
+            let error = Branch::query("WHERE id < 4").delete(&db).await.unwrap_err();
+            assert!(error.is_restricted(), "{error}");
+            assert!(SCENE.log.take().is_empty());
+            assert_eq!(Branch::delete_many(&db, &mut rows).await.unwrap(), 4);
+            assert!(rows.iter().all(|row| row.id.is_none()));
+            let mut gone = ["gone Branch 1", "gone Branch 2", "gone Branch 3", "gone Branch 4"];
+            if reversed {
+                gone.reverse();
+            }
+            assert_eq!(SCENE.log.take(), gone, "in the order of the caller");
+        }
+        chain(&db, "branches", 4, (", version", ", 0")).await;
+        assert_eq!(Branch::query("").delete(&db).await.unwrap(), 4);
+    }
+
+    async fn a_stale_row_of_a_tree_is_not_deleted(db: Db) {
+        use trees::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        chain(&db, "branches", 3, (", version", ", 0")).await;
+        let mut rows = Branch::query("ORDER BY id").fetch_all(&db).await.unwrap();
+        common::execute(&db, "UPDATE branches SET version = 7 WHERE id = 2").await;
+        let error = Branch::delete_many(&db, &mut rows).await.unwrap_err();
+        assert!(error.is_stale(), "{error}");
+        assert_eq!(count(&db, "branches").await, 3);
+        assert_eq!(rows[0].id, Some(1));
+    }
+
+    async fn a_deep_tree_is_deleted_from_its_root(db: Db) {
+        use trees::*;
+
+        const DEPTH: usize = if cfg!(debug_assertions) { 3_000 } else { 100_000 };
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        chain(&db, "levels", DEPTH, ("", "")).await;
+        common::execute(&db, "INSERT INTO notes (level, version) SELECT max(id), 0 FROM levels").await;
+        common::execute(&db, "INSERT INTO levels (id, parent) VALUES (-1, NULL), (-2, -1)").await;
+        // On a thread with little stack.
+        let runtime = tokio::runtime::Handle::current();
+        let thread = std::thread::Builder::new().stack_size(512 << 10);
+        let of_thread = db.clone();
+        let delete = move || {
+            runtime.block_on(async { Level { id: Some(1), parent: None }.delete(&of_thread).await })
+        };
+        let thread = thread.spawn(delete).unwrap();
+        let deleted = tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
+        assert!(deleted.unwrap());
+        assert_eq!(count(&db, "levels").await, 2);
+        let notes = Note::all(&db).await.unwrap();
+        assert_eq!((notes.len(), notes[0].level, notes[0].version), (1, None, 1));
+        assert_eq!(SCENE.log.take(), ["saved Note 1"]);
+    }
+
+    async fn rows_are_told_apart_by_their_keys_and_not_by_what_these_print(db: Db) {
+        use trees::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        common::execute(&db, "INSERT INTO secrets (id, parent) VALUES (1, NULL), (2, 1), (3, 1), (4, 2), (5, NULL)").await;
+        Hidden { id: Some(Secret(1)), parent: None }.delete(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["gone Hidden ***"; 4]);
+        assert_eq!(count(&db, "secrets").await, 1);
+
+        let row = |id| Hidden { id: Some(Secret(id)), parent: None };
+        let error = Hidden::update_many(&db, &mut [row(5), row(6)]).await.unwrap_err();
+        assert!(error.is_not_found(), "{error:?}");
+        let error = Hidden::update_many(&db, &mut [row(5), row(6), row(5)]).await.unwrap_err();
+        assert!(format!("{error:?}").contains("row: 2"), "{error:?}");
+        assert!(format!("{error:?}").contains("Twice"), "{error:?}");
+    }
+
+    async fn rows_that_point_at_each_other_are_deleted_together(db: Db) {
+        use trees::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        let insert = "INSERT INTO owners (id) VALUES (1), (2); \
+                      INSERT INTO things (id, owner, next) VALUES (1, 1, NULL), (2, 1, 1), (3, 2, 2), (4, 1, 2); \
+                      UPDATE things SET next = 4 WHERE id = 1; UPDATE owners SET favorite = 2";
+        common::execute(&db, insert).await;
+        let mut owner = Owner::get(&db, 1).await.unwrap();
+        assert!(owner.delete(&db).await.unwrap());
+        // Of those that stay only: nobody is told of the save of a row that is about to be deleted.
+        let mut log = SCENE.log.take();
+        log.sort();
+        assert_eq!(log, ["saved Owner 2", "saved Thing 3"]);
+        let things = Thing::all(&db).await.unwrap();
+        assert_eq!((things.len(), things[0].id, things[0].next), (1, Some(3), None));
+        assert_eq!(Owner::all(&db).await.unwrap()[0].favorite, None);
+        // The other way round: a thing does not take its owner along.
+        common::execute(&db, "UPDATE owners SET favorite = 3").await;
+        assert_eq!(Thing::query("").delete(&db).await.unwrap(), 1);
+        assert_eq!((count(&db, "owners").await, Owner::all(&db).await.unwrap()[0].favorite), (1, None));
+    }
+
+    async fn what_receivers_do_ahead_of_a_delete_counts(db: Db) {
+        use busy::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        for (wish, log, left) in [
+            ("", &["pre Item 1", "pre Item 2", "post Item 1", "post Item 2"][..], 0),
+            ("add", &["pre Item 1", "pre Item 2", "pre Item 3", "post Item 1", "post Item 2", "post Item 3"], 0),
+            ("touch", &["pre Item 1", "pre Item 2", "post Item 1", "post Item 2"], 0),
+            ("move", &["pre Item 1", "pre Item 2"], 2),
+        ] {
+            let mut first = boxes(&db, wish).await;
+            assert!(first.delete(&db).await.unwrap(), "{wish}");
+            assert_eq!(SCENE.log.take(), log, "{wish}");
+            assert_eq!((count(&db, "items").await, count(&db, "boxes").await), (left, 1), "{wish}");
+            let tables = "boxes, items, seals";
+            match db.kind() {
+                sqlx_signals::DatabaseKind::Postgres => {
+                    common::execute(&db, &format!("TRUNCATE {tables} RESTART IDENTITY")).await;
+                }
+                sqlx_signals::DatabaseKind::Sqlite => {
+                    common::execute(&db, "DELETE FROM items; DELETE FROM boxes").await;
+                }
+            }
+        }
+    }
+
+    async fn a_row_that_a_receiver_adds_ahead_of_a_delete_restricts_it(db: Db) {
+        use busy::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        let mut first = boxes(&db, "seal").await;
+        let error = first.delete(&db).await.unwrap_err();
+        assert!(error.is_restricted(), "{error}");
+        assert_eq!((count(&db, "items").await, count(&db, "boxes").await, count(&db, "seals").await), (2, 2, 0));
+        assert_eq!(first.id, Some(1));
+    }
+
+    async fn rows_that_a_receiver_deletes_ahead_are_deleted_once(db: Db) {
+        use busy::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        let mut first = boxes(&db, "empty").await;
+        assert!(first.delete(&db).await.unwrap());
+        let log = SCENE.log.take();
+        let after: Vec<_> = log.iter().filter(|entry| entry.starts_with("post")).collect();
+        assert_eq!(after, ["post Item 1", "post Item 2"], "{log:?}");
+        assert_eq!((count(&db, "items").await, count(&db, "boxes").await), (0, 1));
+    }
+
+    async fn recorders_see_what_is_deleted_with_a_row(db: Db) {
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        let (mut ann, mut bob) = rows(&db).await;
+        let (tags, comments) = (testing::record::<Tag>(), testing::record::<Comment>());
+        bob.delete(&db).await.unwrap();
+        comments.assert_updated(2);
+        assert_eq!(comments.saved()[0].author, None);
+        ann.delete(&db).await.unwrap();
+        tags.assert_deleted(2);
+        tags.assert_committed(2);
+        assert_eq!(tags.signals(), ["pre_delete", "pre_delete", "post_delete", "post_delete"]);
+        comments.assert_deleted(4);
+        comments.assert_updated(2);
+    }
+
+    async fn a_cascade_that_is_dropped_leaves_nothing_behind(db: Db) {
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        for polls in 0..200 {
+            let mut folders: Vec<_> = (0..3).map(|_| Folder { id: None, parent: None }).collect();
+            Folder::insert_many(&db, &mut folders).await.unwrap();
+            for folder in 1..3 {
+                folders[folder].parent = folders[folder - 1].id;
+            }
+            Folder::update_many(&db, &mut folders).await.unwrap();
+
+            let mut tx = db.begin().await.unwrap();
+            let mut savepoint = tx.begin().await.unwrap();
+            let mut root = folders[0].clone();
+            let mut left = polls;
+            let done = {
+                let mut delete = std::pin::pin!(root.delete(&mut savepoint));
+                std::future::poll_fn(|cx| match delete.as_mut().poll(cx) {
+                    std::task::Poll::Pending if left == 0 => std::task::Poll::Ready(false),
+                    std::task::Poll::Pending => {
+                        left -= 1;
+                        std::task::Poll::Pending
+                    }
+                    std::task::Poll::Ready(_) => std::task::Poll::Ready(true),
+                })
+                .await
+            };
+            savepoint.rollback().await.unwrap();
+            SCENE.log.take();
+            match folders[0].delete(&mut tx).await {
+                // On Postgres, where a savepoint of the library's own had but begun.
+                Err(error) if error.is_rolled_back() => {
+                    drop(tx);
+                    assert!(folders[0].delete(&db).await.unwrap());
+                }
+                deleted => {
+                    assert!(deleted.unwrap());
+                    tx.commit().await.unwrap();
+                }
+            }
+            assert_eq!(SCENE.log.take().len(), 6, "after {polls} polls");
+            assert_eq!(count(&db, "folders").await, 0, "after {polls} polls");
+            if done {
+                return;
+            }
+        }
+        panic!("a delete of three rows is done after some polls");
     }
 }

@@ -3,7 +3,7 @@
 use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, Database, Decode, Encode, SqlSafeStr, SqlStr, Type};
 
-use crate::store::Take;
+use crate::store::{Bindable, Take};
 
 #[cfg(feature = "postgres")]
 mod postgres;
@@ -81,6 +81,13 @@ pub trait Backend: Database {
     fn differs(_row: &Self::Row, _other: &Self::Row, _column: usize) -> Result<bool, sqlx::Error> {
         Ok(true)
     }
+
+    /// Adds what the database is given for a value: the same for equal values, and never for two that differ.
+    ///
+    /// # Errors
+    ///
+    /// Where the value cannot be encoded.
+    fn encoded(value: &dyn Bindable<Self>, all: &mut Vec<u8>) -> Result<(), BoxDynError>;
 
     /// Whether values of this type can be the elements of an array that is one argument.
     fn fits_array(_element: &Self::TypeInfo) -> bool {

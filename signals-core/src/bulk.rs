@@ -1,6 +1,6 @@
 //! Statements for several rows at once, in as few as the database allows.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
@@ -19,19 +19,8 @@ use crate::statements::Group;
 
 /// The first row whose key is that of another before it.
 pub(crate) fn twin(kind: DatabaseKind, rows: &dyn Instances) -> Option<usize> {
-    let mut seen = HashMap::with_capacity(rows.len());
-    (0..rows.len()).find(|row| {
-        let other = seen.insert(rows.key(*row), *row);
-        // Nobody says that `Debug` tells two keys apart.
-        other.is_some_and(|other| encoded_key(kind, rows, other) == encoded_key(kind, rows, *row))
-    })
-}
-
-fn encoded_key(kind: DatabaseKind, rows: &dyn Instances, row: usize) -> Option<String> {
-    let mut args = Arguments::new(kind);
-    let mut keys = rows.statements().group(Group::Key);
-    keys.try_for_each(|column| rows.bind(row, column, &mut args)).ok()?;
-    Some(format!("{args:?}"))
+    let mut seen = HashSet::with_capacity(rows.len());
+    (0..rows.len()).find(|row| rows.encoded_key(*row, kind).is_ok_and(|key| !seen.insert(key)))
 }
 
 /// What a statement does with the rows of a chunk.
@@ -39,8 +28,11 @@ fn encoded_key(kind: DatabaseKind, rows: &dyn Instances, row: usize) -> Option<S
 pub(crate) enum Work<'w> {
     Insert,
     Update(&'w Update<'w>),
-    /// DELETE, and whether the rows as they were are asked for.
-    Delete(bool),
+    /// DELETE, whether the rows as they were are asked for, and whether the version must be the instance's.
+    Delete {
+        before: bool,
+        checked: bool,
+    },
 }
 
 impl Work<'_> {
@@ -49,7 +41,7 @@ impl Work<'_> {
         match self {
             Work::Insert => "insert",
             Work::Update(_) => "update",
-            Work::Delete(_) => "delete",
+            Work::Delete { .. } => "delete",
         }
     }
 }
@@ -71,11 +63,12 @@ pub(crate) async fn write(
                 DatabaseKind::Sqlite => update_in_sqlite(conn, rows, chunk, &shape).await,
             }
         }
-        (Work::Delete(before), DatabaseKind::Postgres) => {
-            delete_in_postgres(conn, rows, chunk, before).await
-        }
-        (Work::Delete(before), DatabaseKind::Sqlite) => {
-            delete_in_sqlite(conn, rows, chunk, before).await
+        (Work::Delete { before, checked }, kind) => {
+            let shape = delete_shape(rows, chunk, before, checked);
+            match kind {
+                DatabaseKind::Postgres => delete_in_postgres(conn, rows, chunk, shape).await,
+                DatabaseKind::Sqlite => delete_in_sqlite(conn, rows, chunk, shape).await,
+            }
         }
     }
 }
@@ -316,12 +309,12 @@ pub(crate) fn is_stored<'s>(
 }
 
 /// How the rows of a chunk are deleted, and found before; and the columns of them that are asked for.
-fn delete_shape(rows: &dyn Instances, chunk: &Chunk, before: bool) -> Shape {
+fn delete_shape(rows: &dyn Instances, chunk: &Chunk, before: bool, checked: bool) -> Shape {
     let model = rows.statements();
     let columns = if before { (0..model.columns.len()).collect() } else { Vec::new() };
     let on = model.group(Group::Key).collect();
     let mut shape = Shape::new(What::Delete, chunk.given, columns, on);
-    shape.checked = model.has(Group::Version);
+    (shape.before, shape.checked) = (before, checked && model.has(Group::Version));
     shape
 }
 
@@ -329,9 +322,8 @@ async fn delete_in_postgres(
     conn: &mut Conn<'_>,
     rows: &mut dyn Instances,
     chunk: &Chunk,
-    before: bool,
+    shape: Shape,
 ) -> Result<Vec<usize>> {
-    let shape = delete_shape(rows, chunk, before);
     let heir = || -> Heir {
         let chunk = chunk.clone();
         Box::new(move |rows, answer| {
@@ -343,7 +335,7 @@ async fn delete_in_postgres(
         let make = |kind| statement(kind, &*rows, chunk, &shape);
         all_of_write(conn, &make, &heir).await?
     };
-    take_deleted(rows, chunk, before, &answer)
+    take_deleted(rows, chunk, shape.before, &answer)
 }
 
 /// The rows that were deleted, and what they were, where that is asked for.
@@ -370,9 +362,13 @@ async fn delete_in_sqlite(
     conn: &mut Conn<'_>,
     rows: &mut dyn Instances,
     chunk: &Chunk,
-    before: bool,
+    shape: Shape,
 ) -> Result<Vec<usize>> {
-    let shape = delete_shape(rows, chunk, before);
+    if chunk.rows.len() == 1 && !shape.before && !shape.checked {
+        let (_, affected) = all(conn, statement(conn.kind(), rows, chunk, &shape)?).await?;
+        return Ok(chunk.rows.clone().filter(|_| affected > 0).collect());
+    }
+    let before = shape.before;
     let stored = select(conn, rows, chunk, &shape, &shape.columns).await?;
     // Where a version is not the stored one, that is an error, and nothing is deleted.
     if stored.len() == chunk.rows.len() || !shape.checked {

@@ -1,30 +1,44 @@
-//! What becomes of the rows that belong to rows that are deleted.
+//! A delete together with the rows that belong to the deleted rows.
+//!
+//! The steps are those of [Django's collector](https://github.com/django/django/blob/stable/5.2.x/django/db/models/deletion.py):
+//! first everything that is to be deleted is collected, level by level; then it is decided whether a row that stays keeps
+//! the others from being deleted; only then are receivers told and rows written. Nothing here calls itself for the rows of the
+//! next level, so that the stack is as deep for a long chain of rows as for one row.
 
-use std::any::Any;
-use std::marker::PhantomData;
+use std::collections::HashSet;
 
-use sqlx::error::BoxDynError;
+use futures_util::future::BoxFuture;
 
-use crate::any::AnyModel;
-use crate::backend::{Arguments, DatabaseKind, Statement};
-use crate::column::Column;
+use crate::backend::DatabaseKind;
+use crate::chunk::{self, Chunk};
+use crate::column::with_times;
 use crate::conn::Conn;
-use crate::delete;
-use crate::error::{Error, Result};
+use crate::context;
+use crate::delete::{delete_chunk, delete_rows};
+use crate::error::Result;
+use crate::heard::{Heard, Written};
 use crate::instances::Instances;
+use crate::linked::Dependent;
 use crate::model::Model;
-use crate::read::{self, Rows};
-use crate::scope::RowId;
+use crate::save::Verb;
 use crate::statements::Group;
-use crate::store::Route;
+use crate::testing::recording::Recorders;
+use crate::unit::Scene;
 use crate::write;
+
+mod collect;
+mod order;
+mod statements;
+
+use collect::{Collector, RowId};
+use order::{Order, Run, order};
 
 /// What becomes of a row when the one that it belongs to is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDelete {
     /// It is deleted first.
     Cascade,
-    /// The other is not deleted.
+    /// The other is not deleted, unless this one is deleted by the same delete.
     Restrict,
     /// It belongs to none from then on.
     SetNull,
@@ -43,133 +57,239 @@ impl<Pk> KeyOf<Pk> for Option<Pk> {}
 /// A check at compile time that a column can be the key of a row of `P`.
 pub const fn is_key_of<P: Model, F: KeyOf<P::Pk>>() {}
 
-/// How many parents a statement is about at most.
-const ROWS: usize = 500;
-
-/// Does to the rows of the model `M` that belong to `parents`, by the column at this place, what is to be done before those
-/// are deleted.
-pub(crate) async fn children<M: Model, R: Route<M>>(
-    conn: &mut Conn<'_>,
-    column: usize,
-    on_delete: OnDelete,
-    parents: &dyn Instances,
-) -> Result<()> {
-    let keyed: Vec<usize> = (0..parents.len()).filter(|row| parents.has_key(*row)).collect();
-    for part in keyed.chunks(ROWS) {
-        let of = Of::<M, R> { column, parents, part, child: PhantomData };
-        match on_delete {
-            OnDelete::Restrict => of.restrict(conn).await?,
-            OnDelete::SetNull => of.set_null(conn).await?,
-            OnDelete::Cascade => of.delete(conn).await?,
-        }
-    }
-    Ok(())
+/// Deletes rows of a model to which other models belong, with what belongs to them. On the heap, so that other deletes have
+/// no room for it.
+pub(crate) fn delete<'d>(
+    rows: &'d mut dyn Instances,
+    conn: &'d mut Conn<'_>,
+    heard: &'d Heard,
+    scene: &'d Scene,
+) -> BoxFuture<'d, Result<Written>> {
+    Box::pin(async move {
+        let mut collector = Collector::new(rows, heard, scene, conn.kind());
+        collector.collect(conn).await?;
+        collector.tell_before(conn).await?;
+        collector.write(conn).await
+    })
 }
 
-/// The rows of `M` that belong to a part of the parents.
-struct Of<'p, M, R> {
-    column: usize,
-    parents: &'p dyn Instances,
-    part: &'p [usize],
-    child: PhantomData<fn() -> (M, R)>,
-}
-
-impl<M: Model, R: Route<M>> Of<'_, M, R> {
-    fn column(&self) -> &'static str {
-        M::STATEMENTS.name(self.column)
-    }
-
-    async fn restrict(&self, conn: &mut Conn<'_>) -> Result<()> {
-        let (model, column) = (M::STATEMENTS, self.column());
-        let start = format!("SELECT 1 FROM {}", model.table);
-        let mut found = false;
-        let statement = self.statement(conn.kind(), &start, column, " LIMIT 1")?;
-        conn.run(statement, &mut |_| found = true).await?;
-        if !found {
-            return Ok(());
+impl Collector<'_> {
+    /// Tells the receivers ahead of the deletes. Where they have used the connection, rows may have come, gone or moved: all
+    /// is collected and decided again, and the receivers are told of the rows that they were not told of.
+    async fn tell_before(&mut self, conn: &mut Conn<'_>) -> Result<()> {
+        let mut told = HashSet::new();
+        let limit = context::recursion_limit();
+        for round in 0.. {
+            let before = conn.scope.statements;
+            let new = self.tell_new(conn, &mut told, round == 0).await?;
+            if new == 0 || conn.scope.statements == before {
+                return Ok(());
+            }
+            if round == limit {
+                return Err(self.scene().operation.recursion(limit));
+            }
+            self.collect(conn).await?;
         }
-        let row = self.part[0];
-        let key =
-            if self.part.len() == 1 { self.parents.key(row) } else { "one of them".to_owned() };
-        Err(Error::Restricted { model: self.parents.model(), key, by: M::NAME })
-    }
-
-    async fn set_null(&self, conn: &mut Conn<'_>) -> Result<()> {
-        let (model, column) = (M::STATEMENTS, self.column());
-        if M::__table().heard_save().is_none() && !model.has_times() {
-            let version =
-                model.group(Group::Version).map(|c| format!(", {0} = {0} + 1", model.name(c)));
-            let set = format!("{column} = NULL{}", version.collect::<String>());
-            let update = format!("UPDATE {} SET {set}", model.table);
-            conn.run(self.statement(conn.kind(), &update, column, "")?, &mut |_| ()).await?;
-            return Ok(());
-        }
-        // As it is to be: what belongs to none.
-        let columns = model.columns.iter().enumerate();
-        let columns = columns.map(|(i, c)| if i == self.column { "NULL" } else { c.name });
-        let mut rows = self.select(conn, &columns.collect::<Vec<_>>().join(", ")).await?;
-        let fields = [Column::new(M::COLUMNS[self.column])];
-        write::save_columns_of_many::<M, R>(&mut rows, conn.reborrow().into(), &fields).await?;
         Ok(())
     }
 
-    async fn delete(&self, conn: &mut Conn<'_>) -> Result<()> {
-        let model = M::STATEMENTS;
-        if M::__table().heard_delete().is_none() {
-            let delete = format!("DELETE FROM {}", model.table);
-            conn.run(self.statement(conn.kind(), &delete, self.column(), "")?, &mut |_| ()).await?;
-            return Ok(());
+    /// Tells the receivers of the rows that they were not told of, and returns how many those are.
+    async fn tell_new(
+        &mut self,
+        conn: &mut Conn<'_>,
+        told: &mut HashSet<RowId>,
+        first: bool,
+    ) -> Result<usize> {
+        let mut new = 0;
+        for node in 0..self.nodes.len() {
+            let group = &mut self.groups[self.nodes[node].group];
+            if group.heard.is_silent_before() {
+                continue;
+            }
+            let row = self.nodes[node].row;
+            let is_new = told.insert((group.rows.id(), group.rows.encoded_key(row, self.kind)?));
+            // Two rows of the program can have the same key.
+            if is_new || (first && node < self.roots) {
+                new += 1;
+                let rows = &mut *group.rows;
+                group.heard.tell_before_row(rows, row, Some(&mut *conn), &group.scene).await?;
+            }
         }
-        let columns: Vec<_> = model.columns.iter().map(|c| c.name).collect();
-        let mut rows = self.select(conn, &columns.join(", ")).await?;
-        // Rows that belong to each other in a circle are under way already.
-        if let Some(deleting) = conn.scope.deleting() {
-            rows.retain(|row| !deleting.contains(&entry(row)));
+        Ok(new)
+    }
+
+    /// Writes what was decided: rows that nobody hears of, columns that are set to NULL, and then the rows that were collected,
+    /// each before those that it belongs to.
+    async fn write(&mut self, conn: &mut Conn<'_>) -> Result<Written> {
+        for (dependent, group, part) in &self.unheard {
+            let parents = &*self.groups[*group].rows;
+            conn.run(statements::delete(self.kind, *dependent, parents, part)?, &mut |_| ())
+                .await?;
         }
-        delete::delete_many::<M, R>(&mut rows, conn.reborrow().into()).await?;
+        for (dependent, group) in std::mem::take(&mut self.to_null) {
+            self.set_null(conn, dependent, group).await?;
+        }
+        let groups: Vec<_> = self.nodes.iter().map(|node| node.group).collect();
+        let Order { runs, broken } = order(&groups, &self.edges);
+        self.break_circles(conn, &broken).await?;
+        self.delete_runs(conn, runs).await
+    }
+
+    /// Sets the column to NULL in the rows that belong to the rows of a group and stay.
+    async fn set_null(
+        &mut self,
+        conn: &mut Conn<'_>,
+        dependent: Dependent,
+        group: usize,
+    ) -> Result<()> {
+        let (child, column) = (dependent.child(), dependent.column());
+        let heard = child.receivers.heard_save().is_some()
+            || child.statements.has_times()
+            || Recorders::of_task(child.id).any();
+        for part in statements::parts(&*self.groups[group].rows) {
+            let parents = &*self.groups[group].rows;
+            if !heard && !self.deleted_with.contains(&child.id) {
+                let update = statements::set_null(self.kind, dependent, parents, &part)?;
+                conn.run(update, &mut |_| ()).await?;
+                continue;
+            }
+            let select = statements::select_as_null(self.kind, dependent, parents, &part)?;
+            let Some(mut rows) = dependent.rows(self.kind, Some(column)) else { continue };
+            let mut read = Ok(());
+            conn.run(select, &mut |row| {
+                if read.is_ok() {
+                    read = self.push_unless_collected(&mut *rows, &row);
+                }
+            })
+            .await?;
+            read?;
+            let verb = Verb::Fields(with_times(vec![column], child.statements).into());
+            write::many(&mut *rows, conn.reborrow().into(), verb).await?;
+        }
         Ok(())
     }
 
-    async fn select(&self, conn: &mut Conn<'_>, columns: &str) -> Result<Vec<M>> {
-        let model = M::STATEMENTS;
-        let keys: Vec<_> = model.group(Group::Key).map(|c| model.name(c)).collect();
-        let lock = if conn.kind() == DatabaseKind::Postgres { " FOR UPDATE" } else { "" };
-        let end = format!(" ORDER BY {}{lock}", keys.join(", "));
-        let start = format!("SELECT {columns} FROM {}", model.table);
-        let mut rows = Rows::<M, R>::default();
-        let statement = self.statement(conn.kind(), &start, self.column(), &end)?;
-        read::take(conn, statement, &mut rows).await?;
-        Ok(rows.rows)
+    /// Sets columns to NULL in rows that are deleted, because no order of the deletes respects them. It is part of the deletes:
+    /// no save is told.
+    async fn break_circles(&self, conn: &mut Conn<'_>, broken: &[usize]) -> Result<()> {
+        let mut columns: Vec<((usize, usize), Vec<usize>)> = Vec::new();
+        for edge in broken {
+            let (node, column) = (&self.nodes[self.edges[*edge].child], self.columns[*edge]);
+            let of = (node.group, column);
+            match columns.iter_mut().find(|(known, _)| *known == of) {
+                Some((_, rows)) => rows.push(node.row),
+                None => columns.push((of, vec![node.row])),
+            }
+        }
+        for ((group, column), rows) in columns {
+            let all = &*self.groups[group].rows;
+            for part in rows.chunks(statements::PARENTS) {
+                let update = statements::set_own_null(self.kind, all, part, column)?;
+                conn.run(update, &mut |_| ()).await?;
+            }
+        }
+        Ok(())
     }
 
-    /// A statement about the rows whose column is the key of one of the parents.
-    fn statement(
-        &self,
-        kind: DatabaseKind,
-        start: &str,
-        column: &str,
-        end: &str,
-    ) -> Result<Statement, sqlx::Error> {
-        let mut args = Arguments::new(kind);
-        bind_keys(self.parents, self.part, &mut args).map_err(sqlx::Error::Encode)?;
-        let places: Vec<_> = (1..=self.part.len()).map(|n| format!("${n}")).collect();
-        let sql = format!("{start} WHERE {column} IN ({}){end}", places.join(", "));
-        let persistent = self.part.len() == 1;
-        Ok(Statement { persistent, ..Statement::once(sql, args) })
+    async fn delete_runs(&mut self, conn: &mut Conn<'_>, runs: Vec<Run>) -> Result<Written> {
+        // The rows of the library's own are brought into the order in which they are deleted, so that those of a statement are
+        // side by side. Those of the program stay where they are.
+        for (number, group) in self.groups.iter_mut().enumerate() {
+            let own = runs.iter().filter(|run| run.group == number);
+            let rows = own.flat_map(|run| &run.rows).map(|(node, _)| self.nodes[*node].row);
+            let rows: Vec<_> = rows.collect();
+            match number {
+                0 if !is_ordered(&runs) => {}
+                0 => group.rows.set_order(rows),
+                _ => group.rows.reorder(&rows),
+            }
+        }
+        let mut done = vec![0; self.groups.len()];
+        let mut written = Written::default();
+        for run in runs {
+            let start = done[run.group];
+            done[run.group] += run.rows.len();
+            if run.group > 0 {
+                self.delete_run(conn, &run, start).await?;
+            } else {
+                let Written { batches, .. } = self.delete_roots(conn, &run, start).await?;
+                written.batches.to_mut().extend(batches.iter().cloned());
+            }
+        }
+        self.groups[0].rows.set_order(Vec::new());
+        Ok(written)
+    }
+
+    /// Deletes rows that were collected, and tells the receivers behind the statements.
+    async fn delete_run(&mut self, conn: &mut Conn<'_>, run: &Run, start: usize) -> Result<()> {
+        let group = &mut self.groups[run.group];
+        let (rows, heard) = (&mut *group.rows, &mut group.heard);
+        let mut batches = Vec::new();
+        for chunk in chunks_of_run(rows, conn, run, start, false) {
+            let deleted = delete_chunk(rows, conn, heard, &chunk, false).await?;
+            batches.extend(chunk::runs(deleted.into_iter()));
+        }
+        heard.written = Written { created: None, batches: batches.into() };
+        if heard.pair.previous {
+            heard.before.resize_with(rows.len(), || None);
+            for row in start..start + run.rows.len() {
+                heard.before[row] = Some(std::mem::take(rows.before_of(row)).into());
+            }
+        }
+        for postponed in heard.postponed(rows, &group.scene) {
+            conn.scope.defer(postponed);
+        }
+        heard.tell_after(rows, Some(conn), &group.scene).await
+    }
+
+    /// Deletes the rows of the program. Their receivers are told when everything is deleted.
+    async fn delete_roots(
+        &mut self,
+        conn: &mut Conn<'_>,
+        run: &Run,
+        start: usize,
+    ) -> Result<Written> {
+        let group = &mut self.groups[0];
+        if run.rows.len() == self.roots && run.rows.iter().all(|(_, depth)| *depth == 0) {
+            return delete_rows(&mut *group.rows, conn, &group.heard).await;
+        }
+        let (rows, heard) = (&mut *group.rows, &group.heard);
+        let mut batches = Vec::new();
+        for chunk in chunks_of_run(rows, conn, run, start, true) {
+            let deleted = delete_chunk(rows, conn, heard, &chunk, true).await?;
+            batches.extend(chunk::runs(deleted.into_iter().map(|row| rows.place(row))));
+        }
+        Ok(Written { created: None, batches: batches.into() })
     }
 }
 
-fn bind_keys(
-    parents: &dyn Instances,
-    rows: &[usize],
-    args: &mut Arguments,
-) -> Result<(), BoxDynError> {
-    let key = parents.statements().group(Group::Key).next().unwrap_or_default();
-    rows.iter().try_for_each(|row| parents.bind(*row, key, args))
+/// Whether the rows of the program must be deleted in an order that is not theirs.
+fn is_ordered(runs: &[Run]) -> bool {
+    let mut roots = runs.iter().filter(|run| run.group == 0);
+    let first = roots.next();
+    roots.next().is_some() || first.is_some_and(|run| run.rows.iter().any(|(_, depth)| *depth > 0))
 }
 
-/// A row that is being deleted, as the transaction knows it.
-pub(crate) fn entry(row: &dyn AnyModel) -> RowId {
-    let any: &dyn Any = row;
-    (any.type_id(), row.key())
+/// The statements that delete the rows of a run, which begin at this place. On SQLite, no statement has both a row and one
+/// that belongs to it: `ON DELETE RESTRICT` counts there in the middle of a statement. The same where versions are checked: a
+/// stale row stays, and is the error, not the constraint of the row that it belongs to.
+fn chunks_of_run(
+    rows: &dyn Instances,
+    conn: &Conn<'_>,
+    run: &Run,
+    start: usize,
+    checked: bool,
+) -> Vec<Chunk> {
+    let model = rows.statements();
+    let version: Vec<_> = model.group(Group::Version).filter(|_| checked).collect();
+    let apart = conn.kind() == DatabaseKind::Sqlite || !version.is_empty();
+    let binds: Vec<_> = model.group(Group::Key).chain(version).collect();
+    let levels = run.rows.chunk_by(|(_, depth), (_, other)| !apart || depth == other);
+    let mut at = start;
+    let chunks = levels.flat_map(|level| {
+        let range = at..at + level.len();
+        at = range.end;
+        chunk::chunks(conn.kind(), rows, range, &binds)
+    });
+    chunks.collect()
 }

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::statements::Role;
+use crate::statements::{Role, Statements};
 
 /// A column of a model, as `User::EMAIL`.
 ///
@@ -72,7 +72,7 @@ impl<M: ?Sized> fmt::Display for Column<M> {
 
 /// The places of columns that the program can set alone, and of those that are set at every write.
 pub(crate) fn settable<M: Model>(fields: &[Column<M>]) -> Result<Vec<usize>> {
-    let mut columns = places(fields)?;
+    let columns = places(fields)?;
     for column in &columns {
         if !matches!(M::STATEMENTS.columns[*column].role, Role::Plain | Role::AutoNow) {
             let (model, column) = (M::NAME, M::COLUMNS[*column]);
@@ -80,11 +80,16 @@ pub(crate) fn settable<M: Model>(fields: &[Column<M>]) -> Result<Vec<usize>> {
             return Err(Error::other(format!("the column `{column}` of `{model}` {why}")));
         }
     }
-    let times = M::STATEMENTS.columns.iter().enumerate();
+    Ok(with_times(columns, M::STATEMENTS))
+}
+
+/// These columns, and those that are set at every write.
+pub(crate) fn with_times(mut columns: Vec<usize>, model: &Statements) -> Vec<usize> {
+    let times = model.columns.iter().enumerate();
     columns.extend(times.filter(|(_, c)| c.role == Role::AutoNow).map(|(i, _)| i));
     columns.sort_unstable();
     columns.dedup();
-    Ok(columns)
+    columns
 }
 
 /// The columns of a row that are to be unique together.

@@ -106,6 +106,11 @@ impl Call {
         Current { call: Arc::clone(self), receiver }
     }
 
+    /// The error where what this operation does makes it do more and more.
+    pub(crate) fn recursion(&self, limit: usize) -> Error {
+        Error::Recursion { chain: self.chain(), limit }
+    }
+
     fn chain(&self) -> String {
         let mut links = vec![format!("{} of `{}`", self.verb, self.model)];
         let mut next = self.cause.as_ref();
@@ -192,6 +197,10 @@ pub(crate) fn observe(verb: &'static str, model: &'static str) {
     if cfg!(debug_assertions) {
         let _ = CURRENT.try_with(|current| observed::note(current.receiver, verb, model));
     }
+}
+
+pub(crate) fn recursion_limit() -> usize {
+    LIMIT.load(Ordering::Relaxed)
 }
 
 pub(crate) fn set_recursion_limit(limit: usize) {

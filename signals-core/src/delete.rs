@@ -4,8 +4,7 @@ use futures_util::future::BoxFuture;
 
 use crate::backend::{Arguments, Statement};
 use crate::bulk::{self, Work};
-use crate::cascade::entry;
-use crate::chunk;
+use crate::chunk::{self, Chunk};
 use crate::conn::Conn;
 use crate::context;
 use crate::error::Result;
@@ -13,11 +12,9 @@ use crate::executor::Source;
 use crate::going::Heir;
 use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
-use crate::linked::Dependent;
 use crate::model::Model;
 use crate::refused;
 use crate::save::stale;
-use crate::scope::RowId;
 use crate::statements::Group;
 use crate::store::Route;
 use crate::testing::recording::Recorders;
@@ -86,35 +83,20 @@ pub(crate) async fn delete_one(rows: &mut dyn Instances, conn: &mut Conn<'_>) ->
     Ok(deleted(remove(conn, rows).await?))
 }
 
-/// The rows of a delete with receivers, and what belongs to them before. On the heap, so that a delete of one has no room
-/// for it.
+/// The rows of a delete of several with receivers, or of one whose row before is asked for. On the heap, so that a delete of
+/// one has no room for it.
 pub(crate) fn delete_rows<'d>(
     rows: &'d mut dyn Instances,
     conn: &'d mut Conn<'_>,
     heard: &'d Heard,
 ) -> BoxFuture<'d, Result<Written>> {
     Box::pin(async move {
-        if !heard.pair.dependents.is_empty() {
-            let entries = (0..rows.len()).map(|row| entry(rows.at(row))).collect();
-            cascade(heard.pair.dependents, rows, entries, conn).await?;
-        }
         if !heard.many && !heard.pair.previous {
             return delete_one(rows, conn).await;
         }
         let mut batches = Vec::new();
         for chunk in chunk::deletes(conn.kind(), rows) {
-            let work = Work::Delete(heard.pair.previous);
-            let deleted = match heard.many {
-                true => refused::write(conn, rows, &chunk, work).await?,
-                false => bulk::write(conn, rows, &chunk, work).await?,
-            };
-            if rows.statements().has(Group::Version) && deleted.len() < chunk.rows.len() {
-                let left = bulk::stored(conn, rows, &chunk).await?;
-                if let Some(row) = left.into_iter().find(|row| deleted.binary_search(row).is_err())
-                {
-                    return Err(heard.of_row(rows, row, stale(rows, row)));
-                }
-            }
+            let deleted = delete_chunk(rows, conn, heard, &chunk, true).await?;
             // Those of a statement that did not find them all are several slices.
             batches.extend(chunk::runs(deleted.into_iter()));
         }
@@ -122,32 +104,33 @@ pub(crate) fn delete_rows<'d>(
     })
 }
 
+/// Deletes the rows of a chunk, and returns which of them were there. Where the version must be the instance's, another one
+/// is an error.
+pub(crate) async fn delete_chunk(
+    rows: &mut dyn Instances,
+    conn: &mut Conn<'_>,
+    heard: &Heard,
+    chunk: &Chunk,
+    checked: bool,
+) -> Result<Vec<usize>> {
+    let work = Work::Delete { before: heard.pair.previous, checked };
+    let deleted = match heard.many {
+        true => refused::write(conn, rows, chunk, work).await?,
+        false => bulk::write(conn, rows, chunk, work).await?,
+    };
+    let checked = checked && rows.statements().has(Group::Version);
+    if checked && deleted.len() < chunk.rows.len() {
+        let left = bulk::stored(conn, rows, chunk).await?;
+        if let Some(row) = left.into_iter().find(|row| deleted.binary_search(row).is_err()) {
+            return Err(heard.of_row(rows, row, stale(rows, row)));
+        }
+    }
+    Ok(deleted)
+}
+
 /// What a delete of the one row that there is has done.
 fn deleted(found: bool) -> Written {
     if found { Written::one(None) } else { Written::default() }
-}
-
-/// Does to what belongs to the rows what is to be done before they are deleted themselves.
-async fn cascade(
-    dependents: &[Dependent],
-    rows: &dyn Instances,
-    mut entries: Vec<RowId>,
-    conn: &mut Conn<'_>,
-) -> Result<()> {
-    if let Some(deleting) = conn.scope.deleting() {
-        entries.retain(|entry| deleting.insert(entry.clone()));
-    }
-    let mut done = Ok(());
-    for dependent in dependents {
-        done = dependent.cascade(conn, rows).await;
-        if done.is_err() {
-            break;
-        }
-    }
-    if let Some(deleting) = conn.scope.deleting() {
-        entries.iter().for_each(|entry| _ = deleting.remove(entry));
-    }
-    done
 }
 
 /// Deletes the one row that there is, and returns whether it was there.

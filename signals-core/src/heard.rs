@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
+use crate::cascade;
 use crate::conn::Conn;
 use crate::delete;
 use crate::dispatch::{Postponed, dispatch};
@@ -85,6 +86,7 @@ impl Heard {
         &self,
         rows: &mut dyn Instances,
         conn: &mut Conn<'_>,
+        scene: &Scene,
     ) -> Result<Written> {
         match &self.unit {
             Unit::Save(verb) => {
@@ -94,35 +96,58 @@ impl Heard {
                     false => Ok(store(conn, rows, verb, self.pair.previous).await?.written()),
                 }
             }
-            Unit::Delete if self.many || self.pair.previous || !self.pair.dependents.is_empty() => {
+            Unit::Delete if self.cascades() => cascade::delete(rows, conn, self, scene).await,
+            Unit::Delete if self.many || self.pair.previous => {
                 delete::delete_rows(rows, conn, self).await
             }
             Unit::Delete => delete::delete_one(rows, conn).await,
         }
     }
 
-    /// Tells those ahead of the statement.
+    /// Whether rows of other models may belong to those that are deleted.
+    fn cascades(&self) -> bool {
+        self.unit == Unit::Delete && !self.pair.dependents.is_empty()
+    }
+
+    /// Tells those ahead of the statement. Of a delete with rows that belong to others, they are told later, when it is known
+    /// which rows are deleted.
     pub(crate) async fn tell_before(
         &self,
         rows: &mut dyn Instances,
         mut conn: Option<&mut Conn<'_>>,
         scene: &Scene,
     ) -> Result<()> {
-        if self.pair.before.is_empty() && !self.recorders.any() {
+        if self.is_silent_before() || self.cascades() {
             return Ok(());
         }
         for row in 0..rows.len() {
-            let (signal, told) = match self.unit {
-                Unit::Delete => (pre_delete::NAME, Told::PreDelete(row)),
-                Unit::Save(_) => (pre_save::NAME, Told::PreSave(row)),
-            };
-            self.recorders.before(signal, rows.at(row));
-            let mut event = Telling { rows: &mut *rows, told };
-            let conn = conn.as_deref_mut();
-            let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;
-            done.map_err(|error| self.of_row(rows, row, error))?;
+            self.tell_before_row(rows, row, conn.as_deref_mut(), scene).await?;
         }
         Ok(())
+    }
+
+    /// Whether there is nobody ahead of the statement.
+    pub(crate) fn is_silent_before(&self) -> bool {
+        self.pair.before.is_empty() && !self.recorders.any()
+    }
+
+    /// Tells those ahead of the statement about one row. A row without a key is not stored, and so it is not deleted.
+    pub(crate) async fn tell_before_row(
+        &self,
+        rows: &mut dyn Instances,
+        row: usize,
+        conn: Option<&mut Conn<'_>>,
+        scene: &Scene,
+    ) -> Result<()> {
+        let (signal, told) = match self.unit {
+            Unit::Delete if !rows.has_key(row) => return Ok(()),
+            Unit::Delete => (pre_delete::NAME, Told::PreDelete(row)),
+            Unit::Save(_) => (pre_save::NAME, Told::PreSave(row)),
+        };
+        self.recorders.before(signal, rows.at(row));
+        let mut event = Telling { rows: &mut *rows, told };
+        let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;
+        done.map_err(|error| self.of_row(rows, row, error))
     }
 
     /// Tells those behind the statement.

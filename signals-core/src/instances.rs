@@ -12,7 +12,7 @@ use crate::any::AnyModel;
 use crate::backend::{AnyRow, AnyTake, Arguments, Backend as _, DatabaseKind};
 use crate::parameter::Cx;
 use crate::previous::{Before, SharedBefore};
-use crate::statements::Statements;
+use crate::statements::{Group, Statements};
 use crate::store::Bindable;
 use crate::subscriber::{Begun, Both, Event, Kept, Subscriber};
 use crate::table::Table;
@@ -76,6 +76,15 @@ pub trait Instances: Send + Sync {
 
     /// Brings the rows back to what was noted, where something was.
     fn restore(&mut self);
+
+    /// Adds a row of the database. Only to rows that are the library's own.
+    fn push(&mut self, from: &AnyRow) -> Result<(), sqlx::Error>;
+
+    /// Keeps the first rows only. Only of rows that are the library's own.
+    fn truncate(&mut self, rows: usize);
+
+    /// Brings the rows into this order, which names each of them once. Only rows that are the library's own.
+    fn reorder(&mut self, order: &[usize]);
 
     /// A copy of the rows, where that can be had.
     fn copied(&self) -> Option<Box<dyn Instances>>;
@@ -151,6 +160,47 @@ impl dyn Instances + '_ {
             _ => Ok(()),
         };
         given.is_ok() && fits
+    }
+
+    /// What the database is given for these columns of a row, so that two rows can be told from each other: neither `Debug` nor
+    /// `PartialEq` of the program's own types can be relied on for that. Of two types that are encoded the same, as `T` and
+    /// `Option<T>` are, the same values are the same.
+    pub(crate) fn encoded(
+        &self,
+        row: usize,
+        columns: impl IntoIterator<Item = usize>,
+        kind: DatabaseKind,
+    ) -> Result<Box<[u8]>, sqlx::Error> {
+        let mut all = Vec::new();
+        for column in columns {
+            let given = match kind {
+                #[cfg(feature = "sqlite")]
+                DatabaseKind::Sqlite => self.give(
+                    row,
+                    column,
+                    AnyTake::Sqlite(&mut |value| sqlx::Sqlite::encoded(value, &mut all)),
+                ),
+                #[cfg(feature = "postgres")]
+                DatabaseKind::Postgres => self.give(
+                    row,
+                    column,
+                    AnyTake::Postgres(&mut |value| sqlx::Postgres::encoded(value, &mut all)),
+                ),
+                #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+                _ => Ok(()),
+            };
+            given.map_err(sqlx::Error::Encode)?;
+        }
+        Ok(all.into())
+    }
+
+    /// The key of a row as the database is given it.
+    pub(crate) fn encoded_key(
+        &self,
+        row: usize,
+        kind: DatabaseKind,
+    ) -> Result<Box<[u8]>, sqlx::Error> {
+        self.encoded(row, self.statements().group(Group::Key), kind)
     }
 
     /// What a row was before.

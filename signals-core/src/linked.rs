@@ -1,17 +1,13 @@
 //! Every model of the program, without its type: for what the library does to rows of models that the caller has not named.
 
 use std::any::TypeId;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use futures_util::future::BoxFuture;
-
 use crate::backend::{AnyType, DatabaseKind};
-use crate::cascade::{self, OnDelete};
-use crate::conn::Conn;
-use crate::error::Result;
-use crate::instances::Instances;
+use crate::cascade::OnDelete;
+use crate::instances::{Instances, Of};
 use crate::model::Model;
 use crate::statements::Statements;
 #[cfg(any(feature = "sqlite", feature = "postgres"))]
@@ -30,7 +26,7 @@ inventory::collect!(Linked);
 
 /// A model and its table, without the type.
 pub(crate) struct Described {
-    id: TypeId,
+    pub(crate) id: TypeId,
     pub(crate) name: &'static str,
     pub(crate) table: &'static str,
     pub(crate) columns: &'static [&'static str],
@@ -63,11 +59,9 @@ pub struct Relation {
     postgres: Option<Children>,
 }
 
-/// Does to the rows that belong to some that are about to be deleted what is to be done before.
+/// Makes a place for rows of a model, with none in it yet; and if receivers are told of one column only, of which.
 #[derive(Clone, Copy)]
-pub struct Children(
-    for<'c> fn(&'c mut Conn<'_>, usize, OnDelete, &'c dyn Instances) -> BoxFuture<'c, Result<()>>,
-);
+pub struct Children(fn(Option<usize>) -> Box<dyn Instances>);
 
 /// How to copy a `T`: its own constant is there where it is `Clone`, else that of [`NotCloned`].
 pub struct CopyOf<T>(PhantomData<T>);
@@ -116,13 +110,9 @@ macro_rules! stored_in {
         impl<M: Store<sqlx::$DB>> StoredIn<M> {
             /// Whether a column can be read.
             pub const $fits: Option<Fits> = Some(<Only<sqlx::$DB> as Route<M>>::fits);
-            /// What becomes of rows that belong to others. Apart, for it is not to be compiled for a model that belongs to none.
+            /// Rows that belong to others. Apart, for it is not to be compiled for a model that belongs to none.
             pub const $children: Option<Children> =
-                Some(Children(|conn, column, on_delete, parents| {
-                    Box::pin(cascade::children::<M, Only<sqlx::$DB>>(
-                        conn, column, on_delete, parents,
-                    ))
-                }));
+                Some(Children(|field| Of::<M, Only<sqlx::$DB>>::owned(field).boxed()));
         }
     };
 }
@@ -164,21 +154,42 @@ impl Relation {
 
 /// A model whose rows belong to those of another.
 #[derive(Clone, Copy)]
-pub(crate) struct Dependent(&'static Relation);
+pub(crate) struct Dependent {
+    child: &'static Linked,
+    relation: &'static Relation,
+}
 
 impl Dependent {
-    /// Does to the rows that belong to these what is to be done before these are deleted.
-    pub(crate) async fn cascade(&self, conn: &mut Conn<'_>, parents: &dyn Instances) -> Result<()> {
-        let Relation { column, on_delete, sqlite, postgres, .. } = *self.0;
-        let children = match conn.kind() {
-            DatabaseKind::Sqlite => sqlite,
-            DatabaseKind::Postgres => postgres,
+    /// The model that belongs to the other.
+    pub(crate) fn child(self) -> Described {
+        (self.child.model)()
+    }
+
+    /// The place of the column that is the key of the other.
+    pub(crate) fn column(self) -> usize {
+        self.relation.column
+    }
+
+    pub(crate) fn on_delete(self) -> OnDelete {
+        self.relation.on_delete
+    }
+
+    /// Whether the model belongs to others in no way but this one: its rows are deleted with those.
+    pub(crate) fn only_cascades(self) -> bool {
+        self.child.relations.iter().all(|relation| relation.on_delete == OnDelete::Cascade)
+    }
+
+    /// A place for rows of the model; none where no row of it can be in this database.
+    pub(crate) fn rows(
+        self,
+        kind: DatabaseKind,
+        field: Option<usize>,
+    ) -> Option<Box<dyn Instances>> {
+        let children = match kind {
+            DatabaseKind::Sqlite => self.relation.sqlite,
+            DatabaseKind::Postgres => self.relation.postgres,
         };
-        match children {
-            Some(Children(children)) => children(conn, column, on_delete, parents).await,
-            // No row of it is in this database.
-            None => Ok(()),
-        }
+        children.map(|Children(rows)| rows(field))
     }
 }
 
@@ -189,7 +200,8 @@ pub(crate) fn dependents(parent: TypeId) -> &'static [Dependent] {
         let mut all: HashMap<_, Vec<_>> = HashMap::new();
         for child in models() {
             for relation in child.relations {
-                all.entry((relation.parent)()).or_default().push(Dependent(relation));
+                let dependent = Dependent { child, relation };
+                all.entry((relation.parent)()).or_default().push(dependent);
             }
         }
         all
@@ -197,9 +209,23 @@ pub(crate) fn dependents(parent: TypeId) -> &'static [Dependent] {
     all.get(&parent).map_or(&[], Vec::as_slice)
 }
 
+/// The models of which rows can be deleted together with rows of this one, itself included.
+pub(crate) fn deleted_with(model: TypeId) -> HashSet<TypeId> {
+    let (mut all, mut next) = (HashSet::from([model]), vec![model]);
+    while let Some(model) = next.pop() {
+        for dependent in dependents(model) {
+            let child = dependent.child().id;
+            if dependent.on_delete() == OnDelete::Cascade && all.insert(child) {
+                next.push(child);
+            }
+        }
+    }
+    all
+}
+
 /// Every model that is linked into the program, in the order of their names.
 pub(crate) fn models() -> Vec<&'static Linked> {
-    let mut seen = std::collections::HashSet::new();
+    let mut seen = HashSet::new();
     let mut all: Vec<_> = inventory::iter::<Linked>.into_iter().collect();
     all.retain(|linked| seen.insert((linked.model)().id));
     all.sort_by_key(|linked| (linked.model)().name);

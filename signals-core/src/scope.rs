@@ -1,6 +1,3 @@
-use std::any::TypeId;
-use std::collections::HashSet;
-
 use crate::context::PoolId;
 use crate::db::Db;
 use crate::going::Left;
@@ -16,6 +13,8 @@ pub(crate) struct Scope {
     pub(crate) foreign: bool,
     /// The raw sqlx connection was handed out since our last statement: a failed statement may have gone unseen.
     pub(crate) unverified: bool,
+    /// How many statements were run in transactions so far, those of receivers included.
+    pub(crate) statements: u64,
     /// A statement that writes goes on without its caller, where there is no transaction.
     pub(crate) outlives: bool,
     /// The one that does.
@@ -29,21 +28,11 @@ pub(crate) struct Frame {
     pub(crate) failed: Option<String>,
     /// A statement was run in it: begun anew, it would not be the same.
     pub(crate) used: bool,
-    /// The rows that are being deleted with what belongs to them; of the outermost frame.
-    deleting: HashSet<RowId>,
 }
-
-/// A row of a model, by its key as text.
-pub(crate) type RowId = (TypeId, Option<String>);
 
 impl Scope {
     pub(crate) fn of(db: Option<Db>) -> Self {
         Self { db, ..Self::default() }
-    }
-
-    /// The rows that are being deleted with what belongs to them, in the transaction that there is.
-    pub(crate) fn deleting(&mut self) -> Option<&mut HashSet<RowId>> {
-        self.frames.first_mut().map(|frame| &mut frame.deleting)
     }
 
     pub(crate) fn pool(&self) -> Option<PoolId> {
@@ -66,6 +55,7 @@ impl Scope {
 
     /// From here on a transaction is not what it was at its beginning.
     pub(crate) fn touch(&mut self) {
+        self.statements = self.statements.wrapping_add(1);
         if let Some(frame) = self.frames.last_mut() {
             frame.used = true;
         }

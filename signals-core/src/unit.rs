@@ -210,7 +210,7 @@ fn alone<'u>(
         let conn = source.connect().await?;
         conn.scope.outlives = needs.followed;
         let sent = Sent { heard: &mut heard, rows: kept.rows, conn, scene: &scene };
-        sent.heard.written = sent.heard.write(sent.rows, sent.conn).await?;
+        sent.heard.written = sent.heard.write(sent.rows, sent.conn, &scene).await?;
         drop(sent);
         // Stored, whatever becomes of the receivers.
         kept.is_done();
@@ -252,7 +252,7 @@ async fn write(
     conn: &mut Conn<'_>,
     scene: &Scene,
 ) -> Result<()> {
-    heard.written = heard.write(rows, conn).await?;
+    heard.written = heard.write(rows, conn, scene).await?;
     if heard.pair.previous {
         heard.before = rows.take_before();
     }

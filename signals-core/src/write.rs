@@ -133,7 +133,7 @@ pub(crate) async fn save_many<M: Model, R: Route<M>>(
 }
 
 /// As [`one`], of all rows.
-async fn many(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<u64> {
+pub(crate) async fn many(rows: &mut dyn Instances, source: Source<'_>, verb: Verb) -> Result<u64> {
     let count = rows.len();
     if count > 0 {
         let span = span!("save", model = rows.model(), rows = count);

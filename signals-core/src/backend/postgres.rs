@@ -17,7 +17,7 @@ use crate::lender::{IDLE, PATIENCE};
 use crate::options::DbOptions;
 use crate::registry::interned;
 use crate::runtimes::Runtimes;
-use crate::store::Take;
+use crate::store::{Bindable, Take};
 
 impl Backend for Postgres {
     const KIND: DatabaseKind = DatabaseKind::Postgres;
@@ -70,6 +70,17 @@ impl Backend for Postgres {
         T: Decode<'r, Self> + Type<Self>,
     {
         row.try_get(column)
+    }
+
+    fn encoded(value: &dyn Bindable<Self>, all: &mut Vec<u8>) -> Result<(), BoxDynError> {
+        let mut buffer = PgArgumentBuffer::default();
+        if let IsNull::No = value.encode(&mut buffer)? {
+            all.extend(u64::try_from(buffer.len())?.to_be_bytes());
+            all.extend_from_slice(&buffer);
+        } else {
+            all.extend(u64::MAX.to_be_bytes());
+        }
+        Ok(())
     }
 
     fn fits_array(element: &PgTypeInfo) -> bool {

@@ -1,16 +1,19 @@
+use std::io::Write;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
 use sqlx::sqlite::{
-    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteQueryResult,
-    SqliteRow, SqliteTypeInfo,
+    SqliteArguments, SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode,
+    SqlitePoolOptions, SqliteQueryResult, SqliteRow, SqliteTypeInfo,
 };
 use sqlx::{Decode, Row, Sqlite, SqlitePool, Type, TypeInfo, ValueRef};
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind};
 use crate::error::Result;
 use crate::options::DbOptions;
-use crate::store::Take;
+use crate::store::{Bindable, Take};
 
 /// How long a statement waits for another connection's lock.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,6 +74,16 @@ impl Backend for Sqlite {
         T: Decode<'r, Self> + Type<Self>,
     {
         row.try_get(column)
+    }
+
+    // The buffer shows its values only through `Debug`, which is that of the driver's own numbers, strings and bytes.
+    fn encoded(value: &dyn Bindable<Self>, all: &mut Vec<u8>) -> Result<(), BoxDynError> {
+        let mut buffer = SqliteArgumentsBuffer::default();
+        match value.encode(&mut buffer)? {
+            IsNull::Yes => all.push(0),
+            IsNull::No => write!(all, "{buffer:?}")?,
+        }
+        Ok(())
     }
 
     // As it is stored, whatever the column's collation takes for the same.

@@ -27,16 +27,31 @@ pub(crate) struct Of<'m, M: Model, R> {
     route: PhantomData<fn() -> R>,
 }
 
-/// The rows of the program, or a copy of them, whose type only itself knows: else each future that a save is in would have the
-/// code that drops it.
+/// The rows of the program, or rows of the library's own, whose type only itself knows: else each future that a save is in
+/// would have the code that drops it.
 enum Rows<'m, M> {
     Given(&'m mut [M]),
-    Copied(Box<dyn Slice<M>>),
+    Owned(Box<dyn Slice<M>>),
 }
 
-trait Slice<M>: DerefMut<Target = [M]> + Send + Sync {}
+impl<M> Rows<'_, M> {
+    fn owned(&mut self) -> Option<&mut Vec<M>> {
+        match self {
+            Self::Given(_) => None,
+            Self::Owned(rows) => Some(rows.all()),
+        }
+    }
+}
 
-impl<M: Send + Sync> Slice<M> for Vec<M> {}
+trait Slice<M>: DerefMut<Target = [M]> + Send + Sync {
+    fn all(&mut self) -> &mut Vec<M>;
+}
+
+impl<M: Send + Sync> Slice<M> for Vec<M> {
+    fn all(&mut self) -> &mut Vec<M> {
+        self
+    }
+}
 
 /// What there is to know of rows beside themselves. Its code is that of the types of their keys.
 struct Aside<K> {
@@ -67,7 +82,7 @@ impl<M> Deref for Rows<'_, M> {
     fn deref(&self) -> &[M] {
         match self {
             Self::Given(rows) => rows,
-            Self::Copied(rows) => rows,
+            Self::Owned(rows) => rows,
         }
     }
 }
@@ -76,7 +91,7 @@ impl<M> DerefMut for Rows<'_, M> {
     fn deref_mut(&mut self) -> &mut [M] {
         match self {
             Self::Given(rows) => rows,
-            Self::Copied(rows) => rows,
+            Self::Owned(rows) => rows,
         }
     }
 }
@@ -94,6 +109,13 @@ impl<'m, M: Model, R> Of<'m, M, R> {
     /// With the columns that receivers are told of.
     pub(crate) fn with_fields(self, fields: &'m [Column<M>]) -> Self {
         Self { fields: Some(fields.into()), ..self }
+    }
+
+    /// Rows of the library's own, with none in it yet; where receivers are told of a column, it is this one.
+    pub(crate) fn owned(field: Option<usize>) -> Of<'static, M, R> {
+        let fields = field.map(|column| Cow::Owned(vec![Column::new(M::COLUMNS[column])]));
+        let (rows, aside) = (Rows::Owned(Box::new(Vec::new())), Aside::NOTHING);
+        Of { rows, fields, aside, route: PhantomData }
     }
 
     fn row(&self, row: usize) -> &M {
@@ -215,11 +237,30 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         }
     }
 
+    fn push(&mut self, from: &AnyRow) -> Result<(), sqlx::Error> {
+        let row = R::load(from, 0)?;
+        self.rows.owned().ok_or(sqlx::Error::RowNotFound)?.push(row);
+        Ok(())
+    }
+
+    fn truncate(&mut self, rows: usize) {
+        if let Some(all) = self.rows.owned() {
+            all.truncate(rows);
+        }
+    }
+
+    fn reorder(&mut self, order: &[usize]) {
+        if let Some(all) = self.rows.owned() {
+            let mut old: Vec<_> = std::mem::take(all).into_iter().map(Some).collect();
+            all.extend(order.iter().filter_map(|row| old[*row].take()));
+        }
+    }
+
     fn copied(&self) -> Option<Box<dyn Instances>> {
         let rows = M::COPY?(&self.rows);
         let fields = self.fields.as_deref().map(|fields| Cow::Owned(fields.to_vec()));
         let aside = Aside { order: self.aside.order.clone(), ..Aside::NOTHING };
-        let rows = Rows::Copied(Box::new(rows));
+        let rows = Rows::Owned(Box::new(rows));
         Some(Of::<'static, M, R> { rows, fields, aside, route: PhantomData }.boxed())
     }
 

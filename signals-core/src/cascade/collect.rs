@@ -1,0 +1,367 @@
+//! Everything that a delete is about: the rows that are deleted, and those that stay and belong to one of them.
+
+use std::any::TypeId;
+use std::collections::{HashMap, HashSet};
+use std::ops::{Deref, DerefMut};
+
+use super::OnDelete;
+use super::order::Edge;
+use super::statements::{self, PARENTS};
+use crate::backend::{AnyRow, DatabaseKind};
+use crate::conn::Conn;
+use crate::context;
+use crate::error::{Error, Result};
+use crate::heard::Heard;
+use crate::instances::Instances;
+use crate::linked::{Dependent, deleted_with, dependents};
+use crate::testing::recording::Recorders;
+use crate::unit::{Scene, Unit, check_observable};
+
+/// A row of a model, by the key as the database is given it.
+pub(super) type RowId = (TypeId, Box<[u8]>);
+
+/// A row that is deleted.
+pub(super) struct Node {
+    pub(super) group: usize,
+    pub(super) row: usize,
+}
+
+/// The rows of one model that are deleted; the first group has the rows of the program.
+pub(super) struct Group<'d> {
+    pub(super) rows: Rows<'d>,
+    pub(super) heard: Heard,
+    pub(super) scene: Scene,
+}
+
+pub(super) enum Rows<'d> {
+    Given(&'d mut dyn Instances),
+    Collected(Box<dyn Instances>),
+}
+
+impl<'d> Deref for Rows<'d> {
+    type Target = dyn Instances + 'd;
+
+    fn deref(&self) -> &Self::Target {
+        match self {
+            Self::Given(rows) => *rows,
+            Self::Collected(rows) => &**rows,
+        }
+    }
+}
+
+impl DerefMut for Rows<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        match self {
+            Self::Given(rows) => *rows,
+            Self::Collected(rows) => &mut **rows,
+        }
+    }
+}
+
+pub(super) struct Collector<'d> {
+    pub(super) kind: DatabaseKind,
+    /// The models of which rows can be deleted.
+    pub(super) deleted_with: HashSet<TypeId>,
+    pub(super) groups: Vec<Group<'d>>,
+    /// The rows that are deleted, in the order in which they were found.
+    pub(super) nodes: Vec<Node>,
+    /// How many of them are the program's.
+    pub(super) roots: usize,
+    /// Which of them belong to which.
+    pub(super) edges: Vec<Edge>,
+    /// The column of each edge.
+    pub(super) columns: Vec<usize>,
+    /// Rows that nobody hears of and to which nothing can belong, by the rows of a group that they belong to. They are not
+    /// read.
+    pub(super) unheard: Vec<(Dependent, usize, Vec<usize>)>,
+    /// The columns in which there are rows that stay and belong to rows of a group.
+    pub(super) to_null: Vec<(Dependent, usize)>,
+    known: HashMap<RowId, usize>,
+    by_model: HashMap<TypeId, usize>,
+}
+
+impl<'d> Collector<'d> {
+    pub(super) fn new(
+        rows: &'d mut dyn Instances,
+        heard: &Heard,
+        scene: &Scene,
+        kind: DatabaseKind,
+    ) -> Self {
+        let deleted_with = deleted_with(rows.id());
+        let first = Group { rows: Rows::Given(rows), heard: heard.clone(), scene: scene.clone() };
+        Self {
+            kind,
+            deleted_with,
+            groups: vec![first],
+            nodes: Vec::new(),
+            roots: 0,
+            edges: Vec::new(),
+            columns: Vec::new(),
+            unheard: Vec::new(),
+            to_null: Vec::new(),
+            known: HashMap::new(),
+            by_model: HashMap::new(),
+        }
+    }
+
+    pub(super) fn scene(&self) -> &Scene {
+        &self.groups[0].scene
+    }
+
+    /// Collects everything anew.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Restricted`] where a row that stays restricts the delete.
+    pub(super) async fn collect(&mut self, conn: &mut Conn<'_>) -> Result<()> {
+        self.begin()?;
+        let mut level = 0;
+        while level < self.nodes.len() {
+            let end = self.nodes.len();
+            let mut rows = vec![Vec::new(); self.groups.len()];
+            self.nodes[level..end].iter().for_each(|node| rows[node.group].push(node.row));
+            for (group, rows) in rows.into_iter().enumerate() {
+                for dependent in self.dependents(group, OnDelete::Cascade) {
+                    for part in rows.chunks(PARENTS) {
+                        self.children(conn, dependent, group, part).await?;
+                    }
+                }
+            }
+            level = end;
+        }
+        for group in 0..self.groups.len() {
+            for dependent in self.dependents(group, OnDelete::Restrict) {
+                self.restricted(conn, dependent, group).await?;
+            }
+            for dependent in self.dependents(group, OnDelete::SetNull) {
+                if self.is_any_left(conn, dependent, group).await? {
+                    self.to_null.push((dependent, group));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets what was collected so far but the rows of the program.
+    fn begin(&mut self) -> Result<()> {
+        self.groups.truncate(1);
+        self.nodes.clear();
+        self.edges.clear();
+        self.columns.clear();
+        self.unheard.clear();
+        self.to_null.clear();
+        self.known.clear();
+        self.by_model.clear();
+        let rows = &*self.groups[0].rows;
+        for row in (0..rows.len()).filter(|row| rows.has_key(*row)) {
+            let id = (rows.id(), rows.encoded_key(row, self.kind)?);
+            self.known.entry(id).or_insert(self.nodes.len());
+            self.nodes.push(Node { group: 0, row });
+        }
+        self.roots = self.nodes.len();
+        Ok(())
+    }
+
+    /// The models of this kind that belong to the model of a group.
+    fn dependents(
+        &self,
+        group: usize,
+        on_delete: OnDelete,
+    ) -> impl Iterator<Item = Dependent> + use<> {
+        let all = dependents(self.groups[group].rows.id()).iter().copied();
+        all.filter(move |dependent| dependent.on_delete() == on_delete)
+    }
+
+    /// Collects the rows that belong to some of a group and are deleted with them.
+    async fn children(
+        &mut self,
+        conn: &mut Conn<'_>,
+        dependent: Dependent,
+        parents: usize,
+        part: &[usize],
+    ) -> Result<()> {
+        if is_unheard(dependent) {
+            context::observe("delete", dependent.child().name);
+            self.unheard.push((dependent, parents, part.to_vec()));
+            return Ok(());
+        }
+        let Some(group) = self.group(conn, dependent).await? else { return Ok(()) };
+        let select =
+            statements::select_to_delete(self.kind, dependent, &*self.groups[parents].rows, part)?;
+        let mut read = Ok(());
+        conn.run(select, &mut |row| {
+            if read.is_ok() {
+                read = self.add(dependent, parents, group, &row);
+            }
+        })
+        .await?;
+        Ok(read?)
+    }
+
+    /// The group of the rows of a model; none where no row of it can be in this database.
+    async fn group(&mut self, conn: &mut Conn<'_>, dependent: Dependent) -> Result<Option<usize>> {
+        let child = dependent.child();
+        if let Some(group) = self.by_model.get(&child.id) {
+            return Ok(Some(*group));
+        }
+        let Some(rows) = dependent.rows(self.kind, None) else { return Ok(None) };
+        let pair = child.receivers.delete();
+        check_observable(child.name, pair.needs.deferred, conn).await?;
+        let scene = Scene::enter("delete", child.name, &conn.reborrow().into())?;
+        let heard = Heard::new(Unit::Delete, true, pair, Recorders::of_task(child.id));
+        self.groups.push(Group { rows: Rows::Collected(rows), heard, scene });
+        self.by_model.insert(child.id, self.groups.len() - 1);
+        Ok(Some(self.groups.len() - 1))
+    }
+
+    /// Adds a row that belongs to one of the group `parents`, unless it is known already.
+    fn add(
+        &mut self,
+        dependent: Dependent,
+        parents: usize,
+        group: usize,
+        from: &AnyRow,
+    ) -> Result<(), sqlx::Error> {
+        let rows = &mut *self.groups[group].rows;
+        let row = rows.len();
+        rows.push(from)?;
+        let id = (rows.id(), rows.encoded_key(row, self.kind)?);
+        let parent = rows.encoded(row, [dependent.column()], self.kind)?;
+        let node = match self.known.get(&id) {
+            Some(node) => {
+                rows.truncate(row);
+                *node
+            }
+            None => {
+                self.nodes.push(Node { group, row });
+                self.known.insert(id, self.nodes.len() - 1);
+                self.nodes.len() - 1
+            }
+        };
+        self.connect(dependent, node, parents, parent);
+        Ok(())
+    }
+
+    /// Takes note that a row belongs to one of the group `parents`.
+    fn connect(&mut self, dependent: Dependent, child: usize, parents: usize, key: Box<[u8]>) {
+        let model = self.groups[parents].rows.id();
+        // Where the database takes keys for equal that are written differently, the parent is not found here.
+        if let Some(parent) = self.known.get(&(model, key)) {
+            let column = dependent.column();
+            let optional = dependent.child().statements.columns[column].optional;
+            self.edges.push(Edge { child, parent: *parent, optional });
+            self.columns.push(column);
+        }
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::Restricted`] where a row belongs to one of the group and is not deleted itself.
+    async fn restricted(
+        &mut self,
+        conn: &mut Conn<'_>,
+        dependent: Dependent,
+        parents: usize,
+    ) -> Result<()> {
+        for part in statements::parts(&*self.groups[parents].rows) {
+            let rows = &*self.groups[parents].rows;
+            let left = if self.deleted_with.contains(&dependent.child().id) {
+                self.left(conn, dependent, parents, &part).await?
+            } else {
+                let mut found = false;
+                let exists = statements::exists(self.kind, dependent, rows, &part)?;
+                conn.run(exists, &mut |_| found = true).await?;
+                found
+            };
+            if left {
+                let rows = &*self.groups[parents].rows;
+                let key =
+                    if part.len() == 1 { rows.key(part[0]) } else { "one of them".to_owned() };
+                return Err(Error::Restricted {
+                    model: rows.model(),
+                    key,
+                    by: dependent.child().name,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether rows belong to the group and stay. Where none of the model is deleted, it is not looked for any.
+    async fn is_any_left(
+        &mut self,
+        conn: &mut Conn<'_>,
+        dependent: Dependent,
+        parents: usize,
+    ) -> Result<bool> {
+        let mut left = !self.deleted_with.contains(&dependent.child().id);
+        if !left {
+            for part in statements::parts(&*self.groups[parents].rows) {
+                left |= self.left(conn, dependent, parents, &part).await?;
+            }
+        }
+        Ok(left)
+    }
+
+    /// Whether rows belong to some of the group and stay. Those that are deleted are noted.
+    async fn left(
+        &mut self,
+        conn: &mut Conn<'_>,
+        dependent: Dependent,
+        parents: usize,
+        part: &[usize],
+    ) -> Result<bool> {
+        let Some(mut rows) = dependent.rows(self.kind, None) else { return Ok(false) };
+        let select = statements::select(self.kind, dependent, &*self.groups[parents].rows, part)?;
+        let (mut left, mut read) = (false, Ok(()));
+        conn.run(select, &mut |row| {
+            if read.is_ok() {
+                let collected = self.note(dependent, parents, &mut *rows, &row);
+                read = collected.map(|collected| left |= !collected);
+            }
+        })
+        .await?;
+        read?;
+        Ok(left)
+    }
+
+    /// Whether a row that belongs to one of the group `parents` is deleted too.
+    fn note(
+        &mut self,
+        dependent: Dependent,
+        parents: usize,
+        rows: &mut dyn Instances,
+        from: &AnyRow,
+    ) -> Result<bool, sqlx::Error> {
+        rows.truncate(0);
+        rows.push(from)?;
+        let id = (rows.id(), rows.encoded_key(0, self.kind)?);
+        let Some(node) = self.known.get(&id).copied() else { return Ok(false) };
+        let parent = rows.encoded(0, [dependent.column()], self.kind)?;
+        self.connect(dependent, node, parents, parent);
+        Ok(true)
+    }
+
+    /// Adds a row to others, unless it is deleted.
+    pub(super) fn push_unless_collected(
+        &self,
+        rows: &mut dyn Instances,
+        from: &AnyRow,
+    ) -> Result<(), sqlx::Error> {
+        let row = rows.len();
+        rows.push(from)?;
+        if self.known.contains_key(&(rows.id(), rows.encoded_key(row, self.kind)?)) {
+            rows.truncate(row);
+        }
+        Ok(())
+    }
+}
+
+/// Whether rows of a model can be deleted without being read: nobody hears of them, nothing belongs to them, and they cannot
+/// be among those that restrict the delete or stay.
+fn is_unheard(dependent: Dependent) -> bool {
+    let child = dependent.child();
+    dependent.only_cascades()
+        && child.receivers.heard_delete().is_none()
+        && !Recorders::of_task(child.id).any()
+}
