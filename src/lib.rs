@@ -4,8 +4,8 @@ pub use sqlx_signals_core::{
     AnyModel, AutoNow, Column, Committed, Conn, Connects, CustomSignal, Cx, DatabaseKind, Db,
     DbOptions, Deferrable, Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase,
     Portable, PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
-    Previous, Query, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry, Result, Row,
-    Saved, Signal, Sql, State, Transaction, Value, Version, muted, phase, post_delete,
+    Previous, Query, Reason, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry, Result,
+    Row, Saved, Signal, Sql, State, Transaction, Value, Version, muted, phase, post_delete,
     post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save, registry, sqlx,
     testing, without_signals,
 };

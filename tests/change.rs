@@ -108,7 +108,7 @@ on_every_database! {
         tables(&db).await;
         let kept = Watched::query("").set(Watched::DONE, true).set(Watched::TEAM, "kept");
         let error = kept.update(&db).await.unwrap_err();
-        assert_eq!(error.to_string(), "row 0 of those to update, `Watched` 1");
+        assert!(error.to_string().starts_with("could not update row 0, `Watched` 1: "), "{error}");
         assert_eq!(Task::query("WHERE done = $1").bind(true).count(&db).await.unwrap(), 0);
         let mut tx = db.begin().await.unwrap();
         let kept = Watched::query("").set(Watched::TEAM, "kept");

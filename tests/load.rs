@@ -63,6 +63,6 @@ on_every_database! {
         common::table(&db, "users", "name TEXT NOT NULL").await;
         user("Mallory").save(&db).await.unwrap();
         let error = User::all(&db).await.unwrap_err();
-        assert!(error.to_string().contains("`load::greet` of `post_load` for `User`"), "{error}");
+        assert!(error.to_string().starts_with("could not load `User`: receiver `greet`: "), "{error}");
     }
 }

@@ -128,7 +128,7 @@ on_every_database! {
             assert_eq!((failed.signal, failed.sender), (name.1, "Account"));
             assert!(failed.file.ends_with("receivers.rs") && failed.line > 0);
             assert_eq!(failed.source.downcast_ref::<Overdrawn>().unwrap().0, balance);
-            assert!(error.to_string().contains("receivers.rs:"), "{error}");
+            assert!(format!("{error:#}").contains("receivers.rs:") && !error.to_string().contains(".rs"), "{error:#}");
             assert!(std::error::Error::source(&error).unwrap().is::<Overdrawn>(), "the receiver's own error");
             assert_eq!((account.id, count(&db, "account").await), (None, 0));
         }

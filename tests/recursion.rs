@@ -121,7 +121,7 @@ on_every_database! {
         while let Some(source) = cause.source() {
             cause = source;
         }
-        let text = cause.to_string();
+        let text = format!("{cause:#}");
         let start = "receivers save in a circle, 16 levels deep: save of `Ping` → `recursion::answer` → save of \
                      `Pong` → `recursion::reply` → save of `Ping` → `recursion::answer`";
         assert!(text.starts_with(start) && text.ends_with("→ save of `Ping`"), "{text}");

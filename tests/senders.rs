@@ -174,7 +174,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["stored Second x code,n", r#"{"code":"x","n":6}"#]);
         second.n = -1;
         let error = second.save(&db).await.unwrap_err();
-        assert!(error.to_string().contains("before` of `pre_save` for `every model` failed"), "{error}");
+        assert!(error.to_string().starts_with("could not save `Second`: receiver `before`: "), "{error}");
         let rows: Vec<(String, String, bool)> = db.query("SELECT * FROM audit_log ORDER BY tab").fetch_all().await.unwrap();
         assert_eq!(rows, [("audited_a".to_owned(), "1".to_owned(), true), ("audited_b".to_owned(), "x".to_owned(), true)]);
         let mut tx = db.begin().await.unwrap();

@@ -329,7 +329,7 @@ on_every_database! {
         assert_eq!(done.receivers.len(), 1);
         let [receiver, callback] = &done.errors[..] else { panic!("{:?}", done.errors) };
         let Error::Receiver(receiver) = receiver else { panic!("{receiver:?}") };
-        assert!(receiver.source.to_string().starts_with("testing::cascade::after used the `Db` or pool"), "{receiver:?}");
+        assert!(receiver.source.to_string().starts_with("after used the `Db` or pool"), "{receiver:?}");
         assert!(receiver.source.to_string().ends_with("test this with a commit"));
         let callback = callback.to_string();
         assert!(callback.starts_with("a callback of `on_commit` used the `Db` or pool of a transaction"), "{callback}");

@@ -50,6 +50,34 @@ impl tracing::Subscriber for Subscriber {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
+/// What is logged while the future runs. The runtime has one thread, so that tasks which it leaves behind are seen too.
+async fn logged(work: impl Future<Output = ()>) -> Vec<String> {
+    let subscriber = Subscriber::default();
+    let guard = tracing::subscriber::set_default(subscriber.clone());
+    work.await;
+    for _ in 0..100 {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    drop(guard);
+    let seen = subscriber.seen.lock().unwrap();
+    seen.iter().filter(|line| !line.starts_with("span ")).cloned().collect()
+}
+
+/// The events that say that something failed.
+fn failures(seen: &[String]) -> Vec<&str> {
+    seen.iter().map(String::as_str).filter(|line| !line.contains("message=received")).collect()
+}
+
+#[track_caller]
+fn assert_logged(seen: &[String], expected: &[(&str, &str, &str)]) {
+    let failures = failures(seen);
+    assert_eq!(failures.len(), expected.len(), "{failures:#?}");
+    for (line, (level, message, cause)) in failures.iter().zip(expected) {
+        let is_said = line.starts_with(&format!("{level} message={message}"));
+        assert!(is_said && line.contains(cause), "expected {level} {message} {cause}: {line}");
+    }
+}
+
 #[tokio::test]
 async fn a_save_and_its_receivers_are_traced() {
     #[derive(Debug, Clone, Model)]
@@ -91,4 +119,244 @@ async fn a_save_and_its_receivers_are_traced() {
             && failed.contains("cause=out of order"),
         "{failed}"
     );
+}
+
+/// A model whose receivers do what a row says.
+mod levels {
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    pub(super) struct Outer {
+        pub(super) id: Option<i64>,
+        pub(super) how: String,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    pub(super) struct Inner {
+        pub(super) id: Option<i64>,
+        pub(super) how: String,
+    }
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("wrapped")]
+    pub(super) struct Wrapped(#[source] sqlx_signals::Error);
+
+    #[receiver(post_save, sender = Outer)]
+    async fn save_inner(saved: PostSave<'_, Outer>, conn: &mut Conn<'_>) -> Result<(), Wrapped> {
+        let mut inner = Inner { id: None, how: saved.instance.how.clone() };
+        inner.save(conn).await.map(drop).map_err(Wrapped)
+    }
+
+    #[receiver(post_save, sender = Outer, robust)]
+    async fn save_inner_robustly(
+        saved: PostSave<'_, Outer>,
+        conn: &mut Conn<'_>,
+    ) -> Result<(), Wrapped> {
+        if saved.instance.how != "robust" {
+            return Ok(());
+        }
+        let mut inner = Inner { id: None, how: "veto".to_owned() };
+        inner.save(conn).await.map(drop).map_err(Wrapped)
+    }
+
+    #[receiver(pre_save, sender = Inner)]
+    fn veto(save: PreSave<'_, Inner>) -> Result<(), &'static str> {
+        if save.instance.how == "veto" { Err("no") } else { Ok(()) }
+    }
+
+    #[receiver(post_save, sender = Inner, on_commit)]
+    fn after_the_commit(saved: PostSave<'_, Inner>) -> Result<(), &'static str> {
+        if saved.instance.how == "commit" { Err("no mail") } else { Ok(()) }
+    }
+
+    #[receiver(post_save, sender = Inner, on_rollback)]
+    fn after_the_rollback(saved: PostSave<'_, Inner>) -> Result<(), &'static str> {
+        if saved.instance.how == "rollback" { Err("no undo") } else { Ok(()) }
+    }
+
+    #[derive(Signal)]
+    pub(super) struct Ping;
+
+    #[receiver(Ping)]
+    fn fails(_: &Ping) -> Result<(), &'static str> {
+        Err("returned")
+    }
+
+    #[receiver(Ping, robust)]
+    fn fails_robustly(_: &Ping) -> Result<(), &'static str> {
+        Err("robust")
+    }
+
+    pub(super) async fn db() -> Db {
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        for name in ["outer", "inner"] {
+            let sql =
+                format!("CREATE TABLE \"{name}\" (id INTEGER PRIMARY KEY, how TEXT NOT NULL)");
+            db.execute(sqlx_signals::sqlx::AssertSqlSafe(sql)).await.unwrap();
+        }
+        db
+    }
+
+    pub(super) fn outer(how: &str) -> Outer {
+        Outer { id: None, how: how.to_owned() }
+    }
+}
+
+#[tokio::test]
+async fn an_error_that_the_caller_gets_is_logged_once_for_debugging() {
+    use levels::*;
+    let db = db().await;
+    let veto = ("DEBUG", "a receiver failed", "cause=no");
+    let mut inner = Inner { id: None, how: "veto".to_owned() };
+    let seen = logged(async { drop(inner.save(&db).await.unwrap_err()) }).await;
+    assert_logged(&seen, &[veto]);
+    // However many receivers pass it on.
+    let seen = logged(async { drop(outer("veto").save(&db).await.unwrap_err()) }).await;
+    assert_logged(&seen, &[veto]);
+    let seen = logged(async {
+        let mut tx = db.begin().await.unwrap();
+        outer("veto").save(&mut tx).await.unwrap_err();
+        tx.commit().await.unwrap_err();
+        Outer::insert_many(&db, &mut [outer("veto")]).await.unwrap_err();
+    });
+    assert_logged(&seen.await, &[veto, veto]);
+    let returned = ("DEBUG", "a receiver failed", "cause=returned");
+    let seen = logged(async { drop(Ping.send(&db).await.unwrap_err()) }).await;
+    assert_logged(&seen, &[returned]);
+}
+
+#[tokio::test]
+async fn an_error_that_nobody_gets_is_logged_as_an_error() {
+    use levels::*;
+    let db = db().await;
+    // The robust receiver got the veto; nobody gets its own error.
+    let seen = logged(async { _ = outer("robust").save(&db).await.unwrap() }).await;
+    let veto = ("DEBUG", "a receiver failed", "receiver=\"traces::levels::veto\"");
+    let robust = ("ERROR", "a receiver failed", "receiver=\"traces::levels::save_inner_robustly\"");
+    assert_logged(&seen, &[veto, robust]);
+
+    let seen = logged(async { _ = outer("commit").save(&db).await.unwrap() }).await;
+    assert_logged(&seen, &[("ERROR", "a receiver failed", "cause=no mail")]);
+
+    let seen = logged(async {
+        let mut tx = db.begin().await.unwrap();
+        outer("rollback").save(&mut tx).await.unwrap();
+        tx.on_rollback(async { Err::<(), _>("callback") });
+        tx.rollback().await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        tx.on_commit(async { Err::<(), _>("callback") });
+        assert_eq!(tx.commit().await.unwrap().errors.len(), 1);
+        let mut tx = db.begin().await.unwrap();
+        outer("rollback").save(&mut tx).await.unwrap();
+        drop(tx);
+    });
+    let (undo, callback) = (
+        ("ERROR", "a receiver failed", "cause=no undo"),
+        ("ERROR", "a callback failed after its transaction had ended", "error=callback"),
+    );
+    assert_logged(&seen.await, &[undo, callback, callback, undo]);
+
+    // Of `send_robust` the caller gets each; a receiver that is declared robust is logged all the same.
+    let seen = logged(async { assert_eq!(Ping.send_robust(&db).await.len(), 2) }).await;
+    let returned = ("DEBUG", "a receiver failed", "cause=returned");
+    assert_logged(&seen, &[returned, ("ERROR", "a receiver failed", "cause=robust")]);
+}
+
+/// A row whose foreign key is checked by COMMIT.
+const DEFERRED: &str = "CREATE TABLE child (id INTEGER PRIMARY KEY, parent BIGINT NOT NULL REFERENCES child (id) DEFERRABLE \
+                        INITIALLY DEFERRED)";
+
+#[tokio::test]
+async fn what_a_dropped_future_leaves_behind_is_logged_as_an_error() {
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("traces_detached.db");
+    let _ = std::fs::remove_file(&file);
+    let db = Db::connect(&format!("sqlite:{}", file.display())).await.unwrap();
+    db.execute("PRAGMA foreign_keys = ON").await.unwrap();
+    db.execute(DEFERRED).await.unwrap();
+    let commit = async |drops: bool| {
+        let mut tx = db.begin().await.unwrap();
+        tx.on_commit(async {});
+        tx.execute("INSERT INTO child VALUES (1, 2)").await.unwrap();
+        let mut commit = Box::pin(tx.commit());
+        if drops {
+            std::future::poll_fn(|cx| {
+                assert!(commit.as_mut().poll(cx).is_pending());
+                std::task::Poll::Ready(())
+            })
+            .await;
+            drop(commit);
+        } else {
+            assert!(commit.await.unwrap_err().is_foreign_key_violation());
+        }
+    };
+    // Returned, it is no error of the log.
+    assert_logged(&logged(commit(false)).await, &[]);
+    let seen = logged(commit(true)).await;
+    assert_logged(
+        &seen,
+        &[("ERROR", "the work that a dropped future left behind failed", "FOREIGN KEY")],
+    );
+    db.close().await;
+    let _ = std::fs::remove_file(&file);
+}
+
+#[tokio::test]
+async fn a_receiver_that_a_dropped_save_leaves_behind_is_logged_as_an_error() {
+    #[derive(Debug, Clone, Model)]
+    struct Left {
+        id: Option<i64>,
+        n: i64,
+    }
+
+    #[receiver(post_save, sender = Left)]
+    fn fails_alone(saved: PostSave<'_, Left>) {
+        assert!(saved.instance.n == 0, "nobody waits");
+    }
+
+    #[receiver(post_save, sender = Left, on_commit)]
+    async fn lingers(_: PostSave<'_, Left>) {
+        tokio::task::yield_now().await;
+    }
+
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    db.execute("CREATE TABLE \"left\" (id INTEGER PRIMARY KEY, n BIGINT NOT NULL)").await.unwrap();
+    let mut row = Left { id: None, n: 1 };
+    let seen = logged(async {
+        let error = row.save(&db).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "receiver `fails_alone` of the save of `Left` failed: panicked: nobody waits"
+        );
+    });
+    let returned = ("DEBUG", "a receiver failed", "cause=panicked: nobody waits");
+    assert_logged(&seen.await, &[returned]);
+    let mut dropped = 0;
+    for pending in 1.. {
+        let mut row = Left { id: None, n: 1 };
+        let mut is_done = false;
+        let seen = logged(async {
+            let mut save = Box::pin(row.save(&db));
+            for _ in 0..pending {
+                let poll =
+                    std::future::poll_fn(|cx| std::task::Poll::Ready(save.as_mut().poll(cx)));
+                is_done = poll.await.is_ready();
+                if is_done {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        });
+        let seen = seen.await;
+        if is_done {
+            break;
+        }
+        if seen.iter().any(|line| line.contains("nobody waits")) {
+            let left =
+                ("ERROR", "the work that a dropped future left behind failed", "nobody waits");
+            assert_logged(&seen, &[returned, left]);
+            dropped += 1;
+        }
+        assert!(pending < 1_000);
+    }
+    assert!(dropped > 0, "the save was never dropped with its receivers still to run");
 }

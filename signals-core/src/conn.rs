@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::backend::{AnyRow, DatabaseKind, Make, Sink, Statement};
 use crate::context;
 use crate::db::Db;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::going::{Going, Heir};
 use crate::link::{Link, Own, Pooled, Raw, did_nothing};
 use crate::running::Running;
@@ -107,7 +107,7 @@ impl<'c> Conn<'c> {
     /// and only what is around must not be committed.
     pub(crate) fn abandon(&mut self, reason: &str) {
         match self.kind() {
-            DatabaseKind::Sqlite => self.scope.fail(|| reason.to_owned()),
+            DatabaseKind::Sqlite => self.scope.fail(|| reason.into()),
             DatabaseKind::Postgres => {
                 self.scope.fail_all(reason);
                 self.discard();
@@ -386,7 +386,7 @@ impl<'c> Conn<'c> {
             }
             Err(error) => {
                 if !self.scope.frames.is_empty() {
-                    self.scope.fail(|| format!("a statement failed: {error}"));
+                    self.scope.fail(|| Reason::of_statement(&error));
                     Box::pin(self.keep_in_transaction()).await;
                 }
                 Err(error.into())
@@ -411,7 +411,7 @@ impl<'c> Conn<'c> {
         {
             if let Some(frame) = self.scope.frames.last() {
                 let reason =
-                    frame.failed.clone().unwrap_or_else(|| "its connection was lost".to_owned());
+                    frame.failed.clone().unwrap_or_else(|| "its connection was lost".into());
                 return Err(Error::RolledBack { reason });
             }
             if let Some(db) = &self.scope.db {

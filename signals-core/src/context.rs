@@ -94,6 +94,11 @@ impl Call {
         })
     }
 
+    /// What is done, and to which model; or what is sent.
+    pub(crate) fn about(&self) -> (&'static str, &'static str) {
+        (self.verb, self.model)
+    }
+
     /// Takes note of a receiver that is about to run.
     pub(crate) fn note(&self, receiver: &'static Info) {
         if let Some(ran) = &self.rehearsal {

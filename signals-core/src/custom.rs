@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use crate::conn::Conn;
 use crate::context;
 use crate::dispatch::{Postponed, dispatch, dispatch_robust};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::executor::{Connects, Source};
 use crate::finish::finish;
 use crate::parameter::Cx;
@@ -239,13 +239,8 @@ impl Receivers {
     ) -> BoxFuture<'s, Vec<(ReceiverInfo, Result<()>)>> {
         Box::pin(async move {
             self.each(event, source).await.unwrap_or_else(|error| {
-                let text = error.to_string();
-                let mut first = Some(error);
-                let each = self.group.inside.iter().map(|to| {
-                    let error = first.take().unwrap_or_else(|| Error::other(text.clone()));
-                    (registry().info(to.info), Err(error))
-                });
-                each.collect()
+                let each = self.group.inside.iter();
+                each.map(|to| (registry().info(to.info), Err(error.copied()))).collect()
             })
         })
     }

@@ -33,7 +33,8 @@ pub(crate) async fn dispatch(
                 let _ = robust(to, event, conn.as_deref_mut(), scene, before).await;
             } else {
                 let cx = Cx::new(conn.as_deref_mut(), scene.db.as_ref(), before.as_deref());
-                run(to.info, &scene.operation, || event.begin(to, cx)).await?;
+                let refuses = Failure::Refuses;
+                run(to.info, &scene.operation, refuses, || event.begin(to, cx)).await?;
             }
         }
     }
@@ -52,6 +53,34 @@ pub(crate) async fn dispatch_robust(
         results.push((to.info, robust(to, event, conn.as_deref_mut(), scene, &None).await));
     }
     results
+}
+
+/// What the failure of a receiver means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Failure {
+    /// The operation fails with it.
+    Refuses,
+    /// It is one of the results that the caller gets.
+    IsReturned,
+    /// Nobody but the log gets it, or somebody who rarely looks.
+    IsLogged,
+}
+
+impl Failure {
+    /// Of a receiver whose failure is no error of the operation.
+    fn of_robust(info: &Info) -> Self {
+        if info.robust { Self::IsLogged } else { Self::IsReturned }
+    }
+}
+
+/// Logs a failure: an error if nobody else gets it.
+macro_rules! log {
+    ($failure:expr, $($event:tt)*) => {
+        match $failure {
+            Failure::IsLogged => tracing::error!($($event)*),
+            Failure::Refuses | Failure::IsReturned => tracing::debug!($($event)*),
+        }
+    };
 }
 
 /// Whether a receiver wants to hear of an event.
@@ -79,7 +108,8 @@ async fn robust(
         }
         conn => {
             let cx = Cx::new(conn, scene.db.as_ref(), before.as_deref());
-            run(to.info, &scene.operation, || event.begin(to, cx)).await
+            run(to.info, &scene.operation, Failure::of_robust(to.info), || event.begin(to, cx))
+                .await
         }
     }
 }
@@ -93,7 +123,8 @@ async fn in_savepoint(
 ) -> Result<()> {
     let mut savepoint = conn.begin().await.inspect_err(|error| not_run(to.info, error))?;
     let cx = Cx::new(Some(&mut *savepoint), scene.db.as_ref(), before.as_deref());
-    match run(to.info, &scene.operation, || event.begin(to, cx)).await {
+    let failure = Failure::of_robust(to.info);
+    match run(to.info, &scene.operation, failure, || event.begin(to, cx)).await {
         Ok(()) => {
             let released = savepoint.commit().await.map(drop);
             released.inspect_err(|error| not_run(to.info, error))
@@ -109,15 +140,18 @@ async fn in_savepoint(
 fn not_run(info: &Info, error: &Error) {
     let Info { name, signal, sender, .. } = *info;
     let cause = Some(error as &dyn StdError);
-    tracing::error!(receiver = name, signal, sender, cause, "a receiver has no savepoint");
+    let failure = Failure::of_robust(info);
+    log!(failure, receiver = name, signal, sender, cause, "a receiver has no savepoint");
 }
 
 /// Runs a receiver: a panic is an error, and both are in the log. One that is no future is through when this returns.
 fn run<'a>(
     info: &'static Info,
     operation: &Arc<Operation>,
+    failure: Failure,
     begin: impl FnOnce() -> Begun<'a>,
 ) -> impl Future<Output = Result<()>> + Send {
+    let about = operation.about();
     let Info { name, signal, sender, .. } = *info;
     let span = span!("receiver", receiver = name, signal, sender);
     let started = Instant::now();
@@ -128,37 +162,41 @@ fn run<'a>(
         Ok(Begun::Future(future)) => {
             let future = operation.receiving(info).scope(future).instrument(span);
             let done = AssertUnwindSafe(future).catch_unwind();
-            return Either::Left(done.map(move |done| ended(info, started, done)));
+            return Either::Left(done.map(move |done| ended(info, about, failure, started, done)));
         }
         Err(payload) => Err(payload),
     };
-    Either::Right(ready(ended(info, started, done)))
+    Either::Right(ready(ended(info, about, failure, started, done)))
 }
 
 fn ended(
     info: &'static Info,
+    about: (&'static str, &'static str),
+    failure: Failure,
     started: Instant,
     done: std::thread::Result<Result<(), BoxError>>,
 ) -> Result<()> {
-    let Info { name, signal, sender, .. } = *info;
-    let error = match done {
+    let Info { name, signal, sender, file, line, .. } = *info;
+    let source: BoxError = match done {
         Ok(Ok(())) => {
             tracing::debug!(
                 receiver = name, signal, sender, elapsed = ?started.elapsed(), "received"
             );
             return Ok(());
         }
-        Ok(Err(error)) => failed(info, error),
-        Err(payload) => failed(info, Box::new(Panicked::new(payload))),
+        Ok(Err(error)) => error,
+        Err(payload) => Box::new(Panicked::new(payload)),
     };
-    let (cause, elapsed) = (error.source().map(|cause| cause as &dyn StdError), started.elapsed());
-    tracing::error!(receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
-    Err(error)
-}
-
-fn failed(info: &'static Info, source: BoxError) -> Error {
-    let Info { name: receiver, signal, sender, file, line, .. } = *info;
-    Error::Receiver(Box::new(ReceiverError { receiver, signal, sender, file, line, source }))
+    let (verb, model) = about;
+    let (refused, source) = (failure == Failure::Refuses, Arc::from(source));
+    let failed =
+        ReceiverError { receiver: name, signal, sender, file, line, verb, model, refused, source };
+    // What a receiver inside this one returned is in the log already: a veto is logged once, however deep it is.
+    if failure == Failure::IsLogged || !failed.is_passed_on() {
+        let (cause, elapsed) = (Some(&*failed.source as &dyn StdError), started.elapsed());
+        log!(failure, receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
+    }
+    Err(Error::Receiver(Box::new(failed)))
 }
 
 /// An event, and those who wait for the end of its transaction.
@@ -199,7 +237,8 @@ impl Deferred for Postponed {
             let waiting = |info: &Info| info.phase == phase && wants(info, created, &before);
             for to in to.iter().filter(|to| waiting(to.info)) {
                 let cx = Cx::new(None, scene.db.as_ref(), before.as_deref());
-                errors.extend(run(to.info, &operation, || kept.begin(to, cx)).await.err());
+                let done = run(to.info, &operation, Failure::IsLogged, || kept.begin(to, cx));
+                errors.extend(done.await.err());
             }
             errors
         })

@@ -1,6 +1,15 @@
 use std::error::Error as StdError;
+use std::sync::Arc;
+
+use sqlx::error::DatabaseError;
 
 use crate::instances::Instances;
+
+mod chain;
+mod display;
+mod reason;
+
+pub use reason::Reason;
 
 /// A boxed error, as a receiver may return it.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
@@ -11,30 +20,49 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// What can go wrong with a save, a transaction or a query.
 ///
 /// The variants tell who must act; what a program branches on has a predicate
-/// ([`is_unique_violation`](Error::is_unique_violation), [`is_recursion`](Error::is_recursion), …), and the predicates
-/// look through the errors of receivers to what caused them.
+/// ([`is_unique_violation`](Error::is_unique_violation), [`is_retryable`](Error::is_retryable), …). The predicates look
+/// through the errors of receivers, of rows and of rolled-back transactions to what caused them, and so does
+/// [`find`](Error::find), which returns the program's own error.
 ///
 /// ```
 /// use sqlx_signals::Error;
 ///
 /// fn status(error: &Error) -> u16 {
 ///     match error {
-///         Error::NotFound { .. } => 404,
-///         e if e.is_unique_violation() => 409,
+///         e if e.is_not_found() => 404,
+///         e if e.is_unique_violation() || e.is_stale() => 409,
+///         e if e.is_retryable() => 503,
 ///         _ => 500,
 ///     }
 /// }
 /// assert_eq!(status(&Error::NotFound { model: "User", key: "7".into() }), 404);
 /// ```
-#[derive(Debug, thiserror::Error)]
+///
+/// # How it prints
+///
+/// `{}` is one line for the person who made the request: the model, what was refused, and the message of the cause. It
+/// contains no file and no Rust path, so that it can be sent to a client of an API:
+///
+/// ```text
+/// could not save `Order`: receiver `no_negative_totals`: total must not be negative
+/// ```
+///
+/// `{:#}` is for the log: it adds the whole chain of causes, the paths of the receivers and where they are in the source.
+///
+/// ```text
+/// could not save `Order`: receiver `shop::checks::no_negative_totals` of `pre_save` (src/checks.rs:12): total must not be negative
+/// ```
+///
+/// Because `{}` already has the message of the cause, which is the [`source`](StdError::source) too, a reporter that prints
+/// the chain of sources repeats that message. Of an `anyhow::Error` or an `eyre::Report` around this error, print `{}`
+/// rather than `{:#}`; for the long form, `downcast_ref::<sqlx_signals::Error>()` it and print that with `{:#}`.
+#[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
     /// The database, the driver or the pool refused.
-    #[error(transparent)]
-    Database(#[from] sqlx::Error),
+    Database(sqlx::Error),
 
     /// There is no such row.
-    #[error("no such `{model}`: {key}")]
     NotFound {
         /// The name of the model.
         model: &'static str,
@@ -43,7 +71,6 @@ pub enum Error {
     },
 
     /// The row was written by somebody else since it was read: its version is another. Nothing was written.
-    #[error("`{model}` {key} is stale: version {version} is not the stored one")]
     Stale {
         /// The name of the model.
         model: &'static str,
@@ -54,7 +81,6 @@ pub enum Error {
     },
 
     /// The row cannot be deleted, because a row of another model belongs to it that says `on_delete = restrict`.
-    #[error("`{model}` {key} cannot be deleted: a `{by}` belongs to it")]
     Restricted {
         /// The name of the model.
         model: &'static str,
@@ -65,7 +91,6 @@ pub enum Error {
     },
 
     /// Of several rows that are updated together, two have the same key. Nothing was written.
-    #[error("`{model}` {key} is twice among the rows")]
     Twice {
         /// The name of the model.
         model: &'static str,
@@ -74,7 +99,6 @@ pub enum Error {
     },
 
     /// One of several rows that are written together failed. Nothing of them is stored; why is the `source()`.
-    #[error("row {row} of those to {verb}, `{model}` {key}")]
     Row {
         /// What was to be done with the rows: `insert`, `update` or `delete`.
         verb: &'static str,
@@ -85,41 +109,31 @@ pub enum Error {
         /// The key, as `Debug` writes it.
         key: String,
         /// Why.
-        #[source]
         source: Box<Error>,
     },
 
     /// The database took the statement and stored nothing, as it does when a trigger or a policy swallows a row.
-    #[error(
-        "the database accepted the write of `{model}` and stored no row (a trigger, rule or policy?)"
-    )]
     NotStored {
         /// The name of the model.
         model: &'static str,
     },
 
-    /// A receiver returned an error or panicked. Its own error is the `source()`.
-    #[error(transparent)]
+    /// A receiver returned an error or panicked. Its own error is the `source()`, and [`find`](Error::find) returns it.
     Receiver(Box<ReceiverError>),
 
     /// The transaction was rolled back although `commit()` was called, because something in it had failed before.
-    #[error("the transaction was rolled back, because in it {reason}")]
     RolledBack {
-        /// What had failed.
-        reason: String,
+        /// What had failed. It reads as a string; the error itself is its `source()`, so that [`find`](Error::find) and
+        /// the predicates see it.
+        reason: Reason,
     },
 
     /// The connection was lost while COMMIT was under way: the transaction may be stored or not. Neither the
     /// `on_commit` nor the `on_rollback` receivers have run.
-    #[error("the connection was lost during COMMIT: whether the transaction is stored is unknown")]
-    CommitUnknown(#[source] sqlx::Error),
+    CommitUnknown(sqlx::Error),
 
     /// The model has `on_commit` or `on_rollback` receivers, and the save goes through a transaction of sqlx's own,
     /// whose end nobody can see.
-    #[error(
-        "`{model}` has receivers that wait for the commit (`{receiver}`), which cannot be seen through a plain \
-         `sqlx::Transaction`; begin the transaction with `Db::begin`"
-    )]
     CommitNotObservable {
         /// The name of the model.
         model: &'static str,
@@ -128,7 +142,6 @@ pub enum Error {
     },
 
     /// Receivers that save what makes them run again, deeper than the limit.
-    #[error("receivers save in a circle, {limit} levels deep: {chain}")]
     Recursion {
         /// The models and receivers, outermost first.
         chain: String,
@@ -138,10 +151,6 @@ pub enum Error {
 
     /// An in-transaction receiver went to the pool whose connection its own save holds, and would have waited for
     /// itself.
-    #[error(
-        "receiver `{receiver}` used the `Db` or pool of the transaction that it runs in, and would wait for itself; \
-         take `conn: &mut Conn<'_>` and use that"
-    )]
     UseTheReceiverConnection {
         /// The receiver.
         receiver: &'static str,
@@ -149,52 +158,51 @@ pub enum Error {
 
     /// In a [`testing::transaction`](crate::testing::transaction), what waits for the commit used the `Db` or pool of the
     /// transaction, which is open, and whose rows no other connection sees.
-    #[error(
-        "{receiver} used the `Db` or pool of a transaction whose commit is only rehearsed: no other connection sees its \
-         rows, and might wait for it; test this with a commit"
-    )]
     OnlyRehearsed {
         /// The receiver, or that it is a callback.
         receiver: &'static str,
     },
 
     /// A receiver was asked for that is not linked into this program.
-    #[error("receiver `{receiver}` is not registered in this program: is its crate linked?")]
     NotLinked {
         /// The path of the receiver's type.
         receiver: &'static str,
     },
 
     /// What [`Db::check`](crate::Db::check) found.
-    #[error("the program is not as it should be:{}", findings.iter().map(|f| format!("\n- {f}")).collect::<String>())]
     Check {
         /// Each thing that was found, a sentence each.
         findings: Vec<String>,
     },
 
     /// An error of the program's own, to leave [`Db::transaction`](crate::Db::transaction) with.
-    #[error(transparent)]
     Other(BoxError),
 }
 
-/// Which receiver failed, where it stands, and why.
-#[derive(Debug, thiserror::Error)]
-#[error("receiver `{receiver}` of `{signal}` for `{sender}` failed ({file}:{line})")]
+/// Which receiver failed, where it is in the source, and why. It prints as [`Error`] does.
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct ReceiverError {
     /// The receiver's path.
     pub receiver: &'static str,
     /// The signal's name.
     pub signal: &'static str,
-    /// The model's name.
+    /// The model's name, or `every model`.
     pub sender: &'static str,
     /// The source file of the receiver.
     pub file: &'static str,
     /// The line in that file.
     pub line: u32,
-    /// What it returned or panicked with.
-    #[source]
-    pub source: BoxError,
+    /// What the operation was: `save`, `delete`, `load` or `send`.
+    pub verb: &'static str,
+    /// The model whose row it was about, also for a receiver of every model; or the signal that was sent.
+    pub model: &'static str,
+    /// Whether the operation failed with the receiver. It did not if the receiver is `robust`, ran after the commit or the
+    /// rollback, or ran after a statement that had committed by itself.
+    pub refused: bool,
+    /// What it returned or panicked with. It is shared with the transaction that it has marked, see
+    /// [`Error::RolledBack`].
+    pub source: Arc<dyn StdError + Send + Sync>,
 }
 
 /// The message of a panic, as the source of an [`Error::Receiver`].
@@ -226,29 +234,65 @@ impl Error {
         Self::Other(error.into())
     }
 
+    /// The error of this type in the chain of causes, at any depth: what a receiver returned, also inside the errors of other
+    /// receivers, of rows and of rolled-back transactions. The outermost, if there are several.
+    ///
+    /// An error that is wrapped with `#[error(transparent)]` hides itself from the chain, so that only what caused it is found.
+    /// `anyhow::Error` hides the type of the error that it is made from; return that error itself.
+    ///
+    /// ```
+    /// use sqlx_signals::prelude::*;
+    ///
+    /// #[derive(Debug, PartialEq)]
+    /// struct OutOfStock(i64);
+    /// # impl std::fmt::Display for OutOfStock {
+    /// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+    /// #         write!(f, "{} items are missing", self.0)
+    /// #     }
+    /// # }
+    /// # impl std::error::Error for OutOfStock {}
+    ///
+    /// #[derive(Model)]
+    /// struct Item { id: Option<i64>, stock: i64 }
+    ///
+    /// #[receiver(pre_save, sender = Item)]
+    /// fn check_stock(save: PreSave<'_, Item>) -> Result<(), OutOfStock> {
+    ///     if save.instance.stock < 0 { Err(OutOfStock(-save.instance.stock)) } else { Ok(()) }
+    /// }
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// let db = Db::connect("sqlite::memory:").await?;
+    /// let error = Item { id: None, stock: -3 }.save(&db).await.unwrap_err();
+    /// assert_eq!(error.find::<OutOfStock>(), Some(&OutOfStock(3)));
+    /// assert_eq!(error.to_string(), "could not save `Item`: receiver `check_stock`: 3 items are missing");
+    /// # Ok(()) }
+    /// ```
+    pub fn find<T: StdError + 'static>(&self) -> Option<&T> {
+        chain::of(self).find_map(chain::downcast)
+    }
+
     /// Whether a unique or primary key was already taken.
     pub fn is_unique_violation(&self) -> bool {
-        self.database_error().is_some_and(|e| e.is_unique_violation())
+        self.any_database(DatabaseError::is_unique_violation)
     }
 
     /// Whether a foreign key was violated.
     pub fn is_foreign_key_violation(&self) -> bool {
-        self.database_error().is_some_and(|e| e.is_foreign_key_violation())
+        self.any_database(DatabaseError::is_foreign_key_violation)
     }
 
     /// Whether a check constraint was violated.
     pub fn is_check_violation(&self) -> bool {
-        self.database_error().is_some_and(|e| e.is_check_violation())
+        self.any_database(DatabaseError::is_check_violation)
     }
 
     /// Whether a row was not there: [`Error::NotFound`] or sqlx's `RowNotFound`.
     pub fn is_not_found(&self) -> bool {
-        self.any(|e| {
-            matches!(e, Error::NotFound { .. } | Error::Database(sqlx::Error::RowNotFound))
-        })
+        self.any(|e| matches!(e, Error::NotFound { .. }))
+            || self.any_sqlx(|e| matches!(e, sqlx::Error::RowNotFound))
     }
 
-    /// Whether the row was written by somebody else since it was read.
+    /// Whether the row was written by somebody else since it was read. Read it again before trying again.
     pub fn is_stale(&self) -> bool {
         self.any(|e| matches!(e, Error::Stale { .. }))
     }
@@ -272,14 +316,53 @@ impl Error {
     /// Whether the transaction was rolled back although its commit was asked for.
     pub fn is_rolled_back(&self) -> bool {
         self.any(|e| matches!(e, Error::RolledBack { .. }))
+            || chain::of(self).any(|e| e.is::<Reason>())
+    }
+
+    /// Whether Postgres chose this transaction to end a deadlock (`40P01`). Another transaction that waits for this one is
+    /// no deadlock on SQLite, which [`is_busy`](Self::is_busy).
+    pub fn is_deadlock(&self) -> bool {
+        self.any_code(|code| code == "40P01")
+    }
+
+    /// Whether the transaction read what another one has changed since: `40001` on Postgres, under the isolation levels
+    /// REPEATABLE READ and SERIALIZABLE; `SQLITE_BUSY_SNAPSHOT` on SQLite, where a transaction that began with a read writes.
+    pub fn is_serialization_failure(&self) -> bool {
+        self.any_code(|code| matches!(code, "40001" | "517"))
+    }
+
+    /// Whether something was in use for longer than this program waits for it: the lock of SQLite (`SQLITE_BUSY`,
+    /// `SQLITE_LOCKED`: "database is locked"), a lock with `lock_timeout` or `NOWAIT` (`55P03`) or a free connection
+    /// (`53300`) on Postgres, or a connection of the pool ([`sqlx::Error::PoolTimedOut`]).
+    pub fn is_busy(&self) -> bool {
+        self.any_sqlx(|e| matches!(e, sqlx::Error::PoolTimedOut))
+            || self.any_code(|code| match code {
+                "55P03" | "53300" => true,
+                // The extended codes of SQLite have the primary one in the lowest byte
+                // (https://www.sqlite.org/rescode.html); the codes of Postgres have five characters.
+                code if code.len() < 5 => {
+                    code.parse().is_ok_and(|code: u32| matches!(code & 0xff, 5 | 6))
+                }
+                _ => false,
+            })
+    }
+
+    /// Whether the whole transaction, run again from its beginning, may well succeed, and nothing of it is stored:
+    /// [`is_deadlock`](Self::is_deadlock), [`is_serialization_failure`](Self::is_serialization_failure) or
+    /// [`is_busy`](Self::is_busy). Never if the fate of a COMMIT is unknown ([`Error::CommitUnknown`]).
+    ///
+    /// An error in [`Committed::errors`](crate::Committed::errors) is about a transaction that is stored: do not run that
+    /// one again.
+    pub fn is_retryable(&self) -> bool {
+        !self.any(|e| matches!(e, Error::CommitUnknown(_)))
+            && (self.is_deadlock() || self.is_serialization_failure() || self.is_busy())
     }
 
     /// The database's own error, where there is one.
-    pub fn database_error(&self) -> Option<&(dyn sqlx::error::DatabaseError + 'static)> {
-        self.chain().find_map(|e| match e.downcast_ref::<Error>() {
-            Some(Error::Database(e)) => e.as_database_error(),
-            _ => e.downcast_ref::<sqlx::Error>().and_then(sqlx::Error::as_database_error),
-        })
+    ///
+    /// That of [`Error::RolledBack`] is a copy, with the message, the code, the kind, and the names of table and constraint.
+    pub fn database_error(&self) -> Option<&(dyn DatabaseError + 'static)> {
+        chain::of(self).find_map(chain::database)
     }
 
     /// Says which of several rows it was.
@@ -293,35 +376,72 @@ impl Error {
         Self::Row { verb, model, row, key, source: Box::new(error) }
     }
 
-    /// This error and its causes, in one line.
-    pub(crate) fn with_causes(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = self.source();
-        while let Some(error) = cause {
-            // A transparent error says what its cause says.
-            let said = error.to_string();
-            if !text.ends_with(&said) {
-                text = format!("{text}: {said}");
+    /// The same error of a receiver whose operation is done all the same.
+    pub(crate) fn not_refused(mut self) -> Self {
+        match &mut self {
+            Self::Receiver(failed) => failed.refused = false,
+            Self::Row { source, .. } => {
+                if let Self::Receiver(failed) = &mut **source {
+                    failed.refused = false;
+                }
             }
-            cause = error.source();
+            _ => {}
         }
-        text
+        self
+    }
+
+    /// Whether Postgres refused a statement because an earlier one of the transaction had failed, which is the cause.
+    pub(crate) fn is_in_failed_transaction(&self) -> bool {
+        self.any_code(|code| code == "25P02")
     }
 
     fn any(&self, test: impl Fn(&Error) -> bool) -> bool {
-        self.chain().any(|e| e.downcast_ref::<Error>().is_some_and(&test))
+        chain::of(self).filter_map(chain::downcast).any(test)
     }
 
-    /// This error, then what caused it, through the errors of receivers.
-    fn chain(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-        let first: &(dyn StdError + 'static) = self;
-        std::iter::successors(Some(first), |&e| match e.downcast_ref::<Error>() {
-            // Transparent variants hide themselves from `source`; what they hold counts as a link of its own.
-            Some(Error::Database(inner)) => Some(inner as _),
-            Some(Error::Other(inner)) => Some(&**inner as _),
-            // Its `source` is the box, which is none of ours.
-            Some(Error::Row { source, .. }) => Some(&**source as _),
-            _ => e.source(),
-        })
+    fn any_sqlx(&self, test: impl Fn(&sqlx::Error) -> bool) -> bool {
+        chain::of(self).filter_map(chain::downcast).any(test)
+    }
+
+    fn any_database(&self, test: impl Fn(&(dyn DatabaseError + 'static)) -> bool) -> bool {
+        chain::of(self).filter_map(chain::database).any(test)
+    }
+
+    fn any_code(&self, test: impl Fn(&str) -> bool) -> bool {
+        self.any_database(|e| e.code().is_some_and(|code| test(&code)))
+    }
+}
+
+impl ReceiverError {
+    /// Whether the receiver returned what another receiver, inside of it, had returned.
+    pub(crate) fn is_passed_on(&self) -> bool {
+        chain::from(&*self.source).any(|e| e.is::<ReceiverError>())
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        match self {
+            // These two print what they hold, and so have the source of that.
+            Self::Database(error) => error.source(),
+            Self::Other(error) => error.source(),
+            Self::Row { source, .. } => Some(&**source),
+            Self::Receiver(failed) => failed.source(),
+            Self::RolledBack { reason } => reason.source(),
+            Self::CommitUnknown(error) => Some(error),
+            _ => None,
+        }
+    }
+}
+
+impl StdError for ReceiverError {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&*self.source)
     }
 }

@@ -3,20 +3,25 @@ use std::task::{Context, Poll};
 
 use tokio::runtime::Handle;
 
+use crate::conn::Conn;
+use crate::error::{Error, Result};
+
 /// Runs `future`, and goes on with it on a task of its own where the caller drops it half-way. Dropped before it was
 /// polled, it has not begun and never will.
+///
+/// An error that nobody waits for is logged.
 pub(crate) fn finish<F>(future: F) -> Finish<F>
 where
-    F: Future<Output: Send> + Send + 'static,
+    F: Future<Output: Detached> + Send + 'static,
 {
     Finish { begun: Begun::new(Box::pin(future)) }
 }
 
-pub(crate) struct Finish<F: Future<Output: Send> + Send + 'static> {
+pub(crate) struct Finish<F: Future<Output: Detached> + Send + 'static> {
     begun: Begun<F>,
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Future for Finish<F> {
+impl<F: Future<Output: Detached> + Send + 'static> Future for Finish<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -24,12 +29,38 @@ impl<F: Future<Output: Send> + Send + 'static> Future for Finish<F> {
     }
 }
 
-impl<F: Future<Output: Send> + Send + 'static> Drop for Finish<F> {
+impl<F: Future<Output: Detached> + Send + 'static> Drop for Finish<F> {
     fn drop(&mut self) {
         if let Some((future, runtime)) = self.begun.leave() {
-            runtime.spawn(future);
+            runtime.spawn(async move { future.await.log() });
         }
     }
+}
+
+/// What comes of a future that goes on although its caller is gone.
+pub(crate) trait Detached: Send {
+    /// Logs the error that nobody else sees.
+    fn log(self);
+}
+
+impl<T: Send> Detached for Result<T> {
+    fn log(self) {
+        if let Err(error) = self {
+            tracing::error!(%error, "the work that a dropped future left behind failed");
+        }
+    }
+}
+
+/// A commit, with the connection that its caller would have got back.
+impl<T: Send> Detached for (Result<T>, Option<Conn<'static>>) {
+    fn log(self) {
+        self.0.log();
+    }
+}
+
+/// What callbacks returned. Each is in the log by now.
+impl Detached for Vec<Error> {
+    fn log(self) {}
 }
 
 /// A future that another task can go on with.

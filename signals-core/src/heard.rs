@@ -177,7 +177,8 @@ impl Heard {
 
     /// Tells those behind a statement that has committed itself, and those that waited for that.
     pub(crate) async fn tell_alone(&self, rows: &mut dyn Instances, scene: &Scene) -> Result<()> {
-        let received = self.tell_after(rows, None, scene).await;
+        // The rows are stored, whatever their receivers do.
+        let received = self.tell_after(rows, None, scene).await.map_err(Error::not_refused);
         let postponed = self.postponed(rows, scene);
         if !postponed.is_empty() {
             finish(run_all(postponed, End::Committed, None)).await;

@@ -68,7 +68,7 @@ pub use column::Column;
 pub use conn::Conn;
 pub use custom::CustomSignal;
 pub use db::Db;
-pub use error::{Error, ReceiverError, Result};
+pub use error::{Error, Reason, ReceiverError, Result};
 pub use executor::{Connects, Executor};
 pub use model::{Key, Model, Saved};
 pub use mute::{muted, without_signals};

@@ -1,5 +1,6 @@
 use crate::context::PoolId;
 use crate::db::Db;
+use crate::error::Reason;
 use crate::going::Left;
 use crate::transaction::Deferred;
 
@@ -25,7 +26,7 @@ pub(crate) struct Scope {
 #[derive(Default)]
 pub(crate) struct Frame {
     pub(crate) deferred: Vec<Box<dyn Deferred>>,
-    pub(crate) failed: Option<String>,
+    pub(crate) failed: Option<Reason>,
     /// A statement was run in it: begun anew, it would not be the same.
     pub(crate) used: bool,
 }
@@ -40,7 +41,7 @@ impl Scope {
     }
 
     /// From here on the innermost transaction or savepoint can only be rolled back. The first reason counts.
-    pub(crate) fn fail(&mut self, reason: impl FnOnce() -> String) {
+    pub(crate) fn fail(&mut self, reason: impl FnOnce() -> Reason) {
         if let Some(frame) = self.frames.last_mut() {
             frame.failed.get_or_insert_with(reason);
         }
@@ -49,7 +50,19 @@ impl Scope {
     /// As [`fail`](Self::fail), for all that is open.
     pub(crate) fn fail_all(&mut self, reason: &str) {
         for frame in &mut self.frames {
-            frame.failed.get_or_insert_with(|| reason.to_owned());
+            frame.failed.get_or_insert_with(|| reason.into());
+        }
+    }
+
+    /// Whether the innermost transaction or savepoint can only be rolled back.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.frames.last().is_some_and(|frame| frame.failed.is_some())
+    }
+
+    /// Forgets why the innermost transaction or savepoint can only be rolled back, so that a better reason can be given.
+    pub(crate) fn forget_failure(&mut self) {
+        if let Some(frame) = self.frames.last_mut() {
+            frame.failed = None;
         }
     }
 

@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use crate::backend::DatabaseKind;
 use crate::conn::Conn;
 use crate::context::PoolId;
-use crate::error::{Error, Panicked, Result};
+use crate::error::{Error, Panicked, Reason, Result};
 use crate::finish::finish;
 use crate::link::{did_nothing, was_never_sent};
 use crate::receiver::Outcome;
@@ -104,7 +104,7 @@ impl<'c> Transaction<'c> {
     /// was saved before and after this call. A rolled-back transaction or savepoint forgets it, as in
     /// [Django](https://docs.djangoproject.com/en/stable/topics/db/transactions/#performing-actions-after-commit).
     ///
-    /// It returns nothing or a `Result<(), E>`; an error comes back in [`Committed::errors`].
+    /// It returns nothing or a `Result<(), E>`; an error is logged, and comes back in [`Committed::errors`].
     pub fn on_commit<F>(&mut self, callback: F)
     where
         F: Future<Output: Outcome> + Send + 'static,
@@ -210,7 +210,7 @@ impl<'c> Transaction<'c> {
         self.doubtful = false;
         if let Err(error) = released {
             let _ = self.undo().await;
-            return Err(Error::RolledBack { reason: format!("a statement failed: {error}") });
+            return Err(Error::RolledBack { reason: Reason::of_statement(&error) });
         }
         self.open = false;
         let frame = self.conn.scope.frames.pop().unwrap_or_default();
@@ -233,7 +233,7 @@ impl<'c> Transaction<'c> {
             let _ = self.undo().await;
             return Err(error.into());
         }
-        tracing::error!(%error, "the connection was lost during COMMIT");
+        tracing::debug!(%error, "the connection was lost during COMMIT");
         self.open = false;
         self.conn.scope.frames.pop();
         self.conn.discard();

@@ -15,9 +15,9 @@ use crate::chunk;
 use crate::conn::Conn;
 use crate::context::Call as Operation;
 use crate::db::Db;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reason, Result};
 use crate::executor::Source;
-use crate::finish::finish;
+use crate::finish::{Detached, finish};
 use crate::going::Left;
 use crate::heard::{Heard, Written};
 use crate::instances::Instances;
@@ -289,8 +289,7 @@ impl Drop for Sent<'_, '_> {
             match written {
                 Ok((written, mut copy)) => {
                     heard.written = written;
-                    // Whatever became of them is in the log by now.
-                    let _ = heard.tell_alone(&mut *copy, &scene).await;
+                    heard.tell_alone(&mut *copy, &scene).await.log();
                 }
                 Err(error) => {
                     tracing::error!(model, %error, "a write that nobody waits for has told no receiver");
@@ -359,20 +358,26 @@ pub(crate) struct Doubt<'d, 'c> {
     verb: &'static str,
     model: &'static str,
     armed: bool,
+    /// Whether nothing in the transaction had failed before.
+    first: bool,
 }
 
 impl<'d, 'c> Doubt<'d, 'c> {
     pub(crate) fn of(conn: &'d mut Conn<'c>, verb: &'static str, model: &'static str) -> Self {
-        Self { conn, verb, model, armed: true }
+        let first = !conn.scope.has_failed();
+        Self { conn, verb, model, armed: true, first }
     }
 
     pub(crate) fn end<T>(mut self, done: Result<T>) -> Result<T> {
         self.armed = false;
         let (verb, model) = (self.verb, self.model);
         if let Err(error) = &done {
-            self.conn
-                .scope
-                .fail(|| format!("the {verb} of `{model}` failed: {}", error.with_causes()));
+            // A statement that failed in this write has marked the transaction already. The error of the write tells more:
+            // it names the model, and has the receiver's own error.
+            if self.first && !error.is_in_failed_transaction() {
+                self.conn.scope.forget_failure();
+            }
+            self.conn.scope.fail(|| Reason::of(verb, model, error));
         }
         done
     }
@@ -384,7 +389,7 @@ impl Drop for Doubt<'_, '_> {
             let (verb, model) = (self.verb, self.model);
             self.conn
                 .scope
-                .fail(|| format!("the {verb} of `{model}` was dropped before it was done"));
+                .fail(|| format!("the {verb} of `{model}` was dropped before it was done").into());
         }
     }
 }

@@ -121,7 +121,7 @@ async fn check_constraints(tx: &mut Transaction<'_>) -> Result<()> {
             row.map_or(Ok(()), |(table, parent)| {
                 let reason =
                     format!("a row of `{table}` refers to one of `{parent}` that is not there");
-                Err(Error::RolledBack { reason })
+                Err(Error::RolledBack { reason: reason.into() })
             })
         }
     }

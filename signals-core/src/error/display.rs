@@ -1,0 +1,192 @@
+//! How errors print: `{}` in one line for the person who made the request, `{:#}` with everything for the log.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use super::{Error, ReceiverError, chain};
+use crate::model::NO_KEY;
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        print(f, |form| form.error(self))
+    }
+}
+
+impl fmt::Display for ReceiverError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        print(f, |form| form.receiver(self))
+    }
+}
+
+fn print(f: &mut fmt::Formatter<'_>, text: impl FnOnce(Form) -> String) -> fmt::Result {
+    match f.alternate() {
+        true => f.write_str(&text(Form::Long)),
+        false => one_line(f, &text(Form::Short)),
+    }
+}
+
+/// Writes a text without the line breaks that a message of the program or of the database may have.
+pub(super) fn one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
+    let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
+    for (i, line) in lines.enumerate() {
+        f.write_str(if i == 0 { "" } else { " " })?;
+        f.write_str(line)?;
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    Short,
+    Long,
+}
+
+impl Form {
+    pub(super) fn error(self, error: &Error) -> String {
+        match error {
+            Error::Database(error) => self.cause(error),
+            Error::Other(error) => self.cause(&**error),
+            Error::NotFound { model, key } => format!("no such `{model}`: {key}"),
+            Error::Stale { model, key, version } => {
+                format!("`{model}` {key} is stale: version {version} is not the stored one")
+            }
+            Error::Restricted { model, key, by } => {
+                format!("`{model}` {key} cannot be deleted: a `{by}` belongs to it")
+            }
+            Error::Twice { model, key } => format!("`{model}` {key} is twice among the rows"),
+            Error::Row { verb, model, row, key, source } => {
+                self.row(verb, model, *row, key, source)
+            }
+            Error::NotStored { model } => format!(
+                "the database accepted the write of `{model}` and stored no row (a trigger, rule or policy?)"
+            ),
+            Error::Receiver(failed) => self.receiver(failed),
+            Error::RolledBack { reason } => {
+                let (operation, cause) = reason.parts();
+                let cause = cause.map(|cause| self.error(cause)).unwrap_or_default();
+                format!("the transaction was rolled back: {operation}{cause}")
+            }
+            Error::CommitUnknown(error) => format!(
+                "the connection was lost during COMMIT, and whether the transaction is stored is unknown: {}",
+                self.cause(error)
+            ),
+            Error::CommitNotObservable { model, receiver } => format!(
+                "`{model}` has receivers that wait for the commit (`{}`), which cannot be seen through a plain \
+                 `sqlx::Transaction`; begin the transaction with `Db::begin`",
+                self.name(receiver)
+            ),
+            Error::Recursion { chain, limit } => {
+                format!("receivers save in a circle, {limit} levels deep: {}", self.names(chain))
+            }
+            Error::UseTheReceiverConnection { receiver } => format!(
+                "receiver `{}` used the `Db` or pool of the transaction that it runs in, and would wait for itself; take \
+                 `conn: &mut Conn<'_>` and use that",
+                self.name(receiver)
+            ),
+            Error::OnlyRehearsed { receiver } => format!(
+                "{} used the `Db` or pool of a transaction whose commit is only rehearsed: no other connection sees its rows, \
+                 and might wait for it; test this with a commit",
+                self.name(receiver)
+            ),
+            Error::NotLinked { receiver } => format!(
+                "receiver `{}` is not registered in this program: is its crate linked?",
+                self.name(receiver)
+            ),
+            Error::Check { findings } => {
+                let between = if self == Self::Long { "\n- " } else { "; " };
+                let start = if self == Self::Long { between } else { " " };
+                format!("the program is not as it should be:{start}{}", findings.join(between))
+            }
+        }
+    }
+
+    fn row(self, verb: &str, model: &str, row: usize, key: &str, source: &Error) -> String {
+        let row = match key {
+            NO_KEY => format!("row {row}, a new `{model}`"),
+            key => format!("row {row}, `{model}` {key}"),
+        };
+        match source {
+            Error::Receiver(failed) if !failed.refused => {
+                format!("{row}: {}", self.receiver(failed))
+            }
+            // The model is already named.
+            Error::Receiver(failed) if failed.model == model => {
+                format!("could not {verb} {row}: {}", self.refusal(failed))
+            }
+            source => format!("could not {verb} {row}: {}", self.error(source)),
+        }
+    }
+
+    fn receiver(self, failed: &ReceiverError) -> String {
+        let ReceiverError { verb, model, .. } = failed;
+        if failed.refused {
+            return format!("could not {verb} `{model}`: {}", self.refusal(failed));
+        }
+        let of = if *verb == "send" { String::new() } else { format!("the {verb} of ") };
+        let cause = self.cause(&*failed.source);
+        format!(
+            "receiver `{}` of {of}`{model}`{} failed: {cause}",
+            self.name(failed.receiver),
+            self.place(failed)
+        )
+    }
+
+    /// Which receiver refused an operation, and why.
+    fn refusal(self, failed: &ReceiverError) -> String {
+        // Each level of a circle would repeat what the innermost error lists.
+        let circle = chain::from(&*failed.source)
+            .filter_map(chain::downcast::<Error>)
+            .find(|e| matches!(e, Error::Recursion { .. }));
+        if let (Self::Short, Some(circle)) = (self, circle) {
+            return self.error(circle);
+        }
+        let (name, place) = (self.name(failed.receiver), self.place(failed));
+        format!("receiver `{name}`{place}: {}", self.cause(&*failed.source))
+    }
+
+    fn place(self, failed: &ReceiverError) -> String {
+        let ReceiverError { signal, file, line, .. } = failed;
+        match self {
+            Self::Short => String::new(),
+            Self::Long => format!(" of `{signal}` ({file}:{line})"),
+        }
+    }
+
+    /// The message of a cause; in the long form with what caused that, unless the message already ends with it.
+    fn cause(self, error: &(dyn StdError + 'static)) -> String {
+        if let Some(error) = chain::downcast::<Error>(error) {
+            return self.error(error);
+        }
+        if let Some(failed) = chain::downcast::<ReceiverError>(error) {
+            return self.receiver(failed);
+        }
+        let mut text = error.to_string();
+        let next = if self == Self::Long { chain::next(error) } else { None };
+        if let Some(next) = next {
+            let cause = self.cause(next);
+            // An error that prints its cause prints the short form of it.
+            if text.ends_with(&Self::Short.cause(next)) {
+                text.truncate(text.len() - Self::Short.cause(next).len());
+                text.push_str(&cause);
+            } else if !text.ends_with(&cause) {
+                text = format!("{text}: {cause}");
+            }
+        }
+        text
+    }
+
+    /// A receiver's name, in the long form with its path. That of a connected receiver is any text.
+    fn name(self, path: &str) -> &str {
+        match self {
+            Self::Short if !path.contains(' ') => path.rsplit("::").next().unwrap_or(path),
+            _ => path,
+        }
+    }
+
+    /// A text in which the names of receivers are in backticks.
+    fn names(self, text: &str) -> String {
+        let names = text.split('`').enumerate();
+        let names = names.map(|(i, part)| if i % 2 == 1 { self.name(part) } else { part });
+        names.collect::<Vec<_>>().join("`")
+    }
+}

@@ -1,0 +1,246 @@
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::Arc;
+
+use sqlx::error::{DatabaseError, ErrorKind};
+
+use super::{Error, ReceiverError};
+
+/// Why a transaction was rolled back: one line, and the error behind it.
+///
+/// It reads as a string. [`source`](StdError::source) is the error that failed the transaction. That error itself was returned
+/// to the program when it happened, so this is a copy; what a receiver returned is shared with it.
+#[derive(Clone)]
+pub struct Reason(Arc<Inner>);
+
+struct Inner {
+    /// What this reads as: `operation`, and after it what `cause` says.
+    text: String,
+    operation: String,
+    cause: Option<Error>,
+}
+
+impl Reason {
+    /// An operation on a model failed.
+    pub(crate) fn of(verb: &str, model: &str, error: &Error) -> Self {
+        let is_named = match error {
+            Error::Row { .. } => true,
+            Error::Receiver(failed) => {
+                failed.refused && (failed.verb, failed.model) == (verb, model)
+            }
+            _ => false,
+        };
+        match is_named {
+            true => Self::new(String::new(), error.copied()),
+            false => Self::new(format!("could not {verb} `{model}`: "), error.copied()),
+        }
+    }
+
+    /// A statement failed.
+    pub(crate) fn of_statement(error: &sqlx::Error) -> Self {
+        Self::new("a statement failed: ".to_owned(), copied(error))
+    }
+
+    fn new(operation: String, cause: Error) -> Self {
+        let text = format!("{operation}{cause}");
+        Self(Arc::new(Inner { text, operation, cause: Some(cause) }))
+    }
+
+    /// What failed, and with which error.
+    pub(super) fn parts(&self) -> (&str, Option<&Error>) {
+        (&self.0.operation, self.0.cause.as_ref())
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self(Arc::new(Inner { operation: text.clone(), text, cause: None }))
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        text.to_owned().into()
+    }
+}
+
+impl Deref for Reason {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0.text
+    }
+}
+
+impl AsRef<str> for Reason {
+    fn as_ref(&self) -> &str {
+        self
+    }
+}
+
+impl PartialEq<str> for Reason {
+    fn eq(&self, other: &str) -> bool {
+        **self == *other
+    }
+}
+
+impl PartialEq<&str> for Reason {
+    fn eq(&self, other: &&str) -> bool {
+        **self == **other
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.parts() {
+            (operation, Some(cause)) if f.alternate() => write!(f, "{operation}{cause:#}"),
+            _ => super::display::one_line(f, self),
+        }
+    }
+}
+
+impl fmt::Debug for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
+    }
+}
+
+impl StdError for Reason {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.0.cause.as_ref().map(|cause| cause as _)
+    }
+}
+
+impl Error {
+    /// A copy, for the transaction that this error has marked. What a receiver returned is shared.
+    pub(crate) fn copied(&self) -> Self {
+        match self {
+            Self::Database(error) => copied(error),
+            Self::NotFound { model, key } => Self::NotFound { model, key: key.clone() },
+            Self::Stale { model, key, version } => {
+                Self::Stale { model, key: key.clone(), version: *version }
+            }
+            Self::Restricted { model, key, by } => Self::Restricted { model, key: key.clone(), by },
+            Self::Twice { model, key } => Self::Twice { model, key: key.clone() },
+            Self::Row { verb, model, row, key, source } => {
+                let (key, source) = (key.clone(), Box::new(source.copied()));
+                Self::Row { verb, model, row: *row, key, source }
+            }
+            Self::NotStored { model } => Self::NotStored { model },
+            Self::Receiver(failed) => {
+                let ReceiverError { source, .. } = &**failed;
+                Self::Receiver(Box::new(ReceiverError { source: Arc::clone(source), ..**failed }))
+            }
+            Self::RolledBack { reason } => Self::RolledBack { reason: reason.clone() },
+            // The copy of an I/O error prints as that does.
+            Self::CommitUnknown(error) => match copied(error) {
+                Self::Database(error) => Self::CommitUnknown(error),
+                other => other,
+            },
+            Self::CommitNotObservable { model, receiver } => {
+                Self::CommitNotObservable { model, receiver }
+            }
+            Self::Recursion { chain, limit } => {
+                Self::Recursion { chain: chain.clone(), limit: *limit }
+            }
+            Self::UseTheReceiverConnection { receiver } => {
+                Self::UseTheReceiverConnection { receiver }
+            }
+            Self::OnlyRehearsed { receiver } => Self::OnlyRehearsed { receiver },
+            Self::NotLinked { receiver } => Self::NotLinked { receiver },
+            Self::Check { findings } => Self::Check { findings: findings.clone() },
+            Self::Other(error) => Self::other(error.to_string()),
+        }
+    }
+}
+
+/// A copy of sqlx's error, as far as a program can branch on it.
+fn copied(error: &sqlx::Error) -> Error {
+    Error::Database(match error {
+        sqlx::Error::Database(error) => sqlx::Error::Database(Box::new(Copied::of(&**error))),
+        sqlx::Error::Io(error) => {
+            sqlx::Error::Io(std::io::Error::new(error.kind(), error.to_string()))
+        }
+        sqlx::Error::RowNotFound => sqlx::Error::RowNotFound,
+        sqlx::Error::PoolTimedOut => sqlx::Error::PoolTimedOut,
+        sqlx::Error::PoolClosed => sqlx::Error::PoolClosed,
+        sqlx::Error::WorkerCrashed => sqlx::Error::WorkerCrashed,
+        error => return Error::other(error.to_string()),
+    })
+}
+
+/// What the database said.
+#[derive(Debug)]
+struct Copied {
+    text: String,
+    message: String,
+    code: Option<String>,
+    table: Option<String>,
+    constraint: Option<String>,
+    kind: ErrorKind,
+}
+
+impl Copied {
+    fn of(error: &dyn DatabaseError) -> Self {
+        Self {
+            text: error.to_string(),
+            message: error.message().to_owned(),
+            code: error.code().map(Cow::into_owned),
+            table: error.table().map(str::to_owned),
+            constraint: error.constraint().map(str::to_owned),
+            kind: error.kind(),
+        }
+    }
+}
+
+impl fmt::Display for Copied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Copied {}
+
+impl DatabaseError for Copied {
+    fn message(&self) -> &str {
+        &self.message
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        self.code.as_deref().map(Cow::Borrowed)
+    }
+
+    fn as_error(&self) -> &(dyn StdError + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn StdError + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> Box<dyn StdError + Send + Sync + 'static> {
+        self
+    }
+
+    fn table(&self) -> Option<&str> {
+        self.table.as_deref()
+    }
+
+    fn constraint(&self) -> Option<&str> {
+        self.constraint.as_deref()
+    }
+
+    // `ErrorKind` is not `Clone`.
+    fn kind(&self) -> ErrorKind {
+        match self.kind {
+            ErrorKind::UniqueViolation => ErrorKind::UniqueViolation,
+            ErrorKind::ForeignKeyViolation => ErrorKind::ForeignKeyViolation,
+            ErrorKind::NotNullViolation => ErrorKind::NotNullViolation,
+            ErrorKind::CheckViolation => ErrorKind::CheckViolation,
+            ErrorKind::ExclusionViolation => ErrorKind::ExclusionViolation,
+            _ => ErrorKind::Other,
+        }
+    }
+}
