@@ -131,6 +131,7 @@ async fn stored(db: &Db) -> Vec<Item> {
 fn assert_row(error: &Error, verb: &str, row: usize, key: &str) {
     let Error::Row { verb: v, model, row: r, key: k, .. } = error else { panic!("{error:?}") };
     assert_eq!((*v, *model, *r, &**k), (verb, "Item", row, key), "{error:?}");
+    let key = if key == "`None`" { "without a key" } else { key };
     let says = format!("could not {verb} row {row}, `Item` {key}: ");
     assert!(error.to_string().starts_with(&says), "{error}");
 }

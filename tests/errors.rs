@@ -201,7 +201,7 @@ on_every_database! {
         assert!(error.source().unwrap().is::<Error>(), "the source is the error of the row, and no box of it");
 
         let error = Order::insert_many(&db, &mut [order(1, ""), order(-5, "")]).await.unwrap_err();
-        assert_eq!(error.to_string(), format!("could not insert row 1, a new `Order`: receiver `no_negative_totals`: {SAYS} -5"));
+        assert_eq!(error.to_string(), format!("could not insert row 1, `Order` without a key: receiver `no_negative_totals`: {SAYS} -5"));
         assert_eq!(error.find(), Some(&Negative(-5)));
 
         let error = Paid { total: -5 }.send(&db).await.unwrap_err();

@@ -102,7 +102,7 @@ impl Form {
 
     fn row(self, verb: &str, model: &str, row: usize, key: &str, source: &Error) -> String {
         let row = match key {
-            NO_KEY => format!("row {row}, a new `{model}`"),
+            NO_KEY => format!("row {row}, `{model}` without a key"),
             key => format!("row {row}, `{model}` {key}"),
         };
         match source {
