@@ -63,6 +63,25 @@ impl Detached for Vec<Error> {
     fn log(self) {}
 }
 
+/// A result that the caller gets after something else is done. If the caller is gone by then, its error is logged.
+pub(crate) struct Pending(Result<()>);
+
+impl Pending {
+    pub(crate) fn new(result: Result<()>) -> Self {
+        Self(result)
+    }
+
+    pub(crate) fn take(mut self) -> Result<()> {
+        std::mem::replace(&mut self.0, Ok(()))
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        std::mem::replace(&mut self.0, Ok(())).log();
+    }
+}
+
 /// A future that another task can go on with.
 pub(crate) struct Begun<F: ?Sized> {
     future: Option<Pin<Box<F>>>,

@@ -9,7 +9,7 @@ use crate::conn::Conn;
 use crate::delete;
 use crate::dispatch::{Postponed, dispatch};
 use crate::error::{Error, Result};
-use crate::finish::finish;
+use crate::finish::{Pending, finish};
 use crate::instances::{Instances, Telling, Told};
 use crate::previous::SharedBefore;
 use crate::save::{Verb, store};
@@ -179,11 +179,12 @@ impl Heard {
     pub(crate) async fn tell_alone(&self, rows: &mut dyn Instances, scene: &Scene) -> Result<()> {
         // The rows are stored, whatever their receivers do.
         let received = self.tell_after(rows, None, scene).await.map_err(Error::not_refused);
+        let received = Pending::new(received);
         let postponed = self.postponed(rows, scene);
         if !postponed.is_empty() {
             finish(run_all(postponed, End::Committed, None)).await;
         }
-        received
+        received.take()
     }
 
     /// What waits for the end of the transaction.
