@@ -46,7 +46,10 @@ pub(crate) trait Detached: Send {
 impl<T: Send> Detached for Result<T> {
     fn log(self) {
         if let Err(error) = self {
-            tracing::error!(%error, "the work that a dropped future left behind failed");
+            tracing::error!(
+                error = format_args!("{error:#}"),
+                "the work that a dropped future left behind failed"
+            );
         }
     }
 }

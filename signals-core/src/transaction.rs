@@ -353,7 +353,10 @@ where
                 Err(payload) => Some(Error::other(Panicked::new(payload))),
             };
             if let Some(error) = &error {
-                tracing::error!(%error, "a callback failed after its transaction had ended");
+                tracing::error!(
+                    error = format_args!("{error:#}"),
+                    "a callback failed after its transaction had ended"
+                );
             }
             error.into_iter().collect()
         })

@@ -292,7 +292,11 @@ impl Drop for Sent<'_, '_> {
                     heard.tell_alone(&mut *copy, &scene).await.log();
                 }
                 Err(error) => {
-                    tracing::error!(model, %error, "a write that nobody waits for has told no receiver");
+                    tracing::error!(
+                        model,
+                        error = format_args!("{error:#}"),
+                        "a write that nobody waits for has told no receiver"
+                    );
                 }
             }
         });
