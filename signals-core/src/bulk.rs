@@ -6,7 +6,7 @@ use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Make, Statement};
-use crate::chunk::{Chunk, chunks, inserted, runs, slices};
+use crate::chunk::{Chunk, chunks, inserted, slices};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
@@ -14,6 +14,7 @@ use crate::going::{Answer, Heir};
 use crate::heard::Written;
 use crate::instances::Instances;
 use crate::read::{differs, flag, scalar};
+use crate::refused;
 use crate::save::take_row;
 use crate::statements::Group;
 
@@ -186,6 +187,29 @@ impl Update<'_> {
     }
 }
 
+/// Tries the rows again that an UPDATE has left out because another transaction wrote them meanwhile: the row before is then
+/// what that transaction has left. They are locked by now. Ends at the first row that is not there.
+pub(crate) async fn update_left(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    chunk: &Chunk,
+    update: &Update<'_>,
+    stored: &mut Vec<usize>,
+) -> Result<()> {
+    if !update.before || conn.kind() == DatabaseKind::Sqlite {
+        return Ok(());
+    }
+    for row in chunk.rows.clone() {
+        let Err(place) = stored.binary_search(&row) else { continue };
+        let found = refused::write(conn, rows, &Chunk::of_row(row), Work::Update(update)).await?;
+        if found.is_empty() {
+            break;
+        }
+        stored.insert(place, row);
+    }
+    Ok(())
+}
+
 async fn update_in_postgres(
     conn: &mut Conn<'_>,
     rows: &mut dyn Instances,
@@ -266,8 +290,7 @@ async fn update_in_sqlite(
     Ok(chunk.rows.clone().collect())
 }
 
-/// Which rows of a chunk are stored, in their order, with these columns as they are, behind the number; locked where the
-/// database locks rows.
+/// Which rows of a chunk are stored, in their order, with these columns as they are, behind the number. No lock is taken.
 async fn select(
     conn: &mut Conn<'_>,
     rows: &dyn Instances,
@@ -328,7 +351,7 @@ async fn delete_in_postgres(
         let chunk = chunk.clone();
         Box::new(move |rows, answer| {
             let deleted = take_deleted(rows, &chunk, false, &answer)?;
-            Ok(Written { created: None, batches: runs(deleted.into_iter()).into() })
+            Ok(Written { created: None, batches: slices(rows, deleted.into_iter()).into() })
         })
     };
     let answer = {

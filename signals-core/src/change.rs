@@ -140,9 +140,23 @@ impl<M: Model> Change<M> {
                 None => write!(sql, "{comma}{name}"),
             };
         }
-        let lock = if kind == DatabaseKind::Postgres { "\nFOR UPDATE" } else { "" };
+        let lock = if kind == DatabaseKind::Postgres { self.lock() } else { "" };
         let _ = write!(sql, " FROM {} {clause}{lock}", model.table);
         AssertSqlSafe(sql).into_sql_str()
+    }
+}
+
+impl<M: Model> Change<M> {
+    /// The lock that the statement itself takes. A stronger one would wait for transactions that only reference the row.
+    fn lock(&self) -> &'static str {
+        match self {
+            Self::Update(set, _) if !set.iter().any(|(c, _)| M::STATEMENTS.columns[*c].unique) => {
+                "\nFOR NO KEY UPDATE"
+            }
+            // The column could be the target of a foreign key. A weaker lock would have to be raised by the UPDATE, and two
+            // transactions that raise theirs deadlock.
+            Self::Update(..) | Self::Delete => "\nFOR UPDATE",
+        }
     }
 }
 

@@ -77,20 +77,35 @@ pub(crate) fn inserted(rows: &dyn Instances, keyed: bool) -> Vec<usize> {
     model.group(Group::Set).chain(keys).chain(version).chain(added).collect()
 }
 
-/// The order in which rows are inserted, where it is not theirs: those with a key first, so that they and those without
-/// are two statements, and no key that the database gives is one that comes later.
-pub(crate) fn insert_order(rows: &dyn Instances) -> Vec<usize> {
-    let has_key = |row: &usize| rows.has_key(*row);
-    if (1..rows.len()).all(|row| has_key(&row) == has_key(&0)) {
-        return Vec::new();
-    }
-    let (keyed, others): (Vec<_>, Vec<_>) = (0..rows.len()).partition(has_key);
-    [keyed, others].concat()
+/// The rows of a statement, as slices of those that the program gave.
+pub(crate) fn slices(
+    rows: &dyn Instances,
+    statement: impl Iterator<Item = usize>,
+) -> Vec<Range<usize>> {
+    let mut places: Vec<_> = statement.map(|row| rows.place(row)).collect();
+    places.sort_unstable();
+    runs(places.into_iter())
 }
 
-/// The rows of a statement, as slices of those that the program gave.
-pub(crate) fn slices(rows: &dyn Instances, statement: Range<usize>) -> Vec<Range<usize>> {
-    runs(statement.map(|row| rows.place(row)))
+/// The rows that statements have written, as slices of those that the program gave: as many rows together as a statement has,
+/// but side by side in the slice, in whatever order they were written.
+pub(crate) fn batches(
+    rows: &dyn Instances,
+    chunks: &[Chunk],
+    written: impl Iterator<Item = usize>,
+) -> Vec<Range<usize>> {
+    let mut places: Vec<_> = written.map(|row| rows.place(row)).collect();
+    places.sort_unstable();
+    let mut batches = Vec::with_capacity(chunks.len());
+    let mut rest = &places[..];
+    for (number, chunk) in chunks.iter().enumerate() {
+        let last = number + 1 == chunks.len();
+        let count = rest.partition_point(|place| last || *place < chunk.rows.end);
+        let (batch, others) = rest.split_at(count);
+        batches.extend(runs(batch.iter().copied()));
+        rest = others;
+    }
+    batches
 }
 
 /// Numbers as ranges, one of those that follow each other.

@@ -40,6 +40,8 @@ pub(crate) enum What {
     Select,
     /// The row that is like one that is given.
     Find,
+    /// Whether the row that is given is stored, and if it is, whether its version is the one that is given.
+    Look,
     /// DELETE of the rows that are given.
     Delete,
 }
@@ -61,7 +63,7 @@ impl Shape {
     /// The columns whose values are the arguments, in that order.
     pub(crate) fn binds(&self, model: &Statements) -> Vec<usize> {
         let mut binds = match self.what {
-            What::Find | What::Select | What::Delete => Vec::new(),
+            What::Find | What::Look | What::Select | What::Delete => Vec::new(),
             _ => self.columns.clone(),
         };
         if !matches!(self.what, What::Insert | What::InsertOrNothing | What::Save) {
@@ -88,7 +90,7 @@ impl Shape {
                 let version = model.group(Group::Version).filter(|_| !self.checked);
                 key.chain(version).chain(computed).chain(model.group(Group::Added)).collect()
             }
-            What::Find | What::Select | What::Delete => Vec::new(),
+            What::Find | What::Look | What::Select | What::Delete => Vec::new(),
         }
     }
 
@@ -106,6 +108,7 @@ impl Shape {
             (What::Update, DatabaseKind::Postgres) => text.update_in_postgres(),
             (What::Update, DatabaseKind::Sqlite) => text.update_in_sqlite(),
             (What::Find, _) => text.find(),
+            (What::Look, _) => text.look(),
             (What::Select, _) => text.select(),
             (What::Delete, DatabaseKind::Postgres) => text.delete_in_postgres(),
             (What::Delete, DatabaseKind::Sqlite) => text.delete_in_sqlite(),
@@ -187,8 +190,6 @@ impl Text<'_> {
             );
         }
         let every: Vec<usize> = (0..model.columns.len()).collect();
-        let (all, on) = (self.names(&every), self.names(&shape.on));
-        let given_on = list(&shape.on, |c| format!("c{c}"));
         let joined = shape.on.iter().map(|c| format!("_before.{} = {given}.c{c}", model.name(*c)));
         let joined = joined.collect::<Vec<_>>().join(" AND ");
         let old = list(&every, |c| format!("_before.{}", model.name(c)));
@@ -197,10 +198,17 @@ impl Text<'_> {
             let name = model.name(c);
             format!("_before.{name}::text IS DISTINCT FROM _stored.{name}::text")
         });
+        // No lock is taken for `_before`: a row that others reference could not be updated any more, and an UPDATE by itself
+        // takes the lock that it needs. If it has to wait for another transaction, it goes on with the row as that has left
+        // it, while `_before` stays as it was: such a row is left out here, and is for the next try.
+        let same = every.iter().map(|c| {
+            let name = model.name(*c);
+            format!("_stored.{name}::text IS NOT DISTINCT FROM _before.{name}::text")
+        });
+        let same = same.collect::<Vec<_>>().join(" AND ");
         format!(
-            "{with}, _before AS (SELECT {all} FROM {table} WHERE ({on}) IN (SELECT {given_on} FROM {given}) FOR UPDATE) \
-             UPDATE {table} AS _stored SET {set} FROM {given} JOIN _before ON {joined} WHERE {matches} RETURNING \
-             {returned}, {old}, {changed}"
+            "{with} UPDATE {table} AS _stored SET {set} FROM {given} JOIN {table} AS _before ON {joined} WHERE {matches} AND \
+             {same} RETURNING {returned}, {old}, {changed}"
         )
     }
 
@@ -216,13 +224,22 @@ impl Text<'_> {
         format!("{} WHERE {on}", self.model.select)
     }
 
+    fn look(&self) -> String {
+        let binds = self.shape.binds(self.model);
+        let place = |c: usize| self.place(&binds, c);
+        let version: Vec<_> = self.model.group(Group::Version).collect();
+        let same = self.equal(&version, place).pop().unwrap_or_else(|| "true".to_owned());
+        let (table, on) = (self.model.table, self.equal(&self.shape.on, place).join(" AND "));
+        format!("SELECT {same} FROM {table} WHERE {on}")
+    }
+
     fn select(&self) -> String {
         let (table, given, with, matches) =
             (self.model.table, &self.given, self.with(), self.matches());
         let columns = self.stored(&self.shape.columns);
         match self.kind {
             DatabaseKind::Postgres => format!(
-                "{with} SELECT {given}._n{columns} FROM {given} JOIN {table} AS _stored ON {matches} FOR UPDATE OF _stored"
+                "{with} SELECT {given}._n{columns} FROM {given} JOIN {table} AS _stored ON {matches}"
             ),
             // The order of a CROSS JOIN stands: the table may be long, and what is given is not.
             DatabaseKind::Sqlite if self.shape.given == Given::Values(1) => format!(
@@ -285,9 +302,7 @@ impl Text<'_> {
                 let columns = binds.iter().enumerate();
                 let columns: String =
                     columns.map(|(i, c)| format!("{} AS c{c}, ", unnest(i + 1))).collect();
-                format!(
-                    "WITH {given} AS (SELECT {columns}GENERATE_SUBSCRIPTS($1, 1)::bigint AS _n)"
-                )
+                format!("WITH {given} AS (SELECT {columns}{} AS _n)", subscripts("$1"))
             }
             Given::Values(rows) => {
                 let cast = match self.kind {
@@ -296,7 +311,14 @@ impl Text<'_> {
                 };
                 let values = self.values(rows, binds.len(), |row| format!(", {}{cast}", row + 1));
                 let columns = list(&binds, |c| format!("c{c}"));
-                format!("WITH {given}({columns}, _n) AS (VALUES {values})")
+                if rows == 1 || self.kind == DatabaseKind::Sqlite {
+                    return format!("WITH {given}({columns}, _n) AS (VALUES {values})");
+                }
+                format!(
+                    "WITH {given} AS (SELECT {columns}, _n * {} AS _n FROM (VALUES {values}) AS _rows({columns}, _n) LIMIT \
+                     {MANY})",
+                    subscripts("'{0}'::int[]")
+                )
             }
         }
     }
@@ -371,6 +393,18 @@ impl Text<'_> {
 /// composite type would be taken apart into its fields.
 fn unnest(place: usize) -> String {
     format!("UNNEST(${place})")
+}
+
+/// How many rows PostgreSQL expects of a function whose rows it cannot count, and no fewer than are given as values.
+const MANY: usize = 1000;
+
+/// The numbers of the elements of an array.
+///
+/// PostgreSQL expects [`MANY`] rows of it, however many they are. It then joins the table to the rows that are given, which is
+/// to say in the order of their keys: it hashes the table, or looks each row up. If it expected fewer rows than the table has,
+/// it would hash what is given and go through the table, and so lock the rows in the order of the table.
+fn subscripts(array: &str) -> String {
+    format!("GENERATE_SUBSCRIPTS({array}, 1)::bigint")
 }
 
 /// A name that is not in that of a table, however it is written.

@@ -12,9 +12,10 @@ use crate::executor::Source;
 use crate::going::Heir;
 use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
+use crate::key_order::write_order;
 use crate::model::Model;
 use crate::refused;
-use crate::save::stale;
+use crate::save::{Look, look, stale};
 use crate::statements::Group;
 use crate::store::Route;
 use crate::testing::recording::Recorders;
@@ -94,12 +95,15 @@ pub(crate) fn delete_rows<'d>(
         if !heard.many && !heard.pair.previous {
             return delete_one(rows, conn).await;
         }
-        let mut batches = Vec::new();
-        for chunk in chunk::deletes(conn.kind(), rows) {
-            let deleted = delete_chunk(rows, conn, heard, &chunk, true).await?;
-            // Those of a statement that did not find them all are several slices.
-            batches.extend(chunk::runs(deleted.into_iter()));
+        rows.set_order(write_order(conn.kind(), rows));
+        let chunks = chunk::deletes(conn.kind(), rows);
+        let mut written = Vec::new();
+        for chunk in &chunks {
+            written.extend(delete_chunk(rows, conn, heard, chunk, true).await?);
         }
+        // Those of a statement that did not find them all are several slices.
+        let batches = chunk::batches(rows, &chunks, written.into_iter());
+        rows.set_order(Vec::new());
         Ok(Written { created: None, batches: batches.into() })
     })
 }
@@ -120,8 +124,10 @@ pub(crate) async fn delete_chunk(
     };
     let checked = checked && rows.statements().has(Group::Version);
     if checked && deleted.len() < chunk.rows.len() {
-        let left = bulk::stored(conn, rows, chunk).await?;
-        if let Some(row) = left.into_iter().find(|row| deleted.binary_search(row).is_err()) {
+        let mut left = bulk::stored(conn, rows, chunk).await?;
+        left.retain(|row| deleted.binary_search(row).is_err());
+        // The first of them in the program's order.
+        if let Some(row) = left.into_iter().min_by_key(|row| rows.place(*row)) {
             return Err(heard.of_row(rows, row, stale(rows, row)));
         }
     }
@@ -147,7 +153,7 @@ async fn remove(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
         let heir = || -> Heir { Box::new(|_, answer| Ok(deleted(answer.affected > 0))) };
         conn.write(&make, false, &heir, &mut |_| ()).await?
     };
-    if affected == 0 && model.has(Group::Version) && bulk::is_stored(conn, rows, 0).await? {
+    if affected == 0 && model.has(Group::Version) && look(conn, rows).await? != Look::Gone {
         return Err(stale(rows, 0));
     }
     Ok(affected > 0)

@@ -373,7 +373,7 @@ impl Error {
         error: Self,
     ) -> Self {
         let (model, key) = (rows.model(), rows.key(row));
-        Self::Row { verb, model, row, key, source: Box::new(error) }
+        Self::Row { verb, model, row: rows.place(row), key, source: Box::new(error) }
     }
 
     /// The same error of a receiver whose operation is done all the same.

@@ -27,6 +27,7 @@ mod finish;
 mod going;
 mod heard;
 mod instances;
+mod key_order;
 mod lender;
 mod link;
 mod linked;

@@ -270,8 +270,12 @@ pub trait Model: Sized + Send + Sync + 'static {
     }
 
     /// Inserts many rows, in as few statements as the database allows, and returns how many: arrays on PostgreSQL, rows of
-    /// values on SQLite and for a model with a type that an array cannot have. They are stored in the order of the slice, those
-    /// that have a key before those that have none, all or none; and each instance has its key afterwards.
+    /// values on SQLite and for a model with a type that an array cannot have. Those that have a key are stored before those
+    /// that have none, which are stored in the order of the slice; all or none; and each instance has its key afterwards.
+    ///
+    /// On PostgreSQL, rows that have a key are written in the order of their keys, here and in
+    /// [`update_many`](Model::update_many) and [`delete_many`](Model::delete_many), so that callers that write the same rows in
+    /// different orders do not deadlock. A unique column that is not the key has no part in that order.
     ///
     /// Every signal is sent as for single rows: [`pre_save`](crate::pre_save) of each in the order of the slice, the statements,
     /// [`post_save`](crate::post_save) of each in that order, and for the rows of a statement together
@@ -299,7 +303,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// As [`insert`](Model::insert), in an [`Error::Row`] that names the row. Of those that the database refuses it is the first
-    /// where they are written one after the other, which costs nothing but where a write fails; on PostgreSQL, in a
+    /// if they are written one after the other in the order of the slice, which costs nothing but where a write fails; on PostgreSQL, in a
     /// transaction in which something was run before, a savepoint. In a plain `sqlx::Transaction` there it is not known.
     /// Nothing is stored then, and the instances are as they were.
     ///

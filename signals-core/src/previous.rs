@@ -13,8 +13,9 @@ use crate::signal::{post_delete, post_save};
 /// [`post_delete`](crate::post_delete), in any phase.
 ///
 /// It is read in the transaction of the write, and only where a receiver of the model takes this parameter or says
-/// `changed(…)`. On PostgreSQL that is part of the UPDATE or DELETE itself, with the row locked, so that it is what this
-/// write has overwritten, whatever else runs at the same time.
+/// `changed(…)`. On PostgreSQL that is part of the UPDATE or DELETE itself, which takes no other lock than without such a
+/// receiver. It is what this write has overwritten, whatever else runs at the same time: if the write has to wait for another
+/// transaction, it is tried again with the row as that has left it.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;

@@ -68,6 +68,10 @@ async fn first(
         }
         Transaction::begin_again(conn).await.ok()?;
     }
+    // The first in the program's order, not in the one in which they are written.
+    let mut order: Vec<_> = (0..rows.len()).map(|row| rows.place(row)).collect();
+    order[chunk.rows.clone()].sort_unstable();
+    rows.set_order(order);
     let mut tx = Transaction::open(conn.reborrow()).await.ok()?;
     // All before `left` are written, and one of `left` is refused: half of them are tried at a time.
     let mut left = chunk.rows.clone();

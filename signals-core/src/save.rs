@@ -200,7 +200,6 @@ fn rest<'s>(
     begun: bool,
 ) -> BoxFuture<'s, Result<Stored>> {
     Box::pin(async move {
-        let model = rows.statements();
         match verb {
             Verb::Save if rows.has_key(0) => save(conn, rows, None, before, begun).await,
             Verb::Insert | Verb::Save => Err(Error::NotStored { model: rows.model() }),
@@ -211,15 +210,36 @@ fn rest<'s>(
             }
             Verb::Update | Verb::Fields(_) => {
                 let set = if let Verb::Fields(set) = verb { Some(&set[..]) } else { None };
-                if !begun && update(conn, rows, set, None, before).await? {
-                    return Ok(Stored::Updated);
-                }
-                let keys: Vec<_> = model.group(Group::Key).collect();
-                let found = model.has(Group::Version) && exists(conn, rows, &keys).await?;
-                Err(if found { stale(rows, 0) } else { not_found(rows, 0) })
+                update_until_stored(conn, rows, set, before, begun).await
             }
         }
     })
+}
+
+/// UPDATE by key of a row that must be there.
+async fn update_until_stored(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    set: Option<&[usize]>,
+    before: bool,
+    begun: bool,
+) -> Result<Stored> {
+    for attempt in 0..ATTEMPTS {
+        let begun = begun && attempt == 0;
+        if !begun && update(conn, rows, set, None, before).await? {
+            return Ok(Stored::Updated);
+        }
+        if !before && !rows.statements().has(Group::Version) {
+            return Err(not_found(rows, 0));
+        }
+        match look(conn, rows).await? {
+            // Another transaction has written the row meanwhile.
+            Look::Same => {}
+            Look::Stale => return Err(stale(rows, 0)),
+            Look::Gone => return Err(not_found(rows, 0)),
+        }
+    }
+    Err(Error::NotStored { model: rows.model() })
 }
 
 /// UPDATE where there is such a row, or INSERT. By key, where no other columns are said.
@@ -255,7 +275,7 @@ async fn save(
                 return Ok(Stored::Created);
             }
         }
-        if checked && exists(conn, rows, &model.group(Group::Key).collect::<Vec<_>>()).await? {
+        if checked && look(conn, rows).await? == Look::Stale {
             return Err(stale(rows, 0));
         }
     }
@@ -315,10 +335,29 @@ async fn insert_or_nothing(
     Ok(Single::Insert(Text::Composed(shape.into())).run(conn, rows).await?.is_some())
 }
 
-/// Whether there is a row that has the same in these columns.
-async fn exists(conn: &mut Conn<'_>, rows: &mut dyn Instances, on: &[usize]) -> Result<bool> {
-    let shape = Shape::new(What::Select, Given::Values(1), Vec::new(), on.to_vec());
-    Ok(conn.run_one(Text::Composed(shape.into()).statement(rows, conn.kind())?).await?.is_some())
+/// What is stored in place of a row that a statement has not found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Look {
+    Gone,
+    /// A row of another version.
+    Stale,
+    /// The row, with the version that the instance has.
+    Same,
+}
+
+/// Looks what is stored by the key of the one row that there is. No lock is taken: the answer is for an error or for the next
+/// try, and must not wait for another transaction.
+pub(crate) async fn look(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<Look> {
+    let model = rows.statements();
+    let on = model.group(Group::Key).collect();
+    let mut shape = Shape::new(What::Look, Given::Values(1), Vec::new(), on);
+    shape.checked = model.has(Group::Version);
+    let found = conn.run_one(Text::Composed(shape.into()).statement(rows, conn.kind())?).await?;
+    Ok(match found {
+        None => Look::Gone,
+        Some(row) if flag(&row, 0)? => Look::Same,
+        Some(_) => Look::Stale,
+    })
 }
 
 /// The row that has the same in these columns as the one that there is.

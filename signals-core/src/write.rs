@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
+use crate::key_order::{keyed_first, write_order};
 use crate::model::{Model, Saved};
 use crate::read::Found;
 use crate::refused;
@@ -165,11 +166,14 @@ pub(crate) fn write_many<'w>(
 }
 
 async fn insert_many(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
-    let mut batches = Vec::new();
-    rows.set_order(chunk::insert_order(rows));
-    for chunk in chunk::inserts(conn.kind(), rows) {
+    let order = write_order(conn.kind(), rows);
+    rows.set_order(keyed_first(rows));
+    let chunks = chunk::inserts(conn.kind(), rows);
+    let slices = chunks.iter().flat_map(|chunk| chunk::slices(rows, chunk.rows.clone()));
+    let batches: Vec<_> = slices.collect();
+    rows.set_order(order);
+    for chunk in chunks {
         refused::write(conn, rows, &chunk, Work::Insert).await?;
-        batches.extend(chunk::slices(rows, chunk.rows));
     }
     rows.set_order(Vec::new());
     Ok(Written { created: Some(true), batches: batches.into() })
@@ -200,11 +204,15 @@ async fn update_many(
         // No statement has them both.
         return Err(heard.of_row(rows, row, twice(rows, row)));
     }
-    let mut batches = Vec::with_capacity(chunks.len());
-    for chunk in chunks {
-        let stored = refused::write(conn, rows, &chunk, Work::Update(&update)).await?;
-        let missing = chunk.rows.clone().find(|row| stored.binary_search(row).is_err());
+    rows.set_order(write_order(conn.kind(), rows));
+    for chunk in &chunks {
+        let mut stored = refused::write(conn, rows, chunk, Work::Update(&update)).await?;
+        bulk::update_left(conn, rows, chunk, &update, &mut stored).await?;
+        let missing = chunk.rows.clone().filter(|row| stored.binary_search(row).is_err());
+        // The first of them in the program's order.
+        let missing = missing.map(|row| rows.place(row)).min();
         if let Some(row) = missing {
+            rows.set_order(Vec::new());
             let twin = bulk::twin(conn.kind(), rows);
             let row = twin.unwrap_or(row);
             let error = match twin.is_some() || bulk::is_stored(conn, rows, row).await? {
@@ -215,7 +223,8 @@ async fn update_many(
             };
             return Err(heard.of_row(rows, row, error));
         }
-        batches.push(chunk.rows);
     }
+    rows.set_order(Vec::new());
+    let batches: Vec<_> = chunks.into_iter().map(|chunk| chunk.rows).collect();
     Ok(Written { created: Some(false), batches: batches.into() })
 }

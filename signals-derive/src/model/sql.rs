@@ -57,6 +57,14 @@ pub(super) fn statements(model: &Model<'_>) -> Sql {
     if assigned.is_empty() {
         assigned = assignments(&keys, key_places);
     }
+    // A row of another version is there. An INSERT would find that out too, but would wait for a transaction that writes it.
+    let is_new = match version.is_empty() {
+        true => String::new(),
+        false => {
+            let same = assignments(&keys, key_places).join(" AND ");
+            format!("NOT EXISTS (SELECT 1 FROM {table} WHERE {same})")
+        }
+    };
     let update =
         format!("UPDATE {table} SET {} WHERE {}", assigned.join(", "), conditions.join(" AND "));
     // What an UPDATE leaves as it is, and what the database computes.
@@ -68,10 +76,11 @@ pub(super) fn statements(model: &Model<'_>) -> Sql {
     let returned = if read_back.is_empty() { "1".to_owned() } else { read_back.join(", ") };
     let save = format!(
         "WITH _updated AS ({update} RETURNING {returned}), _inserted AS ({} SELECT {} WHERE NOT EXISTS (SELECT 1 FROM \
-         _updated) ON CONFLICT ({key_list}) DO NOTHING RETURNING {returned}) SELECT false{list} FROM _updated UNION ALL \
+         _updated){} ON CONFLICT ({key_list}) DO NOTHING RETURNING {returned}) SELECT false{list} FROM _updated UNION ALL \
          SELECT true{list} FROM _inserted",
         insert_into(&every),
         places.join(", "),
+        if is_new.is_empty() { String::new() } else { format!(" AND {is_new}") },
     );
     let select = format!(
         "SELECT {} FROM {table}",
@@ -80,7 +89,11 @@ pub(super) fn statements(model: &Model<'_>) -> Sql {
     let mut of_row = [&keys[..], &version].concat();
     of_row = assignments(&of_row, &placeholders(1, of_row.len()));
     let by_key = assignments(&keys, &placeholders(1, keys.len())).join(" AND ");
-    let or_nothing = format!("{insert_with_key} ON CONFLICT ({key_list}) DO NOTHING");
+    let insert_if_new = match is_new.is_empty() {
+        true => insert_with_key.clone(),
+        false => format!("{} SELECT {} WHERE {is_new}", insert_into(&every), places.join(", ")),
+    };
+    let or_nothing = format!("{insert_if_new} ON CONFLICT ({key_list}) DO NOTHING");
     Sql {
         insert,
         insert_or_nothing: with_returning(&or_nothing, &generated),
