@@ -72,13 +72,13 @@ impl Heard {
     }
 
     /// An error of one of several rows says which.
-    pub(crate) fn of_row(&self, rows: &dyn Instances, place: usize, error: Error) -> Error {
+    pub(crate) fn of_row(&self, rows: &dyn Instances, row: usize, error: Error) -> Error {
         let verb = match self.unit {
             Unit::Save(Verb::Insert) => "insert",
             Unit::Save(_) => "update",
             Unit::Delete => "delete",
         };
-        if self.many { Error::of_row(verb, rows, place, error) } else { error }
+        if self.many { Error::of_row(verb, rows, row, error) } else { error }
     }
 
     /// Writes the rows.
