@@ -1,5 +1,6 @@
 //! What differs between the databases. Everything else is written once.
 
+use futures_util::future::BoxFuture;
 use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, Database, Decode, Encode, SqlSafeStr, SqlStr, Type};
 
@@ -45,6 +46,21 @@ pub trait Backend: Database {
     const BEGIN: &'static str;
     /// Whether a connection works only as long as the runtime in which it was opened does.
     const NEEDS_RUNTIME: bool;
+    /// A statement that changes nothing and, on Postgres, takes no snapshot, so that the isolation level can still be set.
+    const ASK: &'static str;
+
+    /// Runs SQL without arguments to its end.
+    fn simple(
+        conn: &mut Self::Connection,
+        sql: impl SqlSafeStr,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>>;
+
+    /// Asks the database whether a transaction is open.
+    ///
+    /// # Errors
+    ///
+    /// On Postgres, if a statement failed in it.
+    fn is_in_transaction(conn: &mut Self::Connection) -> BoxFuture<'_, Result<bool, sqlx::Error>>;
 
     /// The arguments for this database in a statement's.
     fn arguments(args: &mut Arguments) -> &mut Self::Arguments;

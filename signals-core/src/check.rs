@@ -136,26 +136,25 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
     use sqlx::TypeInfo as _;
 
     let sql = AssertSqlSafe(select).into_sql_str();
-    // A connection of which nobody knows whether it is there has nothing to say of types either.
-    Ok(match conn.raw() {
+    conn.ready().await?;
+    let types = match conn.connected() {
         #[cfg(feature = "sqlite")]
-        Some(Raw::Sqlite(conn)) => {
-            let statement = conn.prepare(sql).await?;
+        Some(Raw::Sqlite(conn)) => conn.prepare(sql).await.map(|statement| {
             let columns = statement.columns().iter().map(sqlx::sqlite::SqliteColumn::type_info);
             // SQLite keeps any value in a column whose type is none that sqlx knows.
             let known = |ty: &sqlx::sqlite::SqliteTypeInfo| {
                 (!ty.is_null()).then(|| AnyType::Sqlite(ty.clone()))
             };
             columns.map(|ty| (known(ty), ty.name().to_owned())).collect()
-        }
+        }),
         #[cfg(feature = "postgres")]
-        Some(Raw::Postgres(conn)) => {
-            let statement = conn.prepare(sql).await?;
+        Some(Raw::Postgres(conn)) => conn.prepare(sql).await.map(|statement| {
             let columns = statement.columns().iter().map(sqlx::postgres::PgColumn::type_info);
             columns.map(|ty| (Some(AnyType::Postgres(ty.clone())), ty.name().to_owned())).collect()
-        }
-        None => Vec::new(),
-    })
+        }),
+        None => Err(sqlx::Error::PoolClosed),
+    };
+    conn.done(types).await
 }
 
 async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {

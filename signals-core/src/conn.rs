@@ -14,7 +14,7 @@ use crate::context;
 use crate::db::Db;
 use crate::error::{Error, Reason, Result};
 use crate::going::{Going, Heir};
-use crate::link::{Link, Own, Pooled, Raw, did_nothing};
+use crate::link::{Link, Own, Pooled, Raw, did_nothing, is_answered};
 use crate::running::Running;
 use crate::scope::Scope;
 use crate::sql::Sql;
@@ -40,7 +40,7 @@ const RENEWALS: usize = 16;
 /// # Ok(()) }
 /// ```
 pub struct Conn<'c> {
-    link: Link<'c>,
+    pub(crate) link: Link<'c>,
     pub(crate) scope: Own<'c, Scope>,
 }
 
@@ -154,11 +154,14 @@ impl<'c> Conn<'c> {
     ///
     /// It is the same connection and the same transaction. Of a save through it, this library sees only that it is in
     /// a transaction of somebody's: a model with `on_commit` receivers is refused there.
+    /// SQL through it that ends this library's transaction is detected before the next statement or the commit, which then
+    /// returns [`Error::RolledBack`].
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
-        self.scope.unverified = true;
-        self.touch();
-        self.scope.touch();
+        if self.kind() != DatabaseKind::Sqlite {
+            return None;
+        }
+        self.hand_out();
         match self.raw()? {
             Raw::Sqlite(conn) => Some(conn),
             #[cfg(feature = "postgres")]
@@ -169,8 +172,9 @@ impl<'c> Conn<'c> {
     /// sqlx's connection, where this is Postgres.
     ///
     /// It is the same connection and the same transaction. Of a save through it, this library sees only that it is in
-    /// a transaction of somebody's: a model with `on_commit` receivers is refused there. Of a statement that fails on it,
-    /// only the server knows, and so COMMIT is preceded by a `SELECT 1` where nothing of ours came after.
+    /// a transaction of somebody's: a model with `on_commit` receivers is refused there. Inside a transaction, this call
+    /// sends a `SET LOCAL`, and the next statement of this library or the commit is preceded by a `SHOW`, which detects that a
+    /// statement has failed or that SQL has ended the transaction; the result is then [`Error::RolledBack`].
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -189,9 +193,10 @@ impl<'c> Conn<'c> {
     /// ```
     #[cfg(feature = "postgres")]
     pub fn postgres(&mut self) -> Option<&mut PgConnection> {
-        self.scope.unverified = true;
-        self.touch();
-        self.scope.touch();
+        if self.kind() != DatabaseKind::Postgres {
+            return None;
+        }
+        self.hand_out();
         match self.raw()? {
             Raw::Postgres(conn) => Some(conn),
             #[cfg(feature = "sqlite")]
@@ -214,9 +219,14 @@ impl<'c> Conn<'c> {
 
     /// Runs SQL as it stands: one statement or several, without arguments. Returns the number of rows affected.
     ///
+    /// Outside a transaction of this library, the SQL may begin one and end it, here or later on the same connection. In
+    /// between it is treated as a transaction of sqlx's own, and it is rolled back if the connection is dropped. On Postgres,
+    /// SQL that begins or ends a transaction costs one more round trip.
+    ///
     /// # Errors
     ///
-    /// What the database refuses. In a transaction this marks it: it can only be rolled back.
+    /// What the database refuses; [`Error::TransactionControl`] for SQL that begins or ends a transaction or savepoint inside
+    /// a transaction of this library. In a transaction both mark it: it can only be rolled back.
     pub async fn execute(&mut self, sql: impl SqlSafeStr) -> Result<u64> {
         self.execute_all(sql.into_sql_str()).await
     }
@@ -228,9 +238,24 @@ impl<'c> Conn<'c> {
     }
 
     pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
+        let controls = self.admit(sql.as_str())?;
         self.ready().await?;
+        self.raw_begins(controls);
         let done = Running::plain(self.connected(), sql).end(&mut |_| ()).await;
-        self.done(done).await
+        let done = self.done(done).await;
+        self.raw_ended(controls).await;
+        done
+    }
+
+    /// Runs a statement of the program to its end, and gives its rows to `sink`.
+    pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
+        let controls = self.admit(statement.sql.as_str())?;
+        self.ready().await?;
+        self.raw_begins(controls);
+        let done = self.start(statement, false).end(sink).await;
+        let done = self.done(done).await;
+        self.raw_ended(controls).await;
+        done
     }
 
     /// Runs a statement to its end, and gives its rows to `sink`.
@@ -272,14 +297,14 @@ impl<'c> Conn<'c> {
         async move {
             loop {
                 self.ready().await?;
-                let (statement, mut heard) = (make(self.kind())?, false);
-                let sink = &mut |row| {
-                    heard = true;
-                    sink(row);
-                };
-                let done = self.start_write(statement, one, heir).end(sink).await;
+                let (statement, mut answered) = (make(self.kind())?, false);
+                let running = self.start_write(statement, one, heir);
+                let done = running.end_answered(sink, &mut answered).await;
+                if answered && let Some(pooled) = self.pooled_mut() {
+                    pooled.set_answered();
+                }
                 match self.done(done).await {
-                    Err(error) if !heard => self.renew(error, did_nothing).await?,
+                    Err(error) => self.renew(error, did_nothing).await?,
                     done => return done,
                 }
             }
@@ -340,36 +365,42 @@ impl<'c> Conn<'c> {
     ) -> Running<'r> {
         let pooled = matches!(self.link, Link::Pooled(_));
         if !pooled || !self.scope.outlives || self.in_transaction() {
-            return self.start(statement, one);
+            // Until the connection has answered, the statement may be sent again, and what is cheaper for one row hides
+            // that the server has said that it is through.
+            let may_renew = self.pooled_mut().is_some_and(|pooled| !pooled.has_answered());
+            return self.start(statement, one && !may_renew);
         }
         let Link::Pooled(slot) = &mut self.link else { return Running::Lost };
         let Some(pooled) = slot.take() else { return Running::Lost };
         Running::Going(Going::new(pooled, slot, &mut self.scope.left, (statement, one), heir))
     }
 
+    pub(crate) fn pooled_mut(&mut self) -> Option<&mut Pooled> {
+        match &mut self.link {
+            Link::Pooled(slot) => slot.as_mut(),
+            _ => None,
+        }
+    }
+
     /// A statement is under way. Where it is still so when the connection goes back, its pool has to look at it.
     pub(crate) fn set_busy(&mut self) {
-        if let Link::Pooled(slot) = &mut self.link
-            && let Some(pooled) = &mut **slot
-        {
+        self.scope.busy = true;
+        if let Some(pooled) = self.pooled_mut() {
             pooled.set_busy();
         }
     }
 
     /// Others than this library use the connection.
-    fn touch(&mut self) {
-        if let Link::Pooled(slot) = &mut self.link
-            && let Some(pooled) = &mut **slot
-        {
+    pub(crate) fn touch(&mut self) {
+        if let Some(pooled) = self.pooled_mut() {
             pooled.touch();
         }
     }
 
     /// A statement is through, where the database has said so.
     pub(crate) fn ended<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        if let Link::Pooled(slot) = &mut self.link
-            && let Some(pooled) = &mut **slot
-        {
+        self.scope.busy &= !is_answered(&done);
+        if let Some(pooled) = self.pooled_mut() {
             pooled.ended(&done);
         }
         done
@@ -380,10 +411,7 @@ impl<'c> Conn<'c> {
         let done = self.ended(done);
         self.scope.touch();
         match done {
-            Ok(done) => {
-                self.scope.unverified = false;
-                Ok(done)
-            }
+            Ok(done) => Ok(done),
             Err(error) => {
                 if !self.scope.frames.is_empty() {
                     self.scope.fail(|| Reason::of_statement(&error));
@@ -399,9 +427,13 @@ impl<'c> Conn<'c> {
         !self.scope.frames.is_empty()
     }
 
-    /// Whether this is in a transaction of sqlx's own, whose end we do not see.
-    pub(crate) async fn in_foreign_transaction(&mut self) -> bool {
-        if self.in_transaction() { self.scope.foreign } else { self.depth().await > 0 }
+    /// Whether this is in a transaction that was not begun through this library, whose end we do not see.
+    pub(crate) async fn in_foreign_transaction(&mut self) -> Result<bool> {
+        if self.in_transaction() {
+            return Ok(self.scope.foreign);
+        }
+        self.verify().await?;
+        Ok(self.depth().await > 0 || self.is_in_unknown_transaction().await?)
     }
 
     /// Takes a connection from the pool again where the slot is empty.
@@ -419,7 +451,7 @@ impl<'c> Conn<'c> {
                 **slot = Some(db.pooled().await?);
             }
         }
-        Ok(())
+        if self.in_transaction() { self.verify().await } else { Ok(()) }
     }
 
     /// The connection, for a statement that is under way from here on.

@@ -220,9 +220,17 @@ impl Db {
     ///
     /// # Errors
     ///
-    /// What the pool or the database refuses.
+    /// What the pool or the database refuses. A transaction that the SQL begins and does not end is rolled back; if nothing
+    /// else has failed, this is [`Error::RolledBack`].
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the SQL may have run or not. A transaction that it has left open is rolled back before the
+    /// connection is used again.
     pub async fn execute(&self, sql: impl SqlSafeStr) -> Result<u64> {
-        self.acquire().await?.execute_all(sql.into_sql_str()).await
+        let mut conn = self.acquire().await?;
+        let done = conn.execute_all(sql.into_sql_str()).await;
+        conn.end_raw(done).await
     }
 
     /// A statement with arguments, see [`Sql`].

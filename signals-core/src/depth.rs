@@ -1,5 +1,6 @@
 //! Transactions as sqlx has them on a connection: their depth, their beginning and their end.
 
+use sqlx::SqlStr;
 #[cfg(feature = "sqlite")]
 use sqlx::{Executor, Sqlite};
 
@@ -7,6 +8,7 @@ use crate::backend::DatabaseKind;
 use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::link::{self, Raw, on};
+use crate::running::Running;
 
 impl Conn<'_> {
     /// SQLite rolls a whole transaction back by itself where a disk is full, or where the SQL says `OR ROLLBACK`;
@@ -37,20 +39,19 @@ impl Conn<'_> {
         self.depth_now()
     }
 
-    fn depth_now(&mut self) -> usize {
+    pub(crate) fn depth_now(&mut self) -> usize {
         self.raw().map_or(0, |raw| on!(raw, DB, conn => link::depth::<DB>(conn)))
     }
 
-    /// On Postgres, a statement that failed has ended the transaction in all but name: COMMIT would answer ROLLBACK,
-    /// which sqlx calls success, and after a SAVEPOINT that is refused sqlx rolls back more than that. Where nobody can
-    /// be sure, the server is asked.
-    pub(crate) async fn verify(&mut self) -> Result<()> {
-        let sure = match self.scope.frames.last() {
-            Some(frame) => frame.failed.is_none() && !self.scope.unverified,
-            None => false,
-        };
+    /// Makes sure that a savepoint can begin. One that Postgres refuses, because a statement has failed in the transaction,
+    /// would have sqlx roll back more than that.
+    pub(crate) async fn verify_for_savepoint(&mut self) -> Result<()> {
+        self.verify().await?;
+        let sure = self.scope.frames.last().is_some_and(|frame| frame.failed.is_none());
         if !sure && self.kind() == DatabaseKind::Postgres {
-            self.execute("SELECT 1").await?;
+            let done = Running::plain(self.connected(), SqlStr::from_static("SELECT 1"));
+            let done = done.end(&mut |_| ()).await;
+            self.done(done).await?;
         }
         Ok(())
     }
@@ -64,7 +65,7 @@ impl Conn<'_> {
 
     pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
         self.set_busy();
-        let Some(raw) = self.raw() else { return Ok(()) };
+        let Some(raw) = self.raw() else { return Err(sqlx::Error::PoolClosed) };
         let done = on!(raw, DB, conn => link::commit::<DB>(conn).await);
         self.ended(done)
     }
@@ -83,7 +84,8 @@ impl Conn<'_> {
         // error of a statement that was queued before this one.
         self.keep_in_transaction().await;
         let Some(raw) = self.raw() else { return Ok(()) };
-        on!(raw, DB, conn => link::rollback::<DB>(conn).await)
+        let second = on!(raw, DB, conn => link::rollback::<DB>(conn).await);
+        self.ended(second)
     }
 
     /// Has the connection roll back before it does anything else.

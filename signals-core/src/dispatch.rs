@@ -224,6 +224,23 @@ impl Postponed {
     }
 }
 
+/// Runs the receivers that wait for the commit on an event that was not kept.
+pub(crate) async fn tell_committed(
+    to: &[Subscriber],
+    event: &mut dyn Event,
+    scene: &Scene,
+    before: &SharedBefore,
+) {
+    let operation = scene.operation.afterwards(None);
+    for to in to {
+        if to.info.phase == Phase::OnCommit && wants(to.info, event.created(), before) {
+            let cx = Cx::new(None, scene.db.as_ref(), before.as_deref());
+            // What became of it is in the log.
+            let _ = run(to.info, &operation, Failure::IsLogged, || event.begin(to, cx)).await;
+        }
+    }
+}
+
 impl Deferred for Postponed {
     fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
         let phase = match end {

@@ -132,13 +132,22 @@ pub enum Error {
     /// `on_commit` nor the `on_rollback` receivers have run.
     CommitUnknown(sqlx::Error),
 
-    /// The model has `on_commit` or `on_rollback` receivers, and the save goes through a transaction of sqlx's own,
-    /// whose end nobody can see.
+    /// The model has `on_commit` or `on_rollback` receivers, and the save goes through a transaction of sqlx's own or one
+    /// that was begun by raw SQL, whose end this library does not see.
     CommitNotObservable {
         /// The name of the model.
         model: &'static str,
         /// One of the receivers that would not have run.
         receiver: &'static str,
+    },
+
+    /// Raw SQL that begins or ends a transaction or savepoint where this library keeps count of them. It was not sent. Inside a
+    /// transaction of this library, the transaction is marked: it can only be rolled back.
+    TransactionControl {
+        /// The first word of the statement.
+        statement: &'static str,
+        /// What to use in its place.
+        instead: &'static str,
     },
 
     /// Receivers that save what makes them run again, deeper than the limit.

@@ -53,8 +53,13 @@ impl<'r> Going<'r> {
         let sent = Box::pin(async move {
             pooled.set_busy();
             let mut rows = SmallVec::new();
+            let one = one && pooled.has_answered();
             let running = Running::new(pooled.raw(), statement, one);
-            let done = running.end(&mut |row| rows.push(row)).await;
+            let mut answered = false;
+            let done = running.end_answered(&mut |row| rows.push(row), &mut answered).await;
+            if answered {
+                pooled.set_answered();
+            }
             (pooled, done.map(|affected| Answer { rows, affected }))
         });
         Self { begun: Begun::new(sent), slot, left, heir }

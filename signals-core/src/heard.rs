@@ -2,12 +2,13 @@
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use crate::cascade;
 use crate::conn::Conn;
 use crate::delete;
-use crate::dispatch::{Postponed, dispatch};
+use crate::dispatch::{Postponed, dispatch, tell_committed};
 use crate::error::{Error, Result};
 use crate::finish::{Pending, finish};
 use crate::instances::{Instances, Telling, Told};
@@ -64,6 +65,12 @@ impl Written {
         }
         (0..slices.len()).flat_map(move |slice| slices[slice].clone())
     }
+}
+
+/// What one event is about.
+enum Part {
+    Row(usize),
+    Batch(Range<usize>),
 }
 
 impl Heard {
@@ -180,9 +187,25 @@ impl Heard {
         // The rows are stored, whatever their receivers do.
         let received = self.tell_after(rows, None, scene).await.map_err(Error::not_refused);
         let received = Pending::new(received);
-        let postponed = self.postponed(rows, scene);
+        let mut uncopied = Vec::new();
+        let postponed = self.postponed_or(rows, scene, |part, keep| {
+            // A `Clone` that panics must lose no receiver: the row is stored.
+            catch_unwind(AssertUnwindSafe(keep)).unwrap_or_else(|_| {
+                uncopied.push(part);
+                None
+            })
+        });
         if !postponed.is_empty() {
             finish(run_all(postponed, End::Committed, None)).await;
+        }
+        // Without a copy they run here, and are lost if this future is dropped.
+        for part in uncopied {
+            let (to, told, before) = match &part {
+                Part::Row(row) => (&self.pair.deferred, self.told(*row), self.before_of(*row)),
+                Part::Batch(rows) => (&self.pair.deferred_batch, self.told_batch(rows), &None),
+            };
+            let mut event = Telling { rows: &mut *rows, told };
+            tell_committed(to, &mut event, scene, before).await;
         }
         received.take()
     }
@@ -193,6 +216,19 @@ impl Heard {
         rows: &mut dyn Instances,
         scene: &Scene,
     ) -> Vec<Box<dyn Deferred>> {
+        self.postponed_or(rows, scene, |_, keep| keep())
+    }
+
+    /// As [`postponed`](Self::postponed); `attempt` is given what keeps each event, which may panic.
+    fn postponed_or(
+        &self,
+        rows: &mut dyn Instances,
+        scene: &Scene,
+        mut attempt: impl FnMut(
+            Part,
+            &mut dyn FnMut() -> Option<Box<dyn Deferred>>,
+        ) -> Option<Box<dyn Deferred>>,
+    ) -> Vec<Box<dyn Deferred>> {
         let mut all = Vec::new();
         if !self.pair.deferred.is_empty() || self.recorders.any() {
             let (created, seen) = (self.written.created, scene.db.is_some());
@@ -200,14 +236,16 @@ impl Heard {
             for row in self.written.rows() {
                 let event = Telling { rows: &mut *rows, told: self.told(row) };
                 let before = self.before_of(row);
-                let waiting = Postponed::of(&self.pair.deferred, &event, scene, before);
+                let mut keep = || Postponed::of(&self.pair.deferred, &event, scene, before);
+                let waiting = attempt(Part::Row(row), &mut keep);
                 all.extend(self.recorders.after(signal, created, rows.at(row), seen, waiting));
             }
         }
         if !self.pair.deferred_batch.is_empty() {
             for batch in self.written.batches.iter() {
                 let event = Telling { rows: &mut *rows, told: self.told_batch(batch) };
-                all.extend(Postponed::of(&self.pair.deferred_batch, &event, scene, &None));
+                let mut keep = || Postponed::of(&self.pair.deferred_batch, &event, scene, &None);
+                all.extend(attempt(Part::Batch(batch.clone()), &mut keep));
             }
         }
         all

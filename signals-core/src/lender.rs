@@ -19,6 +19,7 @@ use tokio::time::{timeout, timeout_at};
 
 use crate::backend::Backend;
 use crate::runtimes::{Runtimes, in_runtime};
+use crate::verify;
 
 /// A connection that was not used for so long is asked whether it still lives before it is used.
 pub(crate) const IDLE: Duration = Duration::from_secs(1);
@@ -55,6 +56,8 @@ struct Loan<DB: Backend> {
     under_way: UnderWay,
     /// Whether others than this library have used it.
     touched: bool,
+    /// Whether raw SQL may have left a transaction open.
+    unverified: bool,
     /// Whether it was heard of since it was lent. One that was not may have died meanwhile.
     answered: bool,
     /// Where it comes back to, and the turn that it is; none for one that goes back to the pool.
@@ -260,6 +263,7 @@ impl<DB: Backend> Lent<DB> {
             used: taken,
             under_way: UnderWay::Nothing,
             touched: false,
+            unverified: false,
             answered: false,
             home: None,
             runtime: Handle::try_current().ok(),
@@ -302,10 +306,17 @@ impl<DB: Backend> Lent<DB> {
         }
     }
 
-    /// The database has answered, and no statement is under way any more.
+    /// No statement is under way any more.
+    pub(crate) fn set_idle(&mut self) {
+        if let Some(loan) = &mut self.0 {
+            loan.under_way = UnderWay::Nothing;
+        }
+    }
+
+    /// The database has answered.
     pub(crate) fn set_answered(&mut self) {
         if let Some(loan) = &mut self.0 {
-            (loan.under_way, loan.answered) = (UnderWay::Nothing, true);
+            loan.answered = true;
         }
     }
 
@@ -324,6 +335,13 @@ impl<DB: Backend> Lent<DB> {
     /// The runtime in which it came out of the pool.
     pub(crate) fn runtime(&self) -> Option<&Handle> {
         self.0.as_ref().and_then(|loan| loan.runtime.as_ref())
+    }
+
+    /// Whether raw SQL may have left a transaction open.
+    pub(crate) fn set_unverified(&mut self, unverified: bool) {
+        if let Some(loan) = &mut self.0 {
+            loan.unverified = unverified;
+        }
     }
 
     /// Closes it: of no use to anybody.
@@ -362,6 +380,22 @@ impl<DB: Backend> Loan<DB> {
         });
     }
 
+    /// Rolls back what raw SQL may have left open, before anybody else can have the connection.
+    fn settle(self: Box<Self>) {
+        in_runtime(self.runtime.clone(), move || {
+            let mut settling = Settling(Some(self));
+            tokio::spawn(async move {
+                let Some(loan) = &mut settling.0 else { return };
+                if let Err(error) = verify::roll_back_all::<DB>(&mut loan.conn).await {
+                    tracing::warn!(%error, "a connection is closed, because it may be in a transaction");
+                } else if let Some(mut loan) = settling.0.take() {
+                    (loan.unverified, loan.under_way) = (false, UnderWay::Nothing);
+                    drop(Lent(Some(loan)));
+                }
+            });
+        });
+    }
+
     fn close(mut self: Box<Self>) {
         match self.home.take() {
             Some((lender, turn)) => {
@@ -387,6 +421,9 @@ impl<DB: Backend> Loan<DB> {
 impl<DB: Backend> Drop for Lent<DB> {
     fn drop(&mut self) {
         let Some(mut loan) = self.0.take() else { return };
+        if loan.unverified {
+            return loan.settle();
+        }
         let Some((lender, turn)) = loan.home.take() else {
             return in_runtime(loan.runtime.take(), move || drop(loan));
         };
@@ -402,6 +439,17 @@ impl<DB: Backend> Drop for Lent<DB> {
                 lender.clear();
             }
             loan.give_back(Some(turn), lender.patience());
+        }
+    }
+}
+
+/// A connection that is closed if it is dropped here.
+struct Settling<DB: Backend>(Option<Box<Loan<DB>>>);
+
+impl<DB: Backend> Drop for Settling<DB> {
+    fn drop(&mut self) {
+        if let Some(loan) = self.0.take() {
+            loan.close();
         }
     }
 }

@@ -16,6 +16,7 @@ mod column;
 mod compose;
 mod conn;
 mod context;
+mod control;
 mod custom;
 mod db;
 mod delete;
@@ -60,6 +61,7 @@ pub mod testing;
 mod trace;
 mod transaction;
 mod unit;
+mod verify;
 mod write;
 
 pub use any::AnyModel;

@@ -61,13 +61,21 @@ impl Pooled {
 
     /// A statement is through, where the database has said so, and is there to say more.
     pub(crate) fn ended<T>(&mut self, done: &Result<T, sqlx::Error>) {
-        let answered = match done {
-            Ok(_) => true,
-            Err(sqlx::Error::Database(error)) => !has_hung_up(&**error),
-            Err(_) => false,
-        };
+        if !is_answered(done) {
+            return;
+        }
+        self.set_answered();
         match self {
-            _ if !answered => {}
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.set_idle(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.set_idle(),
+        }
+    }
+
+    /// The database has answered, whatever it says next.
+    pub(crate) fn set_answered(&mut self) {
+        match self {
             #[cfg(feature = "sqlite")]
             Self::Sqlite(lent) => lent.set_answered(),
             #[cfg(feature = "postgres")]
@@ -105,6 +113,16 @@ impl Pooled {
         }
     }
 
+    /// Whether raw SQL may have left a transaction open.
+    pub(crate) fn set_unverified(&mut self, unverified: bool) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.set_unverified(unverified),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.set_unverified(unverified),
+        }
+    }
+
     pub(crate) fn close(self) {
         match self {
             #[cfg(feature = "sqlite")]
@@ -112,6 +130,15 @@ impl Pooled {
             #[cfg(feature = "postgres")]
             Self::Postgres(lent) => lent.close(),
         }
+    }
+}
+
+/// Whether the database has answered, and is there to say more.
+pub(crate) fn is_answered<T>(done: &Result<T, sqlx::Error>) -> bool {
+    match done {
+        Ok(_) => true,
+        Err(sqlx::Error::Database(error)) => !has_hung_up(&**error),
+        Err(_) => false,
     }
 }
 
@@ -197,6 +224,11 @@ pub(crate) fn depth<DB: Backend>(conn: &DB::Connection) -> usize {
 pub(crate) async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
     let statement = (depth::<DB>(conn) == 0).then(|| SqlStr::from_static(DB::BEGIN));
     DB::TransactionManager::begin(conn, statement).await
+}
+
+/// Has sqlx count a transaction that was begun by raw SQL. [`sqlx::Error::BeginFailed`] if there is none.
+pub(crate) async fn adopt<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
+    DB::TransactionManager::begin(conn, Some(SqlStr::from_static(DB::ASK))).await
 }
 
 pub(crate) async fn commit<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {

@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Encode, SqlSafeStr, SqlStr, Type};
 use crate::backend::{Arguments, Backend, DatabaseKind, Statement};
 use crate::change::Change;
 use crate::column::Column;
+use crate::control;
 use crate::error::{Error, Result};
 use crate::executor::{Executor, Source};
 use crate::model::Model;
@@ -223,6 +224,14 @@ pub(crate) fn statement<M: Model, R: Route<M>, B: Binds<M, R>>(
     sql: SqlStr,
     binds: B,
 ) -> Result<Statement, sqlx::Error> {
+    // SQLite runs every statement of a text.
+    if sql.as_str().contains(';')
+        && let Some(control) = control::find(kind, sql.as_str())
+    {
+        let statement = control.statement;
+        let error = format!("`{statement}` is no part of a condition");
+        return Err(sqlx::Error::Configuration(error.into()));
+    }
     let mut args = Arguments::new(kind);
     binds.bind(&mut args).map_err(sqlx::Error::Encode)?;
     Ok(Statement { sql, args, persistent: true })

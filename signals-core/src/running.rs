@@ -78,14 +78,25 @@ impl<'r> Running<'r> {
     /// To its end even where one row is all that is wanted: an autocommit INSERT … RETURNING on SQLite is committed
     /// when the statement is through, and who leaves after the row never hears that the commit failed.
     pub(crate) async fn end(self, sink: Sink<'_>) -> Result<u64, sqlx::Error> {
+        self.end_answered(sink, &mut false).await
+    }
+
+    /// As [`end`](Self::end). `answered` becomes true with the first row, and with the server's word that the statement is
+    /// through, also if an error comes after that; of [`PostgresOne`](Self::PostgresOne) only if there is none.
+    pub(crate) async fn end_answered(
+        self,
+        sink: Sink<'_>,
+        answered: &mut bool,
+    ) -> Result<u64, sqlx::Error> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(steps) => drain::<Sqlite>(steps, sink).await,
+            Self::Sqlite(steps) => drain::<Sqlite>(steps, sink, answered).await,
             #[cfg(feature = "postgres")]
-            Self::Postgres(steps) => drain::<Postgres>(steps, sink).await,
+            Self::Postgres(steps) => drain::<Postgres>(steps, sink, answered).await,
             #[cfg(feature = "postgres")]
             Self::PostgresOne(row) => {
                 let row = row.await?.map(AnyRow::Postgres);
+                *answered = true;
                 let found = u64::from(row.is_some());
                 row.into_iter().for_each(sink);
                 Ok(found)
@@ -100,9 +111,14 @@ impl<'r> Running<'r> {
     }
 }
 
-async fn drain<DB: Backend>(mut steps: Steps<'_, DB>, sink: Sink<'_>) -> Result<u64, sqlx::Error> {
+async fn drain<DB: Backend>(
+    mut steps: Steps<'_, DB>,
+    sink: Sink<'_>,
+    answered: &mut bool,
+) -> Result<u64, sqlx::Error> {
     let mut affected = 0;
     while let Some(step) = steps.try_next().await? {
+        *answered = true;
         match step {
             Either::Left(done) => affected += DB::affected(&done),
             Either::Right(row) => sink(DB::any_row(row)),

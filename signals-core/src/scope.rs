@@ -12,10 +12,16 @@ pub(crate) struct Scope {
     pub(crate) frames: Vec<Frame>,
     /// The outermost frame is a savepoint in a transaction of sqlx's own.
     pub(crate) foreign: bool,
-    /// The raw sqlx connection was handed out since our last statement: a failed statement may have gone unseen.
+    /// Raw SQL may have changed the transaction since it was last looked at, see `verify.rs`.
     pub(crate) unverified: bool,
     /// How many statements were run in transactions so far, those of receivers included.
     pub(crate) statements: u64,
+    /// The mark by which the transaction is recognized if it is unverified.
+    pub(crate) mark: Option<u32>,
+    /// How many marks there were.
+    pub(crate) marks: u32,
+    /// A statement is under way, or was when its future was dropped.
+    pub(crate) busy: bool,
     /// A statement that writes goes on without its caller, where there is no transaction.
     pub(crate) outlives: bool,
     /// The one that does.

@@ -63,7 +63,8 @@ impl<'c> Sql<'c> {
     ///
     /// # Errors
     ///
-    /// What the database refuses. In a transaction this marks it: it can only be rolled back.
+    /// What the database refuses; [`Error::TransactionControl`] for SQL that begins or ends a transaction or savepoint inside
+    /// a transaction of this library. In a transaction both mark it: it can only be rolled back.
     pub async fn execute(self) -> Result<u64> {
         self.run(&mut |_| ()).await
     }
@@ -104,11 +105,10 @@ impl<'c> Sql<'c> {
 
     async fn run(self, sink: &mut (dyn FnMut(AnyRow) + Send)) -> Result<u64> {
         let args = self.args.map_err(sqlx::Error::Encode)?;
-        self.source
-            .acquire()
-            .await?
-            .run(Statement { sql: self.sql, args, persistent: true }, sink)
-            .await
+        let borrowed = matches!(self.source, Source::Conn(_));
+        let mut conn = self.source.acquire().await?;
+        let done = conn.run_raw(Statement { sql: self.sql, args, persistent: true }, sink).await;
+        if borrowed { done } else { conn.end_raw(done).await }
     }
 }
 

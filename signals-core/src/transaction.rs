@@ -69,9 +69,14 @@ pub(crate) enum End {
 
 impl<'c> Transaction<'c> {
     pub(crate) async fn open(mut conn: Conn<'c>) -> Result<Self> {
+        conn.verify().await?;
         let depth = conn.depth().await;
         if depth > 0 {
-            conn.verify().await?;
+            conn.verify_for_savepoint().await?;
+        } else if conn.kind() == DatabaseKind::Postgres && conn.is_in_unknown_transaction().await? {
+            // BEGIN would be no error there, and COMMIT would end a transaction that was begun by somebody else.
+            let (statement, instead) = ("BEGIN", "sqlx's `begin`, or `Db::begin`");
+            return Err(Error::TransactionControl { statement, instead });
         }
         let mut opening = Opening { conn: &mut conn, armed: true };
         // What has but begun is nothing, whatever became of it.
@@ -136,6 +141,11 @@ impl<'c> Transaction<'c> {
     /// lost.
     pub async fn commit(mut self) -> Result<Committed> {
         self.check().await?;
+        self.commit_checked().await
+    }
+
+    /// As [`commit`](Self::commit), after [`check`](Self::check): as soon as the future is polled, COMMIT may be sent.
+    pub(crate) async fn commit_checked(mut self) -> Result<Committed> {
         if self.depth > 1 {
             return self.release().await;
         }
@@ -226,6 +236,9 @@ impl<'c> Transaction<'c> {
         let Err(error) = committed else {
             self.open = false;
             self.conn.scope.frames.pop();
+            if self.is_outermost() {
+                self.conn.set_idle();
+            }
             return Ok(deferred);
         };
         if is_certain(&error) {
@@ -244,9 +257,15 @@ impl<'c> Transaction<'c> {
         let undone = self.conn.rollback_raw().await;
         self.open = false;
         let frame = self.conn.scope.frames.pop().unwrap_or_default();
-        if undone.is_err() {
-            // The database has rolled back, or will when the connection is closed.
-            self.conn.abandon("a savepoint could not be rolled back");
+        match undone {
+            Ok(()) if self.is_outermost() => self.conn.set_idle(),
+            // A savepoint that could be rolled back was still there.
+            Ok(()) => self.conn.scope.unverified = false,
+            Err(_) => {
+                // The database has rolled back, or will when the connection is closed.
+                self.conn.abandon("a savepoint could not be rolled back");
+                self.conn.set_unverified();
+            }
         }
         let holds = self.holds();
         if self.depth == 1 && !self.conn.is_borrowed() {
@@ -256,6 +275,11 @@ impl<'c> Transaction<'c> {
             finish(run_all(frame.deferred, End::RolledBack, holds)).await;
         }
         Ok(undone?)
+    }
+
+    /// Whether no transaction is open when this has ended.
+    fn is_outermost(&self) -> bool {
+        self.depth == 1 && !self.conn.scope.foreign
     }
 
     /// The pool that a callback would wait for in vain: SQLite has one writer, and it is the transaction around this
@@ -279,6 +303,8 @@ impl Drop for Transaction<'_> {
         if self.doubtful {
             self.conn.abandon("the commit of a savepoint was dropped before it was done");
         }
+        // The mark goes with what is rolled back.
+        self.conn.scope.mark = None;
         self.conn.start_rollback();
         if deferred.is_empty() {
             return;
@@ -378,5 +404,6 @@ pub(crate) async fn run_all(
 
 /// Whether a COMMIT that failed so has certainly not committed: the database said so, or it was never sent.
 fn is_certain(error: &sqlx::Error) -> bool {
-    matches!(error, sqlx::Error::Database(_)) || was_never_sent(error)
+    // Without a connection, COMMIT was not sent.
+    matches!(error, sqlx::Error::Database(_) | sqlx::Error::PoolClosed) || was_never_sent(error)
 }

@@ -177,9 +177,10 @@ fn outside<'u>(
         };
         match done.await {
             Ok(()) => {
-                // Dropped from here on, the row may be stored, and its key is what a second save needs.
+                tx.check().await?;
+                // COMMIT is sent next. Dropped from here on, the row may be stored, and its key is what a second save needs.
                 kept.is_done();
-                let committed = tx.commit().await.map(drop);
+                let committed = tx.commit_checked().await.map(drop);
                 if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
                     kept.rows.restore();
                 }
@@ -317,7 +318,7 @@ pub(crate) async fn check_observable(
     conn: &mut Conn<'_>,
 ) -> Result<()> {
     match deferred {
-        Some(info) if conn.in_foreign_transaction().await => {
+        Some(info) if conn.in_foreign_transaction().await? => {
             Err(Error::CommitNotObservable { model, receiver: info.name })
         }
         _ => Ok(()),

@@ -1,6 +1,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
@@ -8,7 +9,9 @@ use sqlx::postgres::{
     PgArgumentBuffer, PgArguments, PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow,
     PgTypeInfo,
 };
-use sqlx::{Connection, Decode, Encode, PgPool, Postgres, Row, Type, TypeInfo};
+use sqlx::{
+    Connection, Decode, Encode, PgConnection, PgPool, Postgres, Row, SqlSafeStr, Type, TypeInfo,
+};
 use tokio::time::timeout;
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Give};
@@ -24,6 +27,23 @@ impl Backend for Postgres {
     const BEGIN: &'static str = "BEGIN";
     // The I/O driver of that runtime watches the socket.
     const NEEDS_RUNTIME: bool = true;
+    const ASK: &'static str = "SHOW transaction_isolation";
+
+    fn simple(
+        conn: &mut PgConnection,
+        sql: impl SqlSafeStr,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        let sql = sqlx::raw_sql(sql);
+        Box::pin(async move { sql.execute(conn).await.map(drop) })
+    }
+
+    // Without arguments it is one message, and the transaction begins when the message arrives if none was open before.
+    fn is_in_transaction(conn: &mut PgConnection) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
+        Box::pin(async move {
+            let open = sqlx::raw_sql("SELECT pg_catalog.now() <> pg_catalog.statement_timestamp()");
+            open.fetch_one(conn).await?.try_get(0)
+        })
+    }
 
     fn arguments(args: &mut Arguments) -> &mut PgArguments {
         match args {

@@ -2,13 +2,16 @@ use std::io::Write;
 use std::str::FromStr;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::sqlite::{
     SqliteArguments, SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode,
     SqlitePoolOptions, SqliteQueryResult, SqliteRow, SqliteTypeInfo,
 };
-use sqlx::{Decode, Row, Sqlite, SqlitePool, Type, TypeInfo, ValueRef};
+use sqlx::{
+    Decode, Row, SqlSafeStr, Sqlite, SqliteConnection, SqlitePool, Type, TypeInfo, ValueRef,
+};
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind};
 use crate::error::Result;
@@ -28,6 +31,26 @@ impl Backend for Sqlite {
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
     // Each connection is a thread of its own.
     const NEEDS_RUNTIME: bool = false;
+    const ASK: &'static str = "SELECT 1";
+
+    fn simple(
+        conn: &mut SqliteConnection,
+        sql: impl SqlSafeStr,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        let sql = sqlx::raw_sql(sql);
+        Box::pin(async move { sql.execute(conn).await.map(drop) })
+    }
+
+    // BEGIN is an error inside a transaction; outside, an empty one takes no lock and calls no hook.
+    fn is_in_transaction(conn: &mut SqliteConnection) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
+        Box::pin(async move {
+            match Self::simple(conn, "BEGIN; COMMIT").await {
+                Ok(()) => Ok(false),
+                Err(sqlx::Error::Database(_)) => Ok(true),
+                Err(error) => Err(error),
+            }
+        })
+    }
 
     fn arguments(args: &mut Arguments) -> &mut SqliteArguments {
         match args {

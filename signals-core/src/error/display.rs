@@ -72,8 +72,11 @@ impl Form {
             ),
             Error::CommitNotObservable { model, receiver } => format!(
                 "`{model}` has receivers that wait for the commit (`{}`), which cannot be seen through a plain \
-                 `sqlx::Transaction`; begin the transaction with `Db::begin`",
+                 `sqlx::Transaction` or a raw `BEGIN`; begin the transaction with `Db::begin`",
                 self.name(receiver)
+            ),
+            Error::TransactionControl { statement, instead } => format!(
+                "`{statement}` in raw SQL begins or ends a transaction behind this library's back; use {instead}"
             ),
             Error::Recursion { chain, limit } => {
                 format!("receivers save in a circle, {limit} levels deep: {}", self.names(chain))

@@ -142,6 +142,9 @@ impl Error {
             Self::CommitNotObservable { model, receiver } => {
                 Self::CommitNotObservable { model, receiver }
             }
+            Self::TransactionControl { statement, instead } => {
+                Self::TransactionControl { statement, instead }
+            }
             Self::Recursion { chain, limit } => {
                 Self::Recursion { chain: chain.clone(), limit: *limit }
             }
