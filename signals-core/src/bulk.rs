@@ -10,6 +10,7 @@ use crate::chunk::{Chunk, chunks, inserted, slices};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
+use crate::facts;
 use crate::going::{Answer, Heir};
 use crate::heard::Written;
 use crate::instances::Instances;
@@ -132,7 +133,7 @@ async fn insert(
         let (chunk, returned) = (chunk.clone(), returned.clone());
         Box::new(move |rows, answer| {
             take_inserted(rows, &chunk, &returned, &answer)?;
-            Ok(Written { created: Some(true), batches: slices(rows, chunk.rows).into() })
+            Ok(Written::several(Some(true), slices(rows, chunk.rows)))
         })
     };
     let answer = {
@@ -158,9 +159,16 @@ fn take_inserted(
         return Err(Error::NotStored { model: rows.model() });
     }
     for (row, from) in chunk.rows.clone().zip(inserted) {
-        take_row(rows, row, returned.iter().copied(), from, 0)?;
+        let taken = take_row(rows, row, returned.iter().copied(), from, 0);
+        taken.map_err(|error| of_row("insert", rows, row, error.into()))?;
     }
     Ok(())
+}
+
+/// Says which of the rows of a statement an error is about.
+pub(crate) fn of_row(verb: &'static str, rows: &dyn Instances, row: usize, error: Error) -> Error {
+    let (model, key) = (rows.model(), rows.key(row));
+    Error::Row { verb, model, row: rows.place(row), key, source: Box::new(error) }
 }
 
 /// What an UPDATE is to do.
@@ -317,9 +325,44 @@ pub(crate) async fn stored(
     rows: &dyn Instances,
     chunk: &Chunk,
 ) -> Result<Vec<usize>> {
+    stored_as(conn, rows, chunk, false).await
+}
+
+/// Which rows of a chunk are stored; with the versions that they have, if that is asked for.
+async fn stored_as(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    chunk: &Chunk,
+    checked: bool,
+) -> Result<Vec<usize>> {
     let on = rows.statements().group(Group::Key).collect();
-    let shape = Shape::new(What::Select, chunk.given, Vec::new(), on);
+    let mut shape = Shape::new(What::Select, chunk.given, Vec::new(), on);
+    shape.checked = checked;
     Ok(numbers(&select(conn, rows, chunk, &shape, &[]).await?))
+}
+
+/// The rows of a chunk that a DELETE did not delete and that are still stored, because a trigger keeps them; and the first
+/// of those that have another version there.
+pub(crate) async fn kept(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    chunk: &Chunk,
+    deleted: &[usize],
+) -> Result<(Vec<usize>, Option<usize>)> {
+    let versioned = rows.statements().has(Group::Version);
+    if !versioned && facts::deletes_for_certain(conn, rows).await? {
+        return Ok((Vec::new(), None));
+    }
+    let mut kept = stored(conn, rows, chunk).await?;
+    kept.retain(|row| deleted.binary_search(row).is_err());
+    let mut stale = None;
+    if !kept.is_empty() && versioned {
+        let same = stored_as(conn, rows, chunk, true).await?;
+        let other = kept.iter().copied().filter(|row| same.binary_search(row).is_err());
+        // The first of them in the program's order.
+        stale = other.min_by_key(|row| rows.place(*row));
+    }
+    Ok((kept, stale))
 }
 
 /// Whether a row is stored, whatever its version.
@@ -351,7 +394,7 @@ async fn delete_in_postgres(
         let chunk = chunk.clone();
         Box::new(move |rows, answer| {
             let deleted = take_deleted(rows, &chunk, false, &answer)?;
-            Ok(Written { created: None, batches: slices(rows, deleted.into_iter()).into() })
+            Ok(Written::several(None, slices(rows, deleted.into_iter())))
         })
     };
     let answer = {
@@ -392,11 +435,19 @@ async fn delete_in_sqlite(
         return Ok(chunk.rows.clone().filter(|_| affected > 0).collect());
     }
     let before = shape.before;
-    let stored = select(conn, rows, chunk, &shape, &shape.columns).await?;
-    // Where a version is not the stored one, that is an error, and nothing is deleted.
-    if stored.len() == chunk.rows.len() || !shape.checked {
-        let delete = statement(conn.kind(), rows, chunk, &Shape { columns: Vec::new(), ..shape })?;
-        all(conn, delete).await?;
+    let mut stored = select(conn, rows, chunk, &shape, &shape.columns).await?;
+    if shape.checked
+        && stored.len() < chunk.rows.len()
+        && self::stored(conn, rows, chunk).await?.len() > stored.len()
+    {
+        // A version that is not the stored one is an error, and nothing is deleted.
+        return Ok(numbers(&stored));
+    }
+    let delete = statement(conn.kind(), rows, chunk, &Shape { columns: Vec::new(), ..shape })?;
+    let (_, deleted) = all(conn, delete).await?;
+    if deleted < stored.len() {
+        let kept = self::stored(conn, rows, chunk).await?;
+        stored.retain(|(row, _)| kept.binary_search(row).is_err());
     }
     if before {
         for (row, from) in &stored {

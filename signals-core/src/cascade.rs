@@ -212,11 +212,13 @@ impl Collector<'_> {
             if run.group > 0 {
                 self.delete_run(conn, &run, start).await?;
             } else {
-                let Written { batches, .. } = self.delete_roots(conn, &run, start).await?;
+                let Written { batches, kept, .. } = self.delete_roots(conn, &run, start).await?;
                 written.batches.to_mut().extend(batches.iter().cloned());
+                written.kept.extend(kept);
             }
         }
         self.groups[0].rows.set_order(Vec::new());
+        written.kept.sort_unstable();
         Ok(written)
     }
 
@@ -227,9 +229,9 @@ impl Collector<'_> {
         let mut batches = Vec::new();
         for chunk in chunks_of_run(rows, conn, run, start, false) {
             let deleted = delete_chunk(rows, conn, heard, &chunk, false).await?;
-            batches.extend(chunk::runs(deleted.into_iter()));
+            batches.extend(chunk::runs(deleted.rows.into_iter()));
         }
-        heard.written = Written { created: None, batches: batches.into() };
+        heard.written = Written::several(None, batches);
         if heard.pair.previous {
             heard.before.resize_with(rows.len(), || None);
             for row in start..start + run.rows.len() {
@@ -254,12 +256,13 @@ impl Collector<'_> {
             return delete_rows(&mut *group.rows, conn, &group.heard).await;
         }
         let (rows, heard) = (&mut *group.rows, &group.heard);
-        let mut batches = Vec::new();
+        let (mut batches, mut kept) = (Vec::new(), Vec::new());
         for chunk in chunks_of_run(rows, conn, run, start, true) {
             let deleted = delete_chunk(rows, conn, heard, &chunk, true).await?;
-            batches.extend(chunk::runs(deleted.into_iter().map(|row| rows.place(row))));
+            batches.extend(chunk::runs(deleted.rows.into_iter().map(|row| rows.place(row))));
+            kept.extend(deleted.kept);
         }
-        Ok(Written { created: None, batches: batches.into() })
+        Ok(Written { kept, ..Written::several(None, batches) })
     }
 }
 

@@ -49,28 +49,40 @@ impl<M: Model> Change<M> {
         binds: B,
     ) -> Result<u64> {
         let mut conn = source.acquire().await?;
-        if !self.is_heard() {
-            let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
-            let doubt = Doubt::of(&mut conn, verb, M::NAME);
-            let sql = self.at_once(clause.as_str());
-            let done = async {
-                let change = statement::<M, R, B>(doubt.conn.kind(), sql, binds)?;
-                doubt.conn.run(change, &mut |_| ()).await
-            };
-            let done = done.await;
-            return doubt.end(done);
-        }
-        if conn.in_transaction() {
-            return self.each::<R, B>(&mut conn, clause, binds).await;
+        let heard = self.is_heard();
+        // On SQLite a statement that fails can have changed some rows: `ON CONFLICT FAIL`, `RAISE(FAIL)`.
+        if conn.in_transaction() || !heard && conn.kind() == DatabaseKind::Postgres {
+            return self.change::<R, B>(&mut conn, clause, binds, heard).await;
         }
         let mut tx = Transaction::open(conn).await?;
-        match self.each::<R, B>(&mut tx, clause, binds).await {
+        match self.change::<R, B>(&mut tx, clause, binds, heard).await {
             Ok(rows) => tx.commit().await.map(|_| rows),
             Err(error) => {
                 tx.rollback_or_log().await;
                 Err(error)
             }
         }
+    }
+
+    async fn change<R: Route<M>, B: Binds<M, R>>(
+        self,
+        conn: &mut Conn<'_>,
+        clause: &SqlStr,
+        binds: B,
+        heard: bool,
+    ) -> Result<u64> {
+        if heard {
+            return self.each::<R, B>(conn, clause, binds).await;
+        }
+        let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
+        let doubt = Doubt::of(conn, verb, M::NAME);
+        let sql = self.at_once(clause.as_str());
+        let done = async {
+            let change = statement::<M, R, B>(doubt.conn.kind(), sql, binds)?;
+            doubt.conn.run(change, &mut |_| ()).await
+        };
+        let done = done.await;
+        doubt.end(done)
     }
 
     /// Whether the rows must be read: for receivers, or for a time that is the program's to tell.

@@ -5,14 +5,17 @@ use futures_util::future::{BoxFuture, ready};
 use sqlx::PgConnection;
 #[cfg(feature = "sqlite")]
 use sqlx::SqliteConnection;
-use sqlx::{SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+#[cfg(feature = "postgres")]
+use sqlx::{Column as _, Executor as _, Statement as _};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::backend::{AnyRow, DatabaseKind, Make, Sink, Statement};
+use crate::backend::{AnyRow, AnyType, DatabaseKind, Make, Sink, Statement};
 use crate::context;
 use crate::db::Db;
 use crate::error::{Error, Reason, Result};
+use crate::facts::Facts;
 use crate::going::{Going, Heir};
 use crate::link::{Link, Own, Pooled, Raw, did_nothing, is_answered};
 use crate::running::Running;
@@ -204,6 +207,14 @@ impl<'c> Conn<'c> {
         }
     }
 
+    /// What is known of the tables of the database.
+    pub(crate) fn facts(&self) -> &Facts {
+        match &self.scope.db {
+            Some(db) => db.facts(),
+            None => Facts::elsewhere(self.kind()),
+        }
+    }
+
     /// Begins a transaction, or a savepoint where there is one already.
     ///
     /// # Errors
@@ -273,6 +284,21 @@ impl<'c> Conn<'c> {
         let done = self.start(statement, true).end(sink).await;
         self.done(done).await?;
         Ok(first)
+    }
+
+    /// The types of the columns that a statement without arguments returns, on Postgres. It is not run.
+    pub(crate) async fn types_of(&mut self, sql: String) -> Result<Vec<AnyType>> {
+        self.ready().await?;
+        let sql = AssertSqlSafe(sql).into_sql_str();
+        let types = match self.connected() {
+            #[cfg(feature = "postgres")]
+            Some(Raw::Postgres(conn)) => conn.prepare(sql).await.map(|statement| {
+                let columns = statement.columns().iter();
+                columns.map(|column| AnyType::Postgres(column.type_info().clone())).collect()
+            }),
+            _ => Ok(Vec::new()),
+        };
+        self.done(types).await
     }
 
     /// Starts a statement on a connection that is [`ready`](Self::ready), of at most `one` row, or of several.

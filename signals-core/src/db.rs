@@ -14,6 +14,7 @@ use crate::conn::Conn;
 use crate::context::{self, PoolId};
 use crate::error::{Error, Result};
 use crate::executor::Source;
+use crate::facts::Facts;
 use crate::lender::{Lender, Lent};
 use crate::link::Pooled;
 use crate::options::DbOptions;
@@ -38,6 +39,8 @@ use crate::transaction::Transaction;
 pub struct Db {
     pool: Pool,
     state: Layers,
+    /// None where the `Db` is made for one statement on a pool of the program's own.
+    facts: Option<Arc<Facts>>,
 }
 
 /// sqlx's pool. One that this library has made, and nobody else has, has somebody who keeps its connections at the ready.
@@ -71,16 +74,20 @@ impl Db {
         DbOptions::new()
     }
 
+    fn of_pool(pool: Pool) -> Self {
+        Self { pool, state: Layers::default(), facts: Some(Arc::default()) }
+    }
+
     #[cfg(feature = "sqlite")]
     fn of_sqlite(pool: SqlitePool) -> Self {
         let lender = Some(Lender::new(pool.clone(), Runtimes::new()));
-        Self { pool: Pool::Sqlite(pool, lender), state: Layers::default() }
+        Self::of_pool(Pool::Sqlite(pool, lender))
     }
 
     #[cfg(feature = "postgres")]
     fn of_postgres(pool: PgPool, runtimes: Arc<Runtimes>) -> Self {
         let lender = Some(Lender::new(pool.clone(), runtimes));
-        Self { pool: Pool::Postgres(pool, lender), state: Layers::default() }
+        Self::of_pool(Pool::Postgres(pool, lender))
     }
 
     /// Which database this is.
@@ -97,7 +104,7 @@ impl Db {
     /// request can have values of its own; the newest of a type wins.
     #[must_use = "the value is known to the `Db` that this returns"]
     pub fn with<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {
-        Self { pool: self.pool.clone(), state: self.state.with(value) }
+        Self { state: self.state.with(value), ..self.clone() }
     }
 
     /// The newest value of a type that was given by [`with`](Self::with).
@@ -282,6 +289,26 @@ impl Db {
         }
     }
 
+    /// Of a pool that was given for one call.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn once_sqlite(pool: &SqlitePool) -> Self {
+        Self { pool: Pool::Sqlite(pool.clone(), None), state: Layers::default(), facts: None }
+    }
+
+    /// Of a pool that was given for one call.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn once_postgres(pool: &PgPool) -> Self {
+        Self { pool: Pool::Postgres(pool.clone(), None), state: Layers::default(), facts: None }
+    }
+
+    /// What is known of the tables.
+    pub(crate) fn facts(&self) -> &Facts {
+        match &self.facts {
+            Some(facts) => facts,
+            None => Facts::elsewhere(self.kind()),
+        }
+    }
+
     pub(crate) fn pool_id(&self) -> PoolId {
         match &self.pool {
             #[cfg(feature = "sqlite")]
@@ -388,7 +415,7 @@ impl std::fmt::Debug for Pool {
 #[cfg(feature = "sqlite")]
 impl From<SqlitePool> for Db {
     fn from(pool: SqlitePool) -> Self {
-        Self { pool: Pool::Sqlite(pool, None), state: Layers::default() }
+        Self::of_pool(Pool::Sqlite(pool, None))
     }
 }
 
@@ -396,6 +423,6 @@ impl From<SqlitePool> for Db {
 #[cfg(feature = "postgres")]
 impl From<PgPool> for Db {
     fn from(pool: PgPool) -> Self {
-        Self { pool: Pool::Postgres(pool, None), state: Layers::default() }
+        Self::of_pool(Pool::Postgres(pool, None))
     }
 }

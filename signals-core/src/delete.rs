@@ -9,6 +9,7 @@ use crate::conn::Conn;
 use crate::context;
 use crate::error::Result;
 use crate::executor::Source;
+use crate::facts;
 use crate::going::Heir;
 use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
@@ -30,18 +31,20 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
     if model.pk().is_none() {
         return Ok(false);
     }
-    let deleted = one(Of::<M, R>::one(model).instances(), source).await?;
-    model.__set_pk(None);
-    Ok(deleted)
+    let written = one(Of::<M, R>::one(model).instances(), source).await?;
+    if written.kept.is_empty() {
+        model.__set_pk(None);
+    }
+    Ok(written.len() > 0)
 }
 
 /// Deletes the one row that there is.
-async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
+async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<Written> {
     let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
     let span = span!("delete", model = rows.model());
     if let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete())) {
         let heard = Heard::new(Unit::Delete, false, pair, recorders);
-        return Ok(perform(heard, rows, source, span).await?.len() > 0);
+        return perform(heard, rows, source, span).await;
     }
     context::observe("delete", rows.model());
     let mut conn = source.acquire().await?;
@@ -53,9 +56,9 @@ async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<bool> {
 }
 
 /// Deletes a row that nobody hears of.
-async fn alone(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<bool> {
+async fn alone(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
     let doubt = Doubt::of(conn, "delete", rows.model());
-    let done = remove(doubt.conn, rows).await;
+    let done = delete_one(rows, doubt.conn).await;
     doubt.end(done)
 }
 
@@ -64,24 +67,23 @@ pub(crate) async fn delete_many<M: Model, R: Route<M>>(
     rows: &mut [M],
     source: Source<'_>,
 ) -> Result<u64> {
-    let deleted = many(Of::<M, R>::new(rows).instances(), source).await?;
-    rows.iter_mut().for_each(|row| row.__set_pk(None));
-    Ok(deleted)
+    let written = many(Of::<M, R>::new(rows).instances(), source).await?;
+    for (place, row) in rows.iter_mut().enumerate() {
+        if written.kept.binary_search(&place).is_err() {
+            row.__set_pk(None);
+        }
+    }
+    Ok(written.len() as u64)
 }
 
-async fn many(rows: &mut dyn Instances, source: Source<'_>) -> Result<u64> {
+async fn many(rows: &mut dyn Instances, source: Source<'_>) -> Result<Written> {
     if !(0..rows.len()).any(|row| rows.has_key(row)) {
-        return Ok(0);
+        return Ok(Written::default());
     }
     let span = span!("delete", model = rows.model(), rows = rows.len());
     let recorders = Recorders::of_task(rows.id());
     let heard = Heard::new(Unit::Delete, true, rows.table().delete(), recorders);
-    Ok(perform(heard, rows, source, span).await?.len() as u64)
-}
-
-/// The one row of a delete with receivers, to which nothing belongs.
-pub(crate) async fn delete_one(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
-    Ok(deleted(remove(conn, rows).await?))
+    perform(heard, rows, source, span).await
 }
 
 /// The rows of a delete of several with receivers, or of one whose row before is asked for. On the heap, so that a delete of
@@ -97,41 +99,51 @@ pub(crate) fn delete_rows<'d>(
         }
         rows.set_order(write_order(conn.kind(), rows));
         let chunks = chunk::deletes(conn.kind(), rows);
-        let mut written = Vec::new();
+        let (mut written, mut kept) = (Vec::new(), Vec::new());
         for chunk in &chunks {
-            written.extend(delete_chunk(rows, conn, heard, chunk, true).await?);
+            let deleted = delete_chunk(rows, conn, heard, chunk, true).await?;
+            written.extend(deleted.rows);
+            kept.extend(deleted.kept);
         }
+        kept.sort_unstable();
         // Those of a statement that did not find them all are several slices.
         let batches = chunk::batches(rows, &chunks, written.into_iter());
         rows.set_order(Vec::new());
-        Ok(Written { created: None, batches: batches.into() })
+        Ok(Written { kept, ..Written::several(None, batches) })
     })
 }
 
-/// Deletes the rows of a chunk, and returns which of them were there. Where the version must be the instance's, another one
-/// is an error.
+/// What a DELETE of the rows of a chunk has done.
+pub(crate) struct Deleted {
+    /// The rows that were deleted, by their numbers.
+    pub(crate) rows: Vec<usize>,
+    /// Those of the program that a trigger kept, by their places in its slice.
+    pub(crate) kept: Vec<usize>,
+}
+
+/// Deletes the rows of a chunk, and returns which of them were there. Of rows of the program, the version must be the
+/// instance's.
 pub(crate) async fn delete_chunk(
     rows: &mut dyn Instances,
     conn: &mut Conn<'_>,
     heard: &Heard,
     chunk: &Chunk,
-    checked: bool,
-) -> Result<Vec<usize>> {
-    let work = Work::Delete { before: heard.pair.previous, checked };
+    own: bool,
+) -> Result<Deleted> {
+    let work = Work::Delete { before: heard.pair.previous, checked: own };
     let deleted = match heard.many {
         true => refused::write(conn, rows, chunk, work).await?,
         false => bulk::write(conn, rows, chunk, work).await?,
     };
-    let checked = checked && rows.statements().has(Group::Version);
-    if checked && deleted.len() < chunk.rows.len() {
-        let mut left = bulk::stored(conn, rows, chunk).await?;
-        left.retain(|row| deleted.binary_search(row).is_err());
-        // The first of them in the program's order.
-        if let Some(row) = left.into_iter().min_by_key(|row| rows.place(*row)) {
+    let mut kept = Vec::new();
+    if own && deleted.len() < chunk.rows.len() {
+        let (found, stale_row) = bulk::kept(conn, rows, chunk, &deleted).await?;
+        if let Some(row) = stale_row {
             return Err(heard.of_row(rows, row, stale(rows, row)));
         }
+        kept.extend(found.into_iter().map(|row| rows.place(row)));
     }
-    Ok(deleted)
+    Ok(Deleted { rows: deleted, kept })
 }
 
 /// What a delete of the one row that there is has done.
@@ -139,8 +151,8 @@ fn deleted(found: bool) -> Written {
     if found { Written::one(None) } else { Written::default() }
 }
 
-/// Deletes the one row that there is, and returns whether it was there.
-async fn remove(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
+/// Deletes the one row that there is, and to which nothing belongs.
+pub(crate) async fn delete_one(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
     let model = rows.statements();
     let affected = {
         let make = |kind| {
@@ -153,8 +165,27 @@ async fn remove(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
         let heir = || -> Heir { Box::new(|_, answer| Ok(deleted(answer.affected > 0))) };
         conn.write(&make, false, &heir, &mut |_| ()).await?
     };
-    if affected == 0 && model.has(Group::Version) && look(conn, rows).await? != Look::Gone {
-        return Err(stale(rows, 0));
+    if affected > 0 || conn.facts().deletes(rows) {
+        return Ok(deleted(affected > 0));
     }
-    Ok(affected > 0)
+    not_deleted(conn, rows).await
+}
+
+/// Why a DELETE did not delete the one row that there is. On the heap: few come here.
+fn not_deleted<'d>(
+    conn: &'d mut Conn<'_>,
+    rows: &'d dyn Instances,
+) -> BoxFuture<'d, Result<Written>> {
+    Box::pin(async move {
+        let versioned = rows.statements().has(Group::Version);
+        if !versioned && facts::deletes_for_certain(conn, rows).await? {
+            return Ok(Written::default());
+        }
+        match look(conn, rows).await? {
+            Look::Gone => Ok(Written::default()),
+            Look::Stale => Err(stale(rows, 0)),
+            // A trigger keeps it.
+            Look::Same => Ok(Written { kept: vec![0], ..Written::default() }),
+        }
+    })
 }

@@ -87,9 +87,9 @@ impl<'c> Source<'c> {
         let acquired = match self {
             Source::Db(db) => Err(Cow::Borrowed(db)),
             #[cfg(feature = "sqlite")]
-            Source::Sqlite(pool) => Err(Cow::Owned(pool.clone().into())),
+            Source::Sqlite(pool) => Err(Cow::Owned(Db::once_sqlite(pool))),
             #[cfg(feature = "postgres")]
-            Source::Postgres(pool) => Err(Cow::Owned(pool.clone().into())),
+            Source::Postgres(pool) => Err(Cow::Owned(Db::once_postgres(pool))),
             Source::Conn(conn) => Ok(conn),
         };
         match acquired {
@@ -138,9 +138,9 @@ impl<'c> Source<'c> {
         match self {
             Source::Db(db) => Some((*db).clone()),
             #[cfg(feature = "sqlite")]
-            Source::Sqlite(pool) => Some((*pool).clone().into()),
+            Source::Sqlite(pool) => Some(Db::once_sqlite(pool)),
             #[cfg(feature = "postgres")]
-            Source::Postgres(pool) => Some((*pool).clone().into()),
+            Source::Postgres(pool) => Some(Db::once_postgres(pool)),
             Source::Conn(conn) => conn.scope.db.clone(),
         }
     }

@@ -10,6 +10,7 @@ use crate::conn::Conn;
 use crate::delete;
 use crate::dispatch::{Postponed, dispatch, tell_committed};
 use crate::error::{Error, Result};
+use crate::facts;
 use crate::finish::{Pending, finish};
 use crate::instances::{Instances, Telling, Told};
 use crate::previous::SharedBefore;
@@ -44,12 +45,19 @@ pub(crate) struct Written {
     pub(crate) created: Option<bool>,
     /// The rows of each statement that were written, as slices of those that the program gave.
     pub(crate) batches: Cow<'static, [Range<usize>]>,
+    /// The rows that a trigger kept from being deleted, in order.
+    pub(crate) kept: Vec<usize>,
 }
 
 impl Written {
     /// The one row that there is.
     pub(crate) const fn one(created: Option<bool>) -> Self {
-        Self { created, batches: Cow::Borrowed(ONE) }
+        Self { created, batches: Cow::Borrowed(ONE), kept: Vec::new() }
+    }
+
+    /// Several rows, as slices of those that the program gave.
+    pub(crate) fn several(created: Option<bool>, batches: Vec<Range<usize>>) -> Self {
+        Self { created, batches: batches.into(), kept: Vec::new() }
     }
 
     /// How many rows were written.
@@ -86,6 +94,26 @@ impl Heard {
             Unit::Delete => "delete",
         };
         if self.many { Error::of_row(verb, rows, row, error) } else { error }
+    }
+
+    /// Whether it is not known that what comes back of the row can be read.
+    pub(crate) fn is_unsure(&self, rows: &dyn Instances, conn: &Conn<'_>) -> bool {
+        match &self.unit {
+            Unit::Save(verb) => !conn.facts().unsure(rows, verb).is_empty(),
+            Unit::Delete => false,
+        }
+    }
+
+    /// Whether what comes back of the row can be read, as the table says.
+    pub(crate) async fn reads_for_certain(
+        &self,
+        rows: &dyn Instances,
+        conn: &mut Conn<'_>,
+    ) -> Result<bool> {
+        match &self.unit {
+            Unit::Save(verb) => facts::reads_for_certain(conn, rows, verb).await,
+            Unit::Delete => Ok(true),
+        }
     }
 
     /// Writes the rows.

@@ -9,7 +9,7 @@ use std::time::SystemTime;
 use sqlx::error::BoxDynError;
 
 use crate::any::AnyModel;
-use crate::backend::{AnyRow, AnyTake, Arguments, Backend as _, DatabaseKind};
+use crate::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend as _, DatabaseKind};
 use crate::parameter::Cx;
 use crate::previous::{Before, SharedBefore};
 use crate::statements::{Group, Statements};
@@ -64,6 +64,9 @@ pub trait Instances: Send + Sync {
 
     /// Sets the columns that are set at every write, and where they are `added`, those that are set then.
     fn stamp(&mut self, now: SystemTime, added: bool);
+
+    /// Whether a column can be read where the database has it as this type.
+    fn fits(&self, column: usize, ty: &AnyType) -> bool;
 
     /// A row of the model, from a place in a row of the database.
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error>;

@@ -24,6 +24,7 @@ mod depth;
 mod dispatch;
 mod error;
 mod executor;
+mod facts;
 mod finish;
 mod going;
 mod heard;

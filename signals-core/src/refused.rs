@@ -11,16 +11,20 @@ use crate::transaction::Transaction;
 /// Writes the rows of a chunk as [`bulk::write`] does. An error that is about a row names the first that the database refuses
 /// where they are written one by one.
 ///
-/// On Postgres a statement that fails takes the transaction with it, and what is tried afterwards must find all as it was:
-/// where something was run in the transaction, the statement is in a savepoint.
+/// What is tried afterwards must find all as it was. On Postgres a statement that fails takes the transaction with it, and
+/// on either database a statement of several rows can have stored some of them (a trigger dropped another one, or SQLite
+/// has `ON CONFLICT FAIL`): where something was run in the transaction, the statement is in a savepoint.
 pub(crate) async fn write(
     conn: &mut Conn<'_>,
     rows: &mut dyn Instances,
     chunk: &Chunk,
     work: Work<'_>,
 ) -> Result<Vec<usize>> {
-    let used = conn.scope.frames.last().is_some_and(|frame| frame.used);
-    if conn.kind() == DatabaseKind::Postgres && used && chunk.rows.len() > 1 {
+    let used = match conn.scope.frames.last() {
+        Some(frame) => frame.used,
+        None => conn.depth().await > 0,
+    };
+    if used && chunk.rows.len() > 1 {
         let mut savepoint = Transaction::open(conn.reborrow()).await?;
         let written = write_or_name(&mut savepoint, rows, chunk, work).await;
         match &written {
@@ -48,9 +52,7 @@ async fn write_or_name(
         _ => Box::pin(first(conn, rows, chunk, work)).await.ok_or(error),
     };
     let (row, error) = found?;
-    let (model, key) = (rows.model(), rows.key(row));
-    let source = Box::new(error);
-    Err(Error::Row { verb: work.verb(), model, row: rows.place(row), key, source })
+    Err(bulk::of_row(work.verb(), rows, row, error))
 }
 
 /// The first row that the database refuses, and why. What is written on the way is undone; what it sets in the instances is
@@ -61,11 +63,7 @@ async fn first(
     chunk: &Chunk,
     work: Work<'_>,
 ) -> Option<(usize, Error)> {
-    if conn.kind() == DatabaseKind::Postgres && conn.depth().await > 0 {
-        if !conn.in_transaction() {
-            // In a transaction of sqlx's own, which is for its owner to roll back.
-            return None;
-        }
+    if conn.in_transaction() {
         Transaction::begin_again(conn).await.ok()?;
     }
     // The first in the program's order, not in the one in which they are written.
@@ -87,8 +85,9 @@ async fn first(
                 }
             }
             Err(error) => {
-                savepoint.rollback_or_log().await;
-                if !is_of_a_row(tx.kind(), &error) {
+                // A conflict that rolls the transaction back on SQLite leaves nothing to go on with.
+                let undone = savepoint.rollback().await;
+                if undone.is_err() || !is_of_a_row(tx.kind(), &error) {
                     break;
                 }
                 if half.len() == 1 {

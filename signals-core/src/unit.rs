@@ -44,11 +44,10 @@ impl Unit {
     }
 
     /// Whether several rows are more than one statement, of which all or none are to be stored.
-    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind, settled: bool) -> bool {
+    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind) -> bool {
         match self {
-            // Who may still give a row its key decides how many statements it is.
-            Self::Save(Verb::Insert) if settled => chunk::inserts(kind, rows).len() != 1,
-            Self::Save(_) => true,
+            // A trigger can drop one of several rows, which undoes the others.
+            Self::Save(verb) => *verb != Verb::Insert || rows.len() > 1,
             // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
             Self::Delete => {
                 let versioned = rows.statements().has(Group::Version);
@@ -109,8 +108,7 @@ pub(crate) fn perform<'u>(
             traced(span, inside(heard, rows, conn, scene, needs))
         }
         source => {
-            let settled = heard.pair.before.is_empty();
-            needs.transaction |= heard.many && heard.unit.is_several(rows, source.kind(), settled);
+            needs.transaction |= heard.many && heard.unit.is_several(rows, source.kind());
             match needs.transaction {
                 true => traced(span, outside(heard, rows, source, scene, needs)),
                 false => traced(span, alone(heard, rows, source, scene, needs)),
@@ -159,38 +157,60 @@ fn inside<'u>(
 
 /// In a transaction of ours.
 fn outside<'u>(
-    mut heard: Heard,
+    heard: Heard,
     rows: &'u mut dyn Instances,
     mut source: Source<'u>,
     scene: Scene,
     needs: Needs,
 ) -> impl Future<Output = Result<Written>> + Send + 'u {
     async move {
-        let mut kept = Kept::of(rows);
+        let kept = Kept::of(rows);
         prepare(&heard, kept.rows, &mut source, &scene, needs).await?;
-        let mut tx = Transaction::open(source.acquire().await?).await?;
-        let done = async {
-            if needs.connection_before {
-                heard.tell_before(kept.rows, Some(&mut *tx), &scene).await?;
+        let conn = source.acquire().await?;
+        transact(heard, kept, conn, &scene, needs).await
+    }
+}
+
+/// In a transaction that begins now.
+async fn transact(
+    mut heard: Heard,
+    kept: Kept<'_>,
+    conn: Conn<'_>,
+    scene: &Scene,
+    needs: Needs,
+) -> Result<Written> {
+    let mut tx = Transaction::open(conn).await?;
+    let done = async {
+        if needs.connection_before {
+            heard.tell_before(kept.rows, Some(&mut *tx), scene).await?;
+        }
+        write(&mut heard, kept.rows, &mut tx, scene).await
+    };
+    let done = done.await;
+    end(kept, tx, done).await.map(|()| heard.written)
+}
+
+/// Ends the transaction of a write, as the write has ended.
+pub(crate) async fn end<T>(
+    mut kept: Kept<'_>,
+    mut tx: Transaction<'_>,
+    done: Result<T>,
+) -> Result<T> {
+    match done {
+        Ok(done) => {
+            tx.check().await?;
+            // COMMIT is sent next. Dropped from here on, the row may be stored, and its key is what a second save needs.
+            kept.is_done();
+            let committed = tx.commit_checked().await.map(drop);
+            if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
+                kept.rows.restore();
             }
-            write(&mut heard, kept.rows, &mut tx, &scene).await
-        };
-        match done.await {
-            Ok(()) => {
-                tx.check().await?;
-                // COMMIT is sent next. Dropped from here on, the row may be stored, and its key is what a second save needs.
-                kept.is_done();
-                let committed = tx.commit_checked().await.map(drop);
-                if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
-                    kept.rows.restore();
-                }
-                committed.map(|()| heard.written)
-            }
-            Err(error) => {
-                drop(kept);
-                tx.rollback_or_log().await;
-                Err(error)
-            }
+            committed.map(|()| done)
+        }
+        Err(error) => {
+            drop(kept);
+            tx.rollback_or_log().await;
+            Err(error)
         }
     }
 }
@@ -209,6 +229,12 @@ fn alone<'u>(
         let mut kept = if changes { Kept::of(rows) } else { Kept::alone(rows) };
         prepare(&heard, kept.rows, &mut source, &scene, needs).await?;
         let conn = source.connect().await?;
+        if heard.is_unsure(kept.rows, conn) && !heard.reads_for_certain(kept.rows, conn).await? {
+            kept.keep();
+            // Not lent: a callback behind the commit may wait for the connection.
+            let conn = std::mem::replace(conn, Conn::gone());
+            return Box::pin(transact(heard, kept, conn, &scene, needs)).await;
+        }
         conn.scope.outlives = needs.followed;
         let sent = Sent { heard: &mut heard, rows: kept.rows, conn, scene: &scene };
         sent.heard.written = sent.heard.write(sent.rows, sent.conn, &scene).await?;
@@ -340,6 +366,13 @@ impl<'m> Kept<'m> {
     /// Where nobody but the statement changes the row. A key alone is set when that is through.
     pub(crate) fn alone(rows: &'m mut dyn Instances) -> Self {
         if rows.statements().is_only_key() { Self { rows, done: true } } else { Self::of(rows) }
+    }
+
+    /// As [`of`](Self::of), also if this is of a row that only the statement changes.
+    fn keep(&mut self) {
+        if std::mem::take(&mut self.done) {
+            self.rows.keep();
+        }
     }
 
     /// The write is done, and the rows stay as they are now.

@@ -10,6 +10,7 @@ use crate::conn::Conn;
 use crate::context;
 use crate::error::{Error, Result};
 use crate::executor::Source;
+use crate::facts;
 use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
 use crate::key_order::{keyed_first, write_order};
@@ -21,7 +22,8 @@ use crate::statements::Group;
 use crate::store::Route;
 use crate::testing::recording::Recorders;
 use crate::trace::{span, traced};
-use crate::unit::{Doubt, Kept, Unit, perform};
+use crate::transaction::Transaction;
+use crate::unit::{Doubt, Kept, Unit, end, perform};
 
 /// Saves the one row that there is.
 ///
@@ -40,6 +42,9 @@ pub(crate) async fn one(
     }
     context::observe("save", rows.model());
     let mut conn = source.acquire().await?;
+    if !conn.in_transaction() && !conn.facts().unsure(rows, &verb).is_empty() {
+        return traced(span, undoable(rows, conn, verb)).await;
+    }
     if span.is_disabled() {
         alone(rows, &mut conn, &verb).await
     } else {
@@ -57,6 +62,25 @@ async fn alone(rows: &mut dyn Instances, conn: &mut Conn<'_>, verb: &Verb) -> Re
         kept.is_done();
     }
     doubt.end(done)
+}
+
+/// As [`alone`], of a row of which it is not known whether what comes back can be read: in a transaction where it may turn
+/// out that it cannot.
+fn undoable<'s>(
+    rows: &'s mut dyn Instances,
+    mut conn: Conn<'s>,
+    verb: Verb,
+) -> BoxFuture<'s, Result<Stored>> {
+    Box::pin(async move {
+        if facts::reads_for_certain(&mut conn, rows, &verb).await? {
+            return alone(rows, &mut conn, &verb).await;
+        }
+        let kept = Kept::of(rows);
+        let mut tx = Transaction::open(conn).await?;
+        stamp(kept.rows, &verb);
+        let done = store(&mut tx, kept.rows, &verb, false).await;
+        end(kept, tx, done).await
+    })
 }
 
 /// UPDATE of some columns.
@@ -176,7 +200,7 @@ async fn insert_many(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Wr
         refused::write(conn, rows, &chunk, Work::Insert).await?;
     }
     rows.set_order(Vec::new());
-    Ok(Written { created: Some(true), batches: batches.into() })
+    Ok(Written::several(Some(true), batches))
 }
 
 async fn update_many(
@@ -226,5 +250,5 @@ async fn update_many(
     }
     rows.set_order(Vec::new());
     let batches: Vec<_> = chunks.into_iter().map(|chunk| chunk.rows).collect();
-    Ok(Written { created: Some(false), batches: batches.into() })
+    Ok(Written::several(Some(false), batches))
 }

@@ -8,7 +8,7 @@ use sqlx::error::BoxDynError;
 
 use super::{Instances, Told};
 use crate::any::AnyModel;
-use crate::backend::{AnyRow, AnyTake};
+use crate::backend::{AnyRow, AnyTake, AnyType};
 use crate::column::Column;
 use crate::model::{Model, key_text};
 use crate::parameter::Cx;
@@ -206,6 +206,10 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
 
     fn advance(&mut self, row: usize) {
         self.row_mut(row).__advance();
+    }
+
+    fn fits(&self, column: usize, ty: &AnyType) -> bool {
+        R::fits(column, ty)
     }
 
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error> {

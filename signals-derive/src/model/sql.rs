@@ -37,10 +37,13 @@ pub(super) fn statements(model: &Model<'_>) -> Sql {
     let without_key = [&set[..], &version, &added].concat();
     let insert = match (key_given, without_key.is_empty()) {
         (false, _) => with_returning(&insert_with_key, &generated),
-        (true, true) => format!("INSERT INTO {table} DEFAULT VALUES RETURNING {key_list}"),
-        (true, false) => {
-            let places = placeholders(1, without_key.len()).join(", ");
-            let insert = format!("{} VALUES ({places})", insert_into(&without_key));
+        (true, nothing) => {
+            let insert = if nothing {
+                format!("INSERT INTO {table} DEFAULT VALUES")
+            } else {
+                let places = placeholders(1, without_key.len()).join(", ");
+                format!("{} VALUES ({places})", insert_into(&without_key))
+            };
             with_returning(&insert, &[&keys[..], &generated].concat())
         }
     };

@@ -1,0 +1,213 @@
+//! What is known of the tables of a database: which columns of a result can be read for certain, and whether rows can be kept
+//! from being deleted.
+//!
+//! A statement that commits itself must not be judged a failure afterwards, and it would be if a column that it returns
+//! cannot be read. So the first write looks at the table. If the type fits the field, and the column cannot be NULL (or the
+//! field can be `None`), writes need no transaction for it.
+
+use std::any::TypeId;
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use arc_swap::ArcSwap;
+use futures_util::future::BoxFuture;
+
+use crate::backend::DatabaseKind;
+use crate::conn::Conn;
+use crate::error::{Error, Result};
+use crate::instances::Instances;
+use crate::save::Verb;
+use crate::statements::{Group, Role};
+
+/// The tables of one database, by their models.
+#[derive(Debug, Default)]
+pub(crate) struct Facts(ArcSwap<HashMap<TypeId, Known>>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Known {
+    readable: Columns,
+    /// Nothing keeps a row from being deleted: one that a DELETE does not find is not there.
+    deletes: bool,
+}
+
+/// Some columns of a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Columns(u64);
+
+impl Columns {
+    const NONE: Self = Self(0);
+
+    /// Columns behind the 63rd share one bit, and nothing is ever known of them.
+    const REST: usize = 63;
+
+    fn of(columns: impl Iterator<Item = usize>) -> Self {
+        Self(columns.fold(0, |all, column| all | Self::bit(column)))
+    }
+
+    fn bit(column: usize) -> u64 {
+        1 << column.min(Self::REST)
+    }
+
+    fn has(self, column: usize) -> bool {
+        self.0 & Self::bit(column) != 0
+    }
+
+    fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    pub(crate) fn is_empty(self) -> bool {
+        self == Self::NONE
+    }
+}
+
+impl Facts {
+    /// What is known where a connection comes without its [`Db`](crate::Db).
+    pub(crate) fn elsewhere(kind: DatabaseKind) -> &'static Self {
+        static ELSEWHERE: LazyLock<[Facts; 2]> = LazyLock::new(Default::default);
+        &ELSEWHERE[usize::from(kind == DatabaseKind::Postgres)]
+    }
+
+    /// The columns that a save of the first row reads back, and of which it is not known that they can be read.
+    pub(crate) fn unsure(&self, rows: &dyn Instances, verb: &Verb) -> Columns {
+        let returned = returned(rows, verb);
+        if returned.is_empty() {
+            return returned;
+        }
+        returned.without(self.of(rows).readable)
+    }
+
+    /// Whether a row that a DELETE did not find is not there.
+    pub(crate) fn deletes(&self, rows: &dyn Instances) -> bool {
+        self.of(rows).deletes && !rows.statements().has(Group::Version)
+    }
+
+    fn of(&self, rows: &dyn Instances) -> Known {
+        self.0.load().get(&rows.id()).copied().unwrap_or_default()
+    }
+
+    fn add(&self, rows: &dyn Instances, new: Known) {
+        self.0.rcu(|all| {
+            let mut all = HashMap::clone(all);
+            let known = all.entry(rows.id()).or_default();
+            known.readable.0 |= new.readable.0;
+            known.deletes |= new.deletes;
+            all
+        });
+    }
+}
+
+/// The columns that a save reads back.
+fn returned(rows: &dyn Instances, verb: &Verb) -> Columns {
+    let (model, keyed) = (rows.statements(), rows.has_key(0));
+    let reads = |group: Group| match (group, verb) {
+        (Group::Computed, _) => true,
+        (Group::Key, Verb::Upsert(_)) => true,
+        (Group::Key, Verb::Insert | Verb::Save | Verb::GetOrCreate(_)) => !keyed,
+        (Group::Version, Verb::Upsert(_)) => true,
+        (Group::Added, Verb::Save) => keyed,
+        (Group::Added, Verb::Update | Verb::Fields(_) | Verb::Upsert(_)) => true,
+        _ => false,
+    };
+    let columns = model.columns.iter().enumerate();
+    Columns::of(columns.filter(|(_, c)| reads(c.role.group())).map(|(column, _)| column))
+}
+
+/// Whether a save, of which this is not known yet, can certainly read what it returns. If not, it must be undone when it
+/// cannot, and so needs a transaction.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) fn reads_for_certain<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s dyn Instances,
+    verb: &'s Verb,
+) -> BoxFuture<'s, Result<bool>> {
+    Box::pin(async move {
+        let unsure = conn.facts().unsure(rows, verb);
+        let found = match conn.kind() {
+            DatabaseKind::Sqlite => in_sqlite(conn, rows, unsure).await,
+            DatabaseKind::Postgres => in_postgres(conn, rows, unsure).await,
+        };
+        match found {
+            Ok(readable) => conn.facts().add(rows, Known { readable, ..Known::default() }),
+            Err(error @ Error::Database(sqlx::Error::Database(_))) => return Err(error),
+            // The connection is lost; the write itself may find another one.
+            Err(_) => return Ok(false),
+        }
+        Ok(conn.facts().unsure(rows, verb).is_empty())
+    })
+}
+
+/// A value of any type can be in any column, but for the rowid. Of the others we take those for certain that the program
+/// writes itself and that cannot be NULL.
+async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Instances, unsure: Columns) -> Result<Columns> {
+    let (model, row) = (rows.statements(), rows.at(0));
+    let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+    let sql = "SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND (SELECT count(*) FROM \
+               pragma_table_info($1, $2) WHERE pk > 0) = 1 FROM pragma_table_xinfo($1, $2)";
+    let found: Vec<(String, bool, bool)> =
+        conn.query(sql).bind(name).bind(schema).fetch_all().await?;
+    let is_certain = |i: &usize| {
+        let column = &model.columns[*i];
+        let of_table = found.iter().find(|(name, ..)| name == row.columns()[*i]);
+        let (not_null, rowid) = of_table.map_or((false, false), |(_, n, rowid)| (*n, *rowid));
+        rowid || (column.role != Role::Generated && (column.optional || not_null))
+    };
+    Ok(Columns::of((0..Columns::REST).filter(|i| unsure.has(*i)).filter(is_certain)))
+}
+
+/// A value is of the type of its column; whether that can be NULL, the table says.
+async fn in_postgres(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    unsure: Columns,
+) -> Result<Columns> {
+    let (model, row) = (rows.statements(), rows.at(0));
+    let columns: Vec<usize> = (0..Columns::REST).filter(|i| unsure.has(*i)).collect();
+    // No plain columns: sqlx would ask the server for the tables that those are of.
+    let names = columns.iter().map(|i| format!("CASE WHEN true THEN {} END", model.name(*i)));
+    let names = names.collect::<Vec<_>>().join(", ");
+    let types = conn.types_of(format!("SELECT {names} FROM {}", model.table)).await?;
+    let columns = columns.into_iter().zip(types);
+    let columns = columns.filter(|(i, ty)| rows.fits(*i, ty)).map(|(i, _)| i);
+    let mut readable: Vec<usize> = columns.collect();
+    let asks = |i: &usize| {
+        let column = &model.columns[*i];
+        !column.optional && column.role != Role::GeneratedKey
+    };
+    if readable.iter().any(asks) {
+        let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnotnull";
+        let not_null: Vec<(String,)> = conn.query(sql).bind(model.table).fetch_all().await?;
+        let is_not_null = |i: &usize| not_null.iter().any(|(name,)| name == row.columns()[*i]);
+        readable.retain(|i| !asks(i) || is_not_null(i));
+    }
+    Ok(Columns::of(readable.into_iter()))
+}
+
+/// Whether nothing can keep a row of the table from being deleted.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn deletes_for_certain(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
+    if conn.facts().of(rows).deletes {
+        return Ok(true);
+    }
+    let (sql, name) = match conn.kind() {
+        DatabaseKind::Sqlite => (SQLITE_KEEPS, rows.at(0).table().rsplit('.').next()),
+        DatabaseKind::Postgres => (POSTGRES_KEEPS, Some(rows.statements().table)),
+    };
+    let (deletes,): (bool,) = conn.query(sql).bind(name).fetch_one().await?;
+    conn.facts().add(rows, Known { deletes, ..Known::default() });
+    Ok(deletes)
+}
+
+const SQLITE_KEEPS: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = $1 \
+     COLLATE NOCASE)";
+
+/// A table of its own, without triggers of the program, rules and policies.
+const POSTGRES_KEEPS: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
+     relrowsecurity AND NOT relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = pg_class.oid AND NOT \
+     tgisinternal))";

@@ -1,0 +1,353 @@
+//! `Err` means that nothing is stored, `Ok` means that it is: also if a trigger drops, keeps or skips a row.
+#![allow(missing_docs)]
+
+mod common;
+
+use common::{count, execute, table};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, Error, sqlx};
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "items")]
+struct Item {
+    id: Option<i64>,
+    n: i64,
+}
+
+fn item(n: i64) -> Item {
+    Item { id: None, n }
+}
+
+fn items(all: &[i64]) -> Vec<Item> {
+    all.iter().map(|n| item(*n)).collect()
+}
+
+async fn stored(db: &Db) -> Vec<i64> {
+    let items = Item::query("ORDER BY n").fetch_all(db).await.unwrap();
+    items.into_iter().map(|item| item.n).collect()
+}
+
+/// A trigger before each `event` on `table` that drops the row if `condition` is true.
+async fn drop_before(db: &Db, event: &str, table: &str, condition: &str) {
+    let sql = match db.kind() {
+        DatabaseKind::Sqlite => format!(
+            "CREATE TRIGGER {table}_{event} BEFORE {event} ON {table} WHEN {condition} BEGIN SELECT RAISE(IGNORE); END"
+        ),
+        DatabaseKind::Postgres => format!(
+            "CREATE FUNCTION {table}_{event}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE TRIGGER {table}_{event} BEFORE {event} ON {table} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION {table}_{event}()"
+        ),
+    };
+    execute(db, &sql).await;
+}
+
+/// The row that an error of several rows names, and whether its cause is that it was not stored.
+fn dropped(error: &Error) -> (usize, bool) {
+    match error {
+        Error::Row { row, source, .. } => (*row, matches!(**source, Error::NotStored { .. })),
+        error => panic!("{error:?}"),
+    }
+}
+
+on_every_database! {
+    async fn insert_many_stores_nothing_if_a_trigger_drops_one_row(db: Db) {
+        table(&db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        drop_before(&db, "INSERT", "items", "NEW.n = 13").await;
+        for (all, row) in [(vec![1, 13, 2], 1), (vec![13, 1], 0), (vec![1, 2, 3, 4, 13], 4)] {
+            let mut rows = items(&all);
+            let error = Item::insert_many(&db, &mut rows).await.unwrap_err();
+            assert_eq!(dropped(&error), (row, true), "{error:?}");
+            assert_eq!(rows, items(&all), "the instances are as they were");
+            assert_eq!(stored(&db).await, [0; 0]);
+        }
+        let error = Item::insert_many(&db, &mut items(&[13])).await.unwrap_err();
+        assert_eq!(dropped(&error), (0, true), "{error:?}");
+        Item::insert_many(&db, &mut items(&[1, 2])).await.unwrap();
+        assert_eq!(stored(&db).await, [1, 2]);
+    }
+
+    async fn rows_with_keys_are_all_stored_or_none(db: Db) {
+        table(&db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        drop_before(&db, "INSERT", "items", "NEW.n = 13").await;
+        let keyed = |n| Item { id: Some(100 + n), n };
+        let mut rows = [keyed(1), keyed(13), keyed(2)];
+        let error = Item::insert_many(&db, &mut rows).await.unwrap_err();
+        assert_eq!((dropped(&error), stored(&db).await), ((1, true), vec![]));
+        let mut mixed = [item(1), keyed(2), item(13)];
+        let error = Item::insert_many(&db, &mut mixed).await.unwrap_err();
+        assert_eq!((dropped(&error), stored(&db).await), ((2, true), vec![]));
+    }
+
+    async fn the_dropped_row_is_named_in_a_transaction_too(db: Db) {
+        table(&db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        drop_before(&db, "INSERT", "items", "NEW.n = 13").await;
+        for used in [false, true] {
+            let mut tx = db.begin().await.unwrap();
+            if used {
+                item(7).save(&mut tx).await.unwrap();
+            }
+            let error = Item::insert_many(&mut tx, &mut items(&[1, 2, 13, 3])).await.unwrap_err();
+            assert_eq!(dropped(&error), (2, true), "{error:?}");
+            assert!(tx.commit().await.unwrap_err().is_rolled_back());
+            let mut tx = db.begin().await.unwrap();
+            let mut savepoint = tx.begin().await.unwrap();
+            let error = Item::insert_many(&mut savepoint, &mut items(&[1, 13])).await.unwrap_err();
+            assert_eq!(dropped(&error), (1, true), "{error:?}");
+            savepoint.rollback().await.unwrap();
+            tx.commit().await.unwrap();
+            assert_eq!(stored(&db).await, [0; 0]);
+        }
+    }
+
+    async fn a_model_of_a_key_and_a_computed_column_is_saved(db: Db) {
+        #[derive(Debug, Clone, PartialEq, Model)]
+        #[model(table = "tasks")]
+        struct Task { id: Option<i64>, #[model(generated)] state: String }
+        table(&db, "tasks", "state TEXT NOT NULL DEFAULT 'new'").await;
+        let task = || Task { id: None, state: String::new() };
+        let mut one = task();
+        assert!(one.save(&db).await.unwrap().created);
+        assert_eq!((&*one.state, Task::get(&db, one.id.unwrap()).await.unwrap()), ("new", one.clone()));
+        let mut other = task();
+        other.insert(&db).await.unwrap();
+        let mut many = [task(), task(), task()];
+        Task::insert_many(&db, &mut many).await.unwrap();
+        assert!(many.iter().all(|task| task.state == "new" && task.id.is_some()));
+        one.state.clear();
+        one.update(&db).await.unwrap();
+        assert_eq!((&*one.state, count(&db, "tasks").await), ("new", 5));
+    }
+
+    async fn a_save_whose_computed_column_cannot_be_read_stores_nothing(db: Db) {
+        #[derive(Debug, Clone, PartialEq, Model)]
+        #[model(table = "pages")]
+        struct Page {
+            id: Option<i64>,
+            title: Option<String>,
+            n: i64,
+            #[model(generated)]
+            slug: String,
+        }
+        // Without a title there is no text, which a `String` cannot be.
+        let slug = match db.kind() {
+            DatabaseKind::Sqlite => "slug GENERATED ALWAYS AS (CASE WHEN title IS NULL THEN 7 ELSE lower(title) END) STORED",
+            DatabaseKind::Postgres => "slug TEXT GENERATED ALWAYS AS (lower(title)) STORED",
+        };
+        table(&db, "pages", &format!("title TEXT, n BIGINT NOT NULL UNIQUE, {slug}")).await;
+        let page = |n, title: Option<&str>| Page { id: None, title: title.map(str::to_owned), n, slug: String::new() };
+        let mut stored = page(1, Some("One"));
+        stored.save(&db).await.unwrap();
+        let unread = |page: &Page| Page { title: None, ..page.clone() };
+        for round in 0..2 {
+            let mut new = page(2, None);
+            new.save(&db).await.unwrap_err();
+            new.insert(&db).await.unwrap_err();
+            assert_eq!(new, page(2, None), "{round}");
+            Page { id: Some(99), ..page(2, None) }.save(&db).await.unwrap_err();
+            Page { id: Some(99), ..page(2, None) }.insert(&db).await.unwrap_err();
+            new.upsert(&db, &[Page::N]).await.unwrap_err();
+            Page::get_or_create(&db, page(2, None), &[Page::N]).await.unwrap_err();
+            let error = Page::insert_many(&db, &mut [page(2, Some("Two")), page(3, None)]).await.unwrap_err();
+            assert!(matches!(error, Error::Row { row: 1, .. }), "{error:?}");
+            Page::insert_many(&db, &mut [page(2, None)]).await.unwrap_err();
+            unread(&stored).save(&db).await.unwrap_err();
+            unread(&stored).update(&db).await.unwrap_err();
+            unread(&stored).save_fields(&db, &[Page::TITLE]).await.unwrap_err();
+            unread(&stored).upsert(&db, &[Page::N]).await.unwrap_err();
+            Page::update_many(&db, &mut [unread(&stored)]).await.unwrap_err();
+            assert_eq!(Page::all(&db).await.unwrap(), [stored.clone()], "{round}");
+        }
+        page(2, Some("Two")).save(&db).await.unwrap();
+    }
+
+    async fn a_column_that_an_update_reads_back_undoes_it_if_it_cannot_be_read(db: Db) {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "notes")]
+        struct Note { id: Option<i64>, text: String, #[model(auto_now_add)] created: Clock }
+        #[derive(Debug, Clone, Copy, sqlx::Type)]
+        #[sqlx(transparent)]
+        struct Clock(i64);
+        impl sqlx_signals::AutoNow for Clock {
+            fn at(_: std::time::SystemTime) -> Self { Self(7) }
+        }
+        table(&db, "notes", "text TEXT NOT NULL UNIQUE, created BIGINT").await;
+        Note { id: None, text: "a".to_owned(), created: Clock(0) }.save(&db).await.unwrap();
+        Note { id: Some(1), text: "b".to_owned(), created: Clock(0) }.save(&db).await.unwrap();
+        let unreadable = if db.kind() == DatabaseKind::Sqlite { "'no number'" } else { "NULL" };
+        execute(&db, &format!("UPDATE notes SET created = {unreadable}")).await;
+        let mut note = Note { id: Some(1), text: "c".to_owned(), created: Clock(0) };
+        note.save(&db).await.unwrap_err();
+        note.update(&db).await.unwrap_err();
+        note.save_fields(&db, &[Note::TEXT]).await.unwrap_err();
+        let (text,): (String,) = db.query("SELECT text FROM notes").fetch_one().await.unwrap();
+        assert_eq!(text, "b");
+    }
+
+    async fn a_key_that_cannot_be_read_stores_nothing(db: Db) {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "tags")]
+        struct Tag { id: Option<i64>, name: String }
+        let id = match db.kind() {
+            DatabaseKind::Sqlite => "id TEXT PRIMARY KEY DEFAULT (lower(hex(randomblob(4)) || 'x'))",
+            DatabaseKind::Postgres => "id SERIAL PRIMARY KEY",
+        };
+        execute(&db, &format!("CREATE TABLE tags ({id}, name TEXT NOT NULL UNIQUE)")).await;
+        let tag = |name: &str| Tag { id: None, name: name.to_owned() };
+        for _ in 0..2 {
+            tag("a").save(&db).await.unwrap_err();
+            tag("a").insert(&db).await.unwrap_err();
+            tag("a").upsert(&db, &[Tag::NAME]).await.unwrap_err();
+            Tag::get_or_create(&db, tag("a"), &[Tag::NAME]).await.unwrap_err();
+            Tag::insert_many(&db, &mut [tag("a")]).await.unwrap_err();
+            Tag::insert_many(&db, &mut [tag("a"), tag("b")]).await.unwrap_err();
+            assert_eq!(count(&db, "tags").await, 0);
+        }
+    }
+
+    async fn a_failed_save_is_undone_in_a_transaction_of_sqlx(db: Db) {
+        table(&db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        drop_before(&db, "INSERT", "items", "NEW.n = 13").await;
+        #[cfg(feature = "sqlite")]
+        if let Some(pool) = db.sqlite() {
+            let mut tx = pool.begin().await.unwrap();
+            let error = Item::insert_many(&mut tx, &mut items(&[1, 13, 2])).await.unwrap_err();
+            assert_eq!(dropped(&error), (1, true), "{error:?}");
+            tx.commit().await.unwrap();
+        }
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = db.postgres() {
+            let mut tx = pool.begin().await.unwrap();
+            let error = Item::insert_many(&mut tx, &mut items(&[1, 13, 2])).await.unwrap_err();
+            assert_eq!(dropped(&error), (1, true), "{error:?}");
+            tx.commit().await.unwrap();
+        }
+        assert_eq!(stored(&db).await, [0; 0]);
+    }
+
+    async fn a_trigger_that_keeps_a_row_keeps_its_key(db: Db) {
+        #[derive(Debug, Clone, PartialEq, Model)]
+        #[model(table = "items")]
+        struct Heard { id: Option<i64>, n: i64 }
+        #[derive(Debug, Clone, PartialEq, Model)]
+        #[model(table = "items")]
+        struct Versioned { id: Option<i64>, n: i64, #[model(version)] version: i64 }
+        table(&db, "items", "n BIGINT NOT NULL, version BIGINT NOT NULL DEFAULT 1").await;
+        drop_before(&db, "DELETE", "items", "OLD.n = 13").await;
+        Item::insert_many(&db, &mut items(&[1, 13, 2])).await.unwrap();
+        let all = || async { Item::query("ORDER BY id").fetch_all(&db).await.unwrap() };
+        let mut kept = all().await[1].clone();
+        assert!(!kept.delete(&db).await.unwrap());
+        assert!(kept.id.is_some());
+        let log = sqlx_signals::testing::record::<Heard>();
+        let heard = |item: &Item| Heard { id: item.id, n: item.n };
+        let mut alone = heard(&kept);
+        assert!(!alone.delete(&db).await.unwrap());
+        assert_eq!((alone.id, log.deleted().len()), (kept.id, 0));
+        let mut versioned = Versioned { id: kept.id, n: 13, version: 1 };
+        assert!(!versioned.delete(&db).await.unwrap());
+        assert!(versioned.id.is_some());
+        versioned.version = 2;
+        assert!(versioned.delete(&db).await.unwrap_err().is_stale());
+        let mut missing = Item { id: Some(999), n: 1 };
+        assert!(!missing.delete(&db).await.unwrap());
+        assert_eq!(missing.id, None, "a row that is not there has no key");
+
+        let mut many: Vec<_> = all().await.iter().map(heard).collect();
+        assert_eq!(Heard::delete_many(&db, &mut many).await.unwrap(), 2);
+        assert_eq!(many.iter().map(|row| row.id).collect::<Vec<_>>(), [None, kept.id, None]);
+        let mut gone: Vec<_> = log.deleted().iter().map(|row| row.n).collect();
+        gone.sort_unstable();
+        assert_eq!((gone, stored(&db).await), (vec![1, 2], vec![13]));
+        assert_eq!(Item::query("WHERE n > 0").delete(&db).await.unwrap(), 0);
+        assert_eq!(Heard::query("WHERE n > 0").delete(&db).await.unwrap(), 0);
+    }
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite_conflicts {
+    use super::*;
+    use crate::common::TestDb;
+
+    async fn conflicting(test: &str, clause: &str) -> TestDb {
+        let test = TestDb::sqlite(test).await;
+        table(&test.db, "items", &format!("n BIGINT NOT NULL UNIQUE ON CONFLICT {clause}")).await;
+        item(5).save(&test.db).await.unwrap();
+        test
+    }
+
+    #[tokio::test]
+    async fn on_conflict_fail_keeps_no_earlier_row() {
+        let test = conflicting("on_conflict_fail", "FAIL").await;
+        let db = &test.db;
+        let refused = |error: Error| {
+            assert!(matches!(error, Error::Row { row: 2, .. }), "{error:?}");
+            assert!(error.is_unique_violation());
+        };
+        refused(Item::insert_many(db, &mut items(&[1, 2, 5, 3])).await.unwrap_err());
+        let mut tx = db.begin().await.unwrap();
+        item(6).save(&mut tx).await.unwrap();
+        refused(Item::insert_many(&mut tx, &mut items(&[1, 2, 5, 3])).await.unwrap_err());
+        assert!(tx.commit().await.unwrap_err().is_rolled_back());
+        let mut tx = db.sqlite().unwrap().begin().await.unwrap();
+        refused(Item::insert_many(&mut tx, &mut items(&[1, 2, 5, 3])).await.unwrap_err());
+        tx.commit().await.unwrap();
+        assert_eq!(stored(db).await, [5]);
+
+        Item::insert_many(db, &mut items(&[1, 2])).await.unwrap();
+        let mut all = Item::query("ORDER BY n").fetch_all(db).await.unwrap();
+        let (n, last) = (all[0].n, all.len() - 1);
+        all[0].n = 100;
+        all[1].n = 101;
+        all[last].n = 101;
+        let error = Item::update_many(db, &mut all).await.unwrap_err();
+        assert!(
+            error.is_unique_violation() && matches!(error, Error::Row { row: 2, .. }),
+            "{error:?}"
+        );
+        assert_eq!((n, stored(db).await), (1, vec![1, 2, 5]));
+        // The first row becomes 9, the next one cannot.
+        Item::query("WHERE n < 5").set(Item::N, 9).update(db).await.unwrap_err();
+        assert_eq!(stored(db).await, [1, 2, 5]);
+        let mut tx = db.sqlite().unwrap().begin().await.unwrap();
+        Item::query("WHERE n < 5").set(Item::N, 9).update(&mut tx).await.unwrap_err();
+        tx.commit().await.unwrap();
+        assert_eq!(stored(db).await, [1, 2, 5]);
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn on_conflict_rollback_stores_nothing_and_leaves_the_connection_usable() {
+        let test = conflicting("on_conflict_rollback", "ROLLBACK").await;
+        let db = &common::one_connection(&test.db).await;
+        for _ in 0..2 {
+            assert!(
+                Item::insert_many(db, &mut items(&[1, 2, 5, 3]))
+                    .await
+                    .unwrap_err()
+                    .is_unique_violation()
+            );
+            assert!(item(5).save(db).await.unwrap_err().is_unique_violation());
+        }
+        assert_eq!(stored(db).await, [5]);
+        item(6).save(db).await.unwrap();
+        assert_eq!(stored(&test.db).await, [5, 6], "another connection sees it");
+        db.close().await;
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn on_conflict_ignore_is_a_row_that_is_not_stored() {
+        let test = conflicting("on_conflict_ignore", "IGNORE").await;
+        let db = &test.db;
+        assert_eq!(
+            dropped(&Item::insert_many(db, &mut items(&[1, 5, 3])).await.unwrap_err()),
+            (1, true)
+        );
+        assert!(matches!(item(5).save(db).await.unwrap_err(), Error::NotStored { .. }));
+        assert!(matches!(item(5).insert(db).await.unwrap_err(), Error::NotStored { .. }));
+        let taken = Item { id: Some(77), n: 5 };
+        assert!(matches!(taken.clone().save(db).await.unwrap_err(), Error::NotStored { .. }));
+        assert_eq!(stored(db).await, [5]);
+        test.passed().await;
+    }
+}
