@@ -126,6 +126,19 @@ macro_rules! compare {
     }};
 }
 
+#[test]
+fn receivers_that_are_connected_for_a_while_leave_no_memory_behind() {
+    let connect = |n: usize| {
+        let handle = post_save
+            .connect::<Received>(&format!("request {n}"), |_, _| Box::pin(async { Ok(()) }));
+        assert!(handle.disconnect());
+    };
+    // The names of the first ones are kept.
+    (0..1000).for_each(connect);
+    let left = measure(|| (1000..11_000).for_each(connect));
+    assert!(left.bytes_current < 10_000, "{} bytes are left", left.bytes_current);
+}
+
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }

@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use common::{Scene, cancelled_after, count, table, until};
 use sqlx_signals::prelude::*;
+use sqlx_signals::{muted, testing, without_signals};
+use tokio::sync::oneshot;
 
 static SCENE: LazyLock<Scene> = Scene::new();
 
@@ -349,5 +351,144 @@ on_every_database! {
                 break;
             }
         }
+    }
+
+    async fn what_goes_on_without_its_caller_keeps_what_that_mutes_and_records(db: Db) {
+        use detached::{Loud, SCENE, unwanted};
+
+        let _turn = SCENE.begin().await;
+        table(&db, "loud", "n BIGINT NOT NULL").await;
+        for n in 0..4 {
+            let recorded = testing::record::<Loud>();
+            let (begun, has_begun) = oneshot::channel();
+            let (go, may_go) = oneshot::channel::<()>();
+            let (done, is_done) = oneshot::channel();
+            let other = db.clone();
+            let work = async move {
+                let _ = begun.send(());
+                let _ = may_go.await;
+                let saved = Loud { id: None, n }.save(&other).await;
+                let _ = done.send(());
+                saved.map(drop)
+            };
+            let mut tx = db.begin().await.unwrap();
+            // Two times the work of a commit, two times that of a rollback.
+            if n < 2 { tx.on_commit(work) } else { tx.on_rollback(work) }
+            let end = async move {
+                if n < 2 { tx.commit().await.map(drop) } else { tx.rollback().await }
+            };
+            let end: std::pin::Pin<Box<dyn Future<Output = _> + Send>> = match n % 2 {
+                0 => Box::pin(without_signals(end)),
+                _ => Box::pin(muted::<unwanted, _>(end)),
+            };
+            tokio::select! {
+                ended = end => panic!("{ended:?}"),
+                begun = has_begun => begun.unwrap(),
+            }
+            go.send(()).unwrap();
+            is_done.await.unwrap();
+            let saved: &[_] = if n % 2 == 0 { &[] } else { &["wanted"] };
+            assert_eq!(SCENE.log.take(), saved, "{n}");
+            recorded.assert_created(saved.len());
+        }
+        assert_eq!(count(&db, "loud").await, 4);
+    }
+
+    async fn a_write_that_goes_on_without_its_caller_keeps_what_that_mutes(db: Db) {
+        use detached::{Loud, Origin, SCENE, unwanted};
+
+        let _turn = SCENE.begin().await;
+        table(&db, "loud", "n BIGINT NOT NULL").await;
+        table(&db, "origins", "n BIGINT NOT NULL").await;
+        let one = common::one_connection(&db).await;
+        for n in 0.. {
+            let mut origin = Origin { id: None, n };
+            let done = cancelled_after(muted::<unwanted, _>(origin.save(&one)), n as usize).await;
+            drop(one.acquire().await.unwrap());
+            let stored = count(&db, "origins").await;
+            until(|| SCENE.log.entries().len() as i64 >= stored).await;
+            if done.is_some() {
+                break;
+            }
+        }
+        let log = SCENE.log.take();
+        assert!(log.len() > 1 && log.iter().all(|entry| entry == "wanted"), "{log:?}");
+        assert_eq!(Loud::all(&db).await.unwrap().len(), log.len());
+    }
+
+    async fn a_circle_that_goes_on_without_its_callers_ends(db: Db) {
+        use detached::{Ring, SCENE};
+
+        let _turn = SCENE.begin().await;
+        table(&db, "rings", "n BIGINT NOT NULL").await;
+        Ring { id: None, n: 1 }.save(&db).await.unwrap();
+        until(|| SCENE.log.entries().iter().any(|entry| entry != "again")).await;
+        let log = SCENE.log.take();
+        assert!(log.last().unwrap().starts_with("receivers save in a circle, 16 levels deep"), "{log:?}");
+        assert_eq!((log.len(), count(&db, "rings").await), (17, 16));
+    }
+}
+
+mod detached {
+    use super::*;
+
+    pub(crate) static SCENE: LazyLock<Scene> = Scene::new();
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "loud")]
+    pub(crate) struct Loud {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    #[receiver(post_save, sender = Loud)]
+    pub(crate) fn unwanted(_: PostSave<'_, Loud>) {
+        SCENE.log.push("unwanted");
+    }
+
+    #[receiver(post_save, sender = Loud)]
+    fn wanted(_: PostSave<'_, Loud>) {
+        SCENE.log.push("wanted");
+    }
+
+    /// Stored without a transaction; after that it saves another row.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "origins")]
+    pub(crate) struct Origin {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    #[receiver(post_save, sender = Origin, on_commit)]
+    async fn follow(saved: PostSave<'_, Origin>, db: Db) -> Result<()> {
+        tokio::task::yield_now().await;
+        Loud { id: None, n: saved.instance.n }.save(&db).await.map(drop)
+    }
+
+    /// Saves itself again, on a task that its commit is left to.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "rings")]
+    pub(crate) struct Ring {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    #[receiver(post_save, sender = Ring, on_commit)]
+    async fn again(_: PostSave<'_, Ring>, db: Db) -> Result<()> {
+        SCENE.log.push("again");
+        let (begun, has_begun) = oneshot::channel();
+        let mut tx = db.begin().await?;
+        tx.on_commit(async move {
+            let _ = begun.send(());
+            tokio::task::yield_now().await;
+            let saved = Ring { id: None, n: 1 }.save(&db).await;
+            saved.map(drop).inspect_err(|error| SCENE.log.push(error.to_string()))
+        });
+        tokio::select! {
+            biased;
+            _ = has_begun => {}
+            _ = tx.commit() => {}
+        }
+        Ok(())
     }
 }

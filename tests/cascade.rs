@@ -738,19 +738,7 @@ on_every_database! {
             let mut tx = db.begin().await.unwrap();
             let mut savepoint = tx.begin().await.unwrap();
             let mut root = folders[0].clone();
-            let mut left = polls;
-            let done = {
-                let mut delete = std::pin::pin!(root.delete(&mut savepoint));
-                std::future::poll_fn(|cx| match delete.as_mut().poll(cx) {
-                    std::task::Poll::Pending if left == 0 => std::task::Poll::Ready(false),
-                    std::task::Poll::Pending => {
-                        left -= 1;
-                        std::task::Poll::Pending
-                    }
-                    std::task::Poll::Ready(_) => std::task::Poll::Ready(true),
-                })
-                .await
-            };
+            let done = common::cancelled_after(root.delete(&mut savepoint), polls).await.is_some();
             savepoint.rollback().await.unwrap();
             SCENE.log.take();
             match folders[0].delete(&mut tx).await {

@@ -10,7 +10,89 @@ use library::{Article, Revision};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error, Phase, registry, sqlx};
 
+mod behind {
+    use super::*;
+
+    pub(crate) static SCENE: LazyLock<Scene> = Scene::new();
+
+    #[derive(Debug, Clone, Model)]
+    pub(crate) struct Queued {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    pub(crate) struct Other {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    macro_rules! receivers {
+        ($($name:ident($($option:tt)*))*) => { $(
+            #[receiver(post_save, sender = Queued, $($option)*)]
+            fn $name(_: PostSave<'_, Queued>) { SCENE.log.push(stringify!($name)) }
+        )* };
+    }
+
+    receivers! {
+        five(order = 5)
+        hundred(order = 100)
+        zero(order = 0, after = hundred)
+        two_hundred(order = 200)
+        // Behind both, and a chain.
+        one(order = 1, after = [hundred, zero])
+        two(order = 2, after = one)
+        // Behind one of every model, and one of several.
+        three(order = 3, after = [any, several])
+        // Behind it anyway.
+        three_hundred(order = 300, after = five)
+        // Of another phase: they are behind those of the transaction, whatever their order.
+        later(order = 50, on_commit)
+        soon(order = 0, on_commit, after = two_hundred)
+        last(order = 60, on_commit, after = later)
+        // Of another signal, and of a model that this is not.
+        four(order = 4, after = [deleted, of_other])
+    }
+
+    #[receiver(post_save, order = 150)]
+    fn any(saved: PostSave<'_, dyn AnyModel>) {
+        if saved.instance.downcast_ref::<Queued>().is_some() {
+            SCENE.log.push("any");
+        }
+    }
+
+    #[receiver(post_save, sender = [Queued, Other], order = 250)]
+    fn several<M: Model>(_: PostSave<'_, M>) {
+        SCENE.log.push("several");
+    }
+
+    #[receiver(post_delete, sender = Queued, order = 1000)]
+    fn deleted(_: PostDelete<'_, Queued>) {}
+
+    #[receiver(post_save, sender = Other, order = 1000)]
+    fn of_other(_: PostSave<'_, Other>) {}
+}
+
 on_every_database! {
+    async fn after_only_moves_the_receiver_back_that_says_it(db: Db) {
+        use behind::*;
+
+        let _turn = SCENE.begin().await;
+        table(&db, "queued", "n BIGINT NOT NULL").await;
+        let connected = post_save.connect::<Queued>("connected", |_, _| {
+            Box::pin(async { SCENE.log.push("connected"); Ok(()) })
+        });
+        Queued { id: None, n: 1 }.save(&db).await.unwrap();
+        assert_eq!(
+            SCENE.log.take(),
+            [
+                "four", "five", "hundred", "zero", "one", "two", "any", "two_hundred", "several", "three",
+                "three_hundred", "connected", "soon", "later", "last",
+            ]
+        );
+        assert!(connected.disconnect());
+    }
+
     async fn receivers_of_another_crate_run(db: Db) {
         table(&db, "articles", "title TEXT NOT NULL").await;
         table(&db, "revisions", "article_id BIGINT NOT NULL").await;

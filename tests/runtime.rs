@@ -260,3 +260,65 @@ on_every_database! {
         assert_eq!(count(&db, "quiet").await, 7);
     }
 }
+
+/// Whatever it does, it is done on a thread of its own, so that a lock that never comes is a failure.
+fn within_ten_seconds(work: impl FnOnce() + Send + 'static) {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        work();
+        let _ = done.send(());
+    });
+    wait.recv_timeout(std::time::Duration::from_secs(10)).expect("it waits for a lock of its own");
+}
+
+#[test]
+fn what_a_receiver_captures_may_use_the_registry_when_it_is_dropped() {
+    #[derive(Debug, Clone, Model)]
+    struct Dropped {
+        id: Option<i64>,
+    }
+
+    struct Uses(std::sync::mpsc::Sender<usize>);
+    impl Drop for Uses {
+        fn drop(&mut self) {
+            let other = post_save.connect::<Dropped>("other", |_, _| Box::pin(async { Ok(()) }));
+            let _ = self.0.send(registry().receivers().count());
+            assert!(other.disconnect());
+        }
+    }
+
+    within_ten_seconds(|| {
+        let (sent, dropped) = std::sync::mpsc::channel();
+        let connect = || {
+            let uses = Uses(sent.clone());
+            post_save.connect::<Dropped>("uses", move |_, _| {
+                let _ = &uses;
+                Box::pin(async { Ok(()) })
+            })
+        };
+        let handle = connect();
+        // Of the same identity: it is not connected, and dropped at once.
+        let again = connect();
+        dropped.try_recv().unwrap();
+        assert!(handle.disconnect() && !again.disconnect());
+        dropped.try_recv().unwrap();
+    });
+}
+
+#[test]
+fn many_receivers_are_connected_and_found_in_no_time() {
+    #[derive(Debug, Clone, Model)]
+    struct Crowded {
+        id: Option<i64>,
+    }
+
+    within_ten_seconds(|| {
+        let connect = |n: usize| {
+            post_save.connect::<Crowded>(&format!("crowded {n}"), |_, _| Box::pin(async { Ok(()) }))
+        };
+        let handles: Vec<_> = (0..30_000).map(connect).collect();
+        assert_eq!(registry().receivers().filter(|r| r.sender() == "Crowded").count(), 30_000);
+        assert!(handles.iter().rev().all(|handle| handle.disconnect()));
+        assert_eq!(registry().receivers().filter(|r| r.sender() == "Crowded").count(), 0);
+    });
+}

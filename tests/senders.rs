@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use common::{Scene, count, table};
 use sqlx_signals::prelude::*;
-use sqlx_signals::{Error, without_signals};
+use sqlx_signals::{Column, Error, without_signals};
 
 mod several {
     use super::*;
@@ -103,6 +103,88 @@ mod every {
     }
 }
 
+mod columns {
+    use super::*;
+
+    pub(crate) static SCENE: LazyLock<Scene> = Scene::new();
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "shelves")]
+    pub(crate) struct Shelf {
+        pub(crate) id: Option<i64>,
+    }
+
+    #[derive(Debug, Clone, PartialEq, Model)]
+    #[model(table = "books")]
+    pub(crate) struct Book {
+        pub(crate) id: Option<i64>,
+        pub(crate) title: String,
+        pub(crate) pages: i64,
+        #[model(belongs_to = Shelf, on_delete = set_null)]
+        pub(crate) shelf: Option<i64>,
+    }
+
+    fn note<M: ?Sized>(who: &str, model: &str, fields: Option<&[Column<M>]>) {
+        if model == "Book" {
+            let fields: Option<Vec<_>> = fields.map(|all| all.iter().map(|c| c.name()).collect());
+            SCENE.log.push(format!("{who}: {fields:?}"));
+        }
+    }
+
+    #[receiver(pre_save, sender = Book)]
+    fn pre_own(save: PreSave<'_, Book>) {
+        note("pre_save", "Book", save.fields);
+    }
+    #[receiver(pre_save)]
+    fn pre_any(save: PreSave<'_, dyn AnyModel>) {
+        note("pre_save", save.instance.name(), save.fields);
+    }
+    #[receiver(post_save, sender = Book)]
+    fn own(saved: PostSave<'_, Book>) {
+        note("post_save", "Book", saved.fields);
+    }
+    #[receiver(post_save)]
+    fn any(saved: PostSave<'_, dyn AnyModel>) {
+        note("post_save", saved.instance.name(), saved.fields);
+    }
+    #[receiver(post_save, sender = Book, on_commit)]
+    fn own_stored(saved: PostSave<'_, Book>) {
+        note("stored", "Book", saved.fields);
+    }
+    #[receiver(post_save, on_commit)]
+    fn any_stored(saved: PostSave<'_, dyn AnyModel>) {
+        note("stored", saved.instance.name(), saved.fields);
+    }
+    #[receiver(post_save_batch, sender = Book)]
+    fn own_batch(saved: PostSaveBatch<'_, Book>) {
+        note("batch", "Book", saved.fields);
+    }
+    #[receiver(post_save_batch)]
+    fn any_batch(saved: PostSaveBatch<'_, dyn AnyModel>) {
+        note("batch", saved.instances[0].name(), saved.fields);
+    }
+    #[receiver(post_save_batch, sender = Book, on_commit)]
+    fn own_batch_stored(saved: PostSaveBatch<'_, Book>) {
+        note("batch stored", "Book", saved.fields);
+    }
+    #[receiver(post_save_batch, on_commit)]
+    fn any_batch_stored(saved: PostSaveBatch<'_, dyn AnyModel>) {
+        note("batch stored", saved.instances[0].name(), saved.fields);
+    }
+
+    /// What was noted since the last time: by each receiver of the model, and the same by each of every model.
+    pub(crate) fn noted(fields: &str) {
+        let mut all = SCENE.log.take();
+        all.sort();
+        let mut expected: Vec<_> = ["pre_save", "post_save", "stored", "batch", "batch stored"]
+            .into_iter()
+            .flat_map(|who| [format!("{who}: {fields}"), format!("{who}: {fields}")])
+            .collect();
+        expected.sort();
+        assert_eq!(all, expected);
+    }
+}
+
 mod own {
     use super::*;
 
@@ -115,6 +197,24 @@ mod own {
 
     #[derive(Signal)]
     pub(crate) struct Unheard;
+
+    #[derive(Signal)]
+    pub(crate) struct Quick {
+        pub(crate) n: i64,
+    }
+
+    #[receiver(Quick)]
+    fn quick(quick: &Quick) {
+        SCENE.log.push(format!("quick {}", quick.n));
+    }
+    #[receiver(Quick)]
+    async fn fails(_: &Quick) -> Result<(), &'static str> {
+        Err("fails")
+    }
+    #[receiver(Quick, on_commit)]
+    fn after(quick: &Quick) {
+        SCENE.log.push(format!("after {}", quick.n));
+    }
 
     #[receiver(OrderPaid)]
     async fn ship(paid: &OrderPaid, conn: &mut Conn<'_>) -> Result<()> {
@@ -181,6 +281,49 @@ on_every_database! {
         first.delete(&mut tx).await.unwrap();
         tx.rollback().await.unwrap();
         assert_eq!(SCENE.log.take(), ["not deleted First(1)"]);
+    }
+
+    async fn receivers_of_every_model_are_told_of_the_same_columns(db: Db) {
+        use columns::*;
+
+        let _turn = SCENE.begin().await;
+        table(&db, "shelves", "n BIGINT").await;
+        table(&db, "books", "title TEXT NOT NULL UNIQUE, pages BIGINT NOT NULL, shelf BIGINT").await;
+        common::execute(&db, "INSERT INTO shelves (id) VALUES (1)").await;
+        let mut book = Book { id: None, title: "t".to_owned(), pages: 1, shelf: Some(1) };
+        book.save(&db).await.unwrap();
+        noted("None");
+        book.upsert(&db, &[Book::TITLE]).await.unwrap();
+        noted("None");
+        book.save_fields(&db, &[Book::PAGES, Book::TITLE]).await.unwrap();
+        noted(r#"Some(["pages", "title"])"#);
+        let mut tx = db.begin().await.unwrap();
+        Book::query("").set(Book::PAGES, 2_i64).update(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        noted(r#"Some(["pages"])"#);
+        Book::update_many(&db, &mut [book]).await.unwrap();
+        noted("None");
+        Shelf { id: Some(1) }.delete(&db).await.unwrap();
+        noted(r#"Some(["shelf"])"#);
+    }
+
+    async fn a_robust_signal_takes_no_connection_that_no_receiver_takes(db: Db) {
+        use own::{Quick, SCENE};
+
+        let _turn = SCENE.begin().await;
+        let one = common::one_connection(&db).await;
+        let held = one.acquire().await.unwrap();
+        let sent = async { Quick { n: 4 }.send_robust(&one).await };
+        let results = tokio::time::timeout(std::time::Duration::from_secs(5), sent).await.unwrap();
+        let done: Vec<_> = results.iter().map(|(_, done)| done.is_ok()).collect();
+        assert_eq!((done, SCENE.log.take()), (vec![true, false], vec!["quick 4".to_owned(), "after 4".to_owned()]));
+        drop(held);
+        // In a transaction of the caller, what waits for its end does so.
+        let mut tx = one.begin().await.unwrap();
+        Quick { n: 5 }.send_robust(&mut tx).await;
+        assert_eq!(SCENE.log.take(), ["quick 5"]);
+        tx.commit().await.unwrap();
+        assert_eq!(SCENE.log.take(), ["after 5"]);
     }
 
     async fn a_signal_of_ones_own(db: Db) {

@@ -480,3 +480,60 @@ fn a_lock_fails_where_the_receivers_are_others() {
     assert_eq!(lines, ["- a receiver that is gone", &format!("+ {never}"), &older]);
     assert!(said.contains("tests/testing.rs:"), "it is the test that failed: {said}");
 }
+
+mod nosy {
+    use super::*;
+    use std::sync::OnceLock;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    pub(crate) static RECORDED: OnceLock<testing::Recorder<Nosy>> = OnceLock::new();
+    pub(crate) static ASKED: AtomicUsize = AtomicUsize::new(0);
+
+    /// Asks what was recorded whenever it is copied, printed or dropped.
+    #[derive(Model)]
+    pub(crate) struct Nosy {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: i64,
+    }
+
+    fn ask() {
+        if let Some(recorded) = RECORDED.get() {
+            ASKED.fetch_add(recorded.signals().len(), Ordering::Relaxed);
+        }
+    }
+
+    impl Clone for Nosy {
+        fn clone(&self) -> Self {
+            ask();
+            Self { id: self.id, n: self.n }
+        }
+    }
+
+    impl Drop for Nosy {
+        fn drop(&mut self) {
+            ask();
+        }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_row_may_ask_a_recorder_while_it_is_copied_and_dropped() {
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let test = common::TestDb::sqlite("a_row_may_ask").await;
+            table(&test.db, "nosy", "n BIGINT NOT NULL").await;
+            let recorded = nosy::RECORDED.get_or_init(testing::record);
+            nosy::Nosy { id: None, n: 1 }.save(&test.db).await.unwrap();
+            assert_eq!(recorded.all().len(), 2);
+            recorded.clear();
+            assert!(recorded.all().is_empty());
+            test.passed().await;
+        });
+        done.send(()).unwrap();
+    });
+    wait.recv_timeout(Duration::from_secs(10)).expect("it waits for a lock of its own");
+    assert!(nosy::ASKED.load(std::sync::atomic::Ordering::Relaxed) > 0);
+}

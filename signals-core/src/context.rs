@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::error::{Error, Result};
 use crate::observed;
-use crate::receiver::{Info, Receiver};
+use crate::receiver::{Identity, Info, Receiver};
 use crate::signal::post_save;
 use crate::testing::recording::{self, Origin};
 
@@ -32,7 +32,7 @@ impl PoolId {
 #[derive(Clone)]
 pub(crate) struct Current {
     call: Arc<Call>,
-    receiver: &'static Info,
+    receiver: Identity,
 }
 
 /// One operation with receivers: a link in the chain that recursion prints.
@@ -53,7 +53,7 @@ pub(crate) struct Call {
 }
 
 /// The receivers that ran in the rehearsal of a commit.
-pub(crate) type Ran = Arc<Mutex<Vec<&'static Info>>>;
+pub(crate) type Ran = Arc<Mutex<Vec<Identity>>>;
 
 impl Call {
     /// # Errors
@@ -66,7 +66,7 @@ impl Call {
     ) -> Result<Arc<Self>> {
         let cause = Current::get();
         if let Some(cause) = &cause {
-            observed::note(cause.receiver, verb, model);
+            observed::note(cause.receiver.info, verb, model);
         }
         let depth = cause.as_ref().map_or(1, |c| c.call.depth + 1);
         let (inside, origin) = (cause.clone(), recording::origin());
@@ -100,14 +100,14 @@ impl Call {
     }
 
     /// Takes note of a receiver that is about to run.
-    pub(crate) fn note(&self, receiver: &'static Info) {
+    pub(crate) fn note(&self, receiver: &Identity) {
         if let Some(ran) = &self.rehearsal {
-            ran.lock().unwrap_or_else(PoisonError::into_inner).push(receiver);
+            ran.lock().unwrap_or_else(PoisonError::into_inner).push(receiver.clone());
         }
     }
 
     /// What the task knows while the receiver runs.
-    pub(crate) fn receiving(self: &Arc<Self>, receiver: &'static Info) -> Current {
+    pub(crate) fn receiving(self: &Arc<Self>, receiver: Identity) -> Current {
         Current { call: Arc::clone(self), receiver }
     }
 
@@ -120,7 +120,7 @@ impl Call {
         let mut links = vec![format!("{} of `{}`", self.verb, self.model)];
         let mut next = self.cause.as_ref();
         while let Some(Current { call, receiver }) = next {
-            links.push(format!("{} of `{}` → `{}`", call.verb, call.model, receiver.name));
+            links.push(format!("{} of `{}` → `{}`", call.verb, call.model, receiver.name()));
             next = call.cause.as_ref();
         }
         let mut chain = String::new();
@@ -144,6 +144,23 @@ impl Current {
         CURRENT.try_with(Clone::clone).ok()
     }
 
+    /// What work knows that goes on without the receiver that it was begun in: what caused it, but not whose connection
+    /// is in use, because that goes back with the receiver.
+    pub(crate) fn detached() -> Option<Self> {
+        let Self { call, receiver } = Self::get()?;
+        let call = Call {
+            cause: call.cause.clone(),
+            inside: None,
+            holds: None,
+            verb: call.verb,
+            model: call.model,
+            depth: call.depth,
+            origin: call.origin,
+            rehearsal: call.rehearsal.clone(),
+        };
+        Some(Self { call: Arc::new(call), receiver })
+    }
+
     /// Runs a receiver's future with this as the task's current receiver.
     pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
@@ -162,7 +179,7 @@ impl Current {
             origin: recording::origin(),
             rehearsal: Some(ran),
         };
-        Self { call: Arc::new(call), receiver: &CALLBACK }
+        Self { call: Arc::new(call), receiver: Identity::linked(&CALLBACK) }
     }
 
     pub(crate) fn sync_scope<T>(self, receiver: impl FnOnce() -> T) -> T {
@@ -179,10 +196,10 @@ pub(crate) fn check_not_held(pool: PoolId) -> Result<()> {
             let mut next = Some(current);
             while let Some(Current { call, receiver }) = next {
                 if call.holds == Some(pool) {
-                    return Err(if std::ptr::eq(*receiver, &raw const CALLBACK) {
-                        Error::OnlyRehearsed { receiver: current.receiver.name }
+                    return Err(if std::ptr::eq(receiver.info, &raw const CALLBACK) {
+                        Error::OnlyRehearsed { receiver: current.receiver.static_name() }
                     } else {
-                        Error::UseTheReceiverConnection { receiver: receiver.name }
+                        Error::UseTheReceiverConnection { receiver: receiver.static_name() }
                     });
                 }
                 next = call.inside.as_ref();
@@ -200,7 +217,7 @@ pub(crate) fn origin() -> Option<Origin> {
 /// In a debug build, takes note of what the current receiver does without a [`Call`], for it has no receivers.
 pub(crate) fn observe(verb: &'static str, model: &'static str) {
     if cfg!(debug_assertions) {
-        let _ = CURRENT.try_with(|current| observed::note(current.receiver, verb, model));
+        let _ = CURRENT.try_with(|current| observed::note(current.receiver.info, verb, model));
     }
 }
 

@@ -77,7 +77,8 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
 
     /// Runs every receiver in order, and returns what became of each, after
     /// [Django's](https://docs.djangoproject.com/en/stable/topics/signals/#sending-signals) `send_robust`. One that takes the
-    /// connection has a savepoint of its own, so that what it did is undone where it fails, and nothing else.
+    /// connection has a savepoint of its own, so that what it did is undone where it fails, and nothing else. If none of
+    /// them takes the connection, none is taken from the pool, and there is no transaction.
     ///
     /// Where there is no connection to be had, that is the result of each.
     fn send_robust(
@@ -210,8 +211,7 @@ impl Receivers {
         source: Source<'_>,
         scene: &Scene,
     ) -> Result<()> {
-        // One that takes no connection has nothing that could be undone.
-        if self.group.inside.iter().any(|to| to.info.connection) {
+        if self.needs_transaction() {
             let mut conn = source.acquire().await?;
             self.check_observable(&mut conn).await?;
             let mut tx = Transaction::open(conn).await?;
@@ -240,7 +240,7 @@ impl Receivers {
         Box::pin(async move {
             self.each(event, source).await.unwrap_or_else(|error| {
                 let each = self.group.inside.iter();
-                each.map(|to| (registry().info(to.info), Err(error.copied()))).collect()
+                each.map(|to| (registry().info(to.info.clone()), Err(error.copied()))).collect()
             })
         })
     }
@@ -254,23 +254,43 @@ impl Receivers {
         let named = |results: Vec<(_, _)>| {
             results.into_iter().map(|(info, done)| (registry().info(info), done)).collect()
         };
-        let mut conn = source.acquire().await?;
-        self.check_observable(&mut conn).await?;
         let inside = &self.group.inside;
-        if conn.in_transaction() {
-            let results = dispatch_robust(inside, event, Some(&mut conn), &scene).await;
-            if let Some(postponed) = self.postponed(event, &scene) {
-                conn.scope.defer(postponed);
+        match source {
+            Source::Conn(mut conn) if conn.in_transaction() => {
+                self.check_observable(&mut conn).await?;
+                let results = dispatch_robust(inside, event, Some(&mut conn), &scene).await;
+                if let Some(postponed) = self.postponed(event, &scene) {
+                    conn.scope.defer(postponed);
+                }
+                Ok(named(results))
             }
-            return Ok(named(results));
+            source if self.needs_transaction() => {
+                let mut conn = source.acquire().await?;
+                self.check_observable(&mut conn).await?;
+                let mut tx = Transaction::open(conn).await?;
+                let results = dispatch_robust(inside, event, Some(&mut *tx), &scene).await;
+                if let Some(postponed) = self.postponed(event, &scene) {
+                    tx.scope.defer(postponed);
+                }
+                tx.commit().await?;
+                Ok(named(results))
+            }
+            source => {
+                if let Source::Conn(mut conn) = source {
+                    self.check_observable(&mut conn).await?;
+                }
+                let results = dispatch_robust(inside, event, None, &scene).await;
+                if let Some(postponed) = self.postponed(event, &scene) {
+                    finish(postponed.run(End::Committed, None)).await;
+                }
+                Ok(named(results))
+            }
         }
-        let mut tx = Transaction::open(conn).await?;
-        let results = dispatch_robust(inside, event, Some(&mut *tx), &scene).await;
-        if let Some(postponed) = self.postponed(event, &scene) {
-            tx.scope.defer(postponed);
-        }
-        tx.commit().await?;
-        Ok(named(results))
+    }
+
+    /// Whether a receiver takes the connection: one that does not has nothing that could be undone.
+    fn needs_transaction(&self) -> bool {
+        self.group.inside.iter().any(|to| to.info.connection)
     }
 
     fn postponed(&self, event: &dyn Event, scene: &Scene) -> Option<Box<dyn Deferred>> {
@@ -278,7 +298,7 @@ impl Receivers {
     }
 
     async fn check_observable(&self, conn: &mut Conn<'_>) -> Result<()> {
-        let deferred = self.group.deferred.first().map(|to| to.info);
+        let deferred = self.group.deferred.first().map(|to| to.info.info);
         check_observable(self.signal, deferred, conn).await
     }
 }

@@ -122,7 +122,8 @@ impl Db {
     /// [`Error::Check`] with all that was found.
     pub async fn check(&self) -> Result<()> {
         let mut findings = registry().findings();
-        for info in registry().infos() {
+        for receiver in registry().identities() {
+            let info = receiver.info;
             for state in info.asked().states {
                 if !self.state.has(state.id) {
                     let (receiver, file, line) = (info.name, info.file, info.line);

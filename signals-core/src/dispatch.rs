@@ -12,7 +12,7 @@ use crate::context::{Call as Operation, PoolId};
 use crate::error::{BoxError, Error, Panicked, ReceiverError, Result};
 use crate::parameter::Cx;
 use crate::previous::SharedBefore;
-use crate::receiver::{Info, Phase};
+use crate::receiver::{Identity, Info, Phase};
 use crate::subscriber::{Begun, Event, Kept, Subscriber};
 use crate::trace::span;
 use crate::transaction::{Deferred, End};
@@ -27,14 +27,14 @@ pub(crate) async fn dispatch(
     before: &SharedBefore,
 ) -> Result<()> {
     for to in to {
-        if wants(to.info, event.created(), before) {
+        if wants(&to.info, event.created(), before) {
             if to.info.robust {
                 // Whatever became of it is in the log by now.
                 let _ = robust(to, event, conn.as_deref_mut(), scene, before).await;
             } else {
                 let cx = Cx::new(conn.as_deref_mut(), scene.db.as_ref(), before.as_deref());
                 let refuses = Failure::Refuses;
-                run(to.info, &scene.operation, refuses, || event.begin(to, cx)).await?;
+                run(&to.info, &scene.operation, refuses, || event.begin(to, cx)).await?;
             }
         }
     }
@@ -47,10 +47,10 @@ pub(crate) async fn dispatch_robust(
     event: &mut dyn Event,
     mut conn: Option<&mut Conn<'_>>,
     scene: &Scene,
-) -> Vec<(&'static Info, Result<()>)> {
+) -> Vec<(Identity, Result<()>)> {
     let mut results = Vec::with_capacity(to.len());
     for to in to {
-        results.push((to.info, robust(to, event, conn.as_deref_mut(), scene, &None).await));
+        results.push((to.info.clone(), robust(to, event, conn.as_deref_mut(), scene, &None).await));
     }
     results
 }
@@ -108,7 +108,7 @@ async fn robust(
         }
         conn => {
             let cx = Cx::new(conn, scene.db.as_ref(), before.as_deref());
-            run(to.info, &scene.operation, Failure::of_robust(to.info), || event.begin(to, cx))
+            run(&to.info, &scene.operation, Failure::of_robust(&to.info), || event.begin(to, cx))
                 .await
         }
     }
@@ -121,13 +121,13 @@ async fn in_savepoint(
     scene: &Scene,
     before: &SharedBefore,
 ) -> Result<()> {
-    let mut savepoint = conn.begin().await.inspect_err(|error| not_run(to.info, error))?;
+    let mut savepoint = conn.begin().await.inspect_err(|error| not_run(&to.info, error))?;
     let cx = Cx::new(Some(&mut *savepoint), scene.db.as_ref(), before.as_deref());
-    let failure = Failure::of_robust(to.info);
-    match run(to.info, &scene.operation, failure, || event.begin(to, cx)).await {
+    let failure = Failure::of_robust(&to.info);
+    match run(&to.info, &scene.operation, failure, || event.begin(to, cx)).await {
         Ok(()) => {
             let released = savepoint.commit().await.map(drop);
-            released.inspect_err(|error| not_run(to.info, error))
+            released.inspect_err(|error| not_run(&to.info, error))
         }
         Err(error) => {
             savepoint.rollback_or_log().await;
@@ -137,50 +137,52 @@ async fn in_savepoint(
 }
 
 /// The savepoint of a receiver could not be begun or released.
-fn not_run(info: &Info, error: &Error) {
-    let Info { name, signal, sender, .. } = *info;
+fn not_run(receiver: &Identity, error: &Error) {
+    let (name, Info { signal, sender, .. }) = (receiver.name(), receiver.info);
     let cause = Some(error as &dyn StdError);
-    let failure = Failure::of_robust(info);
+    let failure = Failure::of_robust(receiver);
     log!(failure, receiver = name, signal, sender, cause, "a receiver has no savepoint");
 }
 
 /// Runs a receiver: a panic is an error, and both are in the log. One that is no future is through when this returns.
 fn run<'a>(
-    info: &'static Info,
+    receiver: &Identity,
     operation: &Arc<Operation>,
     failure: Failure,
     begin: impl FnOnce() -> Begun<'a>,
 ) -> impl Future<Output = Result<()>> + Send {
     let about = operation.about();
-    let Info { name, signal, sender, .. } = *info;
+    let (name, Info { signal, sender, .. }) = (receiver.name(), receiver.info);
     let span = span!("receiver", receiver = name, signal, sender);
     let started = Instant::now();
-    operation.note(info);
-    let begin = || span.in_scope(|| operation.receiving(info).sync_scope(begin));
+    operation.note(receiver);
+    let begin = || span.in_scope(|| operation.receiving(receiver.clone()).sync_scope(begin));
     let done = match catch_unwind(AssertUnwindSafe(begin)) {
         Ok(Begun::Done(done)) => Ok(done),
         Ok(Begun::Future(future)) => {
-            let future = operation.receiving(info).scope(future).instrument(span);
+            let future = operation.receiving(receiver.clone()).scope(future).instrument(span);
             let done = AssertUnwindSafe(future).catch_unwind();
-            return Either::Left(done.map(move |done| ended(info, about, failure, started, done)));
+            let receiver = receiver.clone();
+            let ended = move |done| ended(&receiver, about, failure, started, done);
+            return Either::Left(done.map(ended));
         }
         Err(payload) => Err(payload),
     };
-    Either::Right(ready(ended(info, about, failure, started, done)))
+    Either::Right(ready(ended(receiver, about, failure, started, done)))
 }
 
 fn ended(
-    info: &'static Info,
+    receiver: &Identity,
     about: (&'static str, &'static str),
     failure: Failure,
     started: Instant,
     done: std::thread::Result<Result<(), BoxError>>,
 ) -> Result<()> {
-    let Info { name, signal, sender, file, line, .. } = *info;
+    let Info { signal, sender, file, line, .. } = *receiver.info;
     let source: BoxError = match done {
         Ok(Ok(())) => {
             tracing::debug!(
-                receiver = name, signal, sender, elapsed = ?started.elapsed(), "received"
+                receiver = receiver.name(), signal, sender, elapsed = ?started.elapsed(), "received"
             );
             return Ok(());
         }
@@ -189,6 +191,7 @@ fn ended(
     };
     let (verb, model) = about;
     let (refused, source) = (failure == Failure::Refuses, Arc::from(source));
+    let name = receiver.static_name();
     let failed =
         ReceiverError { receiver: name, signal, sender, file, line, verb, model, refused, source };
     // What a receiver inside this one returned is in the log already: a veto is logged once, however deep it is.
@@ -217,7 +220,7 @@ impl Postponed {
         before: &SharedBefore,
     ) -> Option<Box<dyn Deferred>> {
         let created = event.created();
-        let waiting = to.iter().filter(|to| wants(to.info, created, before));
+        let waiting = to.iter().filter(|to| wants(&to.info, created, before));
         let kept = event.keep(&waiting.collect::<Vec<_>>())?;
         let (to, scene, before) = (Arc::clone(to), scene.clone(), before.clone());
         Some(Box::new(Self { kept, created, to, scene, before }))
@@ -233,10 +236,10 @@ pub(crate) async fn tell_committed(
 ) {
     let operation = scene.operation.afterwards(None);
     for to in to {
-        if to.info.phase == Phase::OnCommit && wants(to.info, event.created(), before) {
+        if to.info.phase == Phase::OnCommit && wants(&to.info, event.created(), before) {
             let cx = Cx::new(None, scene.db.as_ref(), before.as_deref());
             // What became of it is in the log.
-            let _ = run(to.info, &operation, Failure::IsLogged, || event.begin(to, cx)).await;
+            let _ = run(&to.info, &operation, Failure::IsLogged, || event.begin(to, cx)).await;
         }
     }
 }
@@ -252,9 +255,9 @@ impl Deferred for Postponed {
             let operation = scene.operation.afterwards(holds);
             let mut errors = Vec::new();
             let waiting = |info: &Info| info.phase == phase && wants(info, created, &before);
-            for to in to.iter().filter(|to| waiting(to.info)) {
+            for to in to.iter().filter(|to| waiting(&to.info)) {
                 let cx = Cx::new(None, scene.db.as_ref(), before.as_deref());
-                let done = run(to.info, &operation, Failure::IsLogged, || kept.begin(to, cx));
+                let done = run(&to.info, &operation, Failure::IsLogged, || kept.begin(to, cx));
                 errors.extend(done.await.err());
             }
             errors

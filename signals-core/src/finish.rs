@@ -4,6 +4,7 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 
 use crate::conn::Conn;
+use crate::detached;
 use crate::error::{Error, Result};
 
 /// Runs `future`, and goes on with it on a task of its own where the caller drops it half-way. Dropped before it was
@@ -32,7 +33,7 @@ impl<F: Future<Output: Detached> + Send + 'static> Future for Finish<F> {
 impl<F: Future<Output: Detached> + Send + 'static> Drop for Finish<F> {
     fn drop(&mut self) {
         if let Some((future, runtime)) = self.begun.leave() {
-            runtime.spawn(async move { future.await.log() });
+            detached::spawn(&runtime, async move { future.await.log() });
         }
     }
 }

@@ -21,6 +21,7 @@ mod custom;
 mod db;
 mod delete;
 mod depth;
+mod detached;
 mod dispatch;
 mod error;
 mod executor;

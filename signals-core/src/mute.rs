@@ -10,7 +10,7 @@ tokio::task_local! {
 }
 
 #[derive(Clone, Default)]
-struct Muted {
+pub(crate) struct Muted {
     every: bool,
     receivers: Arc<[TypeId]>,
 }
@@ -62,7 +62,19 @@ pub async fn muted<R: Receiver, F: Future>(future: F) -> F::Output {
 }
 
 fn current() -> Muted {
-    MUTED.try_with(Clone::clone).unwrap_or_default()
+    Muted::of_task().unwrap_or_default()
+}
+
+impl Muted {
+    /// What this task mutes, if anything.
+    pub(crate) fn of_task() -> Option<Self> {
+        MUTED.try_with(Clone::clone).ok()
+    }
+
+    /// Runs `future` with these muted.
+    pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        MUTED.scope(self, future)
+    }
 }
 
 /// Whether this task mutes anything at all.

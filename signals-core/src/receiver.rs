@@ -1,5 +1,6 @@
 use std::any::TypeId;
 use std::fmt;
+use std::ops::Deref;
 use std::panic::Location;
 use std::sync::Arc;
 
@@ -8,6 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::any::AnyModel;
 use crate::error::BoxError;
 use crate::parameter::{Asked, Cx};
+use crate::registry::interned;
 use crate::signal::{Deferrable, Sender, Signal, Subject, TellsChange};
 use crate::subscriber::{Begun, Callee};
 
@@ -92,6 +94,49 @@ pub struct Info {
     pub(crate) ask: Ask,
 }
 
+/// A receiver, as whoever runs or shows it knows it. What is known of one that is connected at run time belongs to the place
+/// in the source, and only its name to itself: a program may connect any number of them.
+#[derive(Clone)]
+pub(crate) struct Identity {
+    pub(crate) info: &'static Info,
+    /// The name, where it is not the one of the place.
+    uid: Option<Arc<str>>,
+}
+
+impl Identity {
+    pub(crate) const fn linked(info: &'static Info) -> Self {
+        Self { info, uid: None }
+    }
+
+    pub(crate) fn connected(info: &'static Info, uid: Arc<str>) -> Self {
+        Self { info, uid: Some(uid) }
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        self.uid.as_deref().unwrap_or(self.info.name)
+    }
+
+    /// The name for what keeps it as long as the program runs. That is memory for each new name: only for errors, and for
+    /// programs that ask.
+    pub(crate) fn static_name(&self) -> &'static str {
+        self.uid.as_deref().map_or(self.info.name, interned)
+    }
+}
+
+impl Deref for Identity {
+    type Target = Info;
+
+    fn deref(&self) -> &Info {
+        self.info
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info.fmt(f)
+    }
+}
+
 /// Asks for every parameter of a receiver.
 pub(crate) type Ask = for<'x, 'a, 'c> fn(&'x mut Cx<'a, 'c>);
 
@@ -126,14 +171,11 @@ impl Info {
     }
 
     /// Of a receiver that is connected at run time.
-    pub(crate) fn connected<S: Signal, M: Sender>(
-        uid: &'static str,
-        at: &'static Location<'static>,
-    ) -> Self {
+    pub(crate) fn connected<S: Signal, M: Sender>(at: &'static Location<'static>) -> Self {
         struct Connected;
         impl Receiver for Connected {}
-        let info = Self::new::<Connected, S, M>(uid, at.file(), at.line(), "", true);
-        Self { uid, ..info }
+        let name = "a receiver that is connected at run time";
+        Self::new::<Connected, S, M>(name, at.file(), at.line(), "", true)
     }
 
     /// Whether the row before the write must be read for it.

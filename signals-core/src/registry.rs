@@ -8,14 +8,16 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use crate::context;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::receiver::{Call, Entry, Info, Phase, Receiver, Registration, SharedCall};
+use crate::receiver::{Call, Entry, Identity, Info, Phase, Receiver, Registration, SharedCall};
 use crate::signal::Signal;
 use crate::subscriber::{Callee, Registered, Subscriber};
 
 mod after;
+mod connected;
 mod lock;
 mod view;
 
+use connected::{AllConnected, Connected, Key};
 pub use view::Receivers;
 
 /// Every receiver that is linked into the program.
@@ -54,29 +56,23 @@ pub struct Registry {
 /// What the program changed at run time.
 #[derive(Debug, Default)]
 struct Changes {
-    connected: Vec<Connected>,
+    connected: AllConnected,
     disabled: HashSet<TypeId>,
-}
-
-/// A receiver that was connected at run time.
-#[derive(Debug)]
-struct Connected {
-    key: ConnectedKey,
-    info: &'static Info,
-    entry: Arc<dyn Callee>,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-struct ConnectedKey {
-    signal: TypeId,
-    sender: TypeId,
-    uid: &'static str,
 }
 
 /// The receivers of this program.
 pub fn registry() -> &'static Registry {
     static REGISTRY: OnceLock<Registry> = OnceLock::new();
-    REGISTRY.get_or_init(Registry::collect)
+    let mut is_new = false;
+    let registry = REGISTRY.get_or_init(|| {
+        is_new = true;
+        Registry::collect()
+    });
+    if is_new {
+        // Only now: what listens to the log may use the registry.
+        registry.log_circles();
+    }
+    registry
 }
 
 impl Registry {
@@ -91,16 +87,17 @@ impl Registry {
             r.info.uid.is_empty() || identities.insert((r.info.uid, r.signal, r.sender))
         });
         let (linked, circles) = after::sort(linked);
-        for circle in &circles {
-            tracing::error!(
-                "receivers wait for each other, and run in an order of no meaning: {circle}"
-            );
-        }
         let places = linked.iter().enumerate();
         let mut by_sender: Vec<_> = places.map(|(place, r)| (r.signal, r.sender, place)).collect();
         by_sender.sort_unstable();
         let (changes, generation) = (RwLock::default(), AtomicU64::new(0));
         Self { linked, by_sender, circles, changes, generation }
+    }
+
+    fn log_circles(&self) {
+        for circle in &self.circles {
+            tracing::error!("receivers wait for each other, and run as if they did not: {circle}");
+        }
     }
 
     /// Every receiver, in the order in which those of one signal run: those that are linked, then those that were
@@ -113,7 +110,8 @@ impl Registry {
     /// println!("{}", sqlx_signals::registry().receivers());
     /// ```
     pub fn receivers(&self) -> Receivers {
-        let all: Vec<_> = self.infos().into_iter().map(|info| ReceiverInfo { info }).collect();
+        let all: Vec<_> =
+            self.identities().into_iter().map(|identity| ReceiverInfo { identity }).collect();
         Receivers { all: all.into_iter() }
     }
 
@@ -154,7 +152,7 @@ impl Registry {
     }
 
     fn find<R: Receiver>(&self) -> Result<ReceiverInfo> {
-        let found = self.receivers().find(|r| r.info.receiver == TypeId::of::<R>());
+        let found = self.receivers().find(|r| r.identity.receiver == TypeId::of::<R>());
         found.ok_or_else(|| Error::NotLinked { receiver: type_name::<R>() })
     }
 
@@ -175,14 +173,14 @@ impl Registry {
         context::set_recursion_limit(limit);
     }
 
-    pub(crate) fn infos(&self) -> Vec<&'static Info> {
+    pub(crate) fn identities(&self) -> Vec<Identity> {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
-        let linked = self.linked.iter().map(|r| r.info);
-        linked.chain(changes.connected.iter().map(|c| c.info)).collect()
+        let linked = self.linked.iter().map(|r| Identity::linked(r.info));
+        linked.chain(changes.connected.identities().cloned()).collect()
     }
 
-    pub(crate) fn info(&self, info: &'static Info) -> ReceiverInfo {
-        ReceiverInfo { info }
+    pub(crate) fn info(&self, identity: Identity) -> ReceiverInfo {
+        ReceiverInfo { identity }
     }
 
     /// What is wrong with the receivers as a whole.
@@ -204,13 +202,11 @@ impl Registry {
         places.sort_unstable();
         let linked = places.into_iter().map(|place| self.linked[place]);
         let enabled = linked.filter(|r| !changes.disabled.contains(&r.info.receiver));
-        let linked = enabled.map(|r| Subscriber::new(r.info, Registered::Linked(r.entry)));
-        let connected = changes
-            .connected
-            .iter()
-            .filter(|c| c.key.signal == signal && senders.contains(&c.key.sender));
-        let connected =
-            connected.map(|c| Subscriber::new(c.info, Registered::Connected(c.entry.clone())));
+        let linked =
+            enabled.map(|r| Subscriber::new(Identity::linked(r.info), Registered::Linked(r.entry)));
+        let connected = changes.connected.of(signal, senders);
+        let connected = connected
+            .map(|c| Subscriber::new(c.identity.clone(), Registered::Connected(c.entry.clone())));
         linked.chain(connected).collect()
     }
 
@@ -230,21 +226,23 @@ impl Registry {
         at: &'static Location<'static>,
         call: SharedCall<S, M>,
     ) -> Handle {
-        let uid = interned(uid);
-        let key = ConnectedKey { signal: TypeId::of::<S>(), sender: TypeId::of::<M>(), uid };
+        let key = Key { signal: TypeId::of::<S>(), sender: TypeId::of::<M>(), uid: uid.into() };
         let is_linked =
             self.places(key.signal, key.sender).any(|place| self.linked[place].info.uid == uid);
-        self.change(|changes| {
-            if !is_linked && !changes.connected.iter().any(|c| c.key == key) {
-                let info = interned_info(Info::connected::<S, M>(uid, at), &key);
-                let entry = Arc::new(Entry::<S, M> { call: Call::Shared(call), keep: None });
-                changes.connected.push(Connected { key: key.clone(), info, entry });
-            }
-        });
+        if !is_linked {
+            let info = connected::info(&key, Info::connected::<S, M>(at));
+            let identity = Identity::connected(info, Arc::clone(&key.uid));
+            let entry: Arc<dyn Callee> =
+                Arc::new(Entry::<S, M> { call: Call::Shared(call), keep: None });
+            // It stays here too, so that one that is not connected is not dropped under the lock.
+            let connected = Connected { identity, entry: Arc::clone(&entry) };
+            self.change(|changes| changes.connected.connect(&key, connected));
+        }
         Handle { key }
     }
 
-    /// Whoever saves from now on sees the change; who is under way goes on with what it began with.
+    /// Whoever saves from now on sees the change; who is under way goes on with what it began with. What the change returns is
+    /// dropped by the caller, when the lock is free: a receiver may have anything to drop, which may do anything.
     fn change<T>(&self, change: impl FnOnce(&mut Changes) -> T) -> T {
         let mut changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut changes);
@@ -257,21 +255,18 @@ impl Registry {
 #[derive(Debug, Clone)]
 #[must_use = "a receiver stays connected where its handle is dropped"]
 pub struct Handle {
-    key: ConnectedKey,
+    key: Key,
 }
 
 impl Handle {
     /// Disconnects the receiver, and returns whether it was connected. A save that is under way still runs it.
     pub fn disconnect(&self) -> bool {
-        registry().change(|changes| {
-            let before = changes.connected.len();
-            changes.connected.retain(|c| c.key != self.key);
-            changes.connected.len() < before
-        })
+        let connected = registry().change(|changes| changes.connected.disconnect(&self.key));
+        connected.is_some()
     }
 }
 
-/// The same text, for as long as the program runs: a program connects what it connects by a handful of names.
+/// The same text, for as long as the program runs. Only for texts of which a program has a handful.
 pub(crate) fn interned(text: &str) -> &'static str {
     static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);
@@ -280,22 +275,6 @@ pub(crate) fn interned(text: &str) -> &'static str {
     }
     let leaked: &'static str = Box::leak(text.into());
     texts.insert(leaked);
-    leaked
-}
-
-/// As [`interned`], for what is known of a receiver that is connected again and again.
-fn interned_info(info: Info, key: &ConnectedKey) -> &'static Info {
-    static INFOS: Mutex<Vec<(TypeId, TypeId, &'static Info)>> = Mutex::new(Vec::new());
-    let mut infos = INFOS.lock().unwrap_or_else(PoisonError::into_inner);
-    let same = |(signal, sender, known): &&(TypeId, TypeId, &'static Info)| {
-        (*signal, *sender, known.uid) == (key.signal, key.sender, key.uid)
-            && (known.file, known.line) == (info.file, info.line)
-    };
-    if let Some((.., known)) = infos.iter().find(same) {
-        return known;
-    }
-    let leaked: &'static Info = Box::leak(Box::new(info));
-    infos.push((key.signal, key.sender, leaked));
     leaked
 }
 
@@ -312,84 +291,86 @@ fn module(name: &'static str) -> &'static str {
 }
 
 /// A receiver, as the registry shows it.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub struct ReceiverInfo {
-    info: &'static Info,
+    identity: Identity,
 }
 
 impl ReceiverInfo {
-    /// The path of the function.
-    pub fn name(self) -> &'static str {
-        self.info.name
+    /// The path of the function. Of a receiver that was connected at run time, its `uid`; such a name is kept as long as the
+    /// program runs.
+    pub fn name(&self) -> &'static str {
+        self.identity.static_name()
     }
 
     /// The name of the signal.
-    pub fn signal(self) -> &'static str {
-        self.info.signal
+    pub fn signal(&self) -> &'static str {
+        self.identity.signal
     }
 
     /// The name of the model.
-    pub fn sender(self) -> &'static str {
-        self.info.sender
+    pub fn sender(&self) -> &'static str {
+        self.identity.sender
     }
 
-    pub(crate) fn id(self) -> TypeId {
-        self.info.receiver
+    pub(crate) fn id(&self) -> TypeId {
+        self.identity.receiver
     }
 
     /// When it runs.
-    pub fn phase(self) -> Phase {
-        self.info.phase
+    pub fn phase(&self) -> Phase {
+        self.identity.phase
     }
 
     /// Its place among the receivers of its signal: the lower, the earlier.
-    pub fn order(self) -> i32 {
-        self.info.order
+    pub fn order(&self) -> i32 {
+        self.identity.order
     }
 
     /// The source file.
-    pub fn file(self) -> &'static str {
-        self.info.file
+    pub fn file(&self) -> &'static str {
+        self.identity.file
     }
 
     /// The line in the source file.
-    pub fn line(self) -> u32 {
-        self.info.line
+    pub fn line(&self) -> u32 {
+        self.identity.line
     }
 
     /// Has it run again, in the whole process, after [`disable`](Self::disable).
-    pub fn enable(self) {
-        let receiver = self.info.receiver;
+    pub fn enable(&self) {
+        let receiver = self.identity.receiver;
         registry().change(|changes| changes.disabled.remove(&receiver));
     }
 
     /// Does not run it any more, in the whole process. To leave it out in one task, see [`muted`](crate::muted).
-    pub fn disable(self) {
-        let receiver = self.info.receiver;
+    pub fn disable(&self) {
+        let receiver = self.identity.receiver;
         registry().change(|changes| changes.disabled.insert(receiver));
     }
 
     /// Whether it runs.
-    pub fn is_enabled(self) -> bool {
+    pub fn is_enabled(&self) -> bool {
         let changes = registry().changes.read().unwrap_or_else(PoisonError::into_inner);
-        !changes.disabled.contains(&self.info.receiver)
+        !changes.disabled.contains(&self.identity.receiver)
     }
 
     /// The first line of its doc comment.
-    pub fn doc(self) -> &'static str {
-        self.info.doc
+    pub fn doc(&self) -> &'static str {
+        self.identity.doc
     }
 }
 
 impl fmt::Debug for ReceiverInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.info.fmt(f)
+        self.identity.fmt(f)
     }
 }
 
 impl fmt::Display for ReceiverInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Info { signal, sender, name, phase, file, line, doc, .. } = self.info;
+        let name = self.identity.name();
+        let Info { signal, sender, phase, file, line, doc, .. } = &*self.identity;
         write!(f, "{signal} of {sender}: {name} ({phase}, {file}:{line})")?;
         if doc.is_empty() { Ok(()) } else { write!(f, " {doc}") }
     }

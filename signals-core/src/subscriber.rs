@@ -11,14 +11,14 @@ use crate::column::Column;
 use crate::error::BoxError;
 use crate::instances::{Instances, Told};
 use crate::parameter::Cx;
-use crate::receiver::{AnyEntry, Entry, Info};
+use crate::receiver::{AnyEntry, Entry, Identity};
 use crate::signal::Signal;
 
 /// A receiver, as whoever sends finds it.
 #[derive(Clone)]
 #[allow(unreachable_pub)]
 pub struct Subscriber {
-    pub(crate) info: &'static Info,
+    pub(crate) info: Identity,
     entry: Registered,
 }
 
@@ -67,7 +67,7 @@ pub trait OfAny {
 }
 
 impl Subscriber {
-    pub(crate) fn new(info: &'static Info, entry: Registered) -> Self {
+    pub(crate) fn new(info: Identity, entry: Registered) -> Self {
         Self { info, entry }
     }
 

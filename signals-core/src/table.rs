@@ -249,9 +249,9 @@ impl Pair {
             let transaction = connection_before
                 || previous
                 || !dependents.is_empty()
-                || inside.any(|to| fails(to.info))
+                || inside.any(|to| fails(&to.info))
                 || (followed && !can_copy);
-            let deferred = waiting.map(|to| to.info);
+            let deferred = waiting.map(|to| to.info.info);
             Needs { transaction, connection_before, followed, lingers, deferred }
         };
         Self {

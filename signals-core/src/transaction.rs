@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use crate::backend::DatabaseKind;
 use crate::conn::Conn;
 use crate::context::PoolId;
+use crate::detached;
 use crate::error::{Error, Panicked, Reason, Result};
 use crate::finish::finish;
 use crate::link::{did_nothing, was_never_sent};
@@ -312,7 +313,7 @@ impl Drop for Transaction<'_> {
         let own =
             if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
         if let Some(runtime) = runtime {
-            runtime.spawn(async move {
+            detached::spawn(&runtime, async move {
                 // On Postgres the rollback is only queued so far.
                 if let Some(mut conn) = own {
                     conn.flush().await;

@@ -15,6 +15,7 @@ use crate::chunk;
 use crate::conn::Conn;
 use crate::context::Call as Operation;
 use crate::db::Db;
+use crate::detached;
 use crate::error::{Error, Reason, Result};
 use crate::executor::Source;
 use crate::finish::{Detached, finish};
@@ -305,7 +306,7 @@ impl Drop for Sent<'_, '_> {
         let (copy, model) = (copied(self.rows), self.rows.model());
         let (mut heard, scene) = (self.heard.clone(), self.scene.clone());
         let Left { sent, runtime, heir } = *left;
-        runtime.spawn(async move {
+        detached::spawn(&runtime, async move {
             let (mut pooled, answer) = sent.await;
             pooled.ended(&answer);
             drop(pooled);

@@ -126,7 +126,7 @@ impl Receivers {
                 "doc": r.doc(),
                 "enabled": r.is_enabled(),
             });
-            for (verb, what) in observed::of(r.info) {
+            for (verb, what) in observed::of(r.identity.info) {
                 let seen = &mut receiver[format!("{verb}s")];
                 match seen.as_array_mut() {
                     Some(seen) => seen.push(what.into()),
@@ -143,7 +143,7 @@ impl Receivers {
     fn seen(&self) -> Vec<Seen> {
         let all = self.all.as_slice().iter().enumerate();
         all.flat_map(|(receiver, r)| {
-            let edges = observed::of(r.info).into_iter();
+            let edges = observed::of(r.identity.info).into_iter();
             edges.map(move |(verb, what)| Seen { receiver, verb, what })
         })
         .collect()

@@ -69,10 +69,10 @@ pub struct Event<M> {
 impl<M: Model + Clone> Recorder<M> {
     /// Every signal, in the order in which they were sent.
     pub fn all(&self) -> Vec<Event<M>> {
-        let noted = self.recording.log.noted();
+        let noted = self.recording.log.noted().clone();
         let event = noted.iter().map(|noted| Event {
             signal: noted.signal,
-            instance: noted.instance.clone(),
+            instance: M::clone(&noted.instance),
             created: noted.created,
             committed: noted.committed.get().copied(),
         });
@@ -106,7 +106,8 @@ impl<M: Model + Clone> Recorder<M> {
 
     /// Forgets what was recorded so far.
     pub fn clear(&self) {
-        self.recording.log.noted().clear();
+        let forgotten = std::mem::take(&mut *self.recording.log.noted());
+        drop(forgotten);
     }
 
     /// Has what `future` does recorded as the doing of this task, whatever task it runs on. For tasks that a test spawns.

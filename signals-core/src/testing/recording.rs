@@ -46,6 +46,11 @@ pub(crate) fn any() -> bool {
 }
 
 impl Origin {
+    /// Runs `future` as the doing of this task.
+    pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        FOLLOWED.scope(self, future)
+    }
+
     fn here() -> Self {
         let this =
             || task::try_id().map_or_else(|| Self::Thread(thread::current().id()), Self::Task);
@@ -129,12 +134,22 @@ pub(super) struct Log<M> {
 pub(super) struct Noted<M> {
     pub(super) signal: &'static str,
     pub(super) created: Option<bool>,
-    pub(super) instance: M,
+    /// Shared, so that it is copied and dropped when the lock is free.
+    pub(super) instance: Arc<M>,
     /// Whether it was committed, when that is known.
     pub(super) committed: Arc<OnceLock<bool>>,
 }
 
+impl<M> Clone for Noted<M> {
+    fn clone(&self) -> Self {
+        let Self { signal, created, instance, committed } = self;
+        let (instance, committed) = (Arc::clone(instance), Arc::clone(committed));
+        Self { signal, created: *created, instance, committed }
+    }
+}
+
 impl<M> Log<M> {
+    /// What was noted. No code of the program runs while this is held: it may record, or ask what was recorded.
     pub(super) fn noted(&self) -> MutexGuard<'_, Vec<Noted<M>>> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -153,7 +168,7 @@ impl<M: Model> Listen for Log<M> {
         committed: &Arc<OnceLock<bool>>,
     ) {
         if let Some(row) = row.downcast_ref::<M>() {
-            let (instance, committed) = ((self.copy)(row), Arc::clone(committed));
+            let (instance, committed) = (Arc::new((self.copy)(row)), Arc::clone(committed));
             self.noted().push(Noted { signal, created, instance, committed });
         }
     }
