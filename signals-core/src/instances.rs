@@ -10,6 +10,7 @@ use sqlx::error::BoxDynError;
 
 use crate::any::AnyModel;
 use crate::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend as _, DatabaseKind};
+use crate::column::Column;
 use crate::parameter::Cx;
 use crate::previous::{Before, SharedBefore};
 use crate::statements::{Group, Statements};
@@ -41,6 +42,15 @@ pub trait Instances: Send + Sync {
     fn at(&self, place: usize) -> &dyn AnyModel;
 
     fn at_mut(&mut self, place: usize) -> &mut dyn AnyModel;
+
+    /// The columns that receivers of every model are told of.
+    fn any_fields(&self) -> Option<&[Column<dyn AnyModel>]>;
+
+    /// The row at a place in the slice, and those columns.
+    fn at_mut_with_fields(
+        &mut self,
+        place: usize,
+    ) -> (&mut dyn AnyModel, Option<&[Column<dyn AnyModel>]>);
 
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;

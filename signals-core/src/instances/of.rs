@@ -2,6 +2,7 @@ use std::any::TypeId;
 use std::borrow::Cow;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
+use std::sync::OnceLock;
 use std::time::SystemTime;
 
 use sqlx::error::BoxDynError;
@@ -23,6 +24,8 @@ pub(crate) struct Of<'m, M: Model, R> {
     rows: Rows<'m, M>,
     /// What receivers are told of the columns.
     fields: Option<Cow<'m, [Column<M>]>>,
+    /// The same for receivers of every model, when one asks for them.
+    any_fields: OnceLock<AnyFields>,
     aside: Aside<M::Kept>,
     route: PhantomData<fn() -> R>,
 }
@@ -41,6 +44,12 @@ impl<M> Rows<'_, M> {
             Self::Owned(rows) => Some(rows.all()),
         }
     }
+}
+
+type AnyFields = Option<Box<[Column<dyn AnyModel>]>>;
+
+fn for_any<M>(fields: Option<&[Column<M>]>) -> AnyFields {
+    Some(fields?.iter().map(|column| Column::new(column.name())).collect())
 }
 
 trait Slice<M>: DerefMut<Target = [M]> + Send + Sync {
@@ -99,7 +108,7 @@ impl<M> DerefMut for Rows<'_, M> {
 impl<'m, M: Model, R> Of<'m, M, R> {
     pub(crate) fn new(rows: &'m mut [M]) -> Self {
         let (rows, aside) = (Rows::Given(rows), Aside::NOTHING);
-        Self { rows, fields: None, aside, route: PhantomData }
+        Self { rows, fields: None, any_fields: OnceLock::new(), aside, route: PhantomData }
     }
 
     pub(crate) fn one(row: &'m mut M) -> Self {
@@ -115,7 +124,7 @@ impl<'m, M: Model, R> Of<'m, M, R> {
     pub(crate) fn owned(field: Option<usize>) -> Of<'static, M, R> {
         let fields = field.map(|column| Cow::Owned(vec![Column::new(M::COLUMNS[column])]));
         let (rows, aside) = (Rows::Owned(Box::new(Vec::new())), Aside::NOTHING);
-        Of { rows, fields, aside, route: PhantomData }
+        Of { rows, fields, any_fields: OnceLock::new(), aside, route: PhantomData }
     }
 
     fn row(&self, row: usize) -> &M {
@@ -176,6 +185,19 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
 
     fn at_mut(&mut self, place: usize) -> &mut dyn AnyModel {
         &mut self.rows[place]
+    }
+
+    fn any_fields(&self) -> Option<&[Column<dyn AnyModel>]> {
+        self.any_fields.get_or_init(|| for_any(self.fields.as_deref())).as_deref()
+    }
+
+    fn at_mut_with_fields(
+        &mut self,
+        place: usize,
+    ) -> (&mut dyn AnyModel, Option<&[Column<dyn AnyModel>]>) {
+        let Self { rows, fields, any_fields, .. } = self;
+        let fields = any_fields.get_or_init(|| for_any(fields.as_deref())).as_deref();
+        (&mut rows[place], fields)
     }
 
     fn has_key(&self, row: usize) -> bool {
@@ -265,7 +287,8 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         let fields = self.fields.as_deref().map(|fields| Cow::Owned(fields.to_vec()));
         let aside = Aside { order: self.aside.order.clone(), ..Aside::NOTHING };
         let rows = Rows::Owned(Box::new(rows));
-        Some(Of::<'static, M, R> { rows, fields, aside, route: PhantomData }.boxed())
+        let any_fields = OnceLock::new();
+        Some(Of::<'static, M, R> { rows, fields, any_fields, aside, route: PhantomData }.boxed())
     }
 
     fn begin<'a>(&'a mut self, to: &Subscriber, told: &Told, cx: Cx<'a, '_>) -> Begun<'a> {

@@ -14,6 +14,8 @@ pub struct WrittenBatch<M> {
     instances: Vec<M>,
     created: bool,
     fields: Option<Vec<Column<M>>>,
+    /// The same, where they are kept for receivers of every model.
+    any_fields: Option<Vec<Column<dyn AnyModel>>>,
 }
 
 impl Signal for post_save_batch {
@@ -25,13 +27,13 @@ impl Signal for post_save_batch {
     type AnyEntry = AnyEntry<Self>;
 
     fn replay<M: Send + Sync + 'static>(kept: &WrittenBatch<M>) -> PostSaveBatch<'_, M> {
-        let WrittenBatch { instances, created, fields } = kept;
+        let WrittenBatch { instances, created, fields, .. } = kept;
         PostSaveBatch { instances, created: *created, fields: fields.as_deref() }
     }
 
     fn replay_any(kept: &WrittenBatch<Snapshot>) -> PostSaveBatch<'_, dyn AnyModel> {
         let instances = of_snapshots(&kept.instances);
-        PostSaveBatch { instances, created: kept.created, fields: None }
+        PostSaveBatch { instances, created: kept.created, fields: kept.any_fields.as_deref() }
     }
 
     fn of<'e, M: Send + Sync + 'static>(
@@ -48,12 +50,14 @@ impl Signal for post_save_batch {
         told: &Told,
     ) -> Option<PostSaveBatch<'e, dyn AnyModel>> {
         let Told::PostSaveBatch { rows: of, created } = told else { return None };
-        Some(PostSaveBatch { instances: each(rows, of), created: *created, fields: None })
+        let (created, rows) = (*created, &*rows);
+        Some(PostSaveBatch { instances: each(rows, of), created, fields: rows.any_fields() })
     }
 
     fn snapshot(rows: &dyn Instances, told: &Told) -> Option<WrittenBatch<Snapshot>> {
         let Told::PostSaveBatch { rows: of, created } = told else { return None };
-        Some(WrittenBatch { instances: snapshots(rows, of), created: *created, fields: None })
+        let (instances, any_fields) = (snapshots(rows, of), rows.any_fields().map(<[_]>::to_vec));
+        Some(WrittenBatch { instances, created: *created, fields: None, any_fields })
     }
 }
 
@@ -63,6 +67,7 @@ impl Deferrable for post_save_batch {
             instances: event.instances.to_vec(),
             created: event.created,
             fields: event.fields.map(<[_]>::to_vec),
+            any_fields: None,
         }
     }
 }

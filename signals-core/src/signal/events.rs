@@ -295,7 +295,8 @@ impl Signal for pre_save {
 
     fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PreSave<'e, dyn AnyModel>> {
         let Told::PreSave(row) = *told else { return None };
-        Some(PreSave { instance: rows.at_mut(row), fields: None })
+        let (instance, fields) = rows.at_mut_with_fields(row);
+        Some(PreSave { instance, fields })
     }
 }
 
@@ -305,6 +306,8 @@ pub struct Written<M> {
     instance: M,
     created: bool,
     fields: Option<Vec<Column<M>>>,
+    /// The same, where it is kept for receivers of every model.
+    any_fields: Option<Vec<Column<dyn AnyModel>>>,
 }
 
 impl Signal for post_save {
@@ -316,12 +319,13 @@ impl Signal for post_save {
     type AnyEntry = AnyEntry<Self>;
 
     fn replay<M: Send + Sync + 'static>(kept: &Written<M>) -> PostSave<'_, M> {
-        let Written { instance, created, fields } = kept;
+        let Written { instance, created, fields, .. } = kept;
         PostSave { instance, created: *created, fields: fields.as_deref() }
     }
 
     fn replay_any(kept: &Written<Snapshot>) -> PostSave<'_, dyn AnyModel> {
-        PostSave { instance: &kept.instance, created: kept.created, fields: None }
+        let Written { instance, created, any_fields, .. } = kept;
+        PostSave { instance, created: *created, fields: any_fields.as_deref() }
     }
 
     fn of<'e, M: Send + Sync + 'static>(
@@ -335,12 +339,13 @@ impl Signal for post_save {
 
     fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PostSave<'e, dyn AnyModel>> {
         let Told::PostSave { row, created } = *told else { return None };
-        Some(PostSave { instance: rows.at(row), created, fields: None })
+        Some(PostSave { instance: rows.at(row), created, fields: rows.any_fields() })
     }
 
     fn snapshot(rows: &dyn Instances, told: &Told) -> Option<Written<Snapshot>> {
         let Told::PostSave { row, created } = *told else { return None };
-        Some(Written { instance: Snapshot::of(rows.at(row)), created, fields: None })
+        let any_fields = rows.any_fields().map(<[_]>::to_vec);
+        Some(Written { instance: Snapshot::of(rows.at(row)), created, fields: None, any_fields })
     }
 }
 
@@ -352,6 +357,7 @@ impl Deferrable for post_save {
             instance: event.instance.clone(),
             created: event.created,
             fields: event.fields.map(<[_]>::to_vec),
+            any_fields: None,
         }
     }
 }
