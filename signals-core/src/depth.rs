@@ -1,8 +1,8 @@
 //! Transactions as sqlx has them on a connection: their depth, their beginning and their end.
 
-use sqlx::SqlStr;
 #[cfg(feature = "sqlite")]
 use sqlx::{Executor, Sqlite};
+use sqlx::{SqlSafeStr, SqlStr};
 
 use crate::backend::DatabaseKind;
 use crate::conn::Conn;
@@ -86,6 +86,23 @@ impl Conn<'_> {
         let Some(raw) = self.raw() else { return Ok(()) };
         let second = on!(raw, DB, conn => link::rollback::<DB>(conn).await);
         self.ended(second)
+    }
+
+    /// Undoes what was done in the innermost transaction or savepoint of SQLite, and stays in it.
+    pub(crate) async fn undo_raw(&mut self) -> Result<()> {
+        let sql = match self.depth_now() {
+            0 | 1 => "ROLLBACK; BEGIN IMMEDIATE".to_owned(),
+            // As sqlx names it.
+            depth => format!("ROLLBACK TO _sqlx_savepoint_{}", depth - 1),
+        };
+        let sql = sqlx::AssertSqlSafe(sql).into_sql_str();
+        // Dropped half-way, there may be no transaction any more.
+        self.set_unverified();
+        let done = Running::plain(self.connected(), sql).end(&mut |_| ()).await;
+        if done.is_ok() {
+            self.set_idle();
+        }
+        self.done(done).await.map(drop)
     }
 
     /// Has the connection roll back before it does anything else.

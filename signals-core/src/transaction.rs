@@ -99,6 +99,10 @@ impl<'c> Transaction<'c> {
     /// Rolls the innermost transaction or savepoint back and begins it again, where nothing else was run in it. It can only
     /// be rolled back afterwards too.
     pub(crate) async fn begin_again(conn: &mut Conn<'_>) -> Result<()> {
+        if conn.kind() == DatabaseKind::Sqlite {
+            // In one go: dropped in between, sqlx would count a transaction less than there are frames.
+            return conn.undo_raw().await;
+        }
         let mut opening = Opening { conn, armed: true };
         opening.conn.rollback_raw().await?;
         opening.conn.begin_raw().await?;
