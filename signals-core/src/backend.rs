@@ -1,8 +1,9 @@
 //! What differs between the databases. Everything else is written once.
 
 use futures_util::future::BoxFuture;
+use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
-use sqlx::{AssertSqlSafe, Database, Decode, Encode, SqlSafeStr, SqlStr, Type};
+use sqlx::{AssertSqlSafe, Database, Decode, Encode, SqlSafeStr, SqlStr, Type, TypeInfo};
 
 use crate::store::{Bindable, Take};
 
@@ -39,7 +40,7 @@ pub enum DatabaseKind {
 }
 
 /// One database: implemented for `sqlx::Sqlite` and `sqlx::Postgres`, under their features.
-pub trait Backend: Database {
+pub trait Backend: Database<ArgumentBuffer: Default> {
     /// Which one.
     const KIND: DatabaseKind;
     /// How a transaction begins.
@@ -84,10 +85,23 @@ pub trait Backend: Database {
     ///
     /// # Errors
     ///
-    /// Where there is no such column, or its type is another.
+    /// Where there is no such column, or its type is another, or it is NULL and a `T` cannot be.
     fn get<'r, T>(row: &'r Self::Row, column: usize) -> Result<T, sqlx::Error>
     where
-        T: Decode<'r, Self> + Type<Self>;
+        T: Decode<'r, Self> + Type<Self> + for<'q> Encode<'q, Self>;
+
+    /// Whether a column whose field has one type can be set to a value of another; None if the field's type is to say
+    /// whether it can read that.
+    fn takes(field: &Self::TypeInfo, value: &Self::TypeInfo) -> Option<bool>;
+
+    /// Whether this database is given NULL for a value.
+    fn is_null<'q, T: Encode<'q, Self>>(value: &T) -> bool {
+        let mut buffer = Self::ArgumentBuffer::default();
+        matches!(value.encode_by_ref(&mut buffer), Ok(IsNull::Yes))
+    }
+
+    /// A type of this database.
+    fn any_type(ty: Self::TypeInfo) -> AnyType;
 
     /// Whether a column has another value in one row than in the other, where the database is not asked for that itself.
     ///
@@ -138,18 +152,6 @@ pub trait Backend: Database {
 
 /// Gives the value of one column of a row.
 pub(crate) type Give<'g, DB> = &'g dyn Fn(usize, Take<'_, DB>) -> Result<(), BoxDynError>;
-
-/// Adds values to the arguments of a statement.
-///
-/// # Errors
-///
-/// Where a value cannot be encoded.
-pub fn add<'t, DB: Backend, T>(args: &mut DB::Arguments, value: T) -> Result<(), BoxDynError>
-where
-    T: sqlx::Encode<'t, DB> + Type<DB>,
-{
-    sqlx::Arguments::add(args, value)
-}
 
 /// The arguments of a statement, for one of the databases.
 #[derive(Debug)]
@@ -203,6 +205,17 @@ pub enum AnyType {
     #[cfg(feature = "postgres")]
     #[doc(hidden)]
     Postgres(sqlx::postgres::PgTypeInfo),
+}
+
+impl AnyType {
+    pub(crate) fn name(&self) -> &str {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(ty) => ty.name(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(ty) => ty.name(),
+        }
+    }
 }
 
 /// A statement with its arguments.

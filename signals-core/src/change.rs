@@ -5,16 +5,17 @@ use std::fmt::Write;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use crate::backend::DatabaseKind;
+use crate::backend::{DatabaseKind, Statement};
 use crate::column::{self, Column};
 use crate::conn::Conn;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::executor::Source;
+use crate::field::Asked;
 use crate::model::Model;
-use crate::query::{Binds, statement};
+use crate::query::{Binds, Inspect, Offered, arguments, refuse_control};
 use crate::read;
-use crate::statements::Group;
+use crate::statements::{ColumnSpec, Group};
 use crate::store::Route;
 use crate::testing::recording::Recorders;
 use crate::transaction::Transaction;
@@ -49,13 +50,24 @@ impl<M: Model> Change<M> {
         binds: B,
     ) -> Result<u64> {
         let mut conn = source.acquire().await?;
-        let heard = self.is_heard();
+        let (kind, heard) = (conn.kind(), self.is_heard());
+        let sql = match heard {
+            true => self.select(kind, clause.as_str()),
+            false => self.at_once(kind, clause.as_str()),
+        };
+        let statement = self.statement::<R, B>(kind, binds, sql);
         // On SQLite a statement that fails can have changed some rows: `ON CONFLICT FAIL`, `RAISE(FAIL)`.
-        if conn.in_transaction() || !heard && conn.kind() == DatabaseKind::Postgres {
-            return self.change::<R, B>(&mut conn, clause, binds, heard).await;
+        if conn.in_transaction() || !heard && kind == DatabaseKind::Postgres {
+            let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
+            let doubt = Doubt::of(&mut conn, verb, M::NAME);
+            let done = async { self.change::<R>(doubt.conn, statement?, heard).await };
+            let done = done.await;
+            return doubt.end(done);
         }
+        // Nothing is sent, not even BEGIN, if a value does not fit its column.
+        let statement = statement?;
         let mut tx = Transaction::open(conn).await?;
-        match self.change::<R, B>(&mut tx, clause, binds, heard).await {
+        match self.change::<R>(&mut tx, statement, heard).await {
             Ok(rows) => tx.commit().await.map(|_| rows),
             Err(error) => {
                 tx.rollback_or_log().await;
@@ -64,25 +76,16 @@ impl<M: Model> Change<M> {
         }
     }
 
-    async fn change<R: Route<M>, B: Binds<M, R>>(
+    async fn change<R: Route<M>>(
         self,
         conn: &mut Conn<'_>,
-        clause: &SqlStr,
-        binds: B,
+        statement: Statement,
         heard: bool,
     ) -> Result<u64> {
-        if heard {
-            return self.each::<R, B>(conn, clause, binds).await;
+        match heard {
+            true => self.each::<R>(conn, statement).await,
+            false => conn.run(statement, &mut |_| ()).await,
         }
-        let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
-        let doubt = Doubt::of(conn, verb, M::NAME);
-        let sql = self.at_once(clause.as_str());
-        let done = async {
-            let change = statement::<M, R, B>(doubt.conn.kind(), sql, binds)?;
-            doubt.conn.run(change, &mut |_| ()).await
-        };
-        let done = done.await;
-        doubt.end(done)
     }
 
     /// Whether the rows must be read: for receivers, or for a time that is the program's to tell.
@@ -95,33 +98,82 @@ impl<M: Model> Change<M> {
         heard || Recorders::of_task(TypeId::of::<M>()).any()
     }
 
+    /// The statement with what was bound. Nothing is sent if a column is to be set to a value that it cannot have.
+    ///
+    /// sqlx knows a prepared statement by its text alone. On Postgres, a comment makes the text one of the types that the
+    /// arguments have.
+    fn statement<R: Route<M>, B: Binds<M, R>>(
+        &self,
+        kind: DatabaseKind,
+        binds: B,
+        mut sql: String,
+    ) -> Result<Statement> {
+        refuse_control(kind, &sql)?;
+        let mut values = 0;
+        let mut refused = None;
+        let mut inspect = |offered: Offered| {
+            values += 1;
+            let set = self.columns().iter().find(|(_, value)| *value == values);
+            refused = set.and_then(|(column, _)| misfit::<M, R>(*column, &offered));
+            if kind == DatabaseKind::Postgres {
+                let name = offered.ty.name().replace(['*', '/'], " ");
+                let _ = write!(sql, "{}{name}", if values == 1 { "\n/* " } else { ", " });
+            }
+            // What it says is in `refused`.
+            if refused.is_some() { Err("".into()) } else { Ok(()) }
+        };
+        let inspect: Inspect<'_, '_> =
+            if self.columns().is_empty() { None } else { Some(&mut inspect) };
+        let args = arguments::<M, R, B>(kind, binds, inspect);
+        if let Some(error) = refused {
+            return Err(error);
+        }
+        let args = args.map_err(sqlx::Error::Encode)?;
+        if kind == DatabaseKind::Postgres && !self.columns().is_empty() {
+            sql.push_str(" */");
+        }
+        Ok(Statement { sql: AssertSqlSafe(sql).into_sql_str(), args, persistent: true })
+    }
+
+    /// The columns that are set, and which of the bound values each is set to.
+    fn columns(&self) -> &[(usize, usize)] {
+        match self {
+            Self::Update(set, _) => set,
+            Self::Delete => &[],
+        }
+    }
+
     /// One statement.
-    fn at_once(&self, clause: &str) -> SqlStr {
+    fn at_once(&self, kind: DatabaseKind, clause: &str) -> String {
         let model = M::STATEMENTS;
-        let sql = match self {
+        match self {
             Self::Delete => format!("DELETE FROM {} {}", model.table, by_condition::<M>(clause)),
             Self::Update(set, _) => {
                 let name = |column: usize| model.name(column);
-                let mut set: Vec<_> =
-                    set.iter().map(|(c, value)| format!("{} = ${value}", name(*c))).collect();
+                let value = |(column, value): &(usize, usize)| {
+                    let ColumnSpec { name, json, optional, .. } = model.columns[*column];
+                    match kind {
+                        // JSON's own null is `None` to the field, which is NULL to the column.
+                        DatabaseKind::Sqlite if json && optional => {
+                            format!("{name} = NULLIF(${value}, 'null')")
+                        }
+                        DatabaseKind::Postgres if json && optional => {
+                            format!("{name} = NULLIF(${value}::jsonb, 'null')")
+                        }
+                        _ => format!("{name} = ${value}"),
+                    }
+                };
+                let mut set: Vec<_> = set.iter().map(value).collect();
                 set.extend(model.group(Group::Version).map(|c| format!("{0} = {0} + 1", name(c))));
                 let (table, set) = (model.table, set.join(", "));
                 format!("UPDATE {table} SET {set} {}", by_condition::<M>(clause))
             }
-        };
-        AssertSqlSafe(sql).into_sql_str()
+        }
     }
 
     /// The rows, one by one, in a transaction.
-    async fn each<R: Route<M>, B: Binds<M, R>>(
-        self,
-        conn: &mut Conn<'_>,
-        clause: &SqlStr,
-        binds: B,
-    ) -> Result<u64> {
+    async fn each<R: Route<M>>(self, conn: &mut Conn<'_>, select: Statement) -> Result<u64> {
         let mut rows = read::Rows::<M, R>::default();
-        let select = self.select(conn.kind(), clause.as_str());
-        let select = statement::<M, R, B>(conn.kind(), select, binds)?;
         read::take(conn, select, &mut rows).await?;
         let mut rows = rows.rows;
         let source = conn.reborrow().into();
@@ -134,7 +186,7 @@ impl<M: Model> Change<M> {
     }
 
     /// The rows as they are to be, locked where the database locks rows.
-    fn select(&self, kind: DatabaseKind, clause: &str) -> SqlStr {
+    fn select(&self, kind: DatabaseKind, clause: &str) -> String {
         let model = M::STATEMENTS;
         let mut sql = "SELECT ".to_owned();
         for (place, column) in model.columns.iter().enumerate() {
@@ -154,7 +206,7 @@ impl<M: Model> Change<M> {
         }
         let lock = if kind == DatabaseKind::Postgres { self.lock() } else { "" };
         let _ = write!(sql, " FROM {} {clause}{lock}", model.table);
-        AssertSqlSafe(sql).into_sql_str()
+        sql
     }
 }
 
@@ -170,6 +222,22 @@ impl<M: Model> Change<M> {
             Self::Update(..) | Self::Delete => "\nFOR UPDATE",
         }
     }
+}
+
+/// Why a column cannot be set to a value, if it cannot.
+fn misfit<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> Option<Error> {
+    let spec = M::STATEMENTS.columns[column];
+    let why = if spec.json && offered.is_string() {
+        "a string: a field with `json` is set to `Json<T>`".to_owned()
+    } else if !R::asked(column, Asked::Takes(&offered.ty)) {
+        format!("a value of type {}", offered.ty.name())
+    } else if offered.is_none() && !spec.optional {
+        "`None`: the field is no `Option`".to_owned()
+    } else {
+        return None;
+    };
+    let (model, column) = (M::NAME, M::COLUMNS[column]);
+    Some(Error::other(format!("the column `{column}` of `{model}` cannot be set to {why}")))
 }
 
 /// The condition for a statement that knows nothing but WHERE.

@@ -7,8 +7,9 @@ use crate::compose::What;
 use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::executor::Source;
+use crate::field::Asked;
 use crate::link::Raw;
-use crate::linked::{self, Described, Fits};
+use crate::linked::{self, Ask, Described};
 use crate::model::Model;
 use crate::statements::{Group, Role};
 use crate::store::Route;
@@ -32,7 +33,7 @@ struct Column {
 
 /// Compares the table of one model with the model.
 pub(crate) async fn model<M: Model, R: Route<M>>(source: Source<'_>) -> Result<()> {
-    let findings = table(&mut source.acquire().await?, &Described::of::<M>(), R::fits).await?;
+    let findings = table(&mut source.acquire().await?, &Described::of::<M>(), R::asked).await?;
     if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
 }
 
@@ -40,15 +41,15 @@ pub(crate) async fn model<M: Model, R: Route<M>>(source: Source<'_>) -> Result<(
 pub(crate) async fn every_model(conn: &mut Conn<'_>) -> Result<Vec<String>> {
     let mut findings = Vec::new();
     for linked in linked::models() {
-        if let Some((model, fits)) = linked.stored_in(conn.kind()) {
-            findings.extend(table(conn, &model, fits).await?);
+        if let Some((model, ask)) = linked.stored_in(conn.kind()) {
+            findings.extend(table(conn, &model, ask).await?);
         }
     }
     Ok(findings)
 }
 
 /// What is not as the model says, a sentence each.
-async fn table(conn: &mut Conn<'_>, described: &Described, fits: Fits) -> Result<Vec<String>> {
+async fn table(conn: &mut Conn<'_>, described: &Described, ask: Ask) -> Result<Vec<String>> {
     let Described { name, table, columns, statements: model, receivers, .. } = *described;
     let of = format!("`{name}` (table `{table}`)");
     let Some(table) = read(conn, table, model.table).await? else {
@@ -61,7 +62,7 @@ async fn table(conn: &mut Conn<'_>, described: &Described, fits: Fits) -> Result
             continue;
         };
         if let Some(ty) = &found.ty
-            && !fits(place, ty)
+            && !ask(place, Asked::Reads(ty))
         {
             let ty = &found.type_name;
             findings.push(format!(

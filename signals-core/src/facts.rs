@@ -145,8 +145,9 @@ pub(crate) fn reads_for_certain<'s>(
 async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Instances, unsure: Columns) -> Result<Columns> {
     let (model, row) = (rows.statements(), rows.at(0));
     let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
-    let sql = "SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND (SELECT count(*) FROM \
-               pragma_table_info($1, $2) WHERE pk > 0) = 1 FROM pragma_table_xinfo($1, $2)";
+    // The rowid is the one key that has no index.
+    let sql = "SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
+               pragma_index_list($1, $2) AS i WHERE i.origin = 'pk') FROM pragma_table_xinfo($1, $2)";
     let found: Vec<(String, bool, bool)> =
         conn.query(sql).bind(name).bind(schema).fetch_all().await?;
     let is_certain = |i: &usize| {

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
 use std::sync::OnceLock;
 
-use crate::backend::{AnyType, DatabaseKind};
+use crate::backend::DatabaseKind;
 use crate::cascade::OnDelete;
+use crate::field::Asked;
 use crate::instances::{Instances, Of};
 use crate::model::Model;
 use crate::statements::Statements;
@@ -18,8 +19,8 @@ use crate::table::Table;
 pub struct Linked {
     model: fn() -> Described,
     relations: &'static [Relation],
-    sqlite: Option<Fits>,
-    postgres: Option<Fits>,
+    sqlite: Option<Ask>,
+    postgres: Option<Ask>,
 }
 
 inventory::collect!(Linked);
@@ -47,8 +48,8 @@ impl Described {
     }
 }
 
-/// Whether a column of a model can be read where the database has it as this type.
-pub(crate) type Fits = fn(usize, &AnyType) -> bool;
+/// Asks something of the type of a column of a model.
+pub(crate) type Ask = fn(usize, Asked<'_>) -> bool;
 
 /// A column of a model that is the key of a row of another.
 pub struct Relation {
@@ -93,9 +94,9 @@ pub struct StoredIn<M>(PhantomData<M>);
 /// Of every type, that no database can store it.
 pub trait NotStored {
     /// In no SQLite.
-    const SQLITE: Option<Fits> = None;
+    const SQLITE: Option<Ask> = None;
     /// In no Postgres.
-    const POSTGRES: Option<Fits> = None;
+    const POSTGRES: Option<Ask> = None;
     /// No rows in SQLite belong to others.
     const SQLITE_CHILDREN: Option<Children> = None;
     /// No rows in Postgres belong to others.
@@ -105,11 +106,11 @@ pub trait NotStored {
 impl<M> NotStored for StoredIn<M> {}
 
 macro_rules! stored_in {
-    ($feature:literal, $DB:ident, $fits:ident, $children:ident) => {
+    ($feature:literal, $DB:ident, $ask:ident, $children:ident) => {
         #[cfg(feature = $feature)]
         impl<M: Store<sqlx::$DB>> StoredIn<M> {
-            /// Whether a column can be read.
-            pub const $fits: Option<Fits> = Some(<Only<sqlx::$DB> as Route<M>>::fits);
+            /// What is asked of the types of the columns.
+            pub const $ask: Option<Ask> = Some(<Only<sqlx::$DB> as Route<M>>::asked);
             /// Rows that belong to others. Apart, for it is not to be compiled for a model that belongs to none.
             pub const $children: Option<Children> =
                 Some(Children(|field| Of::<M, Only<sqlx::$DB>>::owned(field).boxed()));
@@ -124,19 +125,19 @@ impl Linked {
     /// The model `M`.
     pub const fn new<M: Model>(
         relations: &'static [Relation],
-        sqlite: Option<Fits>,
-        postgres: Option<Fits>,
+        sqlite: Option<Ask>,
+        postgres: Option<Ask>,
     ) -> Self {
         Self { model: Described::of::<M>, relations, sqlite, postgres }
     }
 
     /// The model, and how its columns are read, where this database can store it.
-    pub(crate) fn stored_in(&self, kind: DatabaseKind) -> Option<(Described, Fits)> {
-        let fits = match kind {
+    pub(crate) fn stored_in(&self, kind: DatabaseKind) -> Option<(Described, Ask)> {
+        let ask = match kind {
             DatabaseKind::Sqlite => self.sqlite,
             DatabaseKind::Postgres => self.postgres,
         };
-        fits.map(|fits| ((self.model)(), fits))
+        ask.map(|ask| ((self.model)(), ask))
     }
 }
 

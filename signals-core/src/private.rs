@@ -10,30 +10,30 @@ pub use serde_json::Value;
 pub use sqlx::error::BoxDynError;
 pub use sqlx::{Arguments, ColumnIndex, Database, Error, FromRow, Row};
 
-pub use crate::any::{Probe, Serialized, Unserialized};
+pub use crate::any::Probe;
 pub use std::time::SystemTime;
 
 pub use crate::automatic::{AutoNow, Version};
-pub use crate::backend::{AnyRow, Backend, add};
+pub use crate::backend::{AnyRow, Backend};
 pub use crate::cascade::{OnDelete, is_key_of};
 pub use crate::executor::Source;
-pub use crate::linked::{Copier, CopyOf, Linked, NotCloned, NotStored, Relation, StoredIn};
+pub use crate::field::{Asked, JsonColumn, JsonSlot, Slot, Storable, Stores};
+pub use crate::linked::{Copier, CopyOf, Linked, Relation, StoredIn};
 pub use crate::parameter::Cx;
 pub use crate::receiver::{AnyEntry, Entry, Info, Registration};
 pub use crate::statements::{ColumnSpec, Role, Statements};
 pub use crate::store::{
-    Any, Bindable, Field, Only, Places, Route, Store, Take, by_name, fits, give_key, no_column,
+    Any, Bindable, Field, Only, Places, Route, Store, Take, add_key, by_name, give_key, no_column,
 };
 pub use crate::table::{SignalTable, Table};
 pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
 
-#[cfg(feature = "json")]
-pub use sqlx::types::Json;
-
-/// What `#[model(json)]` finds where the feature `json` is off: a type that is no column.
-#[cfg(not(feature = "json"))]
-#[derive(Debug)]
-pub struct Json<T>(pub T);
+/// What types are asked about is there of every type; where the answer is another, the type has its own.
+pub mod defaults {
+    pub use crate::any::{Serialized as _, Unserialized as _};
+    pub use crate::field::NotStorable as _;
+    pub use crate::linked::{NotCloned as _, NotStored as _};
+}
 
 /// What becomes of values on their way into a statement.
 pub type Given = Result<(), BoxDynError>;
@@ -41,17 +41,30 @@ pub type Given = Result<(), BoxDynError>;
 /// What becomes of values that come out of a row.
 pub type Loaded<T> = Result<T, Error>;
 
+/// A column whose type every database can store.
+pub type Known = Slot<true>;
+
 /// The value in a column of a row.
 ///
 /// # Errors
 ///
-/// Where there is no such column, or its type is another.
-pub fn get<'r, DB, T>(row: &'r DB::Row, at: Loaded<usize>) -> Loaded<T>
-where
-    DB: Backend,
-    T: sqlx::Decode<'r, DB> + sqlx::Type<DB>,
-{
-    DB::get(row, at?)
+/// If it does not decode.
+pub fn get<DB: Backend, S: Stores<T, DB>, T>(row: &DB::Row, at: usize) -> Loaded<T> {
+    S::get(row, at)
+}
+
+/// Gives the value of a field.
+///
+/// # Errors
+///
+/// What `take` returns.
+pub fn give<DB: Backend, S: Stores<T, DB>, T>(value: &T, take: Take<'_, DB>) -> Given {
+    S::give(value, take)
+}
+
+/// What is asked of the type of a column.
+pub fn asked<DB: Backend, S: Stores<T, DB>, T>(asked: Asked<'_>) -> bool {
+    S::asked(asked)
 }
 
 /// What a receiver returns to the dispatcher.

@@ -1,9 +1,10 @@
+use std::any::type_name;
 use std::marker::PhantomData;
 
 use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, Encode, SqlSafeStr, SqlStr, Type};
 
-use crate::backend::{Arguments, Backend, DatabaseKind, Statement};
+use crate::backend::{AnyType, Arguments, Backend, DatabaseKind, Statement};
 use crate::change::Change;
 use crate::column::Column;
 use crate::control;
@@ -56,6 +57,22 @@ impl<M: Model, B: Send> Query<M, B> {
     }
 
     /// A value that [`update`](Self::update) is to set a column to. It takes the next place, behind what was bound before.
+    ///
+    /// The value is of the field's type or of one that the database assigns to it: an integer of another width, an integer
+    /// for a float, `&str` for `String`, an `Option` of these. With any other type, the update is an error before any SQL is
+    /// sent; so is `None` for a field that is no `Option`. A field with `#[model(json)]` is set to a `Json<T>`.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String, people: i64 }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL, people INTEGER NOT NULL)").await?;
+    /// City::query("").set(City::PEOPLE, 7).update(&db).await?;
+    /// assert!(City::query("").set(City::NAME, 7).update(&db).await.is_err());
+    /// # Ok(()) }
+    /// ```
     pub fn set<'q, T: Send>(mut self, column: Column<M>, value: T) -> Query<M, And<'q, B, T>> {
         self.set.push((column, self.bound + 1));
         self.bind(value)
@@ -224,33 +241,78 @@ pub(crate) fn statement<M: Model, R: Route<M>, B: Binds<M, R>>(
     sql: SqlStr,
     binds: B,
 ) -> Result<Statement, sqlx::Error> {
-    // SQLite runs every statement of a text.
-    if sql.as_str().contains(';')
-        && let Some(control) = control::find(kind, sql.as_str())
-    {
-        let statement = control.statement;
-        let error = format!("`{statement}` is no part of a condition");
-        return Err(sqlx::Error::Configuration(error.into()));
-    }
-    let mut args = Arguments::new(kind);
-    binds.bind(&mut args).map_err(sqlx::Error::Encode)?;
+    refuse_control(kind, sql.as_str())?;
+    let args = arguments::<M, R, B>(kind, binds, None).map_err(sqlx::Error::Encode)?;
     Ok(Statement { sql, args, persistent: true })
 }
+
+/// Refuses a condition that begins or ends a transaction: SQLite runs every statement of a text.
+pub(crate) fn refuse_control(kind: DatabaseKind, sql: &str) -> Result<(), sqlx::Error> {
+    if sql.contains(';')
+        && let Some(control) = control::find(kind, sql)
+    {
+        let error = format!("`{}` is no part of a condition", control.statement);
+        return Err(sqlx::Error::Configuration(error.into()));
+    }
+    Ok(())
+}
+
+/// What was bound, after `inspect` has seen each value.
+pub(crate) fn arguments<M: Model, R: Route<M>, B: Binds<M, R>>(
+    kind: DatabaseKind,
+    binds: B,
+    inspect: Inspect<'_, '_>,
+) -> Result<Arguments, BoxDynError> {
+    let mut args = Arguments::new(kind);
+    binds.bind(&mut args, inspect)?;
+    Ok(args)
+}
+
+/// What there is to know of a value before it is bound.
+pub struct Offered {
+    pub(crate) ty: AnyType,
+    /// The name of its type in the program.
+    name: &'static str,
+    null: bool,
+}
+
+impl Offered {
+    /// Whether it is `None`. A type of the program's own may be NULL where the field's is no `Option`, for it may be the
+    /// field's type.
+    pub(crate) fn is_none(&self) -> bool {
+        let name = self.name.trim_start_matches('&');
+        self.null && name.starts_with("core::option::Option<")
+    }
+
+    /// Whether it is a string. SQLite knows JSON as text, too.
+    pub(crate) fn is_string(&self) -> bool {
+        let name = self.name.trim_start_matches('&').trim_start_matches("core::option::Option<");
+        let name = name.trim_start_matches('&').trim_end_matches('>');
+        matches!(
+            name,
+            "str" | "alloc::string::String" | "alloc::boxed::Box<str" | "alloc::borrow::Cow<str"
+        )
+    }
+}
+
+/// Sees each value before it is bound, in their order.
+pub(crate) type Inspect<'i, 'f> =
+    Option<&'i mut (dyn FnMut(Offered) -> Result<(), BoxDynError> + 'f)>;
 
 /// Values that can be bound on the way that a model takes to its database.
 pub trait Binds<M, R>: Send {
     #[doc(hidden)]
-    fn bind(self, args: &mut Arguments) -> Result<(), BoxDynError>;
+    fn bind(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError>;
 }
 
 /// Values that can be bound in one database.
 pub trait BindsIn<DB: Backend>: Send {
     #[doc(hidden)]
-    fn bind(self, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
+    fn bind(self, args: &mut DB::Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError>;
 }
 
 impl<DB: Backend> BindsIn<DB> for () {
-    fn bind(self, _: &mut DB::Arguments) -> Result<(), BoxDynError> {
+    fn bind(self, _: &mut DB::Arguments, _: Inspect<'_, '_>) -> Result<(), BoxDynError> {
         Ok(())
     }
 }
@@ -260,25 +322,34 @@ where
     B: BindsIn<DB>,
     T: Encode<'q, DB> + Type<DB> + Send,
 {
-    fn bind(self, args: &mut DB::Arguments) -> Result<(), BoxDynError> {
-        self.before.bind(args)?;
+    fn bind(
+        self,
+        args: &mut DB::Arguments,
+        mut inspect: Inspect<'_, '_>,
+    ) -> Result<(), BoxDynError> {
+        self.before.bind(args, inspect.as_deref_mut())?;
+        if let Some(inspect) = inspect {
+            let ty = self.value.produces().unwrap_or_else(T::type_info);
+            let name = type_name::<T>();
+            inspect(Offered { ty: DB::any_type(ty), name, null: DB::is_null(&self.value) })?;
+        }
         sqlx::Arguments::add(args, self.value)
     }
 }
 
 impl<DB: Backend, M: Store<DB>, B: BindsIn<DB>> Binds<M, Only<DB>> for B {
-    fn bind(self, args: &mut Arguments) -> Result<(), BoxDynError> {
-        BindsIn::<DB>::bind(self, DB::arguments(args))
+    fn bind(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError> {
+        BindsIn::<DB>::bind(self, DB::arguments(args), inspect)
     }
 }
 
 impl<M: Portable, B: enabled::BindsInSqlite + enabled::BindsInPostgres> Binds<M, Any> for B {
-    fn bind(self, args: &mut Arguments) -> Result<(), BoxDynError> {
+    fn bind(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError> {
         match args {
             #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(args) => BindsIn::<sqlx::Sqlite>::bind(self, args),
+            Arguments::Sqlite(args) => BindsIn::<sqlx::Sqlite>::bind(self, args, inspect),
             #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) => BindsIn::<sqlx::Postgres>::bind(self, args),
+            Arguments::Postgres(args) => BindsIn::<sqlx::Postgres>::bind(self, args, inspect),
         }
     }
 }

@@ -2,6 +2,7 @@ use sqlx::SqlStr;
 use sqlx::error::BoxDynError;
 
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
+use crate::decode::caught;
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::store::enabled;
@@ -115,8 +116,8 @@ impl<'c> Sql<'c> {
 fn read<R: Row>(row: &AnyRow) -> Result<R, sqlx::Error> {
     match row {
         #[cfg(feature = "sqlite")]
-        AnyRow::Sqlite(row) => R::from_row(row),
+        AnyRow::Sqlite(row) => caught(|| R::from_row(row)),
         #[cfg(feature = "postgres")]
-        AnyRow::Postgres(row) => R::from_row(row),
+        AnyRow::Postgres(row) => caught(|| R::from_row(row)),
     }
 }

@@ -38,19 +38,27 @@ pub struct ColumnSpec {
     pub(crate) role: Role,
     /// Whether the program says that no two rows have the same value.
     pub(crate) unique: bool,
-    /// Whether it can be NULL for the program.
+    /// Whether the field is an `Option`.
     pub(crate) optional: bool,
+    /// Whether the field is stored as JSON.
+    pub(crate) json: bool,
 }
 
 impl ColumnSpec {
     /// A column of this name, which is quoted.
     pub const fn new(name: &'static str, role: Role) -> Self {
-        Self { name, role, unique: false, optional: false }
+        Self { name, role, unique: false, optional: false, json: false }
     }
 
-    /// One that can be NULL.
-    pub const fn optional(mut self) -> Self {
-        self.optional = true;
+    /// One whose field is an `Option`, or not.
+    pub const fn optional(mut self, optional: bool) -> Self {
+        self.optional = optional;
+        self
+    }
+
+    /// One whose field is stored as JSON.
+    pub const fn json(mut self) -> Self {
+        self.json = true;
         self
     }
 

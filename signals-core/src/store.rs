@@ -3,6 +3,8 @@ use sqlx::error::BoxDynError;
 use sqlx::{Decode, Encode, Type};
 
 use crate::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend};
+use crate::decode::decoding;
+use crate::field::{Asked, Stores};
 use crate::model::Model;
 
 /// A type that a column of this database can have.
@@ -51,8 +53,8 @@ pub trait Store<DB: Backend>: Model {
     /// Where a value cannot be encoded.
     fn bind_key(key: &Self::Pk, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
 
-    /// Whether a column can be read where the database has it as this type.
-    fn fits(column: usize, ty: &DB::TypeInfo) -> bool;
+    /// What is asked of the type of a column.
+    fn asked(column: usize, asked: Asked<'_>) -> bool;
 
     /// Reads all columns.
     ///
@@ -60,11 +62,6 @@ pub trait Store<DB: Backend>: Model {
     ///
     /// Where a column does not decode.
     fn load(row: &DB::Row, at: impl Places) -> Result<Self, sqlx::Error>;
-}
-
-/// Whether a `T` can be read where the database has this type.
-pub fn fits<DB: Backend, T: Type<DB>>(ty: &DB::TypeInfo) -> bool {
-    T::compatible(ty)
 }
 
 /// Where the columns of a model stand in a row.
@@ -83,7 +80,12 @@ where
     M: Store<DB>,
     &'static str: sqlx::ColumnIndex<DB::Row>,
 {
-    M::load(row, |column| sqlx::ColumnIndex::index(&M::COLUMNS[column], row))
+    decoding::<M, M>(|reached| {
+        M::load(row, |column| {
+            reached.set(column);
+            sqlx::ColumnIndex::index(&M::COLUMNS[column], row)
+        })
+    })
 }
 
 /// Receives the value of a column.
@@ -142,11 +144,26 @@ where
 /// # Errors
 ///
 /// What `take` returns; where there is none.
-pub fn give_key<DB: Backend, T>(key: &Option<T>, take: Take<'_, DB>) -> Result<(), BoxDynError>
-where
-    T: Bindable<DB>,
-{
-    key.as_ref().map_or_else(|| Err("the row has no key yet".into()), |key| take(key))
+pub fn give_key<DB: Backend, S: Stores<T, DB>, T>(
+    key: &Option<T>,
+    take: Take<'_, DB>,
+) -> Result<(), BoxDynError> {
+    match key {
+        Some(key) => S::give(key, take),
+        None => Err("the row has no key yet".into()),
+    }
+}
+
+/// Adds a part of a key to the arguments of a statement.
+///
+/// # Errors
+///
+/// If it cannot be encoded.
+pub fn add_key<DB: Backend, S: Stores<T, DB>, T>(
+    key: &T,
+    args: &mut DB::Arguments,
+) -> Result<(), BoxDynError> {
+    S::give(key, &mut |key| key.bind(args))
 }
 
 /// A place that no column has.
@@ -244,7 +261,7 @@ pub trait Route<M: Model>: Send + 'static {
     #[doc(hidden)]
     fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error>;
     #[doc(hidden)]
-    fn fits(column: usize, ty: &AnyType) -> bool;
+    fn asked(column: usize, asked: Asked<'_>) -> bool;
 }
 
 /// The database that the type names.
@@ -263,15 +280,23 @@ impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
     }
 
     fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
-        Store::<DB>::set(model, column, DB::row(row), at)
+        decoding::<M, ()>(|reached| {
+            reached.set(column);
+            Store::<DB>::set(model, column, DB::row(row), at)
+        })
     }
 
     fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error> {
-        <M as Store<DB>>::load(DB::row(row), |column| Ok(from + column))
+        decoding::<M, M>(|reached| {
+            <M as Store<DB>>::load(DB::row(row), |column| {
+                reached.set(column);
+                Ok(from + column)
+            })
+        })
     }
 
-    fn fits(column: usize, ty: &AnyType) -> bool {
-        <M as Store<DB>>::fits(column, DB::type_info(ty))
+    fn asked(column: usize, asked: Asked<'_>) -> bool {
+        <M as Store<DB>>::asked(column, asked)
     }
 }
 
@@ -310,7 +335,14 @@ impl<M: Portable> Route<M> for Any {
         each!(AnyRow, row, DB => <DB as Route<M>>::load(row, from))
     }
 
-    fn fits(column: usize, ty: &AnyType) -> bool {
-        each!(AnyType, ty, DB => <DB as Route<M>>::fits(column, ty))
+    fn asked(column: usize, asked: Asked<'_>) -> bool {
+        match asked {
+            Asked::Reads(ty) | Asked::Takes(ty) => {
+                each!(AnyType, ty, DB => <DB as Route<M>>::asked(column, asked))
+            }
+            Asked::ReadsNull(row) => {
+                each!(AnyRow, row, DB => <DB as Route<M>>::asked(column, asked))
+            }
+        }
     }
 }

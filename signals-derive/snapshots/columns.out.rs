@@ -1,7 +1,41 @@
 const _: () = {
     use ::sqlx_signals::__private as __p;
     #[allow(unused_imports)]
-    use __p::{NotCloned as _, NotStored as _, Serialized as _, Unserialized as _};
+    use __p::defaults::*;
+    type __S3 = __p::JsonSlot<
+        {
+            __p::Storable::<__p::JsonColumn<Vec<String>>>::SQLITE
+                || __p::Storable::<__p::JsonColumn<Vec<String>>>::POSTGRES
+        },
+    >;
+    type __S4 = __p::Slot<
+        {
+            __p::Storable::<DateTime<Utc>>::SQLITE
+                || __p::Storable::<DateTime<Utc>>::POSTGRES
+        },
+    >;
+    type __S5 = __p::Slot<
+        {
+            __p::Storable::<Option<DateTime<Utc>>>::SQLITE
+                || __p::Storable::<Option<DateTime<Utc>>>::POSTGRES
+        },
+    >;
+    const _: () = ::core::assert!(
+        __S3::STORABLE,
+        "`Vec<String>` cannot be stored as JSON: derive serde's `Serialize` and `Deserialize` for it, and turn on the feature `json`"
+    );
+    const _: () = ::core::assert!(
+        __S4::STORABLE,
+        "`DateTime<Utc>` cannot be a column: turn on sqlx-signals' feature `chrono`"
+    );
+    const _: () = ::core::assert!(
+        __S5::STORABLE,
+        "`Option<DateTime<Utc>>` cannot be a column: turn on sqlx-signals' feature `chrono`"
+    );
+    const _: () = ::core::assert!(
+        ! __p::Storable:: < Option < DateTime < Utc > > > ::NESTED,
+        "`Option<DateTime<Utc>>` cannot be a column: `Some(None)` and `None` are both NULL; use `Option<…>`"
+    );
     #[automatically_derived]
     #[allow(dead_code)]
     impl LineItem {
@@ -44,10 +78,14 @@ const _: () = {
                     __p::ColumnSpec::new("\"orderId\"", __p::Role::Key),
                     __p::ColumnSpec::new("\"no\"", __p::Role::Key),
                     __p::ColumnSpec::new("\"barCode\"", __p::Role::Plain).unique(),
-                    __p::ColumnSpec::new("\"options\"", __p::Role::Plain),
+                    __p::ColumnSpec::new("\"options\"", __p::Role::Plain)
+                        .optional(__p::Storable::<Vec<String>>::OPTION)
+                        .json(),
                     __p::ColumnSpec::new("\"total\"", __p::Role::Generated),
-                    __p::ColumnSpec::new("\"createdAt\"", __p::Role::AutoNowAdd),
-                    __p::ColumnSpec::new("\"changedAt\"", __p::Role::AutoNow).optional(),
+                    __p::ColumnSpec::new("\"createdAt\"", __p::Role::AutoNowAdd)
+                        .optional(__p::Storable::<DateTime<Utc>>::OPTION),
+                    __p::ColumnSpec::new("\"changedAt\"", __p::Role::AutoNow)
+                        .optional(true),
                     __p::ColumnSpec::new("\"version\"", __p::Role::Version),
                 ],
                 insert: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
@@ -120,67 +158,66 @@ const _: () = {
     #[automatically_derived]
     impl<__DB: __p::Backend> __p::Store<__DB> for LineItem
     where
-        i64: __p::Field<__DB>,
-        i32: __p::Field<__DB>,
-        String: __p::Field<__DB>,
-        __p::Json<Vec<String>>: __p::Field<__DB>,
-        for<'__j> __p::Json<&'__j Vec<String>>: __p::Bindable<__DB>,
-        DateTime<Utc>: __p::Field<__DB>,
-        Option<DateTime<Utc>>: __p::Field<__DB>,
+        __p::Known: __p::Stores<i64, __DB>,
+        __p::Known: __p::Stores<i32, __DB>,
+        __p::Known: __p::Stores<String, __DB>,
+        __S3: __p::Stores<Vec<String>, __DB>,
+        __S4: __p::Stores<DateTime<Utc>, __DB>,
+        __S5: __p::Stores<Option<DateTime<Utc>>, __DB>,
     {
         fn give(&self, column: usize, take: __p::Take<'_, __DB>) -> __p::Given {
             match column {
-                0usize => take(&self.order_id),
-                1usize => take(&self.number),
-                2usize => take(&self.bar_code),
-                3usize => take(&__p::Json(&self.options)),
-                4usize => take(&self.total),
-                5usize => take(&self.created_at),
-                6usize => take(&self.changed_at),
-                7usize => take(&self.version),
+                0usize => __p::give::<__DB, __p::Known, _>(&self.order_id, take),
+                1usize => __p::give::<__DB, __p::Known, _>(&self.number, take),
+                2usize => __p::give::<__DB, __p::Known, _>(&self.bar_code, take),
+                3usize => __p::give::<__DB, __S3, _>(&self.options, take),
+                4usize => __p::give::<__DB, __p::Known, _>(&self.total, take),
+                5usize => __p::give::<__DB, __S4, _>(&self.created_at, take),
+                6usize => __p::give::<__DB, __S5, _>(&self.changed_at, take),
+                7usize => __p::give::<__DB, __p::Known, _>(&self.version, take),
                 _ => __p::no_column(column),
             }
         }
         #[allow(clippy::single_match)]
         fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
             match column {
-                0usize => self.order_id = __p::get::<__DB, _>(row, __p::Ok(at))?,
-                1usize => self.number = __p::get::<__DB, _>(row, __p::Ok(at))?,
-                4usize => self.total = __p::get::<__DB, _>(row, __p::Ok(at))?,
-                5usize => self.created_at = __p::get::<__DB, _>(row, __p::Ok(at))?,
-                6usize => self.changed_at = __p::get::<__DB, _>(row, __p::Ok(at))?,
-                7usize => self.version = __p::get::<__DB, _>(row, __p::Ok(at))?,
+                0usize => self.order_id = __p::get::<__DB, __p::Known, _>(row, at)?,
+                1usize => self.number = __p::get::<__DB, __p::Known, _>(row, at)?,
+                4usize => self.total = __p::get::<__DB, __p::Known, _>(row, at)?,
+                5usize => self.created_at = __p::get::<__DB, __S4, _>(row, at)?,
+                6usize => self.changed_at = __p::get::<__DB, __S5, _>(row, at)?,
+                7usize => self.version = __p::get::<__DB, __p::Known, _>(row, at)?,
                 _ => {}
             }
             __p::Ok(())
         }
         fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
-            __p::add::<__DB, _>(args, &key.0)?;
-            __p::add::<__DB, _>(args, &key.1)?;
+            __p::add_key::<__DB, __p::Known, _>(&key.0, args)?;
+            __p::add_key::<__DB, __p::Known, _>(&key.1, args)?;
             __p::Ok(())
         }
-        fn fits(column: usize, ty: &__DB::TypeInfo) -> bool {
+        fn asked(column: usize, asked: __p::Asked<'_>) -> bool {
             [
-                __p::fits::<__DB, i64>,
-                __p::fits::<__DB, i32>,
-                __p::fits::<__DB, String>,
-                __p::fits::<__DB, __p::Json<Vec<String>>>,
-                __p::fits::<__DB, i64>,
-                __p::fits::<__DB, DateTime<Utc>>,
-                __p::fits::<__DB, Option<DateTime<Utc>>>,
-                __p::fits::<__DB, i32>,
-            ][column](ty)
+                __p::asked::<__DB, __p::Known, i64>,
+                __p::asked::<__DB, __p::Known, i32>,
+                __p::asked::<__DB, __p::Known, String>,
+                __p::asked::<__DB, __S3, Vec<String>>,
+                __p::asked::<__DB, __p::Known, i64>,
+                __p::asked::<__DB, __S4, DateTime<Utc>>,
+                __p::asked::<__DB, __S5, Option<DateTime<Utc>>>,
+                __p::asked::<__DB, __p::Known, i32>,
+            ][column](asked)
         }
         fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
             __p::Ok(Self {
-                order_id: __p::get::<__DB, _>(row, at(0usize))?,
-                number: __p::get::<__DB, _>(row, at(1usize))?,
-                bar_code: __p::get::<__DB, _>(row, at(2usize))?,
-                options: __p::get::<__DB, __p::Json<Vec<String>>>(row, at(3usize))?.0,
-                total: __p::get::<__DB, _>(row, at(4usize))?,
-                created_at: __p::get::<__DB, _>(row, at(5usize))?,
-                changed_at: __p::get::<__DB, _>(row, at(6usize))?,
-                version: __p::get::<__DB, _>(row, at(7usize))?,
+                order_id: __p::get::<__DB, __p::Known, _>(row, at(0usize)?)?,
+                number: __p::get::<__DB, __p::Known, _>(row, at(1usize)?)?,
+                bar_code: __p::get::<__DB, __p::Known, _>(row, at(2usize)?)?,
+                options: __p::get::<__DB, __S3, _>(row, at(3usize)?)?,
+                total: __p::get::<__DB, __p::Known, _>(row, at(4usize)?)?,
+                created_at: __p::get::<__DB, __S4, _>(row, at(5usize)?)?,
+                changed_at: __p::get::<__DB, __S5, _>(row, at(6usize)?)?,
+                version: __p::get::<__DB, __p::Known, _>(row, at(7usize)?)?,
                 cache: ::core::default::Default::default(),
             })
         }

@@ -1,7 +1,7 @@
 const _: () = {
     use ::sqlx_signals::__private as __p;
     #[allow(unused_imports)]
-    use __p::{NotCloned as _, NotStored as _, Serialized as _, Unserialized as _};
+    use __p::defaults::*;
     #[automatically_derived]
     #[allow(dead_code)]
     impl User {
@@ -63,41 +63,41 @@ const _: () = {
     #[automatically_derived]
     impl<__DB: __p::Backend> __p::Store<__DB> for User
     where
-        i64: __p::Field<__DB>,
-        String: __p::Field<__DB>,
+        __p::Known: __p::Stores<i64, __DB>,
+        __p::Known: __p::Stores<String, __DB>,
     {
         fn give(&self, column: usize, take: __p::Take<'_, __DB>) -> __p::Given {
             match column {
-                0usize => __p::give_key(&self.id, take),
-                1usize => take(&self.name),
-                2usize => take(&self.email),
+                0usize => __p::give_key::<__DB, __p::Known, _>(&self.id, take),
+                1usize => __p::give::<__DB, __p::Known, _>(&self.name, take),
+                2usize => __p::give::<__DB, __p::Known, _>(&self.email, take),
                 _ => __p::no_column(column),
             }
         }
         #[allow(clippy::single_match)]
         fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
             match column {
-                0usize => self.id = __p::Some(__p::get::<__DB, _>(row, __p::Ok(at))?),
+                0usize => self.id = __p::Some(__p::get::<__DB, __p::Known, _>(row, at)?),
                 _ => {}
             }
             __p::Ok(())
         }
         fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
-            __p::add::<__DB, _>(args, key)?;
+            __p::add_key::<__DB, __p::Known, _>(key, args)?;
             __p::Ok(())
         }
-        fn fits(column: usize, ty: &__DB::TypeInfo) -> bool {
+        fn asked(column: usize, asked: __p::Asked<'_>) -> bool {
             [
-                __p::fits::<__DB, i64>,
-                __p::fits::<__DB, String>,
-                __p::fits::<__DB, String>,
-            ][column](ty)
+                __p::asked::<__DB, __p::Known, i64>,
+                __p::asked::<__DB, __p::Known, String>,
+                __p::asked::<__DB, __p::Known, String>,
+            ][column](asked)
         }
         fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
             __p::Ok(Self {
-                id: __p::Some(__p::get::<__DB, _>(row, at(0usize))?),
-                name: __p::get::<__DB, _>(row, at(1usize))?,
-                email: __p::get::<__DB, _>(row, at(2usize))?,
+                id: __p::Some(__p::get::<__DB, __p::Known, _>(row, at(0usize)?)?),
+                name: __p::get::<__DB, __p::Known, _>(row, at(1usize)?)?,
+                email: __p::get::<__DB, __p::Known, _>(row, at(2usize)?)?,
             })
         }
     }

@@ -87,7 +87,7 @@ impl Backend for Postgres {
 
     fn get<'r, T>(row: &'r PgRow, column: usize) -> Result<T, sqlx::Error>
     where
-        T: Decode<'r, Self> + Type<Self>,
+        T: Decode<'r, Self> + Type<Self> + for<'q> Encode<'q, Self>,
     {
         row.try_get(column)
     }
@@ -101,6 +101,24 @@ impl Backend for Postgres {
             all.extend(u64::MAX.to_be_bytes());
         }
         Ok(())
+    }
+
+    // What the server casts at an assignment without losing anything but digits. It would cast anything to a text.
+    fn takes(field: &PgTypeInfo, value: &PgTypeInfo) -> Option<bool> {
+        let (mut field, mut value) = (field.name(), value.name());
+        if let (Some(of_field), Some(of_value)) =
+            (field.strip_suffix("[]"), value.strip_suffix("[]"))
+        {
+            (field, value) = (of_field, of_value);
+        }
+        match (Family::of(field)?, Family::of(value)?) {
+            (Family::Float, Family::Integer) => Some(true),
+            (field, value) => Some(field == value),
+        }
+    }
+
+    fn any_type(ty: PgTypeInfo) -> AnyType {
+        AnyType::Postgres(ty)
     }
 
     fn fits_array(element: &PgTypeInfo) -> bool {
@@ -128,6 +146,36 @@ impl Backend for Postgres {
         })?;
         let array = array.ok_or("values of this type cannot be the elements of an array")?;
         sqlx::Arguments::add(args, Each { rows, give, array })
+    }
+}
+
+/// Types that are assigned to each other.
+#[derive(PartialEq)]
+enum Family {
+    Integer,
+    /// Any other number.
+    Float,
+    Text,
+    Time,
+    Json,
+    Bool,
+    Bytes,
+    Uuid,
+}
+
+impl Family {
+    fn of(name: &str) -> Option<Self> {
+        Some(match &*name.to_ascii_uppercase() {
+            "INT2" | "INT4" | "INT8" => Self::Integer,
+            "FLOAT4" | "FLOAT8" | "NUMERIC" => Self::Float,
+            "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "CITEXT" => Self::Text,
+            "TIMESTAMP" | "TIMESTAMPTZ" | "DATE" => Self::Time,
+            "JSON" | "JSONB" => Self::Json,
+            "BOOL" => Self::Bool,
+            "BYTEA" => Self::Bytes,
+            "UUID" => Self::Uuid,
+            _ => return None,
+        })
     }
 }
 

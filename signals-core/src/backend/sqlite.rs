@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use sqlx::encode::IsNull;
-use sqlx::error::BoxDynError;
+use sqlx::error::{BoxDynError, UnexpectedNullError, mismatched_types};
 use sqlx::sqlite::{
     SqliteArguments, SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode,
-    SqlitePoolOptions, SqliteQueryResult, SqliteRow, SqliteTypeInfo,
+    SqlitePoolOptions, SqliteQueryResult, SqliteRow, SqliteTypeInfo, SqliteValueRef,
 };
 use sqlx::{
-    Decode, Row, SqlSafeStr, Sqlite, SqliteConnection, SqlitePool, Type, TypeInfo, ValueRef,
+    Decode, Encode, Row, SqlSafeStr, Sqlite, SqliteConnection, SqlitePool, Type, TypeInfo, ValueRef,
 };
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind};
@@ -94,9 +94,30 @@ impl Backend for Sqlite {
 
     fn get<'r, T>(row: &'r SqliteRow, column: usize) -> Result<T, sqlx::Error>
     where
-        T: Decode<'r, Self> + Type<Self>,
+        T: Decode<'r, Self> + Type<Self> + for<'q> Encode<'q, Self>,
     {
-        row.try_get(column)
+        let value = row.try_get_raw(column)?;
+        let decoded = if value.is_null() {
+            null(value)
+        } else {
+            let ty = value.type_info();
+            if T::compatible(&ty) {
+                T::decode(value)
+            } else {
+                Err(mismatched_types::<Self, T>(&ty))
+            }
+        };
+        decoded.map_err(|source| sqlx::Error::ColumnDecode { index: column.to_string(), source })
+    }
+
+    // A value is stored as what it is, whatever the column is declared as, and read back by what it is stored as.
+    fn takes(field: &SqliteTypeInfo, value: &SqliteTypeInfo) -> Option<bool> {
+        let (field, value) = (field.name(), value.name());
+        Some(field == value || (matches!(field, "REAL" | "NUMERIC") && value == "INTEGER"))
+    }
+
+    fn any_type(ty: SqliteTypeInfo) -> AnyType {
+        AnyType::Sqlite(ty)
     }
 
     // The buffer shows its values only through `Debug`, which is that of the driver's own numbers, strings and bytes.
@@ -124,6 +145,18 @@ impl Backend for Sqlite {
             "REAL" => Ok(real(row)? != real(other)?),
             _ => Ok(bytes(row)? != bytes(other)?),
         }
+    }
+}
+
+/// NULL as a `T`. Of most types, sqlx reads it as zero or as an empty value: only a type that writes what it has read as
+/// NULL again can be NULL.
+fn null<'r, T>(value: SqliteValueRef<'r>) -> Result<T, BoxDynError>
+where
+    T: Decode<'r, Sqlite> + for<'q> Encode<'q, Sqlite>,
+{
+    match T::decode(value) {
+        Ok(null) if Sqlite::is_null(&null) => Ok(null),
+        _ => Err(UnexpectedNullError.into()),
     }
 }
 

@@ -11,6 +11,7 @@ use super::{Instances, Told};
 use crate::any::AnyModel;
 use crate::backend::{AnyRow, AnyTake, AnyType};
 use crate::column::Column;
+use crate::field::Asked;
 use crate::model::{Model, key_text};
 use crate::parameter::Cx;
 use crate::previous::Before;
@@ -231,7 +232,7 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     }
 
     fn fits(&self, column: usize, ty: &AnyType) -> bool {
-        R::fits(column, ty)
+        R::asked(column, Asked::Reads(ty))
     }
 
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error> {

@@ -32,13 +32,6 @@ pub(crate) struct Column<'i> {
     pub(crate) belongs_to: Option<BelongsTo>,
 }
 
-impl Column<'_> {
-    /// Whether the field can be `None`, and the column NULL.
-    pub(crate) fn is_optional(&self) -> bool {
-        !self.role.is_key() && option_of(self.ty).is_some()
-    }
-}
-
 #[derive(Clone, Copy)]
 pub(crate) enum Role<'i> {
     Plain,
@@ -264,7 +257,7 @@ fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {
 }
 
 /// The `T` of a type that is written as an `Option<T>`.
-fn option_of(ty: &Type) -> Option<&Type> {
+pub(super) fn option_of(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last()?;
     let PathArguments::AngleBracketed(args) = &last.arguments else {

@@ -1,12 +1,12 @@
-use std::collections::HashSet;
-
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote, quote_spanned};
+use syn::Type;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::ast::{BelongsTo, Column, Model, OnDelete, Role};
+use super::ast::{BelongsTo, Column, Model, OnDelete, Role, option_of};
 use super::sql::{self, Sql};
+use super::unstorable;
 use crate::options::private;
 
 pub(super) fn expand(model: &Model<'_>) -> TokenStream {
@@ -30,43 +30,52 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     let (pk, get_pk, set_pk) = (&key.ty, &key.get, &key.set);
     let automatic = automatic(columns);
 
+    let slots = Slots::of(columns);
     let give = columns.iter().enumerate().map(|(i, column)| {
-        let ident = column.ident;
+        let (ident, slot) = (column.ident, slots.name(column));
         match column.role {
-            Role::GeneratedKey(_) => quote!(#i => __p::give_key(&self.#ident, take),),
-            Role::Json => quote!(#i => take(&__p::Json(&self.#ident)),),
-            _ => quote!(#i => take(&self.#ident),),
+            Role::GeneratedKey(_) => {
+                quote!(#i => __p::give_key::<__DB, #slot, _>(&self.#ident, take),)
+            }
+            _ => quote!(#i => __p::give::<__DB, #slot, _>(&self.#ident, take),),
         }
     });
+    let read = |column: &Column<'_>, at: TokenStream| {
+        let slot = slots.name(column);
+        let value = quote!(__p::get::<__DB, #slot, _>(row, #at)?);
+        match column.role {
+            Role::GeneratedKey(_) => quote!(__p::Some(#value)),
+            _ => value,
+        }
+    };
     let set = columns.iter().enumerate().filter(|(_, c)| c.role.is_automatic()).map(|(i, c)| {
-        let (ident, value) = (c.ident, read(c, &quote!(__p::Ok(at))));
+        let (ident, value) = (c.ident, read(c, quote!(at)));
         quote!(#i => self.#ident = #value,)
     });
-    let bind_key = key.parts.iter().map(|part| quote!(__p::add::<__DB, _>(args, #part)?;));
+    let bind_key = model.keys().zip(&key.parts).map(|(column, part)| {
+        let slot = slots.name(column);
+        quote!(__p::add_key::<__DB, #slot, _>(#part, args)?;)
+    });
     let load = columns.iter().enumerate().map(|(i, c)| {
-        let (ident, value) = (c.ident, read(c, &quote!(at(#i))));
+        let (ident, value) = (c.ident, read(c, quote!(at(#i)?)));
         quote!(#ident: #value,)
     });
-    let fits = columns.iter().map(|c| {
-        let ty = match c.role {
-            Role::Json => {
-                let ty = c.ty;
-                quote!(__p::Json<#ty>)
-            }
-            _ => decoded(c),
-        };
-        quote!(__p::fits::<__DB, #ty>)
+    let asked = columns.iter().map(|c| {
+        let (slot, ty) = (slots.name(c), decoded(c));
+        quote!(__p::asked::<__DB, #slot, #ty>)
     });
     let rest: TokenStream =
         skipped.iter().map(|f| quote!(#f: ::core::default::Default::default(),)).collect();
-    let bounds = bounds(columns);
+    let (bounds, slots) = (slots.bounds(), slots.declare(columns));
     let linked = linked(model);
 
     quote! {
         const _: () = {
             use #p as __p;
             #[allow(unused_imports)]
-            use __p::{NotCloned as _, NotStored as _, Serialized as _, Unserialized as _};
+            use __p::defaults::*;
+
+            #slots
 
             #[automatically_derived]
             #[allow(dead_code)]
@@ -116,8 +125,8 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                     #(#bind_key)*
                     __p::Ok(())
                 }
-                fn fits(column: usize, ty: &__DB::TypeInfo) -> bool {
-                    [#(#fits),*][column](ty)
+                fn asked(column: usize, asked: __p::Asked<'_>) -> bool {
+                    [#(#asked),*][column](asked)
                 }
                 fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
                     __p::Ok(Self { #(#load)* #rest })
@@ -167,8 +176,15 @@ fn statements(model: &Model<'_>) -> TokenStream {
             Role::Version => quote!(Version),
         };
         let unique = column.unique.then(|| quote!(.unique()));
-        let optional = column.is_optional().then(|| quote!(.optional()));
-        quote!(__p::ColumnSpec::new(#name, __p::Role::#role)#unique #optional)
+        let ty = column.ty;
+        let is_known = unstorable::is_known(&ty.to_token_stream().to_string(), false);
+        let optional = match option_of(ty) {
+            _ if column.role.is_key() => None,
+            Some(_) => Some(quote!(.optional(true))),
+            None => (!is_known).then(|| quote!(.optional(__p::Storable::<#ty>::OPTION))),
+        };
+        let json = matches!(column.role, Role::Json).then(|| quote!(.json()));
+        quote!(__p::ColumnSpec::new(#name, __p::Role::#role)#unique #optional #json)
     });
     quote! {
         __p::Statements {
@@ -305,35 +321,96 @@ fn decoded(column: &Column<'_>) -> TokenStream {
     }
 }
 
-/// The value of the field, from a place in a row.
-fn read(column: &Column<'_>, at: &TokenStream) -> TokenStream {
-    match column.role {
-        Role::GeneratedKey(_) => quote!(__p::Some(__p::get::<__DB, _>(row, #at)?)),
-        Role::Json => {
-            let ty = column.ty;
-            quote!(__p::get::<__DB, __p::Json<#ty>>(row, #at)?.0)
-        }
-        _ => quote!(__p::get::<__DB, _>(row, #at)?),
-    }
+/// How each type of a column is stored, under a name of its own.
+struct Slots<'i> {
+    types: Vec<(String, bool, TokenStream, &'i Type)>,
 }
 
-/// That the database can store each of the types, once for each.
-fn bounds(columns: &[Column<'_>]) -> TokenStream {
-    let mut seen = HashSet::new();
-    let mut bounds = TokenStream::new();
-    for column in columns {
-        let (ty, span) = (decoded(column), column.ty.span());
-        let json = matches!(column.role, Role::Json);
-        if !seen.insert((ty.to_string(), json)) {
-            continue;
+impl<'i> Slots<'i> {
+    fn of(columns: &[Column<'i>]) -> Self {
+        let mut types: Vec<(String, bool, TokenStream, &Type)> = Vec::new();
+        for column in columns {
+            let (text, json) = Self::key(column);
+            if !types.iter().any(|(other, as_json, ..)| (other, *as_json) == (&text, json)) {
+                types.push((text, json, decoded(column), column.ty));
+            }
         }
-        bounds.extend(match json {
-            true => quote_spanned! {span=>
-                __p::Json<#ty>: __p::Field<__DB>,
-                for<'__j> __p::Json<&'__j #ty>: __p::Bindable<__DB>,
-            },
-            false => quote_spanned!(span=> #ty: __p::Field<__DB>,),
-        });
+        Self { types }
     }
-    bounds
+
+    fn key(column: &Column<'_>) -> (String, bool) {
+        (decoded(column).to_string(), matches!(column.role, Role::Json))
+    }
+
+    /// How the type of a column is stored.
+    fn name(&self, column: &Column<'_>) -> TokenStream {
+        let (text, json) = Self::key(column);
+        let place = self.types.iter().position(|(t, j, ..)| (t, *j) == (&text, json));
+        self.at(place.unwrap_or_default())
+    }
+
+    fn at(&self, place: usize) -> TokenStream {
+        let (text, json, ..) = &self.types[place];
+        if unstorable::is_known(text, *json) {
+            return quote!(__p::Known);
+        }
+        format_ident!("__S{place}").into_token_stream()
+    }
+
+    /// The names, and for each column an error if no database can store it.
+    fn declare(&self, columns: &[Column<'_>]) -> TokenStream {
+        let mut declared = TokenStream::new();
+        for (i, (text, json, ty, _)) in self.types.iter().enumerate() {
+            if unstorable::is_known(text, *json) {
+                continue;
+            }
+            let name = self.at(i);
+            let slot = match json {
+                true => {
+                    let of = quote!(__p::Storable::<__p::JsonColumn<#ty>>);
+                    quote!(JsonSlot<{ #of::SQLITE || #of::POSTGRES }>)
+                }
+                false => {
+                    let of = quote!(__p::Storable::<#ty>);
+                    quote!(Slot<{ #of::SQLITE || #of::POSTGRES }>)
+                }
+            };
+            declared.extend(quote!(type #name = __p::#slot;));
+        }
+        for column in columns {
+            // What no version and no time can be of is another error already.
+            let reported = match column.role {
+                Role::Version => true,
+                Role::AutoNow | Role::AutoNowAdd => {
+                    unstorable::is_primitive(&decoded(column).to_string())
+                }
+                _ => false,
+            };
+            let (name, ty, field) = (self.name(column), decoded(column), column.ty);
+            let json = matches!(column.role, Role::Json);
+            if reported || unstorable::is_known(&ty.to_string(), json) {
+                continue;
+            }
+            let message = unstorable::message(&ty, json);
+            declared.extend(quote_spanned! {field.span()=>
+                const _: () = ::core::assert!(#name::STORABLE, #message);
+            });
+            if !json && unstorable::is_option(&field.to_token_stream().to_string()) {
+                let message = unstorable::nested(&field.to_token_stream());
+                declared.extend(quote_spanned! {field.span()=>
+                    const _: () = ::core::assert!(!__p::Storable::<#field>::NESTED, #message);
+                });
+            }
+        }
+        declared
+    }
+
+    /// That the database can store each of the types.
+    fn bounds(&self) -> TokenStream {
+        let bounds = self.types.iter().enumerate().map(|(i, (_, _, ty, field))| {
+            let name = self.at(i);
+            quote_spanned!(field.span()=> #name: __p::Stores<#ty, __DB>,)
+        });
+        bounds.collect()
+    }
 }

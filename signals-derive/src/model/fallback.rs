@@ -37,7 +37,7 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
                 fn give(&self, _: usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
                 fn set(&mut self, _: usize, _: &__DB::Row, _: usize) -> ::core::result::Result<(), __p::Error> { ::core::panic!() }
                 fn bind_key(_: &(), _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
-                fn fits(_: usize, _: &__DB::TypeInfo) -> bool { ::core::panic!() }
+                fn asked(_: usize, _: __p::Asked<'_>) -> bool { ::core::panic!() }
                 fn load(_: &__DB::Row, _: impl __p::Places) -> __p::Loaded<Self> { ::core::panic!() }
             }
         };

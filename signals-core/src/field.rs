@@ -1,0 +1,340 @@
+//! The type of a field as a column: how its values are read, bound and asked about.
+
+use std::marker::PhantomData;
+
+use sqlx::error::BoxDynError;
+
+use crate::backend::{AnyRow, AnyType, Backend};
+use crate::store::{Field, Take};
+
+/// Which databases can store a `T`, and whether it is an `Option`: its own constants are there if so, else those of
+/// [`NotStorable`].
+pub struct Storable<T>(PhantomData<T>);
+
+/// Of every type, that no database can store it.
+pub trait NotStorable {
+    /// Not in SQLite.
+    const SQLITE: bool = false;
+    /// Not in PostgreSQL.
+    const POSTGRES: bool = false;
+    /// It is no `Option`.
+    const OPTION: bool = false;
+    /// It is no `Option` of an `Option`.
+    const NESTED: bool = false;
+}
+
+impl<T> NotStorable for Storable<T> {}
+
+#[cfg(feature = "sqlite")]
+impl<T: Field<sqlx::Sqlite>> Storable<T> {
+    /// In SQLite.
+    pub const SQLITE: bool = true;
+}
+
+#[cfg(feature = "postgres")]
+impl<T: Field<sqlx::Postgres>> Storable<T> {
+    /// In PostgreSQL.
+    pub const POSTGRES: bool = true;
+}
+
+impl<T> Storable<Option<T>> {
+    /// It is an `Option`, under whatever name.
+    pub const OPTION: bool = true;
+}
+
+impl<T> Storable<Option<Option<T>>> {
+    /// `Some(None)` and `None` would both be NULL.
+    pub const NESTED: bool = true;
+}
+
+/// What is asked of the type of a column.
+#[derive(Clone, Copy)]
+pub enum Asked<'a> {
+    /// Whether it can be read if the database has this type.
+    Reads(&'a AnyType),
+    /// Whether the column can be set to a value of this type.
+    Takes(&'a AnyType),
+    /// Whether it can be read from NULL, which is the first column of this row.
+    ReadsNull(&'a AnyRow),
+}
+
+/// How a column of a model is stored. Every bound on a field goes through it.
+///
+/// If no database can store the field's type, `STORABLE` is false: the derive reports it at the field, and all bounds
+/// hold, so that this is the only error.
+pub struct Slot<const STORABLE: bool>;
+
+/// As [`Slot`], for a field with `#[model(json)]`.
+pub struct JsonSlot<const STORABLE: bool>;
+
+impl<const STORABLE: bool> Slot<STORABLE> {
+    /// Whether any database can store it.
+    pub const STORABLE: bool = STORABLE;
+}
+
+impl<const STORABLE: bool> JsonSlot<STORABLE> {
+    /// Whether any database can store it.
+    pub const STORABLE: bool = STORABLE;
+}
+
+/// That fields of type `T` are stored in `DB`.
+pub trait Stores<T, DB: Backend> {
+    /// The value in a column of a row.
+    ///
+    /// # Errors
+    ///
+    /// If it does not decode.
+    fn get(row: &DB::Row, at: usize) -> Result<T, sqlx::Error>;
+
+    /// Gives the value of a field.
+    ///
+    /// # Errors
+    ///
+    /// What `take` returns.
+    fn give(value: &T, take: Take<'_, DB>) -> Result<(), BoxDynError>;
+
+    /// What is asked of the type.
+    fn asked(asked: Asked<'_>) -> bool;
+}
+
+impl<T: Field<DB>, DB: Backend> Stores<T, DB> for Slot<true> {
+    fn get(row: &DB::Row, at: usize) -> Result<T, sqlx::Error> {
+        DB::get(row, at)
+    }
+
+    fn give(value: &T, take: Take<'_, DB>) -> Result<(), BoxDynError> {
+        take(value)
+    }
+
+    fn asked(asked: Asked<'_>) -> bool {
+        asked_of::<T, DB>(asked)
+    }
+}
+
+fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
+    match asked {
+        Asked::Reads(ty) => T::compatible(DB::type_info(ty)),
+        Asked::Takes(ty) => {
+            let ty = DB::type_info(ty);
+            DB::takes(&T::type_info(), ty).unwrap_or_else(|| T::compatible(ty))
+        }
+        Asked::ReadsNull(row) => DB::get::<T>(DB::row(row), 0).is_ok(),
+    }
+}
+
+const REPORTED: &str = "the build has failed at this field";
+
+impl<T, DB: Backend> Stores<T, DB> for Slot<false> {
+    fn get(_: &DB::Row, _: usize) -> Result<T, sqlx::Error> {
+        unreachable!("{REPORTED}")
+    }
+
+    fn give(_: &T, _: Take<'_, DB>) -> Result<(), BoxDynError> {
+        unreachable!("{REPORTED}")
+    }
+
+    fn asked(_: Asked<'_>) -> bool {
+        unreachable!("{REPORTED}")
+    }
+}
+
+#[cfg(feature = "json")]
+impl<T, DB: Backend> Stores<T, DB> for JsonSlot<true>
+where
+    JsonColumn<T>: Field<DB>,
+    for<'j> JsonColumn<&'j T>: crate::store::Bindable<DB>,
+{
+    fn get(row: &DB::Row, at: usize) -> Result<T, sqlx::Error> {
+        DB::get::<JsonColumn<T>>(row, at).map(|json| json.0)
+    }
+
+    fn give(value: &T, take: Take<'_, DB>) -> Result<(), BoxDynError> {
+        take(&JsonColumn(value))
+    }
+
+    fn asked(asked: Asked<'_>) -> bool {
+        asked_of::<JsonColumn<T>, DB>(asked)
+    }
+}
+
+impl<T, DB: Backend> Stores<T, DB> for JsonSlot<false> {
+    fn get(_: &DB::Row, _: usize) -> Result<T, sqlx::Error> {
+        unreachable!("{REPORTED}")
+    }
+
+    fn give(_: &T, _: Take<'_, DB>) -> Result<(), BoxDynError> {
+        unreachable!("{REPORTED}")
+    }
+
+    fn asked(_: Asked<'_>) -> bool {
+        unreachable!("{REPORTED}")
+    }
+}
+
+/// A value of a field with `#[model(json)]`: JSON, and NULL if it is `None`.
+#[derive(Debug)]
+pub struct JsonColumn<T>(pub T);
+
+#[cfg(feature = "json")]
+mod json {
+    use std::fmt::Error as Present;
+
+    use serde::de::value::Error as NotNull;
+    use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
+    use serde::ser::{Impossible, Serialize, Serializer};
+    use sqlx::encode::IsNull;
+    use sqlx::error::{BoxDynError, UnexpectedNullError};
+    use sqlx::types::Json;
+    use sqlx::{Database, Decode, Encode, Type, ValueRef};
+
+    use super::JsonColumn;
+
+    impl<T, DB: Database> Type<DB> for JsonColumn<T>
+    where
+        Json<T>: Type<DB>,
+    {
+        fn type_info() -> DB::TypeInfo {
+            Json::<T>::type_info()
+        }
+
+        fn compatible(ty: &DB::TypeInfo) -> bool {
+            Json::<T>::compatible(ty)
+        }
+    }
+
+    impl<'q, T: Serialize, DB: Database> Encode<'q, DB> for JsonColumn<T>
+    where
+        for<'j> Json<&'j T>: Encode<'q, DB>,
+    {
+        fn encode_by_ref(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+            match self.0.serialize(IsNone) {
+                Ok(()) => Ok(IsNull::Yes),
+                Err(_) => Json(&self.0).encode_by_ref(buffer),
+            }
+        }
+    }
+
+    impl<'r, T: DeserializeOwned, DB: Database> Decode<'r, DB> for JsonColumn<T>
+    where
+        Json<T>: Decode<'r, DB>,
+    {
+        fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
+            if value.is_null() {
+                return T::deserialize(Null).map(Self).map_err(|_| UnexpectedNullError.into());
+            }
+            Json::decode(value).map(|json| Self(json.0))
+        }
+    }
+
+    /// Deserializes `None`, also within a transparent type, and nothing else.
+    struct Null;
+
+    impl<'de> Deserializer<'de> for Null {
+        type Error = NotNull;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(NotNull::custom("NULL"))
+        }
+
+        fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+            visitor.visit_none()
+        }
+
+        fn deserialize_newtype_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            visitor: V,
+        ) -> Result<V::Value, Self::Error> {
+            visitor.visit_newtype_struct(self)
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+            tuple_struct map struct enum identifier ignored_any
+        }
+    }
+
+    /// Tells whether a value is `None`, also within a transparent type. Anything else is an error, which does not allocate.
+    struct IsNone;
+
+    macro_rules! present {
+        ($($name:ident($($arg:ty),*) $(-> $returns:ty)?;)*) => { $(
+            fn $name(self, $(_: $arg),*) -> Result<present!(@ $($returns)?), Present> {
+                Err(Present)
+            }
+        )* };
+        (@) => { () };
+        (@ $returns:ty) => { $returns };
+    }
+
+    type Nothing = Impossible<(), Present>;
+
+    impl Serializer for IsNone {
+        type Ok = ();
+        type Error = Present;
+        type SerializeSeq = Nothing;
+        type SerializeTuple = Nothing;
+        type SerializeTupleStruct = Nothing;
+        type SerializeTupleVariant = Nothing;
+        type SerializeMap = Nothing;
+        type SerializeStruct = Nothing;
+        type SerializeStructVariant = Nothing;
+
+        fn serialize_none(self) -> Result<(), Present> {
+            Ok(())
+        }
+
+        fn serialize_newtype_struct<T: Serialize + ?Sized>(
+            self,
+            _: &'static str,
+            value: &T,
+        ) -> Result<(), Present> {
+            value.serialize(self)
+        }
+
+        fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<(), Present> {
+            Err(Present)
+        }
+
+        fn serialize_newtype_variant<T: Serialize + ?Sized>(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: &T,
+        ) -> Result<(), Present> {
+            Err(Present)
+        }
+
+        fn collect_str<T: std::fmt::Display + ?Sized>(self, _: &T) -> Result<(), Present> {
+            Err(Present)
+        }
+
+        present! {
+            serialize_bool(bool);
+            serialize_i8(i8);
+            serialize_i16(i16);
+            serialize_i32(i32);
+            serialize_i64(i64);
+            serialize_u8(u8);
+            serialize_u16(u16);
+            serialize_u32(u32);
+            serialize_u64(u64);
+            serialize_f32(f32);
+            serialize_f64(f64);
+            serialize_char(char);
+            serialize_str(&str);
+            serialize_bytes(&[u8]);
+            serialize_unit();
+            serialize_unit_struct(&'static str);
+            serialize_unit_variant(&'static str, u32, &'static str);
+            serialize_seq(Option<usize>) -> Nothing;
+            serialize_tuple(usize) -> Nothing;
+            serialize_tuple_struct(&'static str, usize) -> Nothing;
+            serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Nothing;
+            serialize_map(Option<usize>) -> Nothing;
+            serialize_struct(&'static str, usize) -> Nothing;
+            serialize_struct_variant(&'static str, u32, &'static str, usize) -> Nothing;
+        }
+    }
+}

@@ -1,0 +1,585 @@
+//! Values that a field cannot have are errors, in every way of reading and writing.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::Mutex;
+
+use serde::{Deserialize, Serialize};
+use sqlx_signals::sqlx::types::Json;
+use sqlx_signals::sqlx::types::chrono::{DateTime, NaiveDate, NaiveDateTime, NaiveTime, Utc};
+use sqlx_signals::sqlx::types::{Text, Uuid};
+use sqlx_signals::{DatabaseKind, Error, Previous, post_load, prelude::*, sqlx, without_signals};
+
+use common::execute;
+
+/// A type under another name, and one that is stored as another: both can be NULL.
+type Maybe = Option<String>;
+
+#[derive(Debug, Clone, PartialEq, sqlx::Type)]
+#[sqlx(transparent)]
+struct Nickname(Option<String>);
+
+#[derive(Debug, Clone, PartialEq, sqlx::Type)]
+#[sqlx(transparent)]
+struct Cents(i64);
+
+#[derive(Debug, Clone, PartialEq, sqlx::Type)]
+#[sqlx(type_name = "text", rename_all = "snake_case")]
+enum Color {
+    Red,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "things")]
+struct Thing {
+    id: Option<i64>,
+    text: String,
+    number: i64,
+    small: i32,
+    real: f64,
+    flag: bool,
+    bytes: Vec<u8>,
+    at: DateTime<Utc>,
+    day: NaiveDate,
+    cents: Cents,
+    color: Color,
+    parsed: Text<u16>,
+    uuid: Uuid,
+    boxed: Box<str>,
+    option: Option<String>,
+    maybe: Maybe,
+    nickname: Nickname,
+}
+
+const THINGS: &str = "text TEXT, number BIGINT, small INTEGER, real DOUBLE PRECISION, flag BOOLEAN, bytes BLOB, at TIMESTAMPTZ, day \
+     DATE, cents BIGINT, color TEXT, parsed TEXT, uuid UUID, boxed TEXT, option TEXT, maybe TEXT, nickname TEXT";
+
+fn thing() -> Thing {
+    Thing {
+        id: None,
+        text: "a".into(),
+        number: 1,
+        small: 2,
+        real: 0.5,
+        flag: true,
+        bytes: vec![1],
+        at: DateTime::UNIX_EPOCH,
+        day: NaiveDate::from_ymd_opt(2024, 1, 2).unwrap(),
+        cents: Cents(5),
+        color: Color::Red,
+        parsed: Text(7),
+        uuid: Uuid::from_u128(1),
+        boxed: "b".into(),
+        option: None,
+        maybe: None,
+        nickname: Nickname(None),
+    }
+}
+
+async fn things(db: &Db) -> Thing {
+    let columns = match db.kind() {
+        DatabaseKind::Sqlite => THINGS.replace("TIMESTAMPTZ", "DATETIME").replace("UUID", "BLOB"),
+        DatabaseKind::Postgres => THINGS.replace("BLOB", "BYTEA"),
+    };
+    common::table(db, "things", &columns).await;
+    let mut thing = thing();
+    thing.save(db).await.unwrap();
+    thing
+}
+
+/// That something is an error that names the column and its model.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(done: Result<T>, column: &str, model: &str) {
+    let error = done.expect_err("the value fits no field");
+    let chain = chain(&error);
+    assert!(chain.contains(&format!("`{column}` of `{model}`")), "{chain}");
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut chain = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        chain = format!("{chain}: {error}");
+        source = error.source();
+    }
+    chain
+}
+
+/// A model whose receivers ask for the row before.
+#[derive(Debug, Clone, Model)]
+#[model(table = "watched")]
+struct Watched {
+    id: Option<i64>,
+    name: String,
+    #[model(generated)]
+    state: String,
+    #[model(version)]
+    version: i64,
+}
+
+#[receiver(post_save, sender = Watched)]
+fn look(_: PostSave<'_, Watched>, _: Previous<'_, Watched>) {}
+
+#[receiver(post_delete, sender = Watched)]
+fn look_at_deleted(_: PostDelete<'_, Watched>, _: Previous<'_, Watched>) {}
+
+async fn watched(db: &Db) -> Watched {
+    common::table(db, "watched", "name TEXT, state TEXT DEFAULT 'new', version BIGINT").await;
+    let mut row = Watched { id: None, name: "a".into(), state: String::new(), version: 1 };
+    row.save(db).await.unwrap();
+    row
+}
+
+on_every_database! {
+    async fn null_in_a_column_whose_field_is_no_option_is_an_error(db: Db) {
+        let mut thing = things(&db).await;
+        let id = thing.id.unwrap();
+        assert_eq!(Thing::get(&db, id).await.unwrap(), thing);
+        for column in [
+            "text", "number", "small", "real", "flag", "bytes", "at", "day", "cents", "color", "parsed", "uuid", "boxed",
+        ] {
+            let before = format!("CREATE TABLE kept AS SELECT {column} AS value FROM things");
+            execute(&db, &before).await;
+            execute(&db, &format!("UPDATE things SET {column} = NULL")).await;
+            refused(Thing::get(&db, id).await, column, "Thing");
+            refused(Thing::find(&db, id).await, column, "Thing");
+            refused(Thing::all(&db).await, column, "Thing");
+            refused(Thing::query("WHERE id = $1").bind(id).fetch_one(&db).await, column, "Thing");
+            refused(Thing::query("").fetch_all(&db).await, column, "Thing");
+            refused(db.query("SELECT * FROM things").fetch_all::<Thing>().await, column, "Thing");
+            refused(thing.refresh(&db).await, column, "Thing");
+            execute(&db, &format!("UPDATE things SET {column} = (SELECT value FROM kept); DROP TABLE kept")).await;
+        }
+        assert_eq!(Thing::get(&db, id).await.unwrap(), thing);
+    }
+
+    async fn null_is_read_by_every_field_that_can_be_null(db: Db) {
+        let thing = things(&db).await;
+        let read = Thing::all(&db).await.unwrap();
+        assert_eq!((&read[0].option, &read[0].maybe, &read[0].nickname), (&None, &None, &Nickname(None)));
+        Thing::query("WHERE id = $1")
+            .bind(thing.id.unwrap())
+            .set(Thing::OPTION, Some("o"))
+            .set(Thing::MAYBE, "m")
+            .set(Thing::NICKNAME, Nickname(Some("n".into())))
+            .update(&db)
+            .await
+            .unwrap();
+        let read = Thing::get(&db, thing.id.unwrap()).await.unwrap();
+        assert_eq!(read.option.as_deref(), Some("o"));
+        assert_eq!(read.maybe.as_deref(), Some("m"));
+        assert_eq!(read.nickname.0.as_deref(), Some("n"));
+    }
+
+    async fn null_is_an_error_in_sqlx_query_as_of_a_model(db: Db) {
+        things(&db).await;
+        db.execute("UPDATE things SET text = NULL").await.unwrap();
+        let sql = "SELECT * FROM things";
+        let done = match db.kind() {
+            DatabaseKind::Sqlite => {
+                sqlx::query_as::<_, Thing>(sql).fetch_one(db.sqlite().unwrap()).await
+            }
+            DatabaseKind::Postgres => {
+                sqlx::query_as::<_, Thing>(sql).fetch_one(db.postgres().unwrap()).await
+            }
+        };
+        refused(done.map_err(Error::from), "text", "Thing");
+    }
+
+    async fn a_row_before_the_write_that_does_not_decode_stops_the_write(db: Db) {
+        let mut row = watched(&db).await;
+        db.execute("UPDATE watched SET name = NULL").await.unwrap();
+        row.name = "b".into();
+        refused(row.save(&db).await, "name", "Watched");
+        refused(row.update(&db).await, "name", "Watched");
+        refused(row.clone().delete(&db).await, "name", "Watched");
+        refused(Watched::query("").set(Watched::NAME, "c").update(&db).await.map(|_| ()).and(
+            Watched::get(&db, row.id.unwrap()).await.map(|_| ())), "name", "Watched");
+    }
+
+    async fn null_for_what_the_database_computes_is_an_error(db: Db) {
+        let mut row = watched(&db).await;
+        assert_eq!(row.state, "new");
+        db.execute("UPDATE watched SET state = NULL").await.unwrap();
+        let done = without_signals(async { row.save(&db).await }).await;
+        refused(done, "state", "Watched");
+        assert_eq!(row.state, "new");
+    }
+
+    async fn a_version_that_is_null_is_an_error(db: Db) {
+        let row = watched(&db).await;
+        db.execute("UPDATE watched SET version = NULL").await.unwrap();
+        refused(Watched::get(&db, row.id.unwrap()).await, "version", "Watched");
+        refused(Watched::all(&db).await, "version", "Watched");
+    }
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "unassigned")]
+struct Unassigned {
+    id: Option<i64>,
+    name: String,
+}
+
+/// `BIGINT PRIMARY KEY` is not the rowid: SQLite assigns nothing.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_key_that_sqlite_did_not_assign_is_an_error() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    execute(&db, "CREATE TABLE unassigned (id BIGINT PRIMARY KEY, name TEXT NOT NULL)").await;
+    let mut row = Unassigned { id: None, name: "a".into() };
+    refused(row.save(&db).await, "id", "Unassigned");
+    assert_eq!(row.id, None);
+    refused(row.insert(&db).await, "id", "Unassigned");
+    refused(Unassigned::insert_many(&db, std::slice::from_mut(&mut row)).await, "id", "Unassigned");
+    assert_eq!(row.id, None);
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Meta {
+    color: String,
+}
+
+type MaybeMeta = Option<Meta>;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Model)]
+#[model(table = "documents")]
+struct Document {
+    id: Option<i64>,
+    title: String,
+    #[model(json)]
+    meta: Option<Meta>,
+    #[model(json)]
+    alias: MaybeMeta,
+    #[model(json)]
+    any: serde_json::Value,
+}
+
+static CHANGED: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+#[receiver(post_save, sender = Document, updated, changed(meta))]
+fn note(saved: PostSave<'_, Document>) {
+    CHANGED.lock().unwrap().push(saved.instance.title.clone());
+}
+
+fn document(title: &str, meta: Option<&str>) -> Document {
+    let meta = meta.map(|color| Meta { color: color.into() });
+    Document {
+        id: None,
+        title: title.into(),
+        alias: meta.clone(),
+        meta,
+        any: serde_json::Value::Null,
+    }
+}
+
+async fn documents(db: &Db) {
+    let json = if db.kind() == DatabaseKind::Postgres { "JSONB" } else { "TEXT" };
+    let columns =
+        format!("title TEXT NOT NULL UNIQUE, meta {json}, alias {json}, any {json} NOT NULL");
+    common::table(db, "documents", &columns.replace("any ", "\"any\" ")).await;
+}
+
+on_every_database! {
+    async fn none_is_null_in_a_json_column(db: Db) {
+        documents(&db).await;
+        let mut rows = [document("a", None), document("b", Some("red")), document("c", None)];
+        rows[0].save(&db).await.unwrap();
+        Document::insert_many(&db, &mut rows[1..]).await.unwrap();
+        let null = || async { Document::query("WHERE meta IS NULL AND alias IS NULL").count(&db).await.unwrap() };
+        assert_eq!(null().await, 2);
+        let (json_null,): (i64,) = db
+            .query("SELECT count(*) FROM documents WHERE CAST(\"any\" AS text) = 'null'")
+            .fetch_one()
+            .await
+            .unwrap();
+        assert_eq!(json_null, 3, "a value that is JSON's null itself stays so");
+        assert_eq!(Document::query("ORDER BY title").fetch_all(&db).await.unwrap(), rows);
+
+        (rows[1].meta, rows[1].alias) = (None, None);
+        Document::update_many(&db, &mut rows).await.unwrap();
+        assert_eq!(null().await, 3);
+        let red = document("a", Some("red"));
+        let (found, created) = Document::get_or_create(&db, red, &[Document::TITLE]).await.unwrap();
+        assert_eq!((found.meta, created), (None, false));
+        let mut upserted = document("d", None);
+        upserted.upsert(&db, &[Document::TITLE]).await.unwrap();
+        assert_eq!(null().await, 4);
+        assert_eq!(serde_json::to_value(&upserted).unwrap()["meta"], serde_json::Value::Null);
+    }
+
+    async fn json_null_is_read_as_none(db: Db) {
+        documents(&db).await;
+        document("a", Some("red")).save(&db).await.unwrap();
+        db.execute("UPDATE documents SET meta = 'null', alias = 'null'").await.unwrap();
+        let read = Document::all(&db).await.unwrap();
+        assert_eq!((&read[0].meta, &read[0].alias), (&None, &None));
+    }
+
+    async fn none_is_null_where_a_json_column_is_set_by_condition(db: Db) {
+        documents(&db).await;
+        let mut rows = [document("a", Some("red")), document("b", Some("red"))];
+        Document::insert_many(&db, &mut rows).await.unwrap();
+        let null = || async { Document::query("WHERE meta IS NULL").count(&db).await.unwrap() };
+        let meta = |color: &str| Json(Some(Meta { color: color.to_owned() }));
+        for heard in [false, true] {
+            let set = async {
+                let none = Json(None::<Meta>);
+                Document::query("").set(Document::META, none).update(&db).await.unwrap();
+                assert_eq!(null().await, 2, "heard: {heard}");
+                Document::query("").set(Document::META, meta("blue")).update(&db).await.unwrap();
+                assert_eq!(null().await, 0);
+                assert_eq!(Document::all(&db).await.unwrap()[0].meta, meta("blue").0);
+                let none = None::<Json<Meta>>;
+                Document::query("").set(Document::META, none).update(&db).await.unwrap();
+                assert_eq!(null().await, 2);
+                Document::query("").set(Document::META, Some(meta("red"))).update(&db).await.unwrap();
+            };
+            if heard { set.await } else { without_signals(set).await }
+        }
+    }
+
+    async fn null_in_a_json_column_whose_field_is_no_option_is_an_error(db: Db) {
+        let json = if db.kind() == DatabaseKind::Postgres { "JSONB" } else { "TEXT" };
+        common::table(&db, "documents", &format!("title TEXT, meta {json}, alias {json}, \"any\" {json}")).await;
+        document("a", None).save(&db).await.unwrap();
+        db.execute("UPDATE documents SET \"any\" = NULL").await.unwrap();
+        refused(Document::all(&db).await, "any", "Document");
+    }
+}
+
+/// SQLite and PostgreSQL take turns: the log is one.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+on_every_database! {
+    async fn a_json_column_that_stays_none_has_not_changed(db: Db) {
+        let _turn = TURN.lock().await;
+        documents(&db).await;
+        let mut row = document("changed", None);
+        row.save(&db).await.unwrap();
+        let heard = || std::mem::take(&mut *CHANGED.lock().unwrap()).iter().filter(|t| *t == "changed").count();
+        heard();
+        row.save(&db).await.unwrap();
+        assert_eq!(heard(), 0);
+        row.meta = document("", Some("red")).meta;
+        row.save(&db).await.unwrap();
+        assert_eq!(heard(), 1);
+        row.meta = None;
+        row.save(&db).await.unwrap();
+        assert_eq!(heard(), 1);
+    }
+}
+
+/// A column of each type that the driver panics at.
+#[derive(Debug, Clone, Model)]
+#[model(table = "times")]
+struct Times {
+    id: Option<i64>,
+    tz: DateTime<Utc>,
+    plain: NaiveDateTime,
+    day: NaiveDate,
+    several: Vec<DateTime<Utc>>,
+    option: Option<DateTime<Utc>>,
+    time_tz: Option<sqlx::types::time::OffsetDateTime>,
+    time_day: Option<sqlx::types::time::Date>,
+    decimal: Option<sqlx::types::Decimal>,
+    big: Option<sqlx::types::BigDecimal>,
+}
+
+#[receiver(post_load, sender = Times)]
+fn loaded(_: sqlx_signals::PostLoad<'_, Times>) {}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_value_that_the_driver_cannot_decode_is_an_error_and_the_connection_goes_on() {
+    let test = common::TestDb::postgres("a_value_that_the_driver_cannot_decode").await;
+    let db = common::one_connection(&test.db).await;
+    let pool = db.postgres().unwrap().clone();
+    let columns = "tz TIMESTAMPTZ NOT NULL DEFAULT now(), plain TIMESTAMP NOT NULL DEFAULT now(), day DATE NOT NULL DEFAULT now(), several \
+                   TIMESTAMPTZ[] NOT NULL DEFAULT '{}', option TIMESTAMPTZ, time_tz TIMESTAMPTZ, time_day DATE, decimal NUMERIC, big NUMERIC";
+    common::table(&db, "times", columns).await;
+    for (column, value) in [
+        ("tz", "'infinity'"),
+        ("tz", "'-infinity'"),
+        ("tz", "'294000-01-01'"),
+        ("plain", "'infinity'"),
+        ("plain", "'-infinity'"),
+        ("plain", "'290000-01-01'"),
+        ("day", "'infinity'"),
+        ("day", "'-infinity'"),
+        ("day", "'5000000-01-01'"),
+        ("several", "ARRAY['infinity'::timestamptz]"),
+        ("option", "'infinity'"),
+        ("time_tz", "'infinity'"),
+        ("time_tz", "'20000-01-01'"),
+        ("time_day", "'infinity'"),
+        ("time_day", "'20000-01-01'"),
+        ("decimal", "'NaN'"),
+        ("big", "'NaN'"),
+    ] {
+        execute(&db, &format!("DELETE FROM times; INSERT INTO times ({column}) VALUES ({value})"))
+            .await;
+        let (id,): (i64,) = db.query("SELECT id FROM times").fetch_one().await.unwrap();
+        refused(Times::get(&pool, id).await, column, "Times");
+        refused(Times::all(&pool).await, column, "Times");
+        refused(Times::query("").fetch_all(&pool).await, column, "Times");
+        let read = sqlx::query_as::<_, Times>("SELECT * FROM times").fetch_all(&pool).await;
+        refused(read.map_err(Error::from), column, "Times");
+        let (one,): (i32,) = db.query("SELECT 1").fetch_one().await.unwrap();
+        assert_eq!(one, 1);
+    }
+    db.close().await;
+    test.passed().await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_panic_while_a_tuple_is_decoded_is_an_error_too() {
+    let test = common::TestDb::postgres("a_panic_while_a_tuple_is_decoded").await;
+    let db = common::one_connection(&test.db).await;
+    let read = db.query("SELECT 'infinity'::timestamptz").fetch_one::<(DateTime<Utc>,)>().await;
+    assert!(chain(&read.unwrap_err()).contains("panicked"));
+    let mut tx = db.begin().await.unwrap();
+    let read = tx.query("SELECT 'infinity'::date").fetch_all::<(NaiveDate,)>().await;
+    assert!(chain(&read.unwrap_err()).contains("panicked"));
+    let (one,): (i32,) = tx.query("SELECT 1").fetch_one().await.unwrap();
+    assert_eq!(one, 1);
+    tx.rollback().await.unwrap();
+    db.close().await;
+    test.passed().await;
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "settable")]
+struct Settable {
+    id: Option<i64>,
+    name: String,
+    nick: Option<String>,
+    age: i64,
+    small: i16,
+    ratio: f64,
+    single: f32,
+    active: bool,
+    data: Vec<u8>,
+    at: DateTime<Utc>,
+    naive: NaiveDateTime,
+    day: NaiveDate,
+    time: NaiveTime,
+    uuid: Uuid,
+    cents: Cents,
+    color: Color,
+    #[model(json)]
+    meta: Option<Meta>,
+}
+
+async fn settable(db: &Db) {
+    let columns = "name TEXT NOT NULL, nick TEXT, age BIGINT NOT NULL, small SMALLINT NOT NULL, ratio DOUBLE PRECISION NOT NULL, single \
+                   REAL NOT NULL, active BOOLEAN NOT NULL, data BYTEA NOT NULL, at TIMESTAMPTZ NOT NULL, naive TIMESTAMP NOT NULL, day DATE \
+                   NOT NULL, time TIME NOT NULL, uuid UUID NOT NULL, cents BIGINT NOT NULL, color TEXT NOT NULL, meta JSONB";
+    let columns = match db.kind() {
+        DatabaseKind::Sqlite => columns
+            .replace("BYTEA", "BLOB")
+            .replace("TIMESTAMPTZ", "DATETIME")
+            .replace("UUID", "BLOB")
+            .replace("JSONB", "TEXT"),
+        DatabaseKind::Postgres => columns.to_owned(),
+    };
+    common::table(db, "settable", &columns).await;
+    let epoch = DateTime::UNIX_EPOCH;
+    Settable {
+        id: None,
+        name: "a".into(),
+        nick: None,
+        age: 1,
+        small: 1,
+        ratio: 1.0,
+        single: 1.0,
+        active: false,
+        data: vec![],
+        at: epoch,
+        naive: epoch.naive_utc(),
+        day: epoch.date_naive(),
+        time: epoch.time(),
+        uuid: Uuid::nil(),
+        cents: Cents(1),
+        color: Color::Red,
+        meta: None,
+    }
+    .save(db)
+    .await
+    .unwrap();
+}
+
+#[receiver(post_save, sender = Settable)]
+fn set(_: PostSave<'_, Settable>) {}
+
+/// Sets a column, with and without receivers, and in a transaction.
+macro_rules! set {
+    ($db:expr, $column:ident, $value:expr) => {{
+        let query = || Settable::query("").set(Settable::$column, $value);
+        let quiet = without_signals(async { query().update($db).await }).await;
+        let heard = query().update($db).await;
+        let mut tx = $db.begin().await.unwrap();
+        let inside = query().update(&mut tx).await;
+        let _ = tx.rollback().await;
+        [quiet, heard, inside]
+    }};
+}
+
+macro_rules! misfits {
+    ($db:expr, $($column:ident: $value:expr),* $(,)?) => { $(
+        for done in set!($db, $column, $value) {
+            let Err(error) = done else { panic!("{} = {}", stringify!($column), stringify!($value)) };
+            let column = stringify!($column).to_lowercase();
+            assert!(error.to_string().contains(&format!("`{column}` of `Settable`")), "{error}");
+        }
+    )* };
+}
+
+macro_rules! fits {
+    ($db:expr, $($column:ident: $value:expr),* $(,)?) => { $(
+        let [quiet, ..] = set!($db, $column, $value);
+        assert_eq!(quiet.unwrap(), 1, "{} = {}", stringify!($column), stringify!($value));
+        Settable::all($db).await.unwrap();
+    )* };
+}
+
+on_every_database! {
+    async fn a_value_whose_type_does_not_fit_the_column_is_an_error(db: Db) {
+        settable(&db).await;
+        let before = format!("{:?}", Settable::all(&db).await.unwrap());
+        misfits!(&db,
+            NAME: 7, NAME: 7_i64, NAME: true, NAME: 1.5, NAME: vec![1_u8], NAME: DateTime::<Utc>::UNIX_EPOCH,
+            NAME: Some(7), NAME: None::<i32>, NAME: None::<String>, NAME: Uuid::nil(), NAME: Cents(1),
+            NICK: 7, NICK: None::<i64>, NICK: false,
+            AGE: "x", AGE: "7", AGE: String::new(), AGE: true, AGE: 1.5, AGE: Some("7"), AGE: None::<i64>, AGE: vec![7_u8],
+            AGE: DateTime::<Utc>::UNIX_EPOCH,
+            RATIO: "1.5", RATIO: true,
+            ACTIVE: "no", ACTIVE: 1, ACTIVE: 0.5,
+            DATA: "text", DATA: 7, DATA: Uuid::nil().to_string(),
+            AT: "yesterday", AT: 5, AT: true, DAY: 5_i64, DAY: "2024-01-01", TIME: "12:00",
+            UUID: "x", UUID: 5, CENTS: "5", CENTS: 0.5, COLOR: 5, META: 7, META: true,
+        );
+        assert_eq!(format!("{:?}", Settable::all(&db).await.unwrap()), before);
+    }
+
+    async fn a_value_whose_type_fits_the_column_is_set(db: Db) {
+        settable(&db).await;
+        let owned = "b".to_owned();
+        fits!(&db,
+            NAME: "b", NAME: "b".to_owned(), NAME: &owned, NAME: Some("b"), NAME: std::borrow::Cow::Borrowed("b"),
+            NAME: Box::<str>::from("b"), NAME: Color::Red, NAME: Text(5),
+            NICK: "n", NICK: Some("n"), NICK: None::<String>, NICK: None::<&str>, NICK: Nickname(None),
+            AGE: 7_i64, AGE: 7_i32, AGE: 7_i16, AGE: Some(7), AGE: Cents(7), AGE: &7_i64,
+            SMALL: 7_i16, SMALL: 7_i32, SMALL: 7_i64,
+            RATIO: 1.5_f64, RATIO: 1.5_f32, RATIO: 7, RATIO: 7_i64, SINGLE: 1.5_f64, SINGLE: 1.5_f32,
+            ACTIVE: true, ACTIVE: Some(true), DATA: vec![1_u8], DATA: &[1_u8][..],
+            AT: DateTime::<Utc>::UNIX_EPOCH, AT: DateTime::<Utc>::UNIX_EPOCH.fixed_offset(),
+            NAIVE: DateTime::<Utc>::UNIX_EPOCH.naive_utc(), NAIVE: DateTime::<Utc>::UNIX_EPOCH,
+            DAY: DateTime::<Utc>::UNIX_EPOCH.date_naive(), TIME: DateTime::<Utc>::UNIX_EPOCH.time(),
+            UUID: Uuid::nil(), CENTS: Cents(5), CENTS: 5_i64, CENTS: 5_i32, COLOR: Color::Red, COLOR: "red",
+            META: Json(Meta { color: "red".into() }), META: Json(None::<Meta>), META: None::<Json<Meta>>,
+        );
+    }
+}
