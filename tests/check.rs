@@ -3,7 +3,8 @@
 
 mod common;
 
-use sqlx_signals::{Error, prelude::*};
+use common::execute;
+use sqlx_signals::{DatabaseKind, Error, prelude::*, sqlx};
 
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
@@ -79,8 +80,12 @@ on_every_database! {
         )
         .await;
         let of = "`User` (table `users`)";
+        let write = match db.kind() {
+            DatabaseKind::Sqlite => "; write `id INTEGER PRIMARY KEY`, without WITHOUT ROWID",
+            DatabaseKind::Postgres => "",
+        };
         let users = [
-            format!("{of}: the key `id` is for the database to give, and has no default there"),
+            format!("{of}: the key `id` is for the database to give, and has no default there{write}"),
             format!("{of}: the column `name` can be NULL, and the field is no `Option`"),
             format!("{of}: the column `age` is of type TEXT, which the field cannot be read from"),
             format!("{of}: there is no unique index of `email`, for `#[model(unique)]`"),
@@ -94,7 +99,9 @@ on_every_database! {
             "`Membership` (table `memberships`): there is no unique index of `team`, `user_id`, for the key".to_owned();
         let all: Vec<_> = [memberships, nowhere].into_iter().chain(users).collect();
         let mut found = findings(db.check().await);
-        found.retain(|finding| !finding.contains("Upserted"));
+        found.retain(|finding| {
+            !["Upserted", "Account", "Nullable"].iter().any(|other| finding.contains(other))
+        });
         assert_eq!(found, all, "every linked model, by name");
     }
 
@@ -108,4 +115,162 @@ on_every_database! {
         let missing = "`Upserted` (table `memberships`): there is no unique index of `team`, for `upsert` or `get_or_create`";
         assert_eq!(found().await, [no_key, missing]);
     }
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "accounts")]
+struct Account {
+    id: Option<i64>,
+    name: String,
+    #[model(unique)]
+    email: String,
+}
+
+#[derive(Debug, Clone, PartialEq, sqlx::Type)]
+#[sqlx(transparent)]
+struct Nickname(Option<String>);
+
+type Maybe = Option<String>;
+
+/// Fields that can be NULL, though none is written as an `Option`.
+#[derive(Debug, Clone, Model)]
+#[model(table = "nullable")]
+struct Nullable {
+    id: Option<i64>,
+    nickname: Nickname,
+    maybe: Maybe,
+}
+
+async fn found(db: &Db) -> Vec<String> {
+    findings(Account::check_table(db).await)
+}
+
+const OF: &str = "`Account` (table `accounts`)";
+
+async fn accounts(db: &Db, email: &str) {
+    execute(db, "DROP TABLE IF EXISTS accounts").await;
+    common::table(db, "accounts", &format!("name TEXT NOT NULL, email TEXT NOT NULL {email}"))
+        .await;
+}
+
+on_every_database! {
+    async fn an_index_of_an_expression_or_of_some_rows_is_not_unique_for_its_columns(db: Db) {
+        let missing = [format!("{OF}: there is no unique index of `email`, for `#[model(unique)]`")];
+        for index in ["(lower(name), email)", "(email, lower(name))", "(email) WHERE name <> ''", "(lower(email))", "(email, name)"] {
+            accounts(&db, "").await;
+            execute(&db, &format!("CREATE UNIQUE INDEX accounts_email ON accounts {index}")).await;
+            assert_eq!(found(&db).await, missing, "{index}");
+        }
+        accounts(&db, "").await;
+        execute(&db, "CREATE UNIQUE INDEX accounts_email ON accounts (email)").await;
+        assert_eq!(found(&db).await, [""; 0]);
+    }
+
+    async fn a_view_is_no_table(db: Db) {
+        accounts(&db, "UNIQUE").await;
+        execute(&db, "ALTER TABLE accounts RENAME TO kept; CREATE VIEW accounts AS SELECT * FROM kept").await;
+        assert_eq!(found(&db).await, [format!("{OF}: this is a view, to which rows cannot be saved")]);
+    }
+
+    async fn a_field_that_can_be_null_under_another_name_is_no_finding(db: Db) {
+        common::table(&db, "nullable", "nickname TEXT, maybe TEXT").await;
+        Nullable::check_table(&db).await.unwrap();
+        Nullable { id: None, nickname: Nickname(None), maybe: None }.save(&db).await.unwrap();
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_key_that_sqlite_does_not_assign_is_a_finding_that_says_what_to_write() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    let finding = format!(
+        "{OF}: the key `id` is for the database to give, and has no default there; write `id INTEGER PRIMARY KEY`, without \
+         WITHOUT ROWID"
+    );
+    let columns = "name TEXT NOT NULL, email TEXT NOT NULL UNIQUE";
+    for (key, end) in [
+        ("id BIGINT PRIMARY KEY", ""),
+        ("id INT PRIMARY KEY", ""),
+        ("id INTEGER PRIMARY KEY DESC", ""),
+        ("id INTEGER PRIMARY KEY", "WITHOUT ROWID"),
+        ("id BIGINT PRIMARY KEY DEFAULT NULL", ""),
+        ("id INTEGER NOT NULL UNIQUE", ""),
+    ] {
+        execute(&db, "DROP TABLE IF EXISTS accounts").await;
+        execute(&db, &format!("CREATE TABLE accounts ({key}, {columns}) {end}")).await;
+        let mut findings = found(&db).await;
+        findings.retain(|finding| !finding.contains("can be NULL"));
+        assert_eq!(findings, std::slice::from_ref(&finding), "{key} {end}");
+    }
+    for key in [
+        "id INTEGER PRIMARY KEY",
+        "id integer primary key AUTOINCREMENT",
+        "id BIGINT PRIMARY KEY DEFAULT 7",
+    ] {
+        execute(&db, "DROP TABLE accounts").await;
+        execute(&db, &format!("CREATE TABLE accounts ({key}, {columns})")).await;
+        assert_eq!(found(&db).await, [""; 0], "{key}");
+    }
+    execute(&db, "DROP TABLE accounts").await;
+    execute(&db, &format!("CREATE TABLE accounts (id INTEGER, {columns}, PRIMARY KEY (id))")).await;
+    assert_eq!(found(&db).await, [""; 0]);
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_postgres_knows_of_an_index_and_of_a_domain_counts() {
+    let test = common::TestDb::postgres("what_postgres_knows_of_an_index").await;
+    let db = test.db.clone();
+    accounts(&db, "").await;
+    execute(&db, "CREATE UNIQUE INDEX accounts_email ON accounts (email) INCLUDE (name)").await;
+    assert_eq!(found(&db).await, [""; 0], "what INCLUDE adds is not part of what is unique");
+
+    execute(&db, "DROP INDEX accounts_email; CREATE UNIQUE INDEX accounts_email ON accounts (name) INCLUDE (email)").await;
+    let missing = [format!("{OF}: there is no unique index of `email`, for `#[model(unique)]`")];
+    assert_eq!(found(&db).await, missing);
+
+    // An index that CREATE INDEX CONCURRENTLY could not build stays, and is not used.
+    execute(&db, "DROP INDEX accounts_email; INSERT INTO accounts (name, email) VALUES ('a', 'x'), ('b', 'x')").await;
+    db.execute("CREATE UNIQUE INDEX CONCURRENTLY accounts_email ON accounts (email)")
+        .await
+        .unwrap_err();
+    let invalid = [format!(
+        "{OF}: the unique index of `email`, for `#[model(unique)]`, is invalid: drop it, or REINDEX it"
+    )];
+    assert_eq!(found(&db).await, invalid);
+
+    accounts(&db, "").await;
+    execute(
+        &db,
+        "CREATE DOMAIN required AS TEXT NOT NULL; CREATE DOMAIN email AS required; CREATE DOMAIN number AS BIGINT DEFAULT 7;
+         ALTER TABLE accounts ALTER name DROP NOT NULL, ALTER email DROP NOT NULL, ALTER name TYPE required, ALTER email TYPE \
+         email, ADD more number NOT NULL, ADD UNIQUE (email)",
+    )
+    .await;
+    assert_eq!(found(&db).await, [""; 0], "NOT NULL and defaults can be a domain's");
+    test.passed().await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_deferrable_constraint_is_a_finding_only_if_an_upsert_needs_it() {
+    let test = common::TestDb::postgres("a_deferrable_constraint_is_a_finding").await;
+    let db = test.db.clone();
+    accounts(&db, "UNIQUE DEFERRABLE INITIALLY IMMEDIATE").await;
+    execute(
+        &db,
+        "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey, ADD PRIMARY KEY (id) DEFERRABLE",
+    )
+    .await;
+    assert_eq!(found(&db).await, [""; 0]);
+    let mut account = Account { id: None, name: "a".into(), email: "x".into() };
+    account.save(&db).await.unwrap();
+    let _ = account.upsert(&db, &[Account::EMAIL]).await;
+    let deferrable = [format!(
+        "{OF}: the unique constraint of `email` is DEFERRABLE, which `upsert` or `get_or_create` cannot use"
+    )];
+    assert_eq!(found(&db).await, deferrable);
+    execute(&db, "CREATE UNIQUE INDEX accounts_now ON accounts (email)").await;
+    assert_eq!(found(&db).await, [""; 0], "one index that is checked at once is enough");
+    test.passed().await;
 }

@@ -2,7 +2,7 @@
 
 use sqlx::{AssertSqlSafe, Column as _, Executor as _, SqlSafeStr, Statement as _};
 
-use crate::backend::{AnyType, DatabaseKind};
+use crate::backend::{AnyType, Arguments, DatabaseKind, Statement};
 use crate::compose::What;
 use crate::conn::Conn;
 use crate::error::{Error, Result};
@@ -11,14 +11,24 @@ use crate::field::Asked;
 use crate::link::Raw;
 use crate::linked::{self, Ask, Described};
 use crate::model::Model;
-use crate::statements::{Group, Role};
+use crate::statements::{ColumnSpec, Group, Role};
 use crate::store::Route;
 
 /// A table as the database has it.
 struct Table {
+    is_view: bool,
     columns: Vec<Column>,
-    /// The columns of each unique index that is of all rows, in any order.
-    unique: Vec<Vec<String>>,
+    unique: Vec<Index>,
+}
+
+/// A unique index of columns alone that covers all rows.
+struct Index {
+    /// In the order of their names.
+    columns: Vec<String>,
+    /// Whether it is checked at the end of the transaction, so that ON CONFLICT cannot use it.
+    deferrable: bool,
+    /// Whether it was built to its end.
+    valid: bool,
 }
 
 struct Column {
@@ -56,6 +66,10 @@ async fn table(conn: &mut Conn<'_>, described: &Described, ask: Ask) -> Result<V
         return Ok(vec![format!("{of}: there is no such table")]);
     };
     let mut findings = Vec::new();
+    if table.is_view {
+        findings.push(format!("{of}: this is a view, to which rows cannot be saved"));
+    }
+    let reads_null = nullable_fields(conn, &table, described, ask).await?;
     for (place, (column, spec)) in columns.iter().zip(model.columns).enumerate() {
         let Some(found) = table.columns.iter().find(|c| c.name == *column) else {
             findings.push(format!("{of}: there is no column `{column}`"));
@@ -70,15 +84,13 @@ async fn table(conn: &mut Conn<'_>, described: &Described, ask: Ask) -> Result<V
             ));
         }
         let is_key = spec.role.group() == Group::Key;
-        if found.nullable && !spec.optional && !is_key {
+        if found.nullable && !is_key && !reads_null[place] {
             findings.push(format!(
                 "{of}: the column `{column}` can be NULL, and the field is no `Option`"
             ));
         }
-        if spec.role == Role::GeneratedKey && !found.optional {
-            findings.push(format!(
-                "{of}: the key `{column}` is for the database to give, and has no default there"
-            ));
+        if spec.role == Role::GeneratedKey && !found.optional && !table.is_view {
+            findings.push(unassigned_key(&of, found, conn.kind()));
         }
         if spec.unique {
             findings.extend(missing_index(&of, &table, &[column], "`#[model(unique)]`"));
@@ -97,23 +109,85 @@ async fn table(conn: &mut Conn<'_>, described: &Described, ask: Ask) -> Result<V
     let key: Vec<_> = model.group(Group::Key).map(|place| columns[place]).collect();
     findings.extend(missing_index(&of, &table, &key, "the key"));
     for shape in receivers.shapes().composed(conn.kind()) {
-        if matches!(shape.what, What::Save | What::InsertOrNothing) && !shape.by_key(model) {
-            let asked = "`upsert` or `get_or_create`";
-            let said = matches!(shape.on[..], [column] if model.columns[column].unique);
+        if matches!(shape.what, What::Save | What::InsertOrNothing) {
+            let said = shape.by_key(model)
+                || matches!(shape.on[..], [column] if model.columns[column].unique);
             let on: Vec<_> = shape.on.iter().map(|place| columns[*place]).collect();
-            let finding = missing_index(&of, &table, &on, asked).filter(|_| !said);
+            let finding = missing_index(&of, &table, &on, UPSERT).filter(|_| !said);
+            let finding = finding.or_else(|| no_arbiter(&of, &table, &on));
             findings.extend(finding.filter(|finding| !findings.contains(finding)));
         }
     }
     Ok(findings)
 }
 
+const UPSERT: &str = "`upsert` or `get_or_create`";
+
+/// Which fields can be NULL: what is an `Option`, or reads NULL as one does. The database is asked only if a column can be NULL
+/// whose field is no `Option`.
+async fn nullable_fields(
+    conn: &mut Conn<'_>,
+    table: &Table,
+    described: &Described,
+    ask: Ask,
+) -> Result<Vec<bool>> {
+    let specs = described.statements.columns;
+    let unclear = |(name, spec): (&&str, &ColumnSpec)| {
+        !spec.optional && table.columns.iter().any(|c| c.nullable && c.name == **name)
+    };
+    let mut null = None;
+    if described.columns.iter().zip(specs).any(unclear) {
+        let select = Statement::fixed("SELECT NULL", Arguments::new(conn.kind()));
+        null = conn.run_one(select).await?;
+    }
+    let reads_null = |place: usize| {
+        specs[place].optional || null.as_ref().is_some_and(|row| ask(place, Asked::ReadsNull(row)))
+    };
+    Ok((0..specs.len()).map(reads_null).collect())
+}
+
+fn unassigned_key(of: &str, key: &Column, kind: DatabaseKind) -> String {
+    let name = &key.name;
+    let finding =
+        format!("{of}: the key `{name}` is for the database to give, and has no default there");
+    match kind {
+        DatabaseKind::Postgres => finding,
+        DatabaseKind::Sqlite => {
+            format!("{finding}; write `{name} INTEGER PRIMARY KEY`, without WITHOUT ROWID")
+        }
+    }
+}
+
 fn missing_index(of: &str, table: &Table, columns: &[&str], asked: &str) -> Option<String> {
+    if table.is_view {
+        return None;
+    }
+    let (names, indexes) = indexes_of(table, columns);
+    match &indexes[..] {
+        [] => Some(format!("{of}: there is no unique index of `{names}`, for {asked}")),
+        indexes if indexes.iter().any(|index| index.valid) => None,
+        _ => Some(format!(
+            "{of}: the unique index of `{names}`, for {asked}, is invalid: drop it, or REINDEX it"
+        )),
+    }
+}
+
+/// That `upsert` needs an index that is checked at once, and every one is deferrable.
+fn no_arbiter(of: &str, table: &Table, columns: &[&str]) -> Option<String> {
+    let (names, mut indexes) = indexes_of(table, columns);
+    indexes.retain(|index| index.valid);
+    let deferrable = !indexes.is_empty() && indexes.iter().all(|index| index.deferrable);
+    deferrable.then(|| {
+        format!("{of}: the unique constraint of `{names}` is DEFERRABLE, which {UPSERT} cannot use")
+    })
+}
+
+/// The unique indexes of these columns, with the names as messages have them.
+fn indexes_of<'t>(table: &'t Table, columns: &[&str]) -> (String, Vec<&'t Index>) {
     let mut names = columns.to_vec();
     names.sort_unstable();
-    let has = table.unique.iter().any(|index| *index == names);
-    (!has)
-        .then(|| format!("{of}: there is no unique index of `{}`, for {asked}", names.join("`, `")))
+    let indexes = table.unique.iter().filter(|index| index.columns == names).collect();
+    (names.join("`, `"), indexes)
 }
 
 /// The table of this name, if there is one; `quoted` is the name as SQL has it.
@@ -160,53 +234,73 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
 
 async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
     let (schema, name) = name.split_once('.').unwrap_or(("main", name));
-    // A column that is the rowid under another name is NOT NULL and has a default, in all but name.
-    let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, x.dflt_value IS NOT NULL OR x.hidden > 1 OR (x.pk = 1 AND \
-               upper(x.type) = 'INTEGER' AND (SELECT count(*) FROM pragma_table_info($1, $2) WHERE pk > 0) = 1) FROM \
+    // The rowid under another name is NOT NULL and has a default, in all but name. It is the one key of type INTEGER that has
+    // no index, in a table that has rowids.
+    let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, coalesce(upper(x.dflt_value), 'NULL') <> 'NULL' OR x.hidden > 1 OR \
+               (x.pk > 0 AND upper(x.type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list($1, $2) AS i WHERE i.origin = 'pk')) FROM \
                pragma_table_xinfo($1, $2) AS x WHERE x.hidden <> 1 ORDER BY x.cid";
     let rows: Vec<(String, bool, bool)> =
         conn.query(sql).bind(name).bind(schema).fetch_all().await?;
     if rows.is_empty() {
         return Ok(None);
     }
-    let sql = "SELECT i.name, c.name FROM pragma_index_list($1, $2) AS i JOIN pragma_index_info(i.name, $2) AS c WHERE \
-               i.\"unique\" AND NOT i.partial AND c.name IS NOT NULL UNION ALL SELECT '', name FROM pragma_table_info($1, $2) \
-               WHERE pk > 0 ORDER BY 1, 2";
-    let indexes: Vec<(String, String)> =
-        conn.query(sql).bind(name).bind(schema).fetch_all().await?;
-    Ok(Some(Table { columns: rows.into_iter().map(column).collect(), unique: grouped(indexes) }))
+    let sql = "SELECT count(*) > 0 FROM pragma_table_list($1) WHERE schema = $2 AND type = 'view'";
+    let (is_view,) = conn.query(sql).bind(name).bind(schema).fetch_one().await?;
+    // An index of an expression has a column without a name.
+    let sql = "SELECT i.name, c.name, false, true FROM pragma_index_list($1, $2) AS i JOIN pragma_index_info(i.name, $2) AS c \
+               WHERE i.\"unique\" AND NOT i.partial AND NOT EXISTS (SELECT 1 FROM pragma_index_info(i.name, $2) AS e WHERE \
+               e.name IS NULL) UNION ALL SELECT '', name, false, true FROM pragma_table_info($1, $2) WHERE pk > 0 ORDER BY 1, 2";
+    let indexes = conn.query(sql).bind(name).bind(schema).fetch_all().await?;
+    Ok(Some(described(is_view, rows, indexes)))
 }
 
 async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {
-    let sql = "SELECT attname::text, NOT attnotnull, atthasdef OR attidentity <> '' FROM pg_attribute WHERE attrelid = \
-               to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+    // NOT NULL and a default can be those of a domain, or of one that it is made of.
+    let sql = "WITH RECURSIVE domains AS (SELECT attnum, typnotnull, typdefault, typbasetype FROM pg_attribute JOIN pg_type AS t ON \
+               t.oid = atttypid WHERE attrelid = to_regclass($1) AND typtype = 'd' UNION ALL SELECT attnum, t.typnotnull, \
+               t.typdefault, t.typbasetype FROM domains AS d JOIN pg_type AS t ON t.oid = d.typbasetype WHERE t.typtype = 'd') SELECT \
+               attname::text, NOT (attnotnull OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typnotnull)), \
+               atthasdef OR attidentity <> '' OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typdefault IS NOT \
+               NULL) FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
     let rows: Vec<(String, bool, bool)> = conn.query(sql).bind(quoted).fetch_all().await?;
     if rows.is_empty() {
         return Ok(None);
     }
-    let sql = "SELECT indexrelid::text, attname::text FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = \
-               ANY(indkey) WHERE indrelid = to_regclass($1) AND indisunique AND indpred IS NULL AND indexprs IS NULL \
-               ORDER BY 1, 2";
-    let indexes: Vec<(String, String)> = conn.query(sql).bind(quoted).fetch_all().await?;
-    Ok(Some(Table { columns: rows.into_iter().map(column).collect(), unique: grouped(indexes) }))
+    let sql = "SELECT relkind IN ('v', 'm') FROM pg_class WHERE oid = to_regclass($1)";
+    let (is_view,) = conn.query(sql).bind(quoted).fetch_one().await?;
+    // What INCLUDE adds stands behind the columns that are unique.
+    let sql = "SELECT indexrelid::text, attname::text, NOT indimmediate, indisvalid AND indisready FROM pg_index JOIN pg_attribute \
+               ON attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1]) WHERE indrelid = to_regclass($1) AND \
+               indisunique AND indpred IS NULL AND indexprs IS NULL ORDER BY 1, 2";
+    let indexes = conn.query(sql).bind(quoted).fetch_all().await?;
+    Ok(Some(described(is_view, rows, indexes)))
 }
 
-fn column((name, nullable, optional): (String, bool, bool)) -> Column {
-    Column { name, nullable, optional, ty: None, type_name: String::new() }
-}
-
-/// The columns of each index, sorted.
-fn grouped(rows: Vec<(String, String)>) -> Vec<Vec<String>> {
-    let mut all: Vec<(String, Vec<String>)> = Vec::new();
-    for (index, column) in rows {
-        match all.last_mut() {
-            Some((last, columns)) if *last == index => columns.push(column),
-            _ => all.push((index, vec![column])),
+/// A table from the rows about its columns and about those of each unique index.
+fn described(
+    is_view: bool,
+    columns: Vec<(String, bool, bool)>,
+    indexed: Vec<(String, String, bool, bool)>,
+) -> Table {
+    let column = |(name, nullable, optional)| {
+        // A view does not say what can be NULL, nor what it takes.
+        let (nullable, optional) = (nullable && !is_view, optional || is_view);
+        Column { name, nullable, optional, ty: None, type_name: String::new() }
+    };
+    let mut unique: Vec<(String, Index)> = Vec::new();
+    for (name, column, deferrable, valid) in indexed {
+        match unique.last_mut() {
+            Some((last, index)) if *last == name => index.columns.push(column),
+            _ => unique.push((name, Index { columns: vec![column], deferrable, valid })),
         }
     }
-    let sorted = |(_, mut columns): (String, Vec<String>)| {
-        columns.sort_unstable();
-        columns
+    let sorted = |(_, mut index): (String, Index)| {
+        index.columns.sort_unstable();
+        index
     };
-    all.into_iter().map(sorted).collect()
+    Table {
+        is_view,
+        columns: columns.into_iter().map(column).collect(),
+        unique: unique.into_iter().map(sorted).collect(),
+    }
 }

@@ -3,8 +3,11 @@
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use sqlx::error::UnexpectedNullError;
+
 use crate::error::Panicked;
 use crate::model::Model;
+use crate::statements::{ColumnSpec, Role};
 
 /// Decodes columns of a model, of which `decode` notes the one that it has reached.
 ///
@@ -14,7 +17,11 @@ pub(crate) fn decoding<M: Model, T>(
     decode: impl FnOnce(&Cell<usize>) -> Result<T, sqlx::Error>,
 ) -> Result<T, sqlx::Error> {
     let reached = Cell::new(0);
-    caught(|| decode(&reached)).map_err(|error| named(error, M::NAME, M::COLUMNS, reached.get()))
+    caught(|| decode(&reached)).map_err(|error| {
+        let assigned = |spec: &ColumnSpec| spec.role == Role::GeneratedKey;
+        let is_assigned = M::STATEMENTS.columns.get(reached.get()).is_some_and(assigned);
+        named(error, M::NAME, M::COLUMNS.get(reached.get()).copied(), is_assigned)
+    })
 }
 
 /// Turns a panic of a driver or of a type into an error.
@@ -25,11 +32,17 @@ pub(crate) fn caught<T>(decode: impl FnOnce() -> Result<T, sqlx::Error>) -> Resu
 }
 
 #[cold]
-fn named(error: sqlx::Error, model: &str, columns: &[&str], column: usize) -> sqlx::Error {
-    match (error, columns.get(column)) {
+fn named(error: sqlx::Error, model: &str, column: Option<&str>, is_assigned: bool) -> sqlx::Error {
+    match (error, column) {
         (sqlx::Error::ColumnDecode { source, .. } | sqlx::Error::Decode(source), Some(column)) => {
+            let source = match is_assigned && source.is::<UnexpectedNullError>() {
+                true => NO_KEY.into(),
+                false => source,
+            };
             sqlx::Error::ColumnDecode { index: format!("`{column}` of `{model}`"), source }
         }
         (error, _) => error,
     }
 }
+
+const NO_KEY: &str = "the database has assigned no key; SQLite does so only to a column that is `INTEGER PRIMARY KEY`";
