@@ -464,6 +464,21 @@ mod busy {
         }
     }
 
+    /// Another connection, which adds an item while the box is deleted.
+    pub(crate) static RIVAL: std::sync::Mutex<Option<Db>> = std::sync::Mutex::new(None);
+
+    #[receiver(pre_delete, sender = Item)]
+    async fn races(delete: PreDelete<'_, Item>) -> Result<()> {
+        let rival = RIVAL.lock().unwrap().take();
+        match rival {
+            Some(db) => {
+                let item = Item { id: None, home: delete.instance.home, version: 0 };
+                item.clone().save(&db).await.map(drop)
+            }
+            None => Ok(()),
+        }
+    }
+
     #[receiver(pre_delete, sender = Item)]
     fn before(delete: PreDelete<'_, Item>) {
         SCENE.log.push(format!("pre Item {}", delete.pk()));
@@ -680,6 +695,22 @@ on_every_database! {
                     common::execute(&db, "DELETE FROM items; DELETE FROM boxes").await;
                 }
             }
+        }
+    }
+
+    async fn a_row_that_another_transaction_adds_meanwhile_keeps_everything(db: Db) {
+        use busy::*;
+
+        // SQLite has one writer.
+        if db.kind() == sqlx_signals::DatabaseKind::Postgres {
+            let _turn = SCENE.begin().await;
+            tables(&db).await;
+            let mut first = boxes(&db, "").await;
+            *RIVAL.lock().unwrap() = Some(common::one_connection(&db).await);
+            let error = first.delete(&db).await.unwrap_err();
+            assert!(error.is_foreign_key_violation(), "{error}");
+            assert_eq!((count(&db, "items").await, count(&db, "boxes").await), (3, 2));
+            assert_eq!(first.id, Some(1));
         }
     }
 

@@ -118,6 +118,44 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["7"]);
     }
 
+    async fn a_receiver_that_waits_has_the_key_whatever_a_copy_is(db: Db) {
+        static SCENE: LazyLock<Scene> = Scene::new();
+        #[derive(Debug, Model)]
+        struct Fresh { id: Option<i64>, n: i64 }
+
+        /// A copy is a row of its own.
+        impl Clone for Fresh {
+            fn clone(&self) -> Self { Self { id: None, n: self.n } }
+        }
+
+        #[receiver(post_save, sender = Fresh, on_commit)]
+        fn saved(saved: PostSave<'_, Fresh>) { SCENE.log.push(format!("saved {}", saved.pk())) }
+        #[receiver(post_save_batch, sender = Fresh, on_commit)]
+        fn batch(saved: PostSaveBatch<'_, Fresh>) {
+            SCENE.log.push(format!("batch {:?}", saved.instances.iter().map(|row| row.pk()).collect::<Vec<_>>()));
+        }
+        #[receiver(post_delete, sender = Fresh)]
+        async fn lingers(deleted: PostDelete<'_, Fresh>) { SCENE.log.push(format!("gone {}", deleted.pk())) }
+        #[receiver(post_delete, sender = Fresh, on_commit)]
+        fn deleted(deleted: PostDelete<'_, Fresh>) { SCENE.log.push(format!("deleted {}", deleted.pk())) }
+
+        let _turn = SCENE.begin().await;
+        table(&db, "fresh", "n BIGINT NOT NULL").await;
+        let mut row = Fresh { id: None, n: 1 };
+        row.save(&db).await.unwrap();
+        Fresh::insert_many(&db, &mut [Fresh { id: None, n: 2 }, Fresh { id: None, n: 3 }]).await.unwrap();
+        assert_eq!(
+            SCENE.log.take(),
+            ["saved 1", "batch [Some(1)]", "saved 2", "saved 3", "batch [Some(2), Some(3)]"]
+        );
+        assert!(row.delete(&db).await.unwrap());
+        Fresh::query("").delete(&db).await.unwrap();
+        assert_eq!(
+            SCENE.log.take(),
+            ["gone 1", "deleted 1", "gone 2", "gone 3", "deleted 2", "deleted 3"]
+        );
+    }
+
     async fn order_is_explicit_then_by_place(db: Db) {
         static SCENE: LazyLock<Scene> = Scene::new();
         #[derive(Debug, Clone, Model)]

@@ -101,7 +101,10 @@ impl Collector<'_> {
         first: bool,
     ) -> Result<usize> {
         let mut new = 0;
-        for node in 0..self.nodes.len() {
+        // The rows of the program in its order, and the others as they were found.
+        let mut order: Vec<_> = (0..self.nodes.len()).collect();
+        order[..self.roots].sort_unstable_by_key(|node| self.nodes[*node].row);
+        for node in order {
             let group = &mut self.groups[self.nodes[node].group];
             if group.heard.is_silent_before() {
                 continue;

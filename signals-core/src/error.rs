@@ -80,7 +80,8 @@ pub enum Error {
         version: i64,
     },
 
-    /// The row cannot be deleted, because a row of another model belongs to it that says `on_delete = restrict`.
+    /// The row cannot be deleted, because a row belongs to it whose model says `on_delete = restrict`, and that is not deleted
+    /// by the same delete. Nothing was sent or written.
     Restricted {
         /// The name of the model.
         model: &'static str,

@@ -246,6 +246,20 @@ pub enum Told {
     PostLoad(usize),
 }
 
+impl Told {
+    /// The first row.
+    fn first(&self) -> usize {
+        match self {
+            Told::PreSave(row)
+            | Told::PostSave { row, .. }
+            | Told::PreDelete(row)
+            | Told::PostDelete(row)
+            | Told::PostLoad(row) => *row,
+            Told::PostSaveBatch { rows, .. } | Told::PostDeleteBatch(rows) => rows.start,
+        }
+    }
+}
+
 /// Tells receivers what happens to rows.
 pub(crate) struct Telling<'r> {
     pub(crate) rows: &'r mut dyn Instances,

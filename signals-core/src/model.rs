@@ -149,12 +149,16 @@ pub trait Model: Sized + Send + Sync + 'static {
         }
     }
 
-    /// Deletes the row, and returns whether there was one. A key that the database gives is `None` afterwards; where
-    /// it was `None` before, nothing happens at all.
+    /// Deletes the row, and returns whether there was one. Rows of other models that belong to it (`belongs_to`) are deleted
+    /// first or set to NULL, all of them in one transaction; a tree may have any depth. A key that the database gives is
+    /// `None` afterwards; where it was `None` before, nothing happens at all.
     ///
     /// # Errors
     ///
-    /// As [`save`](Model::save).
+    /// As [`save`](Model::save). [`Error::Restricted`] if a row belongs to this one, or to one that is deleted with it, whose
+    /// model says `on_delete = restrict`, and that is not deleted itself: nothing is sent or written then. A row that another
+    /// transaction adds meanwhile is an error of the database
+    /// ([`is_foreign_key_violation`](Error::is_foreign_key_violation)), and everything is rolled back.
     ///
     /// # Cancel safety
     ///

@@ -34,6 +34,12 @@ pub trait Signal: Send + Sync + 'static {
     #[doc(hidden)]
     type Kept<M: Send + Sync + 'static>: Send + Sync + 'static;
 
+    /// The rows in what was kept.
+    #[doc(hidden)]
+    fn rows_mut<M: Send + Sync + 'static>(_kept: &mut Self::Kept<M>) -> &mut [M] {
+        &mut []
+    }
+
     /// The event of what was kept.
     #[doc(hidden)]
     fn replay<M: Send + Sync + 'static>(kept: &Self::Kept<M>) -> Self::Event<'_, M>;

@@ -54,7 +54,11 @@ pub(crate) struct Own<M> {
 type Fields<'e, M> = Option<&'e [Column<M>]>;
 type BeginOwn<M> =
     for<'a, 'c> fn(&Subscriber, &'a mut [M], Fields<'a, M>, &Told, Cx<'a, 'c>) -> Begun<'a>;
-type KeepOwn<M> = fn(&Subscriber, &[M], Fields<'_, M>, &Told) -> Option<Box<dyn Kept>>;
+type KeepOwn<M> =
+    fn(&Subscriber, &[M], Fields<'_, M>, &Told, Complete<'_, M>) -> Option<Box<dyn Kept>>;
+
+/// Completes copies of rows.
+pub(crate) type Complete<'c, M> = &'c dyn Fn(&mut [M]);
 
 /// How receivers of every model are called.
 #[allow(unreachable_pub)]
@@ -183,9 +187,12 @@ fn keep<S: Signal, M: Send + Sync + 'static>(
     rows: &[M],
     fields: Fields<'_, M>,
     told: &Told,
+    complete: Complete<'_, M>,
 ) -> Option<Box<dyn Kept>> {
     let keep = to.get::<Entry<S, M>>()?.keep?;
-    Some(Box::new(KeptOwn::<S, M>(keep(&S::of(rows, fields, told)?))))
+    let mut kept = keep(&S::of(rows, fields, told)?);
+    complete(S::rows_mut(&mut kept));
+    Some(Box::new(KeptOwn::<S, M>(kept)))
 }
 
 struct KeptOwn<S: Signal, M: Send + Sync + 'static>(S::Kept<M>);

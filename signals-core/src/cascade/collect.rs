@@ -13,6 +13,7 @@ use crate::context;
 use crate::error::{Error, Result};
 use crate::heard::Heard;
 use crate::instances::Instances;
+use crate::key_order::write_order;
 use crate::linked::{Dependent, deleted_with, dependents};
 use crate::testing::recording::Recorders;
 use crate::unit::{Scene, Unit, check_observable};
@@ -153,10 +154,13 @@ impl<'d> Collector<'d> {
         self.known.clear();
         self.by_model.clear();
         let rows = &*self.groups[0].rows;
-        for row in (0..rows.len()).filter(|row| rows.has_key(*row)) {
-            let id = (rows.id(), rows.encoded_key(row, self.kind)?);
-            self.known.entry(id).or_insert(self.nodes.len());
-            self.nodes.push(Node { group: 0, row });
+        let order = write_order(self.kind, rows);
+        for row in (0..rows.len()).map(|row| order.get(row).copied().unwrap_or(row)) {
+            if rows.has_key(row) {
+                let id = (rows.id(), rows.encoded_key(row, self.kind)?);
+                self.known.entry(id).or_insert(self.nodes.len());
+                self.nodes.push(Node { group: 0, row });
+            }
         }
         self.roots = self.nodes.len();
         Ok(())

@@ -47,6 +47,15 @@ impl<M> Rows<'_, M> {
     }
 }
 
+/// Gives copies their keys, where `Clone` makes rows that are not stored yet.
+fn keep_keys<M: Model>(copies: &mut [M], rows: &[M]) {
+    for (copy, row) in copies.iter_mut().zip(rows) {
+        if copy.pk().is_none() {
+            copy.__set_pk(row.pk());
+        }
+    }
+}
+
 type AnyFields = Option<Box<[Column<dyn AnyModel>]>>;
 
 fn for_any<M>(fields: Option<&[Column<M>]>) -> AnyFields {
@@ -284,7 +293,8 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     }
 
     fn copied(&self) -> Option<Box<dyn Instances>> {
-        let rows = M::COPY?(&self.rows);
+        let mut rows = M::COPY?(&self.rows);
+        keep_keys(&mut rows, &self.rows);
         let fields = self.fields.as_deref().map(|fields| Cow::Owned(fields.to_vec()));
         let aside = Aside { order: self.aside.order.clone(), ..Aside::NOTHING };
         let rows = Rows::Owned(Box::new(rows));
@@ -297,6 +307,8 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
     }
 
     fn keep_event(&self, to: &Subscriber, told: &Told) -> Option<Box<dyn Kept>> {
-        (to.own::<M>().keep)(to, &self.rows, self.fields.as_deref(), told)
+        let rows = &self.rows[told.first()..];
+        let complete = |copies: &mut [M]| keep_keys(copies, rows);
+        (to.own::<M>().keep)(to, &self.rows, self.fields.as_deref(), told, &complete)
     }
 }

@@ -26,6 +26,10 @@ impl Signal for post_save_batch {
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
 
+    fn rows_mut<M: Send + Sync + 'static>(kept: &mut WrittenBatch<M>) -> &mut [M] {
+        &mut kept.instances
+    }
+
     fn replay<M: Send + Sync + 'static>(kept: &WrittenBatch<M>) -> PostSaveBatch<'_, M> {
         let WrittenBatch { instances, created, fields, .. } = kept;
         PostSaveBatch { instances, created: *created, fields: fields.as_deref() }
@@ -79,6 +83,10 @@ impl Signal for post_delete_batch {
 
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
+
+    fn rows_mut<M: Send + Sync + 'static>(kept: &mut Vec<M>) -> &mut [M] {
+        kept
+    }
 
     fn replay<M: Send + Sync + 'static>(kept: &Vec<M>) -> PostDeleteBatch<'_, M> {
         PostDeleteBatch { instances: kept }

@@ -80,7 +80,10 @@ signal! {
     post_save PostSave
 }
 signal! {
-    /// Before a row is deleted. Its receivers may veto by returning an error: no SQL is sent then.
+    /// Before a row is deleted. Its receivers may veto by returning an error: nothing is deleted then. No SQL is sent
+    /// before, unless rows of other models belong to the row (`belongs_to`): those are read first, so that it is known
+    /// what is deleted and whether it may be. The receivers of all of these rows run before anything is written, those of a
+    /// row before those of the rows that belong to it.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -260,6 +263,7 @@ macro_rules! copies {
         impl<M: Model> $event<'_, M> {
             /// The key of the row.
             pub fn pk(&self) -> M::Pk {
+                // No event is sent of a row without a key, and a copy that has lost its key gets it back.
                 self.instance.pk().expect("a stored row has its key")
             }
         }
@@ -317,6 +321,10 @@ impl Signal for post_save {
 
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
+
+    fn rows_mut<M: Send + Sync + 'static>(kept: &mut Written<M>) -> &mut [M] {
+        std::slice::from_mut(&mut kept.instance)
+    }
 
     fn replay<M: Send + Sync + 'static>(kept: &Written<M>) -> PostSave<'_, M> {
         let Written { instance, created, fields, .. } = kept;
@@ -400,6 +408,10 @@ impl Signal for post_delete {
 
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
+
+    fn rows_mut<M: Send + Sync + 'static>(kept: &mut M) -> &mut [M] {
+        std::slice::from_mut(kept)
+    }
 
     fn replay<M: Send + Sync + 'static>(kept: &M) -> PostDelete<'_, M> {
         PostDelete { instance: kept }
