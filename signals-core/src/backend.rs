@@ -11,6 +11,8 @@ use crate::store::{Bindable, Take};
 mod postgres;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(feature = "postgres")]
+mod statement_cache;
 
 #[cfg(feature = "postgres")]
 pub(crate) use postgres::open as open_postgres;
@@ -62,6 +64,16 @@ pub trait Backend: Database<ArgumentBuffer: Default> {
     ///
     /// On Postgres, if a statement failed in it.
     fn is_in_transaction(conn: &mut Self::Connection) -> BoxFuture<'_, Result<bool, sqlx::Error>>;
+
+    /// Whether statements stay prepared on the connections of a pool.
+    fn keeps_statements(_pool: &sqlx::Pool<Self>) -> bool {
+        true
+    }
+
+    /// Whether statements stay prepared on a connection that is none of a pool that we know.
+    fn connection_keeps_statements(_conn: &Self::Connection) -> bool {
+        true
+    }
 
     /// The arguments for this database in a statement's.
     fn arguments(args: &mut Arguments) -> &mut Self::Arguments;

@@ -2,6 +2,8 @@
 
 use sqlx::{AssertSqlSafe, Column as _, Executor as _, SqlSafeStr, Statement as _};
 
+#[cfg(feature = "postgres")]
+use crate::backend::Backend as _;
 use crate::backend::{AnyType, Arguments, DatabaseKind, Statement};
 use crate::compose::What;
 use crate::conn::Conn;
@@ -210,6 +212,15 @@ async fn read(conn: &mut Conn<'_>, name: &str, quoted: &str) -> Result<Option<Ta
 async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyType>, String)>> {
     use sqlx::TypeInfo as _;
 
+    #[cfg(feature = "postgres")]
+    if conn.kind() == DatabaseKind::Postgres {
+        let types = conn.types_of_now(&select).await?.into_iter();
+        let named = |ty: AnyType| {
+            let name = sqlx::Postgres::type_info(&ty).name().to_owned();
+            (Some(ty), name)
+        };
+        return Ok(types.map(named).collect());
+    }
     let sql = AssertSqlSafe(select).into_sql_str();
     conn.ready().await?;
     let types = match conn.connected() {
@@ -223,10 +234,7 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
             columns.map(|ty| (known(ty), ty.name().to_owned())).collect()
         }),
         #[cfg(feature = "postgres")]
-        Some(Raw::Postgres(conn)) => conn.prepare(sql).await.map(|statement| {
-            let columns = statement.columns().iter().map(sqlx::postgres::PgColumn::type_info);
-            columns.map(|ty| (Some(AnyType::Postgres(ty.clone())), ty.name().to_owned())).collect()
-        }),
+        Some(Raw::Postgres(_)) => Ok(Vec::new()),
         None => Err(sqlx::Error::PoolClosed),
     };
     conn.done(types).await

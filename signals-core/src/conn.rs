@@ -1,24 +1,26 @@
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
-#[cfg(feature = "postgres")]
-use sqlx::PgConnection;
 #[cfg(feature = "sqlite")]
 use sqlx::SqliteConnection;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 #[cfg(feature = "postgres")]
 use sqlx::{Column as _, Executor as _, Statement as _};
+#[cfg(feature = "postgres")]
+use sqlx::{PgConnection, Postgres, Row as _};
 use tokio::runtime::Handle;
 use tokio::time::timeout;
 
-use crate::backend::{AnyRow, AnyType, DatabaseKind, Make, Sink, Statement};
+#[cfg(feature = "postgres")]
+use crate::backend::Backend;
+use crate::backend::{AnyRow, AnyType, Arguments, DatabaseKind, Make, Sink, Statement};
 use crate::context;
 use crate::db::Db;
 use crate::error::{Error, Reason, Result};
 use crate::facts::Facts;
 use crate::going::{Going, Heir};
 use crate::link::{Link, Own, Pooled, Raw, did_nothing, is_answered};
-use crate::running::Running;
+use crate::running::{Naming, Running};
 use crate::scope::Scope;
 use crate::sql::Sql;
 use crate::transaction::Transaction;
@@ -289,6 +291,10 @@ impl<'c> Conn<'c> {
     /// The types of the columns that a statement without arguments returns, on Postgres. It is not run.
     pub(crate) async fn types_of(&mut self, sql: String) -> Result<Vec<AnyType>> {
         self.ready().await?;
+        // sqlx can prepare no statement without a name.
+        if self.naming() != Naming::Named {
+            return self.types_of_now(&sql).await;
+        }
         let sql = AssertSqlSafe(sql).into_sql_str();
         let types = match self.connected() {
             #[cfg(feature = "postgres")]
@@ -301,10 +307,39 @@ impl<'c> Conn<'c> {
         self.done(types).await
     }
 
+    /// As [`types_of`](Self::types_of), but never from the cache of prepared statements.
+    pub(crate) async fn types_of_now(&mut self, sql: &str) -> Result<Vec<AnyType>> {
+        // One row of NULLs, which has the types of an empty table too.
+        let sql = format!("SELECT _of.* FROM (SELECT) AS _one LEFT JOIN ({sql}) AS _of ON false");
+        let statement = Statement::once(sql, Arguments::new(self.kind()));
+        Ok(match self.run_one(statement).await? {
+            #[cfg(feature = "postgres")]
+            Some(AnyRow::Postgres(row)) => {
+                let columns = row.columns().iter();
+                columns.map(|column| AnyType::Postgres(column.type_info().clone())).collect()
+            }
+            _ => Vec::new(),
+        })
+    }
+
     /// Starts a statement on a connection that is [`ready`](Self::ready), of at most `one` row, or of several.
     /// [`done`](Self::done) is to be told how it ended.
     pub(crate) fn start(&mut self, statement: Statement, one: bool) -> Running<'_> {
-        Running::new(self.connected(), statement, one)
+        let naming = self.naming();
+        Running::new(self.connected(), statement, one, naming)
+    }
+
+    /// How statements are prepared on the connection.
+    fn naming(&self) -> Naming {
+        match &self.link {
+            Link::Pooled(slot) => slot.as_ref().map_or(Naming::Named, Pooled::naming),
+            #[cfg(feature = "sqlite")]
+            Link::Sqlite(_) => Naming::Named,
+            #[cfg(feature = "postgres")]
+            Link::Postgres(conn) if Postgres::connection_keeps_statements(conn) => Naming::Named,
+            #[cfg(feature = "postgres")]
+            Link::Postgres(_) => Naming::Unnamed { asks: true },
+        }
     }
 
     /// Runs a statement that writes rows to its end, and gives what it returns to `sink`. It is made for each connection that

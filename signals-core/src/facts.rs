@@ -16,6 +16,7 @@ use crate::backend::DatabaseKind;
 use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::instances::Instances;
+use crate::link;
 use crate::save::Verb;
 use crate::statements::{Group, Role};
 
@@ -132,7 +133,9 @@ pub(crate) fn reads_for_certain<'s>(
         };
         match found {
             Ok(readable) => conn.facts().add(rows, Known { readable, ..Known::default() }),
-            Err(error @ Error::Database(sqlx::Error::Database(_))) => return Err(error),
+            Err(Error::Database(sqlx::Error::Database(error))) if !link::has_hung_up(&*error) => {
+                return Err(sqlx::Error::Database(error).into());
+            }
             // The connection is lost; the write itself may find another one.
             Err(_) => return Ok(false),
         }

@@ -54,7 +54,8 @@ impl<'r> Going<'r> {
             pooled.set_busy();
             let mut rows = SmallVec::new();
             let one = one && pooled.has_answered();
-            let running = Running::new(pooled.raw(), statement, one);
+            let naming = pooled.naming();
+            let running = Running::new(pooled.raw(), statement, one, naming);
             let mut answered = false;
             let done = running.end_answered(&mut |row| rows.push(row), &mut answered).await;
             if answered {

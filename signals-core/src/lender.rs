@@ -18,7 +18,8 @@ use tokio::time::error::Elapsed;
 use tokio::time::{timeout, timeout_at};
 
 use crate::backend::Backend;
-use crate::runtimes::{Runtimes, in_runtime};
+use crate::running::Naming;
+use crate::runtimes::{Runtimes, in_runtime, pings};
 use crate::verify;
 
 /// A connection that was not used for so long is asked whether it still lives before it is used.
@@ -64,6 +65,8 @@ struct Loan<DB: Backend> {
     home: Option<(Arc<Lender<DB>>, OwnedSemaphorePermit)>,
     /// The runtime in which it came out of the pool, for a drop outside any runtime.
     runtime: Option<Handle>,
+    /// Whether statements stay prepared on it.
+    keeps_statements: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -123,7 +126,8 @@ impl<DB: Backend> Lender<DB> {
             let left = deadline.map_or(PATIENCE, |deadline| {
                 deadline.duration_since(tokio::time::Instant::now()) / 2
             });
-            let lives = if fresh { Ok(true) } else { lent.lives(left.min(PATIENCE)).await };
+            let lives =
+                if fresh { Ok(true) } else { lent.lives(left.min(PATIENCE), pings(roams)).await };
             if lives == Ok(true) {
                 return Ok(lent);
             }
@@ -267,6 +271,7 @@ impl<DB: Backend> Lent<DB> {
             answered: false,
             home: None,
             runtime: Handle::try_current().ok(),
+            keeps_statements: DB::keeps_statements(pool),
         }))))
     }
 
@@ -284,11 +289,17 @@ impl<DB: Backend> Lent<DB> {
     }
 
     /// Whether a ping succeeds; an error if there is no answer in time.
-    async fn lives(&mut self, limit: Duration) -> Result<bool, Elapsed> {
+    async fn lives(&mut self, limit: Duration, pings: usize) -> Result<bool, Elapsed> {
         let Some(loan) = &mut self.0 else { return Ok(false) };
         // Before the await: this future may be dropped in it.
         loan.under_way = UnderWay::Ping;
-        let lives = timeout(limit, loan.conn.ping()).await?.is_ok();
+        let lives = async {
+            for _ in 0..pings {
+                loan.conn.ping().await?;
+            }
+            Ok::<_, sqlx::Error>(())
+        };
+        let lives = timeout(limit, lives).await?.is_ok();
         if lives {
             loan.under_way = UnderWay::Nothing;
         }
@@ -329,6 +340,14 @@ impl<DB: Backend> Lent<DB> {
     pub(crate) fn touch(&mut self) {
         if let Some(loan) = &mut self.0 {
             (loan.touched, loan.answered) = (true, true);
+        }
+    }
+
+    /// How statements are prepared on it.
+    pub(crate) fn naming(&self) -> Naming {
+        match &self.0 {
+            Some(loan) if !loan.keeps_statements => Naming::Unnamed { asks: loan.touched },
+            _ => Naming::Named,
         }
     }
 
@@ -421,7 +440,9 @@ impl<DB: Backend> Loan<DB> {
 impl<DB: Backend> Drop for Lent<DB> {
     fn drop(&mut self) {
         let Some(mut loan) = self.0.take() else { return };
-        if loan.unverified {
+        // One without a cache was perhaps dropped during a BEGIN, which sqlx does not know of then.
+        let may_have_begun = !loan.keeps_statements && loan.under_way == UnderWay::Statement;
+        if loan.unverified || may_have_begun {
             return loan.settle();
         }
         let Some((lender, turn)) = loan.home.take() else {

@@ -65,6 +65,8 @@ pub mod testing;
 mod trace;
 mod transaction;
 mod unit;
+#[cfg(feature = "postgres")]
+mod unnamed;
 mod verify;
 mod write;
 

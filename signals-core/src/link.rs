@@ -15,6 +15,7 @@ use tokio::runtime::Handle;
 
 use crate::backend::Backend;
 use crate::lender::Lent;
+use crate::running::Naming;
 
 /// A value, or a loan of it.
 pub(crate) enum Own<'c, T> {
@@ -103,6 +104,16 @@ impl Pooled {
         }
     }
 
+    /// How statements are prepared on it.
+    pub(crate) fn naming(&self) -> Naming {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.naming(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.naming(),
+        }
+    }
+
     /// The runtime in which it came out of its pool.
     pub(crate) fn runtime(&self) -> Option<&Handle> {
         match self {
@@ -159,7 +170,7 @@ pub(crate) fn was_never_sent(error: &sqlx::Error) -> bool {
 }
 
 /// Whether an error is the last that is heard of the server on this connection.
-fn has_hung_up(
+pub(crate) fn has_hung_up(
     #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] error: &dyn DatabaseError,
 ) -> bool {
     #[cfg(feature = "postgres")]

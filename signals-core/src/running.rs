@@ -8,13 +8,15 @@ use futures_util::stream::BoxStream;
 use sqlx::Sqlite;
 use sqlx::{Either, Executor, SqlStr};
 #[cfg(feature = "postgres")]
-use sqlx::{Postgres, postgres::PgRow};
+use sqlx::{PgConnection, Postgres, postgres::PgRow};
 
 #[cfg(feature = "postgres")]
 use crate::backend::AnyRow;
 use crate::backend::{Arguments, Backend, Sink, Statement};
 use crate::going::Going;
 use crate::link::Raw;
+#[cfg(feature = "postgres")]
+use crate::unnamed::{self, Unnamed};
 
 /// A statement on its way. What it needs is on sqlx's side, so that the futures around it are small.
 pub(crate) enum Running<'r> {
@@ -24,10 +26,24 @@ pub(crate) enum Running<'r> {
     Postgres(Steps<'r, Postgres>),
     #[cfg(feature = "postgres")]
     PostgresOne(BoxFuture<'r, Result<Option<PgRow>, sqlx::Error>>),
+    #[cfg(feature = "postgres")]
+    PostgresUnnamed(&'r mut PgConnection, Box<Unnamed>),
     /// It goes on where this is dropped.
     Going(Going<'r>),
     /// There is no connection any more.
     Lost,
+}
+
+/// How statements are prepared on a connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Naming {
+    /// Under a name, and kept in the cache of the connection.
+    Named,
+    /// Without a name, and in a transaction. `asks`: whether to ask the server for one of the program's.
+    Unnamed {
+        #[cfg_attr(not(feature = "postgres"), expect(dead_code))]
+        asks: bool,
+    },
 }
 
 /// The rows of a statement, and at the end of it what it has affected.
@@ -41,6 +57,7 @@ impl<'r> Running<'r> {
         raw: Option<Raw<'r>>,
         statement: Statement,
         #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] one: bool,
+        #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] naming: Naming,
     ) -> Self {
         let Some(raw) = raw else { return Self::Lost };
         let Statement { sql, args, persistent } = statement;
@@ -51,6 +68,9 @@ impl<'r> Running<'r> {
             }
             #[cfg(feature = "postgres")]
             (Raw::Postgres(conn), Arguments::Postgres(args)) => {
+                if let Naming::Unnamed { asks } = naming {
+                    return Self::PostgresUnnamed(conn, Box::new(Unnamed { sql, args, asks }));
+                }
                 let query = sqlx::query_with(sql, args).persistent(persistent);
                 match one {
                     true => Self::PostgresOne(conn.fetch_optional(query)),
@@ -101,6 +121,10 @@ impl<'r> Running<'r> {
                 row.into_iter().for_each(sink);
                 Ok(found)
             }
+            #[cfg(feature = "postgres")]
+            Self::PostgresUnnamed(conn, statement) => {
+                Box::pin(unnamed::run(conn, *statement, sink, answered)).await
+            }
             Self::Going(going) => {
                 let answer = going.await?;
                 answer.rows.into_iter().for_each(sink);
@@ -111,7 +135,7 @@ impl<'r> Running<'r> {
     }
 }
 
-async fn drain<DB: Backend>(
+pub(crate) async fn drain<DB: Backend>(
     mut steps: Steps<'_, DB>,
     sink: Sink<'_>,
     answered: &mut bool,

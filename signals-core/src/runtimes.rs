@@ -26,6 +26,12 @@ impl Runtimes {
     }
 }
 
+/// How many pings show that a connection works. The answer to one may be read although the runtime of the connection is gone,
+/// if it is there at once; that of the next is waited for.
+pub(crate) fn pings(are_several: bool) -> usize {
+    if are_several { 2 } else { 1 }
+}
+
 fn here() -> Option<runtime::Id> {
     Handle::try_current().ok().map(|runtime| runtime.id())
 }

@@ -16,6 +16,8 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 pub struct Said {
     pub statements: Vec<String>,
     pub round_trips: usize,
+    /// The names that were given to statements.
+    pub names: Vec<String>,
     servers_turn: bool,
 }
 
@@ -199,6 +201,9 @@ impl Parser {
             b'Q' => said.statements.push(text(body)),
             b'P' => {
                 let name = next();
+                if !name.is_empty() {
+                    said.names.push(text(&name));
+                }
                 self.prepared.insert(name, text(&next()));
                 self.silent = false;
             }

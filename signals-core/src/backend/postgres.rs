@@ -14,12 +14,12 @@ use sqlx::{
 };
 use tokio::time::timeout;
 
-use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Give};
+use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Give, statement_cache};
 use crate::error::Result;
 use crate::lender::{IDLE, PATIENCE};
 use crate::options::DbOptions;
 use crate::registry::interned;
-use crate::runtimes::Runtimes;
+use crate::runtimes::{Runtimes, pings};
 use crate::store::{Bindable, Take};
 
 impl Backend for Postgres {
@@ -43,6 +43,14 @@ impl Backend for Postgres {
             let open = sqlx::raw_sql("SELECT pg_catalog.now() <> pg_catalog.statement_timestamp()");
             open.fetch_one(conn).await?.try_get(0)
         })
+    }
+
+    fn keeps_statements(pool: &PgPool) -> bool {
+        statement_cache::of_pool(pool)
+    }
+
+    fn connection_keeps_statements(conn: &PgConnection) -> bool {
+        statement_cache::of_connection(conn)
     }
 
     fn arguments(args: &mut Arguments) -> &mut PgArguments {
@@ -268,16 +276,26 @@ const ARRAYS: &[(u32, u32)] = &[
 pub(crate) async fn open(url: &str, db: &DbOptions, runtimes: Arc<Runtimes>) -> Result<PgPool> {
     let mut options = PgConnectOptions::from_str(url)?;
     if !db.keeps_statements() {
-        options = options.statement_cache_capacity(0);
+        // PgBouncer refuses the parameter unless it is told to ignore it. It is about numbers as text, and values are binary.
+        options = options.statement_cache_capacity(0).extra_float_digits(None);
     }
     let pool = db.pool(PgPoolOptions::new().test_before_acquire(false));
     // A peer that does not answer leaves time for a new connection.
     let patience = PATIENCE.min(pool.get_acquire_timeout() / 2);
     let pool = pool.before_acquire(move |conn, meta| {
-        let fresh = meta.idle_for < IDLE && !runtimes.are_several();
-        Box::pin(
-            async move { Ok(fresh || matches!(timeout(patience, conn.ping()).await, Ok(Ok(())))) },
-        )
+        let several = runtimes.are_several();
+        Box::pin(async move {
+            if meta.idle_for < IDLE && !several {
+                return Ok(true);
+            }
+            let lives = async {
+                for _ in 0..pings(several) {
+                    conn.ping().await?;
+                }
+                Ok::<_, sqlx::Error>(())
+            };
+            Ok(matches!(timeout(patience, lives).await, Ok(Ok(()))))
+        })
     });
     Ok(pool.connect_with(options).await?)
 }
