@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use common::{Scene, cancelled_after, count, table, until};
 use sqlx_signals::prelude::*;
-use sqlx_signals::{muted, testing, without_signals};
+use sqlx_signals::{DatabaseKind, muted, sqlx, testing, without_signals};
 use tokio::sync::oneshot;
 
 static SCENE: LazyLock<Scene> = Scene::new();
@@ -315,6 +315,51 @@ on_every_database! {
                     Err(error) => assert!(!done && error.is_rolled_back(), "{ending} {n} {error:?}"),
                 }
                 assert_eq!(stored, expected, "{ending} {n}");
+                if done {
+                    break;
+                }
+            }
+        }
+    }
+
+    async fn a_save_that_is_dropped_leaves_the_version_that_is_stored(db: Db) {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "versioned")]
+        struct Versioned {
+            id: Option<i64>,
+            n: i64,
+            #[model(version)]
+            version: i64,
+        }
+        // The connection of sqlx, of which the library makes sure before it commits.
+        #[receiver(post_save, sender = Versioned)]
+        async fn by_sqlx(_: PostSave<'_, Versioned>, conn: &mut Conn<'_>) -> Result<()> {
+            let sql = sqlx::raw_sql("SELECT 1");
+            match conn.kind() {
+                DatabaseKind::Sqlite => _ = sql.execute(conn.sqlite().unwrap()).await?,
+                DatabaseKind::Postgres => _ = sql.execute(conn.postgres().unwrap()).await?,
+            }
+            Ok(())
+        }
+
+        table(&db, "versioned", "n BIGINT NOT NULL, version BIGINT NOT NULL").await;
+        let one = common::one_connection(&db).await;
+        for many in [false, true] {
+            let mut row = Versioned { id: None, n: 0, version: 1 };
+            row.save(&one).await.unwrap();
+            for pending in 0.. {
+                row.n += 1;
+                let done = match many {
+                    false => cancelled_after(row.save(&one), pending).await.is_some(),
+                    true => {
+                        let rows = std::slice::from_mut(&mut row);
+                        cancelled_after(Versioned::update_many(&one, rows), pending).await.is_some()
+                    }
+                };
+                drop(one.acquire().await.unwrap());
+                let stored = Versioned::get(&db, row.id.unwrap()).await.unwrap();
+                assert_eq!(row.version, stored.version, "{many} {pending}");
+                row.save(&one).await.unwrap();
                 if done {
                     break;
                 }

@@ -278,6 +278,50 @@ mod postgres {
         test.passed().await;
     }
 
+    /// A server that hangs up when a write is complete has stored it: it is not sent again.
+    #[tokio::test]
+    async fn a_write_that_was_complete_is_not_sent_again() {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "users")]
+        struct Told {
+            id: Option<i64>,
+            name: String,
+        }
+        #[receiver(post_save, sender = Told, on_commit)]
+        async fn tell(_: PostSave<'_, Told>) {}
+
+        let test = common::TestDb::postgres("complete").await;
+        let proxy = Proxy::start(&test.url).await;
+        let other = Db::connect(&test.url).await.unwrap();
+        table(&other, "users", "name TEXT NOT NULL").await;
+        let db = proxy.db(&test.url).await;
+        for way in 0..8 {
+            let mut known = user("known");
+            known.save(&db).await.unwrap();
+            let mut told = Told { id: None, name: "Ann".to_owned() };
+            let mut many = [user("Bob"), user("Eve")];
+            proxy.take();
+            proxy.hang_up_after_a_write();
+            let done = match way {
+                0 => user("Ann").save(&db).await.map(drop),
+                1 => user("Ann").insert(&db).await.map(drop),
+                2 => known.save(&db).await.map(drop),
+                3 => known.update(&db).await.map(drop),
+                4 => known.delete(&db).await.map(drop),
+                5 => User::insert_many(&db, &mut many).await.map(drop),
+                6 => told.save(&db).await.map(drop),
+                _ => known.save_fields(&db, &[User::NAME]).await.map(drop),
+            };
+            let writes = ["INSERT", "UPDATE", "DELETE"];
+            let said = proxy.take().statements;
+            let sent = said.iter().filter(|sql| writes.iter().any(|word| sql.starts_with(word)));
+            assert_eq!(sent.count(), 1, "{way}: {said:?}");
+            assert!(done.is_err(), "{way}: whether it is stored is unknown");
+            other.execute("DELETE FROM users").await.unwrap();
+        }
+        test.passed().await;
+    }
+
     /// Several at the ready.
     async fn crowd_of_connections(db: &Db) {
         let mut all = Vec::new();

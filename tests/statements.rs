@@ -283,6 +283,57 @@ mod postgres {
         test.passed().await;
     }
 
+    /// Raw SQL costs nothing more, but for what begins or ends a transaction, and for sqlx's own connection in one.
+    #[tokio::test]
+    async fn raw_sql_is_looked_at_only_where_it_can_have_changed_the_transaction() {
+        let test = common::TestDb::postgres("statements_of_raw_sql").await;
+        tables(&test.db).await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = &proxy.db(&test.url).await;
+        let raw = async |conn: &mut Conn<'_>| {
+            sqlx::raw_sql("SELECT 1").execute(conn.postgres().unwrap()).await.map(drop)
+        };
+        let (mut ann, sql) = (user(), "DELETE FROM profiles WHERE user_id = -1");
+        said(&proxy, db, ann.save(db)).await;
+        assert_said! { &proxy, db,
+            db.execute(sql) => ["DELETE"];
+            db.query(sql).execute() => ["DELETE"];
+            db.execute("BEGIN; COMMIT") => ["BEGIN;" "SHOW"];
+            db.transaction(async |tx| {
+                tx.execute(sql).await?;
+                tx.query(sql).execute().await?;
+                ann.save(tx).await
+            }) => ["BEGIN" "DELETE" "DELETE" "UPDATE" "COMMIT"];
+        }
+        // A connection that was handed out goes back to sqlx's pool, which pings it.
+        let words = |said: Said| {
+            let words = said.statements.iter().map(|sql| sql.split(' ').next().unwrap().to_owned());
+            words.filter(|word| word != "ping").collect::<Vec<_>>()
+        };
+        let once = db.transaction(async |tx| Ok(raw(tx).await?));
+        let once = words(said(&proxy, db, once).await);
+        assert_eq!(once, ["BEGIN", "SET", "SELECT", "SHOW", "COMMIT"]);
+        let often = db.transaction(async |tx| {
+            raw(tx).await?;
+            raw(tx).await?;
+            ann.save(&mut *tx).await?;
+            ann.save(&mut *tx).await?;
+            Ok(raw(tx).await?)
+        });
+        let often = words(said(&proxy, db, often).await);
+        let first = ["BEGIN", "SET", "SELECT", "SELECT", "SHOW", "UPDATE", "UPDATE"];
+        assert_eq!(often, [&first[..], &["SET", "SELECT", "SHOW", "COMMIT"]].concat());
+        let mut conn = db.acquire().await.unwrap();
+        raw(&mut conn).await.unwrap();
+        let mut guest = Guest { id: None, name: String::new(), email: String::new() };
+        proxy.take();
+        ann.save(&mut conn).await.unwrap();
+        guest.save(&mut conn).await.unwrap();
+        guest.save(&mut conn).await.unwrap();
+        assert_eq!(words(proxy.take()), ["UPDATE", "SHOW", "INSERT", "UPDATE"]);
+        test.passed().await;
+    }
+
     #[tokio::test]
     async fn many_rows_are_few_statements() {
         let test = common::TestDb::postgres("statements_of_many").await;

@@ -283,6 +283,53 @@ on_every_database! {
         assert_eq!(texts(&db).await, ["a", "b"]);
     }
 
+    async fn a_row_that_cannot_be_copied_loses_no_receiver(db: Db) {
+        #[derive(Debug, Model)]
+        #[model(table = "notes")]
+        struct Fragile { id: Option<i64>, text: String }
+        impl Clone for Fragile {
+            fn clone(&self) -> Self {
+                panic!("`{}` cannot be copied", self.text)
+            }
+        }
+        #[receiver(post_save, sender = Fragile, on_commit)]
+        fn one(saved: PostSave<'_, Fragile>) {
+            SCENE.log.push(format!("commit {} {}", saved.instance.text, saved.created));
+        }
+        #[receiver(post_save, sender = Fragile, on_commit)]
+        async fn fails(_: PostSave<'_, Fragile>) -> Result<(), &'static str> {
+            SCENE.log.push("fails");
+            Err("the others run")
+        }
+        #[receiver(post_save, sender = Fragile, on_commit, order = 1)]
+        async fn another(saved: PostSave<'_, Fragile>, db: Db) -> Result<()> {
+            let seen = db.query("SELECT id FROM notes WHERE text = $1").bind(saved.instance.text.clone());
+            SCENE.log.push(format!("seen {:?}", seen.fetch_optional::<(i64,)>().await?.is_some()));
+            Ok(())
+        }
+        #[receiver(post_delete, sender = Fragile, on_commit)]
+        fn gone(deleted: PostDelete<'_, Fragile>) {
+            SCENE.log.push(format!("gone {}", deleted.instance.text));
+        }
+        #[receiver(post_save_batch, sender = Fragile, on_commit)]
+        fn batch(saved: PostSaveBatch<'_, Fragile>) {
+            SCENE.log.push(format!("batch {}", saved.instances.len()));
+        }
+        let _turn = notes(&db).await;
+        let fragile = |text: &str| Fragile { id: None, text: text.to_owned() };
+        let mut a = fragile("a");
+        a.save(&db).await.unwrap();
+        assert!(a.id.is_some());
+        let log = SCENE.log.take();
+        assert_eq!(log, ["commit a true", "fails", "seen true", "batch 1"]);
+        assert!(a.delete(&db).await.unwrap());
+        assert_eq!(SCENE.log.take(), ["gone a"]);
+        Fragile::insert_many(&db, &mut [fragile("b"), fragile("c")]).await.unwrap();
+        let log = SCENE.log.take();
+        let each = ["commit b true", "fails", "seen true", "commit c true", "fails", "seen true", "batch 2"];
+        assert_eq!(log, each);
+    }
+
     async fn through_a_transaction_of_sqlx_the_commit_is_not_observable(db: Db) {
         #[derive(Debug, Clone, Model)]
         #[model(table = "notes")]

@@ -15,6 +15,11 @@ impl Conn<'_> {
     /// what came after would then be stored at once, one by one. A BEGIN fails inside a transaction, and is the way to
     /// be in one again where it does not.
     pub(crate) async fn keep_in_transaction(&mut self) {
+        if self.kind() != DatabaseKind::Sqlite {
+            return;
+        }
+        let sure = (self.scope.unverified, self.scope.mark);
+        self.scope.doubt();
         #[cfg(feature = "sqlite")]
         if let Some(Raw::Sqlite(conn)) = self.raw()
             && (&mut *conn).execute("BEGIN").await.is_ok()
@@ -26,6 +31,7 @@ impl Conn<'_> {
             }
             self.scope.fail_all("SQLite rolled the transaction back after a statement failed");
         }
+        (self.scope.unverified, self.scope.mark) = sure;
     }
 
     /// How deep sqlx is in transactions and savepoints.
@@ -97,10 +103,10 @@ impl Conn<'_> {
         };
         let sql = sqlx::AssertSqlSafe(sql).into_sql_str();
         // Dropped half-way, there may be no transaction any more.
-        self.set_unverified();
+        self.scope.doubt();
         let done = Running::plain(self.connected(), sql).end(&mut |_| ()).await;
         if done.is_ok() {
-            self.set_idle();
+            self.scope.unverified = false;
         }
         self.done(done).await.map(drop)
     }
@@ -125,5 +131,15 @@ impl Conn<'_> {
             let conn: &mut <DB as sqlx::Database>::Connection = conn;
             sqlx::Connection::ping(conn).await
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_commit_without_a_connection_is_an_error() {
+        assert!(Conn::gone().commit_raw().await.is_err());
     }
 }

@@ -80,6 +80,12 @@ impl Scope {
         }
     }
 
+    /// What follows changes the transaction, and would not be noticed if its future was dropped: the mark that is looked for then
+    /// is none that there is, so that the transaction has failed.
+    pub(crate) fn doubt(&mut self) {
+        (self.unverified, self.mark) = (true, Some(0));
+    }
+
     pub(crate) fn defer(&mut self, deferred: Box<dyn Deferred>) {
         if let Some(frame) = self.frames.last_mut() {
             frame.deferred.push(deferred);

@@ -163,6 +163,9 @@ impl Conn<'_> {
             // An error inside a transaction.
             (DatabaseKind::Sqlite, None) => AssertSqlSafe("BEGIN".to_owned()),
         };
+        if self.kind() == DatabaseKind::Sqlite {
+            self.scope.doubt();
+        }
         let mut found = None;
         let running = Running::plain(self.connected(), sql.into_sql_str());
         let done = running.end(&mut |row| found = text(&row)).await;

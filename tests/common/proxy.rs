@@ -19,6 +19,8 @@ pub struct Said {
     /// The names that were given to statements.
     pub names: Vec<String>,
     servers_turn: bool,
+    /// The next connection on which the server has completed a write is closed then, with a FATAL error.
+    hang_up: bool,
 }
 
 pub struct Proxy {
@@ -101,6 +103,11 @@ impl Proxy {
         self.silent.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
+    /// Hangs up as soon as the server has said that a write is complete, and before it says that it is ready.
+    pub fn hang_up_after_a_write(&self) {
+        self.said.lock().unwrap().hang_up = true;
+    }
+
     pub fn take(&self) -> Said {
         let mut said = self.said.lock().unwrap();
         // Whoever speaks next begins a round trip.
@@ -136,7 +143,18 @@ async fn relay<S>(
         let mut buffer = vec![0; 1 << 16];
         while let Ok(n @ 1..) = from_server.read(&mut buffer).await {
             silence().await;
-            server_log.lock().unwrap().servers_turn = true;
+            let hang_up = {
+                let mut said = server_log.lock().unwrap();
+                said.servers_turn = true;
+                let end = if said.hang_up { end_of_write(&buffer[..n]) } else { None };
+                said.hang_up &= end.is_none();
+                end
+            };
+            if let Some(end) = hang_up {
+                let last = [&buffer[..end], FATAL].concat();
+                let _ = to_client.write_all(&last).await;
+                break;
+            }
             if to_client.write_all(&buffer[..n]).await.is_err() {
                 break;
             }
@@ -154,6 +172,24 @@ async fn relay<S>(
         }
     };
     tokio::select! { () = answers => {}, () = questions => {} }
+}
+
+/// What a server says that an administrator shuts down.
+const FATAL: &[u8] = b"E\0\0\0\x23SFATAL\0VFATAL\0C57P01\0Mhung up\0\0";
+
+/// Where the answers of the server end the first write that is complete.
+fn end_of_write(mut answers: &[u8]) -> Option<usize> {
+    let all = answers.len();
+    while let [kind, a, b, c, d, body @ ..] = answers {
+        let length = (u32::from_be_bytes([*a, *b, *c, *d]) as usize).checked_sub(4)?;
+        let complete = *kind == b'C'
+            && ["INSERT", "UPDATE", "DELETE"].iter().any(|tag| body.starts_with(tag.as_bytes()));
+        answers = body.get(length..)?;
+        if complete {
+            return Some(all - answers.len());
+        }
+    }
+    None
 }
 
 /// Reads the client's side of the protocol (https://www.postgresql.org/docs/current/protocol-message-formats.html).
