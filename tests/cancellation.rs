@@ -221,7 +221,8 @@ on_every_database! {
                 assert_eq!(settle(&one, &seen).await, 1);
                 assert!(many.iter().all(|alone| alone.id.is_none()));
                 if let Some(done) = done {
-                    let error = done.unwrap_err(); assert!(error.to_string().starts_with("could not insert row 2, "), "{outside} {n} {error:?}");
+                    let error = done.unwrap_err();
+                    assert!(error.to_string().starts_with("could not insert row 2, "), "{outside} {n} {error:?}");
                     break;
                 }
             }

@@ -308,6 +308,10 @@ impl Drop for Transaction<'_> {
         if self.doubtful {
             self.conn.abandon("the commit of a savepoint was dropped before it was done");
         }
+        if self.conn.scope.unverified {
+            // The rollback fails if the transaction has ended already, and sqlx goes on counting it.
+            self.conn.set_unverified();
+        }
         // The mark goes with what is rolled back.
         self.conn.scope.mark = None;
         self.conn.start_rollback();
