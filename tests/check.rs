@@ -169,7 +169,7 @@ on_every_database! {
     async fn a_view_is_no_table(db: Db) {
         accounts(&db, "UNIQUE").await;
         execute(&db, "ALTER TABLE accounts RENAME TO kept; CREATE VIEW accounts AS SELECT * FROM kept").await;
-        assert_eq!(found(&db).await, [format!("{OF}: this is a view, to which rows cannot be saved")]);
+        assert_eq!(found(&db).await, [format!("{OF}: this is a view, not a table")]);
     }
 
     async fn a_field_that_can_be_null_under_another_name_is_no_finding(db: Db) {

@@ -243,6 +243,9 @@ struct Meta {
 
 type MaybeMeta = Option<Meta>;
 
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Wrapped(Option<Meta>);
+
 #[derive(Debug, Clone, PartialEq, Serialize, Model)]
 #[model(table = "documents")]
 struct Document {
@@ -252,6 +255,8 @@ struct Document {
     meta: Option<Meta>,
     #[model(json)]
     alias: MaybeMeta,
+    #[model(json)]
+    wrapped: Wrapped,
     #[model(json)]
     any: serde_json::Value,
 }
@@ -269,6 +274,7 @@ fn document(title: &str, meta: Option<&str>) -> Document {
         id: None,
         title: title.into(),
         alias: meta.clone(),
+        wrapped: Wrapped(meta.clone()),
         meta,
         any: serde_json::Value::Null,
     }
@@ -276,8 +282,9 @@ fn document(title: &str, meta: Option<&str>) -> Document {
 
 async fn documents(db: &Db) {
     let json = if db.kind() == DatabaseKind::Postgres { "JSONB" } else { "TEXT" };
-    let columns =
-        format!("title TEXT NOT NULL UNIQUE, meta {json}, alias {json}, any {json} NOT NULL");
+    let columns = format!(
+        "title TEXT NOT NULL UNIQUE, meta {json}, alias {json}, wrapped {json}, any {json} NOT NULL"
+    );
     common::table(db, "documents", &columns.replace("any ", "\"any\" ")).await;
 }
 
@@ -287,7 +294,7 @@ on_every_database! {
         let mut rows = [document("a", None), document("b", Some("red")), document("c", None)];
         rows[0].save(&db).await.unwrap();
         Document::insert_many(&db, &mut rows[1..]).await.unwrap();
-        let null = || async { Document::query("WHERE meta IS NULL AND alias IS NULL").count(&db).await.unwrap() };
+        let null = || async { Document::query("WHERE meta IS NULL AND alias IS NULL AND wrapped IS NULL").count(&db).await.unwrap() };
         assert_eq!(null().await, 2);
         let (json_null,): (i64,) = db
             .query("SELECT count(*) FROM documents WHERE CAST(\"any\" AS text) = 'null'")
@@ -297,7 +304,7 @@ on_every_database! {
         assert_eq!(json_null, 3, "a value that is JSON's null itself stays so");
         assert_eq!(Document::query("ORDER BY title").fetch_all(&db).await.unwrap(), rows);
 
-        (rows[1].meta, rows[1].alias) = (None, None);
+        (rows[1].meta, rows[1].alias, rows[1].wrapped) = (None, None, Wrapped(None));
         Document::update_many(&db, &mut rows).await.unwrap();
         assert_eq!(null().await, 3);
         let red = document("a", Some("red"));
@@ -312,9 +319,9 @@ on_every_database! {
     async fn json_null_is_read_as_none(db: Db) {
         documents(&db).await;
         document("a", Some("red")).save(&db).await.unwrap();
-        db.execute("UPDATE documents SET meta = 'null', alias = 'null'").await.unwrap();
+        db.execute("UPDATE documents SET meta = 'null', alias = 'null', wrapped = 'null'").await.unwrap();
         let read = Document::all(&db).await.unwrap();
-        assert_eq!((&read[0].meta, &read[0].alias), (&None, &None));
+        assert_eq!((&read[0].meta, &read[0].alias, &read[0].wrapped), (&None, &None, &Wrapped(None)));
     }
 
     async fn none_is_null_where_a_json_column_is_set_by_condition(db: Db) {
@@ -342,7 +349,7 @@ on_every_database! {
 
     async fn null_in_a_json_column_whose_field_is_no_option_is_an_error(db: Db) {
         let json = if db.kind() == DatabaseKind::Postgres { "JSONB" } else { "TEXT" };
-        common::table(&db, "documents", &format!("title TEXT, meta {json}, alias {json}, \"any\" {json}")).await;
+        common::table(&db, "documents", &format!("title TEXT, meta {json}, alias {json}, wrapped {json}, \"any\" {json}")).await;
         document("a", None).save(&db).await.unwrap();
         db.execute("UPDATE documents SET \"any\" = NULL").await.unwrap();
         refused(Document::all(&db).await, "any", "Document");
@@ -562,6 +569,17 @@ on_every_database! {
             UUID: "x", UUID: 5, CENTS: "5", CENTS: 0.5, COLOR: 5, META: 7, META: true,
         );
         assert_eq!(format!("{:?}", Settable::all(&db).await.unwrap()), before);
+    }
+
+    async fn a_value_that_does_not_fit_fails_the_transaction(db: Db) {
+        settable(&db).await;
+        for heard in [false, true] {
+            let mut tx = db.begin().await.unwrap();
+            let set = async { Settable::query("").set(Settable::NAME, 7).update(&mut tx).await };
+            let done = if heard { set.await } else { without_signals(set).await };
+            done.unwrap_err();
+            assert!(matches!(tx.commit().await, Err(Error::RolledBack { .. })), "heard: {heard}");
+        }
     }
 
     async fn a_value_whose_type_fits_the_column_is_set(db: Db) {

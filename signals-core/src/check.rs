@@ -69,7 +69,7 @@ async fn table(conn: &mut Conn<'_>, described: &Described, ask: Ask) -> Result<V
     };
     let mut findings = Vec::new();
     if table.is_view {
-        findings.push(format!("{of}: this is a view, to which rows cannot be saved"));
+        findings.push(format!("{of}: this is a view, not a table"));
     }
     let reads_null = nullable_fields(conn, &table, described, ask).await?;
     for (place, (column, spec)) in columns.iter().zip(model.columns).enumerate() {

@@ -72,9 +72,12 @@ impl<'c> Sql<'c> {
 
     /// Every row.
     ///
+    /// sqlx itself decodes a tuple and what derives its `FromRow`. On SQLite, it reads NULL as zero or as an empty value if the
+    /// type is no `Option`. A model refuses NULL.
+    ///
     /// # Errors
     ///
-    /// What the database refuses, and a row that does not decode.
+    /// What the database refuses, and a row that does not decode. A driver that panics at a value is an error, too.
     pub async fn fetch_all<R: Row>(self) -> Result<Vec<R>> {
         let mut rows = Vec::new();
         let mut failed = None;
