@@ -351,3 +351,162 @@ mod sqlite_conflicts {
         test.passed().await;
     }
 }
+
+/// A trigger before each update of `items` that leaves the row as it is if `condition` is true.
+async fn skip_updates(db: &Db, condition: &str) {
+    drop_before(db, "UPDATE", "items", condition).await;
+}
+
+/// As `Item`, with a receiver of what has changed.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "items")]
+struct Watched {
+    id: Option<i64>,
+    n: i64,
+}
+
+static WATCHED: std::sync::LazyLock<common::Scene> = common::Scene::new();
+
+#[receiver(post_save, sender = Watched)]
+fn watch(saved: PostSave<'_, Watched>, previous: Previous<'_, Watched>) {
+    let was = previous.row().map(|row| row.n);
+    let changed = previous.changed(Watched::N);
+    WATCHED.log.push(format!("{} {was:?} {changed}", saved.created));
+}
+
+#[receiver(post_save, sender = Watched, updated, changed(n))]
+fn changed(_: PostSave<'_, Watched>) {
+    WATCHED.log.push("changed");
+}
+
+on_every_database! {
+    async fn a_row_that_a_trigger_leaves_as_it_is_is_no_error(db: Db) {
+        let _turn = WATCHED.begin().await;
+        table(&db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        let mut one = item(13);
+        one.save(&db).await.unwrap();
+        let id = one.id;
+        item(1).save(&db).await.unwrap();
+        skip_updates(&db, "OLD.n = 13").await;
+        let all = || stored(&db);
+        one.n = 14;
+        assert!(!one.save(&db).await.unwrap().created);
+        one.update(&db).await.unwrap();
+        one.save_fields(&db, &[Item::N]).await.unwrap();
+        assert!(!one.upsert(&db, &[Item::ID]).await.unwrap().created);
+        let mut same = item(13);
+        assert!(!same.upsert(&db, &[Item::N]).await.unwrap().created);
+        assert_eq!(same.id, id);
+        Item::update_many(&db, &mut [one.clone()]).await.unwrap();
+        Item::query("WHERE n = 13").set(Item::N, 15).update(&db).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        one.save(&mut tx).await.unwrap();
+        one.update(&mut tx).await.unwrap();
+        item(13).upsert(&mut tx, &[Item::N]).await.unwrap();
+        Item::update_many(&mut tx, &mut [one.clone()]).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(all().await, [1, 13]);
+        let mut watched = Watched { id, n: 14 };
+        assert!(!watched.save(&db).await.unwrap().created);
+        watched.update(&db).await.unwrap();
+        watched.save_fields(&db, &[Watched::N]).await.unwrap();
+        Watched { id: None, n: 13 }.upsert(&db, &[Watched::N]).await.unwrap();
+        let mut many = [Watched { id: Some(id.unwrap() + 1), n: 2 }, watched.clone()];
+        Watched::update_many(&db, &mut many).await.unwrap();
+        Watched::query("WHERE n = 13").set(Watched::N, 15).update(&db).await.unwrap();
+        let unchanged = "false Some(13) false";
+        let log = WATCHED.log.take();
+        assert_eq!(
+            log,
+            [unchanged, unchanged, unchanged, unchanged, "false Some(1) true", "changed", unchanged, unchanged]
+        );
+        assert_eq!(all().await, [2, 13]);
+        let mut missing = Item { id: Some(999), n: 1 };
+        assert!(missing.update(&db).await.unwrap_err().is_not_found());
+        assert!(Item::update_many(&db, &mut [one.clone(), missing]).await.unwrap_err().is_not_found());
+        let error = Item::update_many(&db, &mut [one.clone(), one.clone()]).await.unwrap_err();
+        assert!(matches!(&error, Error::Row { source, .. } if matches!(**source, Error::Twice { .. })), "{error:?}");
+    }
+
+    async fn the_version_of_a_row_that_is_left_as_it_is_stays(db: Db) {
+        #[derive(Debug, Clone, PartialEq, Model)]
+        #[model(table = "items")]
+        struct Versioned {
+            id: Option<i64>,
+            n: i64,
+            #[model(auto_now)]
+            changed: Clock,
+            #[model(version)]
+            version: i64,
+        }
+        #[derive(Debug, Clone, Copy, PartialEq, sqlx::Type)]
+        #[sqlx(transparent)]
+        struct Clock(i64);
+        static NOW: std::sync::atomic::AtomicI64 = std::sync::atomic::AtomicI64::new(0);
+        impl sqlx_signals::AutoNow for Clock {
+            fn at(_: std::time::SystemTime) -> Self {
+                Self(NOW.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+            }
+        }
+        table(&db, "items", "n BIGINT NOT NULL UNIQUE, changed BIGINT NOT NULL, version BIGINT NOT NULL").await;
+        let new = |n| Versioned { id: None, n, changed: Clock(0), version: 1 };
+        let (mut kept, mut other) = (new(13), new(1));
+        kept.save(&db).await.unwrap();
+        other.save(&db).await.unwrap();
+        skip_updates(&db, "OLD.n = 13").await;
+        let stored = || async { Versioned::get(&db, kept.id.unwrap()).await.unwrap() };
+        let before = stored().await;
+        let changed = || Versioned { n: 14, ..before.clone() };
+        let as_stored = |row: &Versioned| Versioned { n: 13, ..row.clone() } == before;
+        let mut row = changed();
+        row.save(&db).await.unwrap();
+        assert!(as_stored(&row), "{row:?}");
+        row.update(&db).await.unwrap();
+        assert!(as_stored(&row), "{row:?}");
+        row.save_fields(&db, &[Versioned::N]).await.unwrap();
+        assert!(as_stored(&row), "{row:?}");
+        row.upsert(&db, &[Versioned::ID]).await.unwrap();
+        assert!(as_stored(&row), "{row:?}");
+        let mut many = [other.clone(), row.clone()];
+        many[0].n = 2;
+        Versioned::update_many(&db, &mut many).await.unwrap();
+        assert!(as_stored(&many[1]) && many[0].version == 2, "{many:?}");
+        assert_eq!(Versioned::get(&db, other.id.unwrap()).await.unwrap(), many[0]);
+        row.version = 7;
+        assert!(row.save(&db).await.unwrap_err().is_stale());
+        assert!(row.update(&db).await.unwrap_err().is_stale());
+        let error = Versioned::update_many(&db, &mut [many[0].clone(), row.clone()]).await.unwrap_err();
+        assert!(error.is_stale() && matches!(error, Error::Row { row: 1, .. }), "{error:?}");
+        assert_eq!(stored().await, before);
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn redundant_updates_may_be_suppressed() {
+    let test = common::TestDb::postgres("redundant_updates").await;
+    let db = &test.db;
+    table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+    execute(
+        db,
+        "CREATE TRIGGER redundant BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+    )
+    .await;
+    #[derive(Debug, Clone, PartialEq, Model)]
+    #[model(table = "items")]
+    struct Keyed {
+        id: i64,
+        n: i64,
+    }
+    let mut keyed = Keyed { id: 7, n: 1 };
+    for created in [true, false, false] {
+        assert_eq!(keyed.save(db).await.unwrap().created, created);
+    }
+    keyed.update(db).await.unwrap();
+    keyed.upsert(db, &[Keyed::N]).await.unwrap();
+    Keyed::update_many(db, &mut [keyed.clone()]).await.unwrap();
+    keyed.n = 2;
+    keyed.save(db).await.unwrap();
+    assert_eq!(Keyed::all(db).await.unwrap(), [keyed]);
+    test.passed().await;
+}

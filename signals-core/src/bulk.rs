@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use std::collections::HashMap;
+
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
@@ -14,10 +16,10 @@ use crate::facts;
 use crate::going::{Answer, Heir};
 use crate::heard::Written;
 use crate::instances::Instances;
-use crate::read::{differs, flag, scalar};
-use crate::refused;
+use crate::read::{bytes, differs, flag, scalar};
 use crate::save::take_row;
-use crate::statements::Group;
+use crate::statements::{Group, Role, Statements};
+use crate::transaction::Transaction;
 
 /// The first row whose key is that of another before it.
 pub(crate) fn twin(kind: DatabaseKind, rows: &dyn Instances) -> Option<usize> {
@@ -195,29 +197,6 @@ impl Update<'_> {
     }
 }
 
-/// Tries the rows again that an UPDATE has left out because another transaction wrote them meanwhile: the row before is then
-/// what that transaction has left. They are locked by now. Ends at the first row that is not there.
-pub(crate) async fn update_left(
-    conn: &mut Conn<'_>,
-    rows: &mut dyn Instances,
-    chunk: &Chunk,
-    update: &Update<'_>,
-    stored: &mut Vec<usize>,
-) -> Result<()> {
-    if !update.before || conn.kind() == DatabaseKind::Sqlite {
-        return Ok(());
-    }
-    for row in chunk.rows.clone() {
-        let Err(place) = stored.binary_search(&row) else { continue };
-        let found = refused::write(conn, rows, &Chunk::of_row(row), Work::Update(update)).await?;
-        if found.is_empty() {
-            break;
-        }
-        stored.insert(place, row);
-    }
-    Ok(())
-}
-
 async fn update_in_postgres(
     conn: &mut Conn<'_>,
     rows: &mut dyn Instances,
@@ -267,15 +246,16 @@ async fn update_in_sqlite(
     }
     let (_, affected) = all(conn, statement(conn.kind(), rows, chunk, shape)?).await?;
     let by = Shape { checked: false, ..shape.clone() };
-    if affected < chunk.rows.len() {
-        let mut stored = numbers(&select(conn, rows, chunk, &by, &[]).await?);
-        if stored.len() == chunk.rows.len() {
-            // All of them are there, and some are the same: nobody can tell which was the last.
-            stored.clear();
+    let mut returned = shape.returned(model);
+    let skipped = affected < chunk.rows.len();
+    if skipped {
+        let stored = numbers(&select(conn, rows, chunk, &by, &[]).await?);
+        if stored.len() < chunk.rows.len() {
+            return Ok(stored);
         }
-        return Ok(stored);
+        // A trigger has left some rows as they were, and they say themselves what they are.
+        returned = automatic(model).collect();
     }
-    let returned = shape.returned(model);
     if shape.before || !returned.is_empty() {
         let columns = if shape.before { &columns } else { &returned };
         let after = select(conn, rows, chunk, &by, columns).await?;
@@ -292,10 +272,106 @@ async fn update_in_sqlite(
             }
         }
     }
-    if shape.checked {
+    if shape.checked && !skipped {
         chunk.rows.clone().for_each(|row| rows.advance(row));
     }
     Ok(chunk.rows.clone().collect())
+}
+
+/// The columns that a write can change in an instance.
+fn automatic(model: &Statements) -> impl Iterator<Item = usize> {
+    let columns = model.columns.iter().enumerate();
+    columns.filter(|(_, column)| column.role != Role::Plain).map(|(column, _)| column)
+}
+
+/// The first of these rows that is the same row in the database as another one of the chunk.
+pub(crate) async fn twin_in_database(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    chunk: &Chunk,
+    of: &[usize],
+) -> Result<Option<usize>> {
+    if conn.kind() == DatabaseKind::Sqlite {
+        // There each stored row is selected once.
+        return Ok(None);
+    }
+    let on: Vec<_> = rows.statements().group(Group::Key).collect();
+    let shape = Shape::new(What::Select, chunk.given, Vec::new(), on.clone());
+    let stored = select(conn, rows, chunk, &shape, &on).await?;
+    let mut seen = HashMap::with_capacity(stored.len());
+    for (row, from) in &stored {
+        let key = (1..=on.len()).map(|at| bytes(from, at)).collect::<Result<Vec<_>, _>>()?;
+        if let Some(other) = seen.insert(key, *row) {
+            return Ok([*row, other].into_iter().find(|row| of.binary_search(row).is_ok()));
+        }
+    }
+    Ok(None)
+}
+
+/// What has become of a row that an UPDATE did not write.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    Gone,
+    /// It has another version.
+    Stale,
+    /// Another transaction had written it meanwhile, and now it is updated.
+    Updated,
+    /// A trigger leaves it as it is.
+    Unchanged,
+}
+
+/// Finds out what has become of a row that an UPDATE did not write. It is locked as by the UPDATE, so that nobody writes it
+/// in between.
+pub(crate) fn settle<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s mut dyn Instances,
+    row: usize,
+    update: &'s Update<'_>,
+) -> BoxFuture<'s, Result<Left>> {
+    Box::pin(async move {
+        if conn.in_transaction() {
+            return settle_locked(conn, rows, row, update).await;
+        }
+        let mut tx = Transaction::open(conn.reborrow()).await?;
+        match settle_locked(&mut tx, rows, row, update).await {
+            Ok(left) => tx.commit().await.map(|_| left),
+            Err(error) => {
+                tx.rollback_or_log().await;
+                Err(error)
+            }
+        }
+    })
+}
+
+async fn settle_locked(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    row: usize,
+    update: &Update<'_>,
+) -> Result<Left> {
+    let (model, chunk) = (rows.statements(), Chunk::of_row(row));
+    let every = (0..model.columns.len()).collect();
+    let lock = Shape::new(What::Lock, chunk.given, every, update.on.to_vec());
+    let (mut found, _) = all(conn, statement(conn.kind(), rows, &chunk, &lock)?).await?;
+    let Some(found) = found.pop() else { return Ok(Left::Gone) };
+    if update.checked && model.has(Group::Version) {
+        let same = stored_as(conn, rows, &chunk, true).await?;
+        if same.is_empty() {
+            return Ok(Left::Stale);
+        }
+    }
+    if !write(conn, rows, &chunk, Work::Update(update)).await?.is_empty() {
+        return Ok(Left::Updated);
+    }
+    for column in automatic(model) {
+        rows.set(row, column, &found, 1 + column)?;
+    }
+    if update.before {
+        let before = rows.load(&found, 1)?;
+        rows.before_of(row).set_row(before);
+        rows.before_of(row).set_changed(vec![false; model.columns.len()]);
+    }
+    Ok(Left::Unchanged)
 }
 
 /// Which rows of a chunk are stored, in their order, with these columns as they are, behind the number. No lock is taken.
@@ -328,8 +404,8 @@ pub(crate) async fn stored(
     stored_as(conn, rows, chunk, false).await
 }
 
-/// Which rows of a chunk are stored; with the versions that they have, if that is asked for.
-async fn stored_as(
+/// Which rows of a chunk are stored; those with the version of the instance only, if that is `checked`.
+pub(crate) async fn stored_as(
     conn: &mut Conn<'_>,
     rows: &dyn Instances,
     chunk: &Chunk,
@@ -337,7 +413,7 @@ async fn stored_as(
 ) -> Result<Vec<usize>> {
     let on = rows.statements().group(Group::Key).collect();
     let mut shape = Shape::new(What::Select, chunk.given, Vec::new(), on);
-    shape.checked = checked;
+    shape.checked = checked && rows.statements().has(Group::Version);
     Ok(numbers(&select(conn, rows, chunk, &shape, &[]).await?))
 }
 
@@ -349,14 +425,13 @@ pub(crate) async fn kept(
     chunk: &Chunk,
     deleted: &[usize],
 ) -> Result<(Vec<usize>, Option<usize>)> {
-    let versioned = rows.statements().has(Group::Version);
-    if !versioned && facts::deletes_for_certain(conn, rows).await? {
+    if facts::is_plain(conn, rows).await? {
         return Ok((Vec::new(), None));
     }
     let mut kept = stored(conn, rows, chunk).await?;
     kept.retain(|row| deleted.binary_search(row).is_err());
     let mut stale = None;
-    if !kept.is_empty() && versioned {
+    if !kept.is_empty() && rows.statements().has(Group::Version) {
         let same = stored_as(conn, rows, chunk, true).await?;
         let other = kept.iter().copied().filter(|row| same.binary_search(row).is_err());
         // The first of them in the program's order.

@@ -38,6 +38,8 @@ pub(crate) enum What {
     Update,
     /// The rows that are given, as they are stored.
     Select,
+    /// As `Select`, and locked as an UPDATE of them would lock them.
+    Lock,
     /// The row that is like one that is given.
     Find,
     /// Whether the row that is given is stored, and if it is, whether its version is the one that is given.
@@ -63,7 +65,7 @@ impl Shape {
     /// The columns whose values are the arguments, in that order.
     pub(crate) fn binds(&self, model: &Statements) -> Vec<usize> {
         let mut binds = match self.what {
-            What::Find | What::Look | What::Select | What::Delete => Vec::new(),
+            What::Find | What::Look | What::Select | What::Lock | What::Delete => Vec::new(),
             _ => self.columns.clone(),
         };
         if !matches!(self.what, What::Insert | What::InsertOrNothing | What::Save) {
@@ -90,7 +92,7 @@ impl Shape {
                 let version = model.group(Group::Version).filter(|_| !self.checked);
                 key.chain(version).chain(computed).chain(model.group(Group::Added)).collect()
             }
-            What::Find | What::Look | What::Select | What::Delete => Vec::new(),
+            What::Find | What::Look | What::Select | What::Lock | What::Delete => Vec::new(),
         }
     }
 
@@ -109,7 +111,10 @@ impl Shape {
             (What::Update, DatabaseKind::Sqlite) => text.update_in_sqlite(),
             (What::Find, _) => text.find(),
             (What::Look, _) => text.look(),
-            (What::Select, _) => text.select(),
+            (What::Lock, DatabaseKind::Postgres) => {
+                format!("{} FOR NO KEY UPDATE OF _stored", text.select())
+            }
+            (What::Select | What::Lock, _) => text.select(),
             (What::Delete, DatabaseKind::Postgres) => text.delete_in_postgres(),
             (What::Delete, DatabaseKind::Sqlite) => text.delete_in_sqlite(),
         }

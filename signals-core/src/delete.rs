@@ -165,7 +165,7 @@ pub(crate) async fn delete_one(rows: &mut dyn Instances, conn: &mut Conn<'_>) ->
         let heir = || -> Heir { Box::new(|_, answer| Ok(deleted(answer.affected > 0))) };
         conn.write(&make, false, &heir, &mut |_| ()).await?
     };
-    if affected > 0 || conn.facts().deletes(rows) {
+    if affected > 0 || conn.facts().plain(rows) {
         return Ok(deleted(affected > 0));
     }
     not_deleted(conn, rows).await
@@ -177,8 +177,7 @@ fn not_deleted<'d>(
     rows: &'d dyn Instances,
 ) -> BoxFuture<'d, Result<Written>> {
     Box::pin(async move {
-        let versioned = rows.statements().has(Group::Version);
-        if !versioned && facts::deletes_for_certain(conn, rows).await? {
+        if facts::is_plain(conn, rows).await? {
             return Ok(Written::default());
         }
         match look(conn, rows).await? {

@@ -1,5 +1,5 @@
 //! What is known of the tables of a database: which columns of a result can be read for certain, and whether rows can be kept
-//! from being deleted.
+//! from being written.
 //!
 //! A statement that commits itself must not be judged a failure afterwards, and it would be if a column that it returns
 //! cannot be read. So the first write looks at the table. If the type fits the field, and the column cannot be NULL (or the
@@ -27,8 +27,8 @@ pub(crate) struct Facts(ArcSwap<HashMap<TypeId, Known>>);
 #[derive(Debug, Clone, Copy, Default)]
 struct Known {
     readable: Columns,
-    /// Nothing keeps a row from being deleted: one that a DELETE does not find is not there.
-    deletes: bool,
+    /// Nothing keeps a row from being written: one that an UPDATE or a DELETE does not write is not there.
+    plain: bool,
 }
 
 /// Some columns of a model.
@@ -78,9 +78,9 @@ impl Facts {
         returned.without(self.of(rows).readable)
     }
 
-    /// Whether a row that a DELETE did not find is not there.
-    pub(crate) fn deletes(&self, rows: &dyn Instances) -> bool {
-        self.of(rows).deletes && !rows.statements().has(Group::Version)
+    /// Whether a row that an UPDATE or a DELETE did not write is not there.
+    pub(crate) fn plain(&self, rows: &dyn Instances) -> bool {
+        self.of(rows).plain && !rows.statements().has(Group::Version)
     }
 
     fn of(&self, rows: &dyn Instances) -> Known {
@@ -92,7 +92,7 @@ impl Facts {
             let mut all = HashMap::clone(all);
             let known = all.entry(rows.id()).or_default();
             known.readable.0 |= new.readable.0;
-            known.deletes |= new.deletes;
+            known.plain |= new.plain;
             all
         });
     }
@@ -190,28 +190,29 @@ async fn in_postgres(
     Ok(Columns::of(readable.into_iter()))
 }
 
-/// Whether nothing can keep a row of the table from being deleted.
+/// Whether a row that an UPDATE or a DELETE did not write is not there, because nothing can keep it from being written: no
+/// version, trigger, rule or policy.
 ///
 /// # Errors
 ///
 /// What the database refuses.
-pub(crate) async fn deletes_for_certain(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
-    if conn.facts().of(rows).deletes {
-        return Ok(true);
+pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
+    if conn.facts().of(rows).plain || rows.statements().has(Group::Version) {
+        return Ok(conn.facts().plain(rows));
     }
     let (sql, name) = match conn.kind() {
-        DatabaseKind::Sqlite => (SQLITE_KEEPS, rows.at(0).table().rsplit('.').next()),
-        DatabaseKind::Postgres => (POSTGRES_KEEPS, Some(rows.statements().table)),
+        DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.at(0).table().rsplit('.').next()),
+        DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.statements().table)),
     };
-    let (deletes,): (bool,) = conn.query(sql).bind(name).fetch_one().await?;
-    conn.facts().add(rows, Known { deletes, ..Known::default() });
-    Ok(deletes)
+    let (plain,): (bool,) = conn.query(sql).bind(name).fetch_one().await?;
+    conn.facts().add(rows, Known { plain, ..Known::default() });
+    Ok(plain)
 }
 
-const SQLITE_KEEPS: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = $1 \
+const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = $1 \
      COLLATE NOCASE)";
 
 /// A table of its own, without triggers of the program, rules and policies.
-const POSTGRES_KEEPS: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
+const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
      relrowsecurity AND NOT relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = pg_class.oid AND NOT \
      tgisinternal))";

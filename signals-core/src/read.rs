@@ -240,6 +240,21 @@ pub(crate) fn differs(row: &AnyRow, other: &AnyRow, at: usize) -> Result<bool, s
     }
 }
 
+/// A column of a row as the database has sent it, NULL as nothing.
+pub(crate) fn bytes(row: &AnyRow, at: usize) -> Result<Option<Vec<u8>>, sqlx::Error> {
+    match row {
+        #[cfg(feature = "sqlite")]
+        AnyRow::Sqlite(row) => sqlx::Row::try_get_unchecked(row, at),
+        #[cfg(feature = "postgres")]
+        AnyRow::Postgres(row) => {
+            let value = sqlx::Row::try_get_raw(row, at)?;
+            let is_null = sqlx::ValueRef::is_null(&value);
+            let bytes = (!is_null).then(|| value.as_bytes().map(<[u8]>::to_vec));
+            bytes.transpose().map_err(sqlx::Error::Decode)
+        }
+    }
+}
+
 /// The first column of a row, as a number.
 pub(crate) fn scalar(row: &AnyRow) -> Result<i64, sqlx::Error> {
     match row {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::backend::{AnyRow, Arguments, DatabaseKind, Statement};
-use crate::bulk::{self, Update, Work};
+use crate::bulk::{self, Left, Update, Work};
 use crate::chunk::{Chunk, inserted};
 use crate::compose::{Given, Shape, What};
 use crate::conn::Conn;
 use crate::error::{Error, Result};
+use crate::facts;
 use crate::going::{Answer, Heir};
 use crate::heard::Written;
 use crate::instances::Instances;
@@ -224,22 +225,38 @@ async fn update_until_stored(
     before: bool,
     begun: bool,
 ) -> Result<Stored> {
-    for attempt in 0..ATTEMPTS {
-        let begun = begun && attempt == 0;
-        if !begun && update(conn, rows, set, None, before).await? {
-            return Ok(Stored::Updated);
-        }
-        if !before && !rows.statements().has(Group::Version) {
-            return Err(not_found(rows, 0));
-        }
-        match look(conn, rows).await? {
-            // Another transaction has written the row meanwhile.
-            Look::Same => {}
-            Look::Stale => return Err(stale(rows, 0)),
-            Look::Gone => return Err(not_found(rows, 0)),
-        }
+    if !begun && update(conn, rows, set, None, before).await? {
+        return Ok(Stored::Updated);
     }
-    Err(Error::NotStored { model: rows.model() })
+    if !before && facts::is_plain(conn, rows).await? {
+        return Err(not_found(rows, 0));
+    }
+    let left = match look(conn, rows).await? {
+        Look::Same => settle(conn, rows, set, None, before).await?,
+        Look::Stale => Left::Stale,
+        Look::Gone => Left::Gone,
+    };
+    match left {
+        Left::Updated | Left::Unchanged => Ok(Stored::Updated),
+        Left::Stale => Err(stale(rows, 0)),
+        Left::Gone => Err(not_found(rows, 0)),
+    }
+}
+
+/// Finds out what has become of the row that an UPDATE by these columns did not write.
+async fn settle(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    set: Option<&[usize]>,
+    on: Option<&[usize]>,
+    before: bool,
+) -> Result<Left> {
+    let model = rows.statements();
+    let checked = on.is_none();
+    let set = set.map_or_else(|| model.group(Group::Set).collect(), <[_]>::to_vec);
+    let on = on.map_or_else(|| model.group(Group::Key).collect(), <[_]>::to_vec);
+    let update = Update { set: &set, on: &on, checked, before };
+    bulk::settle(conn, rows, 0, &update).await
 }
 
 /// UPDATE where there is such a row, or INSERT. By key, where no other columns are said.
@@ -251,7 +268,6 @@ async fn save(
     begun: bool,
 ) -> Result<Stored> {
     let model = rows.statements();
-    let checked = on.is_none() && model.has(Group::Version);
     let one = match on {
         Some(_) => conn.kind() == DatabaseKind::Postgres,
         None => saves_at_once(model, conn.kind()),
@@ -275,8 +291,18 @@ async fn save(
                 return Ok(Stored::Created);
             }
         }
-        if checked && look(conn, rows).await? == Look::Stale {
-            return Err(stale(rows, 0));
+        let left = match on {
+            Some(_) => settle(conn, rows, None, on, before).await?,
+            None => match look(conn, rows).await? {
+                Look::Same => settle(conn, rows, None, None, before).await?,
+                Look::Stale => Left::Stale,
+                Look::Gone => Left::Gone,
+            },
+        };
+        match left {
+            Left::Updated | Left::Unchanged => return Ok(Stored::Updated),
+            Left::Stale => return Err(stale(rows, 0)),
+            Left::Gone => {}
         }
     }
     Err(Error::NotStored { model: rows.model() })

@@ -3,8 +3,8 @@
 use futures_util::future::BoxFuture;
 
 use crate::automatic;
-use crate::bulk::{self, Update, Work};
-use crate::chunk;
+use crate::bulk::{self, Left, Update, Work};
+use crate::chunk::{self, Chunk};
 use crate::column::{Column, settable, unique_places};
 use crate::conn::Conn;
 use crate::context;
@@ -230,25 +230,59 @@ async fn update_many(
     }
     rows.set_order(write_order(conn.kind(), rows));
     for chunk in &chunks {
-        let mut stored = refused::write(conn, rows, chunk, Work::Update(&update)).await?;
-        bulk::update_left(conn, rows, chunk, &update, &mut stored).await?;
-        let missing = chunk.rows.clone().filter(|row| stored.binary_search(row).is_err());
-        // The first of them in the program's order.
-        let missing = missing.map(|row| rows.place(row)).min();
-        if let Some(row) = missing {
+        let stored = refused::write(conn, rows, chunk, Work::Update(&update)).await?;
+        if stored.len() < chunk.rows.len()
+            && let Some((row, error)) = unwritten(conn, rows, chunk, &update, &stored).await?
+        {
             rows.set_order(Vec::new());
-            let twin = bulk::twin(conn.kind(), rows);
-            let row = twin.unwrap_or(row);
-            let error = match twin.is_some() || bulk::is_stored(conn, rows, row).await? {
-                false => not_found(rows, row),
-                true if twin.is_none() && model.has(Group::Version) => stale(rows, row),
-                // Where it is no twin, then two keys that only the database takes for the same.
-                true => twice(rows, row),
-            };
             return Err(heard.of_row(rows, row, error));
         }
     }
     rows.set_order(Vec::new());
     let batches: Vec<_> = chunks.into_iter().map(|chunk| chunk.rows).collect();
     Ok(Written::several(Some(false), batches))
+}
+
+/// Looks after the rows of a chunk that an UPDATE did not write. Those that another transaction has written meanwhile are
+/// updated now, those that a trigger skips stay as they are. Of the others, the first in the program's order is an error, by
+/// its place.
+async fn unwritten(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    chunk: &Chunk,
+    update: &Update<'_>,
+    stored: &[usize],
+) -> Result<Option<(usize, Error)>> {
+    let twice = |rows: &dyn Instances, row| {
+        (rows.place(row), Error::Twice { model: rows.model(), key: rows.key(row) })
+    };
+    if let Some(row) = bulk::twin(conn.kind(), rows) {
+        return Ok(Some(twice(rows, row)));
+    }
+    let missing = chunk.rows.clone().filter(|row| stored.binary_search(row).is_err());
+    let missing: Vec<_> = missing.collect();
+    // Without a lock: an error must not wait for another transaction.
+    let same = bulk::stored_as(conn, rows, chunk, true).await?;
+    let others = missing.iter().filter(|row| same.binary_search(row).is_err());
+    if let Some(&row) = others.min_by_key(|row| rows.place(**row)) {
+        let error = match bulk::is_stored(conn, rows, row).await? {
+            false => not_found(rows, row),
+            true if rows.statements().has(Group::Version) => stale(rows, row),
+            // Two keys that only the database takes for the same.
+            true => return Ok(Some(twice(rows, row))),
+        };
+        return Ok(Some((rows.place(row), error)));
+    }
+    if let Some(row) = bulk::twin_in_database(conn, rows, chunk, &missing).await? {
+        return Ok(Some(twice(rows, row)));
+    }
+    for row in missing {
+        let error = match bulk::settle(conn, rows, row, update).await? {
+            Left::Updated | Left::Unchanged => continue,
+            Left::Gone => not_found(rows, row),
+            Left::Stale => stale(rows, row),
+        };
+        return Ok(Some((rows.place(row), error)));
+    }
+    Ok(None)
 }
