@@ -5,9 +5,9 @@ pub use sqlx_signals_core::{
     DbOptions, Deferrable, Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase,
     Portable, PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
     Previous, Query, Reason, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry, Result,
-    Row, Saved, Signal, Sql, State, Transaction, Value, Version, muted, phase, post_delete,
-    post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save, registry, sqlx,
-    testing, without_signals,
+    Row, Saved, Signal, Sql, State, Transaction, TransactionClosure, Value, Version, muted, phase,
+    post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save,
+    registry, sqlx, testing, without_signals,
 };
 
 /// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.

@@ -130,6 +130,23 @@ on_every_database! {
         assert_eq!(texts(&db).await, [""; 0]);
     }
 
+    // In edition 2024 the output of these futures is `!`.
+    #[allow(clippy::todo, clippy::unimplemented)]
+    async fn a_callback_may_be_one_that_never_returns(db: Db) {
+        let mut tx = db.begin().await.unwrap();
+        tx.on_commit(async { todo!() });
+        tx.on_commit(async { panic!("no return") });
+        tx.on_rollback(async { unimplemented!() });
+        tx.on_commit(async {
+            if tokio::runtime::Handle::try_current().is_ok() {
+                return Err("an error");
+            }
+            Ok(())
+        });
+        let errors: Vec<_> = tx.commit().await.unwrap().errors.iter().map(Error::to_string).collect();
+        assert_eq!(errors, ["panicked: not yet implemented", "panicked: no return", "an error"]);
+    }
+
     async fn every_callback_runs_whatever_another_returns(db: Db) {
         let _turn = notes(&db).await;
         let mut tx = db.begin().await.unwrap();

@@ -23,6 +23,7 @@ use crate::runtimes::Runtimes;
 use crate::sql::Sql;
 use crate::state::Layers;
 use crate::transaction::Transaction;
+use crate::transaction_closure::TransactionClosure;
 
 /// A pool of connections to one of the databases. A clone is cheap, and the same pool.
 ///
@@ -174,6 +175,9 @@ impl Db {
     /// # Ok(()) }
     /// ```
     ///
+    /// The closure is written as `async |tx| { … }`. With `|tx| async move { … }`, whose future cannot borrow `tx`, the compiler
+    /// answers "implementation of `AsyncFnOnce` is not general enough".
+    ///
     /// # Errors
     ///
     /// What `work` returns ([`Error::other`] wraps an error of the program), and what
@@ -184,7 +188,7 @@ impl Db {
     /// As [`begin`](Self::begin) and [`commit`](Transaction::commit).
     pub async fn transaction<T, F>(&self, work: F) -> Result<T>
     where
-        F: AsyncFnOnce(&mut Transaction<'_>) -> Result<T>,
+        F: TransactionClosure<T>,
     {
         let (tx, value) = self.begin_with(work).await?;
         tx.commit().await?;
@@ -194,7 +198,7 @@ impl Db {
     /// Begins a transaction with `work` in it, which is rolled back on `Err`, and on a panic.
     pub(crate) async fn begin_with<T, F>(&self, work: F) -> Result<(Transaction<'static>, T)>
     where
-        F: AsyncFnOnce(&mut Transaction<'_>) -> Result<T>,
+        F: TransactionClosure<T>,
     {
         use futures_util::FutureExt;
         use std::panic::{AssertUnwindSafe, resume_unwind};

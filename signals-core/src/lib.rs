@@ -64,6 +64,7 @@ mod table;
 pub mod testing;
 mod trace;
 mod transaction;
+mod transaction_closure;
 mod unit;
 #[cfg(feature = "postgres")]
 mod unnamed;
@@ -97,3 +98,4 @@ pub use sqlx;
 pub use state::State;
 pub use store::Portable;
 pub use transaction::{Committed, Transaction};
+pub use transaction_closure::TransactionClosure;

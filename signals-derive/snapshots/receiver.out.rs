@@ -30,7 +30,7 @@ const _: () = {
                     &mut Conn<'_>,
                 >(__cx);
             });
-        #[allow(unused_mut, unused_variables)]
+        #[allow(unreachable_code, unused_mut, unused_variables)]
         fn __call<'a, 'c>(
             __event: <post_save as __p::Signal>::Event<'a, User>,
             mut __cx: __p::Cx<'a, 'c>,

@@ -4,10 +4,17 @@ mod ast;
 mod attr;
 mod expand;
 mod fallback;
+mod place;
 
+#[cfg(test)]
+pub(crate) use place::enclosing;
 use proc_macro2::TokenStream;
 
 pub(crate) fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
+    // Whatever else is wrong there: nothing that this adds to a function is allowed in an `impl`.
+    if let Some(block) = place::block() {
+        return fallback::in_block(&item, block);
+    }
     match ast::Receiver::read(args, item.clone()) {
         Ok(receiver) => expand::expand(&receiver, &item),
         Err(error) => fallback::expand(&item, &error),

@@ -29,6 +29,35 @@ fn receiver() {
     });
 }
 
+#[test]
+fn a_receiver_is_in_an_impl_only_if_that_is_the_innermost_block() {
+    use crate::receiver::enclosing;
+    for source in [
+        "impl User {",
+        "use x; unsafe impl<const N: usize, T: Fn() -> [u8; 4]> A<T> for B where T: C { const D: E = F; fn g() {} ",
+        "mod a { /* } { */ impl /* nested /* */ */ X { // }\n",
+        "impl X { fn a() { let b = \"}\\\"}\"; let c = '{'; let d = b'\\''; let e: &'a str = r#\"}\"}\"#; }",
+        "impl X { #[cfg_attr(a, ",
+        "m! { (impl X {",
+    ] {
+        assert_eq!(enclosing(source), Some("impl"), "{source}");
+    }
+    assert_eq!(enclosing("pub(crate) trait A: B { fn c(); "), Some("trait"));
+    for source in [
+        "",
+        "mod a {",
+        "impl User {}",
+        "impl User {} mod b { ",
+        "impl User { fn a(&self) {",
+        "fn a() -> impl B { ",
+        "impl A { const B: () = { ",
+        "// impl A {\n",
+        "const A: &str = \"impl B {\"; const _: () = { ",
+    ] {
+        assert_eq!(enclosing(source), None, "{source}");
+    }
+}
+
 /// Compares the expansion with the snapshot, and returns how long it is.
 fn snapshot(name: &str, expand: impl FnOnce(Item) -> TokenStream) -> usize {
     let file = |end: &str| {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::receiver::Receiver;
 use crate::registry::{ReceiverInfo, registry};
 use crate::transaction::{End, Transaction, run_all};
+use crate::transaction_closure::TransactionClosure;
 
 /// Runs `work` in a transaction that is never stored, and yet runs what waits for its commit, after
 /// [Django's](https://docs.djangoproject.com/en/stable/topics/testing/tools/#django.test.TestCase.captureOnCommitCallbacks)
@@ -60,7 +61,7 @@ use crate::transaction::{End, Transaction, run_all};
 /// A dropped future rolls back.
 pub async fn transaction<T, F>(db: &Db, work: F) -> Result<Rehearsal<T>>
 where
-    F: AsyncFnOnce(&mut Transaction<'_>) -> Result<T>,
+    F: TransactionClosure<T>,
 {
     let (mut tx, value) = db.begin_with(work).await?;
     tx.check().await?;

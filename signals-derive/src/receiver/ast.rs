@@ -161,7 +161,7 @@ impl Receiver {
 fn check(function: &Function, senders: usize, mistakes: &mut Mistakes) {
     let sig = &function.sig;
     if let Some(FnArg::Receiver(this)) = sig.inputs.first() {
-        mistakes.at(this.span(), "a receiver is a free function: it has no `self`");
+        mistakes.at(this.span(), "receivers are free functions: this one has a `self`");
     } else if sig.inputs.is_empty() {
         let message = "a receiver takes its event first, as `saved: PostSave<'_, User>`";
         mistakes.at(sig.paren_token.span.join(), message);

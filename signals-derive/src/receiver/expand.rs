@@ -86,7 +86,7 @@ fn registration(
             #connection,
         ).phase(__p::Phase::#phase).order(#order) #options;
 
-        #[allow(unused_mut, unused_variables)]
+        #[allow(unreachable_code, unused_mut, unused_variables)]
         fn __call<'a, 'c>(
             __event: <#signal as __p::Signal>::Event<'a, #sender>,
             mut __cx: __p::Cx<'a, 'c>,

@@ -1,8 +1,21 @@
-use proc_macro2::TokenStream;
+use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::Error;
 
 use super::ast::Function;
+
+/// The mistake that the function is in an `impl` or a `trait`, and the function as it is.
+pub(super) fn in_block(item: &TokenStream, block: &str) -> TokenStream {
+    let span = match syn::parse2::<Function>(item.clone()) {
+        Ok(function) => function.sig.ident.span(),
+        Err(_) => Span::call_site(),
+    };
+    let message = format_args!(
+        "receivers are free functions: move this one out of the `{block}`, and take what it needs as parameters"
+    );
+    let error = Error::new(span, message).to_compile_error();
+    quote! { #error #item }
+}
 
 /// The mistakes, the function as it is, and a type of its name for who names it.
 pub(super) fn expand(item: &TokenStream, error: &Error) -> TokenStream {
