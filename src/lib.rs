@@ -31,7 +31,9 @@ pub use sqlx_signals_core::{
 ///
 /// A key that is written as `Option<T>` is given by the database; any other, and every composite key, by the program.
 ///
-/// Each column is a constant of the struct, of its visibility, in upper case: `User::EMAIL`, a [`Column<User>`].
+/// Each column is a constant of the struct, of its visibility, in upper case: `User::EMAIL`, a [`Column<User>`]. The struct
+/// cannot have another constant of that name. The column of a field called `name`, `table`, `columns`, `statements` or `copy`
+/// hides the constant of [`Model`] with that name: `User::NAME` is the column, and `<User as Model>::NAME` the name of the model.
 ///
 /// ```
 /// use sqlx_signals::prelude::*;
@@ -49,6 +51,7 @@ pub use sqlx_signals_core::{
 ///
 /// assert_eq!(User::COLUMNS, ["id", "fullName", "e_mail"]);
 /// assert_eq!(User::EMAIL.name(), "e_mail");
+/// assert_eq!(<User as Model>::TABLE, "users");
 /// ```
 ///
 /// What the database and the library set is in the instance after the write, and as it was before where that fails:

@@ -206,9 +206,137 @@ named!(Columns {
 });
 named!(ColumnsHeard { c0: 1, c1: 2, given: 3, stored: 4, before: 5 });
 
+/// Fields whose columns hide the constants that every model has.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "hiding")]
+struct Hiding {
+    id: Option<i64>,
+    name: String,
+    table: i64,
+    columns: i64,
+    statements: i64,
+    copy: i64,
+    pk: i64,
+    kept: i64,
+    r#struct: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "hiding_heard")]
+struct HidingHeard {
+    id: Option<i64>,
+    name: String,
+    table: i64,
+    columns: i64,
+    statements: i64,
+    copy: i64,
+    pk: i64,
+    kept: i64,
+    r#struct: i64,
+}
+
+hear!(HidingHeard);
+named!(Hiding { table: 1, columns: 2, statements: 3, copy: 4, pk: 5, kept: 6, r#struct: 7 });
+named!(HidingHeard { table: 1, columns: 2, statements: 3, copy: 4, pk: 5, kept: 6, r#struct: 7 });
+
+#[receiver(post_save, sender = HidingHeard, changed(table, name, r#struct))]
+fn hidden_ones_changed(_: PostSave<'_, HidingHeard>) {}
+
+/// A module in which the names that expansions could rely on are something else.
+#[allow(non_camel_case_types, non_snake_case, dead_code)]
+mod shadowed {
+    pub(super) struct Result;
+    pub(super) struct Ok;
+    pub(super) struct Err;
+    pub(super) struct Option;
+    pub(super) struct Some;
+    pub(super) struct None;
+    pub(super) struct String;
+    pub(super) struct Vec;
+    pub(super) struct Box;
+    pub(super) struct Default;
+    pub(super) struct Clone;
+    pub(super) struct Send;
+    pub(super) struct Sync;
+    pub(super) struct Sized;
+    pub(super) struct Fn;
+    pub(super) struct From;
+    pub(super) struct Into;
+    pub(super) struct Iterator;
+    pub(super) struct Column;
+    pub(super) struct Error;
+    pub(super) struct Receiver;
+    pub(super) struct Signal;
+    pub(super) struct bool;
+    pub(super) struct str;
+    pub(super) struct usize;
+    pub(super) struct i64;
+    pub(super) struct u8;
+    pub(super) mod std {}
+    pub(super) mod core {}
+    pub(super) mod sqlx {}
+    pub(super) mod sqlx_signals {}
+
+    type Int = ::std::primitive::i64;
+
+    #[derive(
+        ::std::fmt::Debug, ::std::clone::Clone, ::std::cmp::PartialEq, ::sqlx_signals::Model,
+    )]
+    #[model(table = "shadowed")]
+    pub(super) struct Model {
+        pub(super) id: ::std::option::Option<Int>,
+        pub(super) name: ::std::string::String,
+        #[model(version)]
+        pub(super) version: Int,
+        pub(super) note: ::std::option::Option<::std::string::String>,
+    }
+
+    #[::sqlx_signals::receiver(::sqlx_signals::post_save, sender = Model, changed(name))]
+    async fn r#async<'event, 'conn>(
+        saved: ::sqlx_signals::PostSave<'event, Model>,
+        previous: ::sqlx_signals::Previous<'event, Model>,
+        conn: &'event mut ::sqlx_signals::Conn<'conn>,
+    ) -> ::std::result::Result<(), ::sqlx_signals::Error> {
+        ::std::assert_eq!(previous.row().is_none(), saved.created);
+        conn.execute("SELECT 1").await.map(::std::mem::drop)
+    }
+
+    #[derive(::sqlx_signals::Signal)]
+    pub(super) struct Sent;
+
+    #[::sqlx_signals::receiver(Sent, on_commit)]
+    fn r#fn(_: &Sent) {}
+
+    #[derive(::std::clone::Clone, ::sqlx_signals::Model)]
+    pub(super) struct Other {
+        pub(super) id: ::std::option::Option<Int>,
+    }
+
+    // Its parameter has the name of a sender.
+    #[::sqlx_signals::receiver(::sqlx_signals::pre_save, sender = [Other, Model])]
+    fn both<Model: ::sqlx_signals::Model>(_: ::sqlx_signals::PreSave<'_, Model>) {}
+}
+
 on_every_database! {
     async fn columns_that_are_called_as_the_library_calls_its_own(db: Db) {
         writes::<Columns>(&db).await;
         writes::<ColumnsHeard>(&db).await;
+        Box::pin(writes::<Hiding>(&db)).await;
+        Box::pin(writes::<HidingHeard>(&db)).await;
+        assert_eq!(Hiding::TABLE.name(), "table");
+        assert_eq!((<Hiding as Model>::TABLE, <Hiding as Model>::NAME), ("hiding", "Hiding"));
+        Hiding::check_table(&db).await.unwrap();
+    }
+
+    async fn models_and_receivers_among_names_that_mean_something_else(db: Db) {
+        let columns = "name TEXT NOT NULL, version BIGINT NOT NULL, note TEXT";
+        common::table(&db, "shadowed", columns).await;
+        let mut row = shadowed::Model { id: None, name: "a".into(), version: 1, note: None };
+        assert!(row.save(&db).await.unwrap().created);
+        row.name = "b".into();
+        row.save(&db).await.unwrap();
+        shadowed::Sent.send(&db).await.unwrap();
+        assert_eq!(shadowed::Model::get(&db, row.id.unwrap()).await.unwrap(), row);
+        assert_eq!(row.version, 2);
     }
 }

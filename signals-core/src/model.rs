@@ -27,10 +27,12 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// The key: the field's type (the `T` of an `Option<T>`), or a tuple of them for a composite key.
     type Pk: Clone + Debug + Send + Sync + 'static;
 
-    /// The struct's name, as errors and logs print it.
+    /// The struct's name, as errors and logs print it. `<User as Model>::NAME` is this constant also if the model has a field
+    /// `name`, whose column is then `User::NAME`.
     const NAME: &'static str;
 
-    /// The table's name, unquoted; with a dot where the attribute names a schema.
+    /// The table's name, unquoted; with a dot where the attribute names a schema. `<User as Model>::TABLE` is this constant also
+    /// if the model has a field `table`.
     const TABLE: &'static str;
 
     /// The columns, in the order of the fields.

@@ -1,8 +1,10 @@
 //! What the expansions of the macros name. Not for anybody else: it changes without notice.
 
+// Also the types of the language: a program may have a type of such a name.
 pub use std::boxed::Box;
 pub use std::clone::Clone;
 pub use std::option::Option::{self, Some};
+pub use std::primitive::{bool, i64, str, usize};
 pub use std::result::Result::Ok;
 
 pub use inventory;
@@ -82,6 +84,11 @@ pub fn take<'a, 'c, P, T: Parameter<'a, 'c, P>>(
     cx: &mut Cx<'a, 'c>,
 ) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
     T::take(cx)
+}
+
+/// The name of a column of the model `M`.
+pub const fn column<M>(column: Column<M>) -> &'static str {
+    column.name()
 }
 
 /// What a receiver is known by.

@@ -59,9 +59,9 @@ const _: () = {
     #[automatically_derived]
     impl __p::Model for LineItem {
         type Pk = (i64, i32);
-        const NAME: &'static str = "LineItem";
-        const TABLE: &'static str = "shop.line items";
-        const COLUMNS: &'static [&'static str] = &[
+        const NAME: &'static __p::str = "LineItem";
+        const TABLE: &'static __p::str = "shop.line items";
+        const COLUMNS: &'static [&'static __p::str] = &[
             "orderId",
             "no",
             "barCode",
@@ -135,7 +135,7 @@ const _: () = {
             ) = kept;
         }
         #[allow(unused_variables)]
-        fn __stamp(&mut self, now: __p::SystemTime, added: bool) {
+        fn __stamp(&mut self, now: __p::SystemTime, added: __p::bool) {
             if added {
                 self.created_at = __p::AutoNow::at(now);
             }
@@ -144,7 +144,7 @@ const _: () = {
         fn __advance(&mut self) {
             self.version = <i32 as __p::Version>::next(self.version);
         }
-        fn __version(&self) -> __p::Option<i64> {
+        fn __version(&self) -> __p::Option<__p::i64> {
             __p::Some(<i32 as __p::Version>::number(self.version))
         }
         fn __json(&self) -> __p::Option<__p::Value> {
@@ -165,7 +165,7 @@ const _: () = {
         __S4: __p::Stores<DateTime<Utc>, __DB>,
         __S5: __p::Stores<Option<DateTime<Utc>>, __DB>,
     {
-        fn give(&self, column: usize, take: __p::Take<'_, __DB>) -> __p::Given {
+        fn give(&self, column: __p::usize, take: __p::Take<'_, __DB>) -> __p::Given {
             match column {
                 0usize => __p::give::<__DB, __p::Known, _>(&self.order_id, take),
                 1usize => __p::give::<__DB, __p::Known, _>(&self.number, take),
@@ -179,7 +179,12 @@ const _: () = {
             }
         }
         #[allow(clippy::single_match)]
-        fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
+        fn set(
+            &mut self,
+            column: __p::usize,
+            row: &__DB::Row,
+            at: __p::usize,
+        ) -> __p::Loaded<()> {
             match column {
                 0usize => self.order_id = __p::get::<__DB, __p::Known, _>(row, at)?,
                 1usize => self.number = __p::get::<__DB, __p::Known, _>(row, at)?,
@@ -196,7 +201,7 @@ const _: () = {
             __p::add_key::<__DB, __p::Known, _>(&key.1, args)?;
             __p::Ok(())
         }
-        fn asked(column: usize, asked: __p::Asked<'_>) -> bool {
+        fn asked(column: __p::usize, asked: __p::Asked<'_>) -> __p::bool {
             [
                 __p::asked::<__DB, __p::Known, i64>,
                 __p::asked::<__DB, __p::Known, i32>,
@@ -226,7 +231,7 @@ const _: () = {
     impl<'r, __R: __p::Row> __p::FromRow<'r, __R> for LineItem
     where
         __R::Database: __p::Backend + __p::Database<Row = __R>,
-        &'static str: __p::ColumnIndex<__R>,
+        &'static __p::str: __p::ColumnIndex<__R>,
         Self: __p::Store<__R::Database>,
     {
         fn from_row(row: &'r __R) -> __p::Loaded<Self> {

@@ -15,9 +15,9 @@ const _: () = {
     #[automatically_derived]
     impl __p::Model for User {
         type Pk = i64;
-        const NAME: &'static str = "User";
-        const TABLE: &'static str = "users";
-        const COLUMNS: &'static [&'static str] = &["id", "name", "email"];
+        const NAME: &'static __p::str = "User";
+        const TABLE: &'static __p::str = "users";
+        const COLUMNS: &'static [&'static __p::str] = &["id", "name", "email"];
         const STATEMENTS: &'static __p::Statements = {
             static STATEMENTS: __p::Statements = __p::Statements {
                 table: "\"users\"",
@@ -66,7 +66,7 @@ const _: () = {
         __p::Known: __p::Stores<i64, __DB>,
         __p::Known: __p::Stores<String, __DB>,
     {
-        fn give(&self, column: usize, take: __p::Take<'_, __DB>) -> __p::Given {
+        fn give(&self, column: __p::usize, take: __p::Take<'_, __DB>) -> __p::Given {
             match column {
                 0usize => __p::give_key::<__DB, __p::Known, _>(&self.id, take),
                 1usize => __p::give::<__DB, __p::Known, _>(&self.name, take),
@@ -75,7 +75,12 @@ const _: () = {
             }
         }
         #[allow(clippy::single_match)]
-        fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
+        fn set(
+            &mut self,
+            column: __p::usize,
+            row: &__DB::Row,
+            at: __p::usize,
+        ) -> __p::Loaded<()> {
             match column {
                 0usize => self.id = __p::Some(__p::get::<__DB, __p::Known, _>(row, at)?),
                 _ => {}
@@ -86,7 +91,7 @@ const _: () = {
             __p::add_key::<__DB, __p::Known, _>(key, args)?;
             __p::Ok(())
         }
-        fn asked(column: usize, asked: __p::Asked<'_>) -> bool {
+        fn asked(column: __p::usize, asked: __p::Asked<'_>) -> __p::bool {
             [
                 __p::asked::<__DB, __p::Known, i64>,
                 __p::asked::<__DB, __p::Known, String>,
@@ -105,7 +110,7 @@ const _: () = {
     impl<'r, __R: __p::Row> __p::FromRow<'r, __R> for User
     where
         __R::Database: __p::Backend + __p::Database<Row = __R>,
-        &'static str: __p::ColumnIndex<__R>,
+        &'static __p::str: __p::ColumnIndex<__R>,
         Self: __p::Store<__R::Database>,
     {
         fn from_row(row: &'r __R) -> __p::Loaded<Self> {

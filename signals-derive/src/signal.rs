@@ -43,7 +43,7 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
 
             #[automatically_derived]
             impl __p::CustomSignal for #ident {
-                const SIGNAL: &'static str = #name;
+                const SIGNAL: &'static __p::str = #name;
                 fn __table() -> &'static __p::SignalTable {
                     static TABLE: __p::SignalTable = __p::SignalTable::new::<#ident>();
                     &TABLE

@@ -9,7 +9,7 @@ use syn::{Attribute, Item};
 #[test]
 fn model() {
     let lines = snapshot("model", |item| crate::model::derive(quote::quote!(#item)));
-    assert!(lines <= 120, "a model of three fields fits on two screens, not {lines} lines");
+    assert!(lines <= 125, "a model of three fields fits on two screens, not {lines} lines");
 }
 
 /// With a column of each role.

@@ -1,7 +1,8 @@
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use heck::ToSnakeCase;
 use proc_macro2::Span;
+use quote::format_ident;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{
@@ -254,6 +255,20 @@ fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {
             mistakes.at(column.ident.span(), message);
         }
     }
+    let mut constants = HashSet::new();
+    for column in columns {
+        let constant = constant(column.ident).to_string();
+        if constants.contains(&constant) {
+            let message = format_args!("a second field with the constant `{constant}`").to_string();
+            mistakes.at(column.ident.span(), message);
+        }
+        constants.insert(constant);
+    }
+}
+
+/// The constant of a field's column.
+pub(super) fn constant(field: &Ident) -> Ident {
+    format_ident!("{}", field.unraw().to_string().to_uppercase(), span = field.span())
 }
 
 /// The `T` of a type that is written as an `Option<T>`.

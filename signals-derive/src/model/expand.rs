@@ -4,7 +4,7 @@ use syn::Type;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::ast::{BelongsTo, Column, Model, OnDelete, Role, option_of};
+use super::ast::{BelongsTo, Column, Model, OnDelete, Role, constant, option_of};
 use super::sql::{self, Sql};
 use super::unstorable;
 use crate::options::private;
@@ -18,11 +18,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
 
     let consts = columns.iter().map(|column| {
         let name = &column.name;
-        let ident = format_ident!(
-            "{}",
-            column.ident.unraw().to_string().to_uppercase(),
-            span = column.ident.span()
-        );
+        let ident = constant(column.ident);
         let doc = format!("The column `{name}`.");
         quote!(#[doc = #doc] #vis const #ident: __p::Column<Self> = __p::Column::new(#name);)
     });
@@ -84,9 +80,9 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
             #[automatically_derived]
             impl __p::Model for #ident {
                 type Pk = #pk;
-                const NAME: &'static str = #name;
-                const TABLE: &'static str = #table;
-                const COLUMNS: &'static [&'static str] = &[#(#names),*];
+                const NAME: &'static __p::str = #name;
+                const TABLE: &'static __p::str = #table;
+                const COLUMNS: &'static [&'static __p::str] = &[#(#names),*];
                 // A static, of which there is one: a constant is in each object file that uses it.
                 const STATEMENTS: &'static __p::Statements = {
                     static STATEMENTS: __p::Statements = #statements;
@@ -107,14 +103,14 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
 
             #[automatically_derived]
             impl<__DB: __p::Backend> __p::Store<__DB> for #ident where #bounds {
-                fn give(&self, column: usize, take: __p::Take<'_, __DB>) -> __p::Given {
+                fn give(&self, column: __p::usize, take: __p::Take<'_, __DB>) -> __p::Given {
                     match column {
                         #(#give)*
                         _ => __p::no_column(column),
                     }
                 }
                 #[allow(clippy::single_match)]
-                fn set(&mut self, column: usize, row: &__DB::Row, at: usize) -> __p::Loaded<()> {
+                fn set(&mut self, column: __p::usize, row: &__DB::Row, at: __p::usize) -> __p::Loaded<()> {
                     match column {
                         #(#set)*
                         _ => {}
@@ -125,7 +121,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                     #(#bind_key)*
                     __p::Ok(())
                 }
-                fn asked(column: usize, asked: __p::Asked<'_>) -> bool {
+                fn asked(column: __p::usize, asked: __p::Asked<'_>) -> __p::bool {
                     [#(#asked),*][column](asked)
                 }
                 fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
@@ -137,7 +133,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
             impl<'r, __R: __p::Row> __p::FromRow<'r, __R> for #ident
             where
                 __R::Database: __p::Backend + __p::Database<Row = __R>,
-                &'static str: __p::ColumnIndex<__R>,
+                &'static __p::str: __p::ColumnIndex<__R>,
                 Self: __p::Store<__R::Database>,
             {
                 fn from_row(row: &'r __R) -> __p::Loaded<Self> {
@@ -220,14 +216,14 @@ fn automatic(columns: &[Column<'_>]) -> TokenStream {
         })
         .collect();
     let stamp = (!stamps.is_empty()).then(|| {
-        quote!(#[allow(unused_variables)] fn __stamp(&mut self, now: __p::SystemTime, added: bool) { #(#stamps)* })
+        quote!(#[allow(unused_variables)] fn __stamp(&mut self, now: __p::SystemTime, added: __p::bool) { #(#stamps)* })
     });
     let advance = columns.iter().find(|c| matches!(c.role, Role::Version)).map(|column| {
         let (ident, ty) = (column.ident, column.ty);
         let version = quote_spanned!(ty.span()=> <#ty as __p::Version>);
         quote! {
             fn __advance(&mut self) { self.#ident = #version::next(self.#ident); }
-            fn __version(&self) -> __p::Option<i64> {
+            fn __version(&self) -> __p::Option<__p::i64> {
                 __p::Some(#version::number(self.#ident))
             }
         }

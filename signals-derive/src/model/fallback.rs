@@ -1,7 +1,10 @@
+use std::collections::BTreeMap;
+
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{DeriveInput, Error};
+use syn::{Data, DeriveInput, Error};
 
+use super::ast::constant;
 use super::attr::StructAttrs;
 use crate::options::{Mistakes, private};
 
@@ -14,15 +17,18 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
         return errors;
     }
     let ident = &input.ident;
+    let columns = columns(input);
     quote! {
         #errors
         const _: () = {
             use #p as __p;
+            #[allow(dead_code)]
+            impl #ident { #(#columns)* }
             impl __p::Model for #ident {
                 type Pk = ();
-                const NAME: &'static str = "";
-                const TABLE: &'static str = "";
-                const COLUMNS: &'static [&'static str] = &[];
+                const NAME: &'static __p::str = "";
+                const TABLE: &'static __p::str = "";
+                const COLUMNS: &'static [&'static __p::str] = &[];
                 const COPY: __p::Copier<Self> = __p::Option::None;
                 const STATEMENTS: &'static __p::Statements = ::core::panic!();
                 fn pk(&self) -> ::core::option::Option<()> { ::core::option::Option::None }
@@ -34,12 +40,29 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
                 fn __table() -> &'static __p::Table { ::core::panic!() }
             }
             impl<__DB: __p::Backend> __p::Store<__DB> for #ident {
-                fn give(&self, _: usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
-                fn set(&mut self, _: usize, _: &__DB::Row, _: usize) -> ::core::result::Result<(), __p::Error> { ::core::panic!() }
+                fn give(&self, _: __p::usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
+                fn set(&mut self, _: __p::usize, _: &__DB::Row, _: __p::usize) -> ::core::result::Result<(), __p::Error> { ::core::panic!() }
                 fn bind_key(_: &(), _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
-                fn asked(_: usize, _: __p::Asked<'_>) -> bool { ::core::panic!() }
+                fn asked(_: __p::usize, _: __p::Asked<'_>) -> __p::bool { ::core::panic!() }
                 fn load(_: &__DB::Row, _: impl __p::Places) -> __p::Loaded<Self> { ::core::panic!() }
             }
         };
     }
+}
+
+/// The columns by name, for what the rest of the program says of them.
+fn columns(input: &DeriveInput) -> impl Iterator<Item = TokenStream> {
+    let fields = match &input.data {
+        Data::Struct(data) => data.fields.iter().collect(),
+        _ => Vec::new(),
+    };
+    let vis = &input.vis;
+    let constants: BTreeMap<_, _> = fields
+        .into_iter()
+        .filter_map(|field| field.ident.as_ref())
+        .map(|ident| (constant(ident).to_string(), constant(ident)))
+        .collect();
+    constants
+        .into_values()
+        .map(move |ident| quote!(#vis const #ident: __p::Column<Self> = __p::Column::new("");))
 }

@@ -1,4 +1,5 @@
-use proc_macro2::TokenStream;
+use proc_macro2::{Group, TokenStream, TokenTree};
+use quote::ToTokens;
 use syn::ReturnType;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
@@ -64,6 +65,12 @@ impl Function {
             FnArg::Typed(typed) => Some(&*typed.ty),
             FnArg::Receiver(_) => None,
         })
+    }
+
+    /// A type of a parameter without the names of the function's lifetimes, which are not known outside of it.
+    pub(crate) fn elided(&self, ty: &Type) -> TokenStream {
+        let names: Vec<_> = self.sig.generics.lifetimes().map(|l| &l.lifetime.ident).collect();
+        if names.is_empty() { ty.to_token_stream() } else { elided(ty.to_token_stream(), &names) }
     }
 
     /// Whether it cannot fail but by a panic: neither does it return an error, nor is there anything for it to miss.
@@ -180,4 +187,27 @@ fn check(function: &Function, senders: usize, mistakes: &mut Mistakes) {
     if let Some(second) = function.connections().nth(1) {
         mistakes.at(second.span(), "a receiver has one connection, and takes it once");
     }
+}
+
+fn elided(tokens: TokenStream, names: &[&Ident]) -> TokenStream {
+    let mut after_quote = false;
+    let token = |token: TokenTree| {
+        let is_name = std::mem::take(&mut after_quote);
+        match token {
+            TokenTree::Group(group) => {
+                let mut inner = Group::new(group.delimiter(), elided(group.stream(), names));
+                inner.set_span(group.span());
+                inner.into()
+            }
+            TokenTree::Ident(ident) if is_name && names.contains(&&ident) => {
+                Ident::new("_", ident.span()).into()
+            }
+            TokenTree::Punct(punct) => {
+                after_quote = punct.as_char() == '\'';
+                punct.into()
+            }
+            token => token,
+        }
+    };
+    tokens.into_iter().map(token).collect()
 }

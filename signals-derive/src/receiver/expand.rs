@@ -23,8 +23,15 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
         senders => senders
             .iter()
             .map(|sender| {
-                let entry = quote!(__p::Entry<#signal, #sender>);
-                registration(receiver, &sender.to_token_stream(), &entry, sender.span())
+                let entry = |sender: &TokenStream| quote!(__p::Entry<#signal, #sender>);
+                if function.sig.generics.type_params().next().is_none() {
+                    let of = sender.to_token_stream();
+                    return registration(receiver, &of, &entry(&of), sender.span());
+                }
+                // The parameter of the function may have the name of a sender.
+                let of = quote_spanned!(sender.span()=> __Sender);
+                let registration = registration(receiver, &of, &entry(&of), sender.span());
+                quote!(type __Sender = #sender; const _: () = { #registration };)
             })
             .collect(),
     };
@@ -110,7 +117,7 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
         let columns = receiver.changed.iter().map(|field| {
             let column =
                 format_ident!("{}", field.unraw().to_string().to_uppercase(), span = field.span());
-            quote_spanned!(field.span()=> <#sender>::#column.name())
+            quote_spanned!(field.span()=> __p::column::<#sender>(<#sender>::#column))
         });
         quote_spanned!(signal.span()=> .changed::<#signal>(&[#(#columns),*]))
     });
@@ -124,7 +131,7 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
             Some(quote!(.after(&[#(#ids),*])))
         }
     };
-    let parameters: Vec<_> = function.parameters().collect();
+    let parameters: Vec<_> = function.parameters().map(|ty| function.elided(ty)).collect();
     let ask = (!parameters.is_empty()).then(|| {
         let asks = parameters.iter().map(
             |ty| quote_spanned!(ty.span()=> let _ = __p::take::<__p::phase::#phase<#signal>, #ty>(__cx);),
@@ -138,7 +145,7 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
 fn call(receiver: &Receiver, phase: &TokenStream) -> (TokenStream, TokenStream, TokenStream) {
     let Receiver { signal, function, .. } = receiver;
     let ident = &function.sig.ident;
-    let takes = function.parameters().map(
+    let takes = function.parameters().map(|ty| function.elided(ty)).map(
         |ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase<#signal>, #ty>(&mut __cx)?),
     );
     let returned = match &function.sig.output {
