@@ -6,20 +6,20 @@
 //! A permit of the lender belongs to a connection from its checkout until it is in `ready`, back in sqlx's pool, or closed.
 //! Whoever has a permit and finds `ready` empty therefore never waits in sqlx's pool beside a connection that becomes idle.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Connection, Pool};
-use tokio::runtime::Handle;
+use tokio::runtime::{self, Handle};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::error::Elapsed;
 use tokio::time::{timeout, timeout_at};
 
 use crate::backend::Backend;
 use crate::running::Naming;
-use crate::runtimes::{Runtimes, in_runtime, pings};
+use crate::runtimes::{self, Runtimes, in_runtime};
 use crate::verify;
 
 /// A connection that was not used for so long is asked whether it still lives before it is used.
@@ -42,6 +42,8 @@ pub(crate) struct Lender<DB: Backend> {
     /// Whether there is a task that brings home what nobody uses.
     sweeping: AtomicBool,
     runtimes: Arc<Runtimes>,
+    /// How many calls are about to take a connection from the pool.
+    opening: AtomicUsize,
 }
 
 /// A connection, in use or at the ready. It stays at one place on the heap, so that whatever has it is small.
@@ -65,6 +67,8 @@ struct Loan<DB: Backend> {
     home: Option<(Arc<Lender<DB>>, OwnedSemaphorePermit)>,
     /// The runtime in which it came out of the pool, for a drop outside any runtime.
     runtime: Option<Handle>,
+    /// The runtime that opened it, if that is known.
+    origin: Option<runtime::Id>,
     /// Whether statements stay prepared on it.
     keeps_statements: bool,
 }
@@ -86,16 +90,18 @@ impl<DB: Backend> Lender<DB> {
             shared: AtomicBool::new(false),
             sweeping: AtomicBool::new(false),
             runtimes,
+            opening: AtomicUsize::new(0),
         })
     }
 
     /// One that was used just now, where nobody has it.
     pub(crate) fn at_hand(self: &Arc<Self>) -> Option<Lent<DB>> {
-        if self.shared.load(Ordering::Acquire) || self.roams() {
+        if self.shared.load(Ordering::Acquire) {
             return None;
         }
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
-        let lent = self.ready().pop_if(|lent| lent.idle() < IDLE)?;
+        let here = runtimes::here();
+        let lent = self.ready().pop_if(|lent| lent.works_in(here) && lent.idle() < IDLE)?;
         Some(lent.with_home(self, turn))
     }
 
@@ -114,20 +120,19 @@ impl<DB: Backend> Lender<DB> {
         self: &Arc<Self>,
         deadline: Option<tokio::time::Instant>,
     ) -> Result<Lent<DB>, sqlx::Error> {
-        let roams = self.roams();
+        let several = self.runtimes.are_several();
         if self.shared.load(Ordering::Acquire) {
             return Lent::of(&self.pool).await;
         }
         let mut turn = self.turn().await?;
         while let Some(lent) = self.take() {
-            let fresh = lent.idle() < IDLE && !roams;
+            let fresh = lent.idle() < IDLE;
             let mut lent = lent.with_home(self, turn);
             // Half of the time that is left, so that there is some for a new connection.
             let left = deadline.map_or(PATIENCE, |deadline| {
                 deadline.duration_since(tokio::time::Instant::now()) / 2
             });
-            let lives =
-                if fresh { Ok(true) } else { lent.lives(left.min(PATIENCE), pings(roams)).await };
+            let lives = if fresh { Ok(true) } else { lent.lives(left.min(PATIENCE)).await };
             if lives == Ok(true) {
                 return Ok(lent);
             }
@@ -138,7 +143,32 @@ impl<DB: Backend> Lender<DB> {
             let Some(its) = lent.discard() else { return Err(sqlx::Error::PoolClosed) };
             turn = its;
         }
-        Ok(Lent::of(&self.pool).await?.with_home(self, turn))
+        loop {
+            let lent = self.open().await?;
+            if !several || lent.works_in(runtimes::here()) {
+                return Ok(lent.with_home(self, turn));
+            }
+            lent.discard();
+        }
+    }
+
+    /// Takes a connection from the pool, when none is ready that works in this runtime. One that works in another runtime makes
+    /// room for it.
+    async fn open(&self) -> Result<Lent<DB>, sqlx::Error> {
+        let opening = Opening::new(&self.opening);
+        let max = self.pool.options().get_max_connections() as usize;
+        if self.pool.size() as usize + opening.count > max
+            && let Some(other) = self.ready().pop()
+        {
+            other.discard();
+        }
+        let mut lent = Lent::of(&self.pool).await?;
+        if let Some(loan) = &mut lent.0
+            && !self.runtimes.are_several()
+        {
+            loan.origin = runtimes::here();
+        }
+        Ok(lent)
     }
 
     async fn turn(&self) -> Result<OwnedSemaphorePermit, sqlx::Error> {
@@ -148,11 +178,6 @@ impl<DB: Backend> Lender<DB> {
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = self.pool.close_event().do_until(turn).await?;
         turn.map_err(|_| sqlx::Error::PoolClosed)
-    }
-
-    /// Whether a connection may be bound to a runtime that is gone.
-    fn roams(&self) -> bool {
-        DB::NEEDS_RUNTIME && self.runtimes.are_several()
     }
 
     /// From now on the program has the pool too: everything goes back there.
@@ -188,8 +213,12 @@ impl<DB: Backend> Lender<DB> {
         PATIENCE.min(self.pool.options().get_acquire_timeout() / 2)
     }
 
+    /// One that works in this runtime.
     fn take(&self) -> Option<Lent<DB>> {
-        self.ready().pop()
+        let here = runtimes::here();
+        let mut ready = self.ready();
+        let at = ready.iter().rposition(|lent| lent.works_in(here))?;
+        Some(ready.remove(at))
     }
 
     fn keep(self: &Arc<Self>, lent: Lent<DB>) {
@@ -257,10 +286,30 @@ impl<DB: Backend> Drop for Sweeping<DB> {
     }
 }
 
+/// A call that is about to take a connection from the pool.
+struct Opening<'o> {
+    opening: &'o AtomicUsize,
+    /// How many there are with this one.
+    count: usize,
+}
+
+impl<'o> Opening<'o> {
+    fn new(opening: &'o AtomicUsize) -> Self {
+        Self { opening, count: opening.fetch_add(1, Ordering::AcqRel) + 1 }
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.opening.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl<DB: Backend> Lent<DB> {
     /// One that goes back to the pool.
     pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
-        let (conn, taken) = (pool.acquire().await?, Instant::now());
+        let (conn, is_new) = runtimes::acquire(pool).await?;
+        let taken = Instant::now();
         Ok(Self(Some(Box::new(Loan {
             conn,
             taken,
@@ -271,6 +320,7 @@ impl<DB: Backend> Lent<DB> {
             answered: false,
             home: None,
             runtime: Handle::try_current().ok(),
+            origin: if is_new { runtimes::here() } else { None },
             keeps_statements: DB::keeps_statements(pool),
         }))))
     }
@@ -288,18 +338,18 @@ impl<DB: Backend> Lent<DB> {
         self.0.as_ref().map_or(Duration::MAX, |loan| loan.used.elapsed())
     }
 
+    /// Whether the runtime that opened it is this one. The I/O driver of another one may be gone, or stand still, which a ping
+    /// does not always show: its answer may be there at once.
+    fn works_in(&self, here: Option<runtime::Id>) -> bool {
+        !DB::NEEDS_RUNTIME || self.0.as_ref().is_some_and(|loan| loan.origin == here)
+    }
+
     /// Whether a ping succeeds; an error if there is no answer in time.
-    async fn lives(&mut self, limit: Duration, pings: usize) -> Result<bool, Elapsed> {
+    async fn lives(&mut self, limit: Duration) -> Result<bool, Elapsed> {
         let Some(loan) = &mut self.0 else { return Ok(false) };
         // Before the await: this future may be dropped in it.
         loan.under_way = UnderWay::Ping;
-        let lives = async {
-            for _ in 0..pings {
-                loan.conn.ping().await?;
-            }
-            Ok::<_, sqlx::Error>(())
-        };
-        let lives = timeout(limit, lives).await?.is_ok();
+        let lives = timeout(limit, loan.conn.ping()).await?.is_ok();
         if lives {
             loan.under_way = UnderWay::Nothing;
         }

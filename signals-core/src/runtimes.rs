@@ -1,12 +1,17 @@
 //! The runtimes in which connections are used and dropped.
 
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use sqlx::pool::PoolConnection;
+use sqlx::{Database, Pool};
 use tokio::runtime::{self, Handle};
 
 /// The runtimes in which a pool is used. A connection is bound to the I/O driver of the runtime that opened it, which may be
-/// gone; if there are several runtimes, each connection is pinged before it is used, as sqlx's pool does.
+/// gone; if there are several runtimes, sqlx's pool pings each connection before it is used.
 pub(crate) struct Runtimes {
     first: Option<runtime::Id>,
     several: AtomicBool,
@@ -26,13 +31,32 @@ impl Runtimes {
     }
 }
 
-/// How many pings show that a connection works. The answer to one may be read although the runtime of the connection is gone,
-/// if it is there at once; that of the next is waited for.
-pub(crate) fn pings(are_several: bool) -> usize {
-    if are_several { 2 } else { 1 }
+thread_local! {
+    /// Whether a pool has opened a connection while a future was polled on this thread.
+    static OPENED: Cell<bool> = const { Cell::new(false) };
 }
 
-fn here() -> Option<runtime::Id> {
+/// To be called when a pool has opened a connection.
+#[cfg(feature = "postgres")]
+pub(crate) fn opened() {
+    OPENED.set(true);
+}
+
+/// Takes a connection from a pool. Whether it is new is known of pools that call [`opened`]: a new connection is opened and
+/// returned in one poll.
+pub(crate) async fn acquire<DB: Database>(
+    pool: &Pool<DB>,
+) -> Result<(PoolConnection<DB>, bool), sqlx::Error> {
+    let mut acquire = pin!(pool.acquire());
+    poll_fn(|cx| {
+        OPENED.set(false);
+        let conn = acquire.as_mut().poll(cx)?;
+        conn.map(|conn| Ok((conn, OPENED.get())))
+    })
+    .await
+}
+
+pub(crate) fn here() -> Option<runtime::Id> {
     Handle::try_current().ok().map(|runtime| runtime.id())
 }
 

@@ -1,7 +1,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
@@ -19,7 +19,7 @@ use crate::error::Result;
 use crate::lender::{IDLE, PATIENCE};
 use crate::options::DbOptions;
 use crate::registry::interned;
-use crate::runtimes::{Runtimes, pings};
+use crate::runtimes::{self, Runtimes};
 use crate::store::{Bindable, Take};
 
 impl Backend for Postgres {
@@ -273,7 +273,7 @@ const ARRAYS: &[(u32, u32)] = &[
 
 /// A pool for `url` that does not ping before every use, as sqlx's own default does: only a connection that was idle
 /// is asked. A save on a warm pool is then one round trip.
-pub(crate) async fn open(url: &str, db: &DbOptions, runtimes: Arc<Runtimes>) -> Result<PgPool> {
+pub(crate) async fn open(url: &str, db: &DbOptions, used_in: Arc<Runtimes>) -> Result<PgPool> {
     let mut options = PgConnectOptions::from_str(url)?;
     if !db.keeps_statements() {
         // PgBouncer refuses the parameter unless it is told to ignore it. It is about numbers as text, and values are binary.
@@ -282,20 +282,15 @@ pub(crate) async fn open(url: &str, db: &DbOptions, runtimes: Arc<Runtimes>) -> 
     let pool = db.pool(PgPoolOptions::new().test_before_acquire(false));
     // A peer that does not answer leaves time for a new connection.
     let patience = PATIENCE.min(pool.get_acquire_timeout() / 2);
+    let pool = pool.after_connect(|_, _| {
+        runtimes::opened();
+        Box::pin(ready(Ok(())))
+    });
     let pool = pool.before_acquire(move |conn, meta| {
-        let several = runtimes.are_several();
-        Box::pin(async move {
-            if meta.idle_for < IDLE && !several {
-                return Ok(true);
-            }
-            let lives = async {
-                for _ in 0..pings(several) {
-                    conn.ping().await?;
-                }
-                Ok::<_, sqlx::Error>(())
-            };
-            Ok(matches!(timeout(patience, lives).await, Ok(Ok(()))))
-        })
+        let fresh = meta.idle_for < IDLE && !used_in.are_several();
+        Box::pin(
+            async move { Ok(fresh || matches!(timeout(patience, conn.ping()).await, Ok(Ok(())))) },
+        )
     });
     Ok(pool.connect_with(options).await?)
 }
