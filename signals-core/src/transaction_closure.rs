@@ -27,7 +27,7 @@ use crate::transaction::Transaction;
     label = "expected `async |tx| {{ … }}`",
     note = "a transaction runs an async closure, `async |tx| {{ … }}`, that returns a `Result` with sqlx-signals' error"
 )]
-pub trait TransactionClosure<T>: AsyncFnOnce(&mut Transaction<'static>) -> Result<T> {}
+pub trait TransactionClosure<T>: AsyncFnOnce(&mut Transaction<'_>) -> Result<T> {}
 
 #[diagnostic::do_not_recommend]
-impl<T, F: AsyncFnOnce(&mut Transaction<'static>) -> Result<T>> TransactionClosure<T> for F {}
+impl<T, F: AsyncFnOnce(&mut Transaction<'_>) -> Result<T>> TransactionClosure<T> for F {}
