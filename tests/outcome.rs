@@ -510,3 +510,94 @@ async fn redundant_updates_may_be_suppressed() {
     assert_eq!(Keyed::all(db).await.unwrap(), [keyed]);
     test.passed().await;
 }
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "rates")]
+struct Rate {
+    #[model(primary_key)]
+    code: String,
+    n: i64,
+}
+
+fn rate(code: &str, n: i64) -> Rate {
+    Rate { code: code.to_owned(), n }
+}
+
+async fn saves_by_key_work(db: &Db) {
+    for in_transaction in [false, true] {
+        let code = if in_transaction { "b" } else { "a" };
+        let mut row = rate(code, 1);
+        if in_transaction {
+            let mut tx = db.begin().await.unwrap();
+            assert!(row.save(&mut tx).await.unwrap().created);
+            row.n = 2;
+            assert!(!row.save(&mut tx).await.unwrap().created);
+            tx.commit().await.unwrap();
+        } else {
+            assert!(row.save(db).await.unwrap().created);
+            row.n = 2;
+            assert!(!row.save(db).await.unwrap().created);
+        }
+        assert_eq!(Rate::get(db, code).await.unwrap().n, 2);
+    }
+}
+
+on_every_database! {
+    async fn a_save_works_without_a_unique_index_of_the_key(db: Db) {
+        execute(&db, "CREATE TABLE rates (code TEXT NOT NULL, n BIGINT NOT NULL)").await;
+        saves_by_key_work(&db).await;
+        assert_eq!(count(&db, "rates").await, 2);
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod deferrable {
+    use super::*;
+    use crate::common::TestDb;
+
+    #[tokio::test]
+    async fn a_save_works_with_a_deferrable_key() {
+        for when in ["DEFERRABLE INITIALLY IMMEDIATE", "DEFERRABLE INITIALLY DEFERRED"] {
+            let test = TestDb::postgres("deferrable_key").await;
+            let db = &test.db;
+            execute(db, &format!("CREATE TABLE rates (code TEXT PRIMARY KEY {when}, n BIGINT NOT NULL UNIQUE DEFERRABLE)")).await;
+            execute(
+                db,
+                &format!("CREATE TABLE items (id BIGSERIAL PRIMARY KEY {when}, n BIGINT NOT NULL)"),
+            )
+            .await;
+            let mut row = rate("a", 1);
+            assert!(row.save(db).await.unwrap().created);
+            assert!(!row.save(db).await.unwrap().created);
+            let mut tx = db.begin().await.unwrap();
+            assert!(rate("b", 2).save(&mut tx).await.unwrap().created);
+            assert!(!rate("b", 3).save(&mut tx).await.unwrap().created);
+            tx.commit().await.unwrap();
+            assert!(rate("c", 3).save(db).await.unwrap_err().is_unique_violation());
+            let mut new = Item { id: Some(70), n: 1 };
+            assert!(new.save(db).await.unwrap().created);
+            new.n = 2;
+            assert!(!new.save(db).await.unwrap().created);
+            let mut watched = Watched { id: Some(71), n: 1 };
+            assert!(watched.save(db).await.unwrap().created);
+            watched.n = 2;
+            assert!(!watched.save(db).await.unwrap().created);
+            assert_eq!((count(db, "rates").await, stored(db).await), (2, vec![2, 2]));
+
+            let tasks: Vec<_> = (0..16)
+                .map(|n| {
+                    let db = db.clone();
+                    tokio::spawn(
+                        async move { rate("raced", 100 + n).save(&db).await.unwrap().created },
+                    )
+                })
+                .collect();
+            let mut created = 0;
+            for task in tasks {
+                created += usize::from(task.await.unwrap());
+            }
+            assert_eq!((created, count(db, "rates").await), (1, 3), "{when}");
+            test.passed().await;
+        }
+    }
+}

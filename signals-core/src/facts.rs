@@ -29,6 +29,8 @@ struct Known {
     readable: Columns,
     /// Nothing keeps a row from being written: one that an UPDATE or a DELETE does not write is not there.
     plain: bool,
+    /// Whether an INSERT can name the key as what it may conflict with.
+    arbiter: Option<bool>,
 }
 
 /// Some columns of a model.
@@ -83,6 +85,11 @@ impl Facts {
         self.of(rows).plain && !rows.statements().has(Group::Version)
     }
 
+    /// Whether an INSERT can name the key in `ON CONFLICT`; not if that is not known.
+    pub(crate) fn arbiter(&self, rows: &dyn Instances) -> bool {
+        self.of(rows).arbiter == Some(true)
+    }
+
     fn of(&self, rows: &dyn Instances) -> Known {
         self.0.load().get(&rows.id()).copied().unwrap_or_default()
     }
@@ -93,6 +100,7 @@ impl Facts {
             let known = all.entry(rows.id()).or_default();
             known.readable.0 |= new.readable.0;
             known.plain |= new.plain;
+            known.arbiter = new.arbiter.or(known.arbiter);
             all
         });
     }
@@ -216,3 +224,38 @@ const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE
 const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
      relrowsecurity AND NOT relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = pg_class.oid AND NOT \
      tgisinternal))";
+
+/// Whether an INSERT can name the key in `ON CONFLICT`. It cannot if the key is deferrable, or if there is no unique index of
+/// it; UPDATE and INSERT work all the same.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn key_is_arbiter(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
+    if let Some(arbiter) = conn.facts().of(rows).arbiter {
+        return Ok(arbiter);
+    }
+    let (model, row) = (rows.statements(), rows.at(0));
+    let mut key: Vec<_> = model.group(Group::Key).map(|i| row.columns()[i]).collect();
+    key.sort_unstable();
+    let key = key.join("\u{1}");
+    let query = match conn.kind() {
+        DatabaseKind::Sqlite => {
+            let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+            conn.query(SQLITE_ARBITER).bind(key).bind(name).bind(schema)
+        }
+        DatabaseKind::Postgres => conn.query(POSTGRES_ARBITER).bind(key).bind(model.table),
+    };
+    let (arbiter,): (bool,) = query.fetch_one().await?;
+    conn.facts().add(rows, Known { arbiter: Some(arbiter), ..Known::default() });
+    Ok(arbiter)
+}
+
+const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \
+     name)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND (SELECT \
+     group_concat(name, char(1)) FROM (SELECT name FROM pragma_index_info(i.name, $3) ORDER BY name)) = $1)";
+
+/// Each unique index of these columns is an arbiter, and none may be deferrable.
+const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) FROM pg_index WHERE indrelid = to_regclass($2) AND indisunique AND indisvalid \
+     AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
+     FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $1";

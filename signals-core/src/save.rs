@@ -80,7 +80,11 @@ pub(crate) async fn store(
     if !rows.has_key(0) && matches!(verb, Verb::Update | Verb::Fields(_)) {
         return Err(not_found(rows, 0));
     }
-    let first = Single::of(rows, verb, conn.kind()).filter(|first| !before || first.is_insert());
+    let first = Single::of(rows, verb, conn.kind()).filter(|first| match first {
+        Single::Insert(_) => true,
+        Single::Update(_) => !before,
+        Single::Both(_) => !before && conn.facts().arbiter(rows),
+    });
     let begun = first.is_some();
     if let Some(first) = &first
         && let Some(stored) = first.run(conn, rows).await?
@@ -270,7 +274,7 @@ async fn save(
     let model = rows.statements();
     let one = match on {
         Some(_) => conn.kind() == DatabaseKind::Postgres,
-        None => saves_at_once(model, conn.kind()),
+        None => saves_at_once(model, conn.kind()) && facts::key_is_arbiter(conn, rows).await?,
     };
     // Where neither the UPDATE nor the INSERT finds its row as it wants it, somebody stored or deleted it in between.
     for attempt in 0..ATTEMPTS {
@@ -287,7 +291,7 @@ async fn save(
             if !begun && update(conn, rows, None, on, before).await? {
                 return Ok(Stored::Updated);
             }
-            if on.is_none() && insert_or_nothing(conn, rows, on).await? {
+            if on.is_none() && insert_if_new(conn, rows).await? {
                 return Ok(Stored::Created);
             }
         }
@@ -344,6 +348,25 @@ async fn update(
     let mut shape = Shape::new(What::UpdateOne, Given::Values(1), set, on);
     shape.checked = checked;
     Ok(Single::Update(Text::Composed(shape.into())).run(conn, rows).await?.is_some())
+}
+
+/// INSERT of a row that an UPDATE by key has not found.
+async fn insert_if_new(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
+    if facts::key_is_arbiter(conn, rows).await? {
+        return insert_or_nothing(conn, rows, None).await;
+    }
+    let text = Text::Fixed(rows.statements().insert_with_key, &EVERY, &[Group::Computed]);
+    match Single::Insert(text).run(conn, rows).await {
+        Ok(stored) => Ok(stored.is_some()),
+        // Another transaction may have stored the row in between. In a transaction on Postgres nothing else can be tried.
+        Err(error) if error.is_unique_violation() && !conn.in_transaction() => {
+            match conn.depth().await == 0 && look(conn, rows).await? != Look::Gone {
+                true => Ok(false),
+                false => Err(error),
+            }
+        }
+        Err(error) => Err(error),
+    }
 }
 
 async fn insert_or_nothing(
