@@ -405,6 +405,34 @@ on_every_database! {
         }
     }
 
+    async fn a_callback_is_not_told_of_a_savepoint_in_a_raw_transaction(db: Db) {
+        let _turn = notes(&db).await;
+        let mut conn = db.acquire().await.unwrap();
+        conn.execute("BEGIN").await.unwrap();
+        for nested in [false, true] {
+            let mut tx = conn.begin().await.unwrap();
+            plain("a").save(&mut tx).await.unwrap();
+            if nested {
+                let mut inner = tx.begin().await.unwrap();
+                inner.on_commit(async { SCENE.log.push("told") });
+                inner.commit().await.unwrap();
+            } else {
+                tx.on_commit(async { SCENE.log.push("told") });
+            }
+            let error = tx.commit().await.unwrap_err();
+            assert!(matches!(error, Error::CommitNotObservable { .. }), "{error:?}");
+        }
+        let mut tx = conn.begin().await.unwrap();
+        plain("b").save(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        conn.execute("COMMIT").await.unwrap();
+        assert_eq!((SCENE.log.take(), texts(&db).await), (vec![], vec!["b".to_owned()]));
+        let mut tx = conn.begin().await.unwrap();
+        tx.on_commit(async { SCENE.log.push("told") });
+        tx.commit().await.unwrap();
+        assert_eq!(SCENE.log.take(), ["told"]);
+    }
+
     async fn a_raw_transaction_on_a_connection_of_sqlx_is_seen(db: Db) {
         let _turn = notes(&db).await;
         macro_rules! seen {

@@ -58,6 +58,11 @@ pub struct Committed {
 
 /// What waits for the end of the outermost transaction.
 pub(crate) trait Deferred: Send {
+    /// Whether it is a callback of the program, which nothing has refused so far.
+    fn is_callback(&self) -> bool {
+        false
+    }
+
     /// `holds` is the pool that a callback would wait for in vain.
     fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>>;
 }
@@ -135,6 +140,7 @@ impl<'c> Transaction<'c> {
     ///
     /// # Errors
     ///
+    /// [`Error::CommitNotObservable`] if there are callbacks and the transaction around this savepoint was begun by raw SQL.
     /// [`Error::RolledBack`] where something in the transaction had failed before, [`Error::Database`] where COMMIT
     /// itself fails: nothing is stored then, and the `on_rollback` receivers have run. [`Error::CommitUnknown`] where
     /// the connection was lost meanwhile.
@@ -153,6 +159,12 @@ impl<'c> Transaction<'c> {
     pub(crate) async fn commit_checked(mut self) -> Result<Committed> {
         if self.depth > 1 {
             return self.release().await;
+        }
+        if self.conn.scope.foreign && self.frame().deferred.iter().any(|all| all.is_callback()) {
+            // The transaction around this savepoint is not over, and its end is not seen.
+            let _ = self.undo().await;
+            let (model, receiver) = ("Transaction", "Transaction::on_commit");
+            return Err(Error::CommitNotObservable { model, receiver });
         }
         if self.frame().deferred.is_empty() {
             return self.commit_outermost().await.map(|_| Committed::default());
@@ -377,6 +389,10 @@ impl<F> Deferred for Callback<F>
 where
     F: Future<Output: Outcome> + Send + 'static,
 {
+    fn is_callback(&self) -> bool {
+        true
+    }
+
     fn run(self: Box<Self>, end: End, _: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
         if self.when != end {
             return Box::pin(async { Vec::new() });
