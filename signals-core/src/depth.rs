@@ -18,7 +18,7 @@ impl Conn<'_> {
         if self.kind() != DatabaseKind::Sqlite {
             return;
         }
-        let sure = (self.scope.unverified, self.scope.mark);
+        let (unverified, mark) = self.scope.mark();
         self.scope.doubt();
         #[cfg(feature = "sqlite")]
         if let Some(Raw::Sqlite(conn)) = self.raw()
@@ -31,7 +31,7 @@ impl Conn<'_> {
             }
             self.scope.fail_all("SQLite rolled the transaction back after a statement failed");
         }
-        (self.scope.unverified, self.scope.mark) = sure;
+        self.scope.set_mark(unverified, mark);
     }
 
     /// How deep sqlx is in transactions and savepoints.
@@ -106,7 +106,7 @@ impl Conn<'_> {
         self.scope.doubt();
         let done = Running::plain(self.connected(), sql).end(&mut |_| ()).await;
         if done.is_ok() {
-            self.scope.unverified = false;
+            self.scope.set_mark(false, None);
         }
         self.done(done).await.map(drop)
     }

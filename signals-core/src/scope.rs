@@ -15,11 +15,7 @@ pub(crate) struct Scope {
     /// Raw SQL may have changed the transaction since it was last looked at, see `verify.rs`.
     pub(crate) unverified: bool,
     /// How many statements were run in transactions so far, those of receivers included.
-    pub(crate) statements: u64,
-    /// The mark by which the transaction is recognized if it is unverified.
-    pub(crate) mark: Option<u32>,
-    /// How many marks there were.
-    pub(crate) marks: u32,
+    pub(crate) statements: u32,
     /// A statement is under way, or was when its future was dropped.
     pub(crate) busy: bool,
     /// A statement that writes goes on without its caller, where there is no transaction.
@@ -35,7 +31,12 @@ pub(crate) struct Frame {
     pub(crate) failed: Option<Reason>,
     /// A statement was run in it: begun anew, it would not be the same.
     pub(crate) used: bool,
+    /// The mark by which it is recognized if it is unverified.
+    pub(crate) mark: Option<u32>,
 }
+
+/// A mark that no transaction has.
+pub(crate) const DOUBT: u32 = u32::MAX;
 
 impl Scope {
     pub(crate) fn of(db: Option<Db>) -> Self {
@@ -83,7 +84,19 @@ impl Scope {
     /// What follows changes the transaction, and would not be noticed if its future was dropped: the mark that is looked for then
     /// is none that there is, so that the transaction has failed.
     pub(crate) fn doubt(&mut self) {
-        (self.unverified, self.mark) = (true, Some(0));
+        self.set_mark(true, Some(DOUBT));
+    }
+
+    /// Whether the transaction is unverified, and the mark by which it is recognized then.
+    pub(crate) fn mark(&self) -> (bool, Option<u32>) {
+        (self.unverified, self.frames.last().and_then(|frame| frame.mark))
+    }
+
+    pub(crate) fn set_mark(&mut self, unverified: bool, mark: Option<u32>) {
+        self.unverified = unverified;
+        if let Some(frame) = self.frames.last_mut() {
+            frame.mark = mark;
+        }
     }
 
     pub(crate) fn defer(&mut self, deferred: Box<dyn Deferred>) {

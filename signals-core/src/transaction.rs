@@ -12,7 +12,7 @@ use crate::error::{Error, Panicked, Reason, Result};
 use crate::finish::finish;
 use crate::link::{did_nothing, was_never_sent};
 use crate::receiver::Outcome;
-use crate::scope::Frame;
+use crate::scope::{DOUBT, Frame};
 
 /// A transaction, or a savepoint inside one. Dropped without [`commit`](Transaction::commit) it is rolled back.
 ///
@@ -315,8 +315,11 @@ impl Drop for Transaction<'_> {
         let holds = self.holds();
         // Outside a runtime, callbacks run in that of the connection.
         let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
-        let frames = &mut self.conn.scope.frames;
-        let deferred: Vec<_> = frames.drain(self.depth - 1..).flat_map(|f| f.deferred).collect();
+        let ended: Vec<_> = self.conn.scope.frames.drain(self.depth - 1..).collect();
+        if ended.iter().any(|frame| frame.mark == Some(DOUBT)) {
+            self.conn.scope.fail_all("a statement that may have ended it was dropped");
+        }
+        let deferred: Vec<_> = ended.into_iter().flat_map(|frame| frame.deferred).collect();
         if self.doubtful {
             self.conn.abandon("the commit of a savepoint was dropped before it was done");
         }
@@ -324,8 +327,6 @@ impl Drop for Transaction<'_> {
             // The rollback fails if the transaction has ended already, and sqlx goes on counting it.
             self.conn.set_unverified();
         }
-        // The mark goes with what is rolled back.
-        self.conn.scope.mark = None;
         self.conn.start_rollback();
         if deferred.is_empty() {
             return;

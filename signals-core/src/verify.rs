@@ -49,11 +49,10 @@ impl Conn<'_> {
 
     /// Raw SQL is about to run: if the future is dropped before it has ended, the connection is unverified.
     pub(crate) fn raw_begins(&mut self, controls: bool) {
-        self.scope.mark = None;
         if controls {
             self.set_unverified();
-        } else {
-            self.scope.unverified |= self.in_transaction();
+        } else if self.in_transaction() {
+            self.scope.set_mark(true, None);
         }
     }
 
@@ -63,7 +62,7 @@ impl Conn<'_> {
             // If even this fails, the connection stays unverified.
             let _ = Box::pin(self.reconcile()).await;
         } else if self.in_transaction() {
-            self.scope.unverified = false;
+            self.scope.set_mark(false, None);
         }
     }
 
@@ -86,8 +85,9 @@ impl Conn<'_> {
 
     /// sqlx's own connection is about to be handed out.
     pub(crate) fn hand_out(&mut self) {
+        self.scope.touch();
         if !self.scope.unverified {
-            self.scope.mark = None;
+            self.scope.set_mark(false, None);
             let failed = self.scope.frames.last().is_none_or(|frame| frame.failed.is_some());
             // What is still under way on Postgres would have to be waited for.
             let waits = self.scope.busy && self.kind() == DatabaseKind::Postgres;
@@ -97,13 +97,12 @@ impl Conn<'_> {
         }
         self.set_unverified();
         self.touch();
-        self.scope.touch();
     }
 
     /// Sends the statement that sets the mark, and does not wait for the answer: sqlx reads it before the next statement.
     fn set_mark(&mut self) {
-        self.scope.marks += 1;
-        let mark = self.scope.marks;
+        // Another number than that of any mark before it.
+        let mark = self.scope.statements;
         let sql = match self.kind() {
             DatabaseKind::Sqlite => AssertSqlSafe(format!("SAVEPOINT {MARK}")),
             DatabaseKind::Postgres => AssertSqlSafe(format!("SET LOCAL {MARK}.mark = '{mark}'")),
@@ -115,7 +114,7 @@ impl Conn<'_> {
             Running::Postgres(mut steps) => _ = steps.try_next().now_or_never(),
             _ => return,
         }
-        self.scope.mark = Some(mark);
+        self.scope.set_mark(false, Some(mark));
     }
 
     /// Raw SQL may change the transaction from here on.
@@ -153,7 +152,7 @@ impl Conn<'_> {
     }
 
     async fn verify_frames(&mut self) -> Result<()> {
-        let mark = self.scope.mark;
+        let (_, mark) = self.scope.mark();
         let sql = match (self.kind(), mark) {
             (DatabaseKind::Postgres, Some(_)) => AssertSqlSafe(format!("SHOW {MARK}.mark")),
             (DatabaseKind::Postgres, None) => {
@@ -184,7 +183,7 @@ impl Conn<'_> {
         if lost {
             return self.lost().await;
         }
-        self.scope.unverified = false;
+        self.scope.set_mark(false, None);
         Ok(())
     }
 
@@ -202,7 +201,7 @@ impl Conn<'_> {
         {
             self.abandon(LOST);
         }
-        self.scope.unverified = false;
+        self.scope.set_mark(false, None);
         Err(Error::RolledBack { reason: LOST.into() })
     }
 
