@@ -563,6 +563,37 @@ async fn where_sqlite_rolls_back_by_itself_nothing_is_stored_one_by_one() {
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
+async fn a_connection_that_may_only_read_begins_a_transaction_that_reads() {
+    use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+    let test = common::TestDb::sqlite("query_only").await;
+    let _turn = notes(&test.db).await;
+    note("first").save(&test.db).await.unwrap();
+    let options: SqliteConnectOptions = test.url.parse().unwrap();
+    let reader = options.pragma("query_only", "on");
+    let reader = Db::from(SqlitePoolOptions::new().connect_with(reader).await.unwrap());
+    assert_eq!(texts(&reader).await, ["first"]);
+    let mut tx = reader.begin().await.unwrap();
+    assert_eq!(Note::all(&mut tx).await.unwrap().len(), 1);
+    let mut inner = tx.begin().await.unwrap();
+    assert_eq!(Note::all(&mut inner).await.unwrap().len(), 1);
+    inner.commit().await.unwrap();
+    tx.commit().await.unwrap();
+    let read = reader.transaction(async |tx| Note::all(tx).await).await.unwrap();
+    assert_eq!(read.len(), 1);
+    // A write is refused, and the connection stays of use.
+    let mut tx = reader.begin().await.unwrap();
+    let error = note("second").save(&mut tx).await.unwrap_err();
+    assert!(error.to_string().contains("readonly"), "{error}");
+    tx.rollback().await.unwrap();
+    assert!(note("second").save(&reader).await.is_err());
+    assert_eq!(texts(&reader).await, ["first"]);
+    reader.close().await;
+    test.passed().await;
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
 async fn memory_survives_transactions_that_end_badly() {
     let db = Db::connect("sqlite::memory:").await.unwrap();
     let _turn = notes(&db).await;

@@ -75,6 +75,12 @@ pub trait Backend: Database<ArgumentBuffer: Default> {
         true
     }
 
+    /// Whether [`BEGIN`](Self::BEGIN) failed because the connection may only read, so that a transaction that does not begin
+    /// with a write lock can begin.
+    fn is_read_only(_error: &sqlx::Error) -> bool {
+        false
+    }
+
     /// The arguments for this database in a statement's.
     fn arguments(args: &mut Arguments) -> &mut Self::Arguments;
 

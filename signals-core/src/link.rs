@@ -233,8 +233,14 @@ pub(crate) fn depth<DB: Backend>(conn: &DB::Connection) -> usize {
 }
 
 pub(crate) async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
-    let statement = (depth::<DB>(conn) == 0).then(|| SqlStr::from_static(DB::BEGIN));
-    DB::TransactionManager::begin(conn, statement).await
+    let outermost = depth::<DB>(conn) == 0;
+    let statement = outermost.then(|| SqlStr::from_static(DB::BEGIN));
+    match DB::TransactionManager::begin(conn, statement).await {
+        Err(error) if outermost && DB::is_read_only(&error) => {
+            DB::TransactionManager::begin(conn, Some(SqlStr::from_static("BEGIN"))).await
+        }
+        begun => begun,
+    }
 }
 
 /// Has sqlx count a transaction that was begun by raw SQL. [`sqlx::Error::BeginFailed`] if there is none.

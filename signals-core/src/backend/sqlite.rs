@@ -52,6 +52,12 @@ impl Backend for Sqlite {
         })
     }
 
+    // SQLITE_READONLY (https://www.sqlite.org/rescode.html#readonly), as `PRAGMA query_only` has it.
+    fn is_read_only(error: &sqlx::Error) -> bool {
+        let code = error.as_database_error().and_then(|error| error.code());
+        code.and_then(|code| code.parse().ok()).is_some_and(|code: i32| code & 0xff == 8)
+    }
+
     fn arguments(args: &mut Arguments) -> &mut SqliteArguments {
         match args {
             Arguments::Sqlite(args) => args,
