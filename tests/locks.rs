@@ -256,6 +256,133 @@ mod strength {
     }
 }
 
+/// A clause with a limit or a lock is evaluated once.
+mod queue {
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "jobs")]
+    struct Job {
+        id: Option<i64>,
+        queue: String,
+        state: String,
+    }
+
+    /// With receivers.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "jobs")]
+    struct HeardJob {
+        id: Option<i64>,
+        queue: String,
+        state: String,
+    }
+
+    #[receiver(pre_save, sender = HeardJob)]
+    fn before(_: PreSave<'_, HeardJob>) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    #[receiver(post_delete, sender = HeardJob)]
+    async fn after(_: PostDelete<'_, HeardJob>, _conn: &mut Conn<'_>) {}
+
+    async fn jobs(test: &TestDb) {
+        table(&test.db, "jobs", "queue TEXT NOT NULL, state TEXT NOT NULL").await;
+        let insert = "INSERT INTO jobs (queue, state) SELECT CASE WHEN n % 2 = 0 THEN 'a' ELSE 'b' END, 'new' FROM \
+                      generate_series(1, 100) AS n";
+        execute(&test.db, insert).await;
+    }
+
+    const FIRST: &str =
+        "WHERE queue = $1 AND state <> 'done' ORDER BY id LIMIT 1 FOR UPDATE SKIP LOCKED";
+
+    macro_rules! assert_takes_one {
+        ($test:expr, $($model:ident)*) => { $( for analyzed in [false, true] {
+            if analyzed {
+                execute(&$test.db, "ANALYZE").await;
+            }
+            let mut tx = $test.db.begin().await.unwrap();
+            let first = $model::query(FIRST).bind("a").fetch_all(&mut tx).await.unwrap();
+            let ids: Vec<_> = first.iter().map(|job| job.id).collect();
+            assert_eq!(ids, [Some(2)]);
+            let update = $model::query(FIRST).bind("a").set($model::STATE, "done");
+            assert_eq!(update.update(&mut tx).await.unwrap(), 1);
+            assert_eq!($model::get(&mut tx, 2).await.unwrap().state, "done");
+            assert_eq!($model::query(FIRST).bind("a").delete(&mut tx).await.unwrap(), 1);
+            assert!($model::find(&mut tx, 4).await.unwrap().is_none());
+            assert_eq!($model::query("").count(&mut tx).await.unwrap(), 99);
+            // Another worker takes the next one.
+            let mut other = $test.db.begin().await.unwrap();
+            assert_eq!($model::query(FIRST).bind("a").delete(&mut other).await.unwrap(), 1);
+            assert!($model::find(&mut other, 6).await.unwrap().is_none());
+            let page = $model::query("WHERE queue = 'b' ORDER BY id DESC LIMIT 2 OFFSET 1");
+            assert_eq!(page.delete(&mut other).await.unwrap(), 2);
+            let left = $model::query("WHERE queue = 'b' ORDER BY id DESC LIMIT 2").fetch_all(&mut other).await.unwrap();
+            assert_eq!(left.iter().map(|job| job.id.unwrap()).collect::<Vec<_>>(), [99, 93]);
+            other.rollback().await.unwrap();
+            tx.rollback().await.unwrap();
+        } )* };
+    }
+
+    #[tokio::test]
+    async fn a_worker_takes_the_row_that_it_asks_for() {
+        let test = TestDb::postgres("takes_one").await;
+        jobs(&test).await;
+        assert_takes_one!(test, Job HeardJob);
+        test.passed().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn workers_take_every_row_once() {
+        let test = TestDb::postgres("every_row_once").await;
+        jobs(&test).await;
+        let workers: Vec<_> = (0..4)
+            .map(|worker| {
+                let db = test.db.clone();
+                tokio::spawn(async move {
+                    let mut taken = 0;
+                    for round in 0.. {
+                        let done = match (worker + round) % 2 {
+                            0 => Job::query(FIRST).bind("b").delete(&db).await.unwrap(),
+                            _ => HeardJob::query(FIRST).bind("b").delete(&db).await.unwrap(),
+                        };
+                        if done == 0 {
+                            break;
+                        }
+                        assert_eq!(done, 1);
+                        taken += done;
+                    }
+                    taken
+                })
+            })
+            .collect();
+        let mut taken = 0;
+        for worker in workers {
+            taken += worker.await.unwrap();
+        }
+        // A worker ends as soon as all rows that are left are another's.
+        assert_eq!(common::count(&test.db, "jobs").await, 100 - taken as i64);
+        assert_eq!(taken, 50);
+        test.passed().await;
+    }
+
+    /// Of a table that is joined no row is locked.
+    #[tokio::test]
+    async fn a_join_locks_the_rows_of_the_model_alone() {
+        let test = TestDb::postgres("join_locks").await;
+        jobs(&test).await;
+        execute(&test.db, "CREATE TABLE queues (queue TEXT PRIMARY KEY, id BIGINT); INSERT INTO queues VALUES ('a', 1), ('b', 2)").await;
+        let mut other = connection(&test).await;
+        run(&mut other, "BEGIN; UPDATE queues SET id = 3").await.unwrap();
+        let clause = "JOIN queues ON queues.queue = jobs.queue WHERE queues.id = $1";
+        let update = HeardJob::query(clause).bind(1_i64).set(HeardJob::STATE, "x").update(&test.db);
+        assert_eq!(without_waiting("the update", update).await.unwrap(), 50);
+        let delete = HeardJob::query(clause).bind(1_i64).delete(&test.db);
+        assert_eq!(without_waiting("the delete", delete).await.unwrap(), 50);
+        run(&mut other, "ROLLBACK").await.unwrap();
+        test.passed().await;
+    }
+}
+
 /// The row before a write that had to wait.
 mod waiting {
     use super::*;
@@ -574,6 +701,642 @@ mod order {
         for worker in workers {
             worker.await.unwrap().unwrap();
         }
+        test.passed().await;
+    }
+}
+
+/// Random transactions, beside the same SQL by hand.
+mod random {
+    use super::*;
+    use std::collections::HashMap;
+    use tokio::sync::mpsc;
+
+    const PARENTS: i64 = 3;
+    const CHILDREN: i64 = 6;
+
+    #[derive(Debug, Clone)]
+    enum Op {
+        /// Reads a parent, for the writes that come later.
+        Read(i64),
+        Update(i64),
+        SaveName(i64),
+        ChangeEmail(i64),
+        UpdateMany(Vec<i64>),
+        SetNames(Vec<i64>),
+        /// With the children.
+        Delete(i64),
+        InsertChild(i64),
+        UpdateChildren(Vec<i64>),
+        DeleteChildren(Vec<i64>),
+        InsertNotes(Vec<i64>),
+    }
+
+    /// How a transaction has ended.
+    #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+    enum End {
+        Committed,
+        Stale,
+        NotFound,
+        Refused(String),
+    }
+
+    impl End {
+        fn is_deadlock(&self) -> bool {
+            *self == Self::Refused("40P01".to_owned())
+        }
+    }
+
+    impl From<sqlx::Error> for End {
+        fn from(error: sqlx::Error) -> Self {
+            let code = error.as_database_error().and_then(|error| error.code());
+            Self::Refused(code.map_or_else(|| error.to_string(), |code| code.into_owned()))
+        }
+    }
+
+    impl From<sqlx_signals::Error> for End {
+        fn from(error: sqlx_signals::Error) -> Self {
+            if error.is_stale() {
+                return Self::Stale;
+            }
+            if error.is_not_found() {
+                return Self::NotFound;
+            }
+            let code = error.database_error().and_then(|error| error.code());
+            Self::Refused(code.map_or_else(|| format!("{error:?}"), |code| code.into_owned()))
+        }
+    }
+
+    #[derive(Debug, Clone, sqlx::FromRow)]
+    struct Known {
+        name: String,
+        email: String,
+        version: i32,
+    }
+
+    /// What a transaction has read.
+    type Read = HashMap<i64, Known>;
+
+    mod by_hand {
+        use super::*;
+
+        async fn execute(conn: &mut sqlx::PgConnection, sql: &str) -> Result<u64, End> {
+            Ok(run(conn, sql).await?)
+        }
+
+        async fn read(conn: &mut sqlx::PgConnection, id: i64) -> Result<Known, End> {
+            let sql = "SELECT name, email, version FROM parents WHERE id = $1";
+            let known = sqlx::query_as(sql).bind(id).fetch_optional(conn).await?;
+            known.ok_or(End::NotFound)
+        }
+
+        async fn update(
+            conn: &mut sqlx::PgConnection,
+            versioned: bool,
+            id: i64,
+            known: &mut Known,
+            set: &str,
+        ) -> Result<(), End> {
+            let version = if versioned { ", version = version + 1" } else { "" };
+            let same =
+                if versioned { format!(" AND version = {}", known.version) } else { String::new() };
+            let sql = format!("UPDATE parents SET {set}{version} WHERE id = {id}{same}");
+            if execute(&mut *conn, &sql).await? == 0 {
+                let found = versioned && read(conn, id).await.is_ok();
+                return Err(if found { End::Stale } else { End::NotFound });
+            }
+            known.version += 1;
+            Ok(())
+        }
+
+        /// One statement, with the rows in the order of their keys.
+        async fn update_many(
+            conn: &mut sqlx::PgConnection,
+            versioned: bool,
+            known: &mut Read,
+            ids: &[i64],
+        ) -> Result<(), End> {
+            let mut rows: [Vec<String>; 4] = Default::default();
+            for id in sorted(ids) {
+                let parent = known.get_mut(&id).unwrap();
+                parent.name.push('m');
+                rows[0].push(id.to_string());
+                rows[1].push(format!("'{}'", parent.name));
+                rows[2].push(format!("'{}'", parent.email));
+                rows[3].push(parent.version.to_string());
+                parent.version += 1;
+            }
+            let [ids_of, names, emails, versions] = rows.map(|values| values.join(", "));
+            let (version, same) = match versioned {
+                true => (", version = p.version + 1", " AND p.version = g.version"),
+                false => ("", ""),
+            };
+            let sql = format!(
+                "WITH g AS (SELECT UNNEST(ARRAY[{ids_of}]) AS id, UNNEST(ARRAY[{names}]) AS name, UNNEST(ARRAY[{emails}]) AS email, \
+                 UNNEST(ARRAY[{versions}]) AS version, GENERATE_SUBSCRIPTS(ARRAY[{ids_of}], 1)) UPDATE parents AS p SET name = \
+                 g.name, email = g.email{version} FROM g WHERE p.id = g.id{same} RETURNING p.id"
+            );
+            let updated: Vec<i64> =
+                sqlx::query_scalar(sqlx::AssertSqlSafe(sql)).fetch_all(&mut *conn).await?;
+            match ids.iter().find(|id| !updated.contains(id)) {
+                None => Ok(()),
+                Some(id) if versioned && read(conn, *id).await.is_ok() => Err(End::Stale),
+                Some(_) => Err(End::NotFound),
+            }
+        }
+
+        fn sorted(ids: &[i64]) -> Vec<i64> {
+            let mut ids = ids.to_vec();
+            ids.sort_unstable();
+            ids
+        }
+
+        fn list(ids: &[i64]) -> String {
+            ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", ")
+        }
+
+        pub(super) async fn perform(
+            conn: &mut sqlx::PgConnection,
+            versioned: bool,
+            known: &mut Read,
+            op: &Op,
+        ) -> Result<(), End> {
+            match op {
+                Op::Read(id) => {
+                    known.insert(*id, read(conn, *id).await?);
+                }
+                Op::Update(id) | Op::SaveName(id) | Op::ChangeEmail(id) => {
+                    let parent = known.get_mut(id).unwrap();
+                    parent.name.push('u');
+                    if matches!(op, Op::ChangeEmail(_)) {
+                        parent.email.push('e');
+                    }
+                    let (name, email) = (&parent.name, &parent.email);
+                    let set = match op {
+                        Op::SaveName(_) => format!("name = '{name}'"),
+                        _ => format!("name = '{name}', email = '{email}'"),
+                    };
+                    update(conn, versioned, *id, parent, &set).await?;
+                }
+                Op::UpdateMany(ids) => update_many(conn, versioned, known, ids).await?,
+                Op::SetNames(ids) => {
+                    let version = if versioned { ", version = version + 1" } else { "" };
+                    let ids = list(ids);
+                    execute(
+                        conn,
+                        &format!("UPDATE parents SET name = 's'{version} WHERE id IN ({ids})"),
+                    )
+                    .await?;
+                }
+                Op::Delete(id) => {
+                    let version = known[id].version;
+                    execute(&mut *conn, &format!("DELETE FROM children WHERE parent_id = {id}"))
+                        .await?;
+                    let same =
+                        if versioned { format!(" AND version = {version}") } else { String::new() };
+                    let deleted =
+                        execute(&mut *conn, &format!("DELETE FROM parents WHERE id = {id}{same}"))
+                            .await?;
+                    if deleted == 0 && versioned && read(conn, *id).await.is_ok() {
+                        return Err(End::Stale);
+                    }
+                }
+                Op::InsertChild(id) => {
+                    execute(conn, &format!("INSERT INTO children (parent_id, n) VALUES ({id}, 1)"))
+                        .await?;
+                }
+                Op::UpdateChildren(ids) => {
+                    for id in sorted(ids) {
+                        if execute(
+                            &mut *conn,
+                            &format!("UPDATE children SET n = 2 WHERE id = {id}"),
+                        )
+                        .await?
+                            == 0
+                        {
+                            return Err(End::NotFound);
+                        }
+                    }
+                }
+                Op::DeleteChildren(ids) => {
+                    for id in sorted(ids) {
+                        execute(&mut *conn, &format!("DELETE FROM children WHERE id = {id}"))
+                            .await?;
+                    }
+                }
+                Op::InsertNotes(ids) => {
+                    for id in sorted(ids) {
+                        execute(&mut *conn, &format!("INSERT INTO notes VALUES ({id})")).await?;
+                    }
+                }
+            }
+            Ok(())
+        }
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "notes")]
+    struct Note {
+        #[model(primary_key)]
+        id: i64,
+    }
+
+    /// The models of the tables, and what is done with them. `$version` is the field of the version, if there is one.
+    macro_rules! variant {
+        ($name:ident, $versioned:literal, { $($version:ident)? }, { $($receivers:tt)* }) => {
+            mod $name {
+                use super::*;
+
+                pub(super) const VERSIONED: bool = $versioned;
+
+                #[derive(Debug, Clone, Model)]
+                #[model(table = "parents")]
+                struct Parent {
+                    id: Option<i64>,
+                    name: String,
+                    #[model(unique)]
+                    email: String,
+                    $(#[model(version)] $version: i32,)?
+                }
+
+                #[derive(Debug, Clone, Model)]
+                #[model(table = "children")]
+                struct Child {
+                    id: Option<i64>,
+                    #[model(belongs_to = Parent, on_delete = cascade)]
+                    parent_id: Option<i64>,
+                    n: i64,
+                }
+
+                $($receivers)*
+
+                fn parent(id: i64, known: &Known) -> Parent {
+                    let Known { name, email, .. } = known.clone();
+                    Parent { id: Some(id), name, email, $($version: known.$version)? }
+                }
+
+                fn child(id: &i64) -> Child {
+                    Child { id: Some(*id), parent_id: None, n: 2 }
+                }
+
+                pub(super) async fn perform(tx: &mut Transaction<'_>, known: &mut Read, op: &Op) -> Result<(), End> {
+                    match op {
+                        Op::Read(id) => {
+                            let sql = "SELECT name, email, version FROM parents WHERE id = $1";
+                            let (name, email, version) =
+                                tx.query(sql).bind(*id).fetch_optional().await?.ok_or(End::NotFound)?;
+                            known.insert(*id, Known { name, email, version });
+                        }
+                        Op::Update(id) | Op::SaveName(id) | Op::ChangeEmail(id) => {
+                            let read = known.get_mut(id).unwrap();
+                            read.name.push('u');
+                            if matches!(op, Op::ChangeEmail(_)) {
+                                read.email.push('e');
+                            }
+                            let mut parent = parent(*id, read);
+                            match op {
+                                Op::SaveName(_) => drop(parent.save_fields(tx, &[Parent::NAME]).await?),
+                                _ => parent.update(tx).await.map(drop)?,
+                            }
+                            read.version += 1;
+                        }
+                        Op::UpdateMany(ids) => {
+                            let mut parents = Vec::new();
+                            for id in ids {
+                                let read = known.get_mut(id).unwrap();
+                                read.name.push('m');
+                                parents.push(parent(*id, read));
+                                read.version += 1;
+                            }
+                            // An error of one of several rows has its cause inside.
+                            Parent::update_many(tx, &mut parents).await?;
+                        }
+                        Op::SetNames(ids) => {
+                            let clause = format!("WHERE id IN ({})", ids.iter().map(i64::to_string).collect::<Vec<_>>().join(", "));
+                            Parent::query(sqlx::AssertSqlSafe(clause)).set(Parent::NAME, "s").update(tx).await?;
+                        }
+                        Op::Delete(id) => drop(parent(*id, &known[id]).delete(tx).await?),
+                        Op::InsertChild(id) => {
+                            Child { id: None, parent_id: Some(*id), n: 1 }.insert(tx).await?;
+                        }
+                        Op::UpdateChildren(ids) => {
+                            let mut children: Vec<_> = ids.iter().map(child).collect();
+                            for child in &mut children {
+                                // By hand, only this column is set.
+                                child.parent_id = None;
+                            }
+                            let mut sorted = children;
+                            sorted.sort_by_key(|child| child.id);
+                            for child in &mut sorted {
+                                child.save_fields(&mut *tx, &[Child::N]).await?;
+                            }
+                        }
+                        Op::DeleteChildren(ids) => {
+                            let mut children: Vec<_> = ids.iter().map(child).collect();
+                            Child::delete_many(tx, &mut children).await?;
+                        }
+                        Op::InsertNotes(ids) => {
+                            let mut notes: Vec<_> = ids.iter().map(|id| Note { id: *id }).collect();
+                            Note::insert_many(tx, &mut notes).await?;
+                        }
+                    }
+                    Ok(())
+                }
+            }
+        };
+    }
+
+    variant!(plain, false, {}, {});
+    variant!(watched, false, {}, {
+        #[receiver(post_save, sender = Parent, changed(name))]
+        fn renamed(_: PostSave<'_, Parent>) {}
+
+        #[receiver(post_delete, sender = [Parent, Child])]
+        async fn gone<M: Model>(_: PostDelete<'_, M>, _: Previous<'_, M>, _conn: &mut Conn<'_>) {}
+    });
+    variant!(versioned, true, { version }, {});
+    variant!(watched_versioned, true, { version }, {
+        #[receiver(post_save, sender = [Parent, Child])]
+        fn saved<M: Model>(_: PostSave<'_, M>, _: Previous<'_, M>) {}
+
+        #[receiver(pre_delete, sender = Child)]
+        fn going(_: PreDelete<'_, Child>) {}
+    });
+
+    #[derive(Debug, Clone, Copy)]
+    enum Variant {
+        Plain,
+        Watched,
+        Versioned,
+        WatchedVersioned,
+    }
+
+    const VARIANTS: [Variant; 4] =
+        [Variant::Plain, Variant::Watched, Variant::Versioned, Variant::WatchedVersioned];
+
+    impl Variant {
+        fn versioned(self) -> bool {
+            match self {
+                Self::Plain => plain::VERSIONED,
+                Self::Watched => watched::VERSIONED,
+                Self::Versioned => versioned::VERSIONED,
+                Self::WatchedVersioned => watched_versioned::VERSIONED,
+            }
+        }
+
+        async fn perform(
+            self,
+            tx: &mut Transaction<'_>,
+            known: &mut Read,
+            op: &Op,
+        ) -> Result<(), End> {
+            match self {
+                Self::Plain => plain::perform(tx, known, op).await,
+                Self::Watched => watched::perform(tx, known, op).await,
+                Self::Versioned => versioned::perform(tx, known, op).await,
+                Self::WatchedVersioned => watched_versioned::perform(tx, known, op).await,
+            }
+        }
+    }
+
+    /// Transactions, and whose turn it is.
+    #[derive(Debug)]
+    struct History {
+        variant: Variant,
+        transactions: Vec<Vec<Op>>,
+        turns: Vec<usize>,
+    }
+
+    impl History {
+        fn of(seed: u64) -> Self {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let variant = VARIANTS[random.usize(..4)];
+            let transactions: Vec<_> = (0..random.usize(2..=8))
+                .map(|_| {
+                    let mut ops = Vec::new();
+                    let mut known: Vec<i64> = Vec::new();
+                    for _ in 0..random.usize(1..=4) {
+                        random_op(&mut random, &mut known, &mut ops);
+                    }
+                    ops
+                })
+                .collect();
+            let mut turns: Vec<_> = transactions
+                .iter()
+                .enumerate()
+                // One more turn for the end.
+                .flat_map(|(transaction, ops)| std::iter::repeat_n(transaction, ops.len() + 1))
+                .collect();
+            random.shuffle(&mut turns);
+            Self { variant, transactions, turns }
+        }
+    }
+
+    fn some(random: &mut fastrand::Rng, of: i64) -> Vec<i64> {
+        let mut ids: Vec<_> = (1..=of).collect();
+        random.shuffle(&mut ids);
+        ids.truncate(random.usize(2..=of as usize));
+        ids
+    }
+
+    fn random_op(random: &mut fastrand::Rng, known: &mut Vec<i64>, ops: &mut Vec<Op>) {
+        let id = random.i64(1..=PARENTS);
+        let mut read = |ids: &[i64], ops: &mut Vec<Op>| {
+            for id in ids {
+                if !known.contains(id) {
+                    known.push(*id);
+                    ops.push(Op::Read(*id));
+                }
+            }
+        };
+        let op = match random.u32(..14) {
+            0..=1 => Op::Update(id),
+            2 => Op::SaveName(id),
+            3 => Op::ChangeEmail(id),
+            4 => Op::UpdateMany(some(random, PARENTS)),
+            5 => Op::SetNames(some(random, PARENTS)),
+            6 => Op::Delete(id),
+            7..=10 => Op::InsertChild(id),
+            11 => Op::UpdateChildren(some(random, CHILDREN)),
+            12 => Op::DeleteChildren(some(random, CHILDREN)),
+            _ => Op::InsertNotes(some(random, 4)),
+        };
+        match &op {
+            Op::Update(id) | Op::SaveName(id) | Op::ChangeEmail(id) | Op::Delete(id) => {
+                read(&[*id], ops)
+            }
+            Op::UpdateMany(ids) => read(ids, ops),
+            _ => {}
+        }
+        ops.push(op);
+    }
+
+    /// A transaction that performs an operation each time it is told to, and commits when it is told to without one.
+    struct Running {
+        next: mpsc::UnboundedSender<Option<Op>>,
+        done: mpsc::UnboundedReceiver<Option<End>>,
+        pid: i32,
+        busy: bool,
+        end: Option<End>,
+    }
+
+    const SETTINGS: &str = "SET LOCAL deadlock_timeout = '20ms'";
+
+    async fn by_hand(url: String, versioned: bool) -> Running {
+        let (next, mut ops) = mpsc::unbounded_channel::<Option<Op>>();
+        let (says, done) = mpsc::unbounded_channel();
+        let mut conn = <sqlx::PgConnection as sqlx::Connection>::connect(&url).await.unwrap();
+        run(&mut conn, "BEGIN").await.unwrap();
+        run(&mut conn, SETTINGS).await.unwrap();
+        let pid = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut conn).await.unwrap();
+        tokio::spawn(async move {
+            let mut known = Read::new();
+            while let Some(op) = ops.recv().await {
+                let end = match op {
+                    Some(op) => by_hand::perform(&mut conn, versioned, &mut known, &op).await.err(),
+                    None => Some(
+                        run(&mut conn, "COMMIT").await.map_or_else(End::from, |_| End::Committed),
+                    ),
+                };
+                if end.is_some() {
+                    let _ = run(&mut conn, "ROLLBACK").await;
+                }
+                if says.send(end.clone()).is_err() || end.is_some() {
+                    break;
+                }
+            }
+        });
+        Running { next, done, pid, busy: false, end: None }
+    }
+
+    async fn with_library(db: Db, variant: Variant) -> Running {
+        let (next, mut ops) = mpsc::unbounded_channel::<Option<Op>>();
+        let (says, done) = mpsc::unbounded_channel();
+        let mut tx = db.begin().await.unwrap();
+        tx.execute(SETTINGS).await.unwrap();
+        let (pid,) = tx.query("SELECT pg_backend_pid()").fetch_one().await.unwrap();
+        tokio::spawn(async move {
+            let mut known = Read::new();
+            let mut tx = Some(tx);
+            while let Some(op) = ops.recv().await {
+                let end = match op {
+                    Some(op) => variant.perform(tx.as_mut().unwrap(), &mut known, &op).await.err(),
+                    None => {
+                        let committed = tx.take().unwrap().commit().await;
+                        Some(committed.map_or_else(End::from, |_| End::Committed))
+                    }
+                };
+                if end.is_some()
+                    && let Some(tx) = tx.take()
+                {
+                    tx.rollback().await.unwrap();
+                }
+                if says.send(end.clone()).is_err() || end.is_some() {
+                    break;
+                }
+            }
+        });
+        Running { next, done, pid, busy: false, end: None }
+    }
+
+    /// Waits until each transaction is done with its operation, or waits for a lock.
+    async fn settle(all: &mut [Running], monitor: &mut sqlx::PgConnection) {
+        let blocked = "SELECT cardinality(pg_blocking_pids($1)) > 0";
+        for transaction in 0.. {
+            let Some(running) = all.get_mut(transaction) else { break };
+            while running.busy {
+                let wait = tokio::time::timeout(Duration::from_millis(3), running.done.recv());
+                if let Ok(done) = wait.await {
+                    (running.busy, running.end) = (false, done.unwrap());
+                } else {
+                    let query = sqlx::query_scalar(blocked).bind(running.pid);
+                    if query.fetch_one(&mut *monitor).await.unwrap() {
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    async fn play(
+        history: &History,
+        mut all: Vec<Running>,
+        monitor: &mut sqlx::PgConnection,
+    ) -> Vec<End> {
+        let mut ops: Vec<_> = history.transactions.iter().map(|ops| ops.iter()).collect();
+        let mut turns = history.turns.clone();
+        while all.iter().any(|running| running.end.is_none()) {
+            if turns.is_empty() {
+                turns = (0..all.len()).collect();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            let turn = turns.remove(0);
+            let running = &mut all[turn];
+            if running.end.is_none() && !running.busy {
+                running.next.send(ops[turn].next().cloned()).unwrap();
+                running.busy = true;
+            }
+            settle(&mut all, monitor).await;
+        }
+        all.into_iter().filter_map(|running| running.end).collect()
+    }
+
+    async fn fill(conn: &mut sqlx::PgConnection) {
+        let sql = format!(
+            "TRUNCATE parents, children, notes;
+             INSERT INTO parents SELECT n, 'n', 'e' || n FROM generate_series(1, {PARENTS}) AS n;
+             INSERT INTO children SELECT n, (n - 1) % {PARENTS} + 1, 0 FROM generate_series(1, {CHILDREN}) AS n"
+        );
+        run(conn, &sql).await.unwrap();
+    }
+
+    async fn state(conn: &mut sqlx::PgConnection) -> String {
+        let sql = "SELECT coalesce((SELECT string_agg(p::text, ' ' ORDER BY id) FROM parents AS p), '') || ' / ' || coalesce((SELECT \
+                   string_agg(parent_id || '-' || n, ' ' ORDER BY parent_id, n) FROM children), '') || ' / ' || (SELECT count(*) FROM notes)";
+        sqlx::query_scalar(sql).fetch_one(conn).await.unwrap()
+    }
+
+    fn number(variable: &str, default: u64) -> u64 {
+        std::env::var(variable).map_or(default, |number| number.parse().unwrap())
+    }
+
+    /// `LOCKS_HISTORIES` says how many, and `LOCKS_SEED` with which it begins.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn no_transaction_fails_that_does_not_fail_by_hand() {
+        let test = TestDb::postgres("random_locks").await;
+        execute(
+            &test.db,
+            "CREATE TABLE parents (id BIGINT PRIMARY KEY, name TEXT NOT NULL, email TEXT NOT NULL UNIQUE, version INTEGER NOT NULL DEFAULT 1);
+             CREATE TABLE children (id BIGINT PRIMARY KEY, parent_id BIGINT REFERENCES parents, n BIGINT NOT NULL);
+             CREATE SEQUENCE ids START 1000; ALTER TABLE children ALTER COLUMN id SET DEFAULT nextval('ids');
+             CREATE TABLE notes (id BIGINT PRIMARY KEY)",
+        )
+        .await;
+        let mut monitor = connection(&test).await;
+        let (seed, count) = (number("LOCKS_SEED", 0), number("LOCKS_HISTORIES", 40));
+        let mut compared = 0;
+        for seed in seed..seed + count {
+            let history = History::of(seed);
+            fill(&mut monitor).await;
+            let mut all = Vec::new();
+            for _ in &history.transactions {
+                all.push(by_hand(test.url.clone(), history.variant.versioned()).await);
+            }
+            let by_hand = play(&history, all, &mut monitor).await;
+            let state_by_hand = state(&mut monitor).await;
+            if by_hand.iter().any(End::is_deadlock) {
+                continue;
+            }
+            compared += 1;
+            fill(&mut monitor).await;
+            let mut all = Vec::new();
+            for _ in &history.transactions {
+                all.push(with_library(test.db.clone(), history.variant).await);
+            }
+            let with_library = play(&history, all, &mut monitor).await;
+            assert_eq!(with_library, by_hand, "seed {seed}: {history:#?}");
+            assert_eq!(state(&mut monitor).await, state_by_hand, "seed {seed}: {history:#?}");
+        }
+        assert!(compared * 3 > count, "{compared} of {count} histories do not deadlock by hand");
         test.passed().await;
     }
 }

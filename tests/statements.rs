@@ -264,6 +264,8 @@ mod postgres {
             stored.save(db) => ["UPDATE"];
             Page { id: stored.id.map(|id| id + 1_000_000 + i64::from(fastrand::u32(..))), ..new() }.save(db) => ["UPDATE" "INSERT"];
             stored.update(db) => ["UPDATE"];
+            Page::query("WHERE hits >= $1").bind(0_i64).set(Page::HITS, 5_i64).update(db) => ["UPDATE"];
+            Page::query("ORDER BY id LIMIT 1").set(Page::HITS, 6_i64).update(db) => ["WITH"];
             new().save(db) => ["INSERT"];
             new().upsert(db, &unique) => ["WITH"];
             stored.upsert(db, &unique) => ["WITH"];

@@ -1,21 +1,27 @@
 //! Updates and deletes by condition.
 
 use std::any::TypeId;
+use std::cell::Cell;
+use std::collections::HashSet;
 use std::fmt::Write;
 
+use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
-use crate::backend::{DatabaseKind, Statement};
+use crate::automatic;
+use crate::backend::{AnyTake, Arguments, DatabaseKind, Statement};
+use crate::clause::Clause;
 use crate::column::{self, Column};
 use crate::conn::Conn;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::executor::Source;
 use crate::field::Asked;
+use crate::instances::Of;
 use crate::model::Model;
 use crate::query::{Binds, Inspect, Offered, arguments, refuse_control};
 use crate::read;
-use crate::statements::{ColumnSpec, Group};
+use crate::statements::{ColumnSpec, Group, Role};
 use crate::store::Route;
 use crate::testing::recording::Recorders;
 use crate::transaction::Transaction;
@@ -24,23 +30,43 @@ use crate::write;
 
 /// What is to become of the rows that fit a condition.
 pub(crate) enum Change<M> {
-    /// Each column is set to one of the values that are bound.
-    Update(Vec<(usize, usize)>, Vec<Column<M>>),
+    Update(Set<M>),
     Delete,
 }
 
+/// Columns with the places of the values that they are set to.
+pub(crate) struct Set<M> {
+    values: Vec<(usize, usize)>,
+    /// The columns that are set to the time of the update.
+    times: Vec<(usize, usize)>,
+    /// The columns that the program sets.
+    fields: Vec<Column<M>>,
+}
+
+impl<M: Model> Set<M> {
+    fn value(&self, column: usize) -> Option<usize> {
+        self.values.iter().find(|(set, _)| *set == column).map(|(_, value)| *value)
+    }
+}
+
 impl<M: Model> Change<M> {
-    pub(crate) fn update(set: Vec<(Column<M>, usize)>) -> Result<Self> {
+    /// An update that sets columns to some of the values that are bound. The last value of a column counts.
+    pub(crate) fn update(set: &[(Column<M>, usize)], bound: usize) -> Result<Self> {
         let fields: Vec<_> = set.iter().map(|(column, _)| *column).collect();
         if fields.is_empty() {
             return Err(Error::other(format!("an update of `{}` sets no column", M::NAME)));
         }
-        column::settable(&fields)?;
-        let place = |(column, value): &(Column<M>, usize)| {
-            let place = M::COLUMNS.iter().position(|name| *name == column.name());
-            (place.unwrap_or_default(), *value)
-        };
-        Ok(Self::Update(set.iter().map(place).collect(), fields))
+        let (mut values, mut times) = (Vec::new(), Vec::new());
+        for column in column::settable(&fields)? {
+            if M::STATEMENTS.columns[column].role == Role::AutoNow {
+                times.push((column, bound + times.len() + 1));
+            } else if let Some((_, value)) =
+                set.iter().rfind(|(set, _)| set.name() == M::COLUMNS[column])
+            {
+                values.push((column, *value));
+            }
+        }
+        Ok(Self::Update(Set { values, times, fields }))
     }
 
     pub(crate) async fn run<R: Route<M>, B: Binds<M, R>>(
@@ -51,23 +77,25 @@ impl<M: Model> Change<M> {
     ) -> Result<u64> {
         let mut conn = source.acquire().await?;
         let (kind, heard) = (conn.kind(), self.is_heard());
+        let clause = Clause(clause.as_str());
         let sql = match heard {
-            true => self.select(kind, clause.as_str()),
-            false => self.at_once(kind, clause.as_str()),
+            true => self.select::<R>(kind, clause),
+            false => self.at_once(kind, clause),
         };
-        let statement = self.statement::<R, B>(kind, binds, sql);
+        let statement = self.statement::<R, B>(kind, binds, sql, !heard);
+        let joins = clause.table(M::STATEMENTS.table).is_some();
         // On SQLite a statement that fails can have changed some rows: `ON CONFLICT FAIL`, `RAISE(FAIL)`.
         if conn.in_transaction() || !heard && kind == DatabaseKind::Postgres {
             let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
             let doubt = Doubt::of(&mut conn, verb, M::NAME);
-            let done = async { self.change::<R>(doubt.conn, statement?, heard).await };
+            let done = async { self.change::<R>(doubt.conn, statement?, heard, joins).await };
             let done = done.await;
             return doubt.end(done);
         }
         // Nothing is sent, not even BEGIN, if a value does not fit its column.
         let statement = statement?;
         let mut tx = Transaction::open(conn).await?;
-        match self.change::<R>(&mut tx, statement, heard).await {
+        match self.change::<R>(&mut tx, statement, heard, joins).await {
             Ok(rows) => tx.commit().await.map(|_| rows),
             Err(error) => {
                 tx.rollback_or_log().await;
@@ -81,18 +109,19 @@ impl<M: Model> Change<M> {
         conn: &mut Conn<'_>,
         statement: Statement,
         heard: bool,
+        joins: bool,
     ) -> Result<u64> {
         match heard {
-            true => self.each::<R>(conn, statement).await,
+            true => self.each::<R>(conn, statement, joins).await,
             false => conn.run(statement, &mut |_| ()).await,
         }
     }
 
-    /// Whether the rows must be read: for receivers, or for a time that is the program's to tell.
+    /// Whether the rows must be read for receivers.
     fn is_heard(&self) -> bool {
         let table = M::__table();
         let heard = match self {
-            Self::Update(..) => table.heard_save().is_some() || M::STATEMENTS.has_times(),
+            Self::Update(_) => table.heard_save().is_some(),
             Self::Delete => table.heard_delete().is_some(),
         };
         heard || Recorders::of_task(TypeId::of::<M>()).any()
@@ -107,6 +136,7 @@ impl<M: Model> Change<M> {
         kind: DatabaseKind,
         binds: B,
         mut sql: String,
+        timed: bool,
     ) -> Result<Statement> {
         refuse_control(kind, &sql)?;
         let mut values = 0;
@@ -128,7 +158,10 @@ impl<M: Model> Change<M> {
         if let Some(error) = refused {
             return Err(error);
         }
-        let args = args.map_err(sqlx::Error::Encode)?;
+        let mut args = args.map_err(sqlx::Error::Encode)?;
+        if timed {
+            self.bind_times::<R>(&mut args).map_err(sqlx::Error::Encode)?;
+        }
         if kind == DatabaseKind::Postgres && !self.columns().is_empty() {
             sql.push_str(" */");
         }
@@ -138,18 +171,34 @@ impl<M: Model> Change<M> {
     /// The columns that are set, and which of the bound values each is set to.
     fn columns(&self) -> &[(usize, usize)] {
         match self {
-            Self::Update(set, _) => set,
+            Self::Update(set) => &set.values,
             Self::Delete => &[],
         }
     }
 
+    /// Binds, behind the program's values, the time for each column that is set to it.
+    fn bind_times<R: Route<M>>(&self, args: &mut Arguments) -> Result<(), BoxDynError> {
+        let Self::Update(Set { times, .. }) = self else { return Ok(()) };
+        let now = automatic::now();
+        times.iter().try_for_each(|(column, _)| match args {
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(args) => {
+                R::give_time(*column, now, AnyTake::Sqlite(&mut |time| time.bind(args)))
+            }
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(args) => {
+                R::give_time(*column, now, AnyTake::Postgres(&mut |time| time.bind(args)))
+            }
+        })
+    }
+
     /// One statement.
-    fn at_once(&self, kind: DatabaseKind, clause: &str) -> String {
+    fn at_once(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
         let model = M::STATEMENTS;
+        let (with, condition) = by_condition::<M>(kind, clause);
         match self {
-            Self::Delete => format!("DELETE FROM {} {}", model.table, by_condition::<M>(clause)),
-            Self::Update(set, _) => {
-                let name = |column: usize| model.name(column);
+            Self::Delete => format!("{with}DELETE FROM {} {condition}", model.table),
+            Self::Update(set) => {
                 let value = |(column, value): &(usize, usize)| {
                     let ColumnSpec { name, json, optional, .. } = model.columns[*column];
                     match kind {
@@ -163,64 +212,89 @@ impl<M: Model> Change<M> {
                         _ => format!("{name} = ${value}"),
                     }
                 };
-                let mut set: Vec<_> = set.iter().map(value).collect();
+                let mut set: Vec<_> = set.values.iter().chain(&set.times).map(value).collect();
+                let name = |column: usize| model.name(column);
                 set.extend(model.group(Group::Version).map(|c| format!("{0} = {0} + 1", name(c))));
-                let (table, set) = (model.table, set.join(", "));
-                format!("UPDATE {table} SET {set} {}", by_condition::<M>(clause))
+                format!("{with}UPDATE {} SET {} {condition}", model.table, set.join(", "))
             }
         }
     }
 
     /// The rows, one by one, in a transaction.
-    async fn each<R: Route<M>>(self, conn: &mut Conn<'_>, select: Statement) -> Result<u64> {
+    async fn each<R: Route<M>>(
+        self,
+        conn: &mut Conn<'_>,
+        select: Statement,
+        joins: bool,
+    ) -> Result<u64> {
         let mut rows = read::Rows::<M, R>::default();
         read::take(conn, select, &mut rows).await?;
         let mut rows = rows.rows;
+        if joins {
+            keep_first::<M, R>(conn.kind(), &mut rows)?;
+        }
         let source = conn.reborrow().into();
         match self {
             Self::Delete => delete::delete_many::<M, R>(&mut rows, source).await,
-            Self::Update(_, fields) => {
+            Self::Update(Set { fields, .. }) => {
                 write::save_columns_of_many::<M, R>(&mut rows, source, &fields).await
             }
         }
     }
 
-    /// The rows as they are to be, locked where the database locks rows.
-    fn select(&self, kind: DatabaseKind, clause: &str) -> String {
+    /// The rows as they are to be, with the locks that the statement by itself takes.
+    fn select<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
         let model = M::STATEMENTS;
-        let mut sql = "SELECT ".to_owned();
+        // Such a result cannot be locked, but the rows of the table can.
+        let derived = kind == DatabaseKind::Postgres && clause.is_derived();
+        let table = clause.table(model.table).filter(|_| !derived);
+        let mut sql = String::new();
         for (place, column) in model.columns.iter().enumerate() {
-            let name = column.name;
-            let comma = if place == 0 { "" } else { ", " };
             let value = match self {
-                Self::Update(set, _) => set.iter().find(|(column, _)| *column == place),
+                Self::Update(set) => set.value(place),
                 Self::Delete => None,
             };
-            let _ = match value {
-                // Of the column's type, whatever the value's is; and without its name, which ORDER BY would take for it.
-                Some((_, value)) => {
-                    write!(sql, "{comma}CASE WHEN true THEN ${value} ELSE {name} END")
+            let start = if place == 0 { "SELECT " } else { ", " };
+            let _ = match (value, table) {
+                // Under a name that ORDER BY does not take for the column's.
+                (Some(value), _) => {
+                    write!(sql, "{start}{} AS _set{place}", typed::<M, R>(kind, place, value))
                 }
-                None => write!(sql, "{comma}{name}"),
+                (None, Some(table)) => write!(sql, "{start}{table}.{}", column.name),
+                (None, None) => write!(sql, "{start}{}", column.name),
             };
         }
-        let lock = if kind == DatabaseKind::Postgres { self.lock() } else { "" };
-        let _ = write!(sql, " FROM {} {clause}{lock}", model.table);
-        sql
-    }
-}
-
-impl<M: Model> Change<M> {
-    /// The lock that the statement itself takes. A stronger one would wait for transactions that only reference the row.
-    fn lock(&self) -> &'static str {
-        match self {
-            Self::Update(set, _) if !set.iter().any(|(c, _)| M::STATEMENTS.columns[*c].unique) => {
-                "\nFOR NO KEY UPDATE"
+        let lock =
+            if kind == DatabaseKind::Postgres { self.lock(clause, table) } else { String::new() };
+        match derived {
+            false => format!("{sql} FROM {} {}{lock}", model.table, clause.0),
+            true => {
+                let (with, condition) = by_condition::<M>(kind, clause);
+                format!("{with}{sql} FROM {} {condition}{lock}", model.table)
             }
+        }
+    }
+
+    /// The lock that the statement by itself takes. A stronger one would wait for transactions that only reference the row. Of
+    /// tables that are joined, no row is locked.
+    fn lock(&self, clause: Clause<'_>, table: Option<&str>) -> String {
+        // The program's own.
+        if clause.locks() {
+            return String::new();
+        }
+        let is_unique = |(column, _): &(usize, usize)| M::STATEMENTS.columns[*column].unique;
+        let strength = match self {
+            Self::Update(set) if !set.values.iter().any(is_unique) => "NO KEY UPDATE",
             // The column could be the target of a foreign key. A weaker lock would have to be raised by the UPDATE, and two
             // transactions that raise theirs deadlock.
-            Self::Update(..) | Self::Delete => "\nFOR UPDATE",
-        }
+            Self::Update(_) | Self::Delete => "UPDATE",
+        };
+        // The name of a table is there without its schema.
+        let table = table.map(|table| match table.rsplit_once("\".\"") {
+            Some((_, table)) => format!(" OF \"{table}"),
+            None => format!(" OF {table}"),
+        });
+        format!("\nFOR {strength}{}", table.unwrap_or_default())
     }
 }
 
@@ -240,16 +314,55 @@ fn misfit<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> Option<Err
     Some(Error::other(format!("the column `{column}` of `{model}` cannot be set to {why}")))
 }
 
-/// The condition for a statement that knows nothing but WHERE.
-fn by_condition<M: Model>(clause: &str) -> String {
-    const MORE: [&str; 6] = ["ORDER", "LIMIT", "OFFSET", "FETCH", "GROUP", "FOR"];
-    let upper = clause.to_uppercase();
-    let mut words = upper.split(|c: char| !c.is_alphanumeric() && c != '_');
-    let plain = upper.trim_start().is_empty() || upper.trim_start().starts_with("WHERE");
-    if plain && !words.any(|word| MORE.contains(&word)) {
-        return clause.to_owned();
+/// A value as the column would have it, so that the field can be read from it: an UPDATE makes it one of the column's type, and
+/// so does this with the field's.
+fn typed<M: Model, R: Route<M>>(kind: DatabaseKind, column: usize, value: usize) -> String {
+    let name = Cell::new(String::new());
+    let named = R::asked(column, Asked::Name(kind, &name));
+    let ty = name.take();
+    match kind {
+        DatabaseKind::Postgres if named => format!("CAST(${value} AS {ty})"),
+        DatabaseKind::Postgres => {
+            format!("CASE WHEN true THEN ${value} ELSE {} END", M::STATEMENTS.name(column))
+        }
+        // The only type of SQLite's to which a column converts a value that fits the field.
+        DatabaseKind::Sqlite if ty == "REAL" => format!("CAST(${value} AS REAL)"),
+        DatabaseKind::Sqlite => format!("${value}"),
+    }
+}
+
+/// Keeps each row once: a row to which several others are joined is there several times.
+fn keep_first<M: Model, R: Route<M>>(kind: DatabaseKind, rows: &mut Vec<M>) -> Result<()> {
+    let mut seen = HashSet::new();
+    let mut of = Of::<M, R>::new(rows);
+    let instances = of.instances();
+    let first = (0..instances.len()).map(|row| Ok(seen.insert(instances.encoded_key(row, kind)?)));
+    let mut first = first.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter();
+    rows.retain(|_| first.next().unwrap_or_default());
+    Ok(())
+}
+
+/// The condition for a statement that knows nothing but WHERE, and what comes before the statement.
+///
+/// On PostgreSQL the clause is evaluated once, whatever the plan of the statement is: a clause with LIMIT or with locks would give
+/// other rows each time.
+fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>) -> (String, String) {
+    if clause.is_condition() {
+        return (String::new(), clause.0.to_owned());
     }
     let model = M::STATEMENTS;
-    let keys = model.group(Group::Key).map(|c| model.name(c)).collect::<Vec<_>>().join(", ");
-    format!("WHERE ({keys}) IN (SELECT {keys} FROM {} {clause}\n)", model.table)
+    let keys: Vec<_> = model.group(Group::Key).map(|c| model.name(c)).collect();
+    let table = clause.table(model.table);
+    let name =
+        |key: &&str| table.map_or_else(|| (*key).to_owned(), |table| format!("{table}.{key}"));
+    let found = keys.iter().map(name).collect::<Vec<_>>().join(", ");
+    let found = format!("SELECT {found} FROM {} {}\n", model.table, clause.0);
+    let keys = keys.join(", ");
+    match kind {
+        DatabaseKind::Postgres => (
+            format!("WITH _found AS MATERIALIZED ({found}) "),
+            format!("WHERE ({keys}) IN (SELECT {keys} FROM _found)"),
+        ),
+        DatabaseKind::Sqlite => (String::new(), format!("WHERE ({keys}) IN ({found})")),
+    }
 }

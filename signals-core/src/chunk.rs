@@ -14,7 +14,7 @@ const POSTGRES_ARGUMENTS: usize = 65_535;
 
 /// How many rows go into one statement, as arrays and as rows of values. More are no faster, and take memory; a long list of
 /// values takes the server, or SQLite, long to read.
-const ROWS_OF_ARRAYS: usize = 16_384;
+pub(crate) const ROWS_OF_ARRAYS: usize = 16_384;
 const ROWS_OF_VALUES: usize = 1000;
 
 /// A part of the rows that one statement is about, and how they come into it.

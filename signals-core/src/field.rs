@@ -1,10 +1,12 @@
 //! The type of a field as a column: how its values are read, bound and asked about.
 
+use std::cell::Cell;
 use std::marker::PhantomData;
 
+use sqlx::TypeInfo;
 use sqlx::error::BoxDynError;
 
-use crate::backend::{AnyRow, AnyType, Backend};
+use crate::backend::{AnyRow, AnyType, Backend, DatabaseKind};
 use crate::store::{Field, Take};
 
 /// Which databases can store a `T`, and whether it is an `Option`: its own constants are there if so, else those of
@@ -56,6 +58,8 @@ pub enum Asked<'a> {
     Takes(&'a AnyType),
     /// Whether it can be read from NULL, which is the first column of this row.
     ReadsNull(&'a AnyRow),
+    /// The name of the type in this database; the answer is whether there is one.
+    Name(DatabaseKind, &'a Cell<String>),
 }
 
 /// How a column of a model is stored. Every bound on a field goes through it.
@@ -119,6 +123,11 @@ fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
             DB::takes(&T::type_info(), ty).unwrap_or_else(|| T::compatible(ty))
         }
         Asked::ReadsNull(row) => DB::get::<T>(DB::row(row), 0).is_ok(),
+        Asked::Name(_, name) => {
+            name.set(T::type_info().name().to_owned());
+            // A type of which only the number is known is printed as this.
+            T::type_info().name() != "?"
+        }
     }
 }
 

@@ -55,6 +55,9 @@ pub trait Instances: Send + Sync {
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;
 
+    /// The name of the type that a column has in this database.
+    fn type_name(&self, column: usize, kind: DatabaseKind) -> String;
+
     /// Gives the value of a column.
     fn give(&self, row: usize, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError>;
 
@@ -136,14 +139,24 @@ impl dyn Instances + '_ {
         column: usize,
         args: &mut Arguments,
     ) -> Result<(), BoxDynError> {
-        let row = |n| rows.start + n;
+        self.bind_array(rows.len(), &|n| rows.start + n, column, args)
+    }
+
+    /// As [`bind_each`](Self::bind_each), of any rows.
+    pub(crate) fn bind_array(
+        &self,
+        count: usize,
+        row: &dyn Fn(usize) -> usize,
+        column: usize,
+        args: &mut Arguments,
+    ) -> Result<(), BoxDynError> {
         match args {
             #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(args) => sqlx::Sqlite::bind_each(args, rows.len(), &|n, take| {
+            Arguments::Sqlite(args) => sqlx::Sqlite::bind_each(args, count, &|n, take| {
                 self.give(row(n), column, AnyTake::Sqlite(take))
             }),
             #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) => sqlx::Postgres::bind_each(args, rows.len(), &|n, take| {
+            Arguments::Postgres(args) => sqlx::Postgres::bind_each(args, count, &|n, take| {
                 self.give(row(n), column, AnyTake::Postgres(take))
             }),
         }

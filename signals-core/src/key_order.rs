@@ -9,11 +9,7 @@ use crate::instances::Instances;
 
 /// The order in which rows are written, if it is not their own.
 pub(crate) fn write_order(kind: DatabaseKind, rows: &dyn Instances) -> Vec<usize> {
-    order(rows, |keyed| {
-        if kind == DatabaseKind::Postgres {
-            sort(rows, keyed);
-        }
-    })
+    order(rows, |keyed| sort_by_key(kind, rows, keyed))
 }
 
 /// Those with a key first, so that they and those without are two statements, and no key that the database assigns is one that
@@ -27,6 +23,18 @@ fn order(rows: &dyn Instances, sort: impl FnOnce(&mut [usize])) -> Vec<usize> {
     sort(&mut keyed);
     keyed.extend(others);
     if keyed.is_sorted() { Vec::new() } else { keyed }
+}
+
+/// Sorts rows, all of which have a key, where the order in which rows are locked matters.
+pub(crate) fn sort_by_key(kind: DatabaseKind, rows: &dyn Instances, order: &mut [usize]) {
+    if kind == DatabaseKind::Postgres {
+        sort(rows, order);
+    }
+}
+
+/// The types whose order in SQL is that of [`sort_by_key`] in the collation `C` only.
+pub(crate) fn is_text(type_name: &str) -> bool {
+    matches!(type_name, "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UNKNOWN")
 }
 
 /// Sorts rows by their keys. Rows with the same key stay in their order.
@@ -105,7 +113,7 @@ mod encoded {
                 }
             }
             // No text contains a zero byte.
-            "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UNKNOWN" => {
+            name if super::is_text(name) => {
                 let _ = value.encode(buffer)?;
                 buffer.push(0);
             }

@@ -12,6 +12,7 @@ mod cascade;
 mod change;
 mod check;
 mod chunk;
+mod clause;
 mod column;
 mod compose;
 mod conn;

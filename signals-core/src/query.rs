@@ -6,6 +6,7 @@ use sqlx::{AssertSqlSafe, Encode, SqlSafeStr, SqlStr, Type};
 
 use crate::backend::{AnyType, Arguments, Backend, DatabaseKind, Statement};
 use crate::change::Change;
+use crate::clause::Clause;
 use crate::column::Column;
 use crate::control;
 use crate::error::{Error, Result};
@@ -81,10 +82,14 @@ impl<M: Model, B: Send> Query<M, B> {
     /// Updates every row that fits, and returns how many: the columns that were [`set`](Self::set), and with them `auto_now`
     /// columns and the version.
     ///
-    /// Without receivers of the model's saves it is one UPDATE. With receivers, the rows are read, with the new
-    /// values and locked, and every signal is sent as by
-    /// [`update_many`](Model::update_many), [`PreSave::fields`](crate::PreSave::fields) saying which columns; all of them
-    /// are in memory meanwhile.
+    /// The rows are those that [`fetch_all`](Self::fetch_all) returns, each once: the clause can join other tables, order, limit
+    /// and lock (`LIMIT 1 FOR UPDATE SKIP LOCKED`). A value is stored as the column has it, as in an UPDATE by hand. If a column
+    /// is set twice, the last value counts.
+    ///
+    /// Without receivers of the model's saves it is one UPDATE. With receivers, the rows are read, with the new values and with
+    /// the lock that the UPDATE takes, and every signal is sent as by [`update_many`](Model::update_many),
+    /// [`PreSave::fields`](crate::PreSave::fields) naming the columns; all of them are in memory meanwhile. The lock is `FOR NO
+    /// KEY UPDATE`, and `FOR UPDATE` if a column with `#[model(unique)]` is set.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -111,16 +116,18 @@ impl<M: Model, B: Send> Query<M, B> {
         B: Binds<M, E::Route>,
     {
         async move {
-            let change = Change::<M>::update(self.set)?;
+            let change = Change::<M>::update(&self.set, self.bound)?;
             change.run::<E::Route, B>(db.into_source(), &self.clause, self.binds).await
         }
     }
 
     /// Deletes every row that fits, and returns how many.
     ///
-    /// Without receivers of the model's deletes, and without rows that belong to it, it is one DELETE. With receivers, the
-    /// rows are read and locked, and every signal is sent as by [`delete_many`](Model::delete_many); all of them are in
-    /// memory meanwhile.
+    /// The rows are those that [`fetch_all`](Self::fetch_all) returns, each once.
+    ///
+    /// Without receivers of the model's deletes, and without rows that belong to it, it is one DELETE. With receivers, the rows
+    /// are read and locked, and every signal is sent as by [`delete_many`](Model::delete_many); all of them are in memory
+    /// meanwhile.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -225,10 +232,21 @@ impl<M: Model, B: Send> Query<M, B> {
     where
         B: Binds<M, R>,
     {
-        let sql = sql(M::STATEMENTS.select, &self.clause, "");
+        let sql = select::<M>(&self.clause);
         let select = statement::<M, R, B>(source.kind(), sql, self.binds)?;
         read::fetch(source, select, rows).await
     }
+}
+
+/// The rows of the model, whose columns have the name of the table if the clause can join another one.
+fn select<M: Model>(clause: &SqlStr) -> SqlStr {
+    let model = M::STATEMENTS;
+    let Some(table) = Clause(clause.as_str()).table(model.table) else {
+        return sql(model.select, clause, "");
+    };
+    let columns: Vec<_> = model.columns.iter().map(|c| format!("{table}.{}", c.name)).collect();
+    let (columns, from) = (columns.join(", "), model.table);
+    AssertSqlSafe(format!("SELECT {columns} FROM {from} {}", clause.as_str())).into_sql_str()
 }
 
 fn sql(start: &'static str, clause: &SqlStr, end: &'static str) -> SqlStr {

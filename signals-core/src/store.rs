@@ -1,8 +1,10 @@
+use std::time::SystemTime;
+
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::{Decode, Encode, Type};
 
-use crate::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend};
+use crate::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind};
 use crate::decode::decoding;
 use crate::field::{Asked, Stores};
 use crate::model::Model;
@@ -45,6 +47,15 @@ pub trait Store<DB: Backend>: Model {
     ///
     /// Where the column does not decode.
     fn set(&mut self, column: usize, row: &DB::Row, at: usize) -> Result<(), sqlx::Error>;
+
+    /// Gives the value that a column with `auto_now` has at a time.
+    ///
+    /// # Errors
+    ///
+    /// What `take` returns; if the column is not such a one.
+    fn give_time(column: usize, _now: SystemTime, _take: Take<'_, DB>) -> Result<(), BoxDynError> {
+        no_column(column)
+    }
 
     /// Adds the columns of a key.
     ///
@@ -255,6 +266,8 @@ pub trait Route<M: Model>: Send + 'static {
     #[doc(hidden)]
     fn give(model: &M, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError>;
     #[doc(hidden)]
+    fn give_time(column: usize, now: SystemTime, take: AnyTake<'_>) -> Result<(), BoxDynError>;
+    #[doc(hidden)]
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError>;
     #[doc(hidden)]
     fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error>;
@@ -273,6 +286,10 @@ pub struct Any(());
 impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
     fn give(model: &M, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {
         model.give(column, DB::take(take))
+    }
+
+    fn give_time(column: usize, now: SystemTime, take: AnyTake<'_>) -> Result<(), BoxDynError> {
+        <M as Store<DB>>::give_time(column, now, DB::take(take))
     }
 
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError> {
@@ -323,6 +340,10 @@ impl<M: Portable> Route<M> for Any {
         each!(AnyTake, take, DB => <DB as Route<M>>::give(model, column, take))
     }
 
+    fn give_time(column: usize, now: SystemTime, take: AnyTake<'_>) -> Result<(), BoxDynError> {
+        each!(AnyTake, take, DB => <DB as Route<M>>::give_time(column, now, take))
+    }
+
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError> {
         each!(Arguments, args, DB => <DB as Route<M>>::bind_key(key, args))
     }
@@ -340,6 +361,14 @@ impl<M: Portable> Route<M> for Any {
             Asked::Reads(ty) | Asked::Takes(ty) => {
                 each!(AnyType, ty, DB => <DB as Route<M>>::asked(column, asked))
             }
+            Asked::Name(kind, _) => match kind {
+                #[cfg(feature = "sqlite")]
+                DatabaseKind::Sqlite => <Only<sqlx::Sqlite> as Route<M>>::asked(column, asked),
+                #[cfg(feature = "postgres")]
+                DatabaseKind::Postgres => <Only<sqlx::Postgres> as Route<M>>::asked(column, asked),
+                #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+                other => unreachable!("{other:?} is not a feature of this build"),
+            },
             Asked::ReadsNull(row) => {
                 each!(AnyRow, row, DB => <DB as Route<M>>::asked(column, asked))
             }

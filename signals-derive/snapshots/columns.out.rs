@@ -196,6 +196,22 @@ const _: () = {
             }
             __p::Ok(())
         }
+        fn give_time(
+            column: usize,
+            now: __p::SystemTime,
+            take: __p::Take<'_, __DB>,
+        ) -> __p::Given {
+            match column {
+                6usize => {
+                    __p::give::<
+                        __DB,
+                        __S5,
+                        _,
+                    >(&<Option<DateTime<Utc>> as __p::AutoNow>::at(now), take)
+                }
+                _ => __p::no_column(column),
+            }
+        }
         fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
             __p::add_key::<__DB, __p::Known, _>(&key.0, args)?;
             __p::add_key::<__DB, __p::Known, _>(&key.1, args)?;

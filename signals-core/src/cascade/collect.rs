@@ -6,7 +6,7 @@ use std::ops::{Deref, DerefMut};
 
 use super::OnDelete;
 use super::order::Edge;
-use super::statements::{self, PARENTS};
+use super::statements;
 use crate::backend::{AnyRow, DatabaseKind};
 use crate::conn::Conn;
 use crate::context;
@@ -122,8 +122,9 @@ impl<'d> Collector<'d> {
             let mut rows = vec![Vec::new(); self.groups.len()];
             self.nodes[level..end].iter().for_each(|node| rows[node.group].push(node.row));
             for (group, rows) in rows.into_iter().enumerate() {
+                let parts = statements::parts(self.kind, &*self.groups[group].rows, rows);
                 for dependent in self.dependents(group, OnDelete::Cascade) {
-                    for part in rows.chunks(PARENTS) {
+                    for part in &parts {
                         self.children(conn, dependent, group, part).await?;
                     }
                 }
@@ -267,7 +268,7 @@ impl<'d> Collector<'d> {
         dependent: Dependent,
         parents: usize,
     ) -> Result<()> {
-        for part in statements::parts(&*self.groups[parents].rows) {
+        for part in self.parts(parents) {
             let rows = &*self.groups[parents].rows;
             let left = if self.deleted_with.contains(&dependent.child().id) {
                 self.left(conn, dependent, parents, &part).await?
@@ -291,6 +292,12 @@ impl<'d> Collector<'d> {
         Ok(())
     }
 
+    /// The rows of a group, as many together as a statement is about.
+    pub(super) fn parts(&self, group: usize) -> Vec<Vec<usize>> {
+        let rows = &*self.groups[group].rows;
+        statements::parts(self.kind, rows, 0..rows.len())
+    }
+
     /// Whether rows belong to the group and stay. Where none of the model is deleted, it is not looked for any.
     async fn is_any_left(
         &mut self,
@@ -300,7 +307,7 @@ impl<'d> Collector<'d> {
     ) -> Result<bool> {
         let mut left = !self.deleted_with.contains(&dependent.child().id);
         if !left {
-            for part in statements::parts(&*self.groups[parents].rows) {
+            for part in self.parts(parents) {
                 left |= self.left(conn, dependent, parents, &part).await?;
             }
         }

@@ -1,17 +1,32 @@
 //! The statements about rows that belong to others.
 
 use crate::backend::{Arguments, DatabaseKind, Statement};
+use crate::chunk::ROWS_OF_ARRAYS;
 use crate::instances::Instances;
+use crate::key_order::{is_text, sort_by_key};
 use crate::linked::Dependent;
-use crate::statements::{Group, Statements};
+use crate::statements::Group;
 
-/// How many parents a statement is about at most.
+/// How many rows a statement names one by one at most.
 pub(super) const PARENTS: usize = 500;
 
-/// The rows that have a key, as many together as a statement is about.
-pub(super) fn parts(rows: &dyn Instances) -> Vec<Vec<usize>> {
-    let keyed: Vec<_> = (0..rows.len()).filter(|row| rows.has_key(*row)).collect();
-    keyed.chunks(PARENTS).map(<[_]>::to_vec).collect()
+/// Those of some rows that have a key, as many together as a statement is about, in the order in which rows are locked.
+pub(super) fn parts(
+    kind: DatabaseKind,
+    rows: &dyn Instances,
+    some: impl IntoIterator<Item = usize>,
+) -> Vec<Vec<usize>> {
+    let mut keyed: Vec<_> = some.into_iter().filter(|row| rows.has_key(*row)).collect();
+    sort_by_key(kind, rows, &mut keyed);
+    let most = if are_array(kind, rows, &keyed) { ROWS_OF_ARRAYS } else { PARENTS };
+    keyed.chunks(most).map(<[_]>::to_vec).collect()
+}
+
+/// Whether the keys of rows are one argument.
+fn are_array(kind: DatabaseKind, rows: &dyn Instances, part: &[usize]) -> bool {
+    let key = rows.statements().group(Group::Key).next().unwrap_or_default();
+    let first = part.first().filter(|_| kind == DatabaseKind::Postgres && part.len() > 1);
+    first.is_some_and(|row| rows.fits_array(*row, key, kind))
 }
 
 /// Whether any row belongs to these.
@@ -42,9 +57,8 @@ pub(super) fn select_to_delete(
     parents: &dyn Instances,
     part: &[usize],
 ) -> Result<Statement, sqlx::Error> {
-    let model = dependent.child().statements;
-    let end = in_order(model, kind, " FOR UPDATE");
-    of_parents(kind, dependent, parents, part, model.select, &end)
+    let end = in_order(dependent, kind, " FOR UPDATE");
+    of_parents(kind, dependent, parents, part, dependent.child().statements.select, &end)
 }
 
 /// The rows that belong to these as they are when they belong to none.
@@ -60,7 +74,7 @@ pub(super) fn select_as_null(
     let columns: Vec<_> =
         columns.map(|(place, c)| if null(place) { "NULL" } else { c.name }).collect();
     let start = format!("SELECT {} FROM {}", columns.join(", "), model.table);
-    let end = in_order(model, kind, " FOR NO KEY UPDATE");
+    let end = in_order(dependent, kind, null_lock(dependent));
     of_parents(kind, dependent, parents, part, &start, &end)
 }
 
@@ -74,9 +88,15 @@ pub(super) fn set_null(
     let model = dependent.child().statements;
     let version = model.group(Group::Version).map(|c| format!(", {0} = {0} + 1", model.name(c)));
     let column = model.name(dependent.column());
-    let start =
+    let update =
         format!("UPDATE {} SET {column} = NULL{}", model.table, version.collect::<String>());
-    of_parents(kind, dependent, parents, part, &start, "")
+    change_in_order(kind, dependent, parents, part, &update, null_lock(dependent))
+}
+
+/// The lock that an UPDATE of the column to NULL takes. A unique column could be the target of a foreign key.
+fn null_lock(dependent: Dependent) -> &'static str {
+    let column = dependent.child().statements.columns[dependent.column()];
+    if column.unique { " FOR UPDATE" } else { " FOR NO KEY UPDATE" }
 }
 
 /// UPDATE of a column of these rows.
@@ -109,12 +129,40 @@ pub(super) fn delete(
     parents: &dyn Instances,
     part: &[usize],
 ) -> Result<Statement, sqlx::Error> {
-    let start = format!("DELETE FROM {}", dependent.child().statements.table);
-    of_parents(kind, dependent, parents, part, &start, "")
+    let delete = format!("DELETE FROM {}", dependent.child().statements.table);
+    change_in_order(kind, dependent, parents, part, &delete, " FOR UPDATE")
 }
 
-fn in_order(model: &Statements, kind: DatabaseKind, lock: &str) -> String {
+/// An UPDATE or DELETE of the rows that belong to these. On PostgreSQL, the locks that it takes are taken in the order of the
+/// keys.
+fn change_in_order(
+    kind: DatabaseKind,
+    dependent: Dependent,
+    parents: &dyn Instances,
+    part: &[usize],
+    change: &str,
+    lock: &str,
+) -> Result<Statement, sqlx::Error> {
+    if kind == DatabaseKind::Sqlite {
+        return of_parents(kind, dependent, parents, part, change, "");
+    }
+    let model = dependent.child().statements;
     let keys: Vec<_> = model.group(Group::Key).map(|c| model.name(c)).collect();
+    let (keys, order) = (keys.join(", "), in_order(dependent, kind, lock));
+    let start = format!("WITH _locked AS MATERIALIZED (SELECT {keys} FROM {}", model.table);
+    let end = format!("{order}) {change} WHERE ({keys}) IN (SELECT {keys} FROM _locked)");
+    of_parents(kind, dependent, parents, part, &start, &end)
+}
+
+fn in_order(dependent: Dependent, kind: DatabaseKind, lock: &str) -> String {
+    let model = dependent.child().statements;
+    let rows = dependent.rows(kind, None);
+    let key = |column| {
+        let ty = rows.as_ref().map(|rows| rows.type_name(column, kind)).unwrap_or_default();
+        let collate = kind == DatabaseKind::Postgres && is_text(&ty);
+        format!("{}{}", model.name(column), if collate { " COLLATE \"C\"" } else { "" })
+    };
+    let keys: Vec<_> = model.group(Group::Key).map(key).collect();
     let lock = if kind == DatabaseKind::Postgres { lock } else { "" };
     format!(" ORDER BY {}{lock}", keys.join(", "))
 }
@@ -130,10 +178,16 @@ fn of_parents(
 ) -> Result<Statement, sqlx::Error> {
     let mut args = Arguments::new(kind);
     let key = parents.statements().group(Group::Key).next().unwrap_or_default();
+    let column = dependent.child().statements.name(dependent.column());
+    if are_array(kind, parents, part) {
+        let bound = parents.bind_array(part.len(), &|n| part[n], key, &mut args);
+        bound.map_err(sqlx::Error::Encode)?;
+        let sql = format!("{start} WHERE {column} = ANY($1){end}");
+        return Ok(Statement { persistent: true, ..Statement::once(sql, args) });
+    }
     let bound = part.iter().try_for_each(|row| parents.bind(*row, key, &mut args));
     bound.map_err(sqlx::Error::Encode)?;
     let places: Vec<_> = (1..=part.len()).map(|n| format!("${n}")).collect();
-    let column = dependent.child().statements.name(dependent.column());
     let sql = format!("{start} WHERE {column} IN ({}){end}", places.join(", "));
     Ok(Statement { persistent: part.len() == 1, ..Statement::once(sql, args) })
 }

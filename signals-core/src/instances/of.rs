@@ -1,5 +1,6 @@
 use std::any::TypeId;
 use std::borrow::Cow;
+use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
 use std::sync::OnceLock;
@@ -9,7 +10,7 @@ use sqlx::error::BoxDynError;
 
 use super::{Instances, Told};
 use crate::any::AnyModel;
-use crate::backend::{AnyRow, AnyTake, AnyType};
+use crate::backend::{AnyRow, AnyTake, AnyType, DatabaseKind};
 use crate::column::Column;
 use crate::field::Asked;
 use crate::model::{Model, key_text};
@@ -216,6 +217,12 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
 
     fn key(&self, row: usize) -> String {
         key_text(self.row(row).pk())
+    }
+
+    fn type_name(&self, column: usize, kind: DatabaseKind) -> String {
+        let name = Cell::new(String::new());
+        R::asked(column, Asked::Name(kind, &name));
+        name.take()
     }
 
     fn give(&self, row: usize, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {

@@ -60,6 +60,25 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
         let (slot, ty) = (slots.name(c), decoded(c));
         quote!(__p::asked::<__DB, #slot, #ty>)
     });
+    let times: Vec<_> = columns
+        .iter()
+        .enumerate()
+        .filter(|(_, c)| matches!(c.role, Role::AutoNow))
+        .map(|(i, c)| {
+            let (slot, ty) = (slots.name(c), c.ty);
+            quote!(#i => __p::give::<__DB, #slot, _>(&<#ty as __p::AutoNow>::at(now), take),)
+        })
+        .collect();
+    let give_time = (!times.is_empty()).then(|| {
+        quote! {
+            fn give_time(column: usize, now: __p::SystemTime, take: __p::Take<'_, __DB>) -> __p::Given {
+                match column {
+                    #(#times)*
+                    _ => __p::no_column(column),
+                }
+            }
+        }
+    });
     let rest: TokenStream =
         skipped.iter().map(|f| quote!(#f: ::core::default::Default::default(),)).collect();
     let (bounds, slots) = (slots.bounds(), slots.declare(columns));
@@ -117,6 +136,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                     }
                     __p::Ok(())
                 }
+                #give_time
                 fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
                     #(#bind_key)*
                     __p::Ok(())

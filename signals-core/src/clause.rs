@@ -1,0 +1,294 @@
+//! What comes after `FROM table` in a query, as far as the library must know it to add to it.
+
+use std::iter::Peekable;
+
+/// The clause of a query.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clause<'c>(pub(crate) &'c str);
+
+/// The words that can follow a table, if it has no alias.
+const AFTER_TABLE: [&str; 12] = [
+    "AS",
+    "JOIN",
+    "INNER",
+    "LEFT",
+    "RIGHT",
+    "FULL",
+    "CROSS",
+    "NATURAL",
+    "TABLESAMPLE",
+    "INDEXED",
+    "NOT",
+    "WHERE",
+];
+
+/// The words that begin what follows a condition.
+const AFTER_CONDITION: [&str; 11] = [
+    "GROUP",
+    "HAVING",
+    "WINDOW",
+    "UNION",
+    "INTERSECT",
+    "EXCEPT",
+    "ORDER",
+    "LIMIT",
+    "OFFSET",
+    "FETCH",
+    "FOR",
+];
+
+impl<'c> Clause<'c> {
+    fn tokens(self) -> Peekable<Tokens<'c>> {
+        Tokens { text: self.0, depth: 0 }.peekable()
+    }
+
+    fn has_word(self, among: &[&str]) -> bool {
+        self.tokens().any(|token| token.is_word(among))
+    }
+
+    /// Whether it is nothing but a condition, which an UPDATE or DELETE has too.
+    pub(crate) fn is_condition(self) -> bool {
+        let first = self.tokens().next();
+        first.is_none_or(|first| first.is_word(&["WHERE"])) && !self.has_word(&AFTER_CONDITION)
+    }
+
+    /// The name by which the clause knows the table, if it names it or can join others to it: a column of the table is then
+    /// written with it, because another table can have one of that name.
+    pub(crate) fn table(self, table: &'static str) -> Option<&'c str>
+    where
+        'static: 'c,
+    {
+        let mut tokens = self.tokens();
+        let first = tokens.next()?;
+        if first.is_word(&["WHERE"]) || first.is_word(&AFTER_CONDITION) {
+            return None;
+        }
+        if first.is_word(&["AS"]) {
+            return tokens.next().and_then(Token::name).or(Some(table));
+        }
+        let alias = Some(first).filter(|first| !first.is_word(&AFTER_TABLE));
+        alias.and_then(Token::name).or(Some(table))
+    }
+
+    /// Whether it locks rows itself.
+    pub(crate) fn locks(self) -> bool {
+        let mut tokens = self.tokens();
+        while let Some(token) = tokens.next() {
+            let strength = |next: &Token<'_>| next.is_word(&["UPDATE", "NO", "SHARE", "KEY"]);
+            if token.is_word(&["FOR"]) && tokens.peek().is_some_and(strength) {
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Whether a row of the result can be none of the table, or not one alone, so that the result cannot be locked.
+    pub(crate) fn is_derived(self) -> bool {
+        self.has_word(&["GROUP", "HAVING", "UNION", "INTERSECT", "EXCEPT", "RIGHT", "FULL"])
+    }
+}
+
+/// A part of a clause outside of parentheses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Token<'c> {
+    Word(&'c str),
+    /// A name in quotes.
+    Quoted(&'c str),
+    Other,
+}
+
+impl<'c> Token<'c> {
+    fn is_word(self, among: &[&str]) -> bool {
+        matches!(self, Self::Word(word) if among.iter().any(|other| word.eq_ignore_ascii_case(other)))
+    }
+
+    fn name(self) -> Option<&'c str> {
+        match self {
+            Self::Word(name) | Self::Quoted(name) => Some(name),
+            Self::Other => None,
+        }
+    }
+}
+
+/// The tokens outside of parentheses, comments and literals.
+struct Tokens<'c> {
+    text: &'c str,
+    depth: usize,
+}
+
+impl<'c> Iterator for Tokens<'c> {
+    type Item = Token<'c>;
+
+    fn next(&mut self) -> Option<Token<'c>> {
+        loop {
+            self.text = self.text.trim_start();
+            let first = self.text.chars().next()?;
+            let token = match first {
+                '(' | '[' => {
+                    self.depth += 1;
+                    self.take(1);
+                    Token::Other
+                }
+                ')' | ']' => {
+                    self.depth = self.depth.saturating_sub(1);
+                    self.take(1);
+                    continue;
+                }
+                '-' if self.text.starts_with("--") => {
+                    self.take(self.text.find('\n').unwrap_or(self.text.len()));
+                    continue;
+                }
+                '/' if self.text.starts_with("/*") => {
+                    self.take(comment(self.text));
+                    continue;
+                }
+                '"' | '`' => Token::Quoted(self.take(quoted(self.text, first, false))),
+                '\'' => {
+                    self.take(quoted(self.text, first, false));
+                    Token::Other
+                }
+                '$' => {
+                    self.take(dollar(self.text));
+                    Token::Other
+                }
+                _ if is_of_word(first) => {
+                    let end = self.text.find(|c| !is_of_word(c)).unwrap_or(self.text.len());
+                    let word = self.take(end);
+                    if word.eq_ignore_ascii_case("e") && self.text.starts_with('\'') {
+                        self.take(quoted(self.text, '\'', true));
+                        Token::Other
+                    } else {
+                        Token::Word(word)
+                    }
+                }
+                other => {
+                    self.take(other.len_utf8());
+                    Token::Other
+                }
+            };
+            let opened = usize::from(matches!(first, '(' | '['));
+            if self.depth == opened {
+                return Some(token);
+            }
+        }
+    }
+}
+
+impl<'c> Tokens<'c> {
+    fn take(&mut self, end: usize) -> &'c str {
+        let (taken, rest) = self.text.split_at(end);
+        self.text = rest;
+        taken
+    }
+}
+
+fn is_of_word(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// The end of something in quotes, in which the quote stands for itself if it is doubled.
+fn quoted(text: &str, quote: char, backslashes: bool) -> usize {
+    let mut chars = text.char_indices().skip(1).peekable();
+    while let Some((at, c)) = chars.next() {
+        if c == '\\' && backslashes {
+            chars.next();
+        } else if c == quote && chars.next_if(|(_, next)| *next == quote).is_none() {
+            return at + c.len_utf8();
+        }
+    }
+    text.len()
+}
+
+/// The end of a comment, which can have others in it.
+fn comment(text: &str) -> usize {
+    let (mut depth, mut at) = (0_usize, 0);
+    while at < text.len() {
+        let rest = &text.as_bytes()[at..];
+        if rest.starts_with(b"/*") {
+            (depth, at) = (depth + 1, at + 2);
+        } else if rest.starts_with(b"*/") {
+            (depth, at) = (depth - 1, at + 2);
+            if depth == 0 {
+                return at;
+            }
+        } else {
+            at += 1;
+        }
+    }
+    text.len()
+}
+
+/// The end of an argument, `$1`, or of a string between two tags, `$tag$…$tag$`.
+fn dollar(text: &str) -> usize {
+    let word = text[1..].find(|c| !is_of_word(c)).map_or(text.len(), |end| end + 1);
+    let is_tag =
+        text[word..].starts_with('$') && !text[1..].starts_with(|c: char| c.is_ascii_digit());
+    if !is_tag {
+        return word;
+    }
+    let tag = &text[..=word];
+    text[tag.len()..].find(tag).map_or(text.len(), |end| tag.len() + end + tag.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_is_nothing_more() {
+        for clause in [
+            "",
+            "  \n",
+            "WHERE a = 1",
+            "where a = 'it''s for limit' AND \"order\" = $1",
+            "WHERE id IN (SELECT id FROM t ORDER BY id LIMIT 1 FOR UPDATE)",
+            "WHERE a = $q$ ORDER ' BY $q$ -- LIMIT\n /* FOR /* UPDATE */ LIMIT */ AND b",
+            r"WHERE a = E'\' LIMIT 1 '",
+            "WHERE a[1] = ANY(ARRAY['ORDER BY', 'x'])",
+        ] {
+            assert!(Clause(clause).is_condition(), "{clause}");
+        }
+        for clause in [
+            "ORDER BY id",
+            "WHERE a ORDER BY id LIMIT 1",
+            "WHERE a = 'x'limit 1",
+            "WHERE a FOR UPDATE",
+            "JOIN o ON true WHERE a",
+            "AS t WHERE t.a",
+            "WHERE a UNION SELECT 1",
+            r"WHERE a = '\' LIMIT 1",
+        ] {
+            assert!(!Clause(clause).is_condition(), "{clause}");
+        }
+    }
+
+    #[test]
+    fn the_table_has_its_name_or_an_alias_if_others_can_be_joined() {
+        let table = |clause| Clause(clause).table("\"users\"");
+        assert_eq!(table("WHERE a"), None);
+        assert_eq!(table(" ORDER BY a"), None);
+        assert_eq!(table(""), None);
+        assert_eq!(table("JOIN o ON o.id = 1"), Some("\"users\""));
+        assert_eq!(table("/* all */ left join o ON true"), Some("\"users\""));
+        assert_eq!(table(", o WHERE true"), Some("\"users\""));
+        assert_eq!(table("u JOIN o ON o.id = u.id"), Some("u"));
+        assert_eq!(table("AS \"U\" WHERE true"), Some("\"U\""));
+        assert_eq!(table("\"U\", o WHERE true"), Some("\"U\""));
+    }
+
+    #[test]
+    fn a_lock_is_told_from_other_uses_of_the_word() {
+        assert!(Clause("WHERE a LIMIT 1 FOR UPDATE SKIP LOCKED").locks());
+        assert!(Clause("WHERE a for no key update").locks());
+        assert!(!Clause("WHERE substring(a FOR 3) = 'FOR UPDATE'").locks());
+        assert!(!Clause("WHERE id IN (SELECT 1 FOR UPDATE)").locks());
+    }
+
+    #[test]
+    fn what_does_not_end_is_read_to_the_end() {
+        for clause in ["'", "\"", "$x$", "/* ", "--", "(", "$", "E'\\"] {
+            Clause(clause).is_condition();
+            Clause(clause).table("t");
+        }
+    }
+}
