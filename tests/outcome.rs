@@ -601,3 +601,151 @@ mod deferrable {
         }
     }
 }
+
+/// With a column of JSON, of which the program writes the members in an order of their own.
+#[derive(Debug, Clone, Model)]
+#[model(table = "documents")]
+struct Document {
+    id: Option<i64>,
+    name: String,
+    #[model(json)]
+    meta: Option<Pairs>,
+    score: f64,
+}
+
+/// An object whose members are in the order of the list.
+#[derive(Debug, Clone)]
+struct Pairs(Vec<(String, i64)>);
+
+impl serde::Serialize for Pairs {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(key, value)| (key, value)))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Pairs {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let map = std::collections::BTreeMap::<String, i64>::deserialize(deserializer)?;
+        Ok(Self(map.into_iter().collect()))
+    }
+}
+
+static DOCUMENTS: std::sync::LazyLock<common::Scene> = common::Scene::new();
+
+#[receiver(post_save, sender = Document, updated, changed(meta))]
+fn meta_changed(_: PostSave<'_, Document>) {
+    DOCUMENTS.log.push("meta");
+}
+
+#[receiver(post_save, sender = Document, updated, changed(score))]
+fn score_changed(_: PostSave<'_, Document>) {
+    DOCUMENTS.log.push("score");
+}
+
+#[receiver(post_save, sender = Document, updated, changed(name))]
+fn name_changed(_: PostSave<'_, Document>) {
+    DOCUMENTS.log.push("name");
+}
+
+on_every_database! {
+    async fn equal_values_have_not_changed(db: Db) {
+        let _turn = DOCUMENTS.begin().await;
+        let types: &[[&str; 2]] = match db.kind() {
+            DatabaseKind::Sqlite => &[["TEXT", "REAL"], ["TEXT", ""]],
+            DatabaseKind::Postgres => &[["JSONB", "FLOAT8"], ["JSON", "FLOAT8"]],
+        };
+        for (round, [json, number]) in types.iter().enumerate() {
+            // Of its own, because the table has other types.
+            let db = common::one_connection(&db).await;
+            execute(&db, "DROP TABLE IF EXISTS documents").await;
+            table(&db, "documents", &format!("name TEXT NOT NULL UNIQUE, meta {json}, score {number} NOT NULL")).await;
+            let pairs = |all: &[(&str, i64)]| {
+                Some(Pairs(all.iter().map(|(key, value)| ((*key).to_owned(), *value)).collect()))
+            };
+            let meta = pairs(&[("b", 1), ("a", 2)]);
+            let mut row = Document { id: None, name: "x".to_owned(), meta, score: 0.0 };
+            row.save(&db).await.unwrap();
+            row.meta = pairs(&[("a", 2), ("b", 1)]);
+            row.score = -0.0;
+            row.save(&db).await.unwrap();
+            row.update(&db).await.unwrap();
+            row.save_fields(&db, &[Document::META]).await.unwrap();
+            Document::update_many(&db, &mut [row.clone()]).await.unwrap();
+            Document { id: None, ..row.clone() }.upsert(&db, &[Document::NAME]).await.unwrap();
+            assert_eq!(DOCUMENTS.log.take(), [""; 0], "{round}");
+            row.meta = pairs(&[("a", 3), ("b", 1)]);
+            row.save(&db).await.unwrap();
+            row.meta = None;
+            row.score = 1.5;
+            row.save(&db).await.unwrap();
+            row.meta = pairs(&[]);
+            row.name = "X".to_owned();
+            row.save(&db).await.unwrap();
+            let mut log = DOCUMENTS.log.take();
+            log.sort_unstable();
+            assert_eq!(log, ["meta", "meta", "meta", "name", "score"], "{round}");
+        }
+    }
+
+    async fn an_upsert_of_a_row_that_is_there_takes_no_key(db: Db) {
+        let _turn = WATCHED.begin().await;
+        // On SQLite a key is never used twice only with AUTOINCREMENT.
+        match db.kind() {
+            DatabaseKind::Sqlite => {
+                execute(&db, "CREATE TABLE items (id INTEGER PRIMARY KEY AUTOINCREMENT, n BIGINT NOT NULL UNIQUE)").await;
+            }
+            DatabaseKind::Postgres => table(&db, "items", "n BIGINT NOT NULL UNIQUE").await,
+        }
+        let new = |n| Watched { id: None, n };
+        let mut first = new(1);
+        assert!(first.upsert(&db, &[Watched::N]).await.unwrap().created);
+        for _ in 0..3 {
+            assert!(!new(1).upsert(&db, &[Watched::N]).await.unwrap().created);
+            assert!(!first.save(&db).await.unwrap().created);
+            assert!(!Watched::get_or_create(&db, new(1), &[Watched::N]).await.unwrap().1);
+        }
+        let mut second = new(2);
+        second.upsert(&db, &[Watched::N]).await.unwrap();
+        assert_eq!(second.id, first.id.map(|id| id + 1));
+        let mut other = Watched { id: None, n: 3 };
+        other.upsert(&db, &[Watched::ID]).await.unwrap_err();
+    }
+}
+
+/// A column that a trigger computes, of any type, as text.
+#[cfg(feature = "postgres")]
+#[derive(Debug, Clone, Model)]
+#[model(table = "samples")]
+struct Sample {
+    id: Option<i64>,
+    amount: sqlx::types::BigDecimal,
+}
+
+#[cfg(feature = "postgres")]
+static SAMPLES: std::sync::LazyLock<common::Scene> = common::Scene::new();
+
+#[cfg(feature = "postgres")]
+#[receiver(post_save, sender = Sample, updated, changed(amount))]
+fn amount_changed(_: PostSave<'_, Sample>) {
+    SAMPLES.log.push("amount");
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_number_of_another_scale_has_not_changed() {
+    let _turn = SAMPLES.begin().await;
+    let test = common::TestDb::postgres("equal_numbers").await;
+    let db = test.db.postgres().unwrap();
+    table(&test.db, "samples", "amount NUMERIC NOT NULL").await;
+    let amount = |text: &str| text.parse::<sqlx::types::BigDecimal>().unwrap();
+    let mut sample = Sample { id: None, amount: amount("1.0") };
+    sample.save(db).await.unwrap();
+    sample.amount = amount("1.00");
+    sample.save(db).await.unwrap();
+    Sample::update_many(db, &mut [sample.clone()]).await.unwrap();
+    assert_eq!(SAMPLES.log.take(), [""; 0]);
+    sample.amount = amount("1.01");
+    sample.save(db).await.unwrap();
+    assert_eq!(SAMPLES.log.take(), ["amount"]);
+    test.passed().await;
+}

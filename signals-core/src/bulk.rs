@@ -267,7 +267,8 @@ async fn update_in_sqlite(
             if let Some((_, was)) = before.get(row - chunk.rows.start).filter(|_| shape.before) {
                 let before = rows.load(was, 1)?;
                 rows.before_of(*row).set_row(before);
-                let changed = (1..=columns.len()).map(|at| differs(was, from, at));
+                let specs = model.columns.iter().enumerate();
+                let changed = specs.map(|(i, spec)| differs(was, from, 1 + i, spec.json));
                 rows.before_of(*row).set_changed(changed.collect::<Result<_, _>>()?);
             }
         }

@@ -198,10 +198,9 @@ impl Text<'_> {
         let joined = shape.on.iter().map(|c| format!("_before.{} = {given}.c{c}", model.name(*c)));
         let joined = joined.collect::<Vec<_>>().join(" AND ");
         let old = list(&every, |c| format!("_before.{}", model.name(c)));
-        // As text, because not every type can be compared.
         let changed = list(&every, |c| {
             let name = model.name(c);
-            format!("_before.{name}::text IS DISTINCT FROM _stored.{name}::text")
+            differ(&format!("_before.{name}"), &format!("_stored.{name}"))
         });
         // No lock is taken for `_before`: a row that others reference could not be updated any more, and an UPDATE by itself
         // takes the lock that it needs. If it has to wait for another transaction, it goes on with the row as that has left
@@ -392,6 +391,18 @@ impl Text<'_> {
         let place = binds.iter().position(|c| *c == column).unwrap_or_default();
         format!("${}", place + 1)
     }
+}
+
+/// Whether two values of one type differ, on Postgres. Equal text is an equal value. Of other text, the numbers 1.0 and 1.00
+/// are equal, and so are objects of JSON whose members are in another order. Not every type has a comparison of its own:
+/// numbers, times, intervals and ranges have, and the others are compared as JSON. That cannot have a zero character.
+fn differ(one: &str, other: &str) -> String {
+    format!(
+        "CASE WHEN {one}::text IS NOT DISTINCT FROM {other}::text THEN false WHEN {one}::text IS NULL OR {other}::text IS NULL \
+         THEN true WHEN (SELECT typcategory IN ('N', 'D', 'T', 'R') FROM pg_type WHERE pg_type.oid = pg_typeof({one})) THEN \
+         ROW({one})::record <> ROW({other})::record WHEN position('\\u0000' IN concat({one}::text, {other}::text)) > 0 THEN true \
+         ELSE to_jsonb({one}) <> to_jsonb({other}) END"
+    )
 }
 
 /// The elements of an argument that is an array, a row each. Several side by side in one `SELECT` go together; in `FROM`, a

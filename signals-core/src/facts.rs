@@ -24,13 +24,13 @@ use crate::statements::{Group, Role};
 #[derive(Debug, Default)]
 pub(crate) struct Facts(ArcSwap<HashMap<TypeId, Known>>);
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 struct Known {
     readable: Columns,
     /// Nothing keeps a row from being written: one that an UPDATE or a DELETE does not write is not there.
     plain: bool,
-    /// Whether an INSERT can name the key as what it may conflict with.
-    arbiter: Option<bool>,
+    /// Whether an INSERT can name these columns in `ON CONFLICT`.
+    arbiters: Vec<(Vec<usize>, bool)>,
 }
 
 /// Some columns of a model.
@@ -77,21 +77,25 @@ impl Facts {
         if returned.is_empty() {
             return returned;
         }
-        returned.without(self.of(rows).readable)
+        let all = self.0.load();
+        returned.without(all.get(&rows.id()).map_or(Columns::NONE, |known| known.readable))
     }
 
     /// Whether a row that an UPDATE or a DELETE did not write is not there.
     pub(crate) fn plain(&self, rows: &dyn Instances) -> bool {
-        self.of(rows).plain && !rows.statements().has(Group::Version)
+        let plain = self.0.load().get(&rows.id()).is_some_and(|known| known.plain);
+        plain && !rows.statements().has(Group::Version)
     }
 
-    /// Whether an INSERT can name the key in `ON CONFLICT`; not if that is not known.
-    pub(crate) fn arbiter(&self, rows: &dyn Instances) -> bool {
-        self.of(rows).arbiter == Some(true)
-    }
-
-    fn of(&self, rows: &dyn Instances) -> Known {
-        self.0.load().get(&rows.id()).copied().unwrap_or_default()
+    /// Whether an INSERT can name the columns that are asked for in `ON CONFLICT`, if that is known.
+    pub(crate) fn arbiter(
+        &self,
+        rows: &dyn Instances,
+        are: impl Fn(&[usize]) -> bool,
+    ) -> Option<bool> {
+        let all = self.0.load();
+        let mut arbiters = all.get(&rows.id())?.arbiters.iter();
+        arbiters.find(|(columns, _)| are(columns)).map(|(_, arbiter)| *arbiter)
     }
 
     fn add(&self, rows: &dyn Instances, new: Known) {
@@ -100,7 +104,7 @@ impl Facts {
             let known = all.entry(rows.id()).or_default();
             known.readable.0 |= new.readable.0;
             known.plain |= new.plain;
-            known.arbiter = new.arbiter.or(known.arbiter);
+            known.arbiters.extend(new.arbiters.clone());
             all
         });
     }
@@ -205,8 +209,11 @@ async fn in_postgres(
 ///
 /// What the database refuses.
 pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
-    if conn.facts().of(rows).plain || rows.statements().has(Group::Version) {
-        return Ok(conn.facts().plain(rows));
+    if conn.facts().plain(rows) {
+        return Ok(true);
+    }
+    if rows.statements().has(Group::Version) {
+        return Ok(false);
     }
     let (sql, name) = match conn.kind() {
         DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.at(0).table().rsplit('.').next()),
@@ -225,29 +232,34 @@ const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = 
      relrowsecurity AND NOT relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = pg_class.oid AND NOT \
      tgisinternal))";
 
-/// Whether an INSERT can name the key in `ON CONFLICT`. It cannot if the key is deferrable, or if there is no unique index of
-/// it; UPDATE and INSERT work all the same.
+/// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if they are deferrable, or if there is no unique index
+/// of them.
 ///
 /// # Errors
 ///
 /// What the database refuses.
-pub(crate) async fn key_is_arbiter(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
-    if let Some(arbiter) = conn.facts().of(rows).arbiter {
+pub(crate) async fn is_arbiter(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    on: &[usize],
+) -> Result<bool> {
+    if let Some(arbiter) = conn.facts().arbiter(rows, |columns| columns == on) {
         return Ok(arbiter);
     }
     let (model, row) = (rows.statements(), rows.at(0));
-    let mut key: Vec<_> = model.group(Group::Key).map(|i| row.columns()[i]).collect();
-    key.sort_unstable();
-    let key = key.join("\u{1}");
+    let mut names: Vec<_> = on.iter().map(|i| row.columns()[*i]).collect();
+    names.sort_unstable();
+    let names = names.join("\u{1}");
     let query = match conn.kind() {
         DatabaseKind::Sqlite => {
             let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
-            conn.query(SQLITE_ARBITER).bind(key).bind(name).bind(schema)
+            conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
         }
-        DatabaseKind::Postgres => conn.query(POSTGRES_ARBITER).bind(key).bind(model.table),
+        DatabaseKind::Postgres => conn.query(POSTGRES_ARBITER).bind(names).bind(model.table),
     };
     let (arbiter,): (bool,) = query.fetch_one().await?;
-    conn.facts().add(rows, Known { arbiter: Some(arbiter), ..Known::default() });
+    let arbiters = vec![(on.to_vec(), arbiter)];
+    conn.facts().add(rows, Known { arbiters, ..Known::default() });
     Ok(arbiter)
 }
 

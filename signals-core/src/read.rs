@@ -228,8 +228,19 @@ pub(crate) fn flag(row: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
     }
 }
 
-/// Whether a column has another value in one row than in the other, as [`Backend::differs`] says.
-pub(crate) fn differs(row: &AnyRow, other: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
+/// Whether a column has another value in one row than in the other, as [`Backend::differs`] says. In JSON, the order of the
+/// members of an object does not count.
+pub(crate) fn differs(
+    row: &AnyRow,
+    other: &AnyRow,
+    at: usize,
+    json: bool,
+) -> Result<bool, sqlx::Error> {
+    if json && let (Some(one), Some(other)) = (bytes(row, at)?, bytes(other, at)?) {
+        let value = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
+        let (one_value, other_value) = (value(&one), value(&other));
+        return Ok(one != other && (one_value.is_none() || one_value != other_value));
+    }
     match (row, other) {
         #[cfg(feature = "sqlite")]
         (AnyRow::Sqlite(row), AnyRow::Sqlite(other)) => sqlx::Sqlite::differs(row, other, at),

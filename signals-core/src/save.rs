@@ -83,7 +83,11 @@ pub(crate) async fn store(
     let first = Single::of(rows, verb, conn.kind()).filter(|first| match first {
         Single::Insert(_) => true,
         Single::Update(_) => !before,
-        Single::Both(_) => !before && conn.facts().arbiter(rows),
+        Single::Both(_) => {
+            let model = rows.statements();
+            let is_key = |on: &[usize]| model.group(Group::Key).eq(on.iter().copied());
+            !before && conn.facts().arbiter(rows, is_key) == Some(true)
+        }
     });
     let begun = first.is_some();
     if let Some(first) = &first
@@ -274,24 +278,34 @@ async fn save(
     let model = rows.statements();
     let one = match on {
         Some(_) => conn.kind() == DatabaseKind::Postgres,
-        None => saves_at_once(model, conn.kind()) && facts::key_is_arbiter(conn, rows).await?,
+        None => saves_at_once(model, conn.kind()) && key_is_arbiter(conn, rows).await?,
+    };
+    let one = one && !before;
+    // Without a unique index of the columns, an UPDATE would update whatever it finds; the INSERT is refused. With one, it
+    // is the UPDATE that comes first: an INSERT takes a number of the sequence, and has triggers of its own.
+    let refused = match on {
+        Some(on) if !one => !facts::is_arbiter(conn, rows, on).await?,
+        _ => false,
     };
     // Where neither the UPDATE nor the INSERT finds its row as it wants it, somebody stored or deleted it in between.
     for attempt in 0..ATTEMPTS {
         let begun = begun && attempt == 0;
-        if one && !before {
+        if one {
             if !begun && let Some(stored) = save_at_once(conn, rows, on).await? {
                 return Ok(stored);
             }
         } else {
-            // An UPDATE by columns of which there is no unique index would update whatever it finds; the INSERT is refused.
-            if on.is_some() && insert_or_nothing(conn, rows, on).await? {
+            if refused && insert_or_nothing(conn, rows, on).await? {
                 return Ok(Stored::Created);
             }
             if !begun && update(conn, rows, None, on, before).await? {
                 return Ok(Stored::Updated);
             }
-            if on.is_none() && insert_if_new(conn, rows).await? {
+            let inserted = match on {
+                Some(_) => insert_or_nothing(conn, rows, on).await?,
+                None => insert_if_new(conn, rows).await?,
+            };
+            if inserted {
                 return Ok(Stored::Created);
             }
         }
@@ -350,9 +364,14 @@ async fn update(
     Ok(Single::Update(Text::Composed(shape.into())).run(conn, rows).await?.is_some())
 }
 
+async fn key_is_arbiter(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
+    let key: Vec<_> = rows.statements().group(Group::Key).collect();
+    facts::is_arbiter(conn, rows, &key).await
+}
+
 /// INSERT of a row that an UPDATE by key has not found.
 async fn insert_if_new(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
-    if facts::key_is_arbiter(conn, rows).await? {
+    if key_is_arbiter(conn, rows).await? {
         return insert_or_nothing(conn, rows, None).await;
     }
     let text = Text::Fixed(rows.statements().insert_with_key, &EVERY, &[Group::Computed]);

@@ -139,17 +139,18 @@ impl Backend for Sqlite {
     // As it is stored, whatever the column's collation takes for the same.
     fn differs(row: &SqliteRow, other: &SqliteRow, at: usize) -> Result<bool, sqlx::Error> {
         let (value, other_value) = (row.try_get_raw(at)?, other.try_get_raw(at)?);
-        if value.is_null() || other_value.is_null() || value.type_info() != other_value.type_info()
-        {
-            return Ok(!(value.is_null() && other_value.is_null()));
+        if value.is_null() || other_value.is_null() {
+            return Ok(value.is_null() != other_value.is_null());
         }
         let integer = |row: &SqliteRow| row.try_get_unchecked::<i64, _>(at);
-        let real = |row: &SqliteRow| row.try_get_unchecked::<f64, _>(at).map(f64::to_bits);
+        let real = |row: &SqliteRow| row.try_get_unchecked::<f64, _>(at);
         let bytes = |row: &SqliteRow| row.try_get_unchecked::<Vec<u8>, _>(at);
-        match value.type_info().name() {
-            "INTEGER" => Ok(integer(row)? != integer(other)?),
-            "REAL" => Ok(real(row)? != real(other)?),
-            _ => Ok(bytes(row)? != bytes(other)?),
+        let (ty, other_ty) = (value.type_info(), other_value.type_info());
+        match (ty.name(), other_ty.name()) {
+            ("INTEGER", "INTEGER") => Ok(integer(row)? != integer(other)?),
+            // 1 and 1.0 are equal, and so are 0.0 and -0.0.
+            ("INTEGER" | "REAL", "INTEGER" | "REAL") => Ok(real(row)? != real(other)?),
+            (ty, other_ty) => Ok(ty != other_ty || bytes(row)? != bytes(other)?),
         }
     }
 }
