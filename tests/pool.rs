@@ -198,6 +198,37 @@ on_every_database! {
         close.await.unwrap();
     }
 
+    // As a migration does it; each column is read by its name.
+    async fn rows_are_read_after_another_connection_has_altered_their_table(db: Db) {
+        #[derive(Debug, PartialEq, sqlx::FromRow)]
+        struct Named { id: i64, name: String }
+
+        table(&db, "users", "name TEXT NOT NULL").await;
+        let admin = another(&db).await;
+        let mut ann = user("Ann");
+        ann.save(&db).await.unwrap();
+        let id = ann.id.unwrap();
+        for alter in [
+            "SELECT 1",
+            "ALTER TABLE users ADD COLUMN age INTEGER",
+            "ALTER TABLE users DROP COLUMN age",
+            "ALTER TABLE users DROP COLUMN name; ALTER TABLE users ADD COLUMN name TEXT NOT NULL DEFAULT 'Ann'",
+            "ALTER TABLE users ADD COLUMN age TEXT; ALTER TABLE users ADD COLUMN born TEXT",
+            "ALTER TABLE users RENAME COLUMN age TO name_before; ALTER TABLE users DROP COLUMN born",
+        ] {
+            common::execute(&admin, alter).await;
+            for _ in 0..2 {
+                assert_eq!(User::get(&db, id).await.unwrap().name, "Ann", "{alter}");
+                ann.save(&db).await.unwrap();
+                let all = db.query("SELECT * FROM users WHERE id = $1").bind(id);
+                assert_eq!(all.fetch_all::<Named>().await.unwrap(), [Named { id, name: "Ann".to_owned() }], "{alter}");
+                let mut tx = db.begin().await.unwrap();
+                assert_eq!(User::all(&mut tx).await.unwrap().len(), 1);
+                tx.commit().await.unwrap();
+            }
+        }
+    }
+
     async fn the_programs_own_use_of_the_pool_is_not_kept_waiting(db: Db) {
         table(&db, "users", "name TEXT NOT NULL").await;
         crowd(&db, 30).await;
@@ -452,6 +483,261 @@ mod postgres {
                 _ => assert!(is_timeout(&db.begin().await)),
             }
             assert!(start.elapsed() < Duration::from_millis(1500), "{way}: {:?}", start.elapsed());
+        }
+        test.passed().await;
+    }
+}
+
+/// A migration that runs while the program does: what is prepared on its connections is not what it was.
+#[cfg(feature = "postgres")]
+mod altered {
+    use super::*;
+    use common::{TestDb, execute};
+    use sqlx_signals::sqlx::{Connection, PgConnection};
+
+    #[derive(Debug, Clone, PartialEq, Model)]
+    #[model(table = "notes")]
+    struct Note {
+        id: Option<i64>,
+        #[model(unique)]
+        name: String,
+        #[model(generated)]
+        slug: String,
+    }
+
+    /// As `Note`, with a receiver that writes, and one after the commit.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "notes")]
+    struct Told {
+        id: Option<i64>,
+        name: String,
+        #[model(generated)]
+        slug: String,
+    }
+
+    #[receiver(post_save, sender = Told)]
+    async fn read_again(saved: PostSave<'_, Told>, conn: &mut Conn<'_>) -> Result<()> {
+        conn.query("SELECT 1").execute().await?;
+        assert!(saved.pk() > 0);
+        Ok(())
+    }
+
+    /// As `Note`, with a receiver after the commit: its INSERT goes on without its caller.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "notes")]
+    struct Late {
+        id: Option<i64>,
+        name: String,
+        #[model(generated)]
+        slug: String,
+    }
+
+    #[receiver(post_save, sender = Late, on_commit)]
+    async fn late(_: PostSave<'_, Late>) {}
+
+    fn note(name: &str) -> Note {
+        Note { id: None, name: name.to_owned(), slug: String::new() }
+    }
+
+    /// Everything that reads, or writes and reads back; `run` tells the names apart.
+    async fn one_of_all(db: &Db, raw: &mut PgConnection, way: usize, run: usize) {
+        let name = format!("{way} {run}");
+        let (mut new, slug) = (note(&name), String::new());
+        match way {
+            0 => _ = Note::get(db, 1).await.unwrap(),
+            1 => _ = Note::find(db, 1).await.unwrap().unwrap(),
+            2 => assert!(!Note::all(db).await.unwrap().is_empty()),
+            3 => _ = Note::query("WHERE id = $1").bind(1).fetch_one(db).await.unwrap(),
+            4 => _ = note("first").upsert(db, &[Note::NAME]).await.unwrap(),
+            5 => _ = Note::get_or_create(db, new, &[Note::NAME]).await.unwrap(),
+            6 => _ = new.insert(db).await.unwrap(),
+            7 => {
+                let mut first = Note::find(raw, 1).await.unwrap().unwrap();
+                first.save(db).await.unwrap();
+            }
+            8 => Note::get(&mut *raw, 1).await.unwrap().refresh(db).await.unwrap(),
+            9 => _ = Note::insert_many(db, &mut [new]).await.unwrap(),
+            10 => {
+                let rows = db.query("SELECT name FROM notes WHERE id = $1").bind(1);
+                assert_eq!(rows.fetch_all::<(String,)>().await.unwrap().len(), 1);
+            }
+            11 => _ = Told { id: None, name, slug }.save(db).await.unwrap(),
+            12 => _ = Late { id: None, name, slug }.save(db).await.unwrap(),
+            13 => _ = new.save(&mut *raw).await.unwrap(),
+            14 => {
+                let mut tx = db.begin().await.unwrap();
+                Note::get(&mut tx, 1).await.unwrap();
+                tx.commit().await.unwrap();
+            }
+            15 => {
+                let mut tx = db.begin().await.unwrap();
+                let mut savepoint = tx.begin().await.unwrap();
+                new.save(&mut savepoint).await.unwrap();
+                savepoint.commit().await.unwrap();
+                tx.commit().await.unwrap();
+            }
+            16 => {
+                let mut first = Note::get(&mut *raw, 1).await.unwrap();
+                Note::update_many(db, std::slice::from_mut(&mut first)).await.unwrap();
+            }
+            17 => {
+                _ = Note::query("WHERE id = $1")
+                    .bind(1)
+                    .fetch_one(db.postgres().unwrap())
+                    .await
+                    .unwrap()
+            }
+            _ => unreachable!(),
+        }
+    }
+
+    async fn notes(db: &Db) {
+        table(db, "notes", "name TEXT NOT NULL UNIQUE, slug TEXT NOT NULL DEFAULT 'none'").await;
+        note("first").save(db).await.unwrap();
+    }
+
+    async fn alter(db: &Db, run: usize) {
+        let ty = ["VARCHAR(100)", "TEXT"][run % 2];
+        for column in ["name", "slug"] {
+            execute(db, &format!("ALTER TABLE notes ALTER {column} TYPE {ty}")).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn statements_are_prepared_again() {
+        let test = TestDb::postgres("prepared_again").await;
+        notes(&test.db).await;
+        for way in 0..18 {
+            let db = Db::connect(&test.url).await.unwrap();
+            let mut raw = PgConnection::connect(&test.url).await.unwrap();
+            for run in 0..4 {
+                one_of_all(&db, &mut raw, way, run).await;
+                alter(&test.db, run).await;
+            }
+            db.close().await;
+        }
+        test.passed().await;
+    }
+
+    /// Several connections, each with statements of its own.
+    #[tokio::test]
+    async fn a_transaction_that_is_too_late_to_begin_anew_can_be_run_again() {
+        let test = TestDb::postgres("run_again").await;
+        let db = &test.db;
+        notes(db).await;
+        let admin = Db::connect(&test.url).await.unwrap();
+        let mut all = Vec::new();
+        for _ in 0..5 {
+            let mut conn = db.acquire().await.unwrap();
+            Note::get(&mut conn, 1).await.unwrap();
+            all.push(conn);
+        }
+        drop(all);
+        let twice = async |tx: &mut Transaction<'_>, run: usize| {
+            tx.query("SELECT 1").execute().await?;
+            Note::get(&mut *tx, 1).await?;
+            note(&run.to_string()).save(tx).await
+        };
+        db.transaction(async |tx| twice(tx, 9).await).await.unwrap();
+        for run in 0..3 {
+            alter(&admin, run).await;
+            let mut tx = db.begin().await.unwrap();
+            let error = twice(&mut tx, run).await.unwrap_err();
+            assert!(matches!(error, Error::SchemaChanged(_)), "{error:?}");
+            assert!(error.is_schema_changed() && error.is_retryable());
+            assert!(error.to_string().contains("run the transaction again"), "{error}");
+            let rolled_back = tx.commit().await.unwrap_err();
+            assert!(rolled_back.is_rolled_back() && rolled_back.is_retryable(), "{rolled_back}");
+            // No other connection fails either.
+            let mut all = Vec::new();
+            for again in 0..5 {
+                let mut tx = db.begin().await.unwrap();
+                twice(&mut tx, run * 10 + again + 100).await.unwrap();
+                all.push(tx);
+                if again < 4 {
+                    all.pop().unwrap().commit().await.unwrap();
+                }
+            }
+            all.pop().unwrap().rollback().await.unwrap();
+            let conns =
+                async { tokio::join!(db.acquire(), db.acquire(), db.acquire(), db.acquire()) }
+                    .await;
+            for conn in [conns.0, conns.1, conns.2, conns.3] {
+                let mut conn = conn.unwrap();
+                let mut tx = conn.begin().await.unwrap();
+                tx.query("SELECT 1").execute().await.unwrap();
+                Note::get(&mut tx, 1).await.unwrap();
+                tx.rollback().await.unwrap();
+            }
+        }
+        test.passed().await;
+    }
+
+    /// A transaction that the program has begun on a connection of sqlx.
+    #[tokio::test]
+    async fn nothing_is_run_twice_in_a_transaction_of_sqlx() {
+        let test = TestDb::postgres("of_sqlx").await;
+        notes(&test.db).await;
+        let mut conn = PgConnection::connect(&test.url).await.unwrap();
+        Note::get(&mut conn, 1).await.unwrap();
+        for (run, sql) in [None, Some("BEGIN")].into_iter().enumerate() {
+            alter(&test.db, run).await;
+            let error = match sql {
+                None => {
+                    let mut tx = conn.begin().await.unwrap();
+                    let error = Note::get(&mut tx, 1).await.unwrap_err();
+                    tx.rollback().await.unwrap();
+                    error
+                }
+                Some(sql) => {
+                    sqlx::raw_sql(sql).execute(&mut conn).await.unwrap();
+                    let error = Note::get(&mut conn, 1).await.unwrap_err();
+                    sqlx::raw_sql("ROLLBACK").execute(&mut conn).await.unwrap();
+                    error
+                }
+            };
+            assert!(error.is_schema_changed(), "{error}");
+            Note::get(&mut conn, 1).await.unwrap();
+        }
+        test.passed().await;
+    }
+
+    /// The server can forget statements, and types can be others of the same name.
+    #[tokio::test]
+    async fn what_the_server_has_forgotten_is_prepared_again() {
+        #[derive(Debug, Clone, Copy, PartialEq, sqlx::Type)]
+        #[sqlx(type_name = "mood", rename_all = "lowercase")]
+        enum Mood {
+            Good,
+        }
+        #[derive(Debug, Clone, PartialEq, Model)]
+        #[model(table = "moods")]
+        struct Moody {
+            id: Option<i64>,
+            mood: Mood,
+        }
+
+        let test = TestDb::postgres("forgotten").await;
+        let (pool, admin) = (test.db.postgres().unwrap(), Db::connect(&test.url).await.unwrap());
+        let mut conn = test.db.acquire().await.unwrap();
+        admin.execute("CREATE TYPE mood AS ENUM ('good')").await.unwrap();
+        table(&admin, "moods", "mood mood NOT NULL").await;
+        for _ in 0..3 {
+            let mut moody = Moody { id: None, mood: Mood::Good };
+            moody.save(&mut *conn.postgres().unwrap()).await.unwrap();
+            moody.save(pool).await.unwrap();
+            let found = Moody::query("WHERE mood = $1").bind(Mood::Good);
+            assert!(!found.fetch_all(pool).await.unwrap().is_empty());
+            let sql = "ALTER TABLE moods DROP mood; DROP TYPE mood; CREATE TYPE mood AS ENUM ('bad', 'good');
+                       ALTER TABLE moods ADD mood mood NOT NULL DEFAULT 'good'";
+            admin.execute(sql).await.unwrap();
+        }
+        notes(&admin).await;
+        let db = Db::connect(&test.url).await.unwrap();
+        for _ in 0..2 {
+            Note::get(&db, 1).await.unwrap();
+            note("again").upsert(&db, &[Note::NAME]).await.unwrap();
+            db.execute("DEALLOCATE ALL").await.unwrap();
         }
         test.passed().await;
     }

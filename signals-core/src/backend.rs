@@ -1,6 +1,7 @@
 //! What differs between the databases. Everything else is written once.
 
 use futures_util::future::BoxFuture;
+use sqlx::database::HasStatementCache;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, Database, Decode, Encode, SqlSafeStr, SqlStr, Type, TypeInfo};
@@ -42,7 +43,7 @@ pub enum DatabaseKind {
 }
 
 /// One database: implemented for `sqlx::Sqlite` and `sqlx::Postgres`, under their features.
-pub trait Backend: Database<ArgumentBuffer: Default> {
+pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
     /// Which one.
     const KIND: DatabaseKind;
     /// How a transaction begins.
@@ -247,6 +248,19 @@ pub(crate) struct Statement {
 impl Statement {
     pub(crate) fn fixed(sql: &'static str, args: Arguments) -> Self {
         Self { sql: SqlStr::from_static(sql), args, persistent: true }
+    }
+
+    /// The same once more, if it stays prepared on a Postgres connection and may be refused there as outdated.
+    pub(crate) fn again(&self) -> Option<Self> {
+        match &self.args {
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(args) if self.persistent => Some(Self {
+                sql: self.sql.clone(),
+                args: Arguments::Postgres(args.clone()),
+                persistent: true,
+            }),
+            _ => None,
+        }
     }
 
     /// One whose text will hardly come again.

@@ -19,7 +19,7 @@ use crate::db::Db;
 use crate::error::{Error, Reason, Result};
 use crate::facts::Facts;
 use crate::going::{Going, Heir};
-use crate::link::{Link, Own, Pooled, Raw, did_nothing, is_answered};
+use crate::link::{Link, Own, Pooled, Raw, did_nothing, is_answered, is_outdated, on};
 use crate::running::{Naming, Running};
 use crate::scope::Scope;
 use crate::sql::Sql;
@@ -265,7 +265,7 @@ impl<'c> Conn<'c> {
         let controls = self.admit(statement.sql.as_str())?;
         self.ready().await?;
         self.raw_begins(controls);
-        let done = self.start(statement, false).end(sink).await;
+        let done = self.perform(statement, false, sink).await;
         let done = self.done(done).await;
         self.raw_ended(controls).await;
         done
@@ -274,7 +274,7 @@ impl<'c> Conn<'c> {
     /// Runs a statement to its end, and gives its rows to `sink`.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         self.ready().await?;
-        let done = self.start(statement, false).end(sink).await;
+        let done = self.perform(statement, false, sink).await;
         self.done(done).await
     }
 
@@ -283,9 +283,77 @@ impl<'c> Conn<'c> {
         self.ready().await?;
         let mut first = None;
         let sink = &mut |row| first = first.take().or(Some(row));
-        let done = self.start(statement, true).end(sink).await;
+        let done = self.perform(statement, true, sink).await;
         self.done(done).await?;
         Ok(first)
+    }
+
+    /// As [`run_one`](Self::run_one), of a statement that can be made again.
+    pub(crate) async fn read_one(&mut self, make: Make<'_>) -> Result<Option<AnyRow>> {
+        self.ready().await?;
+        let kind = self.kind();
+        let mut first = None;
+        let sink = &mut |row| first = first.take().or(Some(row));
+        let done = match self.start(make(kind)?, true).end(sink).await {
+            Err(error) if is_outdated(&error) => match self.prepare_again(error).await {
+                Ok(()) => self.start(make(kind)?, true).end(sink).await,
+                Err(error) => Err(error),
+            },
+            done => done,
+        };
+        self.done(done).await?;
+        Ok(first)
+    }
+
+    /// Runs a statement to its end, once more if it was prepared before a table changed.
+    async fn perform(
+        &mut self,
+        statement: Statement,
+        one: bool,
+        sink: Sink<'_>,
+    ) -> Result<u64, sqlx::Error> {
+        let again = if self.naming() == Naming::Named { statement.again() } else { None };
+        let done = self.start(statement, one).end(sink).await;
+        match (done, again) {
+            (Err(error), Some(again)) if is_outdated(&error) => {
+                match self.prepare_again(error).await {
+                    Ok(()) => self.start(again, one).end(sink).await,
+                    Err(error) => Err(error),
+                }
+            }
+            (done, _) => done,
+        }
+    }
+
+    /// Has the connection prepare its statements again, one of which was refused with this `error` and did nothing. In a
+    /// transaction, which the database has aborted, that is still the error, unless nothing else was run in it.
+    fn prepare_again(&mut self, error: sqlx::Error) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        Box::pin(async move {
+            if let Some(pooled) = self.pooled_mut() {
+                pooled.set_outdated();
+            }
+            let Some(raw) = self.connected() else { return Err(error) };
+            let forgotten = on!(raw, DB, conn => {
+                let conn: &mut <DB as sqlx::Database>::Connection = conn;
+                sqlx::Connection::clear_cached_statements(conn).await
+            });
+            if self.ended(forgotten).is_err() {
+                // What is not forgotten is closed with the connection.
+                return Err(error);
+            }
+            if let Some(pooled) = self.pooled_mut() {
+                pooled.set_forgotten();
+            }
+            let frame = self.scope.frames.last();
+            let unused = frame.map(|frame| !frame.used && frame.failed.is_none());
+            let may_run = match unused {
+                Some(unused) => unused && Transaction::begin_again(self).await.is_ok(),
+                None => {
+                    self.depth_now() == 0 && !self.is_in_unknown_transaction().await.unwrap_or(true)
+                }
+            };
+            if may_run { Ok(()) } else { Err(error) }
+        })
     }
 
     /// The types of the columns that a statement without arguments returns, on Postgres. It is not run.
@@ -356,6 +424,7 @@ impl<'c> Conn<'c> {
         sink: Sink<'w>,
     ) -> impl Future<Output = Result<u64>> + Send + use<'w, 'c> {
         async move {
+            let mut outdated = false;
             loop {
                 self.ready().await?;
                 let (statement, mut answered) = (make(self.kind())?, false);
@@ -364,12 +433,38 @@ impl<'c> Conn<'c> {
                 if answered && let Some(pooled) = self.pooled_mut() {
                     pooled.set_answered();
                 }
-                match self.done(done).await {
-                    Err(error) => self.renew(error, did_nothing).await?,
-                    done => return done,
+                match self.ended(done) {
+                    Ok(affected) => {
+                        self.scope.touch();
+                        return Ok(affected);
+                    }
+                    Err(error) => self.retry(error, &mut outdated).await?,
                 }
             }
         }
+    }
+
+    /// Whether a write that failed can run once more: if it was prepared before a table changed, or if the connection was dead.
+    fn retry<'r>(
+        &'r mut self,
+        error: sqlx::Error,
+        outdated: &'r mut bool,
+    ) -> BoxFuture<'r, Result<()>> {
+        Box::pin(async move {
+            let failed = if *outdated || !is_outdated(&error) {
+                error
+            } else {
+                *outdated = true;
+                match self.prepare_again(error).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                }
+            };
+            match self.done(Err(failed)).await {
+                Err(error) => self.renew(error, did_nothing).await,
+                Ok(()) => Ok(()),
+            }
+        })
     }
 
     /// Takes a connection that lives, where this one had died before it was used, and so whatever was begun on it. Else it is
@@ -478,7 +573,7 @@ impl<'c> Conn<'c> {
                     self.scope.fail(|| Reason::of_statement(&error));
                     Box::pin(self.keep_in_transaction()).await;
                 }
-                Err(error.into())
+                Err(if is_outdated(&error) { Error::SchemaChanged(error) } else { error.into() })
             }
         }
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use sqlx::error::DatabaseError;
 
 use crate::instances::Instances;
+use crate::link;
 
 mod chain;
 mod display;
@@ -128,6 +129,11 @@ pub enum Error {
         /// the predicates see it.
         reason: Reason,
     },
+
+    /// A prepared statement was refused, because a table has changed since it was prepared, in a transaction, which the database
+    /// has aborted. The statement is prepared again the next time: run the transaction again. Outside a transaction the
+    /// library does so itself.
+    SchemaChanged(sqlx::Error),
 
     /// The connection was lost while COMMIT was under way: the transaction may be stored or not. Neither the
     /// `on_commit` nor the `on_rollback` receivers have run.
@@ -357,15 +363,26 @@ impl Error {
             })
     }
 
+    /// Whether a prepared statement was refused, because a table has changed since it was prepared
+    /// ([`Error::SchemaChanged`]).
+    pub fn is_schema_changed(&self) -> bool {
+        self.any(|e| matches!(e, Error::SchemaChanged(_)))
+            || self.database_error().is_some_and(link::is_about_outdated)
+    }
+
     /// Whether the whole transaction, run again from its beginning, may well succeed, and nothing of it is stored:
-    /// [`is_deadlock`](Self::is_deadlock), [`is_serialization_failure`](Self::is_serialization_failure) or
-    /// [`is_busy`](Self::is_busy). Never if the fate of a COMMIT is unknown ([`Error::CommitUnknown`]).
+    /// [`is_deadlock`](Self::is_deadlock), [`is_serialization_failure`](Self::is_serialization_failure),
+    /// [`is_busy`](Self::is_busy) or [`is_schema_changed`](Self::is_schema_changed). Never if the fate of a COMMIT is unknown
+    /// ([`Error::CommitUnknown`]).
     ///
     /// An error in [`Committed::errors`](crate::Committed::errors) is about a transaction that is stored: do not run that
     /// one again.
     pub fn is_retryable(&self) -> bool {
         !self.any(|e| matches!(e, Error::CommitUnknown(_)))
-            && (self.is_deadlock() || self.is_serialization_failure() || self.is_busy())
+            && (self.is_deadlock()
+                || self.is_serialization_failure()
+                || self.is_busy()
+                || self.is_schema_changed())
     }
 
     /// The database's own error, where there is one.
@@ -444,7 +461,7 @@ impl StdError for Error {
             Self::Row { source, .. } => Some(&**source),
             Self::Receiver(failed) => failed.source(),
             Self::RolledBack { reason } => reason.source(),
-            Self::CommitUnknown(error) => Some(error),
+            Self::CommitUnknown(error) | Self::SchemaChanged(error) => Some(error),
             _ => None,
         }
     }

@@ -11,7 +11,7 @@ use crate::error::Result;
 use crate::finish::Begun;
 use crate::heard::Written;
 use crate::instances::Instances;
-use crate::link::Pooled;
+use crate::link::{Pooled, is_outdated};
 use crate::running::Running;
 
 /// What a statement has returned, and how many rows it has affected.
@@ -60,6 +60,9 @@ impl<'r> Going<'r> {
             let done = running.end_answered(&mut |row| rows.push(row), &mut answered).await;
             if answered {
                 pooled.set_answered();
+            }
+            if done.as_ref().is_err_and(is_outdated) {
+                pooled.set_outdated();
             }
             (pooled, done.map(|affected| Answer { rows, affected }))
         });

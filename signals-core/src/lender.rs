@@ -6,7 +6,7 @@
 //! A permit of the lender belongs to a connection from its checkout until it is in `ready`, back in sqlx's pool, or closed.
 //! Whoever has a permit and finds `ready` empty therefore never waits in sqlx's pool beside a connection that becomes idle.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,8 @@ pub(crate) struct Lender<DB: Backend> {
     runtimes: Arc<Runtimes>,
     /// How many calls are about to take a connection from the pool.
     opening: AtomicUsize,
+    /// How often a prepared statement was refused as outdated.
+    generation: AtomicU64,
 }
 
 /// A connection, in use or at the ready. It stays at one place on the heap, so that whatever has it is small.
@@ -71,6 +73,9 @@ struct Loan<DB: Backend> {
     origin: Option<runtime::Id>,
     /// Whether statements stay prepared on it.
     keeps_statements: bool,
+    /// The generation of the lender that its statements were prepared in, or a later one that they are as good as; none if they
+    /// are outdated for certain.
+    generation: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -91,6 +96,7 @@ impl<DB: Backend> Lender<DB> {
             sweeping: AtomicBool::new(false),
             runtimes,
             opening: AtomicUsize::new(0),
+            generation: AtomicU64::new(0),
         })
     }
 
@@ -101,7 +107,9 @@ impl<DB: Backend> Lender<DB> {
         }
         let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
         let here = runtimes::here();
-        let lent = self.ready().pop_if(|lent| lent.works_in(here) && lent.idle() < IDLE)?;
+        let lent = self.ready().pop_if(|lent| {
+            lent.works_in(here) && lent.is_of(self.generation()) && lent.idle() < IDLE
+        })?;
         Some(lent.with_home(self, turn))
     }
 
@@ -126,7 +134,7 @@ impl<DB: Backend> Lender<DB> {
         }
         let mut turn = self.turn().await?;
         while let Some(lent) = self.take() {
-            let fresh = lent.idle() < IDLE;
+            let fresh = lent.idle() < IDLE && lent.is_of(self.generation());
             let mut lent = lent.with_home(self, turn);
             // Half of the time that is left, so that there is some for a new connection.
             let left = deadline.map_or(PATIENCE, |deadline| {
@@ -144,7 +152,10 @@ impl<DB: Backend> Lender<DB> {
             turn = its;
         }
         loop {
-            let lent = self.open().await?;
+            let mut lent = self.open().await?;
+            if let Some(loan) = &mut lent.0 {
+                loan.forget(self.generation()).await?;
+            }
             if !several || lent.works_in(runtimes::here()) {
                 return Ok(lent.with_home(self, turn));
             }
@@ -178,6 +189,10 @@ impl<DB: Backend> Lender<DB> {
         let turn = Arc::clone(&self.turns).acquire_owned();
         let turn = self.pool.close_event().do_until(turn).await?;
         turn.map_err(|_| sqlx::Error::PoolClosed)
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
     }
 
     /// From now on the program has the pool too: everything goes back there.
@@ -322,6 +337,7 @@ impl<DB: Backend> Lent<DB> {
             runtime: Handle::try_current().ok(),
             origin: if is_new { runtimes::here() } else { None },
             keeps_statements: DB::keeps_statements(pool),
+            generation: Some(0),
         }))))
     }
 
@@ -349,11 +365,38 @@ impl<DB: Backend> Lent<DB> {
         let Some(loan) = &mut self.0 else { return Ok(false) };
         // Before the await: this future may be dropped in it.
         loan.under_way = UnderWay::Ping;
-        let lives = timeout(limit, loan.conn.ping()).await?.is_ok();
+        let generation = loan.home.as_ref().map_or(0, |(lender, _)| lender.generation());
+        let lives = async {
+            loan.forget(generation).await?;
+            loan.conn.ping().await
+        };
+        let lives = timeout(limit, lives).await?.is_ok();
         if lives {
             loan.under_way = UnderWay::Nothing;
         }
         Ok(lives)
+    }
+
+    /// Whether its statements are those of this generation.
+    fn is_of(&self, generation: u64) -> bool {
+        self.0.as_ref().is_some_and(|loan| loan.generation == Some(generation))
+    }
+
+    /// A prepared statement was refused as outdated, and those of the other connections may be too.
+    pub(crate) fn set_outdated(&mut self) {
+        if let Some(loan) = &mut self.0 {
+            loan.generation = None;
+            if let Some((lender, _)) = &loan.home {
+                lender.generation.fetch_add(1, Ordering::AcqRel);
+            }
+        }
+    }
+
+    /// Its statements were forgotten, and will be prepared again.
+    pub(crate) fn set_forgotten(&mut self) {
+        if let Some(loan) = &mut self.0 {
+            loan.generation = Some(loan.home.as_ref().map_or(0, |(lender, _)| lender.generation()));
+        }
     }
 
     pub(crate) fn conn(&mut self) -> Option<&mut DB::Connection> {
@@ -430,6 +473,15 @@ impl<DB: Backend> Lent<DB> {
 }
 
 impl<DB: Backend> Loan<DB> {
+    /// Has the connection prepare its statements again, if they are of an older generation.
+    async fn forget(&mut self, generation: u64) -> Result<(), sqlx::Error> {
+        if self.generation != Some(generation) {
+            self.conn.clear_cached_statements().await?;
+            self.generation = Some(generation);
+        }
+        Ok(())
+    }
+
     /// Gives the connection back to the pool, which brings it in order, and only then frees the turn: until then, nobody else
     /// can have the connection.
     fn give_back(mut self: Box<Self>, turn: Option<OwnedSemaphorePermit>, patience: Duration) {
@@ -494,6 +546,9 @@ impl<DB: Backend> Drop for Lent<DB> {
         let may_have_begun = !loan.keeps_statements && loan.under_way == UnderWay::Statement;
         if loan.unverified || may_have_begun {
             return loan.settle();
+        }
+        if loan.generation.is_none() {
+            return loan.close();
         }
         let Some((lender, turn)) = loan.home.take() else {
             return in_runtime(loan.runtime.take(), move || drop(loan));

@@ -124,6 +124,26 @@ impl Pooled {
         }
     }
 
+    /// A prepared statement was refused as outdated, and those of the other connections may be too.
+    pub(crate) fn set_outdated(&mut self) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.set_outdated(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.set_outdated(),
+        }
+    }
+
+    /// Its statements were forgotten, and will be prepared again.
+    pub(crate) fn set_forgotten(&mut self) {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(lent) => lent.set_forgotten(),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(lent) => lent.set_forgotten(),
+        }
+    }
+
     /// Whether raw SQL may have left a transaction open.
     pub(crate) fn set_unverified(&mut self, unverified: bool) {
         match self {
@@ -161,6 +181,32 @@ pub(crate) fn did_nothing(error: &sqlx::Error) -> bool {
             has_hung_up(&**error) && matches!(error.code().as_deref(), Some("57P01" | "57P05"))
         }
         error => was_never_sent(error),
+    }
+}
+
+/// Whether a prepared statement was refused before it did anything, because it is not what it was when it was prepared: a table
+/// or a type has changed since, or the server has forgotten the statement
+/// ([`RevalidateCachedQuery`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/utils/cache/plancache.c)).
+pub(crate) fn is_outdated(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if is_about_outdated(&**error))
+}
+
+/// As [`is_outdated`].
+pub(crate) fn is_about_outdated(error: &dyn DatabaseError) -> bool {
+    match error.code().as_deref() {
+        Some("0A000") => {
+            // The message is in the language of the server.
+            #[cfg(feature = "postgres")]
+            if let Some(error) = error.try_downcast_ref::<PgDatabaseError>()
+                && error.routine() == Some("RevalidateCachedQuery")
+            {
+                return true;
+            }
+            error.message() == "cached plan must not change result type"
+        }
+        Some("26000") => true,
+        Some("XX000") => error.message().starts_with("cache lookup failed for type"),
+        _ => false,
     }
 }
 

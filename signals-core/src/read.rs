@@ -3,9 +3,8 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
-use sqlx::error::BoxDynError;
 
-use crate::backend::{AnyRow, Arguments, Backend, Sink, Statement};
+use crate::backend::{AnyRow, Arguments, Backend, Make, Sink, Statement};
 use crate::conn::Conn;
 use crate::dispatch::dispatch;
 use crate::error::{Error, Result};
@@ -41,14 +40,13 @@ impl<M, R> Default for Found<M, R> {
 
 impl<M: Model, R: Route<M>> Found<M, R> {
     /// Reads the row with this key.
-    pub(crate) fn by_key<'f>(
-        &'f mut self,
-        source: Source<'f>,
-        key: &M::Pk,
-    ) -> impl Future<Output = Result<()>> + Send + use<'f, M, R> {
-        let mut args = Arguments::new(source.kind());
-        let bound = R::bind_key(key, &mut args);
-        one(source, bound, Statement::fixed(M::STATEMENTS.find, args), self)
+    pub(crate) async fn by_key(&mut self, source: Source<'_>, key: &M::Pk) -> Result<()> {
+        let make = |kind| {
+            let mut args = Arguments::new(kind);
+            R::bind_key(key, &mut args).map_err(sqlx::Error::Encode)?;
+            Ok(Statement::fixed(M::STATEMENTS.find, args))
+        };
+        one(source, &make, self).await
     }
 
     /// A row that was read.
@@ -76,15 +74,9 @@ impl<M: Model, R: Route<M>> Loads for Found<M, R> {
 
 /// Reads at most one row. It is compiled once for each part of a program that the compiler takes for itself, but not for each
 /// model.
-async fn one(
-    source: Source<'_>,
-    bound: Result<(), BoxDynError>,
-    statement: Statement,
-    sink: &mut dyn Loads,
-) -> Result<()> {
-    bound.map_err(sqlx::Error::Encode)?;
+async fn one(source: Source<'_>, make: Make<'_>, sink: &mut dyn Loads) -> Result<()> {
     let mut conn = source.acquire().await?;
-    if let Some(row) = conn.run_one(statement).await? {
+    if let Some(row) = conn.read_one(make).await? {
         sink.load(&row)?;
         loaded(sink, &mut conn).await?;
     }

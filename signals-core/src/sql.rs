@@ -111,7 +111,10 @@ impl<'c> Sql<'c> {
         let args = self.args.map_err(sqlx::Error::Encode)?;
         let borrowed = matches!(self.source, Source::Conn(_));
         let mut conn = self.source.acquire().await?;
-        let done = conn.run_raw(Statement { sql: self.sql, args, persistent: true }, sink).await;
+        // SQLite prepares a statement again by itself after a table was altered, and sqlx has the columns that `*` stood for
+        // before: it panics on a column that is new, and on its worker, so that no rows would come back.
+        let persistent = conn.kind() != DatabaseKind::Sqlite || !self.sql.as_str().contains('*');
+        let done = conn.run_raw(Statement { sql: self.sql, args, persistent }, sink).await;
         if borrowed { done } else { conn.end_raw(done).await }
     }
 }

@@ -66,6 +66,10 @@ impl Form {
                 let cause = cause.map(|cause| self.error(cause)).unwrap_or_default();
                 format!("the transaction was rolled back: {operation}{cause}")
             }
+            Error::SchemaChanged(error) => format!(
+                "a table has changed since a statement was prepared; run the transaction again: {}",
+                self.cause(error)
+            ),
             Error::CommitUnknown(error) => format!(
                 "the connection was lost during COMMIT, and whether the transaction is stored is unknown: {}",
                 self.cause(error)

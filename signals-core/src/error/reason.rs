@@ -135,6 +135,10 @@ impl Error {
             }
             Self::RolledBack { reason } => Self::RolledBack { reason: reason.clone() },
             // The copy of an I/O error prints as that does.
+            Self::SchemaChanged(error) => match copied(error) {
+                Self::Database(error) => Self::SchemaChanged(error),
+                other => other,
+            },
             Self::CommitUnknown(error) => match copied(error) {
                 Self::Database(error) => Self::CommitUnknown(error),
                 other => other,
