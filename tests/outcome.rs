@@ -749,3 +749,134 @@ async fn a_number_of_another_scale_has_not_changed() {
     assert_eq!(SAMPLES.log.take(), ["amount"]);
     test.passed().await;
 }
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "people")]
+struct Person {
+    id: Option<i64>,
+    email: String,
+    name: String,
+}
+
+fn person(email: &str, name: &str) -> Person {
+    Person { id: None, email: email.to_owned(), name: name.to_owned() }
+}
+
+/// As `Person`, with a receiver of what has changed.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "people")]
+struct Member {
+    id: Option<i64>,
+    email: String,
+    name: String,
+}
+
+static MEMBERS: std::sync::LazyLock<common::Scene> = common::Scene::new();
+
+#[receiver(post_save, sender = Member)]
+fn member_saved(saved: PostSave<'_, Member>, previous: Previous<'_, Member>) {
+    let was = previous.row().map(|row| row.name.clone());
+    MEMBERS.log.push(format!("{} {was:?}", saved.created));
+}
+
+/// Rows are found by their emails as the index compares them: `Ann` is `ann`.
+async fn emails_are_found_as_the_index_compares_them(db: &Db, found_as: &str) {
+    let mut ann = person("Ann", "Ann");
+    ann.save(db).await.unwrap();
+    let by = &[Person::EMAIL];
+    let (found, created) = Person::get_or_create(db, person(found_as, "new"), by).await.unwrap();
+    assert_eq!((&found, created), (&ann, false));
+    let mut anna = person(found_as, "Anna");
+    assert!(!anna.upsert(db, by).await.unwrap().created);
+    assert_eq!(anna.id, ann.id);
+    let (found, created) = Member::get_or_create(
+        db,
+        Member { id: None, email: found_as.to_owned(), name: String::new() },
+        &[Member::EMAIL],
+    )
+    .await
+    .unwrap();
+    assert_eq!((&*found.name, created), ("Anna", false));
+    MEMBERS.log.take();
+    let mut annika = Member { id: None, email: found_as.to_owned(), name: "Annika".to_owned() };
+    assert!(!annika.upsert(db, &[Member::EMAIL]).await.unwrap().created);
+    assert_eq!(annika.id, ann.id);
+    assert_eq!(MEMBERS.log.take(), [r#"false Some("Anna")"#]);
+    let mut tx = db.begin().await.unwrap();
+    assert!(!person(found_as, "in a transaction").upsert(&mut tx, by).await.unwrap().created);
+    let (_, created) = Person::get_or_create(&mut tx, person("ANN", "new"), by).await.unwrap();
+    assert!(!created);
+    tx.commit().await.unwrap();
+    let (bob, created) = Person::get_or_create(db, person("Bob", "Bob"), by).await.unwrap();
+    assert!(created && !Person::get_or_create(db, person("BOB", "new"), by).await.unwrap().1);
+    let names: Vec<_> = Person::query("ORDER BY id").fetch_all(db).await.unwrap();
+    assert_eq!(names.iter().map(|p| &*p.name).collect::<Vec<_>>(), ["in a transaction", "Bob"]);
+    assert_eq!(names[1].id, bob.id);
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn rows_are_found_by_the_collation_of_the_index_on_sqlite() {
+    let _turn = MEMBERS.begin().await;
+    for (columns, index) in [
+        ("email TEXT NOT NULL COLLATE NOCASE UNIQUE", ""),
+        ("email TEXT NOT NULL", "CREATE UNIQUE INDEX emails ON people (email COLLATE NOCASE)"),
+    ] {
+        let test = common::TestDb::sqlite("collation_of_the_index").await;
+        table(&test.db, "people", &format!("{columns}, name TEXT NOT NULL")).await;
+        execute(&test.db, index).await;
+        emails_are_found_as_the_index_compares_them(&test.db, "ann").await;
+        test.passed().await;
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn rows_are_found_by_the_type_of_the_column_on_postgres() {
+    let _turn = MEMBERS.begin().await;
+    for (before, columns, index) in [
+        ("CREATE EXTENSION citext", "email CITEXT NOT NULL UNIQUE", ""),
+        (
+            "CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+            "email TEXT NOT NULL COLLATE nocase UNIQUE",
+            "",
+        ),
+        (
+            "CREATE COLLATION nocase (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+            "email TEXT NOT NULL",
+            "CREATE UNIQUE INDEX emails ON people (email COLLATE nocase)",
+        ),
+    ] {
+        let test = common::TestDb::postgres("type_of_the_column").await;
+        execute(&test.db, before).await;
+        table(&test.db, "people", &format!("{columns}, name TEXT NOT NULL")).await;
+        execute(&test.db, index).await;
+        emails_are_found_as_the_index_compares_them(&test.db, "ann").await;
+        test.passed().await;
+    }
+}
+
+// The value that is stored is not the one that is given.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_row_is_found_although_a_trigger_changes_the_value() {
+    let test = common::TestDb::postgres("trigger_changes_the_value").await;
+    let db = &test.db;
+    table(db, "people", "email TEXT NOT NULL UNIQUE, name TEXT NOT NULL").await;
+    execute(
+        db,
+        "CREATE FUNCTION lower_email() RETURNS trigger LANGUAGE plpgsql AS
+           'BEGIN NEW.email = lower(NEW.email); RETURN NEW; END';
+         CREATE TRIGGER lower_email BEFORE INSERT OR UPDATE ON people FOR EACH ROW EXECUTE FUNCTION lower_email()",
+    )
+    .await;
+    let mut ann = person("Ann", "Ann");
+    ann.save(db).await.unwrap();
+    let by = &[Person::EMAIL];
+    let (found, created) = Person::get_or_create(db, person("ANN", "new"), by).await.unwrap();
+    assert_eq!((found.id, created), (ann.id, false));
+    assert!(!person("ANN", "Anna").upsert(db, by).await.unwrap().created);
+    let anna = Person { name: "Anna".to_owned(), email: "ann".to_owned(), ..ann };
+    assert_eq!(Person::get(db, anna.id.unwrap()).await.unwrap(), anna);
+    test.passed().await;
+}

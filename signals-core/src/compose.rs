@@ -30,6 +30,8 @@ pub(crate) enum What {
     Insert,
     /// INSERT of one row, or nothing where there is one.
     InsertOrNothing,
+    /// INSERT of one row, or the row that is there in its place, as the index says. It is undone.
+    Conflicting,
     /// UPDATE of one row.
     UpdateOne,
     /// Postgres: UPDATE of one row, or INSERT where there was nothing to update.
@@ -68,7 +70,8 @@ impl Shape {
             What::Find | What::Look | What::Select | What::Lock | What::Delete => Vec::new(),
             _ => self.columns.clone(),
         };
-        if !matches!(self.what, What::Insert | What::InsertOrNothing | What::Save) {
+        let inserts = [What::Insert, What::InsertOrNothing, What::Conflicting, What::Save];
+        if !inserts.contains(&self.what) {
             let on: Vec<_> = self.on.iter().copied().filter(|c| !binds.contains(c)).collect();
             binds.extend(on);
         }
@@ -92,7 +95,12 @@ impl Shape {
                 let version = model.group(Group::Version).filter(|_| !self.checked);
                 key.chain(version).chain(computed).chain(model.group(Group::Added)).collect()
             }
-            What::Find | What::Look | What::Select | What::Lock | What::Delete => Vec::new(),
+            What::Conflicting
+            | What::Find
+            | What::Look
+            | What::Select
+            | What::Lock
+            | What::Delete => Vec::new(),
         }
     }
 
@@ -105,6 +113,7 @@ impl Shape {
         match (self.what, kind) {
             (What::Insert, _) => text.insert(),
             (What::InsertOrNothing, _) => text.insert_or_nothing(),
+            (What::Conflicting, _) => text.conflicting(),
             (What::UpdateOne, _) => text.update_one(),
             (What::Save, _) => text.save(),
             (What::Update, DatabaseKind::Postgres) => text.update_in_postgres(),
@@ -150,6 +159,18 @@ impl Text<'_> {
             (self.insert_into(), self.names(&self.shape.on), self.returning());
         let places = self.places(self.shape.columns.len());
         format!("{into} VALUES ({places}) ON CONFLICT ({on}) DO NOTHING{returning}")
+    }
+
+    fn conflicting(&self) -> String {
+        let (table, on) = (self.model.table, self.names(&self.shape.on));
+        let columns = self.names(&self.shape.columns);
+        let places = self.places(self.shape.columns.len());
+        let every: Vec<usize> = (0..self.model.columns.len()).collect();
+        let (same, every) = (self.model.name(self.shape.on[0]), self.names(&every));
+        format!(
+            "INSERT INTO {table} AS _stored ({columns}) VALUES ({places}) ON CONFLICT ({on}) DO UPDATE SET {same} = \
+             _stored.{same} RETURNING {every}"
+        )
     }
 
     fn update_one(&self) -> String {

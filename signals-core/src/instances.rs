@@ -32,6 +32,9 @@ pub trait Instances: Send + Sync {
     fn len(&self) -> usize;
     fn has_key(&self, row: usize) -> bool;
 
+    /// Takes the key that the database gives from a row.
+    fn clear_key(&mut self, row: usize);
+
     /// The place of a row in the slice that the program gave.
     fn place(&self, row: usize) -> usize;
 

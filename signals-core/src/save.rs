@@ -17,6 +17,7 @@ use crate::instances::Instances;
 use crate::model::Saved;
 use crate::read::flag;
 use crate::statements::{Group, Role, Statements};
+use crate::transaction::Transaction;
 
 /// How often a save tries anew where another one was faster, before it takes it that nothing is ever stored.
 pub(crate) const ATTEMPTS: usize = 16;
@@ -320,10 +321,66 @@ async fn save(
         match left {
             Left::Updated | Left::Unchanged => return Ok(Stored::Updated),
             Left::Stale => return Err(stale(rows, 0)),
+            Left::Gone if attempt > 0 => {
+                if let Some(stored) = update_as_index_says(conn, rows, on, before).await? {
+                    return Ok(stored);
+                }
+            }
             Left::Gone => {}
         }
     }
     Err(Error::NotStored { model: rows.model() })
+}
+
+/// UPDATE of the row that an INSERT conflicts with. The index may compare values in another way than `=` does with what the
+/// program gives: the column is of the type `citext`, or the index has a collation, or a trigger changes the value.
+async fn update_as_index_says(
+    conn: &mut Conn<'_>,
+    rows: &mut dyn Instances,
+    on: Option<&[usize]>,
+    before: bool,
+) -> Result<Option<Stored>> {
+    let key: Vec<_> = rows.statements().group(Group::Key).collect();
+    let target = on.unwrap_or(&key);
+    if !facts::is_arbiter(conn, rows, target).await? {
+        return Ok(None);
+    }
+    let Some(found) = conflicting(conn, rows, target).await? else { return Ok(None) };
+    let keyed = rows.has_key(0);
+    for column in &key {
+        rows.set(0, *column, &found, *column)?;
+    }
+    let by_key = on.map(|_| &key[..]);
+    if update(conn, rows, None, by_key, before).await? {
+        return Ok(Some(Stored::Updated));
+    }
+    match settle(conn, rows, None, by_key, before).await? {
+        Left::Updated | Left::Unchanged => Ok(Some(Stored::Updated)),
+        Left::Stale => Err(stale(rows, 0)),
+        Left::Gone => {
+            // There was no such row any more, and what was found is what the INSERT would have stored.
+            if !keyed {
+                rows.clear_key(0);
+            }
+            Ok(None)
+        }
+    }
+}
+
+/// The row that an INSERT of the one that there is conflicts with in these columns, which have a unique index. It is the index
+/// that finds it; what is written for that is undone.
+pub(crate) async fn conflicting(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    on: &[usize],
+) -> Result<Option<AnyRow>> {
+    let columns = inserted(rows, rows.has_key(0));
+    let shape = Shape::new(What::Conflicting, Given::Values(1), columns, on.to_vec());
+    let statement = Text::Composed(shape.into()).statement(rows, conn.kind())?;
+    let mut tx = Transaction::open(conn.reborrow()).await?;
+    let found = tx.run_one(statement).await;
+    tx.rollback().await?;
+    found
 }
 
 /// The one statement that does both, on Postgres. None where somebody was faster.

@@ -17,7 +17,7 @@ use crate::key_order::{keyed_first, write_order};
 use crate::model::{Model, Saved};
 use crate::read::Found;
 use crate::refused;
-use crate::save::{ATTEMPTS, Stored, Verb, find_like, not_found, stale, store};
+use crate::save::{ATTEMPTS, Stored, Verb, conflicting, find_like, not_found, stale, store};
 use crate::statements::Group;
 use crate::store::Route;
 use crate::testing::recording::Recorders;
@@ -128,11 +128,18 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
     // A receiver that goes to the pool must not wait for the connection that was only looked with.
     let heard = M::__table().heard_save().is_some();
     // Where the row is deleted just then, it is for us to insert after all.
-    for _ in 0..ATTEMPTS {
+    for attempt in 0..ATTEMPTS {
         let mut conn = source.reborrow().acquire().await?;
         let found = find_like(&mut conn, Of::<M, R>::one(&mut row).instances(), &on).await?;
         if let Some(found) = found {
             return Ok((Found::<M, R>::loaded(&found, &mut conn).await?, false));
+        }
+        if attempt > 1 {
+            // Nobody else was faster: the index compares in another way than `=` does.
+            let rows = Of::<M, R>::one(&mut row);
+            if let Some(found) = as_index_says::<M, R>(&mut conn, rows, &on).await? {
+                return Ok((found, false));
+            }
         }
         let verb = Verb::GetOrCreate(on.clone().into());
         let source = if heard {
@@ -146,6 +153,23 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
         }
     }
     Err(Error::NotStored { model: M::NAME })
+}
+
+/// The row that an INSERT would conflict with in these columns, if it is still there.
+async fn as_index_says<M: Model, R: Route<M>>(
+    conn: &mut Conn<'_>,
+    mut row: Of<'_, M, R>,
+    on: &[usize],
+) -> Result<Option<M>> {
+    let rows = row.instances();
+    if !facts::is_arbiter(conn, rows, on).await? {
+        return Ok(None);
+    }
+    let Some(conflicting) = conflicting(conn, rows, on).await? else { return Ok(None) };
+    let Some(key) = R::load(&conflicting, 0)?.pk() else { return Ok(None) };
+    let mut found = Found::<M, R>::default();
+    found.by_key(conn.reborrow().into(), &key).await?;
+    Ok(found.row)
 }
 
 /// Inserts or updates several rows.

@@ -215,6 +215,10 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         self.row(row).pk().is_some()
     }
 
+    fn clear_key(&mut self, row: usize) {
+        self.row_mut(row).__set_pk(None);
+    }
+
     fn key(&self, row: usize) -> String {
         key_text(self.row(row).pk())
     }
