@@ -1295,9 +1295,31 @@ mod random {
         sqlx::query_scalar(sql).fetch_one(conn).await.unwrap()
     }
 
+    /// How the transactions of a history end, and what is stored then.
+    async fn played(
+        history: &History,
+        test: &TestDb,
+        monitor: &mut sqlx::PgConnection,
+        library: bool,
+    ) -> (Vec<End>, String) {
+        fill(monitor).await;
+        let mut all = Vec::new();
+        for _ in &history.transactions {
+            all.push(match library {
+                true => with_library(test.db.clone(), history.variant).await,
+                false => by_hand(test.url.clone(), history.variant.versioned()).await,
+            });
+        }
+        let ends = play(history, all, monitor).await;
+        (ends, state(monitor).await)
+    }
+
     fn number(variable: &str, default: u64) -> u64 {
         std::env::var(variable).map_or(default, |number| number.parse().unwrap())
     }
+
+    /// How often a history is tried whose end differs.
+    const ROUNDS: usize = 5;
 
     /// `LOCKS_HISTORIES` says how many, and `LOCKS_SEED` with which it begins.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -1312,29 +1334,26 @@ mod random {
         )
         .await;
         let mut monitor = connection(&test).await;
-        let (seed, count) = (number("LOCKS_SEED", 0), number("LOCKS_HISTORIES", 40));
+        let (seed, count) = (number("LOCKS_SEED", 0), number("LOCKS_HISTORIES", 25));
         let mut compared = 0;
-        for seed in seed..seed + count {
+        'history: for seed in seed..seed + count {
             let history = History::of(seed);
-            fill(&mut monitor).await;
-            let mut all = Vec::new();
-            for _ in &history.transactions {
-                all.push(by_hand(test.url.clone(), history.variant.versioned()).await);
+            let mut differ = Vec::new();
+            // When a lock is released to several that wait for it, PostgreSQL does not say who is first. Both programs can take
+            // either way, so they are compared again if they differ.
+            for _ in 0..ROUNDS {
+                let by_hand = played(&history, &test, &mut monitor, false).await;
+                if by_hand.0.iter().any(End::is_deadlock) {
+                    continue 'history;
+                }
+                let with_library = played(&history, &test, &mut monitor, true).await;
+                if with_library == by_hand {
+                    compared += 1;
+                    continue 'history;
+                }
+                differ.push(format!("with the library {with_library:?}, by hand {by_hand:?}"));
             }
-            let by_hand = play(&history, all, &mut monitor).await;
-            let state_by_hand = state(&mut monitor).await;
-            if by_hand.iter().any(End::is_deadlock) {
-                continue;
-            }
-            compared += 1;
-            fill(&mut monitor).await;
-            let mut all = Vec::new();
-            for _ in &history.transactions {
-                all.push(with_library(test.db.clone(), history.variant).await);
-            }
-            let with_library = play(&history, all, &mut monitor).await;
-            assert_eq!(with_library, by_hand, "seed {seed}: {history:#?}");
-            assert_eq!(state(&mut monitor).await, state_by_hand, "seed {seed}: {history:#?}");
+            panic!("seed {seed}: {differ:#?}, {history:#?}");
         }
         assert!(compared * 3 > count, "{compared} of {count} histories do not deadlock by hand");
         test.passed().await;
