@@ -880,3 +880,40 @@ async fn a_row_is_found_although_a_trigger_changes_the_value() {
     assert_eq!(Person::get(db, anna.id.unwrap()).await.unwrap(), anna);
     test.passed().await;
 }
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_row_is_found_by_a_key_as_its_column_compares_it() {
+    for (before, code, given) in [
+        ("CREATE EXTENSION citext", "CITEXT", "EUR"),
+        ("", "CHAR(5)", "eur  "),
+        ("CREATE EXTENSION citext; CREATE DOMAIN code AS citext", "code", "EUR"),
+    ] {
+        let test = common::TestDb::postgres("key_of_the_column").await;
+        let db = &test.db;
+        execute(db, before).await;
+        execute(db, &format!("CREATE TABLE rates (code {code} PRIMARY KEY, n BIGINT NOT NULL)"))
+            .await;
+        assert!(rate("eur", 1).save(db).await.unwrap().created);
+        let n = || async { Rate::get(db, given).await.unwrap().n };
+        assert_eq!((n().await, Rate::find(db, given).await.unwrap().unwrap().n), (1, 1));
+        assert!(!rate(given, 2).save(db).await.unwrap().created);
+        assert_eq!(n().await, 2, "{code}");
+        rate(given, 3).update(db).await.unwrap();
+        assert_eq!(n().await, 3, "{code}");
+        rate(given, 4).save_fields(db, &[Rate::N]).await.unwrap();
+        assert_eq!(n().await, 4, "{code}");
+        assert!(!rate(given, 5).upsert(db, &[Rate::CODE]).await.unwrap().created);
+        let (found, created) =
+            Rate::get_or_create(db, rate(given, 6), &[Rate::CODE]).await.unwrap();
+        assert_eq!((found.n, created), (5, false), "{code}");
+        let mut refreshed = rate(given, 0);
+        refreshed.refresh(db).await.unwrap();
+        assert_eq!(refreshed.n, 5);
+        assert_eq!(count(db, "rates").await, 1);
+        assert!(rate(given, 0).delete(db).await.unwrap());
+        assert!(Rate::find(db, given).await.unwrap().is_none());
+        assert!(rate(given, 0).update(db).await.unwrap_err().is_not_found());
+        test.passed().await;
+    }
+}

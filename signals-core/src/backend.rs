@@ -138,6 +138,19 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
     /// Where the value cannot be encoded.
     fn encoded(value: &dyn Bindable<Self>, all: &mut Vec<u8>) -> Result<(), BoxDynError>;
 
+    /// Adds a value that is compared with a column. Where the database knows several types of text, it takes it for one of the
+    /// column's, so that the comparison is the column's own.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be encoded.
+    fn add_compared<'t, T>(args: &mut Self::Arguments, value: T) -> Result<(), BoxDynError>
+    where
+        T: Encode<'t, Self> + Type<Self>,
+    {
+        sqlx::Arguments::add(args, value)
+    }
+
     /// Whether values of this type can be the elements of an array that is one argument.
     fn fits_array(_element: &Self::TypeInfo) -> bool {
         false

@@ -158,7 +158,7 @@ pub(crate) async fn delete_one(rows: &mut dyn Instances, conn: &mut Conn<'_>) ->
         let make = |kind| {
             let mut args = Arguments::new(kind);
             for column in model.group(Group::Key).chain(model.group(Group::Version)) {
-                rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode)?;
+                rows.bind_compared(0, column, &mut args).map_err(sqlx::Error::Encode)?;
             }
             Ok(Statement::fixed(model.delete, args))
         };

@@ -135,6 +135,23 @@ impl dyn Instances + '_ {
         }
     }
 
+    /// Binds a column that a row is found by.
+    pub(crate) fn bind_compared(
+        &self,
+        row: usize,
+        column: usize,
+        args: &mut Arguments,
+    ) -> Result<(), BoxDynError> {
+        match args {
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(_) => self.bind(row, column, args),
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(args) => {
+                self.give(row, column, AnyTake::Postgres(&mut |value| value.bind_compared(args)))
+            }
+        }
+    }
+
     /// Binds a column of several rows as one array.
     pub(crate) fn bind_each(
         &self,

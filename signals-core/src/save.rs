@@ -512,7 +512,13 @@ impl Text {
         kind: DatabaseKind,
     ) -> Result<Statement, sqlx::Error> {
         let (model, mut args) = (rows.statements(), Arguments::new(kind));
-        let mut bind = |column| rows.bind(0, column, &mut args).map_err(sqlx::Error::Encode);
+        let mut bind = |column| {
+            let bound = match self.finds_by(model, column) {
+                true => rows.bind_compared(0, column, &mut args),
+                false => rows.bind(0, column, &mut args),
+            };
+            bound.map_err(sqlx::Error::Encode)
+        };
         match self {
             Self::Fixed(sql, groups, _) => {
                 for group in *groups {
@@ -524,6 +530,20 @@ impl Text {
                 shape.binds(model).into_iter().try_for_each(bind)?;
                 let sql = rows.table().shapes().sql(shape, model, kind);
                 Ok(Statement { sql, args, persistent: true })
+            }
+        }
+    }
+
+    /// Whether this argument does nothing but find the row. One that is also stored is of the type of the field.
+    fn finds_by(&self, model: &Statements, column: usize) -> bool {
+        match self {
+            Self::Fixed(_, groups, _) => {
+                let stores_key = groups.contains(&Group::Added);
+                !stores_key && model.columns[column].role.group() == Group::Key
+            }
+            Self::Composed(shape) => {
+                let found = matches!(shape.what, What::UpdateOne | What::Find | What::Look);
+                found && shape.on.contains(&column) && !shape.columns.contains(&column)
             }
         }
     }

@@ -111,6 +111,13 @@ pub trait Bindable<DB: Backend> {
     /// Where it cannot be encoded.
     fn bind(&self, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
 
+    /// Adds it as a value that is compared with its column.
+    ///
+    /// # Errors
+    ///
+    /// Where it cannot be encoded.
+    fn bind_compared(&self, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
+
     /// The type as which the database is given it.
     fn type_info(&self) -> DB::TypeInfo;
 
@@ -135,6 +142,10 @@ where
 {
     fn bind(&self, args: &mut DB::Arguments) -> Result<(), BoxDynError> {
         sqlx::Arguments::add(args, self)
+    }
+
+    fn bind_compared(&self, args: &mut DB::Arguments) -> Result<(), BoxDynError> {
+        DB::add_compared(args, self)
     }
 
     fn type_info(&self) -> DB::TypeInfo {
@@ -165,7 +176,7 @@ pub fn give_key<DB: Backend, S: Stores<T, DB>, T>(
     }
 }
 
-/// Adds a part of a key to the arguments of a statement.
+/// Adds a part of a key by which a row is found to the arguments of a statement.
 ///
 /// # Errors
 ///
@@ -174,7 +185,7 @@ pub fn add_key<DB: Backend, S: Stores<T, DB>, T>(
     key: &T,
     args: &mut DB::Arguments,
 ) -> Result<(), BoxDynError> {
-    S::give(key, &mut |key| key.bind(args))
+    S::give(key, &mut |key| key.bind_compared(args))
 }
 
 /// A place that no column has.

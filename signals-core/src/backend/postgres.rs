@@ -129,6 +129,18 @@ impl Backend for Postgres {
         AnyType::Postgres(ty)
     }
 
+    fn add_compared<'t, T>(args: &mut PgArguments, value: T) -> Result<(), BoxDynError>
+    where
+        T: Encode<'t, Self> + Type<Self>,
+    {
+        // `text` and `varchar`. A column of `citext` or `char` is compared as text with them, and in its own way with a value
+        // whose type is left to the server; on the wire they are the same.
+        match T::type_info().oid() {
+            Some(Oid(25 | 1043)) => sqlx::Arguments::add(args, OfColumn(value)),
+            _ => sqlx::Arguments::add(args, value),
+        }
+    }
+
     fn fits_array(element: &PgTypeInfo) -> bool {
         array_of(element).is_some()
     }
@@ -184,6 +196,21 @@ impl Family {
             "UUID" => Self::Uuid,
             _ => return None,
         })
+    }
+}
+
+/// A value of the type of the column that it is compared with.
+struct OfColumn<T>(T);
+
+impl<T> Type<Postgres> for OfColumn<T> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(0))
+    }
+}
+
+impl<'t, T: Encode<'t, Postgres>> Encode<'t, Postgres> for OfColumn<T> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        self.0.encode_by_ref(buffer)
     }
 }
 
