@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use sqlx_signals::prelude::*;
-use sqlx_signals::{AutoNow, Column, Portable, sqlx};
+use sqlx_signals::{AutoNow, Column, Error, Portable, sqlx};
 
 use common::{TestDb, execute, table};
 
@@ -663,6 +663,68 @@ mod order {
         assert_eq!(error.as_database_error().unwrap().code().unwrap(), "55P03", "{error:?}");
         run(&mut other, "ROLLBACK").await.unwrap();
         assert_eq!(items.await.unwrap().unwrap(), 4);
+        test.passed().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn the_row_that_is_refused_is_found_without_a_wait_for_rows_behind_it() {
+        let test = TestDb::postgres("refused_without_a_wait").await;
+        tables(&test).await;
+        execute(&test.db, "INSERT INTO items VALUES (1, 0); INSERT INTO tags VALUES ('a', 0)")
+            .await;
+        let mut other = connection(&test).await;
+        run(&mut other, "BEGIN; INSERT INTO items VALUES (5, 0); INSERT INTO tags VALUES ('c', 0)")
+            .await
+            .unwrap();
+        let refused = async |ids: [i64; 3], place: usize| {
+            let mut items = ids.map(|id| Item { id: Some(id), n: 0 });
+            let error = Item::insert_many(&test.db, &mut items).await.unwrap_err();
+            assert!(error.is_unique_violation(), "{error:?}");
+            assert!(matches!(error, Error::Row { row, .. } if row == place), "{error:?}");
+        };
+        let all = async {
+            refused([9, 5, 1], 2).await;
+            refused([5, 9, 1], 2).await;
+            refused([1, 5, 9], 0).await;
+            let mut tags = ["d", "c", "a"].map(|name| Tag { name: name.to_owned(), n: 0 });
+            let mut tx = test.db.begin().await.unwrap();
+            tx.execute("SELECT 1").await.unwrap();
+            let error = Tag::insert_many(&mut tx, &mut tags).await.unwrap_err();
+            assert!(matches!(error, Error::Row { row: 2, .. }), "{error:?}");
+        };
+        tokio::time::timeout(Duration::from_secs(10), all).await.expect("it waits for nobody");
+        run(&mut other, "ROLLBACK").await.unwrap();
+        test.passed().await;
+    }
+
+    /// A refused insert looks for its row beside others that write the same rows.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn inserts_that_are_refused_do_not_deadlock() {
+        let test = TestDb::postgres("refused_inserts").await;
+        tables(&test).await;
+        let workers = (0..4_u64).map(|worker| {
+            let db = test.db.clone();
+            tokio::spawn(async move {
+                let mut random = fastrand::Rng::with_seed(worker);
+                for round in 0..12 {
+                    let mut items: Vec<_> =
+                        (0..300).map(|id| Item { id: Some(id), n: round }).collect();
+                    random.shuffle(&mut items);
+                    if (round as u64 + worker) % 2 == 0 {
+                        Item::delete_many(&db, &mut items).await?;
+                        continue;
+                    }
+                    match Item::insert_many(&db, &mut items).await {
+                        Err(error) if !error.is_unique_violation() => return Err(error),
+                        _ => {}
+                    }
+                }
+                Ok(())
+            })
+        });
+        for worker in workers.collect::<Vec<_>>() {
+            worker.await.unwrap().unwrap();
+        }
         test.passed().await;
     }
 

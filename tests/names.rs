@@ -10,6 +10,17 @@ use sqlx_signals::{Column, DatabaseKind};
 
 const HOSTILE: &str = "'; DROP TABLE users; -- \" $1 ? ?1 :x @x \\ {} %s \u{1F980}";
 
+/// A receiver whose types arrive in invisible groups.
+macro_rules! received {
+    ($sender:ident, $event:ty, $conn:ty) => {
+        #[receiver(post_save, sender = $sender)]
+        async fn received(saved: $event, conn: $conn) -> Result<()> {
+            assert!(saved.pk() > 0 && conn.execute("SELECT 1").await.is_ok());
+            Ok(())
+        }
+    };
+}
+
 /// A model whose first columns are its key and a unique name.
 trait Named: Portable + Clone + PartialEq + std::fmt::Debug + Model<Pk = i64> {
     const NAME: Column<Self>;
@@ -328,6 +339,23 @@ on_every_database! {
         Hiding::check_table(&db).await.unwrap();
     }
 
+    async fn models_that_a_macro_of_the_program_declares(db: Db) {
+        common::table(&db, "owners", "n BIGINT NOT NULL").await;
+        common::table(&db, "notes", "owner BIGINT REFERENCES owners").await;
+        common::table(&db, "counted", "version BIGINT NOT NULL").await;
+        let mut counted = Counted { id: None, version: 1 };
+        counted.save(&db).await.unwrap();
+        received!(Counted, PostSave<'_, Counted>, &mut Conn<'_>);
+        counted.save(&db).await.unwrap();
+        assert_eq!(counted.version, 2);
+        let mut owner = Owner { id: None, n: 1 };
+        owner.save(&db).await.unwrap();
+        let mut note = Note { id: None, owner: owner.id };
+        note.save(&db).await.unwrap();
+        assert!(owner.delete(&db).await.unwrap());
+        assert_eq!(Note::get(&db, note.id.unwrap()).await.unwrap().owner, None);
+    }
+
     async fn models_and_receivers_among_names_that_mean_something_else(db: Db) {
         let columns = "name TEXT NOT NULL, version BIGINT NOT NULL, note TEXT";
         common::table(&db, "shadowed", columns).await;
@@ -340,3 +368,19 @@ on_every_database! {
         assert_eq!(row.version, 2);
     }
 }
+
+/// The types arrive in invisible groups.
+macro_rules! declared {
+    ($model:ident, $table:literal, $($(#[$meta:meta])* $field:ident: $ty:ty),*) => {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = $table)]
+        struct $model { $($(#[$meta])* $field: $ty),* }
+    };
+}
+
+declared!(Owner, "owners", id: Option<i64>, n: i64);
+declared!(Counted, "counted", id: Option<i64>, #[model(version)] version: i64);
+declared!(
+    Note, "notes", id: Option<i64>,
+    #[model(belongs_to = Owner, on_delete = set_null)] owner: Option<i64>
+);

@@ -308,10 +308,12 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As [`insert`](Model::insert), in an [`Error::Row`] that names the row. Of those that the database refuses it is the first
-    /// if they are written one after the other in the order of the slice, which costs nothing but where a write fails; on PostgreSQL, in a
-    /// transaction in which something was run before, a savepoint. In a plain `sqlx::Transaction` there it is not known.
-    /// Nothing is stored then, and the instances are as they were.
+    /// As [`insert`](Model::insert), in an [`Error::Row`] that names the row by its place in the slice. If the database refuses
+    /// several rows, it is the first of them in the order in which they are written. Nothing is stored then, and the instances
+    /// are as they were.
+    ///
+    /// The row is searched for only after a failure. In a transaction in which a statement was run before, several rows are
+    /// written in a savepoint, so that they can be.
     ///
     /// # Cancel safety
     ///

@@ -9,7 +9,7 @@ use crate::instances::Instances;
 use crate::transaction::Transaction;
 
 /// Writes the rows of a chunk as [`bulk::write`] does. An error that is about a row names the first that the database refuses
-/// where they are written one by one.
+/// if they are written one by one, in the order in which the statement writes them.
 ///
 /// What is tried afterwards must find all as it was. On Postgres a statement that fails takes the transaction with it, and
 /// on either database a statement of several rows can have stored some of them (a trigger dropped another one, or SQLite
@@ -66,10 +66,8 @@ async fn first(
     if conn.in_transaction() {
         Transaction::begin_again(conn).await.ok()?;
     }
-    // The first in the program's order, not in the one in which they are written.
-    let mut order: Vec<_> = (0..rows.len()).map(|row| rows.place(row)).collect();
-    order[chunk.rows.clone()].sort_unstable();
-    rows.set_order(order);
+    // In the order of the statement that failed, so that no row is locked that this statement had not come to, and no two
+    // callers lock rows in different orders.
     let mut tx = Transaction::open(conn.reborrow()).await.ok()?;
     // All before `left` are written, and one of `left` is refused: half of them are tried at a time.
     let mut left = chunk.rows.clone();

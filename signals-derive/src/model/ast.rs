@@ -102,7 +102,7 @@ impl<'i> Model<'i> {
                     // An option that is wrong in itself is not also one that is missing.
                     let belongs_to = if own.is_empty() {
                         check(&attrs, &mut own);
-                        belongs_to(&attrs, &field.ty, &mut own)
+                        belongs_to(&attrs, written(&field.ty), &mut own)
                     } else {
                         None
                     };
@@ -127,7 +127,14 @@ impl<'i> Model<'i> {
                         () => Role::Plain,
                     };
                     let unique = attrs.unique.is_set();
-                    columns.push(Column { ident, name, ty: &field.ty, role, unique, belongs_to });
+                    columns.push(Column {
+                        ident,
+                        name,
+                        ty: written(&field.ty),
+                        role,
+                        unique,
+                        belongs_to,
+                    });
                 }
                 if fields.iter().len() > 0 || mistakes.is_empty() {
                     find_key(&mut columns, &input.ident, &mut mistakes);
@@ -269,6 +276,14 @@ fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {
 /// The constant of a field's column.
 pub(super) fn constant(field: &Ident) -> Ident {
     format_ident!("{}", field.unraw().to_string().to_uppercase(), span = field.span())
+}
+
+/// A type without the invisible group around it that a `$ty:ty` of `macro_rules!` brings along.
+fn written(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => written(&group.elem),
+        _ => ty,
+    }
 }
 
 /// The `T` of a type that is written as an `Option<T>`.

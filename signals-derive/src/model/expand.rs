@@ -224,10 +224,12 @@ fn automatic(columns: &[Column<'_>]) -> TokenStream {
     let fields: Vec<_> = columns.iter().filter(|c| c.role.is_automatic()).collect();
     let (types, idents): (Vec<_>, Vec<_>) = fields.iter().map(|c| (c.ty, c.ident)).unzip();
     let clones = idents.iter().map(|ident| quote!(__p::Clone::clone(&self.#ident)));
+    // A variable has the hygiene of its span, and that of the type may come from a `macro_rules!` of the program.
+    let (this, now) = (quote!(self), quote!(now));
     let stamps: Vec<_> = columns
         .iter()
         .filter_map(|Column { ident, ty, role, .. }| {
-            let stamp = quote_spanned!(ty.span()=> self.#ident = __p::AutoNow::at(now););
+            let stamp = quote_spanned!(ty.span()=> #this.#ident = __p::AutoNow::at(#now););
             match role {
                 Role::AutoNow => Some(stamp),
                 Role::AutoNowAdd => Some(quote!(if added { #stamp })),

@@ -1,8 +1,8 @@
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
-use syn::ReturnType;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
+use syn::{Ident, ReturnType};
 
 use super::ast::{Phase, Receiver};
 use crate::options::private;
@@ -69,6 +69,7 @@ fn registration(
     let name = ident.unraw().to_string();
     let doc = function.doc();
     let connection = function.connections().next().is_some();
+    let event = event(receiver);
     let phase = match receiver.phase {
         Phase::InTransaction => quote!(InTransaction),
         Phase::OnCommit => quote!(OnCommit),
@@ -95,7 +96,7 @@ fn registration(
 
         #[allow(unreachable_code, unused_mut, unused_variables)]
         fn __call<'a, 'c>(
-            __event: <#signal as __p::Signal>::Event<'a, #sender>,
+            #event: <#signal as __p::Signal>::Event<'a, #sender>,
             mut __cx: __p::Cx<'a, 'c>,
         ) -> #returns {
             #body
@@ -132,27 +133,35 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
         }
     };
     let parameters: Vec<_> = function.parameters().map(|ty| function.elided(ty)).collect();
+    // A variable has the hygiene of its span, and that of a parameter may come from a `macro_rules!` of the program.
+    let cx = quote!(__cx);
     let ask = (!parameters.is_empty()).then(|| {
         let asks = parameters.iter().map(
-            |ty| quote_spanned!(ty.span()=> let _ = __p::take::<__p::phase::#phase<#signal>, #ty>(__cx);),
+            |ty| quote_spanned!(ty.span()=> let _ = __p::take::<__p::phase::#phase<#signal>, #ty>(#cx);),
         );
-        quote!(.ask(|__cx| { #(#asks)* }))
+        quote!(.ask(|#cx| { #(#asks)* }))
     });
     quote!(#created #changed #after #robust #infallible #uid #ask)
+}
+
+/// The variable of the event. An event of the wrong type is reported on the function's first parameter, whose span it has.
+fn event(receiver: &Receiver) -> Ident {
+    format_ident!("__event", span = receiver.function.sig.inputs.first().span())
 }
 
 /// How the function is called: the kind of entry, what it returns, and the code.
 fn call(receiver: &Receiver, phase: &TokenStream) -> (TokenStream, TokenStream, TokenStream) {
     let Receiver { signal, function, .. } = receiver;
     let ident = &function.sig.ident;
+    let (event, cx) = (event(receiver), quote!(__cx));
     let takes = function.parameters().map(|ty| function.elided(ty)).map(
-        |ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase<#signal>, #ty>(&mut __cx)?),
+        |ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase<#signal>, #ty>(&mut #cx)?),
     );
     let returned = match &function.sig.output {
         ReturnType::Default => ident.span(),
         ReturnType::Type(_, ty) => ty.span(),
     };
-    let called = quote_spanned!(function.sig.inputs.first().span()=> #ident(__event #(, #takes)*));
+    let called = quote_spanned!(function.sig.inputs.first().span()=> #ident(#event #(, #takes)*));
     if function.sig.asyncness.is_some() {
         let body = quote_spanned!(returned=> __p::returned(#called.await));
         let body = quote_spanned!(ident.span()=> __p::Box::pin(async move { #body }));
