@@ -119,6 +119,11 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         matches!(value.encode_by_ref(&mut buffer), Ok(IsNull::Yes))
     }
 
+    /// Whether every rowid fits a type of this database.
+    fn holds_rowid(_ty: &Self::TypeInfo) -> bool {
+        true
+    }
+
     /// A type of this database.
     fn any_type(ty: Self::TypeInfo) -> AnyType;
 

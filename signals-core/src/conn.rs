@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use crate::backend::Backend;
 use crate::backend::{AnyRow, AnyType, Arguments, DatabaseKind, Make, Sink, Statement};
 use crate::context;
+use crate::control;
 use crate::db::Db;
 use crate::error::{Error, Reason, Result};
 use crate::facts::Facts;
@@ -210,7 +211,15 @@ impl<'c> Conn<'c> {
     }
 
     /// What is known of the tables of the database.
-    pub(crate) fn facts(&self) -> &Facts {
+    pub(crate) fn facts(&mut self) -> &Facts {
+        if let Some(altering) = self.scope.altering.take() {
+            if self.in_transaction() {
+                altering.forget();
+                self.scope.altering = Some(altering);
+            } else {
+                drop(altering);
+            }
+        }
         match &self.scope.db {
             Some(db) => db.facts(),
             None => Facts::elsewhere(self.kind()),
@@ -252,8 +261,9 @@ impl<'c> Conn<'c> {
 
     pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
         let controls = self.admit(sql.as_str())?;
+        let alters = control::alters(self.kind(), sql.as_str());
         self.ready().await?;
-        self.raw_begins(controls);
+        self.raw_begins(controls, alters);
         let done = Running::plain(self.connected(), sql).end(&mut |_| ()).await;
         let done = self.done(done).await;
         self.raw_ended(controls).await;
@@ -263,8 +273,9 @@ impl<'c> Conn<'c> {
     /// Runs a statement of the program to its end, and gives its rows to `sink`.
     pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         let controls = self.admit(statement.sql.as_str())?;
+        let alters = control::alters(self.kind(), statement.sql.as_str());
         self.ready().await?;
-        self.raw_begins(controls);
+        self.raw_begins(controls, alters);
         let done = self.perform(statement, false, sink).await;
         let done = self.done(done).await;
         self.raw_ended(controls).await;

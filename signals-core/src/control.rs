@@ -26,6 +26,32 @@ const STATEMENTS: &[(&str, Option<&str>, &str)] = &[
 /// The first statement of `sql` that begins or ends a transaction or a savepoint. Only the first word of a statement
 /// decides, so that comments, strings, quoted names, and the bodies of triggers and functions do not count.
 pub(crate) fn find(kind: DatabaseKind, sql: &str) -> Option<Control> {
+    let is_control = |first: &[u8], rest: &Tokens<'_>| {
+        let mut statements = STATEMENTS.iter().filter(|(statement, ..)| is(first, statement));
+        let found = statements
+            .find(|(_, second, _)| second.is_none_or(|second| rest.clone().starts_with(second)));
+        found.map(|&(statement, _, instead)| Control { statement, instead })
+    };
+    of_statements(kind, sql, is_control)
+}
+
+/// The first words of statements that may change the schema, or which one a connection sees.
+const ALTERS: &[&str] =
+    &["CREATE", "ALTER", "DROP", "PRAGMA", "ATTACH", "DETACH", "DO", "CALL", "IMPORT"];
+
+/// Whether `sql` may change the schema.
+pub(crate) fn alters(kind: DatabaseKind, sql: &str) -> bool {
+    let is_one =
+        |first: &[u8], _: &Tokens<'_>| ALTERS.iter().any(|word| is(first, word)).then_some(());
+    of_statements(kind, sql, is_one).is_some()
+}
+
+/// The first answer to the first word of a statement and what follows it.
+fn of_statements<T>(
+    kind: DatabaseKind,
+    sql: &str,
+    ask: impl Fn(&[u8], &Tokens<'_>) -> Option<T>,
+) -> Option<T> {
     let several = sql.contains(';');
     let mut tokens = Tokens { rest: sql.as_bytes(), kind };
     loop {
@@ -34,12 +60,8 @@ pub(crate) fn find(kind: DatabaseKind, sql: &str) -> Option<Control> {
             Token::Semicolon => continue,
             _ => &[],
         };
-        for &(statement, second, instead) in STATEMENTS {
-            if is(first, statement)
-                && second.is_none_or(|second| tokens.clone().starts_with(second))
-            {
-                return Some(Control { statement, instead });
-            }
+        if let Some(answer) = ask(first, &tokens) {
+            return Some(answer);
         }
         if !several {
             return None;
@@ -254,6 +276,24 @@ mod tests {
                 "commitment",
             ] {
                 assert_eq!(found(kind, sql), None, "{kind:?}: {sql}");
+            }
+        }
+    }
+
+    #[test]
+    fn statements_that_change_the_schema_are_found() {
+        for kind in [Postgres, Sqlite] {
+            for sql in [
+                "CREATE TRIGGER t",
+                " /* a */ create table t (a int)",
+                "SELECT 1; alter table t add a int",
+                "INSERT INTO t VALUES (';'); DROP TABLE t",
+                "PRAGMA foreign_keys = 1",
+            ] {
+                assert!(alters(kind, sql), "{kind:?}: {sql}");
+            }
+            for sql in ["SELECT 1", "", "INSERT INTO t VALUES ('; DROP TABLE t')", "droplet"] {
+                assert!(!alters(kind, sql), "{kind:?}: {sql}");
             }
         }
     }

@@ -21,6 +21,7 @@ use crate::statements::Group;
 use crate::store::Route;
 use crate::testing::recording::Recorders;
 use crate::trace::{span, traced};
+use crate::transaction::Transaction;
 use crate::unit::{Doubt, Unit, perform};
 
 /// Deletes one row, and returns whether there was one.
@@ -48,6 +49,10 @@ async fn one(rows: &mut dyn Instances, source: Source<'_>) -> Result<Written> {
     }
     context::observe("delete", rows.model());
     let mut conn = source.acquire().await?;
+    let kind = conn.kind();
+    if !conn.in_transaction() && conn.facts().commits_itself(kind, rows, None) != Some(true) {
+        return traced(span, undoable(rows, conn)).await;
+    }
     if span.is_disabled() {
         alone(rows, &mut conn).await
     } else {
@@ -60,6 +65,23 @@ async fn alone(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written>
     let doubt = Doubt::of(conn, "delete", rows.model());
     let done = delete_one(rows, doubt.conn).await;
     doubt.end(done)
+}
+
+/// As [`alone`], of a row of which it is not known whether its statement can commit itself: in a transaction if it cannot.
+fn undoable<'d>(rows: &'d mut dyn Instances, mut conn: Conn<'d>) -> BoxFuture<'d, Result<Written>> {
+    Box::pin(async move {
+        if facts::commits_itself(&mut conn, rows, None).await? {
+            return alone(rows, &mut conn).await;
+        }
+        let mut tx = Transaction::open(conn).await?;
+        match delete_one(rows, &mut tx).await {
+            Ok(done) => tx.commit().await.map(|_| done),
+            Err(error) => {
+                tx.rollback_or_log().await;
+                Err(error)
+            }
+        }
+    })
 }
 
 /// Deletes several rows, and returns how many there were. A row without a key is none.

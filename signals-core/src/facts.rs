@@ -1,9 +1,10 @@
-//! What is known of the tables of a database: which columns of a result can be read for certain, and whether rows can be kept
-//! from being written.
+//! What is known of the tables of a database: whether a statement that writes a row can commit itself, and whether rows can be
+//! kept from being written.
 //!
-//! A statement that commits itself must not be judged a failure afterwards, and it would be if a column that it returns
-//! cannot be read. So the first write looks at the table. If the type fits the field, and the column cannot be NULL (or the
-//! field can be `None`), writes need no transaction for it.
+//! A statement that commits itself must not be judged a failure afterwards, and must do nothing if the database refuses it. It
+//! would be judged a failure if a column that it returns cannot be read. So the first write looks at the table. If every value
+//! of the column's type can be read into the field, and the column cannot be NULL (or the field can be `None`), writes need no
+//! transaction for it. On SQLite a trigger can refuse a statement and keep what that has stored (`RAISE(FAIL)`).
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -11,9 +12,11 @@ use std::sync::LazyLock;
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
+use sqlx::AssertSqlSafe;
 
-use crate::backend::DatabaseKind;
+use crate::backend::{AnyType, DatabaseKind};
 use crate::conn::Conn;
+use crate::db::Db;
 use crate::error::{Error, Result};
 use crate::instances::Instances;
 use crate::link;
@@ -22,11 +25,23 @@ use crate::statements::{Group, Role};
 
 /// The tables of one database, by their models.
 #[derive(Debug, Default)]
-pub(crate) struct Facts(ArcSwap<HashMap<TypeId, Known>>);
+pub(crate) struct Facts(ArcSwap<Tables>);
+
+#[derive(Debug, Clone, Default)]
+struct Tables {
+    /// How often all was forgotten.
+    epoch: u64,
+    models: HashMap<TypeId, Known>,
+}
 
 #[derive(Debug, Clone, Default)]
 struct Known {
+    /// The columns that were looked at.
+    seen: Columns,
+    /// Those of them that can be read for certain.
     readable: Columns,
+    /// Whether a statement that the database refuses does nothing.
+    atomic: Option<bool>,
     /// Nothing keeps a row from being written: one that an UPDATE or a DELETE does not write is not there.
     plain: bool,
     /// Whether an INSERT can name these columns in `ON CONFLICT`.
@@ -71,19 +86,37 @@ impl Facts {
         &ELSEWHERE[usize::from(kind == DatabaseKind::Postgres)]
     }
 
-    /// The columns that a save of the first row reads back, and of which it is not known that they can be read.
-    pub(crate) fn unsure(&self, rows: &dyn Instances, verb: &Verb) -> Columns {
-        let returned = returned(rows, verb);
-        if returned.is_empty() {
-            return returned;
+    /// Whether a statement that saves the first row, or deletes it without a `verb`, can commit itself: it does all or nothing,
+    /// and what it returns can be read. None if that is not known yet.
+    pub(crate) fn commits_itself(
+        &self,
+        kind: DatabaseKind,
+        rows: &dyn Instances,
+        verb: Option<&Verb>,
+    ) -> Option<bool> {
+        let returned = verb.map_or(Columns::NONE, |verb| returned(rows, verb));
+        if kind == DatabaseKind::Postgres && returned.is_empty() {
+            return Some(true);
         }
         let all = self.0.load();
-        returned.without(all.get(&rows.id()).map_or(Columns::NONE, |known| known.readable))
+        let known = all.models.get(&rows.id())?;
+        let atomic = kind == DatabaseKind::Postgres || known.atomic?;
+        let all_seen = returned.without(known.seen).is_empty();
+        (!atomic || all_seen).then(|| atomic && returned.without(known.readable).is_empty())
+    }
+
+    /// Forgets all, because the schema may be another from now on. What is being looked up meanwhile is not added.
+    fn clear(&self) {
+        self.0.rcu(|all| Tables { epoch: all.epoch + 1, models: HashMap::new() });
+    }
+
+    fn epoch(&self) -> u64 {
+        self.0.load().epoch
     }
 
     /// Whether a row that an UPDATE or a DELETE did not write is not there.
     pub(crate) fn plain(&self, rows: &dyn Instances) -> bool {
-        let plain = self.0.load().get(&rows.id()).is_some_and(|known| known.plain);
+        let plain = self.0.load().models.get(&rows.id()).is_some_and(|known| known.plain);
         plain && !rows.statements().has(Group::Version)
     }
 
@@ -94,19 +127,51 @@ impl Facts {
         are: impl Fn(&[usize]) -> bool,
     ) -> Option<bool> {
         let all = self.0.load();
-        let mut arbiters = all.get(&rows.id())?.arbiters.iter();
+        let mut arbiters = all.models.get(&rows.id())?.arbiters.iter();
         arbiters.find(|(columns, _)| are(columns)).map(|(_, arbiter)| *arbiter)
     }
 
-    fn add(&self, rows: &dyn Instances, new: Known) {
+    /// Adds what was looked up from an `epoch` on.
+    fn add(&self, rows: &dyn Instances, epoch: u64, new: Known) {
         self.0.rcu(|all| {
-            let mut all = HashMap::clone(all);
-            let known = all.entry(rows.id()).or_default();
-            known.readable.0 |= new.readable.0;
-            known.plain |= new.plain;
-            known.arbiters.extend(new.arbiters.clone());
+            let mut all = Tables::clone(all);
+            if all.epoch == epoch {
+                let known = all.models.entry(rows.id()).or_default();
+                known.seen.0 |= new.seen.0;
+                known.readable.0 |= new.readable.0;
+                known.atomic = new.atomic.or(known.atomic);
+                known.plain |= new.plain;
+                known.arbiters.extend(new.arbiters.clone());
+            }
             all
         });
+    }
+}
+
+/// SQL runs, or may run, that changes the schema of a database: what is known of it is forgotten at the latest when this is
+/// dropped.
+pub(crate) struct Altering {
+    kind: DatabaseKind,
+    db: Option<Db>,
+}
+
+impl Altering {
+    pub(crate) fn new(kind: DatabaseKind, db: Option<Db>) -> Self {
+        Self { kind, db }
+    }
+
+    /// Forgets what is known so far.
+    pub(crate) fn forget(&self) {
+        if let Some(db) = &self.db {
+            db.facts().clear();
+        }
+        Facts::elsewhere(self.kind).clear();
+    }
+}
+
+impl Drop for Altering {
+    fn drop(&mut self) {
+        self.forget();
     }
 }
 
@@ -126,68 +191,94 @@ fn returned(rows: &dyn Instances, verb: &Verb) -> Columns {
     Columns::of(columns.filter(|(_, c)| reads(c.role.group())).map(|(column, _)| column))
 }
 
-/// Whether a save, of which this is not known yet, can certainly read what it returns. If not, it must be undone when it
-/// cannot, and so needs a transaction.
+/// Whether a statement that saves the first row, or deletes it without a `verb`, can commit itself. If not, it may have to be
+/// undone, and so needs a transaction. The table is looked at if this is not known yet.
 ///
 /// # Errors
 ///
 /// What the database refuses.
-pub(crate) fn reads_for_certain<'s>(
+pub(crate) fn commits_itself<'s>(
     conn: &'s mut Conn<'_>,
     rows: &'s dyn Instances,
-    verb: &'s Verb,
+    verb: Option<&'s Verb>,
 ) -> BoxFuture<'s, Result<bool>> {
     Box::pin(async move {
-        let unsure = conn.facts().unsure(rows, verb);
-        let found = match conn.kind() {
-            DatabaseKind::Sqlite => in_sqlite(conn, rows, unsure).await,
-            DatabaseKind::Postgres => in_postgres(conn, rows, unsure).await,
+        let kind = conn.kind();
+        if let Some(known) = conn.facts().commits_itself(kind, rows, verb) {
+            return Ok(known);
+        }
+        let epoch = conn.facts().epoch();
+        let seen = verb.map_or(Columns::NONE, |verb| returned(rows, verb));
+        let found = match kind {
+            DatabaseKind::Sqlite => in_sqlite(conn, rows, seen).await,
+            DatabaseKind::Postgres => in_postgres(conn, rows, seen).await,
         };
         match found {
-            Ok(readable) => conn.facts().add(rows, Known { readable, ..Known::default() }),
+            Ok(found) => {
+                let all_read = seen.without(found.readable).is_empty();
+                let commits_itself = found.atomic == Some(true) && all_read;
+                conn.facts().add(rows, epoch, Known { seen, ..found });
+                Ok(commits_itself)
+            }
             Err(Error::Database(sqlx::Error::Database(error))) if !link::has_hung_up(&*error) => {
-                return Err(sqlx::Error::Database(error).into());
+                Err(sqlx::Error::Database(error).into())
             }
             // The connection is lost; the write itself may find another one.
-            Err(_) => return Ok(false),
+            Err(_) => Ok(false),
         }
-        Ok(conn.facts().unsure(rows, verb).is_empty())
     })
 }
 
-/// A value of any type can be in any column, but for the rowid. Of the others we take those for certain that the program
+/// A value of any type can be in any column, but for the rowid. Of the others we take those for certain that the library
 /// writes itself and that cannot be NULL.
-async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Instances, unsure: Columns) -> Result<Columns> {
+async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Instances, seen: Columns) -> Result<Known> {
     let (model, row) = (rows.statements(), rows.at(0));
     let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
-    // The rowid is the one key that has no index.
-    let sql = "SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
-               pragma_index_list($1, $2) AS i WHERE i.origin = 'pk') FROM pragma_table_xinfo($1, $2)";
-    let found: Vec<(String, bool, bool)> =
-        conn.query(sql).bind(name).bind(schema).fetch_all().await?;
+    let sql = SQLITE_TABLE.replace("{schema}", &schema.replace('"', "\"\""));
+    let found: Vec<(String, bool, bool, bool)> =
+        conn.query(AssertSqlSafe(sql)).bind(name).bind(schema).fetch_all().await?;
     let is_certain = |i: &usize| {
         let column = &model.columns[*i];
         let of_table = found.iter().find(|(name, ..)| name == row.columns()[*i]);
-        let (not_null, rowid) = of_table.map_or((false, false), |(_, n, rowid)| (*n, *rowid));
-        rowid || (column.role != Role::Generated && (column.optional || not_null))
+        let Some((_, not_null, is_rowid, _)) = of_table else { return false };
+        match column.role.group() {
+            Group::Key => *is_rowid && rows.fits_rowid(*i),
+            Group::Version | Group::Added => column.optional || *not_null,
+            Group::Set | Group::Computed => false,
+        }
     };
-    Ok(Columns::of((0..Columns::REST).filter(|i| unsure.has(*i)).filter(is_certain)))
+    let readable = (0..Columns::REST).filter(|i| seen.has(*i)).filter(is_certain);
+    let atomic = found.first().is_some_and(|(.., atomic)| *atomic);
+    let readable = Columns::of(readable);
+    Ok(Known { readable, atomic: Some(atomic), plain: atomic, ..Known::default() })
 }
 
+/// The columns of a table: whether each can be NULL, and is the rowid, which is the one key that has no index. Besides, whether
+/// a statement that is refused does nothing: no trigger and no constraint of the table keeps what was done before
+/// (`RAISE(FAIL)`, `ON CONFLICT FAIL`), nor one of another table that is written by a foreign key.
+const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, name, \
+     tbl_name, sql FROM sqlite_temp_schema), unsafe AS MATERIALIZED (SELECT tbl_name FROM schemas WHERE type = 'trigger' OR sql LIKE \
+     '%CONFLICT%FAIL%') SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
+     pragma_index_list($1, $2) AS i WHERE i.origin = 'pk'), NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
+     NOT (EXISTS (SELECT 1 FROM unsafe) AND EXISTS (SELECT 1 FROM schemas AS s, pragma_foreign_key_list(s.name, $2) AS f WHERE \
+     s.type = 'table' AND f.\"table\" = $1 COLLATE NOCASE AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN \
+     ('NO ACTION', 'RESTRICT')))) FROM pragma_table_xinfo($1, $2)";
+
 /// A value is of the type of its column; whether that can be NULL, the table says.
-async fn in_postgres(
-    conn: &mut Conn<'_>,
-    rows: &dyn Instances,
-    unsure: Columns,
-) -> Result<Columns> {
+async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Instances, seen: Columns) -> Result<Known> {
     let (model, row) = (rows.statements(), rows.at(0));
-    let columns: Vec<usize> = (0..Columns::REST).filter(|i| unsure.has(*i)).collect();
+    let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();
     // No plain columns: sqlx would ask the server for the tables that those are of.
     let names = columns.iter().map(|i| format!("CASE WHEN true THEN {} END", model.name(*i)));
     let names = names.collect::<Vec<_>>().join(", ");
     let types = conn.types_of(format!("SELECT {names} FROM {}", model.table)).await?;
     let columns = columns.into_iter().zip(types);
-    let columns = columns.filter(|(i, ty)| rows.fits(*i, ty)).map(|(i, _)| i);
+    let is_read = |(i, ty): &(usize, AnyType)| match model.columns[*i].role {
+        // A time that the program has written itself makes no write a failure, see `Text::take`.
+        Role::GeneratedKey | Role::Version | Role::AutoNowAdd => rows.fits(*i, ty),
+        _ => rows.fits_all(*i, ty),
+    };
+    let columns = columns.filter(is_read).map(|(i, _)| i);
     let mut readable: Vec<usize> = columns.collect();
     let asks = |i: &usize| {
         let column = &model.columns[*i];
@@ -199,7 +290,8 @@ async fn in_postgres(
         let is_not_null = |i: &usize| not_null.iter().any(|(name,)| name == row.columns()[*i]);
         readable.retain(|i| !asks(i) || is_not_null(i));
     }
-    Ok(Columns::of(readable.into_iter()))
+    let readable = Columns::of(readable.into_iter());
+    Ok(Known { readable, atomic: Some(true), ..Known::default() })
 }
 
 /// Whether a row that an UPDATE or a DELETE did not write is not there, because nothing can keep it from being written: no
@@ -219,8 +311,9 @@ pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Instances) -> Resul
         DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.at(0).table().rsplit('.').next()),
         DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.statements().table)),
     };
+    let epoch = conn.facts().epoch();
     let (plain,): (bool,) = conn.query(sql).bind(name).fetch_one().await?;
-    conn.facts().add(rows, Known { plain, ..Known::default() });
+    conn.facts().add(rows, epoch, Known { plain, ..Known::default() });
     Ok(plain)
 }
 
@@ -246,6 +339,7 @@ pub(crate) async fn is_arbiter(
     if let Some(arbiter) = conn.facts().arbiter(rows, |columns| columns == on) {
         return Ok(arbiter);
     }
+    let epoch = conn.facts().epoch();
     let (model, row) = (rows.statements(), rows.at(0));
     let mut names: Vec<_> = on.iter().map(|i| row.columns()[*i]).collect();
     names.sort_unstable();
@@ -259,7 +353,7 @@ pub(crate) async fn is_arbiter(
     };
     let (arbiter,): (bool,) = query.fetch_one().await?;
     let arbiters = vec![(on.to_vec(), arbiter)];
-    conn.facts().add(rows, Known { arbiters, ..Known::default() });
+    conn.facts().add(rows, epoch, Known { arbiters, ..Known::default() });
     Ok(arbiter)
 }
 

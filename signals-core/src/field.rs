@@ -1,5 +1,6 @@
 //! The type of a field as a column: how its values are read, bound and asked about.
 
+use std::any::TypeId;
 use std::cell::Cell;
 use std::marker::PhantomData;
 
@@ -54,6 +55,10 @@ impl<T> Storable<Option<Option<T>>> {
 pub enum Asked<'a> {
     /// Whether it can be read if the database has this type.
     Reads(&'a AnyType),
+    /// Whether it can be read from every value of this type.
+    ReadsAll(&'a AnyType),
+    /// Whether it can be read from every rowid of SQLite.
+    ReadsRowid,
     /// Whether the column can be set to a value of this type.
     Takes(&'a AnyType),
     /// Whether it can be read from NULL, which is the first column of this row.
@@ -115,9 +120,29 @@ impl<T: Field<DB>, DB: Backend> Stores<T, DB> for Slot<true> {
     }
 }
 
+/// Whether a type is one of these or an `Option` of one.
+macro_rules! is_either {
+    ($T:ty: $($type:ty),*) => {{
+        let id = TypeId::of::<$T>();
+        $(id == TypeId::of::<$type>() || id == TypeId::of::<Option<$type>>())||*
+    }};
+}
+
+/// Whether a value of a type that is compatible always decodes: the type has no values that a `T` cannot be. Of a type of the
+/// program that cannot be told.
+fn decodes_all<T: 'static>() -> bool {
+    #[cfg(feature = "uuid")]
+    if is_either!(T: sqlx::types::Uuid) {
+        return true;
+    }
+    is_either!(T: bool, i16, i32, i64, f32, f64, String, Vec<u8>)
+}
+
 fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
     match asked {
         Asked::Reads(ty) => T::compatible(DB::type_info(ty)),
+        Asked::ReadsAll(ty) => T::compatible(DB::type_info(ty)) && decodes_all::<T>(),
+        Asked::ReadsRowid => DB::holds_rowid(&T::type_info()) && !is_either!(T: u32, u64),
         Asked::Takes(ty) => {
             let ty = DB::type_info(ty);
             DB::takes(&T::type_info(), ty).unwrap_or_else(|| T::compatible(ty))

@@ -96,23 +96,20 @@ impl Heard {
         if self.many { Error::of_row(verb, rows, row, error) } else { error }
     }
 
-    /// Whether it is not known that what comes back of the row can be read.
-    pub(crate) fn is_unsure(&self, rows: &dyn Instances, conn: &Conn<'_>) -> bool {
-        match &self.unit {
-            Unit::Save(verb) => !conn.facts().unsure(rows, verb).is_empty(),
-            Unit::Delete => false,
-        }
-    }
-
-    /// Whether what comes back of the row can be read, as the table says.
-    pub(crate) async fn reads_for_certain(
+    /// Whether the statement can commit itself.
+    pub(crate) async fn commits_itself(
         &self,
         rows: &dyn Instances,
         conn: &mut Conn<'_>,
     ) -> Result<bool> {
-        match &self.unit {
-            Unit::Save(verb) => facts::reads_for_certain(conn, rows, verb).await,
-            Unit::Delete => Ok(true),
+        let verb = match &self.unit {
+            Unit::Save(verb) => Some(verb),
+            Unit::Delete => None,
+        };
+        let kind = conn.kind();
+        match conn.facts().commits_itself(kind, rows, verb) {
+            Some(known) => Ok(known),
+            None => facts::commits_itself(conn, rows, verb).await,
         }
     }
 

@@ -84,6 +84,12 @@ pub trait Instances: Send + Sync {
     /// Whether a column can be read where the database has it as this type.
     fn fits(&self, column: usize, ty: &AnyType) -> bool;
 
+    /// Whether a column can be read from every value of this type.
+    fn fits_all(&self, column: usize, ty: &AnyType) -> bool;
+
+    /// Whether a column can be read from every rowid of SQLite.
+    fn fits_rowid(&self, column: usize) -> bool;
+
     /// A row of the model, from a place in a row of the database.
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error>;
 

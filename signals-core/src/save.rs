@@ -158,14 +158,14 @@ impl Single {
             let sink = &mut |found| row = row.take().or(Some(found));
             conn.write(&make, returns, &heir, sink).await?
         };
-        Ok(self.ended(rows, row, affected)?)
+        Ok(self.ended(rows, row, affected, !conn.in_transaction())?)
     }
 
     /// Where it does not store the row, nothing else is tried: nobody waits for it.
     fn heir(&self) -> Heir {
         let single = self.clone();
         Box::new(move |rows, Answer { rows: row, affected }| {
-            let stored = single.ended(rows, row.into_iter().next(), affected)?;
+            let stored = single.ended(rows, row.into_iter().next(), affected, true)?;
             Ok(stored.unwrap_or(Stored::Not).written())
         })
     }
@@ -175,6 +175,7 @@ impl Single {
         rows: &mut dyn Instances,
         row: Option<AnyRow>,
         affected: u64,
+        committed: bool,
     ) -> Result<Option<Stored>, sqlx::Error> {
         let text = self.text();
         let created = match (self, &row) {
@@ -183,7 +184,7 @@ impl Single {
             _ => self.is_insert(),
         };
         if let Some(row) = &row {
-            text.take(rows, row, usize::from(matches!(self, Self::Both(_))))?;
+            text.take(rows, row, usize::from(matches!(self, Self::Both(_))), committed)?;
         } else if affected == 0 || text.returns(rows.statements()) {
             return Ok(None);
         }
@@ -564,15 +565,38 @@ impl Text {
         }
     }
 
-    /// Takes what it has returned, from a place in the row on.
-    fn take(&self, rows: &mut dyn Instances, from: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
+    /// Takes what it has returned, from a place in the row on. If the row is `committed`, an `auto_now_add` column that does
+    /// not decode, as `infinity` does not, is left as it is: a transaction for every UPDATE of it would cost too much.
+    fn take(
+        &self,
+        rows: &mut dyn Instances,
+        from: &AnyRow,
+        at: usize,
+        committed: bool,
+    ) -> Result<(), sqlx::Error> {
         let model = rows.statements();
+        let mut at = at..;
+        let mut take = |column| {
+            let done = rows.set(0, column, from, at.next().unwrap_or_default());
+            match done {
+                Err(error) if committed && model.columns[column].role == Role::AutoNowAdd => {
+                    let (model, column) = (rows.model(), rows.at(0).columns()[column]);
+                    tracing::warn!(
+                        model,
+                        column,
+                        %error,
+                        "a column of a row that is stored could not be read, and is left as it is"
+                    );
+                    Ok(())
+                }
+                done => done,
+            }
+        };
         match self {
             Self::Fixed(_, _, returned) => {
-                let columns = returned.iter().flat_map(|group| model.group(*group));
-                take_row(rows, 0, columns, from, at)
+                returned.iter().flat_map(|group| model.group(*group)).try_for_each(take)
             }
-            Self::Composed(shape) => take_row(rows, 0, shape.returned(model), from, at),
+            Self::Composed(shape) => shape.returned(model).into_iter().try_for_each(&mut take),
         }
     }
 }

@@ -1,6 +1,7 @@
 use crate::context::PoolId;
 use crate::db::Db;
 use crate::error::Reason;
+use crate::facts::Altering;
 use crate::going::Left;
 use crate::transaction::Deferred;
 
@@ -22,6 +23,8 @@ pub(crate) struct Scope {
     pub(crate) outlives: bool,
     /// The one that does.
     pub(crate) left: Option<Box<Left>>,
+    /// SQL that may change the schema was run, in a transaction that has not ended, or by others.
+    pub(crate) altering: Option<Box<Altering>>,
 }
 
 /// A transaction or savepoint: what waits for its end, and whether it may still be committed.

@@ -369,7 +369,7 @@ impl<M: Portable> Route<M> for Any {
 
     fn asked(column: usize, asked: Asked<'_>) -> bool {
         match asked {
-            Asked::Reads(ty) | Asked::Takes(ty) => {
+            Asked::Reads(ty) | Asked::ReadsAll(ty) | Asked::Takes(ty) => {
                 each!(AnyType, ty, DB => <DB as Route<M>>::asked(column, asked))
             }
             Asked::Name(kind, _) => match kind {
@@ -380,6 +380,10 @@ impl<M: Portable> Route<M> for Any {
                 #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
                 other => unreachable!("{other:?} is not a feature of this build"),
             },
+            #[cfg(feature = "sqlite")]
+            Asked::ReadsRowid => <Only<sqlx::Sqlite> as Route<M>>::asked(column, asked),
+            #[cfg(not(feature = "sqlite"))]
+            Asked::ReadsRowid => false,
             Asked::ReadsNull(row) => {
                 each!(AnyRow, row, DB => <DB as Route<M>>::asked(column, asked))
             }

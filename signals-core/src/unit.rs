@@ -230,7 +230,7 @@ fn alone<'u>(
         let mut kept = if changes { Kept::of(rows) } else { Kept::alone(rows) };
         prepare(&heard, kept.rows, &mut source, &scene, needs).await?;
         let conn = source.connect().await?;
-        if heard.is_unsure(kept.rows, conn) && !heard.reads_for_certain(kept.rows, conn).await? {
+        if !heard.commits_itself(kept.rows, conn).await? {
             kept.keep();
             // Not lent: a callback behind the commit may wait for the connection.
             let conn = std::mem::replace(conn, Conn::gone());

@@ -27,6 +27,7 @@ use crate::backend::{AnyRow, Backend, DatabaseKind};
 use crate::conn::Conn;
 use crate::control::{self, Control};
 use crate::error::{Error, Reason, Result};
+use crate::facts::Altering;
 use crate::link::{self, Link, Raw, on};
 use crate::running::Running;
 
@@ -48,7 +49,10 @@ impl Conn<'_> {
     }
 
     /// Raw SQL is about to run: if the future is dropped before it has ended, the connection is unverified.
-    pub(crate) fn raw_begins(&mut self, controls: bool) {
+    pub(crate) fn raw_begins(&mut self, controls: bool, alters: bool) {
+        if alters {
+            self.set_altering();
+        }
         if controls {
             self.set_unverified();
         } else if self.in_transaction() {
@@ -58,6 +62,9 @@ impl Conn<'_> {
 
     /// Raw SQL has ended.
     pub(crate) async fn raw_ended(&mut self, controls: bool) {
+        if let Some(altering) = &self.scope.altering {
+            altering.forget();
+        }
         if controls {
             // If even this fails, the connection stays unverified.
             let _ = Box::pin(self.reconcile()).await;
@@ -83,8 +90,18 @@ impl Conn<'_> {
         done.and(Err(Error::RolledBack { reason }))
     }
 
+    /// The schema may change from here on, until the transaction has ended or the connection is used again.
+    fn set_altering(&mut self) {
+        let (kind, db) = (self.kind(), self.scope.db.clone());
+        self.scope.altering.get_or_insert_with(|| Altering::new(kind, db).into());
+    }
+
     /// sqlx's own connection is about to be handed out.
     pub(crate) fn hand_out(&mut self) {
+        // On Postgres few facts depend on more than the types of the columns, and to look for them anew costs round trips.
+        if self.kind() == DatabaseKind::Sqlite {
+            self.set_altering();
+        }
         self.scope.touch();
         if !self.scope.unverified {
             self.scope.set_mark(false, None);
@@ -128,6 +145,7 @@ impl Conn<'_> {
     /// No transaction is open, whether or not raw SQL was run.
     pub(crate) fn set_idle(&mut self) {
         self.scope.unverified = false;
+        self.scope.altering = None;
         if let Some(pooled) = self.pooled_mut() {
             pooled.set_unverified(false);
         }

@@ -42,7 +42,9 @@ pub(crate) async fn one(
     }
     context::observe("save", rows.model());
     let mut conn = source.acquire().await?;
-    if !conn.in_transaction() && !conn.facts().unsure(rows, &verb).is_empty() {
+    let kind = conn.kind();
+    if !conn.in_transaction() && conn.facts().commits_itself(kind, rows, Some(&verb)) != Some(true)
+    {
         return traced(span, undoable(rows, conn, verb)).await;
     }
     if span.is_disabled() {
@@ -64,15 +66,14 @@ async fn alone(rows: &mut dyn Instances, conn: &mut Conn<'_>, verb: &Verb) -> Re
     doubt.end(done)
 }
 
-/// As [`alone`], of a row of which it is not known whether what comes back can be read: in a transaction where it may turn
-/// out that it cannot.
+/// As [`alone`], of a row of which it is not known whether its statement can commit itself: in a transaction if it cannot.
 fn undoable<'s>(
     rows: &'s mut dyn Instances,
     mut conn: Conn<'s>,
     verb: Verb,
 ) -> BoxFuture<'s, Result<Stored>> {
     Box::pin(async move {
-        if facts::reads_for_certain(&mut conn, rows, &verb).await? {
+        if facts::commits_itself(&mut conn, rows, Some(&verb)).await? {
             return alone(rows, &mut conn, &verb).await;
         }
         let kept = Kept::of(rows);

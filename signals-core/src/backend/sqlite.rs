@@ -122,6 +122,11 @@ impl Backend for Sqlite {
         Some(field == value || (matches!(field, "REAL" | "NUMERIC") && value == "INTEGER"))
     }
 
+    // Types of 32 bits and less have another one than `i64`, although both are called `INTEGER`.
+    fn holds_rowid(ty: &SqliteTypeInfo) -> bool {
+        *ty == <i64 as Type<Sqlite>>::type_info()
+    }
+
     fn any_type(ty: SqliteTypeInfo) -> AnyType {
         AnyType::Sqlite(ty)
     }

@@ -255,6 +255,14 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         R::asked(column, Asked::Reads(ty))
     }
 
+    fn fits_all(&self, column: usize, ty: &AnyType) -> bool {
+        R::asked(column, Asked::ReadsAll(ty))
+    }
+
+    fn fits_rowid(&self, column: usize) -> bool {
+        R::asked(column, Asked::ReadsRowid)
+    }
+
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error> {
         Ok(Box::new(R::load(from, at)?))
     }
