@@ -917,3 +917,354 @@ async fn a_row_is_found_by_a_key_as_its_column_compares_it() {
         test.passed().await;
     }
 }
+
+/// Checks that each of some writes is refused, and that the rows are what they were.
+macro_rules! refused {
+    ($db:expr, $sql:expr, $($write:expr),* $(,)?) => { $(
+        let before: Vec<(i64, i64)> = $db.query($sql).fetch_all().await.unwrap();
+        let done = $write.await;
+        let after: Vec<(i64, i64)> = $db.query($sql).fetch_all().await.unwrap();
+        assert!(done.is_err(), "{}: {done:?}", stringify!($write));
+        assert_eq!(after, before, "{}: {done:?}", stringify!($write));
+    )* };
+}
+
+#[cfg(feature = "postgres")]
+mod unreadable_values {
+    use super::*;
+    use crate::common::TestDb;
+    use std::time::SystemTime;
+
+    #[derive(Debug, Clone, PartialEq, sqlx::Type)]
+    #[sqlx(type_name = "text", rename_all = "lowercase")]
+    enum State {
+        New,
+    }
+
+    #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+    struct Meta {
+        a: i64,
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    struct Even(i64);
+
+    impl<DB: sqlx::Database> sqlx::Type<DB> for Even
+    where
+        i64: sqlx::Type<DB>,
+    {
+        fn type_info() -> DB::TypeInfo {
+            <i64 as sqlx::Type<DB>>::type_info()
+        }
+
+        fn compatible(ty: &DB::TypeInfo) -> bool {
+            <i64 as sqlx::Type<DB>>::compatible(ty)
+        }
+    }
+
+    impl<'q, DB: sqlx::Database> sqlx::Encode<'q, DB> for Even
+    where
+        i64: sqlx::Encode<'q, DB>,
+    {
+        fn encode_by_ref(
+            &self,
+            buffer: &mut DB::ArgumentBuffer,
+        ) -> Result<sqlx::encode::IsNull, sqlx::error::BoxDynError> {
+            self.0.encode_by_ref(buffer)
+        }
+    }
+
+    impl<'r, DB: sqlx::Database> sqlx::Decode<'r, DB> for Even
+    where
+        i64: sqlx::Decode<'r, DB>,
+    {
+        fn decode(value: DB::ValueRef<'r>) -> Result<Self, sqlx::error::BoxDynError> {
+            let n = i64::decode(value)?;
+            if n % 2 == 0 { Ok(Self(n)) } else { Err("odd".into()) }
+        }
+    }
+
+    impl sqlx_signals::AutoNow for Even {
+        fn at(_: SystemTime) -> Self {
+            Self(8)
+        }
+    }
+
+    /// Of a type of which some values do not decode.
+    macro_rules! every_verb {
+        ($test:ident, $type:ty, $value:expr, $column:literal) => {
+            #[tokio::test]
+            async fn $test() {
+                #[derive(Debug, Clone, Model)]
+                #[model(table = "parts")]
+                struct Part {
+                    id: Option<i64>,
+                    n: i64,
+                    #[model(generated)]
+                    value: $type,
+                }
+                let test = TestDb::postgres(stringify!($test)).await;
+                let db = &test.db;
+                table(db, "parts", concat!("n BIGINT NOT NULL UNIQUE, value ", $column)).await;
+                execute(db, "INSERT INTO parts (id, n) VALUES (100, 100)").await;
+                let part = |id, n| Part { id, n, value: $value };
+                let pool = db.postgres().unwrap().clone();
+                refused!(
+                    db,
+                    "SELECT id, n FROM parts ORDER BY id",
+                    part(None, 1).save(db),
+                    part(None, 1).insert(db),
+                    part(Some(7), 1).save(db),
+                    part(Some(7), 1).insert(db),
+                    Part::insert_many(db, &mut [part(None, 1)]),
+                    Part::insert_many(db, &mut [part(None, 1), part(None, 2)]),
+                    part(None, 1).upsert(db, &[Part::N]),
+                    part(None, 100).upsert(db, &[Part::N]),
+                    part(Some(100), 5).upsert(db, &[Part::ID]),
+                    Part::get_or_create(db, part(None, 1), &[Part::N]),
+                    part(Some(100), 5).save(db),
+                    part(Some(100), 5).update(db),
+                    part(Some(100), 5).save_fields(db, &[Part::N]),
+                    Part::update_many(db, &mut [part(Some(100), 5)]),
+                    part(None, 1).save(&pool),
+                    part(Some(100), 5).update(&pool),
+                );
+                test.passed().await;
+            }
+        };
+    }
+
+    every_verb!(
+        json_of_another_shape_is_undone,
+        sqlx::types::Json<Meta>,
+        sqlx::types::Json(Meta { a: 1 }),
+        "JSONB NOT NULL DEFAULT '7'"
+    );
+    every_verb!(an_unknown_variant_is_undone, State, State::New, "TEXT NOT NULL DEFAULT 'old'");
+    every_verb!(an_optional_unknown_variant_is_undone, Option<State>, None, "TEXT DEFAULT 'old'");
+    every_verb!(
+        a_number_that_a_newtype_refuses_is_undone,
+        Even,
+        Even(2),
+        "BIGINT NOT NULL DEFAULT 7"
+    );
+
+    #[tokio::test]
+    async fn a_time_of_creation_that_cannot_be_read_fails_no_update() {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "notes")]
+        struct Note {
+            id: Option<i64>,
+            n: i64,
+            #[model(auto_now_add)]
+            created: Even,
+        }
+        let test = TestDb::postgres("unreadable_created").await;
+        let db = &test.db;
+        table(db, "notes", "n BIGINT NOT NULL, created BIGINT NOT NULL").await;
+        execute(db, "INSERT INTO notes VALUES (1, 1, 7)").await;
+        let mut note = Note { id: Some(1), n: 2, created: Even(4) };
+        note.update(db).await.unwrap();
+        assert_eq!(note.created.0, 4, "as the instance had it");
+        note.n = 3;
+        note.save_fields(db, &[Note::N]).await.unwrap();
+        let (n,): (i64,) = db.query("SELECT n FROM notes").fetch_one().await.unwrap();
+        assert_eq!(n, 3);
+        // In a transaction, which can still be undone, it is an error.
+        let mut tx = db.begin().await.unwrap();
+        note.update(&mut tx).await.unwrap_err();
+        assert!(tx.commit().await.unwrap_err().is_rolled_back());
+        test.passed().await;
+    }
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite_statements {
+    use super::*;
+    use crate::common::TestDb;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "items")]
+    struct Told {
+        id: Option<i64>,
+        n: i64,
+    }
+
+    #[receiver(post_save, sender = Told, on_commit)]
+    async fn told(_: PostSave<'_, Told>) {}
+
+    #[receiver(post_delete, sender = Told, on_commit)]
+    async fn told_of_delete(_: PostDelete<'_, Told>) {}
+
+    const ROWS: &str = "SELECT id, n FROM items ORDER BY id";
+
+    /// A trigger that refuses what another statement has stored.
+    fn fail_after(event: &str) -> String {
+        format!(
+            "CREATE TRIGGER after_{event} AFTER {event} ON items BEGIN SELECT RAISE(FAIL, 'no'); END"
+        )
+    }
+
+    async fn all_are_refused(db: &Db) {
+        let told = |id, n| Told { id, n };
+        let keyed = |id, n| Item { id: Some(id), n };
+        let pool = other_pool(db).await;
+        let mut conn = pool.acquire().await.unwrap();
+        refused!(
+            db,
+            ROWS,
+            item(1).save(db),
+            item(1).insert(db),
+            keyed(7, 1).save(db),
+            keyed(7, 1).insert(db),
+            Item::insert_many(db, &mut [item(1)]),
+            Item::insert_many(db, &mut items(&[1, 2])),
+            item(1).upsert(db, &[Item::N]),
+            item(100).upsert(db, &[Item::N]),
+            Item::get_or_create(db, item(1), &[Item::N]),
+            keyed(100, 5).save(db),
+            keyed(100, 5).update(db),
+            keyed(100, 5).save_fields(db, &[Item::N]),
+            Item::update_many(db, &mut [keyed(100, 5)]),
+            keyed(100, 5).delete(db),
+            Item::delete_many(db, &mut [keyed(100, 5)]),
+            Item::query("WHERE n = 100").set(Item::N, 5_i64).update(db),
+            Item::query("WHERE n = 100").delete(db),
+            told(None, 1).save(db),
+            told(Some(100), 5).save(db),
+            told(Some(100), 5).delete(db),
+            item(1).save(&pool),
+            keyed(100, 5).save(&pool),
+            keyed(100, 5).delete(&pool),
+            item(1).save(&mut conn),
+            keyed(100, 5).update(&mut conn),
+            keyed(100, 5).delete(&mut conn),
+        );
+    }
+
+    /// Another pool of the same database.
+    async fn other_pool(db: &Db) -> sqlx::SqlitePool {
+        let options = db.sqlite().unwrap().connect_options();
+        sqlx::SqlitePool::connect_with((*options).clone()).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_a_trigger_refuses_afterwards_is_undone() {
+        let test = TestDb::sqlite("raise_fail").await;
+        let db = &test.db;
+        table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        execute(db, "INSERT INTO items VALUES (100, 100)").await;
+        for event in ["INSERT", "UPDATE", "DELETE"] {
+            execute(db, &fail_after(event)).await;
+        }
+        all_are_refused(db).await;
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_trigger_that_is_new_is_seen_by_the_next_write() {
+        let test = TestDb::sqlite("new_trigger").await;
+        let db = &test.db;
+        table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        let insert = fail_after("INSERT");
+        let drop_it = "DROP TRIGGER after_INSERT";
+        let mut n = 0;
+        let mut saves = async || {
+            n += 1;
+            item(n).save(db).await.unwrap();
+        };
+        saves().await;
+        execute(db, &insert).await;
+        refused!(db, ROWS, item(1).save(db), item(0).save(db));
+        db.execute(drop_it).await.unwrap();
+        saves().await;
+        db.query(sqlx::AssertSqlSafe(insert.clone())).execute().await.unwrap();
+        refused!(db, ROWS, item(0).save(db));
+        db.execute(drop_it).await.unwrap();
+        saves().await;
+        let mut tx = db.begin().await.unwrap();
+        tx.execute(sqlx::AssertSqlSafe(insert.clone())).await.unwrap();
+        tx.commit().await.unwrap();
+        refused!(db, ROWS, item(0).save(db));
+        let mut tx = db.begin().await.unwrap();
+        tx.execute(drop_it).await.unwrap();
+        item(500).save(&mut tx).await.unwrap();
+        Item { id: Some(-1), n: 0 }.delete(&mut tx).await.unwrap();
+        tx.rollback().await.unwrap();
+        refused!(db, ROWS, item(0).save(db));
+        db.execute(drop_it).await.unwrap();
+        saves().await;
+        let mut conn = db.acquire().await.unwrap();
+        sqlx::raw_sql(sqlx::AssertSqlSafe(insert.clone()))
+            .execute(conn.sqlite().unwrap())
+            .await
+            .unwrap();
+        refused!(db, ROWS, item(0).save(&mut conn), item(0).save(db));
+        drop(conn);
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_trigger_of_a_row_that_belongs_to_the_deleted_one_counts() {
+        let test = TestDb::sqlite("raise_fail_of_child").await;
+        let db = &test.db;
+        table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        execute(
+            db,
+            "CREATE TABLE logs (id INTEGER PRIMARY KEY); INSERT INTO items VALUES (100, 100)",
+        )
+        .await;
+        execute(
+            db,
+            "CREATE TABLE parts (item_id BIGINT NOT NULL REFERENCES items (id) ON DELETE CASCADE);
+             INSERT INTO parts VALUES (100), (100);
+             CREATE TRIGGER parts_fail AFTER DELETE ON parts BEGIN SELECT RAISE(FAIL, 'no'); END",
+        )
+        .await;
+        let both = "SELECT (SELECT count(*) FROM items), (SELECT count(*) FROM parts)";
+        refused!(db, both, Item { id: Some(100), n: 100 }.delete(db));
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_rowid_beyond_the_type_of_the_key_is_undone() {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "items")]
+        struct Narrow {
+            id: Option<i32>,
+            n: i64,
+        }
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "items")]
+        struct NarrowTold {
+            id: Option<i32>,
+            n: i64,
+        }
+        #[receiver(post_save, sender = NarrowTold, on_commit)]
+        async fn narrow_told(_: PostSave<'_, NarrowTold>) {}
+        let test = TestDb::sqlite("narrow_rowid").await;
+        let db = &test.db;
+        table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        let row = |n| Narrow { id: None, n };
+        row(1).save(db).await.unwrap();
+        execute(db, "INSERT INTO items VALUES (5000000000, 2)").await;
+        let pool = other_pool(db).await;
+        refused!(
+            db,
+            ROWS,
+            row(3).save(db),
+            row(3).insert(db),
+            row(3).save(&pool),
+            Narrow::insert_many(db, &mut [row(3)]),
+            Narrow::insert_many(db, &mut [row(3), row(4)]),
+            row(3).upsert(db, &[Narrow::N]),
+            row(2).upsert(db, &[Narrow::N]),
+            Narrow::get_or_create(db, row(3), &[Narrow::N]),
+            NarrowTold { id: None, n: 3 }.save(db),
+        );
+        let mut wide = item(9);
+        wide.save(db).await.unwrap();
+        assert_eq!(wide.id, Some(5_000_000_001));
+        test.passed().await;
+    }
+}

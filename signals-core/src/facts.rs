@@ -95,7 +95,9 @@ impl Facts {
         verb: Option<&Verb>,
     ) -> Option<bool> {
         let returned = verb.map_or(Columns::NONE, |verb| returned(rows, verb));
-        if kind == DatabaseKind::Postgres && returned.is_empty() {
+        // An UPDATE of a row without a key is refused before anything is sent.
+        let is_sent = rows.has_key(0) || !matches!(verb, Some(Verb::Update | Verb::Fields(_)));
+        if !is_sent || (kind == DatabaseKind::Postgres && returned.is_empty()) {
             return Some(true);
         }
         let all = self.0.load();
