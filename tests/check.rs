@@ -253,24 +253,35 @@ async fn what_postgres_knows_of_an_index_and_of_a_domain_counts() {
 
 #[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deferrable_constraint_is_a_finding_only_if_an_upsert_needs_it() {
+async fn a_deferrable_constraint_is_a_finding_if_an_upsert_may_need_it() {
     let test = common::TestDb::postgres("a_deferrable_constraint_is_a_finding").await;
     let db = test.db.clone();
+    accounts(&db, "UNIQUE").await;
+    let key = "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey, ADD PRIMARY KEY (id) DEFERRABLE";
+    execute(&db, key).await;
+    assert_eq!(found(&db).await, [""; 0], "a save needs no key that is checked at once");
+
+    // No upsert was run in this process.
     accounts(&db, "UNIQUE DEFERRABLE INITIALLY IMMEDIATE").await;
-    execute(
-        &db,
-        "ALTER TABLE accounts DROP CONSTRAINT accounts_pkey, ADD PRIMARY KEY (id) DEFERRABLE",
-    )
-    .await;
-    assert_eq!(found(&db).await, [""; 0]);
-    let mut account = Account { id: None, name: "a".into(), email: "x".into() };
-    account.save(&db).await.unwrap();
-    let _ = account.upsert(&db, &[Account::EMAIL]).await;
+    execute(&db, key).await;
     let deferrable = [format!(
         "{OF}: the unique constraint of `email` is DEFERRABLE, which `upsert` or `get_or_create` cannot use"
     )];
     assert_eq!(found(&db).await, deferrable);
+
+    let mut account = Account { id: None, name: "a".into(), email: "x".into() };
+    account.save(&db).await.unwrap();
+    let _ = account.upsert(&db, &[Account::EMAIL]).await;
+    assert_eq!(found(&db).await, deferrable, "it is reported once");
+
     execute(&db, "CREATE UNIQUE INDEX accounts_now ON accounts (email)").await;
-    assert_eq!(found(&db).await, [""; 0], "one index that is checked at once is enough");
+    assert_eq!(found(&db).await, deferrable, "ON CONFLICT takes both indexes");
+    db.execute(
+        "INSERT INTO accounts (name, email) VALUES ('b', 'y') ON CONFLICT (email) DO NOTHING",
+    )
+    .await
+    .unwrap_err();
+    execute(&db, "ALTER TABLE accounts DROP CONSTRAINT accounts_email_key").await;
+    assert_eq!(found(&db).await, [""; 0]);
     test.passed().await;
 }

@@ -96,6 +96,8 @@ async fn table(conn: &mut Conn<'_>, described: &Described, ask: Ask) -> Result<V
         }
         if spec.unique {
             findings.extend(missing_index(&of, &table, &[column], "`#[model(unique)]`"));
+            // Such a column may be named by an upsert at any time. A save needs no arbiter for the key.
+            findings.extend(no_arbiter(&of, &table, &[column]).filter(|_| !is_key));
         }
     }
     let unwritten = |column: &&Column| {
@@ -174,11 +176,10 @@ fn missing_index(of: &str, table: &Table, columns: &[&str], asked: &str) -> Opti
     }
 }
 
-/// That `upsert` needs an index that is checked at once, and every one is deferrable.
+/// That `upsert` cannot name these columns: each unique index of them is an arbiter, and one is deferrable.
 fn no_arbiter(of: &str, table: &Table, columns: &[&str]) -> Option<String> {
-    let (names, mut indexes) = indexes_of(table, columns);
-    indexes.retain(|index| index.valid);
-    let deferrable = !indexes.is_empty() && indexes.iter().all(|index| index.deferrable);
+    let (names, indexes) = indexes_of(table, columns);
+    let deferrable = indexes.iter().any(|index| index.valid && index.deferrable);
     deferrable.then(|| {
         format!("{of}: the unique constraint of `{names}` is DEFERRABLE, which {UPSERT} cannot use")
     })
