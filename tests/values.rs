@@ -478,12 +478,14 @@ struct Settable {
     color: Color,
     #[model(json)]
     meta: Option<Meta>,
+    list: Json<Vec<i32>>,
 }
 
 async fn settable(db: &Db) {
     let columns = "name TEXT NOT NULL, nick TEXT, age BIGINT NOT NULL, small SMALLINT NOT NULL, ratio DOUBLE PRECISION NOT NULL, single \
                    REAL NOT NULL, active BOOLEAN NOT NULL, data BYTEA NOT NULL, at TIMESTAMPTZ NOT NULL, naive TIMESTAMP NOT NULL, day DATE \
-                   NOT NULL, time TIME NOT NULL, uuid UUID NOT NULL, cents BIGINT NOT NULL, color TEXT NOT NULL, meta JSONB";
+                   NOT NULL, time TIME NOT NULL, uuid UUID NOT NULL, cents BIGINT NOT NULL, color TEXT NOT NULL, meta JSONB, \
+                   list JSONB NOT NULL";
     let columns = match db.kind() {
         DatabaseKind::Sqlite => columns
             .replace("BYTEA", "BLOB")
@@ -512,6 +514,7 @@ async fn settable(db: &Db) {
         cents: Cents(1),
         color: Color::Red,
         meta: None,
+        list: Json(vec![]),
     }
     .save(db)
     .await
@@ -569,6 +572,18 @@ on_every_database! {
             UUID: "x", UUID: 5, CENTS: "5", CENTS: 0.5, COLOR: 5, META: 7, META: true,
         );
         assert_eq!(format!("{:?}", Settable::all(&db).await.unwrap()), before);
+    }
+
+    // SQLite has one type for both.
+    async fn json_does_not_fit_a_string_nor_a_string_json(db: Db) {
+        settable(&db).await;
+        let before = format!("{:?}", Settable::all(&db).await.unwrap());
+        misfits!(&db,
+            NAME: Json(vec![1]), NAME: Some(Json(1)), NAME: serde_json::json!("x"), NICK: Json("x"), NICK: None::<Json<i32>>,
+            META: "x", META: Some("{}"), LIST: "[]", LIST: "[]".to_owned(), LIST: Some("[]"),
+        );
+        assert_eq!(format!("{:?}", Settable::all(&db).await.unwrap()), before);
+        fits!(&db, LIST: Json(vec![1]), LIST: serde_json::json!([1]), LIST: Some(Json(vec![1])));
     }
 
     async fn a_value_that_does_not_fit_fails_the_transaction(db: Db) {

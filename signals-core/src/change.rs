@@ -19,7 +19,7 @@ use crate::executor::Source;
 use crate::field::Asked;
 use crate::instances::Of;
 use crate::model::Model;
-use crate::query::{Binds, Inspect, Offered, arguments, refuse_control};
+use crate::query::{Binds, Inspect, Notation, Offered, arguments, refuse_control};
 use crate::read;
 use crate::statements::{ColumnSpec, Group, Role};
 use crate::store::Route;
@@ -301,8 +301,16 @@ impl<M: Model> Change<M> {
 /// Why a column cannot be set to a value, if it cannot.
 fn misfit<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> Option<Error> {
     let spec = M::STATEMENTS.columns[column];
-    let why = if spec.json && offered.is_string() {
-        "a string: a field with `json` is set to `Json<T>`".to_owned()
+    let field = Cell::new("");
+    R::asked(column, Asked::TypeName(&offered.ty, &field));
+    let why = if let (Some(Notation::Json), Some(Notation::String)) =
+        (Notation::of(field.get()), offered.notation())
+    {
+        "a string: a field of JSON is set to `Json<T>`".to_owned()
+    } else if let (Some(Notation::String), Some(Notation::Json)) =
+        (Notation::of(field.get()), offered.notation())
+    {
+        "JSON: the field is a string".to_owned()
     } else if !R::asked(column, Asked::Takes(&offered.ty)) {
         format!("a value of type {}", offered.ty.name())
     } else if offered.is_none() && !spec.optional {

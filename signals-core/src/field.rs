@@ -65,6 +65,8 @@ pub enum Asked<'a> {
     ReadsNull(&'a AnyRow),
     /// The name of the type in this database; the answer is whether there is one.
     Name(DatabaseKind, &'a Cell<String>),
+    /// The name that the field's type has in the program, in the database of this type.
+    TypeName(&'a AnyType, &'a Cell<&'static str>),
 }
 
 /// How a column of a model is stored. Every bound on a field goes through it.
@@ -152,6 +154,10 @@ fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
             name.set(T::type_info().name().to_owned());
             // A type of which only the number is known is printed as this.
             T::type_info().name() != "?"
+        }
+        Asked::TypeName(_, name) => {
+            name.set(std::any::type_name::<T>());
+            true
         }
     }
 }

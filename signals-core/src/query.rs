@@ -302,14 +302,38 @@ impl Offered {
         self.null && name.starts_with("core::option::Option<")
     }
 
-    /// Whether it is a string. SQLite knows JSON as text, too.
-    pub(crate) fn is_string(&self) -> bool {
-        let name = self.name.trim_start_matches('&').trim_start_matches("core::option::Option<");
-        let name = name.trim_start_matches('&').trim_end_matches('>');
-        matches!(
-            name,
+    /// What the text of it means.
+    pub(crate) fn notation(&self) -> Option<Notation> {
+        Notation::of(self.name)
+    }
+}
+
+/// What the text of a value means. SQLite has one type for both.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Notation {
+    String,
+    Json,
+}
+
+impl Notation {
+    /// That of a type of this name, if it is not one of the program's own.
+    pub(crate) fn of(type_name: &str) -> Option<Self> {
+        const JSON: [&str; 4] = [
+            "sqlx_core::types::json::Json<",
+            "serde_json::",
+            "alloc::boxed::Box<serde_json::",
+            "sqlx_signals_core::field::JsonColumn<",
+        ];
+        let name = type_name.trim_start_matches('&').trim_start_matches("core::option::Option<");
+        let name = name.trim_start_matches('&');
+        if JSON.iter().any(|json| name.starts_with(json)) {
+            return Some(Self::Json);
+        }
+        let is_string = matches!(
+            name.trim_end_matches('>'),
             "str" | "alloc::string::String" | "alloc::boxed::Box<str" | "alloc::borrow::Cow<str"
-        )
+        );
+        is_string.then_some(Self::String)
     }
 }
 

@@ -369,7 +369,7 @@ impl<M: Portable> Route<M> for Any {
 
     fn asked(column: usize, asked: Asked<'_>) -> bool {
         match asked {
-            Asked::Reads(ty) | Asked::ReadsAll(ty) | Asked::Takes(ty) => {
+            Asked::Reads(ty) | Asked::ReadsAll(ty) | Asked::Takes(ty) | Asked::TypeName(ty, _) => {
                 each!(AnyType, ty, DB => <DB as Route<M>>::asked(column, asked))
             }
             Asked::Name(kind, _) => match kind {
