@@ -210,6 +210,8 @@ on_every_database! {
         let [(_, Err(error))] = &results[..] else { panic!("{results:?}") };
         assert_eq!(error.find(), Some(&Negative(-6)));
         assert!(error.to_string().starts_with("receiver `book` of `Paid` failed: the order"), "{error}");
+        let long = format!("{error:#}");
+        assert!(long.starts_with("receiver `errors::book` of `Paid` (tests/errors.rs:"), "{long}");
 
         // After the commit.
         let mut tx = db.begin().await.unwrap();
@@ -259,6 +261,16 @@ on_every_database! {
         let error = tx.commit().await.unwrap_err();
         assert!(matches!(error.find(), Some(AppError::Sql(_))), "{error:?}");
         assert!(error.to_string().starts_with("the transaction was rolled back: could not save `Failing`: receiver `fail`: "), "{error}");
+
+        // A model without receivers.
+        table(&db, "versioned", "version BIGINT NOT NULL").await;
+        let mut tx = db.begin().await.unwrap();
+        let mut row = Versioned { id: Some(1), version: 1 };
+        row.insert(&mut tx).await.unwrap();
+        row.insert(&mut tx).await.unwrap_err();
+        let error = tx.commit().await.unwrap_err();
+        assert!(error.to_string().starts_with("the transaction was rolled back: could not "), "{error}");
+        assert!(error.to_string().contains("`Versioned`"), "{error}");
 
         // A statement, and no model.
         let mut tx = db.begin().await.unwrap();

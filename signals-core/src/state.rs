@@ -79,16 +79,45 @@ pub(crate) struct StateType {
 
 impl<'a, 'c, P, T: Clone + Send + Sync + 'static> Parameter<'a, 'c, P> for State<T> {
     fn take(cx: &mut Cx<'a, 'c>) -> Result<Self, BoxError> {
-        let name = type_name::<T>();
+        let ty = type_name::<T>();
         if let Some(asked) = &mut cx.asked {
-            asked.states.push(StateType { id: TypeId::of::<T>(), name });
+            asked.states.push(StateType { id: TypeId::of::<T>(), name: ty });
         }
         match cx.state::<T>() {
             Some(value) => Ok(Self(value.clone())),
-            None if cx.db.is_none() => {
-                Err(format!("it takes a `State<{name}>`, and the save went through no `Db`").into())
-            }
-            None => Err(format!("there is no state `{name}`: give it with `db.with(…)`").into()),
+            None => Err(Box::new(NoState { ty, has_db: cx.db.is_some() })),
         }
     }
+}
+
+/// A receiver takes a state that is not there. `{}` has the type without paths, `{:#}` with them.
+#[derive(Debug)]
+pub(crate) struct NoState {
+    ty: &'static str,
+    has_db: bool,
+}
+
+impl fmt::Display for NoState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let ty = if f.alternate() { self.ty.to_owned() } else { without_paths(self.ty) };
+        match self.has_db {
+            true => write!(f, "there is no state `{ty}`: give it with `db.with(…)`"),
+            false => write!(f, "it takes a `State<{ty}>`, and the save went through no `Db`"),
+        }
+    }
+}
+
+impl std::error::Error for NoState {}
+
+/// The name of a type, in which each path is its last segment.
+fn without_paths(name: &str) -> String {
+    let mut short = String::with_capacity(name.len());
+    let mut parts = name.split("::").peekable();
+    while let Some(part) = parts.next() {
+        // What stands before `::` is an identifier at the end of the part.
+        let is_identifier = |c: char| c.is_alphanumeric() || matches!(c, '_' | '{' | '}' | '#');
+        let kept = if parts.peek().is_some() { part.trim_end_matches(is_identifier) } else { part };
+        short.push_str(kept);
+    }
+    short
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::{Error, ReceiverError, chain};
 use crate::model::NO_KEY;
+use crate::state::NoState;
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -152,9 +153,11 @@ impl Form {
     }
 
     fn place(self, failed: &ReceiverError) -> String {
-        let ReceiverError { signal, file, line, .. } = failed;
+        let ReceiverError { signal, file, line, model, .. } = failed;
         match self {
             Self::Short => String::new(),
+            // The signal of a program's own is named already.
+            Self::Long if signal == model => format!(" ({file}:{line})"),
             Self::Long => format!(" of `{signal}` ({file}:{line})"),
         }
     }
@@ -166,6 +169,11 @@ impl Form {
         }
         if let Some(failed) = chain::downcast::<ReceiverError>(error) {
             return self.receiver(failed);
+        }
+        if let Some(missing) = chain::downcast::<NoState>(error)
+            && self == Self::Long
+        {
+            return format!("{missing:#}");
         }
         let mut text = error.to_string();
         let next = if self == Self::Long { chain::next(error) } else { None };
