@@ -275,9 +275,12 @@ fn linked(model: &Model<'_>) -> TokenStream {
                 OnDelete::SetNull => quote!(SetNull),
             };
             let ty = column.ty;
-            checks.extend(
-                quote_spanned!(ty.span()=> const _: () = __p::is_key_of::<#parent, #ty>();),
-            );
+            // A type that no database can store is an error already.
+            if !unstorable::is_never_stored(&ty.to_token_stream().to_string()) {
+                checks.extend(
+                    quote_spanned!(ty.span()=> const _: () = __p::is_key_of::<#parent, #ty>();),
+                );
+            }
             let new = quote_spanned!(parent.span()=> __p::Relation::new::<#parent>);
             Some(quote!(#new(#i, __p::OnDelete::#on_delete, __In::SQLITE_CHILDREN, __In::POSTGRES_CHILDREN)))
         })

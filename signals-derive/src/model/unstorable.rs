@@ -9,6 +9,60 @@ pub(super) fn is_known(text: &str, json: bool) -> bool {
     !json && KNOWN.contains(&inner.unwrap_or(text))
 }
 
+/// Whether the type is one of the language's own that no database can store.
+pub(super) fn is_never_stored(text: &str) -> bool {
+    const NEVER: [&str; 6] = ["u64", "usize", "isize", "u128", "i128", "char"];
+    let inner = text.strip_prefix("Option < ").and_then(|text| text.strip_suffix(" >"));
+    NEVER.contains(&inner.unwrap_or(text))
+}
+
+/// Whether the program cannot derive `sqlx::Type` for the type, because it is not the program's.
+fn is_foreign(text: &str, name: &str) -> bool {
+    const NAMES: [&str; 24] = [
+        "Box",
+        "Rc",
+        "Arc",
+        "Weak",
+        "Pin",
+        "Cell",
+        "RefCell",
+        "OnceCell",
+        "UnsafeCell",
+        "Mutex",
+        "RwLock",
+        "OnceLock",
+        "LazyLock",
+        "Result",
+        "Range",
+        "RangeInclusive",
+        "RangeFrom",
+        "RangeTo",
+        "RangeFull",
+        "Bound",
+        "PhantomData",
+        "Wrapping",
+        "Cow",
+        "Option",
+    ];
+    const STARTS: [&str; 11] = [
+        "std::",
+        "core::",
+        "alloc::",
+        "::std::",
+        "::core::",
+        "::alloc::",
+        "fn(",
+        "fn (",
+        "unsafe ",
+        "extern ",
+        "dyn ",
+    ];
+    NAMES.contains(&name)
+        || STARTS.iter().any(|start| text.starts_with(start))
+        || text.starts_with(['*', '!'])
+        || text.starts_with("for<")
+}
+
 /// The message for a field of this type.
 pub(super) fn message(ty: &TokenStream, json: bool) -> String {
     let text = readable(ty);
@@ -81,6 +135,10 @@ fn instead(text: &str) -> String {
         }
         _ if inner.starts_with('(') || inner.starts_with('[') => {
             "put `#[model(json)]` on the field to store it as JSON".to_owned()
+        }
+        _ if is_foreign(inner, name) => {
+            "use another type; `#[model(json)]` on the field stores it as JSON, `#[model(skip)]` leaves it out"
+                .to_owned()
         }
         _ => format!(
             "`#[derive(sqlx::Type)]` on `{inner}` makes it one; `#[model(json)]` on the field stores it as JSON, \
