@@ -133,15 +133,7 @@ on_every_database! {
             let of = format!("many {pending} ");
             let mut many = [note(&format!("{of}a")), note(&format!("{of}b"))];
             let done = cancelled_after(Note::insert_many(&one, &mut many), pending).await;
-            drop(one.acquire().await.unwrap());
-            // In a transaction, which is rolled back if a receiver in it is dropped.
-            match Note::query("WHERE text LIKE $1 || '%'").bind(&of).count(&db).await.unwrap() {
-                0 => {
-                    let log = SCENE.log.take();
-                    assert!(!log.iter().any(|line| line.starts_with("stored")), "{of}: {log:?}");
-                }
-                count => assert_eq!((count, SCENE.log.wait_for(7).await.len()), (2, 7), "{of}"),
-            }
+            settled(&of, 7, 0).await;
             if done.is_some() {
                 break;
             }

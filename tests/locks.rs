@@ -710,7 +710,7 @@ mod order {
                     let mut items: Vec<_> =
                         (0..300).map(|id| Item { id: Some(id), n: round }).collect();
                     random.shuffle(&mut items);
-                    if (round as u64 + worker) % 2 == 0 {
+                    if (round as u64 + worker).is_multiple_of(2) {
                         Item::delete_many(&db, &mut items).await?;
                         continue;
                     }

@@ -306,6 +306,21 @@ impl Db {
         Self { pool: Pool::Postgres(pool.clone(), None), state: Layers::default(), facts: None }
     }
 
+    /// Has every connection prepare its statements again when it is used next, because the schema may be another.
+    pub(crate) fn prepare_again(&self) {
+        match &self.pool {
+            // SQLite does it by itself.
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(..) => {}
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(_, lender) => {
+                if let Some(lender) = lender {
+                    lender.outdate();
+                }
+            }
+        }
+    }
+
     /// What is known of the tables.
     pub(crate) fn facts(&self) -> &Facts {
         match &self.facts {

@@ -118,8 +118,11 @@ impl Facts {
 
     /// Whether a row that an UPDATE or a DELETE did not write is not there.
     pub(crate) fn plain(&self, rows: &dyn Instances) -> bool {
-        let plain = self.0.load().models.get(&rows.id()).is_some_and(|known| known.plain);
-        plain && !rows.statements().has(Group::Version)
+        self.keeps_no_row(rows) && !rows.statements().has(Group::Version)
+    }
+
+    fn keeps_no_row(&self, rows: &dyn Instances) -> bool {
+        self.0.load().models.get(&rows.id()).is_some_and(|known| known.plain)
     }
 
     /// Whether an INSERT can name the columns that are asked for in `ON CONFLICT`, if that is known.
@@ -166,6 +169,7 @@ impl Altering {
     pub(crate) fn forget(&self) {
         if let Some(db) = &self.db {
             db.facts().clear();
+            db.prepare_again();
         }
         Facts::elsewhere(self.kind).clear();
     }
@@ -215,20 +219,27 @@ pub(crate) fn commits_itself<'s>(
             DatabaseKind::Sqlite => in_sqlite(conn, rows, seen).await,
             DatabaseKind::Postgres => in_postgres(conn, rows, seen).await,
         };
-        match found {
-            Ok(found) => {
+        match unless_lost(found)? {
+            Some(found) => {
                 let all_read = seen.without(found.readable).is_empty();
                 let commits_itself = found.atomic == Some(true) && all_read;
                 conn.facts().add(rows, epoch, Known { seen, ..found });
                 Ok(commits_itself)
             }
-            Err(Error::Database(sqlx::Error::Database(error))) if !link::has_hung_up(&*error) => {
-                Err(sqlx::Error::Database(error).into())
-            }
-            // The connection is lost; the write itself may find another one.
-            Err(_) => Ok(false),
+            None => Ok(false),
         }
     })
+}
+
+/// What was found; none if the connection is lost, and the write itself may find another one.
+fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Database(sqlx::Error::Database(error))) if !link::has_hung_up(&*error) => {
+            Err(sqlx::Error::Database(error).into())
+        }
+        Err(_) => Ok(None),
+    }
 }
 
 /// A value of any type can be in any column, but for the rowid. Of the others we take those for certain that the library
@@ -260,7 +271,7 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Instances, seen: Columns) -> 
 /// (`RAISE(FAIL)`, `ON CONFLICT FAIL`), nor one of another table that is written by a foreign key.
 const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, name, \
      tbl_name, sql FROM sqlite_temp_schema), unsafe AS MATERIALIZED (SELECT tbl_name FROM schemas WHERE type = 'trigger' OR sql LIKE \
-     '%CONFLICT%FAIL%') SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
+     '%CONFLICT%') SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
      pragma_index_list($1, $2) AS i WHERE i.origin = 'pk'), NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
      NOT (EXISTS (SELECT 1 FROM unsafe) AND EXISTS (SELECT 1 FROM schemas AS s, pragma_foreign_key_list(s.name, $2) AS f WHERE \
      s.type = 'table' AND f.\"table\" = $1 COLLATE NOCASE AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN \
@@ -303,24 +314,34 @@ async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Instances, seen: Columns) -
 ///
 /// What the database refuses.
 pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
-    if conn.facts().plain(rows) {
+    Ok(!rows.statements().has(Group::Version) && stores_every_row(conn, rows).await?)
+}
+
+/// Whether nothing keeps a row from being written, and so none of several rows from being inserted: no trigger, rule or policy,
+/// and on SQLite no conflict clause.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
+    if conn.facts().keeps_no_row(rows) {
         return Ok(true);
-    }
-    if rows.statements().has(Group::Version) {
-        return Ok(false);
     }
     let (sql, name) = match conn.kind() {
         DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.at(0).table().rsplit('.').next()),
         DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.statements().table)),
     };
     let epoch = conn.facts().epoch();
-    let (plain,): (bool,) = conn.query(sql).bind(name).fetch_one().await?;
+    let Some((plain,)) = unless_lost(conn.query(sql).bind(name).fetch_one::<(bool,)>().await)?
+    else {
+        return Ok(false);
+    };
     conn.facts().add(rows, epoch, Known { plain, ..Known::default() });
     Ok(plain)
 }
 
-const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = $1 \
-     COLLATE NOCASE)";
+const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND \
+     tbl_name = $1 COLLATE NOCASE)";
 
 /// A table of its own, without triggers of the program, rules and policies.
 const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
@@ -363,7 +384,8 @@ const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)
      name)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND (SELECT \
      group_concat(name, char(1)) FROM (SELECT name FROM pragma_index_info(i.name, $3) ORDER BY name)) = $1)";
 
-/// Each unique index of these columns is an arbiter, and none may be deferrable.
-const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) FROM pg_index WHERE indrelid = to_regclass($2) AND indisunique AND indisvalid \
+/// Each unique index of these columns is an arbiter, and none may be deferrable. A table with rules has no ON CONFLICT.
+const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($2) \
+     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($2) AND indisunique AND indisvalid \
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
      FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $1";

@@ -107,10 +107,13 @@ impl Heard {
             Unit::Delete => None,
         };
         let kind = conn.kind();
-        match conn.facts().commits_itself(kind, rows, verb) {
-            Some(known) => Ok(known),
-            None => facts::commits_itself(conn, rows, verb).await,
-        }
+        let commits_itself = match conn.facts().commits_itself(kind, rows, verb) {
+            Some(known) => known,
+            None => facts::commits_itself(conn, rows, verb).await?,
+        };
+        // If one of several rows is not stored, none is.
+        let several = rows.len() > 1 && verb == Some(&Verb::Insert);
+        Ok(commits_itself && (!several || facts::stores_every_row(conn, rows).await?))
     }
 
     /// Writes the rows.

@@ -191,6 +191,11 @@ impl<DB: Backend> Lender<DB> {
         turn.map_err(|_| sqlx::Error::PoolClosed)
     }
 
+    /// The statements of every connection may be outdated.
+    pub(crate) fn outdate(&self) {
+        self.generation.fetch_add(1, Ordering::AcqRel);
+    }
+
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -387,7 +392,7 @@ impl<DB: Backend> Lent<DB> {
         if let Some(loan) = &mut self.0 {
             loan.generation = None;
             if let Some((lender, _)) = &loan.home {
-                lender.generation.fetch_add(1, Ordering::AcqRel);
+                lender.outdate();
             }
         }
     }

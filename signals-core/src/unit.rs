@@ -45,10 +45,11 @@ impl Unit {
     }
 
     /// Whether several rows are more than one statement, of which all or none are to be stored.
-    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind) -> bool {
+    fn is_several(&self, rows: &dyn Instances, kind: DatabaseKind, settled: bool) -> bool {
         match self {
-            // A trigger can drop one of several rows, which undoes the others.
-            Self::Save(verb) => *verb != Verb::Insert || rows.len() > 1,
+            // A receiver before the statement can still give a row its key, which decides how many statements there are.
+            Self::Save(Verb::Insert) if settled => chunk::inserts(kind, rows).len() != 1,
+            Self::Save(_) => true,
             // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
             Self::Delete => {
                 let versioned = rows.statements().has(Group::Version);
@@ -109,7 +110,8 @@ pub(crate) fn perform<'u>(
             traced(span, inside(heard, rows, conn, scene, needs))
         }
         source => {
-            needs.transaction |= heard.many && heard.unit.is_several(rows, source.kind());
+            let settled = heard.pair.before.is_empty();
+            needs.transaction |= heard.many && heard.unit.is_several(rows, source.kind(), settled);
             match needs.transaction {
                 true => traced(span, outside(heard, rows, source, scene, needs)),
                 false => traced(span, alone(heard, rows, source, scene, needs)),
