@@ -556,6 +556,23 @@ mod deferrable {
     use crate::common::TestDb;
 
     #[tokio::test]
+    async fn a_save_works_on_a_table_with_rules() {
+        let test = TestDb::postgres("table_with_rules").await;
+        let db = &test.db;
+        execute(
+            db,
+            "CREATE TABLE rates (code TEXT PRIMARY KEY, n BIGINT NOT NULL); CREATE TABLE log (n BIGINT NOT NULL);
+             CREATE RULE noted AS ON INSERT TO rates DO ALSO INSERT INTO log VALUES (NEW.n)",
+        )
+        .await;
+        let mut row = rate("a", 1);
+        assert!(row.save(db).await.unwrap().created);
+        assert!(!row.save(db).await.unwrap().created);
+        assert_eq!((count(db, "rates").await, count(db, "log").await), (1, 1));
+        test.passed().await;
+    }
+
+    #[tokio::test]
     async fn a_save_works_with_a_deferrable_key() {
         for when in ["DEFERRABLE INITIALLY IMMEDIATE", "DEFERRABLE INITIALLY DEFERRED"] {
             let test = TestDb::postgres("deferrable_key").await;

@@ -515,6 +515,46 @@ mod altered {
         slug: String,
     }
 
+    /// As `Note`, with a receiver that asks for the row before, so that a write is several statements.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "notes")]
+    struct Compared {
+        id: Option<i64>,
+        name: String,
+        #[model(generated)]
+        slug: String,
+    }
+
+    #[receiver(post_save, sender = Compared)]
+    fn compared(_: PostSave<'_, Compared>, _: Previous<'_, Compared>) {}
+
+    #[tokio::test]
+    async fn a_write_of_several_statements_goes_on_after_the_program_has_altered_the_table() {
+        let test = TestDb::postgres("altered_by_the_program").await;
+        let db = &test.db;
+        let columns = "name VARCHAR(10) NOT NULL UNIQUE, slug VARCHAR(10) NOT NULL DEFAULT 's'";
+        common::table(db, "notes", columns).await;
+        let mut row = Compared { id: None, name: "a".into(), slug: String::new() };
+        row.save(db).await.unwrap();
+        for length in 11..16 {
+            row.save(db).await.unwrap();
+            row.upsert(db, &[Compared::ID]).await.unwrap();
+            Compared::query("").set(Compared::NAME, "b").update(db).await.unwrap();
+            let alter = format!(
+                "ALTER TABLE notes ALTER name TYPE VARCHAR({length}), ALTER slug TYPE VARCHAR({length})"
+            );
+            execute(db, &alter).await;
+            match length {
+                11 => drop(row.upsert(db, &[Compared::ID]).await.unwrap()),
+                12 => drop(row.update(db).await.unwrap()),
+                13 => drop(Compared::query("").set(Compared::NAME, "c").update(db).await.unwrap()),
+                14 => drop(Compared::update_many(db, &mut [row.clone()]).await.unwrap()),
+                _ => assert!(row.delete(db).await.unwrap()),
+            }
+        }
+        test.passed().await;
+    }
+
     #[receiver(post_save, sender = Told)]
     async fn read_again(saved: PostSave<'_, Told>, conn: &mut Conn<'_>) -> Result<()> {
         conn.query("SELECT 1").execute().await?;
