@@ -1183,39 +1183,38 @@ mod sqlite_statements {
         let test = TestDb::sqlite("new_trigger").await;
         let db = &test.db;
         table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
-        let insert = fail_after("INSERT");
-        let drop_it = "DROP TRIGGER after_INSERT";
+        // Of another name each time: SQLite refuses one that another connection has dropped just now.
+        let trigger =
+            |name: &str| sqlx::AssertSqlSafe(fail_after("INSERT").replace("after_INSERT", name));
         let mut n = 0;
         let mut saves = async || {
             n += 1;
             item(n).save(db).await.unwrap();
+            item(1000 + n).save(&other_pool(db).await).await.unwrap();
         };
         saves().await;
-        execute(db, &insert).await;
-        refused!(db, ROWS, item(1).save(db), item(0).save(db));
-        db.execute(drop_it).await.unwrap();
+        db.execute(trigger("first")).await.unwrap();
+        refused!(db, ROWS, item(1).save(db), item(0).save(db), item(0).save(&other_pool(db).await));
+        db.execute("DROP TRIGGER first").await.unwrap();
         saves().await;
-        db.query(sqlx::AssertSqlSafe(insert.clone())).execute().await.unwrap();
+        db.query(trigger("second")).execute().await.unwrap();
         refused!(db, ROWS, item(0).save(db));
-        db.execute(drop_it).await.unwrap();
+        db.execute("DROP TRIGGER second").await.unwrap();
         saves().await;
         let mut tx = db.begin().await.unwrap();
-        tx.execute(sqlx::AssertSqlSafe(insert.clone())).await.unwrap();
+        tx.execute(trigger("third")).await.unwrap();
         tx.commit().await.unwrap();
         refused!(db, ROWS, item(0).save(db));
         let mut tx = db.begin().await.unwrap();
-        tx.execute(drop_it).await.unwrap();
+        tx.execute("DROP TRIGGER third").await.unwrap();
         item(500).save(&mut tx).await.unwrap();
         Item { id: Some(-1), n: 0 }.delete(&mut tx).await.unwrap();
         tx.rollback().await.unwrap();
         refused!(db, ROWS, item(0).save(db));
-        db.execute(drop_it).await.unwrap();
+        db.execute("DROP TRIGGER third").await.unwrap();
         saves().await;
         let mut conn = db.acquire().await.unwrap();
-        sqlx::raw_sql(sqlx::AssertSqlSafe(insert.clone()))
-            .execute(conn.sqlite().unwrap())
-            .await
-            .unwrap();
+        sqlx::raw_sql(trigger("fourth")).execute(conn.sqlite().unwrap()).await.unwrap();
         refused!(db, ROWS, item(0).save(&mut conn), item(0).save(db));
         drop(conn);
         test.passed().await;

@@ -40,7 +40,7 @@ use crate::transaction_closure::TransactionClosure;
 pub struct Db {
     pool: Pool,
     state: Layers,
-    /// None where the `Db` is made for one statement on a pool of the program's own.
+    /// None if the `Db` is made for one statement on a Postgres pool of the program's own.
     facts: Option<Arc<Facts>>,
 }
 
@@ -297,7 +297,8 @@ impl Db {
     /// Of a pool that was given for one call.
     #[cfg(feature = "sqlite")]
     pub(crate) fn once_sqlite(pool: &SqlitePool) -> Self {
-        Self { pool: Pool::Sqlite(pool.clone(), None), state: Layers::default(), facts: None }
+        let facts = Some(Facts::of_file(pool));
+        Self { pool: Pool::Sqlite(pool.clone(), None), state: Layers::default(), facts }
     }
 
     /// Of a pool that was given for one call.

@@ -8,7 +8,8 @@
 
 use std::any::TypeId;
 use std::collections::HashMap;
-use std::sync::LazyLock;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
@@ -80,7 +81,20 @@ impl Columns {
 }
 
 impl Facts {
-    /// What is known where a connection comes without its [`Db`](crate::Db).
+    /// What is known of the SQLite database of a pool of the program's own.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn of_file(pool: &sqlx::SqlitePool) -> Arc<Self> {
+        let options = pool.connect_options();
+        let file = options.get_filename();
+        let mut all = of_files();
+        match all.get(file) {
+            Some(facts) => facts.clone(),
+            None => all.entry(file.to_owned()).or_default().clone(),
+        }
+    }
+
+    /// What is known where a connection comes without its [`Db`](crate::Db). All such connections share it, because nothing tells
+    /// the database of one from that of another.
     pub(crate) fn elsewhere(kind: DatabaseKind) -> &'static Self {
         static ELSEWHERE: LazyLock<[Facts; 2]> = LazyLock::new(Default::default);
         &ELSEWHERE[usize::from(kind == DatabaseKind::Postgres)]
@@ -153,6 +167,14 @@ impl Facts {
     }
 }
 
+type OfFiles = HashMap<PathBuf, Arc<Facts>>;
+
+/// What is known of SQLite databases by their files. That of a database in memory has a name of its own.
+fn of_files() -> MutexGuard<'static, OfFiles> {
+    static OF_FILES: LazyLock<Mutex<OfFiles>> = LazyLock::new(Mutex::default);
+    OF_FILES.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// SQL runs, or may run, that changes the schema of a database: what is known of it is forgotten at the latest when this is
 /// dropped.
 pub(crate) struct Altering {
@@ -172,6 +194,9 @@ impl Altering {
             db.prepare_again();
         }
         Facts::elsewhere(self.kind).clear();
+        if self.kind == DatabaseKind::Sqlite {
+            of_files().values().for_each(|facts| facts.clear());
+        }
     }
 }
 
