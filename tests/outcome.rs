@@ -1284,3 +1284,317 @@ mod sqlite_statements {
         test.passed().await;
     }
 }
+
+/// As `Rate`, with a version and with receivers of what has changed.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "rates")]
+struct HeardRate {
+    #[model(primary_key)]
+    code: String,
+    n: i64,
+    #[model(version)]
+    version: i64,
+}
+
+static RATES: std::sync::LazyLock<common::Scene> = common::Scene::new();
+
+#[receiver(post_save, sender = HeardRate)]
+fn rate_saved(saved: PostSave<'_, HeardRate>, previous: Previous<'_, HeardRate>) {
+    let was = previous.row().map(|row| row.n);
+    RATES.log.push(format!("{was:?} {}", saved.created));
+}
+
+#[receiver(post_delete, sender = HeardRate)]
+fn rate_deleted(_: PostDelete<'_, HeardRate>, previous: Previous<'_, HeardRate>) {
+    let was = previous.row().map(|row| row.n);
+    RATES.log.push(format!("{was:?} deleted"));
+}
+
+/// What a database needs before, a type of text, two keys of it, and what the program gives for them.
+#[cfg(feature = "postgres")]
+const TEXTS: [(&str, &str, [&str; 2], [&str; 2]); 5] = [
+    ("CREATE EXTENSION citext", "CITEXT", ["eur", "usd"], ["USD", "EUR"]),
+    (
+        "CREATE SCHEMA ext; CREATE EXTENSION citext SCHEMA ext; CREATE DOMAIN ext.\"Co de\" AS ext.citext;
+         CREATE DOMAIN code AS ext.\"Co de\" CHECK (length(VALUE) < 4)",
+        "code",
+        ["eur", "usd"],
+        ["Usd", "eur"],
+    ),
+    ("", "CHAR(5)", ["eur", "usd"], ["usd  ", "eur"]),
+    ("", "VARCHAR(5)", ["eur", "usd"], ["usd", "eur"]),
+    ("", "TEXT", ["eur", "usd"], ["usd", "eur"]),
+];
+
+/// A database whose operators are found although an extension is in a schema of its own.
+#[cfg(feature = "postgres")]
+async fn database_of_texts(test: &str, before: &str) -> common::TestDb {
+    let mut test = common::TestDb::postgres(test).await;
+    execute(&test.db, before).await;
+    if before.contains("SCHEMA ext") {
+        let set = "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET search_path = public, ext', current_database()); END $$";
+        execute(&test.db, set).await;
+        test.db = Db::connect(&test.url).await.unwrap();
+    }
+    test
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn several_rows_are_found_by_keys_as_their_column_compares_them() {
+    for (before, ty, stored, given) in TEXTS {
+        let test = database_of_texts("keys_of_the_column", before).await;
+        let db = &test.db;
+        execute(db, &format!("CREATE TABLE rates (code {ty} PRIMARY KEY, n BIGINT NOT NULL)"))
+            .await;
+        let all = |ns: [i64; 2]| vec![rate(given[0], ns[0]), rate(given[1], ns[1])];
+        let ns = || async {
+            let rates = Rate::query("ORDER BY code").fetch_all(db).await.unwrap();
+            rates.into_iter().map(|rate| rate.n).collect::<Vec<_>>()
+        };
+        Rate::insert_many(db, &mut stored.map(|code| rate(code, 0))).await.unwrap();
+        Rate::update_many(db, &mut all([2, 1])).await.unwrap();
+        assert_eq!(ns().await, [1, 2], "{ty}");
+        let mut tx = db.begin().await.unwrap();
+        Rate::update_many(&mut tx, &mut all([4, 3])).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(ns().await, [3, 4], "{ty}");
+        // A length is no part of the comparison.
+        let mut longer = vec![rate(given[0], 9), rate("usd  usd", 9)];
+        let error = Rate::update_many(db, &mut longer).await.unwrap_err();
+        assert!(error.is_not_found(), "{ty}: {error:?}");
+        assert_eq!(ns().await, [3, 4], "{ty}");
+        let mut gone = all([0, 0]);
+        gone.push(rate("gbp", 0));
+        assert_eq!(Rate::delete_many(db, &mut gone).await.unwrap(), 2, "{ty}");
+        assert_eq!(count(db, "rates").await, 0);
+        test.passed().await;
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn receivers_are_told_of_rows_found_as_their_column_compares_keys() {
+    let _turn = RATES.begin().await;
+    for (before, ty, stored, given) in TEXTS {
+        let test = database_of_texts("keys_of_the_column_heard", before).await;
+        let db = &test.db;
+        execute(
+            db,
+            &format!(
+                "CREATE TABLE rates (code {ty} PRIMARY KEY, n BIGINT NOT NULL, version BIGINT NOT NULL)"
+            ),
+        )
+        .await;
+        let heard = |code: &str, n, version| HeardRate { code: code.to_owned(), n, version };
+        HeardRate::insert_many(db, &mut stored.map(|code| heard(code, 0, 1))).await.unwrap();
+        RATES.log.take();
+        let mut both = [heard(given[0], 2, 1), heard(given[1], 1, 1)];
+        HeardRate::update_many(db, &mut both).await.unwrap();
+        assert_eq!((RATES.log.take(), both[0].version), (vec!["Some(0) false".to_owned(); 2], 2));
+        let mut one = heard(given[0], 3, 2);
+        one.update(db).await.unwrap();
+        one.n = 4;
+        one.save_fields(db, &[HeardRate::N]).await.unwrap();
+        one.n = 5;
+        assert!(!one.save(db).await.unwrap().created);
+        one.n = 6;
+        assert!(!one.upsert(db, &[HeardRate::CODE]).await.unwrap().created);
+        let was = |n: [i64; 4]| n.map(|n| format!("Some({n}) false")).to_vec();
+        assert_eq!((RATES.log.take(), one.version), (was([2, 3, 4, 5]), 6), "{ty}");
+        // Another version is told from no row, one by one and together.
+        let stale = &mut [heard(given[0], 9, 1), heard(given[1], 9, 2)];
+        assert!(stale[0].update(db).await.unwrap_err().is_stale(), "{ty}");
+        assert!(HeardRate::update_many(db, stale).await.unwrap_err().is_stale(), "{ty}");
+        assert!(HeardRate::delete_many(db, stale).await.unwrap_err().is_stale(), "{ty}");
+        assert!(stale[0].delete(db).await.unwrap_err().is_stale(), "{ty}");
+        RATES.log.take();
+        assert!(one.delete(db).await.unwrap());
+        assert_eq!(HeardRate::delete_many(db, &mut both[1..]).await.unwrap(), 1, "{ty}");
+        assert_eq!(RATES.log.take(), ["Some(6) deleted", "Some(1) deleted"], "{ty}");
+        test.passed().await;
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn the_same_row_given_twice_in_two_cases_is_refused() {
+    let test = common::TestDb::postgres("row_given_in_two_cases").await;
+    let db = &test.db;
+    execute(db, "CREATE EXTENSION citext").await;
+    execute(db, "CREATE TABLE rates (code CITEXT PRIMARY KEY, n BIGINT NOT NULL)").await;
+    rate("eur", 1).insert(db).await.unwrap();
+    let error = Rate::update_many(db, &mut [rate("eur", 2), rate("EUR", 3)]).await.unwrap_err();
+    assert!(!error.is_not_found(), "{error:?}");
+    assert_eq!(Rate::get(db, "Eur").await.unwrap().n, 1);
+    let mut twice = [rate("eur", 2), rate("EUR", 3)];
+    assert_eq!(Rate::delete_many(db, &mut twice).await.unwrap(), 1);
+    test.passed().await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_row_that_is_refused_is_named_if_its_column_compares_keys_in_its_own_way() {
+    let test = common::TestDb::postgres("refused_as_the_column").await;
+    let db = &test.db;
+    execute(db, "CREATE EXTENSION citext").await;
+    let check = "CREATE TABLE rates (code CITEXT PRIMARY KEY, n BIGINT NOT NULL CHECK (n < 5))";
+    execute(db, check).await;
+    let codes = ["a", "b", "c", "d", "e"];
+    Rate::insert_many(db, &mut codes.map(|code| rate(code, 0))).await.unwrap();
+    let mut rows = ["A", "B", "C", "D", "E"].map(|code| rate(code, 1));
+    rows[3].n = 9;
+    let error = Rate::update_many(db, &mut rows).await.unwrap_err();
+    assert!(matches!(&error, Error::Row { row: 3, .. }), "{error:?}");
+    test.passed().await;
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "prices")]
+struct Price {
+    #[model(primary_key)]
+    item: i64,
+    #[model(primary_key)]
+    code: String,
+    n: i64,
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_part_of_a_key_is_compared_as_its_column_compares_it() {
+    let test = common::TestDb::postgres("part_of_a_key").await;
+    let db = &test.db;
+    execute(db, "CREATE EXTENSION citext").await;
+    let key = "item BIGINT, code CITEXT, n BIGINT NOT NULL, PRIMARY KEY (item, code)";
+    execute(db, &format!("CREATE TABLE prices ({key})")).await;
+    let price = |item, code: &str, n| Price { item, code: code.to_owned(), n };
+    Price::insert_many(db, &mut [price(1, "eur", 1), price(2, "eur", 2)]).await.unwrap();
+    let mut given = [price(2, "EUR", 4), price(1, "Eur", 3)];
+    Price::update_many(db, &mut given).await.unwrap();
+    let stored = Price::query("ORDER BY item").fetch_all(db).await.unwrap();
+    assert_eq!(stored, [price(1, "eur", 3), price(2, "eur", 4)]);
+    assert_eq!(Price::delete_many(db, &mut given).await.unwrap(), 2);
+    test.passed().await;
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "zones")]
+struct Zone {
+    #[model(primary_key)]
+    code: String,
+    n: i64,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "shops")]
+struct Shop {
+    id: Option<i64>,
+    #[model(belongs_to = Zone, on_delete = cascade)]
+    zone: String,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "stalls")]
+struct Stall {
+    id: Option<i64>,
+    #[model(belongs_to = Zone, on_delete = cascade)]
+    zone: String,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "drivers")]
+struct Driver {
+    id: Option<i64>,
+    #[model(belongs_to = Zone, on_delete = set_null)]
+    zone: Option<String>,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "riders")]
+struct Rider {
+    id: Option<i64>,
+    #[model(belongs_to = Zone, on_delete = set_null)]
+    zone: Option<String>,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "offices")]
+struct Office {
+    id: Option<i64>,
+    #[model(belongs_to = Zone, on_delete = restrict)]
+    zone: String,
+}
+
+static ZONES: std::sync::LazyLock<common::Scene> = common::Scene::new();
+
+#[receiver(post_delete, sender = Shop)]
+fn shop_deleted(deleted: PostDelete<'_, Shop>) {
+    ZONES.log.push(format!("shop {}", deleted.instance.zone.trim_end()));
+}
+
+#[receiver(post_delete, sender = Zone)]
+fn zone_deleted(deleted: PostDelete<'_, Zone>) {
+    ZONES.log.push(format!("zone {}", deleted.instance.code.trim_end()));
+}
+
+#[receiver(post_save, sender = Rider)]
+fn rider_saved(saved: PostSave<'_, Rider>) {
+    ZONES.log.push(format!("rider {:?}", saved.instance.zone));
+}
+
+// The foreign keys are not deferred: the children go before their parents.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn children_are_found_by_keys_as_their_column_compares_them() {
+    let _turn = ZONES.begin().await;
+    for (before, ty, stored, given) in TEXTS {
+        for many in [false, true] {
+            let test = database_of_texts("children_of_the_column", before).await;
+            let db = &test.db;
+            execute(db, &format!("CREATE TABLE zones (code {ty} PRIMARY KEY, n BIGINT NOT NULL)"))
+                .await;
+            for child in ["shops", "stalls", "drivers", "riders", "offices"] {
+                table(db, child, &format!("zone {ty} REFERENCES zones")).await;
+            }
+            let zone = |code: &str| Zone { code: code.to_owned(), n: 0 };
+            Zone::insert_many(db, &mut stored.map(zone)).await.unwrap();
+            for code in given {
+                for child in ["shops", "stalls", "drivers", "riders"] {
+                    execute(db, &format!("INSERT INTO {child} (zone) VALUES ('{code}')")).await;
+                }
+            }
+            execute(db, "INSERT INTO offices (zone) SELECT code FROM zones").await;
+            let mut zones = given.map(zone);
+            zones.iter_mut().filter(|_| ty == "CITEXT").for_each(|z| z.code.make_ascii_uppercase());
+            let error = match many {
+                true => Zone::delete_many(db, &mut zones).await.map(drop).unwrap_err(),
+                false => zones[0].delete(db).await.map(drop).unwrap_err(),
+            };
+            assert!(error.is_restricted(), "{ty}: {error:?}");
+            execute(db, "DELETE FROM offices").await;
+            ZONES.log.take();
+            match many {
+                true => assert_eq!(Zone::delete_many(db, &mut zones).await.unwrap(), 2, "{ty}"),
+                false => {
+                    for zone in &mut zones {
+                        assert!(zone.delete(db).await.unwrap(), "{ty}");
+                    }
+                }
+            }
+            let log = ZONES.log.take();
+            let told = |what: &str| log.iter().filter(|told| told.starts_with(what)).count();
+            assert_eq!((told("shop"), told("zone"), told("rider None")), (2, 2, 2), "{log:?}");
+            for empty in ["zones", "shops", "stalls"] {
+                assert_eq!(count(db, empty).await, 0, "{empty} {ty}");
+            }
+            for child in ["drivers", "riders"] {
+                assert_eq!(
+                    count(db, &format!("{child} WHERE zone IS NULL")).await,
+                    2,
+                    "{child} {ty}"
+                );
+            }
+            test.passed().await;
+        }
+    }
+}

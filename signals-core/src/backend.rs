@@ -156,6 +156,11 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         sqlx::Arguments::add(args, value)
     }
 
+    /// Whether a value of this type is text, where the database knows several types of text that compare in their own ways.
+    fn is_text(_ty: &Self::TypeInfo) -> bool {
+        false
+    }
+
     /// Whether values of this type can be the elements of an array that is one argument.
     fn fits_array(_element: &Self::TypeInfo) -> bool {
         false

@@ -61,20 +61,37 @@ pub(crate) async fn write(
     match (work, conn.kind()) {
         (Work::Insert, _) => insert(conn, rows, chunk).await,
         (Work::Update(update), kind) => {
-            let shape = update.shape(rows, chunk.given);
+            let mut shape = update.shape(rows, chunk.given);
+            compare_as_columns(conn, rows, chunk, &mut shape).await?;
             match kind {
                 DatabaseKind::Postgres => update_in_postgres(conn, rows, chunk, &shape).await,
                 DatabaseKind::Sqlite => update_in_sqlite(conn, rows, chunk, &shape).await,
             }
         }
         (Work::Delete { before, checked }, kind) => {
-            let shape = delete_shape(rows, chunk, before, checked);
+            let mut shape = delete_shape(rows, chunk, before, checked);
+            compare_as_columns(conn, rows, chunk, &mut shape).await?;
             match kind {
                 DatabaseKind::Postgres => delete_in_postgres(conn, rows, chunk, shape).await,
                 DatabaseKind::Sqlite => delete_in_sqlite(conn, rows, chunk, shape).await,
             }
         }
     }
+}
+
+/// Has the columns of several rows compared as their own types compare them.
+async fn compare_as_columns(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    chunk: &Chunk,
+    shape: &mut Shape,
+) -> Result<()> {
+    let kind = conn.kind();
+    let first = chunk.rows.start;
+    if chunk.given != Given::Values(1) && shape.on.iter().any(|c| rows.is_text(first, *c, kind)) {
+        shape.casts = facts::casts(conn, rows, rows.at(0).columns()).await?;
+    }
+    Ok(())
 }
 
 fn statement(
@@ -85,13 +102,14 @@ fn statement(
 ) -> Result<Statement, sqlx::Error> {
     let model = rows.statements();
     let mut args = Arguments::new(kind);
-    let binds = shape.binds(model);
+    let (binds, found_by) = (shape.given(model, kind), shape.found_by(kind));
     let bound = match chunk.given {
         Given::Arrays => binds
             .iter()
             .try_for_each(|column| rows.bind_each(chunk.rows.clone(), *column, &mut args)),
         Given::Values(_) => chunk.rows.clone().try_for_each(|row| {
-            binds.iter().try_for_each(|column| rows.bind(row, *column, &mut args))
+            binds.iter().try_for_each(|column| rows.bind(row, *column, &mut args))?;
+            found_by.iter().try_for_each(|column| rows.bind_compared(row, *column, &mut args))
         }),
     };
     bound.map_err(sqlx::Error::Encode)?;
@@ -385,6 +403,7 @@ async fn select(
 ) -> Result<Vec<(usize, AnyRow)>> {
     let mut shape = Shape::new(What::Select, chunk.given, columns.to_vec(), like.on.clone());
     shape.checked = like.checked;
+    compare_as_columns(conn, rows, chunk, &mut shape).await?;
     let (stored, _) = all(conn, statement(conn.kind(), rows, chunk, &shape)?).await?;
     let numbered = stored.into_iter().map(|from| Ok((numbered(chunk, &from)?, from)));
     let mut stored = numbered.collect::<Result<Vec<_>, sqlx::Error>>()?;

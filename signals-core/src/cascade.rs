@@ -126,8 +126,8 @@ impl Collector<'_> {
     async fn write(&mut self, conn: &mut Conn<'_>) -> Result<Written> {
         for (dependent, group, part) in &self.unheard {
             let parents = &*self.groups[*group].rows;
-            conn.run(statements::delete(self.kind, *dependent, parents, part)?, &mut |_| ())
-                .await?;
+            let delete = statements::delete(conn, *dependent, parents, part).await?;
+            conn.run(delete, &mut |_| ()).await?;
         }
         for (dependent, group) in std::mem::take(&mut self.to_null) {
             self.set_null(conn, dependent, group).await?;
@@ -152,11 +152,11 @@ impl Collector<'_> {
         for part in self.parts(group) {
             let parents = &*self.groups[group].rows;
             if !heard && !self.deleted_with.contains(&child.id) {
-                let update = statements::set_null(self.kind, dependent, parents, &part)?;
+                let update = statements::set_null(conn, dependent, parents, &part).await?;
                 conn.run(update, &mut |_| ()).await?;
                 continue;
             }
-            let select = statements::select_as_null(self.kind, dependent, parents, &part)?;
+            let select = statements::select_as_null(conn, dependent, parents, &part).await?;
             let Some(mut rows) = dependent.rows(self.kind, Some(column)) else { continue };
             let mut read = Ok(());
             conn.run(select, &mut |row| {

@@ -7,6 +7,7 @@
 use std::fmt::Write;
 
 use crate::backend::DatabaseKind;
+use crate::facts::Casts;
 use crate::statements::{Group, Statements};
 
 /// What makes one such statement differ from others of its model.
@@ -22,6 +23,8 @@ pub(crate) struct Shape {
     pub(crate) checked: bool,
     /// Whether it returns the rows as they were.
     pub(crate) before: bool,
+    /// The types as which values are compared with their columns.
+    pub(crate) casts: Casts,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -61,7 +64,7 @@ pub(crate) enum Given {
 
 impl Shape {
     pub(crate) fn new(what: What, given: Given, columns: Vec<usize>, on: Vec<usize>) -> Self {
-        Self { what, given, columns, on, checked: false, before: false }
+        Self { what, given, columns, on, checked: false, before: false, casts: None }
     }
 
     /// The columns whose values are the arguments, in that order.
@@ -79,6 +82,26 @@ impl Shape {
             binds.extend(model.group(Group::Version));
         }
         binds
+    }
+
+    /// The columns of `_given`, in the order of the arguments.
+    pub(crate) fn given(&self, model: &Statements, kind: DatabaseKind) -> Vec<usize> {
+        if !self.finds_by_arguments(kind) {
+            return self.binds(model);
+        }
+        let set = self.columns.iter().copied().filter(|_| self.what == What::Update);
+        set.chain(model.group(Group::Version).filter(|_| self.checked)).collect()
+    }
+
+    /// The columns that are compared with an argument of their own, behind those of `_given`. A column of `_given` has the type of
+    /// the value; an argument that does nothing but find the row is of the type of the column that it is compared with.
+    pub(crate) fn found_by(&self, kind: DatabaseKind) -> &[usize] {
+        if self.finds_by_arguments(kind) { &self.on } else { &[] }
+    }
+
+    fn finds_by_arguments(&self, kind: DatabaseKind) -> bool {
+        let joins = matches!(self.what, What::Update | What::Select | What::Lock | What::Delete);
+        joins && kind == DatabaseKind::Postgres && self.given == Given::Values(1)
     }
 
     /// The columns that come back, in that order.
@@ -216,7 +239,8 @@ impl Text<'_> {
             );
         }
         let every: Vec<usize> = (0..model.columns.len()).collect();
-        let joined = shape.on.iter().map(|c| format!("_before.{} = {given}.c{c}", model.name(*c)));
+        let joined =
+            shape.on.iter().map(|c| format!("_before.{} = {}", model.name(*c), self.found(*c)));
         let joined = joined.collect::<Vec<_>>().join(" AND ");
         let old = list(&every, |c| format!("_before.{}", model.name(c)));
         let changed = list(&every, |c| {
@@ -306,27 +330,29 @@ impl Text<'_> {
     /// it is there.
     fn set(&self, value: impl Fn(usize) -> String) -> String {
         let name = |column| self.model.name(column);
+        // Where the row as it was is joined, there are two of the name.
+        let stored = if self.shape.what == What::Update { "_stored." } else { "" };
         let set = |c: &usize| self.model.columns[*c].role.group() == Group::Set;
         let columns = self.shape.columns.iter().filter(|c| set(c));
         let mut set: Vec<_> = columns.map(|c| format!("{} = {}", name(*c), value(*c))).collect();
         if let Some(version) = self.model.group(Group::Version).next() {
-            // Where the row as it was is joined, there are two of the name.
-            let stored = if self.shape.what == What::Update { "_stored." } else { "" };
             set.push(format!("{0} = {stored}{0} + 1", name(version)));
         }
         if set.is_empty() {
-            set = self.equal(&self.shape.on, value);
+            set = self.equal(&self.shape.on, |c| format!("{stored}{}", name(c)));
         }
         set.join(", ")
     }
 
     fn with(&self) -> String {
-        let (given, binds) = (&self.given, self.shape.binds(self.model));
+        let (given, binds) = (&self.given, self.shape.given(self.model, self.kind));
         match self.shape.given {
             Given::Arrays => {
                 let columns = binds.iter().enumerate();
-                let columns: String =
-                    columns.map(|(i, c)| format!("{} AS c{c}, ", unnest(i + 1))).collect();
+                let column = |(i, c): (usize, &usize)| {
+                    format!("{}{} AS c{c}, ", unnest(i + 1), self.cast(*c))
+                };
+                let columns: String = columns.map(column).collect();
                 format!("WITH {given} AS (SELECT {columns}{} AS _n)", subscripts("$1"))
             }
             Given::Values(rows) => {
@@ -334,13 +360,17 @@ impl Text<'_> {
                     DatabaseKind::Sqlite => "",
                     DatabaseKind::Postgres => "::bigint",
                 };
-                let values = self.values(rows, binds.len(), |row| format!(", {}{cast}", row + 1));
-                let columns = list(&binds, |c| format!("c{c}"));
+                let comma = comma(binds.len());
+                let values =
+                    self.values(rows, binds.len(), |row| format!("{comma}{}{cast}", row + 1));
+                let columns: String = binds.iter().map(|c| format!("c{c}, ")).collect();
                 if rows == 1 || self.kind == DatabaseKind::Sqlite {
-                    return format!("WITH {given}({columns}, _n) AS (VALUES {values})");
+                    return format!("WITH {given}({columns}_n) AS (VALUES {values})");
                 }
+                let typed: String =
+                    binds.iter().map(|c| format!("c{c}{} AS c{c}, ", self.cast(*c))).collect();
                 format!(
-                    "WITH {given} AS (SELECT {columns}, _n * {} AS _n FROM (VALUES {values}) AS _rows({columns}, _n) LIMIT \
+                    "WITH {given} AS (SELECT {typed}_n * {} AS _n FROM (VALUES {values}) AS _rows({columns}_n) LIMIT \
                      {MANY})",
                     subscripts("'{0}'::int[]")
                 )
@@ -369,13 +399,30 @@ impl Text<'_> {
 
     /// That a stored row is the one that is given.
     fn matches(&self) -> String {
-        let mut matches: Vec<_> = self.shape.on.clone();
-        if self.shape.checked {
-            matches.extend(self.model.group(Group::Version));
-        }
-        let (name, given) = (|c: usize| self.model.name(c), &self.given);
-        let matches = matches.into_iter().map(|c| format!("_stored.{} = {given}.c{c}", name(c)));
+        let (shape, model, given) = (self.shape, self.model, &self.given);
+        let on = shape.on.iter().map(|c| (*c, self.found(*c)));
+        let version = model.group(Group::Version).filter(|_| shape.checked);
+        let matches = on.chain(version.map(|c| (c, format!("{given}.c{c}"))));
+        let matches = matches.map(|(c, value)| format!("_stored.{} = {value}", model.name(c)));
         matches.collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// The value that a column is compared with.
+    fn found(&self, column: usize) -> String {
+        let mut found_by = self.shape.found_by(self.kind).iter();
+        match found_by.position(|c| *c == column) {
+            Some(place) => {
+                format!("${}", self.shape.given(self.model, self.kind).len() + place + 1)
+            }
+            None => format!("{}.c{column}", self.given),
+        }
+    }
+
+    /// The cast of a value to the type as which it is compared.
+    fn cast(&self, column: usize) -> String {
+        let casts = self.shape.casts.as_deref().unwrap_or_default();
+        let ty = casts.iter().find(|(of, _)| *of == column && self.shape.on.contains(of));
+        ty.map_or_else(String::new, |(_, ty)| format!("::{ty}"))
     }
 
     fn returned_behind_number(&self) -> String {

@@ -47,7 +47,12 @@ struct Known {
     plain: bool,
     /// Whether an INSERT can name these columns in `ON CONFLICT`.
     arbiters: Vec<(Vec<usize>, bool)>,
+    /// The types of the columns of text, once they were looked up.
+    casts: Option<Casts>,
 }
+
+/// The columns of a model whose types compare text in their own way, and these types.
+pub(crate) type Casts = Option<Arc<[(usize, Box<str>)]>>;
 
 /// Some columns of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -150,6 +155,11 @@ impl Facts {
         arbiters.find(|(columns, _)| are(columns)).map(|(_, arbiter)| *arbiter)
     }
 
+    /// The columns whose types compare text in their own way, if that is known.
+    fn casts(&self, rows: &dyn Instances) -> Option<Casts> {
+        self.0.load().models.get(&rows.id())?.casts.clone()
+    }
+
     /// Adds what was looked up from an `epoch` on.
     fn add(&self, rows: &dyn Instances, epoch: u64, new: Known) {
         self.0.rcu(|all| {
@@ -161,6 +171,9 @@ impl Facts {
                 known.atomic = new.atomic.or(known.atomic);
                 known.plain |= new.plain;
                 known.arbiters.extend(new.arbiters.clone());
+                if let Some(casts) = &new.casts {
+                    known.casts = Some(casts.clone());
+                }
             }
             all
         });
@@ -414,3 +427,53 @@ const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) A
      AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($2) AND indisunique AND indisvalid \
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
      FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $1";
+
+/// The columns of a PostgreSQL table, which are named in this order, whose types compare text in their own way: values that are
+/// sent as `text` must be cast to these types, or the columns would be compared as text.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn casts(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    columns: &[&str],
+) -> Result<Casts> {
+    match conn.facts().casts(rows) {
+        Some(casts) => Ok(casts),
+        None => look_up_casts(conn, rows, columns).await,
+    }
+}
+
+/// On the heap: a model is looked up once.
+fn look_up_casts<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s dyn Instances,
+    columns: &'s [&'s str],
+) -> BoxFuture<'s, Result<Casts>> {
+    Box::pin(async move {
+        let epoch = conn.facts().epoch();
+        let query = conn.query(POSTGRES_TEXT_TYPES).bind(rows.statements().table);
+        let found: Vec<(String, Option<String>)> = query.fetch_all().await?;
+        let cast = |(name, ty): &(String, Option<String>)| {
+            let column = columns.iter().position(|column| column == name)?;
+            Some((column, ty.as_deref()?.into()))
+        };
+        let casts: Vec<_> = found.iter().filter_map(cast).collect();
+        let casts: Casts = (!casts.is_empty()).then(|| casts.into());
+        // Without a column there is no such table yet.
+        if !found.is_empty() {
+            conn.facts().add(rows, epoch, Known { casts: Some(casts.clone()), ..Known::default() });
+        }
+        Ok(casts)
+    })
+}
+
+/// The columns of a table, each with its type if that is one of text and compares otherwise than `text`, `varchar` and `name`
+/// do. A domain compares as the type that it is of. The schema is named so that the search path does not matter, and no
+/// length, because a cast to a length truncates.
+const POSTGRES_TEXT_TYPES: &str = "WITH RECURSIVE _types AS (SELECT attname, atttypid AS type FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND \
+     NOT attisdropped UNION ALL SELECT attname, typbasetype FROM _types JOIN pg_type ON oid = type WHERE typtype = 'd') SELECT \
+     attname::text, CASE WHEN typcategory = 'S' AND type NOT IN ('text'::regtype, 'varchar'::regtype, 'name'::regtype) THEN \
+     quote_ident(nspname) || '.' || quote_ident(typname) END FROM _types JOIN pg_type ON pg_type.oid = type JOIN pg_namespace ON \
+     pg_namespace.oid = typnamespace WHERE typtype <> 'd'";

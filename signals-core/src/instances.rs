@@ -214,6 +214,33 @@ impl dyn Instances + '_ {
         given.is_ok() && fits
     }
 
+    /// Whether the database is given this column of the row as text, which it may compare in another way than the column's type
+    /// does.
+    pub(crate) fn is_text(&self, row: usize, column: usize, kind: DatabaseKind) -> bool {
+        let mut is_text = false;
+        let given = match kind {
+            #[cfg(feature = "sqlite")]
+            DatabaseKind::Sqlite => {
+                let take = &mut |value: &dyn Bindable<sqlx::Sqlite>| {
+                    is_text = sqlx::Sqlite::is_text(&value.type_info());
+                    Ok(())
+                };
+                self.give(row, column, AnyTake::Sqlite(take))
+            }
+            #[cfg(feature = "postgres")]
+            DatabaseKind::Postgres => {
+                let take = &mut |value: &dyn Bindable<sqlx::Postgres>| {
+                    is_text = sqlx::Postgres::is_text(&value.type_info());
+                    Ok(())
+                };
+                self.give(row, column, AnyTake::Postgres(take))
+            }
+            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+            _ => Ok(()),
+        };
+        given.is_ok() && is_text
+    }
+
     /// What the database is given for these columns of a row, so that two rows can be told from each other: neither `Debug` nor
     /// `PartialEq` of the program's own types can be relied on for that. Of two types that are encoded the same, as `T` and
     /// `Option<T>` are, the same values are the same.

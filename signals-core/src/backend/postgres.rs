@@ -133,12 +133,17 @@ impl Backend for Postgres {
     where
         T: Encode<'t, Self> + Type<Self>,
     {
-        // `text` and `varchar`. A column of `citext` or `char` is compared as text with them, and in its own way with a value
-        // whose type is left to the server; on the wire they are the same.
-        match T::type_info().oid() {
-            Some(Oid(25 | 1043)) => sqlx::Arguments::add(args, OfColumn(value)),
-            _ => sqlx::Arguments::add(args, value),
+        // A column of `citext` or `char` is compared as text with text, and in its own way with a value whose type is left to the
+        // server; on the wire they are the same.
+        match Self::is_text(&T::type_info()) {
+            true => sqlx::Arguments::add(args, OfColumn(value)),
+            false => sqlx::Arguments::add(args, value),
         }
+    }
+
+    // `text` and `varchar`.
+    fn is_text(ty: &PgTypeInfo) -> bool {
+        matches!(ty.oid(), Some(Oid(25 | 1043)))
     }
 
     fn fits_array(element: &PgTypeInfo) -> bool {

@@ -191,12 +191,13 @@ impl<'d> Collector<'d> {
             return Ok(());
         }
         let Some(group) = self.group(conn, dependent).await? else { return Ok(()) };
-        let select =
-            statements::select_to_delete(self.kind, dependent, &*self.groups[parents].rows, part)?;
+        let rows = &*self.groups[parents].rows;
+        let select = statements::select_to_delete(conn, dependent, rows, part).await?;
+        let mut of = Parents::new(parents, part);
         let mut read = Ok(());
         conn.run(select, &mut |row| {
             if read.is_ok() {
-                read = self.add(dependent, parents, group, &row);
+                read = self.add(dependent, &mut of, group, &row);
             }
         })
         .await?;
@@ -219,11 +220,11 @@ impl<'d> Collector<'d> {
         Ok(Some(self.groups.len() - 1))
     }
 
-    /// Adds a row that belongs to one of the group `parents`, unless it is known already.
+    /// Adds a row that belongs to one of `parents`, unless it is known already.
     fn add(
         &mut self,
         dependent: Dependent,
-        parents: usize,
+        parents: &mut Parents<'_>,
         group: usize,
         from: &AnyRow,
     ) -> Result<(), sqlx::Error> {
@@ -247,16 +248,41 @@ impl<'d> Collector<'d> {
         Ok(())
     }
 
-    /// Takes note that a row belongs to one of the group `parents`.
-    fn connect(&mut self, dependent: Dependent, child: usize, parents: usize, key: Box<[u8]>) {
-        let model = self.groups[parents].rows.id();
-        // Where the database takes keys for equal that are written differently, the parent is not found here.
-        if let Some(parent) = self.known.get(&(model, key)) {
+    /// Takes note that a row belongs to one of `parents`.
+    fn connect(
+        &mut self,
+        dependent: Dependent,
+        child: usize,
+        parents: &mut Parents<'_>,
+        key: Box<[u8]>,
+    ) {
+        let id = (self.groups[parents.group].rows.id(), key);
+        let parent = self.known.get(&id).copied();
+        if let Some(parent) = parent.or_else(|| self.parent_as_text(parents, &id.1)) {
             let column = dependent.column();
             let optional = dependent.child().statements.columns[column].optional;
-            self.edges.push(Edge { child, parent: *parent, optional });
+            self.edges.push(Edge { child, parent, optional });
             self.columns.push(column);
         }
+    }
+
+    /// The one of `parents` whose key is this text for the database, although it is not written the same: in another case, or
+    /// with other spaces at the end. With a collation that takes still other texts for equal, it is found only if it is the one
+    /// parent.
+    fn parent_as_text(&self, parents: &mut Parents<'_>, key: &[u8]) -> Option<usize> {
+        let rows = &*self.groups[parents.group].rows;
+        let node = |row: usize| {
+            let key = rows.encoded_key(row, self.kind).ok()?;
+            self.known.get(&(rows.id(), key)).copied()
+        };
+        if let [row] = parents.rows {
+            return node(*row);
+        }
+        let folded = parents.folded.get_or_insert_with(|| {
+            let keys = parents.rows.iter().map(|row| (rows.encoded_key(*row, self.kind), *row));
+            keys.filter_map(|(key, row)| Some((folded(&key.ok()?), row))).collect()
+        });
+        node(*folded.get(&self::folded(key))?)
     }
 
     /// # Errors
@@ -274,7 +300,7 @@ impl<'d> Collector<'d> {
                 self.left(conn, dependent, parents, &part).await?
             } else {
                 let mut found = false;
-                let exists = statements::exists(self.kind, dependent, rows, &part)?;
+                let exists = statements::exists(conn, dependent, rows, &part).await?;
                 conn.run(exists, &mut |_| found = true).await?;
                 found
             };
@@ -323,11 +349,13 @@ impl<'d> Collector<'d> {
         part: &[usize],
     ) -> Result<bool> {
         let Some(mut rows) = dependent.rows(self.kind, None) else { return Ok(false) };
-        let select = statements::select(self.kind, dependent, &*self.groups[parents].rows, part)?;
+        let of_group = &*self.groups[parents].rows;
+        let select = statements::select(conn, dependent, of_group, part).await?;
+        let mut of = Parents::new(parents, part);
         let (mut left, mut read) = (false, Ok(()));
         conn.run(select, &mut |row| {
             if read.is_ok() {
-                let collected = self.note(dependent, parents, &mut *rows, &row);
+                let collected = self.note(dependent, &mut of, &mut *rows, &row);
                 read = collected.map(|collected| left |= !collected);
             }
         })
@@ -336,11 +364,11 @@ impl<'d> Collector<'d> {
         Ok(left)
     }
 
-    /// Whether a row that belongs to one of the group `parents` is deleted too.
+    /// Whether a row that belongs to one of `parents` is deleted too.
     fn note(
         &mut self,
         dependent: Dependent,
-        parents: usize,
+        parents: &mut Parents<'_>,
         rows: &mut dyn Instances,
         from: &AnyRow,
     ) -> Result<bool, sqlx::Error> {
@@ -366,6 +394,27 @@ impl<'d> Collector<'d> {
         }
         Ok(())
     }
+}
+
+/// Some rows of a group, to which others belong.
+struct Parents<'p> {
+    group: usize,
+    rows: &'p [usize],
+    /// The rows by their keys, whose case and spaces at the end are ignored.
+    folded: Option<HashMap<String, usize>>,
+}
+
+impl<'p> Parents<'p> {
+    fn new(group: usize, rows: &'p [usize]) -> Self {
+        Self { group, rows, folded: None }
+    }
+}
+
+/// A key without its case and the spaces at its end.
+fn folded(key: &[u8]) -> String {
+    // The length comes first.
+    let text = String::from_utf8_lossy(key.get(8..).unwrap_or_default());
+    text.trim_end().to_lowercase()
 }
 
 /// Whether rows of a model can be deleted without being read: nobody hears of them, nothing belongs to them, and they cannot

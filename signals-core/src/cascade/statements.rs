@@ -2,6 +2,9 @@
 
 use crate::backend::{Arguments, DatabaseKind, Statement};
 use crate::chunk::ROWS_OF_ARRAYS;
+use crate::conn::Conn;
+use crate::error::Result;
+use crate::facts;
 use crate::instances::Instances;
 use crate::key_order::{is_text, sort_by_key};
 use crate::linked::Dependent;
@@ -30,67 +33,67 @@ fn are_array(kind: DatabaseKind, rows: &dyn Instances, part: &[usize]) -> bool {
 }
 
 /// Whether any row belongs to these.
-pub(super) fn exists(
-    kind: DatabaseKind,
+pub(super) async fn exists(
+    conn: &mut Conn<'_>,
     dependent: Dependent,
     parents: &dyn Instances,
     part: &[usize],
-) -> Result<Statement, sqlx::Error> {
+) -> Result<Statement> {
     let start = format!("SELECT 1 FROM {}", dependent.child().statements.table);
-    of_parents(kind, dependent, parents, part, &start, " LIMIT 1")
+    of_parents(conn, dependent, parents, part, &start, " LIMIT 1").await
 }
 
 /// The rows that belong to these, which stay as they are.
-pub(super) fn select(
-    kind: DatabaseKind,
+pub(super) async fn select(
+    conn: &mut Conn<'_>,
     dependent: Dependent,
     parents: &dyn Instances,
     part: &[usize],
-) -> Result<Statement, sqlx::Error> {
-    of_parents(kind, dependent, parents, part, dependent.child().statements.select, "")
+) -> Result<Statement> {
+    of_parents(conn, dependent, parents, part, dependent.child().statements.select, "").await
 }
 
 /// The rows that belong to these and are deleted with them.
-pub(super) fn select_to_delete(
-    kind: DatabaseKind,
+pub(super) async fn select_to_delete(
+    conn: &mut Conn<'_>,
     dependent: Dependent,
     parents: &dyn Instances,
     part: &[usize],
-) -> Result<Statement, sqlx::Error> {
-    let end = in_order(dependent, kind, " FOR UPDATE");
-    of_parents(kind, dependent, parents, part, dependent.child().statements.select, &end)
+) -> Result<Statement> {
+    let end = in_order(dependent, conn.kind(), " FOR UPDATE");
+    of_parents(conn, dependent, parents, part, dependent.child().statements.select, &end).await
 }
 
 /// The rows that belong to these as they are when they belong to none.
-pub(super) fn select_as_null(
-    kind: DatabaseKind,
+pub(super) async fn select_as_null(
+    conn: &mut Conn<'_>,
     dependent: Dependent,
     parents: &dyn Instances,
     part: &[usize],
-) -> Result<Statement, sqlx::Error> {
+) -> Result<Statement> {
     let model = dependent.child().statements;
     let columns = model.columns.iter().enumerate();
     let null = |place| place == dependent.column();
     let columns: Vec<_> =
         columns.map(|(place, c)| if null(place) { "NULL" } else { c.name }).collect();
     let start = format!("SELECT {} FROM {}", columns.join(", "), model.table);
-    let end = in_order(dependent, kind, null_lock(dependent));
-    of_parents(kind, dependent, parents, part, &start, &end)
+    let end = in_order(dependent, conn.kind(), null_lock(dependent));
+    of_parents(conn, dependent, parents, part, &start, &end).await
 }
 
 /// UPDATE of the rows that belong to these, of which no receiver is told.
-pub(super) fn set_null(
-    kind: DatabaseKind,
+pub(super) async fn set_null(
+    conn: &mut Conn<'_>,
     dependent: Dependent,
     parents: &dyn Instances,
     part: &[usize],
-) -> Result<Statement, sqlx::Error> {
+) -> Result<Statement> {
     let model = dependent.child().statements;
     let version = model.group(Group::Version).map(|c| format!(", {0} = {0} + 1", model.name(c)));
     let column = model.name(dependent.column());
     let update =
         format!("UPDATE {} SET {column} = NULL{}", model.table, version.collect::<String>());
-    change_in_order(kind, dependent, parents, part, &update, null_lock(dependent))
+    change_in_order(conn, dependent, parents, part, &update, null_lock(dependent)).await
 }
 
 /// The lock that an UPDATE of the column to NULL takes. A unique column could be the target of a foreign key.
@@ -111,7 +114,7 @@ pub(super) fn set_own_null(
     for row in part {
         let mut same = Vec::new();
         for key in model.group(Group::Key) {
-            rows.bind(*row, key, &mut args).map_err(sqlx::Error::Encode)?;
+            rows.bind_compared(*row, key, &mut args).map_err(sqlx::Error::Encode)?;
             place += 1;
             same.push(format!("{} = ${place}", model.name(key)));
         }
@@ -123,35 +126,35 @@ pub(super) fn set_own_null(
 }
 
 /// DELETE of the rows that belong to these, of which no receiver is told.
-pub(super) fn delete(
-    kind: DatabaseKind,
+pub(super) async fn delete(
+    conn: &mut Conn<'_>,
     dependent: Dependent,
     parents: &dyn Instances,
     part: &[usize],
-) -> Result<Statement, sqlx::Error> {
+) -> Result<Statement> {
     let delete = format!("DELETE FROM {}", dependent.child().statements.table);
-    change_in_order(kind, dependent, parents, part, &delete, " FOR UPDATE")
+    change_in_order(conn, dependent, parents, part, &delete, " FOR UPDATE").await
 }
 
 /// An UPDATE or DELETE of the rows that belong to these. On PostgreSQL, the locks that it takes are taken in the order of the
 /// keys.
-fn change_in_order(
-    kind: DatabaseKind,
+async fn change_in_order(
+    conn: &mut Conn<'_>,
     dependent: Dependent,
     parents: &dyn Instances,
     part: &[usize],
     change: &str,
     lock: &str,
-) -> Result<Statement, sqlx::Error> {
-    if kind == DatabaseKind::Sqlite {
-        return of_parents(kind, dependent, parents, part, change, "");
+) -> Result<Statement> {
+    if conn.kind() == DatabaseKind::Sqlite {
+        return of_parents(conn, dependent, parents, part, change, "").await;
     }
     let model = dependent.child().statements;
     let keys: Vec<_> = model.group(Group::Key).map(|c| model.name(c)).collect();
-    let (keys, order) = (keys.join(", "), in_order(dependent, kind, lock));
+    let (keys, order) = (keys.join(", "), in_order(dependent, conn.kind(), lock));
     let start = format!("WITH _locked AS MATERIALIZED (SELECT {keys} FROM {}", model.table);
     let end = format!("{order}) {change} WHERE ({keys}) IN (SELECT {keys} FROM _locked)");
-    of_parents(kind, dependent, parents, part, &start, &end)
+    of_parents(conn, dependent, parents, part, &start, &end).await
 }
 
 fn in_order(dependent: Dependent, kind: DatabaseKind, lock: &str) -> String {
@@ -168,26 +171,38 @@ fn in_order(dependent: Dependent, kind: DatabaseKind, lock: &str) -> String {
 }
 
 /// A statement about the rows that belong to a part of the parents.
-fn of_parents(
-    kind: DatabaseKind,
+async fn of_parents(
+    conn: &mut Conn<'_>,
     dependent: Dependent,
     parents: &dyn Instances,
     part: &[usize],
     start: &str,
     end: &str,
-) -> Result<Statement, sqlx::Error> {
+) -> Result<Statement> {
+    let kind = conn.kind();
     let mut args = Arguments::new(kind);
     let key = parents.statements().group(Group::Key).next().unwrap_or_default();
     let column = dependent.child().statements.name(dependent.column());
     if are_array(kind, parents, part) {
+        let cast = cast(conn, dependent, parents.is_text(part[0], key, kind)).await?;
         let bound = parents.bind_array(part.len(), &|n| part[n], key, &mut args);
         bound.map_err(sqlx::Error::Encode)?;
-        let sql = format!("{start} WHERE {column} = ANY($1){end}");
+        let sql = format!("{start} WHERE {column} = ANY($1{cast}){end}");
         return Ok(Statement { persistent: true, ..Statement::once(sql, args) });
     }
-    let bound = part.iter().try_for_each(|row| parents.bind(*row, key, &mut args));
+    let bound = part.iter().try_for_each(|row| parents.bind_compared(*row, key, &mut args));
     bound.map_err(sqlx::Error::Encode)?;
     let places: Vec<_> = (1..=part.len()).map(|n| format!("${n}")).collect();
     let sql = format!("{start} WHERE {column} IN ({}){end}", places.join(", "));
     Ok(Statement { persistent: part.len() == 1, ..Statement::once(sql, args) })
+}
+
+/// The cast of keys to the type as which they are compared with the column.
+async fn cast(conn: &mut Conn<'_>, dependent: Dependent, is_text: bool) -> Result<String> {
+    let Some(rows) = dependent.rows(conn.kind(), None).filter(|_| is_text) else {
+        return Ok(String::new());
+    };
+    let casts = facts::casts(conn, &*rows, dependent.child().columns).await?;
+    let ty = casts.iter().flat_map(|casts| &**casts).find(|(of, _)| *of == dependent.column());
+    Ok(ty.map_or_else(String::new, |(_, ty)| format!("::{ty}[]")))
 }
