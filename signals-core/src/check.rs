@@ -1,7 +1,5 @@
 //! Is the table what the model says?
 
-use sqlx::{AssertSqlSafe, Column as _, Executor as _, SqlSafeStr, Statement as _};
-
 #[cfg(feature = "postgres")]
 use crate::backend::Backend as _;
 use crate::backend::{AnyType, Arguments, DatabaseKind, Statement};
@@ -222,18 +220,21 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
         };
         return Ok(types.map(named).collect());
     }
-    let sql = AssertSqlSafe(select).into_sql_str();
     conn.ready().await?;
     let types = match conn.connected() {
         #[cfg(feature = "sqlite")]
-        Some(Raw::Sqlite(conn)) => conn.prepare(sql).await.map(|statement| {
-            let columns = statement.columns().iter().map(sqlx::sqlite::SqliteColumn::type_info);
-            // SQLite keeps any value in a column whose type is none that sqlx knows.
-            let known = |ty: &sqlx::sqlite::SqliteTypeInfo| {
-                (!ty.is_null()).then(|| AnyType::Sqlite(ty.clone()))
-            };
-            columns.map(|ty| (known(ty), ty.name().to_owned())).collect()
-        }),
+        Some(Raw::Sqlite(conn)) => {
+            use sqlx::{AssertSqlSafe, Column as _, Executor as _, SqlSafeStr, Statement as _};
+
+            conn.prepare(AssertSqlSafe(select).into_sql_str()).await.map(|statement| {
+                let columns = statement.columns().iter().map(sqlx::sqlite::SqliteColumn::type_info);
+                // SQLite keeps any value in a column whose type is none that sqlx knows.
+                let known = |ty: &sqlx::sqlite::SqliteTypeInfo| {
+                    (!ty.is_null()).then(|| AnyType::Sqlite(ty.clone()))
+                };
+                columns.map(|ty| (known(ty), ty.name().to_owned())).collect()
+            })
+        }
         #[cfg(feature = "postgres")]
         Some(Raw::Postgres(_)) => Ok(Vec::new()),
         None => Err(sqlx::Error::PoolClosed),

@@ -381,7 +381,10 @@ impl<'c> Conn<'c> {
                 let columns = statement.columns().iter();
                 columns.map(|column| AnyType::Postgres(column.type_info().clone())).collect()
             }),
-            _ => Ok(Vec::new()),
+            _ => {
+                drop(sql);
+                Ok(Vec::new())
+            }
         };
         self.done(types).await
     }

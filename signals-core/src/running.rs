@@ -41,7 +41,7 @@ pub(crate) enum Naming {
     Named,
     /// Without a name, and in a transaction. `asks`: whether to ask the server for one of the program's.
     Unnamed {
-        #[cfg_attr(not(feature = "postgres"), expect(dead_code))]
+        #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
         asks: bool,
     },
 }
