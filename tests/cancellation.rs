@@ -337,8 +337,12 @@ on_every_database! {
         async fn by_sqlx(_: PostSave<'_, Versioned>, conn: &mut Conn<'_>) -> Result<()> {
             let sql = sqlx::raw_sql("SELECT 1");
             match conn.kind() {
+                #[cfg(feature = "sqlite")]
                 DatabaseKind::Sqlite => _ = sql.execute(conn.sqlite().unwrap()).await?,
+                #[cfg(feature = "postgres")]
                 DatabaseKind::Postgres => _ = sql.execute(conn.postgres().unwrap()).await?,
+                #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+                _ => unreachable!("a connection is of a database of the build"),
             }
             Ok(())
         }

@@ -65,7 +65,7 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::Receiver`] of the first that fails; what the others did is rolled back. In a transaction of the caller,
+    /// [`Error::Receiver`](crate::Error::Receiver) of the first that fails; what the others did is rolled back. In a transaction of the caller,
     /// it is marked: it can only be rolled back.
     ///
     /// # Cancel safety
