@@ -1,8 +1,6 @@
 //! Statements for several rows at once, in as few as the database allows.
 
-use std::collections::HashSet;
-
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures_util::future::BoxFuture;
 use smallvec::SmallVec;

@@ -190,39 +190,33 @@ impl dyn Instances + '_ {
 
     /// Whether a column, of a type as this row has it, can be an array.
     pub(crate) fn fits_array(&self, row: usize, column: usize, kind: DatabaseKind) -> bool {
-        let mut fits = false;
-        let given = match kind {
+        self.given_type(row, column, kind).is_some_and(|ty| match &ty {
             #[cfg(feature = "sqlite")]
-            DatabaseKind::Sqlite => {
-                let take = &mut |value: &dyn Bindable<sqlx::Sqlite>| {
-                    fits = sqlx::Sqlite::fits_array(&value.type_info());
-                    Ok(())
-                };
-                self.give(row, column, AnyTake::Sqlite(take))
-            }
+            AnyType::Sqlite(ty) => sqlx::Sqlite::fits_array(ty),
             #[cfg(feature = "postgres")]
-            DatabaseKind::Postgres => {
-                let take = &mut |value: &dyn Bindable<sqlx::Postgres>| {
-                    fits = sqlx::Postgres::fits_array(&value.type_info());
-                    Ok(())
-                };
-                self.give(row, column, AnyTake::Postgres(take))
-            }
-            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-            _ => Ok(()),
-        };
-        given.is_ok() && fits
+            AnyType::Postgres(ty) => sqlx::Postgres::fits_array(ty),
+        })
     }
 
     /// Whether the database is given this column of the row as text, which it may compare in another way than the column's type
     /// does.
     pub(crate) fn is_text(&self, row: usize, column: usize, kind: DatabaseKind) -> bool {
-        let mut is_text = false;
+        self.given_type(row, column, kind).is_some_and(|ty| match &ty {
+            #[cfg(feature = "sqlite")]
+            AnyType::Sqlite(ty) => sqlx::Sqlite::is_text(ty),
+            #[cfg(feature = "postgres")]
+            AnyType::Postgres(ty) => sqlx::Postgres::is_text(ty),
+        })
+    }
+
+    /// The type as which the database is given a column of a row.
+    fn given_type(&self, row: usize, column: usize, kind: DatabaseKind) -> Option<AnyType> {
+        let mut ty = None;
         let given = match kind {
             #[cfg(feature = "sqlite")]
             DatabaseKind::Sqlite => {
                 let take = &mut |value: &dyn Bindable<sqlx::Sqlite>| {
-                    is_text = sqlx::Sqlite::is_text(&value.type_info());
+                    ty = Some(AnyType::Sqlite(value.type_info()));
                     Ok(())
                 };
                 self.give(row, column, AnyTake::Sqlite(take))
@@ -230,7 +224,7 @@ impl dyn Instances + '_ {
             #[cfg(feature = "postgres")]
             DatabaseKind::Postgres => {
                 let take = &mut |value: &dyn Bindable<sqlx::Postgres>| {
-                    is_text = sqlx::Postgres::is_text(&value.type_info());
+                    ty = Some(AnyType::Postgres(value.type_info()));
                     Ok(())
                 };
                 self.give(row, column, AnyTake::Postgres(take))
@@ -238,7 +232,7 @@ impl dyn Instances + '_ {
             #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
             _ => Ok(()),
         };
-        given.is_ok() && is_text
+        given.ok().and(ty)
     }
 
     /// What the database is given for these columns of a row, so that two rows can be told from each other: neither `Debug` nor
