@@ -99,7 +99,7 @@ pub use sqlx_signals_derive::Model;
 /// | `created` / `updated` | only for rows that are new / only for those that are not |
 /// | `changed(email, name)` | only where one of these fields' columns has changed; of a new row every column has |
 /// | `order = -10` | the lower, the earlier; then by module path, file and line |
-/// | `after = other::receiver` | behind that one, or those in brackets; [`Db::check`] finds a circle |
+/// | `after = other::receiver` | behind that one, or those in brackets; [`Db::check`] finds an `after` that cannot hold |
 /// | `robust` | its failure is logged and does not fail the save; with the connection, in a savepoint of its own |
 /// | `uid = "…"` | two of one identity count once, for each signal and sender |
 /// | `crate = "path"` | where `sqlx_signals` is, for a crate that re-exports it |

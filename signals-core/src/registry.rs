@@ -46,8 +46,8 @@ pub struct Registry {
     linked: Vec<&'static Registration>,
     /// Signal, sender and the place in that order, sorted: what is looked for once a model is not worth a map.
     by_sender: Vec<(TypeId, TypeId, usize)>,
-    /// The members of each circle of `after`.
-    circles: Vec<String>,
+    /// A sentence about each `after` that cannot hold.
+    mistakes: Vec<String>,
     changes: RwLock<Changes>,
     /// How often the program has changed what is connected and enabled.
     generation: AtomicU64,
@@ -70,7 +70,7 @@ pub fn registry() -> &'static Registry {
     });
     if is_new {
         // Only now: what listens to the log may use the registry.
-        registry.log_circles();
+        registry.log_mistakes();
     }
     registry
 }
@@ -86,17 +86,17 @@ impl Registry {
         linked.retain(|r| {
             r.info.uid.is_empty() || identities.insert((r.info.uid, r.signal, r.sender))
         });
-        let (linked, circles) = after::sort(linked);
+        let (linked, mistakes) = after::sort(linked);
         let places = linked.iter().enumerate();
         let mut by_sender: Vec<_> = places.map(|(place, r)| (r.signal, r.sender, place)).collect();
         by_sender.sort_unstable();
         let (changes, generation) = (RwLock::default(), AtomicU64::new(0));
-        Self { linked, by_sender, circles, changes, generation }
+        Self { linked, by_sender, mistakes, changes, generation }
     }
 
-    fn log_circles(&self) {
-        for circle in &self.circles {
-            tracing::error!("receivers wait for each other, and run as if they did not: {circle}");
+    fn log_mistakes(&self) {
+        for mistake in &self.mistakes {
+            tracing::error!("{mistake}; they run as if this `after` were not there");
         }
     }
 
@@ -185,8 +185,7 @@ impl Registry {
 
     /// What is wrong with the receivers as a whole.
     pub(crate) fn findings(&self) -> Vec<String> {
-        let circle = |circle| format!("receivers are each said to run `after` another: {circle}");
-        self.circles.iter().map(circle).collect()
+        self.mistakes.clone()
     }
 
     pub(crate) fn generation(&self) -> u64 {

@@ -3,22 +3,43 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use crate::any::AnyModel;
-use crate::receiver::Registration;
+use crate::receiver::{Phase, Registration};
 
 type Linked = Vec<&'static Registration>;
 
 /// Moves each receiver back, behind those that it runs `after`, and no further; the others keep their order. Returns the
-/// order, and the members of each circle, which keep theirs.
+/// order, and a sentence about each `after` that cannot hold and is ignored.
 pub(super) fn sort(receivers: Linked) -> (Linked, Vec<String>) {
     if receivers.iter().all(|r| r.info.after.is_empty()) {
         return (receivers, Vec::new());
     }
     let mut waits = waits(&receivers);
-    let mut circles = Vec::new();
+    let mut mistakes = Vec::new();
+    // A receiver of several senders is registered for each of them, and its mistake is one.
+    let mut too_late = HashSet::new();
+    let pair = |receiver: usize, other: usize| {
+        (receivers[receiver].info.receiver, receivers[other].info.receiver)
+    };
+    for (receiver, waits) in waits.iter().enumerate() {
+        for other in waits {
+            if let Some(mistake) = cannot_follow(receivers[receiver], receivers[*other])
+                && too_late.insert(pair(receiver, *other))
+            {
+                mistakes.push(mistake);
+            }
+        }
+    }
+    for (receiver, waits) in waits.iter_mut().enumerate() {
+        waits.retain(|other| !too_late.contains(&pair(receiver, *other)));
+    }
     while let Some(circle) = circle(&waits) {
         let members = circle.iter().chain(&circle[..1]);
         let names: Vec<_> = members.map(|r| format!("`{}`", receivers[*r].info.name)).collect();
-        circles.push(names.join(" after "));
+        let names = names.join(" after ");
+        let mistake = format!("receivers are each said to run `after` another: {names}");
+        if !mistakes.contains(&mistake) {
+            mistakes.push(mistake);
+        }
         for (place, receiver) in circle.iter().enumerate() {
             let next = circle[(place + 1) % circle.len()];
             waits[*receiver].retain(|other| *other != next);
@@ -28,7 +49,7 @@ pub(super) fn sort(receivers: Linked) -> (Linked, Vec<String>) {
         waits.retain(|other| meet(receivers[receiver], receivers[*other]));
     }
     let order = in_order(&waits);
-    (order.into_iter().map(|place| receivers[place]).collect(), circles)
+    (order.into_iter().map(|place| receivers[place]).collect(), mistakes)
 }
 
 /// For each receiver, those that it runs `after`. One of several senders is registered for each.
@@ -49,9 +70,33 @@ fn waits(receivers: &Linked) -> Vec<Vec<usize>> {
 
 /// Whether two receivers can run for one event, in one phase: elsewhere there is no order to be kept.
 fn meet(one: &Registration, other: &Registration) -> bool {
+    one.info.phase == other.info.phase && hear_the_same(one, other)
+}
+
+/// Whether two receivers can run for one event.
+fn hear_the_same(one: &Registration, other: &Registration) -> bool {
     let any = TypeId::of::<dyn AnyModel>();
     let senders = one.sender == other.sender || one.sender == any || other.sender == any;
-    one.signal == other.signal && one.info.phase == other.info.phase && senders
+    one.signal == other.signal && senders
+}
+
+/// Says that a receiver cannot run after another one, because the phase of that one does not come first for any event.
+fn cannot_follow(receiver: &Registration, other: &Registration) -> Option<String> {
+    let phases = (receiver.info.phase, other.info.phase);
+    let why = match phases {
+        (Phase::InTransaction, Phase::OnCommit | Phase::OnRollback) => "which runs later",
+        (Phase::OnCommit, Phase::OnRollback) | (Phase::OnRollback, Phase::OnCommit) => {
+            "and only one of them runs for an event"
+        }
+        _ => return None,
+    };
+    let (Registration { info: one, .. }, Registration { info: two, .. }) = (receiver, other);
+    hear_the_same(receiver, other).then(|| {
+        format!(
+            "receiver `{}` ({}:{}, {}) cannot run `after` `{}` ({}), {why}",
+            one.name, one.file, one.line, phases.0, two.name, phases.1
+        )
+    })
 }
 
 /// The smallest order of places in which each comes behind those that it waits for. Those that wait in a circle are left out.
