@@ -6,7 +6,7 @@ mod common;
 use std::sync::LazyLock;
 
 use sqlx_signals::prelude::*;
-use sqlx_signals::testing;
+use sqlx_signals::{Error, testing};
 
 use common::{Scene, count};
 
@@ -188,7 +188,10 @@ on_every_database! {
         Invoice { id: None, customer: 1 }.save(&db).await.unwrap();
         let error = ann.delete(&db).await.unwrap_err();
         assert!(error.is_restricted(), "{error}");
-        assert_eq!(error.to_string(), "`User` 1 cannot be deleted: a `Invoice` belongs to it");
+        assert_eq!(
+            error.to_string(),
+            "`User` 1 cannot be deleted: at least one row of `Invoice` refers to it by `customer` (on_delete = restrict)"
+        );
         assert_eq!((ann.id, count(&db, "posts").await, count(&db, "comments").await), (Some(1), 2, 4));
         assert!(SCENE.log.take().is_empty(), "nothing is sent before it is decided");
     }
@@ -530,9 +533,15 @@ on_every_database! {
         }
 
         let error = album.delete(&db).await.unwrap_err();
-        assert_eq!(error.to_string(), "`Album` 1 cannot be deleted: a `Song` belongs to it");
+        assert_eq!(
+            error.to_string(),
+            "`Album` 1 cannot be deleted: at least one row of `Song` refers to it by `album` (on_delete = restrict)"
+        );
         let error = ZRecord::query("WHERE artist = 1").delete(&db).await.unwrap_err();
-        assert_eq!(error.to_string(), "`ZRecord` 1 cannot be deleted: a `ATrack` belongs to it");
+        assert_eq!(
+            error.to_string(),
+            "`ZRecord` 1 cannot be deleted: at least one row of `ATrack` refers to it by `album` (on_delete = restrict)"
+        );
         let error = ZRecord::delete_many(&db, &mut [record]).await.unwrap_err();
         assert!(error.is_restricted(), "{error}");
         assert!(SCENE.log.take().is_empty());
@@ -556,9 +565,37 @@ on_every_database! {
         Song { id: None, artist: 1, album: 1 }.save(&db).await.unwrap();
         Song { id: None, artist: 2, album: 1 }.save(&db).await.unwrap();
         let error = Artist { id: Some(1) }.delete(&db).await.unwrap_err();
-        assert_eq!(error.to_string(), "`Album` 1 cannot be deleted: a `Song` belongs to it");
+        assert_eq!(
+            error.to_string(),
+            "`Album` 1 cannot be deleted: 1 row of `Song` refers to it by `album` (on_delete = restrict)"
+        );
         assert!(SCENE.log.take().is_empty());
         assert_eq!((count(&db, "songs").await, count(&db, "albums").await), (2, 1));
+    }
+
+    async fn of_several_rows_the_one_that_is_still_needed_is_named(db: Db) {
+        use records::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        common::execute(&db, "INSERT INTO artists (n) VALUES (1), (2)").await;
+        let mut albums = [1, 1, 1].map(|artist| Album { id: None, artist });
+        Album::insert_many(&db, &mut albums).await.unwrap();
+        for album in [2, 2, 2, 3] {
+            Song { id: None, artist: 2, album }.save(&db).await.unwrap();
+        }
+        // Songs can be deleted with the artist, and so all are read that are in the way.
+        let error = Artist { id: Some(1) }.delete(&db).await.unwrap_err();
+        let counted = "`Album` 2 cannot be deleted: 3 rows of `Song` refer to it by `album` (on_delete = restrict)";
+        assert_eq!(error.to_string(), counted);
+        let Error::Restricted { key, by, column, rows, .. } = error else { panic!("{error:?}") };
+        assert_eq!((&*key, by, column, rows), ("2", "Song", "album", Some(3)));
+        // No song is deleted with an album, and one is enough to refuse.
+        common::execute(&db, "DELETE FROM songs WHERE album = 2").await;
+        let error = Album::query("").delete(&db).await.unwrap_err();
+        let found = "`Album` 3 cannot be deleted: at least one row of `Song` refers to it by `album` (on_delete = restrict)";
+        assert_eq!(error.to_string(), found);
+        assert_eq!((count(&db, "songs").await, count(&db, "albums").await), (1, 3));
     }
 
     async fn a_tree_that_restricts_itself_is_deleted_as_a_whole(db: Db) {

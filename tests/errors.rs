@@ -521,7 +521,13 @@ fn every_error_reads_as_one_line_and_keeps_its_causes() {
     let samples: Vec<Error> = vec![
         Error::NotFound { model: "User", key: "WHERE a = $1\n  AND b = $2".into() },
         Error::Stale { model: "User", key: "7".into(), version: 1 },
-        Error::Restricted { model: "User", key: "7".into(), by: "Invoice" },
+        Error::Restricted {
+            model: "User",
+            key: "7".into(),
+            by: "Invoice",
+            column: "customer",
+            rows: Some(2),
+        },
         Error::NotStored { model: "User" },
         Error::RolledBack { reason: "one\ntwo".into() },
         Error::CommitUnknown(sqlx::Error::Protocol("a\nb".into())),
@@ -546,6 +552,10 @@ fn every_error_reads_as_one_line_and_keeps_its_causes() {
     }
     let text = |i: usize| samples[i].to_string();
     assert_eq!(text(0), "no such `User`: WHERE a = $1 AND b = $2");
+    assert_eq!(
+        text(2),
+        "`User` 7 cannot be deleted: 2 rows of `Invoice` refer to it by `customer` (on_delete = restrict)"
+    );
     assert_eq!(text(4), "the transaction was rolled back: one two");
     assert!(text(5).ends_with(
         "whether the transaction is stored is unknown: encountered unexpected or invalid data: a b"

@@ -1570,7 +1570,11 @@ async fn children_are_found_by_keys_as_their_column_compares_them() {
                 true => Zone::delete_many(db, &mut zones).await.map(drop).unwrap_err(),
                 false => zones[0].delete(db).await.map(drop).unwrap_err(),
             };
-            assert!(error.is_restricted(), "{ty}: {error:?}");
+            // The key is found although the column compares it in another way than Rust does.
+            assert!(
+                matches!(&error, sqlx_signals::Error::Restricted { key, .. } if !key.contains("one of")),
+                "{ty}: {error:?}"
+            );
             execute(db, "DELETE FROM offices").await;
             ZONES.log.take();
             match many {

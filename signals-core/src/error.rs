@@ -90,6 +90,10 @@ pub enum Error {
         key: String,
         /// The name of the other model.
         by: &'static str,
+        /// The column of the other model that has the key.
+        column: &'static str,
+        /// How many rows of the other model have the key and are not deleted; `None` if only one was looked for.
+        rows: Option<usize>,
     },
 
     /// Of several rows that are updated together, two have the same key. Nothing was written.

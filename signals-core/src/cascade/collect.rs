@@ -256,14 +256,19 @@ impl<'d> Collector<'d> {
         parents: &mut Parents<'_>,
         key: Box<[u8]>,
     ) {
-        let id = (self.groups[parents.group].rows.id(), key);
-        let parent = self.known.get(&id).copied();
-        if let Some(parent) = parent.or_else(|| self.parent_as_text(parents, &id.1)) {
+        if let Some(parent) = self.parent(parents, key) {
             let column = dependent.column();
             let optional = dependent.child().statements.columns[column].optional;
             self.edges.push(Edge { child, parent, optional });
             self.columns.push(column);
         }
+    }
+
+    /// The one of `parents` that has this key.
+    fn parent(&self, parents: &mut Parents<'_>, key: Box<[u8]>) -> Option<usize> {
+        let id = (self.groups[parents.group].rows.id(), key);
+        let parent = self.known.get(&id).copied();
+        parent.or_else(|| self.parent_as_text(parents, &id.1))
     }
 
     /// The one of `parents` whose key is this text for the database, although it is not written the same: in another case, or
@@ -294,28 +299,73 @@ impl<'d> Collector<'d> {
         dependent: Dependent,
         parents: usize,
     ) -> Result<()> {
+        let are_counted = self.deleted_with.contains(&dependent.child().id);
         for part in self.parts(parents) {
-            let rows = &*self.groups[parents].rows;
-            let left = if self.deleted_with.contains(&dependent.child().id) {
-                self.left(conn, dependent, parents, &part).await?
-            } else {
-                let mut found = false;
-                let exists = statements::exists(conn, dependent, rows, &part).await?;
-                conn.run(exists, &mut |_| found = true).await?;
-                found
+            let restrict = match are_counted {
+                true => self.parents_of_left(conn, dependent, parents, &part).await?,
+                false => self.parent_of_any(conn, dependent, parents, &part).await?,
             };
-            if left {
-                let rows = &*self.groups[parents].rows;
-                let key =
-                    if part.len() == 1 { rows.key(part[0]) } else { "one of them".to_owned() };
-                return Err(Error::Restricted {
-                    model: rows.model(),
-                    key,
-                    by: dependent.child().name,
-                });
-            }
+            let Some(first) = restrict.first() else { continue };
+            let rows = &*self.groups[parents].rows;
+            let one = || format!("(one of {} rows)", part.len());
+            let of_first = || restrict.iter().filter(|parent| *parent == first).count();
+            let child = dependent.child();
+            return Err(Error::Restricted {
+                model: rows.model(),
+                key: first.map_or_else(one, |row| rows.key(row)),
+                by: child.name,
+                column: child.columns[dependent.column()],
+                rows: first.filter(|_| are_counted).map(|_| of_first()),
+            });
         }
         Ok(())
+    }
+
+    /// For each row that belongs to some of the group and stays, the row that it belongs to, if that is known.
+    async fn parents_of_left(
+        &mut self,
+        conn: &mut Conn<'_>,
+        dependent: Dependent,
+        parents: usize,
+        part: &[usize],
+    ) -> Result<Vec<Option<usize>>> {
+        let (mut keys, kind) = (Vec::new(), self.kind);
+        let stays = &mut |row: &dyn Instances| {
+            keys.push(row.encoded(0, [dependent.column()], kind)?);
+            Ok(())
+        };
+        self.left(conn, dependent, parents, part, stays).await?;
+        let mut of = Parents::new(parents, part);
+        let parents = keys.into_iter().map(|key| self.parent(&mut of, key));
+        Ok(parents.map(|parent| parent.map(|node| self.nodes[node].row)).collect())
+    }
+
+    /// For any one row that belongs to some of the group, the row that it belongs to, if that is known. Only of a model of
+    /// which no row is deleted.
+    async fn parent_of_any(
+        &self,
+        conn: &mut Conn<'_>,
+        dependent: Dependent,
+        parents: usize,
+        part: &[usize],
+    ) -> Result<Vec<Option<usize>>> {
+        let rows = &*self.groups[parents].rows;
+        // With several parents, the row says to which of them it belongs.
+        let mut child = dependent.rows(self.kind, None).filter(|_| part.len() > 1);
+        let any = statements::any(conn, dependent, rows, part, child.is_some()).await?;
+        let mut found = None;
+        conn.run(any, &mut |row| found = Some(row)).await?;
+        let Some(row) = found else { return Ok(Vec::new()) };
+        if let [parent] = part {
+            return Ok(vec![Some(*parent)]);
+        }
+        let mut key = || {
+            let child = child.as_mut()?;
+            child.push(&row).ok()?;
+            child.encoded(0, [dependent.column()], self.kind).ok()
+        };
+        let node = key().and_then(|key| self.parent(&mut Parents::new(parents, part), key));
+        Ok(vec![node.map(|node| self.nodes[node].row)])
     }
 
     /// The rows of a group, as many together as a statement is about.
@@ -334,34 +384,40 @@ impl<'d> Collector<'d> {
         let mut left = !self.deleted_with.contains(&dependent.child().id);
         if !left {
             for part in self.parts(parents) {
-                left |= self.left(conn, dependent, parents, &part).await?;
+                let stays = &mut |_: &dyn Instances| {
+                    left = true;
+                    Ok(())
+                };
+                self.left(conn, dependent, parents, &part, stays).await?;
             }
         }
         Ok(left)
     }
 
-    /// Whether rows belong to some of the group and stay. Those that are deleted are noted.
+    /// Gives each row that belongs to some of the group and stays to `stays`. Those that are deleted are noted.
     async fn left(
         &mut self,
         conn: &mut Conn<'_>,
         dependent: Dependent,
         parents: usize,
         part: &[usize],
-    ) -> Result<bool> {
-        let Some(mut rows) = dependent.rows(self.kind, None) else { return Ok(false) };
+        stays: &mut (dyn FnMut(&dyn Instances) -> Result<(), sqlx::Error> + Send),
+    ) -> Result<()> {
+        let Some(mut rows) = dependent.rows(self.kind, None) else { return Ok(()) };
         let of_group = &*self.groups[parents].rows;
         let select = statements::select(conn, dependent, of_group, part).await?;
         let mut of = Parents::new(parents, part);
-        let (mut left, mut read) = (false, Ok(()));
+        let mut read = Ok(());
         conn.run(select, &mut |row| {
             if read.is_ok() {
-                let collected = self.note(dependent, &mut of, &mut *rows, &row);
-                read = collected.map(|collected| left |= !collected);
+                read = match self.note(dependent, &mut of, &mut *rows, &row) {
+                    Ok(false) => stays(&*rows),
+                    noted => noted.map(drop),
+                };
             }
         })
         .await?;
-        read?;
-        Ok(left)
+        Ok(read?)
     }
 
     /// Whether a row that belongs to one of `parents` is deleted too.

@@ -32,14 +32,19 @@ fn are_array(kind: DatabaseKind, rows: &dyn Instances, part: &[usize]) -> bool {
     first.is_some_and(|row| rows.fits_array(*row, key, kind))
 }
 
-/// Whether any row belongs to these.
-pub(super) async fn exists(
+/// Any one row that belongs to these, with its columns if they are to be `read`.
+pub(super) async fn any(
     conn: &mut Conn<'_>,
     dependent: Dependent,
     parents: &dyn Instances,
     part: &[usize],
+    read: bool,
 ) -> Result<Statement> {
-    let start = format!("SELECT 1 FROM {}", dependent.child().statements.table);
+    let model = dependent.child().statements;
+    let start = match read {
+        true => model.select.to_owned(),
+        false => format!("SELECT 1 FROM {}", model.table),
+    };
     of_parents(conn, dependent, parents, part, &start, " LIMIT 1").await
 }
 

@@ -51,8 +51,15 @@ impl Form {
             Error::Stale { model, key, version } => {
                 format!("`{model}` {key} is stale: version {version} is not the stored one")
             }
-            Error::Restricted { model, key, by } => {
-                format!("`{model}` {key} cannot be deleted: a `{by}` belongs to it")
+            Error::Restricted { model, key, by, column, rows } => {
+                let rows = match rows {
+                    None => format!("at least one row of `{by}` refers"),
+                    Some(1) => format!("1 row of `{by}` refers"),
+                    Some(rows) => format!("{rows} rows of `{by}` refer"),
+                };
+                format!(
+                    "`{model}` {key} cannot be deleted: {rows} to it by `{column}` (on_delete = restrict)"
+                )
             }
             Error::Twice { model, key } => format!("`{model}` {key} is twice among the rows"),
             Error::Row { verb, model, row, key, source } => {

@@ -122,7 +122,9 @@ impl Error {
             Self::Stale { model, key, version } => {
                 Self::Stale { model, key: key.clone(), version: *version }
             }
-            Self::Restricted { model, key, by } => Self::Restricted { model, key: key.clone(), by },
+            Self::Restricted { model, key, by, column, rows } => {
+                Self::Restricted { model, key: key.clone(), by, column, rows: *rows }
+            }
             Self::Twice { model, key } => Self::Twice { model, key: key.clone() },
             Self::Row { verb, model, row, key, source } => {
                 let (key, source) = (key.clone(), Box::new(source.copied()));
