@@ -34,6 +34,8 @@ impl Operation {
 pub(crate) struct Held {
     conn: Conn<'static>,
     known: i64,
+    /// A statement by hand was run, on sqlx's own connection.
+    by_hand: bool,
 }
 
 impl Held {
@@ -42,7 +44,21 @@ impl Held {
         let mut conn = database.fresh().await.acquire().await.unwrap();
         let mut known = Alone::with_id(None);
         DB::insert(DB::raw(&mut conn), &mut known).await;
-        Self { conn, known: known.id.unwrap() }
+        Self { conn, known: known.id.unwrap(), by_hand: true }
+    }
+
+    fn raw<DB: ByHand>(&mut self) -> &mut DB::Connection {
+        self.by_hand = true;
+        DB::raw(&mut self.conn)
+    }
+
+    /// Whoever has had sqlx's connection may have begun a transaction or altered a table, so the library asks once afterwards.
+    /// That is no part of what is measured.
+    async fn settle(&mut self) {
+        if std::mem::take(&mut self.by_hand) {
+            self.conn.begin().await.unwrap().rollback().await.unwrap();
+            Alone::with_id(Some(-1)).delete(&mut self.conn).await.unwrap();
+        }
     }
 }
 
@@ -87,7 +103,7 @@ pub(crate) fn cases<DB: ByHand>(operation: Operation) -> Vec<Case<Held>> {
         // What this library waits for, and `fetch_one` on SQLite does not.
         cases.push(Case::new(TO_THE_END, ONE, async move |held: &mut Held| {
             let mut user = Alone::with_id(None);
-            timed(DB::insert_to_the_end(DB::raw(&mut held.conn), &mut user)).await
+            timed(DB::insert_to_the_end(held.raw::<DB>(), &mut user)).await
         }));
     }
     cases
@@ -99,8 +115,14 @@ fn saved<M: User, DB: ByHand>(
     base: &'static str,
     operation: Operation,
 ) -> Case<Held> {
-    Case::new(name, base, async move |Held { conn, known }: &mut Held| {
-        let (mut new, mut known) = (M::with_id(None), M::with_id(Some(*known)));
+    Case::new(name, base, async move |held: &mut Held| {
+        let (mut new, mut known) = (M::with_id(None), M::with_id(Some(held.known)));
+        let mut doomed = M::with_id(match operation {
+            Delete => Some(doomed::<DB>(held).await),
+            _ => None,
+        });
+        held.settle().await;
+        let conn = &mut held.conn;
         match operation {
             Insert => timed(async { new.insert(conn).await.unwrap() }).await,
             Update => timed(async { known.update(conn).await.unwrap() }).await,
@@ -111,10 +133,7 @@ fn saved<M: User, DB: ByHand>(
                 })
                 .await
             }
-            Delete => {
-                let mut doomed = M::with_id(Some(doomed::<DB>(conn).await));
-                timed(async { doomed.delete(conn).await.unwrap() }).await
-            }
+            Delete => timed(async { doomed.delete(conn).await.unwrap() }).await,
             Find => timed(async { M::find(conn, known.pk().unwrap()).await.unwrap() }).await,
         }
     })
@@ -123,21 +142,22 @@ fn saved<M: User, DB: ByHand>(
 /// The statement by hand.
 async fn alone<DB: ByHand>(held: &mut Held, operation: Operation) -> Duration {
     let mut users = Users::prepare::<DB>(held, operation).await;
-    timed(users.perform::<DB>(DB::raw(&mut held.conn), operation)).await
+    timed(users.perform::<DB>(held.raw::<DB>(), operation)).await
 }
 
 /// The statement by hand, and what its receivers would write, in a transaction. Of a `save` each half has its own.
 fn writing<DB: ByHand>(name: &'static str, operation: Operation, rows: usize) -> Case<Held> {
     Case::base(name, async move |held: &mut Held| {
         let mut users = Users::prepare::<DB>(held, operation).await;
-        let conn = DB::raw(&mut held.conn);
+        let known = held.known;
+        let conn = held.raw::<DB>();
         let halves: &[Operation] = if operation == Save { &[Insert, Update] } else { &[operation] };
         timed(async {
             for half in halves {
                 let mut transaction = DB::begin(conn).await;
                 users.perform::<DB>(DB::within(&mut transaction), *half).await;
                 for _ in 0..rows {
-                    DB::audit(DB::within(&mut transaction), held.known).await;
+                    DB::audit(DB::within(&mut transaction), known).await;
                 }
                 DB::commit(transaction).await;
             }
@@ -154,7 +174,7 @@ struct Users {
 
 impl Users {
     async fn prepare<DB: ByHand>(held: &mut Held, operation: Operation) -> Self {
-        let doomed = if operation == Delete { doomed::<DB>(&mut held.conn).await } else { 0 };
+        let doomed = if operation == Delete { doomed::<DB>(held).await } else { 0 };
         Self { new: Alone::with_id(None), known: Alone::with_id(Some(held.known)), doomed }
     }
 
@@ -175,8 +195,8 @@ impl Users {
 }
 
 /// A row to be deleted.
-async fn doomed<DB: ByHand>(conn: &mut Conn<'_>) -> i64 {
+async fn doomed<DB: ByHand>(held: &mut Held) -> i64 {
     let mut doomed = Alone::with_id(None);
-    DB::insert(DB::raw(conn), &mut doomed).await;
+    DB::insert(held.raw::<DB>(), &mut doomed).await;
     doomed.id.unwrap()
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either, ready};
+use futures_util::future::BoxFuture;
 use tracing::Instrument;
 
 use crate::conn::Conn;
@@ -144,16 +144,17 @@ fn not_run(receiver: &Identity, error: &Error) {
     log!(failure, receiver = name, signal, sender, cause, "a receiver has no savepoint");
 }
 
-/// Runs a receiver: a panic is an error, and both are in the log. One that is no future is through when this returns.
-fn run<'a>(
+/// Runs a receiver: a panic is an error, and both are in the log.
+///
+/// One that is no future is through at the first poll, and makes no room for one that is.
+async fn run<'a>(
     receiver: &Identity,
     operation: &Arc<Operation>,
     failure: Failure,
     begin: impl FnOnce() -> Begun<'a>,
-) -> impl Future<Output = Result<()>> + Send {
-    let about = operation.about();
-    let (name, Info { signal, sender, .. }) = (receiver.name(), receiver.info);
-    let span = span!("receiver", receiver = name, signal, sender);
+) -> Result<()> {
+    let Info { signal, sender, .. } = receiver.info;
+    let span = span!("receiver", receiver = receiver.name(), signal, sender);
     let started = Instant::now();
     operation.note(receiver);
     let begin = || span.in_scope(|| operation.receiving(receiver.clone()).sync_scope(begin));
@@ -161,14 +162,11 @@ fn run<'a>(
         Ok(Begun::Done(done)) => Ok(done),
         Ok(Begun::Future(future)) => {
             let future = operation.receiving(receiver.clone()).scope(future).instrument(span);
-            let done = AssertUnwindSafe(future).catch_unwind();
-            let receiver = receiver.clone();
-            let ended = move |done| ended(&receiver, about, failure, started, done);
-            return Either::Left(done.map(ended));
+            AssertUnwindSafe(future).catch_unwind().await
         }
         Err(payload) => Err(payload),
     };
-    Either::Right(ready(ended(receiver, about, failure, started, done)))
+    ended(receiver, operation.about(), failure, started, done)
 }
 
 fn ended(

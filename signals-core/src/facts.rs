@@ -8,6 +8,7 @@
 
 use std::any::TypeId;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -32,7 +33,37 @@ pub(crate) struct Facts(ArcSwap<Tables>);
 struct Tables {
     /// How often all was forgotten.
     epoch: u64,
-    models: HashMap<TypeId, Known>,
+    models: HashMap<TypeId, Known, BuildHasherDefault<TypeIdHasher>>,
+    /// How often the schema may have changed, and how often that was so when it was last compared.
+    suspected: u64,
+    compared: u64,
+    /// The schema as it was then; none if it was never compared.
+    fingerprint: Option<Arc<str>>,
+}
+
+impl Tables {
+    /// What is known of a model, unless the schema may have changed since.
+    fn get(&self, model: TypeId) -> Option<&Known> {
+        if self.suspected == self.compared { self.models.get(&model) } else { None }
+    }
+}
+
+/// The hash of a [`TypeId`] is its own.
+#[derive(Default)]
+struct TypeIdHasher(u64);
+
+impl Hasher for TypeIdHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 #[derive(Debug, Clone, Default)]
@@ -120,7 +151,7 @@ impl Facts {
             return Some(true);
         }
         let all = self.0.load();
-        let known = all.models.get(&rows.id())?;
+        let known = all.get(rows.id())?;
         let atomic = kind == DatabaseKind::Postgres || known.atomic?;
         let all_seen = returned.without(known.seen).is_empty();
         (!atomic || all_seen).then(|| atomic && returned.without(known.readable).is_empty())
@@ -128,7 +159,35 @@ impl Facts {
 
     /// Forgets all, because the schema may be another from now on. What is being looked up meanwhile is not added.
     fn clear(&self) {
-        self.0.rcu(|all| Tables { epoch: all.epoch + 1, models: HashMap::new() });
+        self.0.rcu(|all| Tables {
+            epoch: all.epoch + 1,
+            models: HashMap::default(),
+            ..Tables::clone(all)
+        });
+    }
+
+    /// The schema may have changed: nothing that is known counts before [`compare`](Self::compare).
+    fn suspect(&self) {
+        self.0.rcu(|all| Tables { suspected: all.suspected + 1, ..Tables::clone(all) });
+    }
+
+    /// How often the schema may have changed, unless it was compared since.
+    fn suspected(&self) -> Option<u64> {
+        let all = self.0.load();
+        (all.suspected != all.compared).then_some(all.suspected)
+    }
+
+    /// Forgets all if the schema is not what it was when it was last compared. It was looked at when it was `suspected` so often.
+    fn compare(&self, suspected: u64, fingerprint: &Arc<str>) {
+        self.0.rcu(|all| {
+            let mut all = Tables::clone(all);
+            if all.fingerprint.as_ref() != Some(fingerprint) {
+                (all.epoch, all.models) = (all.epoch + 1, HashMap::default());
+                all.fingerprint = Some(Arc::clone(fingerprint));
+            }
+            all.compared = suspected;
+            all
+        });
     }
 
     fn epoch(&self) -> u64 {
@@ -141,7 +200,7 @@ impl Facts {
     }
 
     fn keeps_no_row(&self, rows: &dyn Instances) -> bool {
-        self.0.load().models.get(&rows.id()).is_some_and(|known| known.plain)
+        self.0.load().get(rows.id()).is_some_and(|known| known.plain)
     }
 
     /// Whether an INSERT can name the columns that are asked for in `ON CONFLICT`, if that is known.
@@ -151,13 +210,13 @@ impl Facts {
         are: impl Fn(&[usize]) -> bool,
     ) -> Option<bool> {
         let all = self.0.load();
-        let mut arbiters = all.models.get(&rows.id())?.arbiters.iter();
+        let mut arbiters = all.get(rows.id())?.arbiters.iter();
         arbiters.find(|(columns, _)| are(columns)).map(|(_, arbiter)| *arbiter)
     }
 
     /// The columns whose types compare text in their own way, if that is known.
     fn casts(&self, rows: &dyn Instances) -> Option<Casts> {
-        self.0.load().models.get(&rows.id())?.casts.clone()
+        self.0.load().get(rows.id())?.casts.clone()
     }
 
     /// Adds what was looked up from an `epoch` on.
@@ -193,22 +252,32 @@ fn of_files() -> MutexGuard<'static, OfFiles> {
 pub(crate) struct Altering {
     kind: DatabaseKind,
     db: Option<Db>,
+    /// The SQL says that it changes the schema. If not, the schema is compared before what is known is forgotten.
+    is_certain: bool,
 }
 
 impl Altering {
-    pub(crate) fn new(kind: DatabaseKind, db: Option<Db>) -> Self {
-        Self { kind, db }
+    pub(crate) fn new(kind: DatabaseKind, db: Option<Db>, is_certain: bool) -> Self {
+        Self { kind, db, is_certain }
+    }
+
+    /// The SQL says that it changes the schema.
+    pub(crate) fn set_certain(&mut self) {
+        self.is_certain = true;
     }
 
     /// Forgets what is known so far.
     pub(crate) fn forget(&self) {
+        let forget = |facts: &Facts| if self.is_certain { facts.clear() } else { facts.suspect() };
         if let Some(db) = &self.db {
-            db.facts().clear();
-            db.prepare_again();
+            forget(db.facts());
+            if self.is_certain {
+                db.prepare_again();
+            }
         }
-        Facts::elsewhere(self.kind).clear();
+        forget(Facts::elsewhere(self.kind));
         if self.kind == DatabaseKind::Sqlite {
-            of_files().values().for_each(|facts| facts.clear());
+            of_files().values().for_each(|facts| forget(facts));
         }
     }
 }
@@ -248,6 +317,7 @@ pub(crate) fn commits_itself<'s>(
 ) -> BoxFuture<'s, Result<bool>> {
     Box::pin(async move {
         let kind = conn.kind();
+        compare(conn).await?;
         if let Some(known) = conn.facts().commits_itself(kind, rows, verb) {
             return Ok(known);
         }
@@ -268,6 +338,21 @@ pub(crate) fn commits_itself<'s>(
         }
     })
 }
+
+/// Compares the schema if it may have changed, so that what is known of it counts again, or is forgotten.
+async fn compare(conn: &mut Conn<'_>) -> Result<()> {
+    if let Some(suspected) = conn.facts().suspected() {
+        let found = Box::pin(conn.query(SQLITE_FINGERPRINT).fetch_one::<(String,)>()).await;
+        if let Some((fingerprint,)) = unless_lost(found)? {
+            conn.facts().compare(suspected, &fingerprint.into());
+        }
+    }
+    Ok(())
+}
+
+/// Differs if the schema does. What is temporary is in no version.
+const SQLITE_FINGERPRINT: &str = "SELECT schema_version || coalesce((SELECT group_concat(sql) FROM sqlite_temp_schema), '') FROM \
+     pragma_schema_version";
 
 /// What was found; none if the connection is lost, and the write itself may find another one.
 fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
@@ -362,6 +447,7 @@ pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Instances) -> Resul
 ///
 /// What the database refuses.
 pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
+    compare(conn).await?;
     if conn.facts().keeps_no_row(rows) {
         return Ok(true);
     }
@@ -397,6 +483,7 @@ pub(crate) async fn is_arbiter(
     rows: &dyn Instances,
     on: &[usize],
 ) -> Result<bool> {
+    compare(conn).await?;
     if let Some(arbiter) = conn.facts().arbiter(rows, |columns| columns == on) {
         return Ok(arbiter);
     }
@@ -477,3 +564,42 @@ const POSTGRES_TEXT_TYPES: &str = "WITH RECURSIVE _types AS (SELECT attname, att
      attname::text, CASE WHEN typcategory = 'S' AND type NOT IN ('text'::regtype, 'varchar'::regtype, 'name'::regtype) THEN \
      quote_ident(nspname) || '.' || quote_ident(typname) END FROM _types JOIN pg_type ON pg_type.oid = type JOIN pg_namespace ON \
      pg_namespace.oid = typnamespace WHERE typtype <> 'd'";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_known_counts_again_if_the_schema_is_still_the_same() {
+        let (facts, model) = (Facts::default(), TypeId::of::<u8>());
+        let learn = || {
+            facts.0.rcu(|all| {
+                let mut all = Tables::clone(all);
+                all.models.entry(model).or_default().plain = true;
+                all
+            });
+        };
+        let compare = |schema: &str| {
+            facts.suspect();
+            assert!(facts.0.load().get(model).is_none());
+            facts.compare(facts.suspected().unwrap(), &schema.into());
+            facts.0.load().get(model).is_some()
+        };
+        learn();
+        assert!(!compare("1"), "it was not compared before");
+        learn();
+        assert!(compare("1"));
+        assert!(!compare("2"));
+        assert!(facts.suspected().is_none());
+    }
+
+    #[test]
+    fn a_change_during_the_comparison_is_compared_too() {
+        let facts = Facts::default();
+        facts.suspect();
+        let suspected = facts.suspected().unwrap();
+        facts.suspect();
+        facts.compare(suspected, &"1".into());
+        assert!(facts.suspected().is_some());
+    }
+}

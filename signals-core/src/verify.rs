@@ -51,7 +51,7 @@ impl Conn<'_> {
     /// Raw SQL is about to run: if the future is dropped before it has ended, the connection is unverified.
     pub(crate) fn raw_begins(&mut self, controls: bool, alters: bool) {
         if alters {
-            self.set_altering();
+            self.set_altering(true);
         }
         if controls {
             self.set_unverified();
@@ -91,16 +91,20 @@ impl Conn<'_> {
     }
 
     /// The schema may change from here on, until the transaction has ended or the connection is used again.
-    fn set_altering(&mut self) {
+    fn set_altering(&mut self, is_certain: bool) {
         let (kind, db) = (self.kind(), self.scope.db.clone());
-        self.scope.altering.get_or_insert_with(|| Altering::new(kind, db).into());
+        let altering = || Altering::new(kind, db, is_certain).into();
+        let altering = self.scope.altering.get_or_insert_with(altering);
+        if is_certain {
+            altering.set_certain();
+        }
     }
 
     /// sqlx's own connection is about to be handed out.
     pub(crate) fn hand_out(&mut self) {
         // On Postgres few facts depend on more than the types of the columns, and to look for them anew costs round trips.
         if self.kind() == DatabaseKind::Sqlite {
-            self.set_altering();
+            self.set_altering(false);
         }
         self.scope.touch();
         if !self.scope.unverified {
