@@ -126,6 +126,36 @@ on_every_database! {
         }
     }
 
+    async fn a_save_that_needs_a_transaction_late_is_dropped_at_every_await(db: Db) {
+        use late::{Late, Missed, store_in_between};
+
+        let _turn = SCENE.begin().await;
+        let (one, seen) = pools(&db).await;
+        // Several rounds: if the answer to a statement is there at once, the future is not pending.
+        for round in 0..5 {
+            for pending in 0.. {
+                common::execute(&seen, "DELETE FROM parents").await;
+                SCENE.log.take();
+                store_in_between(&seen);
+                let n = 100 * round + pending;
+                let mut late = Late { id: Some(7), n: Missed(n) };
+                let done = cancelled_after(late.save(&one), pending as usize).await;
+                drop(one.acquire().await.unwrap());
+                let stored = Alone::query("WHERE n = $1").bind(n).count(&seen).await.unwrap();
+                let commit = format!("commit {n}");
+                if stored == 1 {
+                    until(|| SCENE.log.entries().contains(&commit)).await;
+                } else {
+                    assert!(!SCENE.log.entries().contains(&commit), "{n}");
+                }
+                if let Some(done) = done {
+                    assert!(!done.unwrap().created && stored == 1);
+                    break;
+                }
+            }
+        }
+    }
+
     async fn writes_of_many_rows_are_dropped_at_every_await(db: Db) {
         let _turn = SCENE.begin().await;
         let (one, seen) = pools(&db).await;
@@ -476,6 +506,79 @@ on_every_database! {
         let log = SCENE.log.take();
         assert!(log.last().unwrap().starts_with("receivers save in a circle, 16 levels deep"), "{log:?}");
         assert_eq!((log.len(), count(&db, "rings").await), (17, 16));
+    }
+}
+
+/// A row that another writer stores after the UPDATE of a save has missed it, and before the INSERT.
+mod late {
+    use std::sync::Mutex;
+
+    use super::*;
+    use sqlx::encode::IsNull;
+    use sqlx::error::BoxDynError;
+    use sqlx::{Database, Decode, Encode, Type};
+    use tokio::runtime::Handle;
+    use tokio::task::block_in_place;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "parents")]
+    pub(crate) struct Late {
+        pub(crate) id: Option<i64>,
+        pub(crate) n: Missed,
+    }
+
+    #[receiver(post_save, sender = Late, on_commit)]
+    async fn stored_late(saved: PostSave<'_, Late>) {
+        SCENE.log.push(format!("commit {}", saved.instance.n.0));
+    }
+
+    /// Where the other writer writes, and how many statements are made before.
+    static OTHER: Mutex<Option<(Db, usize)>> = Mutex::new(None);
+
+    pub(crate) fn store_in_between(other: &Db) {
+        *OTHER.lock().unwrap() = Some((other.clone(), 1));
+    }
+
+    /// A value that is part of the UPDATE and of the INSERT. The latter is made when the former has run.
+    #[derive(Debug, Clone, Copy)]
+    pub(crate) struct Missed(pub(crate) i64);
+
+    impl<DB: Database> Type<DB> for Missed
+    where
+        i64: Type<DB>,
+    {
+        fn type_info() -> DB::TypeInfo {
+            i64::type_info()
+        }
+    }
+
+    impl<'r, DB: Database> Decode<'r, DB> for Missed
+    where
+        i64: Decode<'r, DB>,
+    {
+        fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
+            i64::decode(value).map(Self)
+        }
+    }
+
+    impl<'q, DB: Database> Encode<'q, DB> for Missed
+    where
+        i64: Encode<'q, DB>,
+    {
+        fn encode_by_ref(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+            let other = match &mut *OTHER.lock().unwrap() {
+                Some((_, before)) if *before > 0 => {
+                    *before -= 1;
+                    None
+                }
+                other => other.take(),
+            };
+            if let Some((other, _)) = other {
+                let insert = common::execute(&other, "INSERT INTO parents (id, n) VALUES (7, -1)");
+                block_in_place(|| Handle::current().block_on(insert));
+            }
+            self.0.encode_by_ref(buffer)
+        }
     }
 }
 

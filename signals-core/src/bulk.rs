@@ -17,7 +17,6 @@ use crate::instances::Instances;
 use crate::read::{bytes, differs, flag, scalar};
 use crate::save::take_row;
 use crate::statements::{Group, Role, Statements};
-use crate::transaction::Transaction;
 
 /// The first row whose key is that of another before it.
 pub(crate) fn twin(kind: DatabaseKind, rows: &dyn Instances) -> Option<usize> {
@@ -338,26 +337,14 @@ pub(crate) enum Left {
 }
 
 /// Finds out what has become of a row that an UPDATE did not write. It is locked as by the UPDATE, so that nobody writes it
-/// in between.
+/// in between. That takes a transaction.
 pub(crate) fn settle<'s>(
     conn: &'s mut Conn<'_>,
     rows: &'s mut dyn Instances,
     row: usize,
     update: &'s Update<'_>,
 ) -> BoxFuture<'s, Result<Left>> {
-    Box::pin(async move {
-        if conn.in_transaction() {
-            return settle_locked(conn, rows, row, update).await;
-        }
-        let mut tx = Transaction::open(conn.reborrow()).await?;
-        match settle_locked(&mut tx, rows, row, update).await {
-            Ok(left) => tx.commit().await.map(|_| left),
-            Err(error) => {
-                tx.rollback_or_log().await;
-                Err(error)
-            }
-        }
-    })
+    Box::pin(settle_locked(conn, rows, row, update))
 }
 
 async fn settle_locked(

@@ -4,6 +4,7 @@ use std::any::TypeId;
 use std::cell::Cell;
 use std::collections::HashSet;
 use std::fmt::Write;
+use std::marker::PhantomData;
 
 use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
@@ -19,6 +20,7 @@ use crate::executor::Source;
 use crate::field::Asked;
 use crate::instances::Of;
 use crate::model::Model;
+use crate::own_transaction::{Undoable, in_transaction};
 use crate::query::{Binds, Inspect, Notation, Offered, arguments, refuse_control};
 use crate::read;
 use crate::statements::{ColumnSpec, Group, Role};
@@ -94,18 +96,20 @@ impl<M: Model> Change<M> {
         }
         // Nothing is sent, not even BEGIN, if a value does not fit its column.
         let statement = statement?;
-        let mut tx = Transaction::open(conn).await?;
-        match self.change::<R>(&mut tx, statement, heard, joins).await {
-            Ok(rows) => tx.commit().await.map(|_| rows),
-            Err(error) => {
-                tx.rollback_or_log().await;
-                Err(error)
-            }
-        }
+        let again = statement.again();
+        let changing = Changing {
+            change: &self,
+            statement: Some(statement),
+            again,
+            heard,
+            joins,
+            route: PhantomData::<fn() -> R>,
+        };
+        in_transaction(conn, changing).await
     }
 
     async fn change<R: Route<M>>(
-        self,
+        &self,
         conn: &mut Conn<'_>,
         statement: Statement,
         heard: bool,
@@ -222,7 +226,7 @@ impl<M: Model> Change<M> {
 
     /// The rows, one by one, in a transaction.
     async fn each<R: Route<M>>(
-        self,
+        &self,
         conn: &mut Conn<'_>,
         select: Statement,
         joins: bool,
@@ -237,7 +241,7 @@ impl<M: Model> Change<M> {
         match self {
             Self::Delete => delete::delete_many::<M, R>(&mut rows, source).await,
             Self::Update(Set { fields, .. }) => {
-                write::save_columns_of_many::<M, R>(&mut rows, source, &fields).await
+                write::save_columns_of_many::<M, R>(&mut rows, source, fields).await
             }
         }
     }
@@ -295,6 +299,27 @@ impl<M: Model> Change<M> {
             None => format!(" OF {table}"),
         });
         format!("\nFOR {strength}{}", table.unwrap_or_default())
+    }
+}
+
+/// An update or delete by condition in a transaction.
+struct Changing<'c, M, R> {
+    change: &'c Change<M>,
+    statement: Option<Statement>,
+    /// The same, for a second run.
+    again: Option<Statement>,
+    heard: bool,
+    joins: bool,
+    route: PhantomData<fn() -> R>,
+}
+
+impl<M: Model, R: Route<M>> Undoable for Changing<'_, M, R> {
+    type Done = u64;
+
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<u64> {
+        let statement = self.statement.take().or_else(|| self.again.take());
+        let statement = statement.expect("work in a transaction runs at most twice");
+        self.change.change::<R>(tx, statement, self.heard, self.joins).await
     }
 }
 

@@ -22,7 +22,7 @@ use crate::facts::Facts;
 use crate::going::{Going, Heir};
 use crate::link::{Link, Own, Pooled, Raw, did_nothing, is_answered, is_outdated, on};
 use crate::running::{Naming, Running};
-use crate::scope::Scope;
+use crate::scope::{Alone, Scope};
 use crate::sql::Sql;
 use crate::transaction::Transaction;
 
@@ -534,7 +534,7 @@ impl<'c> Conn<'c> {
         heir: &'r (dyn Fn() -> Heir + Send + Sync),
     ) -> Running<'r> {
         let pooled = matches!(self.link, Link::Pooled(_));
-        if !pooled || !self.scope.outlives || self.in_transaction() {
+        if !pooled || self.scope.alone != Alone::Outlives || self.in_transaction() {
             // Until the connection has answered, the statement may be sent again, and what is cheaper for one row hides
             // that the server has said that it is through.
             let may_renew = self.pooled_mut().is_some_and(|pooled| !pooled.has_answered());

@@ -8,8 +8,9 @@ use crate::dispatch::{Postponed, dispatch, dispatch_robust};
 use crate::error::Result;
 use crate::executor::{Connects, Source};
 use crate::finish::finish;
+use crate::own_transaction::{Undoable, in_transaction};
 use crate::parameter::Cx;
-use crate::receiver::Entry;
+use crate::receiver::{Entry, Identity};
 use crate::registry::{ReceiverInfo, registry};
 use crate::signal::{Deferrable, Signal, Subject};
 use crate::subscriber::{Begun, Event, Kept, Subscriber, begin_own};
@@ -214,13 +215,7 @@ impl Receivers {
         if self.needs_transaction() {
             let mut conn = source.acquire().await?;
             self.check_observable(&mut conn).await?;
-            let mut tx = Transaction::open(conn).await?;
-            let done = self.inside(event, &mut tx, scene).await;
-            if let Err(error) = done {
-                tx.rollback_or_log().await;
-                return Err(error);
-            }
-            return tx.commit().await.map(drop);
+            return in_transaction(conn, Sending { receivers: self, event, scene }).await;
         }
         if let Source::Conn(mut conn) = source {
             self.check_observable(&mut conn).await?;
@@ -254,38 +249,41 @@ impl Receivers {
         let named = |results: Vec<(_, _)>| {
             results.into_iter().map(|(info, done)| (registry().info(info), done)).collect()
         };
-        let inside = &self.group.inside;
         match source {
             Source::Conn(mut conn) if conn.in_transaction() => {
                 self.check_observable(&mut conn).await?;
-                let results = dispatch_robust(inside, event, Some(&mut conn), &scene).await;
-                if let Some(postponed) = self.postponed(event, &scene) {
-                    conn.scope.defer(postponed);
-                }
-                Ok(named(results))
+                Ok(named(self.robust_inside(event, &mut conn, &scene).await))
             }
             source if self.needs_transaction() => {
                 let mut conn = source.acquire().await?;
                 self.check_observable(&mut conn).await?;
-                let mut tx = Transaction::open(conn).await?;
-                let results = dispatch_robust(inside, event, Some(&mut *tx), &scene).await;
-                if let Some(postponed) = self.postponed(event, &scene) {
-                    tx.scope.defer(postponed);
-                }
-                tx.commit().await?;
-                Ok(named(results))
+                let sending = Sending { receivers: self, event, scene: &scene };
+                in_transaction(conn, Robust(sending)).await.map(named)
             }
             source => {
                 if let Source::Conn(mut conn) = source {
                     self.check_observable(&mut conn).await?;
                 }
-                let results = dispatch_robust(inside, event, None, &scene).await;
+                let results = dispatch_robust(&self.group.inside, event, None, &scene).await;
                 if let Some(postponed) = self.postponed(event, &scene) {
                     finish(postponed.run(End::Committed, None)).await;
                 }
                 Ok(named(results))
             }
         }
+    }
+
+    async fn robust_inside(
+        &self,
+        event: &mut dyn Event,
+        conn: &mut Conn<'_>,
+        scene: &Scene,
+    ) -> Vec<(Identity, Result<()>)> {
+        let results = dispatch_robust(&self.group.inside, event, Some(&mut *conn), scene).await;
+        if let Some(postponed) = self.postponed(event, scene) {
+            conn.scope.defer(postponed);
+        }
+        results
     }
 
     /// Whether a receiver takes the connection: one that does not has nothing that could be undone.
@@ -300,5 +298,32 @@ impl Receivers {
     async fn check_observable(&self, conn: &mut Conn<'_>) -> Result<()> {
         let deferred = self.group.deferred.first().map(|to| to.info.info);
         check_observable(self.signal, deferred, conn).await
+    }
+}
+
+/// The receivers of a signal in a transaction.
+struct Sending<'s> {
+    receivers: &'s Receivers,
+    event: &'s mut dyn Event,
+    scene: &'s Scene,
+}
+
+impl Undoable for Sending<'_> {
+    type Done = ();
+
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<()> {
+        self.receivers.inside(self.event, tx, self.scene).await
+    }
+}
+
+/// As [`Sending`], each whatever became of the others.
+struct Robust<'s>(Sending<'s>);
+
+impl Undoable for Robust<'_> {
+    type Done = Vec<(Identity, Result<()>)>;
+
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Self::Done> {
+        let Sending { receivers, event, scene } = &mut self.0;
+        Ok(receivers.robust_inside(*event, tx, scene).await)
     }
 }

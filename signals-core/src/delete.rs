@@ -15,6 +15,7 @@ use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
 use crate::key_order::write_order;
 use crate::model::Model;
+use crate::own_transaction::{Undoable, in_transaction};
 use crate::refused;
 use crate::save::{Look, look, stale};
 use crate::statements::Group;
@@ -73,15 +74,21 @@ fn undoable<'d>(rows: &'d mut dyn Instances, mut conn: Conn<'d>) -> BoxFuture<'d
         if facts::commits_itself(&mut conn, rows, None).await? {
             return alone(rows, &mut conn).await;
         }
-        let mut tx = Transaction::open(conn).await?;
-        match delete_one(rows, &mut tx).await {
-            Ok(done) => tx.commit().await.map(|_| done),
-            Err(error) => {
-                tx.rollback_or_log().await;
-                Err(error)
-            }
-        }
+        in_transaction(conn, Deleting { rows }).await
     })
+}
+
+/// A delete in a transaction of a row that nobody hears of.
+struct Deleting<'d> {
+    rows: &'d mut dyn Instances,
+}
+
+impl Undoable for Deleting<'_> {
+    type Done = Written;
+
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Written> {
+        delete_one(self.rows, tx).await
+    }
 }
 
 /// Deletes several rows, and returns how many there were. A row without a key is none.

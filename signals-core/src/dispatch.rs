@@ -10,12 +10,13 @@ use tracing::Instrument;
 use crate::conn::Conn;
 use crate::context::{Call as Operation, PoolId};
 use crate::error::{BoxError, Error, Panicked, ReceiverError, Result};
+use crate::own_transaction::{Undoable, in_savepoint};
 use crate::parameter::Cx;
 use crate::previous::SharedBefore;
 use crate::receiver::{Identity, Info, Phase};
 use crate::subscriber::{Begun, Event, Kept, Subscriber};
 use crate::trace::span;
-use crate::transaction::{Deferred, End};
+use crate::transaction::{Deferred, End, Transaction};
 use crate::unit::Scene;
 
 /// Runs the receivers in order, to the first error.
@@ -28,6 +29,9 @@ pub(crate) async fn dispatch(
 ) -> Result<()> {
     for to in to {
         if wants(&to.info, event.created(), before) {
+            if let Some(conn) = &mut conn {
+                conn.scope.tell();
+            }
             if to.info.robust {
                 // Whatever became of it is in the log by now.
                 let _ = robust(to, event, conn.as_deref_mut(), scene, before).await;
@@ -104,7 +108,7 @@ async fn robust(
     match conn {
         // On the heap: few receivers have a savepoint, and every future of a dispatch would have room for it.
         Some(conn) if to.info.connection => {
-            Box::pin(in_savepoint(to, event, conn, scene, before)).await
+            Box::pin(robust_in_savepoint(to, event, conn, scene, before)).await
         }
         conn => {
             let cx = Cx::new(conn, scene.db.as_ref(), before.as_deref());
@@ -114,25 +118,43 @@ async fn robust(
     }
 }
 
-async fn in_savepoint(
+async fn robust_in_savepoint(
     to: &Subscriber,
     event: &mut dyn Event,
     conn: &mut Conn<'_>,
     scene: &Scene,
     before: &SharedBefore,
 ) -> Result<()> {
-    let mut savepoint = conn.begin().await.inspect_err(|error| not_run(&to.info, error))?;
-    let cx = Cx::new(Some(&mut *savepoint), scene.db.as_ref(), before.as_deref());
-    let failure = Failure::of_robust(&to.info);
-    match run(&to.info, &scene.operation, failure, || event.begin(to, cx)).await {
-        Ok(()) => {
-            let released = savepoint.commit().await.map(drop);
-            released.inspect_err(|error| not_run(&to.info, error))
+    let mut has_failed = false;
+    let receiving = Receiving { to, event, scene, before, has_failed: &mut has_failed };
+    let done = in_savepoint(conn, receiving).await;
+    // The failure of the receiver itself is in the log.
+    done.inspect_err(|error| {
+        if !has_failed {
+            not_run(&to.info, error)
         }
-        Err(error) => {
-            savepoint.rollback_or_log().await;
-            Err(error)
-        }
+    })
+}
+
+/// A robust receiver in its savepoint.
+struct Receiving<'r> {
+    to: &'r Subscriber,
+    event: &'r mut dyn Event,
+    scene: &'r Scene,
+    before: &'r SharedBefore,
+    has_failed: &'r mut bool,
+}
+
+impl Undoable for Receiving<'_> {
+    type Done = ();
+
+    async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<()> {
+        let Self { to, event, scene, before, has_failed } = self;
+        let cx = Cx::new(Some(&mut **savepoint), scene.db.as_ref(), before.as_deref());
+        let failure = Failure::of_robust(&to.info);
+        let done = run(&to.info, &scene.operation, failure, || event.begin(to, cx)).await;
+        **has_failed = done.is_err();
+        done
     }
 }
 

@@ -173,7 +173,7 @@ impl Heard {
         &self,
         rows: &mut dyn Instances,
         row: usize,
-        conn: Option<&mut Conn<'_>>,
+        mut conn: Option<&mut Conn<'_>>,
         scene: &Scene,
     ) -> Result<()> {
         let (signal, told) = match self.unit {
@@ -181,6 +181,11 @@ impl Heard {
             Unit::Delete => (pre_delete::NAME, Told::PreDelete(row)),
             Unit::Save(_) => (pre_save::NAME, Told::PreSave(row)),
         };
+        if self.recorders.any()
+            && let Some(conn) = &mut conn
+        {
+            conn.scope.tell();
+        }
         self.recorders.before(signal, rows.at(row));
         let mut event = Telling { rows: &mut *rows, told };
         let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;

@@ -99,7 +99,7 @@ pub trait Instances: Send + Sync {
     /// Takes note of what a write can change in the rows.
     fn keep(&mut self);
 
-    /// Brings the rows back to what was noted, where something was.
+    /// Brings the rows back to what was noted last, and forgets that. If nothing was noted, they stay as they are.
     fn restore(&mut self);
 
     /// Adds a row of the database. Only to rows that are the library's own.

@@ -41,6 +41,7 @@ mod model;
 mod mute;
 mod observed;
 mod options;
+mod own_transaction;
 mod parameter;
 mod previous;
 #[doc(hidden)]

@@ -6,6 +6,7 @@ use crate::chunk::Chunk;
 use crate::conn::Conn;
 use crate::error::{Error, Result};
 use crate::instances::Instances;
+use crate::own_transaction::{Undoable, in_savepoint};
 use crate::transaction::Transaction;
 
 /// Writes the rows of a chunk as [`bulk::write`] does. An error that is about a row names the first that the database refuses
@@ -25,13 +26,7 @@ pub(crate) async fn write(
         None => conn.depth().await > 0,
     };
     if used && chunk.rows.len() > 1 {
-        let mut savepoint = Transaction::open(conn.reborrow()).await?;
-        let written = write_or_name(&mut savepoint, rows, chunk, work).await;
-        match &written {
-            Ok(_) => drop(savepoint.commit().await?),
-            Err(_) => savepoint.rollback_or_log().await,
-        }
-        return written;
+        return in_savepoint(conn, Naming { rows, chunk, work }).await;
     }
     write_or_name(conn, rows, chunk, work).await
 }
@@ -74,30 +69,52 @@ async fn first(
     let mut found = None;
     while !left.is_empty() {
         let half = left.start..left.start + left.len().div_ceil(2);
-        let Ok(mut savepoint) = Transaction::open(tx.reborrow()).await else { break };
-        match bulk::write(&mut savepoint, rows, &chunk.part(half.clone()), work).await {
-            Ok(_) => {
-                left.start = half.end;
-                if savepoint.commit().await.is_err() {
-                    break;
-                }
+        let part = chunk.part(half.clone());
+        let writing = Writing { rows: &mut *rows, chunk: &part, work };
+        match in_savepoint(&mut tx, writing).await {
+            Ok(_) => left.start = half.end,
+            Err(error) if !is_of_a_row(tx.kind(), &error) => break,
+            Err(error) if half.len() == 1 => {
+                found = Some((half.start, error));
+                break;
             }
-            Err(error) => {
-                // A conflict that rolls the transaction back on SQLite leaves nothing to go on with.
-                let undone = savepoint.rollback().await;
-                if undone.is_err() || !is_of_a_row(tx.kind(), &error) {
-                    break;
-                }
-                if half.len() == 1 {
-                    found = Some((half.start, error));
-                    break;
-                }
-                left = half;
-            }
+            // A conflict that rolls the transaction back on SQLite leaves nothing to go on with.
+            Err(_) if tx.scope.has_failed() => break,
+            Err(_) => left = half,
         }
     }
     tx.rollback_or_log().await;
     found
+}
+
+/// The write of a chunk in a savepoint. An error names the row that is refused.
+struct Naming<'w> {
+    rows: &'w mut dyn Instances,
+    chunk: &'w Chunk,
+    work: Work<'w>,
+}
+
+impl Undoable for Naming<'_> {
+    type Done = Vec<usize>;
+
+    async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<Vec<usize>> {
+        write_or_name(savepoint, self.rows, self.chunk, self.work).await
+    }
+}
+
+/// The write of a part of a chunk in a savepoint.
+struct Writing<'w> {
+    rows: &'w mut dyn Instances,
+    chunk: &'w Chunk,
+    work: Work<'w>,
+}
+
+impl Undoable for Writing<'_> {
+    type Done = Vec<usize>;
+
+    async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<Vec<usize>> {
+        bulk::write(savepoint, self.rows, self.chunk, self.work).await
+    }
 }
 
 /// Whether an error is about a value or a constraint, and not about the statement, the connection or the other

@@ -16,6 +16,7 @@ use crate::heard::Written;
 use crate::instances::Instances;
 use crate::model::Saved;
 use crate::read::flag;
+use crate::scope::Alone;
 use crate::statements::{Group, Role, Statements};
 use crate::transaction::Transaction;
 
@@ -254,6 +255,9 @@ async fn update_until_stored(
 }
 
 /// Finds out what has become of the row that an UPDATE by these columns did not write.
+///
+/// Outside a transaction, the save has to begin again in one. If only this was in a transaction, a future that is dropped during its
+/// COMMIT would tell no receiver, although the row may be stored.
 async fn settle(
     conn: &mut Conn<'_>,
     rows: &mut dyn Instances,
@@ -261,6 +265,10 @@ async fn settle(
     on: Option<&[usize]>,
     before: bool,
 ) -> Result<Left> {
+    if !conn.in_transaction() {
+        conn.scope.alone = Alone::NeedsTransaction;
+        return Err(Error::NotStored { model: rows.model() });
+    }
     let model = rows.statements();
     let checked = on.is_none();
     let set = set.map_or_else(|| model.group(Group::Set).collect(), <[_]>::to_vec);
@@ -355,16 +363,15 @@ async fn update_as_index_says(
     if update(conn, rows, None, by_key, before).await? {
         return Ok(Some(Stored::Updated));
     }
-    match settle(conn, rows, None, by_key, before).await? {
+    let left = settle(conn, rows, None, by_key, before).await;
+    if !keyed && !matches!(left, Ok(Left::Updated | Left::Unchanged)) {
+        // There is no such row any more, or the save begins again: what was found is what the INSERT would have stored.
+        rows.clear_key(0);
+    }
+    match left? {
         Left::Updated | Left::Unchanged => Ok(Some(Stored::Updated)),
         Left::Stale => Err(stale(rows, 0)),
-        Left::Gone => {
-            // There was no such row any more, and what was found is what the INSERT would have stored.
-            if !keyed {
-                rows.clear_key(0);
-            }
-            Ok(None)
-        }
+        Left::Gone => Ok(None),
     }
 }
 

@@ -1,6 +1,6 @@
 use crate::context::PoolId;
 use crate::db::Db;
-use crate::error::Reason;
+use crate::error::{Reason, Result};
 use crate::facts::Altering;
 use crate::going::Left;
 use crate::transaction::Deferred;
@@ -19,12 +19,23 @@ pub(crate) struct Scope {
     pub(crate) statements: u32,
     /// A statement is under way, or was when its future was dropped.
     pub(crate) busy: bool,
-    /// A statement that writes goes on without its caller, where there is no transaction.
-    pub(crate) outlives: bool,
+    /// What is known of the write that is under way, if there is no transaction.
+    pub(crate) alone: Alone,
     /// The one that does.
     pub(crate) left: Option<Box<Left>>,
     /// SQL that may change the schema was run, in a transaction that has not ended, or by others.
     pub(crate) altering: Option<Box<Altering>>,
+}
+
+/// A write outside a transaction. It is part of every future that writes, and so is as small as can be.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Alone {
+    #[default]
+    Plain,
+    /// Its statement goes on without its caller.
+    Outlives,
+    /// It has failed, and has to begin again in a transaction.
+    NeedsTransaction,
 }
 
 /// A transaction or savepoint: what waits for its end, and whether it may still be committed.
@@ -34,6 +45,8 @@ pub(crate) struct Frame {
     pub(crate) failed: Option<Reason>,
     /// A statement was run in it: begun anew, it would not be the same.
     pub(crate) used: bool,
+    /// A receiver was told of something in it, or waits for its end. What a receiver does cannot be repeated.
+    pub(crate) told: bool,
     /// The mark by which it is recognized if it is unverified.
     pub(crate) mark: Option<u32>,
 }
@@ -84,6 +97,22 @@ impl Scope {
         }
     }
 
+    /// Whether a write that is `done` has to begin again in a transaction.
+    pub(crate) fn take_needs_transaction<T>(&mut self, done: &Result<T>) -> bool {
+        let needs = self.alone == Alone::NeedsTransaction;
+        if needs {
+            self.alone = Alone::Plain;
+        }
+        needs && done.is_err()
+    }
+
+    /// A receiver is told of something in the transaction.
+    pub(crate) fn tell(&mut self) {
+        for frame in &mut self.frames {
+            frame.told = true;
+        }
+    }
+
     /// What follows changes the transaction, and would not be noticed if its future was dropped: the mark that is looked for then
     /// is none that there is, so that the transaction has failed.
     pub(crate) fn doubt(&mut self) {
@@ -103,6 +132,7 @@ impl Scope {
     }
 
     pub(crate) fn defer(&mut self, deferred: Box<dyn Deferred>) {
+        self.tell();
         if let Some(frame) = self.frames.last_mut() {
             frame.deferred.push(deferred);
         }

@@ -115,6 +115,14 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
+    /// Rolls this transaction back after one of its statements was refused as outdated, and begins it again. No receiver may have
+    /// been told of anything in it.
+    pub(crate) async fn restart(&mut self) -> Result<()> {
+        Self::begin_again(&mut self.conn).await?;
+        *self.frame() = Frame::default();
+        Ok(())
+    }
+
     /// Runs `callback` after the outermost transaction has committed, in order with the `on_commit` receivers of what
     /// was saved before and after this call. A rolled-back transaction or savepoint forgets it, as in
     /// [Django](https://docs.djangoproject.com/en/stable/topics/db/transactions/#performing-actions-after-commit).

@@ -22,8 +22,10 @@ use crate::finish::{Detached, finish};
 use crate::going::Left;
 use crate::heard::{Heard, Written};
 use crate::instances::Instances;
+use crate::own_transaction::{Undoable, in_transaction};
 use crate::receiver::Info;
 use crate::save::Verb;
+use crate::scope::Alone;
 use crate::statements::Group;
 use crate::trace::traced;
 use crate::transaction::Transaction;
@@ -175,46 +177,49 @@ fn outside<'u>(
 }
 
 /// In a transaction that begins now.
-async fn transact(
-    mut heard: Heard,
-    kept: Kept<'_>,
+async fn transact<'u>(
+    heard: Heard,
+    mut kept: Kept<'u>,
     conn: Conn<'_>,
-    scene: &Scene,
+    scene: &'u Scene,
     needs: Needs,
 ) -> Result<Written> {
-    let mut tx = Transaction::open(conn).await?;
-    let done = async {
-        if needs.connection_before {
-            heard.tell_before(kept.rows, Some(&mut *tx), scene).await?;
-        }
-        write(&mut heard, kept.rows, &mut tx, scene).await
-    };
-    let done = done.await;
-    end(kept, tx, done).await.map(|()| heard.written)
+    if !needs.connection_before && !heard.pair.before.is_empty() {
+        kept.begins_here();
+    }
+    in_transaction(conn, Transacted { heard, kept, scene, needs }).await
 }
 
-/// Ends the transaction of a write, as the write has ended.
-pub(crate) async fn end<T>(
-    mut kept: Kept<'_>,
-    mut tx: Transaction<'_>,
-    done: Result<T>,
-) -> Result<T> {
-    match done {
-        Ok(done) => {
-            tx.check().await?;
-            // COMMIT is sent next. Dropped from here on, the row may be stored, and its key is what a second save needs.
-            kept.is_done();
-            let committed = tx.commit_checked().await.map(drop);
-            if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
-                kept.rows.restore();
-            }
-            committed.map(|()| done)
+/// A write in a transaction, with those before it that take the connection, and those after it.
+struct Transacted<'w> {
+    heard: Heard,
+    kept: Kept<'w>,
+    scene: &'w Scene,
+    needs: Needs,
+}
+
+impl Undoable for Transacted<'_> {
+    type Done = Written;
+
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Written> {
+        let Self { heard, kept, scene, needs } = self;
+        if needs.connection_before {
+            heard.tell_before(kept.rows, Some(&mut **tx), scene).await?;
         }
-        Err(error) => {
-            drop(kept);
-            tx.rollback_or_log().await;
-            Err(error)
-        }
+        write(heard, kept.rows, tx, scene).await?;
+        Ok(std::mem::take(&mut heard.written))
+    }
+
+    fn commits(&mut self) {
+        self.kept.is_done();
+    }
+
+    fn is_refused(&mut self) {
+        self.kept.restore();
+    }
+
+    fn begins_again(&mut self) {
+        self.kept.begins_again();
     }
 }
 
@@ -232,16 +237,25 @@ fn alone<'u>(
         let mut kept = if changes { Kept::of(rows) } else { Kept::alone(rows) };
         prepare(&heard, kept.rows, &mut source, &scene, needs).await?;
         let conn = source.connect().await?;
-        if !heard.commits_itself(kept.rows, conn).await? {
+        let mut written = None;
+        if heard.commits_itself(kept.rows, conn).await? {
+            if needs.followed {
+                conn.scope.alone = Alone::Outlives;
+            }
+            let sent = Sent { heard: &mut heard, rows: kept.rows, conn: &mut *conn, scene: &scene };
+            let done = sent.heard.write(sent.rows, sent.conn, &scene).await;
+            drop(sent);
+            if !conn.scope.take_needs_transaction(&done) {
+                written = Some(done?);
+            }
+        }
+        let Some(written) = written else {
             kept.keep();
             // Not lent: a callback behind the commit may wait for the connection.
             let conn = std::mem::replace(conn, Conn::gone());
             return Box::pin(transact(heard, kept, conn, &scene, needs)).await;
-        }
-        conn.scope.outlives = needs.followed;
-        let sent = Sent { heard: &mut heard, rows: kept.rows, conn, scene: &scene };
-        sent.heard.written = sent.heard.write(sent.rows, sent.conn, &scene).await?;
-        drop(sent);
+        };
+        heard.written = written;
         // Stored, whatever becomes of the receivers.
         kept.is_done();
         // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
@@ -303,7 +317,9 @@ struct Sent<'a, 'c> {
 
 impl Drop for Sent<'_, '_> {
     fn drop(&mut self) {
-        self.conn.scope.outlives = false;
+        if self.conn.scope.alone == Alone::Outlives {
+            self.conn.scope.alone = Alone::Plain;
+        }
         let Some(left) = self.conn.scope.left.take() else { return };
         let (copy, model) = (copied(self.rows), self.rows.model());
         let (mut heard, scene) = (self.heard.clone(), self.scene.clone());
@@ -358,36 +374,60 @@ pub(crate) async fn check_observable(
 pub(crate) struct Kept<'m> {
     pub(crate) rows: &'m mut dyn Instances,
     done: bool,
+    /// How often it was noted what a write can change in the rows.
+    notes: usize,
 }
 
 impl<'m> Kept<'m> {
     pub(crate) fn of(rows: &'m mut dyn Instances) -> Self {
         rows.keep();
-        Self { rows, done: false }
+        Self { rows, done: false, notes: 1 }
     }
 
     /// Where nobody but the statement changes the row. A key alone is set when that is through.
     pub(crate) fn alone(rows: &'m mut dyn Instances) -> Self {
-        if rows.statements().is_only_key() { Self { rows, done: true } } else { Self::of(rows) }
+        match rows.statements().is_only_key() {
+            true => Self { rows, done: true, notes: 0 },
+            false => Self::of(rows),
+        }
     }
 
     /// As [`of`](Self::of), also if this is of a row that only the statement changes.
     fn keep(&mut self) {
         if std::mem::take(&mut self.done) {
-            self.rows.keep();
+            self.begins_here();
         }
+    }
+
+    /// The rows are as the work in a transaction finds them: receivers may have changed them before.
+    fn begins_here(&mut self) {
+        self.rows.keep();
+        self.notes += 1;
     }
 
     /// The write is done, and the rows stay as they are now.
     pub(crate) fn is_done(&mut self) {
         self.done = true;
     }
+
+    pub(crate) fn restore(&mut self) {
+        (0..self.notes).for_each(|_| self.rows.restore());
+    }
+
+    /// Brings the rows back to what the work in a transaction has found.
+    pub(crate) fn begins_again(&mut self) {
+        self.rows.restore();
+        self.rows.keep();
+        // What was read and decided on the way is not restored.
+        self.rows.set_order(Vec::new());
+        self.rows.before().clear();
+    }
 }
 
 impl Drop for Kept<'_> {
     fn drop(&mut self) {
         if !self.done {
-            self.rows.restore();
+            self.restore();
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::heard::{Heard, Written};
 use crate::instances::{Instances, Of};
 use crate::key_order::{keyed_first, write_order};
 use crate::model::{Model, Saved};
+use crate::own_transaction::{Undoable, in_transaction};
 use crate::read::Found;
 use crate::refused;
 use crate::save::{ATTEMPTS, Stored, Verb, conflicting, find_like, not_found, stale, store};
@@ -23,7 +24,7 @@ use crate::store::Route;
 use crate::testing::recording::Recorders;
 use crate::trace::{span, traced};
 use crate::transaction::Transaction;
-use crate::unit::{Doubt, Kept, Unit, end, perform};
+use crate::unit::{Doubt, Kept, Unit, perform};
 
 /// Saves the one row that there is.
 ///
@@ -47,10 +48,14 @@ pub(crate) async fn one(
     {
         return traced(span, undoable(rows, conn, verb)).await;
     }
-    if span.is_disabled() {
+    let done = if span.is_disabled() {
         alone(rows, &mut conn, &verb).await
     } else {
         traced(span, alone(rows, &mut conn, &verb)).await
+    };
+    match conn.scope.take_needs_transaction(&done) {
+        true => transacted(rows, conn, &verb).await,
+        false => done,
     }
 }
 
@@ -66,6 +71,42 @@ async fn alone(rows: &mut dyn Instances, conn: &mut Conn<'_>, verb: &Verb) -> Re
     doubt.end(done)
 }
 
+/// As [`alone`], in a transaction.
+fn transacted<'s>(
+    rows: &'s mut dyn Instances,
+    conn: Conn<'s>,
+    verb: &'s Verb,
+) -> BoxFuture<'s, Result<Stored>> {
+    Box::pin(in_transaction(conn, Storing { kept: Kept::of(rows), verb }))
+}
+
+/// A save in a transaction of a row that nobody hears of.
+struct Storing<'s> {
+    kept: Kept<'s>,
+    verb: &'s Verb,
+}
+
+impl Undoable for Storing<'_> {
+    type Done = Stored;
+
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Stored> {
+        stamp(self.kept.rows, self.verb);
+        store(tx, self.kept.rows, self.verb, false).await
+    }
+
+    fn commits(&mut self) {
+        self.kept.is_done();
+    }
+
+    fn is_refused(&mut self) {
+        self.kept.restore();
+    }
+
+    fn begins_again(&mut self) {
+        self.kept.begins_again();
+    }
+}
+
 /// As [`alone`], of a row of which it is not known whether its statement can commit itself: in a transaction if it cannot.
 fn undoable<'s>(
     rows: &'s mut dyn Instances,
@@ -74,13 +115,12 @@ fn undoable<'s>(
 ) -> BoxFuture<'s, Result<Stored>> {
     Box::pin(async move {
         if facts::commits_itself(&mut conn, rows, Some(&verb)).await? {
-            return alone(rows, &mut conn, &verb).await;
+            let done = alone(rows, &mut conn, &verb).await;
+            if !conn.scope.take_needs_transaction(&done) {
+                return done;
+            }
         }
-        let kept = Kept::of(rows);
-        let mut tx = Transaction::open(conn).await?;
-        stamp(kept.rows, &verb);
-        let done = store(&mut tx, kept.rows, &verb, false).await;
-        end(kept, tx, done).await
+        transacted(rows, conn, &verb).await
     })
 }
 

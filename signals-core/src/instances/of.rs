@@ -79,7 +79,7 @@ struct Aside<K> {
     order: Vec<usize>,
     /// What they were before, where that is asked for.
     before: Vec<Before>,
-    /// What a write can change in them, as it was.
+    /// What a write can change in them, as it was whenever that was noted.
     kept: Vec<K>,
 }
 
@@ -92,7 +92,7 @@ impl<K> Aside<K> {
 
     /// Makes room for what is kept of so many rows.
     fn expect(&mut self, rows: usize) {
-        self.kept = Vec::with_capacity(rows);
+        self.kept.reserve_exact(rows);
     }
 }
 
