@@ -139,7 +139,7 @@ async fn an_after_that_cannot_hold_is_logged_and_found_by_the_check() {
             "receivers are each said to run `after` another: `after::pack` after `after::stock` after `after::pack`",
         ]
     );
-    let logged = errors.0.lock().unwrap();
+    let logged = errors.0.lock().unwrap().clone();
     assert_eq!(logged.len(), findings.len(), "{logged:?}");
     for (logged, finding) in logged.iter().zip(&findings) {
         assert!(logged.starts_with(finding), "{logged}");

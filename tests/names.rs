@@ -384,3 +384,72 @@ declared!(
     Note, "notes", id: Option<i64>,
     #[model(belongs_to = Owner, on_delete = set_null)] owner: Option<i64>
 );
+
+/// Types of the program with names of types that no model can have, and a key of its own.
+mod own {
+    use std::sync::{Arc, Mutex, Weak};
+
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, sqlx::Type)]
+    #[sqlx(transparent)]
+    pub(crate) struct Cell(pub(crate) i64);
+
+    #[derive(Debug, Clone, PartialEq, sqlx::Type)]
+    #[sqlx(transparent)]
+    pub(crate) struct Ref(pub(crate) i64);
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "sheets")]
+    pub(crate) struct Sheet {
+        pub(crate) id: Ref,
+        pub(crate) total: Option<Cell>,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "entries")]
+    pub(crate) struct Entry {
+        pub(crate) id: Option<Ref>,
+        #[model(belongs_to = Sheet, on_delete = cascade)]
+        pub(crate) sheet: Ref,
+        pub(crate) cell: Cell,
+        #[model(skip)]
+        pub(crate) cache: Arc<Mutex<i64>>,
+        #[model(skip)]
+        pub(crate) of: Weak<String>,
+        #[model(skip)]
+        pub(crate) debug: Option<Arc<dyn std::fmt::Debug + Send + Sync>>,
+    }
+
+    #[receiver(post_save, sender = Entry, on_commit)]
+    async fn heard(saved: PostSave<'_, Entry>, _db: Db) {
+        *saved.instance.cache.lock().unwrap() += saved.instance.cell.0;
+    }
+}
+
+on_every_database! {
+    async fn types_of_the_program_are_called_as_types_that_no_model_can_have(db: Db) {
+        use own::*;
+
+        execute(&db, "CREATE TABLE sheets (id BIGINT PRIMARY KEY, total BIGINT)").await;
+        common::table(&db, "entries", "sheet BIGINT NOT NULL REFERENCES sheets, cell BIGINT NOT NULL").await;
+        let mut sheet = Sheet { id: Ref(7), total: None };
+        sheet.save(&db).await.unwrap();
+        let (cache, of) = (std::sync::Arc::default(), std::sync::Arc::new("text".to_owned()));
+        let mut entry = Entry {
+            id: None,
+            sheet: Ref(7),
+            cell: Cell(3),
+            cache: std::sync::Arc::clone(&cache),
+            of: std::sync::Arc::downgrade(&of),
+            debug: None,
+        };
+        assert!(entry.save(&db).await.unwrap().created);
+        assert_eq!(*cache.lock().unwrap(), 3);
+        assert!(entry.of.upgrade().is_some() && entry.debug.is_none());
+        assert_eq!(Entry::get(&db, entry.id.clone().unwrap()).await.unwrap().cell, Cell(3));
+        Entry::check_table(&db).await.unwrap();
+        assert!(sheet.delete(&db).await.unwrap());
+        assert!(Entry::all(&db).await.unwrap().is_empty());
+    }
+}

@@ -2,12 +2,15 @@
 
 use std::any::TypeId;
 use std::cell::Cell;
+use std::fmt::Debug;
 use std::marker::PhantomData;
 
 use sqlx::TypeInfo;
 use sqlx::error::BoxDynError;
 
+use crate::automatic::{AutoNow, Version};
 use crate::backend::{AnyRow, AnyType, Backend, DatabaseKind};
+use crate::model::Model;
 use crate::store::{Field, Take};
 
 /// Which databases can store a `T`, and whether it is an `Option`: its own constants are there if so, else those of
@@ -24,9 +27,44 @@ pub trait NotStorable {
     const OPTION: bool = false;
     /// It is no `Option` of an `Option`.
     const NESTED: bool = false;
+    /// Threads cannot share it.
+    const SHARED: bool = false;
+    /// It has no copies.
+    const CLONED: bool = false;
+    /// It is no key.
+    const KEY: bool = false;
+    /// It is no version.
+    const VERSION: bool = false;
+    /// It is no time.
+    const TIME: bool = false;
 }
 
 impl<T> NotStorable for Storable<T> {}
+
+impl<T: Send + Sync> Storable<T> {
+    /// Threads can share it.
+    pub const SHARED: bool = true;
+}
+
+impl<T: Clone> Storable<T> {
+    /// A write can put it back.
+    pub const CLONED: bool = true;
+}
+
+impl<T: Clone + Debug> Storable<T> {
+    /// It can be a key.
+    pub const KEY: bool = true;
+}
+
+impl<T: Version> Storable<T> {
+    /// It can be a version.
+    pub const VERSION: bool = true;
+}
+
+impl<T: AutoNow> Storable<T> {
+    /// It can be set to now.
+    pub const TIME: bool = true;
+}
 
 #[cfg(feature = "sqlite")]
 impl<T: Field<sqlx::Sqlite>> Storable<T> {
@@ -86,6 +124,28 @@ impl<const STORABLE: bool> Slot<STORABLE> {
 impl<const STORABLE: bool> JsonSlot<STORABLE> {
     /// Whether any database can store it.
     pub const STORABLE: bool = STORABLE;
+}
+
+/// The type of a column, of type `T`, that is the key of a row of `P`.
+pub trait KeyColumn<T, P> {
+    /// The key itself if no database can store a `T`, which is an error already.
+    type Type;
+}
+
+impl<T, P> KeyColumn<T, P> for Slot<true> {
+    type Type = T;
+}
+
+impl<T, P: Model> KeyColumn<T, P> for Slot<false> {
+    type Type = P::Pk;
+}
+
+impl<T, P> KeyColumn<T, P> for JsonSlot<true> {
+    type Type = T;
+}
+
+impl<T, P: Model> KeyColumn<T, P> for JsonSlot<false> {
+    type Type = P::Pk;
 }
 
 /// That fields of type `T` are stored in `DB`.

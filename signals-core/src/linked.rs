@@ -48,6 +48,10 @@ impl Described {
     }
 }
 
+/// Describes a model.
+#[derive(Clone, Copy)]
+pub struct Describe(fn() -> Described);
+
 /// Asks something of the type of a column of a model.
 pub(crate) type Ask = fn(usize, Asked<'_>) -> bool;
 
@@ -93,6 +97,8 @@ pub struct StoredIn<M>(PhantomData<M>);
 
 /// Of every type, that no database can store it.
 pub trait NotStored {
+    /// It is no model, which is an error of its derive.
+    const DESCRIBED: Describe = Describe(|| unreachable!("the build has failed at this model"));
     /// In no SQLite.
     const SQLITE: Option<Ask> = None;
     /// In no Postgres.
@@ -104,6 +110,11 @@ pub trait NotStored {
 }
 
 impl<M> NotStored for StoredIn<M> {}
+
+impl<M: Model> StoredIn<M> {
+    /// What is known of the model without its type.
+    pub const DESCRIBED: Describe = Describe(Described::of::<M>);
+}
 
 macro_rules! stored_in {
     ($feature:literal, $DB:ident, $ask:ident, $children:ident) => {
@@ -128,7 +139,17 @@ impl Linked {
         sqlite: Option<Ask>,
         postgres: Option<Ask>,
     ) -> Self {
-        Self { model: Described::of::<M>, relations, sqlite, postgres }
+        Self::described(Describe(Described::of::<M>), relations, sqlite, postgres)
+    }
+
+    /// A model of this description.
+    pub const fn described(
+        model: Describe,
+        relations: &'static [Relation],
+        sqlite: Option<Ask>,
+        postgres: Option<Ask>,
+    ) -> Self {
+        Self { model: model.0, relations, sqlite, postgres }
     }
 
     /// The model, and how its columns are read, where this database can store it.

@@ -19,7 +19,7 @@ pub use crate::automatic::{AutoNow, Version};
 pub use crate::backend::{AnyRow, Backend};
 pub use crate::cascade::{OnDelete, is_key_of};
 pub use crate::executor::Source;
-pub use crate::field::{Asked, JsonColumn, JsonSlot, Slot, Storable, Stores};
+pub use crate::field::{Asked, JsonColumn, JsonSlot, KeyColumn, Slot, Storable, Stores};
 pub use crate::linked::{Copier, CopyOf, Linked, Relation, StoredIn};
 pub use crate::parameter::Cx;
 pub use crate::receiver::{AnyEntry, Entry, Info, Registration};

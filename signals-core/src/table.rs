@@ -69,9 +69,14 @@ pub(crate) struct Group {
 impl Table {
     /// Of the model `M`, with nothing in it yet.
     pub const fn new<M: Model>() -> Self {
+        Self::of_type::<M>(M::COPY.is_some())
+    }
+
+    /// Of a type that may be no model, which is an error of its derive.
+    pub const fn of_type<M: 'static>(can_copy: bool) -> Self {
         Self {
             model: TypeId::of::<M>(),
-            can_copy: M::COPY.is_some(),
+            can_copy,
             save: Slot::new(),
             delete: Slot::new(),
             load: Slot::new(),

@@ -11,6 +11,7 @@ use syn::{
 };
 
 use super::attr::{FieldAttrs, StructAttrs};
+use super::unstorable;
 use crate::options::Mistakes;
 
 /// A struct that is a table's row. What is here has been checked.
@@ -21,7 +22,7 @@ pub(crate) struct Model<'i> {
     pub(crate) table: String,
     pub(crate) columns: Vec<Column<'i>>,
     /// Fields that are no columns.
-    pub(crate) skipped: Vec<&'i Ident>,
+    pub(crate) skipped: Vec<(&'i Ident, &'i Type)>,
 }
 
 pub(crate) struct Column<'i> {
@@ -106,9 +107,12 @@ impl<'i> Model<'i> {
                     } else {
                         None
                     };
+                    if let Some(message) = unstorable::never(written(&field.ty)) {
+                        own.add(Error::new_spanned(&field.ty, message));
+                    }
                     own.into_error().into_iter().for_each(|error| mistakes.add(error));
                     if attrs.skip.is_set() {
-                        skipped.push(ident);
+                        skipped.push((ident, written(&field.ty)));
                         continue;
                     }
                     let plain = ident.unraw().to_string();

@@ -80,9 +80,17 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
         }
     });
     let rest: TokenStream =
-        skipped.iter().map(|f| quote!(#f: ::core::default::Default::default(),)).collect();
+        skipped.iter().map(|(f, _)| quote!(#f: ::core::default::Default::default(),)).collect();
+    let Doubts { bounds: doubts, errors } = Doubts::of(model, &slots);
+    // A model without doubts has no `where` at all.
+    let clause = (!doubts.is_empty()).then(|| quote!(where #doubts));
+    let receivers = match doubts.is_empty() {
+        true => quote!(new::<#ident>()),
+        false => quote!(of_type::<#ident>(__p::CopyOf::<#ident>::COPY.is_some())),
+    };
+    let lifetime = (!doubts.is_empty()).then(|| quote!(for<'__a>));
+    let linked = linked(model, &slots, !doubts.is_empty());
     let (bounds, slots) = (slots.bounds(), slots.declare(columns));
-    let linked = linked(model);
 
     quote! {
         const _: () = {
@@ -91,13 +99,14 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
             use __p::defaults::*;
 
             #slots
+            #errors
 
             #[automatically_derived]
             #[allow(dead_code)]
             impl #ident { #(#consts)* }
 
             #[automatically_derived]
-            impl __p::Model for #ident {
+            impl __p::Model for #ident #clause {
                 type Pk = #pk;
                 const NAME: &'static __p::str = #name;
                 const TABLE: &'static __p::str = #table;
@@ -115,13 +124,13 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                     (&__p::Probe(self)).json()
                 }
                 fn __table() -> &'static __p::Table {
-                    static TABLE: __p::Table = __p::Table::new::<#ident>();
+                    static TABLE: __p::Table = __p::Table::#receivers;
                     &TABLE
                 }
             }
 
             #[automatically_derived]
-            impl<__DB: __p::Backend> __p::Store<__DB> for #ident where #bounds {
+            impl<__DB: __p::Backend> __p::Store<__DB> for #ident where #bounds #doubts {
                 fn give(&self, column: __p::usize, take: __p::Take<'_, __DB>) -> __p::Given {
                     match column {
                         #(#give)*
@@ -154,7 +163,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
             where
                 __R::Database: __p::Backend + __p::Database<Row = __R>,
                 &'static __p::str: __p::ColumnIndex<__R>,
-                Self: __p::Store<__R::Database>,
+                #lifetime Self: __p::Store<__R::Database>,
             {
                 fn from_row(row: &'r __R) -> __p::Loaded<Self> {
                     __p::by_name::<__R::Database, Self>(row)
@@ -219,6 +228,62 @@ fn statements(model: &Model<'_>) -> TokenStream {
     }
 }
 
+/// For fields whose type may be one that no model has, such as one that threads cannot share: bounds under which the struct is
+/// a model, and an error for each of the fields if they do not hold.
+///
+/// The bounds have a lifetime, so that the compiler takes them for granted in the implementations that have them. A model for
+/// which they do not hold is none, and the error of its field is the only one.
+struct Doubts {
+    bounds: TokenStream,
+    errors: TokenStream,
+}
+
+impl Doubts {
+    fn of(model: &Model<'_>, slots: &Slots<'_>) -> Self {
+        let ident = model.ident;
+        let (mut bounds, mut errors) = (TokenStream::new(), TokenStream::new());
+        let mut check = |ty: &Type, skipped: bool, also: Vec<TokenStream>| {
+            let message = unstorable::unshared(&ty.to_token_stream(), skipped);
+            errors.extend(quote_spanned! {ty.span()=>
+                const _: () = {
+                    ::core::assert!(__p::Storable::<#ty>::SHARED, #message);
+                    #(#also;)*
+                };
+            });
+        };
+        for column in model.columns.iter().filter(|c| unstorable::is_doubtful(c.ty, Some(c.role))) {
+            let mut checks = slots.checks(column);
+            let ty = decoded(column);
+            let (is, bound) = match column.role {
+                Role::Plain | Role::Json => (None, quote!()),
+                Role::Key | Role::GeneratedKey(_) => {
+                    (Some("KEY"), quote!(+ __p::Clone + ::core::fmt::Debug))
+                }
+                Role::Generated => (Some("CLONED"), quote!(+ __p::Clone)),
+                Role::AutoNowAdd | Role::AutoNow => {
+                    (Some("TIME"), quote!(+ __p::Clone + __p::AutoNow))
+                }
+                Role::Version => (Some("VERSION"), quote!(+ __p::Version)),
+            };
+            if let Some(is) = is {
+                let message = unstorable::not(is, &ty);
+                let is = format_ident!("{is}");
+                checks.push(quote!(::core::assert!(__p::Storable::<#ty>::#is, #message)));
+            }
+            bounds
+                .extend(quote!(for<'__a> #ty: ::core::marker::Send + ::core::marker::Sync #bound,));
+            check(column.ty, false, checks);
+        }
+        for (_, ty) in model.skipped.iter().filter(|(_, ty)| unstorable::is_doubtful(ty, None)) {
+            check(ty, true, Vec::new());
+        }
+        if !errors.is_empty() {
+            bounds.extend(quote!(for<'__a> #ident: ::core::marker::Send + ::core::marker::Sync,));
+        }
+        Self { bounds, errors }
+    }
+}
+
 /// What a write changes in the instance, and what a failed one must put back.
 fn automatic(columns: &[Column<'_>]) -> TokenStream {
     let fields: Vec<_> = columns.iter().filter(|c| c.role.is_automatic()).collect();
@@ -259,8 +324,8 @@ fn automatic(columns: &[Column<'_>]) -> TokenStream {
     }
 }
 
-/// What is known of the model without its type, and what its rows belong to.
-fn linked(model: &Model<'_>) -> TokenStream {
+/// What is known of the model without its type, and what its rows belong to. If it may be no model, the compiler decides.
+fn linked(model: &Model<'_>, slots: &Slots<'_>, may_be_none: bool) -> TokenStream {
     let ident = model.ident;
     let mut checks = TokenStream::new();
     let relations: Vec<_> = model
@@ -276,20 +341,31 @@ fn linked(model: &Model<'_>) -> TokenStream {
             };
             let ty = column.ty;
             // A type that no database can store is an error already.
-            if !unstorable::is_never_stored(&ty.to_token_stream().to_string()) {
-                checks.extend(
-                    quote_spanned!(ty.span()=> const _: () = __p::is_key_of::<#parent, #ty>();),
-                );
-            }
+            let key = match unstorable::is_known(&ty.to_token_stream().to_string(), false) {
+                true => ty.to_token_stream(),
+                false => {
+                    let slot = slots.name(column);
+                    quote_spanned!(ty.span()=> <#slot as __p::KeyColumn<#ty, #parent>>::Type)
+                }
+            };
+            checks.extend(quote_spanned!(ty.span()=> const _: () = __p::is_key_of::<#parent, #key>();));
             let new = quote_spanned!(parent.span()=> __p::Relation::new::<#parent>);
             Some(quote!(#new(#i, __p::OnDelete::#on_delete, __In::SQLITE_CHILDREN, __In::POSTGRES_CHILDREN)))
         })
         .collect();
+    let new = match may_be_none {
+        true => {
+            quote!(described(__In::DESCRIBED, &[#(#relations),*], __In::SQLITE, __In::POSTGRES))
+        }
+        false => {
+            quote!(new::<#ident>(&[#(#relations),*], __In::SQLITE, __In::POSTGRES))
+        }
+    };
     quote! {
         #checks
         type __In = __p::StoredIn<#ident>;
         __p::inventory::submit! {
-            __p::Linked::new::<#ident>(&[#(#relations),*], __In::SQLITE, __In::POSTGRES)
+            __p::Linked::#new
         }
     }
 }
@@ -386,7 +462,10 @@ impl<'i> Slots<'i> {
                 continue;
             }
             let name = self.at(i);
+            let is_borrowed = unstorable::is_borrowed(ty);
             let slot = match json {
+                true if is_borrowed => quote!(JsonSlot<false>),
+                false if is_borrowed => quote!(Slot<false>),
                 true => {
                     let of = quote!(__p::Storable::<__p::JsonColumn<#ty>>);
                     quote!(JsonSlot<{ #of::SQLITE || #of::POSTGRES }>)
@@ -407,23 +486,33 @@ impl<'i> Slots<'i> {
                 }
                 _ => false,
             };
-            let (name, ty, field) = (self.name(column), decoded(column), column.ty);
-            let json = matches!(column.role, Role::Json);
-            if reported || unstorable::is_known(&ty.to_string(), json) {
+            if reported || unstorable::is_doubtful(column.ty, Some(column.role)) {
                 continue;
             }
-            let message = unstorable::message(&ty, json);
-            declared.extend(quote_spanned! {field.span()=>
-                const _: () = ::core::assert!(#name::STORABLE, #message);
-            });
-            if !json && unstorable::is_option(&field.to_token_stream().to_string()) {
-                let message = unstorable::nested(&field.to_token_stream());
-                declared.extend(quote_spanned! {field.span()=>
-                    const _: () = ::core::assert!(!__p::Storable::<#field>::NESTED, #message);
-                });
+            for check in self.checks(column) {
+                declared.extend(quote_spanned!(column.ty.span()=> const _: () = #check;));
             }
         }
         declared
+    }
+
+    /// What has to hold for the type of a column, so that it is one.
+    fn checks(&self, column: &Column<'_>) -> Vec<TokenStream> {
+        let (name, ty, field) = (self.name(column), decoded(column), column.ty);
+        let json = matches!(column.role, Role::Json);
+        if unstorable::is_known(&ty.to_string(), json) {
+            return Vec::new();
+        }
+        let message = unstorable::message(&ty, column.role);
+        let mut checks =
+            vec![quote_spanned!(field.span()=> ::core::assert!(#name::STORABLE, #message))];
+        if !json && unstorable::is_option(&field.to_token_stream().to_string()) {
+            let message = unstorable::nested(&field.to_token_stream());
+            checks.push(quote_spanned! {field.span()=>
+                ::core::assert!(!__p::Storable::<#field>::NESTED, #message)
+            });
+        }
+        checks
     }
 
     /// That the database can store each of the types.

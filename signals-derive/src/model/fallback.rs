@@ -24,7 +24,11 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
             use #p as __p;
             #[allow(dead_code)]
             impl #ident { #(#columns)* }
-            impl __p::Model for #ident {
+            impl __p::Model for #ident
+            where
+                // With a lifetime, the compiler takes it for granted here: a field may be the mistake.
+                for<'__a> #ident: ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync,
+            {
                 type Pk = ();
                 const NAME: &'static __p::str = "";
                 const TABLE: &'static __p::str = "";
@@ -39,7 +43,10 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
                 fn __json(&self) -> ::core::option::Option<__p::Value> { ::core::option::Option::None }
                 fn __table() -> &'static __p::Table { ::core::panic!() }
             }
-            impl<__DB: __p::Backend> __p::Store<__DB> for #ident {
+            impl<__DB: __p::Backend> __p::Store<__DB> for #ident
+            where
+                for<'__a> #ident: ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync,
+            {
                 fn give(&self, _: __p::usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
                 fn set(&mut self, _: __p::usize, _: &__DB::Row, _: __p::usize) -> ::core::result::Result<(), __p::Error> { ::core::panic!() }
                 fn bind_key(_: &(), _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }

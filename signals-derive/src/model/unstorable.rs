@@ -1,6 +1,10 @@
 //! What a field is to be instead, if no database can store its type.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use quote::ToTokens;
+use syn::Type;
+
+use super::ast::{Role, option_of};
 
 /// Whether every database can store the type, which needs no check.
 pub(super) fn is_known(text: &str, json: bool) -> bool {
@@ -9,11 +13,115 @@ pub(super) fn is_known(text: &str, json: bool) -> bool {
     !json && KNOWN.contains(&inner.unwrap_or(text))
 }
 
-/// Whether the type is one of the language's own that no database can store.
-pub(super) fn is_never_stored(text: &str) -> bool {
-    const NEVER: [&str; 6] = ["u64", "usize", "isize", "u128", "i128", "char"];
-    let inner = text.strip_prefix("Option < ").and_then(|text| text.strip_suffix(" >"));
-    NEVER.contains(&inner.unwrap_or(text))
+/// Whether the type borrows text or bytes, which no database stores: a row is owned.
+pub(super) fn is_borrowed(ty: &TokenStream) -> bool {
+    let mut tokens = ty.clone().into_iter().peekable();
+    while let Some(token) = tokens.next() {
+        match token {
+            TokenTree::Group(group) if is_borrowed(&group.stream()) => return true,
+            TokenTree::Punct(punct) if punct.as_char() == '&' => {
+                if matches!(tokens.peek(), Some(TokenTree::Punct(punct)) if punct.as_char() == '\'')
+                {
+                    tokens.next();
+                    tokens.next();
+                }
+                match tokens.peek() {
+                    Some(TokenTree::Ident(ident)) if ident == "str" || ident == "Path" => {
+                        return true;
+                    }
+                    Some(TokenTree::Group(group)) if group.delimiter() == Delimiter::Bracket => {
+                        return true;
+                    }
+                    _ => {}
+                }
+            }
+            _ => {}
+        }
+    }
+    false
+}
+
+/// The error for a field of this type if the compiler would say less of it: it has no size, or borrows without a lifetime.
+pub(super) fn never(ty: &Type) -> Option<String> {
+    let is_text = matches!(ty, Type::Path(path) if path.path.is_ident("str"));
+    let is_elided = matches!(ty, Type::Reference(reference) if reference.lifetime.is_none());
+    let is_unsized = is_text || matches!(ty, Type::Slice(_) | Type::TraitObject(_));
+    // No JSON, and cannot be left out either: the struct would have no size.
+    let role = if is_unsized { Role::Generated } else { Role::Plain };
+    (is_unsized || is_elided).then(|| message(&ty.to_token_stream(), role))
+}
+
+/// Whether the type may be one that a model cannot have even if it were no column, as far as its names show: `Send`, `Sync` or,
+/// in this role, another trait may be missing. Types of the program can have such names too, so that the compiler decides.
+pub(super) fn is_doubtful(ty: &Type, role: Option<Role<'_>>) -> bool {
+    const USUAL: [&str; 14] = [
+        "Uuid",
+        "DateTime",
+        "NaiveDateTime",
+        "NaiveDate",
+        "NaiveTime",
+        "OffsetDateTime",
+        "PrimitiveDateTime",
+        "Date",
+        "Time",
+        "Decimal",
+        "BigDecimal",
+        "IpNetwork",
+        "Vec",
+        "Json",
+    ];
+    let tokens = ty.to_token_stream();
+    if has_doubtful_name(tokens.clone()) {
+        return true;
+    }
+    let inner = match ty {
+        Type::Path(_) => option_of(ty).unwrap_or(ty),
+        _ => ty,
+    };
+    let name = match inner {
+        Type::Path(path) => path.path.segments.last().map(|last| last.ident.to_string()),
+        _ => None,
+    };
+    let text = inner.to_token_stream().to_string();
+    let is_usual = name.is_some_and(|name| USUAL.contains(&&*name))
+        || is_known(&text, false)
+        || is_primitive(&text);
+    match role {
+        Some(Role::Plain | Role::Json | Role::Version) | None => false,
+        Some(_) => !is_usual,
+    }
+}
+
+fn has_doubtful_name(tokens: TokenStream) -> bool {
+    const NAMES: [&str; 20] = [
+        "dyn",
+        "Rc",
+        "UniqueRc",
+        "Weak",
+        "Cell",
+        "RefCell",
+        "OnceCell",
+        "LazyCell",
+        "UnsafeCell",
+        "SyncUnsafeCell",
+        "NonNull",
+        "Ref",
+        "RefMut",
+        "Mutex",
+        "RwLock",
+        "OnceLock",
+        "LazyLock",
+        "MutexGuard",
+        "Receiver",
+        "Args",
+    ];
+    tokens.into_iter().any(|token| match token {
+        TokenTree::Group(group) => has_doubtful_name(group.stream()),
+        TokenTree::Ident(ident) => NAMES.iter().any(|name| ident == name),
+        // A raw pointer.
+        TokenTree::Punct(punct) => punct.as_char() == '*',
+        TokenTree::Literal(_) => false,
+    })
 }
 
 /// Whether the program cannot derive `sqlx::Type` for the type, because it is not the program's.
@@ -63,15 +171,104 @@ fn is_foreign(text: &str, name: &str) -> bool {
         || text.starts_with("for<")
 }
 
-/// The message for a field of this type.
-pub(super) fn message(ty: &TokenStream, json: bool) -> String {
+/// The message for a field of this type, in this role.
+pub(super) fn message(ty: &TokenStream, role: Role<'_>) -> String {
     let text = readable(ty);
-    if json {
+    if matches!(role, Role::Json) && !is_borrowed(ty) {
         return format!(
             "`{text}` cannot be stored as JSON: derive serde's `Serialize` and `Deserialize` for it, and turn on the feature `json`"
         );
     }
-    format!("`{text}` cannot be a column: {}", instead(&text))
+    let owned = text.replace("&'static str", "String");
+    let mut instead = match text.starts_with('&') || owned == text || owned == "Option<String>" {
+        true => instead(&text),
+        false => format!("use `{owned}`"),
+    };
+    // No column of another role is JSON or left out.
+    if !matches!(role, Role::Plain) && instead.contains("#[model(") {
+        instead = match instead.split_once("; ").map_or(&*instead, |(first, _)| first) {
+            derive if derive.starts_with("`#[derive") => derive.to_owned(),
+            _ if role.is_key() => "use a type such as `i64` or `String`".to_owned(),
+            _ => "use another type".to_owned(),
+        };
+    }
+    match role {
+        Role::Json => format!("`{text}` cannot be stored as JSON: {instead}"),
+        _ => format!("`{text}` cannot be a column: {instead}"),
+    }
+}
+
+/// The message for a field of this type, which threads cannot share.
+pub(super) fn unshared(ty: &TokenStream, skipped: bool) -> String {
+    let text = readable(ty);
+    let (inner, optional) = match generic(&text, &["Option"]) {
+        Some(inner) => (inner, true),
+        None => (&*text, false),
+    };
+    let other = match skipped {
+        true => sendable(inner),
+        false => {
+            generic(inner, &["Rc", "Cell", "RefCell", "OnceCell", "UnsafeCell"]).and_then(owned)
+        }
+    };
+    let other = match other {
+        Some(other) if optional => format!("`Option<{other}>`"),
+        Some(other) => format!("`{other}`"),
+        None => "another type".to_owned(),
+    };
+    format!("`{text}` cannot be in a model, which is `Send` and `Sync`: use {other}")
+}
+
+/// The message for a field of this type, which is not what its role asks for.
+pub(super) fn not(role: &str, ty: &TokenStream) -> String {
+    let text = readable(ty);
+    match role {
+        "VERSION" => format!("`{text}` cannot be a `version`: use `i16`, `i32` or `i64`"),
+        "TIME" => {
+            format!("`{text}` is not a time that can be set to now: use a type of chrono or time")
+        }
+        "KEY" => format!("`{text}` cannot be a key: derive `Clone` and `Debug` for it"),
+        _ => format!("`{text}` cannot be put back after a write that fails: derive `Clone` for it"),
+    }
+}
+
+/// The type that a column has instead of one that only contains this.
+fn owned(inner: &str) -> Option<String> {
+    match inner {
+        "str" => return Some("String".to_owned()),
+        "u64" | "usize" | "isize" => return Some("i64".to_owned()),
+        _ if inner.parse().map_or(true, has_doubtful_name) => return None,
+        _ => {}
+    }
+    let items = inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
+    match items.filter(|items| !items.contains(';')) {
+        Some(item) => Some(format!("Vec<{item}>")),
+        None => Some(inner.to_owned()),
+    }
+}
+
+/// The type that does the same for several threads.
+fn sendable(text: &str) -> Option<String> {
+    let (name, to) = if generic(text, &["Rc"]).is_some() {
+        ("Rc", "Arc")
+    } else if generic(text, &["Cell", "RefCell"]).is_some() {
+        let name = if generic(text, &["Cell"]).is_some() { "Cell" } else { "RefCell" };
+        (name, "Mutex")
+    } else if let Some(object) = generic(text, &["Box"]).filter(|inner| inner.starts_with("dyn ")) {
+        return Some(format!("Box<{object} + Send + Sync>"));
+    } else {
+        return None;
+    };
+    let inner = generic(text, &[name])?;
+    let is_plain = !inner.contains(['*', '<']) && !inner.starts_with("dyn ");
+    is_plain.then(|| format!("{to}<{inner}>"))
+}
+
+/// The `T` of a `Name<T>`, for one of these names.
+fn generic<'t>(text: &'t str, names: &[&str]) -> Option<&'t str> {
+    let (path, inner) = text.strip_suffix('>')?.split_once('<')?;
+    let name = path.rsplit("::").next().unwrap_or(path);
+    names.contains(&name).then_some(inner)
 }
 
 /// Whether the type is one of the language's own, of which none is a time.
@@ -96,7 +293,12 @@ pub(super) fn nested(ty: &TokenStream) -> String {
 fn readable(ty: &TokenStream) -> String {
     let text = ty.to_string();
     let text = text.replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
-    text.replace(" ,", ",").replace("& ", "&").replace(" ;", ";").replace("> ,", ">,")
+    text.replace(" ,", ",")
+        .replace("& ", "&")
+        .replace(" ;", ";")
+        .replace("> ,", ">,")
+        .replace("* const", "*const")
+        .replace("* mut", "*mut")
 }
 
 fn instead(text: &str) -> String {
@@ -125,6 +327,9 @@ fn instead(text: &str) -> String {
         "BigDecimal" => format!("{}, for PostgreSQL", feature("bigdecimal")),
         "IpNetwork" | "IpAddr" => format!("{}, for PostgreSQL", feature("ipnetwork")),
         "Value" => feature("json"),
+        "()" => "`#[model(skip)]` leaves it out".to_owned(),
+        "str" => with("String"),
+        "[u8]" => with("Vec<u8>"),
         "HashMap" | "BTreeMap" | "HashSet" | "BTreeSet" | "Vec" | "VecDeque" => {
             "put `#[model(json)]` on the field to store it as JSON".to_owned()
         }
