@@ -248,8 +248,8 @@ on_every_database! {
                     assert!(tx.commit().await.unwrap_err().is_rolled_back());
                     done
                 };
-                assert_eq!(settle(&one, &seen).await, 1);
-                assert!(many.iter().all(|alone| alone.id.is_none()));
+                assert_eq!(settle(&one, &seen).await, 1, "{outside} {n}");
+                assert!(many.iter().all(|alone| alone.id.is_none()), "{outside} {n} {many:?}");
                 if let Some(done) = done {
                     let error = done.unwrap_err();
                     assert!(error.to_string().starts_with("could not insert row 2, "), "{outside} {n} {error:?}");
@@ -481,18 +481,25 @@ on_every_database! {
         table(&db, "loud", "n BIGINT NOT NULL").await;
         table(&db, "origins", "n BIGINT NOT NULL").await;
         let one = common::one_connection(&db).await;
-        for n in 0.. {
+        // The first save looks at the table. After that, how often the future is pending depends on how fast the database answers.
+        muted::<unwanted, _>(Origin { id: None, n: 0 }.save(&one)).await.unwrap();
+        let (mut stored, mut left_behind) = (1, 0);
+        for n in 1.. {
             let mut origin = Origin { id: None, n };
-            let done = cancelled_after(muted::<unwanted, _>(origin.save(&one)), n as usize).await;
+            let pending = n as usize % 8;
+            let done = cancelled_after(muted::<unwanted, _>(origin.save(&one)), pending).await;
             drop(one.acquire().await.unwrap());
-            let stored = count(&db, "origins").await;
-            until(|| SCENE.log.entries().len() as i64 >= stored).await;
-            if done.is_some() {
+            let now = count(&db, "origins").await;
+            until(|| SCENE.log.entries().len() as i64 >= now).await;
+            left_behind += if done.is_none() { now - stored } else { 0 };
+            stored = now;
+            if done.is_some() && left_behind > 0 {
                 break;
             }
+            assert!(n < 500, "no write that was dropped was stored, or none was done");
         }
         let log = SCENE.log.take();
-        assert!(log.len() > 1 && log.iter().all(|entry| entry == "wanted"), "{log:?}");
+        assert!(log.iter().all(|entry| entry == "wanted"), "{log:?}");
         assert_eq!(Loud::all(&db).await.unwrap().len(), log.len());
     }
 
