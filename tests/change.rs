@@ -282,6 +282,173 @@ mod types {
         }
     }
 
+    /// Values of other types than the field's, which the field may store in another way than they are.
+    #[cfg(all(feature = "chrono", feature = "time", feature = "json"))]
+    mod foreign {
+        use super::*;
+        use std::pin::Pin;
+
+        use serde::{Deserialize, Serialize};
+        use sqlx_signals::sqlx;
+        use sqlx_signals::sqlx::types::chrono::{
+            DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Utc,
+        };
+        use sqlx_signals::sqlx::types::time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
+        use sqlx_signals::sqlx::types::{Json, Text};
+
+        #[derive(Debug, Clone, PartialEq, sqlx::Type)]
+        #[sqlx(type_name = "text", rename_all = "snake_case")]
+        enum Color {
+            Red,
+        }
+
+        #[derive(Debug, Clone, Copy, PartialEq, sqlx::Type)]
+        #[repr(i32)]
+        enum Level {
+            Low = 1,
+            High = 2,
+        }
+
+        #[derive(Debug, Clone, Serialize, Deserialize)]
+        struct Meta {
+            color: String,
+        }
+
+        twice! { "numbers" Plain Heard {
+            utc: DateTime<Utc>, fixed: DateTime<FixedOffset>, naive: NaiveDateTime, day: NaiveDate, clock: NaiveTime,
+            offset: OffsetDateTime, primitive: PrimitiveDateTime, date: Date, hour: Time, maybe: Option<NaiveDateTime>,
+            color: Color, level: Level, parsed: Text<u16>, small: i16, whole: i32, single: f32, real: f64, meta: Json<Meta>,
+        } }
+
+        async fn stored(db: &Db, column: &str) -> Option<String> {
+            let sql = format!("SELECT CAST({column} AS TEXT) FROM numbers");
+            let (stored,) = db.query(sqlx::AssertSqlSafe(sql)).fetch_one().await.unwrap();
+            stored
+        }
+
+        fn utc() -> DateTime<Utc> {
+            "2024-02-29T22:00:00.5Z".parse().unwrap()
+        }
+
+        fn fixed() -> DateTime<FixedOffset> {
+            utc().with_timezone(&FixedOffset::east_opt(7200).unwrap())
+        }
+
+        fn offset() -> OffsetDateTime {
+            OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap()
+        }
+
+        fn west() -> OffsetDateTime {
+            offset().to_offset(sqlx::types::time::UtcOffset::from_hms(-5, 0, 0).unwrap())
+        }
+
+        fn primitive() -> PrimitiveDateTime {
+            PrimitiveDateTime::new(offset().date(), offset().time())
+        }
+
+        /// Sets columns with and without receivers, and in a transaction: all of them store the same, or are errors and store
+        /// nothing. Each case is a function of its own, so that its futures are not on the stack of the others.
+        macro_rules! assert_alike {
+            ($db:expr, $($column:ident $field:ident = $value:expr => $fits:literal;)*) => { $( {
+                fn case(db: &Db) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+                    Box::pin(async move {
+                        let field = stringify!($field);
+                        let case = format!("{field} = {}", stringify!($value));
+                        let undo = "DELETE FROM numbers; INSERT INTO numbers SELECT * FROM kept";
+                        let before = stored(db, field).await;
+                        let plain = Plain::query("WHERE id = $1").bind(1_i64).set(Plain::$column, $value).update(db).await;
+                        assert_eq!(plain.is_ok(), $fits, "{case}: {plain:?}");
+                        let after = stored(db, field).await;
+                        assert_eq!(before != after, $fits, "{case}");
+                        Plain::get(db, 1).await.unwrap_or_else(|error| panic!("{case}: {error:#}"));
+                        common::execute(db, undo).await;
+                        let heard = Heard::query("WHERE id = $1").bind(1_i64).set(Heard::$column, $value).update(db).await;
+                        assert_eq!(heard.is_ok(), $fits, "{case}: {heard:?}");
+                        assert_eq!(stored(db, field).await, after, "{case}");
+                        common::execute(db, undo).await;
+                        let mut tx = db.begin().await.unwrap();
+                        let inside = Plain::query("").set(Plain::SMALL, 5_i16).set(Plain::$column, $value).update(&mut tx).await;
+                        assert_eq!(inside.is_ok(), $fits, "{case}: {inside:?}");
+                        assert_eq!(tx.commit().await.is_ok(), $fits, "{case}");
+                        assert_eq!(stored(db, field).await, after, "{case}");
+                        common::execute(db, undo).await;
+                    })
+                }
+                case($db).await;
+            } )* };
+        }
+
+        on_every_database! {
+            async fn a_value_of_another_type_is_stored_as_the_field_stores_it(db: Db) {
+                let columns = "utc TIMESTAMPTZ NOT NULL, fixed TIMESTAMPTZ NOT NULL, naive TIMESTAMP NOT NULL, day DATE NOT NULL, clock \
+                               TIME NOT NULL, \"offset\" TIMESTAMPTZ NOT NULL, \"primitive\" TIMESTAMP NOT NULL, date DATE NOT NULL, hour \
+                               TIME NOT NULL, maybe TIMESTAMP, color TEXT NOT NULL, level INTEGER NOT NULL, parsed TEXT NOT NULL, \
+                               small SMALLINT NOT NULL, whole INTEGER NOT NULL, single REAL NOT NULL, real DOUBLE PRECISION NOT NULL, \
+                               meta JSONB NOT NULL";
+                let columns = match db.kind() {
+                    // Without an affinity, so that nothing is converted by the column.
+                    sqlx_signals::DatabaseKind::Sqlite => {
+                        let columns = columns.replace("\"primitive\" TIMESTAMP", "\"primitive\"").replace("real DOUBLE PRECISION", "real");
+                        columns.replace("TIMESTAMPTZ", "TEXT").replace("TIMESTAMP", "TEXT").replace("JSONB", "TEXT")
+                    }
+                    sqlx_signals::DatabaseKind::Postgres => columns.to_owned(),
+                };
+                common::table(&db, "numbers", &columns).await;
+                let (start, epoch) = (DateTime::<Utc>::UNIX_EPOCH, OffsetDateTime::UNIX_EPOCH);
+                let mut row = Plain {
+                    id: None, utc: start, fixed: start.fixed_offset(), naive: start.naive_utc(), day: start.date_naive(), clock: start.time(),
+                    offset: epoch, primitive: PrimitiveDateTime::new(epoch.date(), epoch.time()), date: epoch.date(), hour: epoch.time(),
+                    maybe: None, color: Color::Red, level: Level::Low, parsed: Text(1), small: 1, whole: 1, single: 1.0, real: 1.0,
+                    meta: Json(Meta { color: "red".to_owned() }),
+                };
+                row.save(&db).await.unwrap();
+                db.execute("CREATE TABLE kept AS SELECT * FROM numbers").await.unwrap();
+
+                assert_alike! { &db,
+                    UTC utc = fixed() => true;
+                    UTC utc = utc().naive_utc() => true;
+                    UTC utc = offset() => true;
+                    UTC utc = west() => true;
+                    UTC utc = primitive() => true;
+                    FIXED fixed = utc() => true;
+                    FIXED fixed = utc().naive_utc() => true;
+                    FIXED fixed = west() => true;
+                    NAIVE naive = utc() => true;
+                    NAIVE naive = &utc() => true;
+                    NAIVE naive = fixed() => true;
+                    NAIVE naive = Some(offset()) => true;
+                    NAIVE naive = primitive() => true;
+                    DAY day = offset().date() => true;
+                    CLOCK clock = offset().time() => true;
+                    MAYBE maybe = utc() => true;
+                    MAYBE maybe = Some(west()) => true;
+                    COLOR color = "none" => false;
+                    LEVEL level = 2 => true;
+                    LEVEL level = 2_i64 => true;
+                    LEVEL level = 9 => false;
+                    PARSED parsed = "7" => true;
+                    PARSED parsed = "x" => false;
+                    SMALL small = 7_i64 => true;
+                    SMALL small = 70_000 => false;
+                    SMALL small = i64::MAX => false;
+                    WHOLE whole = i64::MIN => false;
+                    SINGLE single = 10.1_f64 => true;
+                    SINGLE single = 16_777_217 => true;
+                    REAL real = 10.1_f32 => true;
+                    REAL real = 7 => true;
+                    META meta = serde_json::json!({ "color": "blue", "more": 1 }) => true;
+                    META meta = Json(serde_json::json!({ "more": 1 })) => false;
+                };
+                assert_alike! { &db,
+                    UTC utc = utc() => true;
+                    LEVEL level = Level::High => true;
+                    META meta = Json(Meta { color: "blue".to_owned() }) => true;
+                    MAYBE maybe = utc().naive_utc() => true;
+                };
+            }
+        }
+    }
+
     #[cfg(all(feature = "postgres", feature = "rust_decimal"))]
     mod decimals {
         use super::*;

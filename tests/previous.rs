@@ -184,3 +184,147 @@ on_every_database! {
         assert_eq!((steps.len(), value), (20, last.to_string()));
     }
 }
+
+/// Values that SQLite stores as they are written, whatever type the field has.
+#[cfg(all(feature = "sqlite", feature = "chrono", feature = "time", feature = "json"))]
+mod spellings {
+    use super::*;
+    use sqlx_signals::sqlx::types::chrono::{
+        DateTime, FixedOffset, NaiveDate, NaiveDateTime, NaiveTime, Utc,
+    };
+    use sqlx_signals::sqlx::types::time::{Date, OffsetDateTime, PrimitiveDateTime, Time};
+    use sqlx_signals::sqlx::types::uuid::fmt::Hyphenated;
+    use sqlx_signals::sqlx::types::{Json, Text};
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "spellings")]
+    struct Spelling {
+        id: Option<i64>,
+        utc: DateTime<Utc>,
+        fixed: DateTime<FixedOffset>,
+        naive: NaiveDateTime,
+        maybe: Option<NaiveDateTime>,
+        day: NaiveDate,
+        clock: NaiveTime,
+        offset: OffsetDateTime,
+        primitive: PrimitiveDateTime,
+        date: Date,
+        hour: Time,
+        flag: bool,
+        single: f32,
+        number: i64,
+        hyphenated: Hyphenated,
+        parsed: Text<u16>,
+        list: Json<Vec<i32>>,
+        text: String,
+    }
+
+    static SPELLINGS: LazyLock<Scene> = Scene::new();
+
+    #[receiver(post_save, sender = Spelling)]
+    fn changed(_: PostSave<'_, Spelling>, previous: Previous<'_, Spelling>) {
+        let columns = Spelling::COLUMNS.iter().filter(|name| changed_column(previous, name));
+        SPELLINGS.log.push(columns.copied().collect::<Vec<_>>().join(" "));
+    }
+
+    fn changed_column(previous: Previous<'_, Spelling>, name: &str) -> bool {
+        use sqlx_signals::Column;
+        let columns: [Column<Spelling>; 18] = [
+            Spelling::ID,
+            Spelling::UTC,
+            Spelling::FIXED,
+            Spelling::NAIVE,
+            Spelling::MAYBE,
+            Spelling::DAY,
+            Spelling::CLOCK,
+            Spelling::OFFSET,
+            Spelling::PRIMITIVE,
+            Spelling::DATE,
+            Spelling::HOUR,
+            Spelling::FLAG,
+            Spelling::SINGLE,
+            Spelling::NUMBER,
+            Spelling::HYPHENATED,
+            Spelling::PARSED,
+            Spelling::LIST,
+            Spelling::TEXT,
+        ];
+        columns.into_iter().any(|column| column.name() == name && previous.changed(column))
+    }
+
+    #[tokio::test]
+    async fn another_spelling_of_an_equal_value_is_no_change() {
+        let _turn = SPELLINGS.begin().await;
+        let test = common::TestDb::sqlite("another_spelling_of_an_equal_value").await;
+        let db = test.db.sqlite().unwrap();
+        // Without types, so that each value is stored as it is written.
+        let columns = Spelling::COLUMNS[1..].join(", ");
+        common::table(
+            &test.db,
+            "spellings",
+            &columns.replace("offset", "\"offset\"").replace("primitive", "\"primitive\""),
+        )
+        .await;
+        let at: DateTime<Utc> = "2024-01-01T12:00:00Z".parse().unwrap();
+        let offset = OffsetDateTime::from_unix_timestamp(at.timestamp()).unwrap();
+        let mut row = Spelling {
+            id: None,
+            utc: at,
+            fixed: at.fixed_offset(),
+            naive: at.naive_utc(),
+            maybe: Some(at.naive_utc()),
+            day: at.date_naive(),
+            clock: at.time(),
+            offset,
+            primitive: PrimitiveDateTime::new(offset.date(), offset.time()),
+            date: offset.date(),
+            hour: offset.time(),
+            flag: true,
+            single: 10.1,
+            number: 1,
+            hyphenated: "67e55044-10b1-426f-9247-bb680e5fe0c8"
+                .parse::<sqlx_signals::sqlx::types::Uuid>()
+                .unwrap()
+                .hyphenated(),
+            parsed: Text(7),
+            list: Json(vec![1, 2]),
+            text: "a".to_owned(),
+        };
+        row.save(db).await.unwrap();
+        row.save(db).await.unwrap();
+        assert_eq!(SPELLINGS.log.take()[1..], [""]);
+        for (column, equal, other) in [
+            ("utc", "'2024-01-01 12:00:00'", "'2024-01-01 12:00:01'"),
+            ("utc", "'2024-01-01T12:00:00Z'", "'2024-01-01T12:00:00+01:00'"),
+            ("utc", "'2024-01-01T14:00:00+02:00'", "'2024-01-01T14:00:00Z'"),
+            ("utc", "1704110400", "1704110401"),
+            ("fixed", "'2024-01-01 12:00'", "'2024-01-01 12:01'"),
+            ("fixed", "'2024-01-01T14:00:00+02:00'", "'2024-01-01T12:00:00+02:00'"),
+            ("naive", "'2024-01-01T12:00:00Z'", "'2024-01-01T12:00:00.1Z'"),
+            ("maybe", "'2024-01-01T12:00'", "NULL"),
+            ("clock", "'12:00'", "'12:01'"),
+            ("offset", "'2024-01-01T14:00:00+02:00'", "'2024-01-01T12:00:00+02:00'"),
+            ("primitive", "'2024-01-01T12:00:00'", "'2024-01-01T12:00:01'"),
+            ("hour", "'12:00'", "'12:00:00.5'"),
+            ("flag", "2", "0"),
+            ("single", "10.1", "10.2"),
+            ("number", "1", "2"),
+            (
+                "hyphenated",
+                "'67E5504410B1426F9247BB680E5FE0C8'",
+                "'00000000-10b1-426f-9247-bb680e5fe0c8'",
+            ),
+            ("parsed", "'007'", "'8'"),
+            ("list", "'[1, 2]'", "'[2, 1]'"),
+            ("text", "'a'", "'A'"),
+        ] {
+            for (value, expected) in [(equal, ""), (other, column)] {
+                common::execute(&test.db, &format!("UPDATE spellings SET \"{column}\" = {value}"))
+                    .await;
+                row.save(db).await.unwrap();
+                assert_eq!(SPELLINGS.log.take(), [expected], "{column} = {value}");
+            }
+        }
+        test.passed().await;
+    }
+}

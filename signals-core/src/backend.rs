@@ -196,7 +196,7 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
 pub(crate) type Give<'g, DB> = &'g dyn Fn(usize, Take<'_, DB>) -> Result<(), BoxDynError>;
 
 /// The arguments of a statement, for one of the databases.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Arguments {
     #[cfg(feature = "sqlite")]
     #[doc(hidden)]
@@ -207,6 +207,15 @@ pub enum Arguments {
 }
 
 impl Arguments {
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(args) => sqlx::Arguments::len(args),
+            #[cfg(feature = "postgres")]
+            Self::Postgres(args) => sqlx::Arguments::len(args),
+        }
+    }
+
     pub(crate) fn new(kind: DatabaseKind) -> Self {
         match kind {
             #[cfg(feature = "sqlite")]

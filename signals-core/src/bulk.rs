@@ -14,7 +14,7 @@ use crate::facts;
 use crate::going::{Answer, Heir};
 use crate::heard::Written;
 use crate::instances::Instances;
-use crate::read::{bytes, differs, flag, scalar};
+use crate::read::{bytes, flag, scalar};
 use crate::save::take_row;
 use crate::statements::{Group, Role, Statements};
 
@@ -282,9 +282,9 @@ async fn update_in_sqlite(
             if let Some((_, was)) = before.get(row - chunk.rows.start).filter(|_| shape.before) {
                 let before = rows.load(was, 1)?;
                 rows.before_of(*row).set_row(before);
-                let specs = model.columns.iter().enumerate();
-                let changed = specs.map(|(i, spec)| differs(was, from, 1 + i, spec.json));
-                rows.before_of(*row).set_changed(changed.collect::<Result<_, _>>()?);
+                let changed = every().into_iter().map(|c| rows.differs(c, was, from, 1 + c));
+                let changed = changed.collect::<Result<_, _>>()?;
+                rows.before_of(*row).set_changed(changed);
             }
         }
     }

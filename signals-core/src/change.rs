@@ -1,7 +1,7 @@
 //! Updates and deletes by condition.
 
 use std::any::TypeId;
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::marker::PhantomData;
@@ -14,10 +14,11 @@ use crate::backend::{AnyTake, Arguments, DatabaseKind, Statement};
 use crate::clause::Clause;
 use crate::column::{self, Column};
 use crate::conn::Conn;
+use crate::decode::decoding;
 use crate::delete;
 use crate::error::{Error, Result};
 use crate::executor::Source;
-use crate::field::Asked;
+use crate::field::{Asked, Conversion};
 use crate::instances::Of;
 use crate::model::Model;
 use crate::own_transaction::{Undoable, in_transaction};
@@ -82,27 +83,26 @@ impl<M: Model> Change<M> {
         let clause = Clause(clause.as_str());
         let sql = match heard {
             true => self.select::<R>(kind, clause),
-            false => self.at_once(kind, clause),
+            false => self.at_once::<R>(kind, clause),
         };
-        let statement = self.statement::<R, B>(kind, binds, sql, !heard);
-        let joins = clause.table(M::STATEMENTS.table).is_some();
+        let bound = self.bound::<R, B>(kind, binds, sql, !heard);
         // On SQLite a statement that fails can have changed some rows: `ON CONFLICT FAIL`, `RAISE(FAIL)`.
         if conn.in_transaction() || !heard && kind == DatabaseKind::Postgres {
             let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
             let doubt = Doubt::of(&mut conn, verb, M::NAME);
-            let done = async { self.change::<R>(doubt.conn, statement?, heard, joins).await };
+            let done = async { self.change::<R>(doubt.conn, clause, bound?, heard).await };
             let done = done.await;
             return doubt.end(done);
         }
         // Nothing is sent, not even BEGIN, if a value does not fit its column.
-        let statement = statement?;
-        let again = statement.again();
+        let bound = bound?;
+        let again = bound.again();
         let changing = Changing {
             change: &self,
-            statement: Some(statement),
+            clause,
+            bound: Some(bound),
             again,
             heard,
-            joins,
             route: PhantomData::<fn() -> R>,
         };
         in_transaction(conn, changing).await
@@ -111,14 +111,56 @@ impl<M: Model> Change<M> {
     async fn change<R: Route<M>>(
         &self,
         conn: &mut Conn<'_>,
-        statement: Statement,
+        clause: Clause<'_>,
+        mut bound: Box<Bound>,
         heard: bool,
-        joins: bool,
     ) -> Result<u64> {
-        match heard {
-            true => self.each::<R>(conn, statement, joins).await,
-            false => conn.run(statement, &mut |_| ()).await,
+        if heard {
+            let joins = clause.table(M::STATEMENTS.table).is_some();
+            return self.each::<R>(conn, bound.statement(), joins).await;
         }
+        if !bound.foreign.is_empty() {
+            // On the heap: few come here.
+            let converted = Box::pin(self.convert::<R>(conn, &mut bound)).await?;
+            bound.sql = converted.at_once::<R>(conn.kind(), clause);
+        }
+        conn.run(bound.statement(), &mut |_| ()).await
+    }
+
+    /// Has the database make each foreign value one of the column's type, reads it as the field, and binds what the field stores
+    /// in its place. A row that is saved with receivers goes the same way.
+    async fn convert<R: Route<M>>(&self, conn: &mut Conn<'_>, bound: &mut Bound) -> Result<Self> {
+        let Self::Update(Set { values, times, fields }) = self else { return Ok(Self::Delete) };
+        let (mut values, times, fields) = (values.clone(), times.clone(), fields.clone());
+        let kind = conn.kind();
+        let value = |(column, value): &(usize, usize)| typed::<M, R>(kind, *column, *value);
+        let foreign: Vec<_> = bound.foreign.iter().map(value).collect();
+        let mut sql = format!("SELECT {}", foreign.join(", "));
+        if kind == DatabaseKind::Postgres {
+            // A column gives its type to a value if that type has no name.
+            let _ =
+                write!(sql, " FROM (SELECT) AS _one LEFT JOIN {} ON false", M::STATEMENTS.table);
+        }
+        let (args, types) = (bound.args.clone(), bound.types.clone());
+        let select = Bound { sql, types, args, foreign: Vec::new() };
+        let mut row = None;
+        conn.run(select.statement(), &mut |found| row = Some(found)).await?;
+        let row = row.ok_or(sqlx::Error::RowNotFound)?;
+        for (at, (column, _)) in bound.foreign.iter().enumerate() {
+            let place = bound.args.len() + 1;
+            let args = RefCell::new(&mut bound.args);
+            let conversion = Conversion { row: &row, at, args, error: Cell::new(None) };
+            decoding::<M, ()>(|reached| {
+                reached.set(*column);
+                R::asked(*column, Asked::Converts(&conversion));
+                conversion.error.take().map_or(Ok(()), Err)
+            })?;
+            values
+                .iter_mut()
+                .filter(|(set, _)| set == column)
+                .for_each(|(_, value)| *value = place);
+        }
+        Ok(Self::Update(Set { values, times, fields }))
     }
 
     /// Whether the rows must be read for receivers.
@@ -132,26 +174,25 @@ impl<M: Model> Change<M> {
     }
 
     /// The statement with what was bound. Nothing is sent if a column is to be set to a value that it cannot have.
-    ///
-    /// sqlx knows a prepared statement by its text alone. On Postgres, a comment makes the text one of the types that the
-    /// arguments have.
-    fn statement<R: Route<M>, B: Binds<M, R>>(
+    fn bound<R: Route<M>, B: Binds<M, R>>(
         &self,
         kind: DatabaseKind,
         binds: B,
-        mut sql: String,
+        sql: String,
         timed: bool,
-    ) -> Result<Statement> {
+    ) -> Result<Box<Bound>> {
         refuse_control(kind, &sql)?;
         let mut values = 0;
+        let (mut types, mut foreign) = (String::new(), Vec::new());
         let mut refused = None;
         let mut inspect = |offered: Offered| {
             values += 1;
             let set = self.columns().iter().find(|(_, value)| *value == values);
             refused = set.and_then(|(column, _)| misfit::<M, R>(*column, &offered));
+            foreign.extend(set.filter(|(column, _)| !is_own::<M, R>(*column, &offered)));
             if kind == DatabaseKind::Postgres {
                 let name = offered.ty.name().replace(['*', '/'], " ");
-                let _ = write!(sql, "{}{name}", if values == 1 { "\n/* " } else { ", " });
+                let _ = write!(types, "{}{name}", if values == 1 { "\n/* " } else { ", " });
             }
             // What it says is in `refused`.
             if refused.is_some() { Err("".into()) } else { Ok(()) }
@@ -166,10 +207,10 @@ impl<M: Model> Change<M> {
         if timed {
             self.bind_times::<R>(&mut args).map_err(sqlx::Error::Encode)?;
         }
-        if kind == DatabaseKind::Postgres && !self.columns().is_empty() {
-            sql.push_str(" */");
+        if !types.is_empty() {
+            types.push_str(" */");
         }
-        Ok(Statement { sql: AssertSqlSafe(sql).into_sql_str(), args, persistent: true })
+        Ok(Box::new(Bound { sql, types, args, foreign }))
     }
 
     /// The columns that are set, and which of the bound values each is set to.
@@ -197,7 +238,7 @@ impl<M: Model> Change<M> {
     }
 
     /// One statement.
-    fn at_once(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
+    fn at_once<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
         let model = M::STATEMENTS;
         let (with, condition) = by_condition::<M>(kind, clause);
         match self {
@@ -213,7 +254,10 @@ impl<M: Model> Change<M> {
                         DatabaseKind::Postgres if json && optional => {
                             format!("{name} = NULLIF(${value}::jsonb, 'null')")
                         }
-                        _ => format!("{name} = ${value}"),
+                        DatabaseKind::Sqlite => {
+                            format!("{name} = {}", typed::<M, R>(kind, *column, *value))
+                        }
+                        DatabaseKind::Postgres => format!("{name} = ${value}"),
                     }
                 };
                 let mut set: Vec<_> = set.values.iter().chain(&set.times).map(value).collect();
@@ -305,11 +349,11 @@ impl<M: Model> Change<M> {
 /// An update or delete by condition in a transaction.
 struct Changing<'c, M, R> {
     change: &'c Change<M>,
-    statement: Option<Statement>,
+    clause: Clause<'c>,
+    bound: Option<Box<Bound>>,
     /// The same, for a second run.
-    again: Option<Statement>,
+    again: Option<Box<Bound>>,
     heard: bool,
-    joins: bool,
     route: PhantomData<fn() -> R>,
 }
 
@@ -317,10 +361,45 @@ impl<M: Model, R: Route<M>> Undoable for Changing<'_, M, R> {
     type Done = u64;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<u64> {
-        let statement = self.statement.take().or_else(|| self.again.take());
-        let statement = statement.expect("work in a transaction runs at most twice");
-        self.change.change::<R>(tx, statement, self.heard, self.joins).await
+        let bound = self.bound.take().or_else(|| self.again.take());
+        let bound = bound.expect("work in a transaction runs at most twice");
+        self.change.change::<R>(tx, self.clause, bound, self.heard).await
     }
+}
+
+/// A statement with its arguments. On the heap: it is in the futures of the program.
+#[derive(Clone)]
+struct Bound {
+    sql: String,
+    /// The types of the arguments of an update, as a comment, on Postgres. sqlx knows a prepared statement by its text alone.
+    types: String,
+    args: Arguments,
+    /// The columns that are set to a value that the field can store in another way, and the places of these values.
+    foreign: Vec<(usize, usize)>,
+}
+
+impl Bound {
+    fn statement(self) -> Statement {
+        let sql = AssertSqlSafe(self.sql + &self.types).into_sql_str();
+        Statement { sql, args: self.args, persistent: true }
+    }
+
+    /// As [`Statement::again`].
+    fn again(&self) -> Option<Box<Self>> {
+        match self.args {
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(_) => Some(Box::new(self.clone())),
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(_) => None,
+        }
+    }
+}
+
+/// Whether a column stores a value as the field would.
+fn is_own<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> bool {
+    let field = Cell::new("");
+    R::asked(column, Asked::TypeName(&offered.ty, &field));
+    offered.is_stored_as(field.get()) || R::asked(column, Asked::Keeps(&offered.ty))
 }
 
 /// Why a column cannot be set to a value, if it cannot.

@@ -1,7 +1,9 @@
 //! The type of a field as a column: how its values are read, bound and asked about.
 
-use std::any::TypeId;
-use std::cell::Cell;
+#[cfg(any(feature = "chrono", feature = "time"))]
+use std::any::Any;
+use std::any::{TypeId, type_name};
+use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
 use std::marker::PhantomData;
 
@@ -9,9 +11,11 @@ use sqlx::TypeInfo;
 use sqlx::error::BoxDynError;
 
 use crate::automatic::{AutoNow, Version};
-use crate::backend::{AnyRow, AnyType, Backend, DatabaseKind};
+use crate::backend::{AnyRow, AnyType, Arguments, Backend, DatabaseKind};
 use crate::model::Model;
-use crate::store::{Field, Take};
+use crate::query::Notation;
+use crate::read::is_same_json;
+use crate::store::{Bindable, Field, Take};
 
 /// Which databases can store a `T`, and whether it is an `Option`: its own constants are there if so, else those of
 /// [`NotStorable`].
@@ -99,12 +103,27 @@ pub enum Asked<'a> {
     ReadsRowid,
     /// Whether the column can be set to a value of this type.
     Takes(&'a AnyType),
+    /// Whether the column stores every value of this type, which it can be set to, as it stores the field read from that value.
+    Keeps(&'a AnyType),
+    /// Reads the field from a row and adds it to the arguments; the answer is whether it could.
+    Converts(&'a Conversion<'a>),
+    /// Whether the field has the same value in both rows, in the column at this place.
+    ReadsSame(&'a AnyRow, &'a AnyRow, usize),
     /// Whether it can be read from NULL, which is the first column of this row.
     ReadsNull(&'a AnyRow),
     /// The name of the type in this database; the answer is whether there is one.
     Name(DatabaseKind, &'a Cell<String>),
     /// The name that the field's type has in the program, in the database of this type.
     TypeName(&'a AnyType, &'a Cell<&'static str>),
+}
+
+/// A value that is read as a field, and bound as the field is.
+pub struct Conversion<'a> {
+    pub(crate) row: &'a AnyRow,
+    pub(crate) at: usize,
+    pub(crate) args: RefCell<&'a mut Arguments>,
+    /// Why it could not be read or bound.
+    pub(crate) error: Cell<Option<sqlx::Error>>,
 }
 
 /// How a column of a model is stored. Every bound on a field goes through it.
@@ -209,6 +228,20 @@ fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
             let ty = DB::type_info(ty);
             DB::takes(&T::type_info(), ty).unwrap_or_else(|| T::compatible(ty))
         }
+        Asked::Keeps(ty) => keeps::<T, DB>(DB::type_info(ty)),
+        Asked::Converts(conversion) => {
+            let error = convert::<T, DB>(conversion).err();
+            let done = error.is_none();
+            conversion.error.set(error);
+            done
+        }
+        Asked::ReadsSame(row, other, at) => {
+            if Notation::of(type_name::<T>()) == Some(Notation::Json) {
+                return is_same_json(row, other, at).unwrap_or(false);
+            }
+            let read = |row| DB::get::<T>(DB::row(row), at);
+            matches!((read(row), read(other)), (Ok(one), Ok(other)) if is_same::<T, DB>(&one, &other))
+        }
         Asked::ReadsNull(row) => DB::get::<T>(DB::row(row), 0).is_ok(),
         Asked::Name(_, name) => {
             name.set(T::type_info().name().to_owned());
@@ -216,10 +249,63 @@ fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
             T::type_info().name() != "?"
         }
         Asked::TypeName(_, name) => {
-            name.set(std::any::type_name::<T>());
+            name.set(type_name::<T>());
             true
         }
     }
+}
+
+/// Whether each value of a type that the column can be set to is stored as the field read from it would be.
+fn keeps<T: 'static, DB: Backend>(value: &DB::TypeInfo) -> bool {
+    match DB::KIND {
+        // The column converts a value to its own type, which is the field's.
+        DatabaseKind::Postgres => decodes_all::<T>(),
+        // The column stores a value as it is. Integers of 32 bits and less are of a type of their own.
+        DatabaseKind::Sqlite => {
+            is_either!(T: bool, i64, f64, String, Vec<u8>)
+                || is_either!(T: i32) && !DB::holds_rowid(value)
+        }
+    }
+}
+
+fn convert<T: Field<DB>, DB: Backend>(conversion: &Conversion<'_>) -> Result<(), sqlx::Error> {
+    let value = DB::get::<T>(DB::row(conversion.row), conversion.at)?;
+    let mut args = conversion.args.borrow_mut();
+    Bindable::<DB>::bind(&value, DB::arguments(&mut args)).map_err(sqlx::Error::Encode)
+}
+
+/// Whether two values are equal. Fields need not have `PartialEq`: what the database is given for them is compared.
+fn is_same<T: Field<DB>, DB: Backend>(one: &T, other: &T) -> bool {
+    let encoded = |value: &T| {
+        let mut all = Vec::new();
+        DB::encoded(value, &mut all).map(|()| all)
+    };
+    #[cfg(any(feature = "chrono", feature = "time"))]
+    if let Some(is_same) = is_same_time(one, other) {
+        return is_same;
+    }
+    matches!((encoded(one), encoded(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Whether two values are the same time, if they are of a type that keeps the offset: equal times can have different offsets.
+#[cfg(any(feature = "chrono", feature = "time"))]
+fn is_same_time(one: &dyn Any, other: &dyn Any) -> Option<bool> {
+    #[cfg(feature = "chrono")]
+    use sqlx::types::chrono::{DateTime, FixedOffset};
+    #[cfg(feature = "time")]
+    use sqlx::types::time::OffsetDateTime;
+
+    fn are_equal<T: PartialEq + 'static>(one: &dyn Any, other: &dyn Any) -> Option<bool> {
+        let value = || Some(one.downcast_ref::<T>()? == other.downcast_ref()?);
+        let option = || Some(one.downcast_ref::<Option<T>>()? == other.downcast_ref()?);
+        value().or_else(option)
+    }
+    let is_same = None;
+    #[cfg(feature = "chrono")]
+    let is_same = is_same.or_else(|| are_equal::<DateTime<FixedOffset>>(one, other));
+    #[cfg(feature = "time")]
+    let is_same = is_same.or_else(|| are_equal::<OffsetDateTime>(one, other));
+    is_same
 }
 
 const REPORTED: &str = "the build has failed at this field";

@@ -90,6 +90,16 @@ pub trait Instances: Send + Sync {
     /// Whether a column can be read from every rowid of SQLite.
     fn fits_rowid(&self, column: usize) -> bool;
 
+    /// Whether a column has another value in one row of the database than in the other, at this place in both. Values that are
+    /// stored in different ways can be the same one to the field.
+    fn differs(
+        &self,
+        column: usize,
+        row: &AnyRow,
+        other: &AnyRow,
+        at: usize,
+    ) -> Result<bool, sqlx::Error>;
+
     /// A row of the model, from a place in a row of the database.
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error>;
 

@@ -52,8 +52,9 @@ impl<'a, M: Model> Previous<'a, M> {
         self.before.row()?.downcast_ref()
     }
 
-    /// Whether the write has changed this column, as the database compares what it has stored. Of a row that was created
-    /// or deleted, every column has changed.
+    /// Whether the write has changed this column. PostgreSQL compares the values as its types do. SQLite stores a value as it is
+    /// written, so there the values are equal if what is stored is, or the fields read from it: another spelling of the same time
+    /// is no change. Of a row that was created or deleted, every column has changed.
     pub fn changed(&self, column: Column<M>) -> bool {
         self.before.changed(column.name())
     }

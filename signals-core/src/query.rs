@@ -63,6 +63,10 @@ impl<M: Model, B: Send> Query<M, B> {
     /// for a float, `&str` for `String`, an `Option` of these. With any other type, the update is an error before any SQL is
     /// sent; so is `None` for a field that is no `Option`. A field with `#[model(json)]` is set to a `Json<T>`.
     ///
+    /// A value is stored as the field stores it, whether or not there are receivers. If its type is another one and the field could
+    /// store it in another way, as a `NaiveDateTime` does a `DateTime<Utc>` on SQLite, or could not be read from it, as an enum
+    /// from a `&str`, the value is read as the field first, with a statement of its own.
+    ///
     /// ```
     /// # use sqlx_signals::prelude::*;
     /// # #[derive(Model)]
@@ -302,9 +306,32 @@ impl Offered {
         self.null && name.starts_with("core::option::Option<")
     }
 
+    /// Whether it is stored as a field of the type of this name is: it is NULL, or of the same type, or both are strings.
+    pub(crate) fn is_stored_as(&self, field: &str) -> bool {
+        let are_strings = || [Some(Notation::String); 2] == [self.notation(), Notation::of(field)];
+        self.null || bare(self.name) == bare(field) || are_strings()
+    }
+
     /// What the text of it means.
     pub(crate) fn notation(&self) -> Option<Notation> {
         Notation::of(self.name)
+    }
+}
+
+/// The name of a type without what is around it and does not change how a value is stored.
+fn bare(mut name: &str) -> &str {
+    const AROUND: [&str; 3] = [
+        "core::option::Option<",
+        "sqlx_core::types::json::Json<",
+        "sqlx_signals_core::field::JsonColumn<",
+    ];
+    loop {
+        name = name.trim_start_matches('&');
+        let inner = |around: &&str| name.strip_prefix(around)?.strip_suffix('>');
+        match AROUND.iter().find_map(inner) {
+            Some(inner) => name = inner,
+            None => return name,
+        }
     }
 }
 

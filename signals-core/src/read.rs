@@ -220,19 +220,19 @@ pub(crate) fn flag(row: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
     }
 }
 
-/// Whether a column has another value in one row than in the other, as [`Backend::differs`] says. In JSON, the order of the
-/// members of an object does not count.
-pub(crate) fn differs(
-    row: &AnyRow,
-    other: &AnyRow,
-    at: usize,
-    json: bool,
-) -> Result<bool, sqlx::Error> {
-    if json && let (Some(one), Some(other)) = (bytes(row, at)?, bytes(other, at)?) {
-        let value = |bytes: &[u8]| serde_json::from_slice::<serde_json::Value>(bytes).ok();
-        let (one_value, other_value) = (value(&one), value(&other));
-        return Ok(one != other && (one_value.is_none() || one_value != other_value));
-    }
+/// Whether a column has the same JSON in both rows. The order of the members of an object does not count.
+pub(crate) fn is_same_json(row: &AnyRow, other: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
+    let value = |row| {
+        let bytes = bytes(row, at)?;
+        let value = bytes.and_then(|b| serde_json::from_slice::<serde_json::Value>(&b).ok());
+        Ok::<_, sqlx::Error>(value)
+    };
+    let (one, other) = (value(row)?, value(other)?);
+    Ok(one.is_some() && one == other)
+}
+
+/// Whether a column has another value in one row than in the other, as [`Backend::differs`] says.
+pub(crate) fn differs(row: &AnyRow, other: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
     match (row, other) {
         #[cfg(feature = "sqlite")]
         (AnyRow::Sqlite(row), AnyRow::Sqlite(other)) => sqlx::Sqlite::differs(row, other, at),

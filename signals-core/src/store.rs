@@ -369,7 +369,11 @@ impl<M: Portable> Route<M> for Any {
 
     fn asked(column: usize, asked: Asked<'_>) -> bool {
         match asked {
-            Asked::Reads(ty) | Asked::ReadsAll(ty) | Asked::Takes(ty) | Asked::TypeName(ty, _) => {
+            Asked::Reads(ty)
+            | Asked::ReadsAll(ty)
+            | Asked::Takes(ty)
+            | Asked::Keeps(ty)
+            | Asked::TypeName(ty, _) => {
                 each!(AnyType, ty, DB => <DB as Route<M>>::asked(column, asked))
             }
             Asked::Name(kind, _) => match kind {
@@ -384,7 +388,10 @@ impl<M: Portable> Route<M> for Any {
             Asked::ReadsRowid => <Only<sqlx::Sqlite> as Route<M>>::asked(column, asked),
             #[cfg(not(feature = "sqlite"))]
             Asked::ReadsRowid => false,
-            Asked::ReadsNull(row) => {
+            Asked::Converts(conversion) => {
+                each!(AnyRow, conversion.row, DB => <DB as Route<M>>::asked(column, asked))
+            }
+            Asked::ReadsNull(row) | Asked::ReadsSame(row, ..) => {
                 each!(AnyRow, row, DB => <DB as Route<M>>::asked(column, asked))
             }
         }

@@ -12,10 +12,12 @@ use super::{Instances, Told};
 use crate::any::AnyModel;
 use crate::backend::{AnyRow, AnyTake, AnyType, DatabaseKind};
 use crate::column::Column;
+use crate::decode::caught;
 use crate::field::Asked;
 use crate::model::{Model, key_text};
 use crate::parameter::Cx;
 use crate::previous::Before;
+use crate::read::differs;
 use crate::statements::Statements;
 use crate::store::Route;
 use crate::subscriber::{Begun, Kept, Subscriber};
@@ -261,6 +263,17 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
 
     fn fits_rowid(&self, column: usize) -> bool {
         R::asked(column, Asked::ReadsRowid)
+    }
+
+    fn differs(
+        &self,
+        column: usize,
+        row: &AnyRow,
+        other: &AnyRow,
+        at: usize,
+    ) -> Result<bool, sqlx::Error> {
+        let is_same = || caught(|| Ok(R::asked(column, Asked::ReadsSame(row, other, at))));
+        Ok(differs(row, other, at)? && !is_same()?)
     }
 
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error> {
