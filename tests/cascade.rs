@@ -829,3 +829,87 @@ on_every_database! {
         panic!("a delete of three rows is done after some polls");
     }
 }
+
+/// Trees whose rows are found by a text in any case, and whose root belongs to itself or to a row below it.
+mod texts {
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "branches")]
+    struct Branch {
+        #[model(primary_key)]
+        name: String,
+        #[model(belongs_to = Branch, on_delete = cascade)]
+        parent: Option<String>,
+    }
+
+    /// The same table.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "branches")]
+    struct Kept {
+        #[model(primary_key)]
+        name: String,
+        #[model(belongs_to = Kept, on_delete = restrict)]
+        parent: Option<String>,
+    }
+
+    #[receiver(pre_delete, sender = Branch)]
+    fn before(delete: PreDelete<'_, Branch>) {
+        SCENE.log.push(format!("pre {}", delete.instance.name));
+    }
+
+    #[receiver(post_delete, sender = Branch)]
+    fn after(deleted: PostDelete<'_, Branch>) {
+        SCENE.log.push(format!("post {}", deleted.instance.name));
+    }
+
+    async fn branches(db: &Db, rows: &str) {
+        // A row of SQLite that references itself must be written in the same case.
+        let (ty, references) = match db.kind() {
+            sqlx_signals::DatabaseKind::Sqlite => ("TEXT COLLATE NOCASE", ""),
+            sqlx_signals::DatabaseKind::Postgres => ("CITEXT", "REFERENCES branches"),
+        };
+        if db.kind() == sqlx_signals::DatabaseKind::Postgres {
+            db.execute("CREATE EXTENSION citext").await.unwrap();
+        }
+        let table =
+            format!("CREATE TABLE branches (name {ty} PRIMARY KEY, parent {ty} {references})");
+        common::execute(db, &table).await;
+        common::execute(db, &format!("INSERT INTO branches VALUES {rows}")).await;
+    }
+
+    fn branch(name: &str) -> Branch {
+        Branch { name: name.to_owned(), parent: None }
+    }
+
+    on_every_database! {
+        async fn a_root_that_is_given_in_another_case_is_one_row(db: Db) {
+            let _turn = SCENE.begin().await;
+            branches(&db, "('root', 'Root'), ('a', 'rOOT'), ('b', 'A')").await;
+            assert!(branch("ROOT").delete(&db).await.unwrap());
+            assert_eq!(SCENE.log.take(), ["pre ROOT", "pre a", "pre b", "post b", "post a", "post ROOT"]);
+            assert_eq!(count(&db, "branches").await, 0);
+        }
+
+        async fn roots_of_a_circle_that_are_given_in_another_case_are_collected_once(db: Db) {
+            let _turn = SCENE.begin().await;
+            branches(&db, "('a', 'B'), ('b', 'C'), ('c', 'A'), ('d', NULL), ('e', 'd')").await;
+            let mut roots = [branch("B"), branch("D")];
+            assert_eq!(Branch::delete_many(&db, &mut roots).await.unwrap(), 2);
+            let mut log = SCENE.log.take();
+            log.sort();
+            let told = |when: &str| ["B", "D", "a", "c", "e"].map(|name| format!("{when} {name}"));
+            assert_eq!(log, [told("post"), told("pre")].concat());
+            assert_eq!(count(&db, "branches").await, 0);
+        }
+
+        async fn a_row_in_another_case_does_not_restrict_its_own_delete(db: Db) {
+            branches(&db, "('root', 'Root'), ('other', NULL), ('leaf', 'Other')").await;
+            let kept = |name: &str| Kept { name: name.to_owned(), parent: None };
+            assert!(kept("OTHER").delete(&db).await.unwrap_err().is_restricted());
+            assert!(kept("ROOT").delete(&db).await.unwrap());
+            assert_eq!(Kept::delete_many(&db, &mut [kept("LEAF"), kept("OTHER")]).await.unwrap(), 2);
+            assert_eq!(count(&db, "branches").await, 0);
+        }
+    }
+}

@@ -581,7 +581,7 @@ mod order {
     /// Runs a write of all rows of a table while the last of them in the order of the keys is locked, and sees that by then
     /// every other row is.
     macro_rules! assert_last {
-        ($test:expr, $table:literal, $last:literal, $($model:ident: $write:ident $rows:expr),* $(,)?) => { $( {
+        ($test:expr, $table:literal, $last:expr, $($model:ident: $write:ident $rows:expr),* $(,)?) => { $( {
             let (mut other, mut third) = (connection($test).await, connection($test).await);
             let lock = format!("BEGIN; SELECT 1 FROM {} WHERE {} FOR UPDATE", $table, $last);
             run(&mut other, &lock).await.unwrap();
@@ -636,6 +636,67 @@ mod order {
             Document::insert_many(&test.db, &mut documents).await.unwrap();
             assert_last!(&test, "documents", "id > '7fffffff-ffff-ffff-ffff-ffffffffffff'", Document: update_many documents.clone(), Document: delete_many documents.clone());
         }
+        test.passed().await;
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "boards")]
+    struct Board {
+        id: Option<i64>,
+    }
+
+    /// Deleted with its board, by key or by the key of the board.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "notes")]
+    struct Note {
+        #[model(primary_key)]
+        name: String,
+        #[model(belongs_to = Board, on_delete = cascade)]
+        board: i64,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "pins")]
+    struct Pin {
+        #[model(primary_key)]
+        code: Vec<u8>,
+        #[model(belongs_to = Board, on_delete = cascade)]
+        board: i64,
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rows_are_locked_in_one_order_however_their_keys_are_written() {
+        let test = TestDb::postgres("locked_in_one_order").await;
+        execute(
+            &test.db,
+            "CREATE EXTENSION citext;
+             CREATE TABLE boards (id BIGSERIAL PRIMARY KEY); INSERT INTO boards DEFAULT VALUES;
+             CREATE TABLE pins (code BYTEA PRIMARY KEY, board BIGINT REFERENCES boards);
+             INSERT INTO pins VALUES ('\\x05', 1), ('\\x0101', 1), ('\\x09', 1)",
+        )
+        .await;
+        let boards = || [Board { id: Some(1) }];
+        for (ty, spelled, last) in [
+            ("CITEXT", [["C", "a", "B", "ab"], ["c", "A", "b", "AB"]], "C"),
+            ("TEXT", [["c", "a", "B", "ab"], ["a", "ab", "c", "B"]], "c"),
+            ("CHAR(5)", [["b", "a  ", "a\t", "B"], ["a", "B   ", "b", "a\t"]], "b"),
+        ] {
+            let note = |name: &str| Note { name: name.to_owned(), board: 1 };
+            let table = format!(
+                "CREATE TABLE notes (name {ty} PRIMARY KEY, board BIGINT NOT NULL REFERENCES boards)"
+            );
+            execute(&test.db, &table).await;
+            Note::insert_many(&test.db, &mut spelled[0].map(note)).await.unwrap();
+            for names in spelled {
+                let last = format!("name = '{last}'");
+                assert_last!(&test, "notes", last, Note: update_many names.map(note), Note: delete_many names.map(note));
+                assert_last!(&test, "notes", last, Board: delete_many boards());
+            }
+            execute(&test.db, "DROP TABLE notes").await;
+        }
+        execute(&test.db, "CREATE TABLE notes (name TEXT PRIMARY KEY, board BIGINT)").await;
+        let pins = || [&[1, 1][..], &[9], &[5]].map(|code| Pin { code: code.to_vec(), board: 1 });
+        assert_last!(&test, "pins", "code = '\\x0101'", Pin: update_many pins(), Pin: delete_many pins(), Board: delete_many boards());
         test.passed().await;
     }
 

@@ -396,6 +396,19 @@ async fn select(
     Ok(stored)
 }
 
+/// The rows of a chunk as they are stored, each behind its number. No lock is taken.
+pub(crate) async fn stored_rows(
+    conn: &mut Conn<'_>,
+    rows: &dyn Instances,
+    chunk: &Chunk,
+) -> Result<Vec<(usize, AnyRow)>> {
+    let model = rows.statements();
+    let (on, every) =
+        (model.group(Group::Key).collect(), (0..model.columns.len()).collect::<Vec<_>>());
+    let shape = Shape::new(What::Select, chunk.given, Vec::new(), on);
+    select(conn, rows, chunk, &shape, &every).await
+}
+
 fn numbers(rows: &[(usize, AnyRow)]) -> Vec<usize> {
     rows.iter().map(|(row, _)| *row).collect()
 }

@@ -149,7 +149,7 @@ impl Collector<'_> {
         let heard = child.receivers.heard_save().is_some()
             || child.statements.has_times()
             || Recorders::of_task(child.id).any();
-        for part in self.parts(group) {
+        for part in self.parts(conn, group).await? {
             let parents = &*self.groups[group].rows;
             if !heard && !self.deleted_with.contains(&child.id) {
                 let update = statements::set_null(conn, dependent, parents, &part).await?;

@@ -126,7 +126,8 @@ pub(crate) fn delete_rows<'d>(
         if !heard.many && !heard.pair.previous {
             return delete_one(rows, conn).await;
         }
-        rows.set_order(write_order(conn.kind(), rows));
+        let order = write_order(conn, rows).await?;
+        rows.set_order(order);
         let chunks = chunk::deletes(conn.kind(), rows);
         let (mut written, mut kept) = (Vec::new(), Vec::new());
         for chunk in &chunks {

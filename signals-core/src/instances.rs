@@ -112,8 +112,8 @@ pub trait Instances: Send + Sync {
     /// Brings the rows back to what was noted last, and forgets that. If nothing was noted, they stay as they are.
     fn restore(&mut self);
 
-    /// Adds a row of the database. Only to rows that are the library's own.
-    fn push(&mut self, from: &AnyRow) -> Result<(), sqlx::Error>;
+    /// Adds a row, from a place in a row of the database. Only to rows that are the library's own.
+    fn push(&mut self, from: &AnyRow, at: usize) -> Result<(), sqlx::Error>;
 
     /// Keeps the first rows only. Only of rows that are the library's own.
     fn truncate(&mut self, rows: usize);

@@ -5,11 +5,20 @@
 //! whatever their order in the slice. Receivers and results keep the order of the slice.
 
 use crate::backend::DatabaseKind;
+use crate::conn::Conn;
+use crate::error::Result;
+use crate::facts::{self, Casts};
 use crate::instances::Instances;
+use crate::statements::Group;
 
 /// The order in which rows are written, if it is not their own.
-pub(crate) fn write_order(kind: DatabaseKind, rows: &dyn Instances) -> Vec<usize> {
-    order(rows, |keyed| sort_by_key(kind, rows, keyed))
+///
+/// # Errors
+///
+/// What the database refuses, if it is asked how it compares the keys.
+pub(crate) async fn write_order(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<Vec<usize>> {
+    let casts = key_casts(conn, rows).await?;
+    Ok(order(rows, |keyed| sort_by_key(conn.kind(), rows, &casts, keyed)))
 }
 
 /// Those with a key first, so that they and those without are two statements, and no key that the database assigns is one that
@@ -25,30 +34,87 @@ fn order(rows: &dyn Instances, sort: impl FnOnce(&mut [usize])) -> Vec<usize> {
     if keyed.is_sorted() { Vec::new() } else { keyed }
 }
 
-/// Sorts rows, all of which have a key, where the order in which rows are locked matters.
-pub(crate) fn sort_by_key(kind: DatabaseKind, rows: &dyn Instances, order: &mut [usize]) {
-    if kind == DatabaseKind::Postgres {
-        sort(rows, order);
+/// The types of the parts of the key that compare text in their own way, if there are several rows to be ordered by them.
+pub(crate) async fn key_casts(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<Casts> {
+    let kind = conn.kind();
+    let mut key = rows.statements().group(Group::Key);
+    let first = (0..rows.len()).find(|row| rows.has_key(*row));
+    match first {
+        Some(first) if rows.len() > 1 && key.any(|column| rows.is_text(first, column, kind)) => {
+            facts::casts(conn, rows, rows.at(0).columns()).await
+        }
+        _ => Ok(None),
     }
 }
 
-/// The types whose order in SQL is that of [`sort_by_key`] in the collation `C` only.
-pub(crate) fn is_text(type_name: &str) -> bool {
-    matches!(type_name, "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UNKNOWN")
+/// Sorts rows, all of which have a key, where the order in which rows are locked matters.
+pub(crate) fn sort_by_key(
+    kind: DatabaseKind,
+    rows: &dyn Instances,
+    casts: &Casts,
+    order: &mut [usize],
+) {
+    if kind == DatabaseKind::Postgres {
+        sort(rows, casts, order);
+    }
+}
+
+/// What PostgreSQL sorts by to have the order of [`sort_by_key`]: a part of the key of this name, with the name of the field's
+/// type, in a column of a type that compares text in its own way.
+pub(crate) fn sql(name: &str, field: &str, cast: Option<&str>) -> String {
+    match field {
+        _ if ignores_case(cast.unwrap_or(field)) => {
+            format!("lower({name}::text) COLLATE \"C\"")
+        }
+        field if is_text(field) => format!("{name} COLLATE \"C\""),
+        "BYTEA" => format!("octet_length({name}), {name}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// Whether no two values that the database takes for equal are given to it as different bytes.
+pub(crate) fn compares_bytes(field: &str) -> bool {
+    const TYPES: [&str; 12] = [
+        "BOOL",
+        "BOOLEAN",
+        "INT2",
+        "INT4",
+        "INT8",
+        "INTEGER",
+        "UUID",
+        "BYTEA",
+        "BLOB",
+        "TIMESTAMP",
+        "TIMESTAMPTZ",
+        "DATE",
+    ];
+    TYPES.contains(&field)
+}
+
+/// Whether a type is one of text. Without a collation, the database sorts it in another order than [`sort_by_key`] does.
+fn is_text(field: &str) -> bool {
+    ["TEXT", "VARCHAR", "CHAR", "NAME", "UNKNOWN"].iter().any(|ty| field.eq_ignore_ascii_case(ty))
+}
+
+/// Whether a type takes texts for equal that differ in case.
+fn ignores_case(ty: &str) -> bool {
+    let name = ty.rsplit('.').next().unwrap_or(ty);
+    name.eq_ignore_ascii_case("citext")
 }
 
 /// Sorts rows by their keys. Rows with the same key stay in their order.
 ///
-/// The order must be the same for every caller and in every process. It is that of the encoded keys, in which numbers, text in
-/// the collation `C`, UUIDs and times are in the order of the database. A key that cannot be encoded fails in the statement.
+/// The order must be the same for every caller and in every process, however a key is written. It is that of the encoded keys, in
+/// which numbers, text in the collation `C`, UUIDs and times are in the order of the database. A key that cannot be encoded fails
+/// in the statement.
 #[cfg(feature = "postgres")]
-fn sort(rows: &dyn Instances, order: &mut [usize]) {
+fn sort(rows: &dyn Instances, casts: &Casts, order: &mut [usize]) {
     if order.len() < 2 {
         return;
     }
     let mut keys = encoded::Keys::default();
     for row in &*order {
-        keys.push(rows, *row);
+        keys.push(rows, *row, casts);
     }
     let mut places: Vec<_> = (0..order.len()).collect();
     if places.is_sorted_by_key(|place| keys.of(*place)) {
@@ -60,7 +126,7 @@ fn sort(rows: &dyn Instances, order: &mut [usize]) {
 }
 
 #[cfg(not(feature = "postgres"))]
-fn sort(_: &dyn Instances, _: &mut [usize]) {}
+fn sort(_: &dyn Instances, _: &Casts, _: &mut [usize]) {}
 
 #[cfg(feature = "postgres")]
 mod encoded {
@@ -69,6 +135,7 @@ mod encoded {
     use sqlx::{Postgres, TypeInfo};
 
     use crate::backend::AnyTake;
+    use crate::facts::Casts;
     use crate::instances::Instances;
     use crate::statements::Group;
     use crate::store::Bindable;
@@ -81,10 +148,12 @@ mod encoded {
     }
 
     impl Keys {
-        pub(super) fn push(&mut self, rows: &dyn Instances, row: usize) {
+        pub(super) fn push(&mut self, rows: &dyn Instances, row: usize, casts: &Casts) {
             for column in rows.statements().group(Group::Key) {
                 let buffer = &mut self.buffer;
-                let take = &mut |value: &dyn Bindable<Postgres>| append(value, buffer);
+                let mut casts = casts.iter().flat_map(|casts| &**casts);
+                let cast = casts.find(|(of, _)| *of == column).map(|(_, ty)| &**ty);
+                let take = &mut |value: &dyn Bindable<Postgres>| append(value, cast, buffer);
                 // The statement that writes the row returns the error.
                 let _ = rows.give(row, column, AnyTake::Postgres(take));
             }
@@ -100,11 +169,19 @@ mod encoded {
     /// Appends a value so that the order of the bytes is that of the values, also if more bytes follow.
     fn append(
         value: &dyn Bindable<Postgres>,
+        cast: Option<&str>,
         buffer: &mut PgArgumentBuffer,
     ) -> Result<(), BoxDynError> {
         let start = buffer.len();
         let ty = value.type_info();
         match ty.name() {
+            name if super::ignores_case(cast.unwrap_or(name)) => {
+                let _ = value.encode(buffer)?;
+                let text = String::from_utf8_lossy(&buffer[start..]).to_lowercase();
+                buffer.truncate(start);
+                buffer.extend_from_slice(text.as_bytes());
+                buffer.push(0);
+            }
             // Signed, in big-endian order.
             "INT8" | "INT4" | "INT2" | "TIMESTAMPTZ" | "TIMESTAMP" | "DATE" | "TIME" | "MONEY" => {
                 let _ = value.encode(buffer)?;
@@ -115,7 +192,27 @@ mod encoded {
             // No text contains a zero byte.
             name if super::is_text(name) => {
                 let _ = value.encode(buffer)?;
+                // `char(n)` ignores spaces at the end.
+                if cast.is_some() {
+                    let text = buffer[start..].trim_ascii_end().len();
+                    buffer.truncate(start + text);
+                }
                 buffer.push(0);
+            }
+            // The sign is the first bit, and negative numbers are in the opposite order.
+            "FLOAT8" | "FLOAT4" => {
+                let _ = value.encode(buffer)?;
+                let is_negative = buffer.get(start).is_some_and(|first| first & 0x80 != 0);
+                let bytes = buffer.iter_mut().skip(start).enumerate();
+                bytes.for_each(|(i, byte)| {
+                    *byte ^= if is_negative {
+                        0xff
+                    } else if i == 0 {
+                        0x80
+                    } else {
+                        0
+                    };
+                });
             }
             _ => {
                 buffer.extend_from_slice(&[0; 4]);

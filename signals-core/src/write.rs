@@ -255,7 +255,7 @@ pub(crate) fn write_many<'w>(
 }
 
 async fn insert_many(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
-    let order = write_order(conn.kind(), rows);
+    let order = write_order(conn, rows).await?;
     rows.set_order(keyed_first(rows));
     let chunks = chunk::inserts(conn.kind(), rows);
     let slices = chunks.iter().flat_map(|chunk| chunk::slices(rows, chunk.rows.clone()));
@@ -293,7 +293,8 @@ async fn update_many(
         // No statement has them both.
         return Err(heard.of_row(rows, row, twice(rows, row)));
     }
-    rows.set_order(write_order(conn.kind(), rows));
+    let order = write_order(conn, rows).await?;
+    rows.set_order(order);
     for chunk in &chunks {
         let stored = refused::write(conn, rows, chunk, Work::Update(&update)).await?;
         if stored.len() < chunk.rows.len()

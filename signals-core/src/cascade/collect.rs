@@ -8,12 +8,14 @@ use super::OnDelete;
 use super::order::Edge;
 use super::statements;
 use crate::backend::{AnyRow, DatabaseKind};
+use crate::bulk;
+use crate::chunk;
 use crate::conn::Conn;
 use crate::context;
 use crate::error::{Error, Result};
 use crate::heard::Heard;
 use crate::instances::Instances;
-use crate::key_order::write_order;
+use crate::key_order::{compares_bytes, write_order};
 use crate::linked::{Dependent, deleted_with, dependents};
 use crate::testing::recording::Recorders;
 use crate::unit::{Scene, Unit, check_observable};
@@ -115,14 +117,14 @@ impl<'d> Collector<'d> {
     ///
     /// [`Error::Restricted`] where a row that stays restricts the delete.
     pub(super) async fn collect(&mut self, conn: &mut Conn<'_>) -> Result<()> {
-        self.begin()?;
+        self.begin(conn).await?;
         let mut level = 0;
         while level < self.nodes.len() {
             let end = self.nodes.len();
             let mut rows = vec![Vec::new(); self.groups.len()];
             self.nodes[level..end].iter().for_each(|node| rows[node.group].push(node.row));
             for (group, rows) in rows.into_iter().enumerate() {
-                let parts = statements::parts(self.kind, &*self.groups[group].rows, rows);
+                let parts = statements::parts(conn, &*self.groups[group].rows, rows).await?;
                 for dependent in self.dependents(group, OnDelete::Cascade) {
                     for part in &parts {
                         self.children(conn, dependent, group, part).await?;
@@ -145,7 +147,7 @@ impl<'d> Collector<'d> {
     }
 
     /// Forgets what was collected so far but the rows of the program.
-    fn begin(&mut self) -> Result<()> {
+    async fn begin(&mut self, conn: &mut Conn<'_>) -> Result<()> {
         self.groups.truncate(1);
         self.nodes.clear();
         self.edges.clear();
@@ -155,7 +157,7 @@ impl<'d> Collector<'d> {
         self.known.clear();
         self.by_model.clear();
         let rows = &*self.groups[0].rows;
-        let order = write_order(self.kind, rows);
+        let order = write_order(conn, rows).await?;
         for row in (0..rows.len()).map(|row| order.get(row).copied().unwrap_or(row)) {
             if rows.has_key(row) {
                 let id = (rows.id(), rows.encoded_key(row, self.kind)?);
@@ -164,6 +166,34 @@ impl<'d> Collector<'d> {
             }
         }
         self.roots = self.nodes.len();
+        self.note_stored_keys(conn).await
+    }
+
+    /// Takes note of the keys of the program's rows as they are stored, which may be written in another way: in another case, for
+    /// example. If one of these rows belongs to a row that is deleted, it is read with the stored key, and must not be taken for
+    /// another row.
+    async fn note_stored_keys(&mut self, conn: &mut Conn<'_>) -> Result<()> {
+        let (kind, rows) = (self.kind, &mut *self.groups[0].rows);
+        let mut parents = self.deleted_with.iter().flat_map(|model| dependents(*model));
+        let child = parents.find(|dependent| dependent.child().id == rows.id());
+        let Some(mut stored) = child.and_then(|child| child.rows(kind, None)) else {
+            return Ok(());
+        };
+        let mut key = rows.statements().group(crate::statements::Group::Key);
+        if key.all(|column| compares_bytes(&rows.type_name(column, kind))) {
+            return Ok(());
+        }
+        for chunk in chunk::deletes(kind, rows) {
+            for (row, from) in bulk::stored_rows(conn, rows, &chunk).await? {
+                let given = (rows.id(), rows.encoded_key(row, kind)?);
+                stored.truncate(0);
+                stored.push(&from, 1)?;
+                let id = (rows.id(), stored.encoded_key(0, kind)?);
+                if let Some(node) = self.known.get(&given).copied() {
+                    self.known.entry(id).or_insert(node);
+                }
+            }
+        }
         Ok(())
     }
 
@@ -230,7 +260,7 @@ impl<'d> Collector<'d> {
     ) -> Result<(), sqlx::Error> {
         let rows = &mut *self.groups[group].rows;
         let row = rows.len();
-        rows.push(from)?;
+        rows.push(from, 0)?;
         let id = (rows.id(), rows.encoded_key(row, self.kind)?);
         let parent = rows.encoded(row, [dependent.column()], self.kind)?;
         let node = match self.known.get(&id) {
@@ -300,7 +330,7 @@ impl<'d> Collector<'d> {
         parents: usize,
     ) -> Result<()> {
         let are_counted = self.deleted_with.contains(&dependent.child().id);
-        for part in self.parts(parents) {
+        for part in self.parts(conn, parents).await? {
             let restrict = match are_counted {
                 true => self.parents_of_left(conn, dependent, parents, &part).await?,
                 false => self.parent_of_any(conn, dependent, parents, &part).await?,
@@ -361,7 +391,7 @@ impl<'d> Collector<'d> {
         }
         let mut key = || {
             let child = child.as_mut()?;
-            child.push(&row).ok()?;
+            child.push(&row, 0).ok()?;
             child.encoded(0, [dependent.column()], self.kind).ok()
         };
         let node = key().and_then(|key| self.parent(&mut Parents::new(parents, part), key));
@@ -369,9 +399,9 @@ impl<'d> Collector<'d> {
     }
 
     /// The rows of a group, as many together as a statement is about.
-    pub(super) fn parts(&self, group: usize) -> Vec<Vec<usize>> {
+    pub(super) async fn parts(&self, conn: &mut Conn<'_>, group: usize) -> Result<Vec<Vec<usize>>> {
         let rows = &*self.groups[group].rows;
-        statements::parts(self.kind, rows, 0..rows.len())
+        statements::parts(conn, rows, 0..rows.len()).await
     }
 
     /// Whether rows belong to the group and stay. Where none of the model is deleted, it is not looked for any.
@@ -383,7 +413,7 @@ impl<'d> Collector<'d> {
     ) -> Result<bool> {
         let mut left = !self.deleted_with.contains(&dependent.child().id);
         if !left {
-            for part in self.parts(parents) {
+            for part in self.parts(conn, parents).await? {
                 let stays = &mut |_: &dyn Instances| {
                     left = true;
                     Ok(())
@@ -429,7 +459,7 @@ impl<'d> Collector<'d> {
         from: &AnyRow,
     ) -> Result<bool, sqlx::Error> {
         rows.truncate(0);
-        rows.push(from)?;
+        rows.push(from, 0)?;
         let id = (rows.id(), rows.encoded_key(0, self.kind)?);
         let Some(node) = self.known.get(&id).copied() else { return Ok(false) };
         let parent = rows.encoded(0, [dependent.column()], self.kind)?;
@@ -444,7 +474,7 @@ impl<'d> Collector<'d> {
         from: &AnyRow,
     ) -> Result<(), sqlx::Error> {
         let row = rows.len();
-        rows.push(from)?;
+        rows.push(from, 0)?;
         if self.known.contains_key(&(rows.id(), rows.encoded_key(row, self.kind)?)) {
             rows.truncate(row);
         }

@@ -6,7 +6,7 @@ use crate::conn::Conn;
 use crate::error::Result;
 use crate::facts;
 use crate::instances::Instances;
-use crate::key_order::{is_text, sort_by_key};
+use crate::key_order::{self, key_casts, sort_by_key};
 use crate::linked::Dependent;
 use crate::statements::Group;
 
@@ -14,15 +14,17 @@ use crate::statements::Group;
 pub(super) const PARENTS: usize = 500;
 
 /// Those of some rows that have a key, as many together as a statement is about, in the order in which rows are locked.
-pub(super) fn parts(
-    kind: DatabaseKind,
+pub(super) async fn parts(
+    conn: &mut Conn<'_>,
     rows: &dyn Instances,
     some: impl IntoIterator<Item = usize>,
-) -> Vec<Vec<usize>> {
+) -> Result<Vec<Vec<usize>>> {
+    let kind = conn.kind();
     let mut keyed: Vec<_> = some.into_iter().filter(|row| rows.has_key(*row)).collect();
-    sort_by_key(kind, rows, &mut keyed);
+    let casts = key_casts(conn, rows).await?;
+    sort_by_key(kind, rows, &casts, &mut keyed);
     let most = if are_array(kind, rows, &keyed) { ROWS_OF_ARRAYS } else { PARENTS };
-    keyed.chunks(most).map(<[_]>::to_vec).collect()
+    Ok(keyed.chunks(most).map(<[_]>::to_vec).collect())
 }
 
 /// Whether the keys of rows are one argument.
@@ -65,7 +67,7 @@ pub(super) async fn select_to_delete(
     parents: &dyn Instances,
     part: &[usize],
 ) -> Result<Statement> {
-    let end = in_order(dependent, conn.kind(), " FOR UPDATE");
+    let end = in_order(conn, dependent, " FOR UPDATE").await?;
     of_parents(conn, dependent, parents, part, dependent.child().statements.select, &end).await
 }
 
@@ -82,7 +84,7 @@ pub(super) async fn select_as_null(
     let columns: Vec<_> =
         columns.map(|(place, c)| if null(place) { "NULL" } else { c.name }).collect();
     let start = format!("SELECT {} FROM {}", columns.join(", "), model.table);
-    let end = in_order(dependent, conn.kind(), null_lock(dependent));
+    let end = in_order(conn, dependent, null_lock(dependent)).await?;
     of_parents(conn, dependent, parents, part, &start, &end).await
 }
 
@@ -156,23 +158,30 @@ async fn change_in_order(
     }
     let model = dependent.child().statements;
     let keys: Vec<_> = model.group(Group::Key).map(|c| model.name(c)).collect();
-    let (keys, order) = (keys.join(", "), in_order(dependent, conn.kind(), lock));
+    let (keys, order) = (keys.join(", "), in_order(conn, dependent, lock).await?);
     let start = format!("WITH _locked AS MATERIALIZED (SELECT {keys} FROM {}", model.table);
     let end = format!("{order}) {change} WHERE ({keys}) IN (SELECT {keys} FROM _locked)");
     of_parents(conn, dependent, parents, part, &start, &end).await
 }
 
-fn in_order(dependent: Dependent, kind: DatabaseKind, lock: &str) -> String {
-    let model = dependent.child().statements;
-    let rows = dependent.rows(kind, None);
-    let key = |column| {
-        let ty = rows.as_ref().map(|rows| rows.type_name(column, kind)).unwrap_or_default();
-        let collate = kind == DatabaseKind::Postgres && is_text(&ty);
-        format!("{}{}", model.name(column), if collate { " COLLATE \"C\"" } else { "" })
+/// The order in which rows of a model are written, with a lock of them.
+async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Result<String> {
+    let (kind, model) = (conn.kind(), dependent.child().statements);
+    let names = model.group(Group::Key).map(|column| model.name(column));
+    let rows = dependent.rows(kind, None).filter(|_| kind == DatabaseKind::Postgres);
+    let Some(rows) = rows else {
+        return Ok(format!(" ORDER BY {}", names.collect::<Vec<_>>().join(", ")));
     };
-    let keys: Vec<_> = model.group(Group::Key).map(key).collect();
-    let lock = if kind == DatabaseKind::Postgres { lock } else { "" };
-    format!(" ORDER BY {}{lock}", keys.join(", "))
+    let mut keys = Vec::new();
+    for column in model.group(Group::Key) {
+        let field = rows.type_name(column, kind);
+        let cast = match field.as_str() {
+            "TEXT" | "VARCHAR" => own_type(conn, dependent, &*rows, column).await?,
+            _ => None,
+        };
+        keys.push(key_order::sql(model.name(column), &field, cast.as_deref()));
+    }
+    Ok(format!(" ORDER BY {}{lock}", keys.join(", ")))
 }
 
 /// A statement about the rows that belong to a part of the parents.
@@ -207,7 +216,18 @@ async fn cast(conn: &mut Conn<'_>, dependent: Dependent, is_text: bool) -> Resul
     let Some(rows) = dependent.rows(conn.kind(), None).filter(|_| is_text) else {
         return Ok(String::new());
     };
-    let casts = facts::casts(conn, &*rows, dependent.child().columns).await?;
-    let ty = casts.iter().flat_map(|casts| &**casts).find(|(of, _)| *of == dependent.column());
-    Ok(ty.map_or_else(String::new, |(_, ty)| format!("::{ty}[]")))
+    let ty = own_type(conn, dependent, &*rows, dependent.column()).await?;
+    Ok(ty.map_or_else(String::new, |ty| format!("::{ty}[]")))
+}
+
+/// The type of a column of text, if it compares in its own way.
+async fn own_type(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    rows: &dyn Instances,
+    column: usize,
+) -> Result<Option<Box<str>>> {
+    let casts = facts::casts(conn, rows, dependent.child().columns).await?;
+    let ty = casts.iter().flat_map(|casts| &**casts).find(|(of, _)| *of == column);
+    Ok(ty.map(|(_, ty)| ty.clone()))
 }

@@ -305,8 +305,8 @@ impl<M: Model, R: Route<M>> Instances for Of<'_, M, R> {
         }
     }
 
-    fn push(&mut self, from: &AnyRow) -> Result<(), sqlx::Error> {
-        let row = R::load(from, 0)?;
+    fn push(&mut self, from: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
+        let row = R::load(from, at)?;
         self.rows.owned().ok_or(sqlx::Error::RowNotFound)?.push(row);
         Ok(())
     }
