@@ -160,6 +160,12 @@ async fn insert(
         };
         all_of_write(conn, &make, &heir).await?
     };
+    if returned.is_empty() && answer.affected == 0 && !facts::counts_rows(conn, rows).await? {
+        return match stored(conn, rows, chunk).await?.len() == chunk.rows.len() {
+            true => Ok(chunk.rows.clone().collect()),
+            false => Err(Error::NotStored { model: rows.model() }),
+        };
+    }
     take_inserted(rows, chunk, &returned, &answer)?;
     Ok(chunk.rows.clone().collect())
 }
@@ -523,7 +529,8 @@ async fn delete_in_sqlite(
     chunk: &Chunk,
     shape: Shape,
 ) -> Result<Vec<usize>> {
-    if chunk.rows.len() == 1 && !shape.before && !shape.checked {
+    let counts = facts::counts_rows(conn, rows).await?;
+    if chunk.rows.len() == 1 && !shape.before && !shape.checked && counts {
         let (_, affected) = all(conn, statement(conn.kind(), rows, chunk, &shape)?).await?;
         return Ok(chunk.rows.clone().filter(|_| affected > 0).collect());
     }

@@ -183,6 +183,9 @@ fn deleted(found: bool) -> Written {
 
 /// Deletes the one row that there is, and to which nothing belongs.
 pub(crate) async fn delete_one(rows: &mut dyn Instances, conn: &mut Conn<'_>) -> Result<Written> {
+    if !facts::counts_rows(conn, rows).await? {
+        return delete_uncounted(rows, conn).await;
+    }
     let model = rows.statements();
     let affected = {
         let make = |kind| {
@@ -199,6 +202,26 @@ pub(crate) async fn delete_one(rows: &mut dyn Instances, conn: &mut Conn<'_>) ->
         return Ok(deleted(affected > 0));
     }
     not_deleted(conn, rows).await
+}
+
+/// As [`delete_one`], if the database does not say whether a DELETE has found a row. On the heap: few come here.
+fn delete_uncounted<'d>(
+    rows: &'d mut dyn Instances,
+    conn: &'d mut Conn<'_>,
+) -> BoxFuture<'d, Result<Written>> {
+    Box::pin(async move {
+        match look(conn, rows).await? {
+            Look::Gone => return Ok(Written::default()),
+            Look::Stale => return Err(stale(rows, 0)),
+            Look::Same => {}
+        }
+        let work = Work::Delete { before: false, checked: true };
+        let deleted = bulk::write(conn, rows, &Chunk::of_row(0), work).await?;
+        match deleted.is_empty() {
+            false => Ok(self::deleted(true)),
+            true => Ok(Written { kept: vec![0], ..Written::default() }),
+        }
+    })
 }
 
 /// Why a DELETE did not delete the one row that there is. On the heap: few come here.

@@ -76,6 +76,8 @@ struct Known {
     atomic: Option<bool>,
     /// Nothing keeps a row from being written: one that an UPDATE or a DELETE does not write is not there.
     plain: bool,
+    /// Whether SQLite counts the rows that are written: it counts none that the triggers of a view write.
+    counted: Option<bool>,
     /// Whether an INSERT can name these columns in `ON CONFLICT`.
     arbiters: Vec<(Vec<usize>, bool)>,
     /// The types of the columns of text, once they were looked up.
@@ -214,6 +216,15 @@ impl Facts {
         arbiters.find(|(columns, _)| are(columns)).map(|(_, arbiter)| *arbiter)
     }
 
+    /// Whether the database counts the rows that are written, if that is known. This counts although the schema may have changed:
+    /// else every delete in a transaction would have to compare the schema first.
+    fn counted(&self, kind: DatabaseKind, rows: &dyn Instances) -> Option<bool> {
+        if kind == DatabaseKind::Postgres {
+            return Some(true);
+        }
+        self.0.load().models.get(&rows.id())?.counted
+    }
+
     /// The columns whose types compare text in their own way, if that is known.
     fn casts(&self, rows: &dyn Instances) -> Option<Casts> {
         self.0.load().get(rows.id())?.casts.clone()
@@ -229,6 +240,7 @@ impl Facts {
                 known.readable.0 |= new.readable.0;
                 known.atomic = new.atomic.or(known.atomic);
                 known.plain |= new.plain;
+                known.counted = new.counted.or(known.counted);
                 known.arbiters.extend(new.arbiters.clone());
                 if let Some(casts) = &new.casts {
                     known.casts = Some(casts.clone());
@@ -371,12 +383,12 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Instances, seen: Columns) -> 
     let (model, row) = (rows.statements(), rows.at(0));
     let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
     let sql = SQLITE_TABLE.replace("{schema}", &schema.replace('"', "\"\""));
-    let found: Vec<(String, bool, bool, bool)> =
+    let found: Vec<(String, bool, bool, bool, bool)> =
         conn.query(AssertSqlSafe(sql)).bind(name).bind(schema).fetch_all().await?;
     let is_certain = |i: &usize| {
         let column = &model.columns[*i];
         let of_table = found.iter().find(|(name, ..)| name == row.columns()[*i]);
-        let Some((_, not_null, is_rowid, _)) = of_table else { return false };
+        let Some((_, not_null, is_rowid, ..)) = of_table else { return false };
         match column.role.group() {
             Group::Key => *is_rowid && rows.fits_rowid(*i),
             Group::Version | Group::Added => column.optional || *not_null,
@@ -384,21 +396,23 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Instances, seen: Columns) -> 
         }
     };
     let readable = (0..Columns::REST).filter(|i| seen.has(*i)).filter(is_certain);
-    let atomic = found.first().is_some_and(|(.., atomic)| *atomic);
+    let atomic = found.first().is_some_and(|(.., atomic, _)| *atomic);
+    let counted = found.first().map(|(.., counted)| *counted);
     let readable = Columns::of(readable);
-    Ok(Known { readable, atomic: Some(atomic), plain: atomic, ..Known::default() })
+    Ok(Known { readable, atomic: Some(atomic), plain: atomic, counted, ..Known::default() })
 }
 
 /// The columns of a table: whether each can be NULL, and is the rowid, which is the one key that has no index. Besides, whether
 /// a statement that is refused does nothing: no trigger and no constraint of the table keeps what was done before
-/// (`RAISE(FAIL)`, `ON CONFLICT FAIL`), nor one of another table that is written by a foreign key.
+/// (`RAISE(FAIL)`, `ON CONFLICT FAIL`), nor one of another table that is written by a foreign key; and whether it is no view.
 const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, name, \
      tbl_name, sql FROM sqlite_temp_schema), unsafe AS MATERIALIZED (SELECT tbl_name FROM schemas WHERE type = 'trigger' OR sql LIKE \
      '%CONFLICT%') SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
      pragma_index_list($1, $2) AS i WHERE i.origin = 'pk'), NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
      NOT (EXISTS (SELECT 1 FROM unsafe) AND EXISTS (SELECT 1 FROM schemas AS s, pragma_foreign_key_list(s.name, $2) AS f WHERE \
      s.type = 'table' AND f.\"table\" = $1 COLLATE NOCASE AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN \
-     ('NO ACTION', 'RESTRICT')))) FROM pragma_table_xinfo($1, $2)";
+     ('NO ACTION', 'RESTRICT')))), NOT EXISTS (SELECT 1 FROM schemas WHERE type = 'view' AND name = $1 COLLATE NOCASE) FROM \
+     pragma_table_xinfo($1, $2)";
 
 /// A value is of the type of its column; whether that can be NULL, the table says.
 async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Instances, seen: Columns) -> Result<Known> {
@@ -471,6 +485,38 @@ const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE
 const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
      relrowsecurity AND NOT relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = pg_class.oid AND NOT \
      tgisinternal))";
+
+/// Whether the database says how many rows a statement has written: SQLite does not if the triggers of a view write them.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn counts_rows(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<bool> {
+    let kind = conn.kind();
+    match conn.facts().counted(kind, rows) {
+        Some(counted) => Ok(counted),
+        None => look_up_counted(conn, rows).await,
+    }
+}
+
+/// On the heap: a model is looked up once.
+fn look_up_counted<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s dyn Instances,
+) -> BoxFuture<'s, Result<bool>> {
+    Box::pin(async move {
+        let epoch = conn.facts().epoch();
+        let row = rows.at(0);
+        let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+        let query = conn.query(SQLITE_COUNTS).bind(name).bind(schema);
+        let (counted,): (bool,) = query.fetch_one().await?;
+        conn.facts().add(rows, epoch, Known { counted: Some(counted), ..Known::default() });
+        Ok(counted)
+    })
+}
+
+const SQLITE_COUNTS: &str = "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') \
+     AND type = 'view')";
 
 /// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if they are deferrable, or if there is no unique index
 /// of them.

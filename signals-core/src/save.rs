@@ -214,7 +214,7 @@ fn rest<'s>(
     Box::pin(async move {
         match verb {
             Verb::Save if rows.has_key(0) => save(conn, rows, None, before, begun).await,
-            Verb::Insert | Verb::Save => Err(Error::NotStored { model: rows.model() }),
+            Verb::Insert | Verb::Save => inserted_uncounted(conn, rows).await,
             Verb::Upsert(on) => save(conn, rows, Some(&on[..]), before, false).await,
             Verb::GetOrCreate(on) => {
                 let created = insert_or_nothing(conn, rows, Some(&on[..])).await?;
@@ -241,6 +241,9 @@ async fn update_until_stored(
     }
     if !before && facts::is_plain(conn, rows).await? {
         return Err(not_found(rows, 0));
+    }
+    if let Some(found) = found_uncounted(conn, rows).await? {
+        return if found { Ok(Stored::Updated) } else { Err(not_found(rows, 0)) };
     }
     let left = match look(conn, rows).await? {
         Look::Same => settle(conn, rows, set, None, before).await?,
@@ -311,12 +314,12 @@ async fn save(
             if !begun && update(conn, rows, None, on, before).await? {
                 return Ok(Stored::Updated);
             }
-            let inserted = match on {
-                Some(_) => insert_or_nothing(conn, rows, on).await?,
+            let stored = match on {
+                Some(_) => insert_or_nothing(conn, rows, on).await?.then_some(Stored::Created),
                 None => insert_if_new(conn, rows).await?,
             };
-            if inserted {
-                return Ok(Stored::Created);
+            if let Some(stored) = stored {
+                return Ok(stored);
             }
         }
         let left = match on {
@@ -434,23 +437,57 @@ async fn key_is_arbiter(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<boo
     facts::is_arbiter(conn, rows, &key).await
 }
 
-/// INSERT of a row that an UPDATE by key has not found.
-async fn insert_if_new(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<bool> {
+/// INSERT of a row that an UPDATE by key has not found, as far as the database says; none if another row is there.
+async fn insert_if_new(conn: &mut Conn<'_>, rows: &mut dyn Instances) -> Result<Option<Stored>> {
     if key_is_arbiter(conn, rows).await? {
-        return insert_or_nothing(conn, rows, None).await;
+        return Ok(insert_or_nothing(conn, rows, None).await?.then_some(Stored::Created));
+    }
+    let found = found_uncounted(conn, rows).await?;
+    if found == Some(true) {
+        return Ok(Some(Stored::Updated));
     }
     let text = Text::Fixed(rows.statements().insert_with_key, &EVERY, &[Group::Computed]);
     match Single::Insert(text).run(conn, rows).await {
-        Ok(stored) => Ok(stored.is_some()),
+        Ok(None) if found.is_some() => inserted_uncounted(conn, rows).await.map(Some),
+        Ok(stored) => Ok(stored),
         // Another transaction may have stored the row in between. In a transaction on Postgres nothing else can be tried.
         Err(error) if error.is_unique_violation() && !conn.in_transaction() => {
             match conn.depth().await == 0 && look(conn, rows).await? != Look::Gone {
-                true => Ok(false),
+                true => Ok(None),
                 false => Err(error),
             }
         }
         Err(error) => Err(error),
     }
+}
+
+/// Whether an UPDATE by key has found the row, if the database does not say so itself.
+///
+/// # Errors
+///
+/// If that cannot be told, because the row has another version now: the UPDATE may have set it, or it was there before.
+async fn found_uncounted(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<Option<bool>> {
+    if facts::counts_rows(conn, rows).await? {
+        return Ok(None);
+    }
+    match look(conn, rows).await? {
+        Look::Gone => Ok(Some(false)),
+        Look::Same if !rows.statements().has(Group::Version) => Ok(Some(true)),
+        Look::Same | Look::Stale => Err(Error::other(format!(
+            "SQLite does not say whether an UPDATE of a view has found a row, so `{}`, which has a version, cannot be updated \
+             through its view `{}`; make it a model of the table",
+            rows.model(),
+            rows.at(0).table(),
+        ))),
+    }
+}
+
+/// What an INSERT has done of which the database says that it has stored no row.
+async fn inserted_uncounted(conn: &mut Conn<'_>, rows: &dyn Instances) -> Result<Stored> {
+    let is_there = rows.has_key(0)
+        && !facts::counts_rows(conn, rows).await?
+        && look(conn, rows).await? != Look::Gone;
+    if is_there { Ok(Stored::Created) } else { Err(Error::NotStored { model: rows.model() }) }
 }
 
 async fn insert_or_nothing(
