@@ -21,6 +21,7 @@ pages! {
     testing: "testing.md",
     existing_service: "existing-service.md",
     errors: "errors.md",
+    limits: "limits.md",
     performance: "performance.md",
     internals: "internals.md",
     faq: "faq.md",

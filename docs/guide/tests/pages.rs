@@ -1,4 +1,4 @@
-//! Every page is in the table of contents and among the doctests, and every link leads somewhere.
+//! Every page is in the table of contents, in the README and among the doctests, and every link leads somewhere.
 #![allow(missing_docs)]
 
 use std::collections::BTreeSet;
@@ -97,12 +97,41 @@ fn every_link_to_a_file_or_heading_resolves() {
 }
 
 #[test]
+fn every_link_of_the_readme_resolves_and_every_page_is_linked() {
+    let readme = read("../../README.md");
+    let mut linked = BTreeSet::new();
+    for link in links(&split(&readme).0) {
+        let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+        let target = match file.strip_prefix(REPOSITORY) {
+            Some(file) => file,
+            None if file.is_empty() => "README.md",
+            // A relative link leads nowhere on crates.io and docs.rs.
+            None => {
+                assert!(file.starts_with("https://"), "`{link}` is relative");
+                continue;
+            }
+        };
+        assert!(guide().join("../..").join(target).exists(), "`{link}` leads nowhere");
+        let found =
+            anchor.is_empty() || anchors(&read(Path::new("../..").join(target))).contains(anchor);
+        assert!(found, "there is no heading for `{link}`");
+        linked.extend(target.strip_prefix("docs/guide/src/").map(str::to_owned));
+    }
+    assert_eq!(linked, pages());
+}
+
+#[test]
+fn the_readme_fits_on_a_few_screens() {
+    assert!(read("../../README.md").lines().count() <= 200);
+}
+
+#[test]
 fn every_rust_block_is_compiled() {
     for name in pages() {
         let page = read(Path::new("src").join(&name));
         for info in split(&page).1 {
             let words: Vec<_> = info.split(',').collect();
-            let known = ["rust", "toml", "sh", "text", "python"];
+            let known = ["rust", "toml", "sh", "text", "python", "mermaid"];
             assert!(known.contains(&words[0]), "{name}: a block says `{info}`");
             assert!(!words.contains(&"ignore"), "{name}: a block is not compiled");
         }
