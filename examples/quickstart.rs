@@ -24,7 +24,7 @@ async fn create_profile(saved: PostSave<'_, User>, conn: &mut Conn<'_>) -> Resul
     Ok(())
 }
 
-/// Runs after the commit, so that nobody is welcomed whose row was rolled back.
+/// Runs after the commit, so a user that is rolled back is not welcomed.
 #[receiver(post_save, sender = User, on_commit)]
 async fn welcome(saved: PostSave<'_, User>) {
     println!("welcome, {}", saved.instance.name);
