@@ -1,13 +1,13 @@
 #![doc = include_str!("../README.md")]
 
 pub use sqlx_signals_core::{
-    AnyModel, AutoNow, Column, Committed, Conn, Connects, CustomSignal, Cx, DatabaseKind, Db,
+    AnyModel, AutoNow, Column, Committed, Conn, Connects, Context, CustomSignal, DatabaseKind, Db,
     DbOptions, Deferrable, Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase,
     Portable, PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
-    Previous, Query, Reason, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry, Result,
-    Row, Saved, Signal, Sql, State, Transaction, TransactionClosure, Value, Version, muted, phase,
-    post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save,
-    registry, sqlx, testing, without_signals,
+    Previous, Query, RawQuery, Reason, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry,
+    Result, Row, Saved, Signal, State, Transaction, TransactionClosure, Value, Version, muted,
+    phase, post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete,
+    pre_save, registry, sqlx, testing, without_signals,
 };
 
 /// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.

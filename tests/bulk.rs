@@ -391,7 +391,7 @@ on_every_database! {
             let key = with[0].id.unwrap().to_string();
             assert_row(&error, "update", twin, &key);
             let Error::Row { source, .. } = &error else { unreachable!() };
-            assert!(matches!(&**source, Error::Twice { model: "Item", key: k } if *k == key), "{error:?}");
+            assert!(matches!(&**source, Error::DuplicateKey { model: "Item", key: k } if *k == key), "{error:?}");
             assert_eq!(stored(&db).await, all);
         }
         // A row that is deleted twice was there once.

@@ -681,7 +681,7 @@ on_every_database! {
         assert!(error.is_not_found(), "{error:?}");
         let error = Hidden::update_many(&db, &mut [row(5), row(6), row(5)]).await.unwrap_err();
         assert!(format!("{error:?}").contains("row: 2"), "{error:?}");
-        assert!(format!("{error:?}").contains("Twice"), "{error:?}");
+        assert!(format!("{error:?}").contains("DuplicateKey"), "{error:?}");
     }
 
     async fn rows_that_point_at_each_other_are_deleted_together(db: Db) {

@@ -425,7 +425,7 @@ on_every_database! {
         assert!(missing.update(&db).await.unwrap_err().is_not_found());
         assert!(Item::update_many(&db, &mut [one.clone(), missing]).await.unwrap_err().is_not_found());
         let error = Item::update_many(&db, &mut [one.clone(), one.clone()]).await.unwrap_err();
-        assert!(matches!(&error, Error::Row { source, .. } if matches!(**source, Error::Twice { .. })), "{error:?}");
+        assert!(matches!(&error, Error::Row { source, .. } if matches!(**source, Error::DuplicateKey { .. })), "{error:?}");
     }
 
     async fn the_version_of_a_row_that_is_left_as_it_is_stays(db: Db) {

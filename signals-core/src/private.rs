@@ -12,29 +12,31 @@ pub use serde_json::Value;
 pub use sqlx::error::BoxDynError;
 pub use sqlx::{Arguments, ColumnIndex, Database, Error, FromRow, Row};
 
-pub use crate::any::Probe;
+pub use crate::table::any::Probe;
 pub use std::time::SystemTime;
 
-pub use crate::automatic::{AutoNow, Version};
-pub use crate::backend::{AnyRow, Backend};
-pub use crate::cascade::{OnDelete, is_key_of};
-pub use crate::executor::Source;
-pub use crate::field::{Asked, JsonColumn, JsonSlot, KeyColumn, Slot, Storable, Stores};
-pub use crate::linked::{Copier, CopyOf, Linked, Relation, StoredIn};
-pub use crate::parameter::Cx;
-pub use crate::receiver::{AnyEntry, Entry, Info, Registration};
-pub use crate::statements::{ColumnSpec, Role, Statements};
-pub use crate::store::{
-    Any, Bindable, Field, Only, Places, Route, Store, Take, add_key, by_name, give_key, no_column,
+pub use crate::database::backend::{AnyRow, Backend};
+pub use crate::database::backend::{Bindable, Field, Take};
+pub use crate::database::source::Source;
+pub use crate::model::registered::{Copier, CopyOf, KeyColumn, StoredIn, is_key_of};
+pub use crate::model::store::{Any, Only, Places, Route, Store, by_name};
+pub use crate::signal::entry::{AnyEntry, Entry, Registration};
+pub use crate::signal::parameter::Context as Cx;
+pub use crate::signal::receivers::{ReceiverCache as Table, SignalTable};
+pub use crate::signal::relation::{OnDelete, RegisteredModel as Linked, Relation};
+pub use crate::table::automatic::{AutoNow, Version};
+pub use crate::table::field::{
+    Asked, JsonColumn, JsonSlot, Slot, Storable, Stores, add_key, give_key, no_column,
 };
-pub use crate::table::{SignalTable, Table};
+pub use crate::table::schema::{ColumnRole as Role, ColumnSpec, Schema as Statements};
+pub use crate::task::info::{Asks, Info};
 pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
 
 /// What types are asked about is there of every type; where the answer is another, the type has its own.
 pub mod defaults {
-    pub use crate::any::{Serialized as _, Unserialized as _};
-    pub use crate::field::NotStorable as _;
-    pub use crate::linked::{NotCloned as _, NotStored as _};
+    pub use crate::model::registered::{NotCloned as _, NotStored as _};
+    pub use crate::table::any::{Serialized as _, Unserialized as _};
+    pub use crate::table::field::NotStorable as _;
 }
 
 /// What becomes of values on their way into a statement.
@@ -84,6 +86,11 @@ pub fn take<'a, 'c, P, T: Parameter<'a, 'c, P>>(
     cx: &mut Cx<'a, 'c>,
 ) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
     T::take(cx)
+}
+
+/// What the parameter of a receiver in the phase `P` asks for.
+pub const fn asks<'a, 'c, P, T: Parameter<'a, 'c, P>>() -> Asks {
+    T::ASKS
 }
 
 /// The name of a column of the model `M`.

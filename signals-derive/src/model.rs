@@ -5,6 +5,7 @@ mod attr;
 mod expand;
 mod fallback;
 mod sql;
+mod types;
 mod unstorable;
 
 use proc_macro2::TokenStream;

@@ -3,9 +3,9 @@
 use std::error::Error as StdError;
 use std::fmt;
 
+use super::key::NO_KEY;
+use super::missing_state::MissingState;
 use super::{Error, ReceiverError, chain};
-use crate::model::NO_KEY;
-use crate::state::NoState;
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -61,7 +61,9 @@ impl Form {
                     "`{model}` {key} cannot be deleted: {rows} to it by `{column}` (on_delete = restrict)"
                 )
             }
-            Error::Twice { model, key } => format!("`{model}` {key} is twice among the rows"),
+            Error::DuplicateKey { model, key } => {
+                format!("`{model}` {key} is twice among the rows")
+            }
             Error::Row { verb, model, row, key, source } => {
                 self.row(verb, model, *row, key, source)
             }
@@ -93,7 +95,7 @@ impl Form {
             Error::Recursion { chain, limit } => {
                 format!("receivers save in a circle, {limit} levels deep: {}", self.names(chain))
             }
-            Error::UseTheReceiverConnection { receiver } => format!(
+            Error::WouldDeadlock { receiver } => format!(
                 "receiver `{}` used the `Db` or pool of the transaction that it runs in, and would wait for itself; take \
                  `conn: &mut Conn<'_>` and use that",
                 self.name(receiver)
@@ -177,7 +179,7 @@ impl Form {
         if let Some(failed) = chain::downcast::<ReceiverError>(error) {
             return self.receiver(failed);
         }
-        if let Some(missing) = chain::downcast::<NoState>(error)
+        if let Some(missing) = chain::downcast::<MissingState>(error)
             && self == Self::Long
         {
             return format!("{missing:#}");

@@ -125,7 +125,7 @@ impl Error {
             Self::Restricted { model, key, by, column, rows } => {
                 Self::Restricted { model, key: key.clone(), by, column, rows: *rows }
             }
-            Self::Twice { model, key } => Self::Twice { model, key: key.clone() },
+            Self::DuplicateKey { model, key } => Self::DuplicateKey { model, key: key.clone() },
             Self::Row { verb, model, row, key, source } => {
                 let (key, source) = (key.clone(), Box::new(source.copied()));
                 Self::Row { verb, model, row: *row, key, source }
@@ -154,9 +154,7 @@ impl Error {
             Self::Recursion { chain, limit } => {
                 Self::Recursion { chain: chain.clone(), limit: *limit }
             }
-            Self::UseTheReceiverConnection { receiver } => {
-                Self::UseTheReceiverConnection { receiver }
-            }
+            Self::WouldDeadlock { receiver } => Self::WouldDeadlock { receiver },
             Self::OnlyRehearsed { receiver } => Self::OnlyRehearsed { receiver },
             Self::NotLinked { receiver } => Self::NotLinked { receiver },
             Self::Check { findings } => Self::Check { findings: findings.clone() },

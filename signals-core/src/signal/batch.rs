@@ -3,10 +3,11 @@ use std::sync::Arc;
 
 use super::events::{PostDeleteBatch, PostSaveBatch, post_delete_batch, post_save_batch};
 use super::{Deferrable, Signal, Subject};
-use crate::any::{AnyModel, Snapshot};
-use crate::column::Column;
-use crate::instances::{Instances, Told};
-use crate::receiver::AnyEntry;
+use crate::signal::entry::AnyEntry;
+use crate::signal::rows::RowEvent;
+use crate::table::any::{AnyModel, Snapshot};
+use crate::table::column::Column;
+use crate::table::rows::Rows;
 
 /// Rows that are kept until the transaction has ended.
 #[derive(Debug)]
@@ -43,23 +44,23 @@ impl Signal for post_save_batch {
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         fields: Option<&'e [Column<M>]>,
-        told: &Told,
+        told: &RowEvent,
     ) -> Option<PostSaveBatch<'e, M>> {
-        let Told::PostSaveBatch { rows: of, created } = told else { return None };
+        let RowEvent::PostSaveBatch { rows: of, created } = told else { return None };
         Some(PostSaveBatch { instances: &rows[of.clone()], created: *created, fields })
     }
 
     fn of_any<'e>(
-        rows: &'e mut dyn Instances,
-        told: &Told,
+        rows: &'e mut dyn Rows,
+        told: &RowEvent,
     ) -> Option<PostSaveBatch<'e, dyn AnyModel>> {
-        let Told::PostSaveBatch { rows: of, created } = told else { return None };
+        let RowEvent::PostSaveBatch { rows: of, created } = told else { return None };
         let (created, rows) = (*created, &*rows);
         Some(PostSaveBatch { instances: each(rows, of), created, fields: rows.any_fields() })
     }
 
-    fn snapshot(rows: &dyn Instances, told: &Told) -> Option<WrittenBatch<Snapshot>> {
-        let Told::PostSaveBatch { rows: of, created } = told else { return None };
+    fn snapshot(rows: &dyn Rows, told: &RowEvent) -> Option<WrittenBatch<Snapshot>> {
+        let RowEvent::PostSaveBatch { rows: of, created } = told else { return None };
         let (instances, any_fields) = (snapshots(rows, of), rows.any_fields().map(<[_]>::to_vec));
         Some(WrittenBatch { instances, created: *created, fields: None, any_fields })
     }
@@ -99,22 +100,22 @@ impl Signal for post_delete_batch {
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         _: Option<&'e [Column<M>]>,
-        told: &Told,
+        told: &RowEvent,
     ) -> Option<PostDeleteBatch<'e, M>> {
-        let Told::PostDeleteBatch(of) = told else { return None };
+        let RowEvent::PostDeleteBatch(of) = told else { return None };
         Some(PostDeleteBatch { instances: &rows[of.clone()] })
     }
 
     fn of_any<'e>(
-        rows: &'e mut dyn Instances,
-        told: &Told,
+        rows: &'e mut dyn Rows,
+        told: &RowEvent,
     ) -> Option<PostDeleteBatch<'e, dyn AnyModel>> {
-        let Told::PostDeleteBatch(of) = told else { return None };
+        let RowEvent::PostDeleteBatch(of) = told else { return None };
         Some(PostDeleteBatch { instances: each(rows, of) })
     }
 
-    fn snapshot(rows: &dyn Instances, told: &Told) -> Option<Vec<Snapshot>> {
-        let Told::PostDeleteBatch(of) = told else { return None };
+    fn snapshot(rows: &dyn Rows, told: &RowEvent) -> Option<Vec<Snapshot>> {
+        let RowEvent::PostDeleteBatch(of) = told else { return None };
         Some(snapshots(rows, of))
     }
 }
@@ -125,11 +126,11 @@ impl Deferrable for post_delete_batch {
     }
 }
 
-fn each<'e>(rows: &'e dyn Instances, of: &Range<usize>) -> Arc<[&'e dyn AnyModel]> {
+fn each<'e>(rows: &'e dyn Rows, of: &Range<usize>) -> Arc<[&'e dyn AnyModel]> {
     of.clone().map(|row| rows.at(row)).collect()
 }
 
-fn snapshots(rows: &dyn Instances, of: &Range<usize>) -> Vec<Snapshot> {
+fn snapshots(rows: &dyn Rows, of: &Range<usize>) -> Vec<Snapshot> {
     of.clone().map(|row| Snapshot::of(rows.at(row))).collect()
 }
 

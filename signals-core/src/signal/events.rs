@@ -1,43 +1,19 @@
 use std::convert::Infallible;
 use std::fmt::Debug;
-use std::panic::Location;
-use std::sync::Arc;
-
-use futures_util::future::BoxFuture;
 
 use super::{Deferrable, Signal, Subject, TellsChange};
-use crate::any::{AnyModel, Snapshot};
-use crate::column::Column;
-use crate::error::BoxError;
-use crate::instances::{Instances, Told};
-use crate::model::Model;
-use crate::parameter::Cx;
-use crate::receiver::AnyEntry;
-use crate::registry::{Handle, registry};
+use crate::signal::entry::AnyEntry;
+use crate::signal::rows::RowEvent;
+use crate::table::any::{AnyModel, Snapshot};
+use crate::table::column::Column;
+use crate::table::rows::Rows;
 
 macro_rules! signal {
-    ($(#[$doc:meta])* $name:ident $event:ident) => {
+    ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
         #[allow(non_camel_case_types)]
         #[derive(Debug, Clone, Copy)]
         pub struct $name;
-
-        impl $name {
-            /// Connects a receiver of the model `M` at run time, in the transaction, after those that are linked. There
-            /// is one of each `uid`: where there is one already, it stays. A save that is under way goes on with the
-            /// receivers that it began with.
-            #[track_caller]
-            pub fn connect<M: Model>(
-                self,
-                uid: &str,
-                receiver: impl for<'a, 'c> Fn($event<'a, M>, Cx<'a, 'c>) -> BoxFuture<'a, Result<(), BoxError>>
-                + Send
-                + Sync
-                + 'static,
-            ) -> Handle {
-                registry().connect::<Self, M>(uid, Location::caller(), Arc::new(receiver))
-            }
-        }
     };
 }
 
@@ -55,7 +31,7 @@ signal! {
     ///     if save.instance.email.contains('@') { Ok(()) } else { Err("not an address") }
     /// }
     /// ```
-    pre_save PreSave
+    pre_save
 }
 signal! {
     /// After a row was written.
@@ -77,7 +53,7 @@ signal! {
     ///     println!("welcome, {}", saved.instance.name);
     /// }
     /// ```
-    post_save PostSave
+    post_save
 }
 signal! {
     /// Before a row is deleted. Its receivers may veto by returning an error: nothing is deleted then. No SQL is sent
@@ -94,7 +70,7 @@ signal! {
     ///     if delete.instance.admin { Err("an admin cannot be deleted") } else { Ok(()) }
     /// }
     /// ```
-    pre_delete PreDelete
+    pre_delete
 }
 signal! {
     /// After a row was deleted; not where there was none.
@@ -108,7 +84,7 @@ signal! {
     ///     println!("{} is gone, and so is the key {}", deleted.instance.name, deleted.pk());
     /// }
     /// ```
-    post_delete PostDelete
+    post_delete
 }
 
 signal! {
@@ -141,7 +117,7 @@ signal! {
     /// assert_eq!(User::get(&db, 1).await?.initials, "AL");
     /// # Ok(()) }
     /// ```
-    post_load PostLoad
+    post_load
 }
 signal! {
     /// After a statement has written rows: once for the rows of one statement, where [`post_save`] is sent for each of them.
@@ -156,7 +132,7 @@ signal! {
     ///     println!("{} users to be indexed", saved.instances.len());
     /// }
     /// ```
-    post_save_batch PostSaveBatch
+    post_save_batch
 }
 signal! {
     /// After a statement has deleted rows: once for the rows of one statement, where [`post_delete`] is sent for each of
@@ -171,7 +147,7 @@ signal! {
     ///     println!("{} users are gone", deleted.instances.len());
     /// }
     /// ```
-    post_delete_batch PostDeleteBatch
+    post_delete_batch
 }
 
 /// A row is about to be written: the event of [`pre_save`].
@@ -259,14 +235,6 @@ macro_rules! copies {
         }
 
         impl<M: ?Sized> Copy for $event<'_, M> {}
-
-        impl<M: Model> $event<'_, M> {
-            /// The key of the row.
-            pub fn pk(&self) -> M::Pk {
-                // No event is sent of a row without a key, and a copy that has lost its key gets it back.
-                self.instance.pk().expect("a stored row has its key")
-            }
-        }
     )* };
 }
 
@@ -291,14 +259,14 @@ impl Signal for pre_save {
     fn of_mut<'e, M: Send + Sync + 'static>(
         rows: &'e mut [M],
         fields: Option<&'e [Column<M>]>,
-        told: &Told,
+        told: &RowEvent,
     ) -> Option<PreSave<'e, M>> {
-        let Told::PreSave(row) = *told else { return None };
+        let RowEvent::PreSave(row) = *told else { return None };
         Some(PreSave { instance: &mut rows[row], fields })
     }
 
-    fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PreSave<'e, dyn AnyModel>> {
-        let Told::PreSave(row) = *told else { return None };
+    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PreSave<'e, dyn AnyModel>> {
+        let RowEvent::PreSave(row) = *told else { return None };
         let (instance, fields) = rows.at_mut_with_fields(row);
         Some(PreSave { instance, fields })
     }
@@ -306,7 +274,7 @@ impl Signal for pre_save {
 
 /// A write that is kept until the transaction has ended.
 #[derive(Debug)]
-pub struct Written<M> {
+pub struct KeptSave<M> {
     instance: M,
     created: bool,
     fields: Option<Vec<Column<M>>>,
@@ -317,51 +285,51 @@ pub struct Written<M> {
 impl Signal for post_save {
     const NAME: &'static str = "post_save";
     type Event<'e, M: ?Sized + Subject> = PostSave<'e, M>;
-    type Kept<M: Send + Sync + 'static> = Written<M>;
+    type Kept<M: Send + Sync + 'static> = KeptSave<M>;
 
     type AnySender = dyn AnyModel;
     type AnyEntry = AnyEntry<Self>;
 
-    fn rows_mut<M: Send + Sync + 'static>(kept: &mut Written<M>) -> &mut [M] {
+    fn rows_mut<M: Send + Sync + 'static>(kept: &mut KeptSave<M>) -> &mut [M] {
         std::slice::from_mut(&mut kept.instance)
     }
 
-    fn replay<M: Send + Sync + 'static>(kept: &Written<M>) -> PostSave<'_, M> {
-        let Written { instance, created, fields, .. } = kept;
+    fn replay<M: Send + Sync + 'static>(kept: &KeptSave<M>) -> PostSave<'_, M> {
+        let KeptSave { instance, created, fields, .. } = kept;
         PostSave { instance, created: *created, fields: fields.as_deref() }
     }
 
-    fn replay_any(kept: &Written<Snapshot>) -> PostSave<'_, dyn AnyModel> {
-        let Written { instance, created, any_fields, .. } = kept;
+    fn replay_any(kept: &KeptSave<Snapshot>) -> PostSave<'_, dyn AnyModel> {
+        let KeptSave { instance, created, any_fields, .. } = kept;
         PostSave { instance, created: *created, fields: any_fields.as_deref() }
     }
 
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         fields: Option<&'e [Column<M>]>,
-        told: &Told,
+        told: &RowEvent,
     ) -> Option<PostSave<'e, M>> {
-        let Told::PostSave { row, created } = *told else { return None };
+        let RowEvent::PostSave { row, created } = *told else { return None };
         Some(PostSave { instance: &rows[row], created, fields })
     }
 
-    fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PostSave<'e, dyn AnyModel>> {
-        let Told::PostSave { row, created } = *told else { return None };
+    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PostSave<'e, dyn AnyModel>> {
+        let RowEvent::PostSave { row, created } = *told else { return None };
         Some(PostSave { instance: rows.at(row), created, fields: rows.any_fields() })
     }
 
-    fn snapshot(rows: &dyn Instances, told: &Told) -> Option<Written<Snapshot>> {
-        let Told::PostSave { row, created } = *told else { return None };
+    fn snapshot(rows: &dyn Rows, told: &RowEvent) -> Option<KeptSave<Snapshot>> {
+        let RowEvent::PostSave { row, created } = *told else { return None };
         let any_fields = rows.any_fields().map(<[_]>::to_vec);
-        Some(Written { instance: Snapshot::of(rows.at(row)), created, fields: None, any_fields })
+        Some(KeptSave { instance: Snapshot::of(rows.at(row)), created, fields: None, any_fields })
     }
 }
 
 impl TellsChange for post_save {}
 
 impl Deferrable for post_save {
-    fn keep<M: Clone + Send + Sync + 'static>(event: &PostSave<'_, M>) -> Written<M> {
-        Written {
+    fn keep<M: Clone + Send + Sync + 'static>(event: &PostSave<'_, M>) -> KeptSave<M> {
+        KeptSave {
             instance: event.instance.clone(),
             created: event.created,
             fields: event.fields.map(<[_]>::to_vec),
@@ -389,14 +357,14 @@ impl Signal for pre_delete {
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         _: Option<&'e [Column<M>]>,
-        told: &Told,
+        told: &RowEvent,
     ) -> Option<PreDelete<'e, M>> {
-        let Told::PreDelete(row) = *told else { return None };
+        let RowEvent::PreDelete(row) = *told else { return None };
         Some(PreDelete { instance: &rows[row] })
     }
 
-    fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PreDelete<'e, dyn AnyModel>> {
-        let Told::PreDelete(row) = *told else { return None };
+    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PreDelete<'e, dyn AnyModel>> {
+        let RowEvent::PreDelete(row) = *told else { return None };
         Some(PreDelete { instance: rows.at(row) })
     }
 }
@@ -424,22 +392,19 @@ impl Signal for post_delete {
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         _: Option<&'e [Column<M>]>,
-        told: &Told,
+        told: &RowEvent,
     ) -> Option<PostDelete<'e, M>> {
-        let Told::PostDelete(row) = *told else { return None };
+        let RowEvent::PostDelete(row) = *told else { return None };
         Some(PostDelete { instance: &rows[row] })
     }
 
-    fn of_any<'e>(
-        rows: &'e mut dyn Instances,
-        told: &Told,
-    ) -> Option<PostDelete<'e, dyn AnyModel>> {
-        let Told::PostDelete(row) = *told else { return None };
+    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PostDelete<'e, dyn AnyModel>> {
+        let RowEvent::PostDelete(row) = *told else { return None };
         Some(PostDelete { instance: rows.at(row) })
     }
 
-    fn snapshot(rows: &dyn Instances, told: &Told) -> Option<Snapshot> {
-        let Told::PostDelete(row) = *told else { return None };
+    fn snapshot(rows: &dyn Rows, told: &RowEvent) -> Option<Snapshot> {
+        let RowEvent::PostDelete(row) = *told else { return None };
         Some(Snapshot::of(rows.at(row)))
     }
 }

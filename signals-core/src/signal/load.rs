@@ -2,10 +2,11 @@ use std::convert::Infallible;
 
 use super::events::{PostLoad, post_load};
 use super::{Signal, Subject};
-use crate::any::AnyModel;
-use crate::column::Column;
-use crate::instances::{Instances, Told};
-use crate::receiver::AnyEntry;
+use crate::signal::entry::AnyEntry;
+use crate::signal::rows::RowEvent;
+use crate::table::any::AnyModel;
+use crate::table::column::Column;
+use crate::table::rows::Rows;
 
 impl Signal for post_load {
     const NAME: &'static str = "post_load";
@@ -26,14 +27,14 @@ impl Signal for post_load {
     fn of_mut<'e, M: Send + Sync + 'static>(
         rows: &'e mut [M],
         _: Option<&'e [Column<M>]>,
-        told: &Told,
+        told: &RowEvent,
     ) -> Option<PostLoad<'e, M>> {
-        let Told::PostLoad(row) = *told else { return None };
+        let RowEvent::PostLoad(row) = *told else { return None };
         Some(PostLoad { instance: &mut rows[row] })
     }
 
-    fn of_any<'e>(rows: &'e mut dyn Instances, told: &Told) -> Option<PostLoad<'e, dyn AnyModel>> {
-        let Told::PostLoad(row) = *told else { return None };
+    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PostLoad<'e, dyn AnyModel>> {
+        let RowEvent::PostLoad(row) = *told else { return None };
         Some(PostLoad { instance: rows.at_mut(row) })
     }
 }

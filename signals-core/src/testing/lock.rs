@@ -3,7 +3,7 @@ use std::env;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use crate::registry::registry;
+use crate::signal::registry::registry;
 
 /// The variable that has [`assert_locked`] write the file.
 const VARIABLE: &str = "SIGNALS_LOCK";

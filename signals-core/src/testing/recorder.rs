@@ -1,10 +1,16 @@
+use crate::signal::recording::Listen;
+use std::any::TypeId;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::OnceLock;
+use std::sync::PoisonError;
 
-use super::recording::{Log, Recording};
-use crate::any::AnyModel;
 use crate::model::Model;
+use crate::signal::recording::Recording;
 use crate::signal::{Signal, post_delete, post_save};
+use crate::table::any::AnyModel;
 
 /// Collects the signals of the model `M` that this task sends from now on, for as long as what this returns is there.
 ///
@@ -250,5 +256,54 @@ impl<M: Model + Clone> fmt::Debug for Recorder<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let lines = self.all().iter().map(ToString::to_string).collect::<Vec<_>>();
         f.debug_tuple("Recorder").field(&lines).finish()
+    }
+}
+
+/// What was sent of a model.
+pub(super) struct Log<M> {
+    pub(super) noted: Mutex<Vec<Noted<M>>>,
+    pub(super) copy: fn(&M) -> M,
+}
+
+pub(super) struct Noted<M> {
+    pub(super) signal: &'static str,
+    pub(super) created: Option<bool>,
+    /// Shared, so that it is copied and dropped when the lock is free.
+    pub(super) instance: Arc<M>,
+    /// Whether it was committed, when that is known.
+    pub(super) committed: Arc<OnceLock<bool>>,
+}
+
+impl<M> Clone for Noted<M> {
+    fn clone(&self) -> Self {
+        let Self { signal, created, instance, committed } = self;
+        let (instance, committed) = (Arc::clone(instance), Arc::clone(committed));
+        Self { signal, created: *created, instance, committed }
+    }
+}
+
+impl<M> Log<M> {
+    /// What was noted. No code of the program runs while this is held: it may record, or ask what was recorded.
+    pub(super) fn noted(&self) -> MutexGuard<'_, Vec<Noted<M>>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<M: Model> Listen for Log<M> {
+    fn model(&self) -> Option<TypeId> {
+        Some(TypeId::of::<M>())
+    }
+
+    fn note(
+        &self,
+        signal: &'static str,
+        created: Option<bool>,
+        row: &dyn AnyModel,
+        committed: &Arc<OnceLock<bool>>,
+    ) {
+        if let Some(row) = row.downcast_ref::<M>() {
+            let (instance, committed) = (Arc::new((self.copy)(row)), Arc::clone(committed));
+            self.noted().push(Noted { signal, created, instance, committed });
+        }
     }
 }

@@ -1,8 +1,8 @@
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::recording::{Recording, SentLog};
-use crate::custom::CustomSignal;
+use crate::signal::custom::CustomSignal;
+use crate::signal::recording::{Recording, SentLog};
 
 /// Collects what this task sends of a signal of the program's own, as [`record`](super::record) does of a model.
 ///

@@ -5,12 +5,10 @@ use proc_macro2::Span;
 use quote::format_ident;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{
-    Data, DeriveInput, Error, Fields, GenericArgument, Ident, Path, PathArguments, Result, Type,
-    Visibility,
-};
+use syn::{Data, DeriveInput, Error, Fields, Ident, Path, Result, Type, Visibility};
 
-use super::attr::{FieldAttrs, StructAttrs};
+use super::attr::{FieldAttrs, OnDelete, StructAttrs};
+use super::types::{Role, option_of};
 use super::unstorable;
 use crate::options::Mistakes;
 
@@ -32,48 +30,6 @@ pub(crate) struct Column<'i> {
     pub(crate) role: Role<'i>,
     pub(crate) unique: bool,
     pub(crate) belongs_to: Option<BelongsTo>,
-}
-
-#[derive(Clone, Copy)]
-pub(crate) enum Role<'i> {
-    Plain,
-    Json,
-    /// Part of the key, which the program gives.
-    Key,
-    /// The key, which the database gives: the `T` of its `Option<T>`.
-    GeneratedKey(&'i Type),
-    /// Computed by the database.
-    Generated,
-    /// Set at the INSERT.
-    AutoNowAdd,
-    /// Set at every write.
-    AutoNow,
-    /// One more at every write.
-    Version,
-}
-
-impl Role<'_> {
-    pub(crate) fn is_key(self) -> bool {
-        matches!(self, Role::Key | Role::GeneratedKey(_))
-    }
-
-    /// Whether an UPDATE sets it to what the instance has.
-    pub(crate) fn is_set(self) -> bool {
-        matches!(self, Role::Plain | Role::Json | Role::AutoNow)
-    }
-
-    /// Whether a write can change the field of the instance.
-    pub(crate) fn is_automatic(self) -> bool {
-        !matches!(self, Role::Plain | Role::Json)
-    }
-}
-
-/// What happens to the rows that belong to one that is deleted.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum OnDelete {
-    Cascade,
-    Restrict,
-    SetNull,
 }
 
 /// A column that is the key of a row of another model.
@@ -287,18 +243,5 @@ fn written(ty: &Type) -> &Type {
     match ty {
         Type::Group(group) => written(&group.elem),
         _ => ty,
-    }
-}
-
-/// The `T` of a type that is written as an `Option<T>`.
-pub(super) fn option_of(ty: &Type) -> Option<&Type> {
-    let Type::Path(path) = ty else { return None };
-    let last = path.path.segments.last()?;
-    let PathArguments::AngleBracketed(args) = &last.arguments else {
-        return None;
-    };
-    match args.args.first()? {
-        GenericArgument::Type(inner) if last.ident == "Option" => Some(inner),
-        _ => None,
     }
 }

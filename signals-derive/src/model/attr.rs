@@ -1,7 +1,6 @@
 use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Ident, LitStr, Path};
 
-use super::ast::OnDelete;
 use crate::options::{Mistakes, Once, each_option, path, string, unknown, value};
 
 /// `#[model(…)]` on the struct.
@@ -138,6 +137,14 @@ const FIELD_OPTIONS: &[&str] = &[
     "on_delete",
 ];
 const ON_DELETE: &str = "cascade`, `restrict` or `set_null";
+
+/// What happens to the rows that belong to one that is deleted.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OnDelete {
+    Cascade,
+    Restrict,
+    SetNull,
+}
 
 impl Parse for OnDelete {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {

@@ -4,8 +4,10 @@ use syn::Type;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::ast::{BelongsTo, Column, Model, OnDelete, Role, constant, option_of};
+use super::ast::{BelongsTo, Column, Model, constant};
+use super::attr::OnDelete;
 use super::sql::{self, Sql};
+use super::types::{Role, option_of};
 use super::unstorable;
 use crate::options::private;
 

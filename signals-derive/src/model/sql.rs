@@ -1,7 +1,8 @@
 //! The statements of a model. The columns that a write sets are `$1` and up; then come the key's, the version, and what
 //! is set at the INSERT alone.
 
-use super::ast::{Column, Model, Role};
+use super::ast::{Column, Model};
+use super::types::Role;
 
 pub(super) struct Sql {
     pub(super) table: String,

@@ -4,7 +4,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::Type;
 
-use super::ast::{Role, option_of};
+use super::types::{Role, option_of};
 
 /// Whether every database can store the type, which needs no check.
 pub(super) fn is_known(text: &str, json: bool) -> bool {

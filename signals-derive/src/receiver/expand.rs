@@ -133,15 +133,13 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
         }
     };
     let parameters: Vec<_> = function.parameters().map(|ty| function.elided(ty)).collect();
-    // A variable has the hygiene of its span, and that of a parameter may come from a `macro_rules!` of the program.
-    let cx = quote!(__cx);
-    let ask = (!parameters.is_empty()).then(|| {
-        let asks = parameters.iter().map(
-            |ty| quote_spanned!(ty.span()=> let _ = __p::take::<__p::phase::#phase<#signal>, #ty>(#cx);),
-        );
-        quote!(.ask(|#cx| { #(#asks)* }))
+    let asks = (!parameters.is_empty()).then(|| {
+        let asks = parameters
+            .iter()
+            .map(|ty| quote_spanned!(ty.span()=> __p::asks::<__p::phase::#phase<#signal>, #ty>()));
+        quote!(.asks(&[#(#asks),*]))
     });
-    quote!(#created #changed #after #robust #infallible #uid #ask)
+    quote!(#created #changed #after #robust #infallible #uid #asks)
 }
 
 /// The variable of the event. An event of the wrong type is reported on the function's first parameter, whose span it has.

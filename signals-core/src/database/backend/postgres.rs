@@ -1,0 +1,328 @@
+use std::str::FromStr;
+use std::sync::Arc;
+
+use futures_util::future::{BoxFuture, ready};
+use sqlx::encode::IsNull;
+use sqlx::error::BoxDynError;
+use sqlx::postgres::types::Oid;
+use sqlx::postgres::{
+    PgArgumentBuffer, PgArguments, PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow,
+    PgTypeInfo,
+};
+use sqlx::{
+    Connection, Decode, Encode, PgConnection, PgPool, Postgres, Row, SqlSafeStr, Type, TypeInfo,
+};
+use tokio::time::timeout;
+
+use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Give, statement_cache};
+use crate::database::backend::{Bindable, Take};
+use crate::database::options::DbOptions;
+use crate::database::pool::{PATIENCE, PING_AFTER};
+use crate::database::runtimes::{self, Runtimes};
+use crate::error::Result;
+use crate::task::intern::interned;
+
+impl Backend for Postgres {
+    const KIND: DatabaseKind = DatabaseKind::Postgres;
+    const BEGIN: &'static str = "BEGIN";
+    // The I/O driver of that runtime watches the socket.
+    const NEEDS_RUNTIME: bool = true;
+    const ASK: &'static str = "SHOW transaction_isolation";
+
+    fn simple(
+        conn: &mut PgConnection,
+        sql: impl SqlSafeStr,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        let sql = sqlx::raw_sql(sql);
+        Box::pin(async move { sql.execute(conn).await.map(drop) })
+    }
+
+    // Without arguments it is one message, and the transaction begins when the message arrives if none was open before.
+    fn is_in_transaction(conn: &mut PgConnection) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
+        Box::pin(async move {
+            let open = sqlx::raw_sql("SELECT pg_catalog.now() <> pg_catalog.statement_timestamp()");
+            open.fetch_one(conn).await?.try_get(0)
+        })
+    }
+
+    fn keeps_statements(pool: &PgPool) -> bool {
+        statement_cache::of_pool(pool)
+    }
+
+    fn connection_keeps_statements(conn: &PgConnection) -> bool {
+        statement_cache::of_connection(conn)
+    }
+
+    fn arguments(args: &mut Arguments) -> &mut PgArguments {
+        match args {
+            Arguments::Postgres(args) => args,
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(_) => unreachable!("a Postgres model on a SQLite connection"),
+        }
+    }
+
+    fn take(take: AnyTake<'_>) -> Take<'_, Self> {
+        match take {
+            AnyTake::Postgres(take) => take,
+            #[cfg(feature = "sqlite")]
+            AnyTake::Sqlite(_) => unreachable!("a Postgres model on a SQLite connection"),
+        }
+    }
+
+    fn row(row: &AnyRow) -> &PgRow {
+        match row {
+            AnyRow::Postgres(row) => row,
+            #[cfg(feature = "sqlite")]
+            AnyRow::Sqlite(_) => unreachable!("a Postgres model in a SQLite row"),
+        }
+    }
+
+    fn any_row(row: PgRow) -> AnyRow {
+        AnyRow::Postgres(row)
+    }
+
+    fn affected(done: &PgQueryResult) -> u64 {
+        done.rows_affected()
+    }
+
+    fn type_info(ty: &AnyType) -> &PgTypeInfo {
+        match ty {
+            AnyType::Postgres(ty) => ty,
+            #[cfg(feature = "sqlite")]
+            AnyType::Sqlite(_) => unreachable!("a Postgres model of a Sqlite type"),
+        }
+    }
+
+    fn get<'r, T>(row: &'r PgRow, column: usize) -> Result<T, sqlx::Error>
+    where
+        T: Decode<'r, Self> + Type<Self> + for<'q> Encode<'q, Self>,
+    {
+        row.try_get(column)
+    }
+
+    fn encoded(value: &dyn Bindable<Self>, all: &mut Vec<u8>) -> Result<(), BoxDynError> {
+        let mut buffer = PgArgumentBuffer::default();
+        if let IsNull::No = value.encode(&mut buffer)? {
+            all.extend(u64::try_from(buffer.len())?.to_be_bytes());
+            all.extend_from_slice(&buffer);
+        } else {
+            all.extend(u64::MAX.to_be_bytes());
+        }
+        Ok(())
+    }
+
+    // What the server casts at an assignment without losing anything but digits. It would cast anything to a text.
+    fn takes(field: &PgTypeInfo, value: &PgTypeInfo) -> Option<bool> {
+        let (mut field, mut value) = (field.name(), value.name());
+        if let (Some(of_field), Some(of_value)) =
+            (field.strip_suffix("[]"), value.strip_suffix("[]"))
+        {
+            (field, value) = (of_field, of_value);
+        }
+        match (Family::of(field)?, Family::of(value)?) {
+            (Family::Float, Family::Integer) => Some(true),
+            (field, value) => Some(field == value),
+        }
+    }
+
+    fn any_type(ty: PgTypeInfo) -> AnyType {
+        AnyType::Postgres(ty)
+    }
+
+    fn add_compared<'t, T>(args: &mut PgArguments, value: T) -> Result<(), BoxDynError>
+    where
+        T: Encode<'t, Self> + Type<Self>,
+    {
+        // A column of `citext` or `char` is compared as text with text, and in its own way with a value whose type is left to the
+        // server; on the wire they are the same.
+        match Self::is_text(&T::type_info()) {
+            true => sqlx::Arguments::add(args, OfColumn(value)),
+            false => sqlx::Arguments::add(args, value),
+        }
+    }
+
+    // `text` and `varchar`.
+    fn is_text(ty: &PgTypeInfo) -> bool {
+        matches!(ty.oid(), Some(Oid(25 | 1043)))
+    }
+
+    fn fits_array(element: &PgTypeInfo) -> bool {
+        array_of(element).is_some()
+    }
+
+    fn start_array<T>(buffer: &mut PgArgumentBuffer) -> Result<(), BoxDynError>
+    where
+        T: Type<Self> + for<'q> Encode<'q, Self>,
+    {
+        // sqlx's own header, because only sqlx can leave a hole for the number of a type that has but a name so far.
+        let none: &[T] = &[];
+        none.encode_by_ref(buffer).map(drop)
+    }
+
+    fn bind_each(
+        args: &mut PgArguments,
+        rows: usize,
+        give: Give<'_, Self>,
+    ) -> Result<(), BoxDynError> {
+        let mut array = None;
+        give(0, &mut |first| {
+            array = array_of(&first.type_info());
+            Ok(())
+        })?;
+        let array = array.ok_or("values of this type cannot be the elements of an array")?;
+        sqlx::Arguments::add(args, Each { rows, give, array })
+    }
+}
+
+/// Types that are assigned to each other.
+#[derive(PartialEq)]
+enum Family {
+    Integer,
+    /// Any other number.
+    Float,
+    Text,
+    Time,
+    Json,
+    Bool,
+    Bytes,
+    Uuid,
+}
+
+impl Family {
+    fn of(name: &str) -> Option<Self> {
+        Some(match &*name.to_ascii_uppercase() {
+            "INT2" | "INT4" | "INT8" => Self::Integer,
+            "FLOAT4" | "FLOAT8" | "NUMERIC" => Self::Float,
+            "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "CITEXT" => Self::Text,
+            "TIMESTAMP" | "TIMESTAMPTZ" | "DATE" => Self::Time,
+            "JSON" | "JSONB" => Self::Json,
+            "BOOL" => Self::Bool,
+            "BYTEA" => Self::Bytes,
+            "UUID" => Self::Uuid,
+            _ => return None,
+        })
+    }
+}
+
+/// A value of the type of the column that it is compared with.
+struct OfColumn<T>(T);
+
+impl<T> Type<Postgres> for OfColumn<T> {
+    fn type_info() -> PgTypeInfo {
+        PgTypeInfo::with_oid(Oid(0))
+    }
+}
+
+impl<'t, T: Encode<'t, Postgres>> Encode<'t, Postgres> for OfColumn<T> {
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        self.0.encode_by_ref(buffer)
+    }
+}
+
+/// A column of several rows, as an array.
+struct Each<'g> {
+    rows: usize,
+    give: Give<'g, Postgres>,
+    array: PgTypeInfo,
+}
+
+impl Type<Postgres> for Each<'_> {
+    fn type_info() -> PgTypeInfo {
+        // Of the values, see `produces`.
+        PgTypeInfo::with_oid(Oid(0))
+    }
+}
+
+impl Encode<'_, Postgres> for Each<'_> {
+    /// The [binary format](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/utils/adt/arrayfuncs.c)
+    /// of an array: dimensions, flags, the element's type, length, lower bound, and each element behind its length.
+    fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
+        let length = buffer.len() + 12;
+        (self.give)(0, &mut |first| first.start_array(buffer))?;
+        buffer[length..length + 4].copy_from_slice(&i32::try_from(self.rows)?.to_be_bytes());
+        for row in 0..self.rows {
+            (self.give)(row, &mut |value| {
+                let start = buffer.len();
+                buffer.extend_from_slice(&[0; 4]);
+                let length = match value.encode(buffer)? {
+                    IsNull::Yes => -1,
+                    IsNull::No => i32::try_from(buffer.len() - start - 4)?,
+                };
+                buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
+                Ok(())
+            })?;
+        }
+        Ok(IsNull::No)
+    }
+
+    fn produces(&self) -> Option<PgTypeInfo> {
+        Some(self.array.clone())
+    }
+}
+
+/// The array type of an element type. An array is no element: `UNNEST` would take it apart as well.
+fn array_of(element: &PgTypeInfo) -> Option<PgTypeInfo> {
+    let Some(Oid(element_id)) = element.oid() else {
+        // sqlx asks the server for the number of a type that has but a name, once a connection. Nobody asks it whether
+        // the type is an array: those are called so.
+        let name = element.name();
+        let is_array = name.starts_with('_') || name.ends_with("[]");
+        return (!is_array).then(|| PgTypeInfo::array_of(interned(name)));
+    };
+    let known = ARRAYS.iter().find(|(element, _)| *element == element_id);
+    known.map(|(_, array)| PgTypeInfo::with_oid(Oid(*array)))
+}
+
+/// The numbers of the built-in types that a column can well have, and of their arrays: `SELECT oid, typarray FROM
+/// pg_type`. They are the same on every server.
+const ARRAYS: &[(u32, u32)] = &[
+    (16, 1000),   // bool
+    (17, 1001),   // bytea
+    (18, 1002),   // "char"
+    (20, 1016),   // int8
+    (21, 1005),   // int2
+    (23, 1007),   // int4
+    (25, 1009),   // text
+    (114, 199),   // json
+    (650, 651),   // cidr
+    (700, 1021),  // float4
+    (701, 1022),  // float8
+    (790, 791),   // money
+    (829, 1040),  // macaddr
+    (869, 1041),  // inet
+    (1042, 1014), // bpchar
+    (1043, 1015), // varchar
+    (1082, 1182), // date
+    (1083, 1183), // time
+    (1114, 1115), // timestamp
+    (1184, 1185), // timestamptz
+    (1186, 1187), // interval
+    (1266, 1270), // timetz
+    (1700, 1231), // numeric
+    (2950, 2951), // uuid
+    (3802, 3807), // jsonb
+];
+
+/// A pool for `url` that does not ping before every use, as sqlx's own default does: only a connection that was idle
+/// is asked. A save on a warm pool is then one round trip.
+pub(crate) async fn open(url: &str, db: &DbOptions, used_in: Arc<Runtimes>) -> Result<PgPool> {
+    let mut options = PgConnectOptions::from_str(url)?;
+    if !db.keeps_statements() {
+        // PgBouncer refuses the parameter unless it is told to ignore it. It is about numbers as text, and values are binary.
+        options = options.statement_cache_capacity(0).extra_float_digits(None);
+    }
+    let pool = db.pool(PgPoolOptions::new().test_before_acquire(false));
+    // A peer that does not answer leaves time for a new connection.
+    let patience = PATIENCE.min(pool.get_acquire_timeout() / 2);
+    let pool = pool.after_connect(|_, _| {
+        runtimes::opened();
+        Box::pin(ready(Ok(())))
+    });
+    let pool = pool.before_acquire(move |conn, meta| {
+        let fresh = meta.idle_for < PING_AFTER && !used_in.are_several();
+        Box::pin(
+            async move { Ok(fresh || matches!(timeout(patience, conn.ping()).await, Ok(Ok(())))) },
+        )
+    });
+    Ok(pool.connect_with(options).await?)
+}

@@ -1,0 +1,197 @@
+use std::io::Write;
+use std::str::FromStr;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::encode::IsNull;
+use sqlx::error::{BoxDynError, UnexpectedNullError, mismatched_types};
+use sqlx::sqlite::{
+    SqliteArguments, SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode,
+    SqlitePoolOptions, SqliteQueryResult, SqliteRow, SqliteTypeInfo, SqliteValueRef,
+};
+use sqlx::{
+    Decode, Encode, Row, SqlSafeStr, Sqlite, SqliteConnection, SqlitePool, Type, TypeInfo, ValueRef,
+};
+
+use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind};
+use crate::database::backend::{Bindable, Take};
+use crate::database::options::DbOptions;
+use crate::error::Result;
+
+/// How long a statement waits for another connection's lock.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many rows SQLite's thread is ahead of who reads them. Where it must wait for each, a row takes twice as long.
+const ROWS_AHEAD: usize = 1024;
+
+impl Backend for Sqlite {
+    const KIND: DatabaseKind = DatabaseKind::Sqlite;
+    // The write lock up front: a transaction that reads first and writes later could not wait for it, and would fail
+    // with "database is locked" (https://www.sqlite.org/lang_transaction.html).
+    const BEGIN: &'static str = "BEGIN IMMEDIATE";
+    // Each connection is a thread of its own.
+    const NEEDS_RUNTIME: bool = false;
+    const ASK: &'static str = "SELECT 1";
+
+    fn simple(
+        conn: &mut SqliteConnection,
+        sql: impl SqlSafeStr,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        let sql = sqlx::raw_sql(sql);
+        Box::pin(async move { sql.execute(conn).await.map(drop) })
+    }
+
+    // BEGIN is an error inside a transaction; outside, an empty one takes no lock and calls no hook.
+    fn is_in_transaction(conn: &mut SqliteConnection) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
+        Box::pin(async move {
+            match Self::simple(conn, "BEGIN; COMMIT").await {
+                Ok(()) => Ok(false),
+                Err(sqlx::Error::Database(_)) => Ok(true),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    // SQLITE_READONLY (https://www.sqlite.org/rescode.html#readonly), as `PRAGMA query_only` has it.
+    fn is_read_only(error: &sqlx::Error) -> bool {
+        let code = error.as_database_error().and_then(|error| error.code());
+        code.and_then(|code| code.parse().ok()).is_some_and(|code: i32| code & 0xff == 8)
+    }
+
+    fn arguments(args: &mut Arguments) -> &mut SqliteArguments {
+        match args {
+            Arguments::Sqlite(args) => args,
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(_) => unreachable!("a SQLite model on a Postgres connection"),
+        }
+    }
+
+    fn take(take: AnyTake<'_>) -> Take<'_, Self> {
+        match take {
+            AnyTake::Sqlite(take) => take,
+            #[cfg(feature = "postgres")]
+            AnyTake::Postgres(_) => unreachable!("a SQLite model on a Postgres connection"),
+        }
+    }
+
+    fn row(row: &AnyRow) -> &SqliteRow {
+        match row {
+            AnyRow::Sqlite(row) => row,
+            #[cfg(feature = "postgres")]
+            AnyRow::Postgres(_) => unreachable!("a SQLite model in a Postgres row"),
+        }
+    }
+
+    fn any_row(row: SqliteRow) -> AnyRow {
+        AnyRow::Sqlite(row)
+    }
+
+    fn affected(done: &SqliteQueryResult) -> u64 {
+        done.rows_affected()
+    }
+
+    fn type_info(ty: &AnyType) -> &SqliteTypeInfo {
+        match ty {
+            AnyType::Sqlite(ty) => ty,
+            #[cfg(feature = "postgres")]
+            AnyType::Postgres(_) => unreachable!("a Sqlite model of a Postgres type"),
+        }
+    }
+
+    fn get<'r, T>(row: &'r SqliteRow, column: usize) -> Result<T, sqlx::Error>
+    where
+        T: Decode<'r, Self> + Type<Self> + for<'q> Encode<'q, Self>,
+    {
+        let value = row.try_get_raw(column)?;
+        let decoded = if value.is_null() {
+            null(value)
+        } else {
+            let ty = value.type_info();
+            if T::compatible(&ty) {
+                T::decode(value)
+            } else {
+                Err(mismatched_types::<Self, T>(&ty))
+            }
+        };
+        decoded.map_err(|source| sqlx::Error::ColumnDecode { index: column.to_string(), source })
+    }
+
+    // A value is stored as what it is, whatever the column is declared as, and read back by what it is stored as.
+    fn takes(field: &SqliteTypeInfo, value: &SqliteTypeInfo) -> Option<bool> {
+        let (field, value) = (field.name(), value.name());
+        Some(field == value || (matches!(field, "REAL" | "NUMERIC") && value == "INTEGER"))
+    }
+
+    // Types of 32 bits and less have another one than `i64`, although both are called `INTEGER`.
+    fn holds_rowid(ty: &SqliteTypeInfo) -> bool {
+        *ty == <i64 as Type<Sqlite>>::type_info()
+    }
+
+    fn any_type(ty: SqliteTypeInfo) -> AnyType {
+        AnyType::Sqlite(ty)
+    }
+
+    // The buffer shows its values only through `Debug`, which is that of the driver's own numbers, strings and bytes.
+    fn encoded(value: &dyn Bindable<Self>, all: &mut Vec<u8>) -> Result<(), BoxDynError> {
+        let mut buffer = SqliteArgumentsBuffer::default();
+        match value.encode(&mut buffer)? {
+            IsNull::Yes => all.push(0),
+            IsNull::No => write!(all, "{buffer:?}")?,
+        }
+        Ok(())
+    }
+
+    // As it is stored, whatever the column's collation takes for the same.
+    fn differs(row: &SqliteRow, other: &SqliteRow, at: usize) -> Result<bool, sqlx::Error> {
+        let (value, other_value) = (row.try_get_raw(at)?, other.try_get_raw(at)?);
+        if value.is_null() || other_value.is_null() {
+            return Ok(value.is_null() != other_value.is_null());
+        }
+        let integer = |row: &SqliteRow| row.try_get_unchecked::<i64, _>(at);
+        let real = |row: &SqliteRow| row.try_get_unchecked::<f64, _>(at);
+        let bytes = |row: &SqliteRow| row.try_get_unchecked::<Vec<u8>, _>(at);
+        let (ty, other_ty) = (value.type_info(), other_value.type_info());
+        match (ty.name(), other_ty.name()) {
+            ("INTEGER", "INTEGER") => Ok(integer(row)? != integer(other)?),
+            // 1 and 1.0 are equal, and so are 0.0 and -0.0.
+            ("INTEGER" | "REAL", "INTEGER" | "REAL") => Ok(real(row)? != real(other)?),
+            (ty, other_ty) => Ok(ty != other_ty || bytes(row)? != bytes(other)?),
+        }
+    }
+}
+
+/// NULL as a `T`. Of most types, sqlx reads it as zero or as an empty value: only a type that writes what it has read as
+/// NULL again can be NULL.
+fn null<'r, T>(value: SqliteValueRef<'r>) -> Result<T, BoxDynError>
+where
+    T: Decode<'r, Sqlite> + for<'q> Encode<'q, Sqlite>,
+{
+    match T::decode(value) {
+        Ok(null) if Sqlite::is_null(&null) => Ok(null),
+        _ => Err(UnexpectedNullError.into()),
+    }
+}
+
+/// A pool for `url`. A file is created where there is none and no `mode=` says otherwise, and gets WAL; a database in
+/// memory is one connection that never closes, because it would be gone with its last connection.
+pub(crate) async fn open(url: &str, db: &DbOptions) -> Result<SqlitePool> {
+    let options = SqliteConnectOptions::from_str(url)?
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(true)
+        .row_buffer_size(ROWS_AHEAD);
+    // sqlx has no getter for these; its URL has `mode` in the query and nowhere else.
+    let query = url.split_once('?').map_or("", |(_, query)| query);
+    let has = |param: &str| query.split('&').any(|p| p == param);
+    let in_memory = url.contains(":memory:") || has("mode=memory");
+
+    let pool = db.pool(SqlitePoolOptions::new().test_before_acquire(false));
+    if in_memory {
+        let pool = pool.max_connections(1).idle_timeout(None).max_lifetime(None);
+        return Ok(pool.connect_with(options).await?);
+    }
+    let read_only = has("mode=ro") || query.contains("immutable=");
+    let options = options.create_if_missing(!query.contains("mode="));
+    let options = if has("mode=rwc") { options.create_if_missing(true) } else { options };
+    let options = if read_only { options } else { options.journal_mode(SqliteJournalMode::Wal) };
+    Ok(pool.connect_with(options).await?)
+}

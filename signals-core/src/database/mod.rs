@@ -1,0 +1,26 @@
+//! One connection to SQLite or PostgreSQL: where it comes from, one statement on it, and what is known of its transaction.
+//! No model and no signal.
+//!
+//! May import: `error`, `task`.
+
+pub(crate) mod backend;
+pub(crate) mod conn;
+pub(crate) mod db;
+pub(crate) mod decode;
+pub(crate) mod deferred;
+pub(crate) mod detached;
+pub(crate) mod execution;
+pub(crate) mod options;
+pub(crate) mod pool;
+pub(crate) mod raw;
+pub(crate) mod runtimes;
+pub(crate) mod schema_cache;
+pub(crate) mod source;
+pub(crate) mod sql;
+pub(crate) mod sql_scan;
+pub(crate) mod sqlx_transaction;
+pub(crate) mod state;
+#[cfg(feature = "postgres")]
+pub(crate) mod unnamed_statement;
+pub(crate) mod values;
+pub(crate) mod verify;

@@ -1,0 +1,133 @@
+//! Where the connection of a call comes from.
+
+use std::borrow::Cow;
+
+use futures_util::future::{Either, ready};
+use sqlx::pool::PoolConnection;
+#[cfg(feature = "postgres")]
+use sqlx::{PgConnection, PgPool, Postgres};
+#[cfg(feature = "sqlite")]
+use sqlx::{Sqlite, SqliteConnection, SqlitePool};
+
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::database::db::Db;
+use crate::error::Result;
+use crate::task::chain::PoolId;
+
+/// Anything that leads to a connection, whatever for: what an [`Executor`] is for every model.
+pub trait Connects: Send + sealed::Sealed {
+    // The lifetime is the method's and not the trait's: a bound with a lifetime of its own would keep the futures of
+    // generic functions from being known as `Send` (https://github.com/rust-lang/rust/issues/100013).
+    #[doc(hidden)]
+    fn into_source<'m>(self) -> Source<'m>
+    where
+        Self: 'm;
+}
+
+pub(crate) mod sealed {
+    #[allow(unreachable_pub)]
+    pub trait Sealed {}
+}
+
+/// Where the connection of one call comes from.
+pub enum Source<'c> {
+    #[doc(hidden)]
+    Db(Cow<'c, Db>),
+    #[doc(hidden)]
+    Conn(Conn<'c>),
+}
+
+impl<'c> Source<'c> {
+    /// The connection. If the source is one already, the future is ready, and so has no room for a pool's.
+    pub(crate) fn acquire(self) -> impl Future<Output = Result<Conn<'c>>> {
+        match self {
+            Source::Conn(conn) => Either::Left(ready(Ok(conn))),
+            Source::Db(db) => Either::Right(async move { db.acquire().await }),
+        }
+    }
+
+    /// The connection, which is acquired if it has to be, and stays here.
+    pub(crate) async fn connect(&mut self) -> Result<&mut Conn<'c>> {
+        if let Source::Db(db) = self {
+            let conn = db.acquire().await?;
+            *self = Source::Conn(conn);
+        }
+        match self {
+            Source::Conn(conn) => Ok(conn),
+            Source::Db(_) => unreachable!("the connection was acquired above"),
+        }
+    }
+
+    /// The same for a shorter time.
+    pub(crate) fn reborrow(&mut self) -> Source<'_> {
+        match self {
+            Source::Db(db) => Source::Db(Cow::Borrowed(db)),
+            Source::Conn(conn) => Source::Conn(conn.reborrow()),
+        }
+    }
+
+    pub(crate) fn kind(&self) -> DatabaseKind {
+        match self {
+            Source::Db(db) => db.kind(),
+            Source::Conn(conn) => conn.kind(),
+        }
+    }
+
+    /// The pool behind it, if there is one.
+    pub(crate) fn db(&self) -> Option<Db> {
+        match self {
+            Source::Db(db) => Some(Db::clone(db)),
+            Source::Conn(conn) => conn.scope.db.clone(),
+        }
+    }
+
+    pub(crate) fn pool_id(&self) -> Option<PoolId> {
+        match self {
+            Source::Db(db) => Some(db.pool_id()),
+            Source::Conn(conn) => conn.scope.pool(),
+        }
+    }
+}
+
+impl<'c> From<Conn<'c>> for Source<'c> {
+    fn from(conn: Conn<'c>) -> Self {
+        Self::Conn(conn)
+    }
+}
+
+/// Implements [`Connects`] for a type that leads to a connection.
+macro_rules! connects {
+    (<$($extra:lifetime)?> $type:ty, |$self:ident| $source:expr) => {
+        impl<'c $(, $extra)?> $crate::database::source::sealed::Sealed for $type {}
+        impl<'c $(, $extra)?> $crate::database::source::Connects for $type {
+            fn into_source<'m>($self) -> $crate::database::source::Source<'m>
+            where
+                Self: 'm,
+            {
+                $source
+            }
+        }
+    };
+}
+
+pub(crate) use connects;
+
+connects!(<> &'c Db, |self| Source::Db(Cow::Borrowed(self)));
+connects!(<'x> &'c mut Conn<'x>, |self| self.reborrow().into());
+
+macro_rules! connects_of_sqlx {
+    ($feature:literal, $DB:ident, $pool:ty, $conn:ty, $once:ident, $only:ident) => {
+        #[cfg(feature = $feature)]
+        connects!(<> &'c $pool, |self| Source::Db(Cow::Owned(Db::$once(self))));
+        #[cfg(feature = $feature)]
+        connects!(<> &'c mut $conn, |self| Conn::$only(self).into());
+        #[cfg(feature = $feature)]
+        connects!(<> &'c mut PoolConnection<$DB>, |self| Conn::$only(self).into());
+        #[cfg(feature = $feature)]
+        connects!(<'x> &'c mut sqlx::Transaction<'x, $DB>, |self| Conn::$only(self).into());
+    };
+}
+
+connects_of_sqlx!("sqlite", Sqlite, SqlitePool, SqliteConnection, once_sqlite, sqlite_only);
+connects_of_sqlx!("postgres", Postgres, PgPool, PgConnection, once_postgres, postgres_only);

@@ -1,0 +1,157 @@
+use sqlx::SqlStr;
+use sqlx::error::BoxDynError;
+
+use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Statement};
+use crate::database::decode::caught;
+use crate::database::source::Source;
+use crate::error::{Error, Result};
+
+/// One super-trait a database, which asks for nothing where the database is not a feature of the build.
+macro_rules! used_in {
+    ($feature:literal, $DB:ident, $Row:ty, $value:ident, $row:ident) => {
+        #[cfg(feature = $feature)]
+        pub trait $value<'q>: sqlx::Encode<'q, sqlx::$DB> + sqlx::Type<sqlx::$DB> {}
+        #[cfg(feature = $feature)]
+        impl<'q, T: sqlx::Encode<'q, sqlx::$DB> + sqlx::Type<sqlx::$DB>> $value<'q> for T {}
+        #[cfg(not(feature = $feature))]
+        pub trait $value<'q> {}
+        #[cfg(not(feature = $feature))]
+        impl<'q, T> $value<'q> for T {}
+
+        #[cfg(feature = $feature)]
+        pub trait $row: for<'r> sqlx::FromRow<'r, $Row> {}
+        #[cfg(feature = $feature)]
+        impl<T: for<'r> sqlx::FromRow<'r, $Row>> $row for T {}
+        #[cfg(not(feature = $feature))]
+        pub trait $row {}
+        #[cfg(not(feature = $feature))]
+        impl<T> $row for T {}
+    };
+}
+
+#[allow(missing_docs)]
+pub(crate) mod enabled {
+    used_in!("sqlite", Sqlite, sqlx::sqlite::SqliteRow, SqliteValue, InSqliteRow);
+    used_in!("postgres", Postgres, sqlx::postgres::PgRow, PostgresValue, InPostgresRow);
+}
+
+/// A value that every database of this build can take as an argument.
+pub trait Value<'q>: enabled::SqliteValue<'q> + enabled::PostgresValue<'q> + Send {}
+
+impl<'q, T: enabled::SqliteValue<'q> + enabled::PostgresValue<'q> + Send> Value<'q> for T {}
+
+/// What a row of every database of this build can be read as: a model, a tuple, anything with sqlx's `FromRow`.
+#[diagnostic::on_unimplemented(
+    message = "a row cannot be read as `{Self}`",
+    note = "`#[derive(Model)]`, sqlx's `FromRow` and tuples of column types can be"
+)]
+pub trait Row: enabled::InSqliteRow + enabled::InPostgresRow + Send {}
+
+impl<T: enabled::InSqliteRow + enabled::InPostgresRow + Send> Row for T {}
+
+/// A statement with arguments, in one spelling for both databases: `$1`, `$2`, … in the order of
+/// [`bind`](Self::bind). Made by [`Db::query`](crate::Db::query) and [`Conn::query`](crate::Conn::query).
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// let db = Db::connect("sqlite::memory:").await?;
+/// db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// db.query("INSERT INTO city (name) VALUES ($1)").bind("Ulm").execute().await?;
+/// let (name,): (String,) = db.query("SELECT name FROM city WHERE id = $1").bind(1_i64).fetch_one().await?;
+/// assert_eq!(name, "Ulm");
+/// # Ok(()) }
+/// ```
+#[must_use = "a statement does nothing until it is executed or fetched"]
+pub struct RawQuery<'c> {
+    source: Source<'c>,
+    sql: SqlStr,
+    args: Result<Arguments, BoxDynError>,
+}
+
+impl<'c> RawQuery<'c> {
+    pub(crate) fn new(source: Source<'c>, kind: DatabaseKind, sql: SqlStr) -> Self {
+        Self { source, sql, args: Ok(Arguments::new(kind)) }
+    }
+
+    /// The next argument. A value that cannot be encoded is an error of the statement.
+    pub fn bind<'q>(mut self, value: impl Value<'q>) -> Self {
+        self.args = self.args.and_then(|mut args| {
+            match &mut args {
+                #[cfg(feature = "sqlite")]
+                Arguments::Sqlite(args) => sqlx::Arguments::add(args, value)?,
+                #[cfg(feature = "postgres")]
+                Arguments::Postgres(args) => sqlx::Arguments::add(args, value)?,
+            }
+            Ok(args)
+        });
+        self
+    }
+
+    /// Runs it, and returns the number of rows affected.
+    ///
+    /// # Errors
+    ///
+    /// What the database refuses; [`Error::TransactionControl`] for SQL that begins or ends a transaction or savepoint inside
+    /// a transaction of this library. In a transaction both mark it: it can only be rolled back.
+    pub async fn execute(self) -> Result<u64> {
+        self.run(&mut |_| ()).await
+    }
+
+    /// Every row.
+    ///
+    /// sqlx itself decodes a tuple and what derives its `FromRow`. On SQLite, it reads NULL as zero or as an empty value if the
+    /// type is no `Option`. A model refuses NULL.
+    ///
+    /// # Errors
+    ///
+    /// What the database refuses, and a row that does not decode. A driver that panics at a value is an error, too.
+    pub async fn fetch_all<R: Row>(self) -> Result<Vec<R>> {
+        let mut rows = Vec::new();
+        let mut failed = None;
+        self.run(&mut |row| match read::<R>(&row) {
+            Ok(row) => rows.push(row),
+            Err(error) => failed = failed.take().or(Some(error)),
+        })
+        .await?;
+        failed.map_or(Ok(rows), |error| Err(error.into()))
+    }
+
+    /// The first row, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`fetch_all`](Self::fetch_all).
+    pub async fn fetch_optional<R: Row>(self) -> Result<Option<R>> {
+        Ok(self.fetch_all().await?.into_iter().next())
+    }
+
+    /// The first row.
+    ///
+    /// # Errors
+    ///
+    /// As [`fetch_all`](Self::fetch_all), and sqlx's `RowNotFound` where there is none.
+    pub async fn fetch_one<R: Row>(self) -> Result<R> {
+        self.fetch_optional().await?.ok_or(Error::Database(sqlx::Error::RowNotFound))
+    }
+
+    async fn run(self, sink: &mut (dyn FnMut(AnyRow) + Send)) -> Result<u64> {
+        let args = self.args.map_err(sqlx::Error::Encode)?;
+        let borrowed = matches!(self.source, Source::Conn(_));
+        let mut conn = self.source.acquire().await?;
+        // SQLite prepares a statement again by itself after a table was altered, and sqlx has the columns that `*` stood for
+        // before: it panics on a column that is new, and on its worker, so that no rows would come back.
+        let persistent = conn.kind() != DatabaseKind::Sqlite || !self.sql.as_str().contains('*');
+        let done = conn.run_raw(Statement { sql: self.sql, args, persistent }, sink).await;
+        if borrowed { done } else { conn.end_raw(done).await }
+    }
+}
+
+fn read<R: Row>(row: &AnyRow) -> Result<R, sqlx::Error> {
+    match row {
+        #[cfg(feature = "sqlite")]
+        AnyRow::Sqlite(row) => caught(|| R::from_row(row)),
+        #[cfg(feature = "postgres")]
+        AnyRow::Postgres(row) => caught(|| R::from_row(row)),
+    }
+}

@@ -1,0 +1,67 @@
+//! What an error of sqlx says about the statement that failed and about its connection.
+
+use sqlx::error::DatabaseError;
+#[cfg(feature = "postgres")]
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
+
+/// Whether the database has answered, and is there to say more.
+pub(crate) fn is_answered<T>(done: &Result<T, sqlx::Error>) -> bool {
+    match done {
+        Ok(_) => true,
+        Err(sqlx::Error::Database(error)) => !has_hung_up(&**error),
+        Err(_) => false,
+    }
+}
+
+/// Whether a statement that failed so has certainly done nothing: it was never sent, or the server has hung up instead of
+/// running it to its end ([57P01, 57P05](https://www.postgresql.org/docs/current/errcodes-appendix.html)).
+pub(crate) fn did_nothing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => {
+            has_hung_up(&**error) && matches!(error.code().as_deref(), Some("57P01" | "57P05"))
+        }
+        error => was_never_sent(error),
+    }
+}
+
+/// Whether a prepared statement was refused before it did anything, because it is not what it was when it was prepared: a table
+/// or a type has changed since, or the server has forgotten the statement
+/// ([`RevalidateCachedQuery`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/utils/cache/plancache.c)).
+pub(crate) fn is_outdated(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Database(error) if is_about_outdated(&**error))
+}
+
+/// As [`is_outdated`].
+pub(crate) fn is_about_outdated(error: &dyn DatabaseError) -> bool {
+    match error.code().as_deref() {
+        Some("0A000") => {
+            // The message is in the language of the server.
+            #[cfg(feature = "postgres")]
+            if let Some(error) = error.try_downcast_ref::<PgDatabaseError>()
+                && error.routine() == Some("RevalidateCachedQuery")
+            {
+                return true;
+            }
+            error.message() == "cached plan must not change result type"
+        }
+        Some("26000") => true,
+        Some("XX000") => error.message().starts_with("cache lookup failed for type"),
+        _ => false,
+    }
+}
+
+/// Whether a statement failed on its way out.
+pub(crate) fn was_never_sent(error: &sqlx::Error) -> bool {
+    matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+/// Whether an error is the last that is heard of the server on this connection.
+pub(crate) fn has_hung_up(
+    #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] error: &dyn DatabaseError,
+) -> bool {
+    #[cfg(feature = "postgres")]
+    if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
+        return matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic);
+    }
+    false
+}

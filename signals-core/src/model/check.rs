@@ -1,0 +1,347 @@
+//! Is the table what the model says?
+
+#[cfg(feature = "postgres")]
+use crate::database::backend::Backend as _;
+use crate::database::backend::{AnyType, Arguments, DatabaseKind, Statement};
+use crate::database::conn::Conn;
+use crate::database::db::Db;
+use crate::database::raw::RawConn;
+use crate::database::source::Source;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::store::Route;
+use crate::signal::registry::registry;
+use crate::signal::relation::{self, Ask, ModelInfo};
+use crate::table::compose::StatementKind;
+use crate::table::field::Asked;
+use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
+use crate::task::info::Asks;
+
+/// A table as the database has it.
+struct Table {
+    is_view: bool,
+    columns: Vec<Column>,
+    unique: Vec<Index>,
+}
+
+/// A unique index of columns alone that covers all rows.
+struct Index {
+    /// In the order of their names.
+    columns: Vec<String>,
+    /// Whether it is checked at the end of the transaction, so that ON CONFLICT cannot use it.
+    deferrable: bool,
+    /// Whether it was built to its end.
+    valid: bool,
+}
+
+struct Column {
+    name: String,
+    nullable: bool,
+    /// Whether an INSERT can leave it out.
+    optional: bool,
+    /// None where the database does not say.
+    ty: Option<AnyType>,
+    type_name: String,
+}
+
+/// Compares the table of one model with the model.
+pub(crate) async fn model<M: Model, R: Route<M>>(source: Source<'_>) -> Result<()> {
+    let findings = table(&mut source.acquire().await?, &ModelInfo::of::<M>(), R::asked).await?;
+    if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
+}
+
+/// Compares the table of every linked model that this database can store.
+pub(crate) async fn every_model(conn: &mut Conn<'_>) -> Result<Vec<String>> {
+    let mut findings = Vec::new();
+    for linked in relation::models() {
+        if let Some((model, ask)) = linked.stored_in(conn.kind()) {
+            findings.extend(table(conn, &model, ask).await?);
+        }
+    }
+    Ok(findings)
+}
+
+/// StatementKind is not as the model says, a sentence each.
+async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<Vec<String>> {
+    let ModelInfo { name, table, columns, statements: model, receivers, .. } = *described;
+    let of = format!("`{name}` (table `{table}`)");
+    let Some(table) = read(conn, table, model.table).await? else {
+        return Ok(vec![format!("{of}: there is no such table")]);
+    };
+    let mut findings = Vec::new();
+    if table.is_view {
+        findings.push(format!("{of}: this is a view, not a table"));
+    }
+    let reads_null = nullable_fields(conn, &table, described, ask).await?;
+    for (place, (column, spec)) in columns.iter().zip(model.columns).enumerate() {
+        let Some(found) = table.columns.iter().find(|c| c.name == *column) else {
+            findings.push(format!("{of}: there is no column `{column}`"));
+            continue;
+        };
+        if let Some(ty) = &found.ty
+            && !ask(place, Asked::Reads(ty))
+        {
+            let ty = &found.type_name;
+            findings.push(format!(
+                "{of}: the column `{column}` is of type {ty}, which the field cannot be read from"
+            ));
+        }
+        let is_key = spec.role.group() == ColumnGroup::Key;
+        if found.nullable && !is_key && !reads_null[place] {
+            findings.push(format!(
+                "{of}: the column `{column}` can be NULL, and the field is no `Option`"
+            ));
+        }
+        if spec.role == ColumnRole::GeneratedKey && !found.optional && !table.is_view {
+            findings.push(unassigned_key(&of, found, conn.kind()));
+        }
+        if spec.unique {
+            findings.extend(missing_index(&of, &table, &[column], "`#[model(unique)]`"));
+            // Such a column may be named by an upsert at any time. A save needs no arbiter for the key.
+            findings.extend(no_arbiter(&of, &table, &[column]).filter(|_| !is_key));
+        }
+    }
+    let unwritten = |column: &&Column| {
+        let place = columns.iter().position(|name| *name == column.name);
+        let written = place.is_some_and(|place| model.columns[place].role != ColumnRole::Generated);
+        !written && !column.nullable && !column.optional
+    };
+    for Column { name, .. } in table.columns.iter().filter(unwritten) {
+        findings.push(format!(
+            "{of}: the column `{name}` has no default, and the model never writes it"
+        ));
+    }
+    let key: Vec<_> = model.group(ColumnGroup::Key).map(|place| columns[place]).collect();
+    findings.extend(missing_index(&of, &table, &key, "the key"));
+    for shape in receivers.shapes().composed(conn.kind()) {
+        if matches!(shape.what, StatementKind::Save | StatementKind::InsertOrNothing) {
+            let said = shape.by_key(model)
+                || matches!(shape.on[..], [column] if model.columns[column].unique);
+            let on: Vec<_> = shape.on.iter().map(|place| columns[*place]).collect();
+            let finding = missing_index(&of, &table, &on, UPSERT).filter(|_| !said);
+            let finding = finding.or_else(|| no_arbiter(&of, &table, &on));
+            findings.extend(finding.filter(|finding| !findings.contains(finding)));
+        }
+    }
+    Ok(findings)
+}
+
+const UPSERT: &str = "`upsert` or `get_or_create`";
+
+/// Which fields can be NULL: what is an `Option`, or reads NULL as one does. The database is asked only if a column can be NULL
+/// whose field is no `Option`.
+async fn nullable_fields(
+    conn: &mut Conn<'_>,
+    table: &Table,
+    described: &ModelInfo,
+    ask: Ask,
+) -> Result<Vec<bool>> {
+    let specs = described.statements.columns;
+    let unclear = |(name, spec): (&&str, &ColumnSpec)| {
+        !spec.optional && table.columns.iter().any(|c| c.nullable && c.name == **name)
+    };
+    let mut null = None;
+    if described.columns.iter().zip(specs).any(unclear) {
+        let select = Statement::fixed("SELECT NULL", Arguments::new(conn.kind()));
+        null = conn.run_one(select).await?;
+    }
+    let reads_null = |place: usize| {
+        specs[place].optional || null.as_ref().is_some_and(|row| ask(place, Asked::ReadsNull(row)))
+    };
+    Ok((0..specs.len()).map(reads_null).collect())
+}
+
+fn unassigned_key(of: &str, key: &Column, kind: DatabaseKind) -> String {
+    let name = &key.name;
+    let finding =
+        format!("{of}: the key `{name}` is for the database to give, and has no default there");
+    match kind {
+        DatabaseKind::Postgres => finding,
+        DatabaseKind::Sqlite => {
+            format!("{finding}; write `{name} INTEGER PRIMARY KEY`, without WITHOUT ROWID")
+        }
+    }
+}
+
+fn missing_index(of: &str, table: &Table, columns: &[&str], asked: &str) -> Option<String> {
+    if table.is_view {
+        return None;
+    }
+    let (names, indexes) = indexes_of(table, columns);
+    match &indexes[..] {
+        [] => Some(format!("{of}: there is no unique index of `{names}`, for {asked}")),
+        indexes if indexes.iter().any(|index| index.valid) => None,
+        _ => Some(format!(
+            "{of}: the unique index of `{names}`, for {asked}, is invalid: drop it, or REINDEX it"
+        )),
+    }
+}
+
+/// That `upsert` cannot name these columns: each unique index of them is an arbiter, and one is deferrable.
+fn no_arbiter(of: &str, table: &Table, columns: &[&str]) -> Option<String> {
+    let (names, indexes) = indexes_of(table, columns);
+    let deferrable = indexes.iter().any(|index| index.valid && index.deferrable);
+    deferrable.then(|| {
+        format!("{of}: the unique constraint of `{names}` is DEFERRABLE, which {UPSERT} cannot use")
+    })
+}
+
+/// The unique indexes of these columns, with the names as messages have them.
+fn indexes_of<'t>(table: &'t Table, columns: &[&str]) -> (String, Vec<&'t Index>) {
+    let mut names = columns.to_vec();
+    names.sort_unstable();
+    let indexes = table.unique.iter().filter(|index| index.columns == names).collect();
+    (names.join("`, `"), indexes)
+}
+
+/// The table of this name, if there is one; `quoted` is the name as SQL has it.
+async fn read(conn: &mut Conn<'_>, name: &str, quoted: &str) -> Result<Option<Table>> {
+    let table = match conn.kind() {
+        DatabaseKind::Sqlite => read_sqlite(conn, name).await?,
+        DatabaseKind::Postgres => read_postgres(conn, quoted).await?,
+    };
+    let Some(mut table) = table else { return Ok(None) };
+    let names = table.columns.iter().map(|c| format!("\"{}\"", c.name.replace('"', "\"\"")));
+    let select = format!("SELECT {} FROM {quoted}", names.collect::<Vec<_>>().join(", "));
+    let types = types(conn, select).await?;
+    for (column, (ty, name)) in table.columns.iter_mut().zip(types) {
+        (column.ty, column.type_name) = (ty, name);
+    }
+    Ok(Some(table))
+}
+
+/// The types of what a statement returns.
+async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyType>, String)>> {
+    use sqlx::TypeInfo as _;
+
+    #[cfg(feature = "postgres")]
+    if conn.kind() == DatabaseKind::Postgres {
+        let types = conn.types_of_now(&select).await?.into_iter();
+        let named = |ty: AnyType| {
+            let name = sqlx::Postgres::type_info(&ty).name().to_owned();
+            (Some(ty), name)
+        };
+        return Ok(types.map(named).collect());
+    }
+    conn.ready().await?;
+    let types = match conn.connected() {
+        #[cfg(feature = "sqlite")]
+        Some(RawConn::Sqlite(conn)) => {
+            use sqlx::{AssertSqlSafe, Column as _, Executor as _, SqlSafeStr, Statement as _};
+
+            conn.prepare(AssertSqlSafe(select).into_sql_str()).await.map(|statement| {
+                let columns = statement.columns().iter().map(sqlx::sqlite::SqliteColumn::type_info);
+                // SQLite keeps any value in a column whose type is none that sqlx knows.
+                let known = |ty: &sqlx::sqlite::SqliteTypeInfo| {
+                    (!ty.is_null()).then(|| AnyType::Sqlite(ty.clone()))
+                };
+                columns.map(|ty| (known(ty), ty.name().to_owned())).collect()
+            })
+        }
+        #[cfg(feature = "postgres")]
+        Some(RawConn::Postgres(_)) => Ok(Vec::new()),
+        None => Err(sqlx::Error::PoolClosed),
+    };
+    conn.done(types).await
+}
+
+async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
+    let (schema, name) = name.split_once('.').unwrap_or(("main", name));
+    // The rowid under another name is NOT NULL and has a default, in all but name. It is the one key of type INTEGER that has
+    // no index, in a table that has rowids.
+    let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, coalesce(upper(x.dflt_value), 'NULL') <> 'NULL' OR x.hidden > 1 OR \
+               (x.pk > 0 AND upper(x.type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list($1, $2) AS i WHERE i.origin = 'pk')) FROM \
+               pragma_table_xinfo($1, $2) AS x WHERE x.hidden <> 1 ORDER BY x.cid";
+    let rows: Vec<(String, bool, bool)> =
+        conn.query(sql).bind(name).bind(schema).fetch_all().await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let sql = "SELECT count(*) > 0 FROM pragma_table_list($1) WHERE schema = $2 AND type = 'view'";
+    let (is_view,) = conn.query(sql).bind(name).bind(schema).fetch_one().await?;
+    // An index of an expression has a column without a name.
+    let sql = "SELECT i.name, c.name, false, true FROM pragma_index_list($1, $2) AS i JOIN pragma_index_info(i.name, $2) AS c \
+               WHERE i.\"unique\" AND NOT i.partial AND NOT EXISTS (SELECT 1 FROM pragma_index_info(i.name, $2) AS e WHERE \
+               e.name IS NULL) UNION ALL SELECT '', name, false, true FROM pragma_table_info($1, $2) WHERE pk > 0 ORDER BY 1, 2";
+    let indexes = conn.query(sql).bind(name).bind(schema).fetch_all().await?;
+    Ok(Some(described(is_view, rows, indexes)))
+}
+
+async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {
+    // NOT NULL and a default can be those of a domain, or of one that it is made of.
+    let sql = "WITH RECURSIVE domains AS (SELECT attnum, typnotnull, typdefault, typbasetype FROM pg_attribute JOIN pg_type AS t ON \
+               t.oid = atttypid WHERE attrelid = to_regclass($1) AND typtype = 'd' UNION ALL SELECT attnum, t.typnotnull, \
+               t.typdefault, t.typbasetype FROM domains AS d JOIN pg_type AS t ON t.oid = d.typbasetype WHERE t.typtype = 'd') SELECT \
+               attname::text, NOT (attnotnull OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typnotnull)), \
+               atthasdef OR attidentity <> '' OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typdefault IS NOT \
+               NULL) FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+    let rows: Vec<(String, bool, bool)> = conn.query(sql).bind(quoted).fetch_all().await?;
+    if rows.is_empty() {
+        return Ok(None);
+    }
+    let sql = "SELECT relkind IN ('v', 'm') FROM pg_class WHERE oid = to_regclass($1)";
+    let (is_view,) = conn.query(sql).bind(quoted).fetch_one().await?;
+    // StatementKind INCLUDE adds stands behind the columns that are unique.
+    let sql = "SELECT indexrelid::text, attname::text, NOT indimmediate, indisvalid AND indisready FROM pg_index JOIN pg_attribute \
+               ON attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1]) WHERE indrelid = to_regclass($1) AND \
+               indisunique AND indpred IS NULL AND indexprs IS NULL ORDER BY 1, 2";
+    let indexes = conn.query(sql).bind(quoted).fetch_all().await?;
+    Ok(Some(described(is_view, rows, indexes)))
+}
+
+/// A table from the rows about its columns and about those of each unique index.
+fn described(
+    is_view: bool,
+    columns: Vec<(String, bool, bool)>,
+    indexed: Vec<(String, String, bool, bool)>,
+) -> Table {
+    let column = |(name, nullable, optional)| {
+        // A view does not say what can be NULL, nor what it takes.
+        let (nullable, optional) = (nullable && !is_view, optional || is_view);
+        Column { name, nullable, optional, ty: None, type_name: String::new() }
+    };
+    let mut unique: Vec<(String, Index)> = Vec::new();
+    for (name, column, deferrable, valid) in indexed {
+        match unique.last_mut() {
+            Some((last, index)) if *last == name => index.columns.push(column),
+            _ => unique.push((name, Index { columns: vec![column], deferrable, valid })),
+        }
+    }
+    let sorted = |(_, mut index): (String, Index)| {
+        index.columns.sort_unstable();
+        index
+    };
+    Table {
+        is_view,
+        columns: columns.into_iter().map(column).collect(),
+        unique: unique.into_iter().map(sorted).collect(),
+    }
+}
+
+impl Db {
+    /// Checks what would otherwise go wrong at some save or other: that there is a value for every
+    /// [`State<T>`](crate::State) that a receiver of this program takes, that the receivers can be brought into an order,
+    /// and that the table of every linked model is what the model says
+    /// ([`check_table`](crate::Model::check_table)). For the start of a program.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Check`] with all that was found.
+    pub async fn check(&self) -> Result<()> {
+        let mut findings = registry().findings();
+        for receiver in registry().identities() {
+            let info = receiver.info;
+            for asks in info.asks {
+                if let Asks::State { id, name } = asks
+                    && !self.state.has(*id)
+                {
+                    let (receiver, file, line) = (info.name, info.file, info.line);
+                    let name = name();
+                    findings.push(format!("receiver `{receiver}` ({file}:{line}) takes a `State<{name}>`, which this `Db` was not given"));
+                }
+            }
+        }
+        findings.extend(every_model(&mut self.acquire().await?).await?);
+        if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
+    }
+}

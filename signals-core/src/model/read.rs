@@ -1,0 +1,214 @@
+use crate::error::key::no_row;
+use std::fmt::Debug;
+use std::marker::PhantomData;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::database::backend::{AnyRow, Arguments, Make, Sink, Statement};
+use crate::database::conn::Conn;
+use crate::database::source::Source;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::rows::TypedRows;
+use crate::model::store::Route;
+use crate::signal::dispatch::dispatch;
+use crate::signal::erased::ErasedReceiver;
+use crate::signal::operation_context::OperationContext;
+use crate::signal::rows::SignalRows;
+use crate::signal::rows::{RowEvent, RowsEvent};
+
+/// Takes the rows of a statement, as models.
+pub(crate) trait RowSink: Send {
+    fn load(&mut self, row: &AnyRow) -> Result<(), sqlx::Error>;
+
+    /// The receivers of what is read.
+    fn heard(&self) -> Option<Arc<Vec<ErasedReceiver>>>;
+
+    /// Those that it has taken, for receivers; none where it has none.
+    fn rows(&mut self) -> Option<Box<dyn SignalRows + '_>>;
+}
+
+/// The row of a statement of at most one.
+pub(crate) struct OneRow<M, R> {
+    pub(crate) row: Option<M>,
+    route: PhantomData<fn() -> R>,
+}
+
+impl<M, R> Default for OneRow<M, R> {
+    fn default() -> Self {
+        Self { row: None, route: PhantomData }
+    }
+}
+
+impl<M: Model, R: Route<M>> OneRow<M, R> {
+    /// Reads the row with this key.
+    pub(crate) async fn by_key(&mut self, source: Source<'_>, key: &M::Pk) -> Result<()> {
+        let make = |kind| {
+            let mut args = Arguments::new(kind);
+            R::bind_key(key, &mut args).map_err(sqlx::Error::Encode)?;
+            Ok(Statement::fixed(M::STATEMENTS.find, args))
+        };
+        one(source, &make, self).await
+    }
+
+    /// A row that was read.
+    pub(crate) async fn loaded(row: &AnyRow, conn: &mut Conn<'_>) -> Result<M> {
+        let mut found = Self { row: Some(R::load(row, 0)?), route: PhantomData };
+        loaded(&mut found, conn).await?;
+        Ok(found.row.expect("the row that was read"))
+    }
+}
+
+impl<M: Model, R: Route<M>> RowSink for OneRow<M, R> {
+    fn load(&mut self, row: &AnyRow) -> Result<(), sqlx::Error> {
+        self.row = Some(R::load(row, 0)?);
+        Ok(())
+    }
+
+    fn heard(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
+        M::__table().heard_load()
+    }
+
+    fn rows(&mut self) -> Option<Box<dyn SignalRows + '_>> {
+        self.row.as_mut().map(|row| TypedRows::<M, R>::one(row).boxed())
+    }
+}
+
+/// Reads at most one row. It is compiled once for each part of a program that the compiler takes for itself, but not for each
+/// model.
+async fn one(source: Source<'_>, make: Make<'_>, sink: &mut dyn RowSink) -> Result<()> {
+    let mut conn = source.acquire().await?;
+    if let Some(row) = conn.read_one(make).await? {
+        sink.load(&row)?;
+        loaded(sink, &mut conn).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn all<M: Model, R: Route<M>>(source: Source<'_>) -> Result<Vec<M>> {
+    let select = Statement::fixed(M::STATEMENTS.select, Arguments::new(source.kind()));
+    fetch::<M, R>(source, select, ManyRows::default()).await
+}
+
+/// The rows of a statement, as models.
+pub(crate) async fn fetch<M: Model, R: Route<M>>(
+    source: Source<'_>,
+    statement: Statement,
+    mut rows: ManyRows<M, R>,
+) -> Result<Vec<M>> {
+    several(source, statement, &mut rows).await?;
+    Ok(rows.rows)
+}
+
+/// As [`one`], of all rows, and on the heap.
+fn several<'k>(
+    source: Source<'k>,
+    statement: Statement,
+    sink: &'k mut dyn RowSink,
+) -> BoxFuture<'k, Result<()>> {
+    Box::pin(async move {
+        let mut conn = source.acquire().await?;
+        take(&mut conn, statement, sink).await?;
+        loaded(sink, &mut conn).await
+    })
+}
+
+/// Takes the rows of a statement, of which no receiver is told. The first that does not decode is the result; the statement
+/// is read to its end all the same.
+pub(crate) async fn take(
+    conn: &mut Conn<'_>,
+    statement: Statement,
+    sink: &mut dyn RowSink,
+) -> Result<()> {
+    let mut done = Ok(());
+    let mut load = |row| {
+        if done.is_ok() {
+            done = sink.load(&row);
+        }
+    };
+    conn.run(statement, &mut load).await?;
+    Ok(done?)
+}
+
+/// Gives each row of a statement to `sink`. On the heap, so that it is compiled once, and not for each model.
+pub(crate) fn each<'s, 'k>(
+    source: Source<'s>,
+    statement: Statement,
+    sink: Sink<'k>,
+) -> BoxFuture<'k, Result<Conn<'s>>>
+where
+    's: 'k,
+{
+    Box::pin(async move {
+        let mut conn = source.acquire().await?;
+        conn.run(statement, sink).await?;
+        Ok(conn)
+    })
+}
+
+/// Tells the receivers of [`post_load`](crate::post_load) of rows that were read.
+pub(crate) async fn loaded(sink: &mut dyn RowSink, conn: &mut Conn<'_>) -> Result<()> {
+    if let Some(receivers) = sink.heard()
+        && let Some(mut rows) = sink.rows()
+    {
+        return tell(receivers, &mut *rows, conn).await;
+    }
+    Ok(())
+}
+
+fn tell<'t>(
+    receivers: Arc<Vec<ErasedReceiver>>,
+    rows: &'t mut dyn SignalRows,
+    conn: &'t mut Conn<'_>,
+) -> BoxFuture<'t, Result<()>> {
+    Box::pin(async move {
+        let scene = OperationContext::enter("load", rows.model(), &conn.reborrow().into())?;
+        for row in 0..rows.len() {
+            let mut event = RowsEvent { rows: &mut *rows, told: RowEvent::PostLoad(row) };
+            dispatch(&receivers, &mut event, Some(&mut *conn), &scene, &None).await?;
+        }
+        Ok(())
+    })
+}
+
+pub(crate) fn not_found<M: Model>(key: Option<&M::Pk>) -> Error {
+    no_row(M::NAME, key.map(|key| key as &dyn Debug))
+}
+
+/// Collects the rows of a statement.
+pub(crate) struct ManyRows<M, R> {
+    pub(crate) rows: Vec<M>,
+    only_first: bool,
+    route: PhantomData<fn() -> R>,
+}
+
+impl<M, R> Default for ManyRows<M, R> {
+    fn default() -> Self {
+        Self { rows: Vec::new(), only_first: false, route: PhantomData }
+    }
+}
+
+impl<M, R> ManyRows<M, R> {
+    pub(crate) fn first() -> Self {
+        Self { only_first: true, ..Self::default() }
+    }
+}
+
+impl<M: Model, R: Route<M>> RowSink for ManyRows<M, R> {
+    fn load(&mut self, row: &AnyRow) -> Result<(), sqlx::Error> {
+        if !self.only_first || self.rows.is_empty() {
+            self.rows.push(R::load(row, 0)?);
+        }
+        Ok(())
+    }
+
+    fn heard(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
+        M::__table().heard_load()
+    }
+
+    fn rows(&mut self) -> Option<Box<dyn SignalRows + '_>> {
+        let rows = &mut *self.rows;
+        (!rows.is_empty()).then(|| TypedRows::<M, R>::new(rows).boxed())
+    }
+}

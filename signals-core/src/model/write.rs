@@ -1,0 +1,152 @@
+//! Saves and deletes of models: thin generic functions over the writes of rows without the type of their model.
+
+use crate::database::conn::Conn;
+use crate::database::source::Source;
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::model::read::OneRow;
+use crate::model::rows::TypedRows;
+use crate::model::store::Route;
+use crate::table::column::{Column, ModelColumns};
+use crate::write::delete as delete_rows;
+use crate::write::save::many;
+use crate::write::save::one;
+use crate::write::single::{ATTEMPTS, conflicting, find_like};
+use crate::write::{SaveKind, Stored};
+use crate::write::{Saved, inspect};
+
+/// UPDATE of some columns.
+pub(crate) async fn save_columns<M: Model, R: Route<M>>(
+    model: &mut M,
+    source: Source<'_>,
+    fields: &[Column<M>],
+) -> Result<Saved> {
+    if fields.is_empty() {
+        return Ok(Saved { created: false });
+    }
+    let verb = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
+    one(TypedRows::<M, R>::one(model).with_fields(fields).instances(), source, verb).await?;
+    Ok(Saved { created: false })
+}
+
+/// UPDATE of some columns of several rows.
+pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
+    rows: &mut [M],
+    source: Source<'_>,
+    fields: &[Column<M>],
+) -> Result<u64> {
+    let verb = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
+    many(TypedRows::<M, R>::new(rows).with_fields(fields).instances(), source, verb).await
+}
+
+/// UPDATE of the row that has the same in these columns, or INSERT.
+pub(crate) async fn upsert<M: Model, R: Route<M>>(
+    model: &mut M,
+    source: Source<'_>,
+    unique: &[Column<M>],
+) -> Result<Saved> {
+    let on = columns::<M>().unique_places(model.pk().is_some(), &mut names(unique))?;
+    let mut rows = TypedRows::<M, R>::one(model);
+    one(rows.instances(), source, SaveKind::Upsert(on.into())).await.map(Stored::saved)
+}
+
+/// The row that has the same in these columns, or INSERT.
+pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
+    mut row: M,
+    mut source: Source<'_>,
+    unique: &[Column<M>],
+) -> Result<(M, bool)> {
+    let on = columns::<M>().unique_places(row.pk().is_some(), &mut names(unique))?;
+    // A receiver that goes to the pool must not wait for the connection that was only looked with.
+    let heard = M::__table().heard_save().is_some();
+    // Where the row is deleted just then, it is for us to insert after all.
+    for attempt in 0..ATTEMPTS {
+        let mut conn = source.reborrow().acquire().await?;
+        let found = find_like(&mut conn, TypedRows::<M, R>::one(&mut row).instances(), &on).await?;
+        if let Some(found) = found {
+            return Ok((OneRow::<M, R>::loaded(&found, &mut conn).await?, false));
+        }
+        if attempt > 1 {
+            // Nobody else was faster: the index compares in another way than `=` does.
+            let rows = TypedRows::<M, R>::one(&mut row);
+            if let Some(found) = as_index_says::<M, R>(&mut conn, rows, &on).await? {
+                return Ok((found, false));
+            }
+        }
+        let verb = SaveKind::GetOrCreate(on.clone().into());
+        let source = if heard {
+            drop(conn);
+            source.reborrow()
+        } else {
+            conn.into()
+        };
+        if one(TypedRows::<M, R>::one(&mut row).instances(), source, verb).await? == Stored::Created
+        {
+            return Ok((row, true));
+        }
+    }
+    Err(Error::NotStored { model: M::NAME })
+}
+
+/// The row that an INSERT would conflict with in these columns, if it is still there.
+async fn as_index_says<M: Model, R: Route<M>>(
+    conn: &mut Conn<'_>,
+    mut row: TypedRows<'_, M, R>,
+    on: &[usize],
+) -> Result<Option<M>> {
+    let rows = row.instances();
+    if !inspect::is_arbiter(conn, rows, on).await? {
+        return Ok(None);
+    }
+    let Some(conflicting) = conflicting(conn, rows, on).await? else { return Ok(None) };
+    let Some(key) = R::load(&conflicting, 0)?.pk() else { return Ok(None) };
+    let mut found = OneRow::<M, R>::default();
+    found.by_key(conn.reborrow().into(), &key).await?;
+    Ok(found.row)
+}
+
+/// Inserts or updates several rows.
+pub(crate) async fn save_many<M: Model, R: Route<M>>(
+    rows: &mut [M],
+    source: Source<'_>,
+    verb: SaveKind,
+) -> Result<u64> {
+    many(TypedRows::<M, R>::new(rows).instances(), source, verb).await
+}
+
+/// Deletes one row, and returns whether there was one.
+pub(crate) async fn delete<M: Model, R: Route<M>>(
+    model: &mut M,
+    source: Source<'_>,
+) -> Result<bool> {
+    if model.pk().is_none() {
+        return Ok(false);
+    }
+    let written = delete_rows::one(TypedRows::<M, R>::one(model).instances(), source).await?;
+    if written.kept.is_empty() {
+        model.__set_pk(None);
+    }
+    Ok(written.len() > 0)
+}
+
+/// Deletes several rows, and returns how many there were. A row without a key is none.
+pub(crate) async fn delete_many<M: Model, R: Route<M>>(
+    rows: &mut [M],
+    source: Source<'_>,
+) -> Result<u64> {
+    let written = delete_rows::many(TypedRows::<M, R>::new(rows).instances(), source).await?;
+    for (place, row) in rows.iter_mut().enumerate() {
+        if written.kept.binary_search(&place).is_err() {
+            row.__set_pk(None);
+        }
+    }
+    Ok(written.len() as u64)
+}
+
+pub(crate) fn columns<M: Model>() -> ModelColumns {
+    ModelColumns { model: M::NAME, names: M::COLUMNS, schema: M::STATEMENTS }
+}
+
+pub(crate) fn names<M: Model>(columns: &[Column<M>]) -> impl Iterator<Item = &'static str> {
+    columns.iter().map(|column| column.name())
+}

@@ -1,0 +1,244 @@
+//! Receivers without the types of their signal and sender: what runs them is written, and compiled, once.
+
+use crate::task::info::Identity;
+use std::any::Any;
+use std::fmt;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+
+use crate::error::BoxError;
+use crate::signal::Signal;
+use crate::signal::entry::{AnyEntry, Entry};
+use crate::signal::parameter::Context;
+use crate::signal::rows::RowEvent;
+use crate::table::any::Snapshot;
+use crate::table::column::Column;
+use crate::table::rows::Rows;
+
+/// A receiver, as whoever sends finds it.
+#[derive(Clone)]
+#[allow(unreachable_pub)]
+pub struct ErasedReceiver {
+    pub(crate) info: Identity,
+    entry: Registered,
+}
+
+#[derive(Clone)]
+pub(crate) enum Registered {
+    Linked(&'static dyn ErasedEntry),
+    Connected(Arc<dyn ErasedEntry>),
+}
+
+/// What is registered: an [`Entry`] of a signal and a sender, or an [`AnyEntry`] of a signal.
+pub trait ErasedEntry: Any + Send + Sync {
+    #[doc(hidden)]
+    fn calls(&self) -> Calls<'_>;
+}
+
+/// How a receiver is called.
+#[allow(unreachable_pub)]
+pub enum Calls<'r> {
+    /// An `ModelCalls<M>` of its sender.
+    ModelCalls(&'static (dyn Any + Send + Sync)),
+    Any(&'r dyn AnyModelCalls),
+}
+
+/// How receivers of one model are called, whatever their signal.
+///
+/// Who is registered brings this along, so that a program has the code of a signal from a model only where somebody receives
+/// it.
+pub(crate) struct ModelCalls<M> {
+    pub(crate) begin: BeginOwn<M>,
+    pub(crate) keep: KeepOwn<M>,
+}
+
+type Fields<'e, M> = Option<&'e [Column<M>]>;
+type BeginOwn<M> = for<'a, 'c> fn(
+    &ErasedReceiver,
+    &'a mut [M],
+    Fields<'a, M>,
+    &RowEvent,
+    Context<'a, 'c>,
+) -> Started<'a>;
+type KeepOwn<M> = fn(
+    &ErasedReceiver,
+    &[M],
+    Fields<'_, M>,
+    &RowEvent,
+    Complete<'_, M>,
+) -> Option<Box<dyn KeptEvent>>;
+
+/// Completes copies of rows.
+pub(crate) type Complete<'c, M> = &'c dyn Fn(&mut [M]);
+
+/// How receivers of every model are called.
+#[allow(unreachable_pub)]
+pub trait AnyModelCalls {
+    #[doc(hidden)]
+    fn begin<'a>(
+        &self,
+        rows: &'a mut dyn Rows,
+        told: &RowEvent,
+        cx: Context<'a, '_>,
+    ) -> Started<'a>;
+
+    #[doc(hidden)]
+    fn keep(&self, rows: &dyn Rows, told: &RowEvent) -> Option<Box<dyn KeptEvent>>;
+}
+
+impl ErasedReceiver {
+    pub(crate) fn new(info: Identity, entry: Registered) -> Self {
+        Self { info, entry }
+    }
+
+    fn entry(&self) -> &dyn ErasedEntry {
+        match &self.entry {
+            Registered::Linked(entry) => *entry,
+            Registered::Connected(entry) => &**entry,
+        }
+    }
+
+    fn get<E: 'static>(&self) -> Option<&E> {
+        let entry: &dyn Any = self.entry();
+        entry.downcast_ref()
+    }
+
+    /// Of one that hears of every model.
+    pub(crate) fn any(&self) -> Option<&dyn AnyModelCalls> {
+        match self.entry().calls() {
+            Calls::ModelCalls(_) => None,
+            Calls::Any(any) => Some(any),
+        }
+    }
+
+    /// Of one that hears of this model.
+    pub(crate) fn own<M: 'static>(&self) -> &'static ModelCalls<M> {
+        self.own_any().downcast_ref().expect(ASKED)
+    }
+
+    #[inline(never)]
+    fn own_any(&self) -> &'static (dyn Any + Send + Sync) {
+        match self.entry().calls() {
+            Calls::ModelCalls(own) => own,
+            Calls::Any(_) => &(),
+        }
+    }
+}
+
+const ASKED: &str = "a receiver is asked for by its signal and sender";
+
+impl fmt::Debug for dyn ErasedEntry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ErasedEntry")
+    }
+}
+
+impl fmt::Debug for ErasedReceiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info.fmt(f)
+    }
+}
+
+/// A receiver that has run, or one that runs.
+#[allow(unreachable_pub)]
+pub enum Started<'a> {
+    Done(Result<(), BoxError>),
+    Future(BoxFuture<'a, Result<(), BoxError>>),
+}
+
+/// What receivers are told.
+pub(crate) trait Event: Send + Sync {
+    /// Whether it is about a row that is new, where it can tell.
+    fn created(&self) -> Option<bool> {
+        None
+    }
+
+    fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a>;
+
+    /// Keeps it until the transaction has ended, for these.
+    fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>>;
+}
+
+/// An event that is kept.
+#[allow(unreachable_pub)]
+pub trait KeptEvent: Send + Sync {
+    /// Begins one of those that it was kept for.
+    fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a>;
+}
+
+impl<S: Signal, M: Send + Sync + 'static> ErasedEntry for Entry<S, M> {
+    fn calls(&self) -> Calls<'_> {
+        Calls::ModelCalls(const { &ModelCalls::<M> { begin: begin::<S, M>, keep: keep::<S, M> } })
+    }
+}
+
+impl<S: Signal> ErasedEntry for AnyEntry<S> {
+    fn calls(&self) -> Calls<'_> {
+        Calls::Any(self)
+    }
+}
+
+/// Begins a receiver of this signal and sender.
+pub(crate) fn begin_own<'a, S: Signal, M: Send + Sync + 'static>(
+    to: &ErasedReceiver,
+    event: S::Event<'a, M>,
+    cx: Context<'a, '_>,
+) -> Started<'a> {
+    to.get::<Entry<S, M>>().expect(ASKED).call.begin(event, cx)
+}
+
+fn begin<'a, S: Signal, M: Send + Sync + 'static>(
+    to: &ErasedReceiver,
+    rows: &'a mut [M],
+    fields: Fields<'a, M>,
+    told: &RowEvent,
+    cx: Context<'a, '_>,
+) -> Started<'a> {
+    begin_own::<S, M>(to, S::of_mut(rows, fields, told).expect(ASKED), cx)
+}
+
+/// Keeps the event, where the receiver waits for the end of the transaction.
+fn keep<S: Signal, M: Send + Sync + 'static>(
+    to: &ErasedReceiver,
+    rows: &[M],
+    fields: Fields<'_, M>,
+    told: &RowEvent,
+    complete: Complete<'_, M>,
+) -> Option<Box<dyn KeptEvent>> {
+    let keep = to.get::<Entry<S, M>>()?.keep?;
+    let mut kept = keep(&S::of(rows, fields, told)?);
+    complete(S::rows_mut(&mut kept));
+    Some(Box::new(KeptOwn::<S, M>(kept)))
+}
+
+struct KeptOwn<S: Signal, M: Send + Sync + 'static>(S::Kept<M>);
+
+impl<S: Signal, M: Send + Sync + 'static> KeptEvent for KeptOwn<S, M> {
+    fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
+        begin_own::<S, M>(to, S::replay(&self.0), cx)
+    }
+}
+
+impl<S: Signal> AnyModelCalls for AnyEntry<S> {
+    fn begin<'a>(
+        &self,
+        rows: &'a mut dyn Rows,
+        told: &RowEvent,
+        cx: Context<'a, '_>,
+    ) -> Started<'a> {
+        self.call.begin(S::of_any(rows, told).expect(ASKED), cx)
+    }
+
+    fn keep(&self, rows: &dyn Rows, told: &RowEvent) -> Option<Box<dyn KeptEvent>> {
+        Some(Box::new(KeptAny::<S>(S::snapshot(rows, told)?)))
+    }
+}
+
+struct KeptAny<S: Signal>(S::Kept<Snapshot>);
+
+impl<S: Signal> KeptEvent for KeptAny<S> {
+    fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
+        to.get::<AnyEntry<S>>().expect(ASKED).call.begin(S::replay_any(&self.0), cx)
+    }
+}

@@ -1,0 +1,103 @@
+use crate::table::previous_row::PreviousRow;
+use crate::task::info::Asks;
+use std::fmt;
+use std::marker::PhantomData;
+
+use crate::error::BoxError;
+use crate::signal::parameter::{Context, Parameter, phase};
+use crate::signal::{post_delete, post_save};
+use crate::table::any::AnyModel;
+
+/// The row as the database had it before the write, for receivers of [`post_save`](crate::post_save) and
+/// [`post_delete`](crate::post_delete), in any phase.
+///
+/// It is read in the transaction of the write, and only where a receiver of the model takes this parameter or says
+/// `changed(…)`. On PostgreSQL that is part of the UPDATE or DELETE itself, which takes no other lock than without such a
+/// receiver. It is what this write has overwritten, whatever else runs at the same time: if the write has to wait for another
+/// transaction, it is tried again with the row as that has left it.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Previous;
+///
+/// #[derive(Model)]
+/// struct Ticket { id: Option<i64>, title: String, state: String }
+///
+/// #[receiver(post_save, sender = Ticket)]
+/// fn log(saved: PostSave<'_, Ticket>, previous: Previous<'_, Ticket>) {
+///     if let (Some(was), true) = (previous.row(), previous.changed(Ticket::STATE)) {
+///         println!("{} → {}", was.state, saved.instance.state);
+///     }
+/// }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE ticket (id INTEGER PRIMARY KEY, title TEXT NOT NULL, state TEXT NOT NULL)").await?;
+/// let mut ticket = Ticket { id: None, title: "Lamp".into(), state: "open".into() };
+/// ticket.save(&db).await?;
+/// ticket.state = "done".into();
+/// ticket.save(&db).await?;          // prints "open → done"
+/// # Ok(()) }
+/// ```
+///
+/// A receiver of every model takes `Previous<'_, dyn AnyModel>`.
+pub struct Previous<'a, M: ?Sized> {
+    pub(crate) before: &'a PreviousRow,
+    model: PhantomData<fn() -> &'a M>,
+}
+
+impl<'a> Previous<'a, dyn AnyModel> {
+    /// The row, where there was one: `None` for one that was created.
+    pub fn row(&self) -> Option<&'a dyn AnyModel> {
+        self.before.row()
+    }
+
+    /// Whether the write has changed the column of this name. Of a row that was created or deleted, every column has.
+    pub fn changed(&self, column: &str) -> bool {
+        self.before.changed(column)
+    }
+}
+
+impl<M: ?Sized> Clone for Previous<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: ?Sized> Copy for Previous<'_, M> {}
+
+impl<M: ?Sized> fmt::Debug for Previous<'_, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Previous").field(&self.before.row()).finish()
+    }
+}
+
+macro_rules! in_every_phase {
+    ($($phase:ident)*) => { $(
+        impl<'a, 'c, S, M> Parameter<'a, 'c, phase::$phase<S>> for Previous<'a, M>
+        where
+            S: HasPrevious,
+            M: ?Sized + 'static,
+        {
+            const ASKS: Asks = Asks::Previous;
+
+            fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
+                let none = "the row before the write was not read";
+                let before = cx.before.ok_or(none)?;
+                Ok(Self { before, model: PhantomData })
+            }
+        }
+    )* };
+}
+
+in_every_phase!(InTransaction OnCommit OnRollback);
+
+/// A signal whose receivers can take the row as it was before.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no previous row",
+    label = "its receivers cannot take `Previous`",
+    note = "`post_save` and `post_delete` have one"
+)]
+pub trait HasPrevious {}
+
+impl HasPrevious for post_save {}
+impl HasPrevious for post_delete {}

@@ -1,0 +1,41 @@
+use crate::task::info::Info;
+use std::any::TypeId;
+use std::fmt::Write;
+
+const HEAD: &str = "# Who receives what. `SIGNALS_LOCK=update cargo test` writes this file.\n";
+
+/// A line for each receiver, without its place in the source, which changes with unrelated edits.
+pub(super) fn text(linked: impl Iterator<Item = &'static Info> + Clone) -> String {
+    let name = |receiver: &TypeId| {
+        linked.clone().find(|info| info.receiver == *receiver).map_or("?", |info| info.name)
+    };
+    let line = |info: &'static Info| {
+        let Info { signal, sender, name: receiver, phase, .. } = info;
+        let from = if sender.is_empty() { "" } else { " of " };
+        let mut line = format!("{signal}{from}{sender} → {receiver} ({phase})");
+        if info.order != 0 {
+            let _ = write!(line, " order = {}", info.order);
+        }
+        let mut after: Vec<_> = info.after.iter().map(name).collect();
+        after.sort_unstable();
+        after.iter().for_each(|other| line += &format!(" after = {other}"));
+        match info.created {
+            Some(true) => line += " created",
+            Some(false) => line += " updated",
+            None => {}
+        }
+        if !info.changed.is_empty() {
+            let _ = write!(line, " changed({})", info.changed.join(", "));
+        }
+        if info.robust {
+            line += " robust";
+        }
+        if !info.uid.is_empty() {
+            let _ = write!(line, " uid = {:?}", info.uid);
+        }
+        line
+    };
+    let mut lines: Vec<_> = linked.clone().map(line).collect();
+    lines.sort_unstable();
+    lines.into_iter().fold(HEAD.to_owned(), |text, line| text + &line + "\n")
+}

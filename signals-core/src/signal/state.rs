@@ -1,0 +1,49 @@
+use std::any::{TypeId, type_name};
+
+use crate::error::BoxError;
+use crate::error::missing_state::MissingState;
+use crate::signal::parameter::{Context, Parameter};
+use crate::task::info::Asks;
+
+/// A value that was given with [`Db::with`](crate::Db::with), as a receiver takes it, in any phase.
+///
+/// The newest value of a type wins. Where there is none, the save is an error that names receiver and type;
+/// [`Db::check`](crate::Db::check) finds that at start-up. The idea is
+/// [axum's](https://docs.rs/axum/latest/axum/extract/struct.State.html).
+///
+/// ```standalone_crate
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::State;
+///
+/// #[derive(Clone)]
+/// struct CurrentUser(i64);
+///
+/// # #[derive(Model, Clone)]
+/// # struct City { id: Option<i64>, name: String }
+/// #[receiver(post_save, sender = City)]
+/// fn audit(saved: PostSave<'_, City>, State(user): State<CurrentUser>) {
+///     println!("user {} saved {}", user.0, saved.instance.name);
+/// }
+///
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// let db = Db::connect("sqlite::memory:").await?.with(CurrentUser(0));
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// db.check().await?;
+/// let of_request = db.with(CurrentUser(7));
+/// City { id: None, name: "Ulm".into() }.save(&of_request).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State<T>(pub T);
+
+impl<'a, 'c, P, T: Clone + Send + Sync + 'static> Parameter<'a, 'c, P> for State<T> {
+    const ASKS: Asks = Asks::State { id: TypeId::of::<T>(), name: type_name::<T> };
+
+    fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
+        let ty = type_name::<T>();
+        match cx.state::<T>() {
+            Some(value) => Ok(Self(value.clone())),
+            None => Err(Box::new(MissingState { ty, has_db: cx.db.is_some() })),
+        }
+    }
+}

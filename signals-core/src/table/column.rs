@@ -1,0 +1,152 @@
+//! The columns of a model as the program names them.
+
+use std::fmt::{self, Debug};
+use std::marker::PhantomData;
+
+use crate::error::key::no_row;
+use crate::error::{Error, Result};
+use crate::table::schema::{ColumnRole, Schema};
+
+/// A column of a model, as `User::EMAIL`.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Column;
+///
+/// #[derive(Model)]
+/// struct User { id: Option<i64>, #[model(column = "e_mail")] email: String }
+///
+/// const EMAIL: Column<User> = User::EMAIL;
+/// assert_eq!(EMAIL.name(), "e_mail");
+/// ```
+pub struct Column<M: ?Sized> {
+    name: &'static str,
+    model: PhantomData<fn(&M)>,
+}
+
+impl<M: ?Sized> Column<M> {
+    #[doc(hidden)]
+    pub const fn new(name: &'static str) -> Self {
+        Self { name, model: PhantomData }
+    }
+
+    /// The column's name in the database.
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+}
+
+impl<M: ?Sized> Clone for Column<M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: ?Sized> Copy for Column<M> {}
+
+impl<M: ?Sized> PartialEq for Column<M> {
+    fn eq(&self, other: &Self) -> bool {
+        self.name == other.name
+    }
+}
+
+impl<M: ?Sized> Eq for Column<M> {}
+
+impl<M: ?Sized> std::hash::Hash for Column<M> {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.name.hash(state);
+    }
+}
+
+impl<M: ?Sized> Debug for Column<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Column").field(&self.name).finish()
+    }
+}
+
+impl<M: ?Sized> fmt::Display for Column<M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// The columns of a model, without its type.
+pub(crate) struct ModelColumns {
+    pub(crate) model: &'static str,
+    pub(crate) names: &'static [&'static str],
+    pub(crate) schema: &'static Schema,
+}
+
+impl ModelColumns {
+    /// The places of columns that the program can set alone, and of those that are set at every write.
+    ///
+    /// # Errors
+    ///
+    /// If one of them is not the program's to set.
+    pub(crate) fn settable(
+        &self,
+        fields: &mut dyn Iterator<Item = &'static str>,
+    ) -> Result<Vec<usize>> {
+        let columns = self.places(fields)?;
+        for column in &columns {
+            if !matches!(self.schema.columns[*column].role, ColumnRole::Plain | ColumnRole::AutoNow)
+            {
+                let why = "is not the program's to set alone";
+                return Err(self.refused(*column, why));
+            }
+        }
+        Ok(with_times(columns, self.schema))
+    }
+
+    /// The columns of a row, which has its key or not, that are to be unique together.
+    ///
+    /// # Errors
+    ///
+    /// If there is none, or one of them is not the program's to set.
+    pub(crate) fn unique_places(
+        &self,
+        has_key: bool,
+        unique: &mut dyn Iterator<Item = &'static str>,
+    ) -> Result<Vec<usize>> {
+        let columns = self.places(unique)?;
+        if columns.is_empty() {
+            return Err(Error::other(format!(
+                "a `{}` is found by one column at least",
+                self.model
+            )));
+        }
+        for column in &columns {
+            match self.schema.columns[*column].role {
+                ColumnRole::GeneratedKey if !has_key => return Err(no_row(self.model, None)),
+                ColumnRole::Plain | ColumnRole::Key | ColumnRole::GeneratedKey => {}
+                _ => return Err(self.refused(*column, "is not the program's to set")),
+            }
+        }
+        Ok(columns)
+    }
+
+    fn refused(&self, column: usize, why: &str) -> Error {
+        Error::other(format!("the column `{}` of `{}` {why}", self.names[column], self.model))
+    }
+
+    /// The places of columns among those of the model, each once, in the order of the fields.
+    fn places(&self, columns: &mut dyn Iterator<Item = &'static str>) -> Result<Vec<usize>> {
+        let place = |column: &'static str| {
+            let place = self.names.iter().position(|name| *name == column);
+            place.ok_or_else(|| Error::other(format!("`{}` has no column `{column}`", self.model)))
+        };
+        let mut places = columns.map(place).collect::<Result<Vec<_>>>()?;
+        places.sort_unstable();
+        places.dedup();
+        Ok(places)
+    }
+}
+
+/// These columns, and those that are set at every write.
+pub(crate) fn with_times(mut columns: Vec<usize>, model: &Schema) -> Vec<usize> {
+    let times = model.columns.iter().enumerate();
+    columns.extend(times.filter(|(_, c)| c.role == ColumnRole::AutoNow).map(|(i, _)| i));
+    columns.sort_unstable();
+    columns.dedup();
+    columns
+}

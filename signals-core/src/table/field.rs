@@ -1,0 +1,571 @@
+//! The type of a field as a column: how its values are read, bound and asked about.
+
+use crate::database::backend::Arguments;
+use crate::database::backend::value::Bindable;
+use crate::table::automatic::AutoNow;
+use crate::table::automatic::Version;
+#[cfg(any(feature = "chrono", feature = "time"))]
+use std::any::Any;
+use std::any::TypeId;
+use std::any::type_name;
+use std::cell::Cell;
+use std::cell::RefCell;
+use std::fmt::Debug;
+use std::marker::PhantomData;
+
+use sqlx::TypeInfo;
+use sqlx::error::BoxDynError;
+
+use crate::database::backend::{AnyRow, AnyType, Backend, DatabaseKind, Field, Take};
+
+/// Which databases can store a `T`, and whether it is an `Option`: its own constants are there if so, else those of
+/// [`NotStorable`].
+pub struct Storable<T>(PhantomData<T>);
+
+/// Of every type, that no database can store it.
+pub trait NotStorable {
+    /// Not in SQLite.
+    const SQLITE: bool = false;
+    /// Not in PostgreSQL.
+    const POSTGRES: bool = false;
+    /// It is no `Option`.
+    const OPTION: bool = false;
+    /// It is no `Option` of an `Option`.
+    const NESTED: bool = false;
+    /// Threads cannot share it.
+    const SHARED: bool = false;
+    /// It has no copies.
+    const CLONED: bool = false;
+    /// It is no key.
+    const KEY: bool = false;
+    /// It is no version.
+    const VERSION: bool = false;
+    /// It is no time.
+    const TIME: bool = false;
+}
+
+impl<T> NotStorable for Storable<T> {}
+
+impl<T: Send + Sync> Storable<T> {
+    /// Threads can share it.
+    pub const SHARED: bool = true;
+}
+
+impl<T: Clone> Storable<T> {
+    /// A write can put it back.
+    pub const CLONED: bool = true;
+}
+
+impl<T: Clone + Debug> Storable<T> {
+    /// It can be a key.
+    pub const KEY: bool = true;
+}
+
+impl<T: Version> Storable<T> {
+    /// It can be a version.
+    pub const VERSION: bool = true;
+}
+
+impl<T: AutoNow> Storable<T> {
+    /// It can be set to now.
+    pub const TIME: bool = true;
+}
+
+#[cfg(feature = "sqlite")]
+impl<T: Field<sqlx::Sqlite>> Storable<T> {
+    /// In SQLite.
+    pub const SQLITE: bool = true;
+}
+
+#[cfg(feature = "postgres")]
+impl<T: Field<sqlx::Postgres>> Storable<T> {
+    /// In PostgreSQL.
+    pub const POSTGRES: bool = true;
+}
+
+impl<T> Storable<Option<T>> {
+    /// It is an `Option`, under whatever name.
+    pub const OPTION: bool = true;
+}
+
+impl<T> Storable<Option<Option<T>>> {
+    /// `Some(None)` and `None` would both be NULL.
+    pub const NESTED: bool = true;
+}
+
+/// What is asked of the type of a column.
+#[derive(Clone, Copy)]
+pub enum Asked<'a> {
+    /// Whether it can be read if the database has this type.
+    Reads(&'a AnyType),
+    /// Whether it can be read from every value of this type.
+    ReadsAll(&'a AnyType),
+    /// Whether it can be read from every rowid of SQLite.
+    ReadsRowid,
+    /// Whether the column can be set to a value of this type.
+    Takes(&'a AnyType),
+    /// Whether the column stores every value of this type, which it can be set to, as it stores the field read from that value.
+    Keeps(&'a AnyType),
+    /// Reads the field from a row and adds it to the arguments; the answer is whether it could.
+    Converts(&'a Conversion<'a>),
+    /// Whether the field has the same value in both rows, in the column at this place.
+    ReadsSame(&'a AnyRow, &'a AnyRow, usize),
+    /// Whether it can be read from NULL, which is the first column of this row.
+    ReadsNull(&'a AnyRow),
+    /// The name of the type in this database; the answer is whether there is one.
+    Name(DatabaseKind, &'a Cell<String>),
+    /// The name that the field's type has in the program, in the database of this type.
+    TypeName(&'a AnyType, &'a Cell<&'static str>),
+}
+
+/// A value that is read as a field, and bound as the field is.
+pub struct Conversion<'a> {
+    pub(crate) row: &'a AnyRow,
+    pub(crate) at: usize,
+    pub(crate) args: RefCell<&'a mut Arguments>,
+    /// Why it could not be read or bound.
+    pub(crate) error: Cell<Option<sqlx::Error>>,
+}
+
+/// How a column of a model is stored. Every bound on a field goes through it.
+///
+/// If no database can store the field's type, `STORABLE` is false: the derive reports it at the field, and all bounds
+/// hold, so that this is the only error.
+pub struct Slot<const STORABLE: bool>;
+
+/// As [`Slot`], for a field with `#[model(json)]`.
+pub struct JsonSlot<const STORABLE: bool>;
+
+impl<const STORABLE: bool> Slot<STORABLE> {
+    /// Whether any database can store it.
+    pub const STORABLE: bool = STORABLE;
+}
+
+impl<const STORABLE: bool> JsonSlot<STORABLE> {
+    /// Whether any database can store it.
+    pub const STORABLE: bool = STORABLE;
+}
+
+/// That fields of type `T` are stored in `DB`.
+pub trait Stores<T, DB: Backend> {
+    /// The value in a column of a row.
+    ///
+    /// # Errors
+    ///
+    /// If it does not decode.
+    fn get(row: &DB::Row, at: usize) -> Result<T, sqlx::Error>;
+
+    /// Gives the value of a field.
+    ///
+    /// # Errors
+    ///
+    /// What `take` returns.
+    fn give(value: &T, take: Take<'_, DB>) -> Result<(), BoxDynError>;
+
+    /// What is asked of the type.
+    fn asked(asked: Asked<'_>) -> bool;
+}
+
+impl<T: Field<DB>, DB: Backend> Stores<T, DB> for Slot<true> {
+    fn get(row: &DB::Row, at: usize) -> Result<T, sqlx::Error> {
+        DB::get(row, at)
+    }
+
+    fn give(value: &T, take: Take<'_, DB>) -> Result<(), BoxDynError> {
+        take(value)
+    }
+
+    fn asked(asked: Asked<'_>) -> bool {
+        asked_of::<T, DB>(asked)
+    }
+}
+
+/// Whether a type is one of these or an `Option` of one.
+macro_rules! is_either {
+    ($T:ty: $($type:ty),*) => {{
+        let id = TypeId::of::<$T>();
+        $(id == TypeId::of::<$type>() || id == TypeId::of::<Option<$type>>())||*
+    }};
+}
+
+/// Whether a value of a type that is compatible always decodes: the type has no values that a `T` cannot be. Of a type of the
+/// program that cannot be told.
+fn decodes_all<T: 'static>() -> bool {
+    #[cfg(feature = "uuid")]
+    if is_either!(T: sqlx::types::Uuid) {
+        return true;
+    }
+    is_either!(T: bool, i16, i32, i64, f32, f64, String, Vec<u8>)
+}
+
+fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
+    match asked {
+        Asked::Reads(ty) => T::compatible(DB::type_info(ty)),
+        Asked::ReadsAll(ty) => T::compatible(DB::type_info(ty)) && decodes_all::<T>(),
+        Asked::ReadsRowid => DB::holds_rowid(&T::type_info()) && !is_either!(T: u32, u64),
+        Asked::Takes(ty) => {
+            let ty = DB::type_info(ty);
+            DB::takes(&T::type_info(), ty).unwrap_or_else(|| T::compatible(ty))
+        }
+        Asked::Keeps(ty) => keeps::<T, DB>(DB::type_info(ty)),
+        Asked::Converts(conversion) => {
+            let error = convert::<T, DB>(conversion).err();
+            let done = error.is_none();
+            conversion.error.set(error);
+            done
+        }
+        Asked::ReadsSame(row, other, at) => {
+            if Notation::of(type_name::<T>()) == Some(Notation::Json) {
+                return row.is_same_json(other, at).unwrap_or(false);
+            }
+            let read = |row| DB::get::<T>(DB::row(row), at);
+            matches!((read(row), read(other)), (Ok(one), Ok(other)) if is_same::<T, DB>(&one, &other))
+        }
+        Asked::ReadsNull(row) => DB::get::<T>(DB::row(row), 0).is_ok(),
+        Asked::Name(_, name) => {
+            name.set(T::type_info().name().to_owned());
+            // A type of which only the number is known is printed as this.
+            T::type_info().name() != "?"
+        }
+        Asked::TypeName(_, name) => {
+            name.set(type_name::<T>());
+            true
+        }
+    }
+}
+
+/// Whether each value of a type that the column can be set to is stored as the field read from it would be.
+fn keeps<T: 'static, DB: Backend>(value: &DB::TypeInfo) -> bool {
+    match DB::KIND {
+        // The column converts a value to its own type, which is the field's.
+        DatabaseKind::Postgres => decodes_all::<T>(),
+        // The column stores a value as it is. Integers of 32 bits and less are of a type of their own.
+        DatabaseKind::Sqlite => {
+            is_either!(T: bool, i64, f64, String, Vec<u8>)
+                || is_either!(T: i32) && !DB::holds_rowid(value)
+        }
+    }
+}
+
+fn convert<T: Field<DB>, DB: Backend>(conversion: &Conversion<'_>) -> Result<(), sqlx::Error> {
+    let value = DB::get::<T>(DB::row(conversion.row), conversion.at)?;
+    let mut args = conversion.args.borrow_mut();
+    Bindable::<DB>::bind(&value, DB::arguments(&mut args)).map_err(sqlx::Error::Encode)
+}
+
+/// Whether two values are equal. Fields need not have `PartialEq`: what the database is given for them is compared.
+fn is_same<T: Field<DB>, DB: Backend>(one: &T, other: &T) -> bool {
+    let encoded = |value: &T| {
+        let mut all = Vec::new();
+        DB::encoded(value, &mut all).map(|()| all)
+    };
+    #[cfg(any(feature = "chrono", feature = "time"))]
+    if let Some(is_same) = is_same_time(one, other) {
+        return is_same;
+    }
+    matches!((encoded(one), encoded(other)), (Ok(one), Ok(other)) if one == other)
+}
+
+/// Whether two values are the same time, if they are of a type that keeps the offset: equal times can have different offsets.
+#[cfg(any(feature = "chrono", feature = "time"))]
+fn is_same_time(one: &dyn Any, other: &dyn Any) -> Option<bool> {
+    #[cfg(feature = "chrono")]
+    use sqlx::types::chrono::{DateTime, FixedOffset};
+    #[cfg(feature = "time")]
+    use sqlx::types::time::OffsetDateTime;
+
+    fn are_equal<T: PartialEq + 'static>(one: &dyn Any, other: &dyn Any) -> Option<bool> {
+        let value = || Some(one.downcast_ref::<T>()? == other.downcast_ref()?);
+        let option = || Some(one.downcast_ref::<Option<T>>()? == other.downcast_ref()?);
+        value().or_else(option)
+    }
+    let is_same = None;
+    #[cfg(feature = "chrono")]
+    let is_same = is_same.or_else(|| are_equal::<DateTime<FixedOffset>>(one, other));
+    #[cfg(feature = "time")]
+    let is_same = is_same.or_else(|| are_equal::<OffsetDateTime>(one, other));
+    is_same
+}
+
+const REPORTED: &str = "the build has failed at this field";
+
+impl<T, DB: Backend> Stores<T, DB> for Slot<false> {
+    fn get(_: &DB::Row, _: usize) -> Result<T, sqlx::Error> {
+        unreachable!("{REPORTED}")
+    }
+
+    fn give(_: &T, _: Take<'_, DB>) -> Result<(), BoxDynError> {
+        unreachable!("{REPORTED}")
+    }
+
+    fn asked(_: Asked<'_>) -> bool {
+        unreachable!("{REPORTED}")
+    }
+}
+
+#[cfg(feature = "json")]
+impl<T, DB: Backend> Stores<T, DB> for JsonSlot<true>
+where
+    JsonColumn<T>: Field<DB>,
+    for<'j> JsonColumn<&'j T>: crate::database::backend::Bindable<DB>,
+{
+    fn get(row: &DB::Row, at: usize) -> Result<T, sqlx::Error> {
+        DB::get::<JsonColumn<T>>(row, at).map(|json| json.0)
+    }
+
+    fn give(value: &T, take: Take<'_, DB>) -> Result<(), BoxDynError> {
+        take(&JsonColumn(value))
+    }
+
+    fn asked(asked: Asked<'_>) -> bool {
+        asked_of::<JsonColumn<T>, DB>(asked)
+    }
+}
+
+impl<T, DB: Backend> Stores<T, DB> for JsonSlot<false> {
+    fn get(_: &DB::Row, _: usize) -> Result<T, sqlx::Error> {
+        unreachable!("{REPORTED}")
+    }
+
+    fn give(_: &T, _: Take<'_, DB>) -> Result<(), BoxDynError> {
+        unreachable!("{REPORTED}")
+    }
+
+    fn asked(_: Asked<'_>) -> bool {
+        unreachable!("{REPORTED}")
+    }
+}
+
+/// A value of a field with `#[model(json)]`: JSON, and NULL if it is `None`.
+#[derive(Debug)]
+pub struct JsonColumn<T>(pub T);
+
+#[cfg(feature = "json")]
+mod json {
+    use std::fmt::Error as Present;
+
+    use serde::de::value::Error as NotNull;
+    use serde::de::{DeserializeOwned, Deserializer, Error as _, Visitor};
+    use serde::ser::{Impossible, Serialize, Serializer};
+    use sqlx::encode::IsNull;
+    use sqlx::error::{BoxDynError, UnexpectedNullError};
+    use sqlx::types::Json;
+    use sqlx::{Database, Decode, Encode, Type, ValueRef};
+
+    use super::JsonColumn;
+
+    impl<T, DB: Database> Type<DB> for JsonColumn<T>
+    where
+        Json<T>: Type<DB>,
+    {
+        fn type_info() -> DB::TypeInfo {
+            Json::<T>::type_info()
+        }
+
+        fn compatible(ty: &DB::TypeInfo) -> bool {
+            Json::<T>::compatible(ty)
+        }
+    }
+
+    impl<'q, T: Serialize, DB: Database> Encode<'q, DB> for JsonColumn<T>
+    where
+        for<'j> Json<&'j T>: Encode<'q, DB>,
+    {
+        fn encode_by_ref(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError> {
+            match self.0.serialize(IsNone) {
+                Ok(()) => Ok(IsNull::Yes),
+                Err(_) => Json(&self.0).encode_by_ref(buffer),
+            }
+        }
+    }
+
+    impl<'r, T: DeserializeOwned, DB: Database> Decode<'r, DB> for JsonColumn<T>
+    where
+        Json<T>: Decode<'r, DB>,
+    {
+        fn decode(value: DB::ValueRef<'r>) -> Result<Self, BoxDynError> {
+            if value.is_null() {
+                return T::deserialize(Null).map(Self).map_err(|_| UnexpectedNullError.into());
+            }
+            Json::decode(value).map(|json| Self(json.0))
+        }
+    }
+
+    /// Deserializes `None`, also within a transparent type, and nothing else.
+    struct Null;
+
+    impl<'de> Deserializer<'de> for Null {
+        type Error = NotNull;
+
+        fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
+            Err(NotNull::custom("NULL"))
+        }
+
+        fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
+            visitor.visit_none()
+        }
+
+        fn deserialize_newtype_struct<V: Visitor<'de>>(
+            self,
+            _: &'static str,
+            visitor: V,
+        ) -> Result<V::Value, Self::Error> {
+            visitor.visit_newtype_struct(self)
+        }
+
+        serde::forward_to_deserialize_any! {
+            bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit unit_struct seq tuple
+            tuple_struct map struct enum identifier ignored_any
+        }
+    }
+
+    /// Tells whether a value is `None`, also within a transparent type. Anything else is an error, which does not allocate.
+    struct IsNone;
+
+    macro_rules! present {
+        ($($name:ident($($arg:ty),*) $(-> $returns:ty)?;)*) => { $(
+            fn $name(self, $(_: $arg),*) -> Result<present!(@ $($returns)?), Present> {
+                Err(Present)
+            }
+        )* };
+        (@) => { () };
+        (@ $returns:ty) => { $returns };
+    }
+
+    type Nothing = Impossible<(), Present>;
+
+    impl Serializer for IsNone {
+        type Ok = ();
+        type Error = Present;
+        type SerializeSeq = Nothing;
+        type SerializeTuple = Nothing;
+        type SerializeTupleStruct = Nothing;
+        type SerializeTupleVariant = Nothing;
+        type SerializeMap = Nothing;
+        type SerializeStruct = Nothing;
+        type SerializeStructVariant = Nothing;
+
+        fn serialize_none(self) -> Result<(), Present> {
+            Ok(())
+        }
+
+        fn serialize_newtype_struct<T: Serialize + ?Sized>(
+            self,
+            _: &'static str,
+            value: &T,
+        ) -> Result<(), Present> {
+            value.serialize(self)
+        }
+
+        fn serialize_some<T: Serialize + ?Sized>(self, _: &T) -> Result<(), Present> {
+            Err(Present)
+        }
+
+        fn serialize_newtype_variant<T: Serialize + ?Sized>(
+            self,
+            _: &'static str,
+            _: u32,
+            _: &'static str,
+            _: &T,
+        ) -> Result<(), Present> {
+            Err(Present)
+        }
+
+        fn collect_str<T: std::fmt::Display + ?Sized>(self, _: &T) -> Result<(), Present> {
+            Err(Present)
+        }
+
+        present! {
+            serialize_bool(bool);
+            serialize_i8(i8);
+            serialize_i16(i16);
+            serialize_i32(i32);
+            serialize_i64(i64);
+            serialize_u8(u8);
+            serialize_u16(u16);
+            serialize_u32(u32);
+            serialize_u64(u64);
+            serialize_f32(f32);
+            serialize_f64(f64);
+            serialize_char(char);
+            serialize_str(&str);
+            serialize_bytes(&[u8]);
+            serialize_unit();
+            serialize_unit_struct(&'static str);
+            serialize_unit_variant(&'static str, u32, &'static str);
+            serialize_seq(Option<usize>) -> Nothing;
+            serialize_tuple(usize) -> Nothing;
+            serialize_tuple_struct(&'static str, usize) -> Nothing;
+            serialize_tuple_variant(&'static str, u32, &'static str, usize) -> Nothing;
+            serialize_map(Option<usize>) -> Nothing;
+            serialize_struct(&'static str, usize) -> Nothing;
+            serialize_struct_variant(&'static str, u32, &'static str, usize) -> Nothing;
+        }
+    }
+}
+
+/// Gives a key that may not be there yet.
+///
+/// # Errors
+///
+/// What `take` returns; where there is none.
+pub fn give_key<DB: Backend, S: Stores<T, DB>, T>(
+    key: &Option<T>,
+    take: Take<'_, DB>,
+) -> Result<(), BoxDynError> {
+    match key {
+        Some(key) => S::give(key, take),
+        None => Err("the row has no key yet".into()),
+    }
+}
+
+/// Adds a part of a key by which a row is found to the arguments of a statement.
+///
+/// # Errors
+///
+/// If it cannot be encoded.
+pub fn add_key<DB: Backend, S: Stores<T, DB>, T>(
+    key: &T,
+    args: &mut DB::Arguments,
+) -> Result<(), BoxDynError> {
+    S::give(key, &mut |key| key.bind_compared(args))
+}
+
+/// A place that no column has.
+///
+/// # Errors
+///
+/// Always.
+pub fn no_column(column: usize) -> Result<(), BoxDynError> {
+    Err(format!("there is no column {column}").into())
+}
+
+/// What the text of a value means. SQLite has one type for both.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Notation {
+    String,
+    Json,
+}
+
+impl Notation {
+    /// That of a type of this name, if it is not one of the program's own.
+    pub(crate) fn of(type_name: &str) -> Option<Self> {
+        const JSON: [&str; 3] =
+            ["sqlx_core::types::json::Json<", "serde_json::", "alloc::boxed::Box<serde_json::"];
+        let name = type_name.trim_start_matches('&').trim_start_matches("core::option::Option<");
+        let name = name.trim_start_matches('&');
+        if name.starts_with(json_column()) || JSON.iter().any(|json| name.starts_with(json)) {
+            return Some(Self::Json);
+        }
+        let is_string = matches!(
+            name.trim_end_matches('>'),
+            "str" | "alloc::string::String" | "alloc::boxed::Box<str" | "alloc::borrow::Cow<str"
+        );
+        is_string.then_some(Self::String)
+    }
+}
+
+/// The name of [`JsonColumn`], up to its parameter.
+pub(crate) fn json_column() -> &'static str {
+    type_name::<JsonColumn<()>>().trim_end_matches("()>")
+}

@@ -1,0 +1,236 @@
+//! The statements about rows that belong to others.
+
+use crate::database::backend::{Arguments, DatabaseKind, Statement};
+use crate::database::conn::Conn;
+use crate::error::Result;
+use crate::signal::relation::Dependent;
+use crate::table::chunk::ROWS_OF_ARRAYS;
+use crate::table::rows::Rows;
+use crate::table::schema::ColumnGroup;
+use crate::write::inspect;
+use crate::write::key_order;
+use crate::write::key_order::key_casts;
+use crate::write::key_order::sort_by_key;
+
+/// How many rows a statement names one by one at most.
+pub(super) const PARENTS: usize = 500;
+
+/// Those of some rows that have a key, as many together as a statement is about, in the order in which rows are locked.
+pub(super) async fn parts(
+    conn: &mut Conn<'_>,
+    rows: &dyn Rows,
+    some: impl IntoIterator<Item = usize>,
+) -> Result<Vec<Vec<usize>>> {
+    let kind = conn.kind();
+    let mut keyed: Vec<_> = some.into_iter().filter(|row| rows.has_key(*row)).collect();
+    let casts = key_casts(conn, rows).await?;
+    sort_by_key(kind, rows, &casts, &mut keyed);
+    let most = if are_array(kind, rows, &keyed) { ROWS_OF_ARRAYS } else { PARENTS };
+    Ok(keyed.chunks(most).map(<[_]>::to_vec).collect())
+}
+
+/// Whether the keys of rows are one argument.
+fn are_array(kind: DatabaseKind, rows: &dyn Rows, part: &[usize]) -> bool {
+    let key = rows.statements().group(ColumnGroup::Key).next().unwrap_or_default();
+    let first = part.first().filter(|_| kind == DatabaseKind::Postgres && part.len() > 1);
+    first.is_some_and(|row| rows.fits_array(*row, key, kind))
+}
+
+/// Any one row that belongs to these, with its columns if they are to be `read`.
+pub(super) async fn any(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    parents: &dyn Rows,
+    part: &[usize],
+    read: bool,
+) -> Result<Statement> {
+    let model = dependent.child().statements;
+    let start = match read {
+        true => model.select.to_owned(),
+        false => format!("SELECT 1 FROM {}", model.table),
+    };
+    of_parents(conn, dependent, parents, part, &start, " LIMIT 1").await
+}
+
+/// The rows that belong to these, which stay as they are.
+pub(super) async fn select(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    parents: &dyn Rows,
+    part: &[usize],
+) -> Result<Statement> {
+    of_parents(conn, dependent, parents, part, dependent.child().statements.select, "").await
+}
+
+/// The rows that belong to these and are deleted with them.
+pub(super) async fn select_to_delete(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    parents: &dyn Rows,
+    part: &[usize],
+) -> Result<Statement> {
+    let end = in_order(conn, dependent, " FOR UPDATE").await?;
+    of_parents(conn, dependent, parents, part, dependent.child().statements.select, &end).await
+}
+
+/// The rows that belong to these as they are when they belong to none.
+pub(super) async fn select_as_null(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    parents: &dyn Rows,
+    part: &[usize],
+) -> Result<Statement> {
+    let model = dependent.child().statements;
+    let columns = model.columns.iter().enumerate();
+    let null = |place| place == dependent.column();
+    let columns: Vec<_> =
+        columns.map(|(place, c)| if null(place) { "NULL" } else { c.name }).collect();
+    let start = format!("SELECT {} FROM {}", columns.join(", "), model.table);
+    let end = in_order(conn, dependent, null_lock(dependent)).await?;
+    of_parents(conn, dependent, parents, part, &start, &end).await
+}
+
+/// UPDATE of the rows that belong to these, of which no receiver is told.
+pub(super) async fn set_null(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    parents: &dyn Rows,
+    part: &[usize],
+) -> Result<Statement> {
+    let model = dependent.child().statements;
+    let version =
+        model.group(ColumnGroup::Version).map(|c| format!(", {0} = {0} + 1", model.name(c)));
+    let column = model.name(dependent.column());
+    let update =
+        format!("UPDATE {} SET {column} = NULL{}", model.table, version.collect::<String>());
+    change_in_order(conn, dependent, parents, part, &update, null_lock(dependent)).await
+}
+
+/// The lock that an UPDATE of the column to NULL takes. A unique column could be the target of a foreign key.
+fn null_lock(dependent: Dependent) -> &'static str {
+    let column = dependent.child().statements.columns[dependent.column()];
+    if column.unique { " FOR UPDATE" } else { " FOR NO KEY UPDATE" }
+}
+
+/// UPDATE of a column of these rows.
+pub(super) fn set_own_null(
+    kind: DatabaseKind,
+    rows: &dyn Rows,
+    part: &[usize],
+    column: usize,
+) -> Result<Statement, sqlx::Error> {
+    let (model, mut args, mut place) = (rows.statements(), Arguments::new(kind), 0);
+    let mut conditions = Vec::with_capacity(part.len());
+    for row in part {
+        let mut same = Vec::new();
+        for key in model.group(ColumnGroup::Key) {
+            rows.bind_compared(*row, key, &mut args).map_err(sqlx::Error::Encode)?;
+            place += 1;
+            same.push(format!("{} = ${place}", model.name(key)));
+        }
+        conditions.push(format!("({})", same.join(" AND ")));
+    }
+    let (table, column) = (model.table, model.name(column));
+    let sql = format!("UPDATE {table} SET {column} = NULL WHERE {}", conditions.join(" OR "));
+    Ok(Statement::once(sql, args))
+}
+
+/// DELETE of the rows that belong to these, of which no receiver is told.
+pub(super) async fn delete(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    parents: &dyn Rows,
+    part: &[usize],
+) -> Result<Statement> {
+    let delete = format!("DELETE FROM {}", dependent.child().statements.table);
+    change_in_order(conn, dependent, parents, part, &delete, " FOR UPDATE").await
+}
+
+/// An UPDATE or DELETE of the rows that belong to these. On PostgreSQL, the locks that it takes are taken in the order of the
+/// keys.
+async fn change_in_order(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    parents: &dyn Rows,
+    part: &[usize],
+    change: &str,
+    lock: &str,
+) -> Result<Statement> {
+    if conn.kind() == DatabaseKind::Sqlite {
+        return of_parents(conn, dependent, parents, part, change, "").await;
+    }
+    let model = dependent.child().statements;
+    let keys: Vec<_> = model.group(ColumnGroup::Key).map(|c| model.name(c)).collect();
+    let (keys, order) = (keys.join(", "), in_order(conn, dependent, lock).await?);
+    let start = format!("WITH _locked AS MATERIALIZED (SELECT {keys} FROM {}", model.table);
+    let end = format!("{order}) {change} WHERE ({keys}) IN (SELECT {keys} FROM _locked)");
+    of_parents(conn, dependent, parents, part, &start, &end).await
+}
+
+/// The order in which rows of a model are written, with a lock of them.
+async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Result<String> {
+    let (kind, model) = (conn.kind(), dependent.child().statements);
+    let names = model.group(ColumnGroup::Key).map(|column| model.name(column));
+    let rows = dependent.rows(kind, None).filter(|_| kind == DatabaseKind::Postgres);
+    let Some(rows) = rows else {
+        return Ok(format!(" ORDER BY {}", names.collect::<Vec<_>>().join(", ")));
+    };
+    let mut keys = Vec::new();
+    for column in model.group(ColumnGroup::Key) {
+        let field = rows.type_name(column, kind);
+        let cast = match field.as_str() {
+            "TEXT" | "VARCHAR" => own_type(conn, dependent, &*rows, column).await?,
+            _ => None,
+        };
+        keys.push(key_order::sql(model.name(column), &field, cast.as_deref()));
+    }
+    Ok(format!(" ORDER BY {}{lock}", keys.join(", ")))
+}
+
+/// A statement about the rows that belong to a part of the parents.
+async fn of_parents(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    parents: &dyn Rows,
+    part: &[usize],
+    start: &str,
+    end: &str,
+) -> Result<Statement> {
+    let kind = conn.kind();
+    let mut args = Arguments::new(kind);
+    let key = parents.statements().group(ColumnGroup::Key).next().unwrap_or_default();
+    let column = dependent.child().statements.name(dependent.column());
+    if are_array(kind, parents, part) {
+        let cast = cast(conn, dependent, parents.is_text(part[0], key, kind)).await?;
+        let bound = parents.bind_array(part.len(), &|n| part[n], key, &mut args);
+        bound.map_err(sqlx::Error::Encode)?;
+        let sql = format!("{start} WHERE {column} = ANY($1{cast}){end}");
+        return Ok(Statement { persistent: true, ..Statement::once(sql, args) });
+    }
+    let bound = part.iter().try_for_each(|row| parents.bind_compared(*row, key, &mut args));
+    bound.map_err(sqlx::Error::Encode)?;
+    let places: Vec<_> = (1..=part.len()).map(|n| format!("${n}")).collect();
+    let sql = format!("{start} WHERE {column} IN ({}){end}", places.join(", "));
+    Ok(Statement { persistent: part.len() == 1, ..Statement::once(sql, args) })
+}
+
+/// The cast of keys to the type as which they are compared with the column.
+async fn cast(conn: &mut Conn<'_>, dependent: Dependent, is_text: bool) -> Result<String> {
+    let Some(rows) = dependent.rows(conn.kind(), None).filter(|_| is_text) else {
+        return Ok(String::new());
+    };
+    let ty = own_type(conn, dependent, &*rows, dependent.column()).await?;
+    Ok(ty.map_or_else(String::new, |ty| format!("::{ty}[]")))
+}
+
+/// The type of a column of text, if it compares in its own way.
+async fn own_type(
+    conn: &mut Conn<'_>,
+    dependent: Dependent,
+    rows: &dyn Rows,
+    column: usize,
+) -> Result<Option<Box<str>>> {
+    let casts = inspect::casts(conn, rows, dependent.child().columns).await?;
+    let ty = casts.iter().flat_map(|casts| &**casts).find(|(of, _)| *of == column);
+    Ok(ty.map(|(_, ty)| ty.clone()))
+}

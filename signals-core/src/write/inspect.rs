@@ -1,0 +1,402 @@
+//! Looks at the table of a model before the first write, see [`SchemaCache`].
+
+use futures_util::future::BoxFuture;
+use sqlx::AssertSqlSafe;
+
+use crate::database::backend::{AnyType, DatabaseKind};
+use crate::database::conn::Conn;
+use crate::database::schema_cache::{Casts, Columns, SchemaCache, TableFacts, Tables};
+use crate::error::{Error, Result, driver};
+use crate::table::rows::Rows;
+use crate::table::schema::{ColumnGroup, ColumnRole};
+use crate::write::SaveKind;
+
+impl SchemaCache {
+    /// Whether a statement that saves the first row, or deletes it without a `verb`, can commit itself: it does all or nothing,
+    /// and what it returns can be read. None if that is not known yet.
+    pub(crate) fn commits_itself(
+        &self,
+        kind: DatabaseKind,
+        rows: &dyn Rows,
+        verb: Option<&SaveKind>,
+    ) -> Option<bool> {
+        let returned = verb.map_or(Columns::NONE, |verb| returned(rows, verb));
+        // An UPDATE of a row without a key is refused before anything is sent.
+        let is_sent =
+            rows.has_key(0) || !matches!(verb, Some(SaveKind::Update | SaveKind::Fields(_)));
+        if !is_sent || (kind == DatabaseKind::Postgres && returned.is_empty()) {
+            return Some(true);
+        }
+        let all = self.0.load();
+        let known = all.get(rows.id())?;
+        let atomic = kind == DatabaseKind::Postgres || known.atomic?;
+        let all_seen = returned.without(known.seen).is_empty();
+        (!atomic || all_seen).then(|| atomic && returned.without(known.readable).is_empty())
+    }
+
+    /// Whether a row that an UPDATE or a DELETE did not write is not there.
+    pub(crate) fn plain(&self, rows: &dyn Rows) -> bool {
+        self.keeps_no_row(rows) && !rows.statements().has(ColumnGroup::Version)
+    }
+
+    fn keeps_no_row(&self, rows: &dyn Rows) -> bool {
+        self.0.load().get(rows.id()).is_some_and(|known| known.plain)
+    }
+
+    /// Whether an INSERT can name the columns that are asked for in `ON CONFLICT`, if that is known.
+    pub(crate) fn arbiter(&self, rows: &dyn Rows, are: impl Fn(&[usize]) -> bool) -> Option<bool> {
+        let all = self.0.load();
+        let mut arbiters = all.get(rows.id())?.arbiters.iter();
+        arbiters.find(|(columns, _)| are(columns)).map(|(_, arbiter)| *arbiter)
+    }
+
+    /// Whether the database counts the rows that are written, if that is known. This counts although the schema may have changed:
+    /// else every delete in a transaction would have to compare the schema first.
+    fn counted(&self, kind: DatabaseKind, rows: &dyn Rows) -> Option<bool> {
+        if kind == DatabaseKind::Postgres {
+            return Some(true);
+        }
+        self.0.load().models.get(&rows.id())?.counted
+    }
+
+    /// The columns whose types compare text in their own way, if that is known.
+    fn casts(&self, rows: &dyn Rows) -> Option<Casts> {
+        self.0.load().get(rows.id())?.casts.clone()
+    }
+
+    /// Adds what was looked up from an `epoch` on.
+    fn add(&self, rows: &dyn Rows, epoch: u64, new: TableFacts) {
+        self.0.rcu(|all| {
+            let mut all = Tables::clone(all);
+            if all.epoch == epoch {
+                let known = all.models.entry(rows.id()).or_default();
+                known.seen.0 |= new.seen.0;
+                known.readable.0 |= new.readable.0;
+                known.atomic = new.atomic.or(known.atomic);
+                known.plain |= new.plain;
+                known.counted = new.counted.or(known.counted);
+                known.arbiters.extend(new.arbiters.clone());
+                if let Some(casts) = &new.casts {
+                    known.casts = Some(casts.clone());
+                }
+            }
+            all
+        });
+    }
+}
+
+/// The columns that a save reads back.
+fn returned(rows: &dyn Rows, verb: &SaveKind) -> Columns {
+    let (model, keyed) = (rows.statements(), rows.has_key(0));
+    let reads = |group: ColumnGroup| match (group, verb) {
+        (ColumnGroup::Computed, _) => true,
+        (ColumnGroup::Key, SaveKind::Upsert(_)) => true,
+        (ColumnGroup::Key, SaveKind::Insert | SaveKind::Save | SaveKind::GetOrCreate(_)) => !keyed,
+        (ColumnGroup::Version, SaveKind::Upsert(_)) => true,
+        (ColumnGroup::Added, SaveKind::Save) => keyed,
+        (ColumnGroup::Added, SaveKind::Update | SaveKind::Fields(_) | SaveKind::Upsert(_)) => true,
+        _ => false,
+    };
+    let columns = model.columns.iter().enumerate();
+    Columns::of(columns.filter(|(_, c)| reads(c.role.group())).map(|(column, _)| column))
+}
+
+/// Whether a statement that saves the first row, or deletes it without a `verb`, can commit itself. If not, it may have to be
+/// undone, and so needs a transaction. The table is looked at if this is not known yet.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) fn commits_itself<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s dyn Rows,
+    verb: Option<&'s SaveKind>,
+) -> BoxFuture<'s, Result<bool>> {
+    Box::pin(async move {
+        let kind = conn.kind();
+        compare(conn).await?;
+        if let Some(known) = conn.facts().commits_itself(kind, rows, verb) {
+            return Ok(known);
+        }
+        let epoch = conn.facts().epoch();
+        let seen = verb.map_or(Columns::NONE, |verb| returned(rows, verb));
+        let found = match kind {
+            DatabaseKind::Sqlite => in_sqlite(conn, rows, seen).await,
+            DatabaseKind::Postgres => in_postgres(conn, rows, seen).await,
+        };
+        match unless_lost(found)? {
+            Some(found) => {
+                let all_read = seen.without(found.readable).is_empty();
+                let commits_itself = found.atomic == Some(true) && all_read;
+                conn.facts().add(rows, epoch, TableFacts { seen, ..found });
+                Ok(commits_itself)
+            }
+            None => Ok(false),
+        }
+    })
+}
+
+/// Compares the schema if it may have changed, so that what is known of it counts again, or is forgotten.
+async fn compare(conn: &mut Conn<'_>) -> Result<()> {
+    if let Some(suspected) = conn.facts().suspected() {
+        let found = Box::pin(conn.query(SQLITE_FINGERPRINT).fetch_one::<(String,)>()).await;
+        if let Some((fingerprint,)) = unless_lost(found)? {
+            conn.facts().compare(suspected, &fingerprint.into());
+        }
+    }
+    Ok(())
+}
+
+/// Differs if the schema does. What is temporary is in no version.
+const SQLITE_FINGERPRINT: &str = "SELECT schema_version || coalesce((SELECT group_concat(sql) FROM sqlite_temp_schema), '') FROM \
+     pragma_schema_version";
+
+/// What was found; none if the connection is lost, and the write itself may find another one.
+fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(Error::Database(sqlx::Error::Database(error))) if !driver::has_hung_up(&*error) => {
+            Err(sqlx::Error::Database(error).into())
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// A value of any type can be in any column, but for the rowid. Of the others we take those for certain that the library
+/// writes itself and that cannot be NULL.
+async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
+    let (model, row) = (rows.statements(), rows.at(0));
+    let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+    let sql = SQLITE_TABLE.replace("{schema}", &schema.replace('"', "\"\""));
+    let found: Vec<(String, bool, bool, bool, bool)> =
+        conn.query(AssertSqlSafe(sql)).bind(name).bind(schema).fetch_all().await?;
+    let is_certain = |i: &usize| {
+        let column = &model.columns[*i];
+        let of_table = found.iter().find(|(name, ..)| name == row.columns()[*i]);
+        let Some((_, not_null, is_rowid, ..)) = of_table else { return false };
+        match column.role.group() {
+            ColumnGroup::Key => *is_rowid && rows.fits_rowid(*i),
+            ColumnGroup::Version | ColumnGroup::Added => column.optional || *not_null,
+            ColumnGroup::Set | ColumnGroup::Computed => false,
+        }
+    };
+    let readable = (0..Columns::REST).filter(|i| seen.has(*i)).filter(is_certain);
+    let atomic = found.first().is_some_and(|(.., atomic, _)| *atomic);
+    let counted = found.first().map(|(.., counted)| *counted);
+    let readable = Columns::of(readable);
+    Ok(TableFacts {
+        readable,
+        atomic: Some(atomic),
+        plain: atomic,
+        counted,
+        ..TableFacts::default()
+    })
+}
+
+/// The columns of a table: whether each can be NULL, and is the rowid, which is the one key that has no index. Besides, whether
+/// a statement that is refused does nothing: no trigger and no constraint of the table keeps what was done before
+/// (`RAISE(FAIL)`, `ON CONFLICT FAIL`), nor one of another table that is written by a foreign key; and whether it is no view.
+const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, name, \
+     tbl_name, sql FROM sqlite_temp_schema), unsafe AS MATERIALIZED (SELECT tbl_name FROM schemas WHERE type = 'trigger' OR sql LIKE \
+     '%CONFLICT%') SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
+     pragma_index_list($1, $2) AS i WHERE i.origin = 'pk'), NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
+     NOT (EXISTS (SELECT 1 FROM unsafe) AND EXISTS (SELECT 1 FROM schemas AS s, pragma_foreign_key_list(s.name, $2) AS f WHERE \
+     s.type = 'table' AND f.\"table\" = $1 COLLATE NOCASE AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN \
+     ('NO ACTION', 'RESTRICT')))), NOT EXISTS (SELECT 1 FROM schemas WHERE type = 'view' AND name = $1 COLLATE NOCASE) FROM \
+     pragma_table_xinfo($1, $2)";
+
+/// A value is of the type of its column; whether that can be NULL, the table says.
+async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
+    let (model, row) = (rows.statements(), rows.at(0));
+    let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();
+    // No plain columns: sqlx would ask the server for the tables that those are of.
+    let names = columns.iter().map(|i| format!("CASE WHEN true THEN {} END", model.name(*i)));
+    let names = names.collect::<Vec<_>>().join(", ");
+    let types = conn.types_of(format!("SELECT {names} FROM {}", model.table)).await?;
+    let columns = columns.into_iter().zip(types);
+    let is_read = |(i, ty): &(usize, AnyType)| match model.columns[*i].role {
+        // A time that the program has written itself makes no write a failure, see `Text::take`.
+        ColumnRole::GeneratedKey | ColumnRole::Version | ColumnRole::AutoNowAdd => {
+            rows.fits(*i, ty)
+        }
+        _ => rows.fits_all(*i, ty),
+    };
+    let columns = columns.filter(is_read).map(|(i, _)| i);
+    let mut readable: Vec<usize> = columns.collect();
+    let asks = |i: &usize| {
+        let column = &model.columns[*i];
+        !column.optional && column.role != ColumnRole::GeneratedKey
+    };
+    if readable.iter().any(asks) {
+        let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnotnull";
+        let not_null: Vec<(String,)> = conn.query(sql).bind(model.table).fetch_all().await?;
+        let is_not_null = |i: &usize| not_null.iter().any(|(name,)| name == row.columns()[*i]);
+        readable.retain(|i| !asks(i) || is_not_null(i));
+    }
+    let readable = Columns::of(readable.into_iter());
+    Ok(TableFacts { readable, atomic: Some(true), ..TableFacts::default() })
+}
+
+/// Whether a row that an UPDATE or a DELETE did not write is not there, because nothing can keep it from being written: no
+/// version, trigger, rule or policy.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
+    Ok(!rows.statements().has(ColumnGroup::Version) && stores_every_row(conn, rows).await?)
+}
+
+/// Whether nothing keeps a row from being written, and so none of several rows from being inserted: no trigger, rule or policy,
+/// and on SQLite no conflict clause.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
+    compare(conn).await?;
+    if conn.facts().keeps_no_row(rows) {
+        return Ok(true);
+    }
+    let (sql, name) = match conn.kind() {
+        DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.at(0).table().rsplit('.').next()),
+        DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.statements().table)),
+    };
+    let epoch = conn.facts().epoch();
+    let Some((plain,)) = unless_lost(conn.query(sql).bind(name).fetch_one::<(bool,)>().await)?
+    else {
+        return Ok(false);
+    };
+    conn.facts().add(rows, epoch, TableFacts { plain, ..TableFacts::default() });
+    Ok(plain)
+}
+
+const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND \
+     tbl_name = $1 COLLATE NOCASE)";
+
+/// A table of its own, without triggers of the program, rules and policies.
+const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
+     relrowsecurity AND NOT relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = pg_class.oid AND NOT \
+     tgisinternal))";
+
+/// Whether the database says how many rows a statement has written: SQLite does not if the triggers of a view write them.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn counts_rows(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
+    let kind = conn.kind();
+    match conn.facts().counted(kind, rows) {
+        Some(counted) => Ok(counted),
+        None => look_up_counted(conn, rows).await,
+    }
+}
+
+/// On the heap: a model is looked up once.
+fn look_up_counted<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s, Result<bool>> {
+    Box::pin(async move {
+        let epoch = conn.facts().epoch();
+        let row = rows.at(0);
+        let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+        let query = conn.query(SQLITE_COUNTS).bind(name).bind(schema);
+        let (counted,): (bool,) = query.fetch_one().await?;
+        conn.facts().add(
+            rows,
+            epoch,
+            TableFacts { counted: Some(counted), ..TableFacts::default() },
+        );
+        Ok(counted)
+    })
+}
+
+const SQLITE_COUNTS: &str = "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') \
+     AND type = 'view')";
+
+/// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if they are deferrable, or if there is no unique index
+/// of them.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn is_arbiter(conn: &mut Conn<'_>, rows: &dyn Rows, on: &[usize]) -> Result<bool> {
+    compare(conn).await?;
+    if let Some(arbiter) = conn.facts().arbiter(rows, |columns| columns == on) {
+        return Ok(arbiter);
+    }
+    let epoch = conn.facts().epoch();
+    let (model, row) = (rows.statements(), rows.at(0));
+    let mut names: Vec<_> = on.iter().map(|i| row.columns()[*i]).collect();
+    names.sort_unstable();
+    let names = names.join("\u{1}");
+    let query = match conn.kind() {
+        DatabaseKind::Sqlite => {
+            let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+            conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
+        }
+        DatabaseKind::Postgres => conn.query(POSTGRES_ARBITER).bind(names).bind(model.table),
+    };
+    let (arbiter,): (bool,) = query.fetch_one().await?;
+    let arbiters = vec![(on.to_vec(), arbiter)];
+    conn.facts().add(rows, epoch, TableFacts { arbiters, ..TableFacts::default() });
+    Ok(arbiter)
+}
+
+const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \
+     name)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND (SELECT \
+     group_concat(name, char(1)) FROM (SELECT name FROM pragma_index_info(i.name, $3) ORDER BY name)) = $1)";
+
+/// Each unique index of these columns is an arbiter, and none may be deferrable. A table with rules has no ON CONFLICT.
+const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($2) \
+     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($2) AND indisunique AND indisvalid \
+     AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
+     FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $1";
+
+/// The columns of a PostgreSQL table, which are named in this order, whose types compare text in their own way: values that are
+/// sent as `text` must be cast to these types, or the columns would be compared as text.
+///
+/// # Errors
+///
+/// What the database refuses.
+pub(crate) async fn casts(conn: &mut Conn<'_>, rows: &dyn Rows, columns: &[&str]) -> Result<Casts> {
+    match conn.facts().casts(rows) {
+        Some(casts) => Ok(casts),
+        None => look_up_casts(conn, rows, columns).await,
+    }
+}
+
+/// On the heap: a model is looked up once.
+fn look_up_casts<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s dyn Rows,
+    columns: &'s [&'s str],
+) -> BoxFuture<'s, Result<Casts>> {
+    Box::pin(async move {
+        let epoch = conn.facts().epoch();
+        let query = conn.query(POSTGRES_TEXT_TYPES).bind(rows.statements().table);
+        let found: Vec<(String, Option<String>)> = query.fetch_all().await?;
+        let cast = |(name, ty): &(String, Option<String>)| {
+            let column = columns.iter().position(|column| column == name)?;
+            Some((column, ty.as_deref()?.into()))
+        };
+        let casts: Vec<_> = found.iter().filter_map(cast).collect();
+        let casts: Casts = (!casts.is_empty()).then(|| casts.into());
+        // Without a column there is no such table yet.
+        if !found.is_empty() {
+            conn.facts().add(
+                rows,
+                epoch,
+                TableFacts { casts: Some(casts.clone()), ..TableFacts::default() },
+            );
+        }
+        Ok(casts)
+    })
+}
+
+/// The columns of a table, each with its type if that is one of text and compares otherwise than `text`, `varchar` and `name`
+/// do. A domain compares as the type that it is of. The schema is named so that the search path does not matter, and no
+/// length, because a cast to a length truncates.
+const POSTGRES_TEXT_TYPES: &str = "WITH RECURSIVE _types AS (SELECT attname, atttypid AS type FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND \
+     NOT attisdropped UNION ALL SELECT attname, typbasetype FROM _types JOIN pg_type ON oid = type WHERE typtype = 'd') SELECT \
+     attname::text, CASE WHEN typcategory = 'S' AND type NOT IN ('text'::regtype, 'varchar'::regtype, 'name'::regtype) THEN \
+     quote_ident(nspname) || '.' || quote_ident(typname) END FROM _types JOIN pg_type ON pg_type.oid = type JOIN pg_namespace ON \
+     pg_namespace.oid = typnamespace WHERE typtype <> 'd'";

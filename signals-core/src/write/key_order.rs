@@ -1,0 +1,222 @@
+//! The order in which several rows are written.
+//!
+//! PostgreSQL locks the rows of a statement one after the other, and keeps the locks until the end of the transaction. Two
+//! transactions that lock the same rows in different orders deadlock. So all rows are written in the order of their keys,
+//! whatever their order in the slice. Receivers and results keep the order of the slice.
+
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::database::schema_cache::Casts;
+use crate::error::Result;
+use crate::table::rows::Rows;
+use crate::table::schema::ColumnGroup;
+use crate::write::inspect;
+
+/// The order in which rows are written, if it is not their own.
+///
+/// # Errors
+///
+/// What the database refuses, if it is asked how it compares the keys.
+pub(crate) async fn write_order(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Vec<usize>> {
+    let casts = key_casts(conn, rows).await?;
+    Ok(order(rows, |keyed| sort_by_key(conn.kind(), rows, &casts, keyed)))
+}
+
+/// Those with a key first, so that they and those without are two statements, and no key that the database assigns is one that
+/// comes later.
+pub(crate) fn keyed_first(rows: &dyn Rows) -> Vec<usize> {
+    order(rows, |_| ())
+}
+
+fn order(rows: &dyn Rows, sort: impl FnOnce(&mut [usize])) -> Vec<usize> {
+    let (mut keyed, others): (Vec<_>, Vec<_>) = (0..rows.len()).partition(|row| rows.has_key(*row));
+    sort(&mut keyed);
+    keyed.extend(others);
+    if keyed.is_sorted() { Vec::new() } else { keyed }
+}
+
+/// The types of the parts of the key that compare text in their own way, if there are several rows to be ordered by them.
+pub(crate) async fn key_casts(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Casts> {
+    let kind = conn.kind();
+    let mut key = rows.statements().group(ColumnGroup::Key);
+    let first = (0..rows.len()).find(|row| rows.has_key(*row));
+    match first {
+        Some(first) if rows.len() > 1 && key.any(|column| rows.is_text(first, column, kind)) => {
+            inspect::casts(conn, rows, rows.at(0).columns()).await
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Sorts rows, all of which have a key, where the order in which rows are locked matters.
+pub(crate) fn sort_by_key(kind: DatabaseKind, rows: &dyn Rows, casts: &Casts, order: &mut [usize]) {
+    if kind == DatabaseKind::Postgres {
+        sort(rows, casts, order);
+    }
+}
+
+/// What PostgreSQL sorts by to have the order of [`sort_by_key`]: a part of the key of this name, with the name of the field's
+/// type, in a column of a type that compares text in its own way.
+pub(crate) fn sql(name: &str, field: &str, cast: Option<&str>) -> String {
+    match field {
+        _ if ignores_case(cast.unwrap_or(field)) => {
+            format!("lower({name}::text) COLLATE \"C\"")
+        }
+        field if is_text(field) => format!("{name} COLLATE \"C\""),
+        "BYTEA" => format!("octet_length({name}), {name}"),
+        _ => name.to_owned(),
+    }
+}
+
+/// Whether no two values that the database takes for equal are given to it as different bytes.
+pub(crate) fn compares_bytes(field: &str) -> bool {
+    const TYPES: [&str; 12] = [
+        "BOOL",
+        "BOOLEAN",
+        "INT2",
+        "INT4",
+        "INT8",
+        "INTEGER",
+        "UUID",
+        "BYTEA",
+        "BLOB",
+        "TIMESTAMP",
+        "TIMESTAMPTZ",
+        "DATE",
+    ];
+    TYPES.contains(&field)
+}
+
+/// Whether a type is one of text. Without a collation, the database sorts it in another order than [`sort_by_key`] does.
+fn is_text(field: &str) -> bool {
+    ["TEXT", "VARCHAR", "CHAR", "NAME", "UNKNOWN"].iter().any(|ty| field.eq_ignore_ascii_case(ty))
+}
+
+/// Whether a type takes texts for equal that differ in case.
+fn ignores_case(ty: &str) -> bool {
+    let name = ty.rsplit('.').next().unwrap_or(ty);
+    name.eq_ignore_ascii_case("citext")
+}
+
+/// Sorts rows by their keys. Rows with the same key stay in their order.
+///
+/// The order must be the same for every caller and in every process, however a key is written. It is that of the encoded keys, in
+/// which numbers, text in the collation `C`, UUIDs and times are in the order of the database. A key that cannot be encoded fails
+/// in the statement.
+#[cfg(feature = "postgres")]
+fn sort(rows: &dyn Rows, casts: &Casts, order: &mut [usize]) {
+    if order.len() < 2 {
+        return;
+    }
+    let mut keys = encoded::Keys::default();
+    for row in &*order {
+        keys.push(rows, *row, casts);
+    }
+    let mut places: Vec<_> = (0..order.len()).collect();
+    if places.is_sorted_by_key(|place| keys.of(*place)) {
+        return;
+    }
+    places.sort_by_key(|place| keys.of(*place));
+    let sorted: Vec<_> = places.into_iter().map(|place| order[place]).collect();
+    order.copy_from_slice(&sorted);
+}
+
+#[cfg(not(feature = "postgres"))]
+fn sort(_: &dyn Rows, _: &Casts, _: &mut [usize]) {}
+
+#[cfg(feature = "postgres")]
+mod encoded {
+    use sqlx::error::BoxDynError;
+    use sqlx::postgres::PgArgumentBuffer;
+    use sqlx::{Postgres, TypeInfo};
+
+    use crate::database::backend::AnyTake;
+    use crate::database::backend::Bindable;
+    use crate::database::schema_cache::Casts;
+    use crate::table::rows::Rows;
+    use crate::table::schema::ColumnGroup;
+
+    /// The encoded keys of rows, one after the other.
+    #[derive(Default)]
+    pub(super) struct Keys {
+        buffer: PgArgumentBuffer,
+        ends: Vec<usize>,
+    }
+
+    impl Keys {
+        pub(super) fn push(&mut self, rows: &dyn Rows, row: usize, casts: &Casts) {
+            for column in rows.statements().group(ColumnGroup::Key) {
+                let buffer = &mut self.buffer;
+                let mut casts = casts.iter().flat_map(|casts| &**casts);
+                let cast = casts.find(|(of, _)| *of == column).map(|(_, ty)| &**ty);
+                let take = &mut |value: &dyn Bindable<Postgres>| append(value, cast, buffer);
+                // The statement that writes the row returns the error.
+                let _ = rows.give(row, column, AnyTake::Postgres(take));
+            }
+            self.ends.push(self.buffer.len());
+        }
+
+        pub(super) fn of(&self, row: usize) -> &[u8] {
+            let start = if row == 0 { 0 } else { self.ends[row - 1] };
+            &self.buffer[start..self.ends[row]]
+        }
+    }
+
+    /// Appends a value so that the order of the bytes is that of the values, also if more bytes follow.
+    fn append(
+        value: &dyn Bindable<Postgres>,
+        cast: Option<&str>,
+        buffer: &mut PgArgumentBuffer,
+    ) -> Result<(), BoxDynError> {
+        let start = buffer.len();
+        let ty = value.type_info();
+        match ty.name() {
+            name if super::ignores_case(cast.unwrap_or(name)) => {
+                let _ = value.encode(buffer)?;
+                let text = String::from_utf8_lossy(&buffer[start..]).to_lowercase();
+                buffer.truncate(start);
+                buffer.extend_from_slice(text.as_bytes());
+                buffer.push(0);
+            }
+            // Signed, in big-endian order.
+            "INT8" | "INT4" | "INT2" | "TIMESTAMPTZ" | "TIMESTAMP" | "DATE" | "TIME" | "MONEY" => {
+                let _ = value.encode(buffer)?;
+                if let Some(first) = buffer.get_mut(start) {
+                    *first ^= 0x80;
+                }
+            }
+            // No text contains a zero byte.
+            name if super::is_text(name) => {
+                let _ = value.encode(buffer)?;
+                // `char(n)` ignores spaces at the end.
+                if cast.is_some() {
+                    let text = buffer[start..].trim_ascii_end().len();
+                    buffer.truncate(start + text);
+                }
+                buffer.push(0);
+            }
+            // The sign is the first bit, and negative numbers are in the opposite order.
+            "FLOAT8" | "FLOAT4" => {
+                let _ = value.encode(buffer)?;
+                let is_negative = buffer.get(start).is_some_and(|first| first & 0x80 != 0);
+                let bytes = buffer.iter_mut().skip(start).enumerate();
+                bytes.for_each(|(i, byte)| {
+                    *byte ^= if is_negative {
+                        0xff
+                    } else if i == 0 {
+                        0x80
+                    } else {
+                        0
+                    };
+                });
+            }
+            _ => {
+                buffer.extend_from_slice(&[0; 4]);
+                let _ = value.encode(buffer)?;
+                let length = u32::try_from(buffer.len() - start - 4)?;
+                buffer[start..start + 4].copy_from_slice(&length.to_be_bytes());
+            }
+        }
+        Ok(())
+    }
+}
