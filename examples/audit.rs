@@ -1,7 +1,6 @@
-//! An audit log of every model, and the receivers of the program as a table and as a picture, with what they were seen to
-//! save.
+//! An audit log of every model. It prints the receivers of the program as a table and as a graph, including what they have saved.
 //!
-//! `cargo run --example audit` uses SQLite in memory. The same program on Postgres:
+//! `cargo run --example audit` uses SQLite in memory. The same program on PostgreSQL:
 //! `DATABASE_URL=postgres://… cargo run --example audit --features postgres`
 
 use sqlx_signals::prelude::*;
@@ -10,7 +9,7 @@ use sqlx_signals::{AnyModel, DatabaseKind};
 #[derive(Clone)]
 struct CurrentUser(&'static str);
 
-/// Who has written which row.
+/// Logs who has written which row.
 #[receiver(post_save)]
 async fn audit(
     saved: PostSave<'_, dyn AnyModel>,
@@ -32,7 +31,7 @@ struct Invoice {
     total: i64,
 }
 
-/// Nothing is sold below its price.
+/// Rejects invoices with a negative total.
 #[receiver(pre_save, sender = Invoice)]
 fn no_negative_totals(save: PreSave<'_, Invoice>) -> Result<(), &'static str> {
     if save.instance.total < 0 { Err("the total is negative") } else { Ok(()) }
@@ -46,7 +45,7 @@ struct Reminder {
     days: i64,
 }
 
-/// A new invoice is asked after in a month.
+/// Creates a reminder for every new invoice, due in 30 days.
 #[receiver(post_save, sender = Invoice, created)]
 async fn remind(saved: PostSave<'_, Invoice>, conn: &mut Conn<'_>) -> Result<()> {
     Reminder { id: None, invoice_id: saved.pk(), days: 30 }.save(conn).await?;
@@ -69,7 +68,7 @@ async fn main() -> Result<()> {
     })
     .await?;
     db.execute("CREATE TABLE audit_log (who TEXT, tab TEXT, row_key TEXT, json TEXT)").await?;
-    // Whatever would otherwise go wrong later: a receiver without its state, a table that is not what its model says.
+    // Reports mistakes at start-up, such as a receiver without its state or a table that does not match its model.
     db.check().await?;
 
     let of_request = db.with(CurrentUser("ann"));
@@ -87,7 +86,7 @@ async fn main() -> Result<()> {
     println!("{}", registry().receivers());
     let picture = registry().to_mermaid();
     println!("{picture}");
-    // What receivers do is seen in debug builds only.
+    // Only debug builds record what receivers do.
     assert_eq!(picture.contains("saves"), cfg!(debug_assertions));
     db.execute("DROP TABLE invoices; DROP TABLE reminders; DROP TABLE audit_log").await?;
     Ok(())

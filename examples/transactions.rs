@@ -1,6 +1,6 @@
 //! A savepoint, a rollback and callbacks after the commit.
 //!
-//! `cargo run --example transactions` uses SQLite in memory. The same program on Postgres:
+//! `cargo run --example transactions` uses SQLite in memory. The same program on PostgreSQL:
 //! `DATABASE_URL=postgres://… cargo run --example transactions --features postgres`
 
 use std::sync::Mutex;
@@ -21,7 +21,7 @@ fn order(item: &str) -> Order {
 
 static OUTBOX: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-/// Nothing leaves the house that is not stored.
+/// Ships an order only after it is committed.
 #[receiver(post_save, sender = Order, on_commit)]
 fn ship(saved: PostSave<'_, Order>) {
     println!("shipped: {}", saved.instance.item);
@@ -45,7 +45,7 @@ async fn main() -> Result<()> {
     })
     .await?;
 
-    // A savepoint that is rolled back takes its callbacks with it; the transaction goes on.
+    // Rolling back a savepoint discards its callbacks. The transaction continues.
     let mut tx = db.begin().await?;
     order("a lamp").save(&mut tx).await?;
     let mut savepoint = tx.begin().await?;
@@ -57,7 +57,7 @@ async fn main() -> Result<()> {
     assert!(committed.errors.is_empty());
     assert_eq!(*OUTBOX.lock().unwrap(), ["a lamp"]);
 
-    // A closure commits on `Ok`, and rolls back on `Err`.
+    // A closure commits on `Ok` and rolls back on `Err`.
     let refused = db
         .transaction(async |tx| {
             order("a piano").save(&mut *tx).await?;
@@ -66,7 +66,7 @@ async fn main() -> Result<()> {
         .await;
     println!("refused: {}", refused.unwrap_err());
 
-    // An error that is swallowed does not make half a transaction.
+    // A transaction with a failed statement is not committed, even if the error was ignored.
     let mut tx = db.begin().await?;
     order("a chair").save(&mut tx).await?;
     let _ = tx.query("INSERT INTO no_such_table VALUES ($1)").bind(1).execute().await;

@@ -1,4 +1,5 @@
 #![doc = include_str!("../README.md")]
+#![warn(missing_docs)]
 
 pub use sqlx_signals_core::{
     AnyModel, AutoNow, Column, Committed, Conn, Connects, Context, CustomSignal, DatabaseKind, Db,
