@@ -169,8 +169,8 @@ impl<M: Model> ByCondition<M> {
     fn is_heard(&self) -> bool {
         let table = M::__table();
         let heard = match self {
-            Self::Update(_) => table.heard_save().is_some(),
-            Self::Delete => table.heard_delete().is_some(),
+            Self::Update(_) => table.save_if_any().is_some(),
+            Self::Delete => table.delete_if_any().is_some(),
         };
         heard || Recorders::of_task(TypeId::of::<M>()).any()
     }

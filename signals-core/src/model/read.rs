@@ -67,7 +67,7 @@ impl<M: Model, R: Route<M>> RowSink for OneRow<M, R> {
     }
 
     fn heard(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
-        M::__table().heard_load()
+        M::__table().load_if_any()
     }
 
     fn rows(&mut self) -> Option<Box<dyn SignalRows + '_>> {
@@ -165,7 +165,7 @@ fn tell<'t>(
     Box::pin(async move {
         let scene = OperationContext::enter("load", rows.model(), &conn.reborrow().into())?;
         for row in 0..rows.len() {
-            let mut event = RowsEvent { rows: &mut *rows, told: RowEvent::PostLoad(row) };
+            let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::PostLoad(row) };
             dispatch(&receivers, &mut event, Some(&mut *conn), &scene, &None).await?;
         }
         Ok(())
@@ -204,7 +204,7 @@ impl<M: Model, R: Route<M>> RowSink for ManyRows<M, R> {
     }
 
     fn heard(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
-        M::__table().heard_load()
+        M::__table().load_if_any()
     }
 
     fn rows(&mut self) -> Option<Box<dyn SignalRows + '_>> {

@@ -179,7 +179,7 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
     }
 
     fn shapes(&self) -> &'static StatementCache {
-        M::__table().shapes()
+        M::__table().statement_cache()
     }
 
     fn len(&self) -> usize {
@@ -328,7 +328,7 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
 }
 
 impl<M: Model, R: Route<M>> SignalRows for TypedRows<'_, M, R> {
-    fn table(&self) -> &'static ReceiverCache {
+    fn receivers(&self) -> &'static ReceiverCache {
         M::__table()
     }
 

@@ -58,7 +58,7 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
 ) -> Result<(M, bool)> {
     let on = columns::<M>().unique_places(row.pk().is_some(), &mut names(unique))?;
     // A receiver that goes to the pool must not wait for the connection that was only looked with.
-    let heard = M::__table().heard_save().is_some();
+    let heard = M::__table().save_if_any().is_some();
     // Where the row is deleted just then, it is for us to insert after all.
     for attempt in 0..ATTEMPTS {
         let mut conn = source.reborrow().acquire().await?;

@@ -252,7 +252,7 @@ impl DeferredDelivery {
 }
 
 /// Runs the receivers that wait for the commit on an event that was not kept.
-pub(crate) async fn tell_committed(
+pub(crate) async fn notify_committed(
     to: &[ErasedReceiver],
     event: &mut dyn Event,
     scene: &OperationContext,

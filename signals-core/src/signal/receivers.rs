@@ -25,7 +25,7 @@ pub struct ReceiverCache {
     save: Cached<WriteReceivers>,
     delete: Cached<WriteReceivers>,
     load: Cached<Vec<ErasedReceiver>>,
-    shapes: StatementCache,
+    statement_cache: StatementCache,
 }
 
 /// The receivers of a signal of the program's own. `#[derive(Signal)]` has one for each signal.
@@ -74,7 +74,7 @@ impl ReceiverCache {
             save: Cached::new(),
             delete: Cached::new(),
             load: Cached::new(),
-            shapes: StatementCache::new(),
+            statement_cache: StatementCache::new(),
         }
     }
 
@@ -84,7 +84,7 @@ impl ReceiverCache {
     }
 
     /// Who receives a save, if anybody does.
-    pub(crate) fn heard_save(&self) -> Option<Arc<WriteReceivers>> {
+    pub(crate) fn save_if_any(&self) -> Option<Arc<WriteReceivers>> {
         self.save.heard(|| self.saving())
     }
 
@@ -94,17 +94,17 @@ impl ReceiverCache {
     }
 
     /// Who receives a delete, if anybody does.
-    pub(crate) fn heard_delete(&self) -> Option<Arc<WriteReceivers>> {
+    pub(crate) fn delete_if_any(&self) -> Option<Arc<WriteReceivers>> {
         self.delete.heard(|| self.deleting())
     }
 
     /// Who receives what was read, if anybody does.
-    pub(crate) fn heard_load(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
+    pub(crate) fn load_if_any(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
         self.load.heard(|| self.of::<post_load>())
     }
 
-    pub(crate) fn shapes(&self) -> &StatementCache {
-        &self.shapes
+    pub(crate) fn statement_cache(&self) -> &StatementCache {
+        &self.statement_cache
     }
 
     fn saving(&self) -> WriteReceivers {
@@ -120,7 +120,7 @@ impl ReceiverCache {
 
     fn of<S: Signal>(&self) -> Vec<ErasedReceiver> {
         let senders = [self.model, TypeId::of::<dyn AnyModel>()];
-        registry().subscribers(TypeId::of::<S>(), &senders)
+        registry().receivers_of(TypeId::of::<S>(), &senders)
     }
 }
 
@@ -133,7 +133,7 @@ impl SignalTable {
     /// Who receives the signal, if anybody does.
     pub(crate) fn receivers(&self) -> Option<Arc<CustomReceivers>> {
         let find =
-            || CustomReceivers::of(registry().subscribers(self.signal, &[TypeId::of::<()>()]));
+            || CustomReceivers::of(registry().receivers_of(self.signal, &[TypeId::of::<()>()]));
         self.group.heard(find)
     }
 }
@@ -242,17 +242,23 @@ impl WriteReceivers {
         let needs = {
             let mut inside = after.iter().chain(&batch);
             let waiting = deferred.iter().chain(&*deferred_batch).next();
-            let followed = waiting.is_some() || !after.is_empty() || !batch.is_empty();
-            let lingers = inside.clone().any(|to| !to.info.infallible);
+            let has_after = waiting.is_some() || !after.is_empty() || !batch.is_empty();
+            let after_interruptible = inside.clone().any(|to| !to.info.infallible);
             let connection_before = before.iter().any(|to| to.info.connection);
             let fails = |info: &Info| info.connection || !(info.robust || info.infallible);
             let transaction = connection_before
                 || previous
                 || !dependents.is_empty()
                 || inside.any(|to| fails(&to.info))
-                || (followed && !can_copy);
+                || (has_after && !can_copy);
             let deferred = waiting.map(|to| to.info.info);
-            Requirements { transaction, connection_before, followed, lingers, deferred }
+            Requirements {
+                transaction,
+                connection_before,
+                has_after,
+                after_interruptible,
+                deferred,
+            }
         };
         Self {
             before,
@@ -274,9 +280,9 @@ pub(crate) struct Requirements {
     pub(crate) transaction: bool,
     pub(crate) connection_before: bool,
     /// Whether there is one behind the statement at all.
-    pub(crate) followed: bool,
+    pub(crate) has_after: bool,
     /// Whether one behind it, that needs no transaction, can be dropped while it runs.
-    pub(crate) lingers: bool,
+    pub(crate) after_interruptible: bool,
     /// One that waits for the end of the transaction.
     pub(crate) deferred: Option<&'static Info>,
 }

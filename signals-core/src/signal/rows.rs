@@ -11,7 +11,7 @@ use crate::table::rows::Rows;
 #[allow(unreachable_pub)]
 pub trait SignalRows: Rows {
     /// The receivers of the model.
-    fn table(&self) -> &'static ReceiverCache;
+    fn receivers(&self) -> &'static ReceiverCache;
 
     /// A copy of the rows, where that can be had.
     fn copied(&self) -> Option<Box<dyn SignalRows>>;
@@ -70,12 +70,12 @@ impl RowEvent {
 /// Tells receivers what happens to rows.
 pub(crate) struct RowsEvent<'r> {
     pub(crate) rows: &'r mut dyn SignalRows,
-    pub(crate) told: RowEvent,
+    pub(crate) event: RowEvent,
 }
 
 impl Event for RowsEvent<'_> {
     fn created(&self) -> Option<bool> {
-        match self.told {
+        match self.event {
             RowEvent::PostSave { created, .. } | RowEvent::PostSaveBatch { created, .. } => {
                 Some(created)
             }
@@ -85,13 +85,13 @@ impl Event for RowsEvent<'_> {
 
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
         match to.any() {
-            Some(any) => any.begin(self.rows, &self.told, cx),
-            None => self.rows.begin(to, &self.told, cx),
+            Some(any) => any.begin(self.rows, &self.event, cx),
+            None => self.rows.begin(to, &self.event, cx),
         }
     }
 
     fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>> {
-        let (rows, told) = (&*self.rows, &self.told);
+        let (rows, told) = (&*self.rows, &self.event);
         let mut own = to.iter().filter(|to| to.any().is_none());
         let own = own.find_map(|to| rows.keep_event(to, told));
         let any = to.iter().filter_map(|to| to.any()).find_map(|any| any.keep(rows, told));

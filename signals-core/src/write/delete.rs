@@ -30,9 +30,9 @@ use crate::write::single::{Look, look, stale};
 
 /// Deletes the one row that there is.
 pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result<WriteOutcome> {
-    let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
+    let (table, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
     let span = span!("delete", model = rows.model());
-    if let Some(pair) = table.heard_delete().or_else(|| recorders.any().then(|| table.delete())) {
+    if let Some(pair) = table.delete_if_any().or_else(|| recorders.any().then(|| table.delete())) {
         let heard = Notifier::new(WriteKind::Delete, false, pair, recorders);
         return perform(heard, rows, source, span).await;
     }
@@ -88,7 +88,7 @@ pub(crate) async fn many(rows: &mut dyn SignalRows, source: Source<'_>) -> Resul
     }
     let span = span!("delete", model = rows.model(), rows = rows.len());
     let recorders = Recorders::of_task(rows.id());
-    let heard = Notifier::new(WriteKind::Delete, true, rows.table().delete(), recorders);
+    let heard = Notifier::new(WriteKind::Delete, true, rows.receivers().delete(), recorders);
     perform(heard, rows, source, span).await
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End, run_all};
 use crate::error::{Error, Result};
-use crate::signal::dispatch::{DeferredDelivery, dispatch, tell_committed};
+use crate::signal::dispatch::{DeferredDelivery, dispatch, notify_committed};
 use crate::signal::operation_context::OperationContext;
 use crate::signal::receivers::WriteReceivers;
 use crate::signal::recording::Recorders;
@@ -157,7 +157,7 @@ impl Notifier {
             conn.scope.tell();
         }
         self.recorders.before(signal, rows.at(row));
-        let mut event = RowsEvent { rows: &mut *rows, told };
+        let mut event = RowsEvent { rows: &mut *rows, event: told };
         let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;
         done.map_err(|error| self.of_row(rows, row, error))
     }
@@ -171,7 +171,7 @@ impl Notifier {
     ) -> Result<()> {
         if !self.pair.after.is_empty() {
             for row in self.written.rows() {
-                let mut event = RowsEvent { rows: &mut *rows, told: self.told(row) };
+                let mut event = RowsEvent { rows: &mut *rows, event: self.told(row) };
                 let (after, conn) = (&self.pair.after, conn.as_deref_mut());
                 let done = dispatch(after, &mut event, conn, scene, self.before_of(row)).await;
                 done.map_err(|error| self.of_row(rows, row, error))?;
@@ -179,7 +179,7 @@ impl Notifier {
         }
         if !self.pair.batch.is_empty() {
             for batch in self.written.batches.iter() {
-                let mut event = RowsEvent { rows: &mut *rows, told: self.told_batch(batch) };
+                let mut event = RowsEvent { rows: &mut *rows, event: self.told_batch(batch) };
                 let conn = conn.as_deref_mut();
                 dispatch(&self.pair.batch, &mut event, conn, scene, &None).await?;
             }
@@ -213,8 +213,8 @@ impl Notifier {
                 Part::Row(row) => (&self.pair.deferred, self.told(*row), self.before_of(*row)),
                 Part::Batch(rows) => (&self.pair.deferred_batch, self.told_batch(rows), &None),
             };
-            let mut event = RowsEvent { rows: &mut *rows, told };
-            tell_committed(to, &mut event, scene, before).await;
+            let mut event = RowsEvent { rows: &mut *rows, event: told };
+            notify_committed(to, &mut event, scene, before).await;
         }
         received.take()
     }
@@ -243,7 +243,7 @@ impl Notifier {
             let (created, seen) = (self.written.created, scene.db.is_some());
             let signal = if created.is_some() { post_save::NAME } else { post_delete::NAME };
             for row in self.written.rows() {
-                let event = RowsEvent { rows: &mut *rows, told: self.told(row) };
+                let event = RowsEvent { rows: &mut *rows, event: self.told(row) };
                 let before = self.before_of(row);
                 let mut keep = || DeferredDelivery::of(&self.pair.deferred, &event, scene, before);
                 let waiting = attempt(Part::Row(row), &mut keep);
@@ -252,7 +252,7 @@ impl Notifier {
         }
         if !self.pair.deferred_batch.is_empty() {
             for batch in self.written.batches.iter() {
-                let event = RowsEvent { rows: &mut *rows, told: self.told_batch(batch) };
+                let event = RowsEvent { rows: &mut *rows, event: self.told_batch(batch) };
                 let mut keep =
                     || DeferredDelivery::of(&self.pair.deferred_batch, &event, scene, &None);
                 all.extend(attempt(Part::Batch(batch.clone()), &mut keep));

@@ -178,7 +178,7 @@ fn autocommit<'u>(
         let conn = source.connect().await?;
         let mut written = None;
         if heard.commits_itself(kept.rows, conn).await? {
-            if needs.followed {
+            if needs.has_after {
                 conn.scope.alone = Alone::Outlives;
             }
             let sent =
@@ -203,7 +203,7 @@ fn autocommit<'u>(
             drop(conn.detach());
         }
         // Where a `Clone` panics, the receivers run here, and are lost where this is dropped.
-        if needs.lingers
+        if needs.after_interruptible
             && let Some(mut copy) = copied(kept.rows)
         {
             let (heard, scene) = (heard.clone(), scene.clone());

@@ -38,9 +38,9 @@ pub(crate) async fn one(
     source: Source<'_>,
     verb: SaveKind,
 ) -> Result<Stored> {
-    let (table, recorders) = (rows.table(), Recorders::of_task(rows.id()));
+    let (table, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
     let span = span!("save", model = rows.model());
-    if let Some(pair) = table.heard_save().or_else(|| recorders.any().then(|| table.save())) {
+    if let Some(pair) = table.save_if_any().or_else(|| recorders.any().then(|| table.save())) {
         let heard = Notifier::new(WriteKind::Save(verb), false, pair, recorders);
         return Ok(Stored::of(&perform(heard, rows, source, span).await?));
     }
@@ -137,7 +137,7 @@ pub(crate) async fn many(
     if count > 0 {
         let span = span!("save", model = rows.model(), rows = count);
         let recorders = Recorders::of_task(rows.id());
-        let heard = Notifier::new(WriteKind::Save(verb), true, rows.table().save(), recorders);
+        let heard = Notifier::new(WriteKind::Save(verb), true, rows.receivers().save(), recorders);
         perform(heard, rows, source, span).await?;
     }
     Ok(count as u64)

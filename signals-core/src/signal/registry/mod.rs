@@ -198,7 +198,7 @@ impl Registry {
 
     /// The receivers of a signal from these senders as they are now, in the order in which they run: those that are
     /// linked, then those that were connected.
-    pub(crate) fn subscribers(&self, signal: TypeId, senders: &[TypeId]) -> Vec<ErasedReceiver> {
+    pub(crate) fn receivers_of(&self, signal: TypeId, senders: &[TypeId]) -> Vec<ErasedReceiver> {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
         let mut places: Vec<_> =
             senders.iter().flat_map(|sender| self.places(signal, *sender)).collect();

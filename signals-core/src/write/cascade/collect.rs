@@ -513,6 +513,6 @@ fn folded(key: &[u8]) -> String {
 fn is_unheard(dependent: Dependent) -> bool {
     let child = dependent.child();
     dependent.only_cascades()
-        && child.receivers.heard_delete().is_none()
+        && child.receivers.delete_if_any().is_none()
         && !Recorders::of_task(child.id).any()
 }

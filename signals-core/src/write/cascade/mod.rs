@@ -122,7 +122,7 @@ impl Collector<'_> {
         group: usize,
     ) -> Result<()> {
         let (child, column) = (dependent.child(), dependent.column());
-        let heard = child.receivers.heard_save().is_some()
+        let heard = child.receivers.save_if_any().is_some()
             || child.statements.has_times()
             || Recorders::of_task(child.id).any();
         for part in self.parts(conn, group).await? {
