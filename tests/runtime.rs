@@ -85,7 +85,7 @@ on_every_database! {
         let error = Stated { id: None, n: 1 }.save(&db.with(CurrentUser(1))).await.unwrap_err();
         let Error::Receiver(failed) = &error else { panic!("{error:?}") };
         assert!(failed.receiver.ends_with("::inside"));
-        assert_eq!(failed.source.to_string(), "there is no state `Mailer`: give it with `db.with(…)`");
+        assert_eq!(failed.source.to_string(), "the `Db` has no state `Mailer`: add it with `db.with(…)`");
         assert!(error.to_string().contains("no state `Mailer`:"), "{error}");
         assert!(format!("{error:#}").contains("no state `runtime::Mailer`:"), "{error:#}");
         assert_eq!(count(&db, "stated").await, 2);

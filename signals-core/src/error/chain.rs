@@ -1,4 +1,4 @@
-//! What an error was caused by, through everything that hides its cause from `source()`.
+//! Walks the chain of causes of an error, including the causes that `source()` skips.
 
 use std::error::Error as StdError;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use super::{Error, ReceiverError};
 
 type Link<'e> = &'e (dyn StdError + 'static);
 
-/// The error, then what caused it.
+/// The error itself, followed by its causes.
 pub(super) fn of(error: &Error) -> impl Iterator<Item = Link<'_>> {
     from(error)
 }
@@ -22,7 +22,8 @@ pub(super) fn from(error: Link<'_>) -> impl Iterator<Item = Link<'_>> {
     std::iter::successors(Some(error), |&e| next(e))
 }
 
-/// What caused an error. A variant that prints what it holds is not the source of itself, but what it holds is a link here.
+/// The next link of the chain. A variant such as `Error::Database` prints the error that it wraps, so its `source()` skips that
+/// error; here the wrapped error is a link of its own.
 pub(super) fn next(e: Link<'_>) -> Option<Link<'_>> {
     match downcast::<Error>(e) {
         Some(Error::Database(inner)) => Some(inner),
@@ -37,15 +38,16 @@ pub(super) fn next(e: Link<'_>) -> Option<Link<'_>> {
     }
 }
 
-/// The link as a `T`. A box or an `Arc` of an error is an error too, and its source is that of what it holds.
+/// Downcasts a link to `T`, also through a `Box<T>` or an `Arc<T>`: both implement `Error`, and their `source()` is the source of
+/// the inner error.
 pub(super) fn downcast<T: StdError + 'static>(e: Link<'_>) -> Option<&T> {
     e.downcast_ref()
         .or_else(|| e.downcast_ref::<Box<T>>().map(|e| &**e))
         .or_else(|| e.downcast_ref::<Arc<T>>().map(|e| &**e))
 }
 
-/// The link as an error of the database: sqlx's error that holds one, or, where that is hidden by an error around it, the one
-/// that it holds.
+/// The link as a database error: either a `sqlx::Error` that contains one, or the database error itself if the link is that
+/// error, because a wrapper skipped the `sqlx::Error`.
 pub(super) fn database(e: Link<'_>) -> Option<&(dyn DatabaseError + 'static)> {
     if let Some(error) = downcast::<sqlx::Error>(e) {
         return error.as_database_error();

@@ -1,4 +1,4 @@
-//! How errors print: `{}` in one line for the person who made the request, `{:#}` with everything for the log.
+//! How errors are printed: `{}` is one line for the person who made the request, `{:#}` adds all details for the log.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -26,7 +26,7 @@ fn print(f: &mut fmt::Formatter<'_>, text: impl FnOnce(Form) -> String) -> fmt::
     }
 }
 
-/// Writes a text without the line breaks that a message of the program or of the database may have.
+/// Writes a text on one line: messages of the program and of the database may contain line breaks.
 pub(super) fn one_line(f: &mut fmt::Formatter<'_>, text: &str) -> fmt::Result {
     let lines = text.split(['\n', '\r']).map(str::trim).filter(|line| !line.is_empty());
     for (i, line) in lines.enumerate() {
@@ -62,7 +62,7 @@ impl Form {
                 )
             }
             Error::DuplicateKey { model, key } => {
-                format!("`{model}` {key} is twice among the rows")
+                format!("`{model}` {key} occurs more than once among the rows")
             }
             Error::Row { verb, model, row, key, source } => {
                 self.row(verb, model, *row, key, source)
@@ -112,7 +112,7 @@ impl Form {
             Error::Check { findings } => {
                 let between = if self == Self::Long { "\n- " } else { "; " };
                 let start = if self == Self::Long { between } else { " " };
-                format!("the program is not as it should be:{start}{}", findings.join(between))
+                format!("`Db::check` found:{start}{}", findings.join(between))
             }
         }
     }
@@ -126,7 +126,7 @@ impl Form {
             Error::Receiver(failed) if !failed.refused => {
                 format!("{row}: {}", self.receiver(failed))
             }
-            // The model is already named.
+            // The message already names the model.
             Error::Receiver(failed) if failed.model == model => {
                 format!("could not {verb} {row}: {}", self.refusal(failed))
             }
@@ -150,12 +150,12 @@ impl Form {
 
     /// Which receiver refused an operation, and why.
     fn refusal(self, failed: &ReceiverError) -> String {
-        // Each level of a circle would repeat what the innermost error lists.
-        let circle = chain::from(&*failed.source)
+        // In a recursion, each level would repeat the chain that the innermost error already lists.
+        let recursion = chain::from(&*failed.source)
             .filter_map(chain::downcast::<Error>)
             .find(|e| matches!(e, Error::Recursion { .. }));
-        if let (Self::Short, Some(circle)) = (self, circle) {
-            return self.error(circle);
+        if let (Self::Short, Some(recursion)) = (self, recursion) {
+            return self.error(recursion);
         }
         let (name, place) = (self.name(failed.receiver), self.place(failed));
         format!("receiver `{name}`{place}: {}", self.cause(&*failed.source))
@@ -165,13 +165,13 @@ impl Form {
         let ReceiverError { signal, file, line, model, .. } = failed;
         match self {
             Self::Short => String::new(),
-            // The signal of a program's own is named already.
+            // The name of a custom signal is already in the message, as the model.
             Self::Long if signal == model => format!(" ({file}:{line})"),
             Self::Long => format!(" of `{signal}` ({file}:{line})"),
         }
     }
 
-    /// The message of a cause; in the long form with what caused that, unless the message already ends with it.
+    /// The message of a cause. The long form appends the cause of that cause, unless the message already ends with it.
     fn cause(self, error: &(dyn StdError + 'static)) -> String {
         if let Some(error) = chain::downcast::<Error>(error) {
             return self.error(error);
@@ -188,7 +188,7 @@ impl Form {
         let next = if self == Self::Long { chain::next(error) } else { None };
         if let Some(next) = next {
             let cause = self.cause(next);
-            // An error that prints its cause prints the short form of it.
+            // Errors of other crates print their cause with `{}`, which is the short form: replace it by the long form.
             if text.ends_with(&Self::Short.cause(next)) {
                 text.truncate(text.len() - Self::Short.cause(next).len());
                 text.push_str(&cause);
@@ -199,7 +199,8 @@ impl Form {
         text
     }
 
-    /// A receiver's name, in the long form with its path. That of a connected receiver is any text.
+    /// The name of a receiver; the long form includes its path. A receiver that is connected at run time can have any text as
+    /// its name, so a name with a space is not treated as a path.
     fn name(self, path: &str) -> &str {
         match self {
             Self::Short if !path.contains(' ') => path.rsplit("::").next().unwrap_or(path),
@@ -207,7 +208,7 @@ impl Form {
         }
     }
 
-    /// A text in which the names of receivers are in backticks.
+    /// Prints the receivers' names within a text, where they are in backticks.
     fn names(self, text: &str) -> String {
         let names = text.split('`').enumerate();
         let names = names.map(|(i, part)| if i % 2 == 1 { self.name(part) } else { part });

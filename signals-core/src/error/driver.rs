@@ -1,10 +1,10 @@
-//! What an error of sqlx says about the statement that failed and about its connection.
+//! What a `sqlx::Error` says about the failed statement and its connection.
 
 use sqlx::error::DatabaseError;
 #[cfg(feature = "postgres")]
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
-/// Whether the database has answered, and is there to say more.
+/// Whether the database has answered and the connection is still usable.
 pub(crate) fn is_answered<T>(done: &Result<T, sqlx::Error>) -> bool {
     match done {
         Ok(_) => true,
@@ -13,8 +13,8 @@ pub(crate) fn is_answered<T>(done: &Result<T, sqlx::Error>) -> bool {
     }
 }
 
-/// Whether a statement that failed so has certainly done nothing: it was never sent, or the server has hung up instead of
-/// running it to its end ([57P01, 57P05](https://www.postgresql.org/docs/current/errcodes-appendix.html)).
+/// Whether a statement that failed with this error certainly had no effect: it was never sent, or the server closed the
+/// connection instead of completing it ([57P01, 57P05](https://www.postgresql.org/docs/current/errcodes-appendix.html)).
 pub(crate) fn did_nothing(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => {
@@ -24,18 +24,18 @@ pub(crate) fn did_nothing(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Whether a prepared statement was refused before it did anything, because it is not what it was when it was prepared: a table
-/// or a type has changed since, or the server has forgotten the statement
+/// Whether a prepared statement was rejected before it had any effect, because it is outdated: a table or a type has changed
+/// since the statement was prepared, or the server no longer has the statement
 /// ([`RevalidateCachedQuery`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/utils/cache/plancache.c)).
 pub(crate) fn is_outdated(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Database(error) if is_about_outdated(&**error))
 }
 
-/// As [`is_outdated`].
+/// Like [`is_outdated`], for a database error.
 pub(crate) fn is_about_outdated(error: &dyn DatabaseError) -> bool {
     match error.code().as_deref() {
         Some("0A000") => {
-            // The message is in the language of the server.
+            // The message depends on the server's language, the name of the routine does not.
             #[cfg(feature = "postgres")]
             if let Some(error) = error.try_downcast_ref::<PgDatabaseError>()
                 && error.routine() == Some("RevalidateCachedQuery")
@@ -50,12 +50,12 @@ pub(crate) fn is_about_outdated(error: &dyn DatabaseError) -> bool {
     }
 }
 
-/// Whether a statement failed on its way out.
+/// Whether the statement failed while it was being sent.
 pub(crate) fn was_never_sent(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
-/// Whether an error is the last that is heard of the server on this connection.
+/// Whether the server closes the connection after this error.
 pub(crate) fn has_hung_up(
     #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] error: &dyn DatabaseError,
 ) -> bool {

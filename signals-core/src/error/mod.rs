@@ -1,4 +1,4 @@
-//! What can go wrong, and how it prints.
+//! The error type of the library, and how it is printed.
 //!
 //! May import: nothing.
 
@@ -18,18 +18,18 @@ use sqlx::error::DatabaseError;
 pub use outcome::Outcome;
 pub use reason::Reason;
 
-/// A boxed error, as a receiver may return it.
+/// A boxed error, such as a receiver may return.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// `Result` with [`Error`] for its error.
+/// `Result` with [`Error`] as the default error type.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// What can go wrong with a save, a transaction or a query.
+/// The error of a save, a transaction or a query.
 ///
-/// The variants tell who must act; what a program branches on has a predicate
-/// ([`is_unique_violation`](Error::is_unique_violation), [`is_retryable`](Error::is_retryable), …). The predicates look
-/// through the errors of receivers, of rows and of rolled-back transactions to what caused them, and so does
-/// [`find`](Error::find), which returns the program's own error.
+/// The variants are grouped by who has to act. For conditions that a program branches on, there are predicates
+/// ([`is_unique_violation`](Error::is_unique_violation), [`is_retryable`](Error::is_retryable), …). The predicates search
+/// the whole chain of causes, including the errors of receivers, rows and rolled-back transactions. So does
+/// [`find`](Error::find), which returns an error of the program's own type.
 ///
 /// ```
 /// use sqlx_signals::Error;
@@ -47,127 +47,130 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 ///
 /// # How it prints
 ///
-/// `{}` is one line for the person who made the request: the model, what was refused, and the message of the cause. It
-/// contains no file and no Rust path, so that it can be sent to a client of an API:
+/// `{}` is one line for the person who made the request: the model, the operation that was rejected, and the message of the
+/// cause. It contains no file and no Rust path, so it can be sent to a client of an API:
 ///
 /// ```text
 /// could not save `Order`: receiver `no_negative_totals`: total must not be negative
 /// ```
 ///
-/// `{:#}` is for the log: it adds the whole chain of causes, the paths of the receivers and where they are in the source.
+/// `{:#}` is for the log: it adds the whole chain of causes, the paths of the receivers and their source locations.
 ///
 /// ```text
 /// could not save `Order`: receiver `shop::checks::no_negative_totals` of `pre_save` (src/checks.rs:12): total must not be negative
 /// ```
 ///
-/// Because `{}` already has the message of the cause, which is the [`source`](StdError::source) too, a reporter that prints
-/// the chain of sources repeats that message. Of an `anyhow::Error` or an `eyre::Report` around this error, print `{}`
-/// rather than `{:#}`; for the long form, `downcast_ref::<sqlx_signals::Error>()` it and print that with `{:#}`.
+/// `{}` already contains the message of the cause, which is also the [`source`](StdError::source). A reporter that prints the
+/// chain of sources therefore repeats that message. If this error is wrapped in an `anyhow::Error` or an `eyre::Report`, print
+/// the wrapper with `{}` rather than `{:#}`. For the long form, call `downcast_ref::<sqlx_signals::Error>()` and print the
+/// result with `{:#}`.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The database, the driver or the pool refused.
+    /// The database, the driver or the pool returned an error.
     Database(sqlx::Error),
 
-    /// There is no such row.
+    /// The row does not exist.
     NotFound {
         /// The name of the model.
         model: &'static str,
-        /// The key, as `Debug` writes it; or the condition that nothing fits.
+        /// The key, formatted with `Debug`; or the condition that no row fulfills.
         key: String,
     },
 
-    /// The row was written by somebody else since it was read: its version is another. Nothing was written.
+    /// The row has been written by another process or task since it was read, so its version has changed. Nothing was written.
     Stale {
         /// The name of the model.
         model: &'static str,
-        /// The key, as `Debug` writes it.
+        /// The key, formatted with `Debug`.
         key: String,
-        /// The version that the instance has.
+        /// The version of the instance.
         version: i64,
     },
 
-    /// The row cannot be deleted, because a row belongs to it whose model says `on_delete = restrict`, and that is not deleted
-    /// by the same delete. Nothing was sent or written.
+    /// The row cannot be deleted, because a row of a model with `on_delete = restrict` refers to it and is not deleted by the
+    /// same operation. No signal was sent and nothing was written.
     Restricted {
         /// The name of the model.
         model: &'static str,
-        /// The key, as `Debug` writes it.
+        /// The key, formatted with `Debug`.
         key: String,
         /// The name of the other model.
         by: &'static str,
-        /// The column of the other model that has the key.
+        /// The column of the other model that contains the key.
         column: &'static str,
-        /// How many rows of the other model have the key and are not deleted; `None` if only one was looked for.
+        /// The number of rows of the other model that refer to the row and are not deleted; `None` if they were not counted.
         rows: Option<usize>,
     },
 
-    /// Of several rows that are updated together, two have the same key. Nothing was written.
+    /// Two of the rows of one bulk update have the same key. Nothing was written.
     DuplicateKey {
         /// The name of the model.
         model: &'static str,
-        /// The key, as `Debug` writes it.
+        /// The key, formatted with `Debug`.
         key: String,
     },
 
-    /// One of several rows that are written together failed. Nothing of them is stored; why is the `source()`.
+    /// One row of a bulk write failed. None of the rows is stored. The `source()` is the error of that row.
     Row {
-        /// What was to be done with the rows: `insert`, `update` or `delete`.
+        /// The operation: `insert`, `update` or `delete`.
         verb: &'static str,
         /// The name of the model.
         model: &'static str,
-        /// Its place among the rows, from 0.
+        /// The index of the row, starting at 0.
         row: usize,
-        /// The key, as `Debug` writes it.
+        /// The key, formatted with `Debug`.
         key: String,
-        /// Why.
+        /// The error of the row.
         source: Box<Error>,
     },
 
-    /// The database took the statement and stored nothing, as it does when a trigger or a policy swallows a row.
+    /// The database accepted the statement but stored no row, for example because a trigger, a rule or a policy discarded it.
     NotStored {
         /// The name of the model.
         model: &'static str,
     },
 
-    /// A receiver returned an error or panicked. Its own error is the `source()`, and [`find`](Error::find) returns it.
+    /// A receiver returned an error or panicked. The receiver's own error is the `source()`, and [`find`](Error::find) returns
+    /// it.
     Receiver(Box<ReceiverError>),
 
-    /// The transaction was rolled back although `commit()` was called, because something in it had failed before.
+    /// The transaction was rolled back although `commit()` was called, because an earlier operation in it had failed.
     RolledBack {
-        /// What had failed. It reads as a string; the error itself is its `source()`, so that [`find`](Error::find) and
-        /// the predicates see it.
+        /// The operation that had failed. It dereferences to `str`. Its `source()` is the error of that operation, so that
+        /// [`find`](Error::find) and the predicates find it.
         reason: Reason,
     },
 
-    /// A prepared statement was refused, because a table has changed since it was prepared, in a transaction, which the database
-    /// has aborted. The statement is prepared again the next time: run the transaction again. Outside a transaction the
-    /// library does so itself.
+    /// The database rejected a prepared statement inside a transaction, because a table has changed since the statement was
+    /// prepared. The database has aborted the transaction: run it again, and the statement will be prepared anew. Outside a
+    /// transaction, the library repeats the statement itself.
     SchemaChanged(sqlx::Error),
 
-    /// The connection was lost while COMMIT was under way: the transaction may be stored or not. Neither the
-    /// `on_commit` nor the `on_rollback` receivers have run.
+    /// The connection was lost during COMMIT, so the transaction may or may not be stored. Neither the `on_commit` nor the
+    /// `on_rollback` receivers have run.
     CommitUnknown(sqlx::Error),
 
-    /// The model has `on_commit` or `on_rollback` receivers, and the save goes through a transaction of sqlx's own or one
-    /// that was begun by raw SQL, whose end this library does not see.
+    /// The model has `on_commit` or `on_rollback` receivers, but the save runs in a transaction that was begun with sqlx or with
+    /// raw SQL. The library cannot observe the end of such a transaction.
     CommitNotObservable {
         /// The name of the model.
         model: &'static str,
-        /// One of the receivers that would not have run.
+        /// One of the receivers that would not run.
         receiver: &'static str,
     },
 
-    /// Raw SQL that begins or ends a transaction or savepoint where this library keeps count of them. It was not sent. Inside a
-    /// transaction of this library, the transaction is marked: it can only be rolled back.
+    /// Raw SQL would begin or end a transaction or savepoint on a connection whose transactions this library tracks. The
+    /// statement was not sent. Inside a transaction of this library, the transaction is marked as failed and can only be rolled
+    /// back.
     TransactionControl {
         /// The first word of the statement.
         statement: &'static str,
-        /// What to use in its place.
+        /// What to use instead.
         instead: &'static str,
     },
 
-    /// Receivers that save what makes them run again, deeper than the limit.
+    /// Receivers trigger each other recursively, deeper than the limit.
     Recursion {
         /// The models and receivers, outermost first.
         chain: String,
@@ -175,59 +178,59 @@ pub enum Error {
         limit: usize,
     },
 
-    /// An in-transaction receiver went to the pool whose connection its own save holds, and would have waited for
+    /// A receiver that runs inside the transaction used the pool whose connection its own save holds. It would have waited for
     /// itself.
     WouldDeadlock {
         /// The receiver.
         receiver: &'static str,
     },
 
-    /// In a [`testing::transaction`](crate::testing::transaction), what waits for the commit used the `Db` or pool of the
-    /// transaction, which is open, and whose rows no other connection sees.
+    /// In a [`testing::transaction`](crate::testing::transaction), an `on_commit` receiver or callback used the `Db` or pool of
+    /// the transaction. The transaction is still open, and no other connection sees its rows.
     OnlyRehearsed {
-        /// The receiver, or that it is a callback.
+        /// The receiver; or a text that says that it is a callback.
         receiver: &'static str,
     },
 
-    /// A receiver was asked for that is not linked into this program.
+    /// The requested receiver is not linked into this program.
     NotLinked {
         /// The path of the receiver's type.
         receiver: &'static str,
     },
 
-    /// What [`Db::check`](crate::Db::check) found.
+    /// [`Db::check`](crate::Db::check) found problems.
     Check {
-        /// Each thing that was found, a sentence each.
+        /// One sentence for each problem.
         findings: Vec<String>,
     },
 
-    /// An error of the program's own, to leave [`Db::transaction`](crate::Db::transaction) with.
+    /// An error of the program's own, for example to abort [`Db::transaction`](crate::Db::transaction).
     Other(BoxError),
 }
 
-/// Which receiver failed, where it is in the source, and why. It prints as [`Error`] does.
+/// Which receiver failed, its source location, and its error. It is printed like [`Error`].
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct ReceiverError {
-    /// The receiver's path.
+    /// The path of the receiver.
     pub receiver: &'static str,
-    /// The signal's name.
+    /// The name of the signal.
     pub signal: &'static str,
-    /// The model's name, or `every model`.
+    /// The name of the model, or `every model`.
     pub sender: &'static str,
     /// The source file of the receiver.
     pub file: &'static str,
     /// The line in that file.
     pub line: u32,
-    /// What the operation was: `save`, `delete`, `load` or `send`.
+    /// The operation: `save`, `delete`, `load` or `send`.
     pub verb: &'static str,
-    /// The model whose row it was about, also for a receiver of every model; or the signal that was sent.
+    /// The model of the row, also for a receiver of every model. For `send`, the signal that was sent.
     pub model: &'static str,
-    /// Whether the operation failed with the receiver. It did not if the receiver is `robust`, ran after the commit or the
-    /// rollback, or ran after a statement that had committed by itself.
+    /// Whether the receiver's error made the operation fail. This is `false` if the receiver is `robust`, or if it ran after the
+    /// commit, after the rollback, or after a statement that committed by itself (autocommit).
     pub refused: bool,
-    /// What it returned or panicked with. It is shared with the transaction that it has marked, see
-    /// [`Error::RolledBack`].
+    /// The error that the receiver returned, or the message of its panic. It is shared with the transaction that it marked as
+    /// failed, see [`Error::RolledBack`].
     pub source: Arc<dyn StdError + Send + Sync>,
 }
 
@@ -250,7 +253,7 @@ impl Panicked {
 }
 
 impl Error {
-    /// An error of the program's own.
+    /// Creates an error of the program's own ([`Error::Other`]).
     ///
     /// ```
     /// # use sqlx_signals::Error;
@@ -260,11 +263,12 @@ impl Error {
         Self::Other(error.into())
     }
 
-    /// The error of this type in the chain of causes, at any depth: what a receiver returned, also inside the errors of other
-    /// receivers, of rows and of rolled-back transactions. The outermost, if there are several.
+    /// Finds an error of type `T` in the chain of causes, at any depth: for example an error that a receiver returned, also
+    /// inside the errors of other receivers, of rows and of rolled-back transactions. If there are several, the outermost one
+    /// is returned.
     ///
-    /// An error that is wrapped with `#[error(transparent)]` hides itself from the chain, so that only what caused it is found.
-    /// `anyhow::Error` hides the type of the error that it is made from; return that error itself.
+    /// An error that is wrapped with `#[error(transparent)]` is not part of the chain, so only its causes are found. An
+    /// `anyhow::Error` hides the type of the error that it is created from. Return the error itself instead.
     ///
     /// ```
     /// use sqlx_signals::prelude::*;
@@ -297,12 +301,12 @@ impl Error {
         chain::of(self).find_map(chain::downcast)
     }
 
-    /// Whether a unique or primary key was already taken.
+    /// Whether a unique or primary key constraint was violated.
     pub fn is_unique_violation(&self) -> bool {
         self.any_database(DatabaseError::is_unique_violation)
     }
 
-    /// Whether a foreign key was violated.
+    /// Whether a foreign key constraint was violated.
     pub fn is_foreign_key_violation(&self) -> bool {
         self.any_database(DatabaseError::is_foreign_key_violation)
     }
@@ -312,29 +316,31 @@ impl Error {
         self.any_database(DatabaseError::is_check_violation)
     }
 
-    /// Whether a row was not there: [`Error::NotFound`] or sqlx's `RowNotFound`.
+    /// Whether a row does not exist: [`Error::NotFound`] or sqlx's `RowNotFound`.
     pub fn is_not_found(&self) -> bool {
         self.any(|e| matches!(e, Error::NotFound { .. }))
             || self.any_sqlx(|e| matches!(e, sqlx::Error::RowNotFound))
     }
 
-    /// Whether the row was written by somebody else since it was read. Read it again before trying again.
+    /// Whether the row has been written by another process or task since it was read ([`Error::Stale`]). Read the row again
+    /// before retrying.
     pub fn is_stale(&self) -> bool {
         self.any(|e| matches!(e, Error::Stale { .. }))
     }
 
-    /// Whether a row was not deleted because another one belongs to it, as the model says. The database's own say is
+    /// Whether a row was not deleted because a row of a model with `on_delete = restrict` refers to it
+    /// ([`Error::Restricted`]). If the database itself rejects the delete, the error is a
     /// [`is_foreign_key_violation`](Self::is_foreign_key_violation).
     pub fn is_restricted(&self) -> bool {
         self.any(|e| matches!(e, Error::Restricted { .. }))
     }
 
-    /// Whether receivers saved in a circle.
+    /// Whether receivers triggered each other recursively, deeper than the limit.
     pub fn is_recursion(&self) -> bool {
         self.any(|e| matches!(e, Error::Recursion { .. }))
     }
 
-    /// Whether a receiver used the pool of its own transaction.
+    /// Whether a receiver used the pool whose connection its own transaction holds.
     pub fn is_use_the_receiver_connection(&self) -> bool {
         self.any(|e| matches!(e, Error::WouldDeadlock { .. }))
     }
@@ -345,26 +351,26 @@ impl Error {
             || chain::of(self).any(|e| e.is::<Reason>())
     }
 
-    /// Whether Postgres chose this transaction to end a deadlock (`40P01`). Another transaction that waits for this one is
-    /// no deadlock on SQLite, which [`is_busy`](Self::is_busy).
+    /// Whether Postgres aborted this transaction to resolve a deadlock (`40P01`). SQLite does not report deadlocks: there, the
+    /// statement fails with an error for which [`is_busy`](Self::is_busy) is true.
     pub fn is_deadlock(&self) -> bool {
         self.any_code(|code| code == "40P01")
     }
 
-    /// Whether the transaction read what another one has changed since: `40001` on Postgres, under the isolation levels
-    /// REPEATABLE READ and SERIALIZABLE; `SQLITE_BUSY_SNAPSHOT` on SQLite, where a transaction that began with a read writes.
+    /// Whether the transaction read data that another transaction has changed since: `40001` on Postgres, at the isolation levels
+    /// REPEATABLE READ and SERIALIZABLE; `SQLITE_BUSY_SNAPSHOT` on SQLite, if a transaction that began with a read writes.
     pub fn is_serialization_failure(&self) -> bool {
         self.any_code(|code| matches!(code, "40001" | "517"))
     }
 
-    /// Whether something was in use for longer than this program waits for it: the lock of SQLite (`SQLITE_BUSY`,
-    /// `SQLITE_LOCKED`: "database is locked"), a lock with `lock_timeout` or `NOWAIT` (`55P03`) or a free connection
-    /// (`53300`) on Postgres, or a connection of the pool ([`sqlx::Error::PoolTimedOut`]).
+    /// Whether a lock or a connection was not available in time: the lock of a SQLite database (`SQLITE_BUSY`,
+    /// `SQLITE_LOCKED`: "database is locked"), a Postgres lock with `lock_timeout` or `NOWAIT` (`55P03`), a server connection
+    /// (`53300`), or a connection of the pool ([`sqlx::Error::PoolTimedOut`]).
     pub fn is_busy(&self) -> bool {
         self.any_sqlx(|e| matches!(e, sqlx::Error::PoolTimedOut))
             || self.any_code(|code| match code {
                 "55P03" | "53300" => true,
-                // The extended codes of SQLite have the primary one in the lowest byte
+                // The lowest byte of an extended SQLite code is the primary code
                 // (https://www.sqlite.org/rescode.html); the codes of Postgres have five characters.
                 code if code.len() < 5 => {
                     code.parse().is_ok_and(|code: u32| matches!(code & 0xff, 5 | 6))
@@ -373,20 +379,20 @@ impl Error {
             })
     }
 
-    /// Whether a prepared statement was refused, because a table has changed since it was prepared
+    /// Whether the database rejected a prepared statement because a table has changed since it was prepared
     /// ([`Error::SchemaChanged`]).
     pub fn is_schema_changed(&self) -> bool {
         self.any(|e| matches!(e, Error::SchemaChanged(_)))
             || self.database_error().is_some_and(driver::is_about_outdated)
     }
 
-    /// Whether the whole transaction, run again from its beginning, may well succeed, and nothing of it is stored:
+    /// Whether nothing is stored, and the whole transaction may succeed if it is run again from the beginning:
     /// [`is_deadlock`](Self::is_deadlock), [`is_serialization_failure`](Self::is_serialization_failure),
-    /// [`is_busy`](Self::is_busy) or [`is_schema_changed`](Self::is_schema_changed). Never if the fate of a COMMIT is unknown
+    /// [`is_busy`](Self::is_busy) or [`is_schema_changed`](Self::is_schema_changed). Always `false` if the outcome of a COMMIT is unknown
     /// ([`Error::CommitUnknown`]).
     ///
-    /// An error in [`Committed::errors`](crate::Committed::errors) is about a transaction that is stored: do not run that
-    /// one again.
+    /// An error in [`Committed::errors`](crate::Committed::errors) belongs to a transaction that is already stored: do not run
+    /// that transaction again.
     pub fn is_retryable(&self) -> bool {
         !self.any(|e| matches!(e, Error::CommitUnknown(_)))
             && (self.is_deadlock()
@@ -395,14 +401,15 @@ impl Error {
                 || self.is_schema_changed())
     }
 
-    /// The database's own error, where there is one.
+    /// The error of the database, if there is one in the chain of causes.
     ///
-    /// That of [`Error::RolledBack`] is a copy, with the message, the code, the kind, and the names of table and constraint.
+    /// In an [`Error::RolledBack`], it is a copy with the message, the code, the kind, and the names of the table and the
+    /// constraint.
     pub fn database_error(&self) -> Option<&(dyn DatabaseError + 'static)> {
         chain::of(self).find_map(chain::database)
     }
 
-    /// The same error of a receiver whose operation is done all the same.
+    /// The same error of a receiver, for an operation that succeeded nevertheless (`refused: false`).
     pub(crate) fn not_refused(mut self) -> Self {
         match &mut self {
             Self::Receiver(failed) => failed.refused = false,
@@ -416,7 +423,7 @@ impl Error {
         self
     }
 
-    /// Whether Postgres refused a statement because an earlier one of the transaction had failed, which is the cause.
+    /// Whether Postgres rejected the statement only because an earlier statement of the transaction had failed.
     pub(crate) fn is_in_failed_transaction(&self) -> bool {
         self.any_code(|code| code == "25P02")
     }
@@ -439,7 +446,7 @@ impl Error {
 }
 
 impl ReceiverError {
-    /// Whether the receiver returned what another receiver, inside of it, had returned.
+    /// Whether the receiver returned the error of another receiver that it had triggered.
     pub(crate) fn is_passed_on(&self) -> bool {
         chain::from(&*self.source).any(|e| e.is::<ReceiverError>())
     }
@@ -454,7 +461,7 @@ impl From<sqlx::Error> for Error {
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         match self {
-            // These two print what they hold, and so have the source of that.
+            // These two variants print the error that they wrap, so their source is that error's source.
             Self::Database(error) => error.source(),
             Self::Other(error) => error.source(),
             Self::Row { source, .. } => Some(&**source),

@@ -28,7 +28,7 @@ impl<E: Into<BoxError>> Outcome for Result<(), E> {
     }
 }
 
-/// The type `!`, which has no name in stable Rust: what a function returns that does not.
+/// The type `!`, which cannot be named in stable Rust otherwise.
 type Never = <fn() -> ! as Returns>::Output;
 
 #[doc(hidden)]

@@ -1,3 +1,5 @@
+//! Why a transaction was rolled back, with a copy of the error that caused it.
+
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
@@ -10,13 +12,13 @@ use super::{Error, ReceiverError};
 
 /// Why a transaction was rolled back: one line, and the error behind it.
 ///
-/// It reads as a string. [`source`](StdError::source) is the error that failed the transaction. That error itself was returned
-/// to the program when it happened, so this is a copy; what a receiver returned is shared with it.
+/// It dereferences to `str`. [`source`](StdError::source) is the error that made the transaction fail. The original error was
+/// already returned to the program, so this is a copy; an error returned by a receiver is shared with the original (`Arc`).
 #[derive(Clone)]
 pub struct Reason(Arc<Inner>);
 
 struct Inner {
-    /// What this reads as: `operation`, and after it what `cause` says.
+    /// `operation` followed by the message of `cause`.
     text: String,
     operation: String,
     cause: Option<Error>,
@@ -48,7 +50,7 @@ impl Reason {
         Self(Arc::new(Inner { text, operation, cause: Some(cause) }))
     }
 
-    /// What failed, and with which error.
+    /// The operation that failed, and its error.
     pub(super) fn parts(&self) -> (&str, Option<&Error>) {
         (&self.0.operation, self.0.cause.as_ref())
     }
@@ -114,7 +116,7 @@ impl StdError for Reason {
 }
 
 impl Error {
-    /// A copy, for the transaction that this error has marked. What a receiver returned is shared.
+    /// A copy for the transaction that this error marks as failed. An error returned by a receiver is shared.
     pub(crate) fn copied(&self) -> Self {
         match self {
             Self::Database(error) => copied(error),
@@ -136,7 +138,7 @@ impl Error {
                 Self::Receiver(Box::new(ReceiverError { source: Arc::clone(source), ..**failed }))
             }
             Self::RolledBack { reason } => Self::RolledBack { reason: reason.clone() },
-            // The copy of an I/O error prints as that does.
+            // Errors of sqlx without a copy of their own kind become `Error::Other` with the same message.
             Self::SchemaChanged(error) => match copied(error) {
                 Self::Database(error) => Self::SchemaChanged(error),
                 other => other,
@@ -163,7 +165,7 @@ impl Error {
     }
 }
 
-/// A copy of sqlx's error, as far as a program can branch on it.
+/// A copy of an error of sqlx. Everything that the predicates of [`Error`] look at is preserved.
 fn copied(error: &sqlx::Error) -> Error {
     Error::Database(match error {
         sqlx::Error::Database(error) => sqlx::Error::Database(Box::new(Copied::of(&**error))),
@@ -178,7 +180,7 @@ fn copied(error: &sqlx::Error) -> Error {
     })
 }
 
-/// What the database said.
+/// A copy of a database error.
 #[derive(Debug)]
 struct Copied {
     text: String,
