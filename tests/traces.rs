@@ -296,7 +296,7 @@ async fn what_a_dropped_future_leaves_behind_is_logged_as_an_error() {
     let seen = logged(async { while !commit(true).await {} }).await;
     assert_logged(
         &seen,
-        &[("ERROR", "the work that a dropped future left behind failed", "FOREIGN KEY")],
+        &[("ERROR", "the work of a dropped future continued and failed", "FOREIGN KEY")],
     );
     db.close().await;
     let _ = std::fs::remove_file(&file);
@@ -345,6 +345,6 @@ async fn a_receiver_that_a_dropped_save_leaves_behind_is_logged_as_an_error() {
             tokio::task::yield_now().await;
         }
     });
-    let left = ("ERROR", "the work that a dropped future left behind failed", "nobody waits");
+    let left = ("ERROR", "the work of a dropped future continued and failed", "nobody waits");
     assert_logged(&seen.await, &[returned, left]);
 }

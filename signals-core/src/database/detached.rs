@@ -82,7 +82,7 @@ impl Future for DetachableStatement<'_> {
 
 impl Drop for DetachableStatement<'_> {
     fn drop(&mut self) {
-        if let Some((sent, runtime)) = self.begun.leave() {
+        if let Some((sent, runtime)) = self.begun.take() {
             *self.left = Some(Box::new(DetachedStatement {
                 sent,
                 runtime,

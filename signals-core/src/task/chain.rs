@@ -1,5 +1,5 @@
-//! What the running task knows of the receivers that it is inside of: for recursion, and for the connection that a
-//! receiver must not wait for.
+//! The chain of operations and receivers that the running task is inside of. It detects recursion, and receivers that would wait
+//! for the connection of their own transaction.
 
 use std::any::TypeId;
 use std::fmt::Write;
@@ -17,48 +17,50 @@ tokio::task_local! {
 
 static LIMIT: AtomicUsize = AtomicUsize::new(16);
 
-/// A pool, told from others by its address.
+/// Identifies a pool by its address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PoolId(usize);
 
 impl PoolId {
     pub(crate) fn of<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> Self {
-        // The options live as long as the pool, at one place, and are shared by its clones.
+        // The clones of a pool share the options, whose address does not change during the life of the pool.
         Self(std::ptr::from_ref(pool.options()) as usize)
     }
 }
 
-/// The receiver that runs now, and the operation that it receives.
+/// The running receiver and the operation that it receives.
 #[derive(Clone)]
 pub(crate) struct RunningReceiver {
-    call: Arc<Operation>,
+    operation: Arc<Operation>,
     receiver: Identity,
 }
 
-/// One operation with receivers: a link in the chain that recursion prints.
+/// An operation with receivers: a link of the chain that [`Error::Recursion`] prints.
 pub(crate) struct Operation {
-    /// Whose receiver made this operation.
+    /// The receiver that started this operation.
     cause: Option<RunningReceiver>,
-    /// In the transactions of which receivers this one runs.
+    /// The innermost receiver in whose transaction this operation runs. Its own `inside` leads to the receivers further out.
     inside: Option<RunningReceiver>,
-    /// The pool whose connection the in-transaction receivers of this operation hold.
+    /// The pool whose connection is in use while the receivers of this operation run.
     holds: Option<PoolId>,
     verb: &'static str,
     model: &'static str,
     depth: usize,
-    /// Whose doing it is, where somebody records.
+    /// The task on whose behalf the operation runs, if any recorder exists.
     origin: Option<Origin>,
-    /// The receivers of this operation run in the rehearsal of a commit, and are noted there.
+    /// If the receivers of this operation run in the rehearsal of a commit: the list that records them.
     rehearsal: Option<Ran>,
 }
 
-/// The receivers that ran in the rehearsal of a commit.
+/// The receivers that have run in the rehearsal of a commit.
 pub(crate) type Ran = Arc<Mutex<Vec<Identity>>>;
 
 impl Operation {
+    /// Starts an operation of the current receiver, if any.
+    ///
     /// # Errors
     ///
-    /// [`Error::Recursion`] where the chain is as long as the limit.
+    /// [`Error::Recursion`] if the chain becomes longer than the limit.
     pub(crate) fn enter(
         verb: &'static str,
         model: &'static str,
@@ -68,24 +70,24 @@ impl Operation {
         if let Some(cause) = &cause {
             observed::note(cause.receiver.info, verb, model);
         }
-        let depth = cause.as_ref().map_or(1, |c| c.call.depth + 1);
+        let depth = cause.as_ref().map_or(1, |c| c.operation.depth + 1);
         let (inside, origin) = (cause.clone(), origin::origin());
-        let call = Self { inside, cause, holds, verb, model, depth, origin, rehearsal: None };
+        let operation = Self { inside, cause, holds, verb, model, depth, origin, rehearsal: None };
         let limit = LIMIT.load(Ordering::Relaxed);
         if depth > limit {
-            return Err(Error::Recursion { chain: call.chain(), limit });
+            return Err(Error::Recursion { chain: operation.chain(), limit });
         }
-        Ok(Arc::new(call))
+        Ok(Arc::new(operation))
     }
 
-    /// The same operation, for the receivers that run after its transaction: its pool is free again, but for what
-    /// `holds` says and for the transactions that the task is in at that time.
+    /// The same operation, for the receivers that run after the end of its transaction. The connection of that transaction is
+    /// free again: only `holds`, and the receivers that the task is inside of at that time, determine which pools are in use.
     pub(crate) fn afterwards(self: &Arc<Self>, holds: Option<PoolId>) -> Arc<Self> {
-        let around = RunningReceiver::get();
+        let current = RunningReceiver::get();
         Arc::new(Self {
             cause: self.cause.clone(),
-            rehearsal: around.as_ref().and_then(|current| current.call.rehearsal.clone()),
-            inside: around,
+            rehearsal: current.as_ref().and_then(|c| c.operation.rehearsal.clone()),
+            inside: current,
             holds,
             verb: self.verb,
             model: self.model,
@@ -94,24 +96,24 @@ impl Operation {
         })
     }
 
-    /// What is done, and to which model; or what is sent.
+    /// The verb, and the name of the model or of the custom signal.
     pub(crate) fn about(&self) -> (&'static str, &'static str) {
         (self.verb, self.model)
     }
 
-    /// Takes note of a receiver that is about to run.
+    /// Records a receiver that is about to run.
     pub(crate) fn note(&self, receiver: &Identity) {
         if let Some(ran) = &self.rehearsal {
             ran.lock().unwrap_or_else(PoisonError::into_inner).push(receiver.clone());
         }
     }
 
-    /// What the task knows while the receiver runs.
+    /// The task-local state while `receiver` runs.
     pub(crate) fn receiving(self: &Arc<Self>, receiver: Identity) -> RunningReceiver {
-        RunningReceiver { call: Arc::clone(self), receiver }
+        RunningReceiver { operation: Arc::clone(self), receiver }
     }
 
-    /// The error where what this operation does makes it do more and more.
+    /// The error of an operation that repeats itself without end.
     pub(crate) fn recursion(&self, limit: usize) -> Error {
         Error::Recursion { chain: self.chain(), limit }
     }
@@ -119,9 +121,14 @@ impl Operation {
     fn chain(&self) -> String {
         let mut links = vec![format!("{} of `{}`", self.verb, self.model)];
         let mut next = self.cause.as_ref();
-        while let Some(RunningReceiver { call, receiver }) = next {
-            links.push(format!("{} of `{}` → `{}`", call.verb, call.model, receiver.name()));
-            next = call.cause.as_ref();
+        while let Some(RunningReceiver { operation, receiver }) = next {
+            links.push(format!(
+                "{} of `{}` → `{}`",
+                operation.verb,
+                operation.model,
+                receiver.name()
+            ));
+            next = operation.cause.as_ref();
         }
         let mut chain = String::new();
         for (i, link) in links.iter().rev().enumerate() {
@@ -131,7 +138,7 @@ impl Operation {
     }
 }
 
-/// What runs after a commit, where it is no receiver.
+/// Stands for a callback of `on_commit`, which is not a receiver.
 static CALLBACK: Info =
     Info::of(TypeId::of::<Callback>(), "a callback of `on_commit`", file!(), line!());
 
@@ -142,42 +149,43 @@ impl RunningReceiver {
         CURRENT.try_with(Clone::clone).ok()
     }
 
-    /// What work knows that goes on without the receiver that it was begun in: what caused it, but not whose connection
-    /// is in use, because that goes back with the receiver.
+    /// The state for work that outlives the receiver that started it. It keeps the cause, but not the pools in use, because the
+    /// connection of the receiver is released when the receiver ends.
     pub(crate) fn detached() -> Option<Self> {
-        let Self { call, receiver } = Self::get()?;
-        let call = Operation {
-            cause: call.cause.clone(),
+        let Self { operation, receiver } = Self::get()?;
+        let operation = Operation {
+            cause: operation.cause.clone(),
             inside: None,
             holds: None,
-            verb: call.verb,
-            model: call.model,
-            depth: call.depth,
-            origin: call.origin,
-            rehearsal: call.rehearsal.clone(),
+            verb: operation.verb,
+            model: operation.model,
+            depth: operation.depth,
+            origin: operation.origin,
+            rehearsal: operation.rehearsal.clone(),
         };
-        Some(Self { call: Arc::new(call), receiver })
+        Some(Self { operation: Arc::new(operation), receiver })
     }
 
-    /// Runs a receiver's future with this as the task's current receiver.
+    /// Runs `future` with this as the current receiver of the task.
     pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         CURRENT.scope(self, future)
     }
 
-    /// What waits for a commit that is only rehearsed: its transaction is open, and `holds` is its pool.
+    /// The state while receivers and callbacks run in the rehearsal of a commit: the transaction is still open and uses a
+    /// connection of the pool `holds`.
     pub(crate) fn rehearsal(holds: PoolId, ran: Ran) -> Self {
-        let around = Self::get();
-        let call = Operation {
-            inside: around.clone(),
-            depth: around.as_ref().map_or(1, |current| current.call.depth + 1),
-            cause: around,
+        let current = Self::get();
+        let operation = Operation {
+            inside: current.clone(),
+            depth: current.as_ref().map_or(1, |c| c.operation.depth + 1),
+            cause: current,
             holds: Some(holds),
             verb: "commit",
             model: "a rehearsal",
             origin: origin::origin(),
             rehearsal: Some(ran),
         };
-        Self { call: Arc::new(call), receiver: Identity::linked(&CALLBACK) }
+        Self { operation: Arc::new(operation), receiver: Identity::linked(&CALLBACK) }
     }
 
     pub(crate) fn sync_scope<T>(self, receiver: impl FnOnce() -> T) -> T {
@@ -187,32 +195,34 @@ impl RunningReceiver {
 
 /// # Errors
 ///
-/// [`Error::WouldDeadlock`] where a receiver that this task is inside of holds a connection of `pool`.
+/// [`Error::WouldDeadlock`] if a receiver that this task is inside of holds a connection of `pool`, or
+/// [`Error::OnlyRehearsed`] if the transaction of a rehearsed commit does.
 pub(crate) fn check_not_held(pool: PoolId) -> Result<()> {
     CURRENT
         .try_with(|current| {
             let mut next = Some(current);
-            while let Some(RunningReceiver { call, receiver }) = next {
-                if call.holds == Some(pool) {
+            while let Some(RunningReceiver { operation, receiver }) = next {
+                if operation.holds == Some(pool) {
                     return Err(if std::ptr::eq(receiver.info, &raw const CALLBACK) {
                         Error::OnlyRehearsed { receiver: current.receiver.static_name() }
                     } else {
                         Error::WouldDeadlock { receiver: receiver.static_name() }
                     });
                 }
-                next = call.inside.as_ref();
+                next = operation.inside.as_ref();
             }
             Ok(())
         })
         .unwrap_or(Ok(()))
 }
 
-/// Whose doing it is that the current receiver runs, where that is known.
+/// The task on whose behalf the current receiver runs, if it is known.
 pub(crate) fn origin() -> Option<Origin> {
-    CURRENT.try_with(|current| current.call.origin).ok().flatten()
+    CURRENT.try_with(|current| current.operation.origin).ok().flatten()
 }
 
-/// In a debug build, takes note of what the current receiver does without a [`Operation`], for it has no receivers.
+/// In a debug build, records an operation of the current receiver for which no [`Operation`] is created, because it has no
+/// receivers.
 pub(crate) fn observe(verb: &'static str, model: &'static str) {
     if cfg!(debug_assertions) {
         let _ = CURRENT.try_with(|current| observed::note(current.receiver.info, verb, model));

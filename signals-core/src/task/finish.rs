@@ -1,3 +1,5 @@
+//! Futures that continue on a task of their own if they are dropped half-way.
+
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -6,40 +8,38 @@ use tokio::runtime::Handle;
 use crate::error::{Error, Result};
 use crate::task::spawn;
 
-/// Runs `future`, and goes on with it on a task of its own where the caller drops it half-way. Dropped before it was
-/// polled, it has not begun and never will.
-///
-/// An error that nobody waits for is logged.
+/// Runs `future`. If the caller drops it half-way, it continues on a task of its own, and its error is logged. If it is dropped
+/// before the first poll, nothing runs.
 pub(crate) fn finish<F>(future: F) -> Finish<F>
 where
     F: Future<Output: Detached> + Send + 'static,
 {
-    Finish { begun: Resumable::new(Box::pin(future)) }
+    Finish { resumable: Resumable::new(Box::pin(future)) }
 }
 
 pub(crate) struct Finish<F: Future<Output: Detached> + Send + 'static> {
-    begun: Resumable<F>,
+    resumable: Resumable<F>,
 }
 
 impl<F: Future<Output: Detached> + Send + 'static> Future for Finish<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
-        self.begun.poll(cx)
+        self.resumable.poll(cx)
     }
 }
 
 impl<F: Future<Output: Detached> + Send + 'static> Drop for Finish<F> {
     fn drop(&mut self) {
-        if let Some((future, runtime)) = self.begun.leave() {
+        if let Some((future, runtime)) = self.resumable.take() {
             spawn::spawn(&runtime, async move { future.await.log() });
         }
     }
 }
 
-/// What comes of a future that goes on although its caller is gone.
+/// The output of a future that continued after its caller had dropped it.
 pub(crate) trait Detached: Send {
-    /// Logs the error that nobody else sees.
+    /// Logs the error, because no caller receives it.
     fn log(self);
 }
 
@@ -48,18 +48,18 @@ impl<T: Send> Detached for Result<T> {
         if let Err(error) = self {
             tracing::error!(
                 error = format_args!("{error:#}"),
-                "the work that a dropped future left behind failed"
+                "the work of a dropped future continued and failed"
             );
         }
     }
 }
 
-/// What callbacks returned. Each is in the log by now.
+/// Errors of callbacks. Each of them has already been logged.
 impl Detached for Vec<Error> {
     fn log(self) {}
 }
 
-/// A result that the caller gets after something else is done. If the caller is gone by then, its error is logged.
+/// A result that the caller receives only after further work. If the caller's future is dropped before that, the error is logged.
 pub(crate) struct Pending(Result<()>);
 
 impl Pending {
@@ -78,10 +78,10 @@ impl Drop for Pending {
     }
 }
 
-/// A future that another task can go on with.
+/// A future that can be moved to another task after it has been polled.
 pub(crate) struct Resumable<F: ?Sized> {
     future: Option<Pin<Box<F>>>,
-    /// Set by the first poll.
+    /// The runtime of the first poll.
     runtime: Option<Handle>,
 }
 
@@ -94,8 +94,8 @@ impl<F: Future + ?Sized> Resumable<F> {
         if self.runtime.is_none() {
             self.runtime = Handle::try_current().ok();
         }
-        // Out while it is polled: a future that panics is not polled again.
-        let mut future = self.future.take().expect("polled after it was done");
+        // Taken out while it is polled, so that a future that panics is never polled again.
+        let mut future = self.future.take().expect("polled after completion");
         let poll = future.as_mut().poll(cx);
         if poll.is_pending() {
             self.future = Some(future);
@@ -103,8 +103,8 @@ impl<F: Future + ?Sized> Resumable<F> {
         poll
     }
 
-    /// The future, where it has begun and is not done, and where it can go on.
-    pub(crate) fn leave(&mut self) -> Option<(Pin<Box<F>>, Handle)> {
+    /// The future and its runtime, if it was polled inside a runtime and is not complete.
+    pub(crate) fn take(&mut self) -> Option<(Pin<Box<F>>, Handle)> {
         self.future.take().zip(self.runtime.take())
     }
 }

@@ -1,4 +1,4 @@
-//! What is known about a receiver without its types, and how a receiver is named.
+//! The description of a receiver, independent of the types of its signal and model, and the name of a receiver.
 
 use std::any::TypeId;
 use std::fmt;
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use crate::task::intern::interned;
 
-/// The type that `#[receiver]` makes beside a function of the same name, so that the receiver can be named.
+/// A type that identifies a receiver. `#[receiver]` generates it with the same name as the function.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a receiver",
     label = "not a receiver",
@@ -18,11 +18,11 @@ pub trait Receiver: Send + Sync + 'static {}
 /// When a receiver runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// At once, in the transaction.
+    /// Immediately, inside the transaction.
     InTransaction,
     /// After the outermost transaction has committed.
     OnCommit,
-    /// After the outermost transaction, or a savepoint around the write, was rolled back.
+    /// After a rollback of the outermost transaction, or of a savepoint around the write.
     OnRollback,
 }
 
@@ -36,7 +36,7 @@ impl fmt::Display for Phase {
     }
 }
 
-/// What is known of a receiver beside the function itself.
+/// The description of a receiver: everything except the function itself.
 #[derive(Debug, Clone, Copy)]
 pub struct Info {
     pub(crate) receiver: TypeId,
@@ -49,30 +49,30 @@ pub struct Info {
     pub(crate) phase: Phase,
     pub(crate) order: i32,
     pub(crate) created: Option<bool>,
-    /// The columns of which one must have changed.
+    /// The receiver runs only if one of these columns has changed; empty means always.
     pub(crate) changed: &'static [&'static str],
-    /// Whether it takes the connection.
+    /// Whether the receiver takes the connection.
     pub(crate) connection: bool,
-    /// Whether its failure is only logged.
+    /// Whether an error of the receiver is only logged.
     pub(crate) robust: bool,
-    /// Whether it cannot fail but by a panic: a plain function of the event alone that returns nothing.
+    /// Whether the receiver can only fail by a panic: a function that is not async, takes only the event and returns nothing.
     pub(crate) infallible: bool,
-    /// The receivers that it runs after.
+    /// The receivers that must run before this one.
     pub(crate) after: &'static [TypeId],
-    /// Two with one identity are one; none where it is empty.
+    /// Receivers that share a `uid` are registered once; empty means no `uid`.
     pub(crate) uid: &'static str,
-    /// What its parameters ask for.
+    /// The requirements of the receiver's parameters.
     pub(crate) asks: &'static [Asks],
 }
 
-/// What a parameter of a receiver asks for, beside the event and the connection.
+/// What a parameter of a receiver requires, other than the event and the connection.
 #[derive(Debug, Clone, Copy)]
 pub enum Asks {
-    /// Nothing that must be there before the receiver runs.
+    /// Nothing that must be available before the receiver runs.
     Nothing,
     /// The row before the write.
     Previous,
-    /// A value of the `Db`.
+    /// A value that was added to the `Db`.
     State {
         /// Its type.
         id: TypeId,
@@ -82,7 +82,7 @@ pub enum Asks {
 }
 
 impl Info {
-    /// Of the receiver that this type names, with no option set.
+    /// The description of a receiver with no options set. `receiver` is its [`Receiver`] type.
     pub(crate) const fn of(
         receiver: TypeId,
         name: &'static str,
@@ -110,60 +110,60 @@ impl Info {
         }
     }
 
-    /// Whether the row before the write must be read for it.
+    /// Whether the receiver requires that the row is read before the write.
     pub(crate) fn asks_previous(&self) -> bool {
         !self.changed.is_empty() || self.asks.iter().any(|asks| matches!(asks, Asks::Previous))
     }
 
-    /// With a failure that is only logged.
+    /// Only logs an error of the receiver.
     pub const fn robust(mut self) -> Self {
         self.robust = true;
         self
     }
 
-    /// One that cannot fail but by a panic.
+    /// The receiver can only fail by a panic.
     pub const fn infallible(mut self) -> Self {
         self.infallible = true;
         self
     }
 
-    /// Runs after these.
+    /// The receiver runs after these receivers.
     pub const fn after(mut self, after: &'static [TypeId]) -> Self {
         self.after = after;
         self
     }
 
-    /// With an identity, of which there is one for each signal and sender.
+    /// Sets the identity of the receiver: for each signal and sender, a `uid` is registered only once.
     pub const fn uid(mut self, uid: &'static str) -> Self {
         self.uid = uid;
         self
     }
 
-    /// Takes these parameters.
+    /// Sets the requirements of the receiver's parameters.
     pub const fn asks(mut self, asks: &'static [Asks]) -> Self {
         self.asks = asks;
         self
     }
 
-    /// With another phase than in the transaction.
+    /// Sets the phase. The default is [`Phase::InTransaction`].
     pub const fn phase(mut self, phase: Phase) -> Self {
         self.phase = phase;
         self
     }
 
-    /// With a place among the receivers: the lower, the earlier.
+    /// Sets the order among the receivers: lower values run earlier.
     pub const fn order(mut self, order: i32) -> Self {
         self.order = order;
         self
     }
 }
 
-/// A receiver, as whoever runs or shows it knows it. What is known of one that is connected at run time belongs to the place
-/// in the source, and only its name to itself: a program may connect any number of them.
+/// A receiver, for the code that runs it and for reports. A program may connect any number of receivers at run time from one
+/// source location: they share the [`Info`] of that location, and only the name belongs to each of them.
 #[derive(Clone)]
 pub(crate) struct Identity {
     pub(crate) info: &'static Info,
-    /// The name, where it is not the one of the place.
+    /// The name of a connected receiver; `None` means the name in `info`.
     uid: Option<Arc<str>>,
 }
 
@@ -180,8 +180,8 @@ impl Identity {
         self.uid.as_deref().unwrap_or(self.info.name)
     }
 
-    /// The name for what keeps it as long as the program runs. That is memory for each new name: only for errors, and for
-    /// programs that ask.
+    /// The name as a `&'static str`. Each new name is leaked, so this is only for errors and for reports that the program
+    /// requests.
     pub(crate) fn static_name(&self) -> &'static str {
         self.uid.as_deref().map_or(self.info.name, interned)
     }

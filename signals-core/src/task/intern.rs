@@ -1,9 +1,9 @@
-//! Names that are kept for the life of the process.
+//! Interned names: they are kept for the life of the process.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// The same text, for as long as the program runs. Only for texts of which a program has a handful.
+/// The same text with a `'static` lifetime. The memory is never freed, so this is only for a small number of distinct texts.
 pub(crate) fn interned(text: &str) -> &'static str {
     static TEXTS: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
     let mut texts = TEXTS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,5 +1,5 @@
-//! What is known about the running task: its chain of operations and receivers, which receivers it mutes, and who
-//! records it. Also futures that outlive the task that awaits them.
+//! What is known about the running task: its chain of operations and receivers, the receivers that it mutes, and the task on
+//! whose behalf it runs. Also futures that continue after their caller has dropped them.
 //!
 //! May import: `error`.
 

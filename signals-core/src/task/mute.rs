@@ -1,4 +1,4 @@
-//! Receivers that a task does not want to hear of.
+//! Muted receivers: the receivers that do not run for the operations of a task.
 
 use std::any::TypeId;
 use std::sync::Arc;
@@ -11,12 +11,13 @@ tokio::task_local! {
 
 #[derive(Clone, Default)]
 pub(crate) struct Muted {
+    /// Whether every receiver is muted.
     every: bool,
     receivers: Arc<[TypeId]>,
 }
 
-/// Runs `future` without any receiver, of any signal. Only this task is concerned: not one that it spawns, and not one
-/// that runs at the same time.
+/// Runs `future` with all receivers of all signals muted. This applies only to the current task: not to tasks that it spawns, and
+/// not to concurrent tasks.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -35,8 +36,8 @@ pub async fn without_signals<F: Future>(future: F) -> F::Output {
     MUTED.scope(Muted { every: true, ..current() }, future).await
 }
 
-/// Runs `future` without the receiver `R`. Only this task is concerned: not one that it spawns, and not one that runs at
-/// the same time.
+/// Runs `future` with the receiver `R` muted. This applies only to the current task: not to tasks that it spawns, and not to
+/// concurrent tasks.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -71,13 +72,13 @@ impl Muted {
         MUTED.try_with(Clone::clone).ok()
     }
 
-    /// Runs `future` with these muted.
+    /// Runs `future` with these receivers muted.
     pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         MUTED.scope(self, future)
     }
 }
 
-/// Whether this task mutes anything at all.
+/// Whether this task mutes any receiver.
 pub(crate) fn any() -> bool {
     MUTED.try_with(|_| ()).is_ok()
 }

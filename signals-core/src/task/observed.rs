@@ -1,16 +1,16 @@
-//! What receivers were seen to do: in debug builds only, for the pictures that the registry draws.
+//! The operations that receivers were observed to perform, for the diagrams of the registry. Only in debug builds.
 
 use std::collections::BTreeSet;
 use std::sync::{PoisonError, RwLock};
 
 use crate::task::info::Info;
 
-/// By the address of a receiver's `Info`, which is there as long as the program is; then the verb and the name.
+/// The address of the receiver's `Info`, which is `'static`; the verb; and the name of the model or signal.
 type Edges = BTreeSet<(usize, &'static str, &'static str)>;
 
 static EDGES: RwLock<Edges> = RwLock::new(Edges::new());
 
-/// A receiver saves, deletes or sends something. In a release build this is nothing.
+/// Records that a receiver saves, deletes or sends something. In a release build this is a no-op.
 pub(crate) fn note(receiver: &'static Info, verb: &'static str, what: &'static str) {
     if !cfg!(debug_assertions) {
         return;
@@ -21,7 +21,7 @@ pub(crate) fn note(receiver: &'static Info, verb: &'static str, what: &'static s
     }
 }
 
-/// What a receiver was seen to do so far: the verbs, and the models or signals.
+/// The operations that a receiver was observed to perform so far: verb, and model or signal.
 pub(crate) fn of(receiver: &'static Info) -> Vec<(&'static str, &'static str)> {
     let first = (address(receiver), "", "");
     let edges = EDGES.read().unwrap_or_else(PoisonError::into_inner);

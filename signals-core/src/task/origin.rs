@@ -1,4 +1,4 @@
-//! The task on whose behalf an operation runs, for recorders of tests.
+//! The task on whose behalf an operation runs. The recorders of tests use it to tell concurrent tests apart.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread::{self, ThreadId};
@@ -7,15 +7,15 @@ use tokio::task;
 
 use crate::task::chain;
 
-/// How many record at the moment, in the whole process.
+/// The number of recorders in the whole process.
 static RECORDING: AtomicUsize = AtomicUsize::new(0);
 
 tokio::task_local! {
-    /// The task that this one counts as.
+    /// The origin that this task has taken over from another task.
     static FOLLOWED: Origin;
 }
 
-/// Counts one more recorder, until it is dropped.
+/// Counts a recorder until it is dropped.
 pub(crate) struct RecorderCount(());
 
 impl RecorderCount {
@@ -31,32 +31,33 @@ impl Drop for RecorderCount {
     }
 }
 
-/// A task as recorders tell one from another. `block_on`, and so the body of a `#[tokio::test]`, is no task to tokio; it
-/// stays on its thread, and nothing else runs there meanwhile but tasks, which have an id.
+/// Identifies a task for recorders. The future of `block_on`, and so the body of a `#[tokio::test]`, is not a task with an id. It
+/// is identified by its thread: everything else that runs on that thread in the meantime is a task with an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
     Task(task::Id),
     Thread(ThreadId),
 }
 
-/// The task whose doing this is, where anybody records: a receiver's is that of the save that it receives, wherever the
-/// receiver runs by now.
+/// The task on whose behalf the current code runs, if any recorder exists. For a receiver, this is the task of the save that it
+/// receives, even if the receiver runs on another task.
 pub(crate) fn origin() -> Option<Origin> {
     if any() { Some(Origin::of_recorder()) } else { None }
 }
 
-/// Whether anybody records at all.
+/// Whether any recorder exists.
 pub(crate) fn any() -> bool {
     RECORDING.load(Ordering::Relaxed) > 0
 }
 
 impl Origin {
-    /// Runs `future` as the doing of this task.
+    /// Runs `future` on behalf of this task.
     pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> + use<F> {
         FOLLOWED.scope(self, future)
     }
 
-    /// The task for which a recorder that begins now records: a receiver that records does so for the task that it runs for.
+    /// The task whose operations a new recorder records. A recorder that is created in a receiver records the task on whose behalf
+    /// the receiver runs.
     pub(crate) fn of_recorder() -> Self {
         chain::origin().unwrap_or_else(Self::here)
     }

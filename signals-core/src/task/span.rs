@@ -1,10 +1,10 @@
-//! Spans, for whoever is told of them.
+//! Tracing spans that cost nothing without a subscriber.
 
 use futures_util::future::BoxFuture;
 use tracing::{Instrument, Span};
 
-/// A span for debugging. Where nobody subscribes to such, it is none at all: a disabled one is made, entered and left for the
-/// `log` crate all the same.
+/// Creates a debug span if debug spans are enabled, otherwise `Span::none()`. A disabled span that is created with `debug_span!`
+/// would still be created, entered and exited for the `log` crate.
 macro_rules! span {
     ($name:literal, $($fields:tt)*) => {
         if tracing::level_filters::LevelFilter::current() >= tracing::Level::DEBUG {
@@ -17,7 +17,7 @@ macro_rules! span {
 
 pub(crate) use span;
 
-/// Does something in a span, where anybody is told of it.
+/// Runs `work` in a span, if the span is enabled.
 pub(crate) fn traced<'t, T>(
     span: Span,
     work: impl Future<Output = T> + Send + 't,

@@ -1,4 +1,4 @@
-//! Work that goes on without the future that began it.
+//! Spawns work that continues after the future that started it was dropped.
 
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
@@ -7,8 +7,8 @@ use crate::task::chain::RunningReceiver;
 use crate::task::mute::Muted;
 use crate::task::origin::origin;
 
-/// Spawns what goes on when its caller is dropped. It keeps what is known of the task that drops it: which receivers are
-/// muted, who records, and of which receivers it is the doing.
+/// Spawns a future whose caller was dropped. The new task takes over the task-local state of the task that drops the caller: the
+/// muted receivers, the task on whose behalf it runs, and the receivers that it is inside of.
 pub(crate) fn spawn<F>(runtime: &Handle, future: F)
 where
     F: Future<Output: Send> + Send + 'static,
