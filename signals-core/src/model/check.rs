@@ -114,7 +114,7 @@ async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<V
     let key: Vec<_> = model.group(ColumnGroup::Key).map(|place| columns[place]).collect();
     findings.extend(missing_index(&of, &table, &key, "the key"));
     for shape in receivers.statement_cache().composed(conn.kind()) {
-        if matches!(shape.what, StatementKind::Save | StatementKind::InsertOrNothing) {
+        if matches!(shape.kind, StatementKind::Save | StatementKind::InsertOrNothing) {
             let said = shape.by_key(model)
                 || matches!(shape.on[..], [column] if model.columns[column].unique);
             let on: Vec<_> = shape.on.iter().map(|place| columns[*place]).collect();

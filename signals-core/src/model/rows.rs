@@ -174,11 +174,11 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
         TypeId::of::<M>()
     }
 
-    fn statements(&self) -> &'static Schema {
+    fn schema(&self) -> &'static Schema {
         M::STATEMENTS
     }
 
-    fn shapes(&self) -> &'static StatementCache {
+    fn statement_cache(&self) -> &'static StatementCache {
         M::__table().statement_cache()
     }
 
@@ -282,7 +282,7 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
         Ok(Box::new(R::load(from, at)?))
     }
 
-    fn before(&mut self) -> &mut Vec<PreviousRow> {
+    fn previous_rows(&mut self) -> &mut Vec<PreviousRow> {
         &mut self.aside.before
     }
 

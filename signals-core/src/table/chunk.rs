@@ -21,22 +21,22 @@ const ROWS_OF_VALUES: usize = 1000;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) rows: Range<usize>,
-    pub(crate) given: RowInput,
+    pub(crate) input: RowInput,
     /// Whether there are more of the same size, so that the statement is worth to be kept.
     pub(crate) full: bool,
 }
 
 impl Chunk {
     pub(crate) fn of_row(row: usize) -> Self {
-        Self { rows: row..row + 1, given: RowInput::Values(1), full: true }
+        Self { rows: row..row + 1, input: RowInput::Values(1), full: true }
     }
 
     /// Of some of its rows.
     pub(crate) fn part(&self, rows: Range<usize>) -> Self {
-        match self.given {
+        match self.input {
             _ if rows.len() == 1 => Self::of_row(rows.start),
             RowInput::Arrays => Self { rows, ..self.clone() },
-            RowInput::Values(_) => Self { given: RowInput::Values(rows.len()), rows, full: false },
+            RowInput::Values(_) => Self { input: RowInput::Values(rows.len()), rows, full: false },
         }
     }
 }
@@ -63,15 +63,15 @@ pub(crate) fn chunks(
     let chunk = |start: usize| {
         let rows = start..range.end.min(start + most);
         let full = rows.len() == most || rows.len() == 1;
-        let given = if arrays { RowInput::Arrays } else { RowInput::Values(rows.len()) };
-        Chunk { rows, given, full: full || arrays }
+        let input = if arrays { RowInput::Arrays } else { RowInput::Values(rows.len()) };
+        Chunk { rows, input, full: full || arrays }
     };
     starts.map(chunk).collect()
 }
 
 /// The columns that an INSERT writes; the key, where the row has one.
 pub(crate) fn inserted(rows: &dyn Rows, keyed: bool) -> Vec<usize> {
-    let model = rows.statements();
+    let model = rows.schema();
     let keys = model.group(ColumnGroup::Key).filter(|_| keyed);
     let (version, added) = (model.group(ColumnGroup::Version), model.group(ColumnGroup::Added));
     model.group(ColumnGroup::Set).chain(keys).chain(version).chain(added).collect()
@@ -138,7 +138,7 @@ pub(crate) fn inserts(kind: DatabaseKind, rows: &dyn Rows) -> Vec<Chunk> {
 
 /// The chunks of a DELETE of all rows that have a key.
 pub(crate) fn deletes(kind: DatabaseKind, rows: &dyn Rows) -> Vec<Chunk> {
-    let model = rows.statements();
+    let model = rows.schema();
     let binds: Vec<_> =
         model.group(ColumnGroup::Key).chain(model.group(ColumnGroup::Version)).collect();
     let mut all = Vec::new();

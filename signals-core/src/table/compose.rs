@@ -13,8 +13,8 @@ use crate::table::schema::{ColumnGroup, Schema};
 /// StatementKind makes one such statement differ from others of its model.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct StatementSpec {
-    pub(crate) what: StatementKind,
-    pub(crate) given: RowInput,
+    pub(crate) kind: StatementKind,
+    pub(crate) input: RowInput,
     /// StatementKind it inserts, sets or reads.
     pub(crate) columns: Vec<usize>,
     /// By which columns a row is found.
@@ -48,7 +48,7 @@ pub(crate) enum StatementKind {
     /// The row that is like one that is given.
     Find,
     /// Whether the row that is given is stored, and if it is, whether its version is the one that is given.
-    Look,
+    CheckVersion,
     /// DELETE of the rows that are given.
     Delete,
 }
@@ -64,19 +64,19 @@ pub(crate) enum RowInput {
 
 impl StatementSpec {
     pub(crate) fn new(
-        what: StatementKind,
-        given: RowInput,
+        kind: StatementKind,
+        input: RowInput,
         columns: Vec<usize>,
         on: Vec<usize>,
     ) -> Self {
-        Self { what, given, columns, on, checked: false, before: false, casts: None }
+        Self { kind, input, columns, on, checked: false, before: false, casts: None }
     }
 
     /// The columns whose values are the arguments, in that order.
     pub(crate) fn binds(&self, model: &Schema) -> Vec<usize> {
-        let mut binds = match self.what {
+        let mut binds = match self.kind {
             StatementKind::Find
-            | StatementKind::Look
+            | StatementKind::CheckVersion
             | StatementKind::Select
             | StatementKind::Lock
             | StatementKind::Delete => Vec::new(),
@@ -88,7 +88,7 @@ impl StatementSpec {
             StatementKind::Conflicting,
             StatementKind::Save,
         ];
-        if !inserts.contains(&self.what) {
+        if !inserts.contains(&self.kind) {
             let on: Vec<_> = self.on.iter().copied().filter(|c| !binds.contains(c)).collect();
             binds.extend(on);
         }
@@ -99,11 +99,11 @@ impl StatementSpec {
     }
 
     /// The columns of `_given`, in the order of the arguments.
-    pub(crate) fn given(&self, model: &Schema, kind: DatabaseKind) -> Vec<usize> {
+    pub(crate) fn input_columns(&self, model: &Schema, kind: DatabaseKind) -> Vec<usize> {
         if !self.finds_by_arguments(kind) {
             return self.binds(model);
         }
-        let set = self.columns.iter().copied().filter(|_| self.what == StatementKind::Update);
+        let set = self.columns.iter().copied().filter(|_| self.kind == StatementKind::Update);
         set.chain(model.group(ColumnGroup::Version).filter(|_| self.checked)).collect()
     }
 
@@ -115,19 +115,19 @@ impl StatementSpec {
 
     fn finds_by_arguments(&self, kind: DatabaseKind) -> bool {
         let joins = matches!(
-            self.what,
+            self.kind,
             StatementKind::Update
                 | StatementKind::Select
                 | StatementKind::Lock
                 | StatementKind::Delete
         );
-        joins && kind == DatabaseKind::Postgres && self.given == RowInput::Values(1)
+        joins && kind == DatabaseKind::Postgres && self.input == RowInput::Values(1)
     }
 
     /// The columns that come back, in that order.
     pub(crate) fn returned(&self, model: &Schema) -> Vec<usize> {
         let computed = model.group(ColumnGroup::Computed);
-        match self.what {
+        match self.kind {
             StatementKind::Insert | StatementKind::InsertOrNothing => {
                 let key = model.group(ColumnGroup::Key).filter(|c| !self.columns.contains(c));
                 key.chain(computed).collect()
@@ -140,7 +140,7 @@ impl StatementSpec {
             }
             StatementKind::Conflicting
             | StatementKind::Find
-            | StatementKind::Look
+            | StatementKind::CheckVersion
             | StatementKind::Select
             | StatementKind::Lock
             | StatementKind::Delete => Vec::new(),
@@ -153,7 +153,7 @@ impl StatementSpec {
 
     pub(crate) fn sql(&self, model: &Schema, kind: DatabaseKind) -> String {
         let text = Text { shape: self, model, kind, given: beside(model.table, "_given") };
-        match (self.what, kind) {
+        match (self.kind, kind) {
             (StatementKind::Insert, _) => text.insert(),
             (StatementKind::InsertOrNothing, _) => text.insert_or_nothing(),
             (StatementKind::Conflicting, _) => text.conflicting(),
@@ -162,7 +162,7 @@ impl StatementSpec {
             (StatementKind::Update, DatabaseKind::Postgres) => text.update_in_postgres(),
             (StatementKind::Update, DatabaseKind::Sqlite) => text.update_in_sqlite(),
             (StatementKind::Find, _) => text.find(),
-            (StatementKind::Look, _) => text.look(),
+            (StatementKind::CheckVersion, _) => text.check_version(),
             (StatementKind::Lock, DatabaseKind::Postgres) => {
                 format!("{} FOR NO KEY UPDATE OF _stored", text.select())
             }
@@ -185,7 +185,7 @@ impl Text<'_> {
     fn insert(&self) -> String {
         let into = self.insert_into();
         let returning = self.returning();
-        match self.shape.given {
+        match self.shape.input {
             RowInput::Arrays => {
                 let columns: Vec<_> = (1..=self.shape.columns.len()).map(unnest).collect();
                 format!("{into} SELECT {}{returning}", columns.join(", "))
@@ -293,7 +293,7 @@ impl Text<'_> {
         format!("{} WHERE {on}", self.model.select)
     }
 
-    fn look(&self) -> String {
+    fn check_version(&self) -> String {
         let binds = self.shape.binds(self.model);
         let place = |c: usize| self.place(&binds, c);
         let version: Vec<_> = self.model.group(ColumnGroup::Version).collect();
@@ -311,7 +311,7 @@ impl Text<'_> {
                 "{with} SELECT {given}._n{columns} FROM {given} JOIN {table} AS _stored ON {matches}"
             ),
             // The order of a CROSS JOIN stands: the table may be long, and what is given is not.
-            DatabaseKind::Sqlite if self.shape.given == RowInput::Values(1) => format!(
+            DatabaseKind::Sqlite if self.shape.input == RowInput::Values(1) => format!(
                 "{with} SELECT {given}._n{columns} FROM {given} CROSS JOIN {table} AS _stored WHERE {matches}"
             ),
             // Each row once, where two that are given are the same.
@@ -351,7 +351,7 @@ impl Text<'_> {
     fn set(&self, value: impl Fn(usize) -> String) -> String {
         let name = |column| self.model.name(column);
         // Where the row as it was is joined, there are two of the name.
-        let stored = if self.shape.what == StatementKind::Update { "_stored." } else { "" };
+        let stored = if self.shape.kind == StatementKind::Update { "_stored." } else { "" };
         let set = |c: &usize| self.model.columns[*c].role.group() == ColumnGroup::Set;
         let columns = self.shape.columns.iter().filter(|c| set(c));
         let mut set: Vec<_> = columns.map(|c| format!("{} = {}", name(*c), value(*c))).collect();
@@ -365,8 +365,8 @@ impl Text<'_> {
     }
 
     fn with(&self) -> String {
-        let (given, binds) = (&self.given, self.shape.given(self.model, self.kind));
-        match self.shape.given {
+        let (given, binds) = (&self.given, self.shape.input_columns(self.model, self.kind));
+        match self.shape.input {
             RowInput::Arrays => {
                 let columns = binds.iter().enumerate();
                 let column = |(i, c): (usize, &usize)| {
@@ -432,7 +432,7 @@ impl Text<'_> {
         let mut found_by = self.shape.found_by(self.kind).iter();
         match found_by.position(|c| *c == column) {
             Some(place) => {
-                format!("${}", self.shape.given(self.model, self.kind).len() + place + 1)
+                format!("${}", self.shape.input_columns(self.model, self.kind).len() + place + 1)
             }
             None => format!("{}.c{column}", self.given),
         }

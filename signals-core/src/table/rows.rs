@@ -21,9 +21,9 @@ use crate::table::schema::{ColumnGroup, Schema};
 pub trait Rows: Send + Sync {
     fn model(&self) -> &'static str;
     fn id(&self) -> TypeId;
-    fn statements(&self) -> &'static Schema;
+    fn schema(&self) -> &'static Schema;
     /// The statements that were composed for the model so far.
-    fn shapes(&self) -> &'static StatementCache;
+    fn statement_cache(&self) -> &'static StatementCache;
     fn len(&self) -> usize;
     fn has_key(&self, row: usize) -> bool;
 
@@ -99,7 +99,7 @@ pub trait Rows: Send + Sync {
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error>;
 
     /// What the rows were before, where that is asked for.
-    fn before(&mut self) -> &mut Vec<PreviousRow>;
+    fn previous_rows(&mut self) -> &mut Vec<PreviousRow>;
 
     /// Takes note of what a write can change in the rows.
     fn keep(&mut self);
@@ -268,21 +268,21 @@ impl dyn Rows + '_ {
         row: usize,
         kind: DatabaseKind,
     ) -> Result<Box<[u8]>, sqlx::Error> {
-        self.encoded(row, self.statements().group(ColumnGroup::Key), kind)
+        self.encoded(row, self.schema().group(ColumnGroup::Key), kind)
     }
 
     /// What a row was before.
-    pub(crate) fn before_of(&mut self, row: usize) -> &mut PreviousRow {
+    pub(crate) fn previous_of(&mut self, row: usize) -> &mut PreviousRow {
         let (rows, place) = (self.len(), self.place(row));
-        let before = self.before();
+        let before = self.previous_rows();
         before.resize_with(rows, PreviousRow::default);
         &mut before[place]
     }
 
     /// Hands out what each row was before.
-    pub(crate) fn take_before(&mut self) -> Vec<SharedPreviousRow> {
+    pub(crate) fn take_previous(&mut self) -> Vec<SharedPreviousRow> {
         let rows = self.len();
-        let mut before = std::mem::take(self.before());
+        let mut before = std::mem::take(self.previous_rows());
         before.resize_with(rows, PreviousRow::default);
         before.into_iter().map(|before| Some(Arc::new(before))).collect()
     }

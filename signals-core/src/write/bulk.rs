@@ -59,7 +59,7 @@ pub(crate) async fn write(
     match (work, conn.kind()) {
         (BulkOp::Insert, _) => insert(conn, rows, chunk).await,
         (BulkOp::Update(update), kind) => {
-            let mut shape = update.shape(rows, chunk.given);
+            let mut shape = update.shape(rows, chunk.input);
             compare_as_columns(conn, rows, chunk, &mut shape).await?;
             match kind {
                 DatabaseKind::Postgres => update_in_postgres(conn, rows, chunk, &shape).await,
@@ -86,7 +86,7 @@ async fn compare_as_columns(
 ) -> Result<()> {
     let kind = conn.kind();
     let first = chunk.rows.start;
-    if chunk.given != RowInput::Values(1) && shape.on.iter().any(|c| rows.is_text(first, *c, kind))
+    if chunk.input != RowInput::Values(1) && shape.on.iter().any(|c| rows.is_text(first, *c, kind))
     {
         shape.casts = inspect::casts(conn, rows, rows.at(0).columns()).await?;
     }
@@ -99,10 +99,10 @@ fn statement(
     chunk: &Chunk,
     shape: &StatementSpec,
 ) -> Result<Statement, sqlx::Error> {
-    let model = rows.statements();
+    let model = rows.schema();
     let mut args = Arguments::new(kind);
-    let (binds, found_by) = (shape.given(model, kind), shape.found_by(kind));
-    let bound = match chunk.given {
+    let (binds, found_by) = (shape.input_columns(model, kind), shape.found_by(kind));
+    let bound = match chunk.input {
         RowInput::Arrays => binds
             .iter()
             .try_for_each(|column| rows.bind_each(chunk.rows.clone(), *column, &mut args)),
@@ -113,7 +113,7 @@ fn statement(
     };
     bound.map_err(sqlx::Error::Encode)?;
     Ok(if chunk.full {
-        Statement { sql: rows.shapes().sql(shape, model, kind), args, persistent: true }
+        Statement { sql: rows.statement_cache().sql(shape, model, kind), args, persistent: true }
     } else {
         Statement::once(shape.sql(model, kind), args)
     })
@@ -140,9 +140,9 @@ async fn all_of_write(
 /// Inserts the rows of a chunk. Their keys come back in the order in which they were given: an INSERT inserts in the order of
 /// its rows, and returns each as it is inserted.
 async fn insert(conn: &mut Conn<'_>, rows: &mut dyn Rows, chunk: &Chunk) -> Result<Vec<usize>> {
-    let model = rows.statements();
+    let model = rows.schema();
     let columns = inserted(rows, rows.has_key(chunk.rows.start));
-    let shape = StatementSpec::new(StatementKind::Insert, chunk.given, columns, Vec::new());
+    let shape = StatementSpec::new(StatementKind::Insert, chunk.input, columns, Vec::new());
     let returned = shape.returned(model);
     let on_detached = || {
         let (chunk, returned) = (chunk.clone(), returned.clone());
@@ -200,13 +200,13 @@ impl Update<'_> {
     fn shape(&self, rows: &dyn Rows, given: RowInput) -> StatementSpec {
         let mut shape =
             StatementSpec::new(StatementKind::Update, given, self.set.to_vec(), self.on.to_vec());
-        shape.checked = self.checked && rows.statements().has(ColumnGroup::Version);
+        shape.checked = self.checked && rows.schema().has(ColumnGroup::Version);
         shape.before = self.before;
         shape
     }
 
     pub(crate) fn chunks(&self, kind: DatabaseKind, rows: &dyn Rows) -> Vec<Chunk> {
-        let binds = self.shape(rows, RowInput::Arrays).binds(rows.statements());
+        let binds = self.shape(rows, RowInput::Arrays).binds(rows.schema());
         chunks(kind, rows, 0..rows.len(), &binds)
     }
 }
@@ -217,7 +217,7 @@ async fn update_in_postgres(
     chunk: &Chunk,
     shape: &StatementSpec,
 ) -> Result<Vec<usize>> {
-    let model = rows.statements();
+    let model = rows.schema();
     let returned = shape.returned(model);
     let (updated, _) = all(conn, statement(conn.kind(), rows, chunk, shape)?).await?;
     let mut stored = Vec::with_capacity(updated.len());
@@ -228,9 +228,9 @@ async fn update_in_postgres(
         if shape.before {
             let (at, columns) = (1 + returned.len(), model.columns.len());
             let before = rows.load(from, at)?;
-            rows.before_of(row).set_row(before);
+            rows.previous_of(row).set_row(before);
             let changed = (at + columns..at + 2 * columns).map(|at| from.flag(at));
-            rows.before_of(row).set_changed(changed.collect::<Result<_, _>>()?);
+            rows.previous_of(row).set_changed(changed.collect::<Result<_, _>>()?);
         }
         if shape.checked {
             rows.advance(row);
@@ -248,7 +248,7 @@ async fn update_in_sqlite(
     chunk: &Chunk,
     shape: &StatementSpec,
 ) -> Result<Vec<usize>> {
-    let model = rows.statements();
+    let model = rows.schema();
     let every = || (0..model.columns.len()).collect::<Vec<_>>();
     let columns = if shape.before { every() } else { Vec::new() };
     let mut before = Vec::new();
@@ -280,10 +280,10 @@ async fn update_in_sqlite(
             }
             if let Some((_, was)) = before.get(row - chunk.rows.start).filter(|_| shape.before) {
                 let before = rows.load(was, 1)?;
-                rows.before_of(*row).set_row(before);
+                rows.previous_of(*row).set_row(before);
                 let changed = every().into_iter().map(|c| rows.differs(c, was, from, 1 + c));
                 let changed = changed.collect::<Result<_, _>>()?;
-                rows.before_of(*row).set_changed(changed);
+                rows.previous_of(*row).set_changed(changed);
             }
         }
     }
@@ -310,8 +310,8 @@ pub(crate) async fn duplicate_key_in_database(
         // There each stored row is selected once.
         return Ok(None);
     }
-    let on: Vec<_> = rows.statements().group(ColumnGroup::Key).collect();
-    let shape = StatementSpec::new(StatementKind::Select, chunk.given, Vec::new(), on.clone());
+    let on: Vec<_> = rows.schema().group(ColumnGroup::Key).collect();
+    let shape = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on.clone());
     let stored = select(conn, rows, chunk, &shape, &on).await?;
     let mut seen = HashMap::with_capacity(stored.len());
     for (row, from) in &stored {
@@ -352,9 +352,9 @@ async fn settle_locked(
     row: usize,
     update: &Update<'_>,
 ) -> Result<Left> {
-    let (model, chunk) = (rows.statements(), Chunk::of_row(row));
+    let (model, chunk) = (rows.schema(), Chunk::of_row(row));
     let every = (0..model.columns.len()).collect();
-    let lock = StatementSpec::new(StatementKind::Lock, chunk.given, every, update.on.to_vec());
+    let lock = StatementSpec::new(StatementKind::Lock, chunk.input, every, update.on.to_vec());
     let (mut found, _) = all(conn, statement(conn.kind(), rows, &chunk, &lock)?).await?;
     let Some(found) = found.pop() else { return Ok(Left::Gone) };
     if update.checked && model.has(ColumnGroup::Version) {
@@ -371,8 +371,8 @@ async fn settle_locked(
     }
     if update.before {
         let before = rows.load(&found, 1)?;
-        rows.before_of(row).set_row(before);
-        rows.before_of(row).set_changed(vec![false; model.columns.len()]);
+        rows.previous_of(row).set_row(before);
+        rows.previous_of(row).set_changed(vec![false; model.columns.len()]);
     }
     Ok(Left::Unchanged)
 }
@@ -386,7 +386,7 @@ async fn select(
     columns: &[usize],
 ) -> Result<Vec<(usize, AnyRow)>> {
     let mut shape =
-        StatementSpec::new(StatementKind::Select, chunk.given, columns.to_vec(), like.on.clone());
+        StatementSpec::new(StatementKind::Select, chunk.input, columns.to_vec(), like.on.clone());
     shape.checked = like.checked;
     compare_as_columns(conn, rows, chunk, &mut shape).await?;
     let (stored, _) = all(conn, statement(conn.kind(), rows, chunk, &shape)?).await?;
@@ -402,10 +402,10 @@ pub(crate) async fn stored_rows(
     rows: &dyn Rows,
     chunk: &Chunk,
 ) -> Result<Vec<(usize, AnyRow)>> {
-    let model = rows.statements();
+    let model = rows.schema();
     let (on, every) =
         (model.group(ColumnGroup::Key).collect(), (0..model.columns.len()).collect::<Vec<_>>());
-    let shape = StatementSpec::new(StatementKind::Select, chunk.given, Vec::new(), on);
+    let shape = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
     select(conn, rows, chunk, &shape, &every).await
 }
 
@@ -429,9 +429,9 @@ pub(crate) async fn stored_as(
     chunk: &Chunk,
     checked: bool,
 ) -> Result<Vec<usize>> {
-    let on = rows.statements().group(ColumnGroup::Key).collect();
-    let mut shape = StatementSpec::new(StatementKind::Select, chunk.given, Vec::new(), on);
-    shape.checked = checked && rows.statements().has(ColumnGroup::Version);
+    let on = rows.schema().group(ColumnGroup::Key).collect();
+    let mut shape = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
+    shape.checked = checked && rows.schema().has(ColumnGroup::Version);
     Ok(numbers(&select(conn, rows, chunk, &shape, &[]).await?))
 }
 
@@ -449,7 +449,7 @@ pub(crate) async fn kept(
     let mut kept = stored(conn, rows, chunk).await?;
     kept.retain(|row| deleted.binary_search(row).is_err());
     let mut stale = None;
-    if !kept.is_empty() && rows.statements().has(ColumnGroup::Version) {
+    if !kept.is_empty() && rows.schema().has(ColumnGroup::Version) {
         let same = stored_as(conn, rows, chunk, true).await?;
         let other = kept.iter().copied().filter(|row| same.binary_search(row).is_err());
         // The first of them in the program's order.
@@ -469,10 +469,10 @@ pub(crate) fn is_stored<'s>(
 
 /// How the rows of a chunk are deleted, and found before; and the columns of them that are asked for.
 fn delete_shape(rows: &dyn Rows, chunk: &Chunk, before: bool, checked: bool) -> StatementSpec {
-    let model = rows.statements();
+    let model = rows.schema();
     let columns = if before { (0..model.columns.len()).collect() } else { Vec::new() };
     let on = model.group(ColumnGroup::Key).collect();
-    let mut shape = StatementSpec::new(StatementKind::Delete, chunk.given, columns, on);
+    let mut shape = StatementSpec::new(StatementKind::Delete, chunk.input, columns, on);
     (shape.before, shape.checked) = (before, checked && model.has(ColumnGroup::Version));
     shape
 }
@@ -510,7 +510,7 @@ fn take_deleted(
         stored.push(row);
         if before {
             let before = rows.load(from, 1)?;
-            rows.before_of(row).set_row(before);
+            rows.previous_of(row).set_row(before);
         }
     }
     stored.sort_unstable();
@@ -547,7 +547,7 @@ async fn delete_in_sqlite(
     if before {
         for (row, from) in &stored {
             let before = rows.load(from, 1)?;
-            rows.before_of(*row).set_row(before);
+            rows.previous_of(*row).set_row(before);
         }
     }
     Ok(numbers(&stored))

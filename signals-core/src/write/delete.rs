@@ -163,7 +163,7 @@ pub(crate) async fn delete_one(rows: &mut dyn Rows, conn: &mut Conn<'_>) -> Resu
     if !inspect::counts_rows(conn, rows).await? {
         return delete_uncounted(rows, conn).await;
     }
-    let model = rows.statements();
+    let model = rows.schema();
     let affected = {
         let make = |kind| {
             let mut args = Arguments::new(kind);

@@ -36,7 +36,7 @@ impl SchemaCache {
 
     /// Whether a row that an UPDATE or a DELETE did not write is not there.
     pub(crate) fn plain(&self, rows: &dyn Rows) -> bool {
-        self.keeps_no_row(rows) && !rows.statements().has(ColumnGroup::Version)
+        self.keeps_no_row(rows) && !rows.schema().has(ColumnGroup::Version)
     }
 
     fn keeps_no_row(&self, rows: &dyn Rows) -> bool {
@@ -87,7 +87,7 @@ impl SchemaCache {
 
 /// The columns that a save reads back.
 fn returned(rows: &dyn Rows, verb: &SaveKind) -> Columns {
-    let (model, keyed) = (rows.statements(), rows.has_key(0));
+    let (model, keyed) = (rows.schema(), rows.has_key(0));
     let reads = |group: ColumnGroup| match (group, verb) {
         (ColumnGroup::Computed, _) => true,
         (ColumnGroup::Key, SaveKind::Upsert(_)) => true,
@@ -165,7 +165,7 @@ fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
 /// A value of any type can be in any column, but for the rowid. Of the others we take those for certain that the library
 /// writes itself and that cannot be NULL.
 async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
-    let (model, row) = (rows.statements(), rows.at(0));
+    let (model, row) = (rows.schema(), rows.at(0));
     let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
     let sql = SQLITE_TABLE.replace("{schema}", &schema.replace('"', "\"\""));
     let found: Vec<(String, bool, bool, bool, bool)> =
@@ -207,7 +207,7 @@ const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl
 
 /// A value is of the type of its column; whether that can be NULL, the table says.
 async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
-    let (model, row) = (rows.statements(), rows.at(0));
+    let (model, row) = (rows.schema(), rows.at(0));
     let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();
     // No plain columns: sqlx would ask the server for the tables that those are of.
     let names = columns.iter().map(|i| format!("CASE WHEN true THEN {} END", model.name(*i)));
@@ -244,7 +244,7 @@ async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Res
 ///
 /// What the database refuses.
 pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
-    Ok(!rows.statements().has(ColumnGroup::Version) && stores_every_row(conn, rows).await?)
+    Ok(!rows.schema().has(ColumnGroup::Version) && stores_every_row(conn, rows).await?)
 }
 
 /// Whether nothing keeps a row from being written, and so none of several rows from being inserted: no trigger, rule or policy,
@@ -260,7 +260,7 @@ pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Rows) -> Re
     }
     let (sql, name) = match conn.kind() {
         DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.at(0).table().rsplit('.').next()),
-        DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.statements().table)),
+        DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.schema().table)),
     };
     let epoch = conn.facts().epoch();
     let Some((plain,)) = unless_lost(conn.query(sql).bind(name).fetch_one::<(bool,)>().await)?
@@ -324,7 +324,7 @@ pub(crate) async fn is_arbiter(conn: &mut Conn<'_>, rows: &dyn Rows, on: &[usize
         return Ok(arbiter);
     }
     let epoch = conn.facts().epoch();
-    let (model, row) = (rows.statements(), rows.at(0));
+    let (model, row) = (rows.schema(), rows.at(0));
     let mut names: Vec<_> = on.iter().map(|i| row.columns()[*i]).collect();
     names.sort_unstable();
     let names = names.join("\u{1}");
@@ -372,7 +372,7 @@ fn look_up_casts<'s>(
 ) -> BoxFuture<'s, Result<Casts>> {
     Box::pin(async move {
         let epoch = conn.facts().epoch();
-        let query = conn.query(POSTGRES_TEXT_TYPES).bind(rows.statements().table);
+        let query = conn.query(POSTGRES_TEXT_TYPES).bind(rows.schema().table);
         let found: Vec<(String, Option<String>)> = query.fetch_all().await?;
         let cast = |(name, ty): &(String, Option<String>)| {
             let column = columns.iter().position(|column| column == name)?;

@@ -38,7 +38,7 @@ fn order(rows: &dyn Rows, sort: impl FnOnce(&mut [usize])) -> Vec<usize> {
 /// The types of the parts of the key that compare text in their own way, if there are several rows to be ordered by them.
 pub(crate) async fn key_casts(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Casts> {
     let kind = conn.kind();
-    let mut key = rows.statements().group(ColumnGroup::Key);
+    let mut key = rows.schema().group(ColumnGroup::Key);
     let first = (0..rows.len()).find(|row| rows.has_key(*row));
     match first {
         Some(first) if rows.len() > 1 && key.any(|column| rows.is_text(first, column, kind)) => {
@@ -145,7 +145,7 @@ mod encoded {
 
     impl Keys {
         pub(super) fn push(&mut self, rows: &dyn Rows, row: usize, casts: &Casts) {
-            for column in rows.statements().group(ColumnGroup::Key) {
+            for column in rows.schema().group(ColumnGroup::Key) {
                 let buffer = &mut self.buffer;
                 let mut casts = casts.iter().flat_map(|casts| &**casts);
                 let cast = casts.find(|(of, _)| *of == column).map(|(_, ty)| &**ty);

@@ -49,7 +49,7 @@ impl WriteKind {
             Self::Save(_) => true,
             // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
             Self::Delete => {
-                let versioned = rows.statements().has(ColumnGroup::Version);
+                let versioned = rows.schema().has(ColumnGroup::Version);
                 kind == DatabaseKind::Sqlite || versioned || chunk::deletes(kind, rows).len() != 1
             }
         }

@@ -238,7 +238,7 @@ async fn write(
 ) -> Result<()> {
     heard.written = heard.write(rows, conn, scene).await?;
     if heard.pair.previous {
-        heard.before = rows.as_rows_mut().take_before();
+        heard.before = rows.as_rows_mut().take_previous();
     }
     // Ahead of those that run now, whose own writes come after this one.
     for postponed in heard.postponed(rows, scene) {

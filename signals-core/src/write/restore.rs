@@ -18,7 +18,7 @@ impl<'m> RestoreGuard<'m> {
 
     /// Where nobody but the statement changes the row. A key alone is set when that is through.
     pub(crate) fn alone(rows: &'m mut dyn SignalRows) -> Self {
-        match rows.statements().is_only_key() {
+        match rows.schema().is_only_key() {
             true => Self { rows, done: true, notes: 0 },
             false => Self::of(rows),
         }
@@ -52,7 +52,7 @@ impl<'m> RestoreGuard<'m> {
         self.rows.keep();
         // What was read and decided on the way is not restored.
         self.rows.set_order(Vec::new());
-        self.rows.before().clear();
+        self.rows.previous_rows().clear();
     }
 }
 

@@ -145,7 +145,7 @@ pub(crate) async fn many(
 
 /// Sets the columns that are set to the time of the write.
 pub(crate) fn stamp(rows: &mut dyn Rows, verb: &SaveKind) {
-    if rows.statements().has_times() {
+    if rows.schema().has_times() {
         rows.stamp(automatic::now(), !matches!(verb, SaveKind::Update | SaveKind::Fields(_)));
     }
 }
@@ -183,7 +183,7 @@ async fn update_many(
     verb: &SaveKind,
     heard: &Notifier,
 ) -> Result<WriteOutcome> {
-    let model = rows.statements();
+    let model = rows.schema();
     let set: Vec<_> = match verb {
         SaveKind::Fields(set) => set.to_vec(),
         _ => model.group(ColumnGroup::Set).collect(),
@@ -242,7 +242,7 @@ async fn unwritten(
     if let Some(&row) = others.min_by_key(|row| rows.place(**row)) {
         let error = match bulk::is_stored(conn, rows, row).await? {
             false => not_found(rows, row),
-            true if rows.statements().has(ColumnGroup::Version) => stale(rows, row),
+            true if rows.schema().has(ColumnGroup::Version) => stale(rows, row),
             // Two keys that only the database takes for the same.
             true => return Ok(Some(twice(rows, row))),
         };

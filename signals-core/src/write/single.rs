@@ -40,7 +40,7 @@ pub(crate) async fn store(
         Single::Insert(_) => true,
         Single::Update(_) => !before,
         Single::Both(_) => {
-            let model = rows.statements();
+            let model = rows.schema();
             let is_key = |on: &[usize]| model.group(ColumnGroup::Key).eq(on.iter().copied());
             !before && conn.facts().arbiter(rows, is_key) == Some(true)
         }
@@ -66,7 +66,7 @@ enum Single {
 impl Single {
     /// The one that a save begins with; none for what is composed.
     fn of(rows: &dyn Rows, verb: &SaveKind, kind: DatabaseKind) -> Option<Self> {
-        let model = rows.statements();
+        let model = rows.schema();
         let keyed = rows.has_key(0);
         Some(match verb {
             SaveKind::Insert | SaveKind::Save if !keyed => Self::Insert(Text::Fixed(
@@ -110,7 +110,7 @@ impl Single {
     ///
     /// The statement is made when the connection is there, so that the future has no room for it.
     async fn run(&self, conn: &mut Conn<'_>, rows: &mut dyn Rows) -> Result<Option<Stored>> {
-        let returns = matches!(self, Self::Both(_)) || self.text().returns(rows.statements());
+        let returns = matches!(self, Self::Both(_)) || self.text().returns(rows.schema());
         let mut row = None;
         let affected = {
             let make = |kind| self.text().statement(&*rows, kind);
@@ -145,7 +145,7 @@ impl Single {
         };
         if let Some(row) = &row {
             text.take(rows, row, usize::from(matches!(self, Self::Both(_))), committed)?;
-        } else if affected == 0 || text.returns(rows.statements()) {
+        } else if affected == 0 || text.returns(rows.schema()) {
             return Ok(None);
         }
         if !created && text.asks_version() {
@@ -231,7 +231,7 @@ async fn settle(
         conn.scope.alone = Alone::NeedsTransaction;
         return Err(Error::NotStored { model: rows.model() });
     }
-    let model = rows.statements();
+    let model = rows.schema();
     let checked = on.is_none();
     let set = set.map_or_else(|| model.group(ColumnGroup::Set).collect(), <[_]>::to_vec);
     let on = on.map_or_else(|| model.group(ColumnGroup::Key).collect(), <[_]>::to_vec);
@@ -247,7 +247,7 @@ async fn save(
     before: bool,
     begun: bool,
 ) -> Result<Stored> {
-    let model = rows.statements();
+    let model = rows.schema();
     let one = match on {
         Some(_) => conn.kind() == DatabaseKind::Postgres,
         None => saves_at_once(model, conn.kind()) && key_is_arbiter(conn, rows).await?,
@@ -311,7 +311,7 @@ async fn update_as_index_says(
     on: Option<&[usize]>,
     before: bool,
 ) -> Result<Option<Stored>> {
-    let key: Vec<_> = rows.statements().group(ColumnGroup::Key).collect();
+    let key: Vec<_> = rows.schema().group(ColumnGroup::Key).collect();
     let target = on.unwrap_or(&key);
     if !inspect::is_arbiter(conn, rows, target).await? {
         return Ok(None);
@@ -360,7 +360,7 @@ async fn save_at_once(
     rows: &mut dyn Rows,
     on: Option<&[usize]>,
 ) -> Result<Option<Stored>> {
-    let Some(on) = on else { return Single::both(rows.statements()).run(conn, rows).await };
+    let Some(on) = on else { return Single::both(rows.schema()).run(conn, rows).await };
     let columns = inserted(rows, rows.has_key(0));
     let shape = StatementSpec::new(StatementKind::Save, RowInput::Values(1), columns, on.to_vec());
     Single::Both(Text::Composed(shape.into())).run(conn, rows).await
@@ -374,7 +374,7 @@ async fn update(
     on: Option<&[usize]>,
     before: bool,
 ) -> Result<bool> {
-    let model = rows.statements();
+    let model = rows.schema();
     let checked = on.is_none() && model.has(ColumnGroup::Version);
     if let (None, None, false) = (set, on, before) {
         return Ok(Single::update(model).run(conn, rows).await?.is_some());
@@ -393,7 +393,7 @@ async fn update(
 }
 
 async fn key_is_arbiter(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
-    let key: Vec<_> = rows.statements().group(ColumnGroup::Key).collect();
+    let key: Vec<_> = rows.schema().group(ColumnGroup::Key).collect();
     inspect::is_arbiter(conn, rows, &key).await
 }
 
@@ -406,7 +406,7 @@ async fn insert_if_new(conn: &mut Conn<'_>, rows: &mut dyn Rows) -> Result<Optio
     if found == Some(true) {
         return Ok(Some(Stored::Updated));
     }
-    let text = Text::Fixed(rows.statements().insert_with_key, &EVERY, &[ColumnGroup::Computed]);
+    let text = Text::Fixed(rows.schema().insert_with_key, &EVERY, &[ColumnGroup::Computed]);
     match Single::Insert(text).run(conn, rows).await {
         Ok(None) if found.is_some() => inserted_uncounted(conn, rows).await.map(Some),
         Ok(stored) => Ok(stored),
@@ -432,7 +432,7 @@ async fn found_uncounted(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Option<
     }
     match look(conn, rows).await? {
         Look::Gone => Ok(Some(false)),
-        Look::Same if !rows.statements().has(ColumnGroup::Version) => Ok(Some(true)),
+        Look::Same if !rows.schema().has(ColumnGroup::Version) => Ok(Some(true)),
         Look::Same | Look::Stale => Err(Error::other(format!(
             "SQLite does not say whether an UPDATE of a view has found a row, so `{}`, which has a version, cannot be updated \
              through its view `{}`; make it a model of the table",
@@ -455,7 +455,7 @@ async fn insert_or_nothing(
     rows: &mut dyn Rows,
     on: Option<&[usize]>,
 ) -> Result<bool> {
-    let model = rows.statements();
+    let model = rows.schema();
     let Some(on) = on else {
         let text = Text::Fixed(model.insert_or_nothing, &EVERY, &[ColumnGroup::Computed]);
         return Ok(Single::Insert(text).run(conn, rows).await?.is_some());
@@ -483,9 +483,10 @@ pub(crate) enum Look {
 /// Looks what is stored by the key of the one row that there is. No lock is taken: the answer is for an error or for the next
 /// try, and must not wait for another transaction.
 pub(crate) async fn look(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Look> {
-    let model = rows.statements();
+    let model = rows.schema();
     let on = model.group(ColumnGroup::Key).collect();
-    let mut shape = StatementSpec::new(StatementKind::Look, RowInput::Values(1), Vec::new(), on);
+    let mut shape =
+        StatementSpec::new(StatementKind::CheckVersion, RowInput::Values(1), Vec::new(), on);
     shape.checked = model.has(ColumnGroup::Version);
     let found = conn.run_one(Text::Composed(shape.into()).statement(rows, conn.kind())?).await?;
     Ok(match found {
@@ -519,7 +520,7 @@ enum Text {
 
 impl Text {
     fn statement(&self, rows: &dyn Rows, kind: DatabaseKind) -> Result<Statement, sqlx::Error> {
-        let (model, mut args) = (rows.statements(), Arguments::new(kind));
+        let (model, mut args) = (rows.schema(), Arguments::new(kind));
         let mut bind = |column| {
             let bound = match self.finds_by(model, column) {
                 true => rows.bind_compared(0, column, &mut args),
@@ -536,7 +537,7 @@ impl Text {
             }
             Self::Composed(shape) => {
                 shape.binds(model).into_iter().try_for_each(bind)?;
-                let sql = rows.shapes().sql(shape, model, kind);
+                let sql = rows.statement_cache().sql(shape, model, kind);
                 Ok(Statement { sql, args, persistent: true })
             }
         }
@@ -551,8 +552,8 @@ impl Text {
             }
             Self::Composed(shape) => {
                 let found = matches!(
-                    shape.what,
-                    StatementKind::UpdateOne | StatementKind::Find | StatementKind::Look
+                    shape.kind,
+                    StatementKind::UpdateOne | StatementKind::Find | StatementKind::CheckVersion
                 );
                 found && shape.on.contains(&column) && !shape.columns.contains(&column)
             }
@@ -584,7 +585,7 @@ impl Text {
         at: usize,
         committed: bool,
     ) -> Result<(), sqlx::Error> {
-        let model = rows.statements();
+        let model = rows.schema();
         let mut at = at..;
         let mut take = |column| {
             let done = rows.set(0, column, from, at.next().unwrap_or_default());

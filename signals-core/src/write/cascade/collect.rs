@@ -183,7 +183,7 @@ impl<'d> Collector<'d> {
         let Some(mut stored) = child.and_then(|child| child.rows(kind, None)) else {
             return Ok(());
         };
-        let mut key = rows.statements().group(crate::table::schema::ColumnGroup::Key);
+        let mut key = rows.schema().group(crate::table::schema::ColumnGroup::Key);
         if key.all(|column| compares_bytes(&rows.type_name(column, kind))) {
             return Ok(());
         }

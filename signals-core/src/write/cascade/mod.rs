@@ -215,7 +215,8 @@ impl Collector<'_> {
         if heard.pair.previous {
             heard.before.resize_with(rows.len(), || None);
             for row in start..start + run.rows.len() {
-                heard.before[row] = Some(std::mem::take(rows.as_rows_mut().before_of(row)).into());
+                heard.before[row] =
+                    Some(std::mem::take(rows.as_rows_mut().previous_of(row)).into());
             }
         }
         for postponed in heard.postponed(rows, &group.scene) {
@@ -263,7 +264,7 @@ fn chunks_of_run(
     start: usize,
     checked: bool,
 ) -> Vec<Chunk> {
-    let model = rows.statements();
+    let model = rows.schema();
     let version: Vec<_> = model.group(ColumnGroup::Version).filter(|_| checked).collect();
     let apart = conn.kind() == DatabaseKind::Sqlite || !version.is_empty();
     let binds: Vec<_> = model.group(ColumnGroup::Key).chain(version).collect();

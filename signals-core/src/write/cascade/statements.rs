@@ -31,7 +31,7 @@ pub(super) async fn parts(
 
 /// Whether the keys of rows are one argument.
 fn are_array(kind: DatabaseKind, rows: &dyn Rows, part: &[usize]) -> bool {
-    let key = rows.statements().group(ColumnGroup::Key).next().unwrap_or_default();
+    let key = rows.schema().group(ColumnGroup::Key).next().unwrap_or_default();
     let first = part.first().filter(|_| kind == DatabaseKind::Postgres && part.len() > 1);
     first.is_some_and(|row| rows.fits_array(*row, key, kind))
 }
@@ -119,7 +119,7 @@ pub(super) fn set_own_null(
     part: &[usize],
     column: usize,
 ) -> Result<Statement, sqlx::Error> {
-    let (model, mut args, mut place) = (rows.statements(), Arguments::new(kind), 0);
+    let (model, mut args, mut place) = (rows.schema(), Arguments::new(kind), 0);
     let mut conditions = Vec::with_capacity(part.len());
     for row in part {
         let mut same = Vec::new();
@@ -198,7 +198,7 @@ async fn of_parents(
 ) -> Result<Statement> {
     let kind = conn.kind();
     let mut args = Arguments::new(kind);
-    let key = parents.statements().group(ColumnGroup::Key).next().unwrap_or_default();
+    let key = parents.schema().group(ColumnGroup::Key).next().unwrap_or_default();
     let column = dependent.child().statements.name(dependent.column());
     if are_array(kind, parents, part) {
         let cast = cast(conn, dependent, parents.is_text(part[0], key, kind)).await?;
