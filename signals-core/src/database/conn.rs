@@ -1,4 +1,4 @@
-use crate::database::state::Alone;
+use crate::database::state::Autocommit;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
@@ -28,7 +28,7 @@ use crate::error::{Error, Reason, Result};
 use crate::task::chain;
 
 /// How many connections are tried in place of one that had died.
-const RENEWALS: usize = 16;
+const RECONNECT_ATTEMPTS: usize = 16;
 
 /// A connection to one of the databases, with what it knows of the transaction that it is in.
 ///
@@ -48,20 +48,20 @@ const RENEWALS: usize = 16;
 /// ```
 pub struct Conn<'c> {
     pub(crate) link: MaybePooled<'c>,
-    pub(crate) scope: MaybeOwned<'c, TransactionState>,
+    pub(crate) state: MaybeOwned<'c, TransactionState>,
 }
 
 impl<'c> Conn<'c> {
     pub(crate) fn pooled(pooled: AnyLease, db: Db) -> Self {
         let link = MaybePooled::Pooled(MaybeOwned::Owned(Some(pooled)));
-        Self { link, scope: MaybeOwned::Owned(TransactionState::of(Some(db))) }
+        Self { link, state: MaybeOwned::Owned(TransactionState::new(Some(db))) }
     }
 
     #[cfg(feature = "sqlite")]
     pub(crate) fn sqlite_only(conn: &'c mut SqliteConnection) -> Self {
         Self {
             link: MaybePooled::Sqlite(conn),
-            scope: MaybeOwned::Owned(TransactionState::default()),
+            state: MaybeOwned::Owned(TransactionState::default()),
         }
     }
 
@@ -69,15 +69,15 @@ impl<'c> Conn<'c> {
     pub(crate) fn postgres_only(conn: &'c mut PgConnection) -> Self {
         Self {
             link: MaybePooled::Postgres(conn),
-            scope: MaybeOwned::Owned(TransactionState::default()),
+            state: MaybeOwned::Owned(TransactionState::default()),
         }
     }
 
     /// What is left where the connection was moved on.
-    pub(crate) fn gone() -> Self {
+    pub(crate) fn disconnected() -> Self {
         Self {
             link: MaybePooled::Pooled(MaybeOwned::Owned(None)),
-            scope: MaybeOwned::Owned(TransactionState::default()),
+            state: MaybeOwned::Owned(TransactionState::default()),
         }
     }
 
@@ -90,7 +90,7 @@ impl<'c> Conn<'c> {
             #[cfg(feature = "postgres")]
             MaybePooled::Postgres(conn) => MaybePooled::Postgres(conn),
         };
-        Conn { link, scope: MaybeOwned::Borrowed(&mut *self.scope) }
+        Conn { link, state: MaybeOwned::Borrowed(&mut *self.state) }
     }
 
     /// Takes the connection and all that is known of its transaction out of this one, where it comes from a pool.
@@ -100,10 +100,10 @@ impl<'c> Conn<'c> {
         };
         let pooled = slot.take()?;
         // The database stays, for a connection that is asked for again.
-        let db = self.scope.db.clone();
-        let scope = std::mem::replace(&mut *self.scope, TransactionState::of(db));
+        let db = self.state.db.clone();
+        let state = std::mem::replace(&mut *self.state, TransactionState::new(db));
         let link = MaybePooled::Pooled(MaybeOwned::Owned(Some(pooled)));
-        Some(Conn { link, scope: MaybeOwned::Owned(scope) })
+        Some(Conn { link, state: MaybeOwned::Owned(state) })
     }
 
     /// Whether a connection that was detached has somebody to come back to.
@@ -117,7 +117,7 @@ impl<'c> Conn<'c> {
         {
             **slot = other.take();
         }
-        std::mem::swap(&mut *self.scope, &mut *other.scope);
+        std::mem::swap(&mut *self.state, &mut *other.state);
     }
 
     /// Nobody knows what the connection has done. On Postgres sqlx would now undo the wrong savepoint, or hand the error
@@ -125,9 +125,9 @@ impl<'c> Conn<'c> {
     /// and only what is around must not be committed.
     pub(crate) fn abandon(&mut self, reason: &str) {
         match self.kind() {
-            DatabaseKind::Sqlite => self.scope.fail(|| reason.into()),
+            DatabaseKind::Sqlite => self.state.fail(|| reason.into()),
             DatabaseKind::Postgres => {
-                self.scope.fail_all(reason);
+                self.state.fail_all(reason);
                 self.discard();
             }
         }
@@ -153,7 +153,7 @@ impl<'c> Conn<'c> {
     /// Which database this is.
     pub fn kind(&self) -> DatabaseKind {
         match &self.link {
-            MaybePooled::Pooled(slot) => match (&**slot, &self.scope.db) {
+            MaybePooled::Pooled(slot) => match (&**slot, &self.state.db) {
                 #[cfg(feature = "sqlite")]
                 (Some(AnyLease::Sqlite(_)), _) => DatabaseKind::Sqlite,
                 #[cfg(feature = "postgres")]
@@ -179,7 +179,7 @@ impl<'c> Conn<'c> {
         if self.kind() != DatabaseKind::Sqlite {
             return None;
         }
-        self.hand_out();
+        self.before_hand_out();
         match self.raw()? {
             RawConn::Sqlite(conn) => Some(conn),
             #[cfg(feature = "postgres")]
@@ -214,7 +214,7 @@ impl<'c> Conn<'c> {
         if self.kind() != DatabaseKind::Postgres {
             return None;
         }
-        self.hand_out();
+        self.before_hand_out();
         match self.raw()? {
             RawConn::Postgres(conn) => Some(conn),
             #[cfg(feature = "sqlite")]
@@ -224,15 +224,15 @@ impl<'c> Conn<'c> {
 
     /// What is known of the tables of the database.
     pub(crate) fn facts(&mut self) -> &SchemaCache {
-        if let Some(altering) = self.scope.altering.take() {
+        if let Some(altering) = self.state.altering.take() {
             if self.in_transaction() {
                 altering.forget();
-                self.scope.altering = Some(altering);
+                self.state.altering = Some(altering);
             } else {
                 drop(altering);
             }
         }
-        match &self.scope.db {
+        match &self.state.db {
             Some(db) => db.facts(),
             None => SchemaCache::elsewhere(self.kind()),
         }
@@ -259,59 +259,59 @@ impl<'c> Conn<'c> {
     }
 
     pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
-        let controls = self.admit(sql.as_str())?;
+        let controls = self.check_raw(sql.as_str())?;
         let alters = sql_scan::alters(self.kind(), sql.as_str());
-        self.ready().await?;
-        self.raw_begins(controls, alters);
-        let done = Execution::plain(self.connected(), sql).end(&mut |_| ()).await;
-        let done = self.done(done).await;
-        self.raw_ended(controls).await;
+        self.ensure_connected().await?;
+        self.before_raw(controls, alters);
+        let done = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
+        let done = self.note_result(done).await;
+        self.after_raw(controls).await;
         done
     }
 
     /// Runs a statement of the program to its end, and gives its rows to `sink`.
     pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
-        let controls = self.admit(statement.sql.as_str())?;
+        let controls = self.check_raw(statement.sql.as_str())?;
         let alters = sql_scan::alters(self.kind(), statement.sql.as_str());
-        self.ready().await?;
-        self.raw_begins(controls, alters);
+        self.ensure_connected().await?;
+        self.before_raw(controls, alters);
         let done = self.perform(statement, false, sink).await;
-        let done = self.done(done).await;
-        self.raw_ended(controls).await;
+        let done = self.note_result(done).await;
+        self.after_raw(controls).await;
         done
     }
 
     /// Runs a statement to its end, and gives its rows to `sink`.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
-        self.ready().await?;
+        self.ensure_connected().await?;
         let done = self.perform(statement, false, sink).await;
-        self.done(done).await
+        self.note_result(done).await
     }
 
     /// Runs a statement of at most one row to its end.
     pub(crate) async fn run_one(&mut self, statement: Statement) -> Result<Option<AnyRow>> {
-        self.ready().await?;
+        self.ensure_connected().await?;
         let mut first = None;
         let sink = &mut |row| first = first.take().or(Some(row));
         let done = self.perform(statement, true, sink).await;
-        self.done(done).await?;
+        self.note_result(done).await?;
         Ok(first)
     }
 
     /// As [`run_one`](Self::run_one), of a statement that can be made again.
     pub(crate) async fn read_one(&mut self, make: Make<'_>) -> Result<Option<AnyRow>> {
-        self.ready().await?;
+        self.ensure_connected().await?;
         let kind = self.kind();
         let mut first = None;
         let sink = &mut |row| first = first.take().or(Some(row));
-        let done = match self.start(make(kind)?, true).end(sink).await {
+        let done = match self.start(make(kind)?, true).run_to_end(sink).await {
             Err(error) if is_outdated(&error) => match self.prepare_again(error).await {
-                Ok(()) => self.start(make(kind)?, true).end(sink).await,
+                Ok(()) => self.start(make(kind)?, true).run_to_end(sink).await,
                 Err(error) => Err(error),
             },
             done => done,
         };
-        self.done(done).await?;
+        self.note_result(done).await?;
         Ok(first)
     }
 
@@ -323,11 +323,11 @@ impl<'c> Conn<'c> {
         sink: Sink<'_>,
     ) -> Result<u64, sqlx::Error> {
         let again = if self.naming() == Naming::Named { statement.again() } else { None };
-        let done = self.start(statement, one).end(sink).await;
+        let done = self.start(statement, one).run_to_end(sink).await;
         match (done, again) {
             (Err(error), Some(again)) if is_outdated(&error) => {
                 match self.prepare_again(error).await {
-                    Ok(()) => self.start(again, one).end(sink).await,
+                    Ok(()) => self.start(again, one).run_to_end(sink).await,
                     Err(error) => Err(error),
                 }
             }
@@ -339,7 +339,7 @@ impl<'c> Conn<'c> {
     /// transaction, which the database has aborted, that is still the error, unless nothing else was run in it.
     fn prepare_again(&mut self, error: sqlx::Error) -> BoxFuture<'_, Result<(), sqlx::Error>> {
         Box::pin(async move {
-            if let Some(pooled) = self.pooled_mut() {
+            if let Some(pooled) = self.lease_mut() {
                 pooled.set_outdated();
             }
             let Some(raw) = self.connected() else { return Err(error) };
@@ -347,14 +347,14 @@ impl<'c> Conn<'c> {
                 let conn: &mut <DB as sqlx::Database>::Connection = conn;
                 sqlx::Connection::clear_cached_statements(conn).await
             });
-            if self.ended(forgotten).is_err() {
+            if self.note_answer(forgotten).is_err() {
                 // What is not forgotten is closed with the connection.
                 return Err(error);
             }
-            if let Some(pooled) = self.pooled_mut() {
+            if let Some(pooled) = self.lease_mut() {
                 pooled.set_forgotten();
             }
-            let frame = self.scope.frames.last();
+            let frame = self.state.frames.last();
             let unused = frame.map(|frame| !frame.used && frame.failed.is_none());
             let may_run = match unused {
                 Some(unused) => unused && self.begin_again().await.is_ok(),
@@ -368,7 +368,7 @@ impl<'c> Conn<'c> {
 
     /// The types of the columns that a statement without arguments returns, on Postgres. It is not run.
     pub(crate) async fn types_of(&mut self, sql: String) -> Result<Vec<AnyType>> {
-        self.ready().await?;
+        self.ensure_connected().await?;
         // sqlx can prepare no statement without a name.
         if self.naming() != Naming::Named {
             return self.types_of_now(&sql).await;
@@ -385,7 +385,7 @@ impl<'c> Conn<'c> {
                 Ok(Vec::new())
             }
         };
-        self.done(types).await
+        self.note_result(types).await
     }
 
     /// As [`types_of`](Self::types_of), but never from the cache of prepared statements.
@@ -441,16 +441,16 @@ impl<'c> Conn<'c> {
         async move {
             let mut outdated = false;
             loop {
-                self.ready().await?;
+                self.ensure_connected().await?;
                 let (statement, mut answered) = (make(self.kind())?, false);
                 let running = self.start_write(statement, one, on_detached);
-                let done = running.end_answered(sink, &mut answered).await;
-                if answered && let Some(pooled) = self.pooled_mut() {
+                let done = running.run_noting_answer(sink, &mut answered).await;
+                if answered && let Some(pooled) = self.lease_mut() {
                     pooled.set_proven_alive();
                 }
-                match self.ended(done) {
+                match self.note_answer(done) {
                     Ok(affected) => {
-                        self.scope.touch();
+                        self.state.count_statement();
                         return Ok(affected);
                     }
                     Err(error) => self.retry(error, &mut outdated).await?,
@@ -475,8 +475,8 @@ impl<'c> Conn<'c> {
                     Err(error) => error,
                 }
             };
-            match self.done(Err(failed)).await {
-                Err(error) => self.renew(error, did_nothing).await,
+            match self.note_result(Err(failed)).await {
+                Err(error) => self.reconnect(error, did_nothing).await,
                 Ok(()) => Ok(()),
             }
         })
@@ -484,7 +484,7 @@ impl<'c> Conn<'c> {
 
     /// Takes a connection that lives, where this one had died before it was used, and so whatever was begun on it. Else it is
     /// an error.
-    pub(crate) fn renew(
+    pub(crate) fn reconnect(
         &mut self,
         error: Error,
         did_nothing: impl FnOnce(&sqlx::Error) -> bool,
@@ -495,12 +495,12 @@ impl<'c> Conn<'c> {
             }
             _ => false,
         };
-        let again = unused && self.scope.frames.is_empty() && self.scope.db.is_some();
+        let again = unused && self.state.frames.is_empty() && self.state.db.is_some();
         if !again || !matches!(&error, Error::Database(error) if did_nothing(error)) {
             return Box::pin(ready(Err(error)));
         }
         tracing::warn!(%error, "a connection had died before it was used: another one is taken");
-        let limit = self.scope.db.as_ref().map_or(Duration::MAX, Db::acquire_timeout);
+        let limit = self.state.db.as_ref().map_or(Duration::MAX, Db::acquire_timeout);
         Box::pin(async move {
             match timeout(limit, self.take_another(error)).await {
                 Ok(taken) => taken,
@@ -515,12 +515,12 @@ impl<'c> Conn<'c> {
 
     /// Takes connections in place of this one until one of them answers a ping; `last` is why this one is of no use.
     async fn take_another(&mut self, mut last: Error) -> Result<()> {
-        for _ in 0..RENEWALS {
+        for _ in 0..RECONNECT_ATTEMPTS {
             self.discard();
-            self.ready().await?;
-            self.set_busy();
+            self.ensure_connected().await?;
+            self.set_in_flight();
             let lives = self.ping().await;
-            match self.ended(lives) {
+            match self.note_answer(lives) {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error.into(),
             }
@@ -537,24 +537,24 @@ impl<'c> Conn<'c> {
         on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
     ) -> Execution<'r> {
         let pooled = matches!(self.link, MaybePooled::Pooled(_));
-        if !pooled || self.scope.alone != Alone::Outlives || self.in_transaction() {
+        if !pooled || self.state.autocommit != Autocommit::DetachOnDrop || self.in_transaction() {
             // Until the connection has answered, the statement may be sent again, and what is cheaper for one row hides
             // that the server has said that it is through.
-            let may_renew = self.pooled_mut().is_some_and(|pooled| !pooled.is_proven_alive());
-            return self.start(statement, one && !may_renew);
+            let may_reconnect = self.lease_mut().is_some_and(|pooled| !pooled.is_proven_alive());
+            return self.start(statement, one && !may_reconnect);
         }
-        let MaybePooled::Pooled(slot) = &mut self.link else { return Execution::Lost };
-        let Some(pooled) = slot.take() else { return Execution::Lost };
+        let MaybePooled::Pooled(slot) = &mut self.link else { return Execution::NoConnection };
+        let Some(pooled) = slot.take() else { return Execution::NoConnection };
         Execution::DetachableStatement(DetachableStatement::new(
             pooled,
             slot,
-            &mut self.scope.left,
+            &mut self.state.detached,
             (statement, one),
             on_detached,
         ))
     }
 
-    pub(crate) fn pooled_mut(&mut self) -> Option<&mut AnyLease> {
+    pub(crate) fn lease_mut(&mut self) -> Option<&mut AnyLease> {
         match &mut self.link {
             MaybePooled::Pooled(slot) => slot.as_mut(),
             _ => None,
@@ -562,38 +562,41 @@ impl<'c> Conn<'c> {
     }
 
     /// A statement is under way. Where it is still so when the connection goes back, its pool has to look at it.
-    pub(crate) fn set_busy(&mut self) {
-        self.scope.busy = true;
-        if let Some(pooled) = self.pooled_mut() {
-            pooled.set_busy();
+    pub(crate) fn set_in_flight(&mut self) {
+        self.state.in_flight = true;
+        if let Some(pooled) = self.lease_mut() {
+            pooled.set_in_flight();
         }
     }
 
     /// Others than this library use the connection.
-    pub(crate) fn touch(&mut self) {
-        if let Some(pooled) = self.pooled_mut() {
-            pooled.touch();
+    pub(crate) fn set_used_raw(&mut self) {
+        if let Some(pooled) = self.lease_mut() {
+            pooled.set_used_raw();
         }
     }
 
     /// A statement is through, where the database has said so.
-    pub(crate) fn ended<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        self.scope.busy &= !is_answered(&done);
-        if let Some(pooled) = self.pooled_mut() {
-            pooled.ended(&done);
+    pub(crate) fn note_answer<T>(
+        &mut self,
+        done: Result<T, sqlx::Error>,
+    ) -> Result<T, sqlx::Error> {
+        self.state.in_flight &= !is_answered(&done);
+        if let Some(pooled) = self.lease_mut() {
+            pooled.note_answer(&done);
         }
         done
     }
 
     /// Takes note of how a statement of ours ended.
-    pub(crate) async fn done<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T> {
-        let done = self.ended(done);
-        self.scope.touch();
+    pub(crate) async fn note_result<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T> {
+        let done = self.note_answer(done);
+        self.state.count_statement();
         match done {
             Ok(done) => Ok(done),
             Err(error) => {
-                if !self.scope.frames.is_empty() {
-                    self.scope.fail(|| Reason::of_statement(&error));
+                if !self.state.frames.is_empty() {
+                    self.state.fail(|| Reason::of_statement(&error));
                     Box::pin(self.keep_in_transaction()).await;
                 }
                 Err(if is_outdated(&error) { Error::SchemaChanged(error) } else { error.into() })
@@ -603,31 +606,31 @@ impl<'c> Conn<'c> {
 
     /// Whether this is in a transaction of ours.
     pub(crate) fn in_transaction(&self) -> bool {
-        !self.scope.frames.is_empty()
+        !self.state.frames.is_empty()
     }
 
     /// Whether this is in a transaction that was not begun through this library, whose end we do not see.
     pub(crate) async fn in_foreign_transaction(&mut self) -> Result<bool> {
         if self.in_transaction() {
-            return Ok(self.scope.foreign);
+            return Ok(self.state.foreign);
         }
         self.verify().await?;
         Ok(self.depth().await > 0 || self.is_in_unknown_transaction().await?)
     }
 
     /// Takes a connection from the pool again where the slot is empty.
-    pub(crate) async fn ready(&mut self) -> Result<()> {
+    pub(crate) async fn ensure_connected(&mut self) -> Result<()> {
         if let MaybePooled::Pooled(slot) = &mut self.link
             && slot.is_none()
         {
-            if let Some(frame) = self.scope.frames.last() {
+            if let Some(frame) = self.state.frames.last() {
                 let reason =
                     frame.failed.clone().unwrap_or_else(|| "its connection was lost".into());
                 return Err(Error::RolledBack { reason });
             }
-            if let Some(db) = &self.scope.db {
+            if let Some(db) = &self.state.db {
                 chain::check_not_held(db.pool_id())?;
-                **slot = Some(db.pooled().await?);
+                **slot = Some(db.checkout().await?);
             }
         }
         if self.in_transaction() { self.verify().await } else { Ok(()) }
@@ -635,7 +638,7 @@ impl<'c> Conn<'c> {
 
     /// The connection, for a statement that is under way from here on.
     pub(crate) fn connected(&mut self) -> Option<RawConn<'_>> {
-        self.set_busy();
+        self.set_in_flight();
         self.raw()
     }
 
@@ -654,7 +657,7 @@ impl std::fmt::Debug for Conn<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Conn")
             .field("kind", &self.kind())
-            .field("transactions", &self.scope.frames.len())
+            .field("transactions", &self.state.frames.len())
             .finish()
     }
 }

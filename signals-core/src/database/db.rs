@@ -118,7 +118,7 @@ impl Db {
     /// already.
     pub async fn acquire(&self) -> Result<Conn<'static>> {
         chain::check_not_held(self.pool_id())?;
-        Ok(Conn::pooled(self.pooled().await?, self.clone()))
+        Ok(Conn::pooled(self.checkout().await?, self.clone()))
     }
 
     /// Runs SQL as it stands: one statement or several, without arguments. Returns the number of rows affected.
@@ -242,7 +242,7 @@ impl Db {
         }
     }
 
-    pub(crate) async fn pooled(&self) -> Result<AnyLease> {
+    pub(crate) async fn checkout(&self) -> Result<AnyLease> {
         match self.at_hand() {
             Some(pooled) => Ok(pooled),
             None => self.lent().await,

@@ -25,9 +25,9 @@ pub(crate) type OnDetached = Box<dyn Any + Send>;
 
 /// A statement on its way, with the connection that it is on.
 pub(crate) struct DetachableStatement<'r> {
-    begun: Resumable<SentStatement>,
+    resumable: Resumable<SentStatement>,
     slot: &'r mut Option<AnyLease>,
-    left: &'r mut Option<Box<DetachedStatement>>,
+    detached: &'r mut Option<Box<DetachedStatement>>,
     on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
 }
 
@@ -35,7 +35,7 @@ type SentStatement = dyn Future<Output = (AnyLease, Result<Answer, sqlx::Error>)
 
 /// A statement that is still on its way, and nobody waits for it.
 pub(crate) struct DetachedStatement {
-    pub(crate) sent: Pin<Box<SentStatement>>,
+    pub(crate) future: Pin<Box<SentStatement>>,
     pub(crate) runtime: Handle,
     pub(crate) on_detached: OnDetached,
 }
@@ -45,18 +45,18 @@ impl<'r> DetachableStatement<'r> {
     pub(crate) fn new(
         mut pooled: AnyLease,
         slot: &'r mut Option<AnyLease>,
-        left: &'r mut Option<Box<DetachedStatement>>,
+        detached: &'r mut Option<Box<DetachedStatement>>,
         (statement, one): (Statement, bool),
         on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
     ) -> Self {
-        let sent = Box::pin(async move {
-            pooled.set_busy();
+        let future = Box::pin(async move {
+            pooled.set_in_flight();
             let mut rows = SmallVec::new();
             let one = one && pooled.is_proven_alive();
             let naming = pooled.naming();
             let running = Execution::new(pooled.raw(), statement, one, naming);
             let mut answered = false;
-            let done = running.end_answered(&mut |row| rows.push(row), &mut answered).await;
+            let done = running.run_noting_answer(&mut |row| rows.push(row), &mut answered).await;
             if answered {
                 pooled.set_proven_alive();
             }
@@ -65,7 +65,7 @@ impl<'r> DetachableStatement<'r> {
             }
             (pooled, done.map(|affected| Answer { rows, affected }))
         });
-        Self { begun: Resumable::new(sent), slot, left, on_detached }
+        Self { resumable: Resumable::new(future), slot, detached, on_detached }
     }
 }
 
@@ -73,7 +73,7 @@ impl Future for DetachableStatement<'_> {
     type Output = Result<Answer, sqlx::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.begun.poll(cx).map(|(pooled, answer)| {
+        self.resumable.poll(cx).map(|(pooled, answer)| {
             *self.slot = Some(pooled);
             answer
         })
@@ -82,9 +82,9 @@ impl Future for DetachableStatement<'_> {
 
 impl Drop for DetachableStatement<'_> {
     fn drop(&mut self) {
-        if let Some((sent, runtime)) = self.begun.take() {
-            *self.left = Some(Box::new(DetachedStatement {
-                sent,
+        if let Some((future, runtime)) = self.resumable.take() {
+            *self.detached = Some(Box::new(DetachedStatement {
+                future,
                 runtime,
                 on_detached: (self.on_detached)(),
             }));

@@ -31,7 +31,7 @@ pub(crate) enum Execution<'r> {
     /// It goes on where this is dropped.
     DetachableStatement(DetachableStatement<'r>),
     /// There is no connection any more.
-    Lost,
+    NoConnection,
 }
 
 /// How statements are prepared on a connection.
@@ -59,7 +59,7 @@ impl<'r> Execution<'r> {
         #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] one: bool,
         #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] naming: Naming,
     ) -> Self {
-        let Some(raw) = raw else { return Self::Lost };
+        let Some(raw) = raw else { return Self::NoConnection };
         let Statement { sql, args, persistent } = statement;
         match (raw, args) {
             #[cfg(feature = "sqlite")]
@@ -85,7 +85,7 @@ impl<'r> Execution<'r> {
     /// Of SQL as it stands, without arguments.
     pub(crate) fn plain(raw: Option<RawConn<'r>>, sql: SqlStr) -> Self {
         match raw {
-            None => Self::Lost,
+            None => Self::NoConnection,
             #[cfg(feature = "sqlite")]
             Some(RawConn::Sqlite(conn)) => Self::Sqlite(conn.fetch_many(sqlx::raw_sql(sql))),
             #[cfg(feature = "postgres")]
@@ -97,13 +97,13 @@ impl<'r> Execution<'r> {
     ///
     /// To its end even where one row is all that is wanted: an autocommit INSERT … RETURNING on SQLite is committed
     /// when the statement is through, and who leaves after the row never hears that the commit failed.
-    pub(crate) async fn end(self, sink: Sink<'_>) -> Result<u64, sqlx::Error> {
-        self.end_answered(sink, &mut false).await
+    pub(crate) async fn run_to_end(self, sink: Sink<'_>) -> Result<u64, sqlx::Error> {
+        self.run_noting_answer(sink, &mut false).await
     }
 
     /// As [`end`](Self::end). `answered` becomes true with the first row, and with the server's word that the statement is
     /// through, also if an error comes after that; of [`PostgresOne`](Self::PostgresOne) only if there is none.
-    pub(crate) async fn end_answered(
+    pub(crate) async fn run_noting_answer(
         self,
         sink: Sink<'_>,
         answered: &mut bool,
@@ -130,7 +130,7 @@ impl<'r> Execution<'r> {
                 answer.rows.into_iter().for_each(sink);
                 Ok(answer.affected)
             }
-            Self::Lost => Err(sqlx::Error::PoolClosed),
+            Self::NoConnection => Err(sqlx::Error::PoolClosed),
         }
     }
 }

@@ -43,33 +43,33 @@ impl AnyLease {
     pub(crate) fn raw(&mut self) -> Option<RawConn<'_>> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.conn().map(RawConn::Sqlite),
+            Self::Sqlite(lease) => lease.conn().map(RawConn::Sqlite),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.conn().map(RawConn::Postgres),
+            Self::Postgres(lease) => lease.conn().map(RawConn::Postgres),
         }
     }
 
     /// A statement is under way.
-    pub(crate) fn set_busy(&mut self) {
+    pub(crate) fn set_in_flight(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.set_busy(),
+            Self::Sqlite(lease) => lease.set_busy(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.set_busy(),
+            Self::Postgres(lease) => lease.set_busy(),
         }
     }
 
     /// A statement is through, where the database has said so, and is there to say more.
-    pub(crate) fn ended<T>(&mut self, done: &Result<T, sqlx::Error>) {
+    pub(crate) fn note_answer<T>(&mut self, done: &Result<T, sqlx::Error>) {
         if !is_answered(done) {
             return;
         }
         self.set_proven_alive();
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.set_idle(),
+            Self::Sqlite(lease) => lease.set_idle(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.set_idle(),
+            Self::Postgres(lease) => lease.set_idle(),
         }
     }
 
@@ -77,9 +77,9 @@ impl AnyLease {
     pub(crate) fn set_proven_alive(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.set_proven_alive(),
+            Self::Sqlite(lease) => lease.set_proven_alive(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.set_proven_alive(),
+            Self::Postgres(lease) => lease.set_proven_alive(),
         }
     }
 
@@ -87,19 +87,19 @@ impl AnyLease {
     pub(crate) fn is_proven_alive(&self) -> bool {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.is_proven_alive(),
+            Self::Sqlite(lease) => lease.is_proven_alive(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.is_proven_alive(),
+            Self::Postgres(lease) => lease.is_proven_alive(),
         }
     }
 
     /// Somebody else uses it.
-    pub(crate) fn touch(&mut self) {
+    pub(crate) fn set_used_raw(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.touch(),
+            Self::Sqlite(lease) => lease.touch(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.touch(),
+            Self::Postgres(lease) => lease.touch(),
         }
     }
 
@@ -107,9 +107,9 @@ impl AnyLease {
     pub(crate) fn naming(&self) -> Naming {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.naming(),
+            Self::Sqlite(lease) => lease.naming(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.naming(),
+            Self::Postgres(lease) => lease.naming(),
         }
     }
 
@@ -117,9 +117,9 @@ impl AnyLease {
     pub(crate) fn runtime(&self) -> Option<&Handle> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.runtime(),
+            Self::Sqlite(lease) => lease.runtime(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.runtime(),
+            Self::Postgres(lease) => lease.runtime(),
         }
     }
 
@@ -127,9 +127,9 @@ impl AnyLease {
     pub(crate) fn set_outdated(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.set_outdated(),
+            Self::Sqlite(lease) => lease.set_outdated(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.set_outdated(),
+            Self::Postgres(lease) => lease.set_outdated(),
         }
     }
 
@@ -137,9 +137,9 @@ impl AnyLease {
     pub(crate) fn set_forgotten(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.set_forgotten(),
+            Self::Sqlite(lease) => lease.set_forgotten(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.set_forgotten(),
+            Self::Postgres(lease) => lease.set_forgotten(),
         }
     }
 
@@ -147,18 +147,18 @@ impl AnyLease {
     pub(crate) fn set_unverified(&mut self, unverified: bool) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.set_unverified(unverified),
+            Self::Sqlite(lease) => lease.set_unverified(unverified),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.set_unverified(unverified),
+            Self::Postgres(lease) => lease.set_unverified(unverified),
         }
     }
 
     pub(crate) fn close(self) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lent) => lent.close(),
+            Self::Sqlite(lease) => lease.close(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lent) => lent.close(),
+            Self::Postgres(lease) => lease.close(),
         }
     }
 }

@@ -78,14 +78,14 @@ impl<'c> Source<'c> {
     pub(crate) fn db(&self) -> Option<Db> {
         match self {
             Source::Db(db) => Some(Db::clone(db)),
-            Source::Conn(conn) => conn.scope.db.clone(),
+            Source::Conn(conn) => conn.state.db.clone(),
         }
     }
 
     pub(crate) fn pool_id(&self) -> Option<PoolId> {
         match self {
             Source::Db(db) => Some(db.pool_id()),
-            Source::Conn(conn) => conn.scope.pool(),
+            Source::Conn(conn) => conn.state.pool(),
         }
     }
 }

@@ -18,8 +18,8 @@ impl Conn<'_> {
         if self.kind() != DatabaseKind::Sqlite {
             return;
         }
-        let (unverified, mark) = self.scope.mark();
-        self.scope.doubt();
+        let (unverified, mark) = self.state.mark();
+        self.state.fail_if_dropped();
         #[cfg(feature = "sqlite")]
         if let Some(RawConn::Sqlite(conn)) = self.raw()
             && (&mut *conn).execute("BEGIN").await.is_ok()
@@ -29,9 +29,9 @@ impl Conn<'_> {
                 let savepoint = format!("SAVEPOINT _sqlx_savepoint_{depth}");
                 let _ = (&mut *conn).execute(sqlx::AssertSqlSafe(savepoint)).await;
             }
-            self.scope.fail_all("SQLite rolled the transaction back after a statement failed");
+            self.state.fail_all("SQLite rolled the transaction back after a statement failed");
         }
-        self.scope.set_mark(unverified, mark);
+        self.state.set_mark(unverified, mark);
     }
 
     /// How deep sqlx is in transactions and savepoints.
@@ -53,35 +53,35 @@ impl Conn<'_> {
     /// would have sqlx roll back more than that.
     pub(crate) async fn verify_for_savepoint(&mut self) -> Result<()> {
         self.verify().await?;
-        let sure = self.scope.frames.last().is_some_and(|frame| frame.failed.is_none());
+        let sure = self.state.frames.last().is_some_and(|frame| frame.failed.is_none());
         if !sure && self.kind() == DatabaseKind::Postgres {
             let done = Execution::plain(self.connected(), SqlStr::from_static("SELECT 1"));
-            let done = done.end(&mut |_| ()).await;
-            self.done(done).await?;
+            let done = done.run_to_end(&mut |_| ()).await;
+            self.note_result(done).await?;
         }
         Ok(())
     }
 
     pub(crate) async fn begin_raw(&mut self) -> Result<()> {
-        self.ready().await?;
+        self.ensure_connected().await?;
         let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
         let begun = on!(raw, DB, conn => raw::begin::<DB>(conn).await);
-        Ok(self.ended(begun)?)
+        Ok(self.note_answer(begun)?)
     }
 
     pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
-        self.set_busy();
+        self.set_in_flight();
         let Some(raw) = self.raw() else { return Err(sqlx::Error::PoolClosed) };
         let done = on!(raw, DB, conn => raw::commit::<DB>(conn).await);
-        self.ended(done)
+        self.note_answer(done)
     }
 
     pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
-        self.set_busy();
+        self.set_in_flight();
         let Some(raw) = self.raw() else { return Ok(()) };
         let first = on!(raw, DB, conn => raw::rollback::<DB>(conn).await);
         if first.is_ok() {
-            return self.ended(first);
+            return self.note_answer(first);
         }
         if !matches!(first, Err(sqlx::Error::Database(_))) {
             return first;
@@ -91,7 +91,7 @@ impl Conn<'_> {
         self.keep_in_transaction().await;
         let Some(raw) = self.raw() else { return Ok(()) };
         let second = on!(raw, DB, conn => raw::rollback::<DB>(conn).await);
-        self.ended(second)
+        self.note_answer(second)
     }
 
     /// Undoes what was done in the innermost transaction or savepoint of SQLite, and stays in it.
@@ -103,17 +103,17 @@ impl Conn<'_> {
         };
         let sql = sqlx::AssertSqlSafe(sql).into_sql_str();
         // Dropped half-way, there may be no transaction any more.
-        self.scope.doubt();
-        let done = Execution::plain(self.connected(), sql).end(&mut |_| ()).await;
+        self.state.fail_if_dropped();
+        let done = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
         if done.is_ok() {
-            self.scope.set_mark(false, None);
+            self.state.set_mark(false, None);
         }
-        self.done(done).await.map(drop)
+        self.note_result(done).await.map(drop)
     }
 
     /// Has the connection roll back before it does anything else.
     pub(crate) fn start_rollback(&mut self) {
-        self.set_busy();
+        self.set_in_flight();
         if let Some(raw) = self.raw() {
             on!(raw, DB, conn => raw::start_rollback::<DB>(conn));
         }
@@ -142,32 +142,32 @@ impl Conn<'_> {
             // In one go: dropped in between, sqlx would count a transaction less than there are frames.
             return self.undo_raw().await;
         }
-        let opening = Opening::new(self);
-        opening.conn.rollback_raw().await?;
-        opening.conn.begin_raw().await?;
-        opening.has_begun();
+        let guard = BeginGuard::new(self);
+        guard.conn.rollback_raw().await?;
+        guard.conn.begin_raw().await?;
+        guard.disarm();
         Ok(())
     }
 }
 
 /// A BEGIN that is under way. On Postgres, sqlx leaves a connection whose BEGIN was dropped inside a transaction that
 /// it does not know of, and rolls back the outer one where a savepoint failed or was dropped: no use to anybody. On SQLite its worker undoes a BEGIN that nobody waits for.
-pub(crate) struct Opening<'o, 'c> {
+pub(crate) struct BeginGuard<'o, 'c> {
     pub(crate) conn: &'o mut Conn<'c>,
     armed: bool,
 }
 
-impl<'o, 'c> Opening<'o, 'c> {
+impl<'o, 'c> BeginGuard<'o, 'c> {
     pub(crate) fn new(conn: &'o mut Conn<'c>) -> Self {
         Self { conn, armed: true }
     }
 
-    pub(crate) fn has_begun(mut self) {
+    pub(crate) fn disarm(mut self) {
         self.armed = false;
     }
 }
 
-impl Drop for Opening<'_, '_> {
+impl Drop for BeginGuard<'_, '_> {
     fn drop(&mut self) {
         if self.armed && self.conn.kind() == DatabaseKind::Postgres {
             self.conn
@@ -182,6 +182,6 @@ mod tests {
 
     #[tokio::test]
     async fn a_commit_without_a_connection_is_an_error() {
-        assert!(Conn::gone().commit_raw().await.is_err());
+        assert!(Conn::disconnected().commit_raw().await.is_err());
     }
 }

@@ -18,22 +18,22 @@ pub(crate) struct TransactionState {
     /// How many statements were run in transactions so far, those of receivers included.
     pub(crate) statements: u32,
     /// A statement is under way, or was when its future was dropped.
-    pub(crate) busy: bool,
+    pub(crate) in_flight: bool,
     /// What is known of the write that is under way, if there is no transaction.
-    pub(crate) alone: Alone,
+    pub(crate) autocommit: Autocommit,
     /// The one that does.
-    pub(crate) left: Option<Box<DetachedStatement>>,
+    pub(crate) detached: Option<Box<DetachedStatement>>,
     /// SQL that may change the schema was run, in a transaction that has not ended, or by others.
     pub(crate) altering: Option<Box<Altering>>,
 }
 
 /// A write outside a transaction. It is part of every future that writes, and so is as small as can be.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum Alone {
+pub(crate) enum Autocommit {
     #[default]
     Plain,
     /// Its statement goes on without its caller.
-    Outlives,
+    DetachOnDrop,
     /// It has failed, and has to begin again in a transaction.
     NeedsTransaction,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Frame {
     /// A statement was run in it: begun anew, it would not be the same.
     pub(crate) used: bool,
     /// A receiver was told of something in it, or waits for its end. What a receiver does cannot be repeated.
-    pub(crate) told: bool,
+    pub(crate) notified: bool,
     /// The mark by which it is recognized if it is unverified.
     pub(crate) mark: Option<u32>,
 }
@@ -55,7 +55,7 @@ pub(crate) struct Frame {
 pub(crate) const NO_MARK: u32 = u32::MAX;
 
 impl TransactionState {
-    pub(crate) fn of(db: Option<Db>) -> Self {
+    pub(crate) fn new(db: Option<Db>) -> Self {
         Self { db, ..Self::default() }
     }
 
@@ -90,7 +90,7 @@ impl TransactionState {
     }
 
     /// From here on a transaction is not what it was at its beginning.
-    pub(crate) fn touch(&mut self) {
+    pub(crate) fn count_statement(&mut self) {
         self.statements = self.statements.wrapping_add(1);
         if let Some(frame) = self.frames.last_mut() {
             frame.used = true;
@@ -99,23 +99,23 @@ impl TransactionState {
 
     /// Whether a write that is `done` has to begin again in a transaction.
     pub(crate) fn take_needs_transaction<T>(&mut self, done: &Result<T>) -> bool {
-        let needs = self.alone == Alone::NeedsTransaction;
+        let needs = self.autocommit == Autocommit::NeedsTransaction;
         if needs {
-            self.alone = Alone::Plain;
+            self.autocommit = Autocommit::Plain;
         }
         needs && done.is_err()
     }
 
     /// A receiver is told of something in the transaction.
-    pub(crate) fn tell(&mut self) {
+    pub(crate) fn set_notified(&mut self) {
         for frame in &mut self.frames {
-            frame.told = true;
+            frame.notified = true;
         }
     }
 
     /// What follows changes the transaction, and would not be noticed if its future was dropped: the mark that is looked for then
     /// is none that there is, so that the transaction has failed.
-    pub(crate) fn doubt(&mut self) {
+    pub(crate) fn fail_if_dropped(&mut self) {
         self.set_mark(true, Some(NO_MARK));
     }
 
@@ -132,7 +132,7 @@ impl TransactionState {
     }
 
     pub(crate) fn defer(&mut self, deferred: Box<dyn Deferred>) {
-        self.tell();
+        self.set_notified();
         if let Some(frame) = self.frames.last_mut() {
             frame.deferred.push(deferred);
         }

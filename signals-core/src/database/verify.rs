@@ -38,10 +38,10 @@ const MARK: &str = "sqlx_signals";
 
 impl Conn<'_> {
     /// Refuses raw SQL that begins or ends transactions inside one of this library; outside, returns whether it does.
-    pub(crate) fn admit(&mut self, sql: &str) -> Result<bool> {
+    pub(crate) fn check_raw(&mut self, sql: &str) -> Result<bool> {
         match sql_scan::find(self.kind(), sql) {
             Some(Control { statement, instead }) if self.in_transaction() => {
-                self.scope.fail(|| format!("raw SQL was refused (`{statement}`)").into());
+                self.state.fail(|| format!("raw SQL was refused (`{statement}`)").into());
                 Err(Error::TransactionControl { statement, instead })
             }
             found => Ok(found.is_some()),
@@ -49,27 +49,27 @@ impl Conn<'_> {
     }
 
     /// RawConn SQL is about to run: if the future is dropped before it has ended, the connection is unverified.
-    pub(crate) fn raw_begins(&mut self, controls: bool, alters: bool) {
+    pub(crate) fn before_raw(&mut self, controls: bool, alters: bool) {
         if alters {
             self.set_altering(true);
         }
         if controls {
             self.set_unverified();
         } else if self.in_transaction() {
-            self.scope.set_mark(true, None);
+            self.state.set_mark(true, None);
         }
     }
 
     /// RawConn SQL has ended.
-    pub(crate) async fn raw_ended(&mut self, controls: bool) {
-        if let Some(altering) = &self.scope.altering {
+    pub(crate) async fn after_raw(&mut self, controls: bool) {
+        if let Some(altering) = &self.state.altering {
             altering.forget();
         }
         if controls {
             // If even this fails, the connection stays unverified.
             let _ = Box::pin(self.reconcile()).await;
         } else if self.in_transaction() {
-            self.scope.set_mark(false, None);
+            self.state.set_mark(false, None);
         }
     }
 
@@ -92,38 +92,38 @@ impl Conn<'_> {
 
     /// The schema may change from here on, until the transaction has ended or the connection is used again.
     fn set_altering(&mut self, is_certain: bool) {
-        let (kind, db) = (self.kind(), self.scope.db.clone());
+        let (kind, db) = (self.kind(), self.state.db.clone());
         let altering = || Altering::new(kind, db, is_certain).into();
-        let altering = self.scope.altering.get_or_insert_with(altering);
+        let altering = self.state.altering.get_or_insert_with(altering);
         if is_certain {
             altering.set_certain();
         }
     }
 
     /// sqlx's own connection is about to be handed out.
-    pub(crate) fn hand_out(&mut self) {
+    pub(crate) fn before_hand_out(&mut self) {
         // On Postgres few facts depend on more than the types of the columns, and to look for them anew costs round trips.
         if self.kind() == DatabaseKind::Sqlite {
             self.set_altering(false);
         }
-        self.scope.touch();
-        if !self.scope.unverified {
-            self.scope.set_mark(false, None);
-            let failed = self.scope.frames.last().is_none_or(|frame| frame.failed.is_some());
+        self.state.count_statement();
+        if !self.state.unverified {
+            self.state.set_mark(false, None);
+            let failed = self.state.frames.last().is_none_or(|frame| frame.failed.is_some());
             // What is still under way on Postgres would have to be waited for.
-            let waits = self.scope.busy && self.kind() == DatabaseKind::Postgres;
+            let waits = self.state.in_flight && self.kind() == DatabaseKind::Postgres;
             if !failed && !waits {
                 self.set_mark();
             }
         }
         self.set_unverified();
-        self.touch();
+        self.set_used_raw();
     }
 
     /// Sends the statement that sets the mark, and does not wait for the answer: sqlx reads it before the next statement.
     fn set_mark(&mut self) {
         // Another number than that of any mark before it.
-        let mark = self.scope.statements;
+        let mark = self.state.statements;
         let sql = match self.kind() {
             DatabaseKind::Sqlite => AssertSqlSafe(format!("SAVEPOINT {MARK}")),
             DatabaseKind::Postgres => AssertSqlSafe(format!("SET LOCAL {MARK}.mark = '{mark}'")),
@@ -135,22 +135,22 @@ impl Conn<'_> {
             Execution::Postgres(mut steps) => _ = steps.try_next().now_or_never(),
             _ => return,
         }
-        self.scope.set_mark(false, Some(mark));
+        self.state.set_mark(false, Some(mark));
     }
 
     /// RawConn SQL may change the transaction from here on.
     pub(crate) fn set_unverified(&mut self) {
-        self.scope.unverified = true;
-        if let Some(pooled) = self.pooled_mut() {
+        self.state.unverified = true;
+        if let Some(pooled) = self.lease_mut() {
             pooled.set_unverified(true);
         }
     }
 
     /// No transaction is open, whether or not raw SQL was run.
     pub(crate) fn set_idle(&mut self) {
-        self.scope.unverified = false;
-        self.scope.altering = None;
-        if let Some(pooled) = self.pooled_mut() {
+        self.state.unverified = false;
+        self.state.altering = None;
+        if let Some(pooled) = self.lease_mut() {
             pooled.set_unverified(false);
         }
     }
@@ -163,18 +163,18 @@ impl Conn<'_> {
     pub(crate) async fn verify(&mut self) -> Result<()> {
         match self.in_transaction() {
             // A statement of SQLite that was dropped half-way may have rolled back, which nobody has seen.
-            true if self.scope.unverified
-                || (self.scope.busy && self.kind() == DatabaseKind::Sqlite) =>
+            true if self.state.unverified
+                || (self.state.in_flight && self.kind() == DatabaseKind::Sqlite) =>
             {
                 Box::pin(self.verify_frames()).await
             }
-            false if self.scope.unverified => Box::pin(self.reconcile()).await,
+            false if self.state.unverified => Box::pin(self.reconcile()).await,
             _ => Ok(()),
         }
     }
 
     async fn verify_frames(&mut self) -> Result<()> {
-        let (_, mark) = self.scope.mark();
+        let (_, mark) = self.state.mark();
         let sql = match (self.kind(), mark) {
             (DatabaseKind::Postgres, Some(_)) => AssertSqlSafe(format!("SHOW {MARK}.mark")),
             (DatabaseKind::Postgres, None) => {
@@ -185,12 +185,12 @@ impl Conn<'_> {
             (DatabaseKind::Sqlite, None) => AssertSqlSafe("BEGIN".to_owned()),
         };
         if self.kind() == DatabaseKind::Sqlite {
-            self.scope.doubt();
+            self.state.fail_if_dropped();
         }
         let mut found = None;
         let running = Execution::plain(self.connected(), sql.into_sql_str());
-        let done = running.end(&mut |row| found = text(&row)).await;
-        let lost = match (self.kind(), mark, self.ended(done)) {
+        let done = running.run_to_end(&mut |row| found = text(&row)).await;
+        let lost = match (self.kind(), mark, self.note_answer(done)) {
             (DatabaseKind::Sqlite, None, Ok(_)) => true,
             (DatabaseKind::Sqlite, None, Err(sqlx::Error::Database(_))) => false,
             (DatabaseKind::Sqlite, Some(_), Err(sqlx::Error::Database(_))) => true,
@@ -198,14 +198,14 @@ impl Conn<'_> {
             (_, _, Ok(_)) => false,
             (_, _, Err(error)) if is_outside(&error) => true,
             (_, _, Err(error)) => {
-                self.scope.fail(|| Reason::of_statement(&error));
+                self.state.fail(|| Reason::of_statement(&error));
                 return Err(error.into());
             }
         };
         if lost {
             return self.lost().await;
         }
-        self.scope.set_mark(false, None);
+        self.state.set_mark(false, None);
         Ok(())
     }
 
@@ -213,8 +213,8 @@ impl Conn<'_> {
     /// can only be rolled back, so that nothing that is still to come is stored.
     async fn lost(&mut self) -> Result<()> {
         tracing::error!("{LOST}: neither its `on_commit` nor its `on_rollback` receivers will run");
-        self.scope.fail_all(LOST);
-        for frame in &mut self.scope.frames {
+        self.state.fail_all(LOST);
+        for frame in &mut self.state.frames {
             frame.deferred.clear();
         }
         let depth = self.depth_now();
@@ -223,17 +223,17 @@ impl Conn<'_> {
         {
             self.abandon(LOST);
         }
-        self.scope.set_mark(false, None);
+        self.state.set_mark(false, None);
         Err(Error::RolledBack { reason: LOST.into() })
     }
 
     /// Has sqlx count what is open, where the library has no transaction.
     async fn reconcile(&mut self) -> Result<()> {
-        if self.pooled_mut().is_some() {
+        if self.lease_mut().is_some() {
             let Some(raw) = self.connected() else { return Ok(()) };
             let open = on!(raw, DB, conn => reconcile::<DB>(conn).await);
-            let open = self.ended(open)?;
-            self.scope.unverified = false;
+            let open = self.note_answer(open)?;
+            self.state.unverified = false;
             if !open {
                 self.set_idle();
             }

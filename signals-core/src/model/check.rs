@@ -223,7 +223,7 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
         };
         return Ok(types.map(named).collect());
     }
-    conn.ready().await?;
+    conn.ensure_connected().await?;
     let types = match conn.connected() {
         #[cfg(feature = "sqlite")]
         Some(RawConn::Sqlite(conn)) => {
@@ -242,7 +242,7 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
         Some(RawConn::Postgres(_)) => Ok(Vec::new()),
         None => Err(sqlx::Error::PoolClosed),
     };
-    conn.done(types).await
+    conn.note_result(types).await
 }
 
 async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {

@@ -206,7 +206,7 @@ impl Receivers {
     ) -> Result<()> {
         self.check_observable(conn).await?;
         if let Some(postponed) = self.postponed(event, scene) {
-            conn.scope.defer(postponed);
+            conn.state.defer(postponed);
         }
         dispatch(&self.group.inside, event, Some(conn), scene, &None).await
     }
@@ -286,7 +286,7 @@ impl Receivers {
     ) -> Vec<(Identity, Result<()>)> {
         let results = dispatch_robust(&self.group.inside, event, Some(&mut *conn), scene).await;
         if let Some(postponed) = self.postponed(event, scene) {
-            conn.scope.defer(postponed);
+            conn.state.defer(postponed);
         }
         results
     }

@@ -34,7 +34,7 @@ pub(crate) async fn dispatch(
     for to in to {
         if wants(&to.info, event.created(), before) {
             if let Some(conn) = &mut conn {
-                conn.scope.tell();
+                conn.state.set_notified();
             }
             if to.info.robust {
                 // Whatever became of it is in the log by now.

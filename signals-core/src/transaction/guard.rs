@@ -16,7 +16,7 @@ pub(crate) struct FailGuard<'d, 'c> {
 
 impl<'d, 'c> FailGuard<'d, 'c> {
     pub(crate) fn of(conn: &'d mut Conn<'c>, verb: &'static str, model: &'static str) -> Self {
-        let first = !conn.scope.has_failed();
+        let first = !conn.state.has_failed();
         Self { conn, verb, model, armed: true, first }
     }
 
@@ -27,9 +27,9 @@ impl<'d, 'c> FailGuard<'d, 'c> {
             // A statement that failed in this write has marked the transaction already. The error of the write tells more:
             // it names the model, and has the receiver's own error.
             if self.first && !error.is_in_failed_transaction() {
-                self.conn.scope.forget_failure();
+                self.conn.state.forget_failure();
             }
-            self.conn.scope.fail(|| Reason::of(verb, model, error));
+            self.conn.state.fail(|| Reason::of(verb, model, error));
         }
         done
     }
@@ -40,7 +40,7 @@ impl Drop for FailGuard<'_, '_> {
         if self.armed {
             let (verb, model) = (self.verb, self.model);
             self.conn
-                .scope
+                .state
                 .fail(|| format!("the {verb} of `{model}` was dropped before it was done").into());
         }
     }

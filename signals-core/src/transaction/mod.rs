@@ -17,7 +17,7 @@ use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::deferred::{Deferred, End, run_all};
 use crate::database::source::connects;
-use crate::database::sqlx_transaction::Opening;
+use crate::database::sqlx_transaction::BeginGuard;
 use crate::database::state::{Frame, NO_MARK};
 use crate::error::Outcome;
 use crate::error::driver::{did_nothing, was_never_sent};
@@ -80,19 +80,19 @@ impl<'c> Transaction<'c> {
             let (statement, instead) = ("BEGIN", "sqlx's `begin`, or `Db::begin`");
             return Err(Error::TransactionControl { statement, instead });
         }
-        let opening = Opening::new(&mut conn);
+        let guard = BeginGuard::new(&mut conn);
         // What has but begun is nothing, whatever became of it.
         let lost = |error: &sqlx::Error| did_nothing(error) || matches!(error, sqlx::Error::Io(_));
-        while let Err(error) = opening.conn.begin_raw().await {
-            opening.conn.renew(error, lost).await?;
+        while let Err(error) = guard.conn.begin_raw().await {
+            guard.conn.reconnect(error, lost).await?;
         }
-        opening.has_begun();
-        if conn.scope.frames.is_empty() {
-            conn.scope.foreign = depth > 0;
+        guard.disarm();
+        if conn.state.frames.is_empty() {
+            conn.state.foreign = depth > 0;
         }
-        conn.scope.touch();
-        conn.scope.frames.push(Frame::default());
-        let depth = conn.scope.frames.len();
+        conn.state.count_statement();
+        conn.state.frames.push(Frame::default());
+        let depth = conn.state.frames.len();
         Ok(Self { conn, depth, open: true, doubtful: false })
     }
 
@@ -113,7 +113,7 @@ impl<'c> Transaction<'c> {
     where
         F: Future<Output: Outcome> + Send + 'static,
     {
-        self.conn.scope.defer(Box::new(Callback { callback, when: End::Committed }));
+        self.conn.state.defer(Box::new(Callback { callback, when: End::Committed }));
     }
 
     /// Runs `callback` after this transaction or savepoint, or one around it, was rolled back.
@@ -121,7 +121,7 @@ impl<'c> Transaction<'c> {
     where
         F: Future<Output: Outcome> + Send + 'static,
     {
-        self.conn.scope.defer(Box::new(Callback { callback, when: End::RolledBack }));
+        self.conn.state.defer(Box::new(Callback { callback, when: End::RolledBack }));
     }
 
     /// Commits, and then runs what waited for it; a savepoint is released, and hands what waits to the transaction
@@ -149,7 +149,7 @@ impl<'c> Transaction<'c> {
         if self.depth > 1 {
             return self.release().await;
         }
-        if self.conn.scope.foreign && self.frame().deferred.iter().any(|all| all.is_callback()) {
+        if self.conn.state.foreign && self.frame().deferred.iter().any(|all| all.is_callback()) {
             // The transaction around this savepoint is not over, and its end is not seen.
             let _ = self.undo().await;
             let (model, receiver) = ("Transaction", "Transaction::on_commit");
@@ -169,7 +169,7 @@ impl<'c> Transaction<'c> {
         let (committed, conn) = finish(async move {
             let committed = tx.commit_outermost().await;
             // A callback may want the connection: back to the pool with it, unless somebody waits for it.
-            let conn = std::mem::replace(&mut tx.conn, Conn::gone());
+            let conn = std::mem::replace(&mut tx.conn, Conn::disconnected());
             let conn = hold.then_some(conn);
             let committed = match committed {
                 Ok(deferred) => {
@@ -216,7 +216,7 @@ impl<'c> Transaction<'c> {
     }
 
     pub(crate) fn frame(&mut self) -> &mut Frame {
-        self.conn.scope.frames.last_mut().expect("an open transaction has a frame")
+        self.conn.state.frames.last_mut().expect("an open transaction has a frame")
     }
 
     async fn release(&mut self) -> Result<Committed> {
@@ -229,7 +229,7 @@ impl<'c> Transaction<'c> {
             return Err(Error::RolledBack { reason: Reason::of_statement(&error) });
         }
         self.open = false;
-        let frame = self.conn.scope.frames.pop().unwrap_or_default();
+        let frame = self.conn.state.frames.pop().unwrap_or_default();
         self.frame().deferred.extend(frame.deferred);
         Ok(Committed::default())
     }
@@ -241,7 +241,7 @@ impl<'c> Transaction<'c> {
         let committed = self.conn.commit_raw().await;
         let Err(error) = committed else {
             self.open = false;
-            self.conn.scope.frames.pop();
+            self.conn.state.frames.pop();
             if self.is_outermost() {
                 self.conn.set_idle();
             }
@@ -254,7 +254,7 @@ impl<'c> Transaction<'c> {
         }
         tracing::debug!(%error, "the connection was lost during COMMIT");
         self.open = false;
-        self.conn.scope.frames.pop();
+        self.conn.state.frames.pop();
         self.conn.discard();
         Err(Error::CommitUnknown(error))
     }
@@ -262,11 +262,11 @@ impl<'c> Transaction<'c> {
     async fn undo(&mut self) -> Result<()> {
         let undone = self.conn.rollback_raw().await;
         self.open = false;
-        let frame = self.conn.scope.frames.pop().unwrap_or_default();
+        let frame = self.conn.state.frames.pop().unwrap_or_default();
         match undone {
             Ok(()) if self.is_outermost() => self.conn.set_idle(),
             // A savepoint that could be rolled back was still there.
-            Ok(()) => self.conn.scope.unverified = false,
+            Ok(()) => self.conn.state.unverified = false,
             Err(_) => {
                 // The database has rolled back, or will when the connection is closed.
                 self.conn.abandon("a savepoint could not be rolled back");
@@ -285,14 +285,14 @@ impl<'c> Transaction<'c> {
 
     /// Whether no transaction is open when this has ended.
     fn is_outermost(&self) -> bool {
-        self.depth == 1 && !self.conn.scope.foreign
+        self.depth == 1 && !self.conn.state.foreign
     }
 
     /// The pool that a callback would wait for in vain: SQLite has one writer, and it is the transaction around this
     /// savepoint.
     fn holds(&self) -> Option<PoolId> {
         let waits = self.depth > 1 && self.conn.kind() == DatabaseKind::Sqlite;
-        if waits { self.conn.scope.pool() } else { None }
+        if waits { self.conn.state.pool() } else { None }
     }
 }
 
@@ -304,15 +304,15 @@ impl Drop for Transaction<'_> {
         let holds = self.holds();
         // Outside a runtime, callbacks run in that of the connection.
         let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
-        let ended: Vec<_> = self.conn.scope.frames.drain(self.depth - 1..).collect();
+        let ended: Vec<_> = self.conn.state.frames.drain(self.depth - 1..).collect();
         if ended.iter().any(|frame| frame.mark == Some(NO_MARK)) {
-            self.conn.scope.fail_all("a statement that may have ended it was dropped");
+            self.conn.state.fail_all("a statement that may have ended it was dropped");
         }
         let deferred: Vec<_> = ended.into_iter().flat_map(|frame| frame.deferred).collect();
         if self.doubtful {
             self.conn.abandon("the commit of a savepoint was dropped before it was done");
         }
-        if self.conn.scope.unverified {
+        if self.conn.state.unverified {
             // The rollback fails if the transaction has ended already, and sqlx goes on counting it.
             self.conn.set_unverified();
         }

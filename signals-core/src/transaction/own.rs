@@ -14,13 +14,13 @@ pub(crate) trait Undoable: Send {
     fn run(&mut self, tx: &mut Transaction<'_>) -> impl Future<Output = Result<Self::Done>> + Send;
 
     /// COMMIT is sent next.
-    fn commits(&mut self) {}
+    fn before_commit(&mut self) {}
 
     /// COMMIT was refused: nothing is stored.
-    fn is_refused(&mut self) {}
+    fn commit_refused(&mut self) {}
 
     /// The work will run once more, from the state in which it began.
-    fn begins_again(&mut self) {}
+    fn before_retry(&mut self) {}
 }
 
 /// Runs `work` in a transaction, commits it if the work succeeds, and rolls it back if the work fails. If the connection is in a
@@ -38,12 +38,12 @@ pub(crate) async fn in_transaction<W: Undoable>(conn: Conn<'_>, mut work: W) -> 
     let mut is_first = true;
     let done = loop {
         match work.run(&mut tx).await {
-            Err(error) if is_first && error.is_schema_changed() && !tx.frame().told => {
+            Err(error) if is_first && error.is_schema_changed() && !tx.frame().notified => {
                 is_first = false;
                 if tx.restart().await.is_err() {
                     break Err(error);
                 }
-                work.begins_again();
+                work.before_retry();
             }
             done => break done,
         }
@@ -53,10 +53,10 @@ pub(crate) async fn in_transaction<W: Undoable>(conn: Conn<'_>, mut work: W) -> 
             tx.check().await?;
             // Before the await: if this future is dropped in it, the rows may be stored, and their keys and versions are what the
             // next write of them needs.
-            work.commits();
+            work.before_commit();
             let committed = tx.commit_checked().await.map(drop);
             if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
-                work.is_refused();
+                work.commit_refused();
             }
             committed.map(|()| done)
         }

@@ -23,7 +23,7 @@ pub(crate) async fn write_and_locate(
     chunk: &Chunk,
     work: BulkOp<'_>,
 ) -> Result<Vec<usize>> {
-    let used = match conn.scope.frames.last() {
+    let used = match conn.state.frames.last() {
         Some(frame) => frame.used,
         None => conn.depth().await > 0,
     };
@@ -81,7 +81,7 @@ async fn first_refused(
                 break;
             }
             // A conflict that rolls the transaction back on SQLite leaves nothing to go on with.
-            Err(_) if tx.scope.has_failed() => break,
+            Err(_) if tx.state.has_failed() => break,
             Err(_) => left = half,
         }
     }

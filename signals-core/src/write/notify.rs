@@ -154,7 +154,7 @@ impl Notifier {
         if self.recorders.any()
             && let Some(conn) = &mut conn
         {
-            conn.scope.tell();
+            conn.state.set_notified();
         }
         self.recorders.before(signal, rows.at(row));
         let mut event = RowsEvent { rows: &mut *rows, event: told };

@@ -4,7 +4,7 @@
     reason = "the arguments of an `async fn` are in its future twice"
 )]
 
-use crate::database::state::Alone;
+use crate::database::state::Autocommit;
 use crate::signal::operation_context::OperationContext;
 use crate::signal::operation_context::check_observable;
 use crate::signal::receivers::Requirements;
@@ -149,15 +149,15 @@ impl Undoable for Transacted<'_> {
         Ok(std::mem::take(&mut heard.written))
     }
 
-    fn commits(&mut self) {
+    fn before_commit(&mut self) {
         self.kept.is_done();
     }
 
-    fn is_refused(&mut self) {
+    fn commit_refused(&mut self) {
         self.kept.restore();
     }
 
-    fn begins_again(&mut self) {
+    fn before_retry(&mut self) {
         self.kept.begins_again();
     }
 }
@@ -179,20 +179,20 @@ fn autocommit<'u>(
         let mut written = None;
         if heard.commits_itself(kept.rows, conn).await? {
             if needs.has_after {
-                conn.scope.alone = Alone::Outlives;
+                conn.state.autocommit = Autocommit::DetachOnDrop;
             }
             let sent =
                 DetachGuard { heard: &mut heard, rows: kept.rows, conn: &mut *conn, scene: &scene };
             let done = sent.heard.write(sent.rows, sent.conn, &scene).await;
             drop(sent);
-            if !conn.scope.take_needs_transaction(&done) {
+            if !conn.state.take_needs_transaction(&done) {
                 written = Some(done?);
             }
         }
         let Some(written) = written else {
             kept.keep();
             // Not lent: a callback behind the commit may wait for the connection.
-            let conn = std::mem::replace(conn, Conn::gone());
+            let conn = std::mem::replace(conn, Conn::disconnected());
             return Box::pin(transact(heard, kept, conn, &scene, needs)).await;
         };
         heard.written = written;
@@ -242,7 +242,7 @@ async fn write(
     }
     // Ahead of those that run now, whose own writes come after this one.
     for postponed in heard.postponed(rows, scene) {
-        conn.scope.defer(postponed);
+        conn.state.defer(postponed);
     }
     heard.tell_after(rows, Some(conn), scene).await
 }
@@ -257,17 +257,17 @@ struct DetachGuard<'a, 'c> {
 
 impl Drop for DetachGuard<'_, '_> {
     fn drop(&mut self) {
-        if self.conn.scope.alone == Alone::Outlives {
-            self.conn.scope.alone = Alone::Plain;
+        if self.conn.state.autocommit == Autocommit::DetachOnDrop {
+            self.conn.state.autocommit = Autocommit::Plain;
         }
-        let Some(left) = self.conn.scope.left.take() else { return };
+        let Some(detached) = self.conn.state.detached.take() else { return };
         let (copy, model) = (copied(self.rows), self.rows.model());
         let (mut heard, scene) = (self.heard.clone(), self.scene.clone());
-        let DetachedStatement { sent, runtime, on_detached } = *left;
+        let DetachedStatement { future, runtime, on_detached } = *detached;
         spawn::spawn(&runtime, async move {
-            let (mut pooled, answer) = sent.await;
-            pooled.ended(&answer);
-            drop(pooled);
+            let (mut lease, answer) = future.await;
+            lease.note_answer(&answer);
+            drop(lease);
             let written = answer.map_err(Error::from).and_then(|answer| match copy {
                 Some(mut copy) => Ok((TakeAnswer::take(on_detached, &mut *copy, answer)?, copy)),
                 None => Err(Error::other("the row could not be copied for its receivers")),

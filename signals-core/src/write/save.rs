@@ -56,7 +56,7 @@ pub(crate) async fn one(
     } else {
         traced(span, alone(rows, &mut conn, &verb)).await
     };
-    match conn.scope.take_needs_transaction(&done) {
+    match conn.state.take_needs_transaction(&done) {
         true => transacted(rows, conn, &verb).await,
         false => done,
     }
@@ -97,15 +97,15 @@ impl Undoable for Storing<'_> {
         store(tx, self.kept.rows, self.verb, false).await
     }
 
-    fn commits(&mut self) {
+    fn before_commit(&mut self) {
         self.kept.is_done();
     }
 
-    fn is_refused(&mut self) {
+    fn commit_refused(&mut self) {
         self.kept.restore();
     }
 
-    fn begins_again(&mut self) {
+    fn before_retry(&mut self) {
         self.kept.begins_again();
     }
 }
@@ -119,7 +119,7 @@ fn undoable<'s>(
     Box::pin(async move {
         if inspect::commits_itself(&mut conn, rows, Some(&verb)).await? {
             let done = alone(rows, &mut conn, &verb).await;
-            if !conn.scope.take_needs_transaction(&done) {
+            if !conn.state.take_needs_transaction(&done) {
                 return done;
             }
         }

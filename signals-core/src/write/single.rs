@@ -1,6 +1,6 @@
 //! The statements that store one row.
 
-use crate::database::state::Alone;
+use crate::database::state::Autocommit;
 use crate::write::SaveKind;
 use crate::write::Stored;
 use std::sync::Arc;
@@ -228,7 +228,7 @@ async fn settle(
     before: bool,
 ) -> Result<Left> {
     if !conn.in_transaction() {
-        conn.scope.alone = Alone::NeedsTransaction;
+        conn.state.autocommit = Autocommit::NeedsTransaction;
         return Err(Error::NotStored { model: rows.model() });
     }
     let model = rows.schema();

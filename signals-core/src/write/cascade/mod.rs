@@ -55,9 +55,9 @@ impl Collector<'_> {
         let mut told = HashSet::new();
         let limit = chain::recursion_limit();
         for round in 0.. {
-            let before = conn.scope.statements;
+            let before = conn.state.statements;
             let new = self.tell_new(conn, &mut told, round == 0).await?;
-            if new == 0 || conn.scope.statements == before {
+            if new == 0 || conn.state.statements == before {
                 return Ok(());
             }
             if round == limit {
@@ -220,7 +220,7 @@ impl Collector<'_> {
             }
         }
         for postponed in heard.postponed(rows, &group.scene) {
-            conn.scope.defer(postponed);
+            conn.state.defer(postponed);
         }
         heard.tell_after(rows, Some(conn), &group.scene).await
     }
