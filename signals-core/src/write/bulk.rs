@@ -1,4 +1,4 @@
-//! Schema for several rows at once, in as few as the database allows.
+//! Statements that write several rows at once, as many per statement as the database allows.
 
 use crate::write::row_error;
 use std::collections::{HashMap, HashSet};
@@ -19,18 +19,19 @@ use crate::write::WriteOutcome;
 use crate::write::inspect;
 use crate::write::single::take_row;
 
-/// The first row whose key is that of another before it.
+/// The first row that has the same key as an earlier row.
 pub(crate) fn duplicate_key(kind: DatabaseKind, rows: &dyn Rows) -> Option<usize> {
     let mut seen = HashSet::with_capacity(rows.len());
     (0..rows.len()).find(|row| rows.encoded_key(*row, kind).is_ok_and(|key| !seen.insert(key)))
 }
 
-/// StatementKind a statement does with the rows of a chunk.
+/// What a statement does with the rows of a chunk.
 #[derive(Clone, Copy)]
 pub(crate) enum BulkOp<'w> {
     Insert,
     Update(&'w Update<'w>),
-    /// DELETE, whether the rows as they were are asked for, and whether the version must be the instance's.
+    /// DELETE. `before` returns the previous state of the rows; `checked` requires that the stored
+    /// version is the version of the instance.
     Delete {
         before: bool,
         checked: bool,
@@ -38,7 +39,7 @@ pub(crate) enum BulkOp<'w> {
 }
 
 impl BulkOp<'_> {
-    /// As errors call it.
+    /// The verb used in errors.
     pub(crate) fn verb(self) -> &'static str {
         match self {
             BulkOp::Insert => "insert",
@@ -48,47 +49,46 @@ impl BulkOp<'_> {
     }
 }
 
-/// Writes the rows of a chunk with one statement, and returns which of them were written. None of them is changed where the
-/// statement fails.
+/// Writes the rows of a chunk with one statement, and returns which of them were written. If the
+/// statement fails, no stored row is changed.
 pub(crate) async fn write(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     chunk: &Chunk,
-    work: BulkOp<'_>,
+    op: BulkOp<'_>,
 ) -> Result<Vec<usize>> {
-    match (work, conn.kind()) {
+    match (op, conn.kind()) {
         (BulkOp::Insert, _) => insert(conn, rows, chunk).await,
         (BulkOp::Update(update), kind) => {
-            let mut shape = update.shape(rows, chunk.input);
-            compare_as_columns(conn, rows, chunk, &mut shape).await?;
+            let mut spec = update.spec(rows, chunk.input);
+            compare_as_columns(conn, rows, chunk, &mut spec).await?;
             match kind {
-                DatabaseKind::Postgres => update_in_postgres(conn, rows, chunk, &shape).await,
-                DatabaseKind::Sqlite => update_in_sqlite(conn, rows, chunk, &shape).await,
+                DatabaseKind::Postgres => update_in_postgres(conn, rows, chunk, &spec).await,
+                DatabaseKind::Sqlite => update_in_sqlite(conn, rows, chunk, &spec).await,
             }
         }
         (BulkOp::Delete { before, checked }, kind) => {
-            let mut shape = delete_shape(rows, chunk, before, checked);
-            compare_as_columns(conn, rows, chunk, &mut shape).await?;
+            let mut spec = delete_spec(rows, chunk, before, checked);
+            compare_as_columns(conn, rows, chunk, &mut spec).await?;
             match kind {
-                DatabaseKind::Postgres => delete_in_postgres(conn, rows, chunk, shape).await,
-                DatabaseKind::Sqlite => delete_in_sqlite(conn, rows, chunk, shape).await,
+                DatabaseKind::Postgres => delete_in_postgres(conn, rows, chunk, spec).await,
+                DatabaseKind::Sqlite => delete_in_sqlite(conn, rows, chunk, spec).await,
             }
         }
     }
 }
 
-/// Has the columns of several rows compared as their own types compare them.
+/// Makes a statement for several rows compare each column by the rules of the column's own type.
 async fn compare_as_columns(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
     chunk: &Chunk,
-    shape: &mut StatementSpec,
+    spec: &mut StatementSpec,
 ) -> Result<()> {
     let kind = conn.kind();
     let first = chunk.rows.start;
-    if chunk.input != RowInput::Values(1) && shape.on.iter().any(|c| rows.is_text(first, *c, kind))
-    {
-        shape.casts = inspect::casts(conn, rows, rows.at(0).columns()).await?;
+    if chunk.input != RowInput::Values(1) && spec.on.iter().any(|c| rows.is_text(first, *c, kind)) {
+        spec.casts = inspect::casts(conn, rows, rows.at(0).columns()).await?;
     }
     Ok(())
 }
@@ -97,11 +97,11 @@ fn statement(
     kind: DatabaseKind,
     rows: &dyn Rows,
     chunk: &Chunk,
-    shape: &StatementSpec,
+    spec: &StatementSpec,
 ) -> Result<Statement, sqlx::Error> {
     let model = rows.schema();
     let mut args = Arguments::new(kind);
-    let (binds, found_by) = (shape.input_columns(model, kind), shape.found_by(kind));
+    let (binds, found_by) = (spec.input_columns(model, kind), spec.found_by(kind));
     let bound = match chunk.input {
         RowInput::Arrays => binds
             .iter()
@@ -113,21 +113,21 @@ fn statement(
     };
     bound.map_err(sqlx::Error::Encode)?;
     Ok(if chunk.full {
-        Statement { sql: rows.statement_cache().sql(shape, model, kind), args, persistent: true }
+        Statement { sql: rows.statement_cache().sql(spec, model, kind), args, persistent: true }
     } else {
-        Statement::once(shape.sql(model, kind), args)
+        Statement::once(spec.sql(model, kind), args)
     })
 }
 
-/// Runs a statement, and returns its rows and how many it affected.
+/// Runs a statement, and returns its rows and the number of affected rows.
 async fn all(conn: &mut Conn<'_>, statement: Statement) -> Result<(Vec<AnyRow>, usize)> {
     let mut rows = Vec::new();
     let affected = conn.run(statement, &mut |row| rows.push(row)).await?;
     Ok((rows, affected as usize))
 }
 
-/// As [`all`], of a statement that writes, and that may go on without its caller.
-async fn all_of_write(
+/// As [`all`], for a statement that writes, and that keeps running if the future is dropped.
+async fn all_detachable(
     conn: &mut Conn<'_>,
     make: Make<'_>,
     on_detached: &(dyn Fn() -> OnDetached + Send + Sync),
@@ -137,13 +137,13 @@ async fn all_of_write(
     Ok(Answer { affected, rows })
 }
 
-/// Inserts the rows of a chunk. Their keys come back in the order in which they were given: an INSERT inserts in the order of
-/// its rows, and returns each as it is inserted.
+/// Inserts the rows of a chunk. The generated keys are returned in the order of the rows: an INSERT
+/// inserts its rows in order, and returns each row as it is inserted.
 async fn insert(conn: &mut Conn<'_>, rows: &mut dyn Rows, chunk: &Chunk) -> Result<Vec<usize>> {
     let model = rows.schema();
     let columns = inserted(rows, rows.has_key(chunk.rows.start));
-    let shape = StatementSpec::new(StatementKind::Insert, chunk.input, columns, Vec::new());
-    let returned = shape.returned(model);
+    let spec = StatementSpec::new(StatementKind::Insert, chunk.input, columns, Vec::new());
+    let returned = spec.returned(model);
     let on_detached = || {
         let (chunk, returned) = (chunk.clone(), returned.clone());
         TakeAnswer::boxed(move |rows, answer| {
@@ -152,11 +152,11 @@ async fn insert(conn: &mut Conn<'_>, rows: &mut dyn Rows, chunk: &Chunk) -> Resu
         })
     };
     let answer = {
-        let make = |kind| match shape.columns.is_empty() {
+        let make = |kind| match spec.columns.is_empty() {
             true => Ok(Statement::fixed(model.insert, Arguments::new(kind))),
-            false => statement(kind, &*rows, chunk, &shape),
+            false => statement(kind, &*rows, chunk, &spec),
         };
-        all_of_write(conn, &make, &on_detached).await?
+        all_detachable(conn, &make, &on_detached).await?
     };
     if returned.is_empty() && answer.affected == 0 && !inspect::counts_rows(conn, rows).await? {
         return match stored(conn, rows, chunk).await?.len() == chunk.rows.len() {
@@ -186,27 +186,27 @@ fn take_inserted(
     Ok(())
 }
 
-/// StatementKind an UPDATE is to do.
+/// Which columns an UPDATE sets, and how it finds the rows.
 pub(crate) struct Update<'u> {
     pub(crate) set: &'u [usize],
     pub(crate) on: &'u [usize],
-    /// Whether the version must be the instance's.
+    /// Whether the stored version must be the version of the instance.
     pub(crate) checked: bool,
-    /// Whether the rows as they were are asked for.
+    /// Whether the UPDATE also returns the previous state of the rows.
     pub(crate) before: bool,
 }
 
 impl Update<'_> {
-    fn shape(&self, rows: &dyn Rows, given: RowInput) -> StatementSpec {
-        let mut shape =
+    fn spec(&self, rows: &dyn Rows, given: RowInput) -> StatementSpec {
+        let mut spec =
             StatementSpec::new(StatementKind::Update, given, self.set.to_vec(), self.on.to_vec());
-        shape.checked = self.checked && rows.schema().has(ColumnGroup::Version);
-        shape.before = self.before;
-        shape
+        spec.checked = self.checked && rows.schema().has(ColumnGroup::Version);
+        spec.before = self.before;
+        spec
     }
 
     pub(crate) fn chunks(&self, kind: DatabaseKind, rows: &dyn Rows) -> Vec<Chunk> {
-        let binds = self.shape(rows, RowInput::Arrays).binds(rows.schema());
+        let binds = self.spec(rows, RowInput::Arrays).binds(rows.schema());
         chunks(kind, rows, 0..rows.len(), &binds)
     }
 }
@@ -215,24 +215,24 @@ async fn update_in_postgres(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     chunk: &Chunk,
-    shape: &StatementSpec,
+    spec: &StatementSpec,
 ) -> Result<Vec<usize>> {
     let model = rows.schema();
-    let returned = shape.returned(model);
-    let (updated, _) = all(conn, statement(conn.kind(), rows, chunk, shape)?).await?;
+    let returned = spec.returned(model);
+    let (updated, _) = all(conn, statement(conn.kind(), rows, chunk, spec)?).await?;
     let mut stored = Vec::with_capacity(updated.len());
     for from in &updated {
         let row = numbered(chunk, from)?;
         stored.push(row);
         take_row(rows, row, returned.iter().copied(), from, 1)?;
-        if shape.before {
+        if spec.before {
             let (at, columns) = (1 + returned.len(), model.columns.len());
             let before = rows.load(from, at)?;
             rows.previous_of(row).set_row(before);
             let changed = (at + columns..at + 2 * columns).map(|at| from.flag(at));
             rows.previous_of(row).set_changed(changed.collect::<Result<_, _>>()?);
         }
-        if shape.checked {
+        if spec.checked {
             rows.advance(row);
         }
     }
@@ -240,45 +240,45 @@ async fn update_in_postgres(
     Ok(stored)
 }
 
-/// SQLite has neither a row's number nor what it was in its `RETURNING`, and is asked for them in statements of their own;
-/// in a transaction nobody comes between.
+/// In SQLite, `RETURNING` has neither the number of a row nor its previous state, so both are
+/// selected by separate statements. The transaction prevents other writes in between.
 async fn update_in_sqlite(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     chunk: &Chunk,
-    shape: &StatementSpec,
+    spec: &StatementSpec,
 ) -> Result<Vec<usize>> {
     let model = rows.schema();
     let every = || (0..model.columns.len()).collect::<Vec<_>>();
-    let columns = if shape.before { every() } else { Vec::new() };
+    let columns = if spec.before { every() } else { Vec::new() };
     let mut before = Vec::new();
-    if shape.before || shape.checked {
-        before = select(conn, rows, chunk, shape, &columns).await?;
+    if spec.before || spec.checked {
+        before = select(conn, rows, chunk, spec, &columns).await?;
         if before.len() < chunk.rows.len() {
             return Ok(numbers(&before));
         }
     }
-    let (_, affected) = all(conn, statement(conn.kind(), rows, chunk, shape)?).await?;
-    let by = StatementSpec { checked: false, ..shape.clone() };
-    let mut returned = shape.returned(model);
+    let (_, affected) = all(conn, statement(conn.kind(), rows, chunk, spec)?).await?;
+    let by = StatementSpec { checked: false, ..spec.clone() };
+    let mut returned = spec.returned(model);
     let skipped = affected < chunk.rows.len();
     if skipped {
         let stored = numbers(&select(conn, rows, chunk, &by, &[]).await?);
         if stored.len() < chunk.rows.len() {
             return Ok(stored);
         }
-        // A trigger has left some rows as they were, and they say themselves what they are.
+        // A trigger has skipped some rows, so all automatic columns are read back.
         returned = automatic(model).collect();
     }
-    if shape.before || !returned.is_empty() {
-        let columns = if shape.before { &columns } else { &returned };
+    if spec.before || !returned.is_empty() {
+        let columns = if spec.before { &columns } else { &returned };
         let after = select(conn, rows, chunk, &by, columns).await?;
         for (row, from) in &after {
             for column in &returned {
                 let at = columns.iter().position(|c| c == column).unwrap_or_default();
                 rows.set(*row, *column, from, 1 + at)?;
             }
-            if let Some((_, was)) = before.get(row - chunk.rows.start).filter(|_| shape.before) {
+            if let Some((_, was)) = before.get(row - chunk.rows.start).filter(|_| spec.before) {
                 let before = rows.load(was, 1)?;
                 rows.previous_of(*row).set_row(before);
                 let changed = every().into_iter().map(|c| rows.differs(c, was, from, 1 + c));
@@ -287,32 +287,33 @@ async fn update_in_sqlite(
             }
         }
     }
-    if shape.checked && !skipped {
+    if spec.checked && !skipped {
         chunk.rows.clone().for_each(|row| rows.advance(row));
     }
     Ok(chunk.rows.clone().collect())
 }
 
-/// The columns that a write can change in an instance.
+/// The columns of an instance that a write can change.
 fn automatic(model: &Schema) -> impl Iterator<Item = usize> {
     let columns = model.columns.iter().enumerate();
     columns.filter(|(_, column)| column.role != ColumnRole::Plain).map(|(column, _)| column)
 }
 
-/// The first of these rows that is the same row in the database as another one of the chunk.
-pub(crate) async fn duplicate_key_in_database(
+/// The first row in `of` that is the same row in the database as another row of the chunk.
+pub(crate) async fn duplicate_in_database(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
     chunk: &Chunk,
     of: &[usize],
 ) -> Result<Option<usize>> {
     if conn.kind() == DatabaseKind::Sqlite {
-        // There each stored row is selected once.
+        // On SQLite, the SELECT returns each stored row once, so there are no duplicates in its
+        // result.
         return Ok(None);
     }
     let on: Vec<_> = rows.schema().group(ColumnGroup::Key).collect();
-    let shape = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on.clone());
-    let stored = select(conn, rows, chunk, &shape, &on).await?;
+    let spec = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on.clone());
+    let stored = select(conn, rows, chunk, &spec, &on).await?;
     let mut seen = HashMap::with_capacity(stored.len());
     for (row, from) in &stored {
         let key = (1..=on.len()).map(|at| from.bytes(at)).collect::<Result<Vec<_>, _>>()?;
@@ -323,26 +324,27 @@ pub(crate) async fn duplicate_key_in_database(
     Ok(None)
 }
 
-/// StatementKind has become of a row that an UPDATE did not write.
+/// Why an UPDATE has not written a row, and the result of the retry.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Left {
+pub(crate) enum Unwritten {
     Gone,
-    /// It has another version.
+    /// The stored row has another version.
     Stale,
-    /// Another transaction had written it meanwhile, and now it is updated.
+    /// Another transaction had written the row in the meantime; it is updated now.
     Updated,
-    /// A trigger leaves it as it is.
+    /// A trigger skips the row.
     Unchanged,
 }
 
-/// Finds out what has become of a row that an UPDATE did not write. It is locked as by the UPDATE, so that nobody writes it
-/// in between. That takes a transaction.
+/// Determines why an UPDATE has not written a row, and retries it. The row is locked with the same
+/// lock as by the UPDATE, so that no other transaction writes it in between. This requires a
+/// transaction.
 pub(crate) fn settle<'s>(
     conn: &'s mut Conn<'_>,
     rows: &'s mut dyn Rows,
     row: usize,
     update: &'s Update<'_>,
-) -> BoxFuture<'s, Result<Left>> {
+) -> BoxFuture<'s, Result<Unwritten>> {
     Box::pin(settle_locked(conn, rows, row, update))
 }
 
@@ -351,20 +353,20 @@ async fn settle_locked(
     rows: &mut dyn Rows,
     row: usize,
     update: &Update<'_>,
-) -> Result<Left> {
+) -> Result<Unwritten> {
     let (model, chunk) = (rows.schema(), Chunk::of_row(row));
     let every = (0..model.columns.len()).collect();
     let lock = StatementSpec::new(StatementKind::Lock, chunk.input, every, update.on.to_vec());
     let (mut found, _) = all(conn, statement(conn.kind(), rows, &chunk, &lock)?).await?;
-    let Some(found) = found.pop() else { return Ok(Left::Gone) };
+    let Some(found) = found.pop() else { return Ok(Unwritten::Gone) };
     if update.checked && model.has(ColumnGroup::Version) {
         let same = stored_as(conn, rows, &chunk, true).await?;
         if same.is_empty() {
-            return Ok(Left::Stale);
+            return Ok(Unwritten::Stale);
         }
     }
     if !write(conn, rows, &chunk, BulkOp::Update(update)).await?.is_empty() {
-        return Ok(Left::Updated);
+        return Ok(Unwritten::Updated);
     }
     for column in automatic(model) {
         rows.set(row, column, &found, 1 + column)?;
@@ -374,10 +376,11 @@ async fn settle_locked(
         rows.previous_of(row).set_row(before);
         rows.previous_of(row).set_changed(vec![false; model.columns.len()]);
     }
-    Ok(Left::Unchanged)
+    Ok(Unwritten::Unchanged)
 }
 
-/// Which rows of a chunk are stored, in their order, with these columns as they are, behind the number. No lock is taken.
+/// Selects the stored rows of a chunk, in the order of the chunk. In each database row, the given
+/// columns follow the number of the row. Takes no lock.
 async fn select(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
@@ -385,18 +388,19 @@ async fn select(
     like: &StatementSpec,
     columns: &[usize],
 ) -> Result<Vec<(usize, AnyRow)>> {
-    let mut shape =
+    let mut spec =
         StatementSpec::new(StatementKind::Select, chunk.input, columns.to_vec(), like.on.clone());
-    shape.checked = like.checked;
-    compare_as_columns(conn, rows, chunk, &mut shape).await?;
-    let (stored, _) = all(conn, statement(conn.kind(), rows, chunk, &shape)?).await?;
+    spec.checked = like.checked;
+    compare_as_columns(conn, rows, chunk, &mut spec).await?;
+    let (stored, _) = all(conn, statement(conn.kind(), rows, chunk, &spec)?).await?;
     let numbered = stored.into_iter().map(|from| Ok((numbered(chunk, &from)?, from)));
     let mut stored = numbered.collect::<Result<Vec<_>, sqlx::Error>>()?;
     stored.sort_unstable_by_key(|(row, _)| *row);
     Ok(stored)
 }
 
-/// The rows of a chunk as they are stored, each behind its number. No lock is taken.
+/// Selects the stored rows of a chunk with all columns, which follow the number of the row. Takes
+/// no lock.
 pub(crate) async fn stored_rows(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
@@ -405,15 +409,15 @@ pub(crate) async fn stored_rows(
     let model = rows.schema();
     let (on, every) =
         (model.group(ColumnGroup::Key).collect(), (0..model.columns.len()).collect::<Vec<_>>());
-    let shape = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
-    select(conn, rows, chunk, &shape, &every).await
+    let spec = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
+    select(conn, rows, chunk, &spec, &every).await
 }
 
 fn numbers(rows: &[(usize, AnyRow)]) -> Vec<usize> {
     rows.iter().map(|(row, _)| *row).collect()
 }
 
-/// Which rows of a chunk are stored, whatever their versions.
+/// Which rows of a chunk are stored, with any version.
 pub(crate) async fn stored(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
@@ -422,7 +426,7 @@ pub(crate) async fn stored(
     stored_as(conn, rows, chunk, false).await
 }
 
-/// Which rows of a chunk are stored; those with the version of the instance only, if that is `checked`.
+/// Which rows of a chunk are stored. If `checked`, only rows with the version of the instance.
 pub(crate) async fn stored_as(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
@@ -430,14 +434,14 @@ pub(crate) async fn stored_as(
     checked: bool,
 ) -> Result<Vec<usize>> {
     let on = rows.schema().group(ColumnGroup::Key).collect();
-    let mut shape = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
-    shape.checked = checked && rows.schema().has(ColumnGroup::Version);
-    Ok(numbers(&select(conn, rows, chunk, &shape, &[]).await?))
+    let mut spec = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
+    spec.checked = checked && rows.schema().has(ColumnGroup::Version);
+    Ok(numbers(&select(conn, rows, chunk, &spec, &[]).await?))
 }
 
-/// The rows of a chunk that a DELETE did not delete and that are still stored, because a trigger keeps them; and the first
-/// of those that have another version there.
-pub(crate) async fn kept(
+/// The rows of a chunk that a DELETE has not deleted although they are stored, because a trigger
+/// keeps them. Also returns the first row whose stored version is not the version of the instance.
+pub(crate) async fn kept_by_trigger(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
     chunk: &Chunk,
@@ -452,13 +456,13 @@ pub(crate) async fn kept(
     if !kept.is_empty() && rows.schema().has(ColumnGroup::Version) {
         let same = stored_as(conn, rows, chunk, true).await?;
         let other = kept.iter().copied().filter(|row| same.binary_search(row).is_err());
-        // The first of them in the program's order.
+        // The first row in the order of the caller's slice.
         stale = other.min_by_key(|row| rows.place(*row));
     }
     Ok((kept, stale))
 }
 
-/// Whether a row is stored, whatever its version.
+/// Whether a row is stored, with any version.
 pub(crate) fn is_stored<'s>(
     conn: &'s mut Conn<'_>,
     rows: &'s dyn Rows,
@@ -467,21 +471,22 @@ pub(crate) fn is_stored<'s>(
     Box::pin(async move { Ok(!stored(conn, rows, &Chunk::of_row(row)).await?.is_empty()) })
 }
 
-/// How the rows of a chunk are deleted, and found before; and the columns of them that are asked for.
-fn delete_shape(rows: &dyn Rows, chunk: &Chunk, before: bool, checked: bool) -> StatementSpec {
+/// The specification of the DELETE of a chunk. On SQLite, the rows are selected by it before the
+/// DELETE.
+fn delete_spec(rows: &dyn Rows, chunk: &Chunk, before: bool, checked: bool) -> StatementSpec {
     let model = rows.schema();
     let columns = if before { (0..model.columns.len()).collect() } else { Vec::new() };
     let on = model.group(ColumnGroup::Key).collect();
-    let mut shape = StatementSpec::new(StatementKind::Delete, chunk.input, columns, on);
-    (shape.before, shape.checked) = (before, checked && model.has(ColumnGroup::Version));
-    shape
+    let mut spec = StatementSpec::new(StatementKind::Delete, chunk.input, columns, on);
+    (spec.before, spec.checked) = (before, checked && model.has(ColumnGroup::Version));
+    spec
 }
 
 async fn delete_in_postgres(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     chunk: &Chunk,
-    shape: StatementSpec,
+    spec: StatementSpec,
 ) -> Result<Vec<usize>> {
     let on_detached = || {
         let chunk = chunk.clone();
@@ -491,13 +496,14 @@ async fn delete_in_postgres(
         })
     };
     let answer = {
-        let make = |kind| statement(kind, &*rows, chunk, &shape);
-        all_of_write(conn, &make, &on_detached).await?
+        let make = |kind| statement(kind, &*rows, chunk, &spec);
+        all_detachable(conn, &make, &on_detached).await?
     };
-    take_deleted(rows, chunk, shape.before, &answer)
+    take_deleted(rows, chunk, spec.before, &answer)
 }
 
-/// The rows that were deleted, and what they were, where that is asked for.
+/// Returns the rows that were deleted. If `before` is true, their previous state is read into
+/// `rows`.
 fn take_deleted(
     rows: &mut dyn Rows,
     chunk: &Chunk,
@@ -521,24 +527,24 @@ async fn delete_in_sqlite(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     chunk: &Chunk,
-    shape: StatementSpec,
+    spec: StatementSpec,
 ) -> Result<Vec<usize>> {
     let counts = inspect::counts_rows(conn, rows).await?;
-    if chunk.rows.len() == 1 && !shape.before && !shape.checked && counts {
-        let (_, affected) = all(conn, statement(conn.kind(), rows, chunk, &shape)?).await?;
+    if chunk.rows.len() == 1 && !spec.before && !spec.checked && counts {
+        let (_, affected) = all(conn, statement(conn.kind(), rows, chunk, &spec)?).await?;
         return Ok(chunk.rows.clone().filter(|_| affected > 0).collect());
     }
-    let before = shape.before;
-    let mut stored = select(conn, rows, chunk, &shape, &shape.columns).await?;
-    if shape.checked
+    let before = spec.before;
+    let mut stored = select(conn, rows, chunk, &spec, &spec.columns).await?;
+    if spec.checked
         && stored.len() < chunk.rows.len()
         && self::stored(conn, rows, chunk).await?.len() > stored.len()
     {
-        // A version that is not the stored one is an error, and nothing is deleted.
+        // A stale version is an error, so nothing is deleted.
         return Ok(numbers(&stored));
     }
     let delete =
-        statement(conn.kind(), rows, chunk, &StatementSpec { columns: Vec::new(), ..shape })?;
+        statement(conn.kind(), rows, chunk, &StatementSpec { columns: Vec::new(), ..spec })?;
     let (_, deleted) = all(conn, delete).await?;
     if deleted < stored.len() {
         let kept = self::stored(conn, rows, chunk).await?;
@@ -553,7 +559,7 @@ async fn delete_in_sqlite(
     Ok(numbers(&stored))
 }
 
-/// The row of the instances that a row of the database is.
+/// The index of the row whose number in the statement the database has returned.
 fn numbered(chunk: &Chunk, from: &AnyRow) -> Result<usize, sqlx::Error> {
     let number = usize::try_from(from.scalar()?).unwrap_or(usize::MAX);
     let row = chunk.rows.start.saturating_add(number.saturating_sub(1));

@@ -1,4 +1,4 @@
-//! A delete with receivers, of one row or of several.
+//! Deletes of one row or of several, with and without receivers.
 
 use crate::transaction::own::Undoable;
 use crate::transaction::own::in_transaction;
@@ -28,53 +28,56 @@ use crate::write::notify::Notifier;
 use crate::write::perform::perform;
 use crate::write::single::{Look, look, stale};
 
-/// Deletes the one row that there is.
+/// Deletes the single row in `rows`.
 pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result<WriteOutcome> {
-    let (table, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
+    let (cache, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
     let span = span!("delete", model = rows.model());
-    if let Some(pair) = table.delete_if_any().or_else(|| recorders.any().then(|| table.delete())) {
-        let heard = Notifier::new(WriteKind::Delete, false, pair, recorders);
-        return perform(heard, rows, source, span).await;
+    if let Some(receivers) =
+        cache.delete_if_any().or_else(|| recorders.any().then(|| cache.delete()))
+    {
+        let notifier = Notifier::new(WriteKind::Delete, false, receivers, recorders);
+        return perform(notifier, rows, source, span).await;
     }
     chain::observe("delete", rows.model());
     let mut conn = source.acquire().await?;
     let kind = conn.kind();
     if !conn.in_transaction() && conn.facts().commits_itself(kind, rows, None) != Some(true) {
-        return traced(span, undoable(rows, conn)).await;
+        return traced(span, inspect_and_delete(rows, conn)).await;
     }
     if span.is_disabled() {
-        alone(rows, &mut conn).await
+        delete_directly(rows, &mut conn).await
     } else {
-        traced(span, alone(rows, &mut conn)).await
+        traced(span, delete_directly(rows, &mut conn)).await
     }
 }
 
-/// Deletes a row that nobody hears of.
-async fn alone(rows: &mut dyn SignalRows, conn: &mut Conn<'_>) -> Result<WriteOutcome> {
-    let doubt = FailGuard::of(conn, "delete", rows.model());
-    let done = delete_one(rows, doubt.conn).await;
-    doubt.end(done)
+/// Deletes a row that has no receivers. Opens no transaction.
+async fn delete_directly(rows: &mut dyn SignalRows, conn: &mut Conn<'_>) -> Result<WriteOutcome> {
+    let fail_guard = FailGuard::of(conn, "delete", rows.model());
+    let done = delete_one(rows, fail_guard.conn).await;
+    fail_guard.end(done)
 }
 
-/// As [`alone`], of a row of which it is not known whether its statement can commit itself: in a transaction if it cannot.
-fn undoable<'d>(
+/// As [`delete_directly`], if it is not known yet whether the statement can commit itself. If it
+/// cannot, the delete runs in a transaction.
+fn inspect_and_delete<'d>(
     rows: &'d mut dyn SignalRows,
     mut conn: Conn<'d>,
 ) -> BoxFuture<'d, Result<WriteOutcome>> {
     Box::pin(async move {
         if inspect::commits_itself(&mut conn, rows, None).await? {
-            return alone(rows, &mut conn).await;
+            return delete_directly(rows, &mut conn).await;
         }
-        in_transaction(conn, Deleting { rows }).await
+        in_transaction(conn, RowDelete { rows }).await
     })
 }
 
-/// A delete in a transaction of a row that nobody hears of.
-struct Deleting<'d> {
+/// A delete of a row without receivers, in a transaction of its own.
+struct RowDelete<'d> {
     rows: &'d mut dyn SignalRows,
 }
 
-impl Undoable for Deleting<'_> {
+impl Undoable for RowDelete<'_> {
     type Done = WriteOutcome;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<WriteOutcome> {
@@ -88,19 +91,19 @@ pub(crate) async fn many(rows: &mut dyn SignalRows, source: Source<'_>) -> Resul
     }
     let span = span!("delete", model = rows.model(), rows = rows.len());
     let recorders = Recorders::of_task(rows.id());
-    let heard = Notifier::new(WriteKind::Delete, true, rows.receivers().delete(), recorders);
-    perform(heard, rows, source, span).await
+    let notifier = Notifier::new(WriteKind::Delete, true, rows.receivers().delete(), recorders);
+    perform(notifier, rows, source, span).await
 }
 
-/// The rows of a delete of several with receivers, or of one whose row before is asked for. On the heap, so that a delete of
-/// one has no room for it.
+/// Executes the statements that delete several rows, or one row if its previous state is asked for.
+/// Boxed, so that the future of a delete of one row stays small.
 pub(crate) fn delete_rows<'d>(
     rows: &'d mut dyn SignalRows,
     conn: &'d mut Conn<'_>,
-    heard: &'d Notifier,
+    notifier: &'d Notifier,
 ) -> BoxFuture<'d, Result<WriteOutcome>> {
     Box::pin(async move {
-        if !heard.many && !heard.pair.previous {
+        if !notifier.many && !notifier.receivers.previous {
             return delete_one(rows, conn).await;
         }
         let order = write_order(conn, rows).await?;
@@ -108,57 +111,57 @@ pub(crate) fn delete_rows<'d>(
         let chunks = chunk::deletes(conn.kind(), rows);
         let (mut written, mut kept) = (Vec::new(), Vec::new());
         for chunk in &chunks {
-            let deleted = delete_chunk(rows, conn, heard, chunk, true).await?;
+            let deleted = delete_chunk(rows, conn, notifier, chunk, true).await?;
             written.extend(deleted.rows);
             kept.extend(deleted.kept);
         }
         kept.sort_unstable();
-        // Those of a statement that did not find them all are several slices.
+        // If a statement has not deleted all its rows, the deleted rows are several ranges.
         let batches = chunk::batches(rows, &chunks, written.into_iter());
         rows.set_order(Vec::new());
         Ok(WriteOutcome { kept, ..WriteOutcome::several(None, batches) })
     })
 }
 
-/// What a DELETE of the rows of a chunk has done.
+/// The result of a DELETE of the rows of a chunk.
 pub(crate) struct Deleted {
-    /// The rows that were deleted, by their numbers.
+    /// The deleted rows, as indices in write order.
     pub(crate) rows: Vec<usize>,
-    /// Those of the program that a trigger kept, by their places in its slice.
+    /// The caller's rows that a trigger kept, as indices into the caller's slice.
     pub(crate) kept: Vec<usize>,
 }
 
-/// Deletes the rows of a chunk, and returns which of them were there. Of rows of the program, the version must be the
-/// instance's.
+/// Deletes the rows of a chunk, and returns which of them were stored. If `own` is true, the rows
+/// are the caller's, and the stored version must be the version of the instance.
 pub(crate) async fn delete_chunk(
     rows: &mut dyn Rows,
     conn: &mut Conn<'_>,
-    heard: &Notifier,
+    notifier: &Notifier,
     chunk: &Chunk,
     own: bool,
 ) -> Result<Deleted> {
-    let work = BulkOp::Delete { before: heard.pair.previous, checked: own };
-    let deleted = match heard.many {
-        true => locate::write_and_locate(conn, rows, chunk, work).await?,
-        false => bulk::write(conn, rows, chunk, work).await?,
+    let op = BulkOp::Delete { before: notifier.receivers.previous, checked: own };
+    let deleted = match notifier.many {
+        true => locate::write_and_locate(conn, rows, chunk, op).await?,
+        false => bulk::write(conn, rows, chunk, op).await?,
     };
     let mut kept = Vec::new();
     if own && deleted.len() < chunk.rows.len() {
-        let (found, stale_row) = bulk::kept(conn, rows, chunk, &deleted).await?;
+        let (found, stale_row) = bulk::kept_by_trigger(conn, rows, chunk, &deleted).await?;
         if let Some(row) = stale_row {
-            return Err(heard.of_row(rows, row, stale(rows, row)));
+            return Err(notifier.with_row(rows, row, stale(rows, row)));
         }
         kept.extend(found.into_iter().map(|row| rows.place(row)));
     }
     Ok(Deleted { rows: deleted, kept })
 }
 
-/// What a delete of the one row that there is has done.
+/// The result of a delete of the single row in `rows`.
 fn deleted(found: bool) -> WriteOutcome {
     if found { WriteOutcome::one(None) } else { WriteOutcome::default() }
 }
 
-/// Deletes the one row that there is, and to which nothing belongs.
+/// Deletes the single row in `rows`, without cascading.
 pub(crate) async fn delete_one(rows: &mut dyn Rows, conn: &mut Conn<'_>) -> Result<WriteOutcome> {
     if !inspect::counts_rows(conn, rows).await? {
         return delete_uncounted(rows, conn).await;
@@ -181,7 +184,8 @@ pub(crate) async fn delete_one(rows: &mut dyn Rows, conn: &mut Conn<'_>) -> Resu
     not_deleted(conn, rows).await
 }
 
-/// As [`delete_one`], if the database does not say whether a DELETE has found a row. On the heap: few come here.
+/// As [`delete_one`], if the database does not report whether a DELETE has found a row. Boxed,
+/// because this is rare.
 fn delete_uncounted<'d>(
     rows: &'d mut dyn Rows,
     conn: &'d mut Conn<'_>,
@@ -192,8 +196,8 @@ fn delete_uncounted<'d>(
             Look::Stale => return Err(stale(rows, 0)),
             Look::Same => {}
         }
-        let work = BulkOp::Delete { before: false, checked: true };
-        let deleted = bulk::write(conn, rows, &Chunk::of_row(0), work).await?;
+        let op = BulkOp::Delete { before: false, checked: true };
+        let deleted = bulk::write(conn, rows, &Chunk::of_row(0), op).await?;
         match deleted.is_empty() {
             false => Ok(self::deleted(true)),
             true => Ok(WriteOutcome { kept: vec![0], ..WriteOutcome::default() }),
@@ -201,7 +205,7 @@ fn delete_uncounted<'d>(
     })
 }
 
-/// Why a DELETE did not delete the one row that there is. On the heap: few come here.
+/// Determines why a DELETE has not deleted the single row in `rows`. Boxed, because this is rare.
 fn not_deleted<'d>(
     conn: &'d mut Conn<'_>,
     rows: &'d dyn Rows,

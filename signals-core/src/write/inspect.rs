@@ -1,4 +1,4 @@
-//! Looks at the table of a model before the first write, see [`SchemaCache`].
+//! Inspects the table of a model before its first write, see [`SchemaCache`].
 
 use futures_util::future::BoxFuture;
 use sqlx::AssertSqlSafe;
@@ -12,18 +12,19 @@ use crate::table::schema::{ColumnGroup, ColumnRole};
 use crate::write::SaveKind;
 
 impl SchemaCache {
-    /// Whether a statement that saves the first row, or deletes it without a `verb`, can commit itself: it does all or nothing,
-    /// and what it returns can be read. None if that is not known yet.
+    /// Whether a statement that saves the first row (or deletes it, if `save_kind` is `None`) can commit
+    /// itself: it succeeds or fails as a whole, and what it returns can be read. `None` if this is
+    /// not known yet.
     pub(crate) fn commits_itself(
         &self,
         kind: DatabaseKind,
         rows: &dyn Rows,
-        verb: Option<&SaveKind>,
+        save_kind: Option<&SaveKind>,
     ) -> Option<bool> {
-        let returned = verb.map_or(Columns::NONE, |verb| returned(rows, verb));
-        // An UPDATE of a row without a key is refused before anything is sent.
+        let returned = save_kind.map_or(Columns::NONE, |save_kind| returned(rows, save_kind));
+        // An UPDATE of a row without a key fails before anything is sent.
         let is_sent =
-            rows.has_key(0) || !matches!(verb, Some(SaveKind::Update | SaveKind::Fields(_)));
+            rows.has_key(0) || !matches!(save_kind, Some(SaveKind::Update | SaveKind::Fields(_)));
         if !is_sent || (kind == DatabaseKind::Postgres && returned.is_empty()) {
             return Some(true);
         }
@@ -34,7 +35,7 @@ impl SchemaCache {
         (!atomic || all_seen).then(|| atomic && returned.without(known.readable).is_empty())
     }
 
-    /// Whether a row that an UPDATE or a DELETE did not write is not there.
+    /// Whether it is known that a row which an UPDATE or a DELETE has not written does not exist.
     pub(crate) fn plain(&self, rows: &dyn Rows) -> bool {
         self.keeps_no_row(rows) && !rows.schema().has(ColumnGroup::Version)
     }
@@ -43,15 +44,16 @@ impl SchemaCache {
         self.0.load().get(rows.id()).is_some_and(|known| known.plain)
     }
 
-    /// Whether an INSERT can name the columns that are asked for in `ON CONFLICT`, if that is known.
+    /// Whether an INSERT can name the given columns in `ON CONFLICT`, if this is known.
     pub(crate) fn arbiter(&self, rows: &dyn Rows, are: impl Fn(&[usize]) -> bool) -> Option<bool> {
         let all = self.0.load();
         let mut arbiters = all.get(rows.id())?.arbiters.iter();
         arbiters.find(|(columns, _)| are(columns)).map(|(_, arbiter)| *arbiter)
     }
 
-    /// Whether the database counts the rows that are written, if that is known. This counts although the schema may have changed:
-    /// else every delete in a transaction would have to compare the schema first.
+    /// Whether the database counts the written rows, if this is known. The fact is used even if the
+    /// schema may have changed, because otherwise every delete in a transaction would have to
+    /// compare the schema first.
     fn counted(&self, kind: DatabaseKind, rows: &dyn Rows) -> Option<bool> {
         if kind == DatabaseKind::Postgres {
             return Some(true);
@@ -59,12 +61,13 @@ impl SchemaCache {
         self.0.load().models.get(&rows.id())?.counted
     }
 
-    /// The columns whose types compare text in their own way, if that is known.
+    /// The columns whose types compare text by their own rules, if this is known.
     fn casts(&self, rows: &dyn Rows) -> Option<Casts> {
         self.0.load().get(rows.id())?.casts.clone()
     }
 
-    /// Adds what was looked up from an `epoch` on.
+    /// Adds facts that were looked up in this `epoch`, unless the cache was cleared in the
+    /// meantime.
     fn add(&self, rows: &dyn Rows, epoch: u64, new: TableFacts) {
         self.0.rcu(|all| {
             let mut all = Tables::clone(all);
@@ -86,9 +89,9 @@ impl SchemaCache {
 }
 
 /// The columns that a save reads back.
-fn returned(rows: &dyn Rows, verb: &SaveKind) -> Columns {
+fn returned(rows: &dyn Rows, save_kind: &SaveKind) -> Columns {
     let (model, keyed) = (rows.schema(), rows.has_key(0));
-    let reads = |group: ColumnGroup| match (group, verb) {
+    let reads = |group: ColumnGroup| match (group, save_kind) {
         (ColumnGroup::Computed, _) => true,
         (ColumnGroup::Key, SaveKind::Upsert(_)) => true,
         (ColumnGroup::Key, SaveKind::Insert | SaveKind::Save | SaveKind::GetOrCreate(_)) => !keyed,
@@ -101,25 +104,26 @@ fn returned(rows: &dyn Rows, verb: &SaveKind) -> Columns {
     Columns::of(columns.filter(|(_, c)| reads(c.role.group())).map(|(column, _)| column))
 }
 
-/// Whether a statement that saves the first row, or deletes it without a `verb`, can commit itself. If not, it may have to be
-/// undone, and so needs a transaction. The table is looked at if this is not known yet.
+/// Whether a statement that saves the first row (or deletes it, if `save_kind` is `None`) can commit
+/// itself. If not, the write may have to be undone, so it needs a transaction. Inspects the table
+/// if this is not known yet.
 ///
 /// # Errors
 ///
-/// What the database refuses.
+/// Returns an error if the database refuses a query.
 pub(crate) fn commits_itself<'s>(
     conn: &'s mut Conn<'_>,
     rows: &'s dyn Rows,
-    verb: Option<&'s SaveKind>,
+    save_kind: Option<&'s SaveKind>,
 ) -> BoxFuture<'s, Result<bool>> {
     Box::pin(async move {
         let kind = conn.kind();
-        compare(conn).await?;
-        if let Some(known) = conn.facts().commits_itself(kind, rows, verb) {
+        revalidate(conn).await?;
+        if let Some(known) = conn.facts().commits_itself(kind, rows, save_kind) {
             return Ok(known);
         }
         let epoch = conn.facts().epoch();
-        let seen = verb.map_or(Columns::NONE, |verb| returned(rows, verb));
+        let seen = save_kind.map_or(Columns::NONE, |save_kind| returned(rows, save_kind));
         let found = match kind {
             DatabaseKind::Sqlite => in_sqlite(conn, rows, seen).await,
             DatabaseKind::Postgres => in_postgres(conn, rows, seen).await,
@@ -136,8 +140,9 @@ pub(crate) fn commits_itself<'s>(
     })
 }
 
-/// Compares the schema if it may have changed, so that what is known of it counts again, or is forgotten.
-async fn compare(conn: &mut Conn<'_>) -> Result<()> {
+/// Compares the schema with the cached one if it may have changed. If it is the same, the cached
+/// facts are valid again; otherwise they are cleared.
+async fn revalidate(conn: &mut Conn<'_>) -> Result<()> {
     if let Some(suspected) = conn.facts().suspected() {
         let found = Box::pin(conn.query(SQLITE_FINGERPRINT).fetch_one::<(String,)>()).await;
         if let Some((fingerprint,)) = unless_lost(found)? {
@@ -147,11 +152,13 @@ async fn compare(conn: &mut Conn<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Differs if the schema does. What is temporary is in no version.
+/// A text that changes whenever the schema does. `schema_version` does not cover temporary objects,
+/// so their SQL is added.
 const SQLITE_FINGERPRINT: &str = "SELECT schema_version || coalesce((SELECT group_concat(sql) FROM sqlite_temp_schema), '') FROM \
      pragma_schema_version";
 
-/// What was found; none if the connection is lost, and the write itself may find another one.
+/// Returns `None` if the connection is lost, because the write itself may then get another
+/// connection.
 fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
     match found {
         Ok(found) => Ok(Some(found)),
@@ -162,8 +169,8 @@ fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// A value of any type can be in any column, but for the rowid. Of the others we take those for certain that the library
-/// writes itself and that cannot be NULL.
+/// On SQLite, a column can hold a value of any type, except for the rowid. Of the other columns,
+/// only those that the library writes itself and that cannot be NULL are certain to be readable.
 async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
     let (model, row) = (rows.schema(), rows.at(0));
     let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
@@ -193,9 +200,12 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Resul
     })
 }
 
-/// The columns of a table: whether each can be NULL, and is the rowid, which is the one key that has no index. Besides, whether
-/// a statement that is refused does nothing: no trigger and no constraint of the table keeps what was done before
-/// (`RAISE(FAIL)`, `ON CONFLICT FAIL`), nor one of another table that is written by a foreign key; and whether it is no view.
+/// Selects the columns of a table. For each: whether it cannot be NULL, and whether it is the
+/// rowid, which is the only key without an index. For the table: whether a refused statement
+/// changes nothing, and whether the table is not a view.
+///
+/// A refused statement may keep its changes because of a trigger (`RAISE(FAIL)`) or a constraint
+/// (`ON CONFLICT FAIL`), of this table or of another one that is written through a foreign key.
 const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, name, \
      tbl_name, sql FROM sqlite_temp_schema), unsafe AS MATERIALIZED (SELECT tbl_name FROM schemas WHERE type = 'trigger' OR sql LIKE \
      '%CONFLICT%') SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
@@ -205,17 +215,20 @@ const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl
      ('NO ACTION', 'RESTRICT')))), NOT EXISTS (SELECT 1 FROM schemas WHERE type = 'view' AND name = $1 COLLATE NOCASE) FROM \
      pragma_table_xinfo($1, $2)";
 
-/// A value is of the type of its column; whether that can be NULL, the table says.
+/// On PostgreSQL, a value always has the type of its column. Whether the column can be NULL is
+/// looked up.
 async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
     let (model, row) = (rows.schema(), rows.at(0));
     let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();
-    // No plain columns: sqlx would ask the server for the tables that those are of.
+    // The columns are wrapped in `CASE`, because sqlx queries the server for the tables of plain
+    // columns.
     let names = columns.iter().map(|i| format!("CASE WHEN true THEN {} END", model.name(*i)));
     let names = names.collect::<Vec<_>>().join(", ");
     let types = conn.types_of(format!("SELECT {names} FROM {}", model.table)).await?;
     let columns = columns.into_iter().zip(types);
     let is_read = |(i, ty): &(usize, AnyType)| match model.columns[*i].role {
-        // A time that the program has written itself makes no write a failure, see `Text::take`.
+        // A value in an `auto_now_add` column that cannot be decoded does not make the write fail,
+        // see `Text::take`.
         ColumnRole::GeneratedKey | ColumnRole::Version | ColumnRole::AutoNowAdd => {
             rows.fits(*i, ty)
         }
@@ -237,24 +250,24 @@ async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Res
     Ok(TableFacts { readable, atomic: Some(true), ..TableFacts::default() })
 }
 
-/// Whether a row that an UPDATE or a DELETE did not write is not there, because nothing can keep it from being written: no
-/// version, trigger, rule or policy.
+/// Whether a row that an UPDATE or a DELETE has not written does not exist, because nothing can
+/// keep it from being written: no version, trigger, rule or policy.
 ///
 /// # Errors
 ///
-/// What the database refuses.
+/// Returns an error if the database refuses the query.
 pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
     Ok(!rows.schema().has(ColumnGroup::Version) && stores_every_row(conn, rows).await?)
 }
 
-/// Whether nothing keeps a row from being written, and so none of several rows from being inserted: no trigger, rule or policy,
-/// and on SQLite no conflict clause.
+/// Whether nothing can keep a row from being written, so that an INSERT of several rows stores all
+/// of them: no trigger, rule or policy, and on SQLite no conflict clause.
 ///
 /// # Errors
 ///
-/// What the database refuses.
+/// Returns an error if the database refuses the query.
 pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
-    compare(conn).await?;
+    revalidate(conn).await?;
     if conn.facts().keeps_no_row(rows) {
         return Ok(true);
     }
@@ -274,16 +287,17 @@ pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Rows) -> Re
 const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND \
      tbl_name = $1 COLLATE NOCASE)";
 
-/// A table of its own, without triggers of the program, rules and policies.
+/// An ordinary table without child tables, user-defined triggers, rules and row-level security.
 const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
      relrowsecurity AND NOT relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = pg_class.oid AND NOT \
      tgisinternal))";
 
-/// Whether the database says how many rows a statement has written: SQLite does not if the triggers of a view write them.
+/// Whether the database reports how many rows a statement has written. SQLite does not, if the
+/// triggers of a view write the rows.
 ///
 /// # Errors
 ///
-/// What the database refuses.
+/// Returns an error if the database refuses the query.
 pub(crate) async fn counts_rows(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
     let kind = conn.kind();
     match conn.facts().counted(kind, rows) {
@@ -312,14 +326,14 @@ fn look_up_counted<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<
 const SQLITE_COUNTS: &str = "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') \
      AND type = 'view')";
 
-/// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if they are deferrable, or if there is no unique index
-/// of them.
+/// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if the columns have no
+/// unique index, or a deferrable one.
 ///
 /// # Errors
 ///
-/// What the database refuses.
+/// Returns an error if the database refuses the query.
 pub(crate) async fn is_arbiter(conn: &mut Conn<'_>, rows: &dyn Rows, on: &[usize]) -> Result<bool> {
-    compare(conn).await?;
+    revalidate(conn).await?;
     if let Some(arbiter) = conn.facts().arbiter(rows, |columns| columns == on) {
         return Ok(arbiter);
     }
@@ -345,18 +359,20 @@ const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)
      name)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND (SELECT \
      group_concat(name, char(1)) FROM (SELECT name FROM pragma_index_info(i.name, $3) ORDER BY name)) = $1)";
 
-/// Each unique index of these columns is an arbiter, and none may be deferrable. A table with rules has no ON CONFLICT.
+/// PostgreSQL uses every unique index of these columns as an arbiter, so none may be deferrable. A
+/// table with rules does not support `ON CONFLICT`.
 const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($2) \
      AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($2) AND indisunique AND indisvalid \
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
      FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $1";
 
-/// The columns of a PostgreSQL table, which are named in this order, whose types compare text in their own way: values that are
-/// sent as `text` must be cast to these types, or the columns would be compared as text.
+/// The columns of a PostgreSQL table whose types compare text by their own rules, as positions in
+/// `columns`. Values that are sent as `text` must be cast to these types; otherwise the columns
+/// would be compared as `text`.
 ///
 /// # Errors
 ///
-/// What the database refuses.
+/// Returns an error if the database refuses the query.
 pub(crate) async fn casts(conn: &mut Conn<'_>, rows: &dyn Rows, columns: &[&str]) -> Result<Casts> {
     match conn.facts().casts(rows) {
         Some(casts) => Ok(casts),
@@ -380,7 +396,7 @@ fn look_up_casts<'s>(
         };
         let casts: Vec<_> = found.iter().filter_map(cast).collect();
         let casts: Casts = (!casts.is_empty()).then(|| casts.into());
-        // Without a column there is no such table yet.
+        // A table without columns does not exist yet, so nothing is cached.
         if !found.is_empty() {
             conn.facts().add(
                 rows,
@@ -392,9 +408,10 @@ fn look_up_casts<'s>(
     })
 }
 
-/// The columns of a table, each with its type if that is one of text and compares otherwise than `text`, `varchar` and `name`
-/// do. A domain compares as the type that it is of. The schema is named so that the search path does not matter, and no
-/// length, because a cast to a length truncates.
+/// Selects the columns of a table, each with its type if it is a text type that compares
+/// differently than `text`, `varchar` and `name`. A domain compares as its base type. The type is
+/// qualified by its schema, because the search path may vary, and has no length, because a cast to
+/// a length truncates.
 const POSTGRES_TEXT_TYPES: &str = "WITH RECURSIVE _types AS (SELECT attname, atttypid AS type FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnum > 0 AND \
      NOT attisdropped UNION ALL SELECT attname, typbasetype FROM _types JOIN pg_type ON oid = type WHERE typtype = 'd') SELECT \
      attname::text, CASE WHEN typcategory = 'S' AND type NOT IN ('text'::regtype, 'varchar'::regtype, 'name'::regtype) THEN \

@@ -1,8 +1,9 @@
 //! The order in which several rows are written.
 //!
-//! PostgreSQL locks the rows of a statement one after the other, and keeps the locks until the end of the transaction. Two
-//! transactions that lock the same rows in different orders deadlock. So all rows are written in the order of their keys,
-//! whatever their order in the slice. Receivers and results keep the order of the slice.
+//! PostgreSQL locks the rows of a statement one after the other, and keeps the locks until the end
+//! of the transaction. Two transactions that lock the same rows in different orders deadlock. So
+//! all rows are written in the order of their keys, regardless of their order in the caller's
+//! slice. Receivers and results keep the order of the slice.
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
@@ -12,18 +13,19 @@ use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::write::inspect;
 
-/// The order in which rows are written, if it is not their own.
+/// Returns the order in which the rows are written. An empty order means that of the caller's
+/// slice.
 ///
 /// # Errors
 ///
-/// What the database refuses, if it is asked how it compares the keys.
+/// Returns the database's error if the lookup of how it compares the keys fails.
 pub(crate) async fn write_order(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Vec<usize>> {
     let casts = key_casts(conn, rows).await?;
     Ok(order(rows, |keyed| sort_by_key(conn.kind(), rows, &casts, keyed)))
 }
 
-/// Those with a key first, so that they and those without are two statements, and no key that the database assigns is one that
-/// comes later.
+/// The order in which rows with a key come first. So rows with a key and rows without one form two
+/// statements, and the database does not generate a key that a later row already has.
 pub(crate) fn keyed_first(rows: &dyn Rows) -> Vec<usize> {
     order(rows, |_| ())
 }
@@ -35,7 +37,8 @@ fn order(rows: &dyn Rows, sort: impl FnOnce(&mut [usize])) -> Vec<usize> {
     if keyed.is_sorted() { Vec::new() } else { keyed }
 }
 
-/// The types of the parts of the key that compare text in their own way, if there are several rows to be ordered by them.
+/// The types of the key columns that compare text by their own rules. Looked up only if there are
+/// several rows to sort.
 pub(crate) async fn key_casts(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Casts> {
     let kind = conn.kind();
     let mut key = rows.schema().group(ColumnGroup::Key);
@@ -48,15 +51,16 @@ pub(crate) async fn key_casts(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Ca
     }
 }
 
-/// Sorts rows, all of which have a key, where the order in which rows are locked matters.
+/// Sorts rows that all have a key, if the order in which rows are locked matters.
 pub(crate) fn sort_by_key(kind: DatabaseKind, rows: &dyn Rows, casts: &Casts, order: &mut [usize]) {
     if kind == DatabaseKind::Postgres {
         sort(rows, casts, order);
     }
 }
 
-/// What PostgreSQL sorts by to have the order of [`sort_by_key`]: a part of the key of this name, with the name of the field's
-/// type, in a column of a type that compares text in its own way.
+/// The `ORDER BY` expression with which PostgreSQL sorts as [`sort_by_key`] does. `name` is the key
+/// column, `field` the type of the field, and `cast` the type of the column if it compares text by
+/// its own rules.
 pub(crate) fn sql(name: &str, field: &str, cast: Option<&str>) -> String {
     match field {
         _ if ignores_case(cast.unwrap_or(field)) => {
@@ -68,7 +72,7 @@ pub(crate) fn sql(name: &str, field: &str, cast: Option<&str>) -> String {
     }
 }
 
-/// Whether no two values that the database takes for equal are given to it as different bytes.
+/// Whether values that are equal in the database always have the same encoding.
 pub(crate) fn compares_bytes(field: &str) -> bool {
     const TYPES: [&str; 12] = [
         "BOOL",
@@ -87,22 +91,24 @@ pub(crate) fn compares_bytes(field: &str) -> bool {
     TYPES.contains(&field)
 }
 
-/// Whether a type is one of text. Without a collation, the database sorts it in another order than [`sort_by_key`] does.
+/// Whether a type is a text type. Without an explicit collation, the database sorts text
+/// differently than [`sort_by_key`] does.
 fn is_text(field: &str) -> bool {
     ["TEXT", "VARCHAR", "CHAR", "NAME", "UNKNOWN"].iter().any(|ty| field.eq_ignore_ascii_case(ty))
 }
 
-/// Whether a type takes texts for equal that differ in case.
+/// Whether a type ignores case when it compares text.
 fn ignores_case(ty: &str) -> bool {
     let name = ty.rsplit('.').next().unwrap_or(ty);
     name.eq_ignore_ascii_case("citext")
 }
 
-/// Sorts rows by their keys. Rows with the same key stay in their order.
+/// Sorts rows by their keys. Rows with the same key keep their order.
 ///
-/// The order must be the same for every caller and in every process, however a key is written. It is that of the encoded keys, in
-/// which numbers, text in the collation `C`, UUIDs and times are in the order of the database. A key that cannot be encoded fails
-/// in the statement.
+/// The order must be the same for every caller and in every process, regardless of how a key is
+/// written. It is the order of the encoded keys: for numbers, text in the collation `C`, UUIDs and
+/// times, the encoding has the order of the database. If a key cannot be encoded, the statement
+/// that writes the row returns the error.
 #[cfg(feature = "postgres")]
 fn sort(rows: &dyn Rows, casts: &Casts, order: &mut [usize]) {
     if order.len() < 2 {
@@ -136,7 +142,7 @@ mod encoded {
     use crate::table::rows::Rows;
     use crate::table::schema::ColumnGroup;
 
-    /// The encoded keys of rows, one after the other.
+    /// The encoded keys of rows, concatenated.
     #[derive(Default)]
     pub(super) struct Keys {
         buffer: PgArgumentBuffer,
@@ -162,7 +168,8 @@ mod encoded {
         }
     }
 
-    /// Appends a value so that the order of the bytes is that of the values, also if more bytes follow.
+    /// Appends a value so that the order of the bytes is the order of the values, even if more
+    /// bytes follow.
     fn append(
         value: &dyn Bindable<Postgres>,
         cast: Option<&str>,
@@ -178,7 +185,8 @@ mod encoded {
                 buffer.extend_from_slice(text.as_bytes());
                 buffer.push(0);
             }
-            // Signed, in big-endian order.
+            // Signed integers in big-endian order: negative numbers have the sign bit set, but come
+            // first.
             "INT8" | "INT4" | "INT2" | "TIMESTAMPTZ" | "TIMESTAMP" | "DATE" | "TIME" | "MONEY" => {
                 let _ = value.encode(buffer)?;
                 if let Some(first) = buffer.get_mut(start) {
@@ -188,14 +196,14 @@ mod encoded {
             // No text contains a zero byte.
             name if super::is_text(name) => {
                 let _ = value.encode(buffer)?;
-                // `char(n)` ignores spaces at the end.
+                // `char(n)` ignores trailing spaces.
                 if cast.is_some() {
                     let text = buffer[start..].trim_ascii_end().len();
                     buffer.truncate(start + text);
                 }
                 buffer.push(0);
             }
-            // The sign is the first bit, and negative numbers are in the opposite order.
+            // The sign is the first bit, and negative numbers sort in reverse.
             "FLOAT8" | "FLOAT4" => {
                 let _ = value.encode(buffer)?;
                 let is_negative = buffer.get(start).is_some_and(|first| first & 0x80 != 0);

@@ -25,7 +25,7 @@ use crate::table::chunk;
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 
-/// What is done to rows.
+/// The kind of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum WriteKind {
     Save(SaveKind),
@@ -33,7 +33,7 @@ pub(crate) enum WriteKind {
 }
 
 impl WriteKind {
-    /// As the chain of a recursion and the reason of a rollback call it.
+    /// The verb in the operation chain of a recursion error and in the reason of a rollback.
     pub(crate) fn verb(&self) -> &'static str {
         match self {
             Self::Save(_) => "save",
@@ -41,13 +41,23 @@ impl WriteKind {
         }
     }
 
-    /// Whether several rows are more than one statement, of which all or none are to be stored.
-    pub(crate) fn is_several(&self, rows: &dyn Rows, kind: DatabaseKind, settled: bool) -> bool {
+    /// Whether a write of several rows needs a transaction, because it may take several statements
+    /// that must succeed or fail together. `settled` means that no receiver runs before the
+    /// statement.
+    pub(crate) fn needs_transaction(
+        &self,
+        rows: &dyn Rows,
+        kind: DatabaseKind,
+        settled: bool,
+    ) -> bool {
         match self {
-            // A receiver before the statement can still give a row its key, which decides how many statements there are.
+            // Rows with a key and rows without one are inserted by different statements, and a
+            // `pre_save` receiver can still set a key. So the number of statements is known only if
+            // the rows are settled.
             Self::Save(SaveKind::Insert) if settled => chunk::inserts(kind, rows).len() != 1,
             Self::Save(_) => true,
-            // SQLite is asked first which rows are there, and a version that is not the stored one undoes the others.
+            // On SQLite, the stored rows are selected before the DELETE. If the rows have versions,
+            // one stale row must undo the deletes of the others.
             Self::Delete => {
                 let versioned = rows.schema().has(ColumnGroup::Version);
                 kind == DatabaseKind::Sqlite || versioned || chunk::deletes(kind, rows).len() != 1
@@ -56,27 +66,27 @@ impl WriteKind {
     }
 }
 
-/// What a save may do.
+/// The kind of a save.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum SaveKind {
-    /// UPDATE by key, or INSERT.
+    /// UPDATE by key, or INSERT if there is no such row.
     Save,
     Insert,
     Update,
-    /// UPDATE of these columns.
+    /// UPDATE of only these columns.
     Fields(Arc<[usize]>),
-    /// UPDATE of the row that has the same in these columns, or INSERT.
+    /// UPDATE of the row that has the same values in these columns, or INSERT if there is none.
     Upsert(Arc<[usize]>),
-    /// INSERT, or nothing where a row has the same in these columns.
+    /// INSERT, unless a row has the same values in these columns.
     GetOrCreate(Arc<[usize]>),
 }
 
-/// What has become of a row.
+/// The result of a save of one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stored {
     Created,
     Updated,
-    /// Another row was there already.
+    /// Nothing was stored, because a conflicting row already exists.
     Not,
 }
 
@@ -102,37 +112,37 @@ impl Stored {
     }
 }
 
-/// The rows of one statement, where they are but one.
+/// The batches of a write of a single row.
 const ONE: &[Range<usize>] = &[Range { start: 0, end: 1 }];
 
-/// What a write has done.
+/// The result of a write.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct WriteOutcome {
-    /// Whether the rows are new; of a save.
+    /// Whether the saved rows are new. `None` for a delete, or if nothing was saved.
     pub(crate) created: Option<bool>,
-    /// The rows of each statement that were written, as slices of those that the program gave.
+    /// The written rows of each statement, as ranges of the caller's slice.
     pub(crate) batches: Cow<'static, [Range<usize>]>,
-    /// The rows that a trigger kept from being deleted, in order.
+    /// The rows that a trigger kept from being deleted, as sorted indices into the caller's slice.
     pub(crate) kept: Vec<usize>,
 }
 
 impl WriteOutcome {
-    /// The one row that there is.
+    /// The result of a write of a single row.
     pub(crate) const fn one(created: Option<bool>) -> Self {
         Self { created, batches: Cow::Borrowed(ONE), kept: Vec::new() }
     }
 
-    /// Several rows, as slices of those that the program gave.
+    /// The result of a write of several rows, given as ranges of the caller's slice.
     pub(crate) fn several(created: Option<bool>, batches: Vec<Range<usize>>) -> Self {
         Self { created, batches: batches.into(), kept: Vec::new() }
     }
 
-    /// How many rows were written.
+    /// The number of written rows.
     pub(crate) fn len(&self) -> usize {
         self.batches.iter().map(Range::len).sum()
     }
 
-    /// The rows that were written, in the order in which the program gave them.
+    /// The written rows, in the order of the caller's slice.
     pub(crate) fn rows(&self) -> impl Iterator<Item = usize> + use<> {
         let mut slices = self.batches.clone();
         if !slices.is_sorted_by_key(|slice| slice.start) {
@@ -142,7 +152,7 @@ impl WriteOutcome {
     }
 }
 
-/// Says which of the rows of a statement an error is about.
+/// Adds to an error which row it is about.
 pub(crate) fn row_error(verb: &'static str, rows: &dyn Rows, row: usize, error: Error) -> Error {
     let (model, key) = (rows.model(), rows.key(row));
     Error::Row { verb, model, row: rows.place(row), key, source: Box::new(error) }
@@ -155,7 +165,9 @@ pub struct Saved {
     pub created: bool,
 }
 
-/// What takes the answer of a statement whose future was dropped into a copy of the rows.
+/// Reads the answer of a detached statement into a copy of the rows. The future that sent the
+/// statement was dropped, so the original rows are no longer available. `database` knows this type
+/// only as [`OnDetached`].
 pub(crate) struct TakeAnswer(Box<Take>);
 
 type Take = dyn FnOnce(&mut dyn Rows, Answer) -> Result<WriteOutcome> + Send;
@@ -169,7 +181,7 @@ impl TakeAnswer {
 
     /// # Errors
     ///
-    /// If the answer cannot be taken.
+    /// Returns an error if the answer cannot be read into the rows.
     pub(crate) fn take(
         on_detached: OnDetached,
         rows: &mut dyn Rows,
@@ -177,7 +189,7 @@ impl TakeAnswer {
     ) -> Result<WriteOutcome> {
         match on_detached.downcast::<Self>() {
             Ok(this) => (this.0)(rows, answer),
-            Err(_) => Err(Error::other("a statement was sent without a way to take its answer")),
+            Err(_) => Err(Error::other("a detached statement has no handler for its answer")),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Who hears of a write: those before the statement, those after it, those that wait for the end of the transaction.
+//! Notifies the receivers of a write: those before the statement, those after it, and those
+//! deferred to the end of the transaction.
 
 use crate::write::WriteOutcome;
 use crate::write::row_error;
@@ -27,20 +28,20 @@ use crate::write::inspect;
 use crate::write::save;
 use crate::write::single::store;
 
-/// A write, as its receivers hear of it.
+/// A write and the receivers to notify of it.
 #[derive(Clone)]
 pub(crate) struct Notifier {
-    pub(crate) pair: Arc<WriteReceivers>,
-    pub(crate) unit: WriteKind,
+    pub(crate) receivers: Arc<WriteReceivers>,
+    pub(crate) kind: WriteKind,
     recorders: Recorders,
-    /// Whether it may be several rows, so that an error of one says which.
+    /// Whether the write may have several rows, so that an error of one row has to name it.
     pub(crate) many: bool,
     pub(crate) written: WriteOutcome,
-    /// What each row was before, where that is asked for.
-    pub(crate) before: Vec<SharedPreviousRow>,
+    /// The previous state of each row, if a receiver asks for it.
+    pub(crate) previous_rows: Vec<SharedPreviousRow>,
 }
 
-/// What one event is about.
+/// The rows that an event is about.
 enum Part {
     Row(usize),
     Batch(Range<usize>),
@@ -48,17 +49,24 @@ enum Part {
 
 impl Notifier {
     pub(crate) fn new(
-        unit: WriteKind,
+        kind: WriteKind,
         many: bool,
-        pair: Arc<WriteReceivers>,
+        receivers: Arc<WriteReceivers>,
         recorders: Recorders,
     ) -> Self {
-        Self { pair, unit, recorders, many, written: WriteOutcome::default(), before: Vec::new() }
+        Self {
+            receivers,
+            kind,
+            recorders,
+            many,
+            written: WriteOutcome::default(),
+            previous_rows: Vec::new(),
+        }
     }
 
-    /// An error of one of several rows says which.
-    pub(crate) fn of_row(&self, rows: &dyn Rows, row: usize, error: Error) -> Error {
-        let verb = match self.unit {
+    /// If the write may have several rows, adds to an error which row it is about.
+    pub(crate) fn with_row(&self, rows: &dyn Rows, row: usize, error: Error) -> Error {
+        let verb = match self.kind {
             WriteKind::Save(SaveKind::Insert) => "insert",
             WriteKind::Save(_) => "update",
             WriteKind::Delete => "delete",
@@ -72,81 +80,87 @@ impl Notifier {
         rows: &dyn Rows,
         conn: &mut Conn<'_>,
     ) -> Result<bool> {
-        let verb = match &self.unit {
-            WriteKind::Save(verb) => Some(verb),
-            // Which rows a trigger has kept is asked after the statement, and this future may be dropped then.
+        let save_kind = match &self.kind {
+            WriteKind::Save(save_kind) => Some(save_kind),
+            // The rows that a trigger kept are looked up after the DELETE. If the future were
+            // dropped in between, this lookup would not run.
             WriteKind::Delete if rows.len() > 1 => return inspect::is_plain(conn, rows).await,
             WriteKind::Delete => None,
         };
         let kind = conn.kind();
-        let commits_itself = match conn.facts().commits_itself(kind, rows, verb) {
+        let commits_itself = match conn.facts().commits_itself(kind, rows, save_kind) {
             Some(known) => known,
-            None => inspect::commits_itself(conn, rows, verb).await?,
+            None => inspect::commits_itself(conn, rows, save_kind).await?,
         };
-        // If one of several rows is not stored, none is.
-        let several = rows.len() > 1 && verb == Some(&SaveKind::Insert);
+        // An INSERT of several rows must store all of them or none.
+        let several = rows.len() > 1 && save_kind == Some(&SaveKind::Insert);
         Ok(commits_itself && (!several || inspect::stores_every_row(conn, rows).await?))
     }
 
-    /// Writes the rows.
-    pub(crate) async fn write(
+    /// Executes the statements of the write.
+    pub(crate) async fn execute(
         &self,
         rows: &mut dyn SignalRows,
         conn: &mut Conn<'_>,
-        scene: &OperationContext,
+        context: &OperationContext,
     ) -> Result<WriteOutcome> {
-        match &self.unit {
-            WriteKind::Save(verb) => {
-                save::stamp(rows, verb);
+        match &self.kind {
+            WriteKind::Save(save_kind) => {
+                save::stamp(rows, save_kind);
                 match self.many {
-                    true => save::write_many(rows, conn, verb, self).await,
-                    false => Ok(store(conn, rows, verb, self.pair.previous).await?.written()),
+                    true => save::write_many(rows, conn, save_kind, self).await,
+                    false => {
+                        Ok(store(conn, rows, save_kind, self.receivers.previous).await?.written())
+                    }
                 }
             }
-            WriteKind::Delete if self.cascades() => cascade::delete(rows, conn, self, scene).await,
-            WriteKind::Delete if self.many || self.pair.previous => {
+            WriteKind::Delete if self.cascades() => {
+                cascade::delete(rows, conn, self, context).await
+            }
+            WriteKind::Delete if self.many || self.receivers.previous => {
                 delete::delete_rows(rows, conn, self).await
             }
             WriteKind::Delete => delete::delete_one(rows, conn).await,
         }
     }
 
-    /// Whether rows of other models may belong to those that are deleted.
+    /// Whether rows of other models may reference the deleted rows.
     fn cascades(&self) -> bool {
-        self.unit == WriteKind::Delete && !self.pair.dependents.is_empty()
+        self.kind == WriteKind::Delete && !self.receivers.dependents.is_empty()
     }
 
-    /// Tells those ahead of the statement. Of a delete with rows that belong to others, they are told later, when it is known
-    /// which rows are deleted.
-    pub(crate) async fn tell_before(
+    /// Runs the receivers before the statement. For a cascading delete, they run later, when the
+    /// rows to delete are known.
+    pub(crate) async fn notify_before(
         &self,
         rows: &mut dyn SignalRows,
         mut conn: Option<&mut Conn<'_>>,
-        scene: &OperationContext,
+        context: &OperationContext,
     ) -> Result<()> {
-        if self.is_silent_before() || self.cascades() {
+        if self.is_before_empty() || self.cascades() {
             return Ok(());
         }
         for row in 0..rows.len() {
-            self.tell_before_row(rows, row, conn.as_deref_mut(), scene).await?;
+            self.notify_before_row(rows, row, conn.as_deref_mut(), context).await?;
         }
         Ok(())
     }
 
-    /// Whether there is nobody ahead of the statement.
-    pub(crate) fn is_silent_before(&self) -> bool {
-        self.pair.before.is_empty() && !self.recorders.any()
+    /// Whether neither a receiver nor a recorder is notified before the statement.
+    pub(crate) fn is_before_empty(&self) -> bool {
+        self.receivers.before.is_empty() && !self.recorders.any()
     }
 
-    /// Tells those ahead of the statement about one row. A row without a key is not stored, and so it is not deleted.
-    pub(crate) async fn tell_before_row(
+    /// Runs the receivers before the statement for one row. A row without a key is not stored, so
+    /// it is not deleted and has no `pre_delete`.
+    pub(crate) async fn notify_before_row(
         &self,
         rows: &mut dyn SignalRows,
         row: usize,
         mut conn: Option<&mut Conn<'_>>,
-        scene: &OperationContext,
+        context: &OperationContext,
     ) -> Result<()> {
-        let (signal, told) = match self.unit {
+        let (signal, row_event) = match self.kind {
             WriteKind::Delete if !rows.has_key(row) => return Ok(()),
             WriteKind::Delete => (pre_delete::NAME, RowEvent::PreDelete(row)),
             WriteKind::Save(_) => (pre_save::NAME, RowEvent::PreSave(row)),
@@ -157,125 +171,133 @@ impl Notifier {
             conn.state.set_notified();
         }
         self.recorders.before(signal, rows.at(row));
-        let mut event = RowsEvent { rows: &mut *rows, event: told };
-        let done = dispatch(&self.pair.before, &mut event, conn, scene, &None).await;
-        done.map_err(|error| self.of_row(rows, row, error))
+        let mut event = RowsEvent { rows: &mut *rows, event: row_event };
+        let done = dispatch(&self.receivers.before, &mut event, conn, context, &None).await;
+        done.map_err(|error| self.with_row(rows, row, error))
     }
 
-    /// Tells those behind the statement.
-    pub(crate) async fn tell_after(
+    /// Runs the receivers after the statement, except the deferred ones.
+    pub(crate) async fn notify_after(
         &self,
         rows: &mut dyn SignalRows,
         mut conn: Option<&mut Conn<'_>>,
-        scene: &OperationContext,
+        context: &OperationContext,
     ) -> Result<()> {
-        if !self.pair.after.is_empty() {
+        if !self.receivers.after.is_empty() {
             for row in self.written.rows() {
-                let mut event = RowsEvent { rows: &mut *rows, event: self.told(row) };
-                let (after, conn) = (&self.pair.after, conn.as_deref_mut());
-                let done = dispatch(after, &mut event, conn, scene, self.before_of(row)).await;
-                done.map_err(|error| self.of_row(rows, row, error))?;
+                let mut event = RowsEvent { rows: &mut *rows, event: self.row_event(row) };
+                let (after, conn) = (&self.receivers.after, conn.as_deref_mut());
+                let done = dispatch(after, &mut event, conn, context, self.previous_row(row)).await;
+                done.map_err(|error| self.with_row(rows, row, error))?;
             }
         }
-        if !self.pair.batch.is_empty() {
+        if !self.receivers.batch.is_empty() {
             for batch in self.written.batches.iter() {
-                let mut event = RowsEvent { rows: &mut *rows, event: self.told_batch(batch) };
+                let mut event = RowsEvent { rows: &mut *rows, event: self.batch_event(batch) };
                 let conn = conn.as_deref_mut();
-                dispatch(&self.pair.batch, &mut event, conn, scene, &None).await?;
+                dispatch(&self.receivers.batch, &mut event, conn, context, &None).await?;
             }
         }
         Ok(())
     }
 
-    /// Tells those behind a statement that has committed itself, and those that waited for that.
-    pub(crate) async fn tell_alone(
+    /// Runs the receivers after a statement that has committed itself, then the deferred receivers.
+    pub(crate) async fn notify_after_commit(
         &self,
         rows: &mut dyn SignalRows,
-        scene: &OperationContext,
+        context: &OperationContext,
     ) -> Result<()> {
-        // The rows are stored, whatever their receivers do.
-        let received = self.tell_after(rows, None, scene).await.map_err(Error::not_refused);
+        // The rows are already stored, so the error of a receiver does not mean that the write was
+        // refused.
+        let received = self.notify_after(rows, None, context).await.map_err(Error::not_refused);
         let received = Pending::new(received);
         let mut uncopied = Vec::new();
-        let postponed = self.postponed_or(rows, scene, |part, keep| {
-            // A `Clone` that panics must lose no receiver: the row is stored.
+        let deferred = self.deferred_with(rows, context, |part, keep| {
+            // The row is stored, so its receivers must run even if `Clone` panics.
             catch_unwind(AssertUnwindSafe(keep)).unwrap_or_else(|_| {
                 uncopied.push(part);
                 None
             })
         });
-        if !postponed.is_empty() {
-            finish(run_all(postponed, End::Committed, None)).await;
+        if !deferred.is_empty() {
+            finish(run_all(deferred, End::Committed, None)).await;
         }
-        // Without a copy they run here, and are lost if this future is dropped.
+        // Without a copy, the deferred receivers run in this future, and are not run if it is
+        // dropped.
         for part in uncopied {
-            let (to, told, before) = match &part {
-                Part::Row(row) => (&self.pair.deferred, self.told(*row), self.before_of(*row)),
-                Part::Batch(rows) => (&self.pair.deferred_batch, self.told_batch(rows), &None),
+            let (to, row_event, before) = match &part {
+                Part::Row(row) => {
+                    (&self.receivers.deferred, self.row_event(*row), self.previous_row(*row))
+                }
+                Part::Batch(rows) => {
+                    (&self.receivers.deferred_batch, self.batch_event(rows), &None)
+                }
             };
-            let mut event = RowsEvent { rows: &mut *rows, event: told };
-            notify_committed(to, &mut event, scene, before).await;
+            let mut event = RowsEvent { rows: &mut *rows, event: row_event };
+            notify_committed(to, &mut event, context, before).await;
         }
         received.take()
     }
 
-    /// What waits for the end of the transaction.
-    pub(crate) fn postponed(
+    /// Returns the deliveries that are deferred to the end of the transaction.
+    pub(crate) fn deferred(
         &self,
         rows: &mut dyn SignalRows,
-        scene: &OperationContext,
+        context: &OperationContext,
     ) -> Vec<Box<dyn Deferred>> {
-        self.postponed_or(rows, scene, |_, keep| keep())
+        self.deferred_with(rows, context, |_, keep| keep())
     }
 
-    /// As [`postponed`](Self::postponed); `attempt` is given what keeps each event, which may panic.
-    fn postponed_or(
+    /// As [`deferred`](Self::deferred). Each event is kept by the function that `attempt` gets,
+    /// which may panic.
+    fn deferred_with(
         &self,
         rows: &mut dyn SignalRows,
-        scene: &OperationContext,
+        context: &OperationContext,
         mut attempt: impl FnMut(
             Part,
             &mut dyn FnMut() -> Option<Box<dyn Deferred>>,
         ) -> Option<Box<dyn Deferred>>,
     ) -> Vec<Box<dyn Deferred>> {
         let mut all = Vec::new();
-        if !self.pair.deferred.is_empty() || self.recorders.any() {
-            let (created, seen) = (self.written.created, scene.db.is_some());
+        if !self.receivers.deferred.is_empty() || self.recorders.any() {
+            let (created, seen) = (self.written.created, context.db.is_some());
             let signal = if created.is_some() { post_save::NAME } else { post_delete::NAME };
             for row in self.written.rows() {
-                let event = RowsEvent { rows: &mut *rows, event: self.told(row) };
-                let before = self.before_of(row);
-                let mut keep = || DeferredDelivery::of(&self.pair.deferred, &event, scene, before);
+                let event = RowsEvent { rows: &mut *rows, event: self.row_event(row) };
+                let before = self.previous_row(row);
+                let mut keep =
+                    || DeferredDelivery::of(&self.receivers.deferred, &event, context, before);
                 let waiting = attempt(Part::Row(row), &mut keep);
                 all.extend(self.recorders.after(signal, created, rows.at(row), seen, waiting));
             }
         }
-        if !self.pair.deferred_batch.is_empty() {
+        if !self.receivers.deferred_batch.is_empty() {
             for batch in self.written.batches.iter() {
-                let event = RowsEvent { rows: &mut *rows, event: self.told_batch(batch) };
+                let event = RowsEvent { rows: &mut *rows, event: self.batch_event(batch) };
                 let mut keep =
-                    || DeferredDelivery::of(&self.pair.deferred_batch, &event, scene, &None);
+                    || DeferredDelivery::of(&self.receivers.deferred_batch, &event, context, &None);
                 all.extend(attempt(Part::Batch(batch.clone()), &mut keep));
             }
         }
         all
     }
 
-    fn told(&self, row: usize) -> RowEvent {
+    fn row_event(&self, row: usize) -> RowEvent {
         match self.written.created {
             Some(created) => RowEvent::PostSave { row, created },
             None => RowEvent::PostDelete(row),
         }
     }
 
-    fn told_batch(&self, rows: &Range<usize>) -> RowEvent {
+    fn batch_event(&self, rows: &Range<usize>) -> RowEvent {
         match self.written.created {
             Some(created) => RowEvent::PostSaveBatch { rows: rows.clone(), created },
             None => RowEvent::PostDeleteBatch(rows.clone()),
         }
     }
 
-    fn before_of(&self, row: usize) -> &SharedPreviousRow {
-        self.before.get(row).unwrap_or(&None)
+    fn previous_row(&self, row: usize) -> &SharedPreviousRow {
+        self.previous_rows.get(row).unwrap_or(&None)
     }
 }

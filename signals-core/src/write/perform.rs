@@ -1,7 +1,8 @@
-//! The way of one write with its receivers: those before it, the statement, those after it, those that wait.
+//! Performs one write with its receivers: those before the statement, the statement itself, those
+//! after it, and those deferred to the end of the transaction.
 #![expect(
     clippy::manual_async_fn,
-    reason = "the arguments of an `async fn` are in its future twice"
+    reason = "the future of an `async fn` stores each argument twice"
 )]
 
 use crate::database::state::Autocommit;
@@ -30,229 +31,249 @@ use crate::transaction::Transaction;
 use crate::write::WriteOutcome;
 use crate::write::notify::Notifier;
 
-/// Performs a write that has receivers, and returns what it has done.
+/// Performs a write that has receivers.
 ///
-/// On the heap, and compiled once: a program has many futures that contain a save, and most have no receivers. A receiver
-/// that saves is polled inside the save that it receives, and what is on the heap is not on the stack. What it takes there
-/// is for the one way that it goes.
+/// The future is boxed, so that a program's own futures that contain a save stay small: most saves
+/// have no receivers. Boxing also limits stack use if a receiver saves, because that save is polled
+/// inside the save that notified the receiver. Each path is boxed separately, so the allocation is
+/// only as large as the path taken.
 pub(crate) fn perform<'u>(
-    heard: Notifier,
+    notifier: Notifier,
     rows: &'u mut dyn SignalRows,
     source: Source<'u>,
     span: Span,
 ) -> BoxFuture<'u, Result<WriteOutcome>> {
-    let scene = match OperationContext::enter(heard.unit.verb(), rows.model(), &source) {
-        Ok(scene) => scene,
-        Err(error) => return refused(&heard, rows, source, error),
+    let context = match OperationContext::enter(notifier.kind.verb(), rows.model(), &source) {
+        Ok(context) => context,
+        Err(error) => return reject(&notifier, rows, source, error),
     };
-    let mut needs = heard.pair.needs;
+    let mut needs = notifier.receivers.needs;
     match source {
         Source::Conn(conn) if conn.in_transaction() => {
-            traced(span, in_callers_transaction(heard, rows, conn, scene, needs))
+            traced(span, in_callers_transaction(notifier, rows, conn, context, needs))
         }
         source => {
-            let settled = heard.pair.before.is_empty();
-            needs.transaction |= heard.many && heard.unit.is_several(rows, source.kind(), settled);
+            let settled = notifier.receivers.before.is_empty();
+            needs.transaction |=
+                notifier.many && notifier.kind.needs_transaction(rows, source.kind(), settled);
             match needs.transaction {
-                true => traced(span, in_own_transaction(heard, rows, source, scene, needs)),
-                false => traced(span, autocommit(heard, rows, source, scene, needs)),
+                true => traced(span, in_own_transaction(notifier, rows, source, context, needs)),
+                false => traced(span, autocommit(notifier, rows, source, context, needs)),
             }
         }
     }
 }
 
-/// A write that is not to be.
-fn refused<'u>(
-    heard: &Notifier,
+/// Rejects a write before it starts (recursion limit), and marks the caller's transaction as
+/// failed.
+fn reject<'u>(
+    notifier: &Notifier,
     rows: &dyn SignalRows,
     source: Source<'_>,
     error: Error,
 ) -> BoxFuture<'u, Result<WriteOutcome>> {
     let mut done = Err(error);
     if let Source::Conn(mut conn) = source {
-        done = FailGuard::of(&mut conn, heard.unit.verb(), rows.model()).end(done);
+        done = FailGuard::of(&mut conn, notifier.kind.verb(), rows.model()).end(done);
     }
     Box::pin(ready(done))
 }
 
-/// In a transaction that is somebody else's to end.
+/// Performs the write in the caller's transaction.
 fn in_callers_transaction<'u>(
-    mut heard: Notifier,
+    mut notifier: Notifier,
     rows: &'u mut dyn SignalRows,
     mut conn: Conn<'u>,
-    scene: OperationContext,
+    context: OperationContext,
     needs: Requirements,
 ) -> impl Future<Output = Result<WriteOutcome>> + Send + 'u {
     async move {
-        let mut kept = RestoreGuard::of(rows);
-        let model = kept.rows.model();
-        let doubt = FailGuard::of(&mut conn, heard.unit.verb(), model);
+        let mut restore_guard = RestoreGuard::new(rows);
+        let model = restore_guard.rows.model();
+        let fail_guard = FailGuard::of(&mut conn, notifier.kind.verb(), model);
         let done = async {
-            check_observable(model, needs.deferred, doubt.conn).await?;
-            heard.tell_before(kept.rows, Some(&mut *doubt.conn), &scene).await?;
-            write(&mut heard, kept.rows, doubt.conn, &scene).await
+            check_observable(model, needs.deferred, fail_guard.conn).await?;
+            notifier
+                .notify_before(restore_guard.rows, Some(&mut *fail_guard.conn), &context)
+                .await?;
+            execute_and_notify(&mut notifier, restore_guard.rows, fail_guard.conn, &context).await
         };
         let done = done.await;
-        doubt.end(done)?;
-        kept.is_done();
-        Ok(heard.written)
+        fail_guard.end(done)?;
+        restore_guard.disarm();
+        Ok(notifier.written)
     }
 }
 
-/// In a transaction of ours.
+/// Performs the write in a transaction of its own.
 fn in_own_transaction<'u>(
-    heard: Notifier,
+    notifier: Notifier,
     rows: &'u mut dyn SignalRows,
     mut source: Source<'u>,
-    scene: OperationContext,
+    context: OperationContext,
     needs: Requirements,
 ) -> impl Future<Output = Result<WriteOutcome>> + Send + 'u {
     async move {
-        let kept = RestoreGuard::of(rows);
-        prepare(&heard, kept.rows, &mut source, &scene, needs).await?;
+        let restore_guard = RestoreGuard::new(rows);
+        prepare(&notifier, restore_guard.rows, &mut source, &context, needs).await?;
         let conn = source.acquire().await?;
-        transact(heard, kept, conn, &scene, needs).await
+        begin_and_write(notifier, restore_guard, conn, &context, needs).await
     }
 }
 
-/// In a transaction that begins now.
-async fn transact<'u>(
-    heard: Notifier,
-    mut kept: RestoreGuard<'u>,
+/// Opens a transaction, and performs the rest of the write in it.
+async fn begin_and_write<'u>(
+    notifier: Notifier,
+    mut restore_guard: RestoreGuard<'u>,
     conn: Conn<'_>,
-    scene: &'u OperationContext,
+    context: &'u OperationContext,
     needs: Requirements,
 ) -> Result<WriteOutcome> {
-    if !needs.connection_before && !heard.pair.before.is_empty() {
-        kept.begins_here();
+    if !needs.connection_before && !notifier.receivers.before.is_empty() {
+        restore_guard.snapshot();
     }
-    in_transaction(conn, Transacted { heard, kept, scene, needs }).await
+    in_transaction(conn, OwnTransaction { notifier, restore_guard, context, needs }).await
 }
 
-/// A write in a transaction, with those before it that take the connection, and those after it.
-struct Transacted<'w> {
-    heard: Notifier,
-    kept: RestoreGuard<'w>,
-    scene: &'w OperationContext,
+/// The part of a write that runs in its own transaction: the receivers before the statement, if one
+/// of them uses the connection; the statement; and the receivers after it.
+struct OwnTransaction<'w> {
+    notifier: Notifier,
+    restore_guard: RestoreGuard<'w>,
+    context: &'w OperationContext,
     needs: Requirements,
 }
 
-impl Undoable for Transacted<'_> {
+impl Undoable for OwnTransaction<'_> {
     type Done = WriteOutcome;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<WriteOutcome> {
-        let Self { heard, kept, scene, needs } = self;
+        let Self { notifier, restore_guard, context, needs } = self;
         if needs.connection_before {
-            heard.tell_before(kept.rows, Some(&mut **tx), scene).await?;
+            notifier.notify_before(restore_guard.rows, Some(&mut **tx), context).await?;
         }
-        write(heard, kept.rows, tx, scene).await?;
-        Ok(std::mem::take(&mut heard.written))
+        execute_and_notify(notifier, restore_guard.rows, tx, context).await?;
+        Ok(std::mem::take(&mut notifier.written))
     }
 
     fn before_commit(&mut self) {
-        self.kept.is_done();
+        self.restore_guard.disarm();
     }
 
     fn commit_refused(&mut self) {
-        self.kept.restore();
+        self.restore_guard.restore();
     }
 
     fn before_retry(&mut self) {
-        self.kept.begins_again();
+        self.restore_guard.restore_for_retry();
     }
 }
 
-/// One statement that commits itself, and then those that need no transaction, and those that waited for its end.
+/// Executes one statement that commits itself, then runs the receivers that need no transaction and
+/// the deferred receivers. If the statement turns out to need a transaction, the write begins again
+/// in one.
 fn autocommit<'u>(
-    mut heard: Notifier,
+    mut notifier: Notifier,
     rows: &'u mut dyn SignalRows,
     mut source: Source<'u>,
-    scene: OperationContext,
+    context: OperationContext,
     needs: Requirements,
 ) -> impl Future<Output = Result<WriteOutcome>> + Send + 'u {
     async move {
-        // Of several, some are stored and undone again where it is looked for the one that is refused.
-        let changes = heard.many || !heard.pair.before.is_empty();
-        let mut kept = if changes { RestoreGuard::of(rows) } else { RestoreGuard::alone(rows) };
-        prepare(&heard, kept.rows, &mut source, &scene, needs).await?;
+        // If one of several rows is refused, rows are written and rolled back while that row is
+        // located. This changes the instances, so a snapshot is needed.
+        let changes = notifier.many || !notifier.receivers.before.is_empty();
+        let mut restore_guard =
+            if changes { RestoreGuard::new(rows) } else { RestoreGuard::for_statement(rows) };
+        prepare(&notifier, restore_guard.rows, &mut source, &context, needs).await?;
         let conn = source.connect().await?;
         let mut written = None;
-        if heard.commits_itself(kept.rows, conn).await? {
+        if notifier.commits_itself(restore_guard.rows, conn).await? {
             if needs.has_after {
                 conn.state.autocommit = Autocommit::DetachOnDrop;
             }
-            let sent =
-                DetachGuard { heard: &mut heard, rows: kept.rows, conn: &mut *conn, scene: &scene };
-            let done = sent.heard.write(sent.rows, sent.conn, &scene).await;
-            drop(sent);
+            let detach_guard = DetachGuard {
+                notifier: &mut notifier,
+                rows: restore_guard.rows,
+                conn: &mut *conn,
+                context: &context,
+            };
+            let done =
+                detach_guard.notifier.execute(detach_guard.rows, detach_guard.conn, &context).await;
+            drop(detach_guard);
             if !conn.state.take_needs_transaction(&done) {
                 written = Some(done?);
             }
         }
         let Some(written) = written else {
-            kept.keep();
-            // Not lent: a callback behind the commit may wait for the connection.
+            restore_guard.ensure_snapshot();
+            // The transaction takes the connection by value, so that it can release it at the
+            // commit: an on-commit callback may wait for a connection.
             let conn = std::mem::replace(conn, Conn::disconnected());
-            return Box::pin(transact(heard, kept, conn, &scene, needs)).await;
+            return Box::pin(begin_and_write(notifier, restore_guard, conn, &context, needs)).await;
         };
-        heard.written = written;
-        // Stored, whatever becomes of the receivers.
-        kept.is_done();
-        // A receiver may want the connection: back to the pool with it, unless somebody waits for it.
+        notifier.written = written;
+        // The row is stored, even if a receiver fails.
+        restore_guard.disarm();
+        // A pooled connection is returned before the receivers run, because they may acquire one. A
+        // connection borrowed from the caller is kept.
         if !conn.is_borrowed() {
             drop(conn.detach());
         }
-        // Where a `Clone` panics, the receivers run here, and are lost where this is dropped.
+        // If `Clone` panics, the receivers run in this future, and are not run if it is dropped.
         if needs.after_interruptible
-            && let Some(mut copy) = copied(kept.rows)
+            && let Some(mut copy) = copied(restore_guard.rows)
         {
-            let (heard, scene) = (heard.clone(), scene.clone());
-            finish(async move { heard.tell_alone(&mut *copy, &scene).await }).await?;
+            let (notifier, context) = (notifier.clone(), context.clone());
+            finish(async move { notifier.notify_after_commit(&mut *copy, &context).await }).await?;
         } else {
-            heard.tell_alone(kept.rows, &scene).await?;
+            notifier.notify_after_commit(restore_guard.rows, &context).await?;
         }
-        Ok(heard.written)
+        Ok(notifier.written)
     }
 }
 
-/// Those before the statement, where they need no connection. None is taken before: a veto costs nothing.
+/// Runs the receivers before the statement, unless one of them uses the connection. This happens
+/// before a connection is acquired, so a veto does not cost one.
 async fn prepare(
-    heard: &Notifier,
+    notifier: &Notifier,
     rows: &mut dyn SignalRows,
     source: &mut Source<'_>,
-    scene: &OperationContext,
+    context: &OperationContext,
     needs: Requirements,
 ) -> Result<()> {
     if let Source::Conn(conn) = source {
         check_observable(rows.model(), needs.deferred, conn).await?;
     }
-    if needs.connection_before { Ok(()) } else { heard.tell_before(rows, None, scene).await }
+    if needs.connection_before { Ok(()) } else { notifier.notify_before(rows, None, context).await }
 }
 
-/// The statement and those after it.
-async fn write(
-    heard: &mut Notifier,
+/// Executes the statement, and runs the receivers after it.
+async fn execute_and_notify(
+    notifier: &mut Notifier,
     rows: &mut dyn SignalRows,
     conn: &mut Conn<'_>,
-    scene: &OperationContext,
+    context: &OperationContext,
 ) -> Result<()> {
-    heard.written = heard.write(rows, conn, scene).await?;
-    if heard.pair.previous {
-        heard.before = rows.as_rows_mut().take_previous();
+    notifier.written = notifier.execute(rows, conn, context).await?;
+    if notifier.receivers.previous {
+        notifier.previous_rows = rows.as_rows_mut().take_previous();
     }
-    // Ahead of those that run now, whose own writes come after this one.
-    for postponed in heard.postponed(rows, scene) {
-        conn.state.defer(postponed);
+    // The deferred deliveries are queued before the receivers run: writes of these receivers queue
+    // their own deliveries, which come later.
+    for deferred in notifier.deferred(rows, context) {
+        conn.state.defer(deferred);
     }
-    heard.tell_after(rows, Some(conn), scene).await
+    notifier.notify_after(rows, Some(conn), context).await
 }
 
-/// A statement that commits itself. Where it was sent and its caller is gone, its receivers run on a copy of the rows.
+/// Guards a statement that commits itself. If the future is dropped after the statement was sent,
+/// the receivers run on a copy of the rows.
 struct DetachGuard<'a, 'c> {
-    heard: &'a mut Notifier,
+    notifier: &'a mut Notifier,
     rows: &'a mut dyn SignalRows,
     conn: &'a mut Conn<'c>,
-    scene: &'a OperationContext,
+    context: &'a OperationContext,
 }
 
 impl Drop for DetachGuard<'_, '_> {
@@ -262,7 +283,7 @@ impl Drop for DetachGuard<'_, '_> {
         }
         let Some(detached) = self.conn.state.detached.take() else { return };
         let (copy, model) = (copied(self.rows), self.rows.model());
-        let (mut heard, scene) = (self.heard.clone(), self.scene.clone());
+        let (mut notifier, context) = (self.notifier.clone(), self.context.clone());
         let DetachedStatement { future, runtime, on_detached } = *detached;
         spawn::spawn(&runtime, async move {
             let (mut lease, answer) = future.await;
@@ -274,14 +295,14 @@ impl Drop for DetachGuard<'_, '_> {
             });
             match written {
                 Ok((written, mut copy)) => {
-                    heard.written = written;
-                    heard.tell_alone(&mut *copy, &scene).await.log();
+                    notifier.written = written;
+                    notifier.notify_after_commit(&mut *copy, &context).await.log();
                 }
                 Err(error) => {
                     tracing::error!(
                         model,
                         error = format_args!("{error:#}"),
-                        "a write that nobody waits for has told no receiver"
+                        "the write failed after its future was dropped, so no receiver was notified"
                     );
                 }
             }
@@ -289,7 +310,7 @@ impl Drop for DetachGuard<'_, '_> {
     }
 }
 
-/// A copy of the rows; none where a `Clone` panics.
+/// Returns a copy of the rows, or `None` if a `Clone` panics.
 fn copied(rows: &dyn SignalRows) -> Option<Box<dyn SignalRows>> {
     catch_unwind(AssertUnwindSafe(|| rows.copied())).ok().flatten()
 }

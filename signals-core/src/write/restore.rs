@@ -1,56 +1,60 @@
-//! Rows that get back what a failed write has changed in them.
+//! Restores the rows in memory if their write fails.
 
 use crate::signal::rows::SignalRows;
 
-/// Rows that have their keys, versions and automatic columns back where the write of them fails or is dropped.
+/// Restores the keys, versions and automatic columns of the rows if the write fails or its future
+/// is dropped.
 pub(crate) struct RestoreGuard<'m> {
     pub(crate) rows: &'m mut dyn SignalRows,
-    done: bool,
-    /// How often it was noted what a write can change in the rows.
-    notes: usize,
+    disarmed: bool,
+    /// How many snapshots of the rows were taken.
+    snapshots: usize,
 }
 
 impl<'m> RestoreGuard<'m> {
-    pub(crate) fn of(rows: &'m mut dyn SignalRows) -> Self {
+    pub(crate) fn new(rows: &'m mut dyn SignalRows) -> Self {
         rows.keep();
-        Self { rows, done: false, notes: 1 }
+        Self { rows, disarmed: false, snapshots: 1 }
     }
 
-    /// Where nobody but the statement changes the row. A key alone is set when that is through.
-    pub(crate) fn alone(rows: &'m mut dyn SignalRows) -> Self {
+    /// A guard for rows that only the statement changes. If the key is the only column that it can
+    /// change, no snapshot is needed: the key is set only after the statement has succeeded.
+    pub(crate) fn for_statement(rows: &'m mut dyn SignalRows) -> Self {
         match rows.schema().is_only_key() {
-            true => Self { rows, done: true, notes: 0 },
-            false => Self::of(rows),
+            true => Self { rows, disarmed: true, snapshots: 0 },
+            false => Self::new(rows),
         }
     }
 
-    /// As [`of`](Self::of), also if this is of a row that only the statement changes.
-    pub(crate) fn keep(&mut self) {
-        if std::mem::take(&mut self.done) {
-            self.begins_here();
+    /// Takes the snapshot that [`for_statement`](Self::for_statement) may have skipped.
+    pub(crate) fn ensure_snapshot(&mut self) {
+        if std::mem::take(&mut self.disarmed) {
+            self.snapshot();
         }
     }
 
-    /// The rows are as the work in a transaction finds them: receivers may have changed them before.
-    pub(crate) fn begins_here(&mut self) {
+    /// Takes a snapshot at the beginning of the work in the transaction, because receivers may have
+    /// changed the rows since the previous one.
+    pub(crate) fn snapshot(&mut self) {
         self.rows.keep();
-        self.notes += 1;
+        self.snapshots += 1;
     }
 
-    /// The write is done, and the rows stay as they are now.
-    pub(crate) fn is_done(&mut self) {
-        self.done = true;
+    /// Disarms the guard: the write has succeeded, and the rows keep their values.
+    pub(crate) fn disarm(&mut self) {
+        self.disarmed = true;
     }
 
     pub(crate) fn restore(&mut self) {
-        (0..self.notes).for_each(|_| self.rows.restore());
+        (0..self.snapshots).for_each(|_| self.rows.restore());
     }
 
-    /// Brings the rows back to what the work in a transaction has found.
-    pub(crate) fn begins_again(&mut self) {
+    /// Restores the rows to the state in which the work in the transaction began, so that it can
+    /// run again.
+    pub(crate) fn restore_for_retry(&mut self) {
         self.rows.restore();
         self.rows.keep();
-        // What was read and decided on the way is not restored.
+        // The write order and the previous rows are not part of the snapshot.
         self.rows.set_order(Vec::new());
         self.rows.previous_rows().clear();
     }
@@ -58,7 +62,7 @@ impl<'m> RestoreGuard<'m> {
 
 impl Drop for RestoreGuard<'_> {
     fn drop(&mut self) {
-        if !self.done {
+        if !self.disarmed {
             self.restore();
         }
     }

@@ -1,4 +1,4 @@
-//! A save with receivers, of one row or of several.
+//! Saves of one row or of several, with and without receivers.
 
 use crate::transaction::own::Undoable;
 use crate::transaction::own::in_transaction;
@@ -19,7 +19,7 @@ use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 use crate::write::WriteKind;
 use crate::write::WriteOutcome;
-use crate::write::bulk::{self, BulkOp, Left, Update};
+use crate::write::bulk::{self, BulkOp, Unwritten, Update};
 use crate::write::inspect;
 use crate::write::key_order::{keyed_first, write_order};
 use crate::write::locate;
@@ -29,137 +29,145 @@ use crate::write::restore::RestoreGuard;
 use crate::write::single::{not_found, stale, store};
 use crate::write::{SaveKind, Stored};
 
-/// Saves the one row that there is.
+/// Saves the single row in `rows`.
 ///
-/// Where nobody hears of it, this is no future on the heap; that is compiled once for each part of a program that the compiler
-/// takes for itself, but not for each model.
+/// Without receivers, the future is not boxed. The rows are type-erased, so the code is compiled
+/// once per codegen unit, not once per model.
 pub(crate) async fn one(
     rows: &mut dyn SignalRows,
     source: Source<'_>,
-    verb: SaveKind,
+    save_kind: SaveKind,
 ) -> Result<Stored> {
-    let (table, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
+    let (cache, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
     let span = span!("save", model = rows.model());
-    if let Some(pair) = table.save_if_any().or_else(|| recorders.any().then(|| table.save())) {
-        let heard = Notifier::new(WriteKind::Save(verb), false, pair, recorders);
-        return Ok(Stored::of(&perform(heard, rows, source, span).await?));
+    if let Some(receivers) = cache.save_if_any().or_else(|| recorders.any().then(|| cache.save())) {
+        let notifier = Notifier::new(WriteKind::Save(save_kind), false, receivers, recorders);
+        return Ok(Stored::of(&perform(notifier, rows, source, span).await?));
     }
     chain::observe("save", rows.model());
     let mut conn = source.acquire().await?;
     let kind = conn.kind();
-    if !conn.in_transaction() && conn.facts().commits_itself(kind, rows, Some(&verb)) != Some(true)
+    if !conn.in_transaction()
+        && conn.facts().commits_itself(kind, rows, Some(&save_kind)) != Some(true)
     {
-        return traced(span, undoable(rows, conn, verb)).await;
+        return traced(span, inspect_and_save(rows, conn, save_kind)).await;
     }
     let done = if span.is_disabled() {
-        alone(rows, &mut conn, &verb).await
+        save_directly(rows, &mut conn, &save_kind).await
     } else {
-        traced(span, alone(rows, &mut conn, &verb)).await
+        traced(span, save_directly(rows, &mut conn, &save_kind)).await
     };
     match conn.state.take_needs_transaction(&done) {
-        true => transacted(rows, conn, &verb).await,
+        true => save_in_transaction(rows, conn, &save_kind).await,
         false => done,
     }
 }
 
-/// Saves a row that nobody hears of.
-async fn alone(rows: &mut dyn SignalRows, conn: &mut Conn<'_>, verb: &SaveKind) -> Result<Stored> {
-    let doubt = FailGuard::of(conn, "save", rows.model());
-    let mut kept = RestoreGuard::alone(rows);
-    stamp(kept.rows, verb);
-    let done = store(doubt.conn, kept.rows, verb, false).await;
+/// Saves a row that has no receivers. Opens no transaction.
+async fn save_directly(
+    rows: &mut dyn SignalRows,
+    conn: &mut Conn<'_>,
+    save_kind: &SaveKind,
+) -> Result<Stored> {
+    let fail_guard = FailGuard::of(conn, "save", rows.model());
+    let mut restore_guard = RestoreGuard::for_statement(rows);
+    stamp(restore_guard.rows, save_kind);
+    let done = store(fail_guard.conn, restore_guard.rows, save_kind, false).await;
     if done.is_ok() {
-        kept.is_done();
+        restore_guard.disarm();
     }
-    doubt.end(done)
+    fail_guard.end(done)
 }
 
-/// As [`alone`], in a transaction.
-fn transacted<'s>(
+/// As [`save_directly`], in a transaction of its own.
+fn save_in_transaction<'s>(
     rows: &'s mut dyn SignalRows,
     conn: Conn<'s>,
-    verb: &'s SaveKind,
+    save_kind: &'s SaveKind,
 ) -> BoxFuture<'s, Result<Stored>> {
-    Box::pin(in_transaction(conn, Storing { kept: RestoreGuard::of(rows), verb }))
+    Box::pin(in_transaction(conn, RowSave { restore_guard: RestoreGuard::new(rows), save_kind }))
 }
 
-/// A save in a transaction of a row that nobody hears of.
-struct Storing<'s> {
-    kept: RestoreGuard<'s>,
-    verb: &'s SaveKind,
+/// A save of a row without receivers, in a transaction of its own.
+struct RowSave<'s> {
+    restore_guard: RestoreGuard<'s>,
+    save_kind: &'s SaveKind,
 }
 
-impl Undoable for Storing<'_> {
+impl Undoable for RowSave<'_> {
     type Done = Stored;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Stored> {
-        stamp(self.kept.rows, self.verb);
-        store(tx, self.kept.rows, self.verb, false).await
+        stamp(self.restore_guard.rows, self.save_kind);
+        store(tx, self.restore_guard.rows, self.save_kind, false).await
     }
 
     fn before_commit(&mut self) {
-        self.kept.is_done();
+        self.restore_guard.disarm();
     }
 
     fn commit_refused(&mut self) {
-        self.kept.restore();
+        self.restore_guard.restore();
     }
 
     fn before_retry(&mut self) {
-        self.kept.begins_again();
+        self.restore_guard.restore_for_retry();
     }
 }
 
-/// As [`alone`], of a row of which it is not known whether its statement can commit itself: in a transaction if it cannot.
-fn undoable<'s>(
+/// As [`save_directly`], if it is not known yet whether the statement can commit itself. If it
+/// cannot, the save runs in a transaction.
+fn inspect_and_save<'s>(
     rows: &'s mut dyn SignalRows,
     mut conn: Conn<'s>,
-    verb: SaveKind,
+    save_kind: SaveKind,
 ) -> BoxFuture<'s, Result<Stored>> {
     Box::pin(async move {
-        if inspect::commits_itself(&mut conn, rows, Some(&verb)).await? {
-            let done = alone(rows, &mut conn, &verb).await;
+        if inspect::commits_itself(&mut conn, rows, Some(&save_kind)).await? {
+            let done = save_directly(rows, &mut conn, &save_kind).await;
             if !conn.state.take_needs_transaction(&done) {
                 return done;
             }
         }
-        transacted(rows, conn, &verb).await
+        save_in_transaction(rows, conn, &save_kind).await
     })
 }
 
-/// As [`one`], of all rows.
+/// Saves all rows, and returns how many there are.
 pub(crate) async fn many(
     rows: &mut dyn SignalRows,
     source: Source<'_>,
-    verb: SaveKind,
+    save_kind: SaveKind,
 ) -> Result<u64> {
     let count = rows.len();
     if count > 0 {
         let span = span!("save", model = rows.model(), rows = count);
         let recorders = Recorders::of_task(rows.id());
-        let heard = Notifier::new(WriteKind::Save(verb), true, rows.receivers().save(), recorders);
-        perform(heard, rows, source, span).await?;
+        let notifier =
+            Notifier::new(WriteKind::Save(save_kind), true, rows.receivers().save(), recorders);
+        perform(notifier, rows, source, span).await?;
     }
     Ok(count as u64)
 }
 
-/// Sets the columns that are set to the time of the write.
-pub(crate) fn stamp(rows: &mut dyn Rows, verb: &SaveKind) {
+/// Sets the automatic time columns to the current time.
+pub(crate) fn stamp(rows: &mut dyn Rows, save_kind: &SaveKind) {
     if rows.schema().has_times() {
-        rows.stamp(automatic::now(), !matches!(verb, SaveKind::Update | SaveKind::Fields(_)));
+        rows.stamp(automatic::now(), !matches!(save_kind, SaveKind::Update | SaveKind::Fields(_)));
     }
 }
 
-/// The rows of a save of several. On the heap, so that a save of one has no room for it.
+/// Executes the statements that save several rows. Boxed, so that the future of a save of one row
+/// stays small.
 pub(crate) fn write_many<'w>(
     rows: &'w mut dyn Rows,
     conn: &'w mut Conn<'_>,
-    verb: &'w SaveKind,
-    heard: &'w Notifier,
+    save_kind: &'w SaveKind,
+    notifier: &'w Notifier,
 ) -> BoxFuture<'w, Result<WriteOutcome>> {
-    match verb {
+    match save_kind {
         SaveKind::Insert => Box::pin(insert_many(rows, conn)),
-        verb => Box::pin(update_many(rows, conn, verb, heard)),
+        save_kind => Box::pin(update_many(rows, conn, save_kind, notifier)),
     }
 }
 
@@ -180,37 +188,38 @@ async fn insert_many(rows: &mut dyn Rows, conn: &mut Conn<'_>) -> Result<WriteOu
 async fn update_many(
     rows: &mut dyn Rows,
     conn: &mut Conn<'_>,
-    verb: &SaveKind,
-    heard: &Notifier,
+    save_kind: &SaveKind,
+    notifier: &Notifier,
 ) -> Result<WriteOutcome> {
     let model = rows.schema();
-    let set: Vec<_> = match verb {
+    let set: Vec<_> = match save_kind {
         SaveKind::Fields(set) => set.to_vec(),
         _ => model.group(ColumnGroup::Set).collect(),
     };
     let on: Vec<_> = model.group(ColumnGroup::Key).collect();
-    let twice =
+    let duplicate =
         |rows: &dyn Rows, row| Error::DuplicateKey { model: rows.model(), key: rows.key(row) };
     if let Some(row) = (0..rows.len()).find(|row| !rows.has_key(*row)) {
-        return Err(heard.of_row(rows, row, not_found(rows, row)));
+        return Err(notifier.with_row(rows, row, not_found(rows, row)));
     }
-    let update = Update { set: &set, on: &on, checked: true, before: heard.pair.previous };
+    let update = Update { set: &set, on: &on, checked: true, before: notifier.receivers.previous };
     let chunks = update.chunks(conn.kind(), rows);
     if chunks.len() > 1
         && let Some(row) = bulk::duplicate_key(conn.kind(), rows)
     {
-        // No statement has them both.
-        return Err(heard.of_row(rows, row, twice(rows, row)));
+        // If two rows with the same key are in different statements, neither statement reports it.
+        return Err(notifier.with_row(rows, row, duplicate(rows, row)));
     }
     let order = write_order(conn, rows).await?;
     rows.set_order(order);
     for chunk in &chunks {
         let stored = locate::write_and_locate(conn, rows, chunk, BulkOp::Update(&update)).await?;
         if stored.len() < chunk.rows.len()
-            && let Some((row, error)) = unwritten(conn, rows, chunk, &update, &stored).await?
+            && let Some((row, error)) =
+                settle_unwritten(conn, rows, chunk, &update, &stored).await?
         {
             rows.set_order(Vec::new());
-            return Err(heard.of_row(rows, row, error));
+            return Err(notifier.with_row(rows, row, error));
         }
     }
     rows.set_order(Vec::new());
@@ -218,44 +227,45 @@ async fn update_many(
     Ok(WriteOutcome::several(Some(false), batches))
 }
 
-/// Looks after the rows of a chunk that an UPDATE did not write. Those that another transaction has written meanwhile are
-/// updated now, those that a trigger skips stay as they are. Of the others, the first in the program's order is an error, by
-/// its place.
-async fn unwritten(
+/// Handles the rows of a chunk that an UPDATE did not write. Rows that another transaction has
+/// written in the meantime are updated now, and rows that a trigger skips are left unchanged. Any
+/// other row is an error. Returns the first one in the order of the caller's slice, with its index
+/// in the slice.
+async fn settle_unwritten(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     chunk: &Chunk,
     update: &Update<'_>,
     stored: &[usize],
 ) -> Result<Option<(usize, Error)>> {
-    let twice = |rows: &dyn Rows, row| {
+    let duplicate = |rows: &dyn Rows, row| {
         (rows.place(row), Error::DuplicateKey { model: rows.model(), key: rows.key(row) })
     };
     if let Some(row) = bulk::duplicate_key(conn.kind(), rows) {
-        return Ok(Some(twice(rows, row)));
+        return Ok(Some(duplicate(rows, row)));
     }
     let missing = chunk.rows.clone().filter(|row| stored.binary_search(row).is_err());
     let missing: Vec<_> = missing.collect();
-    // Without a lock: an error must not wait for another transaction.
+    // No lock is taken, because reporting an error must not wait for another transaction.
     let same = bulk::stored_as(conn, rows, chunk, true).await?;
     let others = missing.iter().filter(|row| same.binary_search(row).is_err());
     if let Some(&row) = others.min_by_key(|row| rows.place(**row)) {
         let error = match bulk::is_stored(conn, rows, row).await? {
             false => not_found(rows, row),
             true if rows.schema().has(ColumnGroup::Version) => stale(rows, row),
-            // Two keys that only the database takes for the same.
-            true => return Ok(Some(twice(rows, row))),
+            // The keys of two rows differ in memory but are equal in the database.
+            true => return Ok(Some(duplicate(rows, row))),
         };
         return Ok(Some((rows.place(row), error)));
     }
-    if let Some(row) = bulk::duplicate_key_in_database(conn, rows, chunk, &missing).await? {
-        return Ok(Some(twice(rows, row)));
+    if let Some(row) = bulk::duplicate_in_database(conn, rows, chunk, &missing).await? {
+        return Ok(Some(duplicate(rows, row)));
     }
     for row in missing {
         let error = match bulk::settle(conn, rows, row, update).await? {
-            Left::Updated | Left::Unchanged => continue,
-            Left::Gone => not_found(rows, row),
-            Left::Stale => stale(rows, row),
+            Unwritten::Updated | Unwritten::Unchanged => continue,
+            Unwritten::Gone => not_found(rows, row),
+            Unwritten::Stale => stale(rows, row),
         };
         return Ok(Some((rows.place(row), error)));
     }

@@ -1,4 +1,4 @@
-//! The statements that store one row.
+//! The statements that store a single row.
 
 use crate::database::state::Autocommit;
 use crate::write::SaveKind;
@@ -17,26 +17,28 @@ use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
 use crate::transaction::Transaction;
 use crate::write::TakeAnswer;
-use crate::write::bulk::{self, BulkOp, Left, Update};
+use crate::write::bulk::{self, BulkOp, Unwritten, Update};
 use crate::write::inspect;
 
-/// How often a save tries anew where another one was faster, before it takes it that nothing is ever stored.
+/// How often a save tries again after a concurrent transaction has inserted or deleted the row in
+/// between. After that it fails with [`Error::NotStored`].
 pub(crate) const ATTEMPTS: usize = 16;
 
-/// Stores the one row that there is. StatementKind the database gives or computes is in the instance when the statement is
-/// through.
+/// Stores the single row in `rows`, and sets the values that the database generates or computes. If
+/// `before` is true, the previous state of the row is loaded too.
 ///
-/// This is compiled into each program that saves, and is in its futures: it has but the one statement that does, as a rule.
+/// This function is compiled into each program that saves, and is part of the program's futures. To
+/// keep it small, it runs only the one statement that usually suffices.
 pub(crate) async fn store(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
-    verb: &SaveKind,
+    save_kind: &SaveKind,
     before: bool,
 ) -> Result<Stored> {
-    if !rows.has_key(0) && matches!(verb, SaveKind::Update | SaveKind::Fields(_)) {
+    if !rows.has_key(0) && matches!(save_kind, SaveKind::Update | SaveKind::Fields(_)) {
         return Err(not_found(rows, 0));
     }
-    let first = Single::of(rows, verb, conn.kind()).filter(|first| match first {
+    let first = Single::of(rows, save_kind, conn.kind()).filter(|first| match first {
         Single::Insert(_) => true,
         Single::Update(_) => !before,
         Single::Both(_) => {
@@ -45,13 +47,13 @@ pub(crate) async fn store(
             !before && conn.facts().arbiter(rows, is_key) == Some(true)
         }
     });
-    let begun = first.is_some();
+    let tried = first.is_some();
     if let Some(first) = &first
         && let Some(stored) = first.run(conn, rows).await?
     {
         return Ok(stored);
     }
-    rest(conn, rows, verb, before, begun).await
+    continue_store(conn, rows, save_kind, before, tried).await
 }
 
 /// A statement that stores one row.
@@ -59,16 +61,16 @@ pub(crate) async fn store(
 enum Single {
     Insert(Text),
     Update(Text),
-    /// It says which of both it has done.
+    /// UPDATE or INSERT in one statement, which returns whether the row is new.
     Both(Text),
 }
 
 impl Single {
-    /// The one that a save begins with; none for what is composed.
-    fn of(rows: &dyn Rows, verb: &SaveKind, kind: DatabaseKind) -> Option<Self> {
+    /// The statement with which a save begins, or `None` if its text has to be composed.
+    fn of(rows: &dyn Rows, save_kind: &SaveKind, kind: DatabaseKind) -> Option<Self> {
         let model = rows.schema();
         let keyed = rows.has_key(0);
-        Some(match verb {
+        Some(match save_kind {
             SaveKind::Insert | SaveKind::Save if !keyed => Self::Insert(Text::Fixed(
                 model.insert,
                 &[ColumnGroup::Set, ColumnGroup::Version, ColumnGroup::Added],
@@ -106,9 +108,10 @@ impl Single {
         }
     }
 
-    /// Runs it, and says what has become of the row; none where that is not stored.
+    /// Runs the statement. Returns `None` if it has not stored the row.
     ///
-    /// The statement is made when the connection is there, so that the future has no room for it.
+    /// The statement is built only when the connection is ready, so that the future does not have
+    /// to store it.
     async fn run(&self, conn: &mut Conn<'_>, rows: &mut dyn Rows) -> Result<Option<Stored>> {
         let returns = matches!(self, Self::Both(_)) || self.text().returns(rows.schema());
         let mut row = None;
@@ -118,19 +121,20 @@ impl Single {
             let sink = &mut |found| row = row.take().or(Some(found));
             conn.write(&make, returns, &on_detached, sink).await?
         };
-        Ok(self.ended(rows, row, affected, !conn.in_transaction())?)
+        Ok(self.outcome(rows, row, affected, !conn.in_transaction())?)
     }
 
-    /// Where it does not store the row, nothing else is tried: nobody waits for it.
+    /// Returns the handler for the case that the statement is detached. If the statement does not
+    /// store the row, no further statement is tried, because no caller waits for the result.
     fn on_detached(&self) -> OnDetached {
         let single = self.clone();
         TakeAnswer::boxed(move |rows, Answer { rows: row, affected }| {
-            let stored = single.ended(rows, row.into_iter().next(), affected, true)?;
+            let stored = single.outcome(rows, row.into_iter().next(), affected, true)?;
             Ok(stored.unwrap_or(Stored::Not).written())
         })
     }
 
-    fn ended(
+    fn outcome(
         &self,
         rows: &mut dyn Rows,
         row: Option<AnyRow>,
@@ -155,24 +159,25 @@ impl Single {
     }
 }
 
-/// Whether a save of a row with a key is one statement that does either. A row that has a key of the database's giving is
-/// there, as a rule, and a plain UPDATE is all that it takes.
+/// Whether one statement saves a row that has a key, by UPDATE or INSERT. A row whose key is
+/// generated by the database usually exists already, so a plain UPDATE suffices.
 fn saves_at_once(model: &Schema, kind: DatabaseKind) -> bool {
     let given = model.columns.iter().any(|c| c.role == ColumnRole::GeneratedKey);
     kind == DatabaseKind::Postgres && !given
 }
 
-/// StatementKind else there is to do where the first statement has not stored the row, or there is none. On the heap: few come here.
-fn rest<'s>(
+/// Continues a save if the first statement has not stored the row, or if there was none. Boxed,
+/// because this is rare.
+fn continue_store<'s>(
     conn: &'s mut Conn<'_>,
     rows: &'s mut dyn Rows,
-    verb: &'s SaveKind,
+    save_kind: &'s SaveKind,
     before: bool,
-    begun: bool,
+    tried: bool,
 ) -> BoxFuture<'s, Result<Stored>> {
     Box::pin(async move {
-        match verb {
-            SaveKind::Save if rows.has_key(0) => save(conn, rows, None, before, begun).await,
+        match save_kind {
+            SaveKind::Save if rows.has_key(0) => save(conn, rows, None, before, tried).await,
             SaveKind::Insert | SaveKind::Save => inserted_uncounted(conn, rows).await,
             SaveKind::Upsert(on) => save(conn, rows, Some(&on[..]), before, false).await,
             SaveKind::GetOrCreate(on) => {
@@ -180,22 +185,22 @@ fn rest<'s>(
                 Ok(if created { Stored::Created } else { Stored::Not })
             }
             SaveKind::Update | SaveKind::Fields(_) => {
-                let set = if let SaveKind::Fields(set) = verb { Some(&set[..]) } else { None };
-                update_until_stored(conn, rows, set, before, begun).await
+                let set = if let SaveKind::Fields(set) = save_kind { Some(&set[..]) } else { None };
+                update_until_stored(conn, rows, set, before, tried).await
             }
         }
     })
 }
 
-/// UPDATE by key of a row that must be there.
+/// UPDATE by key of a row that must exist.
 async fn update_until_stored(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     set: Option<&[usize]>,
     before: bool,
-    begun: bool,
+    tried: bool,
 ) -> Result<Stored> {
-    if !begun && update(conn, rows, set, None, before).await? {
+    if !tried && update(conn, rows, set, None, before).await? {
         return Ok(Stored::Updated);
     }
     if !before && inspect::is_plain(conn, rows).await? {
@@ -204,29 +209,30 @@ async fn update_until_stored(
     if let Some(found) = found_uncounted(conn, rows).await? {
         return if found { Ok(Stored::Updated) } else { Err(not_found(rows, 0)) };
     }
-    let left = match look(conn, rows).await? {
+    let unwritten = match look(conn, rows).await? {
         Look::Same => settle(conn, rows, set, None, before).await?,
-        Look::Stale => Left::Stale,
-        Look::Gone => Left::Gone,
+        Look::Stale => Unwritten::Stale,
+        Look::Gone => Unwritten::Gone,
     };
-    match left {
-        Left::Updated | Left::Unchanged => Ok(Stored::Updated),
-        Left::Stale => Err(stale(rows, 0)),
-        Left::Gone => Err(not_found(rows, 0)),
+    match unwritten {
+        Unwritten::Updated | Unwritten::Unchanged => Ok(Stored::Updated),
+        Unwritten::Stale => Err(stale(rows, 0)),
+        Unwritten::Gone => Err(not_found(rows, 0)),
     }
 }
 
-/// Finds out what has become of the row that an UPDATE by these columns did not write.
+/// Determines why an UPDATE by these columns has not written the row, and retries it.
 ///
-/// Outside a transaction, the save has to begin again in one. If only this was in a transaction, a future that is dropped during its
-/// COMMIT would tell no receiver, although the row may be stored.
+/// Outside a transaction, the whole save has to begin again in one. If only this step ran in a
+/// transaction and the future were dropped during its COMMIT, no receiver would be notified,
+/// although the row may be stored.
 async fn settle(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     set: Option<&[usize]>,
     on: Option<&[usize]>,
     before: bool,
-) -> Result<Left> {
+) -> Result<Unwritten> {
     if !conn.in_transaction() {
         conn.state.autocommit = Autocommit::NeedsTransaction;
         return Err(Error::NotStored { model: rows.model() });
@@ -239,38 +245,41 @@ async fn settle(
     bulk::settle(conn, rows, 0, &update).await
 }
 
-/// UPDATE where there is such a row, or INSERT. By key, where no other columns are said.
+/// UPDATE, or INSERT if there is no such row. Rows are found by the columns `on`, or by the key if
+/// `on` is `None`.
 async fn save(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     on: Option<&[usize]>,
     before: bool,
-    begun: bool,
+    tried: bool,
 ) -> Result<Stored> {
     let model = rows.schema();
-    let one = match on {
+    let at_once = match on {
         Some(_) => conn.kind() == DatabaseKind::Postgres,
         None => saves_at_once(model, conn.kind()) && key_is_arbiter(conn, rows).await?,
     };
-    let one = one && !before;
-    // Without a unique index of the columns, an UPDATE would update whatever it finds; the INSERT is refused. With one, it
-    // is the UPDATE that comes first: an INSERT takes a number of the sequence, and has triggers of its own.
-    let refused = match on {
-        Some(on) if !one => !inspect::is_arbiter(conn, rows, on).await?,
+    let at_once = at_once && !before;
+    // Without a unique index on the columns, an UPDATE could change any number of rows, so the
+    // INSERT comes first, and the database refuses it. With one, the UPDATE comes first, because an
+    // INSERT consumes a sequence value and fires INSERT triggers.
+    let insert_first = match on {
+        Some(on) if !at_once => !inspect::is_arbiter(conn, rows, on).await?,
         _ => false,
     };
-    // Where neither the UPDATE nor the INSERT finds its row as it wants it, somebody stored or deleted it in between.
+    // If neither the UPDATE nor the INSERT stores the row, a concurrent transaction has inserted or
+    // deleted it in between.
     for attempt in 0..ATTEMPTS {
-        let begun = begun && attempt == 0;
-        if one {
-            if !begun && let Some(stored) = save_at_once(conn, rows, on).await? {
+        let tried = tried && attempt == 0;
+        if at_once {
+            if !tried && let Some(stored) = save_at_once(conn, rows, on).await? {
                 return Ok(stored);
             }
         } else {
-            if refused && insert_or_nothing(conn, rows, on).await? {
+            if insert_first && insert_or_nothing(conn, rows, on).await? {
                 return Ok(Stored::Created);
             }
-            if !begun && update(conn, rows, None, on, before).await? {
+            if !tried && update(conn, rows, None, on, before).await? {
                 return Ok(Stored::Updated);
             }
             let stored = match on {
@@ -281,30 +290,31 @@ async fn save(
                 return Ok(stored);
             }
         }
-        let left = match on {
+        let unwritten = match on {
             Some(_) => settle(conn, rows, None, on, before).await?,
             None => match look(conn, rows).await? {
                 Look::Same => settle(conn, rows, None, None, before).await?,
-                Look::Stale => Left::Stale,
-                Look::Gone => Left::Gone,
+                Look::Stale => Unwritten::Stale,
+                Look::Gone => Unwritten::Gone,
             },
         };
-        match left {
-            Left::Updated | Left::Unchanged => return Ok(Stored::Updated),
-            Left::Stale => return Err(stale(rows, 0)),
-            Left::Gone if attempt > 0 => {
+        match unwritten {
+            Unwritten::Updated | Unwritten::Unchanged => return Ok(Stored::Updated),
+            Unwritten::Stale => return Err(stale(rows, 0)),
+            Unwritten::Gone if attempt > 0 => {
                 if let Some(stored) = update_as_index_says(conn, rows, on, before).await? {
                     return Ok(stored);
                 }
             }
-            Left::Gone => {}
+            Unwritten::Gone => {}
         }
     }
     Err(Error::NotStored { model: rows.model() })
 }
 
-/// UPDATE of the row that an INSERT conflicts with. The index may compare values in another way than `=` does with what the
-/// program gives: the column is of the type `citext`, or the index has a collation, or a trigger changes the value.
+/// UPDATE of the row that an INSERT conflicts with. The index may compare the values differently
+/// than `=` does: a column may be of type `citext`, the index may have a collation, or a trigger
+/// may change the values.
 async fn update_as_index_says(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
@@ -325,36 +335,39 @@ async fn update_as_index_says(
     if update(conn, rows, None, by_key, before).await? {
         return Ok(Some(Stored::Updated));
     }
-    let left = settle(conn, rows, None, by_key, before).await;
-    if !keyed && !matches!(left, Ok(Left::Updated | Left::Unchanged)) {
-        // There is no such row any more, or the save begins again: what was found is what the INSERT would have stored.
+    let unwritten = settle(conn, rows, None, by_key, before).await;
+    if !keyed && !matches!(unwritten, Ok(Unwritten::Updated | Unwritten::Unchanged)) {
+        // The UPDATE found no row. The key may be that of the row which the rolled-back INSERT of
+        // `conflicting` stored, so it must not be used for the next attempt.
         rows.clear_key(0);
     }
-    match left? {
-        Left::Updated | Left::Unchanged => Ok(Some(Stored::Updated)),
-        Left::Stale => Err(stale(rows, 0)),
-        Left::Gone => Ok(None),
+    match unwritten? {
+        Unwritten::Updated | Unwritten::Unchanged => Ok(Some(Stored::Updated)),
+        Unwritten::Stale => Err(stale(rows, 0)),
+        Unwritten::Gone => Ok(None),
     }
 }
 
-/// The row that an INSERT of the one that there is conflicts with in these columns, which have a unique index. It is the index
-/// that finds it; what is written for that is undone.
+/// Returns the row that an INSERT of the single row in `rows` conflicts with in these columns,
+/// which have a unique index. The INSERT is executed, so that the index itself determines the row,
+/// and is rolled back.
 pub(crate) async fn conflicting(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
     on: &[usize],
 ) -> Result<Option<AnyRow>> {
     let columns = inserted(rows, rows.has_key(0));
-    let shape =
+    let spec =
         StatementSpec::new(StatementKind::Conflicting, RowInput::Values(1), columns, on.to_vec());
-    let statement = Text::Composed(shape.into()).statement(rows, conn.kind())?;
+    let statement = Text::Composed(spec.into()).statement(rows, conn.kind())?;
     let mut tx = Transaction::open(conn.reborrow()).await?;
     let found = tx.run_one(statement).await;
     tx.rollback().await?;
     found
 }
 
-/// The one statement that does both, on Postgres. None where somebody was faster.
+/// On PostgreSQL, UPDATE or INSERT in one statement. Returns `None` if a concurrent transaction was
+/// faster.
 async fn save_at_once(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
@@ -362,11 +375,12 @@ async fn save_at_once(
 ) -> Result<Option<Stored>> {
     let Some(on) = on else { return Single::both(rows.schema()).run(conn, rows).await };
     let columns = inserted(rows, rows.has_key(0));
-    let shape = StatementSpec::new(StatementKind::Save, RowInput::Values(1), columns, on.to_vec());
-    Single::Both(Text::Composed(shape.into())).run(conn, rows).await
+    let spec = StatementSpec::new(StatementKind::Save, RowInput::Values(1), columns, on.to_vec());
+    Single::Both(Text::Composed(spec.into())).run(conn, rows).await
 }
 
-/// UPDATE of these columns, or of all that can be set, where there is such a row.
+/// UPDATE of the columns `set`, or of all columns that can be set. Returns whether a row was
+/// updated.
 async fn update(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
@@ -382,14 +396,14 @@ async fn update(
     let set = set.map_or_else(|| model.group(ColumnGroup::Set).collect(), <[_]>::to_vec);
     let on = on.map_or_else(|| model.group(ColumnGroup::Key).collect(), <[_]>::to_vec);
     if before {
-        let what = Update { set: &set, on: &on, checked, before };
+        let update = Update { set: &set, on: &on, checked, before };
         let updated =
-            Box::pin(bulk::write(conn, rows, &Chunk::of_row(0), BulkOp::Update(&what))).await?;
+            Box::pin(bulk::write(conn, rows, &Chunk::of_row(0), BulkOp::Update(&update))).await?;
         return Ok(!updated.is_empty());
     }
-    let mut shape = StatementSpec::new(StatementKind::UpdateOne, RowInput::Values(1), set, on);
-    shape.checked = checked;
-    Ok(Single::Update(Text::Composed(shape.into())).run(conn, rows).await?.is_some())
+    let mut spec = StatementSpec::new(StatementKind::UpdateOne, RowInput::Values(1), set, on);
+    spec.checked = checked;
+    Ok(Single::Update(Text::Composed(spec.into())).run(conn, rows).await?.is_some())
 }
 
 async fn key_is_arbiter(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
@@ -397,7 +411,8 @@ async fn key_is_arbiter(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
     inspect::is_arbiter(conn, rows, &key).await
 }
 
-/// INSERT of a row that an UPDATE by key has not found, as far as the database says; none if another row is there.
+/// INSERT after an UPDATE by key that has reported no row. Returns `None` if another row has the
+/// key.
 async fn insert_if_new(conn: &mut Conn<'_>, rows: &mut dyn Rows) -> Result<Option<Stored>> {
     if key_is_arbiter(conn, rows).await? {
         return Ok(insert_or_nothing(conn, rows, None).await?.then_some(Stored::Created));
@@ -410,7 +425,8 @@ async fn insert_if_new(conn: &mut Conn<'_>, rows: &mut dyn Rows) -> Result<Optio
     match Single::Insert(text).run(conn, rows).await {
         Ok(None) if found.is_some() => inserted_uncounted(conn, rows).await.map(Some),
         Ok(stored) => Ok(stored),
-        // Another transaction may have stored the row in between. In a transaction on Postgres nothing else can be tried.
+        // Another transaction may have stored the row in between. Inside a transaction, PostgreSQL
+        // accepts no further statements after this error.
         Err(error) if error.is_unique_violation() && !conn.in_transaction() => {
             match conn.depth().await == 0 && look(conn, rows).await? != Look::Gone {
                 true => Ok(None),
@@ -421,11 +437,13 @@ async fn insert_if_new(conn: &mut Conn<'_>, rows: &mut dyn Rows) -> Result<Optio
     }
 }
 
-/// Whether an UPDATE by key has found the row, if the database does not say so itself.
+/// Whether an UPDATE by key has found the row, if the database does not report that itself. Returns
+/// `None` if it does.
 ///
 /// # Errors
 ///
-/// If that cannot be told, because the row has another version now: the UPDATE may have set it, or it was there before.
+/// Returns an error if the model has a version: the stored version then does not show whether the
+/// UPDATE has set it.
 async fn found_uncounted(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Option<bool>> {
     if inspect::counts_rows(conn, rows).await? {
         return Ok(None);
@@ -442,7 +460,8 @@ async fn found_uncounted(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Option<
     }
 }
 
-/// StatementKind an INSERT has done of which the database says that it has stored no row.
+/// Determines the result of an INSERT if the database reports that no row was stored. A database
+/// that does not count the rows may have stored it all the same.
 async fn inserted_uncounted(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Stored> {
     let is_there = rows.has_key(0)
         && !inspect::counts_rows(conn, rows).await?
@@ -461,34 +480,34 @@ async fn insert_or_nothing(
         return Ok(Single::Insert(text).run(conn, rows).await?.is_some());
     };
     let columns = inserted(rows, rows.has_key(0));
-    let shape = StatementSpec::new(
+    let spec = StatementSpec::new(
         StatementKind::InsertOrNothing,
         RowInput::Values(1),
         columns,
         on.to_vec(),
     );
-    Ok(Single::Insert(Text::Composed(shape.into())).run(conn, rows).await?.is_some())
+    Ok(Single::Insert(Text::Composed(spec.into())).run(conn, rows).await?.is_some())
 }
 
-/// StatementKind is stored in place of a row that a statement has not found.
+/// What is stored under the key of a row that a statement has not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Look {
     Gone,
-    /// A row of another version.
+    /// A row with another version.
     Stale,
-    /// The row, with the version that the instance has.
+    /// The row, with the version of the instance.
     Same,
 }
 
-/// Looks what is stored by the key of the one row that there is. No lock is taken: the answer is for an error or for the next
-/// try, and must not wait for another transaction.
+/// Looks up what is stored under the key of the single row in `rows`. Takes no lock: the result is
+/// used for an error or for the next attempt, and must not wait for another transaction.
 pub(crate) async fn look(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Look> {
     let model = rows.schema();
     let on = model.group(ColumnGroup::Key).collect();
-    let mut shape =
+    let mut spec =
         StatementSpec::new(StatementKind::CheckVersion, RowInput::Values(1), Vec::new(), on);
-    shape.checked = model.has(ColumnGroup::Version);
-    let found = conn.run_one(Text::Composed(shape.into()).statement(rows, conn.kind())?).await?;
+    spec.checked = model.has(ColumnGroup::Version);
+    let found = conn.run_one(Text::Composed(spec.into()).statement(rows, conn.kind())?).await?;
     Ok(match found {
         None => Look::Gone,
         Some(row) if row.flag(0)? => Look::Same,
@@ -496,24 +515,24 @@ pub(crate) async fn look(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Look> {
     })
 }
 
-/// The row that has the same in these columns as the one that there is.
+/// Returns the row that has the same values in these columns as the single row in `rows`.
 pub(crate) async fn find_like(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
     on: &[usize],
 ) -> Result<Option<AnyRow>> {
-    let shape =
+    let spec =
         StatementSpec::new(StatementKind::Find, RowInput::Values(1), Vec::new(), on.to_vec());
-    conn.run_one(Text::Composed(shape.into()).statement(rows, conn.kind())?).await
+    conn.run_one(Text::Composed(spec.into()).statement(rows, conn.kind())?).await
 }
 
 const EVERY: [ColumnGroup; 4] =
     [ColumnGroup::Set, ColumnGroup::Key, ColumnGroup::Version, ColumnGroup::Added];
 
-/// A statement of one row.
+/// The SQL text of a statement for a single row.
 #[derive(Clone)]
 enum Text {
-    /// One that is always the same, with the columns that are its arguments, and those that it returns.
+    /// A fixed text, the columns that are its arguments, and the columns that it returns.
     Fixed(&'static str, &'static [ColumnGroup], &'static [ColumnGroup]),
     Composed(Arc<StatementSpec>),
 }
@@ -535,49 +554,53 @@ impl Text {
                 }
                 Ok(Statement::fixed(sql, args))
             }
-            Self::Composed(shape) => {
-                shape.binds(model).into_iter().try_for_each(bind)?;
-                let sql = rows.statement_cache().sql(shape, model, kind);
+            Self::Composed(spec) => {
+                spec.binds(model).into_iter().try_for_each(bind)?;
+                let sql = rows.statement_cache().sql(spec, model, kind);
                 Ok(Statement { sql, args, persistent: true })
             }
         }
     }
 
-    /// Whether this argument does nothing but find the row. One that is also stored is of the type of the field.
+    /// Whether this argument is used only to find the row. An argument that is also stored is bound
+    /// with the type of the field.
     fn finds_by(&self, model: &Schema, column: usize) -> bool {
         match self {
             Self::Fixed(_, groups, _) => {
                 let stores_key = groups.contains(&ColumnGroup::Added);
                 !stores_key && model.columns[column].role.group() == ColumnGroup::Key
             }
-            Self::Composed(shape) => {
+            Self::Composed(spec) => {
                 let found = matches!(
-                    shape.kind,
+                    spec.kind,
                     StatementKind::UpdateOne | StatementKind::Find | StatementKind::CheckVersion
                 );
-                found && shape.on.contains(&column) && !shape.columns.contains(&column)
+                found && spec.on.contains(&column) && !spec.columns.contains(&column)
             }
         }
     }
 
-    /// Whether it returns any column.
+    /// Whether the statement returns any column.
     fn returns(&self, model: &Schema) -> bool {
         match self {
             Self::Fixed(_, _, returned) => returned.iter().any(|group| model.has(*group)),
-            Self::Composed(shape) => !shape.returned(model).is_empty(),
+            Self::Composed(spec) => !spec.returned(model).is_empty(),
         }
     }
 
-    /// Whether it stores nothing where the version is another; else it returns that.
+    /// Whether the statement stores nothing if the version differs. Other statements return the
+    /// version.
     fn asks_version(&self) -> bool {
         match self {
             Self::Fixed(..) => true,
-            Self::Composed(shape) => shape.checked,
+            Self::Composed(spec) => spec.checked,
         }
     }
 
-    /// Takes what it has returned, from a place in the row on. If the row is `committed`, an `auto_now_add` column that does
-    /// not decode, as `infinity` does not, is left as it is: a transaction for every UPDATE of it would cost too much.
+    /// Reads the returned columns, starting at column `at` of the database row. If the row is
+    /// `committed`, an `auto_now_add` column that cannot be decoded (`infinity`, for example) is
+    /// left unchanged. The alternative would be a transaction around every UPDATE, which costs too
+    /// much.
     fn take(
         &self,
         rows: &mut dyn Rows,
@@ -596,7 +619,7 @@ impl Text {
                         model,
                         column,
                         %error,
-                        "a column of a row that is stored could not be read, and is left as it is"
+                        "a column of a row that is stored could not be read, and is left unchanged"
                     );
                     Ok(())
                 }
@@ -607,12 +630,12 @@ impl Text {
             Self::Fixed(_, _, returned) => {
                 returned.iter().flat_map(|group| model.group(*group)).try_for_each(take)
             }
-            Self::Composed(shape) => shape.returned(model).into_iter().try_for_each(&mut take),
+            Self::Composed(spec) => spec.returned(model).into_iter().try_for_each(&mut take),
         }
     }
 }
 
-/// Takes columns that stand one after the other in a row of the database.
+/// Reads columns that are adjacent in a database row.
 pub(crate) fn take_row(
     rows: &mut dyn Rows,
     row: usize,

@@ -1,4 +1,5 @@
-//! Everything that a delete is about: the rows that are deleted, and those that stay and belong to one of them.
+//! Collects all rows that a delete affects: the rows to delete, and the remaining rows that
+//! reference them.
 
 use crate::table::chunk;
 use crate::table::rows::Rows;
@@ -23,20 +24,20 @@ use crate::write::WriteKind;
 use crate::write::key_order::write_order;
 use crate::write::notify::Notifier;
 
-/// A row of a model, by the key as the database is given it.
+/// Identifies a row by its model and its encoded key.
 pub(super) type RowId = (TypeId, Box<[u8]>);
 
-/// A row that is deleted.
+/// A row to delete.
 pub(super) struct Node {
     pub(super) group: usize,
     pub(super) row: usize,
 }
 
-/// The rows of one model that are deleted; the first group has the rows of the program.
+/// The rows of one model that are deleted. The first group contains the caller's rows.
 pub(super) struct Group<'d> {
     pub(super) rows: GroupRows<'d>,
-    pub(super) heard: Notifier,
-    pub(super) scene: OperationContext,
+    pub(super) notifier: Notifier,
+    pub(super) context: OperationContext,
 }
 
 pub(super) enum GroupRows<'d> {
@@ -66,21 +67,22 @@ impl DerefMut for GroupRows<'_> {
 
 pub(super) struct Collector<'d> {
     pub(super) kind: DatabaseKind,
-    /// The models of which rows can be deleted.
+    /// The models whose rows may be deleted.
     pub(super) deleted_with: HashSet<TypeId>,
     pub(super) groups: Vec<Group<'d>>,
-    /// The rows that are deleted, in the order in which they were found.
+    /// The rows to delete, in the order in which they were collected.
     pub(super) nodes: Vec<Node>,
-    /// How many of them are the program's.
+    /// How many of the nodes are the caller's rows. They come first.
     pub(super) roots: usize,
-    /// Which of them belong to which.
+    /// The references between the nodes.
     pub(super) edges: Vec<Edge>,
-    /// The column of each edge.
+    /// The foreign-key column of each edge.
     pub(super) columns: Vec<usize>,
-    /// GroupRows that nobody hears of and to which nothing can belong, by the rows of a group that they belong to. They are not
-    /// read.
-    pub(super) unheard: Vec<(Dependent, usize, Vec<usize>)>,
-    /// The columns in which there are rows that stay and belong to rows of a group.
+    /// Rows that are deleted without being read, as Django's `fast_deletes`. They have no receivers
+    /// and nothing can reference them. Each entry is given by the relation, and by the group and
+    /// the rows in it that they reference.
+    pub(super) fast_deletes: Vec<(Dependent, usize, Vec<usize>)>,
+    /// The relations and groups for which remaining rows have to be set to NULL.
     pub(super) to_null: Vec<(Dependent, usize)>,
     known: HashMap<RowId, usize>,
     by_model: HashMap<TypeId, usize>,
@@ -89,13 +91,16 @@ pub(super) struct Collector<'d> {
 impl<'d> Collector<'d> {
     pub(super) fn new(
         rows: &'d mut dyn SignalRows,
-        heard: &Notifier,
-        scene: &OperationContext,
+        notifier: &Notifier,
+        context: &OperationContext,
         kind: DatabaseKind,
     ) -> Self {
         let deleted_with = deleted_with(rows.id());
-        let first =
-            Group { rows: GroupRows::Given(rows), heard: heard.clone(), scene: scene.clone() };
+        let first = Group {
+            rows: GroupRows::Given(rows),
+            notifier: notifier.clone(),
+            context: context.clone(),
+        };
         Self {
             kind,
             deleted_with,
@@ -104,22 +109,22 @@ impl<'d> Collector<'d> {
             roots: 0,
             edges: Vec::new(),
             columns: Vec::new(),
-            unheard: Vec::new(),
+            fast_deletes: Vec::new(),
             to_null: Vec::new(),
             known: HashMap::new(),
             by_model: HashMap::new(),
         }
     }
 
-    pub(super) fn scene(&self) -> &OperationContext {
-        &self.groups[0].scene
+    pub(super) fn context(&self) -> &OperationContext {
+        &self.groups[0].context
     }
 
-    /// Collects everything anew.
+    /// Collects everything from the beginning.
     ///
     /// # Errors
     ///
-    /// [`Error::Restricted`] where a row that stays restricts the delete.
+    /// Returns [`Error::Restricted`] if a remaining row restricts the delete.
     pub(super) async fn collect(&mut self, conn: &mut Conn<'_>) -> Result<()> {
         self.begin(conn).await?;
         let mut level = 0;
@@ -131,7 +136,7 @@ impl<'d> Collector<'d> {
                 let parts = statements::parts(conn, &*self.groups[group].rows, rows).await?;
                 for dependent in self.dependents(group, OnDelete::Cascade) {
                     for part in &parts {
-                        self.children(conn, dependent, group, part).await?;
+                        self.collect_children(conn, dependent, group, part).await?;
                     }
                 }
             }
@@ -139,10 +144,10 @@ impl<'d> Collector<'d> {
         }
         for group in 0..self.groups.len() {
             for dependent in self.dependents(group, OnDelete::Restrict) {
-                self.restricted(conn, dependent, group).await?;
+                self.check_restricted(conn, dependent, group).await?;
             }
             for dependent in self.dependents(group, OnDelete::SetNull) {
-                if self.is_any_left(conn, dependent, group).await? {
+                if self.any_remains(conn, dependent, group).await? {
                     self.to_null.push((dependent, group));
                 }
             }
@@ -150,13 +155,13 @@ impl<'d> Collector<'d> {
         Ok(())
     }
 
-    /// Forgets what was collected so far but the rows of the program.
+    /// Clears everything that was collected, except for the caller's rows.
     async fn begin(&mut self, conn: &mut Conn<'_>) -> Result<()> {
         self.groups.truncate(1);
         self.nodes.clear();
         self.edges.clear();
         self.columns.clear();
-        self.unheard.clear();
+        self.fast_deletes.clear();
         self.to_null.clear();
         self.known.clear();
         self.by_model.clear();
@@ -173,9 +178,9 @@ impl<'d> Collector<'d> {
         self.note_stored_keys(conn).await
     }
 
-    /// Takes note of the keys of the program's rows as they are stored, which may be written in another way: in another case, for
-    /// example. If one of these rows belongs to a row that is deleted, it is read with the stored key, and must not be taken for
-    /// another row.
+    /// Records the stored keys of the caller's rows, which may be written differently, for example
+    /// in another case. If one of these rows references a deleted row, it is read with its stored
+    /// key, and must not be mistaken for another row.
     async fn note_stored_keys(&mut self, conn: &mut Conn<'_>) -> Result<()> {
         let (kind, rows) = (self.kind, &mut *self.groups[0].rows);
         let mut parents = self.deleted_with.iter().flat_map(|model| dependents(*model));
@@ -201,7 +206,7 @@ impl<'d> Collector<'d> {
         Ok(())
     }
 
-    /// The models of this kind that belong to the model of a group.
+    /// The relations with this `on_delete` that reference the model of a group.
     fn dependents(
         &self,
         group: usize,
@@ -211,17 +216,17 @@ impl<'d> Collector<'d> {
         all.filter(move |dependent| dependent.on_delete() == on_delete)
     }
 
-    /// Collects the rows that belong to some of a group and are deleted with them.
-    async fn children(
+    /// Collects the rows that reference some rows of a group and are deleted with them.
+    async fn collect_children(
         &mut self,
         conn: &mut Conn<'_>,
         dependent: Dependent,
         parents: usize,
         part: &[usize],
     ) -> Result<()> {
-        if is_unheard(dependent) {
+        if can_fast_delete(dependent) {
             chain::observe("delete", dependent.child().name);
-            self.unheard.push((dependent, parents, part.to_vec()));
+            self.fast_deletes.push((dependent, parents, part.to_vec()));
             return Ok(());
         }
         let Some(group) = self.group(conn, dependent).await? else { return Ok(()) };
@@ -238,23 +243,24 @@ impl<'d> Collector<'d> {
         Ok(read?)
     }
 
-    /// The group of the rows of a model; none where no row of it can be in this database.
+    /// Returns the group of a model, or `None` if the model cannot be stored in this database.
     async fn group(&mut self, conn: &mut Conn<'_>, dependent: Dependent) -> Result<Option<usize>> {
         let child = dependent.child();
         if let Some(group) = self.by_model.get(&child.id) {
             return Ok(Some(*group));
         }
         let Some(rows) = dependent.rows(self.kind, None) else { return Ok(None) };
-        let pair = child.receivers.delete();
-        check_observable(child.name, pair.needs.deferred, conn).await?;
-        let scene = OperationContext::enter("delete", child.name, &conn.reborrow().into())?;
-        let heard = Notifier::new(WriteKind::Delete, true, pair, Recorders::of_task(child.id));
-        self.groups.push(Group { rows: GroupRows::Collected(rows), heard, scene });
+        let receivers = child.receivers.delete();
+        check_observable(child.name, receivers.needs.deferred, conn).await?;
+        let context = OperationContext::enter("delete", child.name, &conn.reborrow().into())?;
+        let notifier =
+            Notifier::new(WriteKind::Delete, true, receivers, Recorders::of_task(child.id));
+        self.groups.push(Group { rows: GroupRows::Collected(rows), notifier, context });
         self.by_model.insert(child.id, self.groups.len() - 1);
         Ok(Some(self.groups.len() - 1))
     }
 
-    /// Adds a row that belongs to one of `parents`, unless it is known already.
+    /// Adds a row that references one of `parents`, unless it is already known.
     fn add(
         &mut self,
         dependent: Dependent,
@@ -282,7 +288,7 @@ impl<'d> Collector<'d> {
         Ok(())
     }
 
-    /// Takes note that a row belongs to one of `parents`.
+    /// Records that a row references one of `parents`.
     fn connect(
         &mut self,
         dependent: Dependent,
@@ -298,16 +304,16 @@ impl<'d> Collector<'d> {
         }
     }
 
-    /// The one of `parents` that has this key.
+    /// The row in `parents` that has this key.
     fn parent(&self, parents: &mut Parents<'_>, key: Box<[u8]>) -> Option<usize> {
         let id = (self.groups[parents.group].rows.id(), key);
         let parent = self.known.get(&id).copied();
         parent.or_else(|| self.parent_as_text(parents, &id.1))
     }
 
-    /// The one of `parents` whose key is this text for the database, although it is not written the same: in another case, or
-    /// with other spaces at the end. With a collation that takes still other texts for equal, it is found only if it is the one
-    /// parent.
+    /// The row in `parents` whose key equals this text in the database, although it is written
+    /// differently: in another case, or with other trailing spaces. If a collation considers still
+    /// other texts equal, the row is found only if it is the only parent.
     fn parent_as_text(&self, parents: &mut Parents<'_>, key: &[u8]) -> Option<usize> {
         let rows = &*self.groups[parents.group].rows;
         let node = |row: usize| {
@@ -327,8 +333,8 @@ impl<'d> Collector<'d> {
 
     /// # Errors
     ///
-    /// [`Error::Restricted`] where a row belongs to one of the group and is not deleted itself.
-    async fn restricted(
+    /// Returns [`Error::Restricted`] if a row that is not deleted references a row of the group.
+    async fn check_restricted(
         &mut self,
         conn: &mut Conn<'_>,
         dependent: Dependent,
@@ -337,7 +343,7 @@ impl<'d> Collector<'d> {
         let are_counted = self.deleted_with.contains(&dependent.child().id);
         for part in self.parts(conn, parents).await? {
             let restrict = match are_counted {
-                true => self.parents_of_left(conn, dependent, parents, &part).await?,
+                true => self.parents_of_remaining(conn, dependent, parents, &part).await?,
                 false => self.parent_of_any(conn, dependent, parents, &part).await?,
             };
             let Some(first) = restrict.first() else { continue };
@@ -356,8 +362,9 @@ impl<'d> Collector<'d> {
         Ok(())
     }
 
-    /// For each row that belongs to some of the group and stays, the row that it belongs to, if that is known.
-    async fn parents_of_left(
+    /// For each remaining row that references some rows of the group, the row that it references,
+    /// if that is known.
+    async fn parents_of_remaining(
         &mut self,
         conn: &mut Conn<'_>,
         dependent: Dependent,
@@ -369,14 +376,14 @@ impl<'d> Collector<'d> {
             keys.push(row.encoded(0, [dependent.column()], kind)?);
             Ok(())
         };
-        self.left(conn, dependent, parents, part, stays).await?;
+        self.for_each_remaining(conn, dependent, parents, part, stays).await?;
         let mut of = Parents::new(parents, part);
         let parents = keys.into_iter().map(|key| self.parent(&mut of, key));
         Ok(parents.map(|parent| parent.map(|node| self.nodes[node].row)).collect())
     }
 
-    /// For any one row that belongs to some of the group, the row that it belongs to, if that is known. Only of a model of
-    /// which no row is deleted.
+    /// For any one row that references some rows of the group, the row that it references, if that
+    /// is known. Used only for a model of which no row is deleted.
     async fn parent_of_any(
         &self,
         conn: &mut Conn<'_>,
@@ -385,7 +392,7 @@ impl<'d> Collector<'d> {
         part: &[usize],
     ) -> Result<Vec<Option<usize>>> {
         let rows = &*self.groups[parents].rows;
-        // With several parents, the row says to which of them it belongs.
+        // With several parents, the row has to be read to find out which of them it references.
         let mut child = dependent.rows(self.kind, None).filter(|_| part.len() > 1);
         let any = statements::any(conn, dependent, rows, part, child.is_some()).await?;
         let mut found = None;
@@ -403,34 +410,36 @@ impl<'d> Collector<'d> {
         Ok(vec![node.map(|node| self.nodes[node].row)])
     }
 
-    /// The rows of a group, as many together as a statement is about.
+    /// The rows of a group, split into parts that fit into one statement.
     pub(super) async fn parts(&self, conn: &mut Conn<'_>, group: usize) -> Result<Vec<Vec<usize>>> {
         let rows = &*self.groups[group].rows;
         statements::parts(conn, rows, 0..rows.len()).await
     }
 
-    /// Whether rows belong to the group and stay. Where none of the model is deleted, it is not looked for any.
-    async fn is_any_left(
+    /// Whether remaining rows reference the group. Returns `true` without a query if no row of the
+    /// model is deleted.
+    async fn any_remains(
         &mut self,
         conn: &mut Conn<'_>,
         dependent: Dependent,
         parents: usize,
     ) -> Result<bool> {
-        let mut left = !self.deleted_with.contains(&dependent.child().id);
-        if !left {
+        let mut remains = !self.deleted_with.contains(&dependent.child().id);
+        if !remains {
             for part in self.parts(conn, parents).await? {
                 let stays = &mut |_: &dyn Rows| {
-                    left = true;
+                    remains = true;
                     Ok(())
                 };
-                self.left(conn, dependent, parents, &part, stays).await?;
+                self.for_each_remaining(conn, dependent, parents, &part, stays).await?;
             }
         }
-        Ok(left)
+        Ok(remains)
     }
 
-    /// Gives each row that belongs to some of the group and stays to `stays`. Those that are deleted are noted.
-    async fn left(
+    /// Calls `stays` for each remaining row that references some rows of the group. References from
+    /// rows that are deleted are recorded.
+    async fn for_each_remaining(
         &mut self,
         conn: &mut Conn<'_>,
         dependent: Dependent,
@@ -455,7 +464,8 @@ impl<'d> Collector<'d> {
         Ok(read?)
     }
 
-    /// Whether a row that belongs to one of `parents` is deleted too.
+    /// Returns whether a row that references one of `parents` is deleted too, and records the
+    /// reference if so.
     fn note(
         &mut self,
         dependent: Dependent,
@@ -472,7 +482,7 @@ impl<'d> Collector<'d> {
         Ok(true)
     }
 
-    /// Adds a row to others, unless it is deleted.
+    /// Appends a row to `rows`, unless it is deleted.
     pub(super) fn push_unless_collected(
         &self,
         rows: &mut dyn SignalRows,
@@ -487,11 +497,11 @@ impl<'d> Collector<'d> {
     }
 }
 
-/// Some rows of a group, to which others belong.
+/// Some rows of a group that may be referenced by other rows.
 struct Parents<'p> {
     group: usize,
     rows: &'p [usize],
-    /// The rows by their keys, whose case and spaces at the end are ignored.
+    /// The rows by their keys, ignoring case and trailing spaces.
     folded: Option<HashMap<String, usize>>,
 }
 
@@ -501,16 +511,16 @@ impl<'p> Parents<'p> {
     }
 }
 
-/// A key without its case and the spaces at its end.
+/// A key in lower case, without trailing spaces.
 fn folded(key: &[u8]) -> String {
-    // The length comes first.
+    // The encoding begins with the length.
     let text = String::from_utf8_lossy(key.get(8..).unwrap_or_default());
     text.trim_end().to_lowercase()
 }
 
-/// Whether rows of a model can be deleted without being read: nobody hears of them, nothing belongs to them, and they cannot
-/// be among those that restrict the delete or stay.
-fn is_unheard(dependent: Dependent) -> bool {
+/// Whether rows of a model can be deleted without being read: they have no receivers, no other rows
+/// reference them, and they cannot be among the rows that restrict the delete or remain.
+fn can_fast_delete(dependent: Dependent) -> bool {
     let child = dependent.child();
     dependent.only_cascades()
         && child.receivers.delete_if_any().is_none()

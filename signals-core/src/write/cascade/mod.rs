@@ -1,9 +1,12 @@
-//! A delete together with the rows that belong to the deleted rows.
+//! Deletes rows together with the rows that reference them.
 //!
-//! The steps are those of [Django's collector](https://github.com/django/django/blob/stable/5.2.x/django/db/models/deletion.py):
-//! first everything that is to be deleted is collected, level by level; then it is decided whether a row that stays keeps
-//! the others from being deleted; only then are receivers told and rows written. Nothing here calls itself for the rows of the
-//! next level, so that the stack is as deep for a long chain of rows as for one row.
+//! The steps are those of [Django's
+//! collector](https://github.com/django/django/blob/stable/5.2.x/django/db/models/deletion.py).
+//! First, all rows to delete are collected, level by level. Then the remaining rows are checked:
+//! one of them may restrict the delete. Only then are receivers notified and rows written. No
+//! function calls itself for the next level, so the stack depth does not depend on the length of a
+//! chain of rows.
+
 pub(crate) mod collect;
 pub(crate) mod order;
 pub(crate) mod statements;
@@ -32,75 +35,81 @@ use crate::write::save;
 use collect::{Collector, RowId};
 use order::{Order, Run, order};
 
-/// Deletes rows of a model to which other models belong, with what belongs to them. On the heap, so that other deletes have
-/// no room for it.
+/// Deletes rows of a model that other models reference, together with the referencing rows. Boxed,
+/// so that the futures of other deletes stay small.
 pub(crate) fn delete<'d>(
     rows: &'d mut dyn SignalRows,
     conn: &'d mut Conn<'_>,
-    heard: &'d Notifier,
-    scene: &'d OperationContext,
+    notifier: &'d Notifier,
+    context: &'d OperationContext,
 ) -> BoxFuture<'d, Result<WriteOutcome>> {
     Box::pin(async move {
-        let mut collector = Collector::new(rows, heard, scene, conn.kind());
+        let mut collector = Collector::new(rows, notifier, context, conn.kind());
         collector.collect(conn).await?;
-        collector.tell_before(conn).await?;
+        collector.notify_before(conn).await?;
         collector.write(conn).await
     })
 }
 
 impl Collector<'_> {
-    /// Tells the receivers ahead of the deletes. Where they have used the connection, rows may have come, gone or moved: all
-    /// is collected and decided again, and the receivers are told of the rows that they were not told of.
-    async fn tell_before(&mut self, conn: &mut Conn<'_>) -> Result<()> {
-        let mut told = HashSet::new();
+    /// Runs the receivers before the deletes. If they have used the connection, rows may have been
+    /// added, removed or changed: everything is collected again, and the receivers are notified of
+    /// the rows that are new.
+    async fn notify_before(&mut self, conn: &mut Conn<'_>) -> Result<()> {
+        let mut notified = HashSet::new();
         let limit = chain::recursion_limit();
         for round in 0.. {
             let before = conn.state.statements;
-            let new = self.tell_new(conn, &mut told, round == 0).await?;
+            let new = self.notify_new(conn, &mut notified, round == 0).await?;
             if new == 0 || conn.state.statements == before {
                 return Ok(());
             }
             if round == limit {
-                return Err(self.scene().operation.recursion(limit));
+                return Err(self.context().operation.recursion(limit));
             }
             self.collect(conn).await?;
         }
         Ok(())
     }
 
-    /// Tells the receivers of the rows that they were not told of, and returns how many those are.
-    async fn tell_new(
+    /// Notifies the receivers of the rows that they have not been notified of, and returns the
+    /// number of those rows.
+    async fn notify_new(
         &mut self,
         conn: &mut Conn<'_>,
-        told: &mut HashSet<RowId>,
+        notified: &mut HashSet<RowId>,
         first: bool,
     ) -> Result<usize> {
         let mut new = 0;
-        // The rows of the program in its order, and the others as they were found.
+        // The caller's rows in the order of the slice, then the other rows in the order in which
+        // they were collected.
         let mut order: Vec<_> = (0..self.nodes.len()).collect();
         order[..self.roots].sort_unstable_by_key(|node| self.nodes[*node].row);
         for node in order {
             let group = &mut self.groups[self.nodes[node].group];
-            if group.heard.is_silent_before() {
+            if group.notifier.is_before_empty() {
                 continue;
             }
             let row = self.nodes[node].row;
-            let is_new =
-                told.insert((group.rows.id(), group.rows.as_rows().encoded_key(row, self.kind)?));
-            // Two rows of the program can have the same key.
+            let is_new = notified
+                .insert((group.rows.id(), group.rows.as_rows().encoded_key(row, self.kind)?));
+            // Two of the caller's rows can have the same key. Each gets its own event.
             if is_new || (first && node < self.roots) {
                 new += 1;
                 let rows = &mut *group.rows;
-                group.heard.tell_before_row(rows, row, Some(&mut *conn), &group.scene).await?;
+                group
+                    .notifier
+                    .notify_before_row(rows, row, Some(&mut *conn), &group.context)
+                    .await?;
             }
         }
         Ok(new)
     }
 
-    /// Writes what was decided: rows that nobody hears of, columns that are set to NULL, and then the rows that were collected,
-    /// each before those that it belongs to.
+    /// Executes the delete: rows that need not be read, then columns to set to NULL, then the
+    /// collected rows, each before the rows that it references.
     async fn write(&mut self, conn: &mut Conn<'_>) -> Result<WriteOutcome> {
-        for (dependent, group, part) in &self.unheard {
+        for (dependent, group, part) in &self.fast_deletes {
             let parents = &*self.groups[*group].rows;
             let delete = statements::delete(conn, *dependent, parents, part).await?;
             conn.run(delete, &mut |_| ()).await?;
@@ -110,11 +119,11 @@ impl Collector<'_> {
         }
         let groups: Vec<_> = self.nodes.iter().map(|node| node.group).collect();
         let Order { runs, broken } = order(&groups, &self.edges);
-        self.break_circles(conn, &broken).await?;
+        self.break_cycles(conn, &broken).await?;
         self.delete_runs(conn, runs).await
     }
 
-    /// Sets the column to NULL in the rows that belong to the rows of a group and stay.
+    /// Sets the column to NULL in the remaining rows that reference rows of a group.
     async fn set_null(
         &mut self,
         conn: &mut Conn<'_>,
@@ -122,12 +131,12 @@ impl Collector<'_> {
         group: usize,
     ) -> Result<()> {
         let (child, column) = (dependent.child(), dependent.column());
-        let heard = child.receivers.save_if_any().is_some()
+        let needs_save = child.receivers.save_if_any().is_some()
             || child.statements.has_times()
             || Recorders::of_task(child.id).any();
         for part in self.parts(conn, group).await? {
             let parents = &*self.groups[group].rows;
-            if !heard && !self.deleted_with.contains(&child.id) {
+            if !needs_save && !self.deleted_with.contains(&child.id) {
                 let update = statements::set_null(conn, dependent, parents, &part).await?;
                 conn.run(update, &mut |_| ()).await?;
                 continue;
@@ -142,15 +151,15 @@ impl Collector<'_> {
             })
             .await?;
             read?;
-            let verb = SaveKind::Fields(with_times(vec![column], child.statements).into());
-            save::many(&mut *rows, conn.reborrow().into(), verb).await?;
+            let save_kind = SaveKind::Fields(with_times(vec![column], child.statements).into());
+            save::many(&mut *rows, conn.reborrow().into(), save_kind).await?;
         }
         Ok(())
     }
 
-    /// Sets columns to NULL in rows that are deleted, because no order of the deletes respects them. It is part of the deletes:
-    /// no save is told.
-    async fn break_circles(&self, conn: &mut Conn<'_>, broken: &[usize]) -> Result<()> {
+    /// Sets columns to NULL in rows that are deleted afterwards, because no order of the deletes
+    /// satisfies all references. This is part of the delete, so it sends no save signals.
+    async fn break_cycles(&self, conn: &mut Conn<'_>, broken: &[usize]) -> Result<()> {
         let mut columns: Vec<((usize, usize), Vec<usize>)> = Vec::new();
         for edge in broken {
             let (node, column) = (&self.nodes[self.edges[*edge].child], self.columns[*edge]);
@@ -171,8 +180,8 @@ impl Collector<'_> {
     }
 
     async fn delete_runs(&mut self, conn: &mut Conn<'_>, runs: Vec<Run>) -> Result<WriteOutcome> {
-        // The rows of the library's own are brought into the order in which they are deleted, so that those of a statement are
-        // side by side. Those of the program stay where they are.
+        // Collected rows are sorted into the order in which they are deleted, so that the rows of
+        // one statement are adjacent. The caller's rows stay in place and only get a write order.
         for (number, group) in self.groups.iter_mut().enumerate() {
             let own = runs.iter().filter(|run| run.group == number);
             let rows = own.flat_map(|run| &run.rows).map(|(node, _)| self.nodes[*node].row);
@@ -202,30 +211,30 @@ impl Collector<'_> {
         Ok(written)
     }
 
-    /// Deletes rows that were collected, and tells the receivers behind the statements.
+    /// Deletes collected rows, and runs the receivers after the statements.
     async fn delete_run(&mut self, conn: &mut Conn<'_>, run: &Run, start: usize) -> Result<()> {
         let group = &mut self.groups[run.group];
-        let (rows, heard) = (&mut *group.rows, &mut group.heard);
+        let (rows, notifier) = (&mut *group.rows, &mut group.notifier);
         let mut batches = Vec::new();
         for chunk in chunks_of_run(rows, conn, run, start, false) {
-            let deleted = delete_chunk(rows, conn, heard, &chunk, false).await?;
+            let deleted = delete_chunk(rows, conn, notifier, &chunk, false).await?;
             batches.extend(chunk::runs(deleted.rows.into_iter()));
         }
-        heard.written = WriteOutcome::several(None, batches);
-        if heard.pair.previous {
-            heard.before.resize_with(rows.len(), || None);
+        notifier.written = WriteOutcome::several(None, batches);
+        if notifier.receivers.previous {
+            notifier.previous_rows.resize_with(rows.len(), || None);
             for row in start..start + run.rows.len() {
-                heard.before[row] =
+                notifier.previous_rows[row] =
                     Some(std::mem::take(rows.as_rows_mut().previous_of(row)).into());
             }
         }
-        for postponed in heard.postponed(rows, &group.scene) {
-            conn.state.defer(postponed);
+        for deferred in notifier.deferred(rows, &group.context) {
+            conn.state.defer(deferred);
         }
-        heard.tell_after(rows, Some(conn), &group.scene).await
+        notifier.notify_after(rows, Some(conn), &group.context).await
     }
 
-    /// Deletes the rows of the program. Their receivers are told when everything is deleted.
+    /// Deletes the caller's rows. Their receivers run after everything is deleted.
     async fn delete_roots(
         &mut self,
         conn: &mut Conn<'_>,
@@ -234,12 +243,12 @@ impl Collector<'_> {
     ) -> Result<WriteOutcome> {
         let group = &mut self.groups[0];
         if run.rows.len() == self.roots && run.rows.iter().all(|(_, depth)| *depth == 0) {
-            return delete_rows(&mut *group.rows, conn, &group.heard).await;
+            return delete_rows(&mut *group.rows, conn, &group.notifier).await;
         }
-        let (rows, heard) = (&mut *group.rows, &group.heard);
+        let (rows, notifier) = (&mut *group.rows, &group.notifier);
         let (mut batches, mut kept) = (Vec::new(), Vec::new());
         for chunk in chunks_of_run(rows, conn, run, start, true) {
-            let deleted = delete_chunk(rows, conn, heard, &chunk, true).await?;
+            let deleted = delete_chunk(rows, conn, notifier, &chunk, true).await?;
             batches.extend(chunk::runs(deleted.rows.into_iter().map(|row| rows.place(row))));
             kept.extend(deleted.kept);
         }
@@ -247,16 +256,19 @@ impl Collector<'_> {
     }
 }
 
-/// Whether the rows of the program must be deleted in an order that is not theirs.
+/// Whether the caller's rows must be deleted in an order other than that of the slice.
 fn is_ordered(runs: &[Run]) -> bool {
     let mut roots = runs.iter().filter(|run| run.group == 0);
     let first = roots.next();
     roots.next().is_some() || first.is_some_and(|run| run.rows.iter().any(|(_, depth)| *depth > 0))
 }
 
-/// The statements that delete the rows of a run, which begin at this place. On SQLite, no statement has both a row and one
-/// that belongs to it: `ON DELETE RESTRICT` counts there in the middle of a statement. The same where versions are checked: a
-/// stale row stays, and is the error, not the constraint of the row that it belongs to.
+/// Splits a run, whose rows begin at index `start`, into the chunks that delete it.
+///
+/// On SQLite, no statement contains both a row and a row that references it, because `ON DELETE
+/// RESTRICT` is checked in the middle of the statement. The same applies if versions are checked: a
+/// stale row is not deleted, and must be reported as stale, not as a foreign-key violation of the
+/// row that it references.
 fn chunks_of_run(
     rows: &dyn SignalRows,
     conn: &Conn<'_>,

@@ -1,8 +1,8 @@
-//! The order in which collected rows are deleted: a row before the rows that it belongs to.
+//! The order in which collected rows are deleted: each row before the rows that it references.
 
 use std::collections::VecDeque;
 
-/// A row that belongs to another one. Both are deleted.
+/// A reference from one deleted row to another.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Edge {
     pub(super) child: usize,
@@ -11,22 +11,24 @@ pub(super) struct Edge {
     pub(super) optional: bool,
 }
 
-/// Rows of one group, in the order in which they are deleted, without rows of other groups between them.
+/// Rows of one group that are deleted without rows of other groups between them, in the order in
+/// which they are deleted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Run {
     pub(super) group: usize,
-    /// Each row with its depth: a row is deeper than the rows of this run that belong to it, and depths never decrease.
+    /// Each row with its depth. A row is deeper than the rows of this run that reference it, and
+    /// depths never decrease.
     pub(super) rows: Vec<(usize, usize)>,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Order {
     pub(super) runs: Vec<Run>,
-    /// The edges that are part of a circle and that the order does not respect: their columns are set to NULL first.
+    /// The edges of cycles that the order does not satisfy. Their columns are set to NULL first.
     pub(super) broken: Vec<usize>,
 }
 
-/// Orders rows, of which `groups` has the group of each.
+/// Orders the rows. `groups` contains the group of each row.
 pub(super) fn order(groups: &[usize], edges: &[Edge]) -> Order {
     let mut sort = Sort::new(groups, edges);
     let mut cut = [Cut::BackEdges, Cut::Optional, Cut::Everything].into_iter();
@@ -34,10 +36,10 @@ pub(super) fn order(groups: &[usize], edges: &[Edge]) -> Order {
         while let Some(row) = sort.next() {
             sort.take(row);
         }
-        if sort.left == 0 {
+        if sort.remaining == 0 {
             return sort.order;
         }
-        // What is left is a circle, or waits for one.
+        // Each remaining row is part of a cycle, or waits for one.
         match cut.next() {
             Some(cut) => sort.cut(cut),
             None => return sort.order,
@@ -45,31 +47,35 @@ pub(super) fn order(groups: &[usize], edges: &[Edge]) -> Order {
     }
 }
 
-/// Which edges of a circle are ignored, one kind after the other until the rows can be ordered.
+/// Which edges of a cycle are ignored. The kinds are applied one after the other until the rows can
+/// be ordered.
 #[derive(Clone, Copy, PartialEq)]
 enum Cut {
-    /// Those that can be NULL and whose parent was collected after the child: without them there is no circle.
+    /// Edges whose column can be NULL and whose parent was collected after the child. Every cycle
+    /// has an edge whose parent was collected after the child.
     BackEdges,
-    /// All that can be NULL.
+    /// All edges whose column can be NULL.
     Optional,
-    /// All of them: such rows can exist only if the database checks the constraints at the end of the transaction.
+    /// All edges. Such rows can exist only if the database checks the constraints at the end of the
+    /// transaction.
     Everything,
 }
 
 struct Sort<'s> {
     groups: &'s [usize],
     edges: &'s [Edge],
-    /// The edges from each row to the rows that it belongs to.
+    /// The edges from each row to the rows that it references.
     parents: Vec<Vec<usize>>,
     /// How many rows must be deleted before each row.
     waiting: Vec<usize>,
-    /// The rows of each group that wait for nothing.
+    /// The rows of each group that wait for no other row.
     ready: Vec<VecDeque<usize>>,
-    /// The last run in which a row of the same group had to be deleted before, and the depth in it.
+    /// The last run in which a row of the same group had to be deleted before this row, and the
+    /// depth of this row in it.
     depth: Vec<(usize, usize)>,
     taken: Vec<bool>,
     ignored: Vec<bool>,
-    left: usize,
+    remaining: usize,
     order: Order,
 }
 
@@ -85,11 +91,11 @@ impl<'s> Sort<'s> {
             depth: vec![(0, 0); rows],
             taken: vec![false; rows],
             ignored: vec![false; edges.len()],
-            left: rows,
+            remaining: rows,
             order: Order::default(),
         };
         for (place, edge) in edges.iter().enumerate() {
-            // A row that belongs to itself goes with itself.
+            // A reference of a row to itself does not restrict the order.
             if edge.child != edge.parent {
                 sort.parents[edge.child].push(place);
                 sort.waiting[edge.parent] += 1;
@@ -103,7 +109,8 @@ impl<'s> Sort<'s> {
         sort
     }
 
-    /// The next row that waits for nothing. Rows of the same group follow each other as long as there are any.
+    /// The next row that waits for no other row. Rows of the same group are taken as long as there
+    /// are any.
     fn next(&mut self) -> Option<usize> {
         let current = self.order.runs.last().map(|run| run.group);
         let current = current.filter(|group| !self.ready[*group].is_empty());
@@ -121,7 +128,7 @@ impl<'s> Sort<'s> {
         if let Some(last) = self.order.runs.last_mut() {
             last.rows.push((row, depth));
         }
-        (self.taken[row], self.left) = (true, self.left - 1);
+        (self.taken[row], self.remaining) = (true, self.remaining - 1);
         for place in std::mem::take(&mut self.parents[row]) {
             let parent = self.edges[place].parent;
             if self.groups[parent] == group {
@@ -153,7 +160,7 @@ impl<'s> Sort<'s> {
         }
     }
 
-    /// The parent no longer waits for the child of this edge.
+    /// Removes an edge: its parent no longer waits for its child.
     fn release(&mut self, place: usize) {
         if !std::mem::replace(&mut self.ignored[place], true) {
             let parent = self.edges[place].parent;
@@ -179,27 +186,27 @@ mod tests {
     }
 
     #[test]
-    fn a_row_goes_before_the_rows_that_it_belongs_to() {
+    fn a_row_is_deleted_before_the_rows_that_it_references() {
         let order = order(&[0, 1, 1, 2], &[edge(1, 0), edge(2, 0), edge(3, 1), edge(3, 0)]);
         assert_eq!(rows(&order), [(2, vec![3]), (1, vec![2, 1]), (0, vec![0])]);
         assert!(order.broken.is_empty());
     }
 
     #[test]
-    fn a_chain_is_one_run_and_its_depths_say_which_rows_can_go_together() {
+    fn a_chain_is_one_run_whose_depths_show_which_rows_can_share_a_statement() {
         let order = order(&[0; 4], &[edge(1, 0), edge(2, 1), edge(3, 0)]);
         assert_eq!(order.runs[0].rows, [(2, 0), (3, 0), (1, 1), (0, 2)]);
     }
 
     #[test]
-    fn a_circle_is_broken_at_a_column_that_can_be_null() {
+    fn a_cycle_is_broken_at_a_nullable_column() {
         let optional = Edge { child: 1, parent: 0, optional: true };
         let order = order(&[0, 1], &[edge(0, 1), optional, edge(0, 0)]);
         assert_eq!((rows(&order), &order.broken[..]), (vec![(0, vec![0]), (1, vec![1])], &[1][..]));
     }
 
     #[test]
-    fn a_circle_without_such_a_column_is_deleted_all_the_same() {
+    fn a_cycle_without_a_nullable_column_is_still_deleted() {
         let order = order(&[0, 1, 2], &[edge(0, 1), edge(1, 0), edge(2, 0)]);
         assert_eq!(order.runs.iter().map(|run| run.rows.len()).sum::<usize>(), 3);
         assert!(order.broken.is_empty());

@@ -1,4 +1,4 @@
-//! The statements about rows that belong to others.
+//! The statements about rows that reference other rows.
 
 use crate::database::backend::{Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
@@ -12,10 +12,11 @@ use crate::write::key_order;
 use crate::write::key_order::key_casts;
 use crate::write::key_order::sort_by_key;
 
-/// How many rows a statement names one by one at most.
+/// The maximum number of rows that a statement lists one by one.
 pub(super) const PARENTS: usize = 500;
 
-/// Those of some rows that have a key, as many together as a statement is about, in the order in which rows are locked.
+/// Splits the rows that have a key into parts that fit into one statement, in the order in which
+/// rows are locked.
 pub(super) async fn parts(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
@@ -29,14 +30,14 @@ pub(super) async fn parts(
     Ok(keyed.chunks(most).map(<[_]>::to_vec).collect())
 }
 
-/// Whether the keys of rows are one argument.
+/// Whether the keys of the rows are one array argument.
 fn are_array(kind: DatabaseKind, rows: &dyn Rows, part: &[usize]) -> bool {
     let key = rows.schema().group(ColumnGroup::Key).next().unwrap_or_default();
     let first = part.first().filter(|_| kind == DatabaseKind::Postgres && part.len() > 1);
     first.is_some_and(|row| rows.fits_array(*row, key, kind))
 }
 
-/// Any one row that belongs to these, with its columns if they are to be `read`.
+/// Selects any one row that references these rows, with its columns if `read` is true.
 pub(super) async fn any(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -52,7 +53,7 @@ pub(super) async fn any(
     of_parents(conn, dependent, parents, part, &start, " LIMIT 1").await
 }
 
-/// The rows that belong to these, which stay as they are.
+/// Selects the rows that reference these rows, without a lock.
 pub(super) async fn select(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -62,7 +63,7 @@ pub(super) async fn select(
     of_parents(conn, dependent, parents, part, dependent.child().statements.select, "").await
 }
 
-/// The rows that belong to these and are deleted with them.
+/// Selects and locks the rows that reference these rows and are deleted with them.
 pub(super) async fn select_to_delete(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -73,7 +74,8 @@ pub(super) async fn select_to_delete(
     of_parents(conn, dependent, parents, part, dependent.child().statements.select, &end).await
 }
 
-/// The rows that belong to these as they are when they belong to none.
+/// Selects and locks the rows that reference these rows, with the reference already replaced by
+/// NULL.
 pub(super) async fn select_as_null(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -90,7 +92,8 @@ pub(super) async fn select_as_null(
     of_parents(conn, dependent, parents, part, &start, &end).await
 }
 
-/// UPDATE of the rows that belong to these, of which no receiver is told.
+/// UPDATE that sets the reference to NULL in the rows that reference these rows. No receiver is
+/// notified.
 pub(super) async fn set_null(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -106,13 +109,14 @@ pub(super) async fn set_null(
     change_in_order(conn, dependent, parents, part, &update, null_lock(dependent)).await
 }
 
-/// The lock that an UPDATE of the column to NULL takes. A unique column could be the target of a foreign key.
+/// The lock that an UPDATE of the column to NULL takes. A unique column takes the stronger lock,
+/// because a foreign key may reference it.
 fn null_lock(dependent: Dependent) -> &'static str {
     let column = dependent.child().statements.columns[dependent.column()];
     if column.unique { " FOR UPDATE" } else { " FOR NO KEY UPDATE" }
 }
 
-/// UPDATE of a column of these rows.
+/// UPDATE that sets a column of these rows to NULL.
 pub(super) fn set_own_null(
     kind: DatabaseKind,
     rows: &dyn Rows,
@@ -135,7 +139,7 @@ pub(super) fn set_own_null(
     Ok(Statement::once(sql, args))
 }
 
-/// DELETE of the rows that belong to these, of which no receiver is told.
+/// DELETE of the rows that reference these rows. No receiver is notified.
 pub(super) async fn delete(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -146,8 +150,8 @@ pub(super) async fn delete(
     change_in_order(conn, dependent, parents, part, &delete, " FOR UPDATE").await
 }
 
-/// An UPDATE or DELETE of the rows that belong to these. On PostgreSQL, the locks that it takes are taken in the order of the
-/// keys.
+/// UPDATE or DELETE of the rows that reference these rows. PostgreSQL locks them in the order of
+/// their keys.
 async fn change_in_order(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -167,7 +171,8 @@ async fn change_in_order(
     of_parents(conn, dependent, parents, part, &start, &end).await
 }
 
-/// The order in which rows of a model are written, with a lock of them.
+/// An `ORDER BY` clause for the order in which rows of a model are written, and a lock clause on
+/// PostgreSQL.
 async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Result<String> {
     let (kind, model) = (conn.kind(), dependent.child().statements);
     let names = model.group(ColumnGroup::Key).map(|column| model.name(column));
@@ -187,7 +192,7 @@ async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Resu
     Ok(format!(" ORDER BY {}{lock}", keys.join(", ")))
 }
 
-/// A statement about the rows that belong to a part of the parents.
+/// A statement about the rows that reference a part of the parents.
 async fn of_parents(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -214,7 +219,7 @@ async fn of_parents(
     Ok(Statement { persistent: part.len() == 1, ..Statement::once(sql, args) })
 }
 
-/// The cast of keys to the type as which they are compared with the column.
+/// The cast of the keys to the type with which they are compared to the column.
 async fn cast(conn: &mut Conn<'_>, dependent: Dependent, is_text: bool) -> Result<String> {
     let Some(rows) = dependent.rows(conn.kind(), None).filter(|_| is_text) else {
         return Ok(String::new());
@@ -223,7 +228,7 @@ async fn cast(conn: &mut Conn<'_>, dependent: Dependent, is_text: bool) -> Resul
     Ok(ty.map_or_else(String::new, |ty| format!("::{ty}[]")))
 }
 
-/// The type of a column of text, if it compares in its own way.
+/// The type of a text column, if it compares text by its own rules.
 async fn own_type(
     conn: &mut Conn<'_>,
     dependent: Dependent,
