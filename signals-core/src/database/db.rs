@@ -253,9 +253,9 @@ impl Db {
     fn at_hand(&self) -> Option<AnyLease> {
         match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(_, lender) => lender.as_ref()?.at_hand().map(AnyLease::Sqlite),
+            Pool::Sqlite(_, lender) => lender.as_ref()?.try_acquire().map(AnyLease::Sqlite),
             #[cfg(feature = "postgres")]
-            Pool::Postgres(_, lender) => lender.as_ref()?.at_hand().map(AnyLease::Postgres),
+            Pool::Postgres(_, lender) => lender.as_ref()?.try_acquire().map(AnyLease::Postgres),
         }
     }
 
@@ -302,7 +302,7 @@ async fn lent<DB: Backend>(
     lender: Option<&Arc<WarmPool<DB>>>,
 ) -> Result<Lease<DB>, sqlx::Error> {
     match lender {
-        Some(lender) => lender.lend().await,
+        Some(lender) => lender.acquire().await,
         None => Lease::of(pool).await,
     }
 }
@@ -310,7 +310,7 @@ async fn lent<DB: Backend>(
 /// The program gets the pool, and may wait there for what is kept at the ready.
 fn share<DB: Backend>(lender: Option<&Arc<WarmPool<DB>>>) {
     if let Some(lender) = lender {
-        lender.share();
+        lender.disable();
     }
 }
 

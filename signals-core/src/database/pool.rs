@@ -1,10 +1,10 @@
-//! Connections at the ready, between one use and the next.
+//! A stack of idle connections in front of sqlx's pool.
 //!
-//! sqlx's pool pings a connection on a task of its own whenever it comes back, which costs more than many a statement. A
-//! connection whose last use ended as it should needs no such thing, and goes straight to whoever is next.
+//! Whenever a connection is returned to sqlx's pool, sqlx pings it on a separate task. That costs more than many statements. A
+//! connection whose last use ended cleanly does not need the ping, so the next caller gets it directly from [`WarmPool`].
 //!
-//! A permit of the lender belongs to a connection from its checkout until it is in `ready`, back in sqlx's pool, or closed.
-//! Whoever has a permit and finds `ready` empty therefore never waits in sqlx's pool beside a connection that becomes idle.
+//! A connection holds a permit of its [`WarmPool`] from checkout until it is in `idle`, back in sqlx's pool, or closed. So a
+//! caller that has a permit and finds `idle` empty never waits in sqlx's pool while another connection becomes idle here.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -22,64 +22,65 @@ use crate::database::execution::Naming;
 use crate::database::runtimes::{self, Runtimes, in_runtime};
 use crate::database::verify;
 
-/// A connection that was not used for so long is asked whether it still lives before it is used.
+/// A connection that has been idle for this long is pinged before it is used.
 pub(crate) const PING_AFTER: Duration = Duration::from_secs(1);
 
-/// A connection that was not used for so long, or has not been with its pool for so long, goes back there, where its
-/// age and its idleness are looked at.
+/// A connection that has been idle, or out of sqlx's pool, for this long is returned to sqlx's pool, which checks `max_lifetime`
+/// and `idle_timeout`.
 const RETURN_AFTER: Duration = Duration::from_secs(60);
 
-/// How long a connection on which no statement is under way may take to answer a ping, or to close.
+/// Time limit for a ping, and for closing a connection, if no statement is in flight on the connection.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
-/// The connections of one pool that are at the ready. As many are lent at a time as the pool can have.
+/// The idle connections of one sqlx pool. At most `max_connections` are checked out at a time.
 pub(crate) struct WarmPool<DB: Backend> {
     pool: Pool<DB>,
-    ready: Mutex<Vec<Lease<DB>>>,
-    turns: Arc<Semaphore>,
-    /// Whether the program has the pool too, and would wait there in vain for what is kept here.
-    shared: AtomicBool,
-    /// Whether there is a task that brings home what nobody uses.
+    idle: Mutex<Vec<Lease<DB>>>,
+    permits: Arc<Semaphore>,
+    /// Set if the program uses sqlx's pool directly: it would wait there in vain for connections that are kept here.
+    disabled: AtomicBool,
+    /// Whether the task runs that returns unused connections to sqlx's pool.
     sweeping: AtomicBool,
     runtimes: Arc<Runtimes>,
-    /// How many calls are about to take a connection from the pool.
+    /// The number of calls that are about to take a connection from sqlx's pool.
     opening: AtomicUsize,
-    /// How often a prepared statement was refused as outdated.
+    /// Incremented whenever the database rejects a prepared statement as outdated.
     generation: AtomicU64,
 }
 
-/// A connection, in use or at the ready. It stays at one place on the heap, so that whatever has it is small.
+/// A connection, checked out or idle. It is boxed, so that futures that contain a lease stay small.
 pub(crate) struct Lease<DB: Backend>(Option<Box<LeaseInner<DB>>>);
 
 struct LeaseInner<DB: Backend> {
     conn: PoolConnection<DB>,
-    /// When it came out of the pool.
-    taken: Instant,
-    /// When it came back the last time.
-    used: Instant,
-    /// What has no answer yet. If there is anything when it comes back, the state of the connection is unknown.
-    under_way: UnderWay,
-    /// Whether others than this library have used it.
-    touched: bool,
+    /// When the connection was taken from sqlx's pool.
+    acquired_at: Instant,
+    /// When the connection was last put into `idle`.
+    idle_since: Instant,
+    /// The request that the database has not answered yet. If there is one when the lease is dropped, the state of the connection
+    /// is unknown.
+    in_flight: InFlight,
+    /// Whether the program has used the underlying sqlx connection directly.
+    used_raw: bool,
     /// Whether raw SQL may have left a transaction open.
     unverified: bool,
-    /// Whether it was heard of since it was lent. One that was not may have died meanwhile.
-    answered: bool,
-    /// Where it comes back to, and the turn that it is; none for one that goes back to the pool.
-    home: Option<(Arc<WarmPool<DB>>, OwnedSemaphorePermit)>,
-    /// The runtime in which it came out of the pool, for a drop outside any runtime.
+    /// Whether the database has answered since checkout. Until then, the connection may be dead.
+    proven_alive: bool,
+    /// The pool to which the lease returns, and its permit; `None` if the connection goes back to sqlx's pool directly.
+    owner: Option<(Arc<WarmPool<DB>>, OwnedSemaphorePermit)>,
+    /// The runtime in which the connection was taken from sqlx's pool. A drop outside any runtime enters it.
     runtime: Option<Handle>,
-    /// The runtime that opened it, if that is known.
-    origin: Option<runtime::Id>,
-    /// Whether statements stay prepared on it.
+    /// The runtime that opened the connection, if it is known.
+    opened_in: Option<runtime::Id>,
+    /// Whether statements stay prepared on the connection.
     keeps_statements: bool,
-    /// The generation of the lender that its statements were prepared in, or a later one that they are as good as; none if they
-    /// are outdated for certain.
+    /// The generation of the pool in which the connection's statements were prepared, or the latest one for which they were
+    /// replaced. `None` if they are certainly outdated.
     generation: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum UnderWay {
+enum InFlight {
     Nothing,
     Ping,
     Statement,
@@ -87,12 +88,12 @@ enum UnderWay {
 
 impl<DB: Backend> WarmPool<DB> {
     pub(crate) fn new(pool: Pool<DB>, runtimes: Arc<Runtimes>) -> Arc<Self> {
-        let turns = Arc::new(Semaphore::new(pool.options().get_max_connections() as usize));
+        let permits = Arc::new(Semaphore::new(pool.options().get_max_connections() as usize));
         Arc::new(Self {
             pool,
-            ready: Mutex::default(),
-            turns,
-            shared: AtomicBool::new(false),
+            idle: Mutex::default(),
+            permits,
+            disabled: AtomicBool::new(false),
             sweeping: AtomicBool::new(false),
             runtimes,
             opening: AtomicUsize::new(0),
@@ -100,98 +101,100 @@ impl<DB: Backend> WarmPool<DB> {
         })
     }
 
-    /// One that was used just now, where nobody has it.
-    pub(crate) fn at_hand(self: &Arc<Self>) -> Option<Lease<DB>> {
-        if self.shared.load(Ordering::Acquire) {
+    /// Takes an idle connection that needs no ping, if there is one and a permit is free.
+    pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Lease<DB>> {
+        if self.disabled.load(Ordering::Acquire) {
             return None;
         }
-        let turn = Arc::clone(&self.turns).try_acquire_owned().ok()?;
+        let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let here = runtimes::here();
-        let lent = self.ready().pop_if(|lent| {
-            lent.works_in(here) && lent.is_of(self.generation()) && lent.idle() < PING_AFTER
+        let lease = self.idle().pop_if(|lease| {
+            lease.works_in(here)
+                && lease.has_generation(self.generation())
+                && lease.idle_time() < PING_AFTER
         })?;
-        Some(lent.with_home(self, turn))
+        Some(lease.with_owner(self, permit))
     }
 
-    /// Waits for a connection. `acquire_timeout` of the pool bounds everything: the wait for a turn, the ping of an idle
-    /// connection, and a new connection.
-    pub(crate) async fn lend(self: &Arc<Self>) -> Result<Lease<DB>, sqlx::Error> {
+    /// Waits for a connection. The pool's `acquire_timeout` limits the total time: the wait for a permit, the pings of idle
+    /// connections, and the opening of a new connection.
+    pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Lease<DB>, sqlx::Error> {
         let start = tokio::time::Instant::now();
         let Some(deadline) = start.checked_add(self.pool.options().get_acquire_timeout()) else {
-            return self.lend_before(None).await;
+            return self.acquire_before(None).await;
         };
-        let lent = timeout_at(deadline, self.lend_before(Some(deadline))).await;
-        lent.unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        let lease = timeout_at(deadline, self.acquire_before(Some(deadline))).await;
+        lease.unwrap_or(Err(sqlx::Error::PoolTimedOut))
     }
 
-    async fn lend_before(
+    async fn acquire_before(
         self: &Arc<Self>,
         deadline: Option<tokio::time::Instant>,
     ) -> Result<Lease<DB>, sqlx::Error> {
         let several = self.runtimes.are_several();
-        if self.shared.load(Ordering::Acquire) {
+        if self.disabled.load(Ordering::Acquire) {
             return Lease::of(&self.pool).await;
         }
-        let mut turn = self.turn().await?;
-        while let Some(lent) = self.take() {
-            let fresh = lent.idle() < PING_AFTER && lent.is_of(self.generation());
-            let mut lent = lent.with_home(self, turn);
-            // Half of the time that is left, so that there is some for a new connection.
-            let left = deadline.map_or(PATIENCE, |deadline| {
+        let mut permit = self.acquire_permit().await?;
+        while let Some(lease) = self.take() {
+            let fresh = lease.idle_time() < PING_AFTER && lease.has_generation(self.generation());
+            let mut lease = lease.with_owner(self, permit);
+            // A ping may take half of the remaining time, so that the rest is available for a new connection.
+            let half = deadline.map_or(PATIENCE, |deadline| {
                 deadline.duration_since(tokio::time::Instant::now()) / 2
             });
-            let lives = if fresh { Ok(true) } else { lent.lives(left.min(PATIENCE)).await };
-            if lives == Ok(true) {
-                return Ok(lent);
+            let alive = if fresh { Ok(true) } else { lease.is_alive(half.min(PATIENCE)).await };
+            if alive == Ok(true) {
+                return Ok(lease);
             }
-            if lives.is_err() {
-                // The others are as silent, probably, and there is no time to ask each of them.
+            if alive.is_err() {
+                // No answer in time: the other idle connections are probably dead too, and to ping each would take too long.
                 self.discard_all();
             }
-            let Some(its) = lent.discard() else { return Err(sqlx::Error::PoolClosed) };
-            turn = its;
+            let Some(freed) = lease.discard() else { return Err(sqlx::Error::PoolClosed) };
+            permit = freed;
         }
         loop {
-            let mut lent = self.open().await?;
-            if let Some(loan) = &mut lent.0 {
-                loan.forget(self.generation()).await?;
+            let mut lease = self.open().await?;
+            if let Some(inner) = &mut lease.0 {
+                inner.clear_statements(self.generation()).await?;
             }
-            if !several || lent.works_in(runtimes::here()) {
-                return Ok(lent.with_home(self, turn));
+            if !several || lease.works_in(runtimes::here()) {
+                return Ok(lease.with_owner(self, permit));
             }
-            lent.discard();
+            lease.discard();
         }
     }
 
-    /// Takes a connection from the pool, when none is ready that works in this runtime. One that works in another runtime makes
-    /// room for it.
+    /// Takes a connection from sqlx's pool, if no idle one works in the current runtime. If the pool is full, an idle connection of
+    /// another runtime is closed to make room.
     async fn open(&self) -> Result<Lease<DB>, sqlx::Error> {
         let opening = Opening::new(&self.opening);
         let max = self.pool.options().get_max_connections() as usize;
         if self.pool.size() as usize + opening.count > max
-            && let Some(other) = self.ready().pop()
+            && let Some(other) = self.idle().pop()
         {
             other.discard();
         }
-        let mut lent = Lease::of(&self.pool).await?;
-        if let Some(loan) = &mut lent.0
+        let mut lease = Lease::of(&self.pool).await?;
+        if let Some(inner) = &mut lease.0
             && !self.runtimes.are_several()
         {
-            loan.origin = runtimes::here();
+            inner.opened_in = runtimes::here();
         }
-        Ok(lent)
+        Ok(lease)
     }
 
-    async fn turn(&self) -> Result<OwnedSemaphorePermit, sqlx::Error> {
-        if let Ok(turn) = Arc::clone(&self.turns).try_acquire_owned() {
-            return Ok(turn);
+    async fn acquire_permit(&self) -> Result<OwnedSemaphorePermit, sqlx::Error> {
+        if let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() {
+            return Ok(permit);
         }
-        let turn = Arc::clone(&self.turns).acquire_owned();
-        let turn = self.pool.close_event().do_until(turn).await?;
-        turn.map_err(|_| sqlx::Error::PoolClosed)
+        let permit = Arc::clone(&self.permits).acquire_owned();
+        let permit = self.pool.close_event().do_until(permit).await?;
+        permit.map_err(|_| sqlx::Error::PoolClosed)
     }
 
-    /// The statements of every connection may be outdated.
+    /// Marks the prepared statements of all connections as possibly outdated.
     pub(crate) fn outdate(&self) {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
@@ -200,80 +203,80 @@ impl<DB: Backend> WarmPool<DB> {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// From now on the program has the pool too: everything goes back there.
-    pub(crate) fn share(&self) {
-        if !self.shared.swap(true, Ordering::AcqRel) {
+    /// Stops keeping connections here, because the program now uses sqlx's pool directly. All connections return there.
+    pub(crate) fn disable(&self) {
+        if !self.disabled.swap(true, Ordering::AcqRel) {
             self.clear();
         }
     }
 
-    /// Gives all that is at the ready back to the pool.
+    /// Returns all idle connections to sqlx's pool.
     pub(crate) fn clear(&self) {
-        let ready = std::mem::take(&mut *self.ready());
-        self.bring_home(ready);
+        let idle = std::mem::take(&mut *self.idle());
+        self.return_leases(idle);
     }
 
-    /// Gives connections that nobody uses back to the pool, each with a turn if there is one left.
-    fn bring_home(&self, idle: Vec<Lease<DB>>) {
-        for mut lent in idle {
-            let turn = Arc::clone(&self.turns).try_acquire_owned().ok();
-            if let Some(loan) = lent.0.take() {
-                loan.give_back(turn, self.patience());
+    /// Returns idle connections to sqlx's pool. Each takes a permit if one is free, and releases it when it is back.
+    fn return_leases(&self, idle: Vec<Lease<DB>>) {
+        for mut lease in idle {
+            let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
+            if let Some(inner) = lease.0.take() {
+                inner.give_back(permit, self.patience());
             }
         }
     }
 
     fn discard_all(&self) {
-        let ready = std::mem::take(&mut *self.ready());
-        ready.into_iter().for_each(|lent| drop(lent.discard()));
+        let idle = std::mem::take(&mut *self.idle());
+        idle.into_iter().for_each(|lease| drop(lease.discard()));
     }
 
-    /// How long a connection on which no statement is under way may take to answer.
+    /// Time limit for a ping, if no statement is in flight on the connection.
     fn patience(&self) -> Duration {
         PATIENCE.min(self.pool.options().get_acquire_timeout() / 2)
     }
 
-    /// One that works in this runtime.
+    /// Takes the most recently used idle connection that works in the current runtime.
     fn take(&self) -> Option<Lease<DB>> {
         let here = runtimes::here();
-        let mut ready = self.ready();
-        let at = ready.iter().rposition(|lent| lent.works_in(here))?;
-        Some(ready.remove(at))
+        let mut idle = self.idle();
+        let at = idle.iter().rposition(|lease| lease.works_in(here))?;
+        Some(idle.remove(at))
     }
 
-    fn keep(self: &Arc<Self>, lent: Lease<DB>) {
-        self.ready().push(lent);
-        // Shared meanwhile: whoever shares has looked before this was here.
-        if self.shared.load(Ordering::Acquire) || self.pool.is_closed() {
+    fn put_back(self: &Arc<Self>, lease: Lease<DB>) {
+        self.idle().push(lease);
+        // `disable` may have run after the last check and before the push, so check again.
+        if self.disabled.load(Ordering::Acquire) || self.pool.is_closed() {
             self.clear();
         } else if !self.sweeping.load(Ordering::Relaxed) {
             self.sweep();
         }
     }
 
-    /// Brings home, once a while, what nobody uses.
+    /// Starts a task that periodically returns unused connections to sqlx's pool, unless it is running already.
     fn sweep(self: &Arc<Self>) {
         let Ok(runtime) = Handle::try_current() else { return };
         if self.sweeping.swap(true, Ordering::AcqRel) {
             return;
         }
-        let mut sweeping = Sweeping { lender: Arc::downgrade(self), on: true };
+        let mut sweeping = Sweeping { warm_pool: Arc::downgrade(self), on: true };
         runtime.spawn(async move {
             loop {
                 tokio::time::sleep(RETURN_AFTER).await;
-                let Some(lender) = sweeping.lender.upgrade() else { return };
-                let mut ready = lender.ready();
-                let (idle, in_use): (Vec<_>, Vec<_>) =
-                    ready.drain(..).partition(|lent| lent.idle() >= RETURN_AFTER);
-                *ready = in_use;
-                let done = ready.is_empty();
+                let Some(warm_pool) = sweeping.warm_pool.upgrade() else { return };
+                let mut idle = warm_pool.idle();
+                let (unused, recent): (Vec<_>, Vec<_>) =
+                    idle.drain(..).partition(|lease| lease.idle_time() >= RETURN_AFTER);
+                *idle = recent;
+                let done = idle.is_empty();
                 if done {
-                    // While the list is locked, so that whoever keeps a connection after this starts another task.
-                    lender.sweeping.store(false, Ordering::Release);
+                    // Set while the list is locked, so that the next `put_back` starts a new task.
+                    warm_pool.sweeping.store(false, Ordering::Release);
                     sweeping.on = false;
                 }
-                drop(ready);
-                lender.bring_home(idle);
+                drop(idle);
+                warm_pool.return_leases(unused);
                 if done {
                     return;
                 }
@@ -281,35 +284,37 @@ impl<DB: Backend> WarmPool<DB> {
         });
     }
 
-    fn ready(&self) -> MutexGuard<'_, Vec<Lease<DB>>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+    fn idle(&self) -> MutexGuard<'_, Vec<Lease<DB>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
+
 impl<DB: Backend> Drop for WarmPool<DB> {
-    /// As sqlx's pool does with its idle connections: nothing is sent, so that no runtime is needed.
+    /// Drops the idle connections as sqlx's pool does: nothing is sent to the server, so no runtime is needed.
     fn drop(&mut self) {
         self.discard_all();
     }
 }
 
-/// The task that brings home what nobody uses. Should it end with its runtime, another one can be started.
+/// Guard of the task that returns unused connections. If the task is dropped because its runtime ends, another one can be
+/// started.
 struct Sweeping<DB: Backend> {
-    lender: Weak<WarmPool<DB>>,
+    warm_pool: Weak<WarmPool<DB>>,
     on: bool,
 }
 
 impl<DB: Backend> Drop for Sweeping<DB> {
     fn drop(&mut self) {
-        if let Some(lender) = self.lender.upgrade().filter(|_| self.on) {
-            lender.sweeping.store(false, Ordering::Release);
+        if let Some(warm_pool) = self.warm_pool.upgrade().filter(|_| self.on) {
+            warm_pool.sweeping.store(false, Ordering::Release);
         }
     }
 }
 
-/// A call that is about to take a connection from the pool.
+/// Counts a call that is about to take a connection from sqlx's pool.
 struct Opening<'o> {
     opening: &'o AtomicUsize,
-    /// How many there are with this one.
+    /// The number of such calls, including this one.
     count: usize,
 }
 
@@ -326,160 +331,162 @@ impl Drop for Opening<'_> {
 }
 
 impl<DB: Backend> Lease<DB> {
-    /// One that goes back to the pool.
+    /// Takes a connection from sqlx's pool that is returned there directly.
     pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         let (conn, is_new) = runtimes::acquire(pool).await?;
-        let taken = Instant::now();
+        let acquired_at = Instant::now();
         Ok(Self(Some(Box::new(LeaseInner {
             conn,
-            taken,
-            used: taken,
-            under_way: UnderWay::Nothing,
-            touched: false,
+            acquired_at,
+            idle_since: acquired_at,
+            in_flight: InFlight::Nothing,
+            used_raw: false,
             unverified: false,
-            answered: false,
-            home: None,
+            proven_alive: false,
+            owner: None,
             runtime: Handle::try_current().ok(),
-            origin: if is_new { runtimes::here() } else { None },
+            opened_in: if is_new { runtimes::here() } else { None },
             keeps_statements: DB::keeps_statements(pool),
             generation: Some(0),
         }))))
     }
 
-    fn with_home(mut self, lender: &Arc<WarmPool<DB>>, turn: OwnedSemaphorePermit) -> Self {
-        if let Some(loan) = &mut self.0 {
-            loan.home = Some((Arc::clone(lender), turn));
-            loan.answered = false;
+    /// Makes the lease return to `owner`.
+    fn with_owner(mut self, owner: &Arc<WarmPool<DB>>, permit: OwnedSemaphorePermit) -> Self {
+        if let Some(inner) = &mut self.0 {
+            inner.owner = Some((Arc::clone(owner), permit));
+            inner.proven_alive = false;
         }
         self
     }
 
-    /// For how long nobody has used it.
-    fn idle(&self) -> Duration {
-        self.0.as_ref().map_or(Duration::MAX, |loan| loan.used.elapsed())
+    /// How long the connection has been idle.
+    fn idle_time(&self) -> Duration {
+        self.0.as_ref().map_or(Duration::MAX, |inner| inner.idle_since.elapsed())
     }
 
-    /// Whether the runtime that opened it is this one. The I/O driver of another one may be gone, or stand still, which a ping
-    /// does not always show: its answer may be there at once.
+    /// Whether the connection was opened in the current runtime. The I/O driver of another runtime may have shut down or may not be
+    /// polled. A ping does not always detect that, because its answer may be readable without waiting.
     fn works_in(&self, here: Option<runtime::Id>) -> bool {
-        !DB::NEEDS_RUNTIME || self.0.as_ref().is_some_and(|loan| loan.origin == here)
+        !DB::NEEDS_RUNTIME || self.0.as_ref().is_some_and(|inner| inner.opened_in == here)
     }
 
-    /// Whether a ping succeeds; an error if there is no answer in time.
-    async fn lives(&mut self, limit: Duration) -> Result<bool, Elapsed> {
-        let Some(loan) = &mut self.0 else { return Ok(false) };
-        // Before the await: this future may be dropped in it.
-        loan.under_way = UnderWay::Ping;
-        let generation = loan.home.as_ref().map_or(0, |(lender, _)| lender.generation());
-        let lives = async {
-            loan.forget(generation).await?;
-            loan.conn.ping().await
+    /// Whether a ping succeeds. Returns an error if there is no answer in time.
+    async fn is_alive(&mut self, limit: Duration) -> Result<bool, Elapsed> {
+        let Some(inner) = &mut self.0 else { return Ok(false) };
+        // Set before the await, because this future may be dropped in it.
+        inner.in_flight = InFlight::Ping;
+        let generation = inner.owner.as_ref().map_or(0, |(owner, _)| owner.generation());
+        let alive = async {
+            inner.clear_statements(generation).await?;
+            inner.conn.ping().await
         };
-        let lives = timeout(limit, lives).await?.is_ok();
-        if lives {
-            loan.under_way = UnderWay::Nothing;
+        let alive = timeout(limit, alive).await?.is_ok();
+        if alive {
+            inner.in_flight = InFlight::Nothing;
         }
-        Ok(lives)
+        Ok(alive)
     }
 
-    /// Whether its statements are those of this generation.
-    fn is_of(&self, generation: u64) -> bool {
-        self.0.as_ref().is_some_and(|loan| loan.generation == Some(generation))
+    /// Whether the connection's prepared statements are of this generation.
+    fn has_generation(&self, generation: u64) -> bool {
+        self.0.as_ref().is_some_and(|inner| inner.generation == Some(generation))
     }
 
-    /// A prepared statement was refused as outdated, and those of the other connections may be too.
+    /// The database rejected a prepared statement as outdated. The statements of all other connections may be outdated too.
     pub(crate) fn set_outdated(&mut self) {
-        if let Some(loan) = &mut self.0 {
-            loan.generation = None;
-            if let Some((lender, _)) = &loan.home {
-                lender.outdate();
+        if let Some(inner) = &mut self.0 {
+            inner.generation = None;
+            if let Some((owner, _)) = &inner.owner {
+                owner.outdate();
             }
         }
     }
 
-    /// Its statements were forgotten, and will be prepared again.
+    /// The statement cache of the connection was cleared, so its statements will be prepared again.
     pub(crate) fn set_forgotten(&mut self) {
-        if let Some(loan) = &mut self.0 {
-            loan.generation = Some(loan.home.as_ref().map_or(0, |(lender, _)| lender.generation()));
+        if let Some(inner) = &mut self.0 {
+            inner.generation =
+                Some(inner.owner.as_ref().map_or(0, |(owner, _)| owner.generation()));
         }
     }
 
     pub(crate) fn conn(&mut self) -> Option<&mut DB::Connection> {
-        self.0.as_mut().map(|loan| &mut *loan.conn)
+        self.0.as_mut().map(|inner| &mut *inner.conn)
     }
 
-    /// A statement is under way.
+    /// A statement is in flight.
     pub(crate) fn set_busy(&mut self) {
-        if let Some(loan) = &mut self.0 {
-            loan.under_way = UnderWay::Statement;
+        if let Some(inner) = &mut self.0 {
+            inner.in_flight = InFlight::Statement;
         }
     }
 
-    /// No statement is under way any more.
+    /// No statement is in flight any more.
     pub(crate) fn set_idle(&mut self) {
-        if let Some(loan) = &mut self.0 {
-            loan.under_way = UnderWay::Nothing;
+        if let Some(inner) = &mut self.0 {
+            inner.in_flight = InFlight::Nothing;
         }
     }
 
     /// The database has answered.
     pub(crate) fn set_proven_alive(&mut self) {
-        if let Some(loan) = &mut self.0 {
-            loan.answered = true;
+        if let Some(inner) = &mut self.0 {
+            inner.proven_alive = true;
         }
     }
 
-    /// Whether it was heard of since it was lent.
+    /// Whether the database has answered since checkout.
     pub(crate) fn is_proven_alive(&self) -> bool {
-        self.0.as_ref().is_some_and(|loan| loan.answered)
+        self.0.as_ref().is_some_and(|inner| inner.proven_alive)
     }
 
-    /// Others than this library use it.
-    pub(crate) fn touch(&mut self) {
-        if let Some(loan) = &mut self.0 {
-            (loan.touched, loan.answered) = (true, true);
+    /// The program uses the underlying sqlx connection directly.
+    pub(crate) fn set_used_raw(&mut self) {
+        if let Some(inner) = &mut self.0 {
+            (inner.used_raw, inner.proven_alive) = (true, true);
         }
     }
 
-    /// How statements are prepared on it.
+    /// How statements are prepared on the connection.
     pub(crate) fn naming(&self) -> Naming {
         match &self.0 {
-            Some(loan) if !loan.keeps_statements => Naming::Unnamed { asks: loan.touched },
+            Some(inner) if !inner.keeps_statements => Naming::Unnamed { asks: inner.used_raw },
             _ => Naming::Named,
         }
     }
 
-    /// The runtime in which it came out of the pool.
+    /// The runtime in which the connection was taken from sqlx's pool.
     pub(crate) fn runtime(&self) -> Option<&Handle> {
-        self.0.as_ref().and_then(|loan| loan.runtime.as_ref())
+        self.0.as_ref().and_then(|inner| inner.runtime.as_ref())
     }
 
     /// Whether raw SQL may have left a transaction open.
     pub(crate) fn set_unverified(&mut self, unverified: bool) {
-        if let Some(loan) = &mut self.0 {
-            loan.unverified = unverified;
+        if let Some(inner) = &mut self.0 {
+            inner.unverified = unverified;
         }
     }
 
-    /// Closes it: of no use to anybody.
+    /// Closes the connection.
     pub(crate) fn close(mut self) {
-        if let Some(loan) = self.0.take() {
-            loan.close();
+        if let Some(inner) = self.0.take() {
+            inner.close();
         }
     }
 
-    /// Drops the connection without a word to the server, and returns the turn that it was.
+    /// Drops the connection without sending anything to the server, and returns its permit.
     fn discard(mut self) -> Option<OwnedSemaphorePermit> {
-        let loan = *self.0.take()?;
-        let turn = loan.home.map(|(_, turn)| turn);
-        in_runtime(loan.runtime, move || drop(loan.conn.detach()));
-        turn
+        let inner = *self.0.take()?;
+        let permit = inner.owner.map(|(_, permit)| permit);
+        in_runtime(inner.runtime, move || drop(inner.conn.detach()));
+        permit
     }
 }
 
 impl<DB: Backend> LeaseInner<DB> {
-    /// Has the connection prepare its statements again, if they are of an older generation.
-    async fn forget(&mut self, generation: u64) -> Result<(), sqlx::Error> {
+    /// Clears the statement cache of the connection if it is of an older generation.
+    async fn clear_statements(&mut self, generation: u64) -> Result<(), sqlx::Error> {
         if self.generation != Some(generation) {
             self.conn.clear_cached_statements().await?;
             self.generation = Some(generation);
@@ -487,13 +494,14 @@ impl<DB: Backend> LeaseInner<DB> {
         Ok(())
     }
 
-    /// Gives the connection back to the pool, which brings it in order, and only then frees the turn: until then, nobody else
-    /// can have the connection.
-    fn give_back(mut self: Box<Self>, turn: Option<OwnedSemaphorePermit>, patience: Duration) {
-        // Nobody knows how long a statement may take.
-        let has_statement = self.under_way == UnderWay::Statement || self.touched;
+    /// Returns the connection to sqlx's pool, which checks it. The permit is released only after that, because nothing else can
+    /// check out the connection before.
+    fn give_back(mut self: Box<Self>, permit: Option<OwnedSemaphorePermit>, patience: Duration) {
+        // A statement that is in flight may take any time, so its end is awaited without a limit.
+        let has_statement = self.in_flight == InFlight::Statement || self.used_raw;
         in_runtime(self.runtime.take(), move || {
-            // Out of the pool's hands already, so that a runtime that shuts down closes the connection and frees its place.
+            // Called outside the task: if the runtime shuts down and drops the task, the future that owns the connection is dropped
+            // with it, which closes the connection and frees its slot in sqlx's pool.
             let returned = self.conn.return_to_pool();
             tokio::spawn(async move {
                 if has_statement {
@@ -501,38 +509,38 @@ impl<DB: Backend> LeaseInner<DB> {
                 } else {
                     let _ = timeout(patience, returned).await;
                 }
-                drop(turn);
+                drop(permit);
             });
         });
     }
 
-    /// Rolls back what raw SQL may have left open, before anybody else can have the connection.
-    fn settle(self: Box<Self>) {
+    /// Rolls back a transaction that raw SQL may have left open, before the connection can be checked out again.
+    fn roll_back_and_return(self: Box<Self>) {
         in_runtime(self.runtime.clone(), move || {
-            let mut settling = Settling(Some(self));
+            let mut guard = CloseOnDrop(Some(self));
             tokio::spawn(async move {
-                let Some(loan) = &mut settling.0 else { return };
-                if let Err(error) = verify::roll_back_all::<DB>(&mut loan.conn).await {
-                    tracing::warn!(%error, "a connection is closed, because it may be in a transaction");
-                } else if let Some(mut loan) = settling.0.take() {
-                    (loan.unverified, loan.under_way) = (false, UnderWay::Nothing);
-                    drop(Lease(Some(loan)));
+                let Some(inner) = &mut guard.0 else { return };
+                if let Err(error) = verify::roll_back_all::<DB>(&mut inner.conn).await {
+                    tracing::warn!(%error, "closing a connection that may be in a transaction");
+                } else if let Some(mut inner) = guard.0.take() {
+                    (inner.unverified, inner.in_flight) = (false, InFlight::Nothing);
+                    drop(Lease(Some(inner)));
                 }
             });
         });
     }
 
     fn close(mut self: Box<Self>) {
-        match self.home.take() {
-            Some((lender, turn)) => {
-                if !self.answered {
-                    lender.clear();
+        match self.owner.take() {
+            Some((owner, permit)) => {
+                if !self.proven_alive {
+                    owner.clear();
                 }
                 in_runtime(self.runtime.take(), move || {
                     let conn = self.conn.detach();
                     tokio::spawn(async move {
                         let _ = timeout(PATIENCE, conn.close()).await;
-                        drop(turn);
+                        drop(permit);
                     });
                 });
             }
@@ -546,41 +554,42 @@ impl<DB: Backend> LeaseInner<DB> {
 
 impl<DB: Backend> Drop for Lease<DB> {
     fn drop(&mut self) {
-        let Some(mut loan) = self.0.take() else { return };
-        // One without a cache was perhaps dropped during a BEGIN, which sqlx does not know of then.
-        let may_have_begun = !loan.keeps_statements && loan.under_way == UnderWay::Statement;
-        if loan.unverified || may_have_begun {
-            return loan.settle();
+        let Some(mut inner) = self.0.take() else { return };
+        // A connection without a statement cache may have been dropped during a BEGIN that sqlx does not count.
+        let may_have_begun = !inner.keeps_statements && inner.in_flight == InFlight::Statement;
+        if inner.unverified || may_have_begun {
+            return inner.roll_back_and_return();
         }
-        if loan.generation.is_none() {
-            return loan.close();
+        if inner.generation.is_none() {
+            return inner.close();
         }
-        let Some((lender, turn)) = loan.home.take() else {
-            return in_runtime(loan.runtime.take(), move || drop(loan));
+        let Some((owner, permit)) = inner.owner.take() else {
+            return in_runtime(inner.runtime.take(), move || drop(inner));
         };
-        let clean = loan.under_way == UnderWay::Nothing && !loan.touched;
-        if clean && loan.taken.elapsed() < RETURN_AFTER {
-            loan.used = Instant::now();
-            lender.keep(Self(Some(loan)));
-            // Whoever waits finds it only now.
-            drop(turn);
+        let clean = inner.in_flight == InFlight::Nothing && !inner.used_raw;
+        if clean && inner.acquired_at.elapsed() < RETURN_AFTER {
+            inner.idle_since = Instant::now();
+            owner.put_back(Self(Some(inner)));
+            // Release the permit last, so that the next waiter finds the connection in `idle`.
+            drop(permit);
         } else {
-            // The pool looks at it, and at the others, if it may have died before it was used.
-            if !clean && !loan.touched && !loan.answered {
-                lender.clear();
+            // sqlx's pool checks the connection. If the database never answered on it, the idle connections may be dead too and are
+            // also returned for a check.
+            if !clean && !inner.used_raw && !inner.proven_alive {
+                owner.clear();
             }
-            loan.give_back(Some(turn), lender.patience());
+            inner.give_back(Some(permit), owner.patience());
         }
     }
 }
 
-/// A connection that is closed if it is dropped here.
-struct Settling<DB: Backend>(Option<Box<LeaseInner<DB>>>);
+/// Closes the connection if this guard is dropped with it.
+struct CloseOnDrop<DB: Backend>(Option<Box<LeaseInner<DB>>>);
 
-impl<DB: Backend> Drop for Settling<DB> {
+impl<DB: Backend> Drop for CloseOnDrop<DB> {
     fn drop(&mut self) {
-        if let Some(loan) = self.0.take() {
-            loan.close();
+        if let Some(inner) = self.0.take() {
+            inner.close();
         }
     }
 }

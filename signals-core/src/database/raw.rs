@@ -97,9 +97,9 @@ impl AnyLease {
     pub(crate) fn set_used_raw(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(lease) => lease.touch(),
+            Self::Sqlite(lease) => lease.set_used_raw(),
             #[cfg(feature = "postgres")]
-            Self::Postgres(lease) => lease.touch(),
+            Self::Postgres(lease) => lease.set_used_raw(),
         }
     }
 
