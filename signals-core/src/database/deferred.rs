@@ -1,28 +1,31 @@
-//! What waits for the end of a transaction.
+//! Work that is deferred until the end of a transaction: receivers and callbacks.
 
 use futures_util::future::BoxFuture;
 
 use crate::error::Error;
 use crate::task::chain::PoolId;
 
-/// What waits for the end of the outermost transaction.
+/// Work that runs after the outermost transaction has ended.
 pub(crate) trait Deferred: Send {
-    /// Whether it is a callback of the program, which nothing has refused so far.
+    /// Whether this is a callback of the program. Unlike receivers, callbacks are accepted in a transaction that was not begun
+    /// through this library, and are rejected at its commit.
     fn is_callback(&self) -> bool {
         false
     }
 
-    /// `holds` is the pool that a callback would wait for in vain.
+    /// Runs the work. `holds` is a pool that the work must not use, because it would wait for a connection or a write lock that
+    /// is not released before the work has ended.
     fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>>;
 }
 
+/// How a transaction ended.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum End {
     Committed,
     RolledBack,
 }
 
-/// Runs all in order, each whatever became of the others.
+/// Runs all in order, even if some of them fail, and returns the errors.
 pub(crate) async fn run_all(
     all: Vec<Box<dyn Deferred>>,
     end: End,

@@ -1,5 +1,5 @@
-//! One connection to SQLite or PostgreSQL: where it comes from, one statement on it, and what is known of its transaction.
-//! No model and no signal.
+//! One connection to SQLite or PostgreSQL: where it comes from, one statement on it, and the state of its transaction. This layer
+//! knows no models and no signals.
 //!
 //! May import: `error`, `task`.
 

@@ -1,3 +1,5 @@
+//! The options of a [`Db`].
+
 use std::time::Duration;
 
 use sqlx::Database;
@@ -6,7 +8,7 @@ use sqlx::pool::PoolOptions;
 use crate::database::db::{self, Db};
 use crate::error::Result;
 
-/// How a [`Db`] connects, see [`Db::options`].
+/// Options for connecting a [`Db`], see [`Db::options`].
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -32,38 +34,40 @@ impl DbOptions {
         Self { max_connections: None, acquire_timeout: None, statement_cache: true }
     }
 
-    /// How many connections are open at most; 10 by default. A database in memory always has one.
+    /// Sets the maximum number of open connections; 10 by default. An in-memory database always has one connection.
     pub fn max_connections(mut self, max: u32) -> Self {
         self.max_connections = Some(max);
         self
     }
 
-    /// How long a call may wait for a connection; 30 seconds by default. The time covers the wait for a free connection, the
-    /// check of an idle connection, and the opening of a new one. After that, the call fails with
+    /// Sets how long a call may wait for a connection; 30 seconds by default. The time covers the wait for a free connection, the
+    /// ping of an idle connection, and the opening of a new one. After that, the call fails with
     /// [`sqlx::Error::PoolTimedOut`].
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = Some(timeout);
         self
     }
 
-    /// Whether statements stay prepared on a PostgreSQL connection; `true` by default. `false` is for a pooler that may give
-    /// each transaction another server connection, such as PgBouncer in transaction mode: no statement has a name then, and
-    /// a statement outside a transaction runs between BEGIN and COMMIT, which takes three round trips more. No effect on SQLite.
+    /// Sets whether statements stay prepared on a PostgreSQL connection; `true` by default.
+    ///
+    /// Use `false` with a connection pooler that may use a different server connection for each transaction, such as PgBouncer
+    /// in transaction mode. Then only unnamed statements are used, and a statement outside a transaction runs between BEGIN and
+    /// COMMIT, which costs three additional round trips. No effect on SQLite.
     pub fn statement_cache(mut self, cache: bool) -> Self {
         self.statement_cache = cache;
         self
     }
 
-    /// Connects, as [`Db::connect`].
+    /// Connects to `url`, like [`Db::connect`].
     ///
     /// # Errors
     ///
-    /// If the URL is not one of a database of this build, or the database cannot be reached.
+    /// If the database of the URL is not enabled in this build, or if the database cannot be reached.
     pub async fn connect(self, url: &str) -> Result<Db> {
         db::open(url, self).await
     }
 
-    /// These options in sqlx's.
+    /// Applies these options to the options of an sqlx pool.
     pub(crate) fn pool<DB: Database>(&self, mut pool: PoolOptions<DB>) -> PoolOptions<DB> {
         if let Some(max) = self.max_connections {
             pool = pool.max_connections(max);

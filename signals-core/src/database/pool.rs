@@ -107,9 +107,9 @@ impl<DB: Backend> WarmPool<DB> {
             return None;
         }
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        let here = runtimes::here();
+        let runtime = runtimes::current_id();
         let lease = self.idle().pop_if(|lease| {
-            lease.works_in(here)
+            lease.works_in(runtime)
                 && lease.has_generation(self.generation())
                 && lease.idle_time() < PING_AFTER
         })?;
@@ -131,7 +131,7 @@ impl<DB: Backend> WarmPool<DB> {
         self: &Arc<Self>,
         deadline: Option<tokio::time::Instant>,
     ) -> Result<Lease<DB>, sqlx::Error> {
-        let several = self.runtimes.are_several();
+        let several = self.runtimes.has_several();
         if self.disabled.load(Ordering::Acquire) {
             return Lease::of(&self.pool).await;
         }
@@ -159,15 +159,15 @@ impl<DB: Backend> WarmPool<DB> {
             if let Some(inner) = &mut lease.0 {
                 inner.clear_statements(self.generation()).await?;
             }
-            if !several || lease.works_in(runtimes::here()) {
+            if !several || lease.works_in(runtimes::current_id()) {
                 return Ok(lease.with_owner(self, permit));
             }
             lease.discard();
         }
     }
 
-    /// Takes a connection from sqlx's pool, if no idle one works in the current runtime. If the pool is full, an idle connection of
-    /// another runtime is closed to make room.
+    /// Takes a connection from sqlx's pool, if no idle one works in the current runtime. If the pool is full, an idle connection
+    /// of another runtime is closed to make room.
     async fn open(&self) -> Result<Lease<DB>, sqlx::Error> {
         let opening = Opening::new(&self.opening);
         let max = self.pool.options().get_max_connections() as usize;
@@ -178,9 +178,9 @@ impl<DB: Backend> WarmPool<DB> {
         }
         let mut lease = Lease::of(&self.pool).await?;
         if let Some(inner) = &mut lease.0
-            && !self.runtimes.are_several()
+            && !self.runtimes.has_several()
         {
-            inner.opened_in = runtimes::here();
+            inner.opened_in = runtimes::current_id();
         }
         Ok(lease)
     }
@@ -238,9 +238,9 @@ impl<DB: Backend> WarmPool<DB> {
 
     /// Takes the most recently used idle connection that works in the current runtime.
     fn take(&self) -> Option<Lease<DB>> {
-        let here = runtimes::here();
+        let runtime = runtimes::current_id();
         let mut idle = self.idle();
-        let at = idle.iter().rposition(|lease| lease.works_in(here))?;
+        let at = idle.iter().rposition(|lease| lease.works_in(runtime))?;
         Some(idle.remove(at))
     }
 
@@ -345,7 +345,7 @@ impl<DB: Backend> Lease<DB> {
             proven_alive: false,
             owner: None,
             runtime: Handle::try_current().ok(),
-            opened_in: if is_new { runtimes::here() } else { None },
+            opened_in: if is_new { runtimes::current_id() } else { None },
             keeps_statements: DB::keeps_statements(pool),
             generation: Some(0),
         }))))
@@ -365,10 +365,10 @@ impl<DB: Backend> Lease<DB> {
         self.0.as_ref().map_or(Duration::MAX, |inner| inner.idle_since.elapsed())
     }
 
-    /// Whether the connection was opened in the current runtime. The I/O driver of another runtime may have shut down or may not be
-    /// polled. A ping does not always detect that, because its answer may be readable without waiting.
-    fn works_in(&self, here: Option<runtime::Id>) -> bool {
-        !DB::NEEDS_RUNTIME || self.0.as_ref().is_some_and(|inner| inner.opened_in == here)
+    /// Whether the connection was opened in the current runtime. The I/O driver of another runtime may have shut down or may not
+    /// be polled. A ping does not always detect that, because its answer may be readable without waiting.
+    fn works_in(&self, runtime: Option<runtime::Id>) -> bool {
+        !DB::NEEDS_RUNTIME || self.0.as_ref().is_some_and(|inner| inner.opened_in == runtime)
     }
 
     /// Whether a ping succeeds. Returns an error if there is no answer in time.
@@ -500,8 +500,8 @@ impl<DB: Backend> LeaseInner<DB> {
         // A statement that is in flight may take any time, so its end is awaited without a limit.
         let has_statement = self.in_flight == InFlight::Statement || self.used_raw;
         in_runtime(self.runtime.take(), move || {
-            // Called outside the task: if the runtime shuts down and drops the task, the future that owns the connection is dropped
-            // with it, which closes the connection and frees its slot in sqlx's pool.
+            // Called outside the task: if the runtime shuts down and drops the task, the future that owns the connection is
+            // dropped with it, which closes the connection and frees its slot in sqlx's pool.
             let returned = self.conn.return_to_pool();
             tokio::spawn(async move {
                 if has_statement {
@@ -573,8 +573,8 @@ impl<DB: Backend> Drop for Lease<DB> {
             // Release the permit last, so that the next waiter finds the connection in `idle`.
             drop(permit);
         } else {
-            // sqlx's pool checks the connection. If the database never answered on it, the idle connections may be dead too and are
-            // also returned for a check.
+            // sqlx's pool checks the connection. If the database never answered on it, the idle connections may be dead too and
+            // are also returned for a check.
             if !clean && !inner.used_raw && !inner.proven_alive {
                 owner.clear();
             }

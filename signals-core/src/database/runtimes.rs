@@ -1,4 +1,4 @@
-//! The runtimes in which connections are used and dropped.
+//! The tokio runtimes in which connections are opened, used and dropped.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -10,8 +10,8 @@ use sqlx::pool::PoolConnection;
 use sqlx::{Database, Pool};
 use tokio::runtime::{self, Handle};
 
-/// The runtimes in which a pool is used. A connection is bound to the I/O driver of the runtime that opened it, which may be
-/// gone; if there are several runtimes, sqlx's pool pings each connection before it is used.
+/// Detects whether a pool is used in more than one runtime. A connection is bound to the I/O driver of the runtime that opened
+/// it, and that runtime may have shut down. So if there are several runtimes, sqlx's pool pings each connection before use.
 pub(crate) struct Runtimes {
     first: Option<runtime::Id>,
     several: AtomicBool,
@@ -19,12 +19,12 @@ pub(crate) struct Runtimes {
 
 impl Runtimes {
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { first: here(), several: AtomicBool::new(false) })
+        Arc::new(Self { first: current_id(), several: AtomicBool::new(false) })
     }
 
-    /// Whether this runtime is not the only one.
-    pub(crate) fn are_several(&self) -> bool {
-        if !self.several.load(Ordering::Relaxed) && here() != self.first {
+    /// Whether the pool is used in several runtimes, counting the current one.
+    pub(crate) fn has_several(&self) -> bool {
+        if !self.several.load(Ordering::Relaxed) && current_id() != self.first {
             self.several.store(true, Ordering::Relaxed);
         }
         self.several.load(Ordering::Relaxed)
@@ -32,18 +32,18 @@ impl Runtimes {
 }
 
 thread_local! {
-    /// Whether a pool has opened a connection while a future was polled on this thread.
+    /// Whether a pool has opened a connection during the current poll on this thread.
     static OPENED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// To be called when a pool has opened a connection.
+/// Records that a pool has opened a connection. Called by `after_connect`.
 #[cfg(feature = "postgres")]
-pub(crate) fn opened() {
+pub(crate) fn note_opened() {
     OPENED.set(true);
 }
 
-/// Takes a connection from a pool. Whether it is new is known of pools that call [`opened`]: a new connection is opened and
-/// returned in one poll.
+/// Takes a connection from a pool, and returns whether the connection is new. This is known only for pools that call
+/// [`note_opened`], and relies on sqlx returning a new connection in the same poll in which `after_connect` ran.
 pub(crate) async fn acquire<DB: Database>(
     pool: &Pool<DB>,
 ) -> Result<(PoolConnection<DB>, bool), sqlx::Error> {
@@ -56,16 +56,18 @@ pub(crate) async fn acquire<DB: Database>(
     .await
 }
 
-pub(crate) fn here() -> Option<runtime::Id> {
+/// The id of the current runtime.
+pub(crate) fn current_id() -> Option<runtime::Id> {
     Handle::try_current().ok().map(|runtime| runtime.id())
 }
 
-/// Runs `work` in the current runtime; outside any, in `runtime`. What it spawns on a runtime that is gone is dropped at once.
+/// Runs `work` in the current runtime or, outside any runtime, in `runtime`. If `runtime` has shut down, the tasks that `work`
+/// spawns are dropped immediately.
 pub(crate) fn in_runtime(runtime: Option<Handle>, work: impl FnOnce() + Send + 'static) {
     let Err(error) = Handle::try_current() else { return work() };
     let Some(runtime) = runtime else { return work() };
     if error.is_thread_local_destroyed() {
-        // The thread is about to end and cannot enter a runtime any more.
+        // The thread is terminating and cannot enter a runtime any more, so another thread does.
         let work = move || {
             let _entered = runtime.enter();
             work();

@@ -1,10 +1,10 @@
-//! The values of a `Db`, which receivers take as `State`.
+//! The values that are added with `Db::with`, which receivers take as `State`.
 
 use std::any::{Any, TypeId};
 use std::fmt;
 use std::sync::Arc;
 
-/// The values of a [`Db`](crate::Db), the newest first.
+/// The values of a [`Db`](crate::Db), as a linked list with the newest first. Clones of a `Db` share it.
 #[derive(Clone, Default)]
 pub(crate) struct Layers(Option<Arc<Layer>>);
 

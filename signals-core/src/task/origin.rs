@@ -56,8 +56,8 @@ impl Origin {
         FOLLOWED.scope(self, future)
     }
 
-    /// The task whose operations a new recorder records. A recorder that is created in a receiver records the task on whose behalf
-    /// the receiver runs.
+    /// The task whose operations a new recorder records. A recorder that is created in a receiver records the task on whose
+    /// behalf the receiver runs.
     pub(crate) fn of_recorder() -> Self {
         chain::origin().unwrap_or_else(Self::here)
     }

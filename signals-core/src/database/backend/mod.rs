@@ -1,4 +1,5 @@
-//! What differs between the databases. Everything else is written once.
+//! Everything that differs between the databases, behind the trait [`Backend`].
+
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
 pub(crate) mod row;
@@ -21,7 +22,7 @@ pub(crate) use postgres::open as open_postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) use sqlite::open as open_sqlite;
 
-/// Which database a [`Db`](crate::Db) or [`Conn`](crate::Conn) talks to, for the SQL that differs.
+/// The database of a [`Db`](crate::Db) or [`Conn`](crate::Conn), for SQL that differs between databases.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -37,24 +38,24 @@ pub(crate) use sqlite::open as open_sqlite;
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DatabaseKind {
-    /// SQLite, also where the program is built without it.
+    /// SQLite. The variant exists even if the program is built without it.
     Sqlite,
-    /// PostgreSQL, also where the program is built without it.
+    /// PostgreSQL. The variant exists even if the program is built without it.
     Postgres,
 }
 
-/// One database: implemented for `sqlx::Sqlite` and `sqlx::Postgres`, under their features.
+/// A supported database. Implemented for `sqlx::Sqlite` and `sqlx::Postgres`, each behind its feature.
 pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
-    /// Which one.
+    /// The database as a value.
     const KIND: DatabaseKind;
-    /// How a transaction begins.
+    /// The statement that begins a transaction.
     const BEGIN: &'static str;
-    /// Whether a connection works only as long as the runtime in which it was opened does.
+    /// Whether a connection stops working when the runtime in which it was opened shuts down.
     const NEEDS_RUNTIME: bool;
-    /// A statement that changes nothing and, on Postgres, takes no snapshot, so that the isolation level can still be set.
+    /// A statement without effect. On Postgres it takes no snapshot, so the isolation level can still be set after it.
     const ASK: &'static str;
 
-    /// Runs SQL without arguments to its end.
+    /// Runs SQL without arguments to completion.
     fn simple(
         conn: &mut Self::Connection,
         sql: impl SqlSafeStr,
@@ -64,7 +65,7 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
     ///
     /// # Errors
     ///
-    /// On Postgres, if a statement failed in it.
+    /// On Postgres, if a statement has failed in the transaction.
     fn is_in_transaction(conn: &mut Self::Connection) -> BoxFuture<'_, Result<bool, sqlx::Error>>;
 
     /// Whether statements stay prepared on the connections of a pool.
@@ -72,84 +73,85 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         true
     }
 
-    /// Whether statements stay prepared on a connection that is none of a pool that we know.
+    /// Whether statements stay prepared on a connection whose pool is unknown.
     fn connection_keeps_statements(_conn: &Self::Connection) -> bool {
         true
     }
 
-    /// Whether [`BEGIN`](Self::BEGIN) failed because the connection may only read, so that a transaction that does not begin
-    /// with a write lock can begin.
+    /// Whether [`BEGIN`](Self::BEGIN) failed because the connection is read-only. A transaction that begins without a write lock
+    /// is possible then.
     fn is_read_only(_error: &sqlx::Error) -> bool {
         false
     }
 
-    /// The arguments for this database in a statement's.
+    /// This database's arguments in an [`Arguments`].
     fn arguments(args: &mut Arguments) -> &mut Self::Arguments;
 
-    /// What takes a value for this database.
+    /// This database's [`Take`] in an [`AnyTake`].
     fn take(take: AnyTake<'_>) -> Take<'_, Self>;
 
-    /// This database's row.
+    /// This database's row in an [`AnyRow`].
     fn row(row: &AnyRow) -> &Self::Row;
 
-    /// A row of this database.
+    /// Wraps a row of this database.
     fn any_row(row: Self::Row) -> AnyRow;
 
-    /// How many rows a statement has affected.
+    /// The number of rows that a statement has affected.
     fn affected(done: &Self::QueryResult) -> u64;
 
-    /// This database's type.
+    /// This database's type in an [`AnyType`].
     fn type_info(ty: &AnyType) -> &Self::TypeInfo;
 
-    /// The value in a column of a row.
+    /// Decodes a column of a row.
     ///
     /// # Errors
     ///
-    /// Where there is no such column, or its type is another, or it is NULL and a `T` cannot be.
+    /// If the column does not exist, its type does not fit `T`, or it is NULL and `T` cannot be NULL.
     fn get<'r, T>(row: &'r Self::Row, column: usize) -> Result<T, sqlx::Error>
     where
         T: Decode<'r, Self> + Type<Self> + for<'q> Encode<'q, Self>;
 
-    /// Whether a column whose field has one type can be set to a value of another; None if the field's type is to say
-    /// whether it can read that.
+    /// Whether a column can be set to a value of type `value` if its field has type `field`. `None` means that
+    /// [`Type::compatible`] of the field's type decides.
     fn takes(field: &Self::TypeInfo, value: &Self::TypeInfo) -> Option<bool>;
 
-    /// Whether this database is given NULL for a value.
+    /// Whether a value is encoded as NULL.
     fn is_null<'q, T: Encode<'q, Self>>(value: &T) -> bool {
         let mut buffer = Self::ArgumentBuffer::default();
         matches!(value.encode_by_ref(&mut buffer), Ok(IsNull::Yes))
     }
 
-    /// Whether every rowid fits a type of this database.
+    /// Whether a type can hold every rowid of SQLite.
     fn holds_rowid(_ty: &Self::TypeInfo) -> bool {
         true
     }
 
-    /// A type of this database.
+    /// Wraps a type of this database.
     fn any_type(ty: Self::TypeInfo) -> AnyType;
 
-    /// Whether a column has another value in one row than in the other, where the database is not asked for that itself.
+    /// Whether a column has different values in two rows. On Postgres, where the query itself compares the values, this is
+    /// always true.
     ///
     /// # Errors
     ///
-    /// Where there is no such column.
+    /// If the column does not exist.
     fn differs(_row: &Self::Row, _other: &Self::Row, _column: usize) -> Result<bool, sqlx::Error> {
         Ok(true)
     }
 
-    /// Adds what the database is given for a value: the same for equal values, and never for two that differ.
+    /// Appends the encoding of a value. Equal values have the same encoding, and different values have different ones.
     ///
     /// # Errors
     ///
-    /// Where the value cannot be encoded.
+    /// If the value cannot be encoded.
     fn encoded(value: &dyn Bindable<Self>, all: &mut Vec<u8>) -> Result<(), BoxDynError>;
 
-    /// Adds a value that is compared with a column. Where the database knows several types of text, it takes it for one of the
-    /// column's, so that the comparison is the column's own.
+    /// Adds an argument that is compared with a column. If the database has several types of text, it takes a text argument as a
+    /// value of the column's type, so that the comparison follows the rules of that type.
     ///
     /// # Errors
     ///
-    /// Where it cannot be encoded.
+    /// If the value cannot be encoded.
     fn add_compared<'t, T>(args: &mut Self::Arguments, value: T) -> Result<(), BoxDynError>
     where
         T: Encode<'t, Self> + Type<Self>,
@@ -157,7 +159,7 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         sqlx::Arguments::add(args, value)
     }
 
-    /// Whether a value of this type is text, where the database knows several types of text that compare in their own ways.
+    /// Whether a value of this type is text. Always `false` for a database that compares all types of text in the same way.
     fn is_text(_ty: &Self::TypeInfo) -> bool {
         false
     }
@@ -167,11 +169,11 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         false
     }
 
-    /// Begins an array of such elements, with none in it yet.
+    /// Writes the header of an array of such elements, with a length of zero.
     ///
     /// # Errors
     ///
-    /// Where the database has no arrays.
+    /// If the database has no arrays.
     fn start_array<T>(_buffer: &mut Self::ArgumentBuffer) -> Result<(), BoxDynError>
     where
         T: Type<Self> + for<'q> Encode<'q, Self>,
@@ -179,11 +181,11 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         Err("this database has no arrays".into())
     }
 
-    /// Adds the values of so many rows as one argument, an array.
+    /// Adds the values of one column of `rows` rows as one argument, an array.
     ///
     /// # Errors
     ///
-    /// Where a value cannot be encoded, or the database has no arrays.
+    /// If a value cannot be encoded, or the database has no arrays.
     fn bind_each(
         _args: &mut Self::Arguments,
         _rows: usize,
@@ -193,7 +195,7 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
     }
 }
 
-/// Gives the value of one column of a row.
+/// Passes the value of one column of the row with this index to the [`Take`].
 pub(crate) type Give<'g, DB> = &'g dyn Fn(usize, Take<'_, DB>) -> Result<(), BoxDynError>;
 
 /// The arguments of a statement, for one of the databases.
@@ -229,7 +231,7 @@ impl Arguments {
     }
 }
 
-/// Takes the value of a column, for one of the databases.
+/// A [`Take`] for one of the databases.
 pub enum AnyTake<'t> {
     #[cfg(feature = "sqlite")]
     #[doc(hidden)]
@@ -274,16 +276,17 @@ impl AnyType {
 pub(crate) struct Statement {
     pub(crate) sql: SqlStr,
     pub(crate) args: Arguments,
-    /// Whether it stays prepared on the connection.
+    /// Whether the statement stays prepared on the connection.
     pub(crate) persistent: bool,
 }
 
 impl Statement {
+    /// A statement with a fixed text, which stays prepared.
     pub(crate) fn fixed(sql: &'static str, args: Arguments) -> Self {
         Self { sql: SqlStr::from_static(sql), args, persistent: true }
     }
 
-    /// The same once more, if it stays prepared on a Postgres connection and may be refused there as outdated.
+    /// A copy for a second attempt, if the statement stays prepared on a Postgres connection, which may reject it as outdated.
     pub(crate) fn again(&self) -> Option<Self> {
         match &self.args {
             #[cfg(feature = "postgres")]
@@ -296,7 +299,7 @@ impl Statement {
         }
     }
 
-    /// One whose text will hardly come again.
+    /// A statement whose text is unlikely to occur again, so it does not stay prepared.
     pub(crate) fn once(sql: String, args: Arguments) -> Self {
         Self { sql: AssertSqlSafe(sql).into_sql_str(), args, persistent: false }
     }
@@ -305,6 +308,6 @@ impl Statement {
 /// Receives the rows of a statement.
 pub(crate) type Sink<'s> = &'s mut (dyn FnMut(AnyRow) + Send);
 
-/// Makes a statement, once for each connection that it is tried on.
+/// Builds a statement. Called once for each connection on which the statement is tried.
 pub(crate) type Make<'m> =
     &'m (dyn Fn(DatabaseKind) -> Result<Statement, sqlx::Error> + Send + Sync);

@@ -1,3 +1,5 @@
+//! PostgreSQL: types, arrays and pools.
+
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -25,7 +27,7 @@ use crate::task::intern::interned;
 impl Backend for Postgres {
     const KIND: DatabaseKind = DatabaseKind::Postgres;
     const BEGIN: &'static str = "BEGIN";
-    // The I/O driver of that runtime watches the socket.
+    // The socket is registered with the I/O driver of that runtime.
     const NEEDS_RUNTIME: bool = true;
     const ASK: &'static str = "SHOW transaction_isolation";
 
@@ -37,7 +39,8 @@ impl Backend for Postgres {
         Box::pin(async move { sql.execute(conn).await.map(drop) })
     }
 
-    // Without arguments it is one message, and the transaction begins when the message arrives if none was open before.
+    // `now()` is the begin of the transaction. SQL without arguments is sent as one message, and if no transaction is open, one
+    // begins with this message: both times are equal then.
     fn is_in_transaction(conn: &mut PgConnection) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
         Box::pin(async move {
             let open = sqlx::raw_sql("SELECT pg_catalog.now() <> pg_catalog.statement_timestamp()");
@@ -111,7 +114,7 @@ impl Backend for Postgres {
         Ok(())
     }
 
-    // What the server casts at an assignment without losing anything but digits. It would cast anything to a text.
+    // The types that the server casts in an assignment with no loss except of digits. The server would cast every type to text.
     fn takes(field: &PgTypeInfo, value: &PgTypeInfo) -> Option<bool> {
         let (mut field, mut value) = (field.name(), value.name());
         if let (Some(of_field), Some(of_value)) =
@@ -133,10 +136,10 @@ impl Backend for Postgres {
     where
         T: Encode<'t, Self> + Type<Self>,
     {
-        // A column of `citext` or `char` is compared as text with text, and in its own way with a value whose type is left to the
-        // server; on the wire they are the same.
+        // If the argument is declared as text, the server compares a column of type `citext` or `char` as text. If the argument
+        // has no declared type, the server takes the column's type. The encoding of the value is the same.
         match Self::is_text(&T::type_info()) {
-            true => sqlx::Arguments::add(args, OfColumn(value)),
+            true => sqlx::Arguments::add(args, Untyped(value)),
             false => sqlx::Arguments::add(args, value),
         }
     }
@@ -154,9 +157,10 @@ impl Backend for Postgres {
     where
         T: Type<Self> + for<'q> Encode<'q, Self>,
     {
-        // sqlx's own header, because only sqlx can leave a hole for the number of a type that has but a name so far.
-        let none: &[T] = &[];
-        none.encode_by_ref(buffer).map(drop)
+        // Let sqlx write the header of an empty array: only sqlx can leave room for the OID of a type of which only the name is
+        // known so far.
+        let empty: &[T] = &[];
+        empty.encode_by_ref(buffer).map(drop)
     }
 
     fn bind_each(
@@ -170,11 +174,11 @@ impl Backend for Postgres {
             Ok(())
         })?;
         let array = array.ok_or("values of this type cannot be the elements of an array")?;
-        sqlx::Arguments::add(args, Each { rows, give, array })
+        sqlx::Arguments::add(args, ColumnArray { rows, give, array })
     }
 }
 
-/// Types that are assigned to each other.
+/// A group of types whose values can be assigned to each other.
 #[derive(PartialEq)]
 enum Family {
     Integer,
@@ -204,38 +208,38 @@ impl Family {
     }
 }
 
-/// A value of the type of the column that it is compared with.
-struct OfColumn<T>(T);
+/// An argument without a declared type: the server takes the type of the column that it is compared with.
+struct Untyped<T>(T);
 
-impl<T> Type<Postgres> for OfColumn<T> {
+impl<T> Type<Postgres> for Untyped<T> {
     fn type_info() -> PgTypeInfo {
         PgTypeInfo::with_oid(Oid(0))
     }
 }
 
-impl<'t, T: Encode<'t, Postgres>> Encode<'t, Postgres> for OfColumn<T> {
+impl<'t, T: Encode<'t, Postgres>> Encode<'t, Postgres> for Untyped<T> {
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         self.0.encode_by_ref(buffer)
     }
 }
 
-/// A column of several rows, as an array.
-struct Each<'g> {
+/// The values of one column of several rows, as an array.
+struct ColumnArray<'g> {
     rows: usize,
     give: Give<'g, Postgres>,
     array: PgTypeInfo,
 }
 
-impl Type<Postgres> for Each<'_> {
+impl Type<Postgres> for ColumnArray<'_> {
     fn type_info() -> PgTypeInfo {
-        // Of the values, see `produces`.
+        // The type depends on the values, see `produces`.
         PgTypeInfo::with_oid(Oid(0))
     }
 }
 
-impl Encode<'_, Postgres> for Each<'_> {
+impl Encode<'_, Postgres> for ColumnArray<'_> {
     /// The [binary format](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/utils/adt/arrayfuncs.c)
-    /// of an array: dimensions, flags, the element's type, length, lower bound, and each element behind its length.
+    /// of an array: dimensions, flags, the element's type, length, lower bound, and each element preceded by its length.
     fn encode_by_ref(&self, buffer: &mut PgArgumentBuffer) -> Result<IsNull, BoxDynError> {
         let length = buffer.len() + 12;
         (self.give)(0, &mut |first| first.start_array(buffer))?;
@@ -260,11 +264,11 @@ impl Encode<'_, Postgres> for Each<'_> {
     }
 }
 
-/// The array type of an element type. An array is no element: `UNNEST` would take it apart as well.
+/// The array type of an element type, or `None` for an array type: `UNNEST` flattens nested arrays.
 fn array_of(element: &PgTypeInfo) -> Option<PgTypeInfo> {
     let Some(Oid(element_id)) = element.oid() else {
-        // sqlx asks the server for the number of a type that has but a name, once a connection. Nobody asks it whether
-        // the type is an array: those are called so.
+        // If only the name of a type is known, sqlx looks up its OID once per connection. It does not look up whether the type is
+        // an array, so the name has to show that.
         let name = element.name();
         let is_array = name.starts_with('_') || name.ends_with("[]");
         return (!is_array).then(|| PgTypeInfo::array_of(interned(name)));
@@ -273,8 +277,8 @@ fn array_of(element: &PgTypeInfo) -> Option<PgTypeInfo> {
     known.map(|(_, array)| PgTypeInfo::with_oid(Oid(*array)))
 }
 
-/// The numbers of the built-in types that a column can well have, and of their arrays: `SELECT oid, typarray FROM
-/// pg_type`. They are the same on every server.
+/// The OIDs of the built-in types that columns commonly have, and of their array types: `SELECT oid, typarray FROM pg_type`.
+/// They are the same on every server.
 const ARRAYS: &[(u32, u32)] = &[
     (16, 1000),   // bool
     (17, 1001),   // bytea
@@ -303,23 +307,24 @@ const ARRAYS: &[(u32, u32)] = &[
     (3802, 3807), // jsonb
 ];
 
-/// A pool for `url` that does not ping before every use, as sqlx's own default does: only a connection that was idle
-/// is asked. A save on a warm pool is then one round trip.
+/// Opens a pool for `url`. Unlike sqlx's default, it pings a connection before use only if the connection was idle, so a save on
+/// a warm pool is a single round trip.
 pub(crate) async fn open(url: &str, db: &DbOptions, used_in: Arc<Runtimes>) -> Result<PgPool> {
     let mut options = PgConnectOptions::from_str(url)?;
     if !db.keeps_statements() {
-        // PgBouncer refuses the parameter unless it is told to ignore it. It is about numbers as text, and values are binary.
+        // PgBouncer rejects the startup parameter `extra_float_digits` unless it is configured to ignore it. The parameter only
+        // affects numbers in text format, and sqlx uses the binary format.
         options = options.statement_cache_capacity(0).extra_float_digits(None);
     }
     let pool = db.pool(PgPoolOptions::new().test_before_acquire(false));
-    // A peer that does not answer leaves time for a new connection.
+    // If the ping gets no answer, time must remain to open a new connection.
     let patience = PATIENCE.min(pool.get_acquire_timeout() / 2);
     let pool = pool.after_connect(|_, _| {
-        runtimes::opened();
+        runtimes::note_opened();
         Box::pin(ready(Ok(())))
     });
     let pool = pool.before_acquire(move |conn, meta| {
-        let fresh = meta.idle_for < PING_AFTER && !used_in.are_several();
+        let fresh = meta.idle_for < PING_AFTER && !used_in.has_several();
         Box::pin(
             async move { Ok(fresh || matches!(timeout(patience, conn.ping()).await, Ok(Ok(())))) },
         )

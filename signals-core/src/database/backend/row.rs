@@ -1,9 +1,9 @@
-//! How a column of a row of one of the databases is read without its type.
+//! Reads columns of an [`AnyRow`] without the type of the model.
 
 use crate::database::backend::{AnyRow, Backend};
 
 impl AnyRow {
-    /// A column of a row, as a truth value.
+    /// The column with index `at`, as a Boolean.
     pub(crate) fn flag(&self, at: usize) -> Result<bool, sqlx::Error> {
         match self {
             #[cfg(feature = "sqlite")]
@@ -13,7 +13,7 @@ impl AnyRow {
         }
     }
 
-    /// Whether a column has the same JSON in both rows. The order of the members of an object does not count.
+    /// Whether a column contains the same JSON value in both rows. The order of the members of an object is irrelevant.
     pub(crate) fn is_same_json(&self, other: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
         let value = |row: &AnyRow| {
             let bytes = row.bytes(at)?;
@@ -24,7 +24,7 @@ impl AnyRow {
         Ok(one.is_some() && one == other)
     }
 
-    /// Whether a column has another value in one row than in the other, as [`Backend::differs`] says.
+    /// Whether a column has different values in two rows, see [`Backend::differs`].
     pub(crate) fn differs(&self, other: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
         match (self, other) {
             #[cfg(feature = "sqlite")]
@@ -38,7 +38,7 @@ impl AnyRow {
         }
     }
 
-    /// A column of a row as the database has sent it, NULL as nothing.
+    /// The bytes of a column as the database sent them; `None` for NULL.
     pub(crate) fn bytes(&self, at: usize) -> Result<Option<Vec<u8>>, sqlx::Error> {
         match self {
             #[cfg(feature = "sqlite")]
@@ -53,7 +53,7 @@ impl AnyRow {
         }
     }
 
-    /// The first column of a row, as a number.
+    /// The first column, as an integer.
     pub(crate) fn scalar(&self) -> Result<i64, sqlx::Error> {
         match self {
             #[cfg(feature = "sqlite")]

@@ -1,3 +1,5 @@
+//! SQLite: types, comparisons and pools.
+
 use std::io::Write;
 use std::str::FromStr;
 use std::time::Duration;
@@ -18,18 +20,19 @@ use crate::database::backend::{Bindable, Take};
 use crate::database::options::DbOptions;
 use crate::error::Result;
 
-/// How long a statement waits for another connection's lock.
+/// How long a statement waits for the lock of another connection.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many rows SQLite's thread is ahead of who reads them. Where it must wait for each, a row takes twice as long.
-const ROWS_AHEAD: usize = 1024;
+/// How many rows the thread of a connection fetches in advance. If it had to wait after each row, reading would take twice as
+/// long.
+const ROW_BUFFER: usize = 1024;
 
 impl Backend for Sqlite {
     const KIND: DatabaseKind = DatabaseKind::Sqlite;
-    // The write lock up front: a transaction that reads first and writes later could not wait for it, and would fail
+    // Takes the write lock immediately. A transaction that reads first and writes later cannot wait for the lock and may fail
     // with "database is locked" (https://www.sqlite.org/lang_transaction.html).
     const BEGIN: &'static str = "BEGIN IMMEDIATE";
-    // Each connection is a thread of its own.
+    // Each connection has its own thread.
     const NEEDS_RUNTIME: bool = false;
     const ASK: &'static str = "SELECT 1";
 
@@ -41,7 +44,7 @@ impl Backend for Sqlite {
         Box::pin(async move { sql.execute(conn).await.map(drop) })
     }
 
-    // BEGIN is an error inside a transaction; outside, an empty one takes no lock and calls no hook.
+    // Inside a transaction, BEGIN is an error. Outside, an empty transaction takes no lock and calls no hook.
     fn is_in_transaction(conn: &mut SqliteConnection) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
         Box::pin(async move {
             match Self::simple(conn, "BEGIN; COMMIT").await {
@@ -52,7 +55,7 @@ impl Backend for Sqlite {
         })
     }
 
-    // SQLITE_READONLY (https://www.sqlite.org/rescode.html#readonly), as `PRAGMA query_only` has it.
+    // SQLITE_READONLY (https://www.sqlite.org/rescode.html#readonly), which `PRAGMA query_only` causes too.
     fn is_read_only(error: &sqlx::Error) -> bool {
         let code = error.as_database_error().and_then(|error| error.code());
         code.and_then(|code| code.parse().ok()).is_some_and(|code: i32| code & 0xff == 8)
@@ -116,13 +119,13 @@ impl Backend for Sqlite {
         decoded.map_err(|source| sqlx::Error::ColumnDecode { index: column.to_string(), source })
     }
 
-    // A value is stored as what it is, whatever the column is declared as, and read back by what it is stored as.
+    // SQLite stores a value with its own type, whatever type the column declares, and reads it back with the stored type.
     fn takes(field: &SqliteTypeInfo, value: &SqliteTypeInfo) -> Option<bool> {
         let (field, value) = (field.name(), value.name());
         Some(field == value || (matches!(field, "REAL" | "NUMERIC") && value == "INTEGER"))
     }
 
-    // Types of 32 bits and less have another one than `i64`, although both are called `INTEGER`.
+    // sqlx has different type infos for `i64` and for integers of 32 bits and less, although both are named `INTEGER`.
     fn holds_rowid(ty: &SqliteTypeInfo) -> bool {
         *ty == <i64 as Type<Sqlite>>::type_info()
     }
@@ -131,7 +134,7 @@ impl Backend for Sqlite {
         AnyType::Sqlite(ty)
     }
 
-    // The buffer shows its values only through `Debug`, which is that of the driver's own numbers, strings and bytes.
+    // The buffer exposes its values only through `Debug`, which prints the driver's integers, floats, strings and bytes.
     fn encoded(value: &dyn Bindable<Self>, all: &mut Vec<u8>) -> Result<(), BoxDynError> {
         let mut buffer = SqliteArgumentsBuffer::default();
         match value.encode(&mut buffer)? {
@@ -141,7 +144,7 @@ impl Backend for Sqlite {
         Ok(())
     }
 
-    // As it is stored, whatever the column's collation takes for the same.
+    // Compares the stored values, without the collation of the column.
     fn differs(row: &SqliteRow, other: &SqliteRow, at: usize) -> Result<bool, sqlx::Error> {
         let (value, other_value) = (row.try_get_raw(at)?, other.try_get_raw(at)?);
         if value.is_null() || other_value.is_null() {
@@ -153,15 +156,15 @@ impl Backend for Sqlite {
         let (ty, other_ty) = (value.type_info(), other_value.type_info());
         match (ty.name(), other_ty.name()) {
             ("INTEGER", "INTEGER") => Ok(integer(row)? != integer(other)?),
-            // 1 and 1.0 are equal, and so are 0.0 and -0.0.
+            // 1 equals 1.0, and 0.0 equals -0.0.
             ("INTEGER" | "REAL", "INTEGER" | "REAL") => Ok(real(row)? != real(other)?),
             (ty, other_ty) => Ok(ty != other_ty || bytes(row)? != bytes(other)?),
         }
     }
 }
 
-/// NULL as a `T`. Of most types, sqlx reads it as zero or as an empty value: only a type that writes what it has read as
-/// NULL again can be NULL.
+/// Decodes NULL as a `T`. For most types, sqlx decodes NULL as zero or as an empty value. So `T` counts as nullable only if the
+/// decoded value is encoded as NULL again.
 fn null<'r, T>(value: SqliteValueRef<'r>) -> Result<T, BoxDynError>
 where
     T: Decode<'r, Sqlite> + for<'q> Encode<'q, Sqlite>,
@@ -172,14 +175,17 @@ where
     }
 }
 
-/// A pool for `url`. A file is created where there is none and no `mode=` says otherwise, and gets WAL; a database in
-/// memory is one connection that never closes, because it would be gone with its last connection.
+/// Opens a pool for `url`.
+///
+/// A missing file is created unless the URL contains `mode=`, and a file that can be written gets the journal mode WAL. The pool
+/// of an in-memory database has one connection that is never closed, because the database would disappear with its last
+/// connection.
 pub(crate) async fn open(url: &str, db: &DbOptions) -> Result<SqlitePool> {
     let options = SqliteConnectOptions::from_str(url)?
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
-        .row_buffer_size(ROWS_AHEAD);
-    // sqlx has no getter for these; its URL has `mode` in the query and nowhere else.
+        .row_buffer_size(ROW_BUFFER);
+    // sqlx has no getters for these options, but in its URLs, they are always in the query.
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let has = |param: &str| query.split('&').any(|p| p == param);
     let in_memory = url.contains(":memory:") || has("mode=memory");

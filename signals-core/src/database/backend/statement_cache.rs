@@ -1,5 +1,5 @@
-//! Whether statements stay prepared on a PostgreSQL connection. Where the program has turned that off, there is a pooler
-//! between the program and the server, as a rule, that may give each transaction another server connection.
+//! Whether statements stay prepared on a PostgreSQL connection. A program usually turns this off if there is a connection pooler
+//! between the program and the server that may use a different server connection for each transaction.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -7,11 +7,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions, Connection, PgConnection, PgPool};
 
-/// The options of the pools that were asked so far, and whether they have a cache. sqlx has no getter, and to write the options
-/// as a URL takes longer than to compare a pointer.
+/// The known pools, identified by their options, and whether their connections have a statement cache. sqlx has no getter for
+/// that, and formatting the options as a URL is slower than comparing a pointer.
 static POOLS: Mutex<Vec<(Weak<PgConnectOptions>, bool)>> = Mutex::new(Vec::new());
 
-/// Whether any pool of the program has no cache.
+/// Whether any known pool has no statement cache.
 static OFF_ANYWHERE: AtomicBool = AtomicBool::new(false);
 
 pub(super) fn of_pool(pool: &PgPool) -> bool {
@@ -30,14 +30,14 @@ pub(super) fn of_pool(pool: &PgPool) -> bool {
     cache
 }
 
-/// sqlx does not say which pool a connection of its own is from, or what its options are. One that has statements in its cache
-/// has a cache; one that has none has no cache if some pool of the program has none.
+/// sqlx exposes neither the pool nor the options of a connection. A connection with cached statements has a cache. For a
+/// connection without cached statements, this assumes that it has no cache if any known pool has none.
 pub(super) fn of_connection(conn: &PgConnection) -> bool {
     !OFF_ANYWHERE.load(Ordering::Relaxed) || conn.cached_statements_size() > 0
 }
 
 fn has_cache(options: &PgConnectOptions) -> bool {
-    // A host or user name that is none in a URL would make sqlx panic.
+    // sqlx panics if the host or the user name is not valid in a URL.
     let url = options.clone().host("localhost").username("").to_url_lossy();
     !url.query_pairs().any(|(name, value)| name == "statement-cache-capacity" && value == "0")
 }

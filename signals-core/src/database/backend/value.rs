@@ -1,4 +1,4 @@
-//! A value on its way into the arguments of a statement, whatever its type.
+//! Values that are bound as arguments of a statement, independent of their Rust type.
 
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
@@ -27,37 +27,37 @@ impl<DB: Backend, T> Field<DB> for T where
 /// Receives the value of a column.
 pub type Take<'t, DB> = &'t mut dyn FnMut(&dyn Bindable<DB>) -> Result<(), BoxDynError>;
 
-/// A value that goes into a statement of this database, whatever its type.
+/// A value of any type that can be bound to a statement of this database.
 pub trait Bindable<DB: Backend> {
-    /// Adds it to the arguments of a statement.
+    /// Adds the value to the arguments of a statement.
     ///
     /// # Errors
     ///
-    /// Where it cannot be encoded.
+    /// If the value cannot be encoded.
     fn bind(&self, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
 
-    /// Adds it as a value that is compared with its column.
+    /// Adds the value as an argument that is compared with its column.
     ///
     /// # Errors
     ///
-    /// Where it cannot be encoded.
+    /// If the value cannot be encoded.
     fn bind_compared(&self, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
 
-    /// The type as which the database is given it.
+    /// The type with which the value is sent to the database.
     fn type_info(&self) -> DB::TypeInfo;
 
-    /// Writes what the database is given.
+    /// Encodes the value.
     ///
     /// # Errors
     ///
-    /// Where it cannot be encoded.
+    /// If the value cannot be encoded.
     fn encode(&self, buffer: &mut DB::ArgumentBuffer) -> Result<IsNull, BoxDynError>;
 
-    /// Begins an array of values of this type.
+    /// Writes the header of an empty array of values of this type.
     ///
     /// # Errors
     ///
-    /// Where the database has no arrays.
+    /// If the database has no arrays.
     fn start_array(&self, buffer: &mut DB::ArgumentBuffer) -> Result<(), BoxDynError>;
 }
 
