@@ -12,9 +12,9 @@ use crate::table::schema::{ColumnGroup, ColumnRole};
 use crate::write::SaveKind;
 
 impl SchemaCache {
-    /// Whether a statement that saves the first row (or deletes it, if `save_kind` is `None`) can commit
-    /// itself: it succeeds or fails as a whole, and what it returns can be read. `None` if this is
-    /// not known yet.
+    /// Whether a statement that saves the first row, or deletes it if `save_kind` is `None`, can
+    /// commit itself: it succeeds or fails as a whole, and what it returns can be read. Returns
+    /// `None` if this is not known yet.
     pub(crate) fn commits_itself(
         &self,
         kind: DatabaseKind,
@@ -35,7 +35,7 @@ impl SchemaCache {
         (!atomic || all_seen).then(|| atomic && returned.without(known.readable).is_empty())
     }
 
-    /// Whether it is known that a row which an UPDATE or a DELETE has not written does not exist.
+    /// Whether it is known that a row does not exist if an UPDATE or a DELETE has not written it.
     pub(crate) fn plain(&self, rows: &dyn Rows) -> bool {
         self.keeps_no_row(rows) && !rows.schema().has(ColumnGroup::Version)
     }
@@ -104,7 +104,7 @@ fn returned(rows: &dyn Rows, save_kind: &SaveKind) -> Columns {
     Columns::of(columns.filter(|(_, c)| reads(c.role.group())).map(|(column, _)| column))
 }
 
-/// Whether a statement that saves the first row (or deletes it, if `save_kind` is `None`) can commit
+/// Whether a statement that saves the first row, or deletes it if `save_kind` is `None`, can commit
 /// itself. If not, the write may have to be undone, so it needs a transaction. Inspects the table
 /// if this is not known yet.
 ///
@@ -169,8 +169,9 @@ fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
     }
 }
 
-/// On SQLite, a column can hold a value of any type, except for the rowid. Of the other columns,
-/// only those that the library writes itself and that cannot be NULL are certain to be readable.
+/// Looks up the facts about a table on SQLite, where a column can hold a value of any type, except
+/// for the rowid. Of the other columns, only those that the library writes itself and that cannot
+/// be NULL are certain to be readable.
 async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
     let (model, row) = (rows.schema(), rows.at(0));
     let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
@@ -215,8 +216,8 @@ const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl
      ('NO ACTION', 'RESTRICT')))), NOT EXISTS (SELECT 1 FROM schemas WHERE type = 'view' AND name = $1 COLLATE NOCASE) FROM \
      pragma_table_xinfo($1, $2)";
 
-/// On PostgreSQL, a value always has the type of its column. Whether the column can be NULL is
-/// looked up.
+/// Looks up the facts about a table on PostgreSQL, where a value always has the type of its column.
+/// Whether a column can be NULL is read from the catalog.
 async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
     let (model, row) = (rows.schema(), rows.at(0));
     let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();

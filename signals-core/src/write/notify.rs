@@ -248,8 +248,8 @@ impl Notifier {
         self.deferred_with(rows, context, |_, keep| keep())
     }
 
-    /// As [`deferred`](Self::deferred). Each event is kept by the function that `attempt` gets,
-    /// which may panic.
+    /// As [`deferred`](Self::deferred), but each event is kept by `attempt`. The function passed to
+    /// it clones the row, so it may panic.
     fn deferred_with(
         &self,
         rows: &mut dyn SignalRows,

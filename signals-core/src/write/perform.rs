@@ -302,7 +302,7 @@ impl Drop for DetachGuard<'_, '_> {
                     tracing::error!(
                         model,
                         error = format_args!("{error:#}"),
-                        "the write failed after its future was dropped, so no receiver was notified"
+                        "no receiver was notified of a write whose future was dropped"
                     );
                 }
             }

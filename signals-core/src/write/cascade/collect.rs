@@ -30,6 +30,7 @@ pub(super) type RowId = (TypeId, Box<[u8]>);
 /// A row to delete.
 pub(super) struct Node {
     pub(super) group: usize,
+    /// The index of the row in its group.
     pub(super) row: usize,
 }
 
@@ -78,13 +79,15 @@ pub(super) struct Collector<'d> {
     pub(super) edges: Vec<Edge>,
     /// The foreign-key column of each edge.
     pub(super) columns: Vec<usize>,
-    /// Rows that are deleted without being read, as Django's `fast_deletes`. They have no receivers
-    /// and nothing can reference them. Each entry is given by the relation, and by the group and
-    /// the rows in it that they reference.
+    /// Rows that are deleted without being read (Django's `fast_deletes`), because they have no
+    /// receivers and no other rows reference them. Each entry has the relation, the group of the
+    /// parent rows, and the parent rows.
     pub(super) fast_deletes: Vec<(Dependent, usize, Vec<usize>)>,
     /// The relations and groups for which remaining rows have to be set to NULL.
     pub(super) to_null: Vec<(Dependent, usize)>,
+    /// The node of each row.
     known: HashMap<RowId, usize>,
+    /// The group of each model.
     by_model: HashMap<TypeId, usize>,
 }
 
@@ -284,12 +287,12 @@ impl<'d> Collector<'d> {
                 self.nodes.len() - 1
             }
         };
-        self.connect(dependent, node, parents, parent);
+        self.add_edge(dependent, node, parents, parent);
         Ok(())
     }
 
     /// Records that a row references one of `parents`.
-    fn connect(
+    fn add_edge(
         &mut self,
         dependent: Dependent,
         child: usize,
@@ -454,7 +457,7 @@ impl<'d> Collector<'d> {
         let mut read = Ok(());
         conn.run(select, &mut |row| {
             if read.is_ok() {
-                read = match self.note(dependent, &mut of, &mut *rows, &row) {
+                read = match self.record_if_deleted(dependent, &mut of, &mut *rows, &row) {
                     Ok(false) => stays(&*rows),
                     noted => noted.map(drop),
                 };
@@ -466,7 +469,7 @@ impl<'d> Collector<'d> {
 
     /// Returns whether a row that references one of `parents` is deleted too, and records the
     /// reference if so.
-    fn note(
+    fn record_if_deleted(
         &mut self,
         dependent: Dependent,
         parents: &mut Parents<'_>,
@@ -478,7 +481,7 @@ impl<'d> Collector<'d> {
         let id = (rows.id(), rows.as_rows().encoded_key(0, self.kind)?);
         let Some(node) = self.known.get(&id).copied() else { return Ok(false) };
         let parent = rows.as_rows().encoded(0, [dependent.column()], self.kind)?;
-        self.connect(dependent, node, parents, parent);
+        self.add_edge(dependent, node, parents, parent);
         Ok(true)
     }
 
