@@ -234,7 +234,7 @@ impl<'c> Conn<'c> {
         }
         match &self.state.db {
             Some(db) => db.facts(),
-            None => SchemaCache::elsewhere(self.kind()),
+            None => SchemaCache::without_db(self.kind()),
         }
     }
 

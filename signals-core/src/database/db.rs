@@ -219,7 +219,7 @@ impl Db {
     pub(crate) fn facts(&self) -> &SchemaCache {
         match &self.facts {
             Some(facts) => facts,
-            None => SchemaCache::elsewhere(self.kind()),
+            None => SchemaCache::without_db(self.kind()),
         }
     }
 

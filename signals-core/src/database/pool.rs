@@ -30,7 +30,7 @@ pub(crate) const PING_AFTER: Duration = Duration::from_secs(1);
 const RETURN_AFTER: Duration = Duration::from_secs(60);
 
 /// Time limit for a ping, and for closing a connection, if no statement is in flight on the connection.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The idle connections of one sqlx pool. At most `max_connections` are checked out at a time.
 pub(crate) struct WarmPool<DB: Backend> {
@@ -39,7 +39,7 @@ pub(crate) struct WarmPool<DB: Backend> {
     permits: Arc<Semaphore>,
     /// Set if the program uses sqlx's pool directly: it would wait there in vain for connections that are kept here.
     disabled: AtomicBool,
-    /// Whether the task runs that returns unused connections to sqlx's pool.
+    /// Whether the task that returns unused connections to sqlx's pool is running.
     sweeping: AtomicBool,
     runtimes: Arc<Runtimes>,
     /// The number of calls that are about to take a connection from sqlx's pool.
@@ -74,8 +74,7 @@ struct LeaseInner<DB: Backend> {
     opened_in: Option<runtime::Id>,
     /// Whether statements stay prepared on the connection.
     keeps_statements: bool,
-    /// The generation of the pool in which the connection's statements were prepared, or the latest one for which they were
-    /// replaced. `None` if they are certainly outdated.
+    /// The generation of the pool for which the connection's statement cache is valid. `None` if the cache is certainly outdated.
     generation: Option<u64>,
 }
 
@@ -140,10 +139,11 @@ impl<DB: Backend> WarmPool<DB> {
             let fresh = lease.idle_time() < PING_AFTER && lease.has_generation(self.generation());
             let mut lease = lease.with_owner(self, permit);
             // A ping may take half of the remaining time, so that the rest is available for a new connection.
-            let half = deadline.map_or(PATIENCE, |deadline| {
+            let half = deadline.map_or(ANSWER_TIMEOUT, |deadline| {
                 deadline.duration_since(tokio::time::Instant::now()) / 2
             });
-            let alive = if fresh { Ok(true) } else { lease.is_alive(half.min(PATIENCE)).await };
+            let alive =
+                if fresh { Ok(true) } else { lease.is_alive(half.min(ANSWER_TIMEOUT)).await };
             if alive == Ok(true) {
                 return Ok(lease);
             }
@@ -221,7 +221,7 @@ impl<DB: Backend> WarmPool<DB> {
         for mut lease in idle {
             let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
             if let Some(inner) = lease.0.take() {
-                inner.give_back(permit, self.patience());
+                inner.give_back(permit, self.answer_timeout());
             }
         }
     }
@@ -232,8 +232,8 @@ impl<DB: Backend> WarmPool<DB> {
     }
 
     /// Time limit for a ping, if no statement is in flight on the connection.
-    fn patience(&self) -> Duration {
-        PATIENCE.min(self.pool.options().get_acquire_timeout() / 2)
+    fn answer_timeout(&self) -> Duration {
+        ANSWER_TIMEOUT.min(self.pool.options().get_acquire_timeout() / 2)
     }
 
     /// Takes the most recently used idle connection that works in the current runtime.
@@ -496,7 +496,11 @@ impl<DB: Backend> LeaseInner<DB> {
 
     /// Returns the connection to sqlx's pool, which checks it. The permit is released only after that, because nothing else can
     /// check out the connection before.
-    fn give_back(mut self: Box<Self>, permit: Option<OwnedSemaphorePermit>, patience: Duration) {
+    fn give_back(
+        mut self: Box<Self>,
+        permit: Option<OwnedSemaphorePermit>,
+        answer_timeout: Duration,
+    ) {
         // A statement that is in flight may take any time, so its end is awaited without a limit.
         let has_statement = self.in_flight == InFlight::Statement || self.used_raw;
         in_runtime(self.runtime.take(), move || {
@@ -507,7 +511,7 @@ impl<DB: Backend> LeaseInner<DB> {
                 if has_statement {
                     returned.await;
                 } else {
-                    let _ = timeout(patience, returned).await;
+                    let _ = timeout(answer_timeout, returned).await;
                 }
                 drop(permit);
             });
@@ -539,7 +543,7 @@ impl<DB: Backend> LeaseInner<DB> {
                 in_runtime(self.runtime.take(), move || {
                     let conn = self.conn.detach();
                     tokio::spawn(async move {
-                        let _ = timeout(PATIENCE, conn.close()).await;
+                        let _ = timeout(ANSWER_TIMEOUT, conn.close()).await;
                         drop(permit);
                     });
                 });
@@ -578,7 +582,7 @@ impl<DB: Backend> Drop for Lease<DB> {
             if !clean && !inner.used_raw && !inner.proven_alive {
                 owner.clear();
             }
-            inner.give_back(Some(permit), owner.patience());
+            inner.give_back(Some(permit), owner.answer_timeout());
         }
     }
 }

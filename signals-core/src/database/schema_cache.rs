@@ -1,10 +1,11 @@
-//! What is known of the tables of a database: whether a statement that writes a row can commit itself, and whether rows can be
-//! kept from being written.
+//! Facts about the tables of a database, found by inspecting its schema: whether a statement that writes a row can run in
+//! autocommit mode, and whether anything can prevent rows from being written.
 //!
-//! A statement that commits itself must not be judged a failure afterwards, and must do nothing if the database refuses it. It
-//! would be judged a failure if a column that it returns cannot be read. So the first write looks at the table. If every value
-//! of the column's type can be read into the field, and the column cannot be NULL (or the field can be `None`), writes need no
-//! transaction for it. On SQLite a trigger can refuse a statement and keep what that has stored (`RAISE(FAIL)`).
+//! In autocommit mode, a successful statement cannot be undone, and a statement that the database rejects must have no effect.
+//! Two cases violate this. First, the library would have to report a failure although the row is stored, if it cannot decode a
+//! column that the statement returns. So the first write of a model inspects the table: if every value of the column's type can
+//! be decoded into the field, and the column cannot be NULL (or the field can be `None`), no transaction is needed for that
+//! column. Second, a trigger of SQLite can reject a statement without undoing its changes (`RAISE(FAIL)`).
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -17,30 +18,32 @@ use arc_swap::ArcSwap;
 use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
 
-/// The tables of one database, by their models.
+/// The facts about the tables of one database.
 #[derive(Debug, Default)]
 pub(crate) struct SchemaCache(pub(crate) ArcSwap<Tables>);
 
+/// The facts by model, and whether they are still valid.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tables {
-    /// How often all was forgotten.
+    /// Incremented whenever all facts are discarded.
     pub(crate) epoch: u64,
     pub(crate) models: HashMap<TypeId, TableFacts, BuildHasherDefault<TypeIdHasher>>,
-    /// How often the schema may have changed, and how often that was so when it was last compared.
+    /// Incremented whenever the schema may have changed.
     suspected: u64,
+    /// The value of `suspected` for which the schema was last compared. The facts are valid only if both are equal.
     compared: u64,
-    /// The schema as it was then; none if it was never compared.
+    /// The schema at the last comparison; `None` if it was never compared.
     fingerprint: Option<Arc<str>>,
 }
 
 impl Tables {
-    /// What is known of a model, unless the schema may have changed since.
+    /// The facts about the table of a model, unless the schema may have changed in the meantime.
     pub(crate) fn get(&self, model: TypeId) -> Option<&TableFacts> {
         if self.suspected == self.compared { self.models.get(&model) } else { None }
     }
 }
 
-/// The hash of a [`TypeId`] is its own.
+/// Uses a [`TypeId`] as its own hash, because it already is one.
 #[derive(Default)]
 pub(crate) struct TypeIdHasher(u64);
 
@@ -58,35 +61,38 @@ impl Hasher for TypeIdHasher {
     }
 }
 
+/// The facts about the table of one model.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct TableFacts {
-    /// The columns that were looked at.
+    /// The columns that were inspected.
     pub(crate) seen: Columns,
-    /// Those of them that can be read for certain.
+    /// The inspected columns that can always be decoded into their fields.
     pub(crate) readable: Columns,
-    /// Whether a statement that the database refuses does nothing.
+    /// Whether a statement that the database rejects has no effect; `None` if unknown.
     pub(crate) atomic: Option<bool>,
-    /// Nothing keeps a row from being written: one that an UPDATE or a DELETE does not write is not there.
+    /// Nothing, such as a trigger, rule or policy, prevents rows from being written: if an UPDATE or a DELETE affects no row, the
+    /// row does not exist.
     pub(crate) plain: bool,
-    /// Whether SQLite counts the rows that are written: it counts none that the triggers of a view write.
+    /// Whether SQLite reports the number of rows written; `None` if unknown. It does not count the rows that triggers of a view
+    /// write.
     pub(crate) counted: Option<bool>,
-    /// Whether an INSERT can name these columns in `ON CONFLICT`.
+    /// Sets of columns, each with whether an INSERT can name it in `ON CONFLICT`.
     pub(crate) arbiters: Vec<(Vec<usize>, bool)>,
-    /// The types of the columns of text, once they were looked up.
+    /// The columns that need a cast for comparisons; `None` if unknown.
     pub(crate) casts: Option<Casts>,
 }
 
-/// The columns of a model whose types compare text in their own way, and these types.
+/// The columns whose types compare text differently than `text` does (such as `citext`), with the names of these types.
 pub(crate) type Casts = Option<Arc<[(usize, Box<str>)]>>;
 
-/// Some columns of a model.
+/// A set of columns of a model, as a bit set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Columns(pub(crate) u64);
 
 impl Columns {
     pub(crate) const NONE: Self = Self(0);
 
-    /// Columns behind the 63rd share one bit, and nothing is ever known of them.
+    /// The bit that all columns from the 64th on share. No facts are recorded for it.
     pub(crate) const REST: usize = 63;
 
     pub(crate) fn of(columns: impl Iterator<Item = usize>) -> Self {
@@ -111,7 +117,7 @@ impl Columns {
 }
 
 impl SchemaCache {
-    /// What is known of the SQLite database of a pool of the program's own.
+    /// The facts about the SQLite database of a pool that the program has opened itself.
     #[cfg(feature = "sqlite")]
     pub(crate) fn of_file(pool: &sqlx::SqlitePool) -> Arc<Self> {
         let options = pool.connect_options();
@@ -123,14 +129,15 @@ impl SchemaCache {
         }
     }
 
-    /// What is known where a connection comes without its [`Db`](crate::Db). All such connections share it, because nothing tells
-    /// the database of one from that of another.
-    pub(crate) fn elsewhere(kind: DatabaseKind) -> &'static Self {
-        static ELSEWHERE: LazyLock<[SchemaCache; 2]> = LazyLock::new(Default::default);
-        &ELSEWHERE[usize::from(kind == DatabaseKind::Postgres)]
+    /// The facts for connections that are used without a [`Db`](crate::Db). All such connections share them, because nothing
+    /// identifies the database of such a connection.
+    pub(crate) fn without_db(kind: DatabaseKind) -> &'static Self {
+        static WITHOUT_DB: LazyLock<[SchemaCache; 2]> = LazyLock::new(Default::default);
+        &WITHOUT_DB[usize::from(kind == DatabaseKind::Postgres)]
     }
 
-    /// Forgets all, because the schema may be another from now on. What is being looked up meanwhile is not added.
+    /// Discards all facts, because the schema has changed. The new `epoch` makes sure that the results of inspections that are
+    /// still running are not added.
     fn clear(&self) {
         self.0.rcu(|all| Tables {
             epoch: all.epoch + 1,
@@ -139,18 +146,19 @@ impl SchemaCache {
         });
     }
 
-    /// The schema may have changed: nothing that is known counts before [`compare`](Self::compare).
+    /// Records that the schema may have changed: the facts are not used until [`compare`](Self::compare).
     fn suspect(&self) {
         self.0.rcu(|all| Tables { suspected: all.suspected + 1, ..Tables::clone(all) });
     }
 
-    /// How often the schema may have changed, unless it was compared since.
+    /// The current value of `suspected`, or `None` if the schema has been compared since it may last have changed.
     pub(crate) fn suspected(&self) -> Option<u64> {
         let all = self.0.load();
         (all.suspected != all.compared).then_some(all.suspected)
     }
 
-    /// Forgets all if the schema is not what it was when it was last compared. It was looked at when it was `suspected` so often.
+    /// Discards all facts if the schema differs from the last comparison. `suspected` is its value before `fingerprint` was read:
+    /// if the schema may have changed again since then, it has to be compared again.
     pub(crate) fn compare(&self, suspected: u64, fingerprint: &Arc<str>) {
         self.0.rcu(|all| {
             let mut all = Tables::clone(all);
@@ -170,32 +178,32 @@ impl SchemaCache {
 
 type OfFiles = HashMap<PathBuf, Arc<SchemaCache>>;
 
-/// What is known of SQLite databases by their files. That of a database in memory has a name of its own.
+/// The facts about SQLite databases, by file. An in-memory database has a unique name.
 fn of_files() -> MutexGuard<'static, OfFiles> {
     static OF_FILES: LazyLock<Mutex<OfFiles>> = LazyLock::new(Mutex::default);
     OF_FILES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// SQL runs, or may run, that changes the schema of a database: what is known of it is forgotten at the latest when this is
-/// dropped.
-pub(crate) struct Altering {
+/// Guard for SQL that changes, or may change, the schema of a database. The facts about the database are discarded, or marked for
+/// a comparison, at the latest when the guard is dropped.
+pub(crate) struct SchemaChangeGuard {
     kind: DatabaseKind,
     db: Option<Db>,
-    /// The SQL says that it changes the schema. If not, the schema is compared before what is known is forgotten.
+    /// Whether the SQL certainly changes the schema, so that the facts are discarded. If not, the schema is compared first.
     is_certain: bool,
 }
 
-impl Altering {
+impl SchemaChangeGuard {
     pub(crate) fn new(kind: DatabaseKind, db: Option<Db>, is_certain: bool) -> Self {
         Self { kind, db, is_certain }
     }
 
-    /// The SQL says that it changes the schema.
+    /// Records that the SQL certainly changes the schema.
     pub(crate) fn set_certain(&mut self) {
         self.is_certain = true;
     }
 
-    /// Forgets what is known so far.
+    /// Discards the facts, or marks them for a comparison.
     pub(crate) fn forget(&self) {
         let forget =
             |facts: &SchemaCache| if self.is_certain { facts.clear() } else { facts.suspect() };
@@ -205,14 +213,14 @@ impl Altering {
                 db.prepare_again();
             }
         }
-        forget(SchemaCache::elsewhere(self.kind));
+        forget(SchemaCache::without_db(self.kind));
         if self.kind == DatabaseKind::Sqlite {
             of_files().values().for_each(|facts| forget(facts));
         }
     }
 }
 
-impl Drop for Altering {
+impl Drop for SchemaChangeGuard {
     fn drop(&mut self) {
         self.forget();
     }
@@ -223,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_known_counts_again_if_the_schema_is_still_the_same() {
+    fn facts_are_valid_again_if_the_schema_is_unchanged() {
         let (facts, model) = (SchemaCache::default(), TypeId::of::<u8>());
         let learn = || {
             facts.0.rcu(|all| {
@@ -239,7 +247,7 @@ mod tests {
             facts.0.load().get(model).is_some()
         };
         learn();
-        assert!(!compare("1"), "it was not compared before");
+        assert!(!compare("1"), "the schema was never compared before");
         learn();
         assert!(compare("1"));
         assert!(!compare("2"));
@@ -247,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_during_the_comparison_is_compared_too() {
+    fn a_schema_change_during_a_comparison_requires_another_comparison() {
         let facts = SchemaCache::default();
         facts.suspect();
         let suspected = facts.suspected().unwrap();

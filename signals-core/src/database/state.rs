@@ -1,7 +1,7 @@
 use crate::database::db::Db;
 use crate::database::deferred::Deferred;
 use crate::database::detached::DetachedStatement;
-use crate::database::schema_cache::Altering;
+use crate::database::schema_cache::SchemaChangeGuard;
 use crate::error::{Reason, Result};
 use crate::task::chain::PoolId;
 
@@ -24,7 +24,7 @@ pub(crate) struct TransactionState {
     /// The one that does.
     pub(crate) detached: Option<Box<DetachedStatement>>,
     /// SQL that may change the schema was run, in a transaction that has not ended, or by others.
-    pub(crate) altering: Option<Box<Altering>>,
+    pub(crate) altering: Option<Box<SchemaChangeGuard>>,
 }
 
 /// A write outside a transaction. It is part of every future that writes, and so is as small as can be.

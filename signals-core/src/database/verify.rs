@@ -27,7 +27,7 @@ use crate::database::backend::{AnyRow, Backend, DatabaseKind};
 use crate::database::conn::Conn;
 use crate::database::execution::Execution;
 use crate::database::raw::{self, MaybePooled, RawConn, on};
-use crate::database::schema_cache::Altering;
+use crate::database::schema_cache::SchemaChangeGuard;
 use crate::database::sql_scan::{self, Control};
 use crate::error::{Error, Reason, Result};
 
@@ -93,7 +93,7 @@ impl Conn<'_> {
     /// The schema may change from here on, until the transaction has ended or the connection is used again.
     fn set_altering(&mut self, is_certain: bool) {
         let (kind, db) = (self.kind(), self.state.db.clone());
-        let altering = || Altering::new(kind, db, is_certain).into();
+        let altering = || SchemaChangeGuard::new(kind, db, is_certain).into();
         let altering = self.state.altering.get_or_insert_with(altering);
         if is_certain {
             altering.set_certain();

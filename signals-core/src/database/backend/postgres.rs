@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Give, statement_cache};
 use crate::database::backend::{Bindable, Take};
 use crate::database::options::DbOptions;
-use crate::database::pool::{PATIENCE, PING_AFTER};
+use crate::database::pool::{ANSWER_TIMEOUT, PING_AFTER};
 use crate::database::runtimes::{self, Runtimes};
 use crate::error::Result;
 use crate::task::intern::interned;
@@ -318,16 +318,16 @@ pub(crate) async fn open(url: &str, db: &DbOptions, used_in: Arc<Runtimes>) -> R
     }
     let pool = db.pool(PgPoolOptions::new().test_before_acquire(false));
     // If the ping gets no answer, time must remain to open a new connection.
-    let patience = PATIENCE.min(pool.get_acquire_timeout() / 2);
+    let answer_timeout = ANSWER_TIMEOUT.min(pool.get_acquire_timeout() / 2);
     let pool = pool.after_connect(|_, _| {
         runtimes::note_opened();
         Box::pin(ready(Ok(())))
     });
     let pool = pool.before_acquire(move |conn, meta| {
         let fresh = meta.idle_for < PING_AFTER && !used_in.has_several();
-        Box::pin(
-            async move { Ok(fresh || matches!(timeout(patience, conn.ping()).await, Ok(Ok(())))) },
-        )
+        Box::pin(async move {
+            Ok(fresh || matches!(timeout(answer_timeout, conn.ping()).await, Ok(Ok(()))))
+        })
     });
     Ok(pool.connect_with(options).await?)
 }
