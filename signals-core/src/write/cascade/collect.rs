@@ -1,5 +1,6 @@
-//! Collects all rows that a delete affects: the rows to delete, and the remaining rows that
-//! reference them.
+//! Collects all rows that a delete affects: the rows to delete, and the remaining rows, which
+//! reference them but are not deleted. A referenced row is called the parent, and a row that
+//! references it the child.
 
 use crate::table::chunk;
 use crate::table::rows::Rows;

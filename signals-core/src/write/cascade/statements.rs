@@ -1,4 +1,4 @@
-//! The statements about rows that reference other rows.
+//! The statements about the rows that reference parents. `part` lists the parents of one statement.
 
 use crate::database::backend::{Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
@@ -37,7 +37,7 @@ fn are_array(kind: DatabaseKind, rows: &dyn Rows, part: &[usize]) -> bool {
     first.is_some_and(|row| rows.fits_array(*row, key, kind))
 }
 
-/// Selects any one row that references these rows, with its columns if `read` is true.
+/// Selects any one row that references a parent in `part`, with its columns if `read` is true.
 pub(super) async fn any(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -53,7 +53,7 @@ pub(super) async fn any(
     of_parents(conn, dependent, parents, part, &start, " LIMIT 1").await
 }
 
-/// Selects the rows that reference these rows, without a lock.
+/// Selects the rows that reference a parent in `part`, without a lock.
 pub(super) async fn select(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -63,7 +63,7 @@ pub(super) async fn select(
     of_parents(conn, dependent, parents, part, dependent.child().statements.select, "").await
 }
 
-/// Selects and locks the rows that reference these rows and are deleted with them.
+/// Selects and locks the rows that reference a parent in `part` and are deleted with it.
 pub(super) async fn select_to_delete(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -74,8 +74,8 @@ pub(super) async fn select_to_delete(
     of_parents(conn, dependent, parents, part, dependent.child().statements.select, &end).await
 }
 
-/// Selects and locks the rows that reference these rows, with the reference already replaced by
-/// NULL.
+/// Selects and locks the rows that reference a parent in `part`, with the reference already
+/// replaced by NULL.
 pub(super) async fn select_as_null(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -92,8 +92,8 @@ pub(super) async fn select_as_null(
     of_parents(conn, dependent, parents, part, &start, &end).await
 }
 
-/// UPDATE that sets the reference to NULL in the rows that reference these rows. No receiver is
-/// notified.
+/// UPDATE that sets the reference to NULL in the rows that reference a parent in `part`. No
+/// receiver is notified.
 pub(super) async fn set_null(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -116,7 +116,7 @@ fn null_lock(dependent: Dependent) -> &'static str {
     if column.unique { " FOR UPDATE" } else { " FOR NO KEY UPDATE" }
 }
 
-/// UPDATE that sets a column of these rows to NULL.
+/// UPDATE that sets a column to NULL in the rows of `part`.
 pub(super) fn set_own_null(
     kind: DatabaseKind,
     rows: &dyn Rows,
@@ -139,7 +139,7 @@ pub(super) fn set_own_null(
     Ok(Statement::once(sql, args))
 }
 
-/// DELETE of the rows that reference these rows. No receiver is notified.
+/// DELETE of the rows that reference a parent in `part`. No receiver is notified.
 pub(super) async fn delete(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -150,8 +150,8 @@ pub(super) async fn delete(
     change_in_order(conn, dependent, parents, part, &delete, " FOR UPDATE").await
 }
 
-/// UPDATE or DELETE of the rows that reference these rows. PostgreSQL locks them in the order of
-/// their keys.
+/// UPDATE or DELETE of the rows that reference a parent in `part`. PostgreSQL locks them in the
+/// order of their keys.
 async fn change_in_order(
     conn: &mut Conn<'_>,
     dependent: Dependent,
@@ -192,7 +192,8 @@ async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Resu
     Ok(format!(" ORDER BY {}{lock}", keys.join(", ")))
 }
 
-/// A statement about the rows that reference a part of the parents.
+/// A statement about the rows that reference a parent in `part`: `start`, a WHERE clause, and
+/// `end`.
 async fn of_parents(
     conn: &mut Conn<'_>,
     dependent: Dependent,
