@@ -1,4 +1,93 @@
 #![doc = include_str!("../README.md")]
+//!
+//! # Items by purpose
+//!
+//! Most programs need only the [`prelude`].
+//!
+//! ## Start
+//!
+//! | item | purpose |
+//! |---|---|
+//! | [`Db`] | a database: connects, begins transactions, runs SQL |
+//! | [`DbOptions`] | the number of connections, the timeout and other options of a [`Db`] |
+//! | [`DatabaseKind`] | SQLite or PostgreSQL |
+//! | [`Result`], [`Error`] | what every call returns, and the predicates that a program branches on |
+//! | [`prelude`] | imports what most programs need |
+//! | [`sqlx`] | the version of sqlx that this crate uses |
+//!
+//! ## Models
+//!
+//! | item | purpose |
+//! |---|---|
+//! | [`#[derive(Model)]`](derive@Model) | makes a struct a row of a table |
+//! | [`Model`](trait@Model) | saves, deletes and reads rows |
+//! | [`Column`] | a column of a model, such as `User::EMAIL` |
+//! | [`Query`] | a query that returns models, and updates and deletes by condition |
+//! | [`Saved`] | the result of a save: whether the row is new |
+//! | [`AutoNow`] | types of `auto_now` and `auto_now_add` columns |
+//! | [`Version`] | types of `version` columns |
+//!
+//! ## Signals and receivers
+//!
+//! | item | purpose |
+//! |---|---|
+//! | [`#[receiver]`](receiver) | registers a function as a receiver of a signal |
+//! | [`pre_save`], [`PreSave`] | before a row is saved, and its event |
+//! | [`post_save`], [`PostSave`] | after a row was saved |
+//! | [`pre_delete`], [`PreDelete`] | before a row is deleted |
+//! | [`post_delete`], [`PostDelete`] | after a row was deleted |
+//! | [`post_load`], [`PostLoad`] | after a row was read |
+//! | [`post_save_batch`], [`PostSaveBatch`] | after a statement has saved rows |
+//! | [`post_delete_batch`], [`PostDeleteBatch`] | after a statement has deleted rows |
+//! | [`State`] | a receiver's parameter: a value that was passed to [`Db::with`] |
+//! | [`Previous`] | a receiver's parameter: the row before the write |
+//! | [`Parameter`] | lists everything that a receiver can take |
+//! | [`AnyModel`] | a row of any model, for receivers of every model |
+//! | [`#[derive(Signal)]`](derive@Signal), [`CustomSignal`] | signals that a program defines |
+//! | [`without_signals`], [`muted`] | run a future without receivers, or without one of them |
+//! | [`registry()`], [`Registry`] | all receivers of the program: lists, draws, enables and disables them |
+//! | [`Receivers`], [`ReceiverInfo`] | the list of receivers, and one receiver in it |
+//! | [`Handle`] | disconnects a receiver that was connected at run time |
+//! | [`Context`] | what a receiver that was connected at run time takes its connection and state from |
+//!
+//! ## Transactions and connections
+//!
+//! | item | purpose |
+//! |---|---|
+//! | [`Transaction`] | a transaction or a savepoint |
+//! | [`Committed`] | the result of a commit, with the errors of its callbacks |
+//! | [`Conn`] | a connection, as receivers take it |
+//! | [`RawQuery`] | a query of raw SQL |
+//! | [`Reason`] | why a transaction was rolled back |
+//! | [`ReceiverError`] | which receiver failed, and why |
+//!
+//! ## Testing
+//!
+//! | item | purpose |
+//! |---|---|
+//! | [`testing::record`] | records the signals of a model |
+//! | [`testing::record_signal`] | records a signal that the program defines |
+//! | [`testing::transaction`] | runs `on_commit` receivers without storing anything |
+//! | [`testing::assert_locked`] | compares the receivers of the program with a file |
+//!
+//! ## Traits in signatures
+//!
+//! A program rarely names these, except in functions of its own that are generic.
+//!
+//! | item | purpose |
+//! |---|---|
+//! | [`Executor`] | arguments through which a model can be stored, such as `&Db` |
+//! | [`Connects`] | arguments that lead to a connection, for any purpose |
+//! | [`Portable`] | models that every enabled database can store |
+//! | [`Key`] | arguments that are the key of a model |
+//! | [`Value`] | values that can be bound to a raw query |
+//! | [`Row`] | types that a raw query can return |
+//! | [`Signal`](trait@Signal) | a signal |
+//! | [`Deferrable`] | signals whose receivers can run after the commit |
+//! | [`Receiver`] | the type that names a receiver |
+//! | [`Outcome`] | what a receiver or a callback can return |
+//! | [`Phase`], [`phase`] | when a receiver runs, as a value and as types |
+//! | [`TransactionClosure`] | the closure of [`Db::transaction`] |
 #![warn(missing_docs)]
 
 pub use sqlx_signals_core::{
@@ -11,29 +100,33 @@ pub use sqlx_signals_core::{
     pre_save, registry, sqlx, testing, without_signals,
 };
 
-/// Makes a struct a table's row: implements [`Model`], and sqlx's `FromRow` for both databases.
+/// Makes a struct a row of a table: implements [`Model`], and sqlx's `FromRow` for both databases.
 ///
 /// | attribute | on | meaning |
 /// |---|---|---|
-/// | `table = "users"`, `table = "schema.users"` | struct | the table; else the struct's name in snake_case |
-/// | `rename_all = "camelCase"` | struct | columns from field names, in the cases of serde and sqlx |
-/// | `crate = "path"` | struct | where `sqlx_signals` is, for a crate that re-exports it |
-/// | `primary_key` | field | part of the key; without any, the field `id` is the key |
-/// | `column = "e_mail"` | field | the column's name; wins over `rename_all` |
-/// | `skip` | field | not a column; `Default::default()` on load |
+/// | `table = "users"`, `table = "schema.users"` | struct | the table; by default the struct's name in snake_case |
+/// | `rename_all = "camelCase"` | struct | derives column names from field names, in the cases of serde and sqlx |
+/// | `crate = "path"` | struct | the path of `sqlx_signals`, for a crate that re-exports it |
+/// | `primary_key` | field | part of the key; by default the field `id` is the key |
+/// | `column = "e_mail"` | field | the column's name; overrides `rename_all` |
+/// | `skip` | field | not a column; `Default::default()` when a row is read |
 /// | `json` | field | stored as JSON through serde (feature `json`) |
-/// | `auto_now_add` / `auto_now` | field | set at the INSERT / at every write, see [`AutoNow`] |
+/// | `auto_now_add` | field | set to the current time by an INSERT, see [`AutoNow`] |
+/// | `auto_now` | field | set to the current time by every write, see [`AutoNow`] |
 /// | `generated` | field | computed by the database: never written, read back after every write |
 /// | `version` | field | an optimistic lock, see [`Version`] and [`Error::Stale`] |
-/// | `unique` | field | no two rows have the same; [`Model::check_table`] asks for the index |
-/// | `belongs_to = User, on_delete = cascade` | field | the key of a `User`, with which the row is deleted; `restrict` keeps that from being deleted, `set_null` clears the field |
+/// | `unique` | field | the column has a unique index; [`Model::check_table`] verifies it |
+/// | `belongs_to = User` | field | the key of a `User`; needs `on_delete` |
+/// | `on_delete = cascade` | field | the row is deleted with its `User` |
+/// | `on_delete = restrict` | field | the `User` cannot be deleted |
+/// | `on_delete = set_null` | field | the field becomes `None` when the `User` is deleted |
 ///
-/// A column is one of `primary_key`, `json`, `generated`, `auto_now_add`, `auto_now` and `version`, or none of them.
+/// A column has at most one of `primary_key`, `json`, `generated`, `auto_now_add`, `auto_now` and `version`.
 ///
-/// A key that is written as `Option<T>` is given by the database; any other, and every composite key, by the program.
+/// The database assigns a key whose type is written as `Option<T>`. The program assigns any other key, and every composite key.
 ///
-/// Each column is a constant of the struct, of its visibility, in upper case: `User::EMAIL`, a [`Column<User>`]. The struct
-/// cannot have another constant of that name. The column of a field called `name`, `table`, `columns`, `statements` or `copy`
+/// Each column is a constant of the struct in upper case, with the struct's visibility: `User::EMAIL` is a [`Column<User>`]. The
+/// struct cannot have another constant of that name. The column of a field called `name`, `table`, `columns`, `statements` or `copy`
 /// hides the constant of [`Model`] with that name: `User::NAME` is the column, and `<User as Model>::NAME` the name of the model.
 ///
 /// ```
@@ -55,7 +148,8 @@ pub use sqlx_signals_core::{
 /// assert_eq!(<User as Model>::TABLE, "users");
 /// ```
 ///
-/// What the database and the library set is in the instance after the write, and as it was before where that fails:
+/// After a write, the instance contains the values that the database and the library have set. If the write fails, these fields have
+/// their previous values:
 ///
 /// ```
 /// use sqlx_signals::prelude::*;
@@ -91,26 +185,31 @@ pub use sqlx_signals_derive::Model;
 
 /// Registers a function to run when a signal is sent.
 ///
-/// `#[receiver(SIGNAL, sender = MODEL, …)]`. The signal is a path, such as [`post_save`]. Then, in any order:
+/// `#[receiver(SIGNAL, sender = MODEL, …)]`. The signal is a path, such as [`post_save`]. The options follow in any order:
 ///
 /// | option | meaning |
 /// |---|---|
-/// | `sender = User` | the model; `[User, Order]` on a function that is generic over it; left out, every model, as [`AnyModel`] |
-/// | `on_commit` / `on_rollback` | after the outermost transaction has committed / has rolled back; else in it. The model must be `Clone` |
-/// | `created` / `updated` | only for rows that are new / only for those that are not |
-/// | `changed(email, name)` | only where one of these fields' columns has changed; of a new row every column has |
-/// | `order = -10` | the lower, the earlier; then by module path, file and line |
-/// | `after = other::receiver` | behind that one, or those in brackets; [`Db::check`] finds an `after` that cannot hold |
-/// | `robust` | its failure is logged and does not fail the save; with the connection, in a savepoint of its own |
-/// | `uid = "…"` | two of one identity count once, for each signal and sender |
-/// | `crate = "path"` | where `sqlx_signals` is, for a crate that re-exports it |
+/// | `sender = User` | the model; by default every model, as [`AnyModel`] |
+/// | `sender = [User, Order]` | several models, for a function that is generic over the model |
+/// | `on_commit` | runs after the outermost transaction has committed; the model must be `Clone` |
+/// | `on_rollback` | runs after the outermost transaction, or a savepoint around the write, was rolled back; the model must be `Clone` |
+/// | `created` | only for new rows |
+/// | `updated` | only for rows that existed before |
+/// | `changed(email, name)` | only if one of these fields' columns has changed; in a new row every column has |
+/// | `order = -10` | lower numbers run first; then module path, file and line decide |
+/// | `after = other::receiver` | runs after that receiver, or after several in brackets; [`Db::check`] finds an `after` that cannot hold |
+/// | `robust` | a failure is logged and does not fail the save; if the receiver takes the connection, it runs in a savepoint |
+/// | `uid = "…"` | receivers of a signal and sender that share a `uid` are registered once |
+/// | `crate = "path"` | the path of `sqlx_signals`, for a crate that re-exports it |
+///
+/// Without `on_commit` and `on_rollback`, a receiver runs inside the transaction.
 ///
 /// The function is an `async fn` or a plain `fn`, and returns nothing or `Result<(), E>`. Its first parameter is the
-/// event; what it can take after that is in [`Parameter`]. An error or a panic of a receiver in the transaction is the
-/// save's error, [`Error::Receiver`]; that of one after it is logged, and comes back in [`Committed::errors`].
+/// event; [`Parameter`] lists what it can take after that. An error or a panic inside the transaction becomes the error of the save,
+/// [`Error::Receiver`]. After the transaction, it is logged and returned in [`Committed::errors`].
 ///
-/// The function stays as it is, and can be called. Beside it stands a type of the same name, for
-/// [`Registry::get`] and [`Registry::require`].
+/// The function is unchanged and can be called. The macro adds a type of the same name, for [`Registry::get`] and
+/// [`Registry::require`].
 ///
 /// ```
 /// use sqlx_signals::prelude::*;
@@ -127,9 +226,9 @@ pub use sqlx_signals_derive::Model;
 /// ```
 pub use sqlx_signals_derive::receiver;
 
-/// Makes a type a signal of the program's own: implements [`CustomSignal`], whose page has an example.
+/// Makes a type a signal: implements [`CustomSignal`], whose page has an example.
 ///
-/// `#[signal(crate = "path")]` says where `sqlx_signals` is, for a crate that re-exports it.
+/// `#[signal(crate = "path")]` is the path of `sqlx_signals`, for a crate that re-exports it.
 pub use sqlx_signals_derive::Signal;
 
 #[doc(hidden)]
