@@ -1,4 +1,4 @@
-//! `#[derive(Model)]`: attributes, the typed model with its checks, the expansion.
+//! `#[derive(Model)]`: reads the attributes, checks the model, and expands it.
 
 mod ast;
 mod attr;

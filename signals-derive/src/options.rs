@@ -1,4 +1,4 @@
-//! What both macros read: `name`, `name = value`, in any order, each once.
+//! Parsing of options that the macros share: `name` or `name = value`, in any order, each at most once.
 
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
@@ -6,7 +6,7 @@ use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Error, Ident, LitStr, Path, Result, Token};
 
-/// Mistakes so far. All of them are reported, not only the first.
+/// The mistakes found so far. All are reported together.
 #[derive(Default)]
 pub(crate) struct Mistakes(Option<Error>);
 
@@ -35,7 +35,7 @@ impl Mistakes {
     }
 }
 
-/// An option of an attribute, given once. Keeps where it stood.
+/// An option that may be given once, with its span.
 pub(crate) struct Once<T>(Option<(Span, T)>);
 
 impl<T> Default for Once<T> {
@@ -98,7 +98,7 @@ pub(crate) fn path(name: &Ident, input: ParseStream<'_>) -> Result<Path> {
     })
 }
 
-/// That an option without a value is given none.
+/// Checks that an option is not followed by a value that it does not take.
 pub(crate) fn no_value(name: &Ident, input: ParseStream<'_>) -> Result<()> {
     if input.peek(Token![=]) {
         return Err(Error::new(name.span(), format_args!("`{name}` has no value")));
@@ -106,7 +106,7 @@ pub(crate) fn no_value(name: &Ident, input: ParseStream<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Skips what is left of an option that is not known, up to the comma.
+/// Skips the rest of an invalid option, up to the next comma.
 pub(crate) fn skip(input: ParseStream<'_>) -> Result<()> {
     while !input.is_empty() && !input.peek(Token![,]) {
         input.parse::<proc_macro2::TokenTree>()?;
@@ -119,7 +119,7 @@ pub(crate) fn unknown(name: &Ident, known: &[&str]) -> Error {
     Error::new(name.span(), format_args!("unknown option `{name}`, expected one of {known}"))
 }
 
-/// The module that expansions name.
+/// The path of the module that contains the names in expansions.
 pub(crate) fn private(krate: Option<&Path>) -> TokenStream {
     match krate {
         Some(path) => quote!(#path::__private),
@@ -127,7 +127,7 @@ pub(crate) fn private(krate: Option<&Path>) -> TokenStream {
     }
 }
 
-/// Reads every option of every attribute of this name, past those that are wrong.
+/// Reads every option of every attribute of this name, and continues after invalid ones.
 pub(crate) fn each_option(
     attribute: &str,
     attrs: &[Attribute],

@@ -1,4 +1,4 @@
-//! `#[receiver]`: its options, the function that it stands on, the expansion.
+//! `#[receiver]`: reads the options and the function, checks them, and expands them.
 
 mod ast;
 mod attr;
@@ -11,7 +11,7 @@ pub(crate) use place::enclosing;
 use proc_macro2::TokenStream;
 
 pub(crate) fn attribute(args: TokenStream, item: TokenStream) -> TokenStream {
-    // Whatever else is wrong there: nothing that this adds to a function is allowed in an `impl`.
+    // First of all: nothing that the expansion adds to the function is allowed in an `impl`.
     if let Some(block) = place::block() {
         return fallback::in_block(&item, block);
     }

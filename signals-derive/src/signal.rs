@@ -1,4 +1,4 @@
-//! `#[derive(Signal)]`.
+//! `#[derive(Signal)]`: implements `CustomSignal`.
 
 use proc_macro2::TokenStream;
 use quote::quote;

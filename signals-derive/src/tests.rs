@@ -1,5 +1,5 @@
-//! The expansions, each beside what it is of: `snapshots/NAME.in.rs` and `NAME.out.rs`. Run with `UPDATE=1` to write
-//! them anew.
+//! Compares expansions with snapshots: `snapshots/NAME.in.rs` is the input, `snapshots/NAME.out.rs` the output. `UPDATE=1` rewrites the
+//! outputs.
 
 use std::path::Path;
 
@@ -12,7 +12,7 @@ fn model() {
     assert!(lines <= 125, "a model of three fields fits on two screens, not {lines} lines");
 }
 
-/// With a column of each role.
+/// A model with a column of each role.
 #[test]
 fn columns() {
     snapshot("columns", |item| crate::model::derive(quote::quote!(#item)));
@@ -58,7 +58,7 @@ fn a_receiver_is_in_an_impl_only_if_that_is_the_innermost_block() {
     }
 }
 
-/// Compares the expansion with the snapshot, and returns how long it is.
+/// Compares an expansion with its snapshot, and returns the number of its lines.
 fn snapshot(name: &str, expand: impl FnOnce(Item) -> TokenStream) -> usize {
     let file = |end: &str| {
         Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("snapshots/{name}.{end}.rs"))
@@ -70,6 +70,9 @@ fn snapshot(name: &str, expand: impl FnOnce(Item) -> TokenStream) -> usize {
         std::fs::write(file("out"), &output).unwrap();
     }
     let expected = std::fs::read_to_string(file("out")).unwrap_or_default();
-    assert!(output == expected, "the expansion has changed; UPDATE=1 writes it anew:\n{output}");
+    assert!(
+        output == expected,
+        "the expansion has changed; UPDATE=1 rewrites the snapshot:\n{output}"
+    );
     output.lines().count()
 }

@@ -1,3 +1,5 @@
+//! The input of `#[derive(Model)]` as a typed model. Every mistake is found here, and all are reported at once.
+
 use std::collections::{HashMap, HashSet};
 
 use heck::ToSnakeCase;
@@ -12,14 +14,14 @@ use super::types::{Role, option_of};
 use super::unstorable;
 use crate::options::Mistakes;
 
-/// A struct that is a table's row. What is here has been checked.
+/// A checked model: a struct that is a row of a table.
 pub(crate) struct Model<'i> {
     pub(crate) ident: &'i Ident,
     pub(crate) vis: &'i Visibility,
     pub(crate) krate: Option<Path>,
     pub(crate) table: String,
     pub(crate) columns: Vec<Column<'i>>,
-    /// Fields that are no columns.
+    /// The fields with `skip`, which are not columns.
     pub(crate) skipped: Vec<(&'i Ident, &'i Type)>,
 }
 
@@ -56,19 +58,21 @@ impl<'i> Model<'i> {
                     let Some(ident) = &field.ident else { continue };
                     let mut own = Mistakes::default();
                     let attrs = FieldAttrs::read(&field.attrs, &mut own);
-                    // An option that is wrong in itself is not also one that is missing.
+                    // A field with an invalid option is not checked further, or the option would also be reported as missing.
                     let belongs_to = if own.is_empty() {
                         check(&attrs, &mut own);
-                        belongs_to(&attrs, written(&field.ty), &mut own)
+                        belongs_to(&attrs, ungrouped(&field.ty), &mut own)
                     } else {
                         None
                     };
-                    if let Some(message) = unstorable::never(written(&field.ty)) {
+                    if let Some(message) =
+                        unstorable::without_size_or_lifetime(ungrouped(&field.ty))
+                    {
                         own.add(Error::new_spanned(&field.ty, message));
                     }
                     own.into_error().into_iter().for_each(|error| mistakes.add(error));
                     if attrs.skip.is_set() {
-                        skipped.push((ident, written(&field.ty)));
+                        skipped.push((ident, ungrouped(&field.ty)));
                         continue;
                     }
                     let plain = ident.unraw().to_string();
@@ -90,7 +94,7 @@ impl<'i> Model<'i> {
                     columns.push(Column {
                         ident,
                         name,
-                        ty: written(&field.ty),
+                        ty: ungrouped(&field.ty),
                         role,
                         unique,
                         belongs_to,
@@ -142,7 +146,7 @@ fn fields<'i>(
     }
 }
 
-/// That the options go together.
+/// Checks that the options of a field can be combined.
 fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) {
     let roles = [
         ("primary_key", attrs.primary_key.span()),
@@ -233,15 +237,15 @@ fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {
     }
 }
 
-/// The constant of a field's column.
+/// The name of the constant for the column of a field.
 pub(super) fn constant(field: &Ident) -> Ident {
     format_ident!("{}", field.unraw().to_string().to_uppercase(), span = field.span())
 }
 
-/// A type without the invisible group around it that a `$ty:ty` of `macro_rules!` brings along.
-fn written(ty: &Type) -> &Type {
+/// The type without the invisible group that `macro_rules!` puts around a `$ty:ty`.
+fn ungrouped(ty: &Type) -> &Type {
     match ty {
-        Type::Group(group) => written(&group.elem),
+        Type::Group(group) => ungrouped(&group.elem),
         _ => ty,
     }
 }

@@ -1,3 +1,5 @@
+//! The options of `#[model(…)]`.
+
 use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Ident, LitStr, Path};
 
@@ -27,7 +29,7 @@ pub(crate) struct FieldAttrs {
     pub(crate) on_delete: Once<OnDelete>,
 }
 
-/// How field names become column names, in serde's and sqlx's spelling.
+/// How field names are converted to column names, with the names that serde and sqlx use.
 #[derive(Clone, Copy)]
 pub(crate) enum Case {
     Lower,
@@ -138,7 +140,7 @@ const FIELD_OPTIONS: &[&str] = &[
 ];
 const ON_DELETE: &str = "cascade`, `restrict` or `set_null";
 
-/// What happens to the rows that belong to one that is deleted.
+/// What happens to a row if the row that it belongs to is deleted.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OnDelete {
     Cascade,

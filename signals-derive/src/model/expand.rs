@@ -1,3 +1,5 @@
+//! The expansion of a model without mistakes.
+
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::Type;
@@ -83,15 +85,15 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     });
     let rest: TokenStream =
         skipped.iter().map(|(f, _)| quote!(#f: ::core::default::Default::default(),)).collect();
-    let Doubts { bounds: doubts, errors } = Doubts::of(model, &slots);
-    // A model without doubts has no `where` at all.
-    let clause = (!doubts.is_empty()).then(|| quote!(where #doubts));
-    let receivers = match doubts.is_empty() {
+    let TraitChecks { bounds: conditions, errors } = TraitChecks::of(model, &slots);
+    // Most models have no such fields, and need no `where` clause.
+    let clause = (!conditions.is_empty()).then(|| quote!(where #conditions));
+    let receivers = match conditions.is_empty() {
         true => quote!(new::<#ident>()),
         false => quote!(of_type::<#ident>(__p::CopyOf::<#ident>::COPY.is_some())),
     };
-    let lifetime = (!doubts.is_empty()).then(|| quote!(for<'__a>));
-    let linked = linked(model, &slots, !doubts.is_empty());
+    let lifetime = (!conditions.is_empty()).then(|| quote!(for<'__a>));
+    let registration = registration(model, &slots, !conditions.is_empty());
     let (bounds, slots) = (slots.bounds(), slots.declare(columns));
 
     quote! {
@@ -113,7 +115,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                 const NAME: &'static __p::str = #name;
                 const TABLE: &'static __p::str = #table;
                 const COLUMNS: &'static [&'static __p::str] = &[#(#names),*];
-                // A static, of which there is one: a constant is in each object file that uses it.
+                // A static exists once. A constant would be copied into each object file that uses it.
                 const STATEMENTS: &'static __p::Statements = {
                     static STATEMENTS: __p::Statements = #statements;
                     &STATEMENTS
@@ -132,7 +134,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
             }
 
             #[automatically_derived]
-            impl<__DB: __p::Backend> __p::Store<__DB> for #ident where #bounds #doubts {
+            impl<__DB: __p::Backend> __p::Store<__DB> for #ident where #bounds #conditions {
                 fn give(&self, column: __p::usize, take: __p::Take<'_, __DB>) -> __p::Given {
                     match column {
                         #(#give)*
@@ -172,12 +174,12 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
                 }
             }
 
-            #linked
+            #registration
         };
     }
 }
 
-/// What the library knows of the table.
+/// The `Schema` of the model: its columns and literal statements.
 fn statements(model: &Model<'_>) -> TokenStream {
     let Sql {
         table,
@@ -230,17 +232,16 @@ fn statements(model: &Model<'_>) -> TokenStream {
     }
 }
 
-/// For fields whose type may be one that no model has, such as one that threads cannot share: bounds under which the struct is
-/// a model, and an error for each of the fields if they do not hold.
+/// Checks for fields whose type may lack a required trait, such as `Send`: bounds on the implementations, and an assertion for each field.
 ///
-/// The bounds have a lifetime, so that the compiler takes them for granted in the implementations that have them. A model for
-/// which they do not hold is none, and the error of its field is the only one.
-struct Doubts {
+/// The bounds have a lifetime parameter, so the compiler assumes them inside the implementations instead of reporting them. If they do
+/// not hold, the struct is not a model, and the assertion of the field is the only error.
+struct TraitChecks {
     bounds: TokenStream,
     errors: TokenStream,
 }
 
-impl Doubts {
+impl TraitChecks {
     fn of(model: &Model<'_>, slots: &Slots<'_>) -> Self {
         let ident = model.ident;
         let (mut bounds, mut errors) = (TokenStream::new(), TokenStream::new());
@@ -253,7 +254,9 @@ impl Doubts {
                 };
             });
         };
-        for column in model.columns.iter().filter(|c| unstorable::is_doubtful(c.ty, Some(c.role))) {
+        for column in
+            model.columns.iter().filter(|c| unstorable::may_lack_traits(c.ty, Some(c.role)))
+        {
             let mut checks = slots.checks(column);
             let ty = decoded(column);
             let (is, bound) = match column.role {
@@ -268,7 +271,7 @@ impl Doubts {
                 Role::Version => (Some("VERSION"), quote!(+ __p::Version)),
             };
             if let Some(is) = is {
-                let message = unstorable::not(is, &ty);
+                let message = unstorable::lacks_trait(is, &ty);
                 let is = format_ident!("{is}");
                 checks.push(quote!(::core::assert!(__p::Storable::<#ty>::#is, #message)));
             }
@@ -276,7 +279,8 @@ impl Doubts {
                 .extend(quote!(for<'__a> #ty: ::core::marker::Send + ::core::marker::Sync #bound,));
             check(column.ty, false, checks);
         }
-        for (_, ty) in model.skipped.iter().filter(|(_, ty)| unstorable::is_doubtful(ty, None)) {
+        for (_, ty) in model.skipped.iter().filter(|(_, ty)| unstorable::may_lack_traits(ty, None))
+        {
             check(ty, true, Vec::new());
         }
         if !errors.is_empty() {
@@ -286,12 +290,13 @@ impl Doubts {
     }
 }
 
-/// What a write changes in the instance, and what a failed one must put back.
+/// Code that sets the automatic columns of an instance, and restores them after a failed write.
 fn automatic(columns: &[Column<'_>]) -> TokenStream {
     let fields: Vec<_> = columns.iter().filter(|c| c.role.is_automatic()).collect();
     let (types, idents): (Vec<_>, Vec<_>) = fields.iter().map(|c| (c.ty, c.ident)).unzip();
     let clones = idents.iter().map(|ident| quote!(__p::Clone::clone(&self.#ident)));
-    // A variable has the hygiene of its span, and that of the type may come from a `macro_rules!` of the program.
+    // These variables keep the hygiene of this macro. The span of the type may come from a `macro_rules!` of the program, where they
+    // would not be visible.
     let (this, now) = (quote!(self), quote!(now));
     let stamps: Vec<_> = columns
         .iter()
@@ -326,8 +331,9 @@ fn automatic(columns: &[Column<'_>]) -> TokenStream {
     }
 }
 
-/// What is known of the model without its type, and what its rows belong to. If it may be no model, the compiler decides.
-fn linked(model: &Model<'_>, slots: &Slots<'_>, may_be_none: bool) -> TokenStream {
+/// The registration of the model: a description without its type, and the models that its rows belong to. With `is_conditional`, the
+/// implementation of `Model` has the bounds of [`TraitChecks`], and the compiler decides whether the struct is a model.
+fn registration(model: &Model<'_>, slots: &Slots<'_>, is_conditional: bool) -> TokenStream {
     let ident = model.ident;
     let mut checks = TokenStream::new();
     let relations: Vec<_> = model
@@ -342,7 +348,7 @@ fn linked(model: &Model<'_>, slots: &Slots<'_>, may_be_none: bool) -> TokenStrea
                 OnDelete::SetNull => quote!(SetNull),
             };
             let ty = column.ty;
-            // A type that no database can store is an error already.
+            // A type that no database can store is reported elsewhere.
             let key = match unstorable::is_known(&ty.to_token_stream().to_string(), false) {
                 true => ty.to_token_stream(),
                 false => {
@@ -355,7 +361,7 @@ fn linked(model: &Model<'_>, slots: &Slots<'_>, may_be_none: bool) -> TokenStrea
             Some(quote!(#new(#i, __p::OnDelete::#on_delete, __In::SQLITE_CHILDREN, __In::POSTGRES_CHILDREN)))
         })
         .collect();
-    let new = match may_be_none {
+    let new = match is_conditional {
         true => {
             quote!(described(__In::DESCRIBED, &[#(#relations),*], __In::SQLITE, __In::POSTGRES))
         }
@@ -372,12 +378,12 @@ fn linked(model: &Model<'_>, slots: &Slots<'_>, may_be_none: bool) -> TokenStrea
     }
 }
 
-/// The key as a type and as code.
+/// The key: its type, and the code that reads and sets it.
 struct Key {
     ty: TokenStream,
     get: TokenStream,
     set: TokenStream,
-    /// References to its parts, from a `key: &Self::Pk`.
+    /// References to its parts, in terms of `key: &Self::Pk`.
     parts: Vec<TokenStream>,
 }
 
@@ -412,7 +418,7 @@ impl Key {
     }
 }
 
-/// The type as which the column is read: without the `Option` of a key that the database gives.
+/// The type that a column is decoded as: without the `Option` of a key that the database assigns.
 fn decoded(column: &Column<'_>) -> TokenStream {
     match column.role {
         Role::GeneratedKey(inner) => inner.to_token_stream(),
@@ -420,7 +426,7 @@ fn decoded(column: &Column<'_>) -> TokenStream {
     }
 }
 
-/// How each type of a column is stored, under a name of its own.
+/// The slots of a model: for each type of its columns, the type that implements how it is stored.
 struct Slots<'i> {
     types: Vec<(String, bool, TokenStream, &'i Type)>,
 }
@@ -441,7 +447,7 @@ impl<'i> Slots<'i> {
         (decoded(column).to_string(), matches!(column.role, Role::Json))
     }
 
-    /// How the type of a column is stored.
+    /// The slot of a column.
     fn name(&self, column: &Column<'_>) -> TokenStream {
         let (text, json) = Self::key(column);
         let place = self.types.iter().position(|(t, j, ..)| (t, *j) == (&text, json));
@@ -456,7 +462,7 @@ impl<'i> Slots<'i> {
         format_ident!("__S{place}").into_token_stream()
     }
 
-    /// The names, and for each column an error if no database can store it.
+    /// Declares the slots, and asserts for each column that a database can store it.
     fn declare(&self, columns: &[Column<'_>]) -> TokenStream {
         let mut declared = TokenStream::new();
         for (i, (text, json, ty, _)) in self.types.iter().enumerate() {
@@ -480,7 +486,7 @@ impl<'i> Slots<'i> {
             declared.extend(quote!(type #name = __p::#slot;));
         }
         for column in columns {
-            // What no version and no time can be of is another error already.
+            // A type that cannot be a version or a time is reported elsewhere.
             let reported = match column.role {
                 Role::Version => true,
                 Role::AutoNow | Role::AutoNowAdd => {
@@ -488,7 +494,7 @@ impl<'i> Slots<'i> {
                 }
                 _ => false,
             };
-            if reported || unstorable::is_doubtful(column.ty, Some(column.role)) {
+            if reported || unstorable::may_lack_traits(column.ty, Some(column.role)) {
                 continue;
             }
             for check in self.checks(column) {
@@ -498,7 +504,7 @@ impl<'i> Slots<'i> {
         declared
     }
 
-    /// What has to hold for the type of a column, so that it is one.
+    /// The assertions that the type of a column must satisfy.
     fn checks(&self, column: &Column<'_>) -> Vec<TokenStream> {
         let (name, ty, field) = (self.name(column), decoded(column), column.ty);
         let json = matches!(column.role, Role::Json);
@@ -517,7 +523,7 @@ impl<'i> Slots<'i> {
         checks
     }
 
-    /// That the database can store each of the types.
+    /// Bounds that require the database to store each of the types.
     fn bounds(&self) -> TokenStream {
         let bounds = self.types.iter().enumerate().map(|(i, (_, _, ty, field))| {
             let name = self.at(i);

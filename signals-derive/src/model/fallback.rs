@@ -1,3 +1,5 @@
+//! The expansion of a model with mistakes.
+
 use std::collections::BTreeMap;
 
 use proc_macro2::TokenStream;
@@ -8,7 +10,7 @@ use super::ast::constant;
 use super::attr::StructAttrs;
 use crate::options::{Mistakes, private};
 
-/// The mistakes, and implementations that keep the rest of the program from adding to them.
+/// The errors, and stub implementations, so that uses of the model do not cause further errors.
 pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
     let errors = error.to_compile_error();
     let attrs = StructAttrs::read(&input.attrs, &mut Mistakes::default());
@@ -26,7 +28,8 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
             impl #ident { #(#columns)* }
             impl __p::Model for #ident
             where
-                // With a lifetime, the compiler takes it for granted here: a field may be the mistake.
+                // The mistake may be a field that is not `Send`. With a lifetime, the compiler assumes the bound here and does not
+                // report it.
                 for<'__a> #ident: ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync,
             {
                 type Pk = ();
@@ -57,7 +60,7 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
     }
 }
 
-/// The columns by name, for what the rest of the program says of them.
+/// The constants of the columns, for uses in the rest of the program.
 fn columns(input: &DeriveInput) -> impl Iterator<Item = TokenStream> {
     let fields = match &input.data {
         Data::Struct(data) => data.fields.iter().collect(),

@@ -1,5 +1,5 @@
-//! The statements of a model. The columns that a write sets are `$1` and up; then come the key's, the version, and what
-//! is set at the INSERT alone.
+//! The literal statements of a model. Their arguments are, in this order: the columns that an UPDATE sets, the key, the version, and the
+//! columns that only an INSERT sets.
 
 use super::ast::{Column, Model};
 use super::types::Role;
@@ -57,11 +57,12 @@ pub(super) fn statements(model: &Model<'_>) -> Sql {
         assigned.push(format!("{version} = {version} + 1"));
         conditions.push(format!("{version} = {place}"));
     }
-    // A row that is all key has nothing to set; it is set to itself, so that the database says whether it is there.
+    // If every column is part of the key, the UPDATE sets the key to itself, so that the database reports whether the row exists.
     if assigned.is_empty() {
         assigned = assignments(&keys, key_places);
     }
-    // A row of another version is there. An INSERT would find that out too, but would wait for a transaction that writes it.
+    // If the UPDATE finds no row, a row of another version may exist. The INSERT would detect it by the conflict, but would wait for a
+    // transaction that is writing that row.
     let is_new = match version.is_empty() {
         true => String::new(),
         false => {
@@ -71,11 +72,11 @@ pub(super) fn statements(model: &Model<'_>) -> Sql {
     };
     let update =
         format!("UPDATE {table} SET {} WHERE {}", assigned.join(", "), conditions.join(" AND "));
-    // What an UPDATE leaves as it is, and what the database computes.
+    // The columns whose values only the database knows after an UPDATE.
     let read_back = [&generated[..], &added].concat();
 
-    // One statement that says whether it inserted, with nothing but what SQL has: `xmax` tells it too, but cannot be
-    // read from a partitioned table. No row at all means that another transaction stored the row in between.
+    // One statement in plain SQL that reports whether it has inserted the row. `xmax` reports that too, but cannot be read in a
+    // partitioned table. If no row is returned, another transaction has stored the row in between.
     let list = read_back.iter().map(|c| format!(", {c}")).collect::<String>();
     let returned = if read_back.is_empty() { "1".to_owned() } else { read_back.join(", ") };
     let save = format!(
@@ -131,7 +132,7 @@ fn assignments(columns: &[String], places: &[String]) -> Vec<String> {
     columns.iter().zip(places).map(|(column, place)| format!("{column} = {place}")).collect()
 }
 
-/// A name that means itself, whatever is in it.
+/// Quotes an identifier, which may contain any character.
 fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

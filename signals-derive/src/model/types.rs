@@ -1,4 +1,4 @@
-//! What a field is to its table, and what its type shows.
+//! The role of a column, and what can be seen in the type of a field.
 
 use syn::{GenericArgument, PathArguments, Type};
 
@@ -6,17 +6,17 @@ use syn::{GenericArgument, PathArguments, Type};
 pub(crate) enum Role<'i> {
     Plain,
     Json,
-    /// Part of the key, which the program gives.
+    /// The key or a part of it; assigned by the program.
     Key,
-    /// The key, which the database gives: the `T` of its `Option<T>`.
+    /// The key; assigned by the database. Contains the `T` of its `Option<T>`.
     GeneratedKey(&'i Type),
     /// Computed by the database.
     Generated,
-    /// Set at the INSERT.
+    /// Set to the current time by an INSERT.
     AutoNowAdd,
-    /// Set at every write.
+    /// Set to the current time by every write.
     AutoNow,
-    /// One more at every write.
+    /// Incremented by every write.
     Version,
 }
 
@@ -25,18 +25,18 @@ impl Role<'_> {
         matches!(self, Role::Key | Role::GeneratedKey(_))
     }
 
-    /// Whether an UPDATE sets it to what the instance has.
+    /// Whether an UPDATE sets the column to the value in the instance.
     pub(crate) fn is_set(self) -> bool {
         matches!(self, Role::Plain | Role::Json | Role::AutoNow)
     }
 
-    /// Whether a write can change the field of the instance.
+    /// Whether a write can change the field in the instance.
     pub(crate) fn is_automatic(self) -> bool {
         !matches!(self, Role::Plain | Role::Json)
     }
 }
 
-/// The `T` of a type that is written as an `Option<T>`.
+/// The `T` of a type that is written as `Option<T>`.
 pub(super) fn option_of(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else { return None };
     let last = path.path.segments.last()?;

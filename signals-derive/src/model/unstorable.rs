@@ -1,4 +1,4 @@
-//! What a field is to be instead, if no database can store its type.
+//! The messages for fields whose type no database can store: each names the type to use instead.
 
 use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::ToTokens;
@@ -6,14 +6,14 @@ use syn::Type;
 
 use super::types::{Role, option_of};
 
-/// Whether every database can store the type, which needs no check.
+/// Whether every database can store the type, so that no check is generated.
 pub(super) fn is_known(text: &str, json: bool) -> bool {
     const KNOWN: [&str; 7] = ["bool", "i16", "i32", "i64", "f32", "f64", "String"];
     let inner = text.strip_prefix("Option < ").and_then(|text| text.strip_suffix(" >"));
     !json && KNOWN.contains(&inner.unwrap_or(text))
 }
 
-/// Whether the type borrows text or bytes, which no database stores: a row is owned.
+/// Whether the type contains borrowed text or bytes. A row owns its values, so no database can store such a type.
 pub(super) fn is_borrowed(ty: &TokenStream) -> bool {
     let mut tokens = ty.clone().into_iter().peekable();
     while let Some(token) = tokens.next() {
@@ -41,19 +41,19 @@ pub(super) fn is_borrowed(ty: &TokenStream) -> bool {
     false
 }
 
-/// The error for a field of this type if the compiler would say less of it: it has no size, or borrows without a lifetime.
-pub(super) fn never(ty: &Type) -> Option<String> {
+/// The message for a type without a size, or a reference without a lifetime. The compiler's own message would be less helpful.
+pub(super) fn without_size_or_lifetime(ty: &Type) -> Option<String> {
     let is_text = matches!(ty, Type::Path(path) if path.path.is_ident("str"));
     let is_elided = matches!(ty, Type::Reference(reference) if reference.lifetime.is_none());
     let is_unsized = is_text || matches!(ty, Type::Slice(_) | Type::TraitObject(_));
-    // No JSON, and cannot be left out either: the struct would have no size.
+    // The message must suggest neither JSON nor `skip`: with the field, the struct has no size.
     let role = if is_unsized { Role::Generated } else { Role::Plain };
     (is_unsized || is_elided).then(|| message(&ty.to_token_stream(), role))
 }
 
-/// Whether the type may be one that a model cannot have even if it were no column, as far as its names show: `Send`, `Sync` or,
-/// in this role, another trait may be missing. Types of the program can have such names too, so that the compiler decides.
-pub(super) fn is_doubtful(ty: &Type, role: Option<Role<'_>>) -> bool {
+/// Whether the type may lack `Send`, `Sync` or a trait that the role requires, judging by the names in it. Types of the program can have
+/// the same names, so the compiler decides, with checks that are generated only for such types. A field with `skip` has no role.
+pub(super) fn may_lack_traits(ty: &Type, role: Option<Role<'_>>) -> bool {
     const USUAL: [&str; 14] = [
         "Uuid",
         "DateTime",
@@ -71,7 +71,7 @@ pub(super) fn is_doubtful(ty: &Type, role: Option<Role<'_>>) -> bool {
         "Json",
     ];
     let tokens = ty.to_token_stream();
-    if has_doubtful_name(tokens.clone()) {
+    if has_suspicious_name(tokens.clone()) {
         return true;
     }
     let inner = match ty {
@@ -92,7 +92,7 @@ pub(super) fn is_doubtful(ty: &Type, role: Option<Role<'_>>) -> bool {
     }
 }
 
-fn has_doubtful_name(tokens: TokenStream) -> bool {
+fn has_suspicious_name(tokens: TokenStream) -> bool {
     const NAMES: [&str; 20] = [
         "dyn",
         "Rc",
@@ -116,7 +116,7 @@ fn has_doubtful_name(tokens: TokenStream) -> bool {
         "Args",
     ];
     tokens.into_iter().any(|token| match token {
-        TokenTree::Group(group) => has_doubtful_name(group.stream()),
+        TokenTree::Group(group) => has_suspicious_name(group.stream()),
         TokenTree::Ident(ident) => NAMES.iter().any(|name| ident == name),
         // A raw pointer.
         TokenTree::Punct(punct) => punct.as_char() == '*',
@@ -124,7 +124,7 @@ fn has_doubtful_name(tokens: TokenStream) -> bool {
     })
 }
 
-/// Whether the program cannot derive `sqlx::Type` for the type, because it is not the program's.
+/// Whether the type is defined outside the program, so that the program cannot derive `sqlx::Type` for it.
 fn is_foreign(text: &str, name: &str) -> bool {
     const NAMES: [&str; 24] = [
         "Box",
@@ -184,7 +184,7 @@ pub(super) fn message(ty: &TokenStream, role: Role<'_>) -> String {
         true => instead(&text),
         false => format!("use `{owned}`"),
     };
-    // No column of another role is JSON or left out.
+    // Only a plain column can be stored as JSON or skipped instead.
     if !matches!(role, Role::Plain) && instead.contains("#[model(") {
         instead = match instead.split_once("; ").map_or(&*instead, |(first, _)| first) {
             derive if derive.starts_with("`#[derive") => derive.to_owned(),
@@ -198,7 +198,7 @@ pub(super) fn message(ty: &TokenStream, role: Role<'_>) -> String {
     }
 }
 
-/// The message for a field of this type, which threads cannot share.
+/// The message for a field of this type, which is not `Send` and `Sync`.
 pub(super) fn unshared(ty: &TokenStream, skipped: bool) -> String {
     let text = readable(ty);
     let (inner, optional) = match generic(&text, &["Option"]) {
@@ -219,8 +219,8 @@ pub(super) fn unshared(ty: &TokenStream, skipped: bool) -> String {
     format!("`{text}` cannot be in a model, which is `Send` and `Sync`: use {other}")
 }
 
-/// The message for a field of this type, which is not what its role asks for.
-pub(super) fn not(role: &str, ty: &TokenStream) -> String {
+/// The message for a field whose type lacks a trait that its role requires.
+pub(super) fn lacks_trait(role: &str, ty: &TokenStream) -> String {
     let text = readable(ty);
     match role {
         "VERSION" => format!("`{text}` cannot be a `version`: use `i16`, `i32` or `i64`"),
@@ -232,12 +232,12 @@ pub(super) fn not(role: &str, ty: &TokenStream) -> String {
     }
 }
 
-/// The type that a column has instead of one that only contains this.
+/// The type to use instead of a wrapper of this type, such as `Rc`.
 fn owned(inner: &str) -> Option<String> {
     match inner {
         "str" => return Some("String".to_owned()),
         "u64" | "usize" | "isize" => return Some("i64".to_owned()),
-        _ if inner.parse().map_or(true, has_doubtful_name) => return None,
+        _ if inner.parse().map_or(true, has_suspicious_name) => return None,
         _ => {}
     }
     let items = inner.strip_prefix('[').and_then(|inner| inner.strip_suffix(']'));
@@ -247,7 +247,7 @@ fn owned(inner: &str) -> Option<String> {
     }
 }
 
-/// The type that does the same for several threads.
+/// The thread-safe equivalent of the type.
 fn sendable(text: &str) -> Option<String> {
     let (name, to) = if generic(text, &["Rc"]).is_some() {
         ("Rc", "Arc")
@@ -264,24 +264,24 @@ fn sendable(text: &str) -> Option<String> {
     is_plain.then(|| format!("{to}<{inner}>"))
 }
 
-/// The `T` of a `Name<T>`, for one of these names.
+/// The `T` of `Name<T>`, if the name is one of these.
 fn generic<'t>(text: &'t str, names: &[&str]) -> Option<&'t str> {
     let (path, inner) = text.strip_suffix('>')?.split_once('<')?;
     let name = path.rsplit("::").next().unwrap_or(path);
     names.contains(&name).then_some(inner)
 }
 
-/// Whether the type is one of the language's own, of which none is a time.
+/// Whether the type is a primitive type. None of them is a time.
 pub(super) fn is_primitive(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
 }
 
-/// Whether the type may be an `Option`: it is written as one, or has a name that may be one's.
+/// Whether the type may be an `Option`: it is written as one, or may be an alias of one.
 pub(super) fn is_option(text: &str) -> bool {
     text.starts_with("Option <") || !text.contains('<')
 }
 
-/// The message for a field of this type, which is an `Option` of an `Option`.
+/// The message for a field of type `Option<Option<…>>`.
 pub(super) fn nested(ty: &TokenStream) -> String {
     let text = readable(ty);
     let inner = text.strip_prefix("Option<").and_then(|text| text.strip_suffix('>'));
@@ -289,7 +289,7 @@ pub(super) fn nested(ty: &TokenStream) -> String {
     format!("`{text}` cannot be a column: `Some(None)` and `None` are both NULL; use `{instead}`")
 }
 
-/// A type as the program writes it, without the spaces between tokens.
+/// The type as a programmer writes it, without spaces between the tokens.
 fn readable(ty: &TokenStream) -> String {
     let text = ty.to_string();
     let text = text.replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
@@ -301,6 +301,7 @@ fn readable(ty: &TokenStream) -> String {
         .replace("* mut", "*mut")
 }
 
+/// The type, feature or attribute to use instead of a type, as the second half of a message.
 fn instead(text: &str) -> String {
     let inner = text.strip_prefix("Option<").and_then(|text| text.strip_suffix('>'));
     let inner = inner.unwrap_or(text);

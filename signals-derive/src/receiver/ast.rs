@@ -1,3 +1,5 @@
+//! The input of `#[receiver]` as a typed receiver. Every mistake that does not depend on types is found here.
+
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::ToTokens;
 use syn::ReturnType;
@@ -11,14 +13,14 @@ use syn::{
 use super::attr::Options;
 use crate::options::Mistakes;
 
-/// A receiver. What is here has been checked, but for what only the types tell.
+/// A checked receiver. The compiler checks the rest when it knows the types.
 pub(crate) struct Receiver {
     pub(crate) signal: Path,
-    /// None: whoever the signal comes from.
+    /// Empty if the receiver accepts any sender.
     pub(crate) senders: Vec<Type>,
     pub(crate) phase: Phase,
     pub(crate) created: Option<bool>,
-    /// The fields of which one must have changed.
+    /// The receiver runs only if one of these fields has changed; empty for no condition.
     pub(crate) changed: Vec<Ident>,
     pub(crate) order: i32,
     pub(crate) after: Vec<Path>,
@@ -35,7 +37,7 @@ pub(crate) enum Phase {
     OnRollback,
 }
 
-/// A function without its body, which is nobody's business.
+/// A function without its body, which the macro does not parse.
 pub(crate) struct Function {
     pub(crate) attrs: Vec<Attribute>,
     pub(crate) vis: Visibility,
@@ -67,19 +69,19 @@ impl Function {
         })
     }
 
-    /// A type of a parameter without the names of the function's lifetimes, which are not known outside of it.
+    /// The type of a parameter with the function's lifetimes replaced by `'_`, because they are not in scope outside the function.
     pub(crate) fn elided(&self, ty: &Type) -> TokenStream {
         let names: Vec<_> = self.sig.generics.lifetimes().map(|l| &l.lifetime.ident).collect();
         if names.is_empty() { ty.to_token_stream() } else { elided(ty.to_token_stream(), &names) }
     }
 
-    /// Whether it cannot fail but by a panic: neither does it return an error, nor is there anything for it to miss.
+    /// Whether the receiver can fail only by a panic: it returns nothing, and takes no parameter that may be unavailable.
     pub(crate) fn is_infallible(&self) -> bool {
         let nothing = matches!(self.sig.output, ReturnType::Default);
         self.sig.asyncness.is_none() && nothing && self.parameters().next().is_none()
     }
 
-    /// Those that are the connection: nothing else is taken by reference.
+    /// The parameters that are the connection. No other parameter is a reference.
     pub(crate) fn connections(&self) -> impl Iterator<Item = &Type> {
         self.parameters().filter(|ty| matches!(ty, Type::Reference(_)))
     }
@@ -96,7 +98,7 @@ impl Function {
         docs.map(|line| line.trim().to_owned()).find(|line| !line.is_empty()).unwrap_or_default()
     }
 
-    /// What must stand on everything that the expansion adds.
+    /// The `cfg` attributes, which are repeated on every item that the expansion adds.
     pub(crate) fn cfgs(&self) -> impl Iterator<Item = &Attribute> {
         self.attrs.iter().filter(|attr| attr.path().is_ident("cfg"))
     }

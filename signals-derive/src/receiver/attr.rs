@@ -1,10 +1,12 @@
+//! The options of `#[receiver(…)]`.
+
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, Type, token};
 
 use crate::options::{Mistakes, Once, no_value, path, skip, string, unknown, value};
 
-/// `SIGNAL, sender = User, …`.
+/// The arguments of the attribute: `SIGNAL, sender = User, …`.
 pub(crate) struct Options {
     pub(crate) signal: Path,
     pub(crate) sender: Once<Vec<Type>>,
@@ -126,7 +128,7 @@ fn fields(name: &Ident, input: ParseStream<'_>) -> Result<Vec<Ident>> {
     Ok(fields.into_iter().collect())
 }
 
-/// One, or several in brackets.
+/// One value, or several in brackets.
 struct List<T>(Vec<T>);
 
 impl<T: Parse> Parse for List<T> {

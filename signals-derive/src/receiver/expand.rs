@@ -1,3 +1,5 @@
+//! The expansion of a receiver without mistakes.
+
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
@@ -14,7 +16,7 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
     let cfgs: Vec<_> = function.cfgs().collect();
     let about = format!("Names the receiver [`{0}`](fn@{0}).", ident.unraw());
     let registrations = match &senders[..] {
-        // Whoever the signal comes from: only the signal knows what that is.
+        // Without `sender`, the signal defines which type stands for any sender.
         [] => {
             let sender = quote_spanned!(signal.span()=> <#signal as __p::Signal>::AnySender);
             let entry = quote_spanned!(signal.span()=> <#signal as __p::Signal>::AnyEntry);
@@ -28,7 +30,7 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
                     let of = sender.to_token_stream();
                     return registration(receiver, &of, &entry(&of), sender.span());
                 }
-                // The parameter of the function may have the name of a sender.
+                // An alias, because a type parameter of the function may have the same name as a sender.
                 let of = quote_spanned!(sender.span()=> __Sender);
                 let registration = registration(receiver, &of, &entry(&of), sender.span());
                 quote!(type __Sender = #sender; const _: () = { #registration };)
@@ -36,7 +38,7 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
             .collect(),
     };
     quote! {
-        // A receiver takes its event by value, whether or not it consumes it.
+        // A receiver takes its event by value even if it does not consume it.
         #[allow(clippy::needless_pass_by_value)]
         #item
 
@@ -57,7 +59,7 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
     }
 }
 
-/// What registers the function for one sender.
+/// Registers the function for one sender.
 fn registration(
     receiver: &Receiver,
     sender: &TokenStream,
@@ -81,7 +83,7 @@ fn registration(
     };
     let options = options(receiver, sender, &phase);
     let (constructor, returns, body) = call(receiver, &phase);
-    // What the function calls its sender, for the types of its parameters.
+    // The types of the parameters may name the function's type parameter: an alias for the sender.
     let names = function.sig.generics.type_params().map(|param| &param.ident);
     quote! {
         #(#[allow(dead_code)] type #names = #sender;)*
@@ -108,7 +110,7 @@ fn registration(
     }
 }
 
-/// The options that only some receivers have.
+/// The calls that set the options of this receiver.
 fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> TokenStream {
     let Receiver { signal, function, .. } = receiver;
     let created = receiver
@@ -142,12 +144,12 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
     quote!(#created #changed #after #robust #infallible #uid #asks)
 }
 
-/// The variable of the event. An event of the wrong type is reported on the function's first parameter, whose span it has.
+/// The variable of the event. It has the span of the function's first parameter, so that a wrong type is reported there.
 fn event(receiver: &Receiver) -> Ident {
     format_ident!("__event", span = receiver.function.sig.inputs.first().span())
 }
 
-/// How the function is called: the kind of entry, what it returns, and the code.
+/// The call of the function: the constructor of the entry, the return type of the call, and its code.
 fn call(receiver: &Receiver, phase: &TokenStream) -> (TokenStream, TokenStream, TokenStream) {
     let Receiver { signal, function, .. } = receiver;
     let ident = &function.sig.ident;

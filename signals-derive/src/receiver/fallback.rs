@@ -1,10 +1,12 @@
+//! The expansion of a receiver with mistakes.
+
 use proc_macro2::{Span, TokenStream};
 use quote::quote;
 use syn::Error;
 
 use super::ast::Function;
 
-/// The mistake that the function is in an `impl` or a `trait`, and the function as it is.
+/// The error for a function in an `impl` or a `trait`, and the unchanged function.
 pub(super) fn in_block(item: &TokenStream, block: &str) -> TokenStream {
     let span = match syn::parse2::<Function>(item.clone()) {
         Ok(function) => function.sig.ident.span(),
@@ -17,7 +19,7 @@ pub(super) fn in_block(item: &TokenStream, block: &str) -> TokenStream {
     quote! { #error #item }
 }
 
-/// The mistakes, the function as it is, and a type of its name for who names it.
+/// The errors, the unchanged function, and the type that names the receiver, so that its uses do not cause further errors.
 pub(super) fn expand(item: &TokenStream, error: &Error) -> TokenStream {
     let errors = error.to_compile_error();
     let function = syn::parse2::<Function>(item.clone()).ok();

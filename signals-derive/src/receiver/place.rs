@@ -1,16 +1,16 @@
-//! Whether a function is in an `impl` or a `trait`.
+//! Finds out whether a function is in an `impl` or a `trait`.
 //!
-//! A macro gets the function and nothing around it. What it expands to would be several errors there, none of which names
-//! the mistake, so the source before the attribute is read.
+//! An attribute macro sees only the function. In an `impl`, its expansion would cause several errors, and none would name
+//! the mistake. Therefore the source code before the attribute is read.
 
-/// `impl` or `trait`, if the attribute is directly in one. Where the source cannot be read, it counts as in none.
+/// `impl` or `trait`, if the attribute is directly in one. `None` if the source cannot be read.
 pub(super) fn block() -> Option<&'static str> {
     if !proc_macro::is_available() {
         return None;
     }
     let span = proc_macro::Span::call_site();
     let (line, column) = (span.line(), span.column());
-    // Most receivers are at the left margin, and so in no block.
+    // A receiver in the first column is in no block. Most are, and the file is not read for them.
     if column <= 1 {
         return None;
     }
@@ -23,9 +23,9 @@ pub(super) fn block() -> Option<&'static str> {
     enclosing(&before)
 }
 
-/// `impl` or `trait`, if that is the innermost block which is open at the end of a source.
+/// `impl` or `trait`, if that is the innermost block that is open at the end of the source.
 pub(crate) fn enclosing(source: &str) -> Option<&'static str> {
-    // Of each delimiter that is open, what was written before it in the same item.
+    // Each open delimiter, with the text before it in the same item.
     let mut open: Vec<(char, String)> = Vec::new();
     let mut head = String::new();
     let mut rest = source;
@@ -50,13 +50,13 @@ pub(crate) fn enclosing(source: &str) -> Option<&'static str> {
     }
     let (_, head) = open.iter().rfind(|(delimiter, _)| *delimiter == '{')?;
     let mut words = head.split(|c: char| !c.is_alphanumeric() && c != '_');
-    // The first of these tells: a function may return an `impl Trait`.
+    // The first keyword decides, because a function may return `impl Trait`.
     const ITEMS: [&str; 7] = ["impl", "trait", "fn", "mod", "const", "static", "let"];
     let item = words.find_map(|word| ITEMS.into_iter().find(|item| *item == word))?;
     matches!(item, "impl" | "trait").then_some(item)
 }
 
-/// The length of the comment or literal that the source begins with, or of its first two characters if they are a lifetime.
+/// The length of the comment or literal at the beginning of the source, 1 for the quote of a lifetime, 0 for anything else.
 fn skipped(source: &str) -> usize {
     let end = |start: usize, of: &str| {
         source[start..].find(of).map_or(source.len(), |at| start + at + of.len())
@@ -99,7 +99,7 @@ fn quoted(source: &str, quote: char) -> usize {
     source.len()
 }
 
-/// A block comment, in which others may be nested.
+/// The length of a block comment, which may contain nested ones.
 fn comment(source: &str) -> usize {
     let (mut depth, mut at) = (0_usize, 0);
     while at < source.len() {
