@@ -24,12 +24,7 @@ const _: () = {
             )
             .phase(__p::Phase::InTransaction)
             .order(0i32)
-            .ask(|__cx| {
-                let _ = __p::take::<
-                    __p::phase::InTransaction<post_save>,
-                    &mut Conn<'_>,
-                >(__cx);
-            });
+            .asks(&[__p::asks::<__p::phase::InTransaction<post_save>, &mut Conn<'_>>()]);
         #[allow(unreachable_code, unused_mut, unused_variables)]
         fn __call<'a, 'c>(
             __event: <post_save as __p::Signal>::Event<'a, User>,
