@@ -21,7 +21,7 @@ pub use crate::database::source::Source;
 pub use crate::model::registered::{Copier, CopyOf, KeyColumn, StoredIn, is_key_of};
 pub use crate::model::store::{Any, Only, Places, Route, Store, by_name};
 pub use crate::signal::entry::{AnyEntry, Entry, Registration};
-pub use crate::signal::parameter::Context as Cx;
+pub use crate::signal::parameter::{Context as Cx, ParameterAsks};
 pub use crate::signal::receivers::{ReceiverCache as Table, SignalTable};
 pub use crate::signal::relation::{OnDelete, RegisteredModel as Linked, Relation};
 pub use crate::table::automatic::{AutoNow, Version};
@@ -35,6 +35,7 @@ pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver
 /// What types are asked about is there of every type; where the answer is another, the type has its own.
 pub mod defaults {
     pub use crate::model::registered::{NotCloned as _, NotStored as _};
+    pub use crate::signal::parameter::NotParameter as _;
     pub use crate::table::any::{Serialized as _, Unserialized as _};
     pub use crate::table::field::NotStorable as _;
 }
@@ -86,11 +87,6 @@ pub fn take<'a, 'c, P, T: Parameter<'a, 'c, P>>(
     cx: &mut Cx<'a, 'c>,
 ) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
     T::take(cx)
-}
-
-/// What the parameter of a receiver in the phase `P` asks for.
-pub const fn asks<'a, 'c, P, T: Parameter<'a, 'c, P>>() -> Asks {
-    T::ASKS
 }
 
 /// The name of a column of the model `M`.

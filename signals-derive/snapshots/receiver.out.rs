@@ -9,6 +9,8 @@ struct create_profile {}
 #[allow(deprecated, unused_qualifications)]
 const _: () = {
     use ::sqlx_signals::__private as __p;
+    #[allow(unused_imports)]
+    use __p::defaults::*;
     impl __p::Receiver for create_profile {}
     const _: () = {
         static __INFO: __p::Info = __p::Info::new::<
@@ -24,7 +26,14 @@ const _: () = {
             )
             .phase(__p::Phase::InTransaction)
             .order(0i32)
-            .asks(&[__p::asks::<__p::phase::InTransaction<post_save>, &mut Conn<'_>>()]);
+            .asks(
+                &[
+                    __p::ParameterAsks::<
+                        __p::phase::InTransaction<post_save>,
+                        &mut Conn<'_>,
+                    >::ASKS,
+                ],
+            );
         #[allow(unreachable_code, unused_mut, unused_variables)]
         fn __call<'a, 'c>(
             __event: <post_save as __p::Signal>::Event<'a, User>,

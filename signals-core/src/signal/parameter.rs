@@ -1,6 +1,7 @@
 //! What a receiver takes after its event.
 
 use std::fmt;
+use std::marker::PhantomData;
 
 #[cfg(feature = "postgres")]
 use sqlx::PgConnection;
@@ -51,6 +52,26 @@ pub struct Context<'a, 'c> {
     pub(crate) db: Option<&'a Db>,
     /// The row before the write, where a receiver asks for it.
     pub(crate) before: Option<&'a PreviousRow>,
+}
+
+/// What the type of a receiver's argument asks for in the phase `P`: the constant of [`Parameter`] if it is a parameter, and nothing
+/// if it is not, so that the call of the function is the only error.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct ParameterAsks<P, T>(PhantomData<(P, T)>);
+
+/// Implemented for every type, so that the constant of a parameter, which is inherent, comes first.
+#[doc(hidden)]
+pub trait NotParameter {
+    /// Nothing.
+    const ASKS: Asks = Asks::Nothing;
+}
+
+impl<P, T> NotParameter for ParameterAsks<P, T> {}
+
+impl<'a, 'c, P, T: Parameter<'a, 'c, P>> ParameterAsks<P, T> {
+    /// What the parameter asks for.
+    pub const ASKS: Asks = T::ASKS;
 }
 
 impl<'a, 'c> Context<'a, 'c> {

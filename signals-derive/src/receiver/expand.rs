@@ -51,6 +51,8 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
         #[allow(deprecated, unused_qualifications)]
         const _: () = {
             use #p as __p;
+            #[allow(unused_imports)]
+            use __p::defaults::*;
 
             impl __p::Receiver for #ident {}
 
@@ -138,7 +140,7 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
     let asks = (!parameters.is_empty()).then(|| {
         let asks = parameters
             .iter()
-            .map(|ty| quote_spanned!(ty.span()=> __p::asks::<__p::phase::#phase<#signal>, #ty>()));
+            .map(|ty| quote_spanned!(ty.span()=> __p::ParameterAsks::<__p::phase::#phase<#signal>, #ty>::ASKS));
         quote!(.asks(&[#(#asks),*]))
     });
     quote!(#created #changed #after #robust #infallible #uid #asks)
