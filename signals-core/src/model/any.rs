@@ -1,4 +1,4 @@
-//! A row of any model, seen through [`AnyModel`].
+//! Implements [`AnyModel`] for every model.
 
 use std::any::Any;
 use std::fmt;
@@ -18,7 +18,7 @@ impl<M: Model> AnyModel for M {
     }
 
     fn key(&self) -> Option<String> {
-        text(&self.pk()?)
+        key_text(&self.pk()?)
     }
 
     fn columns(&self) -> &'static [&'static str] {
@@ -30,15 +30,17 @@ impl<M: Model> AnyModel for M {
     }
 }
 
-/// Apart, so that it is compiled for each type of key and not for each model.
-fn text<K: Any + fmt::Debug>(key: &K) -> Option<String> {
+/// A separate function so that it is compiled once per key type instead of once per model.
+fn key_text<K: Any + fmt::Debug>(key: &K) -> Option<String> {
     let text = (key as &dyn Any).downcast_ref::<String>();
     Some(text.cloned().unwrap_or_else(|| format!("{key:?}")))
 }
 
 impl dyn AnyModel {
-    /// The row itself, where it is of this model. A receiver that waits for the end of the transaction has a copy of what
-    /// the other methods tell, and not the row.
+    /// The row as a `&M`, or `None` if it is a row of another model.
+    ///
+    /// A receiver that runs after the transaction gets a copy of what the other methods return, not the row itself, so there
+    /// this method returns `None`.
     pub fn downcast_ref<M: Model>(&self) -> Option<&M> {
         let any: &dyn Any = self;
         any.downcast_ref()

@@ -1,4 +1,4 @@
-//! The values that are bound to a query.
+//! The values that are bound to a query, as a type.
 
 use std::any::type_name;
 use std::marker::PhantomData;
@@ -12,20 +12,20 @@ use crate::model::Model;
 use crate::model::store::{Any, Only, Portable, Route, Store};
 use crate::table::field::{Notation, json_column};
 
-/// What was bound before, and one more value.
+/// The values that were bound before, and one more value.
 pub struct And<'q, B, T> {
     pub(crate) before: B,
     pub(crate) value: T,
     pub(crate) lifetime: PhantomData<fn() -> &'q ()>,
 }
 
-/// Values that can be bound on the way that a model takes to its database.
+/// Values that can be bound if the model `M` is stored by the route `R`.
 pub trait Binds<M, R>: Send {
     #[doc(hidden)]
     fn bind(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError>;
 }
 
-/// Values that can be bound in one database.
+/// Values that can be bound in the database `DB`.
 pub trait BindsIn<DB: Backend>: Send {
     #[doc(hidden)]
     fn bind(self, args: &mut DB::Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError>;
@@ -63,7 +63,7 @@ impl<DB: Backend, M: Store<DB>, B: BindsIn<DB>> Binds<M, Only<DB>> for B {
     }
 }
 
-/// One super-trait a database, which asks for nothing where the database is not a feature of the build.
+/// Defines one supertrait per database. If the feature of the database is disabled, the trait requires nothing.
 macro_rules! bound_in {
     ($feature:literal, $DB:ident, $name:ident) => {
         #[cfg(feature = $feature)]
@@ -94,39 +94,40 @@ impl<M: Portable, B: enabled::BindsInSqlite + enabled::BindsInPostgres> Binds<M,
     }
 }
 
-/// Sees each value before it is bound, in their order.
+/// A callback that inspects each value, in order, before it is bound.
 pub(crate) type Inspect<'i, 'f> =
     Option<&'i mut (dyn FnMut(Offered) -> Result<(), BoxDynError> + 'f)>;
 
-/// What there is to know of a value before it is bound.
+/// What is known of a value before it is bound.
 pub struct Offered {
     pub(crate) ty: AnyType,
-    /// The name of its type in the program.
+    /// The name of the value's Rust type.
     name: &'static str,
     null: bool,
 }
 
 impl Offered {
-    /// Whether it is `None`. A type of the program's own may be NULL where the field's is no `Option`, for it may be the
-    /// field's type.
+    /// Whether the value is `None`. A value of any other type is accepted as NULL even if the field is not an `Option`,
+    /// because it may have the type of the field.
     pub(crate) fn is_none(&self) -> bool {
         let name = self.name.trim_start_matches('&');
         self.null && name.starts_with("core::option::Option<")
     }
 
-    /// Whether it is stored as a field of the type of this name is: it is NULL, or of the same type, or both are strings.
+    /// Whether the value is stored in the same form as a field whose type has this name: the value is NULL, both have the same
+    /// type, or both are strings.
     pub(crate) fn is_stored_as(&self, field: &str) -> bool {
         let are_strings = || [Some(Notation::String); 2] == [self.notation(), Notation::of(field)];
         self.null || bare(self.name) == bare(field) || are_strings()
     }
 
-    /// What the text of it means.
+    /// How the text of the value is to be read, if its type is known.
     pub(crate) fn notation(&self) -> Option<Notation> {
         Notation::of(self.name)
     }
 }
 
-/// What was bound, after `inspect` has seen each value.
+/// Binds the values, each after `inspect` has accepted it.
 pub(crate) fn arguments<M: Model, R: Route<M>, B: Binds<M, R>>(
     kind: DatabaseKind,
     binds: B,
@@ -137,7 +138,7 @@ pub(crate) fn arguments<M: Model, R: Route<M>, B: Binds<M, R>>(
     Ok(args)
 }
 
-/// A statement with what was bound.
+/// The statement with its bound values.
 pub(crate) fn statement<M: Model, R: Route<M>, B: Binds<M, R>>(
     kind: DatabaseKind,
     sql: SqlStr,
@@ -148,7 +149,7 @@ pub(crate) fn statement<M: Model, R: Route<M>, B: Binds<M, R>>(
     Ok(Statement { sql, args, persistent: true })
 }
 
-/// Refuses a condition that begins or ends a transaction: SQLite runs every statement of a text.
+/// Refuses a clause that begins or ends a transaction: SQLite executes every statement of a text.
 pub(crate) fn refuse_control(kind: DatabaseKind, sql: &str) -> Result<(), sqlx::Error> {
     if sql.contains(';')
         && let Some(control) = sql_scan::find(kind, sql)
@@ -159,13 +160,13 @@ pub(crate) fn refuse_control(kind: DatabaseKind, sql: &str) -> Result<(), sqlx::
     Ok(())
 }
 
-/// The name of a type without what is around it and does not change how a value is stored.
+/// The name of a type without the wrappers that do not change how a value is stored.
 fn bare(mut name: &str) -> &str {
-    let around = ["core::option::Option<", "sqlx_core::types::json::Json<", json_column()];
+    let wrappers = ["core::option::Option<", "sqlx_core::types::json::Json<", json_column()];
     loop {
         name = name.trim_start_matches('&');
-        let inner = |around: &&str| name.strip_prefix(around)?.strip_suffix('>');
-        match around.iter().find_map(inner) {
+        let inner = |wrapper: &&str| name.strip_prefix(wrapper)?.strip_suffix('>');
+        match wrappers.iter().find_map(inner) {
             Some(inner) => name = inner,
             None => return name,
         }

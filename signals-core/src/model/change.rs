@@ -1,4 +1,4 @@
-//! Updates and deletes by condition.
+//! Updates and deletes by condition: one statement, or, if there are receivers, a write of every matching row.
 
 use crate::model::decode::decoding;
 use crate::model::write::{columns, delete_many, names, save_columns_of_many};
@@ -33,18 +33,18 @@ use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 
-/// What is to become of the rows that fit a condition.
+/// What a query does with the matching rows.
 pub(crate) enum ByCondition<M> {
     Update(Set<M>),
     Delete,
 }
 
-/// Columns with the places of the values that they are set to.
+/// The columns that an update sets, as indexes, each with the number of its value (`$1` is 1).
 pub(crate) struct Set<M> {
     values: Vec<(usize, usize)>,
-    /// The columns that are set to the time of the update.
+    /// The `auto_now` columns, likewise.
     times: Vec<(usize, usize)>,
-    /// The columns that the program sets.
+    /// The columns that the query names, for events.
     fields: Vec<Column<M>>,
 }
 
@@ -55,7 +55,7 @@ impl<M: Model> Set<M> {
 }
 
 impl<M: Model> ByCondition<M> {
-    /// An update that sets columns to some of the values that are bound. The last value of a column counts.
+    /// An update that sets columns to bound values. If a column is named several times, the last value is used.
     pub(crate) fn update(set: &[(Column<M>, usize)], bound: usize) -> Result<Self> {
         let fields: Vec<_> = set.iter().map(|(column, _)| *column).collect();
         if fields.is_empty() {
@@ -81,22 +81,24 @@ impl<M: Model> ByCondition<M> {
         binds: B,
     ) -> Result<u64> {
         let mut conn = source.acquire().await?;
-        let (kind, heard) = (conn.kind(), self.is_heard());
+        let (kind, has_receivers) = (conn.kind(), self.has_receivers());
         let clause = Clause(clause.as_str());
-        let sql = match heard {
+        let sql = match has_receivers {
             true => self.select::<R>(kind, clause),
-            false => self.at_once::<R>(kind, clause),
+            false => self.single_statement::<R>(kind, clause),
         };
-        let bound = self.bound::<R, B>(kind, binds, sql, !heard);
-        // On SQLite a statement that fails can have changed some rows: `ON CONFLICT FAIL`, `RAISE(FAIL)`.
-        if conn.in_transaction() || !heard && kind == DatabaseKind::Postgres {
+        let bound = self.bound::<R, B>(kind, binds, sql, !has_receivers);
+        // A single statement needs no transaction on PostgreSQL. On SQLite, a failed statement may have changed some rows
+        // (`ON CONFLICT FAIL`, `RAISE(FAIL)`).
+        if conn.in_transaction() || !has_receivers && kind == DatabaseKind::Postgres {
             let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
-            let doubt = FailGuard::of(&mut conn, verb, M::NAME);
-            let done = async { self.change::<R>(doubt.conn, clause, bound?, heard).await };
-            let done = done.await;
-            return doubt.end(done);
+            let guard = FailGuard::of(&mut conn, verb, M::NAME);
+            let result =
+                async { self.change::<R>(guard.conn, clause, bound?, has_receivers).await };
+            let result = result.await;
+            return guard.end(result);
         }
-        // Nothing is sent, not even BEGIN, if a value does not fit its column.
+        // If a value does not fit its column, return before BEGIN is sent.
         let bound = bound?;
         let again = bound.again();
         let changing = Changing {
@@ -104,7 +106,7 @@ impl<M: Model> ByCondition<M> {
             clause,
             bound: Some(bound),
             again,
-            heard,
+            has_receivers,
             route: PhantomData::<fn() -> R>,
         };
         in_transaction(conn, changing).await
@@ -115,22 +117,22 @@ impl<M: Model> ByCondition<M> {
         conn: &mut Conn<'_>,
         clause: Clause<'_>,
         mut bound: Box<Bound>,
-        heard: bool,
+        has_receivers: bool,
     ) -> Result<u64> {
-        if heard {
+        if has_receivers {
             let joins = clause.table(M::STATEMENTS.table).is_some();
             return self.each::<R>(conn, bound.statement(), joins).await;
         }
         if !bound.foreign.is_empty() {
-            // On the heap: few come here.
+            // Boxed, because this is rare and would enlarge the future.
             let converted = Box::pin(self.convert::<R>(conn, &mut bound)).await?;
-            bound.sql = converted.at_once::<R>(conn.kind(), clause);
+            bound.sql = converted.single_statement::<R>(conn.kind(), clause);
         }
         conn.run(bound.statement(), &mut |_| ()).await
     }
 
-    /// Has the database make each foreign value one of the column's type, reads it as the field, and binds what the field stores
-    /// in its place. A row that is saved with receivers goes the same way.
+    /// Lets the database convert each value in `foreign` to the column's type, decodes the result as the field, and binds the
+    /// decoded field instead. The values of rows that are saved with receivers take the same path.
     async fn convert<R: Route<M>>(&self, conn: &mut Conn<'_>, bound: &mut Bound) -> Result<Self> {
         let Self::Update(Set { values, times, fields }) = self else { return Ok(Self::Delete) };
         let (mut values, times, fields) = (values.clone(), times.clone(), fields.clone());
@@ -165,17 +167,18 @@ impl<M: Model> ByCondition<M> {
         Ok(Self::Update(Set { values, times, fields }))
     }
 
-    /// Whether the rows must be read for receivers.
-    fn is_heard(&self) -> bool {
+    /// Whether the rows have to be read, because receivers or recorders need them.
+    fn has_receivers(&self) -> bool {
         let table = M::__table();
-        let heard = match self {
+        let has_receivers = match self {
             Self::Update(_) => table.save_if_any().is_some(),
             Self::Delete => table.delete_if_any().is_some(),
         };
-        heard || Recorders::of_task(TypeId::of::<M>()).any()
+        has_receivers || Recorders::of_task(TypeId::of::<M>()).any()
     }
 
-    /// The statement with what was bound. Nothing is sent if a column is to be set to a value that it cannot have.
+    /// The statement with its bound values. If a column is set to a value that it cannot store, returns an error before any
+    /// SQL is sent.
     fn bound<R: Route<M>, B: Binds<M, R>>(
         &self,
         kind: DatabaseKind,
@@ -191,12 +194,13 @@ impl<M: Model> ByCondition<M> {
             values += 1;
             let set = self.columns().iter().find(|(_, value)| *value == values);
             refused = set.and_then(|(column, _)| misfit::<M, R>(*column, &offered));
-            foreign.extend(set.filter(|(column, _)| !is_own::<M, R>(*column, &offered)));
+            foreign
+                .extend(set.filter(|(column, _)| !is_stored_as_field::<M, R>(*column, &offered)));
             if kind == DatabaseKind::Postgres {
                 let name = offered.ty.name().replace(['*', '/'], " ");
                 let _ = write!(types, "{}{name}", if values == 1 { "\n/* " } else { ", " });
             }
-            // What it says is in `refused`.
+            // The error message is in `refused`.
             if refused.is_some() { Err("".into()) } else { Ok(()) }
         };
         let inspect: Inspect<'_, '_> =
@@ -215,7 +219,7 @@ impl<M: Model> ByCondition<M> {
         Ok(Box::new(Bound { sql, types, args, foreign }))
     }
 
-    /// The columns that are set, and which of the bound values each is set to.
+    /// The columns that are set, each with the number of its value.
     fn columns(&self) -> &[(usize, usize)] {
         match self {
             Self::Update(set) => &set.values,
@@ -223,7 +227,7 @@ impl<M: Model> ByCondition<M> {
         }
     }
 
-    /// Binds, behind the program's values, the time for each column that is set to it.
+    /// Binds the time for each `auto_now` column, after the values of the query.
     fn bind_times<R: Route<M>>(&self, args: &mut Arguments) -> Result<(), BoxDynError> {
         let Self::Update(Set { times, .. }) = self else { return Ok(()) };
         let now = automatic::now();
@@ -239,8 +243,8 @@ impl<M: Model> ByCondition<M> {
         })
     }
 
-    /// One statement.
-    fn at_once<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
+    /// The UPDATE or DELETE that writes all matching rows.
+    fn single_statement<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
         let model = M::STATEMENTS;
         let (with, condition) = by_condition::<M>(kind, clause);
         match self {
@@ -249,7 +253,7 @@ impl<M: Model> ByCondition<M> {
                 let value = |(column, value): &(usize, usize)| {
                     let ColumnSpec { name, json, optional, .. } = model.columns[*column];
                     match kind {
-                        // JSON's own null is `None` to the field, which is NULL to the column.
+                        // The field stores `None` as NULL, so the JSON value `null` becomes NULL too.
                         DatabaseKind::Sqlite if json && optional => {
                             format!("{name} = NULLIF(${value}, 'null')")
                         }
@@ -272,7 +276,7 @@ impl<M: Model> ByCondition<M> {
         }
     }
 
-    /// The rows, one by one, in a transaction.
+    /// Reads the matching rows and writes them with their receivers, inside a transaction.
     async fn each<R: Route<M>>(
         &self,
         conn: &mut Conn<'_>,
@@ -294,10 +298,11 @@ impl<M: Model> ByCondition<M> {
         }
     }
 
-    /// The rows as they are to be, with the locks that the statement by itself takes.
+    /// The SELECT of the matching rows with the new values already applied, and with the locks that the UPDATE or DELETE would
+    /// take.
     fn select<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
         let model = M::STATEMENTS;
-        // Such a result cannot be locked, but the rows of the table can.
+        // PostgreSQL cannot lock a derived result, so the rows are selected from the table by their keys.
         let derived = kind == DatabaseKind::Postgres && clause.is_derived();
         let table = clause.table(model.table).filter(|_| !derived);
         let mut sql = String::new();
@@ -308,7 +313,7 @@ impl<M: Model> ByCondition<M> {
             };
             let start = if place == 0 { "SELECT " } else { ", " };
             let _ = match (value, table) {
-                // Under a name that ORDER BY does not take for the column's.
+                // Named differently from the column, so that ORDER BY still refers to the stored value.
                 (Some(value), _) => {
                     write!(sql, "{start}{} AS _set{place}", typed::<M, R>(kind, place, value))
                 }
@@ -327,21 +332,21 @@ impl<M: Model> ByCondition<M> {
         }
     }
 
-    /// The lock that the statement by itself takes. A stronger one would wait for transactions that only reference the row. TypedRows
-    /// tables that are joined, no row is locked.
+    /// The lock that the UPDATE or DELETE would take. A stronger lock would wait for transactions that only reference the row.
+    /// Rows of joined tables are not locked.
     fn lock(&self, clause: Clause<'_>, table: Option<&str>) -> String {
-        // The program's own.
+        // The clause has its own lock.
         if clause.locks() {
             return String::new();
         }
         let is_unique = |(column, _): &(usize, usize)| M::STATEMENTS.columns[*column].unique;
         let strength = match self {
             Self::Update(set) if !set.values.iter().any(is_unique) => "NO KEY UPDATE",
-            // The column could be the target of a foreign key. A weaker lock would have to be raised by the UPDATE, and two
-            // transactions that raise theirs deadlock.
+            // A foreign key may reference a unique column, and the UPDATE then needs this lock. Two transactions that upgrade
+            // a weaker lock would deadlock.
             Self::Update(_) | Self::Delete => "UPDATE",
         };
-        // The name of a table is there without its schema.
+        // `FOR … OF` takes the name of the table without its schema.
         let table = table.map(|table| match table.rsplit_once("\".\"") {
             Some((_, table)) => format!(" OF \"{table}"),
             None => format!(" OF {table}"),
@@ -350,14 +355,14 @@ impl<M: Model> ByCondition<M> {
     }
 }
 
-/// An update or delete by condition in a transaction.
+/// An update or delete by condition, as the work of a transaction.
 struct Changing<'c, M, R> {
     change: &'c ByCondition<M>,
     clause: Clause<'c>,
     bound: Option<Box<Bound>>,
-    /// The same, for a second run.
+    /// A copy for the second attempt.
     again: Option<Box<Bound>>,
-    heard: bool,
+    has_receivers: bool,
     route: PhantomData<fn() -> R>,
 }
 
@@ -367,18 +372,19 @@ impl<M: Model, R: Route<M>> Undoable for Changing<'_, M, R> {
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<u64> {
         let bound = self.bound.take().or_else(|| self.again.take());
         let bound = bound.expect("work in a transaction runs at most twice");
-        self.change.change::<R>(tx, self.clause, bound, self.heard).await
+        self.change.change::<R>(tx, self.clause, bound, self.has_receivers).await
     }
 }
 
-/// A statement with its arguments. On the heap: it is in the futures of the program.
+/// A statement with its arguments. Boxed, because it is part of the future of every caller.
 #[derive(Clone)]
 struct Bound {
     sql: String,
-    /// The types of the arguments of an update, as a comment, on Postgres. sqlx knows a prepared statement by its text alone.
+    /// PostgreSQL: the types of an update's arguments, as a comment. sqlx identifies a prepared statement by its text alone, so
+    /// updates with other argument types need another text.
     types: String,
     args: Arguments,
-    /// The columns that are set to a value that the field can store in another way, and the places of these values.
+    /// The columns set to a value that the field might store in another form, each with the number of its value.
     foreign: Vec<(usize, usize)>,
 }
 
@@ -388,7 +394,7 @@ impl Bound {
         Statement { sql, args: self.args, persistent: true }
     }
 
-    /// As [`Statement::again`].
+    /// A copy for a second attempt, as [`Statement::again`].
     fn again(&self) -> Option<Box<Self>> {
         match self.args {
             #[cfg(feature = "postgres")]
@@ -399,14 +405,14 @@ impl Bound {
     }
 }
 
-/// Whether a column stores a value as the field would.
-fn is_own<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> bool {
+/// Whether the column stores the value in the form in which it would store the field.
+fn is_stored_as_field<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> bool {
     let field = Cell::new("");
     R::asked(column, Asked::TypeName(&offered.ty, &field));
     offered.is_stored_as(field.get()) || R::asked(column, Asked::Keeps(&offered.ty))
 }
 
-/// Why a column cannot be set to a value, if it cannot.
+/// The error if a column cannot be set to a value.
 fn misfit<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> Option<Error> {
     let spec = M::STATEMENTS.columns[column];
     let field = Cell::new("");
@@ -430,8 +436,7 @@ fn misfit<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> Option<Err
     Some(Error::other(format!("the column `{column}` of `{model}` cannot be set to {why}")))
 }
 
-/// A value as the column would have it, so that the field can be read from it: an UPDATE makes it one of the column's type, and
-/// so does this with the field's.
+/// The SQL of a value converted to the column's type, as an UPDATE converts it, so that the field can be decoded from it.
 fn typed<M: Model, R: Route<M>>(kind: DatabaseKind, column: usize, value: usize) -> String {
     let name = Cell::new(String::new());
     let named = R::asked(column, Asked::Name(kind, &name));
@@ -441,28 +446,28 @@ fn typed<M: Model, R: Route<M>>(kind: DatabaseKind, column: usize, value: usize)
         DatabaseKind::Postgres => {
             format!("CASE WHEN true THEN ${value} ELSE {} END", M::STATEMENTS.name(column))
         }
-        // The only type of SQLite's to which a column converts a value that fits the field.
+        // REAL is the only column type to which SQLite converts a value that the field accepts.
         DatabaseKind::Sqlite if ty == "REAL" => format!("CAST(${value} AS REAL)"),
         DatabaseKind::Sqlite => format!("${value}"),
     }
 }
 
-/// Keeps each row once: a row to which several others are joined is there several times.
+/// Removes duplicates: a row to which several other rows are joined is returned several times.
 fn keep_first<M: Model, R: Route<M>>(kind: DatabaseKind, rows: &mut Vec<M>) -> Result<()> {
     let mut seen = HashSet::new();
-    let mut of = TypedRows::<M, R>::new(rows);
-    let instances = of.instances();
-    let first = (0..instances.len())
-        .map(|row| Ok(seen.insert(instances.as_rows().encoded_key(row, kind)?)));
+    let mut typed = TypedRows::<M, R>::new(rows);
+    let erased = typed.erased();
+    let first =
+        (0..erased.len()).map(|row| Ok(seen.insert(erased.as_rows().encoded_key(row, kind)?)));
     let mut first = first.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter();
     rows.retain(|_| first.next().unwrap_or_default());
     Ok(())
 }
 
-/// The condition for a statement that knows nothing but WHERE, and what comes before the statement.
+/// The WITH and the WHERE of a statement that writes the rows matching the clause.
 ///
-/// On PostgreSQL the clause is evaluated once, whatever the plan of the statement is: a clause with LIMIT or with locks would give
-/// other rows each time.
+/// An UPDATE or DELETE accepts only a WHERE, so for other clauses the rows are selected by their keys. On PostgreSQL the clause
+/// is evaluated exactly once, whatever plan is chosen: with LIMIT or a lock, a second evaluation would return other rows.
 fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>) -> (String, String) {
     if clause.is_condition() {
         return (String::new(), clause.0.to_owned());

@@ -1,4 +1,4 @@
-//! Is the table what the model says?
+//! Compares tables with their models, for [`Db::check`] and `Model::check_table`.
 
 #[cfg(feature = "postgres")]
 use crate::database::backend::Backend as _;
@@ -17,29 +17,29 @@ use crate::table::field::Asked;
 use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
 use crate::task::info::Asks;
 
-/// A table as the database has it.
+/// A table as the database describes it.
 struct Table {
     is_view: bool,
     columns: Vec<Column>,
     unique: Vec<Index>,
 }
 
-/// A unique index of columns alone that covers all rows.
+/// A unique index on columns only (no expressions) that covers all rows.
 struct Index {
-    /// In the order of their names.
+    /// Sorted by name.
     columns: Vec<String>,
-    /// Whether it is checked at the end of the transaction, so that ON CONFLICT cannot use it.
+    /// Whether the constraint is deferrable. ON CONFLICT cannot use such an index.
     deferrable: bool,
-    /// Whether it was built to its end.
+    /// Whether the index was built completely.
     valid: bool,
 }
 
 struct Column {
     name: String,
     nullable: bool,
-    /// Whether an INSERT can leave it out.
+    /// Whether an INSERT can omit the column.
     optional: bool,
-    /// None where the database does not say.
+    /// `None` if the database does not report a type that sqlx knows.
     ty: Option<AnyType>,
     type_name: String,
 }
@@ -61,7 +61,7 @@ pub(crate) async fn every_model(conn: &mut Conn<'_>) -> Result<Vec<String>> {
     Ok(findings)
 }
 
-/// StatementKind is not as the model says, a sentence each.
+/// Every difference between the table and the model, as a sentence.
 async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<Vec<String>> {
     let ModelInfo { name, table, columns, statements: model, receivers, .. } = *described;
     let of = format!("`{name}` (table `{table}`)");
@@ -97,7 +97,7 @@ async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<V
         }
         if spec.unique {
             findings.extend(missing_index(&of, &table, &[column], "`#[model(unique)]`"));
-            // Such a column may be named by an upsert at any time. A save needs no arbiter for the key.
+            // An `upsert` may use the column at any time. A `save` does not need ON CONFLICT for the key.
             findings.extend(no_arbiter(&of, &table, &[column]).filter(|_| !is_key));
         }
     }
@@ -113,11 +113,11 @@ async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<V
     }
     let key: Vec<_> = model.group(ColumnGroup::Key).map(|place| columns[place]).collect();
     findings.extend(missing_index(&of, &table, &key, "the key"));
-    for shape in receivers.statement_cache().composed(conn.kind()) {
-        if matches!(shape.kind, StatementKind::Save | StatementKind::InsertOrNothing) {
-            let said = shape.by_key(model)
-                || matches!(shape.on[..], [column] if model.columns[column].unique);
-            let on: Vec<_> = shape.on.iter().map(|place| columns[*place]).collect();
+    for spec in receivers.statement_cache().composed(conn.kind()) {
+        if matches!(spec.kind, StatementKind::Save | StatementKind::InsertOrNothing) {
+            let said = spec.by_key(model)
+                || matches!(spec.on[..], [column] if model.columns[column].unique);
+            let on: Vec<_> = spec.on.iter().map(|place| columns[*place]).collect();
             let finding = missing_index(&of, &table, &on, UPSERT).filter(|_| !said);
             let finding = finding.or_else(|| no_arbiter(&of, &table, &on));
             findings.extend(finding.filter(|finding| !findings.contains(finding)));
@@ -128,8 +128,8 @@ async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<V
 
 const UPSERT: &str = "`upsert` or `get_or_create`";
 
-/// Which fields can be NULL: what is an `Option`, or reads NULL as one does. The database is asked only if a column can be NULL
-/// whose field is no `Option`.
+/// Which fields accept NULL: an `Option`, or a type that decodes NULL. The database is asked only if a column can be NULL and
+/// its field is not an `Option`.
 async fn nullable_fields(
     conn: &mut Conn<'_>,
     table: &Table,
@@ -177,7 +177,8 @@ fn missing_index(of: &str, table: &Table, columns: &[&str], asked: &str) -> Opti
     }
 }
 
-/// That `upsert` cannot name these columns: each unique index of them is an arbiter, and one is deferrable.
+/// The finding that `upsert` cannot use these columns, because a unique constraint on them is deferrable. ON CONFLICT considers
+/// every unique index on the columns.
 fn no_arbiter(of: &str, table: &Table, columns: &[&str]) -> Option<String> {
     let (names, indexes) = indexes_of(table, columns);
     let deferrable = indexes.iter().any(|index| index.valid && index.deferrable);
@@ -186,7 +187,7 @@ fn no_arbiter(of: &str, table: &Table, columns: &[&str]) -> Option<String> {
     })
 }
 
-/// The unique indexes of these columns, with the names as messages have them.
+/// The unique indexes on these columns, and the columns as messages name them.
 fn indexes_of<'t>(table: &'t Table, columns: &[&str]) -> (String, Vec<&'t Index>) {
     let mut names = columns.to_vec();
     names.sort_unstable();
@@ -194,7 +195,7 @@ fn indexes_of<'t>(table: &'t Table, columns: &[&str]) -> (String, Vec<&'t Index>
     (names.join("`, `"), indexes)
 }
 
-/// The table of this name, if there is one; `quoted` is the name as SQL has it.
+/// Reads the description of a table, or `None` if it does not exist. `quoted` is its name in SQL.
 async fn read(conn: &mut Conn<'_>, name: &str, quoted: &str) -> Result<Option<Table>> {
     let table = match conn.kind() {
         DatabaseKind::Sqlite => read_sqlite(conn, name).await?,
@@ -210,7 +211,7 @@ async fn read(conn: &mut Conn<'_>, name: &str, quoted: &str) -> Result<Option<Ta
     Ok(Some(table))
 }
 
-/// The types of what a statement returns.
+/// The types and type names of the columns that a statement returns.
 async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyType>, String)>> {
     use sqlx::TypeInfo as _;
 
@@ -231,7 +232,7 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
 
             conn.prepare(AssertSqlSafe(select).into_sql_str()).await.map(|statement| {
                 let columns = statement.columns().iter().map(sqlx::sqlite::SqliteColumn::type_info);
-                // SQLite keeps any value in a column whose type is none that sqlx knows.
+                // A column whose type sqlx does not know can contain any value.
                 let known = |ty: &sqlx::sqlite::SqliteTypeInfo| {
                     (!ty.is_null()).then(|| AnyType::Sqlite(ty.clone()))
                 };
@@ -247,8 +248,8 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
 
 async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
     let (schema, name) = name.split_once('.').unwrap_or(("main", name));
-    // The rowid under another name is NOT NULL and has a default, in all but name. It is the one key of type INTEGER that has
-    // no index, in a table that has rowids.
+    // An alias of the rowid is never NULL and gets a value if it is omitted, although SQLite does not report this. It is a key
+    // of type INTEGER without an index, in a table that has rowids.
     let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, coalesce(upper(x.dflt_value), 'NULL') <> 'NULL' OR x.hidden > 1 OR \
                (x.pk > 0 AND upper(x.type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list($1, $2) AS i WHERE i.origin = 'pk')) FROM \
                pragma_table_xinfo($1, $2) AS x WHERE x.hidden <> 1 ORDER BY x.cid";
@@ -259,7 +260,7 @@ async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
     }
     let sql = "SELECT count(*) > 0 FROM pragma_table_list($1) WHERE schema = $2 AND type = 'view'";
     let (is_view,) = conn.query(sql).bind(name).bind(schema).fetch_one().await?;
-    // An index of an expression has a column without a name.
+    // An index on an expression has a column without a name.
     let sql = "SELECT i.name, c.name, false, true FROM pragma_index_list($1, $2) AS i JOIN pragma_index_info(i.name, $2) AS c \
                WHERE i.\"unique\" AND NOT i.partial AND NOT EXISTS (SELECT 1 FROM pragma_index_info(i.name, $2) AS e WHERE \
                e.name IS NULL) UNION ALL SELECT '', name, false, true FROM pragma_table_info($1, $2) WHERE pk > 0 ORDER BY 1, 2";
@@ -268,7 +269,7 @@ async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
 }
 
 async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {
-    // NOT NULL and a default can be those of a domain, or of one that it is made of.
+    // A domain, or the domain that it is based on, can also declare NOT NULL or a default.
     let sql = "WITH RECURSIVE domains AS (SELECT attnum, typnotnull, typdefault, typbasetype FROM pg_attribute JOIN pg_type AS t ON \
                t.oid = atttypid WHERE attrelid = to_regclass($1) AND typtype = 'd' UNION ALL SELECT attnum, t.typnotnull, \
                t.typdefault, t.typbasetype FROM domains AS d JOIN pg_type AS t ON t.oid = d.typbasetype WHERE t.typtype = 'd') SELECT \
@@ -281,7 +282,7 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
     }
     let sql = "SELECT relkind IN ('v', 'm') FROM pg_class WHERE oid = to_regclass($1)";
     let (is_view,) = conn.query(sql).bind(quoted).fetch_one().await?;
-    // StatementKind INCLUDE adds stands behind the columns that are unique.
+    // INCLUDE columns follow the key columns of the index, so only the first `indnkeyatts` columns count.
     let sql = "SELECT indexrelid::text, attname::text, NOT indimmediate, indisvalid AND indisready FROM pg_index JOIN pg_attribute \
                ON attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1]) WHERE indrelid = to_regclass($1) AND \
                indisunique AND indpred IS NULL AND indexprs IS NULL ORDER BY 1, 2";
@@ -289,14 +290,14 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
     Ok(Some(described(is_view, rows, indexes)))
 }
 
-/// A table from the rows about its columns and about those of each unique index.
+/// Builds a table from the rows that describe its columns and its unique indexes.
 fn described(
     is_view: bool,
     columns: Vec<(String, bool, bool)>,
     indexed: Vec<(String, String, bool, bool)>,
 ) -> Table {
     let column = |(name, nullable, optional)| {
-        // A view does not say what can be NULL, nor what it takes.
+        // The description of a view contains neither NOT NULL nor defaults.
         let (nullable, optional) = (nullable && !is_view, optional || is_view);
         Column { name, nullable, optional, ty: None, type_name: String::new() }
     };
@@ -319,14 +320,17 @@ fn described(
 }
 
 impl Db {
-    /// Checks what would otherwise go wrong at some save or other: that there is a value for every
-    /// [`State<T>`](crate::State) that a receiver of this program takes, that the receivers can be brought into an order,
-    /// and that the table of every linked model is what the model says
-    /// ([`check_table`](crate::Model::check_table)). For the start of a program.
+    /// Finds at the start of a program what would otherwise fail later, at some save.
+    ///
+    /// The check verifies that:
+    ///
+    /// - this `Db` has a value for every [`State<T>`](crate::State) that a receiver takes
+    /// - the receivers can be sorted as their `after` options demand
+    /// - the table of every linked model matches the model, see [`check_table`](crate::Model::check_table)
     ///
     /// # Errors
     ///
-    /// [`Error::Check`] with all that was found.
+    /// [`Error::Check`] with all findings.
     pub async fn check(&self) -> Result<()> {
         let mut findings = registry().findings();
         for receiver in registry().identities() {

@@ -1,12 +1,12 @@
-//! What comes after `FROM table` in a query, as far as the library must know it to add to it.
+//! A small scanner for the SQL that a query has after `FROM table`: the library has to know which clauses it contains.
 
 use std::iter::Peekable;
 
-/// The clause of a query.
+/// The SQL of a query after `FROM table`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clause<'c>(pub(crate) &'c str);
 
-/// The words that can follow a table, if it has no alias.
+/// Keywords that can follow the name of a table that has no alias.
 const AFTER_TABLE: [&str; 12] = [
     "AS",
     "JOIN",
@@ -22,7 +22,7 @@ const AFTER_TABLE: [&str; 12] = [
     "WHERE",
 ];
 
-/// The words that begin what follows a condition.
+/// Keywords that can follow the condition of a WHERE.
 const AFTER_CONDITION: [&str; 11] = [
     "GROUP",
     "HAVING",
@@ -46,14 +46,14 @@ impl<'c> Clause<'c> {
         self.tokens().any(|token| token.is_word(among))
     }
 
-    /// Whether it is nothing but a condition, which an UPDATE or DELETE has too.
+    /// Whether the clause is empty or only a WHERE, so that an UPDATE or DELETE can use it unchanged.
     pub(crate) fn is_condition(self) -> bool {
         let first = self.tokens().next();
         first.is_none_or(|first| first.is_word(&["WHERE"])) && !self.has_word(&AFTER_CONDITION)
     }
 
-    /// The name by which the clause knows the table, if it names it or can join others to it: a column of the table is then
-    /// written with it, because another table can have one of that name.
+    /// The name or alias of the model's table, if the clause gives it an alias or can join other tables. Columns must then be
+    /// qualified with it, because another table can have a column of the same name.
     pub(crate) fn table(self, table: &'static str) -> Option<&'c str>
     where
         'static: 'c,
@@ -70,7 +70,7 @@ impl<'c> Clause<'c> {
         alias.and_then(Token::name).or(Some(table))
     }
 
-    /// Whether it locks rows itself.
+    /// Whether the clause contains a locking clause such as `FOR UPDATE`.
     pub(crate) fn locks(self) -> bool {
         let mut tokens = self.tokens();
         while let Some(token) = tokens.next() {
@@ -82,17 +82,18 @@ impl<'c> Clause<'c> {
         false
     }
 
-    /// Whether a row of the result can be none of the table, or not one alone, so that the result cannot be locked.
+    /// Whether a result row may not correspond to exactly one row of the table, so that PostgreSQL rejects a lock on the
+    /// result.
     pub(crate) fn is_derived(self) -> bool {
         self.has_word(&["GROUP", "HAVING", "UNION", "INTERSECT", "EXCEPT", "RIGHT", "FULL"])
     }
 }
 
-/// A part of a clause outside of parentheses.
+/// A token outside of parentheses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token<'c> {
     Word(&'c str),
-    /// A name in quotes.
+    /// A quoted identifier, with its quotes.
     Quoted(&'c str),
     Other,
 }
@@ -110,7 +111,7 @@ impl<'c> Token<'c> {
     }
 }
 
-/// The tokens outside of parentheses, comments and literals.
+/// Iterates over the tokens outside of parentheses, comments and string literals.
 struct Tokens<'c> {
     text: &'c str,
     depth: usize,
@@ -151,8 +152,8 @@ impl<'c> Iterator for Tokens<'c> {
                     self.take(dollar(self.text));
                     Token::Other
                 }
-                _ if is_of_word(first) => {
-                    let end = self.text.find(|c| !is_of_word(c)).unwrap_or(self.text.len());
+                _ if is_word_char(first) => {
+                    let end = self.text.find(|c| !is_word_char(c)).unwrap_or(self.text.len());
                     let word = self.take(end);
                     if word.eq_ignore_ascii_case("e") && self.text.starts_with('\'') {
                         self.take(quoted(self.text, '\'', true));
@@ -182,11 +183,11 @@ impl<'c> Tokens<'c> {
     }
 }
 
-fn is_of_word(c: char) -> bool {
+fn is_word_char(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The end of something in quotes, in which the quote stands for itself if it is doubled.
+/// The length of a quoted section. A doubled quote inside it stands for the quote itself.
 fn quoted(text: &str, quote: char, backslashes: bool) -> usize {
     let mut chars = text.char_indices().skip(1).peekable();
     while let Some((at, c)) = chars.next() {
@@ -199,7 +200,7 @@ fn quoted(text: &str, quote: char, backslashes: bool) -> usize {
     text.len()
 }
 
-/// The end of a comment, which can have others in it.
+/// The length of a block comment, which can contain other block comments.
 fn comment(text: &str) -> usize {
     let (mut depth, mut at) = (0_usize, 0);
     while at < text.len() {
@@ -218,9 +219,9 @@ fn comment(text: &str) -> usize {
     text.len()
 }
 
-/// The end of an argument, `$1`, or of a string between two tags, `$tag$…$tag$`.
+/// The length of a parameter (`$1`) or of a dollar-quoted string (`$tag$…$tag$`).
 fn dollar(text: &str) -> usize {
-    let word = text[1..].find(|c| !is_of_word(c)).map_or(text.len(), |end| end + 1);
+    let word = text[1..].find(|c| !is_word_char(c)).map_or(text.len(), |end| end + 1);
     let is_tag =
         text[word..].starts_with('$') && !text[1..].starts_with(|c: char| c.is_ascii_digit());
     if !is_tag {
@@ -235,7 +236,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_condition_is_nothing_more() {
+    fn only_a_where_clause_is_a_condition() {
         for clause in [
             "",
             "  \n",
@@ -263,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_table_has_its_name_or_an_alias_if_others_can_be_joined() {
+    fn columns_are_qualified_if_other_tables_can_be_joined() {
         let table = |clause| Clause(clause).table("\"users\"");
         assert_eq!(table("WHERE a"), None);
         assert_eq!(table(" ORDER BY a"), None);
@@ -277,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lock_is_told_from_other_uses_of_the_word() {
+    fn a_locking_clause_is_distinguished_from_other_uses_of_for() {
         assert!(Clause("WHERE a LIMIT 1 FOR UPDATE SKIP LOCKED").locks());
         assert!(Clause("WHERE a for no key update").locks());
         assert!(!Clause("WHERE substring(a FOR 3) = 'FOR UPDATE'").locks());
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_end_is_read_to_the_end() {
+    fn an_unterminated_token_extends_to_the_end() {
         for clause in ["'", "\"", "$x$", "/* ", "--", "(", "$", "E'\\"] {
             Clause(clause).is_condition();
             Clause(clause).table("t");

@@ -1,4 +1,4 @@
-//! Columns of a model are decoded here, so that an error names the column and a panic is an error.
+//! Decodes the columns of a model, so that errors name the column and a panic of a decoder becomes an error.
 
 use std::cell::Cell;
 
@@ -8,10 +8,10 @@ use crate::database::decode::caught;
 use crate::model::Model;
 use crate::table::schema::{ColumnRole, ColumnSpec};
 
-/// Decodes columns of a model, of which `decode` notes the one that it has reached.
+/// Runs `decode`, which stores the index of the column that it is decoding in the cell.
 ///
-/// Drivers panic at values that a field cannot hold, such as PostgreSQL's `infinity` in a `DateTime` of chrono. The
-/// statement around it must be read to its end all the same, so a panic does not leave this function.
+/// Drivers panic for values that a type cannot hold, such as PostgreSQL's `infinity` in a `DateTime` of chrono. The rest of
+/// the statement's result must still be read, so the panic is caught here.
 pub(crate) fn decoding<M: Model, T>(
     decode: impl FnOnce(&Cell<usize>) -> Result<T, sqlx::Error>,
 ) -> Result<T, sqlx::Error> {
@@ -19,12 +19,17 @@ pub(crate) fn decoding<M: Model, T>(
     caught(|| decode(&reached)).map_err(|error| {
         let assigned = |spec: &ColumnSpec| spec.role == ColumnRole::GeneratedKey;
         let is_assigned = M::STATEMENTS.columns.get(reached.get()).is_some_and(assigned);
-        named(error, M::NAME, M::COLUMNS.get(reached.get()).copied(), is_assigned)
+        with_column_name(error, M::NAME, M::COLUMNS.get(reached.get()).copied(), is_assigned)
     })
 }
 
 #[cold]
-fn named(error: sqlx::Error, model: &str, column: Option<&str>, is_assigned: bool) -> sqlx::Error {
+fn with_column_name(
+    error: sqlx::Error,
+    model: &str,
+    column: Option<&str>,
+    is_assigned: bool,
+) -> sqlx::Error {
     match (error, column) {
         (sqlx::Error::ColumnDecode { source, .. } | sqlx::Error::Decode(source), Some(column)) => {
             let source = match is_assigned && source.is::<UnexpectedNullError>() {

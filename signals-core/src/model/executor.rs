@@ -1,3 +1,5 @@
+//! What the methods of a model accept as the source of their connection.
+
 use sqlx::pool::PoolConnection;
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, PgPool, Postgres};
@@ -11,14 +13,21 @@ use crate::model::Model;
 use crate::model::store::{Any, Only, Portable, Route, Store};
 use crate::transaction::Transaction;
 
-/// Anything that leads to a connection on which a model `M` can be stored.
+/// A source of a connection on which rows of the model `M` can be written and read.
 ///
-/// That is `&Db`, `&mut Conn<'_>` and `&mut Transaction<'_>` for a model that every database of the build can store,
-/// and sqlx's own pools, connections and transactions for a model that their database can store: `&SqlitePool`,
-/// `&mut SqliteConnection`, `&mut PoolConnection<Sqlite>`, `&mut sqlx::Transaction<'_, Sqlite>`, and the same of
-/// Postgres.
+/// | source | models |
+/// |---|---|
+/// | `&Db` | [`Portable`]: every enabled database can store the model |
+/// | `&mut Conn<'_>` | [`Portable`] |
+/// | `&mut Transaction<'_>` | [`Portable`] |
+/// | `&SqlitePool`, `&PgPool` | the database of the pool can store the model |
+/// | `&mut SqliteConnection`, `&mut PgConnection` | the database of the connection can store the model |
+/// | `&mut PoolConnection<_>` | the database of the connection can store the model |
+/// | `&mut sqlx::Transaction<'_, _>` | the database of the transaction can store the model |
 ///
-/// It is used once, as [`sqlx::Executor`] is. A function that needs a connection twice takes `&mut Conn<'_>` or `&Db`.
+/// As with [`sqlx::Executor`], a function that takes `impl Executor<M>` can use it for one call only. A function that needs
+/// the connection for several calls takes `&mut Conn<'_>` or `&Db`. To pass on a `conn: &mut Conn<'_>` and use it again
+/// afterwards, write `&mut *conn`.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;

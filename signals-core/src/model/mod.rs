@@ -1,4 +1,5 @@
-//! The typed API: [`Model`], [`Query`](crate::Query) and [`Executor`](crate::Executor), as thin generic functions over the layers below.
+//! The typed API: [`Model`], [`Query`](crate::Query) and [`Executor`](crate::Executor), as thin generic functions over the
+//! layers below.
 //!
 //! May import: `error`, `task`, `database`, `table`, `transaction`, `signal`, `write`.
 
@@ -32,43 +33,67 @@ use crate::table::schema::Schema;
 use crate::write::{SaveKind, Stored};
 use crate::write::{Saved, save};
 
-/// A struct that is a table's row: what `#[derive(Model)]` implements.
+/// A struct whose instances are rows of a table. `#[derive(Model)]` implements it.
 ///
-/// Every method takes anything that leads to a connection, see [`Executor`].
+/// A method that runs SQL takes the source of its connection as an argument: a [`&Db`](crate::Db), a
+/// [`&mut Transaction`](crate::Transaction), or a pool or connection of sqlx. [`Executor`] lists all of them.
+///
+/// | to | call |
+/// |---|---|
+/// | store one row, new or not | [`save`](Model::save) |
+/// | store a new row only | [`insert`](Model::insert) |
+/// | store an existing row only | [`update`](Model::update) |
+/// | store some columns of a row | [`save_fields`](Model::save_fields) |
+/// | store a row that unique columns identify | [`upsert`](Model::upsert) |
+/// | read a row, or insert it if it does not exist | [`get_or_create`](Model::get_or_create) |
+/// | delete a row | [`delete`](Model::delete) |
+/// | read a row by key | [`get`](Model::get), [`find`](Model::find) |
+/// | reload a row | [`refresh`](Model::refresh) |
+/// | read all rows | [`all`](Model::all) |
+/// | read, count, update or delete by condition | [`query`](Model::query) |
+/// | write many rows at once | [`insert_many`](Model::insert_many), [`update_many`](Model::update_many), [`delete_many`](Model::delete_many) |
+///
+/// Every write sends the signals of its rows, also a write of many rows and a write by condition. Reading sends
+/// [`post_load`](crate::post_load).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a model",
     label = "not a model",
     note = "put `#[derive(Model)]` on `{Self}`"
 )]
 pub trait Model: Sized + Send + Sync + 'static {
-    /// The key: the field's type (the `T` of an `Option<T>`), or a tuple of them for a composite key.
+    /// The type of the primary key: the type of the key field (`T` if the field is an `Option<T>`), or a tuple of these types
+    /// for a composite key.
     type Pk: Clone + Debug + Send + Sync + 'static;
 
-    /// The struct's name, as errors and logs print it. `<User as Model>::NAME` is this constant also if the model has a field
-    /// `name`, whose column is then `User::NAME`.
+    /// The name of the struct, as errors and logs print it.
+    ///
+    /// If the model has a field `name`, `User::NAME` is the constant of that column; this constant is then
+    /// `<User as Model>::NAME`.
     const NAME: &'static str;
 
-    /// The table's name, unquoted; with a dot where the attribute names a schema. `<User as Model>::TABLE` is this constant also
-    /// if the model has a field `table`.
+    /// The unquoted name of the table, with its schema if the attribute names one: `users` or `auth.users`.
+    ///
+    /// If the model has a field `table`, `User::TABLE` is the constant of that column; this constant is then
+    /// `<User as Model>::TABLE`.
     const TABLE: &'static str;
 
-    /// The columns, in the order of the fields.
+    /// The names of the columns, in the order of the fields.
     const COLUMNS: &'static [&'static str];
 
     #[doc(hidden)]
     const STATEMENTS: &'static Schema;
 
-    /// Copies rows, where the struct is `Clone`.
+    /// Copies rows. `None` if the struct is not `Clone`.
     #[doc(hidden)]
     const COPY: Copier<Self>;
 
-    /// The key, where the row has one.
+    /// The primary key of the row, or `None` if the database has not assigned it yet.
     fn pk(&self) -> Option<Self::Pk>;
 
     #[doc(hidden)]
     fn __set_pk(&mut self, key: Option<Self::Pk>);
 
-    /// What a write can change in the instance: its key, its version, its automatic columns.
+    /// The fields that a write can change, saved so that a failed write can restore them: key, version and automatic columns.
     #[doc(hidden)]
     type Kept: Send + Sync + 'static;
 
@@ -78,7 +103,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn __restore(&mut self, kept: Self::Kept);
 
-    /// Sets the columns that are set at every write, and where it is `added`, those that are set then.
+    /// Sets the `auto_now` columns to `now`, and the `auto_now_add` columns too if the row is `added`.
     #[doc(hidden)]
     fn __stamp(&mut self, _now: SystemTime, _added: bool) {}
 
@@ -96,12 +121,15 @@ pub trait Model: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn __table() -> &'static ReceiverCache;
 
-    /// Stores the row: INSERT where the key is `None`, else UPDATE, and INSERT where there was no such row. There is
-    /// one row afterwards, whatever else runs at the same time.
+    /// Stores the row.
     ///
-    /// The receivers of [`pre_save`](crate::pre_save) run before, those of [`post_save`](crate::post_save) after the
-    /// statement; a transaction is opened around them where there is none. The semantics of save and of its
-    /// signals are [Django's](https://docs.djangoproject.com/en/stable/ref/models/instances/#saving-objects).
+    /// If the key is `None`, the row is inserted. Otherwise the row with this key is updated; if there is none, the row is
+    /// inserted. Afterwards the table has exactly one row with this key, even if other connections write it at the same time.
+    ///
+    /// The receivers of [`pre_save`](crate::pre_save) run before the statement, those of [`post_save`](crate::post_save) after
+    /// it. Outside a transaction, `save` opens one around the statement and its receivers if a receiver needs it. The semantics
+    /// of `save` and of its signals are
+    /// [Django's](https://docs.djangoproject.com/en/stable/ref/models/instances/#saving-objects).
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -121,17 +149,23 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// What the database refuses ([`Error::Database`]), what a receiver returns ([`Error::Receiver`]). Nothing is
-    /// stored then, and the instance has the key that it had before.
+    /// - [`Error::Database`](crate::Error::Database) if the database refuses the statement.
+    /// - [`Error::Receiver`](crate::Error::Receiver) if a receiver returns an error or panics.
+    /// - [`Error::Stale`](crate::Error::Stale) if the model has a `version` field and the stored row has another version.
+    ///
+    /// If `save` fails, nothing is stored, and the key, the version and the automatic columns of the instance have their
+    /// previous values. Inside a caller's transaction, an error marks that transaction as failed: its commit returns
+    /// [`Error::RolledBack`](crate::Error::RolledBack). Save in a savepoint to continue after an error.
     ///
     /// # Cancel safety
     ///
-    /// A dropped future stores nothing, unless the row was already on its way: its `on_commit` receivers then run on
-    /// a task of their own. In a transaction of the caller, a dropped save marks it as failed.
+    /// If the future is dropped before the statement is sent, nothing is stored. Once the statement is sent, the row may be
+    /// stored; if it is, its `on_commit` receivers run on a separate task. Inside a caller's transaction, dropping the future
+    /// marks that transaction as failed.
     fn save<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
         async move {
             let mut rows = TypedRows::<Self, E::Route>::one(self);
-            save::one(rows.instances(), db.into_source(), SaveKind::Save).await.map(Stored::saved)
+            save::one(rows.erased(), db.into_source(), SaveKind::Save).await.map(Stored::saved)
         }
     }
 
@@ -139,8 +173,9 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As [`save`](Model::save); a taken key is [`Error::Database`] with
-    /// [`is_unique_violation`](Error::is_unique_violation).
+    /// As [`save`](Model::save). If the key is already taken, the error is
+    /// [`Error::Database`](crate::Error::Database), and its [`is_unique_violation`](crate::Error::is_unique_violation) returns
+    /// `true`.
     ///
     /// # Cancel safety
     ///
@@ -148,15 +183,16 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn insert<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
         async move {
             let mut rows = TypedRows::<Self, E::Route>::one(self);
-            save::one(rows.instances(), db.into_source(), SaveKind::Insert).await.map(Stored::saved)
+            save::one(rows.erased(), db.into_source(), SaveKind::Insert).await.map(Stored::saved)
         }
     }
 
-    /// Stores the row with one UPDATE.
+    /// Stores an existing row with one UPDATE.
     ///
     /// # Errors
     ///
-    /// As [`save`](Model::save); [`Error::NotFound`] where there is no such row, or the key is `None`.
+    /// As [`save`](Model::save), and [`Error::NotFound`](crate::Error::NotFound) if the table has no row with this key or the
+    /// key is `None`.
     ///
     /// # Cancel safety
     ///
@@ -164,20 +200,23 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn update<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
         async move {
             let mut rows = TypedRows::<Self, E::Route>::one(self);
-            save::one(rows.instances(), db.into_source(), SaveKind::Update).await.map(Stored::saved)
+            save::one(rows.erased(), db.into_source(), SaveKind::Update).await.map(Stored::saved)
         }
     }
 
-    /// Deletes the row, and returns whether there was one. Rows of other models that belong to it (`belongs_to`) are deleted
-    /// first or set to NULL, all of them in one transaction; a tree may have any depth. A key that the database gives is
-    /// `None` afterwards; where it was `None` before, nothing happens at all.
+    /// Deletes the row, and returns whether it existed.
+    ///
+    /// Rows of other models that belong to this row (`belongs_to`) are deleted first or set to NULL, to any depth, in the same
+    /// transaction. Afterwards, a key that the database assigns is `None`. If the key is `None` before the call, the call does
+    /// nothing and returns `false`.
     ///
     /// # Errors
     ///
-    /// As [`save`](Model::save). [`Error::Restricted`] if a row belongs to this one, or to one that is deleted with it, whose
-    /// model says `on_delete = restrict`, and that is not deleted itself: nothing is sent or written then. A row that another
-    /// transaction adds meanwhile is an error of the database
-    /// ([`is_foreign_key_violation`](Error::is_foreign_key_violation)), and everything is rolled back.
+    /// - As [`save`](Model::save).
+    /// - [`Error::Restricted`](crate::Error::Restricted) if the delete would leave behind a row whose model declares
+    ///   `on_delete = restrict` and that belongs to a deleted row. Then no signal is sent and nothing is written.
+    /// - The database's error, for which [`is_foreign_key_violation`](crate::Error::is_foreign_key_violation) returns `true`,
+    /// if   another transaction adds a row that belongs to a deleted row at the same time. Then everything is rolled back.
     ///
     /// # Cancel safety
     ///
@@ -186,9 +225,10 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { write::delete::<Self, E::Route>(self, db.into_source()).await }
     }
 
-    /// Stores some columns of the row, with one UPDATE, and nothing else but `auto_now` columns and the version.
-    /// [`PreSave::fields`](crate::PreSave::fields) and [`PostSave::fields`](crate::PostSave::fields) say which. Without any
-    /// columns nothing happens at all.
+    /// Stores only these columns, the `auto_now` columns and the version, with one UPDATE.
+    ///
+    /// [`PreSave::fields`](crate::PreSave::fields) and [`PostSave::fields`](crate::PostSave::fields) name the columns. With an
+    /// empty slice the call does nothing: it runs no SQL and sends no signal.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -206,7 +246,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As [`update`](Model::update); [`Error::Other`] for a column of the key, or one that the database computes.
+    /// As [`update`](Model::update), and [`Error::Other`](crate::Error::Other) for a column that the program cannot set: a part
+    /// of the key, or a `generated`, `auto_now_add` or `version` column.
     ///
     /// # Cancel safety
     ///
@@ -219,13 +260,16 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { write::save_columns::<Self, E::Route>(self, db.into_source(), fields).await }
     }
 
-    /// Stores the row: UPDATE of the one that has the same in these columns, or INSERT where there is none. There must be
-    /// a unique index of them. The instance has the stored row's key afterwards, and its version.
+    /// Stores the row, which the columns `unique` identify: updates the row that has the same values in these columns, or
+    /// inserts this one if there is none.
     ///
-    /// Signals are sent as for a [`save`](Model::save). The row is found as by
-    /// [`INSERT … ON CONFLICT`](https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT): whatever else runs at the
-    /// same time, there is one row afterwards, and one who has created it. The version is not asked for. A row with NULL in
-    /// one of these columns is a new one.
+    /// The table needs a unique index on exactly these columns. Afterwards, the instance has the key and the version of the
+    /// stored row.
+    ///
+    /// Signals are sent as by [`save`](Model::save). The row is identified as by
+    /// [`INSERT … ON CONFLICT`](https://www.postgresql.org/docs/current/sql-insert.html#SQL-ON-CONFLICT): even if several
+    /// callers run at the same time, there is one row afterwards, and `created` is `true` for only one of them. The version is
+    /// not compared. If one of these columns is NULL, the row is always inserted, because NULL conflicts with nothing.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -244,7 +288,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As [`save`](Model::save); what the database says where there is no such unique index.
+    /// As [`save`](Model::save), and the database's error if there is no such unique index.
     ///
     /// # Cancel safety
     ///
@@ -257,11 +301,13 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { write::upsert::<Self, E::Route>(self, db.into_source(), unique).await }
     }
 
-    /// The row that has the same in these columns, or else this one, inserted; and whether it was. There must be a unique
-    /// index of them.
+    /// Returns the stored row that has the same values in the columns `unique`, or inserts `row` if there is none. The `bool`
+    /// is `true` if the row was inserted.
     ///
-    /// Where the row is there, no signal is sent. Where somebody else inserts it between the look and the INSERT,
-    /// [`pre_save`](crate::pre_save) was sent and nothing else.
+    /// The table needs a unique index on exactly these columns.
+    ///
+    /// If the row exists, no save signal is sent. If another connection inserts it between the SELECT and the INSERT of this
+    /// call, [`pre_save`](crate::pre_save) has been sent, and [`post_save`](crate::post_save) is not.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -292,18 +338,22 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { write::get_or_create::<Self, E::Route>(row, db.into_source(), unique).await }
     }
 
-    /// Inserts many rows, in as few statements as the database allows, and returns how many: arrays on PostgreSQL, rows of
-    /// values on SQLite and for a model with a type that an array cannot have. Those that have a key are stored before those
-    /// that have none, which are stored in the order of the slice; all or none; and each instance has its key afterwards.
+    /// Inserts many rows in as few statements as the database allows, and returns how many. All rows are stored, or none;
+    /// afterwards, each instance has its key.
     ///
-    /// On PostgreSQL, rows that have a key are written in the order of their keys, here and in
-    /// [`update_many`](Model::update_many) and [`delete_many`](Model::delete_many), so that callers that write the same rows in
-    /// different orders do not deadlock. A unique column that is not the key has no part in that order.
+    /// Rows that have a key are written first, then the rows without a key in the order of the slice. PostgreSQL receives the
+    /// rows as arrays. SQLite receives rows of values, and so does PostgreSQL if a column's type has no array type.
     ///
-    /// Every signal is sent as for single rows: [`pre_save`](crate::pre_save) of each in the order of the slice, the statements,
-    /// [`post_save`](crate::post_save) of each in that order, and for the rows of a statement together
-    /// [`post_save_batch`](crate::post_save_batch); where some of them have a key and some have none, for each run of rows that
-    /// are side by side in the slice and in the statement.
+    /// On PostgreSQL, `insert_many`, [`update_many`](Model::update_many) and [`delete_many`](Model::delete_many) write rows
+    /// that have a key in the order of their keys, so that callers that write the same rows in different orders do not
+    /// deadlock. Other unique columns do not influence this order.
+    ///
+    /// # Signals
+    ///
+    /// Every signal is sent as for single rows: [`pre_save`](crate::pre_save) for each row in the order of the slice, then the
+    /// statements, then [`post_save`](crate::post_save) for each row in the order of the slice.
+    /// [`post_save_batch`](crate::post_save_batch) is sent once for the rows of each statement. If some rows have a key and
+    /// others do not, it is sent once for each run of rows that are adjacent in the slice and written by the same statement.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -325,12 +375,12 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// As [`insert`](Model::insert), in an [`Error::Row`] that names the row by its place in the slice. If the database refuses
-    /// several rows, it is the first of them in the order in which they are written. Nothing is stored then, and the instances
-    /// are as they were.
+    /// [`Error::Row`](crate::Error::Row), which contains the index of the row in the slice and the error that
+    /// [`insert`](Model::insert) would return. If the database refuses several rows, it is the first of them in the order of
+    /// writing. If `insert_many` fails, nothing is stored, and the instances have their previous values.
     ///
-    /// The row is searched for only after a failure. In a transaction in which a statement was run before, several rows are
-    /// written in a savepoint, so that they can be.
+    /// The library searches for the refused row only after a failure. To make this possible inside a transaction that has
+    /// already run a statement, it writes several rows in a savepoint.
     ///
     /// # Cancel safety
     ///
@@ -342,13 +392,14 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { write::save_many::<Self, E::Route>(rows, db.into_source(), SaveKind::Insert).await }
     }
 
-    /// Updates many rows, in as few statements as the database allows, and returns how many; with every signal, as
+    /// Updates many rows in as few statements as the database allows, and returns how many. Every signal is sent, as by
     /// [`insert_many`](Model::insert_many).
     ///
     /// # Errors
     ///
-    /// As [`update`](Model::update), in an [`Error::Row`]: where one is not there, none is updated. Two of the same key are
-    /// [`Error::DuplicateKey`].
+    /// [`Error::Row`](crate::Error::Row), which contains the index of the row in the slice and the error that
+    /// [`update`](Model::update) would return. If one of the rows does not exist, none is updated. Two rows with the same key
+    /// are [`Error::DuplicateKey`](crate::Error::DuplicateKey).
     ///
     /// # Cancel safety
     ///
@@ -360,8 +411,10 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { write::save_many::<Self, E::Route>(rows, db.into_source(), SaveKind::Update).await }
     }
 
-    /// Deletes many rows, in as few statements as the database allows, and returns how many of them were there; with every
-    /// signal, as [`insert_many`](Model::insert_many).
+    /// Deletes many rows in as few statements as the database allows, and returns how many of them existed. Every signal is
+    /// sent: [`pre_delete`](crate::pre_delete), [`post_delete`](crate::post_delete) and
+    /// [`post_delete_batch`](crate::post_delete_batch), in the same order as by [`insert_many`](Model::insert_many). Rows
+    /// without a key are skipped.
     ///
     /// # Errors
     ///
@@ -377,11 +430,12 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { write::delete_many::<Self, E::Route>(rows, db.into_source()).await }
     }
 
-    /// Reads the row again, by its key.
+    /// Reloads the row from the database, by its key.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] where the row is gone or the key is `None`; the instance is as it was.
+    /// [`Error::NotFound`](crate::Error::NotFound) if the row no longer exists or the key is `None`. If `refresh` fails, the
+    /// instance is unchanged.
     fn refresh<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<()>> + Send {
         async move {
             let key = self.pk().ok_or_else(|| read::not_found::<Self>(None))?;
@@ -392,11 +446,11 @@ pub trait Model: Sized + Send + Sync + 'static {
         }
     }
 
-    /// The row with this key.
+    /// Returns the row with this key.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] where there is none.
+    /// [`Error::NotFound`](crate::Error::NotFound) if there is none, and the errors of [`find`](Model::find).
     fn get<E: Executor<Self>>(
         db: E,
         key: impl Key<Self::Pk>,
@@ -408,11 +462,11 @@ pub trait Model: Sized + Send + Sync + 'static {
         }
     }
 
-    /// The row with this key, if there is one.
+    /// Returns the row with this key, or `None` if there is none.
     ///
     /// # Errors
     ///
-    /// What the database refuses, and a row that does not decode.
+    /// The database's error, or an error if the row cannot be decoded.
     fn find<E: Executor<Self>>(
         db: E,
         key: impl Key<Self::Pk>,
@@ -424,18 +478,26 @@ pub trait Model: Sized + Send + Sync + 'static {
         }
     }
 
-    /// Every row, in the order in which the database gives them.
+    /// Returns every row, in no particular order. To sort the rows, use `query("ORDER BY …")`.
     ///
     /// # Errors
     ///
-    /// What the database refuses, and a row that does not decode.
+    /// The database's error, or an error if a row cannot be decoded.
     fn all<E: Executor<Self>>(db: E) -> impl Future<Output = Result<Vec<Self>>> + Send {
         async move { read::all::<Self, E::Route>(db.into_source()).await }
     }
 
-    /// Compares the table with the model: a missing table or column, a type that the field cannot be read from, a column that
-    /// can be NULL and a field that is no `Option`, a column without default that the model never writes, a key or a
-    /// column with `#[model(unique)]` that has no unique index. [`Db::check`](crate::Db::check) does so for every model.
+    /// Compares the table with the model.
+    ///
+    /// The check finds:
+    ///
+    /// - a missing table or column
+    /// - a column type that the field cannot be read from
+    /// - a column that can be NULL although the field is not an `Option`
+    /// - a column without a default that the model never writes
+    /// - a key or a `#[model(unique)]` column without a unique index
+    ///
+    /// [`Db::check`](crate::Db::check) runs this check for every model of the program.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -452,12 +514,13 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// [`Error::Check`] with all that was found.
+    /// [`Error::Check`](crate::Error::Check) with all findings.
     fn check_table<E: Executor<Self>>(db: E) -> impl Future<Output = Result<()>> + Send {
         async move { check::model::<Self, E::Route>(db.into_source()).await }
     }
 
-    /// Rows by what comes after `SELECT … FROM table`, with `$1`, `$2`, … for what is bound.
+    /// Starts a query for rows by condition. The clause is the part of the SELECT after `FROM table`, with `$1`, `$2`, … for
+    /// the values that are bound. An empty clause selects every row.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -475,7 +538,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     }
 }
 
-/// A key by value or by reference, and a text key as `&str`.
+/// A primary key, passed by value or by reference. A `String` key can also be passed as a `&str`.
 pub trait Key<Pk>: Send {
     #[doc(hidden)]
     fn into_key(self) -> Pk;

@@ -1,3 +1,5 @@
+//! Queries for rows by condition.
+
 use std::marker::PhantomData;
 
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
@@ -13,19 +15,35 @@ use crate::model::read;
 use crate::model::store::Route;
 use crate::table::column::Column;
 
-/// Rows of a model by condition, made by [`Model::query`].
+/// A query for rows of a model by condition, created by [`Model::query`].
 ///
-/// The type of what is bound is part of its own, so that a value which only one database has can be bound where that
-/// database's pool or connection is used. Where the number of values is known only at run time, use
-/// [`Db::query`](crate::Db::query), which reads models too; a function that queries takes `&Db` or `&mut Conn<'_>`, not any
-/// [`Executor`].
+/// The query is built with [`bind`](Self::bind) and [`set`](Self::set), and run by one of the other methods.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[derive(Model)]
+/// # struct City { id: Option<i64>, name: String, people: i64 }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL, people INTEGER NOT NULL)").await?;
+/// # City { id: None, name: "Ulm".into(), people: 130_000 }.save(&db).await?;
+/// let large = City::query("WHERE people > $1 ORDER BY name").bind(100_000).fetch_all(&db).await?;
+/// assert_eq!(large[0].name, "Ulm");
+/// # Ok(()) }
+/// ```
+///
+/// The types of the bound values are part of the query's type, so that a value that only one database supports can be bound
+/// if the query runs on a pool or connection of that database. This has two consequences:
+///
+/// - If the number of values is known only at run time, use [`Db::query`](crate::Db::query), which can return models too.
+/// - A function that runs a query takes `&Db` or `&mut Conn<'_>` instead of `impl` [`Executor`].
 #[must_use = "a query does nothing until it is fetched, counted, updated or deleted"]
 pub struct Query<M, B> {
     clause: SqlStr,
     binds: B,
-    /// How many values are bound.
+    /// The number of bound values.
     bound: usize,
-    /// The columns to be set, and which of the bound values each is set to.
+    /// The columns that `update` sets, each with the number of its value (`$1` is 1).
     set: Vec<(Column<M>, usize)>,
     model: PhantomData<fn() -> M>,
 }
@@ -41,22 +59,25 @@ impl<M: Model> Query<M, ()> {
     reason = "an `async fn` does not promise that its future is `Send`"
 )]
 impl<M: Model, B: Send> Query<M, B> {
-    /// The value of the next `$1`, `$2`, ….
+    /// Binds the value of the next placeholder: the first call binds `$1`, the second `$2`, and so on.
     pub fn bind<'q, T: Send>(self, value: T) -> Query<M, And<'q, B, T>> {
         let Self { clause, binds, bound, set, .. } = self;
         let binds = And { before: binds, value, lifetime: PhantomData };
         Query { clause, binds, bound: bound + 1, set, model: PhantomData }
     }
 
-    /// A value that [`update`](Self::update) is to set a column to. It takes the next place, behind what was bound before.
+    /// Sets a column to a value when the query runs as an [`update`](Self::update). The value takes the number of the next
+    /// placeholder, as if it had been bound with [`bind`](Self::bind).
     ///
-    /// The value is of the field's type or of one that the database assigns to it: an integer of another width, an integer
-    /// for a float, `&str` for `String`, an `Option` of these. With any other type, the update is an error before any SQL is
-    /// sent; so is `None` for a field that is no `Option`. A field with `#[model(json)]` is set to a `Json<T>`.
+    /// The type of the value is the field's type, or one that the database converts to it: an integer of another width, an
+    /// integer for a float, `&str` for `String`, or an `Option` of these. For any other type, `update` returns an error before
+    /// it sends any SQL; likewise for `None` if the field is not an `Option`. The value for a field with `#[model(json)]` is a
+    /// `Json<T>`.
     ///
-    /// A value is stored as the field stores it, whether or not there are receivers. If its type is another one and the field could
-    /// store it in another way, as a `NaiveDateTime` does a `DateTime<Utc>` on SQLite, or could not be read from it, as an enum
-    /// from a `&str`, the value is read as the field first, with a statement of its own.
+    /// The value is stored in the same form as the field, whether or not the model has receivers. If a value of another type
+    /// could be stored in another form (SQLite stores a `DateTime<Utc>` and a `NaiveDateTime` as different text), or the field
+    /// might not be readable from it (an enum from a `&str`), `update` first runs a statement that converts the value to the
+    /// field's type.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -74,17 +95,17 @@ impl<M: Model, B: Send> Query<M, B> {
         self.bind(value)
     }
 
-    /// Updates every row that fits, and returns how many: the columns that were [`set`](Self::set), and with them `auto_now`
-    /// columns and the version.
+    /// Updates every matching row, and returns how many. Each column passed to [`set`](Self::set) gets its value; the
+    /// `auto_now` columns and the version are updated too. If a column is set twice, the last value is used.
     ///
-    /// The rows are those that [`fetch_all`](Self::fetch_all) returns, each once: the clause can join other tables, order, limit
-    /// and lock (`LIMIT 1 FOR UPDATE SKIP LOCKED`). A value is stored as the column has it, as in an UPDATE by hand. If a column
-    /// is set twice, the last value counts.
+    /// The rows are those that [`fetch_all`](Self::fetch_all) returns, each of them once: the clause can join other tables,
+    /// order, limit and lock (`LIMIT 1 FOR UPDATE SKIP LOCKED`). The database converts a value to the column's type, as in an
+    /// UPDATE written by hand.
     ///
-    /// Without receivers of the model's saves it is one UPDATE. With receivers, the rows are read, with the new values and with
-    /// the lock that the UPDATE takes, and every signal is sent as by [`update_many`](Model::update_many),
-    /// [`PreSave::fields`](crate::PreSave::fields) naming the columns; all of them are in memory meanwhile. The lock is `FOR NO
-    /// KEY UPDATE`, and `FOR UPDATE` if a column with `#[model(unique)]` is set.
+    /// If the model has no receivers of saves, this is one UPDATE. Otherwise the matching rows are read into memory with their
+    /// new values and with the lock that the UPDATE takes: `FOR NO KEY UPDATE`, or `FOR UPDATE` if a column with
+    /// `#[model(unique)]` is set. Every signal is then sent as by [`update_many`](Model::update_many), and
+    /// [`PreSave::fields`](crate::PreSave::fields) names the columns.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -100,7 +121,7 @@ impl<M: Model, B: Send> Query<M, B> {
     ///
     /// # Errors
     ///
-    /// As [`update_many`](Model::update_many): all rows are updated, or none.
+    /// As [`update_many`](Model::update_many): either all matching rows are updated, or none.
     ///
     /// # Cancel safety
     ///
@@ -116,13 +137,12 @@ impl<M: Model, B: Send> Query<M, B> {
         }
     }
 
-    /// Deletes every row that fits, and returns how many.
+    /// Deletes every matching row, and returns how many.
     ///
-    /// The rows are those that [`fetch_all`](Self::fetch_all) returns, each once.
+    /// The rows are those that [`fetch_all`](Self::fetch_all) returns, each of them once.
     ///
-    /// Without receivers of the model's deletes, and without rows that belong to it, it is one DELETE. With receivers, the rows
-    /// are read and locked, and every signal is sent as by [`delete_many`](Model::delete_many); all of them are in memory
-    /// meanwhile.
+    /// If the model has no receivers of deletes, and no rows of other models belong to it, this is one DELETE. Otherwise the
+    /// matching rows are read into memory and locked, and every signal is sent as by [`delete_many`](Model::delete_many).
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -137,7 +157,7 @@ impl<M: Model, B: Send> Query<M, B> {
     ///
     /// # Errors
     ///
-    /// As [`delete_many`](Model::delete_many): all rows are deleted, or none.
+    /// As [`delete_many`](Model::delete_many): either all matching rows are deleted, or none.
     ///
     /// # Cancel safety
     ///
@@ -153,11 +173,11 @@ impl<M: Model, B: Send> Query<M, B> {
         }
     }
 
-    /// Every row that fits.
+    /// Returns every matching row.
     ///
     /// # Errors
     ///
-    /// What the database refuses, and a row that does not decode.
+    /// The database's error, or an error if a row cannot be decoded.
     pub fn fetch_all<E>(self, db: E) -> impl Future<Output = Result<Vec<M>>> + Send
     where
         E: Executor<M>,
@@ -166,7 +186,7 @@ impl<M: Model, B: Send> Query<M, B> {
         async move { self.rows::<E::Route>(db.into_source(), read::ManyRows::default()).await }
     }
 
-    /// The first row that fits, if there is one.
+    /// Returns the first matching row, or `None` if there is none.
     ///
     /// # Errors
     ///
@@ -182,11 +202,11 @@ impl<M: Model, B: Send> Query<M, B> {
         }
     }
 
-    /// The first row that fits.
+    /// Returns the first matching row.
     ///
     /// # Errors
     ///
-    /// As [`fetch_all`](Self::fetch_all), and [`Error::NotFound`] where there is none.
+    /// As [`fetch_all`](Self::fetch_all), and [`Error::NotFound`] if no row matches.
     pub fn fetch_one<E>(self, db: E) -> impl Future<Output = Result<M>> + Send
     where
         E: Executor<M>,
@@ -203,11 +223,11 @@ impl<M: Model, B: Send> Query<M, B> {
         }
     }
 
-    /// How many rows [`fetch_all`](Self::fetch_all) would give.
+    /// Returns the number of rows that [`fetch_all`](Self::fetch_all) would return.
     ///
     /// # Errors
     ///
-    /// What the database refuses.
+    /// The database's error.
     pub fn count<E>(self, db: E) -> impl Future<Output = Result<i64>> + Send
     where
         E: Executor<M>,
@@ -237,7 +257,7 @@ impl<M: Model, B: Send> Query<M, B> {
     }
 }
 
-/// The rows of the model, whose columns have the name of the table if the clause can join another one.
+/// The SELECT of every column. If the clause can join another table, the columns are qualified with the table's name or alias.
 fn select<M: Model>(clause: &SqlStr) -> SqlStr {
     let model = M::STATEMENTS;
     let Some(table) = Clause(clause.as_str()).table(model.table) else {

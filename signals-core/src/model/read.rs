@@ -1,3 +1,5 @@
+//! Reads rows of a model, and notifies the receivers of [`post_load`](crate::post_load).
+
 use crate::error::key::no_row;
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -18,18 +20,18 @@ use crate::signal::operation_context::OperationContext;
 use crate::signal::rows::SignalRows;
 use crate::signal::rows::{RowEvent, RowsEvent};
 
-/// Takes the rows of a statement, as models.
+/// Decodes the rows of a statement as models, and collects them.
 pub(crate) trait RowSink: Send {
     fn load(&mut self, row: &AnyRow) -> Result<(), sqlx::Error>;
 
-    /// The receivers of what is read.
-    fn heard(&self) -> Option<Arc<Vec<ErasedReceiver>>>;
+    /// The receivers of `post_load`, if there are any.
+    fn receivers(&self) -> Option<Arc<Vec<ErasedReceiver>>>;
 
-    /// Those that it has taken, for receivers; none where it has none.
+    /// The collected rows, for receivers; `None` if there are none.
     fn rows(&mut self) -> Option<Box<dyn SignalRows + '_>>;
 }
 
-/// The row of a statement of at most one.
+/// Collects the row of a statement that returns at most one.
 pub(crate) struct OneRow<M, R> {
     pub(crate) row: Option<M>,
     route: PhantomData<fn() -> R>,
@@ -52,7 +54,7 @@ impl<M: Model, R: Route<M>> OneRow<M, R> {
         one(source, &make, self).await
     }
 
-    /// A row that was read.
+    /// Decodes a row that was already read, and notifies the receivers.
     pub(crate) async fn loaded(row: &AnyRow, conn: &mut Conn<'_>) -> Result<M> {
         let mut found = Self { row: Some(R::load(row, 0)?), route: PhantomData };
         loaded(&mut found, conn).await?;
@@ -66,17 +68,17 @@ impl<M: Model, R: Route<M>> RowSink for OneRow<M, R> {
         Ok(())
     }
 
-    fn heard(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
+    fn receivers(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
         M::__table().load_if_any()
     }
 
+    /// The collected rows, for receivers; `None` if there are none.
     fn rows(&mut self) -> Option<Box<dyn SignalRows + '_>> {
         self.row.as_mut().map(|row| TypedRows::<M, R>::one(row).boxed())
     }
 }
 
-/// Reads at most one row. It is compiled once for each part of a program that the compiler takes for itself, but not for each
-/// model.
+/// Reads at most one row. It is not generic, so that each codegen unit compiles it at most once, and not once per model.
 async fn one(source: Source<'_>, make: Make<'_>, sink: &mut dyn RowSink) -> Result<()> {
     let mut conn = source.acquire().await?;
     if let Some(row) = conn.read_one(make).await? {
@@ -91,7 +93,7 @@ pub(crate) async fn all<M: Model, R: Route<M>>(source: Source<'_>) -> Result<Vec
     fetch::<M, R>(source, select, ManyRows::default()).await
 }
 
-/// The rows of a statement, as models.
+/// Reads the rows of a statement as models.
 pub(crate) async fn fetch<M: Model, R: Route<M>>(
     source: Source<'_>,
     statement: Statement,
@@ -101,7 +103,7 @@ pub(crate) async fn fetch<M: Model, R: Route<M>>(
     Ok(rows.rows)
 }
 
-/// As [`one`], of all rows, and on the heap.
+/// As [`one`], for any number of rows. The future is boxed, because it is larger.
 fn several<'k>(
     source: Source<'k>,
     statement: Statement,
@@ -114,24 +116,24 @@ fn several<'k>(
     })
 }
 
-/// Takes the rows of a statement, of which no receiver is told. The first that does not decode is the result; the statement
-/// is read to its end all the same.
+/// Collects the rows of a statement without notifying receivers. If a row cannot be decoded, the statement is still read to
+/// its end, and the first error is returned.
 pub(crate) async fn take(
     conn: &mut Conn<'_>,
     statement: Statement,
     sink: &mut dyn RowSink,
 ) -> Result<()> {
-    let mut done = Ok(());
+    let mut result = Ok(());
     let mut load = |row| {
-        if done.is_ok() {
-            done = sink.load(&row);
+        if result.is_ok() {
+            result = sink.load(&row);
         }
     };
     conn.run(statement, &mut load).await?;
-    Ok(done?)
+    Ok(result?)
 }
 
-/// Gives each row of a statement to `sink`. On the heap, so that it is compiled once, and not for each model.
+/// Passes each row of a statement to `sink`. The future is boxed so that it is compiled once, and not once per model.
 pub(crate) fn each<'s, 'k>(
     source: Source<'s>,
     statement: Statement,
@@ -147,26 +149,26 @@ where
     })
 }
 
-/// Tells the receivers of [`post_load`](crate::post_load) of rows that were read.
+/// Notifies the receivers of [`post_load`](crate::post_load) of the collected rows.
 pub(crate) async fn loaded(sink: &mut dyn RowSink, conn: &mut Conn<'_>) -> Result<()> {
-    if let Some(receivers) = sink.heard()
+    if let Some(receivers) = sink.receivers()
         && let Some(mut rows) = sink.rows()
     {
-        return tell(receivers, &mut *rows, conn).await;
+        return notify(receivers, &mut *rows, conn).await;
     }
     Ok(())
 }
 
-fn tell<'t>(
+fn notify<'t>(
     receivers: Arc<Vec<ErasedReceiver>>,
     rows: &'t mut dyn SignalRows,
     conn: &'t mut Conn<'_>,
 ) -> BoxFuture<'t, Result<()>> {
     Box::pin(async move {
-        let scene = OperationContext::enter("load", rows.model(), &conn.reborrow().into())?;
+        let context = OperationContext::enter("load", rows.model(), &conn.reborrow().into())?;
         for row in 0..rows.len() {
             let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::PostLoad(row) };
-            dispatch(&receivers, &mut event, Some(&mut *conn), &scene, &None).await?;
+            dispatch(&receivers, &mut event, Some(&mut *conn), &context, &None).await?;
         }
         Ok(())
     })
@@ -203,7 +205,7 @@ impl<M: Model, R: Route<M>> RowSink for ManyRows<M, R> {
         Ok(())
     }
 
-    fn heard(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
+    fn receivers(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
         M::__table().load_if_any()
     }
 

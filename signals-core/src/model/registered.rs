@@ -1,4 +1,4 @@
-//! How a model is registered at link time: what the registration needs of its type.
+//! How a model is registered at link time: the part of a registration that needs the type of the model.
 
 use crate::table::field::JsonSlot;
 use crate::table::field::Slot;
@@ -25,51 +25,52 @@ impl ModelInfo {
     }
 }
 
-/// How to copy a `T`: its own constant is there where it is `Clone`, else that of [`NotCloned`].
+/// Detects at compile time whether a `T` is `Clone`: the inherent constant `COPY` exists only for `Clone` types; for other
+/// types, the constant of [`NotCloned`] is found instead.
 pub struct CopyOf<T>(PhantomData<T>);
 
-/// Copies several `T`, where that can be done.
+/// Copies several `T`, if `T` is `Clone`.
 pub type Copier<T> = Option<fn(&[T]) -> Vec<T>>;
 
-/// TypedRows every type, that nobody knows how to copy it.
+/// The default of [`CopyOf`], implemented for every type.
 pub trait NotCloned {
-    /// What would be copied.
-    type TypedRows;
-    /// Nobody knows.
-    const COPY: Copier<Self::TypedRows> = None;
+    /// The type of the rows.
+    type Row;
+    /// The type is not `Clone`.
+    const COPY: Copier<Self::Row> = None;
 }
 
 impl<T> NotCloned for CopyOf<T> {
-    type TypedRows = T;
+    type Row = T;
 }
 
 impl<T: Clone> CopyOf<T> {
-    /// As `Clone` does it.
+    /// Copies with `Clone`.
     pub const COPY: Copier<T> = Some(<[T]>::to_vec);
 }
 
-/// TypedRows a model, which of the databases can store it: its own constants are there where one can, else those of
-/// [`NotStored`].
+/// Detects at compile time which databases can store a model: the inherent constants exist only for a database that can; for
+/// others, the constants of [`NotStored`] are found instead.
 pub struct StoredIn<M>(PhantomData<M>);
 
-/// TypedRows every type, that no database can store it.
+/// The defaults of [`StoredIn`], implemented for every type.
 pub trait NotStored {
-    /// It is no model, which is an error of its derive.
+    /// The type is not a model. The derive has reported the error.
     const DESCRIBED: Describe = Describe(|| unreachable!("the build has failed at this model"));
-    /// In no SQLite.
+    /// SQLite cannot store the model.
     const SQLITE: Option<Ask> = None;
-    /// In no Postgres.
+    /// PostgreSQL cannot store the model.
     const POSTGRES: Option<Ask> = None;
-    /// No rows in SQLite belong to others.
+    /// SQLite has no rows of this model that belong to others.
     const SQLITE_CHILDREN: Option<EmptyRows> = None;
-    /// No rows in Postgres belong to others.
+    /// PostgreSQL has no rows of this model that belong to others.
     const POSTGRES_CHILDREN: Option<EmptyRows> = None;
 }
 
 impl<M> NotStored for StoredIn<M> {}
 
 impl<M: Model> StoredIn<M> {
-    /// What is known of the model without its type.
+    /// The description of the model, without its type.
     pub const DESCRIBED: Describe = Describe(ModelInfo::of::<M>);
 }
 
@@ -77,9 +78,10 @@ macro_rules! stored_in {
     ($feature:literal, $DB:ident, $ask:ident, $children:ident) => {
         #[cfg(feature = $feature)]
         impl<M: Store<sqlx::$DB>> StoredIn<M> {
-            /// What is asked of the types of the columns.
+            /// Answers questions about the types of the columns.
             pub const $ask: Option<Ask> = Some(<Only<sqlx::$DB> as Route<M>>::asked);
-            /// Rows that belong to others. Apart, for it is not to be compiled for a model that belongs to none.
+            /// Creates an empty collection for rows of this model. A constant of its own, so that it is compiled only for
+            /// models that belong to another.
             pub const $children: Option<EmptyRows> =
                 Some(EmptyRows(|field| TypedRows::<M, Only<sqlx::$DB>>::owned(field).boxed()));
         }
@@ -91,7 +93,7 @@ stored_in!("sqlite", Sqlite, SQLITE, SQLITE_CHILDREN);
 stored_in!("postgres", Postgres, POSTGRES, POSTGRES_CHILDREN);
 
 impl RegisteredModel {
-    /// The model `M`.
+    /// The registration of the model `M`.
     pub const fn new<M: Model>(
         relations: &'static [Relation],
         sqlite: Option<Ask>,
@@ -102,7 +104,7 @@ impl RegisteredModel {
 }
 
 impl Relation {
-    /// The column at this place is the key of a row of `P`.
+    /// The relation of a model to `P`: the column with this index contains the key of a row of `P`.
     pub const fn new<P: Model>(
         column: usize,
         on_delete: OnDelete,
@@ -113,7 +115,7 @@ impl Relation {
     }
 }
 
-/// A type that a column can have that is the key of another row: that of the key, or an `Option` of it.
+/// Implemented for the types of a column that can contain the key of another row: the type of that key, or an `Option` of it.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not the key of the model that it belongs to",
     label = "expected `{Pk}` or `Option<{Pk}>`"
@@ -124,12 +126,12 @@ impl<Pk> KeyOf<Pk> for Pk {}
 
 impl<Pk> KeyOf<Pk> for Option<Pk> {}
 
-/// A check at compile time that a column can be the key of a row of `P`.
+/// Checks at compile time that a column of type `F` can contain the key of a row of `P`.
 pub const fn is_key_of<P: Model, F: KeyOf<P::Pk>>() {}
 
-/// The type of a column, of type `T`, that is the key of a row of `P`.
+/// The type of a column, declared as `T`, that contains the key of a row of `P`.
 pub trait KeyColumn<T, P> {
-    /// The key itself if no database can store a `T`, which is an error already.
+    /// The type of the key itself if no database can store a `T`, because that error is already reported.
     type Type;
 }
 

@@ -1,3 +1,5 @@
+//! Rows of a model, which implement the type-erased traits of the layers below.
+
 use crate::database::decode::caught;
 use std::any::TypeId;
 use std::borrow::Cow;
@@ -25,19 +27,19 @@ use crate::table::previous_row::PreviousRow;
 use crate::table::rows::Rows;
 use crate::table::schema::Schema;
 
-/// RowStorage of the model `M`, on their way to the database `R`.
+/// Rows of the model `M` that are written and read by the route `R`.
 pub(crate) struct TypedRows<'m, M: Model, R> {
     rows: RowStorage<'m, M>,
-    /// What receivers are told of the columns.
+    /// The columns of a partial save, for the events of typed receivers.
     fields: Option<Cow<'m, [Column<M>]>>,
-    /// The same for receivers of every model, when one asks for them.
+    /// The same columns for receivers of every model, built at the first use.
     any_fields: OnceLock<AnyFields>,
-    aside: RowsState<M::Kept>,
+    state: RowsState<M::Kept>,
     route: PhantomData<fn() -> R>,
 }
 
-/// The rows of the program, or rows of the library's own, whose type only itself knows: else each future that a save is in
-/// would have the code that drops it.
+/// The caller's rows, or rows of the library. The latter are a trait object, because otherwise every future that contains a
+/// save would contain the code that drops them.
 enum RowStorage<'m, M> {
     Given(&'m mut [M]),
     Owned(Box<dyn Slice<M>>),
@@ -52,8 +54,8 @@ impl<M> RowStorage<'_, M> {
     }
 }
 
-/// Gives copies their keys, where `Clone` makes rows that are not stored yet.
-fn keep_keys<M: Model>(copies: &mut [M], rows: &[M]) {
+/// Copies the keys of `rows` to `copies`: a `Clone` implementation may reset the key.
+fn copy_keys<M: Model>(copies: &mut [M], rows: &[M]) {
     for (copy, row) in copies.iter_mut().zip(rows) {
         if copy.pk().is_none() {
             copy.__set_pk(row.pk());
@@ -63,7 +65,7 @@ fn keep_keys<M: Model>(copies: &mut [M], rows: &[M]) {
 
 type AnyFields = Option<Box<[Column<dyn AnyModel>]>>;
 
-fn for_any<M>(fields: Option<&[Column<M>]>) -> AnyFields {
+fn erase_columns<M>(fields: Option<&[Column<M>]>) -> AnyFields {
     Some(fields?.iter().map(|column| Column::new(column.name())).collect())
 }
 
@@ -77,26 +79,26 @@ impl<M: Send + Sync> Slice<M> for Vec<M> {
     }
 }
 
-/// What there is to know of rows beside themselves. Its code is that of the types of their keys.
+/// The state of a write of rows. It depends only on the type of the saved fields, so models can share its code.
 struct RowsState<K> {
-    /// The order in which they are written, where it is not their own.
+    /// The order of writing, as indexes into the slice. If it is empty, the rows are written in the order of the slice.
     order: Vec<usize>,
-    /// What they were before, where that is asked for.
-    before: Vec<PreviousRow>,
-    /// What a write can change in them, as it was whenever that was noted.
-    kept: Vec<K>,
+    /// The rows before the write, if a receiver asks for them.
+    previous: Vec<PreviousRow>,
+    /// The fields that a write can change, as saved by each call of `keep`.
+    saved: Vec<K>,
 }
 
 impl<K> RowsState<K> {
-    const NOTHING: Self = Self { order: Vec::new(), before: Vec::new(), kept: Vec::new() };
+    const EMPTY: Self = Self { order: Vec::new(), previous: Vec::new(), saved: Vec::new() };
 
-    fn place(&self, row: usize) -> usize {
+    fn slice_index(&self, row: usize) -> usize {
         self.order.get(row).copied().unwrap_or(row)
     }
 
-    /// Makes room for what is kept of so many rows.
-    fn expect(&mut self, rows: usize) {
-        self.kept.reserve_exact(rows);
+    /// Reserves space for the saved fields of this number of rows.
+    fn reserve(&mut self, rows: usize) {
+        self.saved.reserve_exact(rows);
     }
 }
 
@@ -122,43 +124,44 @@ impl<M> DerefMut for RowStorage<'_, M> {
 
 impl<'m, M: Model, R> TypedRows<'m, M, R> {
     pub(crate) fn new(rows: &'m mut [M]) -> Self {
-        let (rows, aside) = (RowStorage::Given(rows), RowsState::NOTHING);
-        Self { rows, fields: None, any_fields: OnceLock::new(), aside, route: PhantomData }
+        let (rows, state) = (RowStorage::Given(rows), RowsState::EMPTY);
+        Self { rows, fields: None, any_fields: OnceLock::new(), state, route: PhantomData }
     }
 
     pub(crate) fn one(row: &'m mut M) -> Self {
         Self::new(std::slice::from_mut(row))
     }
 
-    /// With the columns that receivers are told of.
+    /// Sets the columns that events name.
     pub(crate) fn with_fields(self, fields: &'m [Column<M>]) -> Self {
         Self { fields: Some(fields.into()), ..self }
     }
 
-    /// RowStorage of the library's own, with none in it yet; where receivers are told of a column, it is this one.
+    /// An empty collection of rows of the library. If `field` is set, events name this column.
     pub(crate) fn owned(field: Option<usize>) -> TypedRows<'static, M, R> {
         let fields = field.map(|column| Cow::Owned(vec![Column::new(M::COLUMNS[column])]));
-        let (rows, aside) = (RowStorage::Owned(Box::new(Vec::new())), RowsState::NOTHING);
-        TypedRows { rows, fields, any_fields: OnceLock::new(), aside, route: PhantomData }
+        let (rows, state) = (RowStorage::Owned(Box::new(Vec::new())), RowsState::EMPTY);
+        TypedRows { rows, fields, any_fields: OnceLock::new(), state, route: PhantomData }
     }
 
     fn row(&self, row: usize) -> &M {
-        &self.rows[self.aside.place(row)]
+        &self.rows[self.state.slice_index(row)]
     }
 
     fn row_mut(&mut self, row: usize) -> &mut M {
-        &mut self.rows[self.aside.place(row)]
+        &mut self.rows[self.state.slice_index(row)]
     }
 }
 
 impl<'m, M: Model, R: Route<M>> TypedRows<'m, M, R> {
-    /// Without the type of the model. Not inlined: the table of its methods would be in each object file that does so.
+    /// The rows without the type of the model. Not inlined, because each object file that inlines it contains another copy of
+    /// the vtable.
     #[inline(never)]
-    pub(crate) fn instances(&mut self) -> &mut (dyn SignalRows + 'm) {
+    pub(crate) fn erased(&mut self) -> &mut (dyn SignalRows + 'm) {
         self
     }
 
-    /// The same on the heap.
+    /// The same, boxed.
     #[inline(never)]
     pub(crate) fn boxed(self) -> Box<dyn SignalRows + 'm> {
         Box::new(self)
@@ -186,33 +189,33 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
         self.rows.len()
     }
 
-    fn place(&self, row: usize) -> usize {
-        self.aside.place(row)
+    fn slice_index(&self, row: usize) -> usize {
+        self.state.slice_index(row)
     }
 
     fn set_order(&mut self, order: Vec<usize>) {
-        self.aside.order = order;
+        self.state.order = order;
     }
 
-    fn at(&self, place: usize) -> &dyn AnyModel {
-        &self.rows[place]
+    fn at(&self, index: usize) -> &dyn AnyModel {
+        &self.rows[index]
     }
 
-    fn at_mut(&mut self, place: usize) -> &mut dyn AnyModel {
-        &mut self.rows[place]
+    fn at_mut(&mut self, index: usize) -> &mut dyn AnyModel {
+        &mut self.rows[index]
     }
 
     fn any_fields(&self) -> Option<&[Column<dyn AnyModel>]> {
-        self.any_fields.get_or_init(|| for_any(self.fields.as_deref())).as_deref()
+        self.any_fields.get_or_init(|| erase_columns(self.fields.as_deref())).as_deref()
     }
 
     fn at_mut_with_fields(
         &mut self,
-        place: usize,
+        index: usize,
     ) -> (&mut dyn AnyModel, Option<&[Column<dyn AnyModel>]>) {
         let Self { rows, fields, any_fields, .. } = self;
-        let fields = any_fields.get_or_init(|| for_any(fields.as_deref())).as_deref();
-        (&mut rows[place], fields)
+        let fields = any_fields.get_or_init(|| erase_columns(fields.as_deref())).as_deref();
+        (&mut rows[index], fields)
     }
 
     fn has_key(&self, row: usize) -> bool {
@@ -283,10 +286,10 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
     }
 
     fn previous_rows(&mut self) -> &mut Vec<PreviousRow> {
-        &mut self.aside.before
+        &mut self.state.previous
     }
 
-    // Loops, for an iterator with closures is a dozen functions that are compiled for each model.
+    // Loops instead of iterators, which would be a dozen more functions to compile for each model.
     fn stamp(&mut self, now: SystemTime, added: bool) {
         for row in &mut *self.rows {
             row.__stamp(now, added);
@@ -294,16 +297,16 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
     }
 
     fn keep(&mut self) {
-        self.aside.expect(self.rows.len());
+        self.state.reserve(self.rows.len());
         for row in &*self.rows {
-            self.aside.kept.push(row.__keep());
+            self.state.saved.push(row.__keep());
         }
     }
 
     fn restore(&mut self) {
         for row in self.rows.iter_mut().rev() {
-            let Some(kept) = self.aside.kept.pop() else { break };
-            row.__restore(kept);
+            let Some(saved) = self.state.saved.pop() else { break };
+            row.__restore(saved);
         }
     }
 
@@ -334,13 +337,13 @@ impl<M: Model, R: Route<M>> SignalRows for TypedRows<'_, M, R> {
 
     fn copied(&self) -> Option<Box<dyn SignalRows>> {
         let mut rows = M::COPY?(&self.rows);
-        keep_keys(&mut rows, &self.rows);
+        copy_keys(&mut rows, &self.rows);
         let fields = self.fields.as_deref().map(|fields| Cow::Owned(fields.to_vec()));
-        let aside = RowsState { order: self.aside.order.clone(), ..RowsState::NOTHING };
+        let state = RowsState { order: self.state.order.clone(), ..RowsState::EMPTY };
         let rows = RowStorage::Owned(Box::new(rows));
         let any_fields = OnceLock::new();
         Some(
-            TypedRows::<'static, M, R> { rows, fields, any_fields, aside, route: PhantomData }
+            TypedRows::<'static, M, R> { rows, fields, any_fields, state, route: PhantomData }
                 .boxed(),
         )
     }
@@ -348,15 +351,15 @@ impl<M: Model, R: Route<M>> SignalRows for TypedRows<'_, M, R> {
     fn begin<'a>(
         &'a mut self,
         to: &ErasedReceiver,
-        told: &RowEvent,
+        event: &RowEvent,
         cx: Context<'a, '_>,
     ) -> Started<'a> {
-        (to.own::<M>().begin)(to, &mut self.rows, self.fields.as_deref(), told, cx)
+        (to.own::<M>().begin)(to, &mut self.rows, self.fields.as_deref(), event, cx)
     }
 
-    fn keep_event(&self, to: &ErasedReceiver, told: &RowEvent) -> Option<Box<dyn KeptEvent>> {
-        let rows = &self.rows[told.first()..];
-        let complete = |copies: &mut [M]| keep_keys(copies, rows);
-        (to.own::<M>().keep)(to, &self.rows, self.fields.as_deref(), told, &complete)
+    fn keep_event(&self, to: &ErasedReceiver, event: &RowEvent) -> Option<Box<dyn KeptEvent>> {
+        let rows = &self.rows[event.first()..];
+        let complete = |copies: &mut [M]| copy_keys(copies, rows);
+        (to.own::<M>().keep)(to, &self.rows, self.fields.as_deref(), event, &complete)
     }
 }

@@ -1,4 +1,4 @@
-//! What the signals of a model add to the types of the signal layer: everything that needs the type of the model.
+//! The methods of events, signals and `Previous` that need the type of the model.
 
 use std::any::TypeId;
 use std::panic::Location;
@@ -24,26 +24,28 @@ impl<M: Model> Sender for M {
 }
 
 impl<'a, M: Model> Previous<'a, M> {
-    /// The row, where there was one: `None` for one that was created.
+    /// The row before the write, or `None` if the write created the row.
     pub fn row(&self) -> Option<&'a M> {
         self.before.row()?.downcast_ref()
     }
 
-    /// Whether the write has changed this column. PostgreSQL compares the values as its types do. SQLite stores a value as it is
-    /// written, so there the values are equal if what is stored is, or the fields read from it: another spelling of the same time
-    /// is no change. Of a row that was created or deleted, every column has changed.
+    /// Whether the write has changed this column. In a row that was created or deleted, every column has changed.
+    ///
+    /// PostgreSQL compares the values by their type. SQLite stores a value as it is written, so the column is unchanged if the
+    /// stored values are equal, or if the fields read from them are equal: the same time written in another format is no
+    /// change.
     pub fn changed(&self, column: Column<M>) -> bool {
         self.before.changed(column.name())
     }
 }
 
 impl ReceiverCache {
-    /// Of the model `M`, with nothing in it yet.
+    /// The cache of the model `M`, initially empty.
     pub const fn new<M: Model>() -> Self {
         Self::of_type::<M>(M::COPY.is_some())
     }
 
-    /// Of a type that may be no model, which is an error of its derive.
+    /// The cache of a type that may not implement `Model`, because the derive has reported an error.
     pub const fn of_type<M: 'static>(can_copy: bool) -> Self {
         Self::of_model(TypeId::of::<M>(), can_copy)
     }
@@ -52,9 +54,11 @@ impl ReceiverCache {
 macro_rules! connects {
     ($($signal:ident $event:ident),*) => { $(
         impl $signal {
-            /// Connects a receiver of the model `M` at run time, in the transaction, after those that are linked. There
-            /// is one of each `uid`: where there is one already, it stays. A save that is under way goes on with the
-            /// receivers that it began with.
+            /// Connects a receiver of the model `M` at run time.
+            ///
+            /// It runs inside the transaction, after the receivers that are declared with `#[receiver]`. Each `uid` is
+            /// connected once: if a receiver with this `uid` is already connected, it is kept. A save that is already
+            /// running uses the receivers that were connected when it started.
             #[track_caller]
             pub fn connect<M: Model>(
                 self,
@@ -83,9 +87,9 @@ connects!(
 macro_rules! keys {
     ($($event:ident),*) => { $(
         impl<M: Model> $event<'_, M> {
-            /// The key of the row.
+            /// The primary key of the row.
             pub fn pk(&self) -> M::Pk {
-                // No event is sent of a row without a key, and a copy that has lost its key gets it back.
+                // No event is sent for a row without a key. If `Clone` resets the key, the copy gets it back (`copy_keys`).
                 self.instance.pk().expect("a stored row has its key")
             }
         }

@@ -1,3 +1,7 @@
+//! How a model is bound to the statements of a database and decoded from its rows.
+//!
+//! [`Store`] does it for one database; a [`Route`] selects that database, at compile time or by the connection.
+
 use crate::model::Model;
 use std::time::SystemTime;
 
@@ -7,64 +11,64 @@ use crate::database::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend, Dat
 use crate::model::decode::decoding;
 use crate::table::field::{Asked, no_column};
 
-/// How a model goes into the statements of one database, and comes out of its rows. `#[derive(Model)]` implements it
-/// for every database that can store each of the fields.
+/// Binds a model to the statements of the database `DB`, and decodes it from its rows. `#[derive(Model)]` implements it for
+/// every database that can store each field.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be stored in `{DB}`",
     note = "a function that is generic over models and takes `&Db` or `&mut Conn<'_>` asks for `M: Model + Portable`"
 )]
 pub trait Store<DB: Backend>: Model {
-    /// Gives the value of a column, by its place among the columns.
+    /// Passes the value of a column to `take`. `column` is an index into [`Model::COLUMNS`].
     ///
     /// # Errors
     ///
-    /// What `take` returns; a key that the row does not have yet.
+    /// The error of `take`, or an error if the column is a key that the database has not assigned yet.
     fn give(&self, column: usize, take: Take<'_, DB>) -> Result<(), BoxDynError>;
 
-    /// Takes what the database made of a column that it or the library sets, from a place in a row.
+    /// Sets the field of a column that the database or the library computes, from the column `at` of a row.
     ///
     /// # Errors
     ///
-    /// Where the column does not decode.
+    /// An error if the column cannot be decoded.
     fn set(&mut self, column: usize, row: &DB::Row, at: usize) -> Result<(), sqlx::Error>;
 
-    /// Gives the value that a column with `auto_now` has at a time.
+    /// Passes the value that an `auto_now` column has at the time `now` to `take`.
     ///
     /// # Errors
     ///
-    /// What `take` returns; if the column is not such a one.
+    /// The error of `take`, or an error if the column is not an `auto_now` column.
     fn give_time(column: usize, _now: SystemTime, _take: Take<'_, DB>) -> Result<(), BoxDynError> {
         no_column(column)
     }
 
-    /// Adds the columns of a key.
+    /// Binds the columns of a key.
     ///
     /// # Errors
     ///
-    /// Where a value cannot be encoded.
+    /// An error if a value cannot be encoded.
     fn bind_key(key: &Self::Pk, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
 
-    /// What is asked of the type of a column.
+    /// Answers a question about the type of a column.
     fn asked(column: usize, asked: Asked<'_>) -> bool;
 
-    /// Reads all columns.
+    /// Decodes all columns of a row.
     ///
     /// # Errors
     ///
-    /// Where a column does not decode.
+    /// An error if a column cannot be decoded.
     fn load(row: &DB::Row, at: impl Places) -> Result<Self, sqlx::Error>;
 }
 
-/// Where the columns of a model stand in a row.
+/// Maps the index of a column of the model to its index in a row.
 pub trait Places: Fn(usize) -> Result<usize, sqlx::Error> {}
 
 impl<F: Fn(usize) -> Result<usize, sqlx::Error>> Places for F {}
 
-/// Reads a row whose columns stand in any order, by their names.
+/// Decodes a row whose columns are in any order, by their names.
 ///
 /// # Errors
 ///
-/// Where one is missing or does not decode.
+/// An error if a column is missing or cannot be decoded.
 pub fn by_name<DB, M>(row: &DB::Row) -> Result<M, sqlx::Error>
 where
     DB: Backend,
@@ -79,7 +83,7 @@ where
     })
 }
 
-/// One super-trait a database, which asks for nothing where the database is not a feature of the build.
+/// Defines one supertrait per database. If the feature of the database is disabled, the trait requires nothing.
 macro_rules! stored_in {
     ($feature:literal, $DB:ident, $name:ident) => {
         #[cfg(feature = $feature)]
@@ -99,16 +103,30 @@ pub(crate) mod enabled {
     stored_in!("postgres", Postgres, InPostgres);
 }
 
-/// A model that every database of this build can store, and so a [`Db`](crate::Db) and a [`Conn`](crate::Conn).
+/// A model that every enabled database can store. [`Db`](crate::Db), [`Conn`](crate::Conn) and
+/// [`Transaction`](crate::Transaction) accept only such models, because they can be connections of any of these databases.
 ///
-/// A model with a field that only one database has, say `Vec<String>` for Postgres, is saved through that database's
-/// own pools and connections.
+/// It is implemented automatically. A model with a field that only one database can store, such as a `Vec<String>` in
+/// PostgreSQL, is not `Portable`; pass a pool or connection of that database instead.
+///
+/// A function that is generic over models and takes a `&Db` or a `&mut Conn<'_>` needs it as a bound:
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Portable;
+///
+/// async fn save_all<M: Model + Portable>(db: &Db, rows: &mut [M]) -> Result<()> {
+///     for row in rows {
+///         row.save(db).await?;
+///     }
+///     Ok(())
+/// }
+/// ```
 pub trait Portable: enabled::InSqlite + enabled::InPostgres {}
 
 impl<M: enabled::InSqlite + enabled::InPostgres> Portable for M {}
 
-/// How a model reaches its database: through the one that is known at compile time ([`Only`]), or through whichever
-/// a connection turns out to be ([`Any`]).
+/// Selects the database of a model: the one that is known at compile time ([`Only`]), or the one of the connection ([`Any`]).
 pub trait Route<M: Model>: Send + 'static {
     #[doc(hidden)]
     fn give(model: &M, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError>;
@@ -124,10 +142,10 @@ pub trait Route<M: Model>: Send + 'static {
     fn asked(column: usize, asked: Asked<'_>) -> bool;
 }
 
-/// The database that the type names.
+/// The database `DB`.
 pub struct Only<DB>(std::marker::PhantomData<fn() -> DB>);
 
-/// The database of the connection.
+/// The database of the connection, which is known only at run time.
 pub struct Any(());
 
 impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
@@ -164,7 +182,7 @@ impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
     }
 }
 
-/// The same expression for the database that the value is of.
+/// Evaluates an expression with the type alias `$DB` for the route of the database that the value belongs to.
 macro_rules! each {
     ($enum:ident, $value:expr, $DB:ident => $body:expr) => {
         match $value {

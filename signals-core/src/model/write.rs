@@ -1,4 +1,4 @@
-//! Saves and deletes of models: thin generic functions over the writes of rows without the type of their model.
+//! Saves and deletes of models, as thin generic functions over the writes of erased rows.
 
 use crate::database::conn::Conn;
 use crate::database::source::Source;
@@ -15,7 +15,7 @@ use crate::write::single::{ATTEMPTS, conflicting, find_like};
 use crate::write::{SaveKind, Stored};
 use crate::write::{Saved, inspect};
 
-/// UPDATE of some columns.
+/// Updates some columns of a row.
 pub(crate) async fn save_columns<M: Model, R: Route<M>>(
     model: &mut M,
     source: Source<'_>,
@@ -25,21 +25,21 @@ pub(crate) async fn save_columns<M: Model, R: Route<M>>(
         return Ok(Saved { created: false });
     }
     let verb = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
-    one(TypedRows::<M, R>::one(model).with_fields(fields).instances(), source, verb).await?;
+    one(TypedRows::<M, R>::one(model).with_fields(fields).erased(), source, verb).await?;
     Ok(Saved { created: false })
 }
 
-/// UPDATE of some columns of several rows.
+/// Updates some columns of several rows.
 pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
     rows: &mut [M],
     source: Source<'_>,
     fields: &[Column<M>],
 ) -> Result<u64> {
     let verb = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
-    many(TypedRows::<M, R>::new(rows).with_fields(fields).instances(), source, verb).await
+    many(TypedRows::<M, R>::new(rows).with_fields(fields).erased(), source, verb).await
 }
 
-/// UPDATE of the row that has the same in these columns, or INSERT.
+/// Updates the row that has the same values in these columns, or inserts this one.
 pub(crate) async fn upsert<M: Model, R: Route<M>>(
     model: &mut M,
     source: Source<'_>,
@@ -47,54 +47,53 @@ pub(crate) async fn upsert<M: Model, R: Route<M>>(
 ) -> Result<Saved> {
     let on = columns::<M>().unique_places(model.pk().is_some(), &mut names(unique))?;
     let mut rows = TypedRows::<M, R>::one(model);
-    one(rows.instances(), source, SaveKind::Upsert(on.into())).await.map(Stored::saved)
+    one(rows.erased(), source, SaveKind::Upsert(on.into())).await.map(Stored::saved)
 }
 
-/// The row that has the same in these columns, or INSERT.
+/// Returns the row that has the same values in these columns, or inserts this one.
 pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
     mut row: M,
     mut source: Source<'_>,
     unique: &[Column<M>],
 ) -> Result<(M, bool)> {
     let on = columns::<M>().unique_places(row.pk().is_some(), &mut names(unique))?;
-    // A receiver that goes to the pool must not wait for the connection that was only looked with.
-    let heard = M::__table().save_if_any().is_some();
-    // Where the row is deleted just then, it is for us to insert after all.
+    // If there are receivers, release the connection before the INSERT: a receiver may need a connection of the pool.
+    let has_receivers = M::__table().save_if_any().is_some();
+    // If the INSERT finds a row that another connection then deletes, the next attempt inserts.
     for attempt in 0..ATTEMPTS {
         let mut conn = source.reborrow().acquire().await?;
-        let found = find_like(&mut conn, TypedRows::<M, R>::one(&mut row).instances(), &on).await?;
+        let found = find_like(&mut conn, TypedRows::<M, R>::one(&mut row).erased(), &on).await?;
         if let Some(found) = found {
             return Ok((OneRow::<M, R>::loaded(&found, &mut conn).await?, false));
         }
         if attempt > 1 {
-            // Nobody else was faster: the index compares in another way than `=` does.
+            // No other connection is the cause: the unique index compares values in another way than `=` does.
             let rows = TypedRows::<M, R>::one(&mut row);
-            if let Some(found) = as_index_says::<M, R>(&mut conn, rows, &on).await? {
+            if let Some(found) = find_conflicting::<M, R>(&mut conn, rows, &on).await? {
                 return Ok((found, false));
             }
         }
         let verb = SaveKind::GetOrCreate(on.clone().into());
-        let source = if heard {
+        let source = if has_receivers {
             drop(conn);
             source.reborrow()
         } else {
             conn.into()
         };
-        if one(TypedRows::<M, R>::one(&mut row).instances(), source, verb).await? == Stored::Created
-        {
+        if one(TypedRows::<M, R>::one(&mut row).erased(), source, verb).await? == Stored::Created {
             return Ok((row, true));
         }
     }
     Err(Error::NotStored { model: M::NAME })
 }
 
-/// The row that an INSERT would conflict with in these columns, if it is still there.
-async fn as_index_says<M: Model, R: Route<M>>(
+/// The row that an INSERT would conflict with in these columns, if it still exists.
+async fn find_conflicting<M: Model, R: Route<M>>(
     conn: &mut Conn<'_>,
     mut row: TypedRows<'_, M, R>,
     on: &[usize],
 ) -> Result<Option<M>> {
-    let rows = row.instances();
+    let rows = row.erased();
     if !inspect::is_arbiter(conn, rows, on).await? {
         return Ok(None);
     }
@@ -111,10 +110,10 @@ pub(crate) async fn save_many<M: Model, R: Route<M>>(
     source: Source<'_>,
     verb: SaveKind,
 ) -> Result<u64> {
-    many(TypedRows::<M, R>::new(rows).instances(), source, verb).await
+    many(TypedRows::<M, R>::new(rows).erased(), source, verb).await
 }
 
-/// Deletes one row, and returns whether there was one.
+/// Deletes one row, and returns whether it existed.
 pub(crate) async fn delete<M: Model, R: Route<M>>(
     model: &mut M,
     source: Source<'_>,
@@ -122,21 +121,21 @@ pub(crate) async fn delete<M: Model, R: Route<M>>(
     if model.pk().is_none() {
         return Ok(false);
     }
-    let written = delete_rows::one(TypedRows::<M, R>::one(model).instances(), source).await?;
+    let written = delete_rows::one(TypedRows::<M, R>::one(model).erased(), source).await?;
     if written.kept.is_empty() {
         model.__set_pk(None);
     }
     Ok(written.len() > 0)
 }
 
-/// Deletes several rows, and returns how many there were. A row without a key is none.
+/// Deletes several rows, and returns how many existed. Rows without a key are skipped.
 pub(crate) async fn delete_many<M: Model, R: Route<M>>(
     rows: &mut [M],
     source: Source<'_>,
 ) -> Result<u64> {
-    let written = delete_rows::many(TypedRows::<M, R>::new(rows).instances(), source).await?;
-    for (place, row) in rows.iter_mut().enumerate() {
-        if written.kept.binary_search(&place).is_err() {
+    let written = delete_rows::many(TypedRows::<M, R>::new(rows).erased(), source).await?;
+    for (index, row) in rows.iter_mut().enumerate() {
+        if written.kept.binary_search(&index).is_err() {
             row.__set_pk(None);
         }
     }

@@ -79,7 +79,7 @@ pub(crate) fn inserted(rows: &dyn Rows, keyed: bool) -> Vec<usize> {
 
 /// The rows of a statement, as slices of those that the program gave.
 pub(crate) fn slices(rows: &dyn Rows, statement: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let mut places: Vec<_> = statement.map(|row| rows.place(row)).collect();
+    let mut places: Vec<_> = statement.map(|row| rows.slice_index(row)).collect();
     places.sort_unstable();
     runs(places.into_iter())
 }
@@ -91,7 +91,7 @@ pub(crate) fn batches(
     chunks: &[Chunk],
     written: impl Iterator<Item = usize>,
 ) -> Vec<Range<usize>> {
-    let mut places: Vec<_> = written.map(|row| rows.place(row)).collect();
+    let mut places: Vec<_> = written.map(|row| rows.slice_index(row)).collect();
     places.sort_unstable();
     let mut batches = Vec::with_capacity(chunks.len());
     let mut rest = &places[..];

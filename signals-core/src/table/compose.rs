@@ -107,8 +107,8 @@ impl StatementSpec {
         set.chain(model.group(ColumnGroup::Version).filter(|_| self.checked)).collect()
     }
 
-    /// The columns that are compared with an argument of their own, behind those of `_given`. A column of `_given` has the type of
-    /// the value; an argument that does nothing but find the row is of the type of the column that it is compared with.
+    /// The columns that are compared with an argument of their own, behind those of `_given`. A column of `_given` has the
+    /// type of the value; an argument that does nothing but find the row is of the type of the column that it is compared with.
     pub(crate) fn found_by(&self, kind: DatabaseKind) -> &[usize] {
         if self.finds_by_arguments(kind) { &self.on } else { &[] }
     }

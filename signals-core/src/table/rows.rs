@@ -31,7 +31,7 @@ pub trait Rows: Send + Sync {
     fn clear_key(&mut self, row: usize);
 
     /// The place of a row in the slice that the program gave.
-    fn place(&self, row: usize) -> usize;
+    fn slice_index(&self, row: usize) -> usize;
 
     /// Writes the rows in this order from now on; in their own where it is empty.
     fn set_order(&mut self, order: Vec<usize>);
@@ -273,7 +273,7 @@ impl dyn Rows + '_ {
 
     /// What a row was before.
     pub(crate) fn previous_of(&mut self, row: usize) -> &mut PreviousRow {
-        let (rows, place) = (self.len(), self.place(row));
+        let (rows, place) = (self.len(), self.slice_index(row));
         let before = self.previous_rows();
         before.resize_with(rows, PreviousRow::default);
         &mut before[place]

@@ -457,7 +457,7 @@ pub(crate) async fn kept_by_trigger(
         let same = stored_as(conn, rows, chunk, true).await?;
         let other = kept.iter().copied().filter(|row| same.binary_search(row).is_err());
         // The first row in the order of the caller's slice.
-        stale = other.min_by_key(|row| rows.place(*row));
+        stale = other.min_by_key(|row| rows.slice_index(*row));
     }
     Ok((kept, stale))
 }

@@ -151,7 +151,7 @@ pub(crate) async fn delete_chunk(
         if let Some(row) = stale_row {
             return Err(notifier.with_row(rows, row, stale(rows, row)));
         }
-        kept.extend(found.into_iter().map(|row| rows.place(row)));
+        kept.extend(found.into_iter().map(|row| rows.slice_index(row)));
     }
     Ok(Deleted { rows: deleted, kept })
 }

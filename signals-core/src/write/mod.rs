@@ -155,7 +155,7 @@ impl WriteOutcome {
 /// Adds to an error which row it is about.
 pub(crate) fn row_error(verb: &'static str, rows: &dyn Rows, row: usize, error: Error) -> Error {
     let (model, key) = (rows.model(), rows.key(row));
-    Error::Row { verb, model, row: rows.place(row), key, source: Box::new(error) }
+    Error::Row { verb, model, row: rows.slice_index(row), key, source: Box::new(error) }
 }
 
 /// What a save did.

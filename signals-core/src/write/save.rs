@@ -239,7 +239,7 @@ async fn settle_unwritten(
     stored: &[usize],
 ) -> Result<Option<(usize, Error)>> {
     let duplicate = |rows: &dyn Rows, row| {
-        (rows.place(row), Error::DuplicateKey { model: rows.model(), key: rows.key(row) })
+        (rows.slice_index(row), Error::DuplicateKey { model: rows.model(), key: rows.key(row) })
     };
     if let Some(row) = bulk::duplicate_key(conn.kind(), rows) {
         return Ok(Some(duplicate(rows, row)));
@@ -249,14 +249,14 @@ async fn settle_unwritten(
     // No lock is taken, because reporting an error must not wait for another transaction.
     let same = bulk::stored_as(conn, rows, chunk, true).await?;
     let others = missing.iter().filter(|row| same.binary_search(row).is_err());
-    if let Some(&row) = others.min_by_key(|row| rows.place(**row)) {
+    if let Some(&row) = others.min_by_key(|row| rows.slice_index(**row)) {
         let error = match bulk::is_stored(conn, rows, row).await? {
             false => not_found(rows, row),
             true if rows.schema().has(ColumnGroup::Version) => stale(rows, row),
             // The keys of two rows differ in memory but are equal in the database.
             true => return Ok(Some(duplicate(rows, row))),
         };
-        return Ok(Some((rows.place(row), error)));
+        return Ok(Some((rows.slice_index(row), error)));
     }
     if let Some(row) = bulk::duplicate_in_database(conn, rows, chunk, &missing).await? {
         return Ok(Some(duplicate(rows, row)));
@@ -267,7 +267,7 @@ async fn settle_unwritten(
             Unwritten::Gone => not_found(rows, row),
             Unwritten::Stale => stale(rows, row),
         };
-        return Ok(Some((rows.place(row), error)));
+        return Ok(Some((rows.slice_index(row), error)));
     }
     Ok(None)
 }

@@ -249,7 +249,7 @@ impl Collector<'_> {
         let (mut batches, mut kept) = (Vec::new(), Vec::new());
         for chunk in chunks_of_run(rows, conn, run, start, true) {
             let deleted = delete_chunk(rows, conn, notifier, &chunk, true).await?;
-            batches.extend(chunk::runs(deleted.rows.into_iter().map(|row| rows.place(row))));
+            batches.extend(chunk::runs(deleted.rows.into_iter().map(|row| rows.slice_index(row))));
             kept.extend(deleted.kept);
         }
         Ok(WriteOutcome { kept, ..WriteOutcome::several(None, batches) })
