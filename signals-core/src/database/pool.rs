@@ -246,7 +246,7 @@ impl<DB: Backend> WarmPool<DB> {
 
     fn put_back(self: &Arc<Self>, lease: Lease<DB>) {
         self.idle().push(lease);
-        // `disable` may have run after the last check and before the push, so check again.
+        // `disable` may have cleared the list just before the push, so check for that now.
         if self.disabled.load(Ordering::Acquire) || self.pool.is_closed() {
             self.clear();
         } else if !self.sweeping.load(Ordering::Relaxed) {
@@ -494,8 +494,8 @@ impl<DB: Backend> LeaseInner<DB> {
         Ok(())
     }
 
-    /// Returns the connection to sqlx's pool, which checks it. The permit is released only after that, because nothing else can
-    /// check out the connection before.
+    /// Returns the connection to sqlx's pool, which checks it. The permit is released only when that is complete, because the
+    /// connection is not available before.
     fn give_back(
         mut self: Box<Self>,
         permit: Option<OwnedSemaphorePermit>,
@@ -559,7 +559,7 @@ impl<DB: Backend> LeaseInner<DB> {
 impl<DB: Backend> Drop for Lease<DB> {
     fn drop(&mut self) {
         let Some(mut inner) = self.0.take() else { return };
-        // A connection without a statement cache may have been dropped during a BEGIN that sqlx does not count.
+        // Without a statement cache, the statement in flight may be a BEGIN whose transaction sqlx does not count.
         let may_have_begun = !inner.keeps_statements && inner.in_flight == InFlight::Statement;
         if inner.unverified || may_have_begun {
             return inner.roll_back_and_return();

@@ -1,11 +1,12 @@
 //! Facts about the tables of a database, found by inspecting its schema: whether a statement that writes a row can run in
 //! autocommit mode, and whether anything can prevent rows from being written.
 //!
-//! In autocommit mode, a successful statement cannot be undone, and a statement that the database rejects must have no effect.
-//! Two cases violate this. First, the library would have to report a failure although the row is stored, if it cannot decode a
-//! column that the statement returns. So the first write of a model inspects the table: if every value of the column's type can
-//! be decoded into the field, and the column cannot be NULL (or the field can be `None`), no transaction is needed for that
-//! column. Second, a trigger of SQLite can reject a statement without undoing its changes (`RAISE(FAIL)`).
+//! A statement runs in autocommit mode only if it never has to be undone. Two cases can require that:
+//!
+//! - The library cannot decode a column that the statement returns, and reports a failure. So the first write of a model inspects
+//!   its table. If every value of the column's type can be decoded into the field, and the column cannot be NULL (or the field can
+//!   be `None`), no transaction is needed for that column.
+//! - On SQLite, a trigger rejects the statement but keeps its changes (`RAISE(FAIL)`).
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -76,7 +77,7 @@ pub(crate) struct TableFacts {
     /// Whether SQLite reports the number of rows written; `None` if unknown. It does not count the rows that triggers of a view
     /// write.
     pub(crate) counted: Option<bool>,
-    /// Sets of columns, each with whether an INSERT can name it in `ON CONFLICT`.
+    /// Sets of columns, and for each set, whether an INSERT can name it in `ON CONFLICT`.
     pub(crate) arbiters: Vec<(Vec<usize>, bool)>,
     /// The columns that need a cast for comparisons; `None` if unknown.
     pub(crate) casts: Option<Casts>,
@@ -151,7 +152,7 @@ impl SchemaCache {
         self.0.rcu(|all| Tables { suspected: all.suspected + 1, ..Tables::clone(all) });
     }
 
-    /// The current value of `suspected`, or `None` if the schema has been compared since it may last have changed.
+    /// The current value of `suspected`, or `None` if the schema does not have to be compared.
     pub(crate) fn suspected(&self) -> Option<u64> {
         let all = self.0.load();
         (all.suspected != all.compared).then_some(all.suspected)

@@ -38,16 +38,16 @@ pub(super) fn next(e: Link<'_>) -> Option<Link<'_>> {
     }
 }
 
-/// Downcasts a link to `T`, also through a `Box<T>` or an `Arc<T>`: both implement `Error`, and their `source()` is the source of
-/// the inner error.
+/// Downcasts a link to `T`, also through a `Box<T>` or an `Arc<T>`: both implement `Error`, so the
+/// link may be one of them.
 pub(super) fn downcast<T: StdError + 'static>(e: Link<'_>) -> Option<&T> {
     e.downcast_ref()
         .or_else(|| e.downcast_ref::<Box<T>>().map(|e| &**e))
         .or_else(|| e.downcast_ref::<Arc<T>>().map(|e| &**e))
 }
 
-/// The link as a database error: either a `sqlx::Error` that contains one, or the database error itself if the link is that
-/// error, because a wrapper skipped the `sqlx::Error`.
+/// The link as a database error: the database error in a `sqlx::Error`, or the link itself if it is a database error that is not
+/// inside a `sqlx::Error`.
 pub(super) fn database(e: Link<'_>) -> Option<&(dyn DatabaseError + 'static)> {
     if let Some(error) = downcast::<sqlx::Error>(e) {
         return error.as_database_error();

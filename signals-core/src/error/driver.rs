@@ -35,7 +35,7 @@ pub(crate) fn is_outdated(error: &sqlx::Error) -> bool {
 pub(crate) fn is_about_outdated(error: &dyn DatabaseError) -> bool {
     match error.code().as_deref() {
         Some("0A000") => {
-            // The message depends on the server's language, the name of the routine does not.
+            // The message depends on the language of the server; the name of the routine does not.
             #[cfg(feature = "postgres")]
             if let Some(error) = error.try_downcast_ref::<PgDatabaseError>()
                 && error.routine() == Some("RevalidateCachedQuery")
@@ -50,7 +50,7 @@ pub(crate) fn is_about_outdated(error: &dyn DatabaseError) -> bool {
     }
 }
 
-/// Whether the statement failed while it was being sent.
+/// Whether the statement cannot have reached the server: writing to the connection failed.
 pub(crate) fn was_never_sent(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe)
 }

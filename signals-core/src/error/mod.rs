@@ -74,11 +74,12 @@ pub enum Error {
     NotFound {
         /// The name of the model.
         model: &'static str,
-        /// The key, formatted with `Debug`; or the condition that no row fulfills.
+        /// The key, formatted with `Debug`; for a query without a key, its condition.
         key: String,
     },
 
-    /// The row has been written by another process or task since it was read, so its version has changed. Nothing was written.
+    /// The row has been written since it was read: the version of the instance is no longer the stored version. Nothing was
+    /// written.
     Stale {
         /// The name of the model.
         model: &'static str,
@@ -156,7 +157,7 @@ pub enum Error {
     CommitNotObservable {
         /// The name of the model.
         model: &'static str,
-        /// One of the receivers that would not run.
+        /// The name of one of the receivers that would not run.
         receiver: &'static str,
     },
 
@@ -181,14 +182,14 @@ pub enum Error {
     /// A receiver that runs inside the transaction used the pool whose connection its own save holds. It would have waited for
     /// itself.
     WouldDeadlock {
-        /// The receiver.
+        /// The name of the receiver.
         receiver: &'static str,
     },
 
     /// In a [`testing::transaction`](crate::testing::transaction), an `on_commit` receiver or callback used the `Db` or pool of
     /// the transaction. The transaction is still open, and no other connection sees its rows.
     OnlyRehearsed {
-        /// The receiver; or a text that says that it is a callback.
+        /// The name of the receiver, or "a callback of `on_commit`".
         receiver: &'static str,
     },
 
@@ -322,8 +323,7 @@ impl Error {
             || self.any_sqlx(|e| matches!(e, sqlx::Error::RowNotFound))
     }
 
-    /// Whether the row has been written by another process or task since it was read ([`Error::Stale`]). Read the row again
-    /// before retrying.
+    /// Whether the row has been written since it was read ([`Error::Stale`]). Read the row again before retrying.
     pub fn is_stale(&self) -> bool {
         self.any(|e| matches!(e, Error::Stale { .. }))
     }
@@ -345,14 +345,14 @@ impl Error {
         self.any(|e| matches!(e, Error::WouldDeadlock { .. }))
     }
 
-    /// Whether the transaction was rolled back although its commit was asked for.
+    /// Whether the transaction was rolled back although `commit()` was called ([`Error::RolledBack`]).
     pub fn is_rolled_back(&self) -> bool {
         self.any(|e| matches!(e, Error::RolledBack { .. }))
             || chain::of(self).any(|e| e.is::<Reason>())
     }
 
-    /// Whether Postgres aborted this transaction to resolve a deadlock (`40P01`). SQLite does not report deadlocks: there, the
-    /// statement fails with an error for which [`is_busy`](Self::is_busy) is true.
+    /// Whether Postgres aborted this transaction to resolve a deadlock (`40P01`). On SQLite, the same
+    /// situation is an error for which [`is_busy`](Self::is_busy) is true.
     pub fn is_deadlock(&self) -> bool {
         self.any_code(|code| code == "40P01")
     }
@@ -409,7 +409,7 @@ impl Error {
         chain::of(self).find_map(chain::database)
     }
 
-    /// The same error of a receiver, for an operation that succeeded nevertheless (`refused: false`).
+    /// The same error with [`refused: false`](ReceiverError::refused): the receiver failed, but the operation succeeded.
     pub(crate) fn not_refused(mut self) -> Self {
         match &mut self {
             Self::Receiver(failed) => failed.refused = false,

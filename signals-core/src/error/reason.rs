@@ -10,7 +10,7 @@ use sqlx::error::{DatabaseError, ErrorKind};
 
 use super::{Error, ReceiverError};
 
-/// Why a transaction was rolled back: one line, and the error behind it.
+/// Why a transaction was rolled back: one line of text, and the error that caused it.
 ///
 /// It dereferences to `str`. [`source`](StdError::source) is the error that made the transaction fail. The original error was
 /// already returned to the program, so this is a copy; an error returned by a receiver is shared with the original (`Arc`).

@@ -37,9 +37,9 @@ pub(crate) struct RunningReceiver {
 
 /// An operation with receivers: a link of the chain that [`Error::Recursion`] prints.
 pub(crate) struct Operation {
-    /// The receiver that started this operation.
+    /// The receiver that started this operation: the previous link of the printed chain.
     cause: Option<RunningReceiver>,
-    /// The innermost receiver in whose transaction this operation runs. Its own `inside` leads to the receivers further out.
+    /// The receiver that is waiting while this operation runs, if any. The pool that its operation holds must not be used.
     inside: Option<RunningReceiver>,
     /// The pool whose connection is in use while the receivers of this operation run.
     holds: Option<PoolId>,
@@ -56,7 +56,7 @@ pub(crate) struct Operation {
 pub(crate) type Ran = Arc<Mutex<Vec<Identity>>>;
 
 impl Operation {
-    /// Starts an operation of the current receiver, if any.
+    /// Starts an operation. If it is started by a receiver, it extends the chain of that receiver.
     ///
     /// # Errors
     ///
@@ -113,7 +113,7 @@ impl Operation {
         RunningReceiver { operation: Arc::clone(self), receiver }
     }
 
-    /// The error of an operation that repeats itself without end.
+    /// The error for an operation that triggers further work in more than `limit` rounds.
     pub(crate) fn recursion(&self, limit: usize) -> Error {
         Error::Recursion { chain: self.chain(), limit }
     }

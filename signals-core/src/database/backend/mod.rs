@@ -146,8 +146,8 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
     /// If the value cannot be encoded.
     fn encoded(value: &dyn Bindable<Self>, all: &mut Vec<u8>) -> Result<(), BoxDynError>;
 
-    /// Adds an argument that is compared with a column. If the database has several types of text, it takes a text argument as a
-    /// value of the column's type, so that the comparison follows the rules of that type.
+    /// Adds an argument that is compared with a column. If the database has several types of text, a text argument is taken
+    /// as a value of the column's type, so that the comparison follows the rules of that type.
     ///
     /// # Errors
     ///

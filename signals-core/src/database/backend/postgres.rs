@@ -39,8 +39,8 @@ impl Backend for Postgres {
         Box::pin(async move { sql.execute(conn).await.map(drop) })
     }
 
-    // `now()` is the begin of the transaction. SQL without arguments is sent as one message, and if no transaction is open, one
-    // begins with this message: both times are equal then.
+    // `now()` returns the start time of the transaction. SQL without arguments is sent as a single message. If no transaction is
+    // open, that message begins one, and both times are equal.
     fn is_in_transaction(conn: &mut PgConnection) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
         Box::pin(async move {
             let open = sqlx::raw_sql("SELECT pg_catalog.now() <> pg_catalog.statement_timestamp()");
@@ -114,7 +114,8 @@ impl Backend for Postgres {
         Ok(())
     }
 
-    // The types that the server casts in an assignment with no loss except of digits. The server would cast every type to text.
+    // True if the server casts the value in an assignment and at most digits are lost. The server would cast every type to text,
+    // but only types of text are accepted for text here.
     fn takes(field: &PgTypeInfo, value: &PgTypeInfo) -> Option<bool> {
         let (mut field, mut value) = (field.name(), value.name());
         if let (Some(of_field), Some(of_value)) =

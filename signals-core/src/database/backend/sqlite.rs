@@ -177,9 +177,9 @@ where
 
 /// Opens a pool for `url`.
 ///
-/// A missing file is created unless the URL contains `mode=`, and a file that can be written gets the journal mode WAL. The pool
-/// of an in-memory database has one connection that is never closed, because the database would disappear with its last
-/// connection.
+/// A missing file is created, unless the URL contains a `mode=` other than `rwc`. A file that is not opened read-only gets the
+/// journal mode WAL. The pool of an in-memory database has one connection that is never closed, because the database would
+/// disappear with its last connection.
 pub(crate) async fn open(url: &str, db: &DbOptions) -> Result<SqlitePool> {
     let options = SqliteConnectOptions::from_str(url)?
         .busy_timeout(BUSY_TIMEOUT)
