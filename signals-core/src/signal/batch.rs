@@ -1,3 +1,5 @@
+//! The signals `post_save_batch` and `post_delete_batch`: their events about erased rows, and how these are kept.
+
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -9,13 +11,13 @@ use crate::table::any::{AnyModel, Snapshot};
 use crate::table::column::Column;
 use crate::table::rows::Rows;
 
-/// Rows that are kept until the transaction has ended.
+/// A `post_save_batch` event that is kept until the transaction has ended.
 #[derive(Debug)]
 pub struct WrittenBatch<M> {
     instances: Vec<M>,
     created: bool,
     fields: Option<Vec<Column<M>>>,
-    /// The same, where they are kept for receivers of every model.
+    /// The written columns, if the event is kept for receivers of every model.
     any_fields: Option<Vec<Column<dyn AnyModel>>>,
 }
 
@@ -44,24 +46,25 @@ impl Signal for post_save_batch {
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         fields: Option<&'e [Column<M>]>,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<PostSaveBatch<'e, M>> {
-        let RowEvent::PostSaveBatch { rows: of, created } = told else { return None };
-        Some(PostSaveBatch { instances: &rows[of.clone()], created: *created, fields })
+        let RowEvent::PostSaveBatch { rows: batch, created } = event else { return None };
+        Some(PostSaveBatch { instances: &rows[batch.clone()], created: *created, fields })
     }
 
     fn of_any<'e>(
         rows: &'e mut dyn Rows,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<PostSaveBatch<'e, dyn AnyModel>> {
-        let RowEvent::PostSaveBatch { rows: of, created } = told else { return None };
+        let RowEvent::PostSaveBatch { rows: batch, created } = event else { return None };
         let (created, rows) = (*created, &*rows);
-        Some(PostSaveBatch { instances: each(rows, of), created, fields: rows.any_fields() })
+        Some(PostSaveBatch { instances: each(rows, batch), created, fields: rows.any_fields() })
     }
 
-    fn snapshot(rows: &dyn Rows, told: &RowEvent) -> Option<WrittenBatch<Snapshot>> {
-        let RowEvent::PostSaveBatch { rows: of, created } = told else { return None };
-        let (instances, any_fields) = (snapshots(rows, of), rows.any_fields().map(<[_]>::to_vec));
+    fn snapshot(rows: &dyn Rows, event: &RowEvent) -> Option<WrittenBatch<Snapshot>> {
+        let RowEvent::PostSaveBatch { rows: batch, created } = event else { return None };
+        let (instances, any_fields) =
+            (snapshots(rows, batch), rows.any_fields().map(<[_]>::to_vec));
         Some(WrittenBatch { instances, created: *created, fields: None, any_fields })
     }
 }
@@ -100,23 +103,23 @@ impl Signal for post_delete_batch {
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         _: Option<&'e [Column<M>]>,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<PostDeleteBatch<'e, M>> {
-        let RowEvent::PostDeleteBatch(of) = told else { return None };
-        Some(PostDeleteBatch { instances: &rows[of.clone()] })
+        let RowEvent::PostDeleteBatch(batch) = event else { return None };
+        Some(PostDeleteBatch { instances: &rows[batch.clone()] })
     }
 
     fn of_any<'e>(
         rows: &'e mut dyn Rows,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<PostDeleteBatch<'e, dyn AnyModel>> {
-        let RowEvent::PostDeleteBatch(of) = told else { return None };
-        Some(PostDeleteBatch { instances: each(rows, of) })
+        let RowEvent::PostDeleteBatch(batch) = event else { return None };
+        Some(PostDeleteBatch { instances: each(rows, batch) })
     }
 
-    fn snapshot(rows: &dyn Rows, told: &RowEvent) -> Option<Vec<Snapshot>> {
-        let RowEvent::PostDeleteBatch(of) = told else { return None };
-        Some(snapshots(rows, of))
+    fn snapshot(rows: &dyn Rows, event: &RowEvent) -> Option<Vec<Snapshot>> {
+        let RowEvent::PostDeleteBatch(batch) = event else { return None };
+        Some(snapshots(rows, batch))
     }
 }
 
@@ -126,12 +129,14 @@ impl Deferrable for post_delete_batch {
     }
 }
 
-fn each<'e>(rows: &'e dyn Rows, of: &Range<usize>) -> Arc<[&'e dyn AnyModel]> {
-    of.clone().map(|row| rows.at(row)).collect()
+/// The rows of a batch without their type.
+fn each<'e>(rows: &'e dyn Rows, batch: &Range<usize>) -> Arc<[&'e dyn AnyModel]> {
+    batch.clone().map(|row| rows.at(row)).collect()
 }
 
-fn snapshots(rows: &dyn Rows, of: &Range<usize>) -> Vec<Snapshot> {
-    of.clone().map(|row| Snapshot::of(rows.at(row))).collect()
+/// Copies of the rows of a batch, which need no `Clone`.
+fn snapshots(rows: &dyn Rows, batch: &Range<usize>) -> Vec<Snapshot> {
+    batch.clone().map(|row| Snapshot::of(rows.at(row))).collect()
 }
 
 fn of_snapshots(rows: &[Snapshot]) -> Arc<[&dyn AnyModel]> {

@@ -1,3 +1,5 @@
+//! Custom signals: how a value is sent to its receivers.
+
 use crate::task::info::Identity;
 use crate::transaction::own::Undoable;
 use crate::transaction::own::in_transaction;
@@ -24,7 +26,10 @@ use crate::task::finish::finish;
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 
-/// A signal of the program's own: what `#[derive(Signal)]` implements. The value is what is sent.
+/// A signal that the program defines. `#[derive(Signal)]` implements it.
+///
+/// The signal is sent as a value, and its receivers get a reference to the value. A receiver takes the same
+/// [parameters](crate::Parameter) as a receiver of a model's signal, except for [`Previous`](crate::Previous).
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -33,14 +38,14 @@ use crate::transaction::guard::FailGuard;
 ///     order_id: i64,
 /// }
 ///
-/// /// In the transaction of who sends.
+/// /// Runs in the transaction of the sender.
 /// #[receiver(OrderPaid)]
 /// async fn ship(paid: &OrderPaid, conn: &mut Conn<'_>) -> Result<()> {
 ///     conn.query("INSERT INTO shipments VALUES ($1)").bind(paid.order_id).execute().await?;
 ///     Ok(())
 /// }
 ///
-/// /// After its commit.
+/// /// Runs after the transaction has committed.
 /// #[receiver(OrderPaid, on_commit)]
 /// async fn thank(paid: &OrderPaid) {
 ///     println!("thank you for order {}", paid.order_id);
@@ -66,27 +71,44 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
     #[doc(hidden)]
     fn __table() -> &'static SignalTable;
 
-    /// Runs the receivers in order, to the first error. A transaction is opened around them where one of them needs it and
-    /// there is none; those with `on_commit` run after the outermost commit, or at once where there is no transaction.
+    /// Runs the receivers in order, and stops at the first error.
+    ///
+    /// Outside a transaction, one is begun if a receiver takes the connection, and committed after the last receiver. Receivers with
+    /// `on_commit` run after the outermost transaction has committed, or after the other receivers if there is no transaction.
     ///
     /// # Errors
     ///
-    /// [`Error::Receiver`](crate::Error::Receiver) of the first that fails; what the others did is rolled back. In a transaction of the caller,
-    /// it is marked: it can only be rolled back.
+    /// [`Error::Receiver`](crate::Error::Receiver) of the first receiver that fails. What the other receivers have written is rolled
+    /// back. Inside a caller's transaction, the transaction is marked as failed: it can only be rolled back.
     ///
     /// # Cancel safety
     ///
-    /// As a save: a dropped future rolls back, or marks the transaction of the caller.
+    /// The same as for [`save`](crate::Model::save): if the future is dropped, a transaction that `send` has begun is rolled back, and a
+    /// caller's transaction is marked as failed.
     fn send(self, db: impl Connects) -> impl Future<Output = Result<()>> + Send {
         async move { send(self, db.into_source()).await }
     }
 
-    /// Runs every receiver in order, and returns what became of each, after
-    /// [Django's](https://docs.djangoproject.com/en/stable/topics/signals/#sending-signals) `send_robust`. One that takes the
-    /// connection has a savepoint of its own, so that what it did is undone where it fails, and nothing else. If none of
-    /// them takes the connection, none is taken from the pool, and there is no transaction.
+    /// Runs all receivers in order, and returns the result of each.
     ///
-    /// Where there is no connection to be had, that is the result of each.
+    /// The method has the meaning of [Django's](https://docs.djangoproject.com/en/stable/topics/signals/#sending-signals)
+    /// `send_robust`. Each receiver that takes the connection runs in its own savepoint: if it fails, only what it has written is rolled
+    /// back. If no receiver takes the connection, no connection is acquired and no transaction is begun. Receivers with `on_commit` or
+    /// `on_rollback` are not among the results.
+    ///
+    /// If the connection cannot be acquired or the transaction cannot be committed, each result is that error.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Signal)]
+    /// # struct OrderPaid { order_id: i64 }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// for (receiver, result) in (OrderPaid { order_id: 7 }).send_robust(&db).await {
+    ///     println!("{}: {result:?}", receiver.name());
+    /// }
+    /// # Ok(()) }
+    /// ```
     fn send_robust(
         self,
         db: impl Connects,
@@ -98,7 +120,7 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
 #[diagnostic::do_not_recommend]
 impl<T: CustomSignal> Signal for T {
     const NAME: &'static str = T::SIGNAL;
-    // An `Arc`, so that it can be kept; the receiver's `&T` is what it dereferences to.
+    // An `Arc`, so that the event can be kept without `T: Clone`. The macro passes `&T` to the receiver.
     type Event<'e, M: ?Sized + Subject> = &'e Arc<T>;
     type Kept<M: Send + Sync + 'static> = Arc<T>;
     type AnySender = ();
@@ -120,7 +142,7 @@ impl<T: CustomSignal> Deferrable for T {
     }
 }
 
-/// What is sent.
+/// The event of a custom signal.
 struct Payload<T>(Arc<T>);
 
 impl<T: CustomSignal> Event for Payload<T> {
@@ -139,10 +161,10 @@ impl<T: CustomSignal> KeptEvent for Payload<T> {
     }
 }
 
-/// Who receives a signal, and what they are told, where there is anybody.
-fn received<T: CustomSignal>(payload: T) -> Option<(Receivers, Payload<T>)> {
-    let group = T::__table().receivers();
-    if group.is_none() {
+/// The receivers of a signal, and its event. `None` if there is no receiver.
+fn receivers_and_event<T: CustomSignal>(payload: T) -> Option<(SignalReceivers, Payload<T>)> {
+    let receivers = T::__table().receivers();
+    if receivers.is_none() {
         chain::observe("send", T::SIGNAL);
         if !origin::any() {
             return None;
@@ -150,11 +172,11 @@ fn received<T: CustomSignal>(payload: T) -> Option<(Receivers, Payload<T>)> {
     }
     let payload = Arc::new(payload);
     recording::sent(&payload);
-    Some((Receivers { signal: T::SIGNAL, group: group? }, Payload(payload)))
+    Some((SignalReceivers { signal: T::SIGNAL, receivers: receivers? }, Payload(payload)))
 }
 
 async fn send<T: CustomSignal>(payload: T, source: Source<'_>) -> Result<()> {
-    match received(payload) {
+    match receivers_and_event(payload) {
         Some((receivers, mut payload)) => receivers.send(&mut payload, source).await,
         None => Ok(()),
     }
@@ -164,70 +186,72 @@ async fn send_robust<T: CustomSignal>(
     payload: T,
     source: Source<'_>,
 ) -> Vec<(ReceiverInfo, Result<()>)> {
-    match received(payload) {
+    match receivers_and_event(payload) {
         Some((receivers, mut payload)) => receivers.send_robust(&mut payload, source).await,
         None => Vec::new(),
     }
 }
 
-/// Those who receive a signal that comes from nobody in particular.
-struct Receivers {
+/// The receivers of a custom signal.
+struct SignalReceivers {
     signal: &'static str,
-    group: Arc<CustomReceivers>,
+    receivers: Arc<CustomReceivers>,
 }
 
-impl Receivers {
-    /// On the heap, as a save.
+impl SignalReceivers {
+    /// Boxed like the future of a save, so that the caller's future stays small.
     fn send<'s>(
         &'s self,
         event: &'s mut dyn Event,
         source: Source<'s>,
     ) -> BoxFuture<'s, Result<()>> {
         Box::pin(async move {
-            let scene = OperationContext::enter("send", self.signal, &source);
+            let context = OperationContext::enter("send", self.signal, &source);
             match source {
                 Source::Conn(mut conn) if conn.in_transaction() => {
-                    let doubt = FailGuard::of(&mut conn, "send", self.signal);
-                    let done = async { self.inside(event, doubt.conn, &scene?).await };
-                    let done = done.await;
-                    doubt.end(done)
+                    let guard = FailGuard::of(&mut conn, "send", self.signal);
+                    let result =
+                        async { self.run_in_transaction(event, guard.conn, &context?).await };
+                    let result = result.await;
+                    guard.end(result)
                 }
-                source => self.outside(event, source, &scene?).await,
+                source => self.run_outside_transaction(event, source, &context?).await,
             }
         })
     }
 
-    /// In a transaction that is somebody else's to end, or in our own.
-    async fn inside(
+    /// Sends the signal in the caller's transaction, or in one that this library has begun.
+    async fn run_in_transaction(
         &self,
         event: &mut dyn Event,
         conn: &mut Conn<'_>,
-        scene: &OperationContext,
+        context: &OperationContext,
     ) -> Result<()> {
         self.check_observable(conn).await?;
-        if let Some(postponed) = self.postponed(event, scene) {
-            conn.state.defer(postponed);
+        if let Some(deferred) = self.deferred(event, context) {
+            conn.state.defer(deferred);
         }
-        dispatch(&self.group.inside, event, Some(conn), scene, &None).await
+        dispatch(&self.receivers.immediate, event, Some(conn), context, &None).await
     }
 
-    async fn outside(
+    /// Sends the signal if the connection is in no transaction.
+    async fn run_outside_transaction(
         &self,
         event: &mut dyn Event,
         source: Source<'_>,
-        scene: &OperationContext,
+        context: &OperationContext,
     ) -> Result<()> {
         if self.needs_transaction() {
             let mut conn = source.acquire().await?;
             self.check_observable(&mut conn).await?;
-            return in_transaction(conn, Sending { receivers: self, event, scene }).await;
+            return in_transaction(conn, Sending { receivers: self, event, context }).await;
         }
         if let Source::Conn(mut conn) = source {
             self.check_observable(&mut conn).await?;
         }
-        dispatch(&self.group.inside, event, None, scene, &None).await?;
-        if let Some(postponed) = self.postponed(event, scene) {
-            finish(postponed.run(End::Committed, None)).await;
+        dispatch(&self.receivers.immediate, event, None, context, &None).await?;
+        if let Some(deferred) = self.deferred(event, context) {
+            finish(deferred.run(End::Committed, None)).await;
         }
         Ok(())
     }
@@ -238,97 +262,107 @@ impl Receivers {
         source: Source<'s>,
     ) -> BoxFuture<'s, Vec<(ReceiverInfo, Result<()>)>> {
         Box::pin(async move {
-            self.each(event, source).await.unwrap_or_else(|error| {
-                let each = self.group.inside.iter();
-                each.map(|to| (registry().info(to.info.clone()), Err(error.copied()))).collect()
+            self.run_each(event, source).await.unwrap_or_else(|error| {
+                let result = |receiver: &ErasedReceiver| {
+                    (registry().info(receiver.info.clone()), Err(error.copied()))
+                };
+                self.receivers.immediate.iter().map(result).collect()
             })
         })
     }
 
-    async fn each(
+    /// Runs all receivers.
+    ///
+    /// # Errors
+    ///
+    /// If the receivers could not be run, or what they have written could not be committed.
+    async fn run_each(
         &self,
         event: &mut dyn Event,
         source: Source<'_>,
     ) -> Result<Vec<(ReceiverInfo, Result<()>)>> {
-        let scene = OperationContext::enter("send", self.signal, &source)?;
+        let context = OperationContext::enter("send", self.signal, &source)?;
         let named = |results: Vec<(_, _)>| {
-            results.into_iter().map(|(info, done)| (registry().info(info), done)).collect()
+            results.into_iter().map(|(info, result)| (registry().info(info), result)).collect()
         };
         match source {
             Source::Conn(mut conn) if conn.in_transaction() => {
                 self.check_observable(&mut conn).await?;
-                Ok(named(self.robust_inside(event, &mut conn, &scene).await))
+                Ok(named(self.run_robust(event, &mut conn, &context).await))
             }
             source if self.needs_transaction() => {
                 let mut conn = source.acquire().await?;
                 self.check_observable(&mut conn).await?;
-                let sending = Sending { receivers: self, event, scene: &scene };
+                let sending = Sending { receivers: self, event, context: &context };
                 in_transaction(conn, Robust(sending)).await.map(named)
             }
             source => {
                 if let Source::Conn(mut conn) = source {
                     self.check_observable(&mut conn).await?;
                 }
-                let results = dispatch_robust(&self.group.inside, event, None, &scene).await;
-                if let Some(postponed) = self.postponed(event, &scene) {
-                    finish(postponed.run(End::Committed, None)).await;
+                let results =
+                    dispatch_robust(&self.receivers.immediate, event, None, &context).await;
+                if let Some(deferred) = self.deferred(event, &context) {
+                    finish(deferred.run(End::Committed, None)).await;
                 }
                 Ok(named(results))
             }
         }
     }
 
-    async fn robust_inside(
+    /// Runs all receivers in a transaction.
+    async fn run_robust(
         &self,
         event: &mut dyn Event,
         conn: &mut Conn<'_>,
-        scene: &OperationContext,
+        context: &OperationContext,
     ) -> Vec<(Identity, Result<()>)> {
-        let results = dispatch_robust(&self.group.inside, event, Some(&mut *conn), scene).await;
-        if let Some(postponed) = self.postponed(event, scene) {
-            conn.state.defer(postponed);
+        let results =
+            dispatch_robust(&self.receivers.immediate, event, Some(&mut *conn), context).await;
+        if let Some(deferred) = self.deferred(event, context) {
+            conn.state.defer(deferred);
         }
         results
     }
 
-    /// Whether a receiver takes the connection: one that does not has nothing that could be undone.
+    /// Whether a receiver takes the connection. The other receivers write nothing that would have to be rolled back.
     fn needs_transaction(&self) -> bool {
-        self.group.inside.iter().any(|to| to.info.connection)
+        self.receivers.immediate.iter().any(|receiver| receiver.info.connection)
     }
 
-    fn postponed(&self, event: &dyn Event, scene: &OperationContext) -> Option<Box<dyn Deferred>> {
-        DeferredDelivery::of(&self.group.deferred, event, scene, &None)
+    fn deferred(&self, event: &dyn Event, context: &OperationContext) -> Option<Box<dyn Deferred>> {
+        DeferredDelivery::of(&self.receivers.deferred, event, context, &None)
     }
 
     async fn check_observable(&self, conn: &mut Conn<'_>) -> Result<()> {
-        let deferred = self.group.deferred.first().map(|to| to.info.info);
+        let deferred = self.receivers.deferred.first().map(|receiver| receiver.info.info);
         check_observable(self.signal, deferred, conn).await
     }
 }
 
-/// The receivers of a signal in a transaction.
+/// Sends a signal in a transaction, and stops at the first error.
 struct Sending<'s> {
-    receivers: &'s Receivers,
+    receivers: &'s SignalReceivers,
     event: &'s mut dyn Event,
-    scene: &'s OperationContext,
+    context: &'s OperationContext,
 }
 
 impl Undoable for Sending<'_> {
     type Done = ();
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<()> {
-        self.receivers.inside(self.event, tx, self.scene).await
+        self.receivers.run_in_transaction(self.event, tx, self.context).await
     }
 }
 
-/// As [`Sending`], each whatever became of the others.
+/// Sends a signal in a transaction to all receivers, whether or not others fail.
 struct Robust<'s>(Sending<'s>);
 
 impl Undoable for Robust<'_> {
     type Done = Vec<(Identity, Result<()>)>;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Self::Done> {
-        let Sending { receivers, event, scene } = &mut self.0;
-        Ok(receivers.robust_inside(*event, tx, scene).await)
+        let Sending { receivers, event, context } = &mut self.0;
+        Ok(receivers.run_robust(*event, tx, context).await)
     }
 }

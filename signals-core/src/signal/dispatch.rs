@@ -1,3 +1,5 @@
+//! Runs receivers: in order, with their parameters, with a span, and with a defined effect of their errors and panics.
+
 use crate::task::info::Identity;
 use crate::task::info::Info;
 use crate::task::info::Phase;
@@ -23,160 +25,169 @@ use crate::table::previous_row::SharedPreviousRow;
 use crate::task::chain::{Operation, PoolId};
 use crate::task::span::span;
 
-/// Runs the receivers in order, to the first error.
+/// Runs the receivers in order, and stops at the first error of one that is not robust.
 pub(crate) async fn dispatch(
-    to: &[ErasedReceiver],
+    receivers: &[ErasedReceiver],
     event: &mut dyn Event,
     mut conn: Option<&mut Conn<'_>>,
-    scene: &OperationContext,
-    before: &SharedPreviousRow,
+    context: &OperationContext,
+    previous: &SharedPreviousRow,
 ) -> Result<()> {
-    for to in to {
-        if wants(&to.info, event.created(), before) {
+    for receiver in receivers {
+        if selects(&receiver.info, event.created(), previous) {
             if let Some(conn) = &mut conn {
                 conn.state.set_notified();
             }
-            if to.info.robust {
-                // Whatever became of it is in the log by now.
-                let _ = robust(to, event, conn.as_deref_mut(), scene, before).await;
+            if receiver.info.robust {
+                // The error is logged already.
+                let _ = robust(receiver, event, conn.as_deref_mut(), context, previous).await;
             } else {
-                let cx = Context::new(conn.as_deref_mut(), scene.db.as_ref(), before.as_deref());
-                let refuses = Failure::Refuses;
-                run(&to.info, &scene.operation, refuses, || event.begin(to, cx)).await?;
+                let cx =
+                    Context::new(conn.as_deref_mut(), context.db.as_ref(), previous.as_deref());
+                let failure = OnFailure::FailsOperation;
+                run(&receiver.info, &context.operation, failure, || event.begin(receiver, cx))
+                    .await?;
             }
         }
     }
     Ok(())
 }
 
-/// Runs every receiver, each in a savepoint of its own where it takes the connection, and returns what became of each.
+/// Runs all receivers, and returns the result of each. A receiver that takes the connection runs in its own savepoint.
 pub(crate) async fn dispatch_robust(
-    to: &[ErasedReceiver],
+    receivers: &[ErasedReceiver],
     event: &mut dyn Event,
     mut conn: Option<&mut Conn<'_>>,
-    scene: &OperationContext,
+    context: &OperationContext,
 ) -> Vec<(Identity, Result<()>)> {
-    let mut results = Vec::with_capacity(to.len());
-    for to in to {
-        results.push((to.info.clone(), robust(to, event, conn.as_deref_mut(), scene, &None).await));
+    let mut results = Vec::with_capacity(receivers.len());
+    for receiver in receivers {
+        results.push((
+            receiver.info.clone(),
+            robust(receiver, event, conn.as_deref_mut(), context, &None).await,
+        ));
     }
     results
 }
 
-/// What the failure of a receiver means.
+/// The effect of a receiver's failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Failure {
-    /// The operation fails with it.
-    Refuses,
-    /// It is one of the results that the caller gets.
-    IsReturned,
-    /// Nobody but the log gets it, or somebody who rarely looks.
-    IsLogged,
+enum OnFailure {
+    /// The operation fails with the error.
+    FailsOperation,
+    /// The error is one of the results of `send_robust`.
+    Returned,
+    /// The error is logged, and is at most in `Committed::errors`, which few programs read.
+    LogOnly,
 }
 
-impl Failure {
-    /// Of a receiver whose failure is no error of the operation.
+impl OnFailure {
+    /// The effect for a receiver whose failure does not fail the operation.
     fn of_robust(info: &Info) -> Self {
-        if info.robust { Self::IsLogged } else { Self::IsReturned }
+        if info.robust { Self::LogOnly } else { Self::Returned }
     }
 }
 
-/// Logs a failure: an error if nobody else gets it.
+/// Logs a failure: at ERROR if the log is the only place that shows it, else at DEBUG.
 macro_rules! log {
     ($failure:expr, $($event:tt)*) => {
         match $failure {
-            Failure::IsLogged => tracing::error!($($event)*),
-            Failure::Refuses | Failure::IsReturned => tracing::debug!($($event)*),
+            OnFailure::LogOnly => tracing::error!($($event)*),
+            OnFailure::FailsOperation | OnFailure::Returned => tracing::debug!($($event)*),
         }
     };
 }
 
-/// Whether a receiver wants to hear of an event.
-fn wants(info: &Info, created: Option<bool>, before: &SharedPreviousRow) -> bool {
-    let changed = || match before {
-        Some(before) => info.changed.iter().any(|column| before.changed(column)),
+/// Whether the options `created`, `updated` and `changed(…)` of a receiver select an event.
+fn selects(info: &Info, created: Option<bool>, previous: &SharedPreviousRow) -> bool {
+    let changed = || match previous {
+        Some(previous) => info.changed.iter().any(|column| previous.changed(column)),
         None => true,
     };
     (info.created.is_none() || info.created == created) && (info.changed.is_empty() || changed())
 }
 
-/// Runs a receiver whose failure is only logged: where it has the connection, in a savepoint, so that what it did is
-/// undone, and a statement of it that fails does not end the transaction.
+/// Runs a receiver whose failure does not fail the operation. If it takes the connection, it runs in a savepoint. If it fails, what it
+/// has written is then undone, and a statement that has failed does not abort the transaction.
 async fn robust(
-    to: &ErasedReceiver,
+    receiver: &ErasedReceiver,
     event: &mut dyn Event,
     conn: Option<&mut Conn<'_>>,
-    scene: &OperationContext,
-    before: &SharedPreviousRow,
+    context: &OperationContext,
+    previous: &SharedPreviousRow,
 ) -> Result<()> {
     match conn {
-        // On the heap: few receivers have a savepoint, and every future of a dispatch would have room for it.
-        Some(conn) if to.info.connection => {
-            Box::pin(robust_in_savepoint(to, event, conn, scene, before)).await
+        // Boxed, because few receivers run in a savepoint, and the future of every dispatch would be larger by this one.
+        Some(conn) if receiver.info.connection => {
+            Box::pin(robust_in_savepoint(receiver, event, conn, context, previous)).await
         }
         conn => {
-            let cx = Context::new(conn, scene.db.as_ref(), before.as_deref());
-            run(&to.info, &scene.operation, Failure::of_robust(&to.info), || event.begin(to, cx))
-                .await
+            let cx = Context::new(conn, context.db.as_ref(), previous.as_deref());
+            run(&receiver.info, &context.operation, OnFailure::of_robust(&receiver.info), || {
+                event.begin(receiver, cx)
+            })
+            .await
         }
     }
 }
 
 async fn robust_in_savepoint(
-    to: &ErasedReceiver,
+    receiver: &ErasedReceiver,
     event: &mut dyn Event,
     conn: &mut Conn<'_>,
-    scene: &OperationContext,
-    before: &SharedPreviousRow,
+    context: &OperationContext,
+    previous: &SharedPreviousRow,
 ) -> Result<()> {
     let mut has_failed = false;
-    let receiving = Receiving { to, event, scene, before, has_failed: &mut has_failed };
-    let done = in_savepoint(conn, receiving).await;
-    // The failure of the receiver itself is in the log.
+    let savepoint_run =
+        SavepointRun { receiver, event, context, previous, has_failed: &mut has_failed };
+    let done = in_savepoint(conn, savepoint_run).await;
+    // The failure of the receiver itself is logged already.
     done.inspect_err(|error| {
         if !has_failed {
-            not_run(&to.info, error)
+            log_no_savepoint(&receiver.info, error)
         }
     })
 }
 
-/// A robust receiver in its savepoint.
-struct Receiving<'r> {
-    to: &'r ErasedReceiver,
+/// The run of a receiver in its savepoint.
+struct SavepointRun<'r> {
+    receiver: &'r ErasedReceiver,
     event: &'r mut dyn Event,
-    scene: &'r OperationContext,
-    before: &'r SharedPreviousRow,
+    context: &'r OperationContext,
+    previous: &'r SharedPreviousRow,
     has_failed: &'r mut bool,
 }
 
-impl Undoable for Receiving<'_> {
+impl Undoable for SavepointRun<'_> {
     type Done = ();
 
     async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<()> {
-        let Self { to, event, scene, before, has_failed } = self;
-        let cx = Context::new(Some(&mut **savepoint), scene.db.as_ref(), before.as_deref());
-        let failure = Failure::of_robust(&to.info);
-        let done = run(&to.info, &scene.operation, failure, || event.begin(to, cx)).await;
+        let Self { receiver, event, context, previous, has_failed } = self;
+        let cx = Context::new(Some(&mut **savepoint), context.db.as_ref(), previous.as_deref());
+        let failure = OnFailure::of_robust(&receiver.info);
+        let done =
+            run(&receiver.info, &context.operation, failure, || event.begin(receiver, cx)).await;
         **has_failed = done.is_err();
         done
     }
 }
 
-/// The savepoint of a receiver could not be begun or released.
-fn not_run(receiver: &Identity, error: &Error) {
+/// Logs that the savepoint of a receiver could not be begun or released.
+fn log_no_savepoint(receiver: &Identity, error: &Error) {
     let (name, Info { signal, sender, .. }) = (receiver.name(), receiver.info);
     let cause = Some(error as &dyn StdError);
-    let failure = Failure::of_robust(receiver);
+    let failure = OnFailure::of_robust(receiver);
     log!(failure, receiver = name, signal, sender, cause, "a receiver has no savepoint");
 }
 
-/// Runs a receiver: a panic is an error, and both are in the log.
+/// Runs a receiver, turns a panic into an error, and logs an error.
 ///
-/// One that is no future is through at the first poll, and makes no room for one that is.
+/// A plain function has finished at the first poll. The future of an async receiver is boxed, so that it does not enlarge this one.
 async fn run<'a>(
     receiver: &Identity,
     operation: &Arc<Operation>,
-    failure: Failure,
+    failure: OnFailure,
     begin: impl FnOnce() -> Started<'a>,
 ) -> Result<()> {
     let Info { signal, sender, .. } = receiver.info;
@@ -192,13 +203,14 @@ async fn run<'a>(
         }
         Err(payload) => Err(payload),
     };
-    ended(receiver, operation.about(), failure, started, done)
+    finish_run(receiver, operation.about(), failure, started, done)
 }
 
-fn ended(
+/// Logs the result of a receiver, and turns a failure into [`Error::Receiver`].
+fn finish_run(
     receiver: &Identity,
     about: (&'static str, &'static str),
-    failure: Failure,
+    failure: OnFailure,
     started: Instant,
     done: std::thread::Result<Result<(), BoxError>>,
 ) -> Result<()> {
@@ -214,56 +226,62 @@ fn ended(
         Err(payload) => Box::new(Panicked::new(payload)),
     };
     let (verb, model) = about;
-    let (refused, source) = (failure == Failure::Refuses, Arc::from(source));
+    let (refused, source) = (failure == OnFailure::FailsOperation, Arc::from(source));
     let name = receiver.static_name();
     let failed =
         ReceiverError { receiver: name, signal, sender, file, line, verb, model, refused, source };
-    // What a receiver inside this one returned is in the log already: a veto is logged once, however deep it is.
-    if failure == Failure::IsLogged || !failed.is_passed_on() {
+    // An error that comes from a receiver of a nested save is logged already. It is logged once, not once for each level.
+    if failure == OnFailure::LogOnly || !failed.is_passed_on() {
         let (cause, elapsed) = (Some(&*failed.source as &dyn StdError), started.elapsed());
         log!(failure, receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
     }
     Err(Error::Receiver(Box::new(failed)))
 }
 
-/// An event, and those who wait for the end of its transaction.
+/// A kept event, and the receivers that run after its transaction has ended.
 pub(crate) struct DeferredDelivery {
     kept: Box<dyn KeptEvent>,
     created: Option<bool>,
-    to: Arc<[ErasedReceiver]>,
-    scene: OperationContext,
-    before: SharedPreviousRow,
+    receivers: Arc<[ErasedReceiver]>,
+    context: OperationContext,
+    previous: SharedPreviousRow,
 }
 
 impl DeferredDelivery {
-    /// Keeps the event, where somebody waits for it.
+    /// Keeps the event. `None` if no receiver is selected.
     pub(crate) fn of(
-        to: &Arc<[ErasedReceiver]>,
+        receivers: &Arc<[ErasedReceiver]>,
         event: &dyn Event,
-        scene: &OperationContext,
-        before: &SharedPreviousRow,
+        context: &OperationContext,
+        previous: &SharedPreviousRow,
     ) -> Option<Box<dyn Deferred>> {
         let created = event.created();
-        let waiting = to.iter().filter(|to| wants(&to.info, created, before));
-        let kept = event.keep(&waiting.collect::<Vec<_>>())?;
-        let (to, scene, before) = (Arc::clone(to), scene.clone(), before.clone());
-        Some(Box::new(Self { kept, created, to, scene, before }))
+        let selected =
+            receivers.iter().filter(|receiver| selects(&receiver.info, created, previous));
+        let kept = event.keep(&selected.collect::<Vec<_>>())?;
+        let (receivers, context, previous) =
+            (Arc::clone(receivers), context.clone(), previous.clone());
+        Some(Box::new(Self { kept, created, receivers, context, previous }))
     }
 }
 
-/// Runs the receivers that wait for the commit on an event that was not kept.
+/// Runs the `on_commit` receivers with an event that could not be kept, after its statement has committed itself.
 pub(crate) async fn notify_committed(
-    to: &[ErasedReceiver],
+    receivers: &[ErasedReceiver],
     event: &mut dyn Event,
-    scene: &OperationContext,
-    before: &SharedPreviousRow,
+    context: &OperationContext,
+    previous: &SharedPreviousRow,
 ) {
-    let operation = scene.operation.afterwards(None);
-    for to in to {
-        if to.info.phase == Phase::OnCommit && wants(&to.info, event.created(), before) {
-            let cx = Context::new(None, scene.db.as_ref(), before.as_deref());
-            // What became of it is in the log.
-            let _ = run(&to.info, &operation, Failure::IsLogged, || event.begin(to, cx)).await;
+    let operation = context.operation.afterwards(None);
+    for receiver in receivers {
+        if receiver.info.phase == Phase::OnCommit
+            && selects(&receiver.info, event.created(), previous)
+        {
+            let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
+            // The error is logged already.
+            let _ =
+                run(&receiver.info, &operation, OnFailure::LogOnly, || event.begin(receiver, cx))
+                    .await;
         }
     }
 }
@@ -275,13 +293,15 @@ impl Deferred for DeferredDelivery {
             End::RolledBack => Phase::OnRollback,
         };
         Box::pin(async move {
-            let Self { kept, created, to, scene, before } = *self;
-            let operation = scene.operation.afterwards(holds);
+            let Self { kept, created, receivers, context, previous } = *self;
+            let operation = context.operation.afterwards(holds);
             let mut errors = Vec::new();
-            let waiting = |info: &Info| info.phase == phase && wants(info, created, &before);
-            for to in to.iter().filter(|to| waiting(&to.info)) {
-                let cx = Context::new(None, scene.db.as_ref(), before.as_deref());
-                let done = run(&to.info, &operation, Failure::IsLogged, || kept.begin(to, cx));
+            let runs = |info: &Info| info.phase == phase && selects(info, created, &previous);
+            for receiver in receivers.iter().filter(|receiver| runs(&receiver.info)) {
+                let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
+                let done = run(&receiver.info, &operation, OnFailure::LogOnly, || {
+                    kept.begin(receiver, cx)
+                });
                 errors.extend(done.await.err());
             }
             errors

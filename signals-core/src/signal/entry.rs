@@ -1,3 +1,5 @@
+//! The registration of a receiver, with the types of its signal and sender.
+
 use std::any::TypeId;
 use std::panic::Location;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use crate::table::any::AnyModel;
 use crate::task::info::{Info, Receiver};
 
 impl Info {
-    /// Of the receiver that the type `R` names.
+    /// The information about the receiver `R`, with no option set. `connection` is whether it takes the connection.
     pub const fn new<R: Receiver, S: Signal, M: Sender + ?Sized>(
         name: &'static str,
         file: &'static str,
@@ -24,7 +26,7 @@ impl Info {
         Self { signal: S::NAME, sender: M::NAME, doc, connection, ..info }
     }
 
-    /// Of a receiver that is connected at run time.
+    /// The information about a receiver that the program connects at run time, in the source line `at`.
     pub(crate) fn connected<S: Signal, M: Sender>(at: &'static Location<'static>) -> Self {
         struct Connected;
         impl Receiver for Connected {}
@@ -32,26 +34,28 @@ impl Info {
         Self::new::<Connected, S, M>(name, at.file(), at.line(), "", true)
     }
 
-    /// Only for rows that are new, or only for those that are not.
+    /// Sets the option `created` or `updated`: the receiver runs only for new rows, or only for rows that existed.
     pub const fn created<S: TellsChange>(mut self, created: bool) -> Self {
         self.created = Some(created);
         self
     }
 
-    /// Only where one of these columns has changed.
+    /// Sets the option `changed(…)`: the receiver runs only if one of these columns has changed.
     pub const fn changed<S: TellsChange>(mut self, columns: &'static [&'static str]) -> Self {
         self.changed = columns;
         self
     }
 }
 
-/// How a receiver is called.
+/// The function of a receiver that is a plain `fn`.
 pub(crate) type SyncCall<S, M> =
     for<'a, 'c> fn(<S as Signal>::Event<'a, M>, Context<'a, 'c>) -> Result<(), BoxError>;
+/// The function of a receiver that is an `async fn`.
 pub(crate) type AsyncCall<S, M> = for<'a, 'c> fn(
     <S as Signal>::Event<'a, M>,
     Context<'a, 'c>,
 ) -> BoxFuture<'a, Result<(), BoxError>>;
+/// The closure of a receiver that is connected at run time.
 pub(crate) type SharedCall<S, M> = Arc<
     dyn for<'a, 'c> Fn(
             <S as Signal>::Event<'a, M>,
@@ -62,17 +66,17 @@ pub(crate) type SharedCall<S, M> = Arc<
 >;
 type Keep<S, M> = for<'e> fn(&<S as Signal>::Event<'e, M>) -> <S as Signal>::Kept<M>;
 
-/// A receiver of the signal `S` from the model `M`.
+/// A receiver of the signal `S` of the model `M`.
 pub struct Entry<S: Signal, M: Send + Sync + 'static> {
     pub(crate) call: Call<S, M>,
-    /// Keeps the event until the end of the transaction, for a receiver that waits for it.
+    /// Copies the event, for a receiver that runs after the transaction has ended.
     pub(crate) keep: Option<Keep<S, M>>,
 }
 
+/// How a receiver is called.
 pub(crate) enum Call<S: Signal, M: ?Sized + Subject> {
     Sync(SyncCall<S, M>),
     Async(AsyncCall<S, M>),
-    /// Connected at run time.
     Shared(SharedCall<S, M>),
 }
 
@@ -87,46 +91,46 @@ impl<S: Signal, M: ?Sized + Subject> Call<S, M> {
 }
 
 impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
-    /// A plain function.
+    /// The entry of a plain function.
     pub const fn sync(call: SyncCall<S, M>) -> Self {
         Self { call: Call::Sync(call), keep: None }
     }
 
-    /// An async function.
+    /// The entry of an async function.
     pub const fn future(call: AsyncCall<S, M>) -> Self {
         Self { call: Call::Async(call), keep: None }
     }
 
-    /// Waits for the end of the transaction, and so needs a copy of the row.
+    /// Makes the receiver run after the transaction has ended, with a copy of the event.
     pub const fn deferred(self) -> Self
     where
         S: Deferrable,
         M: Clone,
     {
-        // Not `..self`: a value with a destructor cannot be taken apart in a constant.
+        // Not `Self { …, ..self }`: a `const fn` cannot move fields out of a value that has a destructor.
         let mut entry = self;
         entry.keep = Some(S::keep::<M>);
         entry
     }
 }
 
-/// A receiver of the signal `S` from every model.
+/// A receiver of the signal `S` of every model.
 pub struct AnyEntry<S: Signal> {
     pub(crate) call: Call<S, dyn AnyModel>,
 }
 
 impl<S: Signal> AnyEntry<S> {
-    /// A plain function.
+    /// The entry of a plain function.
     pub const fn sync(call: SyncCall<S, dyn AnyModel>) -> Self {
         Self { call: Call::Sync(call) }
     }
 
-    /// An async function.
+    /// The entry of an async function.
     pub const fn future(call: AsyncCall<S, dyn AnyModel>) -> Self {
         Self { call: Call::Async(call) }
     }
 
-    /// Waits for the end of the transaction.
+    /// Makes the receiver run after the transaction has ended. The event is kept as a snapshot, so the entry does not change.
     pub const fn deferred(self) -> Self
     where
         S: Deferrable,
@@ -135,7 +139,7 @@ impl<S: Signal> AnyEntry<S> {
     }
 }
 
-/// One `#[receiver]`, as it is collected at link time.
+/// One `#[receiver]`. The linker collects the registrations of all crates.
 #[derive(Clone, Copy)]
 pub struct Registration {
     pub(crate) info: &'static Info,
@@ -145,7 +149,7 @@ pub struct Registration {
 }
 
 impl Registration {
-    /// A registration of `entry`, which is what the signal and the sender say.
+    /// Registers `entry`, which must be the entry of the signal `S` and the sender `M`.
     pub const fn new<S: Signal, M: ?Sized + 'static>(
         info: &'static Info,
         entry: &'static dyn ErasedEntry,

@@ -1,4 +1,4 @@
-//! Receivers without the types of their signal and sender: what runs them is written, and compiled, once.
+//! Receivers without the types of their signal and sender, so that the code that runs them is compiled once.
 
 use crate::task::info::Identity;
 use std::any::Any;
@@ -16,7 +16,7 @@ use crate::table::any::Snapshot;
 use crate::table::column::Column;
 use crate::table::rows::Rows;
 
-/// A receiver, as whoever sends finds it.
+/// A registered receiver without its types.
 #[derive(Clone)]
 #[allow(unreachable_pub)]
 pub struct ErasedReceiver {
@@ -24,13 +24,14 @@ pub struct ErasedReceiver {
     entry: Registered,
 }
 
+/// Where a receiver's entry is stored.
 #[derive(Clone)]
 pub(crate) enum Registered {
     Linked(&'static dyn ErasedEntry),
     Connected(Arc<dyn ErasedEntry>),
 }
 
-/// What is registered: an [`Entry`] of a signal and a sender, or an [`AnyEntry`] of a signal.
+/// An [`Entry`] of a signal and a sender, or an [`AnyEntry`] of a signal.
 pub trait ErasedEntry: Any + Send + Sync {
     #[doc(hidden)]
     fn calls(&self) -> Calls<'_>;
@@ -39,15 +40,15 @@ pub trait ErasedEntry: Any + Send + Sync {
 /// How a receiver is called.
 #[allow(unreachable_pub)]
 pub enum Calls<'r> {
-    /// An `ModelCalls<M>` of its sender.
+    /// The `ModelCalls<M>` of the receiver's sender `M`.
     ModelCalls(&'static (dyn Any + Send + Sync)),
     Any(&'r dyn AnyModelCalls),
 }
 
-/// How receivers of one model are called, whatever their signal.
+/// How receivers of one model are called, for any signal.
 ///
-/// Who is registered brings this along, so that a program has the code of a signal from a model only where somebody receives
-/// it.
+/// The entry of a receiver refers to it, so that the code for a signal of a model is only compiled into programs that have a receiver
+/// for it.
 pub(crate) struct ModelCalls<M> {
     pub(crate) begin: BeginOwn<M>,
     pub(crate) keep: KeepOwn<M>,
@@ -69,7 +70,7 @@ type KeepOwn<M> = fn(
     Complete<'_, M>,
 ) -> Option<Box<dyn KeptEvent>>;
 
-/// Completes copies of rows.
+/// Gives copies of rows the keys that their `Clone` may have left out.
 pub(crate) type Complete<'c, M> = &'c dyn Fn(&mut [M]);
 
 /// How receivers of every model are called.
@@ -79,12 +80,12 @@ pub trait AnyModelCalls {
     fn begin<'a>(
         &self,
         rows: &'a mut dyn Rows,
-        told: &RowEvent,
+        event: &RowEvent,
         cx: Context<'a, '_>,
     ) -> Started<'a>;
 
     #[doc(hidden)]
-    fn keep(&self, rows: &dyn Rows, told: &RowEvent) -> Option<Box<dyn KeptEvent>>;
+    fn keep(&self, rows: &dyn Rows, event: &RowEvent) -> Option<Box<dyn KeptEvent>>;
 }
 
 impl ErasedReceiver {
@@ -104,7 +105,7 @@ impl ErasedReceiver {
         entry.downcast_ref()
     }
 
-    /// Of one that hears of every model.
+    /// The calls of a receiver of every model. `None` for a receiver of one model.
     pub(crate) fn any(&self) -> Option<&dyn AnyModelCalls> {
         match self.entry().calls() {
             Calls::ModelCalls(_) => None,
@@ -112,7 +113,7 @@ impl ErasedReceiver {
         }
     }
 
-    /// Of one that hears of this model.
+    /// The calls of a receiver of the model `M`.
     pub(crate) fn own<M: 'static>(&self) -> &'static ModelCalls<M> {
         self.own_any().downcast_ref().expect(ASKED)
     }
@@ -126,7 +127,7 @@ impl ErasedReceiver {
     }
 }
 
-const ASKED: &str = "a receiver is asked for by its signal and sender";
+const ASKED: &str = "a receiver is looked up by its signal and sender";
 
 impl fmt::Debug for dyn ErasedEntry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -140,30 +141,31 @@ impl fmt::Debug for ErasedReceiver {
     }
 }
 
-/// A receiver that has run, or one that runs.
+/// A receiver that was called: a plain function has returned, an async function has returned its future.
 #[allow(unreachable_pub)]
 pub enum Started<'a> {
     Done(Result<(), BoxError>),
     Future(BoxFuture<'a, Result<(), BoxError>>),
 }
 
-/// What receivers are told.
+/// An event, as receivers are called with it.
 pub(crate) trait Event: Send + Sync {
-    /// Whether it is about a row that is new, where it can tell.
+    /// Whether the event is about new rows. `None` for signals that do not say.
     fn created(&self) -> Option<bool> {
         None
     }
 
+    /// Calls a receiver.
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a>;
 
-    /// Keeps it until the transaction has ended, for these.
+    /// Copies the event for these receivers, which run after the transaction has ended. `None` if the list is empty.
     fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>>;
 }
 
-/// An event that is kept.
+/// A copy of an event for receivers that run after the transaction has ended.
 #[allow(unreachable_pub)]
 pub trait KeptEvent: Send + Sync {
-    /// Begins one of those that it was kept for.
+    /// Calls one of the receivers for which the event was kept.
     fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a>;
 }
 
@@ -179,7 +181,7 @@ impl<S: Signal> ErasedEntry for AnyEntry<S> {
     }
 }
 
-/// Begins a receiver of this signal and sender.
+/// Calls a receiver of this signal and sender.
 pub(crate) fn begin_own<'a, S: Signal, M: Send + Sync + 'static>(
     to: &ErasedReceiver,
     event: S::Event<'a, M>,
@@ -192,22 +194,22 @@ fn begin<'a, S: Signal, M: Send + Sync + 'static>(
     to: &ErasedReceiver,
     rows: &'a mut [M],
     fields: Fields<'a, M>,
-    told: &RowEvent,
+    event: &RowEvent,
     cx: Context<'a, '_>,
 ) -> Started<'a> {
-    begin_own::<S, M>(to, S::of_mut(rows, fields, told).expect(ASKED), cx)
+    begin_own::<S, M>(to, S::of_mut(rows, fields, event).expect(ASKED), cx)
 }
 
-/// Keeps the event, where the receiver waits for the end of the transaction.
+/// Copies the event, if the receiver runs after the transaction has ended.
 fn keep<S: Signal, M: Send + Sync + 'static>(
     to: &ErasedReceiver,
     rows: &[M],
     fields: Fields<'_, M>,
-    told: &RowEvent,
+    event: &RowEvent,
     complete: Complete<'_, M>,
 ) -> Option<Box<dyn KeptEvent>> {
     let keep = to.get::<Entry<S, M>>()?.keep?;
-    let mut kept = keep(&S::of(rows, fields, told)?);
+    let mut kept = keep(&S::of(rows, fields, event)?);
     complete(S::rows_mut(&mut kept));
     Some(Box::new(KeptOwn::<S, M>(kept)))
 }
@@ -224,14 +226,14 @@ impl<S: Signal> AnyModelCalls for AnyEntry<S> {
     fn begin<'a>(
         &self,
         rows: &'a mut dyn Rows,
-        told: &RowEvent,
+        event: &RowEvent,
         cx: Context<'a, '_>,
     ) -> Started<'a> {
-        self.call.begin(S::of_any(rows, told).expect(ASKED), cx)
+        self.call.begin(S::of_any(rows, event).expect(ASKED), cx)
     }
 
-    fn keep(&self, rows: &dyn Rows, told: &RowEvent) -> Option<Box<dyn KeptEvent>> {
-        Some(Box::new(KeptAny::<S>(S::snapshot(rows, told)?)))
+    fn keep(&self, rows: &dyn Rows, event: &RowEvent) -> Option<Box<dyn KeptEvent>> {
+        Some(Box::new(KeptAny::<S>(S::snapshot(rows, event)?)))
     }
 }
 

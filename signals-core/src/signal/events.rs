@@ -1,3 +1,5 @@
+//! The signals of a model and their events.
+
 use std::convert::Infallible;
 use std::fmt::Debug;
 
@@ -18,8 +20,14 @@ macro_rules! signal {
 }
 
 signal! {
-    /// Before a row is written. Its receivers may change the instance, and veto by returning an error: no SQL is sent
-    /// then.
+    /// Sent before a row is written.
+    ///
+    /// The receiver may change the instance, including its key. It may also veto the write by returning an error: the save returns
+    /// [`Error::Receiver`](crate::Error::Receiver), and no SQL is sent. A bulk write calls the receivers for each row before its first
+    /// statement.
+    ///
+    /// The receivers run in the caller's transaction, if there is one. Outside a transaction, one is begun before them only if one of
+    /// them takes the connection.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -34,20 +42,26 @@ signal! {
     pre_save
 }
 signal! {
-    /// After a row was written.
+    /// Sent after a row was written.
+    ///
+    /// By default, the receiver runs in the transaction of the write. If it returns an error or panics, the write is rolled back. With
+    /// `on_commit` it runs after the outermost transaction has committed, and with `on_rollback` after the write was rolled back.
+    ///
+    /// [`PostSave::created`] says whether the row is new. The options `created`, `updated` and `changed(…)` of `#[receiver]` select
+    /// the writes for which the receiver runs.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
     /// # #[derive(Model, Clone)]
     /// # struct User { id: Option<i64>, name: String }
-    /// /// In the transaction of the save, with its connection.
+    /// /// Runs in the transaction of the save, on its connection.
     /// #[receiver(post_save, sender = User, created)]
     /// async fn log(saved: PostSave<'_, User>, conn: &mut Conn<'_>) -> Result<()> {
     ///     conn.query("INSERT INTO log VALUES ($1)").bind(saved.pk()).execute().await?;
     ///     Ok(())
     /// }
     ///
-    /// /// Once it is stored.
+    /// /// Runs after the commit.
     /// #[receiver(post_save, sender = User, on_commit)]
     /// async fn greet(saved: PostSave<'_, User>) {
     ///     println!("welcome, {}", saved.instance.name);
@@ -56,10 +70,13 @@ signal! {
     post_save
 }
 signal! {
-    /// Before a row is deleted. Its receivers may veto by returning an error: nothing is deleted then. No SQL is sent
-    /// before, unless rows of other models belong to the row (`belongs_to`): those are read first, so that it is known
-    /// what is deleted and whether it may be. The receivers of all of these rows run before anything is written, those of a
-    /// row before those of the rows that belong to it.
+    /// Sent before a row is deleted.
+    ///
+    /// The receiver may veto the delete by returning an error: nothing is deleted then.
+    ///
+    /// No SQL is sent before the receivers run, unless rows of other models can belong to the row (`belongs_to`). These rows are read
+    /// first, to find out what else is deleted and whether a `restrict` forbids it. The receivers of all rows that will be deleted run
+    /// before the first write; those of a row run before those of the rows that belong to it.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -73,7 +90,9 @@ signal! {
     pre_delete
 }
 signal! {
-    /// After a row was deleted; not where there was none.
+    /// Sent after a row was deleted. It is not sent if the row did not exist.
+    ///
+    /// The phases are those of [`post_save`]: in the transaction of the delete, with `on_commit`, or with `on_rollback`.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -81,16 +100,17 @@ signal! {
     /// # struct User { id: Option<i64>, name: String }
     /// #[receiver(post_delete, sender = User, on_commit)]
     /// fn farewell(deleted: PostDelete<'_, User>) {
-    ///     println!("{} is gone, and so is the key {}", deleted.instance.name, deleted.pk());
+    ///     println!("deleted {} with the key {}", deleted.instance.name, deleted.pk());
     /// }
     /// ```
     post_delete
 }
 
 signal! {
-    /// After a row was read, by whatever reads rows and returns them: `get`, `find`, `all`, `query`, `refresh`,
-    /// `get_or_create`. Its receivers may change the instance. It is not sent for rows of [`Db::query`](crate::Db::query),
-    /// which may be anything.
+    /// Sent after a row was read by a call that returns rows of the model: `get`, `find`, `all`, `query`, `refresh`, `get_or_create`.
+    ///
+    /// The receiver may change the instance. The signal is not sent for rows of [`Db::query`](crate::Db::query), because they need
+    /// not be rows of a model.
     ///
     /// The idea is [SQLAlchemy's](https://docs.sqlalchemy.org/en/20/orm/events.html#sqlalchemy.orm.InstanceEvents.load).
     ///
@@ -120,8 +140,11 @@ signal! {
     post_load
 }
 signal! {
-    /// After a statement has written rows: once for the rows of one statement, where [`post_save`] is sent for each of them.
-    /// A save of one row arrives as a slice of one. It is sent after the [`post_save`] of its rows.
+    /// Sent after a statement has written rows, once for all rows of the statement.
+    ///
+    /// Use it for receivers that are expensive to call for each row, such as one that updates a search index. A save of one row
+    /// sends it too, with a slice of one row, so that one receiver covers both. It is sent after the [`post_save`] signals of the
+    /// rows. [`PostSaveBatch`] shows an audit log of every model that is written in batches.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -129,14 +152,15 @@ signal! {
     /// # struct User { id: Option<i64>, name: String }
     /// #[receiver(post_save_batch, sender = User, on_commit)]
     /// async fn index(saved: PostSaveBatch<'_, User>) {
-    ///     println!("{} users to be indexed", saved.instances.len());
+    ///     println!("{} users to index", saved.instances.len());
     /// }
     /// ```
     post_save_batch
 }
 signal! {
-    /// After a statement has deleted rows: once for the rows of one statement, where [`post_delete`] is sent for each of
-    /// them. A delete of one row arrives as a slice of one. It is sent after the [`post_delete`] of its rows.
+    /// Sent after a statement has deleted rows, once for all rows of the statement.
+    ///
+    /// A delete of one row sends it too, with a slice of one row. It is sent after the [`post_delete`] signals of the rows.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -144,35 +168,41 @@ signal! {
     /// # struct User { id: Option<i64>, name: String }
     /// #[receiver(post_delete_batch, sender = User)]
     /// fn count(deleted: PostDeleteBatch<'_, User>) {
-    ///     println!("{} users are gone", deleted.instances.len());
+    ///     println!("{} users were deleted", deleted.instances.len());
     /// }
     /// ```
     post_delete_batch
 }
 
-/// A row is about to be written: the event of [`pre_save`].
+/// The event of [`pre_save`]: a row is about to be written.
+///
+/// `PreSave<'_, User>` is the event for receivers of one model, `PreSave<'_, dyn AnyModel>` for receivers of every model. See
+/// [`pre_save`] for an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PreSave<'e, M: ?Sized> {
-    /// The row, which the receiver may change; its key too.
+    /// The row. The receiver may change it, including its key.
     pub instance: &'e mut M,
-    /// The columns that are written, where it is not all of them.
+    /// The columns that will be written, or `None` if all of them are.
     pub fields: Option<&'e [Column<M>]>,
 }
 
-/// A row was written: the event of [`post_save`].
+/// The event of [`post_save`]: a row was written.
+///
+/// `PostSave<'_, User>` is the event for receivers of one model, `PostSave<'_, dyn AnyModel>` for receivers of every model. See
+/// [`post_save`] for an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PostSave<'e, M: ?Sized> {
-    /// The row as it was written.
+    /// The row as it was written, including what the database has set: its key, version and generated columns.
     pub instance: &'e M,
-    /// Whether the row is new.
+    /// Whether the row is new: `true` after an INSERT, `false` after an UPDATE.
     pub created: bool,
-    /// The columns that were written, where it is not all of them.
+    /// The columns that were written, or `None` if all of them were.
     pub fields: Option<&'e [Column<M>]>,
 }
 
-/// A row is about to be deleted: the event of [`pre_delete`].
+/// The event of [`pre_delete`]: a row is about to be deleted.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PreDelete<'e, M: ?Sized> {
@@ -180,37 +210,102 @@ pub struct PreDelete<'e, M: ?Sized> {
     pub instance: &'e M,
 }
 
-/// A row was deleted: the event of [`post_delete`].
+/// The event of [`post_delete`]: a row was deleted.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PostDelete<'e, M: ?Sized> {
-    /// The row as it was; it still has its key.
+    /// The deleted row. It still has its key.
     pub instance: &'e M,
 }
 
-/// A row was read: the event of [`post_load`].
+/// The event of [`post_load`]: a row was read.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PostLoad<'e, M: ?Sized> {
-    /// The row, which the receiver may change.
+    /// The row. The receiver may change it.
     pub instance: &'e mut M,
 }
 
-/// Rows were written by one statement: the event of [`post_save_batch`].
+/// The event of [`post_save_batch`]: one statement has written rows.
+///
+/// A bulk write sends one event for each of its statements. At present, a statement writes up to 16,384 rows on PostgreSQL and up to
+/// 1,000 rows on SQLite. It writes fewer rows if the model has very many columns, or columns that PostgreSQL cannot receive as
+/// arrays.
+///
+/// # An audit log of every model
+///
+/// A receiver that names no sender gets `PostSaveBatch<'_, dyn AnyModel>`. There, `instances` is an
+/// `Arc<[&dyn AnyModel]>`, which dereferences to a slice of rows of any model. The following receiver writes the audit entries
+/// of all rows of an event with one `insert_many`, in the transaction of the write. An `insert_many` of 10,000 rows calls it once
+/// on PostgreSQL and ten times on SQLite. With [`post_save`], it would be called 10,000 times.
+///
+/// ```standalone_crate
+/// use sqlx_signals::prelude::*;
+/// use sqlx_signals::without_signals;
+///
+/// #[derive(Model)]
+/// #[model(table = "audit_log")]
+/// struct AuditEntry {
+///     id: Option<i64>,
+///     table_name: String,
+///     row_key: String,
+///     created: bool,
+/// }
+///
+/// #[receiver(post_save_batch)]
+/// async fn audit(saved: PostSaveBatch<'_, dyn AnyModel>, conn: &mut Conn<'_>) -> Result<()> {
+///     let rows = saved.instances.iter();
+///     let mut entries: Vec<_> = rows
+///         .map(|row| AuditEntry {
+///             id: None,
+///             table_name: row.table().to_owned(),
+///             row_key: row.key().unwrap_or_default(),
+///             created: saved.created,
+///         })
+///         .collect();
+///     // Without signals, because the entries are rows of a model too: this receiver would receive them.
+///     without_signals(async { AuditEntry::insert_many(conn, &mut entries).await }).await?;
+///     Ok(())
+/// }
+///
+/// #[derive(Model)]
+/// struct City {
+///     id: Option<i64>,
+///     name: String,
+/// }
+///
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL);
+/// #     CREATE TABLE audit_log (id INTEGER PRIMARY KEY, table_name TEXT NOT NULL, row_key TEXT NOT NULL,
+/// #         created BOOLEAN NOT NULL)").await?;
+/// let mut cities: Vec<_> =
+///     (1..=10_000).map(|n| City { id: None, name: format!("City {n}") }).collect();
+/// City::insert_many(&db, &mut cities).await?;
+/// assert_eq!(AuditEntry::query("").count(&db).await?, 10_000);
+/// # Ok(()) }
+/// ```
 #[non_exhaustive]
 pub struct PostSaveBatch<'e, M: ?Sized + Subject> {
-    /// The rows as they were written, in the order in which they were given: a `&[M]`.
+    /// The rows as they were written, in the order of the caller's slice.
+    ///
+    /// It is a `&[M]` for receivers of one model, and an `Arc<[&dyn AnyModel]>` for receivers of every model.
     pub instances: M::Slice<'e>,
-    /// Whether the rows are new.
+    /// Whether the rows are new. All rows of a statement are, or none.
     pub created: bool,
-    /// The columns that were written, where it is not all of them.
+    /// The columns that were written, or `None` if all of them were.
     pub fields: Option<&'e [Column<M>]>,
 }
 
-/// Rows were deleted by one statement: the event of [`post_delete_batch`].
+/// The event of [`post_delete_batch`]: one statement has deleted rows.
+///
+/// A receiver that names no sender gets `PostDeleteBatch<'_, dyn AnyModel>`, with rows of any model. [`PostSaveBatch`] shows how
+/// such a receiver is written, and how many rows one statement has.
 #[non_exhaustive]
 pub struct PostDeleteBatch<'e, M: ?Sized + Subject> {
-    /// The rows as they were, in the order in which they were given: a `&[M]`. They still have their keys.
+    /// The deleted rows, in the order of the caller's slice. They still have their keys.
+    ///
+    /// It is a `&[M]` for receivers of one model, and an `Arc<[&dyn AnyModel]>` for receivers of every model.
     pub instances: M::Slice<'e>,
 }
 
@@ -259,26 +354,26 @@ impl Signal for pre_save {
     fn of_mut<'e, M: Send + Sync + 'static>(
         rows: &'e mut [M],
         fields: Option<&'e [Column<M>]>,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<PreSave<'e, M>> {
-        let RowEvent::PreSave(row) = *told else { return None };
+        let RowEvent::PreSave(row) = *event else { return None };
         Some(PreSave { instance: &mut rows[row], fields })
     }
 
-    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PreSave<'e, dyn AnyModel>> {
-        let RowEvent::PreSave(row) = *told else { return None };
+    fn of_any<'e>(rows: &'e mut dyn Rows, event: &RowEvent) -> Option<PreSave<'e, dyn AnyModel>> {
+        let RowEvent::PreSave(row) = *event else { return None };
         let (instance, fields) = rows.at_mut_with_fields(row);
         Some(PreSave { instance, fields })
     }
 }
 
-/// A write that is kept until the transaction has ended.
+/// A `post_save` event that is kept until the transaction has ended.
 #[derive(Debug)]
 pub struct KeptSave<M> {
     instance: M,
     created: bool,
     fields: Option<Vec<Column<M>>>,
-    /// The same, where it is kept for receivers of every model.
+    /// The written columns, if the event is kept for receivers of every model.
     any_fields: Option<Vec<Column<dyn AnyModel>>>,
 }
 
@@ -307,19 +402,19 @@ impl Signal for post_save {
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         fields: Option<&'e [Column<M>]>,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<PostSave<'e, M>> {
-        let RowEvent::PostSave { row, created } = *told else { return None };
+        let RowEvent::PostSave { row, created } = *event else { return None };
         Some(PostSave { instance: &rows[row], created, fields })
     }
 
-    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PostSave<'e, dyn AnyModel>> {
-        let RowEvent::PostSave { row, created } = *told else { return None };
+    fn of_any<'e>(rows: &'e mut dyn Rows, event: &RowEvent) -> Option<PostSave<'e, dyn AnyModel>> {
+        let RowEvent::PostSave { row, created } = *event else { return None };
         Some(PostSave { instance: rows.at(row), created, fields: rows.any_fields() })
     }
 
-    fn snapshot(rows: &dyn Rows, told: &RowEvent) -> Option<KeptSave<Snapshot>> {
-        let RowEvent::PostSave { row, created } = *told else { return None };
+    fn snapshot(rows: &dyn Rows, event: &RowEvent) -> Option<KeptSave<Snapshot>> {
+        let RowEvent::PostSave { row, created } = *event else { return None };
         let any_fields = rows.any_fields().map(<[_]>::to_vec);
         Some(KeptSave { instance: Snapshot::of(rows.at(row)), created, fields: None, any_fields })
     }
@@ -357,14 +452,14 @@ impl Signal for pre_delete {
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         _: Option<&'e [Column<M>]>,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<PreDelete<'e, M>> {
-        let RowEvent::PreDelete(row) = *told else { return None };
+        let RowEvent::PreDelete(row) = *event else { return None };
         Some(PreDelete { instance: &rows[row] })
     }
 
-    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PreDelete<'e, dyn AnyModel>> {
-        let RowEvent::PreDelete(row) = *told else { return None };
+    fn of_any<'e>(rows: &'e mut dyn Rows, event: &RowEvent) -> Option<PreDelete<'e, dyn AnyModel>> {
+        let RowEvent::PreDelete(row) = *event else { return None };
         Some(PreDelete { instance: rows.at(row) })
     }
 }
@@ -392,19 +487,22 @@ impl Signal for post_delete {
     fn of<'e, M: Send + Sync + 'static>(
         rows: &'e [M],
         _: Option<&'e [Column<M>]>,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<PostDelete<'e, M>> {
-        let RowEvent::PostDelete(row) = *told else { return None };
+        let RowEvent::PostDelete(row) = *event else { return None };
         Some(PostDelete { instance: &rows[row] })
     }
 
-    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PostDelete<'e, dyn AnyModel>> {
-        let RowEvent::PostDelete(row) = *told else { return None };
+    fn of_any<'e>(
+        rows: &'e mut dyn Rows,
+        event: &RowEvent,
+    ) -> Option<PostDelete<'e, dyn AnyModel>> {
+        let RowEvent::PostDelete(row) = *event else { return None };
         Some(PostDelete { instance: rows.at(row) })
     }
 
-    fn snapshot(rows: &dyn Rows, told: &RowEvent) -> Option<Snapshot> {
-        let RowEvent::PostDelete(row) = *told else { return None };
+    fn snapshot(rows: &dyn Rows, event: &RowEvent) -> Option<Snapshot> {
+        let RowEvent::PostDelete(row) = *event else { return None };
         Some(Snapshot::of(rows.at(row)))
     }
 }

@@ -1,3 +1,5 @@
+//! The signal `post_load`: its event about erased rows.
+
 use std::convert::Infallible;
 
 use super::events::{PostLoad, post_load};
@@ -27,14 +29,14 @@ impl Signal for post_load {
     fn of_mut<'e, M: Send + Sync + 'static>(
         rows: &'e mut [M],
         _: Option<&'e [Column<M>]>,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<PostLoad<'e, M>> {
-        let RowEvent::PostLoad(row) = *told else { return None };
+        let RowEvent::PostLoad(row) = *event else { return None };
         Some(PostLoad { instance: &mut rows[row] })
     }
 
-    fn of_any<'e>(rows: &'e mut dyn Rows, told: &RowEvent) -> Option<PostLoad<'e, dyn AnyModel>> {
-        let RowEvent::PostLoad(row) = *told else { return None };
+    fn of_any<'e>(rows: &'e mut dyn Rows, event: &RowEvent) -> Option<PostLoad<'e, dyn AnyModel>> {
+        let RowEvent::PostLoad(row) = *event else { return None };
         Some(PostLoad { instance: rows.at_mut(row) })
     }
 }

@@ -31,10 +31,24 @@ pub use events::{
     post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save,
 };
 
-/// Something that happens, and that receivers can be registered for. What a receiver gets of it is the event.
+/// A kind of event that receivers can subscribe to.
 ///
-/// The four signals of a model are [`pre_save`], [`post_save`], [`pre_delete`] and [`post_delete`], after
-/// [Django's](https://docs.djangoproject.com/en/stable/ref/signals/#module-django.db.models.signals).
+/// A signal is a type: one of the signals of a model below, or a type with `#[derive(Signal)]`, see
+/// [`CustomSignal`](crate::CustomSignal). `#[receiver(post_save, …)]` names the signal, and the first parameter of the
+/// receiver is the signal's event.
+///
+/// | signal | event | sent |
+/// |---|---|---|
+/// | [`pre_save`] | [`PreSave`] | before a row is written |
+/// | [`post_save`] | [`PostSave`] | after a row was written |
+/// | [`pre_delete`] | [`PreDelete`] | before a row is deleted |
+/// | [`post_delete`] | [`PostDelete`] | after a row was deleted |
+/// | [`post_load`] | [`PostLoad`] | after a row was read |
+/// | [`post_save_batch`] | [`PostSaveBatch`] | after a statement has written rows, once for all of them |
+/// | [`post_delete_batch`] | [`PostDeleteBatch`] | after a statement has deleted rows, once for all of them |
+///
+/// The first four have the meaning of
+/// [Django's signals](https://docs.djangoproject.com/en/stable/ref/signals/#module-django.db.models.signals) of the same names.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a signal",
     label = "not a signal",
@@ -44,74 +58,83 @@ pub trait Signal: Send + Sync + 'static {
     /// The signal's name.
     const NAME: &'static str;
 
-    /// What a receiver gets.
+    /// The event: the first parameter of a receiver. `M` is the model, or `dyn AnyModel` for receivers of every model.
     type Event<'e, M: ?Sized + Subject>: Send;
 
-    /// What is kept of an event until the transaction has ended.
+    /// An owned copy of the event, which is kept until the transaction has ended.
     #[doc(hidden)]
     type Kept<M: Send + Sync + 'static>: Send + Sync + 'static;
 
-    /// The rows in what was kept.
+    /// The rows in a kept event.
     #[doc(hidden)]
     fn rows_mut<M: Send + Sync + 'static>(_kept: &mut Self::Kept<M>) -> &mut [M] {
         &mut []
     }
 
-    /// The event of what was kept.
+    /// The event, borrowed from a kept event.
     #[doc(hidden)]
     fn replay<M: Send + Sync + 'static>(kept: &Self::Kept<M>) -> Self::Event<'_, M>;
 
-    /// Of what a receiver hears that names no sender.
+    /// The sender of receivers that name none.
     #[doc(hidden)]
     type AnySender: ?Sized + Sender;
 
-    /// Its registration.
+    /// The entry of receivers that name no sender.
     #[doc(hidden)]
     type AnyEntry: 'static;
 
-    /// The event of what was kept for receivers of every model.
+    /// The event for receivers of every model, borrowed from a kept event.
     #[doc(hidden)]
     fn replay_any(kept: &Self::Kept<Snapshot>) -> Self::Event<'_, dyn AnyModel>;
 
-    /// The event that is told of rows, where they are not to be changed and it is told of by this signal.
+    /// The event about these rows, if this signal is the one that `event` belongs to. `None` for signals whose event borrows
+    /// the row mutably, see [`of_mut`](Self::of_mut).
     #[doc(hidden)]
     fn of<'e, M: Send + Sync + 'static>(
         _rows: &'e [M],
         _fields: Option<&'e [Column<M>]>,
-        _told: &RowEvent,
+        _event: &RowEvent,
     ) -> Option<Self::Event<'e, M>> {
         None
     }
 
-    /// The same where they may be changed.
+    /// The event about these rows, from a mutable borrow.
     #[doc(hidden)]
     fn of_mut<'e, M: Send + Sync + 'static>(
         rows: &'e mut [M],
         fields: Option<&'e [Column<M>]>,
-        told: &RowEvent,
+        event: &RowEvent,
     ) -> Option<Self::Event<'e, M>> {
-        Self::of(rows, fields, told)
+        Self::of(rows, fields, event)
     }
 
-    /// The same for receivers of every model.
+    /// The event about these rows for receivers of every model.
     #[doc(hidden)]
     fn of_any<'e>(
         _rows: &'e mut dyn Rows,
-        _told: &RowEvent,
+        _event: &RowEvent,
     ) -> Option<Self::Event<'e, dyn AnyModel>> {
         None
     }
 
-    /// What is kept for receivers of every model.
+    /// The kept event for receivers of every model, with a snapshot of each row.
     #[doc(hidden)]
-    fn snapshot(_rows: &dyn Rows, _told: &RowEvent) -> Option<Self::Kept<Snapshot>> {
+    fn snapshot(_rows: &dyn Rows, _event: &RowEvent) -> Option<Self::Kept<Snapshot>> {
         None
     }
 }
 
-/// What an event can be about: a row, or a row of whatever model.
+/// What an event is about: rows of one model, or rows of any model.
+///
+/// The type parameter of every event is a `Subject`. The trait is implemented for all models and for
+/// [`dyn AnyModel`](crate::AnyModel), and programs do not implement it:
+///
+/// | subject | receiver | `instance` of [`PostSave`] | `instances` of [`PostSaveBatch`] |
+/// |---|---|---|---|
+/// | a model `M` | has `sender = M` | `&M` | `&[M]` |
+/// | `dyn AnyModel` | names no sender | `&dyn AnyModel` | `Arc<[&dyn AnyModel]>` |
 pub trait Subject: Send + Sync + 'static {
-    /// Several of them.
+    /// Several rows, as the batch events hold them.
     #[doc(hidden)]
     type Slice<'e>: Clone + Send;
 }
@@ -124,7 +147,7 @@ impl Subject for dyn AnyModel {
     type Slice<'e> = Arc<[&'e dyn AnyModel]>;
 }
 
-/// What a signal can come from.
+/// What a signal can be sent by: a model, `dyn AnyModel` for every model, or `()` for a custom signal.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a model",
     label = "not a model",
@@ -139,12 +162,16 @@ impl Sender for dyn AnyModel {
     const NAME: &'static str = "every model";
 }
 
-/// Of a signal that comes from nobody in particular.
+/// The sender of custom signals, which belong to no model.
 impl Sender for () {
     const NAME: &'static str = "";
 }
 
-/// A signal whose receivers can wait for the end of the transaction.
+/// A signal whose receivers can have `on_commit` or `on_rollback`.
+///
+/// These are [`post_save`], [`post_delete`], [`post_save_batch`], [`post_delete_batch`] and custom signals. The event is kept until
+/// the transaction ends, and so the model must be `Clone`. (Receivers of every model get a snapshot of the row instead, which needs
+/// no `Clone`.)
 #[diagnostic::on_unimplemented(
     message = "receivers of `{Self}` cannot wait for the end of the transaction",
     label = "has no `on_commit` and `on_rollback` receivers",
@@ -155,7 +182,7 @@ pub trait Deferrable: Signal {
     fn keep<M: Clone + Send + Sync + 'static>(event: &Self::Event<'_, M>) -> Self::Kept<M>;
 }
 
-/// A signal whose event says whether the row is new, and what has changed.
+/// A signal whose event says whether the row is new and what has changed.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not know what was created or changed",
     label = "has neither `created`, `updated` nor `changed`",

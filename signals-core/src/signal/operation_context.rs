@@ -1,4 +1,4 @@
-//! What every receiver of one operation has in common.
+//! The operation and the `Db` that all receivers of one write or send share.
 
 use std::sync::Arc;
 
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::task::chain::Operation;
 use crate::task::info::Info;
 
-/// What every receiver of a write is told.
+/// The `Db` and the operation of a write or send, for its receivers.
 #[derive(Clone)]
 pub(crate) struct OperationContext {
     pub(crate) db: Option<Db>,
@@ -17,18 +17,22 @@ pub(crate) struct OperationContext {
 }
 
 impl OperationContext {
+    /// Begins an operation: `verb` and `of` are what recursion errors print, such as `save` and the name of the model.
+    ///
     /// # Errors
     ///
-    /// [`Error::Recursion`] where the chain is as long as the limit.
+    /// [`Error::Recursion`] if the chain of operations is longer than the limit.
     pub(crate) fn enter(verb: &'static str, of: &'static str, source: &Source<'_>) -> Result<Self> {
         let operation = Operation::enter(verb, of, source.pool_id())?;
         Ok(Self { db: source.db(), operation })
     }
 }
 
+/// Checks that the end of the transaction can be observed, if a receiver waits for it.
+///
 /// # Errors
 ///
-/// [`Error::CommitNotObservable`] where somebody waits for the end of a transaction that is sqlx's own.
+/// [`Error::CommitNotObservable`] if `deferred` is a receiver and the connection is in a transaction that was begun with sqlx.
 pub(crate) async fn check_observable(
     model: &'static str,
     deferred: Option<&'static Info>,

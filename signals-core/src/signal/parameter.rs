@@ -1,4 +1,4 @@
-//! What a receiver takes after its event.
+//! The parameters that a receiver can take after its event.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -14,22 +14,58 @@ use crate::error::BoxError;
 use crate::table::previous_row::PreviousRow;
 use crate::task::info::Asks;
 
-/// The phases of a signal as types, for [`Parameter`].
+/// The phases in which a receiver can run, as types, for [`Parameter`]. `S` is the signal.
 pub mod phase {
     use std::marker::PhantomData;
 
-    /// At once, in the transaction.
+    /// In the transaction of the write: the default.
     #[derive(Debug)]
     pub struct InTransaction<S>(PhantomData<fn() -> S>);
-    /// After the outermost transaction has committed.
+    /// After the outermost transaction has committed: the option `on_commit`.
     #[derive(Debug)]
     pub struct OnCommit<S>(PhantomData<fn() -> S>);
-    /// After the outermost transaction, or a savepoint around the write, was rolled back.
+    /// After the outermost transaction, or a savepoint around the write, was rolled back: the option `on_rollback`.
     #[derive(Debug)]
     pub struct OnRollback<S>(PhantomData<fn() -> S>);
 }
 
-/// What a receiver can take after its event, in the phase `P`.
+/// A type that a receiver can take as a parameter after its event, in the phase `P`.
+///
+/// A receiver requests a value by taking a parameter of its type. The parameters can be in any order. A parameter that is not available
+/// in the receiver's phase is a compile error.
+///
+/// | parameter | phase | value |
+/// |---|---|---|
+/// | `conn: &mut Conn<'_>` | in the transaction | the connection of the write, see [`Conn`] |
+/// | `conn: &mut PgConnection` | in the transaction | the same, as sqlx's PostgreSQL connection |
+/// | `conn: &mut SqliteConnection` | in the transaction | the same, as sqlx's SQLite connection |
+/// | `db: Db` | `on_commit`, `on_rollback` | the pool, see [`Db`] |
+/// | `State(value): State<T>` | any | a value that was added with [`Db::with`], see [`State`](crate::State) |
+/// | `previous: Previous<'_, M>` | any, of [`post_save`](crate::post_save) and [`post_delete`](crate::post_delete) | the row before the write, see [`Previous`](crate::Previous) |
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[derive(Model, Clone)]
+/// # struct User { id: Option<i64>, name: String }
+/// # #[derive(Clone)]
+/// # struct Mailer;
+/// # impl Mailer { async fn send(&self, _: &str) {} }
+/// #[receiver(post_save, sender = User)]
+/// async fn log(
+///     saved: PostSave<'_, User>,
+///     previous: Previous<'_, User>,
+///     conn: &mut Conn<'_>,
+/// ) -> Result<()> {
+///     let before = previous.row().map(|row| &*row.name);
+///     conn.query("INSERT INTO log VALUES ($1, $2)").bind(saved.pk()).bind(before).execute().await?;
+///     Ok(())
+/// }
+///
+/// #[receiver(post_save, sender = User, created, on_commit)]
+/// async fn welcome(saved: PostSave<'_, User>, State(mailer): State<Mailer>) {
+///     mailer.send(&saved.instance.name).await;
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a receiver cannot take `{Self}` in the phase `{P}`",
     label = "not a parameter of this phase",
@@ -38,7 +74,7 @@ pub mod phase {
     note = "in any phase it can take `State<T>`, for a `T: Clone` that was given by `Db::with`, and `Previous<'_, M>`"
 )]
 pub trait Parameter<'a, 'c, P>: Sized {
-    /// What must be there for it before the receiver runs.
+    /// What the library must provide for this parameter before the receiver runs.
     #[doc(hidden)]
     const ASKS: Asks = Asks::Nothing;
 
@@ -46,12 +82,27 @@ pub trait Parameter<'a, 'c, P>: Sized {
     fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError>;
 }
 
-/// What a receiver's parameters are taken from, and what a receiver that was connected at run time gets.
+/// The source of a receiver's parameters. A receiver that is connected at run time gets it as its second argument.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[derive(Model, Clone)]
+/// # struct User { id: Option<i64>, name: String }
+/// let handle = post_save.connect::<User>("log users", |saved, mut cx| {
+///     Box::pin(async move {
+///         if let Some(conn) = cx.conn() {
+///             conn.query("INSERT INTO log VALUES ($1)").bind(saved.pk()).execute().await?;
+///         }
+///         Ok(())
+///     })
+/// });
+/// # assert!(handle.disconnect());
+/// ```
 pub struct Context<'a, 'c> {
     pub(crate) conn: Option<&'a mut Conn<'c>>,
     pub(crate) db: Option<&'a Db>,
-    /// The row before the write, where a receiver asks for it.
-    pub(crate) before: Option<&'a PreviousRow>,
+    /// The row before the write, if a receiver of the model requests it.
+    pub(crate) previous: Option<&'a PreviousRow>,
 }
 
 /// What the type of a receiver's argument asks for in the phase `P`: the constant of [`Parameter`] if it is a parameter, and nothing
@@ -78,17 +129,17 @@ impl<'a, 'c> Context<'a, 'c> {
     pub(crate) fn new(
         conn: Option<&'a mut Conn<'c>>,
         db: Option<&'a Db>,
-        before: Option<&'a PreviousRow>,
+        previous: Option<&'a PreviousRow>,
     ) -> Self {
-        Self { conn, db, before }
+        Self { conn, db, previous }
     }
 
-    /// The connection of the save.
+    /// The connection of the write. `None` if the receiver runs without one, for example after the commit.
     pub fn conn(&mut self) -> Option<&mut Conn<'c>> {
         self.conn.as_deref_mut()
     }
 
-    /// A value that was given by [`Db::with`].
+    /// The value of this type that was added with [`Db::with`], if there is one.
     pub fn state<T: 'static>(&self) -> Option<&'a T> {
         self.db.and_then(Db::state)
     }
@@ -102,9 +153,9 @@ impl fmt::Debug for Context<'_, '_> {
 
 impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut Conn<'c> {
     fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
-        let none =
+        let missing =
             "its parameter list must show that it takes the connection, as `conn: &mut Conn<'_>`";
-        cx.conn.take().ok_or_else(|| none.into())
+        cx.conn.take().ok_or_else(|| missing.into())
     }
 }
 
@@ -130,8 +181,8 @@ macro_rules! afterwards {
     ($($phase:ident)*) => { $(
         impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for Db {
             fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
-                let none = "it takes a `Db`, and the save went through a connection that is of no pool";
-                cx.db.cloned().ok_or_else(|| none.into())
+                let missing = "it takes a `Db`, and the save went through a connection that is of no pool";
+                cx.db.cloned().ok_or_else(|| missing.into())
             }
         }
     )* };

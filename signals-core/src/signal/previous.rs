@@ -1,3 +1,5 @@
+//! The parameter `Previous`: the row as it was before the write.
+
 use crate::table::previous_row::PreviousRow;
 use crate::task::info::Asks;
 use std::fmt;
@@ -8,13 +10,14 @@ use crate::signal::parameter::{Context, Parameter, phase};
 use crate::signal::{post_delete, post_save};
 use crate::table::any::AnyModel;
 
-/// The row as the database had it before the write, for receivers of [`post_save`](crate::post_save) and
+/// The row as it was in the database before the write: a parameter for receivers of [`post_save`](crate::post_save) and
 /// [`post_delete`](crate::post_delete), in any phase.
 ///
-/// It is read in the transaction of the write, and only where a receiver of the model takes this parameter or says
-/// `changed(…)`. On PostgreSQL that is part of the UPDATE or DELETE itself, which takes no other lock than without such a
-/// receiver. It is what this write has overwritten, whatever else runs at the same time: if the write has to wait for another
-/// transaction, it is tried again with the row as that has left it.
+/// The row is read in the transaction of the write, and only if a receiver of the model takes this parameter or has the option
+/// `changed(…)`. On PostgreSQL, the UPDATE or DELETE itself returns the row, and takes the same locks as without such a receiver.
+///
+/// It is exactly the row that the write has replaced, even if other transactions write the row at the same time: if the
+/// write has to wait for another transaction, it is repeated with the row that this transaction has committed.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -25,8 +28,8 @@ use crate::table::any::AnyModel;
 ///
 /// #[receiver(post_save, sender = Ticket)]
 /// fn log(saved: PostSave<'_, Ticket>, previous: Previous<'_, Ticket>) {
-///     if let (Some(was), true) = (previous.row(), previous.changed(Ticket::STATE)) {
-///         println!("{} → {}", was.state, saved.instance.state);
+///     if let (Some(before), true) = (previous.row(), previous.changed(Ticket::STATE)) {
+///         println!("{} → {}", before.state, saved.instance.state);
 ///     }
 /// }
 /// # #[tokio::main] async fn main() -> Result<()> {
@@ -46,12 +49,12 @@ pub struct Previous<'a, M: ?Sized> {
 }
 
 impl<'a> Previous<'a, dyn AnyModel> {
-    /// The row, where there was one: `None` for one that was created.
+    /// The row before the write. `None` if the write has created the row.
     pub fn row(&self) -> Option<&'a dyn AnyModel> {
         self.before.row()
     }
 
-    /// Whether the write has changed the column of this name. Of a row that was created or deleted, every column has.
+    /// Whether the write has changed the column of this name. If the row was created or deleted, every column has changed.
     pub fn changed(&self, column: &str) -> bool {
         self.before.changed(column)
     }
@@ -81,8 +84,8 @@ macro_rules! in_every_phase {
             const ASKS: Asks = Asks::Previous;
 
             fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
-                let none = "the row before the write was not read";
-                let before = cx.before.ok_or(none)?;
+                let missing = "the row before the write was not read";
+                let before = cx.previous.ok_or(missing)?;
                 Ok(Self { before, model: PhantomData })
             }
         }
@@ -91,7 +94,7 @@ macro_rules! in_every_phase {
 
 in_every_phase!(InTransaction OnCommit OnRollback);
 
-/// A signal whose receivers can take the row as it was before.
+/// A signal whose receivers can take [`Previous`].
 #[diagnostic::on_unimplemented(
     message = "`{Self}` has no previous row",
     label = "its receivers cannot take `Previous`",

@@ -1,3 +1,5 @@
+//! The receivers of each model and custom signal, cached until the registry changes, and what they require of a write.
+
 use crate::task::info::Info;
 use crate::task::info::Phase;
 use std::any::TypeId;
@@ -17,10 +19,11 @@ use crate::table::any::AnyModel;
 use crate::table::cache::StatementCache;
 use crate::task::mute;
 
-/// The receivers of a model, found at its first save. `#[derive(Model)]` has one for each model.
+/// The cached receivers of a model, and its cached SQL text. `#[derive(Model)]` creates a static one for the model, which is filled
+/// when it is first used.
 pub struct ReceiverCache {
     model: TypeId,
-    /// Whether a row of it can be copied.
+    /// Whether the model is `Clone`.
     can_copy: bool,
     save: Cached<WriteReceivers>,
     delete: Cached<WriteReceivers>,
@@ -28,45 +31,52 @@ pub struct ReceiverCache {
     statement_cache: StatementCache,
 }
 
-/// The receivers of a signal of the program's own. `#[derive(Signal)]` has one for each signal.
+/// The cached receivers of a custom signal. `#[derive(Signal)]` creates a static one for the signal.
 pub struct SignalTable {
     signal: TypeId,
-    group: Cached<CustomReceivers>,
+    receivers: Cached<CustomReceivers>,
 }
 
-/// What a slot can hold: who is found in the registry, and who of them the task hears.
+/// A list of receivers that can be cached.
 trait Receivers: Sized {
-    fn heard(&self) -> Self;
+    /// The receivers that the task has not muted.
+    fn unmuted(&self) -> Self;
     fn is_empty(&self) -> bool;
 }
 
-/// What was found when the registry was of this generation.
+/// Receivers, and the generation of the registry in which they were looked up.
 struct Cached<T>(ArcSwapOption<(u64, Arc<T>)>);
 
-/// The receivers before and after a statement, and what they need. A write takes them as they are at its beginning.
+/// The receivers of a write, and what they require. A write uses the receivers that are registered when it begins.
 pub(crate) struct WriteReceivers {
+    /// The receivers of `pre_save` or `pre_delete`.
     pub(crate) before: Vec<ErasedReceiver>,
+    /// The receivers of `post_save` or `post_delete` that run in the transaction.
     pub(crate) after: Vec<ErasedReceiver>,
+    /// The receivers of the batch signal that run in the transaction.
     pub(crate) batch: Vec<ErasedReceiver>,
-    /// Those that wait for the end of the transaction.
+    /// The receivers of `post_save` or `post_delete` that run after the transaction has ended.
     pub(crate) deferred: Arc<[ErasedReceiver]>,
+    /// The receivers of the batch signal that run after the transaction has ended.
     pub(crate) deferred_batch: Arc<[ErasedReceiver]>,
-    /// Whether somebody asks for the row before the statement.
+    /// Whether a receiver requests the row before the statement.
     pub(crate) previous: bool,
-    /// The models whose rows belong to rows of this one, where those are deleted.
+    /// The models whose rows belong to rows of this one. Empty for a save.
     pub(crate) dependents: &'static [Dependent],
     can_copy: bool,
     pub(crate) needs: Requirements,
 }
 
-/// The receivers of a signal of the program's own.
+/// The receivers of a custom signal.
 pub(crate) struct CustomReceivers {
-    pub(crate) inside: Vec<ErasedReceiver>,
+    /// The receivers that run while the signal is sent.
+    pub(crate) immediate: Vec<ErasedReceiver>,
+    /// The receivers that run after the transaction has ended.
     pub(crate) deferred: Arc<[ErasedReceiver]>,
 }
 
 impl ReceiverCache {
-    /// Of a model, with nothing in it yet.
+    /// An empty cache for a model.
     pub(crate) const fn of_model(model: TypeId, can_copy: bool) -> Self {
         Self {
             model,
@@ -78,29 +88,29 @@ impl ReceiverCache {
         }
     }
 
-    /// Who receives a save.
+    /// The receivers of a save.
     pub(crate) fn save(&self) -> Arc<WriteReceivers> {
         self.save.get(|| self.saving())
     }
 
-    /// Who receives a save, if anybody does.
+    /// The receivers of a save. `None` if there is none.
     pub(crate) fn save_if_any(&self) -> Option<Arc<WriteReceivers>> {
-        self.save.heard(|| self.saving())
+        self.save.get_if_any(|| self.saving())
     }
 
-    /// Who receives a delete.
+    /// The receivers of a delete, and the models whose rows belong to those of this model.
     pub(crate) fn delete(&self) -> Arc<WriteReceivers> {
         self.delete.get(|| self.deleting())
     }
 
-    /// Who receives a delete, if anybody does.
+    /// The same as [`delete`](Self::delete). `None` if there is neither a receiver nor such a model.
     pub(crate) fn delete_if_any(&self) -> Option<Arc<WriteReceivers>> {
-        self.delete.heard(|| self.deleting())
+        self.delete.get_if_any(|| self.deleting())
     }
 
-    /// Who receives what was read, if anybody does.
+    /// The receivers of `post_load`. `None` if there is none.
     pub(crate) fn load_if_any(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
-        self.load.heard(|| self.of::<post_load>())
+        self.load.get_if_any(|| self.of::<post_load>())
     }
 
     pub(crate) fn statement_cache(&self) -> &StatementCache {
@@ -125,16 +135,16 @@ impl ReceiverCache {
 }
 
 impl SignalTable {
-    /// Of the signal `S`, with nothing in it yet.
+    /// An empty cache for the signal `S`.
     pub const fn new<S: CustomSignal>() -> Self {
-        Self { signal: TypeId::of::<S>(), group: Cached::new() }
+        Self { signal: TypeId::of::<S>(), receivers: Cached::new() }
     }
 
-    /// Who receives the signal, if anybody does.
+    /// The receivers of the signal. `None` if there is none.
     pub(crate) fn receivers(&self) -> Option<Arc<CustomReceivers>> {
         let find =
             || CustomReceivers::of(registry().receivers_of(self.signal, &[TypeId::of::<()>()]));
-        self.group.heard(find)
+        self.receivers.get_if_any(find)
     }
 }
 
@@ -143,8 +153,9 @@ impl<T: Receivers> Cached<T> {
         Self(ArcSwapOption::const_empty())
     }
 
-    /// Those who are to hear, if there is anybody. Where there is nobody this touches no reference count.
-    fn heard(&self, find: impl FnOnce() -> T) -> Option<Arc<T>> {
+    /// The unmuted receivers, or `None` if there is none. In the second case no reference count is changed, because writes of models
+    /// without receivers must not contend for one.
+    fn get_if_any(&self, find: impl FnOnce() -> T) -> Option<Arc<T>> {
         let found = self.0.load();
         match &*found {
             Some(found) if found.0 == registry().generation() && found.1.is_empty() => None,
@@ -152,6 +163,7 @@ impl<T: Receivers> Cached<T> {
         }
     }
 
+    /// The unmuted receivers. `find` looks them up if the registry has changed since they were cached.
     fn get(&self, find: impl FnOnce() -> T) -> Arc<T> {
         let generation = registry().generation();
         let found = self.0.load();
@@ -163,15 +175,15 @@ impl<T: Receivers> Cached<T> {
                 all
             }
         };
-        if mute::any() { Arc::new(all.heard()) } else { all }
+        if mute::any() { Arc::new(all.unmuted()) } else { all }
     }
 }
 
 impl Receivers for WriteReceivers {
-    fn heard(&self) -> Self {
+    fn unmuted(&self) -> Self {
         let post = self.after.iter().chain(&*self.deferred);
         let batch = self.batch.iter().chain(&*self.deferred_batch);
-        let (before, post, batch) = (heard(self.before.iter()), heard(post), heard(batch));
+        let (before, post, batch) = (unmuted(self.before.iter()), unmuted(post), unmuted(batch));
         Self::of(before, post, batch, self.dependents, self.can_copy)
     }
 
@@ -186,8 +198,8 @@ impl Receivers for WriteReceivers {
 }
 
 impl Receivers for Vec<ErasedReceiver> {
-    fn heard(&self) -> Self {
-        heard(self.iter())
+    fn unmuted(&self) -> Self {
+        unmuted(self.iter())
     }
 
     fn is_empty(&self) -> bool {
@@ -196,40 +208,45 @@ impl Receivers for Vec<ErasedReceiver> {
 }
 
 impl Receivers for CustomReceivers {
-    fn heard(&self) -> Self {
-        Self::of(heard(self.inside.iter().chain(&*self.deferred)))
+    fn unmuted(&self) -> Self {
+        Self::of(unmuted(self.immediate.iter().chain(&*self.deferred)))
     }
 
     fn is_empty(&self) -> bool {
-        self.inside.is_empty() && self.deferred.is_empty()
+        self.immediate.is_empty() && self.deferred.is_empty()
     }
 }
 
-/// Those that the task does not mute.
-fn heard<'s>(all: impl Iterator<Item = &'s ErasedReceiver>) -> Vec<ErasedReceiver> {
-    all.filter(|to| !mute::mutes(to.info.receiver)).cloned().collect()
+/// The receivers that the task has not muted.
+fn unmuted<'s>(all: impl Iterator<Item = &'s ErasedReceiver>) -> Vec<ErasedReceiver> {
+    all.filter(|receiver| !mute::mutes(receiver.info.receiver)).cloned().collect()
 }
 
-/// Those that run at once, and those that wait.
+/// Separates the receivers that run in the transaction from those that run after it has ended.
 fn by_phase(all: Vec<ErasedReceiver>) -> (Vec<ErasedReceiver>, Arc<[ErasedReceiver]>) {
-    let (now, later): (_, Vec<_>) =
-        all.into_iter().partition(|to| to.info.phase == Phase::InTransaction);
-    (now, later.into())
+    let (immediate, deferred): (_, Vec<_>) =
+        all.into_iter().partition(|receiver| receiver.info.phase == Phase::InTransaction);
+    (immediate, deferred.into())
 }
 
 impl CustomReceivers {
     fn of(all: Vec<ErasedReceiver>) -> Self {
-        let (inside, deferred) = by_phase(all);
-        Self { inside, deferred }
+        let (immediate, deferred) = by_phase(all);
+        Self { immediate, deferred }
     }
 }
 
 impl WriteReceivers {
-    /// The statement must be in a transaction where a receiver after it can fail, so that it is undone then, and where
-    /// one before it writes. A plain function of the event alone that returns nothing cannot fail. Those that wait need
-    /// none, and those whose failure is only logged none but for what they write. Where the row before it is asked for,
-    /// it is more than one statement on SQLite; and where nobody knows how to copy the row, it cannot go on without its
-    /// caller. What belongs to the row goes with it.
+    /// Groups the receivers by phase, and finds out whether the write needs a transaction. It needs one in each of these cases:
+    ///
+    /// - A receiver after the statement can fail, because the statement must be undone then. A plain function of the event alone
+    ///   that returns nothing cannot fail, and the failure of a robust receiver is only logged. Deferred receivers run after the
+    ///   write is stored.
+    /// - A receiver before or after the statement takes the connection, because it may write.
+    /// - The row before the write is requested, because SQLite reads it with a statement of its own.
+    /// - Rows of other models can belong to the row, because they are deleted with it.
+    /// - There is a receiver after the statement, and the row cannot be copied. If the caller dropped the future during a statement
+    ///   without a transaction, the statement would have to finish without the row that its receivers need.
     fn of(
         before: Vec<ErasedReceiver>,
         post: Vec<ErasedReceiver>,
@@ -237,21 +254,21 @@ impl WriteReceivers {
         dependents: &'static [Dependent],
         can_copy: bool,
     ) -> Self {
-        let previous = post.iter().any(|to| to.info.asks_previous());
+        let previous = post.iter().any(|receiver| receiver.info.asks_previous());
         let ((after, deferred), (batch, deferred_batch)) = (by_phase(post), by_phase(batch));
         let needs = {
-            let mut inside = after.iter().chain(&batch);
-            let waiting = deferred.iter().chain(&*deferred_batch).next();
-            let has_after = waiting.is_some() || !after.is_empty() || !batch.is_empty();
-            let after_interruptible = inside.clone().any(|to| !to.info.infallible);
-            let connection_before = before.iter().any(|to| to.info.connection);
+            let mut immediate = after.iter().chain(&batch);
+            let first_deferred = deferred.iter().chain(&*deferred_batch).next();
+            let has_after = first_deferred.is_some() || !after.is_empty() || !batch.is_empty();
+            let after_interruptible = immediate.clone().any(|receiver| !receiver.info.infallible);
+            let connection_before = before.iter().any(|receiver| receiver.info.connection);
             let fails = |info: &Info| info.connection || !(info.robust || info.infallible);
             let transaction = connection_before
                 || previous
                 || !dependents.is_empty()
-                || inside.any(|to| fails(&to.info))
+                || immediate.any(|receiver| fails(&receiver.info))
                 || (has_after && !can_copy);
-            let deferred = waiting.map(|to| to.info.info);
+            let deferred = first_deferred.map(|receiver| receiver.info.info);
             Requirements {
                 transaction,
                 connection_before,
@@ -274,15 +291,17 @@ impl WriteReceivers {
     }
 }
 
-/// What the receivers of a write ask of the connection.
+/// What the receivers of a write require of the connection.
 #[derive(Clone, Copy)]
 pub(crate) struct Requirements {
+    /// Whether the write needs a transaction.
     pub(crate) transaction: bool,
+    /// Whether a receiver before the statement takes the connection.
     pub(crate) connection_before: bool,
-    /// Whether there is one behind the statement at all.
+    /// Whether there is a receiver after the statement, deferred or not.
     pub(crate) has_after: bool,
-    /// Whether one behind it, that needs no transaction, can be dropped while it runs.
+    /// Whether the caller can drop the future of the write while a receiver after the statement runs.
     pub(crate) after_interruptible: bool,
-    /// One that waits for the end of the transaction.
+    /// A receiver that runs after the transaction has ended, if there is one.
     pub(crate) deferred: Option<&'static Info>,
 }

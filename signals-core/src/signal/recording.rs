@@ -1,4 +1,4 @@
-//! Who records, and what they are told. Where nobody records at all, a write asks no more than that.
+//! The recorders of tests, and how they are notified. Without a recorder in the process, a write only reads a counter.
 
 use std::any::{Any, TypeId};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -15,19 +15,20 @@ use crate::task::origin::{Origin, RecorderCount, any, origin};
 
 static LISTENERS: Mutex<Vec<Listener>> = Mutex::new(Vec::new());
 
+/// A log, and the task whose signals it records.
 struct Listener {
     origin: Origin,
     log: Arc<dyn Listen>,
 }
 
-/// A log of one who records.
+/// The log of a recorder.
 pub(crate) trait Listen: Any + Send + Sync {
-    /// The model whose signals it is of, if it is one of a model's.
+    /// The model whose signals the log records. `None` for the log of a custom signal.
     fn model(&self) -> Option<TypeId> {
         None
     }
 
-    /// Takes note of a signal of the model.
+    /// Records a signal of the model. `committed` is set when the transaction has ended.
     fn note(
         &self,
         _signal: &'static str,
@@ -38,7 +39,7 @@ pub(crate) trait Listen: Any + Send + Sync {
     }
 }
 
-/// One who records, from [`begin`](Self::begin) until this is dropped.
+/// A recorder. It records from [`begin`](Self::begin) until it is dropped.
 pub(crate) struct Recording<L: Listen> {
     pub(crate) log: Arc<L>,
     origin: Origin,
@@ -81,12 +82,12 @@ fn logs() -> Vec<Arc<dyn Listen>> {
     of_task.map(|listener| Arc::clone(&listener.log)).collect()
 }
 
-/// Those who record one write; nobody, in every program but a test.
+/// The logs that record one write: `None` except in tests.
 #[derive(Clone)]
 pub(crate) struct Recorders(Option<Arc<[Arc<dyn Listen>]>>);
 
 impl Recorders {
-    /// Who records what this task does to rows of a model, as it is at the beginning of the write.
+    /// The logs that record what this task does to rows of a model. It is called when the write begins.
     pub(crate) fn of_task(model: TypeId) -> Self {
         if any() { Self::find(model) } else { Self(None) }
     }
@@ -98,29 +99,31 @@ impl Recorders {
         Self((!logs.is_empty()).then(|| logs.into()))
     }
 
-    /// Whether anybody records.
+    /// Whether the write is recorded.
     pub(crate) fn any(&self) -> bool {
         self.0.is_some()
     }
 
-    /// A signal is sent ahead of the statement.
+    /// Records a signal that is sent before the statement.
     pub(crate) fn before(&self, signal: &'static str, instance: &dyn AnyModel) {
         self.note(signal, None, instance);
     }
 
-    /// A signal is sent, and `waiting` waits for the end of the transaction. Returns what waits then: it tells whether the
-    /// write was committed, unless nobody can `see` that.
+    /// Records a signal that is sent after the statement.
+    ///
+    /// `deferred` waits for the end of the transaction. If the end is `observable`, the result is `deferred` together with an observer
+    /// that records whether the write was committed.
     pub(crate) fn after(
         &self,
         signal: &'static str,
         created: Option<bool>,
         instance: &dyn AnyModel,
-        seen: bool,
-        waiting: Option<Box<dyn Deferred>>,
+        observable: bool,
+        deferred: Option<Box<dyn Deferred>>,
     ) -> Option<Box<dyn Deferred>> {
         match self.note(signal, created, instance) {
-            Some(committed) if seen => Some(Box::new(CommitObserver { committed, waiting })),
-            _ => waiting,
+            Some(committed) if observable => Some(Box::new(CommitObserver { committed, deferred })),
+            _ => deferred,
         }
     }
 
@@ -137,28 +140,28 @@ impl Recorders {
     }
 }
 
-/// Waits for the end of a transaction to tell it, ahead of the receivers that wait for it.
+/// Records whether a transaction was committed, and then runs the receivers that wait for its end.
 struct CommitObserver {
     committed: Arc<OnceLock<bool>>,
-    waiting: Option<Box<dyn Deferred>>,
+    deferred: Option<Box<dyn Deferred>>,
 }
 
 impl Deferred for CommitObserver {
     fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
         let _ = self.committed.set(end == End::Committed);
-        match self.waiting {
-            Some(waiting) => waiting.run(end, holds),
+        match self.deferred {
+            Some(deferred) => deferred.run(end, holds),
             None => Box::pin(async { Vec::new() }),
         }
     }
 }
 
-/// What was sent of a signal of the program's own.
+/// The log of a custom signal: the values that were sent.
 pub(crate) struct SentLog<T>(pub(crate) Mutex<Vec<Arc<T>>>);
 
 impl<T: CustomSignal> Listen for SentLog<T> {}
 
-/// A signal of the program's own is sent.
+/// Records a custom signal.
 pub(crate) fn sent<T: CustomSignal>(payload: &Arc<T>) {
     if any() {
         for log in logs() {

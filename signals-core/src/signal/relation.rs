@@ -1,4 +1,4 @@
-//! Every model of the program, without its type: for what the library does to rows of models that the caller has not named.
+//! All models of the program without their types, and which of them belong to which: for cascades and for `Db::check`.
 
 use std::any::TypeId;
 use std::collections::{HashMap, HashSet};
@@ -10,7 +10,7 @@ use crate::signal::rows::SignalRows;
 use crate::table::field::Asked;
 use crate::table::schema::Schema;
 
-/// A model, as it is collected at link time.
+/// One `#[derive(Model)]`. The linker collects the models of all crates.
 pub struct RegisteredModel {
     pub(crate) model: fn() -> ModelInfo,
     pub(crate) relations: &'static [Relation],
@@ -20,7 +20,7 @@ pub struct RegisteredModel {
 
 inventory::collect!(RegisteredModel);
 
-/// A model and its table, without the type.
+/// A model and its table without the type of the model.
 pub(crate) struct ModelInfo {
     pub(crate) id: TypeId,
     pub(crate) name: &'static str,
@@ -30,14 +30,14 @@ pub(crate) struct ModelInfo {
     pub(crate) receivers: &'static ReceiverCache,
 }
 
-/// Describes a model.
+/// A function that describes a model.
 #[derive(Clone, Copy)]
 pub struct Describe(pub(crate) fn() -> ModelInfo);
 
-/// Asks something of the type of a column of a model.
+/// A function that answers a question about the type of the column with this index.
 pub(crate) type Ask = fn(usize, Asked<'_>) -> bool;
 
-/// A column of a model that is the key of a row of another.
+/// A column with `belongs_to`: it contains the key of a row of another model, the parent.
 pub struct Relation {
     pub(crate) parent: fn() -> TypeId,
     pub(crate) column: usize,
@@ -46,12 +46,13 @@ pub struct Relation {
     pub(crate) postgres: Option<EmptyRows>,
 }
 
-/// Makes a place for rows of a model, with none in it yet; and if receivers are told of one column only, of which.
+/// A function that creates an empty list of rows of a model. Its argument is the only column that the write changes, or `None` if it
+/// is not limited to one column.
 #[derive(Clone, Copy)]
 pub struct EmptyRows(pub(crate) fn(Option<usize>) -> Box<dyn SignalRows>);
 
 impl RegisteredModel {
-    /// A model of this description.
+    /// Registers a model. `sqlite` and `postgres` are `None` if that database cannot store it.
     pub const fn described(
         model: Describe,
         relations: &'static [Relation],
@@ -61,7 +62,7 @@ impl RegisteredModel {
         Self { model: model.0, relations, sqlite, postgres }
     }
 
-    /// The model, and how its columns are read, where this database can store it.
+    /// The model and the function that answers questions about its columns. `None` if this database cannot store the model.
     pub(crate) fn stored_in(&self, kind: DatabaseKind) -> Option<(ModelInfo, Ask)> {
         let ask = match kind {
             DatabaseKind::Sqlite => self.sqlite,
@@ -71,7 +72,7 @@ impl RegisteredModel {
     }
 }
 
-/// A model whose rows belong to those of another.
+/// A model, the child, with one of its `belongs_to` columns.
 #[derive(Clone, Copy)]
 pub(crate) struct Dependent {
     child: &'static RegisteredModel,
@@ -79,12 +80,12 @@ pub(crate) struct Dependent {
 }
 
 impl Dependent {
-    /// The model that belongs to the other.
+    /// The model that has the column.
     pub(crate) fn child(self) -> ModelInfo {
         (self.child.model)()
     }
 
-    /// The place of the column that is the key of the other.
+    /// The index of the column that contains the key of the parent.
     pub(crate) fn column(self) -> usize {
         self.relation.column
     }
@@ -93,12 +94,12 @@ impl Dependent {
         self.relation.on_delete
     }
 
-    /// Whether the model belongs to others in no way but this one: its rows are deleted with those.
+    /// Whether all `belongs_to` columns of the child have `on_delete = cascade`.
     pub(crate) fn only_cascades(self) -> bool {
         self.child.relations.iter().all(|relation| relation.on_delete == OnDelete::Cascade)
     }
 
-    /// A place for rows of the model; none where no row of it can be in this database.
+    /// An empty list of rows of the child. `None` if this database cannot store the child.
     pub(crate) fn rows(
         self,
         kind: DatabaseKind,
@@ -112,7 +113,7 @@ impl Dependent {
     }
 }
 
-/// The models whose rows belong to those of this model, in the order of their names.
+/// The models with a `belongs_to` column for this model, in the order of their names.
 pub(crate) fn dependents(parent: TypeId) -> &'static [Dependent] {
     static DEPENDENTS: OnceLock<HashMap<TypeId, Vec<Dependent>>> = OnceLock::new();
     let all = DEPENDENTS.get_or_init(|| {
@@ -128,7 +129,7 @@ pub(crate) fn dependents(parent: TypeId) -> &'static [Dependent] {
     all.get(&parent).map_or(&[], Vec::as_slice)
 }
 
-/// The models of which rows can be deleted together with rows of this one, itself included.
+/// The models whose rows can be deleted by a delete of rows of this model, including the model itself.
 pub(crate) fn deleted_with(model: TypeId) -> HashSet<TypeId> {
     let (mut all, mut next) = (HashSet::from([model]), vec![model]);
     while let Some(model) = next.pop() {
@@ -142,22 +143,22 @@ pub(crate) fn deleted_with(model: TypeId) -> HashSet<TypeId> {
     all
 }
 
-/// Every model that is linked into the program, in the order of their names.
+/// All models that are linked into the program, in the order of their names.
 pub(crate) fn models() -> Vec<&'static RegisteredModel> {
     let mut seen = HashSet::new();
     let mut all: Vec<_> = inventory::iter::<RegisteredModel>.into_iter().collect();
-    all.retain(|linked| seen.insert((linked.model)().id));
-    all.sort_by_key(|linked| (linked.model)().name);
+    all.retain(|model| seen.insert((model.model)().id));
+    all.sort_by_key(|model| (model.model)().name);
     all
 }
 
-/// What becomes of a row when the one that it belongs to is deleted.
+/// What happens to a row if its parent, the row that it belongs to, is deleted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnDelete {
-    /// It is deleted first.
+    /// The row is deleted before its parent.
     Cascade,
-    /// The other is not deleted, unless this one is deleted by the same delete.
+    /// The delete of the parent is refused, unless the same delete also deletes the row in another way.
     Restrict,
-    /// It belongs to none from then on.
+    /// The column is set to NULL.
     SetNull,
 }

@@ -1,4 +1,4 @@
-//! The rows of a write as its receivers see them.
+//! Events about type-erased rows, and how they reach the receivers of their model and of every model.
 
 use std::ops::Range;
 
@@ -7,30 +7,29 @@ use crate::signal::parameter::Context;
 use crate::signal::receivers::ReceiverCache;
 use crate::table::rows::Rows;
 
-/// Rows whose receivers can be called.
+/// Type-erased rows of one model, with the calls of its receivers.
 #[allow(unreachable_pub)]
 pub trait SignalRows: Rows {
     /// The receivers of the model.
     fn receivers(&self) -> &'static ReceiverCache;
 
-    /// A copy of the rows, where that can be had.
+    /// A copy of the rows. `None` if the model is not `Clone`.
     fn copied(&self) -> Option<Box<dyn SignalRows>>;
 
-    /// Begins a receiver of the model.
+    /// Calls a receiver of the model.
     fn begin<'a>(
         &'a mut self,
         to: &ErasedReceiver,
-        told: &RowEvent,
+        event: &RowEvent,
         cx: Context<'a, '_>,
     ) -> Started<'a>;
 
-    /// Keeps what happens to the rows for receivers of the model, of which this is one, that wait for the end of the
-    /// transaction.
-    fn keep_event(&self, to: &ErasedReceiver, told: &RowEvent) -> Option<Box<dyn KeptEvent>>;
+    /// Copies the event for receivers of the model that run after the transaction has ended. `to` is one of these receivers.
+    fn keep_event(&self, to: &ErasedReceiver, event: &RowEvent) -> Option<Box<dyn KeptEvent>>;
 }
 
 impl dyn SignalRows + '_ {
-    /// The same rows for statements.
+    /// The rows without their receivers, as statements use them.
     pub(crate) fn as_rows(&self) -> &dyn Rows {
         self
     }
@@ -40,7 +39,7 @@ impl dyn SignalRows + '_ {
     }
 }
 
-/// What happens to rows, by their places in the slice that the program gave.
+/// What happens to rows, which are named by their indexes in the caller's slice.
 #[derive(Debug, Clone)]
 #[allow(unreachable_pub)]
 pub enum RowEvent {
@@ -54,7 +53,7 @@ pub enum RowEvent {
 }
 
 impl RowEvent {
-    /// The first row.
+    /// The index of the first row.
     pub(crate) fn first(&self) -> usize {
         match self {
             RowEvent::PreSave(row)
@@ -67,7 +66,7 @@ impl RowEvent {
     }
 }
 
-/// Tells receivers what happens to rows.
+/// An event together with its rows.
 pub(crate) struct RowsEvent<'r> {
     pub(crate) rows: &'r mut dyn SignalRows,
     pub(crate) event: RowEvent,
@@ -91,10 +90,10 @@ impl Event for RowsEvent<'_> {
     }
 
     fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>> {
-        let (rows, told) = (&*self.rows, &self.event);
+        let (rows, event) = (&*self.rows, &self.event);
         let mut own = to.iter().filter(|to| to.any().is_none());
-        let own = own.find_map(|to| rows.keep_event(to, told));
-        let any = to.iter().filter_map(|to| to.any()).find_map(|any| any.keep(rows, told));
+        let own = own.find_map(|to| rows.keep_event(to, event));
+        let any = to.iter().filter_map(|to| to.any()).find_map(|any| any.keep(rows, event));
         match (own, any) {
             (Some(own), Some(any)) => Some(Box::new(Both { own, any })),
             (own, any) => own.or(any),
@@ -102,7 +101,7 @@ impl Event for RowsEvent<'_> {
     }
 }
 
-/// An event that is kept for receivers of its model and for those of every model.
+/// A kept event for receivers of the model and for receivers of every model.
 pub(crate) struct Both {
     pub(crate) own: Box<dyn KeptEvent>,
     pub(crate) any: Box<dyn KeptEvent>,

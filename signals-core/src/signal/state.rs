@@ -1,3 +1,5 @@
+//! The parameter `State`: a value of the program.
+
 use std::any::{TypeId, type_name};
 
 use crate::error::BoxError;
@@ -5,11 +7,12 @@ use crate::error::missing_state::MissingState;
 use crate::signal::parameter::{Context, Parameter};
 use crate::task::info::Asks;
 
-/// A value that was given with [`Db::with`](crate::Db::with), as a receiver takes it, in any phase.
+/// A value of the program that was added with [`Db::with`](crate::Db::with): a parameter for receivers, in any phase.
 ///
-/// The newest value of a type wins. Where there is none, the save is an error that names receiver and type;
-/// [`Db::check`](crate::Db::check) finds that at start-up. The idea is
-/// [axum's](https://docs.rs/axum/latest/axum/extract/struct.State.html).
+/// A receiver gets a clone of the value with the type `T` that was added last. If there is none, the save returns an error that names
+/// the receiver and the type. [`Db::check`](crate::Db::check) finds this at start-up.
+///
+/// The parameter is modeled on [`State` of axum](https://docs.rs/axum/latest/axum/extract/struct.State.html).
 ///
 /// ```standalone_crate
 /// # use sqlx_signals::prelude::*;
@@ -29,8 +32,8 @@ use crate::task::info::Asks;
 /// let db = Db::connect("sqlite::memory:").await?.with(CurrentUser(0));
 /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
 /// db.check().await?;
-/// let of_request = db.with(CurrentUser(7));
-/// City { id: None, name: "Ulm".into() }.save(&of_request).await?;
+/// let db_of_request = db.with(CurrentUser(7));
+/// City { id: None, name: "Ulm".into() }.save(&db_of_request).await?; // prints "user 7 saved Ulm"
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
