@@ -1,4 +1,4 @@
-//! The run time of [`sqlx-signals`](https://docs.rs/sqlx-signals), which re-exports all that is public here.
+//! The run time of [`sqlx-signals`](https://docs.rs/sqlx-signals), which re-exports all public items of this crate.
 //! Depend on that crate, not on this one.
 
 #[cfg(not(any(feature = "sqlite", feature = "postgres")))]

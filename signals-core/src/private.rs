@@ -1,6 +1,6 @@
-//! What the expansions of the macros name. Not for anybody else: it changes without notice.
+//! The items that the expansions of the macros name. Programs must not use them: they change without notice.
 
-// Also the types of the language: a program may have a type of such a name.
+// Types of the standard library too, because the program may have its own type with such a name.
 pub use std::boxed::Box;
 pub use std::clone::Clone;
 pub use std::option::Option::{self, Some};
@@ -32,7 +32,8 @@ pub use crate::table::schema::{ColumnRole as Role, ColumnSpec, Schema as Stateme
 pub use crate::task::info::{Asks, Info};
 pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
 
-/// What types are asked about is there of every type; where the answer is another, the type has its own.
+/// The default answers to questions about types, such as whether a type is `Clone`: constants and methods of traits that are implemented
+/// for every type. A type with another answer has an inherent item of the same name, which takes precedence.
 pub mod defaults {
     pub use crate::model::registered::{NotCloned as _, NotStored as _};
     pub use crate::signal::parameter::NotParameter as _;
@@ -40,34 +41,34 @@ pub mod defaults {
     pub use crate::table::field::NotStorable as _;
 }
 
-/// What becomes of values on their way into a statement.
+/// The result of giving values to a statement.
 pub type Given = Result<(), BoxDynError>;
 
-/// What becomes of values that come out of a row.
+/// The result of reading values from a row.
 pub type Loaded<T> = Result<T, Error>;
 
-/// A column whose type every database can store.
+/// A column whose type all enabled databases can store.
 pub type Known = Slot<true>;
 
-/// The value in a column of a row.
+/// Reads the value of a column from a row.
 ///
 /// # Errors
 ///
-/// If it does not decode.
+/// If the value cannot be decoded.
 pub fn get<DB: Backend, S: Stores<T, DB>, T>(row: &DB::Row, at: usize) -> Loaded<T> {
     S::get(row, at)
 }
 
-/// Gives the value of a field.
+/// Gives the value of a field to a statement.
 ///
 /// # Errors
 ///
-/// What `take` returns.
+/// The error of `take`.
 pub fn give<DB: Backend, S: Stores<T, DB>, T>(value: &T, take: Take<'_, DB>) -> Given {
     S::give(value, take)
 }
 
-/// What is asked of the type of a column.
+/// Answers a question about the type of a column.
 pub fn asked<DB: Backend, S: Stores<T, DB>, T>(asked: Asked<'_>) -> bool {
     S::asked(asked)
 }
@@ -75,14 +76,14 @@ pub fn asked<DB: Backend, S: Stores<T, DB>, T>(asked: Asked<'_>) -> bool {
 /// What a receiver returns to the dispatcher.
 pub type Returned = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 
-/// A receiver under way.
+/// The future of a receiver.
 pub type Called<'a> = futures_util::future::BoxFuture<'a, Returned>;
 
-/// The next parameter of a receiver in the phase `P`.
+/// Takes a parameter of a receiver in the phase `P`.
 ///
 /// # Errors
 ///
-/// Where this save cannot give it.
+/// If this write cannot provide the parameter.
 pub fn take<'a, 'c, P, T: Parameter<'a, 'c, P>>(
     cx: &mut Cx<'a, 'c>,
 ) -> Result<T, Box<dyn std::error::Error + Send + Sync>> {
@@ -94,16 +95,16 @@ pub const fn column<M>(column: Column<M>) -> &'static str {
     column.name()
 }
 
-/// What a receiver is known by.
+/// The identity of a receiver.
 pub const fn receiver<R: Receiver>() -> std::any::TypeId {
     std::any::TypeId::of::<R>()
 }
 
-/// What a receiver returned.
+/// Converts the return value of a receiver.
 ///
 /// # Errors
 ///
-/// The receiver's own.
+/// The error of the receiver.
 pub fn returned<T: Outcome>(outcome: T) -> Returned {
     outcome.into_result()
 }

@@ -1,3 +1,5 @@
+//! The assertion that the receivers of the program are those in the lock file.
+
 use std::cmp::Ordering;
 use std::env;
 use std::fmt::Write;
@@ -5,18 +7,18 @@ use std::path::{Path, PathBuf};
 
 use crate::signal::registry::registry;
 
-/// The variable that has [`assert_locked`] write the file.
+/// The environment variable that makes [`assert_locked`] write the file.
 const VARIABLE: &str = "SIGNALS_LOCK";
 
-/// Asserts that the receivers of the program are those in a file of its repository, so that nobody adds, drops or changes one
-/// without a line in the review that says so.
+/// Asserts that the receivers of the program are those in a file of the repository. A change of the receivers then appears as a changed
+/// line in the review.
 ///
-/// The file is what [`Registry::to_lock`](crate::Registry::to_lock) returns; a relative path is one from the directory of
-/// the package's `Cargo.toml`, where `cargo test` runs it. `SIGNALS_LOCK=update cargo test` writes the file anew, or for the
-/// first time. Without that variable nothing is ever written.
+/// The file has the content that [`Registry::to_lock`](crate::Registry::to_lock) returns. A relative path starts at the directory
+/// of the package's `Cargo.toml`. `SIGNALS_LOCK=update cargo test` creates or updates the file. Without this variable, the function
+/// writes nothing.
 ///
-/// The receivers are those that are linked into the test. Put it into a file of its own below `tests/`, which has no
-/// receivers, and refer to the program's library there: `use my_app as _;`.
+/// The receivers are those that are linked into the test binary. Write the test in its own file in `tests/`, without other receivers,
+/// and link the program's library there with `use my_app as _;`.
 ///
 /// ```
 /// use sqlx_signals::testing;
@@ -35,8 +37,8 @@ const VARIABLE: &str = "SIGNALS_LOCK";
 ///
 /// # Panics
 ///
-/// Where the receivers are others: the message lists them with `-` for those that are only in the file, and `+` for those that
-/// are only in the program. Where there is no such file, or it cannot be written.
+/// If the receivers differ from those in the file. The message lists the receivers that are only in the file with `-`, and those
+/// that are only in the program with `+`. Also if the file cannot be read, or cannot be written.
 #[track_caller]
 pub fn assert_locked(path: impl AsRef<Path>) {
     let path = in_package(path.as_ref());
@@ -53,7 +55,7 @@ pub fn assert_locked(path: impl AsRef<Path>) {
     if let Some(difference) = difference(&locked, &now) {
         panic!(
             "the receivers of the program are not those in `{shown}`:\n{difference}\
-             `{VARIABLE}=update cargo test` writes it anew, where this is as it should be"
+             `{VARIABLE}=update cargo test` updates the file if this change is intended"
         );
     }
 }
@@ -63,11 +65,11 @@ fn in_package(path: &Path) -> PathBuf {
     package.join(path)
 }
 
-/// The lines that only one of the two has, in their common order.
+/// The lines that only one of the two texts contains, sorted. `None` if there are none.
 fn difference(locked: &str, now: &str) -> Option<String> {
     let lines = |text| {
         let mut lines: Vec<_> = str::lines(text).filter(|line| !line.starts_with('#')).collect();
-        // As `to_lock` has them; somebody may have merged by hand.
+        // `to_lock` returns sorted lines, but a manual merge may have changed the order in the file.
         lines.sort_unstable();
         lines.into_iter().peekable()
     };

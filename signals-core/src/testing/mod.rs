@@ -1,4 +1,13 @@
-//! For the tests of programs: what was sent, transactions that are never stored, and a file that says who receives what.
+//! Tools for the tests of programs that use signals.
+//!
+//! | to test | use |
+//! |---|---|
+//! | which signals of a model a task has sent | [`record`] |
+//! | which custom signals a task has sent | [`record_signal`] |
+//! | `on_commit` receivers, without storing anything | [`transaction`](crate::testing::transaction()) |
+//! | that nobody adds, removes or changes a receiver by accident | [`assert_locked`] |
+//!
+//! Recorders see only the signals of their own task, so tests can run in parallel.
 //!
 //! ```
 //! use sqlx_signals::prelude::*;

@@ -1,3 +1,5 @@
+//! The recorder of a model's signals.
+
 use crate::signal::recording::Listen;
 use std::any::TypeId;
 use std::fmt;
@@ -12,13 +14,17 @@ use crate::signal::recording::Recording;
 use crate::signal::{Signal, post_delete, post_save};
 use crate::table::any::AnyModel;
 
-/// Collects the signals of the model `M` that this task sends from now on, for as long as what this returns is there.
+/// Records the signals of the model `M` that the current task sends, from this call until the returned recorder is dropped.
 ///
-/// A signal is recorded when it is sent, whether or not anybody receives it. What a save of this task has its receivers
-/// save is this task's doing too, those with `on_commit` included, wherever they run. So is what the task does at the same
-/// time, with `join!` or `select!`. A task that it spawns is another one, unless it is told to [`follow`](Recorder::follow).
-/// Tests that run in parallel do not see each other. Under [`without_signals`](crate::without_signals) nothing is sent, and
-/// nothing is recorded.
+/// A signal is recorded when it is sent, whether or not the model has receivers. The recorder sees:
+///
+/// - what the task itself saves and deletes, including concurrent work with `join!` or `select!`;
+/// - what the receivers of these writes save and delete in turn, including `on_commit` receivers on any task.
+///
+/// It does not see:
+///
+/// - other tasks, such as tests that run in parallel, and tasks that this task spawns. [`Recorder::follow`] adds a spawned task;
+/// - writes inside [`without_signals`](crate::without_signals), which send no signals.
 ///
 /// ```
 /// use sqlx_signals::prelude::*;
@@ -45,35 +51,37 @@ use crate::table::any::AnyModel;
 /// cities.assert_rolled_back(1);
 /// # Ok(()) }
 /// ```
-#[must_use = "it records for as long as it is there"]
+#[must_use = "the recorder records until it is dropped"]
 pub fn record<M: Model + Clone>() -> Recorder<M> {
     let log = Log { noted: Mutex::default(), copy: M::clone };
     Recorder { recording: Recording::begin(log) }
 }
 
-/// The signals of a model that one task has sent, see [`record`]. `Display` prints them, one a line.
+/// The recorded signals of a model, see [`record`]. Its `Display` prints one signal per line.
 pub struct Recorder<M: Model + Clone> {
     recording: Recording<Log<M>>,
 }
 
-/// A signal that was sent.
+/// A recorded signal, see [`Recorder::all`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event<M> {
     /// The name of the signal: `pre_save`, `post_save`, `pre_delete` or `post_delete`.
     pub signal: &'static str,
-    /// The row as it was then; ahead of a save, as it was before the receivers of `pre_save`.
+    /// A clone of the row when the signal was sent. For `pre_save`, it is the row before its receivers have changed it.
     pub instance: M,
-    /// Whether the row was new: of `post_save` only.
+    /// Whether the row was new. `None` for signals other than `post_save`.
     pub created: Option<bool>,
-    /// Whether the write was committed, or rolled back. `None` while its transaction is open, and where nobody can know: ahead
-    /// of the statement, and through a connection or transaction of sqlx's own. A transaction that
-    /// [`testing::transaction`](super::transaction) rehearsed counts as committed.
+    /// Whether the write was committed (`true`) or rolled back (`false`).
+    ///
+    /// It is `None` while the transaction is open, for `pre_save` and `pre_delete`, and for a write through a connection or
+    /// transaction of sqlx, whose commit cannot be observed. A transaction of [`testing::transaction`](super::transaction()) counts as
+    /// committed.
     pub committed: Option<bool>,
 }
 
 impl<M: Model + Clone> Recorder<M> {
-    /// Every signal, in the order in which they were sent.
+    /// Returns all recorded signals in the order in which they were sent.
     pub fn all(&self) -> Vec<Event<M>> {
         let noted = self.recording.log.noted().clone();
         let event = noted.iter().map(|noted| Event {
@@ -85,38 +93,39 @@ impl<M: Model + Clone> Recorder<M> {
         event.collect()
     }
 
-    /// The names of all signals, in the order in which they were sent.
+    /// Returns the names of all recorded signals in the order in which they were sent.
     pub fn signals(&self) -> Vec<&'static str> {
         self.recording.log.noted().iter().map(|noted| noted.signal).collect()
     }
 
-    /// The rows that were written, new ones and others, whatever became of the transaction.
+    /// Returns the rows that were inserted or updated, including those that were rolled back.
     pub fn saved(&self) -> Vec<M> {
         self.instances(|event| event.signal == post_save::NAME)
     }
 
-    /// The rows that were written and are new, whatever became of the transaction.
+    /// Returns the rows that were inserted, including those that were rolled back.
     pub fn created(&self) -> Vec<M> {
         self.instances(|event| event.created == Some(true))
     }
 
-    /// The rows that were written and had been there, whatever became of the transaction.
+    /// Returns the rows that were updated, including those that were rolled back.
     pub fn updated(&self) -> Vec<M> {
         self.instances(|event| event.created == Some(false))
     }
 
-    /// The rows that were deleted, whatever became of the transaction.
+    /// Returns the rows that were deleted, including those whose delete was rolled back.
     pub fn deleted(&self) -> Vec<M> {
         self.instances(|event| event.signal == post_delete::NAME)
     }
 
-    /// Forgets what was recorded so far.
+    /// Removes all signals that were recorded so far.
     pub fn clear(&self) {
-        let forgotten = std::mem::take(&mut *self.recording.log.noted());
-        drop(forgotten);
+        // Dropped after the lock is released, because the `Drop` of a row may use the recorder.
+        let removed = std::mem::take(&mut *self.recording.log.noted());
+        drop(removed);
     }
 
-    /// Has what `future` does recorded as the doing of this task, whatever task it runs on. For tasks that a test spawns.
+    /// Returns a future that runs `future` and records its signals too, on any task. Use it for tasks that a test spawns.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -136,41 +145,41 @@ impl<M: Model + Clone> Recorder<M> {
         self.recording.follow(future)
     }
 
-    /// Asserts how many new rows were written.
+    /// Asserts the number of inserts.
     ///
     /// # Panics
     ///
-    /// Where it is another number; the message lists what was recorded.
+    /// If the number differs. The message lists all recorded signals.
     #[track_caller]
     pub fn assert_created(&self, times: usize) {
         self.assert(times, self.created().len(), "created");
     }
 
-    /// Asserts how often rows were written that had been there.
+    /// Asserts the number of updates.
     ///
     /// # Panics
     ///
-    /// Where it is another number; the message lists what was recorded.
+    /// If the number differs. The message lists all recorded signals.
     #[track_caller]
     pub fn assert_updated(&self, times: usize) {
         self.assert(times, self.updated().len(), "updated");
     }
 
-    /// Asserts how many rows were deleted.
+    /// Asserts the number of deleted rows.
     ///
     /// # Panics
     ///
-    /// Where it is another number; the message lists what was recorded.
+    /// If the number differs. The message lists all recorded signals.
     #[track_caller]
     pub fn assert_deleted(&self, times: usize) {
         self.assert(times, self.deleted().len(), "deleted");
     }
 
-    /// Asserts how many writes and deletes were committed.
+    /// Asserts the number of saved and deleted rows that were committed.
     ///
     /// # Panics
     ///
-    /// Where it is another number; the message lists what was recorded.
+    /// If the number differs. The message lists all recorded signals.
     #[track_caller]
     pub fn assert_committed(&self, times: usize) {
         self.assert(
@@ -180,30 +189,30 @@ impl<M: Model + Clone> Recorder<M> {
         );
     }
 
-    /// Asserts how many writes and deletes were rolled back.
+    /// Asserts the number of saved and deleted rows that were rolled back.
     ///
     /// # Panics
     ///
-    /// Where it is another number; the message lists what was recorded.
+    /// If the number differs. The message lists all recorded signals.
     #[track_caller]
     pub fn assert_rolled_back(&self, times: usize) {
-        let undone = self.instances(|event| event.committed == Some(false));
-        self.assert(times, undone.len(), "rolled back");
+        let rolled_back = self.instances(|event| event.committed == Some(false));
+        self.assert(times, rolled_back.len(), "rolled back");
     }
 
-    /// Asserts that no signal was sent at all, not even ahead of a write that did not come to be.
+    /// Asserts that no signal was sent, not even the `pre_save` or `pre_delete` of a write that has failed.
     ///
     /// # Panics
     ///
-    /// Where one was; the message lists what was recorded.
+    /// If a signal was recorded. The message lists all recorded signals.
     #[track_caller]
     pub fn assert_none(&self) {
         let all = self.all();
         assert!(all.is_empty(), "expected no signal of `{}`, but there were:\n{self}", M::NAME);
     }
 
-    fn instances(&self, which: impl Fn(&Event<M>) -> bool) -> Vec<M> {
-        self.all().into_iter().filter(which).map(|event| event.instance).collect()
+    fn instances(&self, filter: impl Fn(&Event<M>) -> bool) -> Vec<M> {
+        self.all().into_iter().filter(filter).map(|event| event.instance).collect()
     }
 
     #[track_caller]
@@ -217,7 +226,7 @@ impl<M: Model + Clone> Recorder<M> {
 }
 
 impl<M: Model> Event<M> {
-    /// The key of the row, where it had one.
+    /// Returns the key of the row, or `None` if it had no key yet.
     pub fn pk(&self) -> Option<M::Pk> {
         self.instance.pk()
     }
@@ -259,7 +268,7 @@ impl<M: Model + Clone> fmt::Debug for Recorder<M> {
     }
 }
 
-/// What was sent of a model.
+/// The recorded signals of a model.
 pub(super) struct Log<M> {
     pub(super) noted: Mutex<Vec<Noted<M>>>,
     pub(super) copy: fn(&M) -> M,
@@ -268,9 +277,9 @@ pub(super) struct Log<M> {
 pub(super) struct Noted<M> {
     pub(super) signal: &'static str,
     pub(super) created: Option<bool>,
-    /// Shared, so that it is copied and dropped when the lock is free.
+    /// Shared, so that the row is cloned and dropped without holding the lock.
     pub(super) instance: Arc<M>,
-    /// Whether it was committed, when that is known.
+    /// Whether the write was committed. It is set when the transaction has ended.
     pub(super) committed: Arc<OnceLock<bool>>,
 }
 
@@ -283,7 +292,8 @@ impl<M> Clone for Noted<M> {
 }
 
 impl<M> Log<M> {
-    /// What was noted. No code of the program runs while this is held: it may record, or ask what was recorded.
+    /// Locks the list of recorded signals. No code of the program (`Clone`, `Drop`) may run under the lock, because it may use the
+    /// recorder.
     pub(super) fn noted(&self) -> MutexGuard<'_, Vec<Noted<M>>> {
         self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,12 +1,15 @@
+//! The recorder of a custom signal.
+
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::signal::custom::CustomSignal;
 use crate::signal::recording::{Recording, SentLog};
 
-/// Collects what this task sends of a signal of the program's own, as [`record`](super::record) does of a model.
+/// Records the values of the custom signal `T` that the current task sends, from this call until the returned recorder is dropped.
 ///
-/// A signal is recorded when it is sent, whatever its receivers make of it, and whether there are any.
+/// A signal is recorded when it is sent, whether or not it has receivers and whether or not they fail. The rules for what belongs
+/// to the current task are those of [`record`](super::record).
 ///
 /// ```
 /// use sqlx_signals::prelude::*;
@@ -24,23 +27,23 @@ use crate::signal::recording::{Recording, SentLog};
 /// assert_eq!(paid.all()[0].order_id, 7);
 /// # Ok(()) }
 /// ```
-#[must_use = "it records for as long as it is there"]
+#[must_use = "the recorder records until it is dropped"]
 pub fn record_signal<T: CustomSignal>() -> Sent<T> {
     Sent { recording: Recording::begin(SentLog(Mutex::default())) }
 }
 
-/// What one task has sent of a signal, see [`record_signal`].
+/// The recorded values of a custom signal, see [`record_signal`].
 pub struct Sent<T: CustomSignal> {
     recording: Recording<SentLog<T>>,
 }
 
 impl<T: CustomSignal> Sent<T> {
-    /// What was sent, in its order.
+    /// Returns all recorded values in the order in which they were sent.
     pub fn all(&self) -> Vec<Arc<T>> {
         self.recording.log.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// As [`Recorder::follow`](super::Recorder::follow).
+    /// Returns a future that runs `future` and records its signals too, see [`Recorder::follow`](super::Recorder::follow).
     pub fn follow<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F, T> {
         self.recording.follow(future)
     }
@@ -49,7 +52,7 @@ impl<T: CustomSignal> Sent<T> {
     ///
     /// # Panics
     ///
-    /// Where it is another number.
+    /// If the number differs.
     #[track_caller]
     pub fn assert_sent(&self, times: usize) {
         let found = self.all().len();

@@ -1,3 +1,5 @@
+//! Transactions for tests, which run `on_commit` receivers and then roll back.
+
 use crate::database::deferred::End;
 use crate::database::deferred::run_all;
 use crate::task::info::Receiver;
@@ -13,18 +15,23 @@ use crate::task::chain::{Ran, RunningReceiver};
 use crate::transaction::Transaction;
 use crate::transaction::closure::TransactionClosure;
 
-/// Runs `work` in a transaction that is never stored, and yet runs what waits for its commit, after
-/// [Django's](https://docs.djangoproject.com/en/stable/topics/testing/tools/#django.test.TestCase.captureOnCommitCallbacks)
-/// `captureOnCommitCallbacks`. Tests that use nothing else leave the database as it was.
+/// Runs `work` in a transaction, runs the `on_commit` receivers as a commit would, and then rolls the transaction back.
 ///
-/// When `work` is done, constraints that are deferred to the commit are checked; then the `on_commit` receivers and callbacks
-/// run, in their order; then the transaction is rolled back. That last rollback is the test's own, and runs no `on_rollback`
-/// receiver. Where `work` fails, or a commit would, there is nothing to rehearse: the transaction is rolled back as ever, and
-/// its `on_rollback` receivers run.
+/// A test that writes only in such transactions leaves the database unchanged. The function has the purpose of
+/// [`captureOnCommitCallbacks`](https://docs.djangoproject.com/en/stable/topics/testing/tools/#django.test.TestCase.captureOnCommitCallbacks)
+/// of Django.
 ///
-/// What waits for a commit finds the rows only once they are there. Here they never are, and the transaction is still open: a
-/// receiver that uses the [`Db`] gets [`Error::OnlyRehearsed`] at once, instead of waiting for a lock of its own test. Test
-/// such a receiver with a commit, on a database of the test's own.
+/// If `work` succeeds, these steps follow:
+///
+/// 1. Constraints that are deferred to the commit are checked.
+/// 2. The `on_commit` receivers and callbacks run in their order.
+/// 3. The transaction is rolled back. This rollback runs no `on_rollback` receivers.
+///
+/// If `work` fails or the transaction could not be committed, the transaction is rolled back, and its `on_rollback` receivers run.
+///
+/// The transaction is still open while the `on_commit` receivers run, and no other connection sees its rows. A receiver that uses
+/// the [`Db`] therefore gets [`Error::OnlyRehearsed`] at once, instead of waiting for a lock that the test holds. Test such a receiver
+/// with a real commit, on a database that belongs to the test.
 ///
 /// ```
 /// use sqlx_signals::prelude::*;
@@ -55,12 +62,12 @@ use crate::transaction::closure::TransactionClosure;
 ///
 /// # Errors
 ///
-/// What `work` returns, and what a commit would: [`Error::RolledBack`] where something in the transaction had failed, and a
-/// deferred constraint that is violated.
+/// The error that `work` returns. Otherwise, the error that a commit would return: [`Error::RolledBack`] if a write in the transaction
+/// has failed, or if a deferred constraint is violated on SQLite, and [`Error::Database`] if one is violated on PostgreSQL.
 ///
 /// # Cancel safety
 ///
-/// A dropped future rolls back.
+/// If the future is dropped, the transaction is rolled back.
 pub async fn transaction<T, F>(db: &Db, work: F) -> Result<TestTransaction<T>>
 where
     F: TransactionClosure<T>,
@@ -71,39 +78,38 @@ where
         tx.rollback_or_log().await;
         return Err(error);
     }
-    let waiting = take(&mut tx.frame().deferred);
+    let deferred = take(&mut tx.frame().deferred);
     let ran = Ran::default();
     let rehearsal = RunningReceiver::rehearsal(db.pool_id(), Arc::clone(&ran));
-    let errors = rehearsal.scope(run_all(waiting, End::Committed, None)).await;
+    let errors = rehearsal.scope(run_all(deferred, End::Committed, None)).await;
     tx.rollback().await?;
     let ran = take(&mut *ran.lock().unwrap_or_else(PoisonError::into_inner));
     let receivers = ran.into_iter().map(|info| registry().info(info)).collect();
     Ok(TestTransaction { value, receivers, errors })
 }
 
-/// What came of a [`testing::transaction`](transaction).
+/// The result of [`testing::transaction`](transaction()).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TestTransaction<T> {
     /// What the closure returned.
     pub value: T,
-    /// The `on_commit` receivers that ran, in their order.
+    /// The `on_commit` receivers that ran, in the order in which they ran.
     pub receivers: Vec<ReceiverInfo>,
-    /// What `on_commit` receivers and callbacks returned as errors, or panicked with, as in
-    /// [`Committed::errors`](crate::Committed::errors).
+    /// The errors and panics of `on_commit` receivers and callbacks, as in [`Committed::errors`](crate::Committed::errors).
     pub errors: Vec<Error>,
 }
 
 impl<T> TestTransaction<T> {
-    /// Asserts how often an `on_commit` receiver ran, with an error or without.
+    /// Asserts how often an `on_commit` receiver ran, successfully or not.
     ///
     /// # Panics
     ///
-    /// Where it is another number; the message lists those that ran.
+    /// If the number differs. The message lists the receivers that ran.
     #[track_caller]
     pub fn assert_ran<R: Receiver>(&self, times: usize) {
-        let this = TypeId::of::<R>();
-        let found = self.receivers.iter().filter(|receiver| receiver.id() == this).count();
+        let expected = TypeId::of::<R>();
+        let found = self.receivers.iter().filter(|receiver| receiver.id() == expected).count();
         let all: Vec<_> = self.receivers.iter().map(|receiver| format!("\n{receiver}")).collect();
         let (name, all) = (std::any::type_name::<R>(), all.concat());
         assert!(
@@ -113,7 +119,7 @@ impl<T> TestTransaction<T> {
     }
 }
 
-/// Some constraints are checked by COMMIT, which is not going to be sent.
+/// Checks the constraints that COMMIT would check, because COMMIT is not sent.
 async fn check_constraints(tx: &mut Transaction<'_>) -> Result<()> {
     match tx.kind() {
         DatabaseKind::Postgres => tx.execute("SET CONSTRAINTS ALL IMMEDIATE").await.map(drop),

@@ -15,7 +15,7 @@ pub(super) struct Connected {
     pub(super) entry: Arc<dyn ErasedEntry>,
 }
 
-/// Which receiver it is.
+/// The identity of a receiver that is connected at run time.
 #[derive(Debug, Clone)]
 pub(super) struct Key {
     pub(super) signal: TypeId,
@@ -23,11 +23,11 @@ pub(super) struct Key {
     pub(super) uid: Arc<str>,
 }
 
-/// All that are connected, by signal and sender.
+/// All receivers that are connected at run time, by signal and sender.
 #[derive(Debug, Default)]
 pub(super) struct AllConnected {
     by_sender: HashMap<(TypeId, TypeId), OfSender>,
-    /// How often one was connected so far: they run in that order.
+    /// How many receivers were connected so far. Receivers run in the order in which they were connected.
     count: u64,
 }
 
@@ -38,30 +38,30 @@ struct OfSender {
 }
 
 impl AllConnected {
-    /// Connects a receiver, unless there is one of this identity.
+    /// Connects a receiver, unless one with this key is connected already.
     pub(super) fn connect(&mut self, key: &Key, connected: Connected) {
         let of = self.by_sender.entry((key.signal, key.sender)).or_default();
-        if let Entry::Vacant(place) = of.by_uid.entry(Arc::clone(&key.uid)) {
+        if let Entry::Vacant(vacant) = of.by_uid.entry(Arc::clone(&key.uid)) {
             self.count += 1;
-            place.insert(self.count);
+            vacant.insert(self.count);
             of.in_order.insert(self.count, connected);
         }
     }
 
-    /// Disconnects a receiver, and returns it if it was connected.
+    /// Disconnects a receiver, and returns it. `None` if it was not connected.
     pub(super) fn disconnect(&mut self, key: &Key) -> Option<Connected> {
         let Entry::Occupied(mut of) = self.by_sender.entry((key.signal, key.sender)) else {
             return None;
         };
-        let place = of.get_mut().by_uid.remove(&key.uid)?;
-        let connected = of.get_mut().in_order.remove(&place);
+        let number = of.get_mut().by_uid.remove(&key.uid)?;
+        let connected = of.get_mut().in_order.remove(&number);
         if of.get().by_uid.is_empty() {
             of.remove();
         }
         connected
     }
 
-    /// The receivers of a signal from these senders, in their order.
+    /// The receivers of a signal of these senders, in the order in which they were connected.
     pub(super) fn of(
         &self,
         signal: TypeId,
@@ -69,25 +69,26 @@ impl AllConnected {
     ) -> impl Iterator<Item = &Connected> {
         let of = senders.iter().filter_map(|sender| self.by_sender.get(&(signal, *sender)));
         let mut all: Vec<_> = of.flat_map(|of| &of.in_order).collect();
-        all.sort_unstable_by_key(|(place, _)| **place);
+        all.sort_unstable_by_key(|(number, _)| **number);
         all.into_iter().map(|(_, connected)| connected)
     }
 
-    /// All of them, in their order.
+    /// All receivers, in the order in which they were connected.
     pub(super) fn identities(&self) -> impl Iterator<Item = &Identity> {
         let mut all: Vec<_> = self.by_sender.values().flat_map(|of| &of.in_order).collect();
-        all.sort_unstable_by_key(|(place, _)| **place);
+        all.sort_unstable_by_key(|(number, _)| **number);
         all.into_iter().map(|(_, connected)| &connected.identity)
     }
 }
 
-/// What there is to know of the receivers of this signal and sender that are connected at a place in the source: the same
-/// each time, because it is kept as long as the program runs.
+/// The information about the receivers of a signal and sender that one source line connects. It is leaked, and so each line must get
+/// the same one each time.
 pub(super) fn info(key: &Key, info: Info) -> &'static Info {
-    static INFOS: Mutex<BTreeMap<Place, &'static Info>> = Mutex::new(BTreeMap::new());
+    static INFOS: Mutex<BTreeMap<CallSite, &'static Info>> = Mutex::new(BTreeMap::new());
     let mut infos = INFOS.lock().unwrap_or_else(PoisonError::into_inner);
-    let place = (key.signal, key.sender, info.file, info.line);
-    infos.entry(place).or_insert_with(|| Box::leak(Box::new(info)))
+    let call_site = (key.signal, key.sender, info.file, info.line);
+    infos.entry(call_site).or_insert_with(|| Box::leak(Box::new(info)))
 }
 
-type Place = (TypeId, TypeId, &'static str, u32);
+/// Signal, sender, file and line of a call of `connect`.
+type CallSite = (TypeId, TypeId, &'static str, u32);

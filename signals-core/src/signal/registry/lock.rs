@@ -1,10 +1,13 @@
+//! The text of the lock file.
+
 use crate::task::info::Info;
 use std::any::TypeId;
 use std::fmt::Write;
 
-const HEAD: &str = "# Who receives what. `SIGNALS_LOCK=update cargo test` writes this file.\n";
+const HEAD: &str =
+    "# The receivers of this program. `SIGNALS_LOCK=update cargo test` writes this file.\n";
 
-/// A line for each receiver, without its place in the source, which changes with unrelated edits.
+/// One line for each receiver. File and line are left out, because they change with unrelated edits.
 pub(super) fn text(linked: impl Iterator<Item = &'static Info> + Clone) -> String {
     let name = |receiver: &TypeId| {
         linked.clone().find(|info| info.receiver == *receiver).map_or("?", |info| info.name)

@@ -1,3 +1,5 @@
+//! The registry: the receivers of the program, their order, and what the program changes at run time.
+
 pub(crate) mod after;
 pub(crate) mod connected;
 pub(crate) mod lock;
@@ -24,7 +26,22 @@ use crate::task::chain;
 use connected::{AllConnected, Connected, Key};
 pub use view::Receivers;
 
-/// Every receiver that is linked into the program.
+/// The receivers of the program. [`registry`] returns it.
+///
+/// The linker collects every `#[receiver]` of the program and its library crates. There is no registration call. The registry lists the
+/// receivers, enables and disables them, and draws them as a graph:
+///
+/// | to do this | call |
+/// |---|---|
+/// | print all receivers | [`receivers`](Self::receivers) |
+/// | make sure at start-up that a receiver is linked | [`require`](Self::require) |
+/// | look at one receiver, disable or enable it | [`get`](Self::get) |
+/// | add a receiver at run time | `connect` of the signal, such as [`post_save::connect`](crate::post_save::connect) |
+/// | draw a graph | [`to_mermaid`](Self::to_mermaid), [`to_dot`](Self::to_dot) |
+/// | compare the receivers with a file in a test | [`testing::assert_locked`](crate::testing::assert_locked) |
+///
+/// The receivers of one signal run in this order: by `order`, then by module path, file and line. `after` moves a receiver behind
+/// others. Receivers that are connected at run time come last. The order never depends on the linker.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -32,39 +49,45 @@ pub use view::Receivers;
 ///
 /// # #[derive(Model, Clone)]
 /// # struct User { id: Option<i64> }
-/// /// Greets.
+/// /// Greets a new user.
 /// #[receiver(post_save, sender = User, on_commit)]
 /// fn welcome(_: PostSave<'_, User>) {}
 ///
 /// # fn main() -> Result<()> {
 /// registry().require::<welcome>()?;
 /// let receiver = registry().get::<welcome>();
-/// assert_eq!((receiver.signal(), receiver.sender(), receiver.doc()), ("post_save", "User", "Greets."));
+/// assert_eq!((receiver.signal(), receiver.sender()), ("post_save", "User"));
+/// assert_eq!(receiver.doc(), "Greets a new user.");
 /// receiver.disable();
 /// assert!(!receiver.is_enabled());
 /// # Ok(()) }
 /// ```
 #[derive(Debug)]
 pub struct Registry {
-    /// In the order in which they run.
+    /// The linked receivers in the order in which they run.
     linked: Vec<&'static Registration>,
-    /// Signal, sender and the place in that order, sorted: what is looked for once a model is not worth a map.
+    /// Signal, sender and index in `linked`, sorted. The receivers of a model are looked up once and then cached, so a binary search is
+    /// fast enough.
     by_sender: Vec<(TypeId, TypeId, usize)>,
     /// A sentence about each `after` that cannot hold.
     mistakes: Vec<String>,
     changes: RwLock<Changes>,
-    /// How often the program has changed what is connected and enabled.
+    /// The number of changes so far. Cached lists of receivers are valid as long as it stays the same.
     generation: AtomicU64,
 }
 
-/// What the program changed at run time.
+/// What the program has changed at run time.
 #[derive(Debug, Default)]
 struct Changes {
     connected: AllConnected,
     disabled: HashSet<TypeId>,
 }
 
-/// The receivers of this program.
+/// Returns the registry of this program.
+///
+/// ```
+/// println!("{}", sqlx_signals::registry().receivers());
+/// ```
 pub fn registry() -> &'static Registry {
     static REGISTRY: OnceLock<Registry> = OnceLock::new();
     let mut is_new = false;
@@ -73,7 +96,7 @@ pub fn registry() -> &'static Registry {
         Registry::collect()
     });
     if is_new {
-        // Only now: what listens to the log may use the registry.
+        // Not in `collect`: a subscriber of the log may itself call `registry`.
         registry.log_mistakes();
     }
     registry
@@ -82,17 +105,15 @@ pub fn registry() -> &'static Registry {
 impl Registry {
     fn collect() -> Self {
         let mut linked: Vec<_> = inventory::iter::<Registration>.into_iter().collect();
-        // The linker's order is nobody's: lower `order` first, then by the module's path, file and line.
-        // The key is made once for each, and not for each comparison: a big program has ten thousand.
+        // The linker collects in an undefined order. The keys are computed once for each receiver, not for each comparison, because
+        // a large program has ten thousand receivers.
         linked
             .sort_by_cached_key(|r| (r.info.order, module(r.info.name), r.info.file, r.info.line));
-        let mut identities = HashSet::new();
-        linked.retain(|r| {
-            r.info.uid.is_empty() || identities.insert((r.info.uid, r.signal, r.sender))
-        });
+        let mut seen = HashSet::new();
+        linked.retain(|r| r.info.uid.is_empty() || seen.insert((r.info.uid, r.signal, r.sender)));
         let (linked, mistakes) = after::sort(linked);
-        let places = linked.iter().enumerate();
-        let mut by_sender: Vec<_> = places.map(|(place, r)| (r.signal, r.sender, place)).collect();
+        let indexed = linked.iter().enumerate();
+        let mut by_sender: Vec<_> = indexed.map(|(index, r)| (r.signal, r.sender, index)).collect();
         by_sender.sort_unstable();
         let (changes, generation) = (RwLock::default(), AtomicU64::new(0));
         Self { linked, by_sender, mistakes, changes, generation }
@@ -104,8 +125,10 @@ impl Registry {
         }
     }
 
-    /// Every receiver, in the order in which those of one signal run: those that are linked, then those that were
-    /// connected. What this returns can be gone through, and prints as a table.
+    /// Returns all receivers: first the linked ones, then those that are connected at run time. The receivers of one signal are in the
+    /// order in which they run.
+    ///
+    /// The result is an iterator, and its `Display` is a table.
     ///
     /// ```
     /// for receiver in sqlx_signals::registry().receivers() {
@@ -119,37 +142,42 @@ impl Registry {
         Receivers { all: all.into_iter() }
     }
 
-    /// Who receives what as a [Mermaid](https://mermaid.js.org/syntax/flowchart.html) flowchart, which GitHub renders. In a
-    /// debug build it also shows, dashed, what each receiver was seen to save, delete and send so far in this process.
+    /// Returns the models and their receivers as a [Mermaid](https://mermaid.js.org/syntax/flowchart.html) flowchart, which GitHub renders.
+    ///
+    /// In a debug build, dashed arrows show what each receiver has saved, deleted and sent in this process so far.
     pub fn to_mermaid(&self) -> String {
         self.receivers().to_mermaid()
     }
 
-    /// Who receives what as a [Graphviz](https://graphviz.org/doc/info/lang.html) graph, with what was seen as in
-    /// [`to_mermaid`](Self::to_mermaid).
+    /// Returns the same graph as [`to_mermaid`](Self::to_mermaid) in the DOT language of
+    /// [Graphviz](https://graphviz.org/doc/info/lang.html).
     pub fn to_dot(&self) -> String {
         self.receivers().to_dot()
     }
 
-    /// Every receiver as JSON: an array of objects with `signal`, `sender`, `receiver`, `phase`, `order`, `file`, `line`,
-    /// `doc` and `enabled`. In a debug build, one that was seen to save, delete or send something so far has their names in
-    /// `saves`, `deletes` or `sends`.
+    /// Returns all receivers as a JSON array. Each object has the fields `signal`, `sender`, `receiver`, `phase`, `order`, `file`, `line`,
+    /// `doc` and `enabled`.
+    ///
+    /// In a debug build, the fields `saves`, `deletes` and `sends` list the models and signals that the receiver has saved, deleted and
+    /// sent in this process so far.
     pub fn to_json(&self) -> String {
         self.receivers().to_json()
     }
 
-    /// The receivers that are linked into the program, sorted, a line for each: signal, sender, receiver, phase, and the options
-    /// that change what it does. It is the text of the file that
-    /// [`testing::assert_locked`](crate::testing::assert_locked) compares with, and changes with nothing but the receivers.
+    /// Returns the linked receivers as sorted lines: signal, sender, receiver, phase, and the options that change what the receiver does.
+    ///
+    /// This is the content of the file that [`testing::assert_locked`](crate::testing::assert_locked) compares with. It changes only
+    /// if the receivers change: file and line are not part of it.
     pub fn to_lock(&self) -> String {
         lock::text(self.linked.iter().map(|r| r.info))
     }
 
-    /// The receiver of this name.
+    /// Returns the receiver `R`. `#[receiver]` creates a type with the name of the function, so the receiver `welcome` is
+    /// `registry().get::<welcome>()`.
     ///
     /// # Panics
     ///
-    /// Where it is not registered in this program, which [`require`](Self::require) says without a panic.
+    /// If the receiver is not linked into this program. [`require`](Self::require) returns an error instead.
     #[track_caller]
     pub fn get<R: Receiver>(&self) -> ReceiverInfo {
         self.find::<R>().unwrap_or_else(|error| panic!("{error}"))
@@ -160,19 +188,20 @@ impl Registry {
         found.ok_or_else(|| Error::NotLinked { receiver: type_name::<R>() })
     }
 
-    /// Makes sure that a receiver is linked, for the start of a program: one in a library crate that nothing else
-    /// refers to is otherwise left out by the linker without a word.
+    /// Checks that the receiver `R` is linked into this program. Call it at start-up for the receivers of library crates: the linker
+    /// silently leaves out a crate that nothing refers to.
     ///
     /// # Errors
     ///
-    /// [`Error::NotLinked`].
+    /// [`Error::NotLinked`] if the receiver is not linked.
     pub fn require<R: Receiver>(&self) -> Result<()> {
         self.find::<R>().map(drop)
     }
 
-    /// Sets how many saves deep receivers may go, each made by a receiver of the one before, until it is
-    /// [`Error::Recursion`]. It is 16 until it is set, and counts for the whole process. Each
-    /// level is on the stack of the thread: some 30 KiB of it in a debug build, 3 KiB in a release build.
+    /// Sets the recursion limit of the process: how deeply saves may be nested, each made by a receiver of the save around it. The save
+    /// that exceeds the limit returns [`Error::Recursion`].
+    ///
+    /// The default is 16. Each level uses stack of the thread: about 30 KiB in a debug build and 3 KiB in a release build.
     pub fn set_recursion_limit(&self, limit: usize) {
         chain::set_recursion_limit(limit);
     }
@@ -187,7 +216,7 @@ impl Registry {
         ReceiverInfo { identity }
     }
 
-    /// What is wrong with the receivers as a whole.
+    /// The mistakes in the order of the receivers, for `Db::check`.
     pub(crate) fn findings(&self) -> Vec<String> {
         self.mistakes.clone()
     }
@@ -196,14 +225,14 @@ impl Registry {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The receivers of a signal from these senders as they are now, in the order in which they run: those that are
-    /// linked, then those that were connected.
+    /// The enabled receivers of a signal of these senders, in the order in which they run: first the linked ones, then those that are
+    /// connected at run time.
     pub(crate) fn receivers_of(&self, signal: TypeId, senders: &[TypeId]) -> Vec<ErasedReceiver> {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
-        let mut places: Vec<_> =
-            senders.iter().flat_map(|sender| self.places(signal, *sender)).collect();
-        places.sort_unstable();
-        let linked = places.into_iter().map(|place| self.linked[place]);
+        let mut indexes: Vec<_> =
+            senders.iter().flat_map(|sender| self.indexes(signal, *sender)).collect();
+        indexes.sort_unstable();
+        let linked = indexes.into_iter().map(|index| self.linked[index]);
         let enabled = linked.filter(|r| !changes.disabled.contains(&r.info.receiver));
         let linked = enabled
             .map(|r| ErasedReceiver::new(Identity::linked(r.info), Registered::Linked(r.entry)));
@@ -214,16 +243,15 @@ impl Registry {
         linked.chain(connected).collect()
     }
 
-    /// The places of the linked receivers of a signal from a sender.
-    fn places(&self, signal: TypeId, sender: TypeId) -> impl Iterator<Item = usize> {
+    /// The indexes in `linked` of the receivers of a signal of a sender.
+    fn indexes(&self, signal: TypeId, sender: TypeId) -> impl Iterator<Item = usize> {
         let start = self.by_sender.partition_point(|(of, from, _)| (*of, *from) < (signal, sender));
-        let those = self.by_sender[start..].iter();
-        those
-            .take_while(move |(of, from, _)| (*of, *from) == (signal, sender))
-            .map(|(.., place)| *place)
+        let rest = self.by_sender[start..].iter();
+        rest.take_while(move |(of, from, _)| (*of, *from) == (signal, sender))
+            .map(|(.., index)| *index)
     }
 
-    /// Connects a receiver at run time, unless there is one of this identity.
+    /// Connects a receiver at run time, unless one of this signal, sender and `uid` exists.
     pub(crate) fn connect<S: Signal, M: Sender>(
         &self,
         uid: &str,
@@ -232,21 +260,23 @@ impl Registry {
     ) -> Handle {
         let key = Key { signal: TypeId::of::<S>(), sender: TypeId::of::<M>(), uid: uid.into() };
         let is_linked =
-            self.places(key.signal, key.sender).any(|place| self.linked[place].info.uid == uid);
+            self.indexes(key.signal, key.sender).any(|index| self.linked[index].info.uid == uid);
         if !is_linked {
             let info = connected::info(&key, Info::connected::<S, M>(at));
             let identity = Identity::connected(info, Arc::clone(&key.uid));
             let entry: Arc<dyn ErasedEntry> =
                 Arc::new(Entry::<S, M> { call: Call::Shared(call), keep: None });
-            // It stays here too, so that one that is not connected is not dropped under the lock.
+            // `entry` is kept here too: if the receiver is not connected, its closure must not be dropped under the lock.
             let connected = Connected { identity, entry: Arc::clone(&entry) };
             self.change(|changes| changes.connected.connect(&key, connected));
         }
         Handle { key }
     }
 
-    /// Whoever saves from now on sees the change; who is under way goes on with what it began with. What the change returns is
-    /// dropped by the caller, when the lock is free: a receiver may have anything to drop, which may do anything.
+    /// Changes what is connected and enabled. Writes that begin later see the change. Writes that have begun keep their receivers.
+    ///
+    /// The closure returns what it has removed, so that the caller drops it after the lock is released: the `Drop` of a receiver's
+    /// captured values may use the registry.
     fn change<T>(&self, change: impl FnOnce(&mut Changes) -> T) -> T {
         let mut changes = self.changes.write().unwrap_or_else(PoisonError::into_inner);
         let changed = change(&mut changes);
@@ -255,15 +285,31 @@ impl Registry {
     }
 }
 
-/// A receiver that was connected at run time.
+/// A receiver that was connected at run time, see [`post_save::connect`](crate::post_save::connect).
+///
+/// If the handle is dropped, the receiver stays connected.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[derive(Model, Clone)]
+/// # struct User { id: Option<i64>, name: String }
+/// let handle = post_save.connect::<User>("print users", |saved, _| {
+///     Box::pin(async move {
+///         println!("{} was saved", saved.instance.name);
+///         Ok(())
+///     })
+/// });
+/// assert!(handle.disconnect());
+/// assert!(!handle.disconnect());
+/// ```
 #[derive(Debug, Clone)]
-#[must_use = "a receiver stays connected where its handle is dropped"]
+#[must_use = "a receiver stays connected if its handle is dropped"]
 pub struct Handle {
     key: Key,
 }
 
 impl Handle {
-    /// Disconnects the receiver, and returns whether it was connected. A save that is under way still runs it.
+    /// Disconnects the receiver, and returns whether it was connected. A write that has begun still runs it.
     pub fn disconnect(&self) -> bool {
         let connected = registry().change(|changes| changes.connected.disconnect(&self.key));
         connected.is_some()
@@ -276,21 +322,21 @@ impl fmt::Debug for Registration {
     }
 }
 
-/// The path of the module that a receiver stands in.
+/// The path of the module that contains a receiver.
 fn module(name: &'static str) -> &'static str {
-    // By the character, which is looked for faster than the string.
+    // Searching for a `char` is faster than searching for "::".
     name.rsplit_once(':').map_or("", |(module, _)| module.trim_end_matches(':'))
 }
 
-/// A receiver, as the registry shows it.
+/// Information about a receiver. Its `Display` is one line with signal, sender, name, phase, file and line.
 #[derive(Clone)]
 pub struct ReceiverInfo {
     identity: Identity,
 }
 
 impl ReceiverInfo {
-    /// The path of the function. Of a receiver that was connected at run time, its `uid`; such a name is kept as long as the
-    /// program runs.
+    /// The path of the function, or the `uid` of a receiver that was connected at run time. (The memory of such a name is never
+    /// freed.)
     pub fn name(&self) -> &'static str {
         self.identity.static_name()
     }
@@ -300,7 +346,7 @@ impl ReceiverInfo {
         self.identity.signal
     }
 
-    /// The name of the model.
+    /// The name of the model, `every model` for a receiver that names no sender, and empty for a receiver of a custom signal.
     pub fn sender(&self) -> &'static str {
         self.identity.sender
     }
@@ -309,17 +355,17 @@ impl ReceiverInfo {
         self.identity.receiver
     }
 
-    /// When it runs.
+    /// When the receiver runs: in the transaction, after the commit, or after the rollback.
     pub fn phase(&self) -> Phase {
         self.identity.phase
     }
 
-    /// Its place among the receivers of its signal: the lower, the earlier.
+    /// The option `order`. A receiver with a lower number runs earlier. The default is 0.
     pub fn order(&self) -> i32 {
         self.identity.order
     }
 
-    /// The source file.
+    /// The source file of the receiver, or of the call that has connected it.
     pub fn file(&self) -> &'static str {
         self.identity.file
     }
@@ -329,25 +375,25 @@ impl ReceiverInfo {
         self.identity.line
     }
 
-    /// Has it run again, in the whole process, after [`disable`](Self::disable).
+    /// Enables the receiver after [`disable`](Self::disable), in the whole process.
     pub fn enable(&self) {
         let receiver = self.identity.receiver;
         registry().change(|changes| changes.disabled.remove(&receiver));
     }
 
-    /// Does not run it any more, in the whole process. To leave it out in one task, see [`muted`](crate::muted).
+    /// Disables the receiver in the whole process. To disable it in one task, use [`muted`](crate::muted).
     pub fn disable(&self) {
         let receiver = self.identity.receiver;
         registry().change(|changes| changes.disabled.insert(receiver));
     }
 
-    /// Whether it runs.
+    /// Whether the receiver is enabled.
     pub fn is_enabled(&self) -> bool {
         let changes = registry().changes.read().unwrap_or_else(PoisonError::into_inner);
         !changes.disabled.contains(&self.identity.receiver)
     }
 
-    /// The first line of its doc comment.
+    /// The first line of the receiver's doc comment.
     pub fn doc(&self) -> &'static str {
         self.identity.doc
     }

@@ -1,3 +1,5 @@
+//! The receivers of the program as a table, as a graph, and as JSON.
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::{self, Write};
 use std::vec::IntoIter;
@@ -7,7 +9,15 @@ use serde_json::json;
 use super::ReceiverInfo;
 use crate::task::observed;
 
-/// The receivers of the program: an iterator, and with `Display` an aligned table of those that are left.
+/// The receivers of the program, see [`Registry::receivers`](crate::Registry::receivers).
+///
+/// It is an iterator of [`ReceiverInfo`]. Its `Display` is a table of the receivers that the iterator has not returned yet.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// let on_commit = registry().receivers().filter(|r| r.phase() == sqlx_signals::Phase::OnCommit);
+/// println!("{} receivers run after the commit", on_commit.count());
+/// ```
 #[derive(Debug, Clone)]
 pub struct Receivers {
     pub(super) all: IntoIter<ReceiverInfo>,
@@ -60,8 +70,9 @@ impl fmt::Display for Receivers {
     }
 }
 
-/// What a receiver was seen to do, by its place among the receivers.
+/// What a receiver has saved, deleted or sent in this process.
 struct Seen {
+    /// The index of the receiver.
     receiver: usize,
     verb: &'static str,
     what: &'static str,
@@ -69,7 +80,7 @@ struct Seen {
 
 impl Receivers {
     pub(super) fn to_mermaid(&self) -> String {
-        // What Mermaid takes for markup, as the entities that it knows.
+        // Escapes what Mermaid reads as markup.
         let label =
             |text: &str| text.replace('&', "#amp;").replace('"', "#quot;").replace('<', "#lt;");
         let mut graph = "flowchart LR\n".to_owned();
@@ -139,7 +150,7 @@ impl Receivers {
         serde_json::Value::from(all).to_string()
     }
 
-    /// Taken once for each picture: other tasks go on.
+    /// A snapshot of what receivers have done. A graph uses one snapshot, because other tasks add to it meanwhile.
     fn seen(&self) -> Vec<Seen> {
         let all = self.all.as_slice().iter().enumerate();
         all.flat_map(|(receiver, r)| {
@@ -149,8 +160,8 @@ impl Receivers {
         .collect()
     }
 
-    /// What signals come from, and what receivers were seen to write and send, each with the number of its node. A signal of
-    /// its own comes from itself.
+    /// The number of the graph's node for each model and custom signal: for each source of a signal, and for all that receivers have
+    /// written or sent.
     fn senders(&self, seen: &[Seen]) -> BTreeMap<&'static str, usize> {
         let senders = self.all.as_slice().iter().map(source);
         let all: BTreeSet<_> = senders.chain(seen.iter().map(|seen| seen.what)).collect();
@@ -158,6 +169,7 @@ impl Receivers {
     }
 }
 
+/// The node where a receiver's arrow starts: its sender, or the signal itself if it is a custom signal.
 fn source(r: &ReceiverInfo) -> &'static str {
     if r.sender().is_empty() { r.signal() } else { r.sender() }
 }
