@@ -1,4 +1,5 @@
-use crate::database::state::Autocommit;
+//! A connection: statements on it, and what is done if the connection is dead or a prepared statement is outdated.
+
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
@@ -22,18 +23,18 @@ use crate::database::raw::{AnyLease, MaybeOwned, MaybePooled, RawConn, on};
 use crate::database::schema_cache::SchemaCache;
 use crate::database::sql::RawQuery;
 use crate::database::sql_scan;
-use crate::database::state::TransactionState;
+use crate::database::state::{Autocommit, TransactionState};
 use crate::error::driver::{did_nothing, is_answered, is_outdated};
 use crate::error::{Error, Reason, Result};
 use crate::task::chain;
 
-/// How many connections are tried in place of one that had died.
+/// How many other connections are tried if the first one is dead.
 const RECONNECT_ATTEMPTS: usize = 16;
 
-/// A connection to one of the databases, with what it knows of the transaction that it is in.
+/// A connection to SQLite or PostgreSQL, together with the state of its transaction.
 ///
-/// A receiver that runs inside the transaction gets the connection of the save itself as `conn: &mut Conn<'_>`;
-/// [`Db::acquire`] gives one from the pool.
+/// A receiver that runs inside the transaction takes the connection of the save as `conn: &mut Conn<'_>`.
+/// [`Db::acquire`] takes a connection from the pool.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -52,8 +53,8 @@ pub struct Conn<'c> {
 }
 
 impl<'c> Conn<'c> {
-    pub(crate) fn pooled(pooled: AnyLease, db: Db) -> Self {
-        let link = MaybePooled::Pooled(MaybeOwned::Owned(Some(pooled)));
+    pub(crate) fn pooled(lease: AnyLease, db: Db) -> Self {
+        let link = MaybePooled::Pooled(MaybeOwned::Owned(Some(lease)));
         Self { link, state: MaybeOwned::Owned(TransactionState::new(Some(db))) }
     }
 
@@ -73,7 +74,7 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// What is left where the connection was moved on.
+    /// A placeholder for a connection that was moved out.
     pub(crate) fn disconnected() -> Self {
         Self {
             link: MaybePooled::Pooled(MaybeOwned::Owned(None)),
@@ -81,7 +82,7 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// The same connection for a shorter time.
+    /// Borrows the same connection for a shorter lifetime.
     pub(crate) fn reborrow(&mut self) -> Conn<'_> {
         let link = match &mut self.link {
             MaybePooled::Pooled(slot) => MaybePooled::Pooled(MaybeOwned::Borrowed(&mut **slot)),
@@ -93,24 +94,27 @@ impl<'c> Conn<'c> {
         Conn { link, state: MaybeOwned::Borrowed(&mut *self.state) }
     }
 
-    /// Takes the connection and all that is known of its transaction out of this one, where it comes from a pool.
+    /// Moves the connection and its transaction state out of `self`, so that they can go to another task. Returns `None` if the
+    /// connection does not come from a pool.
     pub(crate) fn detach(&mut self) -> Option<Conn<'static>> {
         let MaybePooled::Pooled(slot) = &mut self.link else {
             return None;
         };
-        let pooled = slot.take()?;
-        // The database stays, for a connection that is asked for again.
+        let lease = slot.take()?;
+        // `self` keeps the `Db`, from which it takes another connection if it is used again.
         let db = self.state.db.clone();
         let state = std::mem::replace(&mut *self.state, TransactionState::new(db));
-        let link = MaybePooled::Pooled(MaybeOwned::Owned(Some(pooled)));
+        let link = MaybePooled::Pooled(MaybeOwned::Owned(Some(lease)));
         Some(Conn { link, state: MaybeOwned::Owned(state) })
     }
 
-    /// Whether a connection that was detached has somebody to come back to.
+    /// Whether a caller still uses the connection, which then has to be [reattached](Self::reattach) after
+    /// [`detach`](Self::detach).
     pub(crate) fn is_borrowed(&self) -> bool {
         !matches!(self.link, MaybePooled::Pooled(MaybeOwned::Owned(_)))
     }
 
+    /// Moves a detached connection and its transaction state back into `self`.
     pub(crate) fn reattach(&mut self, mut other: Conn<'static>) {
         if let (MaybePooled::Pooled(slot), MaybePooled::Pooled(other)) =
             (&mut self.link, &mut other.link)
@@ -120,9 +124,9 @@ impl<'c> Conn<'c> {
         std::mem::swap(&mut *self.state, &mut *other.state);
     }
 
-    /// Nobody knows what the connection has done. On Postgres sqlx would now undo the wrong savepoint, or hand the error
-    /// of one statement to the next, so that nothing but the end of the connection helps; SQLite's worker keeps count,
-    /// and only what is around must not be committed.
+    /// Handles a connection whose state is unknown. Postgres: sqlx's savepoint counter may be wrong, and the next statement may
+    /// return the error of an earlier one, so the connection is closed. SQLite: the worker counts correctly, so only the
+    /// enclosing transaction is marked as failed.
     pub(crate) fn abandon(&mut self, reason: &str) {
         match self.kind() {
             DatabaseKind::Sqlite => self.state.fail(|| reason.into()),
@@ -133,7 +137,7 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// The runtime that the connection was taken in, where it comes from a pool.
+    /// The runtime in which a pooled connection was checked out.
     pub(crate) fn runtime(&self) -> Option<Handle> {
         match &self.link {
             MaybePooled::Pooled(slot) => slot.as_ref()?.runtime().cloned(),
@@ -141,16 +145,16 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// Closes a pooled connection whose transaction nobody can end any more.
+    /// Closes a pooled connection whose transaction can no longer be ended.
     pub(crate) fn discard(&mut self) {
         if let MaybePooled::Pooled(slot) = &mut self.link
-            && let Some(pooled) = slot.take()
+            && let Some(lease) = slot.take()
         {
-            pooled.close();
+            lease.close();
         }
     }
 
-    /// Which database this is.
+    /// The kind of the database.
     pub fn kind(&self) -> DatabaseKind {
         match &self.link {
             MaybePooled::Pooled(slot) => match (&**slot, &self.state.db) {
@@ -159,7 +163,7 @@ impl<'c> Conn<'c> {
                 #[cfg(feature = "postgres")]
                 (Some(AnyLease::Postgres(_)), _) => DatabaseKind::Postgres,
                 (None, Some(db)) => db.kind(),
-                (None, None) => unreachable!("a connection of a pool knows its pool"),
+                (None, None) => unreachable!("a pooled connection has its `Db`"),
             },
             #[cfg(feature = "sqlite")]
             MaybePooled::Sqlite(_) => DatabaseKind::Sqlite,
@@ -168,10 +172,10 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// sqlx's connection, where this is SQLite.
+    /// The sqlx connection, or `None` on Postgres.
     ///
-    /// It is the same connection and the same transaction. Of a save through it, this library sees only that it is in
-    /// a transaction of somebody's: a model with `on_commit` receivers is refused there.
+    /// It is the same connection in the same transaction. A save through the sqlx connection runs in a transaction whose end
+    /// this library does not observe, so a model with `on_commit` receivers cannot be saved through it.
     /// SQL through it that ends this library's transaction is detected before the next statement or the commit, which then
     /// returns [`Error::RolledBack`].
     #[cfg(feature = "sqlite")]
@@ -187,12 +191,14 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// sqlx's connection, where this is Postgres.
+    /// The sqlx connection, or `None` on SQLite.
     ///
-    /// It is the same connection and the same transaction. Of a save through it, this library sees only that it is in
-    /// a transaction of somebody's: a model with `on_commit` receivers is refused there. Inside a transaction, this call
-    /// sends a `SET LOCAL`, and the next statement of this library or the commit is preceded by a `SHOW`, which detects that a
-    /// statement has failed or that SQL has ended the transaction; the result is then [`Error::RolledBack`].
+    /// It is the same connection in the same transaction. A save through the sqlx connection runs in a transaction whose end
+    /// this library does not observe, so a model with `on_commit` receivers cannot be saved through it.
+    ///
+    /// Inside a transaction, this call sends a `SET LOCAL`. The next statement of this library, or the commit, then sends a
+    /// `SHOW` first, which detects that a statement has failed or that SQL has ended the transaction. In these cases it
+    /// returns [`Error::RolledBack`].
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -222,7 +228,7 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// What is known of the tables of the database.
+    /// The cached facts about the tables of the database.
     pub(crate) fn facts(&mut self) -> &SchemaCache {
         if let Some(altering) = self.state.altering.take() {
             if self.in_transaction() {
@@ -238,21 +244,22 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// Runs SQL as it stands: one statement or several, without arguments. Returns the number of rows affected.
+    /// Runs one or several SQL statements without arguments. Returns the number of rows affected.
     ///
-    /// Outside a transaction of this library, the SQL may begin one and end it, here or later on the same connection. In
-    /// between it is treated as a transaction of sqlx's own, and it is rolled back if the connection is dropped. On Postgres,
-    /// SQL that begins or ends a transaction costs one more round trip.
+    /// If this library has no transaction open on the connection, the SQL may begin one and end it, in this call or in a later
+    /// one. Until then it is treated like a transaction that sqlx began, and it is rolled back if the connection is dropped. On
+    /// Postgres, SQL that begins or ends a transaction costs one more round trip.
     ///
     /// # Errors
     ///
-    /// What the database refuses; [`Error::TransactionControl`] for SQL that begins or ends a transaction or savepoint inside
-    /// a transaction of this library. In a transaction both mark it: it can only be rolled back.
+    /// [`Error::Database`] if the database refuses a statement. [`Error::TransactionControl`] if the SQL begins or ends a
+    /// transaction or savepoint inside a transaction of this library. Inside a transaction, either error marks the transaction
+    /// as failed, so that it can only be rolled back.
     pub async fn execute(&mut self, sql: impl SqlSafeStr) -> Result<u64> {
         self.execute_all(sql.into_sql_str()).await
     }
 
-    /// A statement with arguments, see [`RawQuery`].
+    /// Builds a statement with arguments, see [`RawQuery`].
     pub fn query(&mut self, sql: impl SqlSafeStr) -> RawQuery<'_> {
         let kind = self.kind();
         RawQuery::new(self.reborrow().into(), kind, sql.into_sql_str())
@@ -263,96 +270,97 @@ impl<'c> Conn<'c> {
         let alters = sql_scan::alters(self.kind(), sql.as_str());
         self.ensure_connected().await?;
         self.before_raw(controls, alters);
-        let done = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
-        let done = self.note_result(done).await;
+        let result = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
+        let result = self.note_result(result).await;
         self.after_raw(controls).await;
-        done
+        result
     }
 
-    /// Runs a statement of the program to its end, and gives its rows to `sink`.
+    /// Runs a statement that the application wrote, and passes its rows to `sink`.
     pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         let controls = self.check_raw(statement.sql.as_str())?;
         let alters = sql_scan::alters(self.kind(), statement.sql.as_str());
         self.ensure_connected().await?;
         self.before_raw(controls, alters);
-        let done = self.perform(statement, false, sink).await;
-        let done = self.note_result(done).await;
+        let result = self.run_or_retry(statement, false, sink).await;
+        let result = self.note_result(result).await;
         self.after_raw(controls).await;
-        done
+        result
     }
 
-    /// Runs a statement to its end, and gives its rows to `sink`.
+    /// Runs a statement that this library wrote, and passes its rows to `sink`.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         self.ensure_connected().await?;
-        let done = self.perform(statement, false, sink).await;
-        self.note_result(done).await
+        let result = self.run_or_retry(statement, false, sink).await;
+        self.note_result(result).await
     }
 
-    /// Runs a statement of at most one row to its end.
+    /// Runs a statement that returns at most one row.
     pub(crate) async fn run_one(&mut self, statement: Statement) -> Result<Option<AnyRow>> {
         self.ensure_connected().await?;
         let mut first = None;
         let sink = &mut |row| first = first.take().or(Some(row));
-        let done = self.perform(statement, true, sink).await;
-        self.note_result(done).await?;
+        let result = self.run_or_retry(statement, true, sink).await;
+        self.note_result(result).await?;
         Ok(first)
     }
 
-    /// As [`run_one`](Self::run_one), of a statement that can be made again.
+    /// As [`run_one`](Self::run_one), but builds the statement with `make`, once for each attempt.
     pub(crate) async fn read_one(&mut self, make: Make<'_>) -> Result<Option<AnyRow>> {
         self.ensure_connected().await?;
         let kind = self.kind();
         let mut first = None;
         let sink = &mut |row| first = first.take().or(Some(row));
-        let done = match self.start(make(kind)?, true).run_to_end(sink).await {
+        let result = match self.start(make(kind)?, true).run_to_end(sink).await {
             Err(error) if is_outdated(&error) => match self.prepare_again(error).await {
                 Ok(()) => self.start(make(kind)?, true).run_to_end(sink).await,
                 Err(error) => Err(error),
             },
-            done => done,
+            result => result,
         };
-        self.note_result(done).await?;
+        self.note_result(result).await?;
         Ok(first)
     }
 
-    /// Runs a statement to its end, once more if it was prepared before a table changed.
-    async fn perform(
+    /// Runs a statement, and runs it once more if its prepared statement turns out to be outdated.
+    async fn run_or_retry(
         &mut self,
         statement: Statement,
         one: bool,
         sink: Sink<'_>,
     ) -> Result<u64, sqlx::Error> {
         let again = if self.naming() == Naming::Named { statement.again() } else { None };
-        let done = self.start(statement, one).run_to_end(sink).await;
-        match (done, again) {
+        let result = self.start(statement, one).run_to_end(sink).await;
+        match (result, again) {
             (Err(error), Some(again)) if is_outdated(&error) => {
                 match self.prepare_again(error).await {
                     Ok(()) => self.start(again, one).run_to_end(sink).await,
                     Err(error) => Err(error),
                 }
             }
-            (done, _) => done,
+            (result, _) => result,
         }
     }
 
-    /// Has the connection prepare its statements again, one of which was refused with this `error` and did nothing. In a
-    /// transaction, which the database has aborted, that is still the error, unless nothing else was run in it.
+    /// Clears the statement cache of the connection, after a prepared statement was refused with `error` and did nothing. Returns
+    /// `Ok` if the statement may be run again. Inside a transaction, which the database has aborted, this holds only if the
+    /// statement was the first one in it; otherwise `error` is returned.
     fn prepare_again(&mut self, error: sqlx::Error) -> BoxFuture<'_, Result<(), sqlx::Error>> {
         Box::pin(async move {
-            if let Some(pooled) = self.lease_mut() {
-                pooled.set_outdated();
+            if let Some(lease) = self.lease_mut() {
+                lease.set_outdated();
             }
             let Some(raw) = self.connected() else { return Err(error) };
-            let forgotten = on!(raw, DB, conn => {
+            let cleared = on!(raw, DB, conn => {
                 let conn: &mut <DB as sqlx::Database>::Connection = conn;
                 sqlx::Connection::clear_cached_statements(conn).await
             });
-            if self.note_answer(forgotten).is_err() {
-                // What is not forgotten is closed with the connection.
+            if self.note_answer(cleared).is_err() {
+                // The lease stays outdated, so that the connection is closed when it is returned.
                 return Err(error);
             }
-            if let Some(pooled) = self.lease_mut() {
-                pooled.set_forgotten();
+            if let Some(lease) = self.lease_mut() {
+                lease.set_forgotten();
             }
             let frame = self.state.frames.last();
             let unused = frame.map(|frame| !frame.used && frame.failed.is_none());
@@ -366,10 +374,10 @@ impl<'c> Conn<'c> {
         })
     }
 
-    /// The types of the columns that a statement without arguments returns, on Postgres. It is not run.
+    /// On Postgres, the types of the columns that a statement without arguments returns. The statement is prepared, not executed.
     pub(crate) async fn types_of(&mut self, sql: String) -> Result<Vec<AnyType>> {
         self.ensure_connected().await?;
-        // sqlx can prepare no statement without a name.
+        // sqlx can only prepare named statements.
         if self.naming() != Naming::Named {
             return self.types_of_now(&sql).await;
         }
@@ -388,9 +396,9 @@ impl<'c> Conn<'c> {
         self.note_result(types).await
     }
 
-    /// As [`types_of`](Self::types_of), but never from the cache of prepared statements.
+    /// As [`types_of`](Self::types_of), but bypasses the cache of prepared statements.
     pub(crate) async fn types_of_now(&mut self, sql: &str) -> Result<Vec<AnyType>> {
-        // One row of NULLs, which has the types of an empty table too.
+        // The LEFT JOIN returns one row of NULLs, so the types are known even if the table is empty.
         let sql = format!("SELECT _of.* FROM (SELECT) AS _one LEFT JOIN ({sql}) AS _of ON false");
         let statement = Statement::once(sql, Arguments::new(self.kind()));
         Ok(match self.run_one(statement).await? {
@@ -403,14 +411,14 @@ impl<'c> Conn<'c> {
         })
     }
 
-    /// Starts a statement on a connection that is [`ready`](Self::ready), of at most `one` row, or of several.
-    /// [`done`](Self::done) is to be told how it ended.
+    /// Starts a statement, which returns at most one row if `one` is set. Call [`ensure_connected`](Self::ensure_connected) before,
+    /// and pass the result to [`note_result`](Self::note_result).
     pub(crate) fn start(&mut self, statement: Statement, one: bool) -> Execution<'_> {
         let naming = self.naming();
         Execution::new(self.connected(), statement, one, naming)
     }
 
-    /// How statements are prepared on the connection.
+    /// Whether statements on the connection get a name.
     fn naming(&self) -> Naming {
         match &self.link {
             MaybePooled::Pooled(slot) => slot.as_ref().map_or(Naming::Named, AnyLease::naming),
@@ -425,11 +433,11 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// Runs a statement that writes rows to its end, and gives what it returns to `sink`. It is made for each connection that
-    /// it is tried on.
+    /// Runs a statement that writes rows, and passes the rows that it returns to `sink`. `make` is called once for each attempt,
+    /// because a retry on another connection needs its own arguments.
     #[expect(
         clippy::manual_async_fn,
-        reason = "the arguments of an `async fn` are in its future twice"
+        reason = "the future of an `async fn` stores its arguments twice"
     )]
     pub(crate) fn write<'w>(
         &'w mut self,
@@ -443,12 +451,12 @@ impl<'c> Conn<'c> {
             loop {
                 self.ensure_connected().await?;
                 let (statement, mut answered) = (make(self.kind())?, false);
-                let running = self.start_write(statement, one, on_detached);
-                let done = running.run_noting_answer(sink, &mut answered).await;
-                if answered && let Some(pooled) = self.lease_mut() {
-                    pooled.set_proven_alive();
+                let execution = self.start_write(statement, one, on_detached);
+                let result = execution.run_noting_answer(sink, &mut answered).await;
+                if answered && let Some(lease) = self.lease_mut() {
+                    lease.set_proven_alive();
                 }
-                match self.note_answer(done) {
+                match self.note_answer(result) {
                     Ok(affected) => {
                         self.state.count_statement();
                         return Ok(affected);
@@ -459,7 +467,8 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// Whether a write that failed can run once more: if it was prepared before a table changed, or if the connection was dead.
+    /// Returns `Ok` if a failed write may be run again: the prepared statement was outdated and was cleared, or the connection
+    /// was dead and was replaced. Otherwise returns the error.
     fn retry<'r>(
         &'r mut self,
         error: sqlx::Error,
@@ -482,8 +491,8 @@ impl<'c> Conn<'c> {
         })
     }
 
-    /// Takes a connection that lives, where this one had died before it was used, and so whatever was begun on it. Else it is
-    /// an error.
+    /// Replaces a dead connection by one that works. Returns `error` instead if the connection has answered since checkout, if
+    /// a transaction is open, or if the failed statement may have had an effect.
     pub(crate) fn reconnect(
         &mut self,
         error: Error,
@@ -491,7 +500,7 @@ impl<'c> Conn<'c> {
     ) -> BoxFuture<'_, Result<()>> {
         let unused = match &self.link {
             MaybePooled::Pooled(slot) => {
-                slot.as_ref().is_some_and(|pooled| !pooled.is_proven_alive())
+                slot.as_ref().is_some_and(|lease| !lease.is_proven_alive())
             }
             _ => false,
         };
@@ -505,7 +514,7 @@ impl<'c> Conn<'c> {
             match timeout(limit, self.take_another(error)).await {
                 Ok(taken) => taken,
                 Err(_) => {
-                    // Perhaps it is the peer of this one that does not answer.
+                    // The server may have stopped answering on this connection too.
                     self.discard();
                     Err(sqlx::Error::PoolTimedOut.into())
                 }
@@ -513,14 +522,14 @@ impl<'c> Conn<'c> {
         })
     }
 
-    /// Takes connections in place of this one until one of them answers a ping; `last` is why this one is of no use.
+    /// Tries other connections until one answers a ping. `last` is the error to return if none does.
     async fn take_another(&mut self, mut last: Error) -> Result<()> {
         for _ in 0..RECONNECT_ATTEMPTS {
             self.discard();
             self.ensure_connected().await?;
             self.set_in_flight();
-            let lives = self.ping().await;
-            match self.note_answer(lives) {
+            let ping = self.ping().await;
+            match self.note_answer(ping) {
                 Ok(()) => return Ok(()),
                 Err(error) => last = error.into(),
             }
@@ -528,25 +537,26 @@ impl<'c> Conn<'c> {
         Err(last)
     }
 
-    /// As [`start`](Self::start), for a statement that writes rows. Where there are receivers behind it that must not be
-    /// lost, it goes on without its caller, and `on_detached` handles what it returns.
+    /// As [`start`](Self::start), for a statement that writes rows. If receivers run after the write ([`Autocommit::DetachOnDrop`]),
+    /// the statement keeps running when its future is dropped, and `on_detached` handles its answer.
     fn start_write<'r>(
         &'r mut self,
         statement: Statement,
         one: bool,
         on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
     ) -> Execution<'r> {
-        let pooled = matches!(self.link, MaybePooled::Pooled(_));
-        if !pooled || self.state.autocommit != Autocommit::DetachOnDrop || self.in_transaction() {
-            // Until the connection has answered, the statement may be sent again, and what is cheaper for one row hides
-            // that the server has said that it is through.
-            let may_reconnect = self.lease_mut().is_some_and(|pooled| !pooled.is_proven_alive());
+        let is_pooled = matches!(self.link, MaybePooled::Pooled(_));
+        if !is_pooled || self.state.autocommit != Autocommit::DetachOnDrop || self.in_transaction()
+        {
+            // Before the first answer, a failed statement may be sent again. Then it must be known whether the server reported
+            // its completion, which the cheaper call for one row hides.
+            let may_reconnect = self.lease_mut().is_some_and(|lease| !lease.is_proven_alive());
             return self.start(statement, one && !may_reconnect);
         }
         let MaybePooled::Pooled(slot) = &mut self.link else { return Execution::NoConnection };
-        let Some(pooled) = slot.take() else { return Execution::NoConnection };
+        let Some(lease) = slot.take() else { return Execution::NoConnection };
         Execution::DetachableStatement(DetachableStatement::new(
-            pooled,
+            lease,
             slot,
             &mut self.state.detached,
             (statement, one),
@@ -561,39 +571,40 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// A statement is under way. Where it is still so when the connection goes back, its pool has to look at it.
+    /// Records that a statement is in flight. If it still is when the connection is returned, the pool has to check the
+    /// connection.
     pub(crate) fn set_in_flight(&mut self) {
         self.state.in_flight = true;
-        if let Some(pooled) = self.lease_mut() {
-            pooled.set_in_flight();
+        if let Some(lease) = self.lease_mut() {
+            lease.set_in_flight();
         }
     }
 
-    /// Others than this library use the connection.
+    /// Records that the application uses the sqlx connection directly.
     pub(crate) fn set_used_raw(&mut self) {
-        if let Some(pooled) = self.lease_mut() {
-            pooled.set_used_raw();
+        if let Some(lease) = self.lease_mut() {
+            lease.set_used_raw();
         }
     }
 
-    /// A statement is through, where the database has said so.
+    /// Records that no statement is in flight, if `result` shows that the database has answered.
     pub(crate) fn note_answer<T>(
         &mut self,
-        done: Result<T, sqlx::Error>,
+        result: Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
-        self.state.in_flight &= !is_answered(&done);
-        if let Some(pooled) = self.lease_mut() {
-            pooled.note_answer(&done);
+        self.state.in_flight &= !is_answered(&result);
+        if let Some(lease) = self.lease_mut() {
+            lease.note_answer(&result);
         }
-        done
+        result
     }
 
-    /// Takes note of how a statement of ours ended.
-    pub(crate) async fn note_result<T>(&mut self, done: Result<T, sqlx::Error>) -> Result<T> {
-        let done = self.note_answer(done);
+    /// Records the result of a statement: a failed statement marks the transaction as failed.
+    pub(crate) async fn note_result<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T> {
+        let result = self.note_answer(result);
         self.state.count_statement();
-        match done {
-            Ok(done) => Ok(done),
+        match result {
+            Ok(value) => Ok(value),
             Err(error) => {
                 if !self.state.frames.is_empty() {
                     self.state.fail(|| Reason::of_statement(&error));
@@ -604,12 +615,12 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// Whether this is in a transaction of ours.
+    /// Whether this library has a transaction open on the connection.
     pub(crate) fn in_transaction(&self) -> bool {
         !self.state.frames.is_empty()
     }
 
-    /// Whether this is in a transaction that was not begun through this library, whose end we do not see.
+    /// Whether the connection is in a transaction that was not begun through this library, so that its end is not observed.
     pub(crate) async fn in_foreign_transaction(&mut self) -> Result<bool> {
         if self.in_transaction() {
             return Ok(self.state.foreign);
@@ -618,7 +629,7 @@ impl<'c> Conn<'c> {
         Ok(self.depth().await > 0 || self.is_in_unknown_transaction().await?)
     }
 
-    /// Takes a connection from the pool again where the slot is empty.
+    /// Checks out a connection again if the last one was lost or moved out, and verifies the transaction.
     pub(crate) async fn ensure_connected(&mut self) -> Result<()> {
         if let MaybePooled::Pooled(slot) = &mut self.link
             && slot.is_none()
@@ -636,12 +647,13 @@ impl<'c> Conn<'c> {
         if self.in_transaction() { self.verify().await } else { Ok(()) }
     }
 
-    /// The connection, for a statement that is under way from here on.
+    /// The sqlx connection, for a statement that is in flight from now on.
     pub(crate) fn connected(&mut self) -> Option<RawConn<'_>> {
         self.set_in_flight();
         self.raw()
     }
 
+    /// The sqlx connection; `None` if the pooled connection was lost or moved out.
     pub(crate) fn raw(&mut self) -> Option<RawConn<'_>> {
         match &mut self.link {
             MaybePooled::Pooled(slot) => slot.as_mut().and_then(AnyLease::raw),

@@ -1,3 +1,5 @@
+//! `Db`: a connection pool, and the checkout of connections from it.
+
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,7 @@ use crate::database::values::Layers;
 use crate::error::{Error, Result};
 use crate::task::chain::{self, PoolId};
 
-/// A pool of connections to one of the databases. A clone is cheap, and the same pool.
+/// A connection pool for SQLite or PostgreSQL. Clones are cheap and share the pool.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -37,11 +39,11 @@ use crate::task::chain::{self, PoolId};
 pub struct Db {
     pool: Pool,
     pub(crate) state: Layers,
-    /// None if the `Db` is made for one statement on a Postgres pool of the program's own.
+    /// `None` if the `Db` was created for one call on the application's Postgres pool.
     facts: Option<Arc<SchemaCache>>,
 }
 
-/// sqlx's pool. One that this library has made, and nobody else has, has somebody who keeps its connections at the ready.
+/// The sqlx pool. A pool that this library created, and that the application does not use, has a [`WarmPool`] in front of it.
 #[derive(Clone)]
 enum Pool {
     #[cfg(feature = "sqlite")]
@@ -51,23 +53,26 @@ enum Pool {
 }
 
 impl Db {
-    /// Connects to `sqlite:…` or `postgres://…`, as sqlx spells them.
+    /// Connects to a database with a `sqlite:…` or `postgres://…` URL in sqlx's format.
     ///
-    /// A SQLite file is created where there is none (unless the URL has a `mode`), and gets
+    /// A missing SQLite file is created, unless the URL has a `mode`. SQLite connections use
     /// [WAL](https://www.sqlite.org/wal.html), foreign keys and a busy timeout of five seconds. `sqlite::memory:` is
-    /// one database on one connection. A Postgres connection is asked whether it lives only where it was not used for
-    /// a second; a write that finds it dead, before anything was done, goes to another. For other settings, make the pool
-    /// with sqlx and use [`Db::from`].
+    /// one database on one connection.
+    ///
+    /// A connection is only pinged before use if it was idle for at least one second. If a write finds a dead
+    /// connection before anything was executed, it is repeated on another connection.
+    ///
+    /// For other settings, create the pool with sqlx and use [`Db::from`].
     ///
     /// # Errors
     ///
-    /// Where the URL is not one of a database of this build, or the database cannot be reached.
+    /// If the scheme of the URL is not that of an enabled database feature, or the database cannot be reached.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::options().connect(url).await
     }
 
-    /// Options for a connection: the size of the pool, how long to wait for a connection, and whether statements stay
-    /// prepared.
+    /// Options for [`connect`](DbOptions::connect): the size of the pool, how long to wait for a connection, and whether
+    /// statements stay prepared.
     pub fn options() -> DbOptions {
         DbOptions::new()
     }
@@ -78,17 +83,17 @@ impl Db {
 
     #[cfg(feature = "sqlite")]
     fn of_sqlite(pool: SqlitePool) -> Self {
-        let lender = Some(WarmPool::new(pool.clone(), Runtimes::new()));
-        Self::of_pool(Pool::Sqlite(pool, lender))
+        let warm_pool = Some(WarmPool::new(pool.clone(), Runtimes::new()));
+        Self::of_pool(Pool::Sqlite(pool, warm_pool))
     }
 
     #[cfg(feature = "postgres")]
     fn of_postgres(pool: PgPool, runtimes: Arc<Runtimes>) -> Self {
-        let lender = Some(WarmPool::new(pool.clone(), runtimes));
-        Self::of_pool(Pool::Postgres(pool, lender))
+        let warm_pool = Some(WarmPool::new(pool.clone(), runtimes));
+        Self::of_pool(Pool::Postgres(pool, warm_pool))
     }
 
-    /// Which database this is.
+    /// The kind of the database.
     pub fn kind(&self) -> DatabaseKind {
         match &self.pool {
             #[cfg(feature = "sqlite")]
@@ -98,58 +103,62 @@ impl Db {
         }
     }
 
-    /// The same pool with one more value, which receivers take as [`State<T>`](crate::State). It is cheap, so that a
-    /// request can have values of its own; the newest of a type wins.
-    #[must_use = "the value is known to the `Db` that this returns"]
+    /// Returns a `Db` on the same pool with one more value, which receivers take as [`State<T>`](crate::State). If there are
+    /// several values of one type, receivers get the newest. The call is cheap enough to add values for each request.
+    #[must_use = "only the returned `Db` has the value"]
     pub fn with<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {
         Self { state: self.state.with(value), ..self.clone() }
     }
 
-    /// The newest value of a type that was given by [`with`](Self::with).
+    /// The newest value of type `T` that was added by [`with`](Self::with).
     pub fn state<T: 'static>(&self) -> Option<&T> {
         self.state.get()
     }
 
-    /// Takes a connection out of the pool, until it is dropped.
+    /// Takes a connection from the pool. Dropping it returns it to the pool.
     ///
     /// # Errors
     ///
-    /// What the pool refuses; [`Error::WouldDeadlock`] in a receiver that has a connection of this pool
-    /// already.
+    /// [`Error::Database`] if the pool has no connection in time. [`Error::WouldDeadlock`] if the caller is a receiver that
+    /// already has a connection of this pool.
     pub async fn acquire(&self) -> Result<Conn<'static>> {
         chain::check_not_held(self.pool_id())?;
         Ok(Conn::pooled(self.checkout().await?, self.clone()))
     }
 
-    /// Runs SQL as it stands: one statement or several, without arguments. Returns the number of rows affected.
+    /// Runs one or several SQL statements without arguments. Returns the number of rows affected.
     ///
     /// # Errors
     ///
-    /// What the pool or the database refuses. A transaction that the SQL begins and does not end is rolled back; if nothing
-    /// else has failed, this is [`Error::RolledBack`].
+    /// The errors of [`acquire`](Self::acquire), and [`Error::Database`] if the database refuses a statement.
+    /// [`Error::RolledBack`] if the SQL begins a transaction and does not end it: the
+    /// transaction is rolled back. If a statement failed too, its error is returned instead.
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, the SQL may have run or not. A transaction that it has left open is rolled back before the
+    /// If the future is dropped, the SQL may have run or not. A transaction that it left open is rolled back before the
     /// connection is used again.
     pub async fn execute(&self, sql: impl SqlSafeStr) -> Result<u64> {
         let mut conn = self.acquire().await?;
-        let done = conn.execute_all(sql.into_sql_str()).await;
-        conn.end_raw(done).await
+        let result = conn.execute_all(sql.into_sql_str()).await;
+        conn.end_raw(result).await
     }
 
-    /// A statement with arguments, see [`RawQuery`].
+    /// Builds a statement with arguments, see [`RawQuery`].
     pub fn query(&self, sql: impl SqlSafeStr) -> RawQuery<'_> {
         RawQuery::new(Source::Db(Cow::Borrowed(self)), self.kind(), sql.into_sql_str())
     }
 
-    /// sqlx's pool, where this is SQLite. Who has it can wait there for a connection, and so a `Db` that
-    /// [`connect`](Self::connect) has made keeps none at the ready from then on: saves are as fast as through sqlx's pool.
+    /// The sqlx pool, or `None` on Postgres.
+    ///
+    /// A `Db` from [`connect`](Self::connect) keeps idle connections outside of the sqlx pool, which is faster. The first
+    /// call of this method turns that off, because the application could otherwise wait in the sqlx pool for a
+    /// connection that is idle here.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&self) -> Option<&SqlitePool> {
         match &self.pool {
-            Pool::Sqlite(pool, lender) => {
-                share(lender.as_ref());
+            Pool::Sqlite(pool, warm_pool) => {
+                disable(warm_pool.as_ref());
                 Some(pool)
             }
             #[cfg(feature = "postgres")]
@@ -157,13 +166,16 @@ impl Db {
         }
     }
 
-    /// sqlx's pool, where this is Postgres. Who has it can wait there for a connection, and so a `Db` that
-    /// [`connect`](Self::connect) has made keeps none at the ready from then on: saves are as fast as through sqlx's pool.
+    /// The sqlx pool, or `None` on SQLite.
+    ///
+    /// A `Db` from [`connect`](Self::connect) keeps idle connections outside of the sqlx pool, which is faster. The first
+    /// call of this method turns that off, because the application could otherwise wait in the sqlx pool for a
+    /// connection that is idle here.
     #[cfg(feature = "postgres")]
     pub fn postgres(&self) -> Option<&PgPool> {
         match &self.pool {
-            Pool::Postgres(pool, lender) => {
-                share(lender.as_ref());
+            Pool::Postgres(pool, warm_pool) => {
+                disable(warm_pool.as_ref());
                 Some(pool)
             }
             #[cfg(feature = "sqlite")]
@@ -171,51 +183,51 @@ impl Db {
         }
     }
 
-    /// Closes the pool, and waits until its connections are.
+    /// Closes the pool, and waits until its connections are closed.
     pub async fn close(&self) {
         match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool, lender) => {
-                share(lender.as_ref());
+            Pool::Sqlite(pool, warm_pool) => {
+                disable(warm_pool.as_ref());
                 pool.close().await;
             }
             #[cfg(feature = "postgres")]
-            Pool::Postgres(pool, lender) => {
-                share(lender.as_ref());
+            Pool::Postgres(pool, warm_pool) => {
+                disable(warm_pool.as_ref());
                 pool.close().await;
             }
         }
     }
 
-    /// Of a pool that was given for one call.
+    /// A `Db` for one call on a pool of the application.
     #[cfg(feature = "sqlite")]
     pub(crate) fn once_sqlite(pool: &SqlitePool) -> Self {
         let facts = Some(SchemaCache::of_file(pool));
         Self { pool: Pool::Sqlite(pool.clone(), None), state: Layers::default(), facts }
     }
 
-    /// Of a pool that was given for one call.
+    /// A `Db` for one call on a pool of the application.
     #[cfg(feature = "postgres")]
     pub(crate) fn once_postgres(pool: &PgPool) -> Self {
         Self { pool: Pool::Postgres(pool.clone(), None), state: Layers::default(), facts: None }
     }
 
-    /// Has every connection prepare its statements again when it is used next, because the schema may be another.
+    /// Makes every connection prepare its statements again before its next use, because the schema may have changed.
     pub(crate) fn prepare_again(&self) {
         match &self.pool {
-            // SQLite does it by itself.
+            // SQLite prepares outdated statements again by itself.
             #[cfg(feature = "sqlite")]
             Pool::Sqlite(..) => {}
             #[cfg(feature = "postgres")]
-            Pool::Postgres(_, lender) => {
-                if let Some(lender) = lender {
-                    lender.outdate();
+            Pool::Postgres(_, warm_pool) => {
+                if let Some(warm_pool) = warm_pool {
+                    warm_pool.outdate();
                 }
             }
         }
     }
 
-    /// What is known of the tables.
+    /// The cached facts about the tables of the database.
     pub(crate) fn facts(&self) -> &SchemaCache {
         match &self.facts {
             Some(facts) => facts,
@@ -243,38 +255,43 @@ impl Db {
     }
 
     pub(crate) async fn checkout(&self) -> Result<AnyLease> {
-        match self.at_hand() {
-            Some(pooled) => Ok(pooled),
-            None => self.lent().await,
+        match self.try_lease() {
+            Some(lease) => Ok(lease),
+            None => self.wait_for_lease().await,
         }
     }
 
-    /// A connection that need not be waited for.
-    fn at_hand(&self) -> Option<AnyLease> {
+    /// A connection that is idle in the [`WarmPool`] and needs no check.
+    fn try_lease(&self) -> Option<AnyLease> {
         match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(_, lender) => lender.as_ref()?.try_acquire().map(AnyLease::Sqlite),
+            Pool::Sqlite(_, warm_pool) => warm_pool.as_ref()?.try_acquire().map(AnyLease::Sqlite),
             #[cfg(feature = "postgres")]
-            Pool::Postgres(_, lender) => lender.as_ref()?.try_acquire().map(AnyLease::Postgres),
+            Pool::Postgres(_, warm_pool) => {
+                warm_pool.as_ref()?.try_acquire().map(AnyLease::Postgres)
+            }
         }
     }
 
-    /// On the heap, or every future of a save had room for it, and every program compiled sqlx's pool.
-    fn lent(&self) -> BoxFuture<'_, Result<AnyLease>> {
+    /// Waits for a connection. Boxed, because otherwise the future of every save would contain this one, and every
+    /// application would compile the code of sqlx's pool again.
+    fn wait_for_lease(&self) -> BoxFuture<'_, Result<AnyLease>> {
         Box::pin(async move {
             Ok(match &self.pool {
                 #[cfg(feature = "sqlite")]
-                Pool::Sqlite(pool, lender) => AnyLease::Sqlite(lent(pool, lender.as_ref()).await?),
+                Pool::Sqlite(pool, warm_pool) => {
+                    AnyLease::Sqlite(lease(pool, warm_pool.as_ref()).await?)
+                }
                 #[cfg(feature = "postgres")]
-                Pool::Postgres(pool, lender) => {
-                    AnyLease::Postgres(lent(pool, lender.as_ref()).await?)
+                Pool::Postgres(pool, warm_pool) => {
+                    AnyLease::Postgres(lease(pool, warm_pool.as_ref()).await?)
                 }
             })
         })
     }
 }
 
-/// On the heap, so that no program compiles it once more.
+/// Connects to `url`. Boxed, so that it is compiled in this crate and not in the application.
 pub(crate) fn open(url: &str, options: DbOptions) -> BoxFuture<'_, Result<Db>> {
     Box::pin(async move {
         let scheme = url.split(':').next().unwrap_or_default();
@@ -297,20 +314,20 @@ pub(crate) fn open(url: &str, options: DbOptions) -> BoxFuture<'_, Result<Db>> {
     })
 }
 
-async fn lent<DB: Backend>(
+async fn lease<DB: Backend>(
     pool: &sqlx::Pool<DB>,
-    lender: Option<&Arc<WarmPool<DB>>>,
+    warm_pool: Option<&Arc<WarmPool<DB>>>,
 ) -> Result<Lease<DB>, sqlx::Error> {
-    match lender {
-        Some(lender) => lender.acquire().await,
+    match warm_pool {
+        Some(warm_pool) => warm_pool.acquire().await,
         None => Lease::of(pool).await,
     }
 }
 
-/// The program gets the pool, and may wait there for what is kept at the ready.
-fn share<DB: Backend>(lender: Option<&Arc<WarmPool<DB>>>) {
-    if let Some(lender) = lender {
-        lender.disable();
+/// Turns off the [`WarmPool`], because the application gets the sqlx pool and could wait there for the idle connections.
+fn disable<DB: Backend>(warm_pool: Option<&Arc<WarmPool<DB>>>) {
+    if let Some(warm_pool) = warm_pool {
+        warm_pool.disable();
     }
 }
 
@@ -325,7 +342,7 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// The pool as it is set up by the program.
+/// Uses a pool that the application has configured.
 #[cfg(feature = "sqlite")]
 impl From<SqlitePool> for Db {
     fn from(pool: SqlitePool) -> Self {
@@ -333,7 +350,7 @@ impl From<SqlitePool> for Db {
     }
 }
 
-/// The pool as it is set up by the program.
+/// Uses a pool that the application has configured.
 #[cfg(feature = "postgres")]
 impl From<PgPool> for Db {
     fn from(pool: PgPool) -> Self {

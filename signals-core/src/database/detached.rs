@@ -1,4 +1,5 @@
-//! A statement that goes on where its caller is dropped: it was sent, and may be stored whether or not anybody waits for it.
+//! A statement that keeps running when the future awaiting it is dropped. The server may have executed it, so its result still has
+//! to be handled.
 
 use std::any::Any;
 use std::pin::Pin;
@@ -13,17 +14,18 @@ use crate::database::raw::AnyLease;
 use crate::error::driver::is_outdated;
 use crate::task::finish::Resumable;
 
-/// What a statement has returned, and how many rows it has affected.
+/// The rows that a statement returned, and the number of rows that it affected.
 #[derive(Default)]
 pub(crate) struct Answer {
     pub(crate) rows: SmallVec<[AnyRow; 1]>,
     pub(crate) affected: u64,
 }
 
-/// What handles the answer of a statement whose future was dropped. The layer that sent the statement knows its type.
+/// Handles the answer of a statement whose future was dropped. The layer that sent the statement knows the concrete type.
 pub(crate) type OnDetached = Box<dyn Any + Send>;
 
-/// A statement on its way, with the connection that it is on.
+/// A statement that is being executed, together with its connection. If it is dropped, a [`DetachedStatement`] is stored in
+/// `TransactionState::detached`.
 pub(crate) struct DetachableStatement<'r> {
     resumable: Resumable<SentStatement>,
     slot: &'r mut Option<AnyLease>,
@@ -33,7 +35,7 @@ pub(crate) struct DetachableStatement<'r> {
 
 type SentStatement = dyn Future<Output = (AnyLease, Result<Answer, sqlx::Error>)> + Send;
 
-/// A statement that is still on its way, and nobody waits for it.
+/// A statement that is still being executed after its future was dropped.
 pub(crate) struct DetachedStatement {
     pub(crate) future: Pin<Box<SentStatement>>,
     pub(crate) runtime: Handle,
@@ -41,29 +43,30 @@ pub(crate) struct DetachedStatement {
 }
 
 impl<'r> DetachableStatement<'r> {
-    /// Of a statement on the connection of a slot, which is empty meanwhile.
+    /// Executes a statement on `lease`, which is put back into `slot` afterwards.
     pub(crate) fn new(
-        mut pooled: AnyLease,
+        mut lease: AnyLease,
         slot: &'r mut Option<AnyLease>,
         detached: &'r mut Option<Box<DetachedStatement>>,
         (statement, one): (Statement, bool),
         on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
     ) -> Self {
         let future = Box::pin(async move {
-            pooled.set_in_flight();
+            lease.set_in_flight();
             let mut rows = SmallVec::new();
-            let one = one && pooled.is_proven_alive();
-            let naming = pooled.naming();
-            let running = Execution::new(pooled.raw(), statement, one, naming);
+            let one = one && lease.is_proven_alive();
+            let naming = lease.naming();
+            let execution = Execution::new(lease.raw(), statement, one, naming);
             let mut answered = false;
-            let done = running.run_noting_answer(&mut |row| rows.push(row), &mut answered).await;
+            let result =
+                execution.run_noting_answer(&mut |row| rows.push(row), &mut answered).await;
             if answered {
-                pooled.set_proven_alive();
+                lease.set_proven_alive();
             }
-            if done.as_ref().is_err_and(is_outdated) {
-                pooled.set_outdated();
+            if result.as_ref().is_err_and(is_outdated) {
+                lease.set_outdated();
             }
-            (pooled, done.map(|affected| Answer { rows, affected }))
+            (lease, result.map(|affected| Answer { rows, affected }))
         });
         Self { resumable: Resumable::new(future), slot, detached, on_detached }
     }
@@ -73,8 +76,8 @@ impl Future for DetachableStatement<'_> {
     type Output = Result<Answer, sqlx::Error>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.resumable.poll(cx).map(|(pooled, answer)| {
-            *self.slot = Some(pooled);
+        self.resumable.poll(cx).map(|(lease, answer)| {
+            *self.slot = Some(lease);
             answer
         })
     }

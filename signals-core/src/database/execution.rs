@@ -1,4 +1,4 @@
-//! A statement that sqlx runs, on either database.
+//! One statement that sqlx executes, on either database.
 
 use futures_util::TryStreamExt;
 #[cfg(feature = "postgres")]
@@ -18,7 +18,7 @@ use crate::database::raw::RawConn;
 #[cfg(feature = "postgres")]
 use crate::database::unnamed_statement::{self, Unnamed};
 
-/// A statement on its way. What it needs is on sqlx's side, so that the futures around it are small.
+/// A statement that is being executed. Its state is boxed by sqlx, so that the futures that contain it are small.
 pub(crate) enum Execution<'r> {
     #[cfg(feature = "sqlite")]
     Sqlite(Steps<'r, Sqlite>),
@@ -28,31 +28,33 @@ pub(crate) enum Execution<'r> {
     PostgresOne(BoxFuture<'r, Result<Option<PgRow>, sqlx::Error>>),
     #[cfg(feature = "postgres")]
     PostgresUnnamed(&'r mut PgConnection, Box<Unnamed>),
-    /// It goes on where this is dropped.
+    /// The statement keeps running if this value is dropped.
     DetachableStatement(DetachableStatement<'r>),
-    /// There is no connection any more.
+    /// The connection was lost.
     NoConnection,
 }
 
-/// How statements are prepared on a connection.
+/// Whether prepared statements on a connection get a name.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Naming {
-    /// Under a name, and kept in the cache of the connection.
+    /// Statements are named, and kept in the statement cache of the connection.
     Named,
-    /// Without a name, and in a transaction. `asks`: whether to ask the server for one of the program's.
+    /// Statements are unnamed, and each runs in a transaction. `asks`: whether to ask the server first if the application has
+    /// begun a transaction that sqlx does not count.
     Unnamed {
         #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
         asks: bool,
     },
 }
 
-/// The rows of a statement, and at the end of it what it has affected.
+/// The rows of a statement, and its number of affected rows at the end.
 type Steps<'r, DB> = BoxStream<'r, Result<Either<Done<DB>, Row<DB>>, sqlx::Error>>;
 type Done<DB> = <DB as sqlx::Database>::QueryResult;
 type Row<DB> = <DB as sqlx::Database>::Row;
 
 impl<'r> Execution<'r> {
-    /// Of at most `one` row, a statement is cheaper on Postgres; sqlx reads to the end of it as well.
+    /// If the statement returns at most `one` row, a cheaper call is used on Postgres. sqlx reads to the end of the statement
+    /// there too.
     pub(crate) fn new(
         raw: Option<RawConn<'r>>,
         statement: Statement,
@@ -82,7 +84,7 @@ impl<'r> Execution<'r> {
         }
     }
 
-    /// Of SQL as it stands, without arguments.
+    /// Executes SQL without arguments, unprepared.
     pub(crate) fn plain(raw: Option<RawConn<'r>>, sql: SqlStr) -> Self {
         match raw {
             None => Self::NoConnection,
@@ -93,16 +95,16 @@ impl<'r> Execution<'r> {
         }
     }
 
-    /// Gives every row to `sink`, and returns how many were affected.
+    /// Passes every row to `sink`, and returns the number of affected rows.
     ///
-    /// To its end even where one row is all that is wanted: an autocommit INSERT … RETURNING on SQLite is committed
-    /// when the statement is through, and who leaves after the row never hears that the commit failed.
+    /// Reads to the end even if only one row is needed: SQLite commits an autocommit INSERT … RETURNING at the end of the
+    /// statement, so a caller that stops after the row would miss an error of the commit.
     pub(crate) async fn run_to_end(self, sink: Sink<'_>) -> Result<u64, sqlx::Error> {
         self.run_noting_answer(sink, &mut false).await
     }
 
-    /// As [`end`](Self::end). `answered` becomes true with the first row, and with the server's word that the statement is
-    /// through, also if an error comes after that; of [`PostgresOne`](Self::PostgresOne) only if there is none.
+    /// As [`run_to_end`](Self::run_to_end), and sets `answered` when the first row or the completion of the statement arrives,
+    /// also if an error follows. For [`PostgresOne`](Self::PostgresOne), `answered` is only set if there is no error.
     pub(crate) async fn run_noting_answer(
         self,
         sink: Sink<'_>,
@@ -125,8 +127,8 @@ impl<'r> Execution<'r> {
             Self::PostgresUnnamed(conn, statement) => {
                 Box::pin(unnamed_statement::run(conn, *statement, sink, answered)).await
             }
-            Self::DetachableStatement(going) => {
-                let answer = going.await?;
+            Self::DetachableStatement(statement) => {
+                let answer = statement.await?;
                 answer.rows.into_iter().for_each(sink);
                 Ok(answer.affected)
             }
@@ -135,6 +137,7 @@ impl<'r> Execution<'r> {
     }
 }
 
+/// Passes every row to `sink`, and returns the number of affected rows.
 pub(crate) async fn drain<DB: Backend>(
     mut steps: Steps<'_, DB>,
     sink: Sink<'_>,
@@ -144,7 +147,7 @@ pub(crate) async fn drain<DB: Backend>(
     while let Some(step) = steps.try_next().await? {
         *answered = true;
         match step {
-            Either::Left(done) => affected += DB::affected(&done),
+            Either::Left(result) => affected += DB::affected(&result),
             Either::Right(row) => sink(DB::any_row(row)),
         }
     }

@@ -1,10 +1,8 @@
-//! Where a connection comes from, and what sqlx does with it under either database's type.
+//! sqlx's connections and leases of either database, behind one type each.
 
-use crate::error::driver::is_answered;
 use std::ops::{Deref, DerefMut};
 
 use sqlx::SqlStr;
-#[cfg(feature = "postgres")]
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, Postgres};
 #[cfg(feature = "sqlite")]
@@ -15,15 +13,16 @@ use tokio::runtime::Handle;
 use crate::database::backend::Backend;
 use crate::database::execution::Naming;
 use crate::database::pool::Lease;
+use crate::error::driver::is_answered;
 
-/// A value, or a loan of it.
+/// A value, or a mutable reference to one.
 pub(crate) enum MaybeOwned<'c, T> {
     Owned(T),
     Borrowed(&'c mut T),
 }
 
-/// Where the connection comes from. That of a pool stands in a slot, so that the end of a transaction can take it
-/// onto a task of its own; the slot is empty where that task did not give it back.
+/// A pooled connection, or one that is borrowed from sqlx. A pooled connection is kept in an `Option`: a commit moves it into a
+/// task, and leaves `None` if that task does not return it.
 pub(crate) enum MaybePooled<'c> {
     Pooled(MaybeOwned<'c, Option<AnyLease>>),
     #[cfg(feature = "sqlite")]
@@ -32,6 +31,7 @@ pub(crate) enum MaybePooled<'c> {
     Postgres(&'c mut PgConnection),
 }
 
+/// A pooled connection of either database.
 pub(crate) enum AnyLease {
     #[cfg(feature = "sqlite")]
     Sqlite(Lease<Sqlite>),
@@ -40,6 +40,7 @@ pub(crate) enum AnyLease {
 }
 
 impl AnyLease {
+    /// The sqlx connection.
     pub(crate) fn raw(&mut self) -> Option<RawConn<'_>> {
         match self {
             #[cfg(feature = "sqlite")]
@@ -49,7 +50,7 @@ impl AnyLease {
         }
     }
 
-    /// A statement is under way.
+    /// Records that a statement is in flight.
     pub(crate) fn set_in_flight(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
@@ -59,9 +60,9 @@ impl AnyLease {
         }
     }
 
-    /// A statement is through, where the database has said so, and is there to say more.
-    pub(crate) fn note_answer<T>(&mut self, done: &Result<T, sqlx::Error>) {
-        if !is_answered(done) {
+    /// Records that no statement is in flight, if `result` shows that the database has answered and keeps the connection open.
+    pub(crate) fn note_answer<T>(&mut self, result: &Result<T, sqlx::Error>) {
+        if !is_answered(result) {
             return;
         }
         self.set_proven_alive();
@@ -73,7 +74,7 @@ impl AnyLease {
         }
     }
 
-    /// The database has answered, whatever it says next.
+    /// Records that the database has answered, even if the statement then fails.
     pub(crate) fn set_proven_alive(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
@@ -83,7 +84,7 @@ impl AnyLease {
         }
     }
 
-    /// Whether the database was heard of since the connection was lent.
+    /// Whether the database has answered since checkout. Until then, the connection may be dead.
     pub(crate) fn is_proven_alive(&self) -> bool {
         match self {
             #[cfg(feature = "sqlite")]
@@ -93,7 +94,7 @@ impl AnyLease {
         }
     }
 
-    /// Somebody else uses it.
+    /// Records that the application uses the sqlx connection directly.
     pub(crate) fn set_used_raw(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
@@ -103,7 +104,7 @@ impl AnyLease {
         }
     }
 
-    /// How statements are prepared on it.
+    /// Whether statements on the connection get a name.
     pub(crate) fn naming(&self) -> Naming {
         match self {
             #[cfg(feature = "sqlite")]
@@ -113,7 +114,7 @@ impl AnyLease {
         }
     }
 
-    /// The runtime in which it came out of its pool.
+    /// The runtime in which the connection was checked out.
     pub(crate) fn runtime(&self) -> Option<&Handle> {
         match self {
             #[cfg(feature = "sqlite")]
@@ -123,7 +124,7 @@ impl AnyLease {
         }
     }
 
-    /// A prepared statement was refused as outdated, and those of the other connections may be too.
+    /// Records that a prepared statement was refused as outdated. Those of the other connections may be outdated too.
     pub(crate) fn set_outdated(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
@@ -133,7 +134,7 @@ impl AnyLease {
         }
     }
 
-    /// Its statements were forgotten, and will be prepared again.
+    /// Records that the statement cache of the connection was cleared.
     pub(crate) fn set_forgotten(&mut self) {
         match self {
             #[cfg(feature = "sqlite")]
@@ -143,7 +144,7 @@ impl AnyLease {
         }
     }
 
-    /// Whether raw SQL may have left a transaction open.
+    /// Sets whether raw SQL may have left a transaction open.
     pub(crate) fn set_unverified(&mut self, unverified: bool) {
         match self {
             #[cfg(feature = "sqlite")]
@@ -163,7 +164,7 @@ impl AnyLease {
     }
 }
 
-/// The connection of sqlx.
+/// The sqlx connection of either database.
 pub(crate) enum RawConn<'r> {
     #[cfg(feature = "sqlite")]
     Sqlite(&'r mut SqliteConnection),
@@ -171,7 +172,7 @@ pub(crate) enum RawConn<'r> {
     Postgres(&'r mut PgConnection),
 }
 
-/// The same expression for the connection of either database, with its type.
+/// Evaluates an expression for the connection of either database. `$DB` is the sqlx type of the database.
 macro_rules! on {
     ($raw:expr, $DB:ident, $conn:ident => $body:expr) => {
         match $raw {
@@ -211,10 +212,13 @@ impl<T> DerefMut for MaybeOwned<'_, T> {
     }
 }
 
+/// How many transactions and savepoints sqlx counts on the connection.
 pub(crate) fn depth<DB: Backend>(conn: &DB::Connection) -> usize {
     DB::TransactionManager::get_transaction_depth(conn)
 }
 
+/// Begins a transaction, or a savepoint inside one. A read-only SQLite connection refuses `BEGIN IMMEDIATE`, so plain `BEGIN`
+/// is used there.
 pub(crate) async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
     let outermost = depth::<DB>(conn) == 0;
     let statement = outermost.then(|| SqlStr::from_static(DB::BEGIN));
@@ -222,11 +226,11 @@ pub(crate) async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<(), 
         Err(error) if outermost && DB::is_read_only(&error) => {
             DB::TransactionManager::begin(conn, Some(SqlStr::from_static("BEGIN"))).await
         }
-        begun => begun,
+        result => result,
     }
 }
 
-/// Has sqlx count a transaction that was begun by raw SQL. [`sqlx::Error::BeginFailed`] if there is none.
+/// Makes sqlx count a transaction that raw SQL began. Returns [`sqlx::Error::BeginFailed`] if no transaction is open.
 pub(crate) async fn adopt<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
     DB::TransactionManager::begin(conn, Some(SqlStr::from_static(DB::ASK))).await
 }

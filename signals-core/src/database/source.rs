@@ -1,4 +1,4 @@
-//! Where the connection of a call comes from.
+//! The executor argument of a call: a pool, or a connection.
 
 use std::borrow::Cow;
 
@@ -15,10 +15,10 @@ use crate::database::db::Db;
 use crate::error::Result;
 use crate::task::chain::PoolId;
 
-/// Anything that leads to a connection, whatever for: what an [`Executor`] is for every model.
+/// A type from which a connection can be obtained. An [`Executor`] implements it for every model.
 pub trait Connects: Send + sealed::Sealed {
-    // The lifetime is the method's and not the trait's: a bound with a lifetime of its own would keep the futures of
-    // generic functions from being known as `Send` (https://github.com/rust-lang/rust/issues/100013).
+    // The lifetime is a parameter of the method, not of the trait: with a lifetime in the bound, the compiler cannot prove that
+    // the futures of generic functions are `Send` (https://github.com/rust-lang/rust/issues/100013).
     #[doc(hidden)]
     fn into_source<'m>(self) -> Source<'m>
     where
@@ -30,7 +30,7 @@ pub(crate) mod sealed {
     pub trait Sealed {}
 }
 
-/// Where the connection of one call comes from.
+/// The source of the connection for one call.
 pub enum Source<'c> {
     #[doc(hidden)]
     Db(Cow<'c, Db>),
@@ -39,7 +39,7 @@ pub enum Source<'c> {
 }
 
 impl<'c> Source<'c> {
-    /// The connection. If the source is one already, the future is ready, and so has no room for a pool's.
+    /// Returns the connection. If the source already is a connection, the returned future is `ready`, which keeps it small.
     pub(crate) fn acquire(self) -> impl Future<Output = Result<Conn<'c>>> {
         match self {
             Source::Conn(conn) => Either::Left(ready(Ok(conn))),
@@ -47,7 +47,7 @@ impl<'c> Source<'c> {
         }
     }
 
-    /// The connection, which is acquired if it has to be, and stays here.
+    /// Returns the connection. If it has to be acquired from the pool, it is stored in `self`.
     pub(crate) async fn connect(&mut self) -> Result<&mut Conn<'c>> {
         if let Source::Db(db) = self {
             let conn = db.acquire().await?;
@@ -59,7 +59,7 @@ impl<'c> Source<'c> {
         }
     }
 
-    /// The same for a shorter time.
+    /// Borrows the same source for a shorter lifetime.
     pub(crate) fn reborrow(&mut self) -> Source<'_> {
         match self {
             Source::Db(db) => Source::Db(Cow::Borrowed(db)),
@@ -74,7 +74,7 @@ impl<'c> Source<'c> {
         }
     }
 
-    /// The pool behind it, if there is one.
+    /// The `Db` of the connection, if it has one.
     pub(crate) fn db(&self) -> Option<Db> {
         match self {
             Source::Db(db) => Some(Db::clone(db)),
@@ -96,7 +96,7 @@ impl<'c> From<Conn<'c>> for Source<'c> {
     }
 }
 
-/// Implements [`Connects`] for a type that leads to a connection.
+/// Implements [`Connects`] for a type.
 macro_rules! connects {
     (<$($extra:lifetime)?> $type:ty, |$self:ident| $source:expr) => {
         impl<'c $(, $extra)?> $crate::database::source::sealed::Sealed for $type {}

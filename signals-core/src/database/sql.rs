@@ -1,3 +1,5 @@
+//! SQL with arguments, written once for both databases.
+
 use sqlx::SqlStr;
 use sqlx::error::BoxDynError;
 
@@ -6,7 +8,7 @@ use crate::database::decode::caught;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
 
-/// One super-trait a database, which asks for nothing where the database is not a feature of the build.
+/// One supertrait for each database. It has no requirements if the feature of the database is not enabled.
 macro_rules! used_in {
     ($feature:literal, $DB:ident, $Row:ty, $value:ident, $row:ident) => {
         #[cfg(feature = $feature)]
@@ -35,12 +37,12 @@ pub(crate) mod enabled {
     used_in!("postgres", Postgres, sqlx::postgres::PgRow, PostgresValue, InPostgresRow);
 }
 
-/// A value that every database of this build can take as an argument.
+/// A value that can be bound as an argument on every enabled database.
 pub trait Value<'q>: enabled::SqliteValue<'q> + enabled::PostgresValue<'q> + Send {}
 
 impl<'q, T: enabled::SqliteValue<'q> + enabled::PostgresValue<'q> + Send> Value<'q> for T {}
 
-/// What a row of every database of this build can be read as: a model, a tuple, anything with sqlx's `FromRow`.
+/// A type that can be decoded from a row of every enabled database: a model, a tuple, or any type with sqlx's `FromRow`.
 #[diagnostic::on_unimplemented(
     message = "a row cannot be read as `{Self}`",
     note = "`#[derive(Model)]`, sqlx's `FromRow` and tuples of column types can be"
@@ -49,8 +51,8 @@ pub trait Row: enabled::InSqliteRow + enabled::InPostgresRow + Send {}
 
 impl<T: enabled::InSqliteRow + enabled::InPostgresRow + Send> Row for T {}
 
-/// A statement with arguments, in one spelling for both databases: `$1`, `$2`, … in the order of
-/// [`bind`](Self::bind). Made by [`Db::query`](crate::Db::query) and [`Conn::query`](crate::Conn::query).
+/// A statement with arguments. On both databases, the placeholders are `$1`, `$2`, … in the order of the calls of
+/// [`bind`](Self::bind). Built by [`Db::query`](crate::Db::query) and [`Conn::query`](crate::Conn::query).
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -74,7 +76,7 @@ impl<'c> RawQuery<'c> {
         Self { source, sql, args: Ok(Arguments::new(kind)) }
     }
 
-    /// The next argument. A value that cannot be encoded is an error of the statement.
+    /// Binds the next argument. If a value cannot be encoded, the execution of the statement returns the error.
     pub fn bind<'q>(mut self, value: impl Value<'q>) -> Self {
         self.args = self.args.and_then(|mut args| {
             match &mut args {
@@ -88,24 +90,26 @@ impl<'c> RawQuery<'c> {
         self
     }
 
-    /// Runs it, and returns the number of rows affected.
+    /// Runs the statement, and returns the number of rows affected.
     ///
     /// # Errors
     ///
-    /// What the database refuses; [`Error::TransactionControl`] for SQL that begins or ends a transaction or savepoint inside
-    /// a transaction of this library. In a transaction both mark it: it can only be rolled back.
+    /// [`Error::Database`] if the database refuses the statement. [`Error::TransactionControl`] if the SQL begins or ends a
+    /// transaction or savepoint inside a transaction of this library. Inside a transaction, either error marks the transaction
+    /// as failed, so that it can only be rolled back.
     pub async fn execute(self) -> Result<u64> {
         self.run(&mut |_| ()).await
     }
 
-    /// Every row.
+    /// Fetches all rows.
     ///
-    /// sqlx itself decodes a tuple and what derives its `FromRow`. On SQLite, it reads NULL as zero or as an empty value if the
-    /// type is no `Option`. A model refuses NULL.
+    /// Tuples and types that derive sqlx's `FromRow` are decoded by sqlx. On SQLite, sqlx decodes NULL as zero or as an empty
+    /// value if the type is not an `Option`. For a model, NULL in such a field is an error.
     ///
     /// # Errors
     ///
-    /// What the database refuses, and a row that does not decode. A driver that panics at a value is an error, too.
+    /// The errors of [`execute`](Self::execute), and [`Error::Database`] if a row cannot be decoded, also if the driver
+    /// panics while decoding it.
     pub async fn fetch_all<R: Row>(self) -> Result<Vec<R>> {
         let mut rows = Vec::new();
         let mut failed = None;
@@ -117,7 +121,7 @@ impl<'c> RawQuery<'c> {
         failed.map_or(Ok(rows), |error| Err(error.into()))
     }
 
-    /// The first row, if there is one.
+    /// Fetches the first row, or `None` if there is none.
     ///
     /// # Errors
     ///
@@ -126,11 +130,11 @@ impl<'c> RawQuery<'c> {
         Ok(self.fetch_all().await?.into_iter().next())
     }
 
-    /// The first row.
+    /// Fetches the first row.
     ///
     /// # Errors
     ///
-    /// As [`fetch_all`](Self::fetch_all), and sqlx's `RowNotFound` where there is none.
+    /// As [`fetch_all`](Self::fetch_all), and [`sqlx::Error::RowNotFound`] if there is no row.
     pub async fn fetch_one<R: Row>(self) -> Result<R> {
         self.fetch_optional().await?.ok_or(Error::Database(sqlx::Error::RowNotFound))
     }
@@ -139,11 +143,11 @@ impl<'c> RawQuery<'c> {
         let args = self.args.map_err(sqlx::Error::Encode)?;
         let borrowed = matches!(self.source, Source::Conn(_));
         let mut conn = self.source.acquire().await?;
-        // SQLite prepares a statement again by itself after a table was altered, and sqlx has the columns that `*` stood for
-        // before: it panics on a column that is new, and on its worker, so that no rows would come back.
+        // After a table was altered, SQLite prepares a cached statement again by itself, but sqlx still has the old column list
+        // of `*`. It panics at a new column, in its worker thread, so no rows would be returned.
         let persistent = conn.kind() != DatabaseKind::Sqlite || !self.sql.as_str().contains('*');
-        let done = conn.run_raw(Statement { sql: self.sql, args, persistent }, sink).await;
-        if borrowed { done } else { conn.end_raw(done).await }
+        let result = conn.run_raw(Statement { sql: self.sql, args, persistent }, sink).await;
+        if borrowed { result } else { conn.end_raw(result).await }
     }
 }
 

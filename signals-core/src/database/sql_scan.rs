@@ -1,4 +1,4 @@
-//! Which SQL text begins or ends a transaction or a savepoint.
+//! Finds statements in SQL text that begin or end a transaction or a savepoint, or that change the schema.
 
 use crate::database::backend::DatabaseKind;
 
@@ -6,11 +6,11 @@ use crate::database::backend::DatabaseKind;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Control {
     pub(crate) statement: &'static str,
-    /// The method to use in its place.
+    /// The method to use instead.
     pub(crate) instead: &'static str,
 }
 
-/// The statements by their first word, the word that must follow it, and the method to use in place of each.
+/// The first word of each statement, the word that must follow it, and the method to use instead.
 const STATEMENTS: &[(&str, Option<&str>, &str)] = &[
     ("BEGIN", None, "`begin()`"),
     ("START", Some("TRANSACTION"), "`begin()`"),
@@ -23,8 +23,8 @@ const STATEMENTS: &[(&str, Option<&str>, &str)] = &[
     ("ABORT", None, "`rollback()`"),
 ];
 
-/// The first statement of `sql` that begins or ends a transaction or a savepoint. Only the first word of a statement
-/// decides, so that comments, strings, quoted names, and the bodies of triggers and functions do not count.
+/// Returns the first statement of `sql` that begins or ends a transaction or a savepoint. Only the first words of a statement
+/// are compared; comments, strings, quoted names, and the bodies of triggers and functions are skipped.
 pub(crate) fn find(kind: DatabaseKind, sql: &str) -> Option<Control> {
     let is_control = |first: &[u8], rest: &Tokens<'_>| {
         let mut statements = STATEMENTS.iter().filter(|(statement, ..)| is(first, statement));
@@ -32,25 +32,25 @@ pub(crate) fn find(kind: DatabaseKind, sql: &str) -> Option<Control> {
             .find(|(_, second, _)| second.is_none_or(|second| rest.clone().starts_with(second)));
         found.map(|&(statement, _, instead)| Control { statement, instead })
     };
-    of_statements(kind, sql, is_control)
+    find_statement(kind, sql, is_control)
 }
 
-/// The first words of statements that may change the schema, or which one a connection sees.
+/// The first words of statements that may change the schema, or the schema that the connection sees.
 const ALTERS: &[&str] =
     &["CREATE", "ALTER", "DROP", "PRAGMA", "ATTACH", "DETACH", "DO", "CALL", "IMPORT"];
 
 /// Whether `sql` may change the schema.
 pub(crate) fn alters(kind: DatabaseKind, sql: &str) -> bool {
-    let is_one =
+    let is_match =
         |first: &[u8], _: &Tokens<'_>| ALTERS.iter().any(|word| is(first, word)).then_some(());
-    of_statements(kind, sql, is_one).is_some()
+    find_statement(kind, sql, is_match).is_some()
 }
 
-/// The first answer to the first word of a statement and what follows it.
-fn of_statements<T>(
+/// Calls `test` with the first word of each statement and the tokens after it, until it returns `Some`.
+fn find_statement<T>(
     kind: DatabaseKind,
     sql: &str,
-    ask: impl Fn(&[u8], &Tokens<'_>) -> Option<T>,
+    test: impl Fn(&[u8], &Tokens<'_>) -> Option<T>,
 ) -> Option<T> {
     let several = sql.contains(';');
     let mut tokens = Tokens { rest: sql.as_bytes(), kind };
@@ -60,8 +60,8 @@ fn of_statements<T>(
             Token::Semicolon => continue,
             _ => &[],
         };
-        if let Some(answer) = ask(first, &tokens) {
-            return Some(answer);
+        if let Some(found) = test(first, &tokens) {
+            return Some(found);
         }
         if !several {
             return None;
@@ -89,7 +89,7 @@ struct Tokens<'s> {
 }
 
 impl<'s> Tokens<'s> {
-    /// Skips the rest of a statement, and the body of the trigger or function that it `creates`.
+    /// Skips the rest of a statement. If it starts with CREATE (`creates`), this includes the body of a trigger or function.
     fn skip_statement(&mut self, creates: bool) {
         let (mut depth, mut has_body) = (0_usize, false);
         while let Some(token) = self.next() {
@@ -132,36 +132,36 @@ impl<'s> Tokens<'s> {
         let first = *self.rest.first()?;
         let postgres = self.kind == DatabaseKind::Postgres;
         Some(match first {
-            b';' => self.one(Token::Semicolon),
-            b'(' => self.one(Token::Open),
-            b')' => self.one(Token::Close),
-            b'\'' | b'"' => self.quoted(first, false),
-            b'`' if !postgres => self.quoted(b'`', false),
-            b'[' if !postgres => self.through(b"]", 1),
-            b'$' if postgres => self.dollar_quoted(),
-            _ if is_of_word(first) => {
-                let end = self.rest.iter().position(|byte| !is_of_word(*byte));
+            b';' => self.take_byte(Token::Semicolon),
+            b'(' => self.take_byte(Token::Open),
+            b')' => self.take_byte(Token::Close),
+            b'\'' | b'"' => self.skip_quoted(first, false),
+            b'`' if !postgres => self.skip_quoted(b'`', false),
+            b'[' if !postgres => self.skip_past(b"]", 1),
+            b'$' if postgres => self.skip_dollar(),
+            _ if is_word_byte(first) => {
+                let end = self.rest.iter().position(|byte| !is_word_byte(*byte));
                 let (word, rest) = self.rest.split_at(end.unwrap_or(self.rest.len()));
                 self.rest = rest;
                 match rest.first() {
-                    // A string with backslashes.
-                    Some(b'\'') if postgres && is(word, "E") => self.quoted(b'\'', true),
+                    // A string with backslash escapes.
+                    Some(b'\'') if postgres && is(word, "E") => self.skip_quoted(b'\'', true),
                     _ => Token::Word(word),
                 }
             }
-            _ => self.one(Token::Other),
+            _ => self.take_byte(Token::Other),
         })
     }
 
-    fn one(&mut self, token: Token<'s>) -> Token<'s> {
+    fn take_byte(&mut self, token: Token<'s>) -> Token<'s> {
         self.rest = &self.rest[1..];
         token
     }
 
-    /// Skips spaces and comments.
+    /// Skips whitespace and comments.
     fn skip_space(&mut self) {
         loop {
-            // A byte order mark is a space to SQLite.
+            // SQLite treats a byte order mark as whitespace.
             let space = |byte: &u8| {
                 !byte.is_ascii_whitespace() && !matches!(byte, 0x0b | 0xef | 0xbb | 0xbf)
             };
@@ -180,7 +180,7 @@ impl<'s> Tokens<'s> {
         }
     }
 
-    /// Skips a comment; those of Postgres nest.
+    /// Skips a block comment. On Postgres, block comments nest.
     fn skip_comment(&mut self) {
         let mut depth = 0_usize;
         while let [first, rest @ ..] = self.rest {
@@ -199,8 +199,9 @@ impl<'s> Tokens<'s> {
         }
     }
 
-    /// Skips to the end of a string or a quoted name. A quote that is doubled begins another one right behind it.
-    fn quoted(&mut self, quote: u8, backslashes: bool) -> Token<'s> {
+    /// Skips to the end of a string or a quoted name. A doubled quote is read as the end of one string and the start of the
+    /// next, which gives the same result.
+    fn skip_quoted(&mut self, quote: u8, backslashes: bool) -> Token<'s> {
         let mut escaped = true;
         let end = self.rest.iter().position(|byte| {
             let is_end = *byte == quote && !escaped;
@@ -211,27 +212,27 @@ impl<'s> Tokens<'s> {
         Token::Other
     }
 
-    /// Skips `$tag$ … $tag$`, or the `$` of an argument.
-    fn dollar_quoted(&mut self) -> Token<'s> {
-        let tag = self.rest[1..].iter().position(|byte| !is_of_word(*byte) || *byte == b'$');
+    /// Skips a dollar-quoted string `$tag$ … $tag$`, or the `$` of a placeholder.
+    fn skip_dollar(&mut self) -> Token<'s> {
+        let tag = self.rest[1..].iter().position(|byte| !is_word_byte(*byte) || *byte == b'$');
         match tag {
             Some(end) if self.rest[end + 1] == b'$' && !self.rest[1].is_ascii_digit() => {
                 let tag = &self.rest[..end + 2];
-                self.through(tag, tag.len())
+                self.skip_past(tag, tag.len())
             }
-            _ => self.one(Token::Other),
+            _ => self.take_byte(Token::Other),
         }
     }
 
-    /// Skips through the next `end`, which is not before `from`.
-    fn through(&mut self, end: &[u8], from: usize) -> Token<'s> {
+    /// Skips to the byte after the next `end`, which is searched from byte `from`.
+    fn skip_past(&mut self, end: &[u8], from: usize) -> Token<'s> {
         let found = self.rest[from..].windows(end.len()).position(|bytes| bytes == end);
         self.rest = found.map_or(&[], |at| &self.rest[from + at + end.len()..]);
         Token::Other
     }
 }
 
-fn is_of_word(byte: u8) -> bool {
+fn is_word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..)
 }
 

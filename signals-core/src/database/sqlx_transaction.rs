@@ -1,4 +1,4 @@
-//! Transactions as sqlx has them on a connection: their depth, their beginning and their end.
+//! Transactions and savepoints as sqlx counts them on a connection: their depth, begin, commit and rollback.
 
 #[cfg(feature = "sqlite")]
 use sqlx::{Executor, Sqlite};
@@ -11,9 +11,9 @@ use crate::database::raw::{self, RawConn, on};
 use crate::error::{Error, Result};
 
 impl Conn<'_> {
-    /// SQLite rolls a whole transaction back by itself where a disk is full, or where the SQL says `OR ROLLBACK`;
-    /// what came after would then be stored at once, one by one. A BEGIN fails inside a transaction, and is the way to
-    /// be in one again where it does not.
+    /// SQLite itself rolls back the whole transaction if the disk is full, or if the SQL contains `OR ROLLBACK`. The next
+    /// statements would then commit one by one. This sends a BEGIN: it fails if the transaction is still open; if it succeeds,
+    /// the transaction was rolled back, and the new one is marked as failed.
     pub(crate) async fn keep_in_transaction(&mut self) {
         if self.kind() != DatabaseKind::Sqlite {
             return;
@@ -24,7 +24,7 @@ impl Conn<'_> {
         if let Some(RawConn::Sqlite(conn)) = self.raw()
             && (&mut *conn).execute("BEGIN").await.is_ok()
         {
-            // sqlx counts savepoints by their depth, and will name those that are gone.
+            // sqlx still counts the savepoints and will name them in later statements, so they must exist again.
             for depth in 1..raw::depth::<Sqlite>(conn) {
                 let savepoint = format!("SAVEPOINT _sqlx_savepoint_{depth}");
                 let _ = (&mut *conn).execute(sqlx::AssertSqlSafe(savepoint)).await;
@@ -34,30 +34,31 @@ impl Conn<'_> {
         self.state.set_mark(unverified, mark);
     }
 
-    /// How deep sqlx is in transactions and savepoints.
+    /// How many transactions and savepoints sqlx counts, after a pending rollback was executed.
     pub(crate) async fn depth(&mut self) -> usize {
         let depth = self.depth_now();
         if depth == 0 || self.in_transaction() || self.kind() == DatabaseKind::Postgres {
             return depth;
         }
-        // Where a transaction was dropped just now, SQLite's worker may not have got to its rollback yet.
+        // If a transaction was just dropped, SQLite's worker thread may not have executed the rollback yet.
         self.flush().await;
         self.depth_now()
     }
 
+    /// As [`depth`](Self::depth), without waiting for a pending rollback.
     pub(crate) fn depth_now(&mut self) -> usize {
         self.raw().map_or(0, |raw| on!(raw, DB, conn => raw::depth::<DB>(conn)))
     }
 
-    /// Makes sure that a savepoint can begin. One that Postgres refuses, because a statement has failed in the transaction,
-    /// would have sqlx roll back more than that.
+    /// Verifies that a savepoint can begin. If Postgres refused a SAVEPOINT because a statement has failed in the transaction,
+    /// sqlx would roll back one level too many.
     pub(crate) async fn verify_for_savepoint(&mut self) -> Result<()> {
         self.verify().await?;
-        let sure = self.state.frames.last().is_some_and(|frame| frame.failed.is_none());
-        if !sure && self.kind() == DatabaseKind::Postgres {
-            let done = Execution::plain(self.connected(), SqlStr::from_static("SELECT 1"));
-            let done = done.run_to_end(&mut |_| ()).await;
-            self.note_result(done).await?;
+        let has_not_failed = self.state.frames.last().is_some_and(|frame| frame.failed.is_none());
+        if !has_not_failed && self.kind() == DatabaseKind::Postgres {
+            let result = Execution::plain(self.connected(), SqlStr::from_static("SELECT 1"));
+            let result = result.run_to_end(&mut |_| ()).await;
+            self.note_result(result).await?;
         }
         Ok(())
     }
@@ -65,53 +66,53 @@ impl Conn<'_> {
     pub(crate) async fn begin_raw(&mut self) -> Result<()> {
         self.ensure_connected().await?;
         let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
-        let begun = on!(raw, DB, conn => raw::begin::<DB>(conn).await);
-        Ok(self.note_answer(begun)?)
+        let result = on!(raw, DB, conn => raw::begin::<DB>(conn).await);
+        Ok(self.note_answer(result)?)
     }
 
     pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
         self.set_in_flight();
         let Some(raw) = self.raw() else { return Err(sqlx::Error::PoolClosed) };
-        let done = on!(raw, DB, conn => raw::commit::<DB>(conn).await);
-        self.note_answer(done)
+        let result = on!(raw, DB, conn => raw::commit::<DB>(conn).await);
+        self.note_answer(result)
     }
 
     pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
         self.set_in_flight();
         let Some(raw) = self.raw() else { return Ok(()) };
-        let first = on!(raw, DB, conn => raw::rollback::<DB>(conn).await);
-        if first.is_ok() {
-            return self.note_answer(first);
+        let result = on!(raw, DB, conn => raw::rollback::<DB>(conn).await);
+        if result.is_ok() {
+            return self.note_answer(result);
         }
-        if !matches!(first, Err(sqlx::Error::Database(_))) {
-            return first;
+        if !matches!(result, Err(sqlx::Error::Database(_))) {
+            return result;
         }
-        // On SQLite there was no transaction any more to roll back, and sqlx still counts one. On Postgres it may be the
-        // error of a statement that was queued before this one.
+        // On SQLite, the transaction no longer existed but sqlx still counts it, so one is begun for sqlx to roll back. On
+        // Postgres, this may be the error of an earlier statement.
         self.keep_in_transaction().await;
         let Some(raw) = self.raw() else { return Ok(()) };
-        let second = on!(raw, DB, conn => raw::rollback::<DB>(conn).await);
-        self.note_answer(second)
+        let retried = on!(raw, DB, conn => raw::rollback::<DB>(conn).await);
+        self.note_answer(retried)
     }
 
-    /// Undoes what was done in the innermost transaction or savepoint of SQLite, and stays in it.
+    /// On SQLite, undoes all changes of the innermost transaction or savepoint, and keeps it open.
     pub(crate) async fn undo_raw(&mut self) -> Result<()> {
         let sql = match self.depth_now() {
             0 | 1 => "ROLLBACK; BEGIN IMMEDIATE".to_owned(),
-            // As sqlx names it.
+            // sqlx's name for the savepoint.
             depth => format!("ROLLBACK TO _sqlx_savepoint_{}", depth - 1),
         };
         let sql = sqlx::AssertSqlSafe(sql).into_sql_str();
-        // Dropped half-way, there may be no transaction any more.
+        // If the future is dropped between the two statements, no transaction is open.
         self.state.fail_if_dropped();
-        let done = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
-        if done.is_ok() {
+        let result = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
+        if result.is_ok() {
             self.state.set_mark(false, None);
         }
-        self.note_result(done).await.map(drop)
+        self.note_result(result).await.map(drop)
     }
 
-    /// Has the connection roll back before it does anything else.
+    /// Queues a rollback, which the connection executes before its next statement.
     pub(crate) fn start_rollback(&mut self) {
         self.set_in_flight();
         if let Some(raw) = self.raw() {
@@ -119,12 +120,12 @@ impl Conn<'_> {
         }
     }
 
-    /// Waits until what was queued on the connection is done.
+    /// Waits until all queued statements of the connection were executed.
     pub(crate) async fn flush(&mut self) {
         let _ = self.ping().await;
     }
 
-    /// Asks whether the connection lives.
+    /// Checks whether the connection still works.
     pub(crate) async fn ping(&mut self) -> Result<(), sqlx::Error> {
         let Some(raw) = self.raw() else { return Ok(()) };
         on!(raw, DB, conn => {
@@ -135,11 +136,11 @@ impl Conn<'_> {
 }
 
 impl Conn<'_> {
-    /// Rolls the innermost transaction or savepoint back and begins it again, where nothing else was run in it. It can only
-    /// be rolled back afterwards too.
+    /// Rolls back the innermost transaction or savepoint and begins it again. A failure mark is kept.
     pub(crate) async fn begin_again(&mut self) -> Result<()> {
         if self.kind() == DatabaseKind::Sqlite {
-            // In one go: dropped in between, sqlx would count a transaction less than there are frames.
+            // In one call: if the future were dropped after a separate rollback, sqlx would count one transaction less than
+            // there are frames.
             return self.undo_raw().await;
         }
         let guard = BeginGuard::new(self);
@@ -150,8 +151,9 @@ impl Conn<'_> {
     }
 }
 
-/// A BEGIN that is under way. On Postgres, sqlx leaves a connection whose BEGIN was dropped inside a transaction that
-/// it does not know of, and rolls back the outer one where a savepoint failed or was dropped: no use to anybody. On SQLite its worker undoes a BEGIN that nobody waits for.
+/// Abandons the connection if a BEGIN or SAVEPOINT fails, or if its future is dropped. This concerns Postgres only. After a dropped
+/// BEGIN, the connection may be in a transaction that sqlx does not count. After a failed or dropped SAVEPOINT, sqlx rolls back
+/// the outer transaction. On SQLite, sqlx's worker undoes a BEGIN whose future was dropped.
 pub(crate) struct BeginGuard<'o, 'c> {
     pub(crate) conn: &'o mut Conn<'c>,
     armed: bool,

@@ -1,3 +1,5 @@
+//! The state of a connection's transaction: its savepoints, what failed in it, and what waits for its end.
+
 use crate::database::db::Db;
 use crate::database::deferred::Deferred;
 use crate::database::detached::DetachedStatement;
@@ -5,53 +7,54 @@ use crate::database::schema_cache::SchemaChangeGuard;
 use crate::error::{Reason, Result};
 use crate::task::chain::PoolId;
 
-/// What a connection knows of the transaction that it is in, beside sqlx's own depth.
+/// What this library knows about the transaction of a connection, in addition to the depth that sqlx counts.
 #[derive(Default)]
 pub(crate) struct TransactionState {
     pub(crate) db: Option<Db>,
-    /// One for the transaction, one for each savepoint in it.
+    /// One frame for the transaction, and one for each savepoint in it. Empty outside a transaction of this library.
     pub(crate) frames: Vec<Frame>,
-    /// The outermost frame is a savepoint in a transaction of sqlx's own.
+    /// Whether the outermost frame is a savepoint in a transaction that was not begun through this library.
     pub(crate) foreign: bool,
-    /// Raw SQL may have changed the transaction since it was last looked at, see `verify.rs`.
+    /// Whether raw SQL may have changed the transaction since it was last verified, see `verify.rs`.
     pub(crate) unverified: bool,
-    /// How many statements were run in transactions so far, those of receivers included.
+    /// The number of statements run on the connection so far, including those of receivers.
     pub(crate) statements: u32,
-    /// A statement is under way, or was when its future was dropped.
+    /// Whether a statement is in flight, or was when its future was dropped.
     pub(crate) in_flight: bool,
-    /// What is known of the write that is under way, if there is no transaction.
+    /// The state of the running write, if it runs in autocommit mode.
     pub(crate) autocommit: Autocommit,
-    /// The one that does.
+    /// The statement that keeps running, after the future of an [`Autocommit::DetachOnDrop`] write was dropped.
     pub(crate) detached: Option<Box<DetachedStatement>>,
-    /// SQL that may change the schema was run, in a transaction that has not ended, or by others.
+    /// Set if SQL may change the schema: in a transaction that has not ended, or through the sqlx connection.
     pub(crate) altering: Option<Box<SchemaChangeGuard>>,
 }
 
-/// A write outside a transaction. It is part of every future that writes, and so is as small as can be.
+/// The state of a write in autocommit mode. It is part of the future of every write, so it is kept small.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum Autocommit {
     #[default]
     Plain,
-    /// Its statement goes on without its caller.
+    /// If the future of the write is dropped, its statement keeps running.
     DetachOnDrop,
-    /// It has failed, and has to begin again in a transaction.
+    /// The write has failed, and has to be repeated in a transaction.
     NeedsTransaction,
 }
 
-/// A transaction or savepoint: what waits for its end, and whether it may still be committed.
+/// A transaction or savepoint: the callbacks that wait for its end, and whether it may still be committed.
 #[derive(Default)]
 pub(crate) struct Frame {
     pub(crate) deferred: Vec<Box<dyn Deferred>>,
+    /// Why the transaction or savepoint can only be rolled back.
     pub(crate) failed: Option<Reason>,
-    /// A statement was run in it: begun anew, it would not be the same.
+    /// Whether a statement was run in it. If so, it cannot be restarted without losing work.
     pub(crate) used: bool,
-    /// A receiver was told of something in it, or waits for its end. What a receiver does cannot be repeated.
+    /// Whether a receiver has run in it, or waits for its end. If so, its work cannot be repeated.
     pub(crate) notified: bool,
-    /// The mark by which it is recognized if it is unverified.
+    /// The mark that identifies the transaction while it is unverified, see `verify.rs`.
     pub(crate) mark: Option<u32>,
 }
 
-/// A mark that no transaction has.
+/// A mark that is never set in the database, so that verification fails.
 pub(crate) const NO_MARK: u32 = u32::MAX;
 
 impl TransactionState {
@@ -63,33 +66,33 @@ impl TransactionState {
         self.db.as_ref().map(Db::pool_id)
     }
 
-    /// From here on the innermost transaction or savepoint can only be rolled back. The first reason counts.
+    /// Marks the innermost transaction or savepoint as failed, so that it can only be rolled back. The first reason is kept.
     pub(crate) fn fail(&mut self, reason: impl FnOnce() -> Reason) {
         if let Some(frame) = self.frames.last_mut() {
             frame.failed.get_or_insert_with(reason);
         }
     }
 
-    /// As [`fail`](Self::fail), for all that is open.
+    /// As [`fail`](Self::fail), for the transaction and all its savepoints.
     pub(crate) fn fail_all(&mut self, reason: &str) {
         for frame in &mut self.frames {
             frame.failed.get_or_insert_with(|| reason.into());
         }
     }
 
-    /// Whether the innermost transaction or savepoint can only be rolled back.
+    /// Whether the innermost transaction or savepoint is marked as failed.
     pub(crate) fn has_failed(&self) -> bool {
         self.frames.last().is_some_and(|frame| frame.failed.is_some())
     }
 
-    /// Forgets why the innermost transaction or savepoint can only be rolled back, so that a better reason can be given.
+    /// Removes the failure of the innermost transaction or savepoint, so that a more precise reason can be set.
     pub(crate) fn forget_failure(&mut self) {
         if let Some(frame) = self.frames.last_mut() {
             frame.failed = None;
         }
     }
 
-    /// From here on a transaction is not what it was at its beginning.
+    /// Records that a statement was run.
     pub(crate) fn count_statement(&mut self) {
         self.statements = self.statements.wrapping_add(1);
         if let Some(frame) = self.frames.last_mut() {
@@ -97,29 +100,29 @@ impl TransactionState {
         }
     }
 
-    /// Whether a write that is `done` has to begin again in a transaction.
-    pub(crate) fn take_needs_transaction<T>(&mut self, done: &Result<T>) -> bool {
-        let needs = self.autocommit == Autocommit::NeedsTransaction;
-        if needs {
+    /// Returns whether a write with this `result` has to be repeated in a transaction, and resets that state.
+    pub(crate) fn take_needs_transaction<T>(&mut self, result: &Result<T>) -> bool {
+        let needs_transaction = self.autocommit == Autocommit::NeedsTransaction;
+        if needs_transaction {
             self.autocommit = Autocommit::Plain;
         }
-        needs && done.is_err()
+        needs_transaction && result.is_err()
     }
 
-    /// A receiver is told of something in the transaction.
+    /// Records that a receiver runs in the transaction, or waits for its end.
     pub(crate) fn set_notified(&mut self) {
         for frame in &mut self.frames {
             frame.notified = true;
         }
     }
 
-    /// What follows changes the transaction, and would not be noticed if its future was dropped: the mark that is looked for then
-    /// is none that there is, so that the transaction has failed.
+    /// Call this before an await that changes the transaction. If the future is dropped during the await, the next verification
+    /// fails, because [`NO_MARK`] does not exist in the database. Call [`set_mark`](Self::set_mark) after the await.
     pub(crate) fn fail_if_dropped(&mut self) {
         self.set_mark(true, Some(NO_MARK));
     }
 
-    /// Whether the transaction is unverified, and the mark by which it is recognized then.
+    /// Whether the transaction is unverified, and the mark that then identifies it.
     pub(crate) fn mark(&self) -> (bool, Option<u32>) {
         (self.unverified, self.frames.last().and_then(|frame| frame.mark))
     }
@@ -131,6 +134,7 @@ impl TransactionState {
         }
     }
 
+    /// Keeps `deferred` until the transaction ends.
     pub(crate) fn defer(&mut self, deferred: Box<dyn Deferred>) {
         self.set_notified();
         if let Some(frame) = self.frames.last_mut() {

@@ -1,9 +1,9 @@
-//! Statements on a PostgreSQL connection whose statement cache is off: for a pooler that may give each transaction another
-//! server connection, as PgBouncer in transaction mode.
+//! Statements on a PostgreSQL connection without a statement cache, for poolers that may assign each transaction to another
+//! server connection, such as PgBouncer in transaction mode.
 //!
-//! A named statement would stay on one of the server connections. Without a name, sqlx still prepares and executes in separate
-//! round trips, between which the pooler may change the server connection, and execute what another client has prepared
-//! there. Only a transaction keeps the two together.
+//! A named statement would only exist on one of the server connections. Unnamed statements are not enough: sqlx prepares and
+//! executes them in separate round trips, and in between the pooler may switch to another server connection, whose unnamed
+//! statement was prepared by another client. A transaction keeps both round trips on one server connection.
 
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::{Executor, Postgres, SqlStr};
@@ -12,16 +12,16 @@ use crate::database::backend::{Backend, Sink};
 use crate::database::execution::drain;
 use crate::database::raw;
 
-/// A statement that gets no name.
+/// A statement without a name.
 pub(crate) struct Unnamed {
     pub(crate) sql: SqlStr,
     pub(crate) args: PgArguments,
-    /// Whether the program has the connection too, and may have begun a transaction with SQL of its own, which sqlx does
-    /// not know of.
+    /// Whether to ask the server if a transaction is open, because the application has access to the connection and may have
+    /// begun one with SQL, which sqlx does not count.
     pub(crate) asks: bool,
 }
 
-/// Runs a statement in a transaction of its own, unless there is one.
+/// Runs a statement in its own transaction, unless one is already open.
 pub(crate) async fn run(
     conn: &mut PgConnection,
     Unnamed { sql, args, asks }: Unnamed,
@@ -34,37 +34,37 @@ pub(crate) async fn run(
         return drain::<Postgres>(conn.fetch_many(query), sink, answered).await;
     }
     raw::begin::<Postgres>(conn).await?;
-    let mut open = Open { conn, armed: true };
-    // Until it is committed, the statement may be sent again.
-    let done = drain::<Postgres>(open.conn.fetch_many(query), sink, &mut false).await;
-    match &done {
+    let mut guard = RollbackGuard { conn, armed: true };
+    // `answered` stays false until the commit, because before that the statement may be sent again.
+    let result = drain::<Postgres>(guard.conn.fetch_many(query), sink, &mut false).await;
+    match &result {
         Ok(_) => {
             *answered = true;
-            raw::commit::<Postgres>(open.conn).await?;
+            raw::commit::<Postgres>(guard.conn).await?;
         }
-        // What the statement says is the error. Without a rollback here, one is queued.
-        Err(_) if raw::rollback::<Postgres>(open.conn).await.is_err() => return done,
+        // Return the error of the statement, not of the rollback. If the rollback fails, the guard queues another one.
+        Err(_) if raw::rollback::<Postgres>(guard.conn).await.is_err() => return result,
         Err(_) => {}
     }
-    open.armed = false;
-    done
+    guard.armed = false;
+    result
 }
 
-/// Whether a transaction is open, also if it has failed, which the statement is to say.
+/// Whether a transaction is open. A failed transaction counts as open, so that the statement reports the failure.
 async fn is_in_transaction(conn: &mut PgConnection) -> Result<bool, sqlx::Error> {
     match Postgres::is_in_transaction(conn).await {
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("25P02") => Ok(true),
-        done => done,
+        result => result,
     }
 }
 
-/// A transaction that is rolled back before anything else is done, should the future be dropped.
-struct Open<'o> {
+/// Queues a rollback of the transaction if the future is dropped.
+struct RollbackGuard<'o> {
     conn: &'o mut PgConnection,
     armed: bool,
 }
 
-impl Drop for Open<'_> {
+impl Drop for RollbackGuard<'_> {
     fn drop(&mut self) {
         if self.armed {
             raw::start_rollback::<Postgres>(self.conn);

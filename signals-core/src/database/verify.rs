@@ -1,22 +1,23 @@
-//! Whether a connection is in the transaction that the library believes it to be in.
+//! Verifies that a connection still is in the transaction that this library began.
 //!
-//! sqlx counts the transactions that are begun and ended through its methods, and [`Scope::frames`] those of this library.
-//! RawConn SQL can begin and end transactions without either of them. So:
+//! sqlx counts the transactions that are begun and ended through its methods, and `TransactionState::frames` counts those of
+//! this library. Raw SQL can begin and end transactions that neither of them counts. Therefore:
 //!
 //! - Inside a transaction of this library, `execute` and `query` refuse SQL that begins or ends transactions or savepoints
 //!   (`sql_scan.rs`), before it is sent.
-//! - Outside, such SQL runs, and afterwards the database is asked whether a transaction is open. If so, sqlx is made to count
-//!   it: from then on it is a transaction of sqlx's own, whose end the library does not see.
-//! - sqlx's own connection (`Conn::postgres`, `Conn::sqlite`) can be used for anything. Before it is handed out inside a
-//!   transaction, a mark is set that disappears with the transaction, and with a rollback to an earlier savepoint: a setting
+//! - Outside a transaction of this library, such SQL is executed, and then the database is asked whether a transaction is
+//!   open. If so, sqlx is made to count it. From then on it is treated like a transaction that sqlx began: this library does
+//!   not observe its end.
+//! - The sqlx connection (`Conn::postgres`, `Conn::sqlite`) can be used for anything. Before it is returned inside a
+//!   transaction, a mark is set that disappears with the transaction, or with a rollback to an earlier savepoint: a setting
 //!   on Postgres, a savepoint on SQLite. Then the connection is *unverified*: before the next statement of this library, and
-//!   before the commit, the mark is looked for. If it is gone, everything in the transaction has failed.
-//! - A connection that is unverified when it is dropped is rolled back before it goes to a pool.
-//! - A connection that is borrowed from sqlx (`&mut PgConnection`) has no such history. If sqlx does not count a transaction
-//!   on it, the database is asked before anything depends on the answer: receivers of the commit, and a BEGIN on Postgres,
-//!   which would not fail inside another transaction.
+//!   before the commit, the mark is looked up. If it is missing, the whole transaction is marked as failed.
+//! - If a connection is dropped while it is unverified, it is rolled back before it returns to its pool.
+//! - For a connection that is borrowed from sqlx (`&mut PgConnection`), the earlier SQL is unknown. If sqlx does not count a
+//!   transaction on it, the database is asked whether one is open, in two cases: before `on_commit` receivers are accepted,
+//!   and before a BEGIN on Postgres, which would not fail inside another transaction.
 //!
-//! A statement without raw SQL before it asks nothing.
+//! If no raw SQL was run, nothing is verified.
 
 use std::fmt::Write as _;
 
@@ -33,11 +34,12 @@ use crate::error::{Error, Reason, Result};
 
 const LOST: &str = "raw SQL ended the transaction, or rolled back a part of it (what a raw COMMIT has stored stays stored)";
 
-/// The savepoint that is the mark on SQLite, and with which Postgres is asked whether a transaction is open.
+/// The name of the mark: a savepoint on SQLite, a setting on Postgres. Postgres is also asked with a savepoint of this name whether
+/// a transaction is open.
 const MARK: &str = "sqlx_signals";
 
 impl Conn<'_> {
-    /// Refuses raw SQL that begins or ends transactions inside one of this library; outside, returns whether it does.
+    /// Returns whether raw SQL begins or ends a transaction. Inside a transaction of this library, this is an error.
     pub(crate) fn check_raw(&mut self, sql: &str) -> Result<bool> {
         match sql_scan::find(self.kind(), sql) {
             Some(Control { statement, instead }) if self.in_transaction() => {
@@ -48,7 +50,7 @@ impl Conn<'_> {
         }
     }
 
-    /// RawConn SQL is about to run: if the future is dropped before it has ended, the connection is unverified.
+    /// Call this before raw SQL is executed: if the future is dropped during the execution, the connection stays unverified.
     pub(crate) fn before_raw(&mut self, controls: bool, alters: bool) {
         if alters {
             self.set_altering(true);
@@ -60,7 +62,7 @@ impl Conn<'_> {
         }
     }
 
-    /// RawConn SQL has ended.
+    /// Call this after raw SQL was executed, also if it failed.
     pub(crate) async fn after_raw(&mut self, controls: bool) {
         if let Some(altering) = &self.state.altering {
             altering.forget();
@@ -73,10 +75,10 @@ impl Conn<'_> {
         }
     }
 
-    /// Rolls back what raw SQL has left open on a connection that nobody has afterwards.
-    pub(crate) async fn end_raw(&mut self, done: Result<u64>) -> Result<u64> {
+    /// Rolls back a transaction that raw SQL left open, before the connection is returned to its pool.
+    pub(crate) async fn end_raw(&mut self, result: Result<u64>) -> Result<u64> {
         if self.in_transaction() || self.depth_now() == 0 {
-            return done;
+            return result;
         }
         let rolled_back = match self.raw() {
             Some(raw) => on!(raw, DB, conn => roll_back_all::<DB>(conn).await),
@@ -87,10 +89,10 @@ impl Conn<'_> {
             Err(_) => self.discard(),
         }
         let reason = "raw SQL began the transaction and did not end it".into();
-        done.and(Err(Error::RolledBack { reason }))
+        result.and(Err(Error::RolledBack { reason }))
     }
 
-    /// The schema may change from here on, until the transaction has ended or the connection is used again.
+    /// Records that the schema may change from now on, until the transaction ends or the connection is used again.
     fn set_altering(&mut self, is_certain: bool) {
         let (kind, db) = (self.kind(), self.state.db.clone());
         let altering = || SchemaChangeGuard::new(kind, db, is_certain).into();
@@ -100,9 +102,10 @@ impl Conn<'_> {
         }
     }
 
-    /// sqlx's own connection is about to be handed out.
+    /// Call this before the application gets the sqlx connection: sets the mark, and then the connection is unverified.
     pub(crate) fn before_hand_out(&mut self) {
-        // On Postgres few facts depend on more than the types of the columns, and to look for them anew costs round trips.
+        // Not on Postgres, where few cached facts can become wrong without a change of a column type, and where a new lookup
+        // costs round trips.
         if self.kind() == DatabaseKind::Sqlite {
             self.set_altering(false);
         }
@@ -110,7 +113,7 @@ impl Conn<'_> {
         if !self.state.unverified {
             self.state.set_mark(false, None);
             let failed = self.state.frames.last().is_none_or(|frame| frame.failed.is_some());
-            // What is still under way on Postgres would have to be waited for.
+            // On Postgres, setting the mark would have to wait for the statement in flight.
             let waits = self.state.in_flight && self.kind() == DatabaseKind::Postgres;
             if !failed && !waits {
                 self.set_mark();
@@ -120,9 +123,9 @@ impl Conn<'_> {
         self.set_used_raw();
     }
 
-    /// Sends the statement that sets the mark, and does not wait for the answer: sqlx reads it before the next statement.
+    /// Sends the statement that sets the mark. Does not wait for the answer, which sqlx reads before the next statement.
     fn set_mark(&mut self) {
-        // Another number than that of any mark before it.
+        // Differs from all earlier marks.
         let mark = self.state.statements;
         let sql = match self.kind() {
             DatabaseKind::Sqlite => AssertSqlSafe(format!("SAVEPOINT {MARK}")),
@@ -138,31 +141,32 @@ impl Conn<'_> {
         self.state.set_mark(false, Some(mark));
     }
 
-    /// RawConn SQL may change the transaction from here on.
+    /// Records that raw SQL may change the transaction from now on.
     pub(crate) fn set_unverified(&mut self) {
         self.state.unverified = true;
-        if let Some(pooled) = self.lease_mut() {
-            pooled.set_unverified(true);
+        if let Some(lease) = self.lease_mut() {
+            lease.set_unverified(true);
         }
     }
 
-    /// No transaction is open, whether or not raw SQL was run.
+    /// Records that no transaction is open, even if raw SQL was run.
     pub(crate) fn set_idle(&mut self) {
         self.state.unverified = false;
         self.state.altering = None;
-        if let Some(pooled) = self.lease_mut() {
-            pooled.set_unverified(false);
+        if let Some(lease) = self.lease_mut() {
+            lease.set_unverified(false);
         }
     }
 
-    /// Makes sure of the transaction that the connection is in, if raw SQL may have changed it.
+    /// Verifies the transaction of the connection, if raw SQL may have changed it.
     ///
     /// # Errors
     ///
-    /// If a statement has failed in the transaction; [`Error::RolledBack`] if it is another one or gone.
+    /// [`Error::RolledBack`] if the transaction has ended, was rolled back in part, or is another one. [`Error::Database`] if a
+    /// statement has failed in the transaction.
     pub(crate) async fn verify(&mut self) -> Result<()> {
         match self.in_transaction() {
-            // A statement of SQLite that was dropped half-way may have rolled back, which nobody has seen.
+            // On SQLite, a statement whose future was dropped may have rolled back the transaction.
             true if self.state.unverified
                 || (self.state.in_flight && self.kind() == DatabaseKind::Sqlite) =>
             {
@@ -181,22 +185,22 @@ impl Conn<'_> {
                 AssertSqlSafe(format!("SAVEPOINT {MARK}; RELEASE SAVEPOINT {MARK}"))
             }
             (DatabaseKind::Sqlite, Some(_)) => AssertSqlSafe(format!("RELEASE {MARK}")),
-            // An error inside a transaction.
+            // BEGIN fails inside a transaction.
             (DatabaseKind::Sqlite, None) => AssertSqlSafe("BEGIN".to_owned()),
         };
         if self.kind() == DatabaseKind::Sqlite {
             self.state.fail_if_dropped();
         }
         let mut found = None;
-        let running = Execution::plain(self.connected(), sql.into_sql_str());
-        let done = running.run_to_end(&mut |row| found = text(&row)).await;
-        let lost = match (self.kind(), mark, self.note_answer(done)) {
+        let execution = Execution::plain(self.connected(), sql.into_sql_str());
+        let result = execution.run_to_end(&mut |row| found = first_text(&row)).await;
+        let lost = match (self.kind(), mark, self.note_answer(result)) {
             (DatabaseKind::Sqlite, None, Ok(_)) => true,
             (DatabaseKind::Sqlite, None, Err(sqlx::Error::Database(_))) => false,
             (DatabaseKind::Sqlite, Some(_), Err(sqlx::Error::Database(_))) => true,
             (DatabaseKind::Postgres, Some(mark), Ok(_)) => found != Some(mark.to_string()),
             (_, _, Ok(_)) => false,
-            (_, _, Err(error)) if is_outside(&error) => true,
+            (_, _, Err(error)) if is_outside_transaction(&error) => true,
             (_, _, Err(error)) => {
                 self.state.fail(|| Reason::of_statement(&error));
                 return Err(error.into());
@@ -209,8 +213,8 @@ impl Conn<'_> {
         Ok(())
     }
 
-    /// The transaction is not the one that the library has begun, or not what it was. A new one takes its place, which
-    /// can only be rolled back, so that nothing that is still to come is stored.
+    /// Handles a transaction that raw SQL has ended or partly rolled back. A new transaction that can only be rolled back replaces
+    /// it, so that later statements are not committed.
     async fn lost(&mut self) -> Result<()> {
         tracing::error!("{LOST}: neither its `on_commit` nor its `on_rollback` receivers will run");
         self.state.fail_all(LOST);
@@ -227,7 +231,7 @@ impl Conn<'_> {
         Err(Error::RolledBack { reason: LOST.into() })
     }
 
-    /// Has sqlx count what is open, where the library has no transaction.
+    /// Makes sqlx's count agree with the database, if this library has no transaction open.
     async fn reconcile(&mut self) -> Result<()> {
         if self.lease_mut().is_some() {
             let Some(raw) = self.connected() else { return Ok(()) };
@@ -241,7 +245,7 @@ impl Conn<'_> {
         Ok(())
     }
 
-    /// Whether the database is in a transaction of which sqlx does not know, on a connection that is borrowed from sqlx.
+    /// Whether a connection that is borrowed from sqlx is in a transaction that sqlx does not count.
     pub(crate) async fn is_in_unknown_transaction(&mut self) -> Result<bool> {
         if matches!(self.link, MaybePooled::Pooled(_)) {
             return Ok(false);
@@ -251,13 +255,13 @@ impl Conn<'_> {
     }
 }
 
-/// Whether a statement was refused because no transaction is open.
-fn is_outside(error: &sqlx::Error) -> bool {
+/// Whether a statement failed because no transaction is open.
+fn is_outside_transaction(error: &sqlx::Error) -> bool {
     error.as_database_error().is_some_and(|error| error.code().as_deref() == Some("25P01"))
 }
 
-/// The text in the only column of a row of Postgres.
-fn text(row: &AnyRow) -> Option<String> {
+/// The text in the only column of a Postgres row.
+fn first_text(row: &AnyRow) -> Option<String> {
     match row {
         #[cfg(feature = "sqlite")]
         AnyRow::Sqlite(_) => None,
@@ -266,8 +270,8 @@ fn text(row: &AnyRow) -> Option<String> {
     }
 }
 
-/// Makes sqlx's count agree with the database; returns whether a transaction is open. One that has failed and that sqlx does
-/// not count is rolled back.
+/// Makes sqlx's count agree with the database. Returns whether a transaction is open. A failed transaction that sqlx does not count
+/// is rolled back.
 async fn reconcile<DB: Backend>(conn: &mut DB::Connection) -> Result<bool, sqlx::Error> {
     if raw::depth::<DB>(conn) == 0 {
         return adopt::<DB>(conn).await;
@@ -279,11 +283,12 @@ async fn reconcile<DB: Backend>(conn: &mut DB::Connection) -> Result<bool, sqlx:
     }
 }
 
-/// Rolls back whatever is open, whether or not sqlx counts it.
+/// Rolls back any open transaction, whether or not sqlx counts it.
 pub(crate) async fn roll_back_all<DB: Backend>(
     conn: &mut DB::Connection,
 ) -> Result<(), sqlx::Error> {
-    // Waits for what is under way. On Postgres the error of a statement that nobody waits for comes first.
+    // Wait for the statement in flight. On Postgres, the first ping may return the error of a statement whose future was
+    // dropped.
     while let Err(error) = conn.ping().await {
         if !matches!(error, sqlx::Error::Database(_)) {
             return Err(error);
@@ -291,7 +296,7 @@ pub(crate) async fn roll_back_all<DB: Backend>(
     }
     let depth = raw::depth::<DB>(conn);
     if depth > 0 {
-        // RawConn SQL may have ended what sqlx counts, and sqlx counts down only if its own statement succeeds.
+        // Raw SQL may have ended the transaction, and sqlx decrements its count only if its own statement succeeds.
         begin_anew::<DB>(conn, depth).await?;
         for _ in 0..depth {
             raw::rollback::<DB>(conn).await?;
@@ -300,7 +305,7 @@ pub(crate) async fn roll_back_all<DB: Backend>(
     if adopt::<DB>(conn).await? { raw::rollback::<DB>(conn).await } else { Ok(()) }
 }
 
-/// As [`reconcile`], if sqlx counts none.
+/// As [`reconcile`], if sqlx counts no transaction.
 async fn adopt<DB: Backend>(conn: &mut DB::Connection) -> Result<bool, sqlx::Error> {
     match raw::adopt::<DB>(conn).await {
         Ok(()) => Ok(true),
@@ -312,7 +317,7 @@ async fn adopt<DB: Backend>(conn: &mut DB::Connection) -> Result<bool, sqlx::Err
     }
 }
 
-/// Rolls back whatever is open, and begins what sqlx counts: a transaction with its savepoints.
+/// Rolls back any open transaction, and begins a new one with as many savepoints as sqlx counts.
 async fn begin_anew<DB: Backend>(
     conn: &mut DB::Connection,
     depth: usize,

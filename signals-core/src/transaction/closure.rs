@@ -1,11 +1,13 @@
+//! The bound of the closure that `Db::transaction` takes.
+
 use crate::error::Result;
 use crate::transaction::Transaction;
 
-/// What [`Db::transaction`](crate::Db::transaction) runs: an async closure, or an `async fn`, that takes the transaction and
-/// returns a `Result<T>`.
+/// The closure that [`Db::transaction`](crate::Db::transaction) runs: an async closure or an `async fn` that takes the transaction
+/// and returns a `Result<T>`.
 ///
-/// Write the closure as `async |tx| { … }`. The future of `|tx| async move { … }` cannot borrow `tx`, so that the compiler
-/// answers "implementation of `AsyncFnOnce` is not general enough".
+/// Write the closure as `async |tx| { … }`. The future of `|tx| async move { … }` cannot borrow `tx`, and the compiler reports
+/// "implementation of `AsyncFnOnce` is not general enough".
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;

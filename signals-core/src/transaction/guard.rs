@@ -1,16 +1,16 @@
-//! A write in a transaction of the caller.
+//! Marks the caller's transaction as failed if a write in it fails.
 
 use crate::database::conn::Conn;
 use crate::error::{Reason, Result};
 
-/// A write in a transaction that is somebody else's to end: where it fails, or is dropped half-way, the transaction
-/// can only be rolled back.
+/// Guards a write in a transaction that the caller ends. If the write fails, or its future is dropped, the transaction is marked as
+/// failed, so that it can only be rolled back.
 pub(crate) struct FailGuard<'d, 'c> {
     pub(crate) conn: &'d mut Conn<'c>,
     verb: &'static str,
     model: &'static str,
     armed: bool,
-    /// Whether nothing in the transaction had failed before.
+    /// Whether nothing in the transaction had failed before the write.
     first: bool,
 }
 
@@ -20,18 +20,19 @@ impl<'d, 'c> FailGuard<'d, 'c> {
         Self { conn, verb, model, armed: true, first }
     }
 
-    pub(crate) fn end<T>(mut self, done: Result<T>) -> Result<T> {
+    /// Disarms the guard, and marks the transaction as failed if `result` is an error.
+    pub(crate) fn end<T>(mut self, result: Result<T>) -> Result<T> {
         self.armed = false;
         let (verb, model) = (self.verb, self.model);
-        if let Err(error) = &done {
-            // A statement that failed in this write has marked the transaction already. The error of the write tells more:
-            // it names the model, and has the receiver's own error.
+        if let Err(error) = &result {
+            // If a statement of the write failed, the transaction is already marked with its error. The error of the write is
+            // more precise: it names the model, and contains the error of the receiver.
             if self.first && !error.is_in_failed_transaction() {
                 self.conn.state.forget_failure();
             }
             self.conn.state.fail(|| Reason::of(verb, model, error));
         }
-        done
+        result
     }
 }
 

@@ -27,9 +27,9 @@ use crate::task::finish::{Detached, finish};
 use crate::task::spawn;
 use crate::transaction::closure::TransactionClosure;
 
-/// A transaction, or a savepoint inside one. Dropped without [`commit`](Transaction::commit) it is rolled back.
+/// A transaction, or a savepoint inside one. If it is dropped without [`commit`](Transaction::commit), it is rolled back.
 ///
-/// It is a [`Conn`] too: saves, queries and helper functions that take `&mut Conn<'_>` take `&mut tx`.
+/// It dereferences to [`Conn`]: pass `&mut tx` to saves, queries and functions that take `&mut Conn<'_>`.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -52,36 +52,37 @@ use crate::transaction::closure::TransactionClosure;
 /// ```
 pub struct Transaction<'c> {
     conn: Conn<'c>,
-    /// How many frames are open with this one.
+    /// The number of open frames, including the one of this transaction or savepoint.
     depth: usize,
-    /// Whether a drop must roll back.
+    /// Whether it must be rolled back on drop.
     open: bool,
-    /// The end of a savepoint was under way when it was dropped: it may be in the transaction or not.
-    doubtful: bool,
+    /// Whether the release of the savepoint is in flight. If it is dropped now, it is unknown whether the savepoint still exists.
+    is_releasing: bool,
 }
 
-/// What came of a commit.
+/// The result of a successful commit.
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Committed {
-    /// What `on_commit` receivers and callbacks returned as errors, or panicked with. The transaction is stored all
-    /// the same, and every other receiver has run.
+    /// The errors and panics of `on_commit` receivers and callbacks. They do not affect the transaction, which is
+    /// committed, or the other receivers, which have all run.
     pub errors: Vec<Error>,
 }
 
 impl<'c> Transaction<'c> {
+    /// Begins a transaction on `conn`, or a savepoint if one is open.
     pub(crate) async fn open(mut conn: Conn<'c>) -> Result<Self> {
         conn.verify().await?;
         let depth = conn.depth().await;
         if depth > 0 {
             conn.verify_for_savepoint().await?;
         } else if conn.kind() == DatabaseKind::Postgres && conn.is_in_unknown_transaction().await? {
-            // BEGIN would be no error there, and COMMIT would end a transaction that was begun by somebody else.
+            // BEGIN would not fail, and COMMIT would end a transaction that this library did not begin.
             let (statement, instead) = ("BEGIN", "sqlx's `begin`, or `Db::begin`");
             return Err(Error::TransactionControl { statement, instead });
         }
         let guard = BeginGuard::new(&mut conn);
-        // What has but begun is nothing, whatever became of it.
+        // A failed BEGIN has no effect, so any I/O error may be retried on another connection.
         let lost = |error: &sqlx::Error| did_nothing(error) || matches!(error, sqlx::Error::Io(_));
         while let Err(error) = guard.conn.begin_raw().await {
             guard.conn.reconnect(error, lost).await?;
@@ -93,22 +94,22 @@ impl<'c> Transaction<'c> {
         conn.state.count_statement();
         conn.state.frames.push(Frame::default());
         let depth = conn.state.frames.len();
-        Ok(Self { conn, depth, open: true, doubtful: false })
+        Ok(Self { conn, depth, open: true, is_releasing: false })
     }
 
-    /// Rolls this transaction back after one of its statements was refused as outdated, and begins it again. No receiver may have
-    /// been told of anything in it.
+    /// Rolls back the transaction after one of its prepared statements was refused as outdated, and begins it again. Only call this
+    /// if no receiver has run in it.
     pub(crate) async fn restart(&mut self) -> Result<()> {
         self.conn.begin_again().await?;
         *self.frame() = Frame::default();
         Ok(())
     }
 
-    /// Runs `callback` after the outermost transaction has committed, in order with the `on_commit` receivers of what
-    /// was saved before and after this call. A rolled-back transaction or savepoint forgets it, as in
+    /// Runs `callback` after the outermost transaction has committed. Callbacks and `on_commit` receivers run in the order in
+    /// which the calls and the saves were made. If the transaction or savepoint is rolled back, the callback is discarded, as in
     /// [Django](https://docs.djangoproject.com/en/stable/topics/db/transactions/#performing-actions-after-commit).
     ///
-    /// It returns nothing or a `Result<(), E>`; an error is logged, and comes back in [`Committed::errors`].
+    /// The callback returns nothing or a `Result<(), E>`. An error is logged, and returned in [`Committed::errors`].
     pub fn on_commit<F>(&mut self, callback: F)
     where
         F: Future<Output: Outcome> + Send + 'static,
@@ -116,7 +117,7 @@ impl<'c> Transaction<'c> {
         self.conn.state.defer(Box::new(Callback { callback, when: End::Committed }));
     }
 
-    /// Runs `callback` after this transaction or savepoint, or one around it, was rolled back.
+    /// Runs `callback` after this transaction or savepoint, or an enclosing one, was rolled back.
     pub fn on_rollback<F>(&mut self, callback: F)
     where
         F: Future<Output: Outcome> + Send + 'static,
@@ -124,33 +125,38 @@ impl<'c> Transaction<'c> {
         self.conn.state.defer(Box::new(Callback { callback, when: End::RolledBack }));
     }
 
-    /// Commits, and then runs what waited for it; a savepoint is released, and hands what waits to the transaction
-    /// around it.
+    /// Commits the transaction, and then runs its `on_commit` receivers and callbacks. A savepoint is released instead; its
+    /// receivers and callbacks wait for the enclosing transaction.
     ///
     /// # Errors
     ///
-    /// [`Error::CommitNotObservable`] if there are callbacks and the transaction around this savepoint was begun by raw SQL.
-    /// [`Error::RolledBack`] where something in the transaction had failed before, [`Error::Database`] where COMMIT
-    /// itself fails: nothing is stored then, and the `on_rollback` receivers have run. [`Error::CommitUnknown`] where
-    /// the connection was lost meanwhile.
+    /// In all of these cases except the last, nothing is stored, and the `on_rollback` receivers have run.
+    ///
+    /// - [`Error::RolledBack`] if the transaction is marked as failed.
+    /// - [`Error::CommitNotObservable`] if there are callbacks, and this is a savepoint in a transaction that was not begun
+    ///   through this library.
+    /// - [`Error::Database`] if COMMIT fails.
+    /// - [`Error::CommitUnknown`] if the connection was lost during COMMIT.
     ///
     /// # Cancel safety
     ///
-    /// A dropped future rolls back where COMMIT was not yet sent. After that, commit and callbacks are finished on a
-    /// task of their own; through a connection that was borrowed from sqlx there is no such task, and callbacks are
-    /// lost.
+    /// If the future is dropped before COMMIT was sent, the transaction is rolled back. After that, the commit and the
+    /// callbacks are finished in a task. For a connection that is borrowed from sqlx there is no such task: if the future is
+    /// dropped during COMMIT, the callbacks do not run.
     pub async fn commit(mut self) -> Result<Committed> {
         self.check().await?;
         self.commit_checked().await
     }
 
-    /// As [`commit`](Self::commit), after [`check`](Self::check): as soon as the future is polled, COMMIT may be sent.
+    /// As [`commit`](Self::commit), without [`check`](Self::check): the first poll may send COMMIT.
     pub(crate) async fn commit_checked(mut self) -> Result<Committed> {
         if self.depth > 1 {
             return self.release().await;
         }
-        if self.conn.state.foreign && self.frame().deferred.iter().any(|all| all.is_callback()) {
-            // The transaction around this savepoint is not over, and its end is not seen.
+        if self.conn.state.foreign
+            && self.frame().deferred.iter().any(|deferred| deferred.is_callback())
+        {
+            // The enclosing transaction has not ended, and its end is not observed.
             let _ = self.undo().await;
             let (model, receiver) = ("Transaction", "Transaction::on_commit");
             return Err(Error::CommitNotObservable { model, receiver });
@@ -162,15 +168,16 @@ impl<'c> Transaction<'c> {
             let deferred = self.commit_outermost().await?;
             return Ok(Committed { errors: finish(run_all(deferred, End::Committed, None)).await });
         };
-        // The transaction goes on in the future below, which rolls back where it is dropped before it begins.
+        // The future below owns the transaction. If it is dropped before its first poll, the transaction is rolled back.
         self.open = false;
-        let mut tx = Transaction { conn, depth: 1, open: true, doubtful: false };
-        let hold = self.conn.is_borrowed();
+        let mut tx = Transaction { conn, depth: 1, open: true, is_releasing: false };
+        let is_borrowed = self.conn.is_borrowed();
         let (committed, conn) = finish(async move {
             let committed = tx.commit_outermost().await;
-            // A callback may want the connection: back to the pool with it, unless somebody waits for it.
+            // Return the connection to the pool before the callbacks run, because they may need one. If a caller still uses
+            // the connection, keep it.
             let conn = std::mem::replace(&mut tx.conn, Conn::disconnected());
-            let conn = hold.then_some(conn);
+            let conn = is_borrowed.then_some(conn);
             let committed = match committed {
                 Ok(deferred) => {
                     Ok(Committed { errors: run_all(deferred, End::Committed, None).await })
@@ -186,29 +193,29 @@ impl<'c> Transaction<'c> {
         committed
     }
 
-    /// Rolls back where something has failed, and the rest must not be committed.
+    /// Rolls back if the transaction is marked as failed, and returns the reason as [`Error::RolledBack`].
     pub(crate) async fn check(&mut self) -> Result<()> {
         let _ = self.conn.verify().await;
         let Some(reason) = self.frame().failed.take() else { return Ok(()) };
-        // Where even this fails, the database rolls back with the end of the connection.
+        // If this fails, the database rolls back when the connection is closed.
         let _ = self.undo().await;
         Err(Error::RolledBack { reason })
     }
 
-    /// Rolls back, and runs the `on_rollback` receivers.
+    /// Rolls back, and runs the `on_rollback` receivers and callbacks.
     ///
     /// # Errors
     ///
-    /// Where the connection is broken; the transaction is rolled back all the same.
+    /// [`Error::Database`] if the connection is broken. The transaction is rolled back in this case too.
     ///
     /// # Cancel safety
     ///
-    /// A dropped future rolls back, as dropping the transaction does.
+    /// If the future is dropped, the transaction is rolled back, as when the transaction is dropped.
     pub async fn rollback(mut self) -> Result<()> {
         self.undo().await
     }
 
-    /// As [`rollback`](Self::rollback), where another error is the answer already.
+    /// As [`rollback`](Self::rollback), if the caller already has another error to return.
     pub(crate) async fn rollback_or_log(self) {
         if let Err(error) = self.rollback().await {
             tracing::warn!(%error, "a rollback failed");
@@ -219,11 +226,12 @@ impl<'c> Transaction<'c> {
         self.conn.state.frames.last_mut().expect("an open transaction has a frame")
     }
 
+    /// Releases a savepoint.
     async fn release(&mut self) -> Result<Committed> {
-        // Should this future be dropped now, nobody knows whether the savepoint was released.
-        self.doubtful = true;
+        // Before the await: if the future is dropped during the release, it is unknown whether the savepoint was released.
+        self.is_releasing = true;
         let released = self.conn.commit_raw().await;
-        self.doubtful = false;
+        self.is_releasing = false;
         if let Err(error) = released {
             let _ = self.undo().await;
             return Err(Error::RolledBack { reason: Reason::of_statement(&error) });
@@ -234,9 +242,10 @@ impl<'c> Transaction<'c> {
         Ok(Committed::default())
     }
 
-    /// COMMIT of the outermost transaction; returns who waits for it.
+    /// Sends COMMIT for the outermost transaction. Returns the receivers and callbacks that wait for it.
     async fn commit_outermost(&mut self) -> Result<Vec<Box<dyn Deferred>>> {
-        // Out of the way first: dropped from here on, nobody could tell whether they may run.
+        // Taken before the await: if the future is dropped during COMMIT, it is unknown whether `on_commit` or `on_rollback`
+        // applies, so neither may run.
         let deferred = std::mem::take(&mut self.frame().deferred);
         let committed = self.conn.commit_raw().await;
         let Err(error) = committed else {
@@ -247,7 +256,7 @@ impl<'c> Transaction<'c> {
             }
             return Ok(deferred);
         };
-        if is_certain(&error) {
+        if is_not_committed(&error) {
             self.frame().deferred = deferred;
             let _ = self.undo().await;
             return Err(error.into());
@@ -259,16 +268,17 @@ impl<'c> Transaction<'c> {
         Err(Error::CommitUnknown(error))
     }
 
+    /// Rolls back, and runs what waits for the rollback.
     async fn undo(&mut self) -> Result<()> {
-        let undone = self.conn.rollback_raw().await;
+        let result = self.conn.rollback_raw().await;
         self.open = false;
         let frame = self.conn.state.frames.pop().unwrap_or_default();
-        match undone {
+        match result {
             Ok(()) if self.is_outermost() => self.conn.set_idle(),
-            // A savepoint that could be rolled back was still there.
+            // The rollback succeeded, so the savepoint still existed and the enclosing transaction is unchanged.
             Ok(()) => self.conn.state.unverified = false,
             Err(_) => {
-                // The database has rolled back, or will when the connection is closed.
+                // The database has rolled back, or does so when the connection is closed.
                 self.conn.abandon("a savepoint could not be rolled back");
                 self.conn.set_unverified();
             }
@@ -280,16 +290,16 @@ impl<'c> Transaction<'c> {
         if !frame.deferred.is_empty() {
             finish(run_all(frame.deferred, End::RolledBack, holds)).await;
         }
-        Ok(undone?)
+        Ok(result?)
     }
 
-    /// Whether no transaction is open when this has ended.
+    /// Whether no transaction is open after this one has ended.
     fn is_outermost(&self) -> bool {
         self.depth == 1 && !self.conn.state.foreign
     }
 
-    /// The pool that a callback would wait for in vain: SQLite has one writer, and it is the transaction around this
-    /// savepoint.
+    /// The pool from which a callback of this savepoint must not acquire a connection, because it would deadlock: SQLite allows one
+    /// writer, which is the enclosing transaction.
     fn holds(&self) -> Option<PoolId> {
         let waits = self.depth > 1 && self.conn.kind() == DatabaseKind::Sqlite;
         if waits { self.conn.state.pool() } else { None }
@@ -302,30 +312,30 @@ impl Drop for Transaction<'_> {
             return;
         }
         let holds = self.holds();
-        // Outside a runtime, callbacks run in that of the connection.
+        // If the drop is outside a runtime, the callbacks run in the runtime of the connection.
         let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
-        let ended: Vec<_> = self.conn.state.frames.drain(self.depth - 1..).collect();
-        if ended.iter().any(|frame| frame.mark == Some(NO_MARK)) {
+        let frames: Vec<_> = self.conn.state.frames.drain(self.depth - 1..).collect();
+        if frames.iter().any(|frame| frame.mark == Some(NO_MARK)) {
             self.conn.state.fail_all("a statement that may have ended it was dropped");
         }
-        let deferred: Vec<_> = ended.into_iter().flat_map(|frame| frame.deferred).collect();
-        if self.doubtful {
+        let deferred: Vec<_> = frames.into_iter().flat_map(|frame| frame.deferred).collect();
+        if self.is_releasing {
             self.conn.abandon("the commit of a savepoint was dropped before it was done");
         }
         if self.conn.state.unverified {
-            // The rollback fails if the transaction has ended already, and sqlx goes on counting it.
+            // If the transaction has already ended, the rollback fails and sqlx still counts the transaction.
             self.conn.set_unverified();
         }
         self.conn.start_rollback();
         if deferred.is_empty() {
             return;
         }
-        let own =
+        let own_conn =
             if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
         if let Some(runtime) = runtime {
             spawn::spawn(&runtime, async move {
-                // On Postgres the rollback is only queued so far.
-                if let Some(mut conn) = own {
+                // On Postgres, the rollback is only queued, so send it before the callbacks run.
+                if let Some(mut conn) = own_conn {
                     conn.flush().await;
                 }
                 run_all(deferred, End::RolledBack, holds).await;
@@ -372,8 +382,8 @@ where
             return Box::pin(async { Vec::new() });
         }
         Box::pin(async move {
-            let done = std::panic::AssertUnwindSafe(self.callback).catch_unwind().await;
-            let error = match done {
+            let result = std::panic::AssertUnwindSafe(self.callback).catch_unwind().await;
+            let error = match result {
                 Ok(outcome) => outcome.into_result().err().map(Error::Other),
                 Err(payload) => Some(Error::other(Panicked::new(payload))),
             };
@@ -388,31 +398,32 @@ where
     }
 }
 
-/// Whether a COMMIT that failed so has certainly not committed: the database said so, or it was never sent.
-fn is_certain(error: &sqlx::Error) -> bool {
+/// Whether a COMMIT that failed with this error has certainly not committed: the database reported the error, or COMMIT was never
+/// sent.
+fn is_not_committed(error: &sqlx::Error) -> bool {
     // Without a connection, COMMIT was not sent.
     matches!(error, sqlx::Error::Database(_) | sqlx::Error::PoolClosed) || was_never_sent(error)
 }
 
 impl Db {
-    /// Begins a transaction. On SQLite it takes the write lock at once (`BEGIN IMMEDIATE`), and so waits for its turn
-    /// here instead of failing later.
+    /// Begins a transaction. On SQLite, this takes the write lock immediately (`BEGIN IMMEDIATE`), so it waits for the lock
+    /// here, instead of failing in a later statement.
     ///
     /// # Errors
     ///
-    /// What the pool or the database refuses; [`Error::WouldDeadlock`] in a receiver that has a connection
-    /// of this pool already.
+    /// The errors of [`acquire`](Self::acquire), and [`Error::Database`] if the database refuses BEGIN.
     ///
     /// # Cancel safety
     ///
-    /// Nothing has begun where the future is dropped.
+    /// If the future is dropped, no transaction is begun.
     pub async fn begin(&self) -> Result<Transaction<'static>> {
         Transaction::open(self.acquire().await?).await
     }
 
-    /// Runs `work` in a transaction: commits on `Ok`, rolls back on `Err`, and on a panic, which goes on to the
-    /// caller. Errors of `on_commit` receivers are logged; [`begin`](Self::begin) and
-    /// [`commit`](Transaction::commit) return them.
+    /// Runs `work` in a transaction. Commits on `Ok`, and rolls back on `Err` and on a panic, which is resumed afterwards.
+    ///
+    /// Errors of `on_commit` receivers are only logged. To get them, use [`begin`](Self::begin) and
+    /// [`commit`](Transaction::commit).
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -433,13 +444,13 @@ impl Db {
     /// # Ok(()) }
     /// ```
     ///
-    /// The closure is written as `async |tx| { … }`. With `|tx| async move { … }`, whose future cannot borrow `tx`, the compiler
-    /// answers "implementation of `AsyncFnOnce` is not general enough".
+    /// Write the closure as `async |tx| { … }`. The future of `|tx| async move { … }` cannot borrow `tx`, and the compiler
+    /// reports "implementation of `AsyncFnOnce` is not general enough".
     ///
     /// # Errors
     ///
-    /// What `work` returns ([`Error::other`] wraps an error of the program), and what
-    /// [`commit`](Transaction::commit) does.
+    /// The error of `work`, and the errors of [`begin`](Self::begin) and [`commit`](Transaction::commit). Wrap the application's
+    /// own errors with [`Error::other`].
     ///
     /// # Cancel safety
     ///
@@ -453,7 +464,7 @@ impl Db {
         Ok(value)
     }
 
-    /// Begins a transaction with `work` in it, which is rolled back on `Err`, and on a panic.
+    /// Begins a transaction and runs `work` in it. Rolls back on `Err` and on a panic; otherwise returns the open transaction.
     pub(crate) async fn begin_with<T, F>(&self, work: F) -> Result<(Transaction<'static>, T)>
     where
         F: TransactionClosure<T>,
@@ -477,15 +488,18 @@ impl Db {
 }
 
 impl Conn<'_> {
-    /// Begins a transaction, or a savepoint where there is one already.
+    /// Begins a transaction, or a savepoint if the connection already is in a transaction.
     ///
     /// # Errors
     ///
-    /// What the database refuses.
+    /// - [`Error::Database`] if the database refuses BEGIN or SAVEPOINT.
+    /// - [`Error::RolledBack`] if raw SQL has ended the enclosing transaction, or the connection was lost.
+    /// - [`Error::TransactionControl`] if the connection is in a Postgres transaction that sqlx does not count.
     ///
     /// # Cancel safety
     ///
-    /// Nothing has begun where the future is dropped. On Postgres an outer transaction can then only be rolled back.
+    /// If the future is dropped, no transaction or savepoint is begun. On Postgres, an enclosing transaction can then only be
+    /// rolled back.
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
         Transaction::open(self.reborrow()).await
     }
@@ -493,7 +507,7 @@ impl Conn<'_> {
 
 connects!(<'x> &'c mut Transaction<'x>, |self| self.reborrow().into());
 
-/// A commit, with the connection that its caller would have got back.
+/// The result of a commit, with the connection for the caller.
 impl<T: Send> Detached for (Result<T>, Option<Conn<'static>>) {
     fn log(self) {
         self.0.log();

@@ -1,42 +1,43 @@
-//! Transactions and savepoints that the library opens for its own work: they begin, the work runs, and they end as it has ended.
+//! Transactions and savepoints that this library opens for its own work. They are committed if the work succeeds, and rolled back
+//! if it fails.
 
 use crate::database::conn::Conn;
 use crate::error::{Error, Result};
 use crate::transaction::Transaction;
 
-/// What is done in a transaction or savepoint, and what that changes in memory. If that must not outlive a rollback, the value undoes
-/// it when it is dropped before [`commits`](Self::commits).
+/// Work in a transaction or savepoint that also changes values in memory. If a rollback must undo these changes, the implementor
+/// does so when it is dropped before [`before_commit`](Self::before_commit) is called.
 ///
-/// A trait, because the compiler cannot see that the future of a generic async closure is `Send`.
+/// This is a trait because the compiler cannot prove that the future of a generic async closure is `Send`.
 pub(crate) trait Undoable: Send {
     type Done: Send;
 
     fn run(&mut self, tx: &mut Transaction<'_>) -> impl Future<Output = Result<Self::Done>> + Send;
 
-    /// COMMIT is sent next.
+    /// Called before COMMIT is sent.
     fn before_commit(&mut self) {}
 
-    /// COMMIT was refused: nothing is stored.
+    /// Called if COMMIT was refused, so that nothing is stored.
     fn commit_refused(&mut self) {}
 
-    /// The work will run once more, from the state in which it began.
+    /// Called before the work runs a second time. Restores the values in memory to their state before the first run.
     fn before_retry(&mut self) {}
 }
 
 /// Runs `work` in a transaction, commits it if the work succeeds, and rolls it back if the work fails. If the connection is in a
-/// transaction of sqlx's own, it is a savepoint.
+/// transaction that was not begun through this library, a savepoint is used.
 ///
-/// If a prepared statement is refused because a table has changed since, the work runs once more in a new transaction, unless a
-/// receiver was told of anything in the first one: what a receiver does cannot be repeated.
+/// If a prepared statement is refused because a table has changed, the work runs once more in a new transaction, unless a
+/// receiver has run in the first one, because the work of a receiver cannot be repeated.
 ///
 /// # Cancel safety
 ///
-/// A dropped future rolls back if COMMIT was not sent yet, and finishes the commit and what waits for it otherwise, as
-/// [`Transaction::commit`] does.
+/// If the future is dropped before COMMIT was sent, the transaction is rolled back. After that, the commit and its callbacks are
+/// finished in a task, as with [`Transaction::commit`].
 pub(crate) async fn in_transaction<W: Undoable>(conn: Conn<'_>, mut work: W) -> Result<W::Done> {
     let mut tx = Transaction::open(conn).await?;
     let mut is_first = true;
-    let done = loop {
+    let result = loop {
         match work.run(&mut tx).await {
             Err(error) if is_first && error.is_schema_changed() && !tx.frame().notified => {
                 is_first = false;
@@ -45,20 +46,20 @@ pub(crate) async fn in_transaction<W: Undoable>(conn: Conn<'_>, mut work: W) -> 
                 }
                 work.before_retry();
             }
-            done => break done,
+            result => break result,
         }
     };
-    match done {
-        Ok(done) => {
+    match result {
+        Ok(result) => {
             tx.check().await?;
-            // Before the await: if this future is dropped in it, the rows may be stored, and their keys and versions are what the
-            // next write of them needs.
+            // Before the await: if the future is dropped during the commit, the rows may be stored, and the next write of them
+            // needs their keys and versions.
             work.before_commit();
             let committed = tx.commit_checked().await.map(drop);
             if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
                 work.commit_refused();
             }
-            committed.map(|()| done)
+            committed.map(|()| result)
         }
         Err(error) => {
             drop(work);
@@ -72,11 +73,12 @@ pub(crate) async fn in_transaction<W: Undoable>(conn: Conn<'_>, mut work: W) -> 
 ///
 /// # Cancel safety
 ///
-/// A dropped future rolls back to the savepoint. If it is dropped during the release, the transaction can only be rolled back.
+/// If the future is dropped, the savepoint is rolled back. If it is dropped during the release of the savepoint, the whole
+/// transaction can only be rolled back.
 pub(crate) async fn in_savepoint<W: Undoable>(conn: &mut Conn<'_>, mut work: W) -> Result<W::Done> {
     let mut savepoint = Transaction::open(conn.reborrow()).await?;
     match work.run(&mut savepoint).await {
-        Ok(done) => savepoint.commit().await.map(|_| done),
+        Ok(result) => savepoint.commit().await.map(|_| result),
         Err(error) => {
             savepoint.rollback_or_log().await;
             Err(error)
