@@ -1,4 +1,4 @@
-//! An `after` that cannot hold.
+//! An `after` that cannot hold is logged and reported by `db.check()`.
 #![allow(missing_docs)]
 #![cfg(feature = "sqlite")]
 

@@ -1,4 +1,4 @@
-//! A save allocates what the same statement by hand does, and next to nothing more.
+//! A save allocates little more than the same statement written by hand.
 #![allow(missing_docs)]
 
 mod common;

@@ -64,7 +64,7 @@ fn note(text: &str) -> Note {
 }
 
 on_every_database! {
-    async fn they_run_behind_the_statement(db: Db) {
+    async fn receivers_run_after_the_statement_without_a_transaction(db: Db) {
         let _turn = SCENE.begin().await;
         table(&db, "notes", "text TEXT NOT NULL").await;
         note("a").save(&db).await.unwrap();
@@ -91,7 +91,7 @@ on_every_database! {
         assert!(tx.commit().await.unwrap_err().is_rolled_back());
     }
 
-    async fn a_row_that_cannot_be_copied_is_saved_in_a_transaction(db: Db) {
+    async fn a_row_that_is_not_clone_is_saved_in_a_transaction(db: Db) {
         table(&db, "notes", "text TEXT NOT NULL").await;
         let mut broken = Single { id: None, text: "panic".to_owned() };
         broken.save(&db).await.unwrap_err();

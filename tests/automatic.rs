@@ -1,4 +1,4 @@
-//! Columns that the library sets, that the database computes, and the version.
+//! Columns that the library sets, columns that the database computes, and the version.
 #![allow(missing_docs)]
 
 mod common;
@@ -154,7 +154,7 @@ on_every_database! {
         assert_eq!((own.version, stored(&own).await.unwrap()), (1, own.clone()));
     }
 
-    async fn many_rows_have_theirs_too(db: Db) {
+    async fn times_and_computed_columns_are_in_many_instances(db: Db) {
         pages(&db).await;
         let mut many: Vec<_> = (0..50).map(|n| page(&format!("P{n}"))).collect();
         Page::insert_many(&db, &mut many).await.unwrap();
@@ -212,7 +212,7 @@ on_every_database! {
         assert!(!mine.delete(&db).await.unwrap());
     }
 
-    async fn of_two_who_change_the_same_version_one_is_stale(db: Db) {
+    async fn of_two_writers_of_one_version_one_is_stale(db: Db) {
         pages(&db).await;
         let mut first = page("Ann");
         first.save(&db).await.unwrap();
@@ -272,7 +272,7 @@ on_every_database! {
         assert_eq!(Page::all(&db).await.unwrap(), [stored]);
     }
 
-    async fn receivers_and_the_row_before_see_them(db: Db) {
+    async fn receivers_and_the_previous_row_contain_automatic_columns(db: Db) {
         let _turn = SCENE.begin().await;
         pages(&db).await;
         let mut page = heard(&page("Ann"));
@@ -306,7 +306,7 @@ on_every_database! {
         assert_eq!(stored(&page).await.unwrap(), before);
     }
 
-    async fn a_row_that_is_found_by_other_columns_has_the_stored_version(db: Db) {
+    async fn an_upserted_row_has_the_stored_version(db: Db) {
         pages(&db).await;
         execute(&db, "CREATE UNIQUE INDEX titles ON pages (title)").await;
         let mut first = page("Ann");
@@ -327,7 +327,7 @@ on_every_database! {
 
 #[cfg(feature = "chrono")]
 on_every_database! {
-    async fn chronos_times(db: Db) {
+    async fn times_of_chrono(db: Db) {
         use sqlx::types::chrono::{DateTime, NaiveDate, NaiveDateTime, Utc};
 
         #[derive(Debug, Clone, PartialEq, Model)]
@@ -364,7 +364,7 @@ on_every_database! {
     }
 
     // What the database has written itself reads the same as before, however it spells it.
-    async fn a_default_that_nobody_touches_has_not_changed(db: Db) {
+    async fn an_untouched_default_has_not_changed(db: Db) {
         use sqlx::types::chrono::{DateTime, Utc};
 
         #[derive(Debug, Clone, PartialEq, Model)]
@@ -393,7 +393,7 @@ on_every_database! {
 
 #[cfg(feature = "time")]
 on_every_database! {
-    async fn the_time_crates_times(db: Db) {
+    async fn times_of_the_time_crate(db: Db) {
         use sqlx::types::time::{OffsetDateTime, PrimitiveDateTime};
 
         #[derive(Debug, Clone, PartialEq, Model)]

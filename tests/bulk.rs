@@ -1,4 +1,4 @@
-//! Many rows at once: few statements, every signal.
+//! Writes of many rows: few statements, every signal.
 #![allow(missing_docs)]
 
 mod common;
@@ -158,7 +158,7 @@ on_every_database! {
         assert_eq!(Item::delete_many(&db, &mut many[..9_000]).await.unwrap(), 0, "who has no key is not there");
     }
 
-    async fn rows_with_a_key_and_without(db: Db) {
+    async fn rows_with_and_without_a_key(db: Db) {
         items(&db).await;
         // The first key that the database would give is one that the program gives further back.
         let mut many: Vec<_> = (0..10_000).map(item).collect();
@@ -257,7 +257,7 @@ on_every_database! {
         assert_eq!(Thing::delete_many(&db, &mut many).await.unwrap(), 300);
     }
 
-    async fn a_key_alone(db: Db) {
+    async fn rows_with_no_column_but_the_key(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         struct Ticket { id: Option<i64> }
         #[derive(Debug, Clone, PartialEq, Model)]
@@ -321,7 +321,7 @@ on_every_database! {
         assert_eq!(stored(&db).await, all);
     }
 
-    async fn a_refused_row_in_a_transaction_of_the_callers(db: Db) {
+    async fn a_refused_row_in_a_transaction_of_the_caller(db: Db) {
         items(&db).await;
         for used in [false, true] {
             let mut tx = db.begin().await.unwrap();
@@ -357,12 +357,12 @@ on_every_database! {
         assert_eq!(count(&db, "items").await, 0);
     }
 
-    async fn what_is_about_no_row_names_none(db: Db) {
+    async fn an_error_about_no_row_names_no_row(db: Db) {
         let error = Item::insert_many(&db, &mut [item(1), item(2)]).await.unwrap_err();
         assert!(matches!(&error, Error::Database(_)), "there is no table: {error:?}");
     }
 
-    async fn a_missing_row_or_one_that_is_twice(db: Db) {
+    async fn a_missing_or_duplicate_row_is_an_error(db: Db) {
         items(&db).await;
         let mut many: Vec<_> = (0..10_000).map(item).collect();
         Item::insert_many(&db, &mut many).await.unwrap();
@@ -450,7 +450,7 @@ on_every_database! {
         assert!(deleted.iter().all(|row| row.id.is_none()));
     }
 
-    async fn a_row_without_a_key_is_none_to_delete(db: Db) {
+    async fn a_row_without_a_key_is_not_deleted(db: Db) {
         static SCENE: LazyLock<Scene> = Scene::new();
         #[derive(Debug, Clone, Model)]
         struct Unsaved { id: Option<i64>, n: i64 }
@@ -496,7 +496,7 @@ on_every_database! {
         assert_eq!((&*log[0], &*log[2]), ("pre_delete 1", "batch_delete 1"));
     }
 
-    async fn a_batch_is_the_rows_of_a_statement(db: Db) {
+    async fn a_batch_is_the_rows_of_one_statement(db: Db) {
         let _turn = SCENE.begin().await;
         items(&db).await;
         #[derive(Debug, Clone, PartialEq, Model)]
@@ -521,7 +521,7 @@ on_every_database! {
         assert!(log.len() <= 10, "few statements: {log:?}");
     }
 
-    async fn a_veto_or_a_failed_receiver_undoes_all(db: Db) {
+    async fn a_veto_or_a_failed_receiver_undoes_every_row(db: Db) {
         let _turn = SCENE.begin().await;
         items(&db).await;
         let vetoed = || [heard(1), Heard { name: Some("vetoed".to_owned()), ..heard(2) }, heard(3)];
@@ -547,7 +547,7 @@ on_every_database! {
     }
 
     // Who gives the rows their keys in `pre_save` makes one statement two, and all or none are stored all the same.
-    async fn a_receiver_may_give_keys(db: Db) {
+    async fn a_receiver_may_set_keys(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         #[model(table = "items")]
         struct Keyed { id: Option<i64>, name: Option<String>, n: i64 }
@@ -568,7 +568,7 @@ on_every_database! {
         assert_eq!((again, count(&db, "items").await), ([keyed(11), keyed(2)], 3));
     }
 
-    async fn in_a_transaction_the_callbacks_wait_for_its_end(db: Db) {
+    async fn callbacks_of_many_rows_wait_for_the_commit(db: Db) {
         let _turn = SCENE.begin().await;
         items(&db).await;
         let mut tx = db.begin().await.unwrap();

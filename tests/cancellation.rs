@@ -1,5 +1,4 @@
-//! A future may be dropped wherever it waits. Whatever is stored then has its callbacks run, nothing else has, and the
-//! pool is as good as before.
+//! A future may be dropped at every await. The callbacks of what is stored then run, no others run, and no connection is lost.
 #![allow(missing_docs)]
 
 mod common;
@@ -126,7 +125,7 @@ on_every_database! {
         }
     }
 
-    async fn a_save_that_needs_a_transaction_late_is_dropped_at_every_await(db: Db) {
+    async fn a_save_that_restarts_in_a_transaction_is_dropped_at_every_await(db: Db) {
         use late::{Late, Missed, store_in_between};
 
         let _turn = SCENE.begin().await;
@@ -353,7 +352,7 @@ on_every_database! {
         }
     }
 
-    async fn a_save_that_is_dropped_leaves_the_version_that_is_stored(db: Db) {
+    async fn a_dropped_save_leaves_the_stored_version(db: Db) {
         #[derive(Debug, Clone, Model)]
         #[model(table = "versioned")]
         struct Versioned {
@@ -433,7 +432,7 @@ on_every_database! {
         }
     }
 
-    async fn what_goes_on_without_its_caller_keeps_what_that_mutes_and_records(db: Db) {
+    async fn detached_callbacks_keep_the_mutes_and_recorders_of_their_caller(db: Db) {
         use detached::{Loud, SCENE, unwanted};
 
         let _turn = SCENE.begin().await;
@@ -474,7 +473,7 @@ on_every_database! {
         assert_eq!(count(&db, "loud").await, 4);
     }
 
-    async fn a_write_that_goes_on_without_its_caller_keeps_what_that_mutes(db: Db) {
+    async fn a_detached_write_keeps_the_mutes_of_its_caller(db: Db) {
         use detached::{Loud, Origin, SCENE, unwanted};
 
         let _turn = SCENE.begin().await;
@@ -503,7 +502,7 @@ on_every_database! {
         assert_eq!(Loud::all(&db).await.unwrap().len(), log.len());
     }
 
-    async fn a_circle_that_goes_on_without_its_callers_ends(db: Db) {
+    async fn a_detached_circle_of_receivers_ends(db: Db) {
         use detached::{Ring, SCENE};
 
         let _turn = SCENE.begin().await;

@@ -1,4 +1,4 @@
-//! Rows that belong to rows: what becomes of them when those are deleted.
+//! Deletes of rows that other rows belong to.
 #![allow(missing_docs)]
 
 mod common;
@@ -130,7 +130,7 @@ async fn rows(db: &Db) -> (User, User) {
 }
 
 on_every_database! {
-    async fn what_belongs_to_a_row_goes_before_it(db: Db) {
+    async fn dependent_rows_are_deleted_first(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
         let (mut ann, bob) = rows(&db).await;
@@ -161,7 +161,7 @@ on_every_database! {
         assert_eq!(User::all(&db).await.unwrap()[0].id, bob.id);
     }
 
-    async fn a_column_that_is_set_to_null_lets_the_row_live(db: Db) {
+    async fn set_null_keeps_the_dependent_row(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
         let (_, mut bob) = rows(&db).await;
@@ -181,7 +181,7 @@ on_every_database! {
         assert_eq!(authors, [None, Some(1), None, Some(1)]);
     }
 
-    async fn a_row_that_is_still_needed_is_not_deleted(db: Db) {
+    async fn a_restricted_row_is_not_deleted(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
         let (mut ann, _) = rows(&db).await;
@@ -196,7 +196,7 @@ on_every_database! {
         assert!(SCENE.log.take().is_empty(), "nothing is sent before it is decided");
     }
 
-    async fn a_veto_below_keeps_everything(db: Db) {
+    async fn a_veto_of_a_dependent_row_deletes_nothing(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
         let (mut ann, _) = rows(&db).await;
@@ -214,7 +214,7 @@ on_every_database! {
         assert!(SCENE.log.take().iter().all(|entry| !entry.starts_with("committed")));
     }
 
-    async fn many_are_deleted_with_all_that_belongs_to_them(db: Db) {
+    async fn many_rows_are_deleted_with_their_dependent_rows(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
         rows(&db).await;
@@ -515,7 +515,7 @@ mod busy {
 }
 
 on_every_database! {
-    async fn a_row_that_is_deleted_too_does_not_restrict(db: Db) {
+    async fn a_dependent_row_that_is_deleted_too_does_not_restrict(db: Db) {
         use records::*;
 
         let _turn = SCENE.begin().await;
@@ -555,7 +555,7 @@ on_every_database! {
         }
     }
 
-    async fn a_song_of_another_artist_restricts_all_the_same(db: Db) {
+    async fn a_row_outside_the_deleted_tree_restricts(db: Db) {
         use records::*;
 
         let _turn = SCENE.begin().await;
@@ -573,7 +573,7 @@ on_every_database! {
         assert_eq!((count(&db, "songs").await, count(&db, "albums").await), (2, 1));
     }
 
-    async fn of_several_rows_the_one_that_is_still_needed_is_named(db: Db) {
+    async fn the_restricted_row_of_several_is_named(db: Db) {
         use records::*;
 
         let _turn = SCENE.begin().await;
@@ -666,7 +666,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["saved Note 1"]);
     }
 
-    async fn rows_are_told_apart_by_their_keys_and_not_by_what_these_print(db: Db) {
+    async fn rows_are_identified_by_their_keys_not_by_their_debug_output(db: Db) {
         use trees::*;
 
         let _turn = SCENE.begin().await;
@@ -684,7 +684,7 @@ on_every_database! {
         assert!(format!("{error:?}").contains("DuplicateKey"), "{error:?}");
     }
 
-    async fn rows_that_point_at_each_other_are_deleted_together(db: Db) {
+    async fn rows_that_reference_each_other_are_deleted_together(db: Db) {
         use trees::*;
 
         let _turn = SCENE.begin().await;
@@ -708,7 +708,7 @@ on_every_database! {
         assert_eq!((count(&db, "owners").await, Owner::all(&db).await.unwrap()[0].favorite), (1, None));
     }
 
-    async fn what_receivers_do_ahead_of_a_delete_counts(db: Db) {
+    async fn writes_of_pre_delete_receivers_count(db: Db) {
         use busy::*;
 
         let _turn = SCENE.begin().await;
@@ -735,7 +735,7 @@ on_every_database! {
         }
     }
 
-    async fn a_row_that_another_transaction_adds_meanwhile_keeps_everything(db: Db) {
+    async fn a_dependent_row_added_by_another_transaction_undoes_the_delete(db: Db) {
         use busy::*;
 
         // SQLite has one writer.
@@ -751,7 +751,7 @@ on_every_database! {
         }
     }
 
-    async fn a_row_that_a_receiver_adds_ahead_of_a_delete_restricts_it(db: Db) {
+    async fn a_row_that_a_pre_delete_receiver_adds_restricts_the_delete(db: Db) {
         use busy::*;
 
         let _turn = SCENE.begin().await;
@@ -763,7 +763,7 @@ on_every_database! {
         assert_eq!(first.id, Some(1));
     }
 
-    async fn rows_that_a_receiver_deletes_ahead_are_deleted_once(db: Db) {
+    async fn rows_that_a_pre_delete_receiver_deletes_are_deleted_once(db: Db) {
         use busy::*;
 
         let _turn = SCENE.begin().await;
@@ -776,7 +776,7 @@ on_every_database! {
         assert_eq!((count(&db, "items").await, count(&db, "boxes").await), (0, 1));
     }
 
-    async fn recorders_see_what_is_deleted_with_a_row(db: Db) {
+    async fn recorders_see_dependent_rows(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
         let (mut ann, mut bob) = rows(&db).await;
@@ -792,7 +792,7 @@ on_every_database! {
         comments.assert_updated(2);
     }
 
-    async fn a_cascade_that_is_dropped_leaves_nothing_behind(db: Db) {
+    async fn a_dropped_cascade_leaves_no_state_behind(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
         for polls in 0..200 {
@@ -883,7 +883,7 @@ mod texts {
     }
 
     on_every_database! {
-        async fn a_root_that_is_given_in_another_case_is_one_row(db: Db) {
+        async fn a_root_key_in_another_case_is_the_same_row(db: Db) {
             let _turn = SCENE.begin().await;
             branches(&db, "('root', 'Root'), ('a', 'rOOT'), ('b', 'A')").await;
             assert!(branch("ROOT").delete(&db).await.unwrap());
@@ -891,7 +891,7 @@ mod texts {
             assert_eq!(count(&db, "branches").await, 0);
         }
 
-        async fn roots_of_a_circle_that_are_given_in_another_case_are_collected_once(db: Db) {
+        async fn root_keys_in_another_case_are_collected_once_in_a_circle(db: Db) {
             let _turn = SCENE.begin().await;
             branches(&db, "('a', 'B'), ('b', 'C'), ('c', 'A'), ('d', NULL), ('e', 'd')").await;
             let mut roots = [branch("B"), branch("D")];
@@ -903,7 +903,7 @@ mod texts {
             assert_eq!(count(&db, "branches").await, 0);
         }
 
-        async fn a_row_in_another_case_does_not_restrict_its_own_delete(db: Db) {
+        async fn a_key_in_another_case_does_not_restrict_its_own_delete(db: Db) {
             branches(&db, "('root', 'Root'), ('other', NULL), ('leaf', 'Other')").await;
             let kept = |name: &str| Kept { name: name.to_owned(), parent: None };
             assert!(kept("OTHER").delete(&db).await.unwrap_err().is_restricted());

@@ -61,7 +61,7 @@ async fn tables(db: &Db) {
 }
 
 on_every_database! {
-    async fn without_receivers_it_is_one_statement(db: Db) {
+    async fn without_receivers_a_change_is_one_statement(db: Db) {
         tables(&db).await;
         let red = || Task::query("WHERE team = $1").bind("red");
         assert_eq!(red().set(Task::DONE, true).set(Task::POINTS, 5_i64).update(&db).await.unwrap(), 2);
@@ -81,7 +81,7 @@ on_every_database! {
         assert_eq!(Task::all(&db).await.unwrap()[0].id, Some(3));
     }
 
-    async fn with_receivers_every_row_is_heard_of(db: Db) {
+    async fn with_receivers_every_row_sends_its_signals(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
         // Ordered by what the column was, not by what it is to be.
@@ -103,7 +103,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["gone 1", "gone 3"]);
     }
 
-    async fn a_veto_of_one_row_is_one_of_all(db: Db) {
+    async fn a_veto_of_one_row_vetoes_all(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
         let kept = Watched::query("").set(Watched::DONE, true).set(Watched::TEAM, "kept");
@@ -127,7 +127,7 @@ on_every_database! {
         assert_eq!(Task::get(&db, 1).await.unwrap().team, "d");
     }
 
-    async fn what_cannot_be_set_is_said(db: Db) {
+    async fn a_column_that_cannot_be_set_is_an_error(db: Db) {
         tables(&db).await;
         let error = Task::query("").set(Task::ID, 7_i64).update(&db).await.unwrap_err();
         assert_eq!(error.to_string(), "the column `id` of `Task` is not the program's to set alone");

@@ -1,4 +1,4 @@
-//! What a program is told at its start of tables that are not as its models say.
+//! `db.check()` reports tables that do not match their models.
 #![allow(missing_docs)]
 
 mod common;
@@ -64,7 +64,7 @@ async fn good_tables(db: &Db) {
 }
 
 on_every_database! {
-    async fn a_table_that_is_right_is_not_spoken_of(db: Db) {
+    async fn a_correct_table_has_no_findings(db: Db) {
         good_tables(&db).await;
         User::check_table(&db).await.unwrap();
         Membership::check_table(&db).await.unwrap();
@@ -72,7 +72,7 @@ on_every_database! {
         User::check_table(&mut conn).await.unwrap();
     }
 
-    async fn everything_that_is_wrong_is_in_one_report(db: Db) {
+    async fn every_finding_is_in_one_report(db: Db) {
         common::execute(
             &db,
             "CREATE TABLE users (id BIGINT NOT NULL, name TEXT, age TEXT NOT NULL, email TEXT NOT NULL, town TEXT NOT NULL);
@@ -105,7 +105,7 @@ on_every_database! {
         assert_eq!(found, all, "every linked model, by name");
     }
 
-    async fn an_upsert_without_its_index_is_known_from_then_on(db: Db) {
+    async fn an_upsert_without_an_index_is_a_finding_afterwards(db: Db) {
         good_tables(&db).await;
         let mut member = Upserted { user_id: 7, team: "a".into() };
         let found = || async { findings(Upserted::check_table(&db).await) };
@@ -166,7 +166,7 @@ on_every_database! {
         assert_eq!(found(&db).await, [""; 0]);
     }
 
-    async fn a_view_is_no_table(db: Db) {
+    async fn a_view_is_a_finding(db: Db) {
         accounts(&db, "UNIQUE").await;
         execute(&db, "ALTER TABLE accounts RENAME TO kept; CREATE VIEW accounts AS SELECT * FROM kept").await;
         assert_eq!(found(&db).await, [format!("{OF}: this is a view, not a table")]);
@@ -218,7 +218,7 @@ async fn a_key_that_sqlite_does_not_assign_is_a_finding_that_says_what_to_write(
 
 #[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_postgres_knows_of_an_index_and_of_a_domain_counts() {
+async fn invalid_indexes_and_domains_of_postgres_are_considered() {
     let test = common::TestDb::postgres("what_postgres_knows_of_an_index").await;
     let db = test.db.clone();
     accounts(&db, "").await;

@@ -1,4 +1,4 @@
-//! What an error says, to whom, and what a program can find in it.
+//! How errors print, and what a program can find in them.
 #![allow(missing_docs)]
 
 mod common;
@@ -425,7 +425,7 @@ mod on_postgres {
     }
 
     #[tokio::test]
-    async fn codes_of_postgres_are_told_apart() {
+    async fn error_codes_of_postgres_are_distinguished() {
         let test = common::TestDb::postgres(concat!(module_path!(), "::codes")).await;
         for (sqlstate, holds) in [
             ("40P01", &["deadlock", "retryable"][..]),
@@ -589,7 +589,7 @@ async fn again(_: PostSave<'_, Circle>, conn: &mut Conn<'_>) -> Result<()> {
 }
 
 on_every_database! {
-    async fn a_circle_reads_as_one_line_of_its_links(db: Db) {
+    async fn a_recursion_reads_as_one_line(db: Db) {
         let id = if db.kind() == DatabaseKind::Sqlite { "INTEGER" } else { "BIGSERIAL" };
         execute(&db, &format!("CREATE TABLE circles (id {id} PRIMARY KEY)")).await;
         let error = Circle { id: None }.save(&db).await.unwrap_err();

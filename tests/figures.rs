@@ -1,4 +1,4 @@
-//! What an operation costs in figures that do not jitter, in a program with a thousand receivers of other models.
+//! Deterministic costs of an operation, such as allocations and sizes, in a program with a thousand receivers of other models.
 //! `scripts/test --test figures -- --nocapture` prints them; time is measured in `benches/`.
 #![allow(missing_docs)]
 
@@ -125,7 +125,7 @@ fn dispatched<M: Model + Portable>(mut row: M, conn: &mut Conn<'_>) -> (u64, u64
 }
 
 on_every_database! {
-    async fn dispatch_to_nobody_allocates_nothing_and_an_async_receiver_one_box(db: Db) {
+    async fn a_dispatch_without_receivers_allocates_nothing_and_an_async_receiver_one_box(db: Db) {
         let mut conn = db.acquire().await.unwrap();
         let nobody = dispatched(user(), &mut conn);
         assert_eq!(nobody, (1, "no key".len() as u64), "nothing but the error's text");

@@ -1,4 +1,4 @@
-//! Functions of a program's own that are generic over models and connections, in tasks that must be `Send`.
+//! Functions of a program that are generic over models and connections, in tasks that must be `Send`.
 #![allow(missing_docs)]
 
 mod common;
@@ -76,7 +76,7 @@ impl<M: Model<Pk = i64> + Portable> Repository<M> {
 }
 
 on_every_database! {
-    async fn in_spawned_tasks(db: Db) {
+    async fn generic_functions_run_in_spawned_tasks(db: Db) {
         table(&db, "things", "n BIGINT NOT NULL").await;
         let own = db.clone();
         let task = tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! Keys: given by the database or by the program, of one column or of several, and under other names.
+//! Keys: assigned by the database or by the program, of one column or of several, and with other names.
 #![allow(missing_docs)]
 
 mod common;
@@ -28,7 +28,7 @@ on_every_database! {
         assert_eq!(Small::find(&db, &key).await.unwrap(), Some(row));
     }
 
-    async fn a_text_that_the_database_gives_is_a_key(db: Db) {
+    async fn the_database_can_assign_a_text_key(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         #[model(table = "tokens")]
         struct Token {
@@ -99,7 +99,7 @@ on_every_database! {
 
 #[cfg(feature = "uuid")]
 on_every_database! {
-    async fn a_uuid_is_given_by_the_program_or_by_the_database(db: Db) {
+    async fn a_uuid_key_is_assigned_by_the_program_or_the_database(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         struct Parcel { id: Uuid, weight: i32 }
         #[derive(Debug, Clone, PartialEq, Model)]

@@ -76,7 +76,7 @@ fn the_files_of_the_derive_have_no_import_cycle() {
 }
 
 #[test]
-fn paths_are_found_in_code_alone() {
+fn paths_are_found_in_code_only() {
     let code = "//! crate::comment\nuse crate::{a::b, c};\nfn f() { crate::d::e(); super::super::g(); \"crate::text\"; }\n\
                 macro_rules! m { () => { $crate::h::i } }";
     let found: Vec<_> = scan(code.parse().unwrap())

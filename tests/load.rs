@@ -1,4 +1,4 @@
-//! What is heard of rows that are read.
+//! `post_load`: the signal of rows that are read.
 #![allow(missing_docs)]
 
 mod common;
@@ -33,7 +33,7 @@ fn user(name: &str) -> User {
 }
 
 on_every_database! {
-    async fn every_read_is_heard_of(db: Db) {
+    async fn every_read_sends_post_load(db: Db) {
         common::table(&db, "users", "name TEXT NOT NULL UNIQUE").await;
         let mut ann = user("Ann");
         ann.save(&db).await.unwrap();
@@ -59,7 +59,7 @@ on_every_database! {
         assert_eq!(User::get(&mut tx, 1).await.unwrap().greeting, expected);
     }
 
-    async fn an_error_is_one_of_the_read(db: Db) {
+    async fn an_error_of_a_receiver_fails_the_read(db: Db) {
         common::table(&db, "users", "name TEXT NOT NULL").await;
         user("Mallory").save(&db).await.unwrap();
         let error = User::all(&db).await.unwrap_err();

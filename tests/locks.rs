@@ -1,4 +1,4 @@
-//! PostgreSQL: no statement takes a stronger lock, or takes its locks in another order, than the same statement by hand.
+//! PostgreSQL: no statement takes a stronger lock than the same statement written by hand, or takes its locks in another order.
 #![allow(missing_docs)]
 #![cfg(feature = "postgres")]
 
@@ -324,7 +324,7 @@ mod queue {
     }
 
     #[tokio::test]
-    async fn a_worker_takes_the_row_that_it_asks_for() {
+    async fn a_worker_takes_the_row_that_it_locks() {
         let test = TestDb::postgres("takes_one").await;
         jobs(&test).await;
         assert_takes_one!(test, Job HeardJob);
@@ -425,7 +425,7 @@ mod waiting {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn the_row_before_is_what_the_other_transaction_has_left() {
+    async fn the_previous_row_is_what_the_other_transaction_has_committed() {
         let _turn = SCENE.begin().await;
         let test = TestDb::postgres("row_before_of_another").await;
         products(&test, 4).await;
@@ -728,7 +728,7 @@ mod order {
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn the_row_that_is_refused_is_found_without_a_wait_for_rows_behind_it() {
+    async fn the_refused_row_is_located_without_waiting_for_later_rows() {
         let test = TestDb::postgres("refused_without_a_wait").await;
         tables(&test).await;
         execute(&test.db, "INSERT INTO items VALUES (1, 0); INSERT INTO tags VALUES ('a', 0)")
@@ -791,7 +791,7 @@ mod order {
 
     /// Four callers write parts of the same rows, each in an order of its own.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn callers_with_different_orders_do_not_deadlock() {
+    async fn callers_with_rows_in_different_orders_do_not_deadlock() {
         let test = TestDb::postgres("different_orders").await;
         tables(&test).await;
         let mut items: Vec<_> = (0..300).map(|id| Item { id: Some(id), n: 0 }).collect();
@@ -1446,7 +1446,7 @@ mod random {
 
     /// `LOCKS_HISTORIES` says how many, and `LOCKS_SEED` with which it begins.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-    async fn no_transaction_fails_that_does_not_fail_by_hand() {
+    async fn no_transaction_fails_that_succeeds_by_hand() {
         let test = TestDb::postgres("random_locks").await;
         execute(
             &test.db,

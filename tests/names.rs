@@ -1,4 +1,4 @@
-//! Names that are anything, tables that are called as the library calls its own, and values that look like SQL.
+//! Unusual names, names that the library uses internally, and values that look like SQL.
 #![allow(missing_docs)]
 
 mod common;
@@ -129,7 +129,7 @@ macro_rules! tables {
         )*
 
         on_every_database! {
-            async fn tables_that_are_called_as_the_library_calls_its_own(db: Db) {
+            async fn tables_with_the_librarys_internal_names(db: Db) {
                 $(
                     Box::pin(writes::<$model>(&db)).await;
                     Box::pin(writes::<$heard>(&db)).await;
@@ -329,7 +329,7 @@ mod shadowed {
 }
 
 on_every_database! {
-    async fn columns_that_are_called_as_the_library_calls_its_own(db: Db) {
+    async fn columns_with_the_librarys_internal_names(db: Db) {
         writes::<Columns>(&db).await;
         writes::<ColumnsHeard>(&db).await;
         Box::pin(writes::<Hiding>(&db)).await;
@@ -356,7 +356,7 @@ on_every_database! {
         assert_eq!(Note::get(&db, note.id.unwrap()).await.unwrap().owner, None);
     }
 
-    async fn models_and_receivers_among_names_that_mean_something_else(db: Db) {
+    async fn models_and_receivers_among_shadowed_names(db: Db) {
         let columns = "name TEXT NOT NULL, version BIGINT NOT NULL, note TEXT";
         common::table(&db, "shadowed", columns).await;
         let mut row = shadowed::Model { id: None, name: "a".into(), version: 1, note: None };
@@ -428,7 +428,7 @@ mod own {
 }
 
 on_every_database! {
-    async fn types_of_the_program_are_called_as_types_that_no_model_can_have(db: Db) {
+    async fn types_of_the_program_with_the_names_of_unsupported_types(db: Db) {
         use own::*;
 
         execute(&db, "CREATE TABLE sheets (id BIGINT PRIMARY KEY, total BIGINT)").await;

@@ -1,4 +1,4 @@
-//! Random transactions against an oracle: what `on_commit` heard of is exactly what is in the table.
+//! Random transactions against an oracle: `on_commit` receivers run for exactly the rows that are in the table.
 #![allow(missing_docs)]
 
 mod common;
@@ -193,7 +193,7 @@ async fn round(db: &Db, seed: u64, next: &mut i64) {
 }
 
 on_every_database! {
-    async fn on_commit_hears_of_exactly_what_is_stored(db: Db) {
+    async fn on_commit_runs_for_exactly_what_is_stored(db: Db) {
         let _turn = SCENE.begin().await;
         table(&db, "rows", "n BIGINT NOT NULL").await;
         let one = common::one_connection(&db).await;

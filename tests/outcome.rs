@@ -1,4 +1,4 @@
-//! `Err` means that nothing is stored, `Ok` means that it is: also if a trigger drops, keeps or skips a row.
+//! `Err` means that nothing is stored, and `Ok` means that the row is stored, even if a trigger drops, keeps or skips a row.
 #![allow(missing_docs)]
 
 mod common;
@@ -224,7 +224,7 @@ on_every_database! {
         assert_eq!(stored(&db).await, [0; 0]);
     }
 
-    async fn a_trigger_that_keeps_a_row_keeps_its_key(db: Db) {
+    async fn a_row_that_a_trigger_keeps_keeps_its_key(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         #[model(table = "items")]
         struct Heard { id: Option<i64>, n: i64 }
@@ -336,7 +336,7 @@ mod sqlite_conflicts {
     }
 
     #[tokio::test]
-    async fn on_conflict_ignore_is_a_row_that_is_not_stored() {
+    async fn a_row_that_on_conflict_ignore_skips_is_an_error() {
         let test = conflicting("on_conflict_ignore", "IGNORE").await;
         let db = &test.db;
         assert_eq!(
@@ -380,7 +380,7 @@ fn changed(_: PostSave<'_, Watched>) {
 }
 
 on_every_database! {
-    async fn a_row_that_a_trigger_leaves_as_it_is_is_no_error(db: Db) {
+    async fn a_row_that_a_trigger_leaves_unchanged_is_no_error(db: Db) {
         let _turn = WATCHED.begin().await;
         table(&db, "items", "n BIGINT NOT NULL UNIQUE").await;
         let mut one = item(13);
@@ -428,7 +428,7 @@ on_every_database! {
         assert!(matches!(&error, Error::Row { source, .. } if matches!(**source, Error::DuplicateKey { .. })), "{error:?}");
     }
 
-    async fn the_version_of_a_row_that_is_left_as_it_is_stays(db: Db) {
+    async fn the_version_of_an_unchanged_row_stays(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         #[model(table = "items")]
         struct Versioned {
@@ -704,7 +704,7 @@ on_every_database! {
         }
     }
 
-    async fn an_upsert_of_a_row_that_is_there_takes_no_key(db: Db) {
+    async fn an_upsert_of_an_existing_row_consumes_no_key(db: Db) {
         let _turn = WATCHED.begin().await;
         // On SQLite a key is never used twice only with AUTOINCREMENT.
         match db.kind() {
@@ -1166,7 +1166,7 @@ mod sqlite_statements {
     }
 
     #[tokio::test]
-    async fn what_a_trigger_refuses_afterwards_is_undone() {
+    async fn a_write_that_a_trigger_refuses_afterwards_is_undone() {
         let test = TestDb::sqlite("raise_fail").await;
         let db = &test.db;
         table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
@@ -1374,7 +1374,7 @@ async fn several_rows_are_found_by_keys_as_their_column_compares_them() {
 
 #[cfg(feature = "postgres")]
 #[tokio::test]
-async fn receivers_are_told_of_rows_found_as_their_column_compares_keys() {
+async fn receivers_get_rows_that_are_found_as_their_column_compares_keys() {
     let _turn = RATES.begin().await;
     for (before, ty, stored, given) in TEXTS {
         let test = database_of_texts("keys_of_the_column_heard", before).await;

@@ -1,4 +1,4 @@
-//! `save_fields`: some columns of a row, and nothing else.
+//! `save_fields` stores some columns of a row, and nothing else.
 #![allow(missing_docs)]
 
 mod common;
@@ -74,7 +74,7 @@ async fn users(db: &Db) {
 }
 
 on_every_database! {
-    async fn only_the_columns_that_are_said_are_stored(db: Db) {
+    async fn only_the_selected_columns_are_stored(db: Db) {
         let _turn = SCENE.begin().await;
         users(&db).await;
         let mut ann = user("Ann");
@@ -109,7 +109,7 @@ on_every_database! {
         assert_eq!((&*stored.name, stored.changed_at), ("Ann", ann.changed_at));
     }
 
-    async fn no_columns_are_nothing_at_all(db: Db) {
+    async fn without_columns_nothing_is_sent(db: Db) {
         let _turn = SCENE.begin().await;
         // There is not even a table.
         let mut ann = user("Ann");
@@ -119,7 +119,7 @@ on_every_database! {
         assert!(!user("Ann").save_fields(&db, &[]).await.unwrap().created);
     }
 
-    async fn what_cannot_be_set_is_an_error(db: Db) {
+    async fn columns_that_cannot_be_set_are_errors(db: Db) {
         let _turn = SCENE.begin().await;
         users(&db).await;
         let mut ann = user("Ann");
@@ -137,7 +137,7 @@ on_every_database! {
         }
     }
 
-    async fn a_failed_one_leaves_all_as_it_was(db: Db) {
+    async fn a_failed_save_leaves_the_instance_unchanged(db: Db) {
         let _turn = SCENE.begin().await;
         users(&db).await;
         let mut ann = user("Ann");

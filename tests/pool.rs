@@ -1,5 +1,4 @@
-//! Connections between one use and the next: kept at the ready where their last use ended as it should, looked at where
-//! nobody knows.
+//! The pool: a connection is reused if its last use ended cleanly, and checked if its state is unknown.
 #![allow(missing_docs)]
 
 mod common;
@@ -88,14 +87,14 @@ async fn every_connection(db: &Db) {
 }
 
 on_every_database! {
-    async fn everybody_has_a_turn(db: Db) {
+    async fn every_waiting_caller_gets_a_connection(db: Db) {
         table(&db, "users", "name TEXT NOT NULL").await;
         crowd(&db, 64).await;
         assert_eq!(count(&db, "users").await, 128);
     }
 
     // Where a save is dropped half-way, what it had begun is nobody else's.
-    async fn who_comes_after_one_who_left_finds_a_clean_connection(db: Db) {
+    async fn a_connection_is_clean_after_a_dropped_call(db: Db) {
         table(&db, "users", "name TEXT NOT NULL").await;
         for pending in 0..60 {
             let mut watched = Watched { id: None, name: "left".to_owned() };
@@ -148,7 +147,7 @@ on_every_database! {
         every_connection(&db).await;
     }
 
-    async fn every_connection_is_there_after_calls_that_were_dropped_at_any_point(db: Db) {
+    async fn no_connection_is_lost_by_dropped_calls(db: Db) {
         table(&db, "users", "name TEXT NOT NULL").await;
         for pending in 0..24 {
             let calls = (0..12).map(|call| {
@@ -181,7 +180,7 @@ on_every_database! {
         every_connection(&db).await;
     }
 
-    async fn a_waiter_is_told_at_once_that_the_pool_is_closed(db: Db) {
+    async fn closing_the_pool_wakes_waiting_callers(db: Db) {
         let mut all = Vec::new();
         for _ in 0..10 {
             all.push(db.acquire().await.unwrap());
@@ -229,7 +228,7 @@ on_every_database! {
         }
     }
 
-    async fn the_programs_own_use_of_the_pool_is_not_kept_waiting(db: Db) {
+    async fn a_program_that_uses_the_sqlx_pool_does_not_wait(db: Db) {
         table(&db, "users", "name TEXT NOT NULL").await;
         crowd(&db, 30).await;
         // All connections at a time, which none may be kept from.
@@ -278,7 +277,7 @@ mod postgres {
     /// A server that has closed connections while nobody used them: nobody has looked at them since, and each write finds
     /// one that lives. Over a socket what is sent to them fails; over TCP it does not, and the server's last word is there.
     #[tokio::test]
-    async fn connections_that_died_meanwhile_fail_no_write() {
+    async fn connections_that_died_while_idle_fail_no_write() {
         let test = common::TestDb::postgres("died").await;
         let proxy = Proxy::start(&test.url).await;
         let other = Db::connect(&test.url).await.unwrap();
@@ -311,7 +310,7 @@ mod postgres {
 
     /// A server that hangs up when a write is complete has stored it: it is not sent again.
     #[tokio::test]
-    async fn a_write_that_was_complete_is_not_sent_again() {
+    async fn a_completed_write_is_not_sent_again() {
         #[derive(Debug, Clone, Model)]
         #[model(table = "users")]
         struct Told {
@@ -385,7 +384,7 @@ mod postgres {
 
     /// What is left open by somebody who has the raw connection is looked at by sqlx's pool.
     #[tokio::test]
-    async fn a_connection_that_others_have_used_goes_back_to_the_pool() {
+    async fn a_connection_that_was_handed_out_raw_goes_back_to_the_pool() {
         let test = common::TestDb::postgres("touched").await;
         let db = &test.db;
         table(db, "users", "name TEXT NOT NULL").await;
@@ -446,7 +445,7 @@ mod postgres {
     }
 
     #[tokio::test]
-    async fn a_new_connection_takes_the_place_of_silent_ones() {
+    async fn a_new_connection_replaces_silent_ones() {
         let test = common::TestDb::postgres("replaced").await;
         table(&test.db, "users", "name TEXT NOT NULL").await;
         let proxy = Proxy::start(&test.url).await;
@@ -529,7 +528,7 @@ mod altered {
     fn compared(_: PostSave<'_, Compared>, _: Previous<'_, Compared>) {}
 
     #[tokio::test]
-    async fn a_write_of_several_statements_goes_on_after_the_program_has_altered_the_table() {
+    async fn a_write_of_several_statements_continues_after_the_program_has_altered_the_table() {
         let test = TestDb::postgres("altered_by_the_program").await;
         let db = &test.db;
         let columns = "name VARCHAR(10) NOT NULL UNIQUE, slug VARCHAR(10) NOT NULL DEFAULT 's'";
@@ -661,7 +660,7 @@ mod altered {
 
     /// Several connections, each with statements of its own.
     #[tokio::test]
-    async fn a_transaction_that_is_too_late_to_begin_anew_can_be_run_again() {
+    async fn a_transaction_that_cannot_restart_itself_can_be_retried() {
         let test = TestDb::postgres("run_again").await;
         let db = &test.db;
         notes(db).await;
@@ -744,7 +743,7 @@ mod altered {
 
     /// The server can forget statements, and types can be others of the same name.
     #[tokio::test]
-    async fn what_the_server_has_forgotten_is_prepared_again() {
+    async fn statements_that_the_server_has_deallocated_are_prepared_again() {
         #[derive(Debug, Clone, Copy, PartialEq, sqlx::Type)]
         #[sqlx(type_name = "mood", rename_all = "lowercase")]
         enum Mood {
@@ -878,7 +877,7 @@ mod runtimes {
     }
 
     #[test]
-    fn what_uses_a_connection_is_dropped_outside_a_runtime() {
+    fn users_of_a_connection_are_dropped_outside_a_runtime() {
         everywhere("used_outside", |url, _| {
             let runtime = threads();
             let db = runtime.block_on(used(url));
@@ -959,7 +958,7 @@ mod runtimes {
 
     /// Connections that are lent by sqlx's pool.
     #[test]
-    fn a_db_whose_pool_the_program_has_is_used_after_its_first_runtime() {
+    fn a_db_with_a_shared_pool_is_used_after_its_first_runtime() {
         everywhere("shared_and_several", |url, _| {
             let first = threads();
             let db = first.block_on(async {
@@ -1024,7 +1023,7 @@ mod runtimes {
 
     /// Nobody reads from the sockets of a runtime that does not run.
     #[test]
-    fn a_db_is_used_while_its_first_runtime_stands_still() {
+    fn a_db_is_used_while_its_first_runtime_is_blocked() {
         everywhere("standing_still", |url, kind| {
             let (first, second) = (one_thread(), threads());
             let db = first.block_on(async {

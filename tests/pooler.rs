@@ -1,4 +1,4 @@
-//! Behind a pooler that gives each transaction another server connection: PgBouncer in transaction mode.
+//! Connections behind PgBouncer in transaction mode, which gives each transaction another server connection.
 #![cfg(feature = "postgres")]
 #![allow(missing_docs)]
 
@@ -189,7 +189,7 @@ fruit!(apples, Apple);
 fruit!(pears, Pear);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_clients_do_not_get_into_each_others_statements() {
+async fn two_clients_do_not_mix_their_statements() {
     let test = TestDb::postgres("two_clients").await;
     tables(&test.db).await;
     let pooler = Pooler::start(&test).await;
@@ -242,7 +242,7 @@ async fn a_dropped_call_leaves_no_transaction_open() {
 
 /// Without a cache no statement has a name, and each is in a transaction.
 #[tokio::test]
-async fn statements_without_a_cache() {
+async fn statements_run_without_a_cache() {
     let test = TestDb::postgres("unnamed").await;
     tables(&test.db).await;
     let proxy = Proxy::start(&test.url).await;

@@ -1,4 +1,4 @@
-//! The row before the write, and what the write has changed.
+//! The row before the write, and which columns the write has changed.
 #![allow(missing_docs)]
 
 mod common;
@@ -119,7 +119,7 @@ on_every_database! {
         assert_eq!(TICKETS.log.take(), ["gone Lamp: id title state points"]);
     }
 
-    async fn a_key_of_the_programs_own_may_be_new_or_not(db: Db) {
+    async fn a_key_of_the_program_may_be_new_or_existing(db: Db) {
         let _turn = SETTINGS.begin().await;
         tables(&db).await;
         let mut size = Setting { name: "size".to_owned(), value: 1 };
@@ -131,7 +131,7 @@ on_every_database! {
         assert_eq!(SETTINGS.log.take(), ["None → 1", "Some(1) → 2", "Some(2) → 3"]);
     }
 
-    async fn every_row_of_many_has_its_own(db: Db) {
+    async fn each_of_many_rows_has_its_own_previous_row(db: Db) {
         let _turn = TICKETS.begin().await;
         tables(&db).await;
         let mut many = [ticket("a"), ticket("b"), ticket("c")];
@@ -253,7 +253,7 @@ mod spellings {
     }
 
     #[tokio::test]
-    async fn another_spelling_of_an_equal_value_is_no_change() {
+    async fn another_notation_of_an_equal_value_is_no_change() {
         let _turn = SPELLINGS.begin().await;
         let test = common::TestDb::sqlite("another_spelling_of_an_equal_value").await;
         let db = test.db.sqlite().unwrap();

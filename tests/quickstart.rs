@@ -1,5 +1,4 @@
-//! The program on the first page of the README is `examples/quickstart.rs`, and prints on both databases what the README
-//! says.
+//! The first program of the README is `examples/quickstart.rs`, and prints on both databases what the README shows.
 #![allow(missing_docs)]
 
 mod common;

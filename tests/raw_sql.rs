@@ -1,4 +1,4 @@
-//! Raw SQL that begins and ends transactions: nothing is reported as stored that is not.
+//! Raw SQL that begins and ends transactions: nothing is reported as stored that is not stored.
 #![allow(missing_docs)]
 
 mod common;
@@ -176,7 +176,7 @@ on_every_database! {
         assert!(texts(&db).await.contains(&"b".to_owned()));
     }
 
-    async fn the_end_of_a_transaction_by_sqlx_is_noticed(db: Db) {
+    async fn a_transaction_that_raw_sqlx_ends_is_detected(db: Db) {
         let _turn = notes(&db).await;
         let pool = one(&db).await;
         for sql in endings(db.kind()) {
@@ -239,7 +239,7 @@ on_every_database! {
         }
     }
 
-    async fn a_raw_savepoint_around_a_save_is_noticed(db: Db) {
+    async fn a_raw_savepoint_around_a_save_is_detected(db: Db) {
         let _turn = notes(&db).await;
         let mut tx = db.begin().await.unwrap();
         by_sqlx(&mut tx, "SAVEPOINT a").await.unwrap();
@@ -286,7 +286,7 @@ on_every_database! {
         assert_eq!(texts(&db).await, ["a", "b", "c", "d", "e", "f", "g"]);
     }
 
-    async fn a_receiver_cannot_end_the_transaction_in_silence(db: Db) {
+    async fn a_receiver_that_ends_the_transaction_is_detected(db: Db) {
         let _turn = notes(&db).await;
         let pool = one(&db).await;
         for sql in endings(db.kind()) {
@@ -351,7 +351,7 @@ on_every_database! {
         }
     }
 
-    async fn sql_that_is_dropped_leaves_no_transaction_open(db: Db) {
+    async fn dropped_sql_leaves_no_transaction_open(db: Db) {
         let _turn = notes(&db).await;
         let pool = one(&db).await;
         let slow = match db.kind() {
@@ -366,7 +366,7 @@ on_every_database! {
         }
     }
 
-    async fn a_raw_transaction_on_a_connection_is_seen(db: Db) {
+    async fn a_raw_transaction_on_a_connection_is_detected(db: Db) {
         let _turn = notes(&db).await;
         let pool = one(&db).await;
         for end in ["ROLLBACK", "COMMIT", ""] {
@@ -405,7 +405,7 @@ on_every_database! {
         }
     }
 
-    async fn a_callback_is_not_told_of_a_savepoint_in_a_raw_transaction(db: Db) {
+    async fn a_commit_inside_a_raw_transaction_is_not_observable(db: Db) {
         let _turn = notes(&db).await;
         let mut conn = db.acquire().await.unwrap();
         conn.execute("BEGIN").await.unwrap();
@@ -433,7 +433,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["told"]);
     }
 
-    async fn a_raw_transaction_on_a_connection_of_sqlx_is_seen(db: Db) {
+    async fn a_raw_transaction_on_a_connection_of_sqlx_is_detected(db: Db) {
         let _turn = notes(&db).await;
         macro_rules! seen {
             ($pool:expr) => {{
@@ -489,7 +489,7 @@ mod postgres {
 
     /// A check whose own statement fails, of which the server has made the end of the transaction.
     #[tokio::test]
-    async fn a_check_that_fails_in_a_transaction_is_noted() {
+    async fn a_failed_table_check_marks_the_transaction() {
         let test = TestDb::postgres("check_that_fails").await;
         let db = &test.db;
         let _turn = notes(db).await;
@@ -579,7 +579,7 @@ mod sqlite {
 
     /// Statements that end the transaction by themselves, and what is saved afterwards.
     #[tokio::test]
-    async fn a_statement_that_rolls_back_by_itself_ends_the_whole_transaction() {
+    async fn a_statement_that_rolls_back_ends_the_whole_transaction() {
         let test = TestDb::sqlite("rolls_back_by_itself").await;
         let db = &test.db;
         let _turn = notes(db).await;
@@ -633,7 +633,7 @@ mod sqlite {
 
     /// The one connection of a database in memory must not be lost for what raw SQL has left open.
     #[tokio::test]
-    async fn a_database_in_memory_survives() {
+    async fn an_in_memory_database_survives() {
         let db = Db::connect("sqlite::memory:").await.unwrap();
         let _turn = notes(&db).await;
         plain("a").save(&db).await.unwrap();

@@ -1,4 +1,4 @@
-//! Which receivers run, when, in which order, and what becomes of their errors.
+//! Which receivers run, when, in which order, and what happens to their errors.
 #![allow(missing_docs)]
 
 mod common;
@@ -74,7 +74,7 @@ mod behind {
 }
 
 on_every_database! {
-    async fn after_only_moves_the_receiver_back_that_says_it(db: Db) {
+    async fn after_moves_only_the_receiver_that_declares_it(db: Db) {
         use behind::*;
 
         let _turn = SCENE.begin().await;
@@ -118,7 +118,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["7"]);
     }
 
-    async fn a_receiver_that_waits_has_the_key_whatever_a_copy_is(db: Db) {
+    async fn a_deferred_receiver_has_the_key_even_if_clone_loses_it(db: Db) {
         static SCENE: LazyLock<Scene> = Scene::new();
         #[derive(Debug, Model)]
         struct Fresh { id: Option<i64>, n: i64 }
@@ -156,7 +156,7 @@ on_every_database! {
         );
     }
 
-    async fn order_is_explicit_then_by_place(db: Db) {
+    async fn receivers_run_by_order_then_by_file_and_line(db: Db) {
         static SCENE: LazyLock<Scene> = Scene::new();
         #[derive(Debug, Clone, Model)]
         struct Ordered { id: Option<i64>, n: i64 }
@@ -176,7 +176,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["first", "second", "third", "last"]);
     }
 
-    async fn each_signal_in_its_turn(db: Db) {
+    async fn signals_are_sent_in_order(db: Db) {
         static SCENE: LazyLock<Scene> = Scene::new();
         #[derive(Debug, Clone, Model)]
         struct Page { id: Option<i64>, title: String }
@@ -362,7 +362,7 @@ on_every_database! {
         }
     }
 
-    async fn the_pool_after_the_commit(db: Db) {
+    async fn on_commit_receivers_take_the_pool(db: Db) {
         static SEEN: Mutex<Vec<i64>> = Mutex::new(Vec::new());
         #[derive(Debug, Clone, Model)]
         struct Seen { id: Option<i64>, n: i64 }

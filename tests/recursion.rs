@@ -1,4 +1,4 @@
-//! Receivers that save in a circle, and receivers that would wait for themselves.
+//! Receivers that save each other in a circle, and receivers that would wait for themselves.
 #![allow(missing_docs)]
 
 mod common;
@@ -132,7 +132,7 @@ on_every_database! {
         assert!(tx.commit().await.unwrap_err().is_rolled_back());
     }
 
-    async fn what_was_committed_before_the_limit_stays(db: Db) {
+    async fn rows_committed_before_the_limit_stay(db: Db) {
         tables(&db).await;
         Echo { id: None, n: 0 }.save(&db).await.unwrap();
         assert_eq!(count(&db, "pings").await, 16);
@@ -143,7 +143,7 @@ on_every_database! {
         assert_eq!(count(&db, "pings").await, 32);
     }
 
-    async fn who_would_wait_for_itself_is_told_at_once(db: Db) {
+    async fn a_call_that_would_wait_for_itself_is_an_error_at_once(db: Db) {
         tables(&db).await;
         Ping { id: None, n: 1 }.save(&db).await.unwrap();
         let other = common::one_connection(&db).await;

@@ -1,4 +1,4 @@
-//! State, order, failure and what can be changed at run time.
+//! State, order, failures, and changes at run time.
 #![allow(missing_docs)]
 
 mod common;
@@ -106,7 +106,7 @@ on_every_database! {
         assert!(at("c") < at("b") && at("d") < at("b") && at("b") < at("a"), "{order:?}");
     }
 
-    async fn one_uid_counts_once(db: Db) {
+    async fn receivers_that_share_a_uid_are_registered_once(db: Db) {
         static SCENE: LazyLock<Scene> = Scene::new();
         #[derive(Debug, Clone, Model)]
         struct Single { id: Option<i64>, n: i64 }
@@ -123,7 +123,7 @@ on_every_database! {
         assert!(!third.disconnect());
     }
 
-    async fn the_failure_of_a_robust_receiver_is_its_own(db: Db) {
+    async fn the_failure_of_a_robust_receiver_does_not_fail_the_save(db: Db) {
         static SCENE: LazyLock<Scene> = Scene::new();
         #[derive(Debug, Clone, Model)]
         struct Sturdy { id: Option<i64>, n: i64 }
@@ -274,7 +274,7 @@ fn within_ten_seconds(work: impl FnOnce() + Send + 'static) {
 }
 
 #[test]
-fn what_a_receiver_captures_may_use_the_registry_when_it_is_dropped() {
+fn values_captured_by_a_receiver_may_use_the_registry_in_drop() {
     #[derive(Debug, Clone, Model)]
     struct Dropped {
         id: Option<i64>,
@@ -308,7 +308,7 @@ fn what_a_receiver_captures_may_use_the_registry_when_it_is_dropped() {
 }
 
 #[test]
-fn many_receivers_are_connected_and_found_in_no_time() {
+fn many_receivers_are_connected_and_found_quickly() {
     #[derive(Debug, Clone, Model)]
     struct Crowded {
         id: Option<i64>,

@@ -1,4 +1,4 @@
-//! What a save and its relatives do to the rows, without receivers.
+//! What saves, deletes and reads do to rows, without receivers.
 #![allow(missing_docs)]
 
 mod common;
@@ -130,7 +130,7 @@ on_every_database! {
         assert_eq!(one.user_id, 1, "the program's own key stays");
     }
 
-    async fn a_row_that_is_all_key_is_saved(db: Db) {
+    async fn a_row_of_key_columns_only_is_saved(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         struct Like { #[model(primary_key)] user_id: i64, #[model(primary_key)] post_id: i64 }
         #[derive(Debug, Model)]
@@ -195,7 +195,7 @@ on_every_database! {
         assert_eq!(left, count(&db, "flag").await, "every row was created once and deleted once");
     }
 
-    async fn names_and_values_that_are_hostile(db: Db) {
+    async fn hostile_names_and_values(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         #[model(table = "a \"table\"; DROP TABLE x --", rename_all = "camelCase")]
         struct Hostile {
@@ -293,7 +293,7 @@ on_every_database! {
         assert_eq!(Account::all(&db).await.unwrap()[0].picture, None);
     }
 
-    async fn every_way_to_a_connection(db: Db) {
+    async fn every_executor_saves(db: Db) {
         users(&db).await;
         async fn helper(db: impl Executor<User>, name: &str) -> Result<User> {
             let mut user = user(name);
@@ -337,7 +337,7 @@ on_every_database! {
         assert_eq!(count(&db, "users").await, 9);
     }
 
-    async fn a_write_that_the_database_swallows_is_not_ok(db: Db) {
+    async fn a_write_that_a_trigger_drops_is_an_error(db: Db) {
         table(&db, "swallowed", "n BIGINT NOT NULL").await;
         match db.kind() {
             DatabaseKind::Sqlite => {
@@ -400,7 +400,7 @@ on_every_database! {
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
-async fn memory_is_one_database_for_the_whole_pool() {
+async fn an_in_memory_pool_is_one_database() {
     let db = Db::connect("sqlite::memory:").await.unwrap();
     users(&db).await;
     let tasks: Vec<_> = (0..32)
@@ -435,7 +435,7 @@ async fn a_file_gets_wal_foreign_keys_and_a_busy_timeout() {
 }
 
 #[tokio::test]
-async fn a_url_of_no_database_says_so() {
+async fn a_url_of_an_unknown_database_is_an_error() {
     let error = Db::connect("mysql://localhost/x").await.unwrap_err();
     assert!(error.to_string().contains("`mysql:` is not a database of this build"), "{error}");
 }
@@ -452,7 +452,7 @@ mod only_postgres {
     }
 
     #[tokio::test]
-    async fn a_model_of_one_database_goes_by_its_own_pool() {
+    async fn a_model_of_one_database_uses_its_sqlx_pool() {
         let test = common::TestDb::postgres("one_database").await;
         table(&test.db, "tagged", "tags TEXT[] NOT NULL").await;
         let pool = test.db.postgres().unwrap();

@@ -1,8 +1,8 @@
 //! Another program alters a table while this one runs. PostgreSQL then refuses statements that were prepared before, with "cached
 //! plan must not change result type".
 //!
-//! The first statement of a transaction is simply prepared again. Here it is a later one that is refused: each write begins with
-//! a statement that is new to the connection.
+//! If the first statement of a transaction is refused, it is prepared again. These tests are about later statements: each write begins
+//! with a statement that is new to the connection.
 #![cfg(feature = "postgres")]
 #![allow(missing_docs)]
 
@@ -205,7 +205,7 @@ async fn write(db: &Db, way: &str, run: usize, stored: &mut Note) -> Vec<String>
 }
 
 #[tokio::test]
-async fn a_write_begins_again_if_another_program_has_altered_its_table() {
+async fn a_write_restarts_if_another_program_has_altered_its_table() {
     let _turn = SCENE.begin().await;
     let test = TestDb::postgres("altered_by_another").await;
     let (_, other) = programs(&test).await;
@@ -240,7 +240,7 @@ async fn a_write_begins_again_if_another_program_has_altered_its_table() {
 }
 
 #[tokio::test]
-async fn a_write_whose_receivers_were_told_is_not_repeated() {
+async fn a_write_whose_receivers_have_run_is_not_repeated() {
     let _turn = SCENE.begin().await;
     let test = TestDb::postgres("altered_and_told").await;
     let (db, other) = programs(&test).await;

@@ -1,4 +1,4 @@
-//! Receivers of several models, of every model, and of signals of the program's own.
+//! Receivers of several models, of every model, and of custom signals.
 #![allow(missing_docs)]
 
 mod common;
@@ -283,7 +283,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["not deleted First(1)"]);
     }
 
-    async fn receivers_of_every_model_are_told_of_the_same_columns(db: Db) {
+    async fn receivers_of_every_model_get_the_same_columns(db: Db) {
         use columns::*;
 
         let _turn = SCENE.begin().await;
@@ -307,7 +307,7 @@ on_every_database! {
         noted(r#"Some(["shelf"])"#);
     }
 
-    async fn a_robust_signal_takes_no_connection_that_no_receiver_takes(db: Db) {
+    async fn send_robust_acquires_a_connection_only_if_a_receiver_takes_it(db: Db) {
         use own::{Quick, SCENE};
 
         let _turn = SCENE.begin().await;
@@ -326,7 +326,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["after 5"]);
     }
 
-    async fn a_signal_of_ones_own(db: Db) {
+    async fn a_custom_signal(db: Db) {
         use own::{OrderPaid, SCENE, Unheard};
         let _turn = SCENE.begin().await;
         table(&db, "shipments", "order_id BIGINT NOT NULL").await;
@@ -382,7 +382,7 @@ on_every_database! {
 }
 
 #[test]
-fn the_registry_is_a_table_a_picture_and_json() {
+fn the_registry_prints_as_table_graph_and_json() {
     use sqlx_signals::registry;
     let table = registry().receivers().to_string();
     let lines: Vec<&str> = table.lines().collect();

@@ -1,4 +1,4 @@
-//! What goes over the wire, and what is allocated, for one save.
+//! What one save sends to the server, and what it allocates.
 #![allow(missing_docs)]
 
 mod common;
@@ -174,7 +174,7 @@ mod postgres {
     }
 
     #[tokio::test]
-    async fn one_save_says_no_more_than_it_must() {
+    async fn a_save_sends_only_the_necessary_statements() {
         let test = common::TestDb::postgres("statements").await;
         tables(&test.db).await;
         let proxy = Proxy::start(&test.url).await;
@@ -287,7 +287,7 @@ mod postgres {
 
     /// Raw SQL costs nothing more, but for what begins or ends a transaction, and for sqlx's own connection in one.
     #[tokio::test]
-    async fn raw_sql_is_looked_at_only_where_it_can_have_changed_the_transaction() {
+    async fn raw_sql_is_verified_only_if_it_may_have_changed_the_transaction() {
         let test = common::TestDb::postgres("statements_of_raw_sql").await;
         tables(&test.db).await;
         let proxy = Proxy::start(&test.url).await;

@@ -1,4 +1,4 @@
-//! What a program's tests are given: recorders, rehearsed commits, the lock of the receivers, and what was seen of them.
+//! What the library offers to the tests of a program: recorders, test transactions, the lock file, and what receivers were seen to do.
 #![allow(missing_docs)]
 
 mod common;
@@ -113,7 +113,7 @@ mod slow {
 }
 
 on_every_database! {
-    async fn what_nobody_receives_is_recorded(db: Db) {
+    async fn signals_without_receivers_are_recorded(db: Db) {
         table(&db, "plain", "n BIGINT NOT NULL").await;
         plain(0).save(&db).await.unwrap();
         let events = testing::record::<Plain>();
@@ -166,7 +166,7 @@ on_every_database! {
         later.assert_created(2);
     }
 
-    async fn what_receivers_do_is_recorded_with_its_end(db: Db) {
+    async fn writes_of_receivers_are_recorded_with_their_outcome(db: Db) {
         use cascade::{Author, Page, Published, SCENE};
         let _turn = SCENE.begin().await;
         cascade::tables(&db).await;
@@ -208,7 +208,7 @@ on_every_database! {
         until(|| pages.all()[1].committed == Some(false)).await;
     }
 
-    async fn what_sqlx_commits_is_not_known(db: Db) {
+    async fn the_outcome_in_a_transaction_of_sqlx_is_unknown(db: Db) {
         table(&db, "plain", "n BIGINT NOT NULL").await;
         let events = testing::record::<Plain>();
         #[cfg(feature = "sqlite")]
@@ -228,7 +228,7 @@ on_every_database! {
         events.assert_rolled_back(0);
     }
 
-    async fn a_task_records_itself_alone(db: Db) {
+    async fn a_recorder_sees_only_its_own_task(db: Db) {
         table(&db, "plain", "n BIGINT NOT NULL").await;
         let events = testing::record::<Plain>();
         let task = |n: i64| {
@@ -269,7 +269,7 @@ on_every_database! {
         events.assert_created(3);
     }
 
-    async fn receivers_that_outlive_their_caller_are_its_own(db: Db) {
+    async fn detached_receivers_are_recorded_for_their_caller(db: Db) {
         let _turn = slow::SCENE.begin().await;
         table(&db, "plain", "n BIGINT NOT NULL").await;
         table(&db, "slow", "n BIGINT NOT NULL").await;
@@ -284,7 +284,7 @@ on_every_database! {
         assert_eq!(events.saved()[0].n, 7);
     }
 
-    async fn a_rehearsal_runs_what_waits_and_stores_nothing(db: Db) {
+    async fn a_test_transaction_runs_deferred_receivers_and_stores_nothing(db: Db) {
         use cascade::{Author, SCENE, after, never};
         let _turn = SCENE.begin().await;
         cascade::tables(&db).await;
@@ -312,7 +312,7 @@ on_every_database! {
         assert_eq!((count(&db, "author").await, count(&db, "page").await), (0, 0));
     }
 
-    async fn the_pool_of_a_rehearsal_is_an_error_at_once(db: Db) {
+    async fn using_the_pool_in_a_test_transaction_is_an_error_at_once(db: Db) {
         use cascade::{Author, SCENE};
         let _turn = SCENE.begin().await;
         cascade::tables(&db).await;
@@ -337,7 +337,7 @@ on_every_database! {
         SCENE.log.take();
     }
 
-    async fn what_a_commit_refuses_a_rehearsal_does(db: Db) {
+    async fn a_test_transaction_refuses_what_a_commit_refuses(db: Db) {
         use cascade::{Author, SCENE};
         let _turn = SCENE.begin().await;
         cascade::tables(&db).await;
@@ -378,7 +378,7 @@ on_every_database! {
         assert_eq!(count(&db, "author").await, 0);
     }
 
-    async fn what_receivers_do_is_in_the_pictures(db: Db) {
+    async fn writes_of_receivers_are_in_the_graphs(db: Db) {
         use cascade::{Author, SCENE};
         let _turn = SCENE.begin().await;
         cascade::tables(&db).await;
@@ -425,7 +425,7 @@ async fn panic_of<F: Future>(future: F) -> &'static str {
 
 /// What the test below runs, in a process that has its directory and its `SIGNALS_LOCK`.
 #[test]
-fn is_as_locked() {
+fn the_receivers_are_as_locked() {
     if std::env::var_os("LOCK_OF_A_TEST").is_some() {
         let uid = "connected at run time";
         let _ = post_save.connect::<Plain>(uid, |_, _| Box::pin(async { Ok(()) }));
@@ -434,14 +434,14 @@ fn is_as_locked() {
 }
 
 #[test]
-fn a_lock_fails_where_the_receivers_are_others() {
+fn the_lock_fails_if_the_receivers_differ() {
     let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("a_lock");
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).unwrap();
     let lock = dir.join("signals.lock");
     let run = |update: bool| {
         let mut test = Command::new(std::env::current_exe().unwrap());
-        test.args(["--exact", "is_as_locked", "--nocapture"]);
+        test.args(["--exact", "the_receivers_are_as_locked", "--nocapture"]);
         test.env("LOCK_OF_A_TEST", "yes").env("CARGO_MANIFEST_DIR", &dir);
         test.env_remove("SIGNALS_LOCK");
         if update {
@@ -518,7 +518,7 @@ mod nosy {
 
 #[cfg(feature = "sqlite")]
 #[test]
-fn a_row_may_ask_a_recorder_while_it_is_copied_and_dropped() {
+fn a_row_may_use_a_recorder_in_clone_and_drop() {
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

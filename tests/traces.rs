@@ -229,7 +229,7 @@ async fn an_error_that_the_caller_gets_is_logged_once_for_debugging() {
 }
 
 #[tokio::test]
-async fn an_error_that_nobody_gets_is_logged_as_an_error() {
+async fn an_error_without_a_caller_is_logged_as_an_error() {
     use levels::*;
     let db = db().await;
     // The robust receiver got the veto; nobody gets its own error.
@@ -270,7 +270,7 @@ const DEFERRED: &str = "CREATE TABLE child (id INTEGER PRIMARY KEY, parent BIGIN
                         INITIALLY DEFERRED)";
 
 #[tokio::test]
-async fn what_a_dropped_future_leaves_behind_is_logged_as_an_error() {
+async fn a_failure_after_the_future_is_dropped_is_logged_as_an_error() {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("traces_detached.db");
     let _ = std::fs::remove_file(&file);
     let db = Db::connect(&format!("sqlite:{}", file.display())).await.unwrap();
@@ -303,7 +303,7 @@ async fn what_a_dropped_future_leaves_behind_is_logged_as_an_error() {
 }
 
 #[tokio::test]
-async fn a_receiver_that_a_dropped_save_leaves_behind_is_logged_as_an_error() {
+async fn a_receiver_that_fails_after_the_save_is_dropped_is_logged_as_an_error() {
     static RAN: AtomicBool = AtomicBool::new(false);
 
     #[derive(Debug, Clone, Model)]

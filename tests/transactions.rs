@@ -1,4 +1,4 @@
-//! What is stored, and which callbacks run, when a transaction ends in one way or another.
+//! What is stored, and which callbacks run, for each way in which a transaction can end.
 #![allow(missing_docs)]
 
 mod common;
@@ -62,7 +62,7 @@ async fn texts(db: &Db) -> Vec<String> {
 }
 
 on_every_database! {
-    async fn without_a_transaction_the_callback_runs_at_once(db: Db) {
+    async fn without_a_transaction_callbacks_run_at_once(db: Db) {
         let _turn = notes(&db).await;
         note("a").save(&db).await.unwrap();
         assert_eq!(SCENE.log.take(), ["commit a"]);
@@ -94,7 +94,7 @@ on_every_database! {
         assert_eq!(texts(&db).await, ["a", "b", "c", "d"]);
     }
 
-    async fn a_savepoint_takes_its_callbacks_with_it(db: Db) {
+    async fn a_rolled_back_savepoint_discards_its_callbacks(db: Db) {
         let _turn = notes(&db).await;
         let mut tx = db.begin().await.unwrap();
         note("a").save(&mut tx).await.unwrap();
@@ -132,7 +132,7 @@ on_every_database! {
 
     // In edition 2024 the output of these futures is `!`.
     #[allow(clippy::todo, clippy::unimplemented)]
-    async fn a_callback_may_be_one_that_never_returns(db: Db) {
+    async fn a_callback_may_have_the_type_never(db: Db) {
         let mut tx = db.begin().await.unwrap();
         tx.on_commit(async { todo!() });
         tx.on_commit(async { panic!("no return") });
@@ -147,7 +147,7 @@ on_every_database! {
         assert_eq!(errors, ["panicked: not yet implemented", "panicked: no return", "an error"]);
     }
 
-    async fn every_callback_runs_whatever_another_returns(db: Db) {
+    async fn every_callback_runs_even_if_another_fails(db: Db) {
         let _turn = notes(&db).await;
         let mut tx = db.begin().await.unwrap();
         note("bad callback").save(&mut tx).await.unwrap();
@@ -193,7 +193,7 @@ on_every_database! {
         }
     }
 
-    async fn a_swallowed_failure_of_a_statement_is_not_a_commit(db: Db) {
+    async fn an_ignored_failure_of_a_statement_is_not_committed(db: Db) {
         let _turn = notes(&db).await;
         let mut tx = db.begin().await.unwrap();
         note("a").save(&mut tx).await.unwrap();
@@ -228,7 +228,7 @@ on_every_database! {
         }
     }
 
-    async fn a_commit_that_fails_is_no_commit(db: Db) {
+    async fn a_failed_commit_is_an_error(db: Db) {
         let _turn = notes(&db).await;
         execute(&db, "CREATE TABLE child (note_id BIGINT REFERENCES notes (id) DEFERRABLE INITIALLY DEFERRED)").await;
         let mut tx = db.begin().await.unwrap();
@@ -250,7 +250,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["commit b"], "and the connection is well");
     }
 
-    async fn an_autocommit_that_fails_is_no_success(db: Db) {
+    async fn a_failed_autocommit_is_an_error(db: Db) {
         #[derive(Debug, Model)]
         struct Late { id: Option<i64>, note_id: i64 }
         let _turn = notes(&db).await;
@@ -300,7 +300,7 @@ on_every_database! {
         assert_eq!(texts(&db).await, ["a", "b"]);
     }
 
-    async fn a_row_that_cannot_be_copied_loses_no_receiver(db: Db) {
+    async fn a_panic_in_clone_loses_no_receiver(db: Db) {
         #[derive(Debug, Model)]
         #[model(table = "notes")]
         struct Fragile { id: Option<i64>, text: String }
@@ -387,7 +387,7 @@ on_every_database! {
         assert_eq!((texts(&db).await, SCENE.log.take()), (vec!["b!".to_owned()], vec![]));
     }
 
-    async fn a_connection_of_the_callers_own(db: Db) {
+    async fn saves_on_a_connection_of_the_caller(db: Db) {
         let _turn = notes(&db).await;
         let mut conn = db.acquire().await.unwrap();
         note("a").save(&mut conn).await.unwrap();
@@ -434,7 +434,7 @@ on_every_database! {
 
 #[cfg(feature = "postgres")]
 #[tokio::test]
-async fn the_connection_dies_in_the_middle() {
+async fn a_connection_dies_in_a_transaction() {
     let test = common::TestDb::postgres("dies").await;
     let db = &test.db;
     let _turn = notes(db).await;
@@ -495,7 +495,7 @@ async fn a_commit_without_an_answer_is_unknown() {
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
-async fn sqlite_says_so_where_a_commit_must_wait_too_long() {
+async fn a_commit_that_waits_too_long_on_sqlite_is_an_error() {
     use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions};
 
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"))
@@ -538,7 +538,7 @@ async fn sqlite_says_so_where_a_commit_must_wait_too_long() {
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
-async fn where_sqlite_rolls_back_by_itself_nothing_is_stored_one_by_one() {
+async fn nothing_is_stored_if_sqlite_rolls_back_by_itself() {
     let test = common::TestDb::sqlite("by_itself").await;
     let _turn = notes(&test.db).await;
     execute(&test.db, "CREATE TABLE unique_n (n INTEGER UNIQUE); INSERT INTO unique_n VALUES (1)")
@@ -563,7 +563,7 @@ async fn where_sqlite_rolls_back_by_itself_nothing_is_stored_one_by_one() {
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
-async fn a_connection_that_may_only_read_begins_a_transaction_that_reads() {
+async fn a_read_only_connection_begins_a_transaction() {
     use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 
     let test = common::TestDb::sqlite("query_only").await;
@@ -594,7 +594,7 @@ async fn a_connection_that_may_only_read_begins_a_transaction_that_reads() {
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
-async fn memory_survives_transactions_that_end_badly() {
+async fn an_in_memory_database_survives_failed_transactions() {
     let db = Db::connect("sqlite::memory:").await.unwrap();
     let _turn = notes(&db).await;
     note("kept").save(&db).await.unwrap();

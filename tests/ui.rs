@@ -1,4 +1,4 @@
-//! What the compiler says of a mistake: one file, one mistake, one message.
+//! The messages of the compiler for mistakes: one file, one mistake, one message.
 #![cfg(all(feature = "sqlite", feature = "postgres"))]
 #![allow(missing_docs)]
 

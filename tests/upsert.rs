@@ -1,4 +1,4 @@
-//! `upsert` and `get_or_create`: one row for the same unique columns, and one who has created it.
+//! `upsert` and `get_or_create`: one row for equal unique columns, created by exactly one caller.
 #![allow(missing_docs)]
 
 mod common;
@@ -113,7 +113,7 @@ on_every_database! {
         assert!(!own_key.upsert(&db, &[User::ID]).await.unwrap().created);
     }
 
-    async fn what_is_not_unique_or_not_the_programs_is_an_error(db: Db) {
+    async fn invalid_unique_columns_and_refused_rows_are_errors(db: Db) {
         users(&db).await;
         let mut ann = user("ann@x", "Ann");
         let error = ann.upsert(&db, &[User::NAME]).await.unwrap_err();
@@ -151,7 +151,7 @@ on_every_database! {
         assert_eq!(Member::all(&db).await.unwrap(), [anna]);
     }
 
-    async fn get_or_create_sends_signals_only_where_it_creates(db: Db) {
+    async fn get_or_create_sends_signals_only_if_it_creates(db: Db) {
         let _turn = SCENE.begin().await;
         users(&db).await;
         let (ann, created) = Member::get_or_create(&db, member("ann@x", "Ann"), &MEMBER).await.unwrap();
@@ -167,7 +167,7 @@ on_every_database! {
         assert_eq!(count(&db, "users").await, 1);
     }
 
-    async fn in_a_transaction_it_is_part_of_it(db: Db) {
+    async fn an_upsert_is_part_of_the_transaction(db: Db) {
         let _turn = SCENE.begin().await;
         users(&db).await;
         let mut tx = db.begin().await.unwrap();
@@ -207,7 +207,7 @@ on_every_database! {
         }
     }
 
-    async fn with_receivers_one_of_sixty_four_is_told_of_a_new_row(db: Db) {
+    async fn one_of_sixty_four_upserts_sends_created(db: Db) {
         let _turn = SCENE.begin().await;
         users(&db).await;
         let created = sixty_four(|n| {

@@ -132,7 +132,7 @@ async fn watched(db: &Db) -> Watched {
 }
 
 on_every_database! {
-    async fn null_in_a_column_whose_field_is_no_option_is_an_error(db: Db) {
+    async fn null_is_an_error_if_the_field_is_not_an_option(db: Db) {
         let mut thing = things(&db).await;
         let id = thing.id.unwrap();
         assert_eq!(Thing::get(&db, id).await.unwrap(), thing);
@@ -154,7 +154,7 @@ on_every_database! {
         assert_eq!(Thing::get(&db, id).await.unwrap(), thing);
     }
 
-    async fn null_is_read_by_every_field_that_can_be_null(db: Db) {
+    async fn null_is_read_by_every_optional_field(db: Db) {
         let thing = things(&db).await;
         let read = Thing::all(&db).await.unwrap();
         assert_eq!((&read[0].option, &read[0].maybe, &read[0].nickname), (&None, &None, &Nickname(None)));
@@ -187,7 +187,7 @@ on_every_database! {
         refused(done.map_err(Error::from), "text", "Thing");
     }
 
-    async fn a_row_before_the_write_that_does_not_decode_stops_the_write(db: Db) {
+    async fn a_previous_row_that_does_not_decode_stops_the_write(db: Db) {
         let mut row = watched(&db).await;
         db.execute("UPDATE watched SET name = NULL").await.unwrap();
         row.name = "b".into();
@@ -198,7 +198,7 @@ on_every_database! {
             Watched::get(&db, row.id.unwrap()).await.map(|_| ())), "name", "Watched");
     }
 
-    async fn null_for_what_the_database_computes_is_an_error(db: Db) {
+    async fn null_in_a_computed_column_is_an_error(db: Db) {
         let mut row = watched(&db).await;
         assert_eq!(row.state, "new");
         db.execute("UPDATE watched SET state = NULL").await.unwrap();
@@ -324,7 +324,7 @@ on_every_database! {
         assert_eq!((&read[0].meta, &read[0].alias, &read[0].wrapped), (&None, &None, &Wrapped(None)));
     }
 
-    async fn none_is_null_where_a_json_column_is_set_by_condition(db: Db) {
+    async fn none_is_null_if_a_json_column_is_set_by_condition(db: Db) {
         documents(&db).await;
         let mut rows = [document("a", Some("red")), document("b", Some("red"))];
         Document::insert_many(&db, &mut rows).await.unwrap();
@@ -347,7 +347,7 @@ on_every_database! {
         }
     }
 
-    async fn null_in_a_json_column_whose_field_is_no_option_is_an_error(db: Db) {
+    async fn null_in_a_json_column_is_an_error_if_the_field_is_not_an_option(db: Db) {
         let json = if db.kind() == DatabaseKind::Postgres { "JSONB" } else { "TEXT" };
         common::table(&db, "documents", &format!("title TEXT, meta {json}, alias {json}, wrapped {json}, \"any\" {json}")).await;
         document("a", None).save(&db).await.unwrap();
@@ -399,7 +399,7 @@ fn loaded(_: sqlx_signals::PostLoad<'_, Times>) {}
 
 #[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_value_that_the_driver_cannot_decode_is_an_error_and_the_connection_goes_on() {
+async fn a_value_that_the_driver_cannot_decode_is_an_error_and_the_connection_stays_usable() {
     let test = common::TestDb::postgres("a_value_that_the_driver_cannot_decode").await;
     let db = common::one_connection(&test.db).await;
     let pool = db.postgres().unwrap().clone();
@@ -575,7 +575,7 @@ on_every_database! {
     }
 
     // SQLite has one type for both.
-    async fn json_does_not_fit_a_string_nor_a_string_json(db: Db) {
+    async fn json_and_strings_do_not_fit_each_other(db: Db) {
         settable(&db).await;
         let before = format!("{:?}", Settable::all(&db).await.unwrap());
         misfits!(&db,

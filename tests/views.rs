@@ -1,4 +1,4 @@
-//! Views whose triggers write the rows: a save says what it has done, as it does of a table.
+//! Views whose triggers write the rows: a save reports what it has done, as for a table.
 #![allow(missing_docs)]
 
 mod common;
@@ -93,7 +93,7 @@ async fn updates(db: &Db) -> Vec<i64> {
 }
 
 on_every_database! {
-    async fn a_save_through_a_view_says_whether_the_row_is_new(db: Db) {
+    async fn a_save_through_a_view_reports_whether_the_row_is_new(db: Db) {
         let _turn = SCENE.begin().await;
         cities(&db).await;
         for round in 0..2 {
@@ -131,7 +131,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["1 true", "3 false", "5 true", "6 true", "7 false", "8 false"]);
     }
 
-    async fn a_delete_through_a_view_says_whether_there_was_a_row(db: Db) {
+    async fn a_delete_through_a_view_reports_whether_the_row_existed(db: Db) {
         let _turn = SCENE.begin().await;
         cities(&db).await;
         City::insert_many(&db, &mut ["a", "b", "c", "d", "e"].map(|code| city(code, "x"))).await.unwrap();

@@ -1,4 +1,4 @@
-//! A database for each test, the same behaviour on both databases, and logs to assert on.
+//! A database for each test, the same behavior on both databases, and logs for assertions.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::sync::{Arc, LazyLock, Mutex};
@@ -9,7 +9,7 @@ use sqlx_signals::{DatabaseKind, sqlx};
 #[cfg(feature = "postgres")]
 pub mod proxy;
 
-/// Runs each behaviour on every database of the build, as `name::sqlite` and `name::postgres`.
+/// Runs each behavior on every database of the build, as `name::sqlite` and `name::postgres`.
 #[macro_export]
 macro_rules! on_every_database {
     ($($(#[$meta:meta])* async fn $name:ident($db:ident: Db) $body:block)*) => { $(
@@ -18,13 +18,13 @@ macro_rules! on_every_database {
             #[allow(unused_imports)]
             use super::*;
 
-            async fn behaviour($db: Db) $body
+            async fn behavior($db: Db) $body
 
             #[cfg(feature = "sqlite")]
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn sqlite() {
                 let test = $crate::common::TestDb::sqlite(concat!(module_path!())).await;
-                behaviour(test.db.clone()).await;
+                behavior(test.db.clone()).await;
                 test.passed().await;
             }
 
@@ -32,7 +32,7 @@ macro_rules! on_every_database {
             #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn postgres() {
                 let test = $crate::common::TestDb::postgres(concat!(module_path!())).await;
-                behaviour(test.db.clone()).await;
+                behavior(test.db.clone()).await;
                 test.passed().await;
             }
         }
@@ -193,7 +193,7 @@ pub async fn until(mut done: impl FnMut() -> bool) {
     panic!("what was waited for did not happen within ten seconds");
 }
 
-/// The log of one behaviour, for its receivers: those are functions, and have no other way to it. The two databases
+/// The log of one behavior, for its receivers: those are functions, and have no other way to it. The two databases
 /// run it one after the other.
 pub struct Scene {
     pub log: Log,

@@ -1,4 +1,4 @@
-//! Stands between a client and the Postgres server, and writes down what the client says.
+//! A proxy between a client and the PostgreSQL server that records what the client sends.
 
 use std::collections::HashMap;
 use std::str::FromStr;
