@@ -45,7 +45,7 @@ pub(crate) async fn upsert<M: Model, R: Route<M>>(
     source: Source<'_>,
     unique: &[Column<M>],
 ) -> Result<Saved> {
-    let on = columns::<M>().unique_places(model.pk().is_some(), &mut names(unique))?;
+    let on = columns::<M>().unique_indexes(model.pk().is_some(), &mut names(unique))?;
     let mut rows = TypedRows::<M, R>::one(model);
     one(rows.erased(), source, SaveKind::Upsert(on.into())).await.map(Stored::saved)
 }
@@ -56,7 +56,7 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
     mut source: Source<'_>,
     unique: &[Column<M>],
 ) -> Result<(M, bool)> {
-    let on = columns::<M>().unique_places(row.pk().is_some(), &mut names(unique))?;
+    let on = columns::<M>().unique_indexes(row.pk().is_some(), &mut names(unique))?;
     // If there are receivers, release the connection before the INSERT: a receiver may need a connection of the pool.
     let has_receivers = M::__table().save_if_any().is_some();
     // If the INSERT finds a row that another connection then deletes, the next attempt inserts.

@@ -1,9 +1,11 @@
+//! Rows whose model is not known at compile time.
+
 use std::any::Any;
 use std::fmt;
 
 use serde_json::Value;
 
-/// A row of whatever model, for receivers that name no sender.
+/// A row of any model, for receivers that do not name a sender.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -23,16 +25,16 @@ pub trait AnyModel: Any + Send + Sync {
     /// The name of the model.
     fn name(&self) -> &'static str;
 
-    /// The table.
+    /// The name of the table.
     fn table(&self) -> &'static str;
 
-    /// The key as text, where the row has one: a composite key as `Debug` writes a tuple.
+    /// The primary key as text, or `None` if the row has no key yet. A composite key is formatted as `Debug` formats a tuple.
     fn key(&self) -> Option<String>;
 
-    /// The columns, in the order of the fields.
+    /// The names of the columns, in the order of the fields.
     fn columns(&self) -> &'static [&'static str];
 
-    /// The row as JSON, where the model is `serde::Serialize`.
+    /// The row as JSON, or `None` if the model does not implement `serde::Serialize`.
     fn to_json(&self) -> Option<Value>;
 }
 
@@ -42,7 +44,8 @@ impl fmt::Debug for dyn AnyModel {
     }
 }
 
-/// What is kept of a row whose type may not be one that can be copied.
+/// What the methods of [`AnyModel`] return for a row. It replaces the row if the row has to be kept but its type may not be
+/// `Clone`.
 #[derive(Debug)]
 pub struct Snapshot {
     name: &'static str,
@@ -86,12 +89,12 @@ impl AnyModel for Snapshot {
     }
 }
 
-/// A row, of which the expansion of a derive asks whether it can be serialized: the compiler takes the first of the two
-/// traits below that fits, and the second one fits everything, one reference later.
+/// Converts a row to JSON if its type is `Serialize`, for the expansion of the derive. Method resolution tries [`Serialized`],
+/// implemented for `Probe`, before [`Unserialized`], implemented for `&Probe`.
 #[derive(Debug)]
 pub struct Probe<'p, T>(pub &'p T);
 
-/// Of what can be serialized.
+/// Implemented for a `Probe` of a type that is `Serialize`.
 pub trait Serialized {
     #[doc(hidden)]
     fn json(&self) -> Option<Value>;
@@ -103,7 +106,7 @@ impl<T: serde::Serialize> Serialized for Probe<'_, T> {
     }
 }
 
-/// Of everything.
+/// Implemented for a `Probe` of every type.
 pub trait Unserialized {
     #[doc(hidden)]
     fn json(&self) -> Option<Value> {

@@ -1,9 +1,11 @@
-//! Columns that the library sets.
+//! The types of columns that the library sets: times and versions.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-/// A type that a column with `#[model(auto_now)]` or `#[model(auto_now_add)]` can have: the time types of chrono and
-/// time, under the features of these names, an `Option` of one, and whatever a program implements it for.
+/// A type that a column with `#[model(auto_now)]` or `#[model(auto_now_add)]` can have.
+///
+/// It is implemented for the time types of the crates chrono and time (features `chrono` and `time`), and for an `Option` of
+/// such a type. A program can implement it for its own types:
 ///
 /// ```
 /// use std::time::{SystemTime, UNIX_EPOCH};
@@ -23,7 +25,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
     note = "the types of chrono and time are, with sqlx-signals' feature `chrono` or `time`"
 )]
 pub trait AutoNow {
-    /// The value for a point in time, which has whole microseconds, as PostgreSQL stores them.
+    /// The value for this point in time, which is in whole microseconds because PostgreSQL stores no finer resolution.
     fn at(now: SystemTime) -> Self;
 }
 
@@ -33,7 +35,7 @@ impl<T: AutoNow> AutoNow for Option<T> {
     }
 }
 
-/// The time of a write, in whole microseconds.
+/// The current time, in whole microseconds.
 pub(crate) fn now() -> SystemTime {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     UNIX_EPOCH + Duration::from_micros(since.as_micros() as u64)
@@ -57,7 +59,7 @@ mod chrono {
         }
     }
 
-    macro_rules! of_utc {
+    macro_rules! from_utc {
         ($($ty:ty: $from:expr;)*) => { $(
             impl AutoNow for $ty {
                 fn at(now: SystemTime) -> Self {
@@ -68,7 +70,7 @@ mod chrono {
         )* };
     }
 
-    of_utc! {
+    from_utc! {
         DateTime<FixedOffset>: |now| now.fixed_offset();
         NaiveDateTime: |now| now.naive_utc();
         NaiveDate: |now| now.date_naive();
@@ -89,7 +91,7 @@ mod time {
         }
     }
 
-    macro_rules! of_utc {
+    macro_rules! from_utc {
         ($($ty:ty: $from:expr;)*) => { $(
             impl AutoNow for $ty {
                 fn at(now: SystemTime) -> Self {
@@ -100,7 +102,7 @@ mod time {
         )* };
     }
 
-    of_utc! {
+    from_utc! {
         PrimitiveDateTime: |now| PrimitiveDateTime::new(now.date(), now.time());
         Date: |now| now.date();
         Time: |now| now.time();
@@ -113,7 +115,7 @@ mod time {
     label = "expected `i16`, `i32` or `i64`"
 )]
 pub trait Version: Copy {
-    /// The version after this one.
+    /// The next version.
     #[doc(hidden)]
     fn next(self) -> Self;
 

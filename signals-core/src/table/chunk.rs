@@ -1,4 +1,4 @@
-//! How many rows go into one statement, and which.
+//! Divides the rows of a bulk write into chunks, one per statement.
 
 use std::ops::Range;
 
@@ -7,22 +7,22 @@ use crate::table::compose::RowInput;
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 
-/// How many arguments a statement can have: SQLite's
-/// [limit](https://www.sqlite.org/limits.html#max_variable_number), and that of Postgres' protocol.
+/// The maximum number of arguments of a statement: SQLite's [limit](https://www.sqlite.org/limits.html#max_variable_number),
+/// and the limit of the PostgreSQL protocol.
 const SQLITE_ARGUMENTS: usize = 32_766;
 const POSTGRES_ARGUMENTS: usize = 65_535;
 
-/// How many rows go into one statement, as arrays and as rows of values. More are no faster, and take memory; a long list of
-/// values takes the server, or SQLite, long to read.
+/// The maximum number of rows in a statement, as arrays and as rows of values. More rows are no faster and need more memory; a
+/// long list of values also takes the database long to parse.
 pub(crate) const ROWS_OF_ARRAYS: usize = 16_384;
 const ROWS_OF_VALUES: usize = 1000;
 
-/// A part of the rows that one statement is about, and how they come into it.
+/// The rows of one statement, and how they are passed to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Chunk {
     pub(crate) rows: Range<usize>,
     pub(crate) input: RowInput,
-    /// Whether there are more of the same size, so that the statement is worth to be kept.
+    /// Whether other chunks probably have the same size, so that the statement should stay prepared.
     pub(crate) full: bool,
 }
 
@@ -31,7 +31,7 @@ impl Chunk {
         Self { rows: row..row + 1, input: RowInput::Values(1), full: true }
     }
 
-    /// Of some of its rows.
+    /// A chunk of some of these rows.
     pub(crate) fn part(&self, rows: Range<usize>) -> Self {
         match self.input {
             _ if rows.len() == 1 => Self::of_row(rows.start),
@@ -41,7 +41,7 @@ impl Chunk {
     }
 }
 
-/// Divides rows into chunks of which each is one statement with these arguments a row.
+/// Divides rows into chunks. `binds` are the columns whose values are arguments.
 pub(crate) fn chunks(
     kind: DatabaseKind,
     rows: &dyn Rows,
@@ -69,7 +69,7 @@ pub(crate) fn chunks(
     starts.map(chunk).collect()
 }
 
-/// The columns that an INSERT writes; the key, where the row has one.
+/// The columns that an INSERT writes, with the key if the row has one.
 pub(crate) fn inserted(rows: &dyn Rows, keyed: bool) -> Vec<usize> {
     let model = rows.schema();
     let keys = model.group(ColumnGroup::Key).filter(|_| keyed);
@@ -77,27 +77,29 @@ pub(crate) fn inserted(rows: &dyn Rows, keyed: bool) -> Vec<usize> {
     model.group(ColumnGroup::Set).chain(keys).chain(version).chain(added).collect()
 }
 
-/// The rows of a statement, as slices of those that the program gave.
+/// The rows of a statement as ranges of the caller's slice.
 pub(crate) fn slices(rows: &dyn Rows, statement: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
-    let mut places: Vec<_> = statement.map(|row| rows.slice_index(row)).collect();
-    places.sort_unstable();
-    runs(places.into_iter())
+    let mut indexes: Vec<_> = statement.map(|row| rows.slice_index(row)).collect();
+    indexes.sort_unstable();
+    runs(indexes.into_iter())
 }
 
-/// The rows that statements have written, as slices of those that the program gave: as many rows together as a statement has,
-/// but side by side in the slice, in whatever order they were written.
+/// The written rows as ranges of the caller's slice, for the batch signals.
+///
+/// The statements may write the rows in another order than that of the slice. The batches have the boundaries of the chunks,
+/// but in the slice, so that the rows of a batch are adjacent there.
 pub(crate) fn batches(
     rows: &dyn Rows,
     chunks: &[Chunk],
     written: impl Iterator<Item = usize>,
 ) -> Vec<Range<usize>> {
-    let mut places: Vec<_> = written.map(|row| rows.slice_index(row)).collect();
-    places.sort_unstable();
+    let mut indexes: Vec<_> = written.map(|row| rows.slice_index(row)).collect();
+    indexes.sort_unstable();
     let mut batches = Vec::with_capacity(chunks.len());
-    let mut rest = &places[..];
+    let mut rest = &indexes[..];
     for (number, chunk) in chunks.iter().enumerate() {
         let last = number + 1 == chunks.len();
-        let count = rest.partition_point(|place| last || *place < chunk.rows.end);
+        let count = rest.partition_point(|index| last || *index < chunk.rows.end);
         let (batch, others) = rest.split_at(count);
         batches.extend(runs(batch.iter().copied()));
         rest = others;
@@ -105,7 +107,7 @@ pub(crate) fn batches(
     batches
 }
 
-/// Numbers as ranges, one of those that follow each other.
+/// Joins consecutive numbers into ranges.
 pub(crate) fn runs(numbers: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for number in numbers {
@@ -117,7 +119,7 @@ pub(crate) fn runs(numbers: impl Iterator<Item = usize>) -> Vec<Range<usize>> {
     runs
 }
 
-/// The chunks of an INSERT of all rows: those with a key and those without are apart.
+/// The chunks of an INSERT of all rows. Rows with a key and rows without one are in separate chunks.
 pub(crate) fn inserts(kind: DatabaseKind, rows: &dyn Rows) -> Vec<Chunk> {
     let mut all = Vec::new();
     let mut start = 0;
@@ -126,7 +128,7 @@ pub(crate) fn inserts(kind: DatabaseKind, rows: &dyn Rows) -> Vec<Chunk> {
         let same = (start..rows.len()).take_while(|row| rows.has_key(*row) == keyed).count();
         let columns = inserted(rows, keyed);
         if columns.is_empty() {
-            // Nothing but a key that the database gives: such rows go one by one.
+            // The database assigns the only column, so an INSERT has no columns and can insert only one row.
             all.extend((start..start + same).map(Chunk::of_row));
         } else {
             all.extend(chunks(kind, rows, start..start + same, &columns));

@@ -1,4 +1,4 @@
-//! The columns of a model as the program names them.
+//! The typed columns of a model, and the checks of column lists that a caller passes.
 
 use std::fmt::{self, Debug};
 use std::marker::PhantomData;
@@ -7,7 +7,7 @@ use crate::error::key::no_row;
 use crate::error::{Error, Result};
 use crate::table::schema::{ColumnRole, Schema};
 
-/// A column of a model, as `User::EMAIL`.
+/// A column of the model `M`, such as `User::EMAIL`. `#[derive(Model)]` generates a constant for each column.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -30,7 +30,7 @@ impl<M: ?Sized> Column<M> {
         Self { name, model: PhantomData }
     }
 
-    /// The column's name in the database.
+    /// The name of the column in the database.
     pub const fn name(self) -> &'static str {
         self.name
     }
@@ -78,16 +78,16 @@ pub(crate) struct ModelColumns {
 }
 
 impl ModelColumns {
-    /// The places of columns that the program can set alone, and of those that are set at every write.
+    /// The indexes of these columns, which a caller wants to set, and of the `auto_now` columns.
     ///
     /// # Errors
     ///
-    /// If one of them is not the program's to set.
+    /// An error if the program cannot set one of the columns.
     pub(crate) fn settable(
         &self,
         fields: &mut dyn Iterator<Item = &'static str>,
     ) -> Result<Vec<usize>> {
-        let columns = self.places(fields)?;
+        let columns = self.indexes(fields)?;
         for column in &columns {
             if !matches!(self.schema.columns[*column].role, ColumnRole::Plain | ColumnRole::AutoNow)
             {
@@ -98,17 +98,17 @@ impl ModelColumns {
         Ok(with_times(columns, self.schema))
     }
 
-    /// The columns of a row, which has its key or not, that are to be unique together.
+    /// The indexes of columns that identify a row. `has_key` tells whether the row has a key.
     ///
     /// # Errors
     ///
-    /// If there is none, or one of them is not the program's to set.
-    pub(crate) fn unique_places(
+    /// An error if there are no columns, or if the program cannot set one of them.
+    pub(crate) fn unique_indexes(
         &self,
         has_key: bool,
         unique: &mut dyn Iterator<Item = &'static str>,
     ) -> Result<Vec<usize>> {
-        let columns = self.places(unique)?;
+        let columns = self.indexes(unique)?;
         if columns.is_empty() {
             return Err(Error::other(format!(
                 "a `{}` is found by one column at least",
@@ -129,20 +129,20 @@ impl ModelColumns {
         Error::other(format!("the column `{}` of `{}` {why}", self.names[column], self.model))
     }
 
-    /// The places of columns among those of the model, each once, in the order of the fields.
-    fn places(&self, columns: &mut dyn Iterator<Item = &'static str>) -> Result<Vec<usize>> {
-        let place = |column: &'static str| {
-            let place = self.names.iter().position(|name| *name == column);
-            place.ok_or_else(|| Error::other(format!("`{}` has no column `{column}`", self.model)))
+    /// The indexes of these columns in the model, sorted and without duplicates.
+    fn indexes(&self, columns: &mut dyn Iterator<Item = &'static str>) -> Result<Vec<usize>> {
+        let index = |column: &'static str| {
+            let index = self.names.iter().position(|name| *name == column);
+            index.ok_or_else(|| Error::other(format!("`{}` has no column `{column}`", self.model)))
         };
-        let mut places = columns.map(place).collect::<Result<Vec<_>>>()?;
-        places.sort_unstable();
-        places.dedup();
-        Ok(places)
+        let mut indexes = columns.map(index).collect::<Result<Vec<_>>>()?;
+        indexes.sort_unstable();
+        indexes.dedup();
+        Ok(indexes)
     }
 }
 
-/// These columns, and those that are set at every write.
+/// Adds the `auto_now` columns.
 pub(crate) fn with_times(mut columns: Vec<usize>, model: &Schema) -> Vec<usize> {
     let times = model.columns.iter().enumerate();
     columns.extend(times.filter(|(_, c)| c.role == ColumnRole::AutoNow).map(|(i, _)| i));

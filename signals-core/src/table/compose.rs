@@ -1,8 +1,8 @@
-//! The statements that depend on more than the model: on which columns, and on how many rows at once.
+//! The SQL of statements that depend on more than the model: on the columns and on the number of rows.
 //!
-//! Several rows are given to a statement as a table `_given`, whose columns are named by their places in the model and
-//! whose `_n` is the row's; on Postgres its columns come from arrays, so that the statement is the same for any number of
-//! rows.
+//! Several rows are passed to a statement as a common table expression named `_given`. Its columns are named after their
+//! indexes in the model (`c0`, `c1`, …); its column `_n` is the number of the row. On PostgreSQL the columns come from arrays,
+//! so the text of the statement is the same for any number of rows.
 
 use std::fmt::Write;
 
@@ -10,55 +10,56 @@ use crate::database::backend::DatabaseKind;
 use crate::database::schema_cache::Casts;
 use crate::table::schema::{ColumnGroup, Schema};
 
-/// StatementKind makes one such statement differ from others of its model.
+/// What distinguishes a composed statement from the others of its model. It is the key of the statement cache.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct StatementSpec {
     pub(crate) kind: StatementKind,
     pub(crate) input: RowInput,
-    /// StatementKind it inserts, sets or reads.
+    /// The columns that it inserts, sets or reads.
     pub(crate) columns: Vec<usize>,
-    /// By which columns a row is found.
+    /// The columns by which a row is found.
     pub(crate) on: Vec<usize>,
-    /// Whether the version must be the one that is given.
+    /// Whether the stored version must equal the version of the row.
     pub(crate) checked: bool,
-    /// Whether it returns the rows as they were.
+    /// Whether it returns the previous rows too.
     pub(crate) before: bool,
-    /// The types as which values are compared with their columns.
+    /// The types to which values are cast before they are compared with their columns.
     pub(crate) casts: Casts,
 }
 
+/// What a composed statement does. "The rows" are the rows that are passed to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum StatementKind {
-    /// INSERT of the rows that are given.
+    /// INSERT of the rows.
     Insert,
-    /// INSERT of one row, or nothing where there is one.
+    /// INSERT of one row, unless there is a conflicting row.
     InsertOrNothing,
-    /// INSERT of one row, or the row that is there in its place, as the index says. It is undone.
+    /// INSERT of one row that returns the stored row if the unique index reports a conflict. The caller undoes it.
     Conflicting,
     /// UPDATE of one row.
     UpdateOne,
-    /// Postgres: UPDATE of one row, or INSERT where there was nothing to update.
+    /// PostgreSQL: UPDATE of one row, or INSERT if there is no such row.
     Save,
-    /// UPDATE of the rows that are given.
+    /// UPDATE of the rows.
     Update,
-    /// The rows that are given, as they are stored.
+    /// SELECT of the rows as they are stored.
     Select,
-    /// As `Select`, and locked as an UPDATE of them would lock them.
+    /// As `Select`, with the lock that an UPDATE of the rows takes.
     Lock,
-    /// The row that is like one that is given.
+    /// SELECT of the stored row that has the same values in the columns `on`.
     Find,
-    /// Whether the row that is given is stored, and if it is, whether its version is the one that is given.
+    /// SELECT that returns a row if the row is stored: whether its version is the expected one.
     CheckVersion,
-    /// DELETE of the rows that are given.
+    /// DELETE of the rows.
     Delete,
 }
 
-/// How rows come into a statement.
+/// How rows are passed to a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum RowInput {
-    /// An array for each column.
+    /// One array per column.
     Arrays,
-    /// So many rows of values.
+    /// This number of rows of values.
     Values(usize),
 }
 
@@ -72,7 +73,7 @@ impl StatementSpec {
         Self { kind, input, columns, on, checked: false, before: false, casts: None }
     }
 
-    /// The columns whose values are the arguments, in that order.
+    /// The columns whose values are the arguments, in the order of the arguments.
     pub(crate) fn binds(&self, model: &Schema) -> Vec<usize> {
         let mut binds = match self.kind {
             StatementKind::Find
@@ -100,20 +101,22 @@ impl StatementSpec {
 
     /// The columns of `_given`, in the order of the arguments.
     pub(crate) fn input_columns(&self, model: &Schema, kind: DatabaseKind) -> Vec<usize> {
-        if !self.finds_by_arguments(kind) {
+        if !self.compares_arguments(kind) {
             return self.binds(model);
         }
         let set = self.columns.iter().copied().filter(|_| self.kind == StatementKind::Update);
         set.chain(model.group(ColumnGroup::Version).filter(|_| self.checked)).collect()
     }
 
-    /// The columns that are compared with an argument of their own, behind those of `_given`. A column of `_given` has the
-    /// type of the value; an argument that does nothing but find the row is of the type of the column that it is compared with.
+    /// The columns that are compared with an argument of their own. These arguments follow those of `_given`.
+    ///
+    /// A column of `_given` has the type of its value. An argument that only serves to find the row has the type of the column
+    /// that it is compared with.
     pub(crate) fn found_by(&self, kind: DatabaseKind) -> &[usize] {
-        if self.finds_by_arguments(kind) { &self.on } else { &[] }
+        if self.compares_arguments(kind) { &self.on } else { &[] }
     }
 
-    fn finds_by_arguments(&self, kind: DatabaseKind) -> bool {
+    fn compares_arguments(&self, kind: DatabaseKind) -> bool {
         let joins = matches!(
             self.kind,
             StatementKind::Update
@@ -124,7 +127,7 @@ impl StatementSpec {
         joins && kind == DatabaseKind::Postgres && self.input == RowInput::Values(1)
     }
 
-    /// The columns that come back, in that order.
+    /// The columns that the statement returns, in this order.
     pub(crate) fn returned(&self, model: &Schema) -> Vec<usize> {
         let computed = model.group(ColumnGroup::Computed);
         match self.kind {
@@ -133,7 +136,8 @@ impl StatementSpec {
                 key.chain(computed).collect()
             }
             StatementKind::UpdateOne | StatementKind::Save | StatementKind::Update => {
-                // A row that is found by its key has the key, and one whose version was asked for has that.
+                // If the row is found by its key, the instance has the key already; if the version was compared, it has the
+                // version.
                 let key = model.group(ColumnGroup::Key).filter(|_| !self.by_key(model));
                 let version = model.group(ColumnGroup::Version).filter(|_| !self.checked);
                 key.chain(version).chain(computed).chain(model.group(ColumnGroup::Added)).collect()
@@ -147,51 +151,54 @@ impl StatementSpec {
         }
     }
 
+    /// Whether the row is found by its key.
     pub(crate) fn by_key(&self, model: &Schema) -> bool {
         model.group(ColumnGroup::Key).eq(self.on.iter().copied())
     }
 
     pub(crate) fn sql(&self, model: &Schema, kind: DatabaseKind) -> String {
-        let text = Text { shape: self, model, kind, given: beside(model.table, "_given") };
+        let composer =
+            Composer { spec: self, model, kind, given: unused_name(model.table, "_given") };
         match (self.kind, kind) {
-            (StatementKind::Insert, _) => text.insert(),
-            (StatementKind::InsertOrNothing, _) => text.insert_or_nothing(),
-            (StatementKind::Conflicting, _) => text.conflicting(),
-            (StatementKind::UpdateOne, _) => text.update_one(),
-            (StatementKind::Save, _) => text.save(),
-            (StatementKind::Update, DatabaseKind::Postgres) => text.update_in_postgres(),
-            (StatementKind::Update, DatabaseKind::Sqlite) => text.update_in_sqlite(),
-            (StatementKind::Find, _) => text.find(),
-            (StatementKind::CheckVersion, _) => text.check_version(),
+            (StatementKind::Insert, _) => composer.insert(),
+            (StatementKind::InsertOrNothing, _) => composer.insert_or_nothing(),
+            (StatementKind::Conflicting, _) => composer.conflicting(),
+            (StatementKind::UpdateOne, _) => composer.update_one(),
+            (StatementKind::Save, _) => composer.save(),
+            (StatementKind::Update, DatabaseKind::Postgres) => composer.update_in_postgres(),
+            (StatementKind::Update, DatabaseKind::Sqlite) => composer.update_in_sqlite(),
+            (StatementKind::Find, _) => composer.find(),
+            (StatementKind::CheckVersion, _) => composer.check_version(),
             (StatementKind::Lock, DatabaseKind::Postgres) => {
-                format!("{} FOR NO KEY UPDATE OF _stored", text.select())
+                format!("{} FOR NO KEY UPDATE OF _stored", composer.select())
             }
-            (StatementKind::Select | StatementKind::Lock, _) => text.select(),
-            (StatementKind::Delete, DatabaseKind::Postgres) => text.delete_in_postgres(),
-            (StatementKind::Delete, DatabaseKind::Sqlite) => text.delete_in_sqlite(),
+            (StatementKind::Select | StatementKind::Lock, _) => composer.select(),
+            (StatementKind::Delete, DatabaseKind::Postgres) => composer.delete_in_postgres(),
+            (StatementKind::Delete, DatabaseKind::Sqlite) => composer.delete_in_sqlite(),
         }
     }
 }
 
-struct Text<'s> {
-    shape: &'s StatementSpec,
+/// Composes the SQL of one statement.
+struct Composer<'s> {
+    spec: &'s StatementSpec,
     model: &'s Schema,
     kind: DatabaseKind,
-    /// The name of the table of the rows that are given.
+    /// The name of the common table expression of the rows.
     given: String,
 }
 
-impl Text<'_> {
+impl Composer<'_> {
     fn insert(&self) -> String {
         let into = self.insert_into();
         let returning = self.returning();
-        match self.shape.input {
+        match self.spec.input {
             RowInput::Arrays => {
-                let columns: Vec<_> = (1..=self.shape.columns.len()).map(unnest).collect();
+                let columns: Vec<_> = (1..=self.spec.columns.len()).map(unnest).collect();
                 format!("{into} SELECT {}{returning}", columns.join(", "))
             }
             RowInput::Values(rows) => {
-                let values = self.values(rows, self.shape.columns.len(), |_| String::new());
+                let values = self.values(rows, self.spec.columns.len(), |_| String::new());
                 format!("{into} VALUES {values}{returning}")
             }
         }
@@ -199,77 +206,78 @@ impl Text<'_> {
 
     fn insert_or_nothing(&self) -> String {
         let (into, on, returning) =
-            (self.insert_into(), self.names(&self.shape.on), self.returning());
-        let places = self.places(self.shape.columns.len());
-        format!("{into} VALUES ({places}) ON CONFLICT ({on}) DO NOTHING{returning}")
+            (self.insert_into(), self.names(&self.spec.on), self.returning());
+        let placeholders = self.placeholders(self.spec.columns.len());
+        format!("{into} VALUES ({placeholders}) ON CONFLICT ({on}) DO NOTHING{returning}")
     }
 
     fn conflicting(&self) -> String {
-        let (table, on) = (self.model.table, self.names(&self.shape.on));
-        let columns = self.names(&self.shape.columns);
-        let places = self.places(self.shape.columns.len());
+        let (table, on) = (self.model.table, self.names(&self.spec.on));
+        let columns = self.names(&self.spec.columns);
+        let placeholders = self.placeholders(self.spec.columns.len());
         let every: Vec<usize> = (0..self.model.columns.len()).collect();
-        let (same, every) = (self.model.name(self.shape.on[0]), self.names(&every));
+        let (same, every) = (self.model.name(self.spec.on[0]), self.names(&every));
         format!(
-            "INSERT INTO {table} AS _stored ({columns}) VALUES ({places}) ON CONFLICT ({on}) DO UPDATE SET {same} = \
+            "INSERT INTO {table} AS _stored ({columns}) VALUES ({placeholders}) ON CONFLICT ({on}) DO UPDATE SET {same} = \
              _stored.{same} RETURNING {every}"
         )
     }
 
     fn update_one(&self) -> String {
-        let binds = self.shape.binds(self.model);
-        let place = |column: usize| self.place(&binds, column);
-        let set = self.set(place);
-        let mut conditions: Vec<_> = self.equal(&self.shape.on, place);
-        if self.shape.checked {
+        let binds = self.spec.binds(self.model);
+        let placeholder = |column: usize| self.placeholder(&binds, column);
+        let set = self.set(placeholder);
+        let mut conditions: Vec<_> = self.equal(&self.spec.on, placeholder);
+        if self.spec.checked {
             let version: Vec<_> = self.model.group(ColumnGroup::Version).collect();
-            conditions.extend(self.equal(&version, place));
+            conditions.extend(self.equal(&version, placeholder));
         }
         let (table, conditions) = (self.model.table, conditions.join(" AND "));
         format!("UPDATE {table} SET {set} WHERE {conditions}{}", self.returning())
     }
 
-    /// One statement that says whether it inserted; see the model's own `save`.
+    /// One statement that updates or inserts, and tells which; like [`Schema::save`], for other columns.
     fn save(&self) -> String {
-        let binds = self.shape.binds(self.model);
-        let place = |column: usize| self.place(&binds, column);
-        let set = self.set(place);
-        let (table, on) = (self.model.table, self.equal(&self.shape.on, place).join(" AND "));
-        let columns = self.shape.returned(self.model);
+        let binds = self.spec.binds(self.model);
+        let placeholder = |column: usize| self.placeholder(&binds, column);
+        let set = self.set(placeholder);
+        let (table, on) = (self.model.table, self.equal(&self.spec.on, placeholder).join(" AND "));
+        let columns = self.spec.returned(self.model);
         let list: String = columns.iter().map(|c| format!(", {}", self.model.name(*c))).collect();
         let returned = if columns.is_empty() { "1".to_owned() } else { self.names(&columns) };
-        let (into, places) = (self.insert_into(), self.places(binds.len()));
-        let conflict = self.names(&self.shape.on);
+        let (into, placeholders) = (self.insert_into(), self.placeholders(binds.len()));
+        let conflict = self.names(&self.spec.on);
         format!(
             "WITH _updated AS (UPDATE {table} SET {set} WHERE {on} RETURNING {returned}), _inserted AS ({into} SELECT \
-             {places} WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT ({conflict}) DO NOTHING RETURNING \
+             {placeholders} WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT ({conflict}) DO NOTHING RETURNING \
              {returned}) SELECT false{list} FROM _updated UNION ALL SELECT true{list} FROM _inserted"
         )
     }
 
     fn update_in_postgres(&self) -> String {
-        let Self { shape, model, given, .. } = self;
+        let Self { spec, model, given, .. } = self;
         let (table, with) = (model.table, self.with());
         let set = self.set(|c| format!("{given}.c{c}"));
         let matches = self.matches();
-        let returned = self.returned_behind_number();
-        if !shape.before {
+        let returned = self.returned_with_number();
+        if !spec.before {
             return format!(
                 "{with} UPDATE {table} AS _stored SET {set} FROM {given} WHERE {matches} RETURNING {returned}"
             );
         }
         let every: Vec<usize> = (0..model.columns.len()).collect();
         let joined =
-            shape.on.iter().map(|c| format!("_before.{} = {}", model.name(*c), self.found(*c)));
+            spec.on.iter().map(|c| format!("_before.{} = {}", model.name(*c), self.found(*c)));
         let joined = joined.collect::<Vec<_>>().join(" AND ");
         let old = list(&every, |c| format!("_before.{}", model.name(c)));
         let changed = list(&every, |c| {
             let name = model.name(c);
             differ(&format!("_before.{name}"), &format!("_stored.{name}"))
         });
-        // No lock is taken for `_before`: a row that others reference could not be updated any more, and an UPDATE by itself
-        // takes the lock that it needs. If it has to wait for another transaction, it goes on with the row as that has left
-        // it, while `_before` stays as it was: such a row is left out here, and is for the next try.
+        // `_before` is read without a lock: the UPDATE takes the lock that it needs, and a stronger one would conflict with
+        // transactions that reference the row. If the UPDATE has to wait for another transaction, it continues with the row
+        // that this transaction has written, while `_before` is still the old row. Such a row is excluded here; the caller
+        // tries it again.
         let same = every.iter().map(|c| {
             let name = model.name(*c);
             format!("_stored.{name}::text IS NOT DISTINCT FROM _before.{name}::text")
@@ -288,35 +296,35 @@ impl Text<'_> {
     }
 
     fn find(&self) -> String {
-        let binds = self.shape.binds(self.model);
-        let on = self.equal(&self.shape.on, |c| self.place(&binds, c)).join(" AND ");
+        let binds = self.spec.binds(self.model);
+        let on = self.equal(&self.spec.on, |c| self.placeholder(&binds, c)).join(" AND ");
         format!("{} WHERE {on}", self.model.select)
     }
 
     fn check_version(&self) -> String {
-        let binds = self.shape.binds(self.model);
-        let place = |c: usize| self.place(&binds, c);
+        let binds = self.spec.binds(self.model);
+        let placeholder = |c: usize| self.placeholder(&binds, c);
         let version: Vec<_> = self.model.group(ColumnGroup::Version).collect();
-        let same = self.equal(&version, place).pop().unwrap_or_else(|| "true".to_owned());
-        let (table, on) = (self.model.table, self.equal(&self.shape.on, place).join(" AND "));
+        let same = self.equal(&version, placeholder).pop().unwrap_or_else(|| "true".to_owned());
+        let (table, on) = (self.model.table, self.equal(&self.spec.on, placeholder).join(" AND "));
         format!("SELECT {same} FROM {table} WHERE {on}")
     }
 
     fn select(&self) -> String {
         let (table, given, with, matches) =
             (self.model.table, &self.given, self.with(), self.matches());
-        let columns = self.stored(&self.shape.columns);
+        let columns = self.stored(&self.spec.columns);
         match self.kind {
             DatabaseKind::Postgres => format!(
                 "{with} SELECT {given}._n{columns} FROM {given} JOIN {table} AS _stored ON {matches}"
             ),
-            // The order of a CROSS JOIN stands: the table may be long, and what is given is not.
-            DatabaseKind::Sqlite if self.shape.input == RowInput::Values(1) => format!(
+            // SQLite keeps the order of a CROSS JOIN: the table may be large, but the given rows are few.
+            DatabaseKind::Sqlite if self.spec.input == RowInput::Values(1) => format!(
                 "{with} SELECT {given}._n{columns} FROM {given} CROSS JOIN {table} AS _stored WHERE {matches}"
             ),
-            // Each row once, where two that are given are the same.
+            // Return each stored row once, even if it was passed twice.
             DatabaseKind::Sqlite => {
-                let on = self.stored(&self.shape.on);
+                let on = self.stored(&self.spec.on);
                 let on = on.trim_start_matches(", ");
                 format!(
                     "{with} SELECT min({given}._n){columns} FROM {given} CROSS JOIN {table} AS _stored WHERE {matches} \
@@ -329,7 +337,7 @@ impl Text<'_> {
     fn delete_in_postgres(&self) -> String {
         let (table, given, with, matches) =
             (self.model.table, &self.given, self.with(), self.matches());
-        let columns = self.stored(&self.shape.columns);
+        let columns = self.stored(&self.spec.columns);
         format!(
             "{with} DELETE FROM {table} AS _stored USING {given} WHERE {matches} RETURNING {given}._n{columns}"
         )
@@ -337,36 +345,36 @@ impl Text<'_> {
 
     fn delete_in_sqlite(&self) -> String {
         let (table, given, with) = (self.model.table, &self.given, self.with());
-        let on = self.names(&self.shape.on);
-        let given_on = list(&self.shape.on, |c| format!("c{c}"));
+        let on = self.names(&self.spec.on);
+        let given_on = list(&self.spec.on, |c| format!("c{c}"));
         format!("{with} DELETE FROM {table} WHERE ({on}) IN (SELECT {given_on} FROM {given})")
     }
 
     fn insert_into(&self) -> String {
-        format!("INSERT INTO {} ({})", self.model.table, self.names(&self.shape.columns))
+        format!("INSERT INTO {} ({})", self.model.table, self.names(&self.spec.columns))
     }
 
-    /// The columns that an UPDATE sets. Where there are none, a row is set to itself, so that the database says whether
-    /// it is there.
+    /// The assignments of an UPDATE. If it sets no column, the row is set to itself, so that the database reports whether the
+    /// row exists.
     fn set(&self, value: impl Fn(usize) -> String) -> String {
         let name = |column| self.model.name(column);
-        // Where the row as it was is joined, there are two of the name.
-        let stored = if self.shape.kind == StatementKind::Update { "_stored." } else { "" };
+        // If the previous row is joined, the bare column name is ambiguous.
+        let stored = if self.spec.kind == StatementKind::Update { "_stored." } else { "" };
         let set = |c: &usize| self.model.columns[*c].role.group() == ColumnGroup::Set;
-        let columns = self.shape.columns.iter().filter(|c| set(c));
+        let columns = self.spec.columns.iter().filter(|c| set(c));
         let mut set: Vec<_> = columns.map(|c| format!("{} = {}", name(*c), value(*c))).collect();
         if let Some(version) = self.model.group(ColumnGroup::Version).next() {
             set.push(format!("{0} = {stored}{0} + 1", name(version)));
         }
         if set.is_empty() {
-            set = self.equal(&self.shape.on, |c| format!("{stored}{}", name(c)));
+            set = self.equal(&self.spec.on, |c| format!("{stored}{}", name(c)));
         }
         set.join(", ")
     }
 
     fn with(&self) -> String {
-        let (given, binds) = (&self.given, self.shape.input_columns(self.model, self.kind));
-        match self.shape.input {
+        let (given, binds) = (&self.given, self.spec.input_columns(self.model, self.kind));
+        match self.spec.input {
             RowInput::Arrays => {
                 let columns = binds.iter().enumerate();
                 let column = |(i, c): (usize, &usize)| {
@@ -391,71 +399,71 @@ impl Text<'_> {
                     binds.iter().map(|c| format!("c{c}{} AS c{c}, ", self.cast(*c))).collect();
                 format!(
                     "WITH {given} AS (SELECT {typed}_n * {} AS _n FROM (VALUES {values}) AS _rows({columns}_n) LIMIT \
-                     {MANY})",
+                     {ESTIMATED_ROWS})",
                     subscripts("'{0}'::int[]")
                 )
             }
         }
     }
 
-    /// So many rows of places, each with something behind them.
-    fn values(&self, rows: usize, columns: usize, behind: impl Fn(usize) -> String) -> String {
+    /// Rows of placeholders. `suffix` returns the text that follows the placeholders of a row.
+    fn values(&self, rows: usize, columns: usize, suffix: impl Fn(usize) -> String) -> String {
         let mut values = String::new();
         for row in 0..rows {
             let _ = write!(values, "{}(", if row == 0 { "" } else { ", " });
             for column in 0..columns {
                 let _ = match self.kind {
-                    // Without a number: SQLite looks each name up among all of them.
+                    // Without a number, because SQLite searches the list of all parameters for each numbered one.
                     DatabaseKind::Sqlite => write!(values, "{}?", comma(column)),
                     DatabaseKind::Postgres => {
                         write!(values, "{}${}", comma(column), row * columns + column + 1)
                     }
                 };
             }
-            let _ = write!(values, "{})", behind(row));
+            let _ = write!(values, "{})", suffix(row));
         }
         values
     }
 
-    /// That a stored row is the one that is given.
+    /// The condition that a stored row is the given row.
     fn matches(&self) -> String {
-        let (shape, model, given) = (self.shape, self.model, &self.given);
-        let on = shape.on.iter().map(|c| (*c, self.found(*c)));
-        let version = model.group(ColumnGroup::Version).filter(|_| shape.checked);
+        let (spec, model, given) = (self.spec, self.model, &self.given);
+        let on = spec.on.iter().map(|c| (*c, self.found(*c)));
+        let version = model.group(ColumnGroup::Version).filter(|_| spec.checked);
         let matches = on.chain(version.map(|c| (c, format!("{given}.c{c}"))));
         let matches = matches.map(|(c, value)| format!("_stored.{} = {value}", model.name(c)));
         matches.collect::<Vec<_>>().join(" AND ")
     }
 
-    /// The value that a column is compared with.
+    /// The SQL of the value that a column is compared with.
     fn found(&self, column: usize) -> String {
-        let mut found_by = self.shape.found_by(self.kind).iter();
+        let mut found_by = self.spec.found_by(self.kind).iter();
         match found_by.position(|c| *c == column) {
             Some(place) => {
-                format!("${}", self.shape.input_columns(self.model, self.kind).len() + place + 1)
+                format!("${}", self.spec.input_columns(self.model, self.kind).len() + place + 1)
             }
             None => format!("{}.c{column}", self.given),
         }
     }
 
-    /// The cast of a value to the type as which it is compared.
+    /// The cast of a value to the type as which it is compared with its column.
     fn cast(&self, column: usize) -> String {
-        let casts = self.shape.casts.as_deref().unwrap_or_default();
-        let ty = casts.iter().find(|(of, _)| *of == column && self.shape.on.contains(of));
+        let casts = self.spec.casts.as_deref().unwrap_or_default();
+        let ty = casts.iter().find(|(of, _)| *of == column && self.spec.on.contains(of));
         ty.map_or_else(String::new, |(_, ty)| format!("::{ty}"))
     }
 
-    fn returned_behind_number(&self) -> String {
-        format!("{}._n{}", self.given, self.stored(&self.shape.returned(self.model)))
+    fn returned_with_number(&self) -> String {
+        format!("{}._n{}", self.given, self.stored(&self.spec.returned(self.model)))
     }
 
-    /// Columns of the table, behind others.
+    /// Columns of the table, each preceded by a comma.
     fn stored(&self, columns: &[usize]) -> String {
         columns.iter().map(|c| format!(", _stored.{}", self.model.name(*c))).collect()
     }
 
     fn returning(&self) -> String {
-        match &self.shape.returned(self.model)[..] {
+        match &self.spec.returned(self.model)[..] {
             [] => String::new(),
             columns => format!(" RETURNING {}", self.names(columns)),
         }
@@ -469,21 +477,23 @@ impl Text<'_> {
         columns.iter().map(|c| format!("{} = {}", self.model.name(*c), value(*c))).collect()
     }
 
-    fn places(&self, count: usize) -> String {
-        let places: Vec<_> = (1..=count).map(|n| format!("${n}")).collect();
-        places.join(", ")
+    fn placeholders(&self, count: usize) -> String {
+        let placeholders: Vec<_> = (1..=count).map(|n| format!("${n}")).collect();
+        placeholders.join(", ")
     }
 
-    /// The argument that is this column.
-    fn place(&self, binds: &[usize], column: usize) -> String {
+    /// The placeholder of a column.
+    fn placeholder(&self, binds: &[usize], column: usize) -> String {
         let place = binds.iter().position(|c| *c == column).unwrap_or_default();
         format!("${}", place + 1)
     }
 }
 
-/// Whether two values of one type differ, on Postgres. Equal text is an equal value. Of other text, the numbers 1.0 and 1.00
-/// are equal, and so are objects of JSON whose members are in another order. Not every type has a comparison of its own:
-/// numbers, times, intervals and ranges have, and the others are compared as JSON. That cannot have a zero character.
+/// The SQL that tells whether two values of one type differ, on PostgreSQL.
+///
+/// Values with equal text are equal. Values with different text can be equal too: the numbers 1.0 and 1.00, or JSON objects
+/// with their members in another order. Not every type has an equality operator. Numbers, times, intervals and ranges have
+/// one; values of other types are compared as JSON, which cannot contain the zero character.
 fn differ(one: &str, other: &str) -> String {
     format!(
         "CASE WHEN {one}::text IS NOT DISTINCT FROM {other}::text THEN false WHEN {one}::text IS NULL OR {other}::text IS NULL \
@@ -493,26 +503,27 @@ fn differ(one: &str, other: &str) -> String {
     )
 }
 
-/// The elements of an argument that is an array, a row each. Several side by side in one `SELECT` go together; in `FROM`, a
-/// composite type would be taken apart into its fields.
+/// The elements of an array argument, one per row. Several `UNNEST` in one SELECT list advance together. In FROM, a composite
+/// type would be split into its fields.
 fn unnest(place: usize) -> String {
     format!("UNNEST(${place})")
 }
 
-/// How many rows PostgreSQL expects of a function whose rows it cannot count, and no fewer than are given as values.
-const MANY: usize = 1000;
+/// The number of rows that PostgreSQL expects of a set-returning function whose rows it cannot estimate. No statement with
+/// rows of values has more.
+const ESTIMATED_ROWS: usize = 1000;
 
-/// The numbers of the elements of an array.
+/// The indexes of the elements of an array.
 ///
-/// PostgreSQL expects [`MANY`] rows of it, however many they are. It then joins the table to the rows that are given, which is
-/// to say in the order of their keys: it hashes the table, or looks each row up. If it expected fewer rows than the table has,
-/// it would hash what is given and go through the table, and so lock the rows in the order of the table.
+/// PostgreSQL estimates [`ESTIMATED_ROWS`] rows for it, whatever the array's length is. With this estimate, it joins the table
+/// to the given rows, in the order of their keys: it hashes the table, or looks up each row. With an estimate below the size
+/// of the table, it would hash the given rows, scan the table, and so lock the rows in the order of the table.
 fn subscripts(array: &str) -> String {
     format!("GENERATE_SUBSCRIPTS({array}, 1)::bigint")
 }
 
-/// A name that is not in that of a table, however it is written.
-fn beside(table: &str, name: &str) -> String {
+/// A name that does not occur in the name of the table, ignoring case.
+fn unused_name(table: &str, name: &str) -> String {
     let (table, mut name) = (table.to_lowercase(), name.to_owned());
     while table.contains(&name) {
         name.push('_');

@@ -1,4 +1,4 @@
-//! The type of a field as a column: how its values are read, bound and asked about.
+//! How the field of a column is decoded, bound and inspected.
 
 use crate::database::backend::Arguments;
 use crate::database::backend::value::Bindable;
@@ -18,41 +18,42 @@ use sqlx::error::BoxDynError;
 
 use crate::database::backend::{AnyRow, AnyType, Backend, DatabaseKind, Field, Take};
 
-/// Which databases can store a `T`, and whether it is an `Option`: its own constants are there if so, else those of
-/// [`NotStorable`].
+/// Detects at compile time what a `T` can be used for: which databases can store it, and whether it can be an `Option`, a key,
+/// a version or a time. An inherent constant exists only for types that qualify; for others, the constant of [`NotStorable`] is
+/// found instead.
 pub struct Storable<T>(PhantomData<T>);
 
-/// Of every type, that no database can store it.
+/// The defaults of [`Storable`], implemented for every type.
 pub trait NotStorable {
-    /// Not in SQLite.
+    /// SQLite cannot store it.
     const SQLITE: bool = false;
-    /// Not in PostgreSQL.
+    /// PostgreSQL cannot store it.
     const POSTGRES: bool = false;
-    /// It is no `Option`.
+    /// It is not an `Option`.
     const OPTION: bool = false;
-    /// It is no `Option` of an `Option`.
+    /// It is not an `Option` of an `Option`.
     const NESTED: bool = false;
-    /// Threads cannot share it.
+    /// It is not `Send` and `Sync`.
     const SHARED: bool = false;
-    /// It has no copies.
+    /// It is not `Clone`.
     const CLONED: bool = false;
-    /// It is no key.
+    /// It cannot be a key.
     const KEY: bool = false;
-    /// It is no version.
+    /// It cannot be a version.
     const VERSION: bool = false;
-    /// It is no time.
+    /// It cannot be an `auto_now` or `auto_now_add` column.
     const TIME: bool = false;
 }
 
 impl<T> NotStorable for Storable<T> {}
 
 impl<T: Send + Sync> Storable<T> {
-    /// Threads can share it.
+    /// It is `Send` and `Sync`.
     pub const SHARED: bool = true;
 }
 
 impl<T: Clone> Storable<T> {
-    /// A write can put it back.
+    /// It is `Clone`, so a failed write can restore it.
     pub const CLONED: bool = true;
 }
 
@@ -67,102 +68,103 @@ impl<T: Version> Storable<T> {
 }
 
 impl<T: AutoNow> Storable<T> {
-    /// It can be set to now.
+    /// It can be an `auto_now` or `auto_now_add` column.
     pub const TIME: bool = true;
 }
 
 #[cfg(feature = "sqlite")]
 impl<T: Field<sqlx::Sqlite>> Storable<T> {
-    /// In SQLite.
+    /// SQLite can store it.
     pub const SQLITE: bool = true;
 }
 
 #[cfg(feature = "postgres")]
 impl<T: Field<sqlx::Postgres>> Storable<T> {
-    /// In PostgreSQL.
+    /// PostgreSQL can store it.
     pub const POSTGRES: bool = true;
 }
 
 impl<T> Storable<Option<T>> {
-    /// It is an `Option`, under whatever name.
+    /// It is an `Option`, also if it is named by a type alias.
     pub const OPTION: bool = true;
 }
 
 impl<T> Storable<Option<Option<T>>> {
-    /// `Some(None)` and `None` would both be NULL.
+    /// It is an `Option` of an `Option`: `Some(None)` and `None` would both be NULL.
     pub const NESTED: bool = true;
 }
 
-/// What is asked of the type of a column.
+/// A question about the type of a column.
 #[derive(Clone, Copy)]
 pub enum Asked<'a> {
-    /// Whether it can be read if the database has this type.
+    /// Whether the field can be decoded from a value of this type.
     Reads(&'a AnyType),
-    /// Whether it can be read from every value of this type.
+    /// Whether the field can be decoded from every value of this type.
     ReadsAll(&'a AnyType),
-    /// Whether it can be read from every rowid of SQLite.
+    /// Whether the field can be decoded from every rowid of SQLite.
     ReadsRowid,
     /// Whether the column can be set to a value of this type.
     Takes(&'a AnyType),
-    /// Whether the column stores every value of this type, which it can be set to, as it stores the field read from that value.
+    /// Whether the column stores every value of this type, if it can be set to it, in the form in which it stores the field
+    /// decoded from that value.
     Keeps(&'a AnyType),
-    /// Reads the field from a row and adds it to the arguments; the answer is whether it could.
+    /// Decodes the field from a row and binds it. The answer is whether both succeeded.
     Converts(&'a Conversion<'a>),
-    /// Whether the field has the same value in both rows, in the column at this place.
+    /// Whether the fields decoded from both rows are equal. The column has this index in both.
     ReadsSame(&'a AnyRow, &'a AnyRow, usize),
-    /// Whether it can be read from NULL, which is the first column of this row.
+    /// Whether the field can be decoded from NULL, which is the first column of this row.
     ReadsNull(&'a AnyRow),
-    /// The name of the type in this database; the answer is whether there is one.
+    /// Stores the name of the type in this database. The answer is whether the type has a name.
     Name(DatabaseKind, &'a Cell<String>),
-    /// The name that the field's type has in the program, in the database of this type.
+    /// Stores the name of the Rust type that represents the field. The `AnyType` only selects the database.
     TypeName(&'a AnyType, &'a Cell<&'static str>),
 }
 
-/// A value that is read as a field, and bound as the field is.
+/// A value that is decoded as a field and then bound as the field.
 pub struct Conversion<'a> {
     pub(crate) row: &'a AnyRow,
     pub(crate) at: usize,
     pub(crate) args: RefCell<&'a mut Arguments>,
-    /// Why it could not be read or bound.
+    /// The error, if the value could not be decoded or bound.
     pub(crate) error: Cell<Option<sqlx::Error>>,
 }
 
-/// How a column of a model is stored. Every bound on a field goes through it.
+/// How a column of a model is stored. The generated code accesses every field through it.
 ///
-/// If no database can store the field's type, `STORABLE` is false: the derive reports it at the field, and all bounds
-/// hold, so that this is the only error.
+/// If no database can store the type of the field, `STORABLE` is `false`. The derive reports this at the field; all bounds
+/// still hold, so that it is the only error.
 pub struct Slot<const STORABLE: bool>;
 
 /// As [`Slot`], for a field with `#[model(json)]`.
 pub struct JsonSlot<const STORABLE: bool>;
 
 impl<const STORABLE: bool> Slot<STORABLE> {
-    /// Whether any database can store it.
+    /// Whether any database can store the field.
     pub const STORABLE: bool = STORABLE;
 }
 
 impl<const STORABLE: bool> JsonSlot<STORABLE> {
-    /// Whether any database can store it.
+    /// Whether any database can store the field.
     pub const STORABLE: bool = STORABLE;
 }
 
-/// That fields of type `T` are stored in `DB`.
+/// Stores fields of type `T` in the database `DB`.
 pub trait Stores<T, DB: Backend> {
-    /// The value in a column of a row.
+    /// Decodes a column of a row.
     ///
     /// # Errors
     ///
-    /// If it does not decode.
+    /// An error if the column cannot be decoded.
     fn get(row: &DB::Row, at: usize) -> Result<T, sqlx::Error>;
 
-    /// Gives the value of a field.
+    /// Passes the value of a field to `take`.
     ///
     /// # Errors
     ///
-    /// What `take` returns.
+    /// The error of `take`.
     fn give(value: &T, take: Take<'_, DB>) -> Result<(), BoxDynError>;
 
-    /// What is asked of the type.
+    /// Answers a question about the type.
     fn asked(asked: Asked<'_>) -> bool;
 }
 
@@ -180,7 +182,7 @@ impl<T: Field<DB>, DB: Backend> Stores<T, DB> for Slot<true> {
     }
 }
 
-/// Whether a type is one of these or an `Option` of one.
+/// Whether a type is one of the given types, or an `Option` of one.
 macro_rules! is_either {
     ($T:ty: $($type:ty),*) => {{
         let id = TypeId::of::<$T>();
@@ -188,8 +190,8 @@ macro_rules! is_either {
     }};
 }
 
-/// Whether a value of a type that is compatible always decodes: the type has no values that a `T` cannot be. Of a type of the
-/// program that cannot be told.
+/// Whether every value of a compatible database type can be decoded as a `T`. For a program's own types this is unknown, so it
+/// is `false`.
 fn decodes_all<T: 'static>() -> bool {
     #[cfg(feature = "uuid")]
     if is_either!(T: sqlx::types::Uuid) {
@@ -224,7 +226,7 @@ fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
         Asked::ReadsNull(row) => DB::get::<T>(DB::row(row), 0).is_ok(),
         Asked::Name(_, name) => {
             name.set(T::type_info().name().to_owned());
-            // A type of which only the number is known is printed as this.
+            // sqlx prints "?" for a type of which it knows only the OID.
             T::type_info().name() != "?"
         }
         Asked::TypeName(_, name) => {
@@ -234,12 +236,12 @@ fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
     }
 }
 
-/// Whether each value of a type that the column can be set to is stored as the field read from it would be.
+/// Whether every value of a type that the column can be set to is stored in the same form as the field decoded from it.
 fn keeps<T: 'static, DB: Backend>(value: &DB::TypeInfo) -> bool {
     match DB::KIND {
-        // The column converts a value to its own type, which is the field's.
+        // PostgreSQL converts the value to the type of the column, which is that of the field.
         DatabaseKind::Postgres => decodes_all::<T>(),
-        // The column stores a value as it is. Integers of 32 bits and less are of a type of their own.
+        // SQLite stores the value unchanged. sqlx has a separate type for integers of up to 32 bits.
         DatabaseKind::Sqlite => {
             is_either!(T: bool, i64, f64, String, Vec<u8>)
                 || is_either!(T: i32) && !DB::holds_rowid(value)
@@ -253,7 +255,7 @@ fn convert<T: Field<DB>, DB: Backend>(conversion: &Conversion<'_>) -> Result<(),
     Bindable::<DB>::bind(&value, DB::arguments(&mut args)).map_err(sqlx::Error::Encode)
 }
 
-/// Whether two values are equal. Fields need not have `PartialEq`: what the database is given for them is compared.
+/// Whether two values are equal. A field need not implement `PartialEq`, so the encoded values are compared.
 fn is_same<T: Field<DB>, DB: Backend>(one: &T, other: &T) -> bool {
     let encoded = |value: &T| {
         let mut all = Vec::new();
@@ -266,7 +268,8 @@ fn is_same<T: Field<DB>, DB: Backend>(one: &T, other: &T) -> bool {
     matches!((encoded(one), encoded(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Whether two values are the same time, if they are of a type that keeps the offset: equal times can have different offsets.
+/// Whether two values are the same time, or `None` if their type does not store an offset: equal times can have different
+/// offsets and so different encoded values.
 #[cfg(any(feature = "chrono", feature = "time"))]
 fn is_same_time(one: &dyn Any, other: &dyn Any) -> Option<bool> {
     #[cfg(feature = "chrono")]
@@ -336,7 +339,7 @@ impl<T, DB: Backend> Stores<T, DB> for JsonSlot<false> {
     }
 }
 
-/// A value of a field with `#[model(json)]`: JSON, and NULL if it is `None`.
+/// The value of a field with `#[model(json)]`: stored as JSON, or as NULL if it is `None`.
 #[derive(Debug)]
 pub struct JsonColumn<T>(pub T);
 
@@ -391,7 +394,7 @@ mod json {
         }
     }
 
-    /// Deserializes `None`, also within a transparent type, and nothing else.
+    /// Deserializes only `None`, also inside a newtype.
     struct Null;
 
     impl<'de> Deserializer<'de> for Null {
@@ -419,7 +422,7 @@ mod json {
         }
     }
 
-    /// Tells whether a value is `None`, also within a transparent type. Anything else is an error, which does not allocate.
+    /// Succeeds only for `None`, also inside a newtype. For any other value it returns an error, which does not allocate.
     struct IsNone;
 
     macro_rules! present {
@@ -504,11 +507,11 @@ mod json {
     }
 }
 
-/// Gives a key that may not be there yet.
+/// Passes a key that the database assigns to `take`.
 ///
 /// # Errors
 ///
-/// What `take` returns; where there is none.
+/// The error of `take`, or an error if the key is `None`.
 pub fn give_key<DB: Backend, S: Stores<T, DB>, T>(
     key: &Option<T>,
     take: Take<'_, DB>,
@@ -519,11 +522,11 @@ pub fn give_key<DB: Backend, S: Stores<T, DB>, T>(
     }
 }
 
-/// Adds a part of a key by which a row is found to the arguments of a statement.
+/// Binds a part of a key by which a row is found.
 ///
 /// # Errors
 ///
-/// If it cannot be encoded.
+/// An error if the value cannot be encoded.
 pub fn add_key<DB: Backend, S: Stores<T, DB>, T>(
     key: &T,
     args: &mut DB::Arguments,
@@ -531,7 +534,7 @@ pub fn add_key<DB: Backend, S: Stores<T, DB>, T>(
     S::give(key, &mut |key| key.bind_compared(args))
 }
 
-/// A place that no column has.
+/// The error for an index that no column has.
 ///
 /// # Errors
 ///
@@ -540,7 +543,7 @@ pub fn no_column(column: usize) -> Result<(), BoxDynError> {
     Err(format!("there is no column {column}").into())
 }
 
-/// What the text of a value means. SQLite has one type for both.
+/// What the text of a value represents. SQLite has a single text type for both.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Notation {
     String,
@@ -548,7 +551,7 @@ pub(crate) enum Notation {
 }
 
 impl Notation {
-    /// That of a type of this name, if it is not one of the program's own.
+    /// The notation of a Rust type with this name, or `None` if it is not a well-known type.
     pub(crate) fn of(type_name: &str) -> Option<Self> {
         const JSON: [&str; 3] =
             ["sqlx_core::types::json::Json<", "serde_json::", "alloc::boxed::Box<serde_json::"];
@@ -565,7 +568,7 @@ impl Notation {
     }
 }
 
-/// The name of [`JsonColumn`], up to its parameter.
+/// The name of [`JsonColumn`] up to its type parameter.
 pub(crate) fn json_column() -> &'static str {
     type_name::<JsonColumn<()>>().trim_end_matches("()>")
 }

@@ -4,18 +4,18 @@ use std::sync::Arc;
 
 use crate::table::any::AnyModel;
 
-/// A row before a write, and what the write has changed.
+/// A row before a write, and which columns the write has changed.
 #[derive(Default)]
 #[allow(unreachable_pub)]
 pub struct PreviousRow {
-    /// None where it was not there.
+    /// `None` if the row did not exist.
     row: Option<Box<dyn AnyModel>>,
-    /// Whether each of the columns has changed; all of them where this is empty.
+    /// Whether each column has changed. If it is empty, all columns have changed.
     changed: Vec<bool>,
     columns: &'static [&'static str],
 }
 
-/// As it is shared by the receivers of one row.
+/// The previous row, shared by the receivers of one row.
 pub(crate) type SharedPreviousRow = Option<Arc<PreviousRow>>;
 
 impl PreviousRow {
@@ -33,7 +33,7 @@ impl PreviousRow {
     }
 
     pub(crate) fn changed(&self, column: &str) -> bool {
-        let place = self.columns.iter().position(|name| *name == column);
-        place.and_then(|place| self.changed.get(place)).copied().unwrap_or(true)
+        let index = self.columns.iter().position(|name| *name == column);
+        index.and_then(|index| self.changed.get(index)).copied().unwrap_or(true)
     }
 }

@@ -1,5 +1,7 @@
-//! The rows that a statement is about, without the type of their model: what builds and runs statements is written,
-//! and compiled, once.
+//! Rows without the type of their model, so that the code that builds and runs statements is not generic and is compiled once.
+//!
+//! A row has two numbers: methods with the parameter `row` count the rows in the order of writing; methods with the parameter
+//! `index` count them in the caller's slice.
 
 use std::any::TypeId;
 use std::ops::Range;
@@ -16,50 +18,50 @@ use crate::table::column::Column;
 use crate::table::previous_row::{PreviousRow, SharedPreviousRow};
 use crate::table::schema::{ColumnGroup, Schema};
 
-/// Rows by their numbers, in the order in which they are written.
+/// Rows of one model, in the order in which they are written.
 #[allow(unreachable_pub)]
 pub trait Rows: Send + Sync {
     fn model(&self) -> &'static str;
     fn id(&self) -> TypeId;
     fn schema(&self) -> &'static Schema;
-    /// The statements that were composed for the model so far.
+    /// The composed statements of the model.
     fn statement_cache(&self) -> &'static StatementCache;
     fn len(&self) -> usize;
     fn has_key(&self, row: usize) -> bool;
 
-    /// Takes the key that the database gives from a row.
+    /// Sets the key of a row to `None` if the database assigns it.
     fn clear_key(&mut self, row: usize);
 
-    /// The place of a row in the slice that the program gave.
+    /// The index of a row in the caller's slice.
     fn slice_index(&self, row: usize) -> usize;
 
-    /// Writes the rows in this order from now on; in their own where it is empty.
+    /// Sets the order of writing, as indexes into the slice. An empty `order` is the order of the slice.
     fn set_order(&mut self, order: Vec<usize>);
 
-    /// The row at a place in the slice.
-    fn at(&self, place: usize) -> &dyn AnyModel;
+    /// The row at an index of the slice.
+    fn at(&self, index: usize) -> &dyn AnyModel;
 
-    fn at_mut(&mut self, place: usize) -> &mut dyn AnyModel;
+    fn at_mut(&mut self, index: usize) -> &mut dyn AnyModel;
 
-    /// The columns that receivers of every model are told of.
+    /// The columns of a partial save, as receivers of every model see them.
     fn any_fields(&self) -> Option<&[Column<dyn AnyModel>]>;
 
-    /// The row at a place in the slice, and those columns.
+    /// The row at an index of the slice, and the columns of [`any_fields`](Self::any_fields).
     fn at_mut_with_fields(
         &mut self,
-        place: usize,
+        index: usize,
     ) -> (&mut dyn AnyModel, Option<&[Column<dyn AnyModel>]>);
 
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;
 
-    /// The name of the type that a column has in this database.
+    /// The name of a column's type in this database.
     fn type_name(&self, column: usize, kind: DatabaseKind) -> String;
 
-    /// Gives the value of a column.
+    /// Passes the value of a column to `take`.
     fn give(&self, row: usize, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError>;
 
-    /// Takes a column as the database has it now.
+    /// Sets the field of a column from the column `at` of a row of the database.
     fn set(
         &mut self,
         row: usize,
@@ -70,23 +72,23 @@ pub trait Rows: Send + Sync {
 
     fn version(&self, row: usize) -> Option<i64>;
 
-    /// Counts the version of a row on.
+    /// Increments the version of a row.
     fn advance(&mut self, row: usize);
 
-    /// Sets the columns that are set at every write, and where they are `added`, those that are set then.
+    /// Sets the `auto_now` columns to `now`, and the `auto_now_add` columns too if the rows are `added`.
     fn stamp(&mut self, now: SystemTime, added: bool);
 
-    /// Whether a column can be read where the database has it as this type.
+    /// Whether the field of a column can be decoded from a value of this type.
     fn fits(&self, column: usize, ty: &AnyType) -> bool;
 
-    /// Whether a column can be read from every value of this type.
+    /// Whether the field of a column can be decoded from every value of this type.
     fn fits_all(&self, column: usize, ty: &AnyType) -> bool;
 
-    /// Whether a column can be read from every rowid of SQLite.
+    /// Whether the field of a column can be decoded from every rowid of SQLite.
     fn fits_rowid(&self, column: usize) -> bool;
 
-    /// Whether a column has another value in one row of the database than in the other, at this place in both. Values that are
-    /// stored in different ways can be the same one to the field.
+    /// Whether a column has different values in two rows of the database, which both have it at `at`. Values with different
+    /// stored forms can be equal as fields.
     fn differs(
         &self,
         column: usize,
@@ -95,25 +97,25 @@ pub trait Rows: Send + Sync {
         at: usize,
     ) -> Result<bool, sqlx::Error>;
 
-    /// A row of the model, from a place in a row of the database.
+    /// Decodes a row of the model, starting at the column `at` of a row of the database.
     fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error>;
 
-    /// What the rows were before, where that is asked for.
+    /// The rows before the write, if receivers ask for them.
     fn previous_rows(&mut self) -> &mut Vec<PreviousRow>;
 
-    /// Takes note of what a write can change in the rows.
+    /// Saves the fields that a write can change.
     fn keep(&mut self);
 
-    /// Brings the rows back to what was noted last, and forgets that. If nothing was noted, they stay as they are.
+    /// Restores the fields that the last `keep` saved, and forgets them. Without saved fields this is a no-op.
     fn restore(&mut self);
 
-    /// Adds a row, from a place in a row of the database. Only to rows that are the library's own.
+    /// Decodes a row of the database and adds it. Only for rows of the library.
     fn push(&mut self, from: &AnyRow, at: usize) -> Result<(), sqlx::Error>;
 
-    /// Keeps the first rows only. Only of rows that are the library's own.
+    /// Keeps only the first rows. Only for rows of the library.
     fn truncate(&mut self, rows: usize);
 
-    /// Brings the rows into this order, which names each of them once. Only rows that are the library's own.
+    /// Reorders the rows. `order` contains the number of each row once. Only for rows of the library.
     fn reorder(&mut self, order: &[usize]);
 }
 
@@ -136,7 +138,7 @@ impl dyn Rows + '_ {
         }
     }
 
-    /// Binds a column that a row is found by.
+    /// Binds a column by which a row is found.
     pub(crate) fn bind_compared(
         &self,
         row: usize,
@@ -163,7 +165,7 @@ impl dyn Rows + '_ {
         self.bind_array(rows.len(), &|n| rows.start + n, column, args)
     }
 
-    /// As [`bind_each`](Self::bind_each), of any rows.
+    /// As [`bind_each`](Self::bind_each), for `count` rows that need not be consecutive.
     pub(crate) fn bind_array(
         &self,
         count: usize,
@@ -183,7 +185,7 @@ impl dyn Rows + '_ {
         }
     }
 
-    /// Whether a column, of a type as this row has it, can be an array.
+    /// Whether the values of a column can be bound as an array, to judge by its type in this row.
     pub(crate) fn fits_array(&self, row: usize, column: usize, kind: DatabaseKind) -> bool {
         self.given_type(row, column, kind).is_some_and(|ty| match &ty {
             #[cfg(feature = "sqlite")]
@@ -193,7 +195,7 @@ impl dyn Rows + '_ {
         })
     }
 
-    /// Whether the database is given this column of the row as text, which it may compare in another way than the column's type
+    /// Whether a column of this row is bound as text, which the database may compare in another way than the column's type
     /// does.
     pub(crate) fn is_text(&self, row: usize, column: usize, kind: DatabaseKind) -> bool {
         self.given_type(row, column, kind).is_some_and(|ty| match &ty {
@@ -204,7 +206,7 @@ impl dyn Rows + '_ {
         })
     }
 
-    /// The type as which the database is given a column of a row.
+    /// The type as which a column of a row is bound.
     fn given_type(&self, row: usize, column: usize, kind: DatabaseKind) -> Option<AnyType> {
         let mut ty = None;
         let given = match kind {
@@ -230,9 +232,9 @@ impl dyn Rows + '_ {
         given.ok().and(ty)
     }
 
-    /// What the database is given for these columns of a row, so that two rows can be told from each other: neither `Debug` nor
-    /// `PartialEq` of the program's own types can be relied on for that. Of two types that are encoded the same, as `T` and
-    /// `Option<T>` are, the same values are the same.
+    /// The encoded values of these columns of a row, to find equal rows: a program's types need not implement `PartialEq`, and
+    /// their `Debug` text may be the same for different values. Types with the same encoding, such as `T` and `Option<T>`,
+    /// have equal encoded values.
     pub(crate) fn encoded(
         &self,
         row: usize,
@@ -262,7 +264,7 @@ impl dyn Rows + '_ {
         Ok(all.into())
     }
 
-    /// The key of a row as the database is given it.
+    /// The encoded key of a row.
     pub(crate) fn encoded_key(
         &self,
         row: usize,
@@ -271,15 +273,15 @@ impl dyn Rows + '_ {
         self.encoded(row, self.schema().group(ColumnGroup::Key), kind)
     }
 
-    /// What a row was before.
+    /// The entry for a row before the write.
     pub(crate) fn previous_of(&mut self, row: usize) -> &mut PreviousRow {
-        let (rows, place) = (self.len(), self.slice_index(row));
+        let (rows, index) = (self.len(), self.slice_index(row));
         let before = self.previous_rows();
         before.resize_with(rows, PreviousRow::default);
-        &mut before[place]
+        &mut before[index]
     }
 
-    /// Hands out what each row was before.
+    /// Takes the rows before the write, in the order of the slice, to share them with receivers.
     pub(crate) fn take_previous(&mut self) -> Vec<SharedPreviousRow> {
         let rows = self.len();
         let mut before = std::mem::take(self.previous_rows());

@@ -1,42 +1,43 @@
-//! What `#[derive(Model)]` writes of a table: its columns, and the statements that are always the same.
+//! The description of a model's table that `#[derive(Model)]` generates: the columns, and the statements that never vary.
 
-/// The table of a model and the statements that are always the same, written by `#[derive(Model)]`.
+/// The table of a model, and its statements that never vary, as `#[derive(Model)]` generates them.
 ///
-/// The columns that a write sets are `$1` and up; then come the key's, the version, and what is set at the INSERT alone:
-/// the order of `ColumnGroup`. An INSERT without the key leaves it out.
+/// The parameters of a statement are in the order of `ColumnGroup`: the columns that a write sets are `$1` and up, followed by
+/// the key, the version, and the columns that only an INSERT sets. An INSERT without the key omits the key's parameters.
 #[derive(Debug)]
 pub struct Schema {
-    /// The table, quoted.
+    /// The quoted name of the table.
     pub table: &'static str,
     /// The columns, in the order of the fields.
     pub columns: &'static [ColumnSpec],
-    /// `INSERT` without the part of the key that the database gives, `RETURNING` the key and what the database computes.
+    /// INSERT without the part of the key that the database assigns, RETURNING the key and the columns that the database
+    /// computes.
     pub insert: &'static str,
-    /// `INSERT` of all columns.
+    /// INSERT of all columns.
     pub insert_with_key: &'static str,
-    /// `INSERT` of all columns, or nothing where the key is taken.
+    /// INSERT of all columns that does nothing if the key is taken.
     pub insert_or_nothing: &'static str,
-    /// `UPDATE` by key.
+    /// UPDATE by key.
     pub update: &'static str,
-    /// Postgres: `UPDATE`, or `INSERT` where there was nothing to update; one row that says which.
+    /// PostgreSQL only: UPDATE by key, or INSERT if there is no such row. Returns one row, which tells whether it was inserted.
     pub save: &'static str,
-    /// `DELETE` by key.
+    /// DELETE by key.
     pub delete: &'static str,
-    /// `SELECT` of all columns without a condition.
+    /// SELECT of all columns, without a condition.
     pub select: &'static str,
-    /// `SELECT` of all columns by key.
+    /// SELECT of all columns by key.
     pub find: &'static str,
-    /// `SELECT count(*)` up to the condition, in a parenthesis that is open.
+    /// The start of `SELECT count(*) FROM (…) AS matching`, up to the condition. The parenthesis is still open.
     pub count: &'static str,
 }
 
 /// A column of a model's table.
 #[derive(Debug, Clone, Copy)]
 pub struct ColumnSpec {
-    /// The name, quoted.
+    /// The quoted name.
     pub(crate) name: &'static str,
     pub(crate) role: ColumnRole,
-    /// Whether the program says that no two rows have the same value.
+    /// Whether the field has `#[model(unique)]`.
     pub(crate) unique: bool,
     /// Whether the field is an `Option`.
     pub(crate) optional: bool,
@@ -45,50 +46,51 @@ pub struct ColumnSpec {
 }
 
 impl ColumnSpec {
-    /// A column of this name, which is quoted.
+    /// A column with this name, which must be quoted.
     pub const fn new(name: &'static str, role: ColumnRole) -> Self {
         Self { name, role, unique: false, optional: false, json: false }
     }
 
-    /// One whose field is an `Option`, or not.
+    /// Sets whether the field is an `Option`.
     pub const fn optional(mut self, optional: bool) -> Self {
         self.optional = optional;
         self
     }
 
-    /// One whose field is stored as JSON.
+    /// Marks the field as stored as JSON.
     pub const fn json(mut self) -> Self {
         self.json = true;
         self
     }
 
-    /// One of which no two rows have the same value.
+    /// Marks the column as unique.
     pub const fn unique(mut self) -> Self {
         self.unique = true;
         self
     }
 }
 
-/// What a column is to a write.
+/// Who sets a column, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ColumnRole {
-    /// Written as the instance has it.
+    /// The program sets it at every write.
     Plain,
-    /// Part of the key, which the program gives.
+    /// Part of the key, which the program sets.
     Key,
-    /// The key, which the database gives.
+    /// The key, which the database assigns.
     GeneratedKey,
-    /// Computed by the database: never written.
+    /// The database computes it. It is never written.
     Generated,
-    /// Set at the INSERT.
+    /// The library sets it to the current time at the INSERT.
     AutoNowAdd,
-    /// Set at every write.
+    /// The library sets it to the current time at every write.
     AutoNow,
-    /// One more at every write.
+    /// The library increments it at every write.
     Version,
 }
 
-/// Columns that stand together in the arguments of a statement.
+/// Columns that are next to each other in the parameters of a statement. The order of the variants is the order of the
+/// parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum ColumnGroup {
     Set,
@@ -111,7 +113,7 @@ impl ColumnRole {
 }
 
 impl Schema {
-    /// The columns of a group, by their places.
+    /// The indexes of the columns in a group.
     pub(crate) fn group(&self, group: ColumnGroup) -> impl Iterator<Item = usize> {
         let columns = self.columns.iter().enumerate();
         columns.filter(move |(_, c)| c.role.group() == group).map(|(i, _)| i)
@@ -121,12 +123,12 @@ impl Schema {
         self.group(group).next().is_some()
     }
 
-    /// Whether there is a column that is set to the time of a write.
+    /// Whether the library sets a column to the time of a write.
     pub(crate) fn has_times(&self) -> bool {
         self.columns.iter().any(|c| matches!(c.role, ColumnRole::AutoNow | ColumnRole::AutoNowAdd))
     }
 
-    /// Whether nothing but the key is for the library or the database to set.
+    /// Whether the key is the only column that the library or the database can set.
     pub(crate) fn is_only_key(&self) -> bool {
         self.columns.iter().all(|c| {
             matches!(c.role, ColumnRole::Plain | ColumnRole::Key | ColumnRole::GeneratedKey)
