@@ -84,10 +84,10 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         false
     }
 
-    /// This database's arguments in an [`Arguments`].
+    /// This database's arguments in an `Arguments`.
     fn arguments(args: &mut Arguments) -> &mut Self::Arguments;
 
-    /// This database's [`Take`] in an [`AnyTake`].
+    /// This database's [`Take`] in an `AnyTake`.
     fn take(take: AnyTake<'_>) -> Take<'_, Self>;
 
     /// This database's row in an [`AnyRow`].
@@ -99,7 +99,7 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
     /// The number of rows that a statement has affected.
     fn affected(done: &Self::QueryResult) -> u64;
 
-    /// This database's type in an [`AnyType`].
+    /// This database's type in an `AnyType`.
     fn type_info(ty: &AnyType) -> &Self::TypeInfo;
 
     /// Decodes a column of a row.
