@@ -16,7 +16,7 @@ struct Note {
     text: String,
 }
 
-/// As `Note`, of which nobody can make a copy.
+/// Like `Note`, but not `Clone`.
 #[derive(Debug, Model)]
 #[model(table = "notes")]
 struct Single {
@@ -98,7 +98,7 @@ on_every_database! {
         assert_eq!((broken.id, count(&db, "notes").await), (None, 0));
     }
 
-    // Whatever is stored was heard of, wherever the future is dropped.
+    // For every await at which the future is dropped: if the row is stored, its receivers have run.
     async fn a_save_is_dropped_at_every_await(db: Db) {
         let _turn = SCENE.begin().await;
         table(&db, "notes", "text TEXT NOT NULL").await;
@@ -106,7 +106,7 @@ on_every_database! {
         for pending in 0.. {
             let text = pending.to_string();
             let done = cancelled_after(note(&text).save(&one), pending).await;
-            // Who gets the one connection knows that everybody else is through with it.
+            // When the only connection is free, all other calls have ended.
             drop(one.acquire().await.unwrap());
             let is_stored = Note::query("WHERE text = $1").bind(&text).count(&db).await.unwrap() == 1;
             let log = if is_stored { SCENE.log.wait_for(4).await } else { SCENE.log.take() };
@@ -118,7 +118,7 @@ on_every_database! {
         }
     }
 
-    // A statement that nobody waits for any more tells of what it has returned: keys, and which rows were there.
+    // The receivers of a detached statement get what it has returned: the keys, and which rows existed.
     async fn writes_of_every_kind_are_dropped_at_every_await(db: Db) {
         let _turn = SCENE.begin().await;
         table(&db, "notes", "text TEXT NOT NULL UNIQUE").await;

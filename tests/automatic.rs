@@ -316,7 +316,7 @@ on_every_database! {
         let mut same = page("Ann");
         assert!(!same.upsert(&db, &[Page::TITLE]).await.unwrap().created);
         assert_eq!((same.id, same.created_at, same.version), (first.id, first.created_at, 4));
-        // By the key too: an upsert asks for no version, and so nobody is stale.
+        // An upsert by the key does not compare versions either, so it is never stale.
         let mut by_key = Page { id: first.id, ..page("Bob") };
         assert!(!by_key.upsert(&db, &[Page::ID]).await.unwrap().created);
         assert_eq!((by_key.created_at, by_key.version), (first.created_at, 5));

@@ -160,7 +160,7 @@ on_every_database! {
 
     async fn rows_with_and_without_a_key(db: Db) {
         items(&db).await;
-        // The first key that the database would give is one that the program gives further back.
+        // The first key that the database would assign is also the key of a later row.
         let mut many: Vec<_> = (0..10_000).map(item).collect();
         for item in many.iter_mut().filter(|item| item.n % 7 == 3) {
             item.id = Some(1_000_000 + item.n);
@@ -433,7 +433,7 @@ on_every_database! {
         );
         assert_eq!(Heard::query("ORDER BY id DESC").fetch_all(&db).await.unwrap(), many);
 
-        // One that is gone already, and one that never was.
+        // One row is already deleted, and one was never stored.
         let keys = many.clone().map(|row| row.id.unwrap());
         Item::query("").fetch_all(&db).await.unwrap()[1].clone().delete(&db).await.unwrap();
         let mut deleted = vec![many[0].clone(), many[1].clone(), heard(5), many[2].clone()];
@@ -546,7 +546,7 @@ on_every_database! {
         assert_eq!((many, count(&db, "items").await), (before, 2));
     }
 
-    // Who gives the rows their keys in `pre_save` makes one statement two, and all or none are stored all the same.
+    // A `pre_save` receiver that sets keys turns one statement into two. The rows are still stored all or none.
     async fn a_receiver_may_set_keys(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         #[model(table = "items")]

@@ -69,15 +69,15 @@ async fn stored_alone(saved: PostSave<'_, Alone>) {
     SCENE.log.push(format!("commit {}", saved.instance.n));
 }
 
-/// A pool of one connection: who gets it knows that everybody else is through with it. And another pool, which sees
-/// what is stored.
+/// A pool of one connection: when it is free, all other calls have ended. And another pool, which sees what is
+/// stored.
 async fn pools(seen: &Db) -> (Db, Db) {
     table(seen, "parents", "n BIGINT NOT NULL").await;
     table(seen, "children", "parent_id BIGINT NOT NULL").await;
     (common::one_connection(seen).await, seen.clone())
 }
 
-/// Waits until the pool is quiet, and checks that what is stored is what was heard of.
+/// Waits until the connection is free, and checks that receivers have run for exactly the stored rows.
 async fn settle(one: &Db, seen: &Db) -> i64 {
     drop(one.acquire().await.unwrap());
     let parents = Parent::query("ORDER BY id").fetch_all(seen).await.unwrap();
@@ -228,7 +228,7 @@ on_every_database! {
         }
     }
 
-    // Where a row is refused, which one it is is found out in statements of their own.
+    // If a row is refused, further statements find out which one.
     async fn a_refused_write_is_dropped_at_every_await(db: Db) {
         let _turn = SCENE.begin().await;
         let (one, seen) = pools(&db).await;
@@ -305,7 +305,7 @@ on_every_database! {
         let (one, seen) = pools(&db).await;
         for n in 0.. {
             let done = cancelled_after(one.begin(), n as usize).await.is_some();
-            // Were the transaction still open, this would be stored in it, and nobody would see it.
+            // If the transaction were still open, this row would be stored in it and not be visible.
             Parent { id: None, n }.save(&one).await.unwrap();
             assert_eq!(settle(&one, &seen).await, n + 1);
             if done {
@@ -538,7 +538,7 @@ mod late {
         SCENE.log.push(format!("commit {}", saved.instance.n.0));
     }
 
-    /// Where the other writer writes, and how many statements are made before.
+    /// The connection of the other writer, and the number of statements before it writes.
     static OTHER: Mutex<Option<(Db, usize)>> = Mutex::new(None);
 
     pub(crate) fn store_in_between(other: &Db) {

@@ -36,7 +36,7 @@ struct Comment {
     author: Option<i64>,
 }
 
-/// Nobody hears of it.
+/// A model without receivers.
 #[derive(Debug, Clone, Model)]
 #[model(table = "tags")]
 struct Tag {
@@ -695,7 +695,7 @@ on_every_database! {
         common::execute(&db, insert).await;
         let mut owner = Owner::get(&db, 1).await.unwrap();
         assert!(owner.delete(&db).await.unwrap());
-        // Of those that stay only: nobody is told of the save of a row that is about to be deleted.
+        // `set_null` sends `post_save` only for rows that stay, not for rows that are about to be deleted.
         let mut log = SCENE.log.take();
         log.sort();
         assert_eq!(log, ["saved Owner 2", "saved Thing 3"]);
@@ -810,7 +810,7 @@ on_every_database! {
             savepoint.rollback().await.unwrap();
             SCENE.log.take();
             match folders[0].delete(&mut tx).await {
-                // On Postgres, where a savepoint of the library's own had but begun.
+                // On Postgres, if the library's own savepoint was only being opened.
                 Err(error) if error.is_rolled_back() => {
                     drop(tx);
                     assert!(folders[0].delete(&db).await.unwrap());

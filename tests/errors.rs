@@ -155,7 +155,7 @@ on_every_database! {
         row.save(&db).await.unwrap();
         let error = Order::get(&db, row.id.unwrap()).await.unwrap_err();
         assert_eq!(error.to_string(), "could not load `Order`: receiver `unreadable`: it cannot be read");
-        // A receiver of every model names the one that it refuses.
+        // The error of a receiver of every model names the model whose write was refused.
         let error = Customer { id: None, total: 1, how: "secret".into() }.save(&db).await.unwrap_err();
         assert_eq!(error.to_string(), format!("could not save `Customer`: receiver `no_secrets`: {SAYS} -13"));
         assert_eq!(error.find(), Some(&Negative(-13)));
@@ -187,7 +187,7 @@ on_every_database! {
         let error = order(-1, "").save(&db).await.unwrap_err();
         assert!(error.source().unwrap().is::<Negative>(), "the source is the receiver's own error");
 
-        // From inside a receiver; the outermost error of a type is the one that is found.
+        // From inside a receiver: the outermost error of the type is found.
         let error = customer(-3).save(&db).await.unwrap_err();
         assert_eq!(error.find(), Some(&Negative(-3)));
         assert!(matches!(error.find(), Some(AppError::Order(_))));

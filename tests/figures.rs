@@ -159,8 +159,8 @@ on_every_database! {
     }
 }
 
-/// Compares each operation without receivers to the same by hand. Waiting for SQLite's thread allocates a little, more
-/// often than not, on either side.
+/// Compares each operation without receivers with the same SQL written by hand. On both sides, waiting for SQLite's thread
+/// usually allocates a little.
 macro_rules! compare {
     ($runtime:expr, $conn:expr, waiting: $waiting:expr) => {{
         let (runtime, conn) = ($runtime, $conn);
@@ -208,7 +208,7 @@ const UPDATE: &str = r#"UPDATE "users" SET "name" = $1, "email" = $2 WHERE "id" 
 const DELETE: &str = r#"DELETE FROM "users" WHERE "id" = $1"#;
 const FIND: &str = r#"SELECT "id", "name", "email" FROM "users" WHERE "id" = $1"#;
 
-/// Saves with a receiver, and the same by hand: what a receiver costs in allocations is the same for every row and column.
+/// Saves with a receiver, compared with SQL written by hand: the allocations of a receiver do not depend on rows and columns.
 #[cfg(feature = "postgres")]
 fn writes_with_receivers(runtime: &tokio::runtime::Runtime, conn: &mut Conn<'_>) {
     use sqlx::{Connection, PgConnection};

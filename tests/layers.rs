@@ -114,7 +114,7 @@ fn stated(source: &Path) -> BTreeMap<String, BTreeSet<String>> {
     layers
 }
 
-/// The nodes of a graph, each after those that it leads to.
+/// The nodes of a graph in topological order: each node after the nodes that it points to.
 fn bottom_up(graph: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
     let mut order: Vec<String> = Vec::new();
     while order.len() < graph.len() {

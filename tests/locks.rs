@@ -95,7 +95,7 @@ mod strength {
         )* };
     }
 
-    /// Every write that a reference to the row does not block by hand.
+    /// Checks every write that, written by hand, is not blocked by a reference to the row.
     macro_rules! assert_references_block_nothing {
         ($test:expr, $($model:ident)*) => { $( {
             let mut tx = $test.db.begin().await.unwrap();
@@ -408,7 +408,7 @@ mod waiting {
         Audited { id: Some(id), name: "new".to_owned(), email: format!("{id}@example.org") }
     }
 
-    /// Runs a write while another transaction writes two of the rows, and returns what the receiver was told.
+    /// Runs a write while another transaction writes two of the rows, and returns what the receiver has logged.
     async fn told(
         test: &TestDb,
         write: impl Future<Output = Result<()>> + Send + 'static,
@@ -462,8 +462,8 @@ mod waiting {
         test.passed().await;
     }
 
-    /// A row whose unique column is changed could be the target of a foreign key, and waits for those that reference it. Until
-    /// then it has no lock that another transaction would wait for.
+    /// A change of a unique column waits for transactions that reference the row by a foreign key. While it waits, it holds no
+    /// lock that another transaction would wait for.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn a_change_of_a_unique_column_holds_no_lock_while_it_waits() {
         let _turn = SCENE.begin().await;
@@ -558,7 +558,7 @@ mod order {
         .await;
     }
 
-    /// Waits until somebody waits for a lock.
+    /// Waits until a transaction waits for a lock.
     pub(super) async fn until_blocked(conn: &mut sqlx::PgConnection) {
         let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
         for _ in 0..1000 {
@@ -828,7 +828,7 @@ mod order {
     }
 }
 
-/// Random transactions, beside the same SQL by hand.
+/// Random transactions, compared with the same SQL written by hand.
 mod random {
     use super::*;
     use std::collections::HashMap;
@@ -1293,7 +1293,7 @@ mod random {
         ops.push(op);
     }
 
-    /// A transaction that performs an operation each time it is told to, and commits when it is told to without one.
+    /// A transaction that performs each operation that it receives, and commits when it receives none.
     struct Running {
         next: mpsc::UnboundedSender<Option<Op>>,
         done: mpsc::UnboundedReceiver<Option<End>>,
@@ -1462,7 +1462,7 @@ mod random {
         'history: for seed in seed..seed + count {
             let history = History::of(seed);
             let mut differ = Vec::new();
-            // When a lock is released to several that wait for it, PostgreSQL does not say who is first. Both programs can take
+            // If several transactions wait for a lock, PostgreSQL does not define which one gets it first. Both programs can take
             // either way, so they are compared again if they differ.
             for _ in 0..ROUNDS {
                 let by_hand = played(&history, &test, &mut monitor, false).await;

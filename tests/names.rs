@@ -93,7 +93,7 @@ fn quoted(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }
 
-/// Asks for the row before, so that its writes are those that read as well.
+/// Receivers that take the previous row, so that the statements that read it are tested too.
 macro_rules! hear {
     ($($model:ident)*) => { $(
         const _: () = {

@@ -202,7 +202,7 @@ on_every_database! {
         let mut next = 0;
         for seed in seeds {
             round(&one, seed, &mut next).await;
-            // Whoever has the only connection knows that the round is over.
+            // When the only connection is free, the round is over.
             drop(one.acquire().await.unwrap());
             let stored: Vec<_> =
                 Row::query("ORDER BY id").fetch_all(&db).await.unwrap().iter().map(|r| format!("commit {}", r.n)).collect();

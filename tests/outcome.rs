@@ -873,7 +873,7 @@ async fn rows_are_found_by_the_type_of_the_column_on_postgres() {
     }
 }
 
-// The value that is stored is not the one that is given.
+// The stored value differs from the given one.
 #[cfg(feature = "postgres")]
 #[tokio::test]
 async fn a_row_is_found_although_a_trigger_changes_the_value() {
@@ -1183,7 +1183,7 @@ mod sqlite_statements {
         let test = TestDb::sqlite("new_trigger").await;
         let db = &test.db;
         table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
-        // Of another name each time: SQLite refuses one that another connection has dropped just now.
+        // A new name each time: SQLite refuses a name that another connection has just dropped.
         let trigger =
             |name: &str| sqlx::AssertSqlSafe(fail_after("INSERT").replace("after_INSERT", name));
         let mut n = 0;
@@ -1402,7 +1402,7 @@ async fn receivers_get_rows_that_are_found_as_their_column_compares_keys() {
         assert!(!one.upsert(db, &[HeardRate::CODE]).await.unwrap().created);
         let was = |n: [i64; 4]| n.map(|n| format!("Some({n}) false")).to_vec();
         assert_eq!((RATES.log.take(), one.version), (was([2, 3, 4, 5]), 6), "{ty}");
-        // Another version is told from no row, one by one and together.
+        // A stale row is distinguished from a missing row, for one row and for several.
         let stale = &mut [heard(given[0], 9, 1), heard(given[1], 9, 2)];
         assert!(stale[0].update(db).await.unwrap_err().is_stale(), "{ty}");
         assert!(HeardRate::update_many(db, stale).await.unwrap_err().is_stale(), "{ty}");

@@ -93,7 +93,7 @@ on_every_database! {
         assert_eq!(count(&db, "users").await, 128);
     }
 
-    // Where a save is dropped half-way, what it had begun is nobody else's.
+    // If a save is dropped half-way, later calls do not see what it has begun.
     async fn a_connection_is_clean_after_a_dropped_call(db: Db) {
         table(&db, "users", "name TEXT NOT NULL").await;
         for pending in 0..60 {
@@ -115,7 +115,7 @@ on_every_database! {
         assert_eq!(after, 60, "what was stored after it is stored");
     }
 
-    // Nine of the ten connections are busy with statements that nobody waits for any more.
+    // Nine of the ten connections run statements whose futures were dropped.
     async fn a_waiter_gets_the_connection_that_becomes_idle_first(db: Db) {
         table(&db, "users", "name TEXT NOT NULL").await;
         let other = another(&db).await;
@@ -274,8 +274,8 @@ mod postgres {
         }
     }
 
-    /// A server that has closed connections while nobody used them: nobody has looked at them since, and each write finds
-    /// one that lives. Over a socket what is sent to them fails; over TCP it does not, and the server's last word is there.
+    /// The server has closed idle connections, and they were not tested since. Each write still finds a live connection.
+    /// Over a Unix socket, sending fails. Over TCP, sending succeeds, and the server's last message is read.
     #[tokio::test]
     async fn connections_that_died_while_idle_fail_no_write() {
         let test = common::TestDb::postgres("died").await;
@@ -360,7 +360,7 @@ mod postgres {
         }
     }
 
-    /// One who has the connection has what was done on it: nothing is sent on another behind their back.
+    /// A caller that holds the connection relies on its state, so the library does not switch to another connection.
     #[tokio::test]
     async fn a_connection_in_use_that_dies_is_an_error() {
         let test = common::TestDb::postgres("in_use").await;
@@ -382,7 +382,7 @@ mod postgres {
         test.passed().await;
     }
 
-    /// What is left open by somebody who has the raw connection is looked at by sqlx's pool.
+    /// A program can leave the raw connection in any state, so it goes back to sqlx's pool, which tests it.
     #[tokio::test]
     async fn a_connection_that_was_handed_out_raw_goes_back_to_the_pool() {
         let test = common::TestDb::postgres("touched").await;
@@ -434,7 +434,7 @@ mod postgres {
             assert!(timed_out, "{way}");
             let took = start.elapsed();
             assert!((900..1500).contains(&took.as_millis()), "{way}: {took:?}");
-            // Whoever waits for a connection meanwhile has the same deadline.
+            // A call that waits for the connection in the meantime has the same deadline.
             let start = Instant::now();
             let mut bob = user("Bob");
             let (one, two) = tokio::join!(db.execute("SELECT 1"), bob.save(&db));
@@ -561,7 +561,7 @@ mod altered {
         Ok(())
     }
 
-    /// As `Note`, with a receiver after the commit: its INSERT goes on without its caller.
+    /// Like `Note`, with a receiver after the commit: its INSERT continues if the caller is dropped.
     #[derive(Debug, Clone, Model)]
     #[model(table = "notes")]
     struct Late {

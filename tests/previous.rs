@@ -91,7 +91,7 @@ on_every_database! {
             ["None → Lamp: id title state points", "changed Lamp", "committed None → None"],
             "of a new row every column has changed"
         );
-        // What the instance was read as is nobody's business.
+        // The values that the instance was read with do not matter.
         common::execute(&db, "UPDATE tickets SET title = 'Lantern', points = 3").await;
         lamp.points = Some(5);
         lamp.save(&db).await.unwrap();
@@ -185,7 +185,7 @@ on_every_database! {
     }
 }
 
-/// Values that SQLite stores as they are written, whatever type the field has.
+/// Values that SQLite stores as they are written, regardless of the type of the field.
 #[cfg(all(feature = "sqlite", feature = "chrono", feature = "time", feature = "json"))]
 mod spellings {
     use super::*;

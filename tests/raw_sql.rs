@@ -119,7 +119,7 @@ macro_rules! inside {
     };
 }
 
-/// A pool of one connection, and one that sees what others have stored.
+/// A pool of one connection, so that every call uses the same one.
 async fn one(db: &Db) -> Db {
     one_connection(db).await
 }
@@ -444,7 +444,7 @@ on_every_database! {
                     assert!(matches!(error, Error::CommitNotObservable { .. }), "{error:?}");
                     note("told").save(&mut conn).await.unwrap_err();
                     plain("a").save(&mut *conn).await.unwrap();
-                    // Neither ends what somebody else has begun.
+                    // Neither ends a transaction that the library did not begin.
                     Written { id: None, text: "b".to_owned() }.save(&mut *conn).await.unwrap_err();
                     Note::insert_many(&mut *conn, &mut [note("c"), note("d")]).await.unwrap_err();
                     assert_eq!(texts(&db).await, [""; 0], "nothing is stored yet");

@@ -42,11 +42,11 @@ mod behind {
         // Behind both, and a chain.
         one(order = 1, after = [hundred, zero])
         two(order = 2, after = one)
-        // Behind one of every model, and one of several.
+        // After a receiver of every model, and one of several models.
         three(order = 3, after = [any, several])
-        // Behind it anyway.
+        // Already after it by its order.
         three_hundred(order = 300, after = five)
-        // Of another phase: they are behind those of the transaction, whatever their order.
+        // Another phase: they run after the receivers inside the transaction, regardless of their order.
         later(order = 50, on_commit)
         soon(order = 0, on_commit, after = two_hundred)
         last(order = 60, on_commit, after = later)
@@ -369,7 +369,7 @@ on_every_database! {
 
         #[receiver(post_save, sender = Seen, on_commit)]
         async fn look(_: PostSave<'_, Seen>, db: Db) -> Result<()> {
-            // Another connection sees it, or the same one that is free again.
+            // Another connection sees it, or the same connection, which is free again.
             let rows = Seen::query("").count(&db).await?;
             SEEN.lock().unwrap().push(rows);
             Ok(())

@@ -85,7 +85,7 @@ async fn uses_the_pool(saved: PostSave<'_, Impatient>) -> Result<()> {
                 Ping::find(pool, 1).await?;
             }
         }
-        // Another pool is nobody's to wait for.
+        // Another pool is free, so the call does not wait.
         _ => drop(Ping::all(&other).await?),
     }
     Ok(())

@@ -263,7 +263,7 @@ on_every_database! {
     }
 }
 
-/// Whatever it does, it is done on a thread of its own, so that a lock that never comes is a failure.
+/// Runs the work on a thread of its own, so that a deadlock is a test failure.
 fn within_ten_seconds(work: impl FnOnce() + Send + 'static) {
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {

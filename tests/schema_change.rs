@@ -45,7 +45,7 @@ fn number(save: PreSave<'_, Note>) {
     }
 }
 
-/// As `Note`, without receivers ahead of the write: those of a write by condition run in its transaction.
+/// Like `Note`, without receivers before the statement: in a write by condition they run in its transaction.
 #[derive(Debug, Clone, Model)]
 #[model(table = "notes")]
 struct Found {
@@ -84,7 +84,7 @@ macro_rules! received {
 
 received!(Note note_saved note_deleted Found found_saved found_deleted);
 
-/// Has receivers, each of which is told in the transaction of the delete of the shelf.
+/// Its receivers run in the transaction that deletes the shelf.
 #[derive(Debug, Clone, Model)]
 #[model(table = "books")]
 struct Book {
@@ -147,7 +147,7 @@ fn condition(run: usize) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(format!("WHERE name = $1 AND {run} = {run}"))
 }
 
-/// Writes one note in some way, and returns what its receivers are told.
+/// Writes one note in some way, and returns what its receivers have logged.
 async fn write(db: &Db, way: &str, run: usize, stored: &mut Note) -> Vec<String> {
     let name = format!("{way} {run}");
     match way {

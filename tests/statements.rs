@@ -370,7 +370,7 @@ mod postgres {
             } => ["BEGIN" "INSERT" "SAVEPOINT" "INSERT" "RELEASE" "COMMIT"];
             Counted::insert_many(db, &mut counted(1000)) => ["BEGIN" "INSERT" "COMMIT"];
             User::delete_many(db, &mut users.clone()) => ["WITH"];
-            // They are gone by then, and a version that is another would be told from that.
+            // The rows no longer exist. The second statement distinguishes that from a stale version.
             Page::delete_many(db, &mut pages.clone()) => ["BEGIN" "WITH" "WITH" "COMMIT"];
             User::insert_many(db, &mut []) => [];
         }

@@ -14,7 +14,7 @@ use common::{Scene, count, one_connection, table, until};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error, testing, without_signals};
 
-/// Of which nobody receives anything.
+/// A model without receivers.
 #[derive(Debug, Clone, PartialEq, Model)]
 struct Plain {
     id: Option<i64>,

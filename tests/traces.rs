@@ -53,7 +53,7 @@ impl tracing::Subscriber for Subscriber {
     fn exit(&self, _: &tracing::span::Id) {}
 }
 
-/// What is logged while the future runs. The runtime has one thread, so that tasks which it leaves behind are seen too.
+/// What is logged while the future runs. The runtime has one thread, so the log of detached tasks is captured too.
 async fn logged(work: impl Future<Output = ()>) -> Vec<String> {
     let subscriber = Subscriber::default();
     let guard = tracing::subscriber::set_default(subscriber.clone());
@@ -232,7 +232,7 @@ async fn an_error_that_the_caller_gets_is_logged_once_for_debugging() {
 async fn an_error_without_a_caller_is_logged_as_an_error() {
     use levels::*;
     let db = db().await;
-    // The robust receiver got the veto; nobody gets its own error.
+    // The robust receiver gets the veto. Its own error is only logged.
     let seen = logged(async { _ = outer("robust").save(&db).await.unwrap() }).await;
     let veto = ("DEBUG", "a receiver failed", "receiver=\"traces::levels::veto\"");
     let robust = ("ERROR", "a receiver failed", "receiver=\"traces::levels::save_inner_robustly\"");

@@ -208,7 +208,7 @@ on_every_database! {
 
         #[cfg(feature = "postgres")]
         if db.kind() == DatabaseKind::Postgres {
-            // Through the raw connection, and nothing after it: nobody but the server knows.
+            // The last statement on the raw connection fails, so only the server knows that the transaction has failed.
             let mut tx = db.begin().await.unwrap();
             note("a").save(&mut tx).await.unwrap();
             let raw = tx.postgres().unwrap();

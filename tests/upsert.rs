@@ -103,7 +103,7 @@ on_every_database! {
         assert!(elsewhere.upsert(&db, &[User::TENANT, User::EMAIL]).await.unwrap().created);
         assert_eq!(User::query("ORDER BY id").fetch_all(&db).await.unwrap(), [anna.clone(), elsewhere]);
 
-        // The key of the row that is there is the one that stays.
+        // The stored row keeps its key.
         let mut other_key = User { id: Some(900), ..user("ann@x", "Annika") };
         assert!(!other_key.upsert(&db, &UNIQUE).await.unwrap().created);
         assert_eq!((other_key.id, User::get(&db, anna.id.unwrap()).await.unwrap().name), (ann.id, "Annika".to_owned()));

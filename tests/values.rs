@@ -13,7 +13,7 @@ use sqlx_signals::{DatabaseKind, Error, Previous, post_load, prelude::*, sqlx, w
 
 use common::execute;
 
-/// A type under another name, and one that is stored as another: both can be NULL.
+/// An alias, and a newtype that is stored as its inner type: both can be NULL.
 type Maybe = Option<String>;
 
 #[derive(Debug, Clone, PartialEq, sqlx::Type)]

@@ -39,7 +39,7 @@ macro_rules! on_every_database {
     )* };
 }
 
-/// A database of one test. It is kept where the test fails.
+/// The database of one test. It is kept if the test fails.
 pub struct TestDb {
     pub db: Db,
     pub url: String,
@@ -193,8 +193,8 @@ pub async fn until(mut done: impl FnMut() -> bool) {
     panic!("what was waited for did not happen within ten seconds");
 }
 
-/// The log of one behavior, for its receivers: those are functions, and have no other way to it. The two databases
-/// run it one after the other.
+/// The log of one behavior. It is a static, because receivers are functions and cannot capture it. The two databases
+/// take turns.
 pub struct Scene {
     pub log: Log,
     turn: tokio::sync::Mutex<()>,

@@ -110,7 +110,7 @@ impl Proxy {
 
     pub fn take(&self) -> Said {
         let mut said = self.said.lock().unwrap();
-        // Whoever speaks next begins a round trip.
+        // The next message of the client begins a round trip.
         std::mem::replace(&mut *said, Said { servers_turn: true, ..Said::default() })
     }
 
@@ -177,7 +177,7 @@ async fn relay<S>(
 /// What a server says that an administrator shuts down.
 const FATAL: &[u8] = b"E\0\0\0\x23SFATAL\0VFATAL\0C57P01\0Mhung up\0\0";
 
-/// Where the answers of the server end the first write that is complete.
+/// The position at which the server's answers complete the first write.
 fn end_of_write(mut answers: &[u8]) -> Option<usize> {
     let all = answers.len();
     while let [kind, a, b, c, d, body @ ..] = answers {
