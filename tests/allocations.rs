@@ -20,7 +20,7 @@ fn user() -> User {
     User { id: None, name: "Ann".to_owned(), email: "ann@example.org".to_owned() }
 }
 
-/// As `User`, with receivers that do nothing.
+/// Like `User`, with receivers that do nothing.
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
 struct Received {
@@ -35,7 +35,7 @@ fn sync(_: PostSave<'_, Received>) {}
 #[receiver(post_save, sender = Received)]
 async fn one(_: PostSave<'_, Received>, _conn: &mut Conn<'_>) {}
 
-/// As `Received`, with ten more.
+/// Like `Received`, with ten more.
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
 struct Popular {

@@ -11,7 +11,7 @@ use sqlx_signals::DatabaseKind;
 use sqlx_signals::prelude::*;
 use sqlx_signals::{AutoNow, Error, sqlx};
 
-/// A clock of the program's own: the database knows it as a number.
+/// A time type that the program defines. The database stores it as a number.
 #[derive(Debug, Clone, Copy, PartialEq, PartialOrd, sqlx::Type)]
 #[sqlx(transparent)]
 struct Micros(i64);
@@ -51,7 +51,7 @@ fn page(title: &str) -> Page {
     }
 }
 
-/// As `Page`, with receivers: of the row before, and in the transaction.
+/// Like `Page`, with receivers: of the row before, and in the transaction.
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "pages")]
 struct Heard {
@@ -114,7 +114,7 @@ fn now() -> Micros {
     Micros::at(std::time::SystemTime::now())
 }
 
-/// The columns that a write changes without being asked.
+/// The columns that a write sets by itself.
 fn automatic(page: &Page) -> (Option<i64>, Micros, Option<Micros>, i32) {
     (page.id, page.created_at, page.changed_at, page.version)
 }
@@ -148,7 +148,7 @@ on_every_database! {
         ann.save_fields(&db, &[Page::TITLE]).await.unwrap();
         assert_eq!((&*ann.slug, ann.version, stored(&ann).await.unwrap()), ("dan", 4, ann.clone()));
 
-        // A key of the program's own, that may be there or not.
+        // A key that the program assigns, which may exist or not.
         let mut own = Page { id: Some(70), ..page("Eve") };
         assert!(own.save(&db).await.unwrap().created);
         assert_eq!((own.version, stored(&own).await.unwrap()), (1, own.clone()));
@@ -363,7 +363,7 @@ on_every_database! {
         assert_eq!(Visit::get(&db, id).await.unwrap(), visit);
     }
 
-    // What the database has written itself reads the same as before, however it spells it.
+    // A value that the database has written itself is equal to the previous one, in any notation.
     async fn an_untouched_default_has_not_changed(db: Db) {
         use sqlx::types::chrono::{DateTime, Utc};
 

@@ -21,7 +21,7 @@ fn item(n: i64) -> Item {
     Item { id: None, name: (n % 3 != 0).then(|| format!("item '{n}'")), n }
 }
 
-/// As `Item`, with receivers.
+/// Like `Item`, with receivers.
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "items")]
 struct Heard {
@@ -126,7 +126,7 @@ async fn stored(db: &Db) -> Vec<Item> {
     Item::query("ORDER BY id").fetch_all(db).await.unwrap()
 }
 
-/// That an error names this row, and its key.
+/// Asserts that an error names this row and its key.
 #[track_caller]
 fn assert_row(error: &Error, verb: &str, row: usize, key: &str) {
     let Error::Row { verb: v, model, row: r, key: k, .. } = error else { panic!("{error:?}") };
@@ -229,7 +229,7 @@ on_every_database! {
             ),
         )
         .await;
-        // The first row has no values that tell a type.
+        // The first row has no values that determine a type.
         let thing = |n: usize| Thing {
             id: None,
             mood: if n.is_multiple_of(2) { Mood::Happy } else { Mood::Sad },
@@ -273,7 +273,7 @@ on_every_database! {
         Like::insert_many(&db, &mut likes).await.unwrap();
         Like::update_many(&db, &mut likes).await.unwrap();
         assert_eq!(Like::delete_many(&db, &mut likes).await.unwrap(), 2);
-        // One by one, and yet all or none.
+        // One statement for each row, and still all or none.
         let mut taken = [Ticket { id: None }, Ticket { id: None }, tickets[0].clone()];
         Ticket::insert_many(&db, &mut taken).await.unwrap_err();
         assert_eq!((taken[0].id, count(&db, "ticket").await), (None, 3));
@@ -343,7 +343,7 @@ on_every_database! {
             let found = Item::query("ORDER BY n").count(&mut tx).await.unwrap();
             assert_eq!(found, if used { 3 } else { 2 }, "the savepoint contains the damage");
 
-            // Without one, the transaction is done for.
+            // Without a savepoint, the transaction has failed.
             let error = Item::insert_many(&mut tx, &mut [item(4), item(5), item(4)]).await.unwrap_err();
             assert_row(&error, "insert", 2, "`None`");
             assert!(tx.commit().await.unwrap_err().is_rolled_back());
@@ -692,7 +692,7 @@ mod only_postgres {
         n: i32,
     }
 
-    /// A type that the server knows by its name alone, and is made of others.
+    /// A composite type, which the server knows only by its name.
     #[tokio::test]
     async fn composite_types() {
         let test = common::TestDb::postgres("bulk_composite").await;
@@ -723,7 +723,7 @@ mod only_postgres {
         title: String,
     }
 
-    /// An array is no element of an array that is unnested.
+    /// An array cannot be an element of an array that is unnested.
     #[tokio::test]
     async fn array_columns() {
         use std::ops::Bound;
@@ -779,7 +779,7 @@ mod only_postgres {
         let narrow = |n: i64| Narrow { id: None, n, code: n.to_string() };
         let mut many = [narrow(1), narrow(2), narrow(3)];
         Narrow::insert_many(&test.db, &mut many).await.unwrap();
-        // Each of the two does not fit: one the number, one the text.
+        // Neither value fits: one is a number that is too large, the other a text that is too long.
         for (bad, n) in [(1, 40_000), (2, 4_000)] {
             let mut many = [narrow(4), narrow(5), narrow(6)];
             many[bad] = narrow(n);

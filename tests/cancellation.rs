@@ -26,7 +26,7 @@ struct Child {
     parent_id: i64,
 }
 
-/// Saved without a transaction: nothing but its callback wants one.
+/// Saved without a transaction, because it has only a callback.
 #[derive(Debug, Clone, Model)]
 #[model(table = "parents")]
 struct Alone {
@@ -291,7 +291,7 @@ on_every_database! {
                 break;
             }
         }
-        // Dropped before it was polled, it is a rollback.
+        // If it is dropped before the first poll, it rolls back.
         let mut tx = one.begin().await.unwrap();
         Parent { id: None, n: -1 }.save(&mut tx).await.unwrap();
         let before = count(&seen, "parents").await;
@@ -361,7 +361,7 @@ on_every_database! {
             #[model(version)]
             version: i64,
         }
-        // The connection of sqlx, of which the library makes sure before it commits.
+        // sqlx's connection, whose transaction the library verifies before the commit.
         #[receiver(post_save, sender = Versioned)]
         async fn by_sqlx(_: PostSave<'_, Versioned>, conn: &mut Conn<'_>) -> Result<()> {
             let sql = sqlx::raw_sql("SELECT 1");
@@ -451,7 +451,7 @@ on_every_database! {
                 saved.map(drop)
             };
             let mut tx = db.begin().await.unwrap();
-            // Two times the work of a commit, two times that of a rollback.
+            // Twice for a commit, twice for a rollback.
             if n < 2 { tx.on_commit(work) } else { tx.on_rollback(work) }
             let end = async move {
                 if n < 2 { tx.commit().await.map(drop) } else { tx.rollback().await }
@@ -624,7 +624,7 @@ mod detached {
         Loud { id: None, n: saved.instance.n }.save(&db).await.map(drop)
     }
 
-    /// Saves itself again, on a task that its commit is left to.
+    /// Saves itself again, in callbacks that run on a detached task.
     #[derive(Debug, Clone, Model)]
     #[model(table = "rings")]
     pub(crate) struct Ring {

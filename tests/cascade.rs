@@ -53,7 +53,7 @@ struct Invoice {
     customer: i64,
 }
 
-/// A tree, whose rows belong to each other.
+/// A tree: its rows belong to rows of the same table.
 #[derive(Debug, Clone, Model)]
 #[model(table = "folders")]
 struct Folder {
@@ -335,7 +335,7 @@ mod trees {
         pub(crate) version: i64,
     }
 
-    /// A key that does not show what it is.
+    /// A key whose `Debug` output hides its value.
     #[derive(Clone, Copy, PartialEq, sqlx_signals::sqlx::Type)]
     #[sqlx(transparent)]
     pub(crate) struct Secret(pub(crate) i64);
@@ -354,7 +354,7 @@ mod trees {
         pub(crate) parent: Option<Secret>,
     }
 
-    /// Rows that are deleted with their owner, and that point at each other.
+    /// Rows that are deleted with their owner, and that reference each other.
     #[derive(Debug, Clone, Model)]
     #[model(table = "owners")]
     pub(crate) struct Owner {
@@ -407,7 +407,7 @@ mod trees {
         }
     }
 
-    /// A chain of so many rows, the first of which belongs to none.
+    /// A chain of this many rows. The first belongs to no row.
     pub(crate) async fn chain(db: &Db, table: &str, rows: usize, more: (&str, &str)) {
         let (columns, values) = more;
         let sql = format!(
@@ -421,7 +421,7 @@ mod trees {
 mod busy {
     use super::*;
 
-    /// Whose receiver writes while it is deleted.
+    /// Its receiver writes while it is being deleted.
     #[derive(Debug, Clone, Model)]
     #[model(table = "boxes")]
     pub(crate) struct Crate {
@@ -584,7 +584,7 @@ on_every_database! {
         for album in [2, 2, 2, 3] {
             Song { id: None, artist: 2, album }.save(&db).await.unwrap();
         }
-        // Songs can be deleted with the artist, and so all are read that are in the way.
+        // Songs may be deleted with the artist, so every song that restricts is read.
         let error = Artist { id: Some(1) }.delete(&db).await.unwrap_err();
         let counted = "`Album` 2 cannot be deleted: 3 rows of `Song` refer to it by `album` (on_delete = restrict)";
         assert_eq!(error.to_string(), counted);
@@ -702,7 +702,7 @@ on_every_database! {
         let things = Thing::all(&db).await.unwrap();
         assert_eq!((things.len(), things[0].id, things[0].next), (1, Some(3), None));
         assert_eq!(Owner::all(&db).await.unwrap()[0].favorite, None);
-        // The other way round: a thing does not take its owner along.
+        // The other way round: deleting a thing does not delete its owner.
         common::execute(&db, "UPDATE owners SET favorite = 3").await;
         assert_eq!(Thing::query("").delete(&db).await.unwrap(), 1);
         assert_eq!((count(&db, "owners").await, Owner::all(&db).await.unwrap()[0].favorite), (1, None));

@@ -18,7 +18,7 @@ struct Task {
     points: i64,
 }
 
-/// As `Task`, with receivers, and a version.
+/// Like `Task`, with receivers, and a version.
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "tasks")]
 struct Watched {
@@ -84,7 +84,7 @@ on_every_database! {
     async fn with_receivers_every_row_sends_its_signals(db: Db) {
         let _turn = SCENE.begin().await;
         tables(&db).await;
-        // Ordered by what the column was, not by what it is to be.
+        // Ordered by the previous value of the column, not by the new one.
         let done = Watched::query("WHERE team = $1 ORDER BY done, id DESC").bind("red");
         assert_eq!(done.set(Watched::DONE, true).update(&db).await.unwrap(), 2);
         assert_eq!(
@@ -140,7 +140,7 @@ on_every_database! {
 mod joins {
     use super::*;
 
-    /// As `Task`, with receivers of saves and of deletes, which do nothing.
+    /// Like `Task`, with receivers of saves and of deletes, which do nothing.
     #[derive(Debug, Clone, PartialEq, Model)]
     #[model(table = "tasks")]
     struct Heard {
@@ -214,7 +214,7 @@ mod joins {
     }
 }
 
-/// A value is stored as the column has it, whether or not there are receivers.
+/// A value is stored in the same form with and without receivers.
 mod types {
     use super::*;
 

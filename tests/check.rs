@@ -132,7 +132,7 @@ struct Nickname(Option<String>);
 
 type Maybe = Option<String>;
 
-/// Fields that can be NULL, though none is written as an `Option`.
+/// Fields that can be NULL although none is written as `Option`.
 #[derive(Debug, Clone, Model)]
 #[model(table = "nullable")]
 struct Nullable {

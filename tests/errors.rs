@@ -88,7 +88,7 @@ fn customer(total: i64) -> Customer {
     Customer { id: None, total, how: String::new() }
 }
 
-/// Every model's rows, by a receiver that does not name one.
+/// A receiver of every model.
 #[receiver(pre_save)]
 fn no_secrets(save: PreSave<'_, dyn AnyModel>) -> Result<(), Negative> {
     let is_secret = save.instance.downcast_ref::<Customer>().is_some_and(|row| row.how == "secret");
@@ -117,7 +117,7 @@ fn rows_key(error: &Error) -> &str {
     key
 }
 
-/// That a program reads one line, with these words and nothing that is not for it; and the log all of it.
+/// Asserts that `{}` is one line with these words and without secrets, and that `{:#}` contains everything.
 #[track_caller]
 fn assert_reads(error: &Error, short: &str, long: &[&str]) {
     assert_eq!(error.to_string(), short);
@@ -272,7 +272,7 @@ on_every_database! {
         assert!(error.to_string().starts_with("the transaction was rolled back: could not "), "{error}");
         assert!(error.to_string().contains("`Versioned`"), "{error}");
 
-        // A statement, and no model.
+        // A statement without a model.
         let mut tx = db.begin().await.unwrap();
         tx.execute("INSERT INTO nowhere VALUES (1)").await.unwrap_err();
         let error = tx.commit().await.unwrap_err();
@@ -473,7 +473,7 @@ mod on_postgres {
         a.commit().await.unwrap();
         let error = b.execute("UPDATE counter SET n = 4 WHERE id = 1").await.unwrap_err();
         assert_eq!(predicates(&error), ["serialization", "retryable"]);
-        // Swallowed, it is still the reason why the transaction can be run again.
+        // An ignored error is still the reason that makes the transaction retryable.
         let error = b.commit().await.unwrap_err();
         assert_eq!(predicates(&error), ["rolled back", "serialization", "retryable"]);
         test.passed().await;
@@ -569,7 +569,7 @@ fn every_error_reads_as_one_line_and_keeps_its_causes() {
     for error in wrapped(|| Error::Stale { model: "User", key: "7".into(), version: 1 }) {
         assert_eq!(predicates(&error), ["stale"]);
     }
-    // The fate of a COMMIT outweighs what it was lost by.
+    // The unknown outcome of a COMMIT outweighs its cause.
     assert_eq!(
         predicates(&Error::other(Error::CommitUnknown(sqlx::Error::PoolTimedOut))),
         ["busy"]

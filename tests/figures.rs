@@ -66,7 +66,7 @@ mod crowd {
     crowd!(0 1 2 3 4 5 6 7 8 9);
 }
 
-/// A model with so many receivers, which run before the statement.
+/// A model with this many receivers before the statement.
 macro_rules! received {
     ($model:ident: async $($name:ident)*) => {
         received!(@ $model);

@@ -80,7 +80,7 @@ async fn run(conn: &mut sqlx::PgConnection, sql: &str) -> Result<u64, sqlx::Erro
     Ok(done.rows_affected())
 }
 
-/// What finishes although another transaction is open.
+/// What completes although another transaction is open.
 async fn without_waiting<T>(what: &str, operation: impl Future<Output = T>) -> T {
     let done = tokio::time::timeout(Duration::from_secs(5), operation).await;
     done.unwrap_or_else(|_| panic!("{what} waits for a lock"))
@@ -359,13 +359,13 @@ mod queue {
         for worker in workers {
             taken += worker.await.unwrap();
         }
-        // A worker ends as soon as all rows that are left are another's.
+        // A worker ends when the remaining rows are locked by other workers.
         assert_eq!(common::count(&test.db, "jobs").await, 100 - taken as i64);
         assert_eq!(taken, 50);
         test.passed().await;
     }
 
-    /// Of a table that is joined no row is locked.
+    /// No row of a joined table is locked.
     #[tokio::test]
     async fn a_join_locks_the_rows_of_the_model_alone() {
         let test = TestDb::postgres("join_locks").await;
@@ -383,7 +383,7 @@ mod queue {
     }
 }
 
-/// The row before a write that had to wait.
+/// The previous row of a write that had to wait.
 mod waiting {
     use super::*;
     use std::sync::LazyLock;
@@ -495,7 +495,7 @@ mod order {
         n: i64,
     }
 
-    /// As `Item`, with a receiver that asks for the row before.
+    /// Like `Item`, with a receiver that takes the previous row.
     #[derive(Debug, Clone, Model)]
     #[model(table = "items")]
     struct WatchedItem {
@@ -1221,7 +1221,7 @@ mod random {
         }
     }
 
-    /// Transactions, and whose turn it is.
+    /// Transactions, and the order of their operations.
     #[derive(Debug)]
     struct History {
         variant: Variant,
@@ -1441,10 +1441,10 @@ mod random {
         std::env::var(variable).map_or(default, |number| number.parse().unwrap())
     }
 
-    /// How often a history is tried whose end differs.
+    /// How often a history is repeated if the results differ.
     const ROUNDS: usize = 5;
 
-    /// `LOCKS_HISTORIES` says how many, and `LOCKS_SEED` with which it begins.
+    /// `LOCKS_HISTORIES` is the number of histories, and `LOCKS_SEED` the first seed.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn no_transaction_fails_that_succeeds_by_hand() {
         let test = TestDb::postgres("random_locks").await;

@@ -357,7 +357,7 @@ async fn skip_updates(db: &Db, condition: &str) {
     drop_before(db, "UPDATE", "items", condition).await;
 }
 
-/// As `Item`, with a receiver of what has changed.
+/// Like `Item`, with a receiver of what has changed.
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "items")]
 struct Watched {
@@ -779,7 +779,7 @@ fn person(email: &str, name: &str) -> Person {
     Person { id: None, email: email.to_owned(), name: name.to_owned() }
 }
 
-/// As `Person`, with a receiver of what has changed.
+/// Like `Person`, with a receiver of what has changed.
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "people")]
 struct Member {
@@ -1285,7 +1285,7 @@ mod sqlite_statements {
     }
 }
 
-/// As `Rate`, with a version and with receivers of what has changed.
+/// Like `Rate`, with a version and with receivers of what has changed.
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "rates")]
 struct HeardRate {

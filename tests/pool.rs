@@ -504,7 +504,7 @@ mod altered {
         slug: String,
     }
 
-    /// As `Note`, with a receiver that writes, and one after the commit.
+    /// Like `Note`, with a receiver that writes, and one after the commit.
     #[derive(Debug, Clone, Model)]
     #[model(table = "notes")]
     struct Told {
@@ -514,7 +514,7 @@ mod altered {
         slug: String,
     }
 
-    /// As `Note`, with a receiver that asks for the row before, so that a write is several statements.
+    /// Like `Note`, with a receiver that takes the previous row, so that a write is several statements.
     #[derive(Debug, Clone, Model)]
     #[model(table = "notes")]
     struct Compared {

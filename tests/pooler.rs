@@ -131,7 +131,7 @@ struct Pear {
     name: String,
 }
 
-/// As `Pear`, with a receiver that writes.
+/// Like `Pear`, with a receiver that writes.
 #[derive(Debug, Clone, Model)]
 #[model(table = "pears")]
 struct Peeled {
@@ -218,7 +218,7 @@ async fn two_clients_do_not_mix_their_statements() {
     test.passed().await;
 }
 
-/// What a dropped call has begun is not the transaction of another client.
+/// Another client does not continue the transaction that a dropped call has begun.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_dropped_call_leaves_no_transaction_open() {
     let test = TestDb::postgres("dropped").await;
@@ -295,7 +295,7 @@ async fn statements_run_without_a_cache() {
     db.execute("INSERT INTO pears VALUES (9, 'kept')").await.unwrap();
     assert!(Pear::find(&test.db, 9).await.unwrap().is_some());
 
-    // The rest of what there is.
+    // The remaining calls.
     let mut pears = [pear(20), pear(21), pear(22)];
     Pear::insert_many(&db, &mut pears).await.unwrap();
     Pear::update_many(&db, &mut pears).await.unwrap();

@@ -22,7 +22,7 @@ fn ticket(title: &str) -> Ticket {
     Ticket { id: None, title: title.to_owned(), state: "open".to_owned(), points: None }
 }
 
-/// As `Ticket`, found by a key of the program's own.
+/// Like `Ticket`, with a key that the program assigns.
 #[derive(Debug, Clone, Model)]
 #[model(table = "settings")]
 struct Setting {

@@ -45,7 +45,7 @@ async fn runs_sql(saved: PostSave<'_, Written>, conn: &mut Conn<'_>) -> Result<(
     let sql = saved.instance.text.clone();
     let Some((way, sql)) = sql.split_once(':') else { return Ok(()) };
     match way {
-        // What a receiver swallows must not be lost.
+        // An error that a receiver ignores must not be lost.
         "execute" => _ = conn.execute(sqlx::AssertSqlSafe(sql)).await,
         "query" => _ = conn.query(sqlx::AssertSqlSafe(sql)).execute().await,
         _ => _ = by_sqlx(conn, sql).await,
@@ -150,7 +150,7 @@ on_every_database! {
                 }
             }
         }
-        // What only looks like it is run.
+        // SQL that only looks like transaction control is run.
         let mut tx = db.begin().await.unwrap();
         tx.execute("INSERT INTO notes (text) VALUES ('; COMMIT;') -- ; ROLLBACK").await.unwrap();
         let (text,): (String,) = tx
@@ -201,7 +201,7 @@ on_every_database! {
                     // What a raw COMMIT has stored is stored, and nothing that came after it.
                     let commits = sql.contains("COMMIT") || sql.contains("END");
                     assert_eq!(texts(&db).await, if commits { vec!["a"] } else { vec![] }, "{sql}");
-                    // The connection is in order.
+                    // The connection is usable.
                     note("next").save(&pool).await.unwrap();
                     assert_eq!(SCENE.log.take(), ["stored next"], "{sql}");
                     db.execute("DELETE FROM notes").await.unwrap();
@@ -249,7 +249,7 @@ on_every_database! {
         assert!(undone.is_err() || committed.is_err());
         assert_eq!(SCENE.log.take().len(), texts(&db).await.len(), "told exactly of what is stored");
         db.execute("DELETE FROM notes").await.unwrap();
-        // One that is ended before the next save is the program's own affair.
+        // A savepoint that the program begins and ends before the next save has no effect on it.
         let mut tx = db.begin().await.unwrap();
         note("b").save(&mut tx).await.unwrap();
         by_sqlx(&mut tx, "SAVEPOINT a").await.unwrap();
@@ -344,7 +344,7 @@ on_every_database! {
                     db.execute("DELETE FROM notes").await.unwrap();
                 }
             }
-            // What ends what it begins is stored.
+            // SQL that ends the transaction that it begins is stored.
             pool.execute(sqlx::AssertSqlSafe(format!("BEGIN; {insert}; COMMIT"))).await.unwrap();
             assert_eq!(texts(&db).await, ["x"]);
             db.execute("DELETE FROM notes").await.unwrap();
@@ -607,10 +607,10 @@ mod sqlite {
                                 0 => _ = conn.execute(sql).await.unwrap_err(),
                                 1 => _ = conn.query(sql).execute().await.unwrap_err(),
                                 2 => _ = by_sqlx(conn, sql).await.unwrap_err(),
-                                // Nobody waits for the answer.
+                                // The future is dropped before the answer.
                                 _ => _ = cancelled_after(conn.execute(sql), 0).await,
                             }
-                            // It may be refused, but it must not be stored by itself.
+                            // It may be refused, but must not be stored outside the transaction.
                             let _ = plain("late").save(&mut *conn).await;
                         },
                         |savepoint| { assert!(savepoint.commit().await.is_err(), "{sql} {way}") }

@@ -39,7 +39,7 @@ mod behind {
         hundred(order = 100)
         zero(order = 0, after = hundred)
         two_hundred(order = 200)
-        // Behind both, and a chain.
+        // After both, and a chain.
         one(order = 1, after = [hundred, zero])
         two(order = 2, after = one)
         // After a receiver of every model, and one of several models.
@@ -50,7 +50,7 @@ mod behind {
         later(order = 50, on_commit)
         soon(order = 0, on_commit, after = two_hundred)
         last(order = 60, on_commit, after = later)
-        // Of another signal, and of a model that this is not.
+        // Of another signal, and of another model.
         four(order = 4, after = [deleted, of_other])
     }
 
@@ -123,7 +123,7 @@ on_every_database! {
         #[derive(Debug, Model)]
         struct Fresh { id: Option<i64>, n: i64 }
 
-        /// A copy is a row of its own.
+        /// `Clone` returns a different row.
         impl Clone for Fresh {
             fn clone(&self) -> Self { Self { id: None, n: self.n } }
         }

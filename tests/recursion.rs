@@ -54,7 +54,7 @@ async fn again(saved: PostSave<'_, Echo>, db: Db) -> Result<()> {
     Ok(())
 }
 
-/// Its receiver goes to the pool in one way or another, as `n` says.
+/// Its receiver uses the pool. `n` selects how.
 #[derive(Debug, Clone, Model)]
 #[model(table = "pings")]
 struct Impatient {
@@ -138,7 +138,7 @@ on_every_database! {
         assert_eq!(count(&db, "pings").await, 16);
         let mut tx = db.begin().await.unwrap();
         Echo { id: None, n: 0 }.save(&mut tx).await.unwrap();
-        // The second one's own callback fails, and that is its save's business, not this commit's.
+        // The callback of the second save fails. That error belongs to the save, not to this commit.
         assert!(tx.commit().await.unwrap().errors.is_empty());
         assert_eq!(count(&db, "pings").await, 32);
     }
@@ -165,7 +165,7 @@ on_every_database! {
         assert!(begun.elapsed().as_secs() < 5);
         let mut instance = Impatient { id: None, n: 6 };
         POOL.scope(one.clone(), OTHER.scope(other, instance.save(&one))).await.unwrap();
-        // And outside a receiver the pool is anybody's.
+        // Outside a receiver the pool can be used.
         Ping::all(&one).await.unwrap();
     }
 }

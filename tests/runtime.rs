@@ -248,7 +248,7 @@ on_every_database! {
         });
         muted_one.await;
         assert_eq!(SCENE.log.take(), ["two", "-", "-"]);
-        // What was muted at the save is muted after the commit; another task does not know of it.
+        // Receivers muted during the save are also muted after the commit. Other tasks are not affected.
         let mut tx = db.begin().await.unwrap();
         without_signals(async { Quiet { id: None, n: 1 }.save(&mut tx).await }).await.unwrap();
         tx.commit().await.unwrap();
@@ -299,7 +299,7 @@ fn values_captured_by_a_receiver_may_use_the_registry_in_drop() {
             })
         };
         let handle = connect();
-        // Of the same identity: it is not connected, and dropped at once.
+        // The `uid` is taken: the receiver is not connected and is dropped at once.
         let again = connect();
         dropped.try_recv().unwrap();
         assert!(handle.disconnect() && !again.disconnect());

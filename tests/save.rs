@@ -66,7 +66,7 @@ on_every_database! {
         let error = again.insert(&db).await.unwrap_err();
         assert!(matches!(error, Error::Database(_)) && error.is_unique_violation(), "{error:?}");
 
-        // A taken name, not a taken key: it must not pass for a row that another task was faster with.
+        // A taken name, not a taken key: it must not be mistaken for a row that another task has stored.
         let mut same_name = User { id: Some(99), ..user("Ann") };
         assert!(same_name.save(&db).await.unwrap_err().is_unique_violation());
         let mut same_name = user("Ann");

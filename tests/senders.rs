@@ -355,7 +355,7 @@ on_every_database! {
         assert!(tx.commit().await.unwrap_err().is_rolled_back());
         assert_eq!(SCENE.log.take(), ["apologize 1"]);
 
-        // Robust: each runs, and what failed is undone alone.
+        // Robust: every receiver runs, and only a failed one is undone.
         let mut tx = db.begin().await.unwrap();
         let results = OrderPaid { order_id: 1 }.send_robust(&mut tx).await;
         let results: Vec<_> = results.iter().map(|(r, done)| (r.name().rsplit("::").next().unwrap(), done.is_ok())).collect();

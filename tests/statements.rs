@@ -18,7 +18,7 @@ fn user() -> User {
     User { id: None, name: "Ann".to_owned(), email: "ann@example.org".to_owned() }
 }
 
-/// As `User`, with a receiver that writes.
+/// Like `User`, with a receiver that writes.
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
 struct Member {
@@ -49,7 +49,7 @@ async fn create_profile(saved: PostSave<'_, Member>, conn: &mut Conn<'_>) -> Res
     Ok(())
 }
 
-/// As `User`, with nothing but a receiver after the commit.
+/// Like `User`, with nothing but a receiver after the commit.
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
 struct Guest {
@@ -61,7 +61,7 @@ struct Guest {
 #[receiver(post_save, sender = Guest, on_commit)]
 async fn greet(_: PostSave<'_, Guest>) {}
 
-/// As `User`, with a receiver that cannot fail.
+/// Like `User`, with a receiver that cannot fail.
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
 struct Visitor {
@@ -113,7 +113,7 @@ fn page(title: &str) -> Page {
     Page { id: None, title, hits: 0, created_at: now, changed_at: now, slug, version: 1 }
 }
 
-/// As `User`, with a receiver that asks for the row before.
+/// Like `User`, with a receiver that takes the previous row.
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
 struct Audited {
@@ -128,7 +128,7 @@ fn audit(_: PostSave<'_, Audited>, _: Previous<'_, Audited>) {}
 #[receiver(post_delete, sender = Audited)]
 fn audit_delete(_: PostDelete<'_, Audited>, _: Previous<'_, Audited>) {}
 
-/// As `User`, with a receiver for every row of many, and one for the whole.
+/// Like `User`, with a receiver for every row of many, and one for the whole.
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
 struct Counted {
@@ -166,7 +166,7 @@ mod postgres {
         r#"INSERT INTO "users" ("name", "email") VALUES ($1, $2) RETURNING "id""#;
     const INSERT_PROFILE: &str = r#"INSERT INTO "profiles" ("user_id") VALUES ($1) RETURNING "id""#;
 
-    /// What one operation says on a warm pool, which has nothing to say of its own.
+    /// What one operation sends on a warm pool, which sends nothing by itself.
     async fn said<T>(proxy: &Proxy, _: &Db, operation: impl Future<Output = Result<T>>) -> Said {
         proxy.take();
         operation.await.unwrap();
@@ -231,7 +231,7 @@ mod postgres {
         test.passed().await;
     }
 
-    /// What each of some operations says, the first word of each statement, once all are prepared.
+    /// The first word of each statement that an operation sends, after all statements are prepared.
     macro_rules! assert_said {
         ($proxy:expr, $db:expr, $($operation:expr => [$($word:literal)*];)*) => { $(
             let mut last = Said::default();
@@ -272,7 +272,7 @@ mod postgres {
             Page::get_or_create(db, stored.clone(), &unique) => ["SELECT"];
             Page::get_or_create(db, new(), &unique) => ["SELECT" "INSERT"];
         }
-        // The row before is part of the statement; the transaction is for the receiver, which may fail.
+        // The previous row is read by the statement itself. The transaction is needed because the receiver may fail.
         let mut audited = Audited { id: None, name: String::new(), email: String::new() };
         said(&proxy, db, audited.save(db)).await;
         assert_said! { &proxy, db,
@@ -285,7 +285,7 @@ mod postgres {
         test.passed().await;
     }
 
-    /// Raw SQL costs nothing more, but for what begins or ends a transaction, and for sqlx's own connection in one.
+    /// Raw SQL has no additional cost, except for transaction control and for sqlx's own connection in a transaction.
     #[tokio::test]
     async fn raw_sql_is_verified_only_if_it_may_have_changed_the_transaction() {
         let test = common::TestDb::postgres("statements_of_raw_sql").await;
@@ -384,7 +384,7 @@ mod sqlite {
     use crate::common::Log;
     use sqlx_signals::sqlx::SqliteConnection;
 
-    /// Writes down every row that is written and every commit, as SQLite itself reports them.
+    /// Records every written row and every commit, as SQLite itself reports them.
     async fn observed(conn: &mut SqliteConnection) -> Log {
         let log = Log::default();
         let mut handle = conn.lock_handle().await.unwrap();

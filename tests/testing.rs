@@ -25,7 +25,7 @@ fn plain(n: i64) -> Plain {
     Plain { id: None, n }
 }
 
-/// What an assertion that fails says.
+/// The message of a failed assertion.
 fn message(assertion: impl FnOnce()) -> String {
     let payload = catch_unwind(AssertUnwindSafe(assertion)).expect_err("the assertion fails");
     *payload.downcast::<String>().unwrap()

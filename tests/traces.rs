@@ -7,7 +7,7 @@ use std::task::Poll;
 
 use sqlx_signals::prelude::*;
 
-/// Writes down the spans and events of this library.
+/// Records the spans and events of this library.
 #[derive(Clone, Default)]
 struct Subscriber {
     seen: std::sync::Arc<std::sync::Mutex<Vec<String>>>,
@@ -124,7 +124,7 @@ async fn a_save_and_its_receivers_are_traced() {
     );
 }
 
-/// A model whose receivers do what a row says.
+/// A model whose receivers do what the row requests.
 mod levels {
     use super::*;
 
@@ -213,7 +213,7 @@ async fn an_error_that_the_caller_gets_is_logged_once_for_debugging() {
     let mut inner = Inner { id: None, how: "veto".to_owned() };
     let seen = logged(async { drop(inner.save(&db).await.unwrap_err()) }).await;
     assert_logged(&seen, &[veto]);
-    // However many receivers pass it on.
+    // Regardless of how many receivers pass it on.
     let seen = logged(async { drop(outer("veto").save(&db).await.unwrap_err()) }).await;
     assert_logged(&seen, &[veto]);
     let seen = logged(async {
@@ -290,7 +290,7 @@ async fn a_failure_after_the_future_is_dropped_is_logged_as_an_error() {
         assert!(drops || commit.await.unwrap_err().is_foreign_key_violation());
         false
     };
-    // Returned, it is no error of the log.
+    // A returned error is not logged as an error.
     assert_logged(&logged(async { assert!(!commit(false).await) }).await, &[]);
     // The thread of SQLite may be done with COMMIT at the first poll.
     let seen = logged(async { while !commit(true).await {} }).await;

@@ -161,7 +161,7 @@ on_every_database! {
         assert_eq!(closure.to_string(), "closure failed");
         assert_eq!(panicked.to_string(), "panicked: closure panicked");
         assert_eq!(texts(&db).await.len(), 2);
-        // Alone, its error is in the log, and the save is well.
+        // Without a transaction its error is logged, and the save succeeds.
         note("bad callback").save(&db).await.unwrap();
     }
 
@@ -239,7 +239,7 @@ on_every_database! {
         assert!(matches!(error, Error::Database(_)) && error.is_foreign_key_violation(), "{error:?}");
         assert_eq!((SCENE.log.take(), texts(&db).await), (vec!["rollback a".to_owned()], vec![]));
 
-        // The same of a statement that commits itself: the row is not there, and so it is no success.
+        // The same for a statement that commits itself: the row is not stored, so the save fails.
         #[derive(Debug, Model)]
         struct Child { #[model(primary_key)] note_id: i64 }
         let mut child = Child { note_id: 999 };
@@ -370,7 +370,7 @@ on_every_database! {
                 let error = Nested { id: None, text: "x".to_owned() }.save(&mut tx).await.unwrap_err();
                 let Error::Receiver(failed) = error else { panic!("{error:?}") };
                 assert!(failed.source.to_string().contains("`Note` has receivers that wait for the commit"));
-                // One without such receivers is a unit of its own in there.
+                // A save without such receivers is atomic within it.
                 Plain { id: None, text: "refused".to_owned() }.save(&mut tx).await.unwrap_err();
                 Plain { id: None, text: "b".to_owned() }.save(&mut tx).await.unwrap();
                 tx.commit().await.unwrap();
@@ -400,7 +400,7 @@ on_every_database! {
         drop(tx);
         assert_eq!(SCENE.log.wait_for(1).await, ["rollback c"]);
         note("d").save(&mut conn).await.unwrap();
-        // The commit is dropped half-way, and the connection with it; the next use takes another one.
+        // The commit is dropped half-way, and the connection with it. The next use acquires another one.
         let mut tx = conn.begin().await.unwrap();
         note("e").save(&mut tx).await.unwrap();
         tx.on_commit(tokio::task::yield_now());
@@ -581,7 +581,7 @@ async fn a_read_only_connection_begins_a_transaction() {
     tx.commit().await.unwrap();
     let read = reader.transaction(async |tx| Note::all(tx).await).await.unwrap();
     assert_eq!(read.len(), 1);
-    // A write is refused, and the connection stays of use.
+    // A write is refused, and the connection stays usable.
     let mut tx = reader.begin().await.unwrap();
     let error = note("second").save(&mut tx).await.unwrap_err();
     assert!(error.to_string().contains("readonly"), "{error}");

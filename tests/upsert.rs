@@ -27,7 +27,7 @@ fn user(email: &str, name: &str) -> User {
     User { id: None, email: email.to_owned(), tenant: 1, name: name.to_owned() }
 }
 
-/// As `User`, with receivers.
+/// Like `User`, with receivers.
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "users")]
 struct Member {
@@ -159,7 +159,7 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["pre ann@x", "post Ann true true", "commit Ann true"]);
         let (found, created) = Member::get_or_create(&db, member("ann@x", "Other"), &MEMBER).await.unwrap();
         assert_eq!((found, created, SCENE.log.take()), (ann.clone(), false, Vec::new()));
-        // What a receiver makes of the columns is what the row is found by.
+        // The row is found by the columns as the receivers have changed them.
         let (found, created) = Member::get_or_create(&db, member("ANN@x", "Other"), &MEMBER).await.unwrap();
         assert_eq!((found, created, SCENE.log.take()), (ann, false, vec!["pre ann@x".to_owned()]));
         Member::get_or_create(&db, member("new@x", "vetoed"), &MEMBER).await.unwrap_err();

@@ -88,7 +88,7 @@ async fn things(db: &Db) -> Thing {
     thing
 }
 
-/// That something is an error that names the column and its model.
+/// Asserts that the result is an error that names the column and the model.
 #[track_caller]
 fn refused<T: std::fmt::Debug>(done: Result<T>, column: &str, model: &str) {
     let error = done.expect_err("the value fits no field");
@@ -106,7 +106,7 @@ fn chain(error: &dyn std::error::Error) -> String {
     chain
 }
 
-/// A model whose receivers ask for the row before.
+/// A model whose receivers take the previous row.
 #[derive(Debug, Clone, Model)]
 #[model(table = "watched")]
 struct Watched {

@@ -123,7 +123,7 @@ pub fn with_database(url: &str, name: &str) -> String {
     format!("{server}/{name}?{query}")
 }
 
-/// Creates a table whose `id` the database gives, with these further columns.
+/// Creates a table with these columns and an `id` that the database assigns.
 pub async fn table(db: &Db, name: &str, columns: &str) {
     let id = match db.kind() {
         DatabaseKind::Sqlite => "id INTEGER PRIMARY KEY",
@@ -175,14 +175,14 @@ impl Log {
         self.0.lock().unwrap().clone()
     }
 
-    /// Waits until the log is as long as it is said to become.
+    /// Waits until the log has this many entries.
     pub async fn wait_for(&self, entries: usize) -> Vec<String> {
         until(|| self.0.lock().unwrap().len() >= entries).await;
         self.take()
     }
 }
 
-/// Waits for what another task is about to do.
+/// Waits for the effect of another task.
 pub async fn until(mut done: impl FnMut() -> bool) {
     for _ in 0..2000 {
         if done() {
@@ -212,7 +212,7 @@ impl Scene {
     }
 }
 
-/// A future that is dropped after it was pending so many times.
+/// Polls a future, and drops it after it was pending this many times.
 pub async fn cancelled_after<F: Future>(future: F, pending: usize) -> Option<F::Output> {
     let mut future = Box::pin(future);
     let mut left = pending;

@@ -10,8 +10,8 @@ use sqlx_signals::sqlx::postgres::PgConnectOptions;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 
-/// What the client said since the log was last taken: statements as they stand, `ping` for a bare Sync; and how often
-/// it spoke after the server had.
+/// What the client has sent since the log was last taken: the text of statements, `ping` for a bare Sync, and how often
+/// it has sent something after the server's answer (round trips).
 #[derive(Default, Debug)]
 pub struct Said {
     pub statements: Vec<String>,
@@ -28,7 +28,7 @@ pub struct Proxy {
     port: u16,
     /// Cuts every connection.
     cut: Arc<tokio::sync::Notify>,
-    /// Connections with a lower number hear nothing any more, and neither does the server of them.
+    /// Messages of connections with a lower number are no longer passed on, in either direction.
     silent: Arc<AtomicUsize>,
     /// The number of the next connection.
     next: Arc<AtomicUsize>,
@@ -103,7 +103,7 @@ impl Proxy {
         self.silent.store(self.next.load(Ordering::SeqCst), Ordering::SeqCst);
     }
 
-    /// Hangs up as soon as the server has said that a write is complete, and before it says that it is ready.
+    /// Closes the connection when the server has reported that a write is complete, before it reports that it is ready.
     pub fn hang_up_after_a_write(&self) {
         self.said.lock().unwrap().hang_up = true;
     }
@@ -174,7 +174,7 @@ async fn relay<S>(
     tokio::select! { () = answers => {}, () = questions => {} }
 }
 
-/// What a server says that an administrator shuts down.
+/// The message of a server that an administrator shuts down.
 const FATAL: &[u8] = b"E\0\0\0\x23SFATAL\0VFATAL\0C57P01\0Mhung up\0\0";
 
 /// The position at which the server's answers complete the first write.
@@ -217,7 +217,7 @@ impl Parser {
             }
             let message: Vec<u8> = self.bytes.drain(..length).collect();
             if !self.started {
-                // The version 3.0; anything else asks for TLS, and the server says no.
+                // Version 3.0 of the protocol. Anything else requests TLS, which the server refuses.
                 self.started = message[4..8] == [0, 3, 0, 0];
                 self.silent = true;
                 continue;

@@ -6,19 +6,19 @@ use sqlx_signals::prelude::*;
 #[derive(Debug, Clone, Model)]
 #[model(table = "articles")]
 pub struct Article {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: Option<i64>,
     /// May be changed by a receiver.
     pub title: String,
 }
 
-/// What the library's receiver writes.
+/// Written by the library's receiver.
 #[derive(Debug, Clone, Model)]
 #[model(table = "revisions")]
 pub struct Revision {
-    /// Given by the database.
+    /// Assigned by the database.
     pub id: Option<i64>,
-    /// Whose revision.
+    /// The article of the revision.
     pub article_id: i64,
 }
 
@@ -31,7 +31,7 @@ mod receivers {
     use super::{Article, Revision};
     use sqlx_signals::prelude::*;
 
-    /// Every save of an article leaves a revision.
+    /// Stores a revision for every save of an article.
     #[receiver(post_save, sender = Article)]
     async fn keep_revision(saved: PostSave<'_, Article>, conn: &mut Conn<'_>) -> Result<()> {
         Revision { id: None, article_id: saved.pk() }.save(conn).await?;
