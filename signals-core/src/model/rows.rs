@@ -354,12 +354,12 @@ impl<M: Model, R: Route<M>> SignalRows for TypedRows<'_, M, R> {
         event: &RowEvent,
         cx: Context<'a, '_>,
     ) -> Started<'a> {
-        (to.own::<M>().begin)(to, &mut self.rows, self.fields.as_deref(), event, cx)
+        (to.model_calls::<M>().begin)(to, &mut self.rows, self.fields.as_deref(), event, cx)
     }
 
     fn keep_event(&self, to: &ErasedReceiver, event: &RowEvent) -> Option<Box<dyn KeptEvent>> {
         let rows = &self.rows[event.first()..];
         let complete = |copies: &mut [M]| copy_keys(copies, rows);
-        (to.own::<M>().keep)(to, &self.rows, self.fields.as_deref(), event, &complete)
+        (to.model_calls::<M>().keep)(to, &self.rows, self.fields.as_deref(), event, &complete)
     }
 }

@@ -14,7 +14,7 @@ use crate::database::source::{Connects, Source};
 use crate::error::Result;
 use crate::signal::dispatch::{DeferredDelivery, dispatch, dispatch_robust};
 use crate::signal::entry::Entry;
-use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started, begin_own};
+use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started, begin_typed};
 use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::parameter::Context;
 use crate::signal::receivers::{CustomReceivers, SignalTable};
@@ -28,8 +28,8 @@ use crate::transaction::guard::FailGuard;
 
 /// A signal that the program defines. `#[derive(Signal)]` implements it.
 ///
-/// The signal is sent as a value, and its receivers get a reference to the value. A receiver takes the same
-/// [parameters](crate::Parameter) as a receiver of a model's signal, except for [`Previous`](crate::Previous).
+/// A value of the type is sent, and the receivers get a reference to it. They can take the same
+/// [parameters](crate::Parameter) as receivers of a model's signal, except for [`Previous`](crate::Previous).
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -96,7 +96,8 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
     /// back. If no receiver takes the connection, no connection is acquired and no transaction is begun. Receivers with `on_commit` or
     /// `on_rollback` are not among the results.
     ///
-    /// If the connection cannot be acquired or the transaction cannot be committed, each result is that error.
+    /// If no receiver can run, for example because no connection is available, or if the transaction cannot be committed, each result is
+    /// that error.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -147,7 +148,7 @@ struct Payload<T>(Arc<T>);
 
 impl<T: CustomSignal> Event for Payload<T> {
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        begin_own::<T, ()>(to, &self.0, cx)
+        begin_typed::<T, ()>(to, &self.0, cx)
     }
 
     fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>> {
@@ -157,7 +158,7 @@ impl<T: CustomSignal> Event for Payload<T> {
 
 impl<T: CustomSignal> KeptEvent for Payload<T> {
     fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        begin_own::<T, ()>(to, &self.0, cx)
+        begin_typed::<T, ()>(to, &self.0, cx)
     }
 }
 

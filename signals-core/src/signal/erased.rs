@@ -50,19 +50,19 @@ pub enum Calls<'r> {
 /// The entry of a receiver refers to it, so that the code for a signal of a model is only compiled into programs that have a receiver
 /// for it.
 pub(crate) struct ModelCalls<M> {
-    pub(crate) begin: BeginOwn<M>,
-    pub(crate) keep: KeepOwn<M>,
+    pub(crate) begin: BeginTyped<M>,
+    pub(crate) keep: KeepTyped<M>,
 }
 
 type Fields<'e, M> = Option<&'e [Column<M>]>;
-type BeginOwn<M> = for<'a, 'c> fn(
+type BeginTyped<M> = for<'a, 'c> fn(
     &ErasedReceiver,
     &'a mut [M],
     Fields<'a, M>,
     &RowEvent,
     Context<'a, 'c>,
 ) -> Started<'a>;
-type KeepOwn<M> = fn(
+type KeepTyped<M> = fn(
     &ErasedReceiver,
     &[M],
     Fields<'_, M>,
@@ -106,7 +106,7 @@ impl ErasedReceiver {
     }
 
     /// The calls of a receiver of every model. `None` for a receiver of one model.
-    pub(crate) fn any(&self) -> Option<&dyn AnyModelCalls> {
+    pub(crate) fn any_model_calls(&self) -> Option<&dyn AnyModelCalls> {
         match self.entry().calls() {
             Calls::ModelCalls(_) => None,
             Calls::Any(any) => Some(any),
@@ -114,12 +114,12 @@ impl ErasedReceiver {
     }
 
     /// The calls of a receiver of the model `M`.
-    pub(crate) fn own<M: 'static>(&self) -> &'static ModelCalls<M> {
-        self.own_any().downcast_ref().expect(ASKED)
+    pub(crate) fn model_calls<M: 'static>(&self) -> &'static ModelCalls<M> {
+        self.erased_model_calls().downcast_ref().expect(ASKED)
     }
 
     #[inline(never)]
-    fn own_any(&self) -> &'static (dyn Any + Send + Sync) {
+    fn erased_model_calls(&self) -> &'static (dyn Any + Send + Sync) {
         match self.entry().calls() {
             Calls::ModelCalls(own) => own,
             Calls::Any(_) => &(),
@@ -182,7 +182,7 @@ impl<S: Signal> ErasedEntry for AnyEntry<S> {
 }
 
 /// Calls a receiver of this signal and sender.
-pub(crate) fn begin_own<'a, S: Signal, M: Send + Sync + 'static>(
+pub(crate) fn begin_typed<'a, S: Signal, M: Send + Sync + 'static>(
     to: &ErasedReceiver,
     event: S::Event<'a, M>,
     cx: Context<'a, '_>,
@@ -197,7 +197,7 @@ fn begin<'a, S: Signal, M: Send + Sync + 'static>(
     event: &RowEvent,
     cx: Context<'a, '_>,
 ) -> Started<'a> {
-    begin_own::<S, M>(to, S::of_mut(rows, fields, event).expect(ASKED), cx)
+    begin_typed::<S, M>(to, S::of_mut(rows, fields, event).expect(ASKED), cx)
 }
 
 /// Copies the event, if the receiver runs after the transaction has ended.
@@ -211,14 +211,14 @@ fn keep<S: Signal, M: Send + Sync + 'static>(
     let keep = to.get::<Entry<S, M>>()?.keep?;
     let mut kept = keep(&S::of(rows, fields, event)?);
     complete(S::rows_mut(&mut kept));
-    Some(Box::new(KeptOwn::<S, M>(kept)))
+    Some(Box::new(KeptTyped::<S, M>(kept)))
 }
 
-struct KeptOwn<S: Signal, M: Send + Sync + 'static>(S::Kept<M>);
+struct KeptTyped<S: Signal, M: Send + Sync + 'static>(S::Kept<M>);
 
-impl<S: Signal, M: Send + Sync + 'static> KeptEvent for KeptOwn<S, M> {
+impl<S: Signal, M: Send + Sync + 'static> KeptEvent for KeptTyped<S, M> {
     fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        begin_own::<S, M>(to, S::replay(&self.0), cx)
+        begin_typed::<S, M>(to, S::replay(&self.0), cx)
     }
 }
 

@@ -23,11 +23,11 @@ signal! {
     /// Sent before a row is written.
     ///
     /// The receiver may change the instance, including its key. It may also veto the write by returning an error: the save returns
-    /// [`Error::Receiver`](crate::Error::Receiver), and no SQL is sent. A bulk write calls the receivers for each row before its first
-    /// statement.
+    /// [`Error::Receiver`](crate::Error::Receiver), and the row is not written. A bulk write runs the receivers of all rows before its
+    /// first statement.
     ///
-    /// The receivers run in the caller's transaction, if there is one. Outside a transaction, one is begun before them only if one of
-    /// them takes the connection.
+    /// Outside a transaction, the receivers run before any SQL is sent, unless one of them takes the connection: then a transaction is
+    /// begun before they run.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -143,8 +143,8 @@ signal! {
     /// Sent after a statement has written rows, once for all rows of the statement.
     ///
     /// Use it for receivers that are expensive to call for each row, such as one that updates a search index. A save of one row
-    /// sends it too, with a slice of one row, so that one receiver covers both. It is sent after the [`post_save`] signals of the
-    /// rows. [`PostSaveBatch`] shows an audit log of every model that is written in batches.
+    /// sends it too, with a slice of one row, so one receiver handles single saves and bulk writes. It is sent after the
+    /// [`post_save`] signals of the rows. The documentation of [`PostSaveBatch`] contains an audit log of every model.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -202,7 +202,7 @@ pub struct PostSave<'e, M: ?Sized> {
     pub fields: Option<&'e [Column<M>]>,
 }
 
-/// The event of [`pre_delete`]: a row is about to be deleted.
+/// The event of [`pre_delete`]: a row is about to be deleted. See [`pre_delete`] for an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PreDelete<'e, M: ?Sized> {
@@ -210,7 +210,7 @@ pub struct PreDelete<'e, M: ?Sized> {
     pub instance: &'e M,
 }
 
-/// The event of [`post_delete`]: a row was deleted.
+/// The event of [`post_delete`]: a row was deleted. See [`post_delete`] for an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PostDelete<'e, M: ?Sized> {
@@ -218,7 +218,7 @@ pub struct PostDelete<'e, M: ?Sized> {
     pub instance: &'e M,
 }
 
-/// The event of [`post_load`]: a row was read.
+/// The event of [`post_load`]: a row was read. See [`post_load`] for an example.
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct PostLoad<'e, M: ?Sized> {
@@ -228,16 +228,17 @@ pub struct PostLoad<'e, M: ?Sized> {
 
 /// The event of [`post_save_batch`]: one statement has written rows.
 ///
-/// A bulk write sends one event for each of its statements. At present, a statement writes up to 16,384 rows on PostgreSQL and up to
-/// 1,000 rows on SQLite. It writes fewer rows if the model has very many columns, or columns that PostgreSQL cannot receive as
+/// A bulk write sends one event for each of its statements. At present, one statement writes up to 16,384 rows on PostgreSQL and up
+/// to 1,000 rows on SQLite. It writes fewer rows if the model has very many columns, or columns that PostgreSQL does not accept as
 /// arrays.
 ///
 /// # An audit log of every model
 ///
-/// A receiver that names no sender gets `PostSaveBatch<'_, dyn AnyModel>`. There, `instances` is an
-/// `Arc<[&dyn AnyModel]>`, which dereferences to a slice of rows of any model. The following receiver writes the audit entries
-/// of all rows of an event with one `insert_many`, in the transaction of the write. An `insert_many` of 10,000 rows calls it once
-/// on PostgreSQL and ten times on SQLite. With [`post_save`], it would be called 10,000 times.
+/// A receiver without `sender` gets `PostSaveBatch<'_, dyn AnyModel>`: the rows of a statement, of any model. The receiver below
+/// writes an audit entry for each row, with one `insert_many` per event and in the transaction of the write.
+///
+/// An `insert_many` of 10,000 rows sends this receiver all rows in one event on PostgreSQL, and in ten events on SQLite. A
+/// receiver of [`post_save`] would run 10,000 times, and write each entry with a statement of its own.
 ///
 /// ```standalone_crate
 /// use sqlx_signals::prelude::*;
@@ -263,7 +264,7 @@ pub struct PostLoad<'e, M: ?Sized> {
 ///             created: saved.created,
 ///         })
 ///         .collect();
-///     // Without signals, because the entries are rows of a model too: this receiver would receive them.
+///     // Without signals: the entries are rows of a model too, and this receiver would run for them again.
 ///     without_signals(async { AuditEntry::insert_many(conn, &mut entries).await }).await?;
 ///     Ok(())
 /// }
@@ -287,11 +288,11 @@ pub struct PostLoad<'e, M: ?Sized> {
 /// ```
 #[non_exhaustive]
 pub struct PostSaveBatch<'e, M: ?Sized + Subject> {
-    /// The rows as they were written, in the order of the caller's slice.
+    /// The rows as they were written, in the order in which the caller gave them.
     ///
     /// It is a `&[M]` for receivers of one model, and an `Arc<[&dyn AnyModel]>` for receivers of every model.
     pub instances: M::Slice<'e>,
-    /// Whether the rows are new. All rows of a statement are, or none.
+    /// Whether the rows are new. One event contains either only new rows or only rows that existed.
     pub created: bool,
     /// The columns that were written, or `None` if all of them were.
     pub fields: Option<&'e [Column<M>]>,
@@ -299,11 +300,11 @@ pub struct PostSaveBatch<'e, M: ?Sized + Subject> {
 
 /// The event of [`post_delete_batch`]: one statement has deleted rows.
 ///
-/// A receiver that names no sender gets `PostDeleteBatch<'_, dyn AnyModel>`, with rows of any model. [`PostSaveBatch`] shows how
-/// such a receiver is written, and how many rows one statement has.
+/// A receiver without `sender` gets `PostDeleteBatch<'_, dyn AnyModel>`, with rows of any model. The documentation of
+/// [`PostSaveBatch`] contains an example of such a receiver, and says how many rows one statement writes.
 #[non_exhaustive]
 pub struct PostDeleteBatch<'e, M: ?Sized + Subject> {
-    /// The deleted rows, in the order of the caller's slice. They still have their keys.
+    /// The deleted rows, in the order in which the caller gave them. They still have their keys.
     ///
     /// It is a `&[M]` for receivers of one model, and an `Arc<[&dyn AnyModel]>` for receivers of every model.
     pub instances: M::Slice<'e>,

@@ -61,7 +61,7 @@ pub trait Signal: Send + Sync + 'static {
     /// The event: the first parameter of a receiver. `M` is the model, or `dyn AnyModel` for receivers of every model.
     type Event<'e, M: ?Sized + Subject>: Send;
 
-    /// An owned copy of the event, which is kept until the transaction has ended.
+    /// An owned copy of the event for receivers that run after the transaction has ended.
     #[doc(hidden)]
     type Kept<M: Send + Sync + 'static>: Send + Sync + 'static;
 
@@ -87,8 +87,8 @@ pub trait Signal: Send + Sync + 'static {
     #[doc(hidden)]
     fn replay_any(kept: &Self::Kept<Snapshot>) -> Self::Event<'_, dyn AnyModel>;
 
-    /// The event about these rows, if this signal is the one that `event` belongs to. `None` for signals whose event borrows
-    /// the row mutably, see [`of_mut`](Self::of_mut).
+    /// Creates the typed event for `event`, borrowed from its rows. `None` if `event` is of another signal, or if the typed event needs a
+    /// mutable borrow.
     #[doc(hidden)]
     fn of<'e, M: Send + Sync + 'static>(
         _rows: &'e [M],
@@ -98,7 +98,7 @@ pub trait Signal: Send + Sync + 'static {
         None
     }
 
-    /// The event about these rows, from a mutable borrow.
+    /// The same as [`of`](Self::of), with a mutable borrow.
     #[doc(hidden)]
     fn of_mut<'e, M: Send + Sync + 'static>(
         rows: &'e mut [M],
@@ -108,7 +108,7 @@ pub trait Signal: Send + Sync + 'static {
         Self::of(rows, fields, event)
     }
 
-    /// The event about these rows for receivers of every model.
+    /// The same as [`of_mut`](Self::of_mut) for receivers of every model.
     #[doc(hidden)]
     fn of_any<'e>(
         _rows: &'e mut dyn Rows,
@@ -124,15 +124,17 @@ pub trait Signal: Send + Sync + 'static {
     }
 }
 
-/// What an event is about: rows of one model, or rows of any model.
+/// What the rows of an event are: rows of one model, or rows of any model.
 ///
-/// The type parameter of every event is a `Subject`. The trait is implemented for all models and for
-/// [`dyn AnyModel`](crate::AnyModel), and programs do not implement it:
+/// The type parameter of each event of a model's signal is a `Subject`. The trait is implemented for all models and for
+/// [`dyn AnyModel`](crate::AnyModel). Programs do not implement it.
 ///
 /// | subject | receiver | `instance` of [`PostSave`] | `instances` of [`PostSaveBatch`] |
 /// |---|---|---|---|
-/// | a model `M` | has `sender = M` | `&M` | `&[M]` |
-/// | `dyn AnyModel` | names no sender | `&dyn AnyModel` | `Arc<[&dyn AnyModel]>` |
+/// | a model `M` | with `sender = M` | `&M` | `&[M]` |
+/// | `dyn AnyModel` | without `sender` | `&dyn AnyModel` | `Arc<[&dyn AnyModel]>` |
+///
+/// Both kinds of `instances` dereference to a slice, so `len`, `iter` and indexing work on them.
 pub trait Subject: Send + Sync + 'static {
     /// Several rows, as the batch events hold them.
     #[doc(hidden)]
@@ -147,7 +149,7 @@ impl Subject for dyn AnyModel {
     type Slice<'e> = Arc<[&'e dyn AnyModel]>;
 }
 
-/// What a signal can be sent by: a model, `dyn AnyModel` for every model, or `()` for a custom signal.
+/// The sender of a signal: a model, `dyn AnyModel` for receivers of every model, or `()` for custom signals.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a model",
     label = "not a model",

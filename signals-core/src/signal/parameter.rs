@@ -41,9 +41,9 @@ pub mod phase {
 /// | `conn: &mut SqliteConnection` | in the transaction | the same, as sqlx's SQLite connection |
 /// | `db: Db` | `on_commit`, `on_rollback` | the pool, see [`Db`] |
 /// | `State(value): State<T>` | any | a value that was added with [`Db::with`], see [`State`](crate::State) |
-/// | `previous: Previous<'_, M>` | any, of [`post_save`](crate::post_save) and [`post_delete`](crate::post_delete) | the row before the write, see [`Previous`](crate::Previous) |
+/// | `previous: Previous<'_, M>` | any, only for [`post_save`](crate::post_save) and [`post_delete`](crate::post_delete) | the row before the write, see [`Previous`](crate::Previous) |
 ///
-/// ```
+/// ```standalone_crate
 /// # use sqlx_signals::prelude::*;
 /// # #[derive(Model, Clone)]
 /// # struct User { id: Option<i64>, name: String }
@@ -105,13 +105,14 @@ pub struct Context<'a, 'c> {
     pub(crate) previous: Option<&'a PreviousRow>,
 }
 
-/// What the type of a receiver's argument asks for in the phase `P`: the constant of [`Parameter`] if it is a parameter, and nothing
-/// if it is not, so that the call of the function is the only error.
+/// What the library must provide for an argument of the type `T` in the phase `P`: [`Parameter::ASKS`] if `T` is a parameter, and nothing
+/// otherwise. A type that is no parameter thus causes one compile error, at the call of the function, and not a second one here.
 #[doc(hidden)]
 #[derive(Debug)]
 pub struct ParameterAsks<P, T>(PhantomData<(P, T)>);
 
-/// Implemented for every type, so that the constant of a parameter, which is inherent, comes first.
+/// The default for types that are no parameters. It is implemented for every type. The constant of a parameter is inherent and takes
+/// precedence.
 #[doc(hidden)]
 pub trait NotParameter {
     /// Nothing.
@@ -134,7 +135,7 @@ impl<'a, 'c> Context<'a, 'c> {
         Self { conn, db, previous }
     }
 
-    /// The connection of the write. `None` if the receiver runs without one, for example after the commit.
+    /// The connection of the write, or `None` if the receiver runs without a connection.
     pub fn conn(&mut self) -> Option<&mut Conn<'c>> {
         self.conn.as_deref_mut()
     }

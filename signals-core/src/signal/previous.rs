@@ -16,8 +16,8 @@ use crate::table::any::AnyModel;
 /// The row is read in the transaction of the write, and only if a receiver of the model takes this parameter or has the option
 /// `changed(…)`. On PostgreSQL, the UPDATE or DELETE itself returns the row, and takes the same locks as without such a receiver.
 ///
-/// It is exactly the row that the write has replaced, even if other transactions write the row at the same time: if the
-/// write has to wait for another transaction, it is repeated with the row that this transaction has committed.
+/// It is exactly the row that the write has replaced, even if other transactions write the row at the same time. A write that has
+/// waited for another transaction is repeated with the row as that transaction has left it.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;

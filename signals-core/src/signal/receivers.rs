@@ -90,22 +90,22 @@ impl ReceiverCache {
 
     /// The receivers of a save.
     pub(crate) fn save(&self) -> Arc<WriteReceivers> {
-        self.save.get(|| self.saving())
+        self.save.get(|| self.find_save())
     }
 
     /// The receivers of a save. `None` if there is none.
     pub(crate) fn save_if_any(&self) -> Option<Arc<WriteReceivers>> {
-        self.save.get_if_any(|| self.saving())
+        self.save.get_if_any(|| self.find_save())
     }
 
     /// The receivers of a delete, and the models whose rows belong to those of this model.
     pub(crate) fn delete(&self) -> Arc<WriteReceivers> {
-        self.delete.get(|| self.deleting())
+        self.delete.get(|| self.find_delete())
     }
 
     /// The same as [`delete`](Self::delete). `None` if there is neither a receiver nor such a model.
     pub(crate) fn delete_if_any(&self) -> Option<Arc<WriteReceivers>> {
-        self.delete.get_if_any(|| self.deleting())
+        self.delete.get_if_any(|| self.find_delete())
     }
 
     /// The receivers of `post_load`. `None` if there is none.
@@ -117,12 +117,12 @@ impl ReceiverCache {
         &self.statement_cache
     }
 
-    fn saving(&self) -> WriteReceivers {
+    fn find_save(&self) -> WriteReceivers {
         let (before, post) = (self.of::<pre_save>(), self.of::<post_save>());
         WriteReceivers::of(before, post, self.of::<post_save_batch>(), &[], self.can_copy)
     }
 
-    fn deleting(&self) -> WriteReceivers {
+    fn find_delete(&self) -> WriteReceivers {
         let (before, post) = (self.of::<pre_delete>(), self.of::<post_delete>());
         let batch = self.of::<post_delete_batch>();
         WriteReceivers::of(before, post, batch, dependents(self.model), self.can_copy)

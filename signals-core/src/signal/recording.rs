@@ -13,23 +13,24 @@ use crate::task::chain::PoolId;
 use crate::task::mute;
 use crate::task::origin::{Origin, RecorderCount, any, origin};
 
-static LISTENERS: Mutex<Vec<Listener>> = Mutex::new(Vec::new());
+/// The logs of all recorders in the process.
+static ACTIVE_LOGS: Mutex<Vec<ActiveLog>> = Mutex::new(Vec::new());
 
-/// A log, and the task whose signals it records.
-struct Listener {
+/// The log of a recorder, and the task whose signals it records.
+struct ActiveLog {
     origin: Origin,
-    log: Arc<dyn Listen>,
+    log: Arc<dyn RecorderLog>,
 }
 
 /// The log of a recorder.
-pub(crate) trait Listen: Any + Send + Sync {
+pub(crate) trait RecorderLog: Any + Send + Sync {
     /// The model whose signals the log records. `None` for the log of a custom signal.
     fn model(&self) -> Option<TypeId> {
         None
     }
 
     /// Records a signal of the model. `committed` is set when the transaction has ended.
-    fn note(
+    fn record(
         &self,
         _signal: &'static str,
         _created: Option<bool>,
@@ -40,18 +41,18 @@ pub(crate) trait Listen: Any + Send + Sync {
 }
 
 /// A recorder. It records from [`begin`](Self::begin) until it is dropped.
-pub(crate) struct Recording<L: Listen> {
+pub(crate) struct Recording<L: RecorderLog> {
     pub(crate) log: Arc<L>,
     origin: Origin,
     _count: RecorderCount,
 }
 
-impl<L: Listen> Recording<L> {
+impl<L: RecorderLog> Recording<L> {
     pub(crate) fn begin(log: L) -> Self {
         let log = Arc::new(log);
         let count = RecorderCount::new();
         let origin = Origin::of_recorder();
-        listeners().push(Listener { origin, log: log.clone() });
+        active_logs().push(ActiveLog { origin, log: log.clone() });
         Self { log, origin, _count: count }
     }
 
@@ -63,28 +64,28 @@ impl<L: Listen> Recording<L> {
     }
 }
 
-impl<L: Listen> Drop for Recording<L> {
+impl<L: RecorderLog> Drop for Recording<L> {
     fn drop(&mut self) {
         let this: *const () = Arc::as_ptr(&self.log).cast();
-        listeners().retain(|listener| Arc::as_ptr(&listener.log).cast() != this);
+        active_logs().retain(|active| Arc::as_ptr(&active.log).cast() != this);
     }
 }
 
-fn listeners() -> MutexGuard<'static, Vec<Listener>> {
-    LISTENERS.lock().unwrap_or_else(PoisonError::into_inner)
+fn active_logs() -> MutexGuard<'static, Vec<ActiveLog>> {
+    ACTIVE_LOGS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The logs that record this task.
-fn logs() -> Vec<Arc<dyn Listen>> {
+fn logs() -> Vec<Arc<dyn RecorderLog>> {
     let origin = origin().filter(|_| !mute::every());
-    let all = listeners();
-    let of_task = all.iter().filter(|listener| Some(listener.origin) == origin);
-    of_task.map(|listener| Arc::clone(&listener.log)).collect()
+    let all = active_logs();
+    let of_task = all.iter().filter(|active| Some(active.origin) == origin);
+    of_task.map(|active| Arc::clone(&active.log)).collect()
 }
 
 /// The logs that record one write: `None` except in tests.
 #[derive(Clone)]
-pub(crate) struct Recorders(Option<Arc<[Arc<dyn Listen>]>>);
+pub(crate) struct Recorders(Option<Arc<[Arc<dyn RecorderLog>]>>);
 
 impl Recorders {
     /// The logs that record what this task does to rows of a model. It is called when the write begins.
@@ -106,7 +107,7 @@ impl Recorders {
 
     /// Records a signal that is sent before the statement.
     pub(crate) fn before(&self, signal: &'static str, instance: &dyn AnyModel) {
-        self.note(signal, None, instance);
+        self.record(signal, None, instance);
     }
 
     /// Records a signal that is sent after the statement.
@@ -121,13 +122,13 @@ impl Recorders {
         observable: bool,
         deferred: Option<Box<dyn Deferred>>,
     ) -> Option<Box<dyn Deferred>> {
-        match self.note(signal, created, instance) {
+        match self.record(signal, created, instance) {
             Some(committed) if observable => Some(Box::new(CommitObserver { committed, deferred })),
             _ => deferred,
         }
     }
 
-    fn note(
+    fn record(
         &self,
         signal: &'static str,
         created: Option<bool>,
@@ -135,7 +136,7 @@ impl Recorders {
     ) -> Option<Arc<OnceLock<bool>>> {
         let logs = self.0.as_deref()?;
         let committed = Arc::<OnceLock<bool>>::default();
-        logs.iter().for_each(|log| log.note(signal, created, instance, &committed));
+        logs.iter().for_each(|log| log.record(signal, created, instance, &committed));
         Some(committed)
     }
 }
@@ -159,7 +160,7 @@ impl Deferred for CommitObserver {
 /// The log of a custom signal: the values that were sent.
 pub(crate) struct SentLog<T>(pub(crate) Mutex<Vec<Arc<T>>>);
 
-impl<T: CustomSignal> Listen for SentLog<T> {}
+impl<T: CustomSignal> RecorderLog for SentLog<T> {}
 
 /// Records a custom signal.
 pub(crate) fn sent<T: CustomSignal>(payload: &Arc<T>) {

@@ -83,7 +83,7 @@ impl Event for RowsEvent<'_> {
     }
 
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        match to.any() {
+        match to.any_model_calls() {
             Some(any) => any.begin(self.rows, &self.event, cx),
             None => self.rows.begin(to, &self.event, cx),
         }
@@ -91,24 +91,29 @@ impl Event for RowsEvent<'_> {
 
     fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>> {
         let (rows, event) = (&*self.rows, &self.event);
-        let mut own = to.iter().filter(|to| to.any().is_none());
-        let own = own.find_map(|to| rows.keep_event(to, event));
-        let any = to.iter().filter_map(|to| to.any()).find_map(|any| any.keep(rows, event));
-        match (own, any) {
-            (Some(own), Some(any)) => Some(Box::new(Both { own, any })),
-            (own, any) => own.or(any),
+        let mut typed = to.iter().filter(|to| to.any_model_calls().is_none());
+        let typed = typed.find_map(|to| rows.keep_event(to, event));
+        let any =
+            to.iter().filter_map(|to| to.any_model_calls()).find_map(|any| any.keep(rows, event));
+        match (typed, any) {
+            (Some(typed), Some(any)) => Some(Box::new(Both { typed, any })),
+            (typed, any) => typed.or(any),
         }
     }
 }
 
 /// A kept event for receivers of the model and for receivers of every model.
 pub(crate) struct Both {
-    pub(crate) own: Box<dyn KeptEvent>,
+    pub(crate) typed: Box<dyn KeptEvent>,
     pub(crate) any: Box<dyn KeptEvent>,
 }
 
 impl KeptEvent for Both {
     fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        if to.any().is_some() { self.any.begin(to, cx) } else { self.own.begin(to, cx) }
+        if to.any_model_calls().is_some() {
+            self.any.begin(to, cx)
+        } else {
+            self.typed.begin(to, cx)
+        }
     }
 }

@@ -1,6 +1,6 @@
 //! The recorder of a model's signals.
 
-use crate::signal::recording::Listen;
+use crate::signal::recording::RecorderLog;
 use std::any::TypeId;
 use std::fmt;
 use std::sync::Arc;
@@ -16,15 +16,15 @@ use crate::table::any::AnyModel;
 
 /// Records the signals of the model `M` that the current task sends, from this call until the returned recorder is dropped.
 ///
-/// A signal is recorded when it is sent, whether or not the model has receivers. The recorder sees:
+/// A signal is recorded when it is sent, whether or not the model has receivers.
 ///
-/// - what the task itself saves and deletes, including concurrent work with `join!` or `select!`;
-/// - what the receivers of these writes save and delete in turn, including `on_commit` receivers on any task.
-///
-/// It does not see:
-///
-/// - other tasks, such as tests that run in parallel, and tasks that this task spawns. [`Recorder::follow`] adds a spawned task;
-/// - writes inside [`without_signals`](crate::without_signals), which send no signals.
+/// | write | recorded |
+/// |---|---|
+/// | of this task, also in `join!` and `select!` | yes |
+/// | of a receiver of such a write, also with `on_commit` on another task | yes |
+/// | of a task that this task spawns | only inside [`Recorder::follow`] |
+/// | of another task, such as a test that runs in parallel | no |
+/// | inside [`without_signals`](crate::without_signals) | no |
 ///
 /// ```
 /// use sqlx_signals::prelude::*;
@@ -53,7 +53,7 @@ use crate::table::any::AnyModel;
 /// ```
 #[must_use = "the recorder records until it is dropped"]
 pub fn record<M: Model + Clone>() -> Recorder<M> {
-    let log = Log { noted: Mutex::default(), copy: M::clone };
+    let log = Log { recorded: Mutex::default(), copy: M::clone };
     Recorder { recording: Recording::begin(log) }
 }
 
@@ -68,7 +68,7 @@ pub struct Recorder<M: Model + Clone> {
 pub struct Event<M> {
     /// The name of the signal: `pre_save`, `post_save`, `pre_delete` or `post_delete`.
     pub signal: &'static str,
-    /// A clone of the row when the signal was sent. For `pre_save`, it is the row before its receivers have changed it.
+    /// A clone of the row, made when the signal was sent. For `pre_save`, it is made before the receivers run.
     pub instance: M,
     /// Whether the row was new. `None` for signals other than `post_save`.
     pub created: Option<bool>,
@@ -83,19 +83,19 @@ pub struct Event<M> {
 impl<M: Model + Clone> Recorder<M> {
     /// Returns all recorded signals in the order in which they were sent.
     pub fn all(&self) -> Vec<Event<M>> {
-        let noted = self.recording.log.noted().clone();
-        let event = noted.iter().map(|noted| Event {
-            signal: noted.signal,
-            instance: M::clone(&noted.instance),
-            created: noted.created,
-            committed: noted.committed.get().copied(),
+        let recorded = self.recording.log.recorded().clone();
+        let event = recorded.iter().map(|recorded| Event {
+            signal: recorded.signal,
+            instance: M::clone(&recorded.instance),
+            created: recorded.created,
+            committed: recorded.committed.get().copied(),
         });
         event.collect()
     }
 
     /// Returns the names of all recorded signals in the order in which they were sent.
     pub fn signals(&self) -> Vec<&'static str> {
-        self.recording.log.noted().iter().map(|noted| noted.signal).collect()
+        self.recording.log.recorded().iter().map(|recorded| recorded.signal).collect()
     }
 
     /// Returns the rows that were inserted or updated, including those that were rolled back.
@@ -121,7 +121,7 @@ impl<M: Model + Clone> Recorder<M> {
     /// Removes all signals that were recorded so far.
     pub fn clear(&self) {
         // Dropped after the lock is released, because the `Drop` of a row may use the recorder.
-        let removed = std::mem::take(&mut *self.recording.log.noted());
+        let removed = std::mem::take(&mut *self.recording.log.recorded());
         drop(removed);
     }
 
@@ -270,11 +270,11 @@ impl<M: Model + Clone> fmt::Debug for Recorder<M> {
 
 /// The recorded signals of a model.
 pub(super) struct Log<M> {
-    pub(super) noted: Mutex<Vec<Noted<M>>>,
+    pub(super) recorded: Mutex<Vec<RecordedSignal<M>>>,
     pub(super) copy: fn(&M) -> M,
 }
 
-pub(super) struct Noted<M> {
+pub(super) struct RecordedSignal<M> {
     pub(super) signal: &'static str,
     pub(super) created: Option<bool>,
     /// Shared, so that the row is cloned and dropped without holding the lock.
@@ -283,7 +283,7 @@ pub(super) struct Noted<M> {
     pub(super) committed: Arc<OnceLock<bool>>,
 }
 
-impl<M> Clone for Noted<M> {
+impl<M> Clone for RecordedSignal<M> {
     fn clone(&self) -> Self {
         let Self { signal, created, instance, committed } = self;
         let (instance, committed) = (Arc::clone(instance), Arc::clone(committed));
@@ -294,17 +294,17 @@ impl<M> Clone for Noted<M> {
 impl<M> Log<M> {
     /// Locks the list of recorded signals. No code of the program (`Clone`, `Drop`) may run under the lock, because it may use the
     /// recorder.
-    pub(super) fn noted(&self) -> MutexGuard<'_, Vec<Noted<M>>> {
-        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn recorded(&self) -> MutexGuard<'_, Vec<RecordedSignal<M>>> {
+        self.recorded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<M: Model> Listen for Log<M> {
+impl<M: Model> RecorderLog for Log<M> {
     fn model(&self) -> Option<TypeId> {
         Some(TypeId::of::<M>())
     }
 
-    fn note(
+    fn record(
         &self,
         signal: &'static str,
         created: Option<bool>,
@@ -313,7 +313,7 @@ impl<M: Model> Listen for Log<M> {
     ) {
         if let Some(row) = row.downcast_ref::<M>() {
             let (instance, committed) = (Arc::new((self.copy)(row)), Arc::clone(committed));
-            self.noted().push(Noted { signal, created, instance, committed });
+            self.recorded().push(RecordedSignal { signal, created, instance, committed });
         }
     }
 }

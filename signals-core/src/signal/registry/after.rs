@@ -49,7 +49,7 @@ pub(super) fn sort(receivers: Linked) -> (Linked, Vec<String>) {
         }
     }
     for (receiver, waits) in waits.iter_mut().enumerate() {
-        waits.retain(|other| meet(receivers[receiver], receivers[*other]));
+        waits.retain(|other| order_matters(receivers[receiver], receivers[*other]));
     }
     let order = in_order(&waits);
     (order.into_iter().map(|index| receivers[index]).collect(), mistakes)
@@ -72,7 +72,7 @@ fn waits(receivers: &Linked) -> Vec<Vec<usize>> {
 }
 
 /// Whether two receivers can run for the same event in the same phase. Only then does their order matter.
-fn meet(one: &Registration, other: &Registration) -> bool {
+fn order_matters(one: &Registration, other: &Registration) -> bool {
     one.info.phase == other.info.phase && same_event(one, other)
 }
 
@@ -106,16 +106,16 @@ fn cannot_follow(receiver: &Registration, other: &Registration) -> Option<String
 /// waits for them, are left out.
 fn in_order(waits: &[Vec<usize>]) -> Vec<usize> {
     let mut waiting: Vec<usize> = waits.iter().map(Vec::len).collect();
-    let mut behind = vec![Vec::new(); waits.len()];
+    let mut followers = vec![Vec::new(); waits.len()];
     for (index, waits) in waits.iter().enumerate() {
-        waits.iter().for_each(|other| behind[*other].push(index));
+        waits.iter().for_each(|other| followers[*other].push(index));
     }
     let free = waiting.iter().enumerate().filter(|(_, waiting)| **waiting == 0);
     let mut free: BinaryHeap<_> = free.map(|(index, _)| Reverse(index)).collect();
     let mut order = Vec::with_capacity(waits.len());
     while let Some(Reverse(index)) = free.pop() {
         order.push(index);
-        for other in &behind[index] {
+        for other in &followers[index] {
             waiting[*other] -= 1;
             if waiting[*other] == 0 {
                 free.push(Reverse(*other));

@@ -28,8 +28,7 @@ pub use view::Receivers;
 
 /// The receivers of the program. [`registry`] returns it.
 ///
-/// The linker collects every `#[receiver]` of the program and its library crates. There is no registration call. The registry lists the
-/// receivers, enables and disables them, and draws them as a graph:
+/// The linker collects every `#[receiver]` of the program and its library crates. There is no registration call.
 ///
 /// | to do this | call |
 /// |---|---|
@@ -72,7 +71,7 @@ pub struct Registry {
     /// A sentence about each `after` that cannot hold.
     mistakes: Vec<String>,
     changes: RwLock<Changes>,
-    /// The number of changes so far. Cached lists of receivers are valid as long as it stays the same.
+    /// The number of changes so far. A cached list of receivers is valid while this number stays the same.
     generation: AtomicU64,
 }
 
@@ -198,8 +197,8 @@ impl Registry {
         self.find::<R>().map(drop)
     }
 
-    /// Sets the recursion limit of the process: how deeply saves may be nested, each made by a receiver of the save around it. The save
-    /// that exceeds the limit returns [`Error::Recursion`].
+    /// Sets how many saves may be nested, in the whole process. A save is nested if a receiver of another save makes it. The save that
+    /// exceeds the limit returns [`Error::Recursion`].
     ///
     /// The default is 16. Each level uses stack of the thread: about 30 KiB in a debug build and 3 KiB in a release build.
     pub fn set_recursion_limit(&self, limit: usize) {
@@ -216,7 +215,7 @@ impl Registry {
         ReceiverInfo { identity }
     }
 
-    /// The mistakes in the order of the receivers, for `Db::check`.
+    /// A sentence about each `after` that cannot hold, for `Db::check`.
     pub(crate) fn findings(&self) -> Vec<String> {
         self.mistakes.clone()
     }
