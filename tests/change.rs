@@ -130,7 +130,7 @@ on_every_database! {
     async fn a_column_that_cannot_be_set_is_an_error(db: Db) {
         tables(&db).await;
         let error = Task::query("").set(Task::ID, 7_i64).update(&db).await.unwrap_err();
-        assert_eq!(error.to_string(), "the column `id` of `Task` is not the program's to set alone");
+        assert_eq!(error.to_string(), "the column `id` of `Task` cannot be set: it is part of the key, or the library or the database sets it");
         let error = Task::query("").update(&db).await.unwrap_err();
         assert_eq!(error.to_string(), "an update of `Task` sets no column");
     }

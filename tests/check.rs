@@ -85,7 +85,7 @@ on_every_database! {
             DatabaseKind::Postgres => "",
         };
         let users = [
-            format!("{of}: the key `id` is for the database to give, and has no default there{write}"),
+            format!("{of}: the database must assign the key `id`, but the column has no default{write}"),
             format!("{of}: the column `name` can be NULL, and the field is no `Option`"),
             format!("{of}: the column `age` is of type TEXT, which the field cannot be read from"),
             format!("{of}: there is no unique index of `email`, for `#[model(unique)]`"),
@@ -184,7 +184,7 @@ on_every_database! {
 async fn a_key_that_sqlite_does_not_assign_is_a_finding_that_says_what_to_write() {
     let db = Db::connect("sqlite::memory:").await.unwrap();
     let finding = format!(
-        "{OF}: the key `id` is for the database to give, and has no default there; write `id INTEGER PRIMARY KEY`, without \
+        "{OF}: the database must assign the key `id`, but the column has no default; write `id INTEGER PRIMARY KEY`, without \
          WITHOUT ROWID"
     );
     let columns = "name TEXT NOT NULL, email TEXT NOT NULL UNIQUE";

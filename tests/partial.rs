@@ -132,7 +132,7 @@ on_every_database! {
         SCENE.log.take();
         for column in [User::ID, User::CREATED_AT] {
             let error = ann.save_fields(&db, &[User::NAME, column]).await.unwrap_err();
-            let said = format!("the column `{column}` of `User` is not the program's to set alone");
+            let said = format!("the column `{column}` of `User` cannot be set: it is part of the key, or the library or the database sets it");
             assert_eq!((error.to_string(), SCENE.log.take()), (said, Vec::new()));
         }
     }

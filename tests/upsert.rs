@@ -118,10 +118,10 @@ on_every_database! {
         let mut ann = user("ann@x", "Ann");
         let error = ann.upsert(&db, &[User::NAME]).await.unwrap_err();
         assert!(matches!(&error, Error::Database(_)), "{error:?}");
-        assert_eq!(ann.upsert(&db, &[]).await.unwrap_err().to_string(), "a `User` is found by one column at least");
+        assert_eq!(ann.upsert(&db, &[]).await.unwrap_err().to_string(), "a `User` must be identified by at least one column");
         assert!(ann.upsert(&db, &[User::ID]).await.unwrap_err().is_not_found());
         let error = User::get_or_create(&db, ann.clone(), &[]).await.unwrap_err();
-        assert_eq!(error.to_string(), "a `User` is found by one column at least");
+        assert_eq!(error.to_string(), "a `User` must be identified by at least one column");
         let mut unnamed = user("x@x", "");
         assert!(unnamed.upsert(&db, &UNIQUE).await.unwrap_err().is_check_violation());
         assert!(User::get_or_create(&db, unnamed, &UNIQUE).await.unwrap_err().is_check_violation());

@@ -107,8 +107,8 @@ pub struct Offered {
 }
 
 impl Offered {
-    /// Whether the value is `None`. A value of any other type is accepted as NULL even if the field is not an `Option`,
-    /// because it may have the type of the field.
+    /// Whether the value is a NULL whose type is an `Option`. A NULL of another type does not count: that type may be the type
+    /// of the field.
     pub(crate) fn is_none(&self) -> bool {
         let name = self.name.trim_start_matches('&');
         self.null && name.starts_with("core::option::Option<")
@@ -154,7 +154,7 @@ pub(crate) fn refuse_control(kind: DatabaseKind, sql: &str) -> Result<(), sqlx::
     if sql.contains(';')
         && let Some(control) = sql_scan::find(kind, sql)
     {
-        let error = format!("`{}` is no part of a condition", control.statement);
+        let error = format!("`{}` is not allowed in a condition", control.statement);
         return Err(sqlx::Error::Configuration(error.into()));
     }
     Ok(())

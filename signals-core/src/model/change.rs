@@ -132,7 +132,8 @@ impl<M: Model> ByCondition<M> {
     }
 
     /// Lets the database convert each value in `foreign` to the column's type, decodes the result as the field, and binds the
-    /// decoded field instead. The values of rows that are saved with receivers take the same path.
+    /// decoded field instead. Rows that are saved with receivers get
+    /// their values in the same way.
     async fn convert<R: Route<M>>(&self, conn: &mut Conn<'_>, bound: &mut Bound) -> Result<Self> {
         let Self::Update(Set { values, times, fields }) = self else { return Ok(Self::Delete) };
         let (mut values, times, fields) = (values.clone(), times.clone(), fields.clone());
@@ -141,7 +142,7 @@ impl<M: Model> ByCondition<M> {
         let foreign: Vec<_> = bound.foreign.iter().map(value).collect();
         let mut sql = format!("SELECT {}", foreign.join(", "));
         if kind == DatabaseKind::Postgres {
-            // A column gives its type to a value if that type has no name.
+            // If a column's type has no name, `typed` refers to the column itself, so the table must be in scope.
             let _ =
                 write!(sql, " FROM (SELECT) AS _one LEFT JOIN {} ON false", M::STATEMENTS.table);
         }
@@ -151,7 +152,7 @@ impl<M: Model> ByCondition<M> {
         conn.run(select.statement(), &mut |found| row = Some(found)).await?;
         let row = row.ok_or(sqlx::Error::RowNotFound)?;
         for (at, (column, _)) in bound.foreign.iter().enumerate() {
-            let place = bound.args.len() + 1;
+            let index = bound.args.len() + 1;
             let args = RefCell::new(&mut bound.args);
             let conversion = Conversion { row: &row, at, args, error: Cell::new(None) };
             decoding::<M, ()>(|reached| {
@@ -162,7 +163,7 @@ impl<M: Model> ByCondition<M> {
             values
                 .iter_mut()
                 .filter(|(set, _)| set == column)
-                .for_each(|(_, value)| *value = place);
+                .for_each(|(_, value)| *value = index);
         }
         Ok(Self::Update(Set { values, times, fields }))
     }
@@ -306,16 +307,16 @@ impl<M: Model> ByCondition<M> {
         let derived = kind == DatabaseKind::Postgres && clause.is_derived();
         let table = clause.table(model.table).filter(|_| !derived);
         let mut sql = String::new();
-        for (place, column) in model.columns.iter().enumerate() {
+        for (index, column) in model.columns.iter().enumerate() {
             let value = match self {
-                Self::Update(set) => set.value(place),
+                Self::Update(set) => set.value(index),
                 Self::Delete => None,
             };
-            let start = if place == 0 { "SELECT " } else { ", " };
+            let start = if index == 0 { "SELECT " } else { ", " };
             let _ = match (value, table) {
                 // Named differently from the column, so that ORDER BY still refers to the stored value.
                 (Some(value), _) => {
-                    write!(sql, "{start}{} AS _set{place}", typed::<M, R>(kind, place, value))
+                    write!(sql, "{start}{} AS _set{index}", typed::<M, R>(kind, index, value))
                 }
                 (None, Some(table)) => write!(sql, "{start}{table}.{}", column.name),
                 (None, None) => write!(sql, "{start}{}", column.name),

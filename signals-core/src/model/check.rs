@@ -61,7 +61,7 @@ pub(crate) async fn every_model(conn: &mut Conn<'_>) -> Result<Vec<String>> {
     Ok(findings)
 }
 
-/// Every difference between the table and the model, as a sentence.
+/// The differences between the table and the model, one sentence each.
 async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<Vec<String>> {
     let ModelInfo { name, table, columns, statements: model, receivers, .. } = *described;
     let of = format!("`{name}` (table `{table}`)");
@@ -73,13 +73,13 @@ async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<V
         findings.push(format!("{of}: this is a view, not a table"));
     }
     let reads_null = nullable_fields(conn, &table, described, ask).await?;
-    for (place, (column, spec)) in columns.iter().zip(model.columns).enumerate() {
+    for (index, (column, spec)) in columns.iter().zip(model.columns).enumerate() {
         let Some(found) = table.columns.iter().find(|c| c.name == *column) else {
             findings.push(format!("{of}: there is no column `{column}`"));
             continue;
         };
         if let Some(ty) = &found.ty
-            && !ask(place, Asked::Reads(ty))
+            && !ask(index, Asked::Reads(ty))
         {
             let ty = &found.type_name;
             findings.push(format!(
@@ -87,7 +87,7 @@ async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<V
             ));
         }
         let is_key = spec.role.group() == ColumnGroup::Key;
-        if found.nullable && !is_key && !reads_null[place] {
+        if found.nullable && !is_key && !reads_null[index] {
             findings.push(format!(
                 "{of}: the column `{column}` can be NULL, and the field is no `Option`"
             ));
@@ -102,8 +102,8 @@ async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<V
         }
     }
     let unwritten = |column: &&Column| {
-        let place = columns.iter().position(|name| *name == column.name);
-        let written = place.is_some_and(|place| model.columns[place].role != ColumnRole::Generated);
+        let index = columns.iter().position(|name| *name == column.name);
+        let written = index.is_some_and(|index| model.columns[index].role != ColumnRole::Generated);
         !written && !column.nullable && !column.optional
     };
     for Column { name, .. } in table.columns.iter().filter(unwritten) {
@@ -111,13 +111,13 @@ async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<V
             "{of}: the column `{name}` has no default, and the model never writes it"
         ));
     }
-    let key: Vec<_> = model.group(ColumnGroup::Key).map(|place| columns[place]).collect();
+    let key: Vec<_> = model.group(ColumnGroup::Key).map(|index| columns[index]).collect();
     findings.extend(missing_index(&of, &table, &key, "the key"));
     for spec in receivers.statement_cache().composed(conn.kind()) {
         if matches!(spec.kind, StatementKind::Save | StatementKind::InsertOrNothing) {
             let said = spec.by_key(model)
                 || matches!(spec.on[..], [column] if model.columns[column].unique);
-            let on: Vec<_> = spec.on.iter().map(|place| columns[*place]).collect();
+            let on: Vec<_> = spec.on.iter().map(|index| columns[*index]).collect();
             let finding = missing_index(&of, &table, &on, UPSERT).filter(|_| !said);
             let finding = finding.or_else(|| no_arbiter(&of, &table, &on));
             findings.extend(finding.filter(|finding| !findings.contains(finding)));
@@ -145,8 +145,8 @@ async fn nullable_fields(
         let select = Statement::fixed("SELECT NULL", Arguments::new(conn.kind()));
         null = conn.run_one(select).await?;
     }
-    let reads_null = |place: usize| {
-        specs[place].optional || null.as_ref().is_some_and(|row| ask(place, Asked::ReadsNull(row)))
+    let reads_null = |index: usize| {
+        specs[index].optional || null.as_ref().is_some_and(|row| ask(index, Asked::ReadsNull(row)))
     };
     Ok((0..specs.len()).map(reads_null).collect())
 }
@@ -154,7 +154,7 @@ async fn nullable_fields(
 fn unassigned_key(of: &str, key: &Column, kind: DatabaseKind) -> String {
     let name = &key.name;
     let finding =
-        format!("{of}: the key `{name}` is for the database to give, and has no default there");
+        format!("{of}: the database must assign the key `{name}`, but the column has no default");
     match kind {
         DatabaseKind::Postgres => finding,
         DatabaseKind::Sqlite => {
@@ -320,12 +320,12 @@ fn described(
 }
 
 impl Db {
-    /// Finds at the start of a program what would otherwise fail later, at some save.
+    /// Checks at startup what would otherwise fail at a later save.
     ///
     /// The check verifies that:
     ///
     /// - this `Db` has a value for every [`State<T>`](crate::State) that a receiver takes
-    /// - the receivers can be sorted as their `after` options demand
+    /// - the `after` options of the receivers do not contradict each other
     /// - the table of every linked model matches the model, see [`check_table`](crate::Model::check_table)
     ///
     /// # Errors

@@ -1,4 +1,4 @@
-//! A small scanner for the SQL that a query has after `FROM table`: the library has to know which clauses it contains.
+//! Scans the SQL that a query has after `FROM table`, to find out which clauses it contains.
 
 use std::iter::Peekable;
 

@@ -35,6 +35,23 @@ use crate::write::{Saved, save};
 
 /// A struct whose instances are rows of a table. `#[derive(Model)]` implements it.
 ///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// #[derive(Model)]
+/// #[model(table = "cities")]
+/// struct City { id: Option<i64>, name: String }
+///
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// let db = Db::connect("sqlite::memory:").await?;
+/// db.execute("CREATE TABLE cities (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+///
+/// let mut ulm = City { id: None, name: "Ulm".into() };
+/// ulm.save(&db).await?;
+/// let found = City::query("WHERE name = $1").bind("Ulm").fetch_one(&db).await?;
+/// assert_eq!(found.id, ulm.id);
+/// # Ok(()) }
+/// ```
+///
 /// A method that runs SQL takes the source of its connection as an argument: a [`&Db`](crate::Db), a
 /// [`&mut Transaction`](crate::Transaction), or a pool or connection of sqlx. [`Executor`] lists all of them.
 ///
@@ -44,7 +61,7 @@ use crate::write::{Saved, save};
 /// | store a new row only | [`insert`](Model::insert) |
 /// | store an existing row only | [`update`](Model::update) |
 /// | store some columns of a row | [`save_fields`](Model::save_fields) |
-/// | store a row that unique columns identify | [`upsert`](Model::upsert) |
+/// | store a row identified by unique columns | [`upsert`](Model::upsert) |
 /// | read a row, or insert it if it does not exist | [`get_or_create`](Model::get_or_create) |
 /// | delete a row | [`delete`](Model::delete) |
 /// | read a row by key | [`get`](Model::get), [`find`](Model::find) |
@@ -53,7 +70,7 @@ use crate::write::{Saved, save};
 /// | read, count, update or delete by condition | [`query`](Model::query) |
 /// | write many rows at once | [`insert_many`](Model::insert_many), [`update_many`](Model::update_many), [`delete_many`](Model::delete_many) |
 ///
-/// Every write sends the signals of its rows, also a write of many rows and a write by condition. Reading sends
+/// Every write sends its signals for each row, including writes of many rows and writes by condition. Reading a row sends
 /// [`post_load`](crate::post_load).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a model",
@@ -155,7 +172,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// If `save` fails, nothing is stored, and the key, the version and the automatic columns of the instance have their
     /// previous values. Inside a caller's transaction, an error marks that transaction as failed: its commit returns
-    /// [`Error::RolledBack`](crate::Error::RolledBack). Save in a savepoint to continue after an error.
+    /// [`Error::RolledBack`](crate::Error::RolledBack). To continue after an error, save in a
+    /// savepoint (`tx.begin()`).
     ///
     /// # Cancel safety
     ///
@@ -260,8 +278,7 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { write::save_columns::<Self, E::Route>(self, db.into_source(), fields).await }
     }
 
-    /// Stores the row, which the columns `unique` identify: updates the row that has the same values in these columns, or
-    /// inserts this one if there is none.
+    /// Updates the row that has the same values in the columns `unique`, or inserts this row if there is none.
     ///
     /// The table needs a unique index on exactly these columns. Afterwards, the instance has the key and the version of the
     /// stored row.

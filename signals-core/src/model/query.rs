@@ -36,7 +36,7 @@ use crate::table::column::Column;
 /// if the query runs on a pool or connection of that database. This has two consequences:
 ///
 /// - If the number of values is known only at run time, use [`Db::query`](crate::Db::query), which can return models too.
-/// - A function that runs a query takes `&Db` or `&mut Conn<'_>` instead of `impl` [`Executor`].
+/// - A function that runs a query takes `&Db` or `&mut Conn<'_>`. It cannot be generic over [`Executor`].
 #[must_use = "a query does nothing until it is fetched, counted, updated or deleted"]
 pub struct Query<M, B> {
     clause: SqlStr,

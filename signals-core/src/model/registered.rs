@@ -61,9 +61,9 @@ pub trait NotStored {
     const SQLITE: Option<Ask> = None;
     /// PostgreSQL cannot store the model.
     const POSTGRES: Option<Ask> = None;
-    /// SQLite has no rows of this model that belong to others.
+    /// SQLite cannot store the model.
     const SQLITE_CHILDREN: Option<EmptyRows> = None;
-    /// PostgreSQL has no rows of this model that belong to others.
+    /// PostgreSQL cannot store the model.
     const POSTGRES_CHILDREN: Option<EmptyRows> = None;
 }
 

@@ -1,6 +1,6 @@
 //! How a model is bound to the statements of a database and decoded from its rows.
 //!
-//! [`Store`] does it for one database; a [`Route`] selects that database, at compile time or by the connection.
+//! [`Store`] implements this for one database. A [`Route`] selects the database, at compile time or by the connection.
 
 use crate::model::Model;
 use std::time::SystemTime;

@@ -24,8 +24,8 @@ pub(crate) async fn save_columns<M: Model, R: Route<M>>(
     if fields.is_empty() {
         return Ok(Saved { created: false });
     }
-    let verb = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
-    one(TypedRows::<M, R>::one(model).with_fields(fields).erased(), source, verb).await?;
+    let kind = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
+    one(TypedRows::<M, R>::one(model).with_fields(fields).erased(), source, kind).await?;
     Ok(Saved { created: false })
 }
 
@@ -35,8 +35,8 @@ pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
     source: Source<'_>,
     fields: &[Column<M>],
 ) -> Result<u64> {
-    let verb = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
-    many(TypedRows::<M, R>::new(rows).with_fields(fields).erased(), source, verb).await
+    let kind = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
+    many(TypedRows::<M, R>::new(rows).with_fields(fields).erased(), source, kind).await
 }
 
 /// Updates the row that has the same values in these columns, or inserts this one.
@@ -59,7 +59,7 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
     let on = columns::<M>().unique_indexes(row.pk().is_some(), &mut names(unique))?;
     // If there are receivers, release the connection before the INSERT: a receiver may need a connection of the pool.
     let has_receivers = M::__table().save_if_any().is_some();
-    // If the INSERT finds a row that another connection then deletes, the next attempt inserts.
+    // If another connection deletes the conflicting row between the INSERT and the next SELECT, the loop tries again.
     for attempt in 0..ATTEMPTS {
         let mut conn = source.reborrow().acquire().await?;
         let found = find_like(&mut conn, TypedRows::<M, R>::one(&mut row).erased(), &on).await?;
@@ -67,20 +67,20 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
             return Ok((OneRow::<M, R>::loaded(&found, &mut conn).await?, false));
         }
         if attempt > 1 {
-            // No other connection is the cause: the unique index compares values in another way than `=` does.
+            // A race is unlikely by now. Probably the unique index compares values in another way than `=` does.
             let rows = TypedRows::<M, R>::one(&mut row);
             if let Some(found) = find_conflicting::<M, R>(&mut conn, rows, &on).await? {
                 return Ok((found, false));
             }
         }
-        let verb = SaveKind::GetOrCreate(on.clone().into());
+        let kind = SaveKind::GetOrCreate(on.clone().into());
         let source = if has_receivers {
             drop(conn);
             source.reborrow()
         } else {
             conn.into()
         };
-        if one(TypedRows::<M, R>::one(&mut row).erased(), source, verb).await? == Stored::Created {
+        if one(TypedRows::<M, R>::one(&mut row).erased(), source, kind).await? == Stored::Created {
             return Ok((row, true));
         }
     }
@@ -108,9 +108,9 @@ async fn find_conflicting<M: Model, R: Route<M>>(
 pub(crate) async fn save_many<M: Model, R: Route<M>>(
     rows: &mut [M],
     source: Source<'_>,
-    verb: SaveKind,
+    kind: SaveKind,
 ) -> Result<u64> {
-    many(TypedRows::<M, R>::new(rows).erased(), source, verb).await
+    many(TypedRows::<M, R>::new(rows).erased(), source, kind).await
 }
 
 /// Deletes one row, and returns whether it existed.

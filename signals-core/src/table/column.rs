@@ -91,7 +91,8 @@ impl ModelColumns {
         for column in &columns {
             if !matches!(self.schema.columns[*column].role, ColumnRole::Plain | ColumnRole::AutoNow)
             {
-                let why = "is not the program's to set alone";
+                let why =
+                    "cannot be set: it is part of the key, or the library or the database sets it";
                 return Err(self.refused(*column, why));
             }
         }
@@ -111,7 +112,7 @@ impl ModelColumns {
         let columns = self.indexes(unique)?;
         if columns.is_empty() {
             return Err(Error::other(format!(
-                "a `{}` is found by one column at least",
+                "a `{}` must be identified by at least one column",
                 self.model
             )));
         }
@@ -119,7 +120,12 @@ impl ModelColumns {
             match self.schema.columns[*column].role {
                 ColumnRole::GeneratedKey if !has_key => return Err(no_row(self.model, None)),
                 ColumnRole::Plain | ColumnRole::Key | ColumnRole::GeneratedKey => {}
-                _ => return Err(self.refused(*column, "is not the program's to set")),
+                _ => {
+                    return Err(self.refused(
+                        *column,
+                        "cannot identify a row: the library or the database sets it",
+                    ));
+                }
             }
         }
         Ok(columns)

@@ -439,8 +439,8 @@ impl Composer<'_> {
     fn found(&self, column: usize) -> String {
         let mut found_by = self.spec.found_by(self.kind).iter();
         match found_by.position(|c| *c == column) {
-            Some(place) => {
-                format!("${}", self.spec.input_columns(self.model, self.kind).len() + place + 1)
+            Some(index) => {
+                format!("${}", self.spec.input_columns(self.model, self.kind).len() + index + 1)
             }
             None => format!("{}.c{column}", self.given),
         }
@@ -484,8 +484,8 @@ impl Composer<'_> {
 
     /// The placeholder of a column.
     fn placeholder(&self, binds: &[usize], column: usize) -> String {
-        let place = binds.iter().position(|c| *c == column).unwrap_or_default();
-        format!("${}", place + 1)
+        let index = binds.iter().position(|c| *c == column).unwrap_or_default();
+        format!("${}", index + 1)
     }
 }
 
@@ -505,8 +505,8 @@ fn differ(one: &str, other: &str) -> String {
 
 /// The elements of an array argument, one per row. Several `UNNEST` in one SELECT list advance together. In FROM, a composite
 /// type would be split into its fields.
-fn unnest(place: usize) -> String {
-    format!("UNNEST(${place})")
+fn unnest(index: usize) -> String {
+    format!("UNNEST(${index})")
 }
 
 /// The number of rows that PostgreSQL expects of a set-returning function whose rows it cannot estimate. No statement with
@@ -535,6 +535,6 @@ fn list(columns: &[usize], text: impl Fn(usize) -> String) -> String {
     columns.iter().map(|c| text(*c)).collect::<Vec<_>>().join(", ")
 }
 
-fn comma(place: usize) -> &'static str {
-    if place == 0 { "" } else { ", " }
+fn comma(index: usize) -> &'static str {
+    if index == 0 { "" } else { ", " }
 }

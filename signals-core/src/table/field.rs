@@ -105,8 +105,8 @@ pub enum Asked<'a> {
     ReadsRowid,
     /// Whether the column can be set to a value of this type.
     Takes(&'a AnyType),
-    /// Whether the column stores every value of this type, if it can be set to it, in the form in which it stores the field
-    /// decoded from that value.
+    /// Whether a value of this type that the column can be set to is always stored in the same form as the field decoded from
+    /// it.
     Keeps(&'a AnyType),
     /// Decodes the field from a row and binds it. The answer is whether both succeeded.
     Converts(&'a Conversion<'a>),
@@ -268,8 +268,8 @@ fn is_same<T: Field<DB>, DB: Backend>(one: &T, other: &T) -> bool {
     matches!((encoded(one), encoded(other)), (Ok(one), Ok(other)) if one == other)
 }
 
-/// Whether two values are the same time, or `None` if their type does not store an offset: equal times can have different
-/// offsets and so different encoded values.
+/// Whether two values are the same time. `None` if their type does not store an offset. Equal times with different offsets have
+/// different encoded values, so they are compared as times.
 #[cfg(any(feature = "chrono", feature = "time"))]
 fn is_same_time(one: &dyn Any, other: &dyn Any) -> Option<bool> {
     #[cfg(feature = "chrono")]
