@@ -1,4 +1,4 @@
-//! A connection: statements on it, and what is done if the connection is dead or a prepared statement is outdated.
+//! A connection and the statements on it. Retries a statement if the connection is dead or the prepared statement is outdated.
 
 use std::time::Duration;
 
@@ -48,20 +48,20 @@ const RECONNECT_ATTEMPTS: usize = 16;
 /// # Ok(()) }
 /// ```
 pub struct Conn<'c> {
-    pub(crate) link: MaybePooled<'c>,
+    pub(crate) inner: MaybePooled<'c>,
     pub(crate) state: MaybeOwned<'c, TransactionState>,
 }
 
 impl<'c> Conn<'c> {
     pub(crate) fn pooled(lease: AnyLease, db: Db) -> Self {
-        let link = MaybePooled::Pooled(MaybeOwned::Owned(Some(lease)));
-        Self { link, state: MaybeOwned::Owned(TransactionState::new(Some(db))) }
+        let inner = MaybePooled::Pooled(MaybeOwned::Owned(Some(lease)));
+        Self { inner, state: MaybeOwned::Owned(TransactionState::new(Some(db))) }
     }
 
     #[cfg(feature = "sqlite")]
     pub(crate) fn sqlite_only(conn: &'c mut SqliteConnection) -> Self {
         Self {
-            link: MaybePooled::Sqlite(conn),
+            inner: MaybePooled::Sqlite(conn),
             state: MaybeOwned::Owned(TransactionState::default()),
         }
     }
@@ -69,7 +69,7 @@ impl<'c> Conn<'c> {
     #[cfg(feature = "postgres")]
     pub(crate) fn postgres_only(conn: &'c mut PgConnection) -> Self {
         Self {
-            link: MaybePooled::Postgres(conn),
+            inner: MaybePooled::Postgres(conn),
             state: MaybeOwned::Owned(TransactionState::default()),
         }
     }
@@ -77,55 +77,55 @@ impl<'c> Conn<'c> {
     /// A placeholder for a connection that was moved out.
     pub(crate) fn disconnected() -> Self {
         Self {
-            link: MaybePooled::Pooled(MaybeOwned::Owned(None)),
+            inner: MaybePooled::Pooled(MaybeOwned::Owned(None)),
             state: MaybeOwned::Owned(TransactionState::default()),
         }
     }
 
     /// Borrows the same connection for a shorter lifetime.
     pub(crate) fn reborrow(&mut self) -> Conn<'_> {
-        let link = match &mut self.link {
+        let inner = match &mut self.inner {
             MaybePooled::Pooled(slot) => MaybePooled::Pooled(MaybeOwned::Borrowed(&mut **slot)),
             #[cfg(feature = "sqlite")]
             MaybePooled::Sqlite(conn) => MaybePooled::Sqlite(conn),
             #[cfg(feature = "postgres")]
             MaybePooled::Postgres(conn) => MaybePooled::Postgres(conn),
         };
-        Conn { link, state: MaybeOwned::Borrowed(&mut *self.state) }
+        Conn { inner, state: MaybeOwned::Borrowed(&mut *self.state) }
     }
 
     /// Moves the connection and its transaction state out of `self`, so that they can go to another task. Returns `None` if the
     /// connection does not come from a pool.
     pub(crate) fn detach(&mut self) -> Option<Conn<'static>> {
-        let MaybePooled::Pooled(slot) = &mut self.link else {
+        let MaybePooled::Pooled(slot) = &mut self.inner else {
             return None;
         };
         let lease = slot.take()?;
         // `self` keeps the `Db`, from which it takes another connection if it is used again.
         let db = self.state.db.clone();
         let state = std::mem::replace(&mut *self.state, TransactionState::new(db));
-        let link = MaybePooled::Pooled(MaybeOwned::Owned(Some(lease)));
-        Some(Conn { link, state: MaybeOwned::Owned(state) })
+        let inner = MaybePooled::Pooled(MaybeOwned::Owned(Some(lease)));
+        Some(Conn { inner, state: MaybeOwned::Owned(state) })
     }
 
     /// Whether a caller still uses the connection, which then has to be [reattached](Self::reattach) after
     /// [`detach`](Self::detach).
     pub(crate) fn is_borrowed(&self) -> bool {
-        !matches!(self.link, MaybePooled::Pooled(MaybeOwned::Owned(_)))
+        !matches!(self.inner, MaybePooled::Pooled(MaybeOwned::Owned(_)))
     }
 
     /// Moves a detached connection and its transaction state back into `self`.
     pub(crate) fn reattach(&mut self, mut other: Conn<'static>) {
         if let (MaybePooled::Pooled(slot), MaybePooled::Pooled(other)) =
-            (&mut self.link, &mut other.link)
+            (&mut self.inner, &mut other.inner)
         {
             **slot = other.take();
         }
         std::mem::swap(&mut *self.state, &mut *other.state);
     }
 
-    /// Handles a connection whose state is unknown. Postgres: sqlx's savepoint counter may be wrong, and the next statement may
-    /// return the error of an earlier one, so the connection is closed. SQLite: the worker counts correctly, so only the
+    /// Handles a connection whose state is unknown. On Postgres, sqlx's savepoint counter may be wrong, and the next statement
+    /// may return the error of an earlier one, so the connection is closed. On SQLite, sqlx's worker counts correctly, so only the
     /// enclosing transaction is marked as failed.
     pub(crate) fn abandon(&mut self, reason: &str) {
         match self.kind() {
@@ -139,7 +139,7 @@ impl<'c> Conn<'c> {
 
     /// The runtime in which a pooled connection was checked out.
     pub(crate) fn runtime(&self) -> Option<Handle> {
-        match &self.link {
+        match &self.inner {
             MaybePooled::Pooled(slot) => slot.as_ref()?.runtime().cloned(),
             _ => None,
         }
@@ -147,7 +147,7 @@ impl<'c> Conn<'c> {
 
     /// Closes a pooled connection whose transaction can no longer be ended.
     pub(crate) fn discard(&mut self) {
-        if let MaybePooled::Pooled(slot) = &mut self.link
+        if let MaybePooled::Pooled(slot) = &mut self.inner
             && let Some(lease) = slot.take()
         {
             lease.close();
@@ -156,7 +156,7 @@ impl<'c> Conn<'c> {
 
     /// The kind of the database.
     pub fn kind(&self) -> DatabaseKind {
-        match &self.link {
+        match &self.inner {
             MaybePooled::Pooled(slot) => match (&**slot, &self.state.db) {
                 #[cfg(feature = "sqlite")]
                 (Some(AnyLease::Sqlite(_)), _) => DatabaseKind::Sqlite,
@@ -174,16 +174,18 @@ impl<'c> Conn<'c> {
 
     /// The sqlx connection, or `None` on Postgres.
     ///
-    /// It is the same connection in the same transaction. A save through the sqlx connection runs in a transaction whose end
-    /// this library does not observe, so a model with `on_commit` receivers cannot be saved through it.
-    /// SQL through it that ends this library's transaction is detected before the next statement or the commit, which then
+    /// It is the same connection in the same transaction. For a save that is given the sqlx connection, this library only sees
+    /// that a transaction is open, and does not observe its end. A model with `on_commit` receivers therefore cannot be saved
+    /// through it.
+    ///
+    /// If SQL on the sqlx connection ends the transaction of this library, the next statement of this library, or the commit,
     /// returns [`Error::RolledBack`].
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
         if self.kind() != DatabaseKind::Sqlite {
             return None;
         }
-        self.before_hand_out();
+        self.before_raw_access();
         match self.raw()? {
             RawConn::Sqlite(conn) => Some(conn),
             #[cfg(feature = "postgres")]
@@ -193,12 +195,13 @@ impl<'c> Conn<'c> {
 
     /// The sqlx connection, or `None` on SQLite.
     ///
-    /// It is the same connection in the same transaction. A save through the sqlx connection runs in a transaction whose end
-    /// this library does not observe, so a model with `on_commit` receivers cannot be saved through it.
+    /// It is the same connection in the same transaction. For a save that is given the sqlx connection, this library only sees
+    /// that a transaction is open, and does not observe its end. A model with `on_commit` receivers therefore cannot be saved
+    /// through it.
     ///
-    /// Inside a transaction, this call sends a `SET LOCAL`. The next statement of this library, or the commit, then sends a
-    /// `SHOW` first, which detects that a statement has failed or that SQL has ended the transaction. In these cases it
-    /// returns [`Error::RolledBack`].
+    /// Inside a transaction, this call sends a `SET LOCAL`, and the next statement of this library, or the commit, sends a
+    /// `SHOW` first. This detects that a statement has failed, or that SQL has ended the transaction. In both cases the
+    /// transaction is marked as failed, and the commit returns [`Error::RolledBack`].
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -220,7 +223,7 @@ impl<'c> Conn<'c> {
         if self.kind() != DatabaseKind::Postgres {
             return None;
         }
-        self.before_hand_out();
+        self.before_raw_access();
         match self.raw()? {
             RawConn::Postgres(conn) => Some(conn),
             #[cfg(feature = "sqlite")]
@@ -230,12 +233,12 @@ impl<'c> Conn<'c> {
 
     /// The cached facts about the tables of the database.
     pub(crate) fn facts(&mut self) -> &SchemaCache {
-        if let Some(altering) = self.state.altering.take() {
+        if let Some(schema_change) = self.state.schema_change.take() {
             if self.in_transaction() {
-                altering.forget();
-                self.state.altering = Some(altering);
+                schema_change.forget();
+                self.state.schema_change = Some(schema_change);
             } else {
-                drop(altering);
+                drop(schema_change);
             }
         }
         match &self.state.db {
@@ -342,9 +345,9 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// Clears the statement cache of the connection, after a prepared statement was refused with `error` and did nothing. Returns
-    /// `Ok` if the statement may be run again. Inside a transaction, which the database has aborted, this holds only if the
-    /// statement was the first one in it; otherwise `error` is returned.
+    /// Clears the statement cache of the connection, after the database refused an outdated prepared statement with `error`.
+    /// Returns `Ok` if the statement may be run again, and `error` otherwise. Inside a transaction, which the refused statement
+    /// has aborted, the transaction is restarted; this is only possible if the statement was the first one in it.
     fn prepare_again(&mut self, error: sqlx::Error) -> BoxFuture<'_, Result<(), sqlx::Error>> {
         Box::pin(async move {
             if let Some(lease) = self.lease_mut() {
@@ -411,7 +414,7 @@ impl<'c> Conn<'c> {
         })
     }
 
-    /// Starts a statement, which returns at most one row if `one` is set. Call [`ensure_connected`](Self::ensure_connected) before,
+    /// Starts a statement, which returns at most one row if `one` is set. Call [`ensure_connected`](Self::ensure_connected) first,
     /// and pass the result to [`note_result`](Self::note_result).
     pub(crate) fn start(&mut self, statement: Statement, one: bool) -> Execution<'_> {
         let naming = self.naming();
@@ -420,7 +423,7 @@ impl<'c> Conn<'c> {
 
     /// Whether statements on the connection get a name.
     fn naming(&self) -> Naming {
-        match &self.link {
+        match &self.inner {
             MaybePooled::Pooled(slot) => slot.as_ref().map_or(Naming::Named, AnyLease::naming),
             #[cfg(feature = "sqlite")]
             MaybePooled::Sqlite(_) => Naming::Named,
@@ -498,7 +501,7 @@ impl<'c> Conn<'c> {
         error: Error,
         did_nothing: impl FnOnce(&sqlx::Error) -> bool,
     ) -> BoxFuture<'_, Result<()>> {
-        let unused = match &self.link {
+        let unused = match &self.inner {
             MaybePooled::Pooled(slot) => {
                 slot.as_ref().is_some_and(|lease| !lease.is_proven_alive())
             }
@@ -537,23 +540,23 @@ impl<'c> Conn<'c> {
         Err(last)
     }
 
-    /// As [`start`](Self::start), for a statement that writes rows. If receivers run after the write ([`Autocommit::DetachOnDrop`]),
-    /// the statement keeps running when its future is dropped, and `on_detached` handles its answer.
+    /// As [`start`](Self::start), for a statement that writes rows. For [`Autocommit::DetachOnDrop`], the statement keeps running
+    /// when its future is dropped, and `on_detached` handles its answer.
     fn start_write<'r>(
         &'r mut self,
         statement: Statement,
         one: bool,
         on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
     ) -> Execution<'r> {
-        let is_pooled = matches!(self.link, MaybePooled::Pooled(_));
+        let is_pooled = matches!(self.inner, MaybePooled::Pooled(_));
         if !is_pooled || self.state.autocommit != Autocommit::DetachOnDrop || self.in_transaction()
         {
-            // Before the first answer, a failed statement may be sent again. Then it must be known whether the server reported
-            // its completion, which the cheaper call for one row hides.
+            // Until the connection has answered, a failed statement may be sent again, but only if the server has not reported its
+            // completion. The cheaper call for one row does not show that.
             let may_reconnect = self.lease_mut().is_some_and(|lease| !lease.is_proven_alive());
             return self.start(statement, one && !may_reconnect);
         }
-        let MaybePooled::Pooled(slot) = &mut self.link else { return Execution::NoConnection };
+        let MaybePooled::Pooled(slot) = &mut self.inner else { return Execution::NoConnection };
         let Some(lease) = slot.take() else { return Execution::NoConnection };
         Execution::DetachableStatement(DetachableStatement::new(
             lease,
@@ -565,7 +568,7 @@ impl<'c> Conn<'c> {
     }
 
     pub(crate) fn lease_mut(&mut self) -> Option<&mut AnyLease> {
-        match &mut self.link {
+        match &mut self.inner {
             MaybePooled::Pooled(slot) => slot.as_mut(),
             _ => None,
         }
@@ -599,7 +602,7 @@ impl<'c> Conn<'c> {
         result
     }
 
-    /// Records the result of a statement: a failed statement marks the transaction as failed.
+    /// Records the result of a statement. A failed statement marks the transaction as failed.
     pub(crate) async fn note_result<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T> {
         let result = self.note_answer(result);
         self.state.count_statement();
@@ -631,7 +634,7 @@ impl<'c> Conn<'c> {
 
     /// Checks out a connection again if the last one was lost or moved out, and verifies the transaction.
     pub(crate) async fn ensure_connected(&mut self) -> Result<()> {
-        if let MaybePooled::Pooled(slot) = &mut self.link
+        if let MaybePooled::Pooled(slot) = &mut self.inner
             && slot.is_none()
         {
             if let Some(frame) = self.state.frames.last() {
@@ -655,7 +658,7 @@ impl<'c> Conn<'c> {
 
     /// The sqlx connection; `None` if the pooled connection was lost or moved out.
     pub(crate) fn raw(&mut self) -> Option<RawConn<'_>> {
-        match &mut self.link {
+        match &mut self.inner {
             MaybePooled::Pooled(slot) => slot.as_mut().and_then(AnyLease::raw),
             #[cfg(feature = "sqlite")]
             MaybePooled::Sqlite(conn) => Some(RawConn::Sqlite(conn)),

@@ -131,8 +131,8 @@ impl Db {
     /// # Errors
     ///
     /// The errors of [`acquire`](Self::acquire), and [`Error::Database`] if the database refuses a statement.
-    /// [`Error::RolledBack`] if the SQL begins a transaction and does not end it: the
-    /// transaction is rolled back. If a statement failed too, its error is returned instead.
+    /// [`Error::RolledBack`] if the SQL begins a transaction and does not end it. The transaction is rolled
+    /// back. If a statement failed too, its error is returned instead.
     ///
     /// # Cancel safety
     ///
@@ -151,9 +151,9 @@ impl Db {
 
     /// The sqlx pool, or `None` on Postgres.
     ///
-    /// A `Db` from [`connect`](Self::connect) keeps idle connections outside of the sqlx pool, which is faster. The first
-    /// call of this method turns that off, because the application could otherwise wait in the sqlx pool for a
-    /// connection that is idle here.
+    /// A `Db` from [`connect`](Self::connect) keeps idle connections outside of the sqlx pool, which makes saves faster. The
+    /// first call of this method turns that off for good, because the application could otherwise wait in the sqlx pool while
+    /// a connection is idle outside of it.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&self) -> Option<&SqlitePool> {
         match &self.pool {
@@ -168,9 +168,9 @@ impl Db {
 
     /// The sqlx pool, or `None` on SQLite.
     ///
-    /// A `Db` from [`connect`](Self::connect) keeps idle connections outside of the sqlx pool, which is faster. The first
-    /// call of this method turns that off, because the application could otherwise wait in the sqlx pool for a
-    /// connection that is idle here.
+    /// A `Db` from [`connect`](Self::connect) keeps idle connections outside of the sqlx pool, which makes saves faster. The
+    /// first call of this method turns that off for good, because the application could otherwise wait in the sqlx pool while
+    /// a connection is idle outside of it.
     #[cfg(feature = "postgres")]
     pub fn postgres(&self) -> Option<&PgPool> {
         match &self.pool {

@@ -39,8 +39,8 @@ pub(crate) enum Execution<'r> {
 pub(crate) enum Naming {
     /// Statements are named, and kept in the statement cache of the connection.
     Named,
-    /// Statements are unnamed, and each runs in a transaction. `asks`: whether to ask the server first if the application has
-    /// begun a transaction that sqlx does not count.
+    /// Statements are unnamed, and each runs in a transaction. `asks`: whether to ask the server first if a transaction is open
+    /// that sqlx does not count.
     Unnamed {
         #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
         asks: bool,

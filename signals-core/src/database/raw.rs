@@ -1,4 +1,4 @@
-//! sqlx's connections and leases of either database, behind one type each.
+//! Types that hold a connection of either database, and sqlx's transaction calls on it.
 
 use std::ops::{Deref, DerefMut};
 

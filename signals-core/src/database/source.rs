@@ -15,7 +15,8 @@ use crate::database::db::Db;
 use crate::error::Result;
 use crate::task::chain::PoolId;
 
-/// An argument that leads to a connection, for any purpose. [`Executor`](crate::Executor) is the same for one model.
+/// A type from which a connection can be obtained, such as `&Db`. Unlike [`Executor`](crate::Executor), it does not depend on a
+/// model.
 pub trait Connects: Send + sealed::Sealed {
     // The lifetime is a parameter of the method, not of the trait: with a lifetime in the bound, the compiler cannot prove that
     // the futures of generic functions are `Send` (https://github.com/rust-lang/rust/issues/100013).

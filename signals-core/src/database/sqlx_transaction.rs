@@ -136,11 +136,11 @@ impl Conn<'_> {
 }
 
 impl Conn<'_> {
-    /// Rolls back the innermost transaction or savepoint and begins it again. A failure mark is kept.
+    /// Rolls back the innermost transaction or savepoint and begins it again. If it was marked as failed, it stays so.
     pub(crate) async fn begin_again(&mut self) -> Result<()> {
         if self.kind() == DatabaseKind::Sqlite {
-            // In one call: if the future were dropped after a separate rollback, sqlx would count one transaction less than
-            // there are frames.
+            // In one call: between a separate rollback and begin, sqlx would count one transaction less than there are frames,
+            // and the future may be dropped there.
             return self.undo_raw().await;
         }
         let guard = BeginGuard::new(self);
@@ -151,9 +151,9 @@ impl Conn<'_> {
     }
 }
 
-/// Abandons the connection if a BEGIN or SAVEPOINT fails, or if its future is dropped. This concerns Postgres only. After a dropped
-/// BEGIN, the connection may be in a transaction that sqlx does not count. After a failed or dropped SAVEPOINT, sqlx rolls back
-/// the outer transaction. On SQLite, sqlx's worker undoes a BEGIN whose future was dropped.
+/// On Postgres, abandons the connection if a BEGIN or SAVEPOINT fails, or if its future is dropped. After a dropped BEGIN, the
+/// connection may be in a transaction that sqlx does not count. After a failed or dropped SAVEPOINT, sqlx rolls back the outer
+/// transaction. On SQLite, nothing has to be done: sqlx's worker undoes a BEGIN whose future was dropped.
 pub(crate) struct BeginGuard<'o, 'c> {
     pub(crate) conn: &'o mut Conn<'c>,
     armed: bool,

@@ -25,8 +25,8 @@ pub(crate) struct TransactionState {
     pub(crate) autocommit: Autocommit,
     /// The statement that keeps running, after the future of an [`Autocommit::DetachOnDrop`] write was dropped.
     pub(crate) detached: Option<Box<DetachedStatement>>,
-    /// Set if SQL may change the schema: in a transaction that has not ended, or through the sqlx connection.
-    pub(crate) altering: Option<Box<SchemaChangeGuard>>,
+    /// Set if SQL in the open transaction, or SQL on the sqlx connection, may change the schema.
+    pub(crate) schema_change: Option<Box<SchemaChangeGuard>>,
 }
 
 /// The state of a write in autocommit mode. It is part of the future of every write, so it is kept small.
@@ -46,7 +46,7 @@ pub(crate) struct Frame {
     pub(crate) deferred: Vec<Box<dyn Deferred>>,
     /// Why the transaction or savepoint can only be rolled back.
     pub(crate) failed: Option<Reason>,
-    /// Whether a statement was run in it. If so, it cannot be restarted without losing work.
+    /// Whether a statement was run in it. If so, a restart would lose its effect.
     pub(crate) used: bool,
     /// Whether a receiver has run in it, or waits for its end. If so, its work cannot be repeated.
     pub(crate) notified: bool,

@@ -8,14 +8,15 @@
 //! - Outside a transaction of this library, such SQL is executed, and then the database is asked whether a transaction is
 //!   open. If so, sqlx is made to count it. From then on it is treated like a transaction that sqlx began: this library does
 //!   not observe its end.
-//! - The sqlx connection (`Conn::postgres`, `Conn::sqlite`) can be used for anything. Before it is returned inside a
-//!   transaction, a mark is set that disappears with the transaction, or with a rollback to an earlier savepoint: a setting
-//!   on Postgres, a savepoint on SQLite. Then the connection is *unverified*: before the next statement of this library, and
-//!   before the commit, the mark is looked up. If it is missing, the whole transaction is marked as failed.
+//! - The application can run any SQL on the sqlx connection (`Conn::postgres`, `Conn::sqlite`). Inside a transaction, before
+//!   the application gets it, a mark is set that disappears with the transaction, or with a rollback to an earlier savepoint:
+//!   a setting on Postgres, a savepoint on SQLite. Then the connection is *unverified*: before the next statement of this
+//!   library, and before the commit, the mark is looked up. If it is missing, the whole transaction is marked as failed.
 //! - If a connection is dropped while it is unverified, it is rolled back before it returns to its pool.
 //! - For a connection that is borrowed from sqlx (`&mut PgConnection`), the earlier SQL is unknown. If sqlx does not count a
-//!   transaction on it, the database is asked whether one is open, in two cases: before `on_commit` receivers are accepted,
-//!   and before a BEGIN on Postgres, which would not fail inside another transaction.
+//!   transaction on it, the database is asked whether one is open when this matters: before `on_commit` receivers are
+//!   accepted, before an outdated statement is repeated, and before a BEGIN on Postgres, which would not fail inside another
+//!   transaction.
 //!
 //! If no raw SQL was run, nothing is verified.
 
@@ -34,8 +35,8 @@ use crate::error::{Error, Reason, Result};
 
 const LOST: &str = "raw SQL ended the transaction, or rolled back a part of it (what a raw COMMIT has stored stays stored)";
 
-/// The name of the mark: a savepoint on SQLite, a setting on Postgres. Postgres is also asked with a savepoint of this name whether
-/// a transaction is open.
+/// The name of the mark: a savepoint on SQLite, a setting on Postgres. On Postgres, a savepoint of this name is also used to check
+/// that a transaction is open.
 const MARK: &str = "sqlx_signals";
 
 impl Conn<'_> {
@@ -64,8 +65,8 @@ impl Conn<'_> {
 
     /// Call this after raw SQL was executed, also if it failed.
     pub(crate) async fn after_raw(&mut self, controls: bool) {
-        if let Some(altering) = &self.state.altering {
-            altering.forget();
+        if let Some(schema_change) = &self.state.schema_change {
+            schema_change.forget();
         }
         if controls {
             // If even this fails, the connection stays unverified.
@@ -95,17 +96,16 @@ impl Conn<'_> {
     /// Records that the schema may change from now on, until the transaction ends or the connection is used again.
     fn set_altering(&mut self, is_certain: bool) {
         let (kind, db) = (self.kind(), self.state.db.clone());
-        let altering = || SchemaChangeGuard::new(kind, db, is_certain).into();
-        let altering = self.state.altering.get_or_insert_with(altering);
+        let schema_change = || SchemaChangeGuard::new(kind, db, is_certain).into();
+        let schema_change = self.state.schema_change.get_or_insert_with(schema_change);
         if is_certain {
-            altering.set_certain();
+            schema_change.set_certain();
         }
     }
 
-    /// Call this before the application gets the sqlx connection: sets the mark, and then the connection is unverified.
-    pub(crate) fn before_hand_out(&mut self) {
-        // Not on Postgres, where few cached facts can become wrong without a change of a column type, and where a new lookup
-        // costs round trips.
+    /// Call this before the application gets the sqlx connection. Sets the mark, and records that the connection is unverified.
+    pub(crate) fn before_raw_access(&mut self) {
+        // Only on SQLite: on Postgres, few cached facts depend on more than the column types, and a new lookup costs round trips.
         if self.kind() == DatabaseKind::Sqlite {
             self.set_altering(false);
         }
@@ -152,7 +152,7 @@ impl Conn<'_> {
     /// Records that no transaction is open, even if raw SQL was run.
     pub(crate) fn set_idle(&mut self) {
         self.state.unverified = false;
-        self.state.altering = None;
+        self.state.schema_change = None;
         if let Some(lease) = self.lease_mut() {
             lease.set_unverified(false);
         }
@@ -177,6 +177,7 @@ impl Conn<'_> {
         }
     }
 
+    /// Looks up the mark. If none was set, checks that a transaction is open.
     async fn verify_frames(&mut self) -> Result<()> {
         let (_, mark) = self.state.mark();
         let sql = match (self.kind(), mark) {
@@ -207,7 +208,7 @@ impl Conn<'_> {
             }
         };
         if lost {
-            return self.lost().await;
+            return self.replace_lost_transaction().await;
         }
         self.state.set_mark(false, None);
         Ok(())
@@ -215,7 +216,7 @@ impl Conn<'_> {
 
     /// Handles a transaction that raw SQL has ended or partly rolled back. A new transaction that can only be rolled back replaces
     /// it, so that later statements are not committed.
-    async fn lost(&mut self) -> Result<()> {
+    async fn replace_lost_transaction(&mut self) -> Result<()> {
         tracing::error!("{LOST}: neither its `on_commit` nor its `on_rollback` receivers will run");
         self.state.fail_all(LOST);
         for frame in &mut self.state.frames {
@@ -247,7 +248,7 @@ impl Conn<'_> {
 
     /// Whether a connection that is borrowed from sqlx is in a transaction that sqlx does not count.
     pub(crate) async fn is_in_unknown_transaction(&mut self) -> Result<bool> {
-        if matches!(self.link, MaybePooled::Pooled(_)) {
+        if matches!(self.inner, MaybePooled::Pooled(_)) {
             return Ok(false);
         }
         let Some(raw) = self.raw() else { return Ok(false) };

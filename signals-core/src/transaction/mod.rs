@@ -56,7 +56,8 @@ pub struct Transaction<'c> {
     depth: usize,
     /// Whether it must be rolled back on drop.
     open: bool,
-    /// Whether the release of the savepoint is in flight. If it is dropped now, it is unknown whether the savepoint still exists.
+    /// Whether the release of the savepoint is in flight. If the future is dropped meanwhile, it is unknown whether the savepoint
+    /// still exists.
     is_releasing: bool,
 }
 
@@ -64,8 +65,8 @@ pub struct Transaction<'c> {
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Committed {
-    /// The errors and panics of `on_commit` receivers and callbacks. They do not affect the transaction, which is
-    /// committed, or the other receivers, which have all run.
+    /// The errors and panics of `on_commit` receivers and callbacks. The transaction is committed nevertheless, and all
+    /// other receivers and callbacks have run.
     pub errors: Vec<Error>,
 }
 
@@ -105,8 +106,8 @@ impl<'c> Transaction<'c> {
         Ok(())
     }
 
-    /// Runs `callback` after the outermost transaction has committed. Callbacks and `on_commit` receivers run in the order in
-    /// which the calls and the saves were made. If the transaction or savepoint is rolled back, the callback is discarded, as in
+    /// Runs `callback` after the outermost transaction has committed. Callbacks and `on_commit` receivers run in the order of
+    /// the calls of `on_commit` and of the saves. If the transaction or savepoint is rolled back, the callback is discarded, as in
     /// [Django](https://docs.djangoproject.com/en/stable/topics/db/transactions/#performing-actions-after-commit).
     ///
     /// The callback returns nothing or a `Result<(), E>`. An error is logged, and returned in [`Committed::errors`].
@@ -130,13 +131,14 @@ impl<'c> Transaction<'c> {
     ///
     /// # Errors
     ///
-    /// In all of these cases except the last, nothing is stored, and the `on_rollback` receivers have run.
-    ///
     /// - [`Error::RolledBack`] if the transaction is marked as failed.
     /// - [`Error::CommitNotObservable`] if there are callbacks, and this is a savepoint in a transaction that was not begun
     ///   through this library.
     /// - [`Error::Database`] if COMMIT fails.
     /// - [`Error::CommitUnknown`] if the connection was lost during COMMIT.
+    ///
+    /// After `CommitUnknown`, the transaction may be stored or not, and neither its `on_commit` nor its `on_rollback` receivers
+    /// run. After the other errors, nothing is stored, and the `on_rollback` receivers have run.
     ///
     /// # Cancel safety
     ///
@@ -242,7 +244,7 @@ impl<'c> Transaction<'c> {
         Ok(Committed::default())
     }
 
-    /// Sends COMMIT for the outermost transaction. Returns the receivers and callbacks that wait for it.
+    /// Commits the outermost transaction. Returns the receivers and callbacks that wait for its end.
     async fn commit_outermost(&mut self) -> Result<Vec<Box<dyn Deferred>>> {
         // Taken before the await: if the future is dropped during COMMIT, it is unknown whether `on_commit` or `on_rollback`
         // applies, so neither may run.
@@ -420,7 +422,8 @@ impl Db {
         Transaction::open(self.acquire().await?).await
     }
 
-    /// Runs `work` in a transaction. Commits on `Ok`, and rolls back on `Err` and on a panic, which is resumed afterwards.
+    /// Runs `work` in a transaction. Commits on `Ok`, and rolls back on `Err` and on a panic. A panic is resumed
+    /// after the rollback.
     ///
     /// Errors of `on_commit` receivers are only logged. To get them, use [`begin`](Self::begin) and
     /// [`commit`](Transaction::commit).
@@ -494,7 +497,8 @@ impl Conn<'_> {
     ///
     /// - [`Error::Database`] if the database refuses BEGIN or SAVEPOINT.
     /// - [`Error::RolledBack`] if raw SQL has ended the enclosing transaction, or the connection was lost.
-    /// - [`Error::TransactionControl`] if the connection is in a Postgres transaction that sqlx does not count.
+    /// - [`Error::TransactionControl`] on Postgres, if the connection is borrowed from sqlx and raw SQL has begun a transaction
+    ///   on it.
     ///
     /// # Cancel safety
     ///

@@ -5,8 +5,8 @@ use crate::database::conn::Conn;
 use crate::error::{Error, Result};
 use crate::transaction::Transaction;
 
-/// Work in a transaction or savepoint that also changes values in memory. If a rollback must undo these changes, the implementor
-/// does so when it is dropped before [`before_commit`](Self::before_commit) is called.
+/// Work in a transaction or savepoint that also changes values in memory. If a rollback has to undo these changes, the `Drop`
+/// implementation does so unless [`before_commit`](Self::before_commit) was called.
 ///
 /// This is a trait because the compiler cannot prove that the future of a generic async closure is `Send`.
 pub(crate) trait Undoable: Send {
