@@ -79,7 +79,7 @@ pub type Returned = Result<(), Box<dyn std::error::Error + Send + Sync>>;
 /// The future of a receiver.
 pub type Called<'a> = futures_util::future::BoxFuture<'a, Returned>;
 
-/// Takes a parameter of a receiver in the phase `P`.
+/// Returns the value of a receiver's parameter in the phase `P`.
 ///
 /// # Errors
 ///

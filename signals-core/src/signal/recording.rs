@@ -112,8 +112,8 @@ impl Recorders {
 
     /// Records a signal that is sent after the statement.
     ///
-    /// `deferred` waits for the end of the transaction. If the end is `observable`, the result is `deferred` together with an observer
-    /// that records whether the write was committed.
+    /// `deferred` are the receivers that run after the transaction has ended. If that end is `observable`, an observer is put before
+    /// them, which records whether the write was committed.
     pub(crate) fn after(
         &self,
         signal: &'static str,

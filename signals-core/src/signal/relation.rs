@@ -1,4 +1,4 @@
-//! All models of the program without their types, and which of them belong to which: for cascades and for `Db::check`.
+//! All models of the program without their types, and their `belongs_to` relations: for cascades and for `Db::check`.
 
 use std::any::TypeId;
 use std::collections::{HashMap, HashSet};

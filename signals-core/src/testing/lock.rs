@@ -27,7 +27,7 @@ const VARIABLE: &str = "SIGNALS_LOCK";
 /// # std::fs::create_dir_all(&dir)?;
 /// # let path = dir.join("signals.lock");
 /// # std::fs::write(&path, sqlx_signals::registry().to_lock())?;
-/// fn nobody_changed_the_receivers() {
+/// fn the_receivers_are_unchanged() {
 ///     testing::assert_locked("signals.lock");
 /// }
 /// # testing::assert_locked(&path);
@@ -37,8 +37,9 @@ const VARIABLE: &str = "SIGNALS_LOCK";
 ///
 /// # Panics
 ///
-/// If the receivers differ from those in the file. The message lists the receivers that are only in the file with `-`, and those
-/// that are only in the program with `+`. Also if the file cannot be read, or cannot be written.
+/// - If the receivers differ from those in the file. The message lists the receivers that are only in the file with `-`, and those that
+///   are only in the program with `+`.
+/// - If the file cannot be read or written.
 #[track_caller]
 pub fn assert_locked(path: impl AsRef<Path>) {
     let path = in_package(path.as_ref());

@@ -81,8 +81,8 @@ impl AllConnected {
     }
 }
 
-/// The information about the receivers of a signal and sender that one source line connects. It is leaked, and so each line must get
-/// the same one each time.
+/// The information about the receivers of a signal and sender that one source line connects. It is leaked, so it is created only once
+/// for each source line.
 pub(super) fn info(key: &Key, info: Info) -> &'static Info {
     static INFOS: Mutex<BTreeMap<CallSite, &'static Info>> = Mutex::new(BTreeMap::new());
     let mut infos = INFOS.lock().unwrap_or_else(PoisonError::into_inner);

@@ -150,7 +150,7 @@ impl Receivers {
         serde_json::Value::from(all).to_string()
     }
 
-    /// A snapshot of what receivers have done. A graph uses one snapshot, because other tasks add to it meanwhile.
+    /// What receivers have done so far. It is read once for each graph, because other tasks add to it meanwhile.
     fn seen(&self) -> Vec<Seen> {
         let all = self.all.as_slice().iter().enumerate();
         all.flat_map(|(receiver, r)| {
@@ -160,8 +160,8 @@ impl Receivers {
         .collect()
     }
 
-    /// The number of the graph's node for each model and custom signal: for each source of a signal, and for all that receivers have
-    /// written or sent.
+    /// Numbers the nodes of the graph other than receivers: the models and custom signals that receivers subscribe to, and those that
+    /// receivers have written or sent.
     fn senders(&self, seen: &[Seen]) -> BTreeMap<&'static str, usize> {
         let senders = self.all.as_slice().iter().map(source);
         let all: BTreeSet<_> = senders.chain(seen.iter().map(|seen| seen.what)).collect();
