@@ -172,8 +172,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// If `save` fails, nothing is stored, and the key, the version and the automatic columns of the instance have their
     /// previous values. Inside a caller's transaction, an error marks that transaction as failed: its commit returns
-    /// [`Error::RolledBack`](crate::Error::RolledBack). To continue after an error, save in a
-    /// savepoint (`tx.begin()`).
+    /// [`Error::RolledBack`](crate::Error::RolledBack). To continue after an error, save in a savepoint (`tx.begin()`).
     ///
     /// # Cancel safety
     ///
@@ -233,8 +232,9 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// - As [`save`](Model::save).
     /// - [`Error::Restricted`](crate::Error::Restricted) if the delete would leave behind a row whose model declares
     ///   `on_delete = restrict` and that belongs to a deleted row. Then no signal is sent and nothing is written.
-    /// - The database's error, for which [`is_foreign_key_violation`](crate::Error::is_foreign_key_violation) returns `true`,
-    /// if   another transaction adds a row that belongs to a deleted row at the same time. Then everything is rolled back.
+    /// - [`Error::Database`](crate::Error::Database) with
+    ///   [`is_foreign_key_violation`](crate::Error::is_foreign_key_violation) if another transaction adds a row that belongs to
+    ///   a deleted row at the same time. Then everything is rolled back.
     ///
     /// # Cancel safety
     ///
@@ -324,7 +324,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// The table needs a unique index on exactly these columns.
     ///
     /// If the row exists, no save signal is sent. If another connection inserts it between the SELECT and the INSERT of this
-    /// call, [`pre_save`](crate::pre_save) has been sent, and [`post_save`](crate::post_save) is not.
+    /// call, [`pre_save`](crate::pre_save) has already been sent, but [`post_save`](crate::post_save) is not sent.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;

@@ -103,9 +103,9 @@ impl<M: Model, B: Send> Query<M, B> {
     /// UPDATE written by hand.
     ///
     /// If the model has no receivers of saves, this is one UPDATE. Otherwise the matching rows are read into memory with their
-    /// new values and with the lock that the UPDATE takes: `FOR NO KEY UPDATE`, or `FOR UPDATE` if a column with
-    /// `#[model(unique)]` is set. Every signal is then sent as by [`update_many`](Model::update_many), and
-    /// [`PreSave::fields`](crate::PreSave::fields) names the columns.
+    /// new values, and every signal is sent as by [`update_many`](Model::update_many);
+    /// [`PreSave::fields`](crate::PreSave::fields) names the columns. PostgreSQL locks the rows when they are read, as the
+    /// UPDATE would: `FOR NO KEY UPDATE`, or `FOR UPDATE` if a column with `#[model(unique)]` is set.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -142,7 +142,8 @@ impl<M: Model, B: Send> Query<M, B> {
     /// The rows are those that [`fetch_all`](Self::fetch_all) returns, each of them once.
     ///
     /// If the model has no receivers of deletes, and no rows of other models belong to it, this is one DELETE. Otherwise the
-    /// matching rows are read into memory and locked, and every signal is sent as by [`delete_many`](Model::delete_many).
+    /// matching rows are read into memory (and locked, on PostgreSQL), and every signal is sent as by
+    /// [`delete_many`](Model::delete_many).
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;

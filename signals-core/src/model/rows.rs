@@ -41,15 +41,15 @@ pub(crate) struct TypedRows<'m, M: Model, R> {
 /// The caller's rows, or rows of the library. The latter are a trait object, because otherwise every future that contains a
 /// save would contain the code that drops them.
 enum RowStorage<'m, M> {
-    Given(&'m mut [M]),
+    Borrowed(&'m mut [M]),
     Owned(Box<dyn Slice<M>>),
 }
 
 impl<M> RowStorage<'_, M> {
     fn owned(&mut self) -> Option<&mut Vec<M>> {
         match self {
-            Self::Given(_) => None,
-            Self::Owned(rows) => Some(rows.all()),
+            Self::Borrowed(_) => None,
+            Self::Owned(rows) => Some(rows.as_vec()),
         }
     }
 }
@@ -70,11 +70,11 @@ fn erase_columns<M>(fields: Option<&[Column<M>]>) -> AnyFields {
 }
 
 trait Slice<M>: DerefMut<Target = [M]> + Send + Sync {
-    fn all(&mut self) -> &mut Vec<M>;
+    fn as_vec(&mut self) -> &mut Vec<M>;
 }
 
 impl<M: Send + Sync> Slice<M> for Vec<M> {
-    fn all(&mut self) -> &mut Vec<M> {
+    fn as_vec(&mut self) -> &mut Vec<M> {
         self
     }
 }
@@ -107,7 +107,7 @@ impl<M> Deref for RowStorage<'_, M> {
 
     fn deref(&self) -> &[M] {
         match self {
-            Self::Given(rows) => rows,
+            Self::Borrowed(rows) => rows,
             Self::Owned(rows) => rows,
         }
     }
@@ -116,7 +116,7 @@ impl<M> Deref for RowStorage<'_, M> {
 impl<M> DerefMut for RowStorage<'_, M> {
     fn deref_mut(&mut self) -> &mut [M] {
         match self {
-            Self::Given(rows) => rows,
+            Self::Borrowed(rows) => rows,
             Self::Owned(rows) => rows,
         }
     }
@@ -124,7 +124,7 @@ impl<M> DerefMut for RowStorage<'_, M> {
 
 impl<'m, M: Model, R> TypedRows<'m, M, R> {
     pub(crate) fn new(rows: &'m mut [M]) -> Self {
-        let (rows, state) = (RowStorage::Given(rows), RowsState::EMPTY);
+        let (rows, state) = (RowStorage::Borrowed(rows), RowsState::EMPTY);
         Self { rows, fields: None, any_fields: OnceLock::new(), state, route: PhantomData }
     }
 
