@@ -35,7 +35,7 @@ use crate::transaction::Transaction;
 ///
 /// # #[derive(Model)]
 /// # struct City { id: Option<i64>, name: String }
-/// async fn found(db: impl Executor<City>, name: &str) -> Result<City> {
+/// async fn create_city(db: impl Executor<City>, name: &str) -> Result<City> {
 ///     let mut city = City { id: None, name: name.to_owned() };
 ///     city.save(db).await?;
 ///     Ok(city)
@@ -43,7 +43,7 @@ use crate::transaction::Transaction;
 /// # #[tokio::main] async fn main() -> Result<()> {
 /// # let db = Db::connect("sqlite::memory:").await?;
 /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
-/// let ulm = tokio::spawn(async move { found(&db, "Ulm").await }).await.unwrap()?;
+/// let ulm = tokio::spawn(async move { create_city(&db, "Ulm").await }).await.unwrap()?;
 /// # assert!(ulm.id.is_some()); Ok(()) }
 /// ```
 #[diagnostic::on_unimplemented(

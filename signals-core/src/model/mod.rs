@@ -393,11 +393,11 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::Row`](crate::Error::Row), which contains the index of the row in the slice and the error that
-    /// [`insert`](Model::insert) would return. If the database refuses several rows, it is the first of them in the order of
-    /// writing. If `insert_many` fails, nothing is stored, and the instances have their previous values.
+    /// [`insert`](Model::insert) would return. If the database refuses several rows, the error names the first of them in the
+    /// order of writing. If `insert_many` fails, nothing is stored, and the instances have their previous values.
     ///
-    /// The library searches for the refused row only after a failure. To make this possible inside a transaction that has
-    /// already run a statement, it writes several rows in a savepoint.
+    /// The library searches for the refused row only after a failure. To be able to do so inside a transaction that has already
+    /// run a statement, it writes the rows in a savepoint if there are several.
     ///
     /// # Cancel safety
     ///

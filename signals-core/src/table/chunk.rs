@@ -7,14 +7,15 @@ use crate::table::compose::RowInput;
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 
-/// The maximum number of arguments of a statement: SQLite's [limit](https://www.sqlite.org/limits.html#max_variable_number),
-/// and the limit of the PostgreSQL protocol.
+/// The maximum number of arguments of a statement in SQLite, see its
+/// [limits](https://www.sqlite.org/limits.html#max_variable_number).
 const SQLITE_ARGUMENTS: usize = 32_766;
+/// The maximum number of arguments of a statement in the PostgreSQL protocol.
 const POSTGRES_ARGUMENTS: usize = 65_535;
 
-/// The maximum number of rows in a statement, as arrays and as rows of values. More rows are no faster and need more memory; a
-/// long list of values also takes the database long to parse.
+/// The maximum number of rows in a statement with arrays. More rows are no faster and need more memory.
 pub(crate) const ROWS_OF_ARRAYS: usize = 16_384;
+/// The maximum number of rows in a statement with rows of values. Parsing a longer list takes long.
 const ROWS_OF_VALUES: usize = 1000;
 
 /// The rows of one statement, and how they are passed to it.
@@ -86,8 +87,9 @@ pub(crate) fn slices(rows: &dyn Rows, statement: impl Iterator<Item = usize>) ->
 
 /// The written rows as ranges of the caller's slice, for the batch signals.
 ///
-/// The statements may write the rows in another order than that of the slice. The batches have the boundaries of the chunks,
-/// but in the slice, so that the rows of a batch are adjacent there.
+/// The statements may write the rows in another order than that of the slice, but the rows of a batch must be adjacent in the
+/// slice. A batch is therefore not the rows of one statement: the slice is divided at the ends of the chunks, and each part is
+/// a batch, or several if some of its rows were not written.
 pub(crate) fn batches(
     rows: &dyn Rows,
     chunks: &[Chunk],

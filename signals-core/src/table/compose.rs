@@ -48,7 +48,7 @@ pub(crate) enum StatementKind {
     Lock,
     /// SELECT of the stored row that has the same values in the columns `on`.
     Find,
-    /// SELECT that returns a row if the row is stored: whether its version is the expected one.
+    /// SELECT of whether the stored row has the expected version. It returns no row if the row is not stored.
     CheckVersion,
     /// DELETE of the rows.
     Delete,
