@@ -83,6 +83,7 @@
 //! | [`Value`] | values that can be bound to a raw query |
 //! | [`Row`] | types that a raw query can return |
 //! | [`Signal`](trait@Signal) | a signal |
+//! | [`Subject`] | what the rows of an event are: rows of one model, or of any model |
 //! | [`Deferrable`] | signals whose receivers can run after the commit |
 //! | [`Receiver`] | the type that names a receiver |
 //! | [`Outcome`] | what a receiver or a callback can return |
@@ -95,9 +96,9 @@ pub use sqlx_signals_core::{
     DbOptions, Deferrable, Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase,
     Portable, PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
     Previous, Query, RawQuery, Reason, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry,
-    Result, Row, Saved, Signal, State, Transaction, TransactionClosure, Value, Version, muted,
-    phase, post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete,
-    pre_save, registry, sqlx, testing, without_signals,
+    Result, Row, Saved, Signal, State, Subject, Transaction, TransactionClosure, Value, Version,
+    muted, phase, post_delete, post_delete_batch, post_load, post_save, post_save_batch,
+    pre_delete, pre_save, registry, sqlx, testing, without_signals,
 };
 
 /// Makes a struct a row of a table: implements [`Model`], and sqlx's `FromRow` for both databases.

@@ -34,8 +34,8 @@ pub use signal::registry::{Handle, ReceiverInfo, Receivers, Registry, registry};
 pub use signal::state::State;
 pub use signal::{
     Deferrable, PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
-    Signal, post_delete, post_delete_batch, post_load, post_save, post_save_batch, pre_delete,
-    pre_save,
+    Signal, Subject, post_delete, post_delete_batch, post_load, post_save, post_save_batch,
+    pre_delete, pre_save,
 };
 pub use sqlx;
 pub use table::any::AnyModel;
