@@ -3,8 +3,9 @@
 //! Whenever a connection is returned to sqlx's pool, sqlx pings it on a separate task. That costs more than many statements. A
 //! connection whose last use ended cleanly does not need the ping, so the next caller gets it directly from [`WarmPool`].
 //!
-//! A connection holds a permit of its [`WarmPool`] from checkout until it is in `idle`, back in sqlx's pool, or closed. So a
-//! caller that has a permit and finds `idle` empty never waits in sqlx's pool while another connection becomes idle here.
+//! A checked-out connection keeps its permit until it is pushed to `idle`, returned to sqlx's pool, or closed. A caller that
+//! holds a permit and finds `idle` empty therefore never has to wait in sqlx's pool for a connection that ends up in `idle`. Idle
+//! connections are returned to sqlx's pool without a permit if none is free.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -25,11 +26,11 @@ use crate::database::verify;
 /// A connection that has been idle for this long is pinged before it is used.
 pub(crate) const PING_AFTER: Duration = Duration::from_secs(1);
 
-/// A connection that has been idle, or out of sqlx's pool, for this long is returned to sqlx's pool, which checks `max_lifetime`
-/// and `idle_timeout`.
+/// How long a connection may stay idle here, or outside sqlx's pool in total, before it is returned to sqlx's pool so that
+/// `max_lifetime` and `idle_timeout` apply.
 const RETURN_AFTER: Duration = Duration::from_secs(60);
 
-/// Time limit for a ping, and for closing a connection, if no statement is in flight on the connection.
+/// Time limit for closing a connection, and upper limit for a ping if no statement is in flight on the connection.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The idle connections of one sqlx pool. At most `max_connections` are checked out at a time.
@@ -37,7 +38,7 @@ pub(crate) struct WarmPool<DB: Backend> {
     pool: Pool<DB>,
     idle: Mutex<Vec<Lease<DB>>>,
     permits: Arc<Semaphore>,
-    /// Set if the program uses sqlx's pool directly: it would wait there in vain for connections that are kept here.
+    /// Set once the program uses sqlx's pool directly, because it could wait there forever for connections that sit idle here.
     disabled: AtomicBool,
     /// Whether the task that returns unused connections to sqlx's pool is running.
     sweeping: AtomicBool,
@@ -64,11 +65,12 @@ struct LeaseInner<DB: Backend> {
     used_raw: bool,
     /// Whether raw SQL may have left a transaction open.
     unverified: bool,
-    /// Whether the database has answered since checkout. Until then, the connection may be dead.
+    /// Whether the database has answered a statement since checkout. `set_used_raw` also sets this, without an answer. Until it
+    /// is set, the connection may be dead.
     proven_alive: bool,
     /// The pool to which the lease returns, and its permit; `None` if the connection goes back to sqlx's pool directly.
     owner: Option<(Arc<WarmPool<DB>>, OwnedSemaphorePermit)>,
-    /// The runtime in which the connection was taken from sqlx's pool. A drop outside any runtime enters it.
+    /// The runtime in which the connection was taken from sqlx's pool. Entered if the lease is dropped outside a runtime.
     runtime: Option<Handle>,
     /// The runtime that opened the connection, if it is known.
     opened_in: Option<runtime::Id>,
@@ -148,7 +150,7 @@ impl<DB: Backend> WarmPool<DB> {
                 return Ok(lease);
             }
             if alive.is_err() {
-                // No answer in time: the other idle connections are probably dead too, and to ping each would take too long.
+                // No answer in time: the other idle connections are probably dead too, and pinging each one would take too long.
                 self.discard_all();
             }
             let Some(freed) = lease.discard() else { return Err(sqlx::Error::PoolClosed) };
@@ -203,7 +205,8 @@ impl<DB: Backend> WarmPool<DB> {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Stops keeping connections here, because the program now uses sqlx's pool directly. All connections return there.
+    /// Stops keeping connections here, because the program now uses sqlx's pool directly. Idle connections return there at once,
+    /// checked-out ones when they are dropped.
     pub(crate) fn disable(&self) {
         if !self.disabled.swap(true, Ordering::AcqRel) {
             self.clear();
@@ -216,7 +219,8 @@ impl<DB: Backend> WarmPool<DB> {
         self.return_leases(idle);
     }
 
-    /// Returns idle connections to sqlx's pool. Each takes a permit if one is free, and releases it when it is back.
+    /// Returns idle connections to sqlx's pool. Each connection takes a permit if one is free, and holds it until it is back in
+    /// sqlx's pool.
     fn return_leases(&self, idle: Vec<Lease<DB>>) {
         for mut lease in idle {
             let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
@@ -331,7 +335,7 @@ impl Drop for Opening<'_> {
 }
 
 impl<DB: Backend> Lease<DB> {
-    /// Takes a connection from sqlx's pool that is returned there directly.
+    /// Takes a connection from sqlx's pool. On drop, it goes straight back there, bypassing any `WarmPool`.
     pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         let (conn, is_new) = runtimes::acquire(pool).await?;
         let acquired_at = Instant::now();
@@ -365,8 +369,9 @@ impl<DB: Backend> Lease<DB> {
         self.0.as_ref().map_or(Duration::MAX, |inner| inner.idle_since.elapsed())
     }
 
-    /// Whether the connection was opened in the current runtime. The I/O driver of another runtime may have shut down or may not
-    /// be polled. A ping does not always detect that, because its answer may be readable without waiting.
+    /// Whether the connection was opened in `runtime`; always true if the database needs no runtime. The I/O driver of another
+    /// runtime may have shut down or may not be polled. A ping does not always detect that, because its answer may be readable
+    /// without waiting.
     fn works_in(&self, runtime: Option<runtime::Id>) -> bool {
         !DB::NEEDS_RUNTIME || self.0.as_ref().is_some_and(|inner| inner.opened_in == runtime)
     }
@@ -374,7 +379,7 @@ impl<DB: Backend> Lease<DB> {
     /// Whether a ping succeeds. Returns an error if there is no answer in time.
     async fn is_alive(&mut self, limit: Duration) -> Result<bool, Elapsed> {
         let Some(inner) = &mut self.0 else { return Ok(false) };
-        // Set before the await, because this future may be dropped in it.
+        // Set before the await, because the future may be dropped at that point.
         inner.in_flight = InFlight::Ping;
         let generation = inner.owner.as_ref().map_or(0, |(owner, _)| owner.generation());
         let alive = async {
@@ -393,7 +398,8 @@ impl<DB: Backend> Lease<DB> {
         self.0.as_ref().is_some_and(|inner| inner.generation == Some(generation))
     }
 
-    /// The database rejected a prepared statement as outdated. The statements of all other connections may be outdated too.
+    /// Records that the database rejected a prepared statement as outdated. The statements of all other connections may be
+    /// outdated too.
     pub(crate) fn set_outdated(&mut self) {
         if let Some(inner) = &mut self.0 {
             inner.generation = None;
@@ -403,7 +409,7 @@ impl<DB: Backend> Lease<DB> {
         }
     }
 
-    /// The statement cache of the connection was cleared, so its statements will be prepared again.
+    /// Records that the statement cache of the connection was cleared, so its statements will be prepared again.
     pub(crate) fn set_forgotten(&mut self) {
         if let Some(inner) = &mut self.0 {
             inner.generation =
@@ -415,21 +421,21 @@ impl<DB: Backend> Lease<DB> {
         self.0.as_mut().map(|inner| &mut *inner.conn)
     }
 
-    /// A statement is in flight.
+    /// Records that a statement is in flight.
     pub(crate) fn set_busy(&mut self) {
         if let Some(inner) = &mut self.0 {
             inner.in_flight = InFlight::Statement;
         }
     }
 
-    /// No statement is in flight any more.
+    /// Records that no statement is in flight any more.
     pub(crate) fn set_idle(&mut self) {
         if let Some(inner) = &mut self.0 {
             inner.in_flight = InFlight::Nothing;
         }
     }
 
-    /// The database has answered.
+    /// Records that the database has answered.
     pub(crate) fn set_proven_alive(&mut self) {
         if let Some(inner) = &mut self.0 {
             inner.proven_alive = true;
@@ -441,7 +447,7 @@ impl<DB: Backend> Lease<DB> {
         self.0.as_ref().is_some_and(|inner| inner.proven_alive)
     }
 
-    /// The program uses the underlying sqlx connection directly.
+    /// Records that the program uses the underlying sqlx connection directly.
     pub(crate) fn set_used_raw(&mut self) {
         if let Some(inner) = &mut self.0 {
             (inner.used_raw, inner.proven_alive) = (true, true);
@@ -461,7 +467,7 @@ impl<DB: Backend> Lease<DB> {
         self.0.as_ref().and_then(|inner| inner.runtime.as_ref())
     }
 
-    /// Whether raw SQL may have left a transaction open.
+    /// Sets whether raw SQL may have left a transaction open.
     pub(crate) fn set_unverified(&mut self, unverified: bool) {
         if let Some(inner) = &mut self.0 {
             inner.unverified = unverified;
@@ -494,8 +500,8 @@ impl<DB: Backend> LeaseInner<DB> {
         Ok(())
     }
 
-    /// Returns the connection to sqlx's pool, which checks it. The permit is released only when that is complete, because the
-    /// connection is not available before.
+    /// Returns the connection to sqlx's pool, which checks it. The permit is held until the return completes, because the
+    /// connection is unavailable until then.
     fn give_back(
         mut self: Box<Self>,
         permit: Option<OwnedSemaphorePermit>,
@@ -559,7 +565,8 @@ impl<DB: Backend> LeaseInner<DB> {
 impl<DB: Backend> Drop for Lease<DB> {
     fn drop(&mut self) {
         let Some(mut inner) = self.0.take() else { return };
-        // Without a statement cache, the statement in flight may be a BEGIN whose transaction sqlx does not count.
+        // Without a statement cache, each statement is wrapped in its own BEGIN and COMMIT, so an interrupted one may have left a
+        // transaction open that sqlx does not know about.
         let may_have_begun = !inner.keeps_statements && inner.in_flight == InFlight::Statement;
         if inner.unverified || may_have_begun {
             return inner.roll_back_and_return();

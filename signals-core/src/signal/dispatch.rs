@@ -1,4 +1,4 @@
-//! Runs receivers: in order, with their parameters, with a span, and with a defined effect of their errors and panics.
+//! Runs receivers in order: supplies their parameters, enters a tracing span, and handles errors and panics.
 
 use crate::task::info::Identity;
 use crate::task::info::Info;
@@ -77,7 +77,7 @@ enum OnFailure {
     FailsOperation,
     /// The error is one of the results of `send_robust`.
     Returned,
-    /// The error is logged, and is at most in `Committed::errors`, which few programs read.
+    /// The error is logged. It may also end up in `Committed::errors`, but few programs read that.
     LogOnly,
 }
 
@@ -107,8 +107,8 @@ fn selects(info: &Info, created: Option<bool>, previous: &SharedPreviousRow) -> 
     (info.created.is_none() || info.created == created) && (info.changed.is_empty() || changed())
 }
 
-/// Runs a receiver whose failure does not fail the operation. If it takes the connection, it runs in a savepoint. If it fails, what it
-/// has written is then undone, and a statement that has failed does not abort the transaction.
+/// Runs a receiver whose failure does not fail the operation. A receiver that takes the connection runs in a savepoint. If it
+/// fails, its writes are rolled back, and a failed statement does not abort the surrounding transaction.
 async fn robust(
     receiver: &ErasedReceiver,
     event: &mut dyn Event,
@@ -117,7 +117,7 @@ async fn robust(
     previous: &SharedPreviousRow,
 ) -> Result<()> {
     match conn {
-        // Boxed, because few receivers run in a savepoint, and the future of every dispatch would be larger by this one.
+        // Boxed because few receivers run in a savepoint, and inlining this future would enlarge every dispatch.
         Some(conn) if receiver.info.connection => {
             Box::pin(robust_in_savepoint(receiver, event, conn, context, previous)).await
         }
@@ -178,12 +178,20 @@ fn log_no_savepoint(receiver: &Identity, error: &Error) {
     let (name, Info { signal, sender, .. }) = (receiver.name(), receiver.info);
     let cause = Some(error as &dyn StdError);
     let failure = OnFailure::of_robust(receiver);
-    log!(failure, receiver = name, signal, sender, cause, "a receiver has no savepoint");
+    log!(
+        failure,
+        receiver = name,
+        signal,
+        sender,
+        cause,
+        "could not begin or release the savepoint of a receiver"
+    );
 }
 
 /// Runs a receiver, turns a panic into an error, and logs an error.
 ///
-/// A plain function has finished at the first poll. The future of an async receiver is boxed, so that it does not enlarge this one.
+/// A plain function completes inside `begin`, so nothing is polled. The future of an async receiver is boxed to keep this one
+/// small.
 async fn run<'a>(
     receiver: &Identity,
     operation: &Arc<Operation>,
@@ -230,7 +238,7 @@ fn finish_run(
     let name = receiver.static_name();
     let failed =
         ReceiverError { receiver: name, signal, sender, file, line, verb, model, refused, source };
-    // An error that comes from a receiver of a nested save is logged already. It is logged once, not once for each level.
+    // An error passed up from a receiver of a nested save has already been logged, so it is not logged again at each level.
     if failure == OnFailure::LogOnly || !failed.is_passed_on() {
         let (cause, elapsed) = (Some(&*failed.source as &dyn StdError), started.elapsed());
         log!(failure, receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
@@ -238,7 +246,7 @@ fn finish_run(
     Err(Error::Receiver(Box::new(failed)))
 }
 
-/// A kept event, and the receivers that run after its transaction has ended.
+/// A cloned event, and the receivers that run after its transaction has ended.
 pub(crate) struct DeferredDelivery {
     kept: Box<dyn KeptEvent>,
     created: Option<bool>,
@@ -248,7 +256,7 @@ pub(crate) struct DeferredDelivery {
 }
 
 impl DeferredDelivery {
-    /// Keeps the event. `None` if no receiver is selected.
+    /// Clones the event so that it outlives the transaction. Returns `None` if no receiver selects it.
     pub(crate) fn of(
         receivers: &Arc<[ErasedReceiver]>,
         event: &dyn Event,
@@ -265,7 +273,7 @@ impl DeferredDelivery {
     }
 }
 
-/// Runs the `on_commit` receivers with an event that could not be kept, after its statement has committed itself.
+/// Runs the `on_commit` receivers of an autocommitted statement on the original event, because the event could not be cloned.
 pub(crate) async fn notify_committed(
     receivers: &[ErasedReceiver],
     event: &mut dyn Event,

@@ -33,8 +33,8 @@ use crate::write::notify::Notifier;
 
 /// Performs a write that has receivers.
 ///
-/// The future is boxed, so that a program's own futures that contain a save stay small: most saves
-/// have no receivers. Boxing also limits stack use if a receiver saves, because that save is polled
+/// The future is boxed to keep callers' futures small, since most saves have no receivers and never
+/// take this path. Boxing also limits stack use if a receiver saves, because that save is polled
 /// inside the save that notified the receiver. Each path is boxed separately, so the allocation is
 /// only as large as the path taken.
 pub(crate) fn perform<'u>(
@@ -64,7 +64,7 @@ pub(crate) fn perform<'u>(
     }
 }
 
-/// Rejects a write before it starts (recursion limit), and marks the caller's transaction as
+/// Rejects a write that exceeds the recursion limit, and marks the caller's transaction, if any, as
 /// failed.
 fn reject<'u>(
     notifier: &Notifier,
@@ -105,7 +105,7 @@ fn in_callers_transaction<'u>(
     }
 }
 
-/// Performs the write in a transaction of its own.
+/// Performs the write in a transaction of its own or, inside a `sqlx::Transaction`, in a savepoint.
 fn in_own_transaction<'u>(
     notifier: Notifier,
     rows: &'u mut dyn SignalRows,
@@ -169,9 +169,10 @@ impl Undoable for OwnTransaction<'_> {
     }
 }
 
-/// Executes one statement that commits itself, then runs the receivers that need no transaction and
-/// the deferred receivers. If the statement turns out to need a transaction, the write begins again
-/// in one.
+/// Executes the write as one statement in autocommit mode, then runs its receivers, the deferred
+/// ones last. If the statement turns out to need a transaction, restarts the write inside one.
+/// Inside a `sqlx::Transaction`, the caller may still roll the statement back, and a savepoint
+/// takes the place of the transaction.
 fn autocommit<'u>(
     mut notifier: Notifier,
     rows: &'u mut dyn SignalRows,
@@ -180,8 +181,9 @@ fn autocommit<'u>(
     needs: Requirements,
 ) -> impl Future<Output = Result<WriteOutcome>> + Send + 'u {
     async move {
-        // If one of several rows is refused, rows are written and rolled back while that row is
-        // located. This changes the instances, so a snapshot is needed.
+        // If the database rejects a row of a bulk write, rows are written and rolled back to find
+        // it. That modifies the instances, and so do receivers before the statement, so take a
+        // snapshot first.
         let changes = notifier.many || !notifier.receivers.before.is_empty();
         let mut restore_guard =
             if changes { RestoreGuard::new(rows) } else { RestoreGuard::for_statement(rows) };
@@ -207,20 +209,22 @@ fn autocommit<'u>(
         }
         let Some(written) = written else {
             restore_guard.ensure_snapshot();
-            // The transaction takes the connection by value, so that it can release it at the
-            // commit: an on-commit callback may wait for a connection.
+            // Pass the connection by value so that the transaction can release it at commit, before
+            // any on-commit callback waits for one.
             let conn = std::mem::replace(conn, Conn::disconnected());
             return Box::pin(begin_and_write(notifier, restore_guard, conn, &context, needs)).await;
         };
         notifier.written = written;
-        // The row is stored, even if a receiver fails.
+        // The row is stored, even if a receiver fails. Inside a `sqlx::Transaction`, the caller may
+        // still roll it back.
         restore_guard.disarm();
         // A pooled connection is returned before the receivers run, because they may acquire one. A
         // connection borrowed from the caller is kept.
         if !conn.is_borrowed() {
             drop(conn.detach());
         }
-        // If `Clone` panics, the receivers run in this future, and are not run if it is dropped.
+        // If `Clone` panics, run the receivers inline; dropping this future then cancels them. The
+        // `else` branch also covers receivers that cannot be interrupted.
         if needs.after_interruptible
             && let Some(mut copy) = copied(restore_guard.rows)
         {
@@ -233,8 +237,9 @@ fn autocommit<'u>(
     }
 }
 
-/// Runs the receivers before the statement, unless one of them uses the connection. This happens
-/// before a connection is acquired, so a veto does not cost one.
+/// If the caller passed a connection, first checks that deferred receivers can observe the commit.
+/// Then runs the receivers before the statement, unless one of them uses the connection. They run
+/// before a connection is acquired, so a save that they reject never takes one from the pool.
 async fn prepare(
     notifier: &Notifier,
     rows: &mut dyn SignalRows,
@@ -259,8 +264,8 @@ async fn execute_and_notify(
     if notifier.receivers.previous {
         notifier.previous_rows = rows.as_rows_mut().take_previous();
     }
-    // The deferred deliveries are queued before the receivers run: writes of these receivers queue
-    // their own deliveries, which come later.
+    // Queue the deferred deliveries of this write before running its receivers, so that deliveries
+    // queued by nested writes come after them.
     for deferred in notifier.deferred(rows, context) {
         conn.state.defer(deferred);
     }
