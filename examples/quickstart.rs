@@ -24,7 +24,7 @@ async fn create_profile(saved: PostSave<'_, User>, conn: &mut Conn<'_>) -> Resul
     Ok(())
 }
 
-/// Runs after the commit, so a user that is rolled back is not welcomed.
+/// Runs after the commit, so it never welcomes a user whose insert was rolled back.
 #[receiver(post_save, sender = User, on_commit)]
 async fn welcome(saved: PostSave<'_, User>) {
     println!("welcome, {}", saved.instance.name);

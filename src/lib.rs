@@ -11,7 +11,7 @@
 //! | [`Db`] | a database: connects, begins transactions, runs SQL |
 //! | [`DbOptions`] | the number of connections, the timeout and other options of a [`Db`] |
 //! | [`DatabaseKind`] | SQLite or PostgreSQL |
-//! | [`Result`], [`Error`] | what every call returns, and the predicates that a program branches on |
+//! | [`Result`], [`Error`] | the result and error types of every call |
 //! | [`prelude`] | imports what most programs need |
 //! | [`sqlx`] | the version of sqlx that this crate uses |
 //!
@@ -19,7 +19,7 @@
 //!
 //! | item | purpose |
 //! |---|---|
-//! | [`#[derive(Model)]`](derive@Model) | makes a struct a row of a table |
+//! | [`#[derive(Model)]`](derive@Model) | maps a struct to a table |
 //! | [`Model`](trait@Model) | saves, deletes and reads rows |
 //! | [`Column`] | a column of a model, such as `User::EMAIL` |
 //! | [`Query`] | a query that returns models, and updates and deletes by condition |
@@ -32,13 +32,13 @@
 //! | item | purpose |
 //! |---|---|
 //! | [`#[receiver]`](receiver) | registers a function as a receiver of a signal |
-//! | [`pre_save`], [`PreSave`] | before a row is saved, and its event |
-//! | [`post_save`], [`PostSave`] | after a row was saved |
-//! | [`pre_delete`], [`PreDelete`] | before a row is deleted |
-//! | [`post_delete`], [`PostDelete`] | after a row was deleted |
-//! | [`post_load`], [`PostLoad`] | after a row was read |
-//! | [`post_save_batch`], [`PostSaveBatch`] | after a statement has saved rows |
-//! | [`post_delete_batch`], [`PostDeleteBatch`] | after a statement has deleted rows |
+//! | [`pre_save`], [`PreSave`] | sent before a row is saved; [`PreSave`] is its event |
+//! | [`post_save`], [`PostSave`] | sent after a row was saved |
+//! | [`pre_delete`], [`PreDelete`] | sent before a row is deleted |
+//! | [`post_delete`], [`PostDelete`] | sent after a row was deleted |
+//! | [`post_load`], [`PostLoad`] | sent after a row was read |
+//! | [`post_save_batch`], [`PostSaveBatch`] | sent once for all rows that a statement has saved |
+//! | [`post_delete_batch`], [`PostDeleteBatch`] | sent once for all rows that a statement has deleted |
 //! | [`State`] | a receiver's parameter: a value that was passed to [`Db::with`] |
 //! | [`Previous`] | a receiver's parameter: the row before the write |
 //! | [`Parameter`] | lists everything that a receiver can take |
@@ -48,7 +48,7 @@
 //! | [`registry()`], [`Registry`] | all receivers of the program: lists, draws, enables and disables them |
 //! | [`Receivers`], [`ReceiverInfo`] | the list of receivers, and one receiver in it |
 //! | [`Handle`] | disconnects a receiver that was connected at run time |
-//! | [`Context`] | what a receiver that was connected at run time takes its connection and state from |
+//! | [`Context`] | gives a receiver that was connected at run time access to the connection and the state |
 //!
 //! ## Transactions and connections
 //!
@@ -72,18 +72,18 @@
 //!
 //! ## Traits in signatures
 //!
-//! A program rarely names these, except in functions of its own that are generic.
+//! You rarely need to name these, except in your own generic functions.
 //!
 //! | item | purpose |
 //! |---|---|
 //! | [`Executor`] | arguments through which a model can be stored, such as `&Db` |
-//! | [`Connects`] | arguments that lead to a connection, for any purpose |
+//! | [`Connects`] | arguments from which a connection can be obtained |
 //! | [`Portable`] | models that every enabled database can store |
 //! | [`Key`] | arguments that are the key of a model |
 //! | [`Value`] | values that can be bound to a raw query |
 //! | [`Row`] | types that a raw query can return |
 //! | [`Signal`](trait@Signal) | a signal |
-//! | [`Subject`] | what the rows of an event are: rows of one model, or of any model |
+//! | [`Subject`] | what the rows of an event are: instances of one model, or of any model |
 //! | [`Deferrable`] | signals whose receivers can run after the commit |
 //! | [`Receiver`] | the type that names a receiver |
 //! | [`Outcome`] | what a receiver or a callback can return |
@@ -101,7 +101,7 @@ pub use sqlx_signals_core::{
     pre_delete, pre_save, registry, sqlx, testing, without_signals,
 };
 
-/// Makes a struct a row of a table: implements [`Model`], and sqlx's `FromRow` for both databases.
+/// Maps a struct to a table by implementing [`Model`], and sqlx's `FromRow` for both databases.
 ///
 /// | attribute | on | meaning |
 /// |---|---|---|
@@ -124,7 +124,8 @@ pub use sqlx_signals_core::{
 ///
 /// A column has at most one of `primary_key`, `json`, `generated`, `auto_now_add`, `auto_now` and `version`.
 ///
-/// The database assigns a key whose type is written as `Option<T>`. The program assigns any other key, and every composite key.
+/// If the type of the key is written as `Option<T>`, the database assigns the key. The program must set any other key, and every
+/// composite key.
 ///
 /// Each column is a constant of the struct in upper case, with the struct's visibility: `User::EMAIL` is a [`Column<User>`]. The
 /// struct cannot have another constant of that name. The column of a field called `name`, `table`, `columns`, `statements` or `copy`
@@ -196,21 +197,23 @@ pub use sqlx_signals_derive::Model;
 /// | `on_rollback` | runs after the outermost transaction, or a savepoint around the write, was rolled back; the model must be `Clone` |
 /// | `created` | only for new rows |
 /// | `updated` | only for rows that existed before |
-/// | `changed(email, name)` | only if one of these fields' columns has changed; in a new row every column has |
+/// | `changed(email, name)` | runs only if the column of one of these fields has changed; in a new row, every column counts as changed |
 /// | `order = -10` | lower numbers run first; then module path, file and line decide |
-/// | `after = other::receiver` | runs after that receiver, or after several in brackets; [`Db::check`] finds an `after` that cannot hold |
+/// | `after = other::receiver` | runs after that receiver, or after several in brackets; [`Db::check`] reports an `after` that cannot be satisfied |
 /// | `robust` | a failure is logged and does not fail the save; if the receiver takes the connection, it runs in a savepoint |
 /// | `uid = "…"` | receivers of a signal and sender that share a `uid` are registered once |
 /// | `crate = "path"` | the path of `sqlx_signals`, for a crate that re-exports it |
 ///
-/// Without `on_commit` and `on_rollback`, a receiver runs inside the transaction.
+/// Without `on_commit` or `on_rollback`, a receiver runs as part of the save. A receiver that takes the connection always runs inside the
+/// transaction of the save.
 ///
 /// The function is an `async fn` or a plain `fn`, and returns nothing or `Result<(), E>`. Its first parameter is the
-/// event; [`Parameter`] lists what it can take after that. An error or a panic inside the transaction becomes the error of the save,
-/// [`Error::Receiver`]. After the transaction, it is logged and returned in [`Committed::errors`].
+/// event; [`Parameter`] lists what it can take after that. The save returns an error or a panic of a receiver as
+/// [`Error::Receiver`]. An error or a panic of a receiver with `on_commit` or `on_rollback` is logged. If the program itself commits the
+/// transaction, those of `on_commit` receivers are also returned in [`Committed::errors`].
 ///
-/// The function is unchanged and can be called. The macro adds a type of the same name, for [`Registry::get`] and
-/// [`Registry::require`].
+/// The macro leaves the function unchanged, so you can still call it directly. It also generates a type with the name of the function, for
+/// use with [`Registry::get`] and [`Registry::require`].
 ///
 /// ```
 /// use sqlx_signals::prelude::*;
@@ -227,7 +230,7 @@ pub use sqlx_signals_derive::Model;
 /// ```
 pub use sqlx_signals_derive::receiver;
 
-/// Makes a type a signal: implements [`CustomSignal`], whose page has an example.
+/// Defines a signal by implementing [`CustomSignal`]. See that trait for an example.
 ///
 /// `#[signal(crate = "path")]` is the path of `sqlx_signals`, for a crate that re-exports it.
 pub use sqlx_signals_derive::Signal;
