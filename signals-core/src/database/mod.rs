@@ -13,6 +13,7 @@ pub(crate) mod execution;
 pub(crate) mod options;
 pub(crate) mod pool;
 pub(crate) mod raw;
+pub(crate) mod run;
 pub(crate) mod runtimes;
 pub(crate) mod schema_cache;
 pub(crate) mod source;

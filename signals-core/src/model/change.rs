@@ -1,11 +1,5 @@
 //! Updates and deletes by condition: one statement, or, if there are receivers, a write of every matching row.
 
-use crate::model::decode::decoding;
-use crate::model::write::{columns, delete_many, names, save_columns_of_many};
-use crate::table::field::Conversion;
-use crate::table::field::Notation;
-use crate::transaction::own::Undoable;
-use crate::transaction::own::in_transaction;
 use std::any::TypeId;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -19,19 +13,21 @@ use crate::database::backend::{AnyTake, Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::binds::{Binds, Inspect, Offered, arguments, refuse_control};
 use crate::model::clause::Clause;
-use crate::model::read;
+use crate::model::decode::decoding;
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;
+use crate::model::write::{columns, delete_many, names, save_columns_of_many};
+use crate::model::{Model, read};
 use crate::signal::recording::Recorders;
 use crate::table::automatic;
 use crate::table::column::Column;
-use crate::table::field::Asked;
+use crate::table::field::{Asked, Conversion, Notation};
 use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
+use crate::transaction::own::{Undoable, in_transaction};
 
 /// What a query does with the matching rows.
 pub(crate) enum ByCondition<M> {

@@ -30,8 +30,7 @@ use crate::model::rows::TypedRows;
 use crate::signal::receivers::ReceiverCache;
 use crate::table::column::Column;
 use crate::table::schema::Schema;
-use crate::write::{SaveKind, Stored};
-use crate::write::{Saved, save};
+use crate::write::{SaveKind, Saved, Stored, save};
 
 /// A struct whose instances are rows of a table. `#[derive(Model)]` implements it.
 ///

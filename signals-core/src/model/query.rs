@@ -6,13 +6,12 @@ use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use crate::database::source::Source;
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::model::binds::{And, Binds, statement};
 use crate::model::change::ByCondition;
 use crate::model::clause::Clause;
 use crate::model::executor::Executor;
-use crate::model::read;
 use crate::model::store::Route;
+use crate::model::{Model, read};
 use crate::table::column::Column;
 
 /// A query for rows of a model by condition, created by [`Model::query`].

@@ -1,6 +1,5 @@
 //! Reads rows of a model, and notifies the receivers of [`post_load`](crate::post_load).
 
-use crate::error::key::no_row;
 use std::fmt::Debug;
 use std::marker::PhantomData;
 use std::sync::Arc;
@@ -10,6 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::database::backend::{AnyRow, Arguments, Make, Sink, Statement};
 use crate::database::conn::Conn;
 use crate::database::source::Source;
+use crate::error::key::no_row;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::rows::TypedRows;
@@ -17,8 +17,7 @@ use crate::model::store::Route;
 use crate::signal::dispatch::dispatch;
 use crate::signal::erased::ErasedReceiver;
 use crate::signal::operation_context::OperationContext;
-use crate::signal::rows::SignalRows;
-use crate::signal::rows::{RowEvent, RowsEvent};
+use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
 
 /// Decodes the rows of a statement as models, and collects them.
 pub(crate) trait RowSink: Send {

@@ -1,7 +1,5 @@
 //! How a model is registered at link time: the part of a registration that needs the type of the model.
 
-use crate::table::field::JsonSlot;
-use crate::table::field::Slot;
 use std::any::TypeId;
 use std::marker::PhantomData;
 
@@ -11,6 +9,7 @@ use crate::model::store::{Only, Route, Store};
 use crate::signal::relation::{
     Ask, Describe, EmptyRows, ModelInfo, OnDelete, RegisteredModel, Relation,
 };
+use crate::table::field::{JsonSlot, Slot};
 
 impl ModelInfo {
     pub(crate) fn of<M: Model>() -> Self {

@@ -1,6 +1,5 @@
 //! Rows of a model, which implement the type-erased traits of the layers below.
 
-use crate::database::decode::caught;
 use std::any::TypeId;
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -12,6 +11,7 @@ use std::time::SystemTime;
 use sqlx::error::BoxDynError;
 
 use crate::database::backend::{AnyRow, AnyTake, AnyType, DatabaseKind};
+use crate::database::decode::caught;
 use crate::error::key::key_text;
 use crate::model::Model;
 use crate::model::store::Route;

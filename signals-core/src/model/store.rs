@@ -2,12 +2,12 @@
 //!
 //! [`Store`] implements this for one database. A [`Route`] selects the database, at compile time or by the connection.
 
-use crate::model::Model;
 use std::time::SystemTime;
 
 use sqlx::error::BoxDynError;
 
 use crate::database::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Take};
+use crate::model::Model;
 use crate::model::decode::decoding;
 use crate::table::field::{Asked, no_column};
 

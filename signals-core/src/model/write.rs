@@ -8,12 +8,9 @@ use crate::model::read::OneRow;
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;
 use crate::table::column::{Column, ModelColumns};
-use crate::write::delete as delete_rows;
-use crate::write::save::many;
-use crate::write::save::one;
+use crate::write::save::{many, one};
 use crate::write::single::{ATTEMPTS, conflicting, find_like};
-use crate::write::{SaveKind, Stored};
-use crate::write::{Saved, inspect};
+use crate::write::{SaveKind, Saved, Stored, delete as delete_rows, inspect};
 
 /// Updates some columns of a row.
 pub(crate) async fn save_columns<M: Model, R: Route<M>>(

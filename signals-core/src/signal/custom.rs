@@ -1,11 +1,7 @@
 //! Custom signals: how a value is sent to its receivers.
 
-use crate::task::info::Identity;
-use crate::transaction::own::Undoable;
-use crate::transaction::own::in_transaction;
 use std::sync::Arc;
 
-use crate::task::origin;
 use futures_util::future::BoxFuture;
 
 use crate::database::conn::Conn;
@@ -18,13 +14,14 @@ use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started, begin_typ
 use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::parameter::Context;
 use crate::signal::receivers::{CustomReceivers, SignalTable};
-use crate::signal::recording;
 use crate::signal::registry::{ReceiverInfo, registry};
-use crate::signal::{Deferrable, Signal, Subject};
-use crate::task::chain;
+use crate::signal::{Deferrable, Signal, Subject, recording};
 use crate::task::finish::finish;
+use crate::task::info::Identity;
+use crate::task::{chain, origin};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
+use crate::transaction::own::{Undoable, in_transaction};
 
 /// A signal that the program defines. `#[derive(Signal)]` implements it.
 ///

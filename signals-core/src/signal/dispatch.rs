@@ -1,11 +1,5 @@
 //! Runs receivers in order: supplies their parameters, enters a tracing span, and handles errors and panics.
 
-use crate::task::info::Identity;
-use crate::task::info::Info;
-use crate::task::info::Phase;
-use crate::transaction::Transaction;
-use crate::transaction::own::Undoable;
-use crate::transaction::own::in_savepoint;
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -23,7 +17,10 @@ use crate::signal::operation_context::OperationContext;
 use crate::signal::parameter::Context;
 use crate::table::previous_row::SharedPreviousRow;
 use crate::task::chain::{Operation, PoolId};
+use crate::task::info::{Identity, Info, Phase};
 use crate::task::span::span;
+use crate::transaction::Transaction;
+use crate::transaction::own::{Undoable, in_savepoint};
 
 /// Runs the receivers in order, and stops at the first error of one that is not robust.
 pub(crate) async fn dispatch(

@@ -1,6 +1,5 @@
 //! Receivers without the types of their signal and sender, so that the code that runs them is compiled once.
 
-use crate::task::info::Identity;
 use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
@@ -15,6 +14,7 @@ use crate::signal::rows::RowEvent;
 use crate::table::any::Snapshot;
 use crate::table::column::Column;
 use crate::table::rows::Rows;
+use crate::task::info::Identity;
 
 /// A registered receiver without its types.
 #[derive(Clone)]

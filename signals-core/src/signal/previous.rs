@@ -1,7 +1,5 @@
 //! The parameter `Previous`: the row as it was before the write.
 
-use crate::table::previous_row::PreviousRow;
-use crate::task::info::Asks;
 use std::fmt;
 use std::marker::PhantomData;
 
@@ -9,6 +7,8 @@ use crate::error::BoxError;
 use crate::signal::parameter::{Context, Parameter, phase};
 use crate::signal::{post_delete, post_save};
 use crate::table::any::AnyModel;
+use crate::table::previous_row::PreviousRow;
+use crate::task::info::Asks;
 
 /// The row as it was in the database before the write: a parameter for receivers of [`post_save`](crate::post_save) and
 /// [`post_delete`](crate::post_delete), in any phase.

@@ -1,7 +1,5 @@
 //! The receivers of each model and custom signal, cached until the registry changes, and what they require of a write.
 
-use crate::task::info::Info;
-use crate::task::info::Phase;
 use std::any::TypeId;
 use std::sync::Arc;
 
@@ -17,6 +15,7 @@ use crate::signal::{
 };
 use crate::table::any::AnyModel;
 use crate::table::cache::StatementCache;
+use crate::task::info::{Info, Phase};
 use crate::task::mute;
 
 /// The cached receivers of a model, and its cached SQL text. `#[derive(Model)]` creates a static one for the model, which is filled

@@ -9,6 +9,7 @@ pub(crate) mod chunk;
 pub(crate) mod column;
 pub(crate) mod compose;
 pub(crate) mod field;
+pub(crate) mod json_column;
 pub(crate) mod previous_row;
 pub(crate) mod rows;
 pub(crate) mod schema;

@@ -10,8 +10,9 @@ use std::time::SystemTime;
 
 use sqlx::error::BoxDynError;
 
-use crate::database::backend::Bindable;
-use crate::database::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend as _, DatabaseKind};
+use crate::database::backend::{
+    AnyRow, AnyTake, AnyType, Arguments, Backend as _, Bindable, DatabaseKind,
+};
 use crate::table::any::AnyModel;
 use crate::table::cache::StatementCache;
 use crate::table::column::Column;

@@ -1,16 +1,11 @@
 //! The recorder of a model's signals.
 
-use crate::signal::recording::RecorderLog;
 use std::any::TypeId;
 use std::fmt;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::OnceLock;
-use std::sync::PoisonError;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::model::Model;
-use crate::signal::recording::Recording;
+use crate::signal::recording::{RecorderLog, Recording};
 use crate::signal::{Signal, post_delete, post_save};
 use crate::table::any::AnyModel;
 

@@ -1,17 +1,16 @@
 //! Transactions for tests, which run `on_commit` receivers and then roll back.
 
-use crate::database::deferred::End;
-use crate::database::deferred::run_all;
-use crate::task::info::Receiver;
 use std::any::TypeId;
 use std::mem::take;
 use std::sync::{Arc, PoisonError};
 
 use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
+use crate::database::deferred::{End, run_all};
 use crate::error::{Error, Result};
 use crate::signal::registry::{ReceiverInfo, registry};
 use crate::task::chain::{Ran, RunningReceiver};
+use crate::task::info::Receiver;
 use crate::transaction::Transaction;
 use crate::transaction::closure::TransactionClosure;
 

@@ -1,6 +1,5 @@
 //! Statements that write several rows at once, as many per statement as the database allows.
 
-use crate::write::row_error;
 use std::collections::{HashMap, HashSet};
 
 use futures_util::future::BoxFuture;
@@ -14,10 +13,8 @@ use crate::table::chunk::{Chunk, chunks, inserted, slices};
 use crate::table::compose::{RowInput, StatementKind, StatementSpec};
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
-use crate::write::TakeAnswer;
-use crate::write::WriteOutcome;
-use crate::write::inspect;
-use crate::write::single::take_row;
+use crate::write::single_text::take_row;
+use crate::write::{TakeAnswer, WriteOutcome, inspect, row_error};
 
 /// The first row that has the same key as an earlier row.
 pub(crate) fn duplicate_key(kind: DatabaseKind, rows: &dyn Rows) -> Option<usize> {

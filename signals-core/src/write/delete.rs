@@ -1,7 +1,5 @@
 //! Deletes of one row or of several, with and without receivers.
 
-use crate::transaction::own::Undoable;
-use crate::transaction::own::in_transaction;
 use futures_util::future::BoxFuture;
 
 use crate::database::backend::{Arguments, Statement};
@@ -17,16 +15,13 @@ use crate::task::chain;
 use crate::task::span::{span, traced};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
-use crate::write::TakeAnswer;
-use crate::write::WriteKind;
-use crate::write::WriteOutcome;
+use crate::transaction::own::{Undoable, in_transaction};
 use crate::write::bulk::{self, BulkOp};
-use crate::write::inspect;
 use crate::write::key_order::write_order;
-use crate::write::locate;
 use crate::write::notify::Notifier;
 use crate::write::perform::perform;
 use crate::write::single::{Look, look, stale};
+use crate::write::{TakeAnswer, WriteKind, WriteOutcome, inspect, locate};
 
 /// Deletes the single row in `rows`.
 pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result<WriteOutcome> {

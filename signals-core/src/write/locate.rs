@@ -6,8 +6,7 @@ use crate::error::{Error, Result};
 use crate::table::chunk::Chunk;
 use crate::table::rows::Rows;
 use crate::transaction::Transaction;
-use crate::transaction::own::Undoable;
-use crate::transaction::own::in_savepoint;
+use crate::transaction::own::{Undoable, in_savepoint};
 use crate::write::bulk::{self, BulkOp};
 use crate::write::row_error;
 

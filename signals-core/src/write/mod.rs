@@ -13,6 +13,7 @@ pub(crate) mod perform;
 pub(crate) mod restore;
 pub(crate) mod save;
 pub(crate) mod single;
+pub(crate) mod single_text;
 
 use std::borrow::Cow;
 use std::ops::Range;

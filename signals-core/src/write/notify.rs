@@ -1,8 +1,6 @@
 //! Notifies the receivers of a write: those before the statement, those after it, and those
 //! deferred to the end of the transaction.
 
-use crate::write::WriteOutcome;
-use crate::write::row_error;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -14,19 +12,13 @@ use crate::signal::dispatch::{DeferredDelivery, dispatch, notify_committed};
 use crate::signal::operation_context::OperationContext;
 use crate::signal::receivers::WriteReceivers;
 use crate::signal::recording::Recorders;
-use crate::signal::rows::SignalRows;
-use crate::signal::rows::{RowEvent, RowsEvent};
+use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
 use crate::signal::{Signal, post_delete, post_save, pre_delete, pre_save};
 use crate::table::previous_row::SharedPreviousRow;
 use crate::table::rows::Rows;
 use crate::task::finish::{Pending, finish};
-use crate::write::SaveKind;
-use crate::write::WriteKind;
-use crate::write::cascade;
-use crate::write::delete;
-use crate::write::inspect;
-use crate::write::save;
 use crate::write::single::store;
+use crate::write::{SaveKind, WriteKind, WriteOutcome, cascade, delete, inspect, row_error, save};
 
 /// A write and the receivers to notify of it.
 #[derive(Clone)]

@@ -5,15 +5,6 @@
     reason = "the future of an `async fn` stores each argument twice"
 )]
 
-use crate::database::state::Autocommit;
-use crate::signal::operation_context::OperationContext;
-use crate::signal::operation_context::check_observable;
-use crate::signal::receivers::Requirements;
-use crate::transaction::guard::FailGuard;
-use crate::transaction::own::Undoable;
-use crate::transaction::own::in_transaction;
-use crate::write::TakeAnswer;
-use crate::write::restore::RestoreGuard;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use futures_util::future::{BoxFuture, ready};
@@ -22,14 +13,20 @@ use tracing::Span;
 use crate::database::conn::Conn;
 use crate::database::detached::DetachedStatement;
 use crate::database::source::Source;
+use crate::database::state::Autocommit;
 use crate::error::{Error, Result};
+use crate::signal::operation_context::{OperationContext, check_observable};
+use crate::signal::receivers::Requirements;
 use crate::signal::rows::SignalRows;
 use crate::task::finish::{Detached, finish};
 use crate::task::span::traced;
 use crate::task::spawn;
 use crate::transaction::Transaction;
-use crate::write::WriteOutcome;
+use crate::transaction::guard::FailGuard;
+use crate::transaction::own::{Undoable, in_transaction};
 use crate::write::notify::Notifier;
+use crate::write::restore::RestoreGuard;
+use crate::write::{TakeAnswer, WriteOutcome};
 
 /// Performs a write that has receivers.
 ///

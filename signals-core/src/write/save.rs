@@ -1,7 +1,5 @@
 //! Saves of one row or of several, with and without receivers.
 
-use crate::transaction::own::Undoable;
-use crate::transaction::own::in_transaction;
 use futures_util::future::BoxFuture;
 
 use crate::database::conn::Conn;
@@ -17,17 +15,14 @@ use crate::task::chain;
 use crate::task::span::{span, traced};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
-use crate::write::WriteKind;
-use crate::write::WriteOutcome;
+use crate::transaction::own::{Undoable, in_transaction};
 use crate::write::bulk::{self, BulkOp, Unwritten, Update};
-use crate::write::inspect;
 use crate::write::key_order::{keyed_first, write_order};
-use crate::write::locate;
 use crate::write::notify::Notifier;
 use crate::write::perform::perform;
 use crate::write::restore::RestoreGuard;
 use crate::write::single::{not_found, stale, store};
-use crate::write::{SaveKind, Stored};
+use crate::write::{SaveKind, Stored, WriteKind, WriteOutcome, inspect, locate};
 
 /// Saves the single row in `rows`.
 ///

@@ -1,24 +1,20 @@
 //! The statements that store a single row.
 
-use crate::database::state::Autocommit;
-use crate::write::SaveKind;
-use crate::write::Stored;
-use std::sync::Arc;
-
 use futures_util::future::BoxFuture;
 
-use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Statement};
+use crate::database::backend::{AnyRow, DatabaseKind};
 use crate::database::conn::Conn;
 use crate::database::detached::{Answer, OnDetached};
+use crate::database::state::Autocommit;
 use crate::error::{Error, Result};
 use crate::table::chunk::{Chunk, inserted};
 use crate::table::compose::{RowInput, StatementKind, StatementSpec};
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
 use crate::transaction::Transaction;
-use crate::write::TakeAnswer;
 use crate::write::bulk::{self, BulkOp, Unwritten, Update};
-use crate::write::inspect;
+use crate::write::single_text::{EVERY, Text};
+use crate::write::{SaveKind, Stored, TakeAnswer, inspect};
 
 /// How often a save tries again after a concurrent transaction has inserted or deleted the row in
 /// between. After that it fails with [`Error::NotStored`].
@@ -524,127 +520,6 @@ pub(crate) async fn find_like(
     let spec =
         StatementSpec::new(StatementKind::Find, RowInput::Values(1), Vec::new(), on.to_vec());
     conn.run_one(Text::Composed(spec.into()).statement(rows, conn.kind())?).await
-}
-
-const EVERY: [ColumnGroup; 4] =
-    [ColumnGroup::Set, ColumnGroup::Key, ColumnGroup::Version, ColumnGroup::Added];
-
-/// The SQL text of a statement for a single row.
-#[derive(Clone)]
-enum Text {
-    /// A fixed text, the columns that are its arguments, and the columns that it returns.
-    Fixed(&'static str, &'static [ColumnGroup], &'static [ColumnGroup]),
-    Composed(Arc<StatementSpec>),
-}
-
-impl Text {
-    fn statement(&self, rows: &dyn Rows, kind: DatabaseKind) -> Result<Statement, sqlx::Error> {
-        let (model, mut args) = (rows.schema(), Arguments::new(kind));
-        let mut bind = |column| {
-            let bound = match self.finds_by(model, column) {
-                true => rows.bind_compared(0, column, &mut args),
-                false => rows.bind(0, column, &mut args),
-            };
-            bound.map_err(sqlx::Error::Encode)
-        };
-        match self {
-            Self::Fixed(sql, groups, _) => {
-                for group in *groups {
-                    model.group(*group).try_for_each(&mut bind)?;
-                }
-                Ok(Statement::fixed(sql, args))
-            }
-            Self::Composed(spec) => {
-                spec.binds(model).into_iter().try_for_each(bind)?;
-                let sql = rows.statement_cache().sql(spec, model, kind);
-                Ok(Statement { sql, args, persistent: true })
-            }
-        }
-    }
-
-    /// Whether this argument is used only to find the row. An argument that is also stored is bound
-    /// with the type of the field.
-    fn finds_by(&self, model: &Schema, column: usize) -> bool {
-        match self {
-            Self::Fixed(_, groups, _) => {
-                let stores_key = groups.contains(&ColumnGroup::Added);
-                !stores_key && model.columns[column].role.group() == ColumnGroup::Key
-            }
-            Self::Composed(spec) => {
-                let found = matches!(
-                    spec.kind,
-                    StatementKind::UpdateOne | StatementKind::Find | StatementKind::CheckVersion
-                );
-                found && spec.on.contains(&column) && !spec.columns.contains(&column)
-            }
-        }
-    }
-
-    /// Whether the statement returns any column.
-    fn returns(&self, model: &Schema) -> bool {
-        match self {
-            Self::Fixed(_, _, returned) => returned.iter().any(|group| model.has(*group)),
-            Self::Composed(spec) => !spec.returned(model).is_empty(),
-        }
-    }
-
-    /// Whether the statement stores nothing if the version differs. Other statements return the
-    /// version.
-    fn asks_version(&self) -> bool {
-        match self {
-            Self::Fixed(..) => true,
-            Self::Composed(spec) => spec.checked,
-        }
-    }
-
-    /// Reads the returned columns, starting at column `at` of the database row. If the row is
-    /// `committed`, an `auto_now_add` column that cannot be decoded (`infinity`, for example) is
-    /// left unchanged. The alternative would be a transaction around every UPDATE, which costs too
-    /// much.
-    fn take(
-        &self,
-        rows: &mut dyn Rows,
-        from: &AnyRow,
-        at: usize,
-        committed: bool,
-    ) -> Result<(), sqlx::Error> {
-        let model = rows.schema();
-        let mut at = at..;
-        let mut take = |column| {
-            let done = rows.set(0, column, from, at.next().unwrap_or_default());
-            match done {
-                Err(error) if committed && model.columns[column].role == ColumnRole::AutoNowAdd => {
-                    let (model, column) = (rows.model(), rows.at(0).columns()[column]);
-                    tracing::warn!(
-                        model,
-                        column,
-                        %error,
-                        "a column of a row that is stored could not be read, and is left unchanged"
-                    );
-                    Ok(())
-                }
-                done => done,
-            }
-        };
-        match self {
-            Self::Fixed(_, _, returned) => {
-                returned.iter().flat_map(|group| model.group(*group)).try_for_each(take)
-            }
-            Self::Composed(spec) => spec.returned(model).into_iter().try_for_each(&mut take),
-        }
-    }
-}
-
-/// Reads columns that are adjacent in a database row.
-pub(crate) fn take_row(
-    rows: &mut dyn Rows,
-    row: usize,
-    columns: impl IntoIterator<Item = usize>,
-    from: &AnyRow,
-    at: usize,
-) -> Result<(), sqlx::Error> {
-    let mut columns = columns.into_iter().enumerate();
-    columns.try_for_each(|(i, column)| rows.set(row, column, from, at + i))
 }
 
 pub(crate) fn not_found(rows: &dyn Rows, row: usize) -> Error {

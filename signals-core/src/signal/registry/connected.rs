@@ -1,13 +1,12 @@
 //! Receivers that are connected at run time.
 
-use crate::task::info::Identity;
-use crate::task::info::Info;
 use std::any::TypeId;
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::signal::erased::ErasedEntry;
+use crate::task::info::{Identity, Info};
 
 #[derive(Debug)]
 pub(super) struct Connected {

@@ -1,8 +1,9 @@
 //! The text of the lock file.
 
-use crate::task::info::Info;
 use std::any::TypeId;
 use std::fmt::Write;
+
+use crate::task::info::Info;
 
 const HEAD: &str =
     "# The receivers of this program. `SIGNALS_LOCK=update cargo test` writes this file.\n";

@@ -5,11 +5,6 @@ pub(crate) mod connected;
 pub(crate) mod lock;
 pub(crate) mod view;
 
-use crate::signal::Sender;
-use crate::task::info::Identity;
-use crate::task::info::Info;
-use crate::task::info::Phase;
-use crate::task::info::Receiver;
 use std::any::{TypeId, type_name};
 use std::collections::HashSet;
 use std::fmt;
@@ -17,13 +12,15 @@ use std::panic::Location;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use connected::{AllConnected, Connected, Key};
+
 use crate::error::{Error, Result};
-use crate::signal::Signal;
 use crate::signal::entry::{Call, Entry, Registration, SharedCall};
 use crate::signal::erased::{ErasedEntry, ErasedReceiver, Registered};
+use crate::signal::{Sender, Signal};
 use crate::task::chain;
+use crate::task::info::{Identity, Info, Phase, Receiver};
 
-use connected::{AllConnected, Connected, Key};
 pub use view::Receivers;
 
 /// The receivers of the program. [`registry`] returns it.

@@ -2,10 +2,6 @@
 //! reference them but are not deleted. A referenced row is called the parent, and a row that
 //! references it the child.
 
-use crate::table::chunk;
-use crate::table::rows::Rows;
-use crate::write::bulk;
-use crate::write::key_order::compares_bytes;
 use std::any::TypeId;
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
@@ -17,13 +13,14 @@ use crate::database::conn::Conn;
 use crate::error::{Error, Result};
 use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::recording::Recorders;
-use crate::signal::relation::OnDelete;
-use crate::signal::relation::{Dependent, deleted_with, dependents};
+use crate::signal::relation::{Dependent, OnDelete, deleted_with, dependents};
 use crate::signal::rows::SignalRows;
+use crate::table::chunk;
+use crate::table::rows::Rows;
 use crate::task::chain;
-use crate::write::WriteKind;
-use crate::write::key_order::write_order;
+use crate::write::key_order::{compares_bytes, write_order};
 use crate::write::notify::Notifier;
+use crate::write::{WriteKind, bulk};
 
 /// Identifies a row by its model and its encoded key.
 pub(super) type RowId = (TypeId, Box<[u8]>);

@@ -13,7 +13,9 @@ pub(crate) mod statements;
 
 use std::collections::HashSet;
 
+use collect::{Collector, RowId};
 use futures_util::future::BoxFuture;
+use order::{Order, Run, order};
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
@@ -26,14 +28,9 @@ use crate::table::chunk::{self, Chunk};
 use crate::table::column::with_times;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
-use crate::write::SaveKind;
-use crate::write::WriteOutcome;
 use crate::write::delete::{delete_chunk, delete_rows};
 use crate::write::notify::Notifier;
-use crate::write::save;
-
-use collect::{Collector, RowId};
-use order::{Order, Run, order};
+use crate::write::{SaveKind, WriteOutcome, save};
 
 /// Deletes rows of a model that other models reference, together with the referencing rows. Boxed,
 /// so that the futures of other deletes stay small.

@@ -8,9 +8,7 @@ use crate::table::chunk::ROWS_OF_ARRAYS;
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::write::inspect;
-use crate::write::key_order;
-use crate::write::key_order::key_casts;
-use crate::write::key_order::sort_by_key;
+use crate::write::key_order::{self, key_casts, sort_by_key};
 
 /// The maximum number of rows that a statement lists one by one.
 pub(super) const PARENTS: usize = 500;

@@ -1,0 +1,285 @@
+//! Runs statements on a [`Conn`]: once, or once more on another connection or after a table has changed.
+
+use std::time::Duration;
+
+use futures_util::future::{BoxFuture, ready};
+use sqlx::{AssertSqlSafe, SqlSafeStr};
+#[cfg(feature = "postgres")]
+use sqlx::{Column as _, Executor as _, Row as _, Statement as _};
+use tokio::time::timeout;
+
+use crate::database::backend::{AnyRow, AnyType, Arguments, Make, Sink, Statement};
+use crate::database::conn::Conn;
+use crate::database::db::Db;
+use crate::database::detached::{DetachableStatement, OnDetached};
+use crate::database::execution::{Execution, Naming};
+use crate::database::raw::{MaybePooled, RawConn, on};
+use crate::database::state::Autocommit;
+use crate::error::driver::{did_nothing, is_outdated};
+use crate::error::{Error, Result};
+
+/// How many other connections are tried if the first one is dead.
+const RECONNECT_ATTEMPTS: usize = 16;
+
+impl<'c> Conn<'c> {
+    /// Runs a statement that this library wrote, and passes its rows to `sink`.
+    pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
+        self.ensure_connected().await?;
+        let result = self.run_or_retry(statement, false, sink).await;
+        self.note_result(result).await
+    }
+
+    /// Runs a statement that returns at most one row.
+    pub(crate) async fn run_one(&mut self, statement: Statement) -> Result<Option<AnyRow>> {
+        self.ensure_connected().await?;
+        let mut first = None;
+        let sink = &mut |row| first = first.take().or(Some(row));
+        let result = self.run_or_retry(statement, true, sink).await;
+        self.note_result(result).await?;
+        Ok(first)
+    }
+
+    /// As [`run_one`](Self::run_one), but builds the statement with `make`, once for each attempt.
+    pub(crate) async fn read_one(&mut self, make: Make<'_>) -> Result<Option<AnyRow>> {
+        self.ensure_connected().await?;
+        let kind = self.kind();
+        let mut first = None;
+        let sink = &mut |row| first = first.take().or(Some(row));
+        let result = match self.start(make(kind)?, true).run_to_end(sink).await {
+            Err(error) if is_outdated(&error) => match self.prepare_again(error).await {
+                Ok(()) => self.start(make(kind)?, true).run_to_end(sink).await,
+                Err(error) => Err(error),
+            },
+            result => result,
+        };
+        self.note_result(result).await?;
+        Ok(first)
+    }
+
+    /// Runs a statement, and runs it once more if its prepared statement turns out to be outdated.
+    pub(crate) async fn run_or_retry(
+        &mut self,
+        statement: Statement,
+        one: bool,
+        sink: Sink<'_>,
+    ) -> Result<u64, sqlx::Error> {
+        let again = if self.naming() == Naming::Named { statement.again() } else { None };
+        let result = self.start(statement, one).run_to_end(sink).await;
+        match (result, again) {
+            (Err(error), Some(again)) if is_outdated(&error) => {
+                match self.prepare_again(error).await {
+                    Ok(()) => self.start(again, one).run_to_end(sink).await,
+                    Err(error) => Err(error),
+                }
+            }
+            (result, _) => result,
+        }
+    }
+
+    /// Clears the statement cache of the connection, after the database refused an outdated prepared statement with `error`.
+    /// Returns `Ok` if the statement may be run again, and `error` otherwise. Inside a transaction, which the refused statement
+    /// has aborted, the transaction is restarted; this is only possible if the statement was the first one in it.
+    fn prepare_again(&mut self, error: sqlx::Error) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        Box::pin(async move {
+            if let Some(lease) = self.lease_mut() {
+                lease.set_outdated();
+            }
+            let Some(raw) = self.connected() else { return Err(error) };
+            let cleared = on!(raw, DB, conn => {
+                let conn: &mut <DB as sqlx::Database>::Connection = conn;
+                sqlx::Connection::clear_cached_statements(conn).await
+            });
+            if self.note_answer(cleared).is_err() {
+                // The lease stays outdated, so that the connection is closed when it is returned.
+                return Err(error);
+            }
+            if let Some(lease) = self.lease_mut() {
+                lease.set_forgotten();
+            }
+            let frame = self.state.frames.last();
+            let unused = frame.map(|frame| !frame.used && frame.failed.is_none());
+            let may_run = match unused {
+                Some(unused) => unused && self.begin_again().await.is_ok(),
+                None => {
+                    self.depth_now() == 0 && !self.is_in_unknown_transaction().await.unwrap_or(true)
+                }
+            };
+            if may_run { Ok(()) } else { Err(error) }
+        })
+    }
+
+    /// On Postgres, the types of the columns that a statement without arguments returns. The statement is prepared, not executed.
+    pub(crate) async fn types_of(&mut self, sql: String) -> Result<Vec<AnyType>> {
+        self.ensure_connected().await?;
+        // sqlx can only prepare named statements.
+        if self.naming() != Naming::Named {
+            return self.types_of_now(&sql).await;
+        }
+        let sql = AssertSqlSafe(sql).into_sql_str();
+        let types = match self.connected() {
+            #[cfg(feature = "postgres")]
+            Some(RawConn::Postgres(conn)) => conn.prepare(sql).await.map(|statement| {
+                let columns = statement.columns().iter();
+                columns.map(|column| AnyType::Postgres(column.type_info().clone())).collect()
+            }),
+            _ => {
+                drop(sql);
+                Ok(Vec::new())
+            }
+        };
+        self.note_result(types).await
+    }
+
+    /// As [`types_of`](Self::types_of), but bypasses the cache of prepared statements.
+    pub(crate) async fn types_of_now(&mut self, sql: &str) -> Result<Vec<AnyType>> {
+        // The LEFT JOIN returns one row of NULLs, so the types are known even if the table is empty.
+        let sql = format!("SELECT _of.* FROM (SELECT) AS _one LEFT JOIN ({sql}) AS _of ON false");
+        let statement = Statement::once(sql, Arguments::new(self.kind()));
+        Ok(match self.run_one(statement).await? {
+            #[cfg(feature = "postgres")]
+            Some(AnyRow::Postgres(row)) => {
+                let columns = row.columns().iter();
+                columns.map(|column| AnyType::Postgres(column.type_info().clone())).collect()
+            }
+            _ => Vec::new(),
+        })
+    }
+
+    /// Starts a statement, which returns at most one row if `one` is set. Call [`ensure_connected`](Self::ensure_connected) first,
+    /// and pass the result to [`note_result`](Self::note_result).
+    pub(crate) fn start(&mut self, statement: Statement, one: bool) -> Execution<'_> {
+        let naming = self.naming();
+        Execution::new(self.connected(), statement, one, naming)
+    }
+
+    /// Runs a statement that writes rows, and passes the rows that it returns to `sink`. `make` is called once for each attempt,
+    /// because a retry on another connection needs its own arguments.
+    #[expect(
+        clippy::manual_async_fn,
+        reason = "the future of an `async fn` stores its arguments twice"
+    )]
+    pub(crate) fn write<'w>(
+        &'w mut self,
+        make: Make<'w>,
+        one: bool,
+        on_detached: &'w (dyn Fn() -> OnDetached + Send + Sync),
+        sink: Sink<'w>,
+    ) -> impl Future<Output = Result<u64>> + Send + use<'w, 'c> {
+        async move {
+            let mut outdated = false;
+            loop {
+                self.ensure_connected().await?;
+                let (statement, mut answered) = (make(self.kind())?, false);
+                let execution = self.start_write(statement, one, on_detached);
+                let result = execution.run_noting_answer(sink, &mut answered).await;
+                if answered && let Some(lease) = self.lease_mut() {
+                    lease.set_proven_alive();
+                }
+                match self.note_answer(result) {
+                    Ok(affected) => {
+                        self.state.count_statement();
+                        return Ok(affected);
+                    }
+                    Err(error) => self.retry(error, &mut outdated).await?,
+                }
+            }
+        }
+    }
+
+    /// Returns `Ok` if a failed write may be run again: the prepared statement was outdated and was cleared, or the connection
+    /// was dead and was replaced. Otherwise returns the error.
+    fn retry<'r>(
+        &'r mut self,
+        error: sqlx::Error,
+        outdated: &'r mut bool,
+    ) -> BoxFuture<'r, Result<()>> {
+        Box::pin(async move {
+            let failed = if *outdated || !is_outdated(&error) {
+                error
+            } else {
+                *outdated = true;
+                match self.prepare_again(error).await {
+                    Ok(()) => return Ok(()),
+                    Err(error) => error,
+                }
+            };
+            match self.note_result(Err(failed)).await {
+                Err(error) => self.reconnect(error, did_nothing).await,
+                Ok(()) => Ok(()),
+            }
+        })
+    }
+
+    /// Replaces a dead connection by one that works. Returns `error` instead if the connection has answered since checkout, if
+    /// a transaction is open, or if the failed statement may have had an effect.
+    pub(crate) fn reconnect(
+        &mut self,
+        error: Error,
+        did_nothing: impl FnOnce(&sqlx::Error) -> bool,
+    ) -> BoxFuture<'_, Result<()>> {
+        let unused = match &self.inner {
+            MaybePooled::Pooled(slot) => {
+                slot.as_ref().is_some_and(|lease| !lease.is_proven_alive())
+            }
+            _ => false,
+        };
+        let again = unused && self.state.frames.is_empty() && self.state.db.is_some();
+        if !again || !matches!(&error, Error::Database(error) if did_nothing(error)) {
+            return Box::pin(ready(Err(error)));
+        }
+        tracing::warn!(%error, "a connection had died before it was used: another one is taken");
+        let limit = self.state.db.as_ref().map_or(Duration::MAX, Db::acquire_timeout);
+        Box::pin(async move {
+            match timeout(limit, self.take_another(error)).await {
+                Ok(taken) => taken,
+                Err(_) => {
+                    // The server may have stopped answering on this connection too.
+                    self.discard();
+                    Err(sqlx::Error::PoolTimedOut.into())
+                }
+            }
+        })
+    }
+
+    /// Tries other connections until one answers a ping. `last` is the error to return if none does.
+    async fn take_another(&mut self, mut last: Error) -> Result<()> {
+        for _ in 0..RECONNECT_ATTEMPTS {
+            self.discard();
+            self.ensure_connected().await?;
+            self.set_in_flight();
+            let ping = self.ping().await;
+            match self.note_answer(ping) {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error.into(),
+            }
+        }
+        Err(last)
+    }
+
+    /// As [`start`](Self::start), for a statement that writes rows. For [`Autocommit::DetachOnDrop`], the statement keeps running
+    /// when its future is dropped, and `on_detached` handles its answer.
+    fn start_write<'r>(
+        &'r mut self,
+        statement: Statement,
+        one: bool,
+        on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
+    ) -> Execution<'r> {
+        let is_pooled = matches!(self.inner, MaybePooled::Pooled(_));
+        if !is_pooled || self.state.autocommit != Autocommit::DetachOnDrop || self.in_transaction()
+        {
+            // Until the connection has answered, a failed statement may be sent again, but only if the server has not reported its
+            // completion. The cheaper call for one row does not show that.
+            let may_reconnect = self.lease_mut().is_some_and(|lease| !lease.is_proven_alive());
+            return self.start(statement, one && !may_reconnect);
+        }
+        let MaybePooled::Pooled(slot) = &mut self.inner else { return Execution::NoConnection };
+        let Some(lease) = slot.take() else { return Execution::NoConnection };
+        Execution::DetachableStatement(DetachableStatement::new(
+            lease,
+            slot,
+            &mut self.state.detached,
+            (statement, one),
+            on_detached,
+        ))
+    }
+}
