@@ -161,6 +161,8 @@ mod columns {
     }
     #[receiver(post_save_batch)]
     fn any_batch(saved: PostSaveBatch<'_, dyn AnyModel>) {
+        let is_book = saved.instances.iter().all(|row| row.downcast_ref::<Book>().is_some());
+        assert_eq!(is_book, saved.instances[0].name() == "Book");
         note("batch", saved.instances[0].name(), saved.fields);
     }
     #[receiver(post_save_batch, sender = Book, on_commit)]

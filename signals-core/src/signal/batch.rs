@@ -23,7 +23,7 @@ pub struct WrittenBatch<M> {
 
 impl Signal for post_save_batch {
     const NAME: &'static str = "post_save_batch";
-    type Event<'e, M: ?Sized + Subject> = PostSaveBatch<'e, M>;
+    type Event<'e, M: ?Sized + Subject + 'static> = PostSaveBatch<'e, M>;
     type Kept<M: Send + Sync + 'static> = WrittenBatch<M>;
 
     type AnySender = dyn AnyModel;
@@ -82,7 +82,7 @@ impl Deferrable for post_save_batch {
 
 impl Signal for post_delete_batch {
     const NAME: &'static str = "post_delete_batch";
-    type Event<'e, M: ?Sized + Subject> = PostDeleteBatch<'e, M>;
+    type Event<'e, M: ?Sized + Subject + 'static> = PostDeleteBatch<'e, M>;
     type Kept<M: Send + Sync + 'static> = Vec<M>;
 
     type AnySender = dyn AnyModel;

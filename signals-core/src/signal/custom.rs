@@ -119,7 +119,7 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
 impl<T: CustomSignal> Signal for T {
     const NAME: &'static str = T::SIGNAL;
     // An `Arc`, so that the event can be kept without `T: Clone`. The macro passes `&T` to the receiver.
-    type Event<'e, M: ?Sized + Subject> = &'e Arc<T>;
+    type Event<'e, M: ?Sized + Subject + 'static> = &'e Arc<T>;
     type Kept<M: Send + Sync + 'static> = Arc<T>;
     type AnySender = ();
     type AnyEntry = Entry<T, ()>;

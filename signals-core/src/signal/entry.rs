@@ -74,13 +74,13 @@ pub struct Entry<S: Signal, M: Send + Sync + 'static> {
 }
 
 /// How a receiver is called.
-pub(crate) enum Call<S: Signal, M: ?Sized + Subject> {
+pub(crate) enum Call<S: Signal, M: ?Sized + Subject + 'static> {
     Sync(SyncCall<S, M>),
     Async(AsyncCall<S, M>),
     Shared(SharedCall<S, M>),
 }
 
-impl<S: Signal, M: ?Sized + Subject> Call<S, M> {
+impl<S: Signal, M: ?Sized + Subject + 'static> Call<S, M> {
     pub(crate) fn begin<'a>(&self, event: S::Event<'a, M>, cx: Context<'a, '_>) -> Started<'a> {
         match self {
             Self::Sync(call) => Started::Done(call(event, cx)),

@@ -338,7 +338,7 @@ copies!(PostSave, PreDelete, PostDelete);
 
 impl Signal for pre_save {
     const NAME: &'static str = "pre_save";
-    type Event<'e, M: ?Sized + Subject> = PreSave<'e, M>;
+    type Event<'e, M: ?Sized + Subject + 'static> = PreSave<'e, M>;
     type Kept<M: Send + Sync + 'static> = Infallible;
 
     type AnySender = dyn AnyModel;
@@ -380,7 +380,7 @@ pub struct KeptSave<M> {
 
 impl Signal for post_save {
     const NAME: &'static str = "post_save";
-    type Event<'e, M: ?Sized + Subject> = PostSave<'e, M>;
+    type Event<'e, M: ?Sized + Subject + 'static> = PostSave<'e, M>;
     type Kept<M: Send + Sync + 'static> = KeptSave<M>;
 
     type AnySender = dyn AnyModel;
@@ -436,7 +436,7 @@ impl Deferrable for post_save {
 
 impl Signal for pre_delete {
     const NAME: &'static str = "pre_delete";
-    type Event<'e, M: ?Sized + Subject> = PreDelete<'e, M>;
+    type Event<'e, M: ?Sized + Subject + 'static> = PreDelete<'e, M>;
     type Kept<M: Send + Sync + 'static> = Infallible;
 
     type AnySender = dyn AnyModel;
@@ -467,7 +467,7 @@ impl Signal for pre_delete {
 
 impl Signal for post_delete {
     const NAME: &'static str = "post_delete";
-    type Event<'e, M: ?Sized + Subject> = PostDelete<'e, M>;
+    type Event<'e, M: ?Sized + Subject + 'static> = PostDelete<'e, M>;
     type Kept<M: Send + Sync + 'static> = M;
 
     type AnySender = dyn AnyModel;

@@ -12,7 +12,7 @@ use crate::table::rows::Rows;
 
 impl Signal for post_load {
     const NAME: &'static str = "post_load";
-    type Event<'e, M: ?Sized + Subject> = PostLoad<'e, M>;
+    type Event<'e, M: ?Sized + Subject + 'static> = PostLoad<'e, M>;
     type Kept<M: Send + Sync + 'static> = Infallible;
 
     type AnySender = dyn AnyModel;

@@ -59,7 +59,7 @@ pub trait Signal: Send + Sync + 'static {
     const NAME: &'static str;
 
     /// The event: the first parameter of a receiver. `M` is the model, or `dyn AnyModel` for receivers of every model.
-    type Event<'e, M: ?Sized + Subject>: Send;
+    type Event<'e, M: ?Sized + Subject + 'static>: Send;
 
     /// An owned copy of the event for receivers that run after the transaction has ended.
     #[doc(hidden)]
@@ -135,7 +135,7 @@ pub trait Signal: Send + Sync + 'static {
 /// | `dyn AnyModel` | without `sender` | `&dyn AnyModel` | `Arc<[&dyn AnyModel]>` |
 ///
 /// Both kinds of `instances` dereference to a slice, so `len`, `iter` and indexing work on them.
-pub trait Subject: Send + Sync + 'static {
+pub trait Subject: Send + Sync {
     /// Several rows, as the batch events hold them.
     #[doc(hidden)]
     type Slice<'e>: Clone + Send;
@@ -145,7 +145,8 @@ impl<M: Send + Sync + 'static> Subject for M {
     type Slice<'e> = &'e [M];
 }
 
-impl Subject for dyn AnyModel {
+// Of any lifetime: the compiler forgets which one it is when it checks that the future of a receiver is `Send`.
+impl Subject for dyn AnyModel + '_ {
     type Slice<'e> = Arc<[&'e dyn AnyModel]>;
 }
 
