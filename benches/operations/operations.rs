@@ -117,10 +117,10 @@ fn saved<M: User, DB: ByHand>(
 ) -> Case<Held> {
     Case::new(name, base, async move |held: &mut Held| {
         let (mut new, mut known) = (M::with_id(None), M::with_id(Some(held.known)));
-        let mut doomed = M::with_id(match operation {
-            Delete => Some(doomed::<DB>(held).await),
-            _ => None,
-        });
+        let mut doomed = None;
+        if operation == Delete {
+            doomed = Some(M::with_id(Some(doomed_row::<DB>(held).await)));
+        }
         held.settle().await;
         let conn = &mut held.conn;
         match operation {
@@ -133,7 +133,10 @@ fn saved<M: User, DB: ByHand>(
                 })
                 .await
             }
-            Delete => timed(async { doomed.delete(conn).await.unwrap() }).await,
+            Delete => {
+                let mut doomed = doomed.expect("a row to be deleted");
+                timed(async { doomed.delete(conn).await.unwrap() }).await
+            }
             Find => timed(async { M::find(conn, known.pk().unwrap()).await.unwrap() }).await,
         }
     })
@@ -174,7 +177,7 @@ struct Users {
 
 impl Users {
     async fn prepare<DB: ByHand>(held: &mut Held, operation: Operation) -> Self {
-        let doomed = if operation == Delete { doomed::<DB>(held).await } else { 0 };
+        let doomed = if operation == Delete { doomed_row::<DB>(held).await } else { 0 };
         Self { new: Alone::with_id(None), known: Alone::with_id(Some(held.known)), doomed }
     }
 
@@ -195,7 +198,7 @@ impl Users {
 }
 
 /// A row to be deleted.
-async fn doomed<DB: ByHand>(held: &mut Held) -> i64 {
+async fn doomed_row<DB: ByHand>(held: &mut Held) -> i64 {
     let mut doomed = Alone::with_id(None);
     DB::insert(held.raw::<DB>(), &mut doomed).await;
     doomed.id.unwrap()
