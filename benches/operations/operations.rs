@@ -52,7 +52,7 @@ impl Held {
         DB::raw(&mut self.conn)
     }
 
-    /// Whoever has had sqlx's connection may have begun a transaction or altered a table, so the library asks once afterwards.
+    /// SQL by hand on sqlx's connection may have begun a transaction or altered a table, so the library asks the database once.
     /// That is no part of what is measured.
     async fn settle(&mut self) {
         if std::mem::take(&mut self.by_hand) {
