@@ -7,7 +7,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
 
 use super::order::Edge;
-use super::statements;
+use super::statements::{self, References};
 use crate::database::backend::{AnyRow, DatabaseKind};
 use crate::database::conn::Conn;
 use crate::error::{Error, Result};
@@ -232,7 +232,7 @@ impl<'d> Collector<'d> {
         }
         let Some(group) = self.group(conn, dependent).await? else { return Ok(()) };
         let rows = &*self.groups[parents].rows;
-        let select = statements::select_to_delete(conn, dependent, rows, part).await?;
+        let select = References { dependent, parents: rows, part }.select_to_delete(conn).await?;
         let mut of = Parents::new(parents, part);
         let mut read = Ok(());
         conn.run(select, &mut |row| {
@@ -395,7 +395,7 @@ impl<'d> Collector<'d> {
         let rows = &*self.groups[parents].rows;
         // With several parents, the row has to be read to find out which of them it references.
         let mut child = dependent.rows(self.kind, None).filter(|_| part.len() > 1);
-        let any = statements::any(conn, dependent, rows, part, child.is_some()).await?;
+        let any = References { dependent, parents: rows, part }.any(conn, child.is_some()).await?;
         let mut found = None;
         conn.run(any, &mut |row| found = Some(row)).await?;
         let Some(row) = found else { return Ok(Vec::new()) };
@@ -450,7 +450,7 @@ impl<'d> Collector<'d> {
     ) -> Result<()> {
         let Some(mut rows) = dependent.rows(self.kind, None) else { return Ok(()) };
         let of_group = &*self.groups[parents].rows;
-        let select = statements::select(conn, dependent, of_group, part).await?;
+        let select = References { dependent, parents: of_group, part }.select(conn).await?;
         let mut of = Parents::new(parents, part);
         let mut read = Ok(());
         conn.run(select, &mut |row| {

@@ -16,6 +16,7 @@ use std::collections::HashSet;
 use collect::{Collector, RowId};
 use futures_util::future::BoxFuture;
 use order::{Order, Run, order};
+use statements::References;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
@@ -108,7 +109,7 @@ impl Collector<'_> {
     async fn write(&mut self, conn: &mut Conn<'_>) -> Result<WriteOutcome> {
         for (dependent, group, part) in &self.fast_deletes {
             let parents = &*self.groups[*group].rows;
-            let delete = statements::delete(conn, *dependent, parents, part).await?;
+            let delete = References { dependent: *dependent, parents, part }.delete(conn).await?;
             conn.run(delete, &mut |_| ()).await?;
         }
         for (dependent, group) in std::mem::take(&mut self.to_null) {
@@ -133,12 +134,13 @@ impl Collector<'_> {
             || Recorders::of_task(child.id).any();
         for part in self.parts(conn, group).await? {
             let parents = &*self.groups[group].rows;
+            let references = References { dependent, parents, part: &part };
             if !needs_save && !self.deleted_with.contains(&child.id) {
-                let update = statements::set_null(conn, dependent, parents, &part).await?;
+                let update = references.set_null(conn).await?;
                 conn.run(update, &mut |_| ()).await?;
                 continue;
             }
-            let select = statements::select_as_null(conn, dependent, parents, &part).await?;
+            let select = references.select_as_null(conn).await?;
             let Some(mut rows) = dependent.rows(self.kind, Some(column)) else { continue };
             let mut read = Ok(());
             conn.run(select, &mut |row| {

@@ -1,4 +1,4 @@
-//! The statements about the rows that reference parents. `part` lists the parents of one statement.
+//! The statements about the rows that reference parents.
 
 use crate::database::backend::{Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
@@ -35,76 +35,115 @@ fn are_array(kind: DatabaseKind, rows: &dyn Rows, part: &[usize]) -> bool {
     first.is_some_and(|row| rows.fits_array(*row, key, kind))
 }
 
-/// Selects any one row that references a parent in `part`, with its columns if `read` is true.
-pub(super) async fn any(
-    conn: &mut Conn<'_>,
-    dependent: Dependent,
-    parents: &dyn Rows,
-    part: &[usize],
-    read: bool,
-) -> Result<Statement> {
-    let model = dependent.child().statements;
-    let start = match read {
-        true => model.select.to_owned(),
-        false => format!("SELECT 1 FROM {}", model.table),
-    };
-    of_parents(conn, dependent, parents, part, &start, " LIMIT 1").await
+/// The rows of a model that reference one of the parents in `part`.
+#[derive(Clone, Copy)]
+pub(super) struct References<'r> {
+    pub(super) dependent: Dependent,
+    pub(super) parents: &'r dyn Rows,
+    /// The parents of one statement.
+    pub(super) part: &'r [usize],
 }
 
-/// Selects the rows that reference a parent in `part`, without a lock.
-pub(super) async fn select(
-    conn: &mut Conn<'_>,
-    dependent: Dependent,
-    parents: &dyn Rows,
-    part: &[usize],
-) -> Result<Statement> {
-    of_parents(conn, dependent, parents, part, dependent.child().statements.select, "").await
-}
+impl References<'_> {
+    /// Selects any one row that references a parent in `part`, with its columns if `read` is true.
+    pub(super) async fn any(self, conn: &mut Conn<'_>, read: bool) -> Result<Statement> {
+        let Self { dependent, .. } = self;
+        let model = dependent.child().statements;
+        let start = match read {
+            true => model.select.to_owned(),
+            false => format!("SELECT 1 FROM {}", model.table),
+        };
+        self.of_parents(conn, &start, " LIMIT 1").await
+    }
 
-/// Selects and locks the rows that reference a parent in `part` and are deleted with it.
-pub(super) async fn select_to_delete(
-    conn: &mut Conn<'_>,
-    dependent: Dependent,
-    parents: &dyn Rows,
-    part: &[usize],
-) -> Result<Statement> {
-    let end = in_order(conn, dependent, " FOR UPDATE").await?;
-    of_parents(conn, dependent, parents, part, dependent.child().statements.select, &end).await
-}
+    /// Selects the rows that reference a parent in `part`, without a lock.
+    pub(super) async fn select(self, conn: &mut Conn<'_>) -> Result<Statement> {
+        let Self { dependent, .. } = self;
+        self.of_parents(conn, dependent.child().statements.select, "").await
+    }
 
-/// Selects and locks the rows that reference a parent in `part`, with the reference already
-/// replaced by NULL.
-pub(super) async fn select_as_null(
-    conn: &mut Conn<'_>,
-    dependent: Dependent,
-    parents: &dyn Rows,
-    part: &[usize],
-) -> Result<Statement> {
-    let model = dependent.child().statements;
-    let columns = model.columns.iter().enumerate();
-    let null = |place| place == dependent.column();
-    let columns: Vec<_> =
-        columns.map(|(place, c)| if null(place) { "NULL" } else { c.name }).collect();
-    let start = format!("SELECT {} FROM {}", columns.join(", "), model.table);
-    let end = in_order(conn, dependent, null_lock(dependent)).await?;
-    of_parents(conn, dependent, parents, part, &start, &end).await
-}
+    /// Selects and locks the rows that reference a parent in `part` and are deleted with it.
+    pub(super) async fn select_to_delete(self, conn: &mut Conn<'_>) -> Result<Statement> {
+        let Self { dependent, .. } = self;
+        let end = in_order(conn, dependent, " FOR UPDATE").await?;
+        self.of_parents(conn, dependent.child().statements.select, &end).await
+    }
 
-/// UPDATE that sets the reference to NULL in the rows that reference a parent in `part`. No
-/// receiver is notified.
-pub(super) async fn set_null(
-    conn: &mut Conn<'_>,
-    dependent: Dependent,
-    parents: &dyn Rows,
-    part: &[usize],
-) -> Result<Statement> {
-    let model = dependent.child().statements;
-    let version =
-        model.group(ColumnGroup::Version).map(|c| format!(", {0} = {0} + 1", model.name(c)));
-    let column = model.name(dependent.column());
-    let update =
-        format!("UPDATE {} SET {column} = NULL{}", model.table, version.collect::<String>());
-    change_in_order(conn, dependent, parents, part, &update, null_lock(dependent)).await
+    /// Selects and locks the rows that reference a parent in `part`, with the reference already
+    /// replaced by NULL.
+    pub(super) async fn select_as_null(self, conn: &mut Conn<'_>) -> Result<Statement> {
+        let Self { dependent, .. } = self;
+        let model = dependent.child().statements;
+        let columns = model.columns.iter().enumerate();
+        let null = |place| place == dependent.column();
+        let columns: Vec<_> =
+            columns.map(|(place, c)| if null(place) { "NULL" } else { c.name }).collect();
+        let start = format!("SELECT {} FROM {}", columns.join(", "), model.table);
+        let end = in_order(conn, dependent, null_lock(dependent)).await?;
+        self.of_parents(conn, &start, &end).await
+    }
+
+    /// UPDATE that sets the reference to NULL in the rows that reference a parent in `part`. No
+    /// receiver is notified.
+    pub(super) async fn set_null(self, conn: &mut Conn<'_>) -> Result<Statement> {
+        let Self { dependent, .. } = self;
+        let model = dependent.child().statements;
+        let version =
+            model.group(ColumnGroup::Version).map(|c| format!(", {0} = {0} + 1", model.name(c)));
+        let column = model.name(dependent.column());
+        let update =
+            format!("UPDATE {} SET {column} = NULL{}", model.table, version.collect::<String>());
+        self.change_in_order(conn, &update, null_lock(dependent)).await
+    }
+
+    /// DELETE of the rows that reference a parent in `part`. No receiver is notified.
+    pub(super) async fn delete(self, conn: &mut Conn<'_>) -> Result<Statement> {
+        let Self { dependent, .. } = self;
+        let delete = format!("DELETE FROM {}", dependent.child().statements.table);
+        self.change_in_order(conn, &delete, " FOR UPDATE").await
+    }
+
+    /// UPDATE or DELETE of the rows that reference a parent in `part`. PostgreSQL locks them in the
+    /// order of their keys.
+    async fn change_in_order(
+        self,
+        conn: &mut Conn<'_>,
+        change: &str,
+        lock: &str,
+    ) -> Result<Statement> {
+        let Self { dependent, .. } = self;
+        if conn.kind() == DatabaseKind::Sqlite {
+            return self.of_parents(conn, change, "").await;
+        }
+        let model = dependent.child().statements;
+        let keys: Vec<_> = model.group(ColumnGroup::Key).map(|c| model.name(c)).collect();
+        let (keys, order) = (keys.join(", "), in_order(conn, dependent, lock).await?);
+        let start = format!("WITH _locked AS MATERIALIZED (SELECT {keys} FROM {}", model.table);
+        let end = format!("{order}) {change} WHERE ({keys}) IN (SELECT {keys} FROM _locked)");
+        self.of_parents(conn, &start, &end).await
+    }
+
+    /// A statement about the rows that reference a parent in `part`: `start`, a WHERE clause, and
+    /// `end`.
+    async fn of_parents(self, conn: &mut Conn<'_>, start: &str, end: &str) -> Result<Statement> {
+        let Self { dependent, parents, part } = self;
+        let kind = conn.kind();
+        let mut args = Arguments::new(kind);
+        let key = parents.schema().group(ColumnGroup::Key).next().unwrap_or_default();
+        let column = dependent.child().statements.name(dependent.column());
+        if are_array(kind, parents, part) {
+            let cast = cast(conn, dependent, parents.is_text(part[0], key, kind)).await?;
+            let bound = parents.bind_array(part.len(), &|n| part[n], key, &mut args);
+            bound.map_err(sqlx::Error::Encode)?;
+            let sql = format!("{start} WHERE {column} = ANY($1{cast}){end}");
+            return Ok(Statement { persistent: true, ..Statement::once(sql, args) });
+        }
+        let bound = part.iter().try_for_each(|row| parents.bind_compared(*row, key, &mut args));
+        bound.map_err(sqlx::Error::Encode)?;
+        let places: Vec<_> = (1..=part.len()).map(|n| format!("${n}")).collect();
+        let sql = format!("{start} WHERE {column} IN ({}){end}", places.join(", "));
+        Ok(Statement { persistent: part.len() == 1, ..Statement::once(sql, args) })
+    }
 }
 
 /// The lock that an UPDATE of the column to NULL takes. A unique column takes the stronger lock,
@@ -137,38 +176,6 @@ pub(super) fn set_own_null(
     Ok(Statement::once(sql, args))
 }
 
-/// DELETE of the rows that reference a parent in `part`. No receiver is notified.
-pub(super) async fn delete(
-    conn: &mut Conn<'_>,
-    dependent: Dependent,
-    parents: &dyn Rows,
-    part: &[usize],
-) -> Result<Statement> {
-    let delete = format!("DELETE FROM {}", dependent.child().statements.table);
-    change_in_order(conn, dependent, parents, part, &delete, " FOR UPDATE").await
-}
-
-/// UPDATE or DELETE of the rows that reference a parent in `part`. PostgreSQL locks them in the
-/// order of their keys.
-async fn change_in_order(
-    conn: &mut Conn<'_>,
-    dependent: Dependent,
-    parents: &dyn Rows,
-    part: &[usize],
-    change: &str,
-    lock: &str,
-) -> Result<Statement> {
-    if conn.kind() == DatabaseKind::Sqlite {
-        return of_parents(conn, dependent, parents, part, change, "").await;
-    }
-    let model = dependent.child().statements;
-    let keys: Vec<_> = model.group(ColumnGroup::Key).map(|c| model.name(c)).collect();
-    let (keys, order) = (keys.join(", "), in_order(conn, dependent, lock).await?);
-    let start = format!("WITH _locked AS MATERIALIZED (SELECT {keys} FROM {}", model.table);
-    let end = format!("{order}) {change} WHERE ({keys}) IN (SELECT {keys} FROM _locked)");
-    of_parents(conn, dependent, parents, part, &start, &end).await
-}
-
 /// An `ORDER BY` clause for the order in which rows of a model are written, and a lock clause on
 /// PostgreSQL.
 async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Result<String> {
@@ -188,34 +195,6 @@ async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Resu
         keys.push(key_order::sql(model.name(column), &field, cast.as_deref()));
     }
     Ok(format!(" ORDER BY {}{lock}", keys.join(", ")))
-}
-
-/// A statement about the rows that reference a parent in `part`: `start`, a WHERE clause, and
-/// `end`.
-async fn of_parents(
-    conn: &mut Conn<'_>,
-    dependent: Dependent,
-    parents: &dyn Rows,
-    part: &[usize],
-    start: &str,
-    end: &str,
-) -> Result<Statement> {
-    let kind = conn.kind();
-    let mut args = Arguments::new(kind);
-    let key = parents.schema().group(ColumnGroup::Key).next().unwrap_or_default();
-    let column = dependent.child().statements.name(dependent.column());
-    if are_array(kind, parents, part) {
-        let cast = cast(conn, dependent, parents.is_text(part[0], key, kind)).await?;
-        let bound = parents.bind_array(part.len(), &|n| part[n], key, &mut args);
-        bound.map_err(sqlx::Error::Encode)?;
-        let sql = format!("{start} WHERE {column} = ANY($1{cast}){end}");
-        return Ok(Statement { persistent: true, ..Statement::once(sql, args) });
-    }
-    let bound = part.iter().try_for_each(|row| parents.bind_compared(*row, key, &mut args));
-    bound.map_err(sqlx::Error::Encode)?;
-    let places: Vec<_> = (1..=part.len()).map(|n| format!("${n}")).collect();
-    let sql = format!("{start} WHERE {column} IN ({}){end}", places.join(", "));
-    Ok(Statement { persistent: part.len() == 1, ..Statement::once(sql, args) })
 }
 
 /// The cast of the keys to the type with which they are compared to the column.
