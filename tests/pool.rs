@@ -256,6 +256,259 @@ on_every_database! {
     }
 }
 
+mod shared {
+    use super::*;
+    use futures::{all, median};
+
+    /// A pool of the program, in the words of both databases.
+    #[derive(Clone)]
+    pub(super) enum Shared {
+        #[cfg(feature = "sqlite")]
+        Sqlite(sqlx::SqlitePool),
+        #[cfg(feature = "postgres")]
+        Postgres(sqlx::PgPool),
+    }
+
+    macro_rules! on {
+        ($shared:expr, $pool:ident => $body:expr) => {
+            match $shared {
+                #[cfg(feature = "sqlite")]
+                Shared::Sqlite($pool) => $body,
+                #[cfg(feature = "postgres")]
+                Shared::Postgres($pool) => $body,
+            }
+        };
+    }
+
+    impl Shared {
+        /// A pool that the program opens for the database of `db`, with sqlx's defaults.
+        pub(super) async fn of(db: &Db, max: u32) -> Self {
+            #[cfg(feature = "sqlite")]
+            if let Some(pool) = db.sqlite() {
+                let options = (*pool.connect_options()).clone();
+                let pool = sqlx::sqlite::SqlitePoolOptions::new().max_connections(max);
+                return Self::Sqlite(pool.connect_with(options).await.unwrap());
+            }
+            #[cfg(feature = "postgres")]
+            if let Some(pool) = db.postgres() {
+                let options = (*pool.connect_options()).clone();
+                let pool = sqlx::postgres::PgPoolOptions::new().max_connections(max);
+                return Self::Postgres(pool.connect_with(options).await.unwrap());
+            }
+            unreachable!("a `Db` has a pool")
+        }
+
+        pub(super) fn db(&self) -> Db {
+            on!(self, pool => Db::from(pool.clone()))
+        }
+
+        /// Takes a connection, and gives it back after its use. Returns how long the pool kept the caller waiting.
+        async fn use_one(&self) -> Duration {
+            let start = Instant::now();
+            on!(self, pool => {
+                let mut conn = pool.acquire().await.unwrap();
+                let waited = start.elapsed();
+                sqlx::query("SELECT 1").execute(&mut *conn).await.unwrap();
+                waited
+            })
+        }
+
+        /// Takes every connection at once. Returns how long the pool kept the callers waiting.
+        async fn use_all(&self, max: u32) -> Duration {
+            let start = Instant::now();
+            on!(self, pool => {
+                let mut all = Vec::new();
+                for _ in 0..max {
+                    all.push(pool.acquire().await.unwrap());
+                }
+                start.elapsed()
+            })
+        }
+
+        fn size(&self) -> u32 {
+            on!(self, pool => pool.size())
+        }
+
+        fn idle(&self) -> usize {
+            on!(self, pool => pool.num_idle())
+        }
+
+        async fn close(&self) {
+            on!(self, pool => pool.close().await);
+        }
+    }
+
+    mod futures {
+        use std::time::Duration;
+
+        pub(super) async fn all<F: Future<Output: Send + 'static> + Send + 'static>(
+            futures: impl Iterator<Item = F>,
+        ) {
+            for task in futures.map(tokio::spawn).collect::<Vec<_>>() {
+                task.await.unwrap();
+            }
+        }
+
+        pub(super) fn median(mut times: Vec<Duration>) -> Duration {
+            times.sort();
+            times[times.len() / 2]
+        }
+    }
+
+    /// The `Db`s whose sqlx pool the program also has.
+    async fn shared_in_each_way(db: &Db, max: u32) -> Vec<(Shared, Db)> {
+        let from = Shared::of(db, max).await;
+        let of_options = {
+            let url = match db.kind() {
+                #[cfg(feature = "sqlite")]
+                DatabaseKind::Sqlite => {
+                    let options = db.sqlite().unwrap().connect_options();
+                    format!("sqlite:{}", options.get_filename().display())
+                }
+                #[cfg(feature = "postgres")]
+                DatabaseKind::Postgres => {
+                    let name: (String,) =
+                        db.query("SELECT current_database()").fetch_one().await.unwrap();
+                    postgres_url(&name.0)
+                }
+                #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+                _ => unreachable!(),
+            };
+            Db::options().max_connections(max).connect(&url).await.unwrap()
+        };
+        let pool = |db: &Db| {
+            #[cfg(feature = "sqlite")]
+            if let Some(pool) = db.sqlite() {
+                return Shared::Sqlite(pool.clone());
+            }
+            #[cfg(feature = "postgres")]
+            if let Some(pool) = db.postgres() {
+                return Shared::Postgres(pool.clone());
+            }
+            unreachable!("a `Db` has a pool")
+        };
+        vec![(from.clone(), from.db()), (pool(&of_options), of_options)]
+    }
+
+    on_every_database! {
+        async fn a_connection_is_kept_ready_and_returned_if_it_stays_unused(db: Db) {
+            table(&db, "users", "name TEXT NOT NULL").await;
+            for (pool, db) in shared_in_each_way(&db, 10).await {
+                for _ in 0..5 {
+                    user("Ann").save(&db).await.unwrap();
+                }
+                assert_eq!((pool.size(), pool.idle()), (1, 0), "it is not returned after each save");
+                common::until(|| pool.idle() == 1).await;
+                assert_eq!(pool.size(), 1, "it was not closed");
+            }
+        }
+
+        async fn callers_of_the_sqlx_pool_get_the_connections_that_are_kept_ready(db: Db) {
+            table(&db, "users", "name TEXT NOT NULL").await;
+            for max in [1, 2, 10] {
+                for (pool, db) in shared_in_each_way(&db, max).await {
+                    pool.use_all(max).await;
+                    let mut waits = Vec::new();
+                    for _ in 0..9 {
+                        let conns = (0..max).map(|_| db.acquire());
+                        let mut held = Vec::new();
+                        for conn in conns {
+                            held.push(conn.await.unwrap());
+                        }
+                        for conn in &mut held {
+                            conn.execute("SELECT 1").await.unwrap();
+                        }
+                        drop(held);
+                        waits.push(pool.use_all(max).await);
+                    }
+                    let wait = median(waits);
+                    assert!(wait < Duration::from_millis(10), "{max} connections: {wait:?}");
+                }
+            }
+        }
+
+        async fn callers_of_the_sqlx_pool_take_turns_with_saves_that_never_stop(db: Db) {
+            table(&db, "users", "name TEXT NOT NULL").await;
+            for max in [1, 2, 10] {
+                for (pool, db) in shared_in_each_way(&db, max).await {
+                    pool.use_all(max).await;
+                    // SQLite has one writer at a time, so more of them would only wait for each other.
+                    let tasks = if db.kind() == DatabaseKind::Sqlite { 1 } else { max };
+                    let busy = (0..tasks).map(|_| {
+                        let db = db.clone();
+                        tokio::spawn(async move {
+                            loop {
+                                user("Ann").save(&db).await.unwrap();
+                            }
+                        })
+                    });
+                    let busy: Vec<_> = busy.collect();
+                    let mut waits = Vec::new();
+                    for _ in 0..21 {
+                        tokio::time::sleep(Duration::from_millis(3)).await;
+                        waits.push(pool.use_one().await);
+                    }
+                    busy.iter().for_each(|task| task.abort());
+                    let wait = median(waits);
+                    assert!(wait < Duration::from_millis(10), "{max} connections: {wait:?}");
+                }
+            }
+        }
+
+        async fn closing_the_sqlx_pool_does_not_wait_for_connections_that_are_kept_ready(db: Db) {
+            table(&db, "users", "name TEXT NOT NULL").await;
+            for (pool, db) in shared_in_each_way(&db, 10).await {
+                user("Ann").save(&db).await.unwrap();
+                let close = tokio::time::timeout(Duration::from_secs(2), pool.close());
+                close.await.expect("the connection is returned");
+                let error = user("Bob").save(&db).await.unwrap_err();
+                assert!(matches!(error, Error::Database(sqlx::Error::PoolClosed)), "{error}");
+            }
+        }
+
+        async fn a_db_for_each_request_closes_no_connection(db: Db) {
+            table(&db, "users", "name TEXT NOT NULL").await;
+            let pool = Shared::of(&db, 3).await;
+            let opened = |row: (i64,)| row.0;
+            let process = async |db: &Db| match db.kind() {
+                DatabaseKind::Sqlite => 0,
+                DatabaseKind::Postgres => {
+                    let id = db.query("SELECT pg_backend_pid()::bigint").fetch_one();
+                    opened(id.await.unwrap())
+                }
+            };
+            let first = process(&pool.db()).await;
+            for _ in 0..20 {
+                let db = pool.db();
+                user("Ann").save(&db).await.unwrap();
+                assert_eq!(process(&db).await, first);
+                drop(db);
+                common::until(|| pool.idle() == 1).await;
+            }
+        }
+
+        async fn many_tasks_share_a_small_pool_with_the_program(db: Db) {
+            table(&db, "users", "name TEXT NOT NULL").await;
+            for (pool, db) in shared_in_each_way(&db, 2).await {
+                let work = (0..24).map(|task| {
+                    let (pool, db) = (pool.clone(), db.clone());
+                    async move {
+                        for _ in 0..20 {
+                            match task % 3 {
+                                0 => drop(pool.use_one().await),
+                                1 => drop(User::all(&db).await.unwrap()),
+                                _ => drop(cancelled_after(User::all(&db), task % 5).await),
+                            }
+                        }
+                    }
+                });
+                let work = tokio::time::timeout(Duration::from_secs(20), all(work));
+                work.await.expect("nobody waits for a connection that nobody uses");
+            }
+        }
+    }
+}
+
 #[cfg(feature = "postgres")]
 mod postgres {
     use super::*;
@@ -973,6 +1226,50 @@ mod runtimes {
             });
             drop(first);
             // sqlx's pool finds a connection of the first runtime dead with a ping, which may succeed by chance.
+            one_thread().block_on(async {
+                let mut tries = 0;
+                while let Err(error) = user("Eve").save(&db).await {
+                    tries += 1;
+                    assert!(tries < 10, "{error}");
+                }
+            });
+        });
+    }
+
+    /// A pool of the program does not say in which runtime it has opened a connection.
+    #[test]
+    fn a_db_from_a_pool_is_used_in_several_runtimes() {
+        everywhere("from_and_several", |url, _| {
+            let first = threads();
+            let (pool, db) = first.block_on(async {
+                let pool = shared::Shared::of(&used(url).await, 2).await;
+                let db = pool.db();
+                user("Bob").save(&db).await.unwrap();
+                (pool, db)
+            });
+            let second = one_thread();
+            second.block_on(async { user("Eve").save(&db).await }).unwrap();
+            drop(first);
+            // sqlx's pool finds a connection of the first runtime dead with a ping, which may succeed by chance.
+            for runtime in [second, threads()] {
+                runtime.block_on(async {
+                    let mut tries = 0;
+                    while let Err(error) = user("Tim").save(&db).await {
+                        tries += 1;
+                        assert!(tries < 10, "{error}");
+                    }
+                });
+            }
+            drop(pool);
+        });
+    }
+
+    /// A pool of the program may be made before there is a runtime.
+    #[test]
+    fn a_db_from_a_pool_is_made_before_its_runtime() {
+        everywhere("before_the_runtime", |url, _| {
+            let pool = threads().block_on(async { shared::Shared::of(&used(url).await, 2).await });
+            let db = pool.db();
             one_thread().block_on(async {
                 let mut tries = 0;
                 while let Err(error) = user("Eve").save(&db).await {

@@ -18,6 +18,7 @@ pub(crate) trait ByHand: Database + Sized {
     /// The connection that the library has.
     fn raw<'c>(conn: &'c mut Conn<'_>) -> &'c mut Self::Connection;
     fn pool(db: &Db) -> &Pool<Self>;
+    fn db_from(pool: Pool<Self>) -> Db;
 
     async fn insert(conn: &mut Self::Connection, user: &mut Alone);
     /// As [`insert`](Self::insert), and waits for the end of the statement.
@@ -56,6 +57,10 @@ macro_rules! by_hand {
 
             fn pool(db: &Db) -> &Pool<Self> {
                 db.$accessor().expect("a pool of this database")
+            }
+
+            fn db_from(pool: Pool<Self>) -> Db {
+                pool.into()
             }
 
             async fn insert(conn: &mut Self::Connection, user: &mut Alone) {

@@ -18,6 +18,10 @@ struct Ways<DB: ByHand> {
     default_pool: Pool<DB>,
     conn: Conn<'static>,
     db: Db,
+    /// Its pool is the program's.
+    from: Db,
+    /// The program has asked for its pool.
+    shared: Db,
 }
 
 const HELD: &str = "sqlx, on a held connection";
@@ -30,11 +34,17 @@ pub(crate) async fn measure<DB: ByHand>(database: &Database, effort: Effort) -> 
     let by_hand = database.another().await;
     let default = DB::default_pool(&database.another().await).await;
     database.tables_in::<DB>(&default).await;
+    let default_of_from = DB::default_pool(&database.another().await).await;
+    database.tables_in::<DB>(&default_of_from).await;
+    let shared = database.another().await;
+    DB::pool(&shared);
     let mut ways: Ways<DB> = Ways {
         held: DB::pool(&by_hand).acquire().await.unwrap(),
         default_pool: default,
         conn: other.acquire().await.unwrap(),
         db,
+        from: DB::db_from(default_of_from),
+        shared,
     };
     let cases = vec![
         Case::base(HELD, async |ways: &mut Ways<DB>| {
@@ -82,6 +92,24 @@ pub(crate) async fn measure<DB: ByHand>(database: &Database, effort: Effort) -> 
             timed(async {
                 for user in &mut users {
                     user.save(&ways.db).await.unwrap();
+                }
+            })
+            .await
+        }),
+        Case::new("save(&db), Db::from(pool)", HELD, async |ways: &mut Ways<DB>| {
+            let mut users = users();
+            timed(async {
+                for user in &mut users {
+                    user.save(&ways.from).await.unwrap();
+                }
+            })
+            .await
+        }),
+        Case::new("save(&db), after db.postgres()", HELD, async |ways: &mut Ways<DB>| {
+            let mut users = users();
+            timed(async {
+                for user in &mut users {
+                    user.save(&ways.shared).await.unwrap();
                 }
             })
             .await

@@ -11,17 +11,18 @@ use sqlx::{PgPool, Postgres};
 #[cfg(feature = "sqlite")]
 use sqlx::{Sqlite, SqlitePool};
 
-use crate::database::backend::{self, Backend, DatabaseKind};
+use crate::database::backend::{Backend, DatabaseKind};
 use crate::database::conn::Conn;
+use crate::database::lease::Lease;
 use crate::database::options::DbOptions;
-use crate::database::pool::{Lease, WarmPool};
+use crate::database::pool::WarmPool;
 use crate::database::raw::AnyLease;
 use crate::database::runtimes::Runtimes;
 use crate::database::schema_cache::SchemaCache;
 use crate::database::source::Source;
 use crate::database::sql::RawQuery;
 use crate::database::values::Layers;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::task::chain::{self, PoolId};
 
 /// A connection pool for SQLite or PostgreSQL. Clones are cheap and share the pool.
@@ -43,7 +44,7 @@ pub struct Db {
     facts: Option<Arc<SchemaCache>>,
 }
 
-/// The sqlx pool. A pool that this library created, and that the application does not use, has a [`WarmPool`] in front of it.
+/// The sqlx pool. It has a [`WarmPool`] in front of it, unless the `Db` was created for one call.
 #[derive(Clone)]
 enum Pool {
     #[cfg(feature = "sqlite")]
@@ -62,17 +63,17 @@ impl Db {
     /// A connection is only pinged before use if it was idle for at least one second. If a write finds a dead
     /// connection before anything was executed, it is repeated on another connection.
     ///
-    /// For other settings, create the pool with sqlx and use [`Db::from`].
+    /// For other settings, use [`Db::options`], or create the pool with sqlx and use [`Db::from`].
     ///
     /// # Errors
     ///
-    /// If the scheme of the URL is not that of an enabled database feature, or the database cannot be reached.
+    /// [`Error::CannotConnect`](crate::Error::CannotConnect), which says what is wrong with the URL or the database. If nothing listens at the address, the call
+    /// tries for 30 seconds, because the database may be starting.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::options().connect(url).await
     }
 
-    /// Options for [`connect`](DbOptions::connect): the size of the pool, how long to wait for a connection, and whether
-    /// statements stay prepared.
+    /// Options for [`connect`](DbOptions::connect), such as the size of the pool and how long to wait for a connection.
     pub fn options() -> DbOptions {
         DbOptions::new()
     }
@@ -82,14 +83,14 @@ impl Db {
     }
 
     #[cfg(feature = "sqlite")]
-    fn of_sqlite(pool: SqlitePool) -> Self {
-        let warm_pool = Some(WarmPool::new(pool.clone(), Runtimes::new()));
+    pub(crate) fn of_sqlite(pool: SqlitePool) -> Self {
+        let warm_pool = Some(WarmPool::private(pool.clone(), Runtimes::with_hook()));
         Self::of_pool(Pool::Sqlite(pool, warm_pool))
     }
 
     #[cfg(feature = "postgres")]
-    fn of_postgres(pool: PgPool, runtimes: Arc<Runtimes>) -> Self {
-        let warm_pool = Some(WarmPool::new(pool.clone(), runtimes));
+    pub(crate) fn of_postgres(pool: PgPool, runtimes: Arc<Runtimes>) -> Self {
+        let warm_pool = Some(WarmPool::private(pool.clone(), runtimes));
         Self::of_pool(Pool::Postgres(pool, warm_pool))
     }
 
@@ -119,7 +120,7 @@ impl Db {
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] if the pool has no connection in time. [`Error::WouldDeadlock`] if the caller is a receiver that
+    /// [`Error::Database`](crate::Error::Database) if the pool has no connection in time. [`Error::WouldDeadlock`](crate::Error::WouldDeadlock) if the caller is a receiver that
     /// already has a connection of this pool.
     pub async fn acquire(&self) -> Result<Conn<'static>> {
         chain::check_not_held(self.pool_id())?;
@@ -130,8 +131,8 @@ impl Db {
     ///
     /// # Errors
     ///
-    /// The errors of [`acquire`](Self::acquire), and [`Error::Database`] if the database refuses a statement.
-    /// [`Error::RolledBack`] if the SQL begins a transaction and does not end it. The transaction is rolled
+    /// The errors of [`acquire`](Self::acquire), and [`Error::Database`](crate::Error::Database) if the database refuses a statement.
+    /// [`Error::RolledBack`](crate::Error::RolledBack) if the SQL begins a transaction and does not end it. The transaction is rolled
     /// back. If a statement failed too, its error is returned instead.
     ///
     /// # Cancel safety
@@ -149,16 +150,16 @@ impl Db {
         RawQuery::new(Source::Db(Cow::Borrowed(self)), self.kind(), sql.into_sql_str())
     }
 
-    /// The sqlx pool, or `None` on Postgres.
+    /// The sqlx pool, or `None` on Postgres. This has no effect on the speed of the `Db`.
     ///
-    /// A `Db` from [`connect`](Self::connect) keeps idle connections outside of the sqlx pool, which makes saves faster. The
-    /// first call of this method turns that off for good, because the application could otherwise wait in the sqlx pool while
-    /// a connection is idle outside of it.
+    /// A `Db` keeps idle connections outside of the sqlx pool, because sqlx pings each connection that is returned to its pool. If
+    /// all connections of the pool are in use, the `Db` gives them back within milliseconds, so that a caller of the pool does not
+    /// wait for a connection that is only kept ready.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&self) -> Option<&SqlitePool> {
         match &self.pool {
             Pool::Sqlite(pool, warm_pool) => {
-                disable(warm_pool.as_ref());
+                share(warm_pool.as_ref());
                 Some(pool)
             }
             #[cfg(feature = "postgres")]
@@ -166,16 +167,16 @@ impl Db {
         }
     }
 
-    /// The sqlx pool, or `None` on SQLite.
+    /// The sqlx pool, or `None` on SQLite. This has no effect on the speed of the `Db`.
     ///
-    /// A `Db` from [`connect`](Self::connect) keeps idle connections outside of the sqlx pool, which makes saves faster. The
-    /// first call of this method turns that off for good, because the application could otherwise wait in the sqlx pool while
-    /// a connection is idle outside of it.
+    /// A `Db` keeps idle connections outside of the sqlx pool, because sqlx pings each connection that is returned to its pool. If
+    /// all connections of the pool are in use, the `Db` gives them back within milliseconds, so that a caller of the pool does not
+    /// wait for a connection that is only kept ready.
     #[cfg(feature = "postgres")]
     pub fn postgres(&self) -> Option<&PgPool> {
         match &self.pool {
             Pool::Postgres(pool, warm_pool) => {
-                disable(warm_pool.as_ref());
+                share(warm_pool.as_ref());
                 Some(pool)
             }
             #[cfg(feature = "sqlite")]
@@ -291,29 +292,6 @@ impl Db {
     }
 }
 
-/// Connects to `url`. Boxed, so that it is compiled in this crate and not in the application.
-pub(crate) fn open(url: &str, options: DbOptions) -> BoxFuture<'_, Result<Db>> {
-    Box::pin(async move {
-        let scheme = url.split(':').next().unwrap_or_default();
-        match scheme {
-            #[cfg(feature = "sqlite")]
-            "sqlite" => Ok(Db::of_sqlite(backend::open_sqlite(url, &options).await?)),
-            #[cfg(feature = "postgres")]
-            "postgres" | "postgresql" => {
-                let runtimes = Runtimes::new();
-                let pool = backend::open_postgres(url, &options, Arc::clone(&runtimes)).await?;
-                Ok(Db::of_postgres(pool, runtimes))
-            }
-            _ => Err(Error::Database(sqlx::Error::Configuration(
-                format!(
-                    "`{scheme}:` is not a database of this build of sqlx-signals (see its features)"
-                )
-                .into(),
-            ))),
-        }
-    })
-}
-
 async fn lease<DB: Backend>(
     pool: &sqlx::Pool<DB>,
     warm_pool: Option<&Arc<WarmPool<DB>>>,
@@ -324,7 +302,14 @@ async fn lease<DB: Backend>(
     }
 }
 
-/// Turns off the [`WarmPool`], because the application gets the sqlx pool and could wait there for the idle connections.
+/// Makes the [`WarmPool`] consider the callers of the sqlx pool, because the application gets that pool.
+fn share<DB: Backend>(warm_pool: Option<&Arc<WarmPool<DB>>>) {
+    if let Some(warm_pool) = warm_pool {
+        warm_pool.share();
+    }
+}
+
+/// Turns off the [`WarmPool`], because the sqlx pool is closed.
 fn disable<DB: Backend>(warm_pool: Option<&Arc<WarmPool<DB>>>) {
     if let Some(warm_pool) = warm_pool {
         warm_pool.disable();
@@ -342,18 +327,26 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// Uses a pool that the application has configured.
+/// Uses a pool that the application has configured, at the same speed as [`Db::connect`]. The application can use the pool too.
+///
+/// A connection stays out of the pool for many calls of the `Db`. The pool's hooks `before_acquire` and `after_release` therefore do
+/// not run for each call. `after_connect` runs for every new connection.
 #[cfg(feature = "sqlite")]
 impl From<SqlitePool> for Db {
     fn from(pool: SqlitePool) -> Self {
-        Self::of_pool(Pool::Sqlite(pool, None))
+        let warm_pool = Some(WarmPool::shared(pool.clone()));
+        Self::of_pool(Pool::Sqlite(pool, warm_pool))
     }
 }
 
-/// Uses a pool that the application has configured.
+/// Uses a pool that the application has configured, at the same speed as [`Db::connect`]. The application can use the pool too.
+///
+/// A connection stays out of the pool for many calls of the `Db`. The pool's hooks `before_acquire` and `after_release` therefore do
+/// not run for each call. `after_connect` runs for every new connection.
 #[cfg(feature = "postgres")]
 impl From<PgPool> for Db {
     fn from(pool: PgPool) -> Self {
-        Self::of_pool(Pool::Postgres(pool, None))
+        let warm_pool = Some(WarmPool::shared(pool.clone()));
+        Self::of_pool(Pool::Postgres(pool, warm_pool))
     }
 }

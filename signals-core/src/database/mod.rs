@@ -5,11 +5,13 @@
 
 pub(crate) mod backend;
 pub(crate) mod conn;
+pub(crate) mod connect;
 pub(crate) mod db;
 pub(crate) mod decode;
 pub(crate) mod deferred;
 pub(crate) mod detached;
 pub(crate) mod execution;
+pub(crate) mod lease;
 pub(crate) mod options;
 pub(crate) mod pool;
 pub(crate) mod raw;

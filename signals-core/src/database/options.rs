@@ -1,14 +1,32 @@
 //! The options of a [`Db`].
 
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::BoxFuture;
 use sqlx::Database;
 use sqlx::pool::PoolOptions;
 
-use crate::database::db::{self, Db};
-use crate::error::Result;
+use crate::database::conn::Conn;
+use crate::database::connect;
+use crate::database::db::Db;
+use crate::error::{Error, Result};
 
 /// Options for connecting a [`Db`], see [`Db::options`].
+///
+/// | option | default |
+/// |---|---|
+/// | [`max_connections`](Self::max_connections) | 10 |
+/// | [`min_connections`](Self::min_connections) | 0 |
+/// | [`acquire_timeout`](Self::acquire_timeout) | 30 seconds |
+/// | [`idle_timeout`](Self::idle_timeout) | 10 minutes |
+/// | [`max_lifetime`](Self::max_lifetime) | 30 minutes |
+/// | [`statement_cache`](Self::statement_cache) | on |
+/// | [`application_name`](Self::application_name) | the one of the URL |
+/// | [`pragma`](Self::pragma) | `journal_mode = WAL`, `foreign_keys = ON`, a busy timeout of five seconds |
+/// | [`after_connect`](Self::after_connect) | nothing |
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -17,21 +35,43 @@ use crate::error::Result;
 /// let db = Db::options()
 ///     .max_connections(20)
 ///     .acquire_timeout(Duration::from_secs(5))
+///     .application_name("shop")
+///     .pragma("synchronous", "NORMAL")
 ///     .connect("sqlite::memory:")
 ///     .await?;
 /// # db.execute("SELECT 1").await?; Ok(()) }
 /// ```
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 #[must_use = "nothing is connected before `connect`"]
 pub struct DbOptions {
     max_connections: Option<u32>,
+    min_connections: Option<u32>,
     acquire_timeout: Option<Duration>,
+    idle_timeout: Option<Option<Duration>>,
+    max_lifetime: Option<Option<Duration>>,
     statement_cache: bool,
+    application_name: Option<String>,
+    pragmas: Vec<(Cow<'static, str>, Cow<'static, str>)>,
+    after_connect: Option<Arc<AfterConnect>>,
 }
+
+/// A function that is called with every new connection.
+type AfterConnect =
+    dyn for<'a, 'c> Fn(&'a mut Conn<'c>) -> BoxFuture<'a, Result<()>> + Send + Sync + 'static;
 
 impl DbOptions {
     pub(crate) fn new() -> Self {
-        Self { max_connections: None, acquire_timeout: None, statement_cache: true }
+        Self {
+            max_connections: None,
+            min_connections: None,
+            acquire_timeout: None,
+            idle_timeout: None,
+            max_lifetime: None,
+            statement_cache: true,
+            application_name: None,
+            pragmas: Vec::new(),
+            after_connect: None,
+        }
     }
 
     /// Sets the maximum number of open connections; 10 by default. An in-memory database always has one connection.
@@ -40,11 +80,31 @@ impl DbOptions {
         self
     }
 
+    /// Sets how many connections stay open even if they are not used; none by default.
+    pub fn min_connections(mut self, min: u32) -> Self {
+        self.min_connections = Some(min);
+        self
+    }
+
     /// Sets how long a call may wait for a connection; 30 seconds by default. The time covers the wait for a free connection, the
     /// ping of an idle connection, and the opening of a new one. After that, the call fails with
     /// [`sqlx::Error::PoolTimedOut`].
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = Some(timeout);
+        self
+    }
+
+    /// Sets after which time an unused connection is closed; 10 minutes by default, and never with `None`. The connection of an
+    /// in-memory database is never closed.
+    pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
+        self.idle_timeout = Some(timeout.into());
+        self
+    }
+
+    /// Sets after which time a connection is closed when it becomes idle; 30 minutes by default, and never with `None`. The
+    /// connection of an in-memory database is never closed.
+    pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
+        self.max_lifetime = Some(lifetime.into());
         self
     }
 
@@ -58,13 +118,61 @@ impl DbOptions {
         self
     }
 
+    /// Sets the name that `pg_stat_activity` and the log of a PostgreSQL server show for the connections. No effect on SQLite.
+    pub fn application_name(mut self, name: impl Into<String>) -> Self {
+        self.application_name = Some(name.into());
+        self
+    }
+
+    /// Sets a [pragma](https://www.sqlite.org/pragma.html) on every SQLite connection. It takes precedence over the settings that
+    /// [`Db::connect`] makes. No effect on PostgreSQL.
+    ///
+    /// The name and the value become part of the SQL: do not pass input of a user.
+    pub fn pragma(
+        mut self,
+        name: impl Into<Cow<'static, str>>,
+        value: impl Into<Cow<'static, str>>,
+    ) -> Self {
+        self.pragmas.push((name.into(), value.into()));
+        self
+    }
+
+    /// Calls a function with every new connection, before its first use.
+    ///
+    /// If the function returns an error, the connection is closed and the error is logged. The pool tries again until the
+    /// [`acquire_timeout`](Self::acquire_timeout) expires, except in [`connect`](Self::connect), which returns the error.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// let db = Db::options()
+    ///     .after_connect(|conn| {
+    ///         Box::pin(async move {
+    ///             conn.execute("CREATE TEMPORARY TABLE cart (item TEXT)").await?;
+    ///             Ok(())
+    ///         })
+    ///     })
+    ///     .connect("sqlite::memory:")
+    ///     .await?;
+    /// assert_eq!(db.execute("INSERT INTO cart VALUES ('apple')").await?, 1);
+    /// # Ok(()) }
+    /// ```
+    pub fn after_connect<F>(mut self, function: F) -> Self
+    where
+        F: for<'a, 'c> Fn(&'a mut Conn<'c>) -> BoxFuture<'a, Result<()>> + Send + Sync + 'static,
+    {
+        self.after_connect = Some(Arc::new(function));
+        self
+    }
+
     /// Connects to `url`, like [`Db::connect`].
     ///
     /// # Errors
     ///
-    /// If the database of the URL is not enabled in this build, or if the database cannot be reached.
+    /// [`Error::CannotConnect`], which says what is wrong with the URL or the database. If nothing listens at the address, the call
+    /// tries until the [`acquire_timeout`](Self::acquire_timeout) expires, because the database may be starting.
     pub async fn connect(self, url: &str) -> Result<Db> {
-        db::open(url, self).await
+        connect::open(url, self).await
     }
 
     /// Applies these options to the options of an sqlx pool.
@@ -72,8 +180,17 @@ impl DbOptions {
         if let Some(max) = self.max_connections {
             pool = pool.max_connections(max);
         }
+        if let Some(min) = self.min_connections {
+            pool = pool.min_connections(min);
+        }
         if let Some(timeout) = self.acquire_timeout {
             pool = pool.acquire_timeout(timeout);
+        }
+        if let Some(timeout) = self.idle_timeout {
+            pool = pool.idle_timeout(timeout);
+        }
+        if let Some(lifetime) = self.max_lifetime {
+            pool = pool.max_lifetime(lifetime);
         }
         pool
     }
@@ -81,5 +198,46 @@ impl DbOptions {
     #[cfg(feature = "postgres")]
     pub(crate) fn keeps_statements(&self) -> bool {
         self.statement_cache
+    }
+
+    #[cfg(feature = "postgres")]
+    pub(crate) fn get_application_name(&self) -> Option<&str> {
+        self.application_name.as_deref()
+    }
+
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn pragmas(
+        &self,
+    ) -> impl Iterator<Item = (Cow<'static, str>, Cow<'static, str>)> + '_ {
+        self.pragmas.iter().cloned()
+    }
+
+    pub(crate) fn has_after_connect(&self) -> bool {
+        self.after_connect.is_some()
+    }
+
+    /// Calls the function for new connections.
+    pub(crate) async fn run_after_connect(&self, mut conn: Conn<'_>) -> Result<(), sqlx::Error> {
+        let Some(function) = &self.after_connect else { return Ok(()) };
+        function(&mut conn).await.map_err(|error| match error {
+            Error::Database(error) => error,
+            error => sqlx::Error::Configuration(error.into()),
+        })
+    }
+}
+
+impl fmt::Debug for DbOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DbOptions")
+            .field("max_connections", &self.max_connections)
+            .field("min_connections", &self.min_connections)
+            .field("acquire_timeout", &self.acquire_timeout)
+            .field("idle_timeout", &self.idle_timeout)
+            .field("max_lifetime", &self.max_lifetime)
+            .field("statement_cache", &self.statement_cache)
+            .field("application_name", &self.application_name)
+            .field("pragmas", &self.pragmas)
+            .field("after_connect", &self.has_after_connect())
+            .finish()
     }
 }

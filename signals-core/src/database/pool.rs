@@ -6,22 +6,25 @@
 //! A checked-out connection keeps its permit until it is pushed to `idle`, returned to sqlx's pool, or closed. A caller that
 //! holds a permit and finds `idle` empty therefore never has to wait in sqlx's pool for a connection that ends up in `idle`. Idle
 //! connections are returned to sqlx's pool without a permit if none is free.
+//!
+//! A program can also use sqlx's pool directly. sqlx does not show whether a caller waits in its pool, but a caller can only wait
+//! there if every connection that the pool may open is checked out or being opened. Only then does a [shared](SHARED) `WarmPool`
+//! limit how long it keeps a connection: an idle one is returned at the next [`TICK`], and one that is always in use after a
+//! [`SLICE`]. sqlx's pool serves its callers in the order of their arrival.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use sqlx::pool::PoolConnection;
-use sqlx::{Connection, Pool};
-use tokio::runtime::{self, Handle};
+use sqlx::Pool;
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::error::Elapsed;
 use tokio::time::{timeout, timeout_at};
 
 use crate::database::backend::Backend;
-use crate::database::execution::Naming;
-use crate::database::runtimes::{self, Runtimes, in_runtime};
-use crate::database::verify;
+use crate::database::lease::Lease;
+use crate::database::runtimes::{self, Runtimes};
 
 /// A connection that has been idle for this long is pinged before it is used.
 pub(crate) const PING_AFTER: Duration = Duration::from_secs(1);
@@ -29,6 +32,19 @@ pub(crate) const PING_AFTER: Duration = Duration::from_secs(1);
 /// How long a connection may stay idle here, or outside sqlx's pool in total, before it is returned to sqlx's pool so that
 /// `max_lifetime` and `idle_timeout` apply.
 const RETURN_AFTER: Duration = Duration::from_secs(60);
+
+/// How often a shared pool checks whether its idle connections are needed elsewhere.
+const TICK: Duration = Duration::from_millis(2);
+
+/// How long a connection of a shared pool may stay idle, even if nobody needs it.
+const SHARED_RETURN_AFTER: Duration = Duration::from_millis(200);
+
+/// How long a connection may stay outside of a shared sqlx pool from which all connections are checked out, if the library uses the
+/// connection all the time.
+const SLICE: Duration = Duration::from_millis(5);
+
+/// A call that takes this long to get a connection from sqlx's pool is probably waiting for another caller, and not for a ping.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Time limit for closing a connection, and upper limit for a ping if no statement is in flight on the connection.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -38,73 +54,61 @@ pub(crate) struct WarmPool<DB: Backend> {
     pool: Pool<DB>,
     idle: Mutex<Vec<Lease<DB>>>,
     permits: Arc<Semaphore>,
-    /// Set once the program uses sqlx's pool directly, because it could wait there forever for connections that sit idle here.
-    disabled: AtomicBool,
-    /// Whether the task that returns unused connections to sqlx's pool is running.
-    sweeping: AtomicBool,
+    /// [`PRIVATE`], [`SHARED`] or [`CLOSED`].
+    mode: AtomicU8,
+    /// Whether the task that returns unused connections to sqlx's pool is running, for a private and for a shared pool.
+    sweeping: [AtomicBool; 2],
+    /// How long a connection may stay idle here, or outside sqlx's pool in total.
+    return_after: Duration,
     runtimes: Arc<Runtimes>,
     /// The number of calls that are about to take a connection from sqlx's pool.
     opening: AtomicUsize,
+    /// The number of those that have been doing so for longer than [`PATIENCE`].
+    waiting: AtomicUsize,
     /// Incremented whenever the database rejects a prepared statement as outdated.
     generation: AtomicU64,
 }
 
-/// A connection, checked out or idle. It is boxed, so that futures that contain a lease stay small.
-pub(crate) struct Lease<DB: Backend>(Option<Box<LeaseInner<DB>>>);
-
-struct LeaseInner<DB: Backend> {
-    conn: PoolConnection<DB>,
-    /// When the connection was taken from sqlx's pool.
-    acquired_at: Instant,
-    /// When the connection was last put into `idle`.
-    idle_since: Instant,
-    /// The request that the database has not answered yet. If there is one when the lease is dropped, the state of the connection
-    /// is unknown.
-    in_flight: InFlight,
-    /// Whether the program has used the underlying sqlx connection directly.
-    used_raw: bool,
-    /// Whether raw SQL may have left a transaction open.
-    unverified: bool,
-    /// Whether the database has answered a statement since checkout. `set_used_raw` also sets this, without an answer. Until it
-    /// is set, the connection may be dead.
-    proven_alive: bool,
-    /// The pool to which the lease returns, and its permit; `None` if the connection goes back to sqlx's pool directly.
-    owner: Option<(Arc<WarmPool<DB>>, OwnedSemaphorePermit)>,
-    /// The runtime in which the connection was taken from sqlx's pool. Entered if the lease is dropped outside a runtime.
-    runtime: Option<Handle>,
-    /// The runtime that opened the connection, if it is known.
-    opened_in: Option<runtime::Id>,
-    /// Whether statements stay prepared on the connection.
-    keeps_statements: bool,
-    /// The generation of the pool for which the connection's statement cache is valid. `None` if the cache is certainly outdated.
-    generation: Option<u64>,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum InFlight {
-    Nothing,
-    Ping,
-    Statement,
-}
+/// Only this library uses the pool.
+const PRIVATE: u8 = 0;
+/// The program may use sqlx's pool directly.
+const SHARED: u8 = 1;
+/// Connections are no longer kept here.
+const CLOSED: u8 = 2;
 
 impl<DB: Backend> WarmPool<DB> {
-    pub(crate) fn new(pool: Pool<DB>, runtimes: Arc<Runtimes>) -> Arc<Self> {
-        let permits = Arc::new(Semaphore::new(pool.options().get_max_connections() as usize));
+    /// For a pool that the program does not know. It calls [`runtimes::note_opened`] if the database needs a runtime.
+    pub(crate) fn private(pool: Pool<DB>, runtimes: Arc<Runtimes>) -> Arc<Self> {
+        Self::new(pool, runtimes, PRIVATE)
+    }
+
+    /// For a pool of the program.
+    pub(crate) fn shared(pool: Pool<DB>) -> Arc<Self> {
+        Self::new(pool, Runtimes::without_hook(), SHARED)
+    }
+
+    fn new(pool: Pool<DB>, runtimes: Arc<Runtimes>, mode: u8) -> Arc<Self> {
+        let options = pool.options();
+        let permits = Arc::new(Semaphore::new(options.get_max_connections() as usize));
+        let limits = [options.get_idle_timeout(), options.get_max_lifetime()];
+        let return_after = limits.into_iter().flatten().fold(RETURN_AFTER, Duration::min);
         Arc::new(Self {
             pool,
             idle: Mutex::default(),
             permits,
-            disabled: AtomicBool::new(false),
-            sweeping: AtomicBool::new(false),
+            mode: AtomicU8::new(mode),
+            sweeping: Default::default(),
+            return_after,
             runtimes,
             opening: AtomicUsize::new(0),
+            waiting: AtomicUsize::new(0),
             generation: AtomicU64::new(0),
         })
     }
 
     /// Takes an idle connection that needs no ping, if there is one and a permit is free.
     pub(crate) fn try_acquire(self: &Arc<Self>) -> Option<Lease<DB>> {
-        if self.disabled.load(Ordering::Acquire) {
+        if self.mode() == CLOSED {
             return None;
         }
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
@@ -133,7 +137,12 @@ impl<DB: Backend> WarmPool<DB> {
         deadline: Option<tokio::time::Instant>,
     ) -> Result<Lease<DB>, sqlx::Error> {
         let several = self.runtimes.has_several();
-        if self.disabled.load(Ordering::Acquire) {
+        if self.mode() == CLOSED {
+            return Lease::of(&self.pool).await;
+        }
+        if DB::NEEDS_RUNTIME && several && !self.runtimes.have_hook() {
+            // It is unknown which runtime has opened a connection of sqlx's pool, so none is kept.
+            self.discard_all();
             return Lease::of(&self.pool).await;
         }
         let mut permit = self.acquire_permit().await?;
@@ -158,9 +167,7 @@ impl<DB: Backend> WarmPool<DB> {
         }
         loop {
             let mut lease = self.open().await?;
-            if let Some(inner) = &mut lease.0 {
-                inner.clear_statements(self.generation()).await?;
-            }
+            lease.clear_statements(self.generation()).await?;
             if !several || lease.works_in(runtimes::current_id()) {
                 return Ok(lease.with_owner(self, permit));
             }
@@ -171,20 +178,31 @@ impl<DB: Backend> WarmPool<DB> {
     /// Takes a connection from sqlx's pool, if no idle one works in the current runtime. If the pool is full, an idle connection
     /// of another runtime is closed to make room.
     async fn open(&self) -> Result<Lease<DB>, sqlx::Error> {
-        let opening = Opening::new(&self.opening);
+        let opening = Counted::new(&self.opening);
         let max = self.pool.options().get_max_connections() as usize;
         if self.pool.size() as usize + opening.count > max
             && let Some(other) = self.idle().pop()
         {
             other.discard();
         }
-        let mut lease = Lease::of(&self.pool).await?;
-        if let Some(inner) = &mut lease.0
-            && !self.runtimes.has_several()
-        {
-            inner.opened_in = runtimes::current_id();
+        let mut lease = self.take_from_sqlx().await?;
+        if !self.runtimes.has_several() {
+            lease.set_opened_in(runtimes::current_id());
         }
         Ok(lease)
+    }
+
+    /// Takes a connection from sqlx's pool. A call that waits there for longer than [`PATIENCE`] is counted, so that the next lease of
+    /// a shared pool is returned there instead of staying idle here.
+    async fn take_from_sqlx(&self) -> Result<Lease<DB>, sqlx::Error> {
+        let mut lease = pin!(Lease::of(&self.pool));
+        if self.mode() != PRIVATE
+            && let Ok(lease) = timeout(PATIENCE, lease.as_mut()).await
+        {
+            return lease;
+        }
+        let _waiting = Counted::new(&self.waiting);
+        lease.await
     }
 
     async fn acquire_permit(&self) -> Result<OwnedSemaphorePermit, sqlx::Error> {
@@ -201,16 +219,41 @@ impl<DB: Backend> WarmPool<DB> {
         self.generation.fetch_add(1, Ordering::AcqRel);
     }
 
-    fn generation(&self) -> u64 {
+    pub(super) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// Stops keeping connections here, because the program now uses sqlx's pool directly. Idle connections return there at once,
-    /// checked-out ones when they are dropped.
-    pub(crate) fn disable(&self) {
-        if !self.disabled.swap(true, Ordering::AcqRel) {
+    fn mode(&self) -> u8 {
+        self.mode.load(Ordering::Acquire)
+    }
+
+    /// Call this before the program gets sqlx's pool. The idle connections are returned there at once.
+    pub(crate) fn share(&self) {
+        let mode = self.mode.compare_exchange(PRIVATE, SHARED, Ordering::AcqRel, Ordering::Acquire);
+        if mode.is_ok() {
             self.clear();
         }
+    }
+
+    /// Stops keeping connections here. Idle connections return to sqlx's pool at once, checked-out ones when they are dropped.
+    pub(crate) fn disable(&self) {
+        if self.mode.swap(CLOSED, Ordering::AcqRel) != CLOSED {
+            self.clear();
+        }
+    }
+
+    /// Whether a caller may be waiting in sqlx's pool: all connections that it may open are checked out or being opened.
+    fn may_keep_others_waiting(&self) -> bool {
+        let in_use = (self.pool.size() as usize).saturating_sub(self.pool.num_idle());
+        in_use >= self.pool.options().get_max_connections() as usize
+    }
+
+    /// Whether a connection that was taken from sqlx's pool this long ago has to go back there.
+    pub(super) fn must_return(&self, outside: Duration) -> bool {
+        outside >= self.return_after
+            || (self.mode() == SHARED
+                && (outside >= SLICE || self.waiting.load(Ordering::Relaxed) > 0)
+                && self.may_keep_others_waiting())
     }
 
     /// Returns all idle connections to sqlx's pool.
@@ -222,11 +265,9 @@ impl<DB: Backend> WarmPool<DB> {
     /// Returns idle connections to sqlx's pool. Each connection takes a permit if one is free, and holds it until it is back in
     /// sqlx's pool.
     fn return_leases(&self, idle: Vec<Lease<DB>>) {
-        for mut lease in idle {
+        for lease in idle {
             let permit = Arc::clone(&self.permits).try_acquire_owned().ok();
-            if let Some(inner) = lease.0.take() {
-                inner.give_back(permit, self.answer_timeout());
-            }
+            lease.give_back(permit, self.answer_timeout());
         }
     }
 
@@ -236,7 +277,7 @@ impl<DB: Backend> WarmPool<DB> {
     }
 
     /// Time limit for a ping, if no statement is in flight on the connection.
-    fn answer_timeout(&self) -> Duration {
+    pub(super) fn answer_timeout(&self) -> Duration {
         ANSWER_TIMEOUT.min(self.pool.options().get_acquire_timeout() / 2)
     }
 
@@ -248,35 +289,42 @@ impl<DB: Backend> WarmPool<DB> {
         Some(idle.remove(at))
     }
 
-    fn put_back(self: &Arc<Self>, lease: Lease<DB>) {
+    pub(super) fn put_back(self: &Arc<Self>, lease: Lease<DB>) {
         self.idle().push(lease);
+        let mode = self.mode();
         // `disable` may have cleared the list just before the push, so check for that now.
-        if self.disabled.load(Ordering::Acquire) || self.pool.is_closed() {
+        if mode == CLOSED || self.pool.is_closed() {
             self.clear();
-        } else if !self.sweeping.load(Ordering::Relaxed) {
-            self.sweep();
+        } else if !self.sweeping[usize::from(mode)].load(Ordering::Relaxed) {
+            self.sweep(mode);
         }
     }
 
     /// Starts a task that periodically returns unused connections to sqlx's pool, unless it is running already.
-    fn sweep(self: &Arc<Self>) {
+    fn sweep(self: &Arc<Self>, mode: u8) {
         let Ok(runtime) = Handle::try_current() else { return };
-        if self.sweeping.swap(true, Ordering::AcqRel) {
+        if self.sweeping[usize::from(mode)].swap(true, Ordering::AcqRel) {
             return;
         }
-        let mut sweeping = Sweeping { warm_pool: Arc::downgrade(self), on: true };
+        let (period, limit) = match mode {
+            PRIVATE => (self.return_after, self.return_after),
+            _ => (TICK, SHARED_RETURN_AFTER),
+        };
+        let mut sweeping = Sweeping { warm_pool: Arc::downgrade(self), mode, on: true };
         runtime.spawn(async move {
             loop {
-                tokio::time::sleep(RETURN_AFTER).await;
+                tokio::time::sleep(period).await;
                 let Some(warm_pool) = sweeping.warm_pool.upgrade() else { return };
                 let mut idle = warm_pool.idle();
+                let needed = mode == SHARED
+                    && (warm_pool.may_keep_others_waiting() || warm_pool.pool.is_closed());
                 let (unused, recent): (Vec<_>, Vec<_>) =
-                    idle.drain(..).partition(|lease| lease.idle_time() >= RETURN_AFTER);
+                    idle.drain(..).partition(|lease| needed || lease.idle_time() >= limit);
                 *idle = recent;
                 let done = idle.is_empty();
                 if done {
                     // Set while the list is locked, so that the next `put_back` starts a new task.
-                    warm_pool.sweeping.store(false, Ordering::Release);
+                    warm_pool.sweeping[usize::from(mode)].store(false, Ordering::Release);
                     sweeping.on = false;
                 }
                 drop(idle);
@@ -294,9 +342,14 @@ impl<DB: Backend> WarmPool<DB> {
 }
 
 impl<DB: Backend> Drop for WarmPool<DB> {
-    /// Drops the idle connections as sqlx's pool does: nothing is sent to the server, so no runtime is needed.
+    /// Returns the idle connections to a shared pool. Otherwise, drops them as sqlx's pool does: nothing is sent to the server, so no
+    /// runtime is needed.
     fn drop(&mut self) {
-        self.discard_all();
+        if self.mode() == SHARED && !self.pool.is_closed() {
+            self.clear();
+        } else {
+            self.discard_all();
+        }
     }
 }
 
@@ -304,303 +357,37 @@ impl<DB: Backend> Drop for WarmPool<DB> {
 /// started.
 struct Sweeping<DB: Backend> {
     warm_pool: Weak<WarmPool<DB>>,
+    mode: u8,
     on: bool,
 }
 
 impl<DB: Backend> Drop for Sweeping<DB> {
     fn drop(&mut self) {
         if let Some(warm_pool) = self.warm_pool.upgrade().filter(|_| self.on) {
-            warm_pool.sweeping.store(false, Ordering::Release);
+            warm_pool.sweeping[usize::from(self.mode)].store(false, Ordering::Release);
+            if self.mode == SHARED {
+                // No task is left that returns them, and the program may wait for them in another runtime.
+                warm_pool.discard_all();
+            }
         }
     }
 }
 
-/// Counts a call that is about to take a connection from sqlx's pool.
-struct Opening<'o> {
-    opening: &'o AtomicUsize,
+/// Counts a call while it takes a connection from sqlx's pool.
+struct Counted<'o> {
+    calls: &'o AtomicUsize,
     /// The number of such calls, including this one.
     count: usize,
 }
 
-impl<'o> Opening<'o> {
-    fn new(opening: &'o AtomicUsize) -> Self {
-        Self { opening, count: opening.fetch_add(1, Ordering::AcqRel) + 1 }
+impl<'o> Counted<'o> {
+    fn new(calls: &'o AtomicUsize) -> Self {
+        Self { calls, count: calls.fetch_add(1, Ordering::AcqRel) + 1 }
     }
 }
 
-impl Drop for Opening<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
-        self.opening.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl<DB: Backend> Lease<DB> {
-    /// Takes a connection from sqlx's pool. On drop, it goes straight back there, bypassing any `WarmPool`.
-    pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
-        let (conn, is_new) = runtimes::acquire(pool).await?;
-        let acquired_at = Instant::now();
-        Ok(Self(Some(Box::new(LeaseInner {
-            conn,
-            acquired_at,
-            idle_since: acquired_at,
-            in_flight: InFlight::Nothing,
-            used_raw: false,
-            unverified: false,
-            proven_alive: false,
-            owner: None,
-            runtime: Handle::try_current().ok(),
-            opened_in: if is_new { runtimes::current_id() } else { None },
-            keeps_statements: DB::keeps_statements(pool),
-            generation: Some(0),
-        }))))
-    }
-
-    /// Makes the lease return to `owner`.
-    fn with_owner(mut self, owner: &Arc<WarmPool<DB>>, permit: OwnedSemaphorePermit) -> Self {
-        if let Some(inner) = &mut self.0 {
-            inner.owner = Some((Arc::clone(owner), permit));
-            inner.proven_alive = false;
-        }
-        self
-    }
-
-    /// How long the connection has been idle.
-    fn idle_time(&self) -> Duration {
-        self.0.as_ref().map_or(Duration::MAX, |inner| inner.idle_since.elapsed())
-    }
-
-    /// Whether the connection was opened in `runtime`; always true if the database needs no runtime. The I/O driver of another
-    /// runtime may have shut down or may not be polled. A ping does not always detect that, because its answer may be readable
-    /// without waiting.
-    fn works_in(&self, runtime: Option<runtime::Id>) -> bool {
-        !DB::NEEDS_RUNTIME || self.0.as_ref().is_some_and(|inner| inner.opened_in == runtime)
-    }
-
-    /// Whether a ping succeeds. Returns an error if there is no answer in time.
-    async fn is_alive(&mut self, limit: Duration) -> Result<bool, Elapsed> {
-        let Some(inner) = &mut self.0 else { return Ok(false) };
-        // Set before the await, because the future may be dropped at that point.
-        inner.in_flight = InFlight::Ping;
-        let generation = inner.owner.as_ref().map_or(0, |(owner, _)| owner.generation());
-        let alive = async {
-            inner.clear_statements(generation).await?;
-            inner.conn.ping().await
-        };
-        let alive = timeout(limit, alive).await?.is_ok();
-        if alive {
-            inner.in_flight = InFlight::Nothing;
-        }
-        Ok(alive)
-    }
-
-    /// Whether the connection's prepared statements are of this generation.
-    fn has_generation(&self, generation: u64) -> bool {
-        self.0.as_ref().is_some_and(|inner| inner.generation == Some(generation))
-    }
-
-    /// Records that the database rejected a prepared statement as outdated. The statements of all other connections may be
-    /// outdated too.
-    pub(crate) fn set_outdated(&mut self) {
-        if let Some(inner) = &mut self.0 {
-            inner.generation = None;
-            if let Some((owner, _)) = &inner.owner {
-                owner.outdate();
-            }
-        }
-    }
-
-    /// Records that the statement cache of the connection was cleared, so its statements will be prepared again.
-    pub(crate) fn set_forgotten(&mut self) {
-        if let Some(inner) = &mut self.0 {
-            inner.generation =
-                Some(inner.owner.as_ref().map_or(0, |(owner, _)| owner.generation()));
-        }
-    }
-
-    pub(crate) fn conn(&mut self) -> Option<&mut DB::Connection> {
-        self.0.as_mut().map(|inner| &mut *inner.conn)
-    }
-
-    /// Records that a statement is in flight.
-    pub(crate) fn set_busy(&mut self) {
-        if let Some(inner) = &mut self.0 {
-            inner.in_flight = InFlight::Statement;
-        }
-    }
-
-    /// Records that no statement is in flight any more.
-    pub(crate) fn set_idle(&mut self) {
-        if let Some(inner) = &mut self.0 {
-            inner.in_flight = InFlight::Nothing;
-        }
-    }
-
-    /// Records that the database has answered.
-    pub(crate) fn set_proven_alive(&mut self) {
-        if let Some(inner) = &mut self.0 {
-            inner.proven_alive = true;
-        }
-    }
-
-    /// Whether the database has answered since checkout.
-    pub(crate) fn is_proven_alive(&self) -> bool {
-        self.0.as_ref().is_some_and(|inner| inner.proven_alive)
-    }
-
-    /// Records that the program uses the underlying sqlx connection directly.
-    pub(crate) fn set_used_raw(&mut self) {
-        if let Some(inner) = &mut self.0 {
-            (inner.used_raw, inner.proven_alive) = (true, true);
-        }
-    }
-
-    /// How statements are prepared on the connection.
-    pub(crate) fn naming(&self) -> Naming {
-        match &self.0 {
-            Some(inner) if !inner.keeps_statements => Naming::Unnamed { asks: inner.used_raw },
-            _ => Naming::Named,
-        }
-    }
-
-    /// The runtime in which the connection was taken from sqlx's pool.
-    pub(crate) fn runtime(&self) -> Option<&Handle> {
-        self.0.as_ref().and_then(|inner| inner.runtime.as_ref())
-    }
-
-    /// Sets whether raw SQL may have left a transaction open.
-    pub(crate) fn set_unverified(&mut self, unverified: bool) {
-        if let Some(inner) = &mut self.0 {
-            inner.unverified = unverified;
-        }
-    }
-
-    /// Closes the connection.
-    pub(crate) fn close(mut self) {
-        if let Some(inner) = self.0.take() {
-            inner.close();
-        }
-    }
-
-    /// Drops the connection without sending anything to the server, and returns its permit.
-    fn discard(mut self) -> Option<OwnedSemaphorePermit> {
-        let inner = *self.0.take()?;
-        let permit = inner.owner.map(|(_, permit)| permit);
-        in_runtime(inner.runtime, move || drop(inner.conn.detach()));
-        permit
-    }
-}
-
-impl<DB: Backend> LeaseInner<DB> {
-    /// Clears the statement cache of the connection if it is of an older generation.
-    async fn clear_statements(&mut self, generation: u64) -> Result<(), sqlx::Error> {
-        if self.generation != Some(generation) {
-            self.conn.clear_cached_statements().await?;
-            self.generation = Some(generation);
-        }
-        Ok(())
-    }
-
-    /// Returns the connection to sqlx's pool, which checks it. The permit is held until the return completes, because the
-    /// connection is unavailable until then.
-    fn give_back(
-        mut self: Box<Self>,
-        permit: Option<OwnedSemaphorePermit>,
-        answer_timeout: Duration,
-    ) {
-        // A statement that is in flight may take any time, so its end is awaited without a limit.
-        let has_statement = self.in_flight == InFlight::Statement || self.used_raw;
-        in_runtime(self.runtime.take(), move || {
-            // Called outside the task: if the runtime shuts down and drops the task, the future that owns the connection is
-            // dropped with it, which closes the connection and frees its slot in sqlx's pool.
-            let returned = self.conn.return_to_pool();
-            tokio::spawn(async move {
-                if has_statement {
-                    returned.await;
-                } else {
-                    let _ = timeout(answer_timeout, returned).await;
-                }
-                drop(permit);
-            });
-        });
-    }
-
-    /// Rolls back a transaction that raw SQL may have left open, before the connection can be checked out again.
-    fn roll_back_and_return(self: Box<Self>) {
-        in_runtime(self.runtime.clone(), move || {
-            let mut guard = CloseOnDrop(Some(self));
-            tokio::spawn(async move {
-                let Some(inner) = &mut guard.0 else { return };
-                if let Err(error) = verify::roll_back_all::<DB>(&mut inner.conn).await {
-                    tracing::warn!(%error, "closing a connection that may be in a transaction");
-                } else if let Some(mut inner) = guard.0.take() {
-                    (inner.unverified, inner.in_flight) = (false, InFlight::Nothing);
-                    drop(Lease(Some(inner)));
-                }
-            });
-        });
-    }
-
-    fn close(mut self: Box<Self>) {
-        match self.owner.take() {
-            Some((owner, permit)) => {
-                if !self.proven_alive {
-                    owner.clear();
-                }
-                in_runtime(self.runtime.take(), move || {
-                    let conn = self.conn.detach();
-                    tokio::spawn(async move {
-                        let _ = timeout(ANSWER_TIMEOUT, conn.close()).await;
-                        drop(permit);
-                    });
-                });
-            }
-            None => in_runtime(self.runtime.take(), move || {
-                self.conn.close_on_drop();
-                drop(self);
-            }),
-        }
-    }
-}
-
-impl<DB: Backend> Drop for Lease<DB> {
-    fn drop(&mut self) {
-        let Some(mut inner) = self.0.take() else { return };
-        // Without a statement cache, each statement is wrapped in its own BEGIN and COMMIT, so an interrupted one may have left a
-        // transaction open that sqlx does not know about.
-        let may_have_begun = !inner.keeps_statements && inner.in_flight == InFlight::Statement;
-        if inner.unverified || may_have_begun {
-            return inner.roll_back_and_return();
-        }
-        if inner.generation.is_none() {
-            return inner.close();
-        }
-        let Some((owner, permit)) = inner.owner.take() else {
-            return in_runtime(inner.runtime.take(), move || drop(inner));
-        };
-        let clean = inner.in_flight == InFlight::Nothing && !inner.used_raw;
-        if clean && inner.acquired_at.elapsed() < RETURN_AFTER {
-            inner.idle_since = Instant::now();
-            owner.put_back(Self(Some(inner)));
-            // Release the permit last, so that the next waiter finds the connection in `idle`.
-            drop(permit);
-        } else {
-            // sqlx's pool checks the connection. If the database never answered on it, the idle connections may be dead too and
-            // are also returned for a check.
-            if !clean && !inner.used_raw && !inner.proven_alive {
-                owner.clear();
-            }
-            inner.give_back(Some(permit), owner.answer_timeout());
-        }
-    }
-}
-
-/// Closes the connection if this guard is dropped with it.
-struct CloseOnDrop<DB: Backend>(Option<Box<LeaseInner<DB>>>);
-
-impl<DB: Backend> Drop for CloseOnDrop<DB> {
-    fn drop(&mut self) {
-        if let Some(inner) = self.0.take() {
-            inner.close();
-        }
+        self.calls.fetch_sub(1, Ordering::AcqRel);
     }
 }

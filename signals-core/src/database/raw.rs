@@ -12,7 +12,7 @@ use tokio::runtime::Handle;
 
 use crate::database::backend::Backend;
 use crate::database::execution::Naming;
-use crate::database::pool::Lease;
+use crate::database::lease::Lease;
 use crate::error::driver::is_answered;
 
 /// A value, or a mutable reference to one.

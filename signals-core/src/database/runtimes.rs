@@ -3,8 +3,8 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, Pool};
@@ -13,18 +13,40 @@ use tokio::runtime::{self, Handle};
 /// Detects whether a pool is used in more than one runtime. A connection is bound to the I/O driver of the runtime that opened
 /// it, and that runtime may have shut down. So if there are several runtimes, sqlx's pool pings each connection before use.
 pub(crate) struct Runtimes {
-    first: Option<runtime::Id>,
+    /// The runtime of the first use. A pool of the program may be passed to the library before there is a runtime.
+    first: OnceLock<runtime::Id>,
     several: AtomicBool,
+    /// Whether the pool calls [`note_opened`].
+    has_hook: bool,
 }
 
 impl Runtimes {
-    pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { first: current_id(), several: AtomicBool::new(false) })
+    /// For a pool that calls [`note_opened`], or whose connections do not need a runtime.
+    pub(crate) fn with_hook() -> Arc<Self> {
+        Self::new(true)
+    }
+
+    /// For a pool of the program.
+    pub(crate) fn without_hook() -> Arc<Self> {
+        Self::new(false)
+    }
+
+    fn new(has_hook: bool) -> Arc<Self> {
+        let first = current_id().map(OnceLock::from).unwrap_or_default();
+        Arc::new(Self { first, several: AtomicBool::new(false), has_hook })
+    }
+
+    /// Whether it is known in which runtime a connection was opened, even if there are several.
+    pub(crate) fn have_hook(&self) -> bool {
+        self.has_hook
     }
 
     /// Whether the pool is used in several runtimes, counting the current one.
     pub(crate) fn has_several(&self) -> bool {
-        if !self.several.load(Ordering::Relaxed) && current_id() != self.first {
+        if !self.several.load(Ordering::Relaxed)
+            && let Some(current) = current_id()
+            && *self.first.get_or_init(|| current) != current
+        {
             self.several.store(true, Ordering::Relaxed);
         }
         self.several.load(Ordering::Relaxed)

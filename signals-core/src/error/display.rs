@@ -45,7 +45,15 @@ pub(super) enum Form {
 impl Form {
     pub(super) fn error(self, error: &Error) -> String {
         match error {
-            Error::Database(error) => self.cause(error),
+            Error::Database(error) => self.driver(error),
+            Error::CannotConnect { to, advice, source } => {
+                let cause = match source {
+                    // The message of sqlx only adds "error with configuration".
+                    sqlx::Error::Configuration(error) => self.cause(&**error),
+                    error => self.cause(error),
+                };
+                format!("cannot connect to {to}: {cause}; {advice}")
+            }
             Error::Other(error) => self.cause(&**error),
             Error::NotFound { model, key } => format!("no such `{model}`: {key}"),
             Error::Stale { model, key, version } => {
@@ -115,6 +123,18 @@ impl Form {
                 format!("`Db::check` found:{start}{}", findings.join(between))
             }
         }
+    }
+
+    /// An error of sqlx. Those of a pool also say what to do.
+    fn driver(self, error: &sqlx::Error) -> String {
+        let advice = match error {
+            sqlx::Error::PoolClosed => "; call `Db::close` after the last use, or connect again",
+            sqlx::Error::PoolTimedOut => {
+                "; all connections were in use: end transactions sooner, or raise `max_connections` or `acquire_timeout`"
+            }
+            _ => "",
+        };
+        format!("{}{advice}", self.cause(error))
     }
 
     fn row(self, verb: &str, model: &str, row: usize, key: &str, source: &Error) -> String {

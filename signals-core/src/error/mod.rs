@@ -70,6 +70,17 @@ pub enum Error {
     /// The database, the driver or the pool returned an error.
     Database(sqlx::Error),
 
+    /// The database could not be connected to: the URL is wrong, or the database cannot be reached or refuses the connection. The
+    /// message says what to do.
+    CannotConnect {
+        /// The database, without user and password.
+        to: String,
+        /// What to do about it.
+        advice: String,
+        /// The error of the driver.
+        source: sqlx::Error,
+    },
+
     /// The row does not exist.
     NotFound {
         /// The name of the model.
@@ -467,7 +478,9 @@ impl StdError for Error {
             Self::Row { source, .. } => Some(&**source),
             Self::Receiver(failed) => failed.source(),
             Self::RolledBack { reason } => reason.source(),
-            Self::CommitUnknown(error) | Self::SchemaChanged(error) => Some(error),
+            Self::CommitUnknown(source)
+            | Self::SchemaChanged(source)
+            | Self::CannotConnect { source, .. } => Some(source),
             _ => None,
         }
     }

@@ -120,6 +120,12 @@ impl Error {
     pub(crate) fn copied(&self) -> Self {
         match self {
             Self::Database(error) => copied(error),
+            Self::CannotConnect { to, advice, source } => match copied(source) {
+                Self::Database(source) => {
+                    Self::CannotConnect { to: to.clone(), advice: advice.clone(), source }
+                }
+                other => other,
+            },
             Self::NotFound { model, key } => Self::NotFound { model, key: key.clone() },
             Self::Stale { model, key, version } => {
                 Self::Stale { model, key: key.clone(), version: *version }

@@ -2,6 +2,8 @@
 
 #[cfg(feature = "postgres")]
 pub(crate) mod postgres;
+#[cfg(feature = "postgres")]
+pub(crate) mod postgres_connect;
 pub(crate) mod row;
 #[cfg(feature = "sqlite")]
 pub(crate) mod sqlite;
@@ -18,7 +20,7 @@ use sqlx::{AssertSqlSafe, Database, Decode, Encode, SqlSafeStr, SqlStr, Type, Ty
 pub use value::{Bindable, Field, Take};
 
 #[cfg(feature = "postgres")]
-pub(crate) use postgres::open as open_postgres;
+pub(crate) use postgres_connect::open as open_postgres;
 #[cfg(feature = "sqlite")]
 pub(crate) use sqlite::open as open_sqlite;
 

@@ -1,27 +1,14 @@
 //! PostgreSQL: types, arrays and pools.
 
-use std::str::FromStr;
-use std::sync::Arc;
-
-use futures_util::future::{BoxFuture, ready};
+use futures_util::future::BoxFuture;
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::postgres::types::Oid;
-use sqlx::postgres::{
-    PgArgumentBuffer, PgArguments, PgConnectOptions, PgPoolOptions, PgQueryResult, PgRow,
-    PgTypeInfo,
-};
-use sqlx::{
-    Connection, Decode, Encode, PgConnection, PgPool, Postgres, Row, SqlSafeStr, Type, TypeInfo,
-};
-use tokio::time::timeout;
+use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgQueryResult, PgRow, PgTypeInfo};
+use sqlx::{Decode, Encode, PgConnection, PgPool, Postgres, Row, SqlSafeStr, Type, TypeInfo};
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Give, statement_cache};
 use crate::database::backend::{Bindable, Take};
-use crate::database::options::DbOptions;
-use crate::database::pool::{ANSWER_TIMEOUT, PING_AFTER};
-use crate::database::runtimes::{self, Runtimes};
-use crate::error::Result;
 use crate::task::intern::interned;
 
 impl Backend for Postgres {
@@ -307,28 +294,3 @@ const ARRAYS: &[(u32, u32)] = &[
     (2950, 2951), // uuid
     (3802, 3807), // jsonb
 ];
-
-/// Opens a pool for `url`. Unlike sqlx's default, it pings a connection before use only if the connection was idle, so a save on
-/// a warm pool is a single round trip.
-pub(crate) async fn open(url: &str, db: &DbOptions, used_in: Arc<Runtimes>) -> Result<PgPool> {
-    let mut options = PgConnectOptions::from_str(url)?;
-    if !db.keeps_statements() {
-        // PgBouncer rejects the startup parameter `extra_float_digits` unless it is configured to ignore it. The parameter only
-        // affects numbers in text format, and sqlx uses the binary format.
-        options = options.statement_cache_capacity(0).extra_float_digits(None);
-    }
-    let pool = db.pool(PgPoolOptions::new().test_before_acquire(false));
-    // If the ping gets no answer, time must remain to open a new connection.
-    let answer_timeout = ANSWER_TIMEOUT.min(pool.get_acquire_timeout() / 2);
-    let pool = pool.after_connect(|_, _| {
-        runtimes::note_opened();
-        Box::pin(ready(Ok(())))
-    });
-    let pool = pool.before_acquire(move |conn, meta| {
-        let fresh = meta.idle_for < PING_AFTER && !used_in.has_several();
-        Box::pin(async move {
-            Ok(fresh || matches!(timeout(answer_timeout, conn.ping()).await, Ok(Ok(()))))
-        })
-    });
-    Ok(pool.connect_with(options).await?)
-}

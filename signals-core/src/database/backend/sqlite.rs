@@ -12,13 +12,16 @@ use sqlx::sqlite::{
     SqlitePoolOptions, SqliteQueryResult, SqliteRow, SqliteTypeInfo, SqliteValueRef,
 };
 use sqlx::{
-    Decode, Encode, Row, SqlSafeStr, Sqlite, SqliteConnection, SqlitePool, Type, TypeInfo, ValueRef,
+    ConnectOptions, Connection, Decode, Encode, Row, SqlSafeStr, Sqlite, SqliteConnection,
+    SqlitePool, Type, TypeInfo, ValueRef,
 };
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind};
 use crate::database::backend::{Bindable, Take};
+use crate::database::conn::Conn;
+use crate::database::connect;
 use crate::database::options::DbOptions;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How long a statement waits for the lock of another connection.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -181,23 +184,67 @@ where
 /// journal mode WAL. The pool of an in-memory database has one connection that is never closed, because the database would
 /// disappear with its last connection.
 pub(crate) async fn open(url: &str, db: &DbOptions) -> Result<SqlitePool> {
-    let options = SqliteConnectOptions::from_str(url)?
-        .busy_timeout(BUSY_TIMEOUT)
-        .foreign_keys(true)
-        .row_buffer_size(ROW_BUFFER);
+    let options = SqliteConnectOptions::from_str(url)
+        .map_err(|source| cannot_connect("SQLite".to_owned(), source))?;
+    let options = options.busy_timeout(BUSY_TIMEOUT).foreign_keys(true).row_buffer_size(ROW_BUFFER);
     // sqlx has no getters for these options, but in its URLs, they are always in the query.
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let has = |param: &str| query.split('&').any(|p| p == param);
     let in_memory = url.contains(":memory:") || has("mode=memory");
 
     let pool = db.pool(SqlitePoolOptions::new().test_before_acquire(false));
-    if in_memory {
-        let pool = pool.max_connections(1).idle_timeout(None).max_lifetime(None);
-        return Ok(pool.connect_with(options).await?);
+    let (pool, options) = if in_memory {
+        (pool.max_connections(1).idle_timeout(None).max_lifetime(None), options)
+    } else {
+        let read_only = has("mode=ro") || query.contains("immutable=");
+        let options = options.create_if_missing(!query.contains("mode="));
+        let options = if has("mode=rwc") { options.create_if_missing(true) } else { options };
+        let wal = SqliteJournalMode::Wal;
+        (pool, if read_only { options } else { options.journal_mode(wal) })
+    };
+    let options = db.pragmas().fold(options, |options, (name, value)| options.pragma(name, value));
+    let to = format!("SQLite at `{}`", options.get_filename().display());
+    connect_pool(pool, options, db).await.map_err(|source| cannot_connect(to, source))
+}
+
+async fn connect_pool(
+    mut pool: SqlitePoolOptions,
+    options: SqliteConnectOptions,
+    db: &DbOptions,
+) -> Result<SqlitePool, sqlx::Error> {
+    if db.has_after_connect() {
+        // The pool would only log an error of the function.
+        let mut first = options.connect().await?;
+        db.run_after_connect(Conn::sqlite_only(&mut first)).await?;
+        first.close().await?;
+        let db = db.clone();
+        pool = pool.after_connect(move |conn, _| {
+            let db = db.clone();
+            Box::pin(async move { db.run_after_connect(Conn::sqlite_only(conn)).await })
+        });
     }
-    let read_only = has("mode=ro") || query.contains("immutable=");
-    let options = options.create_if_missing(!query.contains("mode="));
-    let options = if has("mode=rwc") { options.create_if_missing(true) } else { options };
-    let options = if read_only { options } else { options.journal_mode(SqliteJournalMode::Wal) };
-    Ok(pool.connect_with(options).await?)
+    match pool.connect_with(options.clone()).await {
+        Ok(pool) => Ok(pool),
+        Err(error) => Err(connect::reason(error, &options).await),
+    }
+}
+
+fn cannot_connect(to: String, source: sqlx::Error) -> Error {
+    let code = source.as_database_error().and_then(|error| error.code());
+    let code = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+    // https://www.sqlite.org/rescode.html
+    let advice = match (&source, code) {
+        (sqlx::Error::Configuration(_), _) => {
+            "the options of a SQLite URL are `mode`, `cache`, `immutable` and `vfs`; set other things with `Db::options()`"
+        }
+        (_, Some(14)) => {
+            "check that the directory exists and that the program may write there; a file that does not exist is only created \
+             without `mode` or with `mode=rwc`"
+        }
+        (_, Some(5 | 6)) => "another program has locked the file; stop it or try again",
+        (_, Some(8)) => "the file is read-only; change its permissions, or open it with `mode=ro`",
+        (_, Some(26)) => "the file is not a SQLite database; correct the path",
+        _ => "check the path and the options",
+    };
+    Error::CannotConnect { to, advice: advice.to_owned(), source }
 }

@@ -1,0 +1,68 @@
+//! Connects a [`Db`] to a URL, and explains why that failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use sqlx::ConnectOptions;
+use tokio::time::timeout;
+
+use crate::database::backend;
+use crate::database::db::Db;
+use crate::database::options::DbOptions;
+use crate::database::runtimes::Runtimes;
+use crate::error::{Error, Result};
+
+/// How long the attempt may take that finds out why the pool could not open a connection.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+const EXAMPLES: &str = "write a URL such as `sqlite:shop.db` or `postgres://user@host/shop`";
+
+/// Connects to `url`. Boxed, so that it is compiled in this crate and not in the application.
+pub(crate) fn open(url: &str, options: DbOptions) -> BoxFuture<'_, Result<Db>> {
+    Box::pin(async move {
+        let scheme = url.split_once(':').map(|(scheme, _)| scheme);
+        match scheme {
+            #[cfg(feature = "sqlite")]
+            Some("sqlite") => Ok(Db::of_sqlite(backend::open_sqlite(url, &options).await?)),
+            #[cfg(feature = "postgres")]
+            Some("postgres" | "postgresql") => {
+                let runtimes = Runtimes::with_hook();
+                let pool = backend::open_postgres(url, options, Arc::clone(&runtimes)).await?;
+                Ok(Db::of_postgres(pool, runtimes))
+            }
+            Some(scheme) => {
+                let problem =
+                    format!("`{scheme}:` is not a database of this build of sqlx-signals");
+                let advice = match scheme {
+                    "sqlite" => "enable its feature `sqlite`",
+                    "postgres" | "postgresql" => "enable its feature `postgres`",
+                    _ => EXAMPLES,
+                };
+                Err(wrong_url(problem, advice))
+            }
+            None if url.is_empty() => Err(wrong_url("the URL is empty".to_owned(), EXAMPLES)),
+            None => Err(wrong_url(format!("`{url}` is not a URL"), EXAMPLES)),
+        }
+    })
+}
+
+fn wrong_url(problem: String, advice: &str) -> Error {
+    let source = sqlx::Error::Configuration(problem.into());
+    Error::CannotConnect { to: "the database".to_owned(), advice: advice.to_owned(), source }
+}
+
+/// The reason why a pool could not open a connection. The pool repeats some attempts until its timeout expires, and then only reports
+/// the timeout, so one more attempt is made here.
+pub(super) async fn reason<O: ConnectOptions<Connection: Sized>>(
+    error: sqlx::Error,
+    options: &O,
+) -> sqlx::Error {
+    if !matches!(error, sqlx::Error::PoolTimedOut) {
+        return error;
+    }
+    match timeout(PROBE_TIMEOUT, options.connect()).await {
+        Ok(Err(reason)) => reason,
+        Ok(Ok(_)) | Err(_) => error,
+    }
+}

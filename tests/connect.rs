@@ -1,0 +1,264 @@
+//! What can be set when a `Db` is connected, and what the error says if it cannot be.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, DbOptions, Error};
+
+#[derive(Debug, Model)]
+#[model(table = "users")]
+struct User {
+    id: Option<i64>,
+    name: String,
+}
+
+fn user() -> User {
+    User { id: None, name: "Ann".to_owned() }
+}
+
+/// The error of an attempt to connect, in both forms.
+async fn refused(options: DbOptions, url: &str) -> String {
+    let error = options.connect(url).await.expect_err(url);
+    assert!(matches!(error, Error::CannotConnect { .. }), "{error:?}");
+    let (short, long) = (error.to_string(), format!("{error:#}"));
+    assert!(!short.contains('\n') && long.starts_with("cannot connect to "), "{short} {long}");
+    assert!(std::error::Error::source(&error).is_some());
+    short
+}
+
+/// The URL of the database of a test.
+#[allow(clippy::unused_async)]
+async fn url(db: &Db) -> String {
+    match db.kind() {
+        #[cfg(feature = "sqlite")]
+        DatabaseKind::Sqlite => {
+            format!("sqlite:{}", db.sqlite().unwrap().connect_options().get_filename().display())
+        }
+        #[cfg(feature = "postgres")]
+        DatabaseKind::Postgres => {
+            let sql = db.query("SELECT current_database()");
+            let (name,): (String,) = sql.fetch_one().await.unwrap();
+            common::with_database(&common::postgres_url(), &name)
+        }
+        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+        _ => unreachable!(),
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_url_is_an_error_that_shows_a_right_one() {
+    for (url, problem) in [
+        ("", "the URL is empty"),
+        ("shop.db", "`shop.db` is not a URL"),
+        ("mysql://root:secret@localhost/shop", "`mysql:` is not a database of this build"),
+    ] {
+        let error = refused(Db::options(), url).await;
+        assert!(error.contains(problem), "{error}");
+        assert!(error.contains("`sqlite:shop.db` or `postgres://user@host/shop`"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_sqlite_file_that_cannot_be_opened_is_an_error_that_says_why() {
+    let dir = env!("CARGO_TARGET_TMPDIR");
+    let error = refused(Db::options(), &format!("sqlite:{dir}/missing/shop.db")).await;
+    assert!(error.contains("missing/shop.db`: "), "{error}");
+    assert!(
+        error.ends_with(
+            "a file that does not exist is only created without `mode` or with `mode=rwc`"
+        )
+    );
+
+    let error = refused(Db::options(), &format!("sqlite:{dir}/none.db?mode=rw")).await;
+    assert!(error.contains("check that the directory exists"), "{error}");
+
+    let garbage = format!("{dir}/garbage.db");
+    std::fs::write(&garbage, "this is a text and not a database at all. ".repeat(50)).unwrap();
+    let error = refused(Db::options(), &format!("sqlite:{garbage}")).await;
+    assert!(error.ends_with("the file is not a SQLite database; correct the path"), "{error}");
+
+    for option in ["jornal_mode=wal", "mode=readonly"] {
+        let error = refused(Db::options(), &format!("sqlite:{dir}/none.db?{option}")).await;
+        assert!(error.contains("`mode`, `cache`, `immutable` and `vfs`"), "{error}");
+        assert!(error.contains(option.split('=').next().unwrap()), "{error}");
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_postgres_server_that_cannot_be_used_is_an_error_that_says_why() {
+    let quick = || Db::options().acquire_timeout(Duration::from_millis(300));
+    // A port on which nobody listens.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("postgres://ann:secret@127.0.0.1:{port}/shop");
+    let error = refused(quick(), &url).await;
+    assert!(error.starts_with(&format!("cannot connect to PostgreSQL at `127.0.0.1:{port}`: ")));
+    assert!(error.contains("refused"), "the cause, and not only a timeout: {error}");
+    assert!(error.ends_with("check that the server is running, and the host and the port"));
+    assert!(!error.contains("secret"), "{error}");
+
+    let error = refused(quick(), "postgres://ann:secret@[half/shop").await;
+    assert!(error.contains("`postgres://user:password@host:5432/database`"), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+
+    let url = common::with_database(&common::postgres_url(), "no_such_database");
+    let error = refused(quick(), &url).await;
+    assert!(error.ends_with("create the database with `createdb`, or correct its name"), "{error}");
+
+    let url = common::postgres_url();
+    let and = if url.contains('?') { '&' } else { '?' };
+    let error = refused(quick(), &format!("{url}{and}statement_timeout=5s")).await;
+    assert!(error.contains("the URL has the unknown option `statement_timeout`"), "{error}");
+    assert!(error.contains("`options[statement_timeout]=…`"), "{error}");
+    let db = quick().connect(&format!("{url}{and}options[statement_timeout]=5s")).await.unwrap();
+    let (timeout,): (String,) = db.query("SHOW statement_timeout").fetch_one().await.unwrap();
+    assert_eq!(timeout, "5s");
+}
+
+on_every_database! {
+    async fn a_closed_pool_is_an_error_that_says_what_to_do(db: Db) {
+        common::table(&db, "users", "name TEXT NOT NULL").await;
+        let other = Db::connect(&url(&db).await).await.unwrap();
+        let mut conn = other.acquire().await.unwrap();
+        let closing = other.clone();
+        let closing = tokio::spawn(async move { closing.close().await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        user().save(&mut conn).await.expect("a connection works until it is returned");
+        drop(conn);
+        closing.await.unwrap();
+        let mut errors = vec![
+            user().save(&other).await.unwrap_err(),
+            User::all(&other).await.unwrap_err(),
+            other.begin().await.unwrap_err(),
+            other.transaction(async |tx| user().save(tx).await).await.unwrap_err(),
+            other.execute("SELECT 1").await.unwrap_err(),
+            User::insert_many(&other, &mut [user()]).await.unwrap_err(),
+            other.check().await.unwrap_err(),
+        ];
+        #[cfg(feature = "sqlite")]
+        if let Some(pool) = other.sqlite() {
+            errors.push(user().save(pool).await.unwrap_err());
+        }
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = other.postgres() {
+            errors.push(user().save(pool).await.unwrap_err());
+        }
+        for error in errors {
+            assert!(error.to_string().contains("closed pool"), "{error}");
+            assert!(error.to_string().ends_with("call `Db::close` after the last use, or connect again"), "{error}");
+            assert!(!error.is_retryable());
+        }
+        other.close().await;
+    }
+
+    async fn a_pool_whose_connections_are_all_in_use_is_an_error_that_says_what_to_do(db: Db) {
+        let options = Db::options().max_connections(1).acquire_timeout(Duration::from_millis(100));
+        let one = options.connect(&url(&db).await).await.unwrap();
+        let held = one.acquire().await.unwrap();
+        let error = one.execute("SELECT 1").await.unwrap_err();
+        assert!(error.is_busy(), "{error}");
+        assert!(error.to_string().contains("raise `max_connections` or `acquire_timeout`"), "{error}");
+        drop(held);
+        one.execute("SELECT 1").await.unwrap();
+    }
+
+    async fn the_options_of_a_pool_are_set(db: Db) {
+        let options = Db::options()
+            .max_connections(3)
+            .min_connections(2)
+            .acquire_timeout(Duration::from_secs(4))
+            .idle_timeout(Duration::from_secs(50))
+            .max_lifetime(None)
+            .application_name("shop")
+            .pragma("cache_size", "-1234")
+            .pragma("foreign_keys", "OFF");
+        let set = options.connect(&url(&db).await).await.unwrap();
+        macro_rules! check {
+            ($pool:expr) => {{
+                let options = $pool.options();
+                assert_eq!((options.get_max_connections(), options.get_min_connections()), (3, 2));
+                assert_eq!(options.get_acquire_timeout(), Duration::from_secs(4));
+                assert_eq!(options.get_idle_timeout(), Some(Duration::from_secs(50)));
+                assert_eq!(options.get_max_lifetime(), None);
+            }};
+        }
+        match db.kind() {
+            #[cfg(feature = "sqlite")]
+            DatabaseKind::Sqlite => {
+                check!(set.sqlite().unwrap());
+                let size: (i64,) = set.query("PRAGMA cache_size").fetch_one().await.unwrap();
+                let keys: (i64,) = set.query("PRAGMA foreign_keys").fetch_one().await.unwrap();
+                let journal: (String,) = set.query("PRAGMA journal_mode").fetch_one().await.unwrap();
+                assert_eq!((size.0, keys.0, &*journal.0), (-1234, 0, "wal"));
+            }
+            #[cfg(feature = "postgres")]
+            DatabaseKind::Postgres => {
+                check!(set.postgres().unwrap());
+                let name: (String,) = set.query("SHOW application_name").fetch_one().await.unwrap();
+                assert_eq!(name.0, "shop");
+            }
+            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+            _ => unreachable!(),
+        }
+    }
+
+    async fn a_function_is_called_with_every_new_connection(db: Db) {
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&calls);
+        let options = Db::options().max_connections(2).after_connect(move |conn| {
+            let counted = Arc::clone(&counted);
+            Box::pin(async move {
+                counted.fetch_add(1, Ordering::Relaxed);
+                conn.execute("CREATE TEMPORARY TABLE cart (item TEXT)").await?;
+                Ok(())
+            })
+        });
+        let set = options.connect(&url(&db).await).await.unwrap();
+        let before = calls.load(Ordering::Relaxed);
+        let (mut one, mut two) = (set.acquire().await.unwrap(), set.acquire().await.unwrap());
+        for conn in [&mut one, &mut two] {
+            conn.execute("INSERT INTO cart VALUES ('apple')").await.unwrap();
+        }
+        assert_eq!(calls.load(Ordering::Relaxed), before + 1, "the second connection is new");
+        drop((one, two));
+        let again = set.acquire().await.unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), before + 1, "it is not called for each use");
+        drop(again);
+    }
+
+    async fn an_error_of_the_function_for_new_connections_is_returned_at_once(db: Db) {
+        let options = || Db::options().acquire_timeout(Duration::from_secs(60));
+        let sql = options().after_connect(|conn| {
+            Box::pin(async move { conn.execute("SELECT 1 FROM nowhere").await.map(drop) })
+        });
+        let error = refused(sql, &url(&db).await).await;
+        assert!(error.contains("nowhere"), "{error}");
+        let own = options().after_connect(|_| {
+            Box::pin(async { Err(Error::other("the tenant is not set")) })
+        });
+        let error = refused(own, &url(&db).await).await;
+        assert!(error.contains("the tenant is not set"), "{error}");
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_memory_database_keeps_its_one_connection_whatever_the_options_say() {
+    let options = Db::options().max_connections(9).idle_timeout(Duration::from_millis(1));
+    let options = options.max_lifetime(Duration::from_millis(1)).after_connect(|conn| {
+        Box::pin(async move {
+            conn.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)").await.map(drop)
+        })
+    });
+    let db = options.connect("sqlite::memory:").await.unwrap();
+    user().save(&db).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(User::all(&db).await.unwrap().len(), 1);
+}
