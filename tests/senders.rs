@@ -218,6 +218,19 @@ mod own {
         SCENE.log.push(format!("after {}", quick.n));
     }
 
+    #[derive(Signal)]
+    pub(crate) struct Outer;
+
+    #[receiver(Outer)]
+    async fn sends_another(_: &Outer, conn: &mut Conn<'_>) -> Result<()> {
+        Quick { n: 6 }.send_robust(conn).await;
+        Ok(())
+    }
+    #[receiver(Outer, on_commit)]
+    fn after_outer(_: &Outer) {
+        SCENE.log.push("after outer");
+    }
+
     #[receiver(OrderPaid)]
     async fn ship(paid: &OrderPaid, conn: &mut Conn<'_>) -> Result<()> {
         conn.query("INSERT INTO shipments (order_id) VALUES ($1)")
@@ -326,6 +339,21 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["quick 5"]);
         tx.commit().await.unwrap();
         assert_eq!(SCENE.log.take(), ["after 5"]);
+    }
+
+    async fn on_commit_receivers_of_a_signal_run_before_those_of_what_its_receivers_send(db: Db) {
+        use own::{Outer, SCENE};
+
+        let _turn = SCENE.begin().await;
+        let expected = ["quick 6", "after outer", "after 6"];
+        Outer.send(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), expected);
+        assert!(Outer.send_robust(&db).await[0].1.is_ok());
+        assert_eq!(SCENE.log.take(), expected);
+        let mut tx = db.begin().await.unwrap();
+        Outer.send_robust(&mut tx).await;
+        tx.commit().await.unwrap();
+        assert_eq!(SCENE.log.take(), expected);
     }
 
     async fn a_custom_signal(db: Db) {

@@ -30,7 +30,7 @@ use crate::model::rows::TypedRows;
 use crate::signal::receivers::ReceiverCache;
 use crate::table::column::Column;
 use crate::table::schema::Schema;
-use crate::write::{SaveKind, Saved, Stored, save};
+use crate::write::{Saved, WriteKind, save};
 
 /// A struct whose instances are rows of a table. `#[derive(Model)]` implements it.
 ///
@@ -181,7 +181,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn save<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
         async move {
             let mut rows = TypedRows::<Self, E::Route>::one(self);
-            save::one(rows.erased(), db.into_source(), SaveKind::Save).await.map(Stored::saved)
+            save::one(rows.erased(), db.into_source(), WriteKind::Save).await.map(Saved::of)
         }
     }
 
@@ -199,7 +199,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn insert<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
         async move {
             let mut rows = TypedRows::<Self, E::Route>::one(self);
-            save::one(rows.erased(), db.into_source(), SaveKind::Insert).await.map(Stored::saved)
+            save::one(rows.erased(), db.into_source(), WriteKind::Insert).await.map(Saved::of)
         }
     }
 
@@ -216,7 +216,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     fn update<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
         async move {
             let mut rows = TypedRows::<Self, E::Route>::one(self);
-            save::one(rows.erased(), db.into_source(), SaveKind::Update).await.map(Stored::saved)
+            save::one(rows.erased(), db.into_source(), WriteKind::Update).await.map(Saved::of)
         }
     }
 
@@ -405,7 +405,9 @@ pub trait Model: Sized + Send + Sync + 'static {
         db: E,
         rows: &mut [Self],
     ) -> impl Future<Output = Result<u64>> + Send {
-        async move { write::save_many::<Self, E::Route>(rows, db.into_source(), SaveKind::Insert).await }
+        async move {
+            write::save_many::<Self, E::Route>(rows, db.into_source(), WriteKind::Insert).await
+        }
     }
 
     /// Updates many rows in as few statements as the database allows, and returns how many. Every signal is sent, as by
@@ -424,7 +426,9 @@ pub trait Model: Sized + Send + Sync + 'static {
         db: E,
         rows: &mut [Self],
     ) -> impl Future<Output = Result<u64>> + Send {
-        async move { write::save_many::<Self, E::Route>(rows, db.into_source(), SaveKind::Update).await }
+        async move {
+            write::save_many::<Self, E::Route>(rows, db.into_source(), WriteKind::Update).await
+        }
     }
 
     /// Deletes many rows in as few statements as the database allows, and returns how many of them existed. Every signal is

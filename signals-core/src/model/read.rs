@@ -14,9 +14,9 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;
-use crate::signal::dispatch::dispatch;
-use crate::signal::erased::ErasedReceiver;
+use crate::signal::dispatch::Dispatch;
 use crate::signal::operation_context::OperationContext;
+use crate::signal::receivers::OperationReceivers;
 use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
 
 /// Decodes the rows of a statement as models, and collects them.
@@ -24,7 +24,7 @@ pub(crate) trait RowSink: Send {
     fn load(&mut self, row: &AnyRow) -> Result<(), sqlx::Error>;
 
     /// The receivers of `post_load`, if there are any.
-    fn receivers(&self) -> Option<Arc<Vec<ErasedReceiver>>>;
+    fn receivers(&self) -> Option<Arc<OperationReceivers>>;
 
     /// The collected rows, for receivers; `None` if there are none.
     fn rows(&mut self) -> Option<Box<dyn SignalRows + '_>>;
@@ -67,7 +67,7 @@ impl<M: Model, R: Route<M>> RowSink for OneRow<M, R> {
         Ok(())
     }
 
-    fn receivers(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
+    fn receivers(&self) -> Option<Arc<OperationReceivers>> {
         M::__table().load_if_any()
     }
 
@@ -159,15 +159,17 @@ pub(crate) async fn loaded(sink: &mut dyn RowSink, conn: &mut Conn<'_>) -> Resul
 }
 
 fn notify<'t>(
-    receivers: Arc<Vec<ErasedReceiver>>,
+    receivers: Arc<OperationReceivers>,
     rows: &'t mut dyn SignalRows,
     conn: &'t mut Conn<'_>,
 ) -> BoxFuture<'t, Result<()>> {
     Box::pin(async move {
         let context = OperationContext::enter("load", rows.model(), &conn.reborrow().into())?;
         for row in 0..rows.len() {
-            let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::PostLoad(row) };
-            dispatch(&receivers, &mut event, Some(&mut *conn), &context, &None).await?;
+            let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::of_row(row, None) };
+            let (conn, previous) = (Some(&mut *conn), &None);
+            let dispatch = Dispatch { event: &mut event, conn, context: &context, previous };
+            dispatch.run(&receivers.after).await?;
         }
         Ok(())
     })
@@ -204,7 +206,7 @@ impl<M: Model, R: Route<M>> RowSink for ManyRows<M, R> {
         Ok(())
     }
 
-    fn receivers(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
+    fn receivers(&self) -> Option<Arc<OperationReceivers>> {
         M::__table().load_if_any()
     }
 

@@ -18,8 +18,8 @@ use crate::model::store::Route;
 use crate::signal::erased::{ErasedReceiver, KeptEvent, Started};
 use crate::signal::parameter::Context;
 use crate::signal::receivers::ReceiverCache;
-use crate::signal::rows::{RowEvent, SignalRows};
-use crate::table::any::AnyModel;
+use crate::signal::rows::{EventRows, RowEvent, SignalRows};
+use crate::table::any::{AnyModel, AnyRows};
 use crate::table::cache::StatementCache;
 use crate::table::column::Column;
 use crate::table::field::Asked;
@@ -168,6 +168,22 @@ impl<'m, M: Model, R: Route<M>> TypedRows<'m, M, R> {
     }
 }
 
+impl<M: Model, R: Route<M>> AnyRows for TypedRows<'_, M, R> {
+    fn at(&self, index: usize) -> &dyn AnyModel {
+        &self.rows[index]
+    }
+
+    fn any_fields(&self) -> Option<&[Column<dyn AnyModel>]> {
+        self.any_fields.get_or_init(|| erase_columns(self.fields.as_deref())).as_deref()
+    }
+
+    fn at_mut(&mut self, index: usize) -> (&mut dyn AnyModel, Option<&[Column<dyn AnyModel>]>) {
+        let Self { rows, fields, any_fields, .. } = self;
+        let fields = any_fields.get_or_init(|| erase_columns(fields.as_deref())).as_deref();
+        (&mut rows[index], fields)
+    }
+}
+
 impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
     fn model(&self) -> &'static str {
         M::NAME
@@ -195,27 +211,6 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
 
     fn set_order(&mut self, order: Vec<usize>) {
         self.state.order = order;
-    }
-
-    fn at(&self, index: usize) -> &dyn AnyModel {
-        &self.rows[index]
-    }
-
-    fn at_mut(&mut self, index: usize) -> &mut dyn AnyModel {
-        &mut self.rows[index]
-    }
-
-    fn any_fields(&self) -> Option<&[Column<dyn AnyModel>]> {
-        self.any_fields.get_or_init(|| erase_columns(self.fields.as_deref())).as_deref()
-    }
-
-    fn at_mut_with_fields(
-        &mut self,
-        index: usize,
-    ) -> (&mut dyn AnyModel, Option<&[Column<dyn AnyModel>]>) {
-        let Self { rows, fields, any_fields, .. } = self;
-        let fields = any_fields.get_or_init(|| erase_columns(fields.as_deref())).as_deref();
-        (&mut rows[index], fields)
     }
 
     fn has_key(&self, row: usize) -> bool {
@@ -354,12 +349,14 @@ impl<M: Model, R: Route<M>> SignalRows for TypedRows<'_, M, R> {
         event: &RowEvent,
         cx: Context<'a, '_>,
     ) -> Started<'a> {
-        (to.model_calls::<M>().begin)(to, &mut self.rows, self.fields.as_deref(), event, cx)
+        let (rows, created) = (&mut self.rows[event.rows.clone()], event.created);
+        let rows = EventRows { rows, fields: self.fields.as_deref(), created };
+        (to.model_calls::<M>().begin)(to, rows, cx)
     }
 
     fn keep_event(&self, to: &ErasedReceiver, event: &RowEvent) -> Option<Box<dyn KeptEvent>> {
-        let rows = &self.rows[event.first()..];
-        let complete = |copies: &mut [M]| copy_keys(copies, rows);
-        (to.model_calls::<M>().keep)(to, &self.rows, self.fields.as_deref(), event, &complete)
+        let keep = to.model_calls::<M>().keep?;
+        let rows = &self.rows[event.rows.clone()];
+        Some(keep(rows, self.fields.as_deref(), event.created, copy_keys::<M>))
     }
 }

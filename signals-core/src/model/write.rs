@@ -8,9 +8,10 @@ use crate::model::read::OneRow;
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;
 use crate::table::column::{Column, ModelColumns};
+use crate::write::continued_save::ATTEMPTS;
+use crate::write::lookup::{conflicting, find_like};
 use crate::write::save::{many, one};
-use crate::write::single::{ATTEMPTS, conflicting, find_like};
-use crate::write::{SaveKind, Saved, Stored, delete as delete_rows, inspect};
+use crate::write::{Saved, WriteKind, delete as delete_rows, inspect};
 
 /// Updates some columns of a row.
 pub(crate) async fn save_columns<M: Model, R: Route<M>>(
@@ -21,7 +22,7 @@ pub(crate) async fn save_columns<M: Model, R: Route<M>>(
     if fields.is_empty() {
         return Ok(Saved { created: false });
     }
-    let kind = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
+    let kind = WriteKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
     one(TypedRows::<M, R>::one(model).with_fields(fields).erased(), source, kind).await?;
     Ok(Saved { created: false })
 }
@@ -32,7 +33,7 @@ pub(crate) async fn save_columns_of_many<M: Model, R: Route<M>>(
     source: Source<'_>,
     fields: &[Column<M>],
 ) -> Result<u64> {
-    let kind = SaveKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
+    let kind = WriteKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
     many(TypedRows::<M, R>::new(rows).with_fields(fields).erased(), source, kind).await
 }
 
@@ -44,7 +45,7 @@ pub(crate) async fn upsert<M: Model, R: Route<M>>(
 ) -> Result<Saved> {
     let on = columns::<M>().unique_indexes(model.pk().is_some(), &mut names(unique))?;
     let mut rows = TypedRows::<M, R>::one(model);
-    one(rows.erased(), source, SaveKind::Upsert(on.into())).await.map(Stored::saved)
+    one(rows.erased(), source, WriteKind::Upsert(on.into())).await.map(Saved::of)
 }
 
 /// Returns the row that has the same values in these columns, or inserts this one.
@@ -70,14 +71,14 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
                 return Ok((found, false));
             }
         }
-        let kind = SaveKind::GetOrCreate(on.clone().into());
+        let kind = WriteKind::GetOrCreate(on.clone().into());
         let source = if has_receivers {
             drop(conn);
             source.reborrow()
         } else {
             conn.into()
         };
-        if one(TypedRows::<M, R>::one(&mut row).erased(), source, kind).await? == Stored::Created {
+        if one(TypedRows::<M, R>::one(&mut row).erased(), source, kind).await?.is_some() {
             return Ok((row, true));
         }
     }
@@ -105,7 +106,7 @@ async fn find_conflicting<M: Model, R: Route<M>>(
 pub(crate) async fn save_many<M: Model, R: Route<M>>(
     rows: &mut [M],
     source: Source<'_>,
-    kind: SaveKind,
+    kind: WriteKind,
 ) -> Result<u64> {
     many(TypedRows::<M, R>::new(rows).erased(), source, kind).await
 }

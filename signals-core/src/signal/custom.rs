@@ -8,13 +8,14 @@ use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End};
 use crate::database::source::{Connects, Source};
 use crate::error::Result;
-use crate::signal::dispatch::{DeferredDelivery, dispatch, dispatch_robust};
+use crate::signal::dispatch::{DeferredDelivery, Dispatch};
 use crate::signal::entry::Entry;
-use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started, begin_typed};
+use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started, begin};
 use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::parameter::Context;
-use crate::signal::receivers::{CustomReceivers, SignalTable};
+use crate::signal::receivers::{OperationReceivers, SignalTable};
 use crate::signal::registry::{ReceiverInfo, registry};
+use crate::signal::rows::{AnyEventRows, EventRows};
 use crate::signal::{Deferrable, Signal, Subject, recording};
 use crate::task::finish::finish;
 use crate::task::info::Identity;
@@ -120,32 +121,27 @@ impl<T: CustomSignal> Signal for T {
     const NAME: &'static str = T::SIGNAL;
     // An `Arc`, so that the event can be kept without `T: Clone`. The macro passes `&T` to the receiver.
     type Event<'e, M: ?Sized + Subject + 'static> = &'e Arc<T>;
-    type Kept<M: Send + Sync + 'static> = Arc<T>;
     type AnySender = ();
     type AnyEntry = Entry<T, ()>;
 
-    fn replay<M: Send + Sync + 'static>(kept: &Arc<T>) -> &Arc<T> {
-        kept
+    fn of<'e, M: Send + Sync + 'static>(_: EventRows<'e, M>) -> &'e Arc<T> {
+        unreachable!("a custom signal is not about rows")
     }
 
-    fn replay_any(kept: &Arc<T>) -> &Arc<T> {
-        kept
+    fn of_any(_: AnyEventRows<'_>) -> &Arc<T> {
+        unreachable!("a custom signal is not about rows")
     }
 }
 
 #[diagnostic::do_not_recommend]
-impl<T: CustomSignal> Deferrable for T {
-    fn keep<M: Clone + Send + Sync + 'static>(event: &&Arc<T>) -> Arc<T> {
-        Arc::clone(event)
-    }
-}
+impl<T: CustomSignal> Deferrable for T {}
 
 /// The event of a custom signal.
 struct Payload<T>(Arc<T>);
 
 impl<T: CustomSignal> Event for Payload<T> {
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        begin_typed::<T, ()>(to, &self.0, cx)
+        begin::<T, ()>(to, &self.0, cx)
     }
 
     fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>> {
@@ -154,13 +150,16 @@ impl<T: CustomSignal> Event for Payload<T> {
 }
 
 impl<T: CustomSignal> KeptEvent for Payload<T> {
-    fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        begin_typed::<T, ()>(to, &self.0, cx)
+    fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
+        begin::<T, ()>(to, &self.0, cx)
     }
 }
 
 /// The receivers of a signal, and its event. `None` if there is no receiver.
-fn receivers_and_event<T: CustomSignal>(payload: T) -> Option<(SignalReceivers, Payload<T>)> {
+fn receivers_and_event<T: CustomSignal>(
+    payload: T,
+    is_robust: bool,
+) -> Option<(Sending, Payload<T>)> {
     let receivers = T::__table().receivers();
     if receivers.is_none() {
         chain::observe("send", T::SIGNAL);
@@ -170,12 +169,12 @@ fn receivers_and_event<T: CustomSignal>(payload: T) -> Option<(SignalReceivers, 
     }
     let payload = Arc::new(payload);
     recording::sent(&payload);
-    Some((SignalReceivers { signal: T::SIGNAL, receivers: receivers? }, Payload(payload)))
+    Some((Sending { signal: T::SIGNAL, receivers: receivers?, is_robust }, Payload(payload)))
 }
 
 async fn send<T: CustomSignal>(payload: T, source: Source<'_>) -> Result<()> {
-    match receivers_and_event(payload) {
-        Some((receivers, mut payload)) => receivers.send(&mut payload, source).await,
+    match receivers_and_event(payload, false) {
+        Some((sending, mut payload)) => sending.run(&mut payload, source).await.map(drop),
         None => Ok(()),
     }
 }
@@ -184,28 +183,41 @@ async fn send_robust<T: CustomSignal>(
     payload: T,
     source: Source<'_>,
 ) -> Vec<(ReceiverInfo, Result<()>)> {
-    match receivers_and_event(payload) {
-        Some((receivers, mut payload)) => receivers.send_robust(&mut payload, source).await,
+    match receivers_and_event(payload, true) {
+        Some((sending, mut payload)) => sending.named(sending.run(&mut payload, source).await),
         None => Vec::new(),
     }
 }
 
-/// The receivers of a custom signal.
-struct SignalReceivers {
+/// The receivers of a custom signal, and how they run.
+struct Sending {
     signal: &'static str,
-    receivers: Arc<CustomReceivers>,
+    receivers: Arc<OperationReceivers>,
+    /// Whether all receivers run, whatever the others return.
+    is_robust: bool,
 }
 
-impl SignalReceivers {
-    /// Boxed like the future of a save, so that the caller's future stays small.
-    fn send<'s>(
+/// The result of each receiver of a robust sending.
+type Results = Vec<(Identity, Result<()>)>;
+
+impl Sending {
+    /// Runs the receivers. Boxed like the future of a save, so that the caller's future stays small.
+    ///
+    /// # Errors
+    ///
+    /// The error of the first receiver that fails, unless the sending is robust. An error if the receivers could not be run, or if
+    /// what they have written could not be committed.
+    fn run<'s>(
         &'s self,
         event: &'s mut dyn Event,
         source: Source<'s>,
-    ) -> BoxFuture<'s, Result<()>> {
+    ) -> BoxFuture<'s, Result<Results>> {
         Box::pin(async move {
             let context = OperationContext::enter("send", self.signal, &source);
             match source {
+                Source::Conn(mut conn) if conn.in_transaction() && self.is_robust => {
+                    self.run_in_transaction(event, &mut conn, &context?).await
+                }
                 Source::Conn(mut conn) if conn.in_transaction() => {
                     let guard = FailGuard::of(&mut conn, "send", self.signal);
                     let result =
@@ -218,114 +230,57 @@ impl SignalReceivers {
         })
     }
 
-    /// Sends the signal in the caller's transaction, or in one that this library has begun.
+    /// Runs the receivers in the caller's transaction, or in one that this library has begun.
     async fn run_in_transaction(
         &self,
         event: &mut dyn Event,
         conn: &mut Conn<'_>,
         context: &OperationContext,
-    ) -> Result<()> {
+    ) -> Result<Results> {
         self.check_observable(conn).await?;
+        // Before the receivers run, so that deliveries queued by their writes come after this one.
         if let Some(deferred) = self.deferred(event, context) {
             conn.state.defer(deferred);
         }
-        dispatch(&self.receivers.immediate, event, Some(conn), context, &None).await
+        self.dispatch(event, Some(conn), context).await
     }
 
-    /// Sends the signal if the connection is in no transaction.
+    /// Runs the receivers if the connection is in no transaction.
     async fn run_outside_transaction(
         &self,
         event: &mut dyn Event,
         source: Source<'_>,
         context: &OperationContext,
-    ) -> Result<()> {
-        if self.needs_transaction() {
+    ) -> Result<Results> {
+        // The other receivers write nothing that would have to be rolled back.
+        if self.receivers.after.iter().any(|receiver| receiver.info.connection) {
             let mut conn = source.acquire().await?;
             self.check_observable(&mut conn).await?;
-            return in_transaction(conn, Sending { receivers: self, event, context }).await;
+            return in_transaction(conn, SendingInTransaction { sending: self, event, context })
+                .await;
         }
         if let Source::Conn(mut conn) = source {
             self.check_observable(&mut conn).await?;
         }
-        dispatch(&self.receivers.immediate, event, None, context, &None).await?;
+        let results = self.dispatch(event, None, context).await?;
         if let Some(deferred) = self.deferred(event, context) {
             finish(deferred.run(End::Committed, None)).await;
         }
-        Ok(())
+        Ok(results)
     }
 
-    fn send_robust<'s>(
-        &'s self,
-        event: &'s mut dyn Event,
-        source: Source<'s>,
-    ) -> BoxFuture<'s, Vec<(ReceiverInfo, Result<()>)>> {
-        Box::pin(async move {
-            self.run_each(event, source).await.unwrap_or_else(|error| {
-                let result = |receiver: &ErasedReceiver| {
-                    (registry().info(receiver.info.clone()), Err(error.copied()))
-                };
-                self.receivers.immediate.iter().map(result).collect()
-            })
-        })
-    }
-
-    /// Runs all receivers.
-    ///
-    /// # Errors
-    ///
-    /// If the receivers could not be run, or what they have written could not be committed.
-    async fn run_each(
+    async fn dispatch(
         &self,
         event: &mut dyn Event,
-        source: Source<'_>,
-    ) -> Result<Vec<(ReceiverInfo, Result<()>)>> {
-        let context = OperationContext::enter("send", self.signal, &source)?;
-        let named = |results: Vec<(_, _)>| {
-            results.into_iter().map(|(info, result)| (registry().info(info), result)).collect()
-        };
-        match source {
-            Source::Conn(mut conn) if conn.in_transaction() => {
-                self.check_observable(&mut conn).await?;
-                Ok(named(self.run_robust(event, &mut conn, &context).await))
-            }
-            source if self.needs_transaction() => {
-                let mut conn = source.acquire().await?;
-                self.check_observable(&mut conn).await?;
-                let sending = Sending { receivers: self, event, context: &context };
-                in_transaction(conn, Robust(sending)).await.map(named)
-            }
-            source => {
-                if let Source::Conn(mut conn) = source {
-                    self.check_observable(&mut conn).await?;
-                }
-                let results =
-                    dispatch_robust(&self.receivers.immediate, event, None, &context).await;
-                if let Some(deferred) = self.deferred(event, &context) {
-                    finish(deferred.run(End::Committed, None)).await;
-                }
-                Ok(named(results))
-            }
-        }
-    }
-
-    /// Runs all receivers in a transaction.
-    async fn run_robust(
-        &self,
-        event: &mut dyn Event,
-        conn: &mut Conn<'_>,
+        conn: Option<&mut Conn<'_>>,
         context: &OperationContext,
-    ) -> Vec<(Identity, Result<()>)> {
-        let results =
-            dispatch_robust(&self.receivers.immediate, event, Some(&mut *conn), context).await;
-        if let Some(deferred) = self.deferred(event, context) {
-            conn.state.defer(deferred);
+    ) -> Result<Results> {
+        let (receivers, previous) = (&self.receivers.after, &None);
+        let dispatch = Dispatch { event, conn, context, previous };
+        match self.is_robust {
+            true => Ok(dispatch.run_all(receivers).await),
+            false => dispatch.run(receivers).await.map(|()| Vec::new()),
         }
-        results
-    }
-
-    /// Whether a receiver takes the connection. The other receivers write nothing that would have to be rolled back.
-    fn needs_transaction(&self) -> bool {
-        self.receivers.immediate.iter().any(|receiver| receiver.info.connection)
     }
 
     fn deferred(&self, event: &dyn Event, context: &OperationContext) -> Option<Box<dyn Deferred>> {
@@ -333,34 +288,30 @@ impl SignalReceivers {
     }
 
     async fn check_observable(&self, conn: &mut Conn<'_>) -> Result<()> {
-        let deferred = self.receivers.deferred.first().map(|receiver| receiver.info.info);
-        check_observable(self.signal, deferred, conn).await
+        check_observable(self.signal, self.receivers.needs.deferred, conn).await
+    }
+
+    /// The results of a robust sending. If no receiver could run, each has the same error.
+    fn named(&self, results: Result<Results>) -> Vec<(ReceiverInfo, Result<()>)> {
+        let results = results.unwrap_or_else(|error| {
+            let receivers = self.receivers.after.iter();
+            receivers.map(|receiver| (receiver.info.clone(), Err(error.copied()))).collect()
+        });
+        results.into_iter().map(|(info, result)| (registry().info(info), result)).collect()
     }
 }
 
-/// Sends a signal in a transaction, and stops at the first error.
-struct Sending<'s> {
-    receivers: &'s SignalReceivers,
+/// The sending of a signal in a transaction of its own.
+struct SendingInTransaction<'s> {
+    sending: &'s Sending,
     event: &'s mut dyn Event,
     context: &'s OperationContext,
 }
 
-impl Undoable for Sending<'_> {
-    type Done = ();
+impl Undoable for SendingInTransaction<'_> {
+    type Done = Results;
 
-    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<()> {
-        self.receivers.run_in_transaction(self.event, tx, self.context).await
-    }
-}
-
-/// Sends a signal in a transaction to all receivers, whether or not others fail.
-struct Robust<'s>(Sending<'s>);
-
-impl Undoable for Robust<'_> {
-    type Done = Vec<(Identity, Result<()>)>;
-
-    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Self::Done> {
-        let Sending { receivers, event, context } = &mut self.0;
-        Ok(receivers.run_robust(*event, tx, context).await)
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Results> {
+        self.sending.run_in_transaction(self.event, tx, self.context).await
     }
 }

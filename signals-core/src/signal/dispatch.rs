@@ -22,49 +22,84 @@ use crate::task::span::span;
 use crate::transaction::Transaction;
 use crate::transaction::own::{Undoable, in_savepoint};
 
-/// Runs the receivers in order, and stops at the first error of one that is not robust.
-pub(crate) async fn dispatch(
-    receivers: &[ErasedReceiver],
-    event: &mut dyn Event,
-    mut conn: Option<&mut Conn<'_>>,
-    context: &OperationContext,
-    previous: &SharedPreviousRow,
-) -> Result<()> {
-    for receiver in receivers {
-        if selects(&receiver.info, event.created(), previous) {
-            if let Some(conn) = &mut conn {
-                conn.state.set_notified();
+/// An event on the way to its receivers.
+pub(crate) struct Dispatch<'d, 'c> {
+    pub(crate) event: &'d mut dyn Event,
+    /// The connection of the operation. `None` if the receivers cannot use it.
+    pub(crate) conn: Option<&'d mut Conn<'c>>,
+    pub(crate) context: &'d OperationContext,
+    pub(crate) previous: &'d SharedPreviousRow,
+}
+
+impl Dispatch<'_, '_> {
+    /// Runs the receivers in order, and stops at the first error of one that is not robust.
+    pub(crate) async fn run(mut self, receivers: &[ErasedReceiver]) -> Result<()> {
+        for receiver in receivers {
+            if selects(&receiver.info, self.event.created(), self.previous) {
+                if let Some(conn) = &mut self.conn {
+                    conn.state.set_notified();
+                }
+                if receiver.info.robust {
+                    // The error is logged already.
+                    let _ = self.robust(receiver).await;
+                } else {
+                    self.call(receiver, OnFailure::FailsOperation).await?;
+                }
             }
-            if receiver.info.robust {
+        }
+        Ok(())
+    }
+
+    /// Runs all receivers, and returns the result of each. A receiver that takes the connection runs in its own savepoint.
+    pub(crate) async fn run_all(
+        mut self,
+        receivers: &[ErasedReceiver],
+    ) -> Vec<(Identity, Result<()>)> {
+        let mut results = Vec::with_capacity(receivers.len());
+        for receiver in receivers {
+            results.push((receiver.info.clone(), self.robust(receiver).await));
+        }
+        results
+    }
+
+    /// Runs the `on_commit` receivers of a statement that has committed itself on the original event, because the event could not
+    /// be copied.
+    pub(crate) async fn run_on_commit(self, receivers: &[ErasedReceiver]) {
+        let context = self.context.clone().afterwards(None);
+        let Self { event, conn, previous, .. } = self;
+        let mut dispatch = Dispatch { event, conn, context: &context, previous };
+        for receiver in receivers {
+            if receiver.info.phase == Phase::OnCommit
+                && selects(&receiver.info, dispatch.event.created(), dispatch.previous)
+            {
                 // The error is logged already.
-                let _ = robust(receiver, event, conn.as_deref_mut(), context, previous).await;
-            } else {
-                let cx =
-                    Context::new(conn.as_deref_mut(), context.db.as_ref(), previous.as_deref());
-                let failure = OnFailure::FailsOperation;
-                run(&receiver.info, &context.operation, failure, || event.begin(receiver, cx))
-                    .await?;
+                let _ = dispatch.call(receiver, OnFailure::LogOnly).await;
             }
         }
     }
-    Ok(())
-}
 
-/// Runs all receivers, and returns the result of each. A receiver that takes the connection runs in its own savepoint.
-pub(crate) async fn dispatch_robust(
-    receivers: &[ErasedReceiver],
-    event: &mut dyn Event,
-    mut conn: Option<&mut Conn<'_>>,
-    context: &OperationContext,
-) -> Vec<(Identity, Result<()>)> {
-    let mut results = Vec::with_capacity(receivers.len());
-    for receiver in receivers {
-        results.push((
-            receiver.info.clone(),
-            robust(receiver, event, conn.as_deref_mut(), context, &None).await,
-        ));
+    /// Runs a receiver whose failure does not fail the operation. A receiver that takes the connection runs in a savepoint. If it
+    /// fails, its writes are rolled back, and a failed statement does not abort the surrounding transaction.
+    async fn robust(&mut self, receiver: &ErasedReceiver) -> Result<()> {
+        match &mut self.conn {
+            // Boxed because few receivers run in a savepoint, and inlining this future would enlarge every dispatch.
+            Some(conn) if receiver.info.connection => {
+                let Self { event, context, previous, .. } = self;
+                Box::pin(robust_in_savepoint(receiver, *event, conn, context, previous)).await
+            }
+            _ => self.call(receiver, OnFailure::of_robust(&receiver.info)).await,
+        }
     }
-    results
+
+    fn call(
+        &mut self,
+        receiver: &ErasedReceiver,
+        failure: OnFailure,
+    ) -> impl Future<Output = Result<()>> + Send {
+        let Self { event, conn, context, previous } = self;
+        let cx = Context::new(conn.as_deref_mut(), context.db.as_ref(), previous.as_deref());
+        run_receiver(&receiver.info, &context.operation, failure, || event.begin(receiver, cx))
+    }
 }
 
 /// The effect of a receiver's failure.
@@ -104,30 +139,6 @@ fn selects(info: &Info, created: Option<bool>, previous: &SharedPreviousRow) -> 
     (info.created.is_none() || info.created == created) && (info.changed.is_empty() || changed())
 }
 
-/// Runs a receiver whose failure does not fail the operation. A receiver that takes the connection runs in a savepoint. If it
-/// fails, its writes are rolled back, and a failed statement does not abort the surrounding transaction.
-async fn robust(
-    receiver: &ErasedReceiver,
-    event: &mut dyn Event,
-    conn: Option<&mut Conn<'_>>,
-    context: &OperationContext,
-    previous: &SharedPreviousRow,
-) -> Result<()> {
-    match conn {
-        // Boxed because few receivers run in a savepoint, and inlining this future would enlarge every dispatch.
-        Some(conn) if receiver.info.connection => {
-            Box::pin(robust_in_savepoint(receiver, event, conn, context, previous)).await
-        }
-        conn => {
-            let cx = Context::new(conn, context.db.as_ref(), previous.as_deref());
-            run(&receiver.info, &context.operation, OnFailure::of_robust(&receiver.info), || {
-                event.begin(receiver, cx)
-            })
-            .await
-        }
-    }
-}
-
 async fn robust_in_savepoint(
     receiver: &ErasedReceiver,
     event: &mut dyn Event,
@@ -136,9 +147,8 @@ async fn robust_in_savepoint(
     previous: &SharedPreviousRow,
 ) -> Result<()> {
     let mut has_failed = false;
-    let savepoint_run =
-        SavepointRun { receiver, event, context, previous, has_failed: &mut has_failed };
-    let done = in_savepoint(conn, savepoint_run).await;
+    let run = SavepointRun { receiver, event, context, previous, has_failed: &mut has_failed };
+    let done = in_savepoint(conn, run).await;
     // The failure of the receiver itself is logged already.
     done.inspect_err(|error| {
         if !has_failed {
@@ -161,10 +171,9 @@ impl Undoable for SavepointRun<'_> {
 
     async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<()> {
         let Self { receiver, event, context, previous, has_failed } = self;
-        let cx = Context::new(Some(&mut **savepoint), context.db.as_ref(), previous.as_deref());
-        let failure = OnFailure::of_robust(&receiver.info);
-        let done =
-            run(&receiver.info, &context.operation, failure, || event.begin(receiver, cx)).await;
+        let conn = Some(&mut **savepoint);
+        let mut dispatch = Dispatch { event: &mut **event, conn, context, previous };
+        let done = dispatch.call(receiver, OnFailure::of_robust(&receiver.info)).await;
         **has_failed = done.is_err();
         done
     }
@@ -189,7 +198,7 @@ fn log_no_savepoint(receiver: &Identity, error: &Error) {
 ///
 /// A plain function completes inside `begin`, so nothing is polled. The future of an async receiver is boxed to keep this one
 /// small.
-async fn run<'a>(
+async fn run_receiver<'a>(
     receiver: &Identity,
     operation: &Arc<Operation>,
     failure: OnFailure,
@@ -270,27 +279,6 @@ impl DeferredDelivery {
     }
 }
 
-/// Runs the `on_commit` receivers of an autocommitted statement on the original event, because the event could not be cloned.
-pub(crate) async fn notify_committed(
-    receivers: &[ErasedReceiver],
-    event: &mut dyn Event,
-    context: &OperationContext,
-    previous: &SharedPreviousRow,
-) {
-    let operation = context.operation.afterwards(None);
-    for receiver in receivers {
-        if receiver.info.phase == Phase::OnCommit
-            && selects(&receiver.info, event.created(), previous)
-        {
-            let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
-            // The error is logged already.
-            let _ =
-                run(&receiver.info, &operation, OnFailure::LogOnly, || event.begin(receiver, cx))
-                    .await;
-        }
-    }
-}
-
 impl Deferred for DeferredDelivery {
     fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
         let phase = match end {
@@ -298,15 +286,15 @@ impl Deferred for DeferredDelivery {
             End::RolledBack => Phase::OnRollback,
         };
         Box::pin(async move {
-            let Self { kept, created, receivers, context, previous } = *self;
-            let operation = context.operation.afterwards(holds);
+            let Self { mut kept, created, receivers, context, previous } = *self;
+            let context = context.afterwards(holds);
             let mut errors = Vec::new();
             let runs = |info: &Info| info.phase == phase && selects(info, created, &previous);
             for receiver in receivers.iter().filter(|receiver| runs(&receiver.info)) {
                 let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
-                let done = run(&receiver.info, &operation, OnFailure::LogOnly, || {
-                    kept.begin(receiver, cx)
-                });
+                let begin = || kept.begin(receiver, cx);
+                let done =
+                    run_receiver(&receiver.info, &context.operation, OnFailure::LogOnly, begin);
                 errors.extend(done.await.err());
             }
             errors

@@ -7,8 +7,9 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 
 use crate::error::BoxError;
-use crate::signal::erased::{ErasedEntry, Started};
+use crate::signal::erased::{ErasedEntry, ModelCalls, Started};
 use crate::signal::parameter::Context;
+use crate::signal::rows::KeptRows;
 use crate::signal::{Deferrable, Sender, Signal, Subject, TellsChange};
 use crate::table::any::AnyModel;
 use crate::task::info::{Info, Receiver};
@@ -64,13 +65,11 @@ pub(crate) type SharedCall<S, M> = Arc<
         + Send
         + Sync,
 >;
-type Keep<S, M> = for<'e> fn(&<S as Signal>::Event<'e, M>) -> <S as Signal>::Kept<M>;
 
 /// A receiver of the signal `S` of the model `M`.
 pub struct Entry<S: Signal, M: Send + Sync + 'static> {
     pub(crate) call: Call<S, M>,
-    /// Copies the event, for a receiver that runs after the transaction has ended.
-    pub(crate) keep: Option<Keep<S, M>>,
+    pub(crate) model_calls: ModelCalls<M>,
 }
 
 /// How a receiver is called.
@@ -91,26 +90,28 @@ impl<S: Signal, M: ?Sized + Subject + 'static> Call<S, M> {
 }
 
 impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
+    pub(crate) const fn new(call: Call<S, M>) -> Self {
+        Self { call, model_calls: ModelCalls::of::<S>() }
+    }
+
     /// The entry of a plain function.
     pub const fn sync(call: SyncCall<S, M>) -> Self {
-        Self { call: Call::Sync(call), keep: None }
+        Self::new(Call::Sync(call))
     }
 
     /// The entry of an async function.
     pub const fn future(call: AsyncCall<S, M>) -> Self {
-        Self { call: Call::Async(call), keep: None }
+        Self::new(Call::Async(call))
     }
 
     /// Makes the receiver run after the transaction has ended, with a copy of the event.
-    pub const fn deferred(self) -> Self
+    pub const fn deferred(mut self) -> Self
     where
         S: Deferrable,
         M: Clone,
     {
-        // Not `Self { …, ..self }`: a `const fn` cannot move fields out of a value that has a destructor.
-        let mut entry = self;
-        entry.keep = Some(S::keep::<M>);
-        entry
+        self.model_calls.keep = Some(KeptRows::keep);
+        self
     }
 }
 

@@ -10,10 +10,7 @@ use crate::error::BoxError;
 use crate::signal::Signal;
 use crate::signal::entry::{AnyEntry, Entry};
 use crate::signal::parameter::Context;
-use crate::signal::rows::RowEvent;
-use crate::table::any::Snapshot;
-use crate::table::column::Column;
-use crate::table::rows::Rows;
+use crate::signal::rows::{AnyEventRows, EventRows, Keep};
 use crate::task::info::Identity;
 
 /// A registered receiver without its types.
@@ -41,51 +38,33 @@ pub trait ErasedEntry: Any + Send + Sync {
 #[allow(unreachable_pub)]
 pub enum Calls<'r> {
     /// The `ModelCalls<M>` of the receiver's sender `M`.
-    ModelCalls(&'static (dyn Any + Send + Sync)),
-    Any(&'r dyn AnyModelCalls),
+    OfModel(&'r (dyn Any + Send + Sync)),
+    OfAny(&'r dyn AnyModelCalls),
 }
 
 /// How receivers of one model are called, for any signal.
 ///
-/// The entry of a receiver refers to it, so that the code for a signal of a model is only compiled into programs that have a receiver
-/// for it.
+/// It is a part of the receiver's entry, so that its functions are only compiled into programs that have such a receiver.
 pub(crate) struct ModelCalls<M> {
-    pub(crate) begin: BeginTyped<M>,
-    pub(crate) keep: KeepTyped<M>,
+    pub(crate) begin: Begin<M>,
+    /// Copies the event of a receiver that runs after the transaction has ended.
+    pub(crate) keep: Option<Keep<M>>,
 }
 
-type Fields<'e, M> = Option<&'e [Column<M>]>;
-type BeginTyped<M> = for<'a, 'c> fn(
-    &ErasedReceiver,
-    &'a mut [M],
-    Fields<'a, M>,
-    &RowEvent,
-    Context<'a, 'c>,
-) -> Started<'a>;
-type KeepTyped<M> = fn(
-    &ErasedReceiver,
-    &[M],
-    Fields<'_, M>,
-    &RowEvent,
-    Complete<'_, M>,
-) -> Option<Box<dyn KeptEvent>>;
+type Begin<M> = for<'a, 'c> fn(&ErasedReceiver, EventRows<'a, M>, Context<'a, 'c>) -> Started<'a>;
 
-/// Gives copies of rows the keys that their `Clone` may have left out.
-pub(crate) type Complete<'c, M> = &'c dyn Fn(&mut [M]);
+impl<M: Send + Sync + 'static> ModelCalls<M> {
+    /// The calls of receivers that run in the transaction.
+    pub(crate) const fn of<S: Signal>() -> Self {
+        Self { begin: begin_about_rows::<S, M>, keep: None }
+    }
+}
 
 /// How receivers of every model are called.
 #[allow(unreachable_pub)]
 pub trait AnyModelCalls {
     #[doc(hidden)]
-    fn begin<'a>(
-        &self,
-        rows: &'a mut dyn Rows,
-        event: &RowEvent,
-        cx: Context<'a, '_>,
-    ) -> Started<'a>;
-
-    #[doc(hidden)]
-    fn keep(&self, rows: &dyn Rows, event: &RowEvent) -> Option<Box<dyn KeptEvent>>;
+    fn begin<'a>(&self, rows: AnyEventRows<'a>, cx: Context<'a, '_>) -> Started<'a>;
 }
 
 impl ErasedReceiver {
@@ -100,29 +79,24 @@ impl ErasedReceiver {
         }
     }
 
-    fn get<E: 'static>(&self) -> Option<&E> {
-        let entry: &dyn Any = self.entry();
-        entry.downcast_ref()
-    }
-
     /// The calls of a receiver of every model. `None` for a receiver of one model.
     pub(crate) fn any_model_calls(&self) -> Option<&dyn AnyModelCalls> {
         match self.entry().calls() {
-            Calls::ModelCalls(_) => None,
-            Calls::Any(any) => Some(any),
+            Calls::OfModel(_) => None,
+            Calls::OfAny(calls) => Some(calls),
         }
     }
 
     /// The calls of a receiver of the model `M`.
-    pub(crate) fn model_calls<M: 'static>(&self) -> &'static ModelCalls<M> {
+    pub(crate) fn model_calls<M: 'static>(&self) -> &ModelCalls<M> {
         self.erased_model_calls().downcast_ref().expect(ASKED)
     }
 
     #[inline(never)]
-    fn erased_model_calls(&self) -> &'static (dyn Any + Send + Sync) {
+    fn erased_model_calls(&self) -> &(dyn Any + Send + Sync) {
         match self.entry().calls() {
-            Calls::ModelCalls(own) => own,
-            Calls::Any(_) => &(),
+            Calls::OfModel(calls) => calls,
+            Calls::OfAny(_) => &(),
         }
     }
 }
@@ -166,81 +140,41 @@ pub(crate) trait Event: Send + Sync {
 #[allow(unreachable_pub)]
 pub trait KeptEvent: Send + Sync {
     /// Calls one of the receivers for which the event was kept.
-    fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a>;
+    fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a>;
 }
 
 impl<S: Signal, M: Send + Sync + 'static> ErasedEntry for Entry<S, M> {
     fn calls(&self) -> Calls<'_> {
-        Calls::ModelCalls(const { &ModelCalls::<M> { begin: begin::<S, M>, keep: keep::<S, M> } })
+        Calls::OfModel(&self.model_calls)
     }
 }
 
 impl<S: Signal> ErasedEntry for AnyEntry<S> {
     fn calls(&self) -> Calls<'_> {
-        Calls::Any(self)
+        Calls::OfAny(self)
     }
 }
 
 /// Calls a receiver of this signal and sender.
-pub(crate) fn begin_typed<'a, S: Signal, M: Send + Sync + 'static>(
+pub(crate) fn begin<'a, S: Signal, M: Send + Sync + 'static>(
     to: &ErasedReceiver,
     event: S::Event<'a, M>,
     cx: Context<'a, '_>,
 ) -> Started<'a> {
-    to.get::<Entry<S, M>>().expect(ASKED).call.begin(event, cx)
+    let entry: &dyn Any = to.entry();
+    entry.downcast_ref::<Entry<S, M>>().expect(ASKED).call.begin(event, cx)
 }
 
-fn begin<'a, S: Signal, M: Send + Sync + 'static>(
+fn begin_about_rows<'a, S: Signal, M: Send + Sync + 'static>(
     to: &ErasedReceiver,
-    rows: &'a mut [M],
-    fields: Fields<'a, M>,
-    event: &RowEvent,
+    rows: EventRows<'a, M>,
     cx: Context<'a, '_>,
 ) -> Started<'a> {
-    begin_typed::<S, M>(to, S::of_mut(rows, fields, event).expect(ASKED), cx)
-}
-
-/// Copies the event, if the receiver runs after the transaction has ended.
-fn keep<S: Signal, M: Send + Sync + 'static>(
-    to: &ErasedReceiver,
-    rows: &[M],
-    fields: Fields<'_, M>,
-    event: &RowEvent,
-    complete: Complete<'_, M>,
-) -> Option<Box<dyn KeptEvent>> {
-    let keep = to.get::<Entry<S, M>>()?.keep?;
-    let mut kept = keep(&S::of(rows, fields, event)?);
-    complete(S::rows_mut(&mut kept));
-    Some(Box::new(KeptTyped::<S, M>(kept)))
-}
-
-struct KeptTyped<S: Signal, M: Send + Sync + 'static>(S::Kept<M>);
-
-impl<S: Signal, M: Send + Sync + 'static> KeptEvent for KeptTyped<S, M> {
-    fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        begin_typed::<S, M>(to, S::replay(&self.0), cx)
-    }
+    begin::<S, M>(to, S::of(rows), cx)
 }
 
 impl<S: Signal> AnyModelCalls for AnyEntry<S> {
-    fn begin<'a>(
-        &self,
-        rows: &'a mut dyn Rows,
-        event: &RowEvent,
-        cx: Context<'a, '_>,
-    ) -> Started<'a> {
-        self.call.begin(S::of_any(rows, event).expect(ASKED), cx)
-    }
-
-    fn keep(&self, rows: &dyn Rows, event: &RowEvent) -> Option<Box<dyn KeptEvent>> {
-        Some(Box::new(KeptAny::<S>(S::snapshot(rows, event)?)))
-    }
-}
-
-struct KeptAny<S: Signal>(S::Kept<Snapshot>);
-
-impl<S: Signal> KeptEvent for KeptAny<S> {
-    fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        to.get::<AnyEntry<S>>().expect(ASKED).call.begin(S::replay_any(&self.0), cx)
+    fn begin<'a>(&self, rows: AnyEventRows<'a>, cx: Context<'a, '_>) -> Started<'a> {
+        self.call.begin(S::of_any(rows), cx)
     }
 }

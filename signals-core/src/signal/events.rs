@@ -1,14 +1,12 @@
 //! The signals of a model and their events.
 
-use std::convert::Infallible;
 use std::fmt::Debug;
 
 use super::{Deferrable, Signal, Subject, TellsChange};
 use crate::signal::entry::AnyEntry;
-use crate::signal::rows::RowEvent;
-use crate::table::any::{AnyModel, Snapshot};
+use crate::signal::rows::{AnyEventRows, EventRows};
+use crate::table::any::AnyModel;
 use crate::table::column::Column;
-use crate::table::rows::Rows;
 
 macro_rules! signal {
     ($(#[$doc:meta])* $name:ident) => {
@@ -336,180 +334,40 @@ macro_rules! copies {
 
 copies!(PostSave, PreDelete, PostDelete);
 
-impl Signal for pre_save {
-    const NAME: &'static str = "pre_save";
-    type Event<'e, M: ?Sized + Subject + 'static> = PreSave<'e, M>;
-    type Kept<M: Send + Sync + 'static> = Infallible;
+/// Implements a signal. `$rows` is the method of [`EventRows`] and [`AnyEventRows`] that returns the parts of its event.
+macro_rules! row_signal {
+    ($signal:ident, $event:ident, $rows:ident, $parts:pat => $make:expr) => {
+        impl Signal for $signal {
+            const NAME: &'static str = stringify!($signal);
+            type Event<'e, M: ?Sized + Subject + 'static> = $event<'e, M>;
 
-    type AnySender = dyn AnyModel;
-    type AnyEntry = AnyEntry<Self>;
+            type AnySender = dyn AnyModel;
+            type AnyEntry = AnyEntry<Self>;
 
-    fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PreSave<'_, M> {
-        match *kept {}
-    }
+            fn of<'e, M: Send + Sync + 'static>(rows: EventRows<'e, M>) -> $event<'e, M> {
+                let $parts = rows.$rows();
+                $make
+            }
 
-    fn replay_any(kept: &Infallible) -> PreSave<'_, dyn AnyModel> {
-        match *kept {}
-    }
-
-    fn of_mut<'e, M: Send + Sync + 'static>(
-        rows: &'e mut [M],
-        fields: Option<&'e [Column<M>]>,
-        event: &RowEvent,
-    ) -> Option<PreSave<'e, M>> {
-        let RowEvent::PreSave(row) = *event else { return None };
-        Some(PreSave { instance: &mut rows[row], fields })
-    }
-
-    fn of_any<'e>(rows: &'e mut dyn Rows, event: &RowEvent) -> Option<PreSave<'e, dyn AnyModel>> {
-        let RowEvent::PreSave(row) = *event else { return None };
-        let (instance, fields) = rows.at_mut_with_fields(row);
-        Some(PreSave { instance, fields })
-    }
+            fn of_any(rows: AnyEventRows<'_>) -> $event<'_, dyn AnyModel> {
+                let $parts = rows.$rows();
+                $make
+            }
+        }
+    };
 }
 
-/// A `post_save` event that is kept until the transaction has ended.
-#[derive(Debug)]
-pub struct KeptSave<M> {
-    instance: M,
-    created: bool,
-    fields: Option<Vec<Column<M>>>,
-    /// The written columns, if the event is kept for receivers of every model.
-    any_fields: Option<Vec<Column<dyn AnyModel>>>,
-}
+row_signal!(pre_save, PreSave, one_mut, (instance, fields) => PreSave { instance, fields });
+row_signal!(post_save, PostSave, one, (instance, fields, created) => PostSave { instance, created, fields });
+row_signal!(pre_delete, PreDelete, one, (instance, ..) => PreDelete { instance });
+row_signal!(post_delete, PostDelete, one, (instance, ..) => PostDelete { instance });
+row_signal!(post_load, PostLoad, one_mut, (instance, _) => PostLoad { instance });
+row_signal!(post_save_batch, PostSaveBatch, all, (instances, fields, created) => PostSaveBatch { instances, created, fields });
+row_signal!(post_delete_batch, PostDeleteBatch, all, (instances, ..) => PostDeleteBatch { instances });
 
-impl Signal for post_save {
-    const NAME: &'static str = "post_save";
-    type Event<'e, M: ?Sized + Subject + 'static> = PostSave<'e, M>;
-    type Kept<M: Send + Sync + 'static> = KeptSave<M>;
-
-    type AnySender = dyn AnyModel;
-    type AnyEntry = AnyEntry<Self>;
-
-    fn rows_mut<M: Send + Sync + 'static>(kept: &mut KeptSave<M>) -> &mut [M] {
-        std::slice::from_mut(&mut kept.instance)
-    }
-
-    fn replay<M: Send + Sync + 'static>(kept: &KeptSave<M>) -> PostSave<'_, M> {
-        let KeptSave { instance, created, fields, .. } = kept;
-        PostSave { instance, created: *created, fields: fields.as_deref() }
-    }
-
-    fn replay_any(kept: &KeptSave<Snapshot>) -> PostSave<'_, dyn AnyModel> {
-        let KeptSave { instance, created, any_fields, .. } = kept;
-        PostSave { instance, created: *created, fields: any_fields.as_deref() }
-    }
-
-    fn of<'e, M: Send + Sync + 'static>(
-        rows: &'e [M],
-        fields: Option<&'e [Column<M>]>,
-        event: &RowEvent,
-    ) -> Option<PostSave<'e, M>> {
-        let RowEvent::PostSave { row, created } = *event else { return None };
-        Some(PostSave { instance: &rows[row], created, fields })
-    }
-
-    fn of_any<'e>(rows: &'e mut dyn Rows, event: &RowEvent) -> Option<PostSave<'e, dyn AnyModel>> {
-        let RowEvent::PostSave { row, created } = *event else { return None };
-        Some(PostSave { instance: rows.at(row), created, fields: rows.any_fields() })
-    }
-
-    fn snapshot(rows: &dyn Rows, event: &RowEvent) -> Option<KeptSave<Snapshot>> {
-        let RowEvent::PostSave { row, created } = *event else { return None };
-        let any_fields = rows.any_fields().map(<[_]>::to_vec);
-        Some(KeptSave { instance: Snapshot::of(rows.at(row)), created, fields: None, any_fields })
-    }
-}
+impl Deferrable for post_save {}
+impl Deferrable for post_delete {}
+impl Deferrable for post_save_batch {}
+impl Deferrable for post_delete_batch {}
 
 impl TellsChange for post_save {}
-
-impl Deferrable for post_save {
-    fn keep<M: Clone + Send + Sync + 'static>(event: &PostSave<'_, M>) -> KeptSave<M> {
-        KeptSave {
-            instance: event.instance.clone(),
-            created: event.created,
-            fields: event.fields.map(<[_]>::to_vec),
-            any_fields: None,
-        }
-    }
-}
-
-impl Signal for pre_delete {
-    const NAME: &'static str = "pre_delete";
-    type Event<'e, M: ?Sized + Subject + 'static> = PreDelete<'e, M>;
-    type Kept<M: Send + Sync + 'static> = Infallible;
-
-    type AnySender = dyn AnyModel;
-    type AnyEntry = AnyEntry<Self>;
-
-    fn replay<M: Send + Sync + 'static>(kept: &Infallible) -> PreDelete<'_, M> {
-        match *kept {}
-    }
-
-    fn replay_any(kept: &Infallible) -> PreDelete<'_, dyn AnyModel> {
-        match *kept {}
-    }
-
-    fn of<'e, M: Send + Sync + 'static>(
-        rows: &'e [M],
-        _: Option<&'e [Column<M>]>,
-        event: &RowEvent,
-    ) -> Option<PreDelete<'e, M>> {
-        let RowEvent::PreDelete(row) = *event else { return None };
-        Some(PreDelete { instance: &rows[row] })
-    }
-
-    fn of_any<'e>(rows: &'e mut dyn Rows, event: &RowEvent) -> Option<PreDelete<'e, dyn AnyModel>> {
-        let RowEvent::PreDelete(row) = *event else { return None };
-        Some(PreDelete { instance: rows.at(row) })
-    }
-}
-
-impl Signal for post_delete {
-    const NAME: &'static str = "post_delete";
-    type Event<'e, M: ?Sized + Subject + 'static> = PostDelete<'e, M>;
-    type Kept<M: Send + Sync + 'static> = M;
-
-    type AnySender = dyn AnyModel;
-    type AnyEntry = AnyEntry<Self>;
-
-    fn rows_mut<M: Send + Sync + 'static>(kept: &mut M) -> &mut [M] {
-        std::slice::from_mut(kept)
-    }
-
-    fn replay<M: Send + Sync + 'static>(kept: &M) -> PostDelete<'_, M> {
-        PostDelete { instance: kept }
-    }
-
-    fn replay_any(kept: &Snapshot) -> PostDelete<'_, dyn AnyModel> {
-        PostDelete { instance: kept }
-    }
-
-    fn of<'e, M: Send + Sync + 'static>(
-        rows: &'e [M],
-        _: Option<&'e [Column<M>]>,
-        event: &RowEvent,
-    ) -> Option<PostDelete<'e, M>> {
-        let RowEvent::PostDelete(row) = *event else { return None };
-        Some(PostDelete { instance: &rows[row] })
-    }
-
-    fn of_any<'e>(
-        rows: &'e mut dyn Rows,
-        event: &RowEvent,
-    ) -> Option<PostDelete<'e, dyn AnyModel>> {
-        let RowEvent::PostDelete(row) = *event else { return None };
-        Some(PostDelete { instance: rows.at(row) })
-    }
-
-    fn snapshot(rows: &dyn Rows, event: &RowEvent) -> Option<Snapshot> {
-        let RowEvent::PostDelete(row) = *event else { return None };
-        Some(Snapshot::of(rows.at(row)))
-    }
-}
-
-impl Deferrable for post_delete {
-    fn keep<M: Clone + Send + Sync + 'static>(event: &PostDelete<'_, M>) -> M {
-        event.instance.clone()
-    }
-}

@@ -2,13 +2,11 @@
 //!
 //! May import: `error`, `task`, `database`, `table`, `transaction`.
 
-pub(crate) mod batch;
 pub(crate) mod custom;
 pub(crate) mod dispatch;
 pub(crate) mod entry;
 pub(crate) mod erased;
 pub(crate) mod events;
-pub(crate) mod load;
 pub(crate) mod operation_context;
 pub(crate) mod parameter;
 pub(crate) mod previous;
@@ -21,10 +19,8 @@ pub(crate) mod state;
 
 use std::sync::Arc;
 
-use crate::signal::rows::RowEvent;
-use crate::table::any::{AnyModel, Snapshot};
-use crate::table::column::Column;
-use crate::table::rows::Rows;
+use crate::signal::rows::{AnyEventRows, EventRows};
+use crate::table::any::AnyModel;
 
 pub use events::{
     PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
@@ -61,20 +57,6 @@ pub trait Signal: Send + Sync + 'static {
     /// The event: the first parameter of a receiver. `M` is the model, or `dyn AnyModel` for receivers of every model.
     type Event<'e, M: ?Sized + Subject + 'static>: Send;
 
-    /// An owned copy of the event for receivers that run after the transaction has ended.
-    #[doc(hidden)]
-    type Kept<M: Send + Sync + 'static>: Send + Sync + 'static;
-
-    /// The rows in a kept event.
-    #[doc(hidden)]
-    fn rows_mut<M: Send + Sync + 'static>(_kept: &mut Self::Kept<M>) -> &mut [M] {
-        &mut []
-    }
-
-    /// The event, borrowed from a kept event.
-    #[doc(hidden)]
-    fn replay<M: Send + Sync + 'static>(kept: &Self::Kept<M>) -> Self::Event<'_, M>;
-
     /// The sender of receivers that name none.
     #[doc(hidden)]
     type AnySender: ?Sized + Sender;
@@ -83,45 +65,13 @@ pub trait Signal: Send + Sync + 'static {
     #[doc(hidden)]
     type AnyEntry: 'static;
 
-    /// The event for receivers of every model, borrowed from a kept event.
+    /// The event about these rows.
     #[doc(hidden)]
-    fn replay_any(kept: &Self::Kept<Snapshot>) -> Self::Event<'_, dyn AnyModel>;
+    fn of<'e, M: Send + Sync + 'static>(rows: EventRows<'e, M>) -> Self::Event<'e, M>;
 
-    /// Creates the typed event for `event`, borrowed from its rows. `None` if `event` is of another signal, or if the typed event needs a
-    /// mutable borrow.
+    /// The event about these rows, for receivers of every model.
     #[doc(hidden)]
-    fn of<'e, M: Send + Sync + 'static>(
-        _rows: &'e [M],
-        _fields: Option<&'e [Column<M>]>,
-        _event: &RowEvent,
-    ) -> Option<Self::Event<'e, M>> {
-        None
-    }
-
-    /// The same as [`of`](Self::of), with a mutable borrow.
-    #[doc(hidden)]
-    fn of_mut<'e, M: Send + Sync + 'static>(
-        rows: &'e mut [M],
-        fields: Option<&'e [Column<M>]>,
-        event: &RowEvent,
-    ) -> Option<Self::Event<'e, M>> {
-        Self::of(rows, fields, event)
-    }
-
-    /// The same as [`of_mut`](Self::of_mut) for receivers of every model.
-    #[doc(hidden)]
-    fn of_any<'e>(
-        _rows: &'e mut dyn Rows,
-        _event: &RowEvent,
-    ) -> Option<Self::Event<'e, dyn AnyModel>> {
-        None
-    }
-
-    /// The kept event for receivers of every model, with a snapshot of each row.
-    #[doc(hidden)]
-    fn snapshot(_rows: &dyn Rows, _event: &RowEvent) -> Option<Self::Kept<Snapshot>> {
-        None
-    }
+    fn of_any(rows: AnyEventRows<'_>) -> Self::Event<'_, dyn AnyModel>;
 }
 
 /// What the rows of an event are: rows of one model, or rows of any model.
@@ -180,10 +130,7 @@ impl Sender for () {
     label = "has no `on_commit` and `on_rollback` receivers",
     note = "only of `post_save` and `post_delete` it matters whether what was written is kept"
 )]
-pub trait Deferrable: Signal {
-    #[doc(hidden)]
-    fn keep<M: Clone + Send + Sync + 'static>(event: &Self::Event<'_, M>) -> Self::Kept<M>;
-}
+pub trait Deferrable: Signal {}
 
 /// A signal whose event says whether the row is new and what has changed.
 #[diagnostic::on_unimplemented(

@@ -6,7 +6,7 @@ use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
-use crate::task::chain::Operation;
+use crate::task::chain::{Operation, PoolId};
 use crate::task::info::Info;
 
 /// The `Db` and the operation of a write or send, for its receivers.
@@ -25,6 +25,11 @@ impl OperationContext {
     pub(crate) fn enter(verb: &'static str, of: &'static str, source: &Source<'_>) -> Result<Self> {
         let operation = Operation::enter(verb, of, source.pool_id())?;
         Ok(Self { db: source.db(), operation })
+    }
+
+    /// The context of receivers that run after the transaction has ended.
+    pub(crate) fn afterwards(self, holds: Option<PoolId>) -> Self {
+        Self { operation: self.operation.afterwards(holds), ..self }
     }
 }
 

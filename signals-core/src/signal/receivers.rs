@@ -24,54 +24,40 @@ pub struct ReceiverCache {
     model: TypeId,
     /// Whether the model is `Clone`.
     can_copy: bool,
-    save: Cached<WriteReceivers>,
-    delete: Cached<WriteReceivers>,
-    load: Cached<Vec<ErasedReceiver>>,
+    save: Cached,
+    delete: Cached,
+    load: Cached,
     statement_cache: StatementCache,
 }
 
 /// The cached receivers of a custom signal. `#[derive(Signal)]` creates a static one for the signal.
 pub struct SignalTable {
     signal: TypeId,
-    receivers: Cached<CustomReceivers>,
-}
-
-/// A list of receivers that can be cached.
-trait Receivers: Sized {
-    /// The receivers that the task has not muted.
-    fn unmuted(&self) -> Self;
-    fn is_empty(&self) -> bool;
+    receivers: Cached,
 }
 
 /// Receivers, and the generation of the registry in which they were looked up.
-struct Cached<T>(ArcSwapOption<(u64, Arc<T>)>);
+struct Cached(ArcSwapOption<(u64, Arc<OperationReceivers>)>);
 
-/// The receivers of a write, and what they require. A write uses the receivers that are registered when it begins.
-pub(crate) struct WriteReceivers {
+/// The receivers of a write, of a read or of a custom signal, and what they require. An operation uses the receivers that are
+/// registered when it begins.
+pub(crate) struct OperationReceivers {
     /// The receivers of `pre_save` or `pre_delete`.
     pub(crate) before: Vec<ErasedReceiver>,
-    /// The receivers of `post_save` or `post_delete` that run in the transaction.
+    /// The receivers of `post_save`, `post_delete`, `post_load` or the custom signal that run in the transaction.
     pub(crate) after: Vec<ErasedReceiver>,
     /// The receivers of the batch signal that run in the transaction.
     pub(crate) batch: Vec<ErasedReceiver>,
-    /// The receivers of `post_save` or `post_delete` that run after the transaction has ended.
+    /// The receivers of `post_save`, `post_delete` or the custom signal that run after the transaction has ended.
     pub(crate) deferred: Arc<[ErasedReceiver]>,
     /// The receivers of the batch signal that run after the transaction has ended.
     pub(crate) deferred_batch: Arc<[ErasedReceiver]>,
     /// Whether a receiver requests the row before the statement.
     pub(crate) previous: bool,
-    /// The models whose rows belong to rows of this one. Empty for a save.
+    /// The models whose rows belong to deleted rows of this one.
     pub(crate) dependents: &'static [Dependent],
     can_copy: bool,
     pub(crate) needs: Requirements,
-}
-
-/// The receivers of a custom signal.
-pub(crate) struct CustomReceivers {
-    /// The receivers that run while the signal is sent.
-    pub(crate) immediate: Vec<ErasedReceiver>,
-    /// The receivers that run after the transaction has ended.
-    pub(crate) deferred: Arc<[ErasedReceiver]>,
 }
 
 impl ReceiverCache {
@@ -88,43 +74,43 @@ impl ReceiverCache {
     }
 
     /// The receivers of a save.
-    pub(crate) fn save(&self) -> Arc<WriteReceivers> {
+    pub(crate) fn save(&self) -> Arc<OperationReceivers> {
         self.save.get(|| self.find_save())
     }
 
     /// The receivers of a save. `None` if there is none.
-    pub(crate) fn save_if_any(&self) -> Option<Arc<WriteReceivers>> {
+    pub(crate) fn save_if_any(&self) -> Option<Arc<OperationReceivers>> {
         self.save.get_if_any(|| self.find_save())
     }
 
     /// The receivers of a delete, and the models whose rows belong to those of this model.
-    pub(crate) fn delete(&self) -> Arc<WriteReceivers> {
+    pub(crate) fn delete(&self) -> Arc<OperationReceivers> {
         self.delete.get(|| self.find_delete())
     }
 
     /// The same as [`delete`](Self::delete). `None` if there is neither a receiver nor such a model.
-    pub(crate) fn delete_if_any(&self) -> Option<Arc<WriteReceivers>> {
+    pub(crate) fn delete_if_any(&self) -> Option<Arc<OperationReceivers>> {
         self.delete.get_if_any(|| self.find_delete())
     }
 
     /// The receivers of `post_load`. `None` if there is none.
-    pub(crate) fn load_if_any(&self) -> Option<Arc<Vec<ErasedReceiver>>> {
-        self.load.get_if_any(|| self.of::<post_load>())
+    pub(crate) fn load_if_any(&self) -> Option<Arc<OperationReceivers>> {
+        self.load.get_if_any(|| OperationReceivers::of_signal(self.of::<post_load>()))
     }
 
     pub(crate) fn statement_cache(&self) -> &StatementCache {
         &self.statement_cache
     }
 
-    fn find_save(&self) -> WriteReceivers {
+    fn find_save(&self) -> OperationReceivers {
         let (before, post) = (self.of::<pre_save>(), self.of::<post_save>());
-        WriteReceivers::of(before, post, self.of::<post_save_batch>(), &[], self.can_copy)
+        OperationReceivers::of(before, post, self.of::<post_save_batch>(), &[], self.can_copy)
     }
 
-    fn find_delete(&self) -> WriteReceivers {
+    fn find_delete(&self) -> OperationReceivers {
         let (before, post) = (self.of::<pre_delete>(), self.of::<post_delete>());
         let batch = self.of::<post_delete_batch>();
-        WriteReceivers::of(before, post, batch, dependents(self.model), self.can_copy)
+        OperationReceivers::of(before, post, batch, dependents(self.model), self.can_copy)
     }
 
     fn of<S: Signal>(&self) -> Vec<ErasedReceiver> {
@@ -140,21 +126,23 @@ impl SignalTable {
     }
 
     /// The receivers of the signal. `None` if there is none.
-    pub(crate) fn receivers(&self) -> Option<Arc<CustomReceivers>> {
-        let find =
-            || CustomReceivers::of(registry().receivers_of(self.signal, &[TypeId::of::<()>()]));
-        self.receivers.get_if_any(find)
+    pub(crate) fn receivers(&self) -> Option<Arc<OperationReceivers>> {
+        let find = || registry().receivers_of(self.signal, &[TypeId::of::<()>()]);
+        self.receivers.get_if_any(|| OperationReceivers::of_signal(find()))
     }
 }
 
-impl<T: Receivers> Cached<T> {
+impl Cached {
     const fn new() -> Self {
         Self(ArcSwapOption::const_empty())
     }
 
     /// The unmuted receivers, or `None` if there is none. In the second case no reference count is changed, because writes of models
     /// without receivers must not contend for one.
-    fn get_if_any(&self, find: impl FnOnce() -> T) -> Option<Arc<T>> {
+    fn get_if_any(
+        &self,
+        find: impl FnOnce() -> OperationReceivers,
+    ) -> Option<Arc<OperationReceivers>> {
         let found = self.0.load();
         match &*found {
             Some(found) if found.0 == registry().generation() && found.1.is_empty() => None,
@@ -163,7 +151,7 @@ impl<T: Receivers> Cached<T> {
     }
 
     /// The unmuted receivers. `find` looks them up if the registry has changed since they were cached.
-    fn get(&self, find: impl FnOnce() -> T) -> Arc<T> {
+    fn get(&self, find: impl FnOnce() -> OperationReceivers) -> Arc<OperationReceivers> {
         let generation = registry().generation();
         let found = self.0.load();
         let all = match &*found {
@@ -175,44 +163,6 @@ impl<T: Receivers> Cached<T> {
             }
         };
         if mute::any() { Arc::new(all.unmuted()) } else { all }
-    }
-}
-
-impl Receivers for WriteReceivers {
-    fn unmuted(&self) -> Self {
-        let post = self.after.iter().chain(&*self.deferred);
-        let batch = self.batch.iter().chain(&*self.deferred_batch);
-        let (before, post, batch) = (unmuted(self.before.iter()), unmuted(post), unmuted(batch));
-        Self::of(before, post, batch, self.dependents, self.can_copy)
-    }
-
-    fn is_empty(&self) -> bool {
-        self.before.is_empty()
-            && self.after.is_empty()
-            && self.batch.is_empty()
-            && self.deferred.is_empty()
-            && self.deferred_batch.is_empty()
-            && self.dependents.is_empty()
-    }
-}
-
-impl Receivers for Vec<ErasedReceiver> {
-    fn unmuted(&self) -> Self {
-        unmuted(self.iter())
-    }
-
-    fn is_empty(&self) -> bool {
-        self.is_empty()
-    }
-}
-
-impl Receivers for CustomReceivers {
-    fn unmuted(&self) -> Self {
-        Self::of(unmuted(self.immediate.iter().chain(&*self.deferred)))
-    }
-
-    fn is_empty(&self) -> bool {
-        self.immediate.is_empty() && self.deferred.is_empty()
     }
 }
 
@@ -228,14 +178,29 @@ fn by_phase(all: Vec<ErasedReceiver>) -> (Vec<ErasedReceiver>, Arc<[ErasedReceiv
     (immediate, deferred.into())
 }
 
-impl CustomReceivers {
-    fn of(all: Vec<ErasedReceiver>) -> Self {
-        let (immediate, deferred) = by_phase(all);
-        Self { immediate, deferred }
+impl OperationReceivers {
+    /// The receivers that the task has not muted.
+    fn unmuted(&self) -> Self {
+        let post = self.after.iter().chain(&*self.deferred);
+        let batch = self.batch.iter().chain(&*self.deferred_batch);
+        let (before, post, batch) = (unmuted(self.before.iter()), unmuted(post), unmuted(batch));
+        Self::of(before, post, batch, self.dependents, self.can_copy)
     }
-}
 
-impl WriteReceivers {
+    fn is_empty(&self) -> bool {
+        self.before.is_empty()
+            && self.after.is_empty()
+            && self.batch.is_empty()
+            && self.deferred.is_empty()
+            && self.deferred_batch.is_empty()
+            && self.dependents.is_empty()
+    }
+
+    /// The receivers of `post_load` or of a custom signal.
+    fn of_signal(all: Vec<ErasedReceiver>) -> Self {
+        Self::of(Vec::new(), all, Vec::new(), &[], true)
+    }
+
     /// Groups the receivers by phase, and finds out whether the write needs a transaction. It needs one in each of these cases:
     ///
     /// - A receiver after the statement can fail, because the statement must be undone then. A plain function of the event alone

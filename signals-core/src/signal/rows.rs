@@ -1,10 +1,15 @@
-//! Events about type-erased rows, and how they reach the receivers of their model and of every model.
+//! Events about type-erased rows: how they reach the receivers of their model and of every model, and how they are kept.
 
 use std::ops::Range;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
 
 use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started};
 use crate::signal::parameter::Context;
 use crate::signal::receivers::ReceiverCache;
+use crate::table::any::{AnyModel, AnyRows, Snapshot};
+use crate::table::column::Column;
 use crate::table::rows::Rows;
 
 /// Type-erased rows of one model, with the calls of its receivers.
@@ -39,30 +44,20 @@ impl dyn SignalRows + '_ {
     }
 }
 
-/// What happens to rows, which are named by their indexes in the caller's slice.
+/// What an event is about. The signal says what happens to the rows.
 #[derive(Debug, Clone)]
 #[allow(unreachable_pub)]
-pub enum RowEvent {
-    PreSave(usize),
-    PostSave { row: usize, created: bool },
-    PostSaveBatch { rows: Range<usize>, created: bool },
-    PreDelete(usize),
-    PostDelete(usize),
-    PostDeleteBatch(Range<usize>),
-    PostLoad(usize),
+pub struct RowEvent {
+    /// The rows, as indexes in the caller's slice.
+    pub(crate) rows: Range<usize>,
+    /// Whether the rows are new. `None` for signals that do not say.
+    pub(crate) created: Option<bool>,
 }
 
 impl RowEvent {
-    /// The index of the first row.
-    pub(crate) fn first(&self) -> usize {
-        match self {
-            RowEvent::PreSave(row)
-            | RowEvent::PostSave { row, .. }
-            | RowEvent::PreDelete(row)
-            | RowEvent::PostDelete(row)
-            | RowEvent::PostLoad(row) => *row,
-            RowEvent::PostSaveBatch { rows, .. } | RowEvent::PostDeleteBatch(rows) => rows.start,
-        }
+    /// An event about one row.
+    pub(crate) fn of_row(row: usize, created: Option<bool>) -> Self {
+        Self { rows: row..row + 1, created }
     }
 }
 
@@ -74,17 +69,12 @@ pub(crate) struct RowsEvent<'r> {
 
 impl Event for RowsEvent<'_> {
     fn created(&self) -> Option<bool> {
-        match self.event {
-            RowEvent::PostSave { created, .. } | RowEvent::PostSaveBatch { created, .. } => {
-                Some(created)
-            }
-            _ => None,
-        }
+        self.event.created
     }
 
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
         match to.any_model_calls() {
-            Some(any) => any.begin(self.rows, &self.event, cx),
+            Some(any) => any.begin(AnyEventRows { rows: self.rows, event: self.event.clone() }, cx),
             None => self.rows.begin(to, &self.event, cx),
         }
     }
@@ -93,8 +83,8 @@ impl Event for RowsEvent<'_> {
         let (rows, event) = (&*self.rows, &self.event);
         let mut typed = to.iter().filter(|to| to.any_model_calls().is_none());
         let typed = typed.find_map(|to| rows.keep_event(to, event));
-        let any =
-            to.iter().filter_map(|to| to.any_model_calls()).find_map(|any| any.keep(rows, event));
+        let any = to.iter().any(|to| to.any_model_calls().is_some());
+        let any = any.then(|| Box::new(KeptSnapshots::of(rows, event)) as Box<dyn KeptEvent>);
         match (typed, any) {
             (Some(typed), Some(any)) => Some(Box::new(Both { typed, any })),
             (typed, any) => typed.or(any),
@@ -102,18 +92,132 @@ impl Event for RowsEvent<'_> {
     }
 }
 
+/// The rows of an event, for receivers of their model.
+#[allow(unreachable_pub)]
+pub struct EventRows<'e, M> {
+    pub(crate) rows: &'e mut [M],
+    /// The columns of a partial save.
+    pub(crate) fields: Option<&'e [Column<M>]>,
+    pub(crate) created: Option<bool>,
+}
+
+impl<'e, M> EventRows<'e, M> {
+    pub(crate) fn one_mut(self) -> (&'e mut M, Option<&'e [Column<M>]>) {
+        (&mut self.rows[0], self.fields)
+    }
+
+    pub(crate) fn one(self) -> (&'e M, Option<&'e [Column<M>]>, bool) {
+        (&self.rows[0], self.fields, self.created == Some(true))
+    }
+
+    pub(crate) fn all(self) -> (&'e [M], Option<&'e [Column<M>]>, bool) {
+        (self.rows, self.fields, self.created == Some(true))
+    }
+}
+
+/// The rows of an event, for receivers of every model.
+#[allow(unreachable_pub)]
+pub struct AnyEventRows<'e> {
+    pub(crate) rows: &'e mut dyn AnyRows,
+    pub(crate) event: RowEvent,
+}
+
+type AnyFields<'e> = Option<&'e [Column<dyn AnyModel>]>;
+
+impl<'e> AnyEventRows<'e> {
+    pub(crate) fn one_mut(self) -> (&'e mut dyn AnyModel, AnyFields<'e>) {
+        self.rows.at_mut(self.event.rows.start)
+    }
+
+    pub(crate) fn one(self) -> (&'e dyn AnyModel, AnyFields<'e>, bool) {
+        let Self { rows, event } = self;
+        (rows.at(event.rows.start), rows.any_fields(), event.created == Some(true))
+    }
+
+    pub(crate) fn all(self) -> (Arc<[&'e dyn AnyModel]>, AnyFields<'e>, bool) {
+        let (rows, event): (&'e dyn AnyRows, _) = (self.rows, self.event);
+        let all = event.rows.map(|row| rows.at(row)).collect();
+        (all, rows.any_fields(), event.created == Some(true))
+    }
+}
+
+/// A copy of an event for receivers of the model.
+pub(crate) struct KeptRows<M> {
+    rows: SmallVec<[M; 1]>,
+    fields: Option<Box<[Column<M>]>>,
+    created: Option<bool>,
+}
+
+/// Copies an event. The last argument gives copies of rows the keys that their `Clone` may have left out.
+pub(crate) type Keep<M> =
+    fn(&[M], Option<&[Column<M>]>, Option<bool>, fn(&mut [M], &[M])) -> Box<dyn KeptEvent>;
+
+impl<M: Clone + Send + Sync + 'static> KeptRows<M> {
+    pub(crate) fn keep(
+        rows: &[M],
+        fields: Option<&[Column<M>]>,
+        created: Option<bool>,
+        copy_keys: fn(&mut [M], &[M]),
+    ) -> Box<dyn KeptEvent> {
+        let mut copies = SmallVec::from(rows);
+        copy_keys(&mut copies, rows);
+        Box::new(Self { rows: copies, fields: fields.map(Box::from), created })
+    }
+}
+
+impl<M: Send + Sync + 'static> KeptEvent for KeptRows<M> {
+    fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
+        let Self { rows, fields, created } = self;
+        let rows = EventRows { rows, fields: fields.as_deref(), created: *created };
+        (to.model_calls::<M>().begin)(to, rows, cx)
+    }
+}
+
+/// A copy of an event for receivers of every model. It needs no `Clone`.
+struct KeptSnapshots {
+    rows: SmallVec<[Snapshot; 1]>,
+    fields: Option<Box<[Column<dyn AnyModel>]>>,
+    created: Option<bool>,
+}
+
+impl KeptSnapshots {
+    fn of(rows: &dyn SignalRows, event: &RowEvent) -> Self {
+        let copies = event.rows.clone().map(|row| Snapshot::of(rows.at(row))).collect();
+        Self { rows: copies, fields: rows.any_fields().map(Box::from), created: event.created }
+    }
+}
+
+impl AnyRows for KeptSnapshots {
+    fn at(&self, index: usize) -> &dyn AnyModel {
+        &self.rows[index]
+    }
+
+    fn any_fields(&self) -> AnyFields<'_> {
+        self.fields.as_deref()
+    }
+
+    fn at_mut(&mut self, index: usize) -> (&mut dyn AnyModel, AnyFields<'_>) {
+        (&mut self.rows[index], self.fields.as_deref())
+    }
+}
+
+impl KeptEvent for KeptSnapshots {
+    fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
+        let event = RowEvent { rows: 0..self.rows.len(), created: self.created };
+        let calls = to.any_model_calls().expect("the event was kept for receivers of every model");
+        calls.begin(AnyEventRows { rows: self, event }, cx)
+    }
+}
+
 /// A kept event for receivers of the model and for receivers of every model.
-pub(crate) struct Both {
-    pub(crate) typed: Box<dyn KeptEvent>,
-    pub(crate) any: Box<dyn KeptEvent>,
+struct Both {
+    typed: Box<dyn KeptEvent>,
+    any: Box<dyn KeptEvent>,
 }
 
 impl KeptEvent for Both {
-    fn begin<'a>(&'a self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        if to.any_model_calls().is_some() {
-            self.any.begin(to, cx)
-        } else {
-            self.typed.begin(to, cx)
-        }
+    fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
+        let kept = if to.any_model_calls().is_some() { &mut self.any } else { &mut self.typed };
+        kept.begin(to, cx)
     }
 }

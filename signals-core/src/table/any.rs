@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde_json::Value;
 
+use crate::table::column::Column;
+
 /// A row of any model, for receivers that do not name a sender.
 ///
 /// ```
@@ -44,10 +46,22 @@ impl fmt::Debug for dyn AnyModel {
     }
 }
 
+/// Rows of one model without its type, by their indexes in the caller's slice.
+#[allow(unreachable_pub)]
+pub trait AnyRows: Send + Sync {
+    fn at(&self, index: usize) -> &dyn AnyModel;
+
+    /// The columns of a partial save, as receivers of every model see them.
+    fn any_fields(&self) -> Option<&[Column<dyn AnyModel>]>;
+
+    /// A row, and the columns of [`any_fields`](Self::any_fields).
+    fn at_mut(&mut self, index: usize) -> (&mut dyn AnyModel, Option<&[Column<dyn AnyModel>]>);
+}
+
 /// What the methods of [`AnyModel`] return for a row. It replaces the row if the row has to be kept but its type may not be
 /// `Clone`.
 #[derive(Debug)]
-pub struct Snapshot {
+pub(crate) struct Snapshot {
     name: &'static str,
     table: &'static str,
     key: Option<String>,

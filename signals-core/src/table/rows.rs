@@ -13,15 +13,14 @@ use sqlx::error::BoxDynError;
 use crate::database::backend::{
     AnyRow, AnyTake, AnyType, Arguments, Backend as _, Bindable, DatabaseKind,
 };
-use crate::table::any::AnyModel;
+use crate::table::any::{AnyModel, AnyRows};
 use crate::table::cache::StatementCache;
-use crate::table::column::Column;
 use crate::table::previous_row::{PreviousRow, SharedPreviousRow};
 use crate::table::schema::{ColumnGroup, Schema};
 
 /// Rows of one model, in the order in which they are written.
 #[allow(unreachable_pub)]
-pub trait Rows: Send + Sync {
+pub trait Rows: AnyRows {
     fn model(&self) -> &'static str;
     fn id(&self) -> TypeId;
     fn schema(&self) -> &'static Schema;
@@ -38,20 +37,6 @@ pub trait Rows: Send + Sync {
 
     /// Sets the order of writing, as indexes into the slice. An empty `order` is the order of the slice.
     fn set_order(&mut self, order: Vec<usize>);
-
-    /// The row at an index of the slice.
-    fn at(&self, index: usize) -> &dyn AnyModel;
-
-    fn at_mut(&mut self, index: usize) -> &mut dyn AnyModel;
-
-    /// The columns of a partial save, as receivers of every model see them.
-    fn any_fields(&self) -> Option<&[Column<dyn AnyModel>]>;
-
-    /// The row at an index of the slice, and the columns of [`any_fields`](Self::any_fields).
-    fn at_mut_with_fields(
-        &mut self,
-        index: usize,
-    ) -> (&mut dyn AnyModel, Option<&[Column<dyn AnyModel>]>);
 
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;

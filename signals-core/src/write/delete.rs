@@ -18,9 +18,9 @@ use crate::transaction::guard::FailGuard;
 use crate::transaction::own::{Undoable, in_transaction};
 use crate::write::bulk::{self, BulkOp};
 use crate::write::key_order::write_order;
+use crate::write::lookup::{Look, kept_by_trigger, look, stale};
 use crate::write::notify::Notifier;
 use crate::write::perform::perform;
-use crate::write::single::{Look, look, stale};
 use crate::write::{TakeAnswer, WriteKind, WriteOutcome, inspect, locate};
 
 /// Deletes the single row in `rows`.
@@ -36,7 +36,9 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
     chain::observe("delete", rows.model());
     let mut conn = source.acquire().await?;
     let kind = conn.kind();
-    if !conn.in_transaction() && conn.facts().commits_itself(kind, rows, None) != Some(true) {
+    if !conn.in_transaction()
+        && conn.facts().commits_itself(kind, rows, &WriteKind::Delete) != Some(true)
+    {
         return traced(span, inspect_and_delete(rows, conn)).await;
     }
     if span.is_disabled() {
@@ -60,7 +62,7 @@ fn inspect_and_delete<'d>(
     mut conn: Conn<'d>,
 ) -> BoxFuture<'d, Result<WriteOutcome>> {
     Box::pin(async move {
-        if inspect::commits_itself(&mut conn, rows, None).await? {
+        if inspect::commits_itself(&mut conn, rows, &WriteKind::Delete).await? {
             return delete_directly(rows, &mut conn).await;
         }
         in_transaction(conn, RowDelete { rows }).await
@@ -142,7 +144,7 @@ pub(crate) async fn delete_chunk(
     };
     let mut kept = Vec::new();
     if own && deleted.len() < chunk.rows.len() {
-        let (found, stale_row) = bulk::kept_by_trigger(conn, rows, chunk, &deleted).await?;
+        let (found, stale_row) = kept_by_trigger(conn, rows, chunk, &deleted).await?;
         if let Some(row) = stale_row {
             return Err(notifier.with_row(rows, row, stale(rows, row)));
         }

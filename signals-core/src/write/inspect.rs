@@ -9,22 +9,20 @@ use crate::database::schema_cache::{Casts, Columns, SchemaCache, TableFacts, Tab
 use crate::error::{Error, Result, driver};
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole};
-use crate::write::SaveKind;
+use crate::write::WriteKind;
 
 impl SchemaCache {
-    /// Whether a statement that saves the first row, or deletes it if `save_kind` is `None`, can
-    /// commit itself: it succeeds or fails as a whole, and what it returns can be read. Returns
-    /// `None` if this is not known yet.
+    /// Whether a statement that writes the first row can commit itself: it succeeds or fails as a
+    /// whole, and what it returns can be read. Returns `None` if this is not known yet.
     pub(crate) fn commits_itself(
         &self,
         kind: DatabaseKind,
         rows: &dyn Rows,
-        save_kind: Option<&SaveKind>,
+        write_kind: &WriteKind,
     ) -> Option<bool> {
-        let returned = save_kind.map_or(Columns::NONE, |save_kind| returned(rows, save_kind));
+        let returned = returned(rows, write_kind);
         // An UPDATE of a row without a key fails before anything is sent.
-        let is_sent =
-            rows.has_key(0) || !matches!(save_kind, Some(SaveKind::Update | SaveKind::Fields(_)));
+        let is_sent = rows.has_key(0) || !write_kind.is_update();
         if !is_sent || (kind == DatabaseKind::Postgres && returned.is_empty()) {
             return Some(true);
         }
@@ -88,25 +86,25 @@ impl SchemaCache {
     }
 }
 
-/// The columns that a save reads back.
-fn returned(rows: &dyn Rows, save_kind: &SaveKind) -> Columns {
+/// The columns that a write reads back.
+fn returned(rows: &dyn Rows, write_kind: &WriteKind) -> Columns {
+    use WriteKind::{Delete, Fields, GetOrCreate, Insert, Save, Update, Upsert};
     let (model, keyed) = (rows.schema(), rows.has_key(0));
-    let reads = |group: ColumnGroup| match (group, save_kind) {
+    let reads = |group: ColumnGroup| match (group, write_kind) {
+        (_, Delete) => false,
         (ColumnGroup::Computed, _) => true,
-        (ColumnGroup::Key, SaveKind::Upsert(_)) => true,
-        (ColumnGroup::Key, SaveKind::Insert | SaveKind::Save | SaveKind::GetOrCreate(_)) => !keyed,
-        (ColumnGroup::Version, SaveKind::Upsert(_)) => true,
-        (ColumnGroup::Added, SaveKind::Save) => keyed,
-        (ColumnGroup::Added, SaveKind::Update | SaveKind::Fields(_) | SaveKind::Upsert(_)) => true,
+        (ColumnGroup::Key | ColumnGroup::Version, Upsert(_)) => true,
+        (ColumnGroup::Key, Insert | Save | GetOrCreate(_)) => !keyed,
+        (ColumnGroup::Added, Save) => keyed,
+        (ColumnGroup::Added, Update | Fields(_) | Upsert(_)) => true,
         _ => false,
     };
     let columns = model.columns.iter().enumerate();
     Columns::of(columns.filter(|(_, c)| reads(c.role.group())).map(|(column, _)| column))
 }
 
-/// Whether a statement that saves the first row, or deletes it if `save_kind` is `None`, can commit
-/// itself. If not, the write may have to be undone, so it needs a transaction. Inspects the table
-/// if this is not known yet.
+/// Whether a statement that writes the first row can commit itself. If not, the write may have to
+/// be undone, so it needs a transaction. Inspects the table if this is not known yet.
 ///
 /// # Errors
 ///
@@ -114,16 +112,16 @@ fn returned(rows: &dyn Rows, save_kind: &SaveKind) -> Columns {
 pub(crate) fn commits_itself<'s>(
     conn: &'s mut Conn<'_>,
     rows: &'s dyn Rows,
-    save_kind: Option<&'s SaveKind>,
+    write_kind: &'s WriteKind,
 ) -> BoxFuture<'s, Result<bool>> {
     Box::pin(async move {
         let kind = conn.kind();
         revalidate(conn).await?;
-        if let Some(known) = conn.facts().commits_itself(kind, rows, save_kind) {
+        if let Some(known) = conn.facts().commits_itself(kind, rows, write_kind) {
             return Ok(known);
         }
         let epoch = conn.facts().epoch();
-        let seen = save_kind.map_or(Columns::NONE, |save_kind| returned(rows, save_kind));
+        let seen = returned(rows, write_kind);
         let found = match kind {
             DatabaseKind::Sqlite => in_sqlite(conn, rows, seen).await,
             DatabaseKind::Postgres => in_postgres(conn, rows, seen).await,

@@ -1,5 +1,7 @@
 //! Locates the row that made a statement for several rows fail.
 
+use futures_util::future::BoxFuture;
+
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::error::{Error, Result};
@@ -29,7 +31,7 @@ pub(crate) async fn write_and_locate(
         None => conn.depth().await > 0,
     };
     if used && chunk.rows.len() > 1 {
-        return in_savepoint(conn, ChunkWrite { rows, chunk, op }).await;
+        return in_savepoint(conn, ChunkWrite { rows, chunk, op, name_row: true }).await;
     }
     write_or_name_row(conn, rows, chunk, op).await
 }
@@ -46,8 +48,7 @@ async fn write_or_name_row(
     };
     let found = match chunk.rows.len() {
         1 => Ok((chunk.rows.start, error)),
-        // Boxed, because this is rare.
-        _ => Box::pin(first_refused(conn, rows, chunk, op)).await.ok_or(error),
+        _ => first_refused(conn, rows, chunk, op).await.ok_or(error),
     };
     let (row, error) = found?;
     Err(row_error(op.verb(), rows, row, error))
@@ -55,71 +56,63 @@ async fn write_or_name_row(
 
 /// Finds the first row that the database refuses, and its error. The rows written by the search are
 /// rolled back. The values that it sets in the instances are restored by the guard of the failed
-/// write.
-async fn first_refused(
-    conn: &mut Conn<'_>,
-    rows: &mut dyn Rows,
-    chunk: &Chunk,
-    op: BulkOp<'_>,
-) -> Option<(usize, Error)> {
-    if conn.in_transaction() {
-        conn.begin_again().await.ok()?;
-    }
-    // The search follows the order of the failed statement. So it locks no row that the statement
-    // had not reached, and all callers lock rows in the same order.
-    let mut tx = Transaction::open(conn.reborrow()).await.ok()?;
-    // Binary search: all rows before `remaining` are written, and one row in `remaining` is
-    // refused.
-    let mut remaining = chunk.rows.clone();
-    let mut found = None;
-    while !remaining.is_empty() {
-        let half = remaining.start..remaining.start + remaining.len().div_ceil(2);
-        let part = chunk.part(half.clone());
-        let writing = PartWrite { rows: &mut *rows, chunk: &part, op };
-        match in_savepoint(&mut tx, writing).await {
-            Ok(_) => remaining.start = half.end,
-            Err(error) if !is_about_row(tx.kind(), &error) => break,
-            Err(error) if half.len() == 1 => {
-                found = Some((half.start, error));
-                break;
-            }
-            // On SQLite, a conflict can roll back the whole transaction, so the search cannot
-            // continue.
-            Err(_) if tx.state.has_failed() => break,
-            Err(_) => remaining = half,
+/// write. Boxed, because this is rare.
+fn first_refused<'l>(
+    conn: &'l mut Conn<'_>,
+    rows: &'l mut dyn Rows,
+    chunk: &'l Chunk,
+    op: BulkOp<'l>,
+) -> BoxFuture<'l, Option<(usize, Error)>> {
+    Box::pin(async move {
+        if conn.in_transaction() {
+            conn.begin_again().await.ok()?;
         }
-    }
-    tx.rollback_or_log().await;
-    found
+        // The search follows the order of the failed statement. So it locks no row that the statement
+        // had not reached, and all callers lock rows in the same order.
+        let mut tx = Transaction::open(conn.reborrow()).await.ok()?;
+        // Binary search: all rows before `remaining` are written, and one row in `remaining` is
+        // refused.
+        let mut remaining = chunk.rows.clone();
+        let mut found = None;
+        while !remaining.is_empty() {
+            let half = remaining.start..remaining.start + remaining.len().div_ceil(2);
+            let part = chunk.part(half.clone());
+            let writing = ChunkWrite { rows: &mut *rows, chunk: &part, op, name_row: false };
+            match in_savepoint(&mut tx, writing).await {
+                Ok(_) => remaining.start = half.end,
+                Err(error) if !is_about_row(tx.kind(), &error) => break,
+                Err(error) if half.len() == 1 => {
+                    found = Some((half.start, error));
+                    break;
+                }
+                // On SQLite, a conflict can roll back the whole transaction, so the search cannot
+                // continue.
+                Err(_) if tx.state.has_failed() => break,
+                Err(_) => remaining = half,
+            }
+        }
+        tx.rollback_or_log().await;
+        found
+    })
 }
 
-/// The write of a chunk in a savepoint. An error names the refused row.
+/// The write of a chunk in a savepoint.
 struct ChunkWrite<'w> {
     rows: &'w mut dyn Rows,
     chunk: &'w Chunk,
     op: BulkOp<'w>,
+    /// Whether an error names the refused row.
+    name_row: bool,
 }
 
 impl Undoable for ChunkWrite<'_> {
     type Done = Vec<usize>;
 
     async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<Vec<usize>> {
-        write_or_name_row(savepoint, self.rows, self.chunk, self.op).await
-    }
-}
-
-/// The write of a part of a chunk in a savepoint.
-struct PartWrite<'w> {
-    rows: &'w mut dyn Rows,
-    chunk: &'w Chunk,
-    op: BulkOp<'w>,
-}
-
-impl Undoable for PartWrite<'_> {
-    type Done = Vec<usize>;
-
-    async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<Vec<usize>> {
-        bulk::write(savepoint, self.rows, self.chunk, self.op).await
+        match self.name_row {
+            true => write_or_name_row(savepoint, self.rows, self.chunk, self.op).await,
+            false => bulk::write(savepoint, self.rows, self.chunk, self.op).await,
+        }
     }
 }
 

@@ -3,11 +3,14 @@
 //! May import: `error`, `task`, `database`, `table`, `transaction`, `signal`.
 
 pub(crate) mod bulk;
+pub(crate) mod bulk_update;
 pub(crate) mod cascade;
+pub(crate) mod continued_save;
 pub(crate) mod delete;
 pub(crate) mod inspect;
 pub(crate) mod key_order;
 pub(crate) mod locate;
+pub(crate) mod lookup;
 pub(crate) mod notify;
 pub(crate) mod perform;
 pub(crate) mod restore;
@@ -29,7 +32,16 @@ use crate::table::schema::ColumnGroup;
 /// The kind of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum WriteKind {
-    Save(SaveKind),
+    /// UPDATE by key, or INSERT if there is no such row.
+    Save,
+    Insert,
+    Update,
+    /// UPDATE of only these columns.
+    Fields(Arc<[usize]>),
+    /// UPDATE of the row that has the same values in these columns, or INSERT if there is none.
+    Upsert(Arc<[usize]>),
+    /// INSERT, unless a row has the same values in these columns.
+    GetOrCreate(Arc<[usize]>),
     Delete,
 }
 
@@ -37,9 +49,23 @@ impl WriteKind {
     /// The verb in the operation chain of a recursion error and in the reason of a rollback.
     pub(crate) fn verb(&self) -> &'static str {
         match self {
-            Self::Save(_) => "save",
             Self::Delete => "delete",
+            _ => "save",
         }
+    }
+
+    /// The verb in the error of a row.
+    pub(crate) fn row_verb(&self) -> &'static str {
+        match self {
+            Self::Insert => "insert",
+            Self::Delete => "delete",
+            _ => "update",
+        }
+    }
+
+    /// Whether only an existing row is updated.
+    pub(crate) fn is_update(&self) -> bool {
+        matches!(self, Self::Update | Self::Fields(_))
     }
 
     /// Whether a write of several rows needs a transaction, because it may take several statements
@@ -55,60 +81,14 @@ impl WriteKind {
             // Rows with a key and rows without one are inserted by different statements, and a
             // `pre_save` receiver can still set a key. So the number of statements is known only if
             // the rows are settled.
-            Self::Save(SaveKind::Insert) if settled => chunk::inserts(kind, rows).len() != 1,
-            Self::Save(_) => true,
+            Self::Insert if settled => chunk::inserts(kind, rows).len() != 1,
             // On SQLite, the stored rows are selected before the DELETE. If the rows have versions,
             // one stale row must undo the deletes of the others.
             Self::Delete => {
                 let versioned = rows.schema().has(ColumnGroup::Version);
                 kind == DatabaseKind::Sqlite || versioned || chunk::deletes(kind, rows).len() != 1
             }
-        }
-    }
-}
-
-/// The kind of a save.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum SaveKind {
-    /// UPDATE by key, or INSERT if there is no such row.
-    Save,
-    Insert,
-    Update,
-    /// UPDATE of only these columns.
-    Fields(Arc<[usize]>),
-    /// UPDATE of the row that has the same values in these columns, or INSERT if there is none.
-    Upsert(Arc<[usize]>),
-    /// INSERT, unless a row has the same values in these columns.
-    GetOrCreate(Arc<[usize]>),
-}
-
-/// The result of a save of one row.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stored {
-    Created,
-    Updated,
-    /// Nothing was stored, because a conflicting row already exists.
-    Not,
-}
-
-impl Stored {
-    pub(crate) fn of(written: &WriteOutcome) -> Self {
-        match written.created {
-            Some(true) => Self::Created,
-            Some(false) => Self::Updated,
-            None => Self::Not,
-        }
-    }
-
-    pub(crate) fn saved(self) -> Saved {
-        Saved { created: self == Self::Created }
-    }
-
-    pub(crate) fn written(self) -> WriteOutcome {
-        match self {
-            Self::Created => WriteOutcome::one(Some(true)),
-            Self::Updated => WriteOutcome::one(Some(false)),
-            Self::Not => WriteOutcome::default(),
+            _ => true,
         }
     }
 }
@@ -131,6 +111,11 @@ impl WriteOutcome {
     /// The result of a write of a single row.
     pub(crate) const fn one(created: Option<bool>) -> Self {
         Self { created, batches: Cow::Borrowed(ONE), kept: Vec::new() }
+    }
+
+    /// The result of a save of a single row. `None` if nothing was stored.
+    pub(crate) fn of_save(saved: Option<Saved>) -> Self {
+        saved.map_or_else(Self::default, |saved| Self::one(Some(saved.created)))
     }
 
     /// The result of a write of several rows, given as ranges of the caller's slice.
@@ -164,6 +149,13 @@ pub(crate) fn row_error(verb: &'static str, rows: &dyn Rows, row: usize, error: 
 pub struct Saved {
     /// Whether the row is new.
     pub created: bool,
+}
+
+impl Saved {
+    /// The result of a save that stores a row or fails.
+    pub(crate) fn of(saved: Option<Self>) -> Self {
+        saved.unwrap_or(Self { created: false })
+    }
 }
 
 /// Reads the answer of a detached statement into a copy of the rows. The future that sent the

@@ -8,9 +8,10 @@ use std::sync::Arc;
 use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End, run_all};
 use crate::error::{Error, Result};
-use crate::signal::dispatch::{DeferredDelivery, dispatch, notify_committed};
-use crate::signal::operation_context::OperationContext;
-use crate::signal::receivers::WriteReceivers;
+use crate::signal::dispatch::{DeferredDelivery, Dispatch};
+use crate::signal::erased::ErasedReceiver;
+use crate::signal::operation_context::{OperationContext, check_observable};
+use crate::signal::receivers::OperationReceivers;
 use crate::signal::recording::Recorders;
 use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
 use crate::signal::{Signal, post_delete, post_save, pre_delete, pre_save};
@@ -18,12 +19,12 @@ use crate::table::previous_row::SharedPreviousRow;
 use crate::table::rows::Rows;
 use crate::task::finish::{Pending, finish};
 use crate::write::single::store;
-use crate::write::{SaveKind, WriteKind, WriteOutcome, cascade, delete, inspect, row_error, save};
+use crate::write::{WriteKind, WriteOutcome, cascade, delete, inspect, row_error, save};
 
 /// A write and the receivers to notify of it.
 #[derive(Clone)]
 pub(crate) struct Notifier {
-    pub(crate) receivers: Arc<WriteReceivers>,
+    pub(crate) receivers: Arc<OperationReceivers>,
     pub(crate) kind: WriteKind,
     recorders: Recorders,
     /// Whether the write may have several rows, so that an error of one row has to name it.
@@ -33,17 +34,18 @@ pub(crate) struct Notifier {
     pub(crate) previous_rows: Vec<SharedPreviousRow>,
 }
 
-/// The rows that an event is about.
-enum Part {
-    Row(usize),
-    Batch(Range<usize>),
+/// An event, and its receivers that run after the transaction has ended.
+struct Waiting<'n> {
+    event: RowEvent,
+    receivers: &'n Arc<[ErasedReceiver]>,
+    previous: &'n SharedPreviousRow,
 }
 
 impl Notifier {
     pub(crate) fn new(
         kind: WriteKind,
         many: bool,
-        receivers: Arc<WriteReceivers>,
+        receivers: Arc<OperationReceivers>,
         recorders: Recorders,
     ) -> Self {
         Self {
@@ -58,12 +60,16 @@ impl Notifier {
 
     /// If the write may have several rows, adds to an error which row it is about.
     pub(crate) fn with_row(&self, rows: &dyn Rows, row: usize, error: Error) -> Error {
-        let verb = match self.kind {
-            WriteKind::Save(SaveKind::Insert) => "insert",
-            WriteKind::Save(_) => "update",
-            WriteKind::Delete => "delete",
-        };
-        if self.many { row_error(verb, rows, row, error) } else { error }
+        if self.many { row_error(self.kind.row_verb(), rows, row, error) } else { error }
+    }
+
+    /// Checks that the deferred receivers can observe the end of the transaction.
+    pub(crate) async fn check_observable(
+        &self,
+        model: &'static str,
+        conn: &mut Conn<'_>,
+    ) -> Result<()> {
+        check_observable(model, self.receivers.needs.deferred, conn).await
     }
 
     /// Whether the statement can commit itself.
@@ -72,20 +78,19 @@ impl Notifier {
         rows: &dyn Rows,
         conn: &mut Conn<'_>,
     ) -> Result<bool> {
-        let save_kind = match &self.kind {
-            WriteKind::Save(save_kind) => Some(save_kind),
+        if self.kind == WriteKind::Delete && rows.len() > 1 {
             // The rows that a trigger kept are looked up after the DELETE. If the future were
             // dropped in between, this lookup would not run.
-            WriteKind::Delete if rows.len() > 1 => return inspect::is_plain(conn, rows).await,
-            WriteKind::Delete => None,
-        };
-        let kind = conn.kind();
-        let commits_itself = match conn.facts().commits_itself(kind, rows, save_kind) {
+            return inspect::is_plain(conn, rows).await;
+        }
+        let database = conn.kind();
+        let known = conn.facts().commits_itself(database, rows, &self.kind);
+        let commits_itself = match known {
             Some(known) => known,
-            None => inspect::commits_itself(conn, rows, save_kind).await?,
+            None => inspect::commits_itself(conn, rows, &self.kind).await?,
         };
         // An INSERT of several rows must store all of them or none.
-        let several = rows.len() > 1 && save_kind == Some(&SaveKind::Insert);
+        let several = rows.len() > 1 && self.kind == WriteKind::Insert;
         Ok(commits_itself && (!several || inspect::stores_every_row(conn, rows).await?))
     }
 
@@ -96,23 +101,22 @@ impl Notifier {
         conn: &mut Conn<'_>,
         context: &OperationContext,
     ) -> Result<WriteOutcome> {
+        let previous = self.receivers.previous;
         match &self.kind {
-            WriteKind::Save(save_kind) => {
-                save::stamp(rows, save_kind);
-                match self.many {
-                    true => save::write_many(rows, conn, save_kind, self).await,
-                    false => {
-                        Ok(store(conn, rows, save_kind, self.receivers.previous).await?.written())
-                    }
-                }
-            }
             WriteKind::Delete if self.cascades() => {
                 cascade::delete(rows, conn, self, context).await
             }
-            WriteKind::Delete if self.many || self.receivers.previous => {
+            WriteKind::Delete if self.many || previous => {
                 delete::delete_rows(rows, conn, self).await
             }
             WriteKind::Delete => delete::delete_one(rows, conn).await,
+            kind => {
+                save::stamp(rows, kind);
+                match self.many {
+                    true => save::write_many(rows, conn, kind, self).await,
+                    false => store(conn, rows, kind, previous).await.map(WriteOutcome::of_save),
+                }
+            }
         }
     }
 
@@ -152,10 +156,10 @@ impl Notifier {
         mut conn: Option<&mut Conn<'_>>,
         context: &OperationContext,
     ) -> Result<()> {
-        let (signal, row_event) = match self.kind {
+        let signal = match self.kind {
             WriteKind::Delete if !rows.has_key(row) => return Ok(()),
-            WriteKind::Delete => (pre_delete::NAME, RowEvent::PreDelete(row)),
-            WriteKind::Save(_) => (pre_save::NAME, RowEvent::PreSave(row)),
+            WriteKind::Delete => pre_delete::NAME,
+            _ => pre_save::NAME,
         };
         if self.recorders.any()
             && let Some(conn) = &mut conn
@@ -163,8 +167,9 @@ impl Notifier {
             conn.state.set_notified();
         }
         self.recorders.before(signal, rows.at(row));
-        let mut event = RowsEvent { rows: &mut *rows, event: row_event };
-        let done = dispatch(&self.receivers.before, &mut event, conn, context, &None).await;
+        let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::of_row(row, None) };
+        let dispatch = Dispatch { event: &mut event, conn, context, previous: &None };
+        let done = dispatch.run(&self.receivers.before).await;
         done.map_err(|error| self.with_row(rows, row, error))
     }
 
@@ -178,16 +183,18 @@ impl Notifier {
         if !self.receivers.after.is_empty() {
             for row in self.written.rows() {
                 let mut event = RowsEvent { rows: &mut *rows, event: self.row_event(row) };
-                let (after, conn) = (&self.receivers.after, conn.as_deref_mut());
-                let done = dispatch(after, &mut event, conn, context, self.previous_row(row)).await;
+                let (conn, previous) = (conn.as_deref_mut(), self.previous_row(row));
+                let dispatch = Dispatch { event: &mut event, conn, context, previous };
+                let done = dispatch.run(&self.receivers.after).await;
                 done.map_err(|error| self.with_row(rows, row, error))?;
             }
         }
         if !self.receivers.batch.is_empty() {
             for batch in self.written.batches.iter() {
                 let mut event = RowsEvent { rows: &mut *rows, event: self.batch_event(batch) };
-                let conn = conn.as_deref_mut();
-                dispatch(&self.receivers.batch, &mut event, conn, context, &None).await?;
+                let (conn, previous) = (conn.as_deref_mut(), &None);
+                let dispatch = Dispatch { event: &mut event, conn, context, previous };
+                dispatch.run(&self.receivers.batch).await?;
             }
         }
         Ok(())
@@ -204,10 +211,10 @@ impl Notifier {
         let received = self.notify_after(rows, None, context).await.map_err(Error::not_refused);
         let received = Pending::new(received);
         let mut uncopied = Vec::new();
-        let deferred = self.deferred_with(rows, context, |part, keep| {
+        let deferred = self.deferred_with(rows, context, |delivery, keep| {
             // The row is stored, so its receivers must run even if `Clone` panics.
             catch_unwind(AssertUnwindSafe(keep)).unwrap_or_else(|_| {
-                uncopied.push(part);
+                uncopied.push(delivery);
                 None
             })
         });
@@ -216,17 +223,10 @@ impl Notifier {
         }
         // Without a copy, the deferred receivers run in this future, and are not run if it is
         // dropped.
-        for part in uncopied {
-            let (to, row_event, before) = match &part {
-                Part::Row(row) => {
-                    (&self.receivers.deferred, self.row_event(*row), self.previous_row(*row))
-                }
-                Part::Batch(rows) => {
-                    (&self.receivers.deferred_batch, self.batch_event(rows), &None)
-                }
-            };
-            let mut event = RowsEvent { rows: &mut *rows, event: row_event };
-            notify_committed(to, &mut event, context, before).await;
+        for Waiting { event, receivers, previous } in uncopied {
+            let mut event = RowsEvent { rows: &mut *rows, event };
+            let dispatch = Dispatch { event: &mut event, conn: None, context, previous };
+            dispatch.run_on_commit(receivers).await;
         }
         received.take()
     }
@@ -242,51 +242,47 @@ impl Notifier {
 
     /// As [`deferred`](Self::deferred), but each event is kept by `attempt`. The function passed to
     /// it clones the row, so it may panic.
-    fn deferred_with(
-        &self,
+    fn deferred_with<'n>(
+        &'n self,
         rows: &mut dyn SignalRows,
         context: &OperationContext,
         mut attempt: impl FnMut(
-            Part,
+            Waiting<'n>,
             &mut dyn FnMut() -> Option<Box<dyn Deferred>>,
         ) -> Option<Box<dyn Deferred>>,
     ) -> Vec<Box<dyn Deferred>> {
+        let mut keep = |rows: &mut dyn SignalRows, waiting: Waiting<'n>| {
+            let event = RowsEvent { rows, event: waiting.event.clone() };
+            let (receivers, previous) = (waiting.receivers, waiting.previous);
+            let mut keep = || DeferredDelivery::of(receivers, &event, context, previous);
+            attempt(waiting, &mut keep)
+        };
         let mut all = Vec::new();
         if !self.receivers.deferred.is_empty() || self.recorders.any() {
             let (created, seen) = (self.written.created, context.db.is_some());
             let signal = if created.is_some() { post_save::NAME } else { post_delete::NAME };
             for row in self.written.rows() {
-                let event = RowsEvent { rows: &mut *rows, event: self.row_event(row) };
-                let before = self.previous_row(row);
-                let mut keep =
-                    || DeferredDelivery::of(&self.receivers.deferred, &event, context, before);
-                let waiting = attempt(Part::Row(row), &mut keep);
+                let (event, previous) = (self.row_event(row), self.previous_row(row));
+                let receivers = &self.receivers.deferred;
+                let waiting = keep(rows, Waiting { event, receivers, previous });
                 all.extend(self.recorders.after(signal, created, rows.at(row), seen, waiting));
             }
         }
         if !self.receivers.deferred_batch.is_empty() {
             for batch in self.written.batches.iter() {
-                let event = RowsEvent { rows: &mut *rows, event: self.batch_event(batch) };
-                let mut keep =
-                    || DeferredDelivery::of(&self.receivers.deferred_batch, &event, context, &None);
-                all.extend(attempt(Part::Batch(batch.clone()), &mut keep));
+                let (event, receivers) = (self.batch_event(batch), &self.receivers.deferred_batch);
+                all.extend(keep(rows, Waiting { event, receivers, previous: &None }));
             }
         }
         all
     }
 
     fn row_event(&self, row: usize) -> RowEvent {
-        match self.written.created {
-            Some(created) => RowEvent::PostSave { row, created },
-            None => RowEvent::PostDelete(row),
-        }
+        RowEvent::of_row(row, self.written.created)
     }
 
     fn batch_event(&self, rows: &Range<usize>) -> RowEvent {
-        match self.written.created {
-            Some(created) => RowEvent::PostSaveBatch { rows: rows.clone(), created },
-            None => RowEvent::PostDeleteBatch(rows.clone()),
-        }
+        RowEvent { rows: rows.clone(), created: self.written.created }
     }
 
     fn previous_row(&self, row: usize) -> &SharedPreviousRow {

@@ -15,8 +15,7 @@ use crate::database::detached::DetachedStatement;
 use crate::database::source::Source;
 use crate::database::state::Autocommit;
 use crate::error::{Error, Result};
-use crate::signal::operation_context::{OperationContext, check_observable};
-use crate::signal::receivers::Requirements;
+use crate::signal::operation_context::OperationContext;
 use crate::signal::rows::SignalRows;
 use crate::task::finish::{Detached, finish};
 use crate::task::span::traced;
@@ -44,18 +43,17 @@ pub(crate) fn perform<'u>(
         Ok(context) => context,
         Err(error) => return reject(&notifier, rows, source, error),
     };
-    let mut needs = notifier.receivers.needs;
     match source {
         Source::Conn(conn) if conn.in_transaction() => {
-            traced(span, in_callers_transaction(notifier, rows, conn, context, needs))
+            traced(span, in_callers_transaction(notifier, rows, conn, context))
         }
         source => {
             let settled = notifier.receivers.before.is_empty();
-            needs.transaction |=
-                notifier.many && notifier.kind.needs_transaction(rows, source.kind(), settled);
-            match needs.transaction {
-                true => traced(span, in_own_transaction(notifier, rows, source, context, needs)),
-                false => traced(span, autocommit(notifier, rows, source, context, needs)),
+            let needs_transaction = notifier.receivers.needs.transaction
+                || notifier.many && notifier.kind.needs_transaction(rows, source.kind(), settled);
+            match needs_transaction {
+                true => traced(span, in_own_transaction(notifier, rows, source, context)),
+                false => traced(span, autocommit(notifier, rows, source, context)),
             }
         }
     }
@@ -82,14 +80,13 @@ fn in_callers_transaction<'u>(
     rows: &'u mut dyn SignalRows,
     mut conn: Conn<'u>,
     context: OperationContext,
-    needs: Requirements,
 ) -> impl Future<Output = Result<WriteOutcome>> + Send + 'u {
     async move {
         let mut restore_guard = RestoreGuard::new(rows);
         let model = restore_guard.rows.model();
         let fail_guard = FailGuard::of(&mut conn, notifier.kind.verb(), model);
         let done = async {
-            check_observable(model, needs.deferred, fail_guard.conn).await?;
+            notifier.check_observable(model, fail_guard.conn).await?;
             notifier
                 .notify_before(restore_guard.rows, Some(&mut *fail_guard.conn), &context)
                 .await?;
@@ -108,13 +105,12 @@ fn in_own_transaction<'u>(
     rows: &'u mut dyn SignalRows,
     mut source: Source<'u>,
     context: OperationContext,
-    needs: Requirements,
 ) -> impl Future<Output = Result<WriteOutcome>> + Send + 'u {
     async move {
         let restore_guard = RestoreGuard::new(rows);
-        prepare(&notifier, restore_guard.rows, &mut source, &context, needs).await?;
+        prepare(&notifier, restore_guard.rows, &mut source, &context).await?;
         let conn = source.acquire().await?;
-        begin_and_write(notifier, restore_guard, conn, &context, needs).await
+        begin_and_write(notifier, restore_guard, conn, &context).await
     }
 }
 
@@ -124,12 +120,11 @@ async fn begin_and_write<'u>(
     mut restore_guard: RestoreGuard<'u>,
     conn: Conn<'_>,
     context: &'u OperationContext,
-    needs: Requirements,
 ) -> Result<WriteOutcome> {
-    if !needs.connection_before && !notifier.receivers.before.is_empty() {
+    if !notifier.receivers.needs.connection_before && !notifier.receivers.before.is_empty() {
         restore_guard.snapshot();
     }
-    in_transaction(conn, OwnTransaction { notifier, restore_guard, context, needs }).await
+    in_transaction(conn, OwnTransaction { notifier, restore_guard, context }).await
 }
 
 /// The part of a write that runs in its own transaction: the receivers before the statement, if one
@@ -138,15 +133,14 @@ struct OwnTransaction<'w> {
     notifier: Notifier,
     restore_guard: RestoreGuard<'w>,
     context: &'w OperationContext,
-    needs: Requirements,
 }
 
 impl Undoable for OwnTransaction<'_> {
     type Done = WriteOutcome;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<WriteOutcome> {
-        let Self { notifier, restore_guard, context, needs } = self;
-        if needs.connection_before {
+        let Self { notifier, restore_guard, context } = self;
+        if notifier.receivers.needs.connection_before {
             notifier.notify_before(restore_guard.rows, Some(&mut **tx), context).await?;
         }
         execute_and_notify(notifier, restore_guard.rows, tx, context).await?;
@@ -175,7 +169,6 @@ fn autocommit<'u>(
     rows: &'u mut dyn SignalRows,
     mut source: Source<'u>,
     context: OperationContext,
-    needs: Requirements,
 ) -> impl Future<Output = Result<WriteOutcome>> + Send + 'u {
     async move {
         // If the database rejects a row of a bulk write, rows are written and rolled back to find
@@ -184,11 +177,11 @@ fn autocommit<'u>(
         let changes = notifier.many || !notifier.receivers.before.is_empty();
         let mut restore_guard =
             if changes { RestoreGuard::new(rows) } else { RestoreGuard::for_statement(rows) };
-        prepare(&notifier, restore_guard.rows, &mut source, &context, needs).await?;
+        prepare(&notifier, restore_guard.rows, &mut source, &context).await?;
         let conn = source.connect().await?;
         let mut written = None;
         if notifier.commits_itself(restore_guard.rows, conn).await? {
-            if needs.has_after {
+            if notifier.receivers.needs.has_after {
                 conn.state.autocommit = Autocommit::DetachOnDrop;
             }
             let detach_guard = DetachGuard {
@@ -209,7 +202,7 @@ fn autocommit<'u>(
             // Pass the connection by value so that the transaction can release it at commit, before
             // any on-commit callback waits for one.
             let conn = std::mem::replace(conn, Conn::disconnected());
-            return Box::pin(begin_and_write(notifier, restore_guard, conn, &context, needs)).await;
+            return Box::pin(begin_and_write(notifier, restore_guard, conn, &context)).await;
         };
         notifier.written = written;
         // The row is stored, even if a receiver fails. Inside a `sqlx::Transaction`, the caller may
@@ -222,7 +215,7 @@ fn autocommit<'u>(
         }
         // If `Clone` panics, run the receivers inline; dropping this future then cancels them. The
         // `else` branch also covers receivers that cannot be interrupted.
-        if needs.after_interruptible
+        if notifier.receivers.needs.after_interruptible
             && let Some(mut copy) = copied(restore_guard.rows)
         {
             let (notifier, context) = (notifier.clone(), context.clone());
@@ -242,12 +235,14 @@ async fn prepare(
     rows: &mut dyn SignalRows,
     source: &mut Source<'_>,
     context: &OperationContext,
-    needs: Requirements,
 ) -> Result<()> {
     if let Source::Conn(conn) = source {
-        check_observable(rows.model(), needs.deferred, conn).await?;
+        notifier.check_observable(rows.model(), conn).await?;
     }
-    if needs.connection_before { Ok(()) } else { notifier.notify_before(rows, None, context).await }
+    match notifier.receivers.needs.connection_before {
+        true => Ok(()),
+        false => notifier.notify_before(rows, None, context).await,
+    }
 }
 
 /// Executes the statement, and runs the receivers after it.

@@ -16,44 +16,48 @@ use crate::task::span::{span, traced};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 use crate::transaction::own::{Undoable, in_transaction};
-use crate::write::bulk::{self, BulkOp, Unwritten, Update};
+use crate::write::bulk::BulkOp;
+use crate::write::bulk_update::{Unwritten, Update, settle};
 use crate::write::key_order::{keyed_first, write_order};
+use crate::write::lookup::{
+    duplicate_in_database, duplicate_key, is_stored, not_found, stale, stored_as,
+};
 use crate::write::notify::Notifier;
 use crate::write::perform::perform;
 use crate::write::restore::RestoreGuard;
-use crate::write::single::{not_found, stale, store};
-use crate::write::{SaveKind, Stored, WriteKind, WriteOutcome, inspect, locate};
+use crate::write::single::store;
+use crate::write::{Saved, WriteKind, WriteOutcome, inspect, locate};
 
-/// Saves the single row in `rows`.
+/// Saves the single row in `rows`. Returns `None` if nothing was stored, because a conflicting row
+/// already exists.
 ///
 /// Without receivers, the future is not boxed. The rows are type-erased, so the code is compiled
 /// once per codegen unit, not once per model.
 pub(crate) async fn one(
     rows: &mut dyn SignalRows,
     source: Source<'_>,
-    save_kind: SaveKind,
-) -> Result<Stored> {
+    kind: WriteKind,
+) -> Result<Option<Saved>> {
     let (cache, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
     let span = span!("save", model = rows.model());
     if let Some(receivers) = cache.save_if_any().or_else(|| recorders.any().then(|| cache.save())) {
-        let notifier = Notifier::new(WriteKind::Save(save_kind), false, receivers, recorders);
-        return Ok(Stored::of(&perform(notifier, rows, source, span).await?));
+        let notifier = Notifier::new(kind, false, receivers, recorders);
+        let written = perform(notifier, rows, source, span).await?;
+        return Ok(written.created.map(|created| Saved { created }));
     }
     chain::observe("save", rows.model());
     let mut conn = source.acquire().await?;
-    let kind = conn.kind();
-    if !conn.in_transaction()
-        && conn.facts().commits_itself(kind, rows, Some(&save_kind)) != Some(true)
-    {
-        return traced(span, inspect_and_save(rows, conn, save_kind)).await;
+    let database = conn.kind();
+    if !conn.in_transaction() && conn.facts().commits_itself(database, rows, &kind) != Some(true) {
+        return traced(span, inspect_and_save(rows, conn, kind)).await;
     }
     let done = if span.is_disabled() {
-        save_directly(rows, &mut conn, &save_kind).await
+        save_directly(rows, &mut conn, &kind).await
     } else {
-        traced(span, save_directly(rows, &mut conn, &save_kind)).await
+        traced(span, save_directly(rows, &mut conn, &kind)).await
     };
     match conn.state.take_needs_transaction(&done) {
-        true => save_in_transaction(rows, conn, &save_kind).await,
+        true => save_in_transaction(rows, conn, &kind).await,
         false => done,
     }
 }
@@ -62,12 +66,12 @@ pub(crate) async fn one(
 async fn save_directly(
     rows: &mut dyn SignalRows,
     conn: &mut Conn<'_>,
-    save_kind: &SaveKind,
-) -> Result<Stored> {
+    kind: &WriteKind,
+) -> Result<Option<Saved>> {
     let fail_guard = FailGuard::of(conn, "save", rows.model());
     let mut restore_guard = RestoreGuard::for_statement(rows);
-    stamp(restore_guard.rows, save_kind);
-    let done = store(fail_guard.conn, restore_guard.rows, save_kind, false).await;
+    stamp(restore_guard.rows, kind);
+    let done = store(fail_guard.conn, restore_guard.rows, kind, false).await;
     if done.is_ok() {
         restore_guard.disarm();
     }
@@ -78,23 +82,23 @@ async fn save_directly(
 fn save_in_transaction<'s>(
     rows: &'s mut dyn SignalRows,
     conn: Conn<'s>,
-    save_kind: &'s SaveKind,
-) -> BoxFuture<'s, Result<Stored>> {
-    Box::pin(in_transaction(conn, RowSave { restore_guard: RestoreGuard::new(rows), save_kind }))
+    kind: &'s WriteKind,
+) -> BoxFuture<'s, Result<Option<Saved>>> {
+    Box::pin(in_transaction(conn, RowSave { restore_guard: RestoreGuard::new(rows), kind }))
 }
 
 /// A save of a row without receivers, in a transaction of its own.
 struct RowSave<'s> {
     restore_guard: RestoreGuard<'s>,
-    save_kind: &'s SaveKind,
+    kind: &'s WriteKind,
 }
 
 impl Undoable for RowSave<'_> {
-    type Done = Stored;
+    type Done = Option<Saved>;
 
-    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Stored> {
-        stamp(self.restore_guard.rows, self.save_kind);
-        store(tx, self.restore_guard.rows, self.save_kind, false).await
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Option<Saved>> {
+        stamp(self.restore_guard.rows, self.kind);
+        store(tx, self.restore_guard.rows, self.kind, false).await
     }
 
     fn before_commit(&mut self) {
@@ -115,16 +119,16 @@ impl Undoable for RowSave<'_> {
 fn inspect_and_save<'s>(
     rows: &'s mut dyn SignalRows,
     mut conn: Conn<'s>,
-    save_kind: SaveKind,
-) -> BoxFuture<'s, Result<Stored>> {
+    kind: WriteKind,
+) -> BoxFuture<'s, Result<Option<Saved>>> {
     Box::pin(async move {
-        if inspect::commits_itself(&mut conn, rows, Some(&save_kind)).await? {
-            let done = save_directly(rows, &mut conn, &save_kind).await;
+        if inspect::commits_itself(&mut conn, rows, &kind).await? {
+            let done = save_directly(rows, &mut conn, &kind).await;
             if !conn.state.take_needs_transaction(&done) {
                 return done;
             }
         }
-        save_in_transaction(rows, conn, &save_kind).await
+        save_in_transaction(rows, conn, &kind).await
     })
 }
 
@@ -132,23 +136,22 @@ fn inspect_and_save<'s>(
 pub(crate) async fn many(
     rows: &mut dyn SignalRows,
     source: Source<'_>,
-    save_kind: SaveKind,
+    kind: WriteKind,
 ) -> Result<u64> {
     let count = rows.len();
     if count > 0 {
         let span = span!("save", model = rows.model(), rows = count);
         let recorders = Recorders::of_task(rows.id());
-        let notifier =
-            Notifier::new(WriteKind::Save(save_kind), true, rows.receivers().save(), recorders);
+        let notifier = Notifier::new(kind, true, rows.receivers().save(), recorders);
         perform(notifier, rows, source, span).await?;
     }
     Ok(count as u64)
 }
 
 /// Sets the automatic time columns to the current time.
-pub(crate) fn stamp(rows: &mut dyn Rows, save_kind: &SaveKind) {
+pub(crate) fn stamp(rows: &mut dyn Rows, kind: &WriteKind) {
     if rows.schema().has_times() {
-        rows.stamp(automatic::now(), !matches!(save_kind, SaveKind::Update | SaveKind::Fields(_)));
+        rows.stamp(automatic::now(), !kind.is_update());
     }
 }
 
@@ -157,12 +160,12 @@ pub(crate) fn stamp(rows: &mut dyn Rows, save_kind: &SaveKind) {
 pub(crate) fn write_many<'w>(
     rows: &'w mut dyn Rows,
     conn: &'w mut Conn<'_>,
-    save_kind: &'w SaveKind,
+    kind: &'w WriteKind,
     notifier: &'w Notifier,
 ) -> BoxFuture<'w, Result<WriteOutcome>> {
-    match save_kind {
-        SaveKind::Insert => Box::pin(insert_many(rows, conn)),
-        save_kind => Box::pin(update_many(rows, conn, save_kind, notifier)),
+    match kind {
+        WriteKind::Insert => Box::pin(insert_many(rows, conn)),
+        kind => Box::pin(update_many(rows, conn, kind, notifier)),
     }
 }
 
@@ -183,12 +186,12 @@ async fn insert_many(rows: &mut dyn Rows, conn: &mut Conn<'_>) -> Result<WriteOu
 async fn update_many(
     rows: &mut dyn Rows,
     conn: &mut Conn<'_>,
-    save_kind: &SaveKind,
+    kind: &WriteKind,
     notifier: &Notifier,
 ) -> Result<WriteOutcome> {
     let model = rows.schema();
-    let set: Vec<_> = match save_kind {
-        SaveKind::Fields(set) => set.to_vec(),
+    let set: Vec<_> = match kind {
+        WriteKind::Fields(set) => set.to_vec(),
         _ => model.group(ColumnGroup::Set).collect(),
     };
     let on: Vec<_> = model.group(ColumnGroup::Key).collect();
@@ -200,7 +203,7 @@ async fn update_many(
     let update = Update { set: &set, on: &on, checked: true, before: notifier.receivers.previous };
     let chunks = update.chunks(conn.kind(), rows);
     if chunks.len() > 1
-        && let Some(row) = bulk::duplicate_key(conn.kind(), rows)
+        && let Some(row) = duplicate_key(conn.kind(), rows)
     {
         // If two rows with the same key are in different statements, neither statement reports it.
         return Err(notifier.with_row(rows, row, duplicate(rows, row)));
@@ -236,16 +239,16 @@ async fn settle_unwritten(
     let duplicate = |rows: &dyn Rows, row| {
         (rows.slice_index(row), Error::DuplicateKey { model: rows.model(), key: rows.key(row) })
     };
-    if let Some(row) = bulk::duplicate_key(conn.kind(), rows) {
+    if let Some(row) = duplicate_key(conn.kind(), rows) {
         return Ok(Some(duplicate(rows, row)));
     }
     let missing = chunk.rows.clone().filter(|row| stored.binary_search(row).is_err());
     let missing: Vec<_> = missing.collect();
     // No lock is taken, because reporting an error must not wait for another transaction.
-    let same = bulk::stored_as(conn, rows, chunk, true).await?;
+    let same = stored_as(conn, rows, chunk, true).await?;
     let others = missing.iter().filter(|row| same.binary_search(row).is_err());
     if let Some(&row) = others.min_by_key(|row| rows.slice_index(**row)) {
-        let error = match bulk::is_stored(conn, rows, row).await? {
+        let error = match is_stored(conn, rows, row).await? {
             false => not_found(rows, row),
             true if rows.schema().has(ColumnGroup::Version) => stale(rows, row),
             // The keys of two rows differ in memory but are equal in the database.
@@ -253,11 +256,11 @@ async fn settle_unwritten(
         };
         return Ok(Some((rows.slice_index(row), error)));
     }
-    if let Some(row) = bulk::duplicate_in_database(conn, rows, chunk, &missing).await? {
+    if let Some(row) = duplicate_in_database(conn, rows, chunk, &missing).await? {
         return Ok(Some(duplicate(rows, row)));
     }
     for row in missing {
-        let error = match bulk::settle(conn, rows, row, update).await? {
+        let error = match settle(conn, rows, row, update).await? {
             Unwritten::Updated | Unwritten::Unchanged => continue,
             Unwritten::Gone => not_found(rows, row),
             Unwritten::Stale => stale(rows, row),

@@ -260,8 +260,7 @@ impl Registry {
         if !is_linked {
             let info = connected::info(&key, Info::connected::<S, M>(at));
             let identity = Identity::connected(info, Arc::clone(&key.uid));
-            let entry: Arc<dyn ErasedEntry> =
-                Arc::new(Entry::<S, M> { call: Call::Shared(call), keep: None });
+            let entry: Arc<dyn ErasedEntry> = Arc::new(Entry::<S, M>::new(Call::Shared(call)));
             // `entry` is kept here too: if the receiver is not connected, its closure must not be dropped under the lock.
             let connected = Connected { identity, entry: Arc::clone(&entry) };
             self.change(|changes| changes.connected.connect(&key, connected));

@@ -18,9 +18,10 @@ use crate::signal::rows::SignalRows;
 use crate::table::chunk;
 use crate::table::rows::Rows;
 use crate::task::chain;
+use crate::write::WriteKind;
 use crate::write::key_order::{compares_bytes, write_order};
+use crate::write::lookup::stored_rows;
 use crate::write::notify::Notifier;
-use crate::write::{WriteKind, bulk};
 
 /// Identifies a row by its model and its encoded key.
 pub(super) type RowId = (TypeId, Box<[u8]>);
@@ -194,7 +195,7 @@ impl<'d> Collector<'d> {
             return Ok(());
         }
         for chunk in chunk::deletes(kind, rows) {
-            for (row, from) in bulk::stored_rows(conn, rows, &chunk).await? {
+            for (row, from) in stored_rows(conn, rows, &chunk).await? {
                 let given = (rows.id(), rows.as_rows().encoded_key(row, kind)?);
                 stored.truncate(0);
                 stored.push(&from, 1)?;

@@ -31,7 +31,7 @@ use crate::table::schema::ColumnGroup;
 use crate::task::chain;
 use crate::write::delete::{delete_chunk, delete_rows};
 use crate::write::notify::Notifier;
-use crate::write::{SaveKind, WriteOutcome, save};
+use crate::write::{WriteKind, WriteOutcome, save};
 
 /// Deletes rows of a model that other models reference, together with the referencing rows. Boxed,
 /// so that the futures of other deletes stay small.
@@ -150,8 +150,8 @@ impl Collector<'_> {
             })
             .await?;
             read?;
-            let save_kind = SaveKind::Fields(with_times(vec![column], child.statements).into());
-            save::many(&mut *rows, conn.reborrow().into(), save_kind).await?;
+            let kind = WriteKind::Fields(with_times(vec![column], child.statements).into());
+            save::many(&mut *rows, conn.reborrow().into(), kind).await?;
         }
         Ok(())
     }

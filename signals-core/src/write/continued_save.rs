@@ -1,0 +1,322 @@
+//! What follows if the first statement of the save of a single row has not stored it, or if there
+//! is none.
+
+use futures_util::future::BoxFuture;
+
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::database::state::Autocommit;
+use crate::error::{Error, Result};
+use crate::table::chunk::{Chunk, inserted};
+use crate::table::compose::{RowInput, StatementKind, StatementSpec};
+use crate::table::rows::Rows;
+use crate::table::schema::ColumnGroup;
+use crate::write::bulk::{self, BulkOp};
+use crate::write::bulk_update::{Unwritten, Update, settle};
+use crate::write::lookup::{Look, conflicting, look, not_found, stale};
+use crate::write::single::{Single, saves_at_once};
+use crate::write::single_text::{EVERY, Text};
+use crate::write::{Saved, WriteKind, inspect};
+
+/// How often a save tries again after a concurrent transaction has inserted or deleted the row in
+/// between. After that it fails with [`Error::NotStored`].
+pub(crate) const ATTEMPTS: usize = 16;
+
+const CREATED: Saved = Saved { created: true };
+const UPDATED: Saved = Saved { created: false };
+
+/// Continues a save. `tried` means that its first statement was executed. Boxed, because this is
+/// rare.
+pub(super) fn continue_store<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s mut dyn Rows,
+    kind: &'s WriteKind,
+    before: bool,
+    tried: bool,
+) -> BoxFuture<'s, Result<Option<Saved>>> {
+    let mut save = ContinuedSave { conn, rows, before };
+    Box::pin(async move {
+        match kind {
+            WriteKind::Save if save.rows.has_key(0) => save.save(None, tried).await.map(Some),
+            WriteKind::Insert | WriteKind::Save => save.inserted_uncounted().await.map(Some),
+            WriteKind::Upsert(on) => save.save(Some(on), false).await.map(Some),
+            WriteKind::GetOrCreate(on) => save.insert_or_nothing(Some(on)).await,
+            WriteKind::Update => save.update_until_stored(None, tried).await.map(Some),
+            WriteKind::Fields(set) => save.update_until_stored(Some(set), tried).await.map(Some),
+            WriteKind::Delete => unreachable!("a delete stores no row"),
+        }
+    })
+}
+
+/// The save of the single row in `rows`.
+///
+/// In its methods, `set` are the columns to update, or `None` for all that can be set, and `on` are
+/// the columns by which the row is found, or `None` for the key.
+struct ContinuedSave<'s, 'c> {
+    conn: &'s mut Conn<'c>,
+    rows: &'s mut dyn Rows,
+    /// Whether the previous state of the row is loaded.
+    before: bool,
+}
+
+impl ContinuedSave<'_, '_> {
+    /// UPDATE by key of a row that must exist.
+    async fn update_until_stored(&mut self, set: Option<&[usize]>, tried: bool) -> Result<Saved> {
+        if !tried && let Some(saved) = self.update(set, None).await? {
+            return Ok(saved);
+        }
+        if !self.before && inspect::is_plain(self.conn, self.rows).await? {
+            return Err(not_found(self.rows, 0));
+        }
+        let saved = match self.found_uncounted().await? {
+            Some(found) => found.then_some(UPDATED),
+            None => self.look_and_settle(set).await?,
+        };
+        saved.ok_or_else(|| not_found(self.rows, 0))
+    }
+
+    /// UPDATE, or INSERT if there is no such row.
+    async fn save(&mut self, on: Option<&[usize]>, tried: bool) -> Result<Saved> {
+        let kind = self.conn.kind();
+        let at_once = match on {
+            Some(_) => kind == DatabaseKind::Postgres,
+            None => saves_at_once(self.rows.schema(), kind) && self.key_is_arbiter().await?,
+        };
+        let at_once = at_once && !self.before;
+        // Without a unique index on the columns, an UPDATE could change any number of rows. So the
+        // INSERT comes first, and the database refuses its `ON CONFLICT`. With a unique index, the
+        // UPDATE comes first, because an INSERT consumes a sequence value and fires INSERT triggers.
+        let insert_first = match on {
+            Some(on) if !at_once => !inspect::is_arbiter(self.conn, self.rows, on).await?,
+            _ => false,
+        };
+        // If neither the UPDATE nor the INSERT stores the row, a concurrent transaction has inserted
+        // or deleted it in between.
+        for attempt in 0..ATTEMPTS {
+            let tried = tried && attempt == 0;
+            let saved = match at_once {
+                true if tried => None,
+                true => self.save_at_once(on).await?,
+                false => self.update_or_insert(on, insert_first, tried).await?,
+            };
+            if let Some(saved) = saved {
+                return Ok(saved);
+            }
+            let mut settled = match on {
+                Some(_) => self.settle(None, on).await?,
+                None => self.look_and_settle(None).await?,
+            };
+            if settled.is_none() && attempt > 0 {
+                settled = self.update_as_index_says(on).await?;
+            }
+            if let Some(saved) = settled {
+                return Ok(saved);
+            }
+        }
+        Err(Error::NotStored { model: self.rows.model() })
+    }
+
+    /// On PostgreSQL, UPDATE or INSERT in one statement. Returns `None` if a concurrent transaction
+    /// was faster.
+    async fn save_at_once(&mut self, on: Option<&[usize]>) -> Result<Option<Saved>> {
+        let save = match on {
+            None => Single::both(self.rows.schema()),
+            Some(on) => Single::Both(self.insert_text(StatementKind::Save, on)),
+        };
+        save.run(self.conn, self.rows).await
+    }
+
+    /// UPDATE, then INSERT, each in a statement of its own.
+    async fn update_or_insert(
+        &mut self,
+        on: Option<&[usize]>,
+        insert_first: bool,
+        tried: bool,
+    ) -> Result<Option<Saved>> {
+        if insert_first && let Some(saved) = self.insert_or_nothing(on).await? {
+            return Ok(Some(saved));
+        }
+        if !tried && let Some(saved) = self.update(None, on).await? {
+            return Ok(Some(saved));
+        }
+        match on {
+            Some(_) => self.insert_or_nothing(on).await,
+            None => self.insert_if_new().await,
+        }
+    }
+
+    async fn update(
+        &mut self,
+        set: Option<&[usize]>,
+        on: Option<&[usize]>,
+    ) -> Result<Option<Saved>> {
+        let model = self.rows.schema();
+        if let (None, None, false) = (set, on, self.before) {
+            return Single::update(model).run(self.conn, self.rows).await;
+        }
+        let checked = on.is_none() && model.has(ColumnGroup::Version);
+        let (set, on) = self.columns(set, on);
+        if self.before {
+            let update = Update { set: &set, on: &on, checked, before: true };
+            let (chunk, op) = (Chunk::of_row(0), BulkOp::Update(&update));
+            let updated = Box::pin(bulk::write(self.conn, self.rows, &chunk, op)).await?;
+            return Ok((!updated.is_empty()).then_some(UPDATED));
+        }
+        let mut spec = StatementSpec::new(StatementKind::UpdateOne, RowInput::Values(1), set, on);
+        spec.checked = checked;
+        Single::Update(Text::Composed(spec.into())).run(self.conn, self.rows).await
+    }
+
+    fn columns(&self, set: Option<&[usize]>, on: Option<&[usize]>) -> (Vec<usize>, Vec<usize>) {
+        let model = self.rows.schema();
+        let group = |group| model.group(group).collect();
+        let set = set.map_or_else(|| group(ColumnGroup::Set), <[_]>::to_vec);
+        (set, on.map_or_else(|| group(ColumnGroup::Key), <[_]>::to_vec))
+    }
+
+    /// As [`settle`](Self::settle) by the key, if a row with the version of the instance is stored.
+    async fn look_and_settle(&mut self, set: Option<&[usize]>) -> Result<Option<Saved>> {
+        match look(self.conn, self.rows).await? {
+            Look::Same => self.settle(set, None).await,
+            Look::Stale => Err(stale(self.rows, 0)),
+            Look::Gone => Ok(None),
+        }
+    }
+
+    /// Determines why an UPDATE has not written the row, and retries it. Returns `None` if there is
+    /// no such row.
+    ///
+    /// Outside a transaction, the whole save has to begin again in one. If only this step ran in a
+    /// transaction and the future were dropped during its COMMIT, no receiver would be notified,
+    /// although the row may be stored.
+    async fn settle(
+        &mut self,
+        set: Option<&[usize]>,
+        on: Option<&[usize]>,
+    ) -> Result<Option<Saved>> {
+        if !self.conn.in_transaction() {
+            self.conn.state.autocommit = Autocommit::NeedsTransaction;
+            return Err(Error::NotStored { model: self.rows.model() });
+        }
+        let checked = on.is_none();
+        let (set, on) = self.columns(set, on);
+        let update = Update { set: &set, on: &on, checked, before: self.before };
+        match settle(self.conn, self.rows, 0, &update).await? {
+            Unwritten::Updated | Unwritten::Unchanged => Ok(Some(UPDATED)),
+            Unwritten::Stale => Err(stale(self.rows, 0)),
+            Unwritten::Gone => Ok(None),
+        }
+    }
+
+    /// UPDATE of the row that an INSERT conflicts with. The index may compare the values differently
+    /// than `=` does: a column may be of type `citext`, the index may have a collation, or a trigger
+    /// may change the values.
+    async fn update_as_index_says(&mut self, on: Option<&[usize]>) -> Result<Option<Saved>> {
+        let key: Vec<_> = self.rows.schema().group(ColumnGroup::Key).collect();
+        let target = on.unwrap_or(&key);
+        if !inspect::is_arbiter(self.conn, self.rows, target).await? {
+            return Ok(None);
+        }
+        let Some(found) = conflicting(self.conn, self.rows, target).await? else {
+            return Ok(None);
+        };
+        let keyed = self.rows.has_key(0);
+        for column in &key {
+            self.rows.set(0, *column, &found, *column)?;
+        }
+        let by_key = on.map(|_| &key[..]);
+        if let Some(saved) = self.update(None, by_key).await? {
+            return Ok(Some(saved));
+        }
+        let settled = self.settle(None, by_key).await;
+        if !keyed && !matches!(settled, Ok(Some(_))) {
+            // The UPDATE found no row. The key may be that of the row which the rolled-back INSERT of
+            // `conflicting` stored, so it must not be used for the next attempt.
+            self.rows.clear_key(0);
+        }
+        settled
+    }
+
+    async fn key_is_arbiter(&mut self) -> Result<bool> {
+        let key: Vec<_> = self.rows.schema().group(ColumnGroup::Key).collect();
+        inspect::is_arbiter(self.conn, self.rows, &key).await
+    }
+
+    /// INSERT after an UPDATE by key that has reported no row. Returns `None` if another row has the
+    /// key.
+    async fn insert_if_new(&mut self) -> Result<Option<Saved>> {
+        if self.key_is_arbiter().await? {
+            return self.insert_or_nothing(None).await;
+        }
+        let found = self.found_uncounted().await?;
+        if found == Some(true) {
+            return Ok(Some(UPDATED));
+        }
+        let sql = self.rows.schema().insert_with_key;
+        let insert = Single::Insert(Text::Fixed(sql, &EVERY, &[ColumnGroup::Computed]));
+        match insert.run(self.conn, self.rows).await {
+            Ok(None) if found.is_some() => self.inserted_uncounted().await.map(Some),
+            // Another transaction may have stored the row in between. Inside a transaction,
+            // PostgreSQL accepts no further statements after this error.
+            Err(error) if error.is_unique_violation() && !self.conn.in_transaction() => {
+                let is_free = self.conn.depth().await == 0;
+                match is_free && look(self.conn, self.rows).await? != Look::Gone {
+                    true => Ok(None),
+                    false => Err(error),
+                }
+            }
+            done => done,
+        }
+    }
+
+    /// INSERT that stores nothing if a row conflicts with it in the columns `on`.
+    async fn insert_or_nothing(&mut self, on: Option<&[usize]>) -> Result<Option<Saved>> {
+        let text = match on {
+            None => {
+                let sql = self.rows.schema().insert_or_nothing;
+                Text::Fixed(sql, &EVERY, &[ColumnGroup::Computed])
+            }
+            Some(on) => self.insert_text(StatementKind::InsertOrNothing, on),
+        };
+        Single::Insert(text).run(self.conn, self.rows).await
+    }
+
+    fn insert_text(&self, kind: StatementKind, on: &[usize]) -> Text {
+        let columns = inserted(self.rows, self.rows.has_key(0));
+        let spec = StatementSpec::new(kind, RowInput::Values(1), columns, on.to_vec());
+        Text::Composed(spec.into())
+    }
+
+    /// Whether an UPDATE by key has found the row, if the database does not report that itself.
+    /// Returns `None` if it does.
+    ///
+    /// # Errors
+    ///
+    /// Returns an error if the model has a version: the stored version then does not show whether
+    /// the UPDATE has set it.
+    async fn found_uncounted(&mut self) -> Result<Option<bool>> {
+        if inspect::counts_rows(self.conn, self.rows).await? {
+            return Ok(None);
+        }
+        let versioned = self.rows.schema().has(ColumnGroup::Version);
+        match look(self.conn, self.rows).await? {
+            Look::Gone => Ok(Some(false)),
+            Look::Same if !versioned => Ok(Some(true)),
+            Look::Same | Look::Stale => Err(Error::other(format!(
+                "SQLite does not say whether an UPDATE of a view has found a row, so `{}`, which has a version, cannot be updated \
+                 through its view `{}`; make it a model of the table",
+                self.rows.model(),
+                self.rows.at(0).table(),
+            ))),
+        }
+    }
+
+    /// Determines the result of an INSERT if the database reports that no row was stored. A database
+    /// that does not count the rows may have stored it all the same.
+    async fn inserted_uncounted(&mut self) -> Result<Saved> {
+        let is_there = self.rows.has_key(0)
+            && !inspect::counts_rows(self.conn, self.rows).await?
+            && look(self.conn, self.rows).await? != Look::Gone;
+        if is_there { Ok(CREATED) } else { Err(Error::NotStored { model: self.rows.model() }) }
+    }
+}
