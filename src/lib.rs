@@ -194,6 +194,7 @@ pub use sqlx_signals_derive::Model;
 /// | `sender = User` | the model; by default every model, as [`AnyModel`] |
 /// | `sender = [User, Order]` | several models, for a function that is generic over the model |
 /// | `on_commit` | runs after the outermost transaction has committed; the model must be `Clone` |
+/// | `on_commit(detached)` | the same on a task of its own: neither the caller nor other receivers wait for it, only [`Db::close`] does |
 /// | `on_rollback` | runs after the outermost transaction, or a savepoint around the write, was rolled back; the model must be `Clone` |
 /// | `created` | only for new rows |
 /// | `updated` | only for rows that existed before |
@@ -210,7 +211,7 @@ pub use sqlx_signals_derive::Model;
 /// The function is an `async fn` or a plain `fn`, and returns nothing or `Result<(), E>`. Its first parameter is the
 /// event; [`Parameter`] lists what it can take after that. The save returns an error or a panic of a receiver as
 /// [`Error::Receiver`]. An error or a panic of a receiver with `on_commit` or `on_rollback` is logged. If the program itself commits the
-/// transaction, those of `on_commit` receivers are also returned in [`Committed::errors`].
+/// transaction, those of `on_commit` receivers are also returned in [`Committed::errors`], except for detached ones.
 ///
 /// The macro leaves the function unchanged, so you can still call it directly. It also generates a type with the name of the function, for
 /// use with [`Registry::get`] and [`Registry::require`].

@@ -68,6 +68,13 @@ mod phases {
 
     #[receiver(post_save, sender = Invoice, order = 6, after = thank)]
     fn billed(_: PostSave<'_, Invoice>) {}
+
+    #[receiver(post_save, sender = Order, on_commit(detached), order = 7, after = mail)]
+    fn upload(_: PostSave<'_, Order>) {}
+
+    // Cannot hold: nothing waits for a detached receiver.
+    #[receiver(post_save, sender = Order, on_commit, order = 8, after = upload)]
+    fn link(_: PostSave<'_, Order>) {}
 }
 
 /// Records the errors that are logged.
@@ -135,6 +142,8 @@ async fn an_after_that_cannot_hold_is_logged_and_found_by_the_check() {
              which runs later",
             "receiver `after::phases::thank` (, on commit) cannot run `after` `after::phases::apologize` (on rollback), and only \
              one of them runs for an event",
+            "receiver `after::phases::link` (, on commit) cannot run `after` `after::phases::upload` (on commit, detached), which \
+             runs on a task of its own that no other receiver waits for",
             "receivers are each said to run `after` another: `after::egg` after `after::hen` after `after::egg`",
             "receivers are each said to run `after` another: `after::pack` after `after::stock` after `after::pack`",
         ]

@@ -24,6 +24,7 @@ use crate::database::sql::RawQuery;
 use crate::database::values::Layers;
 use crate::error::Result;
 use crate::task::chain::{self, PoolId};
+use crate::task::tracked;
 
 /// A connection pool for SQLite or PostgreSQL. Clones are cheap and share the pool.
 ///
@@ -184,8 +185,39 @@ impl Db {
         }
     }
 
-    /// Closes the pool, and waits until its connections are closed.
+    /// Waits for the work that continues on tasks of its own, then closes the pool and waits until its connections are closed.
+    ///
+    /// Such work is: `on_commit(detached)` receivers, and the commits and receivers of calls whose future was dropped, for example
+    /// because an HTTP client has disconnected. It can use the `Db` to the end. Call this at the end of `main`, after the server has
+    /// stopped: when the runtime shuts down, the tasks that are still running are dropped.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// let db = Db::connect("sqlite::memory:").await?;
+    /// # async fn serve(_: Db) {}
+    /// serve(db.clone()).await;
+    /// if tokio::time::timeout(Duration::from_secs(30), db.close()).await.is_err() {
+    ///     eprintln!("receivers are still running");
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// The wait covers every `Db` of the same sqlx pool. It does not cover saves through a connection that is borrowed from sqlx, because
+    /// such a connection does not name its pool. Inside a detached receiver, the call does not wait for detached work, because it would wait for itself.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped while it waits for work, the pool stays open. After that, the pool closes in any case.
     pub async fn close(&self) {
+        tracked::wait_for_tasks(self.pool_id()).await;
+        self.close_pool().await;
+        // A commit that ended while the pool was closing may have started receivers.
+        tracked::wait_for_tasks(self.pool_id()).await;
+    }
+
+    async fn close_pool(&self) {
         match &self.pool {
             #[cfg(feature = "sqlite")]
             Pool::Sqlite(pool, warm_pool) => {

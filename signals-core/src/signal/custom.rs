@@ -264,7 +264,7 @@ impl Sending {
         }
         let results = self.dispatch(event, None, context).await?;
         if let Some(deferred) = self.deferred(event, context) {
-            finish(deferred.run(End::Committed, None)).await;
+            finish(context.pool(), deferred.run(End::Committed, None)).await;
         }
         Ok(results)
     }

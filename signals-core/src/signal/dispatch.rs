@@ -7,7 +7,8 @@ use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tracing::Instrument;
+use tokio::runtime::Handle;
+use tracing::{Instrument, Span};
 
 use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End};
@@ -19,6 +20,7 @@ use crate::table::previous_row::SharedPreviousRow;
 use crate::task::chain::{Operation, PoolId};
 use crate::task::info::{Identity, Info, Phase};
 use crate::task::span::span;
+use crate::task::spawn;
 use crate::transaction::Transaction;
 use crate::transaction::own::{Undoable, in_savepoint};
 
@@ -254,7 +256,10 @@ fn finish_run(
 
 /// A cloned event, and the receivers that run after its transaction has ended.
 pub(crate) struct DeferredDelivery {
-    kept: Box<dyn KeptEvent>,
+    /// `None` if all receivers are detached.
+    kept: Option<Box<dyn KeptEvent>>,
+    /// A clone for each detached receiver, in their order.
+    detached: Vec<Box<dyn KeptEvent>>,
     created: Option<bool>,
     receivers: Arc<[ErasedReceiver]>,
     context: OperationContext,
@@ -272,10 +277,17 @@ impl DeferredDelivery {
         let created = event.created();
         let selected =
             receivers.iter().filter(|receiver| selects(&receiver.info, created, previous));
-        let kept = event.keep(&selected.collect::<Vec<_>>())?;
+        let (detached, attached): (Vec<_>, Vec<_>) =
+            selected.partition(|receiver| receiver.info.detached);
+        let kept = event.keep(&attached);
+        let detached: Vec<_> =
+            detached.into_iter().filter_map(|receiver| event.keep(&[receiver])).collect();
+        if kept.is_none() && detached.is_empty() {
+            return None;
+        }
         let (receivers, context, previous) =
             (Arc::clone(receivers), context.clone(), previous.clone());
-        Some(Box::new(Self { kept, created, receivers, context, previous }))
+        Some(Box::new(Self { kept, detached, created, receivers, context, previous }))
     }
 }
 
@@ -286,18 +298,59 @@ impl Deferred for DeferredDelivery {
             End::RolledBack => Phase::OnRollback,
         };
         Box::pin(async move {
-            let Self { mut kept, created, receivers, context, previous } = *self;
-            let context = context.afterwards(holds);
+            let Self { mut kept, detached, created, receivers, context, previous } = *self;
+            let after = context.clone().afterwards(holds);
+            let mut detached = detached.into_iter();
             let mut errors = Vec::new();
             let runs = |info: &Info| info.phase == phase && selects(info, created, &previous);
             for receiver in receivers.iter().filter(|receiver| runs(&receiver.info)) {
-                let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
-                let begin = || kept.begin(receiver, cx);
-                let done =
-                    run_receiver(&receiver.info, &context.operation, OnFailure::LogOnly, begin);
-                errors.extend(done.await.err());
+                let own = if receiver.info.detached { detached.next() } else { None };
+                // A rehearsal waits for every receiver, because it reports which of them have run.
+                let waits = own.is_none() || after.operation.is_rehearsed();
+                let runtime = if waits { None } else { Handle::try_current().ok() };
+                match (own, runtime) {
+                    (Some(kept), Some(runtime)) => {
+                        detach(kept, receiver.clone(), &context, &previous, &runtime);
+                    }
+                    (mut own, _) => {
+                        if let Some(kept) = own.as_mut().or(kept.as_mut()) {
+                            let done = deliver(&mut **kept, receiver, &after, &previous).await;
+                            errors.extend(done.err());
+                        }
+                    }
+                }
             }
             errors
         })
     }
+}
+
+/// Runs a receiver after the transaction has ended.
+async fn deliver(
+    kept: &mut dyn KeptEvent,
+    receiver: &ErasedReceiver,
+    context: &OperationContext,
+    previous: &SharedPreviousRow,
+) -> Result<()> {
+    let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
+    let begin = || kept.begin(receiver, cx);
+    run_receiver(&receiver.info, &context.operation, OnFailure::LogOnly, begin).await
+}
+
+/// Runs a receiver on a task of its own. Its span is inside the current one.
+fn detach(
+    mut kept: Box<dyn KeptEvent>,
+    receiver: ErasedReceiver,
+    context: &OperationContext,
+    previous: &SharedPreviousRow,
+    runtime: &Handle,
+) {
+    let (pool, context, previous) = (context.pool(), context.clone(), previous.clone());
+    let work = async move {
+        // Derived on the new task, because the receivers around the current one end without waiting for this one.
+        let context = context.afterwards(None);
+        // The error is logged already.
+        let _ = deliver(&mut *kept, &receiver, &context, &previous).await;
+    };
+    spawn::spawn(runtime, pool, work.instrument(Span::current()));
 }

@@ -27,6 +27,11 @@ impl OperationContext {
         Ok(Self { db: source.db(), operation })
     }
 
+    /// The pool for which the receivers work.
+    pub(crate) fn pool(&self) -> Option<PoolId> {
+        self.db.as_ref().map(Db::pool_id)
+    }
+
     /// The context of receivers that run after the transaction has ended.
     pub(crate) fn afterwards(self, holds: Option<PoolId>) -> Self {
         Self { operation: self.operation.afterwards(holds), ..self }

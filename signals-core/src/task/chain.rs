@@ -18,7 +18,7 @@ tokio::task_local! {
 static LIMIT: AtomicUsize = AtomicUsize::new(16);
 
 /// Identifies a pool by its address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub(crate) struct PoolId(usize);
 
 impl PoolId {
@@ -99,6 +99,11 @@ impl Operation {
     /// The verb, and the name of the model or of the custom signal.
     pub(crate) fn about(&self) -> (&'static str, &'static str) {
         (self.verb, self.model)
+    }
+
+    /// Whether the receivers of this operation run in the rehearsal of a commit.
+    pub(crate) fn is_rehearsed(&self) -> bool {
+        self.rehearsal.is_some()
     }
 
     /// Records a receiver that is about to run.

@@ -6,19 +6,21 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
+use crate::task::chain::PoolId;
 use crate::task::spawn;
 
-/// Runs `future`. If the caller drops it half-way, it continues on a task of its own, and its error is logged. If it is dropped
-/// before the first poll, nothing runs.
-pub(crate) fn finish<F>(future: F) -> Finish<F>
+/// Runs `future`, which works for `pool`. If the caller drops it half-way, it continues on a task of its own, and its error is logged.
+/// If it is dropped before the first poll, nothing runs.
+pub(crate) fn finish<F>(pool: Option<PoolId>, future: F) -> Finish<F>
 where
     F: Future<Output: Detached> + Send + 'static,
 {
-    Finish { resumable: Resumable::new(Box::pin(future)) }
+    Finish { resumable: Resumable::new(Box::pin(future)), pool }
 }
 
 pub(crate) struct Finish<F: Future<Output: Detached> + Send + 'static> {
     resumable: Resumable<F>,
+    pool: Option<PoolId>,
 }
 
 impl<F: Future<Output: Detached> + Send + 'static> Future for Finish<F> {
@@ -32,7 +34,7 @@ impl<F: Future<Output: Detached> + Send + 'static> Future for Finish<F> {
 impl<F: Future<Output: Detached> + Send + 'static> Drop for Finish<F> {
     fn drop(&mut self) {
         if let Some((future, runtime)) = self.resumable.take() {
-            spawn::spawn(&runtime, async move { future.await.log() });
+            spawn::spawn(&runtime, self.pool, async move { future.await.log() });
         }
     }
 }

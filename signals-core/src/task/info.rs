@@ -47,6 +47,8 @@ pub struct Info {
     pub(crate) line: u32,
     pub(crate) doc: &'static str,
     pub(crate) phase: Phase,
+    /// Whether the receiver runs after the commit on a task of its own.
+    pub(crate) detached: bool,
     pub(crate) order: i32,
     pub(crate) created: Option<bool>,
     /// The receiver runs only if one of these columns has changed; empty means always.
@@ -98,6 +100,7 @@ impl Info {
             line,
             doc: "",
             phase: Phase::InTransaction,
+            detached: false,
             order: 0,
             created: None,
             changed: &[],
@@ -113,6 +116,20 @@ impl Info {
     /// Whether the receiver requires that the row is read before the write.
     pub(crate) fn asks_previous(&self) -> bool {
         !self.changed.is_empty() || self.asks.iter().any(|asks| matches!(asks, Asks::Previous))
+    }
+
+    /// Runs the receiver on a task of its own.
+    pub const fn detached(mut self) -> Self {
+        self.detached = true;
+        self
+    }
+
+    /// When the receiver runs, as reports print it.
+    pub(crate) fn when(&self) -> impl fmt::Display {
+        fmt::from_fn(|f| {
+            write!(f, "{}", self.phase)?;
+            if self.detached { f.write_str(", detached") } else { Ok(()) }
+        })
     }
 
     /// Only logs an error of the receiver.

@@ -12,3 +12,4 @@ pub(crate) mod observed;
 pub(crate) mod origin;
 pub(crate) mod span;
 pub(crate) mod spawn;
+pub(crate) mod tracked;

@@ -3,13 +3,16 @@
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use crate::task::chain::RunningReceiver;
+use crate::task::chain::{PoolId, RunningReceiver};
 use crate::task::mute::Muted;
 use crate::task::origin::origin;
+use crate::task::tracked::Tracked;
 
-/// Spawns a future whose caller was dropped. The new task takes over the task-local state of the task that drops the caller: the
-/// muted receivers, the task on whose behalf it runs, and the receivers that it is inside of.
-pub(crate) fn spawn<F>(runtime: &Handle, future: F)
+/// Spawns a future that no caller awaits, for example because its caller was dropped. The new task takes over the task-local state of
+/// the current one: the muted receivers, the task on whose behalf it runs, and the receivers that it is inside of.
+///
+/// If the future works for a pool, closing the `Db` of that pool waits for it.
+pub(crate) fn spawn<F>(runtime: &Handle, pool: Option<PoolId>, future: F)
 where
     F: Future<Output: Send> + Send + 'static,
 {
@@ -22,6 +25,9 @@ where
     }
     if let Some(current) = RunningReceiver::detached() {
         future = Box::pin(current.scope(future));
+    }
+    if let Some(tracked) = pool.map(Tracked::new) {
+        future = Box::pin(tracked.scope(future));
     }
     runtime.spawn(future);
 }

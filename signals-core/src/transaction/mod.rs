@@ -65,7 +65,7 @@ pub struct Transaction<'c> {
 #[non_exhaustive]
 pub struct Committed {
     /// The errors and panics of `on_commit` receivers and callbacks. The transaction is committed nevertheless, and all
-    /// other receivers and callbacks have run.
+    /// other receivers and callbacks have run. Receivers with `on_commit(detached)` may still run; their errors are only logged.
     pub errors: Vec<Error>,
 }
 
@@ -165,15 +165,17 @@ impl<'c> Transaction<'c> {
         if self.frame().deferred.is_empty() {
             return self.commit_outermost().await.map(|_| Committed::default());
         }
+        let pool = self.conn.state.pool();
         let Some(conn) = self.conn.detach() else {
             let deferred = self.commit_outermost().await?;
-            return Ok(Committed { errors: finish(run_all(deferred, End::Committed, None)).await });
+            let callbacks = run_all(deferred, End::Committed, None);
+            return Ok(Committed { errors: finish(pool, callbacks).await });
         };
         // The future below owns the transaction. If it is dropped before its first poll, the transaction is rolled back.
         self.open = false;
         let mut tx = Transaction { conn, depth: 1, open: true, is_releasing: false };
         let is_borrowed = self.conn.is_borrowed();
-        let (committed, conn) = finish(async move {
+        let (committed, conn) = finish(pool, async move {
             let committed = tx.commit_outermost().await;
             // Return the connection to the pool before the callbacks run, because they may need one. If a caller still uses
             // the connection, keep it.
@@ -284,12 +286,12 @@ impl<'c> Transaction<'c> {
                 self.conn.set_unverified();
             }
         }
-        let holds = self.holds();
+        let (holds, pool) = (self.holds(), self.conn.state.pool());
         if self.depth == 1 && !self.conn.is_borrowed() {
             drop(self.conn.detach());
         }
         if !frame.deferred.is_empty() {
-            finish(run_all(frame.deferred, End::RolledBack, holds)).await;
+            finish(pool, run_all(frame.deferred, End::RolledBack, holds)).await;
         }
         Ok(result?)
     }
@@ -312,7 +314,7 @@ impl Drop for Transaction<'_> {
         if !self.open {
             return;
         }
-        let holds = self.holds();
+        let (holds, pool) = (self.holds(), self.conn.state.pool());
         // If the drop is outside a runtime, the callbacks run in the runtime of the connection.
         let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
         let frames: Vec<_> = self.conn.state.frames.drain(self.depth - 1..).collect();
@@ -334,7 +336,7 @@ impl Drop for Transaction<'_> {
         let own_conn =
             if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
         if let Some(runtime) = runtime {
-            spawn::spawn(&runtime, async move {
+            spawn::spawn(&runtime, pool, async move {
                 // On Postgres, the rollback is only queued, so send it before the callbacks run.
                 if let Some(mut conn) = own_conn {
                     conn.flush().await;

@@ -219,7 +219,7 @@ impl Notifier {
             })
         });
         if !deferred.is_empty() {
-            finish(run_all(deferred, End::Committed, None)).await;
+            finish(context.pool(), run_all(deferred, End::Committed, None)).await;
         }
         // Without a copy, the deferred receivers run in this future, and are not run if it is
         // dropped.

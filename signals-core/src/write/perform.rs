@@ -219,7 +219,9 @@ fn autocommit<'u>(
             && let Some(mut copy) = copied(restore_guard.rows)
         {
             let (notifier, context) = (notifier.clone(), context.clone());
-            finish(async move { notifier.notify_after_commit(&mut *copy, &context).await }).await?;
+            let pool = context.pool();
+            finish(pool, async move { notifier.notify_after_commit(&mut *copy, &context).await })
+                .await?;
         } else {
             notifier.notify_after_commit(restore_guard.rows, &context).await?;
         }
@@ -282,7 +284,7 @@ impl Drop for DetachGuard<'_, '_> {
         let (copy, model) = (copied(self.rows), self.rows.model());
         let (mut notifier, context) = (self.notifier.clone(), self.context.clone());
         let DetachedStatement { future, runtime, on_detached } = *detached;
-        spawn::spawn(&runtime, async move {
+        spawn::spawn(&runtime, context.pool(), async move {
             let (mut lease, answer) = future.await;
             lease.note_answer(&answer);
             drop(lease);

@@ -19,6 +19,8 @@ pub(crate) struct Receiver {
     /// Empty if the receiver accepts any sender.
     pub(crate) senders: Vec<Type>,
     pub(crate) phase: Phase,
+    /// Whether the receiver runs on a task of its own.
+    pub(crate) detached: bool,
     pub(crate) created: Option<bool>,
     /// The receiver runs only if one of these fields has changed; empty for no condition.
     pub(crate) changed: Vec<Ident>,
@@ -154,6 +156,7 @@ impl Receiver {
                     () if on_rollback.is_set() => Phase::OnRollback,
                     () => Phase::InTransaction,
                 },
+                detached: on_commit.get() == Some(&true),
                 created: created.get().map(|()| true).or(updated.get().map(|()| false)),
                 changed: changed.get().cloned().unwrap_or_default(),
                 order: order.get().copied().unwrap_or(0),

@@ -10,7 +10,8 @@ use crate::options::{Mistakes, Once, no_value, path, skip, string, unknown, valu
 pub(crate) struct Options {
     pub(crate) signal: Path,
     pub(crate) sender: Once<Vec<Type>>,
-    pub(crate) on_commit: Once<()>,
+    /// Whether it is `on_commit(detached)`.
+    pub(crate) on_commit: Once<bool>,
     pub(crate) on_rollback: Once<()>,
     pub(crate) created: Once<()>,
     pub(crate) updated: Once<()>,
@@ -86,8 +87,20 @@ impl Options {
                 let List(senders) = value(name, "User", input)?;
                 self.sender.set(name, senders, mistakes);
             }
-            "on_commit" => self.on_commit.set(name, (), mistakes),
+            "on_commit" => {
+                let is_detached = detached(input)?;
+                self.on_commit.set(name, is_detached, mistakes);
+            }
+            "on_rollback" if input.peek(token::Paren) => {
+                let message =
+                    "`on_rollback` takes no option in parentheses: only `on_commit(detached)` does";
+                return Err(Error::new(name.span(), message));
+            }
             "on_rollback" => self.on_rollback.set(name, (), mistakes),
+            "detached" => {
+                let message = "`detached` is an option of `on_commit`: write `on_commit(detached)`";
+                return Err(Error::new(name.span(), message));
+            }
             "created" => self.created.set(name, (), mistakes),
             "updated" => self.updated.set(name, (), mistakes),
             "changed" => {
@@ -108,6 +121,21 @@ impl Options {
             _ => return Err(unknown(name, KNOWN)),
         }
         Ok(())
+    }
+}
+
+/// Whether `(detached)` follows `on_commit`.
+fn detached(input: ParseStream<'_>) -> Result<bool> {
+    const FORM: &str = "expected `on_commit` or `on_commit(detached)`";
+    if !input.peek(token::Paren) {
+        return Ok(false);
+    }
+    let content;
+    let parentheses = syn::parenthesized!(content in input);
+    match content.parse::<Ident>() {
+        Ok(option) if option == "detached" && content.is_empty() => Ok(true),
+        Ok(option) => Err(Error::new(option.span(), FORM)),
+        Err(_) => Err(Error::new(parentheses.span.join(), FORM)),
     }
 }
 

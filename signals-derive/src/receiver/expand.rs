@@ -126,6 +126,7 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
         });
         quote_spanned!(signal.span()=> .changed::<#signal>(&[#(#columns),*]))
     });
+    let detached = receiver.detached.then(|| quote!(.detached()));
     let robust = receiver.robust.then(|| quote!(.robust()));
     let infallible = function.is_infallible().then(|| quote!(.infallible()));
     let uid = receiver.uid.as_ref().map(|uid| quote!(.uid(#uid)));
@@ -143,7 +144,7 @@ fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> To
             .map(|ty| quote_spanned!(ty.span()=> __p::ParameterAsks::<__p::phase::#phase<#signal>, #ty>::ASKS));
         quote!(.asks(&[#(#asks),*]))
     });
-    quote!(#created #changed #after #robust #infallible #uid #asks)
+    quote!(#detached #created #changed #after #robust #infallible #uid #asks)
 }
 
 /// The variable of the event. It has the span of the function's first parameter, so that a wrong type is reported there.

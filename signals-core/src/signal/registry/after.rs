@@ -83,7 +83,7 @@ fn same_event(one: &Registration, other: &Registration) -> bool {
     one.signal == other.signal && senders
 }
 
-/// The mistake in the `after` of a receiver whose phase never comes after the phase of the other receiver.
+/// The mistake in the `after` of a receiver that never comes after the end of the other receiver.
 fn cannot_follow(receiver: &Registration, other: &Registration) -> Option<String> {
     let phases = (receiver.info.phase, other.info.phase);
     let why = match phases {
@@ -91,13 +91,21 @@ fn cannot_follow(receiver: &Registration, other: &Registration) -> Option<String
         (Phase::OnCommit, Phase::OnRollback) | (Phase::OnRollback, Phase::OnCommit) => {
             "and only one of them runs for an event"
         }
+        (Phase::OnCommit, Phase::OnCommit) if other.info.detached => {
+            "which runs on a task of its own that no other receiver waits for"
+        }
         _ => return None,
     };
     let (Registration { info: one, .. }, Registration { info: two, .. }) = (receiver, other);
     same_event(receiver, other).then(|| {
         format!(
             "receiver `{}` ({}:{}, {}) cannot run `after` `{}` ({}), {why}",
-            one.name, one.file, one.line, phases.0, two.name, phases.1
+            one.name,
+            one.file,
+            one.line,
+            one.when(),
+            two.name,
+            two.when()
         )
     })
 }

@@ -14,9 +14,9 @@ pub(super) fn text(linked: impl Iterator<Item = &'static Info> + Clone) -> Strin
         linked.clone().find(|info| info.receiver == *receiver).map_or("?", |info| info.name)
     };
     let line = |info: &'static Info| {
-        let Info { signal, sender, name: receiver, phase, .. } = info;
+        let Info { signal, sender, name: receiver, .. } = info;
         let from = if sender.is_empty() { "" } else { " of " };
-        let mut line = format!("{signal}{from}{sender} → {receiver} ({phase})");
+        let mut line = format!("{signal}{from}{sender} → {receiver} ({})", info.when());
         if info.order != 0 {
             let _ = write!(line, " order = {}", info.order);
         }

@@ -151,8 +151,8 @@ impl Registry {
         self.receivers().to_dot()
     }
 
-    /// Returns all receivers as a JSON array. Each object has the fields `signal`, `sender`, `receiver`, `phase`, `order`, `file`, `line`,
-    /// `doc` and `enabled`.
+    /// Returns all receivers as a JSON array. Each object has the fields `signal`, `sender`, `receiver`, `phase`, `detached`, `order`,
+    /// `file`, `line`, `doc` and `enabled`.
     ///
     /// In a debug build, the fields `saves`, `deletes` and `sends` list the models and signals that the receiver has saved, deleted and
     /// sent in this process so far.
@@ -355,6 +355,11 @@ impl ReceiverInfo {
         self.identity.phase
     }
 
+    /// Whether the receiver runs on a task of its own: the option `on_commit(detached)`.
+    pub fn is_detached(&self) -> bool {
+        self.identity.detached
+    }
+
     /// The option `order`. A receiver with a lower number runs earlier. The default is 0.
     pub fn order(&self) -> i32 {
         self.identity.order
@@ -403,8 +408,9 @@ impl fmt::Debug for ReceiverInfo {
 impl fmt::Display for ReceiverInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = self.identity.name();
-        let Info { signal, sender, phase, file, line, doc, .. } = &*self.identity;
-        write!(f, "{signal} of {sender}: {name} ({phase}, {file}:{line})")?;
+        let Info { signal, sender, file, line, doc, .. } = &*self.identity;
+        let when = self.identity.when();
+        write!(f, "{signal} of {sender}: {name} ({when}, {file}:{line})")?;
         if doc.is_empty() { Ok(()) } else { write!(f, " {doc}") }
     }
 }

@@ -46,7 +46,7 @@ impl fmt::Display for Receivers {
                 r.signal().to_owned(),
                 r.sender().to_owned(),
                 r.name().to_owned(),
-                r.phase().to_string(),
+                r.identity.when().to_string(),
                 r.order().to_string(),
                 format!("{}:{}", r.file(), r.line()),
                 r.doc().to_owned(),
@@ -91,7 +91,7 @@ impl Receivers {
         }
         for (n, r) in self.all.as_slice().iter().enumerate() {
             let (sender, name, signal, phase) =
-                (senders[source(r)], label(r.name()), r.signal(), r.phase());
+                (senders[source(r)], label(r.name()), r.signal(), r.identity.when());
             let _ =
                 writeln!(graph, "    m{sender} -- \"{signal}<br>{phase}\" --> r{n}[\"{name}\"]");
         }
@@ -112,7 +112,7 @@ impl Receivers {
         }
         for (n, r) in self.all.as_slice().iter().enumerate() {
             let (sender, name) = (senders[source(r)], quoted(r.name()));
-            let edge = quoted(&format!("{} ({})", r.signal(), r.phase()));
+            let edge = quoted(&format!("{} ({})", r.signal(), r.identity.when()));
             let _ =
                 writeln!(graph, "    r{n} [label={name}];\n    m{sender} -> r{n} [label={edge}];");
         }
@@ -131,6 +131,7 @@ impl Receivers {
                 "sender": r.sender(),
                 "receiver": r.name(),
                 "phase": r.phase().to_string(),
+                "detached": r.is_detached(),
                 "order": r.order(),
                 "file": r.file(),
                 "line": r.line(),

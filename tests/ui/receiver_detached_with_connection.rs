@@ -1,0 +1,12 @@
+#![allow(dead_code, unused_variables, non_camel_case_types)]
+use sqlx_signals::prelude::*;
+
+#[derive(Clone, Model)]
+struct User {
+    id: Option<i64>,
+}
+
+#[receiver(post_save, sender = User, on_commit(detached))]
+async fn welcome(_: PostSave<'_, User>, conn: &mut Conn<'_>) {}
+
+fn main() {}
