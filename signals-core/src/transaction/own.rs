@@ -34,37 +34,46 @@ pub(crate) trait Undoable: Send {
 ///
 /// If the future is dropped before COMMIT was sent, the transaction is rolled back. After that, the commit and its callbacks are
 /// finished in a task, as with [`Transaction::commit`].
-pub(crate) async fn in_transaction<W: Undoable>(conn: Conn<'_>, mut work: W) -> Result<W::Done> {
-    let mut tx = Transaction::open(conn).await?;
-    let mut is_first = true;
-    let result = loop {
-        match work.run(&mut tx).await {
-            Err(error) if is_first && error.is_schema_changed() && !tx.frame().notified => {
-                is_first = false;
-                if tx.restart().await.is_err() {
-                    break Err(error);
+#[expect(
+    clippy::manual_async_fn,
+    reason = "the future of an `async fn` stores its arguments twice"
+)]
+pub(crate) fn in_transaction<'c, W: Undoable + 'c>(
+    conn: Conn<'c>,
+    mut work: W,
+) -> impl Future<Output = Result<W::Done>> + Send + 'c {
+    async move {
+        let mut tx = Transaction::open(conn).await?;
+        let mut is_first = true;
+        let result = loop {
+            match work.run(&mut tx).await {
+                Err(error) if is_first && error.is_schema_changed() && !tx.frame().notified => {
+                    is_first = false;
+                    if tx.restart().await.is_err() {
+                        break Err(error);
+                    }
+                    work.before_retry();
                 }
-                work.before_retry();
+                result => break result,
             }
-            result => break result,
-        }
-    };
-    match result {
-        Ok(result) => {
-            tx.check().await?;
-            // Before the await: if the future is dropped during the commit, the rows may be stored, and the next write of them
-            // needs their keys and versions.
-            work.before_commit();
-            let committed = tx.commit_checked().await.map(drop);
-            if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
-                work.commit_refused();
+        };
+        match result {
+            Ok(result) => {
+                tx.check().await?;
+                // Before the await: if the future is dropped during the commit, the rows may be stored, and the next write of them
+                // needs their keys and versions.
+                work.before_commit();
+                let committed = tx.commit_checked().await.map(drop);
+                if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
+                    work.commit_refused();
+                }
+                committed.map(|()| result)
             }
-            committed.map(|()| result)
-        }
-        Err(error) => {
-            drop(work);
-            tx.rollback_or_log().await;
-            Err(error)
+            Err(error) => {
+                drop(work);
+                tx.rollback_or_log().await;
+                Err(error)
+            }
         }
     }
 }

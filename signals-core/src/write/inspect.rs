@@ -266,21 +266,26 @@ pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<boo
 ///
 /// Returns an error if the database refuses the query.
 pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
-    revalidate(conn).await?;
-    if conn.facts().keeps_no_row(rows) {
-        return Ok(true);
-    }
-    let (sql, name) = match conn.kind() {
-        DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.at(0).table().rsplit('.').next()),
-        DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.schema().table)),
-    };
-    let epoch = conn.facts().epoch();
-    let Some((plain,)) = unless_lost(conn.query(sql).bind(name).fetch_one::<(bool,)>().await)?
-    else {
-        return Ok(false);
-    };
-    conn.facts().add(rows, epoch, TableFacts { plain, ..TableFacts::default() });
-    Ok(plain)
+    if conn.facts().keeps_no_row(rows) { Ok(true) } else { look_up_plain(conn, rows).await }
+}
+
+/// Boxed, because a table without triggers is looked up once.
+fn look_up_plain<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s, Result<bool>> {
+    Box::pin(async move {
+        revalidate(conn).await?;
+        if conn.facts().keeps_no_row(rows) {
+            return Ok(true);
+        }
+        let (sql, name) = match conn.kind() {
+            DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.at(0).table().rsplit('.').next()),
+            DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.schema().table)),
+        };
+        let epoch = conn.facts().epoch();
+        let found = conn.query(sql).bind(name).fetch_one::<(bool,)>().await;
+        let Some((plain,)) = unless_lost(found)? else { return Ok(false) };
+        conn.facts().add(rows, epoch, TableFacts { plain, ..TableFacts::default() });
+        Ok(plain)
+    })
 }
 
 const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND \
@@ -332,26 +337,40 @@ const SQLITE_COUNTS: &str = "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_list 
 ///
 /// Returns an error if the database refuses the query.
 pub(crate) async fn is_arbiter(conn: &mut Conn<'_>, rows: &dyn Rows, on: &[usize]) -> Result<bool> {
-    revalidate(conn).await?;
-    if let Some(arbiter) = conn.facts().arbiter(rows, |columns| columns == on) {
-        return Ok(arbiter);
+    match conn.facts().arbiter(rows, |columns| columns == on) {
+        Some(arbiter) => Ok(arbiter),
+        None => look_up_arbiter(conn, rows, on).await,
     }
-    let epoch = conn.facts().epoch();
-    let (model, row) = (rows.schema(), rows.at(0));
-    let mut names: Vec<_> = on.iter().map(|i| row.columns()[*i]).collect();
-    names.sort_unstable();
-    let names = names.join("\u{1}");
-    let query = match conn.kind() {
-        DatabaseKind::Sqlite => {
-            let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
-            conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
+}
+
+/// Boxed, because the columns are looked up once.
+fn look_up_arbiter<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s dyn Rows,
+    on: &'s [usize],
+) -> BoxFuture<'s, Result<bool>> {
+    Box::pin(async move {
+        revalidate(conn).await?;
+        if let Some(arbiter) = conn.facts().arbiter(rows, |columns| columns == on) {
+            return Ok(arbiter);
         }
-        DatabaseKind::Postgres => conn.query(POSTGRES_ARBITER).bind(names).bind(model.table),
-    };
-    let (arbiter,): (bool,) = query.fetch_one().await?;
-    let arbiters = vec![(on.to_vec(), arbiter)];
-    conn.facts().add(rows, epoch, TableFacts { arbiters, ..TableFacts::default() });
-    Ok(arbiter)
+        let epoch = conn.facts().epoch();
+        let (model, row) = (rows.schema(), rows.at(0));
+        let mut names: Vec<_> = on.iter().map(|i| row.columns()[*i]).collect();
+        names.sort_unstable();
+        let names = names.join("\u{1}");
+        let query = match conn.kind() {
+            DatabaseKind::Sqlite => {
+                let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+                conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
+            }
+            DatabaseKind::Postgres => conn.query(POSTGRES_ARBITER).bind(names).bind(model.table),
+        };
+        let (arbiter,): (bool,) = query.fetch_one().await?;
+        let arbiters = vec![(on.to_vec(), arbiter)];
+        conn.facts().add(rows, epoch, TableFacts { arbiters, ..TableFacts::default() });
+        Ok(arbiter)
+    })
 }
 
 const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \

@@ -115,16 +115,16 @@ fn in_own_transaction<'u>(
 }
 
 /// Opens a transaction, and performs the rest of the write in it.
-async fn begin_and_write<'u>(
+fn begin_and_write<'u>(
     notifier: Notifier,
     mut restore_guard: RestoreGuard<'u>,
-    conn: Conn<'_>,
+    conn: Conn<'u>,
     context: &'u OperationContext,
-) -> Result<WriteOutcome> {
+) -> impl Future<Output = Result<WriteOutcome>> + Send + 'u {
     if !notifier.receivers.needs.connection_before && !notifier.receivers.before.is_empty() {
         restore_guard.snapshot();
     }
-    in_transaction(conn, OwnTransaction { notifier, restore_guard, context }).await
+    in_transaction(conn, OwnTransaction { notifier, restore_guard, context })
 }
 
 /// The part of a write that runs in its own transaction: the receivers before the statement, if one
