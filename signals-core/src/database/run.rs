@@ -29,6 +29,23 @@ impl<'c> Conn<'c> {
         self.note_result(result).await
     }
 
+    /// As [`run`](Self::run), if a row may not be readable. The statement is read to its end, and the first error of `take` is
+    /// returned.
+    pub(crate) async fn run_each(
+        &mut self,
+        statement: Statement,
+        take: &mut (dyn FnMut(AnyRow) -> Result<(), sqlx::Error> + Send),
+    ) -> Result<()> {
+        let mut taken = Ok(());
+        let mut sink = |row| {
+            if taken.is_ok() {
+                taken = take(row);
+            }
+        };
+        self.run(statement, &mut sink).await?;
+        Ok(taken?)
+    }
+
     /// Runs a statement that returns at most one row.
     pub(crate) async fn run_one(&mut self, statement: Statement) -> Result<Option<AnyRow>> {
         self.ensure_connected().await?;

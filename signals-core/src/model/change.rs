@@ -13,13 +13,14 @@ use crate::database::backend::{AnyTake, Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::model::binds::{Binds, Inspect, Offered, arguments, refuse_control};
 use crate::model::clause::Clause;
 use crate::model::decode::decoding;
+use crate::model::read::{ManyRows, RowSink as _};
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;
 use crate::model::write::{columns, delete_many, names, save_columns_of_many};
-use crate::model::{Model, read};
 use crate::signal::recording::Recorders;
 use crate::table::automatic;
 use crate::table::column::Column;
@@ -280,8 +281,8 @@ impl<M: Model> ByCondition<M> {
         select: Statement,
         joins: bool,
     ) -> Result<u64> {
-        let mut rows = read::ManyRows::<M, R>::default();
-        read::take(conn, select, &mut rows).await?;
+        let mut rows = ManyRows::<M, R>::default();
+        conn.run_each(select, &mut |row| rows.load(&row)).await?;
         let mut rows = rows.rows;
         if joins {
             keep_first::<M, R>(conn.kind(), &mut rows)?;

@@ -63,7 +63,7 @@ pub(crate) async fn every_model(conn: &mut Conn<'_>) -> Result<Vec<String>> {
 
 /// The differences between the table and the model, one sentence each.
 async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<Vec<String>> {
-    let ModelInfo { name, table, columns, statements: model, receivers, .. } = *described;
+    let ModelInfo { name, table, columns, statements: model, .. } = *described;
     let of = format!("`{name}` (table `{table}`)");
     let Some(table) = read(conn, table, model.table).await? else {
         return Ok(vec![format!("{of}: there is no such table")]);
@@ -113,17 +113,29 @@ async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<V
     }
     let key: Vec<_> = model.group(ColumnGroup::Key).map(|index| columns[index]).collect();
     findings.extend(missing_index(&of, &table, &key, "the key"));
-    for spec in receivers.statement_cache().composed(conn.kind()) {
+    check_upserts(&mut findings, &of, &table, described, conn.kind());
+    Ok(findings)
+}
+
+/// Adds a finding for each `upsert` and `get_or_create` that the program has executed and for which the table has no index.
+fn check_upserts(
+    findings: &mut Vec<String>,
+    of: &str,
+    table: &Table,
+    described: &ModelInfo,
+    kind: DatabaseKind,
+) {
+    let ModelInfo { columns, statements: model, receivers, .. } = *described;
+    for spec in receivers.statement_cache().composed(kind) {
         if matches!(spec.kind, StatementKind::Save | StatementKind::InsertOrNothing) {
             let said = spec.by_key(model)
                 || matches!(spec.on[..], [column] if model.columns[column].unique);
             let on: Vec<_> = spec.on.iter().map(|index| columns[*index]).collect();
-            let finding = missing_index(&of, &table, &on, UPSERT).filter(|_| !said);
-            let finding = finding.or_else(|| no_arbiter(&of, &table, &on));
+            let finding = missing_index(of, table, &on, UPSERT).filter(|_| !said);
+            let finding = finding.or_else(|| no_arbiter(of, table, &on));
             findings.extend(finding.filter(|finding| !findings.contains(finding)));
         }
     }
-    Ok(findings)
 }
 
 const UPSERT: &str = "`upsert` or `get_or_create`";

@@ -110,26 +110,9 @@ fn several<'k>(
 ) -> BoxFuture<'k, Result<()>> {
     Box::pin(async move {
         let mut conn = source.acquire().await?;
-        take(&mut conn, statement, sink).await?;
+        conn.run_each(statement, &mut |row| sink.load(&row)).await?;
         loaded(sink, &mut conn).await
     })
-}
-
-/// Collects the rows of a statement without notifying receivers. If a row cannot be decoded, the statement is still read to
-/// its end, and the first error is returned.
-pub(crate) async fn take(
-    conn: &mut Conn<'_>,
-    statement: Statement,
-    sink: &mut dyn RowSink,
-) -> Result<()> {
-    let mut result = Ok(());
-    let mut load = |row| {
-        if result.is_ok() {
-            result = sink.load(&row);
-        }
-    };
-    conn.run(statement, &mut load).await?;
-    Ok(result?)
 }
 
 /// Passes each row of a statement to `sink`. The future is boxed so that it is compiled once, and not once per model.

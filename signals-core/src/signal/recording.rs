@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use crate::database::deferred::{Deferred, End};
 use crate::error::Error;
 use crate::signal::custom::CustomSignal;
+use crate::signal::{Signal, post_delete, post_save};
 use crate::table::any::AnyModel;
 use crate::task::chain::PoolId;
 use crate::task::mute;
@@ -116,12 +117,12 @@ impl Recorders {
     /// them, which records whether the write was committed.
     pub(crate) fn after(
         &self,
-        signal: &'static str,
         created: Option<bool>,
         instance: &dyn AnyModel,
         observable: bool,
         deferred: Option<Box<dyn Deferred>>,
     ) -> Option<Box<dyn Deferred>> {
+        let signal = if created.is_some() { post_save::NAME } else { post_delete::NAME };
         match self.record(signal, created, instance) {
             Some(committed) if observable => Some(Box::new(CommitObserver { committed, deferred })),
             _ => deferred,

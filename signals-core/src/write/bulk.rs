@@ -173,6 +173,18 @@ fn take_inserted(
     Ok(())
 }
 
+/// Keeps the previous state of a row, which begins at the column `at` of a database row.
+pub(super) fn keep_previous(
+    rows: &mut dyn Rows,
+    row: usize,
+    from: &AnyRow,
+    at: usize,
+) -> Result<(), sqlx::Error> {
+    let before = rows.load(from, at)?;
+    rows.previous_of(row).set_row(before);
+    Ok(())
+}
+
 /// The specification of the DELETE of a chunk. On SQLite, the rows are selected by it before the
 /// DELETE.
 fn delete_spec(rows: &dyn Rows, chunk: &Chunk, before: bool, checked: bool) -> StatementSpec {
@@ -217,8 +229,7 @@ fn take_deleted(
         let row = numbered(chunk, from)?;
         stored.push(row);
         if before {
-            let before = rows.load(from, 1)?;
-            rows.previous_of(row).set_row(before);
+            keep_previous(rows, row, from, 1)?;
         }
     }
     stored.sort_unstable();
@@ -254,8 +265,7 @@ async fn delete_in_sqlite(
     }
     if before {
         for (row, from) in &stored {
-            let before = rows.load(from, 1)?;
-            rows.previous_of(*row).set_row(before);
+            keep_previous(rows, *row, from, 1)?;
         }
     }
     Ok(numbers(&stored))

@@ -9,7 +9,7 @@ use crate::table::chunk::{Chunk, chunks};
 use crate::table::compose::{RowInput, StatementKind, StatementSpec};
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
-use crate::write::bulk::{BulkOp, all, statement, write};
+use crate::write::bulk::{BulkOp, all, keep_previous, statement, write};
 use crate::write::lookup::{numbered, numbers, select, stored_as};
 use crate::write::single_text::take_row;
 
@@ -54,8 +54,7 @@ pub(super) async fn update_in_postgres(
         take_row(rows, row, returned.iter().copied(), from, 1)?;
         if spec.before {
             let (at, columns) = (1 + returned.len(), model.columns.len());
-            let before = rows.load(from, at)?;
-            rows.previous_of(row).set_row(before);
+            keep_previous(rows, row, from, at)?;
             let changed = (at + columns..at + 2 * columns).map(|at| from.flag(at));
             rows.previous_of(row).set_changed(changed.collect::<Result<_, _>>()?);
         }
@@ -106,8 +105,7 @@ pub(super) async fn update_in_sqlite(
                 rows.set(*row, *column, from, 1 + at)?;
             }
             if let Some((_, was)) = before.get(row - chunk.rows.start).filter(|_| spec.before) {
-                let before = rows.load(was, 1)?;
-                rows.previous_of(*row).set_row(before);
+                keep_previous(rows, *row, was, 1)?;
                 let changed = every().into_iter().map(|c| rows.differs(c, was, from, 1 + c));
                 let changed = changed.collect::<Result<_, _>>()?;
                 rows.previous_of(*row).set_changed(changed);
@@ -174,8 +172,7 @@ async fn settle_locked(
         rows.set(row, column, &found, 1 + column)?;
     }
     if update.before {
-        let before = rows.load(&found, 1)?;
-        rows.previous_of(row).set_row(before);
+        keep_previous(rows, row, &found, 1)?;
         rows.previous_of(row).set_changed(vec![false; model.columns.len()]);
     }
     Ok(Unwritten::Unchanged)

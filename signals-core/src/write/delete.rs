@@ -13,13 +13,12 @@ use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
 use crate::task::span::{span, traced};
-use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
-use crate::transaction::own::{Undoable, in_transaction};
 use crate::write::bulk::{self, BulkOp};
 use crate::write::key_order::write_order;
 use crate::write::lookup::{Look, kept_by_trigger, look, stale};
 use crate::write::notify::Notifier;
+use crate::write::own_transaction::inspect_and_write;
 use crate::write::perform::perform;
 use crate::write::{TakeAnswer, WriteKind, WriteOutcome, inspect, locate};
 
@@ -39,7 +38,7 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
     if !conn.in_transaction()
         && conn.facts().commits_itself(kind, rows, &WriteKind::Delete) != Some(true)
     {
-        return traced(span, inspect_and_delete(rows, conn)).await;
+        return traced(span, inspect_and_write(rows, conn, WriteKind::Delete)).await;
     }
     if span.is_disabled() {
         delete_directly(rows, &mut conn).await
@@ -49,37 +48,13 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
 }
 
 /// Deletes a row that has no receivers. Opens no transaction.
-async fn delete_directly(rows: &mut dyn SignalRows, conn: &mut Conn<'_>) -> Result<WriteOutcome> {
+pub(super) async fn delete_directly(
+    rows: &mut dyn SignalRows,
+    conn: &mut Conn<'_>,
+) -> Result<WriteOutcome> {
     let fail_guard = FailGuard::of(conn, "delete", rows.model());
     let done = delete_one(rows, fail_guard.conn).await;
     fail_guard.end(done)
-}
-
-/// As [`delete_directly`], if it is not known yet whether the statement can commit itself. If it
-/// cannot, the delete runs in a transaction.
-fn inspect_and_delete<'d>(
-    rows: &'d mut dyn SignalRows,
-    mut conn: Conn<'d>,
-) -> BoxFuture<'d, Result<WriteOutcome>> {
-    Box::pin(async move {
-        if inspect::commits_itself(&mut conn, rows, &WriteKind::Delete).await? {
-            return delete_directly(rows, &mut conn).await;
-        }
-        in_transaction(conn, RowDelete { rows }).await
-    })
-}
-
-/// A delete of a row without receivers, in a transaction of its own.
-struct RowDelete<'d> {
-    rows: &'d mut dyn SignalRows,
-}
-
-impl Undoable for RowDelete<'_> {
-    type Done = WriteOutcome;
-
-    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<WriteOutcome> {
-        delete_one(self.rows, tx).await
-    }
 }
 
 pub(crate) async fn many(rows: &mut dyn SignalRows, source: Source<'_>) -> Result<WriteOutcome> {

@@ -7,11 +7,13 @@ pub(crate) mod bulk_update;
 pub(crate) mod cascade;
 pub(crate) mod continued_save;
 pub(crate) mod delete;
+pub(crate) mod facts;
 pub(crate) mod inspect;
 pub(crate) mod key_order;
 pub(crate) mod locate;
 pub(crate) mod lookup;
 pub(crate) mod notify;
+pub(crate) mod own_transaction;
 pub(crate) mod perform;
 pub(crate) mod restore;
 pub(crate) mod save;
@@ -116,6 +118,10 @@ impl WriteOutcome {
     /// The result of a save of a single row. `None` if nothing was stored.
     pub(crate) fn of_save(saved: Option<Saved>) -> Self {
         saved.map_or_else(Self::default, |saved| Self::one(Some(saved.created)))
+    }
+
+    pub(crate) fn saved(&self) -> Option<Saved> {
+        self.created.map(|created| Saved { created })
     }
 
     /// The result of a write of several rows, given as ranges of the caller's slice.

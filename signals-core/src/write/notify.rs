@@ -14,7 +14,7 @@ use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::receivers::OperationReceivers;
 use crate::signal::recording::Recorders;
 use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
-use crate::signal::{Signal, post_delete, post_save, pre_delete, pre_save};
+use crate::signal::{Signal, pre_delete, pre_save};
 use crate::table::previous_row::SharedPreviousRow;
 use crate::table::rows::Rows;
 use crate::task::finish::{Pending, finish};
@@ -260,12 +260,11 @@ impl Notifier {
         let mut all = Vec::new();
         if !self.receivers.deferred.is_empty() || self.recorders.any() {
             let (created, seen) = (self.written.created, context.db.is_some());
-            let signal = if created.is_some() { post_save::NAME } else { post_delete::NAME };
             for row in self.written.rows() {
                 let (event, previous) = (self.row_event(row), self.previous_row(row));
                 let receivers = &self.receivers.deferred;
                 let waiting = keep(rows, Waiting { event, receivers, previous });
-                all.extend(self.recorders.after(signal, created, rows.at(row), seen, waiting));
+                all.extend(self.recorders.after(created, rows.at(row), seen, waiting));
             }
         }
         if !self.receivers.deferred_batch.is_empty() {

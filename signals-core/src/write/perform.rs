@@ -184,15 +184,10 @@ fn autocommit<'u>(
             if notifier.receivers.needs.has_after {
                 conn.state.autocommit = Autocommit::DetachOnDrop;
             }
-            let detach_guard = DetachGuard {
-                notifier: &mut notifier,
-                rows: restore_guard.rows,
-                conn: &mut *conn,
-                context: &context,
-            };
-            let done =
-                detach_guard.notifier.execute(detach_guard.rows, detach_guard.conn, &context).await;
-            drop(detach_guard);
+            let (rows, context) = (&mut *restore_guard.rows, &context);
+            let guard = DetachGuard { notifier: &mut notifier, rows, conn: &mut *conn, context };
+            let done = guard.notifier.execute(guard.rows, guard.conn, context).await;
+            drop(guard);
             if !conn.state.take_needs_transaction(&done) {
                 written = Some(done?);
             }

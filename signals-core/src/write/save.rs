@@ -13,9 +13,7 @@ use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
 use crate::task::span::{span, traced};
-use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
-use crate::transaction::own::{Undoable, in_transaction};
 use crate::write::bulk::BulkOp;
 use crate::write::bulk_update::{Unwritten, Update, settle};
 use crate::write::key_order::{keyed_first, write_order};
@@ -23,10 +21,11 @@ use crate::write::lookup::{
     duplicate_in_database, duplicate_key, is_stored, not_found, stale, stored_as,
 };
 use crate::write::notify::Notifier;
+use crate::write::own_transaction::{inspect_and_write, write_in_transaction};
 use crate::write::perform::perform;
 use crate::write::restore::RestoreGuard;
 use crate::write::single::store;
-use crate::write::{Saved, WriteKind, WriteOutcome, inspect, locate};
+use crate::write::{Saved, WriteKind, WriteOutcome, locate};
 
 /// Saves the single row in `rows`. Returns `None` if nothing was stored, because a conflicting row
 /// already exists.
@@ -43,13 +42,14 @@ pub(crate) async fn one(
     if let Some(receivers) = cache.save_if_any().or_else(|| recorders.any().then(|| cache.save())) {
         let notifier = Notifier::new(kind, false, receivers, recorders);
         let written = perform(notifier, rows, source, span).await?;
-        return Ok(written.created.map(|created| Saved { created }));
+        return Ok(written.saved());
     }
     chain::observe("save", rows.model());
     let mut conn = source.acquire().await?;
     let database = conn.kind();
     if !conn.in_transaction() && conn.facts().commits_itself(database, rows, &kind) != Some(true) {
-        return traced(span, inspect_and_save(rows, conn, kind)).await;
+        let write = async { Ok(inspect_and_write(rows, conn, kind).await?.saved()) };
+        return traced(span, write).await;
     }
     let done = if span.is_disabled() {
         save_directly(rows, &mut conn, &kind).await
@@ -57,13 +57,13 @@ pub(crate) async fn one(
         traced(span, save_directly(rows, &mut conn, &kind)).await
     };
     match conn.state.take_needs_transaction(&done) {
-        true => save_in_transaction(rows, conn, &kind).await,
+        true => write_in_transaction(rows, conn, &kind).await.map(|written| written.saved()),
         false => done,
     }
 }
 
 /// Saves a row that has no receivers. Opens no transaction.
-async fn save_directly(
+pub(super) async fn save_directly(
     rows: &mut dyn SignalRows,
     conn: &mut Conn<'_>,
     kind: &WriteKind,
@@ -76,60 +76,6 @@ async fn save_directly(
         restore_guard.disarm();
     }
     fail_guard.end(done)
-}
-
-/// As [`save_directly`], in a transaction of its own.
-fn save_in_transaction<'s>(
-    rows: &'s mut dyn SignalRows,
-    conn: Conn<'s>,
-    kind: &'s WriteKind,
-) -> BoxFuture<'s, Result<Option<Saved>>> {
-    Box::pin(in_transaction(conn, RowSave { restore_guard: RestoreGuard::new(rows), kind }))
-}
-
-/// A save of a row without receivers, in a transaction of its own.
-struct RowSave<'s> {
-    restore_guard: RestoreGuard<'s>,
-    kind: &'s WriteKind,
-}
-
-impl Undoable for RowSave<'_> {
-    type Done = Option<Saved>;
-
-    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Option<Saved>> {
-        stamp(self.restore_guard.rows, self.kind);
-        store(tx, self.restore_guard.rows, self.kind, false).await
-    }
-
-    fn before_commit(&mut self) {
-        self.restore_guard.disarm();
-    }
-
-    fn commit_refused(&mut self) {
-        self.restore_guard.restore();
-    }
-
-    fn before_retry(&mut self) {
-        self.restore_guard.restore_for_retry();
-    }
-}
-
-/// As [`save_directly`], if it is not known yet whether the statement can commit itself. If it
-/// cannot, the save runs in a transaction.
-fn inspect_and_save<'s>(
-    rows: &'s mut dyn SignalRows,
-    mut conn: Conn<'s>,
-    kind: WriteKind,
-) -> BoxFuture<'s, Result<Option<Saved>>> {
-    Box::pin(async move {
-        if inspect::commits_itself(&mut conn, rows, &kind).await? {
-            let done = save_directly(rows, &mut conn, &kind).await;
-            if !conn.state.take_needs_transaction(&done) {
-                return done;
-            }
-        }
-        save_in_transaction(rows, conn, &kind).await
-    })
 }
 
 /// Saves all rows, and returns how many there are.

@@ -2,6 +2,7 @@
 
 pub(crate) mod after;
 pub(crate) mod connected;
+pub(crate) mod info;
 pub(crate) mod lock;
 pub(crate) mod view;
 
@@ -19,8 +20,9 @@ use crate::signal::entry::{Call, Entry, Registration, SharedCall};
 use crate::signal::erased::{ErasedEntry, ErasedReceiver, Registered};
 use crate::signal::{Sender, Signal};
 use crate::task::chain;
-use crate::task::info::{Identity, Info, Phase, Receiver};
+use crate::task::info::{Identity, Info, Receiver};
 
+pub use info::ReceiverInfo;
 pub use view::Receivers;
 
 /// The receivers of the program. [`registry`] returns it.
@@ -321,96 +323,4 @@ impl fmt::Debug for Registration {
 fn module(name: &'static str) -> &'static str {
     // Searching for a `char` is faster than searching for "::".
     name.rsplit_once(':').map_or("", |(module, _)| module.trim_end_matches(':'))
-}
-
-/// Information about a receiver. Its `Display` is one line with signal, sender, name, phase, file and line.
-#[derive(Clone)]
-pub struct ReceiverInfo {
-    identity: Identity,
-}
-
-impl ReceiverInfo {
-    /// The path of the function, or the `uid` of a receiver that was connected at run time. (The memory of such a name is never
-    /// freed.)
-    pub fn name(&self) -> &'static str {
-        self.identity.static_name()
-    }
-
-    /// The name of the signal.
-    pub fn signal(&self) -> &'static str {
-        self.identity.signal
-    }
-
-    /// The name of the model, `every model` for a receiver that names no sender, and empty for a receiver of a custom signal.
-    pub fn sender(&self) -> &'static str {
-        self.identity.sender
-    }
-
-    pub(crate) fn id(&self) -> TypeId {
-        self.identity.receiver
-    }
-
-    /// When the receiver runs: in the transaction, after the commit, or after the rollback.
-    pub fn phase(&self) -> Phase {
-        self.identity.phase
-    }
-
-    /// Whether the receiver runs on a task of its own: the option `on_commit(detached)`.
-    pub fn is_detached(&self) -> bool {
-        self.identity.detached
-    }
-
-    /// The option `order`. A receiver with a lower number runs earlier. The default is 0.
-    pub fn order(&self) -> i32 {
-        self.identity.order
-    }
-
-    /// The source file of the receiver, or of the call that has connected it.
-    pub fn file(&self) -> &'static str {
-        self.identity.file
-    }
-
-    /// The line in the source file.
-    pub fn line(&self) -> u32 {
-        self.identity.line
-    }
-
-    /// Enables the receiver after [`disable`](Self::disable), in the whole process.
-    pub fn enable(&self) {
-        let receiver = self.identity.receiver;
-        registry().change(|changes| changes.disabled.remove(&receiver));
-    }
-
-    /// Disables the receiver in the whole process. To disable it in one task, use [`muted`](crate::muted).
-    pub fn disable(&self) {
-        let receiver = self.identity.receiver;
-        registry().change(|changes| changes.disabled.insert(receiver));
-    }
-
-    /// Whether the receiver is enabled.
-    pub fn is_enabled(&self) -> bool {
-        let changes = registry().changes.read().unwrap_or_else(PoisonError::into_inner);
-        !changes.disabled.contains(&self.identity.receiver)
-    }
-
-    /// The first line of the receiver's doc comment.
-    pub fn doc(&self) -> &'static str {
-        self.identity.doc
-    }
-}
-
-impl fmt::Debug for ReceiverInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.identity.fmt(f)
-    }
-}
-
-impl fmt::Display for ReceiverInfo {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = self.identity.name();
-        let Info { signal, sender, file, line, doc, .. } = &*self.identity;
-        let when = self.identity.when();
-        write!(f, "{signal} of {sender}: {name} ({when}, {file}:{line})")?;
-        if doc.is_empty() { Ok(()) } else { write!(f, " {doc}") }
-    }
 }

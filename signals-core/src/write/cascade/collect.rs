@@ -1,6 +1,5 @@
-//! Collects all rows that a delete affects: the rows to delete, and the remaining rows, which
-//! reference them but are not deleted. A referenced row is called the parent, and a row that
-//! references it the child.
+//! Collects the rows to delete. A referenced row is called the parent, and a row that references it
+//! the child.
 
 use std::any::TypeId;
 use std::collections::{HashMap, HashSet};
@@ -10,13 +9,12 @@ use super::order::Edge;
 use super::statements::{self, References};
 use crate::database::backend::{AnyRow, DatabaseKind};
 use crate::database::conn::Conn;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::recording::Recorders;
 use crate::signal::relation::{Dependent, OnDelete, deleted_with, dependents};
 use crate::signal::rows::SignalRows;
 use crate::table::chunk;
-use crate::table::rows::Rows;
 use crate::task::chain;
 use crate::write::WriteKind;
 use crate::write::key_order::{compares_bytes, write_order};
@@ -85,7 +83,7 @@ pub(super) struct Collector<'d> {
     /// The relations and groups for which remaining rows have to be set to NULL.
     pub(super) to_null: Vec<(Dependent, usize)>,
     /// The node of each row.
-    known: HashMap<RowId, usize>,
+    pub(super) known: HashMap<RowId, usize>,
     /// The group of each model.
     by_model: HashMap<TypeId, usize>,
 }
@@ -232,17 +230,14 @@ impl<'d> Collector<'d> {
             return Ok(());
         }
         let Some(group) = self.group(conn, dependent).await? else { return Ok(()) };
-        let rows = &*self.groups[parents].rows;
-        let select = References { dependent, parents: rows, part }.select_to_delete(conn).await?;
-        let mut of = Parents::new(parents, part);
-        let mut read = Ok(());
-        conn.run(select, &mut |row| {
-            if read.is_ok() {
-                read = self.add(dependent, &mut of, group, &row);
-            }
-        })
-        .await?;
-        Ok(read?)
+        let mut parents = Parents::new(dependent, parents, part);
+        let select = self.references(&parents).select_to_delete(conn).await?;
+        conn.run_each(select, &mut |row| self.add(&mut parents, group, &row)).await
+    }
+
+    pub(super) fn references<'p>(&'p self, parents: &Parents<'p>) -> References<'p> {
+        let Parents { dependent, group, rows: part, .. } = *parents;
+        References { dependent, parents: &*self.groups[group].rows, part }
     }
 
     /// Returns the group of a model, or `None` if the model cannot be stored in this database.
@@ -265,7 +260,6 @@ impl<'d> Collector<'d> {
     /// Adds a row that references one of `parents`, unless it is already known.
     fn add(
         &mut self,
-        dependent: Dependent,
         parents: &mut Parents<'_>,
         group: usize,
         from: &AnyRow,
@@ -274,7 +268,7 @@ impl<'d> Collector<'d> {
         let row = rows.len();
         rows.push(from, 0)?;
         let id = (rows.id(), rows.as_rows().encoded_key(row, self.kind)?);
-        let parent = rows.as_rows().encoded(row, [dependent.column()], self.kind)?;
+        let parent = rows.as_rows().encoded(row, [parents.dependent.column()], self.kind)?;
         let node = match self.known.get(&id) {
             Some(node) => {
                 rows.truncate(row);
@@ -286,28 +280,22 @@ impl<'d> Collector<'d> {
                 self.nodes.len() - 1
             }
         };
-        self.add_edge(dependent, node, parents, parent);
+        self.add_edge(parents, node, parent);
         Ok(())
     }
 
     /// Records that a row references one of `parents`.
-    fn add_edge(
-        &mut self,
-        dependent: Dependent,
-        child: usize,
-        parents: &mut Parents<'_>,
-        key: Box<[u8]>,
-    ) {
+    pub(super) fn add_edge(&mut self, parents: &mut Parents<'_>, child: usize, key: Box<[u8]>) {
         if let Some(parent) = self.parent(parents, key) {
-            let column = dependent.column();
-            let optional = dependent.child().statements.columns[column].optional;
+            let column = parents.dependent.column();
+            let optional = parents.dependent.child().statements.columns[column].optional;
             self.edges.push(Edge { child, parent, optional });
             self.columns.push(column);
         }
     }
 
     /// The row in `parents` that has this key.
-    fn parent(&self, parents: &mut Parents<'_>, key: Box<[u8]>) -> Option<usize> {
+    pub(super) fn parent(&self, parents: &mut Parents<'_>, key: Box<[u8]>) -> Option<usize> {
         let id = (self.groups[parents.group].rows.id(), key);
         let parent = self.known.get(&id).copied();
         parent.or_else(|| self.parent_as_text(parents, &id.1))
@@ -333,183 +321,25 @@ impl<'d> Collector<'d> {
         node(*folded.get(&self::folded(key))?)
     }
 
-    /// # Errors
-    ///
-    /// Returns [`Error::Restricted`] if a row that is not deleted references a row of the group.
-    async fn check_restricted(
-        &mut self,
-        conn: &mut Conn<'_>,
-        dependent: Dependent,
-        parents: usize,
-    ) -> Result<()> {
-        let are_counted = self.deleted_with.contains(&dependent.child().id);
-        for part in self.parts(conn, parents).await? {
-            let restrict = match are_counted {
-                true => self.parents_of_remaining(conn, dependent, parents, &part).await?,
-                false => self.parent_of_any(conn, dependent, parents, &part).await?,
-            };
-            let Some(first) = restrict.first() else { continue };
-            let rows = &*self.groups[parents].rows;
-            let one = || format!("(one of {} rows)", part.len());
-            let of_first = || restrict.iter().filter(|parent| *parent == first).count();
-            let child = dependent.child();
-            return Err(Error::Restricted {
-                model: rows.model(),
-                key: first.map_or_else(one, |row| rows.key(row)),
-                by: child.name,
-                column: child.columns[dependent.column()],
-                rows: first.filter(|_| are_counted).map(|_| of_first()),
-            });
-        }
-        Ok(())
-    }
-
-    /// For each remaining row that references some rows of the group, the row that it references,
-    /// if that is known.
-    async fn parents_of_remaining(
-        &mut self,
-        conn: &mut Conn<'_>,
-        dependent: Dependent,
-        parents: usize,
-        part: &[usize],
-    ) -> Result<Vec<Option<usize>>> {
-        let (mut keys, kind) = (Vec::new(), self.kind);
-        let stays = &mut |row: &dyn Rows| {
-            keys.push(row.encoded(0, [dependent.column()], kind)?);
-            Ok(())
-        };
-        self.for_each_remaining(conn, dependent, parents, part, stays).await?;
-        let mut of = Parents::new(parents, part);
-        let parents = keys.into_iter().map(|key| self.parent(&mut of, key));
-        Ok(parents.map(|parent| parent.map(|node| self.nodes[node].row)).collect())
-    }
-
-    /// For any one row that references some rows of the group, the row that it references, if that
-    /// is known. Used only for a model of which no row is deleted.
-    async fn parent_of_any(
-        &self,
-        conn: &mut Conn<'_>,
-        dependent: Dependent,
-        parents: usize,
-        part: &[usize],
-    ) -> Result<Vec<Option<usize>>> {
-        let rows = &*self.groups[parents].rows;
-        // With several parents, the row has to be read to find out which of them it references.
-        let mut child = dependent.rows(self.kind, None).filter(|_| part.len() > 1);
-        let any = References { dependent, parents: rows, part }.any(conn, child.is_some()).await?;
-        let mut found = None;
-        conn.run(any, &mut |row| found = Some(row)).await?;
-        let Some(row) = found else { return Ok(Vec::new()) };
-        if let [parent] = part {
-            return Ok(vec![Some(*parent)]);
-        }
-        let mut key = || {
-            let child = child.as_mut()?;
-            child.push(&row, 0).ok()?;
-            child.as_rows().encoded(0, [dependent.column()], self.kind).ok()
-        };
-        let node = key().and_then(|key| self.parent(&mut Parents::new(parents, part), key));
-        Ok(vec![node.map(|node| self.nodes[node].row)])
-    }
-
     /// The rows of a group, split into parts that fit into one statement.
     pub(super) async fn parts(&self, conn: &mut Conn<'_>, group: usize) -> Result<Vec<Vec<usize>>> {
         let rows = &*self.groups[group].rows;
         statements::parts(conn, rows, 0..rows.len()).await
     }
-
-    /// Whether remaining rows reference the group. Returns `true` without a query if no row of the
-    /// model is deleted.
-    async fn any_remains(
-        &mut self,
-        conn: &mut Conn<'_>,
-        dependent: Dependent,
-        parents: usize,
-    ) -> Result<bool> {
-        let mut remains = !self.deleted_with.contains(&dependent.child().id);
-        if !remains {
-            for part in self.parts(conn, parents).await? {
-                let stays = &mut |_: &dyn Rows| {
-                    remains = true;
-                    Ok(())
-                };
-                self.for_each_remaining(conn, dependent, parents, &part, stays).await?;
-            }
-        }
-        Ok(remains)
-    }
-
-    /// Calls `stays` for each remaining row that references some rows of the group. References from
-    /// rows that are deleted are recorded.
-    async fn for_each_remaining(
-        &mut self,
-        conn: &mut Conn<'_>,
-        dependent: Dependent,
-        parents: usize,
-        part: &[usize],
-        stays: &mut (dyn FnMut(&dyn Rows) -> Result<(), sqlx::Error> + Send),
-    ) -> Result<()> {
-        let Some(mut rows) = dependent.rows(self.kind, None) else { return Ok(()) };
-        let of_group = &*self.groups[parents].rows;
-        let select = References { dependent, parents: of_group, part }.select(conn).await?;
-        let mut of = Parents::new(parents, part);
-        let mut read = Ok(());
-        conn.run(select, &mut |row| {
-            if read.is_ok() {
-                read = match self.record_if_deleted(dependent, &mut of, &mut *rows, &row) {
-                    Ok(false) => stays(&*rows),
-                    noted => noted.map(drop),
-                };
-            }
-        })
-        .await?;
-        Ok(read?)
-    }
-
-    /// Returns whether a row that references one of `parents` is deleted too, and records the
-    /// reference if so.
-    fn record_if_deleted(
-        &mut self,
-        dependent: Dependent,
-        parents: &mut Parents<'_>,
-        rows: &mut dyn SignalRows,
-        from: &AnyRow,
-    ) -> Result<bool, sqlx::Error> {
-        rows.truncate(0);
-        rows.push(from, 0)?;
-        let id = (rows.id(), rows.as_rows().encoded_key(0, self.kind)?);
-        let Some(node) = self.known.get(&id).copied() else { return Ok(false) };
-        let parent = rows.as_rows().encoded(0, [dependent.column()], self.kind)?;
-        self.add_edge(dependent, node, parents, parent);
-        Ok(true)
-    }
-
-    /// Appends a row to `rows`, unless it is deleted.
-    pub(super) fn push_unless_collected(
-        &self,
-        rows: &mut dyn SignalRows,
-        from: &AnyRow,
-    ) -> Result<(), sqlx::Error> {
-        let row = rows.len();
-        rows.push(from, 0)?;
-        if self.known.contains_key(&(rows.id(), rows.as_rows().encoded_key(row, self.kind)?)) {
-            rows.truncate(row);
-        }
-        Ok(())
-    }
 }
 
-/// Some rows of a group that may be referenced by other rows.
-struct Parents<'p> {
-    group: usize,
-    rows: &'p [usize],
+/// Some rows of a group that may be referenced by rows of another model.
+pub(super) struct Parents<'p> {
+    pub(super) dependent: Dependent,
+    pub(super) group: usize,
+    pub(super) rows: &'p [usize],
     /// The rows by their keys, ignoring case and trailing spaces.
     folded: Option<HashMap<String, usize>>,
 }
 
 impl<'p> Parents<'p> {
-    fn new(group: usize, rows: &'p [usize]) -> Self {
-        Self { group, rows, folded: None }
+    pub(super) fn new(dependent: Dependent, group: usize, rows: &'p [usize]) -> Self {
+        Self { dependent, group, rows, folded: None }
     }
 }
 

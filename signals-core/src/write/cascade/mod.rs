@@ -9,6 +9,7 @@
 
 pub(crate) mod collect;
 pub(crate) mod order;
+pub(crate) mod remaining;
 pub(crate) mod statements;
 
 use std::collections::HashSet;
@@ -142,14 +143,7 @@ impl Collector<'_> {
             }
             let select = references.select_as_null(conn).await?;
             let Some(mut rows) = dependent.rows(self.kind, Some(column)) else { continue };
-            let mut read = Ok(());
-            conn.run(select, &mut |row| {
-                if read.is_ok() {
-                    read = self.push_unless_collected(&mut *rows, &row);
-                }
-            })
-            .await?;
-            read?;
+            conn.run_each(select, &mut |row| self.push_unless_collected(&mut *rows, &row)).await?;
             let kind = WriteKind::Fields(with_times(vec![column], child.statements).into());
             save::many(&mut *rows, conn.reborrow().into(), kind).await?;
         }

@@ -1,0 +1,75 @@
+//! Writes of one row without receivers that may need a transaction of their own.
+
+use futures_util::future::BoxFuture;
+
+use crate::database::conn::Conn;
+use crate::error::Result;
+use crate::signal::rows::SignalRows;
+use crate::transaction::Transaction;
+use crate::transaction::own::{Undoable, in_transaction};
+use crate::write::delete::{delete_directly, delete_one};
+use crate::write::restore::RestoreGuard;
+use crate::write::save::{save_directly, stamp};
+use crate::write::single::store;
+use crate::write::{WriteKind, WriteOutcome, inspect};
+
+/// Writes the single row in `rows`, if it is not known yet whether the statement can commit itself.
+/// If it cannot, the write runs in a transaction.
+pub(super) fn inspect_and_write<'w>(
+    rows: &'w mut dyn SignalRows,
+    mut conn: Conn<'w>,
+    kind: WriteKind,
+) -> BoxFuture<'w, Result<WriteOutcome>> {
+    Box::pin(async move {
+        if inspect::commits_itself(&mut conn, rows, &kind).await? {
+            let done = match kind {
+                WriteKind::Delete => delete_directly(rows, &mut conn).await,
+                _ => save_directly(rows, &mut conn, &kind).await.map(WriteOutcome::of_save),
+            };
+            if !conn.state.take_needs_transaction(&done) {
+                return done;
+            }
+        }
+        write_in_transaction(rows, conn, &kind).await
+    })
+}
+
+/// Writes the single row in `rows` in a transaction of its own.
+pub(super) fn write_in_transaction<'w>(
+    rows: &'w mut dyn SignalRows,
+    conn: Conn<'w>,
+    kind: &'w WriteKind,
+) -> BoxFuture<'w, Result<WriteOutcome>> {
+    Box::pin(in_transaction(conn, RowWrite { restore_guard: RestoreGuard::new(rows), kind }))
+}
+
+/// A write of a row without receivers, as the work of a transaction.
+struct RowWrite<'w> {
+    restore_guard: RestoreGuard<'w>,
+    kind: &'w WriteKind,
+}
+
+impl Undoable for RowWrite<'_> {
+    type Done = WriteOutcome;
+
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<WriteOutcome> {
+        let rows = &mut *self.restore_guard.rows;
+        if *self.kind == WriteKind::Delete {
+            return delete_one(rows, tx).await;
+        }
+        stamp(rows, self.kind);
+        store(tx, rows, self.kind, false).await.map(WriteOutcome::of_save)
+    }
+
+    fn before_commit(&mut self) {
+        self.restore_guard.disarm();
+    }
+
+    fn commit_refused(&mut self) {
+        self.restore_guard.restore();
+    }
+
+    fn before_retry(&mut self) {
+        self.restore_guard.restore_for_retry();
+    }
+}
