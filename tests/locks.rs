@@ -193,24 +193,10 @@ mod strength {
         let mut other = connection(&test).await;
         run(&mut other, "BEGIN; UPDATE products SET name = 'other'").await.unwrap();
         assert_stale_at_once!(
-            test,
-            Versioned,
-            save,
-            update,
-            save_name,
-            delete,
-            update_many,
-            delete_many
+            test, Versioned, save, update, save_name, delete, update_many, delete_many
         );
         assert_stale_at_once!(
-            test,
-            WatchedVersioned,
-            save,
-            update,
-            save_name,
-            delete,
-            update_many,
-            delete_many
+            test, WatchedVersioned, save, update, save_name, delete, update_many, delete_many
         );
         run(&mut other, "ROLLBACK").await.unwrap();
         test.passed().await;

@@ -210,12 +210,7 @@ async fn a_write_restarts_if_another_program_has_altered_its_table() {
     let test = TestDb::postgres("altered_by_another").await;
     let (_, other) = programs(&test).await;
     let ways = [
-        "save",
-        "upsert",
-        "update",
-        "delete",
-        "insert_many",
-        "update by condition",
+        "save", "upsert", "update", "delete", "insert_many", "update by condition",
         "delete by condition",
     ];
     for way in ways {

@@ -8,33 +8,14 @@ pub(crate) struct Clause<'c>(pub(crate) &'c str);
 
 /// Keywords that can follow the name of a table that has no alias.
 const AFTER_TABLE: [&str; 12] = [
-    "AS",
-    "JOIN",
-    "INNER",
-    "LEFT",
-    "RIGHT",
-    "FULL",
-    "CROSS",
-    "NATURAL",
-    "TABLESAMPLE",
-    "INDEXED",
-    "NOT",
-    "WHERE",
+    "AS", "JOIN", "INNER", "LEFT", "RIGHT", "FULL", "CROSS", "NATURAL", "TABLESAMPLE", "INDEXED",
+    "NOT", "WHERE",
 ];
 
 /// Keywords that can follow the condition of a WHERE.
 const AFTER_CONDITION: [&str; 11] = [
-    "GROUP",
-    "HAVING",
-    "WINDOW",
-    "UNION",
-    "INTERSECT",
-    "EXCEPT",
-    "ORDER",
-    "LIMIT",
-    "OFFSET",
-    "FETCH",
-    "FOR",
+    "GROUP", "HAVING", "WINDOW", "UNION", "INTERSECT", "EXCEPT", "ORDER", "LIMIT", "OFFSET",
+    "FETCH", "FOR",
 ];
 
 impl<'c> Clause<'c> {

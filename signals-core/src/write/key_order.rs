@@ -75,18 +75,8 @@ pub(crate) fn sql(name: &str, field: &str, cast: Option<&str>) -> String {
 /// Whether values that are equal in the database always have the same encoding.
 pub(crate) fn compares_bytes(field: &str) -> bool {
     const TYPES: [&str; 12] = [
-        "BOOL",
-        "BOOLEAN",
-        "INT2",
-        "INT4",
-        "INT8",
-        "INTEGER",
-        "UUID",
-        "BYTEA",
-        "BLOB",
-        "TIMESTAMP",
-        "TIMESTAMPTZ",
-        "DATE",
+        "BOOL", "BOOLEAN", "INT2", "INT4", "INT8", "INTEGER", "UUID", "BYTEA", "BLOB", "TIMESTAMP",
+        "TIMESTAMPTZ", "DATE",
     ];
     TYPES.contains(&field)
 }
