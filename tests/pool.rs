@@ -478,6 +478,8 @@ mod shared {
                 }
             };
             let first = process(&pool.db()).await;
+            // The connection is returned on a task of its own.
+            common::until(|| pool.idle() == 1).await;
             for _ in 0..20 {
                 let db = pool.db();
                 user("Ann").save(&db).await.unwrap();
