@@ -25,9 +25,7 @@ pub use crate::signal::parameter::{Context as Cx, ParameterAsks};
 pub use crate::signal::receivers::{ReceiverCache as Table, SignalTable};
 pub use crate::signal::relation::{OnDelete, RegisteredModel as Linked, Relation};
 pub use crate::table::automatic::{AutoNow, Version};
-pub use crate::table::field::{
-    Asked, JsonSlot, Slot, Storable, Stores, add_key, give_key, no_column,
-};
+pub use crate::table::field::{Asked, Slot, Storable, Stores, add_key, give_key, no_column};
 pub use crate::table::json_column::JsonColumn;
 pub use crate::table::schema::{ColumnRole as Role, ColumnSpec, Schema as Statements};
 pub use crate::task::info::{Asks, Info};

@@ -74,6 +74,15 @@ const _: () = {
         const STATEMENTS: &'static __p::Statements = {
             static STATEMENTS: __p::Statements = __p::Statements {
                 table: "\"shop\".\"line items\"",
+                insert: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
+                insert_with_key: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
+                insert_or_nothing: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM \"shop\".\"line items\" WHERE \"orderId\" = $4 AND \"no\" = $5) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\"",
+                update: "UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"",
+                save: "WITH _updated AS (UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"), _inserted AS (INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM _updated) AND NOT EXISTS (SELECT 1 FROM \"shop\".\"line items\" WHERE \"orderId\" = $4 AND \"no\" = $5) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\", \"createdAt\") SELECT false, \"total\", \"createdAt\" FROM _updated UNION ALL SELECT true, \"total\", \"createdAt\" FROM _inserted",
+                delete: "DELETE FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2 AND \"version\" = $3",
+                find: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2",
+                select: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\"",
+                count: "SELECT count(*) FROM (SELECT 1 FROM \"shop\".\"line items\"",
                 columns: &[
                     __p::ColumnSpec::new("\"orderId\"", __p::Role::Key),
                     __p::ColumnSpec::new("\"no\"", __p::Role::Key),
@@ -88,15 +97,6 @@ const _: () = {
                         .optional(true),
                     __p::ColumnSpec::new("\"version\"", __p::Role::Version),
                 ],
-                insert: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
-                insert_with_key: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") VALUES ($1, $2, $3, $4, $5, $6, $7) RETURNING \"total\"",
-                insert_or_nothing: "INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM \"shop\".\"line items\" WHERE \"orderId\" = $4 AND \"no\" = $5) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\"",
-                update: "UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"",
-                save: "WITH _updated AS (UPDATE \"shop\".\"line items\" SET \"barCode\" = $1, \"options\" = $2, \"changedAt\" = $3, \"version\" = \"version\" + 1 WHERE \"orderId\" = $4 AND \"no\" = $5 AND \"version\" = $6 RETURNING \"total\", \"createdAt\"), _inserted AS (INSERT INTO \"shop\".\"line items\" (\"barCode\", \"options\", \"changedAt\", \"orderId\", \"no\", \"version\", \"createdAt\") SELECT $1, $2, $3, $4, $5, $6, $7 WHERE NOT EXISTS (SELECT 1 FROM _updated) AND NOT EXISTS (SELECT 1 FROM \"shop\".\"line items\" WHERE \"orderId\" = $4 AND \"no\" = $5) ON CONFLICT (\"orderId\", \"no\") DO NOTHING RETURNING \"total\", \"createdAt\") SELECT false, \"total\", \"createdAt\" FROM _updated UNION ALL SELECT true, \"total\", \"createdAt\" FROM _inserted",
-                delete: "DELETE FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2 AND \"version\" = $3",
-                select: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\"",
-                find: "SELECT \"orderId\", \"no\", \"barCode\", \"options\", \"total\", \"createdAt\", \"changedAt\", \"version\" FROM \"shop\".\"line items\" WHERE \"orderId\" = $1 AND \"no\" = $2",
-                count: "SELECT count(*) FROM (SELECT 1 FROM \"shop\".\"line items\"",
             };
             &STATEMENTS
         };

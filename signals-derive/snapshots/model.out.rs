@@ -21,20 +21,20 @@ const _: () = {
         const STATEMENTS: &'static __p::Statements = {
             static STATEMENTS: __p::Statements = __p::Statements {
                 table: "\"users\"",
-                columns: &[
-                    __p::ColumnSpec::new("\"id\"", __p::Role::GeneratedKey),
-                    __p::ColumnSpec::new("\"name\"", __p::Role::Plain),
-                    __p::ColumnSpec::new("\"email\"", __p::Role::Plain),
-                ],
                 insert: "INSERT INTO \"users\" (\"name\", \"email\") VALUES ($1, $2) RETURNING \"id\"",
                 insert_with_key: "INSERT INTO \"users\" (\"name\", \"email\", \"id\") VALUES ($1, $2, $3)",
                 insert_or_nothing: "INSERT INTO \"users\" (\"name\", \"email\", \"id\") VALUES ($1, $2, $3) ON CONFLICT (\"id\") DO NOTHING",
                 update: "UPDATE \"users\" SET \"name\" = $1, \"email\" = $2 WHERE \"id\" = $3",
                 save: "WITH _updated AS (UPDATE \"users\" SET \"name\" = $1, \"email\" = $2 WHERE \"id\" = $3 RETURNING 1), _inserted AS (INSERT INTO \"users\" (\"name\", \"email\", \"id\") SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT (\"id\") DO NOTHING RETURNING 1) SELECT false FROM _updated UNION ALL SELECT true FROM _inserted",
                 delete: "DELETE FROM \"users\" WHERE \"id\" = $1",
-                select: "SELECT \"id\", \"name\", \"email\" FROM \"users\"",
                 find: "SELECT \"id\", \"name\", \"email\" FROM \"users\" WHERE \"id\" = $1",
+                select: "SELECT \"id\", \"name\", \"email\" FROM \"users\"",
                 count: "SELECT count(*) FROM (SELECT 1 FROM \"users\"",
+                columns: &[
+                    __p::ColumnSpec::new("\"id\"", __p::Role::GeneratedKey),
+                    __p::ColumnSpec::new("\"name\"", __p::Role::Plain),
+                    __p::ColumnSpec::new("\"email\"", __p::Role::Plain),
+                ],
             };
             &STATEMENTS
         };

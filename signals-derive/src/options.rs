@@ -66,14 +66,16 @@ impl<T> Once<T> {
     }
 }
 
+impl<T> Once<Vec<T>> {
+    /// The values; none if the option is not given.
+    pub(crate) fn list(&self) -> &[T] {
+        self.get().map_or(&[], Vec::as_slice)
+    }
+}
+
 /// The string of `name = "…"`.
 pub(crate) fn string(name: &Ident, input: ParseStream<'_>) -> Result<LitStr> {
-    let form = format!("expected `{name} = \"…\"`");
-    if !input.peek(Token![=]) {
-        return Err(Error::new(name.span(), form));
-    }
-    input.parse::<Token![=]>()?;
-    let text: LitStr = input.parse().map_err(|error| Error::new(error.span(), &form))?;
+    let text: LitStr = value(name, "\"…\"", input)?;
     if text.value().is_empty() {
         return Err(Error::new(text.span(), format_args!("`{name}` is empty")));
     }

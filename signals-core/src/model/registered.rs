@@ -9,7 +9,7 @@ use crate::model::store::{Only, Route, Store};
 use crate::signal::relation::{
     Ask, Describe, EmptyRows, ModelInfo, OnDelete, RegisteredModel, Relation,
 };
-use crate::table::field::{JsonSlot, Slot};
+use crate::table::field::Slot;
 
 impl ModelInfo {
     pub(crate) fn of<M: Model>() -> Self {
@@ -134,18 +134,10 @@ pub trait KeyColumn<T, P> {
     type Type;
 }
 
-impl<T, P> KeyColumn<T, P> for Slot<true> {
+impl<T, P, const JSON: bool> KeyColumn<T, P> for Slot<true, JSON> {
     type Type = T;
 }
 
-impl<T, P: Model> KeyColumn<T, P> for Slot<false> {
-    type Type = P::Pk;
-}
-
-impl<T, P> KeyColumn<T, P> for JsonSlot<true> {
-    type Type = T;
-}
-
-impl<T, P: Model> KeyColumn<T, P> for JsonSlot<false> {
+impl<T, P: Model, const JSON: bool> KeyColumn<T, P> for Slot<false, JSON> {
     type Type = P::Pk;
 }

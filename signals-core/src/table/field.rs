@@ -129,18 +129,10 @@ pub struct Conversion<'a> {
 /// How a column of a model is stored. The generated code accesses every field through it.
 ///
 /// If no database can store the type of the field, `STORABLE` is `false`. The derive reports this at the field; all bounds
-/// still hold, so that it is the only error.
-pub struct Slot<const STORABLE: bool>;
+/// still hold, so that it is the only error. `JSON` is `true` for a field with `#[model(json)]`.
+pub struct Slot<const STORABLE: bool, const JSON: bool = false>;
 
-/// As [`Slot`], for a field with `#[model(json)]`.
-pub struct JsonSlot<const STORABLE: bool>;
-
-impl<const STORABLE: bool> Slot<STORABLE> {
-    /// Whether any database can store the field.
-    pub const STORABLE: bool = STORABLE;
-}
-
-impl<const STORABLE: bool> JsonSlot<STORABLE> {
+impl<const STORABLE: bool, const JSON: bool> Slot<STORABLE, JSON> {
     /// Whether any database can store the field.
     pub const STORABLE: bool = STORABLE;
 }
@@ -289,7 +281,7 @@ fn is_same_time(one: &dyn Any, other: &dyn Any) -> Option<bool> {
 
 const REPORTED: &str = "the build has failed at this field";
 
-impl<T, DB: Backend> Stores<T, DB> for Slot<false> {
+impl<T, DB: Backend, const JSON: bool> Stores<T, DB> for Slot<false, JSON> {
     fn get(_: &DB::Row, _: usize) -> Result<T, sqlx::Error> {
         unreachable!("{REPORTED}")
     }
@@ -304,7 +296,7 @@ impl<T, DB: Backend> Stores<T, DB> for Slot<false> {
 }
 
 #[cfg(feature = "json")]
-impl<T, DB: Backend> Stores<T, DB> for JsonSlot<true>
+impl<T, DB: Backend> Stores<T, DB> for Slot<true, true>
 where
     JsonColumn<T>: Field<DB>,
     for<'j> JsonColumn<&'j T>: crate::database::backend::Bindable<DB>,
@@ -319,20 +311,6 @@ where
 
     fn asked(asked: Asked<'_>) -> bool {
         asked_of::<JsonColumn<T>, DB>(asked)
-    }
-}
-
-impl<T, DB: Backend> Stores<T, DB> for JsonSlot<false> {
-    fn get(_: &DB::Row, _: usize) -> Result<T, sqlx::Error> {
-        unreachable!("{REPORTED}")
-    }
-
-    fn give(_: &T, _: Take<'_, DB>) -> Result<(), BoxDynError> {
-        unreachable!("{REPORTED}")
-    }
-
-    fn asked(_: Asked<'_>) -> bool {
-        unreachable!("{REPORTED}")
     }
 }
 

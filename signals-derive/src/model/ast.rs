@@ -1,6 +1,6 @@
 //! The input of `#[derive(Model)]` as a typed model. Every mistake is found here, and all are reported at once.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use heck::ToSnakeCase;
 use proc_macro2::Span;
@@ -9,7 +9,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Fields, Ident, Path, Result, Type, Visibility};
 
-use super::attr::{FieldAttrs, OnDelete, StructAttrs};
+use super::attr::{Case, FieldAttrs, OnDelete, StructAttrs};
 use super::types::{Role, option_of};
 use super::unstorable;
 use crate::options::Mistakes;
@@ -49,58 +49,17 @@ impl<'i> Model<'i> {
                 .at(input.generics.span(), "a model has no generic parameters: it is one table");
         }
 
-        let mut columns = Vec::new();
-        let mut skipped = Vec::new();
+        let (mut columns, mut skipped) = (Vec::new(), Vec::new());
         match fields(&input.data, &input.ident) {
             Ok(fields) => {
-                let rename = attrs.rename_all.get();
                 for field in fields {
-                    let Some(ident) = &field.ident else { continue };
-                    let mut own = Mistakes::default();
-                    let attrs = FieldAttrs::read(&field.attrs, &mut own);
-                    // A field with an invalid option is not checked further, or the option would also be reported as missing.
-                    let belongs_to = if own.is_empty() {
-                        check(&attrs, &mut own);
-                        belongs_to(&attrs, ungrouped(&field.ty), &mut own)
-                    } else {
-                        None
-                    };
-                    if let Some(message) =
-                        unstorable::without_size_or_lifetime(ungrouped(&field.ty))
-                    {
-                        own.add(Error::new_spanned(&field.ty, message));
+                    match Column::read(field, attrs.rename_all.get(), &mut mistakes) {
+                        Some(FieldKind::Column(column)) => columns.push(column),
+                        Some(FieldKind::Skipped(ident, ty)) => skipped.push((ident, ty)),
+                        None => {}
                     }
-                    own.into_error().into_iter().for_each(|error| mistakes.add(error));
-                    if attrs.skip.is_set() {
-                        skipped.push((ident, ungrouped(&field.ty)));
-                        continue;
-                    }
-                    let plain = ident.unraw().to_string();
-                    let name = match (attrs.column.get(), rename) {
-                        (Some(name), _) => name.value(),
-                        (None, Some(case)) => case.apply(&plain),
-                        (None, None) => plain,
-                    };
-                    let role = match () {
-                        () if attrs.primary_key.is_set() => Role::Key,
-                        () if attrs.json.is_set() => Role::Json,
-                        () if attrs.generated.is_set() => Role::Generated,
-                        () if attrs.auto_now_add.is_set() => Role::AutoNowAdd,
-                        () if attrs.auto_now.is_set() => Role::AutoNow,
-                        () if attrs.version.is_set() => Role::Version,
-                        () => Role::Plain,
-                    };
-                    let unique = attrs.unique.is_set();
-                    columns.push(Column {
-                        ident,
-                        name,
-                        ty: ungrouped(&field.ty),
-                        role,
-                        unique,
-                        belongs_to,
-                    });
                 }
-                if fields.iter().len() > 0 || mistakes.is_empty() {
+                if !fields.is_empty() || mistakes.is_empty() {
                     find_key(&mut columns, &input.ident, &mut mistakes);
                 }
             }
@@ -130,6 +89,54 @@ impl<'i> Model<'i> {
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Column<'i>> {
         self.columns.iter().filter(|column| column.role.is_key())
+    }
+}
+
+enum FieldKind<'i> {
+    Column(Column<'i>),
+    Skipped(&'i Ident, &'i Type),
+}
+
+impl<'i> Column<'i> {
+    fn read(
+        field: &'i syn::Field,
+        rename_all: Option<&Case>,
+        mistakes: &mut Mistakes,
+    ) -> Option<FieldKind<'i>> {
+        let (ident, ty) = (field.ident.as_ref()?, ungrouped(&field.ty));
+        let mut own = Mistakes::default();
+        let attrs = FieldAttrs::read(&field.attrs, &mut own);
+        // A field with an invalid option is not checked further, or the option would also be reported as missing.
+        let belongs_to = if own.is_empty() {
+            check(&attrs, &mut own);
+            belongs_to(&attrs, ty, &mut own)
+        } else {
+            None
+        };
+        if let Some(message) = unstorable::without_size_or_lifetime(ty) {
+            own.add(Error::new_spanned(&field.ty, message));
+        }
+        own.into_error().into_iter().for_each(|error| mistakes.add(error));
+        if attrs.skip.is_set() {
+            return Some(FieldKind::Skipped(ident, ty));
+        }
+        let plain = ident.unraw().to_string();
+        let name = match (attrs.column.get(), rename_all) {
+            (Some(name), _) => name.value(),
+            (None, Some(case)) => case.apply(&plain),
+            (None, None) => plain,
+        };
+        let role = match () {
+            () if attrs.primary_key.is_set() => Role::Key,
+            () if attrs.json.is_set() => Role::Json,
+            () if attrs.generated.is_set() => Role::Generated,
+            () if attrs.auto_now_add.is_set() => Role::AutoNowAdd,
+            () if attrs.auto_now.is_set() => Role::AutoNow,
+            () if attrs.version.is_set() => Role::Version,
+            () => Role::Plain,
+        };
+        let unique = attrs.unique.is_set();
+        Some(FieldKind::Column(Column { ident, name, ty, role, unique, belongs_to }))
     }
 }
 
@@ -218,22 +225,18 @@ fn find_key(columns: &mut [Column<'_>], ident: &Ident, mistakes: &mut Mistakes) 
 }
 
 fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {
-    let mut seen: HashMap<&str, Span> = HashMap::new();
-    for column in columns {
-        if seen.insert(&column.name, column.ident.span()).is_some() {
-            let message =
-                format_args!("a second field for the column `{}`", column.name).to_string();
-            mistakes.at(column.ident.span(), message);
+    let (mut names, mut constants) = (HashSet::new(), HashSet::new());
+    for Column { ident, name, .. } in columns {
+        if !names.insert(name) {
+            mistakes.at(ident.span(), format_args!("a second field for the column `{name}`"));
         }
     }
-    let mut constants = HashSet::new();
-    for column in columns {
-        let constant = constant(column.ident).to_string();
-        if constants.contains(&constant) {
-            let message = format_args!("a second field with the constant `{constant}`").to_string();
-            mistakes.at(column.ident.span(), message);
+    for Column { ident, .. } in columns {
+        let constant = constant(ident).to_string();
+        let message = format!("a second field with the constant `{constant}`");
+        if !constants.insert(constant) {
+            mistakes.at(ident.span(), message);
         }
-        constants.insert(constant);
     }
 }
 

@@ -126,17 +126,8 @@ impl FieldAttrs {
 }
 
 const FIELD_OPTIONS: &[&str] = &[
-    "primary_key",
-    "column",
-    "skip",
-    "json",
-    "generated",
-    "auto_now_add",
-    "auto_now",
-    "version",
-    "unique",
-    "belongs_to",
-    "on_delete",
+    "primary_key", "column", "skip", "json", "generated", "auto_now_add", "auto_now", "version",
+    "unique", "belongs_to", "on_delete",
 ];
 const ON_DELETE: &str = "cascade`, `restrict` or `set_null";
 

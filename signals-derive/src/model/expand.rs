@@ -8,94 +8,28 @@ use syn::spanned::Spanned;
 
 use super::ast::{BelongsTo, Column, Model, constant};
 use super::attr::OnDelete;
-use super::sql::{self, Sql};
+use super::sql;
 use super::types::{Role, option_of};
 use super::unstorable;
 use crate::options::private;
 
 pub(super) fn expand(model: &Model<'_>) -> TokenStream {
-    let Model { ident, vis, table, columns, skipped, .. } = model;
+    let Model { ident, vis, columns, .. } = model;
     let p = private(model.krate.as_ref());
-    let name = ident.unraw().to_string();
-    let names = columns.iter().map(|c| &c.name);
-    let statements = statements(model);
-
     let consts = columns.iter().map(|column| {
         let name = &column.name;
         let ident = constant(column.ident);
         let doc = format!("The column `{name}`.");
         quote!(#[doc = #doc] #vis const #ident: __p::Column<Self> = __p::Column::new(#name);)
     });
-    let key = Key::of(model);
-    let (pk, get_pk, set_pk) = (&key.ty, &key.get, &key.set);
-    let automatic = automatic(columns);
-
-    let slots = Slots::of(columns);
-    let give = columns.iter().enumerate().map(|(i, column)| {
-        let (ident, slot) = (column.ident, slots.name(column));
-        match column.role {
-            Role::GeneratedKey(_) => {
-                quote!(#i => __p::give_key::<__DB, #slot, _>(&self.#ident, take),)
-            }
-            _ => quote!(#i => __p::give::<__DB, #slot, _>(&self.#ident, take),),
-        }
-    });
-    let read = |column: &Column<'_>, at: TokenStream| {
-        let slot = slots.name(column);
-        let value = quote!(__p::get::<__DB, #slot, _>(row, #at)?);
-        match column.role {
-            Role::GeneratedKey(_) => quote!(__p::Some(#value)),
-            _ => value,
-        }
-    };
-    let set = columns.iter().enumerate().filter(|(_, c)| c.role.is_automatic()).map(|(i, c)| {
-        let (ident, value) = (c.ident, read(c, quote!(at)));
-        quote!(#i => self.#ident = #value,)
-    });
-    let bind_key = model.keys().zip(&key.parts).map(|(column, part)| {
-        let slot = slots.name(column);
-        quote!(__p::add_key::<__DB, #slot, _>(#part, args)?;)
-    });
-    let load = columns.iter().enumerate().map(|(i, c)| {
-        let (ident, value) = (c.ident, read(c, quote!(at(#i)?)));
-        quote!(#ident: #value,)
-    });
-    let asked = columns.iter().map(|c| {
-        let (slot, ty) = (slots.name(c), decoded(c));
-        quote!(__p::asked::<__DB, #slot, #ty>)
-    });
-    let times: Vec<_> = columns
-        .iter()
-        .enumerate()
-        .filter(|(_, c)| matches!(c.role, Role::AutoNow))
-        .map(|(i, c)| {
-            let (slot, ty) = (slots.name(c), c.ty);
-            quote!(#i => __p::give::<__DB, #slot, _>(&<#ty as __p::AutoNow>::at(now), take),)
-        })
-        .collect();
-    let give_time = (!times.is_empty()).then(|| {
-        quote! {
-            fn give_time(column: usize, now: __p::SystemTime, take: __p::Take<'_, __DB>) -> __p::Given {
-                match column {
-                    #(#times)*
-                    _ => __p::no_column(column),
-                }
-            }
-        }
-    });
-    let rest: TokenStream =
-        skipped.iter().map(|(f, _)| quote!(#f: ::core::default::Default::default(),)).collect();
-    let TraitChecks { bounds: conditions, errors } = TraitChecks::of(model, &slots);
-    // Most models have no such fields, and need no `where` clause.
-    let clause = (!conditions.is_empty()).then(|| quote!(where #conditions));
-    let receivers = match conditions.is_empty() {
-        true => quote!(new::<#ident>()),
-        false => quote!(of_type::<#ident>(__p::CopyOf::<#ident>::COPY.is_some())),
-    };
-    let lifetime = (!conditions.is_empty()).then(|| quote!(for<'__a>));
-    let registration = registration(model, &slots, !conditions.is_empty());
-    let (bounds, slots) = (slots.bounds(), slots.declare(columns));
-
+    let (key, slots) = (Key::of(model), Slots::of(columns));
+    let checks = TraitChecks::of(model, &slots);
+    let is_conditional = !checks.bounds.is_empty();
+    let lifetime = is_conditional.then(|| quote!(for<'__a>));
+    let of_model = of_model(model, &key, &checks);
+    let store = store(model, &key, &slots, &checks);
+    let registration = registration(model, &slots, is_conditional);
+    let (slots, errors) = (slots.declare(columns), checks.errors);
     quote! {
         const _: () = {
             use #p as __p;
@@ -109,58 +43,9 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
             #[allow(dead_code)]
             impl #ident { #(#consts)* }
 
-            #[automatically_derived]
-            impl __p::Model for #ident #clause {
-                type Pk = #pk;
-                const NAME: &'static __p::str = #name;
-                const TABLE: &'static __p::str = #table;
-                const COLUMNS: &'static [&'static __p::str] = &[#(#names),*];
-                // A static exists once. A constant would be copied into each object file that uses it.
-                const STATEMENTS: &'static __p::Statements = {
-                    static STATEMENTS: __p::Statements = #statements;
-                    &STATEMENTS
-                };
-                const COPY: __p::Copier<Self> = __p::CopyOf::<#ident>::COPY;
-                fn pk(&self) -> __p::Option<Self::Pk> { #get_pk }
-                fn __set_pk(&mut self, key: __p::Option<Self::Pk>) { #set_pk }
-                #automatic
-                fn __json(&self) -> __p::Option<__p::Value> {
-                    (&__p::Probe(self)).json()
-                }
-                fn __table() -> &'static __p::Table {
-                    static TABLE: __p::Table = __p::Table::#receivers;
-                    &TABLE
-                }
-            }
+            #of_model
 
-            #[automatically_derived]
-            impl<__DB: __p::Backend> __p::Store<__DB> for #ident where #bounds #conditions {
-                fn give(&self, column: __p::usize, take: __p::Take<'_, __DB>) -> __p::Given {
-                    match column {
-                        #(#give)*
-                        _ => __p::no_column(column),
-                    }
-                }
-                #[allow(clippy::single_match)]
-                fn set(&mut self, column: __p::usize, row: &__DB::Row, at: __p::usize) -> __p::Loaded<()> {
-                    match column {
-                        #(#set)*
-                        _ => {}
-                    }
-                    __p::Ok(())
-                }
-                #give_time
-                fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
-                    #(#bind_key)*
-                    __p::Ok(())
-                }
-                fn asked(column: __p::usize, asked: __p::Asked<'_>) -> __p::bool {
-                    [#(#asked),*][column](asked)
-                }
-                fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
-                    __p::Ok(Self { #(#load)* #rest })
-                }
-            }
+            #store
 
             #[automatically_derived]
             impl<'r, __R: __p::Row> __p::FromRow<'r, __R> for #ident
@@ -179,20 +64,142 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     }
 }
 
+/// The implementation of `Model`.
+fn of_model(model: &Model<'_>, key: &Key, checks: &TraitChecks) -> TokenStream {
+    let Model { ident, table, columns, .. } = model;
+    let name = ident.unraw().to_string();
+    let names = columns.iter().map(|c| &c.name);
+    let Key { ty, get, set, .. } = key;
+    let (statements, automatic) = (statements(model), automatic(columns));
+    let bounds = &checks.bounds;
+    // Most models have no such fields, and need no `where` clause.
+    let (clause, receivers) = match bounds.is_empty() {
+        true => (None, quote!(new::<#ident>())),
+        false => {
+            let is_clone = quote!(__p::CopyOf::<#ident>::COPY.is_some());
+            (Some(quote!(where #bounds)), quote!(of_type::<#ident>(#is_clone)))
+        }
+    };
+    quote! {
+        #[automatically_derived]
+        impl __p::Model for #ident #clause {
+            type Pk = #ty;
+            const NAME: &'static __p::str = #name;
+            const TABLE: &'static __p::str = #table;
+            const COLUMNS: &'static [&'static __p::str] = &[#(#names),*];
+            // A static exists once. A constant would be copied into each object file that uses it.
+            const STATEMENTS: &'static __p::Statements = {
+                static STATEMENTS: __p::Statements = #statements;
+                &STATEMENTS
+            };
+            const COPY: __p::Copier<Self> = __p::CopyOf::<#ident>::COPY;
+            fn pk(&self) -> __p::Option<Self::Pk> { #get }
+            fn __set_pk(&mut self, key: __p::Option<Self::Pk>) { #set }
+            #automatic
+            fn __json(&self) -> __p::Option<__p::Value> {
+                (&__p::Probe(self)).json()
+            }
+            fn __table() -> &'static __p::Table {
+                static TABLE: __p::Table = __p::Table::#receivers;
+                &TABLE
+            }
+        }
+    }
+}
+
+/// The implementation of `Store` for every database that can store the columns.
+fn store(model: &Model<'_>, key: &Key, slots: &Slots<'_>, checks: &TraitChecks) -> TokenStream {
+    let Model { ident, columns, skipped, .. } = model;
+    let indexed = || columns.iter().enumerate();
+    let give = indexed().map(|(i, column)| {
+        let (ident, slot) = (column.ident, slots.name(column));
+        let give = match column.role {
+            Role::GeneratedKey(_) => quote!(give_key),
+            _ => quote!(give),
+        };
+        quote!(#i => __p::#give::<__DB, #slot, _>(&self.#ident, take),)
+    });
+    let read = |column: &Column<'_>, at: TokenStream| {
+        let slot = slots.name(column);
+        let value = quote!(__p::get::<__DB, #slot, _>(row, #at)?);
+        match column.role {
+            Role::GeneratedKey(_) => quote!(__p::Some(#value)),
+            _ => value,
+        }
+    };
+    let set = indexed().filter(|(_, c)| c.role.is_automatic()).map(|(i, c)| {
+        let (ident, value) = (c.ident, read(c, quote!(at)));
+        quote!(#i => self.#ident = #value,)
+    });
+    let times: Vec<_> = indexed()
+        .filter(|(_, c)| matches!(c.role, Role::AutoNow))
+        .map(|(i, c)| {
+            let (slot, ty) = (slots.name(c), c.ty);
+            quote!(#i => __p::give::<__DB, #slot, _>(&<#ty as __p::AutoNow>::at(now), take),)
+        })
+        .collect();
+    let give_time = (!times.is_empty()).then(|| {
+        quote! {
+            fn give_time(column: usize, now: __p::SystemTime, take: __p::Take<'_, __DB>) -> __p::Given {
+                match column {
+                    #(#times)*
+                    _ => __p::no_column(column),
+                }
+            }
+        }
+    });
+    let bind_key = model.keys().zip(&key.parts).map(|(column, part)| {
+        let slot = slots.name(column);
+        quote!(__p::add_key::<__DB, #slot, _>(#part, args)?;)
+    });
+    let asked = columns.iter().map(|c| {
+        let (slot, ty) = (slots.name(c), decoded(c));
+        quote!(__p::asked::<__DB, #slot, #ty>)
+    });
+    let load = indexed().map(|(i, c)| {
+        let (ident, value) = (c.ident, read(c, quote!(at(#i)?)));
+        quote!(#ident: #value,)
+    });
+    let rest = skipped.iter().map(|(f, _)| quote!(#f: ::core::default::Default::default(),));
+    let (stores, bounds) = (slots.bounds(), &checks.bounds);
+    quote! {
+        #[automatically_derived]
+        impl<__DB: __p::Backend> __p::Store<__DB> for #ident where #stores #bounds {
+            fn give(&self, column: __p::usize, take: __p::Take<'_, __DB>) -> __p::Given {
+                match column {
+                    #(#give)*
+                    _ => __p::no_column(column),
+                }
+            }
+            #[allow(clippy::single_match)]
+            fn set(&mut self, column: __p::usize, row: &__DB::Row, at: __p::usize) -> __p::Loaded<()> {
+                match column {
+                    #(#set)*
+                    _ => {}
+                }
+                __p::Ok(())
+            }
+            #give_time
+            fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
+                #(#bind_key)*
+                __p::Ok(())
+            }
+            fn asked(column: __p::usize, asked: __p::Asked<'_>) -> __p::bool {
+                [#(#asked),*][column](asked)
+            }
+            fn load(row: &__DB::Row, at: impl __p::Places) -> __p::Loaded<Self> {
+                __p::Ok(Self { #(#load)* #(#rest)* })
+            }
+        }
+    }
+}
+
 /// The `Schema` of the model: its columns and literal statements.
 fn statements(model: &Model<'_>) -> TokenStream {
-    let Sql {
-        table,
-        insert,
-        insert_with_key,
-        insert_or_nothing,
-        update,
-        save,
-        delete,
-        select,
-        find,
-        count,
-    } = sql::statements(model);
+    let texts = sql::statements(model).map(|(field, text)| {
+        let field = format_ident!("{field}");
+        quote!(#field: #text)
+    });
     let columns = model.columns.iter().map(|column| {
         let name = sql::name(column);
         let role = match column.role {
@@ -217,17 +224,8 @@ fn statements(model: &Model<'_>) -> TokenStream {
     });
     quote! {
         __p::Statements {
-            table: #table,
+            #(#texts,)*
             columns: &[#(#columns),*],
-            insert: #insert,
-            insert_with_key: #insert_with_key,
-            insert_or_nothing: #insert_or_nothing,
-            update: #update,
-            save: #save,
-            delete: #delete,
-            select: #select,
-            find: #find,
-            count: #count,
         }
     }
 }
@@ -470,20 +468,16 @@ impl<'i> Slots<'i> {
                 continue;
             }
             let name = self.at(i);
-            let is_borrowed = unstorable::is_borrowed(ty);
-            let slot = match json {
-                true if is_borrowed => quote!(JsonSlot<false>),
-                false if is_borrowed => quote!(Slot<false>),
-                true => {
-                    let of = quote!(__p::Storable::<__p::JsonColumn<#ty>>);
-                    quote!(JsonSlot<{ #of::SQLITE || #of::POSTGRES }>)
-                }
-                false => {
-                    let of = quote!(__p::Storable::<#ty>);
-                    quote!(Slot<{ #of::SQLITE || #of::POSTGRES }>)
-                }
+            let stored = match json {
+                true => quote!(__p::Storable::<__p::JsonColumn<#ty>>),
+                false => quote!(__p::Storable::<#ty>),
             };
-            declared.extend(quote!(type #name = __p::#slot;));
+            let storable = match unstorable::is_borrowed(ty) {
+                true => quote!(false),
+                false => quote!({ #stored::SQLITE || #stored::POSTGRES }),
+            };
+            let json = json.then(|| quote!(, true));
+            declared.extend(quote!(type #name = __p::Slot<#storable #json>;));
         }
         for column in columns {
             // A type that cannot be a version or a time is reported elsewhere.

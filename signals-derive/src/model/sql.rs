@@ -4,112 +4,150 @@
 use super::ast::{Column, Model};
 use super::types::Role;
 
-pub(super) struct Sql {
-    pub(super) table: String,
-    pub(super) insert: String,
-    pub(super) insert_with_key: String,
-    pub(super) insert_or_nothing: String,
-    pub(super) update: String,
-    pub(super) save: String,
-    pub(super) delete: String,
-    pub(super) select: String,
-    pub(super) find: String,
-    pub(super) count: String,
+/// The text of each field of the model's `Schema`, except its columns.
+pub(super) fn statements(model: &Model<'_>) -> [(&'static str, String); 10] {
+    let parts = Parts::of(model);
+    let Parts { table, keys, version, generated, .. } = &parts;
+    let every: Vec<_> = model.columns.iter().map(name).collect();
+    let select = format!("SELECT {} FROM {table}", every.join(", "));
+    let by_key = assignments(keys, &placeholders(keys.len())).join(" AND ");
+    let of_row = [&keys[..], version].concat();
+    let of_row = assignments(&of_row, &placeholders(of_row.len())).join(" AND ");
+    [
+        ("table", table.clone()),
+        ("insert", parts.insert()),
+        ("insert_with_key", with_returning(&parts.insert_with_key(), generated)),
+        ("insert_or_nothing", parts.insert_or_nothing()),
+        ("update", with_returning(&parts.update(), &parts.read_back())),
+        ("save", parts.save()),
+        ("delete", format!("DELETE FROM {table} WHERE {of_row}")),
+        ("find", format!("{select} WHERE {by_key}")),
+        ("select", select),
+        ("count", format!("SELECT count(*) FROM (SELECT 1 FROM {table}")),
+    ]
 }
 
-pub(super) fn statements(model: &Model<'_>) -> Sql {
-    let table = model.table.split('.').map(quoted).collect::<Vec<_>>().join(".");
-    let names = |which: &dyn Fn(Role<'_>) -> bool| -> Vec<String> {
-        model.columns.iter().filter(|c| which(c.role)).map(name).collect()
-    };
-    let set = names(&|role| role.is_set());
-    let keys = names(&|role| role.is_key());
-    let version = names(&|role| matches!(role, Role::Version));
-    let added = names(&|role| matches!(role, Role::AutoNowAdd));
-    let generated = names(&|role| matches!(role, Role::Generated));
-    let key_given = model.keys().any(|c| matches!(c.role, Role::GeneratedKey(_)));
+/// The quoted names of the table and of its columns.
+struct Parts {
+    table: String,
+    set: Vec<String>,
+    keys: Vec<String>,
+    version: Vec<String>,
+    added: Vec<String>,
+    generated: Vec<String>,
+    /// Whether the database assigns the key.
+    generates_key: bool,
+}
 
-    let every = [&set[..], &keys, &version, &added].concat();
-    let places = placeholders(1, every.len());
-    let key_list = keys.join(", ");
-    let insert_into = |columns: &[String]| format!("INSERT INTO {table} ({})", columns.join(", "));
-
-    let insert_with_key = format!("{} VALUES ({})", insert_into(&every), places.join(", "));
-    let without_key = [&set[..], &version, &added].concat();
-    let insert = match (key_given, without_key.is_empty()) {
-        (false, _) => with_returning(&insert_with_key, &generated),
-        (true, nothing) => {
-            let insert = if nothing {
-                format!("INSERT INTO {table} DEFAULT VALUES")
-            } else {
-                let places = placeholders(1, without_key.len()).join(", ");
-                format!("{} VALUES ({places})", insert_into(&without_key))
-            };
-            with_returning(&insert, &[&keys[..], &generated].concat())
+impl Parts {
+    fn of(model: &Model<'_>) -> Self {
+        let names = |which: &dyn Fn(Role<'_>) -> bool| -> Vec<String> {
+            model.columns.iter().filter(|c| which(c.role)).map(name).collect()
+        };
+        Self {
+            table: model.table.split('.').map(quoted).collect::<Vec<_>>().join("."),
+            set: names(&|role| role.is_set()),
+            keys: names(&|role| role.is_key()),
+            version: names(&|role| matches!(role, Role::Version)),
+            added: names(&|role| matches!(role, Role::AutoNowAdd)),
+            generated: names(&|role| matches!(role, Role::Generated)),
+            generates_key: model.keys().any(|c| matches!(c.role, Role::GeneratedKey(_))),
         }
-    };
+    }
 
-    let (set_places, rest) = places.split_at(set.len());
-    let (key_places, rest) = rest.split_at(keys.len());
-    let mut assigned = assignments(&set, set_places);
-    let mut conditions = assignments(&keys, key_places);
-    if let (Some(version), Some(place)) = (version.first(), rest.first()) {
-        assigned.push(format!("{version} = {version} + 1"));
-        conditions.push(format!("{version} = {place}"));
+    /// The columns that an INSERT writes, in the order of the arguments.
+    fn every(&self) -> Vec<String> {
+        [&self.set[..], &self.keys, &self.version, &self.added].concat()
     }
-    // If every column is part of the key, the UPDATE sets the key to itself, so that the database reports whether the row exists.
-    if assigned.is_empty() {
-        assigned = assignments(&keys, key_places);
+
+    /// The columns whose values only the database knows after an UPDATE.
+    fn read_back(&self) -> Vec<String> {
+        [&self.generated[..], &self.added].concat()
     }
-    // If the UPDATE finds no row, a row of another version may exist. The INSERT would detect it by the conflict, but would wait for a
-    // transaction that is writing that row.
-    let is_new = match version.is_empty() {
-        true => String::new(),
-        false => {
-            let same = assignments(&keys, key_places).join(" AND ");
-            format!("NOT EXISTS (SELECT 1 FROM {table} WHERE {same})")
+
+    fn insert_into(&self, columns: &[String]) -> String {
+        format!("INSERT INTO {} ({})", self.table, columns.join(", "))
+    }
+
+    fn insert_with_key(&self) -> String {
+        let every = self.every();
+        let places = placeholders(every.len()).join(", ");
+        format!("{} VALUES ({places})", self.insert_into(&every))
+    }
+
+    fn insert(&self) -> String {
+        if !self.generates_key {
+            return with_returning(&self.insert_with_key(), &self.generated);
         }
-    };
-    let update =
-        format!("UPDATE {table} SET {} WHERE {}", assigned.join(", "), conditions.join(" AND "));
-    // The columns whose values only the database knows after an UPDATE.
-    let read_back = [&generated[..], &added].concat();
+        let columns = [&self.set[..], &self.version, &self.added].concat();
+        let insert = match &columns[..] {
+            [] => format!("INSERT INTO {} DEFAULT VALUES", self.table),
+            columns => {
+                let places = placeholders(columns.len()).join(", ");
+                format!("{} VALUES ({places})", self.insert_into(columns))
+            }
+        };
+        with_returning(&insert, &[&self.keys[..], &self.generated].concat())
+    }
 
-    // One statement in plain SQL that reports whether it has inserted the row. `xmax` reports that too, but cannot be read in a
-    // partitioned table. If no row is returned, another transaction has stored the row in between.
-    let list = read_back.iter().map(|c| format!(", {c}")).collect::<String>();
-    let returned = if read_back.is_empty() { "1".to_owned() } else { read_back.join(", ") };
-    let save = format!(
-        "WITH _updated AS ({update} RETURNING {returned}), _inserted AS ({} SELECT {} WHERE NOT EXISTS (SELECT 1 FROM \
-         _updated){} ON CONFLICT ({key_list}) DO NOTHING RETURNING {returned}) SELECT false{list} FROM _updated UNION ALL \
-         SELECT true{list} FROM _inserted",
-        insert_into(&every),
-        places.join(", "),
-        if is_new.is_empty() { String::new() } else { format!(" AND {is_new}") },
-    );
-    let select = format!(
-        "SELECT {} FROM {table}",
-        model.columns.iter().map(name).collect::<Vec<_>>().join(", "),
-    );
-    let mut of_row = [&keys[..], &version].concat();
-    of_row = assignments(&of_row, &placeholders(1, of_row.len()));
-    let by_key = assignments(&keys, &placeholders(1, keys.len())).join(" AND ");
-    let insert_if_new = match is_new.is_empty() {
-        true => insert_with_key.clone(),
-        false => format!("{} SELECT {} WHERE {is_new}", insert_into(&every), places.join(", ")),
-    };
-    let or_nothing = format!("{insert_if_new} ON CONFLICT ({key_list}) DO NOTHING");
-    Sql {
-        insert,
-        insert_or_nothing: with_returning(&or_nothing, &generated),
-        insert_with_key: with_returning(&insert_with_key, &generated),
-        update: with_returning(&update, &read_back),
-        save,
-        delete: format!("DELETE FROM {table} WHERE {}", of_row.join(" AND ")),
-        find: format!("{select} WHERE {by_key}"),
-        select,
-        count: format!("SELECT count(*) FROM (SELECT 1 FROM {table}"),
-        table,
+    fn insert_or_nothing(&self) -> String {
+        let insert = match self.is_new() {
+            None => self.insert_with_key(),
+            Some(is_new) => self.insert_if(&is_new),
+        };
+        let insert = format!("{insert} ON CONFLICT ({}) DO NOTHING", self.keys.join(", "));
+        with_returning(&insert, &self.generated)
+    }
+
+    fn insert_if(&self, condition: &str) -> String {
+        let every = self.every();
+        let places = placeholders(every.len()).join(", ");
+        format!("{} SELECT {places} WHERE {condition}", self.insert_into(&every))
+    }
+
+    /// The condition that the key is free. If the UPDATE finds no row, a row of another version may exist. The INSERT would detect it
+    /// by the conflict, but would wait for a transaction that is writing that row.
+    fn is_new(&self) -> Option<String> {
+        let same = self.same_key().join(" AND ");
+        let is_new = || format!("NOT EXISTS (SELECT 1 FROM {} WHERE {same})", self.table);
+        (!self.version.is_empty()).then(is_new)
+    }
+
+    fn same_key(&self) -> Vec<String> {
+        let places = placeholders(self.set.len() + self.keys.len());
+        assignments(&self.keys, &places[self.set.len()..])
+    }
+
+    fn update(&self) -> String {
+        let places = placeholders(self.every().len());
+        let mut assigned = assignments(&self.set, &places);
+        let mut conditions = self.same_key();
+        if let Some(version) = self.version.first() {
+            assigned.push(format!("{version} = {version} + 1"));
+            conditions.push(format!("{version} = {}", places[self.set.len() + self.keys.len()]));
+        }
+        // If every column is part of the key, the UPDATE sets the key to itself, so that the database reports whether the row exists.
+        if assigned.is_empty() {
+            assigned = self.same_key();
+        }
+        let (assigned, conditions) = (assigned.join(", "), conditions.join(" AND "));
+        format!("UPDATE {} SET {assigned} WHERE {conditions}", self.table)
+    }
+
+    /// One statement in plain SQL that reports whether it has inserted the row. `xmax` reports that too, but cannot be read in a
+    /// partitioned table. If no row is returned, another transaction has stored the row in between.
+    fn save(&self) -> String {
+        let read_back = self.read_back();
+        let list = read_back.iter().map(|c| format!(", {c}")).collect::<String>();
+        let returned = if read_back.is_empty() { "1".to_owned() } else { read_back.join(", ") };
+        let is_new = self.is_new().map(|is_new| format!(" AND {is_new}")).unwrap_or_default();
+        let insert = self.insert_if(&format!("NOT EXISTS (SELECT 1 FROM _updated){is_new}"));
+        format!(
+            "WITH _updated AS ({} RETURNING {returned}), _inserted AS ({insert} ON CONFLICT ({}) DO NOTHING RETURNING \
+             {returned}) SELECT false{list} FROM _updated UNION ALL SELECT true{list} FROM _inserted",
+            self.update(),
+            self.keys.join(", "),
+        )
     }
 }
 
@@ -124,8 +162,8 @@ fn with_returning(statement: &str, columns: &[String]) -> String {
     }
 }
 
-fn placeholders(from: usize, count: usize) -> Vec<String> {
-    (from..from + count).map(|n| format!("${n}")).collect()
+fn placeholders(count: usize) -> Vec<String> {
+    (1..=count).map(|n| format!("${n}")).collect()
 }
 
 fn assignments(columns: &[String], places: &[String]) -> Vec<String> {

@@ -55,20 +55,8 @@ pub(super) fn without_size_or_lifetime(ty: &Type) -> Option<String> {
 /// the same names, so the compiler decides, with checks that are generated only for such types. A field with `skip` has no role.
 pub(super) fn may_lack_traits(ty: &Type, role: Option<Role<'_>>) -> bool {
     const USUAL: [&str; 14] = [
-        "Uuid",
-        "DateTime",
-        "NaiveDateTime",
-        "NaiveDate",
-        "NaiveTime",
-        "OffsetDateTime",
-        "PrimitiveDateTime",
-        "Date",
-        "Time",
-        "Decimal",
-        "BigDecimal",
-        "IpNetwork",
-        "Vec",
-        "Json",
+        "Uuid", "DateTime", "NaiveDateTime", "NaiveDate", "NaiveTime", "OffsetDateTime",
+        "PrimitiveDateTime", "Date", "Time", "Decimal", "BigDecimal", "IpNetwork", "Vec", "Json",
     ];
     let tokens = ty.to_token_stream();
     if has_suspicious_name(tokens.clone()) {
@@ -94,26 +82,9 @@ pub(super) fn may_lack_traits(ty: &Type, role: Option<Role<'_>>) -> bool {
 
 fn has_suspicious_name(tokens: TokenStream) -> bool {
     const NAMES: [&str; 20] = [
-        "dyn",
-        "Rc",
-        "UniqueRc",
-        "Weak",
-        "Cell",
-        "RefCell",
-        "OnceCell",
-        "LazyCell",
-        "UnsafeCell",
-        "SyncUnsafeCell",
-        "NonNull",
-        "Ref",
-        "RefMut",
-        "Mutex",
-        "RwLock",
-        "OnceLock",
-        "LazyLock",
-        "MutexGuard",
-        "Receiver",
-        "Args",
+        "dyn", "Rc", "UniqueRc", "Weak", "Cell", "RefCell", "OnceCell", "LazyCell", "UnsafeCell",
+        "SyncUnsafeCell", "NonNull", "Ref", "RefMut", "Mutex", "RwLock", "OnceLock", "LazyLock",
+        "MutexGuard", "Receiver", "Args",
     ];
     tokens.into_iter().any(|token| match token {
         TokenTree::Group(group) => has_suspicious_name(group.stream()),
@@ -127,43 +98,13 @@ fn has_suspicious_name(tokens: TokenStream) -> bool {
 /// Whether the type is defined outside the program, so that the program cannot derive `sqlx::Type` for it.
 fn is_foreign(text: &str, name: &str) -> bool {
     const NAMES: [&str; 24] = [
-        "Box",
-        "Rc",
-        "Arc",
-        "Weak",
-        "Pin",
-        "Cell",
-        "RefCell",
-        "OnceCell",
-        "UnsafeCell",
-        "Mutex",
-        "RwLock",
-        "OnceLock",
-        "LazyLock",
-        "Result",
-        "Range",
-        "RangeInclusive",
-        "RangeFrom",
-        "RangeTo",
-        "RangeFull",
-        "Bound",
-        "PhantomData",
-        "Wrapping",
-        "Cow",
-        "Option",
+        "Box", "Rc", "Arc", "Weak", "Pin", "Cell", "RefCell", "OnceCell", "UnsafeCell", "Mutex",
+        "RwLock", "OnceLock", "LazyLock", "Result", "Range", "RangeInclusive", "RangeFrom",
+        "RangeTo", "RangeFull", "Bound", "PhantomData", "Wrapping", "Cow", "Option",
     ];
     const STARTS: [&str; 11] = [
-        "std::",
-        "core::",
-        "alloc::",
-        "::std::",
-        "::core::",
-        "::alloc::",
-        "fn(",
-        "fn (",
-        "unsafe ",
-        "extern ",
-        "dyn ",
+        "std::", "core::", "alloc::", "::std::", "::core::", "::alloc::", "fn(", "fn (", "unsafe ",
+        "extern ", "dyn ",
     ];
     NAMES.contains(&name)
         || STARTS.iter().any(|start| text.starts_with(start))

@@ -6,37 +6,18 @@ use syn::ReturnType;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, LitStr, Meta, Path, Result,
-    Signature, Type, Visibility,
+    Attribute, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, Result, Signature, Type,
+    Visibility,
 };
 
-use super::attr::Options;
+use super::attr::{Args, Options};
 use crate::options::Mistakes;
 
 /// A checked receiver. The compiler checks the rest when it knows the types.
 pub(crate) struct Receiver {
     pub(crate) signal: Path,
-    /// Empty if the receiver accepts any sender.
-    pub(crate) senders: Vec<Type>,
-    pub(crate) phase: Phase,
-    /// Whether the receiver runs on a task of its own.
-    pub(crate) detached: bool,
-    pub(crate) created: Option<bool>,
-    /// The receiver runs only if one of these fields has changed; empty for no condition.
-    pub(crate) changed: Vec<Ident>,
-    pub(crate) order: i32,
-    pub(crate) after: Vec<Path>,
-    pub(crate) robust: bool,
-    pub(crate) uid: Option<LitStr>,
-    pub(crate) krate: Option<Path>,
+    pub(crate) options: Options,
     pub(crate) function: Function,
-}
-
-#[derive(Clone, Copy)]
-pub(crate) enum Phase {
-    InTransaction,
-    OnCommit,
-    OnRollback,
 }
 
 /// A function without its body, which the macro does not parse.
@@ -109,68 +90,66 @@ impl Function {
 impl Receiver {
     pub(crate) fn read(args: TokenStream, item: TokenStream) -> Result<Self> {
         let function: Function = syn::parse2(item)?;
-        let options: Options = syn::parse2(args)?;
-        let Options {
-            signal,
-            sender,
-            on_commit,
-            on_rollback,
-            created,
-            updated,
-            changed,
-            order,
-            after,
-            robust,
-            uid,
-            krate,
-            mut mistakes,
-        } = options;
+        let Args { signal, options, mut mistakes } = syn::parse2(args)?;
+        check_function(&function, options.sender.list().len(), &mut mistakes);
+        check_options(&options, &mut mistakes);
+        mistakes.into_error().map_or(Ok(Self { signal, options, function }), Err)
+    }
 
-        check(&function, sender.get().map_or(0, Vec::len), &mut mistakes);
-        if let (true, Some(span)) = (on_commit.is_set(), on_rollback.span()) {
-            mistakes.at(
-                span,
-                "a receiver runs `on_commit` or `on_rollback`, not both: make it two receivers",
-            );
+    /// The variant of `Phase`.
+    pub(crate) fn phase(&self) -> &'static str {
+        match () {
+            () if self.options.on_commit.is_set() => "OnCommit",
+            () if self.options.on_rollback.is_set() => "OnRollback",
+            () => "InTransaction",
         }
-        if let (true, Some(span)) = (created.is_set(), updated.span()) {
-            mistakes.at(span, "`created` and `updated` together are every save: leave both out");
-        }
-        if let (true, Some(span)) = (created.is_set(), changed.span()) {
-            mistakes.at(
-                span,
-                "of a row that was created every column has changed: leave one of them out",
-            );
-        }
-        if let (None, Some(span)) = (sender.get(), changed.span()) {
-            mistakes
-                .at(span, "`changed(…)` names fields of a model, and so needs `sender = Model`");
-        }
-        match mistakes.into_error() {
-            Some(error) => Err(error),
-            None => Ok(Self {
-                signal,
-                senders: sender.get().cloned().unwrap_or_default(),
-                phase: match () {
-                    () if on_commit.is_set() => Phase::OnCommit,
-                    () if on_rollback.is_set() => Phase::OnRollback,
-                    () => Phase::InTransaction,
-                },
-                detached: on_commit.get() == Some(&true),
-                created: created.get().map(|()| true).or(updated.get().map(|()| false)),
-                changed: changed.get().cloned().unwrap_or_default(),
-                order: order.get().copied().unwrap_or(0),
-                after: after.get().cloned().unwrap_or_default(),
-                robust: robust.is_set(),
-                uid: uid.get().cloned(),
-                krate: krate.get().cloned(),
-                function,
-            }),
+    }
+
+    /// Whether the receiver runs after the end of the transaction.
+    pub(crate) fn is_deferred(&self) -> bool {
+        self.phase() != "InTransaction"
+    }
+
+    pub(crate) fn created(&self) -> Option<bool> {
+        let Options { created, updated, .. } = &self.options;
+        created.get().map(|()| true).or(updated.get().map(|()| false))
+    }
+}
+
+/// Checks that the options can be combined.
+fn check_options(options: &Options, mistakes: &mut Mistakes) {
+    let Options { sender, on_commit, on_rollback, created, updated, changed, .. } = options;
+    let excluded = [
+        (
+            on_commit.is_set(),
+            on_rollback.span(),
+            "a receiver runs `on_commit` or `on_rollback`, not both: make it two receivers",
+        ),
+        (
+            created.is_set(),
+            updated.span(),
+            "`created` and `updated` together are every save: leave both out",
+        ),
+        (
+            created.is_set(),
+            changed.span(),
+            "of a row that was created every column has changed: leave one of them out",
+        ),
+        (
+            !sender.is_set(),
+            changed.span(),
+            "`changed(…)` names fields of a model, and so needs `sender = Model`",
+        ),
+    ];
+    for (is_excluded, span, message) in excluded {
+        if let (true, Some(span)) = (is_excluded, span) {
+            mistakes.at(span, message);
         }
     }
 }
 
-fn check(function: &Function, senders: usize, mistakes: &mut Mistakes) {
+/// Checks the parameters of the function.
+fn check_function(function: &Function, senders: usize, mistakes: &mut Mistakes) {
     let sig = &function.sig;
     if let Some(FnArg::Receiver(this)) = sig.inputs.first() {
         mistakes.at(this.span(), "receivers are free functions: this one has a `self`");

@@ -7,8 +7,14 @@ use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, Type, token};
 use crate::options::{Mistakes, Once, no_value, path, skip, string, unknown, value};
 
 /// The arguments of the attribute: `SIGNAL, sender = User, …`.
-pub(crate) struct Options {
+pub(crate) struct Args {
     pub(crate) signal: Path,
+    pub(crate) options: Options,
+    pub(crate) mistakes: Mistakes,
+}
+
+#[derive(Default)]
+pub(crate) struct Options {
     pub(crate) sender: Once<Vec<Type>>,
     /// Whether it is `on_commit(detached)`.
     pub(crate) on_commit: Once<bool>,
@@ -21,25 +27,15 @@ pub(crate) struct Options {
     pub(crate) robust: Once<()>,
     pub(crate) uid: Once<LitStr>,
     pub(crate) krate: Once<Path>,
-    pub(crate) mistakes: Mistakes,
 }
 
 const KNOWN: &[&str] = &[
-    "sender",
-    "on_commit",
-    "on_rollback",
-    "created",
-    "updated",
-    "changed",
-    "order",
-    "after",
-    "robust",
-    "uid",
-    "crate",
+    "sender", "on_commit", "on_rollback", "created", "updated", "changed", "order", "after",
+    "robust", "uid", "crate",
 ];
 const FORM: &str = "expected a signal, as `#[receiver(post_save, sender = User)]`";
 
-impl Parse for Options {
+impl Parse for Args {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         if input.is_empty() {
             return Err(input.error(FORM));
@@ -49,39 +45,30 @@ impl Parse for Options {
         if input.peek(Token![=]) {
             return Err(Error::new_spanned(&signal, FORM));
         }
-        let mut read = Self {
-            signal,
-            sender: Once::default(),
-            on_commit: Once::default(),
-            on_rollback: Once::default(),
-            created: Once::default(),
-            updated: Once::default(),
-            changed: Once::default(),
-            order: Once::default(),
-            after: Once::default(),
-            robust: Once::default(),
-            uid: Once::default(),
-            krate: Once::default(),
-            mistakes: Mistakes::default(),
-        };
+        let (mut options, mut mistakes) = (Options::default(), Mistakes::default());
         while !input.is_empty() {
             input.parse::<Token![,]>()?;
             if input.is_empty() {
                 break;
             }
             let name = input.call(Ident::parse_any)?;
-            if let Err(error) = read.option(&name, input).and_then(|()| no_value(&name, input)) {
-                read.mistakes.add(error);
+            let read = options.read(&name, input, &mut mistakes);
+            if let Err(error) = read.and_then(|()| no_value(&name, input)) {
+                mistakes.add(error);
                 skip(input)?;
             }
         }
-        Ok(read)
+        Ok(Self { signal, options, mistakes })
     }
 }
 
 impl Options {
-    fn option(&mut self, name: &Ident, input: ParseStream<'_>) -> Result<()> {
-        let mistakes = &mut self.mistakes;
+    fn read(
+        &mut self,
+        name: &Ident,
+        input: ParseStream<'_>,
+        mistakes: &mut Mistakes,
+    ) -> Result<()> {
         match name.to_string().as_str() {
             "sender" => {
                 let List(senders) = value(name, "User", input)?;

@@ -6,16 +6,16 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Ident, ReturnType};
 
-use super::ast::{Phase, Receiver};
+use super::ast::Receiver;
 use crate::options::private;
 
 pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
-    let Receiver { signal, senders, function, .. } = receiver;
-    let p = private(receiver.krate.as_ref());
+    let Receiver { signal, options, function } = receiver;
+    let p = private(options.krate.get());
     let (ident, vis) = (&function.sig.ident, &function.vis);
     let cfgs: Vec<_> = function.cfgs().collect();
     let about = format!("Names the receiver [`{0}`](fn@{0}).", ident.unraw());
-    let registrations = match &senders[..] {
+    let registrations = match options.sender.list() {
         // Without `sender`, the signal defines which type stands for any sender.
         [] => {
             let sender = quote_spanned!(signal.span()=> <#signal as __p::Signal>::AnySender);
@@ -68,22 +68,16 @@ fn registration(
     entry: &TokenStream,
     sender_span: Span,
 ) -> TokenStream {
-    let Receiver { signal, function, order, .. } = receiver;
+    let Receiver { signal, options, function } = receiver;
     let ident = &function.sig.ident;
     let name = ident.unraw().to_string();
     let doc = function.doc();
     let connection = function.connections().next().is_some();
     let event = event(receiver);
-    let phase = match receiver.phase {
-        Phase::InTransaction => quote!(InTransaction),
-        Phase::OnCommit => quote!(OnCommit),
-        Phase::OnRollback => quote!(OnRollback),
-    };
-    let deferred = match receiver.phase {
-        Phase::InTransaction => None,
-        _ => Some(quote_spanned!(sender_span=> .deferred())),
-    };
-    let options = options(receiver, sender, &phase);
+    let phase = format_ident!("{}", receiver.phase());
+    let deferred = receiver.is_deferred().then(|| quote_spanned!(sender_span=> .deferred()));
+    let order = options.order.get().copied().unwrap_or(0);
+    let settings = settings(receiver, sender, &phase);
     let (constructor, returns, body) = call(receiver, &phase);
     // The types of the parameters may name the function's type parameter: an alias for the sender.
     let names = function.sig.generics.type_params().map(|param| &param.ident);
@@ -96,7 +90,7 @@ fn registration(
             ::core::line!(),
             #doc,
             #connection,
-        ).phase(__p::Phase::#phase).order(#order) #options;
+        ).phase(__p::Phase::#phase).order(#order) #settings;
 
         #[allow(unreachable_code, unused_mut, unused_variables)]
         fn __call<'a, 'c>(
@@ -113,30 +107,28 @@ fn registration(
 }
 
 /// The calls that set the options of this receiver.
-fn options(receiver: &Receiver, sender: &TokenStream, phase: &TokenStream) -> TokenStream {
-    let Receiver { signal, function, .. } = receiver;
+fn settings(receiver: &Receiver, sender: &TokenStream, phase: &Ident) -> TokenStream {
+    let Receiver { signal, options, function } = receiver;
     let created = receiver
-        .created
+        .created()
         .map(|created| quote_spanned!(signal.span()=> .created::<#signal>(#created)));
-    let changed = (!receiver.changed.is_empty()).then(|| {
-        let columns = receiver.changed.iter().map(|field| {
+    let changed = options.changed.get().map(|changed| {
+        let columns = changed.iter().map(|field| {
             let column =
                 format_ident!("{}", field.unraw().to_string().to_uppercase(), span = field.span());
             quote_spanned!(field.span()=> __p::column::<#sender>(<#sender>::#column))
         });
         quote_spanned!(signal.span()=> .changed::<#signal>(&[#(#columns),*]))
     });
-    let detached = receiver.detached.then(|| quote!(.detached()));
-    let robust = receiver.robust.then(|| quote!(.robust()));
+    let detached = options.on_commit.get() == Some(&true);
+    let detached = detached.then(|| quote!(.detached()));
+    let robust = options.robust.get().map(|()| quote!(.robust()));
     let infallible = function.is_infallible().then(|| quote!(.infallible()));
-    let uid = receiver.uid.as_ref().map(|uid| quote!(.uid(#uid)));
-    let after = match &receiver.after[..] {
-        [] => None,
-        after => {
-            let ids = after.iter().map(|r| quote_spanned!(r.span()=> __p::receiver::<#r>()));
-            Some(quote!(.after(&[#(#ids),*])))
-        }
-    };
+    let uid = options.uid.get().map(|uid| quote!(.uid(#uid)));
+    let after = options.after.get().map(|after| {
+        let ids = after.iter().map(|r| quote_spanned!(r.span()=> __p::receiver::<#r>()));
+        quote!(.after(&[#(#ids),*]))
+    });
     let parameters: Vec<_> = function.parameters().map(|ty| function.elided(ty)).collect();
     let asks = (!parameters.is_empty()).then(|| {
         let asks = parameters
@@ -153,7 +145,7 @@ fn event(receiver: &Receiver) -> Ident {
 }
 
 /// The call of the function: the constructor of the entry, the return type of the call, and its code.
-fn call(receiver: &Receiver, phase: &TokenStream) -> (TokenStream, TokenStream, TokenStream) {
+fn call(receiver: &Receiver, phase: &Ident) -> (TokenStream, TokenStream, TokenStream) {
     let Receiver { signal, function, .. } = receiver;
     let ident = &function.sig.ident;
     let (event, cx) = (event(receiver), quote!(__cx));
