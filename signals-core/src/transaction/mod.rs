@@ -2,29 +2,28 @@
 //!
 //! May import: `error`, `task`, `database`.
 
+mod begin;
+mod callback;
 pub(crate) mod closure;
 pub(crate) mod guard;
 pub(crate) mod own;
 
 use std::ops::{Deref, DerefMut};
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
-use crate::database::db::Db;
 use crate::database::deferred::{Deferred, End, run_all};
 use crate::database::source::connects;
 use crate::database::sqlx_transaction::BeginGuard;
 use crate::database::state::{Frame, NO_MARK};
 use crate::error::driver::{did_nothing, was_never_sent};
-use crate::error::{Error, Outcome, Panicked, Reason, Result};
+use crate::error::{Error, Outcome, Reason, Result};
 use crate::task::chain::PoolId;
 use crate::task::finish::{Detached, finish};
 use crate::task::spawn;
-use crate::transaction::closure::TransactionClosure;
+use crate::transaction::callback::Callback;
 
 /// A transaction, or a savepoint inside one. If it is dropped without [`commit`](Transaction::commit), it is rolled back.
 ///
@@ -61,6 +60,17 @@ pub struct Transaction<'c> {
 }
 
 /// The result of a successful commit.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// let mut tx = db.begin().await?;
+/// tx.on_commit(async { Err("no mail server") });
+/// let committed = tx.commit().await?;
+/// assert_eq!(committed.errors[0].to_string(), "no mail server");
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Default)]
 #[non_exhaustive]
 pub struct Committed {
@@ -110,6 +120,8 @@ impl<'c> Transaction<'c> {
     /// [Django](https://docs.djangoproject.com/en/stable/topics/db/transactions/#performing-actions-after-commit).
     ///
     /// The callback returns nothing or a `Result<(), E>`. An error is logged, and returned in [`Committed::errors`].
+    ///
+    /// See the examples of [`Transaction`] and [`Committed`].
     pub fn on_commit<F>(&mut self, callback: F)
     where
         F: Future<Output: Outcome> + Send + 'static,
@@ -118,6 +130,20 @@ impl<'c> Transaction<'c> {
     }
 
     /// Runs `callback` after this transaction or savepoint, or an enclosing one, was rolled back.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// let mut tx = db.begin().await?;
+    /// let file = std::env::temp_dir().join("upload");
+    /// std::fs::write(&file, "…").unwrap();
+    /// let uploaded = file.clone();
+    /// tx.on_rollback(async move { std::fs::remove_file(uploaded) });
+    /// tx.rollback().await?;
+    /// assert!(!file.exists());
+    /// # Ok(()) }
+    /// ```
     pub fn on_rollback<F>(&mut self, callback: F)
     where
         F: Future<Output: Outcome> + Send + 'static,
@@ -127,6 +153,8 @@ impl<'c> Transaction<'c> {
 
     /// Commits the transaction, and then runs its `on_commit` receivers and callbacks. A savepoint is released instead; its
     /// receivers and callbacks wait for the enclosing transaction.
+    ///
+    /// See the examples of [`Transaction`] and [`Committed`].
     ///
     /// # Errors
     ///
@@ -179,7 +207,7 @@ impl<'c> Transaction<'c> {
             let committed = tx.commit_outermost().await;
             // Return the connection to the pool before the callbacks run, because they may need one. If a caller still uses
             // the connection, keep it.
-            let conn = std::mem::replace(&mut tx.conn, Conn::disconnected());
+            let conn = tx.conn.take();
             let conn = is_borrowed.then_some(conn);
             let committed = match committed {
                 Ok(deferred) => {
@@ -206,6 +234,8 @@ impl<'c> Transaction<'c> {
     }
 
     /// Rolls back, and runs the `on_rollback` receivers and callbacks.
+    ///
+    /// See the example of [`Transaction`].
     ///
     /// # Errors
     ///
@@ -367,147 +397,11 @@ impl std::fmt::Debug for Transaction<'_> {
     }
 }
 
-struct Callback<F> {
-    callback: F,
-    when: End,
-}
-
-impl<F> Deferred for Callback<F>
-where
-    F: Future<Output: Outcome> + Send + 'static,
-{
-    fn is_callback(&self) -> bool {
-        true
-    }
-
-    fn run(self: Box<Self>, end: End, _: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
-        if self.when != end {
-            return Box::pin(async { Vec::new() });
-        }
-        Box::pin(async move {
-            let result = std::panic::AssertUnwindSafe(self.callback).catch_unwind().await;
-            let error = match result {
-                Ok(outcome) => outcome.into_result().err().map(Error::Other),
-                Err(payload) => Some(Error::other(Panicked::new(payload))),
-            };
-            if let Some(error) = &error {
-                tracing::error!(
-                    error = format_args!("{error:#}"),
-                    "a callback failed after its transaction had ended"
-                );
-            }
-            error.into_iter().collect()
-        })
-    }
-}
-
 /// Whether a COMMIT that failed with this error has certainly not committed: the database reported the error, or COMMIT was never
 /// sent.
 fn is_not_committed(error: &sqlx::Error) -> bool {
     // Without a connection, COMMIT was not sent.
     matches!(error, sqlx::Error::Database(_) | sqlx::Error::PoolClosed) || was_never_sent(error)
-}
-
-impl Db {
-    /// Begins a transaction. On SQLite, this takes the write lock immediately (`BEGIN IMMEDIATE`), so it waits for the lock
-    /// here, instead of failing in a later statement.
-    ///
-    /// # Errors
-    ///
-    /// The errors of [`acquire`](Self::acquire), and [`Error::Database`] if the database refuses BEGIN.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, no transaction is begun.
-    pub async fn begin(&self) -> Result<Transaction<'static>> {
-        Transaction::open(self.acquire().await?).await
-    }
-
-    /// Runs `work` in a transaction. Commits on `Ok`, and rolls back on `Err` and on a panic. A panic is resumed
-    /// after the rollback.
-    ///
-    /// Errors of `on_commit` receivers are only logged. To get them, use [`begin`](Self::begin) and
-    /// [`commit`](Transaction::commit).
-    ///
-    /// ```
-    /// # use sqlx_signals::prelude::*;
-    /// # use sqlx_signals::Error;
-    /// # #[derive(Model)]
-    /// # struct City { id: Option<i64>, name: String }
-    /// # #[tokio::main] async fn main() -> Result<()> {
-    /// # let db = Db::connect("sqlite::memory:").await?;
-    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
-    /// let mut city = City { id: None, name: "Atlantis".into() };
-    /// let refused = db
-    ///     .transaction(async |tx| {
-    ///         city.save(tx).await?;
-    ///         Err::<(), _>(Error::other("not on the map"))
-    ///     })
-    ///     .await;
-    /// assert!(refused.is_err() && City::all(&db).await?.is_empty());
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// Write the closure as `async |tx| { … }`. The future of `|tx| async move { … }` cannot borrow `tx`, and the compiler
-    /// reports "implementation of `AsyncFnOnce` is not general enough".
-    ///
-    /// # Errors
-    ///
-    /// The error of `work`, and the errors of [`begin`](Self::begin) and [`commit`](Transaction::commit). Wrap the application's
-    /// own errors with [`Error::other`].
-    ///
-    /// # Cancel safety
-    ///
-    /// As [`begin`](Self::begin) and [`commit`](Transaction::commit).
-    pub async fn transaction<T, F>(&self, work: F) -> Result<T>
-    where
-        F: TransactionClosure<T>,
-    {
-        let (tx, value) = self.begin_with(work).await?;
-        tx.commit().await?;
-        Ok(value)
-    }
-
-    /// Begins a transaction and runs `work` in it. Rolls back on `Err` and on a panic; otherwise returns the open transaction.
-    pub(crate) async fn begin_with<T, F>(&self, work: F) -> Result<(Transaction<'static>, T)>
-    where
-        F: TransactionClosure<T>,
-    {
-        use futures_util::FutureExt;
-        use std::panic::{AssertUnwindSafe, resume_unwind};
-
-        let mut tx = self.begin().await?;
-        match AssertUnwindSafe(work(&mut tx)).catch_unwind().await {
-            Ok(Ok(value)) => Ok((tx, value)),
-            Ok(Err(error)) => {
-                tx.rollback_or_log().await;
-                Err(error)
-            }
-            Err(panic) => {
-                tx.rollback_or_log().await;
-                resume_unwind(panic)
-            }
-        }
-    }
-}
-
-impl Conn<'_> {
-    /// Begins a transaction, or a savepoint if the connection already is in a transaction.
-    ///
-    /// # Errors
-    ///
-    /// - [`Error::Database`] if the database refuses BEGIN or SAVEPOINT.
-    /// - [`Error::RolledBack`] if raw SQL has ended the enclosing transaction, or the connection was lost.
-    /// - [`Error::TransactionControl`] on Postgres, if the connection is borrowed from sqlx and raw SQL has begun a transaction
-    ///   on it.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, no transaction or savepoint is begun. On Postgres, an enclosing transaction can then only be
-    /// rolled back.
-    pub async fn begin(&mut self) -> Result<Transaction<'_>> {
-        Transaction::open(self.reborrow()).await
-    }
 }
 
 connects!(<'x> &'c mut Transaction<'x>, |self| self.reborrow().into());

@@ -9,7 +9,7 @@ use crate::transaction::Transaction;
 /// implementation does so unless [`before_commit`](Self::before_commit) was called.
 ///
 /// This is a trait because the compiler cannot prove that the future of a generic async closure is `Send`.
-pub(crate) trait Undoable: Send {
+pub(crate) trait TransactionWork: Send {
     type Done: Send;
 
     fn run(&mut self, tx: &mut Transaction<'_>) -> impl Future<Output = Result<Self::Done>> + Send;
@@ -18,7 +18,7 @@ pub(crate) trait Undoable: Send {
     fn before_commit(&mut self) {}
 
     /// Called if COMMIT was refused, so that nothing is stored.
-    fn commit_refused(&mut self) {}
+    fn commit_failed(&mut self) {}
 
     /// Called before the work runs a second time. Restores the values in memory to their state before the first run.
     fn before_retry(&mut self) {}
@@ -38,7 +38,7 @@ pub(crate) trait Undoable: Send {
     clippy::manual_async_fn,
     reason = "the future of an `async fn` stores its arguments twice"
 )]
-pub(crate) fn in_transaction<'c, W: Undoable + 'c>(
+pub(crate) fn in_transaction<'c, W: TransactionWork + 'c>(
     conn: Conn<'c>,
     mut work: W,
 ) -> impl Future<Output = Result<W::Done>> + Send + 'c {
@@ -65,7 +65,7 @@ pub(crate) fn in_transaction<'c, W: Undoable + 'c>(
                 work.before_commit();
                 let committed = tx.commit_checked().await.map(drop);
                 if !matches!(committed, Ok(()) | Err(Error::CommitUnknown(_))) {
-                    work.commit_refused();
+                    work.commit_failed();
                 }
                 committed.map(|()| result)
             }
@@ -84,7 +84,7 @@ pub(crate) fn in_transaction<'c, W: Undoable + 'c>(
 ///
 /// If the future is dropped, the savepoint is rolled back. If it is dropped during the release of the savepoint, the whole
 /// transaction can only be rolled back.
-pub(crate) async fn in_savepoint<W: Undoable>(conn: &mut Conn<'_>, mut work: W) -> Result<W::Done> {
+pub(crate) async fn in_savepoint<W: TransactionWork>(conn: &mut Conn<'_>, mut work: W) -> Result<W::Done> {
     let mut savepoint = Transaction::open(conn.reborrow()).await?;
     match work.run(&mut savepoint).await {
         Ok(result) => savepoint.commit().await.map(|_| result),
