@@ -12,7 +12,8 @@ use crate::database::backend::Backend;
 use crate::database::backend::{DatabaseKind, Sink, Statement};
 use crate::database::db::Db;
 use crate::database::execution::{Execution, Naming};
-use crate::database::raw::{AnyLease, MaybeOwned, MaybePooled, RawConn};
+use crate::database::lease::{AnyLease, InFlight};
+use crate::database::raw::{MaybeOwned, MaybePooled, RawConn};
 use crate::database::schema_cache::SchemaCache;
 use crate::database::sql::RawQuery;
 use crate::database::sql_scan;
@@ -48,28 +49,23 @@ impl<'c> Conn<'c> {
         Self { inner, state: MaybeOwned::Owned(TransactionState::new(Some(db))) }
     }
 
+    fn without_db(inner: MaybePooled<'c>) -> Self {
+        Self { inner, state: MaybeOwned::Owned(TransactionState::default()) }
+    }
+
     #[cfg(feature = "sqlite")]
     pub(crate) fn sqlite_only(conn: &'c mut SqliteConnection) -> Self {
-        Self {
-            inner: MaybePooled::Sqlite(conn),
-            state: MaybeOwned::Owned(TransactionState::default()),
-        }
+        Self::without_db(MaybePooled::Sqlite(conn))
     }
 
     #[cfg(feature = "postgres")]
     pub(crate) fn postgres_only(conn: &'c mut PgConnection) -> Self {
-        Self {
-            inner: MaybePooled::Postgres(conn),
-            state: MaybeOwned::Owned(TransactionState::default()),
-        }
+        Self::without_db(MaybePooled::Postgres(conn))
     }
 
-    /// A placeholder for a connection that was moved out.
-    pub(crate) fn disconnected() -> Self {
-        Self {
-            inner: MaybePooled::Pooled(MaybeOwned::Owned(None)),
-            state: MaybeOwned::Owned(TransactionState::default()),
-        }
+    /// Moves the connection out of `self`, which must not be used afterwards.
+    pub(crate) fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::without_db(MaybePooled::Pooled(MaybeOwned::Owned(None))))
     }
 
     /// Borrows the same connection for a shorter lifetime.
@@ -130,7 +126,7 @@ impl<'c> Conn<'c> {
     /// The runtime in which a pooled connection was checked out.
     pub(crate) fn runtime(&self) -> Option<Handle> {
         match &self.inner {
-            MaybePooled::Pooled(slot) => slot.as_ref()?.runtime().cloned(),
+            MaybePooled::Pooled(slot) => slot.as_ref()?.state().runtime.clone(),
             _ => None,
         }
     }
@@ -145,16 +141,13 @@ impl<'c> Conn<'c> {
     }
 
     /// The kind of the database.
+    ///
+    /// See the example of [`DatabaseKind`].
     pub fn kind(&self) -> DatabaseKind {
         match &self.inner {
-            MaybePooled::Pooled(slot) => match (&**slot, &self.state.db) {
-                #[cfg(feature = "sqlite")]
-                (Some(AnyLease::Sqlite(_)), _) => DatabaseKind::Sqlite,
-                #[cfg(feature = "postgres")]
-                (Some(AnyLease::Postgres(_)), _) => DatabaseKind::Postgres,
-                (None, Some(db)) => db.kind(),
-                (None, None) => unreachable!("a pooled connection has its `Db`"),
-            },
+            MaybePooled::Pooled(_) => {
+                self.state.db.as_ref().expect("a pooled connection has its `Db`").kind()
+            }
             #[cfg(feature = "sqlite")]
             MaybePooled::Sqlite(_) => DatabaseKind::Sqlite,
             #[cfg(feature = "postgres")]
@@ -170,6 +163,20 @@ impl<'c> Conn<'c> {
     ///
     /// If SQL on the sqlx connection ends the transaction of this library, the next statement of this library, or the commit,
     /// returns [`Error::RolledBack`].
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// use sqlx_signals::sqlx;
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// let mut tx = db.begin().await?;
+    /// tx.execute("CREATE TABLE city (name TEXT NOT NULL)").await?;
+    /// let conn = tx.sqlite().expect("a SQLite database");
+    /// sqlx::query("INSERT INTO city VALUES ('Ulm')").execute(conn).await?;
+    /// tx.commit().await?;
+    /// # Ok(()) }
+    /// ```
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&mut self) -> Option<&mut SqliteConnection> {
         if self.kind() != DatabaseKind::Sqlite {
@@ -243,6 +250,16 @@ impl<'c> Conn<'c> {
     /// one. Until then it is treated like a transaction that sqlx began, and it is rolled back if the connection is dropped. On
     /// Postgres, SQL that begins or ends a transaction costs one more round trip.
     ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// let mut conn = db.acquire().await?;
+    /// conn.execute("CREATE TABLE city (name TEXT NOT NULL)").await?;
+    /// assert_eq!(conn.execute("INSERT INTO city VALUES ('Ulm'), ('Bonn')").await?, 2);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::Database`] if the database refuses a statement. [`Error::TransactionControl`] if the SQL begins or ends a
@@ -253,6 +270,8 @@ impl<'c> Conn<'c> {
     }
 
     /// Builds a statement with arguments, see [`RawQuery`].
+    ///
+    /// See the example of [`Conn`].
     pub fn query(&mut self, sql: impl SqlSafeStr) -> RawQuery<'_> {
         let kind = self.kind();
         RawQuery::new(self.reborrow().into(), kind, sql.into_sql_str())
@@ -284,7 +303,9 @@ impl<'c> Conn<'c> {
     /// Whether statements on the connection get a name.
     pub(crate) fn naming(&self) -> Naming {
         match &self.inner {
-            MaybePooled::Pooled(slot) => slot.as_ref().map_or(Naming::Named, AnyLease::naming),
+            MaybePooled::Pooled(slot) => {
+                slot.as_ref().map_or(Naming::Named, |lease| lease.state().naming())
+            }
             #[cfg(feature = "sqlite")]
             MaybePooled::Sqlite(_) => Naming::Named,
             #[cfg(feature = "postgres")]
@@ -308,14 +329,7 @@ impl<'c> Conn<'c> {
     pub(crate) fn set_in_flight(&mut self) {
         self.state.in_flight = true;
         if let Some(lease) = self.lease_mut() {
-            lease.set_in_flight();
-        }
-    }
-
-    /// Records that the application uses the sqlx connection directly.
-    pub(crate) fn set_used_raw(&mut self) {
-        if let Some(lease) = self.lease_mut() {
-            lease.set_used_raw();
+            lease.state_mut().in_flight = InFlight::Statement;
         }
     }
 
@@ -326,7 +340,7 @@ impl<'c> Conn<'c> {
     ) -> Result<T, sqlx::Error> {
         self.state.in_flight &= !is_answered(&result);
         if let Some(lease) = self.lease_mut() {
-            lease.note_answer(&result);
+            lease.state_mut().note_answer(&result);
         }
         result
     }
@@ -388,7 +402,7 @@ impl<'c> Conn<'c> {
     /// The sqlx connection; `None` if the pooled connection was lost or moved out.
     pub(crate) fn raw(&mut self) -> Option<RawConn<'_>> {
         match &mut self.inner {
-            MaybePooled::Pooled(slot) => slot.as_mut().and_then(AnyLease::raw),
+            MaybePooled::Pooled(slot) => slot.as_mut().map(AnyLease::raw),
             #[cfg(feature = "sqlite")]
             MaybePooled::Sqlite(conn) => Some(RawConn::Sqlite(conn)),
             #[cfg(feature = "postgres")]

@@ -11,12 +11,11 @@ use sqlx::{PgPool, Postgres};
 #[cfg(feature = "sqlite")]
 use sqlx::{Sqlite, SqlitePool};
 
-use crate::database::backend::{Backend, DatabaseKind};
+use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::conn::Conn;
-use crate::database::lease::Lease;
+use crate::database::lease::{AnyLease, Lease};
 use crate::database::options::DbOptions;
 use crate::database::pool::WarmPool;
-use crate::database::raw::AnyLease;
 use crate::database::runtimes::Runtimes;
 use crate::database::schema_cache::SchemaCache;
 use crate::database::source::Source;
@@ -45,14 +44,17 @@ pub struct Db {
     facts: Option<Arc<SchemaCache>>,
 }
 
-/// The sqlx pool. It has a [`WarmPool`] in front of it, unless the `Db` was created for one call.
+/// The sqlx pool of either database.
 #[derive(Clone)]
 enum Pool {
     #[cfg(feature = "sqlite")]
-    Sqlite(SqlitePool, Option<Arc<WarmPool<Sqlite>>>),
+    Sqlite(PoolOf<Sqlite>),
     #[cfg(feature = "postgres")]
-    Postgres(PgPool, Option<Arc<WarmPool<Postgres>>>),
+    Postgres(PoolOf<Postgres>),
 }
+
+/// A sqlx pool. It has a [`WarmPool`] in front of it, unless the `Db` was created for one call.
+type PoolOf<DB> = (sqlx::Pool<DB>, Option<Arc<WarmPool<DB>>>);
 
 impl Db {
     /// Connects to a database with a `sqlite:…` or `postgres://…` URL in sqlx's format.
@@ -66,6 +68,14 @@ impl Db {
     ///
     /// For other settings, use [`Db::options`], or create the pool with sqlx and use [`Db::from`].
     ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// let db = Db::connect("sqlite::memory:").await?;
+    /// db.execute("CREATE TABLE city (name TEXT NOT NULL)").await?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::CannotConnect`](crate::Error::CannotConnect), which says what is wrong with the URL or the database. If nothing listens at the address, the call
@@ -75,6 +85,8 @@ impl Db {
     }
 
     /// Options for [`connect`](DbOptions::connect), such as the size of the pool and how long to wait for a connection.
+    ///
+    /// See the example of [`DbOptions`].
     pub fn options() -> DbOptions {
         DbOptions::new()
     }
@@ -86,38 +98,60 @@ impl Db {
     #[cfg(feature = "sqlite")]
     pub(crate) fn of_sqlite(pool: SqlitePool) -> Self {
         let warm_pool = Some(WarmPool::private(pool.clone(), Runtimes::with_hook()));
-        Self::of_pool(Pool::Sqlite(pool, warm_pool))
+        Self::of_pool(Pool::Sqlite((pool, warm_pool)))
     }
 
     #[cfg(feature = "postgres")]
     pub(crate) fn of_postgres(pool: PgPool, runtimes: Arc<Runtimes>) -> Self {
         let warm_pool = Some(WarmPool::private(pool.clone(), runtimes));
-        Self::of_pool(Pool::Postgres(pool, warm_pool))
+        Self::of_pool(Pool::Postgres((pool, warm_pool)))
     }
 
     /// The kind of the database.
+    ///
+    /// See the example of [`DatabaseKind`].
     pub fn kind(&self) -> DatabaseKind {
-        match &self.pool {
-            #[cfg(feature = "sqlite")]
-            Pool::Sqlite(..) => DatabaseKind::Sqlite,
-            #[cfg(feature = "postgres")]
-            Pool::Postgres(..) => DatabaseKind::Postgres,
-        }
+        on!(Pool, &self.pool, DB, _ => DB::KIND)
     }
 
     /// Returns a `Db` on the same pool with one more value, which receivers take as [`State<T>`](crate::State). If there are
     /// several values of one type, receivers get the newest. The call is cheap enough to add values for each request.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// #[derive(Clone)]
+    /// struct Greeting(&'static str);
+    ///
+    /// #[receiver(post_save, sender = City)]
+    /// fn greet(saved: PostSave<'_, City>, State(Greeting(greeting)): State<Greeting>) {
+    ///     println!("{greeting}, {}", saved.instance.name);
+    /// }
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// let db = db.with(Greeting("Welcome"));
+    /// City { id: None, name: "Ulm".into() }.save(&db).await?;
+    /// assert_eq!(db.state::<Greeting>().unwrap().0, "Welcome");
+    /// # Ok(()) }
+    /// ```
     #[must_use = "only the returned `Db` has the value"]
     pub fn with<T: Clone + Send + Sync + 'static>(&self, value: T) -> Self {
         Self { state: self.state.with(value), ..self.clone() }
     }
 
     /// The newest value of type `T` that was added by [`with`](Self::with).
+    ///
+    /// See the example of [`with`](Self::with).
     pub fn state<T: 'static>(&self) -> Option<&T> {
         self.state.get()
     }
 
     /// Takes a connection from the pool. Dropping it returns it to the pool.
+    ///
+    /// See the example of [`Conn`].
     ///
     /// # Errors
     ///
@@ -129,6 +163,15 @@ impl Db {
     }
 
     /// Runs one or several SQL statements without arguments. Returns the number of rows affected.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// db.execute("CREATE TABLE city (name TEXT NOT NULL); INSERT INTO city VALUES ('Ulm')").await?;
+    /// assert_eq!(db.execute("DELETE FROM city").await?, 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -147,6 +190,15 @@ impl Db {
     }
 
     /// Builds a statement with arguments, see [`RawQuery`].
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// let (sum,): (i64,) = db.query("SELECT $1 + $2").bind(1_i64).bind(2_i64).fetch_one().await?;
+    /// assert_eq!(sum, 3);
+    /// # Ok(()) }
+    /// ```
     pub fn query(&self, sql: impl SqlSafeStr) -> RawQuery<'_> {
         RawQuery::new(Source::Db(Cow::Borrowed(self)), self.kind(), sql.into_sql_str())
     }
@@ -156,15 +208,24 @@ impl Db {
     /// A `Db` keeps idle connections outside of the sqlx pool, because sqlx pings each connection that is returned to its pool. If
     /// all connections of the pool are in use, the `Db` gives them back within milliseconds, so that a caller of the pool does not
     /// wait for a connection that is only kept ready.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// use sqlx_signals::sqlx;
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// let pool = db.sqlite().expect("a SQLite database");
+    /// let two: i64 = sqlx::query_scalar("SELECT 1 + 1").fetch_one(pool).await?;
+    /// assert_eq!(two, 2);
+    /// # Ok(()) }
+    /// ```
     #[cfg(feature = "sqlite")]
     pub fn sqlite(&self) -> Option<&SqlitePool> {
         match &self.pool {
-            Pool::Sqlite(pool, warm_pool) => {
-                share(warm_pool.as_ref());
-                Some(pool)
-            }
+            Pool::Sqlite(pool) => Some(shared(pool)),
             #[cfg(feature = "postgres")]
-            Pool::Postgres(..) => None,
+            Pool::Postgres(_) => None,
         }
     }
 
@@ -173,15 +234,23 @@ impl Db {
     /// A `Db` keeps idle connections outside of the sqlx pool, because sqlx pings each connection that is returned to its pool. If
     /// all connections of the pool are in use, the `Db` gives them back within milliseconds, so that a caller of the pool does not
     /// wait for a connection that is only kept ready.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// use sqlx_signals::sqlx;
+    ///
+    /// # async fn example(db: Db) -> Result<()> {
+    /// if let Some(pool) = db.postgres() {
+    ///     sqlx::query("VACUUM").execute(pool).await?;
+    /// }
+    /// # Ok(()) }
+    /// ```
     #[cfg(feature = "postgres")]
     pub fn postgres(&self) -> Option<&PgPool> {
         match &self.pool {
-            Pool::Postgres(pool, warm_pool) => {
-                share(warm_pool.as_ref());
-                Some(pool)
-            }
+            Pool::Postgres(pool) => Some(shared(pool)),
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(..) => None,
+            Pool::Sqlite(_) => None,
         }
     }
 
@@ -218,45 +287,31 @@ impl Db {
     }
 
     async fn close_pool(&self) {
-        match &self.pool {
-            #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool, warm_pool) => {
-                disable(warm_pool.as_ref());
-                pool.close().await;
-            }
-            #[cfg(feature = "postgres")]
-            Pool::Postgres(pool, warm_pool) => {
-                disable(warm_pool.as_ref());
-                pool.close().await;
-            }
-        }
+        on!(Pool, &self.pool, (pool, warm_pool) => {
+            warm_pool.iter().for_each(|warm_pool| warm_pool.disable());
+            pool.close().await;
+        });
     }
 
     /// A `Db` for one call on a pool of the application.
     #[cfg(feature = "sqlite")]
     pub(crate) fn once_sqlite(pool: &SqlitePool) -> Self {
         let facts = Some(SchemaCache::of_file(pool));
-        Self { pool: Pool::Sqlite(pool.clone(), None), state: Layers::default(), facts }
+        Self { pool: Pool::Sqlite((pool.clone(), None)), state: Layers::default(), facts }
     }
 
     /// A `Db` for one call on a pool of the application.
     #[cfg(feature = "postgres")]
     pub(crate) fn once_postgres(pool: &PgPool) -> Self {
-        Self { pool: Pool::Postgres(pool.clone(), None), state: Layers::default(), facts: None }
+        Self { pool: Pool::Postgres((pool.clone(), None)), state: Layers::default(), facts: None }
     }
 
     /// Makes every connection prepare its statements again before its next use, because the schema may have changed.
     pub(crate) fn prepare_again(&self) {
-        match &self.pool {
-            // SQLite prepares outdated statements again by itself.
-            #[cfg(feature = "sqlite")]
-            Pool::Sqlite(..) => {}
-            #[cfg(feature = "postgres")]
-            Pool::Postgres(_, warm_pool) => {
-                if let Some(warm_pool) = warm_pool {
-                    warm_pool.outdate();
-                }
-            }
+        // SQLite prepares outdated statements again by itself.
+        #[cfg(feature = "postgres")]
+        if let Pool::Postgres((_, Some(warm_pool))) = &self.pool {
+            warm_pool.outdate_statements();
         }
     }
 
@@ -269,22 +324,12 @@ impl Db {
     }
 
     pub(crate) fn pool_id(&self) -> PoolId {
-        match &self.pool {
-            #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool, _) => PoolId::of(pool),
-            #[cfg(feature = "postgres")]
-            Pool::Postgres(pool, _) => PoolId::of(pool),
-        }
+        on!(Pool, &self.pool, (pool, _) => PoolId::of(pool))
     }
 
     /// How long a checkout may take.
     pub(crate) fn acquire_timeout(&self) -> Duration {
-        match &self.pool {
-            #[cfg(feature = "sqlite")]
-            Pool::Sqlite(pool, _) => pool.options().get_acquire_timeout(),
-            #[cfg(feature = "postgres")]
-            Pool::Postgres(pool, _) => pool.options().get_acquire_timeout(),
-        }
+        on!(Pool, &self.pool, (pool, _) => pool.options().get_acquire_timeout())
     }
 
     pub(crate) async fn checkout(&self) -> Result<AnyLease> {
@@ -298,9 +343,9 @@ impl Db {
     fn try_lease(&self) -> Option<AnyLease> {
         match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite(_, warm_pool) => warm_pool.as_ref()?.try_acquire().map(AnyLease::Sqlite),
+            Pool::Sqlite((_, warm_pool)) => warm_pool.as_ref()?.try_acquire().map(AnyLease::Sqlite),
             #[cfg(feature = "postgres")]
-            Pool::Postgres(_, warm_pool) => {
+            Pool::Postgres((_, warm_pool)) => {
                 warm_pool.as_ref()?.try_acquire().map(AnyLease::Postgres)
             }
         }
@@ -312,50 +357,32 @@ impl Db {
         Box::pin(async move {
             Ok(match &self.pool {
                 #[cfg(feature = "sqlite")]
-                Pool::Sqlite(pool, warm_pool) => {
-                    AnyLease::Sqlite(lease(pool, warm_pool.as_ref()).await?)
-                }
+                Pool::Sqlite(pool) => AnyLease::Sqlite(lease(pool).await?),
                 #[cfg(feature = "postgres")]
-                Pool::Postgres(pool, warm_pool) => {
-                    AnyLease::Postgres(lease(pool, warm_pool.as_ref()).await?)
-                }
+                Pool::Postgres(pool) => AnyLease::Postgres(lease(pool).await?),
             })
         })
     }
 }
 
-async fn lease<DB: Backend>(
-    pool: &sqlx::Pool<DB>,
-    warm_pool: Option<&Arc<WarmPool<DB>>>,
-) -> Result<Lease<DB>, sqlx::Error> {
+async fn lease<DB: Backend>((pool, warm_pool): &PoolOf<DB>) -> Result<Lease<DB>, sqlx::Error> {
     match warm_pool {
         Some(warm_pool) => warm_pool.acquire().await,
         None => Lease::of(pool).await,
     }
 }
 
-/// Makes the [`WarmPool`] consider the callers of the sqlx pool, because the application gets that pool.
-fn share<DB: Backend>(warm_pool: Option<&Arc<WarmPool<DB>>>) {
+/// The sqlx pool for the application. From then on, the [`WarmPool`] considers the callers of that pool.
+fn shared<DB: Backend>((pool, warm_pool): &PoolOf<DB>) -> &sqlx::Pool<DB> {
     if let Some(warm_pool) = warm_pool {
         warm_pool.share();
     }
-}
-
-/// Turns off the [`WarmPool`], because the sqlx pool is closed.
-fn disable<DB: Backend>(warm_pool: Option<&Arc<WarmPool<DB>>>) {
-    if let Some(warm_pool) = warm_pool {
-        warm_pool.disable();
-    }
+    pool
 }
 
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(pool, _) => pool.fmt(f),
-            #[cfg(feature = "postgres")]
-            Self::Postgres(pool, _) => pool.fmt(f),
-        }
+        on!(Pool, self, (pool, _) => pool.fmt(f))
     }
 }
 
@@ -367,7 +394,7 @@ impl std::fmt::Debug for Pool {
 impl From<SqlitePool> for Db {
     fn from(pool: SqlitePool) -> Self {
         let warm_pool = Some(WarmPool::shared(pool.clone()));
-        Self::of_pool(Pool::Sqlite(pool, warm_pool))
+        Self::of_pool(Pool::Sqlite((pool, warm_pool)))
     }
 }
 
@@ -379,6 +406,6 @@ impl From<SqlitePool> for Db {
 impl From<PgPool> for Db {
     fn from(pool: PgPool) -> Self {
         let warm_pool = Some(WarmPool::shared(pool.clone()));
-        Self::of_pool(Pool::Postgres(pool, warm_pool))
+        Self::of_pool(Pool::Postgres((pool, warm_pool)))
     }
 }

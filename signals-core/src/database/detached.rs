@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::database::backend::{AnyRow, Statement};
 use crate::database::execution::Execution;
-use crate::database::raw::AnyLease;
+use crate::database::lease::{AnyLease, InFlight};
 use crate::error::driver::is_outdated;
 use crate::task::finish::Resumable;
 
@@ -52,19 +52,19 @@ impl<'r> DetachableStatement<'r> {
         on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
     ) -> Self {
         let future = Box::pin(async move {
-            lease.set_in_flight();
+            lease.state_mut().in_flight = InFlight::Statement;
             let mut rows = SmallVec::new();
-            let one = one && lease.is_proven_alive();
-            let naming = lease.naming();
-            let execution = Execution::new(lease.raw(), statement, one, naming);
+            let one = one && lease.state().proven_alive;
+            let naming = lease.state().naming();
+            let execution = Execution::new(Some(lease.raw()), statement, one, naming);
             let mut answered = false;
             let result =
                 execution.run_noting_answer(&mut |row| rows.push(row), &mut answered).await;
             if answered {
-                lease.set_proven_alive();
+                lease.state_mut().proven_alive = true;
             }
             if result.as_ref().is_err_and(is_outdated) {
-                lease.set_outdated();
+                lease.set_statements_outdated();
             }
             (lease, result.map(|affected| Answer { rows, affected }))
         });

@@ -75,12 +75,27 @@ impl DbOptions {
     }
 
     /// Sets the maximum number of open connections; 10 by default. An in-memory database always has one connection.
+    ///
+    /// See the example of [`DbOptions`].
     pub fn max_connections(mut self, max: u32) -> Self {
         self.max_connections = Some(max);
         self
     }
 
     /// Sets how many connections stay open even if they are not used; none by default.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// let db = Db::options()
+    ///     .min_connections(1)
+    ///     .idle_timeout(Duration::from_secs(60))
+    ///     .max_lifetime(None)
+    ///     .connect("sqlite::memory:")
+    ///     .await?;
+    /// # db.execute("SELECT 1").await?; Ok(()) }
+    /// ```
     pub fn min_connections(mut self, min: u32) -> Self {
         self.min_connections = Some(min);
         self
@@ -89,6 +104,8 @@ impl DbOptions {
     /// Sets how long a call may wait for a connection; 30 seconds by default. The time covers the wait for a free connection, the
     /// ping of an idle connection, and the opening of a new one. After that, the call fails with
     /// [`sqlx::Error::PoolTimedOut`].
+    ///
+    /// See the example of [`DbOptions`].
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
         self.acquire_timeout = Some(timeout);
         self
@@ -96,6 +113,8 @@ impl DbOptions {
 
     /// Sets after which time an unused connection is closed; 10 minutes by default, and never with `None`. The connection of an
     /// in-memory database is never closed.
+    ///
+    /// See the example of [`min_connections`](Self::min_connections).
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
         self.idle_timeout = Some(timeout.into());
         self
@@ -103,6 +122,8 @@ impl DbOptions {
 
     /// Sets after which time a connection is closed when it becomes idle; 30 minutes by default, and never with `None`. The
     /// connection of an in-memory database is never closed.
+    ///
+    /// See the example of [`min_connections`](Self::min_connections).
     pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
         self.max_lifetime = Some(lifetime.into());
         self
@@ -113,12 +134,21 @@ impl DbOptions {
     /// Use `false` with a connection pooler that may use a different server connection for each transaction, such as PgBouncer
     /// in transaction mode. Then only unnamed statements are used, and a statement outside a transaction runs between BEGIN and
     /// COMMIT, which costs three additional round trips. No effect on SQLite.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # async fn example() -> Result<()> {
+    /// let db = Db::options().statement_cache(false).connect("postgres://pooler/shop").await?;
+    /// # Ok(()) }
+    /// ```
     pub fn statement_cache(mut self, cache: bool) -> Self {
         self.statement_cache = cache;
         self
     }
 
     /// Sets the name that `pg_stat_activity` and the log of a PostgreSQL server show for the connections. No effect on SQLite.
+    ///
+    /// See the example of [`DbOptions`].
     pub fn application_name(mut self, name: impl Into<String>) -> Self {
         self.application_name = Some(name.into());
         self
@@ -128,6 +158,8 @@ impl DbOptions {
     /// [`Db::connect`] makes. No effect on PostgreSQL.
     ///
     /// The name and the value become part of the SQL: do not pass input of a user.
+    ///
+    /// See the example of [`DbOptions`].
     pub fn pragma(
         mut self,
         name: impl Into<Cow<'static, str>>,
@@ -166,6 +198,8 @@ impl DbOptions {
     }
 
     /// Connects to `url`, like [`Db::connect`].
+    ///
+    /// See the example of [`DbOptions`].
     ///
     /// # Errors
     ///

@@ -65,8 +65,8 @@ pub(crate) struct WarmPool<DB: Backend> {
     opening: AtomicUsize,
     /// The number of those that have been doing so for longer than [`PATIENCE`].
     waiting: AtomicUsize,
-    /// Incremented whenever the database rejects a prepared statement as outdated.
-    generation: AtomicU64,
+    /// Incremented whenever the statements that are prepared on the connections may have become outdated.
+    epoch: AtomicU64,
 }
 
 /// Only this library uses the pool.
@@ -102,7 +102,7 @@ impl<DB: Backend> WarmPool<DB> {
             runtimes,
             opening: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            generation: AtomicU64::new(0),
+            epoch: AtomicU64::new(0),
         })
     }
 
@@ -114,9 +114,7 @@ impl<DB: Backend> WarmPool<DB> {
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let runtime = runtimes::current_id();
         let lease = self.idle().pop_if(|lease| {
-            lease.works_in(runtime)
-                && lease.has_generation(self.generation())
-                && lease.idle_time() < PING_AFTER
+            lease.works_in(runtime) && lease.is_of(self.epoch()) && lease.idle_time() < PING_AFTER
         })?;
         Some(lease.with_owner(self, permit))
     }
@@ -147,7 +145,7 @@ impl<DB: Backend> WarmPool<DB> {
         }
         let mut permit = self.acquire_permit().await?;
         while let Some(lease) = self.take() {
-            let fresh = lease.idle_time() < PING_AFTER && lease.has_generation(self.generation());
+            let fresh = lease.idle_time() < PING_AFTER && lease.is_of(self.epoch());
             let mut lease = lease.with_owner(self, permit);
             // A ping may take half of the remaining time, so that the rest is available for a new connection.
             let half = deadline.map_or(ANSWER_TIMEOUT, |deadline| {
@@ -167,7 +165,7 @@ impl<DB: Backend> WarmPool<DB> {
         }
         loop {
             let mut lease = self.open().await?;
-            lease.clear_statements(self.generation()).await?;
+            lease.clear_statements(self.epoch()).await?;
             if !several || lease.works_in(runtimes::current_id()) {
                 return Ok(lease.with_owner(self, permit));
             }
@@ -215,12 +213,12 @@ impl<DB: Backend> WarmPool<DB> {
     }
 
     /// Marks the prepared statements of all connections as possibly outdated.
-    pub(crate) fn outdate(&self) {
-        self.generation.fetch_add(1, Ordering::AcqRel);
+    pub(crate) fn outdate_statements(&self) {
+        self.epoch.fetch_add(1, Ordering::AcqRel);
     }
 
-    pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
+    pub(super) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
     }
 
     fn mode(&self) -> u8 {
@@ -310,11 +308,11 @@ impl<DB: Backend> WarmPool<DB> {
             PRIVATE => (self.return_after, self.return_after),
             _ => (TICK, SHARED_RETURN_AFTER),
         };
-        let mut sweeping = Sweeping { warm_pool: Arc::downgrade(self), mode, on: true };
+        let mut guard = SweepGuard { warm_pool: Arc::downgrade(self), mode, on: true };
         runtime.spawn(async move {
             loop {
                 tokio::time::sleep(period).await;
-                let Some(warm_pool) = sweeping.warm_pool.upgrade() else { return };
+                let Some(warm_pool) = guard.warm_pool.upgrade() else { return };
                 let mut idle = warm_pool.idle();
                 let needed = mode == SHARED
                     && (warm_pool.may_keep_others_waiting() || warm_pool.pool.is_closed());
@@ -325,7 +323,7 @@ impl<DB: Backend> WarmPool<DB> {
                 if done {
                     // Set while the list is locked, so that the next `put_back` starts a new task.
                     warm_pool.sweeping[usize::from(mode)].store(false, Ordering::Release);
-                    sweeping.on = false;
+                    guard.on = false;
                 }
                 drop(idle);
                 warm_pool.return_leases(unused);
@@ -355,13 +353,13 @@ impl<DB: Backend> Drop for WarmPool<DB> {
 
 /// Guard of the task that returns unused connections. If the task is dropped because its runtime ends, another one can be
 /// started.
-struct Sweeping<DB: Backend> {
+struct SweepGuard<DB: Backend> {
     warm_pool: Weak<WarmPool<DB>>,
     mode: u8,
     on: bool,
 }
 
-impl<DB: Backend> Drop for Sweeping<DB> {
+impl<DB: Backend> Drop for SweepGuard<DB> {
     fn drop(&mut self) {
         if let Some(warm_pool) = self.warm_pool.upgrade().filter(|_| self.on) {
             warm_pool.sweeping[usize::from(self.mode)].store(false, Ordering::Release);

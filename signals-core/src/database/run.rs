@@ -8,12 +8,12 @@ use sqlx::{AssertSqlSafe, SqlSafeStr};
 use sqlx::{Column as _, Executor as _, Row as _, Statement as _};
 use tokio::time::timeout;
 
-use crate::database::backend::{AnyRow, AnyType, Arguments, Make, Sink, Statement};
+use crate::database::backend::{AnyRow, AnyType, Arguments, Make, Sink, Statement, on};
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::detached::{DetachableStatement, OnDetached};
 use crate::database::execution::{Execution, Naming};
-use crate::database::raw::{MaybePooled, RawConn, on};
+use crate::database::raw::{MaybePooled, RawConn};
 use crate::database::state::Autocommit;
 use crate::error::driver::{did_nothing, is_outdated};
 use crate::error::{Error, Result};
@@ -99,10 +99,10 @@ impl<'c> Conn<'c> {
     fn prepare_again(&mut self, error: sqlx::Error) -> BoxFuture<'_, Result<(), sqlx::Error>> {
         Box::pin(async move {
             if let Some(lease) = self.lease_mut() {
-                lease.set_outdated();
+                lease.set_statements_outdated();
             }
             let Some(raw) = self.connected() else { return Err(error) };
-            let cleared = on!(raw, DB, conn => {
+            let cleared = on!(RawConn, raw, DB, conn => {
                 let conn: &mut <DB as sqlx::Database>::Connection = conn;
                 sqlx::Connection::clear_cached_statements(conn).await
             });
@@ -111,7 +111,7 @@ impl<'c> Conn<'c> {
                 return Err(error);
             }
             if let Some(lease) = self.lease_mut() {
-                lease.set_forgotten();
+                lease.set_statements_cleared();
             }
             let frame = self.state.frames.last();
             let unused = frame.map(|frame| !frame.used && frame.failed.is_none());
@@ -190,7 +190,7 @@ impl<'c> Conn<'c> {
                 let execution = self.start_write(statement, one, on_detached);
                 let result = execution.run_noting_answer(sink, &mut answered).await;
                 if answered && let Some(lease) = self.lease_mut() {
-                    lease.set_proven_alive();
+                    lease.state_mut().proven_alive = true;
                 }
                 match self.note_answer(result) {
                     Ok(affected) => {
@@ -236,7 +236,7 @@ impl<'c> Conn<'c> {
     ) -> BoxFuture<'_, Result<()>> {
         let unused = match &self.inner {
             MaybePooled::Pooled(slot) => {
-                slot.as_ref().is_some_and(|lease| !lease.is_proven_alive())
+                slot.as_ref().is_some_and(|lease| !lease.state().proven_alive)
             }
             _ => false,
         };
@@ -286,7 +286,7 @@ impl<'c> Conn<'c> {
         {
             // Until the connection has answered, a failed statement may be sent again, but only if the server has not reported its
             // completion. The cheaper call for one row does not show that.
-            let may_reconnect = self.lease_mut().is_some_and(|lease| !lease.is_proven_alive());
+            let may_reconnect = self.lease_mut().is_some_and(|lease| !lease.state().proven_alive);
             return self.start(statement, one && !may_reconnect);
         }
         let MaybePooled::Pooled(slot) = &mut self.inner else { return Execution::NoConnection };

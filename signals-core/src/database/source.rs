@@ -17,6 +17,24 @@ use crate::task::chain::PoolId;
 
 /// A type from which a connection can be obtained, such as `&Db`. Unlike [`Executor`](crate::Executor), it does not depend on a
 /// model.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Connects;
+///
+/// #[derive(Signal)]
+/// struct OrderPaid { order_id: i64 }
+///
+/// async fn pay(db: impl Connects, order_id: i64) -> Result<()> {
+///     OrderPaid { order_id }.send(db).await
+/// }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// pay(&db, 7).await?;
+/// let mut tx = db.begin().await?;
+/// pay(&mut tx, 8).await?;
+/// # Ok(()) }
+/// ```
 pub trait Connects: Send + sealed::Sealed {
     // The lifetime is a parameter of the method, not of the trait: with a lifetime in the bound, the compiler cannot prove that
     // the futures of generic functions are `Send` (https://github.com/rust-lang/rust/issues/100013).

@@ -3,7 +3,7 @@
 use sqlx::SqlStr;
 use sqlx::error::BoxDynError;
 
-use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Statement};
+use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Statement, on};
 use crate::database::decode::caught;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
@@ -38,11 +38,42 @@ pub(crate) mod enabled {
 }
 
 /// A value that can be bound as an argument on every enabled database.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Value;
+///
+/// async fn exists<'q>(db: &Db, name: impl Value<'q>) -> Result<bool> {
+///     let found: Option<(i64,)> =
+///         db.query("SELECT id FROM city WHERE name = $1").bind(name).fetch_optional().await?;
+///     Ok(found.is_some())
+/// }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// assert!(!exists(&db, "Ulm").await?);
+/// # Ok(()) }
+/// ```
 pub trait Value<'q>: enabled::SqliteValue<'q> + enabled::PostgresValue<'q> + Send {}
 
 impl<'q, T: enabled::SqliteValue<'q> + enabled::PostgresValue<'q> + Send> Value<'q> for T {}
 
 /// A type that can be decoded from a row of every enabled database: a model, a tuple, or any type with sqlx's `FromRow`.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Row;
+///
+/// async fn table<R: Row>(db: &Db) -> Result<Vec<R>> {
+///     db.query("SELECT id, name FROM city").fetch_all().await
+/// }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// let rows: Vec<(i64, String)> = table(&db).await?;
+/// assert!(rows.is_empty());
+/// # Ok(()) }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a row cannot be read as `{Self}`",
     note = "`#[derive(Model)]`, sqlx's `FromRow` and tuples of column types can be"
@@ -77,20 +108,19 @@ impl<'c> RawQuery<'c> {
     }
 
     /// Binds the next argument. If a value cannot be encoded, the execution of the statement returns the error.
+    ///
+    /// See the example of [`RawQuery`].
     pub fn bind<'q>(mut self, value: impl Value<'q>) -> Self {
         self.args = self.args.and_then(|mut args| {
-            match &mut args {
-                #[cfg(feature = "sqlite")]
-                Arguments::Sqlite(args) => sqlx::Arguments::add(args, value)?,
-                #[cfg(feature = "postgres")]
-                Arguments::Postgres(args) => sqlx::Arguments::add(args, value)?,
-            }
+            on!(Arguments, &mut args, args => sqlx::Arguments::add(args, value)?);
             Ok(args)
         });
         self
     }
 
     /// Runs the statement, and returns the number of rows affected.
+    ///
+    /// See the example of [`RawQuery`].
     ///
     /// # Errors
     ///
@@ -105,6 +135,20 @@ impl<'c> RawQuery<'c> {
     ///
     /// Tuples and types that derive sqlx's `FromRow` are decoded by sqlx. On SQLite, sqlx decodes NULL as zero or as an empty
     /// value if the type is not an `Option`. For a model, NULL in such a field is an error.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # db.execute("INSERT INTO city (name) VALUES ('Ulm')").await?;
+    /// let cities: Vec<City> = db.query("SELECT * FROM city WHERE id < $1").bind(9).fetch_all().await?;
+    /// let names: Vec<(String,)> = db.query("SELECT name FROM city").fetch_all().await?;
+    /// assert_eq!(cities[0].name, names[0].0);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -123,6 +167,16 @@ impl<'c> RawQuery<'c> {
 
     /// Fetches the first row, or `None` if there is none.
     ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// let name: Option<(String,)> = db.query("SELECT name FROM city").fetch_optional().await?;
+    /// assert_eq!(name, None);
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`fetch_all`](Self::fetch_all).
@@ -131,6 +185,8 @@ impl<'c> RawQuery<'c> {
     }
 
     /// Fetches the first row.
+    ///
+    /// See the example of [`RawQuery`].
     ///
     /// # Errors
     ///
@@ -152,10 +208,5 @@ impl<'c> RawQuery<'c> {
 }
 
 fn read<R: Row>(row: &AnyRow) -> Result<R, sqlx::Error> {
-    match row {
-        #[cfg(feature = "sqlite")]
-        AnyRow::Sqlite(row) => caught(|| R::from_row(row)),
-        #[cfg(feature = "postgres")]
-        AnyRow::Postgres(row) => caught(|| R::from_row(row)),
-    }
+    on!(AnyRow, row, row => caught(|| R::from_row(row)))
 }

@@ -4,10 +4,10 @@
 use sqlx::{Executor, Sqlite};
 use sqlx::{SqlSafeStr, SqlStr};
 
-use crate::database::backend::DatabaseKind;
+use crate::database::backend::{DatabaseKind, on};
 use crate::database::conn::Conn;
 use crate::database::execution::Execution;
-use crate::database::raw::{self, RawConn, on};
+use crate::database::raw::{self, RawConn};
 use crate::error::{Error, Result};
 
 impl Conn<'_> {
@@ -47,7 +47,7 @@ impl Conn<'_> {
 
     /// As [`depth`](Self::depth), without waiting for a pending rollback.
     pub(crate) fn depth_now(&mut self) -> usize {
-        self.raw().map_or(0, |raw| on!(raw, DB, conn => raw::depth::<DB>(conn)))
+        self.raw().map_or(0, |raw| on!(RawConn, raw, DB, conn => raw::depth::<DB>(conn)))
     }
 
     /// Verifies that a savepoint can begin. If Postgres refused a SAVEPOINT because a statement has failed in the transaction,
@@ -66,21 +66,21 @@ impl Conn<'_> {
     pub(crate) async fn begin_raw(&mut self) -> Result<()> {
         self.ensure_connected().await?;
         let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
-        let result = on!(raw, DB, conn => raw::begin::<DB>(conn).await);
+        let result = on!(RawConn, raw, DB, conn => raw::begin::<DB>(conn).await);
         Ok(self.note_answer(result)?)
     }
 
     pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
         self.set_in_flight();
         let Some(raw) = self.raw() else { return Err(sqlx::Error::PoolClosed) };
-        let result = on!(raw, DB, conn => raw::commit::<DB>(conn).await);
+        let result = on!(RawConn, raw, DB, conn => raw::commit::<DB>(conn).await);
         self.note_answer(result)
     }
 
     pub(crate) async fn rollback_raw(&mut self) -> Result<(), sqlx::Error> {
         self.set_in_flight();
         let Some(raw) = self.raw() else { return Ok(()) };
-        let result = on!(raw, DB, conn => raw::rollback::<DB>(conn).await);
+        let result = on!(RawConn, raw, DB, conn => raw::rollback::<DB>(conn).await);
         if result.is_ok() {
             return self.note_answer(result);
         }
@@ -91,7 +91,7 @@ impl Conn<'_> {
         // Postgres, this may be the error of an earlier statement.
         self.keep_in_transaction().await;
         let Some(raw) = self.raw() else { return Ok(()) };
-        let retried = on!(raw, DB, conn => raw::rollback::<DB>(conn).await);
+        let retried = on!(RawConn, raw, DB, conn => raw::rollback::<DB>(conn).await);
         self.note_answer(retried)
     }
 
@@ -116,7 +116,7 @@ impl Conn<'_> {
     pub(crate) fn start_rollback(&mut self) {
         self.set_in_flight();
         if let Some(raw) = self.raw() {
-            on!(raw, DB, conn => raw::start_rollback::<DB>(conn));
+            on!(RawConn, raw, DB, conn => raw::start_rollback::<DB>(conn));
         }
     }
 
@@ -128,7 +128,7 @@ impl Conn<'_> {
     /// Checks whether the connection still works.
     pub(crate) async fn ping(&mut self) -> Result<(), sqlx::Error> {
         let Some(raw) = self.raw() else { return Ok(()) };
-        on!(raw, DB, conn => {
+        on!(RawConn, raw, DB, conn => {
             let conn: &mut <DB as sqlx::Database>::Connection = conn;
             sqlx::Connection::ping(conn).await
         })
@@ -178,12 +178,15 @@ impl Drop for BeginGuard<'_, '_> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "sqlite"))]
 mod tests {
-    use super::*;
+    use crate::database::db::Db;
 
     #[tokio::test]
     async fn a_commit_without_a_connection_is_an_error() {
-        assert!(Conn::disconnected().commit_raw().await.is_err());
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        let mut conn = db.acquire().await.unwrap();
+        drop(conn.take());
+        assert!(conn.commit_raw().await.is_err());
     }
 }

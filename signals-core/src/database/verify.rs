@@ -25,10 +25,10 @@ use std::fmt::Write as _;
 use futures_util::{FutureExt, TryStreamExt};
 use sqlx::{AssertSqlSafe, Connection, SqlSafeStr, SqlStr};
 
-use crate::database::backend::{AnyRow, Backend, DatabaseKind};
+use crate::database::backend::{AnyRow, Backend, DatabaseKind, on};
 use crate::database::conn::Conn;
 use crate::database::execution::Execution;
-use crate::database::raw::{self, MaybePooled, RawConn, on};
+use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::database::schema_cache::SchemaChangeGuard;
 use crate::database::sql_scan::{self, Control};
 use crate::error::{Error, Reason, Result};
@@ -82,7 +82,7 @@ impl Conn<'_> {
             return result;
         }
         let rolled_back = match self.raw() {
-            Some(raw) => on!(raw, DB, conn => roll_back_all::<DB>(conn).await),
+            Some(raw) => on!(RawConn, raw, DB, conn => roll_back_all::<DB>(conn).await),
             None => Ok(()),
         };
         match rolled_back {
@@ -120,7 +120,11 @@ impl Conn<'_> {
             }
         }
         self.set_unverified();
-        self.set_used_raw();
+        if let Some(lease) = self.lease_mut() {
+            // The answers that the application gets are not seen here.
+            let state = lease.state_mut();
+            (state.used_raw, state.proven_alive) = (true, true);
+        }
     }
 
     /// Sends the statement that sets the mark. Does not wait for the answer, which sqlx reads before the next statement.
@@ -145,7 +149,7 @@ impl Conn<'_> {
     pub(crate) fn set_unverified(&mut self) {
         self.state.unverified = true;
         if let Some(lease) = self.lease_mut() {
-            lease.set_unverified(true);
+            lease.state_mut().unverified = true;
         }
     }
 
@@ -154,7 +158,7 @@ impl Conn<'_> {
         self.state.unverified = false;
         self.state.schema_change = None;
         if let Some(lease) = self.lease_mut() {
-            lease.set_unverified(false);
+            lease.state_mut().unverified = false;
         }
     }
 
@@ -224,7 +228,7 @@ impl Conn<'_> {
         }
         let depth = self.depth_now();
         if let Some(raw) = self.raw()
-            && on!(raw, DB, conn => begin_anew::<DB>(conn, depth).await).is_err()
+            && on!(RawConn, raw, DB, conn => begin_anew::<DB>(conn, depth).await).is_err()
         {
             self.abandon(LOST);
         }
@@ -236,7 +240,7 @@ impl Conn<'_> {
     async fn reconcile(&mut self) -> Result<()> {
         if self.lease_mut().is_some() {
             let Some(raw) = self.connected() else { return Ok(()) };
-            let open = on!(raw, DB, conn => reconcile::<DB>(conn).await);
+            let open = on!(RawConn, raw, DB, conn => reconcile::<DB>(conn).await);
             let open = self.note_answer(open)?;
             self.state.unverified = false;
             if !open {
@@ -252,7 +256,7 @@ impl Conn<'_> {
             return Ok(false);
         }
         let Some(raw) = self.raw() else { return Ok(false) };
-        Ok(on!(raw, DB, conn => DB::is_in_transaction(conn).await)?)
+        Ok(on!(RawConn, raw, DB, conn => DB::is_in_transaction(conn).await)?)
     }
 }
 

@@ -65,9 +65,8 @@ impl Form {
                     Some(1) => format!("1 row of `{by}` refers"),
                     Some(rows) => format!("{rows} rows of `{by}` refer"),
                 };
-                format!(
-                    "`{model}` {key} cannot be deleted: {rows} to it by `{column}` (on_delete = restrict)"
-                )
+                let why = format!("{rows} to it by `{column}` (on_delete = restrict)");
+                format!("`{model}` {key} cannot be deleted: {why}")
             }
             Error::DuplicateKey { model, key } => {
                 format!("`{model}` {key} occurs more than once among the rows")

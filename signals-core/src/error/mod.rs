@@ -8,20 +8,31 @@ pub(crate) mod driver;
 pub(crate) mod key;
 pub(crate) mod missing_state;
 mod outcome;
+mod predicates;
 mod reason;
+mod receiver;
 
 use std::error::Error as StdError;
-use std::sync::Arc;
-
-use sqlx::error::DatabaseError;
 
 pub use outcome::Outcome;
 pub use reason::Reason;
+pub(crate) use receiver::Panicked;
+pub use receiver::ReceiverError;
 
 /// A boxed error, such as a receiver may return.
 pub(crate) type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// `Result` with [`Error`] as the default error type.
+///
+/// ```
+/// use sqlx_signals::Result;
+///
+/// fn parse(number: &str) -> Result<i64> {
+///     number.parse().map_err(sqlx_signals::Error::other)
+/// }
+/// assert_eq!(parse("7").unwrap(), 7);
+/// assert!(parse("seven").is_err());
+/// ```
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// The error of a save, a transaction or a query.
@@ -220,249 +231,6 @@ pub enum Error {
     Other(BoxError),
 }
 
-/// Which receiver failed, its source location, and its error. It is printed like [`Error`].
-#[derive(Debug)]
-#[non_exhaustive]
-pub struct ReceiverError {
-    /// The path of the receiver.
-    pub receiver: &'static str,
-    /// The name of the signal.
-    pub signal: &'static str,
-    /// The name of the model, or `every model`.
-    pub sender: &'static str,
-    /// The source file of the receiver.
-    pub file: &'static str,
-    /// The line in that file.
-    pub line: u32,
-    /// The operation: `save`, `delete`, `load` or `send`.
-    pub verb: &'static str,
-    /// The model of the row, also for a receiver of every model. For `send`, the signal that was sent.
-    pub model: &'static str,
-    /// Whether the receiver's error made the operation fail. This is `false` if the receiver is `robust`, or if it ran after the
-    /// commit, after the rollback, or after a statement that committed by itself (autocommit).
-    pub refused: bool,
-    /// The error that the receiver returned, or the message of its panic. It is shared with the transaction that it marked as
-    /// failed, see [`Error::RolledBack`].
-    pub source: Arc<dyn StdError + Send + Sync>,
-}
-
-/// The message of a panic, as the source of an [`Error::Receiver`].
-#[derive(Debug, thiserror::Error)]
-#[error("panicked: {0}")]
-pub(crate) struct Panicked(pub(crate) String);
-
-impl Panicked {
-    pub(crate) fn new(payload: Box<dyn std::any::Any + Send>) -> Self {
-        let message = match payload.downcast::<String>() {
-            Ok(message) => *message,
-            Err(payload) => match payload.downcast::<&'static str>() {
-                Ok(message) => (*message).to_owned(),
-                Err(_) => "a value that is not a string".to_owned(),
-            },
-        };
-        Self(message)
-    }
-}
-
-impl Error {
-    /// Creates an error of the program's own ([`Error::Other`]).
-    ///
-    /// ```
-    /// # use sqlx_signals::Error;
-    /// assert_eq!(Error::other("out of stock").to_string(), "out of stock");
-    /// ```
-    pub fn other(error: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::Other(error.into())
-    }
-
-    /// Finds an error of type `T` in the chain of causes, at any depth: for example an error that a receiver returned, also
-    /// inside the errors of other receivers, of rows and of rolled-back transactions. If there are several, the outermost one
-    /// is returned.
-    ///
-    /// An error that is wrapped with `#[error(transparent)]` is not part of the chain, so only its causes are found. An
-    /// `anyhow::Error` hides the type of the error that it is created from. Return the error itself instead.
-    ///
-    /// ```
-    /// use sqlx_signals::prelude::*;
-    ///
-    /// #[derive(Debug, PartialEq)]
-    /// struct OutOfStock(i64);
-    /// # impl std::fmt::Display for OutOfStock {
-    /// #     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-    /// #         write!(f, "{} items are missing", self.0)
-    /// #     }
-    /// # }
-    /// # impl std::error::Error for OutOfStock {}
-    ///
-    /// #[derive(Model)]
-    /// struct Item { id: Option<i64>, stock: i64 }
-    ///
-    /// #[receiver(pre_save, sender = Item)]
-    /// fn check_stock(save: PreSave<'_, Item>) -> Result<(), OutOfStock> {
-    ///     if save.instance.stock < 0 { Err(OutOfStock(-save.instance.stock)) } else { Ok(()) }
-    /// }
-    ///
-    /// # #[tokio::main] async fn main() -> Result<()> {
-    /// let db = Db::connect("sqlite::memory:").await?;
-    /// let error = Item { id: None, stock: -3 }.save(&db).await.unwrap_err();
-    /// assert_eq!(error.find::<OutOfStock>(), Some(&OutOfStock(3)));
-    /// assert_eq!(error.to_string(), "could not save `Item`: receiver `check_stock`: 3 items are missing");
-    /// # Ok(()) }
-    /// ```
-    pub fn find<T: StdError + 'static>(&self) -> Option<&T> {
-        chain::of(self).find_map(chain::downcast)
-    }
-
-    /// Whether a unique or primary key constraint was violated.
-    pub fn is_unique_violation(&self) -> bool {
-        self.any_database(DatabaseError::is_unique_violation)
-    }
-
-    /// Whether a foreign key constraint was violated.
-    pub fn is_foreign_key_violation(&self) -> bool {
-        self.any_database(DatabaseError::is_foreign_key_violation)
-    }
-
-    /// Whether a check constraint was violated.
-    pub fn is_check_violation(&self) -> bool {
-        self.any_database(DatabaseError::is_check_violation)
-    }
-
-    /// Whether a row does not exist: [`Error::NotFound`] or sqlx's `RowNotFound`.
-    pub fn is_not_found(&self) -> bool {
-        self.any(|e| matches!(e, Error::NotFound { .. }))
-            || self.any_sqlx(|e| matches!(e, sqlx::Error::RowNotFound))
-    }
-
-    /// Whether the row has been written since it was read ([`Error::Stale`]). Read the row again before retrying.
-    pub fn is_stale(&self) -> bool {
-        self.any(|e| matches!(e, Error::Stale { .. }))
-    }
-
-    /// Whether a row was not deleted because a row of a model with `on_delete = restrict` refers to it
-    /// ([`Error::Restricted`]). If the database itself rejects the delete, the error is a
-    /// [`is_foreign_key_violation`](Self::is_foreign_key_violation).
-    pub fn is_restricted(&self) -> bool {
-        self.any(|e| matches!(e, Error::Restricted { .. }))
-    }
-
-    /// Whether receivers triggered each other recursively, deeper than the limit.
-    pub fn is_recursion(&self) -> bool {
-        self.any(|e| matches!(e, Error::Recursion { .. }))
-    }
-
-    /// Whether a receiver used the pool whose connection its own transaction holds.
-    pub fn is_use_the_receiver_connection(&self) -> bool {
-        self.any(|e| matches!(e, Error::WouldDeadlock { .. }))
-    }
-
-    /// Whether the transaction was rolled back although `commit()` was called ([`Error::RolledBack`]).
-    pub fn is_rolled_back(&self) -> bool {
-        self.any(|e| matches!(e, Error::RolledBack { .. }))
-            || chain::of(self).any(|e| e.is::<Reason>())
-    }
-
-    /// Whether Postgres aborted this transaction to resolve a deadlock (`40P01`). On SQLite, the same
-    /// situation is an error for which [`is_busy`](Self::is_busy) is true.
-    pub fn is_deadlock(&self) -> bool {
-        self.any_code(|code| code == "40P01")
-    }
-
-    /// Whether the transaction read data that another transaction has changed since: `40001` on Postgres, at the isolation levels
-    /// REPEATABLE READ and SERIALIZABLE; `SQLITE_BUSY_SNAPSHOT` on SQLite, if a transaction that began with a read writes.
-    pub fn is_serialization_failure(&self) -> bool {
-        self.any_code(|code| matches!(code, "40001" | "517"))
-    }
-
-    /// Whether a lock or a connection was not available in time: the lock of a SQLite database (`SQLITE_BUSY`,
-    /// `SQLITE_LOCKED`: "database is locked"), a Postgres lock with `lock_timeout` or `NOWAIT` (`55P03`), a server connection
-    /// (`53300`), or a connection of the pool ([`sqlx::Error::PoolTimedOut`]).
-    pub fn is_busy(&self) -> bool {
-        self.any_sqlx(|e| matches!(e, sqlx::Error::PoolTimedOut))
-            || self.any_code(|code| match code {
-                "55P03" | "53300" => true,
-                // The lowest byte of an extended SQLite code is the primary code
-                // (https://www.sqlite.org/rescode.html); the codes of Postgres have five characters.
-                code if code.len() < 5 => {
-                    code.parse().is_ok_and(|code: u32| matches!(code & 0xff, 5 | 6))
-                }
-                _ => false,
-            })
-    }
-
-    /// Whether the database rejected a prepared statement because a table has changed since it was prepared
-    /// ([`Error::SchemaChanged`]).
-    pub fn is_schema_changed(&self) -> bool {
-        self.any(|e| matches!(e, Error::SchemaChanged(_)))
-            || self.database_error().is_some_and(driver::is_about_outdated)
-    }
-
-    /// Whether nothing is stored, and the whole transaction may succeed if it is run again from the beginning:
-    /// [`is_deadlock`](Self::is_deadlock), [`is_serialization_failure`](Self::is_serialization_failure),
-    /// [`is_busy`](Self::is_busy) or [`is_schema_changed`](Self::is_schema_changed). Always `false` if the outcome of a COMMIT is
-    /// unknown ([`Error::CommitUnknown`]).
-    ///
-    /// An error in [`Committed::errors`](crate::Committed::errors) belongs to a transaction that is already stored: do not run
-    /// that transaction again.
-    pub fn is_retryable(&self) -> bool {
-        !self.any(|e| matches!(e, Error::CommitUnknown(_)))
-            && (self.is_deadlock()
-                || self.is_serialization_failure()
-                || self.is_busy()
-                || self.is_schema_changed())
-    }
-
-    /// The error of the database, if there is one in the chain of causes.
-    ///
-    /// In an [`Error::RolledBack`], it is a copy with the message, the code, the kind, and the names of the table and the
-    /// constraint.
-    pub fn database_error(&self) -> Option<&(dyn DatabaseError + 'static)> {
-        chain::of(self).find_map(chain::database)
-    }
-
-    /// The same error with [`refused: false`](ReceiverError::refused): the receiver failed, but the operation succeeded.
-    pub(crate) fn not_refused(mut self) -> Self {
-        match &mut self {
-            Self::Receiver(failed) => failed.refused = false,
-            Self::Row { source, .. } => {
-                if let Self::Receiver(failed) = &mut **source {
-                    failed.refused = false;
-                }
-            }
-            _ => {}
-        }
-        self
-    }
-
-    /// Whether Postgres rejected the statement only because an earlier statement of the transaction had failed.
-    pub(crate) fn is_in_failed_transaction(&self) -> bool {
-        self.any_code(|code| code == "25P02")
-    }
-
-    fn any(&self, test: impl Fn(&Error) -> bool) -> bool {
-        chain::of(self).filter_map(chain::downcast).any(test)
-    }
-
-    fn any_sqlx(&self, test: impl Fn(&sqlx::Error) -> bool) -> bool {
-        chain::of(self).filter_map(chain::downcast).any(test)
-    }
-
-    fn any_database(&self, test: impl Fn(&(dyn DatabaseError + 'static)) -> bool) -> bool {
-        chain::of(self).filter_map(chain::database).any(test)
-    }
-
-    fn any_code(&self, test: impl Fn(&str) -> bool) -> bool {
-        self.any_database(|e| e.code().is_some_and(|code| test(&code)))
-    }
-}
-
-impl ReceiverError {
-    /// Whether the receiver returned the error of another receiver that it had triggered.
-    pub(crate) fn is_passed_on(&self) -> bool {
-        chain::from(&*self.source).any(|e| e.is::<ReceiverError>())
-    }
-}
-
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
         Self::Database(error)
@@ -483,11 +251,5 @@ impl StdError for Error {
             | Self::CannotConnect { source, .. } => Some(source),
             _ => None,
         }
-    }
-}
-
-impl StdError for ReceiverError {
-    fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        Some(&*self.source)
     }
 }

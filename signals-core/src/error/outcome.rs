@@ -3,6 +3,18 @@
 use super::BoxError;
 
 /// What a receiver returns: nothing, or `Result<(), E>` where `E` can be boxed as an error.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// let mut tx = db.begin().await?;
+/// tx.on_commit(async { println!("nothing can fail here") });
+/// tx.on_commit(async { std::fs::create_dir_all("/tmp/reports") });
+/// tx.on_commit(async { Err("the text of an error") });
+/// # tx.rollback().await?;
+/// # Ok(()) }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a receiver cannot return `{Self}`",
     label = "expected nothing or `Result<(), E>`",

@@ -14,6 +14,19 @@ use super::{Error, ReceiverError};
 ///
 /// It dereferences to `str`. [`source`](StdError::source) is the error that made the transaction fail. The original error was
 /// already returned to the program, so this is a copy; an error returned by a receiver is shared with the original (`Arc`).
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Error;
+///
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// let mut tx = db.begin().await?;
+/// assert!(tx.execute("INSERT INTO nowhere VALUES (1)").await.is_err());
+/// let Err(Error::RolledBack { reason }) = tx.commit().await else { unreachable!() };
+/// assert!(reason.contains("no such table: nowhere"));
+/// # Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Reason(Arc<Inner>);
 

@@ -28,7 +28,7 @@ use crate::table::field::{Asked, Conversion, Notation};
 use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
-use crate::transaction::own::{Undoable, in_transaction};
+use crate::transaction::own::{TransactionWork, in_transaction};
 
 /// What a query does with the matching rows.
 pub(crate) enum ByCondition<M> {
@@ -364,7 +364,7 @@ struct Changing<'c, M, R> {
     route: PhantomData<fn() -> R>,
 }
 
-impl<M: Model, R: Route<M>> Undoable for Changing<'_, M, R> {
+impl<M: Model, R: Route<M>> TransactionWork for Changing<'_, M, R> {
     type Done = u64;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<u64> {

@@ -12,9 +12,9 @@ use crate::model::Model;
 use crate::model::store::Route;
 use crate::signal::registry::registry;
 use crate::signal::relation::{self, Ask, ModelInfo};
-use crate::table::compose::StatementKind;
 use crate::table::field::Asked;
 use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
+use crate::table::statement_spec::StatementKind;
 use crate::task::info::Asks;
 
 /// A table as the database describes it.
@@ -339,6 +339,18 @@ impl Db {
     /// - this `Db` has a value for every [`State<T>`](crate::State) that a receiver takes
     /// - the `after` options of the receivers do not contradict each other
     /// - the table of every linked model matches the model, see [`check_table`](crate::Model::check_table)
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY)").await?;
+    /// let error = db.check().await.unwrap_err();
+    /// assert!(error.to_string().contains("there is no column `name`"));
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///

@@ -79,21 +79,51 @@ use crate::write::{Saved, WriteKind, save};
 pub trait Model: Sized + Send + Sync + 'static {
     /// The type of the primary key: the type of the key field (`T` if the field is an `Option<T>`), or a tuple of these types
     /// for a composite key.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// #[derive(Model)]
+    /// struct Seat { #[model(primary_key)] row: i32, #[model(primary_key)] number: i32 }
+    ///
+    /// let (row, number): <Seat as Model>::Pk = Seat { row: 7, number: 12 }.pk().unwrap();
+    /// assert_eq!((row, number), (7, 12));
+    /// ```
     type Pk: Clone + Debug + Send + Sync + 'static;
 
     /// The name of the struct, as errors and logs print it.
     ///
     /// If the model has a field `name`, `User::NAME` is the constant of that column; this constant is then
     /// `<User as Model>::NAME`.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// assert_eq!(<City as Model>::NAME, "City");
+    /// ```
     const NAME: &'static str;
 
     /// The unquoted name of the table, with its schema if the attribute names one: `users` or `auth.users`.
     ///
     /// If the model has a field `table`, `User::TABLE` is the constant of that column; this constant is then
     /// `<User as Model>::TABLE`.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// assert_eq!(<City as Model>::TABLE, "city");
+    /// ```
     const TABLE: &'static str;
 
     /// The names of the columns, in the order of the fields.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// assert_eq!(City::COLUMNS, ["id", "name"]);
+    /// ```
     const COLUMNS: &'static [&'static str];
 
     #[doc(hidden)]
@@ -104,6 +134,14 @@ pub trait Model: Sized + Send + Sync + 'static {
     const COPY: Copier<Self>;
 
     /// The primary key of the row, or `None` if the database has not assigned it yet.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// assert_eq!(City { id: None, name: "Atlantis".into() }.pk(), None);
+    /// assert_eq!(City { id: Some(7), name: "Ulm".into() }.pk(), Some(7));
+    /// ```
     fn pk(&self) -> Option<Self::Pk>;
 
     #[doc(hidden)]
@@ -187,6 +225,20 @@ pub trait Model: Sized + Send + Sync + 'static {
 
     /// Stores a new row with one INSERT.
     ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// #[derive(Model)]
+    /// struct Country { #[model(primary_key)] code: String, name: String }
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE country (code TEXT PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// let mut peru = Country { code: "PE".into(), name: "Peru".into() };
+    /// peru.insert(&db).await?;
+    /// assert!(peru.insert(&db).await.unwrap_err().is_unique_violation());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// As [`save`](Model::save). If the key is already taken, the error is
@@ -204,6 +256,22 @@ pub trait Model: Sized + Send + Sync + 'static {
     }
 
     /// Stores an existing row with one UPDATE.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # let mut ulm = City { id: None, name: "Ulm".into() };
+    /// # ulm.save(&db).await?;
+    /// ulm.name = "Neu-Ulm".into();
+    /// ulm.update(&db).await?;
+    /// let mut atlantis = City { id: Some(77), name: "Atlantis".into() };
+    /// assert!(atlantis.update(&db).await.unwrap_err().is_not_found());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -225,6 +293,21 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// Rows of other models that belong to this row (`belongs_to`) are deleted first or set to NULL, to any depth, in the same
     /// transaction. Afterwards, a key that the database assigns is `None`. If the key is `None` before the call, the call does
     /// nothing and returns `false`.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # let mut ulm = City { id: None, name: "Ulm".into() };
+    /// # ulm.save(&db).await?;
+    /// assert!(ulm.delete(&db).await?);
+    /// assert_eq!(ulm.id, None);
+    /// assert!(!ulm.delete(&db).await?);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -413,6 +496,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// Updates many rows in as few statements as the database allows, and returns how many. Every signal is sent, as by
     /// [`insert_many`](Model::insert_many).
     ///
+    /// See the example of [`insert_many`](Model::insert_many).
+    ///
     /// # Errors
     ///
     /// [`Error::Row`](crate::Error::Row), which contains the index of the row in the slice and the error that
@@ -436,6 +521,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// [`post_delete_batch`](crate::post_delete_batch), in the same order as by [`insert_many`](Model::insert_many). Rows
     /// without a key are skipped.
     ///
+    /// See the example of [`insert_many`](Model::insert_many).
+    ///
     /// # Errors
     ///
     /// As [`delete`](Model::delete).
@@ -451,6 +538,21 @@ pub trait Model: Sized + Send + Sync + 'static {
     }
 
     /// Reloads the row from the database, by its key.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # let mut ulm = City { id: None, name: "Ulm".into() };
+    /// # ulm.save(&db).await?;
+    /// db.execute("UPDATE city SET name = 'Neu-Ulm'").await?;
+    /// ulm.refresh(&db).await?;
+    /// assert_eq!(ulm.name, "Neu-Ulm");
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -468,6 +570,20 @@ pub trait Model: Sized + Send + Sync + 'static {
 
     /// Returns the row with this key.
     ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # let mut ulm = City { id: None, name: "Ulm".into() };
+    /// # ulm.save(&db).await?;
+    /// let city = City::get(&db, 1).await?;
+    /// assert_eq!(city.name, "Ulm");
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::NotFound`](crate::Error::NotFound) if there is none, and the errors of [`find`](Model::find).
@@ -484,6 +600,20 @@ pub trait Model: Sized + Send + Sync + 'static {
 
     /// Returns the row with this key, or `None` if there is none.
     ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # let mut ulm = City { id: None, name: "Ulm".into() };
+    /// # ulm.save(&db).await?;
+    /// assert_eq!(City::find(&db, 1).await?.unwrap().name, "Ulm");
+    /// assert!(City::find(&db, 7).await?.is_none());
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// The database's error, or an error if the row cannot be decoded.
@@ -499,6 +629,19 @@ pub trait Model: Sized + Send + Sync + 'static {
     }
 
     /// Returns every row, in no particular order. To sort the rows, use `query("ORDER BY …")`.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # let mut ulm = City { id: None, name: "Ulm".into() };
+    /// # ulm.save(&db).await?;
+    /// assert_eq!(City::all(&db).await?.len(), 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -559,6 +702,24 @@ pub trait Model: Sized + Send + Sync + 'static {
 }
 
 /// A primary key, passed by value or by reference. A `String` key can also be passed as a `&str`.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Key;
+///
+/// #[derive(Model)]
+/// struct Country { #[model(primary_key)] code: String, name: String }
+///
+/// async fn name(db: &Db, code: impl Key<String>) -> Result<String> {
+///     Ok(Country::get(db, code).await?.name)
+/// }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE country (code TEXT PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// # Country { code: "PE".into(), name: "Peru".into() }.save(&db).await?;
+/// assert_eq!(name(&db, "PE").await?, name(&db, "PE".to_owned()).await?);
+/// # Ok(()) }
+/// ```
 pub trait Key<Pk>: Send {
     #[doc(hidden)]
     fn into_key(self) -> Pk;

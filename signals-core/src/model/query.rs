@@ -59,6 +59,8 @@ impl<M: Model> Query<M, ()> {
 )]
 impl<M: Model, B: Send> Query<M, B> {
     /// Binds the value of the next placeholder: the first call binds `$1`, the second `$2`, and so on.
+    ///
+    /// See the example of [`Query`].
     pub fn bind<'q, T: Send>(self, value: T) -> Query<M, And<'q, B, T>> {
         let Self { clause, binds, bound, set, .. } = self;
         let binds = And { before: binds, value, lifetime: PhantomData };
@@ -175,6 +177,8 @@ impl<M: Model, B: Send> Query<M, B> {
 
     /// Returns every matching row.
     ///
+    /// See the example of [`Query`].
+    ///
     /// # Errors
     ///
     /// The database's error, or an error if a row cannot be decoded.
@@ -187,6 +191,18 @@ impl<M: Model, B: Send> Query<M, B> {
     }
 
     /// Returns the first matching row, or `None` if there is none.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// let first = City::query("ORDER BY name LIMIT 1").fetch_optional(&db).await?;
+    /// assert!(first.is_none());
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -203,6 +219,20 @@ impl<M: Model, B: Send> Query<M, B> {
     }
 
     /// Returns the first matching row.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # let mut ulm = City { id: None, name: "Ulm".into() };
+    /// # ulm.save(&db).await?;
+    /// let city = City::query("WHERE name = $1").bind("Ulm").fetch_one(&db).await?;
+    /// assert_eq!(city.id, ulm.id);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///
@@ -224,6 +254,19 @@ impl<M: Model, B: Send> Query<M, B> {
     }
 
     /// Returns the number of rows that [`fetch_all`](Self::fetch_all) would return.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # let mut ulm = City { id: None, name: "Ulm".into() };
+    /// # ulm.save(&db).await?;
+    /// assert_eq!(City::query("WHERE name LIKE $1").bind("U%").count(&db).await?, 1);
+    /// # Ok(()) }
+    /// ```
     ///
     /// # Errors
     ///

@@ -25,6 +25,8 @@ impl<M: Model> Sender for M {
 
 impl<'a, M: Model> Previous<'a, M> {
     /// The row before the write, or `None` if the write created the row.
+    ///
+    /// See the example of [`Previous`].
     pub fn row(&self) -> Option<&'a M> {
         self.before.row()?.downcast_ref()
     }
@@ -34,6 +36,8 @@ impl<'a, M: Model> Previous<'a, M> {
     /// PostgreSQL compares the values by their type. SQLite stores a value as it is written, so the column is unchanged if the
     /// stored values are equal, or if the fields read from them are equal: the same time written in another format is no
     /// change.
+    ///
+    /// See the example of [`Previous`].
     pub fn changed(&self, column: Column<M>) -> bool {
         self.before.changed(column.name())
     }
@@ -59,6 +63,8 @@ macro_rules! connects {
             /// It runs inside the transaction, after the receivers that are declared with `#[receiver]`. Each `uid` is
             /// connected once: if a receiver with this `uid` is already connected, it is kept. A save that is already
             /// running uses the receivers that were connected when it started.
+            ///
+            /// See the example of [`Handle`].
             #[track_caller]
             pub fn connect<M: Model>(
                 self,
@@ -88,6 +94,16 @@ macro_rules! keys {
     ($($event:ident),*) => { $(
         impl<M: Model> $event<'_, M> {
             /// The primary key of the row.
+            ///
+            /// ```
+            /// # use sqlx_signals::prelude::*;
+            /// # #[derive(Model)]
+            /// # struct City { id: Option<i64>, name: String }
+            /// #[receiver(post_save, sender = City)]
+            /// fn log(saved: PostSave<'_, City>) {
+            ///     println!("city {} was saved", saved.pk());
+            /// }
+            /// ```
             pub fn pk(&self) -> M::Pk {
                 // No event is sent for a row without a key. If `Clone` resets the key, the copy gets it back (`copy_keys`).
                 self.instance.pk().expect("a stored row has its key")

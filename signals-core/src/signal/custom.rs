@@ -22,7 +22,7 @@ use crate::task::info::Identity;
 use crate::task::{chain, origin};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
-use crate::transaction::own::{Undoable, in_transaction};
+use crate::transaction::own::{TransactionWork, in_transaction};
 
 /// A signal that the program defines. `#[derive(Signal)]` implements it.
 ///
@@ -73,6 +73,8 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
     ///
     /// Outside a transaction, one is begun if a receiver takes the connection, and committed after the last receiver. Receivers with
     /// `on_commit` run after the outermost transaction has committed, or after the other receivers if there is no transaction.
+    ///
+    /// See the example of [`CustomSignal`].
     ///
     /// # Errors
     ///
@@ -308,7 +310,7 @@ struct SendingInTransaction<'s> {
     context: &'s OperationContext,
 }
 
-impl Undoable for SendingInTransaction<'_> {
+impl TransactionWork for SendingInTransaction<'_> {
     type Done = Results;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Results> {

@@ -22,7 +22,7 @@ use crate::task::info::{Identity, Info, Phase};
 use crate::task::span::span;
 use crate::task::spawn;
 use crate::transaction::Transaction;
-use crate::transaction::own::{Undoable, in_savepoint};
+use crate::transaction::own::{TransactionWork, in_savepoint};
 
 /// An event on the way to its receivers.
 pub(crate) struct Dispatch<'d, 'c> {
@@ -168,7 +168,7 @@ struct SavepointRun<'r> {
     has_failed: &'r mut bool,
 }
 
-impl Undoable for SavepointRun<'_> {
+impl TransactionWork for SavepointRun<'_> {
     type Done = ();
 
     async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<()> {

@@ -45,6 +45,15 @@ pub use events::{
 ///
 /// The first four have the meaning of
 /// [Django's signals](https://docs.djangoproject.com/en/stable/ref/signals/#module-django.db.models.signals) of the same names.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// fn describe<S: Signal>(_: S) -> String {
+///     let receivers = registry().receivers().filter(|receiver| receiver.signal() == S::NAME);
+///     format!("{}: {} receivers", S::NAME, receivers.count())
+/// }
+/// assert!(describe(post_save).starts_with("post_save: "));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a signal",
     label = "not a signal",
@@ -52,9 +61,20 @@ pub use events::{
 )]
 pub trait Signal: Send + Sync + 'static {
     /// The signal's name.
+    ///
+    /// See the example of [`Signal`].
     const NAME: &'static str;
 
     /// The event: the first parameter of a receiver. `M` is the model, or `dyn AnyModel` for receivers of every model.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// fn name<'e>(event: &'e <post_save as Signal>::Event<'_, City>) -> &'e str {
+    ///     &event.instance.name // the event is a `PostSave`
+    /// }
+    /// ```
     type Event<'e, M: ?Sized + Subject + 'static>: Send;
 
     /// The sender of receivers that name none.
@@ -85,6 +105,21 @@ pub trait Signal: Send + Sync + 'static {
 /// | `dyn AnyModel` | without `sender` | `&dyn AnyModel` | `Arc<[&dyn AnyModel]>` |
 ///
 /// Both kinds of `instances` dereference to a slice, so `len`, `iter` and indexing work on them.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Subject;
+///
+/// /// Of a save of one model, or of any model.
+/// fn outcome<M: Subject + ?Sized>(saved: &PostSave<'_, M>) -> &'static str {
+///     if saved.created { "created" } else { "updated" }
+/// }
+///
+/// #[receiver(post_save)]
+/// fn log(saved: PostSave<'_, dyn AnyModel>) {
+///     println!("{:?} was {}", saved.instance, outcome(&saved));
+/// }
+/// ```
 pub trait Subject: Send + Sync {
     /// Several rows, as the batch events hold them.
     #[doc(hidden)]
@@ -125,6 +160,18 @@ impl Sender for () {
 /// These are [`post_save`], [`post_delete`], [`post_save_batch`], [`post_delete_batch`] and custom signals. The event is kept until
 /// the transaction ends, and so the model must be `Clone`. (Receivers of every model get a snapshot of the row instead, which needs
 /// no `Clone`.)
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[derive(Model, Clone)]
+/// # struct City { id: Option<i64>, name: String }
+/// use sqlx_signals::Deferrable;
+///
+/// fn phases<S: Deferrable>(_: S) -> [&'static str; 3] {
+///     ["in transaction", "on commit", "on rollback"]
+/// }
+/// phases(post_save);
+/// ```
 #[diagnostic::on_unimplemented(
     message = "receivers of `{Self}` cannot wait for the end of the transaction",
     label = "has no `on_commit` and `on_rollback` receivers",

@@ -136,11 +136,42 @@ impl<'a, 'c> Context<'a, 'c> {
     }
 
     /// The connection of the write, or `None` if the receiver runs without a connection.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model, Clone)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// let _handle = post_save.connect::<City>("log", |saved, mut cx| {
+    ///     Box::pin(async move {
+    ///         if let Some(conn) = cx.conn() {
+    ///             conn.query("INSERT INTO log VALUES ($1)").bind(&saved.instance.name).execute().await?;
+    ///         }
+    ///         Ok(())
+    ///     })
+    /// });
+    /// ```
     pub fn conn(&mut self) -> Option<&mut Conn<'c>> {
         self.conn.as_deref_mut()
     }
 
     /// The value of this type that was added with [`Db::with`], if there is one.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model, Clone)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// #[derive(Clone)]
+    /// struct Greeting(&'static str);
+    ///
+    /// let _handle = post_save.connect::<City>("greet", |saved, cx| {
+    ///     Box::pin(async move {
+    ///         if let Some(Greeting(greeting)) = cx.state() {
+    ///             println!("{greeting}, {}", saved.instance.name);
+    ///         }
+    ///         Ok(())
+    ///     })
+    /// });
+    /// ```
     pub fn state<T: 'static>(&self) -> Option<&'a T> {
         self.db.and_then(Db::state)
     }

@@ -50,11 +50,15 @@ pub struct Previous<'a, M: ?Sized> {
 
 impl<'a> Previous<'a, dyn AnyModel> {
     /// The row before the write. `None` if the write has created the row.
+    ///
+    /// See the example of [`Previous`].
     pub fn row(&self) -> Option<&'a dyn AnyModel> {
         self.before.row()
     }
 
     /// Whether the write has changed the column of this name. If the row was created or deleted, every column has changed.
+    ///
+    /// See the example of [`Previous`].
     pub fn changed(&self, column: &str) -> bool {
         self.before.changed(column)
     }

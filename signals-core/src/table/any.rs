@@ -25,18 +25,44 @@ use crate::table::column::Column;
 /// ```
 pub trait AnyModel: Any + Send + Sync {
     /// The name of the model.
+    ///
+    /// See the example of [`AnyModel`].
     fn name(&self) -> &'static str;
 
     /// The name of the table.
+    ///
+    /// See the example of [`AnyModel`].
     fn table(&self) -> &'static str;
 
     /// The primary key as text, or `None` if the row has no key yet. A composite key is formatted as `Debug` formats a tuple.
+    ///
+    /// See the example of [`AnyModel`].
     fn key(&self) -> Option<String>;
 
     /// The names of the columns, in the order of the fields.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// let city = City { id: None, name: "Ulm".into() };
+    /// let row: &dyn AnyModel = &city;
+    /// assert_eq!(row.columns(), ["id", "name"]);
+    /// assert_eq!(row.key(), None);
+    /// ```
     fn columns(&self) -> &'static [&'static str];
 
     /// The row as JSON, or `None` if the model does not implement `serde::Serialize`.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// #[derive(Model, serde::Serialize)]
+    /// struct City { id: Option<i64>, name: String }
+    ///
+    /// let city = City { id: Some(7), name: "Ulm".into() };
+    /// let row: &dyn AnyModel = &city;
+    /// assert_eq!(row.to_json(), Some(serde_json::json!({ "id": 7, "name": "Ulm" })));
+    /// ```
     fn to_json(&self) -> Option<Value>;
 }
 

@@ -26,6 +26,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 )]
 pub trait AutoNow {
     /// The value for this point in time, which is in whole microseconds because PostgreSQL stores no finer resolution.
+    ///
+    /// See the example of [`AutoNow`].
     fn at(now: SystemTime) -> Self;
 }
 
@@ -110,6 +112,27 @@ mod time {
 }
 
 /// A type that a column with `#[model(version)]` can have: `i16`, `i32` or `i64`.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// #[derive(Model, Clone)]
+/// struct Page {
+///     id: Option<i64>,
+///     title: String,
+///     #[model(version)]
+///     version: i32,
+/// }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE page (id INTEGER PRIMARY KEY, title TEXT NOT NULL, version INTEGER NOT NULL)").await?;
+/// let mut page = Page { id: None, title: "Ann".into(), version: 1 };
+/// page.save(&db).await?;
+/// let mut stale = page.clone();
+/// page.save(&db).await?;
+/// assert_eq!(page.version, 2);
+/// assert!(stale.save(&db).await.unwrap_err().is_stale());
+/// # Ok(()) }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a `version`",
     label = "expected `i16`, `i32` or `i64`"

@@ -6,8 +6,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
 
 use crate::database::backend::DatabaseKind;
-use crate::table::compose::StatementSpec;
+use crate::table::compose;
 use crate::table::schema::Schema;
+use crate::table::statement_spec::StatementSpec;
 
 /// The SQL text of the statements of one model that were composed so far. Each statement is composed once and always has the
 /// same text, so that it stays prepared on its connections.
@@ -42,7 +43,8 @@ impl StatementCache {
         let known = all.read().unwrap_or_else(PoisonError::into_inner).get(spec).cloned();
         let sql = known.unwrap_or_else(|| {
             let mut all = all.write().unwrap_or_else(PoisonError::into_inner);
-            let sql = all.entry(spec.clone()).or_insert_with(|| spec.sql(model, kind).into());
+            let sql =
+                all.entry(spec.clone()).or_insert_with(|| compose::sql(spec, model, kind).into());
             Arc::clone(sql)
         });
         AssertSqlSafe(sql).into_sql_str()

@@ -3,9 +3,9 @@
 use std::ops::Range;
 
 use crate::database::backend::DatabaseKind;
-use crate::table::compose::RowInput;
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
+use crate::table::statement_spec::RowInput;
 
 /// The maximum number of arguments of a statement in SQLite, see its
 /// [limits](https://www.sqlite.org/limits.html#max_variable_number).

@@ -31,6 +31,8 @@ impl<M: ?Sized> Column<M> {
     }
 
     /// The name of the column in the database.
+    ///
+    /// See the example of [`Column`].
     pub const fn name(self) -> &'static str {
         self.name
     }

@@ -13,3 +13,4 @@ pub(crate) mod json_column;
 pub(crate) mod previous_row;
 pub(crate) mod rows;
 pub(crate) mod schema;
+pub(crate) mod statement_spec;

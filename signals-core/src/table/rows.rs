@@ -11,7 +11,7 @@ use std::time::SystemTime;
 use sqlx::error::BoxDynError;
 
 use crate::database::backend::{
-    AnyRow, AnyTake, AnyType, Arguments, Backend as _, Bindable, DatabaseKind,
+    AnyRow, AnyTake, AnyType, Arguments, Backend as _, DatabaseKind, on, on_kind,
 };
 use crate::table::any::{AnyModel, AnyRows};
 use crate::table::cache::StatementCache;
@@ -112,16 +112,9 @@ impl dyn Rows + '_ {
         column: usize,
         args: &mut Arguments,
     ) -> Result<(), BoxDynError> {
-        match args {
-            #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(args) => {
-                self.give(row, column, AnyTake::Sqlite(&mut |value| value.bind(args)))
-            }
-            #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) => {
-                self.give(row, column, AnyTake::Postgres(&mut |value| value.bind(args)))
-            }
-        }
+        on!(Arguments, args, DB, args => {
+            self.give(row, column, DB::any_take(&mut |value| value.bind(args)))
+        })
     }
 
     /// Binds a column by which a row is found.
@@ -131,14 +124,9 @@ impl dyn Rows + '_ {
         column: usize,
         args: &mut Arguments,
     ) -> Result<(), BoxDynError> {
-        match args {
-            #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(_) => self.bind(row, column, args),
-            #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) => {
-                self.give(row, column, AnyTake::Postgres(&mut |value| value.bind_compared(args)))
-            }
-        }
+        on!(Arguments, args, DB, args => {
+            self.give(row, column, DB::any_take(&mut |value| value.bind_compared(args)))
+        })
     }
 
     /// Binds a column of several rows as one array.
@@ -159,62 +147,33 @@ impl dyn Rows + '_ {
         column: usize,
         args: &mut Arguments,
     ) -> Result<(), BoxDynError> {
-        match args {
-            #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(args) => sqlx::Sqlite::bind_each(args, count, &|n, take| {
-                self.give(row(n), column, AnyTake::Sqlite(take))
-            }),
-            #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) => sqlx::Postgres::bind_each(args, count, &|n, take| {
-                self.give(row(n), column, AnyTake::Postgres(take))
-            }),
-        }
+        on!(Arguments, args, DB, args => {
+            DB::bind_each(args, count, &|n, take| self.give(row(n), column, DB::any_take(take)))
+        })
     }
 
     /// Whether the values of a column can be bound as an array, to judge by its type in this row.
     pub(crate) fn fits_array(&self, row: usize, column: usize, kind: DatabaseKind) -> bool {
-        self.given_type(row, column, kind).is_some_and(|ty| match &ty {
-            #[cfg(feature = "sqlite")]
-            AnyType::Sqlite(ty) => sqlx::Sqlite::fits_array(ty),
-            #[cfg(feature = "postgres")]
-            AnyType::Postgres(ty) => sqlx::Postgres::fits_array(ty),
-        })
+        let ty = self.given_type(row, column, kind);
+        ty.is_some_and(|ty| on!(AnyType, &ty, DB, ty => DB::fits_array(ty)))
     }
 
     /// Whether a column of this row is bound as text, which the database may compare in another way than the column's type
     /// does.
     pub(crate) fn is_text(&self, row: usize, column: usize, kind: DatabaseKind) -> bool {
-        self.given_type(row, column, kind).is_some_and(|ty| match &ty {
-            #[cfg(feature = "sqlite")]
-            AnyType::Sqlite(ty) => sqlx::Sqlite::is_text(ty),
-            #[cfg(feature = "postgres")]
-            AnyType::Postgres(ty) => sqlx::Postgres::is_text(ty),
-        })
+        let ty = self.given_type(row, column, kind);
+        ty.is_some_and(|ty| on!(AnyType, &ty, DB, ty => DB::is_text(ty)))
     }
 
     /// The type as which a column of a row is bound.
     fn given_type(&self, row: usize, column: usize, kind: DatabaseKind) -> Option<AnyType> {
         let mut ty = None;
-        let given = match kind {
-            #[cfg(feature = "sqlite")]
-            DatabaseKind::Sqlite => {
-                let take = &mut |value: &dyn Bindable<sqlx::Sqlite>| {
-                    ty = Some(AnyType::Sqlite(value.type_info()));
-                    Ok(())
-                };
-                self.give(row, column, AnyTake::Sqlite(take))
-            }
-            #[cfg(feature = "postgres")]
-            DatabaseKind::Postgres => {
-                let take = &mut |value: &dyn Bindable<sqlx::Postgres>| {
-                    ty = Some(AnyType::Postgres(value.type_info()));
-                    Ok(())
-                };
-                self.give(row, column, AnyTake::Postgres(take))
-            }
-            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-            _ => Ok(()),
-        };
+        let given = on_kind!(kind, DB => {
+            self.give(row, column, DB::any_take(&mut |value| {
+                ty = Some(DB::any_type(value.type_info()));
+                Ok(())
+            }))
+        });
         given.ok().and(ty)
     }
 
@@ -229,22 +188,9 @@ impl dyn Rows + '_ {
     ) -> Result<Box<[u8]>, sqlx::Error> {
         let mut all = Vec::new();
         for column in columns {
-            let given = match kind {
-                #[cfg(feature = "sqlite")]
-                DatabaseKind::Sqlite => self.give(
-                    row,
-                    column,
-                    AnyTake::Sqlite(&mut |value| sqlx::Sqlite::encoded(value, &mut all)),
-                ),
-                #[cfg(feature = "postgres")]
-                DatabaseKind::Postgres => self.give(
-                    row,
-                    column,
-                    AnyTake::Postgres(&mut |value| sqlx::Postgres::encoded(value, &mut all)),
-                ),
-                #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-                _ => Ok(()),
-            };
+            let given = on_kind!(kind, DB => {
+                self.give(row, column, DB::any_take(&mut |value| DB::encoded(value, &mut all)))
+            });
             given.map_err(sqlx::Error::Encode)?;
         }
         Ok(all.into())

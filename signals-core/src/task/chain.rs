@@ -2,7 +2,6 @@
 //! for the connection of their own transaction.
 
 use std::any::TypeId;
-use std::fmt::Write;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -36,6 +35,7 @@ pub(crate) struct RunningReceiver {
 }
 
 /// An operation with receivers: a link of the chain that [`Error::Recursion`] prints.
+#[derive(Clone)]
 pub(crate) struct Operation {
     /// The receiver that started this operation: the previous link of the printed chain.
     cause: Option<RunningReceiver>,
@@ -84,16 +84,8 @@ impl Operation {
     /// free again: only `holds`, and the receivers that the task is inside of at that time, determine which pools are in use.
     pub(crate) fn afterwards(self: &Arc<Self>, holds: Option<PoolId>) -> Arc<Self> {
         let current = RunningReceiver::get();
-        Arc::new(Self {
-            cause: self.cause.clone(),
-            rehearsal: current.as_ref().and_then(|c| c.operation.rehearsal.clone()),
-            inside: current,
-            holds,
-            verb: self.verb,
-            model: self.model,
-            depth: self.depth,
-            origin: self.origin,
-        })
+        let rehearsal = current.as_ref().and_then(|c| c.operation.rehearsal.clone());
+        Arc::new(Self { rehearsal, inside: current, holds, ..Self::clone(self) })
     }
 
     /// The verb, and the name of the model or of the custom signal.
@@ -127,19 +119,12 @@ impl Operation {
         let mut links = vec![format!("{} of `{}`", self.verb, self.model)];
         let mut next = self.cause.as_ref();
         while let Some(RunningReceiver { operation, receiver }) = next {
-            links.push(format!(
-                "{} of `{}` → `{}`",
-                operation.verb,
-                operation.model,
-                receiver.name()
-            ));
+            let Operation { verb, model, .. } = &**operation;
+            links.push(format!("{verb} of `{model}` → `{}`", receiver.name()));
             next = operation.cause.as_ref();
         }
-        let mut chain = String::new();
-        for (i, link) in links.iter().rev().enumerate() {
-            let _ = write!(chain, "{}{link}", if i == 0 { "" } else { " → " });
-        }
-        chain
+        links.reverse();
+        links.join(" → ")
     }
 }
 
@@ -158,16 +143,7 @@ impl RunningReceiver {
     /// connection of the receiver is released when the receiver ends.
     pub(crate) fn detached() -> Option<Self> {
         let Self { operation, receiver } = Self::get()?;
-        let operation = Operation {
-            cause: operation.cause.clone(),
-            inside: None,
-            holds: None,
-            verb: operation.verb,
-            model: operation.model,
-            depth: operation.depth,
-            origin: operation.origin,
-            rehearsal: operation.rehearsal.clone(),
-        };
+        let operation = Operation { inside: None, holds: None, ..Operation::clone(&operation) };
         Some(Self { operation: Arc::new(operation), receiver })
     }
 

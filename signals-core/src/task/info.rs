@@ -8,6 +8,23 @@ use std::sync::Arc;
 use crate::task::intern::interned;
 
 /// A type that identifies a receiver. `#[receiver]` generates it with the same name as the function.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[derive(Model)]
+/// # struct City { id: Option<i64>, name: String }
+/// use sqlx_signals::Receiver;
+///
+/// #[receiver(post_save, sender = City)]
+/// fn log(saved: PostSave<'_, City>) {
+///     println!("{}", saved.instance.name);
+/// }
+///
+/// fn name<R: Receiver>() -> &'static str {
+///     registry().get::<R>().name()
+/// }
+/// assert!(name::<log>().ends_with("log"));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a receiver",
     label = "not a receiver",
@@ -16,6 +33,21 @@ use crate::task::intern::interned;
 pub trait Receiver: Send + Sync + 'static {}
 
 /// When a receiver runs.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::Phase;
+///
+/// # #[derive(Model, Clone)]
+/// # struct City { id: Option<i64>, name: String }
+/// #[receiver(post_save, sender = City, on_commit)]
+/// fn announce(saved: PostSave<'_, City>) {
+///     println!("{} is stored", saved.instance.name);
+/// }
+///
+/// assert_eq!(registry().get::<announce>().phase(), Phase::OnCommit);
+/// assert_eq!(Phase::OnCommit.to_string(), "on commit");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Phase {
     /// Immediately, inside the transaction.

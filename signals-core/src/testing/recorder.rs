@@ -53,11 +53,46 @@ pub fn record<M: Model + Clone>() -> Recorder<M> {
 }
 
 /// The recorded signals of a model, see [`record`]. Its `Display` prints one signal per line.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// use sqlx_signals::testing;
+///
+/// # #[derive(Model, Clone)]
+/// # struct City { id: Option<i64>, name: String }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// let cities = testing::record::<City>();
+/// let mut ulm = City { id: None, name: "Ulm".into() };
+/// ulm.save(&db).await?;
+/// ulm.name = "Neu-Ulm".into();
+/// ulm.save(&db).await?;
+/// ulm.delete(&db).await?;
+///
+/// cities.assert_created(1);
+/// cities.assert_updated(1);
+/// cities.assert_deleted(1);
+/// cities.assert_committed(3);
+/// cities.assert_rolled_back(0);
+/// let names = |rows: Vec<City>| rows.into_iter().map(|city| city.name).collect::<Vec<_>>();
+/// assert_eq!(names(cities.saved()), ["Ulm", "Neu-Ulm"]);
+/// assert_eq!(names(cities.updated()), ["Neu-Ulm"]);
+/// assert_eq!(names(cities.deleted()), ["Neu-Ulm"]);
+/// let last = cities.all().pop().unwrap();
+/// assert_eq!((last.signal, last.created, last.pk()), ("post_delete", None, Some(1)));
+///
+/// cities.clear();
+/// cities.assert_none();
+/// # Ok(()) }
+/// ```
 pub struct Recorder<M: Model + Clone> {
     recording: Recording<Log<M>>,
 }
 
 /// A recorded signal, see [`Recorder::all`].
+///
+/// See the example of [`Recorder`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event<M> {
@@ -77,6 +112,8 @@ pub struct Event<M> {
 
 impl<M: Model + Clone> Recorder<M> {
     /// Returns all recorded signals in the order in which they were sent.
+    ///
+    /// See the example of [`Recorder`].
     pub fn all(&self) -> Vec<Event<M>> {
         let recorded = self.recording.log.recorded().clone();
         let event = recorded.iter().map(|recorded| Event {
@@ -89,31 +126,43 @@ impl<M: Model + Clone> Recorder<M> {
     }
 
     /// Returns the names of all recorded signals in the order in which they were sent.
+    ///
+    /// See the example of [`record`].
     pub fn signals(&self) -> Vec<&'static str> {
         self.recording.log.recorded().iter().map(|recorded| recorded.signal).collect()
     }
 
     /// Returns the rows that were inserted or updated, including those that were rolled back.
+    ///
+    /// See the example of [`Recorder`].
     pub fn saved(&self) -> Vec<M> {
         self.instances(|event| event.signal == post_save::NAME)
     }
 
     /// Returns the rows that were inserted, including those that were rolled back.
+    ///
+    /// See the example of [`record`].
     pub fn created(&self) -> Vec<M> {
         self.instances(|event| event.created == Some(true))
     }
 
     /// Returns the rows that were updated, including those that were rolled back.
+    ///
+    /// See the example of [`Recorder`].
     pub fn updated(&self) -> Vec<M> {
         self.instances(|event| event.created == Some(false))
     }
 
     /// Returns the rows that were deleted, including those whose delete was rolled back.
+    ///
+    /// See the example of [`Recorder`].
     pub fn deleted(&self) -> Vec<M> {
         self.instances(|event| event.signal == post_delete::NAME)
     }
 
     /// Removes all signals that were recorded so far.
+    ///
+    /// See the example of [`Recorder`].
     pub fn clear(&self) {
         // Dropped after the lock is released, because the `Drop` of a row may use the recorder.
         let removed = std::mem::take(&mut *self.recording.log.recorded());
@@ -142,6 +191,8 @@ impl<M: Model + Clone> Recorder<M> {
 
     /// Asserts the number of inserts.
     ///
+    /// See the example of [`Recorder`].
+    ///
     /// # Panics
     ///
     /// If the number differs. The message lists all recorded signals.
@@ -151,6 +202,8 @@ impl<M: Model + Clone> Recorder<M> {
     }
 
     /// Asserts the number of updates.
+    ///
+    /// See the example of [`Recorder`].
     ///
     /// # Panics
     ///
@@ -162,6 +215,8 @@ impl<M: Model + Clone> Recorder<M> {
 
     /// Asserts the number of deleted rows.
     ///
+    /// See the example of [`Recorder`].
+    ///
     /// # Panics
     ///
     /// If the number differs. The message lists all recorded signals.
@@ -171,6 +226,8 @@ impl<M: Model + Clone> Recorder<M> {
     }
 
     /// Asserts the number of saved and deleted rows that were committed.
+    ///
+    /// See the example of [`Recorder`].
     ///
     /// # Panics
     ///
@@ -186,6 +243,8 @@ impl<M: Model + Clone> Recorder<M> {
 
     /// Asserts the number of saved and deleted rows that were rolled back.
     ///
+    /// See the example of [`Recorder`].
+    ///
     /// # Panics
     ///
     /// If the number differs. The message lists all recorded signals.
@@ -196,6 +255,8 @@ impl<M: Model + Clone> Recorder<M> {
     }
 
     /// Asserts that no signal was sent, not even the `pre_save` or `pre_delete` of a write that has failed.
+    ///
+    /// See the example of [`Recorder`].
     ///
     /// # Panics
     ///
@@ -222,6 +283,8 @@ impl<M: Model + Clone> Recorder<M> {
 
 impl<M: Model> Event<M> {
     /// Returns the key of the row, or `None` if it had no key yet.
+    ///
+    /// See the example of [`Recorder`].
     pub fn pk(&self) -> Option<M::Pk> {
         self.instance.pk()
     }

@@ -33,22 +33,30 @@ pub fn record_signal<T: CustomSignal>() -> Sent<T> {
 }
 
 /// The recorded values of a custom signal, see [`record_signal`].
+///
+/// See the example of [`record_signal`].
 pub struct Sent<T: CustomSignal> {
     recording: Recording<SentLog<T>>,
 }
 
 impl<T: CustomSignal> Sent<T> {
     /// Returns all recorded values in the order in which they were sent.
+    ///
+    /// See the example of [`record_signal`].
     pub fn all(&self) -> Vec<Arc<T>> {
         self.recording.log.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Returns a future that runs `future` and records its signals too, see [`Recorder::follow`](super::Recorder::follow).
+    ///
+    /// See the example of [`Recorder::follow`](super::Recorder::follow).
     pub fn follow<F: Future>(&self, future: F) -> impl Future<Output = F::Output> + use<F, T> {
         self.recording.follow(future)
     }
 
     /// Asserts how often the signal was sent.
+    ///
+    /// See the example of [`record_signal`].
     ///
     /// # Panics
     ///

@@ -88,6 +88,8 @@ where
 }
 
 /// The result of [`testing::transaction`](transaction()).
+///
+/// See the example of [`testing::transaction`](transaction()).
 #[derive(Debug)]
 #[non_exhaustive]
 pub struct TestTransaction<T> {
@@ -101,6 +103,8 @@ pub struct TestTransaction<T> {
 
 impl<T> TestTransaction<T> {
     /// Asserts how often an `on_commit` receiver ran, successfully or not.
+    ///
+    /// See the example of [`testing::transaction`](transaction()).
     ///
     /// # Panics
     ///

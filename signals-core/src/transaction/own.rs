@@ -84,7 +84,10 @@ pub(crate) fn in_transaction<'c, W: TransactionWork + 'c>(
 ///
 /// If the future is dropped, the savepoint is rolled back. If it is dropped during the release of the savepoint, the whole
 /// transaction can only be rolled back.
-pub(crate) async fn in_savepoint<W: TransactionWork>(conn: &mut Conn<'_>, mut work: W) -> Result<W::Done> {
+pub(crate) async fn in_savepoint<W: TransactionWork>(
+    conn: &mut Conn<'_>,
+    mut work: W,
+) -> Result<W::Done> {
     let mut savepoint = Transaction::open(conn.reborrow()).await?;
     match work.run(&mut savepoint).await {
         Ok(result) => savepoint.commit().await.map(|_| result),

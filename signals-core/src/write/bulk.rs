@@ -7,9 +7,10 @@ use crate::database::conn::Conn;
 use crate::database::detached::{Answer, OnDetached};
 use crate::error::{Error, Result};
 use crate::table::chunk::{Chunk, inserted, slices};
-use crate::table::compose::{RowInput, StatementKind, StatementSpec};
+use crate::table::compose;
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
+use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::write::bulk_update::{Update, update_in_postgres, update_in_sqlite};
 use crate::write::lookup::{numbered, numbers, select};
 use crate::write::single_text::take_row;
@@ -102,7 +103,7 @@ pub(super) fn statement(
     Ok(if chunk.full {
         Statement { sql: rows.statement_cache().sql(spec, model, kind), args, persistent: true }
     } else {
-        Statement::once(spec.sql(model, kind), args)
+        Statement::once(compose::sql(spec, model, kind), args)
     })
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::table::chunk::Chunk;
 use crate::table::rows::Rows;
 use crate::transaction::Transaction;
-use crate::transaction::own::{Undoable, in_savepoint};
+use crate::transaction::own::{TransactionWork, in_savepoint};
 use crate::write::bulk::{self, BulkOp};
 use crate::write::row_error;
 
@@ -105,7 +105,7 @@ struct ChunkWrite<'w> {
     name_row: bool,
 }
 
-impl Undoable for ChunkWrite<'_> {
+impl TransactionWork for ChunkWrite<'_> {
     type Done = Vec<usize>;
 
     async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<Vec<usize>> {

@@ -151,6 +151,18 @@ pub(crate) fn row_error(verb: &'static str, rows: &dyn Rows, row: usize, error: 
 }
 
 /// What a save did.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[derive(Model)]
+/// # struct City { id: Option<i64>, name: String }
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// let Saved { created } = City { id: None, name: "Ulm".into() }.save(&db).await?;
+/// assert!(created);
+/// # Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Saved {
     /// Whether the row is new.

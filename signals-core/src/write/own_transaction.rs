@@ -6,7 +6,7 @@ use crate::database::conn::Conn;
 use crate::error::Result;
 use crate::signal::rows::SignalRows;
 use crate::transaction::Transaction;
-use crate::transaction::own::{Undoable, in_transaction};
+use crate::transaction::own::{TransactionWork, in_transaction};
 use crate::write::delete::{delete_directly, delete_one};
 use crate::write::restore::RestoreGuard;
 use crate::write::save::{save_directly, stamp};
@@ -49,7 +49,7 @@ struct RowWrite<'w> {
     kind: &'w WriteKind,
 }
 
-impl Undoable for RowWrite<'_> {
+impl TransactionWork for RowWrite<'_> {
     type Done = WriteOutcome;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<WriteOutcome> {
@@ -65,7 +65,7 @@ impl Undoable for RowWrite<'_> {
         self.restore_guard.disarm();
     }
 
-    fn commit_refused(&mut self) {
+    fn commit_failed(&mut self) {
         self.restore_guard.restore();
     }
 

@@ -22,7 +22,7 @@ use crate::task::span::traced;
 use crate::task::spawn;
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
-use crate::transaction::own::{Undoable, in_transaction};
+use crate::transaction::own::{TransactionWork, in_transaction};
 use crate::write::notify::Notifier;
 use crate::write::restore::RestoreGuard;
 use crate::write::{TakeAnswer, WriteOutcome};
@@ -124,18 +124,18 @@ fn begin_and_write<'u>(
     if !notifier.receivers.needs.connection_before && !notifier.receivers.before.is_empty() {
         restore_guard.snapshot();
     }
-    in_transaction(conn, OwnTransaction { notifier, restore_guard, context })
+    in_transaction(conn, WriteWork { notifier, restore_guard, context })
 }
 
 /// The part of a write that runs in its own transaction: the receivers before the statement, if one
 /// of them uses the connection; the statement; and the receivers after it.
-struct OwnTransaction<'w> {
+struct WriteWork<'w> {
     notifier: Notifier,
     restore_guard: RestoreGuard<'w>,
     context: &'w OperationContext,
 }
 
-impl Undoable for OwnTransaction<'_> {
+impl TransactionWork for WriteWork<'_> {
     type Done = WriteOutcome;
 
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<WriteOutcome> {
@@ -151,7 +151,7 @@ impl Undoable for OwnTransaction<'_> {
         self.restore_guard.disarm();
     }
 
-    fn commit_refused(&mut self) {
+    fn commit_failed(&mut self) {
         self.restore_guard.restore();
     }
 
@@ -196,7 +196,7 @@ fn autocommit<'u>(
             restore_guard.ensure_snapshot();
             // Pass the connection by value so that the transaction can release it at commit, before
             // any on-commit callback waits for one.
-            let conn = std::mem::replace(conn, Conn::disconnected());
+            let conn = conn.take();
             return Box::pin(begin_and_write(notifier, restore_guard, conn, &context)).await;
         };
         notifier.written = written;
@@ -281,7 +281,7 @@ impl Drop for DetachGuard<'_, '_> {
         let DetachedStatement { future, runtime, on_detached } = *detached;
         spawn::spawn(&runtime, context.pool(), async move {
             let (mut lease, answer) = future.await;
-            lease.note_answer(&answer);
+            lease.state_mut().note_answer(&answer);
             drop(lease);
             let written = answer.map_err(Error::from).and_then(|answer| match copy {
                 Some(mut copy) => Ok((TakeAnswer::take(on_detached, &mut *copy, answer)?, copy)),

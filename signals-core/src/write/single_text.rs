@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Statement};
 use crate::error::Result;
-use crate::table::compose::{StatementKind, StatementSpec};
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
+use crate::table::statement_spec::{StatementKind, StatementSpec};
 
 pub(super) const EVERY: [ColumnGroup; 4] =
     [ColumnGroup::Set, ColumnGroup::Key, ColumnGroup::Version, ColumnGroup::Added];

@@ -19,6 +19,91 @@ use sqlx::{AssertSqlSafe, Database, Decode, Encode, SqlSafeStr, SqlStr, Type, Ty
 
 pub use value::{Bindable, Field, Take};
 
+/// Evaluates an expression for the variant of either database of an enum. `$DB` is the sqlx type of the database.
+macro_rules! on {
+    ($Enum:ident, $value:expr, $inner:pat => $body:expr) => {
+        on!($Enum, $value, _DB, $inner => $body)
+    };
+    ($Enum:ident, $value:expr, $DB:ident, $inner:pat => $body:expr) => {
+        match $value {
+            #[cfg(feature = "sqlite")]
+            $Enum::Sqlite($inner) => {
+                #[allow(dead_code)]
+                type $DB = sqlx::Sqlite;
+                $body
+            }
+            #[cfg(feature = "postgres")]
+            $Enum::Postgres($inner) => {
+                #[allow(dead_code)]
+                type $DB = sqlx::Postgres;
+                $body
+            }
+        }
+    };
+}
+
+/// Evaluates an expression for either database. `$DB` is its sqlx type.
+macro_rules! on_kind {
+    ($kind:expr, $DB:ident => $body:expr) => {
+        match $kind {
+            #[cfg(feature = "sqlite")]
+            DatabaseKind::Sqlite => {
+                type $DB = sqlx::Sqlite;
+                $body
+            }
+            #[cfg(feature = "postgres")]
+            DatabaseKind::Postgres => {
+                type $DB = sqlx::Postgres;
+                $body
+            }
+            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+            other => unreachable!("{other:?} is not a feature of this build"),
+        }
+    };
+}
+
+/// The methods of [`Backend`] that wrap and unwrap the values of this database in the enums of both.
+macro_rules! variants {
+    ($DB:ident) => {
+        fn arguments(args: &mut Arguments) -> &mut Self::Arguments {
+            variants!(args, Arguments::$DB)
+        }
+
+        fn take(take: AnyTake<'_>) -> Take<'_, Self> {
+            variants!(take, AnyTake::$DB)
+        }
+
+        fn any_take(take: Take<'_, Self>) -> AnyTake<'_> {
+            AnyTake::$DB(take)
+        }
+
+        fn row(row: &AnyRow) -> &Self::Row {
+            variants!(row, AnyRow::$DB)
+        }
+
+        fn any_row(row: Self::Row) -> AnyRow {
+            AnyRow::$DB(row)
+        }
+
+        fn type_info(ty: &AnyType) -> &Self::TypeInfo {
+            variants!(ty, AnyType::$DB)
+        }
+
+        fn any_type(ty: Self::TypeInfo) -> AnyType {
+            AnyType::$DB(ty)
+        }
+    };
+    ($value:expr, $Enum:ident::$DB:ident) => {
+        match $value {
+            $Enum::$DB(inner) => inner,
+            #[cfg(all(feature = "sqlite", feature = "postgres"))]
+            _ => unreachable!("a model of one database and a connection to the other"),
+        }
+    };
+}
+
+pub(crate) use {on, on_kind, variants};
+
 #[cfg(feature = "postgres")]
 pub(crate) use postgres_connect::open as open_postgres;
 #[cfg(feature = "sqlite")]
@@ -91,6 +176,9 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
 
     /// This database's [`Take`] in an `AnyTake`.
     fn take(take: AnyTake<'_>) -> Take<'_, Self>;
+
+    /// Wraps a [`Take`] of this database.
+    fn any_take(take: Take<'_, Self>) -> AnyTake<'_>;
 
     /// This database's row in an [`AnyRow`].
     fn row(row: &AnyRow) -> &Self::Row;
@@ -213,12 +301,7 @@ pub enum Arguments {
 
 impl Arguments {
     pub(crate) fn len(&self) -> usize {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(args) => sqlx::Arguments::len(args),
-            #[cfg(feature = "postgres")]
-            Self::Postgres(args) => sqlx::Arguments::len(args),
-        }
+        on!(Self, self, args => sqlx::Arguments::len(args))
     }
 
     pub(crate) fn new(kind: DatabaseKind) -> Self {
@@ -265,12 +348,7 @@ pub enum AnyType {
 
 impl AnyType {
     pub(crate) fn name(&self) -> &str {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(ty) => ty.name(),
-            #[cfg(feature = "postgres")]
-            Self::Postgres(ty) => ty.name(),
-        }
+        on!(Self, self, ty => ty.name())
     }
 }
 

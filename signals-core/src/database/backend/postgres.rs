@@ -7,8 +7,10 @@ use sqlx::postgres::types::Oid;
 use sqlx::postgres::{PgArgumentBuffer, PgArguments, PgQueryResult, PgRow, PgTypeInfo};
 use sqlx::{Decode, Encode, PgConnection, PgPool, Postgres, Row, SqlSafeStr, Type, TypeInfo};
 
-use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Give, statement_cache};
-use crate::database::backend::{Bindable, Take};
+use super::{
+    AnyRow, AnyTake, AnyType, Arguments, Backend, Bindable, DatabaseKind, Give, Take,
+    statement_cache, variants,
+};
 use crate::task::intern::interned;
 
 impl Backend for Postgres {
@@ -43,44 +45,10 @@ impl Backend for Postgres {
         statement_cache::of_connection(conn)
     }
 
-    fn arguments(args: &mut Arguments) -> &mut PgArguments {
-        match args {
-            Arguments::Postgres(args) => args,
-            #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(_) => unreachable!("a Postgres model on a SQLite connection"),
-        }
-    }
-
-    fn take(take: AnyTake<'_>) -> Take<'_, Self> {
-        match take {
-            AnyTake::Postgres(take) => take,
-            #[cfg(feature = "sqlite")]
-            AnyTake::Sqlite(_) => unreachable!("a Postgres model on a SQLite connection"),
-        }
-    }
-
-    fn row(row: &AnyRow) -> &PgRow {
-        match row {
-            AnyRow::Postgres(row) => row,
-            #[cfg(feature = "sqlite")]
-            AnyRow::Sqlite(_) => unreachable!("a Postgres model in a SQLite row"),
-        }
-    }
-
-    fn any_row(row: PgRow) -> AnyRow {
-        AnyRow::Postgres(row)
-    }
+    variants!(Postgres);
 
     fn affected(done: &PgQueryResult) -> u64 {
         done.rows_affected()
-    }
-
-    fn type_info(ty: &AnyType) -> &PgTypeInfo {
-        match ty {
-            AnyType::Postgres(ty) => ty,
-            #[cfg(feature = "sqlite")]
-            AnyType::Sqlite(_) => unreachable!("a Postgres model of a Sqlite type"),
-        }
     }
 
     fn get<'r, T>(row: &'r PgRow, column: usize) -> Result<T, sqlx::Error>
@@ -114,10 +82,6 @@ impl Backend for Postgres {
             (Family::Float, Family::Integer) => Some(true),
             (field, value) => Some(field == value),
         }
-    }
-
-    fn any_type(ty: PgTypeInfo) -> AnyType {
-        AnyType::Postgres(ty)
     }
 
     fn add_compared<'t, T>(args: &mut PgArguments, value: T) -> Result<(), BoxDynError>

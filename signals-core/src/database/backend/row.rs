@@ -1,16 +1,11 @@
 //! Reads columns of an [`AnyRow`] without the type of the model.
 
-use crate::database::backend::{AnyRow, Backend};
+use crate::database::backend::{AnyRow, Backend, on};
 
 impl AnyRow {
     /// The column with index `at`, as a Boolean.
     pub(crate) fn flag(&self, at: usize) -> Result<bool, sqlx::Error> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            AnyRow::Sqlite(row) => sqlx::Sqlite::get(row, at),
-            #[cfg(feature = "postgres")]
-            AnyRow::Postgres(row) => sqlx::Postgres::get(row, at),
-        }
+        on!(AnyRow, self, DB, row => DB::get(row, at))
     }
 
     /// Whether a column contains the same JSON value in both rows. The order of the members of an object is irrelevant.
@@ -26,16 +21,7 @@ impl AnyRow {
 
     /// Whether a column has different values in two rows, see [`Backend::differs`].
     pub(crate) fn differs(&self, other: &AnyRow, at: usize) -> Result<bool, sqlx::Error> {
-        match (self, other) {
-            #[cfg(feature = "sqlite")]
-            (AnyRow::Sqlite(row), AnyRow::Sqlite(other)) => sqlx::Sqlite::differs(row, other, at),
-            #[cfg(feature = "postgres")]
-            (AnyRow::Postgres(row), AnyRow::Postgres(other)) => {
-                sqlx::Postgres::differs(row, other, at)
-            }
-            #[cfg(all(feature = "sqlite", feature = "postgres"))]
-            _ => Ok(true),
-        }
+        on!(AnyRow, self, DB, row => DB::differs(row, DB::row(other), at))
     }
 
     /// The bytes of a column as the database sent them; `None` for NULL.
@@ -55,11 +41,6 @@ impl AnyRow {
 
     /// The first column, as an integer.
     pub(crate) fn scalar(&self) -> Result<i64, sqlx::Error> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            AnyRow::Sqlite(row) => sqlx::Sqlite::get(row, 0),
-            #[cfg(feature = "postgres")]
-            AnyRow::Postgres(row) => sqlx::Postgres::get(row, 0),
-        }
+        on!(AnyRow, self, DB, row => DB::get(row, 0))
     }
 }

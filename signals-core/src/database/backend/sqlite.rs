@@ -8,16 +8,15 @@ use futures_util::future::BoxFuture;
 use sqlx::encode::IsNull;
 use sqlx::error::{BoxDynError, UnexpectedNullError, mismatched_types};
 use sqlx::sqlite::{
-    SqliteArguments, SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode,
-    SqlitePoolOptions, SqliteQueryResult, SqliteRow, SqliteTypeInfo, SqliteValueRef,
+    SqliteArgumentsBuffer, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions,
+    SqliteQueryResult, SqliteRow, SqliteTypeInfo, SqliteValueRef,
 };
 use sqlx::{
     ConnectOptions, Connection, Decode, Encode, Row, SqlSafeStr, Sqlite, SqliteConnection,
     SqlitePool, Type, TypeInfo, ValueRef,
 };
 
-use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind};
-use crate::database::backend::{Bindable, Take};
+use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, Bindable, DatabaseKind, Take, variants};
 use crate::database::conn::Conn;
 use crate::database::connect;
 use crate::database::options::DbOptions;
@@ -64,44 +63,10 @@ impl Backend for Sqlite {
         code.and_then(|code| code.parse().ok()).is_some_and(|code: i32| code & 0xff == 8)
     }
 
-    fn arguments(args: &mut Arguments) -> &mut SqliteArguments {
-        match args {
-            Arguments::Sqlite(args) => args,
-            #[cfg(feature = "postgres")]
-            Arguments::Postgres(_) => unreachable!("a SQLite model on a Postgres connection"),
-        }
-    }
-
-    fn take(take: AnyTake<'_>) -> Take<'_, Self> {
-        match take {
-            AnyTake::Sqlite(take) => take,
-            #[cfg(feature = "postgres")]
-            AnyTake::Postgres(_) => unreachable!("a SQLite model on a Postgres connection"),
-        }
-    }
-
-    fn row(row: &AnyRow) -> &SqliteRow {
-        match row {
-            AnyRow::Sqlite(row) => row,
-            #[cfg(feature = "postgres")]
-            AnyRow::Postgres(_) => unreachable!("a SQLite model in a Postgres row"),
-        }
-    }
-
-    fn any_row(row: SqliteRow) -> AnyRow {
-        AnyRow::Sqlite(row)
-    }
+    variants!(Sqlite);
 
     fn affected(done: &SqliteQueryResult) -> u64 {
         done.rows_affected()
-    }
-
-    fn type_info(ty: &AnyType) -> &SqliteTypeInfo {
-        match ty {
-            AnyType::Sqlite(ty) => ty,
-            #[cfg(feature = "postgres")]
-            AnyType::Postgres(_) => unreachable!("a Sqlite model of a Postgres type"),
-        }
     }
 
     fn get<'r, T>(row: &'r SqliteRow, column: usize) -> Result<T, sqlx::Error>
@@ -131,10 +96,6 @@ impl Backend for Sqlite {
     // sqlx has different type infos for `i64` and for integers of 32 bits and less, although both are named `INTEGER`.
     fn holds_rowid(ty: &SqliteTypeInfo) -> bool {
         *ty == <i64 as Type<Sqlite>>::type_info()
-    }
-
-    fn any_type(ty: SqliteTypeInfo) -> AnyType {
-        AnyType::Sqlite(ty)
     }
 
     // The buffer exposes its values only through `Debug`, which prints the driver's integers, floats, strings and bytes.

@@ -8,6 +8,29 @@ use super::registry;
 use crate::task::info::{Identity, Info, Phase};
 
 /// Information about a receiver. Its `Display` is one line with signal, sender, name, phase, file and line.
+///
+/// ```
+/// # use sqlx_signals::prelude::*;
+/// # #[derive(Model, Clone)]
+/// # struct City { id: Option<i64>, name: String }
+/// /// Writes the name to the log.
+/// #[receiver(post_save, sender = City, on_commit, order = 7)]
+/// fn log(saved: PostSave<'_, City>) {
+///     println!("{}", saved.instance.name);
+/// }
+///
+/// let receiver = registry().get::<log>();
+/// assert!(receiver.name().ends_with("::log"));
+/// assert_eq!((receiver.signal(), receiver.sender()), ("post_save", "City"));
+/// assert_eq!((receiver.phase().to_string(), receiver.order()), ("on commit".to_owned(), 7));
+/// assert!(!receiver.is_detached());
+/// assert_eq!(receiver.doc(), "Writes the name to the log.");
+/// println!("{}:{}", receiver.file(), receiver.line());
+///
+/// receiver.disable();
+/// assert!(!receiver.is_enabled());
+/// receiver.enable();
+/// ```
 #[derive(Clone)]
 pub struct ReceiverInfo {
     pub(super) identity: Identity,
@@ -16,16 +39,22 @@ pub struct ReceiverInfo {
 impl ReceiverInfo {
     /// The path of the function, or the `uid` of a receiver that was connected at run time. (The memory of such a name is never
     /// freed.)
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn name(&self) -> &'static str {
         self.identity.static_name()
     }
 
     /// The name of the signal.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn signal(&self) -> &'static str {
         self.identity.signal
     }
 
     /// The name of the model, `every model` for a receiver that names no sender, and empty for a receiver of a custom signal.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn sender(&self) -> &'static str {
         self.identity.sender
     }
@@ -35,49 +64,67 @@ impl ReceiverInfo {
     }
 
     /// When the receiver runs: in the transaction, after the commit, or after the rollback.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn phase(&self) -> Phase {
         self.identity.phase
     }
 
     /// Whether the receiver runs on a task of its own: the option `on_commit(detached)`.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn is_detached(&self) -> bool {
         self.identity.detached
     }
 
     /// The option `order`. A receiver with a lower number runs earlier. The default is 0.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn order(&self) -> i32 {
         self.identity.order
     }
 
     /// The source file of the receiver, or of the call that has connected it.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn file(&self) -> &'static str {
         self.identity.file
     }
 
     /// The line in the source file.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn line(&self) -> u32 {
         self.identity.line
     }
 
     /// Enables the receiver after [`disable`](Self::disable), in the whole process.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn enable(&self) {
         let receiver = self.identity.receiver;
         registry().change(|changes| changes.disabled.remove(&receiver));
     }
 
     /// Disables the receiver in the whole process. To disable it in one task, use [`muted`](crate::muted).
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn disable(&self) {
         let receiver = self.identity.receiver;
         registry().change(|changes| changes.disabled.insert(receiver));
     }
 
     /// Whether the receiver is enabled.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn is_enabled(&self) -> bool {
         let changes = registry().changes.read().unwrap_or_else(PoisonError::into_inner);
         !changes.disabled.contains(&self.identity.receiver)
     }
 
     /// The first line of the receiver's doc comment.
+    ///
+    /// See the example of [`ReceiverInfo`].
     pub fn doc(&self) -> &'static str {
         self.identity.doc
     }

@@ -143,12 +143,22 @@ impl Registry {
     /// Returns the models and their receivers as a [Mermaid](https://mermaid.js.org/syntax/flowchart.html) flowchart, which GitHub renders.
     ///
     /// In a debug build, dashed arrows show what each receiver has saved, deleted and sent in this process so far.
+    ///
+    /// ```
+    /// let graph = sqlx_signals::registry().to_mermaid();
+    /// assert!(graph.starts_with("flowchart"));
+    /// ```
     pub fn to_mermaid(&self) -> String {
         self.receivers().to_mermaid()
     }
 
     /// Returns the same graph as [`to_mermaid`](Self::to_mermaid) in the DOT language of
     /// [Graphviz](https://graphviz.org/doc/info/lang.html).
+    ///
+    /// ```
+    /// let graph = sqlx_signals::registry().to_dot();
+    /// assert!(graph.starts_with("digraph"));
+    /// ```
     pub fn to_dot(&self) -> String {
         self.receivers().to_dot()
     }
@@ -158,6 +168,11 @@ impl Registry {
     ///
     /// In a debug build, the fields `saves`, `deletes` and `sends` list the models and signals that the receiver has saved, deleted and
     /// sent in this process so far.
+    ///
+    /// ```
+    /// let json = sqlx_signals::registry().to_json();
+    /// assert!(serde_json::from_str::<Vec<serde_json::Value>>(&json).is_ok());
+    /// ```
     pub fn to_json(&self) -> String {
         self.receivers().to_json()
     }
@@ -166,12 +181,32 @@ impl Registry {
     ///
     /// This is the content of the file that [`testing::assert_locked`](crate::testing::assert_locked) compares with. It changes only
     /// if the receivers change: file and line are not part of it.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// #[receiver(post_save, sender = City)]
+    /// fn log(_: PostSave<'_, City>) {}
+    ///
+    /// assert!(registry().to_lock().contains("log"));
+    /// ```
     pub fn to_lock(&self) -> String {
         lock::text(self.linked.iter().map(|r| r.info))
     }
 
     /// Returns the receiver `R`. `#[receiver]` creates a type with the name of the function, so the receiver `welcome` is
     /// `registry().get::<welcome>()`.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// #[receiver(post_save, sender = City)]
+    /// fn log(_: PostSave<'_, City>) {}
+    ///
+    /// assert_eq!(registry().get::<log>().signal(), "post_save");
+    /// ```
     ///
     /// # Panics
     ///
@@ -189,6 +224,18 @@ impl Registry {
     /// Checks that the receiver `R` is linked into this program. Call it at start-up for the receivers of library crates: the linker
     /// silently leaves out a crate that nothing refers to.
     ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// #[receiver(post_save, sender = City)]
+    /// fn log(_: PostSave<'_, City>) {}
+    ///
+    /// # fn main() -> Result<()> {
+    /// registry().require::<log>()?;
+    /// # Ok(()) }
+    /// ```
+    ///
     /// # Errors
     ///
     /// [`Error::NotLinked`] if the receiver is not linked.
@@ -200,6 +247,10 @@ impl Registry {
     /// exceeds the limit returns [`Error::Recursion`].
     ///
     /// The default is 16. Each level uses stack of the thread: about 30 KiB in a debug build and 3 KiB in a release build.
+    ///
+    /// ```
+    /// sqlx_signals::registry().set_recursion_limit(4);
+    /// ```
     pub fn set_recursion_limit(&self, limit: usize) {
         chain::set_recursion_limit(limit);
     }
@@ -307,6 +358,8 @@ pub struct Handle {
 
 impl Handle {
     /// Disconnects the receiver, and returns whether it was connected. A write that has begun still runs it.
+    ///
+    /// See the example of [`Handle`].
     pub fn disconnect(&self) -> bool {
         let connected = registry().change(|changes| changes.connected.disconnect(&self.key));
         connected.is_some()
