@@ -2,11 +2,12 @@ const _: () = {
     use ::sqlx_signals::__private as __p;
     #[allow(unused_imports)]
     use __p::defaults::*;
-    type __S3 = __p::JsonSlot<
+    type __S3 = __p::Slot<
         {
             __p::Storable::<__p::JsonColumn<Vec<String>>>::SQLITE
                 || __p::Storable::<__p::JsonColumn<Vec<String>>>::POSTGRES
         },
+        true,
     >;
     type __S4 = __p::Slot<
         {
