@@ -61,6 +61,8 @@
 //! | [`Reason`] | why a transaction was rolled back |
 //! | [`ReceiverError`] | which receiver failed, and why |
 //!
+//! With the feature `axum`, `sqlx_signals::axum::DbLayer` makes [`Db`] an argument of axum's handlers.
+//!
 //! ## Testing
 //!
 //! | item | purpose |
@@ -235,6 +237,12 @@ pub use sqlx_signals_derive::receiver;
 ///
 /// `#[signal(crate = "path")]` is the path of `sqlx_signals`, for a crate that re-exports it.
 pub use sqlx_signals_derive::Signal;
+
+/// Integration with axum (feature `axum`): a [`Db`] as an argument of handlers.
+#[cfg(feature = "axum")]
+pub mod axum {
+    pub use sqlx_signals_core::axum::{DbLayer, DbService, MissingDb};
+}
 
 #[doc(hidden)]
 pub use sqlx_signals_core::private as __private;

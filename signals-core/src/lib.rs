@@ -4,6 +4,8 @@
 #[cfg(not(any(feature = "sqlite", feature = "postgres")))]
 compile_error!("sqlx-signals needs a database: turn on the feature `sqlite`, `postgres` or both");
 
+#[cfg(feature = "axum")]
+pub mod axum;
 mod database;
 mod error;
 mod model;

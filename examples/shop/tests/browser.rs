@@ -1,0 +1,182 @@
+//! The shop in a browser: two tabs, of which one sees what the other does.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use fantoccini::wd::Capabilities;
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use serde_json::json;
+use sqlx_signals::prelude::*;
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::process::{Child, Command};
+
+const MISSING: &str = "this test needs Chromium and its driver: run it with `scripts/test`, which installs them, or install them \
+                       (Debian: apt-get install chromium chromium-driver)";
+
+/// A headless Chromium. The driver ends with this value.
+struct Browser {
+    client: Client,
+    _driver: Child,
+}
+
+impl Browser {
+    async fn start() -> Self {
+        // On port 0, the driver chooses a free port and prints it.
+        let driver = Command::new("chromedriver")
+            .arg("--port=0")
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn();
+        let mut driver = driver.unwrap_or_else(|error| panic!("{MISSING} ({error})"));
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = loop {
+            let line = lines.next_line().await.unwrap().expect("the driver prints its port");
+            if let Some((_, port)) = line.split_once("started successfully on port ") {
+                break port.trim_end_matches('.').to_owned();
+            }
+        };
+        // Something has to read what the driver prints later.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let args = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--window-size=1100,900",
+        ];
+        let mut capabilities = Capabilities::new();
+        capabilities.insert("goog:chromeOptions".into(), json!({ "args": args }));
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities)
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .unwrap_or_else(|error| panic!("{MISSING} ({error})"));
+        Self { client, _driver: driver }
+    }
+}
+
+/// The shop on a free port.
+async fn serve(db: &Db) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = shop::web::app(db.clone());
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    address
+}
+
+/// The text of an element, which appears within ten seconds.
+async fn text(client: &Client, css: &str) -> String {
+    let found = client.wait().at_most(Duration::from_secs(10)).for_element(Locator::Css(css)).await;
+    found.unwrap_or_else(|error| panic!("{css}: {error}")).text().await.unwrap()
+}
+
+async fn click(client: &Client, css: &str) {
+    let found = client.wait().at_most(Duration::from_secs(10)).for_element(Locator::Css(css)).await;
+    found.unwrap_or_else(|error| panic!("{css}: {error}")).click().await.unwrap();
+}
+
+/// Orders a product on the page of the products.
+async fn order(client: &Client, shop: &str, product: usize, quantity: u32) {
+    client.goto(shop).await.unwrap();
+    let article = format!("article:nth-of-type({product})");
+    let field =
+        client.find(Locator::Css(&format!("{article} input[name=quantity]"))).await.unwrap();
+    field.clear().await.unwrap();
+    field.send_keys(&quantity.to_string()).await.unwrap();
+    click(client, &format!("{article} button")).await;
+}
+
+on_every_database! {
+    async fn orders_appear_in_the_other_tab_and_a_veto_is_a_message(db: Db) {
+        let shop = format!("http://{}", serve(&db).await);
+        let browser = Browser::start().await;
+        let client = &browser.client;
+
+        // One tab shows the orders.
+        client.goto(&format!("{shop}/orders")).await.unwrap();
+        live(client).await;
+        let watching = client.window().await.unwrap();
+
+        // In another one, Ann orders two lamps.
+        let ordering = client.new_window(true).await.unwrap().handle;
+        client.switch_to_window(ordering.clone()).await.unwrap();
+        order(client, &shop, 1, 2).await;
+        assert!(text(client, "#order-1").await.contains("2 × Lamp"));
+
+        // The first tab shows the order without a reload, and that it is paid.
+        client.switch_to_window(watching.clone()).await.unwrap();
+        let row = text(client, "tr#order-1.changed").await;
+        assert!(row.contains("Ann") && row.contains("2 × Lamp") && row.contains("€ 78.00"), "{row}");
+        client.switch_to_window(ordering.clone()).await.unwrap();
+        click(client, "#order-1 button").await;
+        text(client, "#order-1 .state.paid").await;
+        client.switch_to_window(watching).await.unwrap();
+        assert_eq!(text(client, "tr#order-1 .state.paid").await, "paid");
+        assert_eq!(client.current_url().await.unwrap().path(), "/orders");
+
+        // Nobody gets a second piano.
+        client.switch_to_window(ordering).await.unwrap();
+        order(client, &shop, 3, 2).await;
+        assert_eq!(text(client, "[role=alert]").await, "Only 1 × Piano left.");
+
+        // The confirmation is sent after the response.
+        mails(client, &shop).await;
+        client.goto(&format!("{shop}/audit")).await.unwrap();
+        let log = text(client, "tbody").await;
+        assert!(log.contains("Order 1 created") && log.contains("Order 1 changed") && !log.contains("Order 2"), "{log}");
+
+        client.goto(&format!("{shop}/signals")).await.unwrap();
+        let picture = text(client, "svg").await;
+        for name in ["stock::take_from_stock", "mail::confirm", "post_save, on commit, detached"] {
+            assert!(picture.contains(name), "{picture}");
+        }
+        assert!(!client.find_all(Locator::Css("path.edge.saves")).await.unwrap().is_empty());
+        keep_pictures(client, &shop).await;
+        browser.client.close().await.unwrap();
+    }
+}
+
+/// Waits until the page gets updates.
+async fn live(client: &Client) {
+    for _ in 0..200 {
+        if text(client, "#live").await == "This page is live." {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the page of the orders is not live");
+}
+
+async fn mails(client: &Client, shop: &str) {
+    for _ in 0..100 {
+        client.goto(&format!("{shop}/mails")).await.unwrap();
+        if text(client, "main").await.contains("Your order of 2 × Lamp") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("no mail was sent");
+}
+
+/// Writes pictures of the pages into the folder that `SHOP_PICTURES` names.
+async fn keep_pictures(client: &Client, shop: &str) {
+    let Ok(folder) = std::env::var("SHOP_PICTURES") else { return };
+    let picture = client.find(Locator::Css(".picture")).await.unwrap().screenshot().await.unwrap();
+    std::fs::write(format!("{folder}/picture.png"), picture).unwrap();
+    for (width, kind) in [(1100, "desktop"), (390, "phone")] {
+        client.set_window_size(width, 900).await.unwrap();
+        for page in ["", "orders", "audit", "signals"] {
+            client.goto(&format!("{shop}/{page}")).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            let name = if page.is_empty() { "products" } else { page };
+            let png = client.screenshot().await.unwrap();
+            std::fs::write(format!("{folder}/{name}-{kind}.png"), png).unwrap();
+        }
+    }
+}
