@@ -4,6 +4,8 @@ mod ast;
 mod attr;
 mod expand;
 mod fallback;
+mod registration;
+mod slots;
 mod sql;
 mod types;
 mod unstorable;

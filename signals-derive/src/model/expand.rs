@@ -6,8 +6,9 @@ use syn::Type;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::ast::{BelongsTo, Column, Model, constant};
-use super::attr::OnDelete;
+use super::ast::{Column, Model, constant};
+use super::registration::registration;
+use super::slots::{Slots, decoded};
 use super::sql;
 use super::types::{Role, option_of};
 use super::unstorable;
@@ -329,53 +330,6 @@ fn automatic(columns: &[Column<'_>]) -> TokenStream {
     }
 }
 
-/// The registration of the model: a description without its type, and the models that its rows belong to. With `is_conditional`, the
-/// implementation of `Model` has the bounds of [`TraitChecks`], and the compiler decides whether the struct is a model.
-fn registration(model: &Model<'_>, slots: &Slots<'_>, is_conditional: bool) -> TokenStream {
-    let ident = model.ident;
-    let mut checks = TokenStream::new();
-    let relations: Vec<_> = model
-        .columns
-        .iter()
-        .enumerate()
-        .filter_map(|(i, column)| {
-            let BelongsTo { parent, on_delete } = column.belongs_to.as_ref()?;
-            let on_delete = match on_delete {
-                OnDelete::Cascade => quote!(Cascade),
-                OnDelete::Restrict => quote!(Restrict),
-                OnDelete::SetNull => quote!(SetNull),
-            };
-            let ty = column.ty;
-            // A type that no database can store is reported elsewhere.
-            let key = match unstorable::is_known(&ty.to_token_stream().to_string(), false) {
-                true => ty.to_token_stream(),
-                false => {
-                    let slot = slots.name(column);
-                    quote_spanned!(ty.span()=> <#slot as __p::KeyColumn<#ty, #parent>>::Type)
-                }
-            };
-            checks.extend(quote_spanned!(ty.span()=> const _: () = __p::is_key_of::<#parent, #key>();));
-            let new = quote_spanned!(parent.span()=> __p::Relation::new::<#parent>);
-            Some(quote!(#new(#i, __p::OnDelete::#on_delete, __In::SQLITE_CHILDREN, __In::POSTGRES_CHILDREN)))
-        })
-        .collect();
-    let new = match is_conditional {
-        true => {
-            quote!(described(__In::DESCRIBED, &[#(#relations),*], __In::SQLITE, __In::POSTGRES))
-        }
-        false => {
-            quote!(new::<#ident>(&[#(#relations),*], __In::SQLITE, __In::POSTGRES))
-        }
-    };
-    quote! {
-        #checks
-        type __In = __p::StoredIn<#ident>;
-        __p::inventory::submit! {
-            __p::Linked::#new
-        }
-    }
-}
-
 /// The key: its type, and the code that reads and sets it.
 struct Key {
     ty: TokenStream,
@@ -413,116 +367,5 @@ impl Key {
                 }
             }
         }
-    }
-}
-
-/// The type that a column is decoded as: without the `Option` of a key that the database assigns.
-fn decoded(column: &Column<'_>) -> TokenStream {
-    match column.role {
-        Role::GeneratedKey(inner) => inner.to_token_stream(),
-        _ => column.ty.to_token_stream(),
-    }
-}
-
-/// The slots of a model: for each type of its columns, the type that implements how it is stored.
-struct Slots<'i> {
-    types: Vec<(String, bool, TokenStream, &'i Type)>,
-}
-
-impl<'i> Slots<'i> {
-    fn of(columns: &[Column<'i>]) -> Self {
-        let mut types: Vec<(String, bool, TokenStream, &Type)> = Vec::new();
-        for column in columns {
-            let (text, json) = Self::key(column);
-            if !types.iter().any(|(other, as_json, ..)| (other, *as_json) == (&text, json)) {
-                types.push((text, json, decoded(column), column.ty));
-            }
-        }
-        Self { types }
-    }
-
-    fn key(column: &Column<'_>) -> (String, bool) {
-        (decoded(column).to_string(), matches!(column.role, Role::Json))
-    }
-
-    /// The slot of a column.
-    fn name(&self, column: &Column<'_>) -> TokenStream {
-        let (text, json) = Self::key(column);
-        let place = self.types.iter().position(|(t, j, ..)| (t, *j) == (&text, json));
-        self.at(place.unwrap_or_default())
-    }
-
-    fn at(&self, place: usize) -> TokenStream {
-        let (text, json, ..) = &self.types[place];
-        if unstorable::is_known(text, *json) {
-            return quote!(__p::Known);
-        }
-        format_ident!("__S{place}").into_token_stream()
-    }
-
-    /// Declares the slots, and asserts for each column that a database can store it.
-    fn declare(&self, columns: &[Column<'_>]) -> TokenStream {
-        let mut declared = TokenStream::new();
-        for (i, (text, json, ty, _)) in self.types.iter().enumerate() {
-            if unstorable::is_known(text, *json) {
-                continue;
-            }
-            let name = self.at(i);
-            let stored = match json {
-                true => quote!(__p::Storable::<__p::JsonColumn<#ty>>),
-                false => quote!(__p::Storable::<#ty>),
-            };
-            let storable = match unstorable::is_borrowed(ty) {
-                true => quote!(false),
-                false => quote!({ #stored::SQLITE || #stored::POSTGRES }),
-            };
-            let json = json.then(|| quote!(, true));
-            declared.extend(quote!(type #name = __p::Slot<#storable #json>;));
-        }
-        for column in columns {
-            // A type that cannot be a version or a time is reported elsewhere.
-            let reported = match column.role {
-                Role::Version => true,
-                Role::AutoNow | Role::AutoNowAdd => {
-                    unstorable::is_primitive(&decoded(column).to_string())
-                }
-                _ => false,
-            };
-            if reported || unstorable::may_lack_traits(column.ty, Some(column.role)) {
-                continue;
-            }
-            for check in self.checks(column) {
-                declared.extend(quote_spanned!(column.ty.span()=> const _: () = #check;));
-            }
-        }
-        declared
-    }
-
-    /// The assertions that the type of a column must satisfy.
-    fn checks(&self, column: &Column<'_>) -> Vec<TokenStream> {
-        let (name, ty, field) = (self.name(column), decoded(column), column.ty);
-        let json = matches!(column.role, Role::Json);
-        if unstorable::is_known(&ty.to_string(), json) {
-            return Vec::new();
-        }
-        let message = unstorable::message(&ty, column.role);
-        let mut checks =
-            vec![quote_spanned!(field.span()=> ::core::assert!(#name::STORABLE, #message))];
-        if !json && unstorable::is_option(&field.to_token_stream().to_string()) {
-            let message = unstorable::nested(&field.to_token_stream());
-            checks.push(quote_spanned! {field.span()=>
-                ::core::assert!(!__p::Storable::<#field>::NESTED, #message)
-            });
-        }
-        checks
-    }
-
-    /// Bounds that require the database to store each of the types.
-    fn bounds(&self) -> TokenStream {
-        let bounds = self.types.iter().enumerate().map(|(i, (_, _, ty, field))| {
-            let name = self.at(i);
-            quote_spanned!(field.span()=> #name: __p::Stores<#ty, __DB>,)
-        });
-        bounds.collect()
     }
 }
