@@ -4,19 +4,16 @@
 use sqlx::SqliteConnection;
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, Postgres};
-use sqlx::{SqlSafeStr, SqlStr};
 use tokio::runtime::Handle;
 
 #[cfg(feature = "postgres")]
 use crate::database::backend::Backend;
-use crate::database::backend::{DatabaseKind, Sink, Statement};
+use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
-use crate::database::execution::{Execution, Naming};
+use crate::database::execution::Naming;
 use crate::database::lease::{AnyLease, InFlight};
 use crate::database::raw::{MaybeOwned, MaybePooled, RawConn};
 use crate::database::schema_cache::SchemaCache;
-use crate::database::sql::RawQuery;
-use crate::database::sql_scan;
 use crate::database::state::TransactionState;
 use crate::error::driver::{is_answered, is_outdated};
 use crate::error::{Error, Reason, Result};
@@ -242,62 +239,6 @@ impl<'c> Conn<'c> {
             Some(db) => db.facts(),
             None => SchemaCache::without_db(self.kind()),
         }
-    }
-
-    /// Runs one or several SQL statements without arguments. Returns the number of rows affected.
-    ///
-    /// If this library has no transaction open on the connection, the SQL may begin one and end it, in this call or in a later
-    /// one. Until then it is treated like a transaction that sqlx began, and it is rolled back if the connection is dropped. On
-    /// Postgres, SQL that begins or ends a transaction costs one more round trip.
-    ///
-    /// ```
-    /// # use sqlx_signals::prelude::*;
-    /// # #[tokio::main] async fn main() -> Result<()> {
-    /// # let db = Db::connect("sqlite::memory:").await?;
-    /// let mut conn = db.acquire().await?;
-    /// conn.execute("CREATE TABLE city (name TEXT NOT NULL)").await?;
-    /// assert_eq!(conn.execute("INSERT INTO city VALUES ('Ulm'), ('Bonn')").await?, 2);
-    /// # Ok(()) }
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// [`Error::Database`] if the database refuses a statement. [`Error::TransactionControl`] if the SQL begins or ends a
-    /// transaction or savepoint inside a transaction of this library. Inside a transaction, either error marks the transaction
-    /// as failed, so that it can only be rolled back.
-    pub async fn execute(&mut self, sql: impl SqlSafeStr) -> Result<u64> {
-        self.execute_all(sql.into_sql_str()).await
-    }
-
-    /// Builds a statement with arguments, see [`RawQuery`].
-    ///
-    /// See the example of [`Conn`].
-    pub fn query(&mut self, sql: impl SqlSafeStr) -> RawQuery<'_> {
-        let kind = self.kind();
-        RawQuery::new(self.reborrow().into(), kind, sql.into_sql_str())
-    }
-
-    pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
-        let controls = self.check_raw(sql.as_str())?;
-        let alters = sql_scan::alters(self.kind(), sql.as_str());
-        self.ensure_connected().await?;
-        self.before_raw(controls, alters);
-        let result = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
-        let result = self.note_result(result).await;
-        self.after_raw(controls).await;
-        result
-    }
-
-    /// Runs a statement that the application wrote, and passes its rows to `sink`.
-    pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
-        let controls = self.check_raw(statement.sql.as_str())?;
-        let alters = sql_scan::alters(self.kind(), statement.sql.as_str());
-        self.ensure_connected().await?;
-        self.before_raw(controls, alters);
-        let result = self.run_or_retry(statement, false, sink).await;
-        let result = self.note_result(result).await;
-        self.after_raw(controls).await;
-        result
     }
 
     /// Whether statements on the connection get a name.

@@ -1,5 +1,6 @@
 //! Connects a [`Db`] to a URL, and explains why that failed.
 
+#[cfg(feature = "postgres")]
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +11,7 @@ use tokio::time::timeout;
 use crate::database::backend;
 use crate::database::db::Db;
 use crate::database::options::DbOptions;
+#[cfg(feature = "postgres")]
 use crate::database::runtimes::Runtimes;
 use crate::error::{Error, Result};
 

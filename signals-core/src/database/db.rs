@@ -80,6 +80,10 @@ impl Db {
     ///
     /// [`Error::CannotConnect`](crate::Error::CannotConnect), which says what is wrong with the URL or the database. If nothing listens at the address, the call
     /// tries for 30 seconds, because the database may be starting.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the connections that were opened so far are closed.
     pub async fn connect(url: &str) -> Result<Self> {
         Self::options().connect(url).await
     }
@@ -157,6 +161,10 @@ impl Db {
     ///
     /// [`Error::Database`](crate::Error::Database) if the pool has no connection in time. [`Error::WouldDeadlock`](crate::Error::WouldDeadlock) if the caller is a receiver that
     /// already has a connection of this pool.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, no connection is taken from the pool.
     pub async fn acquire(&self) -> Result<Conn<'static>> {
         chain::check_not_held(self.pool_id())?;
         Ok(Conn::pooled(self.checkout().await?, self.clone()))
@@ -386,26 +394,21 @@ impl std::fmt::Debug for Pool {
     }
 }
 
-/// Uses a pool that the application has configured, at the same speed as [`Db::connect`]. The application can use the pool too.
-///
-/// A connection stays out of the pool for many calls of the `Db`. The pool's hooks `before_acquire` and `after_release` therefore do
-/// not run for each call. `after_connect` runs for every new connection.
-#[cfg(feature = "sqlite")]
-impl From<SqlitePool> for Db {
-    fn from(pool: SqlitePool) -> Self {
-        let warm_pool = Some(WarmPool::shared(pool.clone()));
-        Self::of_pool(Pool::Sqlite((pool, warm_pool)))
-    }
+macro_rules! from_pool {
+    ($feature:literal, $DB:ident, $pool:ty) => {
+        /// Uses a pool that the application has configured, at the same speed as [`Db::connect`]. The application can use the pool too.
+        ///
+        /// A connection stays out of the pool for many calls of the `Db`. The pool's hooks `before_acquire` and `after_release`
+        /// therefore do not run for each call. `after_connect` runs for every new connection.
+        #[cfg(feature = $feature)]
+        impl From<$pool> for Db {
+            fn from(pool: $pool) -> Self {
+                let warm_pool = Some(WarmPool::shared(pool.clone()));
+                Self::of_pool(Pool::$DB((pool, warm_pool)))
+            }
+        }
+    };
 }
 
-/// Uses a pool that the application has configured, at the same speed as [`Db::connect`]. The application can use the pool too.
-///
-/// A connection stays out of the pool for many calls of the `Db`. The pool's hooks `before_acquire` and `after_release` therefore do
-/// not run for each call. `after_connect` runs for every new connection.
-#[cfg(feature = "postgres")]
-impl From<PgPool> for Db {
-    fn from(pool: PgPool) -> Self {
-        let warm_pool = Some(WarmPool::shared(pool.clone()));
-        Self::of_pool(Pool::Postgres((pool, warm_pool)))
-    }
-}
+from_pool!("sqlite", Sqlite, SqlitePool);
+from_pool!("postgres", Postgres, PgPool);

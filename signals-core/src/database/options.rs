@@ -205,6 +205,10 @@ impl DbOptions {
     ///
     /// [`Error::CannotConnect`], which says what is wrong with the URL or the database. If nothing listens at the address, the call
     /// tries until the [`acquire_timeout`](Self::acquire_timeout) expires, because the database may be starting.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Db::connect`].
     pub async fn connect(self, url: &str) -> Result<Db> {
         connect::open(url, self).await
     }

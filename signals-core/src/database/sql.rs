@@ -1,11 +1,14 @@
 //! SQL with arguments, written once for both databases.
 
-use sqlx::SqlStr;
 use sqlx::error::BoxDynError;
+use sqlx::{SqlSafeStr, SqlStr};
 
-use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Statement, on};
+use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Sink, Statement, on};
+use crate::database::conn::Conn;
 use crate::database::decode::caught;
+use crate::database::execution::Execution;
 use crate::database::source::Source;
+use crate::database::sql_scan;
 use crate::error::{Error, Result};
 
 /// One supertrait for each database. It has no requirements if the feature of the database is not enabled.
@@ -127,6 +130,11 @@ impl<'c> RawQuery<'c> {
     /// [`Error::Database`] if the database refuses the statement. [`Error::TransactionControl`] if the SQL begins or ends a
     /// transaction or savepoint inside a transaction of this library. Inside a transaction, either error marks the transaction
     /// as failed, so that it can only be rolled back.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`Conn::execute`](crate::Conn::execute). Through a [`Db`](crate::Db), a transaction that the statement left open is rolled back
+    /// before the connection is used again.
     pub async fn execute(self) -> Result<u64> {
         self.run(&mut |_| ()).await
     }
@@ -154,6 +162,10 @@ impl<'c> RawQuery<'c> {
     ///
     /// The errors of [`execute`](Self::execute), and [`Error::Database`] if a row cannot be decoded, also if the driver
     /// panics while decoding it.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`execute`](Self::execute).
     pub async fn fetch_all<R: Row>(self) -> Result<Vec<R>> {
         let mut rows = Vec::new();
         let mut failed = None;
@@ -180,6 +192,10 @@ impl<'c> RawQuery<'c> {
     /// # Errors
     ///
     /// As [`fetch_all`](Self::fetch_all).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`execute`](Self::execute).
     pub async fn fetch_optional<R: Row>(self) -> Result<Option<R>> {
         Ok(self.fetch_all().await?.into_iter().next())
     }
@@ -191,6 +207,10 @@ impl<'c> RawQuery<'c> {
     /// # Errors
     ///
     /// As [`fetch_all`](Self::fetch_all), and [`sqlx::Error::RowNotFound`] if there is no row.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`execute`](Self::execute).
     pub async fn fetch_one<R: Row>(self) -> Result<R> {
         self.fetch_optional().await?.ok_or(Error::Database(sqlx::Error::RowNotFound))
     }
@@ -209,4 +229,67 @@ impl<'c> RawQuery<'c> {
 
 fn read<R: Row>(row: &AnyRow) -> Result<R, sqlx::Error> {
     on!(AnyRow, row, row => caught(|| R::from_row(row)))
+}
+
+impl Conn<'_> {
+    /// Runs one or several SQL statements without arguments. Returns the number of rows affected.
+    ///
+    /// If this library has no transaction open on the connection, the SQL may begin one and end it, in this call or in a later
+    /// one. Until then it is treated like a transaction that sqlx began, and it is rolled back if the connection is dropped. On
+    /// Postgres, SQL that begins or ends a transaction costs one more round trip.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// let mut conn = db.acquire().await?;
+    /// conn.execute("CREATE TABLE city (name TEXT NOT NULL)").await?;
+    /// assert_eq!(conn.execute("INSERT INTO city VALUES ('Ulm'), ('Bonn')").await?, 2);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] if the database refuses a statement. [`Error::TransactionControl`] if the SQL begins or ends a
+    /// transaction or savepoint inside a transaction of this library. Inside a transaction, either error marks the transaction
+    /// as failed, so that it can only be rolled back.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the SQL may have run or not. An enclosing transaction stays open, unless the SQL has ended it: the
+    /// next statement of this library verifies that.
+    pub async fn execute(&mut self, sql: impl SqlSafeStr) -> Result<u64> {
+        self.execute_all(sql.into_sql_str()).await
+    }
+
+    /// Builds a statement with arguments, see [`RawQuery`].
+    ///
+    /// See the example of [`Conn`].
+    pub fn query(&mut self, sql: impl SqlSafeStr) -> RawQuery<'_> {
+        let kind = self.kind();
+        RawQuery::new(self.reborrow().into(), kind, sql.into_sql_str())
+    }
+
+    pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
+        let controls = self.check_raw(sql.as_str())?;
+        let alters = sql_scan::alters(self.kind(), sql.as_str());
+        self.ensure_connected().await?;
+        self.before_raw(controls, alters);
+        let result = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
+        let result = self.note_result(result).await;
+        self.after_raw(controls).await;
+        result
+    }
+
+    /// Runs a statement that the application wrote, and passes its rows to `sink`.
+    pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
+        let controls = self.check_raw(statement.sql.as_str())?;
+        let alters = sql_scan::alters(self.kind(), statement.sql.as_str());
+        self.ensure_connected().await?;
+        self.before_raw(controls, alters);
+        let result = self.run_or_retry(statement, false, sink).await;
+        let result = self.note_result(result).await;
+        self.after_raw(controls).await;
+        result
+    }
 }

@@ -355,6 +355,10 @@ impl Db {
     /// # Errors
     ///
     /// [`Error::Check`] with all findings.
+    ///
+    /// # Cancel safety
+    ///
+    /// The check only reads. If the future is dropped, nothing has changed.
     pub async fn check(&self) -> Result<()> {
         let mut findings = registry().findings();
         for receiver in registry().identities() {

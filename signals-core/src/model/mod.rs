@@ -558,6 +558,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// [`Error::NotFound`](crate::Error::NotFound) if the row no longer exists or the key is `None`. If `refresh` fails, the
     /// instance is unchanged.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the instance is unchanged. The receivers of [`post_load`](crate::post_load) may have run or not.
     fn refresh<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<()>> + Send {
         async move {
             let key = self.pk().ok_or_else(|| read::not_found::<Self>(None))?;
@@ -587,6 +591,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::NotFound`](crate::Error::NotFound) if there is none, and the errors of [`find`](Model::find).
+    ///
+    /// # Cancel safety
+    ///
+    /// The call only reads. If the future is dropped, the receivers of [`post_load`](crate::post_load) may have run or not.
     fn get<E: Executor<Self>>(
         db: E,
         key: impl Key<Self::Pk>,
@@ -617,6 +625,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// The database's error, or an error if the row cannot be decoded.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call only reads. If the future is dropped, the receivers of [`post_load`](crate::post_load) may have run or not.
     fn find<E: Executor<Self>>(
         db: E,
         key: impl Key<Self::Pk>,
@@ -646,6 +658,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// The database's error, or an error if a row cannot be decoded.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call only reads. If the future is dropped, the receivers of [`post_load`](crate::post_load) may have run or not.
     fn all<E: Executor<Self>>(db: E) -> impl Future<Output = Result<Vec<Self>>> + Send {
         async move { read::all::<Self, E::Route>(db.into_source()).await }
     }
@@ -678,6 +694,10 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Errors
     ///
     /// [`Error::Check`](crate::Error::Check) with all findings.
+    ///
+    /// # Cancel safety
+    ///
+    /// The check only reads. If the future is dropped, nothing has changed.
     fn check_table<E: Executor<Self>>(db: E) -> impl Future<Output = Result<()>> + Send {
         async move { check::model::<Self, E::Route>(db.into_source()).await }
     }

@@ -182,6 +182,10 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// The database's error, or an error if a row cannot be decoded.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call only reads. If the future is dropped, the receivers of [`post_load`](crate::post_load) may have run or not.
     pub fn fetch_all<E>(self, db: E) -> impl Future<Output = Result<Vec<M>>> + Send
     where
         E: Executor<M>,
@@ -205,6 +209,10 @@ impl<M: Model, B: Send> Query<M, B> {
     /// ```
     ///
     /// # Errors
+    ///
+    /// As [`fetch_all`](Self::fetch_all).
+    ///
+    /// # Cancel safety
     ///
     /// As [`fetch_all`](Self::fetch_all).
     pub fn fetch_optional<E>(self, db: E) -> impl Future<Output = Result<Option<M>>> + Send
@@ -237,6 +245,10 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// As [`fetch_all`](Self::fetch_all), and [`Error::NotFound`] if no row matches.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`fetch_all`](Self::fetch_all).
     pub fn fetch_one<E>(self, db: E) -> impl Future<Output = Result<M>> + Send
     where
         E: Executor<M>,
@@ -271,6 +283,10 @@ impl<M: Model, B: Send> Query<M, B> {
     /// # Errors
     ///
     /// The database's error.
+    ///
+    /// # Cancel safety
+    ///
+    /// The call only reads. If the future is dropped, nothing has changed.
     pub fn count<E>(self, db: E) -> impl Future<Output = Result<i64>> + Send
     where
         E: Executor<M>,

@@ -110,6 +110,10 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
     /// }
     /// # Ok(()) }
     /// ```
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`send`](Self::send).
     fn send_robust(
         self,
         db: impl Connects,

@@ -19,11 +19,10 @@ use crate::database::source::connects;
 use crate::database::sqlx_transaction::BeginGuard;
 use crate::database::state::{Frame, NO_MARK};
 use crate::error::driver::{did_nothing, was_never_sent};
-use crate::error::{Error, Outcome, Reason, Result};
+use crate::error::{Error, Reason, Result};
 use crate::task::chain::PoolId;
 use crate::task::finish::{Detached, finish};
 use crate::task::spawn;
-use crate::transaction::callback::Callback;
 
 /// A transaction, or a savepoint inside one. If it is dropped without [`commit`](Transaction::commit), it is rolled back.
 ///
@@ -113,42 +112,6 @@ impl<'c> Transaction<'c> {
         self.conn.begin_again().await?;
         *self.frame() = Frame::default();
         Ok(())
-    }
-
-    /// Runs `callback` after the outermost transaction has committed. Callbacks and `on_commit` receivers run in the order of
-    /// the calls of `on_commit` and of the saves. If the transaction or savepoint is rolled back, the callback is discarded, as in
-    /// [Django](https://docs.djangoproject.com/en/stable/topics/db/transactions/#performing-actions-after-commit).
-    ///
-    /// The callback returns nothing or a `Result<(), E>`. An error is logged, and returned in [`Committed::errors`].
-    ///
-    /// See the examples of [`Transaction`] and [`Committed`].
-    pub fn on_commit<F>(&mut self, callback: F)
-    where
-        F: Future<Output: Outcome> + Send + 'static,
-    {
-        self.conn.state.defer(Box::new(Callback { callback, when: End::Committed }));
-    }
-
-    /// Runs `callback` after this transaction or savepoint, or an enclosing one, was rolled back.
-    ///
-    /// ```
-    /// # use sqlx_signals::prelude::*;
-    /// # #[tokio::main] async fn main() -> Result<()> {
-    /// # let db = Db::connect("sqlite::memory:").await?;
-    /// let mut tx = db.begin().await?;
-    /// let file = std::env::temp_dir().join("upload");
-    /// std::fs::write(&file, "…").unwrap();
-    /// let uploaded = file.clone();
-    /// tx.on_rollback(async move { std::fs::remove_file(uploaded) });
-    /// tx.rollback().await?;
-    /// assert!(!file.exists());
-    /// # Ok(()) }
-    /// ```
-    pub fn on_rollback<F>(&mut self, callback: F)
-    where
-        F: Future<Output: Outcome> + Send + 'static,
-    {
-        self.conn.state.defer(Box::new(Callback { callback, when: End::RolledBack }));
     }
 
     /// Commits the transaction, and then runs its `on_commit` receivers and callbacks. A savepoint is released instead; its
