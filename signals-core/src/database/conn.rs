@@ -1,5 +1,6 @@
 //! A connection: where it comes from, and what is known about the statement and the transaction on it.
 
+use sqlx::SqlSafeStr;
 #[cfg(feature = "sqlite")]
 use sqlx::SqliteConnection;
 #[cfg(feature = "postgres")]
@@ -14,6 +15,7 @@ use crate::database::execution::Naming;
 use crate::database::lease::{AnyLease, InFlight};
 use crate::database::raw::{MaybeOwned, MaybePooled, RawConn};
 use crate::database::schema_cache::SchemaCache;
+use crate::database::sql::RawQuery;
 use crate::database::state::TransactionState;
 use crate::error::driver::{is_answered, is_outdated};
 use crate::error::{Error, Reason, Result};
@@ -239,6 +241,44 @@ impl<'c> Conn<'c> {
             Some(db) => db.facts(),
             None => SchemaCache::without_db(self.kind()),
         }
+    }
+
+    /// Runs one or several SQL statements without arguments. Returns the number of rows affected.
+    ///
+    /// If this library has no transaction open on the connection, the SQL may begin one and end it, in this call or in a later
+    /// one. Until then it is treated like a transaction that sqlx began, and it is rolled back if the connection is dropped. On
+    /// Postgres, SQL that begins or ends a transaction costs one more round trip.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// let mut conn = db.acquire().await?;
+    /// conn.execute("CREATE TABLE city (name TEXT NOT NULL)").await?;
+    /// assert_eq!(conn.execute("INSERT INTO city VALUES ('Ulm'), ('Bonn')").await?, 2);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Database`] if the database refuses a statement. [`Error::TransactionControl`] if the SQL begins or ends a
+    /// transaction or savepoint inside a transaction of this library. Inside a transaction, either error marks the transaction
+    /// as failed, so that it can only be rolled back.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the SQL may have run or not. An enclosing transaction stays open, unless the SQL has ended it: the
+    /// next statement of this library verifies that.
+    pub async fn execute(&mut self, sql: impl SqlSafeStr) -> Result<u64> {
+        self.execute_all(sql.into_sql_str()).await
+    }
+
+    /// Builds a statement with arguments, see [`RawQuery`].
+    ///
+    /// See the example of [`Conn`].
+    pub fn query(&mut self, sql: impl SqlSafeStr) -> RawQuery<'_> {
+        let kind = self.kind();
+        RawQuery::new(self.reborrow().into(), kind, sql.into_sql_str())
     }
 
     /// Whether statements on the connection get a name.

@@ -5,24 +5,23 @@
 mod begin;
 mod callback;
 pub(crate) mod closure;
+mod dropped;
 pub(crate) mod guard;
 pub(crate) mod own;
 
 use std::ops::{Deref, DerefMut};
-
-use tokio::runtime::Handle;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End, run_all};
 use crate::database::source::connects;
 use crate::database::sqlx_transaction::BeginGuard;
-use crate::database::state::{Frame, NO_MARK};
+use crate::database::state::Frame;
 use crate::error::driver::{did_nothing, was_never_sent};
-use crate::error::{Error, Reason, Result};
+use crate::error::{Error, Outcome, Reason, Result};
 use crate::task::chain::PoolId;
 use crate::task::finish::{Detached, finish};
-use crate::task::spawn;
+use crate::transaction::callback::Callback;
 
 /// A transaction, or a savepoint inside one. If it is dropped without [`commit`](Transaction::commit), it is rolled back.
 ///
@@ -112,6 +111,42 @@ impl<'c> Transaction<'c> {
         self.conn.begin_again().await?;
         *self.frame() = Frame::default();
         Ok(())
+    }
+
+    /// Runs `callback` after the outermost transaction has committed. Callbacks and `on_commit` receivers run in the order of
+    /// the calls of `on_commit` and of the saves. If the transaction or savepoint is rolled back, the callback is discarded, as in
+    /// [Django](https://docs.djangoproject.com/en/stable/topics/db/transactions/#performing-actions-after-commit).
+    ///
+    /// The callback returns nothing or a `Result<(), E>`. An error is logged, and returned in [`Committed::errors`].
+    ///
+    /// See the examples of [`Transaction`] and [`Committed`].
+    pub fn on_commit<F>(&mut self, callback: F)
+    where
+        F: Future<Output: Outcome> + Send + 'static,
+    {
+        self.conn.state.defer(Box::new(Callback { callback, when: End::Committed }));
+    }
+
+    /// Runs `callback` after this transaction or savepoint, or an enclosing one, was rolled back.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// let mut tx = db.begin().await?;
+    /// let file = std::env::temp_dir().join("upload");
+    /// std::fs::write(&file, "…").unwrap();
+    /// let uploaded = file.clone();
+    /// tx.on_rollback(async move { std::fs::remove_file(uploaded) });
+    /// tx.rollback().await?;
+    /// assert!(!file.exists());
+    /// # Ok(()) }
+    /// ```
+    pub fn on_rollback<F>(&mut self, callback: F)
+    where
+        F: Future<Output: Outcome> + Send + 'static,
+    {
+        self.conn.state.defer(Box::new(Callback { callback, when: End::RolledBack }));
     }
 
     /// Commits the transaction, and then runs its `on_commit` receivers and callbacks. A savepoint is released instead; its
@@ -299,44 +334,6 @@ impl<'c> Transaction<'c> {
     fn holds(&self) -> Option<PoolId> {
         let waits = self.depth > 1 && self.conn.kind() == DatabaseKind::Sqlite;
         if waits { self.conn.state.pool() } else { None }
-    }
-}
-
-impl Drop for Transaction<'_> {
-    fn drop(&mut self) {
-        if !self.open {
-            return;
-        }
-        let (holds, pool) = (self.holds(), self.conn.state.pool());
-        // If the drop is outside a runtime, the callbacks run in the runtime of the connection.
-        let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
-        let frames: Vec<_> = self.conn.state.frames.drain(self.depth - 1..).collect();
-        if frames.iter().any(|frame| frame.mark == Some(NO_MARK)) {
-            self.conn.state.fail_all("a statement that may have ended it was dropped");
-        }
-        let deferred: Vec<_> = frames.into_iter().flat_map(|frame| frame.deferred).collect();
-        if self.is_releasing {
-            self.conn.abandon("the commit of a savepoint was dropped before it was done");
-        }
-        if self.conn.state.unverified {
-            // If the transaction has already ended, the rollback fails and sqlx still counts the transaction.
-            self.conn.set_unverified();
-        }
-        self.conn.start_rollback();
-        if deferred.is_empty() {
-            return;
-        }
-        let own_conn =
-            if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
-        if let Some(runtime) = runtime {
-            spawn::spawn(&runtime, pool, async move {
-                // On Postgres, the rollback is only queued, so send it before the callbacks run.
-                if let Some(mut conn) = own_conn {
-                    conn.flush().await;
-                }
-                run_all(deferred, End::RolledBack, holds).await;
-            });
-        }
     }
 }
 

@@ -1,0 +1,46 @@
+//! What happens if a transaction is dropped before it has ended.
+
+use tokio::runtime::Handle;
+
+use crate::database::deferred::{End, run_all};
+use crate::database::state::NO_MARK;
+use crate::task::spawn;
+use crate::transaction::Transaction;
+
+impl Drop for Transaction<'_> {
+    fn drop(&mut self) {
+        if !self.open {
+            return;
+        }
+        let (holds, pool) = (self.holds(), self.conn.state.pool());
+        // If the drop is outside a runtime, the callbacks run in the runtime of the connection.
+        let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
+        let frames: Vec<_> = self.conn.state.frames.drain(self.depth - 1..).collect();
+        if frames.iter().any(|frame| frame.mark == Some(NO_MARK)) {
+            self.conn.state.fail_all("a statement that may have ended it was dropped");
+        }
+        let deferred: Vec<_> = frames.into_iter().flat_map(|frame| frame.deferred).collect();
+        if self.is_releasing {
+            self.conn.abandon("the commit of a savepoint was dropped before it was done");
+        }
+        if self.conn.state.unverified {
+            // If the transaction has already ended, the rollback fails and sqlx still counts the transaction.
+            self.conn.set_unverified();
+        }
+        self.conn.start_rollback();
+        if deferred.is_empty() {
+            return;
+        }
+        let own_conn =
+            if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
+        if let Some(runtime) = runtime {
+            spawn::spawn(&runtime, pool, async move {
+                // On Postgres, the rollback is only queued, so send it before the callbacks run.
+                if let Some(mut conn) = own_conn {
+                    conn.flush().await;
+                }
+                run_all(deferred, End::RolledBack, holds).await;
+            });
+        }
+    }
+}
