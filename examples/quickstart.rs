@@ -43,9 +43,9 @@ async fn main() -> Result<()> {
 
     let mut ann = User { id: None, name: "Ann".into(), email: "ann@example.org".into() };
     let saved = ann.save(&db).await?;
-    assert!(saved.created && ann.id.is_some());
+    assert!(saved.created && ann.id == Some(saved.pk));
 
-    let profile = Profile::query("WHERE user_id = $1").bind(ann.id).fetch_one(&db).await?;
+    let profile = Profile::query("WHERE user_id = $1").bind(saved.pk).fetch_one(&db).await?;
     println!("{profile:?}");
     Ok(())
 }

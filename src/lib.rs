@@ -23,7 +23,8 @@
 //! | [`Model`](trait@Model) | saves, deletes and reads rows |
 //! | [`Column`] | a column of a model, such as `User::EMAIL` |
 //! | [`Query`] | a query that returns models, and updates and deletes by condition |
-//! | [`Saved`] | the result of a save: whether the row is new |
+//! | [`BelongsTo`], [`Parents`] | from a row to the row that it belongs to, and back |
+//! | [`Saved`] | the result of a save: the key, and whether the row is new |
 //! | [`AutoNow`] | types of `auto_now` and `auto_now_add` columns |
 //! | [`Version`] | types of `version` columns |
 //!
@@ -82,6 +83,7 @@
 //! | [`Connects`] | arguments from which a connection can be obtained |
 //! | [`Portable`] | models that every enabled database can store |
 //! | [`Key`] | arguments that are the key of a model |
+//! | [`Argument`], [`ArgumentList`] | values that can be bound to a query |
 //! | [`Value`] | values that can be bound to a raw query |
 //! | [`Row`] | types that a raw query can return |
 //! | [`Signal`](trait@Signal) | a signal |
@@ -94,13 +96,14 @@
 #![warn(missing_docs)]
 
 pub use sqlx_signals_core::{
-    AnyModel, AutoNow, Column, Committed, Conn, Connects, Context, CustomSignal, DatabaseKind, Db,
-    DbOptions, Deferrable, Error, Executor, Handle, Key, Model, Outcome, Parameter, Phase,
-    Portable, PostDelete, PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave,
-    Previous, Query, RawQuery, Reason, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry,
-    Result, Row, Saved, Signal, State, Subject, Transaction, TransactionClosure, Value, Version,
-    muted, phase, post_delete, post_delete_batch, post_load, post_save, post_save_batch,
-    pre_delete, pre_save, registry, sqlx, testing, without_signals,
+    AnyModel, Argument, ArgumentList, AutoNow, BelongsTo, Column, Committed, Conn, Connects,
+    Context, CustomSignal, DatabaseKind, Db, DbOptions, Deferrable, Error, Executor, Handle, Key,
+    Model, Outcome, Parameter, Parents, Phase, Portable, PostDelete, PostDeleteBatch, PostLoad,
+    PostSave, PostSaveBatch, PreDelete, PreSave, Previous, Query, RawQuery, Reason, Receiver,
+    ReceiverError, ReceiverInfo, Receivers, Registry, Result, Row, Saved, Signal, State, Subject,
+    Transaction, TransactionClosure, Value, Version, muted, phase, post_delete, post_delete_batch,
+    post_load, post_save, post_save_batch, pre_delete, pre_save, registry, sqlx, testing,
+    without_signals,
 };
 
 /// Maps a struct to a table by implementing [`Model`], and sqlx's `FromRow` for both databases.
@@ -128,6 +131,9 @@ pub use sqlx_signals_core::{
 ///
 /// If the type of the key is written as `Option<T>`, the database assigns the key. The program must set any other key, and every
 /// composite key.
+///
+/// A column with `belongs_to` also has a constant that leads to the parent and back, see [`BelongsTo`]: `OF_AUTHOR` for a field
+/// `author` or `author_id`.
 ///
 /// Each column is a constant of the struct in upper case, with the struct's visibility: `User::EMAIL` is a [`Column<User>`]. The
 /// struct cannot have another constant of that name. The column of a field called `name`, `table`, `columns`, `statements` or `copy`

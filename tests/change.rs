@@ -5,6 +5,7 @@ mod common;
 
 use std::sync::LazyLock;
 
+use sqlx_signals::DatabaseKind;
 use sqlx_signals::prelude::*;
 
 use common::{Scene, count};
@@ -531,5 +532,149 @@ mod types {
             }
             test.passed().await;
         }
+    }
+}
+
+/// A product, with receivers that see an update by condition.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "products")]
+struct Stocked {
+    id: Option<i64>,
+    name: String,
+    stock: i64,
+    price: f64,
+    #[model(version)]
+    version: i32,
+}
+
+/// Like `Stocked`, without receivers.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "products")]
+struct Product {
+    id: Option<i64>,
+    name: String,
+    stock: i64,
+    price: f64,
+    #[model(version)]
+    version: i32,
+}
+
+#[receiver(pre_save, sender = Stocked)]
+fn never_negative(save: PreSave<'_, Stocked>) -> Result<(), &'static str> {
+    if save.instance.stock < 0 { Err("out of stock") } else { Ok(()) }
+}
+
+#[receiver(post_save, sender = Stocked, updated, changed(stock))]
+fn sold(saved: PostSave<'_, Stocked>, previous: Previous<'_, Stocked>) {
+    let Stocked { stock, version, .. } = saved.instance;
+    let was = previous.row().map(|row| row.stock);
+    let changed = previous.changed(Stocked::NAME);
+    SCENE.log.push(format!("{} {was:?} → {stock}, name {changed}, version {version}", saved.pk()));
+}
+
+async fn products(db: &Db) {
+    let real = if db.kind() == DatabaseKind::Sqlite { "REAL" } else { "DOUBLE PRECISION" };
+    let columns = format!(
+        "name TEXT NOT NULL, stock BIGINT NOT NULL, price {real} NOT NULL, version INTEGER NOT NULL"
+    );
+    common::table(db, "products", &columns).await;
+    let product = |name: &str, stock| Product {
+        id: None,
+        name: name.to_owned(),
+        stock,
+        price: 2.5,
+        version: 1,
+    };
+    Product::insert_many(db, &mut [product("pen", 10), product("ink", 4)]).await.unwrap();
+}
+
+on_every_database! {
+    async fn an_expression_is_computed_for_each_row(db: Db) {
+        let _turn = SCENE.begin().await;
+        products(&db).await;
+        // The placeholders of an expression count its own values, wherever it is in the query.
+        let sell = |name: &'static str, n: i64| {
+            Product::query("WHERE name = $1 AND stock >= $2")
+                .bind(name)
+                .set_sql(Product::STOCK, "stock - $1", n)
+                .bind(n)
+                .set_sql(Product::PRICE, "price * $2 / $1 + 0 * length('$1')", (2_i64, 4_i64))
+                .set_sql(Product::NAME, "name || '!'", ())
+        };
+        assert_eq!(sell("pen", 3).update(&db).await.unwrap(), 1);
+        assert_eq!(sell("ink", 5).update(&db).await.unwrap(), 0);
+        let all = Product::query("ORDER BY id").fetch_all(&db).await.unwrap();
+        let all: Vec<_> = all.iter().map(|p| (&*p.name, p.stock, p.price, p.version)).collect();
+        assert_eq!(all, [("pen!", 7, 5.0, 2), ("ink", 4, 2.5, 1)]);
+        assert!(SCENE.log.take().is_empty());
+    }
+
+    async fn receivers_see_the_computed_value(db: Db) {
+        let _turn = SCENE.begin().await;
+        products(&db).await;
+        let sell = |n: i64| Stocked::query("WHERE stock > $1").bind(0_i64).set_sql(Stocked::STOCK, "stock - $1", n);
+        assert_eq!(sell(3).update(&db).await.unwrap(), 2);
+        assert_eq!(
+            SCENE.log.take(),
+            ["1 Some(10) → 7, name false, version 2", "2 Some(4) → 1, name false, version 2"]
+        );
+        let error = sell(2).update(&db).await.unwrap_err();
+        assert!(error.to_string().contains("out of stock"), "{error}");
+        // An expression that changes nothing is no change.
+        assert_eq!(sell(0).set_sql(Stocked::PRICE, "price / $1", 5_i64).update(&db).await.unwrap(), 2);
+        assert!(SCENE.log.take().is_empty());
+        let all = Product::query("ORDER BY id").fetch_all(&db).await.unwrap();
+        let all: Vec<_> = all.iter().map(|p| (p.stock, p.price, p.version)).collect();
+        assert_eq!(all, [(7, 0.5, 3), (1, 0.5, 3)]);
+    }
+
+    async fn an_expression_refers_to_the_table_alone(db: Db) {
+        let _turn = SCENE.begin().await;
+        products(&db).await;
+        let joined = "AS p JOIN products AS other ON other.id = p.id WHERE p.stock > $1";
+        for clause in [joined, "WHERE stock > $1 ORDER BY stock DESC LIMIT 1", "p WHERE p.stock > $1"] {
+            let plain = Product::query(clause).bind(4_i64).set_sql(Product::STOCK, "stock - 1", ());
+            assert_eq!(plain.update(&db).await.unwrap(), 1, "{clause}");
+            let heard = Stocked::query(clause).bind(4_i64).set_sql(Stocked::STOCK, "stock - 1", ());
+            assert_eq!(heard.update(&db).await.unwrap(), 1, "{clause}");
+        }
+        assert_eq!(Product::query("WHERE name = 'pen'").fetch_one(&db).await.unwrap().stock, 4);
+        assert_eq!(SCENE.log.take().len(), 3);
+    }
+
+    async fn an_expression_with_a_wrong_placeholder_or_column_is_an_error(db: Db) {
+        products(&db).await;
+        let error = Product::query("WHERE id = $1").bind(1_i64).set_sql(Product::STOCK, "stock - $2", 1).update(&db).await;
+        assert_eq!(error.unwrap_err().to_string(), "the expression for `stock` uses $2, and has 1 values");
+        let error = Product::query("").set_sql(Product::VERSION, "version + 1", ()).update(&db).await.unwrap_err();
+        assert!(error.to_string().contains("cannot be set"), "{error}");
+        let twice = Product::query("").set(Product::STOCK, 5_i64).set_sql(Product::STOCK, "stock + 1", ());
+        assert_eq!(twice.update(&db).await.unwrap(), 2);
+        let twice = Product::query("").set_sql(Product::STOCK, "stock + $1", 9_i64).set(Product::NAME, "x").set(Product::PRICE, 1.5);
+        assert_eq!(twice.update(&db).await.unwrap(), 2);
+        let all = Product::query("ORDER BY id").fetch_all(&db).await.unwrap();
+        let all: Vec<_> = all.iter().map(|p| (&*p.name, p.stock, p.price)).collect();
+        assert_eq!(all, [("x", 20, 1.5), ("x", 14, 1.5)]);
+    }
+
+    async fn concurrent_expressions_lose_no_change(db: Db) {
+        let _turn = SCENE.begin().await;
+        products(&db).await;
+        let tasks: Vec<_> = (0..20).map(|n| {
+            let db = db.clone();
+            tokio::spawn(async move {
+                let update = match n % 2 {
+                    0 => Stocked::query("WHERE id = 1").set_sql(Stocked::STOCK, "stock + $1", 1_i64).update(&db).await,
+                    _ => Product::query("WHERE id = 1").set_sql(Product::STOCK, "stock + $1", 1_i64).update(&db).await,
+                };
+                assert_eq!(update.unwrap(), 1);
+            })
+        }).collect();
+        for task in tasks {
+            task.await.unwrap();
+        }
+        let pen = Product::get(&db, 1).await.unwrap();
+        assert_eq!((pen.stock, pen.version), (30, 21));
+        assert_eq!(SCENE.log.take().len(), 10);
     }
 }

@@ -40,10 +40,16 @@ struct Nowhere {
     id: Option<i64>,
 }
 
+/// The findings, without the SQL that mends the table.
 fn findings(done: Result<()>) -> Vec<String> {
+    let text = |finding: String| {
+        let ends = ["; to mend it: ", "; the SQL of the first finding"];
+        let end = ends.iter().find_map(|end| finding.find(end)).unwrap_or(finding.len());
+        finding[..end].to_owned()
+    };
     match done {
         Ok(()) => Vec::new(),
-        Err(Error::Check { findings }) => findings,
+        Err(Error::Check { findings }) => findings.into_iter().map(text).collect(),
         Err(error) => panic!("{error}"),
     }
 }

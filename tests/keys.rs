@@ -28,6 +28,46 @@ on_every_database! {
         assert_eq!(Small::find(&db, &key).await.unwrap(), Some(row));
     }
 
+    async fn a_save_returns_the_key_of_the_row(db: Db) {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "notes")]
+        struct Note {
+            id: Option<i64>,
+            #[model(unique)]
+            text: String,
+        }
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "seats")]
+        struct Seat {
+            #[model(primary_key)]
+            row: String,
+            #[model(primary_key)]
+            number: i32,
+        }
+        // `Saved` alone is the result for a key of type `i64`.
+        async fn stored(db: &Db, note: &mut Note) -> Result<Saved> {
+            note.save(db).await
+        }
+        common::table(&db, "notes", "text TEXT NOT NULL UNIQUE").await;
+        execute(&db, "CREATE TABLE seats (\"row\" TEXT, number INTEGER, PRIMARY KEY (\"row\", number))").await;
+
+        let mut note = Note { id: None, text: "a".to_owned() };
+        let saved = stored(&db, &mut note).await.unwrap();
+        assert!(saved.created && note.id == Some(saved.pk));
+        let updated = [note.save(&db).await.unwrap(), note.update(&db).await.unwrap()];
+        assert_eq!(updated, [Saved { created: false, pk: saved.pk }; 2]);
+        let partial = note.save_fields(&db, &[Note::TEXT]).await.unwrap();
+        assert_eq!(partial, Saved { created: false, pk: Some(saved.pk) });
+        let mut same = Note { id: None, text: "a".to_owned() };
+        assert_eq!(same.save_fields(&db, &[]).await.unwrap(), Saved { created: false, pk: None });
+        assert_eq!(same.upsert(&db, &[Note::TEXT]).await.unwrap(), updated[0]);
+        let inserted = Note { id: None, text: "b".to_owned() }.insert(&db).await.unwrap();
+        assert!(inserted.created && inserted.pk != saved.pk);
+
+        let seat = Seat { row: "A".to_owned(), number: 12 }.insert(&db).await.unwrap();
+        assert_eq!(seat, Saved { created: true, pk: ("A".to_owned(), 12) });
+    }
+
     async fn the_database_can_assign_a_text_key(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         #[model(table = "tokens")]

@@ -266,6 +266,11 @@ mod postgres {
             stored.update(db) => ["UPDATE"];
             Page::query("WHERE hits >= $1").bind(0_i64).set(Page::HITS, 5_i64).update(db) => ["UPDATE"];
             Page::query("ORDER BY id LIMIT 1").set(Page::HITS, 6_i64).update(db) => ["WITH"];
+            Page::query("WHERE hits >= $1").bind(0_i64).set_sql(Page::HITS, "hits + $1", 5_i64).update(db) => ["UPDATE"];
+            Page::query("").after(Page::ID, 1_i64).limit(1).fetch_all(db) => ["SELECT"];
+            Page::query("WHERE hits < $1").bind(0_i64).delete(db) => ["DELETE"];
+            Page::delete_by_key(db, -1) => ["DELETE"];
+            Page::get_many(db, &[stored.id.unwrap(); 3]) => ["SELECT"];
             new().save(db) => ["INSERT"];
             new().upsert(db, &unique) => ["WITH"];
             stored.upsert(db, &unique) => ["WITH"];

@@ -15,6 +15,8 @@ macro_rules! pages {
 pages! {
     getting_started: "getting-started.md",
     models: "models.md",
+    related_rows: "related-rows.md",
+    migrations: "migrations.md",
     signals: "signals.md",
     transactions: "transactions.md",
     bulk_writes: "bulk-writes.md",

@@ -25,6 +25,8 @@ pub use database::options::DbOptions;
 pub use database::source::Connects;
 pub use database::sql::{RawQuery, Row, Value};
 pub use error::{Error, Outcome, Reason, ReceiverError, Result};
+pub use model::belongs_to::{BelongsTo, Parents};
+pub use model::binds::{Argument, ArgumentList};
 pub use model::executor::Executor;
 pub use model::query::Query;
 pub use model::store::Portable;

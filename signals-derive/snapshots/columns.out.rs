@@ -98,6 +98,7 @@ const _: () = {
                         .optional(true),
                     __p::ColumnSpec::new("\"version\"", __p::Role::Version),
                 ],
+                keys: 2usize,
             };
             &STATEMENTS
         };
@@ -213,10 +214,16 @@ const _: () = {
                 _ => __p::no_column(column),
             }
         }
-        fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
-            __p::add_key::<__DB, __p::Known, _>(&key.0, args)?;
-            __p::add_key::<__DB, __p::Known, _>(&key.1, args)?;
-            __p::Ok(())
+        fn key(
+            key: &Self::Pk,
+            part: __p::usize,
+            take: __p::Take<'_, __DB>,
+        ) -> __p::Given {
+            match part {
+                0usize => __p::give::<__DB, __p::Known, _>(&key.0, take),
+                1usize => __p::give::<__DB, __p::Known, _>(&key.1, take),
+                _ => __p::no_column(part),
+            }
         }
         fn asked(column: __p::usize, asked: __p::Asked<'_>) -> __p::bool {
             [

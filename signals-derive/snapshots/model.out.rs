@@ -35,6 +35,7 @@ const _: () = {
                     __p::ColumnSpec::new("\"name\"", __p::Role::Plain),
                     __p::ColumnSpec::new("\"email\"", __p::Role::Plain),
                 ],
+                keys: 1usize,
             };
             &STATEMENTS
         };
@@ -87,9 +88,8 @@ const _: () = {
             }
             __p::Ok(())
         }
-        fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
-            __p::add_key::<__DB, __p::Known, _>(key, args)?;
-            __p::Ok(())
+        fn key(key: &Self::Pk, _: __p::usize, take: __p::Take<'_, __DB>) -> __p::Given {
+            __p::give::<__DB, __p::Known, _>(key, take)
         }
         fn asked(column: __p::usize, asked: __p::Asked<'_>) -> __p::bool {
             [

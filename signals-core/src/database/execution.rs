@@ -10,9 +10,9 @@ use sqlx::{Either, Executor, SqlStr};
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, Postgres, postgres::PgRow};
 
-#[cfg(feature = "postgres")]
-use crate::database::backend::AnyRow;
-use crate::database::backend::{Arguments, Backend, Sink, Statement};
+use tokio::sync::mpsc::Sender;
+
+use crate::database::backend::{AnyRow, Arguments, Backend, Sink, Statement};
 use crate::database::detached::DetachableStatement;
 use crate::database::raw::RawConn;
 #[cfg(feature = "postgres")]
@@ -135,6 +135,48 @@ impl<'r> Execution<'r> {
             Self::NoConnection => Err(sqlx::Error::PoolClosed),
         }
     }
+}
+
+impl Execution<'_> {
+    /// Passes each row to `sender`, waiting until it is received. `sent` is set when the first row has arrived.
+    ///
+    /// Without a statement cache, the statement runs in a transaction, and all rows are read first.
+    pub(crate) async fn pass_to(
+        self,
+        sender: &Sender<AnyRow>,
+        sent: &mut bool,
+    ) -> Result<(), sqlx::Error> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(steps) => pass_each::<Sqlite>(steps, sender, sent).await,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(steps) => pass_each::<Postgres>(steps, sender, sent).await,
+            other => {
+                let mut rows = Vec::new();
+                other.run_to_end(&mut |row| rows.push(row)).await?;
+                for row in rows {
+                    *sent = true;
+                    let _ = sender.send(row).await;
+                }
+                Ok(())
+            }
+        }
+    }
+}
+
+async fn pass_each<DB: Backend>(
+    mut steps: Steps<'_, DB>,
+    sender: &Sender<AnyRow>,
+    sent: &mut bool,
+) -> Result<(), sqlx::Error> {
+    while let Some(step) = steps.try_next().await? {
+        if let Either::Right(row) = step {
+            *sent = true;
+            // The receiver is dropped together with this future.
+            let _ = sender.send(DB::any_row(row)).await;
+        }
+    }
+    Ok(())
 }
 
 /// Passes every row to `sink`, and returns the number of affected rows.

@@ -12,6 +12,8 @@ pub(crate) mod deferred;
 pub(crate) mod detached;
 pub(crate) mod execution;
 pub(crate) mod lease;
+#[cfg(feature = "migrate")]
+pub(crate) mod migrate;
 pub(crate) mod options;
 pub(crate) mod pool;
 pub(crate) mod raw;
@@ -23,6 +25,7 @@ pub(crate) mod sql;
 pub(crate) mod sql_scan;
 pub(crate) mod sqlx_transaction;
 pub(crate) mod state;
+pub(crate) mod stream;
 #[cfg(feature = "postgres")]
 pub(crate) mod unnamed_statement;
 pub(crate) mod values;

@@ -96,7 +96,10 @@ impl<'c> Conn<'c> {
     /// Clears the statement cache of the connection, after the database refused an outdated prepared statement with `error`.
     /// Returns `Ok` if the statement may be run again, and `error` otherwise. Inside a transaction, which the refused statement
     /// has aborted, the transaction is restarted; this is only possible if the statement was the first one in it.
-    fn prepare_again(&mut self, error: sqlx::Error) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+    pub(crate) fn prepare_again(
+        &mut self,
+        error: sqlx::Error,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
         Box::pin(async move {
             if let Some(lease) = self.lease_mut() {
                 lease.set_statements_outdated();

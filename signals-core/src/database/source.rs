@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use futures_util::future::{Either, ready};
+use futures_util::future::{BoxFuture, Either, ready};
 use sqlx::pool::PoolConnection;
 #[cfg(feature = "postgres")]
 use sqlx::{PgConnection, PgPool, Postgres};
@@ -42,6 +42,36 @@ pub trait Connects: Send + sealed::Sealed {
     fn into_source<'m>(self) -> Source<'m>
     where
         Self: 'm;
+
+    /// Returns the connection, taken from the pool if this is one. A function that is generic over
+    /// [`Executor`](crate::Executor) can use it for any number of calls, and can bind values to a query:
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// async fn rename(db: impl Executor<City>, from: &str, to: &str) -> Result<u64> {
+    ///     let mut conn = db.acquire().await?;
+    ///     let city = City::query("WHERE name = $1").bind(from).fetch_one(&mut conn).await?;
+    ///     City::query("WHERE id = $1").bind(city.id).set(City::NAME, to).update(&mut conn).await
+    /// }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # City { id: None, name: "Ulm".into() }.save(&db).await?;
+    /// # assert_eq!(rename(&db, "Ulm", "Bonn").await?, 1); Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error of the pool, if no connection is available.
+    // Boxed: of an opaque future with a lifetime, the compiler cannot prove that it is `Send`, as above.
+    fn acquire<'m>(self) -> BoxFuture<'m, Result<Conn<'m>>>
+    where
+        Self: Sized + 'm,
+    {
+        Box::pin(async move { self.into_source().acquire().await })
+    }
 }
 
 pub(crate) mod sealed {

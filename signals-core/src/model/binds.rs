@@ -1,4 +1,4 @@
-//! The values that are bound to a query, as a type.
+//! The values that are bound to a query, without their types.
 
 use std::any::type_name;
 use std::marker::PhantomData;
@@ -7,90 +7,186 @@ use sqlx::error::BoxDynError;
 use sqlx::{Encode, SqlStr, Type};
 
 use crate::database::backend::{AnyType, Arguments, Backend, DatabaseKind, Statement};
+use crate::database::sql::Value;
 use crate::database::sql_scan;
 use crate::model::Model;
-use crate::model::store::{Any, Only, Portable, Route, Store};
+use crate::model::store::{Any, Only, Route};
 use crate::table::field::{Notation, json_column};
 
-/// The values that were bound before, and one more value.
-pub struct And<'q, B, T> {
-    pub(crate) before: B,
-    pub(crate) value: T,
-    pub(crate) lifetime: PhantomData<fn() -> &'q ()>,
-}
-
-/// Values that can be bound if the model `M` is stored by the route `R`.
-pub trait Binds<M, R>: Send {
+/// A value that can be bound to a [`Query`](crate::Query).
+///
+/// If the query runs on a pool or connection of sqlx, it is any value that this database can store. If the query runs on a
+/// [`Db`](crate::Db), [`Conn`](crate::Conn) or [`Transaction`](crate::Transaction), it is any [`Value`](crate::Value), which
+/// every enabled database can store.
+#[diagnostic::on_unimplemented(
+    message = "a value of type `{Self}` cannot be bound to this query",
+    label = "not a column type of the database",
+    note = "sqlx stores numbers, strings, times and other types of its features; `#[derive(sqlx::Type)]` makes others storable",
+    note = "a function that is generic over `Executor` binds to a query that runs on `db.acquire().await?`"
+)]
+pub trait Argument<'q, R>: Send + 'q {
     #[doc(hidden)]
-    fn bind(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError>;
-}
+    fn add(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError>;
 
-/// Values that can be bound in the database `DB`.
-pub trait BindsIn<DB: Backend>: Send {
+    /// Whether the value is stored as NULL.
     #[doc(hidden)]
-    fn bind(self, args: &mut DB::Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError>;
+    fn is_null(&self) -> bool;
 }
 
-impl<DB: Backend> BindsIn<DB> for () {
-    fn bind(self, _: &mut DB::Arguments, _: Inspect<'_, '_>) -> Result<(), BoxDynError> {
-        Ok(())
+impl<'q, DB: Backend, T: Encode<'q, DB> + Type<DB> + Send + 'q> Argument<'q, Only<DB>> for T {
+    fn add(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError> {
+        add::<DB, T>(self, DB::arguments(args), inspect)
+    }
+
+    fn is_null(&self) -> bool {
+        DB::is_null(self)
     }
 }
 
-impl<'q, DB: Backend, B, T> BindsIn<DB> for And<'q, B, T>
-where
-    B: BindsIn<DB>,
-    T: Encode<'q, DB> + Type<DB> + Send,
-{
-    fn bind(
-        self,
-        args: &mut DB::Arguments,
-        mut inspect: Inspect<'_, '_>,
-    ) -> Result<(), BoxDynError> {
-        self.before.bind(args, inspect.as_deref_mut())?;
-        if let Some(inspect) = inspect {
-            let ty = self.value.produces().unwrap_or_else(T::type_info);
-            let name = type_name::<T>();
-            inspect(Offered { ty: DB::any_type(ty), name, null: DB::is_null(&self.value) })?;
-        }
-        sqlx::Arguments::add(args, self.value)
-    }
-}
-
-impl<DB: Backend, M: Store<DB>, B: BindsIn<DB>> Binds<M, Only<DB>> for B {
-    fn bind(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError> {
-        BindsIn::<DB>::bind(self, DB::arguments(args), inspect)
-    }
-}
-
-/// Defines one supertrait per database. If the feature of the database is disabled, the trait requires nothing.
-macro_rules! bound_in {
-    ($feature:literal, $DB:ident, $name:ident) => {
-        #[cfg(feature = $feature)]
-        pub trait $name: $crate::model::binds::BindsIn<sqlx::$DB> {}
-        #[cfg(feature = $feature)]
-        impl<B: $crate::model::binds::BindsIn<sqlx::$DB>> $name for B {}
-        #[cfg(not(feature = $feature))]
-        pub trait $name: Send {}
-        #[cfg(not(feature = $feature))]
-        impl<B: Send> $name for B {}
-    };
-}
-
-#[allow(missing_docs)]
-pub(crate) mod enabled {
-    bound_in!("sqlite", Sqlite, BindsInSqlite);
-    bound_in!("postgres", Postgres, BindsInPostgres);
-}
-
-impl<M: Portable, B: enabled::BindsInSqlite + enabled::BindsInPostgres> Binds<M, Any> for B {
-    fn bind(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError> {
+impl<'q, T: Value<'q> + 'q> Argument<'q, Any> for T {
+    fn add(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError> {
         match args {
             #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(args) => BindsIn::<sqlx::Sqlite>::bind(self, args, inspect),
+            Arguments::Sqlite(args) => add::<sqlx::Sqlite, T>(self, args, inspect),
             #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) => BindsIn::<sqlx::Postgres>::bind(self, args, inspect),
+            Arguments::Postgres(args) => add::<sqlx::Postgres, T>(self, args, inspect),
         }
+    }
+
+    fn is_null(&self) -> bool {
+        #[cfg(feature = "sqlite")]
+        return sqlx::Sqlite::is_null(self);
+        #[cfg(not(feature = "sqlite"))]
+        return sqlx::Postgres::is_null(self);
+    }
+}
+
+fn add<'q, DB: Backend, T: Encode<'q, DB> + Type<DB>>(
+    value: T,
+    args: &mut DB::Arguments,
+    inspect: Inspect<'_, '_>,
+) -> Result<(), BoxDynError> {
+    if let Some(inspect) = inspect {
+        let ty = value.produces().unwrap_or_else(T::type_info);
+        let name = type_name::<T>();
+        inspect(Offered { ty: DB::any_type(ty), name, null: DB::is_null(&value) })?;
+    }
+    sqlx::Arguments::add(args, value)
+}
+
+/// One value, or several as a tuple, or none as `()`. `N` is inferred; it tells a tuple of values from a value that is a tuple.
+pub trait ArgumentList<'q, R, N>: Send + 'q {
+    #[doc(hidden)]
+    fn push(self, values: &mut Values<'q>);
+}
+
+impl<'q, R: 'static, T: Argument<'q, R>> ArgumentList<'q, R, [(); 1]> for T {
+    fn push(self, values: &mut Values<'q>) {
+        values.push::<R, T>(self);
+    }
+}
+
+impl<R> ArgumentList<'_, R, ()> for () {
+    fn push(self, _: &mut Values<'_>) {}
+}
+
+macro_rules! argument_lists {
+    ($($N:literal: $($T:ident)+,)*) => { $(
+        impl<'q, R: 'static, $($T: Argument<'q, R>),+> ArgumentList<'q, R, ([(); $N],)> for ($($T,)+) {
+            fn push(self, values: &mut Values<'q>) {
+                #[allow(non_snake_case)]
+                let ($($T,)+) = self;
+                $(values.push::<R, $T>($T);)+
+            }
+        }
+    )* };
+}
+
+argument_lists!(1: A, 2: A B, 3: A B C, 4: A B C D, 5: A B C D E, 6: A B C D E F,);
+
+/// Values of any types, in the order of their placeholders.
+#[derive(Default)]
+pub struct Values<'q> {
+    values: Vec<Box<dyn Bound + 'q>>,
+}
+
+/// A value whose type is erased.
+trait Bound: Send {
+    fn add(
+        self: Box<Self>,
+        args: &mut Arguments,
+        inspect: Inspect<'_, '_>,
+    ) -> Result<(), BoxDynError>;
+}
+
+struct One<'q, R, T> {
+    value: T,
+    route: PhantomData<fn() -> &'q R>,
+}
+
+impl<'q, R, T: Argument<'q, R>> Bound for One<'q, R, T> {
+    fn add(
+        self: Box<Self>,
+        args: &mut Arguments,
+        inspect: Inspect<'_, '_>,
+    ) -> Result<(), BoxDynError> {
+        self.value.add(args, inspect)
+    }
+}
+
+/// The columns of a key. They are not inspected.
+struct OfKey<M: Model, R> {
+    key: M::Pk,
+    route: PhantomData<fn() -> R>,
+}
+
+impl<M: Model, R: Route<M>> Bound for OfKey<M, R> {
+    fn add(self: Box<Self>, args: &mut Arguments, _: Inspect<'_, '_>) -> Result<(), BoxDynError> {
+        R::bind_key(&self.key, args)
+    }
+}
+
+impl<'q> Values<'q> {
+    pub(crate) fn push<R: 'static, T: Argument<'q, R>>(&mut self, value: T) {
+        self.values.push(Box::new(One::<R, T> { value, route: PhantomData }));
+    }
+
+    /// The values of the columns of a key.
+    pub(crate) fn of_key<M: Model, R: Route<M>>(key: M::Pk) -> Self {
+        Self { values: vec![Box::new(OfKey::<M, R> { key, route: PhantomData })] }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.values.len()
+    }
+
+    pub(crate) fn append(&mut self, mut other: Self) {
+        self.values.append(&mut other.values);
+    }
+
+    /// Binds the values, each after `inspect` has accepted it.
+    pub(crate) fn bind(
+        self,
+        kind: DatabaseKind,
+        mut inspect: Inspect<'_, '_>,
+    ) -> Result<Arguments, BoxDynError> {
+        let mut args = Arguments::new(kind);
+        for value in self.values {
+            value.add(&mut args, inspect.as_deref_mut())?;
+        }
+        Ok(args)
+    }
+
+    /// The statement with these values.
+    pub(crate) fn statement(
+        self,
+        kind: DatabaseKind,
+        sql: SqlStr,
+        persistent: bool,
+    ) -> Result<Statement, sqlx::Error> {
+        refuse_control(kind, sql.as_str())?;
+        let args = self.bind(kind, None).map_err(sqlx::Error::Encode)?;
+        Ok(Statement { sql, args, persistent })
     }
 }
 
@@ -125,28 +221,6 @@ impl Offered {
     pub(crate) fn notation(&self) -> Option<Notation> {
         Notation::of(self.name)
     }
-}
-
-/// Binds the values, each after `inspect` has accepted it.
-pub(crate) fn arguments<M: Model, R: Route<M>, B: Binds<M, R>>(
-    kind: DatabaseKind,
-    binds: B,
-    inspect: Inspect<'_, '_>,
-) -> Result<Arguments, BoxDynError> {
-    let mut args = Arguments::new(kind);
-    binds.bind(&mut args, inspect)?;
-    Ok(args)
-}
-
-/// The statement with its bound values.
-pub(crate) fn statement<M: Model, R: Route<M>, B: Binds<M, R>>(
-    kind: DatabaseKind,
-    sql: SqlStr,
-    binds: B,
-) -> Result<Statement, sqlx::Error> {
-    refuse_control(kind, sql.as_str())?;
-    let args = arguments::<M, R, B>(kind, binds, None).map_err(sqlx::Error::Encode)?;
-    Ok(Statement { sql, args, persistent: true })
 }
 
 /// Refuses a clause that begins or ends a transaction: SQLite executes every statement of a text.

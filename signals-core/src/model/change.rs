@@ -7,16 +7,18 @@ use std::fmt::Write;
 use std::marker::PhantomData;
 
 use sqlx::error::BoxDynError;
-use sqlx::{AssertSqlSafe, SqlSafeStr, SqlStr};
+use sqlx::{AssertSqlSafe, SqlSafeStr};
 
 use crate::database::backend::{AnyTake, Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::binds::{Binds, Inspect, Offered, arguments, refuse_control};
+use crate::model::assign::{Set, SetTo, is_stored_as_field, misfit, typed};
+use crate::model::binds::{Inspect, Offered, Values, refuse_control};
 use crate::model::clause::Clause;
 use crate::model::decode::decoding;
+use crate::model::placeholders::renumber;
 use crate::model::read::{ManyRows, RowSink as _};
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;
@@ -24,11 +26,12 @@ use crate::model::write::{columns, delete_many, names, save_columns_of_many};
 use crate::signal::recording::Recorders;
 use crate::table::automatic;
 use crate::table::column::Column;
-use crate::table::field::{Asked, Conversion, Notation};
+use crate::table::field::{Asked, Conversion};
 use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 use crate::transaction::own::{TransactionWork, in_transaction};
+use crate::write::{WriteKind, inspect};
 
 /// What a query does with the matching rows.
 pub(crate) enum ByCondition<M> {
@@ -36,62 +39,73 @@ pub(crate) enum ByCondition<M> {
     Delete,
 }
 
-/// The columns that an update sets, as indexes, each with the number of its value (`$1` is 1).
-pub(crate) struct Set<M> {
-    values: Vec<(usize, usize)>,
-    /// The `auto_now` columns, likewise.
-    times: Vec<(usize, usize)>,
-    /// The columns that the query names, for events.
-    fields: Vec<Column<M>>,
-}
-
-impl<M: Model> Set<M> {
-    fn value(&self, column: usize) -> Option<usize> {
-        self.values.iter().find(|(set, _)| *set == column).map(|(_, value)| *value)
-    }
-}
-
 impl<M: Model> ByCondition<M> {
-    /// An update that sets columns to bound values. If a column is named several times, the last value is used.
-    pub(crate) fn update(set: &[(Column<M>, usize)], bound: usize) -> Result<Self> {
+    /// An update that sets columns. If a column is named several times, the last one counts. `bound` is the number of values
+    /// of the query, and `all` also counts the values that follow them.
+    pub(crate) fn update(set: &[(Column<M>, SetTo)], bound: usize, all: usize) -> Result<Self> {
         let fields: Vec<_> = set.iter().map(|(column, _)| *column).collect();
         if fields.is_empty() {
             return Err(Error::other(format!("an update of `{}` sets no column", M::NAME)));
         }
-        let (mut values, mut times) = (Vec::new(), Vec::new());
+        let (mut values, mut times, mut expressions) = (Vec::new(), Vec::new(), Vec::new());
         for column in columns::<M>().settable(&mut names(&fields))? {
             if M::STATEMENTS.columns[column].role == ColumnRole::AutoNow {
-                times.push((column, bound + times.len() + 1));
-            } else if let Some((_, value)) =
+                times.push((column, all + times.len() + 1));
+            } else if let Some((_, to)) =
                 set.iter().rfind(|(set, _)| set.name() == M::COLUMNS[column])
             {
-                values.push((column, *value));
+                match to {
+                    SetTo::Value(value) => values.push((column, *value)),
+                    SetTo::Sql { sql, before, values } => {
+                        let (sql, used) = renumber(sql.as_str(), bound + before);
+                        if used > *values {
+                            let column = M::COLUMNS[column];
+                            let error = format!(
+                                "the expression for `{column}` uses ${used}, and has {values} values"
+                            );
+                            return Err(Error::other(error));
+                        }
+                        expressions.push((column, sql));
+                    }
+                }
             }
         }
-        Ok(Self::Update(Set { values, times, fields }))
+        Ok(Self::Update(Set { values, expressions, times, fields }))
     }
 
-    pub(crate) async fn run<R: Route<M>, B: Binds<M, R>>(
+    pub(crate) async fn run<R: Route<M>>(
         self,
         source: Source<'_>,
-        clause: &SqlStr,
-        binds: B,
+        clause: &str,
+        values: Values<'_>,
     ) -> Result<u64> {
-        let mut conn = source.acquire().await?;
-        let (kind, has_receivers) = (conn.kind(), self.has_receivers());
-        let clause = Clause(clause.as_str());
-        let sql = match has_receivers {
+        let conn = source.acquire().await?;
+        // A single statement needs no transaction on PostgreSQL. On SQLite, a failed statement may have changed some rows
+        // (`ON CONFLICT FAIL`, `RAISE(FAIL)`).
+        let reads_rows = self.has_receivers();
+        let commits_itself = !reads_rows && conn.kind() == DatabaseKind::Postgres;
+        self.run_on::<R>(conn, (clause, values), reads_rows, commits_itself).await
+    }
+
+    /// Runs the change on a connection. `reads_rows`: whether the matching rows are read and written one by one instead of by a
+    /// single statement. `commits_itself`: whether that statement needs no transaction.
+    async fn run_on<R: Route<M>>(
+        self,
+        mut conn: Conn<'_>,
+        (clause, values): (&str, Values<'_>),
+        reads_rows: bool,
+        commits_itself: bool,
+    ) -> Result<u64> {
+        let (kind, clause) = (conn.kind(), Clause(clause));
+        let sql = match reads_rows {
             true => self.select::<R>(kind, clause),
             false => self.single_statement::<R>(kind, clause),
         };
-        let bound = self.bound::<R, B>(kind, binds, sql, !has_receivers);
-        // A single statement needs no transaction on PostgreSQL. On SQLite, a failed statement may have changed some rows
-        // (`ON CONFLICT FAIL`, `RAISE(FAIL)`).
-        if conn.in_transaction() || !has_receivers && kind == DatabaseKind::Postgres {
+        let bound = self.bound::<R>(kind, values, sql, !reads_rows);
+        if conn.in_transaction() || commits_itself {
             let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
             let guard = FailGuard::of(&mut conn, verb, M::NAME);
-            let result =
-                async { self.change::<R>(guard.conn, clause, bound?, has_receivers).await };
+            let result = async { self.change::<R>(guard.conn, clause, bound?, reads_rows).await };
             let result = result.await;
             return guard.end(result);
         }
@@ -103,7 +117,7 @@ impl<M: Model> ByCondition<M> {
             clause,
             bound: Some(bound),
             again,
-            has_receivers,
+            reads_rows,
             route: PhantomData::<fn() -> R>,
         };
         in_transaction(conn, changing).await
@@ -114,9 +128,9 @@ impl<M: Model> ByCondition<M> {
         conn: &mut Conn<'_>,
         clause: Clause<'_>,
         mut bound: Box<Bound>,
-        has_receivers: bool,
+        reads_rows: bool,
     ) -> Result<u64> {
-        if has_receivers {
+        if reads_rows {
             let joins = clause.table(M::STATEMENTS.table).is_some();
             return self.each::<R>(conn, bound.statement(), joins).await;
         }
@@ -132,10 +146,11 @@ impl<M: Model> ByCondition<M> {
     /// decoded field instead. Rows that are saved with receivers get
     /// their values in the same way.
     async fn convert<R: Route<M>>(&self, conn: &mut Conn<'_>, bound: &mut Bound) -> Result<Self> {
-        let Self::Update(Set { values, times, fields }) = self else { return Ok(Self::Delete) };
-        let (mut values, times, fields) = (values.clone(), times.clone(), fields.clone());
+        let Self::Update(set) = self else { return Ok(Self::Delete) };
+        let mut values = set.values.clone();
         let kind = conn.kind();
-        let value = |(column, value): &(usize, usize)| typed::<M, R>(kind, *column, *value);
+        let value =
+            |(column, value): &(usize, usize)| typed::<M, R>(kind, *column, &format!("${value}"));
         let foreign: Vec<_> = bound.foreign.iter().map(value).collect();
         let mut sql = format!("SELECT {}", foreign.join(", "));
         if kind == DatabaseKind::Postgres {
@@ -162,7 +177,8 @@ impl<M: Model> ByCondition<M> {
                 .filter(|(set, _)| set == column)
                 .for_each(|(_, value)| *value = index);
         }
-        Ok(Self::Update(Set { values, times, fields }))
+        let (expressions, times) = (set.expressions.clone(), set.times.clone());
+        Ok(Self::Update(Set { values, expressions, times, fields: set.fields.clone() }))
     }
 
     /// Whether the rows have to be read, because receivers or recorders need them.
@@ -177,10 +193,10 @@ impl<M: Model> ByCondition<M> {
 
     /// The statement with its bound values. If a column is set to a value that it cannot store, returns an error before any
     /// SQL is sent.
-    fn bound<R: Route<M>, B: Binds<M, R>>(
+    fn bound<R: Route<M>>(
         &self,
         kind: DatabaseKind,
-        binds: B,
+        bound: Values<'_>,
         sql: String,
         timed: bool,
     ) -> Result<Box<Bound>> {
@@ -202,8 +218,8 @@ impl<M: Model> ByCondition<M> {
             if refused.is_some() { Err("".into()) } else { Ok(()) }
         };
         let inspect: Inspect<'_, '_> =
-            if self.columns().is_empty() { None } else { Some(&mut inspect) };
-        let args = arguments::<M, R, B>(kind, binds, inspect);
+            if matches!(self, Self::Delete) { None } else { Some(&mut inspect) };
+        let args = bound.bind(kind, inspect);
         if let Some(error) = refused {
             return Err(error);
         }
@@ -217,7 +233,7 @@ impl<M: Model> ByCondition<M> {
         Ok(Box::new(Bound { sql, types, args, foreign }))
     }
 
-    /// The columns that are set, each with the number of its value.
+    /// The columns that are set to a value, each with the number of its value.
     fn columns(&self) -> &[(usize, usize)] {
         match self {
             Self::Update(set) => &set.values,
@@ -259,13 +275,18 @@ impl<M: Model> ByCondition<M> {
                             format!("{name} = NULLIF(${value}::jsonb, 'null')")
                         }
                         DatabaseKind::Sqlite => {
-                            format!("{name} = {}", typed::<M, R>(kind, *column, *value))
+                            let value = typed::<M, R>(kind, *column, &format!("${value}"));
+                            format!("{name} = {value}")
                         }
                         DatabaseKind::Postgres => format!("{name} = ${value}"),
                     }
                 };
-                let mut set: Vec<_> = set.values.iter().chain(&set.times).map(value).collect();
                 let name = |column: usize| model.name(column);
+                let expressions = set.expressions.iter();
+                let expressions =
+                    expressions.map(|(column, sql)| format!("{} = ({sql}\n)", name(*column)));
+                let values = set.values.iter().chain(&set.times).map(value);
+                let mut set: Vec<_> = values.chain(expressions).collect();
                 set.extend(
                     model.group(ColumnGroup::Version).map(|c| format!("{0} = {0} + 1", name(c))),
                 );
@@ -300,21 +321,22 @@ impl<M: Model> ByCondition<M> {
     /// take.
     fn select<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
         let model = M::STATEMENTS;
-        // PostgreSQL cannot lock a derived result, so the rows are selected from the table by their keys.
-        let derived = kind == DatabaseKind::Postgres && clause.is_derived();
+        // PostgreSQL cannot lock a derived result, so the rows are selected from the table by their keys. So are rows with
+        // expressions, which refer to columns of the table alone.
+        let computes = matches!(self, Self::Update(set) if !set.expressions.is_empty());
+        let derived = kind == DatabaseKind::Postgres && clause.is_derived()
+            || computes && clause.table(model.table).is_some();
         let table = clause.table(model.table).filter(|_| !derived);
         let mut sql = String::new();
         for (index, column) in model.columns.iter().enumerate() {
             let value = match self {
-                Self::Update(set) => set.value(index),
+                Self::Update(set) => set.new_value::<R>(kind, index),
                 Self::Delete => None,
             };
             let start = if index == 0 { "SELECT " } else { ", " };
             let _ = match (value, table) {
                 // Named differently from the column, so that ORDER BY still refers to the stored value.
-                (Some(value), _) => {
-                    write!(sql, "{start}{} AS _set{index}", typed::<M, R>(kind, index, value))
-                }
+                (Some(value), _) => write!(sql, "{start}{value} AS _set{index}"),
                 (None, Some(table)) => write!(sql, "{start}{table}.{}", column.name),
                 (None, None) => write!(sql, "{start}{}", column.name),
             };
@@ -337,9 +359,13 @@ impl<M: Model> ByCondition<M> {
         if clause.locks() {
             return String::new();
         }
-        let is_unique = |(column, _): &(usize, usize)| M::STATEMENTS.columns[*column].unique;
+        let is_unique = |set: &Set<M>| {
+            let values = set.values.iter().map(|(column, _)| column);
+            let mut columns = values.chain(set.expressions.iter().map(|(column, _)| column));
+            columns.any(|column| M::STATEMENTS.columns[*column].unique)
+        };
         let strength = match self {
-            Self::Update(set) if !set.values.iter().any(is_unique) => "NO KEY UPDATE",
+            Self::Update(set) if !is_unique(set) => "NO KEY UPDATE",
             // A foreign key may reference a unique column, and the UPDATE then needs this lock. Two transactions that upgrade
             // a weaker lock would deadlock.
             Self::Update(_) | Self::Delete => "UPDATE",
@@ -353,6 +379,32 @@ impl<M: Model> ByCondition<M> {
     }
 }
 
+/// Deletes the row with this key, and returns whether it existed.
+pub(crate) async fn delete_by_key<M: Model, R: Route<M>>(
+    source: Source<'_>,
+    key: M::Pk,
+) -> Result<bool> {
+    let mut conn = source.acquire().await?;
+    let delete = ByCondition::<M>::Delete;
+    let mut reads_rows = delete.has_receivers();
+    let mut commits_itself = false;
+    if !reads_rows {
+        let mut none = TypedRows::<M, R>::new(&mut []);
+        let rows = none.erased();
+        reads_rows = !inspect::counts_rows(&mut conn, rows).await?;
+        commits_itself = !reads_rows
+            && (conn.in_transaction()
+                || inspect::commits_itself(&mut conn, rows, &WriteKind::Delete).await?);
+    }
+    let model = M::STATEMENTS;
+    let keys = model.group(ColumnGroup::Key).enumerate();
+    let keys: Vec<_> =
+        keys.map(|(part, column)| format!("{} = ${}", model.name(column), part + 1)).collect();
+    let clause = format!("WHERE {}", keys.join(" AND "));
+    let values = Values::of_key::<M, R>(key);
+    Ok(delete.run_on::<R>(conn, (&clause, values), reads_rows, commits_itself).await? > 0)
+}
+
 /// An update or delete by condition, as the work of a transaction.
 struct Changing<'c, M, R> {
     change: &'c ByCondition<M>,
@@ -360,7 +412,7 @@ struct Changing<'c, M, R> {
     bound: Option<Box<Bound>>,
     /// A copy for the second attempt.
     again: Option<Box<Bound>>,
-    has_receivers: bool,
+    reads_rows: bool,
     route: PhantomData<fn() -> R>,
 }
 
@@ -370,7 +422,7 @@ impl<M: Model, R: Route<M>> TransactionWork for Changing<'_, M, R> {
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<u64> {
         let bound = self.bound.take().or_else(|| self.again.take());
         let bound = bound.expect("work in a transaction runs at most twice");
-        self.change.change::<R>(tx, self.clause, bound, self.has_receivers).await
+        self.change.change::<R>(tx, self.clause, bound, self.reads_rows).await
     }
 }
 
@@ -400,53 +452,6 @@ impl Bound {
             #[cfg(feature = "sqlite")]
             Arguments::Sqlite(_) => None,
         }
-    }
-}
-
-/// Whether the column stores the value in the form in which it would store the field.
-fn is_stored_as_field<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> bool {
-    let field = Cell::new("");
-    R::asked(column, Asked::TypeName(&offered.ty, &field));
-    offered.is_stored_as(field.get()) || R::asked(column, Asked::Keeps(&offered.ty))
-}
-
-/// The error if a column cannot be set to a value.
-fn misfit<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> Option<Error> {
-    let spec = M::STATEMENTS.columns[column];
-    let field = Cell::new("");
-    R::asked(column, Asked::TypeName(&offered.ty, &field));
-    let why = if let (Some(Notation::Json), Some(Notation::String)) =
-        (Notation::of(field.get()), offered.notation())
-    {
-        "a string: a field of JSON is set to `Json<T>`".to_owned()
-    } else if let (Some(Notation::String), Some(Notation::Json)) =
-        (Notation::of(field.get()), offered.notation())
-    {
-        "JSON: the field is a string".to_owned()
-    } else if !R::asked(column, Asked::Takes(&offered.ty)) {
-        format!("a value of type {}", offered.ty.name())
-    } else if offered.is_none() && !spec.optional {
-        "`None`: the field is no `Option`".to_owned()
-    } else {
-        return None;
-    };
-    let (model, column) = (M::NAME, M::COLUMNS[column]);
-    Some(Error::other(format!("the column `{column}` of `{model}` cannot be set to {why}")))
-}
-
-/// The SQL of a value converted to the column's type, as an UPDATE converts it, so that the field can be decoded from it.
-fn typed<M: Model, R: Route<M>>(kind: DatabaseKind, column: usize, value: usize) -> String {
-    let name = Cell::new(String::new());
-    let named = R::asked(column, Asked::Name(kind, &name));
-    let ty = name.take();
-    match kind {
-        DatabaseKind::Postgres if named => format!("CAST(${value} AS {ty})"),
-        DatabaseKind::Postgres => {
-            format!("CASE WHEN true THEN ${value} ELSE {} END", M::STATEMENTS.name(column))
-        }
-        // REAL is the only column type to which SQLite converts a value that the field accepts.
-        DatabaseKind::Sqlite if ty == "REAL" => format!("CAST(${value} AS REAL)"),
-        DatabaseKind::Sqlite => format!("${value}"),
     }
 }
 

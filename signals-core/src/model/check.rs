@@ -9,6 +9,7 @@ use crate::database::raw::RawConn;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::model::ddl::{Ddl, one_line};
 use crate::model::store::Route;
 use crate::signal::registry::registry;
 use crate::signal::relation::{self, Ask, ModelInfo};
@@ -26,6 +27,8 @@ struct Table {
 
 /// A unique index on columns only (no expressions) that covers all rows.
 struct Index {
+    /// The quoted name.
+    name: String,
     /// Sorted by name.
     columns: Vec<String>,
     /// Whether the constraint is deferrable. ON CONFLICT cannot use such an index.
@@ -46,7 +49,7 @@ struct Column {
 
 /// Compares the table of one model with the model.
 pub(crate) async fn model<M: Model, R: Route<M>>(source: Source<'_>) -> Result<()> {
-    let findings = table(&mut source.acquire().await?, &ModelInfo::of::<M>(), R::asked).await?;
+    let findings = table(&mut source.acquire().await?, ModelInfo::of::<M>(), R::asked).await?;
     if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
 }
 
@@ -55,85 +58,155 @@ pub(crate) async fn every_model(conn: &mut Conn<'_>) -> Result<Vec<String>> {
     let mut findings = Vec::new();
     for linked in relation::models() {
         if let Some((model, ask)) = linked.stored_in(conn.kind()) {
-            findings.extend(table(conn, &model, ask).await?);
+            findings.extend(table(conn, model, ask).await?);
         }
     }
     Ok(findings)
 }
 
+/// A difference between a table and its model.
+struct Finding {
+    text: String,
+    fix: Fix,
+}
+
+/// How to mend a table.
+enum Fix {
+    /// Not by SQL that can be told in advance.
+    None,
+    Sql(String),
+    /// SQLite: by creating the table again.
+    Rebuild,
+}
+
+impl Fix {
+    /// On SQLite, which cannot alter columns, the table has to be created again.
+    fn alter(ddl: &Ddl, sql: Option<String>) -> Self {
+        match (ddl.kind, sql) {
+            (DatabaseKind::Sqlite, _) => Self::Rebuild,
+            (_, Some(sql)) => Self::Sql(sql),
+            (_, None) => Self::None,
+        }
+    }
+}
+
+/// The findings with their SQL. If a table has to be created again, that mends everything at once.
+fn with_fixes(findings: Vec<Finding>, ddl: &Ddl, existing: &[Column]) -> Vec<String> {
+    let mut rebuild = findings.iter().any(|f| matches!(f.fix, Fix::Rebuild)).then(|| {
+        let existing: Vec<_> = existing.iter().map(|c| (&*c.name, &*c.type_name)).collect();
+        ddl.rebuild(&existing)
+    });
+    let rebuilds = rebuild.is_some();
+    let text = |Finding { text, fix }: Finding| match (fix, rebuilds) {
+        (Fix::None, _) => text,
+        (_, true) => match rebuild.take() {
+            Some(sql) => format!("{text}; to mend it: {sql}"),
+            None => format!("{text}; the SQL of the first finding of this table mends it"),
+        },
+        (Fix::Sql(sql), false) => format!("{text}; to mend it: {sql}"),
+        (Fix::Rebuild, false) => text,
+    };
+    findings.into_iter().map(text).collect()
+}
+
 /// The differences between the table and the model, one sentence each.
-async fn table(conn: &mut Conn<'_>, described: &ModelInfo, ask: Ask) -> Result<Vec<String>> {
-    let ModelInfo { name, table, columns, statements: model, .. } = *described;
-    let of = format!("`{name}` (table `{table}`)");
-    let Some(table) = read(conn, table, model.table).await? else {
-        return Ok(vec![format!("{of}: there is no such table")]);
+async fn table(conn: &mut Conn<'_>, described: ModelInfo, ask: Ask) -> Result<Vec<String>> {
+    let of = format!("`{}` (table `{}`)", described.name, described.table);
+    let found = read(conn, described.table, described.statements.table).await?;
+    let reads_null = match &found {
+        Some(table) => nullable_fields(conn, table, &described, ask).await?,
+        None => Vec::new(),
+    };
+    let ddl = Ddl::new(conn.kind(), described);
+    let Some(table) = found else {
+        let (text, sql) = (format!("{of}: there is no such table"), one_line(&ddl.create_table()));
+        return Ok(with_fixes(vec![Finding { text, fix: Fix::Sql(sql) }], &ddl, &[]));
     };
     let mut findings = Vec::new();
     if table.is_view {
-        findings.push(format!("{of}: this is a view, not a table"));
+        let text = format!("{of}: this is a view, not a table");
+        findings.push(Finding { text, fix: Fix::None });
     }
-    let reads_null = nullable_fields(conn, &table, described, ask).await?;
-    for (index, (column, spec)) in columns.iter().zip(model.columns).enumerate() {
-        let Some(found) = table.columns.iter().find(|c| c.name == *column) else {
-            findings.push(format!("{of}: there is no column `{column}`"));
-            continue;
-        };
-        if let Some(ty) = &found.ty
-            && !ask(index, Asked::Reads(ty))
-        {
-            let ty = &found.type_name;
-            findings.push(format!(
-                "{of}: the column `{column}` is of type {ty}, which the field cannot be read from"
-            ));
-        }
-        let is_key = spec.role.group() == ColumnGroup::Key;
-        if found.nullable && !is_key && !reads_null[index] {
-            findings.push(format!(
-                "{of}: the column `{column}` can be NULL, and the field is no `Option`"
-            ));
-        }
-        if spec.role == ColumnRole::GeneratedKey && !found.optional && !table.is_view {
-            findings.push(unassigned_key(&of, found, conn.kind()));
-        }
+    for index in 0..ddl.model.columns.len() {
+        of_column(&of, &ddl, ask, &table, (index, reads_null[index]), &mut findings);
+    }
+    of_rest(&of, &ddl, &table, &mut findings);
+    if table.is_view {
+        findings.iter_mut().for_each(|finding| finding.fix = Fix::None);
+    }
+    Ok(with_fixes(findings, &ddl, &table.columns))
+}
+
+/// The findings about a column of the model.
+fn of_column(
+    of: &str,
+    ddl: &Ddl,
+    ask: Ask,
+    table: &Table,
+    (index, reads_null): (usize, bool),
+    findings: &mut Vec<Finding>,
+) {
+    let (column, spec) = (ddl.model.columns[index], &ddl.model.statements.columns[index]);
+    let mut push = |text: String, fix| findings.push(Finding { text, fix });
+    let Some(found) = table.columns.iter().find(|c| c.name == *column) else {
+        let fix = ddl.add_column(index).map_or_else(|| Fix::alter(ddl, None), Fix::Sql);
+        push(format!("{of}: there is no column `{column}`"), fix);
         if spec.unique {
-            findings.extend(missing_index(&of, &table, &[column], "`#[model(unique)]`"));
-            // An `upsert` may use the column at any time. A `save` does not need ON CONFLICT for the key.
-            findings.extend(no_arbiter(&of, &table, &[column]).filter(|_| !is_key));
+            findings.extend(missing_index(of, ddl, table, &[index], "`#[model(unique)]`"));
         }
+        return;
+    };
+    if let Some(ty) = &found.ty
+        && !ask(index, Asked::Reads(ty))
+    {
+        let ty = &found.type_name;
+        let text = format!(
+            "{of}: the column `{column}` is of type {ty}, which the field cannot be read from"
+        );
+        push(text, Fix::alter(ddl, ddl.change_type(index)));
     }
+    let is_key = spec.role.group() == ColumnGroup::Key;
+    if found.nullable && !is_key && !reads_null {
+        let text = format!("{of}: the column `{column}` can be NULL, and the field is no `Option`");
+        push(text, Fix::alter(ddl, Some(ddl.set_not_null(index))));
+    }
+    if spec.role == ColumnRole::GeneratedKey && !found.optional && !table.is_view {
+        push(unassigned_key(of, found, ddl.kind), Fix::alter(ddl, ddl.assign_key(index)));
+    }
+    if spec.unique {
+        findings.extend(missing_index(of, ddl, table, &[index], "`#[model(unique)]`"));
+        // An `upsert` may use the column at any time. A `save` does not need ON CONFLICT for the key.
+        findings.extend(no_arbiter(of, ddl, table, &[index]).filter(|_| !is_key));
+    }
+}
+
+/// The findings about columns that the model does not write, and about indexes.
+fn of_rest(of: &str, ddl: &Ddl, table: &Table, findings: &mut Vec<Finding>) {
+    let (columns, model) = (ddl.model.columns, ddl.model.statements);
     let unwritten = |column: &&Column| {
         let index = columns.iter().position(|name| *name == column.name);
         let written = index.is_some_and(|index| model.columns[index].role != ColumnRole::Generated);
         !written && !column.nullable && !column.optional
     };
     for Column { name, .. } in table.columns.iter().filter(unwritten) {
-        findings.push(format!(
-            "{of}: the column `{name}` has no default, and the model never writes it"
-        ));
+        let text =
+            format!("{of}: the column `{name}` has no default, and the model never writes it");
+        let quoted = name.replace('"', "\"\"");
+        let sql = format!("ALTER TABLE {} ALTER COLUMN \"{quoted}\" DROP NOT NULL", model.table);
+        findings.push(Finding { text, fix: Fix::alter(ddl, Some(sql)) });
     }
-    let key: Vec<_> = model.group(ColumnGroup::Key).map(|index| columns[index]).collect();
-    findings.extend(missing_index(&of, &table, &key, "the key"));
-    check_upserts(&mut findings, &of, &table, described, conn.kind());
-    Ok(findings)
-}
-
-/// Adds a finding for each `upsert` and `get_or_create` that the program has executed and for which the table has no index.
-fn check_upserts(
-    findings: &mut Vec<String>,
-    of: &str,
-    table: &Table,
-    described: &ModelInfo,
-    kind: DatabaseKind,
-) {
-    let ModelInfo { columns, statements: model, receivers, .. } = *described;
-    for spec in receivers.statement_cache().composed(kind) {
+    let key: Vec<_> = model.group(ColumnGroup::Key).collect();
+    findings.extend(missing_index(of, ddl, table, &key, "the key"));
+    for spec in ddl.model.receivers.statement_cache().composed(ddl.kind) {
         if matches!(spec.kind, StatementKind::Save | StatementKind::InsertOrNothing) {
             let said = spec.by_key(model)
                 || matches!(spec.on[..], [column] if model.columns[column].unique);
-            let on: Vec<_> = spec.on.iter().map(|index| columns[*index]).collect();
-            let finding = missing_index(of, table, &on, UPSERT).filter(|_| !said);
-            let finding = finding.or_else(|| no_arbiter(of, table, &on));
-            findings.extend(finding.filter(|finding| !findings.contains(finding)));
+            let finding = missing_index(of, ddl, table, &spec.on, UPSERT).filter(|_| !said);
+            let finding = finding.or_else(|| no_arbiter(of, ddl, table, &spec.on));
+            let is_new = |new: &Finding| findings.iter().all(|finding| finding.text != new.text);
+            if let Some(finding) = finding.filter(is_new) {
+                findings.push(finding);
+            }
         }
     }
 }
@@ -175,33 +248,46 @@ fn unassigned_key(of: &str, key: &Column, kind: DatabaseKind) -> String {
     }
 }
 
-fn missing_index(of: &str, table: &Table, columns: &[&str], asked: &str) -> Option<String> {
+fn missing_index(
+    of: &str,
+    ddl: &Ddl,
+    table: &Table,
+    columns: &[usize],
+    asked: &str,
+) -> Option<Finding> {
     if table.is_view {
         return None;
     }
-    let (names, indexes) = indexes_of(table, columns);
+    let (names, indexes) = indexes_of(ddl, table, columns);
     match &indexes[..] {
-        [] => Some(format!("{of}: there is no unique index of `{names}`, for {asked}")),
+        [] => Some(Finding {
+            text: format!("{of}: there is no unique index of `{names}`, for {asked}"),
+            fix: Fix::Sql(ddl.create_index(columns)),
+        }),
         indexes if indexes.iter().any(|index| index.valid) => None,
-        _ => Some(format!(
-            "{of}: the unique index of `{names}`, for {asked}, is invalid: drop it, or REINDEX it"
-        )),
+        [invalid, ..] => Some(Finding {
+            text: format!(
+                "{of}: the unique index of `{names}`, for {asked}, is invalid: drop it, or REINDEX it"
+            ),
+            fix: Fix::Sql(ddl.reindex(&invalid.name)),
+        }),
     }
 }
 
 /// The finding that `upsert` cannot use these columns, because a unique constraint on them is deferrable. ON CONFLICT considers
 /// every unique index on the columns.
-fn no_arbiter(of: &str, table: &Table, columns: &[&str]) -> Option<String> {
-    let (names, indexes) = indexes_of(table, columns);
-    let deferrable = indexes.iter().any(|index| index.valid && index.deferrable);
-    deferrable.then(|| {
-        format!("{of}: the unique constraint of `{names}` is DEFERRABLE, which {UPSERT} cannot use")
-    })
+fn no_arbiter(of: &str, ddl: &Ddl, table: &Table, columns: &[usize]) -> Option<Finding> {
+    let (names, indexes) = indexes_of(ddl, table, columns);
+    let deferrable = indexes.iter().find(|index| index.valid && index.deferrable)?;
+    let text = format!(
+        "{of}: the unique constraint of `{names}` is DEFERRABLE, which {UPSERT} cannot use"
+    );
+    Some(Finding { text, fix: Fix::Sql(ddl.replace_constraint(&deferrable.name, columns)) })
 }
 
 /// The unique indexes on these columns, and the columns as messages name them.
-fn indexes_of<'t>(table: &'t Table, columns: &[&str]) -> (String, Vec<&'t Index>) {
-    let mut names = columns.to_vec();
+fn indexes_of<'t>(ddl: &Ddl, table: &'t Table, columns: &[usize]) -> (String, Vec<&'t Index>) {
+    let mut names: Vec<_> = columns.iter().map(|column| ddl.model.columns[*column]).collect();
     names.sort_unstable();
     let indexes = table.unique.iter().filter(|index| index.columns == names).collect();
     (names.join("`, `"), indexes)
@@ -236,6 +322,13 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
         };
         return Ok(types.map(named).collect());
     }
+    // sqlx remembers the types of a statement that it has prepared before, so a changed schema needs another text.
+    #[cfg(feature = "sqlite")]
+    let select = {
+        let sql = "SELECT schema_version FROM pragma_schema_version";
+        let (version,): (i64,) = conn.query(sql).fetch_one().await?;
+        format!("{select} /* {version} */")
+    };
     conn.ensure_connected().await?;
     let types = match conn.connected() {
         #[cfg(feature = "sqlite")]
@@ -295,8 +388,8 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
     let sql = "SELECT relkind IN ('v', 'm') FROM pg_class WHERE oid = to_regclass($1)";
     let (is_view,) = conn.query(sql).bind(quoted).fetch_one().await?;
     // INCLUDE columns follow the key columns of the index, so only the first `indnkeyatts` columns count.
-    let sql = "SELECT indexrelid::text, attname::text, NOT indimmediate, indisvalid AND indisready FROM pg_index JOIN pg_attribute \
-               ON attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1]) WHERE indrelid = to_regclass($1) AND \
+    let sql = "SELECT quote_ident(relname), attname::text, NOT indimmediate, indisvalid AND indisready FROM pg_index JOIN pg_class ON \
+               pg_class.oid = indexrelid JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1]) WHERE indrelid = to_regclass($1) AND \
                indisunique AND indpred IS NULL AND indexprs IS NULL ORDER BY 1, 2";
     let indexes = conn.query(sql).bind(quoted).fetch_all().await?;
     Ok(Some(described(is_view, rows, indexes)))
@@ -317,7 +410,10 @@ fn described(
     for (name, column, deferrable, valid) in indexed {
         match unique.last_mut() {
             Some((last, index)) if *last == name => index.columns.push(column),
-            _ => unique.push((name, Index { columns: vec![column], deferrable, valid })),
+            _ => {
+                let index = Index { name: name.clone(), columns: vec![column], deferrable, valid };
+                unique.push((name, index));
+            }
         }
     }
     let sorted = |(_, mut index): (String, Index)| {

@@ -63,11 +63,49 @@ impl<'c> Clause<'c> {
         false
     }
 
+    /// The text before the WHERE, the condition, and the text from the first keyword after it.
+    pub(crate) fn parts(self) -> Parts<'c> {
+        let mut tokens = Tokens { text: self.0, depth: 0 };
+        let (mut condition, mut tail) = (None, self.0.len());
+        while let Some(token) = tokens.next() {
+            let end = self.0.len() - tokens.text.len();
+            let Token::Word(word) = token else { continue };
+            if condition.is_none() && token.is_word(&["WHERE"]) {
+                condition = Some((end - word.len(), end));
+            } else if token.is_word(&AFTER_CONDITION) {
+                tail = end - word.len();
+                break;
+            }
+        }
+        let (head, start) = condition.unwrap_or((tail, tail));
+        let condition = condition.map(|_| &self.0[start..tail]);
+        Parts { head: &self.0[..head], condition, tail: Clause(&self.0[tail..]) }
+    }
+
+    /// Whether the clause has a limit of its own.
+    pub(crate) fn is_limited(self) -> bool {
+        self.has_word(&["LIMIT", "FETCH", "OFFSET"])
+    }
+
+    /// Whether anything but a locking clause follows the condition, where `self` is [`Parts::tail`].
+    pub(crate) fn is_ordered_or_grouped(self) -> bool {
+        let after = AFTER_CONDITION.iter().filter(|word| **word != "FOR");
+        self.has_word(&after.copied().collect::<Vec<_>>())
+    }
+
     /// Whether a result row may not correspond to exactly one row of the table, so that PostgreSQL rejects a lock on the
     /// result.
     pub(crate) fn is_derived(self) -> bool {
         self.has_word(&["GROUP", "HAVING", "UNION", "INTERSECT", "EXCEPT", "RIGHT", "FULL"])
     }
+}
+
+/// A clause in three parts.
+pub(crate) struct Parts<'c> {
+    pub(crate) head: &'c str,
+    /// Without the word WHERE; `None` if there is no condition.
+    pub(crate) condition: Option<&'c str>,
+    pub(crate) tail: Clause<'c>,
 }
 
 /// A token outside of parentheses.
@@ -164,12 +202,12 @@ impl<'c> Tokens<'c> {
     }
 }
 
-fn is_word_char(c: char) -> bool {
+pub(crate) fn is_word_char(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
 /// The length of a quoted section. A doubled quote inside it stands for the quote itself.
-fn quoted(text: &str, quote: char, backslashes: bool) -> usize {
+pub(crate) fn quoted(text: &str, quote: char, backslashes: bool) -> usize {
     let mut chars = text.char_indices().skip(1).peekable();
     while let Some((at, c)) = chars.next() {
         if c == '\\' && backslashes {
@@ -182,7 +220,7 @@ fn quoted(text: &str, quote: char, backslashes: bool) -> usize {
 }
 
 /// The length of a block comment, which can contain other block comments.
-fn comment(text: &str) -> usize {
+pub(crate) fn comment(text: &str) -> usize {
     let (mut depth, mut at) = (0_usize, 0);
     while at < text.len() {
         let rest = &text.as_bytes()[at..];
@@ -201,7 +239,7 @@ fn comment(text: &str) -> usize {
 }
 
 /// The length of a parameter (`$1`) or of a dollar-quoted string (`$tag$…$tag$`).
-fn dollar(text: &str) -> usize {
+pub(crate) fn dollar(text: &str) -> usize {
     let word = text[1..].find(|c| !is_word_char(c)).map_or(text.len(), |end| end + 1);
     let is_tag =
         text[word..].starts_with('$') && !text[1..].starts_with(|c: char| c.is_ascii_digit());
@@ -267,10 +305,32 @@ mod tests {
     }
 
     #[test]
+    fn a_clause_is_split_at_its_condition() {
+        let parts = |clause| {
+            let Parts { head, condition, tail } = Clause(clause).parts();
+            (head, condition, tail.0)
+        };
+        assert_eq!(parts(""), ("", None, ""));
+        assert_eq!(parts("WHERE a"), ("", Some(" a"), ""));
+        assert_eq!(parts("ORDER BY a"), ("", None, "ORDER BY a"));
+        assert_eq!(
+            parts("u JOIN o ON o.id = u.id WHERE a = 'ORDER BY' -- LIMIT\nORDER BY b LIMIT 1"),
+            ("u JOIN o ON o.id = u.id ", Some(" a = 'ORDER BY' -- LIMIT\n"), "ORDER BY b LIMIT 1")
+        );
+        assert_eq!(
+            parts("WHERE (SELECT 1 WHERE b) FOR UPDATE"),
+            ("", Some(" (SELECT 1 WHERE b) "), "FOR UPDATE")
+        );
+        assert!(!Clause("FOR NO KEY UPDATE").is_ordered_or_grouped());
+        assert!(Clause("ORDER BY a FOR UPDATE").is_ordered_or_grouped());
+    }
+
+    #[test]
     fn an_unterminated_token_extends_to_the_end() {
         for clause in ["'", "\"", "$x$", "/* ", "--", "(", "$", "E'\\"] {
             Clause(clause).is_condition();
             Clause(clause).table("t");
+            Clause(clause).parts();
         }
     }
 }

@@ -25,9 +25,9 @@ use crate::transaction::Transaction;
 /// | `&mut PoolConnection<_>` | the database of the connection can store the model |
 /// | `&mut sqlx::Transaction<'_, _>` | the database of the transaction can store the model |
 ///
-/// As with [`sqlx::Executor`], a function that takes `impl Executor<M>` can use it for one call only. A function that needs
-/// the connection for several calls takes `&mut Conn<'_>` or `&Db`. To pass on a `conn: &mut Conn<'_>` and use it again
-/// afterwards, write `&mut *conn`.
+/// As with [`sqlx::Executor`], a function that takes `impl Executor<M>` can use it for one call only. For several calls, and
+/// to bind values to a query, it takes the connection with [`acquire`](Connects::acquire). To pass on a
+/// `conn: &mut Conn<'_>` and use it again afterwards, write `&mut *conn`.
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;

@@ -4,30 +4,40 @@
 //! May import: `error`, `task`, `database`, `table`, `transaction`, `signal`, `write`.
 
 pub(crate) mod any;
+pub(crate) mod assign;
+pub(crate) mod belongs_to;
 pub(crate) mod binds;
 pub(crate) mod change;
 pub(crate) mod check;
 pub(crate) mod clause;
+pub(crate) mod ddl;
 pub(crate) mod decode;
 pub(crate) mod executor;
+pub(crate) mod lookup;
+pub(crate) mod page;
+pub(crate) mod placeholders;
 pub(crate) mod query;
 pub(crate) mod read;
 pub(crate) mod registered;
 pub(crate) mod rows;
 pub(crate) mod signals;
 pub(crate) mod store;
+pub(crate) mod stream;
 pub(crate) mod write;
 
 use std::fmt::Debug;
 use std::time::SystemTime;
 
+use crate::database::backend::DatabaseKind;
 use crate::error::Result;
+use crate::model::ddl::Ddl;
 use crate::model::executor::Executor;
 use crate::model::query::Query;
 use crate::model::read::OneRow;
 use crate::model::registered::Copier;
 use crate::model::rows::TypedRows;
 use crate::signal::receivers::ReceiverCache;
+use crate::signal::relation::ModelInfo;
 use crate::table::column::Column;
 use crate::table::schema::Schema;
 use crate::write::{Saved, WriteKind, save};
@@ -64,6 +74,8 @@ use crate::write::{Saved, WriteKind, save};
 /// | read a row, or insert it if it does not exist | [`get_or_create`](Model::get_or_create) |
 /// | delete a row | [`delete`](Model::delete) |
 /// | read a row by key | [`get`](Model::get), [`find`](Model::find) |
+/// | read many rows by key | [`get_many`](Model::get_many) |
+/// | delete a row by key | [`delete_by_key`](Model::delete_by_key) |
 /// | reload a row | [`refresh`](Model::refresh) |
 /// | read all rows | [`all`](Model::all) |
 /// | read, count, update or delete by condition | [`query`](Model::query) |
@@ -216,10 +228,16 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// If the future is dropped before the statement is sent, nothing is stored. Once the statement is sent, the row may be
     /// stored; if it is, its `on_commit` receivers run on a separate task. Inside a caller's transaction, dropping the future
     /// marks that transaction as failed.
-    fn save<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
+    fn save<E: Executor<Self>>(
+        &mut self,
+        db: E,
+    ) -> impl Future<Output = Result<Saved<Self::Pk>>> + Send {
         async move {
-            let mut rows = TypedRows::<Self, E::Route>::one(self);
-            save::one(rows.erased(), db.into_source(), WriteKind::Save).await.map(Saved::of)
+            let stored = {
+                let mut rows = TypedRows::<Self, E::Route>::one(self);
+                save::one(rows.erased(), db.into_source(), WriteKind::Save).await?
+            };
+            Ok(write::saved(self, stored))
         }
     }
 
@@ -248,10 +266,16 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// As [`save`](Model::save).
-    fn insert<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
+    fn insert<E: Executor<Self>>(
+        &mut self,
+        db: E,
+    ) -> impl Future<Output = Result<Saved<Self::Pk>>> + Send {
         async move {
-            let mut rows = TypedRows::<Self, E::Route>::one(self);
-            save::one(rows.erased(), db.into_source(), WriteKind::Insert).await.map(Saved::of)
+            let stored = {
+                let mut rows = TypedRows::<Self, E::Route>::one(self);
+                save::one(rows.erased(), db.into_source(), WriteKind::Insert).await?
+            };
+            Ok(write::saved(self, stored))
         }
     }
 
@@ -281,10 +305,16 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// # Cancel safety
     ///
     /// As [`save`](Model::save).
-    fn update<E: Executor<Self>>(&mut self, db: E) -> impl Future<Output = Result<Saved>> + Send {
+    fn update<E: Executor<Self>>(
+        &mut self,
+        db: E,
+    ) -> impl Future<Output = Result<Saved<Self::Pk>>> + Send {
         async move {
-            let mut rows = TypedRows::<Self, E::Route>::one(self);
-            save::one(rows.erased(), db.into_source(), WriteKind::Update).await.map(Saved::of)
+            let stored = {
+                let mut rows = TypedRows::<Self, E::Route>::one(self);
+                save::one(rows.erased(), db.into_source(), WriteKind::Update).await?
+            };
+            Ok(write::saved(self, stored))
         }
     }
 
@@ -325,10 +355,43 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { write::delete::<Self, E::Route>(self, db.into_source()).await }
     }
 
+    /// Deletes the row with this key, and returns whether it existed.
+    ///
+    /// If the model has receivers of deletes, or rows of other models belong to it, the row is read and locked first, and the
+    /// signals are sent as by [`delete`](Model::delete). Otherwise this is one DELETE.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// let saved = City { id: None, name: "Ulm".into() }.save(&db).await?;
+    /// assert!(City::delete_by_key(&db, saved.pk).await?);
+    /// assert!(!City::delete_by_key(&db, saved.pk).await?);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`delete`](Model::delete).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`save`](Model::save).
+    fn delete_by_key<E: Executor<Self>>(
+        db: E,
+        key: impl Key<Self::Pk>,
+    ) -> impl Future<Output = Result<bool>> + Send {
+        async move { change::delete_by_key::<Self, E::Route>(db.into_source(), key.into_key()).await }
+    }
+
     /// Stores only these columns, the `auto_now` columns and the version, with one UPDATE.
     ///
     /// [`PreSave::fields`](crate::PreSave::fields) and [`PostSave::fields`](crate::PostSave::fields) name the columns. With an
-    /// empty slice the call does nothing: it runs no SQL and sends no signal.
+    /// empty slice the call does nothing: it runs no SQL and sends no signal. The key in the result is `None` only for an empty
+    /// slice and a row that is not stored yet.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -356,7 +419,7 @@ pub trait Model: Sized + Send + Sync + 'static {
         &mut self,
         db: E,
         fields: &[Column<Self>],
-    ) -> impl Future<Output = Result<Saved>> + Send {
+    ) -> impl Future<Output = Result<Saved<Option<Self::Pk>>>> + Send {
         async move { write::save_columns::<Self, E::Route>(self, db.into_source(), fields).await }
     }
 
@@ -396,7 +459,7 @@ pub trait Model: Sized + Send + Sync + 'static {
         &mut self,
         db: E,
         unique: &[Column<Self>],
-    ) -> impl Future<Output = Result<Saved>> + Send {
+    ) -> impl Future<Output = Result<Saved<Self::Pk>>> + Send {
         async move { write::upsert::<Self, E::Route>(self, db.into_source(), unique).await }
     }
 
@@ -640,6 +703,34 @@ pub trait Model: Sized + Send + Sync + 'static {
         }
     }
 
+    /// Returns the rows with these keys, in the order of the keys, with one statement for up to 16,384 keys on PostgreSQL and
+    /// for up to 32,766 on SQLite. A key that is given twice returns its row twice.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # #[derive(Model)]
+    /// # struct City { id: Option<i64>, name: String }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// let ulm = City { id: None, name: "Ulm".into() }.save(&db).await?;
+    /// let bonn = City { id: None, name: "Bonn".into() }.save(&db).await?;
+    /// let cities = City::get_many(&db, &[bonn.pk, ulm.pk]).await?;
+    /// assert_eq!((&*cities[0].name, &*cities[1].name), ("Bonn", "Ulm"));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`](crate::Error::NotFound) if there is no row for one of the keys, and the errors of
+    /// [`find`](Model::find).
+    fn get_many<E: Executor<Self>>(
+        db: E,
+        keys: &[Self::Pk],
+    ) -> impl Future<Output = Result<Vec<Self>>> + Send {
+        async move { lookup::get_many::<Self, E::Route>(db.into_source(), keys).await }
+    }
+
     /// Returns every row, in no particular order. To sort the rows, use `query("ORDER BY …")`.
     ///
     /// ```
@@ -676,6 +767,9 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// - a column without a default that the model never writes
     /// - a key or a `#[model(unique)]` column without a unique index
     ///
+    /// A finding ends with the SQL that would mend the table, if there is any: an `ALTER TABLE`, or on SQLite, which can alter
+    /// little, a new table with the same rows. Read it before you put it into a migration.
+    ///
     /// [`Db::check`](crate::Db::check) runs this check for every model of the program.
     ///
     /// ```
@@ -702,6 +796,32 @@ pub trait Model: Sized + Send + Sync + 'static {
         async move { check::model::<Self, E::Route>(db.into_source()).await }
     }
 
+    /// The `CREATE TABLE` statement of a table that [`check_table`](Model::check_table) accepts, as a starting point for a
+    /// migration.
+    ///
+    /// It declares the columns with their types, `NOT NULL`, the key, `UNIQUE`, and a foreign key for each `belongs_to`. Of the
+    /// defaults, it declares that of a key that the database assigns. A `#[model(generated)]` column has a comment where the
+    /// expression of the column belongs, and so has a field that this database cannot store.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # use sqlx_signals::DatabaseKind;
+    /// # #[derive(Model)]
+    /// # #[model(table = "cities")]
+    /// # struct City { id: Option<i64>, name: String, mayor: Option<String> }
+    /// assert_eq!(
+    ///     City::create_table_sql(DatabaseKind::Sqlite),
+    ///     r#"CREATE TABLE "cities" (
+    ///     "id" INTEGER PRIMARY KEY,
+    ///     "name" TEXT NOT NULL,
+    ///     "mayor" TEXT
+    /// )"#
+    /// );
+    /// ```
+    fn create_table_sql(database: DatabaseKind) -> String {
+        Ddl::new(database, ModelInfo::of::<Self>()).create_table()
+    }
+
     /// Starts a query for rows by condition. The clause is the part of the SELECT after `FROM table`, with `$1`, `$2`, … for
     /// the values that are bound. An empty clause selects every row.
     ///
@@ -716,7 +836,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// assert_eq!(City::query("WHERE name = $1").bind("Bonn").count(&db).await?, b.len() as i64);
     /// # Ok(()) }
     /// ```
-    fn query(clause: impl sqlx::SqlSafeStr) -> Query<Self, ()> {
+    fn query<'q, R>(clause: impl sqlx::SqlSafeStr) -> Query<'q, Self, R> {
         Query::new(clause.into_sql_str())
     }
 }

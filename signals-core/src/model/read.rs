@@ -176,6 +176,11 @@ impl<M, R> Default for ManyRows<M, R> {
 }
 
 impl<M, R> ManyRows<M, R> {
+    /// Rows that were read already.
+    pub(crate) fn of(rows: Vec<M>) -> Self {
+        Self { rows, ..Self::default() }
+    }
+
     pub(crate) fn first() -> Self {
         Self { only_first: true, ..Self::default() }
     }

@@ -119,11 +119,51 @@ impl Relation {
     message = "`{Self}` is not the key of the model that it belongs to",
     label = "expected `{Pk}` or `Option<{Pk}>`"
 )]
-pub trait KeyOf<Pk> {}
+pub trait KeyOf<Pk> {
+    /// A parent that belongs to a column of this type: `T`, or `Option<T>` if the column can be NULL.
+    type Parent<T>;
 
-impl<Pk> KeyOf<Pk> for Pk {}
+    /// The key of the parent, if there is one.
+    fn key(&self) -> Option<&Pk>;
 
-impl<Pk> KeyOf<Pk> for Option<Pk> {}
+    /// The parent of a column that has a key.
+    fn parent<T>(parent: T) -> Self::Parent<T>;
+
+    /// The parent of a column that has no key.
+    fn no_parent<T>() -> Self::Parent<T>;
+}
+
+impl<Pk> KeyOf<Pk> for Pk {
+    type Parent<T> = T;
+
+    fn key(&self) -> Option<&Pk> {
+        Some(self)
+    }
+
+    fn parent<T>(parent: T) -> T {
+        parent
+    }
+
+    fn no_parent<T>() -> T {
+        unreachable!("the column always has a key")
+    }
+}
+
+impl<Pk> KeyOf<Pk> for Option<Pk> {
+    type Parent<T> = Option<T>;
+
+    fn key(&self) -> Option<&Pk> {
+        self.as_ref()
+    }
+
+    fn parent<T>(parent: T) -> Option<T> {
+        Some(parent)
+    }
+
+    fn no_parent<T>() -> Option<T> {
+        None
+    }
+}
 
 /// Checks at compile time that a column of type `F` can contain the key of a row of `P`.
 pub const fn is_key_of<P: Model, F: KeyOf<P::Pk>>() {}

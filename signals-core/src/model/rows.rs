@@ -197,6 +197,14 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
         M::STATEMENTS
     }
 
+    fn table(&self) -> &'static str {
+        M::TABLE
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        M::COLUMNS
+    }
+
     fn statement_cache(&self) -> &'static StatementCache {
         M::__table().statement_cache()
     }

@@ -41,12 +41,22 @@ pub trait Store<DB: Backend>: Model {
         no_column(column)
     }
 
-    /// Binds the columns of a key.
+    /// Passes a part of a key to `take`. The parts are the key columns, in the order of the fields.
+    ///
+    /// # Errors
+    ///
+    /// The error of `take`, or an error if the key has no such part.
+    fn key(key: &Self::Pk, part: usize, take: Take<'_, DB>) -> Result<(), BoxDynError>;
+
+    /// Binds the columns of a key by which a row is found.
     ///
     /// # Errors
     ///
     /// An error if a value cannot be encoded.
-    fn bind_key(key: &Self::Pk, args: &mut DB::Arguments) -> Result<(), BoxDynError>;
+    fn bind_key(key: &Self::Pk, args: &mut DB::Arguments) -> Result<(), BoxDynError> {
+        let mut parts = 0..Self::STATEMENTS.keys;
+        parts.try_for_each(|part| Self::key(key, part, &mut |value| value.bind_compared(args)))
+    }
 
     /// Answers a question about the type of a column.
     fn asked(column: usize, asked: Asked<'_>) -> bool;
@@ -135,6 +145,8 @@ pub trait Route<M: Model>: Send + 'static {
     #[doc(hidden)]
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError>;
     #[doc(hidden)]
+    fn give_key(key: &M::Pk, part: usize, take: AnyTake<'_>) -> Result<(), BoxDynError>;
+    #[doc(hidden)]
     fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error>;
     #[doc(hidden)]
     fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error>;
@@ -159,6 +171,10 @@ impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
 
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError> {
         <M as Store<DB>>::bind_key(key, DB::arguments(args))
+    }
+
+    fn give_key(key: &M::Pk, part: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {
+        <M as Store<DB>>::key(key, part, DB::take(take))
     }
 
     fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
@@ -211,6 +227,10 @@ impl<M: Portable> Route<M> for Any {
 
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError> {
         each!(Arguments, args, DB => <DB as Route<M>>::bind_key(key, args))
+    }
+
+    fn give_key(key: &M::Pk, part: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {
+        each!(AnyTake, take, DB => <DB as Route<M>>::give_key(key, part, take))
     }
 
     fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error> {

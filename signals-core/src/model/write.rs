@@ -11,20 +11,26 @@ use crate::table::column::{Column, ModelColumns};
 use crate::write::continued_save::ATTEMPTS;
 use crate::write::lookup::{conflicting, find_like};
 use crate::write::save::{many, one};
-use crate::write::{Saved, WriteKind, delete as delete_rows, inspect};
+use crate::write::{Saved, Stored, WriteKind, delete as delete_rows, inspect};
+
+/// The result of a save that stored the row, or fails.
+pub(crate) fn saved<M: Model>(model: &M, stored: Option<Stored>) -> Saved<M::Pk> {
+    let created = stored.is_some_and(|stored| stored.created);
+    // A save without a key inserts the row, which gives it one, or fails.
+    Saved { created, pk: model.pk().expect("a stored row has its key") }
+}
 
 /// Updates some columns of a row.
 pub(crate) async fn save_columns<M: Model, R: Route<M>>(
     model: &mut M,
     source: Source<'_>,
     fields: &[Column<M>],
-) -> Result<Saved> {
-    if fields.is_empty() {
-        return Ok(Saved { created: false });
+) -> Result<Saved<Option<M::Pk>>> {
+    if !fields.is_empty() {
+        let kind = WriteKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
+        one(TypedRows::<M, R>::one(model).with_fields(fields).erased(), source, kind).await?;
     }
-    let kind = WriteKind::Fields(columns::<M>().settable(&mut names(fields))?.into());
-    one(TypedRows::<M, R>::one(model).with_fields(fields).erased(), source, kind).await?;
-    Ok(Saved { created: false })
+    Ok(Saved { created: false, pk: model.pk() })
 }
 
 /// Updates some columns of several rows.
@@ -42,10 +48,13 @@ pub(crate) async fn upsert<M: Model, R: Route<M>>(
     model: &mut M,
     source: Source<'_>,
     unique: &[Column<M>],
-) -> Result<Saved> {
+) -> Result<Saved<M::Pk>> {
     let on = columns::<M>().unique_indexes(model.pk().is_some(), &mut names(unique))?;
-    let mut rows = TypedRows::<M, R>::one(model);
-    one(rows.erased(), source, WriteKind::Upsert(on.into())).await.map(Saved::of)
+    let stored = {
+        let mut rows = TypedRows::<M, R>::one(model);
+        one(rows.erased(), source, WriteKind::Upsert(on.into())).await?
+    };
+    Ok(saved(model, stored))
 }
 
 /// Returns the row that has the same values in these columns, or inserts this one.

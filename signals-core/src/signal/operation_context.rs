@@ -23,8 +23,21 @@ impl OperationContext {
     ///
     /// [`Error::Recursion`] if the chain of operations is longer than the limit.
     pub(crate) fn enter(verb: &'static str, of: &'static str, source: &Source<'_>) -> Result<Self> {
-        let operation = Operation::enter(verb, of, source.pool_id())?;
-        Ok(Self { db: source.db(), operation })
+        Self::enter_in(verb, of, source.pool_id(), source.db())
+    }
+
+    /// As [`enter`](Self::enter), for a source that is in use.
+    ///
+    /// # Errors
+    ///
+    /// As [`enter`](Self::enter).
+    pub(crate) fn enter_in(
+        verb: &'static str,
+        of: &'static str,
+        pool: Option<PoolId>,
+        db: Option<Db>,
+    ) -> Result<Self> {
+        Ok(Self { operation: Operation::enter(verb, of, pool)?, db })
     }
 
     /// The pool for which the receivers work.

@@ -143,6 +143,14 @@ pub(crate) fn deleted_with(model: TypeId) -> HashSet<TypeId> {
     all
 }
 
+/// The registration of a model.
+pub(crate) fn registered(model: TypeId) -> Option<&'static RegisteredModel> {
+    static REGISTERED: OnceLock<HashMap<TypeId, &'static RegisteredModel>> = OnceLock::new();
+    let all = REGISTERED
+        .get_or_init(|| models().into_iter().map(|model| ((model.model)().id, model)).collect());
+    all.get(&model).copied()
+}
+
 /// All models that are linked into the program, in the order of their names.
 pub(crate) fn models() -> Vec<&'static RegisteredModel> {
     let mut seen = HashSet::new();

@@ -9,7 +9,7 @@ use crate::table::statement_spec::RowInput;
 
 /// The maximum number of arguments of a statement in SQLite, see its
 /// [limits](https://www.sqlite.org/limits.html#max_variable_number).
-const SQLITE_ARGUMENTS: usize = 32_766;
+pub(crate) const SQLITE_ARGUMENTS: usize = 32_766;
 /// The maximum number of arguments of a statement in the PostgreSQL protocol.
 const POSTGRES_ARGUMENTS: usize = 65_535;
 

@@ -329,18 +329,6 @@ pub fn give_key<DB: Backend, S: Stores<T, DB>, T>(
     }
 }
 
-/// Binds a part of a key by which a row is found.
-///
-/// # Errors
-///
-/// An error if the value cannot be encoded.
-pub fn add_key<DB: Backend, S: Stores<T, DB>, T>(
-    key: &T,
-    args: &mut DB::Arguments,
-) -> Result<(), BoxDynError> {
-    S::give(key, &mut |key| key.bind_compared(args))
-}
-
 /// The error for an index that no column has.
 ///
 /// # Errors

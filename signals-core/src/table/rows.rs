@@ -24,6 +24,13 @@ pub trait Rows: AnyRows {
     fn model(&self) -> &'static str;
     fn id(&self) -> TypeId;
     fn schema(&self) -> &'static Schema;
+
+    /// The unquoted name of the table.
+    fn table(&self) -> &'static str;
+
+    /// The unquoted names of the columns.
+    fn columns(&self) -> &'static [&'static str];
+
     /// The composed statements of the model.
     fn statement_cache(&self) -> &'static StatementCache;
     fn len(&self) -> usize;

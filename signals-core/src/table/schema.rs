@@ -10,6 +10,8 @@ pub struct Schema {
     pub table: &'static str,
     /// The columns, in the order of the fields.
     pub columns: &'static [ColumnSpec],
+    /// The number of columns of the key.
+    pub keys: usize,
     /// INSERT without the part of the key that the database assigns, RETURNING the key and the columns that the database
     /// computes.
     pub insert: &'static str,

@@ -16,14 +16,14 @@ use crate::write::bulk_update::{Unwritten, Update, settle};
 use crate::write::lookup::{Look, conflicting, look, not_found, stale};
 use crate::write::single::{Single, saves_at_once};
 use crate::write::single_text::{EVERY, Text};
-use crate::write::{Saved, WriteKind, inspect};
+use crate::write::{Stored, WriteKind, inspect};
 
 /// How often a save tries again after a concurrent transaction has inserted or deleted the row in
 /// between. After that it fails with [`Error::NotStored`].
 pub(crate) const ATTEMPTS: usize = 16;
 
-const CREATED: Saved = Saved { created: true };
-const UPDATED: Saved = Saved { created: false };
+const CREATED: Stored = Stored::CREATED;
+const UPDATED: Stored = Stored::UPDATED;
 
 /// Continues a save. `tried` means that its first statement was executed. Boxed, because this is
 /// rare.
@@ -33,7 +33,7 @@ pub(super) fn continue_store<'s>(
     kind: &'s WriteKind,
     before: bool,
     tried: bool,
-) -> BoxFuture<'s, Result<Option<Saved>>> {
+) -> BoxFuture<'s, Result<Option<Stored>>> {
     let mut save = ContinuedSave { conn, rows, before };
     Box::pin(async move {
         match kind {
@@ -61,7 +61,7 @@ struct ContinuedSave<'s, 'c> {
 
 impl ContinuedSave<'_, '_> {
     /// UPDATE by key of a row that must exist.
-    async fn update_until_stored(&mut self, set: Option<&[usize]>, tried: bool) -> Result<Saved> {
+    async fn update_until_stored(&mut self, set: Option<&[usize]>, tried: bool) -> Result<Stored> {
         if !tried && let Some(saved) = self.update(set, None).await? {
             return Ok(saved);
         }
@@ -76,7 +76,7 @@ impl ContinuedSave<'_, '_> {
     }
 
     /// UPDATE, or INSERT if there is no such row.
-    async fn save(&mut self, on: Option<&[usize]>, tried: bool) -> Result<Saved> {
+    async fn save(&mut self, on: Option<&[usize]>, tried: bool) -> Result<Stored> {
         let kind = self.conn.kind();
         let at_once = match on {
             Some(_) => kind == DatabaseKind::Postgres,
@@ -118,7 +118,7 @@ impl ContinuedSave<'_, '_> {
 
     /// On PostgreSQL, UPDATE or INSERT in one statement. Returns `None` if a concurrent transaction
     /// was faster.
-    async fn save_at_once(&mut self, on: Option<&[usize]>) -> Result<Option<Saved>> {
+    async fn save_at_once(&mut self, on: Option<&[usize]>) -> Result<Option<Stored>> {
         let save = match on {
             None => Single::both(self.rows.schema()),
             Some(on) => Single::Both(self.insert_text(StatementKind::Save, on)),
@@ -132,7 +132,7 @@ impl ContinuedSave<'_, '_> {
         on: Option<&[usize]>,
         insert_first: bool,
         tried: bool,
-    ) -> Result<Option<Saved>> {
+    ) -> Result<Option<Stored>> {
         if insert_first && let Some(saved) = self.insert_or_nothing(on).await? {
             return Ok(Some(saved));
         }
@@ -149,7 +149,7 @@ impl ContinuedSave<'_, '_> {
         &mut self,
         set: Option<&[usize]>,
         on: Option<&[usize]>,
-    ) -> Result<Option<Saved>> {
+    ) -> Result<Option<Stored>> {
         let model = self.rows.schema();
         if let (None, None, false) = (set, on, self.before) {
             return Single::update(model).run(self.conn, self.rows).await;
@@ -175,7 +175,7 @@ impl ContinuedSave<'_, '_> {
     }
 
     /// As [`settle`](Self::settle) by the key, if a row with the version of the instance is stored.
-    async fn look_and_settle(&mut self, set: Option<&[usize]>) -> Result<Option<Saved>> {
+    async fn look_and_settle(&mut self, set: Option<&[usize]>) -> Result<Option<Stored>> {
         match look(self.conn, self.rows).await? {
             Look::Same => self.settle(set, None).await,
             Look::Stale => Err(stale(self.rows, 0)),
@@ -193,7 +193,7 @@ impl ContinuedSave<'_, '_> {
         &mut self,
         set: Option<&[usize]>,
         on: Option<&[usize]>,
-    ) -> Result<Option<Saved>> {
+    ) -> Result<Option<Stored>> {
         if !self.conn.in_transaction() {
             self.conn.state.autocommit = Autocommit::NeedsTransaction;
             return Err(Error::NotStored { model: self.rows.model() });
@@ -211,7 +211,7 @@ impl ContinuedSave<'_, '_> {
     /// UPDATE of the row that an INSERT conflicts with. The index may compare the values differently
     /// than `=` does: a column may be of type `citext`, the index may have a collation, or a trigger
     /// may change the values.
-    async fn update_as_index_says(&mut self, on: Option<&[usize]>) -> Result<Option<Saved>> {
+    async fn update_as_index_says(&mut self, on: Option<&[usize]>) -> Result<Option<Stored>> {
         let key: Vec<_> = self.rows.schema().group(ColumnGroup::Key).collect();
         let target = on.unwrap_or(&key);
         if !inspect::is_arbiter(self.conn, self.rows, target).await? {
@@ -244,7 +244,7 @@ impl ContinuedSave<'_, '_> {
 
     /// INSERT after an UPDATE by key that has reported no row. Returns `None` if another row has the
     /// key.
-    async fn insert_if_new(&mut self) -> Result<Option<Saved>> {
+    async fn insert_if_new(&mut self) -> Result<Option<Stored>> {
         if self.key_is_arbiter().await? {
             return self.insert_or_nothing(None).await;
         }
@@ -270,7 +270,7 @@ impl ContinuedSave<'_, '_> {
     }
 
     /// INSERT that stores nothing if a row conflicts with it in the columns `on`.
-    async fn insert_or_nothing(&mut self, on: Option<&[usize]>) -> Result<Option<Saved>> {
+    async fn insert_or_nothing(&mut self, on: Option<&[usize]>) -> Result<Option<Stored>> {
         let text = match on {
             None => {
                 let sql = self.rows.schema().insert_or_nothing;
@@ -313,7 +313,7 @@ impl ContinuedSave<'_, '_> {
 
     /// Determines the result of an INSERT if the database reports that no row was stored. A database
     /// that does not count the rows may have stored it all the same.
-    async fn inserted_uncounted(&mut self) -> Result<Saved> {
+    async fn inserted_uncounted(&mut self) -> Result<Stored> {
         let is_there = self.rows.has_key(0)
             && !inspect::counts_rows(self.conn, self.rows).await?
             && look(self.conn, self.rows).await? != Look::Gone;

@@ -17,7 +17,7 @@ impl SchemaCache {
     ) -> Option<bool> {
         let returned = returned(rows, write_kind);
         // An UPDATE of a row without a key fails before anything is sent.
-        let is_sent = rows.has_key(0) || !write_kind.is_update();
+        let is_sent = !write_kind.is_update() || rows.has_key(0);
         if !is_sent || (kind == DatabaseKind::Postgres && returned.is_empty()) {
             return Some(true);
         }
@@ -84,9 +84,11 @@ impl SchemaCache {
 /// The columns that a write reads back.
 pub(super) fn returned(rows: &dyn Rows, write_kind: &WriteKind) -> Columns {
     use WriteKind::{Delete, Fields, GetOrCreate, Insert, Save, Update, Upsert};
+    if *write_kind == Delete {
+        return Columns::NONE;
+    }
     let (model, keyed) = (rows.schema(), rows.has_key(0));
     let reads = |group: ColumnGroup| match (group, write_kind) {
-        (_, Delete) => false,
         (ColumnGroup::Computed, _) => true,
         (ColumnGroup::Key | ColumnGroup::Version, Upsert(_)) => true,
         (ColumnGroup::Key, Insert | Save | GetOrCreate(_)) => !keyed,

@@ -80,14 +80,14 @@ fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
 /// for the rowid. Of the other columns, only those that the library writes itself and that cannot
 /// be NULL are certain to be readable.
 async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
-    let (model, row) = (rows.schema(), rows.at(0));
-    let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+    let model = rows.schema();
+    let (schema, name) = rows.table().split_once('.').unwrap_or(("main", rows.table()));
     let sql = SQLITE_TABLE.replace("{schema}", &schema.replace('"', "\"\""));
     let found: Vec<(String, bool, bool, bool, bool)> =
         conn.query(AssertSqlSafe(sql)).bind(name).bind(schema).fetch_all().await?;
     let is_certain = |i: &usize| {
         let column = &model.columns[*i];
-        let of_table = found.iter().find(|(name, ..)| name == row.columns()[*i]);
+        let of_table = found.iter().find(|(name, ..)| name == rows.columns()[*i]);
         let Some((_, not_null, is_rowid, ..)) = of_table else { return false };
         match column.role.group() {
             ColumnGroup::Key => *is_rowid && rows.fits_rowid(*i),
@@ -126,7 +126,7 @@ const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl
 /// Looks up the facts about a table on PostgreSQL, where a value always has the type of its column.
 /// Whether a column can be NULL is read from the catalog.
 async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
-    let (model, row) = (rows.schema(), rows.at(0));
+    let model = rows.schema();
     let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();
     // The columns are wrapped in `CASE`, because sqlx queries the server for the tables of plain
     // columns.
@@ -151,7 +151,7 @@ async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Res
     if readable.iter().any(asks) {
         let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnotnull";
         let not_null: Vec<(String,)> = conn.query(sql).bind(model.table).fetch_all().await?;
-        let is_not_null = |i: &usize| not_null.iter().any(|(name,)| name == row.columns()[*i]);
+        let is_not_null = |i: &usize| not_null.iter().any(|(name,)| name == rows.columns()[*i]);
         readable.retain(|i| !asks(i) || is_not_null(i));
     }
     let readable = Columns::of(readable.into_iter());
@@ -186,7 +186,7 @@ fn look_up_plain<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s
             return Ok(true);
         }
         let (sql, name) = match conn.kind() {
-            DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.at(0).table().rsplit('.').next()),
+            DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.table().rsplit('.').next()),
             DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.schema().table)),
         };
         let epoch = conn.facts().epoch();
@@ -223,8 +223,7 @@ pub(crate) async fn counts_rows(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<
 fn look_up_counted<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s, Result<bool>> {
     Box::pin(async move {
         let epoch = conn.facts().epoch();
-        let row = rows.at(0);
-        let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+        let (schema, name) = rows.table().split_once('.').unwrap_or(("main", rows.table()));
         let query = conn.query(SQLITE_COUNTS).bind(name).bind(schema);
         let (counted,): (bool,) = query.fetch_one().await?;
         conn.facts().add(

@@ -116,12 +116,12 @@ impl WriteOutcome {
     }
 
     /// The result of a save of a single row. `None` if nothing was stored.
-    pub(crate) fn of_save(saved: Option<Saved>) -> Self {
+    pub(crate) fn of_save(saved: Option<Stored>) -> Self {
         saved.map_or_else(Self::default, |saved| Self::one(Some(saved.created)))
     }
 
-    pub(crate) fn saved(&self) -> Option<Saved> {
-        self.created.map(|created| Saved { created })
+    pub(crate) fn saved(&self) -> Option<Stored> {
+        self.created.map(Stored::new)
     }
 
     /// The result of a write of several rows, given as ranges of the caller's slice.
@@ -152,6 +152,8 @@ pub(crate) fn row_error(verb: &'static str, rows: &dyn Rows, row: usize, error: 
 
 /// What a save did.
 ///
+/// `Pk` is the type of the model's key. `Saved` alone is the result for a key of type `i64`.
+///
 /// ```
 /// # use sqlx_signals::prelude::*;
 /// # #[derive(Model)]
@@ -159,20 +161,29 @@ pub(crate) fn row_error(verb: &'static str, rows: &dyn Rows, row: usize, error: 
 /// # #[tokio::main] async fn main() -> Result<()> {
 /// # let db = Db::connect("sqlite::memory:").await?;
 /// # db.execute("CREATE TABLE city (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
-/// let Saved { created } = City { id: None, name: "Ulm".into() }.save(&db).await?;
-/// assert!(created);
+/// let mut ulm = City { id: None, name: "Ulm".into() };
+/// let saved = ulm.save(&db).await?;
+/// assert!(saved.created);
+/// assert_eq!(City::get(&db, saved.pk).await?.name, "Ulm");
 /// # Ok(()) }
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Saved {
+pub struct Saved<Pk = i64> {
     /// Whether the row is new.
     pub created: bool,
+    /// The primary key of the row.
+    pub pk: Pk,
 }
 
-impl Saved {
-    /// The result of a save that stores a row or fails.
-    pub(crate) fn of(saved: Option<Self>) -> Self {
-        saved.unwrap_or(Self { created: false })
+/// What a save did, without the key, which is in the row.
+pub(crate) type Stored = Saved<()>;
+
+impl Stored {
+    pub(crate) const CREATED: Self = Self { created: true, pk: () };
+    pub(crate) const UPDATED: Self = Self { created: false, pk: () };
+
+    pub(crate) const fn new(created: bool) -> Self {
+        Self { created, pk: () }
     }
 }
 

@@ -25,7 +25,7 @@ use crate::write::own_transaction::{inspect_and_write, write_in_transaction};
 use crate::write::perform::perform;
 use crate::write::restore::RestoreGuard;
 use crate::write::single::store;
-use crate::write::{Saved, WriteKind, WriteOutcome, locate};
+use crate::write::{Stored, WriteKind, WriteOutcome, locate};
 
 /// Saves the single row in `rows`. Returns `None` if nothing was stored, because a conflicting row
 /// already exists.
@@ -36,7 +36,7 @@ pub(crate) async fn one(
     rows: &mut dyn SignalRows,
     source: Source<'_>,
     kind: WriteKind,
-) -> Result<Option<Saved>> {
+) -> Result<Option<Stored>> {
     let (cache, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
     let span = span!("save", model = rows.model());
     if let Some(receivers) = cache.save_if_any().or_else(|| recorders.any().then(|| cache.save())) {
@@ -67,7 +67,7 @@ pub(super) async fn save_directly(
     rows: &mut dyn SignalRows,
     conn: &mut Conn<'_>,
     kind: &WriteKind,
-) -> Result<Option<Saved>> {
+) -> Result<Option<Stored>> {
     let fail_guard = FailGuard::of(conn, "save", rows.model());
     let mut restore_guard = RestoreGuard::for_statement(rows);
     stamp(restore_guard.rows, kind);

@@ -9,7 +9,7 @@ use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
 use crate::write::continued_save::continue_store;
 use crate::write::lookup::not_found;
 use crate::write::single_text::{EVERY, Text};
-use crate::write::{Saved, TakeAnswer, WriteKind, WriteOutcome};
+use crate::write::{Stored, TakeAnswer, WriteKind, WriteOutcome};
 
 /// Stores the single row in `rows`, and sets the values that the database generates or computes. If
 /// `before` is true, the previous state of the row is loaded too. Returns `None` if nothing was
@@ -22,7 +22,7 @@ pub(crate) async fn store(
     rows: &mut dyn Rows,
     kind: &WriteKind,
     before: bool,
-) -> Result<Option<Saved>> {
+) -> Result<Option<Stored>> {
     if !rows.has_key(0) && kind.is_update() {
         return Err(not_found(rows, 0));
     }
@@ -104,7 +104,7 @@ impl Single {
         &self,
         conn: &mut Conn<'_>,
         rows: &mut dyn Rows,
-    ) -> Result<Option<Saved>> {
+    ) -> Result<Option<Stored>> {
         let returns = matches!(self, Self::Both(_)) || self.text().returns(rows.schema());
         let mut row = None;
         let affected = {
@@ -132,7 +132,7 @@ impl Single {
         row: Option<AnyRow>,
         affected: u64,
         committed: bool,
-    ) -> Result<Option<Saved>, sqlx::Error> {
+    ) -> Result<Option<Stored>, sqlx::Error> {
         let text = self.text();
         let created = match (self, &row) {
             (Self::Both(_), Some(row)) => row.flag(0)?,
@@ -147,7 +147,7 @@ impl Single {
         if !created && text.asks_version() {
             rows.advance(0);
         }
-        Ok(Some(Saved { created }))
+        Ok(Some(Stored::new(created)))
     }
 }
 

@@ -245,6 +245,22 @@ pub(super) fn constant(field: &Ident) -> Ident {
     format_ident!("{}", field.unraw().to_string().to_uppercase(), span = field.span())
 }
 
+/// For each column with `belongs_to`, the name of the constant that leads to the parent: `OF_USER` for a field `user` or `user_id`.
+/// A name that another constant has is not used.
+pub(super) fn parent_constants(columns: &[Column<'_>]) -> Vec<Option<Ident>> {
+    let mut used: HashSet<String> =
+        columns.iter().map(|column| constant(column.ident).to_string()).collect();
+    let name = |column: &Column<'_>| {
+        column.belongs_to.as_ref()?;
+        let field = constant(column.ident).to_string();
+        let short = field.strip_suffix("_ID").filter(|short| !short.is_empty()).unwrap_or(&field);
+        let names = [format!("OF_{short}"), format!("OF_{field}")];
+        let name = names.into_iter().find(|name| used.insert(name.clone()))?;
+        Some(Ident::new(&name, column.ident.span()))
+    };
+    columns.iter().map(name).collect()
+}
+
 /// The type without the invisible group that `macro_rules!` puts around a `$ty:ty`.
 fn ungrouped(ty: &Type) -> &Type {
     match ty {

@@ -6,7 +6,7 @@ use syn::Type;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 
-use super::ast::{Column, Model, constant};
+use super::ast::{Column, Model, constant, parent_constants};
 use super::registration::registration;
 use super::slots::{Slots, decoded};
 use super::sql;
@@ -23,6 +23,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
         let doc = format!("The column `{name}`.");
         quote!(#[doc = #doc] #vis const #ident: __p::Column<Self> = __p::Column::new(#name);)
     });
+    let parents = parents(model);
     let (key, slots) = (Key::of(model), Slots::of(columns));
     let checks = TraitChecks::of(model, &slots);
     let is_conditional = !checks.bounds.is_empty();
@@ -42,7 +43,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
 
             #[automatically_derived]
             #[allow(dead_code)]
-            impl #ident { #(#consts)* }
+            impl #ident { #(#consts)* #(#parents)* }
 
             #of_model
 
@@ -149,10 +150,17 @@ fn store(model: &Model<'_>, key: &Key, slots: &Slots<'_>, checks: &TraitChecks) 
             }
         }
     });
-    let bind_key = model.keys().zip(&key.parts).map(|(column, part)| {
+    let parts = model.keys().zip(&key.parts).enumerate().map(|(i, (column, part))| {
         let slot = slots.name(column);
-        quote!(__p::add_key::<__DB, #slot, _>(#part, args)?;)
+        quote!(#i => __p::give::<__DB, #slot, _>(#part, take),)
     });
+    let (part, give_key) = match model.keys().count() {
+        1 => {
+            let slot = model.keys().map(|column| slots.name(column));
+            (quote!(_), quote!(#(__p::give::<__DB, #slot, _>(key, take))*))
+        }
+        _ => (quote!(part), quote!(match part { #(#parts)* _ => __p::no_column(part), })),
+    };
     let asked = columns.iter().map(|c| {
         let (slot, ty) = (slots.name(c), decoded(c));
         quote!(__p::asked::<__DB, #slot, #ty>)
@@ -181,9 +189,8 @@ fn store(model: &Model<'_>, key: &Key, slots: &Slots<'_>, checks: &TraitChecks) 
                 __p::Ok(())
             }
             #give_time
-            fn bind_key(key: &Self::Pk, args: &mut __DB::Arguments) -> __p::Given {
-                #(#bind_key)*
-                __p::Ok(())
+            fn key(key: &Self::Pk, #part: __p::usize, take: __p::Take<'_, __DB>) -> __p::Given {
+                #give_key
             }
             fn asked(column: __p::usize, asked: __p::Asked<'_>) -> __p::bool {
                 [#(#asked),*][column](asked)
@@ -195,12 +202,30 @@ fn store(model: &Model<'_>, key: &Key, slots: &Slots<'_>, checks: &TraitChecks) 
     }
 }
 
+/// The constants that lead from a row to its parents.
+fn parents<'m>(model: &'m Model<'_>) -> impl Iterator<Item = TokenStream> + 'm {
+    let names = parent_constants(&model.columns);
+    model.columns.iter().enumerate().zip(names).filter_map(move |((i, column), name)| {
+        let (name, vis, ty) = (name?, model.vis, column.ty);
+        let parent = &column.belongs_to.as_ref()?.parent;
+        let (field, column) = (column.ident, &column.name);
+        let doc = format!("From a row to its parent by the column `{column}`, and back.");
+        Some(quote! {
+            #[doc = #doc]
+            #[allow(private_interfaces)]
+            #vis const #name: __p::BelongsTo<Self, #parent, #ty> =
+                __p::BelongsTo::new(#i, |row| &row.#field);
+        })
+    })
+}
+
 /// The `Schema` of the model: its columns and literal statements.
 fn statements(model: &Model<'_>) -> TokenStream {
     let texts = sql::statements(model).map(|(field, text)| {
         let field = format_ident!("{field}");
         quote!(#field: #text)
     });
+    let keys = model.keys().count();
     let columns = model.columns.iter().map(|column| {
         let name = sql::name(column);
         let role = match column.role {
@@ -227,6 +252,7 @@ fn statements(model: &Model<'_>) -> TokenStream {
         __p::Statements {
             #(#texts,)*
             columns: &[#(#columns),*],
+            keys: #keys,
         }
     }
 }

@@ -1,0 +1,140 @@
+//! Runs sqlx's migrations on a [`Db`].
+
+use std::error::Error as StdError;
+use std::fmt;
+
+use futures_util::future::BoxFuture;
+use sqlx::migrate::{MigrateError, Migrator};
+
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::database::db::Db;
+use crate::error::{Error, Result};
+
+impl Db {
+    /// Runs the migrations that the database does not have yet, with sqlx's migrator: `db.migrate(&sqlx::migrate!())`.
+    ///
+    /// The folder of the migrations, its file names, and the table in which sqlx notes what was run are those of
+    /// [`sqlx::migrate!`](https://docs.rs/sqlx/0.9/sqlx/macro.migrate.html). Programs that start at the same time run each
+    /// migration once. A program for both databases has a folder for each:
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # use sqlx_signals::{DatabaseKind, sqlx};
+    /// use sqlx::migrate::Migrator;
+    ///
+    /// async fn open(url: &str, sqlite: &Migrator, postgres: &Migrator) -> Result<Db> {
+    ///     let db = Db::connect(url).await?;
+    ///     db.migrate(match db.kind() {
+    ///         DatabaseKind::Sqlite => sqlite, // sqlx::migrate!("migrations/sqlite")
+    ///         DatabaseKind::Postgres => postgres, // sqlx::migrate!("migrations/postgres")
+    ///     })
+    ///     .await?;
+    ///     Ok(db)
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// The error of the pool, or an [`Error::Other`] that says which migration failed and what to do. Its
+    /// [`find::<MigrateError>()`](Error::find) is sqlx's own error.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the migration that is running is rolled back; those before it stay.
+    pub async fn migrate(&self, migrator: &Migrator) -> Result<()> {
+        let mut conn = self.acquire().await?;
+        let done = run(&mut conn, migrator).await;
+        // On an error, sqlx leaves the lock of the migrations on the PostgreSQL connection.
+        if done.is_err() && conn.kind() == DatabaseKind::Postgres {
+            conn.discard();
+        }
+        let ended = conn.end_raw(Ok(0)).await;
+        done.map_err(|source| failed(self.kind(), migrator, source))?;
+        ended.map(drop)
+    }
+}
+
+/// Boxed, because the compiler cannot prove that the future of the migrator is `Send` for every lifetime.
+fn run<'m>(
+    conn: &'m mut Conn<'_>,
+    migrator: &'m Migrator,
+) -> BoxFuture<'m, Result<(), MigrateError>> {
+    match conn.kind() {
+        #[cfg(feature = "sqlite")]
+        DatabaseKind::Sqlite => {
+            if let Some(conn) = conn.sqlite() {
+                return Box::pin(migrator.run_direct(None, conn, false));
+            }
+        }
+        #[cfg(feature = "postgres")]
+        DatabaseKind::Postgres => {
+            if let Some(conn) = conn.postgres() {
+                return Box::pin(migrator.run_direct(None, conn, false));
+            }
+        }
+        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
+        _ => {}
+    }
+    Box::pin(async { Err(sqlx::Error::PoolClosed.into()) })
+}
+
+/// What failed, and what to do.
+#[derive(Debug)]
+struct Failed {
+    text: String,
+    source: MigrateError,
+}
+
+impl fmt::Display for Failed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl StdError for Failed {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        Some(&self.source)
+    }
+}
+
+fn failed(kind: DatabaseKind, migrator: &Migrator, source: MigrateError) -> Error {
+    let found = |version: &i64| migrator.iter().find(|migration| migration.version == *version);
+    let name = |version: &i64| match found(version) {
+        Some(migration) => format!("migration {version} ({})", migration.description),
+        None => format!("migration {version}"),
+    };
+    let database = match kind {
+        DatabaseKind::Sqlite => "SQLite",
+        DatabaseKind::Postgres => "PostgreSQL",
+    };
+    let text = match &source {
+        MigrateError::ExecuteMigration(error, version) => {
+            let effect = match found(version) {
+                Some(migration) if migration.no_tx => {
+                    "part of it may be stored, because it runs without a transaction: undo that part, correct its SQL"
+                }
+                _ => "nothing of it is stored: correct its SQL",
+            };
+            format!(
+                "{} failed on {database}, and {effect} and migrate again: {error}",
+                name(version)
+            )
+        }
+        MigrateError::VersionMismatch(version) => format!(
+            "{} was changed after it was applied to this database: restore its file, and put the change into a new migration",
+            name(version)
+        ),
+        MigrateError::VersionMissing(version) => format!(
+            "{} was applied to this database, and this program does not contain it: restore its file, or start a program that \
+             contains it (`set_ignore_missing(true)` on the migrator ignores this)",
+            name(version)
+        ),
+        MigrateError::Dirty(version) => format!(
+            "{} was applied in part: repair the database, and delete the row of this version from the table of the migrations",
+            name(version)
+        ),
+        other => format!("the migrations could not be run on {database}: {other}"),
+    };
+    Error::Other(Box::new(Failed { text, source }))
+}

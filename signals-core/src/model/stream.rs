@@ -1,0 +1,49 @@
+//! Rows of a model as a stream.
+
+use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
+
+use crate::database::backend::{AnyRow, Statement};
+use crate::database::source::Source;
+use crate::database::stream as raw;
+use crate::error::Result;
+use crate::model::rows::TypedRows;
+use crate::model::store::Route;
+use crate::model::{Model, read};
+use crate::signal::dispatch::Dispatch;
+use crate::signal::operation_context::OperationContext;
+use crate::signal::rows::{RowEvent, RowsEvent};
+
+/// The rows of a statement as models. The receivers of [`post_load`](crate::post_load) run before a row is returned.
+pub(crate) fn rows<'s, M: Model, R: Route<M>>(
+    source: Source<'s>,
+    statement: Result<Statement>,
+) -> BoxStream<'s, Result<M>> {
+    let load = |row: AnyRow| Ok(R::load(&row, 0)?);
+    let Some(receivers) = M::__table().load_if_any() else {
+        return raw::rows(source, statement).map(move |row| load(row?)).boxed();
+    };
+    if receivers.after.iter().any(|receiver| receiver.info.connection) {
+        let all =
+            async { read::fetch::<M, R>(source, statement?, read::ManyRows::default()).await };
+        let each = |all: Vec<M>| stream::iter(all.into_iter().map(Ok));
+        return stream::once(all).map_ok(each).try_flatten().boxed();
+    }
+    let (pool, db) = (source.pool_id(), source.db());
+    raw::rows(source, statement)
+        .and_then(move |row| {
+            let (receivers, db) = (receivers.clone(), db.clone());
+            async move {
+                let mut row = load(row)?;
+                let context = OperationContext::enter_in("load", M::NAME, pool, db)?;
+                let mut rows = TypedRows::<M, R>::one(&mut row);
+                let event = RowEvent::of_row(0, None);
+                let mut event = RowsEvent { rows: rows.erased(), event };
+                let dispatch =
+                    Dispatch { event: &mut event, conn: None, context: &context, previous: &None };
+                dispatch.run(&receivers.after).await?;
+                drop(rows);
+                Ok(row)
+            }
+        })
+        .boxed()
+}
