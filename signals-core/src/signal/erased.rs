@@ -39,8 +39,13 @@ pub trait ErasedEntry: Any + Send + Sync {
 pub enum Calls<'r> {
     /// The `ModelCalls<M>` of the receiver's sender `M`.
     OfModel(&'r (dyn Any + Send + Sync)),
-    OfAny(&'r dyn AnyModelCalls),
+    OfEveryModel(BeginAny),
 }
+
+/// Calls a receiver of every model.
+#[allow(unreachable_pub)]
+pub type BeginAny =
+    for<'a, 'c> fn(&ErasedReceiver, AnyEventRows<'a>, Context<'a, 'c>) -> Started<'a>;
 
 /// How receivers of one model are called, for any signal.
 ///
@@ -60,13 +65,6 @@ impl<M: Send + Sync + 'static> ModelCalls<M> {
     }
 }
 
-/// How receivers of every model are called.
-#[allow(unreachable_pub)]
-pub trait AnyModelCalls {
-    #[doc(hidden)]
-    fn begin<'a>(&self, rows: AnyEventRows<'a>, cx: Context<'a, '_>) -> Started<'a>;
-}
-
 impl ErasedReceiver {
     pub(crate) fn new(info: Identity, entry: Registered) -> Self {
         Self { info, entry }
@@ -79,12 +77,21 @@ impl ErasedReceiver {
         }
     }
 
-    /// The calls of a receiver of every model. `None` for a receiver of one model.
-    pub(crate) fn any_model_calls(&self) -> Option<&dyn AnyModelCalls> {
+    fn get<E: 'static>(&self) -> &E {
+        let entry: &dyn Any = self.entry();
+        entry.downcast_ref().expect(ASKED)
+    }
+
+    /// How a receiver of every model is called. `None` for a receiver of one model.
+    pub(crate) fn begin_any(&self) -> Option<BeginAny> {
         match self.entry().calls() {
             Calls::OfModel(_) => None,
-            Calls::OfAny(calls) => Some(calls),
+            Calls::OfEveryModel(begin) => Some(begin),
         }
+    }
+
+    pub(crate) fn is_of_every_model(&self) -> bool {
+        self.begin_any().is_some()
     }
 
     /// The calls of a receiver of the model `M`.
@@ -96,7 +103,7 @@ impl ErasedReceiver {
     fn erased_model_calls(&self) -> &(dyn Any + Send + Sync) {
         match self.entry().calls() {
             Calls::OfModel(calls) => calls,
-            Calls::OfAny(_) => &(),
+            Calls::OfEveryModel(_) => &(),
         }
     }
 }
@@ -151,7 +158,7 @@ impl<S: Signal, M: Send + Sync + 'static> ErasedEntry for Entry<S, M> {
 
 impl<S: Signal> ErasedEntry for AnyEntry<S> {
     fn calls(&self) -> Calls<'_> {
-        Calls::OfAny(self)
+        Calls::OfEveryModel(begin_about_any_rows::<S>)
     }
 }
 
@@ -161,8 +168,7 @@ pub(crate) fn begin<'a, S: Signal, M: Send + Sync + 'static>(
     event: S::Event<'a, M>,
     cx: Context<'a, '_>,
 ) -> Started<'a> {
-    let entry: &dyn Any = to.entry();
-    entry.downcast_ref::<Entry<S, M>>().expect(ASKED).call.begin(event, cx)
+    to.get::<Entry<S, M>>().call.begin(event, cx)
 }
 
 fn begin_about_rows<'a, S: Signal, M: Send + Sync + 'static>(
@@ -173,8 +179,10 @@ fn begin_about_rows<'a, S: Signal, M: Send + Sync + 'static>(
     begin::<S, M>(to, S::of(rows), cx)
 }
 
-impl<S: Signal> AnyModelCalls for AnyEntry<S> {
-    fn begin<'a>(&self, rows: AnyEventRows<'a>, cx: Context<'a, '_>) -> Started<'a> {
-        self.call.begin(S::of_any(rows), cx)
-    }
+fn begin_about_any_rows<'a, S: Signal>(
+    to: &ErasedReceiver,
+    rows: AnyEventRows<'a>,
+    cx: Context<'a, '_>,
+) -> Started<'a> {
+    to.get::<AnyEntry<S>>().call.begin(S::of_any(rows), cx)
 }

@@ -73,17 +73,19 @@ impl Event for RowsEvent<'_> {
     }
 
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        match to.any_model_calls() {
-            Some(any) => any.begin(AnyEventRows { rows: self.rows, event: self.event.clone() }, cx),
+        match to.begin_any() {
+            Some(begin) => {
+                begin(to, AnyEventRows { rows: self.rows, event: self.event.clone() }, cx)
+            }
             None => self.rows.begin(to, &self.event, cx),
         }
     }
 
     fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>> {
         let (rows, event) = (&*self.rows, &self.event);
-        let mut typed = to.iter().filter(|to| to.any_model_calls().is_none());
+        let mut typed = to.iter().filter(|to| !to.is_of_every_model());
         let typed = typed.find_map(|to| rows.keep_event(to, event));
-        let any = to.iter().any(|to| to.any_model_calls().is_some());
+        let any = to.iter().any(|to| to.is_of_every_model());
         let any = any.then(|| Box::new(KeptSnapshots::of(rows, event)) as Box<dyn KeptEvent>);
         match (typed, any) {
             (Some(typed), Some(any)) => Some(Box::new(Both { typed, any })),
@@ -204,8 +206,8 @@ impl AnyRows for KeptSnapshots {
 impl KeptEvent for KeptSnapshots {
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
         let event = RowEvent { rows: 0..self.rows.len(), created: self.created };
-        let calls = to.any_model_calls().expect("the event was kept for receivers of every model");
-        calls.begin(AnyEventRows { rows: self, event }, cx)
+        let begin = to.begin_any().expect("the event was kept for receivers of every model");
+        begin(to, AnyEventRows { rows: self, event }, cx)
     }
 }
 
@@ -217,7 +219,7 @@ struct Both {
 
 impl KeptEvent for Both {
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        let kept = if to.any_model_calls().is_some() { &mut self.any } else { &mut self.typed };
+        let kept = if to.is_of_every_model() { &mut self.any } else { &mut self.typed };
         kept.begin(to, cx)
     }
 }

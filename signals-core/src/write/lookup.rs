@@ -216,3 +216,7 @@ pub(crate) fn stale(rows: &dyn Rows, row: usize) -> Error {
     let version = rows.version(row).unwrap_or_default();
     Error::Stale { model: rows.model(), key: rows.key(row), version }
 }
+
+pub(crate) fn duplicate(rows: &dyn Rows, row: usize) -> Error {
+    Error::DuplicateKey { model: rows.model(), key: rows.key(row) }
+}

@@ -41,6 +41,18 @@ struct Waiting<'n> {
     previous: &'n SharedPreviousRow,
 }
 
+impl Waiting<'_> {
+    /// Copies the event. This clones the rows, so it may panic.
+    fn keep(
+        &self,
+        rows: &mut dyn SignalRows,
+        context: &OperationContext,
+    ) -> Option<Box<dyn Deferred>> {
+        let event = RowsEvent { rows, event: self.event.clone() };
+        DeferredDelivery::of(self.receivers, &event, context, self.previous)
+    }
+}
+
 impl Notifier {
     pub(crate) fn new(
         kind: WriteKind,
@@ -211,10 +223,11 @@ impl Notifier {
         let received = self.notify_after(rows, None, context).await.map_err(Error::not_refused);
         let received = Pending::new(received);
         let mut uncopied = Vec::new();
-        let deferred = self.deferred_with(rows, context, |delivery, keep| {
+        let deferred = self.deferred_with(rows, context.db.is_some(), |rows, waiting| {
             // The row is stored, so its receivers must run even if `Clone` panics.
-            catch_unwind(AssertUnwindSafe(keep)).unwrap_or_else(|_| {
-                uncopied.push(delivery);
+            let keep = AssertUnwindSafe(|| waiting.keep(rows, context));
+            catch_unwind(keep).unwrap_or_else(|_| {
+                uncopied.push(waiting);
                 None
             })
         });
@@ -237,34 +250,25 @@ impl Notifier {
         rows: &mut dyn SignalRows,
         context: &OperationContext,
     ) -> Vec<Box<dyn Deferred>> {
-        self.deferred_with(rows, context, |_, keep| keep())
+        let observable = context.db.is_some();
+        self.deferred_with(rows, observable, |rows, waiting| waiting.keep(rows, context))
     }
 
-    /// As [`deferred`](Self::deferred), but each event is kept by `attempt`. The function passed to
-    /// it clones the row, so it may panic.
+    /// As [`deferred`](Self::deferred), with `keep` for [`Waiting::keep`]. `observable` is whether
+    /// the end of the transaction can be observed.
     fn deferred_with<'n>(
         &'n self,
         rows: &mut dyn SignalRows,
-        context: &OperationContext,
-        mut attempt: impl FnMut(
-            Waiting<'n>,
-            &mut dyn FnMut() -> Option<Box<dyn Deferred>>,
-        ) -> Option<Box<dyn Deferred>>,
+        observable: bool,
+        mut keep: impl FnMut(&mut dyn SignalRows, Waiting<'n>) -> Option<Box<dyn Deferred>>,
     ) -> Vec<Box<dyn Deferred>> {
-        let mut keep = |rows: &mut dyn SignalRows, waiting: Waiting<'n>| {
-            let event = RowsEvent { rows, event: waiting.event.clone() };
-            let (receivers, previous) = (waiting.receivers, waiting.previous);
-            let mut keep = || DeferredDelivery::of(receivers, &event, context, previous);
-            attempt(waiting, &mut keep)
-        };
         let mut all = Vec::new();
         if !self.receivers.deferred.is_empty() || self.recorders.any() {
-            let (created, seen) = (self.written.created, context.db.is_some());
+            let (created, receivers) = (self.written.created, &self.receivers.deferred);
             for row in self.written.rows() {
                 let (event, previous) = (self.row_event(row), self.previous_row(row));
-                let receivers = &self.receivers.deferred;
-                let waiting = keep(rows, Waiting { event, receivers, previous });
-                all.extend(self.recorders.after(created, rows.at(row), seen, waiting));
+                let deferred = keep(rows, Waiting { event, receivers, previous });
+                all.extend(self.recorders.after(created, rows.at(row), observable, deferred));
             }
         }
         if !self.receivers.deferred_batch.is_empty() {

@@ -18,7 +18,7 @@ use crate::write::bulk::BulkOp;
 use crate::write::bulk_update::{Unwritten, Update, settle};
 use crate::write::key_order::{keyed_first, write_order};
 use crate::write::lookup::{
-    duplicate_in_database, duplicate_key, is_stored, not_found, stale, stored_as,
+    duplicate, duplicate_in_database, duplicate_key, is_stored, not_found, stale, stored_as,
 };
 use crate::write::notify::Notifier;
 use crate::write::own_transaction::{inspect_and_write, write_in_transaction};
@@ -141,8 +141,6 @@ async fn update_many(
         _ => model.group(ColumnGroup::Set).collect(),
     };
     let on: Vec<_> = model.group(ColumnGroup::Key).collect();
-    let duplicate =
-        |rows: &dyn Rows, row| Error::DuplicateKey { model: rows.model(), key: rows.key(row) };
     if let Some(row) = (0..rows.len()).find(|row| !rows.has_key(*row)) {
         return Err(notifier.with_row(rows, row, not_found(rows, row)));
     }
@@ -162,7 +160,6 @@ async fn update_many(
             && let Some((row, error)) =
                 settle_unwritten(conn, rows, chunk, &update, &stored).await?
         {
-            rows.set_order(Vec::new());
             return Err(notifier.with_row(rows, row, error));
         }
     }
@@ -173,8 +170,7 @@ async fn update_many(
 
 /// Handles the rows of a chunk that an UPDATE did not write. Rows that another transaction has
 /// written in the meantime are updated now, and rows that a trigger skips are left unchanged. Any
-/// other row is an error. Returns the first one in the order of the caller's slice, with its index
-/// in the slice.
+/// other row is an error. Returns the first one in the order of the caller's slice.
 async fn settle_unwritten(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
@@ -182,11 +178,8 @@ async fn settle_unwritten(
     update: &Update<'_>,
     stored: &[usize],
 ) -> Result<Option<(usize, Error)>> {
-    let duplicate = |rows: &dyn Rows, row| {
-        (rows.slice_index(row), Error::DuplicateKey { model: rows.model(), key: rows.key(row) })
-    };
     if let Some(row) = duplicate_key(conn.kind(), rows) {
-        return Ok(Some(duplicate(rows, row)));
+        return Ok(Some((row, duplicate(rows, row))));
     }
     let missing = chunk.rows.clone().filter(|row| stored.binary_search(row).is_err());
     let missing: Vec<_> = missing.collect();
@@ -198,12 +191,12 @@ async fn settle_unwritten(
             false => not_found(rows, row),
             true if rows.schema().has(ColumnGroup::Version) => stale(rows, row),
             // The keys of two rows differ in memory but are equal in the database.
-            true => return Ok(Some(duplicate(rows, row))),
+            true => duplicate(rows, row),
         };
-        return Ok(Some((rows.slice_index(row), error)));
+        return Ok(Some((row, error)));
     }
     if let Some(row) = duplicate_in_database(conn, rows, chunk, &missing).await? {
-        return Ok(Some(duplicate(rows, row)));
+        return Ok(Some((row, duplicate(rows, row))));
     }
     for row in missing {
         let error = match settle(conn, rows, row, update).await? {
@@ -211,7 +204,7 @@ async fn settle_unwritten(
             Unwritten::Gone => not_found(rows, row),
             Unwritten::Stale => stale(rows, row),
         };
-        return Ok(Some((rows.slice_index(row), error)));
+        return Ok(Some((row, error)));
     }
     Ok(None)
 }

@@ -74,8 +74,6 @@ pub(super) struct Collector<'d> {
     pub(super) roots: usize,
     /// The references between the nodes.
     pub(super) edges: Vec<Edge>,
-    /// The foreign-key column of each edge.
-    pub(super) columns: Vec<usize>,
     /// Rows that are deleted without being read (Django's `fast_deletes`), because they have no
     /// receivers and no other rows reference them. Each entry has the relation, the group of the
     /// parent rows, and the parent rows.
@@ -108,7 +106,6 @@ impl<'d> Collector<'d> {
             nodes: Vec::new(),
             roots: 0,
             edges: Vec::new(),
-            columns: Vec::new(),
             fast_deletes: Vec::new(),
             to_null: Vec::new(),
             known: HashMap::new(),
@@ -160,7 +157,6 @@ impl<'d> Collector<'d> {
         self.groups.truncate(1);
         self.nodes.clear();
         self.edges.clear();
-        self.columns.clear();
         self.fast_deletes.clear();
         self.to_null.clear();
         self.known.clear();
@@ -289,8 +285,7 @@ impl<'d> Collector<'d> {
         if let Some(parent) = self.parent(parents, key) {
             let column = parents.dependent.column();
             let optional = parents.dependent.child().statements.columns[column].optional;
-            self.edges.push(Edge { child, parent, optional });
-            self.columns.push(column);
+            self.edges.push(Edge { child, parent, column, optional });
         }
     }
 

@@ -16,7 +16,7 @@ use std::collections::HashSet;
 
 use collect::{Collector, RowId};
 use futures_util::future::BoxFuture;
-use order::{Order, Run, order};
+use order::{Edge, Order, Run, order};
 use statements::References;
 
 use crate::database::backend::DatabaseKind;
@@ -155,7 +155,8 @@ impl Collector<'_> {
     async fn break_cycles(&self, conn: &mut Conn<'_>, broken: &[usize]) -> Result<()> {
         let mut columns: Vec<((usize, usize), Vec<usize>)> = Vec::new();
         for edge in broken {
-            let (node, column) = (&self.nodes[self.edges[*edge].child], self.columns[*edge]);
+            let Edge { child, column, .. } = self.edges[*edge];
+            let node = &self.nodes[child];
             let of = (node.group, column);
             match columns.iter_mut().find(|(known, _)| *known == of) {
                 Some((_, rows)) => rows.push(node.row),

@@ -7,6 +7,8 @@ use std::collections::VecDeque;
 pub(super) struct Edge {
     pub(super) child: usize,
     pub(super) parent: usize,
+    /// The foreign-key column of the child.
+    pub(super) column: usize,
     /// Whether the column can be NULL.
     pub(super) optional: bool,
 }
@@ -177,7 +179,7 @@ mod tests {
     use super::*;
 
     fn edge(child: usize, parent: usize) -> Edge {
-        Edge { child, parent, optional: false }
+        Edge { child, parent, column: 0, optional: false }
     }
 
     fn rows(order: &Order) -> Vec<(usize, Vec<usize>)> {
@@ -200,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_cycle_is_broken_at_a_nullable_column() {
-        let optional = Edge { child: 1, parent: 0, optional: true };
+        let optional = Edge { optional: true, ..edge(1, 0) };
         let order = order(&[0, 1], &[edge(0, 1), optional, edge(0, 0)]);
         assert_eq!((rows(&order), &order.broken[..]), (vec![(0, vec![0]), (1, vec![1])], &[1][..]));
     }

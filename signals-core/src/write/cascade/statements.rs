@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::signal::relation::Dependent;
 use crate::table::chunk::ROWS_OF_ARRAYS;
 use crate::table::rows::Rows;
-use crate::table::schema::ColumnGroup;
+use crate::table::schema::{ColumnGroup, Schema};
 use crate::write::inspect;
 use crate::write::key_order::{self, key_casts, sort_by_key};
 
@@ -45,10 +45,13 @@ pub(super) struct References<'r> {
 }
 
 impl References<'_> {
+    fn child(&self) -> &'static Schema {
+        self.dependent.child().statements
+    }
+
     /// Selects any one row that references a parent in `part`, with its columns if `read` is true.
     pub(super) async fn any(self, conn: &mut Conn<'_>, read: bool) -> Result<Statement> {
-        let Self { dependent, .. } = self;
-        let model = dependent.child().statements;
+        let model = self.child();
         let start = match read {
             true => model.select.to_owned(),
             false => format!("SELECT 1 FROM {}", model.table),
@@ -58,48 +61,43 @@ impl References<'_> {
 
     /// Selects the rows that reference a parent in `part`, without a lock.
     pub(super) async fn select(self, conn: &mut Conn<'_>) -> Result<Statement> {
-        let Self { dependent, .. } = self;
-        self.of_parents(conn, dependent.child().statements.select, "").await
+        self.of_parents(conn, self.child().select, "").await
     }
 
     /// Selects and locks the rows that reference a parent in `part` and are deleted with it.
     pub(super) async fn select_to_delete(self, conn: &mut Conn<'_>) -> Result<Statement> {
-        let Self { dependent, .. } = self;
-        let end = in_order(conn, dependent, " FOR UPDATE").await?;
-        self.of_parents(conn, dependent.child().statements.select, &end).await
+        let end = in_order(conn, self.dependent, " FOR UPDATE").await?;
+        self.of_parents(conn, self.child().select, &end).await
     }
 
     /// Selects and locks the rows that reference a parent in `part`, with the reference already
     /// replaced by NULL.
     pub(super) async fn select_as_null(self, conn: &mut Conn<'_>) -> Result<Statement> {
-        let Self { dependent, .. } = self;
-        let model = dependent.child().statements;
+        let model = self.child();
         let columns = model.columns.iter().enumerate();
-        let null = |place| place == dependent.column();
+        let null = |place| place == self.dependent.column();
         let columns: Vec<_> =
             columns.map(|(place, c)| if null(place) { "NULL" } else { c.name }).collect();
         let start = format!("SELECT {} FROM {}", columns.join(", "), model.table);
-        let end = in_order(conn, dependent, null_lock(dependent)).await?;
+        let end = in_order(conn, self.dependent, null_lock(self.dependent)).await?;
         self.of_parents(conn, &start, &end).await
     }
 
     /// UPDATE that sets the reference to NULL in the rows that reference a parent in `part`. No
     /// receiver is notified.
     pub(super) async fn set_null(self, conn: &mut Conn<'_>) -> Result<Statement> {
-        let Self { dependent, .. } = self;
-        let model = dependent.child().statements;
+        let model = self.child();
         let version =
             model.group(ColumnGroup::Version).map(|c| format!(", {0} = {0} + 1", model.name(c)));
-        let column = model.name(dependent.column());
+        let column = model.name(self.dependent.column());
         let update =
             format!("UPDATE {} SET {column} = NULL{}", model.table, version.collect::<String>());
-        self.change_in_order(conn, &update, null_lock(dependent)).await
+        self.change_in_order(conn, &update, null_lock(self.dependent)).await
     }
 
     /// DELETE of the rows that reference a parent in `part`. No receiver is notified.
     pub(super) async fn delete(self, conn: &mut Conn<'_>) -> Result<Statement> {
-        let Self { dependent, .. } = self;
-        let delete = format!("DELETE FROM {}", dependent.child().statements.table);
+        let delete = format!("DELETE FROM {}", self.child().table);
         self.change_in_order(conn, &delete, " FOR UPDATE").await
     }
 
@@ -111,13 +109,12 @@ impl References<'_> {
         change: &str,
         lock: &str,
     ) -> Result<Statement> {
-        let Self { dependent, .. } = self;
         if conn.kind() == DatabaseKind::Sqlite {
             return self.of_parents(conn, change, "").await;
         }
-        let model = dependent.child().statements;
+        let model = self.child();
         let keys: Vec<_> = model.group(ColumnGroup::Key).map(|c| model.name(c)).collect();
-        let (keys, order) = (keys.join(", "), in_order(conn, dependent, lock).await?);
+        let (keys, order) = (keys.join(", "), in_order(conn, self.dependent, lock).await?);
         let start = format!("WITH _locked AS MATERIALIZED (SELECT {keys} FROM {}", model.table);
         let end = format!("{order}) {change} WHERE ({keys}) IN (SELECT {keys} FROM _locked)");
         self.of_parents(conn, &start, &end).await
