@@ -17,7 +17,7 @@ use crate::signal::receivers::{OperationReceivers, SignalTable};
 use crate::signal::registry::{ReceiverInfo, registry};
 use crate::signal::rows::{AnyEventRows, EventRows};
 use crate::signal::{Deferrable, Signal, Subject, recording};
-use crate::task::finish::finish;
+use crate::task::finish::run_even_if_dropped;
 use crate::task::info::Identity;
 use crate::task::{chain, origin};
 use crate::transaction::Transaction;
@@ -270,7 +270,7 @@ impl Sending {
         }
         let results = self.dispatch(event, None, context).await?;
         if let Some(deferred) = self.deferred(event, context) {
-            finish(context.pool(), deferred.run(End::Committed, None)).await;
+            run_even_if_dropped(context.pool(), deferred.run(End::Committed, None)).await;
         }
         Ok(results)
     }

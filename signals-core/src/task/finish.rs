@@ -11,7 +11,7 @@ use crate::task::spawn;
 
 /// Runs `future`, which works for `pool`. If the caller drops it half-way, it continues on a task of its own, and its error is logged.
 /// If it is dropped before the first poll, nothing runs.
-pub(crate) fn finish<F>(pool: Option<PoolId>, future: F) -> Finish<F>
+pub(crate) fn run_even_if_dropped<F>(pool: Option<PoolId>, future: F) -> Finish<F>
 where
     F: Future<Output: Detached> + Send + 'static,
 {

@@ -20,7 +20,7 @@ use crate::database::state::Frame;
 use crate::error::driver::{did_nothing, was_never_sent};
 use crate::error::{Error, Outcome, Reason, Result};
 use crate::task::chain::PoolId;
-use crate::task::finish::{Detached, finish};
+use crate::task::finish::{Detached, run_even_if_dropped};
 use crate::transaction::callback::Callback;
 
 /// A transaction, or a savepoint inside one. If it is dropped without [`commit`](Transaction::commit), it is rolled back.
@@ -195,13 +195,13 @@ impl<'c> Transaction<'c> {
         let Some(conn) = self.conn.detach() else {
             let deferred = self.commit_outermost().await?;
             let callbacks = run_all(deferred, End::Committed, None);
-            return Ok(Committed { errors: finish(pool, callbacks).await });
+            return Ok(Committed { errors: run_even_if_dropped(pool, callbacks).await });
         };
         // The future below owns the transaction. If it is dropped before its first poll, the transaction is rolled back.
         self.open = false;
         let mut tx = Transaction { conn, depth: 1, open: true, is_releasing: false };
         let is_borrowed = self.conn.is_borrowed();
-        let (committed, conn) = finish(pool, async move {
+        let (committed, conn) = run_even_if_dropped(pool, async move {
             let committed = tx.commit_outermost().await;
             // Return the connection to the pool before the callbacks run, because they may need one. If a caller still uses
             // the connection, keep it.
@@ -319,7 +319,7 @@ impl<'c> Transaction<'c> {
             drop(self.conn.detach());
         }
         if !frame.deferred.is_empty() {
-            finish(pool, run_all(frame.deferred, End::RolledBack, holds)).await;
+            run_even_if_dropped(pool, run_all(frame.deferred, End::RolledBack, holds)).await;
         }
         Ok(result?)
     }

@@ -17,7 +17,7 @@ use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
 use crate::signal::{Signal, pre_delete, pre_save};
 use crate::table::previous_row::SharedPreviousRow;
 use crate::table::rows::Rows;
-use crate::task::finish::{Pending, finish};
+use crate::task::finish::{Pending, run_even_if_dropped};
 use crate::write::single::store;
 use crate::write::{WriteKind, WriteOutcome, cascade, delete, inspect, row_error, save};
 
@@ -232,7 +232,7 @@ impl Notifier {
             })
         });
         if !deferred.is_empty() {
-            finish(context.pool(), run_all(deferred, End::Committed, None)).await;
+            run_even_if_dropped(context.pool(), run_all(deferred, End::Committed, None)).await;
         }
         // Without a copy, the deferred receivers run in this future, and are not run if it is
         // dropped.

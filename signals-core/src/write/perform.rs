@@ -17,7 +17,7 @@ use crate::database::state::Autocommit;
 use crate::error::{Error, Result};
 use crate::signal::operation_context::OperationContext;
 use crate::signal::rows::SignalRows;
-use crate::task::finish::{Detached, finish};
+use crate::task::finish::{Detached, run_even_if_dropped};
 use crate::task::span::traced;
 use crate::task::spawn;
 use crate::transaction::Transaction;
@@ -203,8 +203,7 @@ fn autocommit<'u>(
         // The row is stored, even if a receiver fails. Inside a `sqlx::Transaction`, the caller may
         // still roll it back.
         restore_guard.disarm();
-        // A pooled connection is returned before the receivers run, because they may acquire one. A
-        // connection borrowed from the caller is kept.
+        // A pooled connection is returned before the receivers run, because they may acquire one.
         if !conn.is_borrowed() {
             drop(conn.detach());
         }
@@ -215,8 +214,10 @@ fn autocommit<'u>(
         {
             let (notifier, context) = (notifier.clone(), context.clone());
             let pool = context.pool();
-            finish(pool, async move { notifier.notify_after_commit(&mut *copy, &context).await })
-                .await?;
+            run_even_if_dropped(pool, async move {
+                notifier.notify_after_commit(&mut *copy, &context).await
+            })
+            .await?;
         } else {
             notifier.notify_after_commit(restore_guard.rows, &context).await?;
         }
