@@ -63,7 +63,7 @@ pub(crate) struct WarmPool<DB: Backend> {
     runtimes: Arc<Runtimes>,
     /// The number of calls that are about to take a connection from sqlx's pool.
     opening: AtomicUsize,
-    /// The number of those that have been doing so for longer than [`PATIENCE`].
+    /// The number of these calls that have been waiting for longer than [`PATIENCE`].
     waiting: AtomicUsize,
     /// Incremented whenever the statements that are prepared on the connections may have become outdated.
     epoch: AtomicU64,

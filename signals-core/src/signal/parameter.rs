@@ -15,6 +15,8 @@ use crate::table::previous_row::PreviousRow;
 use crate::task::info::Asks;
 
 /// The phases in which a receiver can run, as types, for [`Parameter`]. `S` is the signal.
+///
+/// See the example of [`Parameter`]: its receivers run in the phases `InTransaction` and `OnCommit`.
 pub mod phase {
     use std::marker::PhantomData;
 

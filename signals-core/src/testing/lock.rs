@@ -17,7 +17,7 @@ const VARIABLE: &str = "SIGNALS_LOCK";
 /// of the package's `Cargo.toml`. `SIGNALS_LOCK=update cargo test` creates or updates the file. Without this variable, the function
 /// writes nothing.
 ///
-/// The receivers are those that are linked into the test binary. Write the test in its own file in `tests/`, without other receivers,
+/// Only receivers that are linked into the test binary are compared. Write the test in its own file in `tests/`, without other receivers,
 /// and link the program's library there with `use my_app as _;`.
 ///
 /// ```
@@ -37,8 +37,8 @@ const VARIABLE: &str = "SIGNALS_LOCK";
 ///
 /// # Panics
 ///
-/// - If the receivers differ from those in the file. The message lists the receivers that are only in the file with `-`, and those that
-///   are only in the program with `+`.
+/// - If the receivers of the program differ from the file. The message lists the receivers that are only in the file with `-`, and
+///   the receivers that are only in the program with `+`.
 /// - If the file cannot be read or written.
 #[track_caller]
 pub fn assert_locked(path: impl AsRef<Path>) {

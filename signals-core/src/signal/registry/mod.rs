@@ -123,8 +123,8 @@ impl Registry {
         }
     }
 
-    /// Returns all receivers: first the linked ones, then those that are connected at run time. The receivers of one signal are in the
-    /// order in which they run.
+    /// Returns all receivers: first the linked receivers, then the receivers that are connected at run time. The receivers of one
+    /// signal are in the order in which they run.
     ///
     /// The result is an iterator, and its `Display` is a table.
     ///
@@ -274,8 +274,8 @@ impl Registry {
         self.generation.load(Ordering::Acquire)
     }
 
-    /// The enabled receivers of a signal of these senders, in the order in which they run: first the linked ones, then those that are
-    /// connected at run time.
+    /// The enabled receivers of a signal of these senders, in the order in which they run: first the linked receivers,
+    /// then the receivers that are connected at run time.
     pub(crate) fn receivers_of(&self, signal: TypeId, senders: &[TypeId]) -> Vec<ErasedReceiver> {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
         let mut indexes: Vec<_> =

@@ -161,8 +161,8 @@ impl Receivers {
         .collect()
     }
 
-    /// Numbers the nodes of the graph other than receivers: the models and custom signals that receivers subscribe to, and those that
-    /// receivers have written or sent.
+    /// Numbers the nodes of the graph other than receivers: the models and custom signals that receivers subscribe to, have
+    /// written or have sent.
     fn senders(&self, seen: &[Seen]) -> BTreeMap<&'static str, usize> {
         let senders = self.all.as_slice().iter().map(source);
         let all: BTreeSet<_> = senders.chain(seen.iter().map(|seen| seen.what)).collect();
