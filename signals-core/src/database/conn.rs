@@ -16,7 +16,7 @@ use crate::database::lease::{AnyLease, InFlight};
 use crate::database::raw::{MaybeOwned, MaybePooled, RawConn};
 use crate::database::schema_cache::SchemaCache;
 use crate::database::sql::RawQuery;
-use crate::database::state::TransactionState;
+use crate::database::state::{StateSlot, TransactionState};
 use crate::error::driver::{is_answered, is_outdated};
 use crate::error::{Error, Reason, Result};
 use crate::task::chain;
@@ -39,17 +39,22 @@ use crate::task::chain;
 /// ```
 pub struct Conn<'c> {
     pub(crate) inner: MaybePooled<'c>,
-    pub(crate) state: MaybeOwned<'c, TransactionState>,
+    pub(crate) state: StateSlot<'c>,
 }
 
 impl<'c> Conn<'c> {
     pub(crate) fn pooled(lease: AnyLease, db: Db) -> Self {
-        let inner = MaybePooled::Pooled(MaybeOwned::Owned(Some(lease)));
-        Self { inner, state: MaybeOwned::Owned(TransactionState::new(Some(db))) }
+        Self::with_lease(Some(lease), db)
+    }
+
+    /// `lease` must not be `None`. It is an `Option` so that it is not moved once more.
+    pub(crate) fn with_lease(lease: Option<AnyLease>, db: Db) -> Self {
+        let inner = MaybePooled::Pooled(MaybeOwned::Owned(lease));
+        Self { inner, state: StateSlot::Owned(TransactionState::new(Some(db))) }
     }
 
     fn without_db(inner: MaybePooled<'c>) -> Self {
-        Self { inner, state: MaybeOwned::Owned(TransactionState::default()) }
+        Self { inner, state: StateSlot::Owned(TransactionState::default()) }
     }
 
     #[cfg(feature = "sqlite")]
@@ -76,7 +81,7 @@ impl<'c> Conn<'c> {
             #[cfg(feature = "postgres")]
             MaybePooled::Postgres(conn) => MaybePooled::Postgres(conn),
         };
-        Conn { inner, state: MaybeOwned::Borrowed(&mut *self.state) }
+        Conn { inner, state: StateSlot::Borrowed(&mut self.state, None) }
     }
 
     /// Moves the connection and its transaction state out of `self`, so that they can go to another task. Returns `None` if the
@@ -85,12 +90,15 @@ impl<'c> Conn<'c> {
         let MaybePooled::Pooled(slot) = &mut self.inner else {
             return None;
         };
-        let lease = slot.take()?;
+        let mut lease = slot.take()?;
+        if let Some(turn) = self.state.turn().and_then(Option::take) {
+            lease.state_mut().turn = Some(turn);
+        }
         // `self` keeps the `Db`, from which it takes another connection if it is used again.
         let db = self.state.db.clone();
         let state = std::mem::replace(&mut *self.state, TransactionState::new(db));
         let inner = MaybePooled::Pooled(MaybeOwned::Owned(Some(lease)));
-        Some(Conn { inner, state: MaybeOwned::Owned(state) })
+        Some(Conn { inner, state: StateSlot::Owned(state) })
     }
 
     /// Whether a caller still uses the connection, which then has to be [reattached](Self::reattach) after

@@ -21,8 +21,9 @@ use crate::database::schema_cache::SchemaCache;
 use crate::database::source::Source;
 use crate::database::sql::RawQuery;
 use crate::database::values::Layers;
+use crate::database::write_queue::WriteQueue;
 use crate::error::Result;
-use crate::task::chain::{self, PoolId};
+use crate::task::chain::{self, PoolId, QueueId};
 use crate::task::tracked;
 
 /// A connection pool for SQLite or PostgreSQL. Clones are cheap and share the pool.
@@ -335,6 +336,20 @@ impl Db {
         on!(Pool, &self.pool, (pool, _) => PoolId::of(pool))
     }
 
+    /// The queue of the writers of a SQLite database, if they have one and it is known.
+    pub(crate) fn write_queue(&self) -> Option<&Arc<WriteQueue>> {
+        match &self.pool {
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite((pool, _)) => self.facts.as_ref()?.queue.of(pool),
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(..) => None,
+        }
+    }
+
+    pub(crate) fn queue_id(&self) -> Option<QueueId> {
+        self.write_queue().map(WriteQueue::id)
+    }
+
     /// How long a checkout may take.
     pub(crate) fn acquire_timeout(&self) -> Duration {
         on!(Pool, &self.pool, (pool, _) => pool.options().get_acquire_timeout())
@@ -348,7 +363,7 @@ impl Db {
     }
 
     /// A connection that is idle in the [`WarmPool`] and needs no check.
-    fn try_lease(&self) -> Option<AnyLease> {
+    pub(super) fn try_lease(&self) -> Option<AnyLease> {
         match &self.pool {
             #[cfg(feature = "sqlite")]
             Pool::Sqlite((_, warm_pool)) => warm_pool.as_ref()?.try_acquire().map(AnyLease::Sqlite),
@@ -361,7 +376,7 @@ impl Db {
 
     /// Waits for a connection. Boxed, because otherwise the future of every save would contain this one, and every
     /// application would compile the code of sqlx's pool again.
-    fn wait_for_lease(&self) -> BoxFuture<'_, Result<AnyLease>> {
+    pub(super) fn wait_for_lease(&self) -> BoxFuture<'_, Result<AnyLease>> {
         Box::pin(async move {
             Ok(match &self.pool {
                 #[cfg(feature = "sqlite")]

@@ -21,6 +21,7 @@ use crate::database::pool::{ANSWER_TIMEOUT, WarmPool};
 use crate::database::raw::RawConn;
 use crate::database::runtimes::{self, in_runtime};
 use crate::database::verify;
+use crate::database::write_queue::Turn;
 use crate::error::driver::is_answered;
 
 /// A pooled connection of either database.
@@ -66,6 +67,11 @@ pub(crate) struct LeaseState {
     keeps_statements: bool,
     /// The epoch of the pool in which the connection's statements were prepared; `None` if one of them was refused as outdated.
     epoch: Option<u64>,
+    /// The turn of the write that took the connection. Released last, so that the connection has rolled back and is idle when the next
+    /// writer looks for one.
+    pub(crate) turn: Option<Turn>,
+    /// The number of the last turn of a write that borrowed the connection; 0 if there was none.
+    pub(crate) borrowed_turn: u64,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -150,6 +156,8 @@ impl<DB: Backend> Lease<DB> {
             opened_in: if is_new { runtimes::current_id() } else { None },
             keeps_statements: DB::keeps_statements(pool),
             epoch: Some(0),
+            turn: None,
+            borrowed_turn: 0,
         };
         Ok(Self(Some(Box::new(LeaseInner { conn, owner: None, state }))))
     }
@@ -247,13 +255,19 @@ impl<DB: Backend> LeaseInner<DB> {
         }
         let clean = state.in_flight == InFlight::Nothing && !state.used_raw;
         let Some((owner, permit)) = self.owner.take() else {
+            if self.state.turn.is_some() && self.state.in_flight != InFlight::Nothing {
+                return self.give_back(None, ANSWER_TIMEOUT);
+            }
             return in_runtime(self.state.runtime.take(), move || drop(self));
         };
         if clean && !owner.must_return(self.state.acquired_at.elapsed()) {
             self.state.idle_since = Instant::now();
+            let turn = self.state.turn.take();
             owner.put_back(Lease(Some(self)));
-            // Release the permit last, so that the next waiter finds the connection in `idle`.
+            // Release the permit after that, so that the next waiter finds the connection in `idle`. The next writer also needs a
+            // permit.
             drop(permit);
+            drop(turn);
         } else {
             // sqlx's pool checks the connection. If the database never answered on it, the idle connections may be dead too and
             // are also returned for a check.
@@ -286,6 +300,7 @@ impl<DB: Backend> LeaseInner<DB> {
         let Self { mut conn, state, .. } = self;
         // A statement that is in flight may take any time, so its end is awaited without a limit.
         let has_statement = state.in_flight == InFlight::Statement || state.used_raw;
+        let turn = state.turn;
         in_runtime(state.runtime, move || {
             // Called outside the task: if the runtime shuts down and drops the task, the future that owns the connection is
             // dropped with it, which closes the connection and frees its slot in sqlx's pool.
@@ -296,7 +311,7 @@ impl<DB: Backend> LeaseInner<DB> {
                 } else {
                     let _ = timeout(answer_timeout, returned).await;
                 }
-                drop(permit);
+                drop((permit, turn));
             });
         });
     }
@@ -309,11 +324,12 @@ impl<DB: Backend> LeaseInner<DB> {
         if !state.proven_alive {
             owner.clear();
         }
+        let turn = state.turn;
         in_runtime(state.runtime, move || {
             let conn = conn.detach();
             tokio::spawn(async move {
                 let _ = timeout(ANSWER_TIMEOUT, conn.close()).await;
-                drop(permit);
+                drop((permit, turn));
             });
         });
     }

@@ -26,7 +26,12 @@ pub(crate) mod sql_scan;
 pub(crate) mod sqlx_transaction;
 pub(crate) mod state;
 pub(crate) mod stream;
+pub(crate) mod turn;
 #[cfg(feature = "postgres")]
 pub(crate) mod unnamed_statement;
 pub(crate) mod values;
 pub(crate) mod verify;
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) mod write_queue;
+#[cfg(feature = "sqlite")]
+pub(crate) mod write_queues;

@@ -62,15 +62,16 @@ pub(crate) fn depth<DB: Backend>(conn: &DB::Connection) -> usize {
 }
 
 /// Begins a transaction, or a savepoint inside one. A read-only SQLite connection refuses `BEGIN IMMEDIATE`, so plain `BEGIN`
-/// is used there.
-pub(crate) async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
+/// is used there. Returns whether the transaction may write.
+pub(crate) async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<bool, sqlx::Error> {
     let outermost = depth::<DB>(conn) == 0;
     let statement = outermost.then(|| SqlStr::from_static(DB::BEGIN));
     match DB::TransactionManager::begin(conn, statement).await {
         Err(error) if outermost && DB::is_read_only(&error) => {
-            DB::TransactionManager::begin(conn, Some(SqlStr::from_static("BEGIN"))).await
+            let begin = Some(SqlStr::from_static("BEGIN"));
+            DB::TransactionManager::begin(conn, begin).await.map(|()| false)
         }
-        result => result,
+        result => result.map(|()| true),
     }
 }
 

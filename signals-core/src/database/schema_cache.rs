@@ -18,10 +18,16 @@ use arc_swap::ArcSwap;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
+#[cfg(feature = "sqlite")]
+use crate::database::write_queues::QueueSlot;
 
-/// The facts about the tables of one database.
+/// The facts about the tables of one database, and the queue of its writers.
 #[derive(Debug, Default)]
-pub(crate) struct SchemaCache(pub(crate) ArcSwap<Tables>);
+pub(crate) struct SchemaCache {
+    pub(crate) tables: ArcSwap<Tables>,
+    #[cfg(feature = "sqlite")]
+    pub(crate) queue: QueueSlot,
+}
 
 /// The facts by model, and whether they are still valid.
 #[derive(Debug, Clone, Default)]
@@ -140,7 +146,7 @@ impl SchemaCache {
     /// Discards all facts, because the schema has changed. The new `epoch` makes sure that the results of inspections that are
     /// still running are not added.
     fn clear(&self) {
-        self.0.rcu(|all| Tables {
+        self.tables.rcu(|all| Tables {
             epoch: all.epoch + 1,
             models: HashMap::default(),
             ..Tables::clone(all)
@@ -149,19 +155,19 @@ impl SchemaCache {
 
     /// Records that the schema may have changed: the facts are not used until [`compare`](Self::compare).
     fn suspect(&self) {
-        self.0.rcu(|all| Tables { suspected: all.suspected + 1, ..Tables::clone(all) });
+        self.tables.rcu(|all| Tables { suspected: all.suspected + 1, ..Tables::clone(all) });
     }
 
     /// The current value of `suspected`, or `None` if the schema does not have to be compared.
     pub(crate) fn suspected(&self) -> Option<u64> {
-        let all = self.0.load();
+        let all = self.tables.load();
         (all.suspected != all.compared).then_some(all.suspected)
     }
 
     /// Discards all facts if the schema differs from the last comparison. `suspected` is its value before `fingerprint` was read:
     /// if the schema may have changed again since then, it has to be compared again.
     pub(crate) fn compare(&self, suspected: u64, fingerprint: &Arc<str>) {
-        self.0.rcu(|all| {
+        self.tables.rcu(|all| {
             let mut all = Tables::clone(all);
             if all.fingerprint.as_ref() != Some(fingerprint) {
                 (all.epoch, all.models) = (all.epoch + 1, HashMap::default());
@@ -173,7 +179,7 @@ impl SchemaCache {
     }
 
     pub(crate) fn epoch(&self) -> u64 {
-        self.0.load().epoch
+        self.tables.load().epoch
     }
 }
 
@@ -235,7 +241,7 @@ mod tests {
     fn facts_are_valid_again_if_the_schema_is_unchanged() {
         let (facts, model) = (SchemaCache::default(), TypeId::of::<u8>());
         let learn = || {
-            facts.0.rcu(|all| {
+            facts.tables.rcu(|all| {
                 let mut all = Tables::clone(all);
                 all.models.entry(model).or_default().plain = true;
                 all
@@ -243,9 +249,9 @@ mod tests {
         };
         let compare = |schema: &str| {
             facts.suspect();
-            assert!(facts.0.load().get(model).is_none());
+            assert!(facts.tables.load().get(model).is_none());
             facts.compare(facts.suspected().unwrap(), &schema.into());
-            facts.0.load().get(model).is_some()
+            facts.tables.load().get(model).is_some()
         };
         learn();
         assert!(!compare("1"), "the schema was never compared before");

@@ -12,6 +12,7 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool};
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::db::Db;
+use crate::database::write_queue::Writer;
 use crate::error::Result;
 use crate::task::chain::PoolId;
 
@@ -96,14 +97,33 @@ impl<'c> Source<'c> {
         }
     }
 
-    /// Returns the connection. If it has to be acquired from the pool, it is stored in `self`.
-    pub(crate) async fn connect(&mut self) -> Result<&mut Conn<'c>> {
+    /// As [`acquire`](Self::acquire), for a write. On SQLite, waits for its turn.
+    pub(crate) fn acquire_to_write(self, writer: Writer) -> impl Future<Output = Result<Conn<'c>>> {
+        match self {
+            Source::Conn(mut conn) => match conn.try_turn(writer) {
+                Ok(true) => Either::Left(ready(Ok(conn))),
+                Err(error) => Either::Left(ready(Err(error))),
+                Ok(false) => Either::Right(Either::Left(Box::pin(async move {
+                    conn.wait_for_turn(writer).await.map(|()| conn)
+                }))),
+            },
+            Source::Db(db) => {
+                Either::Right(Either::Right(async move { db.acquire_to_write(writer).await }))
+            }
+        }
+    }
+
+    /// As [`acquire_to_write`](Self::acquire_to_write), but stores a connection from the pool in `self`.
+    pub(crate) async fn connect_to_write(&mut self, writer: Writer) -> Result<&mut Conn<'c>> {
         if let Source::Db(db) = self {
-            let conn = db.acquire().await?;
+            let conn = db.acquire_to_write(writer).await?;
             *self = Source::Conn(conn);
         }
         match self {
-            Source::Conn(conn) => Ok(conn),
+            Source::Conn(conn) => {
+                conn.wait_for_turn(writer).await?;
+                Ok(conn)
+            }
             Source::Db(_) => unreachable!("the connection was acquired above"),
         }
     }

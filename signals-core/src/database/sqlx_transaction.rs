@@ -63,7 +63,8 @@ impl Conn<'_> {
         Ok(())
     }
 
-    pub(crate) async fn begin_raw(&mut self) -> Result<()> {
+    /// Begins a transaction or savepoint, and returns whether it may write.
+    pub(crate) async fn begin_raw(&mut self) -> Result<bool> {
         self.ensure_connected().await?;
         let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
         let result = on!(RawConn, raw, DB, conn => raw::begin::<DB>(conn).await);

@@ -1,9 +1,12 @@
 //! The state of a connection's transaction: its savepoints, what failed in it, and what waits for its end.
 
+use std::ops::{Deref, DerefMut};
+
 use crate::database::db::Db;
 use crate::database::deferred::Deferred;
 use crate::database::detached::DetachedStatement;
 use crate::database::schema_cache::SchemaChangeGuard;
+use crate::database::write_queue::Turn;
 use crate::error::{Reason, Result};
 use crate::task::chain::PoolId;
 
@@ -56,6 +59,44 @@ pub(crate) struct Frame {
 
 /// A mark that is never set in the database, so that verification fails.
 pub(crate) const NO_MARK: u32 = u32::MAX;
+
+/// The state of a connection, or of a connection that is borrowed from another [`Conn`](crate::Conn).
+pub(crate) enum StateSlot<'c> {
+    Owned(TransactionState),
+    /// With the turn of a write that uses the borrowed connection. The turn ends with the write. A connection that was taken from the
+    /// pool for a write has its turn in its lease instead. It is kept here, so that no future becomes larger.
+    Borrowed(&'c mut TransactionState, Option<Turn>),
+}
+
+impl StateSlot<'_> {
+    /// The turn of a write that uses a borrowed connection.
+    pub(super) fn turn(&mut self) -> Option<&mut Option<Turn>> {
+        match self {
+            Self::Owned(_) => None,
+            Self::Borrowed(_, turn) => Some(turn),
+        }
+    }
+}
+
+impl Deref for StateSlot<'_> {
+    type Target = TransactionState;
+
+    fn deref(&self) -> &TransactionState {
+        match self {
+            Self::Owned(state) => state,
+            Self::Borrowed(state, _) => state,
+        }
+    }
+}
+
+impl DerefMut for StateSlot<'_> {
+    fn deref_mut(&mut self) -> &mut TransactionState {
+        match self {
+            Self::Owned(state) => state,
+            Self::Borrowed(state, _) => state,
+        }
+    }
+}
 
 impl TransactionState {
     pub(crate) fn new(db: Option<Db>) -> Self {

@@ -7,6 +7,9 @@ use super::key::NO_KEY;
 use super::missing_state::MissingState;
 use super::{Error, ReceiverError, chain};
 
+/// Stands for the closure in [`Error::WouldDeadlock`], which otherwise names a receiver.
+pub(crate) const CLOSURE: &str = "the closure of `Db::transaction`";
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         print(f, |form| form.error(self))
@@ -102,11 +105,32 @@ impl Form {
             Error::Recursion { chain, limit } => {
                 format!("receivers save in a circle, {limit} levels deep: {}", self.names(chain))
             }
+            Error::WouldDeadlock { receiver: receiver @ CLOSURE } => format!(
+                "{receiver} wrote through the `Db` or a pool of the database that its own transaction has locked, and would wait \
+                 for itself; pass `tx`"
+            ),
             Error::WouldDeadlock { receiver } => format!(
                 "receiver `{}` used the `Db` or pool of the transaction that it runs in, and would wait for itself; take \
                  `conn: &mut Conn<'_>` and use that",
                 self.name(receiver)
             ),
+            Error::WriteLockTimedOut { waited, verb, model, held_for, caller } => {
+                let holder = if model.is_empty() {
+                    format!("a {verb}")
+                } else {
+                    format!("a {verb} of `{model}`")
+                };
+                let place = match caller {
+                    Some(caller) if self == Self::Long => {
+                        format!(" (begun at {}:{})", caller.file(), caller.line())
+                    }
+                    _ => String::new(),
+                };
+                format!(
+                    "the write lock of the database was not free within {waited:.1?}: {holder}{place} has held it for \
+                     {held_for:.1?}"
+                )
+            }
             Error::OnlyRehearsed { receiver } => format!(
                 "{} used the `Db` or pool of a transaction whose commit is only rehearsed: no other connection sees its rows, \
                  and might wait for it; test this with a commit",

@@ -13,7 +13,10 @@ mod reason;
 mod receiver;
 
 use std::error::Error as StdError;
+use std::panic::Location;
+use std::time::Duration;
 
+pub(crate) use display::CLOSURE;
 pub use outcome::Outcome;
 pub use reason::Reason;
 pub(crate) use receiver::Panicked;
@@ -201,11 +204,27 @@ pub enum Error {
         limit: usize,
     },
 
-    /// A receiver that runs inside the transaction used the pool whose connection its own save holds. It would have waited for
-    /// itself.
+    /// A receiver that runs inside the transaction used the pool whose connection its own save holds, or the closure of
+    /// [`Db::transaction`](crate::Db::transaction) wrote to the same SQLite database through another connection. It would have
+    /// waited for itself.
     WouldDeadlock {
-        /// The name of the receiver.
+        /// The name of the receiver, or "the closure of `Db::transaction`".
         receiver: &'static str,
+    },
+
+    /// On SQLite, a write waited for its turn longer than the pool's `acquire_timeout`, because another write or transaction of this
+    /// process was not finished. Nothing was written.
+    WriteLockTimedOut {
+        /// How long the write waited.
+        waited: Duration,
+        /// What the write waited for: `save`, `delete` or `send`, or `transaction` for a transaction of the program.
+        verb: &'static str,
+        /// The model or signal of that operation; empty for a transaction of the program.
+        model: &'static str,
+        /// How long that operation has had its turn.
+        held_for: Duration,
+        /// Where the program began the transaction, if that is known.
+        caller: Option<&'static Location<'static>>,
     },
 
     /// In a [`testing::transaction`](crate::testing::transaction), an `on_commit` receiver or callback used the `Db` or pool of

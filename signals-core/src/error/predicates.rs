@@ -247,12 +247,13 @@ impl Error {
     }
 
     /// Whether a lock or a connection was not available in time: the lock of a SQLite database (`SQLITE_BUSY`,
-    /// `SQLITE_LOCKED`: "database is locked"), a Postgres lock with `lock_timeout` or `NOWAIT` (`55P03`), a server connection
+    /// `SQLITE_LOCKED`: "database is locked", or [`Error::WriteLockTimedOut`]), a Postgres lock with `lock_timeout` or `NOWAIT` (`55P03`), a server connection
     /// (`53300`), or a connection of the pool ([`sqlx::Error::PoolTimedOut`]).
     ///
     /// See the example of [`is_retryable`](Self::is_retryable), which includes this condition.
     pub fn is_busy(&self) -> bool {
-        self.any_sqlx(|e| matches!(e, sqlx::Error::PoolTimedOut))
+        self.any(|e| matches!(e, Error::WriteLockTimedOut { .. }))
+            || self.any_sqlx(|e| matches!(e, sqlx::Error::PoolTimedOut))
             || self.any_code(|code| match code {
                 "55P03" | "53300" => true,
                 // The lowest byte of an extended SQLite code is the primary code

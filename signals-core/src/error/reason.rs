@@ -176,6 +176,10 @@ impl Error {
                 Self::Recursion { chain: chain.clone(), limit: *limit }
             }
             Self::WouldDeadlock { receiver } => Self::WouldDeadlock { receiver },
+            Self::WriteLockTimedOut { waited, verb, model, held_for, caller } => {
+                let (waited, held_for, caller) = (*waited, *held_for, *caller);
+                Self::WriteLockTimedOut { waited, verb, model, held_for, caller }
+            }
             Self::OnlyRehearsed { receiver } => Self::OnlyRehearsed { receiver },
             Self::NotLinked { receiver } => Self::NotLinked { receiver },
             Self::Check { findings } => Self::Check { findings: findings.clone() },

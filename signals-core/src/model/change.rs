@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr};
 use crate::database::backend::{AnyTake, Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
 use crate::database::source::Source;
+use crate::database::write_queue::Writer;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::assign::{Set, SetTo, is_stored_as_field, misfit, typed};
@@ -73,13 +74,17 @@ impl<M: Model> ByCondition<M> {
         Ok(Self::Update(Set { values, expressions, times, fields }))
     }
 
+    fn verb(&self) -> &'static str {
+        if matches!(self, Self::Delete) { "delete" } else { "save" }
+    }
+
     pub(crate) async fn run<R: Route<M>>(
         self,
         source: Source<'_>,
         clause: &str,
         values: Values<'_>,
     ) -> Result<u64> {
-        let conn = source.acquire().await?;
+        let conn = source.acquire_to_write(Writer::of(self.verb(), M::NAME)).await?;
         // A single statement needs no transaction on PostgreSQL. On SQLite, a failed statement may have changed some rows
         // (`ON CONFLICT FAIL`, `RAISE(FAIL)`).
         let reads_rows = self.has_receivers();
@@ -103,8 +108,7 @@ impl<M: Model> ByCondition<M> {
         };
         let bound = self.bound::<R>(kind, values, sql, !reads_rows);
         if conn.in_transaction() || commits_itself {
-            let verb = if matches!(self, Self::Delete) { "delete" } else { "save" };
-            let guard = FailGuard::of(&mut conn, verb, M::NAME);
+            let guard = FailGuard::of(&mut conn, self.verb(), M::NAME);
             let result = async { self.change::<R>(guard.conn, clause, bound?, reads_rows).await };
             let result = result.await;
             return guard.end(result);
@@ -384,7 +388,7 @@ pub(crate) async fn delete_by_key<M: Model, R: Route<M>>(
     source: Source<'_>,
     key: M::Pk,
 ) -> Result<bool> {
-    let mut conn = source.acquire().await?;
+    let mut conn = source.acquire_to_write(Writer::of("delete", M::NAME)).await?;
     let delete = ByCondition::<M>::Delete;
     let mut reads_rows = delete.has_receivers();
     let mut commits_itself = false;

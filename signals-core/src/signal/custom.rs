@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End};
 use crate::database::source::{Connects, Source};
+use crate::database::write_queue::Writer;
 use crate::error::Result;
 use crate::signal::dispatch::{DeferredDelivery, Dispatch};
 use crate::signal::entry::Entry;
@@ -260,7 +261,7 @@ impl Sending {
     ) -> Result<Results> {
         // The other receivers write nothing that would have to be rolled back.
         if self.receivers.after.iter().any(|receiver| receiver.info.connection) {
-            let mut conn = source.acquire().await?;
+            let mut conn = source.acquire_to_write(Writer::of("send", self.signal)).await?;
             self.check_observable(&mut conn).await?;
             return in_transaction(conn, SendingInTransaction { sending: self, event, context })
                 .await;

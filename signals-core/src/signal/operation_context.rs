@@ -37,7 +37,8 @@ impl OperationContext {
         pool: Option<PoolId>,
         db: Option<Db>,
     ) -> Result<Self> {
-        Ok(Self { operation: Operation::enter(verb, of, pool)?, db })
+        let queue = db.as_ref().and_then(Db::queue_id);
+        Ok(Self { operation: Operation::enter(verb, of, pool, queue)?, db })
     }
 
     /// The pool for which the receivers work.

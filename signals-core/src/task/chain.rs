@@ -5,13 +5,18 @@ use std::any::TypeId;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::error::{Error, Result};
+use futures_util::future::Either;
+use smallvec::SmallVec;
+
+use crate::error::{CLOSURE, Error, Result};
 use crate::task::info::{Identity, Info};
 use crate::task::observed;
 use crate::task::origin::{self, Origin};
 
 tokio::task_local! {
     static CURRENT: RunningReceiver;
+    /// The databases whose write lock the closures of `Db::transaction` hold that the task is inside of.
+    static LOCKED: SmallVec<[QueueId; 2]>;
 }
 
 static LIMIT: AtomicUsize = AtomicUsize::new(16);
@@ -26,6 +31,10 @@ impl PoolId {
         Self(std::ptr::from_ref(pool.options()) as usize)
     }
 }
+
+/// Identifies the queue of the writers of a SQLite database by its address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct QueueId(pub(crate) usize);
 
 /// The running receiver and the operation that it receives.
 #[derive(Clone)]
@@ -43,6 +52,8 @@ pub(crate) struct Operation {
     inside: Option<RunningReceiver>,
     /// The pool whose connection is in use while the receivers of this operation run.
     holds: Option<PoolId>,
+    /// The queue of the SQLite database of that pool.
+    queue: Option<QueueId>,
     verb: &'static str,
     model: &'static str,
     depth: usize,
@@ -65,6 +76,7 @@ impl Operation {
         verb: &'static str,
         model: &'static str,
         holds: Option<PoolId>,
+        queue: Option<QueueId>,
     ) -> Result<Arc<Self>> {
         let cause = RunningReceiver::get();
         if let Some(cause) = &cause {
@@ -72,7 +84,8 @@ impl Operation {
         }
         let depth = cause.as_ref().map_or(1, |c| c.operation.depth + 1);
         let (inside, origin) = (cause.clone(), origin::origin());
-        let operation = Self { inside, cause, holds, verb, model, depth, origin, rehearsal: None };
+        let rehearsal = None;
+        let operation = Self { inside, cause, holds, queue, verb, model, depth, origin, rehearsal };
         let limit = LIMIT.load(Ordering::Relaxed);
         if depth > limit {
             return Err(Error::Recursion { chain: operation.chain(), limit });
@@ -154,13 +167,14 @@ impl RunningReceiver {
 
     /// The state while receivers and callbacks run in the rehearsal of a commit: the transaction is still open and uses a
     /// connection of the pool `holds`.
-    pub(crate) fn rehearsal(holds: PoolId, ran: Ran) -> Self {
+    pub(crate) fn rehearsal(holds: PoolId, queue: Option<QueueId>, ran: Ran) -> Self {
         let current = Self::get();
         let operation = Operation {
             inside: current.clone(),
             depth: current.as_ref().map_or(1, |c| c.operation.depth + 1),
             cause: current,
             holds: Some(holds),
+            queue,
             verb: "commit",
             model: "a rehearsal",
             origin: origin::origin(),
@@ -179,11 +193,37 @@ impl RunningReceiver {
 /// [`Error::WouldDeadlock`] if a receiver that this task is inside of holds a connection of `pool`, or
 /// [`Error::OnlyRehearsed`] if the transaction of a rehearsed commit does.
 pub(crate) fn check_not_held(pool: PoolId) -> Result<()> {
+    check(|operation| operation.holds == Some(pool))
+}
+
+/// # Errors
+///
+/// As [`check_not_held`], if the write lock of a SQLite database is held, through any pool; also if the closure of a
+/// `Db::transaction` that this task is inside of holds it.
+pub(crate) fn check_not_locked(queue: QueueId) -> Result<()> {
+    if LOCKED.try_with(|locked| locked.contains(&queue)).unwrap_or(false) {
+        return Err(Error::WouldDeadlock { receiver: CLOSURE });
+    }
+    check(|operation| operation.holds.is_some() && operation.queue == Some(queue))
+}
+
+/// Runs the closure of a `Db::transaction` that holds the write lock of a SQLite database.
+pub(crate) fn locking<F: Future>(
+    queue: Option<QueueId>,
+    closure: F,
+) -> impl Future<Output = F::Output> {
+    let Some(queue) = queue else { return Either::Left(closure) };
+    let mut locked = LOCKED.try_with(Clone::clone).unwrap_or_default();
+    locked.push(queue);
+    Either::Right(LOCKED.scope(locked, closure))
+}
+
+fn check(is_held: impl Fn(&Operation) -> bool) -> Result<()> {
     CURRENT
         .try_with(|current| {
             let mut next = Some(current);
             while let Some(RunningReceiver { operation, receiver }) = next {
-                if operation.holds == Some(pool) {
+                if is_held(operation) {
                     return Err(if std::ptr::eq(receiver.info, &raw const CALLBACK) {
                         Error::OnlyRehearsed { receiver: current.receiver.static_name() }
                     } else {

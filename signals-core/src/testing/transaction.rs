@@ -2,6 +2,7 @@
 
 use std::any::TypeId;
 use std::mem::take;
+use std::panic::Location;
 use std::sync::{Arc, PoisonError};
 
 use crate::database::backend::DatabaseKind;
@@ -71,7 +72,7 @@ pub async fn transaction<T, F>(db: &Db, work: F) -> Result<TestTransaction<T>>
 where
     F: TransactionClosure<T>,
 {
-    let (mut tx, value) = db.begin_with(work).await?;
+    let (mut tx, value) = db.begin_with(Location::caller(), work).await?;
     tx.check().await?;
     if let Err(error) = check_constraints(&mut tx).await {
         tx.rollback_or_log().await;
@@ -79,7 +80,7 @@ where
     }
     let deferred = take(&mut tx.frame().deferred);
     let ran = Ran::default();
-    let rehearsal = RunningReceiver::rehearsal(db.pool_id(), Arc::clone(&ran));
+    let rehearsal = RunningReceiver::rehearsal(db.pool_id(), db.queue_id(), Arc::clone(&ran));
     let errors = rehearsal.scope(run_all(deferred, End::Committed, None)).await;
     tx.rollback().await?;
     let ran = take(&mut *ran.lock().unwrap_or_else(PoisonError::into_inner));

@@ -1,12 +1,14 @@
 //! The methods that begin a transaction.
 
-use std::panic::{AssertUnwindSafe, resume_unwind};
+use std::panic::{AssertUnwindSafe, Location, resume_unwind};
 
 use futures_util::FutureExt;
 
 use crate::database::conn::Conn;
 use crate::database::db::Db;
+use crate::database::write_queue::Writer;
 use crate::error::Result;
+use crate::task::chain;
 use crate::transaction::Transaction;
 use crate::transaction::closure::TransactionClosure;
 
@@ -19,12 +21,20 @@ impl Db {
     /// # Errors
     ///
     /// The errors of [`acquire`](Self::acquire), and [`Error::Database`](crate::Error::Database) if the database refuses BEGIN.
+    /// [`Error::WriteLockTimedOut`](crate::Error::WriteLockTimedOut) if another writer of this process has the write lock of a SQLite
+    /// database for too long.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, no transaction is begun.
-    pub async fn begin(&self) -> Result<Transaction<'static>> {
-        Transaction::open(self.acquire().await?).await
+    #[track_caller]
+    pub fn begin(&self) -> impl Future<Output = Result<Transaction<'static>>> + Send + use<'_> {
+        self.begin_at(Location::caller())
+    }
+
+    async fn begin_at(&self, caller: &'static Location<'static>) -> Result<Transaction<'static>> {
+        let conn = self.acquire_to_write(Writer::transaction(Some(caller))).await?;
+        Transaction::open(conn).await
     }
 
     /// Runs `work` in a transaction. Commits on `Ok`, and rolls back on `Err` and on a panic. A panic is resumed
@@ -63,22 +73,31 @@ impl Db {
     /// # Cancel safety
     ///
     /// As [`begin`](Self::begin) and [`commit`](Transaction::commit).
-    pub async fn transaction<T, F>(&self, work: F) -> Result<T>
+    #[track_caller]
+    pub fn transaction<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + use<'_, T, F>
     where
         F: TransactionClosure<T>,
     {
-        let (tx, value) = self.begin_with(work).await?;
-        tx.commit().await?;
-        Ok(value)
+        let caller = Location::caller();
+        async move {
+            let (tx, value) = self.begin_with(caller, work).await?;
+            tx.commit().await?;
+            Ok(value)
+        }
     }
 
     /// Begins a transaction and runs `work` in it. Rolls back on `Err` and on a panic; otherwise returns the open transaction.
-    pub(crate) async fn begin_with<T, F>(&self, work: F) -> Result<(Transaction<'static>, T)>
+    pub(crate) async fn begin_with<T, F>(
+        &self,
+        caller: &'static Location<'static>,
+        work: F,
+    ) -> Result<(Transaction<'static>, T)>
     where
         F: TransactionClosure<T>,
     {
-        let mut tx = self.begin().await?;
-        match AssertUnwindSafe(work(&mut tx)).catch_unwind().await {
+        let mut tx = self.begin_at(caller).await?;
+        let work = chain::locking(self.queue_id(), work(&mut tx));
+        match AssertUnwindSafe(work).catch_unwind().await {
             Ok(Ok(value)) => Ok((tx, value)),
             Ok(Err(error)) => {
                 tx.rollback_or_log().await;

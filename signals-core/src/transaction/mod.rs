@@ -17,6 +17,7 @@ use crate::database::deferred::{Deferred, End, run_all};
 use crate::database::source::connects;
 use crate::database::sqlx_transaction::BeginGuard;
 use crate::database::state::Frame;
+use crate::database::write_queue::Writer;
 use crate::error::driver::{did_nothing, was_never_sent};
 use crate::error::{Error, Outcome, Reason, Result};
 use crate::task::chain::PoolId;
@@ -89,13 +90,22 @@ impl<'c> Transaction<'c> {
             let (statement, instead) = ("BEGIN", "sqlx's `begin`, or `Db::begin`");
             return Err(Error::TransactionControl { statement, instead });
         }
+        if depth == 0 {
+            conn.wait_for_turn(Writer::transaction(None)).await?;
+        }
         let guard = BeginGuard::new(&mut conn);
         // A failed BEGIN has no effect, so any I/O error may be retried on another connection.
         let lost = |error: &sqlx::Error| did_nothing(error) || matches!(error, sqlx::Error::Io(_));
-        while let Err(error) = guard.conn.begin_raw().await {
-            guard.conn.reconnect(error, lost).await?;
-        }
+        let may_write = loop {
+            match guard.conn.begin_raw().await {
+                Ok(may_write) => break may_write,
+                Err(error) => guard.conn.reconnect(error, lost).await?,
+            }
+        };
         guard.disarm();
+        if !may_write {
+            conn.give_up_turn();
+        }
         if conn.state.frames.is_empty() {
             conn.state.foreign = depth > 0;
         }
@@ -205,7 +215,10 @@ impl<'c> Transaction<'c> {
             let committed = tx.commit_outermost().await;
             // Return the connection to the pool before the callbacks run, because they may need one. If a caller still uses
             // the connection, keep it.
-            let conn = tx.conn.take();
+            let mut conn = tx.conn.take();
+            if is_borrowed {
+                conn.give_up_turn();
+            }
             let conn = is_borrowed.then_some(conn);
             let committed = match committed {
                 Ok(deferred) => {
@@ -284,6 +297,7 @@ impl<'c> Transaction<'c> {
             self.conn.state.frames.pop();
             if self.is_outermost() {
                 self.conn.set_idle();
+                self.conn.end_turn();
             }
             return Ok(deferred);
         };
@@ -315,8 +329,11 @@ impl<'c> Transaction<'c> {
             }
         }
         let (holds, pool) = (self.holds(), self.conn.state.pool());
-        if self.depth == 1 && !self.conn.is_borrowed() {
-            drop(self.conn.detach());
+        if self.depth == 1 {
+            match self.conn.is_borrowed() {
+                true => self.conn.end_turn(),
+                false => drop(self.conn.detach()),
+            }
         }
         if !frame.deferred.is_empty() {
             run_even_if_dropped(pool, run_all(frame.deferred, End::RolledBack, holds)).await;

@@ -5,6 +5,7 @@ use futures_util::future::BoxFuture;
 use crate::database::backend::{Arguments, Statement};
 use crate::database::conn::Conn;
 use crate::database::source::Source;
+use crate::database::write_queue::Writer;
 use crate::error::Result;
 use crate::signal::recording::Recorders;
 use crate::signal::rows::SignalRows;
@@ -33,7 +34,7 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
         return perform(notifier, rows, source, span).await;
     }
     chain::observe("delete", rows.model());
-    let mut conn = source.acquire().await?;
+    let mut conn = source.acquire_to_write(Writer::of("delete", rows.model())).await?;
     let kind = conn.kind();
     if !conn.in_transaction()
         && conn.facts().commits_itself(kind, rows, &WriteKind::Delete) != Some(true)

@@ -21,7 +21,7 @@ impl SchemaCache {
         if !is_sent || (kind == DatabaseKind::Postgres && returned.is_empty()) {
             return Some(true);
         }
-        let all = self.0.load();
+        let all = self.tables.load();
         let known = all.get(rows.id())?;
         let atomic = kind == DatabaseKind::Postgres || known.atomic?;
         let all_seen = returned.without(known.seen).is_empty();
@@ -34,12 +34,12 @@ impl SchemaCache {
     }
 
     pub(super) fn keeps_no_row(&self, rows: &dyn Rows) -> bool {
-        self.0.load().get(rows.id()).is_some_and(|known| known.plain)
+        self.tables.load().get(rows.id()).is_some_and(|known| known.plain)
     }
 
     /// Whether an INSERT can name the given columns in `ON CONFLICT`, if this is known.
     pub(crate) fn arbiter(&self, rows: &dyn Rows, are: impl Fn(&[usize]) -> bool) -> Option<bool> {
-        let all = self.0.load();
+        let all = self.tables.load();
         let mut arbiters = all.get(rows.id())?.arbiters.iter();
         arbiters.find(|(columns, _)| are(columns)).map(|(_, arbiter)| *arbiter)
     }
@@ -51,18 +51,18 @@ impl SchemaCache {
         if kind == DatabaseKind::Postgres {
             return Some(true);
         }
-        self.0.load().models.get(&rows.id())?.counted
+        self.tables.load().models.get(&rows.id())?.counted
     }
 
     /// The columns whose types compare text by their own rules, if this is known.
     pub(super) fn casts(&self, rows: &dyn Rows) -> Option<Casts> {
-        self.0.load().get(rows.id())?.casts.clone()
+        self.tables.load().get(rows.id())?.casts.clone()
     }
 
     /// Adds facts that were looked up in this `epoch`, unless the cache was cleared in the
     /// meantime.
     pub(super) fn add(&self, rows: &dyn Rows, epoch: u64, new: TableFacts) {
-        self.0.rcu(|all| {
+        self.tables.rcu(|all| {
             let mut all = Tables::clone(all);
             if all.epoch == epoch {
                 let known = all.models.entry(rows.id()).or_default();

@@ -14,6 +14,7 @@ use crate::database::conn::Conn;
 use crate::database::detached::DetachedStatement;
 use crate::database::source::Source;
 use crate::database::state::Autocommit;
+use crate::database::write_queue::Writer;
 use crate::error::{Error, Result};
 use crate::signal::operation_context::OperationContext;
 use crate::signal::rows::SignalRows;
@@ -109,7 +110,8 @@ fn in_own_transaction<'u>(
     async move {
         let restore_guard = RestoreGuard::new(rows);
         prepare(&notifier, restore_guard.rows, &mut source, &context).await?;
-        let conn = source.acquire().await?;
+        let writer = Writer::of(notifier.kind.verb(), restore_guard.rows.model());
+        let conn = source.acquire_to_write(writer).await?;
         begin_and_write(notifier, restore_guard, conn, &context).await
     }
 }
@@ -178,7 +180,8 @@ fn autocommit<'u>(
         let mut restore_guard =
             if changes { RestoreGuard::new(rows) } else { RestoreGuard::for_statement(rows) };
         prepare(&notifier, restore_guard.rows, &mut source, &context).await?;
-        let conn = source.connect().await?;
+        let writer = Writer::of(notifier.kind.verb(), restore_guard.rows.model());
+        let conn = source.connect_to_write(writer).await?;
         let mut written = None;
         if notifier.commits_itself(restore_guard.rows, conn).await? {
             if notifier.receivers.needs.has_after {
@@ -204,8 +207,9 @@ fn autocommit<'u>(
         // still roll it back.
         restore_guard.disarm();
         // A pooled connection is returned before the receivers run, because they may acquire one.
-        if !conn.is_borrowed() {
-            drop(conn.detach());
+        match conn.is_borrowed() {
+            true => conn.end_turn(),
+            false => drop(conn.detach()),
         }
         // If `Clone` panics, run the receivers inline; dropping this future then cancels them. The
         // `else` branch also covers receivers that cannot be interrupted.

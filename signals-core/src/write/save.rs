@@ -4,6 +4,7 @@ use futures_util::future::BoxFuture;
 
 use crate::database::conn::Conn;
 use crate::database::source::Source;
+use crate::database::write_queue::Writer;
 use crate::error::{Error, Result};
 use crate::signal::recording::Recorders;
 use crate::signal::rows::SignalRows;
@@ -45,7 +46,7 @@ pub(crate) async fn one(
         return Ok(written.saved());
     }
     chain::observe("save", rows.model());
-    let mut conn = source.acquire().await?;
+    let mut conn = source.acquire_to_write(Writer::of("save", rows.model())).await?;
     let database = conn.kind();
     if !conn.in_transaction() && conn.facts().commits_itself(database, rows, &kind) != Some(true) {
         let write = async { Ok(inspect_and_write(rows, conn, kind).await?.saved()) };

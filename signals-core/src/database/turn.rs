@@ -1,0 +1,159 @@
+//! Takes the turn of a write: for a connection from a pool, and for a connection that the caller has.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use futures_util::future::BoxFuture;
+
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::database::db::Db;
+use crate::database::lease::AnyLease;
+use crate::database::write_queue::{Turn, WriteQueue, Writer};
+use crate::error::Result;
+use crate::task::chain;
+
+impl Db {
+    /// Takes a connection from the pool, to write with it. On SQLite, waits for the turn first.
+    ///
+    /// # Errors
+    ///
+    /// The errors of [`acquire`](Self::acquire), and [`Error::WriteLockTimedOut`].
+    pub(crate) async fn acquire_to_write(&self, writer: Writer) -> Result<Conn<'static>> {
+        let lease = match self.try_acquire_to_write(writer)? {
+            None => Some(self.wait_to_write(writer).await?),
+            lease => lease,
+        };
+        Ok(Conn::with_lease(lease, self.clone()))
+    }
+
+    /// A connection for which there is no need to wait.
+    fn try_acquire_to_write(&self, writer: Writer) -> Result<Option<AnyLease>> {
+        chain::check_not_held(self.pool_id())?;
+        let Some(queue) = self.write_queue() else {
+            // The first connection creates the file of a SQLite database, which identifies its queue.
+            return Ok(if self.kind() == DatabaseKind::Postgres { self.try_lease() } else { None });
+        };
+        chain::check_not_locked(WriteQueue::id(queue))?;
+        // Without an idle connection, the turn is given up.
+        Ok(queue.try_enter(writer, false).and_then(|turn| {
+            let mut lease = self.try_lease()?;
+            lease.state_mut().turn = Some(turn);
+            Some(lease)
+        }))
+    }
+
+    /// Waits for the turn and a connection. Boxed, because it would enlarge the future of every save.
+    fn wait_to_write(&self, writer: Writer) -> BoxFuture<'_, Result<AnyLease>> {
+        Box::pin(async move {
+            let (start, limit) = (Instant::now(), self.acquire_timeout());
+            let Some(queue) = self.write_queue() else {
+                let mut lease = self.wait_for_lease().await?;
+                if let Some(queue) = self.write_queue() {
+                    lease.state_mut().turn = Some(queue.enter(writer, true, limit).await?);
+                }
+                return Ok(lease);
+            };
+            let turn = queue.enter(writer, false, limit).await?;
+            if let Some(mut lease) = self.try_lease() {
+                lease.state_mut().turn = Some(turn);
+                return Ok(lease);
+            }
+            let reservation = turn.reserve();
+            let mut lease = self.wait_for_lease().await?;
+            if let Some(reservation) = reservation {
+                let left = limit.saturating_sub(start.elapsed());
+                lease.state_mut().turn = Some(reservation.enter(writer, left).await?);
+            }
+            Ok(lease)
+        })
+    }
+}
+
+impl Conn<'_> {
+    /// On SQLite, takes the turn to write, unless the connection has it already or is in a transaction. Returns `false` if it has to
+    /// wait.
+    ///
+    /// A connection that is borrowed from sqlx takes no turn, because its database is unknown and it may hold the write lock.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::WouldDeadlock`] if the task would wait for itself.
+    pub(crate) fn try_turn(&mut self, writer: Writer) -> Result<bool> {
+        let is_taken = self.state.turn().is_some_and(|turn| turn.is_some());
+        if is_taken
+            || self.in_transaction()
+            || self.lease_mut().is_some_and(|lease| lease.state().turn.is_some())
+        {
+            return Ok(true);
+        }
+        let Some(queue) = self.state.db.as_ref().and_then(Db::write_queue) else { return Ok(true) };
+        let queue = Arc::clone(queue);
+        // The borrower of a connection that has taken a turn has it too.
+        let last = self.lease_mut().map_or(0, |lease| lease.state().borrowed_turn);
+        let inherited = last != 0 && queue.current_turn() == Some(last);
+        // A transaction that raw SQL has begun may hold the write lock.
+        if inherited || self.depth_now() > 0 {
+            return Ok(true);
+        }
+        chain::check_not_locked(WriteQueue::id(&queue))?;
+        if self.lease_mut().is_none() {
+            return Ok(false);
+        }
+        let turn = queue.try_enter(writer, true);
+        Ok(turn.map(|turn| self.keep_turn(&queue, turn)).is_some())
+    }
+
+    /// As [`try_turn`](Self::try_turn), and waits if it has to.
+    ///
+    /// # Errors
+    ///
+    /// Also [`Error::WriteLockTimedOut`] if the turn does not come in time.
+    pub(crate) async fn wait_for_turn(&mut self, writer: Writer) -> Result<()> {
+        match self.try_turn(writer)? {
+            true => Ok(()),
+            false => self.wait_in_queue(writer).await,
+        }
+    }
+
+    fn wait_in_queue(&mut self, writer: Writer) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            // Before the turn comes, because a connection may be in use by a writer that waits for its turn.
+            self.ensure_connected().await?;
+            if let Some(db) = self.state.db.clone()
+                && let Some(queue) = db.write_queue()
+            {
+                let turn = queue.enter(writer, true, db.acquire_timeout()).await?;
+                self.keep_turn(queue, turn);
+            }
+            Ok(())
+        })
+    }
+
+    fn keep_turn(&mut self, queue: &WriteQueue, turn: Turn) {
+        let number = queue.current_turn().unwrap_or_default();
+        if let Some(slot) = self.state.turn() {
+            *slot = Some(turn);
+            if let Some(lease) = self.lease_mut() {
+                lease.state_mut().borrowed_turn = number;
+            }
+        } else if let Some(lease) = self.lease_mut() {
+            lease.state_mut().turn = Some(turn);
+        }
+    }
+
+    /// Ends the turn of a write through a borrowed connection. A turn in a lease ends when the lease is returned.
+    pub(crate) fn end_turn(&mut self) {
+        if let Some(turn) = self.state.turn() {
+            *turn = None;
+        }
+    }
+
+    /// Ends the turn, although the connection is not returned.
+    pub(crate) fn give_up_turn(&mut self) {
+        self.end_turn();
+        if let Some(lease) = self.lease_mut() {
+            lease.state_mut().turn = None;
+        }
+    }
+}

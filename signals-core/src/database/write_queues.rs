@@ -1,0 +1,94 @@
+//! Finds the [`WriteQueue`] of a database: all pools of the same file share one.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
+
+use sqlx::SqlitePool;
+
+use crate::database::write_queue::WriteQueue;
+
+/// What identifies a database.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+enum Identity {
+    /// A file, by its device and inode, so that the spelling of its path does not matter.
+    #[cfg(unix)]
+    File(u64, u64),
+    /// The canonical path of a file, or the name of an in-memory database that several connections share.
+    Name(PathBuf),
+}
+
+/// The queue of one database, once it is known.
+#[derive(Debug, Default)]
+pub(crate) struct QueueSlot(OnceLock<Option<Arc<WriteQueue>>>);
+
+impl QueueSlot {
+    /// The queue of the database of `pool`. Returns `None` if the connections can only read, or if each has a database of its
+    /// own. Also returns `None` if the file does not exist yet, because no connection was opened.
+    pub(crate) fn of(&self, pool: &SqlitePool) -> Option<&Arc<WriteQueue>> {
+        match self.0.get() {
+            Some(queue) => queue.as_ref(),
+            None => self.find(pool),
+        }
+    }
+
+    #[cold]
+    fn find(&self, pool: &SqlitePool) -> Option<&Arc<WriteQueue>> {
+        let queue = match identity(pool) {
+            Found::Shared(identity) => Some(queue(identity)),
+            Found::NotShared => None,
+            Found::NotYet => return None,
+        };
+        self.0.get_or_init(|| queue).as_ref()
+    }
+}
+
+enum Found {
+    Shared(Identity),
+    NotShared,
+    NotYet,
+}
+
+fn identity(pool: &SqlitePool) -> Found {
+    let options = pool.connect_options();
+    let path = options.get_filename();
+    // sqlx has no getters for the other options.
+    let debug = format!("{options:?}").replace(&format!("{path:?}"), "");
+    let is = |option: &str| debug.contains(option);
+    let is_unnamed = path.as_os_str().is_empty() || path.as_os_str() == ":memory:";
+    let is_private = is_unnamed || is("in_memory: true") && is("shared_cache: false");
+    if is_private || is("read_only: true") || is("immutable: true") {
+        return Found::NotShared;
+    }
+    match of_file(path) {
+        Ok(identity) => Found::Shared(identity),
+        Err(_) if pool.size() == 0 => Found::NotYet,
+        // A connection is open, so this is not a path but the name of an in-memory database.
+        Err(_) => Found::Shared(Identity::Name(path.to_owned())),
+    }
+}
+
+#[cfg(unix)]
+fn of_file(path: &std::path::Path) -> std::io::Result<Identity> {
+    use std::os::unix::fs::MetadataExt;
+
+    std::fs::metadata(path).map(|file| Identity::File(file.dev(), file.ino()))
+}
+
+#[cfg(not(unix))]
+fn of_file(path: &std::path::Path) -> std::io::Result<Identity> {
+    std::fs::canonicalize(path).map(Identity::Name)
+}
+
+fn queue(identity: Identity) -> Arc<WriteQueue> {
+    static QUEUES: LazyLock<Mutex<HashMap<Identity, Weak<WriteQueue>>>> =
+        LazyLock::new(Mutex::default);
+    let mut queues = QUEUES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(queue) = queues.get(&identity).and_then(Weak::upgrade) {
+        return queue;
+    }
+    queues.retain(|_, queue| queue.strong_count() > 0);
+    let queue = Arc::default();
+    queues.insert(identity, Arc::downgrade(&queue));
+    queue
+}

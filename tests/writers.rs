@@ -1,0 +1,444 @@
+//! SQLite: the writers of one file take turns, in the order of arrival.
+#![allow(missing_docs)]
+#![cfg(feature = "sqlite")]
+
+mod common;
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use sqlx::Connection;
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{Error, sqlx, testing};
+use tokio::task::JoinHandle;
+
+use common::{TestDb, cancelled_after, count, table, until};
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Plain {
+    id: Option<i64>,
+    n: i64,
+}
+
+/// A row whose save takes three statements in a transaction.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Written {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "notes")]
+struct Note {
+    id: Option<i64>,
+    of: i64,
+}
+
+#[receiver(post_save, sender = Written)]
+async fn note(saved: PostSave<'_, Written>, conn: &mut Conn<'_>) -> Result<()> {
+    Note { id: None, of: saved.instance.n }.save(conn).await.map(drop)
+}
+
+/// A row whose receiver holds the write lock until it is released.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Slow {
+    id: Option<i64>,
+    n: i64,
+}
+
+static HELD: AtomicBool = AtomicBool::new(false);
+
+#[receiver(post_save, sender = Slow)]
+async fn hold(_: PostSave<'_, Slow>, _: &mut Conn<'_>) {
+    HELD.store(true, Ordering::SeqCst);
+    while HELD.load(Ordering::SeqCst) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A row whose receiver writes through another pool of the same file.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Circular {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = Circular)]
+async fn write_elsewhere(
+    saved: PostSave<'_, Circular>,
+    State(Elsewhere(db)): State<Elsewhere>,
+    _: &mut Conn<'_>,
+) -> Result<()> {
+    Plain { id: None, n: saved.instance.n }.save(&db).await.map(drop)
+}
+
+#[derive(Clone)]
+struct Elsewhere(Db);
+
+async fn rows(name: &str) -> TestDb {
+    let test = TestDb::sqlite(name).await;
+    table(&test.db, "rows", "n INTEGER NOT NULL").await;
+    table(&test.db, "notes", "of INTEGER NOT NULL").await;
+    test
+}
+
+/// Waits for all tasks. They are started first, because the iterator may be lazy.
+async fn all_ok<T>(tasks: impl IntoIterator<Item = JoinHandle<Result<T>>>) {
+    let tasks: Vec<_> = tasks.into_iter().collect();
+    for task in tasks {
+        task.await.unwrap().unwrap();
+    }
+}
+
+fn plain(n: i64) -> Plain {
+    Plain { id: None, n }
+}
+
+/// Another `Db` for the same file, which waits at most this long.
+async fn impatient(test: &TestDb, limit: Duration) -> Db {
+    Db::options().acquire_timeout(limit).connect(&test.url).await.unwrap()
+}
+
+fn assert_timed_out(error: &Error, holder: &str) {
+    assert!(matches!(error, Error::WriteLockTimedOut { .. }), "{error:?}");
+    assert!(error.is_busy() && error.is_retryable());
+    assert!(error.to_string().contains(holder), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_take_turns_in_the_order_of_arrival() {
+    let test = rows("order").await;
+    let mut tx = test.db.begin().await.unwrap();
+    let mut waiting = Vec::new();
+    for n in 0..50 {
+        let db = test.db.clone();
+        let mut save = Box::pin(async move {
+            match n % 3 {
+                0 => plain(n).save(&db).await.map(drop),
+                1 => Written { id: None, n }.save(&db).await.map(drop),
+                _ => db.transaction(async |tx| plain(n).save(tx).await.map(drop)).await,
+            }
+        });
+        // The first poll enters the queue.
+        assert!(poll_fn(|cx| Poll::Ready(save.as_mut().poll(cx).is_pending())).await);
+        waiting.push(tokio::spawn(save));
+    }
+    plain(-1).save(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    all_ok(waiting).await;
+    let stored: Vec<(i64,)> =
+        test.db.query("SELECT n FROM rows ORDER BY id").fetch_all().await.unwrap();
+    assert!(stored.iter().map(|(n,)| *n).eq(-1..50), "{stored:?}");
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_writers_of_every_kind_never_see_a_locked_database() {
+    let test = rows("many").await;
+    let other = Db::connect(&test.url).await.unwrap();
+    let pool = SqlitePoolOptions::new().connect(&test.url).await.unwrap();
+    let tasks = (0..64).map(|task| {
+        let db = if task % 2 == 0 { test.db.clone() } else { other.clone() };
+        let pool = pool.clone();
+        tokio::spawn(async move {
+            for n in 0..10 {
+                match (task + n) % 6 {
+                    0 => plain(n).save(&db).await.map(drop)?,
+                    1 => Written { id: None, n }.save(&db).await.map(drop)?,
+                    2 => plain(n).save(&pool).await.map(drop)?,
+                    3 => {
+                        let mut tx = db.begin().await?;
+                        plain(n).save(&mut tx).await?;
+                        tx.commit().await.map(drop)?;
+                    }
+                    4 => {
+                        let mut conn = db.acquire().await?;
+                        plain(n).save(&mut conn).await.map(drop)?;
+                    }
+                    _ => Plain::insert_many(&db, &mut [plain(n)]).await.map(drop)?,
+                }
+            }
+            Result::Ok(())
+        })
+    });
+    all_ok(tasks).await;
+    assert_eq!(count(&test.db, "rows").await, 640);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_pools_of_a_file_share_the_queue_however_its_path_is_spelled() {
+    let test = rows("spelled").await;
+    let path = std::path::Path::new(test.name());
+    let (dir, file) = (path.parent().unwrap(), path.file_name().unwrap().to_str().unwrap());
+    let link = dir.join(format!("link_to_{file}"));
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(path, &link).unwrap();
+    let tx = test.db.begin().await.unwrap();
+    for spelled in [format!("{}/./{file}", dir.display()), link.display().to_string()] {
+        let options = SqliteConnectOptions::new().filename(&spelled);
+        let pool = SqlitePoolOptions::new()
+            .acquire_timeout(Duration::from_millis(100))
+            .connect_with(options)
+            .await
+            .unwrap();
+        let error = plain(1).save(&Db::from(pool)).await.unwrap_err();
+        assert_timed_out(&error, "a transaction has held it for");
+    }
+    drop(tx);
+    std::fs::remove_file(link).unwrap();
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_error_of_a_writer_that_waited_too_long_names_the_holder() {
+    let test = rows("holder").await;
+    let other = impatient(&test, Duration::from_millis(200)).await;
+
+    let tx = test.db.begin().await.unwrap();
+    let line = line!() - 1;
+    let error = plain(1).save(&other).await.unwrap_err();
+    assert_timed_out(&error, "not free within 200.0ms: a transaction has held it for");
+    assert!(format!("{error:#}").contains(&format!("(begun at {}:{line})", file!())), "{error:#}");
+    let Error::WriteLockTimedOut { held_for, .. } = error else { unreachable!() };
+    assert!(held_for >= Duration::from_millis(200));
+    let error = other.begin().await.unwrap_err();
+    assert_timed_out(&error, "a transaction");
+    drop(tx);
+
+    let db = test.db.clone();
+    let saving = tokio::spawn(async move { Slow { id: None, n: 1 }.save(&db).await });
+    until(|| HELD.load(Ordering::SeqCst)).await;
+    let error = plain(1).save(&other).await.unwrap_err();
+    assert_timed_out(&error, "a save of `Slow` has held it for");
+    HELD.store(false, Ordering::SeqCst);
+    saving.await.unwrap().unwrap();
+    plain(2).save(&other).await.unwrap();
+    assert_eq!(count(&other, "rows").await, 2);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn reads_and_raw_sql_do_not_wait_for_the_turn() {
+    let test = rows("reads").await;
+    let mut stored = plain(1);
+    stored.save(&test.db).await.unwrap();
+    let tx = test.db.begin().await.unwrap();
+    // More waiting writers than the pool has connections.
+    let waiting: Vec<_> = (0..30)
+        .map(|n| {
+            let db = test.db.clone();
+            tokio::spawn(async move { plain(n).save(&db).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let start = Instant::now();
+    assert_eq!(Plain::all(&test.db).await.unwrap().len(), 1);
+    assert_eq!(Plain::get(&test.db, stored.id.unwrap()).await.unwrap().n, 1);
+    assert_eq!(count(&test.db, "rows").await, 1);
+    assert!(start.elapsed() < Duration::from_secs(1));
+    drop(tx);
+    all_ok(waiting).await;
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_of_one_connection_does_not_deadlock() {
+    let test = rows("one").await;
+    let db = common::one_connection(&test.db).await;
+    let db = Db::options()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_secs(20))
+        .connect(&test.url)
+        .await
+        .map(|own| [own, db])
+        .unwrap();
+    for db in db {
+        let tasks = (0..16).map(|task| {
+            let db = db.clone();
+            tokio::spawn(async move {
+                for n in 0..10 {
+                    match (task + n) % 4 {
+                        0 => plain(n).save(&db).await.map(drop)?,
+                        1 => {
+                            // Waits for its turn with the connection that others wait for.
+                            let mut conn = db.acquire().await?;
+                            tokio::task::yield_now().await;
+                            plain(n).save(&mut conn).await?;
+                            let mut tx = conn.begin().await?;
+                            plain(n).save(&mut tx).await?;
+                            tx.commit().await.map(drop)?;
+                        }
+                        2 => Written { id: None, n }.save(&db).await.map(drop)?,
+                        _ => drop(Plain::all(&db).await?),
+                    }
+                }
+                Result::Ok(())
+            })
+        });
+        tokio::time::timeout(Duration::from_secs(15), all_ok(tasks)).await.unwrap();
+    }
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_writer_leaves_the_queue_and_a_dropped_holder_passes_it_on() {
+    let test = rows("dropped").await;
+    let db = impatient(&test, Duration::from_secs(5)).await;
+    let mut conn = db.acquire().await.unwrap();
+    for pending in 0..12 {
+        // Dropped while it waits.
+        let tx = db.begin().await.unwrap();
+        assert!(cancelled_after(plain(1).save(&db), 0).await.is_none());
+        assert!(cancelled_after(db.begin(), 0).await.is_none());
+        assert!(cancelled_after(plain(1).save(&mut conn), 0).await.is_none());
+        drop(tx);
+        // Dropped while it writes.
+        cancelled_after(plain(1).save(&db), pending).await;
+        cancelled_after(Written { id: None, n: 1 }.save(&db), pending).await;
+        cancelled_after(plain(1).save(&mut conn), pending).await;
+        cancelled_after(Written { id: None, n: 1 }.save(&mut conn), pending).await;
+        cancelled_after(db.transaction(async |tx| plain(1).save(tx).await), pending).await;
+        cancelled_after(Plain::query("WHERE n = 2").delete(&db), pending).await;
+        let start = Instant::now();
+        plain(2).save(&db).await.unwrap();
+        assert!(start.elapsed() < Duration::from_secs(3), "{pending}");
+    }
+    drop(conn);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_turn_on_a_borrowed_connection_ends_with_the_write() {
+    let test = rows("borrowed").await;
+    let db = impatient(&test, Duration::from_secs(2)).await;
+    let mut conn = db.acquire().await.unwrap();
+    plain(1).save(&mut conn).await.unwrap();
+    plain(2).save(&db).await.unwrap();
+    Written { id: None, n: 3 }.save(&mut conn).await.unwrap();
+    plain(4).save(&db).await.unwrap();
+    Plain::query("WHERE n = 4").delete(&mut conn).await.unwrap();
+    plain(5).save(&db).await.unwrap();
+    // A transaction that raw SQL begins is outside of the queue, and the saves in it do not wait.
+    conn.execute("BEGIN IMMEDIATE").await.unwrap();
+    plain(6).save(&mut conn).await.unwrap();
+    conn.execute("COMMIT").await.unwrap();
+    let tx = conn.begin().await.unwrap();
+    let error = plain(7).save(&db).await.unwrap_err();
+    assert_timed_out(&error, "a transaction");
+    tx.rollback().await.unwrap();
+    plain(8).save(&db).await.unwrap();
+    assert_eq!(count(&db, "rows").await, 6);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writing_to_the_database_of_the_own_transaction_is_an_error_at_once() {
+    let test = rows("own").await;
+    let other = Db::connect(&test.url).await.unwrap();
+    let start = Instant::now();
+    for db in [&test.db, &other] {
+        let refused = test.db.transaction(async |_| plain(1).save(db).await.map(drop)).await;
+        let error = refused.unwrap_err();
+        assert!(matches!(error, Error::WouldDeadlock { .. }), "{error:?}");
+        assert!(error.to_string().starts_with("the closure of `Db::transaction` wrote"), "{error}");
+        let refused = test.db.transaction(async |_| db.begin().await.map(drop)).await;
+        assert!(matches!(refused, Err(Error::WouldDeadlock { .. })));
+        let refused =
+            testing::transaction(&test.db, async |_| plain(1).save(db).await.map(drop)).await;
+        assert!(matches!(refused, Err(Error::WouldDeadlock { .. })));
+    }
+    let db = test.db.with(Elsewhere(other.clone()));
+    let error = Circular { id: None, n: 1 }.save(&db).await.unwrap_err();
+    assert!(error.is_use_the_receiver_connection(), "{error:?}");
+    assert!(error.to_string().contains("write_elsewhere"), "{error}");
+    // Another file is not locked, and reads do not wait.
+    let third = rows("own_third").await;
+    let read = test.db.transaction(async |_| {
+        plain(1).save(&third.db).await?;
+        Plain::all(&test.db).await
+    });
+    assert!(read.await.unwrap().is_empty());
+    // Other tasks, and the task itself after the transaction, may write.
+    let (one, two) = tokio::join!(test.db.transaction(async |tx| plain(1).save(tx).await), async {
+        plain(2).save(&test.db).await
+    });
+    (one.unwrap(), two.unwrap());
+    assert!(start.elapsed() < Duration::from_secs(3));
+    third.passed().await;
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_wait_for_other_processes_with_the_busy_timeout() {
+    let test = rows("outside").await;
+    // A connection of its own stands for another process: it takes no part in the queue.
+    let mut outside = sqlx::SqliteConnection::connect(&test.url).await.unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE; INSERT INTO rows (n) VALUES (0)")
+        .execute(&mut outside)
+        .await
+        .unwrap();
+    let waiting: Vec<_> = (0..20)
+        .map(|n| {
+            let db = test.db.clone();
+            tokio::spawn(async move { plain(n).save(&db).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    sqlx::raw_sql("COMMIT").execute(&mut outside).await.unwrap();
+    all_ok(waiting).await;
+    assert_eq!(count(&test.db, "rows").await, 21);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_of_a_read_only_database_do_not_wait_for_each_other() {
+    let test = rows("read_only").await;
+    let url = format!("{}?mode=ro", test.url);
+    let db = Db::options().acquire_timeout(Duration::from_secs(2)).connect(&url).await.unwrap();
+    let one = db.begin().await.unwrap();
+    let two = db.begin().await.unwrap();
+    plain(1).save(&test.db).await.unwrap();
+    drop((one, two));
+    db.close().await;
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_memory_databases_have_queues_of_their_own() {
+    // Several connections share this database, and would fail with "database table is locked".
+    let shared: SqliteConnectOptions = "sqlite::memory:".parse().unwrap();
+    let pool = SqlitePoolOptions::new()
+        .min_connections(1)
+        .acquire_timeout(Duration::from_secs(2))
+        .connect_with(shared)
+        .await
+        .unwrap();
+    let shared = Db::from(pool);
+    // Each connection has a database of its own.
+    let private = SqliteConnectOptions::new().filename(":memory:");
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(private).await.unwrap();
+    let private = Db::from(pool);
+    let single = Db::connect("sqlite::memory:").await.unwrap();
+    for db in [&shared, &private, &single] {
+        table(db, "rows", "n INTEGER NOT NULL").await;
+    }
+    let one = shared.begin().await.unwrap();
+    let two = private.begin().await.unwrap();
+    let three = single.begin().await.unwrap();
+    let error = plain(1).save(&shared).await.unwrap_err();
+    assert_timed_out(&error, "a transaction");
+    drop((one, two, three));
+    let saves = (0..50).map(|n| {
+        let db = shared.clone();
+        tokio::spawn(async move { plain(n).save(&db).await })
+    });
+    all_ok(saves).await;
+}
