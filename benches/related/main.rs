@@ -133,7 +133,7 @@ async fn main() {
     let quick = std::env::args().any(|arg| arg == "--quick");
     let rounds = if quick { Rounds(5, 1) } else { Rounds(60, 1) };
     let mut report = Report::new("related", quick);
-    let mut add = |group: Group| {
+    let add = |report: &mut Report, group: Group| {
         println!("{group}");
         report.add(group.into_json());
     };
@@ -143,7 +143,8 @@ async fn main() {
         let db = Db::connect(&format!("sqlite:{}", file.display())).await.unwrap();
         let options = db.sqlite().unwrap().connect_options();
         let pool = sqlx::SqlitePool::connect_with((*options).clone()).await.unwrap();
-        add(measure!(Sqlite, db.clone(), pool.clone(), rounds, |keys, conn| {
+        report.measured("SQLite in a file".to_owned());
+        let group = measure!(Sqlite, db.clone(), pool.clone(), rounds, |keys, conn| {
             let mut sql = sqlx::QueryBuilder::<sqlx::Sqlite>::new(
                 "SELECT id, author_id, title FROM bench_posts WHERE author_id IN (",
             );
@@ -153,7 +154,8 @@ async fn main() {
             }
             sql.push(")");
             sql.build_query_as().fetch_all(conn).await.unwrap()
-        }));
+        });
+        add(&mut report, group);
         pool.close().await;
         db.close().await;
         for end in ["", "-wal", "-shm"] {
@@ -164,11 +166,15 @@ async fn main() {
     if let Ok(url) = std::env::var("DATABASE_URL") {
         let db = Db::connect(&url).await.unwrap();
         let pool = sqlx::PgPool::connect(&url).await.unwrap();
-        add(measure!(Postgres, db.clone(), pool.clone(), rounds, |keys, conn| {
+        report.measured("PostgreSQL".to_owned());
+        let group = measure!(Postgres, db.clone(), pool.clone(), rounds, |keys, conn| {
             let sql = "SELECT id, author_id, title FROM bench_posts WHERE author_id = ANY($1)";
             sqlx::query_as(sql).bind(&keys).fetch_all(conn).await.unwrap()
-        }));
+        });
+        add(&mut report, group);
         db.execute("DROP TABLE bench_posts, bench_users").await.unwrap();
+    } else {
+        report.not_measured("PostgreSQL: DATABASE_URL is not set");
     }
     report.write();
 }

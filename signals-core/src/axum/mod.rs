@@ -84,8 +84,11 @@ use crate::database::db::Db;
 #[must_use = "a layer does nothing until a router or service has it"]
 pub struct DbLayer {
     db: Db,
-    of_request: Arc<dyn Fn(Db, &Parts) -> Db + Send + Sync>,
+    of_request: Arc<OfRequest>,
 }
+
+/// Adds the values of a request to a `Db`.
+type OfRequest = dyn Fn(Db, &Parts) -> Db + Send + Sync;
 
 impl DbLayer {
     /// Gives every request this `Db`.

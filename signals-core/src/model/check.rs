@@ -127,8 +127,8 @@ async fn table(conn: &mut Conn<'_>, described: ModelInfo, ask: Ask) -> Result<Ve
         let text = format!("{of}: this is a view, not a table");
         findings.push(Finding { text, fix: Fix::None });
     }
-    for index in 0..ddl.model.columns.len() {
-        of_column(&of, &ddl, ask, &table, (index, reads_null[index]), &mut findings);
+    for (index, reads_null) in reads_null.into_iter().enumerate() {
+        of_column(&of, &ddl, ask, &table, (index, reads_null), &mut findings);
     }
     of_rest(&of, &ddl, &table, &mut findings);
     if table.is_view {
