@@ -80,19 +80,17 @@ impl Ddl {
         let ty = self.ty(column);
         let mut sql = format!("{} {}", spec.name, ty.as_deref().unwrap_or(NO_TYPE));
         let ty = ty.unwrap_or_default();
-        let is_rowid = self.kind == DatabaseKind::Sqlite && ty == "INTEGER";
         let is_key = spec.role.group() == ColumnGroup::Key && self.keys().len() == 1;
         if spec.role == ColumnRole::GeneratedKey {
             sql += &self.assigned(&ty);
+            // SQLite allows NULL in a key that is not the rowid.
+            sql +=
+                if self.kind == DatabaseKind::Sqlite && ty != "INTEGER" { " NOT NULL" } else { "" };
         } else if !spec.optional {
             sql += " NOT NULL";
         }
         if is_key {
-            sql += if spec.role == ColumnRole::GeneratedKey && !is_rowid {
-                " NOT NULL PRIMARY KEY"
-            } else {
-                " PRIMARY KEY"
-            };
+            sql += " PRIMARY KEY";
         } else if spec.unique {
             sql += " UNIQUE";
         }
