@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::chain;
 
-/// Which receiver failed, its source location, and its error. It is printed like [`Error`].
+/// Which receiver failed, its source location, and its error. It is printed like [`Error`](crate::Error).
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -48,7 +48,7 @@ pub struct ReceiverError {
     /// commit, after the rollback, or after a statement that committed by itself (autocommit).
     pub refused: bool,
     /// The error that the receiver returned, or the message of its panic. It is shared with the transaction that it marked as
-    /// failed, see [`Error::RolledBack`].
+    /// failed, see [`Error::RolledBack`](crate::Error::RolledBack).
     pub source: Arc<dyn StdError + Send + Sync>,
 }
 
