@@ -40,7 +40,12 @@ impl tracing::Subscriber for Subscriber {
         tracing::span::Id::from_u64(id + 1)
     }
 
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record(&self, _: &tracing::span::Id, values: &tracing::span::Record<'_>) {
+        let mut fields = Fields("span record".to_owned());
+        values.record(&mut fields);
+        self.seen.lock().unwrap().push(fields.0);
+    }
+
     fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
 
     fn event(&self, event: &tracing::Event<'_>) {
@@ -104,8 +109,10 @@ async fn a_save_and_its_receivers_are_traced() {
     Traced { id: None, n: 1 }.save(&db).await.unwrap();
     drop(guard);
     let seen = subscriber.seen.lock().unwrap().clone();
-    let [save, first, received, second, failed] = &seen[..] else { panic!("{seen:#?}") };
-    assert_eq!(save, "span save model=\"Traced\"");
+    let [save, system, first, received, second, failed] = &seen[..] else { panic!("{seen:#?}") };
+    let fields = "model=\"Traced\" db.collection.name=\"traced\"";
+    assert_eq!(save, &format!("span save {fields} db.operation.name=\"INSERT\""));
+    assert_eq!(system, "span record db.system.name=\"sqlite\"");
     assert!(
         first.starts_with(
             "span receiver receiver=\"traces::well\" signal=\"post_save\" sender=\"Traced\""
@@ -347,4 +354,126 @@ async fn a_receiver_that_fails_after_the_save_is_dropped_is_logged_as_an_error()
     });
     let left = ("ERROR", "the work of a dropped future continued and failed", "nobody waits");
     assert_logged(&seen.await, &[returned, left]);
+}
+
+#[tokio::test]
+async fn the_span_of_a_write_has_the_fields_of_opentelemetry() {
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "plain_rows")]
+    struct Plain {
+        id: Option<i64>,
+        n: i64,
+    }
+
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    db.execute("CREATE TABLE plain_rows (id INTEGER PRIMARY KEY, n BIGINT NOT NULL)")
+        .await
+        .unwrap();
+    let subscriber = Subscriber::default();
+    let guard = tracing::subscriber::set_default(subscriber.clone());
+    let mut row = Plain { id: None, n: 1 };
+    row.insert(&db).await.unwrap();
+    row.save(&db).await.unwrap();
+    row.save_fields(&db, &[Plain::N]).await.unwrap();
+    Plain { id: Some(7), n: 1 }.save(&db).await.unwrap();
+    Plain::insert_many(&db, &mut [Plain { id: None, n: 1 }, Plain { id: None, n: 2 }])
+        .await
+        .unwrap();
+    row.delete(&db).await.unwrap();
+    drop(guard);
+    let seen = subscriber.seen.lock().unwrap().clone();
+    let of_span =
+        |span: &str| format!("span {span} model=\"Plain\" db.collection.name=\"plain_rows\"");
+    let operation = |name: &str| format!(" db.operation.name=\"{name}\"");
+    let record = |name: &str| format!("span record{}", operation(name));
+    let system = || "span record db.system.name=\"sqlite\"".to_owned();
+    assert_eq!(
+        seen,
+        [
+            of_span("save") + &operation("INSERT"),
+            system(),
+            // Only the database knows whether there is a row of this key.
+            of_span("save"),
+            system(),
+            record("UPDATE"),
+            of_span("save") + &operation("UPDATE"),
+            system(),
+            of_span("save"),
+            system(),
+            record("INSERT"),
+            of_span("save") + &operation("INSERT") + " rows=2",
+            system(),
+            of_span("delete") + &operation("DELETE"),
+            system(),
+        ]
+    );
+}
+
+#[tokio::test]
+async fn a_slow_receiver_is_reported_once_a_minute() {
+    use std::time::Duration;
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "waits")]
+    struct Waits {
+        id: Option<i64>,
+        millis: i64,
+    }
+
+    #[receiver(post_save, sender = Waits)]
+    async fn waits(saved: PostSave<'_, Waits>) {
+        tokio::time::sleep(Duration::from_millis(saved.instance.millis.unsigned_abs())).await;
+    }
+
+    #[receiver(post_save, sender = Waits, on_commit)]
+    fn blocks(saved: PostSave<'_, Waits>) {
+        if saved.instance.millis < 0 {
+            std::thread::sleep(Duration::from_millis(60));
+        }
+    }
+
+    let options = Db::options().slow_receivers(Duration::from_millis(50));
+    let db = options.connect("sqlite::memory:").await.unwrap();
+    db.execute("CREATE TABLE waits (id INTEGER PRIMARY KEY, millis BIGINT NOT NULL)")
+        .await
+        .unwrap();
+    let save = async |millis: i64| {
+        let seen = logged(async { _ = Waits { id: None, millis }.save(&db).await.unwrap() }).await;
+        seen.into_iter().filter(|line| line.starts_with("WARN")).collect::<Vec<_>>()
+    };
+    assert_eq!(save(0).await, [""; 0]);
+    let seen = save(-60).await;
+    let [first, second] = &seen[..] else { panic!("{seen:#?}") };
+    for (line, name) in [(first, "waits"), (second, "blocks")] {
+        let said = format!("receiver=\"traces::{name}\" signal=\"post_save\" sender=\"Waits\"");
+        assert!(line.starts_with("WARN message=a receiver is slow"), "{line}");
+        assert!(line.contains(&said) && line.contains("file=\"tests/traces.rs\" line="), "{line}");
+    }
+    // At most once a minute.
+    assert_eq!(save(-60).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_receiver_that_is_dropped_after_a_long_time_is_reported() {
+    use std::time::Duration;
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "hangs")]
+    struct Hangs {
+        id: Option<i64>,
+    }
+
+    #[receiver(post_save, sender = Hangs)]
+    async fn hangs(_: PostSave<'_, Hangs>) {
+        std::future::pending::<()>().await;
+    }
+
+    let options = Db::options().slow_receivers(Duration::from_millis(20));
+    let db = options.connect("sqlite::memory:").await.unwrap();
+    db.execute("CREATE TABLE hangs (id INTEGER PRIMARY KEY)").await.unwrap();
+    let seen = logged(async {
+        let mut row = Hangs { id: None };
+        let save = tokio::time::timeout(Duration::from_millis(40), row.save(&db));
+        assert!(save.await.is_err());
+    });
+    let seen = seen.await;
+    assert!(seen.iter().any(|line| line.contains("a receiver is slow")), "{seen:#?}");
 }

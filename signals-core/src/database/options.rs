@@ -13,6 +13,7 @@ use crate::database::conn::Conn;
 use crate::database::connect;
 use crate::database::db::Db;
 use crate::error::{Error, Result};
+use crate::task::slow::SlowReceivers;
 
 /// Options for connecting a [`Db`], see [`Db::options`].
 ///
@@ -27,6 +28,7 @@ use crate::error::{Error, Result};
 /// | [`application_name`](Self::application_name) | the one of the URL |
 /// | [`pragma`](Self::pragma) | `journal_mode = WAL`, `foreign_keys = ON`, a busy timeout of five seconds |
 /// | [`after_connect`](Self::after_connect) | nothing |
+/// | [`slow_receivers`](Self::slow_receivers) | 1 second |
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -53,6 +55,7 @@ pub struct DbOptions {
     application_name: Option<String>,
     pragmas: Vec<(Cow<'static, str>, Cow<'static, str>)>,
     after_connect: Option<Arc<AfterConnect>>,
+    slow_receivers: Option<Duration>,
 }
 
 /// A function that is called with every new connection.
@@ -71,6 +74,7 @@ impl DbOptions {
             application_name: None,
             pragmas: Vec::new(),
             after_connect: None,
+            slow_receivers: None,
         }
     }
 
@@ -198,6 +202,22 @@ impl DbOptions {
         self
     }
 
+    /// Sets how long a receiver may take before it is reported; 1 second by default. A longer run is logged at WARN with the name, file
+    /// and line of the receiver when it ends or is dropped, for each receiver at most once a minute.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # use std::time::Duration;
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// let limit = Duration::from_millis(200);
+    /// let db = Db::options().slow_receivers(limit).connect("sqlite::memory:").await?;
+    /// # db.execute("SELECT 1").await?; Ok(()) }
+    /// ```
+    pub fn slow_receivers(mut self, limit: Duration) -> Self {
+        self.slow_receivers = Some(limit);
+        self
+    }
+
     /// Connects to `url`, like [`Db::connect`].
     ///
     /// See the example of [`DbOptions`].
@@ -211,7 +231,9 @@ impl DbOptions {
     ///
     /// As [`Db::connect`].
     pub async fn connect(self, url: &str) -> Result<Db> {
-        connect::open(url, self).await
+        let slow_receivers = self.slow_receivers.map(SlowReceivers);
+        let db = connect::open(url, self).await?;
+        Ok(slow_receivers.map(|limit| db.with(limit)).unwrap_or(db))
     }
 
     /// Applies these options to the options of an sqlx pool.

@@ -9,6 +9,7 @@ use crate::database::schema_cache::SchemaChangeGuard;
 use crate::database::write_queue::Turn;
 use crate::error::{Reason, Result};
 use crate::task::chain::PoolId;
+use crate::task::measure::Stopwatch;
 
 /// What this library knows about the transaction of a connection, in addition to the depth that sqlx counts.
 #[derive(Default)]
@@ -47,6 +48,8 @@ pub(crate) enum Autocommit {
 #[derive(Default)]
 pub(crate) struct Frame {
     pub(crate) deferred: Vec<Box<dyn Deferred>>,
+    /// When it was begun.
+    pub(crate) since: Stopwatch,
     /// Why the transaction or savepoint can only be rolled back.
     pub(crate) failed: Option<Reason>,
     /// Whether a statement was run in it. If so, a restart would lose its effect.

@@ -3,7 +3,6 @@
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -11,14 +10,17 @@ use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
 use crate::database::conn::Conn;
+use crate::database::db::Db;
 use crate::database::deferred::{Deferred, End};
 use crate::error::{BoxError, Error, Panicked, ReceiverError, Result};
 use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started};
 use crate::signal::operation_context::OperationContext;
 use crate::signal::parameter::Context;
 use crate::table::previous_row::SharedPreviousRow;
-use crate::task::chain::{Operation, PoolId};
+use crate::task::chain::PoolId;
 use crate::task::info::{Identity, Info, Phase};
+use crate::task::measure;
+use crate::task::slow::Run;
 use crate::task::span::span;
 use crate::task::spawn;
 use crate::transaction::Transaction;
@@ -100,7 +102,7 @@ impl Dispatch<'_, '_> {
     ) -> impl Future<Output = Result<()>> + Send {
         let Self { event, conn, context, previous } = self;
         let cx = Context::new(conn.as_deref_mut(), context.db.as_ref(), previous.as_deref());
-        run_receiver(&receiver.info, &context.operation, failure, || event.begin(receiver, cx))
+        run_receiver(&receiver.info, context, failure, || event.begin(receiver, cx))
     }
 }
 
@@ -202,13 +204,14 @@ fn log_no_savepoint(receiver: &Identity, error: &Error) {
 /// small.
 async fn run_receiver<'a>(
     receiver: &Identity,
-    operation: &Arc<Operation>,
+    context: &OperationContext,
     failure: OnFailure,
     begin: impl FnOnce() -> Started<'a>,
 ) -> Result<()> {
-    let Info { signal, sender, .. } = receiver.info;
+    let (Info { signal, sender, .. }, operation) = (receiver.info, &context.operation);
     let span = span!("receiver", receiver = receiver.name(), signal, sender);
-    let started = Instant::now();
+    let limit = context.db.as_ref().and_then(Db::state).copied();
+    let run = Run::start(receiver, limit.unwrap_or_default());
     operation.note(receiver);
     let begin = || span.in_scope(|| operation.receiving(receiver.clone()).sync_scope(begin));
     let done = match catch_unwind(AssertUnwindSafe(begin)) {
@@ -219,7 +222,8 @@ async fn run_receiver<'a>(
         }
         Err(payload) => Err(payload),
     };
-    finish_run(receiver, operation.about(), failure, started, done)
+    measure::receiver(receiver.info, matches!(done, Ok(Ok(()))), run.stopwatch());
+    finish_run(receiver, operation.about(), failure, &run, done)
 }
 
 /// Logs the result of a receiver, and turns a failure into [`Error::Receiver`].
@@ -227,14 +231,14 @@ fn finish_run(
     receiver: &Identity,
     about: (&'static str, &'static str),
     failure: OnFailure,
-    started: Instant,
+    run: &Run<'_>,
     done: std::thread::Result<Result<(), BoxError>>,
 ) -> Result<()> {
     let Info { signal, sender, file, line, .. } = *receiver.info;
     let source: BoxError = match done {
         Ok(Ok(())) => {
             tracing::debug!(
-                receiver = receiver.name(), signal, sender, elapsed = ?started.elapsed(), "received"
+                receiver = receiver.name(), signal, sender, elapsed = ?run.elapsed(), "received"
             );
             return Ok(());
         }
@@ -248,7 +252,7 @@ fn finish_run(
         ReceiverError { receiver: name, signal, sender, file, line, verb, model, refused, source };
     // An error passed up from a receiver of a nested save has already been logged, so it is not logged again at each level.
     if failure == OnFailure::LogOnly || !failed.is_passed_on() {
-        let (cause, elapsed) = (Some(&*failed.source as &dyn StdError), started.elapsed());
+        let (cause, elapsed) = (Some(&*failed.source as &dyn StdError), run.elapsed());
         log!(failure, receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
     }
     Err(Error::Receiver(Box::new(failed)))
@@ -334,7 +338,7 @@ async fn deliver(
 ) -> Result<()> {
     let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
     let begin = || kept.begin(receiver, cx);
-    run_receiver(&receiver.info, &context.operation, OnFailure::LogOnly, begin).await
+    run_receiver(&receiver.info, context, OnFailure::LogOnly, begin).await
 }
 
 /// Runs a receiver on a task of its own. Its span is inside the current one.

@@ -4,7 +4,7 @@ use tokio::runtime::Handle;
 
 use crate::database::deferred::{End, run_all};
 use crate::database::state::NO_MARK;
-use crate::task::spawn;
+use crate::task::{measure, spawn};
 use crate::transaction::Transaction;
 
 impl Drop for Transaction<'_> {
@@ -16,6 +16,11 @@ impl Drop for Transaction<'_> {
         // If the drop is outside a runtime, the callbacks run in the runtime of the connection.
         let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
         let frames: Vec<_> = self.conn.state.frames.drain(self.depth - 1..).collect();
+        if self.is_outermost()
+            && let Some(frame) = frames.first()
+        {
+            measure::transaction(false, frame.since);
+        }
         if frames.iter().any(|frame| frame.mark == Some(NO_MARK)) {
             self.conn.state.fail_all("a statement that may have ended it was dropped");
         }

@@ -22,6 +22,7 @@ use crate::error::driver::{did_nothing, was_never_sent};
 use crate::error::{Error, Outcome, Reason, Result};
 use crate::task::chain::PoolId;
 use crate::task::finish::{Detached, run_even_if_dropped};
+use crate::task::measure;
 use crate::transaction::callback::Callback;
 
 /// A transaction, or a savepoint inside one. If it is dropped without [`commit`](Transaction::commit), it is rolled back.
@@ -294,10 +295,11 @@ impl<'c> Transaction<'c> {
         let committed = self.conn.commit_raw().await;
         let Err(error) = committed else {
             self.open = false;
-            self.conn.state.frames.pop();
+            let frame = self.conn.state.frames.pop().unwrap_or_default();
             if self.is_outermost() {
                 self.conn.set_idle();
                 self.conn.end_turn();
+                measure::transaction(true, frame.since);
             }
             return Ok(deferred);
         };
@@ -318,6 +320,9 @@ impl<'c> Transaction<'c> {
         let result = self.conn.rollback_raw().await;
         self.open = false;
         let frame = self.conn.state.frames.pop().unwrap_or_default();
+        if self.is_outermost() {
+            measure::transaction(false, frame.since);
+        }
         match result {
             Ok(()) if self.is_outermost() => self.conn.set_idle(),
             // The rollback succeeded, so the savepoint still existed and the enclosing transaction is unchanged.

@@ -13,7 +13,8 @@ use crate::table::chunk::{self, Chunk};
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
-use crate::task::span::{span, traced};
+use crate::task::measure::{self, Stopwatch};
+use crate::task::span::traced;
 use crate::transaction::guard::FailGuard;
 use crate::write::bulk::{self, BulkOp};
 use crate::write::key_order::write_order;
@@ -21,12 +22,13 @@ use crate::write::lookup::{Look, kept_by_trigger, look, stale};
 use crate::write::notify::Notifier;
 use crate::write::own_transaction::inspect_and_write;
 use crate::write::perform::perform;
+use crate::write::span::{measured, record_system, write_span};
 use crate::write::{TakeAnswer, WriteKind, WriteOutcome, inspect, locate};
 
 /// Deletes the single row in `rows`.
 pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result<WriteOutcome> {
     let (cache, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
-    let span = span!("delete", model = rows.model());
+    let span = write_span!("delete", rows, WriteKind::Delete);
     if let Some(receivers) =
         cache.delete_if_any().or_else(|| recorders.any().then(|| cache.delete()))
     {
@@ -34,18 +36,24 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
         return perform(notifier, rows, source, span).await;
     }
     chain::observe("delete", rows.model());
+    let since = Stopwatch::default();
     let mut conn = source.acquire_to_write(Writer::of("delete", rows.model())).await?;
     let kind = conn.kind();
+    record_system(&span, kind);
     if !conn.in_transaction()
         && conn.facts().commits_itself(kind, rows, &WriteKind::Delete) != Some(true)
     {
-        return traced(span, inspect_and_write(rows, conn, WriteKind::Delete)).await;
+        let about = ("delete", rows.model(), Some("DELETE"));
+        let write = inspect_and_write(rows, conn, WriteKind::Delete);
+        return measured(span, about, write).await;
     }
-    if span.is_disabled() {
+    let done = if span.is_disabled() {
         delete_directly(rows, &mut conn).await
     } else {
         traced(span, delete_directly(rows, &mut conn)).await
-    }
+    };
+    measure::write("delete", rows.model(), done.is_ok(), since);
+    done
 }
 
 /// Deletes a row that has no receivers. Opens no transaction.
@@ -62,7 +70,7 @@ pub(crate) async fn many(rows: &mut dyn SignalRows, source: Source<'_>) -> Resul
     if !(0..rows.len()).any(|row| rows.has_key(row)) {
         return Ok(WriteOutcome::default());
     }
-    let span = span!("delete", model = rows.model(), rows = rows.len());
+    let span = write_span!("delete", rows, WriteKind::Delete, rows = rows.len());
     let recorders = Recorders::of_task(rows.id());
     let notifier = Notifier::new(WriteKind::Delete, true, rows.receivers().delete(), recorders);
     perform(notifier, rows, source, span).await

@@ -19,6 +19,7 @@ pub(crate) mod restore;
 pub(crate) mod save;
 pub(crate) mod single;
 pub(crate) mod single_text;
+pub(crate) mod span;
 
 use std::borrow::Cow;
 use std::ops::Range;

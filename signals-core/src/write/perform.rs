@@ -19,13 +19,13 @@ use crate::error::{Error, Result};
 use crate::signal::operation_context::OperationContext;
 use crate::signal::rows::SignalRows;
 use crate::task::finish::{Detached, run_even_if_dropped};
-use crate::task::span::traced;
 use crate::task::spawn;
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 use crate::transaction::own::{TransactionWork, in_transaction};
 use crate::write::notify::Notifier;
 use crate::write::restore::RestoreGuard;
+use crate::write::span::{measured, record_system};
 use crate::write::{TakeAnswer, WriteOutcome};
 
 /// Performs a write that has receivers.
@@ -44,17 +44,24 @@ pub(crate) fn perform<'u>(
         Ok(context) => context,
         Err(error) => return reject(&notifier, rows, source, error),
     };
+    record_system(&span, source.kind());
+    let kind = &notifier.kind;
+    let about = (kind.verb(), rows.model(), kind.statement(rows.as_rows()));
     match source {
         Source::Conn(conn) if conn.in_transaction() => {
-            traced(span, in_callers_transaction(notifier, rows, conn, context))
+            let write = in_callers_transaction(notifier, rows, conn, context);
+            measured(span, about, write)
         }
         source => {
             let settled = notifier.receivers.before.is_empty();
             let needs_transaction = notifier.receivers.needs.transaction
                 || notifier.many && notifier.kind.needs_transaction(rows, source.kind(), settled);
             match needs_transaction {
-                true => traced(span, in_own_transaction(notifier, rows, source, context)),
-                false => traced(span, autocommit(notifier, rows, source, context)),
+                true => {
+                    let write = in_own_transaction(notifier, rows, source, context);
+                    measured(span, about, write)
+                }
+                false => measured(span, about, autocommit(notifier, rows, source, context)),
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Saves of one row or of several, with and without receivers.
 
 use futures_util::future::BoxFuture;
+use tracing::Span;
 
 use crate::database::conn::Conn;
 use crate::database::source::Source;
@@ -13,7 +14,7 @@ use crate::table::chunk::{self, Chunk};
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
-use crate::task::span::{span, traced};
+use crate::task::measure::{self, Stopwatch};
 use crate::transaction::guard::FailGuard;
 use crate::write::bulk::BulkOp;
 use crate::write::bulk_update::{Unwritten, Update, settle};
@@ -26,6 +27,7 @@ use crate::write::own_transaction::{inspect_and_write, write_in_transaction};
 use crate::write::perform::perform;
 use crate::write::restore::RestoreGuard;
 use crate::write::single::store;
+use crate::write::span::{in_span, measured, record_system, write_span};
 use crate::write::{Stored, WriteKind, WriteOutcome, locate};
 
 /// Saves the single row in `rows`. Returns `None` if nothing was stored, because a conflicting row
@@ -39,27 +41,38 @@ pub(crate) async fn one(
     kind: WriteKind,
 ) -> Result<Option<Stored>> {
     let (cache, recorders) = (rows.receivers(), Recorders::of_task(rows.id()));
-    let span = span!("save", model = rows.model());
+    let span = write_span!("save", rows, kind);
     if let Some(receivers) = cache.save_if_any().or_else(|| recorders.any().then(|| cache.save())) {
         let notifier = Notifier::new(kind, false, receivers, recorders);
         let written = perform(notifier, rows, source, span).await?;
         return Ok(written.saved());
     }
     chain::observe("save", rows.model());
+    let since = Stopwatch::default();
     let mut conn = source.acquire_to_write(Writer::of("save", rows.model())).await?;
     let database = conn.kind();
+    record_system(&span, database);
     if !conn.in_transaction() && conn.facts().commits_itself(database, rows, &kind) != Some(true) {
+        let about = ("save", rows.model(), kind.statement(rows.as_rows()));
         let write = async { Ok(inspect_and_write(rows, conn, kind).await?.saved()) };
-        return traced(span, write).await;
+        return measured(span, about, write).await;
     }
     let done = if span.is_disabled() {
         save_directly(rows, &mut conn, &kind).await
     } else {
-        traced(span, save_directly(rows, &mut conn, &kind)).await
+        let statement = kind.statement(rows.as_rows());
+        in_span(span, statement, save_directly(rows, &mut conn, &kind)).await
     };
     match conn.state.take_needs_transaction(&done) {
-        true => write_in_transaction(rows, conn, &kind).await.map(|written| written.saved()),
-        false => done,
+        true => {
+            let about = ("save", rows.model(), None);
+            let write = async { Ok(write_in_transaction(rows, conn, &kind).await?.saved()) };
+            measured(Span::none(), about, write).await
+        }
+        false => {
+            measure::write("save", rows.model(), done.is_ok(), since);
+            done
+        }
     }
 }
 
@@ -87,12 +100,19 @@ pub(crate) async fn many(
 ) -> Result<u64> {
     let count = rows.len();
     if count > 0 {
-        let span = span!("save", model = rows.model(), rows = count);
+        let (span, kind) = span_of_many(rows, kind);
         let recorders = Recorders::of_task(rows.id());
         let notifier = Notifier::new(kind, true, rows.receivers().save(), recorders);
         perform(notifier, rows, source, span).await?;
     }
     Ok(count as u64)
+}
+
+/// The span of a write of several rows. Takes and returns `kind`, because a variable of an async function that was borrowed once takes
+/// room in the future for good.
+fn span_of_many(rows: &dyn SignalRows, kind: WriteKind) -> (Span, WriteKind) {
+    let span = write_span!("save", rows, kind, rows = rows.len());
+    (span, kind)
 }
 
 /// Sets the automatic time columns to the current time.

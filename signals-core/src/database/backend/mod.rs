@@ -131,6 +131,16 @@ pub enum DatabaseKind {
     Postgres,
 }
 
+impl DatabaseKind {
+    /// The name by [OpenTelemetry's conventions](https://opentelemetry.io/docs/specs/semconv/registry/attributes/db/).
+    pub(crate) fn system_name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Postgres => "postgresql",
+        }
+    }
+}
+
 /// A supported database. Implemented for `sqlx::Sqlite` and `sqlx::Postgres`, each behind its feature.
 pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
     /// The database as a value.
