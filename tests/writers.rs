@@ -370,7 +370,8 @@ async fn writing_to_the_database_of_the_own_transaction_is_an_error_at_once() {
     let (one, two) = tokio::join!(test.db.transaction(async |tx| plain(1).save(tx).await), async {
         plain(2).save(&test.db).await
     });
-    (one.unwrap(), two.unwrap());
+    one.unwrap();
+    two.unwrap();
     assert!(start.elapsed() < Duration::from_secs(3));
     third.passed().await;
     test.passed().await;

@@ -176,5 +176,9 @@ async fn main() {
     } else {
         report.not_measured("PostgreSQL: DATABASE_URL is not set");
     }
+    #[cfg(not(feature = "sqlite"))]
+    report.not_measured("SQLite: the feature is not enabled");
+    #[cfg(not(feature = "postgres"))]
+    report.not_measured("PostgreSQL: the feature is not enabled");
     report.write();
 }
