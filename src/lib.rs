@@ -92,18 +92,21 @@
 //! | [`Receiver`] | the type that names a receiver |
 //! | [`Outcome`] | what a receiver or a callback can return |
 //! | [`Phase`], [`phase`] | when a receiver runs, as a value and as types |
-//! | [`TransactionClosure`] | the closure of [`Db::transaction`] |
+//! | [`TransactionClosure`], [`RepeatableClosure`] | the closure of [`Db::transaction`] and of [`Retry::transaction`] |
+//! | [`TransactionOptions`], [`Isolation`] | how a transaction begins |
+//! | [`Retry`] | runs a transaction again after a serialization failure or a deadlock |
 #![warn(missing_docs)]
 
 pub use sqlx_signals_core::{
     AnyModel, Argument, ArgumentList, AutoNow, BelongsTo, Column, Committed, Conn, Connects,
-    Context, CustomSignal, DatabaseKind, Db, DbOptions, Deferrable, Error, Executor, Handle, Key,
-    Model, Outcome, Parameter, Parents, Phase, Portable, PostDelete, PostDeleteBatch, PostLoad,
-    PostSave, PostSaveBatch, PreDelete, PreSave, Previous, Query, RawQuery, Reason, Receiver,
-    ReceiverError, ReceiverInfo, Receivers, Registry, Result, Row, Saved, Signal, State, Subject,
-    Transaction, TransactionClosure, Value, Version, muted, phase, post_delete, post_delete_batch,
-    post_load, post_save, post_save_batch, pre_delete, pre_save, registry, sqlx, testing,
-    without_signals,
+    Context, CustomSignal, DatabaseKind, Db, DbOptions, Deferrable, Error, Executor, Handle,
+    Isolation, Key, Model, Outcome, Parameter, Parents, Phase, Portable, PostDelete,
+    PostDeleteBatch, PostLoad, PostSave, PostSaveBatch, PreDelete, PreSave, Previous, Query,
+    RawQuery, Reason, Receiver, ReceiverError, ReceiverInfo, Receivers, Registry,
+    RepeatableClosure, Result, Retry, Row, Saved, Signal, State, Subject, Transaction,
+    TransactionClosure, TransactionOptions, Value, Version, muted, phase, post_delete,
+    post_delete_batch, post_load, post_save, post_save_batch, pre_delete, pre_save, registry, sqlx,
+    testing, without_signals,
 };
 
 /// Maps a struct to a table by implementing [`Model`], and sqlx's `FromRow` for both databases.

@@ -536,7 +536,7 @@ fn every_error_reads_as_one_line_and_keeps_its_causes() {
             chain: "save of `A` → `shop::one` → save of `B` → `shop::two` → save of `A`".into(),
             limit: 2,
         },
-        Error::WouldDeadlock { receiver: "shop::mail::welcome" },
+        Error::WouldDeadlock { receiver: "shop::mail::welcome", site: None },
         Error::OnlyRehearsed { receiver: "shop::mail::welcome" },
         Error::NotLinked { receiver: "shop::mail::welcome" },
         Error::Check { findings: vec!["one".into(), "two".into()] },

@@ -22,6 +22,7 @@ pages! {
     bulk_writes: "bulk-writes.md",
     testing: "testing.md",
     existing_service: "existing-service.md",
+    mixing: "mixing.md",
     errors: "errors.md",
     limits: "limits.md",
     performance: "performance.md",

@@ -19,6 +19,7 @@ mod transaction;
 mod write;
 
 pub use database::backend::DatabaseKind;
+pub use database::begin::{Isolation, TransactionOptions};
 pub use database::conn::Conn;
 pub use database::db::Db;
 pub use database::options::DbOptions;
@@ -47,6 +48,7 @@ pub use table::automatic::{AutoNow, Version};
 pub use table::column::Column;
 pub use task::info::{Phase, Receiver};
 pub use task::mute::{muted, without_signals};
-pub use transaction::closure::TransactionClosure;
+pub use transaction::closure::{RepeatableClosure, TransactionClosure};
+pub use transaction::retry::Retry;
 pub use transaction::{Committed, Transaction};
 pub use write::Saved;

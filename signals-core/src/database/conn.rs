@@ -53,6 +53,11 @@ impl<'c> Conn<'c> {
         Self { inner, state: StateSlot::Owned(TransactionState::new(Some(db))) }
     }
 
+    /// The connection of a transaction that the program has begun with sqlx.
+    pub(crate) fn adopted(lease: AnyLease) -> Self {
+        Self::without_db(MaybePooled::Pooled(MaybeOwned::Owned(Some(lease))))
+    }
+
     fn without_db(inner: MaybePooled<'c>) -> Self {
         Self { inner, state: StateSlot::Owned(TransactionState::default()) }
     }
@@ -152,14 +157,25 @@ impl<'c> Conn<'c> {
     /// See the example of [`DatabaseKind`].
     pub fn kind(&self) -> DatabaseKind {
         match &self.inner {
-            MaybePooled::Pooled(_) => {
-                self.state.db.as_ref().expect("a pooled connection has its `Db`").kind()
-            }
+            MaybePooled::Pooled(_) => match &self.state.db {
+                Some(db) => db.kind(),
+                None => self.adopted_kind(),
+            },
             #[cfg(feature = "sqlite")]
             MaybePooled::Sqlite(_) => DatabaseKind::Sqlite,
             #[cfg(feature = "postgres")]
             MaybePooled::Postgres(_) => DatabaseKind::Postgres,
         }
+    }
+
+    /// The database of an adopted transaction, whose connection has no `Db`.
+    fn adopted_kind(&self) -> DatabaseKind {
+        let kind = self.state.frames.first().and_then(|frame| frame.adopted);
+        let kind = kind.or_else(|| match &self.inner {
+            MaybePooled::Pooled(slot) => slot.as_ref().map(AnyLease::kind),
+            _ => None,
+        });
+        kind.expect("a connection of a pool has a `Db`, and an adopted one a transaction")
     }
 
     /// The sqlx connection, or `None` on Postgres.

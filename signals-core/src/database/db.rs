@@ -1,6 +1,7 @@
 //! `Db`: a connection pool, and the checkout of connections from it.
 
 use std::borrow::Cow;
+use std::panic::Location;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use crate::database::sql::RawQuery;
 use crate::database::values::Layers;
 use crate::database::write_queue::WriteQueue;
 use crate::error::Result;
-use crate::task::chain::{self, PoolId, QueueId};
+use crate::task::chain::{self, Closure, PoolId, QueueId};
 use crate::task::tracked;
 
 /// A connection pool for SQLite or PostgreSQL. Clones are cheap and share the pool.
@@ -315,6 +316,18 @@ impl Db {
         Self { pool: Pool::Postgres((pool.clone(), None)), state: Layers::default(), facts: None }
     }
 
+    /// Whether it was created for one call on a pool of the application, and so has no values of its own.
+    pub(crate) fn is_for_one_call(&self) -> bool {
+        on!(Pool, &self.pool, (_, warm_pool) => warm_pool.is_none())
+    }
+
+    /// The closure of a transaction of this `Db`.
+    pub(crate) fn closure(&self, site: &'static Location<'static>, writes: bool) -> Closure {
+        let max = on!(Pool, &self.pool, (pool, _) => pool.options().get_max_connections());
+        let queue = if writes { self.queue_id() } else { None };
+        Closure { pool: self.pool_id(), has_only_connection: max == 1, queue, site }
+    }
+
     /// Makes every connection prepare its statements again before its next use, because the schema may have changed.
     pub(crate) fn prepare_again(&self) {
         // SQLite prepares outdated statements again by itself.
@@ -378,6 +391,7 @@ impl Db {
     /// application would compile the code of sqlx's pool again.
     pub(super) fn wait_for_lease(&self) -> BoxFuture<'_, Result<AnyLease>> {
         Box::pin(async move {
+            chain::check_not_only(self.pool_id())?;
             Ok(match &self.pool {
                 #[cfg(feature = "sqlite")]
                 Pool::Sqlite(pool) => AnyLease::Sqlite(lease(pool).await?),

@@ -9,13 +9,13 @@ use sqlx::Postgres;
 #[cfg(feature = "sqlite")]
 use sqlx::Sqlite;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection, Pool};
+use sqlx::{Connection, Pool, SqlStr};
 use tokio::runtime::{self, Handle};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use crate::database::backend::{Backend, on};
+use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::execution::Naming;
 use crate::database::pool::{ANSWER_TIMEOUT, WarmPool};
 use crate::database::raw::RawConn;
@@ -37,7 +37,7 @@ pub(crate) enum AnyLease {
 pub(crate) struct Lease<DB: Backend>(Option<Box<LeaseInner<DB>>>);
 
 pub(crate) struct LeaseInner<DB: Backend> {
-    conn: PoolConnection<DB>,
+    conn: Origin<DB>,
     /// The pool to which the lease returns, and its permit; `None` if the connection goes back to sqlx's pool directly.
     owner: Option<(Arc<WarmPool<DB>>, OwnedSemaphorePermit)>,
     state: LeaseState,
@@ -56,6 +56,8 @@ pub(crate) struct LeaseState {
     pub(crate) used_raw: bool,
     /// Whether raw SQL may have left a transaction open.
     pub(crate) unverified: bool,
+    /// Whether SQLite rejects writes on the connection, for a read-only transaction.
+    pub(crate) query_only: bool,
     /// Whether the database has answered since checkout, or may have: the program has used the sqlx connection. Until this is set,
     /// the connection may be dead, and a failed statement may be repeated on another one.
     pub(crate) proven_alive: bool,
@@ -74,6 +76,14 @@ pub(crate) struct LeaseState {
     pub(crate) borrowed_turn: u64,
 }
 
+/// How sqlx has lent the connection.
+enum Origin<DB: Backend> {
+    Pool(PoolConnection<DB>),
+    /// The program has begun a transaction with sqlx, and passed it on to this library. If this library has not ended it when the
+    /// connection is returned, sqlx rolls it back.
+    Transaction(sqlx::Transaction<'static, DB>),
+}
+
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InFlight {
     Nothing,
@@ -82,6 +92,15 @@ pub(crate) enum InFlight {
 }
 
 impl AnyLease {
+    pub(crate) fn kind(&self) -> DatabaseKind {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(_) => DatabaseKind::Sqlite,
+            #[cfg(feature = "postgres")]
+            Self::Postgres(_) => DatabaseKind::Postgres,
+        }
+    }
+
     /// What is known about the connection.
     pub(crate) fn state(&self) -> &LeaseState {
         on!(AnyLease, self, lease => &lease.state)
@@ -144,6 +163,19 @@ impl<DB: Backend> Lease<DB> {
     /// Takes a connection from sqlx's pool. On drop, it goes straight back there, bypassing any `WarmPool`.
     pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         let (conn, is_new) = runtimes::acquire(pool).await?;
+        let opened_in = if is_new { runtimes::current_id() } else { None };
+        Ok(Self::new(Origin::Pool(conn), DB::keeps_statements(pool), opened_in))
+    }
+
+    /// Takes over a transaction that the program has begun with sqlx.
+    pub(crate) fn of_transaction(tx: sqlx::Transaction<'static, DB>) -> Self {
+        let keeps_statements = DB::connection_keeps_statements(&tx);
+        let mut lease = Self::new(Origin::Transaction(tx), keeps_statements, None);
+        (lease.state.used_raw, lease.state.proven_alive) = (true, true);
+        lease
+    }
+
+    fn new(conn: Origin<DB>, keeps_statements: bool, opened_in: Option<runtime::Id>) -> Self {
         let acquired_at = Instant::now();
         let state = LeaseState {
             acquired_at,
@@ -151,15 +183,16 @@ impl<DB: Backend> Lease<DB> {
             in_flight: InFlight::Nothing,
             used_raw: false,
             unverified: false,
+            query_only: false,
             proven_alive: false,
             runtime: Handle::try_current().ok(),
-            opened_in: if is_new { runtimes::current_id() } else { None },
-            keeps_statements: DB::keeps_statements(pool),
+            opened_in,
+            keeps_statements,
             epoch: Some(0),
             turn: None,
             borrowed_turn: 0,
         };
-        Ok(Self(Some(Box::new(LeaseInner { conn, owner: None, state }))))
+        Self(Some(Box::new(LeaseInner { conn, owner: None, state })))
     }
 
     /// Makes the lease return to `owner`.
@@ -180,7 +213,10 @@ impl<DB: Backend> Lease<DB> {
     /// Drops the connection without sending anything to the server, and returns its permit.
     pub(super) fn discard(self) -> Option<OwnedSemaphorePermit> {
         let LeaseInner { conn, owner, state } = *self.into_inner();
-        in_runtime(state.runtime, move || drop(conn.detach()));
+        in_runtime(state.runtime, move || match conn {
+            Origin::Pool(conn) => drop(conn.detach()),
+            Origin::Transaction(tx) => drop(tx),
+        });
         owner.map(|(_, permit)| permit)
     }
 
@@ -247,7 +283,7 @@ impl<DB: Backend> LeaseInner<DB> {
         // Without a statement cache, each statement is wrapped in its own BEGIN and COMMIT, so an interrupted one may have left a
         // transaction open that sqlx does not know about.
         let may_have_begun = !state.keeps_statements && state.in_flight == InFlight::Statement;
-        if state.unverified || may_have_begun {
+        if state.unverified || state.query_only || may_have_begun {
             return self.roll_back_and_release();
         }
         if state.epoch.is_none() {
@@ -278,30 +314,44 @@ impl<DB: Backend> LeaseInner<DB> {
         }
     }
 
-    /// Rolls back a transaction that raw SQL may have left open, before the connection can be checked out again.
+    /// Rolls back a transaction that raw SQL may have left open, and allows writes again, before the connection can be checked out
+    /// again.
     fn roll_back_and_release(self: Box<Self>) {
         in_runtime(self.state.runtime.clone(), move || {
             let mut guard = CloseOnDrop(Some(self));
             tokio::spawn(async move {
                 let Some(inner) = &mut guard.0 else { return };
-                if let Err(error) = verify::roll_back_all::<DB>(&mut inner.conn).await {
+                if let Err(error) = inner.reset().await {
                     tracing::warn!(%error, "closing a connection that may be in a transaction");
                 } else if let Some(mut inner) = guard.0.take() {
-                    (inner.state.unverified, inner.state.in_flight) = (false, InFlight::Nothing);
+                    (inner.state.unverified, inner.state.query_only) = (false, false);
+                    inner.state.in_flight = InFlight::Nothing;
                     inner.release();
                 }
             });
         });
     }
 
+    async fn reset(&mut self) -> Result<(), sqlx::Error> {
+        verify::roll_back_all::<DB>(&mut self.conn).await?;
+        if self.state.epoch.is_none() && matches!(self.conn, Origin::Transaction(_)) {
+            self.clear_statements(0).await?;
+        }
+        if self.state.query_only {
+            DB::simple(&mut self.conn, SqlStr::from_static("PRAGMA query_only = OFF")).await?;
+        }
+        Ok(())
+    }
+
     /// Returns the connection to sqlx's pool, which checks it. The permit is held until the return completes, because the
     /// connection is unavailable until then.
     fn give_back(self, permit: Option<OwnedSemaphorePermit>, answer_timeout: Duration) {
-        let Self { mut conn, state, .. } = self;
+        let Self { conn, state, .. } = self;
         // A statement that is in flight may take any time, so its end is awaited without a limit.
         let has_statement = state.in_flight == InFlight::Statement || state.used_raw;
         let turn = state.turn;
         in_runtime(state.runtime, move || {
+            let Origin::Pool(mut conn) = conn else { return };
             // Called outside the task: if the runtime shuts down and drops the task, the future that owns the connection is
             // dropped with it, which closes the connection and frees its slot in sqlx's pool.
             let returned = conn.return_to_pool();
@@ -316,8 +366,13 @@ impl<DB: Backend> LeaseInner<DB> {
         });
     }
 
-    fn close(self) {
-        let Self { mut conn, owner, state } = self;
+    fn close(self: Box<Self>) {
+        if matches!(self.conn, Origin::Transaction(_)) {
+            // sqlx does not allow to close it.
+            return self.roll_back_and_release();
+        }
+        let Self { conn, owner, state } = *self;
+        let Origin::Pool(mut conn) = conn else { return };
         let Some((owner, permit)) = owner else {
             return in_runtime(state.runtime, move || conn.close_on_drop());
         };
@@ -332,6 +387,26 @@ impl<DB: Backend> LeaseInner<DB> {
                 drop((permit, turn));
             });
         });
+    }
+}
+
+impl<DB: Backend> Deref for Origin<DB> {
+    type Target = DB::Connection;
+
+    fn deref(&self) -> &DB::Connection {
+        match self {
+            Self::Pool(conn) => conn,
+            Self::Transaction(conn) => conn,
+        }
+    }
+}
+
+impl<DB: Backend> DerefMut for Origin<DB> {
+    fn deref_mut(&mut self) -> &mut DB::Connection {
+        match self {
+            Self::Pool(conn) => conn,
+            Self::Transaction(conn) => conn,
+        }
     }
 }
 
@@ -364,8 +439,10 @@ struct CloseOnDrop<DB: Backend>(Option<Box<LeaseInner<DB>>>);
 
 impl<DB: Backend> Drop for CloseOnDrop<DB> {
     fn drop(&mut self) {
-        if let Some(inner) = self.0.take() {
-            inner.close();
+        match self.0.take() {
+            Some(inner) if matches!(inner.conn, Origin::Pool(_)) => inner.close(),
+            // sqlx pings the connection when it is dropped, and closes it if that fails.
+            inner => drop(inner),
         }
     }
 }

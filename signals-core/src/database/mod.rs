@@ -4,10 +4,12 @@
 //! May import: `error`, `task`.
 
 pub(crate) mod backend;
+pub(crate) mod begin;
 pub(crate) mod conn;
 pub(crate) mod connect;
 pub(crate) mod db;
 pub(crate) mod decode;
+pub(crate) mod default_db;
 pub(crate) mod deferred;
 pub(crate) mod detached;
 pub(crate) mod execution;

@@ -62,10 +62,13 @@ pub(crate) fn depth<DB: Backend>(conn: &DB::Connection) -> usize {
 }
 
 /// Begins a transaction, or a savepoint inside one. A read-only SQLite connection refuses `BEGIN IMMEDIATE`, so plain `BEGIN`
-/// is used there. Returns whether the transaction may write.
-pub(crate) async fn begin<DB: Backend>(conn: &mut DB::Connection) -> Result<bool, sqlx::Error> {
+/// is used there. `statement` replaces the default one. Returns whether the transaction may write.
+pub(crate) async fn begin<DB: Backend>(
+    conn: &mut DB::Connection,
+    statement: Option<SqlStr>,
+) -> Result<bool, sqlx::Error> {
     let outermost = depth::<DB>(conn) == 0;
-    let statement = outermost.then(|| SqlStr::from_static(DB::BEGIN));
+    let statement = outermost.then(|| statement.unwrap_or_else(|| SqlStr::from_static(DB::BEGIN)));
     match DB::TransactionManager::begin(conn, statement).await {
         Err(error) if outermost && DB::is_read_only(&error) => {
             let begin = Some(SqlStr::from_static("BEGIN"));

@@ -4,7 +4,8 @@
 use sqlx::{Executor, Sqlite};
 use sqlx::{SqlSafeStr, SqlStr};
 
-use crate::database::backend::{DatabaseKind, on};
+use crate::database::backend::{AnyRow, DatabaseKind, on};
+use crate::database::begin::TransactionOptions;
 use crate::database::conn::Conn;
 use crate::database::execution::Execution;
 use crate::database::raw::{self, RawConn};
@@ -64,11 +65,32 @@ impl Conn<'_> {
     }
 
     /// Begins a transaction or savepoint, and returns whether it may write.
-    pub(crate) async fn begin_raw(&mut self) -> Result<bool> {
+    pub(crate) async fn begin_raw(&mut self, options: TransactionOptions) -> Result<bool> {
         self.ensure_connected().await?;
+        let statement = options.statement(self.kind());
         let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
-        let result = on!(RawConn, raw, DB, conn => raw::begin::<DB>(conn).await);
+        let result = on!(RawConn, raw, DB, conn => raw::begin::<DB>(conn, statement).await);
         Ok(self.note_answer(result)?)
+    }
+
+    /// Makes SQLite reject writes on a pooled connection until it is returned. Returns without effect if it rejects them already.
+    pub(crate) async fn forbid_writes(&mut self) -> Result<()> {
+        self.ensure_connected().await?;
+        let mut forbidden = false;
+        let asked = Execution::plain(self.connected(), SqlStr::from_static("PRAGMA query_only"));
+        let sink = &mut |row: AnyRow| forbidden = row.scalar().is_ok_and(|on| on != 0);
+        let asked = asked.run_to_end(sink).await;
+        self.note_result(asked).await?;
+        if forbidden {
+            return Ok(());
+        }
+        // Before the await, because the future may be dropped while the statement runs.
+        if let Some(lease) = self.lease_mut() {
+            lease.state_mut().query_only = true;
+        }
+        let sql = SqlStr::from_static("PRAGMA query_only = ON");
+        let result = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
+        self.note_result(result).await.map(drop)
     }
 
     pub(crate) async fn commit_raw(&mut self) -> Result<(), sqlx::Error> {
@@ -99,6 +121,7 @@ impl Conn<'_> {
     /// On SQLite, undoes all changes of the innermost transaction or savepoint, and keeps it open.
     pub(crate) async fn undo_raw(&mut self) -> Result<()> {
         let sql = match self.depth_now() {
+            0 | 1 if self.begin_options().is_read_only() => "ROLLBACK; BEGIN".to_owned(),
             0 | 1 => "ROLLBACK; BEGIN IMMEDIATE".to_owned(),
             // sqlx's name for the savepoint.
             depth => format!("ROLLBACK TO _sqlx_savepoint_{}", depth - 1),
@@ -144,11 +167,17 @@ impl Conn<'_> {
             // and the future may be dropped there.
             return self.undo_raw().await;
         }
+        let options = self.begin_options();
         let guard = BeginGuard::new(self);
         guard.conn.rollback_raw().await?;
-        guard.conn.begin_raw().await?;
+        guard.conn.begin_raw(options).await?;
         guard.disarm();
         Ok(())
+    }
+
+    /// How the outermost transaction was begun.
+    fn begin_options(&self) -> TransactionOptions {
+        self.state.frames.first().map(|frame| frame.begin).unwrap_or_default()
     }
 }
 

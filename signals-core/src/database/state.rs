@@ -2,6 +2,8 @@
 
 use std::ops::{Deref, DerefMut};
 
+use crate::database::backend::DatabaseKind;
+use crate::database::begin::TransactionOptions;
 use crate::database::db::Db;
 use crate::database::deferred::Deferred;
 use crate::database::detached::DetachedStatement;
@@ -58,6 +60,10 @@ pub(crate) struct Frame {
     pub(crate) notified: bool,
     /// The mark that identifies the transaction while it is unverified, see `verify.rs`.
     pub(crate) mark: Option<u32>,
+    /// How the transaction was begun.
+    pub(crate) begin: TransactionOptions,
+    /// The database of a transaction that the program has begun with sqlx and passed on to this library.
+    pub(crate) adopted: Option<DatabaseKind>,
 }
 
 /// A mark that is never set in the database, so that verification fails.

@@ -30,6 +30,9 @@ impl Db {
     /// A connection for which there is no need to wait.
     fn try_acquire_to_write(&self, writer: Writer) -> Result<Option<AnyLease>> {
         chain::check_not_held(self.pool_id())?;
+        if cfg!(debug_assertions) && self.kind() == DatabaseKind::Postgres {
+            chain::warn_beside(self.pool_id());
+        }
         let Some(queue) = self.write_queue() else {
             // The first connection creates the file of a SQLite database, which identifies its queue.
             return Ok(if self.kind() == DatabaseKind::Postgres { self.try_lease() } else { None });

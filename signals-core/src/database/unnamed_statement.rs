@@ -33,7 +33,7 @@ pub(crate) async fn run(
     if is_open {
         return drain::<Postgres>(conn.fetch_many(query), sink, answered).await;
     }
-    raw::begin::<Postgres>(conn).await?;
+    raw::begin::<Postgres>(conn, None).await?;
     let mut guard = RollbackGuard { conn, armed: true };
     // `answered` stays false until the commit, because before that the statement may be sent again.
     let result = drain::<Postgres>(guard.conn.fetch_many(query), sink, &mut false).await;

@@ -96,7 +96,7 @@ impl Form {
             ),
             Error::CommitNotObservable { model, receiver } => format!(
                 "`{model}` has receivers that wait for the commit (`{}`), which cannot be seen through a plain \
-                 `sqlx::Transaction` or a raw `BEGIN`; begin the transaction with `Db::begin`",
+                 `sqlx::Transaction` or a raw `BEGIN`; begin the transaction with `Db::begin`, or adopt it with `Transaction::from`",
                 self.name(receiver)
             ),
             Error::TransactionControl { statement, instead } => format!(
@@ -105,11 +105,16 @@ impl Form {
             Error::Recursion { chain, limit } => {
                 format!("receivers save in a circle, {limit} levels deep: {}", self.names(chain))
             }
-            Error::WouldDeadlock { receiver: receiver @ CLOSURE } => format!(
-                "{receiver} wrote through the `Db` or a pool of the database that its own transaction has locked, and would wait \
-                 for itself; pass `tx`"
-            ),
-            Error::WouldDeadlock { receiver } => format!(
+            Error::WouldDeadlock { receiver, site: Some(site) } => {
+                let place = match self {
+                    Self::Short => String::new(),
+                    Self::Long => format!(" ({}:{})", site.file(), site.line()),
+                };
+                format!(
+                    "{receiver}{place} used the `Db` or a pool instead of its own transaction, and would wait for itself; pass `tx`"
+                )
+            }
+            Error::WouldDeadlock { receiver, site: None } => format!(
                 "receiver `{}` used the `Db` or pool of the transaction that it runs in, and would wait for itself; take \
                  `conn: &mut Conn<'_>` and use that",
                 self.name(receiver)

@@ -14,7 +14,11 @@ impl fmt::Display for MissingState {
         let ty = if f.alternate() { self.ty.to_owned() } else { without_paths(self.ty) };
         match self.has_db {
             true => write!(f, "the `Db` has no state `{ty}`: add it with `db.with(…)`"),
-            false => write!(f, "it takes a `State<{ty}>`, but the save did not go through a `Db`"),
+            false => write!(
+                f,
+                "it takes a `State<{ty}>`, but the save did not go through a `Db`: save through one, or call `db.with(…)` and \
+                 `make_default()` when the program starts"
+            ),
         }
     }
 }

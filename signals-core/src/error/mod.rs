@@ -210,6 +210,8 @@ pub enum Error {
     WouldDeadlock {
         /// The name of the receiver, or "the closure of `Db::transaction`".
         receiver: &'static str,
+        /// For a closure, the call of `Db::transaction`.
+        site: Option<&'static Location<'static>>,
     },
 
     /// On SQLite, a write waited for its turn longer than the pool's `acquire_timeout`, because another write or transaction of this

@@ -175,7 +175,7 @@ impl Error {
             Self::Recursion { chain, limit } => {
                 Self::Recursion { chain: chain.clone(), limit: *limit }
             }
-            Self::WouldDeadlock { receiver } => Self::WouldDeadlock { receiver },
+            Self::WouldDeadlock { receiver, site } => Self::WouldDeadlock { receiver, site: *site },
             Self::WriteLockTimedOut { waited, verb, model, held_for, caller } => {
                 let (waited, held_for, caller) = (*waited, *held_for, *caller);
                 Self::WriteLockTimedOut { waited, verb, model, held_for, caller }

@@ -23,7 +23,7 @@ impl OperationContext {
     ///
     /// [`Error::Recursion`] if the chain of operations is longer than the limit.
     pub(crate) fn enter(verb: &'static str, of: &'static str, source: &Source<'_>) -> Result<Self> {
-        Self::enter_in(verb, of, source.pool_id(), source.db())
+        Self::enter_in(verb, of, source.pool_id(), db_of(source))
     }
 
     /// As [`enter`](Self::enter), for a source that is in use.
@@ -49,6 +49,20 @@ impl OperationContext {
     /// The context of receivers that run after the transaction has ended.
     pub(crate) fn afterwards(self, holds: Option<PoolId>) -> Self {
         Self { operation: self.operation.afterwards(holds), ..self }
+    }
+}
+
+/// The `Db` for the receivers. What does not go through a `Db` of the program uses the one of the process.
+fn db_of(source: &Source<'_>) -> Option<Db> {
+    match source.db() {
+        Some(mut db) if db.is_for_one_call() => {
+            if let Some(default) = Db::default_of(db.kind()) {
+                db.state = default.state;
+            }
+            Some(db)
+        }
+        None => Db::default_of(source.kind()),
+        db => db,
     }
 }
 

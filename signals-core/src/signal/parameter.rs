@@ -215,7 +215,8 @@ macro_rules! afterwards {
     ($($phase:ident)*) => { $(
         impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for Db {
             fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
-                let missing = "it takes a `Db`, and the save went through a connection that is of no pool";
+                let missing = "it takes a `Db`, and the save went through a connection that is of no pool: save through a `Db`, or \
+                               call `db.make_default()` when the program starts";
                 cx.db.cloned().ok_or_else(|| missing.into())
             }
         }

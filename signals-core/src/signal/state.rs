@@ -2,6 +2,7 @@
 
 use std::any::{TypeId, type_name};
 
+use crate::database::db::Db;
 use crate::error::BoxError;
 use crate::error::missing_state::MissingState;
 use crate::signal::parameter::{Context, Parameter};
@@ -46,7 +47,11 @@ impl<'a, 'c, P, T: Clone + Send + Sync + 'static> Parameter<'a, 'c, P> for State
         let ty = type_name::<T>();
         match cx.state::<T>() {
             Some(value) => Ok(Self(value.clone())),
-            None => Err(Box::new(MissingState { ty, has_db: cx.db.is_some() })),
+            None => {
+                let has_values =
+                    |db: &Db| !db.is_for_one_call() || Db::default_of(db.kind()).is_some();
+                Err(Box::new(MissingState { ty, has_db: cx.db.is_some_and(has_values) }))
+            }
         }
     }
 }

@@ -2,10 +2,11 @@
 //! for the connection of their own transaction.
 
 use std::any::TypeId;
+use std::collections::BTreeSet;
+use std::panic::Location;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures_util::future::Either;
 use smallvec::SmallVec;
 
 use crate::error::{CLOSURE, Error, Result};
@@ -15,8 +16,8 @@ use crate::task::origin::{self, Origin};
 
 tokio::task_local! {
     static CURRENT: RunningReceiver;
-    /// The databases whose write lock the closures of `Db::transaction` hold that the task is inside of.
-    static LOCKED: SmallVec<[QueueId; 2]>;
+    /// The closures of `Db::transaction` that the task is inside of.
+    static CLOSURES: SmallVec<[Closure; 1]>;
 }
 
 static LIMIT: AtomicUsize = AtomicUsize::new(16);
@@ -35,6 +36,19 @@ impl PoolId {
 /// Identifies the queue of the writers of a SQLite database by its address.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct QueueId(pub(crate) usize);
+
+/// The closure of a `Db::transaction`.
+#[derive(Clone, Copy)]
+pub(crate) struct Closure {
+    /// The pool of the transaction.
+    pub(crate) pool: PoolId,
+    /// Whether the transaction has the only connection of the pool.
+    pub(crate) has_only_connection: bool,
+    /// The queue of the writers of a SQLite database, if the transaction holds its write lock.
+    pub(crate) queue: Option<QueueId>,
+    /// The call of `Db::transaction`.
+    pub(crate) site: &'static Location<'static>,
+}
 
 /// The running receiver and the operation that it receives.
 #[derive(Clone)]
@@ -201,21 +215,50 @@ pub(crate) fn check_not_held(pool: PoolId) -> Result<()> {
 /// As [`check_not_held`], if the write lock of a SQLite database is held, through any pool; also if the closure of a
 /// `Db::transaction` that this task is inside of holds it.
 pub(crate) fn check_not_locked(queue: QueueId) -> Result<()> {
-    if LOCKED.try_with(|locked| locked.contains(&queue)).unwrap_or(false) {
-        return Err(Error::WouldDeadlock { receiver: CLOSURE });
-    }
+    check_closures(|closure| closure.queue == Some(queue))?;
     check(|operation| operation.holds.is_some() && operation.queue == Some(queue))
 }
 
-/// Runs the closure of a `Db::transaction` that holds the write lock of a SQLite database.
-pub(crate) fn locking<F: Future>(
-    queue: Option<QueueId>,
-    closure: F,
-) -> impl Future<Output = F::Output> {
-    let Some(queue) = queue else { return Either::Left(closure) };
-    let mut locked = LOCKED.try_with(Clone::clone).unwrap_or_default();
-    locked.push(queue);
-    Either::Right(LOCKED.scope(locked, closure))
+/// # Errors
+///
+/// [`Error::WouldDeadlock`] if the closure of a `Db::transaction` that this task is inside of has the only connection of the pool.
+pub(crate) fn check_not_only(pool: PoolId) -> Result<()> {
+    check_closures(|closure| closure.pool == pool && closure.has_only_connection)
+}
+
+fn check_closures(is_held: impl Fn(&Closure) -> bool) -> Result<()> {
+    let held = |closures: &SmallVec<[Closure; 1]>| closures.iter().copied().find(&is_held);
+    match CLOSURES.try_with(held).ok().flatten() {
+        Some(Closure { site, .. }) => {
+            Err(Error::WouldDeadlock { receiver: CLOSURE, site: Some(site) })
+        }
+        None => Ok(()),
+    }
+}
+
+/// Warns of a write that the transaction of a closure does not contain, once for each call of `Db::transaction`.
+pub(crate) fn warn_beside(pool: PoolId) {
+    static WARNED: Mutex<BTreeSet<(&str, u32, u32)>> = Mutex::new(BTreeSet::new());
+    let of_pool = |closures: &SmallVec<[Closure; 1]>| {
+        closures.iter().find(|closure| closure.pool == pool).map(|closure| closure.site)
+    };
+    let Some(site) = CLOSURES.try_with(of_pool).ok().flatten() else { return };
+    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_new = warned.insert((site.file(), site.line(), site.column()));
+    drop(warned);
+    if is_new {
+        tracing::warn!(
+            transaction = %site,
+            "this write is not part of the transaction: the closure of `db.transaction` uses the `Db` instead of `tx`"
+        );
+    }
+}
+
+/// Runs the closure of a `Db::transaction`.
+pub(crate) fn in_closure<F: Future>(closure: Closure, work: F) -> impl Future<Output = F::Output> {
+    let mut closures = CLOSURES.try_with(Clone::clone).unwrap_or_default();
+    closures.push(closure);
+    CLOSURES.scope(closures, work)
 }
 
 fn check(is_held: impl Fn(&Operation) -> bool) -> Result<()> {
@@ -227,7 +270,7 @@ fn check(is_held: impl Fn(&Operation) -> bool) -> Result<()> {
                     return Err(if std::ptr::eq(receiver.info, &raw const CALLBACK) {
                         Error::OnlyRehearsed { receiver: current.receiver.static_name() }
                     } else {
-                        Error::WouldDeadlock { receiver: receiver.static_name() }
+                        Error::WouldDeadlock { receiver: receiver.static_name(), site: None }
                     });
                 }
                 next = operation.inside.as_ref();

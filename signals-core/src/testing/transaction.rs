@@ -6,6 +6,7 @@ use std::panic::Location;
 use std::sync::{Arc, PoisonError};
 
 use crate::database::backend::DatabaseKind;
+use crate::database::begin::TransactionOptions;
 use crate::database::db::Db;
 use crate::database::deferred::{End, run_all};
 use crate::error::{Error, Result};
@@ -72,7 +73,8 @@ pub async fn transaction<T, F>(db: &Db, work: F) -> Result<TestTransaction<T>>
 where
     F: TransactionClosure<T>,
 {
-    let (mut tx, value) = db.begin_with(Location::caller(), work).await?;
+    let begun = db.begin_and_run(TransactionOptions::default(), Location::caller(), work).await;
+    let (mut tx, value) = begun.map_err(|failed| failed.error)?;
     tx.check().await?;
     if let Err(error) = check_constraints(&mut tx).await {
         tx.rollback_or_log().await;

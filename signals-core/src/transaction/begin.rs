@@ -4,10 +4,12 @@ use std::panic::{AssertUnwindSafe, Location, resume_unwind};
 
 use futures_util::FutureExt;
 
+use crate::database::backend::DatabaseKind;
+use crate::database::begin::TransactionOptions;
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::write_queue::Writer;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::task::chain;
 use crate::transaction::Transaction;
 use crate::transaction::closure::TransactionClosure;
@@ -18,23 +20,53 @@ impl Db {
     ///
     /// See the example of [`Transaction`].
     ///
+    /// On SQLite, other writes have to wait until the transaction ends. If one waits too long, its error
+    /// ([`Error::WriteLockTimedOut`]) names the transaction.
+    ///
     /// # Errors
     ///
-    /// The errors of [`acquire`](Self::acquire), and [`Error::Database`](crate::Error::Database) if the database refuses BEGIN.
-    /// [`Error::WriteLockTimedOut`](crate::Error::WriteLockTimedOut) if another writer of this process has the write lock of a SQLite
-    /// database for too long.
+    /// The errors of [`acquire`](Self::acquire), and [`Error::Database`] if the database refuses BEGIN. [`Error::WouldDeadlock`] on
+    /// SQLite, in the closure of [`transaction`](Self::transaction).
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, no transaction is begun.
     #[track_caller]
-    pub fn begin(&self) -> impl Future<Output = Result<Transaction<'static>>> + Send + use<'_> {
-        self.begin_at(Location::caller())
+    pub fn begin(&self) -> impl Future<Output = Result<Transaction<'static>>> + Send + '_ {
+        self.begin_at(TransactionOptions::default(), Location::caller())
     }
 
-    async fn begin_at(&self, caller: &'static Location<'static>) -> Result<Transaction<'static>> {
-        let conn = self.acquire_to_write(Writer::transaction(Some(caller))).await?;
-        Transaction::open(conn).await
+    /// Begins a transaction with an isolation level, or one that does not write, see [`TransactionOptions`].
+    ///
+    /// # Errors
+    ///
+    /// As [`begin`](Self::begin).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`begin`](Self::begin).
+    #[track_caller]
+    pub fn begin_with(
+        &self,
+        options: TransactionOptions,
+    ) -> impl Future<Output = Result<Transaction<'static>>> + Send + '_ {
+        self.begin_at(options, Location::caller())
+    }
+
+    async fn begin_at(
+        &self,
+        options: TransactionOptions,
+        site: &'static Location<'static>,
+    ) -> Result<Transaction<'static>> {
+        if !options.is_read_only() {
+            let conn = self.acquire_to_write(Writer::transaction(Some(site))).await?;
+            return Transaction::open_with(conn, options).await;
+        }
+        let mut conn = self.acquire().await?;
+        if self.kind() == DatabaseKind::Sqlite {
+            conn.forbid_writes().await?;
+        }
+        Transaction::open_with(conn, options).await
     }
 
     /// Runs `work` in a transaction. Commits on `Ok`, and rolls back on `Err` and on a panic. A panic is resumed
@@ -63,45 +95,128 @@ impl Db {
     /// ```
     ///
     /// Write the closure as `async |tx| { … }`. The future of `|tx| async move { … }` cannot borrow `tx`, and the compiler
-    /// reports "implementation of `AsyncFnOnce` is not general enough".
+    /// reports "implementation of `AsyncFnOnce` is not general enough". The closure returns the library's [`Result`]. If it returns an
+    /// error of your own, use [`try_transaction`](Self::try_transaction).
+    ///
+    /// Use `tx` in the closure, not the `Db`. Writes through the `Db` are not part of the transaction. On SQLite, they would have to
+    /// wait for the end of the transaction, and fail at once with [`Error::WouldDeadlock`]. On PostgreSQL, a debug build logs a warning,
+    /// once for each call of `transaction`.
     ///
     /// # Errors
     ///
-    /// The error of `work`, and the errors of [`begin`](Self::begin) and [`commit`](Transaction::commit). Wrap the application's
-    /// own errors with [`Error::other`](crate::Error::other).
+    /// The error of `work`, and the errors of [`begin`](Self::begin) and [`commit`](Transaction::commit).
     ///
     /// # Cancel safety
     ///
     /// As [`begin`](Self::begin) and [`commit`](Transaction::commit).
     #[track_caller]
-    pub fn transaction<T, F>(&self, work: F) -> impl Future<Output = Result<T>> + use<'_, T, F>
+    pub fn transaction<T, F>(&self, work: F) -> impl Future<Output = Result<T>>
     where
         F: TransactionClosure<T>,
     {
-        let caller = Location::caller();
-        async move {
-            let (tx, value) = self.begin_with(caller, work).await?;
-            tx.commit().await?;
-            Ok(value)
+        self.try_transaction(work)
+    }
+
+    /// As [`transaction`](Self::transaction), with a closure that returns an error of your own. The error is returned as it is.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// use sqlx_signals::Error;
+    ///
+    /// # #[derive(Model)]
+    /// # struct Account { id: Option<i64>, balance: i64 }
+    /// #[derive(Debug)]
+    /// enum AppError {
+    ///     TooPoor,
+    ///     Database(Error),
+    /// }
+    ///
+    /// impl From<Error> for AppError {
+    ///     fn from(error: Error) -> Self {
+    ///         Self::Database(error)
+    ///     }
+    /// }
+    ///
+    /// async fn withdraw(db: &Db, id: i64, amount: i64) -> Result<(), AppError> {
+    ///     db.try_transaction(async |tx| {
+    ///         let mut account = Account::get(&mut *tx, id).await?;
+    ///         account.balance -= amount;
+    ///         if account.balance < 0 {
+    ///             return Err(AppError::TooPoor);
+    ///         }
+    ///         account.save(tx).await?;
+    ///         Ok(())
+    ///     })
+    ///     .await
+    /// }
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE account (id INTEGER PRIMARY KEY, balance INTEGER NOT NULL)").await?;
+    /// # Account { id: None, balance: 5 }.save(&db).await?;
+    /// # withdraw(&db, 1, 3).await.unwrap();
+    /// # assert!(matches!(withdraw(&db, 1, 3).await, Err(AppError::TooPoor)));
+    /// # assert!(matches!(withdraw(&db, 2, 3).await, Err(AppError::Database(_))));
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// This is a method of its own because the compiler could not infer the error type of a closure that ends in `Ok(())` and uses `?`.
+    ///
+    /// # Errors
+    ///
+    /// As [`transaction`](Self::transaction). The library's errors are converted by `From`.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`transaction`](Self::transaction).
+    #[track_caller]
+    pub fn try_transaction<T, E, F>(&self, work: F) -> impl Future<Output = Result<T, E>>
+    where
+        E: From<Error>,
+        F: TransactionClosure<T, E>,
+    {
+        let (options, site) = (TransactionOptions::default(), Location::caller());
+        async move { self.attempt(options, site, work).await.map_err(|failed| failed.error) }
+    }
+
+    /// Runs `work` in a transaction once.
+    pub(crate) async fn attempt<T, E, F>(
+        &self,
+        options: TransactionOptions,
+        site: &'static Location<'static>,
+        work: F,
+    ) -> Result<T, Failed<E>>
+    where
+        E: From<Error>,
+        F: TransactionClosure<T, E>,
+    {
+        let (tx, value) = self.begin_and_run(options, site, work).await?;
+        match tx.commit().await {
+            Ok(_) => Ok(value),
+            Err(error) => Err(Failed::of(error)),
         }
     }
 
     /// Begins a transaction and runs `work` in it. Rolls back on `Err` and on a panic; otherwise returns the open transaction.
-    pub(crate) async fn begin_with<T, F>(
+    pub(crate) async fn begin_and_run<T, E, F>(
         &self,
-        caller: &'static Location<'static>,
+        options: TransactionOptions,
+        site: &'static Location<'static>,
         work: F,
-    ) -> Result<(Transaction<'static>, T)>
+    ) -> Result<(Transaction<'static>, T), Failed<E>>
     where
-        F: TransactionClosure<T>,
+        E: From<Error>,
+        F: TransactionClosure<T, E>,
     {
-        let mut tx = self.begin_at(caller).await?;
-        let work = chain::locking(self.queue_id(), work(&mut tx));
+        let mut tx = self.begin_at(options, site).await.map_err(Failed::of)?;
+        let work = chain::in_closure(self.closure(site, !options.is_read_only()), work(&mut tx));
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(Ok(value)) => Ok((tx, value)),
             Ok(Err(error)) => {
+                let reason = tx.frame().failed.clone();
                 tx.rollback_or_log().await;
-                Err(error)
+                let may_succeed =
+                    reason.is_some_and(|reason| may_succeed_again(&Error::RolledBack { reason }));
+                Err(Failed { error, may_succeed })
             }
             Err(panic) => {
                 tx.rollback_or_log().await;
@@ -152,4 +267,24 @@ impl Conn<'_> {
     pub async fn begin(&mut self) -> Result<Transaction<'_>> {
         Transaction::open(self.reborrow()).await
     }
+}
+
+/// The error of an attempt to run a transaction.
+pub(crate) struct Failed<E> {
+    pub(crate) error: E,
+    /// Whether another attempt may succeed. The error can be one of the program, so this is what is known about the transaction.
+    pub(crate) may_succeed: bool,
+}
+
+impl<E: From<Error>> Failed<E> {
+    fn of(error: Error) -> Self {
+        Self { may_succeed: may_succeed_again(&error), error: error.into() }
+    }
+}
+
+/// Whether the transaction has failed because of a concurrent one. Not if a connection or a lock of PostgreSQL was not available in
+/// time, because the program has waited for that already.
+pub(crate) fn may_succeed_again(error: &Error) -> bool {
+    let code = error.database_error().and_then(|error| error.code());
+    error.is_retryable() && code.is_some_and(|code| !matches!(&*code, "55P03" | "53300"))
 }

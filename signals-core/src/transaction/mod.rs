@@ -2,16 +2,19 @@
 //!
 //! May import: `error`, `task`, `database`.
 
+mod adopt;
 mod begin;
 mod callback;
 pub(crate) mod closure;
 mod dropped;
 pub(crate) mod guard;
 pub(crate) mod own;
+pub(crate) mod retry;
 
 use std::ops::{Deref, DerefMut};
 
 use crate::database::backend::DatabaseKind;
+use crate::database::begin::TransactionOptions;
 use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End, run_all};
 use crate::database::source::connects;
@@ -81,7 +84,12 @@ pub struct Committed {
 
 impl<'c> Transaction<'c> {
     /// Begins a transaction on `conn`, or a savepoint if one is open.
-    pub(crate) async fn open(mut conn: Conn<'c>) -> Result<Self> {
+    pub(crate) async fn open(conn: Conn<'c>) -> Result<Self> {
+        Self::open_with(conn, TransactionOptions::default()).await
+    }
+
+    /// As [`open`](Self::open), with options for the transaction.
+    pub(crate) async fn open_with(mut conn: Conn<'c>, options: TransactionOptions) -> Result<Self> {
         conn.verify().await?;
         let depth = conn.depth().await;
         if depth > 0 {
@@ -91,14 +99,14 @@ impl<'c> Transaction<'c> {
             let (statement, instead) = ("BEGIN", "sqlx's `begin`, or `Db::begin`");
             return Err(Error::TransactionControl { statement, instead });
         }
-        if depth == 0 {
+        if depth == 0 && !options.is_read_only() {
             conn.wait_for_turn(Writer::transaction(None)).await?;
         }
         let guard = BeginGuard::new(&mut conn);
         // A failed BEGIN has no effect, so any I/O error may be retried on another connection.
         let lost = |error: &sqlx::Error| did_nothing(error) || matches!(error, sqlx::Error::Io(_));
         let may_write = loop {
-            match guard.conn.begin_raw().await {
+            match guard.conn.begin_raw(options).await {
                 Ok(may_write) => break may_write,
                 Err(error) => guard.conn.reconnect(error, lost).await?,
             }
@@ -111,7 +119,7 @@ impl<'c> Transaction<'c> {
             conn.state.foreign = depth > 0;
         }
         conn.state.count_statement();
-        conn.state.frames.push(Frame::default());
+        conn.state.frames.push(Frame { begin: options, ..Frame::default() });
         let depth = conn.state.frames.len();
         Ok(Self { conn, depth, open: true, is_releasing: false })
     }
@@ -120,7 +128,7 @@ impl<'c> Transaction<'c> {
     /// if no receiver has run in it.
     pub(crate) async fn restart(&mut self) -> Result<()> {
         self.conn.begin_again().await?;
-        *self.frame() = Frame::default();
+        *self.frame() = Frame { begin: self.frame().begin, ..Frame::default() };
         Ok(())
     }
 
