@@ -52,7 +52,7 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
             {
                 fn give(&self, _: __p::usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
                 fn set(&mut self, _: __p::usize, _: &__DB::Row, _: __p::usize) -> ::core::result::Result<(), __p::Error> { ::core::panic!() }
-                fn bind_key(_: &(), _: &mut __DB::Arguments) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
+                fn key(_: &(), _: __p::usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
                 fn asked(_: __p::usize, _: __p::Asked<'_>) -> __p::bool { ::core::panic!() }
                 fn load(_: &__DB::Row, _: impl __p::Places) -> __p::Loaded<Self> { ::core::panic!() }
             }
