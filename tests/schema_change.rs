@@ -134,7 +134,9 @@ async fn programs(test: &TestDb) -> (Db, Db) {
     table(&other, "notes", "name TEXT NOT NULL UNIQUE, slug TEXT NOT NULL DEFAULT 'none'").await;
     table(&other, "marks", "note BIGINT NOT NULL").await;
     table(&other, "books", "shelf BIGINT NOT NULL").await;
-    (one_connection(&other).await, other)
+    // No other code uses this pool, so the connection stays with the `Db`, and with it the prepared statements.
+    let db = Db::options().max_connections(1).connect(&test.url).await.unwrap();
+    (db, other)
 }
 
 async fn alter(other: &Db, run: usize) {
