@@ -27,11 +27,15 @@ mod enabled {
 
     impl Default for Stopwatch {
         fn default() -> Self {
-            Self(Instant::now())
+            Self::start()
         }
     }
 
     impl Stopwatch {
+        pub(crate) fn start() -> Self {
+            Self(Instant::now())
+        }
+
         pub(crate) fn since(started: Instant) -> Self {
             Self(started)
         }
@@ -139,6 +143,10 @@ mod disabled {
     pub(crate) struct Stopwatch;
 
     impl Stopwatch {
+        pub(crate) fn start() -> Self {
+            Self
+        }
+
         pub(crate) fn since(_: Instant) -> Self {
             Self
         }

@@ -36,7 +36,7 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
         return perform(notifier, rows, source, span).await;
     }
     chain::observe("delete", rows.model());
-    let since = Stopwatch::default();
+    let since = Stopwatch::start();
     let mut conn = source.acquire_to_write(Writer::of("delete", rows.model())).await?;
     let kind = conn.kind();
     record_system(&span, kind);

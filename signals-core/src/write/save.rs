@@ -48,7 +48,7 @@ pub(crate) async fn one(
         return Ok(written.saved());
     }
     chain::observe("save", rows.model());
-    let since = Stopwatch::default();
+    let since = Stopwatch::start();
     let mut conn = source.acquire_to_write(Writer::of("save", rows.model())).await?;
     let database = conn.kind();
     record_system(&span, database);

@@ -95,7 +95,7 @@ pub(crate) fn measured<'w, T: Outcome + 'w>(
         return in_span(span, statement, write);
     }
     let write = async move {
-        let since = Stopwatch::default();
+        let since = Stopwatch::start();
         let done = write.await;
         measure::write(verb, model, done.is_ok(), since);
         done
