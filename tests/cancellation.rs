@@ -278,6 +278,26 @@ on_every_database! {
         }
     }
 
+    async fn a_savepoint_contains_the_saves_that_are_dropped_in_it(db: Db) {
+        let (one, seen) = pools(&db).await;
+        for n in 0..60 {
+            let mut tx = one.begin().await.unwrap();
+            Child { id: None, parent_id: n }.save(&mut tx).await.unwrap();
+            let mut inner = tx.begin().await.unwrap();
+            let mut dropped = 0;
+            // The second save first checks whether the transaction is still open, and is dropped meanwhile.
+            for _ in 0..2 {
+                let mut child = Child { id: None, parent_id: -1 };
+                let done = cancelled_after(child.save(&mut inner), 0).await;
+                dropped += i32::from(done.is_none());
+            }
+            assert_eq!(inner.commit().await.is_err(), dropped > 0);
+            tx.commit().await.unwrap();
+        }
+        let kept = Child::query("WHERE parent_id >= 0").count(&seen).await.unwrap();
+        assert_eq!(kept, 60);
+    }
+
     async fn a_commit_is_dropped_at_every_await(db: Db) {
         let _turn = SCENE.begin().await;
         let (one, seen) = pools(&db).await;

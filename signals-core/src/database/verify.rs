@@ -184,38 +184,56 @@ impl Conn<'_> {
     /// Looks up the mark. If none was set, checks that a transaction is open.
     async fn verify_frames(&mut self) -> Result<()> {
         let (_, mark) = self.state.mark();
-        let sql = match (self.kind(), mark) {
+        let found = match (self.kind(), mark) {
+            (DatabaseKind::Sqlite, None) => self.is_open().await,
+            (kind, mark) => self.is_marked(kind, mark).await,
+        };
+        match found {
+            Ok(true) => {
+                self.state.set_mark(false, None);
+                Ok(())
+            }
+            Ok(false) => self.replace_lost_transaction().await,
+            Err(error) => {
+                self.state.fail(|| Reason::of_statement(&error));
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Whether a transaction is open on a SQLite connection.
+    async fn is_open(&mut self) -> Result<bool, sqlx::Error> {
+        let Some(raw) = self.connected() else { return Err(sqlx::Error::PoolClosed) };
+        let open = on!(RawConn, raw, DB, conn => DB::is_in_transaction(conn).await);
+        self.note_answer(open)
+    }
+
+    /// Whether the mark is set or, without a mark, whether a transaction is open on a Postgres connection.
+    async fn is_marked(
+        &mut self,
+        kind: DatabaseKind,
+        mark: Option<u32>,
+    ) -> Result<bool, sqlx::Error> {
+        let sql = match (kind, mark) {
             (DatabaseKind::Postgres, Some(_)) => AssertSqlSafe(format!("SHOW {MARK}.mark")),
             (DatabaseKind::Postgres, None) => {
                 AssertSqlSafe(format!("SAVEPOINT {MARK}; RELEASE SAVEPOINT {MARK}"))
             }
-            (DatabaseKind::Sqlite, Some(_)) => AssertSqlSafe(format!("RELEASE {MARK}")),
-            // BEGIN fails inside a transaction.
-            (DatabaseKind::Sqlite, None) => AssertSqlSafe("BEGIN".to_owned()),
+            (DatabaseKind::Sqlite, _) => {
+                self.state.fail_if_dropped();
+                AssertSqlSafe(format!("RELEASE {MARK}"))
+            }
         };
-        if self.kind() == DatabaseKind::Sqlite {
-            self.state.fail_if_dropped();
-        }
         let mut found = None;
         let execution = Execution::plain(self.connected(), sql.into_sql_str());
         let result = execution.run_to_end(&mut |row| found = first_text(&row)).await;
-        let lost = match (self.kind(), mark, self.note_answer(result)) {
-            (DatabaseKind::Sqlite, None, Ok(_)) => true,
-            (DatabaseKind::Sqlite, None, Err(sqlx::Error::Database(_))) => false,
-            (DatabaseKind::Sqlite, Some(_), Err(sqlx::Error::Database(_))) => true,
-            (DatabaseKind::Postgres, Some(mark), Ok(_)) => found != Some(mark.to_string()),
-            (_, _, Ok(_)) => false,
-            (_, _, Err(error)) if is_outside_transaction(&error) => true,
-            (_, _, Err(error)) => {
-                self.state.fail(|| Reason::of_statement(&error));
-                return Err(error.into());
-            }
-        };
-        if lost {
-            return self.replace_lost_transaction().await;
+        match (kind, mark, self.note_answer(result)) {
+            (DatabaseKind::Sqlite, _, Err(sqlx::Error::Database(_))) => Ok(false),
+            (DatabaseKind::Postgres, Some(mark), Ok(_)) => Ok(found == Some(mark.to_string())),
+            (_, _, Ok(_)) => Ok(true),
+            (_, _, Err(error)) if is_outside_transaction(&error) => Ok(false),
+            (_, _, Err(error)) => Err(error),
         }
-        self.state.set_mark(false, None);
-        Ok(())
     }
 
     /// Handles a transaction that raw SQL has ended or partly rolled back. A new transaction that can only be rolled back replaces

@@ -46,13 +46,15 @@ impl Backend for Sqlite {
         Box::pin(async move { sql.execute(conn).await.map(drop) })
     }
 
-    // Inside a transaction, BEGIN is an error. Outside, an empty transaction takes no lock and calls no hook.
+    // Inside a transaction, VACUUM is refused for that reason (https://www.sqlite.org/lang_vacuum.html). Outside, it is refused because
+    // of the file name. So it never has an effect, also if the future is dropped.
     fn is_in_transaction(conn: &mut SqliteConnection) -> BoxFuture<'_, Result<bool, sqlx::Error>> {
         Box::pin(async move {
-            match Self::simple(conn, "BEGIN; COMMIT").await {
-                Ok(()) => Ok(false),
-                Err(sqlx::Error::Database(_)) => Ok(true),
-                Err(error) => Err(error),
+            match Self::simple(conn, "VACUUM INTO 0").await {
+                Err(sqlx::Error::Database(error)) => {
+                    Ok(error.message().contains("within a transaction"))
+                }
+                result => result.map(|()| false),
             }
         })
     }
