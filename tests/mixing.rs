@@ -7,6 +7,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use common::{Scene, cancelled_after, count, table};
+use futures_util::TryStreamExt;
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error, sqlx};
 
@@ -85,6 +86,36 @@ async fn pool_is_sound(db: &Db) {
         conn.begin().await.unwrap().commit().await.unwrap();
         conns.push(conn);
     }
+}
+
+#[derive(Clone)]
+struct Mailer(&'static str);
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "notes")]
+struct Read {
+    id: Option<i64>,
+    text: String,
+}
+
+#[receiver(post_load, sender = Read)]
+fn read(load: PostLoad<'_, Read>, State(mailer): State<Mailer>) {
+    SCENE.log.push(format!("{} read {}", mailer.0, load.instance.text));
+}
+
+/// Reads all notes through the pool of sqlx, as a `Vec` and as a stream, and returns how many rows were read.
+async fn read_through_the_pool(db: &Db) -> Result<usize> {
+    #[cfg(feature = "sqlite")]
+    if let Some(pool) = db.sqlite() {
+        let rows = Read::query("").fetch_all(pool).await?;
+        return Ok(rows.len() + Read::query("").fetch(pool).try_collect::<Vec<_>>().await?.len());
+    }
+    #[cfg(feature = "postgres")]
+    if let Some(pool) = db.postgres() {
+        let rows = Read::query("").fetch_all(pool).await?;
+        return Ok(rows.len() + Read::query("").fetch(pool).try_collect::<Vec<_>>().await?.len());
+    }
+    unreachable!("a `Db` has a pool")
 }
 
 on_every_database! {
@@ -179,9 +210,6 @@ on_every_database! {
 
     async fn a_receiver_may_need_the_default_of_the_process(db: Db) {
         #[derive(Clone)]
-        struct Mailer(&'static str);
-
-        #[derive(Clone)]
         struct Nowhere;
 
         #[derive(Debug, Clone, Model)]
@@ -233,6 +261,8 @@ on_every_database! {
         plain(&db, &mut mailed("plain")).await.unwrap();
         let expected = ["mailed plain", "mailed plain of 1", "mailed plain", "mailed plain of 2"];
         assert_eq!(SCENE.log.take(), expected);
+        assert_eq!(read_through_the_pool(&db).await.unwrap(), 4);
+        assert_eq!(SCENE.log.take(), ["mailed read plain"; 4]);
         let mut tx = begun(&db, "SELECT 1").await;
         mailed("adopted").save(&mut tx).await.unwrap();
         tx.commit().await.unwrap();

@@ -1,5 +1,6 @@
 //! Rows of a model as a stream.
 
+use futures_util::future::ready;
 use futures_util::stream::{self, BoxStream, StreamExt, TryStreamExt};
 
 use crate::database::backend::{AnyRow, Statement};
@@ -28,13 +29,15 @@ pub(crate) fn rows<'s, M: Model, R: Route<M>>(
         let each = |all: Vec<M>| stream::iter(all.into_iter().map(Ok));
         return stream::once(all).map_ok(each).try_flatten().boxed();
     }
-    let (pool, db) = (source.pool_id(), source.db());
+    let context = match OperationContext::enter("load", M::NAME, &source) {
+        Ok(context) => context,
+        Err(error) => return stream::once(ready(Err(error))).boxed(),
+    };
     raw::rows(source, statement)
         .and_then(move |row| {
-            let (receivers, db) = (receivers.clone(), db.clone());
+            let (receivers, context) = (receivers.clone(), context.clone());
             async move {
                 let mut row = load(row)?;
-                let context = OperationContext::enter_in("load", M::NAME, pool, db)?;
                 let mut rows = TypedRows::<M, R>::one(&mut row);
                 let event = RowEvent::of_row(0, None);
                 let mut event = RowsEvent { rows: rows.erased(), event };

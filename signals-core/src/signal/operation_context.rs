@@ -23,20 +23,7 @@ impl OperationContext {
     ///
     /// [`Error::Recursion`] if the chain of operations is longer than the limit.
     pub(crate) fn enter(verb: &'static str, of: &'static str, source: &Source<'_>) -> Result<Self> {
-        Self::enter_in(verb, of, source.pool_id(), db_of(source))
-    }
-
-    /// As [`enter`](Self::enter), for a source that is in use.
-    ///
-    /// # Errors
-    ///
-    /// As [`enter`](Self::enter).
-    pub(crate) fn enter_in(
-        verb: &'static str,
-        of: &'static str,
-        pool: Option<PoolId>,
-        db: Option<Db>,
-    ) -> Result<Self> {
+        let (pool, db) = (source.pool_id(), db_of(source));
         let queue = db.as_ref().and_then(Db::queue_id);
         Ok(Self { operation: Operation::enter(verb, of, pool, queue)?, db })
     }
