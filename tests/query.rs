@@ -4,6 +4,7 @@
 mod common;
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use futures_util::TryStreamExt;
 use sqlx_signals::prelude::*;
@@ -227,6 +228,21 @@ on_every_database! {
             points.await.unwrap()
         });
         assert_eq!(sum.await.unwrap(), 1);
+    }
+
+    async fn a_stream_returns_every_row_wherever_the_budget_of_its_task_ends(db: Db) {
+        tasks(&db, &["a"; 3]).await;
+        for used in 1..=130 {
+            let mut rows = Task::query("").fetch(&db);
+            rows.try_next().await.unwrap().unwrap();
+            // The rest of the rows has arrived, so nothing but the end of the budget makes the task wait.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            for _ in 0..used {
+                tokio::task::consume_budget().await;
+            }
+            let rest: Vec<_> = rows.try_collect().await.unwrap();
+            assert_eq!(rest.len(), 2, "after {used} units of the budget");
+        }
     }
 
     async fn a_receiver_that_takes_the_connection_sees_each_row_of_a_stream(db: Db) {

@@ -143,7 +143,7 @@ impl Execution<'_> {
     /// Without a statement cache, the statement runs in a transaction, and all rows are read first.
     pub(crate) async fn pass_to(
         self,
-        sender: &Sender<AnyRow>,
+        sender: &Sender<crate::error::Result<AnyRow>>,
         sent: &mut bool,
     ) -> Result<(), sqlx::Error> {
         match self {
@@ -156,7 +156,7 @@ impl Execution<'_> {
                 other.run_to_end(&mut |row| rows.push(row)).await?;
                 for row in rows {
                     *sent = true;
-                    let _ = sender.send(row).await;
+                    let _ = sender.send(Ok(row)).await;
                 }
                 Ok(())
             }
@@ -166,14 +166,14 @@ impl Execution<'_> {
 
 async fn pass_each<DB: Backend>(
     mut steps: Steps<'_, DB>,
-    sender: &Sender<AnyRow>,
+    sender: &Sender<crate::error::Result<AnyRow>>,
     sent: &mut bool,
 ) -> Result<(), sqlx::Error> {
     while let Some(step) = steps.try_next().await? {
         if let Either::Right(row) = step {
             *sent = true;
             // The receiver is dropped together with this future.
-            let _ = sender.send(DB::any_row(row)).await;
+            let _ = sender.send(Ok(DB::any_row(row))).await;
         }
     }
     Ok(())
