@@ -1,4 +1,4 @@
-//! A shop on axum. Its pages save rows; everything that follows from that is in [`receivers`].
+//! A shop on axum. Handlers save rows; all side effects are in [`receivers`].
 //!
 //! `cargo run -p shop` uses an SQLite file in the temporary directory. `DATABASE_URL` names another database, on SQLite or PostgreSQL.
 

@@ -41,13 +41,13 @@ pub struct Product {
 pub struct Order {
     /// The key, once the database has assigned it.
     pub id: Option<i64>,
-    /// Who has ordered.
+    /// The customer who placed the order.
     #[model(belongs_to = User, on_delete = restrict)]
     pub user_id: i64,
-    /// What was ordered.
+    /// The ordered product.
     #[model(belongs_to = Product, on_delete = restrict)]
     pub product_id: i64,
-    /// How many pieces.
+    /// The number of pieces.
     pub quantity: i64,
     /// One of [`STATES`].
     pub state: String,
@@ -67,7 +67,7 @@ impl Order {
     }
 }
 
-/// A line of the audit log: who has changed which row.
+/// An entry of the audit log: a change, and the user who made it.
 #[derive(Debug, Clone, Model)]
 #[model(table = "audit_log")]
 pub struct AuditEntry {
@@ -79,7 +79,7 @@ pub struct AuditEntry {
     pub change: String,
 }
 
-/// The words by which a product is found.
+/// The searchable text of a product.
 #[derive(Debug, Clone, Model)]
 #[model(table = "search_index")]
 pub struct SearchEntry {

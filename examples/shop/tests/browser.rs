@@ -1,4 +1,4 @@
-//! The shop in a browser: two tabs, of which one sees what the other does.
+//! The shop in a browser: one tab shows what another tab changes.
 #![allow(missing_docs)]
 
 mod common;
@@ -41,7 +41,7 @@ impl Browser {
                 break port.trim_end_matches('.').to_owned();
             }
         };
-        // Something has to read what the driver prints later.
+        // Drain the driver's output so that it does not block.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let args = [
             "--headless=new",
@@ -120,7 +120,7 @@ on_every_database! {
         assert_eq!(text(client, "tr#order-1 .state.paid").await, "paid");
         assert_eq!(client.current_url().await.unwrap().path(), "/orders");
 
-        // Nobody gets a second piano.
+        // The second piano is rejected.
         client.switch_to_window(ordering).await.unwrap();
         order(client, &shop, 3, 2).await;
         assert_eq!(text(client, "[role=alert]").await, "Only 1 × Piano left.");

@@ -1,4 +1,4 @@
-//! The response for each error, and what a request leaves behind.
+//! The response to each error, and the rows that a request stores.
 #![allow(missing_docs)]
 
 mod common;
@@ -116,6 +116,23 @@ on_every_database! {
             let response = send(&db, "POST", &path, &format!("version={version}")).await;
             assert_eq!(response.status(), StatusCode::SEE_OTHER);
             assert_eq!(Order::query("").fetch_one(&db).await.unwrap().state, state);
+        }
+    }
+
+    async fn each_order_is_listed_with_its_customer_and_product(db: Db) {
+        for (user_id, name) in [(1, "Chair"), (2, "Lamp"), (1, "Lamp")] {
+            let product_id = product(&db, name).await.id.unwrap();
+            let state = "new".to_owned();
+            let mut order = Order { id: None, user_id, product_id, quantity: 1, state, version: 1 };
+            order.save(&db).await.unwrap();
+        }
+        let page = body(send(&db, "GET", "/orders", "").await).await;
+        let rows: Vec<_> = page.split("<tr id=\"order-").skip(1).collect();
+        let expected = [("Ann", "1 × Lamp"), ("Bob", "1 × Lamp"), ("Ann", "1 × Chair")];
+        assert_eq!(rows.len(), expected.len(), "{page}");
+        for (row, (user, product)) in rows.iter().zip(expected) {
+            let has = |text: &str| row.contains(&format!(">{text}</td>"));
+            assert!(has(user) && has(product), "{row}");
         }
     }
 

@@ -9,7 +9,7 @@ use crate::models::{AuditEntry, Order, Product, User};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CurrentUser(pub Option<i64>);
 
-/// Logs who has saved which row, in the same transaction as the row.
+/// Records each save and the current user, in the same transaction as the save.
 #[receiver(post_save, sender = [User, Product, Order])]
 pub async fn log_change<M: Model>(
     saved: PostSave<'_, M>,

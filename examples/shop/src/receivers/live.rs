@@ -5,7 +5,7 @@ use tokio::sync::broadcast;
 
 use crate::models::Order;
 
-/// What an open page is told.
+/// A message to the open pages.
 #[derive(Debug, Clone)]
 pub enum Update {
     /// An order is new or has changed.
@@ -39,6 +39,6 @@ impl Live {
 /// Shows a new or changed order in every open page, once it is stored.
 #[receiver(post_save, sender = Order, on_commit)]
 pub fn publish(saved: PostSave<'_, Order>, State(live): State<Live>) {
-    // The error means that no page is open.
+    // `send` fails only if no page is open.
     let _ = live.0.send(Update::Order(saved.instance.clone()));
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx_signals::prelude::*;
 
-use crate::models::{Order, Product, User};
+use crate::models::Order;
 
 /// A mail that was sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Mail {
     pub subject: String,
 }
 
-/// Stands for a mail server: it is slow, and remembers what it has sent.
+/// A simulated mail server: it is slow, and records the mails that it sends.
 #[derive(Debug, Clone, Default)]
 pub struct Mailer(Arc<Mutex<Vec<Mail>>>);
 
@@ -27,7 +27,7 @@ impl Mailer {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(mail);
     }
 
-    /// What was sent, in order.
+    /// The sent mails, oldest first.
     pub fn sent(&self) -> Vec<Mail> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -40,9 +40,10 @@ pub async fn confirm(
     State(mailer): State<Mailer>,
     db: Db,
 ) -> Result<()> {
-    let user = User::get(&db, saved.instance.user_id).await?;
-    let product = Product::get(&db, saved.instance.product_id).await?;
-    let subject = format!("Your order of {} × {}", saved.instance.quantity, product.name);
+    let order = saved.instance;
+    let user = Order::OF_USER.parent(&db, order).await?;
+    let product = Order::OF_PRODUCT.parent(&db, order).await?;
+    let subject = format!("Your order of {} × {}", order.quantity, product.name);
     mailer.send(Mail { to: user.email, subject }).await;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What happens when a row is saved. None of the pages calls any of this.
+//! Side effects of saves. No handler calls these functions.
 
 pub mod audit;
 pub mod live;

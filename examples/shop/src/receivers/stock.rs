@@ -8,10 +8,10 @@ use crate::models::{Order, Product};
 /// Why an order is rejected, as the customer reads it.
 #[derive(Debug, thiserror::Error)]
 pub enum Rejected {
-    /// The quantity makes no sense.
+    /// The quantity is out of range.
     #[error("Please order between 1 and 10 pieces.")]
     Quantity,
-    /// The stock does not suffice.
+    /// Not enough pieces are in stock.
     #[error("Only {left} × {name} left.")]
     OutOfStock {
         /// The name of the product.
@@ -21,7 +21,7 @@ pub enum Rejected {
     },
 }
 
-/// Rejects a quantity that makes no sense, before any SQL is sent.
+/// Rejects a quantity outside 1 to 10 before any SQL is sent.
 #[receiver(pre_save, sender = Order)]
 pub fn check_quantity(save: PreSave<'_, Order>) -> Result<(), Rejected> {
     if (1..=10).contains(&save.instance.quantity) { Ok(()) } else { Err(Rejected::Quantity) }
@@ -40,7 +40,7 @@ pub async fn take_from_stock(saved: PostSave<'_, Order>, conn: &mut Conn<'_>) ->
         .execute()
         .await?;
     if taken == 0 {
-        let Product { name, stock, .. } = Product::get(conn, order.product_id).await?;
+        let Product { name, stock, .. } = Order::OF_PRODUCT.parent(conn, order).await?;
         return Err(Error::other(Rejected::OutOfStock { name, left: stock }));
     }
     Ok(())

@@ -40,7 +40,7 @@ impl WebError {
                 (StatusCode::CONFLICT, "Somebody else has changed this in the meantime.")
             }
             e if e.is_unique_violation() => (StatusCode::CONFLICT, "This name is already taken."),
-            // A lock or a connection was not available in time, or two transactions were in each other's way.
+            // A lock or a connection was not available in time, or two transactions conflicted.
             e if e.is_retryable() => {
                 (StatusCode::SERVICE_UNAVAILABLE, "The shop is busy. Please try again.")
             }

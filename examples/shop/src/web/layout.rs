@@ -1,4 +1,4 @@
-//! What all pages share.
+//! The layout of all pages.
 
 use axum::response::Html;
 use maud::{DOCTYPE, Markup, html};
@@ -16,7 +16,7 @@ const LINKS: [(&str, &str); 5] = [
     ("/signals", "Signals"),
 ];
 
-/// A page with the menu, and the customer on whose behalf it is shown.
+/// A page with the menu and the current customer.
 ///
 /// # Errors
 ///

@@ -1,6 +1,5 @@
 //! The orders, and how open pages show new ones.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 
 use axum::Form;
@@ -19,21 +18,16 @@ use crate::receivers::audit::CurrentUser;
 use crate::receivers::live::{Live, Update};
 use crate::value;
 
-/// All orders, the newest first.
+/// The latest orders, newest first.
 pub(super) async fn list(db: Db) -> Result<Html<String>, WebError> {
     let orders = Order::query("ORDER BY id DESC LIMIT 100").fetch_all(&db).await?;
-    // Few customers and products, so that all of them are read.
-    let users: HashMap<_, _> =
-        User::all(&db).await?.into_iter().filter_map(|user| Some((user.id?, user))).collect();
-    let products: HashMap<_, _> =
-        Product::all(&db).await?.into_iter().filter_map(|p| Some((p.id?, p))).collect();
-    let rows = orders.iter().filter_map(|order| {
-        Some(row(order, users.get(&order.user_id)?, products.get(&order.product_id)?))
-    });
+    let users = Order::OF_USER.parents(&db, &orders).await?;
+    let products = Order::OF_PRODUCT.parents(&db, &orders).await?;
+    let rows = orders.iter().zip(users.iter()).zip(products.iter());
     let content = html! {
         table.orders {
             thead { tr { th { "Order" } th { "Customer" } th { "Product" } th { "Total" } th { "State" } th {} } }
-            tbody #orders { @for row in rows { (row) } }
+            tbody #orders { @for ((order, user), product) in rows { (row(order, user, product)) } }
         }
         p #live { "Reload the page to see new orders." }
         script src="/live.js" defer {}
@@ -91,7 +85,7 @@ pub(super) struct Advance {
     version: i64,
 }
 
-/// Moves an order to its next state, unless somebody has changed it since the page was shown.
+/// Moves an order to its next state. Fails if the order has changed since the page was loaded.
 pub(super) async fn advance(
     db: Db,
     Path(id): Path<i64>,
@@ -128,7 +122,7 @@ pub(super) async fn live(
 }
 
 async fn event(db: &Db, order: &Order) -> Result<Event> {
-    let user = User::get(db, order.user_id).await?;
-    let product = Product::get(db, order.product_id).await?;
+    let user = Order::OF_USER.parent(db, order).await?;
+    let product = Order::OF_PRODUCT.parent(db, order).await?;
     Ok(Event::default().event("order").data(row(order, &user, &product).into_string()))
 }

@@ -72,7 +72,7 @@ pub(super) struct Edit {
     version: i64,
 }
 
-/// Saves a product, unless somebody has changed it since the form was shown.
+/// Saves a product. Fails if it has changed since the form was loaded.
 pub(super) async fn save(
     db: Db,
     Path(id): Path<i64>,

@@ -12,7 +12,7 @@ use crate::models::{AuditEntry, User};
 use crate::receivers::mail::Mailer;
 use crate::value;
 
-/// Who has changed what, the newest first.
+/// The latest changes, newest first.
 pub(super) async fn audit(db: Db) -> Result<Html<String>, WebError> {
     let entries = AuditEntry::query("ORDER BY id DESC LIMIT 100").fetch_all(&db).await?;
     let users: HashMap<_, _> =

@@ -21,7 +21,7 @@ pub(super) struct Choice {
     user: i64,
 }
 
-/// Continues as another customer.
+/// Switches to another customer.
 pub(super) async fn choose(Form(choice): Form<Choice>) -> impl IntoResponse {
     let cookie = format!("user={}; Path=/; HttpOnly; SameSite=Lax", choice.user);
     ([(SET_COOKIE, cookie)], Redirect::to("/"))

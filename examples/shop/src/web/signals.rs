@@ -39,7 +39,7 @@ impl Receiver {
     }
 }
 
-/// The picture, and a table with more about each receiver.
+/// The graph, and a table with the details of each receiver.
 async fn page_of(db: &Db, receivers: &[Receiver]) -> Result<Html<String>, WebError> {
     let content = html! {
         p { "Each arrow is a function that runs when a row of the model on its left is saved. "
