@@ -3,15 +3,12 @@
 
 mod common;
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{Scene, TestDb, cancelled_after, count, table};
+use common::{TestDb, another, cancelled_after, count, table};
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, DbOptions, Error, Isolation, TransactionOptions, sqlx};
-
-static SCENE: LazyLock<Scene> = Scene::new();
+use sqlx_signals::{DatabaseKind, Error, Isolation, TransactionOptions};
 
 /// A row without receivers.
 #[derive(Debug, Clone, Model)]
@@ -42,27 +39,6 @@ fn told_note(text: &str) -> Told {
 
 async fn notes(db: &Db) {
     table(db, "notes", "text TEXT NOT NULL").await;
-}
-
-async fn url(db: &Db) -> String {
-    match db.kind() {
-        #[cfg(feature = "sqlite")]
-        DatabaseKind::Sqlite => {
-            format!("sqlite:{}", db.sqlite().unwrap().connect_options().get_filename().display())
-        }
-        #[cfg(feature = "postgres")]
-        DatabaseKind::Postgres => {
-            let sql = db.query("SELECT current_database()");
-            let (name,): (String,) = sql.fetch_one().await.unwrap();
-            common::with_database(&common::postgres_url(), &name)
-        }
-        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-        _ => unreachable!(),
-    }
-}
-
-async fn other(db: &Db, options: DbOptions) -> Db {
-    options.connect(&url(db).await).await.unwrap()
 }
 
 #[derive(Debug, PartialEq)]
@@ -132,7 +108,7 @@ on_every_database! {
     async fn a_transaction_begins_with_its_options(db: Db) {
         notes(&db).await;
         note("one").save(&db).await.unwrap();
-        let one = other(&db, Db::options().max_connections(1)).await;
+        let one = another(&db, Db::options().max_connections(1)).await;
         let read_only = TransactionOptions::new().isolation(Isolation::Serializable).read_only(true);
         let mut tx = one.begin_with(read_only.deferrable(true)).await.unwrap();
         assert_eq!(Note::all(&mut tx).await.unwrap().len(), 1);
@@ -169,7 +145,7 @@ on_every_database! {
 
     async fn a_read_only_transaction_that_is_dropped_half_way_leaves_a_connection_that_writes(db: Db) {
         notes(&db).await;
-        let one = other(&db, Db::options().max_connections(1)).await;
+        let one = another(&db, Db::options().max_connections(1)).await;
         for pending in 0..12 {
             let work = async {
                 let mut tx = one.begin_with(TransactionOptions::new().read_only(true)).await?;
@@ -246,54 +222,10 @@ on_every_database! {
     }
 }
 
-/// SQL that fails as a serialization failure does.
-#[cfg(feature = "postgres")]
-const MEET: &str = "DO $$ BEGIN RAISE EXCEPTION 'met' USING ERRCODE = '40001'; END $$";
-
-#[cfg(feature = "postgres")]
-#[tokio::test]
-async fn each_attempt_is_a_transaction_of_its_own() {
-    let test = TestDb::postgres("each_attempt").await;
-    let (db, _turn) = (&test.db, SCENE.begin().await);
-    notes(db).await;
-    let attempts = AtomicU32::new(0);
-    let mut transactions = Vec::new();
-    for swallowed in [false, true] {
-        attempts.store(0, Ordering::Relaxed);
-        let work = db.retry(5).try_transaction(async |tx| {
-            let attempt = attempts.fetch_add(1, Ordering::Relaxed);
-            note("tried").save(&mut *tx).await?;
-            tx.on_commit(async move { SCENE.log.push(format!("commit {attempt}")) });
-            tx.on_rollback(async move { SCENE.log.push(format!("rollback {attempt}")) });
-            if attempt < 2 {
-                let met = tx.execute(MEET).await;
-                if !swallowed {
-                    // The program's own error says nothing about its cause.
-                    met.map_err(|_| AppError::OutOfStock(0))?;
-                }
-            }
-            Ok::<_, AppError>(attempt)
-        });
-        assert_eq!(work.await, Ok(2), "swallowed: {swallowed}");
-        transactions.push(SCENE.log.take());
-    }
-    let expected = ["rollback 0", "rollback 1", "commit 2"];
-    assert_eq!(transactions, [expected, expected]);
-    assert_eq!(count(db, "notes").await, 2);
-
-    attempts.store(0, Ordering::Relaxed);
-    let work = db.retry(3).transaction(async |tx| {
-        attempts.fetch_add(1, Ordering::Relaxed);
-        tx.execute(MEET).await
-    });
-    assert!(work.await.unwrap_err().is_serialization_failure());
-    assert_eq!(attempts.into_inner(), 4, "the first attempt and three more");
-    test.passed().await;
-}
-
 #[cfg(feature = "sqlite")]
 mod on_sqlite {
     use super::*;
+    use sqlx_signals::sqlx;
 
     /// The lock of another process.
     #[tokio::test]
@@ -301,7 +233,7 @@ mod on_sqlite {
         let test = TestDb::sqlite("another_process").await;
         notes(&test.db).await;
         let options = Db::options().pragma("busy_timeout", "1");
-        let impatient = other(&test.db, options).await;
+        let impatient = another(&test.db, options).await;
         let mut lock = test.db.sqlite().unwrap().acquire().await.unwrap();
         sqlx::query("BEGIN IMMEDIATE").execute(&mut *lock).await.unwrap();
         let error =
@@ -417,7 +349,7 @@ mod on_sqlite {
         let options = || Db::options().acquire_timeout(Duration::from_millis(400));
         let memory = options().connect("sqlite::memory:").await.unwrap();
         notes(&memory).await;
-        for db in [other(&test.db, options()).await, memory] {
+        for db in [another(&test.db, options()).await, memory] {
             let start = Instant::now();
             let line = line!() + 1;
             let tx = db.begin().await.unwrap();
@@ -464,8 +396,55 @@ mod on_sqlite {
 
 #[cfg(feature = "postgres")]
 mod on_postgres {
+    use std::sync::{Arc, LazyLock, Mutex};
+
     use super::*;
-    use std::sync::{Arc, Mutex};
+    use common::Scene;
+
+    static SCENE: LazyLock<Scene> = Scene::new();
+
+    /// SQL that fails as a serialization failure does.
+    const MEET: &str = "DO $$ BEGIN RAISE EXCEPTION 'met' USING ERRCODE = '40001'; END $$";
+
+    #[tokio::test]
+    async fn each_attempt_is_a_transaction_of_its_own() {
+        let test = TestDb::postgres("each_attempt").await;
+        let (db, _turn) = (&test.db, SCENE.begin().await);
+        notes(db).await;
+        let attempts = AtomicU32::new(0);
+        let mut transactions = Vec::new();
+        for swallowed in [false, true] {
+            attempts.store(0, Ordering::Relaxed);
+            let work = db.retry(5).try_transaction(async |tx| {
+                let attempt = attempts.fetch_add(1, Ordering::Relaxed);
+                note("tried").save(&mut *tx).await?;
+                tx.on_commit(async move { SCENE.log.push(format!("commit {attempt}")) });
+                tx.on_rollback(async move { SCENE.log.push(format!("rollback {attempt}")) });
+                if attempt < 2 {
+                    let met = tx.execute(MEET).await;
+                    if !swallowed {
+                        // The program's own error says nothing about its cause.
+                        met.map_err(|_| AppError::OutOfStock(0))?;
+                    }
+                }
+                Ok::<_, AppError>(attempt)
+            });
+            assert_eq!(work.await, Ok(2), "swallowed: {swallowed}");
+            transactions.push(SCENE.log.take());
+        }
+        let expected = ["rollback 0", "rollback 1", "commit 2"];
+        assert_eq!(transactions, [expected, expected]);
+        assert_eq!(count(db, "notes").await, 2);
+
+        attempts.store(0, Ordering::Relaxed);
+        let work = db.retry(3).transaction(async |tx| {
+            attempts.fetch_add(1, Ordering::Relaxed);
+            tx.execute(MEET).await
+        });
+        assert!(work.await.unwrap_err().is_serialization_failure());
+        assert_eq!(attempts.into_inner(), 4, "the first attempt and three more");
+        test.passed().await;
+    }
 
     /// Records warnings.
     #[derive(Clone, Default)]
@@ -535,7 +514,7 @@ mod on_postgres {
     async fn the_only_connection_is_missed_at_once() {
         let test = TestDb::postgres("only_connection").await;
         notes(&test.db).await;
-        let one = other(&test.db, Db::options().max_connections(1)).await;
+        let one = another(&test.db, Db::options().max_connections(1)).await;
         let start = Instant::now();
         let done = one.transaction(async |_| note("no").save(&one).await).await;
         assert!(matches!(done, Err(Error::WouldDeadlock { .. })), "{done:?}");

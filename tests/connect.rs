@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use common::{another, url};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, DbOptions, Error};
 
@@ -29,25 +30,6 @@ async fn refused(options: DbOptions, url: &str) -> String {
     assert!(!short.contains('\n') && long.starts_with("cannot connect to "), "{short} {long}");
     assert!(std::error::Error::source(&error).is_some());
     short
-}
-
-/// The URL of the database of a test.
-#[allow(clippy::unused_async)]
-async fn url(db: &Db) -> String {
-    match db.kind() {
-        #[cfg(feature = "sqlite")]
-        DatabaseKind::Sqlite => {
-            format!("sqlite:{}", db.sqlite().unwrap().connect_options().get_filename().display())
-        }
-        #[cfg(feature = "postgres")]
-        DatabaseKind::Postgres => {
-            let sql = db.query("SELECT current_database()");
-            let (name,): (String,) = sql.fetch_one().await.unwrap();
-            common::with_database(&common::postgres_url(), &name)
-        }
-        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-        _ => unreachable!(),
-    }
 }
 
 #[tokio::test]
@@ -125,7 +107,7 @@ async fn a_postgres_server_that_cannot_be_used_is_an_error_that_says_why() {
 on_every_database! {
     async fn a_closed_pool_is_an_error_that_says_what_to_do(db: Db) {
         common::table(&db, "users", "name TEXT NOT NULL").await;
-        let other = Db::connect(&url(&db).await).await.unwrap();
+        let other = another(&db, Db::options()).await;
         let mut conn = other.acquire().await.unwrap();
         let closing = other.clone();
         let closing = tokio::spawn(async move { closing.close().await });
@@ -160,7 +142,7 @@ on_every_database! {
 
     async fn a_pool_whose_connections_are_all_in_use_is_an_error_that_says_what_to_do(db: Db) {
         let options = Db::options().max_connections(1).acquire_timeout(Duration::from_millis(100));
-        let one = options.connect(&url(&db).await).await.unwrap();
+        let one = another(&db, options).await;
         let held = one.acquire().await.unwrap();
         let error = one.execute("SELECT 1").await.unwrap_err();
         assert!(error.is_busy(), "{error}");
@@ -179,7 +161,7 @@ on_every_database! {
             .application_name("shop")
             .pragma("cache_size", "-1234")
             .pragma("foreign_keys", "OFF");
-        let set = options.connect(&url(&db).await).await.unwrap();
+        let set = another(&db, options).await;
         macro_rules! check {
             ($pool:expr) => {{
                 let options = $pool.options();
@@ -220,7 +202,7 @@ on_every_database! {
                 Ok(())
             })
         });
-        let set = options.connect(&url(&db).await).await.unwrap();
+        let set = another(&db, options).await;
         let before = calls.load(Ordering::Relaxed);
         let (mut one, mut two) = (set.acquire().await.unwrap(), set.acquire().await.unwrap());
         for conn in [&mut one, &mut two] {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use common::{Scene, cancelled_after, count, table};
 use futures_util::TryStreamExt;
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, Error, sqlx};
+use sqlx_signals::{DatabaseKind, sqlx};
 
 static SCENE: LazyLock<Scene> = Scene::new();
 
@@ -278,7 +278,7 @@ on_every_database! {
         if let Some(pool) = db.sqlite() {
             let missing = Homeless { id: None, text: String::new() }.save(pool).await.unwrap_err();
             assert!(missing.to_string().contains("add it with `db.with(…)`"), "{missing}");
-            assert!(matches!(missing, Error::Receiver(_)));
+            assert!(matches!(missing, sqlx_signals::Error::Receiver(_)));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error, sqlx};
 
-use common::{cancelled_after, count, table};
+use common::{another, cancelled_after, count, table};
 
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
@@ -45,32 +45,6 @@ async fn crowd(db: &Db, size: usize) {
     for save in saves.collect::<Vec<_>>() {
         save.await.unwrap();
     }
-}
-
-/// Another `Db` of the same database.
-async fn another(db: &Db) -> Db {
-    let url = match db.kind() {
-        DatabaseKind::Sqlite => {
-            let list = "SELECT file FROM pragma_database_list WHERE name = 'main'";
-            format!("sqlite:{}", db.query(list).fetch_one::<(String,)>().await.unwrap().0)
-        }
-        DatabaseKind::Postgres => {
-            let name = "SELECT current_database()::text";
-            let (name,) = db.query(name).fetch_one::<(String,)>().await.unwrap();
-            postgres_url(&name)
-        }
-    };
-    Db::connect(&url).await.unwrap()
-}
-
-#[cfg(feature = "postgres")]
-fn postgres_url(name: &str) -> String {
-    common::with_database(&common::postgres_url(), name)
-}
-
-#[cfg(not(feature = "postgres"))]
-fn postgres_url(_: &str) -> String {
-    unreachable!("this build has no Postgres")
 }
 
 /// Takes every connection of a pool at once.
@@ -118,7 +92,7 @@ on_every_database! {
     // Nine of the ten connections run statements whose futures were dropped.
     async fn a_waiter_gets_the_connection_that_becomes_idle_first(db: Db) {
         table(&db, "users", "name TEXT NOT NULL").await;
-        let other = another(&db).await;
+        let other = another(&db, Db::options()).await;
         let (mut lock, tenth) = (other.begin().await.unwrap(), db.acquire().await.unwrap());
         if db.kind() == DatabaseKind::Postgres {
             lock.execute("LOCK TABLE users IN EXCLUSIVE MODE").await.unwrap();
@@ -204,7 +178,7 @@ on_every_database! {
         struct Named { id: i64, name: String }
 
         table(&db, "users", "name TEXT NOT NULL").await;
-        let admin = another(&db).await;
+        let admin = another(&db, Db::options()).await;
         let mut ann = user("Ann");
         ann.save(&db).await.unwrap();
         let id = ann.id.unwrap();
@@ -359,24 +333,7 @@ mod shared {
     /// The `Db`s whose sqlx pool the program also has.
     async fn shared_in_each_way(db: &Db, max: u32) -> Vec<(Shared, Db)> {
         let from = Shared::of(db, max).await;
-        let of_options = {
-            let url = match db.kind() {
-                #[cfg(feature = "sqlite")]
-                DatabaseKind::Sqlite => {
-                    let options = db.sqlite().unwrap().connect_options();
-                    format!("sqlite:{}", options.get_filename().display())
-                }
-                #[cfg(feature = "postgres")]
-                DatabaseKind::Postgres => {
-                    let name: (String,) =
-                        db.query("SELECT current_database()").fetch_one().await.unwrap();
-                    postgres_url(&name.0)
-                }
-                #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-                _ => unreachable!(),
-            };
-            Db::options().max_connections(max).connect(&url).await.unwrap()
-        };
+        let of_options = another(db, Db::options().max_connections(max)).await;
         let pool = |db: &Db| {
             #[cfg(feature = "sqlite")]
             if let Some(pool) = db.sqlite() {

@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::LazyLock;
 
-use common::{Scene, cancelled_after, count, execute, one_connection, table};
+use common::{Scene, another, cancelled_after, count, execute, one_connection, table};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error, sqlx};
 
@@ -321,7 +321,7 @@ on_every_database! {
             format!("BEGIN; {insert}; COMMIT; BEGIN; INSERT INTO nowhere VALUES (1)"),
             "/* why */ BEGIN".to_owned(),
         ];
-        for (kept, pool) in [(true, Db::connect(&url(&db)).await.unwrap()), (false, one(&db).await)] {
+        for (kept, pool) in [(true, another(&db, Db::options()).await), (false, one(&db).await)] {
             for sql in &open {
                 for by_query in [false, true] {
                     let sql_text = sql;
@@ -466,7 +466,7 @@ on_every_database! {
 
     async fn a_connection_that_sqlx_has_left_in_a_transaction_is_rolled_back(db: Db) {
         let _turn = notes(&db).await;
-        for (kept, pool) in [(true, Db::connect(&url(&db)).await.unwrap()), (false, one(&db).await)] {
+        for (kept, pool) in [(true, another(&db, Db::options()).await), (false, one(&db).await)] {
             for sql in ["BEGIN", "BEGIN; INSERT INTO notes (text) VALUES ('x')", "BEGIN; INSERT INTO nowhere VALUES (1)"] {
                 let mut conn = pool.acquire().await.unwrap();
                 let _ = by_sqlx(&mut conn, sql).await;
@@ -646,21 +646,5 @@ mod sqlite {
         by_sqlx(&mut conn, "BEGIN").await.unwrap();
         drop(conn);
         assert_eq!(texts(&db).await, ["a"]);
-    }
-}
-
-fn url(db: &Db) -> String {
-    match db.kind() {
-        DatabaseKind::Sqlite => {
-            let options = db.sqlite().unwrap().connect_options();
-            format!("sqlite:{}", options.get_filename().display())
-        }
-        DatabaseKind::Postgres => {
-            let name = db.postgres().unwrap().connect_options().get_database().unwrap().to_owned();
-            let url = common::postgres_url();
-            let (base, query) = url.split_once('?').unwrap_or((&url, ""));
-            let (server, _) = base.rsplit_once('/').unwrap();
-            format!("{server}/{name}?{query}")
-        }
     }
 }

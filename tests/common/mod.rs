@@ -4,7 +4,7 @@
 use std::sync::{Arc, LazyLock, Mutex};
 
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, sqlx};
+use sqlx_signals::{DatabaseKind, DbOptions, sqlx};
 
 #[cfg(feature = "postgres")]
 pub mod proxy;
@@ -121,6 +121,27 @@ pub fn with_database(url: &str, name: &str) -> String {
     let (base, query) = url.split_once('?').unwrap_or((url, ""));
     let (server, _) = base.rsplit_once('/').unwrap();
     format!("{server}/{name}?{query}")
+}
+
+/// The URL of the database of a `Db`. The database is asked, because `Db::sqlite` and `Db::postgres` make the pool a shared one.
+pub async fn url(db: &Db) -> String {
+    let sql = match db.kind() {
+        DatabaseKind::Sqlite => "SELECT file FROM pragma_database_list WHERE name = 'main'",
+        DatabaseKind::Postgres => "SELECT current_database()::text",
+    };
+    let (name,): (String,) = db.query(sql).fetch_one().await.unwrap();
+    match db.kind() {
+        DatabaseKind::Sqlite => format!("sqlite:{name}"),
+        #[cfg(feature = "postgres")]
+        DatabaseKind::Postgres => with_database(&postgres_url(), &name),
+        #[cfg(not(feature = "postgres"))]
+        DatabaseKind::Postgres => unreachable!(),
+    }
+}
+
+/// Another `Db` of the same database, with a pool of its own.
+pub async fn another(db: &Db, options: DbOptions) -> Db {
+    options.connect(&url(db).await).await.unwrap()
 }
 
 /// Creates a table with these columns and an `id` that the database assigns.
