@@ -27,7 +27,7 @@ pub(crate) enum End {
 
 /// Runs all in order, even if some of them fail, and returns the errors.
 pub(crate) async fn run_all(
-    all: Vec<Box<dyn Deferred>>,
+    all: impl IntoIterator<Item = Box<dyn Deferred>>,
     end: End,
     holds: Option<PoolId>,
 ) -> Vec<Error> {

@@ -9,7 +9,7 @@ use crate::database::deferred::{Deferred, End};
 use crate::database::source::{Connects, Source};
 use crate::database::write_queue::Writer;
 use crate::error::Result;
-use crate::signal::dispatch::{DeferredDelivery, Dispatch};
+use crate::signal::dispatch::{DeferredDelivery, DeferredEvent, Dispatch};
 use crate::signal::entry::Entry;
 use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started, begin};
 use crate::signal::operation_context::{OperationContext, check_observable};
@@ -151,8 +151,8 @@ impl<T: CustomSignal> Event for Payload<T> {
         begin::<T, ()>(to, &self.0, cx)
     }
 
-    fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>> {
-        (!to.is_empty()).then(|| Box::new(Payload(Arc::clone(&self.0))) as _)
+    fn keep(&self, to: &mut dyn Iterator<Item = &ErasedReceiver>) -> Option<Box<dyn KeptEvent>> {
+        to.next().map(|_| Box::new(Payload(Arc::clone(&self.0))) as _)
     }
 }
 
@@ -291,7 +291,9 @@ impl Sending {
     }
 
     fn deferred(&self, event: &dyn Event, context: &OperationContext) -> Option<Box<dyn Deferred>> {
-        DeferredDelivery::of(&self.receivers.deferred, event, context, &None)
+        let receivers = &self.receivers.deferred;
+        let events = DeferredEvent::of(receivers, event, &None).into_iter().collect();
+        DeferredDelivery::of(events, receivers, context)
     }
 
     async fn check_observable(&self, conn: &mut Conn<'_>) -> Result<()> {

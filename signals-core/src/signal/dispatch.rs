@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
@@ -258,40 +259,91 @@ fn finish_run(
     Err(Error::Receiver(Box::new(failed)))
 }
 
-/// A cloned event, and the receivers that run after its transaction has ended.
-pub(crate) struct DeferredDelivery {
+/// A copy of an event for the receivers that run after the transaction has ended.
+pub(crate) struct DeferredEvent {
     /// `None` if all receivers are detached.
     kept: Option<Box<dyn KeptEvent>>,
-    /// A clone for each detached receiver, in their order.
+    /// A copy for each detached receiver, in their order.
     detached: Vec<Box<dyn KeptEvent>>,
     created: Option<bool>,
-    receivers: Arc<[ErasedReceiver]>,
-    context: OperationContext,
     previous: SharedPreviousRow,
 }
 
-impl DeferredDelivery {
-    /// Clones the event so that it outlives the transaction. Returns `None` if no receiver selects it.
+impl DeferredEvent {
+    /// Copies the event so that it outlives the transaction. Returns `None` if no receiver selects it.
     pub(crate) fn of(
-        receivers: &Arc<[ErasedReceiver]>,
+        receivers: &[ErasedReceiver],
         event: &dyn Event,
-        context: &OperationContext,
         previous: &SharedPreviousRow,
-    ) -> Option<Box<dyn Deferred>> {
+    ) -> Option<Self> {
         let created = event.created();
-        let selected =
-            receivers.iter().filter(|receiver| selects(&receiver.info, created, previous));
-        let (detached, attached): (Vec<_>, Vec<_>) =
-            selected.partition(|receiver| receiver.info.detached);
-        let kept = event.keep(&attached);
-        let detached: Vec<_> =
-            detached.into_iter().filter_map(|receiver| event.keep(&[receiver])).collect();
-        if kept.is_none() && detached.is_empty() {
+        let selected = |detached| {
+            receivers.iter().filter(move |receiver| {
+                receiver.info.detached == detached && selects(&receiver.info, created, previous)
+            })
+        };
+        let kept = event.keep(&mut selected(false));
+        let own = |receiver| event.keep(&mut std::iter::once(receiver));
+        let detached: Vec<_> = selected(true).filter_map(own).collect();
+        (kept.is_some() || !detached.is_empty()).then(|| Self {
+            kept,
+            detached,
+            created,
+            previous: previous.clone(),
+        })
+    }
+
+    /// Runs the receivers of the phase, and returns the errors of those that are not detached.
+    async fn deliver(
+        self,
+        receivers: &[ErasedReceiver],
+        phase: Phase,
+        context: &OperationContext,
+    ) -> Vec<Error> {
+        let Self { mut kept, detached, created, previous } = self;
+        let mut detached = detached.into_iter();
+        let mut errors = Vec::new();
+        let runs = |info: &Info| info.phase == phase && selects(info, created, &previous);
+        for receiver in receivers.iter().filter(|receiver| runs(&receiver.info)) {
+            let own = if receiver.info.detached { detached.next() } else { None };
+            // A rehearsal waits for every receiver, because it reports which of them have run.
+            let waits = own.is_none() || context.operation.is_rehearsed();
+            let runtime = if waits { None } else { Handle::try_current().ok() };
+            match (own, runtime) {
+                (Some(kept), Some(runtime)) => {
+                    detach(kept, receiver.clone(), context, &previous, &runtime);
+                }
+                (mut own, _) => {
+                    if let Some(kept) = own.as_mut().or(kept.as_mut()) {
+                        let done = deliver(&mut **kept, receiver, context, &previous).await;
+                        errors.extend(done.err());
+                    }
+                }
+            }
+        }
+        errors
+    }
+}
+
+/// The events of one write or send, and the receivers that run after its transaction has ended.
+pub(crate) struct DeferredDelivery {
+    events: SmallVec<[DeferredEvent; 1]>,
+    receivers: Arc<[ErasedReceiver]>,
+    context: OperationContext,
+}
+
+impl DeferredDelivery {
+    /// Returns `None` if there is no event.
+    pub(crate) fn of(
+        events: SmallVec<[DeferredEvent; 1]>,
+        receivers: &Arc<[ErasedReceiver]>,
+        context: &OperationContext,
+    ) -> Option<Box<dyn Deferred>> {
+        if events.is_empty() {
             return None;
         }
-        let (receivers, context, previous) =
-            (Arc::clone(receivers), context.clone(), previous.clone());
-        Some(Box::new(Self { kept, detached, created, receivers, context, previous }))
+        let (receivers, context) = (Arc::clone(receivers), context.clone());
+        Some(Box::new(Self { events, receivers, context }))
     }
 }
 
@@ -302,27 +354,11 @@ impl Deferred for DeferredDelivery {
             End::RolledBack => Phase::OnRollback,
         };
         Box::pin(async move {
-            let Self { mut kept, detached, created, receivers, context, previous } = *self;
-            let after = context.clone().afterwards(holds);
-            let mut detached = detached.into_iter();
+            let Self { events, receivers, context } = *self;
+            let context = context.afterwards(holds);
             let mut errors = Vec::new();
-            let runs = |info: &Info| info.phase == phase && selects(info, created, &previous);
-            for receiver in receivers.iter().filter(|receiver| runs(&receiver.info)) {
-                let own = if receiver.info.detached { detached.next() } else { None };
-                // A rehearsal waits for every receiver, because it reports which of them have run.
-                let waits = own.is_none() || after.operation.is_rehearsed();
-                let runtime = if waits { None } else { Handle::try_current().ok() };
-                match (own, runtime) {
-                    (Some(kept), Some(runtime)) => {
-                        detach(kept, receiver.clone(), &context, &previous, &runtime);
-                    }
-                    (mut own, _) => {
-                        if let Some(kept) = own.as_mut().or(kept.as_mut()) {
-                            let done = deliver(&mut **kept, receiver, &after, &previous).await;
-                            errors.extend(done.err());
-                        }
-                    }
-                }
+            for event in events {
+                errors.extend(event.deliver(&receivers, phase, &context).await);
             }
             errors
         })

@@ -139,8 +139,8 @@ pub(crate) trait Event: Send + Sync {
     /// Calls a receiver.
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a>;
 
-    /// Copies the event for these receivers, which run after the transaction has ended. `None` if the list is empty.
-    fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>>;
+    /// Copies the event for these receivers, which run after the transaction has ended. `None` if there are none.
+    fn keep(&self, to: &mut dyn Iterator<Item = &ErasedReceiver>) -> Option<Box<dyn KeptEvent>>;
 }
 
 /// A copy of an event for receivers that run after the transaction has ended.

@@ -3,7 +3,7 @@
 use std::any::{Any, TypeId};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, ready};
 
 use crate::database::deferred::{Deferred, End};
 use crate::error::Error;
@@ -111,22 +111,14 @@ impl Recorders {
         self.record(signal, None, instance);
     }
 
-    /// Records a signal that is sent after the statement.
-    ///
-    /// `deferred` are the receivers that run after the transaction has ended. If that end is `observable`, an observer is put before
-    /// them, which records whether the write was committed.
+    /// Records a signal that is sent after the statement, and returns the flag that `CommitObserver` sets.
     pub(crate) fn after(
         &self,
         created: Option<bool>,
         instance: &dyn AnyModel,
-        observable: bool,
-        deferred: Option<Box<dyn Deferred>>,
-    ) -> Option<Box<dyn Deferred>> {
+    ) -> Option<Arc<OnceLock<bool>>> {
         let signal = if created.is_some() { post_save::NAME } else { post_delete::NAME };
-        match self.record(signal, created, instance) {
-            Some(committed) if observable => Some(Box::new(CommitObserver { committed, deferred })),
-            _ => deferred,
-        }
+        self.record(signal, created, instance)
     }
 
     fn record(
@@ -142,19 +134,22 @@ impl Recorders {
     }
 }
 
-/// Records whether a transaction was committed, and then runs the receivers that wait for its end.
-struct CommitObserver {
-    committed: Arc<OnceLock<bool>>,
-    deferred: Option<Box<dyn Deferred>>,
+/// Records whether the transaction of some signals was committed.
+pub(crate) struct CommitObserver(Vec<Arc<OnceLock<bool>>>);
+
+impl CommitObserver {
+    /// Returns `None` if nothing was recorded.
+    pub(crate) fn of(committed: Vec<Arc<OnceLock<bool>>>) -> Option<Box<dyn Deferred>> {
+        (!committed.is_empty()).then(|| Box::new(Self(committed)) as _)
+    }
 }
 
 impl Deferred for CommitObserver {
-    fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
-        let _ = self.committed.set(end == End::Committed);
-        match self.deferred {
-            Some(deferred) => deferred.run(end, holds),
-            None => Box::pin(async { Vec::new() }),
+    fn run(self: Box<Self>, end: End, _: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
+        for committed in self.0 {
+            let _ = committed.set(end == End::Committed);
         }
+        Box::pin(ready(Vec::new()))
     }
 }
 

@@ -81,12 +81,16 @@ impl Event for RowsEvent<'_> {
         }
     }
 
-    fn keep(&self, to: &[&ErasedReceiver]) -> Option<Box<dyn KeptEvent>> {
+    fn keep(&self, to: &mut dyn Iterator<Item = &ErasedReceiver>) -> Option<Box<dyn KeptEvent>> {
         let (rows, event) = (&*self.rows, &self.event);
-        let mut typed = to.iter().filter(|to| !to.is_of_every_model());
-        let typed = typed.find_map(|to| rows.keep_event(to, event));
-        let any = to.iter().any(|to| to.is_of_every_model());
-        let any = any.then(|| Box::new(KeptSnapshots::of(rows, event)) as Box<dyn KeptEvent>);
+        let (mut typed, mut any) = (None, None::<Box<dyn KeptEvent>>);
+        for to in to {
+            if to.is_of_every_model() {
+                any.get_or_insert_with(|| Box::new(KeptSnapshots::of(rows, event)));
+            } else if typed.is_none() {
+                typed = rows.keep_event(to, event);
+            }
+        }
         match (typed, any) {
             (Some(typed), Some(any)) => Some(Box::new(Both { typed, any })),
             (typed, any) => typed.or(any),

@@ -109,10 +109,12 @@ impl Operation {
 
     /// The same operation, for the receivers that run after the end of its transaction. The connection of that transaction is
     /// free again: only `holds`, and the receivers that the task is inside of at that time, determine which pools are in use.
-    pub(crate) fn afterwards(self: &Arc<Self>, holds: Option<PoolId>) -> Arc<Self> {
-        let current = RunningReceiver::get();
-        let rehearsal = current.as_ref().and_then(|c| c.operation.rehearsal.clone());
-        Arc::new(Self { rehearsal, inside: current, holds, ..Self::clone(self) })
+    pub(crate) fn afterwards(mut self: Arc<Self>, holds: Option<PoolId>) -> Arc<Self> {
+        let inside = RunningReceiver::get();
+        let rehearsal = inside.as_ref().and_then(|c| c.operation.rehearsal.clone());
+        let operation = Arc::make_mut(&mut self);
+        (operation.rehearsal, operation.inside, operation.holds) = (rehearsal, inside, holds);
+        self
     }
 
     /// The verb, and the name of the model or of the custom signal.

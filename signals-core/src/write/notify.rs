@@ -5,14 +5,16 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End, run_all};
 use crate::error::{Error, Result};
-use crate::signal::dispatch::{DeferredDelivery, Dispatch};
+use crate::signal::dispatch::{DeferredDelivery, DeferredEvent, Dispatch};
 use crate::signal::erased::ErasedReceiver;
 use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::receivers::OperationReceivers;
-use crate::signal::recording::Recorders;
+use crate::signal::recording::{CommitObserver, Recorders};
 use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
 use crate::signal::{Signal, pre_delete, pre_save};
 use crate::table::previous_row::SharedPreviousRow;
@@ -34,6 +36,9 @@ pub(crate) struct Notifier {
     pub(crate) previous_rows: Vec<SharedPreviousRow>,
 }
 
+/// What a write defers to the end of its transaction.
+type Deliveries = SmallVec<[Box<dyn Deferred>; 2]>;
+
 /// An event, and its receivers that run after the transaction has ended.
 struct Waiting<'n> {
     event: RowEvent,
@@ -43,13 +48,9 @@ struct Waiting<'n> {
 
 impl Waiting<'_> {
     /// Copies the event. This clones the rows, so it may panic.
-    fn keep(
-        &self,
-        rows: &mut dyn SignalRows,
-        context: &OperationContext,
-    ) -> Option<Box<dyn Deferred>> {
+    fn keep(&self, rows: &mut dyn SignalRows) -> Option<DeferredEvent> {
         let event = RowsEvent { rows, event: self.event.clone() };
-        DeferredDelivery::of(self.receivers, &event, context, self.previous)
+        DeferredEvent::of(self.receivers, &event, self.previous)
     }
 }
 
@@ -223,9 +224,9 @@ impl Notifier {
         let received = self.notify_after(rows, None, context).await.map_err(Error::not_refused);
         let received = Pending::new(received);
         let mut uncopied = Vec::new();
-        let deferred = self.deferred_with(rows, context.db.is_some(), |rows, waiting| {
+        let deferred = self.deferred_with(rows, context, |rows, waiting| {
             // The row is stored, so its receivers must run even if `Clone` panics.
-            let keep = AssertUnwindSafe(|| waiting.keep(rows, context));
+            let keep = AssertUnwindSafe(|| waiting.keep(rows));
             catch_unwind(keep).unwrap_or_else(|_| {
                 uncopied.push(waiting);
                 None
@@ -249,33 +250,41 @@ impl Notifier {
         &self,
         rows: &mut dyn SignalRows,
         context: &OperationContext,
-    ) -> Vec<Box<dyn Deferred>> {
-        let observable = context.db.is_some();
-        self.deferred_with(rows, observable, |rows, waiting| waiting.keep(rows, context))
+    ) -> Deliveries {
+        self.deferred_with(rows, context, |rows, waiting| waiting.keep(rows))
     }
 
-    /// As [`deferred`](Self::deferred), with `keep` for [`Waiting::keep`]. `observable` is whether
-    /// the end of the transaction can be observed.
+    /// As [`deferred`](Self::deferred), with `keep` for [`Waiting::keep`].
     fn deferred_with<'n>(
         &'n self,
         rows: &mut dyn SignalRows,
-        observable: bool,
-        mut keep: impl FnMut(&mut dyn SignalRows, Waiting<'n>) -> Option<Box<dyn Deferred>>,
-    ) -> Vec<Box<dyn Deferred>> {
-        let mut all = Vec::new();
-        if !self.receivers.deferred.is_empty() || self.recorders.any() {
-            let (created, receivers) = (self.written.created, &self.receivers.deferred);
-            for row in self.written.rows() {
-                let (event, previous) = (self.row_event(row), self.previous_row(row));
-                let deferred = keep(rows, Waiting { event, receivers, previous });
-                all.extend(self.recorders.after(created, rows.at(row), observable, deferred));
-            }
+        context: &OperationContext,
+        mut keep: impl FnMut(&mut dyn SignalRows, Waiting<'n>) -> Option<DeferredEvent>,
+    ) -> Deliveries {
+        let mut all = Deliveries::new();
+        if self.recorders.any() {
+            let record = |row| self.recorders.after(self.written.created, rows.at(row));
+            let observer = CommitObserver::of(self.written.rows().filter_map(record).collect());
+            // The end of the transaction can only be observed through a `Db`.
+            all.extend(observer.filter(|_| context.db.is_some()));
         }
-        if !self.receivers.deferred_batch.is_empty() {
-            for batch in self.written.batches.iter() {
-                let (event, receivers) = (self.batch_event(batch), &self.receivers.deferred_batch);
-                all.extend(keep(rows, Waiting { event, receivers, previous: &None }));
-            }
+        let receivers = &self.receivers.deferred;
+        if !receivers.is_empty() {
+            let event_of = |row| {
+                let (event, previous) = (self.row_event(row), self.previous_row(row));
+                keep(rows, Waiting { event, receivers, previous })
+            };
+            let events = self.written.rows().filter_map(event_of).collect();
+            all.extend(DeferredDelivery::of(events, receivers, context));
+        }
+        let receivers = &self.receivers.deferred_batch;
+        if !receivers.is_empty() {
+            let event_of = |batch| {
+                let event = self.batch_event(batch);
+                keep(rows, Waiting { event, receivers, previous: &None })
+            };
+            let events = self.written.batches.iter().filter_map(event_of).collect();
+            all.extend(DeferredDelivery::of(events, receivers, context));
         }
         all
     }
