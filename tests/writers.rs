@@ -443,3 +443,40 @@ async fn in_memory_databases_have_queues_of_their_own() {
     });
     all_ok(saves).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_save_that_ends_its_transaction_does_not_affect_the_next_ones() {
+    let test = TestDb::sqlite("ends").await;
+    table(&test.db, "rows", "n INTEGER NOT NULL UNIQUE ON CONFLICT ROLLBACK").await;
+    plain(-1).save(&test.db).await.unwrap();
+    for pending in 0..12 {
+        let tasks = (0..30).map(|call| {
+            let (db, n) = (test.db.clone(), i64::from(pending * 100 + call));
+            tokio::spawn(async move {
+                match call % 3 {
+                    0 => drop(cancelled_after(plain(n).save(&db), pending as usize).await),
+                    // SQLite rolls back, and the future may be dropped meanwhile.
+                    1 => drop(cancelled_after(plain(-1).save(&db), pending as usize).await),
+                    _ => drop(plain(n).save(&db).await?),
+                }
+                Result::Ok(())
+            })
+        });
+        all_ok(tasks).await;
+        let mut conn = test.db.acquire().await.unwrap();
+        let mut tx = conn.begin().await.unwrap();
+        cancelled_after(plain(-1).save(&mut tx), 0).await;
+        drop(tx);
+        plain(i64::from(pending * 100 + 2000)).save(&mut conn).await.unwrap();
+        drop(conn);
+        // Another connection sees what is stored.
+        let mut outside = sqlx::SqliteConnection::connect(&test.url).await.unwrap();
+        let stored: Vec<i64> =
+            sqlx::query_scalar("SELECT n FROM rows").fetch_all(&mut outside).await.unwrap();
+        let mut expected = (0..30).filter(|call| call % 3 == 2).map(|call| pending * 100 + call);
+        assert!(expected.all(|n| stored.contains(&i64::from(n))), "{pending}: {stored:?}");
+        assert!(stored.contains(&i64::from(pending * 100 + 2000)), "{pending}: {stored:?}");
+        outside.close().await.unwrap();
+    }
+    test.passed().await;
+}

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::execution::Naming;
 use crate::database::pool::{ANSWER_TIMEOUT, WarmPool};
-use crate::database::raw::RawConn;
+use crate::database::raw::{self, RawConn};
 use crate::database::runtimes::{self, in_runtime};
 use crate::database::verify;
 use crate::database::write_queue::Turn;
@@ -279,11 +279,12 @@ impl<DB: Backend> LeaseInner<DB> {
 
     /// Returns the connection to its pool, as far as its state allows.
     fn release(mut self: Box<Self>) {
+        let may_be_counted = self.may_be_counted();
         let state = &mut self.state;
         // Without a statement cache, each statement is wrapped in its own BEGIN and COMMIT, so an interrupted one may have left a
         // transaction open that sqlx does not know about.
         let may_have_begun = !state.keeps_statements && state.in_flight == InFlight::Statement;
-        if state.unverified || state.query_only || may_have_begun {
+        if state.unverified || state.query_only || may_have_begun || may_be_counted {
             return self.roll_back_and_release();
         }
         if state.epoch.is_none() {
@@ -312,6 +313,14 @@ impl<DB: Backend> LeaseInner<DB> {
             }
             self.give_back(Some(permit), owner.answer_timeout());
         }
+    }
+
+    /// Whether sqlx may still count a transaction that has ended: SQLite can roll back by itself because of a statement whose future
+    /// was dropped. The rollback that the dropped transaction has queued then fails, and sqlx goes on counting, so that the next
+    /// transaction would be a savepoint, and its COMMIT would not commit.
+    fn may_be_counted(&self) -> bool {
+        let is_pooled = matches!(self.conn, Origin::Pool(_));
+        DB::KIND == DatabaseKind::Sqlite && is_pooled && raw::depth::<DB>(&self.conn) > 0
     }
 
     /// Rolls back a transaction that raw SQL may have left open, and allows writes again, before the connection can be checked out

@@ -176,11 +176,18 @@ impl WriteQueue {
         Error::WriteLockTimedOut { waited, verb, model, held_for, caller }
     }
 
-    /// Passes the turn to the next writer.
-    fn pass_on(self: Arc<Self>) {
+    /// Passes the turn to the next writer. `ends`: what ends with it, a turn or a reservation.
+    fn pass_on(self: Arc<Self>, ends: Ends) {
+        let mut ends = Some(ends);
         loop {
             let waiter = {
                 let mut state = self.state();
+                if let Some(Ends::Reservation) = ends.take() {
+                    state.reserved = false;
+                    if state.holder.is_some() {
+                        return;
+                    }
+                }
                 let next = state.next();
                 match &next {
                     Some(waiter) => state.begin(waiter.writer),
@@ -201,6 +208,14 @@ impl WriteQueue {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What ends when the turn is passed on.
+#[derive(Clone, Copy)]
+enum Ends {
+    Turn,
+    /// If another writer has the turn, it keeps it.
+    Reservation,
 }
 
 /// Removes a waiter from the queue if its future is dropped.
@@ -231,7 +246,7 @@ impl Turn {
     pub(crate) fn reserve(mut self) -> Option<Reservation> {
         let queue = self.queue.take()?;
         queue.state().reserved = true;
-        Arc::clone(&queue).pass_on();
+        Arc::clone(&queue).pass_on(Ends::Turn);
         Some(Reservation { queue })
     }
 }
@@ -239,7 +254,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(queue) = self.queue.take() {
-            queue.pass_on();
+            queue.pass_on(Ends::Turn);
         }
     }
 }
@@ -263,13 +278,6 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let is_idle = {
-            let mut state = self.queue.state();
-            state.reserved = false;
-            state.holder.is_none()
-        };
-        if is_idle {
-            Arc::clone(&self.queue).pass_on();
-        }
+        Arc::clone(&self.queue).pass_on(Ends::Reservation);
     }
 }

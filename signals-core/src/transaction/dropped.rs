@@ -2,6 +2,7 @@
 
 use tokio::runtime::Handle;
 
+use crate::database::backend::DatabaseKind;
 use crate::database::deferred::{End, run_all};
 use crate::database::state::NO_MARK;
 use crate::task::{measure, spawn};
@@ -13,6 +14,10 @@ impl Drop for Transaction<'_> {
             return;
         }
         let (holds, pool) = (self.holds(), self.conn.state.pool());
+        // A statement that is in flight may end a SQLite transaction (`ON CONFLICT ROLLBACK`).
+        let may_end = self.is_outermost()
+            && self.conn.state.in_flight
+            && self.conn.kind() == DatabaseKind::Sqlite;
         // If the drop is outside a runtime, the callbacks run in the runtime of the connection.
         let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
         let frames: Vec<_> = self.conn.state.frames.drain(self.depth - 1..).collect();
@@ -28,7 +33,7 @@ impl Drop for Transaction<'_> {
         if self.is_releasing {
             self.conn.abandon("the commit of a savepoint was dropped before it was done");
         }
-        if self.conn.state.unverified {
+        if self.conn.state.unverified || may_end {
             // If the transaction has already ended, the rollback fails and sqlx still counts the transaction.
             self.conn.set_unverified();
         }

@@ -332,6 +332,11 @@ impl<'c> Transaction<'c> {
             measure::transaction(false, frame.since);
         }
         match result {
+            // SQLite may have rolled back because of a statement whose future was dropped, together with savepoints that sqlx goes on
+            // counting.
+            Ok(()) if self.is_outermost() && self.conn.depth_now() > 0 => {
+                self.conn.set_unverified();
+            }
             Ok(()) if self.is_outermost() => self.conn.set_idle(),
             // The rollback succeeded, so the savepoint still existed and the enclosing transaction is unchanged.
             Ok(()) => self.conn.state.unverified = false,
