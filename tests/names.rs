@@ -78,6 +78,8 @@ async fn writes<M: Named>(db: &Db) {
     many[1].name_mut().push('\'');
     M::update_many(db, &mut many).await.unwrap();
     assert_eq!(M::get(db, many[1].pk().unwrap()).await.unwrap(), many[1]);
+    let keys = [many[1].pk().unwrap(), many[0].pk().unwrap()];
+    assert_eq!(M::get_many(db, &keys).await.unwrap(), [many[1].clone(), many[0].clone()]);
     let mut gone = M::of("x");
     assert!(M::update_many(db, std::slice::from_mut(&mut gone)).await.unwrap_err().is_not_found());
     *gone.id_mut() = Some(999);

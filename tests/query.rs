@@ -483,5 +483,39 @@ on_every_database! {
         // Keys are compared by the rules of the column.
         let words = Word::get_many(&db, &["TWO".to_owned(), "one".to_owned()]).await.unwrap();
         assert_eq!(words.iter().map(|word| word.n).collect::<Vec<_>>(), [2, 1]);
+        assert_eq!(Word::get_many(&db, &["TWO".to_owned()]).await.unwrap()[0].n, 2);
     }
+}
+
+/// A key that cannot be passed as arrays, so that each part of it is an argument.
+#[cfg(feature = "postgres")]
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "cells")]
+struct Cell {
+    #[model(primary_key)]
+    object: sqlx_signals::sqlx::postgres::types::Oid,
+    #[model(primary_key)]
+    x: i64,
+    #[model(primary_key)]
+    y: i64,
+    #[model(primary_key)]
+    z: i64,
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn rows_are_read_by_more_keys_than_one_statement_has_arguments_for() {
+    let test = common::TestDb::postgres("rows_by_very_many_keys").await;
+    execute(
+        &test.db,
+        "CREATE TABLE cells (object OID, x BIGINT, y BIGINT, z BIGINT, PRIMARY KEY (object, x, y, z));
+         INSERT INTO cells SELECT n::oid, n, -n, 0 FROM generate_series(1::bigint, 16384) AS n",
+    )
+    .await;
+    let pool = test.db.postgres().unwrap();
+    let keys: Vec<_> =
+        Cell::all(pool).await.unwrap().into_iter().map(|c| c.pk().unwrap()).collect();
+    let found = Cell::get_many(pool, &keys).await.unwrap();
+    assert!(found.len() == 16_384 && found.iter().map(Cell::pk).eq(keys.into_iter().map(Some)));
+    test.passed().await;
 }

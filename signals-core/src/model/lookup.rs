@@ -1,23 +1,24 @@
 //! Rows by many keys, in one statement.
 
-use std::fmt::Write;
+use std::ops::Range;
 
 use futures_util::future::BoxFuture;
 use sqlx::error::BoxDynError;
 
 use crate::database::backend::{
-    AnyRow, AnyTake, Arguments, Backend, Bindable, DatabaseKind, Statement,
+    AnyRow, AnyTake, Arguments, Backend, Bindable, DatabaseKind, Statement, on, on_kind,
 };
 use crate::database::conn::Conn;
-use crate::database::schema_cache::Casts;
 use crate::database::source::Source;
 use crate::error::Result;
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;
 use crate::model::{Model, read};
-use crate::table::chunk::{ROWS_OF_ARRAYS, SQLITE_ARGUMENTS};
+use crate::table::chunk::{ROWS_OF_ARRAYS, SQLITE_ARGUMENTS, rows_of_values};
+use crate::table::compose;
 use crate::table::rows::Rows;
-use crate::table::schema::{ColumnGroup, Schema};
+use crate::table::schema::ColumnGroup;
+use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::write::inspect;
 
 /// Passes a part of the key with an index to the [`AnyTake`]: `(key, part, take)`.
@@ -67,21 +68,21 @@ pub(crate) async fn find<M: Model, R: Route<M>>(
     keys: Keys<'_>,
 ) -> Result<Vec<(usize, M)>> {
     let mut found = Vec::with_capacity(keys.count);
-    let mut load = |row: AnyRow| {
-        let number = usize::try_from(row.scalar()?).unwrap_or_default();
-        found.push((number.saturating_sub(1), R::load(&row, 1)?));
+    let mut load = |key, row: AnyRow| {
+        found.push((key, R::load(&row, 1)?));
         Ok(())
     };
     run(conn, TypedRows::<M, R>::new(&mut []).erased().as_rows(), keys, &mut load).await?;
     Ok(found)
 }
 
-/// Runs the statements. It is not generic, so that it is compiled once. `of` are no rows, but know the table.
+/// Runs the statements. It is not generic, so that it is compiled once. `of` are no rows, but know the table. `load` is called with
+/// the index of the key and the row.
 fn run<'f>(
     conn: &'f mut Conn<'_>,
     of: &'f dyn Rows,
     keys: Keys<'f>,
-    load: &'f mut (dyn FnMut(AnyRow) -> Result<(), sqlx::Error> + Send),
+    load: &'f mut (dyn FnMut(usize, AnyRow) -> Result<(), sqlx::Error> + Send),
 ) -> BoxFuture<'f, Result<()>> {
     Box::pin(async move {
         if keys.count == 0 {
@@ -89,31 +90,69 @@ fn run<'f>(
         }
         let kind = conn.kind();
         let first = KeyTypes::of(kind, keys);
-        let casts = match first.has_text {
-            true => inspect::casts(conn, of, of.columns()).await?,
-            false => None,
-        };
         let most = match kind {
-            DatabaseKind::Postgres => ROWS_OF_ARRAYS,
+            DatabaseKind::Postgres if first.fit_arrays => ROWS_OF_ARRAYS,
+            DatabaseKind::Postgres => rows_of_values(kind, keys.on.len()),
+            // As few statements as possible: a list of keys costs less than a list of rows.
             DatabaseKind::Sqlite => SQLITE_ARGUMENTS / keys.on.len().max(1),
         };
+        let columns = (0..of.schema().columns.len()).collect();
+        let mut spec =
+            StatementSpec::new(StatementKind::Match, RowInput::Arrays, columns, keys.on.to_vec());
+        if first.has_text {
+            spec.casts = inspect::casts(conn, of, of.columns()).await?;
+        }
         for start in (0..keys.count).step_by(most) {
-            let end = keys.count.min(start + most);
-            let lookup = Lookup { schema: of.schema(), keys, start, end, casts: &casts };
-            let statement = match kind {
-                DatabaseKind::Postgres if first.fit_arrays => lookup.by_arrays(kind),
-                _ => lookup.by_values(kind),
+            let some = start..keys.count.min(start + most);
+            if !first.fit_arrays {
+                spec.input = RowInput::Values(some.len());
+            }
+            let statement = statement(kind, of, &spec, keys, some).map_err(sqlx::Error::Encode)?;
+            let mut load = |row: AnyRow| {
+                let number = usize::try_from(row.scalar()?).unwrap_or_default();
+                load(start + number.saturating_sub(1), row)
             };
-            let mut result = Ok(());
-            let mut sink = |row| {
-                if result.is_ok() {
-                    result = load(row);
-                }
-            };
-            conn.run(statement.map_err(sqlx::Error::Encode)?, &mut sink).await?;
-            result?;
+            conn.run_each(statement, &mut load).await?;
         }
         Ok(())
+    })
+}
+
+/// The statement for some of the keys.
+fn statement(
+    kind: DatabaseKind,
+    of: &dyn Rows,
+    spec: &StatementSpec,
+    keys: Keys<'_>,
+    some: Range<usize>,
+) -> Result<Statement, BoxDynError> {
+    let mut args = Arguments::new(kind);
+    let (parts, model) = (0..keys.on.len(), of.schema());
+    on!(Arguments, &mut args, DB, args => match spec.input {
+        RowInput::Arrays => {
+            for part in parts {
+                DB::bind_each(args, some.len(), &|n, take| {
+                    (keys.give)(some.start + n, part, DB::any_take(take))
+                })?;
+            }
+        }
+        RowInput::Values(_) => {
+            // A single key is compared with its columns directly.
+            let compared = !spec.found_by(kind).is_empty();
+            for (key, part) in some.flat_map(|key| parts.clone().map(move |part| (key, part))) {
+                let take = &mut |value: &dyn Bindable<DB>| match compared {
+                    true => value.bind_compared(args),
+                    false => value.bind(args),
+                };
+                (keys.give)(key, part, DB::any_take(take))?;
+            }
+        }
+    });
+    Ok(match spec.input {
+        RowInput::Arrays | RowInput::Values(1) => {
+            Statement { sql: of.statement_cache().sql(spec, model, kind), args, persistent: true }
+        }
+        RowInput::Values(_) => Statement::once(compose::sql(spec, model, kind), args),
     })
 }
 
@@ -130,20 +169,9 @@ impl KeyTypes {
         let mut types = Self { fit_arrays: true, has_text: false };
         for part in 0..keys.on.len() {
             // If the key cannot be given, binding it returns the error.
-            let _ = match kind {
-                #[cfg(feature = "sqlite")]
-                DatabaseKind::Sqlite => {
-                    let take = &mut |value: &dyn Bindable<sqlx::Sqlite>| types.add(value);
-                    (keys.give)(0, part, AnyTake::Sqlite(take))
-                }
-                #[cfg(feature = "postgres")]
-                DatabaseKind::Postgres => {
-                    let take = &mut |value: &dyn Bindable<sqlx::Postgres>| types.add(value);
-                    (keys.give)(0, part, AnyTake::Postgres(take))
-                }
-                #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-                _ => Ok(()),
-            };
+            let _ = on_kind!(kind, DB => {
+                (keys.give)(0, part, DB::any_take(&mut |value| types.add(value)))
+            });
         }
         types
     }
@@ -153,107 +181,5 @@ impl KeyTypes {
         self.fit_arrays &= DB::fits_array(&ty);
         self.has_text |= DB::is_text(&ty);
         Ok(())
-    }
-}
-
-/// One statement: the rows of the keys from `start` to `end`.
-struct Lookup<'l> {
-    schema: &'static Schema,
-    keys: Keys<'l>,
-    start: usize,
-    end: usize,
-    casts: &'l Casts,
-}
-
-impl Lookup<'_> {
-    /// PostgreSQL: the keys are arrays, so that the text is the same for any number of keys.
-    fn by_arrays(&self, kind: DatabaseKind) -> Result<Statement, BoxDynError> {
-        let mut args = Arguments::new(kind);
-        let mut given = String::new();
-        for (part, column) in self.keys.on.iter().enumerate() {
-            let place = part + 1;
-            given += &format!("UNNEST(${place}){} AS k{part}, ", self.cast(*column));
-            let count = self.end - self.start;
-            match &mut args {
-                #[cfg(feature = "sqlite")]
-                Arguments::Sqlite(args) => sqlx::Sqlite::bind_each(args, count, &|n, take| {
-                    (self.keys.give)(self.start + n, part, AnyTake::Sqlite(take))
-                })?,
-                #[cfg(feature = "postgres")]
-                Arguments::Postgres(args) => sqlx::Postgres::bind_each(args, count, &|n, take| {
-                    (self.keys.give)(self.start + n, part, AnyTake::Postgres(take))
-                })?,
-            }
-        }
-        let number = match self.start {
-            0 => String::new(),
-            start => format!(" + {start}"),
-        };
-        let given = format!("(SELECT {given}GENERATE_SUBSCRIPTS($1, 1)::bigint AS _n) AS _given");
-        let sql = self.select(&format!("_given._n{number}"), &given, "JOIN", "ON");
-        Ok(Statement { persistent: true, ..Statement::once(sql, args) })
-    }
-
-    fn by_values(&self, kind: DatabaseKind) -> Result<Statement, BoxDynError> {
-        let mut args = Arguments::new(kind);
-        let (mut values, mut place) = (String::new(), 0);
-        for key in self.start..self.end {
-            values += if key == self.start { "(" } else { ", (" };
-            for (part, column) in self.keys.on.iter().enumerate() {
-                place += 1;
-                match kind {
-                    // Without a number, because SQLite searches the list of all parameters for each numbered one.
-                    DatabaseKind::Sqlite => values.push_str("?, "),
-                    DatabaseKind::Postgres => {
-                        let _ = write!(values, "${place}{}, ", self.cast(*column));
-                    }
-                }
-                match &mut args {
-                    #[cfg(feature = "sqlite")]
-                    Arguments::Sqlite(args) => {
-                        let take = AnyTake::Sqlite(&mut |value| value.bind(args));
-                        (self.keys.give)(key, part, take)?;
-                    }
-                    #[cfg(feature = "postgres")]
-                    Arguments::Postgres(args) => {
-                        let take = AnyTake::Postgres(&mut |value| value.bind(args));
-                        (self.keys.give)(key, part, take)?;
-                    }
-                }
-            }
-            let ty = if kind == DatabaseKind::Postgres { "::bigint" } else { "" };
-            let _ = write!(values, "{}{ty})", key + 1);
-        }
-        let columns: String = (0..self.keys.on.len()).map(|part| format!("k{part}, ")).collect();
-        let sql = match kind {
-            DatabaseKind::Postgres => {
-                let given = format!("(VALUES {values}) AS _given({columns}_n)");
-                self.select("_given._n", &given, "JOIN", "ON")
-            }
-            DatabaseKind::Sqlite => {
-                // SQLite keeps the order of a CROSS JOIN: the table may be large, but the keys are few.
-                let select = self.select("_given._n", "_given", "CROSS JOIN", "WHERE");
-                format!("WITH _given({columns}_n) AS (VALUES {values}) {select}")
-            }
-        };
-        let persistent = self.end - self.start == 1;
-        Ok(Statement { persistent, ..Statement::once(sql, args) })
-    }
-
-    fn select(&self, number: &str, given: &str, join: &str, on: &str) -> String {
-        let columns: String =
-            self.schema.columns.iter().map(|c| format!(", _stored.{}", c.name)).collect();
-        let same = self.keys.on.iter().enumerate();
-        let same =
-            same.map(|(part, c)| format!("_stored.{} = _given.k{part}", self.schema.name(*c)));
-        let (table, same) = (self.schema.table, same.collect::<Vec<_>>().join(" AND "));
-        format!("SELECT {number}{columns} FROM {given} {join} {table} AS _stored {on} {same}")
-    }
-
-    /// The cast of a part of a key to the type as which it is compared with the column.
-    fn cast(&self, column: usize) -> String {
-        let casts = self.casts.as_deref().unwrap_or_default();
-        let ty = casts.iter().find(|(of, _)| *of == column);
-        ty.map_or_else(String::new, |(_, ty)| format!("::{ty}"))
     }
 }

@@ -52,14 +52,7 @@ pub(crate) fn chunks(
     let arrays = kind == DatabaseKind::Postgres
         && !range.is_empty()
         && binds.iter().all(|column| rows.fits_array(range.start, *column, kind));
-    let arguments = match kind {
-        DatabaseKind::Sqlite => SQLITE_ARGUMENTS,
-        DatabaseKind::Postgres => POSTGRES_ARGUMENTS,
-    };
-    let most = match arrays {
-        true => ROWS_OF_ARRAYS,
-        false => (arguments / binds.len().max(1)).clamp(1, ROWS_OF_VALUES),
-    };
+    let most = if arrays { ROWS_OF_ARRAYS } else { rows_of_values(kind, binds.len()) };
     let starts = range.clone().step_by(most);
     let chunk = |start: usize| {
         let rows = start..range.end.min(start + most);
@@ -68,6 +61,15 @@ pub(crate) fn chunks(
         Chunk { rows, input, full: full || arrays }
     };
     starts.map(chunk).collect()
+}
+
+/// The maximum number of rows in a statement with rows of this number of values.
+pub(crate) fn rows_of_values(kind: DatabaseKind, values: usize) -> usize {
+    let arguments = match kind {
+        DatabaseKind::Sqlite => SQLITE_ARGUMENTS,
+        DatabaseKind::Postgres => POSTGRES_ARGUMENTS,
+    };
+    (arguments / values.max(1)).clamp(1, ROWS_OF_VALUES)
 }
 
 /// The columns that an INSERT writes, with the key if the row has one.

@@ -7,6 +7,7 @@
 use std::fmt::Write;
 
 use crate::database::backend::DatabaseKind;
+use crate::table::expression::{ESTIMATED_ROWS, differ, subscripts, unnest};
 use crate::table::schema::{ColumnGroup, Schema};
 use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 
@@ -26,7 +27,9 @@ pub(crate) fn sql(spec: &StatementSpec, model: &Schema, kind: DatabaseKind) -> S
         (StatementKind::Lock, DatabaseKind::Postgres) => {
             format!("{} FOR NO KEY UPDATE OF _stored", composer.select())
         }
-        (StatementKind::Select | StatementKind::Lock, _) => composer.select(),
+        (StatementKind::Select | StatementKind::Lock | StatementKind::Match, _) => {
+            composer.select()
+        }
         (StatementKind::Delete, DatabaseKind::Postgres) => composer.delete_in_postgres(),
         (StatementKind::Delete, DatabaseKind::Sqlite) => composer.delete_in_sqlite(),
     }
@@ -164,15 +167,22 @@ impl Composer<'_> {
     }
 
     fn select(&self) -> String {
+        let each = self.spec.kind == StatementKind::Match || self.spec.input == RowInput::Values(1);
         let (table, given, with, matches) =
             (self.model.table, &self.given, self.with(), self.matches());
         let columns = self.stored(&self.spec.columns);
         match self.kind {
+            DatabaseKind::Postgres if self.spec.kind == StatementKind::Match => {
+                let (name, rows) = self.given_rows();
+                format!(
+                    "SELECT {given}._n{columns} FROM ({rows}) AS {name} JOIN {table} AS _stored ON {matches}"
+                )
+            }
             DatabaseKind::Postgres => format!(
                 "{with} SELECT {given}._n{columns} FROM {given} JOIN {table} AS _stored ON {matches}"
             ),
             // SQLite keeps the order of a CROSS JOIN: the table may be large, but the given rows are few.
-            DatabaseKind::Sqlite if self.spec.input == RowInput::Values(1) => format!(
+            DatabaseKind::Sqlite if each => format!(
                 "{with} SELECT {given}._n{columns} FROM {given} CROSS JOIN {table} AS _stored WHERE {matches}"
             ),
             // Return each stored row once, even if it was passed twice.
@@ -226,6 +236,12 @@ impl Composer<'_> {
     }
 
     fn with(&self) -> String {
+        let (name, rows) = self.given_rows();
+        format!("WITH {name} AS ({rows})")
+    }
+
+    /// The given rows as a table expression: its name, with the names of its columns if the query does not name them, and its query.
+    fn given_rows(&self) -> (String, String) {
         let (given, binds) = (&self.given, self.spec.input_columns(self.model, self.kind));
         match self.spec.input {
             RowInput::Arrays => {
@@ -234,7 +250,7 @@ impl Composer<'_> {
                     format!("{}{} AS c{c}, ", unnest(i + 1), self.cast(*c))
                 };
                 let columns: String = columns.map(column).collect();
-                format!("WITH {given} AS (SELECT {columns}{} AS _n)", subscripts("$1"))
+                (given.clone(), format!("SELECT {columns}{} AS _n", subscripts("$1")))
             }
             RowInput::Values(rows) => {
                 let cast = match self.kind {
@@ -246,15 +262,15 @@ impl Composer<'_> {
                     self.values(rows, binds.len(), |row| format!("{comma}{}{cast}", row + 1));
                 let columns: String = binds.iter().map(|c| format!("c{c}, ")).collect();
                 if rows == 1 || self.kind == DatabaseKind::Sqlite {
-                    return format!("WITH {given}({columns}_n) AS (VALUES {values})");
+                    return (format!("{given}({columns}_n)"), format!("VALUES {values}"));
                 }
                 let typed: String =
                     binds.iter().map(|c| format!("c{c}{} AS c{c}, ", self.cast(*c))).collect();
-                format!(
-                    "WITH {given} AS (SELECT {typed}_n * {} AS _n FROM (VALUES {values}) AS _rows({columns}_n) LIMIT \
-                     {ESTIMATED_ROWS})",
+                let rows = format!(
+                    "SELECT {typed}_n * {} AS _n FROM (VALUES {values}) AS _rows({columns}_n) LIMIT {ESTIMATED_ROWS}",
                     subscripts("'{0}'::int[]")
-                )
+                );
+                (given.clone(), rows)
             }
         }
     }
@@ -340,39 +356,6 @@ impl Composer<'_> {
         let index = binds.iter().position(|c| *c == column).unwrap_or_default();
         format!("${}", index + 1)
     }
-}
-
-/// The SQL that tells whether two values of one type differ, on PostgreSQL.
-///
-/// Values with equal text are equal. Values with different text can be equal too: the numbers 1.0 and 1.00, or JSON objects
-/// with their members in another order. Not every type has an equality operator. Numbers, times, intervals and ranges have
-/// one; values of other types are compared as JSON, which cannot contain the zero character.
-fn differ(one: &str, other: &str) -> String {
-    format!(
-        "CASE WHEN {one}::text IS NOT DISTINCT FROM {other}::text THEN false WHEN {one}::text IS NULL OR {other}::text IS NULL \
-         THEN true WHEN (SELECT typcategory IN ('N', 'D', 'T', 'R') FROM pg_type WHERE pg_type.oid = pg_typeof({one})) THEN \
-         ROW({one})::record <> ROW({other})::record WHEN position('\\u0000' IN concat({one}::text, {other}::text)) > 0 THEN true \
-         ELSE to_jsonb({one}) <> to_jsonb({other}) END"
-    )
-}
-
-/// The elements of an array argument, one per row. Several `UNNEST` in one SELECT list advance together. In FROM, a composite
-/// type would be split into its fields.
-fn unnest(index: usize) -> String {
-    format!("UNNEST(${index})")
-}
-
-/// The number of rows that PostgreSQL expects of a set-returning function whose rows it cannot estimate. No statement with
-/// rows of values has more.
-const ESTIMATED_ROWS: usize = 1000;
-
-/// The indexes of the elements of an array.
-///
-/// PostgreSQL estimates [`ESTIMATED_ROWS`] rows for it, whatever the array's length is. With this estimate, it joins the table
-/// to the given rows, in the order of their keys: it hashes the table, or looks up each row. With an estimate below the size
-/// of the table, it would hash the given rows, scan the table, and so lock the rows in the order of the table.
-fn subscripts(array: &str) -> String {
-    format!("GENERATE_SUBSCRIPTS({array}, 1)::bigint")
 }
 
 /// A name that does not occur in the name of the table, ignoring case.

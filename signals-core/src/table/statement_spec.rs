@@ -40,6 +40,8 @@ pub(crate) enum StatementKind {
     Select,
     /// As `Select`, with the lock that an UPDATE of the rows takes.
     Lock,
+    /// SELECT of all stored rows that have the values of a row in the columns `on`, once for each such row.
+    Match,
     /// SELECT of the stored row that has the same values in the columns `on`.
     Find,
     /// SELECT of whether the stored row has the expected version. It returns no row if the row is not stored.
@@ -74,6 +76,7 @@ impl StatementSpec {
             | StatementKind::CheckVersion
             | StatementKind::Select
             | StatementKind::Lock
+            | StatementKind::Match
             | StatementKind::Delete => Vec::new(),
             _ => self.columns.clone(),
         };
@@ -116,6 +119,7 @@ impl StatementSpec {
             StatementKind::Update
                 | StatementKind::Select
                 | StatementKind::Lock
+                | StatementKind::Match
                 | StatementKind::Delete
         );
         joins && kind == DatabaseKind::Postgres && self.input == RowInput::Values(1)
@@ -141,6 +145,7 @@ impl StatementSpec {
             | StatementKind::CheckVersion
             | StatementKind::Select
             | StatementKind::Lock
+            | StatementKind::Match
             | StatementKind::Delete => Vec::new(),
         }
     }
