@@ -104,6 +104,36 @@ async fn a_postgres_server_that_cannot_be_used_is_an_error_that_says_why() {
     assert_eq!(timeout, "5s");
 }
 
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_server_that_is_starting_is_awaited_also_with_a_function_for_new_connections() {
+    use sqlx_signals::sqlx::postgres::PgConnectOptions;
+    use tokio::net::{TcpListener, TcpStream};
+
+    let proxy = common::proxy::Proxy::start(&common::postgres_url()).await;
+    let url = proxy.url(&common::postgres_url());
+    let running = url.parse::<PgConnectOptions>().unwrap().get_port();
+    // A port on which nobody listens yet.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = url.replace(&format!(":{running}/"), &format!(":{port}/"));
+    tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+        while let Ok((mut client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut server = TcpStream::connect(("127.0.0.1", running)).await.unwrap();
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    let options = Db::options().after_connect(|conn| {
+        Box::pin(async move { conn.execute("SET application_name = 'shop'").await.map(drop) })
+    });
+    let db = options.connect(&url).await.unwrap();
+    let (name,): (String,) = db.query("SHOW application_name").fetch_one().await.unwrap();
+    assert_eq!(name, "shop");
+}
+
 on_every_database! {
     async fn a_closed_pool_is_an_error_that_says_what_to_do(db: Db) {
         common::table(&db, "users", "name TEXT NOT NULL").await;

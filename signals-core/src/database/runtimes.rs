@@ -59,7 +59,6 @@ thread_local! {
 }
 
 /// Records that a pool has opened a connection. Called by `after_connect`.
-#[cfg(feature = "postgres")]
 pub(crate) fn note_opened() {
     OPENED.set(true);
 }

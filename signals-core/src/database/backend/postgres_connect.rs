@@ -1,26 +1,28 @@
 //! Opens a pool of PostgreSQL connections, and explains why that failed.
 
-use std::str::FromStr;
 use std::sync::Arc;
 
-use futures_util::future::ready;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx_core::Url;
 use tokio::time::timeout;
 
 use crate::database::conn::Conn;
 use crate::database::connect;
 use crate::database::options::DbOptions;
 use crate::database::pool::{ANSWER_TIMEOUT, PING_AFTER};
-use crate::database::runtimes::{self, Runtimes};
+use crate::database::runtimes::Runtimes;
 use crate::error::{Error, Result};
 
 /// Opens a pool for `url`. Unlike sqlx's default, it pings a connection before use only if the connection was idle, so a save on
 /// a warm pool is a single round trip.
 pub(crate) async fn open(url: &str, db: DbOptions, used_in: Arc<Runtimes>) -> Result<PgPool> {
-    let mut options = PgConnectOptions::from_str(url)
+    let url = Url::parse(url).map_err(|error| {
+        cannot_connect("PostgreSQL".to_owned(), sqlx::Error::Configuration(error.into()))
+    })?;
+    let mut options = PgConnectOptions::from_url(&url)
         .map_err(|source| cannot_connect("PostgreSQL".to_owned(), source))?;
-    check_url_options(url)?;
+    check_url_options(&url)?;
     if let Some(name) = db.get_application_name() {
         options = options.application_name(name);
     }
@@ -33,14 +35,6 @@ pub(crate) async fn open(url: &str, db: DbOptions, used_in: Arc<Runtimes>) -> Re
         Some(socket) => format!("PostgreSQL at `{}`", socket.display()),
         None => format!("PostgreSQL at `{}:{}`", options.get_host(), options.get_port()),
     };
-    connect_pool(options, db, used_in).await.map_err(|source| cannot_connect(to, source))
-}
-
-async fn connect_pool(
-    options: PgConnectOptions,
-    db: DbOptions,
-    used_in: Arc<Runtimes>,
-) -> Result<PgPool, sqlx::Error> {
     let pool = db.pool(PgPoolOptions::new().test_before_acquire(false));
     // If the ping gets no answer, time must remain to open a new connection.
     let answer_timeout = ANSWER_TIMEOUT.min(pool.get_acquire_timeout() / 2);
@@ -50,30 +44,8 @@ async fn connect_pool(
             Ok(fresh || matches!(timeout(answer_timeout, conn.ping()).await, Ok(Ok(()))))
         })
     });
-    let pool = if db.has_after_connect() {
-        // The pool would only log an error of the function.
-        let mut first = options.connect().await?;
-        db.run_after_connect(Conn::postgres_only(&mut first)).await?;
-        first.close().await?;
-        pool.after_connect(move |conn, _| {
-            let db = db.clone();
-            Box::pin(async move {
-                db.run_after_connect(Conn::postgres_only(conn)).await?;
-                // The pool returns the connection in this poll.
-                runtimes::note_opened();
-                Ok(())
-            })
-        })
-    } else {
-        pool.after_connect(|_, _| {
-            runtimes::note_opened();
-            Box::pin(ready(Ok(())))
-        })
-    };
-    match pool.connect_with(options.clone()).await {
-        Ok(pool) => Ok(pool),
-        Err(error) => Err(connect::reason(error, &options).await),
-    }
+    let opened = connect::open_pool(pool, options, db, |conn| Conn::postgres_only(conn)).await;
+    opened.map_err(|source| cannot_connect(to, source))
 }
 
 /// The options that sqlx understands. It only logs a warning about others, so a misspelled option would have no effect.
@@ -98,12 +70,9 @@ const URL_OPTIONS: [&str; 18] = [
     "options",
 ];
 
-fn check_url_options(url: &str) -> Result<()> {
-    let parsed = sqlx_core::Url::parse(url).map_err(|error| {
-        cannot_connect("PostgreSQL".to_owned(), sqlx::Error::Configuration(error.into()))
-    })?;
+fn check_url_options(url: &Url) -> Result<()> {
     let is_known = |name: &str| URL_OPTIONS.contains(&name) || name.starts_with("options[");
-    match parsed.query_pairs().find(|(name, _)| !is_known(name)) {
+    match url.query_pairs().find(|(name, _)| !is_known(name)) {
         None => Ok(()),
         Some((name, _)) => Err(Error::CannotConnect {
             to: "PostgreSQL".to_owned(),

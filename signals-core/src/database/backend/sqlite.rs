@@ -12,8 +12,7 @@ use sqlx::sqlite::{
     SqliteQueryResult, SqliteRow, SqliteTypeInfo, SqliteValueRef,
 };
 use sqlx::{
-    ConnectOptions, Connection, Decode, Encode, Row, SqlSafeStr, Sqlite, SqliteConnection,
-    SqlitePool, Type, TypeInfo, ValueRef,
+    Decode, Encode, Row, SqlSafeStr, Sqlite, SqliteConnection, SqlitePool, Type, TypeInfo, ValueRef,
 };
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, Bindable, DatabaseKind, Take, variants};
@@ -146,7 +145,7 @@ where
 /// A missing file is created, unless the URL contains a `mode=` other than `rwc`. A file that is not opened read-only gets the
 /// journal mode WAL. The pool of an in-memory database has one connection that is never closed, because the database would
 /// disappear with its last connection.
-pub(crate) async fn open(url: &str, db: &DbOptions) -> Result<SqlitePool> {
+pub(crate) async fn open(url: &str, db: DbOptions) -> Result<SqlitePool> {
     let options = SqliteConnectOptions::from_str(url)
         .map_err(|source| cannot_connect("SQLite".to_owned(), source))?;
     let options = options.busy_timeout(BUSY_TIMEOUT).foreign_keys(true).row_buffer_size(ROW_BUFFER);
@@ -167,29 +166,8 @@ pub(crate) async fn open(url: &str, db: &DbOptions) -> Result<SqlitePool> {
     };
     let options = db.pragmas().fold(options, |options, (name, value)| options.pragma(name, value));
     let to = format!("SQLite at `{}`", options.get_filename().display());
-    connect_pool(pool, options, db).await.map_err(|source| cannot_connect(to, source))
-}
-
-async fn connect_pool(
-    mut pool: SqlitePoolOptions,
-    options: SqliteConnectOptions,
-    db: &DbOptions,
-) -> Result<SqlitePool, sqlx::Error> {
-    if db.has_after_connect() {
-        // The pool would only log an error of the function.
-        let mut first = options.connect().await?;
-        db.run_after_connect(Conn::sqlite_only(&mut first)).await?;
-        first.close().await?;
-        let db = db.clone();
-        pool = pool.after_connect(move |conn, _| {
-            let db = db.clone();
-            Box::pin(async move { db.run_after_connect(Conn::sqlite_only(conn)).await })
-        });
-    }
-    match pool.connect_with(options.clone()).await {
-        Ok(pool) => Ok(pool),
-        Err(error) => Err(connect::reason(error, &options).await),
-    }
+    let opened = connect::open_pool(pool, options, db, |conn| Conn::sqlite_only(conn)).await;
+    opened.map_err(|source| cannot_connect(to, source))
 }
 
 fn cannot_connect(to: String, source: sqlx::Error) -> Error {
