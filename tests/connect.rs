@@ -260,6 +260,14 @@ on_every_database! {
     }
 }
 
+#[test]
+fn options_print_every_option() {
+    let options = Db::options().max_connections(7).slow_receivers(Duration::from_millis(123));
+    let text = format!("{options:?}");
+    assert!(text.contains("max_connections: Some(7)"), "{text}");
+    assert!(text.contains("slow_receivers: Some(123ms)"), "{text}");
+}
+
 #[cfg(feature = "sqlite")]
 #[tokio::test]
 async fn a_memory_database_keeps_its_one_connection_whatever_the_options_say() {

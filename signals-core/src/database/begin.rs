@@ -68,7 +68,7 @@ impl TransactionOptions {
         self
     }
 
-    /// Whether the transaction takes the write lock of a SQLite database.
+    /// Whether the transaction only reads, so that it does not take the write lock of a SQLite database.
     pub(crate) fn is_read_only(self) -> bool {
         self.read_only
     }

@@ -273,10 +273,6 @@ impl DbOptions {
         self.pragmas.iter().cloned()
     }
 
-    pub(crate) fn has_after_connect(&self) -> bool {
-        self.after_connect.is_some()
-    }
-
     /// Calls the function for new connections.
     pub(crate) async fn run_after_connect(&self, mut conn: Conn<'_>) -> Result<(), sqlx::Error> {
         let Some(function) = &self.after_connect else { return Ok(()) };
@@ -289,16 +285,29 @@ impl DbOptions {
 
 impl fmt::Debug for DbOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            max_connections,
+            min_connections,
+            acquire_timeout,
+            idle_timeout,
+            max_lifetime,
+            statement_cache,
+            application_name,
+            pragmas,
+            after_connect,
+            slow_receivers,
+        } = self;
         f.debug_struct("DbOptions")
-            .field("max_connections", &self.max_connections)
-            .field("min_connections", &self.min_connections)
-            .field("acquire_timeout", &self.acquire_timeout)
-            .field("idle_timeout", &self.idle_timeout)
-            .field("max_lifetime", &self.max_lifetime)
-            .field("statement_cache", &self.statement_cache)
-            .field("application_name", &self.application_name)
-            .field("pragmas", &self.pragmas)
-            .field("after_connect", &self.has_after_connect())
+            .field("max_connections", max_connections)
+            .field("min_connections", min_connections)
+            .field("acquire_timeout", acquire_timeout)
+            .field("idle_timeout", idle_timeout)
+            .field("max_lifetime", max_lifetime)
+            .field("statement_cache", statement_cache)
+            .field("application_name", application_name)
+            .field("pragmas", pragmas)
+            .field("after_connect", &after_connect.is_some())
+            .field("slow_receivers", slow_receivers)
             .finish()
     }
 }

@@ -17,7 +17,8 @@ pub(crate) trait TransactionWork: Send {
     /// Called before COMMIT is sent.
     fn before_commit(&mut self) {}
 
-    /// Called if COMMIT was refused, so that nothing is stored.
+    /// Called if nothing is stored although [`before_commit`](Self::before_commit) was called. If it is unknown whether anything is stored
+    /// ([`Error::CommitUnknown`]), this is not called.
     fn commit_failed(&mut self) {}
 
     /// Called before the work runs a second time. Restores the values in memory to their state before the first run.
