@@ -613,6 +613,31 @@ mod postgres {
         test.passed().await;
     }
 
+    /// Connections of a pool of the program go back there, so the `Db` meets each one anew.
+    #[tokio::test]
+    async fn a_connection_of_the_program_prepares_its_statements_once_after_a_schema_change() {
+        let test = common::TestDb::postgres("prepared_once").await;
+        table(&test.db, "users", "name TEXT NOT NULL").await;
+        let proxy = Proxy::start(&test.url).await;
+        let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+        let pool = pool.connect(&proxy.url(&test.url)).await.unwrap();
+        let db = Db::from(pool.clone());
+        let mut ann = user("Ann");
+        ann.save(&db).await.unwrap();
+        for change in ["ADD n INTEGER", "DROP n"] {
+            common::execute(&db, &format!("ALTER TABLE users {change}")).await;
+            for named in [true, false, false, false] {
+                drop(pool.acquire().await.unwrap());
+                proxy.take();
+                ann.save(&db).await.unwrap();
+                let said = proxy.take();
+                assert_eq!(!said.names.is_empty(), named, "{change}: {said:?}");
+            }
+        }
+        db.close().await;
+        test.passed().await;
+    }
+
     /// Several connections that were not used for so long that they are pinged before their next use.
     async fn idle_through(proxy: &Proxy, url: &str) -> Db {
         let options = Db::options().acquire_timeout(Duration::from_secs(1));

@@ -333,7 +333,7 @@ impl Db {
         // SQLite prepares outdated statements again by itself.
         #[cfg(feature = "postgres")]
         if let Pool::Postgres((_, Some(warm_pool))) = &self.pool {
-            warm_pool.outdate_statements();
+            warm_pool.outdate_statements(warm_pool.epoch());
         }
     }
 

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::execution::Naming;
-use crate::database::pool::{ANSWER_TIMEOUT, WarmPool};
+use crate::database::pool::{ANSWER_TIMEOUT, NO_EPOCH, WarmPool};
 use crate::database::raw::{self, RawConn};
 use crate::database::runtimes::{self, in_runtime};
 use crate::database::verify;
@@ -124,9 +124,9 @@ impl AnyLease {
     /// too.
     pub(crate) fn set_statements_outdated(&mut self) {
         on!(AnyLease, self, lease => {
-            lease.state.epoch = None;
-            if let Some((owner, _)) = &lease.owner {
-                owner.outdate_statements();
+            let epoch = lease.state.epoch.take();
+            if let (Some((owner, _)), Some(epoch)) = (&lease.owner, epoch) {
+                owner.outdate_statements(epoch);
             }
         });
     }
@@ -188,7 +188,7 @@ impl<DB: Backend> Lease<DB> {
             runtime: Handle::try_current().ok(),
             opened_in,
             keeps_statements,
-            epoch: Some(0),
+            epoch: Some(NO_EPOCH),
             turn: None,
             borrowed_turn: 0,
         };
@@ -250,13 +250,15 @@ impl<DB: Backend> LeaseInner<DB> {
     }
 
     fn pool_epoch(&self) -> u64 {
-        self.owner.as_ref().map_or(0, |(owner, _)| owner.epoch())
+        self.owner.as_ref().map_or(NO_EPOCH, |(owner, _)| owner.epoch())
     }
 
-    /// Clears the statement cache of the connection if it is of an older epoch.
+    /// Clears the statement cache of the connection if it may be of an older epoch.
     pub(super) async fn clear_statements(&mut self, epoch: u64) -> Result<(), sqlx::Error> {
         if !self.is_of(epoch) {
-            self.conn.clear_cached_statements().await?;
+            if self.state.keeps_statements {
+                DB::clear_statements(&mut self.conn, epoch).await?;
+            }
             self.state.epoch = Some(epoch);
         }
         Ok(())
@@ -344,7 +346,8 @@ impl<DB: Backend> LeaseInner<DB> {
     async fn reset(&mut self) -> Result<(), sqlx::Error> {
         verify::roll_back_all::<DB>(&mut self.conn).await?;
         if self.state.epoch.is_none() && matches!(self.conn, Origin::Transaction(_)) {
-            self.clear_statements(0).await?;
+            self.conn.clear_cached_statements().await?;
+            self.state.epoch = Some(NO_EPOCH);
         }
         if self.state.query_only {
             DB::simple(&mut self.conn, SqlStr::from_static("PRAGMA query_only = OFF")).await?;

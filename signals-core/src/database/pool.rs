@@ -65,9 +65,14 @@ pub(crate) struct WarmPool<DB: Backend> {
     opening: AtomicUsize,
     /// The number of these calls that have been waiting for longer than [`PATIENCE`].
     waiting: AtomicUsize,
-    /// Incremented whenever the statements that are prepared on the connections may have become outdated.
+    /// A new number whenever the statements that are prepared on the connections may have become outdated.
     epoch: AtomicU64,
 }
+
+/// The epoch of a pool before its first statement became outdated.
+pub(crate) const NO_EPOCH: u64 = 0;
+/// The last epoch of any pool. A connection of one sqlx pool may be used by several `WarmPool`s.
+static LAST_EPOCH: AtomicU64 = AtomicU64::new(NO_EPOCH);
 
 /// Only this library uses the pool.
 const PRIVATE: u8 = 0;
@@ -102,7 +107,7 @@ impl<DB: Backend> WarmPool<DB> {
             runtimes,
             opening: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
-            epoch: AtomicU64::new(0),
+            epoch: AtomicU64::new(NO_EPOCH),
         })
     }
 
@@ -212,12 +217,14 @@ impl<DB: Backend> WarmPool<DB> {
         permit.map_err(|_| sqlx::Error::PoolClosed)
     }
 
-    /// Marks the prepared statements of all connections as possibly outdated.
-    pub(crate) fn outdate_statements(&self) {
-        self.epoch.fetch_add(1, Ordering::AcqRel);
+    /// Marks the prepared statements of all connections as possibly outdated, unless this has happened since `epoch`: after a change of
+    /// the schema, statements are refused on each connection.
+    pub(crate) fn outdate_statements(&self, epoch: u64) {
+        let next = LAST_EPOCH.fetch_add(1, Ordering::Relaxed) + 1;
+        let _ = self.epoch.compare_exchange(epoch, next, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    pub(super) fn epoch(&self) -> u64 {
+    pub(crate) fn epoch(&self) -> u64 {
         self.epoch.load(Ordering::Acquire)
     }
 

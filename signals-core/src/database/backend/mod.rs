@@ -175,6 +175,15 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         true
     }
 
+    /// Clears the statement cache of a connection, unless this was done in this epoch already: the connection may have been in sqlx's
+    /// pool since. The epochs of different pools have different numbers.
+    fn clear_statements(
+        conn: &mut Self::Connection,
+        _epoch: u64,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        Box::pin(sqlx::Connection::clear_cached_statements(conn))
+    }
+
     /// Whether [`BEGIN`](Self::BEGIN) failed because the connection is read-only. A transaction that begins without a write lock
     /// is possible then.
     fn is_read_only(_error: &sqlx::Error) -> bool {

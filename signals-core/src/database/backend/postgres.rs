@@ -45,6 +45,13 @@ impl Backend for Postgres {
         statement_cache::of_connection(conn)
     }
 
+    fn clear_statements(
+        conn: &mut PgConnection,
+        epoch: u64,
+    ) -> BoxFuture<'_, Result<(), sqlx::Error>> {
+        Box::pin(statement_cache::clear(conn, epoch))
+    }
+
     variants!(Postgres);
 
     fn affected(done: &PgQueryResult) -> u64 {
