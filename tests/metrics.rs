@@ -182,3 +182,89 @@ on_every_database! {
         assert!(of("duration_seconds").iter().all(|seconds| (0.005..5.0).contains(seconds)));
     }
 }
+
+/// Another pool of at most two connections to the same database, as a program makes it with sqlx, and its name in the metrics.
+macro_rules! pool_of_two {
+    ($options:ty, $pool:expr) => {{
+        let options = <$options>::new().max_connections(2).min_connections(0);
+        options.connect_lazy_with((*$pool.connect_options()).clone())
+    }};
+}
+
+/// The current values of a pool: connections in use, idle connections, waiting callers.
+fn pool(name: &str) -> [f64; 3] {
+    let last = |metric: String| SEEN.of(&metric).last().copied().unwrap_or(f64::NAN);
+    let connections =
+        |state| last(format!("sqlx_signals_pool_connections{{pool={name},state={state}}}"));
+    let waiting = last(format!("sqlx_signals_pool_waiting{{pool={name}}}"));
+    [connections("in_use"), connections("idle"), waiting]
+}
+
+/// Takes a connection directly from sqlx's pool.
+async fn take(db: &Db) -> Box<dyn Send> {
+    match db.kind() {
+        sqlx_signals::DatabaseKind::Sqlite => {
+            Box::new(db.sqlite().unwrap().acquire().await.unwrap())
+        }
+        sqlx_signals::DatabaseKind::Postgres => {
+            Box::new(db.postgres().unwrap().acquire().await.unwrap())
+        }
+    }
+}
+
+on_every_database! {
+    async fn the_gauges_of_a_pool_follow_its_connections_and_callers(db: Db) {
+        LazyLock::force(&SEEN);
+        db.execute("SELECT 1").await.unwrap();
+        // The pool of the test has the name of the database already.
+        let (shared, name) = match db.kind() {
+            sqlx_signals::DatabaseKind::Sqlite => {
+                let pool = pool_of_two!(sqlx::sqlite::SqlitePoolOptions, db.sqlite().unwrap());
+                let options = pool.connect_options();
+                let file = options.get_filename().file_name().unwrap().display().to_string();
+                (Db::from(pool), format!("{file}#2"))
+            }
+            sqlx_signals::DatabaseKind::Postgres => {
+                let pool = pool_of_two!(sqlx::postgres::PgPoolOptions, db.postgres().unwrap());
+                let database = pool.connect_options().get_database().unwrap().to_owned();
+                (Db::from(pool), format!("{database}#2"))
+            }
+        };
+        let reads = |expected: [f64; 3]| {
+            let name = &name;
+            async move {
+                let shown = common::until(|| pool(name) == expected);
+                let shown = tokio::time::timeout(std::time::Duration::from_secs(5), shown).await;
+                assert!(shown.is_ok(), "{:?} instead of {expected:?}", pool(name));
+            }
+        };
+        let first = shared.acquire().await.unwrap();
+        reads([1., 0., 0.]).await;
+        // A connection that the library keeps for its next call is idle.
+        drop(first);
+        reads([0., 1., 0.]).await;
+        let mut held = vec![take(&shared).await, take(&shared).await];
+        reads([2., 0., 0.]).await;
+
+        let other = shared.clone();
+        let waiter = tokio::spawn(async move { other.acquire().await });
+        reads([2., 0., 1.]).await;
+        // Another `Db` of the same pool has the same gauges.
+        let same = match shared.kind() {
+            sqlx_signals::DatabaseKind::Sqlite => Db::from(shared.sqlite().unwrap().clone()),
+            sqlx_signals::DatabaseKind::Postgres => Db::from(shared.postgres().unwrap().clone()),
+        };
+        let dropped = tokio::spawn(async move { same.execute("SELECT 1").await });
+        reads([2., 0., 2.]).await;
+        dropped.abort();
+        reads([2., 0., 1.]).await;
+
+        held.pop();
+        let got = waiter.await.unwrap().unwrap();
+        reads([2., 0., 0.]).await;
+        drop((got, held));
+        reads([0., 2., 0.]).await;
+        shared.close().await;
+        reads([0., 0., 0.]).await;
+    }
+}

@@ -13,6 +13,7 @@ pub(crate) mod default_db;
 pub(crate) mod deferred;
 pub(crate) mod detached;
 pub(crate) mod execution;
+mod gauges;
 pub(crate) mod lease;
 #[cfg(feature = "migrate")]
 pub(crate) mod migrate;

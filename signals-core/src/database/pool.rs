@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{timeout, timeout_at};
 
 use crate::database::backend::Backend;
+use crate::database::gauges::PoolGauges;
 use crate::database::lease::Lease;
 use crate::database::runtimes::{self, Runtimes};
 
@@ -67,6 +68,7 @@ pub(crate) struct WarmPool<DB: Backend> {
     waiting: AtomicUsize,
     /// A new number whenever the statements that are prepared on the connections may have become outdated.
     epoch: AtomicU64,
+    gauges: PoolGauges,
 }
 
 /// The epoch of a pool before its first statement became outdated.
@@ -97,7 +99,8 @@ impl<DB: Backend> WarmPool<DB> {
         let permits = Arc::new(Semaphore::new(options.get_max_connections() as usize));
         let limits = [options.get_idle_timeout(), options.get_max_lifetime()];
         let return_after = limits.into_iter().flatten().fold(RETURN_AFTER, Duration::min);
-        Arc::new(Self {
+        let gauges = PoolGauges::of(&pool);
+        let warm_pool = Arc::new(Self {
             pool,
             idle: Mutex::default(),
             permits,
@@ -108,7 +111,10 @@ impl<DB: Backend> WarmPool<DB> {
             opening: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             epoch: AtomicU64::new(NO_EPOCH),
-        })
+            gauges,
+        });
+        warm_pool.gauges.add(&warm_pool, |warm_pool| warm_pool.idle().len());
+        warm_pool
     }
 
     /// Takes an idle connection that needs no ping, if there is one and a permit is free.
@@ -116,6 +122,7 @@ impl<DB: Backend> WarmPool<DB> {
         if self.mode() == CLOSED {
             return None;
         }
+        self.gauges.sample();
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
         let runtime = runtimes::current_id();
         let lease = self.idle().pop_if(|lease| {
@@ -127,6 +134,7 @@ impl<DB: Backend> WarmPool<DB> {
     /// Waits for a connection. The pool's `acquire_timeout` limits the total time: the wait for a permit, the pings of idle
     /// connections, and the opening of a new connection.
     pub(crate) async fn acquire(self: &Arc<Self>) -> Result<Lease<DB>, sqlx::Error> {
+        let _waiting = self.gauges.wait();
         let start = tokio::time::Instant::now();
         let Some(deadline) = start.checked_add(self.pool.options().get_acquire_timeout()) else {
             return self.acquire_before(None).await;

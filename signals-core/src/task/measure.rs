@@ -5,7 +5,7 @@
 #[cfg(not(feature = "metrics"))]
 pub(crate) use disabled::{Stopwatch, receiver, transaction, write};
 #[cfg(feature = "metrics")]
-pub(crate) use enabled::{Stopwatch, receiver, transaction, write};
+pub(crate) use enabled::{Gauge, Stopwatch, receiver, transaction, write};
 
 #[cfg(feature = "metrics")]
 mod enabled {
@@ -62,6 +62,23 @@ mod enabled {
                 recorder.register_counter(&self.count, &METADATA).increment(1);
                 let seconds = since.seconds();
                 recorder.register_histogram(&self.seconds, &METADATA).record(seconds);
+            });
+        }
+    }
+
+    /// A number that can rise and fall.
+    pub(crate) struct Gauge(Key);
+
+    impl Gauge {
+        pub(crate) fn new(name: &'static str, labels: &[(&'static str, &str)]) -> Self {
+            let labels = labels.iter().map(|(key, value)| Label::new(*key, (*value).to_owned()));
+            Self(Key::from_parts(name, labels.collect::<Vec<_>>()))
+        }
+
+        pub(crate) fn set(&self, value: usize) {
+            with_recorder(|recorder| {
+                let value = u32::try_from(value).unwrap_or(u32::MAX);
+                recorder.register_gauge(&self.0, &METADATA).set(f64::from(value));
             });
         }
     }

@@ -165,6 +165,10 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
     /// On Postgres, if a statement has failed in the transaction.
     fn is_in_transaction(conn: &mut Self::Connection) -> BoxFuture<'_, Result<bool, sqlx::Error>>;
 
+    /// The name of the database of a pool, for its metrics.
+    #[cfg(feature = "metrics")]
+    fn pool_name(pool: &sqlx::Pool<Self>) -> String;
+
     /// Whether statements stay prepared on the connections of a pool.
     fn keeps_statements(_pool: &sqlx::Pool<Self>) -> bool {
         true

@@ -37,6 +37,12 @@ impl Backend for Postgres {
         })
     }
 
+    #[cfg(feature = "metrics")]
+    fn pool_name(pool: &PgPool) -> String {
+        let options = pool.connect_options();
+        options.get_database().unwrap_or(options.get_username()).to_owned()
+    }
+
     fn keeps_statements(pool: &PgPool) -> bool {
         statement_cache::of_pool(pool)
     }

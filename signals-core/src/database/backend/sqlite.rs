@@ -58,6 +58,16 @@ impl Backend for Sqlite {
         })
     }
 
+    // sqlx gives a database in memory a name of its own.
+    #[cfg(feature = "metrics")]
+    fn pool_name(pool: &SqlitePool) -> String {
+        let options = pool.connect_options();
+        let path = options.get_filename();
+        let is_in_memory = path.to_string_lossy().starts_with("file:sqlx-in-memory");
+        let file = path.file_name().filter(|_| !is_in_memory);
+        file.map_or(":memory:".into(), |file| file.to_string_lossy().into_owned())
+    }
+
     // SQLITE_READONLY (https://www.sqlite.org/rescode.html#readonly), which `PRAGMA query_only` causes too.
     fn is_read_only(error: &sqlx::Error) -> bool {
         let code = error.as_database_error().and_then(|error| error.code());
