@@ -159,6 +159,28 @@ on_every_database! {
         let ids: Vec<_> = received_by.iter().map(|messages| message_ids(messages)).collect();
         assert_eq!(ids, [vec![first], vec![], vec![], vec![third]]);
         assert!(Message::OF_SENDER.children_of_each(&db, &[]).await.unwrap().is_empty());
+        let twice = [people[1].clone(), people[0].clone(), people[1].clone()];
+        let sent_by = Message::OF_SENDER.children_of_each(&db, &twice).await.unwrap();
+        let ids: Vec<_> = sent_by.iter().map(|messages| message_ids(messages)).collect();
+        assert_eq!(ids, [vec![first, third], vec![second], vec![first, third]]);
+    }
+
+    async fn rows_are_related_as_the_database_compares_their_keys(db: Db) {
+        let code = match db.kind() {
+            sqlx_signals::DatabaseKind::Sqlite => "TEXT COLLATE NOCASE",
+            sqlx_signals::DatabaseKind::Postgres => "char(8)",
+        };
+        let table = format!("CREATE TABLE places (code TEXT PRIMARY KEY, \"Part Of\" {code})");
+        execute(&db, &table).await;
+        let part_of = match db.kind() {
+            sqlx_signals::DatabaseKind::Sqlite => "PERU",
+            sqlx_signals::DatabaseKind::Postgres => "peru ",
+        };
+        let mut peru = Place { code: "peru".into(), part_of: None };
+        peru.insert(&db).await.unwrap();
+        Place { code: "lima".into(), part_of: Some(part_of.into()) }.insert(&db).await.unwrap();
+        let parts = Place::OF_PART_OF.children_of_each(&db, &[peru]).await.unwrap();
+        assert_eq!(parts[0].len(), 1);
     }
 
     async fn a_tree_is_read_level_by_level(db: Db) {

@@ -1,5 +1,6 @@
 //! From a row to the row that it belongs to, and back.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
@@ -8,7 +9,7 @@ use crate::database::backend::{AnyTake, Backend as _, Bindable, DatabaseKind};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::executor::Executor;
-use crate::model::lookup::{self, Keys, find};
+use crate::model::lookup::{self, Keys, find, find_by_value};
 use crate::model::read::{self, OneRow};
 use crate::model::registered::KeyOf;
 use crate::model::store::Route;
@@ -194,9 +195,22 @@ impl<C: Model, P: Model, F: KeyOf<P::Pk> + 'static> BelongsTo<C, P, F> {
                 Some(key) => <E::Route as Route<P>>::give_key(key, part, take),
                 None => Ok(()),
             };
-            let keys = Keys { on: &[self.column], count: stored.len(), give: &give };
+            let given = Keys { on: &[self.column], count: stored.len(), give: &give };
             let mut conn = db.into_source().acquire().await?;
-            let found = find::<C, E::Route>(&mut conn, keys).await?;
+            let integers = match conn.kind() {
+                DatabaseKind::Sqlite => numbers(stored.iter().filter_map(|n| keys[*n].as_ref())),
+                DatabaseKind::Postgres => None,
+            };
+            let found = match integers {
+                Some(integers) => {
+                    let number = |child: &C| {
+                        let key = integer((self.field)(child).key()?)?;
+                        integers.get(&key).copied()
+                    };
+                    find_by_value::<C, E::Route>(&mut conn, given, number).await?
+                }
+                None => find::<C, E::Route>(&mut conn, given).await?,
+            };
             let (numbers, rows): (Vec<_>, Vec<_>) = found.into_iter().unzip();
             let rows = lookup::loaded::<C, E::Route>(rows, &mut conn).await?;
             let mut children: Vec<_> = parents.iter().map(|_| Vec::new()).collect();
@@ -206,6 +220,24 @@ impl<C: Model, P: Model, F: KeyOf<P::Pk> + 'static> BelongsTo<C, P, F> {
             Ok(children)
         }
     }
+}
+
+/// The indexes of integer keys. `None` if the keys are of another type, which SQLite may compare by a collation, or if two are equal.
+fn numbers<'k, K: Any>(keys: impl Iterator<Item = &'k K>) -> Option<HashMap<i64, usize>> {
+    let mut numbers = HashMap::with_capacity(keys.size_hint().1.unwrap_or_default());
+    for (number, key) in keys.enumerate() {
+        if numbers.insert(integer(key)?, number).is_some() {
+            return None;
+        }
+    }
+    Some(numbers)
+}
+
+fn integer(key: &dyn Any) -> Option<i64> {
+    key.downcast_ref::<i64>()
+        .copied()
+        .or_else(|| key.downcast_ref::<i32>().map(|key| (*key).into()))
+        .or_else(|| key.downcast_ref::<i16>().map(|key| (*key).into()))
 }
 
 /// The encoded key. Equal keys have equal encodings.

@@ -17,7 +17,7 @@ use crate::model::{Model, read};
 use crate::table::chunk::{ROWS_OF_ARRAYS, SQLITE_ARGUMENTS, rows_of_values};
 use crate::table::compose;
 use crate::table::rows::Rows;
-use crate::table::schema::ColumnGroup;
+use crate::table::schema::{ColumnGroup, Schema};
 use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::write::inspect;
 
@@ -74,6 +74,52 @@ pub(crate) async fn find<M: Model, R: Route<M>>(
     };
     run(conn, TypedRows::<M, R>::new(&mut []).erased().as_rows(), keys, &mut load).await?;
     Ok(found)
+}
+
+/// As [`find`], for keys of one column on SQLite: `number` finds the index of the key that a row has. Decoding that index for
+/// each row would take longer than everything else that the library adds.
+pub(crate) async fn find_by_value<M: Model, R: Route<M>>(
+    conn: &mut Conn<'_>,
+    keys: Keys<'_>,
+    number: impl Fn(&M) -> Option<usize> + Send + Sync,
+) -> Result<Vec<(usize, M)>> {
+    let mut found = Vec::with_capacity(keys.count);
+    let mut load = |row: AnyRow| {
+        let row = R::load(&row, 0)?;
+        let number = number(&row).ok_or_else(|| {
+            sqlx::Error::Decode("the row was found by another key than it contains".into())
+        })?;
+        found.push((number, row));
+        Ok(())
+    };
+    run_by_value(conn, M::STATEMENTS, keys, &mut load).await?;
+    Ok(found)
+}
+
+/// Runs the statements of [`find_by_value`]. It is not generic, so that it is compiled once.
+fn run_by_value<'f>(
+    conn: &'f mut Conn<'_>,
+    schema: &'static Schema,
+    keys: Keys<'f>,
+    load: &'f mut (dyn FnMut(AnyRow) -> Result<(), sqlx::Error> + Send),
+) -> BoxFuture<'f, Result<()>> {
+    Box::pin(async move {
+        let columns: Vec<_> = schema.columns.iter().map(|column| column.name).collect();
+        let (columns, table, on) = (columns.join(", "), schema.table, schema.name(keys.on[0]));
+        for start in (0..keys.count).step_by(SQLITE_ARGUMENTS) {
+            let some = start..keys.count.min(start + SQLITE_ARGUMENTS);
+            let persistent = some.len() == 1;
+            let list = vec!["?"; some.len()].join(", ");
+            let sql = format!("SELECT {columns} FROM {table} WHERE {on} IN ({list})");
+            let mut args = Arguments::new(conn.kind());
+            on!(Arguments, &mut args, DB, args => for key in some {
+                let take = &mut |value: &dyn Bindable<DB>| value.bind(args);
+                (keys.give)(key, 0, DB::any_take(take)).map_err(sqlx::Error::Encode)?;
+            });
+            conn.run_each(Statement { persistent, ..Statement::once(sql, args) }, load).await?;
+        }
+        Ok(())
+    })
 }
 
 /// Runs the statements. It is not generic, so that it is compiled once. `of` are no rows, but know the table. `load` is called with
