@@ -73,11 +73,14 @@ impl TransactionOptions {
         self.read_only
     }
 
-    /// The statement, if it is not the default one.
-    pub(crate) fn statement(self, kind: DatabaseKind) -> Option<SqlStr> {
+    /// The statement that begins the transaction.
+    pub(crate) fn statement(self, kind: DatabaseKind) -> SqlStr {
         match kind {
-            _ if self == Self::default() => None,
-            DatabaseKind::Sqlite => self.read_only.then(|| SqlStr::from_static("BEGIN")),
+            DatabaseKind::Sqlite if self.read_only => SqlStr::from_static("BEGIN"),
+            // Takes the write lock immediately. A transaction that reads first and writes later cannot wait for the lock and may fail
+            // with "database is locked" (https://www.sqlite.org/lang_transaction.html).
+            DatabaseKind::Sqlite => SqlStr::from_static("BEGIN IMMEDIATE"),
+            DatabaseKind::Postgres if self == Self::default() => SqlStr::from_static("BEGIN"),
             DatabaseKind::Postgres => {
                 let isolation = match self.isolation {
                     None => "",
@@ -88,7 +91,7 @@ impl TransactionOptions {
                 let read_only = if self.read_only { " READ ONLY" } else { "" };
                 let deferrable = if self.deferrable { " DEFERRABLE" } else { "" };
                 let sql = format!("BEGIN{isolation}{read_only}{deferrable}");
-                Some(AssertSqlSafe(sql).into_sql_str())
+                AssertSqlSafe(sql).into_sql_str()
             }
         }
     }

@@ -10,6 +10,7 @@ use sqlx::SqliteConnection;
 use sqlx_core::transaction::TransactionManager;
 
 use crate::database::backend::Backend;
+use crate::database::begin::TransactionOptions;
 use crate::database::lease::AnyLease;
 
 /// A value, or a mutable reference to one.
@@ -61,18 +62,18 @@ pub(crate) fn depth<DB: Backend>(conn: &DB::Connection) -> usize {
     DB::TransactionManager::get_transaction_depth(conn)
 }
 
-/// Begins a transaction, or a savepoint inside one. A read-only SQLite connection refuses `BEGIN IMMEDIATE`, so plain `BEGIN`
-/// is used there. `statement` replaces the default one. Returns whether the transaction may write.
+/// Begins a transaction, or a savepoint inside one. A read-only SQLite connection cannot take the write lock, so a read-only
+/// transaction begins there. Returns whether the transaction may write.
 pub(crate) async fn begin<DB: Backend>(
     conn: &mut DB::Connection,
-    statement: Option<SqlStr>,
+    options: TransactionOptions,
 ) -> Result<bool, sqlx::Error> {
     let outermost = depth::<DB>(conn) == 0;
-    let statement = outermost.then(|| statement.unwrap_or_else(|| SqlStr::from_static(DB::BEGIN)));
+    let statement = outermost.then(|| options.statement(DB::KIND));
     match DB::TransactionManager::begin(conn, statement).await {
         Err(error) if outermost && DB::is_read_only(&error) => {
-            let begin = Some(SqlStr::from_static("BEGIN"));
-            DB::TransactionManager::begin(conn, begin).await.map(|()| false)
+            let statement = options.read_only(true).statement(DB::KIND);
+            DB::TransactionManager::begin(conn, Some(statement)).await.map(|()| false)
         }
         result => result.map(|()| true),
     }

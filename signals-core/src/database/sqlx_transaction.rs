@@ -67,9 +67,8 @@ impl Conn<'_> {
     /// Begins a transaction or savepoint, and returns whether it may write.
     pub(crate) async fn begin_raw(&mut self, options: TransactionOptions) -> Result<bool> {
         self.ensure_connected().await?;
-        let statement = options.statement(self.kind());
         let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
-        let result = on!(RawConn, raw, DB, conn => raw::begin::<DB>(conn, statement).await);
+        let result = on!(RawConn, raw, DB, conn => raw::begin::<DB>(conn, options).await);
         Ok(self.note_answer(result)?)
     }
 
@@ -121,8 +120,9 @@ impl Conn<'_> {
     /// On SQLite, undoes all changes of the innermost transaction or savepoint, and keeps it open.
     pub(crate) async fn undo_raw(&mut self) -> Result<()> {
         let sql = match self.depth_now() {
-            0 | 1 if self.begin_options().is_read_only() => "ROLLBACK; BEGIN".to_owned(),
-            0 | 1 => "ROLLBACK; BEGIN IMMEDIATE".to_owned(),
+            0 | 1 => {
+                format!("ROLLBACK; {}", self.begin_options().statement(self.kind()).as_str())
+            }
             // sqlx's name for the savepoint.
             depth => format!("ROLLBACK TO _sqlx_savepoint_{}", depth - 1),
         };

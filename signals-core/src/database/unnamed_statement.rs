@@ -9,6 +9,7 @@ use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::{Executor, Postgres, SqlStr};
 
 use crate::database::backend::{Backend, Sink};
+use crate::database::begin::TransactionOptions;
 use crate::database::execution::drain;
 use crate::database::raw;
 
@@ -33,7 +34,7 @@ pub(crate) async fn run(
     if is_open {
         return drain::<Postgres>(conn.fetch_many(query), sink, answered).await;
     }
-    raw::begin::<Postgres>(conn, None).await?;
+    raw::begin::<Postgres>(conn, TransactionOptions::default()).await?;
     let mut guard = RollbackGuard { conn, armed: true };
     // `answered` stays false until the commit, because before that the statement may be sent again.
     let result = drain::<Postgres>(guard.conn.fetch_many(query), sink, &mut false).await;

@@ -145,8 +145,6 @@ impl DatabaseKind {
 pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
     /// The database as a value.
     const KIND: DatabaseKind;
-    /// The statement that begins a transaction.
-    const BEGIN: &'static str;
     /// Whether a connection stops working when the runtime in which it was opened shuts down.
     const NEEDS_RUNTIME: bool;
     /// A statement without effect. On Postgres it takes no snapshot, so the isolation level can still be set after it.
@@ -188,8 +186,7 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         Box::pin(sqlx::Connection::clear_cached_statements(conn))
     }
 
-    /// Whether [`BEGIN`](Self::BEGIN) failed because the connection is read-only. A transaction that begins without a write lock
-    /// is possible then.
+    /// Whether a BEGIN failed because the connection is read-only. A transaction that begins without a write lock is possible then.
     fn is_read_only(_error: &sqlx::Error) -> bool {
         false
     }

@@ -15,7 +15,6 @@ use crate::task::intern::interned;
 
 impl Backend for Postgres {
     const KIND: DatabaseKind = DatabaseKind::Postgres;
-    const BEGIN: &'static str = "BEGIN";
     // The socket is registered with the I/O driver of that runtime.
     const NEEDS_RUNTIME: bool = true;
     const ASK: &'static str = "SHOW transaction_isolation";

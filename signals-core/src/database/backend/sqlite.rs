@@ -30,9 +30,6 @@ const ROW_BUFFER: usize = 1024;
 
 impl Backend for Sqlite {
     const KIND: DatabaseKind = DatabaseKind::Sqlite;
-    // Takes the write lock immediately. A transaction that reads first and writes later cannot wait for the lock and may fail
-    // with "database is locked" (https://www.sqlite.org/lang_transaction.html).
-    const BEGIN: &'static str = "BEGIN IMMEDIATE";
     // Each connection has its own thread.
     const NEEDS_RUNTIME: bool = false;
     const ASK: &'static str = "SELECT 1";
