@@ -8,7 +8,6 @@ use crate::database::conn::Conn;
 use crate::database::decode::caught;
 use crate::database::execution::Execution;
 use crate::database::source::Source;
-use crate::database::sql_scan;
 use crate::error::{Error, Result};
 
 /// One supertrait for each database. It has no requirements if the feature of the database is not enabled.
@@ -234,25 +233,15 @@ fn read<R: Row>(row: &AnyRow) -> Result<R, sqlx::Error> {
 impl Conn<'_> {
     /// Runs SQL that the application wrote, without arguments.
     pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
-        let controls = self.check_raw(sql.as_str())?;
-        let alters = sql_scan::alters(self.kind(), sql.as_str());
-        self.ensure_connected().await?;
-        self.before_raw(controls, alters);
+        let controls = self.before_raw(sql.as_str()).await?;
         let result = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
-        let result = self.note_result(result).await;
-        self.after_raw(controls).await;
-        result
+        self.after_raw(controls, result).await
     }
 
     /// Runs a statement that the application wrote, and passes its rows to `sink`.
     pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
-        let controls = self.check_raw(statement.sql.as_str())?;
-        let alters = sql_scan::alters(self.kind(), statement.sql.as_str());
-        self.ensure_connected().await?;
-        self.before_raw(controls, alters);
+        let controls = self.before_raw(statement.sql.as_str()).await?;
         let result = self.run_or_retry(statement, false, sink).await;
-        let result = self.note_result(result).await;
-        self.after_raw(controls).await;
-        result
+        self.after_raw(controls, result).await
     }
 }

@@ -41,7 +41,7 @@ const MARK: &str = "sqlx_signals";
 
 impl Conn<'_> {
     /// Returns whether raw SQL begins or ends a transaction. Inside a transaction of this library, this is an error.
-    pub(crate) fn check_raw(&mut self, sql: &str) -> Result<bool> {
+    fn check_raw(&mut self, sql: &str) -> Result<bool> {
         match sql_scan::find(self.kind(), sql) {
             Some(Control { statement, instead }) if self.in_transaction() => {
                 self.state.fail(|| format!("raw SQL was refused (`{statement}`)").into());
@@ -51,9 +51,12 @@ impl Conn<'_> {
         }
     }
 
-    /// Call this before raw SQL is executed: if the future is dropped during the execution, the connection stays unverified.
-    pub(crate) fn before_raw(&mut self, controls: bool, alters: bool) {
-        if alters {
+    /// Call this before raw SQL is executed: if the future is dropped during the execution, the connection stays unverified. Returns
+    /// whether the SQL begins or ends a transaction.
+    pub(crate) async fn before_raw(&mut self, sql: &str) -> Result<bool> {
+        let controls = self.check_raw(sql)?;
+        self.ensure_connected().await?;
+        if sql_scan::alters(self.kind(), sql) {
             self.set_altering(true);
         }
         if controls {
@@ -61,10 +64,16 @@ impl Conn<'_> {
         } else if self.in_transaction() {
             self.state.set_mark(true, None);
         }
+        Ok(controls)
     }
 
-    /// Call this after raw SQL was executed, also if it failed.
-    pub(crate) async fn after_raw(&mut self, controls: bool) {
+    /// Call this with the result of raw SQL.
+    pub(crate) async fn after_raw(
+        &mut self,
+        controls: bool,
+        result: Result<u64, sqlx::Error>,
+    ) -> Result<u64> {
+        let result = self.note_result(result).await;
         if let Some(schema_change) = &self.state.schema_change {
             schema_change.forget();
         }
@@ -74,6 +83,7 @@ impl Conn<'_> {
         } else if self.in_transaction() {
             self.state.set_mark(false, None);
         }
+        result
     }
 
     /// Rolls back a transaction that raw SQL left open, before the connection is returned to its pool.
