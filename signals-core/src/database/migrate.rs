@@ -6,9 +6,10 @@ use std::fmt;
 use futures_util::future::BoxFuture;
 use sqlx::migrate::{MigrateError, Migrator};
 
-use crate::database::backend::DatabaseKind;
+use crate::database::backend::{DatabaseKind, on};
 use crate::database::conn::Conn;
 use crate::database::db::Db;
+use crate::database::raw::RawConn;
 use crate::error::{Error, Result};
 
 impl Db {
@@ -60,23 +61,11 @@ fn run<'m>(
     conn: &'m mut Conn<'_>,
     migrator: &'m Migrator,
 ) -> BoxFuture<'m, Result<(), MigrateError>> {
-    match conn.kind() {
-        #[cfg(feature = "sqlite")]
-        DatabaseKind::Sqlite => {
-            if let Some(conn) = conn.sqlite() {
-                return Box::pin(migrator.run_direct(None, conn, false));
-            }
-        }
-        #[cfg(feature = "postgres")]
-        DatabaseKind::Postgres => {
-            if let Some(conn) = conn.postgres() {
-                return Box::pin(migrator.run_direct(None, conn, false));
-            }
-        }
-        #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-        _ => {}
+    conn.before_raw_access();
+    match conn.raw() {
+        Some(raw) => on!(RawConn, raw, conn => Box::pin(migrator.run_direct(None, conn, false))),
+        None => Box::pin(async { Err(sqlx::Error::PoolClosed.into()) }),
     }
-    Box::pin(async { Err(sqlx::Error::PoolClosed.into()) })
 }
 
 /// What failed, and what to do.

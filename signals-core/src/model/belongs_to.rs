@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::database::backend::{AnyTake, Backend as _, Bindable, DatabaseKind};
+use crate::database::backend::{AnyTake, Backend as _, DatabaseKind, on_kind};
 use crate::error::Result;
 use crate::model::Model;
 use crate::model::executor::Executor;
@@ -244,24 +244,9 @@ fn integer(key: &dyn Any) -> Option<i64> {
 fn encoded<P: Model, R: Route<P>>(kind: DatabaseKind, key: &P::Pk) -> Result<Vec<u8>> {
     let mut all = Vec::new();
     for part in 0..P::STATEMENTS.keys {
-        let given = match kind {
-            #[cfg(feature = "sqlite")]
-            DatabaseKind::Sqlite => {
-                let take = &mut |value: &dyn Bindable<sqlx::Sqlite>| {
-                    sqlx::Sqlite::encoded(value, &mut all)
-                };
-                R::give_key(key, part, AnyTake::Sqlite(take))
-            }
-            #[cfg(feature = "postgres")]
-            DatabaseKind::Postgres => {
-                let take = &mut |value: &dyn Bindable<sqlx::Postgres>| {
-                    sqlx::Postgres::encoded(value, &mut all)
-                };
-                R::give_key(key, part, AnyTake::Postgres(take))
-            }
-            #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-            _ => Ok(()),
-        };
+        let given = on_kind!(kind, DB => {
+            R::give_key(key, part, DB::any_take(&mut |value| DB::encoded(value, &mut all)))
+        });
         given.map_err(sqlx::Error::Encode)?;
     }
     Ok(all)

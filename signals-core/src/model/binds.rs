@@ -6,7 +6,7 @@ use std::marker::PhantomData;
 use sqlx::error::BoxDynError;
 use sqlx::{Encode, SqlStr, Type};
 
-use crate::database::backend::{AnyType, Arguments, Backend, DatabaseKind, Statement};
+use crate::database::backend::{AnyType, Arguments, Backend, DatabaseKind, Statement, on};
 use crate::database::sql::Value;
 use crate::database::sql_scan;
 use crate::model::Model;
@@ -45,12 +45,7 @@ impl<'q, DB: Backend, T: Encode<'q, DB> + Type<DB> + Send + 'q> Argument<'q, Onl
 
 impl<'q, T: Value<'q> + 'q> Argument<'q, Any> for T {
     fn add(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError> {
-        match args {
-            #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(args) => add::<sqlx::Sqlite, T>(self, args, inspect),
-            #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) => add::<sqlx::Postgres, T>(self, args, inspect),
-        }
+        on!(Arguments, args, DB, args => add::<DB, T>(self, args, inspect))
     }
 
     fn is_null(&self) -> bool {

@@ -9,7 +9,7 @@ use std::marker::PhantomData;
 use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 
-use crate::database::backend::{AnyTake, Arguments, DatabaseKind, Statement};
+use crate::database::backend::{Arguments, Backend as _, DatabaseKind, Statement, on};
 use crate::database::conn::Conn;
 use crate::database::source::Source;
 use crate::database::write_queue::Writer;
@@ -249,15 +249,10 @@ impl<M: Model> ByCondition<M> {
     fn bind_times<R: Route<M>>(&self, args: &mut Arguments) -> Result<(), BoxDynError> {
         let Self::Update(Set { times, .. }) = self else { return Ok(()) };
         let now = automatic::now();
-        times.iter().try_for_each(|(column, _)| match args {
-            #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(args) => {
-                R::give_time(*column, now, AnyTake::Sqlite(&mut |time| time.bind(args)))
-            }
-            #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) => {
-                R::give_time(*column, now, AnyTake::Postgres(&mut |time| time.bind(args)))
-            }
+        times.iter().try_for_each(|(column, _)| {
+            on!(Arguments, args, DB, args => {
+                R::give_time(*column, now, DB::any_take(&mut |time| time.bind(args)))
+            })
         })
     }
 

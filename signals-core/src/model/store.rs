@@ -6,7 +6,9 @@ use std::time::SystemTime;
 
 use sqlx::error::BoxDynError;
 
-use crate::database::backend::{AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Take};
+use crate::database::backend::{
+    AnyRow, AnyTake, AnyType, Arguments, Backend, DatabaseKind, Take, on, on_kind,
+};
 use crate::model::Model;
 use crate::model::decode::decoding;
 use crate::table::field::{Asked, no_column};
@@ -198,47 +200,29 @@ impl<DB: Backend, M: Store<DB>> Route<M> for Only<DB> {
     }
 }
 
-/// Evaluates an expression with the type alias `$DB` for the route of the database that the value belongs to.
-macro_rules! each {
-    ($enum:ident, $value:expr, $DB:ident => $body:expr) => {
-        match $value {
-            #[cfg(feature = "sqlite")]
-            $enum::Sqlite(_) => {
-                type $DB = Only<sqlx::Sqlite>;
-                $body
-            }
-            #[cfg(feature = "postgres")]
-            $enum::Postgres(_) => {
-                type $DB = Only<sqlx::Postgres>;
-                $body
-            }
-        }
-    };
-}
-
 impl<M: Portable> Route<M> for Any {
     fn give(model: &M, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {
-        each!(AnyTake, take, DB => <DB as Route<M>>::give(model, column, take))
+        on!(AnyTake, take, DB, _ => <Only<DB> as Route<M>>::give(model, column, take))
     }
 
     fn give_time(column: usize, now: SystemTime, take: AnyTake<'_>) -> Result<(), BoxDynError> {
-        each!(AnyTake, take, DB => <DB as Route<M>>::give_time(column, now, take))
+        on!(AnyTake, take, DB, _ => <Only<DB> as Route<M>>::give_time(column, now, take))
     }
 
     fn bind_key(key: &M::Pk, args: &mut Arguments) -> Result<(), BoxDynError> {
-        each!(Arguments, args, DB => <DB as Route<M>>::bind_key(key, args))
+        on!(Arguments, args, DB, _ => <Only<DB> as Route<M>>::bind_key(key, args))
     }
 
     fn give_key(key: &M::Pk, part: usize, take: AnyTake<'_>) -> Result<(), BoxDynError> {
-        each!(AnyTake, take, DB => <DB as Route<M>>::give_key(key, part, take))
+        on!(AnyTake, take, DB, _ => <Only<DB> as Route<M>>::give_key(key, part, take))
     }
 
     fn set(model: &mut M, column: usize, row: &AnyRow, at: usize) -> Result<(), sqlx::Error> {
-        each!(AnyRow, row, DB => <DB as Route<M>>::set(model, column, row, at))
+        on!(AnyRow, row, DB, _ => <Only<DB> as Route<M>>::set(model, column, row, at))
     }
 
     fn load(row: &AnyRow, from: usize) -> Result<M, sqlx::Error> {
-        each!(AnyRow, row, DB => <DB as Route<M>>::load(row, from))
+        on!(AnyRow, row, DB, _ => <Only<DB> as Route<M>>::load(row, from))
     }
 
     fn asked(column: usize, asked: Asked<'_>) -> bool {
@@ -248,25 +232,20 @@ impl<M: Portable> Route<M> for Any {
             | Asked::Takes(ty)
             | Asked::Keeps(ty)
             | Asked::TypeName(ty, _) => {
-                each!(AnyType, ty, DB => <DB as Route<M>>::asked(column, asked))
+                on!(AnyType, ty, DB, _ => <Only<DB> as Route<M>>::asked(column, asked))
             }
-            Asked::Name(kind, _) => match kind {
-                #[cfg(feature = "sqlite")]
-                DatabaseKind::Sqlite => <Only<sqlx::Sqlite> as Route<M>>::asked(column, asked),
-                #[cfg(feature = "postgres")]
-                DatabaseKind::Postgres => <Only<sqlx::Postgres> as Route<M>>::asked(column, asked),
-                #[cfg(not(all(feature = "sqlite", feature = "postgres")))]
-                other => unreachable!("{other:?} is not a feature of this build"),
-            },
+            Asked::Name(kind, _) => {
+                on_kind!(kind, DB => <Only<DB> as Route<M>>::asked(column, asked))
+            }
             #[cfg(feature = "sqlite")]
             Asked::ReadsRowid => <Only<sqlx::Sqlite> as Route<M>>::asked(column, asked),
             #[cfg(not(feature = "sqlite"))]
             Asked::ReadsRowid => false,
             Asked::Converts(conversion) => {
-                each!(AnyRow, conversion.row, DB => <DB as Route<M>>::asked(column, asked))
+                on!(AnyRow, conversion.row, DB, _ => <Only<DB> as Route<M>>::asked(column, asked))
             }
             Asked::ReadsNull(row) | Asked::ReadsSame(row, ..) => {
-                each!(AnyRow, row, DB => <DB as Route<M>>::asked(column, asked))
+                on!(AnyRow, row, DB, _ => <Only<DB> as Route<M>>::asked(column, asked))
             }
         }
     }
