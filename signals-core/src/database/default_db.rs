@@ -5,7 +5,7 @@ use arc_swap::ArcSwapOption;
 use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
 
-/// One for each database.
+/// One for each [`DatabaseKind`].
 static DEFAULT: [ArcSwapOption<Db>; 2] = [const { ArcSwapOption::const_empty() }; 2];
 
 impl Db {
@@ -40,15 +40,11 @@ impl Db {
     /// # Ok(()) }
     /// ```
     pub fn make_default(&self) {
-        DEFAULT[place(self.kind())].store(Some(self.clone().into()));
+        DEFAULT[self.kind() as usize].store(Some(self.clone().into()));
     }
 
     /// The `Db` of the process for this database.
     pub(crate) fn default_of(kind: DatabaseKind) -> Option<Self> {
-        DEFAULT[place(kind)].load().as_deref().cloned()
+        DEFAULT[kind as usize].load().as_deref().cloned()
     }
-}
-
-fn place(kind: DatabaseKind) -> usize {
-    usize::from(kind == DatabaseKind::Postgres)
 }

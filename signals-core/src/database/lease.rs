@@ -93,12 +93,7 @@ pub(crate) enum InFlight {
 
 impl AnyLease {
     pub(crate) fn kind(&self) -> DatabaseKind {
-        match self {
-            #[cfg(feature = "sqlite")]
-            Self::Sqlite(_) => DatabaseKind::Sqlite,
-            #[cfg(feature = "postgres")]
-            Self::Postgres(_) => DatabaseKind::Postgres,
-        }
+        on!(AnyLease, self, DB, _ => DB::KIND)
     }
 
     /// What is known about the connection.
@@ -150,6 +145,11 @@ impl LeaseState {
         }
     }
 
+    /// Records that the program uses the sqlx connection directly.
+    pub(crate) fn set_used_raw(&mut self) {
+        (self.used_raw, self.proven_alive) = (true, true);
+    }
+
     /// How statements are prepared on the connection.
     pub(crate) fn naming(&self) -> Naming {
         match self.keeps_statements {
@@ -171,7 +171,7 @@ impl<DB: Backend> Lease<DB> {
     pub(crate) fn of_transaction(tx: sqlx::Transaction<'static, DB>) -> Self {
         let keeps_statements = DB::connection_keeps_statements(&tx);
         let mut lease = Self::new(Origin::Transaction(tx), keeps_statements, None);
-        (lease.state.used_raw, lease.state.proven_alive) = (true, true);
+        lease.state.set_used_raw();
         lease
     }
 

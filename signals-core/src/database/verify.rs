@@ -132,8 +132,7 @@ impl Conn<'_> {
         self.set_unverified();
         if let Some(lease) = self.lease_mut() {
             // The answers that the application gets are not seen here.
-            let state = lease.state_mut();
-            (state.used_raw, state.proven_alive) = (true, true);
+            lease.state_mut().set_used_raw();
         }
     }
 
