@@ -3,7 +3,7 @@
 //! May import: `error`, `task`, `database`.
 
 use std::fmt;
-use std::future::{Ready, ready};
+use std::future::ready;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -150,8 +150,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Db {
         parts: &mut Parts,
         _: &S,
     ) -> impl Future<Output = Result<Self, MissingDb>> + Send {
-        let db: Ready<_> = ready(parts.extensions.get().cloned().ok_or(MissingDb(())));
-        db
+        ready(parts.extensions.get().cloned().ok_or(MissingDb(())))
     }
 }
 

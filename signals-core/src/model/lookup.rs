@@ -146,7 +146,7 @@ fn run<'f>(
         let mut spec =
             StatementSpec::new(StatementKind::Match, RowInput::Arrays, columns, keys.on.to_vec());
         if first.has_text {
-            spec.casts = inspect::casts(conn, of, of.columns()).await?;
+            spec.casts = inspect::casts(conn, of).await?;
         }
         for start in (0..keys.count).step_by(most) {
             let some = start..keys.count.min(start + most);

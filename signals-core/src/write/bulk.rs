@@ -76,7 +76,7 @@ pub(super) async fn compare_as_columns(
     let kind = conn.kind();
     let first = chunk.rows.start;
     if chunk.input != RowInput::Values(1) && spec.on.iter().any(|c| rows.is_text(first, *c, kind)) {
-        spec.casts = inspect::casts(conn, rows, rows.at(0).columns()).await?;
+        spec.casts = inspect::casts(conn, rows).await?;
     }
     Ok(())
 }

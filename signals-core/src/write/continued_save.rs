@@ -306,7 +306,7 @@ impl ContinuedSave<'_, '_> {
                 "SQLite does not say whether an UPDATE of a view has found a row, so `{}`, which has a version, cannot be updated \
                  through its view `{}`; make it a model of the table",
                 self.rows.model(),
-                self.rows.at(0).table(),
+                self.rows.table(),
             ))),
         }
     }

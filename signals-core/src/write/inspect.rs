@@ -263,16 +263,17 @@ fn look_up_arbiter<'s>(
             return Ok(arbiter);
         }
         let epoch = conn.facts().epoch();
-        let (model, row) = (rows.schema(), rows.at(0));
-        let mut names: Vec<_> = on.iter().map(|i| row.columns()[*i]).collect();
+        let mut names: Vec<_> = on.iter().map(|column| rows.columns()[*column]).collect();
         names.sort_unstable();
         let names = names.join("\u{1}");
         let query = match conn.kind() {
             DatabaseKind::Sqlite => {
-                let (schema, name) = row.table().split_once('.').unwrap_or(("main", row.table()));
+                let (schema, name) = rows.table().split_once('.').unwrap_or(("main", rows.table()));
                 conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
             }
-            DatabaseKind::Postgres => conn.query(POSTGRES_ARBITER).bind(names).bind(model.table),
+            DatabaseKind::Postgres => {
+                conn.query(POSTGRES_ARBITER).bind(names).bind(rows.schema().table)
+            }
         };
         let (arbiter,): (bool,) = query.fetch_one().await?;
         let arbiters = vec![(on.to_vec(), arbiter)];
@@ -292,32 +293,27 @@ const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) A
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
      FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $1";
 
-/// The columns of a PostgreSQL table whose types compare text by their own rules, as positions in
-/// `columns`. Values that are sent as `text` must be cast to these types; otherwise the columns
+/// The columns of a PostgreSQL table whose types compare text by their own rules. Values that are sent as `text` must be cast to these types; otherwise the columns
 /// would be compared as `text`.
 ///
 /// # Errors
 ///
 /// Returns an error if the database refuses the query.
-pub(crate) async fn casts(conn: &mut Conn<'_>, rows: &dyn Rows, columns: &[&str]) -> Result<Casts> {
+pub(crate) async fn casts(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Casts> {
     match conn.facts().casts(rows) {
         Some(casts) => Ok(casts),
-        None => look_up_casts(conn, rows, columns).await,
+        None => look_up_casts(conn, rows).await,
     }
 }
 
 /// On the heap: a model is looked up once.
-fn look_up_casts<'s>(
-    conn: &'s mut Conn<'_>,
-    rows: &'s dyn Rows,
-    columns: &'s [&'s str],
-) -> BoxFuture<'s, Result<Casts>> {
+fn look_up_casts<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s, Result<Casts>> {
     Box::pin(async move {
         let epoch = conn.facts().epoch();
         let query = conn.query(POSTGRES_TEXT_TYPES).bind(rows.schema().table);
         let found: Vec<(String, Option<String>)> = query.fetch_all().await?;
         let cast = |(name, ty): &(String, Option<String>)| {
-            let column = columns.iter().position(|column| column == name)?;
+            let column = rows.columns().iter().position(|column| *column == name)?;
             Some((column, ty.as_deref()?.into()))
         };
         let casts: Vec<_> = found.iter().filter_map(cast).collect();

@@ -45,7 +45,7 @@ pub(crate) async fn key_casts(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<Ca
     let first = (0..rows.len()).find(|row| rows.has_key(*row));
     match first {
         Some(first) if rows.len() > 1 && key.any(|column| rows.is_text(first, column, kind)) => {
-            inspect::casts(conn, rows, rows.at(0).columns()).await
+            inspect::casts(conn, rows).await
         }
         _ => Ok(None),
     }

@@ -100,7 +100,7 @@ impl Text {
             let done = rows.set(0, column, from, at.next().unwrap_or_default());
             match done {
                 Err(error) if committed && model.columns[column].role == ColumnRole::AutoNowAdd => {
-                    let (model, column) = (rows.model(), rows.at(0).columns()[column]);
+                    let (model, column) = (rows.model(), rows.columns()[column]);
                     tracing::warn!(
                         model,
                         column,

@@ -19,7 +19,7 @@ macro_rules! write_span {
             model = $rows.model(),
             // Recorded later: borrowing the source here would enlarge the future of every save.
             db.system.name = tracing::field::Empty,
-            db.collection.name = $rows.at(0).table(),
+            db.collection.name = $rows.table(),
             db.operation.name = $kind.statement($rows.as_rows()),
             $($($more)*)?
         )

@@ -186,7 +186,7 @@ async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Resu
     for column in model.group(ColumnGroup::Key) {
         let field = rows.type_name(column, kind);
         let cast = match field.as_str() {
-            "TEXT" | "VARCHAR" => own_type(conn, dependent, &*rows, column).await?,
+            "TEXT" | "VARCHAR" => own_type(conn, &*rows, column).await?,
             _ => None,
         };
         keys.push(key_order::sql(model.name(column), &field, cast.as_deref()));
@@ -199,18 +199,13 @@ async fn cast(conn: &mut Conn<'_>, dependent: Dependent, is_text: bool) -> Resul
     let Some(rows) = dependent.rows(conn.kind(), None).filter(|_| is_text) else {
         return Ok(String::new());
     };
-    let ty = own_type(conn, dependent, &*rows, dependent.column()).await?;
+    let ty = own_type(conn, &*rows, dependent.column()).await?;
     Ok(ty.map_or_else(String::new, |ty| format!("::{ty}[]")))
 }
 
 /// The type of a text column, if it compares text by its own rules.
-async fn own_type(
-    conn: &mut Conn<'_>,
-    dependent: Dependent,
-    rows: &dyn Rows,
-    column: usize,
-) -> Result<Option<Box<str>>> {
-    let casts = inspect::casts(conn, rows, dependent.child().columns).await?;
+async fn own_type(conn: &mut Conn<'_>, rows: &dyn Rows, column: usize) -> Result<Option<Box<str>>> {
+    let casts = inspect::casts(conn, rows).await?;
     let ty = casts.iter().flat_map(|casts| &**casts).find(|(of, _)| *of == column);
     Ok(ty.map(|(_, ty)| ty.clone()))
 }
