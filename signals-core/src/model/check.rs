@@ -14,7 +14,7 @@ use crate::model::store::Route;
 use crate::signal::registry::registry;
 use crate::signal::relation::{self, Ask, ModelInfo};
 use crate::table::field::Asked;
-use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
+use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec, split_schema};
 use crate::table::statement_spec::StatementKind;
 use crate::task::info::Asks;
 
@@ -352,7 +352,7 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
 }
 
 async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
-    let (schema, name) = name.split_once('.').unwrap_or(("main", name));
+    let (schema, name) = split_schema(name);
     // An alias of the rowid is never NULL and gets a value if it is omitted, although SQLite does not report this. It is a key
     // of type INTEGER without an index, in a table that has rowids.
     let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, coalesce(upper(x.dflt_value), 'NULL') <> 'NULL' OR x.hidden > 1 OR \

@@ -141,3 +141,8 @@ impl Schema {
         self.columns[column].name
     }
 }
+
+/// The schema and the name of a SQLite table.
+pub(crate) fn split_schema(table: &str) -> (&str, &str) {
+    table.split_once('.').unwrap_or(("main", table))
+}

@@ -8,7 +8,7 @@ use crate::database::conn::Conn;
 use crate::database::schema_cache::{Casts, Columns, TableFacts};
 use crate::error::{Error, Result, driver};
 use crate::table::rows::Rows;
-use crate::table::schema::{ColumnGroup, ColumnRole};
+use crate::table::schema::{ColumnGroup, ColumnRole, split_schema};
 use crate::write::WriteKind;
 use crate::write::facts::returned;
 
@@ -81,7 +81,7 @@ fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
 /// be NULL are certain to be readable.
 async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
     let model = rows.schema();
-    let (schema, name) = rows.table().split_once('.').unwrap_or(("main", rows.table()));
+    let (schema, name) = split_schema(rows.table());
     let sql = SQLITE_TABLE.replace("{schema}", &schema.replace('"', "\"\""));
     let found: Vec<(String, bool, bool, bool, bool)> =
         conn.query(AssertSqlSafe(sql)).bind(name).bind(schema).fetch_all().await?;
@@ -223,7 +223,7 @@ pub(crate) async fn counts_rows(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<
 fn look_up_counted<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s, Result<bool>> {
     Box::pin(async move {
         let epoch = conn.facts().epoch();
-        let (schema, name) = rows.table().split_once('.').unwrap_or(("main", rows.table()));
+        let (schema, name) = split_schema(rows.table());
         let query = conn.query(SQLITE_COUNTS).bind(name).bind(schema);
         let (counted,): (bool,) = query.fetch_one().await?;
         conn.facts().add(
@@ -268,7 +268,7 @@ fn look_up_arbiter<'s>(
         let names = names.join("\u{1}");
         let query = match conn.kind() {
             DatabaseKind::Sqlite => {
-                let (schema, name) = rows.table().split_once('.').unwrap_or(("main", rows.table()));
+                let (schema, name) = split_schema(rows.table());
                 conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
             }
             DatabaseKind::Postgres => {
