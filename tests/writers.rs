@@ -480,3 +480,86 @@ async fn a_dropped_save_that_ends_its_transaction_does_not_affect_the_next_ones(
     }
     test.passed().await;
 }
+
+/// A transaction that sqlx has begun and that has not written yet, or has written already.
+async fn begun_by_sqlx(test: &TestDb, sql: &'static str) -> Transaction<'static> {
+    let mut tx = test.db.sqlite().unwrap().begin().await.unwrap();
+    sqlx::raw_sql(sql).execute(&mut *tx).await.unwrap();
+    tx.into()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_wait_for_an_adopted_transaction_as_for_another_writer() {
+    let test = rows("adopted_first").await;
+    // The second one writes before it is adopted.
+    for sql in ["", "INSERT INTO rows (n) VALUES (0)"] {
+        let mut tx = begun_by_sqlx(&test, sql).await;
+        plain(1).save(&mut tx).await.unwrap();
+        let waited = plain(2).save(&impatient(&test, Duration::from_millis(50)).await).await;
+        assert_timed_out(&waited.unwrap_err(), "a transaction");
+        let db = test.db.clone();
+        let waiting = tokio::spawn(async move { plain(3).save(&db).await });
+        // Longer than the busy timeout of SQLite.
+        tokio::time::sleep(Duration::from_millis(5200)).await;
+        plain(4).save(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        waiting.await.unwrap().unwrap();
+    }
+    // The turn ends also if the transaction is dropped.
+    let mut tx = begun_by_sqlx(&test, "").await;
+    plain(5).save(&mut tx).await.unwrap();
+    drop(tx);
+    plain(6).save(&test.db).await.unwrap();
+    assert_eq!(count(&test.db, "rows").await, 8);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopted_transaction_that_has_the_lock_does_not_wait_for_a_writer_that_waits_for_it() {
+    let test = rows("adopted_holds").await;
+    let mut tx = begun_by_sqlx(&test, "INSERT INTO rows (n) VALUES (0)").await;
+    let blocked = [1, 2, 3].map(|n| {
+        let db = test.db.clone();
+        tokio::spawn(async move { Written { id: None, n }.save(&db).await })
+    });
+    // One of them has the turn by now.
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let began = Instant::now();
+    plain(4).save(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    all_ok(blocked).await;
+    assert_eq!(count(&test.db, "rows").await, 5);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopted_transaction_gets_its_turn_among_many_writers() {
+    static STOP: AtomicBool = AtomicBool::new(false);
+    let test = rows("adopted_crowd").await;
+    let writers = (0..8).map(|n| {
+        let db = test.db.clone();
+        tokio::spawn(async move {
+            let mut written = 0_i64;
+            while !STOP.load(Ordering::SeqCst) {
+                Written { id: None, n }.save(&db).await?;
+                written += 1;
+            }
+            Ok::<_, Error>(written)
+        })
+    });
+    let writers = writers.collect::<Vec<_>>();
+    for _ in 0..20 {
+        let mut tx = begun_by_sqlx(&test, "").await;
+        plain(-1).save(&mut tx).await.unwrap();
+        Written { id: None, n: -1 }.save(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+    STOP.store(true, Ordering::SeqCst);
+    let mut written = 40;
+    for writer in writers {
+        written += writer.await.unwrap().unwrap();
+    }
+    assert_eq!(count(&test.db, "rows").await, written);
+    test.passed().await;
+}

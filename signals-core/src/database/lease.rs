@@ -21,7 +21,7 @@ use crate::database::pool::{ANSWER_TIMEOUT, NO_EPOCH, WarmPool};
 use crate::database::raw::{self, RawConn};
 use crate::database::runtimes::{self, in_runtime};
 use crate::database::verify;
-use crate::database::write_queue::Turn;
+use crate::database::write_queue::{Place, Turn};
 use crate::error::driver::is_answered;
 
 /// A pooled connection of either database.
@@ -72,6 +72,8 @@ pub(crate) struct LeaseState {
     /// The turn of the write that took the connection. Released last, so that the connection has rolled back and is idle when the next
     /// writer looks for one.
     pub(crate) turn: Option<Turn>,
+    /// The place in the queue of the writers, if an adopted transaction writes without a turn.
+    pub(crate) place: Option<Place>,
     /// The number of the last turn of a write that borrowed the connection; 0 if there was none.
     pub(crate) borrowed_turn: u64,
 }
@@ -190,6 +192,7 @@ impl<DB: Backend> Lease<DB> {
             keeps_statements,
             epoch: Some(NO_EPOCH),
             turn: None,
+            place: None,
             borrowed_turn: 0,
         };
         Self(Some(Box::new(LeaseInner { conn, owner: None, state })))

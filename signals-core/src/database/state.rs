@@ -66,6 +66,13 @@ pub(crate) struct Frame {
     pub(crate) adopted: Option<DatabaseKind>,
 }
 
+impl Frame {
+    /// Whether the program has begun the transaction on SQLite, and passed it on to this library.
+    pub(crate) fn adopted_on_sqlite(&self) -> bool {
+        self.adopted == Some(DatabaseKind::Sqlite)
+    }
+}
+
 /// A mark that is never set in the database, so that verification fails.
 pub(crate) const NO_MARK: u32 = u32::MAX;
 

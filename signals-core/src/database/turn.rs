@@ -1,15 +1,25 @@
 //! Takes the turn of a write: for a connection from a pool, and for a connection that the caller has.
 
+#[cfg(feature = "sqlite")]
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
 use futures_util::future::BoxFuture;
+#[cfg(feature = "sqlite")]
+use sqlx::SqlStr;
 
+#[cfg(feature = "sqlite")]
+use crate::database::backend::AnyRow;
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::db::Db;
+#[cfg(feature = "sqlite")]
+use crate::database::execution::Execution;
 use crate::database::lease::AnyLease;
 use crate::database::write_queue::{Turn, WriteQueue, Writer};
+#[cfg(feature = "sqlite")]
+use crate::database::write_queues;
 use crate::error::Result;
 use crate::task::chain;
 
@@ -77,17 +87,17 @@ impl Conn<'_> {
     /// On SQLite, takes the turn to write, unless the connection has it already or is in a transaction. Returns `false` if it has to
     /// wait.
     ///
-    /// A connection that is borrowed from sqlx takes no turn, because its database is unknown and it may hold the write lock.
+    /// An adopted transaction takes its turn with its first write. A connection that is borrowed from sqlx takes no turn, because its database is unknown and it may hold the write lock.
     ///
     /// # Errors
     ///
     /// [`Error::WouldDeadlock`] if the task would wait for itself.
     pub(crate) fn try_turn(&mut self, writer: Writer) -> Result<bool> {
+        if self.in_transaction() {
+            return Ok(!self.is_adopted_without_place());
+        }
         let is_taken = self.state.turn().is_some_and(|turn| turn.is_some());
-        if is_taken
-            || self.in_transaction()
-            || self.lease_mut().is_some_and(|lease| lease.state().turn.is_some())
-        {
+        if is_taken || self.lease_mut().is_some_and(|lease| lease.state().turn.is_some()) {
             return Ok(true);
         }
         let Some(queue) = self.state.db.as_ref().and_then(Db::write_queue) else { return Ok(true) };
@@ -121,6 +131,10 @@ impl Conn<'_> {
 
     fn wait_in_queue(&mut self, writer: Writer) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            #[cfg(feature = "sqlite")]
+            if self.in_transaction() {
+                return self.enter_with_adopted().await;
+            }
             // Before the turn comes, because a connection may be in use by a writer that waits for its turn.
             self.ensure_connected().await?;
             if let Some(db) = self.state.db.clone()
@@ -131,6 +145,48 @@ impl Conn<'_> {
             }
             Ok(())
         })
+    }
+
+    /// Whether the connection is in a transaction that sqlx has begun on SQLite, and this library has not written in it yet.
+    fn is_adopted_without_place(&mut self) -> bool {
+        let adopted = self.state.frames.first().is_some_and(|frame| frame.adopted_on_sqlite());
+        adopted
+            && self.lease_mut().is_some_and(|lease| {
+                let state = lease.state();
+                state.turn.is_none() && state.place.is_none()
+            })
+    }
+
+    /// Makes an adopted transaction the next writer of its database, and waits for the lock with SQLite's busy timeout. It keeps its turn
+    /// until it ends, so that other writers wait for it in the queue and not for the lock.
+    #[cfg(feature = "sqlite")]
+    async fn enter_with_adopted(&mut self) -> Result<()> {
+        let mut file = None;
+        // Unlike `pragma_database_list`, it reads nothing in the transaction. Its columns are the number, the name and the file.
+        let asked = Execution::plain(self.connected(), SqlStr::from_static("PRAGMA database_list"));
+        let take = &mut |row: AnyRow| {
+            if row.bytes(1).is_ok_and(|name| name.as_deref() == Some(b"main")) {
+                file = row.bytes(2).ok().flatten();
+            }
+        };
+        let asked = asked.run_to_end(take).await;
+        self.note_result(asked).await?;
+        let file = file.and_then(|file| String::from_utf8(file).ok());
+        let queue = file.and_then(|file| write_queues::of_open_file(Path::new(&file)));
+        // A database in memory gets a queue that nobody else uses.
+        let entered = queue.unwrap_or_default().enter_next(Writer::transaction(None));
+        if let Some(lease) = self.lease_mut() {
+            match entered {
+                Ok(turn) => lease.state_mut().turn = Some(turn),
+                Err(place) => lease.state_mut().place = Some(place),
+            }
+        }
+        // Takes the lock, before this library reads anything: a transaction that has read cannot wait for the lock
+        // (https://www.sqlite.org/isolation.html). Unless the database is in a mode of auto-vacuum, nothing else happens, and otherwise
+        // at most one unused page is freed.
+        let sql = SqlStr::from_static("PRAGMA incremental_vacuum(1)");
+        let locked = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
+        self.note_result(locked).await.map(drop)
     }
 
     fn keep_turn(&mut self, queue: &WriteQueue, turn: Turn) {

@@ -141,29 +141,42 @@ impl WriteQueue {
         first: bool,
         limit: Duration,
     ) -> Result<Turn> {
-        let (grant, granted) = oneshot::channel();
-        let id = {
-            let mut state = self.state();
-            if state.is_free(has_connection) {
-                state.begin(writer);
-                return Ok(Turn { queue: Some(Arc::clone(self)) });
-            }
-            let id = state.arrived;
-            state.arrived += 1;
-            let waiter = Waiter { id, writer, has_connection, grant };
-            match first {
-                true => state.waiting.push_front(waiter),
-                false => state.waiting.push_back(waiter),
-            }
-            id
+        let mut place = match self.take_place(writer, has_connection, first) {
+            Ok(turn) => return Ok(turn),
+            Err(place) => place,
         };
-        let waiting = Waiting { queue: self, id };
-        let granted = timeout(limit, granted).await;
-        drop(waiting);
-        match granted {
+        match timeout(limit, &mut place.granted).await {
             Ok(Ok(turn)) => Ok(turn),
             _ => Err(self.timed_out(limit)),
         }
+    }
+
+    /// Takes the turn, or the place of the next writer for a transaction that may hold the write lock already. It does not wait for its
+    /// turn, because the writer that has the turn may be waiting for that lock.
+    pub(crate) fn enter_next(self: &Arc<Self>, writer: Writer) -> Result<Turn, Place> {
+        self.take_place(writer, true, true)
+    }
+
+    fn take_place(
+        self: &Arc<Self>,
+        writer: Writer,
+        has_connection: bool,
+        first: bool,
+    ) -> Result<Turn, Place> {
+        let (grant, granted) = oneshot::channel();
+        let mut state = self.state();
+        if state.is_free(has_connection) {
+            state.begin(writer);
+            return Ok(Turn { queue: Some(Arc::clone(self)) });
+        }
+        let id = state.arrived;
+        state.arrived += 1;
+        let waiter = Waiter { id, writer, has_connection, grant };
+        match first {
+            true => state.waiting.push_front(waiter),
+            false => state.waiting.push_back(waiter),
+        }
+        Err(Place { queue: Arc::clone(self), id, granted })
     }
 
     fn timed_out(&self, waited: Duration) -> Error {
@@ -218,13 +231,16 @@ enum Ends {
     Reservation,
 }
 
-/// Removes a waiter from the queue if its future is dropped.
-struct Waiting<'q> {
-    queue: &'q WriteQueue,
+/// The place of a waiter in the queue. It receives the turn when it comes. If the place is dropped, the waiter leaves the queue, and a
+/// turn that it has received is passed on.
+#[derive(Debug)]
+pub(crate) struct Place {
+    queue: Arc<WriteQueue>,
     id: u64,
+    granted: oneshot::Receiver<Turn>,
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for Place {
     fn drop(&mut self) {
         let left = {
             let mut state = self.queue.state();

@@ -80,6 +80,11 @@ fn of_file(path: &std::path::Path) -> std::io::Result<Identity> {
     std::fs::canonicalize(path).map(Identity::Name)
 }
 
+/// The queue of a file that is open.
+pub(crate) fn of_open_file(path: &std::path::Path) -> Option<Arc<WriteQueue>> {
+    of_file(path).ok().map(queue)
+}
+
 fn queue(identity: Identity) -> Arc<WriteQueue> {
     static QUEUES: LazyLock<Mutex<HashMap<Identity, Weak<WriteQueue>>>> =
         LazyLock::new(Mutex::default);

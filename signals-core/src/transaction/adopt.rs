@@ -27,6 +27,11 @@ impl Transaction<'static> {
 ///
 /// The transaction comes from a pool (`pool.begin()`), so that the library can finish a commit whose future is dropped.
 ///
+/// Its first write through the library takes the write lock, unless SQL has taken it before. It waits for the lock at most as long as
+/// SQLite's busy timeout, and is the next in the queue of the writers. From then on, other writers of the library wait for the end of the
+/// transaction, as for one that [`Db::begin`](crate::Db::begin) has begun. SQLite does not let a transaction wait that has read already: if
+/// another writer has the lock then, the write fails with `database is locked`. `pool.begin_with("BEGIN IMMEDIATE")` avoids that.
+///
 /// ```
 /// # use sqlx_signals::prelude::*;
 /// # #[derive(Debug, Clone, Model)]
