@@ -1,5 +1,7 @@
 //! Updates and deletes by condition: one statement, or, if there are receivers, a write of every matching row.
 
+mod sql;
+
 use std::any::TypeId;
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -28,7 +30,7 @@ use crate::signal::recording::Recorders;
 use crate::table::automatic;
 use crate::table::column::Column;
 use crate::table::field::{Asked, Conversion};
-use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
+use crate::table::schema::{ColumnGroup, ColumnRole};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 use crate::transaction::own::{TransactionWork, in_transaction};
@@ -256,44 +258,6 @@ impl<M: Model> ByCondition<M> {
         })
     }
 
-    /// The UPDATE or DELETE that writes all matching rows.
-    fn single_statement<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
-        let model = M::STATEMENTS;
-        let (with, condition) = by_condition::<M>(kind, clause);
-        match self {
-            Self::Delete => format!("{with}DELETE FROM {} {condition}", model.table),
-            Self::Update(set) => {
-                let value = |(column, value): &(usize, usize)| {
-                    let ColumnSpec { name, json, optional, .. } = model.columns[*column];
-                    match kind {
-                        // The field stores `None` as NULL, so the JSON value `null` becomes NULL too.
-                        DatabaseKind::Sqlite if json && optional => {
-                            format!("{name} = NULLIF(${value}, 'null')")
-                        }
-                        DatabaseKind::Postgres if json && optional => {
-                            format!("{name} = NULLIF(${value}::jsonb, 'null')")
-                        }
-                        DatabaseKind::Sqlite => {
-                            let value = typed::<M, R>(kind, *column, &format!("${value}"));
-                            format!("{name} = {value}")
-                        }
-                        DatabaseKind::Postgres => format!("{name} = ${value}"),
-                    }
-                };
-                let name = |column: usize| model.name(column);
-                let expressions = set.expressions.iter();
-                let expressions =
-                    expressions.map(|(column, sql)| format!("{} = ({sql}\n)", name(*column)));
-                let values = set.values.iter().chain(&set.times).map(value);
-                let mut set: Vec<_> = values.chain(expressions).collect();
-                set.extend(
-                    model.group(ColumnGroup::Version).map(|c| format!("{0} = {0} + 1", name(c))),
-                );
-                format!("{with}UPDATE {} SET {} {condition}", model.table, set.join(", "))
-            }
-        }
-    }
-
     /// Reads the matching rows and writes them with their receivers, inside a transaction.
     async fn each<R: Route<M>>(
         &self,
@@ -314,67 +278,6 @@ impl<M: Model> ByCondition<M> {
                 save_columns_of_many::<M, R>(&mut rows, source, fields).await
             }
         }
-    }
-
-    /// The SELECT of the matching rows with the new values already applied, and with the locks that the UPDATE or DELETE would
-    /// take.
-    fn select<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
-        let model = M::STATEMENTS;
-        // PostgreSQL cannot lock a derived result, so the rows are selected from the table by their keys. So are rows with
-        // expressions, which refer to columns of the table alone.
-        let computes = matches!(self, Self::Update(set) if !set.expressions.is_empty());
-        let derived = kind == DatabaseKind::Postgres && clause.is_derived()
-            || computes && clause.table(model.table).is_some();
-        let table = clause.table(model.table).filter(|_| !derived);
-        let mut sql = String::new();
-        for (index, column) in model.columns.iter().enumerate() {
-            let value = match self {
-                Self::Update(set) => set.new_value::<R>(kind, index),
-                Self::Delete => None,
-            };
-            let start = if index == 0 { "SELECT " } else { ", " };
-            let _ = match (value, table) {
-                // Named differently from the column, so that ORDER BY still refers to the stored value.
-                (Some(value), _) => write!(sql, "{start}{value} AS _set{index}"),
-                (None, Some(table)) => write!(sql, "{start}{table}.{}", column.name),
-                (None, None) => write!(sql, "{start}{}", column.name),
-            };
-        }
-        let lock =
-            if kind == DatabaseKind::Postgres { self.lock(clause, table) } else { String::new() };
-        match derived {
-            false => format!("{sql} FROM {} {}{lock}", model.table, clause.0),
-            true => {
-                let (with, condition) = by_condition::<M>(kind, clause);
-                format!("{with}{sql} FROM {} {condition}{lock}", model.table)
-            }
-        }
-    }
-
-    /// The lock that the UPDATE or DELETE would take. A stronger lock would wait for transactions that only reference the row.
-    /// Rows of joined tables are not locked.
-    fn lock(&self, clause: Clause<'_>, table: Option<&str>) -> String {
-        // The clause has its own lock.
-        if clause.locks() {
-            return String::new();
-        }
-        let is_unique = |set: &Set<M>| {
-            let values = set.values.iter().map(|(column, _)| column);
-            let mut columns = values.chain(set.expressions.iter().map(|(column, _)| column));
-            columns.any(|column| M::STATEMENTS.columns[*column].unique)
-        };
-        let strength = match self {
-            Self::Update(set) if !is_unique(set) => "NO KEY UPDATE",
-            // A foreign key may reference a unique column, and the UPDATE then needs this lock. Two transactions that upgrade
-            // a weaker lock would deadlock.
-            Self::Update(_) | Self::Delete => "UPDATE",
-        };
-        // `FOR … OF` takes the name of the table without its schema.
-        let table = table.map(|table| match table.rsplit_once("\".\"") {
-            Some((_, table)) => format!(" OF \"{table}"),
-            None => format!(" OF {table}"),
-        });
-        format!("\nFOR {strength}{}", table.unwrap_or_default())
     }
 }
 
@@ -464,29 +367,4 @@ fn keep_first<M: Model, R: Route<M>>(kind: DatabaseKind, rows: &mut Vec<M>) -> R
     let mut first = first.collect::<Result<Vec<_>, sqlx::Error>>()?.into_iter();
     rows.retain(|_| first.next().unwrap_or_default());
     Ok(())
-}
-
-/// The WITH and the WHERE of a statement that writes the rows matching the clause.
-///
-/// An UPDATE or DELETE accepts only a WHERE, so for other clauses the rows are selected by their keys. On PostgreSQL the clause
-/// is evaluated exactly once, whatever plan is chosen: with LIMIT or a lock, a second evaluation would return other rows.
-fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>) -> (String, String) {
-    if clause.is_condition() {
-        return (String::new(), clause.0.to_owned());
-    }
-    let model = M::STATEMENTS;
-    let keys: Vec<_> = model.group(ColumnGroup::Key).map(|c| model.name(c)).collect();
-    let table = clause.table(model.table);
-    let name =
-        |key: &&str| table.map_or_else(|| (*key).to_owned(), |table| format!("{table}.{key}"));
-    let found = keys.iter().map(name).collect::<Vec<_>>().join(", ");
-    let found = format!("SELECT {found} FROM {} {}\n", model.table, clause.0);
-    let keys = keys.join(", ");
-    match kind {
-        DatabaseKind::Postgres => (
-            format!("WITH _found AS MATERIALIZED ({found}) "),
-            format!("WHERE ({keys}) IN (SELECT {keys} FROM _found)"),
-        ),
-        DatabaseKind::Sqlite => (String::new(), format!("WHERE ({keys}) IN ({found})")),
-    }
 }
