@@ -62,6 +62,8 @@
 //! | [`Reason`] | why a transaction was rolled back |
 //! | [`ReceiverError`] | which receiver failed, and why |
 //!
+//! With the feature `durable`, the module `durable` has the deliveries of durable receivers.
+//!
 //! With the feature `axum`, `sqlx_signals::axum::DbLayer` makes [`Db`] an argument of axum's handlers.
 //!
 //! ## Testing
@@ -206,6 +208,7 @@ pub use sqlx_signals_derive::Model;
 /// | `sender = [User, Order]` | several models, for a function that is generic over the model |
 /// | `on_commit` | runs after the outermost transaction has committed; the model must be `Clone` |
 /// | `on_commit(detached)` | the same on a task of its own: neither the caller nor other receivers wait for it, only [`Db::close`] does |
+/// | `durable`, `durable(…)` | stored with the write, and run by a worker until it succeeds (feature `durable`); see below |
 /// | `on_rollback` | runs after the outermost transaction, or a savepoint around the write, was rolled back; the model must be `Clone` |
 /// | `created` | only for new rows |
 /// | `updated` | only for rows that existed before |
@@ -253,6 +256,9 @@ pub mod axum {
     pub use sqlx_signals_core::axum::{DbLayer, DbService, MissingDb};
 }
 
+#[cfg(feature = "durable")]
+pub use sqlx_signals_core::durable;
+
 #[doc(hidden)]
 pub use sqlx_signals_core::private as __private;
 
@@ -264,4 +270,7 @@ pub mod prelude {
         State, Transaction, post_delete, post_delete_batch, post_load, post_save, post_save_batch,
         pre_delete, pre_save, receiver, registry,
     };
+
+    #[cfg(feature = "durable")]
+    pub use crate::durable::Delivery;
 }

@@ -19,6 +19,7 @@ pages! {
     migrations: "migrations.md",
     signals: "signals.md",
     transactions: "transactions.md",
+    durable: "durable.md",
     bulk_writes: "bulk-writes.md",
     testing: "testing.md",
     existing_service: "existing-service.md",

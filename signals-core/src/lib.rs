@@ -7,6 +7,8 @@ compile_error!("sqlx-signals needs a database: turn on the feature `sqlite`, `po
 #[cfg(feature = "axum")]
 pub mod axum;
 mod database;
+#[cfg(feature = "durable")]
+pub mod durable;
 mod error;
 mod model;
 #[doc(hidden)]

@@ -18,6 +18,8 @@ pub use std::time::SystemTime;
 pub use crate::database::backend::{AnyRow, Backend};
 pub use crate::database::backend::{Bindable, Field, Take};
 pub use crate::database::source::Source;
+#[cfg(feature = "durable")]
+pub use crate::durable::event_form::EventForm;
 pub use crate::model::belongs_to::BelongsTo;
 pub use crate::model::registered::{Copier, CopyOf, KeyColumn, StoredIn, is_key_of};
 pub use crate::model::store::{Any, Only, Places, Route, Store, by_name};
@@ -29,7 +31,7 @@ pub use crate::table::automatic::{AutoNow, Version};
 pub use crate::table::field::{Asked, Slot, Storable, Stores, give_key, no_column};
 pub use crate::table::json_column::JsonColumn;
 pub use crate::table::schema::{ColumnRole as Role, ColumnSpec, Schema as Statements};
-pub use crate::task::info::{Asks, Info};
+pub use crate::task::info::{Asks, DurableOptions, Info};
 pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
 
 /// The default answers to questions about types, such as whether a type is `Clone`: constants and methods of traits that are implemented

@@ -2,6 +2,7 @@
 
 mod ast;
 mod attr;
+mod durable;
 mod expand;
 mod fallback;
 mod place;

@@ -113,6 +113,32 @@ impl Db {
         Self::of_pool(Pool::Postgres((pool, warm_pool)))
     }
 
+    /// The sqlx pool, for a use that the [`WarmPool`] need not consider.
+    #[cfg(all(feature = "durable", feature = "sqlite"))]
+    pub(crate) fn sqlite_pool(&self) -> Option<&SqlitePool> {
+        match &self.pool {
+            Pool::Sqlite((pool, _)) => Some(pool),
+            #[cfg(feature = "postgres")]
+            Pool::Postgres(_) => None,
+        }
+    }
+
+    /// The sqlx pool, for a use that the [`WarmPool`] need not consider.
+    #[cfg(all(feature = "durable", feature = "postgres"))]
+    pub(crate) fn postgres_pool(&self) -> Option<&PgPool> {
+        match &self.pool {
+            Pool::Postgres((pool, _)) => Some(pool),
+            #[cfg(feature = "sqlite")]
+            Pool::Sqlite(_) => None,
+        }
+    }
+
+    /// Whether statements stay prepared on the connections of the pool.
+    #[cfg(all(feature = "durable", feature = "postgres"))]
+    pub(crate) fn keeps_statements(&self) -> bool {
+        on!(Pool, &self.pool, DB, (pool, _) => DB::keeps_statements(pool))
+    }
+
     /// The kind of the database.
     ///
     /// See the example of [`DatabaseKind`].

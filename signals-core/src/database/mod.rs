@@ -18,6 +18,7 @@ pub(crate) mod lease;
 #[cfg(feature = "migrate")]
 pub(crate) mod migrate;
 pub(crate) mod options;
+pub(crate) mod outbox;
 pub(crate) mod pool;
 pub(crate) mod raw;
 pub(crate) mod run;

@@ -7,6 +7,7 @@ use crate::database::begin::TransactionOptions;
 use crate::database::db::Db;
 use crate::database::deferred::Deferred;
 use crate::database::detached::DetachedStatement;
+use crate::database::outbox::Outbox;
 use crate::database::schema_cache::SchemaChangeGuard;
 use crate::database::write_queue::Turn;
 use crate::error::{Reason, Result};
@@ -50,6 +51,8 @@ pub(crate) enum Autocommit {
 #[derive(Default)]
 pub(crate) struct Frame {
     pub(crate) deferred: Vec<Box<dyn Deferred>>,
+    /// The rows to write before the commit.
+    pub(crate) outbox: Option<Box<dyn Outbox>>,
     /// When it was begun.
     pub(crate) since: Stopwatch,
     /// Why the transaction or savepoint can only be rolled back.

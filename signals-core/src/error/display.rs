@@ -96,7 +96,8 @@ impl Form {
             ),
             Error::CommitNotObservable { model, receiver } => format!(
                 "`{model}` has receivers that wait for the commit (`{}`), which cannot be seen through a plain \
-                 `sqlx::Transaction` or a raw `BEGIN`; begin the transaction with `Db::begin`, or adopt it with `Transaction::from`",
+                 `sqlx::Transaction` or a raw `BEGIN`; begin the transaction with `Db::begin`, adopt it with `Transaction::from`, \
+                 or declare the receivers `durable`",
                 self.name(receiver)
             ),
             Error::TransactionControl { statement, instead } => format!(
@@ -141,6 +142,22 @@ impl Form {
                  and might wait for it; test this with a commit",
                 self.name(receiver)
             ),
+            Error::PayloadTooLarge { model, receiver, size, limit } => format!(
+                "the event of `{model}` is too large for the durable receiver `{}`: {size} bytes, at most {limit} can be stored",
+                self.name(receiver)
+            ),
+            Error::DeliveriesNotSetUp { found, needed } => {
+                let found = match found {
+                    0 => "does not exist".to_owned(),
+                    found => {
+                        format!("has version {found}, and this program needs version {needed}")
+                    }
+                };
+                format!(
+                    "the table `signals_delivery` of durable receivers {found}: run `db.deliveries().setup()`, or the SQL of \
+                     `durable::migrations` with the migrations of the program"
+                )
+            }
             Error::NotLinked { receiver } => format!(
                 "receiver `{}` is not registered in this program: is its crate linked?",
                 self.name(receiver)

@@ -236,6 +236,26 @@ pub enum Error {
         receiver: &'static str,
     },
 
+    /// The event of a write is too large to be stored for a durable receiver. Nothing was written.
+    PayloadTooLarge {
+        /// The name of the model or custom signal.
+        model: &'static str,
+        /// The name of the receiver.
+        receiver: &'static str,
+        /// The size in bytes.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+
+    /// A table of durable receivers does not exist, or is older than this version of the library needs. The message says what to run.
+    DeliveriesNotSetUp {
+        /// The version of the tables; 0 if they do not exist.
+        found: i32,
+        /// The version that this program needs.
+        needed: i32,
+    },
+
     /// The requested receiver is not linked into this program.
     NotLinked {
         /// The path of the receiver's type.

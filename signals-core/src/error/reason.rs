@@ -181,6 +181,12 @@ impl Error {
                 Self::WriteLockTimedOut { waited, verb, model, held_for, caller }
             }
             Self::OnlyRehearsed { receiver } => Self::OnlyRehearsed { receiver },
+            Self::PayloadTooLarge { model, receiver, size, limit } => {
+                Self::PayloadTooLarge { model, receiver, size: *size, limit: *limit }
+            }
+            Self::DeliveriesNotSetUp { found, needed } => {
+                Self::DeliveriesNotSetUp { found: *found, needed: *needed }
+            }
             Self::NotLinked { receiver } => Self::NotLinked { receiver },
             Self::Check { findings } => Self::Check { findings: findings.clone() },
             Self::Other(error) => Self::other(error.to_string()),

@@ -12,6 +12,7 @@ use crate::error::Result;
 use crate::signal::dispatch::{DeferredDelivery, DeferredEvent, Dispatch};
 use crate::signal::entry::Entry;
 use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started, begin};
+use crate::signal::event_store::{self, EventContent};
 use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::parameter::Context;
 use crate::signal::receivers::{OperationReceivers, SignalTable};
@@ -144,11 +145,15 @@ impl<T: CustomSignal> Signal for T {
 impl<T: CustomSignal> Deferrable for T {}
 
 /// The event of a custom signal.
-struct Payload<T>(Arc<T>);
+pub(crate) struct Payload<T>(pub(crate) Arc<T>);
 
 impl<T: CustomSignal> Event for Payload<T> {
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
         begin::<T, ()>(to, &self.0, cx)
+    }
+
+    fn content(&self) -> EventContent<'_> {
+        EventContent::Signal(&*self.0)
     }
 
     fn keep(&self, to: &mut dyn Iterator<Item = &ErasedReceiver>) -> Option<Box<dyn KeptEvent>> {
@@ -249,6 +254,10 @@ impl Sending {
         if let Some(deferred) = self.deferred(event, context) {
             conn.state.defer(deferred);
         }
+        if !self.receivers.durable.is_empty() {
+            let durable = &self.receivers.durable;
+            event_store::store(event, durable, &None, context, conn).await?;
+        }
         self.dispatch(event, Some(conn), context).await
     }
 
@@ -260,7 +269,9 @@ impl Sending {
         context: &OperationContext,
     ) -> Result<Results> {
         // The other receivers write nothing that would have to be rolled back.
-        if self.receivers.after.iter().any(|receiver| receiver.info.connection) {
+        if !self.receivers.durable.is_empty()
+            || self.receivers.after.iter().any(|receiver| receiver.info.connection)
+        {
             let mut conn = source.acquire_to_write(Writer::of("send", self.signal)).await?;
             self.check_observable(&mut conn).await?;
             return in_transaction(conn, SendingInTransaction { sending: self, event, context })
@@ -303,7 +314,7 @@ impl Sending {
     /// The results of a robust sending. If no receiver could run, each has the same error.
     fn named(&self, results: Result<Results>) -> Vec<(ReceiverInfo, Result<()>)> {
         let results = results.unwrap_or_else(|error| {
-            let receivers = self.receivers.after.iter();
+            let receivers = self.receivers.after.iter().chain(&*self.receivers.durable);
             receivers.map(|receiver| (receiver.info.clone(), Err(error.copied()))).collect()
         });
         results.into_iter().map(|(info, result)| (registry().info(info), result)).collect()

@@ -136,7 +136,7 @@ macro_rules! log {
 }
 
 /// Whether the options `created`, `updated` and `changed(…)` of a receiver select an event.
-fn selects(info: &Info, created: Option<bool>, previous: &SharedPreviousRow) -> bool {
+pub(crate) fn selects(info: &Info, created: Option<bool>, previous: &SharedPreviousRow) -> bool {
     let changed = || match previous {
         Some(previous) => info.changed.iter().any(|column| previous.changed(column)),
         None => true,
@@ -375,6 +375,20 @@ async fn deliver(
     let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
     let begin = || kept.begin(receiver, cx);
     run_receiver(&receiver.info, context, OnFailure::LogOnly, begin).await
+}
+
+/// Runs a durable receiver. `conn` is the connection of its transaction, if it takes it. The error is returned, and logged at DEBUG only.
+#[cfg(feature = "durable")]
+pub(crate) async fn run_durable(
+    kept: &mut dyn KeptEvent,
+    receiver: &ErasedReceiver,
+    conn: Option<&mut Conn<'_>>,
+    context: &OperationContext,
+    previous: &SharedPreviousRow,
+) -> Result<()> {
+    let cx = Context::new(conn, context.db.as_ref(), previous.as_deref());
+    let begin = || kept.begin(receiver, cx);
+    run_receiver(&receiver.info, context, OnFailure::Returned, begin).await
 }
 
 /// Runs a receiver on a task of its own. Its span is inside the current one.

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 
 use crate::error::BoxError;
 use crate::signal::erased::{ErasedEntry, ModelCalls, Started};
+use crate::signal::event_store::EventStore;
 use crate::signal::parameter::Context;
 use crate::signal::rows::KeptRows;
 use crate::signal::{Deferrable, Sender, Signal, Subject, TellsChange};
@@ -70,6 +71,7 @@ pub(crate) type SharedCall<S, M> = Arc<
 pub struct Entry<S: Signal, M: Send + Sync + 'static> {
     pub(crate) call: Call<S, M>,
     pub(crate) model_calls: ModelCalls<M>,
+    pub(crate) store: Option<&'static dyn EventStore>,
 }
 
 /// How a receiver is called.
@@ -91,7 +93,7 @@ impl<S: Signal, M: ?Sized + Subject + 'static> Call<S, M> {
 
 impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
     pub(crate) const fn new(call: Call<S, M>) -> Self {
-        Self { call, model_calls: ModelCalls::of::<S>() }
+        Self { call, model_calls: ModelCalls::of::<S>(), store: None }
     }
 
     /// The entry of a plain function.
@@ -113,22 +115,29 @@ impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
         self.model_calls.keep = Some(KeptRows::keep);
         self
     }
+
+    /// Makes the receiver durable. `store` stores its events.
+    pub const fn durable(mut self, store: &'static dyn EventStore) -> Self {
+        self.store = Some(store);
+        self
+    }
 }
 
 /// A receiver of the signal `S` of every model.
 pub struct AnyEntry<S: Signal> {
     pub(crate) call: Call<S, dyn AnyModel>,
+    pub(crate) store: Option<&'static dyn EventStore>,
 }
 
 impl<S: Signal> AnyEntry<S> {
     /// The entry of a plain function.
     pub const fn sync(call: SyncCall<S, dyn AnyModel>) -> Self {
-        Self { call: Call::Sync(call) }
+        Self { call: Call::Sync(call), store: None }
     }
 
     /// The entry of an async function.
     pub const fn future(call: AsyncCall<S, dyn AnyModel>) -> Self {
-        Self { call: Call::Async(call) }
+        Self { call: Call::Async(call), store: None }
     }
 
     /// Makes the receiver run after the transaction has ended. The event is kept as a snapshot, so the entry does not change.
@@ -136,6 +145,12 @@ impl<S: Signal> AnyEntry<S> {
     where
         S: Deferrable,
     {
+        self
+    }
+
+    /// Makes the receiver durable. `store` stores its events.
+    pub const fn durable(mut self, store: &'static dyn EventStore) -> Self {
+        self.store = Some(store);
         self
     }
 }

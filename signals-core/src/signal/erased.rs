@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use crate::error::BoxError;
 use crate::signal::Signal;
 use crate::signal::entry::{AnyEntry, Entry};
+use crate::signal::event_store::{EventContent, EventStore};
 use crate::signal::parameter::Context;
 use crate::signal::rows::{AnyEventRows, EventRows, Keep};
 use crate::task::info::Identity;
@@ -32,6 +33,10 @@ pub(crate) enum Registered {
 pub trait ErasedEntry: Any + Send + Sync {
     #[doc(hidden)]
     fn calls(&self) -> Calls<'_>;
+
+    /// How the events of a durable receiver are stored.
+    #[doc(hidden)]
+    fn store(&self) -> Option<&'static dyn EventStore>;
 }
 
 /// How a receiver is called.
@@ -80,6 +85,11 @@ impl ErasedReceiver {
     fn get<E: 'static>(&self) -> &E {
         let entry: &dyn Any = self.entry();
         entry.downcast_ref().expect(ASKED)
+    }
+
+    /// How the events of a durable receiver are stored. `None` for all other receivers.
+    pub(crate) fn store(&self) -> Option<&'static dyn EventStore> {
+        self.entry().store()
     }
 
     /// How a receiver of every model is called. `None` for a receiver of one model.
@@ -139,6 +149,9 @@ pub(crate) trait Event: Send + Sync {
     /// Calls a receiver.
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a>;
 
+    /// The content of the event, for durable receivers.
+    fn content(&self) -> EventContent<'_>;
+
     /// Copies the event for these receivers, which run after the transaction has ended. `None` if there are none.
     fn keep(&self, to: &mut dyn Iterator<Item = &ErasedReceiver>) -> Option<Box<dyn KeptEvent>>;
 }
@@ -154,11 +167,19 @@ impl<S: Signal, M: Send + Sync + 'static> ErasedEntry for Entry<S, M> {
     fn calls(&self) -> Calls<'_> {
         Calls::OfModel(&self.model_calls)
     }
+
+    fn store(&self) -> Option<&'static dyn EventStore> {
+        self.store
+    }
 }
 
 impl<S: Signal> ErasedEntry for AnyEntry<S> {
     fn calls(&self) -> Calls<'_> {
         Calls::OfEveryModel(begin_about_any_rows::<S>)
+    }
+
+    fn store(&self) -> Option<&'static dyn EventStore> {
+        self.store
     }
 }
 

@@ -6,6 +6,7 @@ pub(crate) mod custom;
 pub(crate) mod dispatch;
 pub(crate) mod entry;
 pub(crate) mod erased;
+pub(crate) mod event_store;
 pub(crate) mod events;
 pub(crate) mod operation_context;
 pub(crate) mod parameter;

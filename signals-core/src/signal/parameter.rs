@@ -29,6 +29,12 @@ pub mod phase {
     /// After the outermost transaction, or a savepoint around the write, was rolled back: the option `on_rollback`.
     #[derive(Debug)]
     pub struct OnRollback<S>(PhantomData<fn() -> S>);
+    /// In a worker: the option `durable`.
+    #[derive(Debug)]
+    pub struct Durable<S>(PhantomData<fn() -> S>);
+    /// In a worker, for a `durable` receiver that takes the connection: in the transaction that acknowledges the delivery.
+    #[derive(Debug)]
+    pub struct DurableWithConnection<S>(PhantomData<fn() -> S>);
 }
 
 /// A type that a receiver can take as a parameter after its event, in the phase `P`.
@@ -38,10 +44,11 @@ pub mod phase {
 ///
 /// | parameter | phase | value |
 /// |---|---|---|
-/// | `conn: &mut Conn<'_>` | in the transaction | the connection of the write, see [`Conn`] |
-/// | `conn: &mut PgConnection` | in the transaction | the same, as sqlx's PostgreSQL connection |
-/// | `conn: &mut SqliteConnection` | in the transaction | the same, as sqlx's SQLite connection |
-/// | `db: Db` | `on_commit`, `on_rollback` | the pool, see [`Db`] |
+/// | `conn: &mut Conn<'_>` | in the transaction, `durable` | the connection of the write, see [`Conn`] |
+/// | `conn: &mut PgConnection` | in the transaction, `durable` | the same, as sqlx's PostgreSQL connection |
+/// | `conn: &mut SqliteConnection` | in the transaction, `durable` | the same, as sqlx's SQLite connection |
+/// | `db: Db` | `on_commit`, `on_rollback`, `durable` without the connection | the pool, see [`Db`] |
+/// | `delivery: Delivery<'_>` | `durable` | the stored delivery, with its idempotency key |
 /// | `State(value): State<T>` | any | a value that was added with [`Db::with`], see [`State`](crate::State) |
 /// | `previous: Previous<'_, M>` | any, only for [`post_save`](crate::post_save) and [`post_delete`](crate::post_delete) | the row before the write, see [`Previous`](crate::Previous) |
 ///
@@ -71,8 +78,8 @@ pub mod phase {
 #[diagnostic::on_unimplemented(
     message = "a receiver cannot take `{Self}` in the phase `{P}`",
     label = "not a parameter of this phase",
-    note = "in the transaction, a receiver can take `&mut Conn<'_>` (or `&mut PgConnection`, `&mut SqliteConnection`)",
-    note = "with `on_commit` or `on_rollback`, when the transaction is over, it can take `Db`",
+    note = "in the transaction, and if it is `durable`, a receiver can take `&mut Conn<'_>` (or `&mut PgConnection`, `&mut SqliteConnection`)",
+    note = "with `on_commit`, `on_rollback` or `durable`, when the transaction is over, it can take `Db`, unless it takes the connection",
     note = "in any phase it can take `State<T>`, for a `T: Clone` that was given by `Db::with`, and `Previous<'_, M>`"
 )]
 pub trait Parameter<'a, 'c, P>: Sized {
@@ -185,31 +192,34 @@ impl fmt::Debug for Context<'_, '_> {
     }
 }
 
-impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut Conn<'c> {
-    fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
-        let missing =
-            "its parameter list must show that it takes the connection, as `conn: &mut Conn<'_>`";
-        cx.conn.take().ok_or_else(|| missing.into())
-    }
+macro_rules! with_connection {
+    ($($phase:ident)*) => { $(
+        impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for &'a mut Conn<'c> {
+            fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
+                let missing = "its parameter list must show that it takes the connection, as `conn: &mut Conn<'_>`";
+                cx.conn.take().ok_or_else(|| missing.into())
+            }
+        }
+
+        #[cfg(feature = "postgres")]
+        impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for &'a mut PgConnection {
+            fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
+                let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::$phase<S>>>::take(cx)?;
+                conn.postgres().ok_or_else(|| "it takes a `PgConnection`, and the save goes to SQLite".into())
+            }
+        }
+
+        #[cfg(feature = "sqlite")]
+        impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for &'a mut SqliteConnection {
+            fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
+                let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::$phase<S>>>::take(cx)?;
+                conn.sqlite().ok_or_else(|| "it takes a `SqliteConnection`, and the save goes to Postgres".into())
+            }
+        }
+    )* };
 }
 
-#[cfg(feature = "postgres")]
-impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut PgConnection {
-    fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
-        let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::InTransaction<S>>>::take(cx)?;
-        conn.postgres()
-            .ok_or_else(|| "it takes a `PgConnection`, and the save goes to SQLite".into())
-    }
-}
-
-#[cfg(feature = "sqlite")]
-impl<'a, 'c, S> Parameter<'a, 'c, phase::InTransaction<S>> for &'a mut SqliteConnection {
-    fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
-        let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::InTransaction<S>>>::take(cx)?;
-        conn.sqlite()
-            .ok_or_else(|| "it takes a `SqliteConnection`, and the save goes to Postgres".into())
-    }
-}
+with_connection!(InTransaction DurableWithConnection);
 
 macro_rules! afterwards {
     ($($phase:ident)*) => { $(
@@ -223,4 +233,4 @@ macro_rules! afterwards {
     )* };
 }
 
-afterwards!(OnCommit OnRollback);
+afterwards!(OnCommit OnRollback Durable);

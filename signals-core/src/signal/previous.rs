@@ -96,7 +96,7 @@ macro_rules! in_every_phase {
     )* };
 }
 
-in_every_phase!(InTransaction OnCommit OnRollback);
+in_every_phase!(InTransaction OnCommit OnRollback Durable DurableWithConnection);
 
 /// A signal whose receivers can take [`Previous`].
 #[diagnostic::on_unimplemented(

@@ -52,6 +52,10 @@ pub(crate) struct OperationReceivers {
     pub(crate) deferred: Arc<[ErasedReceiver]>,
     /// The receivers of the batch signal that run after the transaction has ended.
     pub(crate) deferred_batch: Arc<[ErasedReceiver]>,
+    /// The durable receivers of `post_save`, `post_delete` or the custom signal.
+    pub(crate) durable: Vec<ErasedReceiver>,
+    /// The durable receivers of the batch signal.
+    pub(crate) durable_batch: Vec<ErasedReceiver>,
     /// Whether a receiver requests the row before the statement.
     pub(crate) previous: bool,
     /// The models whose rows belong to deleted rows of this one.
@@ -171,18 +175,35 @@ fn unmuted<'s>(all: impl Iterator<Item = &'s ErasedReceiver>) -> Vec<ErasedRecei
     all.filter(|receiver| !mute::mutes(receiver.info.receiver)).cloned().collect()
 }
 
-/// Separates the receivers that run in the transaction from those that run after it has ended.
-fn by_phase(all: Vec<ErasedReceiver>) -> (Vec<ErasedReceiver>, Arc<[ErasedReceiver]>) {
-    let (immediate, deferred): (_, Vec<_>) =
-        all.into_iter().partition(|receiver| receiver.info.phase == Phase::InTransaction);
-    (immediate, deferred.into())
+/// The receivers of one signal by phase.
+#[derive(Default)]
+struct ByPhase {
+    immediate: Vec<ErasedReceiver>,
+    /// Those that run after the transaction has ended.
+    deferred: Vec<ErasedReceiver>,
+    durable: Vec<ErasedReceiver>,
+}
+
+impl ByPhase {
+    fn of(all: Vec<ErasedReceiver>) -> Self {
+        let mut sorted = Self::default();
+        for receiver in all {
+            let phase = match receiver.info.phase {
+                Phase::InTransaction => &mut sorted.immediate,
+                Phase::OnCommit | Phase::OnRollback => &mut sorted.deferred,
+                Phase::Durable => &mut sorted.durable,
+            };
+            phase.push(receiver);
+        }
+        sorted
+    }
 }
 
 impl OperationReceivers {
     /// The receivers that the task has not muted.
     fn unmuted(&self) -> Self {
-        let post = self.after.iter().chain(&*self.deferred);
-        let batch = self.batch.iter().chain(&*self.deferred_batch);
+        let post = self.after.iter().chain(&*self.deferred).chain(&self.durable);
+        let batch = self.batch.iter().chain(&*self.deferred_batch).chain(&self.durable_batch);
         let (before, post, batch) = (unmuted(self.before.iter()), unmuted(post), unmuted(batch));
         Self::of(before, post, batch, self.dependents, self.can_copy)
     }
@@ -193,6 +214,8 @@ impl OperationReceivers {
             && self.batch.is_empty()
             && self.deferred.is_empty()
             && self.deferred_batch.is_empty()
+            && self.durable.is_empty()
+            && self.durable_batch.is_empty()
             && self.dependents.is_empty()
     }
 
@@ -209,6 +232,7 @@ impl OperationReceivers {
     /// - A receiver before or after the statement takes the connection, because it may write.
     /// - The row before the write is requested, because SQLite reads it with a statement of its own.
     /// - Rows of other models can belong to the row, because they are deleted with it.
+    /// - A receiver is durable, because the event is stored with the write.
     /// - There is a receiver after the statement, and the row cannot be copied. If the caller dropped the future during a statement
     ///   without a transaction, the statement would have to finish without the row that its receivers need.
     fn of(
@@ -219,10 +243,12 @@ impl OperationReceivers {
         can_copy: bool,
     ) -> Self {
         let previous = post.iter().any(|receiver| receiver.info.asks_previous());
-        let ((after, deferred), (batch, deferred_batch)) = (by_phase(post), by_phase(batch));
+        let ByPhase { immediate: after, deferred, durable } = ByPhase::of(post);
+        let ByPhase { immediate: batch, deferred: deferred_batch, durable: durable_batch } =
+            ByPhase::of(batch);
         let needs = {
             let mut immediate = after.iter().chain(&batch);
-            let first_deferred = deferred.iter().chain(&*deferred_batch).next();
+            let first_deferred = deferred.iter().chain(&deferred_batch).next();
             let has_after = first_deferred.is_some() || !after.is_empty() || !batch.is_empty();
             let after_interruptible = immediate.clone().any(|receiver| !receiver.info.infallible);
             let connection_before = before.iter().any(|receiver| receiver.info.connection);
@@ -230,6 +256,8 @@ impl OperationReceivers {
             let transaction = connection_before
                 || previous
                 || !dependents.is_empty()
+                || !durable.is_empty()
+                || !durable_batch.is_empty()
                 || immediate.any(|receiver| fails(&receiver.info))
                 || (has_after && !can_copy);
             let deferred = first_deferred.map(|receiver| receiver.info.info);
@@ -245,8 +273,10 @@ impl OperationReceivers {
             before,
             after,
             batch,
-            deferred,
-            deferred_batch,
+            deferred: deferred.into(),
+            deferred_batch: deferred_batch.into(),
+            durable,
+            durable_batch,
             previous,
             dependents,
             can_copy,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started};
+use crate::signal::event_store::EventContent;
 use crate::signal::parameter::Context;
 use crate::signal::receivers::ReceiverCache;
 use crate::table::any::{AnyModel, AnyRows, Snapshot};
@@ -79,6 +80,10 @@ impl Event for RowsEvent<'_> {
             }
             None => self.rows.begin(to, &self.event, cx),
         }
+    }
+
+    fn content(&self) -> EventContent<'_> {
+        EventContent::Rows(&*self.rows, &self.event)
     }
 
     fn keep(&self, to: &mut dyn Iterator<Item = &ErasedReceiver>) -> Option<Box<dyn KeptEvent>> {
@@ -158,6 +163,17 @@ pub(crate) struct KeptRows<M> {
 pub(crate) type Keep<M> =
     fn(&[M], Option<&[Column<M>]>, Option<bool>, fn(&mut [M], &[M])) -> Box<dyn KeptEvent>;
 
+#[cfg(feature = "durable")]
+impl<M> KeptRows<M> {
+    pub(crate) fn new(
+        rows: Vec<M>,
+        fields: Option<Box<[Column<M>]>>,
+        created: Option<bool>,
+    ) -> Self {
+        Self { rows: rows.into(), fields, created }
+    }
+}
+
 impl<M: Clone + Send + Sync + 'static> KeptRows<M> {
     pub(crate) fn keep(
         rows: &[M],
@@ -180,7 +196,7 @@ impl<M: Send + Sync + 'static> KeptEvent for KeptRows<M> {
 }
 
 /// A copy of an event for receivers of every model. It needs no `Clone`.
-struct KeptSnapshots {
+pub(crate) struct KeptSnapshots {
     rows: SmallVec<[Snapshot; 1]>,
     fields: Option<Box<[Column<dyn AnyModel>]>>,
     created: Option<bool>,
@@ -190,6 +206,17 @@ impl KeptSnapshots {
     fn of(rows: &dyn SignalRows, event: &RowEvent) -> Self {
         let copies = event.rows.clone().map(|row| Snapshot::of(rows.at(row))).collect();
         Self { rows: copies, fields: rows.any_fields().map(Box::from), created: event.created }
+    }
+}
+
+#[cfg(feature = "durable")]
+impl KeptSnapshots {
+    pub(crate) fn new(
+        rows: Vec<Snapshot>,
+        fields: Option<Box<[Column<dyn AnyModel>]>>,
+        created: Option<bool>,
+    ) -> Self {
+        Self { rows: rows.into(), fields, created }
     }
 }
 

@@ -96,6 +96,17 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
+    #[cfg(feature = "durable")]
+    pub(crate) fn new(
+        name: &'static str,
+        table: &'static str,
+        key: Option<String>,
+        columns: &'static [&'static str],
+        json: Option<Value>,
+    ) -> Self {
+        Self { name, table, key, columns, json }
+    }
+
     pub(crate) fn of(row: &dyn AnyModel) -> Self {
         Self {
             name: row.name(),

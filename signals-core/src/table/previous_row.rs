@@ -28,6 +28,12 @@ impl PreviousRow {
         self.changed = changed;
     }
 
+    /// Whether each column has changed. Empty if all have.
+    #[cfg(feature = "durable")]
+    pub(crate) fn all_changed(&self) -> &[bool] {
+        &self.changed
+    }
+
     pub(crate) fn row(&self) -> Option<&dyn AnyModel> {
         self.row.as_deref()
     }

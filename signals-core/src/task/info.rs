@@ -49,6 +49,7 @@ pub trait Receiver: Send + Sync + 'static {}
 /// assert_eq!(Phase::OnCommit.to_string(), "on commit");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Phase {
     /// Immediately, inside the transaction.
     InTransaction,
@@ -56,6 +57,8 @@ pub enum Phase {
     OnCommit,
     /// After a rollback of the outermost transaction, or of a savepoint around the write.
     OnRollback,
+    /// After the outermost transaction has committed, in a worker, and again until it succeeds.
+    Durable,
 }
 
 impl fmt::Display for Phase {
@@ -64,6 +67,7 @@ impl fmt::Display for Phase {
             Phase::InTransaction => "in transaction",
             Phase::OnCommit => "on commit",
             Phase::OnRollback => "on rollback",
+            Phase::Durable => "durable",
         })
     }
 }
@@ -97,6 +101,28 @@ pub struct Info {
     pub(crate) uid: &'static str,
     /// The requirements of the receiver's parameters.
     pub(crate) asks: &'static [Asks],
+    /// How a durable receiver is run. `None` for all other receivers.
+    pub(crate) durable: Option<&'static DurableOptions>,
+}
+
+/// The options of a durable receiver. Times are in milliseconds.
+#[derive(Debug, Clone, Copy)]
+#[allow(unreachable_pub)]
+pub struct DurableOptions {
+    /// The group of receivers to which it belongs.
+    pub queue: &'static str,
+    /// The number of attempts after which a delivery is dead.
+    pub max_attempts: u32,
+    /// The delay after the first failed attempt, and the longest delay.
+    pub backoff: (u64, u64),
+    /// The same as the program has written it.
+    pub backoff_text: &'static str,
+    /// How long one attempt may take.
+    pub timeout: u64,
+    /// How many deliveries of the receiver run at a time in one worker. 0 means no limit of its own.
+    pub concurrency: u32,
+    /// How long a delivery waits before its first attempt.
+    pub delay: u64,
 }
 
 /// What a parameter of a receiver requires, other than the event and the connection.
@@ -142,7 +168,14 @@ impl Info {
             after: &[],
             uid: "",
             asks: &[],
+            durable: None,
         }
+    }
+
+    /// The name under which deliveries of the receiver are stored: its `uid`, or else the path of the function.
+    #[cfg(feature = "durable")]
+    pub(crate) fn stored_name(&self) -> &'static str {
+        if self.uid.is_empty() { self.name } else { self.uid }
     }
 
     /// Whether the receiver requires that the row is read before the write.
@@ -160,6 +193,9 @@ impl Info {
     pub(crate) fn when(&self) -> impl fmt::Display {
         fmt::from_fn(|f| {
             write!(f, "{}", self.phase)?;
+            if let Some(DurableOptions { queue, max_attempts, backoff_text, .. }) = self.durable {
+                return write!(f, ", {queue}, {max_attempts} × {backoff_text}");
+            }
             if self.detached { f.write_str(", detached") } else { Ok(()) }
         })
     }
@@ -191,6 +227,12 @@ impl Info {
     /// Sets the requirements of the receiver's parameters.
     pub const fn asks(mut self, asks: &'static [Asks]) -> Self {
         self.asks = asks;
+        self
+    }
+
+    /// Makes the receiver durable.
+    pub const fn durable(mut self, options: &'static DurableOptions) -> Self {
+        self.durable = Some(options);
         self
     }
 

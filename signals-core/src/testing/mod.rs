@@ -40,13 +40,17 @@
 //! # Ok(()) }
 //! ```
 
-// May import: `error`, `task`, `database`, `table`, `transaction`, `signal`, `write`, `model`.
+// May import: `error`, `task`, `database`, `table`, `transaction`, `signal`, `write`, `model`, `durable`.
 
+#[cfg(feature = "durable")]
+pub(crate) mod deliver;
 pub(crate) mod lock;
 pub(crate) mod recorder;
 pub(crate) mod sent;
 pub(crate) mod transaction;
 
+#[cfg(feature = "durable")]
+pub use deliver::{Delivered, deliver, make_due};
 pub use lock::assert_locked;
 pub use recorder::{Event, Recorder, record};
 pub use sent::{Sent, record_signal};

@@ -80,6 +80,8 @@ where
         tx.rollback_or_log().await;
         return Err(error);
     }
+    #[cfg(feature = "durable")]
+    let stored = crate::durable::inline::stored_in(&mut tx);
     let deferred = take(&mut tx.frame().deferred);
     let ran = Ran::default();
     let rehearsal = RunningReceiver::rehearsal(db.pool_id(), db.queue_id(), Arc::clone(&ran));
@@ -87,7 +89,13 @@ where
     tx.rollback().await?;
     let ran = take(&mut *ran.lock().unwrap_or_else(PoisonError::into_inner));
     let receivers = ran.into_iter().map(|info| registry().info(info)).collect();
-    Ok(TestTransaction { value, receivers, errors })
+    Ok(TestTransaction {
+        value,
+        receivers,
+        errors,
+        #[cfg(feature = "durable")]
+        stored,
+    })
 }
 
 /// The result of [`testing::transaction`](transaction()).
@@ -102,6 +110,9 @@ pub struct TestTransaction<T> {
     pub receivers: Vec<ReceiverInfo>,
     /// The errors and panics of `on_commit` receivers and callbacks, as in [`Committed::errors`](crate::Committed::errors).
     pub errors: Vec<Error>,
+    /// The names of the durable receivers of the stored deliveries.
+    #[cfg(feature = "durable")]
+    stored: Vec<&'static str>,
 }
 
 impl<T> TestTransaction<T> {
@@ -121,6 +132,48 @@ impl<T> TestTransaction<T> {
         assert!(
             found == times,
             "expected `{name}` to run {times} ×, it ran {found} ×; of all:{all}"
+        );
+    }
+}
+
+#[cfg(feature = "durable")]
+impl<T> TestTransaction<T> {
+    /// Asserts how many deliveries for a durable receiver the transaction would have stored.
+    ///
+    /// ```standalone_crate
+    /// use sqlx_signals::prelude::*;
+    /// use sqlx_signals::testing;
+    ///
+    /// #[derive(Model, serde::Serialize, serde::Deserialize)]
+    /// #[model(table = "users")]
+    /// struct User { id: Option<i64>, name: String }
+    ///
+    /// #[receiver(post_save, sender = User, created, durable(at_least_once))]
+    /// fn welcome(saved: PostSave<'_, User>) {
+    ///     println!("welcome, {}", saved.instance.name);
+    /// }
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # db.deliveries().setup().await?;
+    /// let mut ann = User { id: None, name: "Ann".into() };
+    /// let done = testing::transaction(&db, async |tx| ann.save(tx).await).await?;
+    /// done.assert_stored::<welcome>(1);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Panics
+    ///
+    /// If the number differs. The message lists the receivers of all deliveries.
+    #[track_caller]
+    pub fn assert_stored<R: Receiver>(&self, times: usize) {
+        let receiver = registry().get::<R>();
+        let found = self.stored.iter().filter(|name| **name == receiver.stored_name()).count();
+        let (name, all) = (std::any::type_name::<R>(), self.stored.join("\n"));
+        assert!(
+            found == times,
+            "expected {times} deliveries for `{name}`, {found} are stored; of all:\n{all}"
         );
     }
 }

@@ -13,6 +13,8 @@ pub(crate) mod retry;
 
 use std::ops::{Deref, DerefMut};
 
+use futures_util::future::BoxFuture;
+
 use crate::database::backend::DatabaseKind;
 use crate::database::begin::TransactionOptions;
 use crate::database::conn::Conn;
@@ -244,10 +246,16 @@ impl<'c> Transaction<'c> {
         committed
     }
 
-    /// Rolls back if the transaction is marked as failed, and returns the reason as [`Error::RolledBack`].
+    /// Rolls back if the transaction is marked as failed, and returns the reason as [`Error::RolledBack`]. Otherwise writes what the
+    /// transaction has collected for its commit, and rolls back if that fails.
     pub(crate) async fn check(&mut self) -> Result<()> {
         let _ = self.conn.verify().await;
-        let Some(reason) = self.frame().failed.take() else { return Ok(()) };
+        let Some(reason) = self.frame().failed.take() else {
+            return match self.depth == 1 && self.frame().outbox.is_some() {
+                true => self.write_outbox().await,
+                false => Ok(()),
+            };
+        };
         // If this fails, the database rolls back when the connection is closed.
         let _ = self.undo().await;
         Err(Error::RolledBack { reason })
@@ -275,6 +283,17 @@ impl<'c> Transaction<'c> {
         }
     }
 
+    /// Writes what the transaction has collected. Boxed, because most transactions have collected nothing.
+    fn write_outbox(&mut self) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let written = self.conn.write_outbox().await;
+            if written.is_err() {
+                let _ = self.undo().await;
+            }
+            written
+        })
+    }
+
     pub(crate) fn frame(&mut self) -> &mut Frame {
         self.conn.state.frames.last_mut().expect("an open transaction has a frame")
     }
@@ -291,7 +310,13 @@ impl<'c> Transaction<'c> {
         }
         self.open = false;
         let frame = self.conn.state.frames.pop().unwrap_or_default();
-        self.frame().deferred.extend(frame.deferred);
+        let enclosing = self.frame();
+        enclosing.deferred.extend(frame.deferred);
+        match (&mut enclosing.outbox, frame.outbox) {
+            (Some(outbox), Some(released)) => outbox.append(released),
+            (None, released) => enclosing.outbox = released,
+            (Some(_), None) => {}
+        }
         Ok(Committed::default())
     }
 

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
 use crate::database::conn::Conn;
@@ -12,6 +13,7 @@ use crate::database::deferred::{Deferred, End, run_all};
 use crate::error::{Error, Result};
 use crate::signal::dispatch::{DeferredDelivery, DeferredEvent, Dispatch};
 use crate::signal::erased::ErasedReceiver;
+use crate::signal::event_store;
 use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::receivers::OperationReceivers;
 use crate::signal::recording::{CommitObserver, Recorders};
@@ -287,6 +289,38 @@ impl Notifier {
             all.extend(DeferredDelivery::of(events, receivers, context));
         }
         all
+    }
+
+    /// Whether a durable receiver is notified.
+    pub(crate) fn is_stored(&self) -> bool {
+        !self.receivers.durable.is_empty() || !self.receivers.durable_batch.is_empty()
+    }
+
+    /// Stores the events of the write for the durable receivers. Boxed, so that writes without such receivers do not grow.
+    pub(crate) fn store<'n>(
+        &'n self,
+        rows: &'n mut dyn SignalRows,
+        conn: &'n mut Conn<'_>,
+        context: &'n OperationContext,
+    ) -> BoxFuture<'n, Result<()>> {
+        Box::pin(async move {
+            let OperationReceivers { durable, durable_batch, .. } = &*self.receivers;
+            if !durable.is_empty() {
+                for row in self.written.rows() {
+                    let event = RowsEvent { rows: &mut *rows, event: self.row_event(row) };
+                    let previous = self.previous_row(row);
+                    let stored = event_store::store(&event, durable, previous, context, conn).await;
+                    stored.map_err(|error| self.with_row(rows, row, error))?;
+                }
+            }
+            if !durable_batch.is_empty() {
+                for batch in self.written.batches.iter() {
+                    let event = RowsEvent { rows: &mut *rows, event: self.batch_event(batch) };
+                    event_store::store(&event, durable_batch, &None, context, conn).await?;
+                }
+            }
+            Ok(())
+        })
     }
 
     fn row_event(&self, row: usize) -> RowEvent {

@@ -270,6 +270,9 @@ async fn execute_and_notify(
     for deferred in notifier.deferred(rows, context) {
         conn.state.defer(deferred);
     }
+    if notifier.is_stored() {
+        notifier.store(rows, conn, context).await?;
+    }
     notifier.notify_after(rows, Some(conn), context).await
 }
 

@@ -93,6 +93,7 @@ impl Receiver {
         let Args { signal, options, mut mistakes } = syn::parse2(args)?;
         check_function(&function, options.sender.list().len(), &mut mistakes);
         check_options(&options, &mut mistakes);
+        check_durable(&options, &function, &mut mistakes);
         mistakes.into_error().map_or(Ok(Self { signal, options, function }), Err)
     }
 
@@ -101,13 +102,22 @@ impl Receiver {
         match () {
             () if self.options.on_commit.is_set() => "OnCommit",
             () if self.options.on_rollback.is_set() => "OnRollback",
+            () if self.options.durable.is_set() => "Durable",
             () => "InTransaction",
         }
     }
 
-    /// Whether the receiver runs after the end of the transaction.
+    /// The type of the phase, which decides what the receiver can take.
+    pub(crate) fn parameter_phase(&self) -> &'static str {
+        match self.phase() {
+            "Durable" if self.function.connections().next().is_some() => "DurableWithConnection",
+            phase => phase,
+        }
+    }
+
+    /// Whether a copy of the event is kept until the end of the transaction.
     pub(crate) fn is_deferred(&self) -> bool {
-        self.phase() != "InTransaction"
+        matches!(self.phase(), "OnCommit" | "OnRollback")
     }
 
     pub(crate) fn created(&self) -> Option<bool> {
@@ -145,6 +155,56 @@ fn check_options(options: &Options, mistakes: &mut Mistakes) {
         if let (true, Some(span)) = (is_excluded, span) {
             mistakes.at(span, message);
         }
+    }
+}
+
+/// Checks what a durable receiver can be combined with.
+fn check_durable(options: &Options, function: &Function, mistakes: &mut Mistakes) {
+    let (Some(durable), Some(span)) = (options.durable.get(), options.durable.span()) else {
+        return;
+    };
+    let excluded = [
+        (
+            options.on_commit.span(),
+            "a receiver is `durable` or `on_commit`, not both: make it two receivers",
+        ),
+        (
+            options.on_rollback.span(),
+            "a receiver is `durable` or `on_rollback`, not both: make it two receivers",
+        ),
+        (
+            options.order.span(),
+            "the deliveries of durable receivers have no order among each other: leave `order` out",
+        ),
+        (
+            options.after.span(),
+            "the deliveries of durable receivers have no order among each other: leave `after` out",
+        ),
+        (
+            options.robust.span(),
+            "a durable receiver never fails the save, and is tried again: leave `robust` out",
+        ),
+    ];
+    for (span, message) in excluded {
+        if let Some(span) = span {
+            mistakes.at(span, message);
+        }
+    }
+    let takes_delivery = function.parameters().any(is_delivery);
+    if !durable.at_least_once && !takes_delivery && function.connections().next().is_none() {
+        mistakes.at(
+            span,
+            "this receiver may run more than once: take `conn: &mut Conn<'_>` to write and be acknowledged in one transaction, \
+             take `delivery: Delivery<'_>` for an idempotency key, or say `durable(at_least_once)`",
+        );
+    }
+}
+
+/// Whether a type is `Delivery<'_>`, by its name.
+fn is_delivery(ty: &Type) -> bool {
+    match ty {
+        Type::Path(ty) => ty.path.segments.last().is_some_and(|last| last.ident == "Delivery"),
+        _ => false,
     }
 }
 

@@ -4,6 +4,7 @@ use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, Type, token};
 
+use super::durable::Durable;
 use crate::options::{Mistakes, Once, no_value, path, skip, string, unknown, value};
 
 /// The arguments of the attribute: `SIGNAL, sender = User, …`.
@@ -19,6 +20,7 @@ pub(crate) struct Options {
     /// Whether it is `on_commit(detached)`.
     pub(crate) on_commit: Once<bool>,
     pub(crate) on_rollback: Once<()>,
+    pub(crate) durable: Once<Durable>,
     pub(crate) created: Once<()>,
     pub(crate) updated: Once<()>,
     pub(crate) changed: Once<Vec<Ident>>,
@@ -30,8 +32,8 @@ pub(crate) struct Options {
 }
 
 const KNOWN: &[&str] = &[
-    "sender", "on_commit", "on_rollback", "created", "updated", "changed", "order", "after",
-    "robust", "uid", "crate",
+    "sender", "on_commit", "on_rollback", "durable", "created", "updated", "changed", "order",
+    "after", "robust", "uid", "crate",
 ];
 const FORM: &str = "expected a signal, as `#[receiver(post_save, sender = User)]`";
 
@@ -87,6 +89,10 @@ impl Options {
             "detached" => {
                 let message = "`detached` is an option of `on_commit`: write `on_commit(detached)`";
                 return Err(Error::new(name.span(), message));
+            }
+            "durable" => {
+                let durable = Durable::read(name, input, mistakes)?;
+                self.durable.set(name, durable, mistakes);
             }
             "created" => self.created.set(name, (), mistakes),
             "updated" => self.updated.set(name, (), mistakes),

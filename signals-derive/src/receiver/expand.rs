@@ -77,12 +77,29 @@ fn registration(
     let phase = format_ident!("{}", receiver.phase());
     let deferred = receiver.is_deferred().then(|| quote_spanned!(sender_span=> .deferred()));
     let order = options.order.get().copied().unwrap_or(0);
-    let settings = settings(receiver, sender, &phase);
-    let (constructor, returns, body) = call(receiver, &phase);
+    let parameter_phase = format_ident!("{}", receiver.parameter_phase());
+    let settings = settings(receiver, sender, &parameter_phase);
+    let (constructor, returns, body) = call(receiver, &parameter_phase);
+    let durable = options.durable.get().map(|durable| {
+        let options = durable.tokens();
+        quote_spanned! {sender_span=>
+            static __DURABLE: __p::DurableOptions = #options;
+            static __FORM: __p::EventForm = __p::EventForm::of::<#signal, #sender>();
+        }
+    });
+    let (durable_info, durable_entry) = match &durable {
+        Some(_) => (
+            Some(quote!(.durable(&__DURABLE))),
+            Some(quote_spanned!(signal.span()=> .durable(&__FORM))),
+        ),
+        None => (None, None),
+    };
     // The types of the parameters may name the function's type parameter: an alias for the sender.
     let names = function.sig.generics.type_params().map(|param| &param.ident);
     quote! {
         #(#[allow(dead_code)] type #names = #sender;)*
+
+        #durable
 
         static __INFO: __p::Info = __p::Info::new::<#ident, #signal, #sender>(
             ::core::concat!(::core::module_path!(), "::", #name),
@@ -90,7 +107,7 @@ fn registration(
             ::core::line!(),
             #doc,
             #connection,
-        ).phase(__p::Phase::#phase).order(#order) #settings;
+        ).phase(__p::Phase::#phase).order(#order) #settings #durable_info;
 
         #[allow(unreachable_code, unused_mut, unused_variables)]
         fn __call<'a, 'c>(
@@ -100,7 +117,7 @@ fn registration(
             #body
         }
 
-        static __ENTRY: #entry = <#entry>::#constructor(__call)#deferred;
+        static __ENTRY: #entry = <#entry>::#constructor(__call)#deferred #durable_entry;
 
         __p::inventory::submit! { __p::Registration::new::<#signal, #sender>(&__INFO, &__ENTRY) }
     }

@@ -306,7 +306,11 @@ impl Db {
                 }
             }
         }
-        findings.extend(every_model(&mut self.acquire().await?).await?);
+        let mut conn = self.acquire().await?;
+        findings.extend(every_model(&mut conn).await?);
+        if let Some(store) = registry().event_store() {
+            findings.extend(store.check(&mut conn).await?);
+        }
         if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
     }
 }

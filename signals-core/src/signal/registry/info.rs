@@ -59,6 +59,12 @@ impl ReceiverInfo {
         self.identity.sender
     }
 
+    /// The name under which deliveries of the receiver are stored.
+    #[cfg(feature = "durable")]
+    pub(crate) fn stored_name(&self) -> &'static str {
+        self.identity.info.stored_name()
+    }
+
     pub(crate) fn id(&self) -> TypeId {
         self.identity.receiver
     }

@@ -3,17 +3,20 @@
 use std::any::TypeId;
 use std::fmt::Write;
 
+use crate::signal::entry::Registration;
 use crate::task::info::Info;
 
 const HEAD: &str =
     "# The receivers of this program. `SIGNALS_LOCK=update cargo test` writes this file.\n";
 
 /// One line for each receiver. File and line are left out, because they change with unrelated edits.
-pub(super) fn text(linked: impl Iterator<Item = &'static Info> + Clone) -> String {
+pub(super) fn text(linked: &[&'static Registration]) -> String {
     let name = |receiver: &TypeId| {
-        linked.clone().find(|info| info.receiver == *receiver).map_or("?", |info| info.name)
+        let found = linked.iter().find(|linked| linked.info.receiver == *receiver);
+        found.map_or("?", |linked| linked.info.name)
     };
-    let line = |info: &'static Info| {
+    let line = |registration: &&'static Registration| {
+        let info = registration.info;
         let Info { signal, sender, name: receiver, .. } = info;
         let from = if sender.is_empty() { "" } else { " of " };
         let mut line = format!("{signal}{from}{sender} → {receiver} ({})", info.when());
@@ -31,6 +34,9 @@ pub(super) fn text(linked: impl Iterator<Item = &'static Info> + Clone) -> Strin
         if !info.changed.is_empty() {
             let _ = write!(line, " changed({})", info.changed.join(", "));
         }
+        if let Some(store) = registration.entry.store() {
+            let _ = write!(line, " payload({})", store.columns().join(", "));
+        }
         if info.robust {
             line += " robust";
         }
@@ -39,7 +45,7 @@ pub(super) fn text(linked: impl Iterator<Item = &'static Info> + Clone) -> Strin
         }
         line
     };
-    let mut lines: Vec<_> = linked.clone().map(line).collect();
+    let mut lines: Vec<_> = linked.iter().map(line).collect();
     lines.sort_unstable();
     lines.into_iter().fold(HEAD.to_owned(), |text, line| text + &line + "\n")
 }

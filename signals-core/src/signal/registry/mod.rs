@@ -18,6 +18,7 @@ use connected::{AllConnected, Connected, Key};
 use crate::error::{Error, Result};
 use crate::signal::entry::{Call, Entry, Registration, SharedCall};
 use crate::signal::erased::{ErasedEntry, ErasedReceiver, Registered};
+use crate::signal::event_store::EventStore;
 use crate::signal::{Sender, Signal};
 use crate::task::chain;
 use crate::task::info::{Identity, Info, Receiver};
@@ -192,7 +193,7 @@ impl Registry {
     /// assert!(registry().to_lock().contains("log"));
     /// ```
     pub fn to_lock(&self) -> String {
-        lock::text(self.linked.iter().map(|r| r.info))
+        lock::text(&self.linked)
     }
 
     /// Returns the receiver `R`. `#[receiver]` creates a type with the name of the function, so the receiver `welcome` is
@@ -270,6 +271,11 @@ impl Registry {
         self.mistakes.clone()
     }
 
+    /// What stores the events of durable receivers. `None` if there is no such receiver.
+    pub(crate) fn event_store(&self) -> Option<&'static dyn EventStore> {
+        self.linked.iter().find_map(|r| r.entry.store())
+    }
+
     pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
     }
@@ -298,6 +304,17 @@ impl Registry {
         let rest = self.by_sender[start..].iter();
         rest.take_while(move |(of, from, _)| (*of, *from) == (signal, sender))
             .map(|(.., index)| *index)
+    }
+
+    /// The enabled durable receivers.
+    #[cfg(feature = "durable")]
+    pub(crate) fn durable(&self) -> Vec<ErasedReceiver> {
+        let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
+        let durable = self.linked.iter().filter(|r| r.info.durable.is_some());
+        let enabled = durable.filter(|r| !changes.disabled.contains(&r.info.receiver));
+        enabled
+            .map(|r| ErasedReceiver::new(Identity::linked(r.info), Registered::Linked(r.entry)))
+            .collect()
     }
 
     /// Connects a receiver at run time, unless one of this signal, sender and `uid` exists.

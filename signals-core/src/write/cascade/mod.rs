@@ -225,6 +225,9 @@ impl Collector<'_> {
         for deferred in notifier.deferred(rows, &group.context) {
             conn.state.defer(deferred);
         }
+        if notifier.is_stored() {
+            notifier.store(rows, conn, &group.context).await?;
+        }
         notifier.notify_after(rows, Some(conn), &group.context).await
     }
 

@@ -1,0 +1,383 @@
+//! How the events of durable receivers are encoded as JSON, and decoded.
+
+use std::any::Any;
+use std::ops::Range;
+use std::sync::Arc;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::model::Model;
+use crate::signal::custom::{CustomSignal, Payload};
+use crate::signal::erased::KeptEvent;
+use crate::signal::event_store::EventContent;
+use crate::signal::rows::{KeptRows, KeptSnapshots, RowEvent, SignalRows};
+use crate::signal::{Signal, post_delete, post_delete_batch, post_save, post_save_batch};
+use crate::table::any::{AnyModel, Snapshot};
+use crate::table::column::Column;
+use crate::table::previous_row::PreviousRow;
+use crate::task::intern::interned;
+
+/// How many rows of a batch one delivery has at most.
+const BATCH: usize = 1000;
+
+type Json<T> = Result<T, serde_json::Error>;
+
+/// How the events of a receiver are stored.
+pub struct EventForm {
+    pub(crate) encode: fn(&ToEncode<'_>) -> Json<Vec<Encoded>>,
+    pub(crate) decode: fn(&ToDecode<'_>) -> Json<Decoded>,
+    /// The table of the model. Empty for a custom signal, `None` for receivers of every model.
+    pub(crate) table: Option<&'static str>,
+    pub(crate) columns: &'static [&'static str],
+}
+
+/// An event to be encoded.
+pub(crate) struct ToEncode<'e> {
+    pub(crate) content: EventContent<'e>,
+    /// The row before the write, if the receiver asks for it.
+    pub(crate) previous: Option<&'e PreviousRow>,
+    /// The size in bytes at which a batch is split.
+    pub(crate) split_at: usize,
+}
+
+/// A part of an event: one row, up to a thousand rows of a batch, or a custom signal.
+#[derive(Clone)]
+pub(crate) struct Encoded {
+    pub(crate) payload: Arc<str>,
+    /// The key of a single row.
+    pub(crate) key: Option<String>,
+}
+
+/// A stored event.
+pub(crate) struct ToDecode<'e> {
+    pub(crate) payload: &'e str,
+    pub(crate) key: Option<&'e str>,
+    pub(crate) created: Option<bool>,
+    pub(crate) asks_previous: bool,
+}
+
+/// An event that was stored.
+pub(crate) struct Decoded {
+    pub(crate) event: Box<dyn KeptEvent>,
+    pub(crate) previous: Option<Arc<PreviousRow>>,
+}
+
+/// A sender whose events of the signal `S` can be stored: a model that is `Serialize` and `DeserializeOwned`, every model, or a custom
+/// signal that is both.
+#[diagnostic::on_unimplemented(
+    message = "the events of this receiver cannot be stored as JSON",
+    label = "a durable receiver needs `serde::Serialize` and `serde::Deserialize`",
+    note = "derive both on the model or on the signal"
+)]
+#[allow(unreachable_pub)]
+pub trait Storable<S: Signal> {
+    #[doc(hidden)]
+    const FORM: EventForm;
+}
+
+impl EventForm {
+    /// The form of the events of the signal `S` of the sender `M`.
+    pub const fn of<S: Signal, M: Storable<S> + ?Sized>() -> Self {
+        M::FORM
+    }
+}
+
+/// The signals of a model that can be durable.
+#[diagnostic::on_unimplemented(
+    message = "receivers of `{Self}` cannot be durable",
+    label = "has no durable receivers",
+    note = "a durable receiver runs after the commit, so it can neither change nor veto what is written: use `post_save`, \
+            `post_delete`, `post_save_batch`, `post_delete_batch` or a signal of your own"
+)]
+#[allow(unreachable_pub)]
+pub trait RowSignal: Signal {}
+
+impl RowSignal for post_save {}
+impl RowSignal for post_delete {}
+impl RowSignal for post_save_batch {}
+impl RowSignal for post_delete_batch {}
+
+impl<S: RowSignal, M> Storable<S> for M
+where
+    M: Model<Pk: Serialize + DeserializeOwned> + Serialize + DeserializeOwned,
+{
+    const FORM: EventForm = EventForm {
+        encode: encode_rows::<M>,
+        decode: decode_rows::<M>,
+        table: Some(M::TABLE),
+        columns: M::COLUMNS,
+    };
+}
+
+impl<S: RowSignal> Storable<S> for dyn AnyModel {
+    const FORM: EventForm = EventForm {
+        encode: encode_any_rows,
+        decode: decode_any_rows,
+        table: None,
+        columns: &["*"],
+    };
+}
+
+impl<T: CustomSignal + Serialize + DeserializeOwned> Storable<T> for () {
+    const FORM: EventForm = EventForm {
+        encode: encode_signal::<T>,
+        decode: decode_signal::<T>,
+        table: Some(""),
+        columns: &[],
+    };
+}
+
+/// The payload of an event, to be written.
+#[derive(Serialize)]
+struct Written<'e, T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    row: Option<&'e T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signal: Option<&'e T>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    previous: Option<&'e T>,
+    /// The columns that have changed. Absent if all have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    changed: Option<Vec<&'e str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fields: Option<Vec<&'e str>>,
+}
+
+impl<T> Default for Written<'_, T> {
+    fn default() -> Self {
+        Self { row: None, signal: None, previous: None, changed: None, fields: None }
+    }
+}
+
+/// The same, as it is read.
+#[derive(Deserialize)]
+#[serde(bound = "T: DeserializeOwned")]
+struct Read<T> {
+    row: Option<T>,
+    rows: Option<Vec<T>>,
+    signal: Option<T>,
+    previous: Option<T>,
+    changed: Option<Vec<String>>,
+    fields: Option<Vec<String>>,
+}
+
+/// The row of an event as a row of its model.
+fn typed<M: 'static>(row: &dyn AnyModel) -> Json<&M> {
+    let any: &dyn Any = row;
+    any.downcast_ref().ok_or_else(|| serde::ser::Error::custom("a row of another model"))
+}
+
+fn content_rows<'e>(event: &ToEncode<'e>) -> (&'e dyn SignalRows, &'e RowEvent) {
+    match event.content {
+        EventContent::Rows(rows, event) => (rows, event),
+        EventContent::Signal(_) => unreachable!("the receiver is of a model"),
+    }
+}
+
+fn encode_rows<M>(event: &ToEncode<'_>) -> Json<Vec<Encoded>>
+where
+    M: Model<Pk: Serialize> + Serialize,
+{
+    let (rows, about) = content_rows(event);
+    let fields = field_names(rows);
+    if about.rows.len() != 1 {
+        let row = |index| serde_json::to_string(typed::<M>(rows.at(index))?);
+        return batches(about.rows.clone(), row, fields, event.split_at);
+    }
+    let row = typed::<M>(rows.at(about.rows.start))?;
+    let previous = event.previous.and_then(PreviousRow::row).map(typed::<M>).transpose()?;
+    let changed = event.previous.and_then(|previous| changed(previous, M::COLUMNS));
+    let written = Written { row: Some(row), previous, changed, fields, ..Written::default() };
+    let payload = serde_json::to_string(&written)?.into();
+    let key = row.pk().map(|key| serde_json::to_string(&key)).transpose()?;
+    Ok(vec![Encoded { payload, key }])
+}
+
+fn encode_any_rows(event: &ToEncode<'_>) -> Json<Vec<Encoded>> {
+    let (rows, about) = content_rows(event);
+    let fields = field_names(rows);
+    if about.rows.len() != 1 {
+        let row = |index| serde_json::to_string(&StoredSnapshot::of(rows.at(index)));
+        return batches(about.rows.clone(), row, fields, event.split_at);
+    }
+    let row = StoredSnapshot::of(rows.at(about.rows.start));
+    let previous = event.previous.and_then(PreviousRow::row).map(StoredSnapshot::of);
+    let changed = event.previous.and_then(|previous| changed(previous, rows.columns()));
+    let key = row.key.as_ref().map(serde_json::to_string).transpose()?;
+    let previous = previous.as_ref();
+    let written = Written { row: Some(&row), previous, changed, fields, ..Written::default() };
+    Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key }])
+}
+
+fn encode_signal<T: Serialize + 'static>(event: &ToEncode<'_>) -> Json<Vec<Encoded>> {
+    let signal = match event.content {
+        EventContent::Signal(signal) => signal.downcast_ref::<T>(),
+        EventContent::Rows(..) => None,
+    };
+    let written = Written { signal, ..Written::default() };
+    Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key: None }])
+}
+
+fn field_names(rows: &dyn SignalRows) -> Option<Vec<&str>> {
+    Some(rows.any_fields()?.iter().map(|column| column.name()).collect())
+}
+
+/// The names of the changed columns. `None` if all have changed.
+fn changed<'e>(
+    previous: &'e PreviousRow,
+    columns: &'static [&'static str],
+) -> Option<Vec<&'e str>> {
+    let changed = previous.all_changed();
+    if changed.is_empty() {
+        return None;
+    }
+    let names = columns.iter().zip(changed).filter(|(_, changed)| **changed);
+    Some(names.map(|(name, _)| *name).collect())
+}
+
+/// Splits the rows of a batch.
+fn batches(
+    rows: Range<usize>,
+    row: impl Fn(usize) -> Json<String>,
+    fields: Option<Vec<&str>>,
+    split_at: usize,
+) -> Json<Vec<Encoded>> {
+    let end = match fields {
+        Some(fields) => format!("],\"fields\":{}}}", serde_json::to_string(&fields)?),
+        None => "]}".to_owned(),
+    };
+    let (mut all, mut payload, mut count) = (Vec::new(), String::new(), 0);
+    for index in rows {
+        let row = row(index)?;
+        if count == BATCH || count > 0 && payload.len() + row.len() > split_at {
+            let payload = (std::mem::take(&mut payload) + &end).into();
+            all.push(Encoded { payload, key: None });
+            count = 0;
+        }
+        payload += if count == 0 { "{\"rows\":[" } else { "," };
+        payload += &row;
+        count += 1;
+    }
+    if count > 0 {
+        all.push(Encoded { payload: (payload + &end).into(), key: None });
+    }
+    Ok(all)
+}
+
+fn decode_rows<M>(stored: &ToDecode<'_>) -> Json<Decoded>
+where
+    M: Model<Pk: DeserializeOwned> + DeserializeOwned,
+{
+    let read: Read<M> = serde_json::from_str(stored.payload)?;
+    let key = |row: &mut M| -> Json<()> {
+        if let (None, Some(key)) = (row.pk(), stored.key) {
+            row.__set_pk(Some(serde_json::from_str(key)?));
+        }
+        Ok(())
+    };
+    let mut rows: Vec<M> = read.row.into_iter().chain(read.rows.into_iter().flatten()).collect();
+    rows.iter_mut().try_for_each(key)?;
+    if rows.is_empty() {
+        return Err(serde::de::Error::custom("the payload has no row"));
+    }
+    let fields = read.fields.map(|fields| columns::<M>(&fields));
+    let mut previous = read.previous;
+    previous.as_mut().map_or(Ok(()), key)?;
+    let previous = previous.map(|row| Box::new(row) as Box<dyn AnyModel>);
+    let previous =
+        stored.asks_previous.then(|| Arc::new(previous_row(previous, M::COLUMNS, read.changed)));
+    let event = Box::new(KeptRows::new(rows, fields, stored.created));
+    Ok(Decoded { event, previous })
+}
+
+fn decode_any_rows(stored: &ToDecode<'_>) -> Json<Decoded> {
+    let read: Read<StoredSnapshot> = serde_json::from_str(stored.payload)?;
+    let rows = read.row.into_iter().chain(read.rows.into_iter().flatten());
+    let rows: Vec<_> = rows.map(StoredSnapshot::into_snapshot).collect();
+    let Some(columns) = rows.first().map(AnyModel::columns) else {
+        return Err(serde::de::Error::custom("the payload has no row"));
+    };
+    let fields = read.fields.map(|fields| {
+        let known = columns.iter().filter(|column| fields.iter().any(|field| field == *column));
+        known.map(|column| Column::new(column)).collect()
+    });
+    let previous = read.previous.map(|row| Box::new(row.into_snapshot()) as Box<dyn AnyModel>);
+    let previous =
+        stored.asks_previous.then(|| Arc::new(previous_row(previous, columns, read.changed)));
+    let event = Box::new(KeptSnapshots::new(rows, fields, stored.created));
+    Ok(Decoded { event, previous })
+}
+
+fn decode_signal<T: CustomSignal + DeserializeOwned>(stored: &ToDecode<'_>) -> Json<Decoded> {
+    let read: Read<T> = serde_json::from_str(stored.payload)?;
+    let signal =
+        read.signal.ok_or_else(|| serde::de::Error::custom("the payload has no signal"))?;
+    Ok(Decoded { event: Box::new(Payload(Arc::new(signal))), previous: None })
+}
+
+/// The columns of these names. A column that the model no longer has is left out.
+fn columns<M: Model>(names: &[String]) -> Box<[Column<M>]> {
+    let known = M::COLUMNS.iter().filter(|column| names.iter().any(|name| name == *column));
+    known.map(|column| Column::new(column)).collect()
+}
+
+fn previous_row(
+    row: Option<Box<dyn AnyModel>>,
+    columns: &'static [&'static str],
+    changed: Option<Vec<String>>,
+) -> PreviousRow {
+    let mut previous = PreviousRow::default();
+    if let Some(row) = row {
+        previous.set_row(row);
+        if let Some(changed) = changed {
+            let has_changed = |column: &&str| changed.iter().any(|name| name == column);
+            previous.set_changed(columns.iter().map(has_changed).collect());
+        }
+    }
+    previous
+}
+
+/// A row of any model, as it is stored.
+#[derive(Serialize, Deserialize)]
+struct StoredSnapshot {
+    name: String,
+    table: String,
+    key: Option<String>,
+    columns: Vec<String>,
+    json: Option<Value>,
+}
+
+impl StoredSnapshot {
+    fn of(row: &dyn AnyModel) -> Self {
+        Self {
+            name: row.name().to_owned(),
+            table: row.table().to_owned(),
+            key: row.key(),
+            columns: row.columns().iter().map(|column| (*column).to_owned()).collect(),
+            json: row.to_json(),
+        }
+    }
+
+    fn into_snapshot(self) -> Snapshot {
+        let columns = interned_list(&self.columns);
+        Snapshot::new(interned(&self.name), interned(&self.table), self.key, columns, self.json)
+    }
+}
+
+/// The names of the columns of a model with a `'static` lifetime. There is a small number of models, and their lists are kept.
+fn interned_list(names: &[String]) -> &'static [&'static str] {
+    use std::collections::BTreeSet;
+    use std::sync::{Mutex, PoisonError};
+
+    static LISTS: Mutex<BTreeSet<&'static [&'static str]>> = Mutex::new(BTreeSet::new());
+    let list: Vec<&'static str> = names.iter().map(|name| interned(name)).collect();
+    let mut lists = LISTS.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = lists.get(&*list) {
+        return known;
+    }
+    let leaked: &'static [&'static str] = list.leak();
+    lists.insert(leaked);
+    leaked
+}

@@ -1,0 +1,292 @@
+//! Stores deliveries: they are collected during the transaction, and written in one statement before it commits.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use futures_util::future::BoxFuture;
+use uuid::Uuid;
+
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::database::outbox::Outbox;
+use crate::durable::delivery::Cause;
+use crate::durable::event_form::{Encoded, EventForm, ToEncode};
+use crate::durable::schema::{self, explained};
+use crate::durable::sql::Sql;
+use crate::durable::wake::WakeOnCommit;
+use crate::error::{Error, Result};
+use crate::signal::erased::ErasedReceiver;
+use crate::signal::event_store::{EventStore, EventToStore};
+
+/// The largest payload that is stored, unless the program sets another limit.
+const MAX_PAYLOAD: usize = 256 * 1024;
+/// At this number of deliveries, or of bytes, the outbox is written before the end of the transaction.
+const FULL: (usize, usize) = (1000, 1024 * 1024);
+
+/// The limit of the program for the size of a payload, as a value of its `Db`.
+#[derive(Clone, Copy)]
+pub(super) struct MaxPayload(pub(super) usize);
+
+/// A delivery that is not written yet.
+struct NewDelivery {
+    event: Uuid,
+    receiver: &'static str,
+    signal: &'static str,
+    sender: String,
+    created: Option<bool>,
+    part: Encoded,
+    context: Option<Arc<str>>,
+    /// In milliseconds.
+    delay: u64,
+}
+
+/// The deliveries that a transaction or savepoint has stored.
+#[derive(Default)]
+pub(crate) struct DeliveryOutbox {
+    unwritten: Vec<NewDelivery>,
+    bytes: usize,
+    /// The receivers of all deliveries, written or not.
+    pub(crate) receivers: Vec<&'static str>,
+    wakes: bool,
+}
+
+/// The form of the events of a durable receiver.
+pub(super) fn form_of(receiver: &ErasedReceiver) -> Option<&'static EventForm> {
+    let store: &'static dyn Any = receiver.store()?;
+    store.downcast_ref()
+}
+
+impl EventStore for EventForm {
+    fn add(&self, event: &EventToStore<'_>, conn: &mut Conn<'_>) -> Result<()> {
+        let db = event.context.db.as_ref();
+        let limit = db.and_then(|db| db.state::<MaxPayload>()).map_or(MAX_PAYLOAD, |max| max.0);
+        let cause = Cause::of_task().and_then(|cause| serde_json::to_string(&cause).ok());
+        let context: Option<Arc<str>> = cause.map(Into::into);
+        let (mut ids, mut new) = (Vec::new(), Vec::new());
+        // Receivers of one kind get the same payload, which is encoded once.
+        let mut encoded: Vec<((bool, bool), Vec<Encoded>)> = Vec::new();
+        for receiver in event.receivers {
+            let Some(form) = form_of(receiver) else { continue };
+            let kind = (form.table.is_some(), receiver.info.asks_previous());
+            let parts = match encoded.iter().find(|(known, _)| *known == kind) {
+                Some((_, parts)) => parts.clone(),
+                None => {
+                    let parts = encode(event, form, receiver, limit)?;
+                    encoded.push((kind, parts.clone()));
+                    parts
+                }
+            };
+            ids.resize_with(parts.len().max(ids.len()), Uuid::now_v7);
+            for (part, event_id) in parts.into_iter().zip(&ids) {
+                new.push(NewDelivery {
+                    event: *event_id,
+                    receiver: receiver.info.info.stored_name(),
+                    signal: receiver.info.signal,
+                    sender: sender(event, form),
+                    created: event.created,
+                    part,
+                    context: context.clone(),
+                    delay: receiver.info.durable.map_or(0, |options| options.delay),
+                });
+            }
+        }
+        if let Some(frame) = conn.state.frames.last_mut() {
+            let outbox = frame.outbox.get_or_insert_with(|| Box::<DeliveryOutbox>::default());
+            let outbox: &mut dyn Any = &mut **outbox;
+            if let Some(outbox) = outbox.downcast_mut::<DeliveryOutbox>() {
+                outbox.add(new);
+            }
+        }
+        Ok(())
+    }
+
+    fn check<'c>(&self, conn: &'c mut Conn<'_>) -> BoxFuture<'c, Result<Vec<String>>> {
+        Box::pin(async move {
+            match schema::check(conn).await {
+                Ok(()) => Ok(Vec::new()),
+                Err(error @ Error::DeliveriesNotSetUp { .. }) => Ok(vec![error.to_string()]),
+                Err(error) => Err(error),
+            }
+        })
+    }
+
+    fn columns(&self) -> &'static [&'static str] {
+        self.columns
+    }
+}
+
+/// Encodes an event for a receiver.
+fn encode(
+    event: &EventToStore<'_>,
+    form: &EventForm,
+    receiver: &ErasedReceiver,
+    limit: usize,
+) -> Result<Vec<Encoded>> {
+    let (model, name) = (event.context.operation.about().1, receiver.info.name);
+    let previous = event.previous.as_deref().filter(|_| receiver.info.asks_previous());
+    let encoded =
+        (form.encode)(&ToEncode { content: event.content, previous, split_at: limit / 2 });
+    let parts = encoded.map_err(|error| {
+        let text = format!(
+            "the event of `{model}` cannot be stored for the durable receiver `{name}`: {error}"
+        );
+        Error::other(text)
+    })?;
+    match parts.iter().map(|part| part.payload.len()).find(|size| *size > limit) {
+        Some(size) => Err(Error::PayloadTooLarge { model, receiver: name, size, limit }),
+        None => Ok(parts),
+    }
+}
+
+/// The table of the event's model; empty for a custom signal.
+fn sender(event: &EventToStore<'_>, form: &EventForm) -> String {
+    use crate::signal::event_store::EventContent;
+
+    match (form.table, event.content) {
+        (Some(table), _) => table.to_owned(),
+        (None, EventContent::Rows(rows, _)) => rows.table().to_owned(),
+        (None, EventContent::Signal(_)) => String::new(),
+    }
+}
+
+impl DeliveryOutbox {
+    fn add(&mut self, new: Vec<NewDelivery>) {
+        self.bytes += new.iter().map(|delivery| delivery.part.payload.len()).sum::<usize>();
+        self.receivers.extend(new.iter().map(|delivery| delivery.receiver));
+        self.unwritten.extend(new);
+    }
+}
+
+impl Outbox for DeliveryOutbox {
+    fn append(&mut self, released: Box<dyn Outbox>) {
+        let released: Box<dyn Any> = released;
+        if let Ok(released) = released.downcast::<Self>() {
+            self.bytes += released.bytes;
+            self.receivers.extend(released.receivers);
+            self.unwritten.extend(released.unwritten);
+            self.wakes |= released.wakes;
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.unwritten.is_empty()
+    }
+
+    fn is_full(&self) -> bool {
+        self.unwritten.len() >= FULL.0 || self.bytes >= FULL.1
+    }
+
+    fn write<'w>(&'w mut self, conn: &'w mut Conn<'_>) -> BoxFuture<'w, Result<()>> {
+        Box::pin(async move {
+            let unwritten = std::mem::take(&mut self.unwritten);
+            self.bytes = 0;
+            if unwritten.is_empty() {
+                return Ok(());
+            }
+            insert(&unwritten, conn.kind()).execute(conn).await.map_err(explained)?;
+            if !self.wakes {
+                self.wakes = true;
+                conn.state.defer(Box::new(WakeOnCommit));
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The statement that writes the deliveries.
+fn insert(deliveries: &[NewDelivery], kind: DatabaseKind) -> Sql {
+    match kind {
+        DatabaseKind::Sqlite => insert_sqlite(deliveries),
+        #[cfg(feature = "postgres")]
+        DatabaseKind::Postgres => insert_postgres(deliveries),
+        #[cfg(not(feature = "postgres"))]
+        DatabaseKind::Postgres => unreachable!("PostgreSQL is not a feature of this build"),
+    }
+}
+
+const INSERT_SQLITE: &str = "\
+    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at) \
+    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
+        CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) + (value ->> 8) \
+    FROM json_each($1)";
+
+fn insert_sqlite(deliveries: &[NewDelivery]) -> Sql {
+    let rows = deliveries.iter().map(|new| {
+        serde_json::json!([
+            new.event.to_string(),
+            new.receiver,
+            new.signal,
+            new.sender,
+            new.part.key,
+            new.created,
+            &*new.part.payload,
+            new.context.as_deref(),
+            new.delay,
+        ])
+    });
+    let rows = serde_json::Value::from(rows.collect::<Vec<_>>()).to_string();
+    Sql::new(DatabaseKind::Sqlite, INSERT_SQLITE).bind(rows)
+}
+
+/// The events are sent once, however many receivers each of them has.
+#[cfg(feature = "postgres")]
+const INSERT_POSTGRES: &str = "\
+    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at) \
+    SELECT e.id::uuid, d.receiver, e.signal, e.sender, e.key, e.created, e.payload::json, e.context::json, \
+        clock_timestamp() + d.delay * interval '1 millisecond' \
+    FROM unnest($1::bigint[], $2::text[], $3::bigint[]) WITH ORDINALITY AS d (event, receiver, delay, n) \
+    JOIN unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::text[], $10::text[]) \
+        WITH ORDINALITY AS e (id, signal, sender, key, created, payload, context, n) ON e.n = d.event \
+    ORDER BY d.n";
+
+#[cfg(feature = "postgres")]
+fn insert_postgres(deliveries: &[NewDelivery]) -> Sql {
+    use crate::database::backend::Arguments;
+    use sqlx::Arguments as _;
+
+    let mut events: Vec<&NewDelivery> = Vec::new();
+    let mut of_event = Vec::with_capacity(deliveries.len());
+    for new in deliveries {
+        let is_same = |known: &&NewDelivery| {
+            known.event == new.event && Arc::ptr_eq(&known.part.payload, &new.part.payload)
+        };
+        // Deliveries of one event are adjacent, so the search ends soon.
+        let near = events.iter().rev().take(8).position(is_same);
+        let event = match near {
+            Some(back) => events.len() - back,
+            None => {
+                events.push(new);
+                events.len()
+            }
+        };
+        of_event.push(i64::try_from(event).unwrap_or(i64::MAX));
+    }
+    let receivers: Vec<_> = deliveries.iter().map(|new| new.receiver).collect();
+    let delays: Vec<_> =
+        deliveries.iter().map(|new| i64::try_from(new.delay).unwrap_or(i64::MAX)).collect();
+    let ids: Vec<_> = events.iter().map(|new| new.event.to_string()).collect();
+    let signals: Vec<_> = events.iter().map(|new| new.signal).collect();
+    let senders: Vec<_> = events.iter().map(|new| new.sender.as_str()).collect();
+    let keys: Vec<_> = events.iter().map(|new| new.part.key.as_deref()).collect();
+    let created: Vec<_> = events.iter().map(|new| new.created).collect();
+    let payloads: Vec<_> = events.iter().map(|new| &*new.part.payload).collect();
+    let contexts: Vec<_> = events.iter().map(|new| new.context.as_deref()).collect();
+    let mut sql = Sql::new(DatabaseKind::Postgres, INSERT_POSTGRES);
+    if let Some(Arguments::Postgres(args)) = sql.args() {
+        let added = args
+            .add(of_event)
+            .and_then(|()| args.add(receivers))
+            .and_then(|()| args.add(delays))
+            .and_then(|()| args.add(ids))
+            .and_then(|()| args.add(signals))
+            .and_then(|()| args.add(senders))
+            .and_then(|()| args.add(keys))
+            .and_then(|()| args.add(created))
+            .and_then(|()| args.add(payloads))
+            .and_then(|()| args.add(contexts));
+        if let Err(error) = added {
+            sql.fail(error);
+        }
+    }
+    sql
+}

@@ -1,0 +1,72 @@
+//! The durable receivers of the program, by the names under which their deliveries are stored.
+
+use std::collections::HashMap;
+
+use crate::durable::event_form::EventForm;
+use crate::durable::outbox::form_of;
+use crate::signal::erased::ErasedReceiver;
+use crate::signal::registry::registry;
+use crate::task::info::DurableOptions;
+
+/// The enabled durable receivers of some queues.
+pub(crate) struct DurableReceivers {
+    /// A function with several senders has several entries under one name.
+    by_name: HashMap<&'static str, Vec<DurableReceiver>>,
+    /// The names, in an order that does not depend on the linker.
+    names: Vec<&'static str>,
+}
+
+/// A durable receiver of one signal and sender.
+#[derive(Clone)]
+pub(crate) struct DurableReceiver {
+    pub(crate) receiver: ErasedReceiver,
+    pub(crate) options: &'static DurableOptions,
+    pub(crate) form: &'static EventForm,
+}
+
+impl DurableReceivers {
+    /// The receivers of these queues. `None` means every queue.
+    pub(crate) fn of(queues: Option<&[String]>) -> Self {
+        let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
+        let mut names = Vec::new();
+        for receiver in registry().durable() {
+            let (Some(options), Some(form)) = (receiver.info.durable, form_of(&receiver)) else {
+                continue;
+            };
+            if queues.is_some_and(|queues| queues.iter().all(|queue| queue != options.queue)) {
+                continue;
+            }
+            let name = receiver.info.info.stored_name();
+            let entries = by_name.entry(name).or_default();
+            if entries.is_empty() {
+                names.push(name);
+            }
+            entries.push(DurableReceiver { receiver, options, form });
+        }
+        names.sort_unstable();
+        Self { by_name, names }
+    }
+
+    pub(crate) fn names(&self) -> &[&'static str] {
+        &self.names
+    }
+
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &DurableReceiver> {
+        self.by_name.values().flatten()
+    }
+
+    /// The options of the receiver of this name.
+    pub(crate) fn options(&self, name: &str) -> Option<&'static DurableOptions> {
+        self.by_name.get(name)?.first().map(|entry| entry.options)
+    }
+
+    /// The receiver of a delivery.
+    pub(crate) fn get(&self, name: &str, signal: &str, sender: &str) -> Option<&DurableReceiver> {
+        let entries = self.by_name.get(name)?;
+        let is_of = |entry: &&DurableReceiver| {
+            entry.receiver.info.signal == signal
+                && entry.form.table.is_none_or(|table| table == sender)
+        };
+        entries.iter().find(is_of)
+    }
+}

@@ -1,0 +1,235 @@
+//! Runs one claimed delivery, and decides what follows from its result.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
+
+use crate::database::conn::Conn;
+use crate::database::db::Db;
+use crate::durable::claim::{self, Claimed, Failure, POISONED};
+use crate::durable::delivery::{Cause, DeliveryData, RunningDelivery};
+use crate::durable::event_form::{Decoded, ToDecode};
+use crate::durable::receivers::DurableReceiver;
+use crate::durable::retry::{Retry, When};
+use crate::error::{Error, Result};
+use crate::signal::dispatch::run_durable;
+use crate::signal::operation_context::OperationContext;
+use crate::task::chain;
+use crate::task::info::DurableOptions;
+use crate::transaction::Transaction;
+
+/// How long a delivery is postponed whose payload this program cannot decode. Another version of the program may be able to.
+const UNDECODABLE: Duration = Duration::from_secs(60);
+/// After this time, such a delivery is dead.
+const UNDECODABLE_LIMIT: Duration = Duration::from_secs(24 * 60 * 60);
+/// The longest error text that is stored.
+const ERROR: usize = 8 * 1024;
+
+/// A claimed delivery with its receiver and its decoded event.
+pub(crate) struct Run {
+    pub(crate) receiver: DurableReceiver,
+    event: Decoded,
+    data: Arc<DeliveryData>,
+    claimed: (i64, i64),
+}
+
+/// The result of a run.
+#[derive(Debug)]
+pub(crate) enum Ended {
+    /// The receiver has succeeded, and the delivery has to be acknowledged.
+    Succeeded,
+    /// The receiver has succeeded, and the delivery was deleted in its transaction.
+    Acknowledged,
+    /// The claim has passed to another worker.
+    ClaimLost,
+    Failed(Error),
+}
+
+impl Run {
+    /// Decodes a delivery.
+    ///
+    /// # Errors
+    ///
+    /// What has to be stored instead of a run: the payload cannot be decoded, the chain of deliveries is too long, or the delivery has
+    /// killed its worker too often.
+    pub(super) fn prepare(claimed: &Claimed, receiver: &DurableReceiver) -> Result<Self, Failure> {
+        if claimed.lost >= POISONED {
+            let error = format!("its worker was lost {} times while it ran", claimed.lost);
+            return Err(dead(error, false));
+        }
+        let decoded = (receiver.form.decode)(&ToDecode {
+            payload: &claimed.payload,
+            key: claimed.key.as_deref(),
+            created: claimed.created,
+            asks_previous: receiver.receiver.info.asks_previous(),
+        });
+        let cause = claimed.context.as_deref().map(serde_json::from_str::<Cause>).transpose();
+        let ids = claimed.event.parse();
+        let (event, cause, id) = match (decoded, cause, ids) {
+            (Ok(event), Ok(cause), Ok(id)) => (event, cause.unwrap_or_default(), id),
+            (Err(error), ..) | (_, Err(error), _) => return Err(undecodable(claimed, &error)),
+            (.., Err(error)) => return Err(undecodable(claimed, &error)),
+        };
+        let limit = chain::recursion_limit();
+        if cause.receivers.len() >= limit {
+            let chain = cause.receivers.join(" → ");
+            return Err(dead(Error::Recursion { chain, limit }.to_string(), true));
+        }
+        let since = Duration::from_millis(u64::try_from(claimed.stored_at).unwrap_or_default());
+        let data = Arc::new(DeliveryData {
+            id: claimed.id,
+            event: id,
+            receiver: receiver.receiver.info.info.stored_name(),
+            attempt: u32::try_from(claimed.attempt).unwrap_or_default(),
+            max_attempts: receiver.options.max_attempts,
+            stored_at: SystemTime::UNIX_EPOCH + since,
+            cause,
+        });
+        let receiver = receiver.clone();
+        Ok(Self { receiver, event, data, claimed: (claimed.id, claimed.claim) })
+    }
+
+    /// Runs a receiver that does not take the connection.
+    pub(super) async fn without_connection(self, db: &Db) -> Ended {
+        let data = Arc::clone(&self.data);
+        let ran = data.scope(self.call(None, db)).await;
+        ran.map_or_else(Ended::Failed, |()| Ended::Succeeded)
+    }
+
+    /// Deletes the delivery, and runs the receiver in the same transaction. `db` has the values of the program, and `tx` may be of another
+    /// pool.
+    pub(super) async fn in_transaction(self, mut tx: Transaction<'_>, db: &Db) -> Ended {
+        let (id, claim) = self.claimed;
+        match claim::acknowledge_one(&mut tx, id, claim).await {
+            Ok(true) => {}
+            Ok(false) => {
+                tx.rollback_or_log().await;
+                return Ended::ClaimLost;
+            }
+            Err(error) => {
+                tx.rollback_or_log().await;
+                return Ended::Failed(error);
+            }
+        }
+        let data = Arc::clone(&self.data);
+        data.scope(async move {
+            if let Err(error) = self.call(Some(&mut tx), db).await {
+                tx.rollback_or_log().await;
+                return Ended::Failed(error);
+            }
+            match tx.commit().await {
+                Ok(_) => Ended::Acknowledged,
+                Err(error) => Ended::Failed(error),
+            }
+        })
+        .await
+    }
+
+    async fn call(self, conn: Option<&mut Conn<'_>>, db: &Db) -> Result<()> {
+        let Self { receiver, event: Decoded { mut event, previous }, data, .. } = self;
+        let (pool, values) = (db.pool_id(), db.with(RunningDelivery(data)));
+        let info = receiver.receiver.info.info;
+        let sender = if info.sender.is_empty() { info.signal } else { info.sender };
+        let entered = OperationContext::enter_in("delivery", sender, Some(pool), Some(values))?;
+        let context = if conn.is_some() { entered } else { entered.afterwards(None) };
+        let work = run_durable(&mut *event, &receiver.receiver, conn, &context, &previous);
+        let limit = Duration::from_millis(receiver.options.timeout);
+        match timeout(limit, work).await {
+            Ok(ran) => ran,
+            Err(_) => {
+                let name = info.name;
+                Err(Error::other(format!("receiver `{name}` did not finish within {limit:?}")))
+            }
+        }
+    }
+}
+
+fn dead(error: String, counts: bool) -> Failure {
+    Failure { delay: Duration::ZERO, is_dead: true, counts, error }
+}
+
+fn undecodable(claimed: &Claimed, error: &dyn std::fmt::Display) -> Failure {
+    let age = Duration::from_millis(u64::try_from(claimed.age).unwrap_or_default());
+    let error = format!("the payload cannot be decoded: {error}");
+    Failure { delay: UNDECODABLE, is_dead: age >= UNDECODABLE_LIMIT, counts: false, error }
+}
+
+/// What follows from the error of a receiver.
+pub(super) fn failure(error: &Error, attempt: i32, options: &DurableOptions) -> Failure {
+    let attempt = u32::try_from(attempt).unwrap_or_default();
+    let is_last = attempt >= options.max_attempts;
+    let (delay, is_dead, counts) = match error.find::<Retry>().map(|retry| retry.when) {
+        Some(When::Never) => (Duration::ZERO, true, true),
+        Some(When::After(time)) => (time, is_last, true),
+        Some(When::Snooze(time)) => (time, false, false),
+        None => (backoff(attempt, options), is_last, true),
+    };
+    Failure { delay, is_dead, counts, error: cut(format!("{error:#}")) }
+}
+
+/// The delay after a failed attempt: it doubles from the first value to the longest, with a random factor, so that deliveries that have
+/// failed together are not tried again together.
+fn backoff(attempt: u32, options: &DurableOptions) -> Duration {
+    let (first, longest) = options.backoff;
+    let factor = 1_u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(u64::MAX);
+    let delay = first.saturating_mul(factor).min(longest);
+    if first == longest {
+        return Duration::from_millis(delay);
+    }
+    Duration::from_millis(delay).mul_f64(0.5 + fastrand::f64())
+}
+
+/// The text without what exceeds the limit.
+fn cut(mut text: String) -> String {
+    if text.len() > ERROR {
+        let end = (0..=ERROR).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
+        text.truncate(end);
+    }
+    // PostgreSQL stores no NUL in a text.
+    text.replace('\0', "\u{fffd}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OPTIONS: DurableOptions = DurableOptions {
+        queue: "default",
+        max_attempts: 3,
+        backoff: (1000, 60_000),
+        backoff_text: "1s..1m",
+        timeout: 1000,
+        concurrency: 0,
+        delay: 0,
+    };
+
+    #[test]
+    fn the_backoff_doubles_up_to_the_longest_delay_with_a_random_factor() {
+        for (attempt, expected) in [(1, 1), (2, 2), (3, 4), (7, 60), (100, 60)] {
+            let expected = Duration::from_secs(expected);
+            for _ in 0..100 {
+                let delay = backoff(attempt, &OPTIONS);
+                assert!(delay >= expected / 2 && delay <= expected * 3 / 2, "{attempt}: {delay:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_last_attempt_is_dead_unless_it_was_postponed() {
+        let error = Error::other("no");
+        assert!(!failure(&error, 2, &OPTIONS).is_dead);
+        assert!(failure(&error, 3, &OPTIONS).is_dead);
+        let snooze: Error = Retry::snooze(Duration::from_secs(5)).into();
+        let snoozed = failure(&snooze, 3, &OPTIONS);
+        assert!(!snoozed.is_dead && !snoozed.counts);
+        let never: Error = Retry::never("no").into();
+        assert!(failure(&never, 1, &OPTIONS).is_dead);
+    }
+
+    #[test]
+    fn a_long_error_is_cut_between_two_characters() {
+        assert_eq!(cut("é".repeat(5000)).len(), ERROR);
+        assert_eq!(cut("x".repeat(ERROR + 1)).len(), ERROR);
+    }
+}

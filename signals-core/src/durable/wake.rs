@@ -1,0 +1,33 @@
+//! Wakes the workers of this process after a commit that has stored deliveries.
+
+use std::sync::LazyLock;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::watch;
+
+use crate::database::deferred::{Deferred, End};
+use crate::error::Error;
+use crate::task::chain::PoolId;
+
+/// Counts the commits. It is global: a worker may wake for a commit of another database, and then finds nothing.
+static COMMITS: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));
+
+pub(super) fn subscribe() -> watch::Receiver<u64> {
+    COMMITS.subscribe()
+}
+
+pub(super) fn wake() {
+    COMMITS.send_modify(|commits| *commits = commits.wrapping_add(1));
+}
+
+/// Wakes the workers when its transaction has committed.
+pub(super) struct WakeOnCommit;
+
+impl Deferred for WakeOnCommit {
+    fn run(self: Box<Self>, end: End, _: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
+        if end == End::Committed {
+            wake();
+        }
+        Box::pin(async { Vec::new() })
+    }
+}

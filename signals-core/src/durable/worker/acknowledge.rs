@@ -1,0 +1,70 @@
+//! Acknowledges the deliveries whose receivers have succeeded without a transaction, many at a time.
+
+use std::sync::Weak;
+use std::time::Duration;
+
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::{Shared, Stage};
+use crate::durable::claim;
+use crate::error::Result;
+
+/// How many deliveries are acknowledged in one statement.
+const BATCH: usize = 100;
+/// How long an acknowledgement waits for others.
+const WAIT: Duration = Duration::from_millis(5);
+/// How long the worker waits after the database has refused an acknowledgement.
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<(i64, i64)>) {
+    while let Some(first) = succeeded.recv().await {
+        let mut batch = vec![first];
+        let end = Instant::now() + WAIT;
+        while batch.len() < BATCH {
+            match timeout_at(end, succeeded.recv()).await {
+                Ok(Some(claim)) => batch.push(claim),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        let Some(shared) = shared.upgrade() else { return };
+        // Until the leases have ended: then the deliveries are due again, and are run again.
+        while let Err(error) = shared.acknowledge(&batch).await {
+            tracing::warn!(%error, deliveries = batch.len(), "deliveries could not be acknowledged");
+            let now = std::time::Instant::now();
+            let running = shared.claims(|entry| entry.deadline > now);
+            batch.retain(|claim| running.contains(claim));
+            if batch.is_empty() {
+                break;
+            }
+            sleep(PAUSE).await;
+        }
+    }
+}
+
+impl Shared {
+    async fn acknowledge(&self, claims: &[(i64, i64)]) -> Result<()> {
+        let mut conn = self.connections.to_write("acknowledge").await?;
+        let deleted = claim::acknowledge(&mut conn, claims).await?;
+        drop(conn);
+        for (id, _) in claims {
+            let receiver = self.running().get(id).map_or("", |entry| entry.receiver);
+            if !deleted.contains(id) {
+                tracing::warn!(
+                    id,
+                    receiver,
+                    "a delivery had passed to another worker before it was acknowledged: its effect may have happened twice"
+                );
+            }
+            self.forget(*id);
+        }
+        Ok(())
+    }
+
+    /// Hands a delivery over to be acknowledged.
+    pub(super) fn succeeded(&self, id: i64, claim: i64) {
+        self.set_stage(id, Stage::Succeeded);
+        // The receiving task ends after this one.
+        let _ = self.acknowledge.send((id, claim));
+    }
+}

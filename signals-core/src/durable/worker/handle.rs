@@ -1,0 +1,137 @@
+//! Runs one delivery on a task of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use std::panic::AssertUnwindSafe;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
+
+use super::{Shared, Stage};
+use crate::durable::claim::{self, Claimed, Failure};
+use crate::durable::receivers::DurableReceiver;
+use crate::durable::run::{Ended, Run, failure};
+use crate::error::Error;
+
+/// How long a delivery is postponed for whose receiver there is no entry with its signal and sender.
+const UNKNOWN: Duration = Duration::from_secs(60);
+/// How often a failure is stored again if the database does not answer.
+const TRIES: u32 = 5;
+
+/// Runs a delivery, and stores its result.
+pub(super) async fn run(
+    shared: Arc<Shared>,
+    claimed: Claimed,
+    receiver: Option<DurableReceiver>,
+    cancel: CancellationToken,
+    permit: OwnedSemaphorePermit,
+) {
+    let (id, claim) = (claimed.id, claimed.claim);
+    let ended = run_or_refuse(&shared, &claimed, receiver.as_ref());
+    let ended = AssertUnwindSafe(ended).catch_unwind();
+    let ended = tokio::select! {
+        biased;
+        () = shared.cancelled.cancelled() => return drop(permit),
+        () = cancel.cancelled() => {
+            // The lease has ended, so the delivery is due again without further action.
+            shared.forget(id);
+            return drop(permit);
+        }
+        ended = ended => ended,
+    };
+    match ended {
+        Ok(Ok(Ended::Succeeded)) => shared.succeeded(id, claim),
+        Ok(Ok(Ended::Acknowledged)) => shared.forget(id),
+        Ok(Ok(Ended::ClaimLost)) => {
+            tracing::debug!(
+                id,
+                receiver = claimed.receiver,
+                "a delivery had passed to another worker"
+            );
+            shared.forget(id);
+        }
+        Ok(Ok(Ended::Failed(error))) => {
+            let failure =
+                receiver.map(|receiver| failure(&error, claimed.attempt, receiver.options));
+            if let Some(failure) = failure {
+                shared.store_failure(&claimed, &failure).await;
+            }
+            shared.forget(id);
+        }
+        Ok(Err(failure)) => {
+            shared.store_failure(&claimed, &failure).await;
+            shared.forget(id);
+        }
+        // A panic of the library itself: the receiver's own panics are errors. The lease ends.
+        Err(_) => shared.forget(id),
+    }
+    drop(permit);
+    shared.ended.notify_one();
+}
+
+/// # Errors
+///
+/// What to store instead of a run.
+async fn run_or_refuse(
+    shared: &Shared,
+    claimed: &Claimed,
+    receiver: Option<&DurableReceiver>,
+) -> Result<Ended, Failure> {
+    let Some(receiver) = receiver else {
+        let error = format!(
+            "no receiver of this name receives `{}` of `{}`",
+            claimed.signal, claimed.sender
+        );
+        return Err(Failure { delay: UNKNOWN, is_dead: false, counts: false, error });
+    };
+    let run = Run::prepare(claimed, receiver)?;
+    if !receiver.receiver.info.connection {
+        return Ok(run.without_connection(&shared.db).await);
+    }
+    match shared.connections.receivers.begin().await {
+        Ok(tx) => {
+            shared.set_stage(claimed.id, Stage::InTransaction);
+            let ended = run.in_transaction(tx, &shared.db).await;
+            shared.set_stage(claimed.id, Stage::Running);
+            Ok(ended)
+        }
+        // No attempt was made.
+        Err(error) => Err(not_begun(&error)),
+    }
+}
+
+fn not_begun(error: &Error) -> Failure {
+    let delay = Duration::from_millis(500 + fastrand::u64(..1000));
+    Failure { delay, is_dead: false, counts: false, error: error.to_string() }
+}
+
+impl Shared {
+    async fn store_failure(&self, claimed: &Claimed, failure: &Failure) {
+        let Claimed { id, claim, receiver, attempt, .. } = claimed;
+        let Failure { delay, error, .. } = failure;
+        match failure.is_dead {
+            true => tracing::error!(id, receiver, attempt, error, "a delivery is dead"),
+            false => {
+                tracing::warn!(id, receiver, attempt, ?delay, error, "a delivery is tried again")
+            }
+        }
+        for attempt in 0..TRIES {
+            let stored = async {
+                let mut conn = self.connections.to_write("fail").await?;
+                claim::fail(&mut conn, *id, *claim, failure).await
+            };
+            match stored.await {
+                Ok(true) => return,
+                Ok(false) => {
+                    tracing::debug!(id, receiver, "a delivery had passed to another worker");
+                    return;
+                }
+                Err(error) => {
+                    tracing::warn!(id, receiver, %error, "the failure of a delivery could not be stored");
+                    tokio::time::sleep(Duration::from_millis(200 << attempt)).await;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! Renews the leases of running deliveries, and stops those whose lease has ended.
+
+use std::sync::Weak;
+use std::time::Instant;
+
+use tokio::time::sleep;
+
+use super::{Shared, Stage};
+use crate::durable::claim;
+use crate::error::Result;
+
+pub(super) async fn run(shared: Weak<Shared>) {
+    loop {
+        let Some(interval) = shared.upgrade().map(|shared| shared.options.lease / 3) else {
+            return;
+        };
+        sleep(interval).await;
+        let Some(shared) = shared.upgrade() else { return };
+        let renewed = tokio::time::timeout(interval, shared.renew()).await;
+        match renewed {
+            Ok(Ok(())) => shared.set_reachable(true),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the leases of deliveries could not be renewed");
+                shared.set_reachable(false);
+            }
+            Err(_) => {
+                tracing::warn!("the leases of deliveries could not be renewed in time");
+                shared.set_reachable(false);
+            }
+        }
+        shared.stop_ended();
+    }
+}
+
+impl Shared {
+    async fn renew(&self) -> Result<()> {
+        // Another worker cannot claim a delivery that is deleted in an open transaction.
+        let claims = self.claims(|entry| entry.stage != Stage::InTransaction);
+        if claims.is_empty() {
+            return Ok(());
+        }
+        let deadline = Instant::now() + self.options.lease;
+        let mut conn = self.connections.to_write("renew").await?;
+        let renewed = claim::renew(&mut conn, &claims, self.options.lease).await?;
+        let mut running = self.running();
+        for id in renewed {
+            if let Some(entry) = running.get_mut(&id) {
+                entry.deadline = deadline;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stops the receivers whose lease has ended: another worker may run them now.
+    fn stop_ended(&self) {
+        let now = Instant::now();
+        for (id, entry) in &*self.running() {
+            if entry.stage == Stage::Running && entry.deadline <= now {
+                tracing::warn!(
+                    id,
+                    receiver = entry.receiver,
+                    "the lease of a delivery has ended: its receiver is stopped"
+                );
+                entry.cancel.cancel();
+            }
+        }
+    }
+}

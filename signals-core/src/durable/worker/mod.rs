@@ -1,0 +1,295 @@
+//! Workers: they claim due deliveries and run their receivers.
+
+mod acknowledge;
+mod connections;
+mod handle;
+mod lease;
+mod supervise;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::database::db::Db;
+use crate::durable::claim;
+use crate::durable::receivers::DurableReceivers;
+use crate::durable::schema;
+use crate::durable::worker::connections::Connections;
+use crate::error::missing_state::MissingState;
+use crate::error::{Error, Result};
+use crate::task::info::Asks;
+
+/// How long [`Worker::shutdown`] waits for running receivers.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// The options of a worker, see [`Deliveries::worker`](super::Deliveries::worker).
+///
+/// | option | default |
+/// |---|---|
+/// | [`queues`](Self::queues) | all |
+/// | [`concurrency`](Self::concurrency) | 16 |
+/// | [`lease`](Self::lease) | 30 seconds |
+/// | [`poll`](Self::poll) | 1 second |
+#[derive(Debug, Clone)]
+#[must_use = "the worker starts with `spawn`"]
+pub struct WorkerOptions {
+    pub(super) db: Db,
+    pub(super) queues: Option<Vec<String>>,
+    pub(super) concurrency: usize,
+    pub(super) lease: Duration,
+    pub(super) poll: Duration,
+}
+
+/// A running worker. If it is dropped, the worker continues until the runtime shuts down.
+///
+/// See the example of [`Deliveries`](super::Deliveries).
+pub struct Worker {
+    shared: Arc<Shared>,
+    supervisor: JoinHandle<()>,
+    background: Vec<JoinHandle<()>>,
+}
+
+/// What the tasks of a worker share.
+struct Shared {
+    /// The `Db` of the program, with its values.
+    db: Db,
+    connections: Connections,
+    options: WorkerOptions,
+    /// The name in the column `worker`.
+    name: String,
+    /// One permit for each delivery that can run.
+    permits: Arc<Semaphore>,
+    running: Mutex<HashMap<i64, RunningEntry>>,
+    /// A delivery has ended, so that another one can start.
+    ended: Notify,
+    tasks: TaskTracker,
+    /// No further delivery is claimed.
+    stopping: CancellationToken,
+    /// No receiver continues to run.
+    cancelled: CancellationToken,
+    acknowledge: mpsc::UnboundedSender<(i64, i64)>,
+    /// Whether the database has answered the last renewal.
+    is_reachable: AtomicBool,
+}
+
+/// A delivery that this worker has claimed.
+#[derive(Clone)]
+struct RunningEntry {
+    receiver: &'static str,
+    claim: i64,
+    /// When the lease ends, by the clock of this process.
+    deadline: Instant,
+    stage: Stage,
+    /// Stops the receiver.
+    cancel: CancellationToken,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    Running,
+    /// The receiver runs in the transaction that has deleted the delivery. No other worker can claim it.
+    InTransaction,
+    /// The receiver has succeeded, and the delivery waits for its acknowledgement.
+    Succeeded,
+}
+
+impl WorkerOptions {
+    pub(super) fn new(db: Db) -> Self {
+        let (lease, poll) = (Duration::from_secs(30), Duration::from_secs(1));
+        Self { db, queues: None, concurrency: 16, lease, poll }
+    }
+
+    /// Serves only the receivers of these queues; all by default.
+    pub fn queues<Q: Into<String>>(mut self, queues: impl IntoIterator<Item = Q>) -> Self {
+        self.queues = Some(queues.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Sets how many deliveries run at the same time; 16 by default.
+    pub fn concurrency(mut self, deliveries: usize) -> Self {
+        self.concurrency = deliveries.max(1);
+        self
+    }
+
+    /// Sets after which time a delivery whose worker was killed is due again; 30 seconds by default. The lease of a delivery that runs longer
+    /// is renewed.
+    pub fn lease(mut self, lease: Duration) -> Self {
+        self.lease = lease.max(Duration::from_millis(100));
+        self
+    }
+
+    /// Sets how often the worker looks for due deliveries; every second by default. A commit in the same process wakes it at once.
+    pub fn poll(mut self, interval: Duration) -> Self {
+        self.poll = interval.max(Duration::from_millis(1));
+        self
+    }
+
+    /// Starts the worker on the current runtime.
+    ///
+    /// It opens connections of its own, with the options of the pool: one for its own statements, and one for each delivery that runs in a
+    /// transaction. So the program cannot take the worker's connections, nor the worker those of the program.
+    ///
+    /// See the example of [`Deliveries`](super::Deliveries).
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::DeliveriesNotSetUp`] if the tables do not exist.
+    /// - [`Error::Check`] if a receiver takes a `State` that the `Db` was not given.
+    /// - An error if the database is in memory: no other connection sees it.
+    /// - The errors of connecting.
+    pub async fn spawn(self) -> Result<Worker> {
+        check_states(&self)?;
+        let connections = Connections::open(&self.db, self.concurrency)?;
+        schema::check(&mut connections.control.acquire().await?).await?;
+        let (acknowledge, succeeded) = mpsc::unbounded_channel();
+        let shared = Arc::new(Shared {
+            db: self.db.clone(),
+            connections,
+            name: format!("{}-{:08x}", std::process::id(), fastrand::u32(..)),
+            permits: Arc::new(Semaphore::new(self.concurrency)),
+            running: Mutex::default(),
+            ended: Notify::new(),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            cancelled: CancellationToken::new(),
+            acknowledge,
+            is_reachable: AtomicBool::new(true),
+            options: self,
+        });
+        let background = vec![
+            tokio::spawn(acknowledge::run(Arc::downgrade(&shared), succeeded)),
+            tokio::spawn(lease::run(Arc::downgrade(&shared))),
+        ];
+        let supervisor = tokio::spawn(supervise::run(Arc::clone(&shared)));
+        Ok(Worker { shared, supervisor, background })
+    }
+}
+
+/// Checks that the `Db` has every value that a receiver of the worker takes.
+fn check_states(options: &WorkerOptions) -> Result<()> {
+    let mut findings = Vec::new();
+    for entry in DurableReceivers::of(options.queues.as_deref()).entries() {
+        let info = entry.receiver.info.info;
+        for asks in info.asks {
+            if let Asks::State { id, name } = asks
+                && !options.db.state.has(*id)
+            {
+                let missing = MissingState { ty: name(), has_db: true };
+                findings.push(format!("receiver `{}`: {missing}", info.name));
+            }
+        }
+    }
+    if findings.is_empty() { Ok(()) } else { Err(Error::Check { findings }) }
+}
+
+impl Worker {
+    /// Claims nothing more, waits up to 30 seconds until the running receivers have ended, then stops those that still run and gives their
+    /// deliveries back.
+    ///
+    /// See the example of [`Deliveries`](super::Deliveries).
+    ///
+    /// # Errors
+    ///
+    /// The error of the database if deliveries could not be given back. They are due again when their leases end.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the worker claims nothing more, and the running receivers continue.
+    pub async fn shutdown(self) -> Result<()> {
+        self.end(GRACE).await
+    }
+
+    /// Stops the running receivers at once, and gives their deliveries back, without counting an attempt.
+    ///
+    /// # Errors
+    ///
+    /// As [`shutdown`](Self::shutdown).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`shutdown`](Self::shutdown).
+    pub async fn stop(self) -> Result<()> {
+        self.end(Duration::ZERO).await
+    }
+
+    async fn end(self, grace: Duration) -> Result<()> {
+        let Self { shared, supervisor, background } = self;
+        shared.stopping.cancel();
+        // The only error is that the task has panicked, which is logged by the panic hook.
+        let _ = supervisor.await;
+        shared.tasks.close();
+        let finished = tokio::time::timeout(grace, shared.tasks.wait()).await;
+        if finished.is_err() {
+            shared.cancelled.cancel();
+            shared.tasks.wait().await;
+        }
+        shared.acknowledged().await;
+        let left = shared.claims(|entry| entry.stage != Stage::Succeeded);
+        let given_back = match left.is_empty() {
+            true => Ok(()),
+            false => {
+                let mut conn = shared.connections.to_write("give back").await?;
+                claim::give_back(&mut conn, &left).await
+            }
+        };
+        background.iter().for_each(JoinHandle::abort);
+        shared.connections.close().await;
+        given_back
+    }
+}
+
+impl Shared {
+    fn running(&self) -> MutexGuard<'_, HashMap<i64, RunningEntry>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no succeeded delivery waits for its acknowledgement, but not longer than a lease.
+    async fn acknowledged(&self) {
+        let waits = async {
+            while !self.claims(|entry| entry.stage == Stage::Succeeded).is_empty() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let _ = tokio::time::timeout(self.options.lease, waits).await;
+    }
+
+    /// The ids and claims of the entries that `select` selects.
+    fn claims(&self, select: impl Fn(&RunningEntry) -> bool) -> Vec<(i64, i64)> {
+        let running = self.running();
+        let selected = running.iter().filter(|(_, entry)| select(entry));
+        selected.map(|(id, entry)| (*id, entry.claim)).collect()
+    }
+
+    fn set_stage(&self, id: i64, stage: Stage) {
+        if let Some(entry) = self.running().get_mut(&id) {
+            entry.stage = stage;
+        }
+    }
+
+    fn set_reachable(&self, is_reachable: bool) {
+        self.is_reachable.store(is_reachable, Ordering::Relaxed);
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.is_reachable.load(Ordering::Relaxed)
+    }
+
+    /// Forgets a delivery that has ended.
+    fn forget(&self, id: i64) {
+        self.running().remove(&id);
+        self.ended.notify_one();
+    }
+}
+
+impl fmt::Debug for Worker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Worker").field("name", &self.shared.name).finish()
+    }
+}

@@ -1,0 +1,201 @@
+//! The option `durable` of `#[receiver(…)]`.
+
+use proc_macro2::{Span, TokenStream};
+use quote::quote;
+use syn::ext::IdentExt;
+use syn::parse::ParseStream;
+use syn::{Error, Ident, LitInt, LitStr, Result, Token, token};
+
+use crate::options::{Mistakes, Once, no_value, skip, string, unknown, value};
+
+/// The options in `durable(…)`.
+pub(crate) struct Durable {
+    queue: String,
+    max_attempts: u32,
+    /// In milliseconds, like all durations here.
+    backoff: (u64, u64),
+    backoff_text: String,
+    timeout: u64,
+    concurrency: u32,
+    delay: u64,
+    pub(crate) at_least_once: bool,
+}
+
+const KNOWN: &[&str] =
+    &["queue", "max_attempts", "backoff", "timeout", "concurrency", "delay", "at_least_once"];
+
+impl Default for Durable {
+    fn default() -> Self {
+        Self {
+            queue: "default".to_owned(),
+            max_attempts: 20,
+            backoff: (1000, 3_600_000),
+            backoff_text: "1s..1h".to_owned(),
+            timeout: 60_000,
+            concurrency: 0,
+            delay: 0,
+            at_least_once: false,
+        }
+    }
+}
+
+#[derive(Default)]
+struct Given {
+    queue: Once<LitStr>,
+    max_attempts: Once<u32>,
+    backoff: Once<LitStr>,
+    timeout: Once<u64>,
+    concurrency: Once<u32>,
+    delay: Once<u64>,
+    at_least_once: Once<()>,
+}
+
+impl Durable {
+    /// Reads what follows `durable`.
+    pub(crate) fn read(
+        name: &Ident,
+        input: ParseStream<'_>,
+        mistakes: &mut Mistakes,
+    ) -> Result<Self> {
+        let content;
+        let mut given = Given::default();
+        if input.peek(token::Paren) {
+            syn::parenthesized!(content in input);
+            given.read_all(&content, mistakes)?;
+        }
+        if cfg!(not(feature = "durable")) {
+            let message =
+                "`durable` needs the feature `durable` of sqlx-signals: add it in Cargo.toml";
+            return Err(Error::new(name.span(), message));
+        }
+        given.checked(mistakes)
+    }
+
+    /// The constant of the options.
+    pub(crate) fn tokens(&self) -> TokenStream {
+        let Self {
+            queue, max_attempts, backoff, backoff_text, timeout, concurrency, delay, ..
+        } = self;
+        let (first, longest) = backoff;
+        quote! {
+            __p::DurableOptions {
+                queue: #queue,
+                max_attempts: #max_attempts,
+                backoff: (#first, #longest),
+                backoff_text: #backoff_text,
+                timeout: #timeout,
+                concurrency: #concurrency,
+                delay: #delay,
+            }
+        }
+    }
+}
+
+impl Given {
+    fn read_all(&mut self, content: ParseStream<'_>, mistakes: &mut Mistakes) -> Result<()> {
+        while !content.is_empty() {
+            let name = content.call(Ident::parse_any)?;
+            let read = self.read(&name, content, mistakes);
+            if let Err(error) = read.and_then(|()| no_value(&name, content)) {
+                mistakes.add(error);
+                skip(content)?;
+            }
+            if !content.is_empty() {
+                content.parse::<Token![,]>()?;
+            }
+        }
+        Ok(())
+    }
+
+    fn read(
+        &mut self,
+        name: &Ident,
+        input: ParseStream<'_>,
+        mistakes: &mut Mistakes,
+    ) -> Result<()> {
+        match name.to_string().as_str() {
+            "queue" => self.queue.set(name, string(name, input)?, mistakes),
+            "max_attempts" => self.max_attempts.set(name, count(name, "20", input)?, mistakes),
+            "concurrency" => self.concurrency.set(name, count(name, "4", input)?, mistakes),
+            "backoff" => self.backoff.set(name, string(name, input)?, mistakes),
+            "timeout" => {
+                let timeout = time(&string(name, input)?)?;
+                self.timeout.set(name, timeout, mistakes);
+            }
+            "delay" => {
+                let delay = time(&string(name, input)?)?;
+                self.delay.set(name, delay, mistakes);
+            }
+            "at_least_once" => self.at_least_once.set(name, (), mistakes),
+            _ => return Err(unknown(name, KNOWN)),
+        }
+        Ok(())
+    }
+
+    fn checked(self, mistakes: &mut Mistakes) -> Result<Durable> {
+        let mut durable = Durable::default();
+        if let Some(queue) = self.queue.get() {
+            durable.queue = queue.value();
+        }
+        if let Some(text) = self.backoff.get()
+            && let Some(backoff) = mistakes.take(backoff(text))
+        {
+            (durable.backoff, durable.backoff_text) = (backoff, text.value());
+        }
+        durable.max_attempts = self.max_attempts.get().copied().unwrap_or(durable.max_attempts);
+        durable.timeout = self.timeout.get().copied().unwrap_or(durable.timeout);
+        durable.concurrency = self.concurrency.get().copied().unwrap_or_default();
+        durable.delay = self.delay.get().copied().unwrap_or_default();
+        durable.at_least_once = self.at_least_once.is_set();
+        Ok(durable)
+    }
+}
+
+/// A number that is not 0.
+fn count(name: &Ident, example: &str, input: ParseStream<'_>) -> Result<u32> {
+    let number: LitInt = value(name, example, input)?;
+    match number.base10_parse() {
+        Ok(0) => Err(Error::new(number.span(), format_args!("`{name}` is at least 1"))),
+        Ok(count) => Ok(count),
+        Err(_) => Err(Error::new(number.span(), "expected a number that fits a `u32`")),
+    }
+}
+
+/// The delays in `"1s..1h"` or `"30s"`.
+fn backoff(text: &LitStr) -> Result<(u64, u64)> {
+    let value = text.value();
+    let (first, longest) = value.split_once("..").unwrap_or((&value, &value));
+    let delays = (duration(first, text.span())?, duration(longest, text.span())?);
+    if delays.0 == 0 || delays.0 > delays.1 {
+        let message =
+            "the first delay is at least 1ms and at most the longest one, as `\"1s..1h\"`";
+        return Err(Error::new(text.span(), message));
+    }
+    Ok(delays)
+}
+
+/// A duration that is not 0.
+fn time(text: &LitStr) -> Result<u64> {
+    match duration(&text.value(), text.span())? {
+        0 => Err(Error::new(text.span(), "the duration is at least 1ms")),
+        time => Ok(time),
+    }
+}
+
+/// A duration in milliseconds.
+#[cfg(feature = "durable")]
+fn duration(text: &str, span: Span) -> Result<u64> {
+    let message = || {
+        format!(
+            "`{text}` is not a duration: expected one as `\"500ms\"`, `\"10s\"` or `\"1h 30m\"`"
+        )
+    };
+    let duration =
+        humantime::parse_duration(text.trim()).map_err(|_| Error::new(span, message()))?;
+    u64::try_from(duration.as_millis()).map_err(|_| Error::new(span, message()))
+}
+
+#[cfg(not(feature = "durable"))]
+fn duration(_: &str, _: Span) -> Result<u64> {
+    Ok(1)
+}

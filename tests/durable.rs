@@ -1,0 +1,640 @@
+//! Durable receivers: what is stored, what is run, and what follows from a failure.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use common::{Scene, count, execute, table};
+use serde::{Deserialize, Serialize};
+use sqlx_signals::durable::{self, Retry};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, Error, Phase, muted, testing, without_signals};
+
+static SCENE: LazyLock<Scene> = Scene::new();
+
+#[derive(Debug, Clone, PartialEq, Model, Serialize, Deserialize)]
+#[model(table = "users")]
+struct User {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+#[derive(Debug, Model)]
+#[model(table = "accounts")]
+struct Account {
+    id: Option<i64>,
+    user_id: i64,
+}
+
+/// Belongs to a user, and is deleted with it.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "notes")]
+struct Note {
+    id: Option<i64>,
+    #[model(belongs_to = User, on_delete = cascade)]
+    user_id: i64,
+    text: String,
+}
+
+/// Its receiver saves the next one.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "links")]
+struct Link {
+    id: Option<i64>,
+    depth: i64,
+}
+
+#[derive(Debug, Signal, Serialize, Deserialize)]
+struct OrderPaid {
+    order: i64,
+}
+
+fn user(name: &str) -> User {
+    User { id: None, name: name.into(), email: format!("{name}@example.org") }
+}
+
+/// Opens an account in the transaction that acknowledges the delivery.
+#[receiver(post_save, sender = User, created, durable(backoff = "1h"))]
+async fn open_account(saved: PostSave<'_, User>, conn: &mut Conn<'_>) -> Result<()> {
+    Account { id: None, user_id: saved.pk() }.save(&mut *conn).await?;
+    match saved.instance.name.as_str() {
+        "unlucky" => Err(Error::other("no account for you")),
+        _ => Ok(()),
+    }
+}
+
+static ATTEMPTS: AtomicU32 = AtomicU32::new(0);
+
+#[receiver(post_save, sender = User, durable(queue = "mail", max_attempts = 3, backoff = "1h", timeout = "300ms"))]
+async fn welcome(saved: PostSave<'_, User>, delivery: Delivery<'_>) -> Result<()> {
+    let name = saved.instance.name.as_str();
+    SCENE.log.push(format!("{name} {} {}", saved.created, delivery.attempt()));
+    match name {
+        "never" => Err(Retry::never("no such address").into()),
+        "after" => Err(Retry::after(Duration::from_secs(3600), "the server is busy"))?,
+        "snooze" => Err(Retry::snooze(Duration::from_secs(3600)).into()),
+        "fails" => Err(Error::other("the mail server is down")),
+        "panics" => panic!("a mistake"),
+        "slow" => {
+            tokio::time::sleep(Duration::from_secs(60)).await;
+            Ok(())
+        }
+        "slower than a lease" => {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Ok(())
+        }
+        "fails late" => {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            Err(Error::other("too late"))
+        }
+        "keys" => {
+            let key = (delivery.idempotency_key(), delivery.event(), delivery.is_last_attempt());
+            SCENE.log.push(format!("{key:?}"));
+            if ATTEMPTS.fetch_add(1, Ordering::SeqCst) < 2 {
+                Err(Error::other("again"))
+            } else {
+                Ok(())
+            }
+        }
+        _ => Ok(()),
+    }
+}
+
+#[receiver(post_save, sender = User, updated, changed(email), durable(at_least_once))]
+fn log_change(saved: PostSave<'_, User>, previous: Previous<'_, User>) {
+    let before = previous.row().map_or("", |row| row.email.as_str());
+    let changed = (previous.changed(User::EMAIL), previous.changed(User::NAME));
+    let fields =
+        saved.fields.map(|fields| fields.iter().map(|field| field.name()).collect::<Vec<_>>());
+    SCENE.log.push(format!("{before} → {} {changed:?} {fields:?}", saved.instance.email));
+}
+
+#[receiver(post_delete, sender = User, durable(at_least_once))]
+fn log_delete(deleted: PostDelete<'_, User>) {
+    SCENE.log.push(format!("deleted {} {}", deleted.pk(), deleted.instance.name));
+}
+
+#[receiver(post_delete, sender = Note, durable(at_least_once))]
+fn log_note(deleted: PostDelete<'_, Note>, _db: Db) {
+    SCENE.log.push(format!("deleted note {}", deleted.instance.text));
+}
+
+#[receiver(post_save_batch, sender = Note, durable(at_least_once))]
+fn log_notes(saved: PostSaveBatch<'_, Note>) {
+    SCENE.log.push(format!("{} notes {}", saved.instances.len(), saved.created));
+}
+
+#[receiver(post_save, sender = Link, durable(max_attempts = 1))]
+async fn next_link(
+    saved: PostSave<'_, Link>,
+    delivery: Delivery<'_>,
+    conn: &mut Conn<'_>,
+) -> Result<()> {
+    let caused = delivery.caused_by().is_some();
+    let first = delivery.correlation() == delivery.event();
+    SCENE.log.push(format!("{} {caused} {first}", saved.instance.depth));
+    Link { id: None, depth: saved.instance.depth + 1 }.save(conn).await?;
+    Ok(())
+}
+
+#[receiver(OrderPaid, durable(delay = "1h"))]
+async fn ship(paid: &OrderPaid, delivery: Delivery<'_>) {
+    SCENE.log.push(format!("ship {} {}", paid.order, delivery.attempt()));
+}
+
+async fn setup(db: &Db) {
+    let key = match db.kind() {
+        DatabaseKind::Sqlite => "INTEGER",
+        DatabaseKind::Postgres => "BIGINT",
+    };
+    table(db, "users", "name TEXT NOT NULL, email TEXT NOT NULL").await;
+    table(db, "accounts", &format!("user_id {key} NOT NULL")).await;
+    table(db, "notes", &format!("user_id {key} NOT NULL REFERENCES users, text TEXT NOT NULL"))
+        .await;
+    table(db, "links", &format!("depth {key} NOT NULL")).await;
+    db.deliveries().setup().await.unwrap();
+}
+
+async fn stored(db: &Db) -> i64 {
+    count(db, "signals_delivery").await
+}
+
+/// The state of the only delivery of `welcome`: attempts, whether it is dead, whether it is due within a minute, and its error.
+async fn state(db: &Db) -> (i32, bool, bool, Option<String>) {
+    let soon = match db.kind() {
+        DatabaseKind::Sqlite => "run_at < (unixepoch() + 61) * 1000",
+        DatabaseKind::Postgres => "run_at < now() + interval '61 s'",
+    };
+    let sql = format!(
+        "SELECT attempt, CASE WHEN dead_at IS NULL THEN 0 ELSE 1 END, CASE WHEN {soon} THEN 1 ELSE 0 END, error \
+         FROM signals_delivery WHERE receiver LIKE '%welcome'"
+    );
+    let row: (i32, i32, i32, Option<String>) =
+        db.query(sqlx_signals::sqlx::AssertSqlSafe(sql)).fetch_one().await.unwrap();
+    (row.0, row.1 == 1, row.2 == 1, row.3)
+}
+
+/// Saves a user, of whose deliveries only `welcome` is left, and runs it once.
+async fn welcomed(db: &Db, name: &str) -> (i32, bool, bool, Option<String>) {
+    muted::<open_account, _>(async { user(name).save(db).await }).await.unwrap();
+    testing::deliver(db).await.unwrap();
+    state(db).await
+}
+
+#[test]
+fn reports_show_durable_receivers_with_their_options() {
+    let receiver = registry().get::<welcome>();
+    assert_eq!(
+        (receiver.phase(), receiver.phase().to_string().as_str()),
+        (Phase::Durable, "durable")
+    );
+    assert!(receiver.to_string().contains("durable, mail, 3 × 1h"), "{receiver}");
+    let lock = registry().to_lock();
+    let line = "durable::welcome (durable, mail, 3 × 1h) payload(id, name, email)";
+    assert!(lock.contains(line), "{lock}");
+    assert!(lock.contains("open_account (durable, default, 20 × 1h) created payload"), "{lock}");
+    assert!(registry().to_json().contains("\"phase\":\"durable\""));
+    assert!(registry().to_mermaid().contains("durable, mail"));
+}
+
+on_every_database! {
+    async fn a_delivery_is_stored_with_its_row_and_runs_once(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        user("ann").save(&db).await.unwrap();
+        assert_eq!(stored(&db).await, 2);
+        assert_eq!(count(&db, "accounts").await, 0);
+        let delivered = testing::deliver(&db).await.unwrap();
+        delivered.assert_ran::<open_account>(1);
+        delivered.assert_ran::<welcome>(1);
+        assert_eq!(SCENE.log.take(), ["ann true 1"]);
+        assert_eq!((count(&db, "accounts").await, stored(&db).await), (1, 0));
+        testing::deliver(&db).await.unwrap().assert_ran::<welcome>(0);
+    }
+
+    async fn the_deliveries_of_a_transaction_share_its_end(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut tx = db.begin().await.unwrap();
+        user("outer").save(&mut tx).await.unwrap();
+        let mut inner = tx.begin().await.unwrap();
+        user("undone").save(&mut inner).await.unwrap();
+        inner.rollback().await.unwrap();
+        let mut inner = tx.begin().await.unwrap();
+        user("inner").save(&mut inner).await.unwrap();
+        inner.commit().await.unwrap();
+        assert_eq!(count(&db, "signals_delivery").await, 0);
+        tx.commit().await.unwrap();
+        assert_eq!(stored(&db).await, 4);
+
+        let mut tx = db.begin().await.unwrap();
+        user("rolled back").save(&mut tx).await.unwrap();
+        tx.rollback().await.unwrap();
+        let failed = db.transaction(async |tx| {
+            user("failed").save(tx).await?;
+            Err::<(), _>(Error::other("no"))
+        });
+        assert!(failed.await.is_err());
+        assert_eq!(stored(&db).await, 4);
+        testing::deliver(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["outer true 1", "inner true 1"]);
+    }
+
+    async fn a_plain_transaction_of_sqlx_stores_deliveries(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        macro_rules! both {
+            ($pool:expr) => {
+                if let Some(pool) = $pool {
+                    let mut tx = pool.begin().await.unwrap();
+                    user("committed").save(&mut tx).await.unwrap();
+                    tx.commit().await.unwrap();
+                    let mut tx = pool.begin().await.unwrap();
+                    user("rolled back").save(&mut tx).await.unwrap();
+                    OrderPaid { order: 7 }.send(&mut tx).await.unwrap();
+                    tx.rollback().await.unwrap();
+                }
+            };
+        }
+        #[cfg(feature = "sqlite")]
+        both!(db.sqlite());
+        #[cfg(feature = "postgres")]
+        both!(db.postgres());
+        assert_eq!((count(&db, "users").await, stored(&db).await), (1, 2));
+        testing::deliver(&db).await.unwrap().assert_ran::<welcome>(1);
+    }
+
+    async fn every_kind_of_write_stores_deliveries(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut users: Vec<_> = ["a", "b", "c"].map(user).into();
+        User::insert_many(&db, &mut users).await.unwrap();
+        assert_eq!(stored(&db).await, 6);
+        testing::deliver(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["a true 1", "b true 1", "c true 1"]);
+
+        users[0].email = "new".into();
+        users[1].name = "d".into();
+        User::update_many(&db, &mut users).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        let change = "a@example.org → new (true, false) None";
+        assert_eq!(SCENE.log.take(), [change, "a false 1", "d false 1", "c false 1"]);
+
+        users[2].email = "x".into();
+        users[2].save_fields(&db, &[User::EMAIL]).await.unwrap();
+        User::query("WHERE name = $1").bind("d").set(User::EMAIL, "y").update(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        let changes = [
+            "c@example.org → x (true, false) Some([\"email\"])",
+            "b@example.org → y (true, false) Some([\"email\"])",
+        ];
+        assert_eq!(SCENE.log.take(), [changes[0], changes[1], "c false 1", "d false 1"]);
+
+        User::query("WHERE name = $1").bind("d").delete(&db).await.unwrap();
+        users[0].delete(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["deleted 2 d", "deleted 1 a"]);
+        assert_eq!(stored(&db).await, 0);
+    }
+
+    async fn a_cascade_and_a_batch_store_deliveries(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut ann = user("ann");
+        without_signals(async { ann.save(&db).await }).await.unwrap();
+        let note = |text: &str| Note { id: None, user_id: 1, text: text.into() };
+        Note::insert_many(&db, &mut [note("one"), note("two")]).await.unwrap();
+        assert_eq!(stored(&db).await, 1);
+        testing::deliver(&db).await.unwrap().assert_ran::<log_notes>(1);
+        assert_eq!(SCENE.log.take(), ["2 notes true"]);
+        ann.delete(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        let mut log = SCENE.log.take();
+        log.sort();
+        assert_eq!(log, ["deleted 1 ann", "deleted note one", "deleted note two"]);
+    }
+
+    async fn a_custom_signal_is_stored_and_delayed(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        OrderPaid { order: 7 }.send(&db).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        OrderPaid { order: 8 }.send(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(stored(&db).await, 2);
+        testing::deliver(&db).await.unwrap().assert_ran::<ship>(0);
+        testing::make_due(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_ran::<ship>(2);
+        assert_eq!(SCENE.log.take(), ["ship 7 1", "ship 8 1"]);
+    }
+
+    async fn the_outbox_of_a_large_transaction_is_written_in_order(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut users: Vec<_> = (0..2500).map(|n| user(&format!("user {n}"))).collect();
+        let mut tx = db.begin().await.unwrap();
+        muted::<open_account, _>(async { User::insert_many(&mut tx, &mut users).await }).await.unwrap();
+        tx.commit().await.unwrap();
+        let keys: Vec<(i64, Option<String>)> =
+            db.query("SELECT id, key FROM signals_delivery ORDER BY id").fetch_all().await.unwrap();
+        let keys: Vec<i64> = keys.into_iter().map(|(_, key)| key.unwrap().parse().unwrap()).collect();
+        assert_eq!(keys, (1..=2500).collect::<Vec<_>>());
+    }
+
+    async fn a_muted_or_disabled_receiver_stores_nothing(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        without_signals(async { user("quiet").save(&db).await }).await.unwrap();
+        assert_eq!(stored(&db).await, 0);
+        muted::<welcome, _>(async { user("ann").save(&db).await }).await.unwrap();
+        assert_eq!(stored(&db).await, 1);
+        registry().get::<welcome>().disable();
+        user("bob").save(&db).await.unwrap();
+        registry().get::<welcome>().enable();
+        assert_eq!(stored(&db).await, 2);
+        user("eve").save(&db).await.unwrap();
+        registry().get::<welcome>().disable();
+        testing::deliver(&db).await.unwrap().assert_ran::<welcome>(0);
+        registry().get::<welcome>().enable();
+        testing::deliver(&db).await.unwrap().assert_ran::<welcome>(1);
+    }
+
+    async fn a_save_without_the_table_says_what_to_run(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "users", "name TEXT NOT NULL, email TEXT NOT NULL").await;
+        let error = user("ann").save(&db).await.unwrap_err();
+        assert!(matches!(error, Error::DeliveriesNotSetUp { found: 0, needed: 1 }), "{error:?}");
+        assert!(error.to_string().contains("db.deliveries().setup()"), "{error}");
+        assert_eq!(count(&db, "users").await, 0);
+        let mut tx = db.begin().await.unwrap();
+        user("ann").save(&mut tx).await.unwrap();
+        assert!(matches!(tx.commit().await.unwrap_err(), Error::DeliveriesNotSetUp { .. }));
+        assert_eq!(count(&db, "users").await, 0);
+        let checked = db.check().await.unwrap_err().to_string();
+        assert!(checked.contains("`signals_delivery` of durable receivers does not exist"), "{checked}");
+        let refused = db.deliveries().worker().spawn().await.unwrap_err();
+        assert!(matches!(refused, Error::DeliveriesNotSetUp { .. }), "{refused:?}");
+    }
+
+    async fn the_tables_are_set_up_once(db: Db) {
+        let deliveries = db.deliveries();
+        let (one, other) = tokio::join!(deliveries.setup(), deliveries.setup());
+        one.unwrap();
+        other.unwrap();
+        deliveries.setup().await.unwrap();
+        assert_eq!(count(&db, "signals_schema").await, 1);
+        assert!(!db.check().await.is_err_and(|error| error.to_string().contains("signals_delivery")));
+        execute(&db, "DROP TABLE signals_delivery; DROP TABLE signals_schema").await;
+        for migration in durable::migrations(db.kind()) {
+            db.execute(migration.sql).await.unwrap();
+        }
+        deliveries.setup().await.unwrap();
+        assert_eq!((stored(&db).await, count(&db, "signals_schema").await), (0, 1));
+    }
+
+    async fn a_payload_over_the_limit_is_refused(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut large = user(&"x".repeat(300_000));
+        let error = large.save(&db).await.unwrap_err();
+        assert!(matches!(error, Error::PayloadTooLarge { model: "User", limit: 262_144, .. }), "{error:?}");
+        assert!(error.to_string().contains("open_account") || error.to_string().contains("welcome"), "{error}");
+        assert_eq!((large.id, count(&db, "users").await), (None, 0));
+        large.save(&db.deliveries().max_payload(1 << 20)).await.unwrap();
+        assert_eq!(stored(&db).await, 2);
+    }
+
+    async fn what_a_failed_receiver_has_written_is_rolled_back(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        muted::<welcome, _>(async { user("unlucky").save(&db).await }).await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_failed::<open_account>(1);
+        assert_eq!((count(&db, "accounts").await, stored(&db).await), (0, 1));
+        let (attempt, error): (i32, String) =
+            db.query("SELECT attempt, error FROM signals_delivery").fetch_one().await.unwrap();
+        assert_eq!(attempt, 1);
+        assert!(error.contains("no account for you") && error.contains("open_account"), "{error}");
+        db.query("UPDATE users SET name = 'lucky'").execute().await.unwrap();
+        testing::make_due(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_failed::<open_account>(1);
+        assert_eq!(count(&db, "accounts").await, 0);
+    }
+
+    async fn a_failed_delivery_is_tried_again_until_it_is_dead(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let (attempt, dead, soon, error) = welcomed(&db, "fails").await;
+        assert_eq!((attempt, dead, soon), (1, false, false));
+        assert!(error.unwrap().contains("the mail server is down"));
+        for expected in [(2, false), (3, true)] {
+            testing::deliver(&db).await.unwrap().assert_ran::<welcome>(0);
+            testing::make_due(&db).await.unwrap();
+            testing::deliver(&db).await.unwrap().assert_failed::<welcome>(1);
+            let (attempt, dead, ..) = state(&db).await;
+            assert_eq!((attempt, dead), expected);
+        }
+        testing::make_due(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_ran::<welcome>(0);
+        assert_eq!(SCENE.log.take(), ["fails true 1", "fails true 2", "fails true 3"]);
+    }
+
+    async fn a_receiver_decides_when_it_is_tried_again(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let (attempt, dead, _, error) = welcomed(&db, "never").await;
+        assert_eq!((attempt, dead), (1, true));
+        assert!(error.unwrap().contains("no such address"));
+        execute(&db, "DELETE FROM signals_delivery").await;
+        let (attempt, dead, soon, _) = welcomed(&db, "snooze").await;
+        assert_eq!((attempt, dead, soon), (0, false, false));
+        execute(&db, "DELETE FROM signals_delivery").await;
+        let (attempt, dead, soon, error) = welcomed(&db, "after").await;
+        assert_eq!((attempt, dead, soon), (1, false, false));
+        assert!(error.unwrap().contains("the server is busy"));
+    }
+
+    async fn a_panic_or_a_timeout_is_a_failed_attempt(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let (attempt, dead, _, error) = welcomed(&db, "panics").await;
+        assert_eq!((attempt, dead), (1, false));
+        assert!(error.unwrap().contains("a mistake"));
+        execute(&db, "DELETE FROM signals_delivery").await;
+        let (attempt, dead, _, error) = welcomed(&db, "slow").await;
+        assert_eq!((attempt, dead), (1, false));
+        assert!(error.unwrap().contains("did not finish within 300ms"));
+    }
+
+    async fn the_idempotency_key_is_the_same_for_every_attempt(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        ATTEMPTS.store(0, Ordering::SeqCst);
+        muted::<open_account, _>(async { user("keys").save(&db).await }).await.unwrap();
+        for _ in 0..3 {
+            testing::deliver(&db).await.unwrap().assert_ran::<welcome>(1);
+            testing::make_due(&db).await.unwrap();
+        }
+        let log = SCENE.log.take();
+        assert_eq!(log[1], log[3]);
+        assert_eq!(log[1].replace("false", "true"), log[5]);
+        assert_eq!(stored(&db).await, 0);
+    }
+
+    async fn a_payload_that_does_not_decode_is_postponed_without_an_attempt(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        muted::<open_account, _>(async { user("ann").save(&db).await }).await.unwrap();
+        db.query("UPDATE signals_delivery SET payload = '{\"row\":{\"id\":1}}'").execute().await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_failed::<welcome>(1);
+        let (attempt, dead, soon, error) = state(&db).await;
+        assert_eq!((attempt, dead, soon), (0, false, true));
+        assert!(error.unwrap().contains("missing field `name`"));
+        let yesterday = match db.kind() {
+            DatabaseKind::Sqlite => "UPDATE signals_delivery SET stored_at = stored_at - 86400000",
+            DatabaseKind::Postgres => "UPDATE signals_delivery SET stored_at = stored_at - interval '1 day'",
+        };
+        execute(&db, yesterday).await;
+        testing::make_due(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        assert!(state(&db).await.1);
+        assert!(SCENE.log.take().is_empty());
+    }
+
+    async fn a_delivery_of_an_unknown_receiver_is_never_claimed(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        muted::<open_account, _>(async { user("ann").save(&db).await }).await.unwrap();
+        db.query("UPDATE signals_delivery SET receiver = 'other::service'").execute().await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_ran::<welcome>(0);
+        let (claim,): (i64,) = db.query("SELECT claim FROM signals_delivery").fetch_one().await.unwrap();
+        assert_eq!(claim, 0);
+    }
+
+    async fn a_delivery_that_has_killed_five_workers_is_dead(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        muted::<open_account, _>(async { user("ann").save(&db).await }).await.unwrap();
+        db.query("UPDATE signals_delivery SET worker = 'killed', attempt = 1, lost = 1").execute().await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_ran::<welcome>(1);
+        assert_eq!(SCENE.log.take(), ["ann true 1"]);
+
+        muted::<open_account, _>(async { user("bob").save(&db).await }).await.unwrap();
+        db.query("UPDATE signals_delivery SET worker = 'killed', attempt = 1, lost = 4").execute().await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        let (attempt, dead, _, error) = state(&db).await;
+        assert!(dead && attempt <= 1);
+        assert!(error.unwrap().contains("lost 5 times"));
+        assert!(SCENE.log.take().is_empty());
+    }
+
+    async fn a_cycle_through_deliveries_ends_at_the_recursion_limit(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        Link { id: None, depth: 0 }.save(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_failed::<next_link>(1);
+        let log = SCENE.log.take();
+        assert_eq!((log.len(), log[0].as_str(), log[1].as_str()), (16, "0 false true", "1 true false"));
+        let (error,): (String,) = db.query("SELECT error FROM signals_delivery").fetch_one().await.unwrap();
+        assert!(error.contains("next_link → "), "{error}");
+        assert_eq!(count(&db, "links").await, 17);
+    }
+
+    async fn a_test_transaction_shows_what_would_be_stored_and_runs_it(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let done = testing::transaction(&db, async |tx| {
+            user("ann").save(&mut *tx).await?;
+            let delivered = testing::deliver(&mut *tx).await?;
+            delivered.assert_ran::<open_account>(1);
+            delivered.assert_ran::<welcome>(1);
+            user("bob").save(&mut *tx).await?;
+            Account::query("").count(tx).await
+        });
+        let done = done.await.unwrap();
+        assert_eq!(done.value, 1);
+        done.assert_stored::<welcome>(2);
+        done.assert_stored::<log_delete>(0);
+        assert_eq!((count(&db, "users").await, stored(&db).await), (0, 0));
+    }
+
+    async fn a_worker_runs_what_is_committed_and_stops_after_it(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        // Only a commit of this process wakes it.
+        let worker = db.deliveries().worker().poll(Duration::from_secs(600)).spawn().await.unwrap();
+        for n in 0..20 {
+            user(&format!("user {n}")).save(&db).await.unwrap();
+        }
+        SCENE.log.wait_for(20).await;
+        worker.shutdown().await.unwrap();
+        let left = stored(&db).await;
+        assert_eq!((count(&db, "accounts").await, left), (20 - left, left));
+        assert_eq!(left, 0);
+    }
+
+    async fn a_worker_serves_only_its_queues(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let worker = db.deliveries().worker().queues(["mail"]).concurrency(2).spawn().await.unwrap();
+        user("ann").save(&db).await.unwrap();
+        SCENE.log.wait_for(1).await;
+        worker.shutdown().await.unwrap();
+        assert_eq!((count(&db, "accounts").await, stored(&db).await), (0, 1));
+    }
+
+    async fn a_stopped_worker_gives_its_deliveries_back(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let worker = db.deliveries().worker().queues(["mail"]).spawn().await.unwrap();
+        user("slow").save(&db).await.unwrap();
+        SCENE.log.wait_for(1).await;
+        worker.stop().await.unwrap();
+        assert_eq!(state(&db).await, (0, false, true, None));
+        let (worker,): (Option<String>,) =
+            db.query("SELECT worker FROM signals_delivery WHERE receiver LIKE '%welcome'").fetch_one().await.unwrap();
+        assert_eq!(worker, None);
+    }
+
+    async fn a_lease_is_renewed_while_the_receiver_runs(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let options = || db.deliveries().worker().queues(["mail"]).lease(Duration::from_millis(100)).poll(Duration::from_millis(5));
+        let workers = (options().spawn().await.unwrap(), options().spawn().await.unwrap());
+        user("slower than a lease").save(&db).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        workers.0.shutdown().await.unwrap();
+        workers.1.shutdown().await.unwrap();
+        assert_eq!(SCENE.log.take(), ["slower than a lease true 1"]);
+        assert_eq!(stored(&db).await, 1);
+    }
+
+    async fn a_worker_whose_claim_has_passed_to_another_changes_nothing(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let worker = db.deliveries().worker().queues(["mail"]).spawn().await.unwrap();
+        for name in ["slower than a lease", "fails late"] {
+            user(name).save(&db).await.unwrap();
+            SCENE.log.wait_for(1).await;
+        }
+        execute(&db, "DELETE FROM signals_delivery WHERE receiver LIKE '%open_account'").await;
+        let taken = "UPDATE signals_delivery SET claim = claim + 1, worker = 'another' WHERE worker IS NOT NULL";
+        assert_eq!(db.query(taken).execute().await.unwrap(), 2);
+        worker.shutdown().await.unwrap();
+        let unchanged = "SELECT count(*) FROM signals_delivery WHERE worker = 'another' AND error IS NULL AND attempt = 1";
+        let (unchanged,): (i64,) = db.query(unchanged).fetch_one().await.unwrap();
+        assert_eq!(unchanged, 2);
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_worker_needs_more_than_one_connection() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    db.deliveries().setup().await.unwrap();
+    let refused = db.deliveries().worker().spawn().await.unwrap_err().to_string();
+    assert!(refused.contains("testing::deliver"), "{refused}");
+}
