@@ -1,5 +1,6 @@
 //! Runs one claimed delivery, and decides what follows from its result.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -7,6 +8,7 @@ use tokio::time::timeout;
 
 use crate::database::conn::Conn;
 use crate::database::db::Db;
+use crate::database::source::Source;
 use crate::durable::claim::{self, Claimed, Failure, POISONED};
 use crate::durable::delivery::{Cause, DeliveryData, RunningDelivery};
 use crate::durable::event_form::{Decoded, ToDecode};
@@ -128,10 +130,10 @@ impl Run {
 
     async fn call(self, conn: Option<&mut Conn<'_>>, db: &Db) -> Result<()> {
         let Self { receiver, event: Decoded { mut event, previous }, data, .. } = self;
-        let (pool, values) = (db.pool_id(), db.with(RunningDelivery(data)));
+        let source = Source::Db(Cow::Owned(db.with(RunningDelivery(data))));
         let info = receiver.receiver.info.info;
         let sender = if info.sender.is_empty() { info.signal } else { info.sender };
-        let entered = OperationContext::enter_in("delivery", sender, Some(pool), Some(values))?;
+        let entered = OperationContext::enter("delivery", sender, &source)?;
         let context = if conn.is_some() { entered } else { entered.afterwards(None) };
         let work = run_durable(&mut *event, &receiver.receiver, conn, &context, &previous);
         let limit = Duration::from_millis(receiver.options.timeout);
