@@ -22,12 +22,12 @@ use crate::task::intern::interned;
 /// How many rows of a batch one delivery has at most.
 const BATCH: usize = 1000;
 
-type Json<T> = Result<T, serde_json::Error>;
+type Coded<T> = Result<T, serde_json::Error>;
 
 /// How the events of a receiver are stored.
 pub struct EventForm {
-    pub(crate) encode: fn(&ToEncode<'_>) -> Json<Vec<Encoded>>,
-    pub(crate) decode: fn(&ToDecode<'_>) -> Json<Decoded>,
+    pub(crate) encode: fn(&ToEncode<'_>) -> Coded<Vec<Encoded>>,
+    pub(crate) decode: fn(&ToDecode<'_>) -> Coded<Decoded>,
     /// The table of the model. Empty for a custom signal, `None` for receivers of every model.
     pub(crate) table: Option<&'static str>,
     pub(crate) columns: &'static [&'static str],
@@ -84,6 +84,13 @@ impl EventForm {
     }
 }
 
+/// A type that can be stored as JSON: one trait, so that a type without serde causes one message.
+#[allow(unreachable_pub)]
+pub trait Json: Serialize + DeserializeOwned {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Serialize + DeserializeOwned> Json for T {}
+
 /// The signals of a model that can be durable.
 #[diagnostic::on_unimplemented(
     message = "receivers of `{Self}` cannot be durable",
@@ -101,7 +108,7 @@ impl RowSignal for post_delete_batch {}
 
 impl<S: RowSignal, M> Storable<S> for M
 where
-    M: Model<Pk: Serialize + DeserializeOwned> + Serialize + DeserializeOwned,
+    M: Model<Pk: Json> + Json,
 {
     const FORM: EventForm = EventForm {
         encode: encode_rows::<M>,
@@ -120,7 +127,7 @@ impl<S: RowSignal> Storable<S> for dyn AnyModel {
     };
 }
 
-impl<T: CustomSignal + Serialize + DeserializeOwned> Storable<T> for () {
+impl<T: CustomSignal + Json> Storable<T> for () {
     const FORM: EventForm = EventForm {
         encode: encode_signal::<T>,
         decode: decode_signal::<T>,
@@ -164,7 +171,7 @@ struct Read<T> {
 }
 
 /// The row of an event as a row of its model.
-fn typed<M: 'static>(row: &dyn AnyModel) -> Json<&M> {
+fn typed<M: 'static>(row: &dyn AnyModel) -> Coded<&M> {
     let any: &dyn Any = row;
     any.downcast_ref().ok_or_else(|| serde::ser::Error::custom("a row of another model"))
 }
@@ -176,7 +183,7 @@ fn content_rows<'e>(event: &ToEncode<'e>) -> (&'e dyn SignalRows, &'e RowEvent) 
     }
 }
 
-fn encode_rows<M>(event: &ToEncode<'_>) -> Json<Vec<Encoded>>
+fn encode_rows<M>(event: &ToEncode<'_>) -> Coded<Vec<Encoded>>
 where
     M: Model<Pk: Serialize> + Serialize,
 {
@@ -195,7 +202,7 @@ where
     Ok(vec![Encoded { payload, key }])
 }
 
-fn encode_any_rows(event: &ToEncode<'_>) -> Json<Vec<Encoded>> {
+fn encode_any_rows(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
     let (rows, about) = content_rows(event);
     let fields = field_names(rows);
     if about.rows.len() != 1 {
@@ -211,7 +218,7 @@ fn encode_any_rows(event: &ToEncode<'_>) -> Json<Vec<Encoded>> {
     Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key }])
 }
 
-fn encode_signal<T: Serialize + 'static>(event: &ToEncode<'_>) -> Json<Vec<Encoded>> {
+fn encode_signal<T: Serialize + 'static>(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
     let signal = match event.content {
         EventContent::Signal(signal) => signal.downcast_ref::<T>(),
         EventContent::Rows(..) => None,
@@ -240,10 +247,10 @@ fn changed<'e>(
 /// Splits the rows of a batch.
 fn batches(
     rows: Range<usize>,
-    row: impl Fn(usize) -> Json<String>,
+    row: impl Fn(usize) -> Coded<String>,
     fields: Option<Vec<&str>>,
     split_at: usize,
-) -> Json<Vec<Encoded>> {
+) -> Coded<Vec<Encoded>> {
     let end = match fields {
         Some(fields) => format!("],\"fields\":{}}}", serde_json::to_string(&fields)?),
         None => "]}".to_owned(),
@@ -266,12 +273,12 @@ fn batches(
     Ok(all)
 }
 
-fn decode_rows<M>(stored: &ToDecode<'_>) -> Json<Decoded>
+fn decode_rows<M>(stored: &ToDecode<'_>) -> Coded<Decoded>
 where
     M: Model<Pk: DeserializeOwned> + DeserializeOwned,
 {
     let read: Read<M> = serde_json::from_str(stored.payload)?;
-    let key = |row: &mut M| -> Json<()> {
+    let key = |row: &mut M| -> Coded<()> {
         if let (None, Some(key)) = (row.pk(), stored.key) {
             row.__set_pk(Some(serde_json::from_str(key)?));
         }
@@ -292,7 +299,7 @@ where
     Ok(Decoded { event, previous })
 }
 
-fn decode_any_rows(stored: &ToDecode<'_>) -> Json<Decoded> {
+fn decode_any_rows(stored: &ToDecode<'_>) -> Coded<Decoded> {
     let read: Read<StoredSnapshot> = serde_json::from_str(stored.payload)?;
     let rows = read.row.into_iter().chain(read.rows.into_iter().flatten());
     let rows: Vec<_> = rows.map(StoredSnapshot::into_snapshot).collect();
@@ -310,7 +317,7 @@ fn decode_any_rows(stored: &ToDecode<'_>) -> Json<Decoded> {
     Ok(Decoded { event, previous })
 }
 
-fn decode_signal<T: CustomSignal + DeserializeOwned>(stored: &ToDecode<'_>) -> Json<Decoded> {
+fn decode_signal<T: CustomSignal + DeserializeOwned>(stored: &ToDecode<'_>) -> Coded<Decoded> {
     let read: Read<T> = serde_json::from_str(stored.payload)?;
     let signal =
         read.signal.ok_or_else(|| serde::de::Error::custom("the payload has no signal"))?;

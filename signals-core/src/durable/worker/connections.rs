@@ -12,6 +12,7 @@ pub(super) struct Connections {
     pub(super) receivers: Db,
 }
 
+#[cfg(feature = "sqlite")]
 const IN_MEMORY: &str = "a worker opens connections of its own, and a SQLite database in memory has only one connection: use a file, or \
                          `testing::deliver` in a test";
 
