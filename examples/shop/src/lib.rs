@@ -6,6 +6,7 @@ pub mod models;
 pub mod receivers;
 pub mod web;
 
+use sqlx::migrate::Migrator;
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error};
 
@@ -13,6 +14,9 @@ use models::{Product, User};
 use receivers::audit::CurrentUser;
 use receivers::live::Live;
 use receivers::mail::Mailer;
+
+static SQLITE: Migrator = sqlx::migrate!("migrations/sqlite");
+static POSTGRES: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Connects to the database, creates the tables, and fills an empty shop.
 ///
@@ -22,9 +26,9 @@ use receivers::mail::Mailer;
 pub async fn open(url: &str) -> Result<Db> {
     let db = Db::connect(url).await?;
     let db = db.with(CurrentUser(None)).with(Mailer::default()).with(Live::default());
-    db.execute(match db.kind() {
-        DatabaseKind::Sqlite => include_str!("../schema/sqlite.sql"),
-        DatabaseKind::Postgres => include_str!("../schema/postgres.sql"),
+    db.migrate(match db.kind() {
+        DatabaseKind::Sqlite => &SQLITE,
+        DatabaseKind::Postgres => &POSTGRES,
     })
     .await?;
     db.check().await?;

@@ -1,9 +1,9 @@
-CREATE TABLE IF NOT EXISTS users (
+CREATE TABLE users (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL,
     email TEXT NOT NULL UNIQUE
 );
-CREATE TABLE IF NOT EXISTS products (
+CREATE TABLE products (
     id INTEGER PRIMARY KEY,
     name TEXT NOT NULL UNIQUE,
     about TEXT NOT NULL,
@@ -11,7 +11,7 @@ CREATE TABLE IF NOT EXISTS products (
     stock BIGINT NOT NULL,
     version BIGINT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS orders (
+CREATE TABLE orders (
     id INTEGER PRIMARY KEY,
     user_id BIGINT NOT NULL REFERENCES users,
     product_id BIGINT NOT NULL REFERENCES products,
@@ -19,12 +19,12 @@ CREATE TABLE IF NOT EXISTS orders (
     state TEXT NOT NULL,
     version BIGINT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS audit_log (
+CREATE TABLE audit_log (
     id INTEGER PRIMARY KEY,
     user_id BIGINT,
     change TEXT NOT NULL
 );
-CREATE TABLE IF NOT EXISTS search_index (
+CREATE TABLE search_index (
     product_id BIGINT NOT NULL PRIMARY KEY REFERENCES products,
     words TEXT NOT NULL
 );
