@@ -7,6 +7,7 @@ pub(crate) mod backend;
 pub(crate) mod begin;
 pub(crate) mod conn;
 pub(crate) mod connect;
+mod counted;
 pub(crate) mod db;
 pub(crate) mod decode;
 pub(crate) mod default_db;

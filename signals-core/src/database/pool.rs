@@ -23,6 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{timeout, timeout_at};
 
 use crate::database::backend::Backend;
+use crate::database::counted::Counted;
 use crate::database::gauges::PoolGauges;
 use crate::database::lease::Lease;
 use crate::database::runtimes::{self, Runtimes};
@@ -383,24 +384,5 @@ impl<DB: Backend> Drop for SweepGuard<DB> {
                 warm_pool.discard_all();
             }
         }
-    }
-}
-
-/// Counts a call while it takes a connection from sqlx's pool.
-struct Counted<'o> {
-    calls: &'o AtomicUsize,
-    /// The number of such calls, including this one.
-    count: usize,
-}
-
-impl<'o> Counted<'o> {
-    fn new(calls: &'o AtomicUsize) -> Self {
-        Self { calls, count: calls.fetch_add(1, Ordering::AcqRel) + 1 }
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.calls.fetch_sub(1, Ordering::AcqRel);
     }
 }

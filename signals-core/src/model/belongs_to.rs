@@ -201,7 +201,7 @@ impl<C: Model, P: Model, F: KeyOf<P::Pk> + 'static> BelongsTo<C, P, F> {
                 DatabaseKind::Sqlite => numbers(stored.iter().filter_map(|n| keys[*n].as_ref())),
                 DatabaseKind::Postgres => None,
             };
-            let found = match integers {
+            let (numbers, rows): (Vec<_>, Vec<_>) = match integers {
                 Some(integers) => {
                     let number = |child: &C| {
                         let key = integer((self.field)(child).key()?)?;
@@ -209,9 +209,8 @@ impl<C: Model, P: Model, F: KeyOf<P::Pk> + 'static> BelongsTo<C, P, F> {
                     };
                     find_by_value::<C, E::Route>(&mut conn, given, number).await?
                 }
-                None => find::<C, E::Route>(&mut conn, given).await?,
+                None => find::<C, E::Route>(&mut conn, given).await?.into_iter().unzip(),
             };
-            let (numbers, rows): (Vec<_>, Vec<_>) = found.into_iter().unzip();
             let rows = lookup::loaded::<C, E::Route>(rows, &mut conn).await?;
             let mut children: Vec<_> = parents.iter().map(|_| Vec::new()).collect();
             for (number, row) in numbers.into_iter().zip(rows) {

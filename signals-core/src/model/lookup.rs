@@ -82,18 +82,19 @@ pub(crate) async fn find_by_value<M: Model, R: Route<M>>(
     conn: &mut Conn<'_>,
     keys: Keys<'_>,
     number: impl Fn(&M) -> Option<usize> + Send + Sync,
-) -> Result<Vec<(usize, M)>> {
-    let mut found = Vec::with_capacity(keys.count);
+) -> Result<(Vec<usize>, Vec<M>)> {
+    let (mut numbers, mut rows) = (Vec::new(), Vec::new());
     let mut load = |row: AnyRow| {
         let row = R::load(&row, 0)?;
         let number = number(&row).ok_or_else(|| {
             sqlx::Error::Decode("the row was found by another key than it contains".into())
         })?;
-        found.push((number, row));
+        numbers.push(number);
+        rows.push(row);
         Ok(())
     };
     run_by_value(conn, M::STATEMENTS, keys, &mut load).await?;
-    Ok(found)
+    Ok((numbers, rows))
 }
 
 /// Runs the statements of [`find_by_value`]. It is not generic, so that it is compiled once.
