@@ -141,7 +141,7 @@ fn figures(runtime: &tokio::runtime::Runtime, report: &mut Report) -> Value {
             "case": way.name(),
             "allocations": cheapest.count_total,
             "bytes": cheapest.bytes_total,
-            "instructions": instructions(&["--perform", &index.to_string()]),
+            "instructions": instructions(&["--perform", &index.to_string()], [200, 1200]),
         }));
     }
     if rows.iter().any(|row| row["instructions"].is_null()) {

@@ -24,7 +24,8 @@ pub(crate) fn measure<DB: ByHand>(database: &Database, report: &mut Report) {
             // There are no receivers of what is read.
             if let Some(case) = cases::<DB>(operation).get(number) {
                 let (operation, number) = (operation.name(), number.to_string());
-                let Some(counted) = instructions(&[PERFORM, database.name(), &operation, &number])
+                let Some(counted) =
+                    instructions(&[PERFORM, database.name(), &operation, &number], [200, 1200])
                 else {
                     report.not_measured("instructions: valgrind cannot run this program");
                     return;

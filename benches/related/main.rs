@@ -5,13 +5,17 @@
 mod interleaved;
 #[path = "../shared/report.rs"]
 mod report;
+#[path = "../shared/valgrind.rs"]
+mod valgrind;
 
 use std::collections::HashMap;
 
 use interleaved::{Case, Group, Rounds, timed};
 use report::Report;
+use serde_json::json;
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, sqlx};
+use valgrind::instructions;
 
 const PARENTS: usize = 1_000;
 const CHILDREN: usize = 10;
@@ -71,9 +75,52 @@ async fn create(db: &Db) {
     }
 }
 
+/// What the program was started for.
+enum Run {
+    Measure(Rounds),
+    /// Valgrind counts its instructions: the database, the number of the case, and how often.
+    Perform(String, usize, u32),
+}
+
+impl Run {
+    fn of_args() -> Self {
+        let args: Vec<_> = std::env::args().skip(1).collect();
+        match &args[..] {
+            [perform, database, case, times] if perform == "--perform" => {
+                Self::Perform(database.clone(), case.parse().unwrap(), times.parse().unwrap())
+            }
+            _ if is_quick() => Self::Measure(Rounds(5, 1)),
+            _ => Self::Measure(Rounds(60, 1)),
+        }
+    }
+
+    fn includes(&self, database: &str) -> bool {
+        !matches!(self, Self::Perform(other, ..) if other != database)
+    }
+}
+
+fn is_quick() -> bool {
+    std::env::args().any(|arg| arg == "--quick")
+}
+
+/// Adds the instructions of both cases to the report, if valgrind is installed.
+fn count_instructions(database: &str, report: &mut Report) {
+    let of = |case: &str| instructions(&["--perform", database, case], [1, 6]);
+    match (of("0"), of("1")) {
+        (Some(by_hand), Some(library)) => {
+            println!(
+                "{database}: {by_hand} instructions by hand, {library} with children_of_each\n"
+            );
+            let counted = json!({ "sqlx": by_hand, "children_of_each": library });
+            report.add(json!({ "database": database, "group": "instructions", "rows": [counted] }));
+        }
+        _ => report.not_measured("instructions: valgrind cannot run this program"),
+    }
+}
+
 /// Both ways, each on a connection of its own.
 macro_rules! measure {
-    ($DB:ident, $db:expr, $pool:expr, $rounds:expr, |$keys:ident, $conn:ident| $children:expr) => {{
+    ($DB:ident, $db:expr, $pool:expr, $run:expr, |$keys:ident, $conn:ident| $children:expr) => {{
         struct Held {
             conn: Conn<'static>,
             by_hand: sqlx::pool::PoolConnection<sqlx::$DB>,
@@ -124,27 +171,36 @@ macro_rules! measure {
             }),
         ];
         let name = format!("{PARENTS} rows with {CHILDREN} each");
-        Group::measure(stringify!($DB), name, $rounds, cases, &mut held).await
+        match $run {
+            Run::Measure(rounds) => {
+                Some(Group::measure(stringify!($DB), name, *rounds, cases, &mut held).await)
+            }
+            Run::Perform(_, case, times) => {
+                for _ in 0..*times {
+                    cases[*case].run(&mut held).await;
+                }
+                None
+            }
+        }
     }};
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
-    let quick = std::env::args().any(|arg| arg == "--quick");
-    let rounds = if quick { Rounds(5, 1) } else { Rounds(60, 1) };
-    let mut report = Report::new("related", quick);
+    let run = Run::of_args();
+    let mut report = Report::new("related", is_quick());
     let add = |report: &mut Report, group: Group| {
         println!("{group}");
         report.add(group.into_json());
     };
     #[cfg(feature = "sqlite")]
-    {
+    if run.includes("Sqlite") {
         let file = std::env::temp_dir().join(format!("related-{}.db", std::process::id()));
         let db = Db::connect(&format!("sqlite:{}", file.display())).await.unwrap();
         let options = db.sqlite().unwrap().connect_options();
         let pool = sqlx::SqlitePool::connect_with((*options).clone()).await.unwrap();
         report.measured("SQLite in a file".to_owned());
-        let group = measure!(Sqlite, db.clone(), pool.clone(), rounds, |keys, conn| {
+        let group = measure!(Sqlite, db.clone(), pool.clone(), &run, |keys, conn| {
             let mut sql = sqlx::QueryBuilder::<sqlx::Sqlite>::new(
                 "SELECT id, author_id, title FROM bench_posts WHERE author_id IN (",
             );
@@ -155,7 +211,10 @@ async fn main() {
             sql.push(")");
             sql.build_query_as().fetch_all(conn).await.unwrap()
         });
-        add(&mut report, group);
+        if let Some(group) = group {
+            add(&mut report, group);
+            count_instructions("Sqlite", &mut report);
+        }
         pool.close().await;
         db.close().await;
         for end in ["", "-wal", "-shm"] {
@@ -163,22 +222,29 @@ async fn main() {
         }
     }
     #[cfg(feature = "postgres")]
-    if let Ok(url) = std::env::var("DATABASE_URL") {
-        let db = Db::connect(&url).await.unwrap();
-        let pool = sqlx::PgPool::connect(&url).await.unwrap();
-        report.measured("PostgreSQL".to_owned());
-        let group = measure!(Postgres, db.clone(), pool.clone(), rounds, |keys, conn| {
-            let sql = "SELECT id, author_id, title FROM bench_posts WHERE author_id = ANY($1)";
-            sqlx::query_as(sql).bind(&keys).fetch_all(conn).await.unwrap()
-        });
-        add(&mut report, group);
-        db.execute("DROP TABLE bench_posts, bench_users").await.unwrap();
-    } else {
-        report.not_measured("PostgreSQL: DATABASE_URL is not set");
+    match std::env::var("DATABASE_URL") {
+        _ if !run.includes("Postgres") => {}
+        Ok(url) => {
+            let db = Db::connect(&url).await.unwrap();
+            let pool = sqlx::PgPool::connect(&url).await.unwrap();
+            report.measured("PostgreSQL".to_owned());
+            let group = measure!(Postgres, db.clone(), pool.clone(), &run, |keys, conn| {
+                let sql = "SELECT id, author_id, title FROM bench_posts WHERE author_id = ANY($1)";
+                sqlx::query_as(sql).bind(&keys).fetch_all(conn).await.unwrap()
+            });
+            db.execute("DROP TABLE bench_posts, bench_users").await.unwrap();
+            if let Some(group) = group {
+                add(&mut report, group);
+                count_instructions("Postgres", &mut report);
+            }
+        }
+        Err(_) => report.not_measured("PostgreSQL: DATABASE_URL is not set"),
     }
     #[cfg(not(feature = "sqlite"))]
     report.not_measured("SQLite: the feature is not enabled");
     #[cfg(not(feature = "postgres"))]
     report.not_measured("PostgreSQL: the feature is not enabled");
-    report.write();
+    if matches!(run, Run::Measure(_)) {
+        report.write();
+    }
 }

@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-/// How many instructions this program needs to do once more what it does with these arguments; behind them it is told how
-/// often. None where valgrind is not installed, or cannot run the program.
-pub(crate) fn instructions(args: &[&str]) -> Option<u64> {
-    let (few, many) = (counted(args, 200)?, counted(args, 1200)?);
-    Some(many.saturating_sub(few) / 1000)
+/// The instructions that this program needs to do once more what it does with these arguments. They are followed by the number of times:
+/// it runs `few` and `many` times. `None` if valgrind is not installed, or cannot run the program.
+pub(crate) fn instructions(args: &[&str], [few, many]: [u32; 2]) -> Option<u64> {
+    let more = counted(args, many)?.saturating_sub(counted(args, few)?);
+    Some(more / u64::from(many - few))
 }
 
 fn counted(args: &[&str], times: u32) -> Option<u64> {
