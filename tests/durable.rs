@@ -3,8 +3,9 @@
 
 mod common;
 
-use std::sync::LazyLock;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{LazyLock, Mutex};
 use std::time::Duration;
 
 use common::{Scene, count, execute, table};
@@ -146,6 +147,72 @@ async fn ship(paid: &OrderPaid, delivery: Delivery<'_>) {
     SCENE.log.push(format!("ship {} {}", paid.order, delivery.attempt()));
 }
 
+/// An entry of an account. The entries of one account are applied in their order.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "entries")]
+struct Entry {
+    id: Option<i64>,
+    account: i64,
+    text: String,
+}
+
+fn entry(account: i64, text: &str) -> Entry {
+    Entry { id: None, account, text: text.into() }
+}
+
+fn account_of(entry: &Entry) -> String {
+    format!("account {}", entry.account)
+}
+
+/// The accounts whose entry is being applied.
+static APPLYING: Mutex<BTreeSet<i64>> = Mutex::new(BTreeSet::new());
+
+#[receiver(post_save, sender = Entry, durable(ordering_key = account, max_attempts = 2, backoff = "1h"))]
+async fn apply(saved: PostSave<'_, Entry>, _delivery: Delivery<'_>) -> Result<()> {
+    let Entry { account, text, .. } = saved.instance;
+    assert!(APPLYING.lock().unwrap().insert(*account), "two entries of {account} at a time");
+    if text.starts_with("slow") {
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(..5))).await;
+    }
+    APPLYING.lock().unwrap().remove(account);
+    SCENE.log.push(format!("{account}: {text}"));
+    if text == "fails" { Err(Error::other("no")) } else { Ok(()) }
+}
+
+#[receiver(
+    post_save,
+    sender = Entry,
+    durable(queue = "skipping", ordering_key = self::account_of, on_dead = skip, max_attempts = 1)
+)]
+async fn apply_skipping(saved: PostSave<'_, Entry>, conn: &mut Conn<'_>) -> Result<()> {
+    let _ = conn;
+    SCENE.log.push(format!("skipping {}: {}", saved.instance.account, saved.instance.text));
+    if saved.instance.text == "fails" { Err(Error::other("no")) } else { Ok(()) }
+}
+
+#[derive(Debug, Signal, Serialize, Deserialize)]
+struct Moved {
+    car: String,
+    to: i64,
+}
+
+#[receiver(Moved, durable(ordering_key = car))]
+async fn log_move(moved: &Moved, _delivery: Delivery<'_>) {
+    SCENE.log.push(format!("{} {}", moved.car, moved.to));
+}
+
+/// Runs the deliveries of one of the two receivers of entries.
+async fn applied(db: &Db, skipping: bool) -> Vec<String> {
+    match skipping {
+        true => execute(db, "DELETE FROM signals_delivery WHERE receiver LIKE '%apply'").await,
+        false => {
+            execute(db, "DELETE FROM signals_delivery WHERE receiver LIKE '%apply_skipping'").await
+        }
+    }
+    testing::deliver(db).await.unwrap();
+    SCENE.log.take()
+}
+
 async fn setup(db: &Db) {
     let key = match db.kind() {
         DatabaseKind::Sqlite => "INTEGER",
@@ -155,6 +222,7 @@ async fn setup(db: &Db) {
     table(db, "accounts", &format!("user_id {key} NOT NULL")).await;
     table(db, "notes", &format!("user_id {key} NOT NULL REFERENCES users, text TEXT NOT NULL"))
         .await;
+    table(db, "entries", &format!("account {key} NOT NULL, text TEXT NOT NULL")).await;
     table(db, "links", &format!("depth {key} NOT NULL")).await;
     db.deliveries().setup().await.unwrap();
 }
@@ -198,6 +266,8 @@ fn reports_show_durable_receivers_with_their_options() {
     assert!(lock.contains(line), "{lock}");
     assert!(lock.contains("open_account (durable, default, 20 × 1h) created payload"), "{lock}");
     assert!(registry().to_json().contains("\"phase\":\"durable\""));
+    assert!(lock.contains("apply (durable, default, 2 × 1h, by account)"), "{lock}");
+    assert!(lock.contains("20 × 1s..1h, by car) payload()"), "{lock}");
     assert!(registry().to_mermaid().contains("durable, mail"));
 }
 
@@ -561,6 +631,71 @@ on_every_database! {
         assert_eq!((count(&db, "users").await, stored(&db).await), (0, 0));
     }
 
+    async fn a_failing_delivery_blocks_its_key_and_no_other(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut entries = [entry(1, "a"), entry(2, "a"), entry(1, "fails"), entry(1, "b"), entry(2, "b")];
+        Entry::insert_many(&db, &mut entries).await.unwrap();
+        let mut log = applied(&db, false).await;
+        log.sort();
+        assert_eq!(log, ["1: a", "1: fails", "2: a", "2: b"]);
+        testing::make_due(&db).await.unwrap();
+        assert_eq!(applied(&db, false).await, ["1: fails"]);
+        // It is dead, and still blocks its key.
+        testing::make_due(&db).await.unwrap();
+        assert!(applied(&db, false).await.is_empty());
+        entry(1, "c").save(&db).await.unwrap();
+        execute(&db, "DELETE FROM signals_delivery WHERE dead_at IS NOT NULL").await;
+        assert_eq!(applied(&db, false).await, ["1: b", "1: c"]);
+        assert_eq!(stored(&db).await, 0);
+    }
+
+    async fn a_key_continues_after_a_dead_delivery_if_the_receiver_skips_it(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut entries = [entry(1, "a"), entry(1, "fails"), entry(1, "b")];
+        Entry::insert_many(&db, &mut entries).await.unwrap();
+        let keys: Vec<(String,)> = db
+            .query("SELECT DISTINCT ordering_key FROM signals_delivery ORDER BY ordering_key")
+            .fetch_all()
+            .await
+            .unwrap();
+        assert_eq!(keys, [("1".to_owned(),), ("account 1".to_owned(),)]);
+        assert_eq!(applied(&db, true).await, ["skipping 1: a", "skipping 1: fails", "skipping 1: b"]);
+        assert_eq!(stored(&db).await, 1);
+    }
+
+    async fn a_custom_signal_is_ordered_by_a_field(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        for to in 1..=3 {
+            Moved { car: "red".into(), to }.send(&db).await.unwrap();
+        }
+        testing::deliver(&db).await.unwrap().assert_ran::<log_move>(3);
+        assert_eq!(SCENE.log.take(), ["red 1", "red 2", "red 3"]);
+    }
+
+    async fn two_workers_keep_the_order_of_each_key(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut entries: Vec<_> =
+            (0..120).map(|n| entry(n % 6, &format!("slow {n:03}"))).collect();
+        Entry::insert_many(&db, &mut entries).await.unwrap();
+        execute(&db, "DELETE FROM signals_delivery WHERE receiver LIKE '%apply_skipping'").await;
+        let options = || db.deliveries().worker().queues(["default"]).concurrency(4).poll(Duration::from_millis(5));
+        let workers = (options().spawn().await.unwrap(), options().spawn().await.unwrap());
+        let log = SCENE.log.wait_for(120).await;
+        workers.0.shutdown().await.unwrap();
+        workers.1.shutdown().await.unwrap();
+        for account in 0..6 {
+            let start = format!("{account}: ");
+            let of_account: Vec<_> = log.iter().filter(|line| line.starts_with(&start)).collect();
+            assert_eq!(of_account.len(), 20);
+            assert!(of_account.is_sorted(), "{of_account:?}");
+        }
+        assert_eq!((SCENE.log.take().len(), stored(&db).await), (0, 0));
+    }
+
     async fn a_worker_runs_what_is_committed_and_stops_after_it(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;
@@ -569,11 +704,11 @@ on_every_database! {
         for n in 0..20 {
             user(&format!("user {n}")).save(&db).await.unwrap();
         }
-        SCENE.log.wait_for(20).await;
+        while stored(&db).await > 0 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         worker.shutdown().await.unwrap();
-        let left = stored(&db).await;
-        assert_eq!((count(&db, "accounts").await, left), (20 - left, left));
-        assert_eq!(left, 0);
+        assert_eq!((count(&db, "accounts").await, SCENE.log.take().len()), (20, 20));
     }
 
     async fn a_worker_serves_only_its_queues(db: Db) {

@@ -19,7 +19,7 @@ pub use crate::database::backend::{AnyRow, Backend};
 pub use crate::database::backend::{Bindable, Field, Take};
 pub use crate::database::source::Source;
 #[cfg(feature = "durable")]
-pub use crate::durable::event_form::EventForm;
+pub use crate::durable::event_form::{EventForm, OrderingKey};
 pub use crate::model::belongs_to::BelongsTo;
 pub use crate::model::registered::{Copier, CopyOf, KeyColumn, StoredIn, is_key_of};
 pub use crate::model::store::{Any, Only, Places, Route, Store, by_name};

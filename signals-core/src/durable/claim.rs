@@ -27,6 +27,7 @@ pub(crate) struct Claimed {
     pub(crate) attempt: i32,
     pub(crate) claim: i64,
     pub(crate) lost: i32,
+    pub(crate) ordering_key: Option<String>,
 }
 
 /// The columns that a claim returns.
@@ -45,12 +46,13 @@ type Columns = (
     i32,
     i64,
     i32,
+    Option<String>,
 );
 
 impl From<Columns> for Claimed {
     fn from(columns: Columns) -> Self {
         let (id, event, receiver, signal, sender, key, created, payload, context, ..) = columns;
-        let (.., stored_at, age, attempt, claim, lost) = columns;
+        let (.., stored_at, age, attempt, claim, lost, ordering_key) = columns;
         Self {
             id,
             event,
@@ -66,6 +68,7 @@ impl From<Columns> for Claimed {
             attempt,
             claim,
             lost,
+            ordering_key,
         }
     }
 }
@@ -121,8 +124,20 @@ fn is_kind(kind: Kind) -> &'static str {
     }
 }
 
-/// The receivers that have due deliveries, and whether one of them is a suspect.
-pub(super) async fn probe(conn: &mut Conn<'_>, receivers: &[&str]) -> Result<Vec<(String, bool)>> {
+/// What a receiver has to claim.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Due {
+    pub(super) receiver: String,
+    /// A delivery without an ordering key is due.
+    pub(super) unordered: bool,
+    /// Deliveries with an ordering key are stored. Whether one of them is due is known only from the oldest of each key.
+    pub(super) ordered: bool,
+    /// The next due delivery has killed its workers.
+    pub(super) suspect: bool,
+}
+
+/// The receivers that may have due deliveries.
+pub(super) async fn probe(conn: &mut Conn<'_>, receivers: &[&str]) -> Result<Vec<Due>> {
     let kind = conn.kind();
     let names = match kind {
         DatabaseKind::Sqlite => "SELECT value AS name FROM json_each($1)",
@@ -130,58 +145,138 @@ pub(super) async fn probe(conn: &mut Conn<'_>, receivers: &[&str]) -> Result<Vec
             "SELECT value AS name FROM json_array_elements_text($1::text::json)"
         }
     };
-    let due = |which: Kind| {
+    let exists = |condition: String| {
         format!(
-            "EXISTS (SELECT 1 FROM signals_delivery d WHERE d.receiver = r.name AND d.ordering_key IS NULL AND d.dead_at IS NULL \
-             AND d.run_at <= {} AND {})",
-            now(kind),
-            is_kind(which)
+            "CASE WHEN EXISTS (SELECT 1 FROM signals_delivery d WHERE d.receiver = r.name AND d.{condition}) THEN 1 ELSE 0 END"
         )
     };
-    let any = format!(
-        "EXISTS (SELECT 1 FROM signals_delivery d WHERE d.receiver = r.name AND d.ordering_key IS NULL AND d.dead_at IS NULL \
-         AND d.run_at <= {})",
-        now(kind)
-    );
-    let text = format!("SELECT r.name, {} FROM ({names}) AS r WHERE {any}", due(Kind::Suspect));
+    let due = format!("dead_at IS NULL AND d.run_at <= {}", now(kind));
+    let unordered = exists(format!("ordering_key IS NULL AND d.{due}"));
+    let ordered = exists("ordering_key IS NOT NULL".to_owned());
+    let suspect =
+        exists(format!("ordering_key IS NULL AND d.{due} AND {}", is_kind(Kind::Suspect)));
+    let text = format!("SELECT r.name, {unordered}, {ordered}, {suspect} FROM ({names}) AS r");
     let names = serde_json::Value::from(receivers).to_string();
-    Sql::new(kind, &text).bind(names).fetch(conn).await
+    let rows: Vec<(String, i32, i32, i32)> = Sql::new(kind, &text).bind(names).fetch(conn).await?;
+    let mut all: Vec<_> = rows
+        .into_iter()
+        .map(|(receiver, unordered, ordered, suspect)| Due {
+            receiver,
+            unordered: unordered == 1,
+            ordered: ordered == 1,
+            suspect: suspect == 1,
+        })
+        .filter(|due| due.unordered || due.ordered)
+        .collect();
+    all.sort_unstable();
+    Ok(all)
 }
 
-/// Claims due deliveries of one receiver.
+/// Claims due deliveries of one receiver that have no ordering key.
 pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
     let kind = conn.kind();
-    // A literal, in a few sizes: as an argument, it would lead to a plan for any number of rows.
-    let limit = 1_usize << claim.limit.clamp(1, 128).ilog2();
-    let (now, lease, which) = (now(kind), later(kind, "$3"), is_kind(claim.kind));
-    let due = "receiver = $1 AND ordering_key IS NULL AND dead_at IS NULL";
+    let (limit, now, which) = (literal(claim.limit), now(kind), is_kind(claim.kind));
+    let due = format!(
+        "receiver = $1 AND ordering_key IS NULL AND dead_at IS NULL AND run_at <= {now} AND {which}"
+    );
+    let due = match kind {
+        DatabaseKind::Postgres => format!(
+            "WITH due AS MATERIALIZED (SELECT id FROM signals_delivery WHERE {due} AND id <> ALL ($4::text::bigint[]) \
+             ORDER BY run_at, id LIMIT {limit} FOR UPDATE SKIP LOCKED)"
+        ),
+        DatabaseKind::Sqlite => format!(
+            "WITH due AS (SELECT id FROM signals_delivery WHERE {due} AND id NOT IN (SELECT value FROM json_each($4)) \
+             ORDER BY run_at, id LIMIT {limit})"
+        ),
+    };
+    run_claim(conn, claim, &due, None).await
+}
+
+/// How many ordering keys one claim looks at.
+const KEYS: usize = 1000;
+
+/// Claims the oldest delivery of each ordering key of one receiver, for keys after `after`. An older delivery that is not due blocks its
+/// key. A dead one does so too, unless `skips_dead`.
+pub(super) async fn claim_ordered(
+    conn: &mut Conn<'_>,
+    claim: &Claim<'_>,
+    after: &str,
+    skips_dead: bool,
+) -> Result<Vec<Claimed>> {
+    let kind = conn.kind();
+    let (limit, now, which) = (literal(claim.limit), now(kind), is_kind(claim.kind));
+    let alive = if skips_dead { "AND dead_at IS NULL" } else { "" };
+    // The only index on which a claim can rely has the condition that the key is not NULL.
+    let of_receiver = "receiver = $1 AND ordering_key IS NOT NULL";
+    let due = format!(
+        "d.dead_at IS NULL AND d.run_at <= {now} AND {which} AND NOT EXISTS (SELECT 1 FROM signals_delivery o \
+         WHERE o.receiver = $1 AND o.ordering_key = d.ordering_key AND o.worker IS NOT NULL AND o.id <> d.id)"
+    );
+    let first = "ORDER BY ordering_key, id LIMIT 1";
+    let due = match kind {
+        DatabaseKind::Postgres => format!(
+            "WITH RECURSIVE head AS ((SELECT ordering_key, id, 1 AS n FROM signals_delivery WHERE {of_receiver} {alive} \
+             AND ordering_key >= $5 {first}) UNION ALL SELECT next.ordering_key, next.id, head.n + 1 FROM head CROSS JOIN LATERAL \
+             (SELECT ordering_key, id FROM signals_delivery WHERE {of_receiver} {alive} AND ordering_key > head.ordering_key {first}) \
+             next WHERE head.n < {KEYS}), due AS MATERIALIZED (SELECT d.id FROM head JOIN signals_delivery d USING (id) WHERE {due} \
+             AND d.id <> ALL ($4::text::bigint[]) LIMIT {limit} FOR UPDATE OF d SKIP LOCKED)"
+        ),
+        DatabaseKind::Sqlite => format!(
+            "WITH RECURSIVE head (ordering_key, n) AS (SELECT (SELECT min(ordering_key) FROM signals_delivery WHERE {of_receiver} \
+             {alive} AND ordering_key >= $5), 1 UNION ALL SELECT (SELECT min(ordering_key) FROM signals_delivery WHERE {of_receiver} \
+             {alive} AND ordering_key > head.ordering_key), n + 1 FROM head WHERE head.ordering_key IS NOT NULL AND n < {KEYS}), \
+             due AS (SELECT d.id FROM head JOIN signals_delivery d ON d.id = (SELECT min(id) FROM signals_delivery WHERE {of_receiver} \
+             {alive} AND ordering_key = head.ordering_key) WHERE {due} AND d.id NOT IN (SELECT value FROM json_each($4)) LIMIT {limit})"
+        ),
+    };
+    match run_claim(conn, claim, &due, Some(after)).await {
+        // Another worker has claimed the key first.
+        Err(error) if error.is_unique_violation() => Ok(Vec::new()),
+        claimed => claimed,
+    }
+}
+
+/// The limit of a claim. It is a literal in a few sizes, because as an argument it would lead to a plan for any number of rows.
+fn literal(limit: usize) -> usize {
+    1 << limit.clamp(1, 128).ilog2()
+}
+
+/// Claims the deliveries whose ids the table `due` of the statement contains.
+async fn run_claim(
+    conn: &mut Conn<'_>,
+    claim: &Claim<'_>,
+    due: &str,
+    after: Option<&str>,
+) -> Result<Vec<Claimed>> {
+    let kind = conn.kind();
+    let lease = later(kind, "$3");
     let set = format!(
         "claim = d.claim + 1, attempt = d.attempt + CASE WHEN d.worker IS NULL THEN 1 ELSE 0 END, \
          lost = d.lost + CASE WHEN d.worker IS NULL THEN 0 ELSE 1 END, worker = $2, run_at = {lease}"
     );
     let text = match kind {
         DatabaseKind::Postgres => format!(
-            "WITH due AS MATERIALIZED (SELECT id FROM signals_delivery WHERE {due} AND run_at <= {now} AND {which} \
-             AND id <> ALL ($4::text::bigint[]) ORDER BY run_at, id LIMIT {limit} FOR UPDATE SKIP LOCKED) \
-             UPDATE signals_delivery d SET {set} FROM due WHERE d.id = due.id \
+            "{due} UPDATE signals_delivery d SET {set} FROM due WHERE d.id = due.id \
              RETURNING d.id, d.event::text, d.receiver, d.signal, d.sender, d.key, d.created, d.payload::text, d.context::text, \
              (extract(epoch FROM d.stored_at) * 1000)::bigint AS stored_at, \
-             (extract(epoch FROM clock_timestamp() - d.stored_at) * 1000)::bigint AS age, d.attempt, d.claim, d.lost"
+             (extract(epoch FROM clock_timestamp() - d.stored_at) * 1000)::bigint AS age, d.attempt, d.claim, d.lost, d.ordering_key"
         ),
         DatabaseKind::Sqlite => format!(
-            "UPDATE signals_delivery AS d SET {set} WHERE id IN (SELECT id FROM signals_delivery WHERE {due} AND run_at <= {now} \
-             AND {which} AND id NOT IN (SELECT value FROM json_each($4)) ORDER BY run_at, id LIMIT {limit}) \
-             RETURNING id, event, receiver, signal, sender, key, created, payload, context, stored_at, {now} - stored_at AS age, \
-             attempt, claim, lost"
+            "{due} UPDATE signals_delivery AS d SET {set} WHERE id IN (SELECT id FROM due) \
+             RETURNING id, event, receiver, signal, sender, key, created, payload, context, stored_at, {} - stored_at AS age, \
+             attempt, claim, lost, ordering_key",
+            now(kind)
         ),
     };
-    let claimed: Vec<Columns> = Sql::new(kind, &text)
+    let mut sql = Sql::new(kind, &text)
         .bind(claim.receiver)
         .bind(claim.worker)
         .bind(millis(claim.lease))
-        .bind(list(kind, claim.running.iter().copied()))
-        .fetch(conn)
-        .await?;
+        .bind(list(kind, claim.running.iter().copied()));
+    if let Some(after) = after {
+        sql = sql.bind(after);
+    }
+    let claimed: Vec<Columns> = sql.fetch(conn).await?;
     let mut claimed: Vec<_> = claimed.into_iter().map(Claimed::from).collect();
     claimed.sort_by_key(|delivery| delivery.id);
     Ok(claimed)

@@ -31,7 +31,35 @@ pub struct EventForm {
     /// The table of the model. Empty for a custom signal, `None` for receivers of every model.
     pub(crate) table: Option<&'static str>,
     pub(crate) columns: &'static [&'static str],
+    pub(crate) ordering: Option<Ordering>,
 }
+
+/// How the ordering key of an event is found.
+#[derive(Clone, Copy)]
+pub(crate) enum Ordering {
+    /// It is the key of the row.
+    Pk,
+    Of(fn(&ToEncode<'_>) -> Coded<String>),
+}
+
+/// How the ordering key of an event is computed. `#[receiver]` implements it for a type of its own.
+pub trait OrderingKey<T: ?Sized> {
+    /// The key as text.
+    fn of(event: &T) -> String;
+}
+
+/// A signal of one row or value, whose deliveries can have an ordering key.
+#[diagnostic::on_unimplemented(
+    message = "the deliveries of `{Self}` have no ordering key",
+    label = "its event has several rows",
+    note = "use `post_save`, `post_delete` or a signal of your own"
+)]
+#[allow(unreachable_pub)]
+pub trait OrderedSignal: Signal {}
+
+impl OrderedSignal for post_save {}
+impl OrderedSignal for post_delete {}
+impl<T: CustomSignal> OrderedSignal for T {}
 
 /// An event to be encoded.
 pub(crate) struct ToEncode<'e> {
@@ -82,6 +110,37 @@ impl EventForm {
     pub const fn of<S: Signal, M: Storable<S> + ?Sized>() -> Self {
         M::FORM
     }
+
+    /// Orders the deliveries by the key of the row.
+    pub const fn ordered_by_pk<S: OrderedSignal>(mut self) -> Self {
+        self.ordering = Some(Ordering::Pk);
+        self
+    }
+
+    /// Orders the deliveries by a key that `K` computes from the row.
+    pub const fn ordered_by_row<S: OrderedSignal, M: Model, K: OrderingKey<M>>(mut self) -> Self {
+        self.ordering = Some(Ordering::Of(key_of_row::<M, K>));
+        self
+    }
+
+    /// Orders the deliveries by a key that `K` computes from the value of a custom signal.
+    pub const fn ordered_by_signal<T: CustomSignal, K: OrderingKey<T>>(mut self) -> Self {
+        self.ordering = Some(Ordering::Of(key_of_signal::<T, K>));
+        self
+    }
+}
+
+fn key_of_row<M: Model, K: OrderingKey<M>>(event: &ToEncode<'_>) -> Coded<String> {
+    let (rows, about) = content_rows(event);
+    Ok(K::of(typed::<M>(rows.at(about.rows.start))?))
+}
+
+fn key_of_signal<T: CustomSignal, K: OrderingKey<T>>(event: &ToEncode<'_>) -> Coded<String> {
+    let signal = match event.content {
+        EventContent::Signal(signal) => signal.downcast_ref::<T>(),
+        EventContent::Rows(..) => None,
+    };
+    signal.map(K::of).ok_or_else(|| serde::ser::Error::custom("another signal"))
 }
 
 /// A type that can be stored as JSON: one trait, so that a type without serde causes one message.
@@ -115,6 +174,7 @@ where
         decode: decode_rows::<M>,
         table: Some(M::TABLE),
         columns: M::COLUMNS,
+        ordering: None,
     };
 }
 
@@ -124,6 +184,7 @@ impl<S: RowSignal> Storable<S> for dyn AnyModel {
         decode: decode_any_rows,
         table: None,
         columns: &["*"],
+        ordering: None,
     };
 }
 
@@ -133,6 +194,7 @@ impl<T: CustomSignal + Json> Storable<T> for () {
         decode: decode_signal::<T>,
         table: Some(""),
         columns: &[],
+        ordering: None,
     };
 }
 

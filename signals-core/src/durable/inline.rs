@@ -80,21 +80,22 @@ async fn next(
     conn: &mut Conn<'_>,
     receivers: &DurableReceivers,
 ) -> Result<Option<(Claimed, DurableReceiver)>> {
-    let mut due = claim::probe(conn, receivers.names()).await?;
-    due.sort_unstable();
-    for (name, _) in due {
+    for due in claim::probe(conn, receivers.names()).await? {
+        let name = due.receiver.as_str();
         for kind in [Kind::Usual, Kind::Suspect] {
             let worker = "testing::deliver";
-            let wanted = Claim {
-                receiver: &name,
-                kind,
-                limit: 1,
-                lease: LEASE,
-                worker,
-                running: Vec::new(),
+            let wanted =
+                Claim { receiver: name, kind, limit: 1, lease: LEASE, worker, running: Vec::new() };
+            let mut claimed = match due.unordered {
+                true => claim::claim(conn, &wanted).await?,
+                false => Vec::new(),
             };
-            for claimed in claim::claim(conn, &wanted).await? {
-                if let Some(receiver) = receivers.get(&name, &claimed.signal, &claimed.sender) {
+            if claimed.is_empty() && due.ordered {
+                let skips = receivers.options(name).is_some_and(|options| options.skips_dead);
+                claimed = claim::claim_ordered(conn, &wanted, "", skips).await?;
+            }
+            for claimed in claimed {
+                if let Some(receiver) = receivers.get(name, &claimed.signal, &claimed.sender) {
                     return Ok(Some((claimed, receiver.clone())));
                 }
             }

@@ -10,7 +10,7 @@ use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::outbox::Outbox;
 use crate::durable::delivery::Cause;
-use crate::durable::event_form::{Encoded, EventForm, ToEncode};
+use crate::durable::event_form::{Encoded, EventForm, Ordering, ToEncode};
 use crate::durable::schema::{self, explained};
 use crate::durable::sql::Sql;
 use crate::durable::wake::WakeOnCommit;
@@ -36,6 +36,7 @@ struct NewDelivery {
     created: Option<bool>,
     part: Encoded,
     context: Option<Arc<str>>,
+    ordering_key: Option<String>,
     /// In milliseconds.
     delay: u64,
 }
@@ -76,6 +77,7 @@ impl EventStore for EventForm {
                     parts
                 }
             };
+            let ordering_key = ordering_key(event, form, &parts)?;
             ids.resize_with(parts.len().max(ids.len()), Uuid::now_v7);
             for (part, event_id) in parts.into_iter().zip(&ids) {
                 new.push(NewDelivery {
@@ -86,6 +88,7 @@ impl EventStore for EventForm {
                     created: event.created,
                     part,
                     context: context.clone(),
+                    ordering_key: ordering_key.clone(),
                     delay: receiver.info.durable.map_or(0, |options| options.delay),
                 });
             }
@@ -136,6 +139,24 @@ fn encode(
         Some(size) => Err(Error::PayloadTooLarge { model, receiver: name, size, limit }),
         None => Ok(parts),
     }
+}
+
+/// The ordering key of an event, if its receiver has one. An event of a receiver with a key is a single row or value.
+fn ordering_key(
+    event: &EventToStore<'_>,
+    form: &EventForm,
+    parts: &[Encoded],
+) -> Result<Option<String>> {
+    let key = match form.ordering {
+        None => return Ok(None),
+        Some(Ordering::Pk) => parts.first().and_then(|part| part.key.clone()).unwrap_or_default(),
+        Some(Ordering::Of(key)) => {
+            let content = ToEncode { content: event.content, previous: None, split_at: 0 };
+            key(&content).map_err(Error::other)?
+        }
+    };
+    // PostgreSQL stores no NUL in a text.
+    Ok(Some(key.replace('\0', "\u{fffd}")))
 }
 
 /// The table of the event's model; empty for a custom signal.
@@ -205,9 +226,9 @@ fn insert(deliveries: &[NewDelivery], kind: DatabaseKind) -> Sql {
 }
 
 const INSERT_SQLITE: &str = "\
-    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at) \
+    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) \
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
-        CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) + (value ->> 8) \
+        CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) + (value ->> 8), value ->> 9 \
     FROM json_each($1)";
 
 fn insert_sqlite(deliveries: &[NewDelivery]) -> Sql {
@@ -222,6 +243,7 @@ fn insert_sqlite(deliveries: &[NewDelivery]) -> Sql {
             &*new.part.payload,
             new.context.as_deref(),
             new.delay,
+            new.ordering_key,
         ])
     });
     let rows = serde_json::Value::from(rows.collect::<Vec<_>>()).to_string();
@@ -231,11 +253,11 @@ fn insert_sqlite(deliveries: &[NewDelivery]) -> Sql {
 /// The events are sent once, however many receivers each of them has.
 #[cfg(feature = "postgres")]
 const INSERT_POSTGRES: &str = "\
-    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at) \
+    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) \
     SELECT e.id::uuid, d.receiver, e.signal, e.sender, e.key, e.created, e.payload::json, e.context::json, \
-        clock_timestamp() + d.delay * interval '1 millisecond' \
-    FROM unnest($1::bigint[], $2::text[], $3::bigint[]) WITH ORDINALITY AS d (event, receiver, delay, n) \
-    JOIN unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::boolean[], $9::text[], $10::text[]) \
+        clock_timestamp() + d.delay * interval '1 millisecond', d.ordering_key \
+    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[]) WITH ORDINALITY AS d (event, receiver, delay, ordering_key, n) \
+    JOIN unnest($5::text[], $6::text[], $7::text[], $8::text[], $9::boolean[], $10::text[], $11::text[]) \
         WITH ORDINALITY AS e (id, signal, sender, key, created, payload, context, n) ON e.n = d.event \
     ORDER BY d.n";
 
@@ -264,6 +286,7 @@ fn insert_postgres(deliveries: &[NewDelivery]) -> Sql {
     let receivers: Vec<_> = deliveries.iter().map(|new| new.receiver).collect();
     let delays: Vec<_> =
         deliveries.iter().map(|new| i64::try_from(new.delay).unwrap_or(i64::MAX)).collect();
+    let ordering_keys: Vec<_> = deliveries.iter().map(|new| new.ordering_key.as_deref()).collect();
     let ids: Vec<_> = events.iter().map(|new| new.event.to_string()).collect();
     let signals: Vec<_> = events.iter().map(|new| new.signal).collect();
     let senders: Vec<_> = events.iter().map(|new| new.sender.as_str()).collect();
@@ -277,6 +300,7 @@ fn insert_postgres(deliveries: &[NewDelivery]) -> Sql {
             .add(of_event)
             .and_then(|()| args.add(receivers))
             .and_then(|()| args.add(delays))
+            .and_then(|()| args.add(ordering_keys))
             .and_then(|()| args.add(ids))
             .and_then(|()| args.add(signals))
             .and_then(|()| args.add(senders))

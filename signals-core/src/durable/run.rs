@@ -204,6 +204,8 @@ mod tests {
         timeout: 1000,
         concurrency: 0,
         delay: 0,
+        ordering_key: "",
+        skips_dead: false,
     };
 
     #[test]

@@ -22,6 +22,7 @@ pub enum EventContent<'e> {
 }
 
 /// An event, and the durable receivers that select it.
+#[cfg_attr(not(feature = "durable"), allow(dead_code))]
 #[allow(unreachable_pub)]
 pub struct EventToStore<'e> {
     pub(crate) content: EventContent<'e>,

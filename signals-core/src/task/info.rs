@@ -123,6 +123,10 @@ pub struct DurableOptions {
     pub concurrency: u32,
     /// How long a delivery waits before its first attempt.
     pub delay: u64,
+    /// The ordering key as the program has written it. Empty without one.
+    pub ordering_key: &'static str,
+    /// Whether the deliveries of an ordering key continue after a dead one.
+    pub skips_dead: bool,
 }
 
 /// What a parameter of a receiver requires, other than the event and the connection.
@@ -194,7 +198,11 @@ impl Info {
         fmt::from_fn(|f| {
             write!(f, "{}", self.phase)?;
             if let Some(DurableOptions { queue, max_attempts, backoff_text, .. }) = self.durable {
-                return write!(f, ", {queue}, {max_attempts} × {backoff_text}");
+                write!(f, ", {queue}, {max_attempts} × {backoff_text}")?;
+                return match self.durable.map_or("", |options| options.ordering_key) {
+                    "" => Ok(()),
+                    key => write!(f, ", by {key}"),
+                };
             }
             if self.detached { f.write_str(", detached") } else { Ok(()) }
         })

@@ -1,10 +1,11 @@
 //! The option `durable` of `#[receiver(…)]`.
 
 use proc_macro2::{Span, TokenStream};
-use quote::quote;
+use quote::{ToTokens, quote, quote_spanned};
 use syn::ext::IdentExt;
-use syn::parse::ParseStream;
-use syn::{Error, Ident, LitInt, LitStr, Result, Token, token};
+use syn::parse::{Parse, ParseStream};
+use syn::spanned::Spanned;
+use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, token};
 
 use crate::options::{Mistakes, Once, no_value, skip, string, unknown, value};
 
@@ -18,11 +19,36 @@ pub(crate) struct Durable {
     timeout: u64,
     concurrency: u32,
     delay: u64,
+    pub(crate) ordering_key: Option<OrderingKey>,
+    skips_dead: bool,
     pub(crate) at_least_once: bool,
 }
 
-const KNOWN: &[&str] =
-    &["queue", "max_attempts", "backoff", "timeout", "concurrency", "delay", "at_least_once"];
+/// What follows `ordering_key =`.
+#[derive(Clone)]
+pub(crate) enum OrderingKey {
+    /// The key of the row.
+    Pk(Ident),
+    Field(Ident),
+    /// A function of the row.
+    Function(Path),
+}
+
+impl Parse for OrderingKey {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        let path: Path = input.call(Path::parse_mod_style)?;
+        Ok(match path.get_ident() {
+            Some(ident) if ident == "pk" => Self::Pk(ident.clone()),
+            Some(ident) => Self::Field(ident.clone()),
+            None => Self::Function(path),
+        })
+    }
+}
+
+const KNOWN: &[&str] = &[
+    "queue", "max_attempts", "backoff", "timeout", "concurrency", "delay", "ordering_key",
+    "on_dead", "at_least_once",
+];
 
 impl Default for Durable {
     fn default() -> Self {
@@ -34,6 +60,8 @@ impl Default for Durable {
             timeout: 60_000,
             concurrency: 0,
             delay: 0,
+            ordering_key: None,
+            skips_dead: false,
             at_least_once: false,
         }
     }
@@ -47,6 +75,8 @@ struct Given {
     timeout: Once<u64>,
     concurrency: Once<u32>,
     delay: Once<u64>,
+    ordering_key: Once<OrderingKey>,
+    on_dead: Once<()>,
     at_least_once: Once<()>,
 }
 
@@ -77,6 +107,8 @@ impl Durable {
             queue, max_attempts, backoff, backoff_text, timeout, concurrency, delay, ..
         } = self;
         let (first, longest) = backoff;
+        let ordering_key = self.ordering_key.as_ref().map_or(String::new(), OrderingKey::text);
+        let skips_dead = self.skips_dead;
         quote! {
             __p::DurableOptions {
                 queue: #queue,
@@ -86,8 +118,55 @@ impl Durable {
                 timeout: #timeout,
                 concurrency: #concurrency,
                 delay: #delay,
+                ordering_key: #ordering_key,
+                skips_dead: #skips_dead,
             }
         }
+    }
+}
+
+impl OrderingKey {
+    /// The key as reports print it.
+    fn text(&self) -> String {
+        match self {
+            Self::Pk(ident) | Self::Field(ident) => ident.to_string(),
+            Self::Function(path) => path.to_token_stream().to_string().replace(' ', ""),
+        }
+    }
+
+    /// The calls that add the key to the form of the events, and the type that computes it. `sender` is `None` for a custom signal.
+    pub(crate) fn tokens(
+        &self,
+        signal: &Path,
+        sender: Option<&TokenStream>,
+    ) -> (TokenStream, TokenStream) {
+        let of = match self {
+            Self::Pk(pk) => {
+                return (quote!(), quote_spanned!(pk.span()=> .ordered_by_pk::<#signal>()));
+            }
+            Self::Field(field) => {
+                quote_spanned!(field.span()=> ::std::string::ToString::to_string(&__event.#field))
+            }
+            Self::Function(path) => {
+                quote_spanned!(path.span()=> ::std::string::ToString::to_string(&#path(__event)))
+            }
+        };
+        let event = sender.map_or_else(|| signal.to_token_stream(), Clone::clone);
+        let key = quote! {
+            struct __Key;
+            impl __p::OrderingKey<#event> for __Key {
+                fn of(__event: &#event) -> ::std::string::String {
+                    #of
+                }
+            }
+        };
+        let call = match sender {
+            Some(sender) => {
+                quote_spanned!(signal.span()=> .ordered_by_row::<#signal, #sender, __Key>())
+            }
+            None => quote_spanned!(signal.span()=> .ordered_by_signal::<#signal, __Key>()),
+        };
+        (key, call)
     }
 }
 
@@ -126,6 +205,17 @@ impl Given {
                 let delay = time(&string(name, input)?)?;
                 self.delay.set(name, delay, mistakes);
             }
+            "ordering_key" => {
+                let key = value(name, "user_id", input)?;
+                self.ordering_key.set(name, key, mistakes);
+            }
+            "on_dead" => {
+                let what: Ident = value(name, "skip", input)?;
+                if what != "skip" {
+                    return Err(Error::new(what.span(), "expected `on_dead = skip`"));
+                }
+                self.on_dead.set(name, (), mistakes);
+            }
             "at_least_once" => self.at_least_once.set(name, (), mistakes),
             _ => return Err(unknown(name, KNOWN)),
         }
@@ -146,6 +236,14 @@ impl Given {
         durable.timeout = self.timeout.get().copied().unwrap_or(durable.timeout);
         durable.concurrency = self.concurrency.get().copied().unwrap_or_default();
         durable.delay = self.delay.get().copied().unwrap_or_default();
+        if let (Some(span), false) = (self.on_dead.span(), self.ordering_key.is_set()) {
+            mistakes.at(
+                span,
+                "`on_dead` says what follows in the order of a key, and so needs `ordering_key`",
+            );
+        }
+        durable.skips_dead = self.on_dead.is_set();
+        durable.ordering_key = self.ordering_key.get().cloned();
         durable.at_least_once = self.at_least_once.is_set();
         Ok(durable)
     }

@@ -81,10 +81,15 @@ fn registration(
     let settings = settings(receiver, sender, &parameter_phase);
     let (constructor, returns, body) = call(receiver, &parameter_phase);
     let durable = options.durable.get().map(|durable| {
-        let options = durable.tokens();
+        let values = durable.tokens();
+        let is_of_model = options.sender.is_set();
+        let key = durable.ordering_key.as_ref();
+        let key = key.map(|key| key.tokens(signal, is_of_model.then_some(sender)));
+        let (key, ordered) = key.unwrap_or_default();
         quote_spanned! {sender_span=>
-            static __DURABLE: __p::DurableOptions = #options;
-            static __FORM: __p::EventForm = __p::EventForm::of::<#signal, #sender>();
+            #key
+            static __DURABLE: __p::DurableOptions = #values;
+            static __FORM: __p::EventForm = __p::EventForm::of::<#signal, #sender>() #ordered;
         }
     });
     let (durable_info, durable_entry) = match &durable {

@@ -1,12 +1,13 @@
 //! Finds due deliveries, claims no more of them than can start at once, and starts them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 
 use super::{RunningEntry, Shared, Stage, handle};
-use crate::durable::claim::{self, Claim, Claimed, Kind};
+use crate::durable::claim::{self, Claim, Claimed, Due, Kind};
 use crate::durable::receivers::DurableReceivers;
 use crate::durable::wake;
 use crate::error::Result;
@@ -24,7 +25,7 @@ struct Round {
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut commits = wake::subscribe();
-    let mut finder = Finder { receivers: None, turn: 0 };
+    let mut finder = Finder { receivers: None, turn: 0, last_keys: HashMap::new() };
     let mut failures = 0_u32;
     while !shared.stopping.is_cancelled() {
         commits.mark_unchanged();
@@ -58,6 +59,8 @@ struct Finder {
     receivers: Option<(u64, Arc<DurableReceivers>)>,
     /// The receiver that is claimed first in the next round.
     turn: usize,
+    /// The ordering key that was claimed last, of each receiver. The next claim starts after it, so that no key is passed over.
+    last_keys: HashMap<String, String>,
 }
 
 impl Finder {
@@ -89,24 +92,56 @@ impl Finder {
         if due.is_empty() {
             return Ok(Round { claimed: 0, more: false });
         }
-        due.sort_unstable();
-        if let Some((suspect, _)) = due.iter().find(|(_, is_suspect)| *is_suspect) {
-            return self.run_alone(shared, &receivers, suspect).await;
+        if let Some(due) = due.iter().find(|due| due.suspect) {
+            return self.run_alone(shared, &receivers, &due.receiver).await;
         }
         self.turn = self.turn.wrapping_add(1);
         let start = self.turn % due.len();
         due.rotate_left(start);
-        let mut claimed = 0;
-        let count = due.len();
-        for (n, (name, _)) in due.iter().enumerate() {
-            let free = shared.permits.available_permits();
-            let share = free.div_ceil(count - n);
-            let limit = share.min(room(shared, &receivers, name));
-            if limit > 0 {
-                claimed += claim_and_start(shared, &receivers, name, Kind::Usual, limit).await?;
-            }
+        let (mut claimed, count) = (0, due.len());
+        for (n, due) in due.iter().enumerate() {
+            claimed += self.claim_due(shared, &receivers, due, count - n).await?;
         }
         Ok(Round { claimed, more: true })
+    }
+
+    /// Claims deliveries of one receiver, if `left` receivers share what this worker can still run.
+    async fn claim_due(
+        &mut self,
+        shared: &Arc<Shared>,
+        receivers: &DurableReceivers,
+        due: &Due,
+        left: usize,
+    ) -> Result<usize> {
+        let name = due.receiver.as_str();
+        let limit = || {
+            let share = shared.permits.available_permits().div_ceil(left);
+            share.min(room(shared, receivers, name))
+        };
+        let mut claimed = 0;
+        if due.unordered && limit() > 0 {
+            let wanted = wanted(shared, name, Kind::Usual, limit());
+            claimed += claim_and_start(shared, receivers, &wanted, None).await?.0;
+        }
+        if due.ordered {
+            // From the key that was claimed last to the end, then from the first key.
+            let last = self.last_keys.remove(name);
+            let starts = last.iter().map(|key| format!("{key}\u{1}")).chain([String::new()]);
+            for after in starts {
+                if limit() == 0 {
+                    break;
+                }
+                let wanted = wanted(shared, name, Kind::Usual, limit());
+                let (started, key) =
+                    claim_and_start(shared, receivers, &wanted, Some(&after)).await?;
+                claimed += started;
+                if let Some(key) = key {
+                    self.last_keys.insert(name.to_owned(), key);
+                    break;
+                }
+            }
+        }
+        Ok(claimed)
     }
 
     /// Runs a delivery that may have killed its workers, with no other delivery beside it, and waits for its end.
@@ -119,7 +154,8 @@ impl Finder {
         if !shared.running().is_empty() {
             return Ok(Round { claimed: 0, more: true });
         }
-        let claimed = claim_and_start(shared, receivers, name, Kind::Suspect, 1).await?;
+        let wanted = wanted(shared, name, Kind::Suspect, 1);
+        let (claimed, _) = claim_and_start(shared, receivers, &wanted, None).await?;
         while !shared.running().is_empty() && !shared.stopping.is_cancelled() {
             tokio::select! {
                 () = shared.ended.notified() => {}
@@ -143,23 +179,35 @@ fn room(shared: &Shared, receivers: &DurableReceivers, name: &str) -> usize {
     }
 }
 
+fn wanted<'s>(shared: &'s Shared, receiver: &'s str, kind: Kind, limit: usize) -> Claim<'s> {
+    let running = shared.running().keys().copied().collect();
+    let (lease, worker) = (shared.options.lease, shared.name.as_str());
+    Claim { receiver, kind, limit, lease, worker, running }
+}
+
+/// Claims deliveries and starts their receivers. `after` is the ordering key at which the claim starts; without one, deliveries without a key
+/// are claimed. Returns how many were started, and the last of their keys.
 async fn claim_and_start(
     shared: &Arc<Shared>,
     receivers: &DurableReceivers,
-    name: &str,
-    kind: Kind,
-    limit: usize,
-) -> Result<usize> {
-    let running = shared.running().keys().copied().collect();
-    let (lease, worker) = (shared.options.lease, shared.name.as_str());
+    wanted: &Claim<'_>,
+    after: Option<&str>,
+) -> Result<(usize, Option<String>)> {
     let mut conn = shared.connections.to_write("claim").await?;
-    let deadline = Instant::now() + lease;
-    let wanted = Claim { receiver: name, kind, limit, lease, worker, running };
-    let claimed = claim::claim(&mut conn, &wanted).await?;
+    let deadline = Instant::now() + wanted.lease;
+    let claimed = match after {
+        None => claim::claim(&mut conn, wanted).await?,
+        Some(after) => {
+            let skips =
+                receivers.options(wanted.receiver).is_some_and(|options| options.skips_dead);
+            claim::claim_ordered(&mut conn, wanted, after, skips).await?
+        }
+    };
     drop(conn);
     let count = claimed.len();
+    let last = claimed.iter().filter_map(|delivery| delivery.ordering_key.clone()).max();
     claimed.into_iter().for_each(|delivery| start(shared, receivers, delivery, deadline));
-    Ok(count)
+    Ok((count, last))
 }
 
 /// Starts the receiver of a claimed delivery.
