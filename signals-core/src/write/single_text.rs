@@ -26,42 +26,34 @@ impl Text {
         kind: DatabaseKind,
     ) -> Result<Statement, sqlx::Error> {
         let (model, mut args) = (rows.schema(), Arguments::new(kind));
-        let mut bind = |column| {
-            let bound = match self.finds_by(model, column) {
+        let mut bind = |column, is_compared| {
+            let bound = match is_compared {
                 true => rows.bind_compared(0, column, &mut args),
                 false => rows.bind(0, column, &mut args),
             };
             bound.map_err(sqlx::Error::Encode)
         };
+        // An argument that is also stored is bound with the type of the field.
         match self {
             Self::Fixed(sql, groups, _) => {
-                for group in *groups {
-                    model.group(*group).try_for_each(&mut bind)?;
+                let stores_key = groups.contains(&ColumnGroup::Added);
+                for &group in *groups {
+                    let is_compared = group == ColumnGroup::Key && !stores_key;
+                    model.group(group).try_for_each(|column| bind(column, is_compared))?;
                 }
                 Ok(Statement::fixed(sql, args))
             }
             Self::Composed(spec) => {
-                spec.binds(model).into_iter().try_for_each(bind)?;
-                let sql = rows.statement_cache().sql(spec, model, kind);
-                Ok(Statement { sql, args, persistent: true })
-            }
-        }
-    }
-
-    /// Whether this argument is used only to find the row. An argument that is also stored is bound
-    /// with the type of the field.
-    pub(super) fn finds_by(&self, model: &Schema, column: usize) -> bool {
-        match self {
-            Self::Fixed(_, groups, _) => {
-                let stores_key = groups.contains(&ColumnGroup::Added);
-                !stores_key && model.columns[column].role.group() == ColumnGroup::Key
-            }
-            Self::Composed(spec) => {
-                let found = matches!(
+                let finds = matches!(
                     spec.kind,
                     StatementKind::UpdateOne | StatementKind::Find | StatementKind::CheckVersion
                 );
-                found && spec.on.contains(&column) && !spec.columns.contains(&column)
+                for column in spec.binds(model) {
+                    let is_stored = spec.columns.contains(&column);
+                    bind(column, finds && !is_stored && spec.on.contains(&column))?;
+                }
+                let sql = rows.statement_cache().sql(spec, model, kind);
+                Ok(Statement { sql, args, persistent: true })
             }
         }
     }
