@@ -18,6 +18,7 @@ use crate::signal::dispatch::Dispatch;
 use crate::signal::operation_context::OperationContext;
 use crate::signal::receivers::OperationReceivers;
 use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
+use crate::task::slow::Lap;
 
 /// Decodes the rows of a statement as models, and collects them.
 pub(crate) trait RowSink: Send {
@@ -148,10 +149,11 @@ fn notify<'t>(
 ) -> BoxFuture<'t, Result<()>> {
     Box::pin(async move {
         let context = OperationContext::enter("load", rows.model(), &conn.reborrow().into())?;
+        let mut lap = Lap::default();
         for row in 0..rows.len() {
             let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::of_row(row, None) };
-            let (conn, previous) = (Some(&mut *conn), &None);
-            let dispatch = Dispatch { event: &mut event, conn, context: &context, previous };
+            let (event, conn, previous) = (&mut event, Some(&mut *conn), &None);
+            let dispatch = Dispatch { event, conn, context: &context, previous, lap: &mut lap };
             dispatch.run(&receivers.after).await?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Rows of a model, which implement the type-erased traits of the layers below.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::marker::PhantomData;
@@ -15,7 +15,7 @@ use crate::database::decode::caught;
 use crate::error::key::key_text;
 use crate::model::Model;
 use crate::model::store::Route;
-use crate::signal::erased::{ErasedReceiver, KeptEvent, Started};
+use crate::signal::erased::{ErasedReceiver, KeptEvent, ModelCalls, Started};
 use crate::signal::parameter::Context;
 use crate::signal::receivers::ReceiverCache;
 use crate::signal::rows::{EventRows, RowEvent, SignalRows};
@@ -354,12 +354,13 @@ impl<M: Model, R: Route<M>> SignalRows for TypedRows<'_, M, R> {
     fn begin<'a>(
         &'a mut self,
         to: &ErasedReceiver,
+        calls: &(dyn Any + Send + Sync),
         event: &RowEvent,
         cx: Context<'a, '_>,
     ) -> Started<'a> {
         let (rows, created) = (&mut self.rows[event.rows.clone()], event.created);
         let rows = EventRows { rows, fields: self.fields.as_deref(), created };
-        (to.model_calls::<M>().begin)(to, rows, cx)
+        (ModelCalls::of_erased(calls).begin)(to, rows, cx)
     }
 
     fn keep_event(&self, to: &ErasedReceiver, event: &RowEvent) -> Option<Box<dyn KeptEvent>> {

@@ -13,6 +13,7 @@ use crate::model::{Model, read};
 use crate::signal::dispatch::Dispatch;
 use crate::signal::operation_context::OperationContext;
 use crate::signal::rows::{RowEvent, RowsEvent};
+use crate::task::slow::Lap;
 
 /// The rows of a statement as models. The receivers of [`post_load`](crate::post_load) run before a row is returned.
 pub(crate) fn rows<'s, M: Model, R: Route<M>>(
@@ -40,9 +41,9 @@ pub(crate) fn rows<'s, M: Model, R: Route<M>>(
                 let mut row = load(row)?;
                 let mut rows = TypedRows::<M, R>::one(&mut row);
                 let event = RowEvent::of_row(0, None);
-                let mut event = RowsEvent { rows: rows.erased(), event };
-                let dispatch =
-                    Dispatch { event: &mut event, conn: None, context: &context, previous: &None };
+                let event = &mut RowsEvent { rows: rows.erased(), event };
+                let (context, previous, lap) = (&context, &None, &mut Lap::default());
+                let dispatch = Dispatch { event, conn: None, context, previous, lap };
                 dispatch.run(&receivers.after).await?;
                 drop(rows);
                 Ok(row)

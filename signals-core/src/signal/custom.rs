@@ -21,6 +21,7 @@ use crate::signal::rows::{AnyEventRows, EventRows};
 use crate::signal::{Deferrable, Signal, Subject, recording};
 use crate::task::finish::run_even_if_dropped;
 use crate::task::info::Identity;
+use crate::task::slow::Lap;
 use crate::task::{chain, origin};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
@@ -293,8 +294,8 @@ impl Sending {
         conn: Option<&mut Conn<'_>>,
         context: &OperationContext,
     ) -> Result<Results> {
-        let (receivers, previous) = (&self.receivers.after, &None);
-        let dispatch = Dispatch { event, conn, context, previous };
+        let (receivers, previous, lap) = (&self.receivers.after, &None, &mut Lap::default());
+        let dispatch = Dispatch { event, conn, context, previous, lap };
         match self.is_robust {
             true => Ok(dispatch.run_all(receivers).await),
             false => dispatch.run(receivers).await.map(|()| Vec::new()),

@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, ready};
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
@@ -20,8 +20,7 @@ use crate::signal::parameter::Context;
 use crate::table::previous_row::SharedPreviousRow;
 use crate::task::chain::PoolId;
 use crate::task::info::{Identity, Info, Phase};
-use crate::task::measure;
-use crate::task::slow::Run;
+use crate::task::slow::{Lap, Run};
 use crate::task::span::span;
 use crate::task::spawn;
 use crate::transaction::Transaction;
@@ -34,6 +33,7 @@ pub(crate) struct Dispatch<'d, 'c> {
     pub(crate) conn: Option<&'d mut Conn<'c>>,
     pub(crate) context: &'d OperationContext,
     pub(crate) previous: &'d SharedPreviousRow,
+    pub(crate) lap: &'d mut Lap,
 }
 
 impl Dispatch<'_, '_> {
@@ -71,8 +71,8 @@ impl Dispatch<'_, '_> {
     /// be copied.
     pub(crate) async fn run_on_commit(self, receivers: &[ErasedReceiver]) {
         let context = self.context.clone().afterwards(None);
-        let Self { event, conn, previous, .. } = self;
-        let mut dispatch = Dispatch { event, conn, context: &context, previous };
+        let Self { event, conn, previous, lap, .. } = self;
+        let mut dispatch = Dispatch { event, conn, context: &context, previous, lap };
         for receiver in receivers {
             if receiver.info.phase == Phase::OnCommit
                 && selects(&receiver.info, dispatch.event.created(), dispatch.previous)
@@ -89,21 +89,23 @@ impl Dispatch<'_, '_> {
         match &mut self.conn {
             // Boxed because few receivers run in a savepoint, and inlining this future would enlarge every dispatch.
             Some(conn) if receiver.info.connection => {
-                let Self { event, context, previous, .. } = self;
+                let Self { event, context, previous, lap, .. } = self;
+                // The time of the savepoint itself is not that of a receiver.
+                **lap = Lap::default();
                 Box::pin(robust_in_savepoint(receiver, *event, conn, context, previous)).await
             }
             _ => self.call(receiver, OnFailure::of_robust(&receiver.info)).await,
         }
     }
 
-    fn call(
-        &mut self,
-        receiver: &ErasedReceiver,
+    fn call<'r>(
+        &'r mut self,
+        receiver: &'r ErasedReceiver,
         failure: OnFailure,
     ) -> impl Future<Output = Result<()>> + Send {
-        let Self { event, conn, context, previous } = self;
+        let Self { event, conn, context, previous, lap } = self;
         let cx = Context::new(conn.as_deref_mut(), context.db.as_ref(), previous.as_deref());
-        run_receiver(&receiver.info, context, failure, || event.begin(receiver, cx))
+        run_receiver(receiver, context, failure, lap, || event.begin(receiver, cx))
     }
 }
 
@@ -177,7 +179,8 @@ impl TransactionWork for SavepointRun<'_> {
     async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<()> {
         let Self { receiver, event, context, previous, has_failed } = self;
         let conn = Some(&mut **savepoint);
-        let mut dispatch = Dispatch { event: &mut **event, conn, context, previous };
+        let lap = &mut Lap::default();
+        let mut dispatch = Dispatch { event: &mut **event, conn, context, previous, lap };
         let done = dispatch.call(receiver, OnFailure::of_robust(&receiver.info)).await;
         **has_failed = done.is_err();
         done
@@ -199,48 +202,50 @@ fn log_no_savepoint(receiver: &Identity, error: &Error) {
     );
 }
 
-/// Runs a receiver, turns a panic into an error, and logs an error.
-///
-/// A plain function completes inside `begin`, so nothing is polled. The future of an async receiver is boxed to keep this one
-/// small.
-async fn run_receiver<'a>(
-    receiver: &Identity,
-    context: &OperationContext,
+/// Runs a receiver, turns a panic into an error, and logs an error. A plain function completes before this returns.
+fn run_receiver<'r>(
+    receiver: &'r ErasedReceiver,
+    context: &'r OperationContext,
     failure: OnFailure,
-    begin: impl FnOnce() -> Started<'a>,
-) -> Result<()> {
-    let (Info { signal, sender, .. }, operation) = (receiver.info, &context.operation);
-    let span = span!("receiver", receiver = receiver.name(), signal, sender);
+    lap: &'r mut Lap,
+    begin: impl FnOnce() -> Started<'r>,
+) -> impl Future<Output = Result<()>> + Send {
+    let (identity, operation) = (&receiver.info, &context.operation);
+    let Info { signal, sender, .. } = *identity.info;
+    let span = span!("receiver", receiver = identity.name(), signal, sender);
     let limit = context.db.as_ref().and_then(Db::state).copied();
-    let run = Run::start(receiver, limit.unwrap_or_default());
-    operation.note(receiver);
-    let begin = || span.in_scope(|| operation.receiving(receiver.clone()).sync_scope(begin));
+    let run = Run::start(identity, limit.unwrap_or_default(), lap);
+    operation.note(identity);
+    let begin = || span.in_scope(|| operation.receiving(identity.clone()).sync_scope(begin));
     let done = match catch_unwind(AssertUnwindSafe(begin)) {
-        Ok(Started::Done(done)) => Ok(done),
         Ok(Started::Future(future)) => {
-            let future = operation.receiving(receiver.clone()).scope(future).instrument(span);
-            AssertUnwindSafe(future).catch_unwind().await
+            let future = operation.receiving(identity.clone()).scope(future).instrument(span);
+            return Either::Left(async move {
+                let done = AssertUnwindSafe(future).catch_unwind().await;
+                finish_run(receiver, operation.about(), failure, run, done)
+            });
         }
+        Ok(Started::Done(done)) => Ok(done),
         Err(payload) => Err(payload),
     };
-    measure::receiver(receiver.info, matches!(done, Ok(Ok(()))), run.stopwatch());
-    finish_run(receiver, operation.about(), failure, &run, done)
+    Either::Right(ready(finish_run(receiver, operation.about(), failure, run, done)))
 }
 
-/// Logs the result of a receiver, and turns a failure into [`Error::Receiver`].
+/// Ends the run of a receiver, logs its result, and turns a failure into [`Error::Receiver`].
 fn finish_run(
-    receiver: &Identity,
+    receiver: &ErasedReceiver,
     about: (&'static str, &'static str),
     failure: OnFailure,
-    run: &Run<'_>,
+    run: Run<'_>,
     done: std::thread::Result<Result<(), BoxError>>,
 ) -> Result<()> {
+    let elapsed = run.end();
+    receiver.keys.record(matches!(done, Ok(Ok(()))), elapsed);
+    let receiver = &receiver.info;
     let Info { signal, sender, file, line, .. } = *receiver.info;
     let source: BoxError = match done {
         Ok(Ok(())) => {
-            tracing::debug!(
-                receiver = receiver.name(), signal, sender, elapsed = ?run.elapsed(), "received"
-            );
+            tracing::debug!(receiver = receiver.name(), signal, sender, ?elapsed, "received");
             return Ok(());
         }
         Ok(Err(error)) => error,
@@ -253,7 +258,7 @@ fn finish_run(
         ReceiverError { receiver: name, signal, sender, file, line, verb, model, refused, source };
     // An error passed up from a receiver of a nested save has already been logged, so it is not logged again at each level.
     if failure == OnFailure::LogOnly || !failed.is_passed_on() {
-        let (cause, elapsed) = (Some(&*failed.source as &dyn StdError), run.elapsed());
+        let cause = Some(&*failed.source as &dyn StdError);
         log!(failure, receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
     }
     Err(Error::Receiver(Box::new(failed)))
@@ -299,6 +304,7 @@ impl DeferredEvent {
         receivers: &[ErasedReceiver],
         phase: Phase,
         context: &OperationContext,
+        lap: &mut Lap,
     ) -> Vec<Error> {
         let Self { mut kept, detached, created, previous } = self;
         let mut detached = detached.into_iter();
@@ -315,7 +321,7 @@ impl DeferredEvent {
                 }
                 (mut own, _) => {
                     if let Some(kept) = own.as_mut().or(kept.as_mut()) {
-                        let done = deliver(&mut **kept, receiver, context, &previous).await;
+                        let done = deliver(&mut **kept, receiver, context, &previous, lap).await;
                         errors.extend(done.err());
                     }
                 }
@@ -356,9 +362,9 @@ impl Deferred for DeferredDelivery {
         Box::pin(async move {
             let Self { events, receivers, context } = *self;
             let context = context.afterwards(holds);
-            let mut errors = Vec::new();
+            let (mut errors, mut lap) = (Vec::new(), Lap::default());
             for event in events {
-                errors.extend(event.deliver(&receivers, phase, &context).await);
+                errors.extend(event.deliver(&receivers, phase, &context, &mut lap).await);
             }
             errors
         })
@@ -371,10 +377,11 @@ async fn deliver(
     receiver: &ErasedReceiver,
     context: &OperationContext,
     previous: &SharedPreviousRow,
+    lap: &mut Lap,
 ) -> Result<()> {
     let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
     let begin = || kept.begin(receiver, cx);
-    run_receiver(&receiver.info, context, OnFailure::LogOnly, begin).await
+    run_receiver(receiver, context, OnFailure::LogOnly, lap, begin).await
 }
 
 /// Runs a durable receiver. `conn` is the connection of its transaction, if it takes it. The error is returned, and logged at DEBUG only.
@@ -404,7 +411,7 @@ fn detach(
         // Derived on the new task, because the receivers around the current one end without waiting for this one.
         let context = context.afterwards(None);
         // The error is logged already.
-        let _ = deliver(&mut *kept, &receiver, &context, &previous).await;
+        let _ = deliver(&mut *kept, &receiver, &context, &previous, &mut Lap::default()).await;
     };
     spawn::spawn(runtime, pool, work.instrument(Span::current()));
 }

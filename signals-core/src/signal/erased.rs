@@ -13,6 +13,7 @@ use crate::signal::event_store::{EventContent, EventStore};
 use crate::signal::parameter::Context;
 use crate::signal::rows::{AnyEventRows, EventRows, Keep};
 use crate::task::info::Identity;
+use crate::task::measure::ReceiverKeys;
 
 /// A registered receiver without its types.
 #[derive(Clone)]
@@ -20,6 +21,8 @@ use crate::task::info::Identity;
 pub struct ErasedReceiver {
     pub(crate) info: Identity,
     entry: Registered,
+    /// The keys of its metrics.
+    pub(crate) keys: ReceiverKeys,
 }
 
 /// Where a receiver's entry is stored.
@@ -70,9 +73,17 @@ impl<M: Send + Sync + 'static> ModelCalls<M> {
     }
 }
 
+impl<M: 'static> ModelCalls<M> {
+    /// The calls of a receiver of this model.
+    pub(crate) fn of_erased(calls: &(dyn Any + Send + Sync)) -> &Self {
+        calls.downcast_ref().expect(ASKED)
+    }
+}
+
 impl ErasedReceiver {
     pub(crate) fn new(info: Identity, entry: Registered) -> Self {
-        Self { info, entry }
+        let keys = ReceiverKeys::of(info.info);
+        Self { info, entry, keys }
     }
 
     fn entry(&self) -> &dyn ErasedEntry {
@@ -92,28 +103,19 @@ impl ErasedReceiver {
         self.entry().store()
     }
 
-    /// How a receiver of every model is called. `None` for a receiver of one model.
-    pub(crate) fn begin_any(&self) -> Option<BeginAny> {
-        match self.entry().calls() {
-            Calls::OfModel(_) => None,
-            Calls::OfEveryModel(begin) => Some(begin),
-        }
+    pub(crate) fn calls(&self) -> Calls<'_> {
+        self.entry().calls()
     }
 
     pub(crate) fn is_of_every_model(&self) -> bool {
-        self.begin_any().is_some()
+        matches!(self.calls(), Calls::OfEveryModel(_))
     }
 
     /// The calls of a receiver of the model `M`.
     pub(crate) fn model_calls<M: 'static>(&self) -> &ModelCalls<M> {
-        self.erased_model_calls().downcast_ref().expect(ASKED)
-    }
-
-    #[inline(never)]
-    fn erased_model_calls(&self) -> &(dyn Any + Send + Sync) {
-        match self.entry().calls() {
-            Calls::OfModel(calls) => calls,
-            Calls::OfEveryModel(_) => &(),
+        match self.calls() {
+            Calls::OfModel(calls) => ModelCalls::of_erased(calls),
+            Calls::OfEveryModel(_) => panic!("{ASKED}"),
         }
     }
 }

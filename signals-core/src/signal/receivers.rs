@@ -16,9 +16,10 @@ use crate::signal::{
 use crate::table::any::AnyModel;
 use crate::table::cache::StatementCache;
 use crate::task::info::{Info, Phase};
+use crate::task::measure::WriteKeys;
 use crate::task::mute;
 
-/// The cached receivers of a model, and its cached SQL text. `#[derive(Model)]` creates a static one for the model, which is filled
+/// The cached receivers of a model, its cached SQL text, and the keys of its metrics. `#[derive(Model)]` creates a static one for the model, which is filled
 /// when it is first used.
 pub struct ReceiverCache {
     model: TypeId,
@@ -28,6 +29,8 @@ pub struct ReceiverCache {
     delete: Cached,
     load: Cached,
     statement_cache: StatementCache,
+    /// The keys of the model's metrics.
+    pub(crate) keys: WriteKeys,
 }
 
 /// The cached receivers of a custom signal. `#[derive(Signal)]` creates a static one for the signal.
@@ -74,6 +77,7 @@ impl ReceiverCache {
             delete: Cached::new(),
             load: Cached::new(),
             statement_cache: StatementCache::new(),
+            keys: WriteKeys::new(),
         }
     }
 

@@ -1,11 +1,12 @@
 //! Events about type-erased rows: how they reach the receivers of their model and of every model, and how they are kept.
 
+use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started};
+use crate::signal::erased::{Calls, ErasedReceiver, Event, KeptEvent, Started};
 use crate::signal::event_store::EventContent;
 use crate::signal::parameter::Context;
 use crate::signal::receivers::ReceiverCache;
@@ -22,10 +23,11 @@ pub trait SignalRows: Rows {
     /// A copy of the rows. `None` if the model is not `Clone`.
     fn copied(&self) -> Option<Box<dyn SignalRows>>;
 
-    /// Calls a receiver of the model.
+    /// Calls a receiver of the model. `calls` are its `ModelCalls`.
     fn begin<'a>(
         &'a mut self,
         to: &ErasedReceiver,
+        calls: &(dyn Any + Send + Sync),
         event: &RowEvent,
         cx: Context<'a, '_>,
     ) -> Started<'a>;
@@ -74,11 +76,11 @@ impl Event for RowsEvent<'_> {
     }
 
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        match to.begin_any() {
-            Some(begin) => {
+        match to.calls() {
+            Calls::OfModel(calls) => self.rows.begin(to, calls, &self.event, cx),
+            Calls::OfEveryModel(begin) => {
                 begin(to, AnyEventRows { rows: self.rows, event: self.event.clone() }, cx)
             }
-            None => self.rows.begin(to, &self.event, cx),
         }
     }
 
@@ -237,8 +239,10 @@ impl AnyRows for KeptSnapshots {
 impl KeptEvent for KeptSnapshots {
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
         let event = RowEvent { rows: 0..self.rows.len(), created: self.created };
-        let begin = to.begin_any().expect("the event was kept for receivers of every model");
-        begin(to, AnyEventRows { rows: self, event }, cx)
+        match to.calls() {
+            Calls::OfEveryModel(begin) => begin(to, AnyEventRows { rows: self, event }, cx),
+            Calls::OfModel(_) => panic!("the event was kept for receivers of every model"),
+        }
     }
 }
 

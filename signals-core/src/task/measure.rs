@@ -3,16 +3,15 @@
 //! The key of a metric is created once for each model or receiver, so that recording does not allocate.
 
 #[cfg(not(feature = "metrics"))]
-pub(crate) use disabled::{Stopwatch, receiver, transaction, write};
+pub(crate) use disabled::{ReceiverKeys, Stopwatch, WriteKeys, transaction};
 #[cfg(feature = "metrics")]
-pub(crate) use enabled::{Gauge, Stopwatch, receiver, transaction, write};
+pub(crate) use enabled::{Gauge, ReceiverKeys, Stopwatch, WriteKeys, transaction};
 
 #[cfg(feature = "metrics")]
 mod enabled {
-    use std::collections::HashMap;
-    use std::hash::Hash;
-    use std::sync::{LazyLock, PoisonError, RwLock};
-    use std::time::Instant;
+    use std::collections::BTreeMap;
+    use std::sync::{Mutex, OnceLock, PoisonError};
+    use std::time::{Duration, Instant};
 
     use metrics::{Key, Label, Level, Metadata, with_recorder};
 
@@ -36,10 +35,6 @@ mod enabled {
             Self(Instant::now())
         }
 
-        pub(crate) fn since(started: Instant) -> Self {
-            Self(started)
-        }
-
         fn seconds(self) -> f64 {
             self.0.elapsed().as_secs_f64()
         }
@@ -57,10 +52,9 @@ mod enabled {
             Self { count: key(count), seconds: key(seconds) }
         }
 
-        fn record(&self, since: Stopwatch) {
+        fn record(&self, seconds: f64) {
             with_recorder(|recorder| {
                 recorder.register_counter(&self.count, &METADATA).increment(1);
-                let seconds = since.seconds();
                 recorder.register_histogram(&self.seconds, &METADATA).record(seconds);
             });
         }
@@ -83,55 +77,72 @@ mod enabled {
         }
     }
 
-    /// The keys of metrics by what they are about. They are leaked: there are as many as models and receivers.
-    type Keys<K, V> = LazyLock<RwLock<HashMap<K, &'static V>>>;
+    /// The keys of the metrics of a model, created at their first use.
+    pub(crate) struct WriteKeys {
+        saves: OnceLock<[Pair; 2]>,
+        deletes: OnceLock<[Pair; 2]>,
+    }
 
-    fn key<K: Eq + Hash, V>(keys: &Keys<K, V>, about: K, create: impl FnOnce() -> V) -> &'static V {
-        if let Some(known) = keys.read().unwrap_or_else(PoisonError::into_inner).get(&about) {
-            return known;
+    impl WriteKeys {
+        pub(crate) const fn new() -> Self {
+            Self { saves: OnceLock::new(), deletes: OnceLock::new() }
         }
-        let mut keys = keys.write().unwrap_or_else(PoisonError::into_inner);
-        keys.entry(about).or_insert_with(|| Box::leak(Box::new(create())))
+
+        /// Records a write of the model.
+        pub(crate) fn record(
+            &self,
+            operation: &'static str,
+            model: &'static str,
+            is_ok: bool,
+            since: Stopwatch,
+        ) {
+            let pairs = if operation == "delete" { &self.deletes } else { &self.saves };
+            let pair = |outcome| {
+                let labels = [
+                    Label::from_static_parts("operation", operation),
+                    Label::from_static_parts("model", model),
+                    Label::from_static_parts("outcome", outcome),
+                ];
+                let (count, seconds) =
+                    ("sqlx_signals_writes_total", "sqlx_signals_write_duration_seconds");
+                Pair::new(count, seconds, &labels)
+            };
+            let pairs = pairs.get_or_init(|| [pair("error"), pair("ok")]);
+            pairs[usize::from(is_ok)].record(since.seconds());
+        }
     }
 
-    /// Records a write of a model.
-    pub(crate) fn write(
-        operation: &'static str,
-        model: &'static str,
-        is_ok: bool,
-        since: Stopwatch,
-    ) {
-        static KEYS: Keys<(&str, &str, bool), Pair> = LazyLock::new(RwLock::default);
-        let pair = key(&KEYS, (operation, model, is_ok), || {
-            let labels = [
-                Label::from_static_parts("operation", operation),
-                Label::from_static_parts("model", model),
-                Label::from_static_parts("outcome", if is_ok { "ok" } else { "error" }),
-            ];
-            Pair::new("sqlx_signals_writes_total", "sqlx_signals_write_duration_seconds", &labels)
-        });
-        pair.record(since);
-    }
+    /// The keys of the metrics of a receiver.
+    #[derive(Clone, Copy)]
+    pub(crate) struct ReceiverKeys(&'static (Pair, Key));
 
-    /// Records a run of a receiver.
-    pub(crate) fn receiver(info: &'static Info, is_ok: bool, since: Stopwatch) {
-        static KEYS: Keys<usize, (Pair, Key)> = LazyLock::new(RwLock::default);
-        let (pair, errors) = key(&KEYS, std::ptr::from_ref(info) as usize, || {
-            let labels = [
-                Label::from_static_parts("receiver", info.name),
-                Label::from_static_parts("signal", info.signal),
-                Label::from_static_parts("model", info.sender),
-            ];
-            let (runs, seconds) =
-                ("sqlx_signals_receiver_runs_total", "sqlx_signals_receiver_duration_seconds");
-            let errors = Key::from_parts("sqlx_signals_receiver_errors_total", labels.to_vec());
-            (Pair::new(runs, seconds, &labels), errors)
-        });
-        pair.record(since);
-        if !is_ok {
-            with_recorder(|recorder| {
-                recorder.register_counter(errors, &METADATA).increment(1);
-            });
+    impl ReceiverKeys {
+        /// The keys are leaked: there are as many as receivers.
+        pub(crate) fn of(info: &'static Info) -> Self {
+            static KEYS: Mutex<BTreeMap<usize, ReceiverKeys>> = Mutex::new(BTreeMap::new());
+            let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+            *keys.entry(std::ptr::from_ref(info) as usize).or_insert_with(|| {
+                let labels = [
+                    Label::from_static_parts("receiver", info.name),
+                    Label::from_static_parts("signal", info.signal),
+                    Label::from_static_parts("model", info.sender),
+                ];
+                let (runs, seconds) =
+                    ("sqlx_signals_receiver_runs_total", "sqlx_signals_receiver_duration_seconds");
+                let errors = Key::from_parts("sqlx_signals_receiver_errors_total", labels.to_vec());
+                Self(Box::leak(Box::new((Pair::new(runs, seconds, &labels), errors))))
+            })
+        }
+
+        /// Records a run of the receiver.
+        pub(crate) fn record(self, is_ok: bool, elapsed: Duration) {
+            let (pair, errors) = self.0;
+            pair.record(elapsed.as_secs_f64());
+            if !is_ok {
+                with_recorder(|recorder| {
+                    recorder.register_counter(errors, &METADATA).increment(1);
+                });
+            }
         }
     }
 
@@ -152,7 +163,7 @@ mod enabled {
 
 #[cfg(not(feature = "metrics"))]
 mod disabled {
-    use std::time::Instant;
+    use std::time::Duration;
 
     use crate::task::info::Info;
 
@@ -163,15 +174,28 @@ mod disabled {
         pub(crate) fn start() -> Self {
             Self
         }
-
-        pub(crate) fn since(_: Instant) -> Self {
-            Self
-        }
     }
 
-    pub(crate) fn write(_: &'static str, _: &'static str, _: bool, _: Stopwatch) {}
+    pub(crate) struct WriteKeys;
 
-    pub(crate) fn receiver(_: &'static Info, _: bool, _: Stopwatch) {}
+    impl WriteKeys {
+        pub(crate) const fn new() -> Self {
+            Self
+        }
+
+        pub(crate) fn record(&self, _: &'static str, _: &'static str, _: bool, _: Stopwatch) {}
+    }
+
+    #[derive(Clone, Copy)]
+    pub(crate) struct ReceiverKeys;
+
+    impl ReceiverKeys {
+        pub(crate) fn of(_: &'static Info) -> Self {
+            Self
+        }
+
+        pub(crate) fn record(self, _: bool, _: Duration) {}
+    }
 
     pub(crate) fn transaction(_: bool, _: Stopwatch) {}
 }

@@ -5,7 +5,6 @@ use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::task::info::{Identity, Info};
-use crate::task::measure::Stopwatch;
 
 /// After how long a receiver is reported as slow. A value of the `Db`, if its options set it.
 #[derive(Clone, Copy)]
@@ -20,32 +19,46 @@ impl Default for SlowReceivers {
 /// How often a receiver is reported at most.
 const INTERVAL: Duration = Duration::from_secs(60);
 
+/// The times of receivers that run one after the other: the end of a run is the start of the next, so that each run reads the clock
+/// once.
+#[derive(Default)]
+pub(crate) struct Lap(Option<Instant>);
+
 /// Measures a run of a receiver. It also ends if the future of the receiver is dropped, for example by a timeout around the save.
 pub(crate) struct Run<'r> {
     receiver: &'r Identity,
     limit: SlowReceivers,
     started: Instant,
+    lap: &'r mut Lap,
+    is_ended: bool,
 }
 
 impl<'r> Run<'r> {
-    pub(crate) fn start(receiver: &'r Identity, limit: SlowReceivers) -> Self {
-        Self { receiver, limit, started: Instant::now() }
+    pub(crate) fn start(receiver: &'r Identity, limit: SlowReceivers, lap: &'r mut Lap) -> Self {
+        let started = lap.0.take().unwrap_or_else(Instant::now);
+        Self { receiver, limit, started, lap, is_ended: false }
     }
 
-    pub(crate) fn stopwatch(&self) -> Stopwatch {
-        Stopwatch::since(self.started)
+    /// Ends the run, and returns how long it has taken.
+    pub(crate) fn end(mut self) -> Duration {
+        self.measure()
     }
 
-    pub(crate) fn elapsed(&self) -> Duration {
-        self.started.elapsed()
+    fn measure(&mut self) -> Duration {
+        let now = Instant::now();
+        let elapsed = now.duration_since(self.started);
+        (self.lap.0, self.is_ended) = (Some(now), true);
+        if elapsed >= self.limit.0 {
+            report(self.receiver, elapsed);
+        }
+        elapsed
     }
 }
 
 impl Drop for Run<'_> {
     fn drop(&mut self) {
-        let elapsed = self.elapsed();
-        if elapsed >= self.limit.0 {
-            report(self.receiver, elapsed);
+        if !self.is_ended {
+            self.measure();
         }
     }
 }

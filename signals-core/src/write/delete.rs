@@ -13,7 +13,7 @@ use crate::table::chunk::{self, Chunk};
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
-use crate::task::measure::{self, Stopwatch};
+use crate::task::measure::Stopwatch;
 use crate::task::span::traced;
 use crate::transaction::guard::FailGuard;
 use crate::write::bulk::{self, BulkOp};
@@ -43,7 +43,7 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
     if !conn.in_transaction()
         && conn.facts().commits_itself(kind, rows, &WriteKind::Delete) != Some(true)
     {
-        let about = ("delete", rows.model(), Some("DELETE"));
+        let about = (cache, "delete", rows.model(), Some("DELETE"));
         let write = inspect_and_write(rows, conn, WriteKind::Delete);
         return measured(span, about, write).await;
     }
@@ -52,7 +52,7 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
     } else {
         traced(span, delete_directly(rows, &mut conn)).await
     };
-    measure::write("delete", rows.model(), done.is_ok(), since);
+    cache.keys.record("delete", rows.model(), done.is_ok(), since);
     done
 }
 

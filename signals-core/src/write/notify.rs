@@ -22,6 +22,7 @@ use crate::signal::{Signal, pre_delete, pre_save};
 use crate::table::previous_row::SharedPreviousRow;
 use crate::table::rows::Rows;
 use crate::task::finish::{Pending, run_even_if_dropped};
+use crate::task::slow::Lap;
 use crate::write::single::store;
 use crate::write::{WriteKind, WriteOutcome, cascade, delete, inspect, row_error, save};
 
@@ -183,7 +184,8 @@ impl Notifier {
         }
         self.recorders.before(signal, rows.at(row));
         let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::of_row(row, None) };
-        let dispatch = Dispatch { event: &mut event, conn, context, previous: &None };
+        let (previous, lap) = (&None, &mut Lap::default());
+        let dispatch = Dispatch { event: &mut event, conn, context, previous, lap };
         let done = dispatch.run(&self.receivers.before).await;
         done.map_err(|error| self.with_row(rows, row, error))
     }
@@ -195,11 +197,13 @@ impl Notifier {
         mut conn: Option<&mut Conn<'_>>,
         context: &OperationContext,
     ) -> Result<()> {
+        let mut lap = Lap::default();
         if !self.receivers.after.is_empty() {
             for row in self.written.rows() {
                 let mut event = RowsEvent { rows: &mut *rows, event: self.row_event(row) };
                 let (conn, previous) = (conn.as_deref_mut(), self.previous_row(row));
-                let dispatch = Dispatch { event: &mut event, conn, context, previous };
+                let dispatch =
+                    Dispatch { event: &mut event, conn, context, previous, lap: &mut lap };
                 let done = dispatch.run(&self.receivers.after).await;
                 done.map_err(|error| self.with_row(rows, row, error))?;
             }
@@ -208,7 +212,8 @@ impl Notifier {
             for batch in self.written.batches.iter() {
                 let mut event = RowsEvent { rows: &mut *rows, event: self.batch_event(batch) };
                 let (conn, previous) = (conn.as_deref_mut(), &None);
-                let dispatch = Dispatch { event: &mut event, conn, context, previous };
+                let dispatch =
+                    Dispatch { event: &mut event, conn, context, previous, lap: &mut lap };
                 dispatch.run(&self.receivers.batch).await?;
             }
         }
@@ -241,7 +246,8 @@ impl Notifier {
         // dropped.
         for Waiting { event, receivers, previous } in uncopied {
             let mut event = RowsEvent { rows: &mut *rows, event };
-            let dispatch = Dispatch { event: &mut event, conn: None, context, previous };
+            let (event, conn, lap) = (&mut event, None, &mut Lap::default());
+            let dispatch = Dispatch { event, conn, context, previous, lap };
             dispatch.run_on_commit(receivers).await;
         }
         received.take()

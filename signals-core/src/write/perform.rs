@@ -46,7 +46,8 @@ pub(crate) fn perform<'u>(
     };
     record_system(&span, source.kind());
     let kind = &notifier.kind;
-    let about = (kind.verb(), rows.model(), kind.statement(rows.as_rows()));
+    let statement = kind.statement(rows.as_rows());
+    let about = (rows.receivers(), kind.verb(), rows.model(), statement);
     match source {
         Source::Conn(conn) if conn.in_transaction() => {
             let write = in_callers_transaction(notifier, rows, conn, context);

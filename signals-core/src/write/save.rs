@@ -14,7 +14,7 @@ use crate::table::chunk::{self, Chunk};
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
-use crate::task::measure::{self, Stopwatch};
+use crate::task::measure::Stopwatch;
 use crate::transaction::guard::FailGuard;
 use crate::write::bulk::BulkOp;
 use crate::write::bulk_update::{Unwritten, Update, settle};
@@ -53,7 +53,7 @@ pub(crate) async fn one(
     let database = conn.kind();
     record_system(&span, database);
     if !conn.in_transaction() && conn.facts().commits_itself(database, rows, &kind) != Some(true) {
-        let about = ("save", rows.model(), kind.statement(rows.as_rows()));
+        let about = (cache, "save", rows.model(), kind.statement(rows.as_rows()));
         let write = async { Ok(inspect_and_write(rows, conn, kind).await?.saved()) };
         return measured(span, about, write).await;
     }
@@ -65,12 +65,12 @@ pub(crate) async fn one(
     };
     match conn.state.take_needs_transaction(&done) {
         true => {
-            let about = ("save", rows.model(), None);
+            let about = (cache, "save", rows.model(), None);
             let write = async { Ok(write_in_transaction(rows, conn, &kind).await?.saved()) };
             measured(Span::none(), about, write).await
         }
         false => {
-            measure::write("save", rows.model(), done.is_ok(), since);
+            cache.keys.record("save", rows.model(), done.is_ok(), since);
             done
         }
     }

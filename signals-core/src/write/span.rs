@@ -5,8 +5,9 @@ use tracing::{Instrument, Span};
 
 use crate::database::backend::DatabaseKind;
 use crate::error::Result;
+use crate::signal::receivers::ReceiverCache;
 use crate::table::rows::Rows;
-use crate::task::measure::{self, Stopwatch};
+use crate::task::measure::Stopwatch;
 use crate::task::span::traced;
 use crate::write::{Stored, WriteKind, WriteOutcome};
 
@@ -85,10 +86,13 @@ pub(crate) fn in_span<'w, T: Outcome + 'w>(
     })
 }
 
+/// A write: its model's cache, its verb, its model, and its SQL command if it is known.
+pub(crate) type About = (&'static ReceiverCache, &'static str, &'static str, Option<&'static str>);
+
 /// As [`in_span`], and records the metrics of the write.
 pub(crate) fn measured<'w, T: Outcome + 'w>(
     span: Span,
-    (verb, model, statement): (&'static str, &'static str, Option<&'static str>),
+    (cache, verb, model, statement): About,
     write: impl Future<Output = Result<T>> + Send + 'w,
 ) -> BoxFuture<'w, Result<T>> {
     if !cfg!(feature = "metrics") {
@@ -97,7 +101,7 @@ pub(crate) fn measured<'w, T: Outcome + 'w>(
     let write = async move {
         let since = Stopwatch::start();
         let done = write.await;
-        measure::write(verb, model, done.is_ok(), since);
+        cache.keys.record(verb, model, done.is_ok(), since);
         done
     };
     in_span(span, statement, write)
