@@ -395,7 +395,7 @@ pub(crate) async fn run_durable(
 ) -> Result<()> {
     let cx = Context::new(conn, context.db.as_ref(), previous.as_deref());
     let begin = || kept.begin(receiver, cx);
-    run_receiver(&receiver.info, context, OnFailure::Returned, begin).await
+    run_receiver(receiver, context, OnFailure::Returned, &mut Lap::default(), begin).await
 }
 
 /// Runs a receiver on a task of its own. Its span is inside the current one.

@@ -43,7 +43,7 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
     if !conn.in_transaction()
         && conn.facts().commits_itself(kind, rows, &WriteKind::Delete) != Some(true)
     {
-        let about = (cache, "delete", rows.model(), Some("DELETE"));
+        let about = (rows.receivers(), "delete", rows.model(), Some("DELETE"));
         let write = inspect_and_write(rows, conn, WriteKind::Delete);
         return measured(span, about, write).await;
     }
@@ -52,7 +52,7 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
     } else {
         traced(span, delete_directly(rows, &mut conn)).await
     };
-    cache.keys.record("delete", rows.model(), done.is_ok(), since);
+    rows.receivers().keys.record("delete", rows.model(), done.is_ok(), since);
     done
 }
 

@@ -53,7 +53,7 @@ pub(crate) async fn one(
     let database = conn.kind();
     record_system(&span, database);
     if !conn.in_transaction() && conn.facts().commits_itself(database, rows, &kind) != Some(true) {
-        let about = (cache, "save", rows.model(), kind.statement(rows.as_rows()));
+        let about = (rows.receivers(), "save", rows.model(), kind.statement(rows.as_rows()));
         let write = async { Ok(inspect_and_write(rows, conn, kind).await?.saved()) };
         return measured(span, about, write).await;
     }
@@ -65,12 +65,12 @@ pub(crate) async fn one(
     };
     match conn.state.take_needs_transaction(&done) {
         true => {
-            let about = (cache, "save", rows.model(), None);
+            let about = (rows.receivers(), "save", rows.model(), None);
             let write = async { Ok(write_in_transaction(rows, conn, &kind).await?.saved()) };
             measured(Span::none(), about, write).await
         }
         false => {
-            cache.keys.record("save", rows.model(), done.is_ok(), since);
+            rows.receivers().keys.record("save", rows.model(), done.is_ok(), since);
             done
         }
     }
