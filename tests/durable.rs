@@ -201,6 +201,26 @@ async fn log_move(moved: &Moved, _delivery: Delivery<'_>) {
     SCENE.log.push(format!("{} {}", moved.car, moved.to));
 }
 
+#[derive(Debug, Model)]
+#[model(table = "pages")]
+struct Page {
+    id: Option<i64>,
+    title: String,
+}
+
+/// The page needs no serde, because only its key is stored.
+#[receiver(post_save, sender = Page, durable(payload = key, was = "durable::old_index", at_least_once))]
+async fn index_page(saved: PostSave<'_, Page>) {
+    let fields = saved.fields.map(|fields| fields.len());
+    SCENE.log.push(format!("{} {} {} {fields:?}", saved.pk(), saved.instance.title, saved.created));
+}
+
+#[receiver(post_save, sender = Page, durable(queue = "links", payload = key))]
+async fn link_page(saved: PostSave<'_, Page>, conn: &mut Conn<'_>) -> Result<()> {
+    Account { id: None, user_id: saved.pk() }.save(conn).await?;
+    Ok(())
+}
+
 /// Runs the deliveries of one of the two receivers of entries.
 async fn applied(db: &Db, skipping: bool) -> Vec<String> {
     match skipping {
@@ -223,6 +243,7 @@ async fn setup(db: &Db) {
     table(db, "notes", &format!("user_id {key} NOT NULL REFERENCES users, text TEXT NOT NULL"))
         .await;
     table(db, "entries", &format!("account {key} NOT NULL, text TEXT NOT NULL")).await;
+    table(db, "pages", "title TEXT NOT NULL").await;
     table(db, "links", &format!("depth {key} NOT NULL")).await;
     db.deliveries().setup().await.unwrap();
 }
@@ -663,6 +684,48 @@ on_every_database! {
         assert_eq!(keys, [("1".to_owned(),), ("account 1".to_owned(),)]);
         assert_eq!(applied(&db, true).await, ["skipping 1: a", "skipping 1: fails", "skipping 1: b"]);
         assert_eq!(stored(&db).await, 1);
+    }
+
+    async fn a_receiver_that_stores_the_key_sees_the_row_as_it_is_when_it_runs(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut page = Page { id: None, title: "old".into() };
+        page.save(&db).await.unwrap();
+        page.save_fields(&db, &[Page::TITLE]).await.unwrap();
+        let payloads: Vec<(String,)> =
+            db.query("SELECT CAST(payload AS TEXT) FROM signals_delivery").fetch_all().await.unwrap();
+        assert!(payloads.len() == 4 && payloads.iter().all(|(payload,)| !payload.contains("old")), "{payloads:?}");
+        execute(&db, "UPDATE pages SET title = 'new'").await;
+        testing::deliver(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["1 new true None", "1 new false Some(1)"]);
+        assert_eq!(count(&db, "accounts").await, 2);
+
+        // Without the row, there is nothing to do.
+        page.save(&db).await.unwrap();
+        execute(&db, "DELETE FROM pages").await;
+        let delivered = testing::deliver(&db).await.unwrap();
+        delivered.assert_failed::<index_page>(0);
+        delivered.assert_failed::<link_page>(0);
+        assert_eq!((SCENE.log.take().len(), count(&db, "accounts").await, stored(&db).await), (0, 2, 0));
+
+        let in_test = testing::transaction(&db, async |tx| {
+            Page { id: None, title: "test".into() }.save(&mut *tx).await?;
+            testing::deliver(tx).await
+        });
+        let delivered = in_test.await.unwrap().value;
+        delivered.assert_ran::<index_page>(1);
+        delivered.assert_failed::<index_page>(0);
+    }
+
+    async fn a_renamed_receiver_takes_the_deliveries_of_its_old_name(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        Page { id: None, title: "a".into() }.save(&db).await.unwrap();
+        execute(&db, "DELETE FROM signals_delivery WHERE receiver LIKE '%link_page'").await;
+        db.query("UPDATE signals_delivery SET receiver = 'durable::old_index'").execute().await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_ran::<index_page>(1);
+        assert_eq!(stored(&db).await, 0);
+        assert!(registry().to_lock().contains("payload(key) was = \"durable::old_index\""));
     }
 
     async fn a_custom_signal_is_ordered_by_a_field(db: Db) {

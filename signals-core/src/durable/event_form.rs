@@ -4,11 +4,16 @@ use std::any::Any;
 use std::ops::Range;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::database::conn::Conn;
+use crate::error::Result;
 use crate::model::Model;
+use crate::model::read::OneRow;
+use crate::model::store::{Any as AnyDatabase, Portable};
 use crate::signal::custom::{CustomSignal, Payload};
 use crate::signal::erased::KeptEvent;
 use crate::signal::event_store::EventContent;
@@ -32,6 +37,8 @@ pub struct EventForm {
     pub(crate) table: Option<&'static str>,
     pub(crate) columns: &'static [&'static str],
     pub(crate) ordering: Option<Ordering>,
+    /// Whether only the key of the row is stored.
+    pub(crate) is_key: bool,
 }
 
 /// How the ordering key of an event is found.
@@ -47,6 +54,17 @@ pub trait OrderingKey<T: ?Sized> {
     /// The key as text.
     fn of(event: &T) -> String;
 }
+
+/// A signal whose row can be read again when the delivery runs.
+#[diagnostic::on_unimplemented(
+    message = "the deliveries of `{Self}` cannot have `payload = key`",
+    label = "has no single stored row",
+    note = "only the row of `post_save` can be read again when the delivery runs"
+)]
+#[allow(unreachable_pub)]
+pub trait SavedRow: Signal {}
+
+impl SavedRow for post_save {}
 
 /// A signal of one row or value, whose deliveries can have an ordering key.
 #[diagnostic::on_unimplemented(
@@ -88,8 +106,24 @@ pub(crate) struct ToDecode<'e> {
 
 /// An event that was stored.
 pub(crate) struct Decoded {
-    pub(crate) event: Box<dyn KeptEvent>,
+    pub(crate) event: DecodedEvent,
     pub(crate) previous: Option<Arc<PreviousRow>>,
+}
+
+/// The content of a stored event.
+pub(crate) enum DecodedEvent {
+    Complete(Box<dyn KeptEvent>),
+    /// Only the key of the row was stored.
+    ByKey(Box<dyn LoadEvent>),
+}
+
+/// An event of which only the key of the row was stored.
+pub(crate) trait LoadEvent: Send + Sync {
+    /// Reads the row. `None` if it is gone.
+    fn load<'l>(
+        &'l self,
+        conn: &'l mut Conn<'_>,
+    ) -> BoxFuture<'l, Result<Option<Box<dyn KeptEvent>>>>;
 }
 
 /// A sender whose events of the signal `S` can be stored: a model that is `Serialize` and `DeserializeOwned`, every model, or a custom
@@ -109,6 +143,18 @@ impl EventForm {
     /// The form of the events of the signal `S` of the sender `M`.
     pub const fn of<S: Signal, M: Storable<S> + ?Sized>() -> Self {
         M::FORM
+    }
+
+    /// The form of the events of a receiver with `payload = key`: only the key of the row is stored.
+    pub const fn by_key<S: SavedRow, M: Model<Pk: Json> + Portable>() -> Self {
+        Self {
+            encode: encode_key::<M>,
+            decode: decode_key::<M>,
+            table: Some(M::TABLE),
+            columns: &["key"],
+            ordering: None,
+            is_key: true,
+        }
     }
 
     /// Orders the deliveries by the key of the row.
@@ -175,6 +221,7 @@ where
         table: Some(M::TABLE),
         columns: M::COLUMNS,
         ordering: None,
+        is_key: false,
     };
 }
 
@@ -185,6 +232,7 @@ impl<S: RowSignal> Storable<S> for dyn AnyModel {
         table: None,
         columns: &["*"],
         ordering: None,
+        is_key: false,
     };
 }
 
@@ -195,6 +243,7 @@ impl<T: CustomSignal + Json> Storable<T> for () {
         table: Some(""),
         columns: &[],
         ordering: None,
+        is_key: false,
     };
 }
 
@@ -306,6 +355,14 @@ fn changed<'e>(
     Some(names.map(|(name, _)| *name).collect())
 }
 
+fn encode_key<M: Model<Pk: Serialize>>(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
+    let (rows, about) = content_rows(event);
+    let key = typed::<M>(rows.at(about.rows.start))?.pk();
+    let key = key.map(|key| serde_json::to_string(&key)).transpose()?;
+    let written = Written::<()> { fields: field_names(rows), ..Written::default() };
+    Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key }])
+}
+
 /// Splits the rows of a batch.
 fn batches(
     rows: Range<usize>,
@@ -357,7 +414,7 @@ where
     let previous = previous.map(|row| Box::new(row) as Box<dyn AnyModel>);
     let previous =
         stored.asks_previous.then(|| Arc::new(previous_row(previous, M::COLUMNS, read.changed)));
-    let event = Box::new(KeptRows::new(rows, fields, stored.created));
+    let event = DecodedEvent::Complete(Box::new(KeptRows::new(rows, fields, stored.created)));
     Ok(Decoded { event, previous })
 }
 
@@ -375,7 +432,7 @@ fn decode_any_rows(stored: &ToDecode<'_>) -> Coded<Decoded> {
     let previous = read.previous.map(|row| Box::new(row.into_snapshot()) as Box<dyn AnyModel>);
     let previous =
         stored.asks_previous.then(|| Arc::new(previous_row(previous, columns, read.changed)));
-    let event = Box::new(KeptSnapshots::new(rows, fields, stored.created));
+    let event = DecodedEvent::Complete(Box::new(KeptSnapshots::new(rows, fields, stored.created)));
     Ok(Decoded { event, previous })
 }
 
@@ -383,7 +440,37 @@ fn decode_signal<T: CustomSignal + DeserializeOwned>(stored: &ToDecode<'_>) -> C
     let read: Read<T> = serde_json::from_str(stored.payload)?;
     let signal =
         read.signal.ok_or_else(|| serde::de::Error::custom("the payload has no signal"))?;
-    Ok(Decoded { event: Box::new(Payload(Arc::new(signal))), previous: None })
+    let event = DecodedEvent::Complete(Box::new(Payload(Arc::new(signal))));
+    Ok(Decoded { event, previous: None })
+}
+
+fn decode_key<M: Model<Pk: DeserializeOwned> + Portable>(stored: &ToDecode<'_>) -> Coded<Decoded> {
+    let read: Read<()> = serde_json::from_str(stored.payload)?;
+    let key = stored.key.ok_or_else(|| serde::de::Error::custom("the delivery has no key"))?;
+    let fields = read.fields.map(|fields| columns::<M>(&fields));
+    let event = ByKey::<M> { key: serde_json::from_str(key)?, fields, created: stored.created };
+    Ok(Decoded { event: DecodedEvent::ByKey(Box::new(event)), previous: None })
+}
+
+/// The event of a receiver with `payload = key`.
+struct ByKey<M: Model> {
+    key: M::Pk,
+    fields: Option<Box<[Column<M>]>>,
+    created: Option<bool>,
+}
+
+impl<M: Model + Portable> LoadEvent for ByKey<M> {
+    fn load<'l>(
+        &'l self,
+        conn: &'l mut Conn<'_>,
+    ) -> BoxFuture<'l, Result<Option<Box<dyn KeptEvent>>>> {
+        Box::pin(async move {
+            let mut found = OneRow::<M, AnyDatabase>::default();
+            found.by_key(conn.reborrow().into(), &self.key).await?;
+            let kept = |row| KeptRows::new(vec![row], self.fields.clone(), self.created);
+            Ok(found.row.map(|row| Box::new(kept(row)) as Box<dyn KeptEvent>))
+        })
+    }
 }
 
 /// The columns of these names. A column that the model no longer has is left out.

@@ -68,7 +68,7 @@ async fn deliver_of(
             Ok(run) if receiver.receiver.info.connection => {
                 Ok(run.in_transaction(db.begin().await?, db).await)
             }
-            Ok(run) => Ok(run.without_connection(db).await),
+            Ok(run) => Ok(run.without_connection(db, None).await),
         };
         let mut conn = db.acquire_to_write(Writer::of("acknowledge", "signals_delivery")).await?;
         runs.push(store_result(&mut conn, &claimed, &receiver, ended).await?);
@@ -120,7 +120,7 @@ async fn run_in_savepoint(
         Ok(run) => {
             // The receiver would wait for the transaction if it used the `Db`.
             let rehearsal = RunningReceiver::rehearsal(db.pool_id(), db.queue_id(), Ran::default());
-            Ok(rehearsal.scope(run.without_connection(db)).await)
+            Ok(rehearsal.scope(run.without_connection(db, Some(&mut *conn))).await)
         }
     };
     store_result(conn, claimed, receiver, ended).await

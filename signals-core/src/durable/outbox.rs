@@ -65,10 +65,10 @@ impl EventStore for EventForm {
         let context: Option<Arc<str>> = cause.map(Into::into);
         let (mut ids, mut new) = (Vec::new(), Vec::new());
         // Receivers of one kind get the same payload, which is encoded once.
-        let mut encoded: Vec<((bool, bool), Vec<Encoded>)> = Vec::new();
+        let mut encoded: Vec<((bool, bool, bool), Vec<Encoded>)> = Vec::new();
         for receiver in event.receivers {
             let Some(form) = form_of(receiver) else { continue };
-            let kind = (form.table.is_some(), receiver.info.asks_previous());
+            let kind = (form.table.is_some(), form.is_key, receiver.info.asks_previous());
             let parts = match encoded.iter().find(|(known, _)| *known == kind) {
                 Some((_, parts)) => parts.clone(),
                 None => {

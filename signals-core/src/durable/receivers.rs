@@ -37,11 +37,13 @@ impl DurableReceivers {
                 continue;
             }
             let name = receiver.info.info.stored_name();
-            let entries = by_name.entry(name).or_default();
-            if entries.is_empty() {
-                names.push(name);
+            for name in [name].iter().chain(options.was) {
+                let entries = by_name.entry(*name).or_default();
+                if entries.is_empty() {
+                    names.push(*name);
+                }
+                entries.push(DurableReceiver { receiver: receiver.clone(), options, form });
             }
-            entries.push(DurableReceiver { receiver, options, form });
         }
         names.sort_unstable();
         Self { by_name, names }

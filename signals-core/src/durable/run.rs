@@ -11,7 +11,7 @@ use crate::database::db::Db;
 use crate::database::source::Source;
 use crate::durable::claim::{self, Claimed, Failure, POISONED};
 use crate::durable::delivery::{Cause, DeliveryData, RunningDelivery};
-use crate::durable::event_form::{Decoded, ToDecode};
+use crate::durable::event_form::{Decoded, DecodedEvent, ToDecode};
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::retry::{Retry, When};
 use crate::error::{Error, Result};
@@ -19,6 +19,7 @@ use crate::signal::dispatch::run_durable;
 use crate::signal::operation_context::OperationContext;
 use crate::task::chain;
 use crate::task::info::DurableOptions;
+use crate::task::intern::interned;
 use crate::transaction::Transaction;
 
 /// How long a delivery is postponed whose payload this program cannot decode. Another version of the program may be able to.
@@ -82,7 +83,8 @@ impl Run {
         let data = Arc::new(DeliveryData {
             id: claimed.id,
             event: id,
-            receiver: receiver.receiver.info.info.stored_name(),
+            // The name at the time of the save, so that the idempotency key stays the same if the receiver was renamed.
+            receiver: interned(&claimed.receiver),
             attempt: u32::try_from(claimed.attempt).unwrap_or_default(),
             max_attempts: receiver.options.max_attempts,
             stored_at: SystemTime::UNIX_EPOCH + since,
@@ -93,7 +95,26 @@ impl Run {
     }
 
     /// Runs a receiver that does not take the connection.
-    pub(super) async fn without_connection(self, db: &Db) -> Ended {
+    ///
+    /// If only the key of the row was stored, the row is read through `reads`, or else through a connection of `db`.
+    pub(super) async fn without_connection(
+        mut self,
+        db: &Db,
+        reads: Option<&mut Conn<'_>>,
+    ) -> Ended {
+        let loaded = match (&self.event.event, reads) {
+            (DecodedEvent::Complete(_), _) => Ok(true),
+            (DecodedEvent::ByKey(_), Some(conn)) => self.load(conn).await,
+            (DecodedEvent::ByKey(_), None) => match db.acquire().await {
+                Ok(mut conn) => self.load(&mut conn).await,
+                Err(error) => Err(error),
+            },
+        };
+        match loaded {
+            Ok(true) => {}
+            Ok(false) => return Ended::Succeeded,
+            Err(error) => return Ended::Failed(error),
+        }
         let data = Arc::clone(&self.data);
         let ran = data.scope(self.call(None, db)).await;
         ran.map_or_else(Ended::Failed, |()| Ended::Succeeded)
@@ -101,7 +122,7 @@ impl Run {
 
     /// Deletes the delivery, and runs the receiver in the same transaction. `db` has the values of the program, and `tx` may be of another
     /// pool.
-    pub(super) async fn in_transaction(self, mut tx: Transaction<'_>, db: &Db) -> Ended {
+    pub(super) async fn in_transaction(mut self, mut tx: Transaction<'_>, db: &Db) -> Ended {
         let (id, claim) = self.claimed;
         match claim::acknowledge_one(&mut tx, id, claim).await {
             Ok(true) => {}
@@ -116,7 +137,12 @@ impl Run {
         }
         let data = Arc::clone(&self.data);
         data.scope(async move {
-            if let Err(error) = self.call(Some(&mut tx), db).await {
+            let called = match self.load(&mut tx).await {
+                Ok(true) => self.call(Some(&mut tx), db).await,
+                Ok(false) => Ok(()),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = called {
                 tx.rollback_or_log().await;
                 return Ended::Failed(error);
             }
@@ -128,8 +154,17 @@ impl Run {
         .await
     }
 
+    /// Reads the row, if only its key was stored. Returns `false` if the row is gone, so that there is nothing to do.
+    async fn load(&mut self, conn: &mut Conn<'_>) -> Result<bool> {
+        let DecodedEvent::ByKey(row) = &self.event.event else { return Ok(true) };
+        let Some(event) = row.load(conn).await? else { return Ok(false) };
+        self.event.event = DecodedEvent::Complete(event);
+        Ok(true)
+    }
+
     async fn call(self, conn: Option<&mut Conn<'_>>, db: &Db) -> Result<()> {
-        let Self { receiver, event: Decoded { mut event, previous }, data, .. } = self;
+        let Self { receiver, event: Decoded { event, previous }, data, .. } = self;
+        let DecodedEvent::Complete(mut event) = event else { return Ok(()) };
         let source = Source::Db(Cow::Owned(db.with(RunningDelivery(data))));
         let info = receiver.receiver.info.info;
         let sender = if info.sender.is_empty() { info.signal } else { info.sender };
@@ -206,6 +241,7 @@ mod tests {
         delay: 0,
         ordering_key: "",
         skips_dead: false,
+        was: &[],
     };
 
     #[test]

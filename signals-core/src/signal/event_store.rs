@@ -13,6 +13,7 @@ use crate::signal::rows::{RowEvent, SignalRows};
 use crate::table::previous_row::SharedPreviousRow;
 
 /// The content of an event.
+#[cfg_attr(not(feature = "durable"), allow(dead_code))]
 #[derive(Clone, Copy)]
 #[allow(unreachable_pub)]
 pub enum EventContent<'e> {

@@ -127,6 +127,8 @@ pub struct DurableOptions {
     pub ordering_key: &'static str,
     /// Whether the deliveries of an ordering key continue after a dead one.
     pub skips_dead: bool,
+    /// Former names of the receiver, whose deliveries it takes too.
+    pub was: &'static [&'static str],
 }
 
 /// What a parameter of a receiver requires, other than the event and the connection.

@@ -190,7 +190,13 @@ fn check_durable(options: &Options, function: &Function, mistakes: &mut Mistakes
             mistakes.at(span, message);
         }
     }
-    let takes_delivery = function.parameters().any(is_delivery);
+    if let Some(previous) = function.parameters().find(|ty| is_named(ty, "Previous"))
+        && durable.stores_key.is_some()
+    {
+        let message = "with `payload = key`, the row before the write is not stored: leave `payload = key` or `Previous` out";
+        mistakes.at(previous.span(), message);
+    }
+    let takes_delivery = function.parameters().any(|ty| is_named(ty, "Delivery"));
     if !durable.at_least_once && !takes_delivery && function.connections().next().is_none() {
         mistakes.at(
             span,
@@ -200,10 +206,10 @@ fn check_durable(options: &Options, function: &Function, mistakes: &mut Mistakes
     }
 }
 
-/// Whether a type is `Delivery<'_>`, by its name.
-fn is_delivery(ty: &Type) -> bool {
+/// Whether the last part of the path of a type is this name.
+fn is_named(ty: &Type, name: &str) -> bool {
     match ty {
-        Type::Path(ty) => ty.path.segments.last().is_some_and(|last| last.ident == "Delivery"),
+        Type::Path(ty) => ty.path.segments.last().is_some_and(|last| last.ident == name),
         _ => false,
     }
 }

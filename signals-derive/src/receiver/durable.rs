@@ -21,6 +21,9 @@ pub(crate) struct Durable {
     delay: u64,
     pub(crate) ordering_key: Option<OrderingKey>,
     skips_dead: bool,
+    /// Whether only the key of the row is stored.
+    pub(crate) stores_key: Option<Span>,
+    was: Vec<String>,
     pub(crate) at_least_once: bool,
 }
 
@@ -47,7 +50,7 @@ impl Parse for OrderingKey {
 
 const KNOWN: &[&str] = &[
     "queue", "max_attempts", "backoff", "timeout", "concurrency", "delay", "ordering_key",
-    "on_dead", "at_least_once",
+    "on_dead", "payload", "was", "at_least_once",
 ];
 
 impl Default for Durable {
@@ -62,6 +65,8 @@ impl Default for Durable {
             delay: 0,
             ordering_key: None,
             skips_dead: false,
+            stores_key: None,
+            was: Vec::new(),
             at_least_once: false,
         }
     }
@@ -77,6 +82,8 @@ struct Given {
     delay: Once<u64>,
     ordering_key: Once<OrderingKey>,
     on_dead: Once<()>,
+    payload: Once<()>,
+    was: Vec<LitStr>,
     at_least_once: Once<()>,
 }
 
@@ -108,7 +115,7 @@ impl Durable {
         } = self;
         let (first, longest) = backoff;
         let ordering_key = self.ordering_key.as_ref().map_or(String::new(), OrderingKey::text);
-        let skips_dead = self.skips_dead;
+        let (skips_dead, was) = (self.skips_dead, &self.was);
         quote! {
             __p::DurableOptions {
                 queue: #queue,
@@ -120,6 +127,7 @@ impl Durable {
                 delay: #delay,
                 ordering_key: #ordering_key,
                 skips_dead: #skips_dead,
+                was: &[#(#was),*],
             }
         }
     }
@@ -216,6 +224,14 @@ impl Given {
                 }
                 self.on_dead.set(name, (), mistakes);
             }
+            "payload" => {
+                let what: Ident = value(name, "key", input)?;
+                if what != "key" {
+                    return Err(Error::new(what.span(), "expected `payload = key`"));
+                }
+                self.payload.set(name, (), mistakes);
+            }
+            "was" => self.was.push(string(name, input)?),
             "at_least_once" => self.at_least_once.set(name, (), mistakes),
             _ => return Err(unknown(name, KNOWN)),
         }
@@ -242,6 +258,8 @@ impl Given {
                 "`on_dead` says what follows in the order of a key, and so needs `ordering_key`",
             );
         }
+        durable.stores_key = self.payload.span();
+        durable.was = self.was.iter().map(LitStr::value).collect();
         durable.skips_dead = self.on_dead.is_set();
         durable.ordering_key = self.ordering_key.get().cloned();
         durable.at_least_once = self.at_least_once.is_set();

@@ -86,10 +86,14 @@ fn registration(
         let key = durable.ordering_key.as_ref();
         let key = key.map(|key| key.tokens(signal, is_of_model.then_some(sender)));
         let (key, ordered) = key.unwrap_or_default();
+        let form = match durable.stores_key {
+            Some(span) => quote_spanned!(span=> by_key),
+            None => quote!(of),
+        };
         quote_spanned! {sender_span=>
             #key
             static __DURABLE: __p::DurableOptions = #values;
-            static __FORM: __p::EventForm = __p::EventForm::of::<#signal, #sender>() #ordered;
+            static __FORM: __p::EventForm = __p::EventForm::#form::<#signal, #sender>() #ordered;
         }
     });
     let (durable_info, durable_entry) = match &durable {

@@ -87,7 +87,7 @@ async fn run_or_refuse(
     };
     let run = Run::prepare(claimed, receiver)?;
     if !receiver.receiver.info.connection {
-        return Ok(run.without_connection(&shared.db).await);
+        return Ok(run.without_connection(&shared.db, None).await);
     }
     match shared.connections.receivers.begin().await {
         Ok(tx) => {

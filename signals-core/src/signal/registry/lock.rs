@@ -36,6 +36,8 @@ pub(super) fn text(linked: &[&'static Registration]) -> String {
         }
         if let Some(store) = registration.entry.store() {
             let _ = write!(line, " payload({})", store.columns().join(", "));
+            let was = info.durable.map_or(&[][..], |options| options.was);
+            was.iter().for_each(|name| line += &format!(" was = {name:?}"));
         }
         if info.robust {
             line += " robust";
