@@ -59,8 +59,8 @@ pub(super) fn form_of(receiver: &ErasedReceiver) -> Option<&'static EventForm> {
 
 impl EventStore for EventForm {
     fn add(&self, event: &EventToStore<'_>, conn: &mut Conn<'_>) -> Result<()> {
-        let db = event.context.db.as_ref();
-        let limit = db.and_then(|db| db.state::<MaxPayload>()).map_or(MAX_PAYLOAD, |max| max.0);
+        let limit =
+            event.db.and_then(|db| db.state::<MaxPayload>()).map_or(MAX_PAYLOAD, |max| max.0);
         let cause = Cause::of_task().and_then(|cause| serde_json::to_string(&cause).ok());
         let context: Option<Arc<str>> = cause.map(Into::into);
         let (mut ids, mut new) = (Vec::new(), Vec::new());
@@ -125,7 +125,7 @@ fn encode(
     receiver: &ErasedReceiver,
     limit: usize,
 ) -> Result<Vec<Encoded>> {
-    let (model, name) = (event.context.operation.about().1, receiver.info.name);
+    let (model, name) = (event.model, receiver.info.name);
     let previous = event.previous.as_deref().filter(|_| receiver.info.asks_previous());
     let encoded =
         (form.encode)(&ToEncode { content: event.content, previous, split_at: limit / 2 });

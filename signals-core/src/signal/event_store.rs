@@ -5,6 +5,7 @@ use std::any::Any;
 use futures_util::future::BoxFuture;
 
 use crate::database::conn::Conn;
+use crate::database::db::Db;
 use crate::error::Result;
 use crate::signal::dispatch::selects;
 use crate::signal::erased::{ErasedReceiver, Event};
@@ -23,14 +24,16 @@ pub enum EventContent<'e> {
 }
 
 /// An event, and the durable receivers that select it.
-#[cfg_attr(not(feature = "durable"), allow(dead_code))]
 #[allow(unreachable_pub)]
 pub struct EventToStore<'e> {
-    pub(crate) content: EventContent<'e>,
-    pub(crate) created: Option<bool>,
-    pub(crate) receivers: &'e [&'e ErasedReceiver],
-    pub(crate) previous: &'e SharedPreviousRow,
-    pub(crate) context: &'e OperationContext,
+    pub content: EventContent<'e>,
+    pub created: Option<bool>,
+    pub receivers: &'e [&'e ErasedReceiver],
+    pub previous: &'e SharedPreviousRow,
+    /// The `Db` of the write, if it has one.
+    pub db: Option<&'e Db>,
+    /// The name of the model or of the custom signal.
+    pub model: &'static str,
 }
 
 /// Stores the events of durable receivers.
@@ -66,7 +69,8 @@ pub(crate) async fn store(
     let selected: Vec<_> = selected.collect();
     if let Some(store) = selected.first().and_then(|receiver| receiver.store()) {
         let content = event.content();
-        let event = EventToStore { content, created, receivers: &selected, previous, context };
+        let (db, (_, model)) = (context.db.as_ref(), context.operation.about());
+        let event = EventToStore { content, created, receivers: &selected, previous, db, model };
         store.add(&event, conn)?;
     }
     conn.write_full_outbox().await
