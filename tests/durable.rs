@@ -728,6 +728,17 @@ on_every_database! {
         assert!(registry().to_lock().contains("payload(key) was = \"durable::old_index\""));
     }
 
+    async fn an_ended_claim_does_not_block_an_older_delivery_of_its_key(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        Entry::insert_many(&db, &mut [entry(1, "a"), entry(1, "b")]).await.unwrap();
+        // The second one was claimed before the transaction of the first one committed, and its worker was killed.
+        let killed = "UPDATE signals_delivery SET worker = 'killed', attempt = 1, claim = 1 WHERE key = '2'";
+        execute(&db, killed).await;
+        assert_eq!(applied(&db, false).await, ["1: a", "1: b"]);
+        assert_eq!(stored(&db).await, 0);
+    }
+
     async fn a_custom_signal_is_ordered_by_a_field(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;
@@ -826,6 +837,32 @@ on_every_database! {
         let (unchanged,): (i64,) = db.query(unchanged).fetch_one().await.unwrap();
         assert_eq!(unchanged, 2);
     }
+}
+
+/// Raw SQL wakes no worker of the process, like a commit of another process.
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_sqlite_a_worker_notices_the_commits_of_other_processes() {
+    let test = common::TestDb::sqlite("noticed").await;
+    let _turn = SCENE.begin().await;
+    let db = &test.db;
+    setup(db).await;
+    let worker = db
+        .deliveries()
+        .worker()
+        .queues(["mail"])
+        .poll(Duration::from_secs(600))
+        .spawn()
+        .await
+        .unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let copied = "INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload) VALUES \
+                  ('018f0000-0000-7000-8000-000000000000', 'durable::welcome', 'post_save', 'users', '7', 1, \
+                  '{\"row\":{\"id\":7,\"name\":\"ann\",\"email\":\"\"}}')";
+    execute(db, copied).await;
+    assert_eq!(SCENE.log.wait_for(1).await, ["ann true 1"]);
+    worker.shutdown().await.unwrap();
+    test.passed().await;
 }
 
 #[cfg(feature = "sqlite")]

@@ -282,6 +282,25 @@ async fn run_claim(
     Ok(claimed)
 }
 
+/// Ends the claims of deliveries with an ordering key whose lease has ended, and counts them as lost. The claim of a delivery without a key
+/// passes to the next worker that claims it. With a key, that worker may have to claim an older delivery first, whose transaction has
+/// committed later, and the ended claim would block it.
+pub(super) async fn release_ended(conn: &mut Conn<'_>) -> Result<()> {
+    let kind = conn.kind();
+    let locks = match kind {
+        DatabaseKind::Sqlite => "",
+        // A delivery that its receiver has deleted in an open transaction is locked.
+        DatabaseKind::Postgres => "FOR UPDATE SKIP LOCKED",
+    };
+    let text = format!(
+        "UPDATE signals_delivery SET worker = NULL, lost = lost + 1, attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END \
+         WHERE id IN (SELECT id FROM signals_delivery WHERE worker IS NOT NULL AND ordering_key IS NOT NULL AND run_at <= {} \
+         LIMIT 1000 {locks})",
+        now(kind)
+    );
+    Sql::new(kind, &text).execute(conn).await.map(drop)
+}
+
 /// Extends the leases of claims, and returns the deliveries whose lease was extended. A delivery that its receiver has deleted in an open
 /// transaction is locked, and is skipped.
 pub(super) async fn renew(

@@ -80,6 +80,7 @@ async fn next(
     conn: &mut Conn<'_>,
     receivers: &DurableReceivers,
 ) -> Result<Option<(Claimed, DurableReceiver)>> {
+    claim::release_ended(conn).await?;
     for due in claim::probe(conn, receivers.names()).await? {
         let name = due.receiver.as_str();
         for kind in [Kind::Usual, Kind::Suspect] {

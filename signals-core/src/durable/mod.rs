@@ -19,6 +19,7 @@ mod delivery;
 pub(crate) mod event_form;
 pub(crate) mod inline;
 pub(crate) mod outbox;
+mod payload;
 mod receivers;
 mod retry;
 mod run;

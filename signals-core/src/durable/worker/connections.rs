@@ -10,6 +10,8 @@ pub(super) struct Connections {
     pub(super) control: Db,
     /// The connections of receivers that take one.
     pub(super) receivers: Db,
+    /// SQLite: the connection that notices commits of other processes.
+    pub(super) watch: Option<Db>,
 }
 
 #[cfg(feature = "sqlite")]
@@ -32,7 +34,11 @@ impl Connections {
                 let pool_options = pool.options().clone().max_connections(size).min_connections(0);
                 Self::with_values(db, pool_options.connect_lazy_with((*options).clone()).into())
             };
-            return Ok(Self { control: of_size(1), receivers: of_size(concurrency) });
+            return Ok(Self {
+                control: of_size(1),
+                receivers: of_size(concurrency),
+                watch: Some(of_size(1)),
+            });
         }
         #[cfg(feature = "postgres")]
         if let Some(pool) = db.postgres_pool() {
@@ -49,6 +55,7 @@ impl Connections {
             return Ok(Self {
                 control: of_size(1, &CONTROL),
                 receivers: of_size(concurrency, &RECEIVERS),
+                watch: None,
             });
         }
         Err(Error::other("the database of this `Db` is not a feature of this build"))
@@ -67,6 +74,9 @@ impl Connections {
     pub(super) async fn close(&self) {
         self.control.close().await;
         self.receivers.close().await;
+        if let Some(watch) = &self.watch {
+            watch.close().await;
+        }
     }
 }
 

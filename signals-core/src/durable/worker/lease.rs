@@ -7,6 +7,7 @@ use tokio::time::sleep;
 
 use super::{Shared, Stage};
 use crate::durable::claim;
+use crate::durable::receivers::DurableReceivers;
 use crate::error::Result;
 
 pub(super) async fn run(shared: Weak<Shared>) {
@@ -29,6 +30,9 @@ pub(super) async fn run(shared: Weak<Shared>) {
             }
         }
         shared.stop_ended();
+        if let Err(error) = shared.release_ended().await {
+            tracing::warn!(%error, "claims whose lease has ended could not be released");
+        }
     }
 }
 
@@ -49,6 +53,16 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Ends the claims of lost workers, if any delivery may have an ordering key.
+    async fn release_ended(&self) -> Result<()> {
+        let receivers = DurableReceivers::of(self.options.queues.as_deref());
+        if receivers.entries().all(|entry| entry.form.ordering.is_none()) {
+            return Ok(());
+        }
+        let mut conn = self.connections.to_write("release").await?;
+        claim::release_ended(&mut conn).await
     }
 
     /// Stops the receivers whose lease has ended: another worker may run them now.

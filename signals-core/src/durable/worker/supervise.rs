@@ -49,6 +49,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             () = shared.stopping.cancelled() => {}
             () = sleep(pause) => {}
             () = shared.ended.notified(), if waits_for_room => {}
+            () = shared.noticed.notified(), if failures == 0 => {}
             _ = commits.changed(), if failures == 0 => {}
         }
     }
