@@ -873,3 +873,73 @@ async fn a_worker_needs_more_than_one_connection() {
     let refused = db.deliveries().worker().spawn().await.unwrap_err().to_string();
     assert!(refused.contains("testing::deliver"), "{refused}");
 }
+
+#[cfg(feature = "postgres")]
+mod statements {
+    use super::*;
+    use crate::common::proxy::Proxy;
+
+    /// The first two words of each statement that an operation sends, after all statements are prepared.
+    macro_rules! said {
+        ($proxy:expr, $operation:expr) => {{
+            for _ in 0..2 {
+                $operation.await.unwrap();
+            }
+            $proxy.take();
+            $operation.await.unwrap();
+            let said = $proxy.take();
+            let words = said
+                .statements
+                .iter()
+                .map(|sql| sql.split(' ').take(3).collect::<Vec<_>>().join(" "));
+            words.filter(|words| words != "ping").collect::<Vec<_>>()
+        }};
+    }
+
+    const ROW: &str = "INSERT INTO \"users\"";
+    const DELIVERIES: &str = "INSERT INTO signals_delivery";
+
+    #[tokio::test]
+    async fn a_transaction_sends_one_statement_more_for_all_its_deliveries() {
+        let _turn = SCENE.begin().await;
+        let test = common::TestDb::postgres("durable_statements").await;
+        setup(&test.db).await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = &proxy.db(&test.url).await;
+        let one = said!(&proxy, user("ann").save(db));
+        assert_eq!(one, ["BEGIN", ROW, DELIVERIES, "COMMIT"]);
+        let three = said!(
+            &proxy,
+            db.transaction(async |tx| {
+                user("ann").save(&mut *tx).await?;
+                user("bob").save(&mut *tx).await?;
+                user("eve").save(tx).await
+            })
+        );
+        assert_eq!(three, ["BEGIN", ROW, ROW, ROW, DELIVERIES, "COMMIT"]);
+        let without = said!(&proxy, Account { id: None, user_id: 1 }.save(db));
+        assert_eq!(without, ["INSERT INTO \"accounts\""]);
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_delivery_is_deleted_before_its_receiver_runs_in_the_transaction() {
+        let _turn = SCENE.begin().await;
+        let test = common::TestDb::postgres("durable_order").await;
+        setup(&test.db).await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = &proxy.db(&test.url).await;
+        let run = async || {
+            muted::<welcome, _>(async { user("ann").save(db).await }).await?;
+            testing::deliver(db).await
+        };
+        let said = said!(&proxy, run());
+        let begin = said.iter().rposition(|words| words == "BEGIN").unwrap();
+        let account = "INSERT INTO \"accounts\"";
+        assert_eq!(
+            said[begin..begin + 4],
+            ["BEGIN", "DELETE FROM signals_delivery", account, "COMMIT"]
+        );
+        test.passed().await;
+    }
+}
