@@ -5,7 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, Either, ready};
+use futures_util::future::{BoxFuture, Either};
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
@@ -25,6 +25,16 @@ use crate::task::span::span;
 use crate::task::spawn;
 use crate::transaction::Transaction;
 use crate::transaction::own::{TransactionWork, in_savepoint};
+
+/// The result of a receiver: that of a plain function is there, an async function is awaited.
+macro_rules! result {
+    ($run:expr) => {
+        match $run {
+            Either::Left(done) => done,
+            Either::Right(future) => future.await,
+        }
+    };
+}
 
 /// An event on the way to its receivers.
 pub(crate) struct Dispatch<'d, 'c> {
@@ -48,7 +58,7 @@ impl Dispatch<'_, '_> {
                     // The error is logged already.
                     let _ = self.robust(receiver).await;
                 } else {
-                    self.call(receiver, OnFailure::FailsOperation).await?;
+                    result!(self.call(receiver, OnFailure::FailsOperation))?;
                 }
             }
         }
@@ -78,7 +88,7 @@ impl Dispatch<'_, '_> {
                 && selects(&receiver.info, dispatch.event.created(), dispatch.previous)
             {
                 // The error is logged already.
-                let _ = dispatch.call(receiver, OnFailure::LogOnly).await;
+                let _ = result!(dispatch.call(receiver, OnFailure::LogOnly));
             }
         }
     }
@@ -94,7 +104,7 @@ impl Dispatch<'_, '_> {
                 **lap = Lap::default();
                 Box::pin(robust_in_savepoint(receiver, *event, conn, context, previous)).await
             }
-            _ => self.call(receiver, OnFailure::of_robust(&receiver.info)).await,
+            _ => result!(self.call(receiver, OnFailure::of_robust(&receiver.info))),
         }
     }
 
@@ -102,7 +112,7 @@ impl Dispatch<'_, '_> {
         &'r mut self,
         receiver: &'r ErasedReceiver,
         failure: OnFailure,
-    ) -> impl Future<Output = Result<()>> + Send {
+    ) -> Either<Result<()>, impl Future<Output = Result<()>> + Send> {
         let Self { event, conn, context, previous, lap } = self;
         let cx = Context::new(conn.as_deref_mut(), context.db.as_ref(), previous.as_deref());
         run_receiver(receiver, context, failure, lap, || event.begin(receiver, cx))
@@ -181,7 +191,7 @@ impl TransactionWork for SavepointRun<'_> {
         let conn = Some(&mut **savepoint);
         let lap = &mut Lap::default();
         let mut dispatch = Dispatch { event: &mut **event, conn, context, previous, lap };
-        let done = dispatch.call(receiver, OnFailure::of_robust(&receiver.info)).await;
+        let done = result!(dispatch.call(receiver, OnFailure::of_robust(&receiver.info)));
         **has_failed = done.is_err();
         done
     }
@@ -202,33 +212,32 @@ fn log_no_savepoint(receiver: &Identity, error: &Error) {
     );
 }
 
-/// Runs a receiver, turns a panic into an error, and logs an error. A plain function completes before this returns.
+/// Runs a receiver, turns a panic into an error, and logs an error. A plain function completes before this returns, so that its
+/// result is not moved into a future.
 fn run_receiver<'r>(
     receiver: &'r ErasedReceiver,
     context: &'r OperationContext,
     failure: OnFailure,
     lap: &'r mut Lap,
     begin: impl FnOnce() -> Started<'r>,
-) -> impl Future<Output = Result<()>> + Send {
+) -> Either<Result<()>, impl Future<Output = Result<()>> + Send> {
     let (identity, operation) = (&receiver.info, &context.operation);
     let Info { signal, sender, .. } = *identity.info;
     let span = span!("receiver", receiver = identity.name(), signal, sender);
-    let limit = context.db.as_ref().and_then(Db::state).copied();
-    let run = Run::start(identity, limit.unwrap_or_default(), lap);
+    let run = Run::start(identity, lap, || {
+        context.db.as_ref().and_then(Db::state).copied().unwrap_or_default()
+    });
     operation.note(identity);
     let begin = || span.in_scope(|| operation.receiving(identity.clone()).sync_scope(begin));
-    let done = match catch_unwind(AssertUnwindSafe(begin)) {
+    let finish = move |done| finish_run(receiver, operation.about(), failure, run, done);
+    match catch_unwind(AssertUnwindSafe(begin)) {
         Ok(Started::Future(future)) => {
             let future = operation.receiving(identity.clone()).scope(future).instrument(span);
-            return Either::Left(async move {
-                let done = AssertUnwindSafe(future).catch_unwind().await;
-                finish_run(receiver, operation.about(), failure, run, done)
-            });
+            Either::Right(AssertUnwindSafe(future).catch_unwind().map(finish))
         }
-        Ok(Started::Done(done)) => Ok(done),
-        Err(payload) => Err(payload),
-    };
-    Either::Right(ready(finish_run(receiver, operation.about(), failure, run, done)))
+        Ok(Started::Done(done)) => Either::Left(finish(Ok(done))),
+        Err(payload) => Either::Left(finish(Err(payload))),
+    }
 }
 
 /// Ends the run of a receiver, logs its result, and turns a failure into [`Error::Receiver`].
@@ -245,7 +254,7 @@ fn finish_run(
     let Info { signal, sender, file, line, .. } = *receiver.info;
     let source: BoxError = match done {
         Ok(Ok(())) => {
-            tracing::debug!(receiver = receiver.name(), signal, sender, ?elapsed, "received");
+            tracing::debug!(receiver = receiver.name(), signal, sender, elapsed = ?elapsed.get(), "received");
             return Ok(());
         }
         Ok(Err(error)) => error,
@@ -258,7 +267,7 @@ fn finish_run(
         ReceiverError { receiver: name, signal, sender, file, line, verb, model, refused, source };
     // An error passed up from a receiver of a nested save has already been logged, so it is not logged again at each level.
     if failure == OnFailure::LogOnly || !failed.is_passed_on() {
-        let cause = Some(&*failed.source as &dyn StdError);
+        let (cause, elapsed) = (Some(&*failed.source as &dyn StdError), elapsed.get());
         log!(failure, receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
     }
     Err(Error::Receiver(Box::new(failed)))
@@ -381,7 +390,7 @@ async fn deliver(
 ) -> Result<()> {
     let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
     let begin = || kept.begin(receiver, cx);
-    run_receiver(receiver, context, OnFailure::LogOnly, lap, begin).await
+    result!(run_receiver(receiver, context, OnFailure::LogOnly, lap, begin))
 }
 
 /// Runs a durable receiver. `conn` is the connection of its transaction, if it takes it. The error is returned, and logged at DEBUG only.
@@ -395,7 +404,7 @@ pub(crate) async fn run_durable(
 ) -> Result<()> {
     let cx = Context::new(conn, context.db.as_ref(), previous.as_deref());
     let begin = || kept.begin(receiver, cx);
-    run_receiver(receiver, context, OnFailure::Returned, &mut Lap::default(), begin).await
+    result!(run_receiver(receiver, context, OnFailure::Returned, &mut Lap::default(), begin))
 }
 
 /// Runs a receiver on a task of its own. Its span is inside the current one.

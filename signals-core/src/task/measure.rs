@@ -11,11 +11,12 @@ pub(crate) use enabled::{Gauge, ReceiverKeys, Stopwatch, WriteKeys, transaction}
 mod enabled {
     use std::collections::BTreeMap;
     use std::sync::{Mutex, OnceLock, PoisonError};
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     use metrics::{Key, Label, Level, Metadata, with_recorder};
 
     use crate::task::info::Info;
+    use crate::task::slow::Elapsed;
 
     static METADATA: Metadata<'_> =
         Metadata::new("sqlx_signals", Level::INFO, Some("sqlx_signals"));
@@ -135,9 +136,9 @@ mod enabled {
         }
 
         /// Records a run of the receiver.
-        pub(crate) fn record(self, is_ok: bool, elapsed: Duration) {
+        pub(crate) fn record(self, is_ok: bool, elapsed: Elapsed) {
             let (pair, errors) = self.0;
-            pair.record(elapsed.as_secs_f64());
+            pair.record(elapsed.get().as_secs_f64());
             if !is_ok {
                 with_recorder(|recorder| {
                     recorder.register_counter(errors, &METADATA).increment(1);
@@ -163,9 +164,8 @@ mod enabled {
 
 #[cfg(not(feature = "metrics"))]
 mod disabled {
-    use std::time::Duration;
-
     use crate::task::info::Info;
+    use crate::task::slow::Elapsed;
 
     #[derive(Clone, Copy, Default)]
     pub(crate) struct Stopwatch;
@@ -194,7 +194,7 @@ mod disabled {
             Self
         }
 
-        pub(crate) fn record(self, _: bool, _: Duration) {}
+        pub(crate) fn record(self, _: bool, _: Elapsed) {}
     }
 
     pub(crate) fn transaction(_: bool, _: Stopwatch) {}

@@ -22,35 +22,72 @@ const INTERVAL: Duration = Duration::from_secs(60);
 /// The times of receivers that run one after the other: the end of a run is the start of the next, so that each run reads the clock
 /// once.
 #[derive(Default)]
-pub(crate) struct Lap(Option<Instant>);
+pub(crate) struct Lap(Option<Times>);
+
+#[derive(Clone, Copy)]
+struct Times {
+    started: Instant,
+    limit: Duration,
+    /// Before this time, no run of the lap can have taken longer than the limit.
+    check_at: Instant,
+}
+
+impl Times {
+    fn new(started: Instant, limit: Duration) -> Self {
+        let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+        Self { started, limit, check_at: started + limit.min(century) }
+    }
+}
 
 /// Measures a run of a receiver. It also ends if the future of the receiver is dropped, for example by a timeout around the save.
 pub(crate) struct Run<'r> {
     receiver: &'r Identity,
-    limit: SlowReceivers,
-    started: Instant,
+    times: Times,
     lap: &'r mut Lap,
     is_ended: bool,
 }
 
+/// How long a run has taken.
+#[derive(Clone, Copy)]
+pub(crate) struct Elapsed {
+    started: Instant,
+    ended: Instant,
+}
+
+impl Elapsed {
+    pub(crate) fn get(self) -> Duration {
+        self.ended.duration_since(self.started)
+    }
+}
+
 impl<'r> Run<'r> {
-    pub(crate) fn start(receiver: &'r Identity, limit: SlowReceivers, lap: &'r mut Lap) -> Self {
-        let started = lap.0.take().unwrap_or_else(Instant::now);
-        Self { receiver, limit, started, lap, is_ended: false }
+    pub(crate) fn start(
+        receiver: &'r Identity,
+        lap: &'r mut Lap,
+        limit: impl FnOnce() -> SlowReceivers,
+    ) -> Self {
+        let times = lap.0.take().unwrap_or_else(|| Times::new(Instant::now(), limit().0));
+        Self { receiver, times, lap, is_ended: false }
     }
 
     /// Ends the run, and returns how long it has taken.
-    pub(crate) fn end(mut self) -> Duration {
+    pub(crate) fn end(mut self) -> Elapsed {
         self.measure()
     }
 
-    fn measure(&mut self) -> Duration {
-        let now = Instant::now();
-        let elapsed = now.duration_since(self.started);
-        (self.lap.0, self.is_ended) = (Some(now), true);
-        if elapsed >= self.limit.0 {
-            report(self.receiver, elapsed);
-        }
+    fn measure(&mut self) -> Elapsed {
+        let (ended, Times { started, limit, check_at }) = (Instant::now(), self.times);
+        let elapsed = Elapsed { started, ended };
+        let next = match ended < check_at {
+            true => Times { started: ended, ..self.times },
+            false => {
+                if elapsed.get() >= limit {
+                    report(self.receiver, elapsed.get());
+                }
+                Times::new(ended, limit)
+            }
+        };
+        (self.lap.0, self.is_ended) = (Some(next), true);
         elapsed
     }
 }
