@@ -453,6 +453,34 @@ async fn a_slow_receiver_is_reported_once_a_minute() {
 }
 
 #[tokio::test]
+async fn a_receiver_that_holds_the_write_lock_of_sqlite_for_long_is_reported() {
+    use std::time::Duration;
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "locks")]
+    struct Locks {
+        id: Option<i64>,
+    }
+
+    #[receiver(post_save, sender = Locks)]
+    async fn locks(_: PostSave<'_, Locks>, _: &mut Conn<'_>) {
+        tokio::time::sleep(Duration::from_millis(110)).await;
+    }
+
+    #[receiver(post_save, sender = Locks, on_commit)]
+    async fn holds_no_lock(_: PostSave<'_, Locks>) {
+        tokio::time::sleep(Duration::from_millis(110)).await;
+    }
+
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    db.execute("CREATE TABLE locks (id INTEGER PRIMARY KEY)").await.unwrap();
+    let seen = logged(async { _ = Locks { id: None }.save(&db).await.unwrap() }).await;
+    let seen: Vec<_> = seen.into_iter().filter(|line| line.starts_with("WARN")).collect();
+    let [line] = &seen[..] else { panic!("{seen:#?}") };
+    assert!(line.contains("receiver=\"traces::locks\""), "{line}");
+    assert!(line.contains("file=\"tests/traces.rs\" line="), "{line}");
+}
+
+#[tokio::test]
 async fn a_receiver_that_is_dropped_after_a_long_time_is_reported() {
     use std::time::Duration;
     #[derive(Debug, Clone, Model)]

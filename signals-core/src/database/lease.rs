@@ -17,6 +17,7 @@ use tokio::time::timeout;
 
 use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::execution::Naming;
+use crate::database::group::{self, Group};
 use crate::database::pool::{ANSWER_TIMEOUT, NO_EPOCH, WarmPool};
 use crate::database::raw::{self, RawConn};
 use crate::database::runtimes::{self, in_runtime};
@@ -37,10 +38,10 @@ pub(crate) enum AnyLease {
 pub(crate) struct Lease<DB: Backend>(Option<Box<LeaseInner<DB>>>);
 
 pub(crate) struct LeaseInner<DB: Backend> {
-    conn: Origin<DB>,
+    pub(super) conn: Origin<DB>,
     /// The pool to which the lease returns, and its permit; `None` if the connection goes back to sqlx's pool directly.
     owner: Option<(Arc<WarmPool<DB>>, OwnedSemaphorePermit)>,
-    state: LeaseState,
+    pub(super) state: LeaseState,
 }
 
 /// What is known about a pooled connection.
@@ -76,10 +77,12 @@ pub(crate) struct LeaseState {
     pub(crate) place: Option<Place>,
     /// The number of the last turn of a write that borrowed the connection; 0 if there was none.
     pub(crate) borrowed_turn: u64,
+    /// The writes that wait for the COMMIT of the open transaction.
+    pub(crate) group: Option<Box<Group>>,
 }
 
 /// How sqlx has lent the connection.
-enum Origin<DB: Backend> {
+pub(super) enum Origin<DB: Backend> {
     Pool(PoolConnection<DB>),
     /// The program has begun a transaction with sqlx, and passed it on to this library. If this library has not ended it when the
     /// connection is returned, sqlx rolls it back.
@@ -91,6 +94,12 @@ pub(crate) enum InFlight {
     Nothing,
     Ping,
     Statement,
+}
+
+impl std::fmt::Debug for AnyLease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("AnyLease").field(&self.kind()).finish()
+    }
 }
 
 impl AnyLease {
@@ -194,6 +203,7 @@ impl<DB: Backend> Lease<DB> {
             turn: None,
             place: None,
             borrowed_turn: 0,
+            group: None,
         };
         Self(Some(Box::new(LeaseInner { conn, owner: None, state })))
     }
@@ -284,6 +294,9 @@ impl<DB: Backend> LeaseInner<DB> {
 
     /// Returns the connection to its pool, as far as its state allows.
     fn release(mut self: Box<Self>) {
+        if self.state.group.is_some() {
+            return group::end(self);
+        }
         let may_be_counted = self.may_be_counted();
         let state = &mut self.state;
         // Without a statement cache, each statement is wrapped in its own BEGIN and COMMIT, so an interrupted one may have left a
@@ -425,6 +438,12 @@ impl<DB: Backend> DerefMut for Origin<DB> {
     }
 }
 
+impl<DB: Backend> From<Box<LeaseInner<DB>>> for Lease<DB> {
+    fn from(inner: Box<LeaseInner<DB>>) -> Self {
+        Self(Some(inner))
+    }
+}
+
 const HAS_CONNECTION: &str = "a lease has a connection until it is dropped";
 
 impl<DB: Backend> Deref for Lease<DB> {
@@ -450,7 +469,7 @@ impl<DB: Backend> Drop for Lease<DB> {
 }
 
 /// Closes the connection if this guard is dropped with it.
-struct CloseOnDrop<DB: Backend>(Option<Box<LeaseInner<DB>>>);
+pub(super) struct CloseOnDrop<DB: Backend>(pub(super) Option<Box<LeaseInner<DB>>>);
 
 impl<DB: Backend> Drop for CloseOnDrop<DB> {
     fn drop(&mut self) {

@@ -15,6 +15,8 @@ pub(crate) mod deferred;
 pub(crate) mod detached;
 pub(crate) mod execution;
 mod gauges;
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) mod group;
 pub(crate) mod lease;
 #[cfg(feature = "migrate")]
 pub(crate) mod migrate;
@@ -32,6 +34,8 @@ pub(crate) mod sqlx_transaction;
 pub(crate) mod state;
 pub(crate) mod stream;
 pub(crate) mod turn;
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) mod unit;
 #[cfg(feature = "postgres")]
 pub(crate) mod unnamed_statement;
 pub(crate) mod values;
@@ -40,3 +44,5 @@ pub(crate) mod verify;
 pub(crate) mod write_queue;
 #[cfg(feature = "sqlite")]
 pub(crate) mod write_queues;
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) mod writer;

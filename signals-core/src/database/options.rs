@@ -28,7 +28,7 @@ use crate::task::slow::SlowReceivers;
 /// | [`application_name`](Self::application_name) | the one of the URL |
 /// | [`pragma`](Self::pragma) | `journal_mode = WAL`, `foreign_keys = ON`, a busy timeout of five seconds |
 /// | [`after_connect`](Self::after_connect) | nothing |
-/// | [`slow_receivers`](Self::slow_receivers) | 1 second |
+/// | [`slow_receivers`](Self::slow_receivers) | 1 second, or 100 milliseconds inside a transaction on SQLite |
 ///
 /// ```
 /// # use sqlx_signals::prelude::*;
@@ -202,7 +202,8 @@ impl DbOptions {
         self
     }
 
-    /// Sets how long a receiver may take before it is reported; 1 second by default. A longer run is logged at WARN with the name, file
+    /// Sets how long a receiver may take before it is reported; by default 100 milliseconds inside a transaction on SQLite, where other
+    /// writers wait for it, and 1 second otherwise. A longer run is logged at WARN with the name, file
     /// and line of the receiver when it ends or is dropped, for each receiver at most once a minute.
     ///
     /// ```

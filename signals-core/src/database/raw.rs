@@ -79,6 +79,14 @@ pub(crate) async fn begin<DB: Backend>(
     }
 }
 
+/// Begins a transaction with this SQL.
+pub(crate) async fn begin_with<DB: Backend>(
+    conn: &mut DB::Connection,
+    sql: &'static str,
+) -> Result<(), sqlx::Error> {
+    DB::TransactionManager::begin(conn, Some(SqlStr::from_static(sql))).await
+}
+
 /// Makes sqlx count a transaction that raw SQL began. Returns [`sqlx::Error::BeginFailed`] if no transaction is open.
 pub(crate) async fn adopt<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
     DB::TransactionManager::begin(conn, Some(SqlStr::from_static(DB::ASK))).await

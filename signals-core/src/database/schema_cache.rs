@@ -39,6 +39,8 @@ pub(crate) struct Tables {
     suspected: u64,
     /// The value of `suspected` for which the schema was last compared. The facts are valid only if both are equal.
     compared: u64,
+    /// Whether COMMIT may check constraints, see `group.rs`; `None` if unknown.
+    defers_constraints: Option<bool>,
     /// The schema at the last comparison; `None` if it was never compared.
     fingerprint: Option<Arc<str>>,
 }
@@ -149,6 +151,7 @@ impl SchemaCache {
         self.tables.rcu(|all| Tables {
             epoch: all.epoch + 1,
             models: HashMap::default(),
+            defers_constraints: None,
             ..Tables::clone(all)
         });
     }
@@ -172,8 +175,26 @@ impl SchemaCache {
             if all.fingerprint.as_ref() != Some(fingerprint) {
                 (all.epoch, all.models) = (all.epoch + 1, HashMap::default());
                 all.fingerprint = Some(Arc::clone(fingerprint));
+                all.defers_constraints = None;
             }
             all.compared = suspected;
+            all
+        });
+    }
+
+    /// Whether COMMIT may check constraints, if this is known.
+    pub(crate) fn defers_constraints(&self) -> Option<bool> {
+        let all = self.tables.load();
+        if all.suspected == all.compared { all.defers_constraints } else { None }
+    }
+
+    /// Records whether COMMIT may check constraints, unless the cache was cleared since `epoch`.
+    pub(crate) fn set_defers_constraints(&self, epoch: u64, defers: bool) {
+        self.tables.rcu(|all| {
+            let mut all = Tables::clone(all);
+            if all.epoch == epoch && all.suspected == all.compared {
+                all.defers_constraints = Some(defers);
+            }
             all
         });
     }

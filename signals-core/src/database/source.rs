@@ -12,7 +12,8 @@ use sqlx::{Sqlite, SqliteConnection, SqlitePool};
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::db::Db;
-use crate::database::write_queue::Writer;
+use crate::database::schema_cache::SchemaCache;
+use crate::database::writer::Writer;
 use crate::error::Result;
 use crate::task::chain::PoolId;
 
@@ -133,6 +134,19 @@ impl<'c> Source<'c> {
         match self {
             Source::Db(db) => Source::Db(Cow::Borrowed(db)),
             Source::Conn(conn) => Source::Conn(conn.reborrow()),
+        }
+    }
+
+    /// Whether this library has a transaction open on the connection.
+    pub(crate) fn in_transaction(&self) -> bool {
+        matches!(self, Source::Conn(conn) if conn.in_transaction())
+    }
+
+    /// The cached facts about the tables of the database.
+    pub(crate) fn facts(&mut self) -> &SchemaCache {
+        match self {
+            Source::Db(db) => db.facts(),
+            Source::Conn(conn) => conn.facts(),
         }
     }
 

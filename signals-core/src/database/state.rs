@@ -43,6 +43,8 @@ pub(crate) enum Autocommit {
     Plain,
     /// If the future of the write is dropped, its statement keeps running.
     DetachOnDrop,
+    /// It is not known yet whether the statement of the write can commit itself.
+    Uninspected,
     /// The write has failed, and has to be repeated in a transaction.
     NeedsTransaction,
 }

@@ -17,9 +17,10 @@ use crate::database::db::Db;
 #[cfg(feature = "sqlite")]
 use crate::database::execution::Execution;
 use crate::database::lease::AnyLease;
-use crate::database::write_queue::{Turn, WriteQueue, Writer};
+use crate::database::write_queue::{Grant, Turn, WriteQueue};
 #[cfg(feature = "sqlite")]
 use crate::database::write_queues;
+use crate::database::writer::Writer;
 use crate::error::Result;
 use crate::task::chain;
 
@@ -63,11 +64,15 @@ impl Db {
             let Some(queue) = self.write_queue() else {
                 let mut lease = self.wait_for_lease().await?;
                 if let Some(queue) = self.write_queue() {
-                    lease.state_mut().turn = Some(queue.enter(writer, true, limit).await?);
+                    let turn = queue.enter_with_connection(writer, limit).await?;
+                    lease.state_mut().turn = Some(turn);
                 }
                 return Ok(lease);
             };
-            let turn = queue.enter(writer, false, limit).await?;
+            let turn = match queue.enter(writer, self.pool_id(), limit).await? {
+                Grant::Turn(turn) => turn,
+                Grant::Group(lease) => return Ok(lease),
+            };
             if let Some(mut lease) = self.try_lease() {
                 lease.state_mut().turn = Some(turn);
                 return Ok(lease);
@@ -140,7 +145,7 @@ impl Conn<'_> {
             if let Some(db) = self.state.db.clone()
                 && let Some(queue) = db.write_queue()
             {
-                let turn = queue.enter(writer, true, db.acquire_timeout()).await?;
+                let turn = queue.enter_with_connection(writer, db.acquire_timeout()).await?;
                 self.keep_turn(queue, turn);
             }
             Ok(())

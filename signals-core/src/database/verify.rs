@@ -121,6 +121,7 @@ impl Conn<'_> {
         }
         self.state.count_statement();
         if !self.state.unverified {
+            self.before_raw_access_in_group();
             self.state.set_mark(false, None);
             let failed = self.state.frames.last().is_none_or(|frame| frame.failed.is_some());
             // On Postgres, setting the mark would have to wait for the statement in flight.

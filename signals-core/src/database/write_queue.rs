@@ -6,44 +6,35 @@
 //! - A writer that takes its connection from a pool waits for its turn first, so that waiting writers occupy no connections. If the pool
 //!   then has no idle connection, the writer gives up the turn and holds a *reservation* until it has a connection: the connection
 //!   may be in use by a writer that waits for its turn, which would be a deadlock.
+//! - A writer that waits without a connection may get one with the open transaction of a group instead of a turn, see `group.rs`.
 //! - A writer that already has a connection waits for its turn with it, and may pass a reservation.
 
-use std::collections::VecDeque;
-use std::panic::Location;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
+use crate::database::lease::AnyLease;
+use crate::database::writer::{Writer, WriterId};
 use crate::error::{Error, Result};
-use crate::task::chain::QueueId;
+use crate::task::chain::{PoolId, QueueId};
 
-/// What a turn is for, for the error of a writer that waits too long.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Writer {
-    pub(crate) verb: &'static str,
-    /// The name of the model or signal; empty for a transaction of the program.
-    pub(crate) model: &'static str,
-    /// Where the program made the call.
-    pub(crate) caller: Option<&'static Location<'static>>,
-}
-
-impl Writer {
-    pub(crate) fn of(verb: &'static str, model: &'static str) -> Self {
-        Self { verb, model, caller: None }
-    }
-
-    /// A transaction of the program.
-    pub(crate) fn transaction(caller: Option<&'static Location<'static>>) -> Self {
-        Self { verb: "transaction", model: "", caller }
-    }
+/// What a waiting writer gets.
+#[derive(Debug)]
+pub(crate) enum Grant {
+    Turn(Turn),
+    /// A connection that has the turn, with the open transaction of a group.
+    Group(AnyLease),
 }
 
 /// The writers of one database in this process.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     state: Mutex<State>,
+    /// Whether writes share a COMMIT. In an in-memory database, it costs nothing.
+    shares_commits: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,15 +49,41 @@ struct State {
     arrived: u64,
     /// The number of turns so far, which identifies the current one.
     turns: u64,
+    /// Whether the last group had several units. Their writers probably come back at once, and the first one should not commit alone.
+    is_busy: bool,
+    /// Whether a shared COMMIT was refused because of a constraint that only one of the units can have violated.
+    was_refused: bool,
+    /// How long the last shared COMMIT took.
+    commit_time: Duration,
+    /// The writes whose last transaction took long.
+    slow: HashMap<WriterId, Duration>,
 }
 
-#[derive(Debug)]
+/// How a writer enters the queue.
+struct Entry {
+    has_connection: bool,
+    /// Whether it waits in front of all others.
+    first: bool,
+    /// The pool of a writer that may join a group of that pool.
+    joins: Option<PoolId>,
+}
+
 struct Waiter {
     id: u64,
     writer: Writer,
     has_connection: bool,
-    grant: oneshot::Sender<Turn>,
+    joins: Option<PoolId>,
+    grant: oneshot::Sender<Grant>,
 }
+
+impl std::fmt::Debug for Waiter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Waiter").field("id", &self.id).field("writer", &self.writer).finish()
+    }
+}
+
+/// A transaction that takes less than this is not slow, even if a COMMIT takes less.
+const NOT_SLOW: Duration = Duration::from_millis(2);
 
 impl State {
     /// Whether a writer that does not wait yet may take the turn.
@@ -86,9 +103,35 @@ impl State {
         let at = self.waiting.iter().position(|waiter| waiter.has_connection || !reserved)?;
         self.waiting.remove(at)
     }
+
+    /// Whether the next writer may join a group of `pool`, or of any pool.
+    fn is_awaited(&self, pool: Option<PoolId>) -> bool {
+        let joins = |next: &Waiter| {
+            next.joins.is_some_and(|joins| pool.is_none_or(|pool| joins == pool))
+                && !self.is_slow(next.writer)
+        };
+        !self.reserved && !self.was_refused && self.waiting.front().is_some_and(joins)
+    }
+
+    fn is_slow(&self, writer: Writer) -> bool {
+        self.slow.get(&writer.id()).is_some_and(|time| *time > self.commit_time)
+    }
+
+    /// The turn that has just begun.
+    fn turn(&self, queue: &Arc<WriteQueue>, writer: Writer) -> Turn {
+        let is_awaited = writer.shares_commit
+            && !self.was_refused
+            && queue.shares_commits
+            && (self.is_busy || self.is_awaited(None));
+        Turn { queue: Some(Arc::clone(queue)), is_awaited }
+    }
 }
 
 impl WriteQueue {
+    pub(crate) fn new(shares_commits: bool) -> Self {
+        Self { state: Mutex::default(), shares_commits }
+    }
+
     pub(crate) fn id(this: &Arc<Self>) -> QueueId {
         QueueId(Arc::as_ptr(this) as usize)
     }
@@ -104,7 +147,7 @@ impl WriteQueue {
             return None;
         }
         state.begin(writer);
-        Some(Turn { queue: Some(Arc::clone(self)) })
+        Some(state.turn(self, writer))
     }
 
     /// The number of the turn that a writer has now.
@@ -113,7 +156,7 @@ impl WriteQueue {
         state.holder.is_some().then_some(state.turns)
     }
 
-    /// Waits for the turn.
+    /// Waits for the turn, without a connection. A writer that shares a COMMIT may join a group of `pool`.
     ///
     /// # Errors
     ///
@@ -125,28 +168,47 @@ impl WriteQueue {
     pub(crate) async fn enter(
         self: &Arc<Self>,
         writer: Writer,
-        has_connection: bool,
+        pool: PoolId,
+        limit: Duration,
+    ) -> Result<Grant> {
+        let joins = (writer.shares_commit && self.shares_commits).then_some(pool);
+        self.wait(writer, Entry { has_connection: false, first: false, joins }, limit).await
+    }
+
+    /// As [`enter`](Self::enter), for a writer that has its connection.
+    pub(crate) async fn enter_with_connection(
+        self: &Arc<Self>,
+        writer: Writer,
         limit: Duration,
     ) -> Result<Turn> {
-        if let Some(turn) = self.try_enter(writer, has_connection) {
-            return Ok(turn);
+        self.wait_with_connection(writer, false, limit).await
+    }
+
+    async fn wait_with_connection(
+        self: &Arc<Self>,
+        writer: Writer,
+        first: bool,
+        limit: Duration,
+    ) -> Result<Turn> {
+        let entry = Entry { has_connection: true, first, joins: None };
+        match self.wait(writer, entry, limit).await? {
+            Grant::Turn(turn) => Ok(turn),
+            Grant::Group(_) => unreachable!("a writer with a connection joins no group"),
         }
-        self.wait(writer, has_connection, false, limit).await
     }
 
     async fn wait(
         self: &Arc<Self>,
         writer: Writer,
-        has_connection: bool,
-        first: bool,
+        entry: Entry,
         limit: Duration,
-    ) -> Result<Turn> {
-        let mut place = match self.take_place(writer, has_connection, first) {
-            Ok(turn) => return Ok(turn),
+    ) -> Result<Grant> {
+        let mut place = match self.take_place(writer, entry) {
+            Ok(turn) => return Ok(Grant::Turn(turn)),
             Err(place) => place,
         };
         match timeout(limit, &mut place.granted).await {
-            Ok(Ok(turn)) => Ok(turn),
+            Ok(Ok(grant)) => Ok(grant),
             _ => Err(self.timed_out(limit)),
         }
     }
@@ -154,24 +216,23 @@ impl WriteQueue {
     /// Takes the turn, or the place of the next writer for a transaction that may hold the write lock already. It does not wait for its
     /// turn, because the writer that has the turn may be waiting for that lock.
     pub(crate) fn enter_next(self: &Arc<Self>, writer: Writer) -> Result<Turn, Place> {
-        self.take_place(writer, true, true)
+        self.take_place(writer, Entry { has_connection: true, first: true, joins: None })
     }
 
     fn take_place(
         self: &Arc<Self>,
         writer: Writer,
-        has_connection: bool,
-        first: bool,
+        Entry { has_connection, first, joins }: Entry,
     ) -> Result<Turn, Place> {
         let (grant, granted) = oneshot::channel();
         let mut state = self.state();
         if state.is_free(has_connection) {
             state.begin(writer);
-            return Ok(Turn { queue: Some(Arc::clone(self)) });
+            return Ok(state.turn(self, writer));
         }
         let id = state.arrived;
         state.arrived += 1;
-        let waiter = Waiter { id, writer, has_connection, grant };
+        let waiter = Waiter { id, writer, has_connection, joins, grant };
         match first {
             true => state.waiting.push_front(waiter),
             false => state.waiting.push_back(waiter),
@@ -185,7 +246,8 @@ impl WriteQueue {
             // The holder has just ended.
             None => (Writer::transaction(None), Duration::ZERO),
         };
-        let Writer { verb, model, caller } = writer;
+        let Writer { verb, model, caller, .. } = writer;
+        let verb = verb.as_str();
         Error::WriteLockTimedOut { waited, verb, model, held_for, caller }
     }
 
@@ -202,20 +264,71 @@ impl WriteQueue {
                     }
                 }
                 let next = state.next();
-                match &next {
-                    Some(waiter) => state.begin(waiter.writer),
-                    None => state.holder = None,
+                match next {
+                    Some(waiter) => {
+                        state.begin(waiter.writer);
+                        let turn = state.turn(&self, waiter.writer);
+                        Some((waiter, turn))
+                    }
+                    None => {
+                        state.holder = None;
+                        None
+                    }
                 }
-                next
             };
-            let Some(waiter) = waiter else { return };
+            let Some((waiter, turn)) = waiter else { return };
             // Sent without the lock, because a turn that is dropped inside takes it.
-            match waiter.grant.send(Turn { queue: Some(Arc::clone(&self)) }) {
-                Ok(()) => return,
+            match waiter.grant.send(Grant::Turn(turn)) {
                 // The future of the waiter is being dropped. The loop passes the turn on, so it must not do so itself.
-                Err(mut turn) => turn.queue = None,
+                Err(Grant::Turn(mut turn)) => turn.queue = None,
+                _ => return,
             }
         }
+    }
+
+    /// Whether the next writer may join a group of `pool`.
+    pub(crate) fn is_awaited_by(&self, pool: PoolId) -> bool {
+        self.shares_commits && self.state().is_awaited(Some(pool))
+    }
+
+    /// Hands the connection of a group to the next writer, if it can join. Otherwise returns the connection.
+    pub(crate) fn pass_group(&self, pool: PoolId, mut lease: AnyLease) -> Option<AnyLease> {
+        loop {
+            let waiter = {
+                let mut state = self.state();
+                if !state.is_awaited(Some(pool)) {
+                    return Some(lease);
+                }
+                let Some(waiter) = state.waiting.pop_front() else { return Some(lease) };
+                state.begin(waiter.writer);
+                waiter
+            };
+            match waiter.grant.send(Grant::Group(lease)) {
+                // The future of the waiter is being dropped.
+                Err(Grant::Group(back)) => lease = back,
+                _ => return None,
+            }
+        }
+    }
+
+    /// Records how long the transaction of the writer that has the turn took, up to its COMMIT.
+    pub(crate) fn note_unit(&self) {
+        let mut state = self.state();
+        let Some((writer, since)) = state.holder else { return };
+        let time = since.elapsed();
+        if time > NOT_SLOW {
+            state.slow.insert(writer.id(), time);
+        } else if !state.slow.is_empty() {
+            state.slow.remove(&writer.id());
+        }
+    }
+
+    /// Records the COMMIT of a group of this many units.
+    pub(crate) fn note_commit(&self, time: Duration, units: usize, done: &Result<(), sqlx::Error>) {
+        let mut state = self.state();
+        (state.commit_time, state.is_busy) = (time, units > 1);
+        let error = done.as_ref().err().and_then(sqlx::Error::as_database_error);
+        state.was_refused |= error.is_some_and(|error| error.is_foreign_key_violation());
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -237,7 +350,7 @@ enum Ends {
 pub(crate) struct Place {
     queue: Arc<WriteQueue>,
     id: u64,
-    granted: oneshot::Receiver<Turn>,
+    granted: oneshot::Receiver<Grant>,
 }
 
 impl Drop for Place {
@@ -255,9 +368,19 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(crate) struct Turn {
     queue: Option<Arc<WriteQueue>>,
+    /// Whether other writers probably want to share a COMMIT with this one.
+    is_awaited: bool,
 }
 
 impl Turn {
+    pub(crate) fn queue(&self) -> Option<&Arc<WriteQueue>> {
+        self.queue.as_ref()
+    }
+
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.is_awaited
+    }
+
     /// Gives up the turn, but lets no other writer without a connection have it.
     pub(crate) fn reserve(mut self) -> Option<Reservation> {
         let queue = self.queue.take()?;
@@ -288,7 +411,7 @@ impl Reservation {
     ///
     /// As [`WriteQueue::enter`].
     pub(crate) async fn enter(self, writer: Writer, limit: Duration) -> Result<Turn> {
-        self.queue.wait(writer, true, true, limit).await
+        self.queue.wait_with_connection(writer, true, limit).await
     }
 }
 

@@ -93,7 +93,8 @@ fn queue(identity: Identity) -> Arc<WriteQueue> {
         return queue;
     }
     queues.retain(|_, queue| queue.strong_count() > 0);
-    let queue = Arc::default();
+    let shares_commits = !matches!(&identity, Identity::Name(name) if !name.exists());
+    let queue = Arc::new(WriteQueue::new(shares_commits));
     queues.insert(identity, Arc::downgrade(&queue));
     queue
 }

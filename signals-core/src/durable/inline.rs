@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::source::Source;
-use crate::database::write_queue::Writer;
+use crate::database::writer::{Verb, Writer};
 use crate::durable::claim::{self, Claim, Claimed, Failure, Kind};
 use crate::durable::receivers::{DurableReceiver, DurableReceivers};
 use crate::durable::run::{Ended, Run, failure};
@@ -60,7 +60,7 @@ async fn deliver_of(
     runs: &mut Vec<InlineRun>,
 ) -> Result<()> {
     loop {
-        let mut conn = db.acquire_to_write(Writer::of("claim", "signals_delivery")).await?;
+        let mut conn = db.acquire_to_write(Writer::of(Verb::Claim, "signals_delivery")).await?;
         let Some((claimed, receiver)) = next(&mut conn, receivers).await? else { return Ok(()) };
         drop(conn);
         let ended = match Run::prepare(&claimed, &receiver) {
@@ -70,7 +70,8 @@ async fn deliver_of(
             }
             Ok(run) => Ok(run.without_connection(db, None).await),
         };
-        let mut conn = db.acquire_to_write(Writer::of("acknowledge", "signals_delivery")).await?;
+        let mut conn =
+            db.acquire_to_write(Writer::of(Verb::Acknowledge, "signals_delivery")).await?;
         runs.push(store_result(&mut conn, &claimed, &receiver, ended).await?);
     }
 }
@@ -153,7 +154,7 @@ async fn store_result(
 
 /// Makes every delivery due that is neither claimed nor dead.
 pub(crate) async fn make_due(source: Source<'_>) -> Result<()> {
-    let mut conn = source.acquire_to_write(Writer::of("make due", "signals_delivery")).await?;
+    let mut conn = source.acquire_to_write(Writer::of(Verb::MakeDue, "signals_delivery")).await?;
     conn.write_outbox().await?;
     let kind = conn.kind();
     let text = format!(

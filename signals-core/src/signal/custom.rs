@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End};
 use crate::database::source::{Connects, Source};
-use crate::database::write_queue::Writer;
+use crate::database::writer::{Verb, Writer};
 use crate::error::Result;
 use crate::signal::dispatch::{DeferredDelivery, DeferredEvent, Dispatch};
 use crate::signal::entry::Entry;
@@ -273,7 +273,7 @@ impl Sending {
         if !self.receivers.durable.is_empty()
             || self.receivers.after.iter().any(|receiver| receiver.info.connection)
         {
-            let mut conn = source.acquire_to_write(Writer::of("send", self.signal)).await?;
+            let mut conn = source.acquire_to_write(Writer::of(Verb::Send, self.signal)).await?;
             self.check_observable(&mut conn).await?;
             return in_transaction(conn, SendingInTransaction { sending: self, event, context })
                 .await;

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use tokio::runtime::Handle;
 use tracing::{Instrument, Span};
 
+use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::deferred::{Deferred, End};
@@ -20,7 +21,7 @@ use crate::signal::parameter::Context;
 use crate::table::previous_row::SharedPreviousRow;
 use crate::task::chain::PoolId;
 use crate::task::info::{Identity, Info, Phase};
-use crate::task::slow::{Lap, Run};
+use crate::task::slow::{self, Lap, Run, SlowReceivers};
 use crate::task::span::span;
 use crate::task::spawn;
 use crate::transaction::Transaction;
@@ -114,8 +115,9 @@ impl Dispatch<'_, '_> {
         failure: OnFailure,
     ) -> Either<Result<()>, impl Future<Output = Result<()>> + Send> {
         let Self { event, conn, context, previous, lap } = self;
+        let run = (failure, slow_limit(conn.as_deref()));
         let cx = Context::new(conn.as_deref_mut(), context.db.as_ref(), previous.as_deref());
-        run_receiver(receiver, context, failure, lap, || event.begin(receiver, cx))
+        run_receiver(receiver, context, run, lap, || event.begin(receiver, cx))
     }
 }
 
@@ -212,12 +214,20 @@ fn log_no_savepoint(receiver: &Identity, error: &Error) {
     );
 }
 
+/// After how long a receiver is reported as slow, unless the options say otherwise.
+fn slow_limit(conn: Option<&Conn<'_>>) -> SlowReceivers {
+    match conn.is_some_and(|conn| conn.kind() == DatabaseKind::Sqlite) {
+        true => slow::WITH_WRITE_LOCK,
+        false => SlowReceivers::default(),
+    }
+}
+
 /// Runs a receiver, turns a panic into an error, and logs an error. A plain function completes before this returns, so that its
 /// result is not moved into a future.
 fn run_receiver<'r>(
     receiver: &'r ErasedReceiver,
     context: &'r OperationContext,
-    failure: OnFailure,
+    (failure, slow): (OnFailure, SlowReceivers),
     lap: &'r mut Lap,
     begin: impl FnOnce() -> Started<'r>,
 ) -> Either<Result<()>, impl Future<Output = Result<()>> + Send> {
@@ -225,7 +235,7 @@ fn run_receiver<'r>(
     let Info { signal, sender, .. } = *identity.info;
     let span = span!("receiver", receiver = identity.name(), signal, sender);
     let run = Run::start(identity, lap, || {
-        context.db.as_ref().and_then(Db::state).copied().unwrap_or_default()
+        context.db.as_ref().and_then(Db::state).copied().unwrap_or(slow)
     });
     operation.note(identity);
     let begin = || span.in_scope(|| operation.receiving(identity.clone()).sync_scope(begin));
@@ -390,7 +400,8 @@ async fn deliver(
 ) -> Result<()> {
     let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
     let begin = || kept.begin(receiver, cx);
-    result!(run_receiver(receiver, context, OnFailure::LogOnly, lap, begin))
+    let run = (OnFailure::LogOnly, SlowReceivers::default());
+    result!(run_receiver(receiver, context, run, lap, begin))
 }
 
 /// Runs a durable receiver. `conn` is the connection of its transaction, if it takes it. The error is returned, and logged at DEBUG only.
@@ -402,9 +413,11 @@ pub(crate) async fn run_durable(
     context: &OperationContext,
     previous: &SharedPreviousRow,
 ) -> Result<()> {
+    let limit = slow_limit(conn.as_deref());
     let cx = Context::new(conn, context.db.as_ref(), previous.as_deref());
     let begin = || kept.begin(receiver, cx);
-    result!(run_receiver(receiver, context, OnFailure::Returned, &mut Lap::default(), begin))
+    let run = (OnFailure::Returned, limit);
+    result!(run_receiver(receiver, context, run, &mut Lap::default(), begin))
 }
 
 /// Runs a receiver on a task of its own. Its span is inside the current one.

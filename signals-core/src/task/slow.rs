@@ -16,6 +16,9 @@ impl Default for SlowReceivers {
     }
 }
 
+/// The limit for a receiver in a transaction on SQLite, if the options set none, because other writers wait for it.
+pub(crate) const WITH_WRITE_LOCK: SlowReceivers = SlowReceivers(Duration::from_millis(100));
+
 /// How often a receiver is reported at most.
 const INTERVAL: Duration = Duration::from_secs(60);
 

@@ -18,7 +18,7 @@ impl Transaction<'static> {
         conn.state.frames.push(Frame { used: true, adopted: Some(kind), ..Frame::default() });
         // The program may have ended it with raw SQL.
         conn.set_unverified();
-        Self { conn, depth: 1, open: true, is_releasing: false }
+        Self { conn, depth: 1, open: true, is_releasing: false, shares_commit: false }
     }
 }
 

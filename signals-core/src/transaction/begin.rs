@@ -8,7 +8,7 @@ use crate::database::backend::DatabaseKind;
 use crate::database::begin::TransactionOptions;
 use crate::database::conn::Conn;
 use crate::database::db::Db;
-use crate::database::write_queue::Writer;
+use crate::database::writer::Writer;
 use crate::error::{Error, Result};
 use crate::task::chain;
 use crate::transaction::Transaction;

@@ -19,10 +19,11 @@ use crate::database::backend::DatabaseKind;
 use crate::database::begin::TransactionOptions;
 use crate::database::conn::Conn;
 use crate::database::deferred::{Deferred, End, run_all};
+use crate::database::group::CommitFailed;
 use crate::database::source::connects;
 use crate::database::sqlx_transaction::BeginGuard;
 use crate::database::state::Frame;
-use crate::database::write_queue::Writer;
+use crate::database::writer::Writer;
 use crate::error::driver::{did_nothing, was_never_sent};
 use crate::error::{Error, Outcome, Reason, Result};
 use crate::task::chain::PoolId;
@@ -62,6 +63,8 @@ pub struct Transaction<'c> {
     /// Whether the release of the savepoint is in flight. If the future is dropped meanwhile, it is unknown whether the savepoint
     /// still exists.
     is_releasing: bool,
+    /// Whether it may share its COMMIT with other writes.
+    pub(crate) shares_commit: bool,
 }
 
 /// The result of a successful commit.
@@ -92,8 +95,11 @@ impl<'c> Transaction<'c> {
 
     /// As [`open`](Self::open), with options for the transaction.
     pub(crate) async fn open_with(mut conn: Conn<'c>, options: TransactionOptions) -> Result<Self> {
-        conn.verify().await?;
-        let depth = conn.depth().await;
+        let is_unit = conn.begin_unit();
+        if !is_unit {
+            conn.verify().await?;
+        }
+        let depth = if is_unit { 0 } else { conn.depth().await };
         if depth > 0 {
             conn.verify_for_savepoint().await?;
         } else if conn.kind() == DatabaseKind::Postgres && conn.is_in_unknown_transaction().await? {
@@ -123,7 +129,7 @@ impl<'c> Transaction<'c> {
         conn.state.count_statement();
         conn.state.frames.push(Frame { begin: options, ..Frame::default() });
         let depth = conn.state.frames.len();
-        Ok(Self { conn, depth, open: true, is_releasing: false })
+        Ok(Self { conn, depth, open: true, is_releasing: false, shares_commit: false })
     }
 
     /// Rolls back the transaction after one of its prepared statements was refused as outdated, and begins it again. Only call this
@@ -220,7 +226,8 @@ impl<'c> Transaction<'c> {
         };
         // The future below owns the transaction. If it is dropped before its first poll, the transaction is rolled back.
         self.open = false;
-        let mut tx = Transaction { conn, depth: 1, open: true, is_releasing: false };
+        let shares_commit = self.shares_commit;
+        let mut tx = Transaction { conn, depth: 1, open: true, is_releasing: false, shares_commit };
         let is_borrowed = self.conn.is_borrowed();
         let (committed, conn) = run_even_if_dropped(pool, async move {
             let committed = tx.commit_outermost().await;
@@ -325,8 +332,11 @@ impl<'c> Transaction<'c> {
         // Taken before the await: if the future is dropped during COMMIT, it is unknown whether `on_commit` or `on_rollback`
         // applies, so neither may run.
         let deferred = std::mem::take(&mut self.frame().deferred);
-        let committed = self.conn.commit_raw().await;
-        let Err(error) = committed else {
+        let committed = match self.shares_commit {
+            true => self.conn.commit_shared().await,
+            false => self.conn.commit_raw().await.map_err(CommitFailed::Statement),
+        };
+        let Err(failed) = committed else {
             self.open = false;
             let frame = self.conn.state.frames.pop().unwrap_or_default();
             if self.is_outermost() {
@@ -336,11 +346,19 @@ impl<'c> Transaction<'c> {
             }
             return Ok(deferred);
         };
-        if is_not_committed(&error) {
-            self.frame().deferred = deferred;
-            let _ = self.undo().await;
-            return Err(error.into());
-        }
+        let error = match failed {
+            CommitFailed::RolledBack(reason) => Err(Error::RolledBack { reason }),
+            CommitFailed::Statement(error) if is_not_committed(&error) => Err(error.into()),
+            CommitFailed::Statement(error) => Ok(error),
+        };
+        let error = match error {
+            Ok(error) => error,
+            Err(error) => {
+                self.frame().deferred = deferred;
+                let _ = self.undo().await;
+                return Err(error);
+            }
+        };
         tracing::debug!(%error, "the connection was lost during COMMIT");
         self.open = false;
         self.conn.state.frames.pop();
@@ -350,6 +368,7 @@ impl<'c> Transaction<'c> {
 
     /// Rolls back, and runs what waits for the rollback.
     async fn undo(&mut self) -> Result<()> {
+        let is_unit = self.conn.is_in_group();
         let result = self.conn.rollback_raw().await;
         self.open = false;
         let frame = self.conn.state.frames.pop().unwrap_or_default();
@@ -359,7 +378,7 @@ impl<'c> Transaction<'c> {
         match result {
             // SQLite may have rolled back because of a statement whose future was dropped, together with savepoints that sqlx goes on
             // counting.
-            Ok(()) if self.is_outermost() && self.conn.depth_now() > 0 => {
+            Ok(()) if self.is_outermost() && !is_unit && self.conn.depth_now() > 0 => {
                 self.conn.set_unverified();
             }
             Ok(()) if self.is_outermost() => self.conn.set_idle(),

@@ -45,6 +45,7 @@ pub(crate) fn in_transaction<'c, W: TransactionWork + 'c>(
 ) -> impl Future<Output = Result<W::Done>> + Send + 'c {
     async move {
         let mut tx = Transaction::open(conn).await?;
+        tx.shares_commit = true;
         let mut is_first = true;
         let result = loop {
             match work.run(&mut tx).await {

@@ -5,7 +5,6 @@ use futures_util::future::BoxFuture;
 use crate::database::backend::{Arguments, Statement};
 use crate::database::conn::Conn;
 use crate::database::source::Source;
-use crate::database::write_queue::Writer;
 use crate::error::Result;
 use crate::signal::recording::Recorders;
 use crate::signal::rows::SignalRows;
@@ -20,10 +19,9 @@ use crate::write::bulk::{self, BulkOp};
 use crate::write::key_order::write_order;
 use crate::write::lookup::{Look, kept_by_trigger, look, stale};
 use crate::write::notify::Notifier;
-use crate::write::own_transaction::inspect_and_write;
 use crate::write::perform::perform;
 use crate::write::span::{measured, record_system, write_span};
-use crate::write::{TakeAnswer, WriteKind, WriteOutcome, inspect, locate};
+use crate::write::{TakeAnswer, WriteKind, WriteOutcome, grouped, inspect, locate};
 
 /// Deletes the single row in `rows`.
 pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result<WriteOutcome> {
@@ -37,14 +35,11 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
     }
     chain::observe("delete", rows.model());
     let since = Stopwatch::start();
-    let mut conn = source.acquire_to_write(Writer::of("delete", rows.model())).await?;
-    let kind = conn.kind();
-    record_system(&span, kind);
-    if !conn.in_transaction()
-        && conn.facts().commits_itself(kind, rows, &WriteKind::Delete) != Some(true)
-    {
+    let mut conn = grouped::acquire(source, rows, &WriteKind::Delete).await?;
+    record_system(&span, conn.kind());
+    if !conn.commits_alone() {
         let about = (rows.receivers(), "delete", rows.model(), Some("DELETE"));
-        let write = inspect_and_write(rows, conn, WriteKind::Delete);
+        let write = grouped::write(rows, conn, WriteKind::Delete);
         return measured(span, about, write).await;
     }
     let done = if span.is_disabled() {

@@ -8,6 +8,7 @@ pub(crate) mod cascade;
 pub(crate) mod continued_save;
 pub(crate) mod delete;
 pub(crate) mod facts;
+pub(crate) mod grouped;
 pub(crate) mod inspect;
 pub(crate) mod key_order;
 pub(crate) mod locate;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::detached::{Answer, OnDetached};
+use crate::database::writer::Verb;
 use crate::error::{Error, Result};
 use crate::table::chunk;
 use crate::table::rows::Rows;
@@ -54,6 +56,14 @@ impl WriteKind {
         match self {
             Self::Delete => "delete",
             _ => "save",
+        }
+    }
+
+    /// What the queue of the writers says that the write does.
+    pub(crate) fn write_verb(&self) -> Verb {
+        match self {
+            Self::Delete => Verb::Delete,
+            _ => Verb::Save,
         }
     }
 

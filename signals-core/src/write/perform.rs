@@ -14,7 +14,7 @@ use crate::database::conn::Conn;
 use crate::database::detached::DetachedStatement;
 use crate::database::source::Source;
 use crate::database::state::Autocommit;
-use crate::database::write_queue::Writer;
+use crate::database::writer::Writer;
 use crate::error::{Error, Result};
 use crate::signal::operation_context::OperationContext;
 use crate::signal::rows::SignalRows;
@@ -118,8 +118,8 @@ fn in_own_transaction<'u>(
     async move {
         let restore_guard = RestoreGuard::new(rows);
         prepare(&notifier, restore_guard.rows, &mut source, &context).await?;
-        let writer = Writer::of(notifier.kind.verb(), restore_guard.rows.model());
-        let conn = source.acquire_to_write(writer).await?;
+        let writer = Writer::of(notifier.kind.write_verb(), restore_guard.rows.model());
+        let conn = source.acquire_to_write(writer.sharing_commit(true)).await?;
         begin_and_write(notifier, restore_guard, conn, &context).await
     }
 }
@@ -188,7 +188,7 @@ fn autocommit<'u>(
         let mut restore_guard =
             if changes { RestoreGuard::new(rows) } else { RestoreGuard::for_statement(rows) };
         prepare(&notifier, restore_guard.rows, &mut source, &context).await?;
-        let writer = Writer::of(notifier.kind.verb(), restore_guard.rows.model());
+        let writer = Writer::of(notifier.kind.write_verb(), restore_guard.rows.model());
         let conn = source.connect_to_write(writer).await?;
         let mut written = None;
         if notifier.commits_itself(restore_guard.rows, conn).await? {

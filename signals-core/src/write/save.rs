@@ -5,7 +5,6 @@ use tracing::Span;
 
 use crate::database::conn::Conn;
 use crate::database::source::Source;
-use crate::database::write_queue::Writer;
 use crate::error::{Error, Result};
 use crate::signal::recording::Recorders;
 use crate::signal::rows::SignalRows;
@@ -23,12 +22,12 @@ use crate::write::lookup::{
     duplicate, duplicate_in_database, duplicate_key, is_stored, not_found, stale, stored_as,
 };
 use crate::write::notify::Notifier;
-use crate::write::own_transaction::{inspect_and_write, write_in_transaction};
+use crate::write::own_transaction::write_in_transaction;
 use crate::write::perform::perform;
 use crate::write::restore::RestoreGuard;
 use crate::write::single::store;
 use crate::write::span::{in_span, measured, record_system, write_span};
-use crate::write::{Stored, WriteKind, WriteOutcome, locate};
+use crate::write::{Stored, WriteKind, WriteOutcome, grouped, locate};
 
 /// Saves the single row in `rows`. Returns `None` if nothing was stored, because a conflicting row
 /// already exists.
@@ -49,12 +48,11 @@ pub(crate) async fn one(
     }
     chain::observe("save", rows.model());
     let since = Stopwatch::start();
-    let mut conn = source.acquire_to_write(Writer::of("save", rows.model())).await?;
-    let database = conn.kind();
-    record_system(&span, database);
-    if !conn.in_transaction() && conn.facts().commits_itself(database, rows, &kind) != Some(true) {
+    let mut conn = grouped::acquire(source, rows, &kind).await?;
+    record_system(&span, conn.kind());
+    if !conn.commits_alone() {
         let about = (rows.receivers(), "save", rows.model(), kind.statement(rows.as_rows()));
-        let write = async { Ok(inspect_and_write(rows, conn, kind).await?.saved()) };
+        let write = async { Ok(grouped::write(rows, conn, kind).await?.saved()) };
         return measured(span, about, write).await;
     }
     let done = if span.is_disabled() {

@@ -7,6 +7,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Shared, Stage};
+use crate::database::writer::Verb;
 use crate::durable::claim;
 use crate::error::Result;
 
@@ -44,7 +45,7 @@ pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<(
 
 impl Shared {
     async fn acknowledge(&self, claims: &[(i64, i64)]) -> Result<()> {
-        let mut conn = self.connections.to_write("acknowledge").await?;
+        let mut conn = self.connections.to_write(Verb::Acknowledge).await?;
         let deleted = claim::acknowledge(&mut conn, claims).await?;
         drop(conn);
         for (id, _) in claims {

@@ -2,7 +2,7 @@
 
 use crate::database::conn::Conn;
 use crate::database::db::Db;
-use crate::database::write_queue::Writer;
+use crate::database::writer::{Verb, Writer};
 use crate::error::{Error, Result};
 
 pub(super) struct Connections {
@@ -67,7 +67,7 @@ impl Connections {
     }
 
     /// A connection for a statement of the worker that writes.
-    pub(super) async fn to_write(&self, verb: &'static str) -> Result<Conn<'static>> {
+    pub(super) async fn to_write(&self, verb: Verb) -> Result<Conn<'static>> {
         self.control.acquire_to_write(Writer::of(verb, "signals_delivery")).await
     }
 

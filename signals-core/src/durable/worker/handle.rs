@@ -9,6 +9,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, Stage};
+use crate::database::writer::Verb;
 use crate::durable::claim::{self, Claimed, Failure};
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::run::{Ended, Run, failure};
@@ -118,7 +119,7 @@ impl Shared {
         }
         for attempt in 0..TRIES {
             let stored = async {
-                let mut conn = self.connections.to_write("fail").await?;
+                let mut conn = self.connections.to_write(Verb::Fail).await?;
                 claim::fail(&mut conn, *id, *claim, failure).await
             };
             match stored.await {

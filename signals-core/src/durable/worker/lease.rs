@@ -6,6 +6,7 @@ use std::time::Instant;
 use tokio::time::sleep;
 
 use super::{Shared, Stage};
+use crate::database::writer::Verb;
 use crate::durable::claim;
 use crate::durable::receivers::DurableReceivers;
 use crate::error::Result;
@@ -44,7 +45,7 @@ impl Shared {
             return Ok(());
         }
         let deadline = Instant::now() + self.options.lease;
-        let mut conn = self.connections.to_write("renew").await?;
+        let mut conn = self.connections.to_write(Verb::Renew).await?;
         let renewed = claim::renew(&mut conn, &claims, self.options.lease).await?;
         let mut running = self.running();
         for id in renewed {
@@ -61,7 +62,7 @@ impl Shared {
         if receivers.entries().all(|entry| entry.form.ordering.is_none()) {
             return Ok(());
         }
-        let mut conn = self.connections.to_write("release").await?;
+        let mut conn = self.connections.to_write(Verb::Release).await?;
         claim::release_ended(&mut conn).await
     }
 

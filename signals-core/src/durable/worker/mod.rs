@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::database::db::Db;
+use crate::database::writer::Verb;
 use crate::durable::claim;
 use crate::durable::receivers::DurableReceivers;
 use crate::durable::schema;
@@ -241,7 +242,7 @@ impl Worker {
         let given_back = match left.is_empty() {
             true => Ok(()),
             false => {
-                let mut conn = shared.connections.to_write("give back").await?;
+                let mut conn = shared.connections.to_write(Verb::GiveBack).await?;
                 claim::give_back(&mut conn, &left).await
             }
         };

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::{RunningEntry, Shared, Stage, handle};
+use crate::database::writer::Verb;
 use crate::durable::claim::{self, Claim, Claimed, Due, Kind};
 use crate::durable::receivers::DurableReceivers;
 use crate::durable::wake;
@@ -194,7 +195,7 @@ async fn claim_and_start(
     wanted: &Claim<'_>,
     after: Option<&str>,
 ) -> Result<(usize, Option<String>)> {
-    let mut conn = shared.connections.to_write("claim").await?;
+    let mut conn = shared.connections.to_write(Verb::Claim).await?;
     let deadline = Instant::now() + wanted.lease;
     let claimed = match after {
         None => claim::claim(&mut conn, wanted).await?,

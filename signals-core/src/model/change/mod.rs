@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr};
 use crate::database::backend::{Arguments, Backend as _, DatabaseKind, Statement, on};
 use crate::database::conn::Conn;
 use crate::database::source::Source;
-use crate::database::write_queue::Writer;
+use crate::database::writer::{Verb, Writer};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::assign::{Set, SetTo, is_stored_as_field, misfit, typed};
@@ -80,13 +80,17 @@ impl<M: Model> ByCondition<M> {
         if matches!(self, Self::Delete) { "delete" } else { "save" }
     }
 
+    fn write_verb(&self) -> Verb {
+        if matches!(self, Self::Delete) { Verb::Delete } else { Verb::Save }
+    }
+
     pub(crate) async fn run<R: Route<M>>(
         self,
         source: Source<'_>,
         clause: &str,
         values: Values<'_>,
     ) -> Result<u64> {
-        let conn = source.acquire_to_write(Writer::of(self.verb(), M::NAME)).await?;
+        let conn = source.acquire_to_write(Writer::of(self.write_verb(), M::NAME)).await?;
         // A single statement needs no transaction on PostgreSQL. On SQLite, a failed statement may have changed some rows
         // (`ON CONFLICT FAIL`, `RAISE(FAIL)`).
         let reads_rows = self.has_receivers();
@@ -286,7 +290,7 @@ pub(crate) async fn delete_by_key<M: Model, R: Route<M>>(
     source: Source<'_>,
     key: M::Pk,
 ) -> Result<bool> {
-    let mut conn = source.acquire_to_write(Writer::of("delete", M::NAME)).await?;
+    let mut conn = source.acquire_to_write(Writer::of(Verb::Delete, M::NAME)).await?;
     let delete = ByCondition::<M>::Delete;
     let mut reads_rows = delete.has_receivers();
     let mut commits_itself = false;

@@ -1,0 +1,229 @@
+//! Group commit: writes to one SQLite database that wait for their turn at the same time share one COMMIT.
+//!
+//! Each write is a *unit*. When a unit has ended, its writer passes the connection, with the open transaction, to the next waiting
+//! writer. The connection of the last one commits, on a task of its own, and then each writer gets its result. A unit is a single
+//! statement, which SQLite undoes by itself if it fails, or a savepoint. The first unit of a group is a transaction instead, so a
+//! writer for which no other one waits executes what it would execute without groups.
+//!
+//! No unit makes another one fail:
+//!
+//! - A unit that fails or is dropped closes its group, unless it is a single statement. Before the COMMIT, the connection rolls back
+//!   what the unit has left open, and looks up [`MARK`]: a savepoint that disappears with the transaction. If it has disappeared
+//!   (`RAISE(ROLLBACK)`, a full disk), nothing is stored. The single statements then run again, each by itself.
+//! - A deferred foreign key that is violated is found by COMMIT. So a database with deferred constraints has no groups, and the savepoint of
+//!   a unit that may have deferred constraints by raw SQL stays open until COMMIT has succeeded: if COMMIT is refused, only this unit
+//!   is rolled back.
+//! - Raw SQL on sqlx's connection may end the transaction. Whether it has committed is then known from a temporary table that the transaction
+//!   has created before.
+//! - A unit whose receivers were slow the last time does not join a group.
+
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, SqlStr};
+use tokio::sync::oneshot;
+
+use crate::database::backend::Backend;
+use crate::database::lease::{CloseOnDrop, InFlight, Lease, LeaseInner};
+use crate::database::raw;
+use crate::database::runtimes::in_runtime;
+use crate::database::verify;
+use crate::database::write_queue::{Turn, WriteQueue};
+use crate::error::{Reason, Result};
+
+/// A group is committed when it is older than this, so that its first writers do not wait for long.
+const MAX_AGE: Duration = Duration::from_millis(5);
+
+/// The most units of one group.
+const MAX_UNITS: usize = 512;
+
+/// The savepoint that shows whether the transaction is still the one of the group.
+pub(super) const MARK: &str = "SAVEPOINT sqlx_signals_group";
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT sqlx_signals_group";
+const VERIFY: &str = "RELEASE sqlx_signals_group; SAVEPOINT sqlx_signals_group";
+
+/// A table that exists only if raw SQL has committed the transaction.
+pub(super) const WITNESS: &str = "CREATE TEMP TABLE IF NOT EXISTS sqlx_signals_group (n)";
+const FIND_WITNESS: &str = "SELECT n FROM temp.sqlx_signals_group";
+const DROP_WITNESS: &str = "DROP TABLE temp.sqlx_signals_group";
+
+const LOST: &str = "the transaction that the write shared with others was rolled back";
+
+/// The finished units of a transaction that is still open. If it is dropped, no COMMIT was sent, and the connection rolls back or is
+/// closed.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(super) units: Vec<oneshot::Sender<GroupEnd>>,
+    begun: Instant,
+    /// Whether a unit has begun and not ended. If the connection is returned meanwhile, it is unknown what the unit has done.
+    pub(super) in_unit: bool,
+    /// Whether the savepoint of the last unit is still open.
+    pub(super) in_savepoint: bool,
+    /// Whether a unit has used sqlx's connection, so that raw SQL may have committed or rolled back the transaction.
+    pub(super) used_raw: bool,
+}
+
+/// How the transaction of a group has ended.
+#[derive(Debug, Clone)]
+pub(crate) enum GroupEnd {
+    Committed,
+    /// The unit is not stored.
+    RolledBack(Reason),
+    /// The connection was lost during COMMIT.
+    Unknown,
+}
+
+/// Why a unit is not stored, or not certainly.
+pub(crate) enum CommitFailed {
+    /// A statement failed.
+    Statement(sqlx::Error),
+    /// The transaction is rolled back.
+    RolledBack(Reason),
+}
+
+impl Group {
+    pub(super) fn new() -> Box<Self> {
+        Box::new(Self {
+            units: Vec::new(),
+            begun: Instant::now(),
+            in_unit: true,
+            in_savepoint: false,
+            used_raw: false,
+        })
+    }
+
+    /// Whether another unit may join.
+    pub(super) fn is_open(&self) -> bool {
+        !self.in_savepoint && self.units.len() < MAX_UNITS && self.begun.elapsed() < MAX_AGE
+    }
+
+    /// Whether the transaction is still open, and contains only finished units.
+    async fn is_intact<DB: Backend>(&self, conn: &mut DB::Connection) -> bool {
+        if self.in_unit {
+            return undo_unit::<DB>(conn).await;
+        }
+        raw::depth::<DB>(conn) == if self.in_savepoint { 2 } else { 1 }
+            && (!self.used_raw || DB::simple(conn, SqlStr::from_static(FIND_WITNESS)).await.is_ok())
+    }
+
+    /// Commits the transaction, or rolls it back, and tells the writers. Returns whether the connection can be used again.
+    async fn commit<DB: Backend>(
+        mut self: Box<Self>,
+        conn: &mut DB::Connection,
+        queue: Option<&WriteQueue>,
+    ) -> bool {
+        if !self.is_intact::<DB>(conn).await || self.units.is_empty() {
+            let units = std::mem::take(&mut self.units);
+            let is_usable = verify::roll_back_all::<DB>(conn).await.is_ok();
+            let mut end = GroupEnd::lost();
+            if self.used_raw {
+                end = match DB::simple(conn, SqlStr::from_static(DROP_WITNESS)).await {
+                    Ok(()) => GroupEnd::Committed,
+                    Err(sqlx::Error::Database(_)) => end,
+                    Err(_) => GroupEnd::Unknown,
+                };
+            }
+            tell(units, &end);
+            return is_usable;
+        }
+        // If this future is dropped from here on, it is unknown whether the transaction was committed. The senders are then dropped
+        // with it.
+        let mut units = std::mem::take(&mut self.units);
+        let since = Instant::now();
+        let mut done = match self.in_savepoint {
+            // Ends the savepoint too, which sqlx goes on counting.
+            true => DB::simple(conn, SqlStr::from_static("COMMIT")).await,
+            false => raw::commit::<DB>(conn).await,
+        };
+        if self.in_savepoint && matches!(done, Err(sqlx::Error::Database(_))) {
+            // Only the last unit can be the cause.
+            let last = units.pop();
+            let end = end_of(&done);
+            done = match raw::rollback::<DB>(conn).await {
+                Ok(()) => raw::commit::<DB>(conn).await,
+                error => error,
+            };
+            tell(last, &end);
+        }
+        if let Some(queue) = queue {
+            queue.note_commit(since.elapsed(), units.len(), &done);
+        }
+        let end = end_of(&done);
+        let mut is_usable = match &end {
+            GroupEnd::Committed if !self.in_savepoint => true,
+            GroupEnd::Unknown => false,
+            _ => verify::roll_back_all::<DB>(conn).await.is_ok(),
+        };
+        if is_usable && self.used_raw {
+            let found = DB::simple(conn, SqlStr::from_static(DROP_WITNESS)).await;
+            is_usable = matches!(found, Ok(()) | Err(sqlx::Error::Database(_)));
+        }
+        tell(units, &end);
+        is_usable
+    }
+}
+
+impl GroupEnd {
+    pub(super) fn lost() -> Self {
+        Self::RolledBack(LOST.into())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Raw SQL may have committed.
+        let end = if self.used_raw { GroupEnd::Unknown } else { GroupEnd::lost() };
+        tell(std::mem::take(&mut self.units), &end);
+    }
+}
+
+fn tell(units: impl IntoIterator<Item = oneshot::Sender<GroupEnd>>, end: &GroupEnd) {
+    for unit in units {
+        // Fails if the future of the writer was dropped.
+        let _ = unit.send(end.clone());
+    }
+}
+
+fn end_of(committed: &Result<(), sqlx::Error>) -> GroupEnd {
+    match committed {
+        Ok(()) => GroupEnd::Committed,
+        Err(error @ sqlx::Error::Database(_)) => {
+            tracing::debug!(%error, "a shared COMMIT was refused");
+            GroupEnd::RolledBack(Reason::of_statement(error))
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the connection was lost during a shared COMMIT");
+            GroupEnd::Unknown
+        }
+    }
+}
+
+/// Rolls back a unit that has not ended. Returns whether the transaction of the group is still open.
+async fn undo_unit<DB: Backend>(conn: &mut DB::Connection) -> bool {
+    // Waits for the statements and the rollback of a unit that was dropped.
+    if conn.ping().await.is_err() {
+        return false;
+    }
+    while raw::depth::<DB>(conn) > 1 {
+        if raw::rollback::<DB>(conn).await.is_err() {
+            return false;
+        }
+    }
+    raw::depth::<DB>(conn) == 1 && DB::simple(conn, SqlStr::from_static(VERIFY)).await.is_ok()
+}
+
+/// Ends the group of a connection that is returned. A task of its own does that, so that no writer of the group can interrupt it.
+pub(super) fn end<DB: Backend>(inner: Box<LeaseInner<DB>>) {
+    in_runtime(inner.state.runtime.clone(), move || {
+        let mut guard = CloseOnDrop(Some(inner));
+        tokio::spawn(async move {
+            let Some(inner) = &mut guard.0 else { return };
+            let Some(group) = inner.state.group.take() else { return };
+            let queue = inner.state.turn.as_ref().and_then(Turn::queue).cloned();
+            let is_usable = group.commit::<DB>(&mut inner.conn, queue.as_deref()).await;
+            if is_usable && let Some(mut inner) = guard.0.take() {
+                inner.state.in_flight = InFlight::Nothing;
+                drop(Lease::from(inner));
+            }
+        });
+    });
+}

@@ -1,0 +1,207 @@
+//! A write as a unit of a [`Group`]: how it begins, and how it passes the connection to the next writer.
+
+#[cfg(feature = "sqlite")]
+use futures_util::{FutureExt, TryStreamExt};
+use sqlx::SqlStr;
+use tokio::sync::oneshot;
+
+use crate::database::backend::{AnyRow, Backend, on};
+use crate::database::conn::Conn;
+use crate::database::execution::Execution;
+#[cfg(feature = "sqlite")]
+use crate::database::group;
+use crate::database::group::{BEGIN, CommitFailed, Group, GroupEnd, MARK};
+use crate::database::raw::{self, MaybePooled, RawConn};
+use crate::database::state::Autocommit;
+use crate::database::write_queue::Turn;
+use crate::error::{Error, Result};
+
+/// Whether a COMMIT can be refused because of a constraint that is checked only then. The constraints of attached databases are not
+/// looked up.
+const DEFERS: &str = "SELECT EXISTS (SELECT 1 FROM (SELECT sql FROM sqlite_schema UNION ALL SELECT sql FROM sqlite_temp_schema) WHERE sql LIKE \
+     '%INITIALLY%DEFERRED%') OR EXISTS (SELECT 1 FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))";
+
+impl Conn<'_> {
+    fn group(&mut self) -> Option<&mut Box<Group>> {
+        self.lease_mut()?.state_mut().group.as_mut()
+    }
+
+    /// Whether the connection has the open transaction of a group.
+    pub(crate) fn is_in_group(&mut self) -> bool {
+        self.group().is_some()
+    }
+
+    /// Begins a unit, if the connection has the open transaction of a group and is not in a unit already.
+    pub(crate) fn begin_unit(&mut self) -> bool {
+        if self.in_transaction() {
+            return false;
+        }
+        let Some(group) = self.group() else { return false };
+        group.in_unit = true;
+        true
+    }
+
+    /// Whether a single statement on this connection commits itself, or is part of the caller's transaction. Not if the connection has
+    /// the open transaction of a group, if others wait, or if the statement may need a transaction.
+    pub(crate) fn commits_alone(&mut self) -> bool {
+        if self.state.autocommit == Autocommit::Uninspected {
+            return false;
+        }
+        if self.in_transaction() || self.is_borrowed() {
+            return true;
+        }
+        self.lease_mut().is_none_or(|lease| {
+            let state = lease.state();
+            state.group.is_none() && !state.turn.as_ref().is_some_and(Turn::is_awaited)
+        })
+    }
+
+    /// Call this before the application gets the sqlx connection, which it may use to commit or to roll back.
+    pub(super) fn before_raw_access_in_group(&mut self) {
+        let Some(group) = self.group() else { return };
+        group.used_raw = true;
+        // Not awaited, as the mark of `verify.rs`.
+        #[cfg(feature = "sqlite")]
+        if let Execution::Sqlite(mut steps) =
+            Execution::plain(self.raw(), SqlStr::from_static(group::WITNESS))
+        {
+            let _ = steps.try_next().now_or_never();
+        }
+    }
+
+    /// Begins a unit of a single statement, in a new group if the connection has none. Returns `false` if the statement has to commit
+    /// alone.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, no transaction is begun.
+    pub(crate) async fn join_group(&mut self) -> Result<bool> {
+        if self.begin_unit() {
+            return Ok(true);
+        }
+        if self.defers_constraints().await {
+            return Ok(false);
+        }
+        let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
+        let begun = on!(RawConn, raw, DB, conn => raw::begin_with::<DB>(conn, BEGIN).await);
+        self.note_answer(begun)?;
+        if let Some(lease) = self.lease_mut() {
+            lease.state_mut().group = Some(Group::new());
+        }
+        Ok(true)
+    }
+
+    /// Ends a unit of a single statement: passes the connection to the next writer, or commits, and waits for the end of the
+    /// transaction. `failed`: whether the statement has failed.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the transaction is committed, or rolled back if it was lost.
+    pub(crate) async fn leave_group(mut self, failed: bool) -> GroupEnd {
+        if failed {
+            let Some(raw) = self.connected() else { return GroupEnd::lost() };
+            // Not the mark, because this future may be dropped while it is looked up. A single statement begins no other transaction.
+            let open = on!(RawConn, raw, DB, conn => DB::is_in_transaction(conn).await);
+            if !matches!(self.note_answer(open), Ok(true)) {
+                // The connection is returned in a unit, so it rolls back.
+                return GroupEnd::lost();
+            }
+        }
+        self.pass_on().await
+    }
+
+    /// Commits the outermost transaction of a write of the library, or ends its unit, and waits until it is committed.
+    pub(crate) async fn commit_shared(&mut self) -> Result<(), CommitFailed> {
+        let is_unit = self.is_in_group();
+        self.note_unit();
+        if !is_unit && !self.may_be_followed().await {
+            return self.commit_raw().await.map_err(CommitFailed::Statement);
+        }
+        if !is_unit {
+            let Some(raw) = self.connected() else {
+                return Err(CommitFailed::Statement(sqlx::Error::PoolClosed));
+            };
+            let mark = SqlStr::from_static(MARK);
+            let marked = on!(RawConn, raw, DB, conn => DB::simple(conn, mark).await);
+            self.note_answer(marked).map_err(CommitFailed::Statement)?;
+            if let Some(lease) = self.lease_mut() {
+                lease.state_mut().group = Some(Group::new());
+            }
+        } else if self.depth_now() != 2 {
+            return Err(CommitFailed::RolledBack("a savepoint was left open".into()));
+        } else if self.state.schema_change.is_some() {
+            if let Some(group) = self.group() {
+                group.in_savepoint = true;
+            }
+        } else {
+            self.commit_raw().await.map_err(CommitFailed::Statement)?;
+        }
+        match self.pass_on().await {
+            GroupEnd::Committed => Ok(()),
+            GroupEnd::RolledBack(reason) => Err(CommitFailed::RolledBack(reason)),
+            GroupEnd::Unknown => Err(CommitFailed::Statement(sqlx::Error::WorkerCrashed)),
+        }
+    }
+
+    /// Records how long the unit has taken.
+    fn note_unit(&mut self) {
+        let Some(lease) = self.lease_mut() else { return };
+        if let Some(queue) = lease.state().turn.as_ref().and_then(Turn::queue) {
+            queue.note_unit();
+        }
+    }
+
+    /// Whether the next waiting writer may execute its unit in this transaction.
+    async fn may_be_followed(&mut self) -> bool {
+        let is_plain = !self.is_borrowed()
+            && self.state.frames.len() == 1
+            && !self.state.foreign
+            && self.state.schema_change.is_none();
+        let (Some(pool), true) = (self.state.pool(), is_plain) else { return false };
+        let Some(lease) = self.lease_mut() else { return false };
+        let queue = lease.state().turn.as_ref().and_then(Turn::queue);
+        let is_awaited = queue.is_some_and(|queue| queue.is_awaited_by(pool));
+        is_awaited && self.depth_now() == 1 && !self.defers_constraints().await
+    }
+
+    /// Whether a constraint of the database may be checked only by COMMIT. If this is unknown, it is looked up.
+    async fn defers_constraints(&mut self) -> bool {
+        if let Some(known) = self.facts().defers_constraints() {
+            return known;
+        }
+        let epoch = self.facts().epoch();
+        let mut found = None;
+        let sink = &mut |row: AnyRow| found = row.scalar().ok();
+        let sql = SqlStr::from_static(DEFERS);
+        let asked = Execution::plain(self.connected(), sql).run_to_end(sink).await;
+        let asked = self.note_answer(asked);
+        let Some(defers) = found.filter(|_| asked.is_ok()) else { return true };
+        self.facts().set_defers_constraints(epoch, defers != 0);
+        defers != 0
+    }
+
+    /// Passes the connection to the next writer, or returns it, which commits.
+    async fn pass_on(&mut self) -> GroupEnd {
+        let pool = self.state.pool();
+        let lease = match &mut self.inner {
+            MaybePooled::Pooled(slot) => slot.take(),
+            _ => None,
+        };
+        let (Some(mut lease), Some(pool)) = (lease, pool) else {
+            return GroupEnd::lost();
+        };
+        let (unit, end) = oneshot::channel();
+        let state = lease.state_mut();
+        let mut next = None;
+        if let Some(group) = &mut state.group {
+            group.units.push(unit);
+            group.in_unit = false;
+            next = state.turn.as_ref().and_then(Turn::queue).filter(|_| group.is_open()).cloned();
+        }
+        match next {
+            Some(queue) => drop(queue.pass_group(pool, lease)),
+            None => drop(lease),
+        }
+        end.await.unwrap_or(GroupEnd::Unknown)
+    }
+}

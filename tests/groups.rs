@@ -1,0 +1,871 @@
+//! SQLite: writes that wait at the same time share a COMMIT, and none of them affects another one.
+#![allow(missing_docs)]
+#![cfg(feature = "sqlite")]
+
+mod common;
+
+use std::collections::HashSet;
+use std::future::poll_fn;
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, LazyLock, Mutex};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use sqlx::{Connection, SqliteConnection};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{Error, sqlx};
+
+use common::{Scene, TestDb, cancelled_after, execute, until};
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Plain {
+    id: Option<i64>,
+    n: i64,
+}
+
+/// A row with a version, which a write that is undone has to restore.
+#[derive(Debug, Clone, Model)]
+#[model(table = "versioned")]
+struct Versioned {
+    id: Option<i64>,
+    n: i64,
+    #[model(version)]
+    version: i64,
+}
+
+/// A row whose receivers write, fail, panic, or end the transaction, depending on the last digit of its number.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Noted {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "notes")]
+struct Note {
+    id: Option<i64>,
+    of: i64,
+}
+
+const FAILS: i64 = 9;
+const PANICS: i64 = 8;
+/// SQLite rolls back the transaction.
+const ROLLS_BACK: i64 = 7;
+/// Only COMMIT is refused.
+const DEFERS: i64 = 6;
+
+static SCENE: LazyLock<Scene> = Scene::new();
+
+#[receiver(post_save, sender = Noted)]
+async fn note(saved: PostSave<'_, Noted>, conn: &mut Conn<'_>) -> Result<()> {
+    let n = saved.instance.n;
+    Note { id: None, of: n }.save(&mut *conn).await?;
+    match n % 10 {
+        FAILS => Err(Error::other("nine")),
+        PANICS => panic!("eight"),
+        ROLLS_BACK => conn.execute("INSERT INTO guarded (n) VALUES (0)").await.map(drop),
+        DEFERS => {
+            conn.execute("PRAGMA defer_foreign_keys = ON").await?;
+            conn.execute("INSERT INTO children (parent) VALUES (-5)").await.map(drop)
+        }
+        _ => Ok(()),
+    }
+}
+
+#[receiver(post_save, sender = Noted, on_commit)]
+async fn committed(saved: PostSave<'_, Noted>) {
+    SCENE.log.push(format!("committed {}", saved.instance.n));
+}
+
+#[receiver(post_save, sender = Noted, on_rollback)]
+async fn rolled_back(saved: PostSave<'_, Noted>) {
+    SCENE.log.push(format!("rolled back {}", saved.instance.n));
+}
+
+/// A row whose receiver uses sqlx's connection in the worst ways.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Raw {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = Raw)]
+async fn use_raw(saved: PostSave<'_, Raw>, conn: &mut Conn<'_>) -> Result<()> {
+    let sqlite = conn.sqlite().unwrap();
+    let sql = match saved.instance.n % 10 {
+        1 => "COMMIT",
+        2 => "ROLLBACK",
+        3 => "SAVEPOINT left_open",
+        4 => "COMMIT; BEGIN IMMEDIATE",
+        5 => "ROLLBACK; BEGIN IMMEDIATE",
+        6 => {
+            std::mem::forget(sqlite.begin().await?);
+            "SELECT 1"
+        }
+        _ => "SELECT 1",
+    };
+    sqlx::raw_sql(sql).execute(sqlite).await?;
+    Ok(())
+}
+
+/// A row whose receiver is slow.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Slow {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = Slow)]
+async fn take_time(_: PostSave<'_, Slow>, _: &mut Conn<'_>) {
+    tokio::time::sleep(Duration::from_millis(150)).await;
+}
+
+fn plain(n: i64) -> Plain {
+    Plain { id: None, n }
+}
+
+fn noted(n: i64) -> Noted {
+    Noted { id: None, n }
+}
+
+const TABLES: &str = "CREATE TABLE rows (id INTEGER PRIMARY KEY, n BIGINT NOT NULL UNIQUE);
+    CREATE TABLE notes (id INTEGER PRIMARY KEY, of BIGINT NOT NULL);
+    CREATE TABLE versioned (id INTEGER PRIMARY KEY, n BIGINT NOT NULL, version BIGINT NOT NULL);
+    CREATE INDEX notes_of ON notes (of);
+    CREATE TABLE children (id INTEGER PRIMARY KEY, parent BIGINT REFERENCES notes);
+    CREATE TABLE guarded (n BIGINT NOT NULL CHECK (n <> 0) ON CONFLICT ROLLBACK)";
+
+async fn rows(name: &str) -> TestDb {
+    let test = TestDb::sqlite(name).await;
+    create(&test.db).await;
+    test
+}
+
+async fn create(db: &Db) {
+    // SQLite ignores the conflict clause of a CHECK, so a trigger stands for it.
+    execute(db, &TABLES.replace(" CHECK (n <> 0) ON CONFLICT ROLLBACK", "")).await;
+    execute(
+        db,
+        "CREATE TRIGGER guard BEFORE INSERT ON guarded BEGIN SELECT RAISE(ROLLBACK, 'guarded'); END",
+    )
+    .await;
+    // The first save of a model looks at its table.
+    plain(-1).save(db).await.unwrap();
+    let mut versioned = Versioned { id: None, n: -1, version: 1 };
+    versioned.save(db).await.unwrap();
+    versioned.save(db).await.unwrap();
+    versioned.delete(db).await.unwrap();
+}
+
+/// What is stored, as another connection sees it.
+async fn found(url: &str, table: &str) -> HashSet<i64> {
+    let mut outside = SqliteConnection::connect(url).await.unwrap();
+    let column = if table == "notes" { "of" } else { "n" };
+    let sql = sqlx::AssertSqlSafe(format!("SELECT {column} FROM {table} WHERE {column} >= 0"));
+    let all: Vec<i64> = sqlx::query_scalar(sql).fetch_all(&mut outside).await.unwrap();
+    outside.close().await.unwrap();
+    let count = all.len();
+    let found: HashSet<_> = all.into_iter().collect();
+    assert_eq!(count, found.len(), "a row is stored twice");
+    found
+}
+
+/// The number of transactions in the write-ahead log: the frames that end one contain the size of the database
+/// (<https://www.sqlite.org/fileformat2.html#walformat>).
+fn commits(test: &TestDb) -> usize {
+    let wal = std::fs::read(format!("{}-wal", test.name())).unwrap();
+    let number = |at: &[u8]| u32::from_be_bytes(at.try_into().unwrap());
+    let (page, salt) = (number(&wal[8..12]) as usize, &wal[16..24]);
+    let frames = wal[32..].chunks_exact(24 + page);
+    frames.filter(|frame| &frame[8..16] == salt && number(&frame[4..8]) > 0).count()
+}
+
+/// Starts all calls while a transaction holds the write lock, so that they wait at the same time, and returns their results in order.
+async fn at_once<T: Send + 'static>(
+    db: &Db,
+    calls: impl IntoIterator<Item = impl Future<Output = T> + Send + 'static>,
+) -> Vec<T> {
+    let tx = db.begin().await.unwrap();
+    let mut tasks = Vec::new();
+    for call in calls {
+        let mut call = Box::pin(call);
+        // The first poll enters the queue.
+        let first = poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await;
+        tasks.push(match first {
+            Poll::Ready(result) => tokio::spawn(async { result }),
+            Poll::Pending => tokio::spawn(call),
+        });
+    }
+    tx.rollback().await.unwrap();
+    let mut results = Vec::new();
+    for task in tasks {
+        results.push(task.await.unwrap());
+    }
+    results
+}
+
+/// A write of one of the models, for tests in which it does not matter which.
+async fn save(db: &Db, n: i64, has_receivers: bool) -> Result<()> {
+    if has_receivers {
+        let mut row = noted(n);
+        let saved = row.save(db).await;
+        assert_eq!(row.id.is_some(), saved.is_ok(), "the key of {saved:?}");
+        saved.map(drop)
+    } else {
+        let mut row = plain(n);
+        let saved = row.save(db).await;
+        assert_eq!(row.id.is_some(), saved.is_ok(), "the key of {saved:?}");
+        saved.map(drop)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_that_wait_at_the_same_time_share_a_commit() {
+    let _turn = SCENE.begin().await;
+    let test = rows("share").await;
+    let db = test.db.clone();
+    let mut old: Vec<_> = (500..520).map(plain).collect();
+    Plain::insert_many(&db, &mut old).await.unwrap();
+    let before = commits(&test);
+    let deletes = old.into_iter().map(|mut row| {
+        let db = db.clone();
+        Box::pin(async move { row.delete(&db).await.map(|found| assert!(found)) }) as Call
+    });
+    let saves = (0..100).map(|n| {
+        let db = db.clone();
+        Box::pin(async move { save(&db, n * 10, n % 2 == 0).await }) as Call
+    });
+    let results = at_once(&db, deletes.chain(saves)).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let commits = commits(&test) - before;
+    assert!(commits <= 30, "{commits} commits");
+    let stored: HashSet<_> = (0..100).map(|n| n * 10).collect();
+    assert_eq!(found(&test.url, "rows").await, stored);
+    assert_eq!(found(&test.url, "notes").await, (0..50).map(|n| n * 20).collect());
+    assert_eq!(SCENE.log.take().len(), 50);
+    test.passed().await;
+}
+
+type Call = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_save_that_returned_is_in_the_file_and_visible_to_others() {
+    let _turn = SCENE.begin().await;
+    let test = rows("visible").await;
+    let tasks = (0..8).map(|task| {
+        let (db, url) = (test.db.clone(), test.url.clone());
+        tokio::spawn(async move {
+            let mut outside = SqliteConnection::connect(&url).await.unwrap();
+            for n in 0..50 {
+                let n = (task * 1_000 + n) * 10;
+                save(&db, n, task % 2 == 0).await.unwrap();
+                let stored: i64 = sqlx::query_scalar("SELECT count(*) FROM rows WHERE n = $1")
+                    .bind(n)
+                    .fetch_one(&mut outside)
+                    .await
+                    .unwrap();
+                assert_eq!(stored, 1);
+            }
+            outside.close().await.unwrap();
+        })
+    });
+    for task in tasks.collect::<Vec<_>>() {
+        task.await.unwrap();
+    }
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_fails_does_not_affect_the_others() {
+    let _turn = SCENE.begin().await;
+    for cause in [FAILS, PANICS, ROLLS_BACK, DEFERS] {
+        let test = rows("fails").await;
+        SCENE.log.take();
+        let saves = (0..60).map(|call| {
+            let db = test.db.clone();
+            async move {
+                // Some numbers are taken.
+                let n = if call % 9 == 0 { call * 10 + cause } else { call / 2 * 10 };
+                (n, save(&db, n, call % 3 == 0).await, call % 3 == 0)
+            }
+        });
+        let (mut stored, mut noted, mut failed) = (HashSet::new(), HashSet::new(), HashSet::new());
+        for (n, result, has_receivers) in at_once(&test.db, saves).await {
+            match result {
+                Ok(()) => {
+                    assert!(n % 10 == 0, "{n}");
+                    assert!(stored.insert(n), "{n} is taken");
+                    if has_receivers {
+                        noted.insert(n);
+                    }
+                }
+                Err(error) if n % 10 == 0 => {
+                    // The transaction of a write with receivers cannot run again after another one has ended it.
+                    let is_lost = cause == ROLLS_BACK && has_receivers && error.is_rolled_back();
+                    assert!(error.is_unique_violation() || is_lost, "{cause} {n}: {error:?}");
+                    if !stored.contains(&n) {
+                        failed.insert(n);
+                    }
+                }
+                Err(_) => {}
+            }
+        }
+        assert_eq!(found(&test.url, "rows").await, stored);
+        assert_eq!(found(&test.url, "notes").await, noted);
+        let log = SCENE.log.take();
+        let heard = |end: &str| -> HashSet<i64> {
+            log.iter().filter_map(|entry| entry.strip_prefix(end)?.parse().ok()).collect()
+        };
+        assert_eq!(heard("committed "), noted, "{cause}");
+        assert!(heard("rolled back ").is_disjoint(&noted));
+        let lost = failed.difference(&stored).count();
+        assert!(cause == ROLLS_BACK || lost == 0, "{failed:?}");
+        test.passed().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_runs_again_starts_from_the_values_before_the_first_run() {
+    let _turn = SCENE.begin().await;
+    let test = rows("again").await;
+    let mut all: Vec<_> = (0..20).map(|n| Versioned { id: None, n, version: 1 }).collect();
+    for row in &mut all {
+        row.save(&test.db).await.unwrap();
+    }
+    let writes = all.into_iter().enumerate().map(|(at, mut row)| {
+        let db = test.db.clone();
+        async move {
+            if at % 5 == 4 {
+                // Ends the transaction in which the others were updated.
+                noted(at as i64 * 10 + ROLLS_BACK).save(&db).await.unwrap_err();
+            }
+            let version = row.version;
+            row.save(&db).await.unwrap();
+            assert_eq!(row.version, version + 1);
+            row
+        }
+    });
+    for row in at_once(&test.db, writes).await {
+        let mut stored = Versioned::get(&test.db, row.id.unwrap()).await.unwrap();
+        assert_eq!(stored.version, row.version);
+        stored.save(&test.db).await.unwrap();
+    }
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn raw_sql_that_ends_the_transaction_affects_only_its_own_write() {
+    let _turn = SCENE.begin().await;
+    for way in 0..7 {
+        let test = rows("raw").await;
+        let saves = (0..40).map(|call| {
+            let db = test.db.clone();
+            async move {
+                if call % 8 == 7 {
+                    let n = call * 10 + way;
+                    return (n, Raw { id: None, n }.save(&db).await.map(drop));
+                }
+                (call * 10, plain(call * 10).save(&db).await.map(drop))
+            }
+        });
+        let results = at_once(&test.db, saves).await;
+        let found = found(&test.url, "rows").await;
+        for (n, result) in results {
+            match n % 10 {
+                0 => assert!(result.is_ok() && found.contains(&n), "{way} {n}: {result:?}"),
+                // Left open, a savepoint of raw SQL ends with the one around it.
+                3 => assert_eq!(result.is_ok(), found.contains(&n), "{way} {n}: {result:?}"),
+                // What a raw COMMIT has stored stays stored.
+                1 | 4 => assert!(result.is_err(), "{way} {n}: {result:?}"),
+                _ => assert!(result.is_err() && !found.contains(&n), "{way} {n}: {result:?}"),
+            }
+        }
+        test.passed().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_commit_is_an_error_of_every_write_that_cannot_run_again() {
+    let _turn = SCENE.begin().await;
+    let test = rows("refused").await;
+    // The library has looked at the schema before another program changes it.
+    at_once(
+        &test.db,
+        (1000..1004).map(|n| {
+            let db = test.db.clone();
+            async move { plain(n).save(&db).await.unwrap() }
+        }),
+    )
+    .await;
+    let mut outside = SqliteConnection::connect(&test.url).await.unwrap();
+    sqlx::raw_sql(
+        "ALTER TABLE notes ADD COLUMN parent BIGINT DEFAULT NULL REFERENCES rows DEFERRABLE INITIALLY DEFERRED;
+         CREATE TRIGGER refer AFTER INSERT ON notes WHEN new.of = 50 BEGIN
+             UPDATE notes SET parent = -5 WHERE id = new.id; END",
+    )
+    .execute(&mut outside)
+    .await
+    .unwrap();
+    outside.close().await.unwrap();
+    let saves = (0..20).map(|n| {
+        let db = test.db.clone();
+        async move { (n, save(&db, n * 10, n % 5 == 0).await) }
+    });
+    let results = at_once(&test.db, saves).await;
+    let found = found(&test.url, "rows").await;
+    let mut refused = HashSet::new();
+    for (n, result) in results {
+        assert_eq!(result.is_ok(), found.contains(&(n * 10)), "{n}: {result:?}");
+        if let Err(error) = result {
+            assert!(n % 5 == 0 && error.is_foreign_key_violation(), "{n}: {error:?}");
+            refused.insert(format!("rolled back {}", n * 10));
+        }
+    }
+    assert!(refused.contains("rolled back 50"), "{refused:?}");
+    let log: HashSet<_> = SCENE.log.take().into_iter().collect();
+    assert!(refused.is_subset(&log), "{refused:?} in {log:?}");
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_to_a_database_with_deferred_constraints_commit_alone() {
+    let _turn = SCENE.begin().await;
+    let test = rows("deferred").await;
+    execute(
+        &test.db,
+        "CREATE TABLE deferred (parent BIGINT REFERENCES rows DEFERRABLE INITIALLY DEFERRED)",
+    )
+    .await;
+    plain(-2).save(&test.db).await.unwrap();
+    let before = commits(&test);
+    let saves = (0..40).map(|n| {
+        let db = test.db.clone();
+        async move { save(&db, n * 10, n % 2 == 0).await }
+    });
+    let results = at_once(&test.db, saves).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(commits(&test) - before, 40);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_dropped_at_any_await_does_not_affect_the_others() {
+    let _turn = SCENE.begin().await;
+    let test = rows("dropped").await;
+    for pending in 0..16 {
+        let saves = (0..30).map(|call| {
+            let (db, n) = (test.db.clone(), (pending * 100 + call) * 10);
+            async move {
+                match call % 6 {
+                    0 => drop(cancelled_after(plain(n).save(&db), pending as usize).await),
+                    1 => drop(cancelled_after(noted(n).save(&db), pending as usize).await),
+                    2 => drop(cancelled_after(plain(-1).save(&db), pending as usize).await),
+                    3 if call % 4 == 1 => {
+                        let row = noted(n + ROLLS_BACK);
+                        drop(cancelled_after({ row }.save(&db), pending as usize).await);
+                    }
+                    4 => match noted(n).save(&db).await {
+                        Ok(_) => return Some(n),
+                        // Another write has ended the transaction.
+                        Err(error) => assert!(error.is_rolled_back(), "{error:?}"),
+                    },
+                    _ => {
+                        plain(n).save(&db).await.unwrap();
+                        return Some(n);
+                    }
+                }
+                None
+            }
+        });
+        let stored: Vec<_> = at_once(&test.db, saves).await.into_iter().flatten().collect();
+        let found = found(&test.url, "rows").await;
+        assert!(stored.iter().all(|n| found.contains(n)), "{pending}: {stored:?} in {found:?}");
+    }
+    // A dropped save may be stored, but then its receivers have run.
+    drop(test.db.begin().await.unwrap());
+    let (rows, notes) = (found(&test.url, "rows").await, found(&test.url, "notes").await);
+    assert!(notes.is_subset(&rows));
+    let heard: HashSet<i64> = SCENE
+        .log
+        .entries()
+        .iter()
+        .filter_map(|entry| entry.strip_prefix("committed ")?.parse().ok())
+        .collect();
+    assert_eq!(heard, notes);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_receiver_does_not_delay_the_writes_before_it() {
+    let test = rows("slow").await;
+    // It is known to be slow from now on.
+    Slow { id: None, n: 1000 }.save(&test.db).await.unwrap();
+    let start = Instant::now();
+    let saves = (0..20).map(|n| {
+        let db = test.db.clone();
+        async move {
+            match n {
+                10 => drop(Slow { id: None, n }.save(&db).await.unwrap()),
+                _ => drop(plain(n).save(&db).await.unwrap()),
+            }
+            (n, start.elapsed())
+        }
+    });
+    for (n, elapsed) in at_once(&test.db, saves).await {
+        let limit = Duration::from_millis(140);
+        assert_eq!(elapsed < limit, n < 10, "{n}: {elapsed:?}");
+    }
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_of_the_program_is_not_part_of_a_group() {
+    let test = rows("alone").await;
+    let db = test.db.clone();
+    let before = commits(&test);
+    let calls = (0..40).map(|n| {
+        let db = db.clone();
+        async move {
+            match n % 4 {
+                0 => {
+                    let mut tx = db.begin().await?;
+                    plain(n).save(&mut tx).await?;
+                    tokio::task::yield_now().await;
+                    tx.rollback().await
+                }
+                1 => db.transaction(async |tx| plain(n).save(tx).await.map(drop)).await,
+                _ => plain(n).save(&db).await.map(drop),
+            }
+        }
+    });
+    let results: Vec<Result<()>> = at_once(&db, calls).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(found(&test.url, "rows").await, (0..40).filter(|n| n % 4 != 0).collect());
+    assert!(commits(&test) - before >= 10, "each transaction commits by itself");
+    test.passed().await;
+}
+
+/// Splitmix64.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, n: i64) -> i64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        ((z ^ (z >> 31)) % n as u64) as i64
+    }
+}
+
+/// What is known of the rows after a history.
+#[derive(Default)]
+struct Expected {
+    stored: HashSet<i64>,
+    not_stored: HashSet<i64>,
+    noted: HashSet<i64>,
+}
+
+impl Expected {
+    fn note<T, E>(&mut self, n: i64, result: &Result<T, E>) {
+        match result {
+            Ok(_) => self.stored.insert(n),
+            Err(_) => self.not_stored.insert(n),
+        };
+    }
+}
+
+/// A few random writes of one task. Each row has a number of its own, except those that are meant to fail.
+async fn history(db: Db, mut random: Random, first: i64, expected: Arc<Mutex<Expected>>) {
+    for step in 0..3 {
+        let n = (first + step) * 10;
+        let pending = random.below(14) as usize;
+        match random.below(14) {
+            0..4 => {
+                let result = plain(n).save(&db).await;
+                assert!(result.is_ok(), "{result:?}");
+                expected.lock().unwrap().note(n, &result);
+            }
+            4 => {
+                if let Some(result) = cancelled_after(plain(n).save(&db), pending).await {
+                    expected.lock().unwrap().note(n, &result);
+                }
+            }
+            5 | 6 => {
+                let result = noted(n).save(&db).await;
+                // Another write may have ended the transaction.
+                assert!(result.as_ref().err().is_none_or(Error::is_rolled_back), "{result:?}");
+                let mut expected = expected.lock().unwrap();
+                expected.note(n, &result);
+                if result.is_ok() {
+                    expected.noted.insert(n);
+                }
+            }
+            7 => {
+                let n = n + [FAILS, PANICS, ROLLS_BACK, DEFERS][random.below(4) as usize];
+                let result = noted(n).save(&db).await;
+                assert!(result.is_err());
+                expected.lock().unwrap().note(n, &result);
+            }
+            8 => {
+                let n = n + [0, FAILS, PANICS, ROLLS_BACK, DEFERS][random.below(5) as usize];
+                let row = noted(n);
+                if let Some(Ok(_)) = cancelled_after({ row }.save(&db), pending).await {
+                    let mut expected = expected.lock().unwrap();
+                    expected.stored.insert(n);
+                    expected.noted.insert(n);
+                }
+            }
+            9 => {
+                let mut tx = db.begin().await.unwrap();
+                plain(n).save(&mut tx).await.unwrap();
+                match random.below(3) {
+                    0 => {
+                        let committed = tx.commit().await;
+                        expected.lock().unwrap().note(n, &committed);
+                    }
+                    1 => {
+                        tx.rollback().await.unwrap();
+                        expected.lock().unwrap().not_stored.insert(n);
+                    }
+                    _ => {
+                        drop(tx);
+                        expected.lock().unwrap().not_stored.insert(n);
+                    }
+                }
+            }
+            10 => {
+                let mut row = plain(n);
+                row.save(&db).await.unwrap();
+                assert!(row.delete(&db).await.unwrap());
+                expected.lock().unwrap().not_stored.insert(n);
+            }
+            11 => assert!(plain(-1).save(&db).await.unwrap_err().is_unique_violation()),
+            12 => {
+                // What a raw COMMIT has stored stays stored.
+                let n = n + random.below(7);
+                let result = Raw { id: None, n }.save(&db).await;
+                if result.is_ok() || !matches!(n % 10, 1 | 4) {
+                    expected.lock().unwrap().note(n, &result);
+                }
+            }
+            // Outside of the queue.
+            _ => {
+                let sql = format!("INSERT INTO rows (n) VALUES ({n})");
+                let result = db.execute(sqlx::AssertSqlSafe(sql)).await;
+                expected.lock().unwrap().note(n, &result);
+            }
+        }
+    }
+}
+
+/// How many random histories are executed, in about 10 ms each. `HISTORIES=1000000 cargo test --release --test groups random` executes more.
+fn histories() -> i64 {
+    std::env::var("HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(5_000)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn random_histories_of_concurrent_writers_store_what_they_report() {
+    let _turn = SCENE.begin().await;
+    let test = rows("histories").await;
+    // What is measured here is not the disk.
+    let db = Db::options().pragma("synchronous", "OFF").connect(&test.url).await.unwrap();
+    // Another process also writes.
+    let (mut other, mut lines) = start("other", &test.url);
+    assert_eq!(lines.next(), Some(0));
+    let mut outside = SqliteConnection::connect(&test.url).await.unwrap();
+    for seed in 0..histories() {
+        let expected: Arc<Mutex<Expected>> = Arc::default();
+        let first = seed * 24;
+        let tasks: Vec<_> = (0..8)
+            .map(|task| {
+                let random = Random((seed * 8 + task) as u64);
+                let expected = Arc::clone(&expected);
+                tokio::spawn(history(db.clone(), random, first + task * 3, expected))
+            })
+            .collect();
+        for task in tasks {
+            assert!(task.await.is_ok(), "history {seed}");
+        }
+        // Another task may complete a save whose future was dropped.
+        drop(db.begin().await.unwrap());
+        let mut numbers = async |sql: &'static str| -> Vec<i64> {
+            let query = sqlx::query_scalar(sql).bind(first * 10).bind((first + 24) * 10);
+            query.fetch_all(&mut outside).await.unwrap()
+        };
+        let rows = numbers("SELECT n FROM rows WHERE n >= $1 AND n < $2").await;
+        let notes = numbers("SELECT of FROM notes WHERE of >= $1 AND of < $2").await;
+        let (found, mut noted) = (rows.into_iter().collect::<HashSet<_>>(), notes);
+        noted.sort_unstable();
+        let expected = std::mem::take(&mut *expected.lock().unwrap());
+        assert!(expected.stored.is_subset(&found), "{seed}: {:?} in {found:?}", expected.stored);
+        assert!(expected.not_stored.is_disjoint(&found), "{seed}: {:?}", expected.not_stored);
+        assert!(noted.iter().all(|n| found.contains(n)), "{seed}: {noted:?} in {found:?}");
+        assert!(expected.noted.iter().all(|n| noted.contains(n)), "{seed}: {noted:?}");
+        let heard = || {
+            let entries = SCENE.log.entries();
+            let committed = entries.iter().filter_map(|entry| entry.strip_prefix("committed "));
+            let mut heard: Vec<i64> = committed.map(|n| n.parse().unwrap()).collect();
+            heard.sort_unstable();
+            heard
+        };
+        until(|| heard().len() >= noted.len()).await;
+        assert_eq!(heard(), noted, "{seed}");
+        SCENE.log.take();
+    }
+    outside.close().await.unwrap();
+    other.kill().unwrap();
+    other.wait().unwrap();
+    let mut reported: Vec<_> = lines.collect();
+    // The last line may be incomplete.
+    reported.pop();
+    let stored = test.db.query("SELECT n FROM rows WHERE n < -1").fetch_all::<(i64,)>().await;
+    let stored: HashSet<_> = stored.unwrap().into_iter().map(|(n,)| -n).collect();
+    assert!(reported.iter().all(|n| stored.contains(n)));
+    db.close().await;
+    test.passed().await;
+}
+
+/// The names of the variables with which a test starts this program again.
+const ROLE: &str = "GROUPS_ROLE";
+const URL: &str = "GROUPS_URL";
+
+fn program(role: &str, url: &str) -> Vec<(String, String)> {
+    vec![(ROLE.to_owned(), role.to_owned()), (URL.to_owned(), url.to_owned())]
+}
+
+/// Starts this program again, and returns the numbers that it reports as stored.
+fn start(role: &str, url: &str) -> (Child, impl Iterator<Item = i64> + Send + use<>) {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["another_process", "--exact", "--nocapture"])
+        .envs(program(role, url))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let number = |line: String| line.rsplit_once("stored ")?.1.parse().ok();
+    (child, lines.map_while(|line| line.ok()).filter_map(number))
+}
+
+fn report(n: i64) {
+    let mut out = std::io::stdout().lock();
+    if out.write_all(format!("stored {n}\n").as_bytes()).and_then(|()| out.flush()).is_err() {
+        // The test has failed.
+        std::process::exit(0);
+    }
+}
+
+/// What another process does, if a test has started this program again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_process() {
+    let (Ok(role), Ok(url)) = (std::env::var(ROLE), std::env::var(URL)) else { return };
+    let db = Db::connect(&url).await.unwrap();
+    match &*role {
+        "other" => {
+            report(0);
+            for n in 2.. {
+                plain(-n).save(&db).await.unwrap();
+                report(n);
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        "killed" => {
+            let writers = (0..8).map(|task| {
+                let db = db.clone();
+                tokio::spawn(async move {
+                    for n in 0.. {
+                        let n = (task * 1_000_000 + n) * 10;
+                        let stored = save(&db, n, n % 40 == 0).await.is_ok();
+                        let _ = noted(n + FAILS).save(&db).await;
+                        if stored {
+                            report(n);
+                        }
+                    }
+                })
+            });
+            for writer in writers.collect::<Vec<_>>() {
+                writer.await.unwrap();
+            }
+        }
+        _ => {
+            // The first saves look at the schema.
+            plain(-3).save(&db).await.unwrap();
+            for round in 0..20 {
+                let saves = (0..2).map(|call| {
+                    let (db, n) = (db.clone(), round * 2 + call);
+                    async move {
+                        plain(n).save(&db).await.unwrap();
+                        report(n);
+                    }
+                });
+                at_once(&db, saves).await;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_save_that_returned_before_the_process_is_killed_is_stored() {
+    let _turn = SCENE.begin().await;
+    for milliseconds in [150, 250, 350] {
+        let test = rows("killed").await;
+        let (mut child, mut lines) = start("killed", &test.url);
+        let first = lines.next();
+        let reader = std::thread::spawn(move || lines.collect::<Vec<_>>());
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        // SIGKILL
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let mut reported = tokio::task::spawn_blocking(|| reader.join().unwrap()).await.unwrap();
+        // The last line may be incomplete.
+        reported.pop();
+        assert!(first.is_some() && !reported.is_empty());
+        let (rows, notes) = (found(&test.url, "rows").await, found(&test.url, "notes").await);
+        let lost: Vec<_> = reported.iter().filter(|n| !rows.contains(n)).collect();
+        assert!(lost.is_empty(), "{} of {} are lost", lost.len(), reported.len());
+        let lost: Vec<_> = rows.iter().filter(|n| *n % 40 == 0 && !notes.contains(n)).collect();
+        assert!(lost.is_empty() && notes.is_subset(&rows), "{lost:?}");
+        test.passed().await;
+    }
+}
+
+/// With `synchronous = FULL`, each report of a save comes after the log was synced. Needs `strace`, and passes without it.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_save_returns_after_the_log_was_synced() {
+    let test = rows("synced").await;
+    let trace = format!("{}.trace", test.name());
+    let traced = Command::new("strace")
+        .args(["-f", "-y", "-e", "trace=pwrite64,fdatasync,fsync,write", "-o", &trace])
+        .arg(std::env::current_exe().unwrap())
+        .args(["another_process", "--exact", "--nocapture"])
+        .envs(program("synced", &test.url))
+        .output();
+    let Ok(output) = traced else {
+        eprintln!("`strace` is not installed, so this test has not tested anything");
+        return test.passed().await;
+    };
+    let calls = std::fs::read_to_string(&trace).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let (mut is_dirty, mut syncs, mut reports, mut early) = (false, 0, 0, 0);
+    for call in calls.lines() {
+        if call.contains("-wal>") && call.contains("pwrite64(") {
+            is_dirty = true;
+        } else if call.contains("-wal>") && call.contains("sync(") {
+            (is_dirty, syncs) = (false, syncs + 1);
+        } else if call.contains("\"stored ") {
+            reports += 1;
+            early += i32::from(is_dirty);
+        }
+    }
+    assert_eq!(reports, 40, "{calls}");
+    // If the two saves of a round do not share a COMMIT, the first one may be reported during the COMMIT of the second one.
+    assert!(syncs >= 20 && early <= 10, "{syncs} syncs, {early} early reports");
+    std::fs::remove_file(trace).unwrap();
+    test.passed().await;
+}
