@@ -36,6 +36,7 @@ impl Writer {
 
 /// What a writer does. An enum, because a `Writer` is part of the future of every save.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[cfg_attr(not(feature = "durable"), allow(dead_code))]
 pub(crate) enum Verb {
     Save,
     Delete,
