@@ -728,6 +728,25 @@ on_every_database! {
         assert!(registry().to_lock().contains("payload(key) was = \"durable::old_index\""));
     }
 
+    async fn a_thousand_blocked_keys_hide_no_other_key(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut entries: Vec<_> = (10_000..11_100).map(|account| entry(account, "blocked")).collect();
+        Entry::insert_many(&db, &mut entries).await.unwrap();
+        let later = match db.kind() {
+            DatabaseKind::Sqlite => "UPDATE signals_delivery SET run_at = run_at + 3600000",
+            DatabaseKind::Postgres => "UPDATE signals_delivery SET run_at = run_at + interval '1 h'",
+        };
+        execute(&db, later).await;
+        entry(99_999, "a").save(&db).await.unwrap();
+        assert_eq!(applied(&db, false).await, ["99999: a"]);
+        entry(99_999, "b").save(&db).await.unwrap();
+        let options = db.deliveries().worker().queues(["default"]).poll(Duration::from_millis(20));
+        let worker = options.spawn().await.unwrap();
+        assert_eq!(SCENE.log.wait_for(1).await, ["99999: b"]);
+        worker.shutdown().await.unwrap();
+    }
+
     async fn an_ended_claim_does_not_block_an_older_delivery_of_its_key(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;

@@ -153,8 +153,12 @@ pub(super) async fn probe(conn: &mut Conn<'_>, receivers: &[&str]) -> Result<Vec
     let due = format!("dead_at IS NULL AND d.run_at <= {}", now(kind));
     let unordered = exists(format!("ordering_key IS NULL AND d.{due}"));
     let ordered = exists("ordering_key IS NOT NULL".to_owned());
-    let suspect =
-        exists(format!("ordering_key IS NULL AND d.{due} AND {}", is_kind(Kind::Suspect)));
+    // Only among the deliveries that are claimed next, because this is a filter on them and no index lookup.
+    let suspect = format!(
+        "CASE WHEN EXISTS (SELECT 1 FROM (SELECT lost, worker FROM signals_delivery d WHERE d.receiver = r.name \
+         AND d.ordering_key IS NULL AND d.{due} ORDER BY d.run_at, d.id LIMIT 128) AS next WHERE {}) THEN 1 ELSE 0 END",
+        is_kind(Kind::Suspect)
+    );
     let text = format!("SELECT r.name, {unordered}, {ordered}, {suspect} FROM ({names}) AS r");
     let names = serde_json::Value::from(receivers).to_string();
     let rows: Vec<(String, i32, i32, i32)> = Sql::new(kind, &text).bind(names).fetch(conn).await?;
@@ -205,28 +209,19 @@ pub(super) async fn claim_ordered(
 ) -> Result<Vec<Claimed>> {
     let kind = conn.kind();
     let (limit, now, which) = (literal(claim.limit), now(kind), is_kind(claim.kind));
-    let alive = if skips_dead { "AND dead_at IS NULL" } else { "" };
-    // The only index on which a claim can rely has the condition that the key is not NULL.
-    let of_receiver = "receiver = $1 AND ordering_key IS NOT NULL";
     let due = format!(
         "d.dead_at IS NULL AND d.run_at <= {now} AND {which} AND NOT EXISTS (SELECT 1 FROM signals_delivery o \
          WHERE o.receiver = $1 AND o.ordering_key = d.ordering_key AND o.worker IS NOT NULL AND o.id <> d.id)"
     );
-    let first = "ORDER BY ordering_key, id LIMIT 1";
+    let heads = heads(kind, skips_dead, "$5");
     let due = match kind {
         DatabaseKind::Postgres => format!(
-            "WITH RECURSIVE head AS ((SELECT ordering_key, id, 1 AS n FROM signals_delivery WHERE {of_receiver} {alive} \
-             AND ordering_key >= $5 {first}) UNION ALL SELECT next.ordering_key, next.id, head.n + 1 FROM head CROSS JOIN LATERAL \
-             (SELECT ordering_key, id FROM signals_delivery WHERE {of_receiver} {alive} AND ordering_key > head.ordering_key {first}) \
-             next WHERE head.n < {KEYS}), due AS MATERIALIZED (SELECT d.id FROM head JOIN signals_delivery d USING (id) WHERE {due} \
+            "{heads}, due AS MATERIALIZED (SELECT d.id FROM head JOIN signals_delivery d USING (id) WHERE {due} \
              AND d.id <> ALL ($4::text::bigint[]) LIMIT {limit} FOR UPDATE OF d SKIP LOCKED)"
         ),
         DatabaseKind::Sqlite => format!(
-            "WITH RECURSIVE head (ordering_key, n) AS (SELECT (SELECT min(ordering_key) FROM signals_delivery WHERE {of_receiver} \
-             {alive} AND ordering_key >= $5), 1 UNION ALL SELECT (SELECT min(ordering_key) FROM signals_delivery WHERE {of_receiver} \
-             {alive} AND ordering_key > head.ordering_key), n + 1 FROM head WHERE head.ordering_key IS NOT NULL AND n < {KEYS}), \
-             due AS (SELECT d.id FROM head JOIN signals_delivery d ON d.id = (SELECT min(id) FROM signals_delivery WHERE {of_receiver} \
-             {alive} AND ordering_key = head.ordering_key) WHERE {due} AND d.id NOT IN (SELECT value FROM json_each($4)) LIMIT {limit})"
+            "{heads}, due AS (SELECT d.id FROM head JOIN signals_delivery d ON d.id = head.id WHERE {due} \
+             AND d.id NOT IN (SELECT value FROM json_each($4)) LIMIT {limit})"
         ),
     };
     match run_claim(conn, claim, &due, Some(after)).await {
@@ -234,6 +229,43 @@ pub(super) async fn claim_ordered(
         Err(error) if error.is_unique_violation() => Ok(Vec::new()),
         claimed => claimed,
     }
+}
+
+/// The table `head` of a statement: the oldest delivery of each of the next ordering keys of the receiver `$1`.
+fn heads(kind: DatabaseKind, skips_dead: bool, after: &str) -> String {
+    let alive = if skips_dead { "AND dead_at IS NULL" } else { "" };
+    // The only index on which a claim can rely has the condition that the key is not NULL.
+    let of_receiver = format!("receiver = $1 AND ordering_key IS NOT NULL {alive}");
+    let first = "ORDER BY ordering_key, id LIMIT 1";
+    match kind {
+        DatabaseKind::Postgres => format!(
+            "WITH RECURSIVE head AS ((SELECT ordering_key, id, 1 AS n FROM signals_delivery WHERE {of_receiver} \
+             AND ordering_key >= {after} {first}) UNION ALL SELECT next.ordering_key, next.id, head.n + 1 FROM head CROSS JOIN LATERAL \
+             (SELECT ordering_key, id FROM signals_delivery WHERE {of_receiver} AND ordering_key > head.ordering_key {first}) next \
+             WHERE head.n < {KEYS})"
+        ),
+        DatabaseKind::Sqlite => format!(
+            "WITH RECURSIVE keys (ordering_key, n) AS (SELECT (SELECT min(ordering_key) FROM signals_delivery WHERE {of_receiver} \
+             AND ordering_key >= {after}), 1 UNION ALL SELECT (SELECT min(ordering_key) FROM signals_delivery WHERE {of_receiver} \
+             AND ordering_key > keys.ordering_key), n + 1 FROM keys WHERE keys.ordering_key IS NOT NULL AND n < {KEYS}), \
+             head AS (SELECT ordering_key, n, (SELECT min(id) FROM signals_delivery WHERE {of_receiver} \
+             AND ordering_key = keys.ordering_key) AS id FROM keys WHERE ordering_key IS NOT NULL)"
+        ),
+    }
+}
+
+/// The last ordering key that a claim has looked at, if there are more. The next claim continues there if nothing was due before it.
+pub(super) async fn last_key(
+    conn: &mut Conn<'_>,
+    receiver: &str,
+    after: &str,
+    skips_dead: bool,
+) -> Result<Option<String>> {
+    let kind = conn.kind();
+    let heads = heads(kind, skips_dead, "$2");
+    let text = format!("{heads} SELECT ordering_key FROM head WHERE n = {KEYS}");
+    let rows: Vec<(String,)> = Sql::new(kind, &text).bind(receiver).bind(after).fetch(conn).await?;
+    Ok(rows.into_iter().next().map(|(key,)| key))
 }
 
 /// The limit of a claim. It is a literal in a few sizes, because as an argument it would lead to a plan for any number of rows.

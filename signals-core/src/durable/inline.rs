@@ -94,7 +94,17 @@ async fn next(
             };
             if claimed.is_empty() && due.ordered {
                 let skips = receivers.options(name).is_some_and(|options| options.skips_dead);
-                claimed = claim::claim_ordered(conn, &wanted, "", skips).await?;
+                let mut after = String::new();
+                loop {
+                    claimed = claim::claim_ordered(conn, &wanted, &after, skips).await?;
+                    if !claimed.is_empty() {
+                        break;
+                    }
+                    match claim::last_key(conn, name, &after, skips).await? {
+                        Some(key) => after = format!("{key}\u{1}"),
+                        None => break,
+                    }
+                }
             }
             for claimed in claimed {
                 if let Some(receiver) = receivers.get(name, &claimed.signal, &claimed.sender) {

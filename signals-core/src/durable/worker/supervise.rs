@@ -17,6 +17,9 @@ use crate::signal::registry::registry;
 /// The longest pause after an error of the database.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// How often one round claims deliveries with an ordering key of one receiver. Each claim looks at a limited number of keys.
+const CLAIMS: usize = 10;
+
 /// What a round has done.
 struct Round {
     claimed: usize,
@@ -61,7 +64,7 @@ struct Finder {
     receivers: Option<(u64, Arc<DurableReceivers>)>,
     /// The receiver that is claimed first in the next round.
     turn: usize,
-    /// The ordering key that was claimed last, of each receiver. The next claim starts after it, so that no key is passed over.
+    /// The ordering key at which the last claim of each receiver has stopped. The next claim starts after it, so that no key is passed over.
     last_keys: HashMap<String, String>,
 }
 
@@ -126,21 +129,27 @@ impl Finder {
             claimed += claim_and_start(shared, receivers, &wanted, None).await?.0;
         }
         if due.ordered {
-            // From the key that was claimed last to the end, then from the first key.
-            let last = self.last_keys.remove(name);
-            let starts = last.iter().map(|key| format!("{key}\u{1}")).chain([String::new()]);
-            for after in starts {
+            // From the key where the last claim has stopped to the last key, then once from the first one.
+            let mut after = self.last_keys.remove(name);
+            let mut is_first = after.is_none();
+            for _ in 0..CLAIMS {
                 if limit() == 0 {
                     break;
                 }
                 let wanted = wanted(shared, name, Kind::Usual, limit());
-                let (started, key) =
-                    claim_and_start(shared, receivers, &wanted, Some(&after)).await?;
+                let from = after.as_ref().map_or(String::new(), |key| format!("{key}\u{1}"));
+                let (started, last) =
+                    claim_and_start(shared, receivers, &wanted, Some(&from)).await?;
                 claimed += started;
-                if let Some(key) = key {
-                    self.last_keys.insert(name.to_owned(), key);
+                let is_last = last.is_none();
+                after = last;
+                if started > 0 || is_last && is_first {
                     break;
                 }
+                is_first |= is_last;
+            }
+            if let Some(key) = after {
+                self.last_keys.insert(name.to_owned(), key);
             }
         }
         Ok(claimed)
@@ -202,7 +211,12 @@ async fn claim_and_start(
         Some(after) => {
             let skips =
                 receivers.options(wanted.receiver).is_some_and(|options| options.skips_dead);
-            claim::claim_ordered(&mut conn, wanted, after, skips).await?
+            let claimed = claim::claim_ordered(&mut conn, wanted, after, skips).await?;
+            if claimed.is_empty() {
+                let last = claim::last_key(&mut conn, wanted.receiver, after, skips).await?;
+                return Ok((0, last));
+            }
+            claimed
         }
     };
     drop(conn);
