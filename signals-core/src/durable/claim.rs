@@ -5,83 +5,21 @@ use std::time::Duration;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
+use crate::durable::claimed::{Claimed, Columns};
 use crate::durable::sql::{Sql, list};
 use crate::error::Result;
-
-/// A delivery that this process has claimed.
-#[derive(Debug, Clone)]
-pub(crate) struct Claimed {
-    pub(crate) id: i64,
-    pub(crate) event: String,
-    pub(crate) receiver: String,
-    pub(crate) signal: String,
-    pub(crate) sender: String,
-    pub(crate) key: Option<String>,
-    pub(crate) created: Option<bool>,
-    pub(crate) payload: String,
-    pub(crate) context: Option<String>,
-    /// In milliseconds since 1970.
-    pub(crate) stored_at: i64,
-    /// How long ago it was stored, in milliseconds.
-    pub(crate) age: i64,
-    pub(crate) attempt: i32,
-    pub(crate) claim: i64,
-    pub(crate) lost: i32,
-    pub(crate) ordering_key: Option<String>,
-}
-
-/// The columns that a claim returns.
-type Columns = (
-    i64,
-    String,
-    String,
-    String,
-    String,
-    Option<String>,
-    Option<bool>,
-    String,
-    Option<String>,
-    i64,
-    i64,
-    i32,
-    i64,
-    i32,
-    Option<String>,
-);
-
-impl From<Columns> for Claimed {
-    fn from(columns: Columns) -> Self {
-        let (id, event, receiver, signal, sender, key, created, payload, context, ..) = columns;
-        let (.., stored_at, age, attempt, claim, lost, ordering_key) = columns;
-        Self {
-            id,
-            event,
-            receiver,
-            signal,
-            sender,
-            key,
-            created,
-            payload,
-            context,
-            stored_at,
-            age,
-            attempt,
-            claim,
-            lost,
-            ordering_key,
-        }
-    }
-}
 
 /// A delivery whose worker was lost this often is dead.
 pub(super) const POISONED: i32 = 5;
 
 /// What is claimed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Usual,
     /// Deliveries whose worker was lost twice. Each of them runs alone in its worker.
     Suspect,
+    /// The same, with an ordering key. The claim of its lost worker still holds the key, so no older delivery of the key can run.
+    OrderedSuspect,
 }
 
 /// What a claim asks for.
@@ -116,11 +54,17 @@ fn later(kind: DatabaseKind, argument: &str) -> String {
     }
 }
 
-/// Whether the next claim of a delivery makes it a suspect.
+/// Which deliveries are of a kind: their next claim makes them a suspect, or not.
 fn is_kind(kind: Kind) -> &'static str {
     match kind {
-        Kind::Usual => "lost + CASE WHEN worker IS NULL THEN 0 ELSE 1 END < 2",
-        Kind::Suspect => "lost + CASE WHEN worker IS NULL THEN 0 ELSE 1 END >= 2",
+        Kind::Usual => {
+            "ordering_key IS NULL AND lost + CASE WHEN worker IS NULL THEN 0 ELSE 1 END < 2"
+        }
+        Kind::Suspect => {
+            "ordering_key IS NULL AND lost + CASE WHEN worker IS NULL THEN 0 ELSE 1 END >= 2"
+        }
+        // The index of claimed deliveries finds them among any number that wait.
+        Kind::OrderedSuspect => "ordering_key IS NOT NULL AND worker IS NOT NULL AND lost >= 1",
     }
 }
 
@@ -132,8 +76,8 @@ pub(super) struct Due {
     pub(super) unordered: bool,
     /// Deliveries with an ordering key are stored. Whether one of them is due is known only from the oldest of each key.
     pub(super) ordered: bool,
-    /// The next due delivery has killed its workers.
-    pub(super) suspect: bool,
+    /// A due delivery has killed its workers.
+    pub(super) suspect: Option<Kind>,
 }
 
 /// The receivers that may have due deliveries.
@@ -155,20 +99,27 @@ pub(super) async fn probe(conn: &mut Conn<'_>, receivers: &[&str]) -> Result<Vec
     let ordered = exists("ordering_key IS NOT NULL".to_owned());
     // Only among the deliveries that are claimed next, because this is a filter on them and no index lookup.
     let suspect = format!(
-        "CASE WHEN EXISTS (SELECT 1 FROM (SELECT lost, worker FROM signals_delivery d WHERE d.receiver = r.name \
+        "CASE WHEN EXISTS (SELECT 1 FROM (SELECT lost, worker, ordering_key FROM signals_delivery d WHERE d.receiver = r.name \
          AND d.ordering_key IS NULL AND d.{due} ORDER BY d.run_at, d.id LIMIT 128) AS next WHERE {}) THEN 1 ELSE 0 END",
         is_kind(Kind::Suspect)
     );
-    let text = format!("SELECT r.name, {unordered}, {ordered}, {suspect} FROM ({names}) AS r");
+    let with_key = exists(format!("{due} AND {}", is_kind(Kind::OrderedSuspect)));
+    let text =
+        format!("SELECT r.name, {unordered}, {ordered}, {suspect}, {with_key} FROM ({names}) AS r");
     let names = serde_json::Value::from(receivers).to_string();
-    let rows: Vec<(String, i32, i32, i32)> = Sql::new(kind, &text).bind(names).fetch(conn).await?;
+    let rows: Vec<(String, i32, i32, i32, i32)> =
+        Sql::new(kind, &text).bind(names).fetch(conn).await?;
     let mut all: Vec<_> = rows
         .into_iter()
-        .map(|(receiver, unordered, ordered, suspect)| Due {
+        .map(|(receiver, unordered, ordered, suspect, with_key)| Due {
             receiver,
             unordered: unordered == 1,
             ordered: ordered == 1,
-            suspect: suspect == 1,
+            suspect: match (suspect, with_key) {
+                (1, _) => Some(Kind::Suspect),
+                (_, 1) => Some(Kind::OrderedSuspect),
+                _ => None,
+            },
         })
         .filter(|due| due.unordered || due.ordered)
         .collect();
@@ -176,13 +127,11 @@ pub(super) async fn probe(conn: &mut Conn<'_>, receivers: &[&str]) -> Result<Vec
     Ok(all)
 }
 
-/// Claims due deliveries of one receiver that have no ordering key.
+/// Claims due deliveries of one receiver: those of a kind, in the order in which they are due.
 pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
     let kind = conn.kind();
     let (limit, now, which) = (literal(claim.limit), now(kind), is_kind(claim.kind));
-    let due = format!(
-        "receiver = $1 AND ordering_key IS NULL AND dead_at IS NULL AND run_at <= {now} AND {which}"
-    );
+    let due = format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {which}");
     let due = match kind {
         DatabaseKind::Postgres => format!(
             "WITH due AS MATERIALIZED (SELECT id FROM signals_delivery WHERE {due} AND id <> ALL ($4::text::bigint[]) \
@@ -200,7 +149,7 @@ pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<
 const KEYS: usize = 1000;
 
 /// Claims the oldest delivery of each ordering key of one receiver, for keys after `after`. An older delivery that is not due blocks its
-/// key. A dead one does so too, unless `skips_dead`.
+/// key. A dead one does so too, unless `skips_dead`. The kind of the claim is not regarded: no suspect is claimed.
 pub(super) async fn claim_ordered(
     conn: &mut Conn<'_>,
     claim: &Claim<'_>,
@@ -208,9 +157,9 @@ pub(super) async fn claim_ordered(
     skips_dead: bool,
 ) -> Result<Vec<Claimed>> {
     let kind = conn.kind();
-    let (limit, now, which) = (literal(claim.limit), now(kind), is_kind(claim.kind));
+    let (limit, now) = (literal(claim.limit), now(kind));
     let due = format!(
-        "d.dead_at IS NULL AND d.run_at <= {now} AND {which} AND NOT EXISTS (SELECT 1 FROM signals_delivery o \
+        "d.dead_at IS NULL AND d.run_at <= {now} AND (worker IS NULL OR lost < 1) AND NOT EXISTS (SELECT 1 FROM signals_delivery o \
          WHERE o.receiver = $1 AND o.ordering_key = d.ordering_key AND o.worker IS NOT NULL AND o.id <> d.id)"
     );
     let heads = heads(kind, skips_dead, "$5");
@@ -316,7 +265,7 @@ async fn run_claim(
 
 /// Ends the claims of deliveries with an ordering key whose lease has ended, and counts them as lost. The claim of a delivery without a key
 /// passes to the next worker that claims it. With a key, that worker may have to claim an older delivery first, whose transaction has
-/// committed later, and the ended claim would block it.
+/// committed later, and the ended claim would block it. A suspect is not released: it runs alone, before the others of its key.
 pub(super) async fn release_ended(conn: &mut Conn<'_>) -> Result<()> {
     let kind = conn.kind();
     let locks = match kind {
@@ -326,7 +275,7 @@ pub(super) async fn release_ended(conn: &mut Conn<'_>) -> Result<()> {
     };
     let text = format!(
         "UPDATE signals_delivery SET worker = NULL, lost = lost + 1, attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END \
-         WHERE id IN (SELECT id FROM signals_delivery WHERE worker IS NOT NULL AND ordering_key IS NOT NULL AND run_at <= {} \
+         WHERE id IN (SELECT id FROM signals_delivery WHERE worker IS NOT NULL AND ordering_key IS NOT NULL AND lost < 1 AND run_at <= {} \
          LIMIT 1000 {locks})",
         now(kind)
     );

@@ -8,7 +8,8 @@ use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::source::Source;
 use crate::database::writer::{Verb, Writer};
-use crate::durable::claim::{self, Claim, Claimed, Failure, Kind};
+use crate::durable::claim::{self, Claim, Failure, Kind};
+use crate::durable::claimed::Claimed;
 use crate::durable::receivers::{DurableReceiver, DurableReceivers};
 use crate::durable::run::{Ended, Run, failure};
 use crate::durable::sql::Sql;
@@ -84,32 +85,38 @@ async fn next(
     claim::release_ended(conn).await?;
     for due in claim::probe(conn, receivers.names()).await? {
         let name = due.receiver.as_str();
-        for kind in [Kind::Usual, Kind::Suspect] {
-            let worker = "testing::deliver";
-            let wanted =
-                Claim { receiver: name, kind, limit: 1, lease: LEASE, worker, running: Vec::new() };
-            let mut claimed = match due.unordered {
-                true => claim::claim(conn, &wanted).await?,
-                false => Vec::new(),
-            };
-            if claimed.is_empty() && due.ordered {
-                let skips = receivers.options(name).is_some_and(|options| options.skips_dead);
-                let mut after = String::new();
-                loop {
-                    claimed = claim::claim_ordered(conn, &wanted, &after, skips).await?;
-                    if !claimed.is_empty() {
-                        break;
-                    }
-                    match claim::last_key(conn, name, &after, skips).await? {
-                        Some(key) => after = format!("{key}\u{1}"),
-                        None => break,
-                    }
+        let worker = "testing::deliver";
+        let wanted = |kind| Claim {
+            receiver: name,
+            kind,
+            limit: 1,
+            lease: LEASE,
+            worker,
+            running: Vec::new(),
+        };
+        let mut claimed = Vec::new();
+        for kind in due.unordered.then_some(Kind::Usual).into_iter().chain(due.suspect) {
+            if claimed.is_empty() {
+                claimed = claim::claim(conn, &wanted(kind)).await?;
+            }
+        }
+        if claimed.is_empty() && due.ordered {
+            let skips = receivers.options(name).is_some_and(|options| options.skips_dead);
+            let mut after = String::new();
+            loop {
+                claimed = claim::claim_ordered(conn, &wanted(Kind::Usual), &after, skips).await?;
+                if !claimed.is_empty() {
+                    break;
+                }
+                match claim::last_key(conn, name, &after, skips).await? {
+                    Some(key) => after = format!("{key}\u{1}"),
+                    None => break,
                 }
             }
-            for claimed in claimed {
-                if let Some(receiver) = receivers.get(name, &claimed.signal, &claimed.sender) {
-                    return Ok(Some((claimed, receiver.clone())));
-                }
+        }
+        for claimed in claimed {
+            if let Some(receiver) = receivers.get(name, &claimed.signal, &claimed.sender) {
+                return Ok(Some((claimed, receiver.clone())));
             }
         }
     }

@@ -15,6 +15,7 @@
 // May import: `error`, `task`, `database`, `table`, `transaction`, `signal`, `write`, `model`.
 
 mod claim;
+mod claimed;
 mod delivery;
 pub(crate) mod event_form;
 pub(crate) mod inline;

@@ -10,7 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, Stage};
 use crate::database::writer::Verb;
-use crate::durable::claim::{self, Claimed, Failure};
+use crate::durable::claim::{self, Failure};
+use crate::durable::claimed::Claimed;
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::run::{Ended, Run, failure};
 use crate::error::Error;

@@ -8,7 +8,8 @@ use tokio::time::sleep;
 
 use super::{RunningEntry, Shared, Stage, handle};
 use crate::database::writer::Verb;
-use crate::durable::claim::{self, Claim, Claimed, Due, Kind};
+use crate::durable::claim::{self, Claim, Due, Kind};
+use crate::durable::claimed::Claimed;
 use crate::durable::receivers::DurableReceivers;
 use crate::durable::wake;
 use crate::error::Result;
@@ -97,8 +98,8 @@ impl Finder {
         if due.is_empty() {
             return Ok(Round { claimed: 0, more: false });
         }
-        if let Some(due) = due.iter().find(|due| due.suspect) {
-            return self.run_alone(shared, &receivers, &due.receiver).await;
+        if let Some((due, kind)) = due.iter().find_map(|due| Some((due, due.suspect?))) {
+            return self.run_alone(shared, &receivers, &due.receiver, kind).await;
         }
         self.turn = self.turn.wrapping_add(1);
         let start = self.turn % due.len();
@@ -161,11 +162,12 @@ impl Finder {
         shared: &Arc<Shared>,
         receivers: &DurableReceivers,
         name: &str,
+        kind: Kind,
     ) -> Result<Round> {
         if !shared.running().is_empty() {
             return Ok(Round { claimed: 0, more: true });
         }
-        let wanted = wanted(shared, name, Kind::Suspect, 1);
+        let wanted = wanted(shared, name, kind, 1);
         let (claimed, _) = claim_and_start(shared, receivers, &wanted, None).await?;
         while !shared.running().is_empty() && !shared.stopping.is_cancelled() {
             tokio::select! {
