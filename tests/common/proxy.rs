@@ -21,6 +21,35 @@ pub struct Said {
     servers_turn: bool,
     /// The next connection on which the server has completed a write is closed then, with a FATAL error.
     hang_up: bool,
+    trap: Option<Trap>,
+}
+
+/// What happens to the client when it sends its next message but `message`. Messages that are sent together count as one.
+pub struct Trap {
+    pub message: usize,
+    /// Whether the server still receives the message.
+    pub passes_on: bool,
+    pub action: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Trap {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Trap").field("message", &self.message).finish_non_exhaustive()
+    }
+}
+
+impl Said {
+    /// Counts a message, and returns the trap if it is reached.
+    fn trapped(&mut self) -> Option<Trap> {
+        match &mut self.trap {
+            Some(trap) if trap.message == 0 => self.trap.take(),
+            Some(trap) => {
+                trap.message -= 1;
+                None
+            }
+            None => None,
+        }
+    }
 }
 
 pub struct Proxy {
@@ -108,6 +137,10 @@ impl Proxy {
         self.said.lock().unwrap().hang_up = true;
     }
 
+    pub fn set_trap(&self, trap: Trap) {
+        self.said.lock().unwrap().trap = Some(trap);
+    }
+
     pub fn take(&self) -> Said {
         let mut said = self.said.lock().unwrap();
         // The next message of the client begins a round trip.
@@ -165,8 +198,17 @@ async fn relay<S>(
         let mut buffer = vec![0; 1 << 16];
         while let Ok(n @ 1..) = from_client.read(&mut buffer).await {
             silence().await;
-            parser.read(&buffer[..n], &mut log.lock().unwrap());
-            if to_server.write_all(&buffer[..n]).await.is_err() {
+            let trap = {
+                let mut said = log.lock().unwrap();
+                parser.read(&buffer[..n], &mut said);
+                if parser.started { said.trapped() } else { None }
+            };
+            let passes_on = trap.as_ref().is_none_or(|trap| trap.passes_on);
+            if passes_on && to_server.write_all(&buffer[..n]).await.is_err() {
+                break;
+            }
+            if let Some(trap) = trap {
+                (trap.action)();
                 break;
             }
         }

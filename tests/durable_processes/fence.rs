@@ -1,0 +1,171 @@
+//! A worker that is stopped beyond its lease, then continued: its claim has passed to another worker, so it changes nothing.
+
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, DbOptions, Error};
+use tokio::sync::Notify;
+
+use crate::process::{Process, signal};
+use crate::{Effects, Scene, book};
+
+const LEASE: Duration = Duration::from_millis(500);
+
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "pauses")]
+struct Pause {
+    id: Option<i64>,
+    /// What the stopped worker does when it continues.
+    name: String,
+}
+
+/// The same, for a receiver in the transaction of its delivery.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "stops")]
+struct Stop {
+    id: Option<i64>,
+    name: String,
+}
+
+/// Is notified when a receiver has returned or was stopped.
+static RETURNED: Notify = Notify::const_new();
+
+struct Returns;
+
+impl Drop for Returns {
+    fn drop(&mut self) {
+        RETURNED.notify_one();
+    }
+}
+
+/// Stops this process until the test continues it.
+fn stop() {
+    signal(std::process::id(), "STOP");
+}
+
+#[receiver(post_save, sender = Pause, durable(backoff = "1h"))]
+async fn pause_outside(
+    saved: PostSave<'_, Pause>,
+    delivery: Delivery<'_>,
+    State(effects): State<Effects>,
+) -> Result<()> {
+    effects.push(&saved.instance.name, &delivery);
+    if !effects.is_child {
+        return Err(Error::other("the second worker has run it"));
+    }
+    let _returns = Returns;
+    stop();
+    match saved.instance.name.as_str() {
+        "acknowledge" => Ok(()),
+        "fail" => Err(Error::other("the stopped worker has run it")),
+        _ => std::future::pending().await,
+    }
+}
+
+#[receiver(post_save, sender = Stop, durable(backoff = "1h"))]
+async fn pause_inside(
+    saved: PostSave<'_, Stop>,
+    delivery: Delivery<'_>,
+    State(effects): State<Effects>,
+    conn: &mut Conn<'_>,
+) -> Result<()> {
+    effects.push(&saved.instance.name, &delivery);
+    if !effects.is_child {
+        return Err(Error::other("the second worker has run it"));
+    }
+    book("by the stopped worker", conn).await
+}
+
+/// Stops the worker between its claim and the transaction of the receiver.
+pub(crate) fn stops_before_a_transaction(name: &str) -> DbOptions {
+    if name != "transaction" {
+        return Db::options();
+    }
+    Db::options().after_connect(|conn| {
+        Box::pin(async move {
+            let sql = "SELECT count(*) FROM signals_delivery WHERE worker IS NOT NULL";
+            let (claimed,): (i64,) = conn.query(sql).fetch_one().await?;
+            if claimed > 0 {
+                stop();
+                RETURNED.notify_one();
+            }
+            Ok(())
+        })
+    })
+}
+
+/// The child: works until its receiver has returned.
+pub(crate) async fn pause(db: &Db) {
+    let worker = db.deliveries().worker().lease(LEASE).concurrency(2).spawn().await.unwrap();
+    RETURNED.notified().await;
+    worker.shutdown().await.unwrap();
+}
+
+type Row = (i64, i64, i32, i32, Option<String>, Option<String>, String);
+
+/// What the stopped worker must not change.
+async fn row(scene: &Scene) -> Option<Row> {
+    let sql = "SELECT id, claim, attempt, lost, worker, error, CAST(run_at AS TEXT) FROM signals_delivery";
+    scene.db.query(sql).fetch_optional().await.unwrap()
+}
+
+async fn fence(kind: DatabaseKind, name: &str) {
+    let begun = Instant::now();
+    let scene = Scene::new(kind, &format!("fence_{name}")).await;
+    match name {
+        "transaction" => Stop { id: None, name: name.into() }.save(&scene.db).await.unwrap(),
+        _ => Pause { id: None, name: name.into() }.save(&scene.db).await.unwrap(),
+    };
+    let stopped = Process::start(&scene, "pause", name);
+    let claimed = |claim: i64, is_failed: bool| {
+        let scene = &scene;
+        async move {
+            let found = async {
+                loop {
+                    match row(scene).await {
+                        Some(row) if row.1 == claim && row.5.is_some() == is_failed => return row,
+                        _ => tokio::time::sleep(Duration::from_millis(5)).await,
+                    }
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(20), found).await.expect("a claim")
+        }
+    };
+    claimed(1, false).await;
+    let worker = scene.db.deliveries().worker().poll(Duration::from_millis(20));
+    let worker = worker.spawn().await.unwrap();
+    let before = claimed(2, true).await;
+    worker.shutdown().await.unwrap();
+    stopped.signal("CONT");
+    stopped.end().await;
+
+    assert_eq!(row(&scene).await, Some(before), "the stopped worker changes nothing");
+    assert_eq!(scene.names("bookings").await, [""; 0], "its receiver does not run");
+    let effects = scene.effects.read();
+    let expected = if name == "transaction" { 1 } else { 2 };
+    assert_eq!(effects.len(), expected);
+    assert!(effects.iter().all(|effect| effect.key == effects[0].key));
+    println!("{kind:?}, {name}: fenced, {:?}", begun.elapsed());
+    scene.passed().await;
+}
+
+macro_rules! fence {
+    ($($name:ident: $kind:ident, $what:literal;)*) => { $(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $name() {
+            fence(DatabaseKind::$kind, $what).await;
+        }
+    )* };
+}
+
+fence! {
+    a_worker_stopped_beyond_its_lease_does_not_acknowledge_on_sqlite: Sqlite, "acknowledge";
+    a_worker_stopped_beyond_its_lease_does_not_acknowledge_on_postgres: Postgres, "acknowledge";
+    a_worker_stopped_beyond_its_lease_stores_no_failure_on_sqlite: Sqlite, "fail";
+    a_worker_stopped_beyond_its_lease_stores_no_failure_on_postgres: Postgres, "fail";
+    a_worker_stopped_beyond_its_lease_does_not_renew_on_sqlite: Sqlite, "renew";
+    a_worker_stopped_beyond_its_lease_does_not_renew_on_postgres: Postgres, "renew";
+    a_worker_stopped_beyond_its_lease_does_not_run_in_a_transaction_on_sqlite: Sqlite, "transaction";
+    a_worker_stopped_beyond_its_lease_does_not_run_in_a_transaction_on_postgres: Postgres, "transaction";
+}
