@@ -49,6 +49,8 @@ pub(crate) enum Verb {
     MakeDue,
     GiveBack,
     Release,
+    Retry,
+    Discard,
 }
 
 impl Verb {
@@ -65,6 +67,8 @@ impl Verb {
             Self::MakeDue => "make due",
             Self::GiveBack => "give back",
             Self::Release => "release",
+            Self::Retry => "retry",
+            Self::Discard => "discard",
         }
     }
 }

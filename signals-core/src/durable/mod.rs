@@ -6,9 +6,11 @@
 //!
 //! | item | purpose |
 //! |---|---|
-//! | [`Db::deliveries`](crate::Db::deliveries) | creates the tables and starts workers |
+//! | [`Db::deliveries`](crate::Db::deliveries) | creates the tables, starts workers, and shows, retries and discards deliveries |
 //! | [`Delivery`] | a receiver's parameter: the stored delivery, with its idempotency key |
 //! | [`Retry`] | an error that decides when a delivery is tried again |
+//! | [`Status`] | counts the deliveries of each receiver |
+//! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |
 //! | [`migrations`] | the SQL of the tables |
 //! | [`testing::deliver`](crate::testing::deliver) | runs the due deliveries in a test |
 
@@ -19,6 +21,7 @@ mod claimed;
 mod delivery;
 pub(crate) mod event_form;
 pub(crate) mod inline;
+mod inspect;
 pub(crate) mod outbox;
 mod payload;
 mod receivers;
@@ -36,6 +39,7 @@ use crate::durable::outbox::MaxPayload;
 use crate::error::Result;
 
 pub use delivery::Delivery;
+pub use inspect::{DeliveryFilter, DeliveryState, ReceiverStatus, Status, StoredDelivery};
 pub use retry::Retry;
 pub use schema::{Migration, migrations};
 pub use worker::{Worker, WorkerOptions};

@@ -1,6 +1,6 @@
 //! The durable receivers of the program, by the names under which their deliveries are stored.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use crate::durable::event_form::EventForm;
 use crate::durable::outbox::form_of;
@@ -71,4 +71,12 @@ impl DurableReceivers {
         };
         entries.iter().find(is_of)
     }
+}
+
+/// All durable receivers of the program by the names of their deliveries, enabled or not.
+pub(crate) fn known() -> BTreeMap<&'static str, &'static DurableOptions> {
+    let identities = registry().identities();
+    let durable =
+        identities.iter().filter_map(|identity| Some((identity.info, identity.info.durable?)));
+    durable.map(|(info, options)| (info.stored_name(), options)).collect()
 }

@@ -1,0 +1,229 @@
+//! Which deliveries an operator means.
+
+use std::fmt;
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use crate::database::backend::DatabaseKind;
+use crate::durable::receivers;
+use crate::durable::sql::Sql;
+use crate::signal::registry::registry;
+use crate::task::info::Receiver;
+
+/// What a delivery waits for.
+///
+/// ```
+/// use sqlx_signals::durable::DeliveryState;
+///
+/// assert_eq!(DeliveryState::Dead.to_string(), "dead");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum DeliveryState {
+    /// It waits for its first attempt.
+    Waiting,
+    /// A worker has claimed it. If that worker was killed, the delivery stays in this state until another worker claims it.
+    Running,
+    /// It has failed, and waits for its next attempt.
+    Retrying,
+    /// It is not tried any more.
+    Dead,
+}
+
+impl DeliveryState {
+    pub(super) fn condition(self) -> &'static str {
+        match self {
+            Self::Waiting => "dead_at IS NULL AND worker IS NULL AND error IS NULL",
+            Self::Running => "dead_at IS NULL AND worker IS NOT NULL",
+            Self::Retrying => "dead_at IS NULL AND worker IS NULL AND error IS NOT NULL",
+            Self::Dead => "dead_at IS NOT NULL",
+        }
+    }
+}
+
+impl fmt::Display for DeliveryState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Waiting => "waiting",
+            Self::Running => "running",
+            Self::Retrying => "retrying",
+            Self::Dead => "dead",
+        })
+    }
+}
+
+/// Selects deliveries, for [`Deliveries::list`](super::Deliveries::list) and [`Deliveries::retry_all`](super::Deliveries::retry_all). A delivery
+/// has to satisfy every condition. Without conditions, every delivery is selected.
+///
+/// ```standalone_crate
+/// # use sqlx_signals::prelude::*;
+/// # use sqlx_signals::testing;
+/// use std::time::{Duration, SystemTime};
+/// use sqlx_signals::durable::{DeliveryFilter, DeliveryState};
+///
+/// # #[derive(Model, serde::Serialize, serde::Deserialize)]
+/// # #[model(table = "users")]
+/// # struct User { id: Option<i64>, name: String }
+/// #[receiver(post_save, sender = User, durable(queue = "mail", max_attempts = 1))]
+/// async fn welcome(saved: PostSave<'_, User>, _delivery: Delivery<'_>) -> Result<()> {
+///     Err(sqlx_signals::Error::other("the mail server is down"))
+/// }
+///
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// # db.deliveries().setup().await?;
+/// # User { id: None, name: "Ann".into() }.save(&db).await?;
+/// # testing::deliver(&db).await?;
+/// let dead = DeliveryFilter::new().receiver::<welcome>().state(DeliveryState::Dead);
+/// let listed = db.deliveries().list(dead.clone()).await?;
+/// assert_eq!((listed.len(), listed[0].attempt), (1, 1));
+///
+/// let yesterday = SystemTime::now() - Duration::from_secs(24 * 60 * 60);
+/// let old = dead.clone().queue("mail").before(yesterday).limit(100);
+/// assert_eq!(db.deliveries().retry_all(old).await?, 0);
+/// assert_eq!(db.deliveries().retry_all(dead).await?, 1);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Default)]
+#[must_use = "a filter does nothing by itself"]
+pub struct DeliveryFilter {
+    receiver: Option<String>,
+    queue: Option<String>,
+    state: Option<DeliveryState>,
+    before: Option<SystemTime>,
+    pub(super) limit: Option<usize>,
+}
+
+/// The conditions of a filter as SQL, with their arguments.
+pub(super) struct Selection {
+    /// It ends with the order and the limit.
+    pub(super) conditions: String,
+    before: i64,
+    /// The names of the receivers as JSON, if they matter.
+    names: Option<String>,
+}
+
+impl DeliveryFilter {
+    /// How many deliveries are listed without a limit.
+    pub(super) const LISTED: usize = 100;
+    /// The end of the year 9999 in milliseconds, for a filter without a time.
+    const NEVER: i64 = 253_402_300_799_999;
+
+    /// Selects every delivery.
+    ///
+    /// See the example of [`DeliveryFilter`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Selects the deliveries of this receiver.
+    ///
+    /// See the example of [`DeliveryFilter`].
+    pub fn receiver<R: Receiver>(self) -> Self {
+        self.receiver_name(registry().get::<R>().stored_name())
+    }
+
+    /// Selects the deliveries that are stored under this name, which may be that of an unknown receiver: the `uid` of a receiver, or else the
+    /// path of its function.
+    ///
+    /// ```
+    /// use sqlx_signals::durable::DeliveryFilter;
+    ///
+    /// let removed = DeliveryFilter::new().receiver_name("shop::mail::farewell");
+    /// # let _ = removed;
+    /// ```
+    pub fn receiver_name(mut self, name: impl Into<String>) -> Self {
+        self.receiver = Some(name.into());
+        self
+    }
+
+    /// Selects the deliveries of the receivers of this queue. The queue is not stored: it is the one that this program declares.
+    ///
+    /// See the example of [`DeliveryFilter`].
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// Selects the deliveries in this state.
+    ///
+    /// See the example of [`DeliveryFilter`].
+    pub fn state(mut self, state: DeliveryState) -> Self {
+        self.state = Some(state);
+        self
+    }
+
+    /// Selects the deliveries that were stored before this time, by the clock of the database.
+    ///
+    /// See the example of [`DeliveryFilter`].
+    pub fn before(mut self, time: SystemTime) -> Self {
+        self.before = Some(time);
+        self
+    }
+
+    /// Selects at most this number of deliveries, the oldest first. The default of [`list`](super::Deliveries::list) is 100, and
+    /// [`retry_all`](super::Deliveries::retry_all) has no limit by default.
+    ///
+    /// See the example of [`DeliveryFilter`].
+    pub fn limit(mut self, deliveries: usize) -> Self {
+        self.limit = Some(deliveries);
+        self
+    }
+
+    pub(super) fn selection(&self, kind: DatabaseKind) -> Selection {
+        self.selection_of(kind, self.state.map_or("1 = 1", DeliveryState::condition))
+    }
+
+    /// The deliveries to retry. Without a state, those that have failed.
+    pub(super) fn selection_to_retry(&self, kind: DatabaseKind) -> Selection {
+        let failed = "(dead_at IS NOT NULL OR error IS NOT NULL)";
+        self.selection_of(kind, self.state.map_or(failed, DeliveryState::condition))
+    }
+
+    fn selection_of(&self, kind: DatabaseKind, state: &str) -> Selection {
+        let names = self.names();
+        let of_names = match (&names, kind) {
+            (None, _) => "",
+            (Some(_), DatabaseKind::Sqlite) => "AND receiver IN (SELECT value FROM json_each($4)) ",
+            (Some(_), DatabaseKind::Postgres) => {
+                "AND receiver IN (SELECT json_array_elements_text($4::text::json)) "
+            }
+        };
+        let before = match kind {
+            DatabaseKind::Sqlite => "stored_at < $1",
+            DatabaseKind::Postgres => {
+                "stored_at < timestamptz 'epoch' + $1::bigint * interval '1 millisecond'"
+            }
+        };
+        let conditions = format!("{state} AND {before} AND id > $2 {of_names}ORDER BY id LIMIT $3");
+        let before = self.before.map_or(Self::NEVER, |time| {
+            let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            i64::try_from(since.as_millis()).unwrap_or(Self::NEVER).min(Self::NEVER)
+        });
+        let names = names.map(|names| serde_json::Value::from(names).to_string());
+        Selection { conditions, before, names }
+    }
+
+    /// The names of the selected receivers. `None` means all.
+    fn names(&self) -> Option<Vec<String>> {
+        let Some(queue) = &self.queue else { return self.receiver.clone().map(|name| vec![name]) };
+        let of_queue = receivers::known().into_iter().filter(|(_, options)| options.queue == queue);
+        let names = of_queue.map(|(name, _)| name.to_owned());
+        Some(names.filter(|name| self.receiver.as_ref().is_none_or(|only| only == name)).collect())
+    }
+}
+
+impl Selection {
+    /// Binds the arguments of the conditions. `after` is the id after which the selection starts.
+    pub(super) fn bind(&self, sql: Sql, after: i64, limit: usize) -> Sql {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let sql = sql.bind(self.before).bind(after).bind(limit);
+        match &self.names {
+            Some(names) => sql.bind(names.as_str()),
+            None => sql,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! What an operator does with deliveries: counts, lists, retries and discards them.
+
+mod filter;
+mod status;
+mod stored;
+
+use crate::database::backend::DatabaseKind;
+use crate::database::writer::{Verb, Writer};
+use crate::durable::claim::now;
+use crate::durable::schema::explained;
+use crate::durable::sql::Sql;
+use crate::durable::{Deliveries, wake};
+use crate::error::Result;
+
+pub use filter::{DeliveryFilter, DeliveryState};
+pub use status::{ReceiverStatus, Status};
+pub use stored::StoredDelivery;
+
+/// How many deliveries one statement changes.
+const BATCH: usize = 1000;
+
+/// What an operator does to a delivery.
+#[derive(Clone, Copy)]
+enum Action {
+    Retry,
+    Discard,
+}
+
+impl Deliveries {
+    /// Counts the deliveries of each receiver by their [`DeliveryState`]. The result prints as a table, and is JSON through serde. It has a
+    /// line for each durable receiver of this program, and for each unknown receiver of which deliveries are stored.
+    ///
+    /// The database reads the whole table `signals_delivery`.
+    ///
+    /// See the example of [`Status`].
+    ///
+    /// # Errors
+    ///
+    /// [`Error::DeliveriesNotSetUp`](crate::Error::DeliveriesNotSetUp) if the tables do not exist, and the errors of the database.
+    ///
+    /// # Cancel safety
+    ///
+    /// Only reads.
+    pub async fn status(&self) -> Result<Status> {
+        let mut conn = self.db.acquire().await?;
+        status::read(&mut conn).await.map_err(explained)
+    }
+
+    /// Returns the deliveries that the filter selects, the oldest first.
+    ///
+    /// See the example of [`DeliveryFilter`].
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status).
+    ///
+    /// # Cancel safety
+    ///
+    /// Only reads.
+    pub async fn list(&self, filter: DeliveryFilter) -> Result<Vec<StoredDelivery>> {
+        let mut conn = self.db.acquire().await?;
+        let kind = conn.kind();
+        let columns = stored::columns(kind);
+        let selection = filter.selection(kind);
+        let conditions = &selection.conditions;
+        let text = format!("SELECT {columns} FROM signals_delivery WHERE {conditions}");
+        let limit = filter.limit.unwrap_or(DeliveryFilter::LISTED);
+        let sql = selection.bind(Sql::new(kind, &text), 0, limit);
+        let rows: Vec<stored::Columns> = sql.fetch(&mut conn).await.map_err(explained)?;
+        Ok(rows.into_iter().map(|columns| columns.0).collect())
+    }
+
+    /// Makes a delivery due now, with all attempts of its receiver left. A dead delivery is alive again. Returns `false` if there is no such
+    /// delivery, or if it is running.
+    ///
+    /// A running delivery is not changed: it succeeds, or it is tried again or is dead as its receiver declares. A claimed delivery whose lease
+    /// has ended, because its worker was killed, is not running.
+    ///
+    /// ```standalone_crate
+    /// # use sqlx_signals::prelude::*;
+    /// # use sqlx_signals::durable::{DeliveryFilter, DeliveryState, Retry};
+    /// # use sqlx_signals::testing;
+    /// # #[derive(Model, serde::Serialize, serde::Deserialize)]
+    /// # #[model(table = "users")]
+    /// # struct User { id: Option<i64>, name: String }
+    /// #[receiver(post_save, sender = User, durable)]
+    /// async fn welcome(saved: PostSave<'_, User>, _delivery: Delivery<'_>) -> Result<()> {
+    ///     Err(Retry::never("no such address").into())
+    /// }
+    ///
+    /// # #[tokio::main] async fn main() -> Result<()> {
+    /// # let db = Db::connect("sqlite::memory:").await?;
+    /// # db.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+    /// # db.deliveries().setup().await?;
+    /// # for name in ["Ann", "Bob"] { User { id: None, name: name.into() }.save(&db).await?; }
+    /// # testing::deliver(&db).await?;
+    /// let dead = DeliveryFilter::new().state(DeliveryState::Dead);
+    /// for delivery in db.deliveries().list(dead.clone()).await? {
+    ///     println!("{} {}: {:?}", delivery.id, delivery.receiver, delivery.error);
+    /// }
+    /// # assert_eq!(db.deliveries().list(dead.clone()).await?.len(), 2);
+    /// assert!(db.deliveries().retry(1).await?);
+    /// assert!(db.deliveries().discard(2).await?);
+    /// # assert_eq!(db.deliveries().list(dead).await?.len(), 0);
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status). Nothing is changed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the delivery is either as before or due.
+    pub async fn retry(&self, id: i64) -> Result<bool> {
+        let retried = self.change_one(Action::Retry, id).await?;
+        if retried {
+            wake::wake();
+        }
+        Ok(retried)
+    }
+
+    /// Retries the deliveries that the filter selects, as [`retry`](Self::retry) does, and returns their number. If the filter has no state,
+    /// it retries those that are dead or wait after a failed attempt, so that new deliveries keep their delay. Without a limit, it retries all
+    /// of them, in batches.
+    ///
+    /// Running deliveries are not changed, as with [`retry`](Self::retry).
+    ///
+    /// See the example of [`DeliveryFilter`].
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status). Earlier batches have been retried then.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, some of the deliveries may have been retried.
+    pub async fn retry_all(&self, filter: DeliveryFilter) -> Result<u64> {
+        let kind = self.db.kind();
+        let selection = filter.selection_to_retry(kind);
+        let text = statement(kind, Action::Retry, &selection.conditions);
+        let (mut retried, mut last) = (0, 0);
+        let mut left = filter.limit.unwrap_or(usize::MAX);
+        while left > 0 {
+            let limit = left.min(BATCH);
+            let writer = Writer::of(Verb::Retry, "signals_delivery");
+            let mut conn = self.db.acquire_to_write(writer).await?;
+            let sql = selection.bind(Sql::new(kind, &text), last, limit);
+            let ids: Vec<(i64,)> = sql.fetch(&mut conn).await.map_err(explained)?;
+            drop(conn);
+            wake::wake();
+            retried += ids.len();
+            left -= ids.len();
+            last = ids.iter().map(|(id,)| *id).max().unwrap_or(last);
+            if ids.len() < limit {
+                break;
+            }
+        }
+        Ok(retried as u64)
+    }
+
+    /// Deletes a delivery without running it. Returns `false` if there is no such delivery, or if it is running.
+    ///
+    /// A running delivery is not changed, as with [`retry`](Self::retry): its effect may already have happened, so it has to end first.
+    ///
+    /// See the example of [`retry`](Self::retry).
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status). Nothing is changed then.
+    ///
+    /// # Cancel safety
+    ///
+    /// If the future is dropped, the delivery is either as before or deleted.
+    pub async fn discard(&self, id: i64) -> Result<bool> {
+        let discarded = self.change_one(Action::Discard, id).await?;
+        if discarded {
+            tracing::info!(id, "a delivery was discarded");
+            // It may have blocked its ordering key.
+            wake::wake();
+        }
+        Ok(discarded)
+    }
+
+    async fn change_one(&self, action: Action, id: i64) -> Result<bool> {
+        let verb = match action {
+            Action::Retry => Verb::Retry,
+            Action::Discard => Verb::Discard,
+        };
+        let mut conn = self.db.acquire_to_write(Writer::of(verb, "signals_delivery")).await?;
+        let kind = conn.kind();
+        let sql = Sql::new(kind, &statement(kind, action, "id = $1")).bind(id);
+        let changed: Vec<(i64,)> = sql.fetch(&mut conn).await.map_err(explained)?;
+        Ok(!changed.is_empty())
+    }
+}
+
+/// The statement that changes the deliveries of a condition that are not running. On PostgreSQL, it skips locked rows: a worker is claiming
+/// them, or has deleted them in the transaction of a receiver, which can run for longer than its lease.
+fn statement(kind: DatabaseKind, action: Action, condition: &str) -> String {
+    let now = now(kind);
+    let (with, lock) = match kind {
+        DatabaseKind::Sqlite => ("WITH chosen AS", ""),
+        DatabaseKind::Postgres => ("WITH chosen AS MATERIALIZED", "FOR UPDATE SKIP LOCKED"),
+    };
+    let chosen = format!(
+        "{with} (SELECT id FROM signals_delivery WHERE (worker IS NULL OR run_at <= {now}) AND {condition} {lock})"
+    );
+    match action {
+        // A worker whose lease has ended may still try to store a result. The incremented claim keeps it from doing so.
+        Action::Retry => format!(
+            "{chosen} UPDATE signals_delivery AS d SET run_at = {now}, attempt = 0, lost = 0, dead_at = NULL, worker = NULL, \
+             claim = d.claim + CASE WHEN d.worker IS NULL THEN 0 ELSE 1 END WHERE id IN (SELECT id FROM chosen) RETURNING id"
+        ),
+        Action::Discard => format!(
+            "{chosen} DELETE FROM signals_delivery WHERE id IN (SELECT id FROM chosen) RETURNING id"
+        ),
+    }
+}

@@ -1,0 +1,194 @@
+//! The number of deliveries of each receiver, and how late they are.
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::time::Duration;
+
+use serde::{Serialize, Serializer};
+
+use super::DeliveryState;
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::durable::claim::now;
+use crate::durable::receivers;
+use crate::durable::sql::Sql;
+use crate::error::Result;
+
+/// The deliveries of each receiver, counted by [`Deliveries::status`](super::Deliveries::status).
+///
+/// ```standalone_crate
+/// # use sqlx_signals::prelude::*;
+/// #[derive(Model, serde::Serialize, serde::Deserialize)]
+/// #[model(table = "users")]
+/// struct User { id: Option<i64>, name: String }
+///
+/// #[receiver(post_save, sender = User, durable(queue = "mail"))]
+/// async fn welcome(saved: PostSave<'_, User>, delivery: Delivery<'_>) {
+///     println!("{}: welcome, {}", delivery.idempotency_key(), saved.instance.name);
+/// }
+///
+/// # #[tokio::main] async fn main() -> Result<()> {
+/// # let db = Db::connect("sqlite::memory:").await?;
+/// # db.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await?;
+/// # db.deliveries().setup().await?;
+/// User { id: None, name: "Ann".into() }.save(&db).await?;
+/// let status = db.deliveries().status().await?;
+/// assert_eq!(status.receivers[0].waiting, 1);
+/// assert_eq!(status.unknown().count(), 0);
+/// println!("{status}");
+/// println!("{}", serde_json::to_string_pretty(&status).unwrap());
+/// # assert!(status.to_string().contains("welcome  mail   1        0        0         0     0"), "{status}");
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct Status {
+    /// The durable receivers of this program and the unknown receivers, by name.
+    pub receivers: Vec<ReceiverStatus>,
+}
+
+/// The deliveries of one receiver.
+///
+/// See the example of [`Status`].
+#[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
+pub struct ReceiverStatus {
+    /// The name of its deliveries: its `uid`, or else the path of the function.
+    pub receiver: String,
+    /// Its queue. `None` if this program has no receiver of this name.
+    pub queue: Option<&'static str>,
+    /// How many deliveries wait for their first attempt.
+    pub waiting: u64,
+    /// How many deliveries a worker has claimed.
+    pub running: u64,
+    /// How many deliveries have failed and are tried again.
+    pub retrying: u64,
+    /// How many deliveries are not tried any more.
+    pub dead: u64,
+    /// How many ordering keys wait for a delivery that has failed.
+    pub blocked_keys: u64,
+    /// How long the oldest due delivery has been due. `None` if none is due. A claimed delivery is due again when its lease ends. With serde,
+    /// it is a number of seconds.
+    #[serde(rename = "oldest_lag_seconds", serialize_with = "seconds")]
+    pub oldest_lag: Option<Duration>,
+}
+
+impl Status {
+    /// The receivers of which deliveries are stored, but which this program does not have. They were renamed or removed, or they belong to
+    /// another program.
+    ///
+    /// See the example of [`Status`].
+    pub fn unknown(&self) -> impl Iterator<Item = &ReceiverStatus> {
+        self.receivers.iter().filter(|receiver| receiver.queue.is_none())
+    }
+}
+
+/// Receiver, one count for each state, blocked keys without and with dead deliveries, and the lag in milliseconds.
+type Counts = (String, i64, i64, i64, i64, i64, i64, Option<i64>);
+
+pub(super) async fn read(conn: &mut Conn<'_>) -> Result<Status> {
+    let kind = conn.kind();
+    let known = receivers::known();
+    let rows: Vec<Counts> = Sql::new(kind, &counts(kind)).fetch(conn).await?;
+    let count = |count: i64| u64::try_from(count).unwrap_or_default();
+    let mut all: BTreeMap<String, ReceiverStatus> =
+        known.keys().map(|name| ((*name).to_owned(), ReceiverStatus::of(name))).collect();
+    for (name, waiting, running, retrying, dead, failing_keys, dead_keys, lag) in rows {
+        let receiver = all.entry(name).or_insert_with_key(|name| ReceiverStatus::of(name));
+        let skips_dead = known.get(&*receiver.receiver).is_some_and(|options| options.skips_dead);
+        receiver.waiting = count(waiting);
+        receiver.running = count(running);
+        receiver.retrying = count(retrying);
+        receiver.dead = count(dead);
+        receiver.blocked_keys = count(if skips_dead { failing_keys } else { dead_keys });
+        receiver.oldest_lag = lag.map(|lag| Duration::from_millis(count(lag)));
+    }
+    for receiver in all.values_mut() {
+        receiver.queue = known.get(&*receiver.receiver).map(|options| options.queue);
+    }
+    Ok(Status { receivers: all.into_values().collect() })
+}
+
+fn counts(kind: DatabaseKind) -> String {
+    use DeliveryState::{Dead, Retrying, Running, Waiting};
+
+    let [waiting, running, retrying, dead] = [Waiting, Running, Retrying, Dead]
+        .map(|state| format!("count(*) FILTER (WHERE {})", state.condition()));
+    let (is_retrying, is_dead) = (Retrying.condition(), Dead.condition());
+    let now = now(kind);
+    let oldest = format!("min(run_at) FILTER (WHERE dead_at IS NULL AND run_at <= {now})");
+    let lag = match kind {
+        DatabaseKind::Sqlite => format!("{now} - {oldest}"),
+        DatabaseKind::Postgres => format!("(extract(epoch FROM {now} - {oldest}) * 1000)::bigint"),
+    };
+    format!(
+        "SELECT receiver, {waiting}, {running}, {retrying}, {dead}, count(DISTINCT ordering_key) FILTER (WHERE {is_retrying}), \
+         count(DISTINCT ordering_key) FILTER (WHERE {is_retrying} OR {is_dead}), {lag} FROM signals_delivery GROUP BY receiver"
+    )
+}
+
+impl ReceiverStatus {
+    fn of(name: &str) -> Self {
+        Self {
+            receiver: name.to_owned(),
+            queue: None,
+            waiting: 0,
+            running: 0,
+            retrying: 0,
+            dead: 0,
+            blocked_keys: 0,
+            oldest_lag: None,
+        }
+    }
+
+    fn cells(&self) -> [String; HEAD.len()] {
+        [
+            self.receiver.clone(),
+            self.queue.unwrap_or("unknown receiver").to_owned(),
+            self.waiting.to_string(),
+            self.running.to_string(),
+            self.retrying.to_string(),
+            self.dead.to_string(),
+            self.blocked_keys.to_string(),
+            self.oldest_lag.map(lag).unwrap_or_default(),
+        ]
+    }
+}
+
+const HEAD: [&str; 8] =
+    ["receiver", "queue", "waiting", "running", "retrying", "dead", "blocked keys", "oldest lag"];
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let head = HEAD.map(str::to_owned);
+        let rows = self.receivers.iter().map(ReceiverStatus::cells);
+        let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
+        let width = |column: usize| {
+            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+        };
+        let widths: [usize; HEAD.len()] = std::array::from_fn(width);
+        for row in &rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(widths) {
+                write!(line, "{cell:width$}  ")?;
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+/// A lag in its two largest units.
+fn lag(lag: Duration) -> String {
+    let seconds = lag.as_secs();
+    match seconds {
+        0..60 => format!("{seconds}s"),
+        60..3600 => format!("{}m {}s", seconds / 60, seconds % 60),
+        3600..86_400 => format!("{}h {}m", seconds / 3600, seconds / 60 % 60),
+        _ => format!("{}d {}h", seconds / 86_400, seconds / 3600 % 24),
+    }
+}
+
+fn seconds<S: Serializer>(lag: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    lag.map(|lag| lag.as_secs_f64()).serialize(serializer)
+}

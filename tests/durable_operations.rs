@@ -1,0 +1,394 @@
+//! What an operator does with deliveries: counts, lists, retries and discards them.
+#![allow(missing_docs)]
+
+mod common;
+
+use std::sync::LazyLock;
+use std::time::{Duration, SystemTime};
+
+use common::{Scene, count, execute, table};
+use serde::{Deserialize, Serialize};
+use sqlx_signals::durable::{DeliveryFilter, DeliveryState, StoredDelivery, Uuid};
+use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, Error, testing};
+
+static SCENE: LazyLock<Scene> = Scene::new();
+
+#[derive(Debug, Clone, Model, Serialize, Deserialize)]
+#[model(table = "users")]
+struct User {
+    id: Option<i64>,
+    name: String,
+}
+
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "entries")]
+struct Entry {
+    id: Option<i64>,
+    account: String,
+    text: String,
+}
+
+/// Its receiver writes in the transaction of its delivery.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "payments")]
+struct Payment {
+    id: Option<i64>,
+    cents: i64,
+}
+
+#[derive(Debug, Signal, Serialize, Deserialize)]
+struct Reminder {
+    text: String,
+}
+
+#[receiver(post_save, sender = User, durable(queue = "mail", max_attempts = 2, backoff = "1h"))]
+async fn welcome(saved: PostSave<'_, User>, delivery: Delivery<'_>) -> Result<()> {
+    let name = saved.instance.name.as_str();
+    SCENE.log.push(format!("{name} {}", delivery.attempt()));
+    match name {
+        "fails" => Err(Error::other("the mail server is down")),
+        "slow" => {
+            tokio::time::sleep(Duration::from_millis(300)).await;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+#[receiver(post_save, sender = Entry, durable(ordering_key = account, max_attempts = 1))]
+async fn apply(saved: PostSave<'_, Entry>, _delivery: Delivery<'_>) -> Result<()> {
+    let Entry { account, text, .. } = saved.instance;
+    SCENE.log.push(format!("{account}: {text}"));
+    if text == "fails" { Err(Error::other("no")) } else { Ok(()) }
+}
+
+#[receiver(post_save, sender = Payment, durable)]
+async fn book(saved: PostSave<'_, Payment>, conn: &mut Conn<'_>) -> Result<()> {
+    let text = format!("{} cents", saved.instance.cents);
+    SCENE.log.push(text.as_str());
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    conn.query("INSERT INTO booked (text) VALUES ($1)").bind(text).execute().await?;
+    Ok(())
+}
+
+#[receiver(Reminder, uid = "reminders", durable(delay = "1h"))]
+async fn remind(reminder: &Reminder, _delivery: Delivery<'_>) {
+    SCENE.log.push(reminder.text.as_str());
+}
+
+async fn setup(db: &Db) {
+    table(db, "users", "name TEXT NOT NULL").await;
+    table(db, "entries", "account TEXT NOT NULL, text TEXT NOT NULL").await;
+    let cents = match db.kind() {
+        DatabaseKind::Sqlite => "cents INTEGER NOT NULL",
+        DatabaseKind::Postgres => "cents BIGINT NOT NULL",
+    };
+    table(db, "payments", cents).await;
+    table(db, "booked", "text TEXT NOT NULL").await;
+    db.deliveries().setup().await.unwrap();
+}
+
+async fn save(db: &Db, name: &str) {
+    User { id: None, name: name.into() }.save(db).await.unwrap();
+}
+
+async fn save_entry(db: &Db, account: &str, text: &str) {
+    Entry { id: None, account: account.into(), text: text.into() }.save(db).await.unwrap();
+}
+
+/// Saves a user whose delivery fails until it is dead.
+async fn dead(db: &Db) {
+    save(db, "fails").await;
+    for _ in 0..2 {
+        testing::deliver(db).await.unwrap();
+        testing::make_due(db).await.unwrap();
+    }
+    SCENE.log.take();
+}
+
+async fn list(db: &Db, filter: DeliveryFilter) -> Vec<StoredDelivery> {
+    db.deliveries().list(filter).await.unwrap()
+}
+
+async fn only(db: &Db) -> StoredDelivery {
+    let mut all = list(db, DeliveryFilter::new()).await;
+    assert_eq!(all.len(), 1, "{all:?}");
+    all.remove(0)
+}
+
+/// An SQL expression of a time this number of seconds from now.
+fn in_seconds(db: &Db, seconds: i64) -> String {
+    match db.kind() {
+        DatabaseKind::Sqlite => format!("(unixepoch() + {seconds}) * 1000"),
+        DatabaseKind::Postgres => format!("now() + {seconds} * interval '1 second'"),
+    }
+}
+
+async fn set_lease_end(db: &Db, seconds: i64) {
+    let end = in_seconds(db, seconds);
+    execute(db, &format!("UPDATE signals_delivery SET run_at = {end} WHERE worker IS NOT NULL"))
+        .await;
+}
+
+on_every_database! {
+    async fn the_status_counts_the_deliveries_of_each_receiver_by_state(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        dead(&db).await;
+        save(&db, "fails").await;
+        testing::deliver(&db).await.unwrap();
+        for name in ["running", "a", "b", "c"] {
+            save(&db, name).await;
+        }
+        execute(&db, "UPDATE signals_delivery SET worker = 'w', claim = 1 WHERE CAST(payload AS TEXT) LIKE '%running%'").await;
+        set_lease_end(&db, 30).await;
+        for (account, text) in [("x", "fails"), ("x", "waits"), ("y", "waits")] {
+            save_entry(&db, account, text).await;
+        }
+        execute(&db, "UPDATE signals_delivery SET worker = NULL, error = 'no' WHERE ordering_key = 'x' AND CAST(payload AS TEXT) LIKE '%fails%'").await;
+        execute(&db, &format!("UPDATE signals_delivery SET run_at = {} WHERE ordering_key = 'y'", in_seconds(&db, -3700))).await;
+        Reminder { text: "later".into() }.send(&db).await.unwrap();
+        save(&db, "old").await;
+        execute(&db, "UPDATE signals_delivery SET receiver = 'old::path' WHERE CAST(payload AS TEXT) LIKE '%old%'").await;
+
+        let status = db.deliveries().status().await.unwrap();
+        let counts: Vec<_> = status
+            .receivers
+            .iter()
+            .map(|r| {
+                let name = r.receiver.rsplit("::").next().unwrap();
+                (name, r.queue, [r.waiting, r.running, r.retrying, r.dead, r.blocked_keys])
+            })
+            .collect();
+        let expected = [
+            ("apply", Some("default"), [2, 0, 1, 0, 1]),
+            ("book", Some("default"), [0, 0, 0, 0, 0]),
+            ("welcome", Some("mail"), [3, 1, 1, 1, 0]),
+            ("path", None, [1, 0, 0, 0, 0]),
+            ("reminders", Some("default"), [1, 0, 0, 0, 0]),
+        ];
+        assert_eq!(counts, expected);
+        let lags: Vec<_> = status.receivers.iter().map(|r| r.oldest_lag.map(|lag| lag.as_secs() / 1000)).collect();
+        assert_eq!(lags, [Some(3), None, Some(0), Some(0), None]);
+        let unknown: Vec<_> = status.unknown().map(|r| r.receiver.as_str()).collect();
+        assert_eq!(unknown, ["old::path"]);
+
+        let table = status.to_string();
+        let lines: Vec<_> = table.lines().collect();
+        assert_eq!(lines.len(), 6, "{table}");
+        let at = |text: &str| lines[0].find(text).unwrap();
+        let apply = lines.iter().find(|line| line.contains("::apply")).unwrap();
+        assert!(apply[at("blocked keys")..].starts_with("1 "), "{table}");
+        assert!(apply.ends_with("  1h 1m"), "{table}");
+        let unknown = lines.iter().find(|line| line.contains("old::path")).unwrap();
+        assert!(unknown[at("queue")..].starts_with("unknown receiver  1 "), "{table}");
+        let json = serde_json::to_value(&status).unwrap();
+        let json = &json["receivers"];
+        assert_eq!((&json[2]["queue"], &json[2]["dead"]), (&"mail".into(), &1.into()), "{json}");
+        assert!(json[3]["queue"].is_null() && json[4]["oldest_lag_seconds"].is_null(), "{json}");
+        assert!(json[0]["oldest_lag_seconds"].as_f64().unwrap() > 3600.0, "{json}");
+    }
+
+    async fn a_listed_delivery_has_the_columns_of_the_table(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let start = SystemTime::now() - Duration::from_secs(2);
+        dead(&db).await;
+        let listed = only(&db).await;
+        assert_eq!((listed.id, listed.signal.as_str(), listed.sender.as_str()), (1, "post_save", "users"));
+        assert_eq!((listed.key.as_deref(), listed.created), (Some("1"), Some(true)));
+        assert!(listed.receiver.ends_with("::welcome"));
+        assert_ne!(listed.event, Uuid::nil());
+        assert!(listed.payload.contains("\"name\":\"fails\""), "{listed:?}");
+        assert!(listed.context.is_none() && listed.ordering_key.is_none() && listed.coalesce_key.is_none());
+        assert_eq!((listed.attempt, listed.claim, listed.lost, listed.worker.as_deref()), (2, 2, 0, None));
+        assert!(listed.error.as_ref().unwrap().contains("the mail server is down"));
+        assert!(start <= listed.stored_at && listed.stored_at <= listed.dead_at.unwrap());
+        assert!(listed.run_at > listed.stored_at);
+        assert_eq!(listed.state(), DeliveryState::Dead);
+        let json = serde_json::to_value(&listed).unwrap();
+        assert!(json["dead_at"].as_u64() >= json["stored_at"].as_u64(), "{json}");
+
+        save_entry(&db, "x", "one").await;
+        let entries = list(&db, DeliveryFilter::new().receiver::<apply>()).await;
+        assert_eq!(entries[0].ordering_key.as_deref(), Some("x"));
+    }
+
+    async fn a_filter_selects_by_all_of_its_conditions(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        dead(&db).await;
+        for name in ["a", "b"] {
+            save(&db, name).await;
+        }
+        save_entry(&db, "x", "one").await;
+        Reminder { text: "later".into() }.send(&db).await.unwrap();
+        execute(&db, &format!("UPDATE signals_delivery SET stored_at = {} WHERE id <= 2", in_seconds(&db, -3600))).await;
+        let ids = async |filter: DeliveryFilter| -> Vec<i64> {
+            list(&db, filter).await.into_iter().map(|delivery| delivery.id).collect()
+        };
+        let all = DeliveryFilter::new;
+        assert_eq!(ids(all()).await, [1, 2, 3, 4, 5]);
+        assert_eq!(ids(all().limit(2)).await, [1, 2]);
+        assert_eq!(ids(all().receiver::<welcome>()).await, [1, 2, 3]);
+        assert_eq!(ids(all().receiver_name("reminders")).await, [5]);
+        assert_eq!(ids(all().receiver::<remind>()).await, [5]);
+        assert_eq!(ids(all().queue("default")).await, [4, 5]);
+        assert_eq!(ids(all().queue("mail").receiver::<remind>()).await, [0; 0]);
+        assert_eq!(ids(all().queue("none")).await, [0; 0]);
+        assert_eq!(ids(all().state(DeliveryState::Dead)).await, [1]);
+        assert_eq!(ids(all().state(DeliveryState::Waiting)).await, [2, 3, 4, 5]);
+        assert_eq!(ids(all().state(DeliveryState::Retrying)).await, [0; 0]);
+        assert_eq!(ids(all().state(DeliveryState::Running)).await, [0; 0]);
+        let minute_ago = SystemTime::now() - Duration::from_secs(60);
+        assert_eq!(ids(all().before(minute_ago)).await, [1, 2]);
+        let several = all().before(minute_ago).queue("mail").receiver::<welcome>().state(DeliveryState::Waiting);
+        assert_eq!(ids(several.limit(100)).await, [2]);
+    }
+
+    async fn a_retried_delivery_has_all_attempts_left(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        dead(&db).await;
+        assert!(!db.deliveries().retry(7).await.unwrap());
+        assert!(db.deliveries().retry(1).await.unwrap());
+        let retried = only(&db).await;
+        assert_eq!((retried.attempt, retried.state()), (0, DeliveryState::Retrying));
+        assert_eq!(retried.dead_at, None);
+        testing::deliver(&db).await.unwrap().assert_failed::<welcome>(1);
+        assert_eq!(only(&db).await.state(), DeliveryState::Retrying);
+        // The backoff of an hour is skipped.
+        assert!(db.deliveries().retry(1).await.unwrap());
+        testing::deliver(&db).await.unwrap().assert_failed::<welcome>(1);
+        assert_eq!(SCENE.log.take(), ["fails 1", "fails 1"]);
+    }
+
+    async fn all_failed_deliveries_of_a_filter_are_retried(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        dead(&db).await;
+        save(&db, "fails").await;
+        testing::deliver(&db).await.unwrap();
+        Reminder { text: "later".into() }.send(&db).await.unwrap();
+        let retry = async |filter: DeliveryFilter| db.deliveries().retry_all(filter).await.unwrap();
+        let all = DeliveryFilter::new;
+        assert_eq!(retry(all().queue("default")).await, 0);
+        assert_eq!(retry(all().state(DeliveryState::Dead).limit(0)).await, 0);
+        assert_eq!(retry(all().state(DeliveryState::Dead)).await, 1);
+        // The delivery that waits for its first attempt keeps its delay.
+        assert_eq!(retry(all()).await, 2);
+        let delivered = testing::deliver(&db).await.unwrap();
+        delivered.assert_failed::<welcome>(2);
+        delivered.assert_ran::<remind>(0);
+        assert_eq!(retry(all().state(DeliveryState::Waiting)).await, 1);
+        testing::deliver(&db).await.unwrap().assert_ran::<remind>(1);
+        assert_eq!(retry(all().limit(1)).await, 1);
+    }
+
+    async fn thousands_of_deliveries_are_retried_once_each(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut users: Vec<_> = (0..2500).map(|n| User { id: None, name: format!("user {n}") }).collect();
+        User::insert_many(&db, &mut users).await.unwrap();
+        execute(&db, &format!("UPDATE signals_delivery SET error = 'no', dead_at = {}, attempt = 2", in_seconds(&db, 0))).await;
+        assert_eq!(db.deliveries().retry_all(DeliveryFilter::new().limit(1500)).await.unwrap(), 1500);
+        assert_eq!(count(&db, "signals_delivery WHERE attempt = 0 AND dead_at IS NULL").await, 1500);
+        assert_eq!(db.deliveries().retry_all(DeliveryFilter::new()).await.unwrap(), 2500);
+        assert_eq!(count(&db, "signals_delivery WHERE attempt = 0 AND dead_at IS NULL").await, 2500);
+        assert_eq!(list(&db, DeliveryFilter::new()).await.len(), 100);
+    }
+
+    async fn a_running_delivery_is_neither_retried_nor_discarded(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        save(&db, "slow").await;
+        SCENE.log.wait_for(1).await;
+        assert_eq!(only(&db).await.state(), DeliveryState::Running);
+        assert!(!db.deliveries().retry(1).await.unwrap());
+        assert!(!db.deliveries().discard(1).await.unwrap());
+        let running = DeliveryFilter::new().state(DeliveryState::Running);
+        assert_eq!(db.deliveries().retry_all(running).await.unwrap(), 0);
+        worker.shutdown().await.unwrap();
+        assert_eq!((SCENE.log.take().len(), count(&db, "signals_delivery").await), (0, 0));
+    }
+
+    async fn a_delivery_in_the_transaction_of_its_receiver_is_not_discarded_after_its_lease(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let worker = db.deliveries().worker().lease(Duration::from_millis(100)).spawn().await.unwrap();
+        Payment { id: None, cents: 5 }.save(&db).await.unwrap();
+        SCENE.log.wait_for(1).await;
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        assert!(!db.deliveries().discard(1).await.unwrap());
+        assert!(!db.deliveries().retry(1).await.unwrap());
+        worker.shutdown().await.unwrap();
+        assert_eq!((count(&db, "booked").await, count(&db, "signals_delivery").await), (1, 0));
+        assert!(SCENE.log.take().is_empty());
+    }
+
+    async fn a_worker_that_has_lost_its_lease_changes_nothing_after_a_retry(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        save(&db, "slow").await;
+        SCENE.log.wait_for(1).await;
+        set_lease_end(&db, -1).await;
+        assert!(db.deliveries().retry(1).await.unwrap());
+        assert_eq!(only(&db).await.worker, None);
+        // The worker cannot acknowledge the first run, and runs the delivery again.
+        SCENE.log.wait_for(1).await;
+        worker.shutdown().await.unwrap();
+        assert_eq!(count(&db, "signals_delivery").await, 0);
+    }
+
+    async fn a_delivery_whose_worker_was_killed_can_be_discarded(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        save(&db, "a").await;
+        execute(&db, "UPDATE signals_delivery SET worker = 'killed', claim = 1").await;
+        set_lease_end(&db, 30).await;
+        assert!(!db.deliveries().discard(1).await.unwrap());
+        set_lease_end(&db, -1).await;
+        assert!(db.deliveries().discard(1).await.unwrap());
+        assert!(!db.deliveries().discard(1).await.unwrap());
+        assert_eq!(count(&db, "signals_delivery").await, 0);
+    }
+
+    async fn a_key_continues_when_its_dead_delivery_is_discarded(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        // Only the commands of the operator wake the worker.
+        let worker = db.deliveries().worker().poll(Duration::from_secs(600)).spawn().await.unwrap();
+        for text in ["fails", "b"] {
+            save_entry(&db, "x", text).await;
+        }
+        while list(&db, DeliveryFilter::new().state(DeliveryState::Dead)).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert_eq!(SCENE.log.take(), ["x: fails"]);
+        assert!(db.deliveries().retry(1).await.unwrap());
+        assert_eq!(SCENE.log.wait_for(1).await, ["x: fails"]);
+        while list(&db, DeliveryFilter::new().state(DeliveryState::Dead)).await.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(db.deliveries().discard(1).await.unwrap());
+        assert_eq!(SCENE.log.wait_for(1).await, ["x: b"]);
+        worker.shutdown().await.unwrap();
+    }
+
+    async fn an_operation_without_the_tables_says_what_to_run(db: Db) {
+        let deliveries = db.deliveries();
+        let errors = [
+            deliveries.status().await.unwrap_err(),
+            deliveries.list(DeliveryFilter::new()).await.unwrap_err(),
+            deliveries.retry(1).await.unwrap_err(),
+            deliveries.retry_all(DeliveryFilter::new()).await.unwrap_err(),
+            deliveries.discard(1).await.unwrap_err(),
+        ];
+        for error in errors {
+            assert!(matches!(error, Error::DeliveriesNotSetUp { .. }), "{error:?}");
+        }
+    }
+}
