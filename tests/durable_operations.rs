@@ -1,4 +1,4 @@
-//! What an operator does with deliveries: counts, lists, retries and discards them.
+//! What an operator does with deliveries, and the warnings about those that nobody runs.
 #![allow(missing_docs)]
 
 mod common;
@@ -6,9 +6,11 @@ mod common;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use common::{Scene, count, execute, table};
+use common::{Log, Scene, count, execute, table};
 use serde::{Deserialize, Serialize};
-use sqlx_signals::durable::{DeliveryFilter, DeliveryState, StoredDelivery, Uuid};
+use sqlx_signals::durable::{
+    DeliveryFilter, DeliveryState, StoredDelivery, Uuid, WarningIntervals,
+};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error, testing};
 
@@ -131,7 +133,147 @@ async fn set_lease_end(db: &Db, seconds: i64) {
         .await;
 }
 
+/// The warnings about deliveries that nobody runs.
+static WARNINGS: LazyLock<Log> = LazyLock::new(|| {
+    tracing::subscriber::set_global_default(Recorder).unwrap();
+    Log::default()
+});
+
+struct Recorder;
+
+#[derive(Default)]
+struct Fields(String);
+
+impl tracing::field::Visit for Fields {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0 += &format!(" {}={value:?}", field.name());
+    }
+}
+
+impl tracing::Subscriber for Recorder {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        metadata.target().starts_with("sqlx_signals_core::durable")
+            && *metadata.level() == tracing::Level::WARN
+    }
+
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+
+    fn event(&self, event: &tracing::Event<'_>) {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        if fields.0.contains("no worker has claimed") || fields.0.contains("does not have") {
+            WARNINGS.push(fields.0);
+        }
+    }
+
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+/// The `Db` with the intervals of the warnings in milliseconds. The warnings before it are forgotten.
+fn warning_every(db: &Db, unclaimed: u64, unknown: u64) -> Db {
+    WARNINGS.take();
+    let (unclaimed, unknown) = (Duration::from_millis(unclaimed), Duration::from_millis(unknown));
+    db.with(WarningIntervals { unclaimed, unknown })
+}
+
+/// The warnings of two and a half intervals of 200 milliseconds.
+async fn warnings_of_two_intervals() -> Vec<String> {
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    WARNINGS.take()
+}
+
+const HOUR: u64 = 3_600_000;
+
 on_every_database! {
+    async fn the_process_warns_while_nobody_claims_what_it_has_stored(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let db = warning_every(&db, 200, HOUR);
+        save(&db, "a").await;
+        for text in ["first", "behind it"] {
+            save_entry(&db, "x", text).await;
+        }
+        for warning in WARNINGS.wait_for(2).await {
+            assert!(warning.contains("deliveries=2"), "{warning}");
+            assert!(warning.contains("::apply, ") && warning.contains("::welcome\""), "{warning}");
+        }
+        testing::deliver(&db).await.unwrap();
+        WARNINGS.take();
+        assert!(warnings_of_two_intervals().await.is_empty());
+        // The watch has ended, and begins again with the next commit.
+        save(&db, "b").await;
+        testing::deliver(&db).await.unwrap();
+        assert!(warnings_of_two_intervals().await.is_empty());
+        save(&db, "c").await;
+        let warnings = WARNINGS.wait_for(1).await;
+        assert!(warnings[0].contains("deliveries=1"), "{warnings:?}");
+    }
+
+    async fn a_delivery_that_is_stored_shortly_before_a_check_is_warned_of_at_the_next_one(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let db = warning_every(&db, 400, HOUR);
+        save(&db, "a").await;
+        testing::deliver(&db).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        save(&db, "b").await;
+        let warnings = WARNINGS.wait_for(1).await;
+        assert!(warnings[0].contains("deliveries=1"), "{warnings:?}");
+    }
+
+    async fn the_process_does_not_warn_if_a_worker_is_busy_with_the_same_receiver(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let db = warning_every(&db, 200, HOUR);
+        let mut tx = db.begin().await.unwrap();
+        for name in ["running", "waiting"] {
+            User { id: None, name: name.into() }.save(&mut tx).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        execute(&db, "UPDATE signals_delivery SET worker = 'busy', claim = 1 WHERE id = 1").await;
+        assert!(warnings_of_two_intervals().await.is_empty());
+        execute(&db, "DELETE FROM signals_delivery WHERE id = 1").await;
+        let warnings = WARNINGS.wait_for(1).await;
+        assert!(warnings[0].contains("deliveries=1") && warnings[0].contains("::welcome\""), "{warnings:?}");
+    }
+
+    async fn a_worker_warns_of_unknown_receivers_at_its_start_and_later(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        registry().get::<welcome>().disable();
+        for receiver in ["old::path", "%welcome", "dead::path"] {
+            execute(
+                &db,
+                &format!("INSERT INTO signals_delivery (event, receiver, signal, sender, payload) \
+                    VALUES ('0198c0f4-0000-7000-8000-000000000000', '{receiver}', 'post_save', 'users', '{{}}')"),
+            )
+            .await;
+        }
+        let known = format!("{}::welcome", module_path!().split("::").next().unwrap());
+        execute(&db, &format!("UPDATE signals_delivery SET receiver = '{known}' WHERE receiver = '%welcome'")).await;
+        execute(&db, &format!("UPDATE signals_delivery SET dead_at = {} WHERE receiver = 'dead::path'", in_seconds(&db, 0))).await;
+        let at_start = warning_every(&db, HOUR, HOUR);
+        // The receivers of other queues are known too.
+        let worker = at_start.deliveries().worker().queues(["other"]).spawn().await.unwrap();
+        let warnings = WARNINGS.wait_for(1).await;
+        assert!(warnings[0].contains("receiver=\"old::path\" deliveries=1"), "{warnings:?}");
+        assert!(warnings_of_two_intervals().await.is_empty());
+        worker.shutdown().await.unwrap();
+
+        let often = warning_every(&db, HOUR, 50);
+        let worker = often.deliveries().worker().spawn().await.unwrap();
+        for warning in WARNINGS.wait_for(3).await {
+            assert!(warning.contains("old::path"), "{warning}");
+        }
+        worker.shutdown().await.unwrap();
+        registry().get::<welcome>().enable();
+    }
+
     async fn the_status_counts_the_deliveries_of_each_receiver_by_state(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;

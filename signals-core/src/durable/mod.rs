@@ -30,6 +30,7 @@ mod run;
 mod schema;
 mod sql;
 mod wake;
+mod warnings;
 mod worker;
 
 pub use uuid::Uuid;
@@ -42,6 +43,8 @@ pub use delivery::Delivery;
 pub use inspect::{DeliveryFilter, DeliveryState, ReceiverStatus, Status, StoredDelivery};
 pub use retry::Retry;
 pub use schema::{Migration, migrations};
+#[doc(hidden)]
+pub use warnings::WarningIntervals;
 pub use worker::{Worker, WorkerOptions};
 
 impl Db {

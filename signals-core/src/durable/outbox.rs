@@ -14,6 +14,7 @@ use crate::durable::event_form::{Encoded, EventForm, Ordering, ToEncode};
 use crate::durable::schema::{self, explained};
 use crate::durable::sql::Sql;
 use crate::durable::wake::WakeOnCommit;
+use crate::durable::warnings::WatchOnCommit;
 use crate::error::{Error, Result};
 use crate::signal::erased::ErasedReceiver;
 use crate::signal::event_store::{EventStore, EventToStore};
@@ -205,6 +206,11 @@ impl Outbox for DeliveryOutbox {
                 return Ok(());
             }
             insert(&unwritten, conn.kind()).execute(conn).await.map_err(explained)?;
+            if let Some(db) = &conn.state.db {
+                let receivers = unwritten.iter().map(|delivery| delivery.receiver);
+                let watch = WatchOnCommit::of(db, receivers);
+                conn.state.defer(Box::new(watch));
+            }
             if !self.wakes {
                 self.wakes = true;
                 conn.state.defer(Box::new(WakeOnCommit));

@@ -59,6 +59,16 @@ impl Sql {
     }
 }
 
+/// A subquery of the texts in an argument, which is a JSON array.
+pub(super) fn texts(kind: DatabaseKind, argument: &str) -> String {
+    match kind {
+        DatabaseKind::Sqlite => format!("SELECT value FROM json_each({argument})"),
+        DatabaseKind::Postgres => {
+            format!("SELECT json_array_elements_text({argument}::text::json)")
+        }
+    }
+}
+
 /// Integers as one argument: an array literal on PostgreSQL, and JSON on SQLite.
 pub(super) fn list(kind: DatabaseKind, values: impl Iterator<Item = i64>) -> String {
     let values = values.map(|value| value.to_string()).collect::<Vec<_>>().join(",");

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::database::backend::DatabaseKind;
 use crate::durable::receivers;
-use crate::durable::sql::Sql;
+use crate::durable::sql::{Sql, texts};
 use crate::signal::registry::registry;
 use crate::task::info::Receiver;
 
@@ -185,12 +185,9 @@ impl DeliveryFilter {
 
     fn selection_of(&self, kind: DatabaseKind, state: &str) -> Selection {
         let names = self.names();
-        let of_names = match (&names, kind) {
-            (None, _) => "",
-            (Some(_), DatabaseKind::Sqlite) => "AND receiver IN (SELECT value FROM json_each($4)) ",
-            (Some(_), DatabaseKind::Postgres) => {
-                "AND receiver IN (SELECT json_array_elements_text($4::text::json)) "
-            }
+        let of_names = match &names {
+            None => String::new(),
+            Some(_) => format!("AND receiver IN ({}) ", texts(kind, "$4")),
         };
         let before = match kind {
             DatabaseKind::Sqlite => "stored_at < $1",

@@ -5,6 +5,7 @@ mod connections;
 mod handle;
 mod lease;
 mod supervise;
+mod unknown;
 mod watch;
 
 use std::collections::HashMap;
@@ -173,6 +174,7 @@ impl WorkerOptions {
             tokio::spawn(acknowledge::run(Arc::downgrade(&shared), succeeded)),
             tokio::spawn(lease::run(Arc::downgrade(&shared))),
             tokio::spawn(watch::run(Arc::downgrade(&shared))),
+            tokio::spawn(unknown::run(Arc::downgrade(&shared))),
         ];
         let supervisor = tokio::spawn(supervise::run(Arc::clone(&shared)));
         Ok(Worker { shared, supervisor, background })
