@@ -622,6 +622,29 @@ on_every_database! {
         assert!(SCENE.log.take().is_empty());
     }
 
+    async fn an_attempt_that_the_database_prevents_does_not_count(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        user("ann").save(&db).await.unwrap();
+        let refuse = match db.kind() {
+            DatabaseKind::Sqlite => {
+                "CREATE TRIGGER refuse BEFORE DELETE ON signals_delivery WHEN OLD.receiver LIKE '%open_account' \
+                 BEGIN SELECT RAISE(ABORT, 'refused'); END"
+            }
+            DatabaseKind::Postgres => {
+                "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''refused''; END'; \
+                 CREATE TRIGGER refuse BEFORE DELETE ON signals_delivery FOR EACH ROW \
+                 WHEN (OLD.receiver LIKE '%open_account') EXECUTE FUNCTION refuse()"
+            }
+        };
+        execute(&db, refuse).await;
+        testing::deliver(&db).await.unwrap().assert_failed::<open_account>(1);
+        let sql = "SELECT attempt, error FROM signals_delivery";
+        let (attempt, error): (i32, String) = db.query(sql).fetch_one().await.unwrap();
+        assert!(attempt == 0 && error.contains("refused"), "{attempt}: {error}");
+        assert_eq!(count(&db, "accounts").await, 0);
+    }
+
     async fn a_cycle_through_deliveries_ends_at_the_recursion_limit(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;

@@ -67,7 +67,7 @@ async fn deliver_of(
         let ended = match Run::prepare(&claimed, &receiver) {
             Err(failure) => Err(failure),
             Ok(run) if receiver.receiver.info.connection => {
-                Ok(run.in_transaction(db.begin().await?, db).await)
+                run.in_transaction(db.begin().await?, db).await
             }
             Ok(run) => Ok(run.without_connection(db, None).await),
         };
@@ -134,7 +134,7 @@ async fn run_in_savepoint(
         Err(failure) => Err(failure),
         Ok(run) if receiver.receiver.info.connection => {
             let savepoint = Transaction::open(conn.reborrow()).await?;
-            Ok(run.in_transaction(savepoint, db).await)
+            run.in_transaction(savepoint, db).await
         }
         Ok(run) => {
             // The receiver would wait for the transaction if it used the `Db`.

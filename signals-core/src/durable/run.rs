@@ -123,21 +123,29 @@ impl Run {
 
     /// Deletes the delivery, and runs the receiver in the same transaction. `db` has the values of the program, and `tx` may be of another
     /// pool.
-    pub(super) async fn in_transaction(mut self, mut tx: Transaction<'_>, db: &Db) -> Ended {
+    ///
+    /// # Errors
+    ///
+    /// What has to be stored if the delivery could not be deleted, so that the receiver has not run.
+    pub(super) async fn in_transaction(
+        mut self,
+        mut tx: Transaction<'_>,
+        db: &Db,
+    ) -> Result<Ended, Failure> {
         let (id, claim) = self.claimed;
         match claim::acknowledge_one(&mut tx, id, claim).await {
             Ok(true) => {}
             Ok(false) => {
                 tx.rollback_or_log().await;
-                return Ended::ClaimLost;
+                return Ok(Ended::ClaimLost);
             }
             Err(error) => {
                 tx.rollback_or_log().await;
-                return Ended::Failed(error);
+                return Err(not_begun(&error));
             }
         }
         let data = Arc::clone(&self.data);
-        data.scope(async move {
+        let ended = data.scope(async move {
             let called = match self.load(&mut tx).await {
                 Ok(true) => self.call(Some(&mut tx), db).await,
                 Ok(false) => Ok(()),
@@ -151,8 +159,8 @@ impl Run {
                 Ok(_) => Ended::Acknowledged,
                 Err(error) => Ended::Failed(error),
             }
-        })
-        .await
+        });
+        Ok(ended.await)
     }
 
     /// Reads the row, if only its key was stored. Returns `false` if the row is gone, so that there is nothing to do.
@@ -181,6 +189,12 @@ impl Run {
             }
         }
     }
+}
+
+/// What follows if the database refuses what precedes the receiver. This is no attempt of the receiver.
+pub(super) fn not_begun(error: &Error) -> Failure {
+    let delay = Duration::from_millis(500 + fastrand::u64(..1000));
+    Failure { delay, is_dead: false, counts: false, error: error.to_string() }
 }
 
 fn dead(error: String, counts: bool) -> Failure {

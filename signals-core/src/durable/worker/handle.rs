@@ -13,8 +13,7 @@ use crate::database::writer::Verb;
 use crate::durable::claim::{self, Failure};
 use crate::durable::claimed::Claimed;
 use crate::durable::receivers::DurableReceiver;
-use crate::durable::run::{Ended, Run, failure};
-use crate::error::Error;
+use crate::durable::run::{Ended, Run, failure, not_begun};
 
 /// How long a delivery is postponed for whose receiver there is no entry with its signal and sender.
 const UNKNOWN: Duration = Duration::from_secs(60);
@@ -96,16 +95,11 @@ async fn run_or_refuse(
             shared.set_stage(claimed.id, Stage::InTransaction);
             let ended = run.in_transaction(tx, &shared.db).await;
             shared.set_stage(claimed.id, Stage::Running);
-            Ok(ended)
+            ended
         }
         // No attempt was made.
         Err(error) => Err(not_begun(&error)),
     }
-}
-
-fn not_begun(error: &Error) -> Failure {
-    let delay = Duration::from_millis(500 + fastrand::u64(..1000));
-    Failure { delay, is_dead: false, counts: false, error: error.to_string() }
 }
 
 impl Shared {
