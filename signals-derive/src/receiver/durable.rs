@@ -149,6 +149,12 @@ impl OrderingKey {
         sender: Option<&TokenStream>,
     ) -> (TokenStream, TokenStream) {
         let of = match self {
+            Self::Pk(pk) if sender.is_none() => {
+                let message =
+                    "a signal has no key: name one of its fields, as `ordering_key = order`";
+                let error = Error::new(pk.span(), message).into_compile_error();
+                return (quote!(#error;), quote!());
+            }
             Self::Pk(pk) => {
                 return (quote!(), quote_spanned!(pk.span()=> .ordered_by_pk::<#signal>()));
             }
