@@ -6,7 +6,7 @@ use crate::durable::event_form::EventForm;
 use crate::durable::outbox::form_of;
 use crate::signal::erased::ErasedReceiver;
 use crate::signal::registry::registry;
-use crate::task::info::DurableOptions;
+use crate::task::info::{DurableOptions, Info};
 
 /// The enabled durable receivers of some queues.
 pub(crate) struct DurableReceivers {
@@ -73,10 +73,14 @@ impl DurableReceivers {
     }
 }
 
-/// All durable receivers of the program by the names of their deliveries, enabled or not.
+/// All durable receivers of the program by the names of their deliveries, present and former, enabled or not.
 pub(crate) fn known() -> BTreeMap<&'static str, &'static DurableOptions> {
     let identities = registry().identities();
     let durable =
         identities.iter().filter_map(|identity| Some((identity.info, identity.info.durable?)));
-    durable.map(|(info, options)| (info.stored_name(), options)).collect()
+    let named = |(info, options): (&'static Info, &'static DurableOptions)| {
+        let names = std::iter::once(info.stored_name()).chain(options.was.iter().copied());
+        names.map(move |name| (name, options))
+    };
+    durable.flat_map(named).collect()
 }
