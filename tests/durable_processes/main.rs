@@ -141,7 +141,8 @@ impl Scene {
 
 /// Waits until every delivery is dead or done.
 async fn until_none_is_left(db: &Db) {
-    let limit = Duration::from_secs(if is_long() { 600 } else { 30 });
+    // A worker waits up to 30 seconds after several lost connections.
+    let limit = Duration::from_secs(if is_long() { 600 } else { 90 });
     let wait = async {
         while left(db).await > 0 {
             tokio::time::sleep(Duration::from_millis(5)).await;

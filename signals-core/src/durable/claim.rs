@@ -294,11 +294,12 @@ pub(super) async fn renew(
     let text = match kind {
         DatabaseKind::Postgres => format!(
             "UPDATE signals_delivery SET run_at = {lease_end} WHERE id IN (SELECT d.id FROM signals_delivery d JOIN \
-             unnest($1::text::bigint[], $2::text::bigint[]) AS a (id, claim) USING (id, claim) FOR UPDATE OF d SKIP LOCKED) RETURNING id"
+             unnest($1::text::bigint[], $2::text::bigint[]) AS a (id, claim) USING (id, claim) \
+             WHERE d.worker IS NOT NULL FOR UPDATE OF d SKIP LOCKED) RETURNING id"
         ),
         DatabaseKind::Sqlite => {
             format!(
-                "UPDATE signals_delivery SET run_at = {lease_end} WHERE {CLAIMED_SQLITE} RETURNING id"
+                "UPDATE signals_delivery SET run_at = {lease_end} WHERE worker IS NOT NULL AND {CLAIMED_SQLITE} RETURNING id"
             )
         }
     };
