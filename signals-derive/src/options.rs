@@ -100,8 +100,37 @@ pub(crate) fn path(name: &Ident, input: ParseStream<'_>) -> Result<Path> {
     })
 }
 
+/// Reads options that are separated by commas, and continues after invalid ones.
+pub(crate) fn read_options(
+    input: ParseStream<'_>,
+    mistakes: &mut Mistakes,
+    mut read: impl FnMut(&Ident, ParseStream<'_>, &mut Mistakes) -> Result<()>,
+) -> Result<()> {
+    while !input.is_empty() {
+        read_option(input, mistakes, &mut read)?;
+        if !input.is_empty() {
+            input.parse::<Token![,]>()?;
+        }
+    }
+    Ok(())
+}
+
+/// Reads the name of an option, and the rest of it with `read`. If the option is invalid, its mistake is recorded, and it is skipped.
+pub(crate) fn read_option(
+    input: ParseStream<'_>,
+    mistakes: &mut Mistakes,
+    read: impl FnOnce(&Ident, ParseStream<'_>, &mut Mistakes) -> Result<()>,
+) -> Result<()> {
+    let name = input.call(Ident::parse_any)?;
+    if let Err(error) = read(&name, input, mistakes).and_then(|()| no_value(&name, input)) {
+        mistakes.add(error);
+        skip(input)?;
+    }
+    Ok(())
+}
+
 /// Checks that an option is not followed by a value that it does not take.
-pub(crate) fn no_value(name: &Ident, input: ParseStream<'_>) -> Result<()> {
+fn no_value(name: &Ident, input: ParseStream<'_>) -> Result<()> {
     if input.peek(Token![=]) {
         return Err(Error::new(name.span(), format_args!("`{name}` has no value")));
     }
@@ -109,7 +138,7 @@ pub(crate) fn no_value(name: &Ident, input: ParseStream<'_>) -> Result<()> {
 }
 
 /// Skips the rest of an invalid option, up to the next comma.
-pub(crate) fn skip(input: ParseStream<'_>) -> Result<()> {
+fn skip(input: ParseStream<'_>) -> Result<()> {
     while !input.is_empty() && !input.peek(Token![,]) {
         input.parse::<proc_macro2::TokenTree>()?;
     }
@@ -137,21 +166,8 @@ pub(crate) fn each_option(
     mut read: impl FnMut(&Ident, ParseStream<'_>, &mut Mistakes) -> syn::Result<()>,
 ) {
     for attr in attrs.iter().filter(|attr| attr.path().is_ident(attribute)) {
-        let parsed = attr.parse_args_with(|input: ParseStream<'_>| {
-            while !input.is_empty() {
-                let name = input.call(Ident::parse_any)?;
-                if let Err(error) =
-                    read(&name, input, mistakes).and_then(|()| no_value(&name, input))
-                {
-                    mistakes.add(error);
-                    skip(input)?;
-                }
-                if !input.is_empty() {
-                    input.parse::<Token![,]>()?;
-                }
-            }
-            Ok(())
-        });
+        let parsed =
+            attr.parse_args_with(|input: ParseStream<'_>| read_options(input, mistakes, &mut read));
         mistakes.take(parsed);
     }
 }

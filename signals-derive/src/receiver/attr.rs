@@ -5,7 +5,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, Type, token};
 
 use super::durable::Durable;
-use crate::options::{Mistakes, Once, no_value, path, skip, string, unknown, value};
+use crate::options::{Mistakes, Once, path, read_option, string, unknown, value};
 
 /// The arguments of the attribute: `SIGNAL, sender = User, …`.
 pub(crate) struct Args {
@@ -53,12 +53,9 @@ impl Parse for Args {
             if input.is_empty() {
                 break;
             }
-            let name = input.call(Ident::parse_any)?;
-            let read = options.read(&name, input, &mut mistakes);
-            if let Err(error) = read.and_then(|()| no_value(&name, input)) {
-                mistakes.add(error);
-                skip(input)?;
-            }
+            read_option(input, &mut mistakes, |name, input, mistakes| {
+                options.read(name, input, mistakes)
+            })?;
         }
         Ok(Self { signal, options, mistakes })
     }

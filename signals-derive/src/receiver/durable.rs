@@ -2,12 +2,11 @@
 
 use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote, quote_spanned};
-use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
-use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, token};
+use syn::{Error, Ident, LitInt, LitStr, Path, Result, token};
 
-use crate::options::{Mistakes, Once, no_value, skip, string, unknown, value};
+use crate::options::{Mistakes, Once, read_options, string, unknown, value};
 
 /// The options in `durable(…)`.
 pub(crate) struct Durable {
@@ -98,7 +97,9 @@ impl Durable {
         let mut given = Given::default();
         if input.peek(token::Paren) {
             syn::parenthesized!(content in input);
-            given.read_all(&content, mistakes)?;
+            read_options(&content, mistakes, |name, content, mistakes| {
+                given.read(name, content, mistakes)
+            })?;
         }
         if cfg!(not(feature = "durable")) {
             let message =
@@ -185,21 +186,6 @@ impl OrderingKey {
 }
 
 impl Given {
-    fn read_all(&mut self, content: ParseStream<'_>, mistakes: &mut Mistakes) -> Result<()> {
-        while !content.is_empty() {
-            let name = content.call(Ident::parse_any)?;
-            let read = self.read(&name, content, mistakes);
-            if let Err(error) = read.and_then(|()| no_value(&name, content)) {
-                mistakes.add(error);
-                skip(content)?;
-            }
-            if !content.is_empty() {
-                content.parse::<Token![,]>()?;
-            }
-        }
-        Ok(())
-    }
-
     fn read(
         &mut self,
         name: &Ident,
