@@ -1,7 +1,7 @@
 //! The number of deliveries of each receiver, and how late they are.
 
 use std::collections::BTreeMap;
-use std::fmt::{self, Write};
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -13,6 +13,7 @@ use crate::durable::claim::now;
 use crate::durable::receivers;
 use crate::durable::sql::Sql;
 use crate::error::Result;
+use crate::signal::registry::view::write_table;
 
 /// The deliveries of each receiver, counted by [`Deliveries::status`](super::Deliveries::status).
 ///
@@ -160,21 +161,7 @@ const HEAD: [&str; 8] =
 
 impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let head = HEAD.map(str::to_owned);
-        let rows = self.receivers.iter().map(ReceiverStatus::cells);
-        let rows: Vec<_> = std::iter::once(head).chain(rows).collect();
-        let width = |column: usize| {
-            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
-        };
-        let widths: [usize; HEAD.len()] = std::array::from_fn(width);
-        for row in &rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(widths) {
-                write!(line, "{cell:width$}  ")?;
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
+        write_table(f, HEAD, self.receivers.iter().map(ReceiverStatus::cells))
     }
 }
 

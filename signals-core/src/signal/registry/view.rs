@@ -52,22 +52,29 @@ impl fmt::Display for Receivers {
                 r.doc().to_owned(),
             ]
         };
-        let head = HEAD.map(str::to_owned);
-        let rows: Vec<_> =
-            [head].into_iter().chain(self.all.as_slice().iter().map(cells)).collect();
-        let width = |column: usize| {
-            rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
-        };
-        let widths: [usize; HEAD.len()] = std::array::from_fn(width);
-        for row in &rows {
-            let mut line = String::new();
-            for (cell, width) in row.iter().zip(widths) {
-                let _ = write!(line, "{cell:width$}  ");
-            }
-            writeln!(f, "{}", line.trim_end())?;
-        }
-        Ok(())
+        write_table(f, HEAD, self.all.as_slice().iter().map(cells))
     }
+}
+
+/// Writes a head and rows in aligned columns.
+pub(crate) fn write_table<const N: usize>(
+    out: &mut impl Write,
+    head: [&str; N],
+    rows: impl Iterator<Item = [String; N]>,
+) -> fmt::Result {
+    let rows: Vec<_> = std::iter::once(head.map(str::to_owned)).chain(rows).collect();
+    let width = |column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default()
+    };
+    let widths: [usize; N] = std::array::from_fn(width);
+    for row in &rows {
+        let mut line = String::new();
+        for (cell, width) in row.iter().zip(widths) {
+            write!(line, "{cell:width$}  ")?;
+        }
+        writeln!(out, "{}", line.trim_end())?;
+    }
+    Ok(())
 }
 
 /// What a receiver has saved, deleted or sent in this process.
