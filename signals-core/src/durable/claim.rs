@@ -45,9 +45,7 @@ pub(super) fn now(kind: DatabaseKind) -> &'static str {
 /// The current time of the database plus a number of milliseconds in an argument.
 fn later(kind: DatabaseKind, argument: &str) -> String {
     match kind {
-        DatabaseKind::Sqlite => {
-            format!("CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) + {argument}")
-        }
+        DatabaseKind::Sqlite => format!("{} + {argument}", now(kind)),
         DatabaseKind::Postgres => {
             format!("clock_timestamp() + {argument}::bigint * interval '1 millisecond'")
         }

@@ -12,7 +12,7 @@ use crate::database::outbox::Outbox;
 use crate::durable::delivery::Cause;
 use crate::durable::event_form::{Encoded, EventForm, Ordering, ToEncode};
 use crate::durable::schema::{self, explained};
-use crate::durable::sql::Sql;
+use crate::durable::sql::{Sql, without_nul};
 use crate::durable::wake::WakeOnCommit;
 use crate::durable::warnings::WatchOnCommit;
 use crate::error::{Error, Result};
@@ -156,8 +156,7 @@ fn ordering_key(
             key(&content).map_err(Error::other)?
         }
     };
-    // PostgreSQL stores no NUL in a text.
-    Ok(Some(key.replace('\0', "\u{fffd}")))
+    Ok(Some(without_nul(&key)))
 }
 
 /// The table of the event's model; empty for a custom signal.

@@ -15,6 +15,7 @@ use crate::durable::delivery::{Cause, DeliveryData, RunningDelivery};
 use crate::durable::event_form::{Decoded, DecodedEvent, ToDecode};
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::retry::{Retry, When};
+use crate::durable::sql::without_nul;
 use crate::error::{Error, Result};
 use crate::signal::dispatch::run_durable;
 use crate::signal::operation_context::OperationContext;
@@ -238,8 +239,7 @@ fn cut(mut text: String) -> String {
         let end = (0..=ERROR).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
         text.truncate(end);
     }
-    // PostgreSQL stores no NUL in a text.
-    text.replace('\0', "\u{fffd}")
+    without_nul(&text)
 }
 
 #[cfg(test)]

@@ -77,3 +77,8 @@ pub(super) fn list(kind: DatabaseKind, values: impl Iterator<Item = i64>) -> Str
         DatabaseKind::Postgres => format!("{{{values}}}"),
     }
 }
+
+/// The text as PostgreSQL can store it: without NUL.
+pub(super) fn without_nul(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
