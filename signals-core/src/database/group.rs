@@ -130,7 +130,7 @@ impl Group {
         let mut units = std::mem::take(&mut self.units);
         let since = Instant::now();
         let mut done = match self.in_savepoint {
-            // Ends the savepoint too, which sqlx goes on counting.
+            // This COMMIT also ends the savepoint, which sqlx still counts.
             true => DB::simple(conn, SqlStr::from_static("COMMIT")).await,
             false => raw::commit::<DB>(conn).await,
         };

@@ -334,8 +334,8 @@ impl<DB: Backend> LeaseInner<DB> {
     }
 
     /// Whether sqlx may still count a transaction that has ended: SQLite can roll back by itself because of a statement whose future
-    /// was dropped. The rollback that the dropped transaction has queued then fails, and sqlx goes on counting, so that the next
-    /// transaction would be a savepoint, and its COMMIT would not commit.
+    /// was dropped. The rollback that the dropped transaction has queued then fails, and sqlx still counts the transaction, so that
+    /// the next transaction would be a savepoint, and its COMMIT would not commit.
     fn may_be_counted(&self) -> bool {
         let is_pooled = matches!(self.conn, Origin::Pool(_));
         DB::KIND == DatabaseKind::Sqlite && is_pooled && raw::depth::<DB>(&self.conn) > 0
