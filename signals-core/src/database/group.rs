@@ -28,7 +28,7 @@ use crate::database::raw;
 use crate::database::runtimes::in_runtime;
 use crate::database::verify;
 use crate::database::write_queue::{Turn, WriteQueue};
-use crate::error::{Reason, Result};
+use crate::error::{Error, Reason, Result};
 
 /// A group is committed when it is older than this, so that its first writers do not wait for long.
 const MAX_AGE: Duration = Duration::from_millis(5);
@@ -159,6 +159,15 @@ impl Group {
         }
         tell(units, &end);
         is_usable
+    }
+}
+
+impl From<CommitFailed> for Error {
+    fn from(failed: CommitFailed) -> Self {
+        match failed {
+            CommitFailed::Statement(error) => error.into(),
+            CommitFailed::RolledBack(reason) => Self::RolledBack { reason },
+        }
     }
 }
 

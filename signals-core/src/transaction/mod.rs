@@ -347,13 +347,9 @@ impl<'c> Transaction<'c> {
             return Ok(deferred);
         };
         let error = match failed {
-            CommitFailed::RolledBack(reason) => Err(Error::RolledBack { reason }),
-            CommitFailed::Statement(error) if is_not_committed(&error) => Err(error.into()),
-            CommitFailed::Statement(error) => Ok(error),
-        };
-        let error = match error {
-            Ok(error) => error,
-            Err(error) => {
+            CommitFailed::Statement(error) if !is_not_committed(&error) => error,
+            refused => {
+                let error = Error::from(refused);
                 self.frame().deferred = deferred;
                 let _ = self.undo().await;
                 return Err(error);
