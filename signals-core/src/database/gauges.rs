@@ -16,6 +16,7 @@ mod enabled {
     use tokio::runtime::Handle;
 
     use crate::database::backend::Backend;
+    use crate::database::counted::PoolSize;
     use crate::task::chain::PoolId;
     use crate::task::measure::Gauge;
 
@@ -36,8 +37,8 @@ mod enabled {
         in_use: Gauge,
         idle: Gauge,
         waiting: Gauge,
-        /// The open connections, and the idle ones among them, as sqlx counts them.
-        count: Box<dyn Fn() -> (usize, usize) + Send + Sync>,
+        /// The connections as sqlx counts them.
+        size: Box<dyn Fn() -> PoolSize + Send + Sync>,
         /// For each `Db`, the connections that sqlx counts as in use although they are idle. `None` if the `Db` was dropped.
         kept_idle: Mutex<Vec<KeptIdle>>,
         waiting_callers: AtomicUsize,
@@ -69,7 +70,7 @@ mod enabled {
                 idle: connections("idle"),
                 waiting: Gauge::new("sqlx_signals_pool_waiting", &[("pool", &name)]),
                 name,
-                count: Box::new(move || (pool.size() as usize, pool.num_idle())),
+                size: Box::new(move || PoolSize::of(&pool)),
                 kept_idle: Mutex::default(),
                 waiting_callers: AtomicUsize::new(0),
                 is_sampling: AtomicBool::new(false),
@@ -113,7 +114,7 @@ mod enabled {
 
     impl Shared {
         fn record(&self) {
-            let (open, sqlx_idle) = (self.count)();
+            let PoolSize { open, idle } = (self.size)();
             let mut kept = 0;
             self.kept_idle.lock().unwrap_or_else(PoisonError::into_inner).retain(|count| {
                 let count = count();
@@ -121,7 +122,7 @@ mod enabled {
                 count.is_some()
             });
             // The numbers are not read at the same instant.
-            let idle = open.min(sqlx_idle + kept);
+            let idle = open.min(idle + kept);
             self.in_use.set(open - idle);
             self.idle.set(idle);
             self.waiting.set(self.waiting_callers.load(Ordering::Acquire));

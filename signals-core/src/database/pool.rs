@@ -23,7 +23,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{timeout, timeout_at};
 
 use crate::database::backend::Backend;
-use crate::database::counted::Counted;
+use crate::database::counted::{Counted, PoolSize};
 use crate::database::gauges::PoolGauges;
 use crate::database::lease::Lease;
 use crate::database::runtimes::{self, Runtimes};
@@ -192,7 +192,7 @@ impl<DB: Backend> WarmPool<DB> {
     async fn open(&self) -> Result<Lease<DB>, sqlx::Error> {
         let opening = Counted::new(&self.opening);
         let max = self.pool.options().get_max_connections() as usize;
-        if self.pool.size() as usize + opening.count > max
+        if PoolSize::of(&self.pool).open + opening.count > max
             && let Some(other) = self.idle().pop()
         {
             other.discard();
@@ -258,8 +258,7 @@ impl<DB: Backend> WarmPool<DB> {
 
     /// Whether a caller may be waiting in sqlx's pool: all connections that it may open are checked out or being opened.
     fn may_keep_others_waiting(&self) -> bool {
-        let in_use = (self.pool.size() as usize).saturating_sub(self.pool.num_idle());
-        in_use >= self.pool.options().get_max_connections() as usize
+        PoolSize::of(&self.pool).in_use() >= self.pool.options().get_max_connections() as usize
     }
 
     /// Whether a connection that was taken from sqlx's pool this long ago has to go back there.
