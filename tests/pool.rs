@@ -713,6 +713,7 @@ mod postgres {
             let db = options.connect(&proxy.url(&test.url)).await.unwrap();
             user("Ann").save(&db).await.unwrap();
             hang_up(&Db::connect(&test.url).await.unwrap()).await;
+            proxy.all_closed().await;
             proxy.silence_all();
             let start = Instant::now();
             match way {

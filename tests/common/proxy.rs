@@ -61,6 +61,8 @@ pub struct Proxy {
     silent: Arc<AtomicUsize>,
     /// The number of the next connection.
     next: Arc<AtomicUsize>,
+    /// The connections that neither side has closed.
+    open: Arc<AtomicUsize>,
 }
 
 impl Proxy {
@@ -73,13 +75,16 @@ impl Proxy {
         let (log, cutter) = (Arc::clone(&said), Arc::clone(&cut));
         let (silent, next) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let (silence, numbers) = (Arc::clone(&silent), Arc::clone(&next));
+        let open = Arc::new(AtomicUsize::new(0));
+        let opened = Arc::clone(&open);
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 client.set_nodelay(true).unwrap();
                 let (log, cutter, options) =
                     (Arc::clone(&log), Arc::clone(&cutter), options.clone());
                 let number = numbers.fetch_add(1, Ordering::SeqCst);
-                let silence = Arc::clone(&silence);
+                let (silence, opened) = (Arc::clone(&silence), Arc::clone(&opened));
+                opened.fetch_add(1, Ordering::SeqCst);
                 let is_silent = move || number < silence.load(Ordering::SeqCst);
                 tokio::spawn(async move {
                     let relay = async {
@@ -101,10 +106,11 @@ impl Proxy {
                         }
                     };
                     tokio::select! { () = relay => {}, () = cutter.notified() => {} }
+                    opened.fetch_sub(1, Ordering::SeqCst);
                 });
             }
         });
-        Self { said, port, cut, silent, next }
+        Self { said, port, cut, silent, next, open }
     }
 
     /// A pool through the proxy, set up as [`Db::connect`] sets it up.
@@ -120,6 +126,13 @@ impl Proxy {
         let user =
             server.rsplit_once("//").unwrap().1.rsplit_once('@').unwrap_or(("postgres", "")).0;
         format!("postgres://{user}@127.0.0.1:{}/{name}?{query}", self.port)
+    }
+
+    /// Waits until the proxy has closed every connection to a client, because the server has closed its side.
+    pub async fn all_closed(&self) {
+        while self.open.load(Ordering::SeqCst) > 0 {
+            tokio::task::yield_now().await;
+        }
     }
 
     /// From now on every connection is open and silent, new ones too.
