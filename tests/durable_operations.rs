@@ -133,6 +133,22 @@ async fn set_lease_end(db: &Db, seconds: i64) {
         .await;
 }
 
+/// Stores this number of deliveries, and then sets these columns of those that the condition selects.
+async fn many(db: &Db, receiver: &str, deliveries: usize, condition: &str, set: &str) {
+    let event = "'0198c0f4-0000-7000-8000-000000000000'";
+    execute(
+        db,
+        &format!(
+            "INSERT INTO signals_delivery (event, receiver, signal, sender, payload) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL \
+             SELECT n + 1 FROM n WHERE n < {deliveries}) SELECT {event}, '{receiver}', 'post_save', 'users', '{{}}' FROM n"
+        ),
+    )
+    .await;
+    if !set.is_empty() {
+        execute(db, &format!("UPDATE signals_delivery SET {set} WHERE {condition}")).await;
+    }
+}
+
 /// The warnings about deliveries that nobody runs.
 static WARNINGS: LazyLock<Log> = LazyLock::new(|| {
     tracing::subscriber::set_global_default(Recorder).unwrap();
@@ -330,6 +346,93 @@ on_every_database! {
         assert_eq!((&json[2]["queue"], &json[2]["dead"]), (&"mail".into(), &1.into()), "{json}");
         assert!(json[3]["queue"].is_null() && json[4]["oldest_lag_seconds"].is_null(), "{json}");
         assert!(json[0]["oldest_lag_seconds"].as_f64().unwrap() > 3600.0, "{json}");
+
+        let bounded = db.deliveries().bounded_status().await.unwrap();
+        assert!(bounded.receivers.iter().all(|r| !r.at_least));
+        assert_eq!(bounded.to_string(), db.deliveries().status().await.unwrap().to_string());
+    }
+
+    async fn the_bounded_status_counts_a_thousand_and_sees_what_is_behind_a_backlog(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let welcome = registry().get::<welcome>().delivery_name().unwrap();
+        many(&db, welcome, 1000, "id IS NULL", "").await;
+        let line = async || {
+            let status = db.deliveries().bounded_status().await.unwrap();
+            let r = status.receivers.into_iter().find(|r| r.receiver == welcome).unwrap();
+            ([r.waiting, r.running, r.retrying, r.dead], r.at_least)
+        };
+        assert_eq!(line().await, ([1000, 0, 0, 0], false));
+        many(&db, welcome, 500, "id <= 1001", "worker = 'w', claim = 1").await;
+        set_lease_end(&db, 30).await;
+        many(&db, welcome, 3, "id > 1500", &format!("error = 'no', run_at = {}", in_seconds(&db, 3600))).await;
+        let dead = format!("error = 'no', dead_at = {}", in_seconds(&db, 0));
+        many(&db, welcome, 1100, "id > 1503", &dead).await;
+        // Claimed are the first thousand, and one more.
+        let (counts, at_least) = line().await;
+        assert_eq!((counts, at_least), ([499, 1001, 3, 1001], true));
+        // A backlog that is due does not hide them.
+        execute(&db, "UPDATE signals_delivery SET worker = NULL WHERE id > 5 AND worker IS NOT NULL").await;
+        execute(&db, &format!("UPDATE signals_delivery SET run_at = {} WHERE worker IS NULL AND error IS NULL", in_seconds(&db, -9))).await;
+        assert_eq!(line().await, ([1001, 5, 3, 1001], true));
+        let table = db.deliveries().bounded_status().await.unwrap().to_string();
+        assert!(table.contains("1001+") && table.contains(" 5+ ") && table.contains(" 3+ "), "{table}");
+    }
+
+    async fn the_runs_of_the_last_minute_are_counted(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        for name in ["a", "b", "fails"] {
+            save(&db, name).await;
+        }
+        Payment { id: None, cents: 5 }.save(&db).await.unwrap();
+        SCENE.log.wait_for(4).await;
+        worker.shutdown().await.unwrap();
+        let status = db.deliveries().bounded_status().await.unwrap();
+        let runs = status.receivers.iter().map(|r| [r.succeeded_last_minute, r.failed_last_minute]);
+        assert_eq!(runs.collect::<Vec<_>>(), [[0, 0], [1, 0], [2, 1], [0, 0]]);
+    }
+
+    async fn deliveries_are_listed_in_pages_in_both_directions(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        for name in ["a", "b", "c", "d", "e"] {
+            save(&db, name).await;
+        }
+        save_entry(&db, "x", "another receiver").await;
+        let ids = async |filter: DeliveryFilter| -> Vec<i64> {
+            list(&db, filter).await.iter().map(|delivery| delivery.id).collect()
+        };
+        let page = || DeliveryFilter::new().receiver::<welcome>().limit(2);
+        assert_eq!(ids(page()).await, [1, 2]);
+        assert_eq!(ids(page().after_id(2)).await, [3, 4]);
+        assert_eq!(ids(page().after_id(4)).await, [5]);
+        assert_eq!(ids(page().newest_first()).await, [5, 4]);
+        assert_eq!(ids(page().newest_first().after_id(4)).await, [3, 2]);
+        assert!(ids(page().newest_first().after_id(1)).await.is_empty());
+        assert!(ids(page().state(DeliveryState::Dead)).await.is_empty());
+        execute(&db, "UPDATE signals_delivery SET error = 'no'").await;
+        assert_eq!(db.deliveries().retry_all(page().newest_first().after_id(5)).await.unwrap(), 2);
+    }
+
+    async fn thousands_of_deliveries_are_retried_the_newest_first(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let welcome = registry().get::<welcome>().delivery_name().unwrap();
+        many(&db, welcome, 1500, "id > 0", &format!("error = 'no', dead_at = {}, attempt = 2", in_seconds(&db, 0))).await;
+        let newest = DeliveryFilter::new().newest_first().limit(1200);
+        assert_eq!(db.deliveries().retry_all(newest).await.unwrap(), 1200);
+        assert_eq!(count(&db, "signals_delivery WHERE attempt = 0 AND id > 300").await, 1200);
+    }
+
+    async fn one_delivery_is_found_by_its_id(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        save(&db, "a").await;
+        let found = db.deliveries().get(1).await.unwrap().unwrap();
+        assert_eq!(serde_json::to_value(&found).unwrap(), serde_json::to_value(only(&db).await).unwrap());
+        assert!(db.deliveries().get(2).await.unwrap().is_none());
     }
 
     async fn a_listed_delivery_has_the_columns_of_the_table(db: Db) {
@@ -524,7 +627,9 @@ on_every_database! {
         let deliveries = db.deliveries();
         let errors = [
             deliveries.status().await.unwrap_err(),
+            deliveries.bounded_status().await.unwrap_err(),
             deliveries.list(DeliveryFilter::new()).await.unwrap_err(),
+            deliveries.get(1).await.unwrap_err(),
             deliveries.retry(1).await.unwrap_err(),
             deliveries.retry_all(DeliveryFilter::new()).await.unwrap_err(),
             deliveries.discard(1).await.unwrap_err(),

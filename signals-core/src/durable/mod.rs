@@ -19,6 +19,7 @@
 mod claim;
 mod claimed;
 mod delivery;
+mod ended;
 pub(crate) mod event_form;
 pub(crate) mod inline;
 mod inspect;

@@ -130,7 +130,9 @@ CREATE INDEX signals_delivery_due ON signals_delivery (receiver, run_at, id) WHE
 CREATE INDEX signals_delivery_ordered ON signals_delivery (receiver, ordering_key, id) WHERE ordering_key IS NOT NULL;
 CREATE UNIQUE INDEX signals_delivery_running ON signals_delivery (receiver, ordering_key) WHERE worker IS NOT NULL AND ordering_key IS NOT NULL;
 CREATE UNIQUE INDEX signals_delivery_coalesced ON signals_delivery (receiver, coalesce_key) WHERE coalesce_key IS NOT NULL AND claim = 0;
-CREATE INDEX signals_delivery_dead ON signals_delivery (dead_at) WHERE dead_at IS NOT NULL;
+CREATE INDEX signals_delivery_dead ON signals_delivery (receiver, id) WHERE dead_at IS NOT NULL;
+CREATE INDEX signals_delivery_all_dead ON signals_delivery (id) WHERE dead_at IS NOT NULL;
+CREATE INDEX signals_delivery_failing ON signals_delivery (receiver, id) WHERE dead_at IS NULL AND error IS NOT NULL;
 INSERT INTO signals_schema (version) VALUES (1);
 ";
 
@@ -161,6 +163,8 @@ CREATE INDEX signals_delivery_due ON signals_delivery (receiver, run_at, id) WHE
 CREATE INDEX signals_delivery_ordered ON signals_delivery (receiver, ordering_key, id) WHERE ordering_key IS NOT NULL;
 CREATE UNIQUE INDEX signals_delivery_running ON signals_delivery (receiver, ordering_key) WHERE worker IS NOT NULL AND ordering_key IS NOT NULL;
 CREATE UNIQUE INDEX signals_delivery_coalesced ON signals_delivery (receiver, coalesce_key) WHERE coalesce_key IS NOT NULL AND claim = 0;
-CREATE INDEX signals_delivery_dead ON signals_delivery (dead_at) WHERE dead_at IS NOT NULL;
+CREATE INDEX signals_delivery_dead ON signals_delivery (receiver, id) WHERE dead_at IS NOT NULL;
+CREATE INDEX signals_delivery_all_dead ON signals_delivery (id) WHERE dead_at IS NOT NULL;
+CREATE INDEX signals_delivery_failing ON signals_delivery (receiver, id) WHERE dead_at IS NULL AND error IS NOT NULL;
 INSERT INTO signals_schema (version) VALUES (1);
 ";

@@ -94,6 +94,8 @@ pub struct DeliveryFilter {
     queue: Option<String>,
     state: Option<DeliveryState>,
     before: Option<SystemTime>,
+    after_id: Option<i64>,
+    is_newest_first: bool,
     pub(super) limit: Option<usize>,
 }
 
@@ -102,6 +104,8 @@ pub(super) struct Selection {
     /// It ends with the order and the limit.
     pub(super) conditions: String,
     before: i64,
+    after_id: i64,
+    is_newest_first: bool,
     /// The names of the receivers as JSON, if they matter.
     names: Option<String>,
 }
@@ -164,8 +168,32 @@ impl DeliveryFilter {
         self
     }
 
-    /// Selects at most this number of deliveries, the oldest first. The default of [`list`](super::Deliveries::list) is 100, and
-    /// [`retry_all`](super::Deliveries::retry_all) has no limit by default.
+    /// Selects the newest deliveries first. Without it, the oldest are first.
+    ///
+    /// See the example of [`after_id`](Self::after_id).
+    pub fn newest_first(mut self) -> Self {
+        self.is_newest_first = true;
+        self
+    }
+
+    /// Selects the deliveries that follow this one in the order of the filter: the next page of a list.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # use sqlx_signals::durable::{DeliveryFilter, StoredDelivery};
+    /// async fn next_page(db: &Db, page: &[StoredDelivery]) -> Result<Vec<StoredDelivery>> {
+    ///     let filter = DeliveryFilter::new().newest_first().limit(50);
+    ///     let Some(last) = page.last() else { return db.deliveries().list(filter).await };
+    ///     db.deliveries().list(filter.after_id(last.id)).await
+    /// }
+    /// ```
+    pub fn after_id(mut self, id: i64) -> Self {
+        self.after_id = Some(id);
+        self
+    }
+
+    /// Selects at most this number of deliveries, the first ones in the order of the filter. The default of
+    /// [`list`](super::Deliveries::list) is 100, and [`retry_all`](super::Deliveries::retry_all) has no limit by default.
     ///
     /// See the example of [`DeliveryFilter`].
     pub fn limit(mut self, deliveries: usize) -> Self {
@@ -195,13 +223,18 @@ impl DeliveryFilter {
                 "stored_at < timestamptz 'epoch' + $1::bigint * interval '1 millisecond'"
             }
         };
-        let conditions = format!("{state} AND {before} AND id > $2 {of_names}ORDER BY id LIMIT $3");
+        let (follows, order) = if self.is_newest_first { ("<", "id DESC") } else { (">", "id") };
+        let conditions =
+            format!("{state} AND {before} AND id {follows} $2 {of_names}ORDER BY {order} LIMIT $3");
         let before = self.before.map_or(Self::NEVER, |time| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             i64::try_from(since.as_millis()).unwrap_or(Self::NEVER).min(Self::NEVER)
         });
         let names = names.map(|names| serde_json::Value::from(names).to_string());
-        Selection { conditions, before, names }
+        let is_newest_first = self.is_newest_first;
+        let first = if is_newest_first { i64::MAX } else { 0 };
+        let after_id = self.after_id.unwrap_or(first);
+        Selection { conditions, before, after_id, is_newest_first, names }
     }
 
     /// The names of the selected receivers. `None` means all.
@@ -214,13 +247,20 @@ impl DeliveryFilter {
 }
 
 impl Selection {
-    /// Binds the arguments of the conditions. `after` is the id after which the selection starts.
-    pub(super) fn bind(&self, sql: Sql, after: i64, limit: usize) -> Sql {
+    /// Binds the arguments of the conditions.
+    pub(super) fn bind(&self, sql: Sql, limit: usize) -> Sql {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let sql = sql.bind(self.before).bind(after).bind(limit);
+        let sql = sql.bind(self.before).bind(self.after_id).bind(limit);
         match &self.names {
             Some(names) => sql.bind(names.as_str()),
             None => sql,
         }
+    }
+
+    /// Makes the selection start after these deliveries, which are its first ones.
+    pub(super) fn continue_after(&mut self, ids: &[(i64,)]) {
+        let ids = ids.iter().map(|(id,)| *id);
+        let last = if self.is_newest_first { ids.min() } else { ids.max() };
+        self.after_id = last.unwrap_or(self.after_id);
     }
 }

@@ -1,5 +1,6 @@
 //! What an operator does with deliveries: counts, lists, retries and discards them.
 
+mod bounded;
 mod filter;
 mod status;
 mod stored;
@@ -43,10 +44,61 @@ impl Deliveries {
     /// Only reads.
     pub async fn status(&self) -> Result<Status> {
         let mut conn = self.db.acquire().await?;
-        status::read(&mut conn).await.map_err(explained)
+        status::read(&mut conn, self.db.pool_id()).await.map_err(explained)
     }
 
-    /// Returns the deliveries that the filter selects, the oldest first.
+    /// As [`status`](Self::status), but looks at a limited number of deliveries of each receiver, so that it is fast if millions wait. It counts up
+    /// to [`Status::BOUND`] deliveries exactly. A receiver with more deliveries has [`at_least`](ReceiverStatus::at_least).
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// async fn waiting(db: &Db) -> Result<Vec<String>> {
+    ///     let status = db.deliveries().bounded_status().await?;
+    ///     let plus = |at_least: bool| if at_least { "+" } else { "" };
+    ///     let lines = status.receivers.iter().map(|r| format!("{}: {}{}", r.receiver, r.waiting, plus(r.at_least)));
+    ///     Ok(lines.collect())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status).
+    ///
+    /// # Cancel safety
+    ///
+    /// Only reads.
+    pub async fn bounded_status(&self) -> Result<Status> {
+        let mut conn = self.db.acquire().await?;
+        bounded::read(&mut conn, self.db.pool_id()).await.map_err(explained)
+    }
+
+    /// Returns the delivery with this id, if it is still stored.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// async fn error(db: &Db, id: i64) -> Result<Option<String>> {
+    ///     Ok(db.deliveries().get(id).await?.and_then(|delivery| delivery.error))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status).
+    ///
+    /// # Cancel safety
+    ///
+    /// Only reads.
+    pub async fn get(&self, id: i64) -> Result<Option<StoredDelivery>> {
+        let mut conn = self.db.acquire().await?;
+        let kind = conn.kind();
+        let columns = stored::columns(kind);
+        let text = format!("SELECT {columns} FROM signals_delivery WHERE id = $1");
+        let sql = Sql::new(kind, &text).bind(id);
+        let rows: Vec<stored::Columns> = sql.fetch(&mut conn).await.map_err(explained)?;
+        Ok(rows.into_iter().next().map(|columns| columns.0))
+    }
+
+    /// Returns the deliveries that the filter selects, the oldest first unless the filter says otherwise.
     ///
     /// See the example of [`DeliveryFilter`].
     ///
@@ -65,7 +117,7 @@ impl Deliveries {
         let conditions = &selection.conditions;
         let text = format!("SELECT {columns} FROM signals_delivery WHERE {conditions}");
         let limit = filter.limit.unwrap_or(DeliveryFilter::LISTED);
-        let sql = selection.bind(Sql::new(kind, &text), 0, limit);
+        let sql = selection.bind(Sql::new(kind, &text), limit);
         let rows: Vec<stored::Columns> = sql.fetch(&mut conn).await.map_err(explained)?;
         Ok(rows.into_iter().map(|columns| columns.0).collect())
     }
@@ -137,21 +189,21 @@ impl Deliveries {
     /// If the future is dropped, some of the deliveries may have been retried.
     pub async fn retry_all(&self, filter: DeliveryFilter) -> Result<u64> {
         let kind = self.db.kind();
-        let selection = filter.selection_to_retry(kind);
+        let mut selection = filter.selection_to_retry(kind);
         let text = statement(kind, Action::Retry, &selection.conditions);
-        let (mut retried, mut last) = (0, 0);
+        let mut retried = 0;
         let mut left = filter.limit.unwrap_or(usize::MAX);
         while left > 0 {
             let limit = left.min(BATCH);
             let writer = Writer::of(Verb::Retry, "signals_delivery");
             let mut conn = self.db.acquire_to_write(writer).await?;
-            let sql = selection.bind(Sql::new(kind, &text), last, limit);
+            let sql = selection.bind(Sql::new(kind, &text), limit);
             let ids: Vec<(i64,)> = sql.fetch(&mut conn).await.map_err(explained)?;
             drop(conn);
             wake::wake();
             retried += ids.len();
             left -= ids.len();
-            last = ids.iter().map(|(id,)| *id).max().unwrap_or(last);
+            selection.continue_after(&ids);
             if ids.len() < limit {
                 break;
             }

@@ -10,10 +10,11 @@ use super::DeliveryState;
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::durable::claim::now;
-use crate::durable::receivers;
 use crate::durable::sql::Sql;
+use crate::durable::{ended, receivers};
 use crate::error::Result;
 use crate::signal::registry::view::write_table;
+use crate::task::chain::PoolId;
 
 /// The deliveries of each receiver, counted by [`Deliveries::status`](super::Deliveries::status).
 ///
@@ -72,9 +73,19 @@ pub struct ReceiverStatus {
     /// it is a number of seconds.
     #[serde(rename = "oldest_lag_seconds", serialize_with = "seconds")]
     pub oldest_lag: Option<Duration>,
+    /// Whether there are more deliveries than were counted. The counts are lower bounds then, and a claimed delivery whose lease has ended may
+    /// be missing. It is `false` unless [`bounded_status`](super::Deliveries::bounded_status) has counted.
+    pub at_least: bool,
+    /// How many runs have succeeded in the last minute, in the workers of this process.
+    pub succeeded_last_minute: u64,
+    /// How many runs have failed in the last minute, in the workers of this process.
+    pub failed_last_minute: u64,
 }
 
 impl Status {
+    /// How many deliveries [`bounded_status`](super::Deliveries::bounded_status) counts exactly.
+    pub const BOUND: u64 = 1000;
+
     /// The receivers of which deliveries are stored, but which this program does not have. They were renamed or removed, or they belong to
     /// another program.
     ///
@@ -85,16 +96,21 @@ impl Status {
 }
 
 /// Receiver, one count for each state, blocked keys without and with dead deliveries, and the lag in milliseconds.
-type Counts = (String, i64, i64, i64, i64, i64, i64, Option<i64>);
+pub(super) type Counts = (String, i64, i64, i64, i64, i64, i64, Option<i64>);
 
-pub(super) async fn read(conn: &mut Conn<'_>) -> Result<Status> {
+pub(super) async fn read(conn: &mut Conn<'_>, pool: PoolId) -> Result<Status> {
     let kind = conn.kind();
-    let known = receivers::known();
     let rows: Vec<Counts> = Sql::new(kind, &counts(kind)).fetch(conn).await?;
+    Ok(status(rows.into_iter().map(|counts| (counts, false)), pool))
+}
+
+/// The status of these receivers, each with whether there are more deliveries than were counted, and of the other receivers of the program.
+pub(super) fn status(rows: impl Iterator<Item = (Counts, bool)>, pool: PoolId) -> Status {
+    let known = receivers::known();
     let count = |count: i64| u64::try_from(count).unwrap_or_default();
     let mut all: BTreeMap<String, ReceiverStatus> =
         known.keys().map(|name| ((*name).to_owned(), ReceiverStatus::of(name))).collect();
-    for (name, waiting, running, retrying, dead, failing_keys, dead_keys, lag) in rows {
+    for ((name, waiting, running, retrying, dead, failing_keys, dead_keys, lag), at_least) in rows {
         let receiver = all.entry(name).or_insert_with_key(|name| ReceiverStatus::of(name));
         let skips_dead = known.get(&*receiver.receiver).is_some_and(|options| options.skips_dead);
         receiver.waiting = count(waiting);
@@ -103,11 +119,15 @@ pub(super) async fn read(conn: &mut Conn<'_>) -> Result<Status> {
         receiver.dead = count(dead);
         receiver.blocked_keys = count(if skips_dead { failing_keys } else { dead_keys });
         receiver.oldest_lag = lag.map(|lag| Duration::from_millis(count(lag)));
+        receiver.at_least = at_least;
     }
     for receiver in all.values_mut() {
         receiver.queue = known.get(&*receiver.receiver).map(|options| options.queue);
+        let [succeeded, failed] = ended::last_minute(pool, &receiver.receiver);
+        receiver.succeeded_last_minute = succeeded;
+        receiver.failed_last_minute = failed;
     }
-    Ok(Status { receivers: all.into_values().collect() })
+    Status { receivers: all.into_values().collect() }
 }
 
 fn counts(kind: DatabaseKind) -> String {
@@ -139,18 +159,25 @@ impl ReceiverStatus {
             dead: 0,
             blocked_keys: 0,
             oldest_lag: None,
+            at_least: false,
+            succeeded_last_minute: 0,
+            failed_last_minute: 0,
         }
     }
 
     fn cells(&self) -> [String; HEAD.len()] {
+        let count = |count: u64| match count {
+            1.. if self.at_least => format!("{count}+"),
+            _ => count.to_string(),
+        };
         [
             self.receiver.clone(),
             self.queue.unwrap_or("unknown receiver").to_owned(),
-            self.waiting.to_string(),
-            self.running.to_string(),
-            self.retrying.to_string(),
-            self.dead.to_string(),
-            self.blocked_keys.to_string(),
+            count(self.waiting),
+            count(self.running),
+            count(self.retrying),
+            count(self.dead),
+            count(self.blocked_keys),
             self.oldest_lag.map(lag).unwrap_or_default(),
         ]
     }

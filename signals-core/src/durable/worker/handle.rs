@@ -12,6 +12,7 @@ use super::{Shared, Stage};
 use crate::database::writer::Verb;
 use crate::durable::claim::{self, Failure};
 use crate::durable::claimed::Claimed;
+use crate::durable::ended;
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::run::{Ended, Run, failure, not_begun};
 
@@ -41,6 +42,9 @@ pub(super) async fn run(
         }
         ended = ended => ended,
     };
+    if let Some(is_ok) = is_ok(&ended) {
+        ended::count(shared.db.pool_id(), &claimed.receiver, is_ok);
+    }
     match ended {
         Ok(Ok(Ended::Succeeded)) => shared.succeeded(id, claim),
         Ok(Ok(Ended::Acknowledged)) => shared.forget(id),
@@ -69,6 +73,15 @@ pub(super) async fn run(
     }
     drop(permit);
     shared.ended.notify_one();
+}
+
+/// Whether a run has succeeded. `None` if another worker runs the delivery.
+fn is_ok<P>(ended: &Result<Result<Ended, Failure>, P>) -> Option<bool> {
+    match ended {
+        Ok(Ok(Ended::Succeeded | Ended::Acknowledged)) => Some(true),
+        Ok(Ok(Ended::ClaimLost)) => None,
+        Ok(Ok(Ended::Failed(_)) | Err(_)) | Err(_) => Some(false),
+    }
 }
 
 /// # Errors

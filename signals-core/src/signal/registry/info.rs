@@ -59,6 +59,30 @@ impl ReceiverInfo {
         self.identity.sender
     }
 
+    /// The name under which deliveries of the receiver are stored: its `uid`, or else the path of the function. `None` if the receiver is not
+    /// durable.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// for receiver in registry().receivers() {
+    ///     if let Some(name) = receiver.delivery_name() {
+    ///         println!("{name}: {} attempts", receiver.max_attempts().unwrap_or_default());
+    ///     }
+    /// }
+    /// ```
+    #[cfg(feature = "durable")]
+    pub fn delivery_name(&self) -> Option<&'static str> {
+        self.identity.durable.map(|_| self.identity.info.stored_name())
+    }
+
+    /// The number of attempts after which a delivery of the receiver is dead. `None` if the receiver is not durable.
+    ///
+    /// See the example of [`delivery_name`](Self::delivery_name).
+    #[cfg(feature = "durable")]
+    pub fn max_attempts(&self) -> Option<u32> {
+        self.identity.durable.map(|options| options.max_attempts)
+    }
+
     /// The name under which deliveries of the receiver are stored.
     #[cfg(feature = "durable")]
     pub(crate) fn stored_name(&self) -> &'static str {

@@ -165,7 +165,7 @@ impl Registry {
     }
 
     /// Returns all receivers as a JSON array. Each object has the fields `signal`, `sender`, `receiver`, `phase`, `detached`, `order`,
-    /// `file`, `line`, `doc` and `enabled`.
+    /// `file`, `line`, `doc` and `enabled`, and for a durable receiver `deliveries`, the name under which they are stored.
     ///
     /// In a debug build, the fields `saves`, `deletes` and `sends` list the models and signals that the receiver has saved, deleted and
     /// sent in this process so far.

@@ -145,6 +145,10 @@ impl Receivers {
                 "doc": r.doc(),
                 "enabled": r.is_enabled(),
             });
+            #[cfg(feature = "durable")]
+            if let Some(name) = r.delivery_name() {
+                receiver["deliveries"] = name.into();
+            }
             for (verb, what) in observed::of(r.identity.info) {
                 let seen = &mut receiver[format!("{verb}s")];
                 match seen.as_array_mut() {
