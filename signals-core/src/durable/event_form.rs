@@ -1,5 +1,6 @@
 //! How the events of durable receivers are stored: which signals, models and values can be, and what follows from the options.
 
+use std::any::TypeId;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
@@ -33,6 +34,20 @@ pub struct EventForm {
     pub(crate) ordering: Option<Ordering>,
     /// Whether only the key of the row is stored.
     pub(crate) is_key: bool,
+    /// Whether PostgreSQL converts the key of a row to the same JSON as serde.
+    pub(crate) has_plain_key: fn() -> bool,
+}
+
+/// Whether the key is an integer, a text or a UUID.
+fn has_plain_key<M: Model>() -> bool {
+    let plain = [
+        TypeId::of::<i16>(),
+        TypeId::of::<i32>(),
+        TypeId::of::<i64>(),
+        TypeId::of::<String>(),
+        TypeId::of::<uuid::Uuid>(),
+    ];
+    plain.contains(&TypeId::of::<M::Pk>())
 }
 
 /// How the ordering key of an event is found.
@@ -40,11 +55,23 @@ pub struct EventForm {
 pub(crate) enum Ordering {
     /// It is the key of the row.
     Pk,
-    Of(fn(&ToEncode<'_>) -> Coded<String>),
+    /// It is a field, which is not the key of the row.
+    Field(fn(&ToEncode<'_>) -> Coded<String>),
+    /// It may depend on the whole row.
+    Function(fn(&ToEncode<'_>) -> Coded<String>),
+}
+
+impl Ordering {
+    const fn of(key: fn(&ToEncode<'_>) -> Coded<String>, is_field: bool) -> Self {
+        if is_field { Self::Field(key) } else { Self::Function(key) }
+    }
 }
 
 /// How the ordering key of an event is computed. `#[receiver]` implements it for a type of its own.
 pub trait OrderingKey<T: ?Sized> {
+    /// Whether it is a field of the row. The key of a row that the database assigns is an `Option`, and thus not such a field.
+    const IS_FIELD: bool;
+
     /// The key as text.
     fn of(event: &T) -> String;
 }
@@ -148,6 +175,7 @@ impl EventForm {
             columns: &["key"],
             ordering: None,
             is_key: true,
+            has_plain_key: has_plain_key::<M>,
         }
     }
 
@@ -159,13 +187,13 @@ impl EventForm {
 
     /// Orders the deliveries by a key that `K` computes from the row.
     pub const fn ordered_by_row<S: OrderedSignal, M: Model, K: OrderingKey<M>>(mut self) -> Self {
-        self.ordering = Some(Ordering::Of(key_of_row::<M, K>));
+        self.ordering = Some(Ordering::of(key_of_row::<M, K>, K::IS_FIELD));
         self
     }
 
     /// Orders the deliveries by a key that `K` computes from the value of a custom signal.
     pub const fn ordered_by_signal<T: CustomSignal, K: OrderingKey<T>>(mut self) -> Self {
-        self.ordering = Some(Ordering::Of(key_of_signal::<T, K>));
+        self.ordering = Some(Ordering::of(key_of_signal::<T, K>, K::IS_FIELD));
         self
     }
 }
@@ -203,6 +231,7 @@ where
         columns: M::COLUMNS,
         ordering: None,
         is_key: false,
+        has_plain_key: has_plain_key::<M>,
     };
 }
 
@@ -214,6 +243,7 @@ impl<S: RowSignal> Storable<S> for dyn AnyModel {
         columns: &["*"],
         ordering: None,
         is_key: false,
+        has_plain_key: || false,
     };
 }
 
@@ -225,5 +255,6 @@ impl<T: CustomSignal + Json> Storable<T> for () {
         columns: &[],
         ordering: None,
         is_key: false,
+        has_plain_key: || false,
     };
 }

@@ -32,6 +32,8 @@ mod schema;
 mod sql;
 mod wake;
 mod warnings;
+#[cfg(feature = "postgres")]
+mod with_row;
 mod worker;
 
 pub use uuid::Uuid;

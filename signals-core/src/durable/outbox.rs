@@ -15,9 +15,11 @@ use crate::durable::schema::{self, explained};
 use crate::durable::sql::{Sql, without_nul};
 use crate::durable::wake::WakeOnCommit;
 use crate::durable::warnings::WatchOnCommit;
+#[cfg(feature = "postgres")]
+use crate::durable::with_row;
 use crate::error::{Error, Result};
 use crate::signal::erased::ErasedReceiver;
-use crate::signal::event_store::{EventStore, EventToStore};
+use crate::signal::event_store::{EventStore, EventToStore, RowDeliveries, WrittenRow};
 
 /// The largest payload that is stored, unless the program sets another limit.
 const MAX_PAYLOAD: usize = 256 * 1024;
@@ -29,17 +31,17 @@ const FULL: (usize, usize) = (1000, 1024 * 1024);
 pub(super) struct MaxPayload(pub(super) usize);
 
 /// A delivery that is not written yet.
-struct NewDelivery {
-    event: Uuid,
-    receiver: &'static str,
-    signal: &'static str,
-    sender: String,
-    created: Option<bool>,
-    part: Encoded,
-    context: Option<Arc<str>>,
-    ordering_key: Option<String>,
+pub(super) struct NewDelivery {
+    pub(super) event: Uuid,
+    pub(super) receiver: &'static str,
+    pub(super) signal: &'static str,
+    pub(super) sender: String,
+    pub(super) created: Option<bool>,
+    pub(super) part: Encoded,
+    pub(super) context: Option<Arc<str>>,
+    pub(super) ordering_key: Option<String>,
     /// In milliseconds.
-    delay: u64,
+    pub(super) delay: u64,
 }
 
 /// The deliveries that a transaction or savepoint has stored.
@@ -60,40 +62,7 @@ pub(super) fn form_of(receiver: &ErasedReceiver) -> Option<&'static EventForm> {
 
 impl EventStore for EventForm {
     fn add(&self, event: &EventToStore<'_>, conn: &mut Conn<'_>) -> Result<()> {
-        let limit =
-            event.db.and_then(|db| db.state::<MaxPayload>()).map_or(MAX_PAYLOAD, |max| max.0);
-        let cause = Cause::of_task().and_then(|cause| serde_json::to_string(&cause).ok());
-        let context: Option<Arc<str>> = cause.map(Into::into);
-        let (mut ids, mut new) = (Vec::new(), Vec::new());
-        // Receivers of one kind get the same payload, which is encoded once.
-        let mut encoded: Vec<((bool, bool, bool), Vec<Encoded>)> = Vec::new();
-        for receiver in event.receivers {
-            let Some(form) = form_of(receiver) else { continue };
-            let kind = (form.table.is_some(), form.is_key, receiver.info.asks_previous());
-            let parts = match encoded.iter().find(|(known, _)| *known == kind) {
-                Some((_, parts)) => parts.clone(),
-                None => {
-                    let parts = encode(event, form, receiver, limit)?;
-                    encoded.push((kind, parts.clone()));
-                    parts
-                }
-            };
-            let ordering_key = ordering_key(event, form, &parts)?;
-            ids.resize_with(parts.len().max(ids.len()), Uuid::now_v7);
-            for (part, event_id) in parts.into_iter().zip(&ids) {
-                new.push(NewDelivery {
-                    event: *event_id,
-                    receiver: receiver.info.info.stored_name(),
-                    signal: receiver.info.signal,
-                    sender: sender(event, form),
-                    created: event.created,
-                    part,
-                    context: context.clone(),
-                    ordering_key: ordering_key.clone(),
-                    delay: receiver.info.durable.map_or(0, |options| options.delay),
-                });
-            }
-        }
+        let new = new_deliveries(event)?;
         if let Some(frame) = conn.state.frames.last_mut() {
             let outbox = frame.outbox.get_or_insert_with(|| Box::<DeliveryOutbox>::default());
             let outbox: &mut dyn Any = &mut **outbox;
@@ -102,6 +71,24 @@ impl EventStore for EventForm {
             }
         }
         Ok(())
+    }
+
+    #[cfg(feature = "postgres")]
+    fn with_row(
+        &self,
+        event: &EventToStore<'_>,
+        written: &WrittenRow,
+    ) -> Result<Option<Box<dyn RowDeliveries>>> {
+        with_row::deliveries(event, written)
+    }
+
+    #[cfg(not(feature = "postgres"))]
+    fn with_row(
+        &self,
+        _: &EventToStore<'_>,
+        _: &WrittenRow,
+    ) -> Result<Option<Box<dyn RowDeliveries>>> {
+        Ok(None)
     }
 
     fn check<'c>(&self, conn: &'c mut Conn<'_>) -> BoxFuture<'c, Result<Vec<String>>> {
@@ -117,6 +104,44 @@ impl EventStore for EventForm {
     fn columns(&self) -> &'static [&'static str] {
         self.columns
     }
+}
+
+/// Encodes an event for each of its receivers.
+pub(super) fn new_deliveries(event: &EventToStore<'_>) -> Result<Vec<NewDelivery>> {
+    let limit = event.db.and_then(|db| db.state::<MaxPayload>()).map_or(MAX_PAYLOAD, |max| max.0);
+    let cause = Cause::of_task().and_then(|cause| serde_json::to_string(&cause).ok());
+    let context: Option<Arc<str>> = cause.map(Into::into);
+    let (mut ids, mut new) = (Vec::new(), Vec::new());
+    // Receivers of one kind get the same payload, which is encoded once.
+    let mut encoded: Vec<((bool, bool, bool), Vec<Encoded>)> = Vec::new();
+    for receiver in event.receivers {
+        let Some(form) = form_of(receiver) else { continue };
+        let kind = (form.table.is_some(), form.is_key, receiver.info.asks_previous());
+        let parts = match encoded.iter().find(|(known, _)| *known == kind) {
+            Some((_, parts)) => parts.clone(),
+            None => {
+                let parts = encode(event, form, receiver, limit)?;
+                encoded.push((kind, parts.clone()));
+                parts
+            }
+        };
+        let ordering_key = ordering_key(event, form, &parts)?;
+        ids.resize_with(parts.len().max(ids.len()), Uuid::now_v7);
+        for (part, event_id) in parts.into_iter().zip(&ids) {
+            new.push(NewDelivery {
+                event: *event_id,
+                receiver: receiver.info.info.stored_name(),
+                signal: receiver.info.signal,
+                sender: sender(event, form),
+                created: event.created,
+                part,
+                context: context.clone(),
+                ordering_key: ordering_key.clone(),
+                delay: receiver.info.durable.map_or(0, |options| options.delay),
+            });
+        }
+    }
+    Ok(new)
 }
 
 /// Encodes an event for a receiver.
@@ -151,7 +176,7 @@ fn ordering_key(
     let key = match form.ordering {
         None => return Ok(None),
         Some(Ordering::Pk) => parts.first().and_then(|part| part.key.clone()).unwrap_or_default(),
-        Some(Ordering::Of(key)) => {
+        Some(Ordering::Field(key) | Ordering::Function(key)) => {
             let content = ToEncode { content: event.content, previous: None, split_at: 0 };
             key(&content).map_err(Error::other)?
         }

@@ -95,8 +95,9 @@ pub(super) async fn check(conn: &mut Conn<'_>) -> Result<()> {
 pub(super) fn explained(error: Error) -> Error {
     let is_missing = match &error {
         Error::Database(sqlx::Error::Database(error)) => {
-            error.code().is_some_and(|code| code == "42P01")
-                || error.message().contains("no such table: signals_delivery")
+            let is_table = error.code().is_some_and(|code| code == "42P01")
+                || error.message().contains("no such table");
+            is_table && error.message().contains("signals_delivery")
         }
         _ => false,
     };

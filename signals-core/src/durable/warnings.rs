@@ -33,7 +33,7 @@ impl WarningIntervals {
     }
 }
 
-type Names = BTreeSet<&'static str>;
+pub(super) type Names = BTreeSet<&'static str>;
 
 /// The receivers for which this process has stored deliveries since the last check, by pool. A pool is a key while a task watches it.
 static STORED: LazyLock<Mutex<HashMap<PoolId, Names>>> = LazyLock::new(Mutex::default);
@@ -63,7 +63,8 @@ impl Deferred for WatchOnCommit {
     }
 }
 
-fn watch(db: Db, receivers: Names) {
+/// Watches the deliveries of these receivers, which are committed.
+pub(super) fn watch(db: Db, receivers: Names) {
     let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
     let pool = db.pool_id();
     match stored().entry(pool) {

@@ -7,6 +7,7 @@ use arc_swap::ArcSwapOption;
 
 use crate::signal::custom::CustomSignal;
 use crate::signal::erased::ErasedReceiver;
+use crate::signal::event_store::StoringTexts;
 use crate::signal::registry::registry;
 use crate::signal::relation::{Dependent, dependents};
 use crate::signal::{
@@ -65,6 +66,8 @@ pub(crate) struct OperationReceivers {
     pub(crate) dependents: &'static [Dependent],
     can_copy: bool,
     pub(crate) needs: Requirements,
+    /// The statements that store deliveries together with their row.
+    pub(crate) storing_texts: Arc<StoringTexts>,
 }
 
 impl ReceiverCache {
@@ -236,7 +239,7 @@ impl OperationReceivers {
     /// - A receiver before or after the statement takes the connection, because it may write.
     /// - The row before the write is requested, because SQLite reads it with a statement of its own.
     /// - Rows of other models can belong to the row, because they are deleted with it.
-    /// - A receiver is durable, because the event is stored with the write.
+    /// - A receiver is durable, because the event is stored with the write. If this is the only reason, one statement may be sufficient.
     /// - There is a receiver after the statement, and the row cannot be copied. If the caller dropped the future during a statement
     ///   without a transaction, the statement would have to finish without the row that its receivers need.
     fn of(
@@ -257,16 +260,16 @@ impl OperationReceivers {
             let after_interruptible = immediate.clone().any(|receiver| !receiver.info.infallible);
             let connection_before = before.iter().any(|receiver| receiver.info.connection);
             let fails = |info: &Info| info.connection || !(info.robust || info.infallible);
-            let transaction = connection_before
+            let runs_inside = connection_before
                 || previous
                 || !dependents.is_empty()
-                || !durable.is_empty()
                 || !durable_batch.is_empty()
                 || immediate.any(|receiver| fails(&receiver.info))
                 || (has_after && !can_copy);
             let deferred = first_deferred.map(|receiver| receiver.info.info);
             Requirements {
-                transaction,
+                transaction: runs_inside || !durable.is_empty(),
+                only_stores: !runs_inside && !durable.is_empty(),
                 connection_before,
                 has_after,
                 after_interruptible,
@@ -285,6 +288,7 @@ impl OperationReceivers {
             dependents,
             can_copy,
             needs,
+            storing_texts: Arc::default(),
         }
     }
 }
@@ -294,6 +298,8 @@ impl OperationReceivers {
 pub(crate) struct Requirements {
     /// Whether the write needs a transaction.
     pub(crate) transaction: bool,
+    /// Whether it needs one only to store the events of durable receivers of single rows.
+    pub(crate) only_stores: bool,
     /// Whether a receiver before the statement takes the connection.
     pub(crate) connection_before: bool,
     /// Whether there is a receiver after the statement, deferred or not.

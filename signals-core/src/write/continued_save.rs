@@ -7,10 +7,10 @@ use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::state::Autocommit;
 use crate::error::{Error, Result};
-use crate::table::chunk::{Chunk, inserted};
+use crate::table::chunk::Chunk;
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
-use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
+use crate::table::statement_spec::StatementKind;
 use crate::write::bulk::{self, BulkOp};
 use crate::write::bulk_update::{Unwritten, Update, settle};
 use crate::write::lookup::{Look, conflicting, look, not_found, stale};
@@ -121,7 +121,7 @@ impl ContinuedSave<'_, '_> {
     async fn save_at_once(&mut self, on: Option<&[usize]>) -> Result<Option<Stored>> {
         let save = match on {
             None => Single::both(self.rows.schema()),
-            Some(on) => Single::Both(self.insert_text(StatementKind::Save, on)),
+            Some(on) => Single::Both(Text::insert(StatementKind::Save, self.rows, on)),
         };
         save.run(self.conn, self.rows).await
     }
@@ -162,9 +162,7 @@ impl ContinuedSave<'_, '_> {
             let updated = Box::pin(bulk::write(self.conn, self.rows, &chunk, op)).await?;
             return Ok((!updated.is_empty()).then_some(UPDATED));
         }
-        let mut spec = StatementSpec::new(StatementKind::UpdateOne, RowInput::Values(1), set, on);
-        spec.checked = checked;
-        Single::Update(Text::Composed(spec.into())).run(self.conn, self.rows).await
+        Single::Update(Text::update(set, on, checked)).run(self.conn, self.rows).await
     }
 
     fn columns(&self, set: Option<&[usize]>, on: Option<&[usize]>) -> (Vec<usize>, Vec<usize>) {
@@ -276,15 +274,9 @@ impl ContinuedSave<'_, '_> {
                 let sql = self.rows.schema().insert_or_nothing;
                 Text::Fixed(sql, &EVERY, &[ColumnGroup::Computed])
             }
-            Some(on) => self.insert_text(StatementKind::InsertOrNothing, on),
+            Some(on) => Text::insert(StatementKind::InsertOrNothing, self.rows, on),
         };
         Single::Insert(text).run(self.conn, self.rows).await
-    }
-
-    fn insert_text(&self, kind: StatementKind, on: &[usize]) -> Text {
-        let columns = inserted(self.rows, self.rows.has_key(0));
-        let spec = StatementSpec::new(kind, RowInput::Values(1), columns, on.to_vec());
-        Text::Composed(spec.into())
     }
 
     /// Whether an UPDATE by key has found the row, if the database does not report that itself.

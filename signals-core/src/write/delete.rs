@@ -2,8 +2,9 @@
 
 use futures_util::future::BoxFuture;
 
-use crate::database::backend::{Arguments, Statement};
+use crate::database::backend::{Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
+use crate::database::detached::OnDetached;
 use crate::database::source::Source;
 use crate::error::Result;
 use crate::signal::recording::Recorders;
@@ -133,7 +134,7 @@ pub(crate) async fn delete_chunk(
 }
 
 /// The result of a delete of the single row in `rows`.
-fn deleted(found: bool) -> WriteOutcome {
+pub(super) fn deleted(found: bool) -> WriteOutcome {
     if found { WriteOutcome::one(None) } else { WriteOutcome::default() }
 }
 
@@ -142,22 +143,28 @@ pub(crate) async fn delete_one(rows: &mut dyn Rows, conn: &mut Conn<'_>) -> Resu
     if !inspect::counts_rows(conn, rows).await? {
         return delete_uncounted(rows, conn).await;
     }
-    let model = rows.schema();
     let affected = {
-        let make = |kind| {
-            let mut args = Arguments::new(kind);
-            for column in model.group(ColumnGroup::Key).chain(model.group(ColumnGroup::Version)) {
-                rows.bind_compared(0, column, &mut args).map_err(sqlx::Error::Encode)?;
-            }
-            Ok(Statement::fixed(model.delete, args))
-        };
-        let on_detached = || TakeAnswer::boxed(|_, answer| Ok(deleted(answer.affected > 0)));
+        let make = |kind| statement(rows, kind);
         conn.write(&make, false, &on_detached, &mut |_| ()).await?
     };
     if affected > 0 || conn.facts().plain(rows) {
         return Ok(deleted(affected > 0));
     }
     not_deleted(conn, rows).await
+}
+
+/// The DELETE of the single row in `rows`.
+pub(super) fn statement(rows: &dyn Rows, kind: DatabaseKind) -> Result<Statement, sqlx::Error> {
+    let (model, mut args) = (rows.schema(), Arguments::new(kind));
+    for column in model.group(ColumnGroup::Key).chain(model.group(ColumnGroup::Version)) {
+        rows.bind_compared(0, column, &mut args).map_err(sqlx::Error::Encode)?;
+    }
+    Ok(Statement::fixed(model.delete, args))
+}
+
+/// The handler for the case that the DELETE of a single row is detached.
+pub(super) fn on_detached() -> OnDetached {
+    TakeAnswer::boxed(|_, answer| Ok(deleted(answer.affected > 0)))
 }
 
 /// As [`delete_one`], if the database does not report whether a DELETE has found a row. Boxed,

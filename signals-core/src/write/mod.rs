@@ -21,6 +21,7 @@ pub(crate) mod save;
 pub(crate) mod single;
 pub(crate) mod single_text;
 pub(crate) mod span;
+pub(crate) mod with_deliveries;
 
 use std::borrow::Cow;
 use std::ops::Range;

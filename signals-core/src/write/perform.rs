@@ -10,6 +10,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use futures_util::future::{BoxFuture, ready};
 use tracing::Span;
 
+use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::detached::DetachedStatement;
 use crate::database::source::Source;
@@ -26,7 +27,7 @@ use crate::transaction::own::{TransactionWork, in_transaction};
 use crate::write::notify::Notifier;
 use crate::write::restore::RestoreGuard;
 use crate::write::span::{measured, record_system};
-use crate::write::{TakeAnswer, WriteOutcome};
+use crate::write::{TakeAnswer, WriteOutcome, with_deliveries};
 
 /// Performs a write that has receivers.
 ///
@@ -55,7 +56,10 @@ pub(crate) fn perform<'u>(
         }
         source => {
             let settled = notifier.receivers.before.is_empty();
-            let needs_transaction = notifier.receivers.needs.transaction
+            let needs = &notifier.receivers.needs;
+            let may_store_with_row =
+                needs.only_stores && !notifier.many && source.kind() == DatabaseKind::Postgres;
+            let needs_transaction = needs.transaction && !may_store_with_row
                 || notifier.many && notifier.kind.needs_transaction(rows, source.kind(), settled);
             match needs_transaction {
                 true => {
@@ -197,7 +201,12 @@ fn autocommit<'u>(
             }
             let (rows, context) = (&mut *restore_guard.rows, &context);
             let guard = DetachGuard { notifier: &mut notifier, rows, conn: &mut *conn, context };
-            let done = guard.notifier.execute(guard.rows, guard.conn, context).await;
+            let done = match guard.notifier.is_stored() {
+                true => {
+                    with_deliveries::execute(guard.notifier, guard.rows, guard.conn, context).await
+                }
+                false => guard.notifier.execute(guard.rows, guard.conn, context).await,
+            };
             drop(guard);
             if !conn.state.take_needs_transaction(&done) {
                 written = Some(done?);

@@ -4,8 +4,10 @@ use crate::database::backend::{AnyRow, DatabaseKind};
 use crate::database::conn::Conn;
 use crate::database::detached::{Answer, OnDetached};
 use crate::error::Result;
+use crate::signal::event_store::RowDeliveries;
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
+use crate::table::statement_spec::StatementKind;
 use crate::write::continued_save::continue_store;
 use crate::write::lookup::not_found;
 use crate::write::single_text::{EVERY, Text};
@@ -86,11 +88,28 @@ impl Single {
         ))
     }
 
+    /// The statement that usually suffices for a write of this kind on PostgreSQL, also if its text has to be composed.
+    pub(super) fn of_any(rows: &dyn Rows, kind: &WriteKind) -> Option<Self> {
+        let model = rows.schema();
+        match kind {
+            WriteKind::Fields(set) => {
+                let on = model.group(ColumnGroup::Key).collect();
+                let checked = model.has(ColumnGroup::Version);
+                Some(Self::Update(Text::update(set.to_vec(), on, checked)))
+            }
+            WriteKind::Upsert(on) => Some(Self::Both(Text::insert(StatementKind::Save, rows, on))),
+            WriteKind::GetOrCreate(on) => {
+                Some(Self::Insert(Text::insert(StatementKind::InsertOrNothing, rows, on)))
+            }
+            kind => Self::of(rows, kind, DatabaseKind::Postgres),
+        }
+    }
+
     fn is_insert(&self) -> bool {
         matches!(self, Self::Insert(_))
     }
 
-    fn text(&self) -> &Text {
+    pub(super) fn text(&self) -> &Text {
         match self {
             Self::Insert(text) | Self::Update(text) | Self::Both(text) => text,
         }
@@ -112,6 +131,24 @@ impl Single {
             let on_detached = || self.on_detached();
             let sink = &mut |found| row = row.take().or(Some(found));
             conn.write(&make, returns, &on_detached, sink).await?
+        };
+        Ok(self.outcome(rows, row, affected, !conn.in_transaction())?)
+    }
+
+    /// As [`run`](Self::run), and stores the deliveries of the row in the same statement.
+    pub(super) async fn run_storing(
+        &self,
+        conn: &mut Conn<'_>,
+        rows: &mut dyn Rows,
+        deliveries: &dyn RowDeliveries,
+    ) -> Result<Option<Stored>> {
+        let mut row = None;
+        let affected = {
+            let make = |kind| deliveries.add_to(self.text().statement(&*rows, kind)?);
+            let on_detached = || self.on_detached();
+            let sink = &mut |found| row = row.take().or(Some(found));
+            let written = conn.write(&make, true, &on_detached, sink).await;
+            written.map_err(|error| deliveries.explained(error))?
         };
         Ok(self.outcome(rows, row, affected, !conn.in_transaction())?)
     }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Statement};
 use crate::error::Result;
+use crate::table::chunk::inserted;
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
-use crate::table::statement_spec::{StatementKind, StatementSpec};
+use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 
 pub(super) const EVERY: [ColumnGroup; 4] =
     [ColumnGroup::Set, ColumnGroup::Key, ColumnGroup::Version, ColumnGroup::Added];
@@ -20,6 +21,18 @@ pub(super) enum Text {
 }
 
 impl Text {
+    /// The INSERT of a row that may conflict with another one in the columns `on`.
+    pub(super) fn insert(kind: StatementKind, rows: &dyn Rows, on: &[usize]) -> Self {
+        let columns = inserted(rows, rows.has_key(0));
+        Self::Composed(StatementSpec::new(kind, RowInput::Values(1), columns, on.to_vec()).into())
+    }
+
+    /// The UPDATE of the columns `set` of the row that is found by the columns `on`.
+    pub(super) fn update(set: Vec<usize>, on: Vec<usize>, checked: bool) -> Self {
+        let spec = StatementSpec::new(StatementKind::UpdateOne, RowInput::Values(1), set, on);
+        Self::Composed(StatementSpec { checked, ..spec }.into())
+    }
+
     pub(super) fn statement(
         &self,
         rows: &dyn Rows,
@@ -63,6 +76,16 @@ impl Text {
         match self {
             Self::Fixed(_, _, returned) => returned.iter().any(|group| model.has(*group)),
             Self::Composed(spec) => !spec.returned(model).is_empty(),
+        }
+    }
+
+    /// The columns that the statement returns.
+    pub(super) fn returned(&self, model: &Schema) -> Vec<usize> {
+        match self {
+            Self::Fixed(_, _, returned) => {
+                returned.iter().flat_map(|group| model.group(*group)).collect()
+            }
+            Self::Composed(spec) => spec.returned(model),
         }
     }
 

@@ -167,9 +167,12 @@ impl OrderingKey {
             }
         };
         let event = sender.map_or_else(|| signal.to_token_stream(), Clone::clone);
+        let is_field = matches!(self, Self::Field(_));
         let key = quote! {
             struct __Key;
             impl __p::OrderingKey<#event> for __Key {
+                const IS_FIELD: bool = #is_field;
+
                 fn of(__event: &#event) -> ::std::string::String {
                     #of
                 }

@@ -373,7 +373,8 @@ impl AnyType {
 }
 
 /// A statement with its arguments.
-pub(crate) struct Statement {
+#[allow(unreachable_pub)]
+pub struct Statement {
     pub(crate) sql: SqlStr,
     pub(crate) args: Arguments,
     /// Whether the statement stays prepared on the connection.
