@@ -20,15 +20,17 @@
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection, SqlStr};
+use tokio::runtime;
 use tokio::sync::oneshot;
 
 use crate::database::backend::Backend;
 use crate::database::lease::{CloseOnDrop, InFlight, Lease, LeaseInner};
 use crate::database::raw;
-use crate::database::runtimes::in_runtime;
+use crate::database::runtimes::{self, in_runtime, spawn_even_if_idle};
 use crate::database::verify;
 use crate::database::write_queue::{Turn, WriteQueue};
 use crate::error::{Error, Reason, Result};
+use crate::task::chain::PoolId;
 
 /// A group is committed when it is older than this, so that its first writers do not wait for long.
 const MAX_AGE: Duration = Duration::from_millis(5);
@@ -47,6 +49,20 @@ const FIND_WITNESS: &str = "SELECT n FROM temp.sqlx_signals_group";
 const DROP_WITNESS: &str = "DROP TABLE temp.sqlx_signals_group";
 
 const LOST: &str = "the transaction that the write shared with others was rolled back";
+
+/// Which writers can join a group: those of one pool that run in the same runtime. Another runtime may not be driven.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct GroupId {
+    pool: PoolId,
+    runtime: Option<runtime::Id>,
+}
+
+impl GroupId {
+    /// The group of a writer of `pool` in the current runtime.
+    pub(super) fn here(pool: PoolId) -> Self {
+        Self { pool, runtime: runtimes::current_id() }
+    }
+}
 
 /// The finished units of a transaction that is still open. If it is dropped, no COMMIT was sent, and the connection rolls back or is
 /// closed.
@@ -224,7 +240,7 @@ async fn undo_unit<DB: Backend>(conn: &mut DB::Connection) -> bool {
 pub(super) fn end<DB: Backend>(inner: Box<LeaseInner<DB>>) {
     in_runtime(inner.state.runtime.clone(), move || {
         let mut guard = CloseOnDrop(Some(inner));
-        tokio::spawn(async move {
+        spawn_even_if_idle::<DB>(async move {
             let Some(inner) = &mut guard.0 else { return };
             let Some(group) = inner.state.group.take() else { return };
             let queue = inner.state.turn.as_ref().and_then(Turn::queue).cloned();

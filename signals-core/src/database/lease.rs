@@ -20,9 +20,10 @@ use crate::database::execution::Naming;
 use crate::database::group::{self, Group};
 use crate::database::pool::{ANSWER_TIMEOUT, NO_EPOCH, WarmPool};
 use crate::database::raw::{self, RawConn};
-use crate::database::runtimes::{self, in_runtime};
+use crate::database::runtimes::{self, in_runtime, spawn_even_if_idle};
 use crate::database::verify;
-use crate::database::write_queue::{Place, Turn};
+use crate::database::waiter::Place;
+use crate::database::write_queue::Turn;
 use crate::error::driver::is_answered;
 
 /// A pooled connection of either database.
@@ -346,7 +347,7 @@ impl<DB: Backend> LeaseInner<DB> {
     fn roll_back_and_release(self: Box<Self>) {
         in_runtime(self.state.runtime.clone(), move || {
             let mut guard = CloseOnDrop(Some(self));
-            tokio::spawn(async move {
+            spawn_even_if_idle::<DB>(async move {
                 let Some(inner) = &mut guard.0 else { return };
                 if let Err(error) = inner.reset().await {
                     tracing::warn!(%error, "closing a connection that may be in a transaction");
@@ -377,17 +378,18 @@ impl<DB: Backend> LeaseInner<DB> {
         let Self { conn, state, .. } = self;
         // A statement that is in flight may take any time, so its end is awaited without a limit.
         let has_statement = state.in_flight == InFlight::Statement || state.used_raw;
+        // A connection that needs no runtime always answers.
+        let limit = (DB::NEEDS_RUNTIME && !has_statement).then_some(answer_timeout);
         let turn = state.turn;
         in_runtime(state.runtime, move || {
             let Origin::Pool(mut conn) = conn else { return };
             // Called outside the task: if the runtime shuts down and drops the task, the future that owns the connection is
             // dropped with it, which closes the connection and frees its slot in sqlx's pool.
             let returned = conn.return_to_pool();
-            tokio::spawn(async move {
-                if has_statement {
-                    returned.await;
-                } else {
-                    let _ = timeout(answer_timeout, returned).await;
+            spawn_even_if_idle::<DB>(async move {
+                match limit {
+                    Some(limit) => _ = timeout(limit, returned).await,
+                    None => returned.await,
                 }
                 drop((permit, turn));
             });
@@ -410,8 +412,11 @@ impl<DB: Backend> LeaseInner<DB> {
         let turn = state.turn;
         in_runtime(state.runtime, move || {
             let conn = conn.detach();
-            tokio::spawn(async move {
-                let _ = timeout(ANSWER_TIMEOUT, conn.close()).await;
+            spawn_even_if_idle::<DB>(async move {
+                match DB::NEEDS_RUNTIME {
+                    true => _ = timeout(ANSWER_TIMEOUT, conn.close()).await,
+                    false => _ = conn.close().await,
+                }
                 drop((permit, turn));
             });
         });

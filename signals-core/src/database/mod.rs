@@ -41,6 +41,8 @@ pub(crate) mod unnamed_statement;
 pub(crate) mod values;
 pub(crate) mod verify;
 #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) mod waiter;
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 pub(crate) mod write_queue;
 #[cfg(feature = "sqlite")]
 pub(crate) mod write_queues;

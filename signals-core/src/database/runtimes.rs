@@ -8,7 +8,9 @@ use std::sync::{Arc, OnceLock};
 
 use sqlx::pool::PoolConnection;
 use sqlx::{Database, Pool};
-use tokio::runtime::{self, Handle};
+use tokio::runtime::{self, Handle, RuntimeFlavor};
+
+use crate::database::backend::Backend;
 
 /// Detects whether a pool is used in more than one runtime. A connection is bound to the I/O driver of the runtime that opened
 /// it, and that runtime may have shut down. So if there are several runtimes, sqlx's pool pings each connection before use.
@@ -97,5 +99,16 @@ pub(crate) fn in_runtime(runtime: Option<Handle>, work: impl FnOnce() + Send + '
     } else {
         let _entered = runtime.enter();
         work();
+    }
+}
+
+/// Spawns a task in the current runtime. If the database needs no runtime, the task also runs while a runtime of one thread is not driven,
+/// for example between two calls of `block_on`: other threads may wait for its end.
+pub(crate) fn spawn_even_if_idle<DB: Backend>(task: impl Future<Output = ()> + Send + 'static) {
+    let runtime = Handle::current();
+    if !DB::NEEDS_RUNTIME && runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
+        tokio::task::spawn_blocking(move || runtime.block_on(task));
+    } else {
+        tokio::spawn(task);
     }
 }

@@ -16,8 +16,10 @@ use crate::database::conn::Conn;
 use crate::database::db::Db;
 #[cfg(feature = "sqlite")]
 use crate::database::execution::Execution;
+use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
-use crate::database::write_queue::{Grant, Turn, WriteQueue};
+use crate::database::waiter::Grant;
+use crate::database::write_queue::{Turn, WriteQueue};
 #[cfg(feature = "sqlite")]
 use crate::database::write_queues;
 use crate::database::writer::Writer;
@@ -69,7 +71,7 @@ impl Db {
                 }
                 return Ok(lease);
             };
-            let turn = match queue.enter(writer, self.pool_id(), limit).await? {
+            let turn = match queue.enter(writer, GroupId::here(self.pool_id()), limit).await? {
                 Grant::Turn(turn) => turn,
                 Grant::Group(lease) => return Ok(lease),
             };

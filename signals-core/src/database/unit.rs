@@ -1,25 +1,31 @@
 //! A write as a unit of a [`Group`]: how it begins, and how it passes the connection to the next writer.
 
+use std::time::Duration;
+
 #[cfg(feature = "sqlite")]
 use futures_util::{FutureExt, TryStreamExt};
 use sqlx::SqlStr;
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
 use crate::database::backend::{AnyRow, Backend, on};
 use crate::database::conn::Conn;
 use crate::database::execution::Execution;
 #[cfg(feature = "sqlite")]
 use crate::database::group;
-use crate::database::group::{BEGIN, CommitFailed, Group, GroupEnd, MARK};
+use crate::database::group::{BEGIN, CommitFailed, Group, GroupEnd, GroupId, MARK};
 use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::database::state::Autocommit;
-use crate::database::write_queue::Turn;
+use crate::database::write_queue::{Turn, WriteQueue};
 use crate::error::{Error, Result};
 
 /// Whether a COMMIT can be refused because of a constraint that is checked only then. The constraints of attached databases are not
 /// looked up.
 const DEFERS: &str = "SELECT EXISTS (SELECT 1 FROM (SELECT sql FROM sqlite_schema UNION ALL SELECT sql FROM sqlite_temp_schema) WHERE sql LIKE \
      '%INITIALLY%DEFERRED%') OR EXISTS (SELECT 1 FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))";
+
+/// A writer that does not take the connection of its group within this time is not polled.
+const PATIENCE: Duration = Duration::from_millis(20);
 
 impl Conn<'_> {
     fn group(&mut self) -> Option<&mut Box<Group>> {
@@ -158,9 +164,10 @@ impl Conn<'_> {
             && !self.state.foreign
             && self.state.schema_change.is_none();
         let (Some(pool), true) = (self.state.pool(), is_plain) else { return false };
+        let group = GroupId::here(pool);
         let Some(lease) = self.lease_mut() else { return false };
         let queue = lease.state().turn.as_ref().and_then(Turn::queue);
-        let is_awaited = queue.is_some_and(|queue| queue.is_awaited_by(pool));
+        let is_awaited = queue.is_some_and(|queue| queue.is_awaited_by(group));
         is_awaited && self.depth_now() == 1 && !self.defers_constraints().await
     }
 
@@ -199,9 +206,24 @@ impl Conn<'_> {
             next = state.turn.as_ref().and_then(Turn::queue).filter(|_| group.is_open()).cloned();
         }
         match next {
-            Some(queue) => drop(queue.pass_group(pool, lease)),
-            None => drop(lease),
+            Some(queue) => {
+                drop(queue.pass_group(GroupId::here(pool), lease));
+                group_end(end, &queue).await
+            }
+            None => {
+                drop(lease);
+                end.await.unwrap_or(GroupEnd::Unknown)
+            }
         }
-        end.await.unwrap_or(GroupEnd::Unknown)
+    }
+}
+
+/// Waits for the end of a group. If the next writer does not take the connection, this writer ends the group.
+async fn group_end(mut end: oneshot::Receiver<GroupEnd>, queue: &WriteQueue) -> GroupEnd {
+    loop {
+        match timeout(PATIENCE, &mut end).await {
+            Ok(end) => return end.unwrap_or(GroupEnd::Unknown),
+            Err(_) => drop(queue.take_back(PATIENCE)),
+        }
     }
 }

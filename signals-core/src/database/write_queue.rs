@@ -6,47 +6,42 @@
 //! - A writer that takes its connection from a pool waits for its turn first, so that waiting writers occupy no connections. If the pool
 //!   then has no idle connection, the writer gives up the turn and holds a *reservation* until it has a connection: the connection
 //!   may be in use by a writer that waits for its turn, which would be a deadlock.
-//! - A writer that waits without a connection may get one with the open transaction of a group instead of a turn, see `group.rs`.
+//! - A writer that waits without a connection may be offered one with the open transaction of a group instead of a turn, see `group.rs`.
+//!   If its future is not polled, the offer is taken back.
 //! - A writer that already has a connection waits for its turn with it, and may pass a reservation.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use tokio::sync::oneshot;
-use tokio::time::timeout;
-
+use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
+use crate::database::waiter::{Told, Waiter};
 use crate::database::writer::{Writer, WriterId};
 use crate::error::{Error, Result};
-use crate::task::chain::{PoolId, QueueId};
-
-/// What a waiting writer gets.
-#[derive(Debug)]
-pub(crate) enum Grant {
-    Turn(Turn),
-    /// A connection that has the turn, with the open transaction of a group.
-    Group(AnyLease),
-}
+use crate::task::chain::QueueId;
 
 /// The writers of one database in this process.
 #[derive(Debug, Default)]
 pub(crate) struct WriteQueue {
     state: Mutex<State>,
     /// Whether writes share a COMMIT. In an in-memory database, it costs nothing.
-    shares_commits: bool,
+    pub(super) shares_commits: bool,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// The writer that has the turn, and since when.
     holder: Option<(Writer, Instant)>,
     /// Whether a [`Reservation`] exists. Until it ends, no writer without a connection gets a turn.
     reserved: bool,
     /// The waiting writers, in the order of their arrival.
-    waiting: VecDeque<Waiter>,
+    pub(super) waiting: VecDeque<Waiter>,
+    /// The connection of a group, for the waiter that has been told to take it. Not sent to it, so that it can be taken back if the
+    /// future of the waiter is not polled.
+    pub(super) offer: Option<(u64, AnyLease)>,
     /// The number of waiters so far, which identifies them.
-    arrived: u64,
+    pub(super) arrived: u64,
     /// The number of turns so far, which identifies the current one.
     turns: u64,
     /// Whether the last group had several units. Their writers probably come back at once, and the first one should not commit alone.
@@ -59,40 +54,17 @@ struct State {
     slow: HashMap<WriterId, Duration>,
 }
 
-/// How a writer enters the queue.
-struct Entry {
-    has_connection: bool,
-    /// Whether it waits in front of all others.
-    first: bool,
-    /// The pool of a writer that may join a group of that pool.
-    joins: Option<PoolId>,
-}
-
-struct Waiter {
-    id: u64,
-    writer: Writer,
-    has_connection: bool,
-    joins: Option<PoolId>,
-    grant: oneshot::Sender<Grant>,
-}
-
-impl std::fmt::Debug for Waiter {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Waiter").field("id", &self.id).field("writer", &self.writer).finish()
-    }
-}
-
 /// A transaction that takes less than this is not slow, even if a COMMIT takes less.
 const NOT_SLOW: Duration = Duration::from_millis(2);
 
 impl State {
     /// Whether a writer that does not wait yet may take the turn.
-    fn is_free(&self, has_connection: bool) -> bool {
+    pub(super) fn is_free(&self, has_connection: bool) -> bool {
         self.holder.is_none() && (has_connection || !self.reserved)
     }
 
     /// Gives the turn to a writer.
-    fn begin(&mut self, writer: Writer) {
+    pub(super) fn begin(&mut self, writer: Writer) {
         self.holder = Some((writer, Instant::now()));
         self.turns += 1;
     }
@@ -100,14 +72,14 @@ impl State {
     /// Takes the next writer out of the queue.
     fn next(&mut self) -> Option<Waiter> {
         let reserved = self.reserved;
-        let at = self.waiting.iter().position(|waiter| waiter.has_connection || !reserved)?;
+        let at = self.waiting.iter().position(|waiter| waiter.entry.has_connection || !reserved)?;
         self.waiting.remove(at)
     }
 
-    /// Whether the next writer may join a group of `pool`, or of any pool.
-    fn is_awaited(&self, pool: Option<PoolId>) -> bool {
+    /// Whether the next writer may join this group, or any.
+    fn is_awaited(&self, group: Option<GroupId>) -> bool {
         let joins = |next: &Waiter| {
-            next.joins.is_some_and(|joins| pool.is_none_or(|pool| joins == pool))
+            next.entry.joins.is_some_and(|joins| group.is_none_or(|group| joins == group))
                 && !self.is_slow(next.writer)
         };
         !self.reserved && !self.was_refused && self.waiting.front().is_some_and(joins)
@@ -118,7 +90,7 @@ impl State {
     }
 
     /// The turn that has just begun.
-    fn turn(&self, queue: &Arc<WriteQueue>, writer: Writer) -> Turn {
+    pub(super) fn turn(&self, queue: &Arc<WriteQueue>, writer: Writer) -> Turn {
         let is_awaited = writer.shares_commit
             && !self.was_refused
             && queue.shares_commits
@@ -156,91 +128,7 @@ impl WriteQueue {
         state.holder.is_some().then_some(state.turns)
     }
 
-    /// Waits for the turn, without a connection. A writer that shares a COMMIT may join a group of `pool`.
-    ///
-    /// # Errors
-    ///
-    /// [`Error::WriteLockTimedOut`] if the turn does not come within `limit`.
-    ///
-    /// # Cancel safety
-    ///
-    /// If the future is dropped, the writer leaves the queue.
-    pub(crate) async fn enter(
-        self: &Arc<Self>,
-        writer: Writer,
-        pool: PoolId,
-        limit: Duration,
-    ) -> Result<Grant> {
-        let joins = (writer.shares_commit && self.shares_commits).then_some(pool);
-        self.wait(writer, Entry { has_connection: false, first: false, joins }, limit).await
-    }
-
-    /// As [`enter`](Self::enter), for a writer that has its connection.
-    pub(crate) async fn enter_with_connection(
-        self: &Arc<Self>,
-        writer: Writer,
-        limit: Duration,
-    ) -> Result<Turn> {
-        self.wait_with_connection(writer, false, limit).await
-    }
-
-    async fn wait_with_connection(
-        self: &Arc<Self>,
-        writer: Writer,
-        first: bool,
-        limit: Duration,
-    ) -> Result<Turn> {
-        let entry = Entry { has_connection: true, first, joins: None };
-        match self.wait(writer, entry, limit).await? {
-            Grant::Turn(turn) => Ok(turn),
-            Grant::Group(_) => unreachable!("a writer with a connection joins no group"),
-        }
-    }
-
-    async fn wait(
-        self: &Arc<Self>,
-        writer: Writer,
-        entry: Entry,
-        limit: Duration,
-    ) -> Result<Grant> {
-        let mut place = match self.take_place(writer, entry) {
-            Ok(turn) => return Ok(Grant::Turn(turn)),
-            Err(place) => place,
-        };
-        match timeout(limit, &mut place.granted).await {
-            Ok(Ok(grant)) => Ok(grant),
-            _ => Err(self.timed_out(limit)),
-        }
-    }
-
-    /// Takes the turn, or the place of the next writer for a transaction that may hold the write lock already. It does not wait for its
-    /// turn, because the writer that has the turn may be waiting for that lock.
-    pub(crate) fn enter_next(self: &Arc<Self>, writer: Writer) -> Result<Turn, Place> {
-        self.take_place(writer, Entry { has_connection: true, first: true, joins: None })
-    }
-
-    fn take_place(
-        self: &Arc<Self>,
-        writer: Writer,
-        Entry { has_connection, first, joins }: Entry,
-    ) -> Result<Turn, Place> {
-        let (grant, granted) = oneshot::channel();
-        let mut state = self.state();
-        if state.is_free(has_connection) {
-            state.begin(writer);
-            return Ok(state.turn(self, writer));
-        }
-        let id = state.arrived;
-        state.arrived += 1;
-        let waiter = Waiter { id, writer, has_connection, joins, grant };
-        match first {
-            true => state.waiting.push_front(waiter),
-            false => state.waiting.push_back(waiter),
-        }
-        Err(Place { queue: Arc::clone(self), id, granted })
-    }
-
-    fn timed_out(&self, waited: Duration) -> Error {
+    pub(super) fn timed_out(&self, waited: Duration) -> Error {
         let (writer, held_for) = match self.state().holder {
             Some((writer, since)) => (writer, since.elapsed()),
             // The holder has just ended.
@@ -278,37 +166,42 @@ impl WriteQueue {
             };
             let Some((waiter, turn)) = waiter else { return };
             // Sent without the lock, because a turn that is dropped inside takes it.
-            match waiter.grant.send(Grant::Turn(turn)) {
+            match waiter.told.send(Told::Turn(turn)) {
                 // The future of the waiter is being dropped. The loop passes the turn on, so it must not do so itself.
-                Err(Grant::Turn(mut turn)) => turn.queue = None,
+                Err(Told::Turn(mut turn)) => turn.queue = None,
                 _ => return,
             }
         }
     }
 
-    /// Whether the next writer may join a group of `pool`.
-    pub(crate) fn is_awaited_by(&self, pool: PoolId) -> bool {
-        self.shares_commits && self.state().is_awaited(Some(pool))
+    /// Whether the next writer may join this group.
+    pub(crate) fn is_awaited_by(&self, group: GroupId) -> bool {
+        self.shares_commits && self.state().is_awaited(Some(group))
     }
 
-    /// Hands the connection of a group to the next writer, if it can join. Otherwise returns the connection.
-    pub(crate) fn pass_group(&self, pool: PoolId, mut lease: AnyLease) -> Option<AnyLease> {
-        loop {
-            let waiter = {
-                let mut state = self.state();
-                if !state.is_awaited(Some(pool)) {
-                    return Some(lease);
-                }
-                let Some(waiter) = state.waiting.pop_front() else { return Some(lease) };
-                state.begin(waiter.writer);
-                waiter
-            };
-            match waiter.grant.send(Grant::Group(lease)) {
-                // The future of the waiter is being dropped.
-                Err(Grant::Group(back)) => lease = back,
-                _ => return None,
+    /// Offers the connection of a group to the next writer, if it can join. Otherwise returns the connection.
+    pub(crate) fn pass_group(&self, group: GroupId, lease: AnyLease) -> Option<AnyLease> {
+        let waiter = {
+            let mut state = self.state();
+            if !state.is_awaited(Some(group)) {
+                return Some(lease);
             }
-        }
+            let Some(waiter) = state.waiting.pop_front() else { return Some(lease) };
+            state.begin(waiter.writer);
+            state.offer = Some((waiter.id, lease));
+            waiter
+        };
+        // Fails if the future of the waiter is being dropped. Its place then takes the offer.
+        let _ = waiter.told.send(Told::Offer);
+        None
+    }
+
+    /// Takes the connection of a group from a writer to which it was offered, but which has not taken it within `patience`: its
+    /// future is not polled.
+    pub(crate) fn take_back(&self, patience: Duration) -> Option<AnyLease> {
+        let mut state = self.state();
+        let is_late = state.holder.is_some_and(|(_, since)| since.elapsed() >= patience);
+        state.offer.take_if(|_| is_late).map(|(_, lease)| lease)
     }
 
     /// Records how long the transaction of the writer that has the turn took, up to its COMMIT.
@@ -331,7 +224,7 @@ impl WriteQueue {
         state.was_refused |= error.is_some_and(|error| error.is_foreign_key_violation());
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -342,26 +235,6 @@ enum Ends {
     Turn,
     /// If another writer has the turn, it keeps it.
     Reservation,
-}
-
-/// The place of a waiter in the queue. It receives the turn when it comes. If the place is dropped, the waiter leaves the queue, and a
-/// turn that it has received is passed on.
-#[derive(Debug)]
-pub(crate) struct Place {
-    queue: Arc<WriteQueue>,
-    id: u64,
-    granted: oneshot::Receiver<Grant>,
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let left = {
-            let mut state = self.queue.state();
-            let at = state.waiting.iter().position(|waiter| waiter.id == self.id);
-            at.and_then(|at| state.waiting.remove(at))
-        };
-        drop(left);
-    }
 }
 
 /// The right to write. If it is dropped, the next writer gets it.
