@@ -7,8 +7,10 @@ mod common;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use sqlx_signals::prelude::*;
 use sqlx_signals::sqlx::postgres::{PgConnectOptions, PgPoolOptions};
 use sqlx_signals::sqlx::{self, AssertSqlSafe, Connection, PgConnection, PgPool};
@@ -155,6 +157,8 @@ async fn tables(db: &Db) {
         .await;
     }
     db.execute("CREATE TABLE peels (id BIGINT NOT NULL)").await.unwrap();
+    common::table(db, "plums", "name TEXT NOT NULL").await;
+    db.deliveries().setup().await.unwrap();
 }
 
 /// Calls with the same parameters, whose statements differ in nothing but the table.
@@ -235,6 +239,64 @@ async fn a_dropped_call_leaves_no_transaction_open() {
             assert!(Apple::find(&test.db, id).await.unwrap().is_some(), "it is committed");
             assert!(!stored || Pear::find(&test.db, id).await.unwrap().is_some());
         }
+    }
+    drop(pooler);
+    test.passed().await;
+}
+
+/// The limit of the transaction in which the deliveries of this model run.
+#[derive(Debug, Clone, Model, Serialize, Deserialize)]
+#[model(table = "plums")]
+struct Plum {
+    id: Option<i64>,
+    name: String,
+}
+
+static LIMITS: LazyLock<common::Log> = LazyLock::new(common::Log::default);
+
+#[receiver(post_save, sender = Plum, durable(timeout = "20s"))]
+async fn log_limit(saved: PostSave<'_, Plum>, conn: &mut Conn<'_>) -> Result<()> {
+    let sql = "SELECT current_setting('idle_in_transaction_session_timeout')";
+    let (limit,): (String,) = conn.query(sql).fetch_one().await?;
+    LIMITS.push(format!("{} {limit}", saved.instance.name));
+    Ok(())
+}
+
+#[receiver(post_save, sender = Plum, durable(at_least_once, timeout = "20s"))]
+fn count_plum(_: PostSave<'_, Plum>) {}
+
+/// A claim in another isolation level would fail if another worker has claimed the same delivery.
+const ONLY_READ_COMMITTED: &str = "
+    CREATE FUNCTION only_read_committed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF current_setting('transaction_isolation') <> 'read committed' THEN RAISE 'not read committed'; END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER only_read_committed BEFORE UPDATE ON signals_delivery FOR EACH ROW EXECUTE FUNCTION only_read_committed()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_claims_in_read_committed_and_limits_idle_transactions() {
+    let test = TestDb::postgres("worker").await;
+    tables(&test.db).await;
+    common::execute(&test.db, ONLY_READ_COMMITTED).await;
+    let level =
+        format!("ALTER DATABASE {} SET default_transaction_isolation TO serializable", test.name());
+    common::execute(&test.db, &level).await;
+    let pooler = Pooler::start(&test).await;
+    for (name, db) in
+        [("direct", Db::connect(&test.url).await.unwrap()), ("pooler", pooler.db().await)]
+    {
+        let worker = db.deliveries().worker().concurrency(2).poll(Duration::from_millis(20));
+        let worker = worker.spawn().await.unwrap();
+        for _ in 0..3 {
+            Plum { id: None, name: name.to_owned() }.save(&db).await.unwrap();
+        }
+        // The timeout of the receivers and the lease of the worker.
+        assert_eq!(
+            LIMITS.wait_for(3).await,
+            [format!("{name} 50s"), format!("{name} 50s"), format!("{name} 50s")]
+        );
+        worker.shutdown().await.unwrap();
+        assert_eq!(common::count(&db, "signals_delivery").await, 0);
     }
     drop(pooler);
     test.passed().await;

@@ -63,7 +63,7 @@ async fn pause_outside(
     }
 }
 
-#[receiver(post_save, sender = Stop, durable(backoff = "1h"))]
+#[receiver(post_save, sender = Stop, durable(queue = "stops", backoff = "1h", timeout = "500ms"))]
 async fn pause_inside(
     saved: PostSave<'_, Stop>,
     delivery: Delivery<'_>,
@@ -73,6 +73,10 @@ async fn pause_inside(
     effects.push(&saved.instance.name, &delivery);
     if !effects.is_child {
         return Err(Error::other("the second worker has run it"));
+    }
+    let _returns = Returns;
+    if saved.instance.name == "inside" {
+        stop();
     }
     book("by the stopped worker", conn).await
 }
@@ -96,8 +100,14 @@ pub(crate) fn stops_before_a_transaction(name: &str) -> DbOptions {
 }
 
 /// The child: works until its receiver has returned.
-pub(crate) async fn pause(db: &Db) {
-    let worker = db.deliveries().worker().lease(LEASE).concurrency(2).spawn().await.unwrap();
+pub(crate) async fn pause(db: &Db, name: &str) {
+    let worker = db.deliveries().worker().lease(LEASE).concurrency(2);
+    let worker = match name {
+        // A transaction may be idle for the timeout of the receivers of the worker, and a lease.
+        "inside" => worker.queues(["stops"]),
+        _ => worker,
+    };
+    let worker = worker.spawn().await.unwrap();
     RETURNED.notified().await;
     worker.shutdown().await.unwrap();
 }
@@ -114,7 +124,9 @@ async fn fence(kind: DatabaseKind, name: &str) {
     let begun = Instant::now();
     let scene = Scene::new(kind, &format!("fence_{name}")).await;
     match name {
-        "transaction" => Stop { id: None, name: name.into() }.save(&scene.db).await.unwrap(),
+        "transaction" | "inside" => {
+            Stop { id: None, name: name.into() }.save(&scene.db).await.unwrap()
+        }
         _ => Pause { id: None, name: name.into() }.save(&scene.db).await.unwrap(),
     };
     let stopped = Process::start(&scene, "pause", name);
@@ -168,4 +180,5 @@ fence! {
     a_worker_stopped_beyond_its_lease_does_not_renew_on_postgres: Postgres, "renew";
     a_worker_stopped_beyond_its_lease_does_not_run_in_a_transaction_on_sqlite: Sqlite, "transaction";
     a_worker_stopped_beyond_its_lease_does_not_run_in_a_transaction_on_postgres: Postgres, "transaction";
+    a_worker_stopped_in_a_transaction_does_not_keep_its_delivery_locked_on_postgres: Postgres, "inside";
 }

@@ -13,6 +13,7 @@ mod poison;
 mod process;
 mod sweep;
 mod terminate;
+mod wake;
 
 use std::collections::BTreeSet;
 use std::io::Write;

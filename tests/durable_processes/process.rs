@@ -10,7 +10,7 @@ use std::time::Duration;
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, DbOptions};
 
-use crate::{Effects, Scene, fence, sweep, until_none_is_left};
+use crate::{Effects, Scene, fence, sweep, until_none_is_left, wake};
 
 /// Where a child kills itself: when it has passed this many points.
 static KILLED_AT: LazyLock<usize> = LazyLock::new(|| variable("AT").parse().unwrap_or(usize::MAX));
@@ -52,7 +52,8 @@ async fn child() {
         }
         "work" => work(&db, &direct).await,
         "serve" => serve(&db).await,
-        "pause" => fence::pause(&db).await,
+        "pause" => fence::pause(&db, &variable("NAME")).await,
+        "wait" => wake::wait(&db, &variable("NAME")).await,
         other => panic!("no child has the role `{other}`"),
     }
     println!("finished");
@@ -86,11 +87,14 @@ async fn serve(db: &Db) {
     let worker = db.deliveries().worker().lease(Duration::from_secs(1)).concurrency(3);
     let worker = worker.poll(Duration::from_millis(20)).spawn().await.unwrap();
     println!("ready");
-    tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()))
-        .await
-        .unwrap()
-        .unwrap();
+    until_stdin_is_closed().await;
     worker.shutdown().await.unwrap();
+}
+
+/// Waits until the test ends this process.
+pub(crate) async fn until_stdin_is_closed() {
+    let read = tokio::task::spawn_blocking(|| std::io::stdin().read_to_end(&mut Vec::new()));
+    read.await.unwrap().unwrap();
 }
 
 /// A running child.

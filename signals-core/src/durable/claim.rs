@@ -1,4 +1,4 @@
-//! The statements of a worker: find, claim, renew, acknowledge, fail and give back deliveries. Each of them names the claim, so a
+//! The statements of a worker: claim, renew, acknowledge, fail and give back deliveries. Each of them names the claim, so a
 //! worker whose claim has passed to another one changes nothing.
 
 use std::time::Duration;
@@ -31,6 +31,8 @@ pub(super) struct Claim<'c> {
     pub(super) worker: &'c str,
     /// The deliveries that this worker is running.
     pub(super) running: Vec<i64>,
+    /// The lower bound of the claim, see [`since`].
+    pub(super) bound: i64,
 }
 
 /// The current time of the database.
@@ -52,8 +54,19 @@ fn later(kind: DatabaseKind, argument: &str) -> String {
     }
 }
 
+/// The condition that a delivery is due since a time, in microseconds since 1970. A claim has this lower bound on PostgreSQL, because it would
+/// otherwise read the index entries of all deliveries that were claimed before. They can only be removed when no transaction is older.
+pub(super) fn since(kind: DatabaseKind, bound: &str) -> String {
+    match kind {
+        DatabaseKind::Sqlite => format!("{bound} IS NOT NULL"),
+        DatabaseKind::Postgres => {
+            format!("run_at >= timestamptz 'epoch' + ({bound})::bigint * interval '1 microsecond'")
+        }
+    }
+}
+
 /// Which deliveries are of a kind: their next claim makes them a suspect, or not.
-fn is_kind(kind: Kind) -> &'static str {
+pub(super) fn is_kind(kind: Kind) -> &'static str {
     match kind {
         Kind::Usual => {
             "ordering_key IS NULL AND lost + CASE WHEN worker IS NULL THEN 0 ELSE 1 END < 2"
@@ -66,73 +79,16 @@ fn is_kind(kind: Kind) -> &'static str {
     }
 }
 
-/// What a receiver has to claim.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Due {
-    pub(super) receiver: String,
-    /// A delivery without an ordering key is due.
-    pub(super) unordered: bool,
-    /// Deliveries with an ordering key are stored. Whether one of them is due is known only from the oldest of each key.
-    pub(super) ordered: bool,
-    /// A due delivery has killed its workers.
-    pub(super) suspect: Option<Kind>,
-}
-
-/// The receivers that may have due deliveries.
-pub(super) async fn probe(conn: &mut Conn<'_>, receivers: &[&str]) -> Result<Vec<Due>> {
-    let kind = conn.kind();
-    let names = match kind {
-        DatabaseKind::Sqlite => "SELECT value AS name FROM json_each($1)",
-        DatabaseKind::Postgres => {
-            "SELECT value AS name FROM json_array_elements_text($1::text::json)"
-        }
-    };
-    let exists = |condition: String| {
-        format!(
-            "CASE WHEN EXISTS (SELECT 1 FROM signals_delivery d WHERE d.receiver = r.name AND d.{condition}) THEN 1 ELSE 0 END"
-        )
-    };
-    let due = format!("dead_at IS NULL AND d.run_at <= {}", now(kind));
-    let unordered = exists(format!("ordering_key IS NULL AND d.{due}"));
-    let ordered = exists("ordering_key IS NOT NULL".to_owned());
-    // Only among the deliveries that are claimed next, because this is a filter on them and no index lookup.
-    let suspect = format!(
-        "CASE WHEN EXISTS (SELECT 1 FROM (SELECT lost, worker, ordering_key FROM signals_delivery d WHERE d.receiver = r.name \
-         AND d.ordering_key IS NULL AND d.{due} ORDER BY d.run_at, d.id LIMIT 128) AS next WHERE {}) THEN 1 ELSE 0 END",
-        is_kind(Kind::Suspect)
-    );
-    let with_key = exists(format!("{due} AND {}", is_kind(Kind::OrderedSuspect)));
-    let text =
-        format!("SELECT r.name, {unordered}, {ordered}, {suspect}, {with_key} FROM ({names}) AS r");
-    let names = serde_json::Value::from(receivers).to_string();
-    let rows: Vec<(String, i32, i32, i32, i32)> =
-        Sql::new(kind, &text).bind(names).fetch(conn).await?;
-    let mut all: Vec<_> = rows
-        .into_iter()
-        .map(|(receiver, unordered, ordered, suspect, with_key)| Due {
-            receiver,
-            unordered: unordered == 1,
-            ordered: ordered == 1,
-            suspect: match (suspect, with_key) {
-                (1, _) => Some(Kind::Suspect),
-                (_, 1) => Some(Kind::OrderedSuspect),
-                _ => None,
-            },
-        })
-        .filter(|due| due.unordered || due.ordered)
-        .collect();
-    all.sort_unstable();
-    Ok(all)
-}
-
 /// Claims due deliveries of one receiver: those of a kind, in the order in which they are due.
 pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
     let kind = conn.kind();
     let (limit, now, which) = (literal(claim.limit), now(kind), is_kind(claim.kind));
-    let due = format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {which}");
+    let since = since(kind, "$5");
+    let due =
+        format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {since} AND {which}");
     let due = match kind {
         DatabaseKind::Postgres => format!(
-            "WITH due AS MATERIALIZED (SELECT id FROM signals_delivery WHERE {due} AND id <> ALL ($4::text::bigint[]) \
+            "WITH due AS MATERIALIZED (SELECT id, run_at FROM signals_delivery WHERE {due} AND id <> ALL ($4::text::bigint[]) \
              ORDER BY run_at, id LIMIT {limit} FOR UPDATE SKIP LOCKED)"
         ),
         DatabaseKind::Sqlite => format!(
@@ -163,7 +119,7 @@ pub(super) async fn claim_ordered(
     let heads = heads(kind, skips_dead, "$5");
     let due = match kind {
         DatabaseKind::Postgres => format!(
-            "{heads}, due AS MATERIALIZED (SELECT d.id FROM head JOIN signals_delivery d USING (id) WHERE {due} \
+            "{heads}, due AS MATERIALIZED (SELECT d.id, d.run_at FROM head JOIN signals_delivery d USING (id) WHERE {due} \
              AND d.id <> ALL ($4::text::bigint[]) LIMIT {limit} FOR UPDATE OF d SKIP LOCKED)"
         ),
         DatabaseKind::Sqlite => format!(
@@ -238,12 +194,13 @@ async fn run_claim(
             "{due} UPDATE signals_delivery d SET {set} FROM due WHERE d.id = due.id \
              RETURNING d.id, d.event::text, d.receiver, d.signal, d.sender, d.key, d.created, d.payload::text, d.context::text, \
              (extract(epoch FROM d.stored_at) * 1000)::bigint AS stored_at, \
-             (extract(epoch FROM clock_timestamp() - d.stored_at) * 1000)::bigint AS age, d.attempt, d.claim, d.lost, d.ordering_key"
+             (extract(epoch FROM clock_timestamp() - d.stored_at) * 1000)::bigint AS age, d.attempt, d.claim, d.lost, d.ordering_key, \
+             (extract(epoch FROM due.run_at) * 1000000)::bigint"
         ),
         DatabaseKind::Sqlite => format!(
             "{due} UPDATE signals_delivery AS d SET {set} WHERE id IN (SELECT id FROM due) \
              RETURNING id, event, receiver, signal, sender, key, created, payload, context, stored_at, {} - stored_at AS age, \
-             attempt, claim, lost, ordering_key",
+             attempt, claim, lost, ordering_key, 0",
             now(kind)
         ),
     };
@@ -252,9 +209,10 @@ async fn run_claim(
         .bind(claim.worker)
         .bind(millis(claim.lease))
         .bind(list(kind, claim.running.iter().copied()));
-    if let Some(after) = after {
-        sql = sql.bind(after);
-    }
+    sql = match after {
+        Some(after) => sql.bind(after),
+        None => sql.bind(claim.bound),
+    };
     let claimed: Vec<Columns> = sql.fetch(conn).await?;
     let mut claimed: Vec<_> = claimed.into_iter().map(Claimed::from).collect();
     claimed.sort_by_key(|delivery| delivery.id);

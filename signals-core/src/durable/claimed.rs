@@ -20,6 +20,8 @@ pub(crate) struct Claimed {
     pub(crate) claim: i64,
     pub(crate) lost: i32,
     pub(crate) ordering_key: Option<String>,
+    /// When it was due, in microseconds since 1970. 0 on SQLite.
+    pub(crate) due_at: i64,
 }
 
 /// The columns that a claim returns.
@@ -39,12 +41,13 @@ pub(super) type Columns = (
     i64,
     i32,
     Option<String>,
+    i64,
 );
 
 impl From<Columns> for Claimed {
     fn from(columns: Columns) -> Self {
         let (id, event, receiver, signal, sender, key, created, payload, context, ..) = columns;
-        let (.., stored_at, age, attempt, claim, lost, ordering_key) = columns;
+        let (.., stored_at, age, attempt, claim, lost, ordering_key, due_at) = columns;
         Self {
             id,
             event,
@@ -61,6 +64,7 @@ impl From<Columns> for Claimed {
             claim,
             lost,
             ordering_key,
+            due_at,
         }
     }
 }

@@ -35,6 +35,7 @@ pub struct EventForm {
     /// Whether only the key of the row is stored.
     pub(crate) is_key: bool,
     /// Whether PostgreSQL converts the key of a row to the same JSON as serde.
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     pub(crate) has_plain_key: fn() -> bool,
 }
 

@@ -10,6 +10,7 @@ use crate::database::source::Source;
 use crate::database::writer::{Verb, Writer};
 use crate::durable::claim::{self, Claim, Failure, Kind};
 use crate::durable::claimed::Claimed;
+use crate::durable::probe;
 use crate::durable::receivers::{DurableReceiver, DurableReceivers};
 use crate::durable::run::{Ended, Run, failure};
 use crate::durable::sql::Sql;
@@ -83,7 +84,7 @@ async fn next(
     receivers: &DurableReceivers,
 ) -> Result<Option<(Claimed, DurableReceiver)>> {
     claim::release_ended(conn).await?;
-    for due in claim::probe(conn, receivers.names()).await? {
+    for due in probe::probe(conn, receivers.names(), |_| 0).await? {
         let name = due.receiver.as_str();
         let worker = "testing::deliver";
         let wanted = |kind| Claim {
@@ -93,6 +94,7 @@ async fn next(
             lease: LEASE,
             worker,
             running: Vec::new(),
+            bound: 0,
         };
         let mut claimed = Vec::new();
         for kind in due.unordered.then_some(Kind::Usual).into_iter().chain(due.suspect) {

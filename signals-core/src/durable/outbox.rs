@@ -237,7 +237,8 @@ impl Outbox for DeliveryOutbox {
             }
             if !self.wakes {
                 self.wakes = true;
-                conn.state.defer(Box::new(WakeOnCommit));
+                let db = conn.state.db.clone();
+                conn.state.defer(Box::new(WakeOnCommit(db)));
             }
             Ok(())
         })

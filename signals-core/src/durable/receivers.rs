@@ -53,6 +53,11 @@ impl DurableReceivers {
         &self.names
     }
 
+    /// One of the names, with the lifetime of the program.
+    pub(crate) fn static_name(&self, name: &str) -> Option<&'static str> {
+        self.by_name.get_key_value(name).map(|(name, _)| *name)
+    }
+
     pub(crate) fn entries(&self) -> impl Iterator<Item = &DurableReceiver> {
         self.by_name.values().flatten()
     }

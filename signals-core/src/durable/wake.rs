@@ -1,11 +1,13 @@
-//! Wakes the workers of this process after a commit that has stored deliveries.
+//! Wakes the workers after a commit that has stored deliveries.
 
 use std::sync::LazyLock;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::watch;
 
+use crate::database::db::Db;
 use crate::database::deferred::{Deferred, End};
+use crate::durable::notify;
 use crate::error::Error;
 use crate::task::chain::PoolId;
 
@@ -16,17 +18,21 @@ pub(super) fn subscribe() -> watch::Receiver<u64> {
     COMMITS.subscribe()
 }
 
-pub(super) fn wake() {
+/// Wakes the workers of this process and, if the `Db` is known, those of other processes.
+pub(super) fn wake(db: Option<&Db>) {
     COMMITS.send_modify(|commits| *commits = commits.wrapping_add(1));
+    if let Some(db) = db {
+        notify::stored(db);
+    }
 }
 
 /// Wakes the workers when its transaction has committed.
-pub(super) struct WakeOnCommit;
+pub(super) struct WakeOnCommit(pub(super) Option<Db>);
 
 impl Deferred for WakeOnCommit {
     fn run(self: Box<Self>, end: End, _: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
         if end == End::Committed {
-            wake();
+            wake(self.0.as_ref());
         }
         Box::pin(async { Vec::new() })
     }

@@ -3,9 +3,9 @@
 use std::fmt::Write;
 use std::sync::Arc;
 
-use sqlx::Arguments as _;
+use sqlx::{Arguments as _, Postgres};
 
-use crate::database::backend::{Arguments, Statement};
+use crate::database::backend::{Backend, Statement};
 use crate::database::db::Db;
 use crate::durable::event_form::{EventForm, Ordering};
 use crate::durable::outbox::{NewDelivery, form_of, new_deliveries};
@@ -78,13 +78,10 @@ fn literal(text: &str) -> String {
 
 impl RowDeliveries for Deliveries {
     fn add_to(&self, statement: Statement) -> Result<Statement, sqlx::Error> {
-        let Statement { sql, args, persistent } = statement;
-        let Arguments::Postgres(mut args) = args else {
-            return Err(sqlx::Error::Protocol("deliveries are added on PostgreSQL only".into()));
-        };
-        let places = self.bind(&mut args).map_err(sqlx::Error::Encode)?;
+        let Statement { sql, mut args, persistent } = statement;
+        let places = self.bind(Postgres::arguments(&mut args)).map_err(sqlx::Error::Encode)?;
         let sql = self.texts.get(sql.as_str(), || self.compose(sql.as_str(), &places));
-        Ok(Statement { sql, args: Arguments::Postgres(args), persistent })
+        Ok(Statement { sql, args, persistent })
     }
 
     fn explained(&self, error: Error) -> Error {
@@ -92,7 +89,7 @@ impl RowDeliveries for Deliveries {
     }
 
     fn stored(&self, db: Option<&Db>) {
-        wake::wake();
+        wake::wake(db);
         if let Some(db) = db {
             let receivers = self.new.iter().map(|delivery| delivery.new.receiver).collect();
             warnings::watch(db.clone(), receivers);

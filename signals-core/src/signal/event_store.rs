@@ -67,7 +67,7 @@ pub trait EventStore: Any + Send + Sync {
 }
 
 /// What the statement that writes a row returns about it.
-#[cfg_attr(not(feature = "durable"), allow(dead_code))]
+#[cfg_attr(not(all(feature = "durable", feature = "postgres")), allow(dead_code))]
 #[allow(unreachable_pub)]
 pub struct WrittenRow {
     /// The quoted name of the key, if only the database knows the key.
@@ -93,11 +93,12 @@ pub trait RowDeliveries: Send + Sync {
 
 /// The texts of the statements that store deliveries together with their row, by the text of the statement that writes the row alone. The
 /// receivers are always the same.
+#[cfg_attr(not(all(feature = "durable", feature = "postgres")), allow(dead_code))]
 #[derive(Default)]
 #[allow(unreachable_pub)]
 pub struct StoringTexts(RwLock<BTreeMap<Box<str>, Arc<str>>>);
 
-#[cfg_attr(not(feature = "durable"), allow(dead_code))]
+#[cfg_attr(not(all(feature = "durable", feature = "postgres")), allow(dead_code))]
 impl StoringTexts {
     /// The text for the statement `of`. Each is composed once, so that it stays prepared.
     pub(crate) fn get(&self, of: &str, compose: impl FnOnce() -> String) -> SqlStr {

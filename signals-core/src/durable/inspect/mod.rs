@@ -167,7 +167,7 @@ impl Deliveries {
     pub async fn retry(&self, id: i64) -> Result<bool> {
         let retried = self.change_one(Action::Retry, id).await?;
         if retried {
-            wake::wake();
+            wake::wake(Some(&self.db));
         }
         Ok(retried)
     }
@@ -200,7 +200,7 @@ impl Deliveries {
             let sql = selection.bind(Sql::new(kind, &text), limit);
             let ids: Vec<(i64,)> = sql.fetch(&mut conn).await.map_err(explained)?;
             drop(conn);
-            wake::wake();
+            wake::wake(Some(&self.db));
             retried += ids.len();
             left -= ids.len();
             selection.continue_after(&ids);
@@ -229,7 +229,7 @@ impl Deliveries {
         if discarded {
             tracing::info!(id, "a delivery was discarded");
             // It may have blocked its ordering key.
-            wake::wake();
+            wake::wake(Some(&self.db));
         }
         Ok(discarded)
     }

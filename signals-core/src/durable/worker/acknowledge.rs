@@ -47,7 +47,7 @@ impl Shared {
     async fn acknowledge(&self, claims: &[(i64, i64)]) -> Result<()> {
         let mut conn = self.connections.to_write(Verb::Acknowledge).await?;
         let deleted = claim::acknowledge(&mut conn, claims).await?;
-        drop(conn);
+        conn.done().await?;
         for (id, _) in claims {
             let receiver = self.running().get(id).map_or("", |entry| entry.receiver);
             if !deleted.contains(id) {

@@ -1,17 +1,65 @@
 //! The connections of a worker, which are not those of the program.
 
+use std::ops::{Deref, DerefMut};
+#[cfg(feature = "postgres")]
+use std::time::Duration;
+
+use crate::database::begin::{Isolation, TransactionOptions};
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::writer::{Verb, Writer};
+#[cfg(feature = "postgres")]
+use crate::durable::receivers::DurableReceivers;
+use crate::durable::worker::WorkerOptions;
 use crate::error::{Error, Result};
+use crate::transaction::Transaction;
 
 pub(super) struct Connections {
     /// The connection of the worker's own statements.
     pub(super) control: Db,
     /// The connections of receivers that take one.
-    pub(super) receivers: Db,
-    /// SQLite: the connection that notices commits of other processes.
+    receivers: Db,
+    /// The connection that notices commits of other processes.
     pub(super) watch: Option<Db>,
+    /// PostgreSQL behind a pooler, which rejects settings of a session: they are made in every transaction.
+    settings: Option<String>,
+}
+
+/// The connection of the worker's own statements, for statements that write.
+pub(super) enum ControlConn {
+    Plain(Conn<'static>),
+    /// Behind a pooler.
+    InTransaction(Transaction<'static>),
+}
+
+impl Deref for ControlConn {
+    type Target = Conn<'static>;
+
+    fn deref(&self) -> &Conn<'static> {
+        match self {
+            Self::Plain(conn) => conn,
+            Self::InTransaction(tx) => tx,
+        }
+    }
+}
+
+impl DerefMut for ControlConn {
+    fn deref_mut(&mut self) -> &mut Conn<'static> {
+        match self {
+            Self::Plain(conn) => conn,
+            Self::InTransaction(tx) => tx,
+        }
+    }
+}
+
+impl ControlConn {
+    /// Returns the connection. The statements since [`Connections::to_write`] take effect, at the latest, now.
+    pub(super) async fn done(self) -> Result<()> {
+        match self {
+            Self::Plain(_) => Ok(()),
+            Self::InTransaction(tx) => tx.commit().await.map(drop),
+        }
+    }
 }
 
 #[cfg(feature = "sqlite")]
@@ -19,8 +67,9 @@ const IN_MEMORY: &str = "a worker opens connections of its own, and a SQLite dat
                          `testing::deliver` in a test";
 
 impl Connections {
-    pub(super) fn open(db: &Db, concurrency: usize) -> Result<Self> {
-        let concurrency = u32::try_from(concurrency).unwrap_or(u32::MAX);
+    pub(super) fn open(options: &WorkerOptions) -> Result<Self> {
+        let WorkerOptions { db, concurrency, .. } = options;
+        let concurrency = u32::try_from(*concurrency).unwrap_or(u32::MAX);
         #[cfg(feature = "sqlite")]
         if let Some(pool) = db.sqlite_pool() {
             let options = pool.connect_options();
@@ -38,24 +87,28 @@ impl Connections {
                 control: of_size(1),
                 receivers: of_size(concurrency),
                 watch: Some(of_size(1)),
+                settings: None,
             });
         }
         #[cfg(feature = "postgres")]
         if let Some(pool) = db.postgres_pool() {
-            let options = pool.connect_options();
+            let connect = pool.connect_options();
+            let is_direct = db.keeps_statements();
+            let idle = idle_limit(options).as_millis().to_string();
+            let idle = ("idle_in_transaction_session_timeout", idle.as_str());
             let of_size = |size, settings: &[(&str, &str)]| {
-                let mut options = (*options).clone();
-                if db.keeps_statements() {
-                    // A pooler such as PgBouncer rejects settings of a session.
+                let mut options = (*connect).clone();
+                if is_direct {
                     options = options.options(settings.iter().copied());
                 }
                 let pool_options = pool.options().clone().max_connections(size).min_connections(0);
                 Self::with_values(db, pool_options.connect_lazy_with(options).into())
             };
             return Ok(Self {
-                control: of_size(1, &CONTROL),
-                receivers: of_size(concurrency, &RECEIVERS),
-                watch: None,
+                control: of_size(1, &[&[ISOLATION], &KEEPALIVES[..]].concat()),
+                receivers: of_size(concurrency, &[&[idle], &KEEPALIVES[..]].concat()),
+                watch: (is_direct && options.listen).then(|| of_size(1, &KEEPALIVES)),
+                settings: (!is_direct).then(|| format!("SET LOCAL {} = {}", idle.0, idle.1)),
             });
         }
         Err(Error::other("the database of this `Db` is not a feature of this build"))
@@ -66,9 +119,23 @@ impl Connections {
         of_pool
     }
 
-    /// A connection for a statement of the worker that writes.
-    pub(super) async fn to_write(&self, verb: Verb) -> Result<Conn<'static>> {
-        self.control.acquire_to_write(Writer::of(verb, "signals_delivery")).await
+    /// A connection for a statement of the worker that writes. Call [`ControlConn::done`] after the statement.
+    pub(super) async fn to_write(&self, verb: Verb) -> Result<ControlConn> {
+        if self.settings.is_some() {
+            let options = TransactionOptions::new().isolation(Isolation::ReadCommitted);
+            return self.control.begin_with(options).await.map(ControlConn::InTransaction);
+        }
+        let conn = self.control.acquire_to_write(Writer::of(verb, "signals_delivery")).await?;
+        Ok(ControlConn::Plain(conn))
+    }
+
+    /// Begins the transaction of a receiver.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static>> {
+        let mut tx = self.receivers.begin().await?;
+        if let Some(settings) = &self.settings {
+            tx.execute(sqlx::AssertSqlSafe(settings.clone())).await?;
+        }
+        Ok(tx)
     }
 
     pub(super) async fn close(&self) {
@@ -80,17 +147,19 @@ impl Connections {
     }
 }
 
+/// How long the transaction of a receiver may be idle, before the server ends it and releases the row of the delivery. A worker that was
+/// stopped would keep it locked forever. A receiver is stopped earlier.
+#[cfg(feature = "postgres")]
+fn idle_limit(options: &WorkerOptions) -> Duration {
+    let receivers = DurableReceivers::of(options.queues.as_deref());
+    let longest = receivers.entries().map(|entry| entry.options.timeout).max().unwrap_or_default();
+    // The setting is an integer of 32 bits.
+    (Duration::from_millis(longest) + options.lease).min(Duration::from_secs(7 * 24 * 3600))
+}
+
 /// A claim skips rows that are locked, and an acknowledgement waits for none. Both rely on the isolation level.
 #[cfg(feature = "postgres")]
-const CONTROL: [(&str, &str); 4] = [
-    ("default_transaction_isolation", "read committed"),
-    KEEPALIVES[0],
-    KEEPALIVES[1],
-    KEEPALIVES[2],
-];
-
-#[cfg(feature = "postgres")]
-const RECEIVERS: [(&str, &str); 3] = KEEPALIVES;
+const ISOLATION: (&str, &str) = ("default_transaction_isolation", "read committed");
 
 /// If the machine of a worker is lost, the server closes the connection after about a minute, and releases the row of the delivery.
 #[cfg(feature = "postgres")]

@@ -103,7 +103,7 @@ async fn run_or_refuse(
     if !receiver.receiver.info.connection {
         return Ok(run.without_connection(&shared.db, None).await);
     }
-    match shared.connections.receivers.begin().await {
+    match shared.connections.begin().await {
         Ok(tx) => {
             shared.set_stage(claimed.id, Stage::InTransaction);
             let ended = run.in_transaction(tx, &shared.db).await;
@@ -128,7 +128,8 @@ impl Shared {
         for attempt in 0..TRIES {
             let stored = async {
                 let mut conn = self.connections.to_write(Verb::Fail).await?;
-                claim::fail(&mut conn, *id, *claim, failure).await
+                let is_stored = claim::fail(&mut conn, *id, *claim, failure).await?;
+                conn.done().await.map(|()| is_stored)
             };
             match stored.await {
                 Ok(true) => return,

@@ -47,6 +47,7 @@ impl Shared {
         let deadline = Instant::now() + self.options.lease;
         let mut conn = self.connections.to_write(Verb::Renew).await?;
         let renewed = claim::renew(&mut conn, &claims, self.options.lease).await?;
+        conn.done().await?;
         let mut running = self.running();
         for id in renewed {
             if let Some(entry) = running.get_mut(&id) {
@@ -63,7 +64,8 @@ impl Shared {
             return Ok(());
         }
         let mut conn = self.connections.to_write(Verb::Release).await?;
-        claim::release_ended(&mut conn).await
+        claim::release_ended(&mut conn).await?;
+        conn.done().await
     }
 
     /// Stops the receivers whose lease has ended: another worker may run them now.

@@ -40,6 +40,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// | [`concurrency`](Self::concurrency) | 16 |
 /// | [`lease`](Self::lease) | 30 seconds |
 /// | [`poll`](Self::poll) | 1 second |
+/// | [`listen`](Self::listen) | yes |
 #[derive(Debug, Clone)]
 #[must_use = "the worker starts with `spawn`"]
 pub struct WorkerOptions {
@@ -48,6 +49,7 @@ pub struct WorkerOptions {
     pub(super) concurrency: usize,
     pub(super) lease: Duration,
     pub(super) poll: Duration,
+    pub(super) listen: bool,
 }
 
 /// A running worker. If it is dropped, the worker continues until the runtime shuts down.
@@ -108,7 +110,7 @@ enum Stage {
 impl WorkerOptions {
     pub(super) fn new(db: Db) -> Self {
         let (lease, poll) = (Duration::from_secs(30), Duration::from_secs(1));
-        Self { db, queues: None, concurrency: 16, lease, poll }
+        Self { db, queues: None, concurrency: 16, lease, poll, listen: true }
     }
 
     /// Serves only the receivers of these queues; all by default.
@@ -130,17 +132,32 @@ impl WorkerOptions {
         self
     }
 
-    /// Sets how often the worker looks for due deliveries; every second by default. A commit in the same process wakes it at once. On SQLite,
-    /// a commit of another process wakes it within 50 milliseconds.
+    /// Sets how often the worker looks for due deliveries; every second by default. A commit in the same process wakes it at once. A
+    /// commit of another process wakes it too, on PostgreSQL unless [`listen`](Self::listen) is off.
     pub fn poll(mut self, interval: Duration) -> Self {
         self.poll = interval.max(Duration::from_millis(1));
         self
     }
 
+    /// Sets whether the worker listens for the notifications of other processes, on one more connection; it does by default. If it does not,
+    /// it finds what other processes have stored when it polls. It never listens through a `Db` without a statement cache, because a pooler
+    /// such as PgBouncer does not pass on notifications. On SQLite, this has no effect: the worker asks the file every 50 milliseconds.
+    ///
+    /// ```no_run
+    /// # use sqlx_signals::prelude::*;
+    /// # async fn example(db: Db) -> Result<()> {
+    /// let worker = db.deliveries().worker().listen(false).poll(std::time::Duration::from_millis(200)).spawn().await?;
+    /// # worker.shutdown().await }
+    /// ```
+    pub fn listen(mut self, listen: bool) -> Self {
+        self.listen = listen;
+        self
+    }
+
     /// Starts the worker on the current runtime.
     ///
-    /// It opens connections of its own, with the options of the pool: one for its own statements, and one for each delivery that runs in a
-    /// transaction. So the program cannot take the worker's connections, nor the worker those of the program.
+    /// It opens connections of its own, with the options of the pool: one for its own statements, one that notices the commits of
+    /// other processes, and one for each delivery that runs in a transaction. So the program cannot take the worker's connections, nor the worker those of the program.
     ///
     /// See the example of [`Deliveries`](super::Deliveries).
     ///
@@ -152,7 +169,7 @@ impl WorkerOptions {
     /// - The errors of connecting.
     pub async fn spawn(self) -> Result<Worker> {
         check_states(&self)?;
-        let connections = Connections::open(&self.db, self.concurrency)?;
+        let connections = Connections::open(&self)?;
         schema::check(&mut connections.control.acquire().await?).await?;
         let (acknowledge, succeeded) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
@@ -245,7 +262,8 @@ impl Worker {
             true => Ok(()),
             false => {
                 let mut conn = shared.connections.to_write(Verb::GiveBack).await?;
-                claim::give_back(&mut conn, &left).await
+                let given_back = claim::give_back(&mut conn, &left).await;
+                given_back.and(conn.done().await)
             }
         };
         background.iter().for_each(JoinHandle::abort);

@@ -8,8 +8,9 @@ use tokio::time::sleep;
 
 use super::{RunningEntry, Shared, Stage, handle};
 use crate::database::writer::Verb;
-use crate::durable::claim::{self, Claim, Due, Kind};
+use crate::durable::claim::{self, Claim, Kind};
 use crate::durable::claimed::Claimed;
+use crate::durable::probe::{self, Due};
 use crate::durable::receivers::DurableReceivers;
 use crate::durable::wake;
 use crate::error::Result;
@@ -21,6 +22,12 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often one round claims deliveries with an ordering key of one receiver. Each claim looks at a limited number of keys.
 const CLAIMS: usize = 10;
 
+/// How often a round looks for all due deliveries, on PostgreSQL. The others have a lower bound.
+const COMPLETE: Duration = Duration::from_secs(1);
+
+/// How long before the last claimed delivery a claim begins, in microseconds: another transaction may commit later than it stores.
+const LATE: i64 = 5_000_000;
+
 /// What a round has done.
 struct Round {
     claimed: usize,
@@ -30,7 +37,7 @@ struct Round {
 
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut commits = wake::subscribe();
-    let mut finder = Finder { receivers: None, turn: 0, last_keys: HashMap::new() };
+    let mut finder = Finder::default();
     let mut failures = 0_u32;
     while !shared.stopping.is_cancelled() {
         commits.mark_unchanged();
@@ -39,7 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
             Ok(round) if round.claimed > 0 && shared.permits.available_permits() > 0 => continue,
             Ok(_) => {
                 failures = 0;
-                shared.options.poll
+                finder.pause(shared.options.poll)
             }
             Err(error) => {
                 tracing::warn!(%error, "a worker could not look for due deliveries");
@@ -60,6 +67,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
     }
 }
 
+#[derive(Default)]
 struct Finder {
     /// The receivers, and the generation of the registry in which they were looked up.
     receivers: Option<(u64, Arc<DurableReceivers>)>,
@@ -67,6 +75,12 @@ struct Finder {
     turn: usize,
     /// The ordering key at which the last claim of each receiver has stopped. The next claim starts after it, so that no key is passed over.
     last_keys: HashMap<String, String>,
+    /// The lower bound of the next claim of each receiver.
+    bounds: HashMap<&'static str, i64>,
+    /// When the last round without lower bounds began.
+    complete: Option<Instant>,
+    /// Whether the current round has no lower bounds.
+    is_complete: bool,
 }
 
 impl Finder {
@@ -83,6 +97,23 @@ impl Finder {
         }
     }
 
+    /// How long the worker may wait for the next round.
+    fn pause(&self, poll: Duration) -> Duration {
+        match self.complete {
+            // What this round has passed over is found by the next complete one.
+            Some(complete) if !self.is_complete => {
+                poll.min(COMPLETE.saturating_sub(complete.elapsed()))
+            }
+            _ => poll,
+        }
+    }
+
+    /// The lower bound of a receiver in this round.
+    fn bound(&self, receiver: &str) -> i64 {
+        let bound = self.bounds.get(receiver).filter(|_| !self.is_complete);
+        bound.copied().unwrap_or_default()
+    }
+
     /// Claims due deliveries of each receiver in turn, and starts them.
     async fn round(&mut self, shared: &Arc<Shared>) -> Result<Round> {
         let receivers = self.receivers(shared);
@@ -92,8 +123,14 @@ impl Finder {
         if shared.permits.available_permits() == 0 {
             return Ok(Round { claimed: 0, more: true });
         }
+        self.is_complete = self.bounds.is_empty()
+            || self.complete.is_none_or(|complete| complete.elapsed() >= COMPLETE);
+        if self.is_complete {
+            self.complete = Some(Instant::now());
+        }
         let mut conn = shared.connections.control.acquire().await?;
-        let mut due = claim::probe(&mut conn, receivers.names()).await?;
+        let bound = |name: &str| self.bound(name);
+        let mut due = probe::probe(&mut conn, receivers.names(), bound).await?;
         drop(conn);
         if due.is_empty() {
             return Ok(Round { claimed: 0, more: false });
@@ -126,8 +163,13 @@ impl Finder {
         };
         let mut claimed = 0;
         if due.unordered && limit() > 0 {
-            let wanted = wanted(shared, name, Kind::Usual, limit());
-            claimed += claim_and_start(shared, receivers, &wanted, None).await?.0;
+            let mut wanted = wanted(shared, name, Kind::Usual, limit());
+            wanted.bound = self.bound(name);
+            let started = claim_and_start(shared, receivers, &wanted, None).await?;
+            if let (Some(last), Some(name)) = (started.last_due, receivers.static_name(name)) {
+                self.bounds.insert(name, last - LATE);
+            }
+            claimed += started.count;
         }
         if due.ordered {
             // From the key where the last claim has stopped to the last key, then once from the first one.
@@ -139,12 +181,11 @@ impl Finder {
                 }
                 let wanted = wanted(shared, name, Kind::Usual, limit());
                 let from = after.as_ref().map_or(String::new(), |key| format!("{key}\u{1}"));
-                let (started, last) =
-                    claim_and_start(shared, receivers, &wanted, Some(&from)).await?;
-                claimed += started;
-                let is_last = last.is_none();
-                after = last;
-                if started > 0 || is_last && is_first {
+                let started = claim_and_start(shared, receivers, &wanted, Some(&from)).await?;
+                claimed += started.count;
+                let is_last = started.last_key.is_none();
+                after = started.last_key;
+                if started.count > 0 || is_last && is_first {
                     break;
                 }
                 is_first |= is_last;
@@ -168,7 +209,7 @@ impl Finder {
             return Ok(Round { claimed: 0, more: true });
         }
         let wanted = wanted(shared, name, kind, 1);
-        let (claimed, _) = claim_and_start(shared, receivers, &wanted, None).await?;
+        let claimed = claim_and_start(shared, receivers, &wanted, None).await?.count;
         while !shared.running().is_empty() && !shared.stopping.is_cancelled() {
             tokio::select! {
                 () = shared.ended.notified() => {}
@@ -195,17 +236,27 @@ fn room(shared: &Shared, receivers: &DurableReceivers, name: &str) -> usize {
 fn wanted<'s>(shared: &'s Shared, receiver: &'s str, kind: Kind, limit: usize) -> Claim<'s> {
     let running = shared.running().keys().copied().collect();
     let (lease, worker) = (shared.options.lease, shared.name.as_str());
-    Claim { receiver, kind, limit, lease, worker, running }
+    Claim { receiver, kind, limit, lease, worker, running, bound: 0 }
+}
+
+/// What a claim has started.
+#[derive(Default)]
+struct Started {
+    count: usize,
+    /// The last ordering key.
+    last_key: Option<String>,
+    /// When the last delivery was due, on PostgreSQL.
+    last_due: Option<i64>,
 }
 
 /// Claims deliveries and starts their receivers. `after` is the ordering key at which the claim starts; without one, deliveries without a key
-/// are claimed. Returns how many were started, and the last of their keys.
+/// are claimed.
 async fn claim_and_start(
     shared: &Arc<Shared>,
     receivers: &DurableReceivers,
     wanted: &Claim<'_>,
     after: Option<&str>,
-) -> Result<(usize, Option<String>)> {
+) -> Result<Started> {
     let mut conn = shared.connections.to_write(Verb::Claim).await?;
     let deadline = Instant::now() + wanted.lease;
     let claimed = match after {
@@ -216,16 +267,18 @@ async fn claim_and_start(
             let claimed = claim::claim_ordered(&mut conn, wanted, after, skips).await?;
             if claimed.is_empty() {
                 let last = claim::last_key(&mut conn, wanted.receiver, after, skips).await?;
-                return Ok((0, last));
+                conn.done().await?;
+                return Ok(Started { last_key: last, ..Started::default() });
             }
             claimed
         }
     };
-    drop(conn);
+    conn.done().await?;
     let count = claimed.len();
-    let last = claimed.iter().filter_map(|delivery| delivery.ordering_key.clone()).max();
+    let last_key = claimed.iter().filter_map(|delivery| delivery.ordering_key.clone()).max();
+    let last_due = claimed.iter().map(|delivery| delivery.due_at).max().filter(|due| *due > 0);
     claimed.into_iter().for_each(|delivery| start(shared, receivers, delivery, deadline));
-    Ok((count, last))
+    Ok(Started { count, last_key, last_due })
 }
 
 /// Starts the receiver of a claimed delivery.
@@ -233,10 +286,10 @@ fn start(shared: &Arc<Shared>, receivers: &DurableReceivers, claimed: Claimed, d
     // No more deliveries are claimed than there are permits.
     let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else { return };
     let receiver = receivers.get(&claimed.receiver, &claimed.signal, &claimed.sender).cloned();
-    let name = receivers.names().iter().find(|name| **name == claimed.receiver);
+    let name = receivers.static_name(&claimed.receiver);
     let cancel = shared.cancelled.child_token();
     let entry = RunningEntry {
-        receiver: name.copied().unwrap_or_default(),
+        receiver: name.unwrap_or_default(),
         claim: claimed.claim,
         deadline,
         stage: Stage::Running,

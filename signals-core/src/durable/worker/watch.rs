@@ -1,4 +1,4 @@
-//! Notices on SQLite that another process has committed.
+//! Notices that another process has committed.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -7,34 +7,72 @@ use tokio::time::sleep;
 
 use super::Shared;
 use crate::database::backend::DatabaseKind;
+use crate::database::db::Db;
 use crate::durable::sql::Sql;
 use crate::error::Result;
 
 const INTERVAL: Duration = Duration::from_millis(50);
+/// How long the worker waits after an error.
+const PAUSE: Duration = Duration::from_secs(5);
 
-/// Asks for the number that changes with every commit of another connection. This takes no lock.
 pub(super) async fn run(shared: Weak<Shared>) {
     let Some(watch) = shared.upgrade().and_then(|shared| shared.connections.watch.clone()) else {
         return;
     };
-    let watched: Result<()> = async {
-        // The number of one connection cannot be compared with that of another one.
-        let mut conn = watch.acquire().await?;
-        let mut last = 0_i64;
-        loop {
-            sleep(INTERVAL).await;
-            let asked = Sql::new(DatabaseKind::Sqlite, "PRAGMA data_version");
-            let rows: Vec<(i64,)> = asked.fetch(&mut conn).await?;
-            let version = rows.first().map_or(0, |(version,)| *version);
-            let Some(shared) = shared.upgrade() else { return Ok(()) };
-            if version != last {
-                last = version;
-                shared.noticed.notify_one();
-            }
+    loop {
+        let watched = match watch.kind() {
+            DatabaseKind::Sqlite => ask(&watch, &shared).await,
+            DatabaseKind::Postgres => listen(&watch, &shared).await,
+        };
+        if shared.strong_count() == 0 {
+            return;
+        }
+        if let Err(error) = watched {
+            tracing::warn!(%error, "a worker does not notice the commits of other processes, and polls for them");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Asks for the number that changes with every commit of another connection. This takes no lock.
+async fn ask(watch: &Db, shared: &Weak<Shared>) -> Result<()> {
+    // The number of one connection cannot be compared with that of another one.
+    let mut conn = watch.acquire().await?;
+    let mut last = 0_i64;
+    loop {
+        sleep(INTERVAL).await;
+        let asked = Sql::new(DatabaseKind::Sqlite, "PRAGMA data_version");
+        let rows: Vec<(i64,)> = asked.fetch(&mut conn).await?;
+        let version = rows.first().map_or(0, |(version,)| *version);
+        let Some(shared) = shared.upgrade() else { return Ok(()) };
+        if version != last {
+            last = version;
+            shared.noticed.notify_one();
         }
     }
-    .await;
-    if let Err(error) = watched {
-        tracing::warn!(%error, "a worker does not notice the commits of other processes, and polls for them");
+}
+
+/// Receives notifications. While the connection is lost, the worker polls.
+#[cfg(feature = "postgres")]
+async fn listen(watch: &Db, shared: &Weak<Shared>) -> Result<()> {
+    use sqlx::postgres::PgListener;
+
+    use crate::durable::notify;
+
+    let Some(pool) = watch.postgres_pool() else { return Ok(()) };
+    let mut listener = PgListener::connect_with(pool).await?;
+    listener.listen(notify::CHANNEL).await?;
+    loop {
+        let received = listener.try_recv().await?;
+        let Some(shared) = shared.upgrade() else { return Ok(()) };
+        // `None`: the connection was lost, and notifications with it.
+        if received.is_none_or(|received| !notify::is_own(received.payload())) {
+            shared.noticed.notify_one();
+        }
     }
+}
+
+#[cfg(not(feature = "postgres"))]
+async fn listen(_: &Db, _: &Weak<Shared>) -> Result<()> {
+    Ok(())
 }
