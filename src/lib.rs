@@ -209,6 +209,7 @@ pub use sqlx_signals_derive::Model;
 /// | `on_commit` | runs after the outermost transaction has committed; the model must be `Clone` |
 /// | `on_commit(detached)` | the same on a task of its own: neither the caller nor other receivers wait for it, only [`Db::close`] does |
 /// | `durable`, `durable(…)` | stored with the write, and run by a worker until it succeeds (feature `durable`); see below |
+/// | `once_per_transaction` | with `on_commit` or `durable`: runs once for each row that the transaction has changed, with the net change |
 /// | `on_rollback` | runs after the outermost transaction, or a savepoint around the write, was rolled back; the model must be `Clone` |
 /// | `created` | only for new rows |
 /// | `updated` | only for rows that existed before |

@@ -5,6 +5,7 @@
 
 pub(crate) mod backend;
 pub(crate) mod begin;
+pub(crate) mod changes;
 pub(crate) mod conn;
 pub(crate) mod connect;
 mod counted;

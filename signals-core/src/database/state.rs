@@ -4,6 +4,7 @@ use std::ops::{Deref, DerefMut};
 
 use crate::database::backend::DatabaseKind;
 use crate::database::begin::TransactionOptions;
+use crate::database::changes::Changes;
 use crate::database::db::Db;
 use crate::database::deferred::Deferred;
 use crate::database::detached::DetachedStatement;
@@ -53,6 +54,8 @@ pub(crate) enum Autocommit {
 #[derive(Default)]
 pub(crate) struct Frame {
     pub(crate) deferred: Vec<Box<dyn Deferred>>,
+    /// The changes of which some receivers are notified once.
+    pub(crate) changes: Option<Box<dyn Changes>>,
     /// The rows to write before the commit.
     pub(crate) outbox: Option<Box<dyn Outbox>>,
     /// When it was begun.

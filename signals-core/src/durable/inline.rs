@@ -40,6 +40,7 @@ pub(crate) async fn deliver(source: Source<'_>) -> Result<Vec<InlineRun>> {
                 return Err(Error::other("the transaction was not begun by a `Db`"));
             };
             loop {
+                conn.store_changes();
                 conn.write_outbox().await?;
                 let Some((claimed, receiver)) = next(&mut conn, &receivers).await? else { break };
                 runs.push(run_in_savepoint(&mut conn, &claimed, &receiver, &db).await?);

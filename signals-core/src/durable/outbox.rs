@@ -19,7 +19,9 @@ use crate::durable::warnings::WatchOnCommit;
 use crate::durable::with_row;
 use crate::error::{Error, Result};
 use crate::signal::erased::ErasedReceiver;
-use crate::signal::event_store::{EventStore, EventToStore, RowDeliveries, WrittenRow};
+use crate::signal::event_store::{
+    EncodedEvent, EventStore, EventToStore, RowDeliveries, WrittenRow,
+};
 
 /// The largest payload that is stored, unless the program sets another limit.
 const MAX_PAYLOAD: usize = 256 * 1024;
@@ -62,15 +64,18 @@ pub(super) fn form_of(receiver: &ErasedReceiver) -> Option<&'static EventForm> {
 
 impl EventStore for EventForm {
     fn add(&self, event: &EventToStore<'_>, conn: &mut Conn<'_>) -> Result<()> {
-        let new = new_deliveries(event)?;
-        if let Some(frame) = conn.state.frames.last_mut() {
-            let outbox = frame.outbox.get_or_insert_with(|| Box::<DeliveryOutbox>::default());
-            let outbox: &mut dyn Any = &mut **outbox;
-            if let Some(outbox) = outbox.downcast_mut::<DeliveryOutbox>() {
-                outbox.add(new);
-            }
-        }
+        add_to_outbox(new_deliveries(event)?, conn);
         Ok(())
+    }
+
+    fn encode(&self, event: &EventToStore<'_>) -> Result<EncodedEvent> {
+        Ok(Box::new(new_deliveries(event)?))
+    }
+
+    fn add_encoded(&self, event: EncodedEvent, conn: &mut Conn<'_>) {
+        if let Ok(new) = event.downcast::<Vec<NewDelivery>>() {
+            add_to_outbox(*new, conn);
+        }
     }
 
     #[cfg(feature = "postgres")]
@@ -142,6 +147,16 @@ pub(super) fn new_deliveries(event: &EventToStore<'_>) -> Result<Vec<NewDelivery
         }
     }
     Ok(new)
+}
+
+fn add_to_outbox(new: Vec<NewDelivery>, conn: &mut Conn<'_>) {
+    if let Some(frame) = conn.state.frames.last_mut() {
+        let outbox = frame.outbox.get_or_insert_with(|| Box::<DeliveryOutbox>::default());
+        let outbox: &mut dyn Any = &mut **outbox;
+        if let Some(outbox) = outbox.downcast_mut::<DeliveryOutbox>() {
+            outbox.add(new);
+        }
+    }
 }
 
 /// Encodes an event for a receiver.

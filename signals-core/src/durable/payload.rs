@@ -81,7 +81,7 @@ where
     M: Model<Pk: Serialize> + Serialize,
 {
     let (rows, about) = content_rows(event);
-    let fields = field_names(rows);
+    let fields = field_names(rows, about);
     if about.rows.len() != 1 {
         let row = |index| serde_json::to_string(typed::<M>(rows.at(index))?);
         return batches(about.rows.clone(), row, fields, event.split_at);
@@ -97,7 +97,7 @@ where
 
 pub(super) fn encode_any_rows(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
     let (rows, about) = content_rows(event);
-    let fields = field_names(rows);
+    let fields = field_names(rows, about);
     if about.rows.len() != 1 {
         let row = |index| serde_json::to_string(&StoredSnapshot::of(rows.at(index)));
         return batches(about.rows.clone(), row, fields, event.split_at);
@@ -120,8 +120,8 @@ pub(super) fn encode_signal<T: Serialize + 'static>(event: &ToEncode<'_>) -> Cod
     Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key: None }])
 }
 
-fn field_names(rows: &dyn SignalRows) -> Option<Vec<&str>> {
-    Some(rows.any_fields()?.iter().map(|column| column.name()).collect())
+fn field_names(rows: &dyn SignalRows, about: &RowEvent) -> Option<Vec<&'static str>> {
+    about.fields.names(rows.any_fields())
 }
 
 /// The names of the changed columns. `None` if all have changed.
@@ -141,7 +141,7 @@ pub(super) fn encode_key<M: Model<Pk: Serialize>>(event: &ToEncode<'_>) -> Coded
     let (rows, about) = content_rows(event);
     let key = typed::<M>(rows.at(about.rows.start))?.pk();
     let key = key.map(|key| serde_json::to_string(&key)).transpose()?;
-    let written = Written::<()> { fields: field_names(rows), ..Written::default() };
+    let written = Written::<()> { fields: field_names(rows, about), ..Written::default() };
     Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key }])
 }
 
@@ -193,7 +193,7 @@ where
     let fields = read.fields.map(|fields| columns::<M>(&fields));
     let mut previous = read.previous;
     previous.as_mut().map_or(Ok(()), key)?;
-    let previous = previous.map(|row| Box::new(row) as Box<dyn AnyModel>);
+    let previous = previous.map(|row| Arc::new(row) as Arc<dyn AnyModel>);
     let previous =
         stored.asks_previous.then(|| Arc::new(previous_row(previous, M::COLUMNS, read.changed)));
     let event = DecodedEvent::Complete(Box::new(KeptRows::new(rows, fields, stored.created)));
@@ -211,7 +211,7 @@ pub(super) fn decode_any_rows(stored: &ToDecode<'_>) -> Coded<Decoded> {
         let known = columns.iter().filter(|column| fields.iter().any(|field| field == *column));
         known.map(|column| Column::new(column)).collect()
     });
-    let previous = read.previous.map(|row| Box::new(row.into_snapshot()) as Box<dyn AnyModel>);
+    let previous = read.previous.map(|row| Arc::new(row.into_snapshot()) as Arc<dyn AnyModel>);
     let previous =
         stored.asks_previous.then(|| Arc::new(previous_row(previous, columns, read.changed)));
     let event = DecodedEvent::Complete(Box::new(KeptSnapshots::new(rows, fields, stored.created)));
@@ -266,7 +266,7 @@ fn columns<M: Model>(names: &[String]) -> Box<[Column<M>]> {
 }
 
 fn previous_row(
-    row: Option<Box<dyn AnyModel>>,
+    row: Option<Arc<dyn AnyModel>>,
     columns: &'static [&'static str],
     changed: Option<Vec<String>>,
 ) -> PreviousRow {

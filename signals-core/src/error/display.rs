@@ -97,7 +97,7 @@ impl Form {
             Error::CommitNotObservable { model, receiver } => format!(
                 "`{model}` has receivers that wait for the commit (`{}`), which cannot be seen through a plain \
                  `sqlx::Transaction` or a raw `BEGIN`; begin the transaction with `Db::begin`, adopt it with `Transaction::from`, \
-                 or declare the receivers `durable`",
+                 or declare the receivers `durable`, without `once_per_transaction`",
                 self.name(receiver)
             ),
             Error::TransactionControl { statement, instead } => format!(

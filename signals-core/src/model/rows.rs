@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::ops::{Deref, DerefMut};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use sqlx::error::BoxDynError;
@@ -243,6 +243,15 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
         R::give(self.row(row), column, take)
     }
 
+    fn give_of(
+        &self,
+        row: &dyn AnyModel,
+        column: usize,
+        take: AnyTake<'_>,
+    ) -> Result<(), BoxDynError> {
+        R::give(row.downcast_ref().ok_or("a row of another model")?, column, take)
+    }
+
     fn set(
         &mut self,
         row: usize,
@@ -284,8 +293,8 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
         Ok(row.differs(other, at)? && !is_same()?)
     }
 
-    fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error> {
-        Ok(Box::new(R::load(from, at)?))
+    fn load(&self, from: &AnyRow, at: usize) -> Result<Arc<dyn AnyModel>, sqlx::Error> {
+        Ok(Arc::new(R::load(from, at)?))
     }
 
     fn previous_rows(&mut self) -> &mut Vec<PreviousRow> {
@@ -366,6 +375,7 @@ impl<M: Model, R: Route<M>> SignalRows for TypedRows<'_, M, R> {
     fn keep_event(&self, to: &ErasedReceiver, event: &RowEvent) -> Option<Box<dyn KeptEvent>> {
         let keep = to.model_calls::<M>().keep?;
         let rows = &self.rows[event.rows.clone()];
-        Some(keep(rows, self.fields.as_deref(), event.created, copy_keys::<M>))
+        let fields = event.fields.columns(self.fields.as_deref());
+        Some(keep(rows, fields.as_deref(), event.created, copy_keys::<M>))
     }
 }

@@ -11,7 +11,7 @@ use crate::signal::erased::{ErasedEntry, ModelCalls, Started};
 use crate::signal::event_store::EventStore;
 use crate::signal::parameter::Context;
 use crate::signal::rows::KeptRows;
-use crate::signal::{Deferrable, Sender, Signal, Subject, TellsChange};
+use crate::signal::{Deferrable, Sender, Signal, Subject, TellsChange, TellsNetChange};
 use crate::table::any::AnyModel;
 use crate::task::info::{Info, Receiver};
 
@@ -39,6 +39,12 @@ impl Info {
     /// Sets the option `created` or `updated`: the receiver runs only for new rows, or only for rows that existed.
     pub const fn created<S: TellsChange>(mut self, created: bool) -> Self {
         self.created = Some(created);
+        self
+    }
+
+    /// Sets the option `once_per_transaction`: the receiver gets the net change of each row that a transaction has written.
+    pub const fn once_per_transaction<S: TellsNetChange>(mut self) -> Self {
+        self.once = true;
         self
     }
 

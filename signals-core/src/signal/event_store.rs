@@ -41,6 +41,10 @@ pub struct EventToStore<'e> {
     pub model: &'static str,
 }
 
+/// The encoded form of an event, which only its [`EventStore`] knows.
+#[allow(unreachable_pub)]
+pub type EncodedEvent = Box<dyn Any + Send>;
+
 /// Stores the events of durable receivers.
 pub trait EventStore: Any + Send + Sync {
     /// Adds the event to the outbox of the connection, which is in a transaction. All durable receivers have the same implementation, so
@@ -56,6 +60,14 @@ pub trait EventStore: Any + Send + Sync {
         event: &EventToStore<'_>,
         written: &WrittenRow,
     ) -> Result<Option<Box<dyn RowDeliveries>>>;
+
+    /// Encodes an event that may be added to the outbox later.
+    #[doc(hidden)]
+    fn encode(&self, event: &EventToStore<'_>) -> Result<EncodedEvent>;
+
+    /// Adds an event that [`encode`](Self::encode) has returned to the outbox of the connection.
+    #[doc(hidden)]
+    fn add_encoded(&self, event: EncodedEvent, conn: &mut Conn<'_>);
 
     /// What is wrong with the tables of the deliveries, for `Db::check`.
     #[doc(hidden)]

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{Deferrable, Signal, Subject, TellsChange};
+use super::{Deferrable, Signal, Subject, TellsChange, TellsNetChange};
 use crate::signal::entry::AnyEntry;
 use crate::signal::rows::{AnyEventRows, EventRows};
 use crate::table::any::AnyModel;
@@ -371,3 +371,6 @@ impl Deferrable for post_save_batch {}
 impl Deferrable for post_delete_batch {}
 
 impl TellsChange for post_save {}
+
+impl TellsNetChange for post_save {}
+impl TellsNetChange for post_delete {}

@@ -8,6 +8,7 @@ pub(crate) mod entry;
 pub(crate) mod erased;
 pub(crate) mod event_store;
 pub(crate) mod events;
+pub(crate) mod net_change;
 pub(crate) mod operation_context;
 pub(crate) mod parameter;
 pub(crate) mod previous;
@@ -187,3 +188,11 @@ pub trait Deferrable: Signal {}
     note = "`created`, `updated` and `changed(…)` are for `post_save`"
 )]
 pub trait TellsChange: Signal {}
+
+/// A signal of one row, whose receivers can run once for each row that a transaction has changed.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not tell the net change of a row",
+    label = "has no `once_per_transaction` receivers",
+    note = "`once_per_transaction` is for `post_save` and `post_delete`"
+)]
+pub trait TellsNetChange: Signal {}

@@ -60,6 +60,12 @@ pub(crate) struct OperationReceivers {
     pub(crate) durable: Vec<ErasedReceiver>,
     /// The durable receivers of the batch signal.
     pub(crate) durable_batch: Vec<ErasedReceiver>,
+    /// The receivers of `post_save` or `post_delete` that run once per transaction.
+    once: Vec<ErasedReceiver>,
+    /// The receivers of the other one of these signals that run once per transaction. The write may change what they are notified of.
+    once_of_other: Vec<ErasedReceiver>,
+    /// Those in `once` that run after the commit: for a write in autocommit, which is a transaction of its own.
+    pub(crate) once_alone: Arc<[ErasedReceiver]>,
     /// Whether a receiver requests the row before the statement.
     pub(crate) previous: bool,
     /// The models whose rows belong to deleted rows of this one.
@@ -114,14 +120,27 @@ impl ReceiverCache {
     }
 
     fn find_save(&self) -> OperationReceivers {
-        let (before, post) = (self.of::<pre_save>(), self.of::<post_save>());
-        OperationReceivers::of(before, post, self.of::<post_save_batch>(), &[], self.can_copy)
+        let found = Found {
+            before: self.of::<pre_save>(),
+            post: self.of::<post_save>(),
+            batch: self.of::<post_save_batch>(),
+            once_of_other: self.once_of::<post_delete>(),
+        };
+        OperationReceivers::of(found, &[], self.can_copy)
     }
 
     fn find_delete(&self) -> OperationReceivers {
-        let (before, post) = (self.of::<pre_delete>(), self.of::<post_delete>());
-        let batch = self.of::<post_delete_batch>();
-        OperationReceivers::of(before, post, batch, dependents(self.model), self.can_copy)
+        let found = Found {
+            before: self.of::<pre_delete>(),
+            post: self.of::<post_delete>(),
+            batch: self.of::<post_delete_batch>(),
+            once_of_other: self.once_of::<post_save>(),
+        };
+        OperationReceivers::of(found, dependents(self.model), self.can_copy)
+    }
+
+    fn once_of<S: Signal>(&self) -> Vec<ErasedReceiver> {
+        self.of::<S>().into_iter().filter(|receiver| receiver.info.once).collect()
     }
 
     fn of<S: Signal>(&self) -> Vec<ErasedReceiver> {
@@ -177,6 +196,15 @@ impl Cached {
     }
 }
 
+/// The receivers of an operation, not yet grouped.
+#[derive(Default)]
+struct Found {
+    before: Vec<ErasedReceiver>,
+    post: Vec<ErasedReceiver>,
+    batch: Vec<ErasedReceiver>,
+    once_of_other: Vec<ErasedReceiver>,
+}
+
 /// The receivers that the task has not muted.
 fn unmuted<'s>(all: impl Iterator<Item = &'s ErasedReceiver>) -> Vec<ErasedReceiver> {
     all.filter(|receiver| !mute::mutes(receiver.info.receiver)).cloned().collect()
@@ -189,6 +217,8 @@ struct ByPhase {
     /// Those that run after the transaction has ended.
     deferred: Vec<ErasedReceiver>,
     durable: Vec<ErasedReceiver>,
+    /// Those of any phase that run once per transaction.
+    once: Vec<ErasedReceiver>,
 }
 
 impl ByPhase {
@@ -196,6 +226,7 @@ impl ByPhase {
         let mut sorted = Self::default();
         for receiver in all {
             let phase = match receiver.info.phase {
+                _ if receiver.info.once => &mut sorted.once,
                 Phase::InTransaction => &mut sorted.immediate,
                 Phase::OnCommit | Phase::OnRollback => &mut sorted.deferred,
                 Phase::Durable => &mut sorted.durable,
@@ -209,10 +240,15 @@ impl ByPhase {
 impl OperationReceivers {
     /// The receivers that the task has not muted.
     fn unmuted(&self) -> Self {
-        let post = self.after.iter().chain(&*self.deferred).chain(&self.durable);
+        let post = self.after.iter().chain(&*self.deferred).chain(&self.durable).chain(&self.once);
         let batch = self.batch.iter().chain(&*self.deferred_batch).chain(&self.durable_batch);
-        let (before, post, batch) = (unmuted(self.before.iter()), unmuted(post), unmuted(batch));
-        Self::of(before, post, batch, self.dependents, self.can_copy)
+        let found = Found {
+            before: unmuted(self.before.iter()),
+            post: unmuted(post),
+            batch: unmuted(batch),
+            once_of_other: unmuted(self.once_of_other.iter()),
+        };
+        Self::of(found, self.dependents, self.can_copy)
     }
 
     fn is_empty(&self) -> bool {
@@ -223,12 +259,18 @@ impl OperationReceivers {
             && self.deferred_batch.is_empty()
             && self.durable.is_empty()
             && self.durable_batch.is_empty()
+            && self.once().next().is_none()
             && self.dependents.is_empty()
+    }
+
+    /// The receivers that run once per transaction and that a write concerns.
+    pub(crate) fn once(&self) -> impl Iterator<Item = &ErasedReceiver> {
+        self.once.iter().chain(&self.once_of_other)
     }
 
     /// The receivers of `post_load` or of a custom signal.
     fn of_signal(all: Vec<ErasedReceiver>) -> Self {
-        Self::of(Vec::new(), all, Vec::new(), &[], true)
+        Self::of(Found { post: all, ..Found::default() }, &[], true)
     }
 
     /// Groups the receivers by phase, and finds out whether the write needs a transaction. It needs one in each of these cases:
@@ -242,20 +284,18 @@ impl OperationReceivers {
     /// - A receiver is durable, because the event is stored with the write. If this is the only reason, one statement may be sufficient.
     /// - There is a receiver after the statement, and the row cannot be copied. If the caller dropped the future during a statement
     ///   without a transaction, the statement would have to finish without the row that its receivers need.
-    fn of(
-        before: Vec<ErasedReceiver>,
-        post: Vec<ErasedReceiver>,
-        batch: Vec<ErasedReceiver>,
-        dependents: &'static [Dependent],
-        can_copy: bool,
-    ) -> Self {
-        let previous = post.iter().any(|receiver| receiver.info.asks_previous());
-        let ByPhase { immediate: after, deferred, durable } = ByPhase::of(post);
-        let ByPhase { immediate: batch, deferred: deferred_batch, durable: durable_batch } =
+    fn of(found: Found, dependents: &'static [Dependent], can_copy: bool) -> Self {
+        let Found { before, post, batch, once_of_other } = found;
+        let mut asking = post.iter().chain(&once_of_other);
+        let previous = asking.any(|receiver| receiver.info.asks_previous());
+        let ByPhase { immediate: after, deferred, durable, once } = ByPhase::of(post);
+        let ByPhase { immediate: batch, deferred: deferred_batch, durable: durable_batch, .. } =
             ByPhase::of(batch);
+        let on_commit = |receiver: &&ErasedReceiver| receiver.info.phase == Phase::OnCommit;
+        let once_alone: Arc<[_]> = once.iter().filter(on_commit).cloned().collect();
         let needs = {
             let mut immediate = after.iter().chain(&batch);
-            let first_deferred = deferred.iter().chain(&deferred_batch).next();
+            let first_deferred = deferred.iter().chain(&deferred_batch).chain(&*once_alone).next();
             let has_after = first_deferred.is_some() || !after.is_empty() || !batch.is_empty();
             let after_interruptible = immediate.clone().any(|receiver| !receiver.info.infallible);
             let connection_before = before.iter().any(|receiver| receiver.info.connection);
@@ -264,9 +304,10 @@ impl OperationReceivers {
                 || previous
                 || !dependents.is_empty()
                 || !durable_batch.is_empty()
+                || once.len() > once_alone.len()
                 || immediate.any(|receiver| fails(&receiver.info))
                 || (has_after && !can_copy);
-            let deferred = first_deferred.map(|receiver| receiver.info.info);
+            let deferred = first_deferred.or(once.first()).map(|receiver| receiver.info.info);
             Requirements {
                 transaction: runs_inside || !durable.is_empty(),
                 only_stores: !runs_inside && !durable.is_empty(),
@@ -284,6 +325,9 @@ impl OperationReceivers {
             deferred_batch: deferred_batch.into(),
             durable,
             durable_batch,
+            once,
+            once_of_other,
+            once_alone,
             previous,
             dependents,
             can_copy,
@@ -306,6 +350,6 @@ pub(crate) struct Requirements {
     pub(crate) has_after: bool,
     /// Whether the caller can drop the future of the write while a receiver after the statement runs.
     pub(crate) after_interruptible: bool,
-    /// A receiver that runs after the transaction has ended, if there is one.
+    /// A receiver that runs after the transaction has ended, or is stored at its end, if there is one.
     pub(crate) deferred: Option<&'static Info>,
 }

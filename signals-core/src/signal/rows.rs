@@ -1,6 +1,7 @@
 //! Events about type-erased rows: how they reach the receivers of their model and of every model, and how they are kept.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -55,12 +56,53 @@ pub struct RowEvent {
     pub(crate) rows: Range<usize>,
     /// Whether the rows are new. `None` for signals that do not say.
     pub(crate) created: Option<bool>,
+    pub(crate) fields: EventFields,
+}
+
+/// The columns that an event names as written.
+#[derive(Debug, Clone)]
+pub(crate) enum EventFields {
+    /// Those of the write.
+    OfWrite,
+    /// Those of several writes of the row. `None` if they are all columns.
+    OfWrites(Option<Arc<[&'static str]>>),
+}
+
+impl EventFields {
+    /// The names of the columns, given those of the write.
+    #[cfg(feature = "durable")]
+    pub(crate) fn names<M: ?Sized>(
+        &self,
+        of_write: Option<&[Column<M>]>,
+    ) -> Option<Vec<&'static str>> {
+        match self {
+            Self::OfWrite => Some(of_write?.iter().map(|column| column.name()).collect()),
+            Self::OfWrites(names) => names.as_deref().map(<[_]>::to_vec),
+        }
+    }
+
+    /// The columns, given those of the write.
+    pub(crate) fn columns<'e, M: ?Sized>(
+        &self,
+        of_write: Option<&'e [Column<M>]>,
+    ) -> Option<Cow<'e, [Column<M>]>> {
+        match self {
+            Self::OfWrite => of_write.map(Cow::Borrowed),
+            Self::OfWrites(names) => {
+                Some(names.as_deref()?.iter().map(|name| Column::new(name)).collect())
+            }
+        }
+    }
 }
 
 impl RowEvent {
     /// An event about one row.
     pub(crate) fn of_row(row: usize, created: Option<bool>) -> Self {
-        Self { rows: row..row + 1, created }
+        Self::of_rows(row..row + 1, created)
+    }
+
+    pub(crate) fn of_rows(rows: Range<usize>, created: Option<bool>) -> Self {
+        Self { rows, created, fields: EventFields::OfWrite }
     }
 }
 
@@ -207,7 +249,8 @@ pub(crate) struct KeptSnapshots {
 impl KeptSnapshots {
     fn of(rows: &dyn SignalRows, event: &RowEvent) -> Self {
         let copies = event.rows.clone().map(|row| Snapshot::of(rows.at(row))).collect();
-        Self { rows: copies, fields: rows.any_fields().map(Box::from), created: event.created }
+        let fields = event.fields.columns(rows.any_fields()).map(|fields| fields.into());
+        Self { rows: copies, fields, created: event.created }
     }
 }
 
@@ -238,7 +281,7 @@ impl AnyRows for KeptSnapshots {
 
 impl KeptEvent for KeptSnapshots {
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        let event = RowEvent { rows: 0..self.rows.len(), created: self.created };
+        let event = RowEvent::of_rows(0..self.rows.len(), self.created);
         match to.calls() {
             Calls::OfEveryModel(begin) => begin(to, AnyEventRows { rows: self, event }, cx),
             Calls::OfModel(_) => panic!("the event was kept for receivers of every model"),

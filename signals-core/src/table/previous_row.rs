@@ -9,7 +9,7 @@ use crate::table::any::AnyModel;
 #[allow(unreachable_pub)]
 pub struct PreviousRow {
     /// `None` if the row did not exist.
-    row: Option<Box<dyn AnyModel>>,
+    row: Option<Arc<dyn AnyModel>>,
     /// Whether each column has changed. If it is empty, all columns have changed.
     changed: Vec<bool>,
     columns: &'static [&'static str],
@@ -19,7 +19,7 @@ pub struct PreviousRow {
 pub(crate) type SharedPreviousRow = Option<Arc<PreviousRow>>;
 
 impl PreviousRow {
-    pub(crate) fn set_row(&mut self, row: Box<dyn AnyModel>) {
+    pub(crate) fn set_row(&mut self, row: Arc<dyn AnyModel>) {
         self.columns = row.columns();
         self.row = Some(row);
     }
@@ -28,8 +28,12 @@ impl PreviousRow {
         self.changed = changed;
     }
 
+    /// The same row with other changes.
+    pub(crate) fn with_changed(&self, changed: Vec<bool>) -> Self {
+        Self { row: self.row.clone(), changed, columns: self.columns }
+    }
+
     /// Whether each column has changed. Empty if all have.
-    #[cfg(feature = "durable")]
     pub(crate) fn all_changed(&self) -> &[bool] {
         &self.changed
     }

@@ -54,6 +54,14 @@ pub trait Rows: AnyRows {
     /// Passes the value of a column to `take`.
     fn give(&self, row: usize, column: usize, take: AnyTake<'_>) -> Result<(), BoxDynError>;
 
+    /// As [`give`](Self::give), for another row of the model.
+    fn give_of(
+        &self,
+        row: &dyn AnyModel,
+        column: usize,
+        take: AnyTake<'_>,
+    ) -> Result<(), BoxDynError>;
+
     /// Sets the field of a column from the column `at` of a row of the database.
     fn set(
         &mut self,
@@ -91,7 +99,7 @@ pub trait Rows: AnyRows {
     ) -> Result<bool, sqlx::Error>;
 
     /// Decodes a row of the model, starting at the column `at` of a row of the database.
-    fn load(&self, from: &AnyRow, at: usize) -> Result<Box<dyn AnyModel>, sqlx::Error>;
+    fn load(&self, from: &AnyRow, at: usize) -> Result<Arc<dyn AnyModel>, sqlx::Error>;
 
     /// The rows before the write, if receivers ask for them.
     fn previous_rows(&mut self) -> &mut Vec<PreviousRow>;
@@ -201,6 +209,22 @@ impl dyn Rows + '_ {
             given.map_err(sqlx::Error::Encode)?;
         }
         Ok(all.into())
+    }
+
+    /// Whether a column has the same value in a row and in another row of the model, to judge by the encoded values.
+    pub(crate) fn is_same(
+        &self,
+        row: usize,
+        column: usize,
+        other: &dyn AnyModel,
+        kind: DatabaseKind,
+    ) -> bool {
+        let (mut one, mut two) = (Vec::new(), Vec::new());
+        let given = on_kind!(kind, DB => {
+            self.give(row, column, DB::any_take(&mut |value| DB::encoded(value, &mut one)))
+                .and_then(|()| self.give_of(other, column, DB::any_take(&mut |value| DB::encoded(value, &mut two))))
+        });
+        given.is_ok() && one == two
     }
 
     /// The encoded key of a row.

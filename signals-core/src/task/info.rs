@@ -85,6 +85,8 @@ pub struct Info {
     pub(crate) phase: Phase,
     /// Whether the receiver runs after the commit on a task of its own.
     pub(crate) detached: bool,
+    /// Whether the receiver runs once for each row and transaction.
+    pub(crate) once: bool,
     pub(crate) order: i32,
     pub(crate) created: Option<bool>,
     /// The receiver runs only if one of these columns has changed; empty means always.
@@ -165,6 +167,7 @@ impl Info {
             doc: "",
             phase: Phase::InTransaction,
             detached: false,
+            once: false,
             order: 0,
             created: None,
             changed: &[],
@@ -201,12 +204,15 @@ impl Info {
             write!(f, "{}", self.phase)?;
             if let Some(DurableOptions { queue, max_attempts, backoff_text, .. }) = self.durable {
                 write!(f, ", {queue}, {max_attempts} × {backoff_text}")?;
-                return match self.durable.map_or("", |options| options.ordering_key) {
-                    "" => Ok(()),
-                    key => write!(f, ", by {key}"),
-                };
+                match self.durable.map_or("", |options| options.ordering_key) {
+                    "" => {}
+                    key => write!(f, ", by {key}")?,
+                }
             }
-            if self.detached { f.write_str(", detached") } else { Ok(()) }
+            if self.detached {
+                f.write_str(", detached")?;
+            }
+            if self.once { f.write_str(", once per transaction") } else { Ok(()) }
         })
     }
 

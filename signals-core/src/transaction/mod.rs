@@ -253,11 +253,15 @@ impl<'c> Transaction<'c> {
         committed
     }
 
-    /// Rolls back if the transaction is marked as failed, and returns the reason as [`Error::RolledBack`]. Otherwise writes what the
-    /// transaction has collected for its commit, and rolls back if that fails.
+    /// Rolls back if the transaction is marked as failed, and returns the reason as [`Error::RolledBack`]. Otherwise passes the
+    /// changes of the transaction to the receivers that run once per transaction, writes what it has collected for its commit, and rolls
+    /// back if that fails.
     pub(crate) async fn check(&mut self) -> Result<()> {
         let _ = self.conn.verify().await;
         let Some(reason) = self.frame().failed.take() else {
+            if self.depth == 1 {
+                self.conn.finish_changes();
+            }
             return match self.depth == 1 && self.frame().outbox.is_some() {
                 true => self.write_outbox().await,
                 false => Ok(()),
@@ -319,6 +323,11 @@ impl<'c> Transaction<'c> {
         let frame = self.conn.state.frames.pop().unwrap_or_default();
         let enclosing = self.frame();
         enclosing.deferred.extend(frame.deferred);
+        match (&mut enclosing.changes, frame.changes) {
+            (Some(changes), Some(released)) => changes.append(released),
+            (None, released) => enclosing.changes = released,
+            (Some(_), None) => {}
+        }
         match (&mut enclosing.outbox, frame.outbox) {
             (Some(outbox), Some(released)) => outbox.append(released),
             (None, released) => enclosing.outbox = released,

@@ -14,6 +14,7 @@ use crate::error::{Error, Result};
 use crate::signal::dispatch::{DeferredDelivery, DeferredEvent, Dispatch};
 use crate::signal::erased::ErasedReceiver;
 use crate::signal::event_store;
+use crate::signal::net_change::RowWrite;
 use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::receivers::OperationReceivers;
 use crate::signal::recording::{CommitObserver, Recorders};
@@ -231,7 +232,7 @@ impl Notifier {
         let received = self.notify_after(rows, None, context).await.map_err(Error::not_refused);
         let received = Pending::new(received);
         let mut uncopied = Vec::new();
-        let deferred = self.deferred_with(rows, context, |rows, waiting| {
+        let deferred = self.deferred_with(rows, context, true, |rows, waiting| {
             // The row is stored, so its receivers must run even if `Clone` panics.
             let keep = AssertUnwindSafe(|| waiting.keep(rows));
             catch_unwind(keep).unwrap_or_else(|_| {
@@ -259,14 +260,16 @@ impl Notifier {
         rows: &mut dyn SignalRows,
         context: &OperationContext,
     ) -> Deliveries {
-        self.deferred_with(rows, context, |rows, waiting| waiting.keep(rows))
+        self.deferred_with(rows, context, false, |rows, waiting| waiting.keep(rows))
     }
 
-    /// As [`deferred`](Self::deferred), with `keep` for [`Waiting::keep`].
+    /// As [`deferred`](Self::deferred), with `keep` for [`Waiting::keep`]. `is_alone`: the write is a transaction of its own, so that it is
+    /// the net change of its rows.
     fn deferred_with<'n>(
         &'n self,
         rows: &mut dyn SignalRows,
         context: &OperationContext,
+        is_alone: bool,
         mut keep: impl FnMut(&mut dyn SignalRows, Waiting<'n>) -> Option<DeferredEvent>,
     ) -> Deliveries {
         let mut all = Deliveries::new();
@@ -276,15 +279,19 @@ impl Notifier {
             // The end of the transaction can only be observed through a `Db`.
             all.extend(observer.filter(|_| context.db.is_some()));
         }
-        let receivers = &self.receivers.deferred;
-        if !receivers.is_empty() {
+        let mut of_rows = |receivers: &'n Arc<[ErasedReceiver]>| {
+            if receivers.is_empty() {
+                return None;
+            }
             let event_of = |row| {
                 let (event, previous) = (self.row_event(row), self.previous_row(row));
                 keep(rows, Waiting { event, receivers, previous })
             };
             let events = self.written.rows().filter_map(event_of).collect();
-            all.extend(DeferredDelivery::of(events, receivers, context));
-        }
+            DeferredDelivery::of(events, receivers, context)
+        };
+        let once = if is_alone { of_rows(&self.receivers.once_alone) } else { None };
+        all.extend(of_rows(&self.receivers.deferred));
         let receivers = &self.receivers.deferred_batch;
         if !receivers.is_empty() {
             let event_of = |batch| {
@@ -294,7 +301,27 @@ impl Notifier {
             let events = self.written.batches.iter().filter_map(event_of).collect();
             all.extend(DeferredDelivery::of(events, receivers, context));
         }
+        all.extend(once);
         all
+    }
+
+    /// Adds the write to the net changes of its transaction, for receivers that run once per transaction.
+    pub(crate) fn track(
+        &self,
+        rows: &mut dyn SignalRows,
+        conn: &mut Conn<'_>,
+        context: &OperationContext,
+    ) -> Result<()> {
+        if self.receivers.once().next().is_none() {
+            return Ok(());
+        }
+        for row in self.written.rows() {
+            let (created, previous) = (self.written.created, self.previous_row(row));
+            let mut written = RowWrite { rows: &mut *rows, row, created, previous };
+            let tracked = written.track(self.receivers.once(), context, conn);
+            tracked.map_err(|error| self.with_row(rows, row, error))?;
+        }
+        Ok(())
     }
 
     /// Whether a durable receiver is notified.
@@ -334,7 +361,7 @@ impl Notifier {
     }
 
     fn batch_event(&self, rows: &Range<usize>) -> RowEvent {
-        RowEvent { rows: rows.clone(), created: self.written.created }
+        RowEvent::of_rows(rows.clone(), self.written.created)
     }
 
     fn previous_row(&self, row: usize) -> &SharedPreviousRow {

@@ -283,6 +283,7 @@ async fn execute_and_notify(
     if notifier.is_stored() {
         notifier.store(rows, conn, context).await?;
     }
+    notifier.track(rows, conn, context)?;
     notifier.notify_after(rows, Some(conn), context).await
 }
 

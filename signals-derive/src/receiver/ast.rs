@@ -93,6 +93,7 @@ impl Receiver {
         let Args { signal, options, mut mistakes } = syn::parse2(args)?;
         check_function(&function, options.sender.list().len(), &mut mistakes);
         check_options(&options, &mut mistakes);
+        check_once(&options, &mut mistakes);
         check_durable(&options, &function, &mut mistakes);
         mistakes.into_error().map_or(Ok(Self { signal, options, function }), Err)
     }
@@ -155,6 +156,19 @@ fn check_options(options: &Options, mistakes: &mut Mistakes) {
         if let (true, Some(span)) = (is_excluded, span) {
             mistakes.at(span, message);
         }
+    }
+}
+
+/// Checks that a receiver that runs once per transaction runs after its commit.
+fn check_once(options: &Options, mistakes: &mut Mistakes) {
+    let Some(span) = options.once_per_transaction.span() else { return };
+    let Options { on_commit, on_rollback, durable, .. } = options;
+    if on_rollback.is_set() {
+        let message = "what was rolled back has changed no row: `once_per_transaction` needs `on_commit` or `durable`";
+        mistakes.at(span, message);
+    } else if !on_commit.is_set() && !durable.is_set() {
+        let message = "what a transaction has changed is known when it commits: `once_per_transaction` needs `on_commit` or `durable`";
+        mistakes.at(span, message);
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) struct Options {
     pub(crate) on_commit: Once<bool>,
     pub(crate) on_rollback: Once<()>,
     pub(crate) durable: Once<Durable>,
+    pub(crate) once_per_transaction: Once<()>,
     pub(crate) created: Once<()>,
     pub(crate) updated: Once<()>,
     pub(crate) changed: Once<Vec<Ident>>,
@@ -32,8 +33,8 @@ pub(crate) struct Options {
 }
 
 const KNOWN: &[&str] = &[
-    "sender", "on_commit", "on_rollback", "durable", "created", "updated", "changed", "order",
-    "after", "robust", "uid", "crate",
+    "sender", "on_commit", "on_rollback", "durable", "once_per_transaction", "created", "updated",
+    "changed", "order", "after", "robust", "uid", "crate",
 ];
 const FORM: &str = "expected a signal, as `#[receiver(post_save, sender = User)]`";
 
@@ -91,6 +92,7 @@ impl Options {
                 let durable = Durable::read(name, input, mistakes)?;
                 self.durable.set(name, durable, mistakes);
             }
+            "once_per_transaction" => self.once_per_transaction.set(name, (), mistakes),
             "created" => self.created.set(name, (), mistakes),
             "updated" => self.updated.set(name, (), mistakes),
             "changed" => {

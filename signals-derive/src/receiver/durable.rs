@@ -227,6 +227,10 @@ impl Given {
                 self.payload.set(name, (), mistakes);
             }
             "was" => self.was.push(string(name, input)?),
+            "once_per_transaction" => {
+                let message = "`once_per_transaction` is an option of the receiver: write `durable(…), once_per_transaction`";
+                return Err(Error::new(name.span(), message));
+            }
             "at_least_once" => self.at_least_once.set(name, (), mistakes),
             _ => return Err(unknown(name, KNOWN)),
         }

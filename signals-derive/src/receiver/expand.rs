@@ -146,6 +146,8 @@ fn settings(receiver: &Receiver, sender: &TokenStream, phase: &Ident) -> TokenSt
         });
         quote_spanned!(signal.span()=> .changed::<#signal>(&[#(#columns),*]))
     });
+    let once = options.once_per_transaction.span();
+    let once = once.map(|_| quote_spanned!(signal.span()=> .once_per_transaction::<#signal>()));
     let detached = options.on_commit.get() == Some(&true);
     let detached = detached.then(|| quote!(.detached()));
     let robust = options.robust.get().map(|()| quote!(.robust()));
@@ -162,7 +164,7 @@ fn settings(receiver: &Receiver, sender: &TokenStream, phase: &Ident) -> TokenSt
             .map(|ty| quote_spanned!(ty.span()=> __p::ParameterAsks::<__p::phase::#phase<#signal>, #ty>::ASKS));
         quote!(.asks(&[#(#asks),*]))
     });
-    quote!(#detached #created #changed #after #robust #infallible #uid #asks)
+    quote!(#detached #once #created #changed #after #robust #infallible #uid #asks)
 }
 
 /// The variable of the event. It has the span of the function's first parameter, so that a wrong type is reported there.

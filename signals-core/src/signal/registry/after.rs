@@ -73,7 +73,8 @@ fn waits(receivers: &Linked) -> Vec<Vec<usize>> {
 
 /// Whether two receivers can run for the same event in the same phase. Only then does their order matter.
 fn order_matters(one: &Registration, other: &Registration) -> bool {
-    one.info.phase == other.info.phase && same_event(one, other)
+    let phase = |r: &Registration| (r.info.phase, r.info.once);
+    phase(one) == phase(other) && same_event(one, other)
 }
 
 /// Whether two receivers can run for the same event.
@@ -94,6 +95,7 @@ fn cannot_follow(receiver: &Registration, other: &Registration) -> Option<String
         (Phase::OnCommit, Phase::OnCommit) if other.info.detached => {
             "which runs on a task of its own that no other receiver waits for"
         }
+        _ if other.info.once && !receiver.info.once => "which runs once, for the net change",
         _ => return None,
     };
     let (Registration { info: one, .. }, Registration { info: two, .. }) = (receiver, other);

@@ -23,7 +23,7 @@ use crate::task::info::{Identity, Info, Phase};
 /// assert!(receiver.name().ends_with("::log"));
 /// assert_eq!((receiver.signal(), receiver.sender()), ("post_save", "City"));
 /// assert_eq!((receiver.phase().to_string(), receiver.order()), ("on commit".to_owned(), 7));
-/// assert!(!receiver.is_detached());
+/// assert!(!receiver.is_detached() && !receiver.is_once_per_transaction());
 /// assert_eq!(receiver.doc(), "Writes the name to the log.");
 /// println!("{}:{}", receiver.file(), receiver.line());
 ///
@@ -105,6 +105,13 @@ impl ReceiverInfo {
     /// See the example of [`ReceiverInfo`].
     pub fn is_detached(&self) -> bool {
         self.identity.detached
+    }
+
+    /// Whether the receiver runs once for each row and transaction: the option `once_per_transaction`.
+    ///
+    /// See the example of [`ReceiverInfo`].
+    pub fn is_once_per_transaction(&self) -> bool {
+        self.identity.once
     }
 
     /// The option `order`. A receiver with a lower number runs earlier. The default is 0.

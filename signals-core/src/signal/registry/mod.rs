@@ -164,8 +164,9 @@ impl Registry {
         self.receivers().to_dot()
     }
 
-    /// Returns all receivers as a JSON array. Each object has the fields `signal`, `sender`, `receiver`, `phase`, `detached`, `order`,
-    /// `file`, `line`, `doc` and `enabled`, and for a durable receiver `deliveries`, the name under which they are stored.
+    /// Returns all receivers as a JSON array. Each object has the fields `signal`, `sender`, `receiver`, `phase`, `detached`,
+    /// `once_per_transaction`, `order`, `file`, `line`, `doc` and `enabled`, and for a durable receiver `deliveries`, the name under which
+    /// they are stored.
     ///
     /// In a debug build, the fields `saves`, `deletes` and `sends` list the models and signals that the receiver has saved, deleted and
     /// sent in this process so far.

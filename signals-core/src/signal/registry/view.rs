@@ -139,6 +139,7 @@ impl Receivers {
                 "receiver": r.name(),
                 "phase": r.phase().to_string(),
                 "detached": r.is_detached(),
+                "once_per_transaction": r.is_once_per_transaction(),
                 "order": r.order(),
                 "file": r.file(),
                 "line": r.line(),

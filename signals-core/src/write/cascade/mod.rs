@@ -228,6 +228,7 @@ impl Collector<'_> {
         if notifier.is_stored() {
             notifier.store(rows, conn, &group.context).await?;
         }
+        notifier.track(rows, conn, &group.context)?;
         notifier.notify_after(rows, Some(conn), &group.context).await
     }
 
