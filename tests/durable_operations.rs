@@ -375,8 +375,13 @@ on_every_database! {
         execute(&db, "UPDATE signals_delivery SET worker = NULL WHERE id > 5 AND worker IS NOT NULL").await;
         execute(&db, &format!("UPDATE signals_delivery SET run_at = {} WHERE worker IS NULL AND error IS NULL", in_seconds(&db, -9))).await;
         assert_eq!(line().await, ([1001, 5, 3, 1001], true));
+        // Nor do deliveries of ordering keys hide a claimed one.
+        many(&db, welcome, 1200, "id > 2603", "ordering_key = CAST(id AS TEXT)").await;
+        execute(&db, "UPDATE signals_delivery SET worker = 'w', claim = 1 WHERE ordering_key = '3803'").await;
+        assert_eq!(line().await.0[1], 6);
+        execute(&db, "UPDATE signals_delivery SET worker = NULL WHERE ordering_key = '3803'").await;
         let table = db.deliveries().bounded_status().await.unwrap().to_string();
-        assert!(table.contains("1001+") && table.contains(" 5+ ") && table.contains(" 3+ "), "{table}");
+        assert!(table.contains("2002+") && table.contains(" 5+ ") && table.contains(" 3+ "), "{table}");
     }
 
     async fn the_runs_of_the_last_minute_are_counted(db: Db) {
@@ -433,6 +438,8 @@ on_every_database! {
         let found = db.deliveries().get(1).await.unwrap().unwrap();
         assert_eq!(serde_json::to_value(&found).unwrap(), serde_json::to_value(only(&db).await).unwrap());
         assert!(db.deliveries().get(2).await.unwrap().is_none());
+        let without = list(&db, DeliveryFilter::new().without_payloads()).await.remove(0);
+        assert_eq!((without.payload.as_str(), without.event), ("", found.event));
     }
 
     async fn a_listed_delivery_has_the_columns_of_the_table(db: Db) {

@@ -20,6 +20,7 @@ pages! {
     signals: "signals.md",
     transactions: "transactions.md",
     durable: "durable.md",
+    operations: "operations.md",
     bulk_writes: "bulk-writes.md",
     testing: "testing.md",
     existing_service: "existing-service.md",

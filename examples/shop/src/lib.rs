@@ -31,6 +31,7 @@ pub async fn open(url: &str) -> Result<Db> {
         DatabaseKind::Postgres => &POSTGRES,
     })
     .await?;
+    db.deliveries().setup().await?;
     db.check().await?;
     if User::query("").count(&db).await? == 0 {
         fill(&db).await?;

@@ -13,12 +13,14 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     });
     let port = std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
     let db = shop::open(&url).await?;
+    let worker = db.deliveries().worker().spawn().await?;
     let listener =
         tokio::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;
     println!("The shop is open: http://{}", listener.local_addr()?);
     let stopped = stopped(db.clone());
     axum::serve(listener, shop::web::app(db.clone())).with_graceful_shutdown(stopped).await?;
-    // Waits for the mails that are being sent.
+    // Waits for the mails that are being sent. What is left is sent after the next start.
+    worker.shutdown().await?;
     db.close().await;
     Ok(())
 }

@@ -1,65 +1,17 @@
 //! The shop in a browser: one tab shows what another tab changes.
 #![allow(missing_docs)]
 
+#[path = "../../../tests/common/browser.rs"]
+mod browser;
 mod common;
 
 use std::net::SocketAddr;
-use std::process::Stdio;
 use std::time::Duration;
 
-use fantoccini::wd::Capabilities;
-use fantoccini::{Client, ClientBuilder, Locator};
-use hyper_util::client::legacy::connect::HttpConnector;
-use serde_json::json;
+use browser::{Browser, click, text};
+use fantoccini::{Client, Locator};
 use sqlx_signals::prelude::*;
-use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::TcpListener;
-use tokio::process::{Child, Command};
-
-const MISSING: &str = "this test needs Chromium and its driver: run it with `scripts/test`, which installs them, or install them \
-                       (Debian: apt-get install chromium chromium-driver)";
-
-/// A headless Chromium. The driver ends with this value.
-struct Browser {
-    client: Client,
-    _driver: Child,
-}
-
-impl Browser {
-    async fn start() -> Self {
-        // On port 0, the driver chooses a free port and prints it.
-        let driver = Command::new("chromedriver")
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn();
-        let mut driver = driver.unwrap_or_else(|error| panic!("{MISSING} ({error})"));
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = loop {
-            let line = lines.next_line().await.unwrap().expect("the driver prints its port");
-            if let Some((_, port)) = line.split_once("started successfully on port ") {
-                break port.trim_end_matches('.').to_owned();
-            }
-        };
-        // Drain the driver's output so that it does not block.
-        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-        let args = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--window-size=1100,900",
-        ];
-        let mut capabilities = Capabilities::new();
-        capabilities.insert("goog:chromeOptions".into(), json!({ "args": args }));
-        let client = ClientBuilder::new(HttpConnector::new())
-            .capabilities(capabilities)
-            .connect(&format!("http://127.0.0.1:{port}"))
-            .await
-            .unwrap_or_else(|error| panic!("{MISSING} ({error})"));
-        Self { client, _driver: driver }
-    }
-}
 
 /// The shop on a free port.
 async fn serve(db: &Db) -> SocketAddr {
@@ -68,17 +20,6 @@ async fn serve(db: &Db) -> SocketAddr {
     let app = shop::web::app(db.clone());
     tokio::spawn(async move { axum::serve(listener, app).await });
     address
-}
-
-/// The text of an element, which appears within ten seconds.
-async fn text(client: &Client, css: &str) -> String {
-    let found = client.wait().at_most(Duration::from_secs(10)).for_element(Locator::Css(css)).await;
-    found.unwrap_or_else(|error| panic!("{css}: {error}")).text().await.unwrap()
-}
-
-async fn click(client: &Client, css: &str) {
-    let found = client.wait().at_most(Duration::from_secs(10)).for_element(Locator::Css(css)).await;
-    found.unwrap_or_else(|error| panic!("{css}: {error}")).click().await.unwrap();
 }
 
 /// Orders a product on the page of the products.
@@ -95,6 +36,7 @@ async fn order(client: &Client, shop: &str, product: usize, quantity: u32) {
 on_every_database! {
     async fn orders_appear_in_the_other_tab_and_a_veto_is_a_message(db: Db) {
         let shop = format!("http://{}", serve(&db).await);
+        let worker = db.deliveries().worker().spawn().await.unwrap();
         let browser = Browser::start().await;
         let client = &browser.client;
 
@@ -132,13 +74,14 @@ on_every_database! {
         assert!(log.contains("Order 1 created") && log.contains("Order 1 changed") && !log.contains("Order 2"), "{log}");
 
         client.goto(&format!("{shop}/signals")).await.unwrap();
-        let picture = text(client, "svg").await;
-        for name in ["stock::take_from_stock", "mail::confirm", "post_save, on commit, detached"] {
+        let picture = text(client, ".picture svg").await;
+        for name in ["stock::take_from_stock", "mail::confirm", "post_save, durable"] {
             assert!(picture.contains(name), "{picture}");
         }
-        assert!(!client.find_all(Locator::Css("path.edge.saves")).await.unwrap().is_empty());
+        assert!(!client.find_all(Locator::Css(".edge.effect path")).await.unwrap().is_empty());
         keep_pictures(client, &shop).await;
         browser.client.close().await.unwrap();
+        worker.shutdown().await.unwrap();
     }
 }
 
@@ -167,12 +110,18 @@ async fn mails(client: &Client, shop: &str) {
 /// Writes pictures of the pages into the folder that `SHOP_PICTURES` names.
 async fn keep_pictures(client: &Client, shop: &str) {
     let Ok(folder) = std::env::var("SHOP_PICTURES") else { return };
-    let picture = client.find(Locator::Css(".picture")).await.unwrap().screenshot().await.unwrap();
-    std::fs::write(format!("{folder}/picture.png"), picture).unwrap();
     for (width, kind) in [(1100, "desktop"), (390, "phone")] {
         client.set_window_size(width, 900).await.unwrap();
         for page in ["", "orders", "audit", "signals"] {
             client.goto(&format!("{shop}/{page}")).await.unwrap();
+            let height = client
+                .execute("return document.documentElement.scrollHeight", vec![])
+                .await
+                .unwrap();
+            client
+                .set_window_size(width, 140 + u32::try_from(height.as_u64().unwrap()).unwrap())
+                .await
+                .unwrap();
             tokio::time::sleep(Duration::from_millis(300)).await;
             let name = if page.is_empty() { "products" } else { page };
             let png = client.screenshot().await.unwrap();

@@ -6,7 +6,6 @@ mod orders;
 mod products;
 mod reports;
 mod session;
-mod signals;
 
 use axum::Router;
 use axum::http::header::CONTENT_TYPE;
@@ -26,7 +25,8 @@ pub fn app(db: Db) -> Router {
         .route("/orders/live", get(orders::live))
         .route("/audit", get(reports::audit))
         .route("/mails", get(reports::mails))
-        .route("/signals", get(signals::show))
+        // In a real shop, behind a login for operators.
+        .nest("/signals", signals_web::router(db.clone()).into())
         .route("/session", post(session::choose))
         .route(
             "/style.css",

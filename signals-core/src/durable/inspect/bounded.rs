@@ -71,12 +71,17 @@ fn counts(kind: DatabaseKind) -> String {
     let due = part(&format!("{unordered} AND run_at <= {now}"), "run_at, id");
     let later = part(&format!("{unordered} AND run_at > {now}"), "run_at, id");
     let ordered = part(INDEXED[1], "ordering_key, id");
+    let claimed = part("worker IS NOT NULL AND ordering_key IS NOT NULL", "ordering_key");
     let (failing, dead) =
         (part("dead_at IS NULL AND error IS NOT NULL", "id"), part(INDEXED[2], "id"));
     let count = |what: &str, table: &str, condition: &str| {
         format!("(SELECT count({what}) FROM {table} WHERE {condition})")
     };
-    let [waiting, running] = [Waiting, Running].map(|state| count("*", "live", state.condition()));
+    let waiting = count("*", "live", Waiting.condition());
+    let running = {
+        let unordered = format!("ordering_key IS NULL AND {}", Running.condition());
+        format!("{} + {}", count("*", "live", &unordered), count("*", "claimed", "dead_at IS NULL"))
+    };
     let retrying = count("*", "failing", Retrying.condition());
     let is_dead = count("*", "dead", Dead.condition());
     let failing_keys = count("DISTINCT ordering_key", "failing", Retrying.condition());
@@ -92,10 +97,10 @@ fn counts(kind: DatabaseKind) -> String {
         DatabaseKind::Postgres => format!("(extract(epoch FROM {now} - {oldest}) * 1000)::bigint"),
     };
     let is_full = |table: &str| format!("(SELECT count(*) FROM {table}) > {BOUND}");
-    let full = ["due", "later", "ordered", "failing", "dead"].map(is_full).join(" OR ");
-    let columns = "worker, error, dead_at, run_at";
+    let full = ["due", "later", "ordered", "claimed", "failing", "dead"].map(is_full).join(" OR ");
+    let columns = "ordering_key, worker, error, dead_at, run_at";
     format!(
-        "WITH due AS ({due}), later AS ({later}), ordered AS ({ordered}), failing AS ({failing}), dead AS ({dead}), \
+        "WITH due AS ({due}), later AS ({later}), ordered AS ({ordered}), claimed AS ({claimed}), failing AS ({failing}), dead AS ({dead}), \
          live AS (SELECT {columns} FROM due UNION ALL SELECT {columns} FROM later UNION ALL SELECT {columns} FROM ordered) \
          SELECT {waiting}, {running}, {retrying}, {is_dead}, {failing_keys}, {dead_keys}, {lag}, CASE WHEN {full} THEN 1 ELSE 0 END"
     )

@@ -96,6 +96,7 @@ pub struct DeliveryFilter {
     before: Option<SystemTime>,
     after_id: Option<i64>,
     is_newest_first: bool,
+    pub(super) has_no_payloads: bool,
     pub(super) limit: Option<usize>,
 }
 
@@ -189,6 +190,21 @@ impl DeliveryFilter {
     /// ```
     pub fn after_id(mut self, id: i64) -> Self {
         self.after_id = Some(id);
+        self
+    }
+
+    /// Leaves the payloads of the listed deliveries empty, which is faster if they are large.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # use sqlx_signals::durable::DeliveryFilter;
+    /// async fn errors(db: &Db) -> Result<Vec<Option<String>>> {
+    ///     let listed = db.deliveries().list(DeliveryFilter::new().without_payloads()).await?;
+    ///     Ok(listed.into_iter().map(|delivery| delivery.error).collect())
+    /// }
+    /// ```
+    pub fn without_payloads(mut self) -> Self {
+        self.has_no_payloads = true;
         self
     }
 

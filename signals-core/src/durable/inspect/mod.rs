@@ -91,7 +91,7 @@ impl Deliveries {
     pub async fn get(&self, id: i64) -> Result<Option<StoredDelivery>> {
         let mut conn = self.db.acquire().await?;
         let kind = conn.kind();
-        let columns = stored::columns(kind);
+        let columns = stored::columns(kind, true);
         let text = format!("SELECT {columns} FROM signals_delivery WHERE id = $1");
         let sql = Sql::new(kind, &text).bind(id);
         let rows: Vec<stored::Columns> = sql.fetch(&mut conn).await.map_err(explained)?;
@@ -112,7 +112,7 @@ impl Deliveries {
     pub async fn list(&self, filter: DeliveryFilter) -> Result<Vec<StoredDelivery>> {
         let mut conn = self.db.acquire().await?;
         let kind = conn.kind();
-        let columns = stored::columns(kind);
+        let columns = stored::columns(kind, !filter.has_no_payloads);
         let selection = filter.selection(kind);
         let conditions = &selection.conditions;
         let text = format!("SELECT {columns} FROM signals_delivery WHERE {conditions}");

@@ -80,18 +80,22 @@ impl StoredDelivery {
 }
 
 /// The columns in the order in which [`Columns`] reads them.
-pub(super) fn columns(kind: DatabaseKind) -> &'static str {
-    match kind {
-        DatabaseKind::Sqlite => {
-            "id, event, receiver, signal, sender, key, created, payload, context, ordering_key, coalesce_key, stored_at, run_at, attempt, \
-             claim, lost, worker, error, dead_at"
-        }
-        DatabaseKind::Postgres => {
-            "id, event::text, receiver, signal, sender, key, created, payload::text, context::text, ordering_key, coalesce_key, \
-             (extract(epoch FROM stored_at) * 1000)::bigint, (extract(epoch FROM run_at) * 1000)::bigint, attempt, claim, lost, worker, \
-             error, (extract(epoch FROM dead_at) * 1000)::bigint"
-        }
-    }
+pub(super) fn columns(kind: DatabaseKind, with_payload: bool) -> String {
+    let (payload, rest) = match kind {
+        DatabaseKind::Sqlite => (
+            "payload",
+            "context, ordering_key, coalesce_key, stored_at, run_at, attempt, claim, lost, worker, error, dead_at",
+        ),
+        DatabaseKind::Postgres => (
+            "payload::text",
+            "context::text, ordering_key, coalesce_key, (extract(epoch FROM stored_at) * 1000)::bigint, \
+             (extract(epoch FROM run_at) * 1000)::bigint, attempt, claim, lost, worker, error, \
+             (extract(epoch FROM dead_at) * 1000)::bigint",
+        ),
+    };
+    let event = if kind == DatabaseKind::Postgres { "event::text" } else { "event" };
+    let payload = if with_payload { payload } else { "''" };
+    format!("id, {event}, receiver, signal, sender, key, created, {payload}, {rest}")
 }
 
 /// A row of these columns. A tuple cannot have so many.
