@@ -1,10 +1,8 @@
-//! Runs receivers in order: supplies their parameters, enters a tracing span, and handles errors and panics.
+//! Runs receivers in order, and keeps events for the receivers that run after the transaction has ended.
 
 use std::error::Error as StdError;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Either};
 use smallvec::SmallVec;
 use tokio::runtime::Handle;
@@ -12,17 +10,16 @@ use tracing::{Instrument, Span};
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
-use crate::database::db::Db;
 use crate::database::deferred::{Deferred, End};
-use crate::error::{BoxError, Error, Panicked, ReceiverError, Result};
-use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started};
+use crate::error::{Error, Result};
+use crate::signal::erased::{ErasedReceiver, Event, KeptEvent};
 use crate::signal::operation_context::OperationContext;
 use crate::signal::parameter::Context;
+use crate::signal::run::{AsyncRun, OnFailure, log_failure, run_receiver};
 use crate::table::previous_row::SharedPreviousRow;
 use crate::task::chain::PoolId;
 use crate::task::info::{Identity, Info, Phase};
-use crate::task::slow::{self, Lap, Run, SlowReceivers};
-use crate::task::span::span;
+use crate::task::slow::{self, Lap, SlowReceivers};
 use crate::task::spawn;
 use crate::transaction::Transaction;
 use crate::transaction::own::{TransactionWork, in_savepoint};
@@ -113,40 +110,12 @@ impl Dispatch<'_, '_> {
         &'r mut self,
         receiver: &'r ErasedReceiver,
         failure: OnFailure,
-    ) -> Either<Result<()>, impl Future<Output = Result<()>> + Send> {
+    ) -> Either<Result<()>, AsyncRun<'r>> {
         let Self { event, conn, context, previous, lap } = self;
         let run = (failure, slow_limit(conn.as_deref()));
         let cx = Context::new(conn.as_deref_mut(), context.db.as_ref(), previous.as_deref());
         run_receiver(receiver, context, run, lap, || event.begin(receiver, cx))
     }
-}
-
-/// The effect of a receiver's failure.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OnFailure {
-    /// The operation fails with the error.
-    FailsOperation,
-    /// The error is one of the results of `send_robust`.
-    Returned,
-    /// The error is logged. It may also end up in `Committed::errors`, but few programs read that.
-    LogOnly,
-}
-
-impl OnFailure {
-    /// The effect for a receiver whose failure does not fail the operation.
-    fn of_robust(info: &Info) -> Self {
-        if info.robust { Self::LogOnly } else { Self::Returned }
-    }
-}
-
-/// Logs a failure: at ERROR if the log is the only place that shows it, else at DEBUG.
-macro_rules! log {
-    ($failure:expr, $($event:tt)*) => {
-        match $failure {
-            OnFailure::LogOnly => tracing::error!($($event)*),
-            OnFailure::FailsOperation | OnFailure::Returned => tracing::debug!($($event)*),
-        }
-    };
 }
 
 /// Whether the options `created`, `updated` and `changed(…)` of a receiver select an event.
@@ -204,7 +173,7 @@ fn log_no_savepoint(receiver: &Identity, error: &Error) {
     let (name, Info { signal, sender, .. }) = (receiver.name(), receiver.info);
     let cause = Some(error as &dyn StdError);
     let failure = OnFailure::of_robust(receiver);
-    log!(
+    log_failure!(
         failure,
         receiver = name,
         signal,
@@ -220,67 +189,6 @@ fn slow_limit(conn: Option<&Conn<'_>>) -> SlowReceivers {
         true => slow::WITH_WRITE_LOCK,
         false => SlowReceivers::default(),
     }
-}
-
-/// Runs a receiver, turns a panic into an error, and logs an error. A plain function completes before this returns, so that its
-/// result is not moved into a future.
-fn run_receiver<'r>(
-    receiver: &'r ErasedReceiver,
-    context: &'r OperationContext,
-    (failure, slow): (OnFailure, SlowReceivers),
-    lap: &'r mut Lap,
-    begin: impl FnOnce() -> Started<'r>,
-) -> Either<Result<()>, impl Future<Output = Result<()>> + Send> {
-    let (identity, operation) = (&receiver.info, &context.operation);
-    let Info { signal, sender, .. } = *identity.info;
-    let span = span!("receiver", receiver = identity.name(), signal, sender);
-    let run = Run::start(identity, lap, || {
-        context.db.as_ref().and_then(Db::state).copied().unwrap_or(slow)
-    });
-    operation.note(identity);
-    let begin = || span.in_scope(|| operation.receiving(identity.clone()).sync_scope(begin));
-    let finish = move |done| finish_run(receiver, operation.about(), failure, run, done);
-    match catch_unwind(AssertUnwindSafe(begin)) {
-        Ok(Started::Future(future)) => {
-            let future = operation.receiving(identity.clone()).scope(future).instrument(span);
-            Either::Right(AssertUnwindSafe(future).catch_unwind().map(finish))
-        }
-        Ok(Started::Done(done)) => Either::Left(finish(Ok(done))),
-        Err(payload) => Either::Left(finish(Err(payload))),
-    }
-}
-
-/// Ends the run of a receiver, logs its result, and turns a failure into [`Error::Receiver`].
-fn finish_run(
-    receiver: &ErasedReceiver,
-    about: (&'static str, &'static str),
-    failure: OnFailure,
-    run: Run<'_>,
-    done: std::thread::Result<Result<(), BoxError>>,
-) -> Result<()> {
-    let elapsed = run.end();
-    receiver.keys.record(matches!(done, Ok(Ok(()))), elapsed);
-    let receiver = &receiver.info;
-    let Info { signal, sender, file, line, .. } = *receiver.info;
-    let source: BoxError = match done {
-        Ok(Ok(())) => {
-            tracing::debug!(receiver = receiver.name(), signal, sender, elapsed = ?elapsed.get(), "received");
-            return Ok(());
-        }
-        Ok(Err(error)) => error,
-        Err(payload) => Box::new(Panicked::new(payload)),
-    };
-    let (verb, model) = about;
-    let (refused, source) = (failure == OnFailure::FailsOperation, Arc::from(source));
-    let name = receiver.static_name();
-    let failed =
-        ReceiverError { receiver: name, signal, sender, file, line, verb, model, refused, source };
-    // An error passed up from a receiver of a nested save has already been logged, so it is not logged again at each level.
-    if failure == OnFailure::LogOnly || !failed.is_passed_on() {
-        let (cause, elapsed) = (Some(&*failed.source as &dyn StdError), elapsed.get());
-        log!(failure, receiver = name, signal, sender, ?elapsed, cause, "a receiver failed");
-    }
-    Err(Error::Receiver(Box::new(failed)))
 }
 
 /// A copy of an event for the receivers that run after the transaction has ended.

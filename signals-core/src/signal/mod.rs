@@ -17,6 +17,7 @@ pub(crate) mod recording;
 pub(crate) mod registry;
 pub(crate) mod relation;
 pub(crate) mod rows;
+mod run;
 pub(crate) mod state;
 
 use std::sync::Arc;

@@ -2,11 +2,16 @@
 //! for the connection of their own transaction.
 
 use std::any::TypeId;
+use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::panic::Location;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use smallvec::SmallVec;
 
 use crate::error::{CLOSURE, Error, Result};
@@ -14,8 +19,11 @@ use crate::task::info::{Identity, Info};
 use crate::task::observed;
 use crate::task::origin::{self, Origin};
 
+thread_local! {
+    static CURRENT: RefCell<Option<RunningReceiver>> = const { RefCell::new(None) };
+}
+
 tokio::task_local! {
-    static CURRENT: RunningReceiver;
     /// The closures of `Db::transaction` that the task is inside of.
     static CLOSURES: SmallVec<[Closure; 1]>;
 }
@@ -165,7 +173,7 @@ struct Callback;
 
 impl RunningReceiver {
     fn get() -> Option<Self> {
-        CURRENT.try_with(Clone::clone).ok()
+        with_current(Clone::clone)
     }
 
     /// The state for work that outlives the receiver that started it. It keeps the cause, but not the pools in use, because the
@@ -177,8 +185,11 @@ impl RunningReceiver {
     }
 
     /// Runs `future` with this as the current receiver of the task.
-    pub(crate) fn scope<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
-        CURRENT.scope(self, future)
+    pub(crate) fn scope<'f, F>(self, future: F) -> InScope<'f, F::Output>
+    where
+        F: Future + Send + 'f,
+    {
+        Scope::new(self).run(Box::pin(future))
     }
 
     /// The state while receivers and callbacks run in the rehearsal of a commit: the transaction is still open and uses a
@@ -198,10 +209,77 @@ impl RunningReceiver {
         };
         Self { operation: Arc::new(operation), receiver: Identity::linked(&CALLBACK) }
     }
+}
 
-    pub(crate) fn sync_scope<T>(self, receiver: impl FnOnce() -> T) -> T {
-        CURRENT.sync_scope(self, receiver)
+/// Makes a receiver the current one of the task while a function runs. A `task_local!` of tokio would need a value for the call of an
+/// async receiver and another one for its future.
+pub(crate) struct Scope(Option<RunningReceiver>);
+
+impl Scope {
+    pub(crate) fn new(receiver: RunningReceiver) -> Self {
+        Self(Some(receiver))
     }
+
+    pub(crate) fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        struct Entered<'s>(&'s mut Scope);
+        impl Drop for Entered<'_> {
+            fn drop(&mut self) {
+                self.0.exchange();
+            }
+        }
+        self.exchange();
+        let _entered = Entered(self);
+        work()
+    }
+
+    /// Exchanges the receiver with the current one.
+    fn exchange(&mut self) {
+        // The thread's state is gone if a future is dropped when its thread ends.
+        let _ = CURRENT.try_with(|current| std::mem::swap(&mut *current.borrow_mut(), &mut self.0));
+    }
+
+    /// Runs a future in the scope.
+    pub(crate) fn run<'f, T>(self, future: BoxFuture<'f, T>) -> InScope<'f, T> {
+        InScope { scope: self, future: Some(future) }
+    }
+}
+
+/// A future in a [`Scope`]. It is dropped there, too.
+pub(crate) struct InScope<'f, T> {
+    scope: Scope,
+    /// `None` after its end.
+    future: Option<BoxFuture<'f, T>>,
+}
+
+impl<T> Future for InScope<'_, T> {
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        let Self { scope, future } = &mut *self;
+        let running = future.as_mut().expect("a future is not polled after its end");
+        let done = std::task::ready!(scope.enter(|| running.poll_unpin(cx)));
+        self.end();
+        Poll::Ready(done)
+    }
+}
+
+impl<T> InScope<'_, T> {
+    /// Drops the future.
+    pub(crate) fn end(&mut self) {
+        if let Some(future) = self.future.take() {
+            self.scope.enter(|| drop(future));
+        }
+    }
+}
+
+impl<T> Drop for InScope<'_, T> {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+fn with_current<T>(read: impl FnOnce(&RunningReceiver) -> T) -> Option<T> {
+    CURRENT.try_with(|current| current.borrow().as_ref().map(read)).ok().flatten()
 }
 
 /// # Errors
@@ -264,34 +342,33 @@ pub(crate) fn in_closure<F: Future>(closure: Closure, work: F) -> impl Future<Ou
 }
 
 fn check(is_held: impl Fn(&Operation) -> bool) -> Result<()> {
-    CURRENT
-        .try_with(|current| {
-            let mut next = Some(current);
-            while let Some(RunningReceiver { operation, receiver }) = next {
-                if is_held(operation) {
-                    return Err(if std::ptr::eq(receiver.info, &raw const CALLBACK) {
-                        Error::OnlyRehearsed { receiver: current.receiver.static_name() }
-                    } else {
-                        Error::WouldDeadlock { receiver: receiver.static_name(), site: None }
-                    });
-                }
-                next = operation.inside.as_ref();
+    let checked = with_current(|current| {
+        let mut next = Some(current);
+        while let Some(RunningReceiver { operation, receiver }) = next {
+            if is_held(operation) {
+                return Err(if std::ptr::eq(receiver.info, &raw const CALLBACK) {
+                    Error::OnlyRehearsed { receiver: current.receiver.static_name() }
+                } else {
+                    Error::WouldDeadlock { receiver: receiver.static_name(), site: None }
+                });
             }
-            Ok(())
-        })
-        .unwrap_or(Ok(()))
+            next = operation.inside.as_ref();
+        }
+        Ok(())
+    });
+    checked.unwrap_or(Ok(()))
 }
 
 /// The task on whose behalf the current receiver runs, if it is known.
 pub(crate) fn origin() -> Option<Origin> {
-    CURRENT.try_with(|current| current.operation.origin).ok().flatten()
+    with_current(|current| current.operation.origin).flatten()
 }
 
 /// In a debug build, records an operation of the current receiver for which no [`Operation`] is created, because it has no
 /// receivers.
 pub(crate) fn observe(verb: &'static str, model: &'static str) {
     if cfg!(debug_assertions) {
-        let _ = CURRENT.try_with(|current| observed::note(current.receiver.info, verb, model));
+        with_current(|current| observed::note(current.receiver.info, verb, model));
     }
 }
 
