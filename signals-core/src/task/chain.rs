@@ -379,3 +379,48 @@ pub(crate) fn recursion_limit() -> usize {
 pub(crate) fn set_recursion_limit(limit: usize) {
     LIMIT.store(limit, Ordering::Relaxed);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has_current() -> bool {
+        with_current(|_| ()).is_some()
+    }
+
+    /// Records whether it is dropped inside a receiver.
+    struct Dropped<'d>(&'d mut Vec<bool>);
+
+    impl Drop for Dropped<'_> {
+        fn drop(&mut self) {
+            self.0.push(has_current());
+        }
+    }
+
+    fn scope<'f, F: Future<Output: Send> + Send + 'f>(future: F) -> InScope<'f, F::Output> {
+        RunningReceiver::rehearsal(PoolId(1), None, Ran::default()).scope(future)
+    }
+
+    #[test]
+    fn a_future_is_polled_and_dropped_in_its_scope() {
+        let mut dropped = Vec::new();
+        let mut pending = scope(async {
+            let _dropped = Dropped(&mut dropped);
+            assert!(has_current());
+            std::future::pending::<()>().await;
+        });
+        assert!((&mut pending).now_or_never().is_none() && !has_current());
+        drop(pending);
+        assert_eq!(dropped, [true]);
+        assert!(!has_current());
+    }
+
+    #[test]
+    fn a_panic_restores_the_state_of_the_task() {
+        let mut failing = scope(async { panic!("on purpose") });
+        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            (&mut failing).now_or_never()
+        }));
+        assert!(polled.is_err() && !has_current());
+    }
+}
