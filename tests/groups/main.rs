@@ -38,6 +38,24 @@ struct Versioned {
     version: i64,
 }
 
+/// A row with receivers that need no transaction.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Announced {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = Announced)]
+fn announce(saved: PostSave<'_, Announced>) {
+    SCENE.log.push(format!("saved {}", saved.instance.n));
+}
+
+#[receiver(post_save, sender = Announced, on_commit)]
+async fn announce_commit(saved: PostSave<'_, Announced>) {
+    SCENE.log.push(format!("committed {}", saved.instance.n));
+}
+
 /// A row whose receivers write, fail, panic, or end the transaction, depending on the last digit of its number.
 #[derive(Debug, Clone, Model)]
 #[model(table = "rows")]
@@ -251,6 +269,42 @@ async fn writes_that_wait_at_the_same_time_share_a_commit() {
     assert_eq!(found(&test.url, "rows").await, stored);
     assert_eq!(found(&test.url, "notes").await, (0..50).map(|n| n * 20).collect());
     assert_eq!(SCENE.log.take().len(), 50);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writes_with_receivers_that_need_no_transaction_share_a_commit() {
+    let _turn = SCENE.begin().await;
+    let test = rows("announced").await;
+    let before = commits(&test);
+    let saves = (100..160).map(|n| {
+        let db = test.db.clone();
+        async move { Announced { id: None, n }.save(&db).await.map(drop) }
+    });
+    let results: Vec<Result<()>> = at_once(&test.db, saves).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let commits = commits(&test) - before;
+    assert!(commits <= 45, "{commits} commits");
+    let saves = (0..60).map(|n| {
+        let db = test.db.clone();
+        // Each number is taken once.
+        async move { (n / 2, Announced { id: None, n: n / 2 }.save(&db).await) }
+    });
+    let mut stored: HashSet<_> = (100..160).collect();
+    for (n, saved) in at_once(&test.db, saves).await {
+        match saved {
+            Ok(_) => assert!(stored.insert(n)),
+            Err(error) => assert!(error.is_unique_violation(), "{error:?}"),
+        }
+    }
+    assert_eq!(found(&test.url, "rows").await, stored);
+    let log = SCENE.log.take();
+    for what in ["saved ", "committed "] {
+        let heard: Vec<i64> =
+            log.iter().filter_map(|entry| entry.strip_prefix(what)?.parse().ok()).collect();
+        assert_eq!(heard.len(), 90, "{what}");
+        assert_eq!(heard.into_iter().collect::<HashSet<_>>(), stored, "{what}");
+    }
     test.passed().await;
 }
 

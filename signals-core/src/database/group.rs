@@ -8,11 +8,10 @@
 //! No unit makes another one fail:
 //!
 //! - A unit that fails or is dropped closes its group, unless it is a single statement. Before the COMMIT, the connection rolls back
-//!   what the unit has left open, and looks up [`MARK`]: a savepoint that disappears with the transaction. If it has disappeared
+//!   what the unit has left open. Then it looks up [`MARK`]: a savepoint that disappears with the transaction. If it has disappeared
 //!   (`RAISE(ROLLBACK)`, a full disk), nothing is stored. The single statements then run again, each by itself.
-//! - A deferred foreign key that is violated is found by COMMIT. So a database with deferred constraints has no groups, and the savepoint of
-//!   a unit that may have deferred constraints by raw SQL stays open until COMMIT has succeeded: if COMMIT is refused, only this unit
-//!   is rolled back.
+//! - A deferred foreign key that is violated is found by COMMIT. So a database with deferred constraints has no groups, and a unit that may
+//!   have deferred constraints by raw SQL is the last one of its group: if COMMIT is refused, only this unit is rolled back.
 //! - Raw SQL on sqlx's connection may end the transaction. Whether it has committed is then known from a temporary table that the transaction
 //!   has created before.
 //! - A unit whose receivers were slow the last time does not join a group.
@@ -43,6 +42,11 @@ pub(super) const MARK: &str = "SAVEPOINT sqlx_signals_group";
 pub(super) const BEGIN: &str = "BEGIN IMMEDIATE; SAVEPOINT sqlx_signals_group";
 const VERIFY: &str = "RELEASE sqlx_signals_group; SAVEPOINT sqlx_signals_group";
 
+/// The savepoint of a unit. sqlx does not count it, because it waits for each savepoint that it counts.
+pub(super) const BEGIN_UNIT: &str = "SAVEPOINT sqlx_signals_unit";
+pub(super) const RELEASE_UNIT: &str = "RELEASE sqlx_signals_unit";
+pub(super) const ROLL_BACK_UNIT: &str = "ROLLBACK TO sqlx_signals_unit";
+
 /// A table that exists only if raw SQL has committed the transaction.
 pub(super) const WITNESS: &str = "CREATE TEMP TABLE IF NOT EXISTS sqlx_signals_group (n)";
 const FIND_WITNESS: &str = "SELECT n FROM temp.sqlx_signals_group";
@@ -72,8 +76,10 @@ pub(crate) struct Group {
     begun: Instant,
     /// Whether a unit has begun and not ended. If the connection is returned meanwhile, it is unknown what the unit has done.
     pub(super) in_unit: bool,
-    /// Whether the savepoint of the last unit is still open.
+    /// Whether the last unit has a savepoint. It stays open until the next unit begins.
     pub(super) in_savepoint: bool,
+    /// Whether no other unit may join.
+    pub(super) is_closed: bool,
     /// Whether a unit has used sqlx's connection, so that raw SQL may have committed or rolled back the transaction.
     pub(super) used_raw: bool,
 }
@@ -103,21 +109,33 @@ impl Group {
             begun: Instant::now(),
             in_unit: true,
             in_savepoint: false,
+            is_closed: false,
             used_raw: false,
         })
     }
 
     /// Whether another unit may join.
     pub(super) fn is_open(&self) -> bool {
-        !self.in_savepoint && self.units.len() < MAX_UNITS && self.begun.elapsed() < MAX_AGE
+        !self.is_closed && self.units.len() < MAX_UNITS && self.begun.elapsed() < MAX_AGE
     }
 
     /// Whether the transaction is still open, and contains only finished units.
-    async fn is_intact<DB: Backend>(&self, conn: &mut DB::Connection) -> bool {
+    async fn is_intact<DB: Backend>(&mut self, conn: &mut DB::Connection) -> bool {
         if self.in_unit {
-            return undo_unit::<DB>(conn).await;
+            let in_savepoint = std::mem::take(&mut self.in_savepoint);
+            return undo_unit::<DB>(conn, in_savepoint).await;
         }
-        raw::depth::<DB>(conn) == if self.in_savepoint { 2 } else { 1 }
+        // The ends of the units were not awaited.
+        let is_open = match self.is_closed {
+            // The savepoint of the last unit has to stay open.
+            true => conn.ping().await.is_ok(),
+            false => {
+                self.in_savepoint = false;
+                DB::simple(conn, SqlStr::from_static(VERIFY)).await.is_ok()
+            }
+        };
+        is_open
+            && raw::depth::<DB>(conn) == 1
             && (!self.used_raw || DB::simple(conn, SqlStr::from_static(FIND_WITNESS)).await.is_ok())
     }
 
@@ -145,16 +163,12 @@ impl Group {
         // with it.
         let mut units = std::mem::take(&mut self.units);
         let since = Instant::now();
-        let mut done = match self.in_savepoint {
-            // This COMMIT also ends the savepoint, which sqlx still counts.
-            true => DB::simple(conn, SqlStr::from_static("COMMIT")).await,
-            false => raw::commit::<DB>(conn).await,
-        };
+        let mut done = raw::commit::<DB>(conn).await;
         if self.in_savepoint && matches!(done, Err(sqlx::Error::Database(_))) {
             // Only the last unit can be the cause.
             let last = units.pop();
             let end = end_of(&done);
-            done = match raw::rollback::<DB>(conn).await {
+            done = match roll_back_unit::<DB>(conn).await {
                 Ok(()) => raw::commit::<DB>(conn).await,
                 error => error,
             };
@@ -165,7 +179,7 @@ impl Group {
         }
         let end = end_of(&done);
         let mut is_usable = match &end {
-            GroupEnd::Committed if !self.in_savepoint => true,
+            GroupEnd::Committed => true,
             GroupEnd::Unknown => false,
             _ => verify::roll_back_all::<DB>(conn).await.is_ok(),
         };
@@ -222,18 +236,24 @@ fn end_of(committed: &Result<(), sqlx::Error>) -> GroupEnd {
     }
 }
 
-/// Rolls back a unit that has not ended. Returns whether the transaction of the group is still open.
-async fn undo_unit<DB: Backend>(conn: &mut DB::Connection) -> bool {
-    // Waits for the statements and the rollback of a unit that was dropped.
-    if conn.ping().await.is_err() {
-        return false;
-    }
+/// Undoes the statements of a unit, with the savepoints inside it.
+pub(super) async fn roll_back_unit<DB: Backend>(
+    conn: &mut DB::Connection,
+) -> Result<(), sqlx::Error> {
     while raw::depth::<DB>(conn) > 1 {
-        if raw::rollback::<DB>(conn).await.is_err() {
-            return false;
-        }
+        raw::rollback::<DB>(conn).await?;
     }
-    raw::depth::<DB>(conn) == 1 && DB::simple(conn, SqlStr::from_static(VERIFY)).await.is_ok()
+    DB::simple(conn, SqlStr::from_static(ROLL_BACK_UNIT)).await
+}
+
+/// Rolls back a unit that has not ended. Returns whether the transaction of the group is still open.
+async fn undo_unit<DB: Backend>(conn: &mut DB::Connection, in_savepoint: bool) -> bool {
+    // Waits for the statements and the rollback of a unit that was dropped.
+    conn.ping().await.is_ok()
+        && (!in_savepoint || roll_back_unit::<DB>(conn).await.is_ok())
+        && raw::depth::<DB>(conn) == 1
+        // This also ends the savepoint of the unit.
+        && DB::simple(conn, SqlStr::from_static(VERIFY)).await.is_ok()
 }
 
 /// Ends the group of a connection that is returned. A task of its own does that, so that no writer of the group can interrupt it.

@@ -8,6 +8,7 @@ use crate::database::backend::{AnyRow, DatabaseKind, on};
 use crate::database::begin::TransactionOptions;
 use crate::database::conn::Conn;
 use crate::database::execution::Execution;
+use crate::database::group::ROLL_BACK_UNIT;
 use crate::database::raw::{self, RawConn};
 use crate::error::{Error, Result};
 
@@ -120,6 +121,7 @@ impl Conn<'_> {
     /// On SQLite, undoes all changes of the innermost transaction or savepoint, and keeps it open.
     pub(crate) async fn undo_raw(&mut self) -> Result<()> {
         let sql = match self.depth_now() {
+            1 if self.is_in_group() => ROLL_BACK_UNIT.to_owned(),
             0 | 1 => {
                 format!("ROLLBACK; {}", self.begin_options().statement(self.kind()).as_str())
             }

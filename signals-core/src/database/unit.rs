@@ -4,16 +4,16 @@ use std::time::Duration;
 
 #[cfg(feature = "sqlite")]
 use futures_util::{FutureExt, TryStreamExt};
-use sqlx::SqlStr;
+use sqlx::{Executor, SqlStr};
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
 use crate::database::backend::{AnyRow, Backend, on};
 use crate::database::conn::Conn;
 use crate::database::execution::Execution;
-#[cfg(feature = "sqlite")]
-use crate::database::group;
-use crate::database::group::{BEGIN, CommitFailed, Group, GroupEnd, GroupId, MARK};
+use crate::database::group::{
+    self, BEGIN, BEGIN_UNIT, CommitFailed, Group, GroupEnd, GroupId, MARK, RELEASE_UNIT, WITNESS,
+};
 use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::database::state::Autocommit;
 use crate::database::write_queue::{Turn, WriteQueue};
@@ -37,14 +37,48 @@ impl Conn<'_> {
         self.group().is_some()
     }
 
-    /// Begins a unit, if the connection has the open transaction of a group and is not in a unit already.
-    pub(crate) fn begin_unit(&mut self) -> bool {
+    /// Begins a unit, if the connection has the open transaction of a group and is not in a unit already. `in_savepoint`: whether it may
+    /// have several statements.
+    ///
+    /// Does not wait for SQLite, because each answer of its thread takes as long as a statement. If the savepoint could not begin, the
+    /// transaction has ended, and COMMIT finds that out.
+    pub(crate) fn begin_unit(&mut self, in_savepoint: bool) -> bool {
         if self.in_transaction() {
             return false;
         }
         let Some(group) = self.group() else { return false };
         group.in_unit = true;
+        let last = std::mem::replace(&mut group.in_savepoint, in_savepoint);
+        if last {
+            self.send(RELEASE_UNIT);
+        }
+        if in_savepoint {
+            self.send(BEGIN_UNIT);
+        }
         true
+    }
+
+    /// Sends a statement that has no result, and does not wait for its end.
+    fn send(&mut self, sql: &'static str) {
+        #[cfg(feature = "sqlite")]
+        if let Some(RawConn::Sqlite(conn)) = self.raw() {
+            // It is sent by the first poll.
+            let _ = conn.fetch_many(sqlx::query(sql)).try_next().now_or_never();
+        }
+        #[cfg(not(feature = "sqlite"))]
+        let _ = sql;
+    }
+
+    /// Undoes the statements of a unit that is in a savepoint. The savepoint stays open.
+    pub(crate) async fn roll_back_unit(&mut self) -> Result<(), sqlx::Error> {
+        self.set_in_flight();
+        let Some(raw) = self.raw() else { return Ok(()) };
+        let done = on!(RawConn, raw, DB, conn => group::roll_back_unit::<DB>(conn).await);
+        match self.note_answer(done) {
+            // SQLite has rolled back the transaction of the group.
+            Err(sqlx::Error::Database(_)) => Ok(()),
+            done => done,
+        }
     }
 
     /// Whether a single statement on this connection commits itself, or is part of the caller's transaction. Not if the connection has
@@ -62,17 +96,17 @@ impl Conn<'_> {
         })
     }
 
+    /// Whether a transaction on this connection has or gets the open transaction of a group.
+    pub(crate) fn may_join_group(&mut self) -> bool {
+        !self.commits_alone() && self.facts().defers_constraints() != Some(true)
+    }
+
     /// Call this before the application gets the sqlx connection, which it may use to commit or to roll back.
     pub(super) fn before_raw_access_in_group(&mut self) {
         let Some(group) = self.group() else { return };
         group.used_raw = true;
         // Not awaited, as the mark of `verify.rs`.
-        #[cfg(feature = "sqlite")]
-        if let Execution::Sqlite(mut steps) =
-            Execution::plain(self.raw(), SqlStr::from_static(group::WITNESS))
-        {
-            let _ = steps.try_next().now_or_never();
-        }
+        self.send(WITNESS);
     }
 
     /// Begins a unit of a single statement, in a new group if the connection has none. Returns `false` if the statement has to commit
@@ -82,7 +116,7 @@ impl Conn<'_> {
     ///
     /// If the future is dropped, no transaction is begun.
     pub(crate) async fn join_group(&mut self) -> Result<bool> {
-        if self.begin_unit() {
+        if self.begin_unit(false) {
             return Ok(true);
         }
         if self.defers_constraints().await {
@@ -133,20 +167,34 @@ impl Conn<'_> {
             if let Some(lease) = self.lease_mut() {
                 lease.state_mut().group = Some(Group::new());
             }
-        } else if self.depth_now() != 2 {
+        } else if self.depth_now() != 1 {
             return Err(CommitFailed::RolledBack("a savepoint was left open".into()));
-        } else if self.state.schema_change.is_some() {
-            if let Some(group) = self.group() {
-                group.in_savepoint = true;
-            }
         } else {
-            self.commit_raw().await.map_err(CommitFailed::Statement)?;
+            self.end_unit().await.map_err(CommitFailed::Statement)?;
         }
         match self.pass_on().await {
             GroupEnd::Committed => Ok(()),
             GroupEnd::RolledBack(reason) => Err(CommitFailed::RolledBack(reason)),
             GroupEnd::Unknown => Err(CommitFailed::Statement(sqlx::Error::WorkerCrashed)),
         }
+    }
+
+    /// Ends a unit that is in a savepoint. The savepoint is released by the next unit or by COMMIT, unless raw SQL may have ended it.
+    async fn end_unit(&mut self) -> Result<(), sqlx::Error> {
+        let may_defer = self.state.schema_change.is_some();
+        let Some(group) = self.group() else { return Ok(()) };
+        // If COMMIT is refused, only this unit is the cause, and is rolled back.
+        group.is_closed = may_defer;
+        if may_defer || !group.used_raw {
+            return Ok(());
+        }
+        let sql = SqlStr::from_static(RELEASE_UNIT);
+        let done = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
+        self.note_answer(done)?;
+        if let Some(group) = self.group() {
+            group.in_savepoint = false;
+        }
+        Ok(())
     }
 
     /// Records how long the unit has taken.

@@ -50,12 +50,22 @@ pub(super) struct State {
     was_refused: bool,
     /// How long the last shared COMMIT took.
     commit_time: Duration,
-    /// The writes whose last transaction took long.
-    slow: HashMap<WriterId, Duration>,
+    /// The writes whose last transaction in a group took long.
+    slow: HashMap<WriterId, Slow>,
 }
 
 /// A transaction that takes less than this is not slow, even if a COMMIT takes less.
 const NOT_SLOW: Duration = Duration::from_millis(2);
+
+/// How long a slow write stays out of groups. It then joins one again, because alone it may not be measured.
+const STAYS_SLOW: Duration = Duration::from_secs(1);
+
+/// A write that took long.
+#[derive(Debug)]
+struct Slow {
+    time: Duration,
+    noted_at: Instant,
+}
 
 impl State {
     /// Whether a writer that does not wait yet may take the turn.
@@ -86,7 +96,9 @@ impl State {
     }
 
     fn is_slow(&self, writer: Writer) -> bool {
-        self.slow.get(&writer.id()).is_some_and(|time| *time > self.commit_time)
+        self.slow.get(&writer.id()).is_some_and(|slow| {
+            slow.time > self.commit_time && slow.noted_at.elapsed() < STAYS_SLOW
+        })
     }
 
     /// The turn that has just begun.
@@ -210,7 +222,7 @@ impl WriteQueue {
         let Some((writer, since)) = state.holder else { return };
         let time = since.elapsed();
         if time > NOT_SLOW {
-            state.slow.insert(writer.id(), time);
+            state.slow.insert(writer.id(), Slow { time, noted_at: Instant::now() });
         } else if !state.slow.is_empty() {
             state.slow.remove(&writer.id());
         }

@@ -37,7 +37,10 @@ impl Drop for Transaction<'_> {
             // If the transaction has already ended, the rollback fails and sqlx still counts the transaction.
             self.conn.set_unverified();
         }
-        self.conn.start_rollback();
+        // The unit of a group is rolled back when its connection is returned.
+        if self.depth > 1 || !self.conn.is_in_group() {
+            self.conn.start_rollback();
+        }
         if deferred.is_empty() {
             return;
         }

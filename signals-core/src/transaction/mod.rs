@@ -95,7 +95,7 @@ impl<'c> Transaction<'c> {
 
     /// As [`open`](Self::open), with options for the transaction.
     pub(crate) async fn open_with(mut conn: Conn<'c>, options: TransactionOptions) -> Result<Self> {
-        let is_unit = conn.begin_unit();
+        let is_unit = conn.begin_unit(true);
         if !is_unit {
             conn.verify().await?;
         }
@@ -114,6 +114,9 @@ impl<'c> Transaction<'c> {
         // A failed BEGIN has no effect, so any I/O error may be retried on another connection.
         let lost = |error: &sqlx::Error| did_nothing(error) || matches!(error, sqlx::Error::Io(_));
         let may_write = loop {
+            if is_unit {
+                break true;
+            }
             match guard.conn.begin_raw(options).await {
                 Ok(may_write) => break may_write,
                 Err(error) => guard.conn.reconnect(error, lost).await?,
@@ -373,8 +376,11 @@ impl<'c> Transaction<'c> {
 
     /// Rolls back, and runs what waits for the rollback.
     async fn undo(&mut self) -> Result<()> {
-        let is_unit = self.conn.is_in_group();
-        let result = self.conn.rollback_raw().await;
+        let is_unit = self.depth == 1 && self.conn.is_in_group();
+        let result = match is_unit {
+            true => self.conn.roll_back_unit().await,
+            false => self.conn.rollback_raw().await,
+        };
         self.open = false;
         let frame = self.conn.state.frames.pop().unwrap_or_default();
         if self.is_outermost() {

@@ -175,7 +175,8 @@ impl TransactionWork for WriteWork<'_> {
 }
 
 /// Executes the write as one statement in autocommit mode, then runs its receivers, the deferred
-/// ones last. If the statement turns out to need a transaction, restarts the write inside one.
+/// ones last. If the statement turns out to need a transaction, restarts the write inside one. If
+/// other writers of a SQLite database wait, the write is in a transaction too, which they share.
 /// Inside a `sqlx::Transaction`, the caller may still roll the statement back, and a savepoint
 /// takes the place of the transaction.
 fn autocommit<'u>(
@@ -193,9 +194,9 @@ fn autocommit<'u>(
             if changes { RestoreGuard::new(rows) } else { RestoreGuard::for_statement(rows) };
         prepare(&notifier, restore_guard.rows, &mut source, &context).await?;
         let writer = Writer::of(notifier.kind.write_verb(), restore_guard.rows.model());
-        let conn = source.connect_to_write(writer).await?;
+        let conn = source.connect_to_write(writer.sharing_commit(true)).await?;
         let mut written = None;
-        if notifier.commits_itself(restore_guard.rows, conn).await? {
+        if !conn.may_join_group() && notifier.commits_itself(restore_guard.rows, conn).await? {
             if notifier.receivers.needs.has_after {
                 conn.state.autocommit = Autocommit::DetachOnDrop;
             }
