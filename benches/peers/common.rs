@@ -1,7 +1,8 @@
 //! What every peer has in common: its arguments, the rows, the clock and the line it prints.
 #![allow(dead_code)]
 
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 /// `peer URL OPERATIONS`: `sqlite:/path/to/file` or `postgres://…`, with the table already there.
 pub struct Args {
@@ -69,6 +70,78 @@ impl Times {
     }
 }
 
+/// `peer URL --writers NUMBER MILLISECONDS SYNCHRONOUS`: concurrent inserts, for `benches/concurrent`.
+pub struct Writers {
+    pub url: String,
+    pub number: usize,
+    pub time: Duration,
+    /// Of SQLite: `FULL` or `NORMAL`.
+    pub synchronous: String,
+    pub stop: AtomicBool,
+}
+
+impl Writers {
+    pub fn read() -> Option<Self> {
+        let args: Vec<_> = std::env::args().skip(1).collect();
+        let [url, "--writers", number, milliseconds, synchronous] =
+            &*args.iter().map(String::as_str).collect::<Vec<_>>()
+        else {
+            return None;
+        };
+        Some(Self {
+            url: (*url).to_owned(),
+            number: number.parse().unwrap(),
+            time: Duration::from_millis(milliseconds.parse().unwrap()),
+            synchronous: (*synchronous).to_owned(),
+            stop: AtomicBool::new(false),
+        })
+    }
+
+    pub fn is_postgres(&self) -> bool {
+        self.url.starts_with("postgres")
+    }
+
+    pub fn path(&self) -> &str {
+        self.url.trim_start_matches("sqlite:")
+    }
+
+    pub fn pragmas(&self) -> String {
+        format!("PRAGMA busy_timeout = 5000; PRAGMA synchronous = {}", self.synchronous)
+    }
+
+    /// Inserts until the time is over, one thread for each writer. `insert` returns whether it succeeded.
+    pub fn on_threads(&self, insert: impl Fn(usize) -> bool + Sync) {
+        let start = Instant::now();
+        let all = std::thread::scope(|scope| {
+            let one = |writer: usize| {
+                let insert = &insert;
+                move || {
+                    let mut all = Vec::new();
+                    while !self.stop.load(Ordering::Relaxed) {
+                        let start = Instant::now();
+                        let is_stored = insert(writer);
+                        all.push((start.elapsed(), is_stored));
+                    }
+                    all
+                }
+            };
+            let threads: Vec<_> = (0..self.number).map(|i| scope.spawn(one(i))).collect();
+            std::thread::sleep(self.time);
+            self.stop.store(true, Ordering::Relaxed);
+            threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+        });
+        print_writes(start.elapsed(), all);
+    }
+}
+
+/// Prints the elapsed time, the number of errors, and the time of each write, in nanoseconds.
+pub fn print_writes(elapsed: Duration, all: Vec<(Duration, bool)>) {
+    let errors = all.iter().filter(|(_, is_stored)| !is_stored).count();
+    let times = all.iter().filter(|(_, is_stored)| *is_stored);
+    let times: Vec<_> = times.map(|(time, _)| time.as_nanos().to_string()).collect();
+    println!("{} {errors}\n{}", elapsed.as_nanos(), times.join(" "));
+}
+
 /// Nanoseconds that all threads of this process have used.
 fn processor() -> u128 {
     #[repr(C)]
@@ -103,5 +176,35 @@ macro_rules! measure {
             }
         }
         times.print($operation, $hook);
+    }};
+}
+
+/// `on_tasks!(writers, || async { … })`: as [`Writers::on_threads`](common::Writers::on_threads), with a task of tokio for each writer.
+#[macro_export]
+macro_rules! on_tasks {
+    ($writers:expr, $insert:expr) => {{
+        let (writers, insert) = (::std::sync::Arc::new($writers), $insert);
+        let start = ::std::time::Instant::now();
+        let tasks: Vec<_> = (0..writers.number)
+            .map(|_| {
+                let (writers, insert) = (::std::sync::Arc::clone(&writers), insert.clone());
+                ::tokio::spawn(async move {
+                    let mut all = Vec::new();
+                    while !writers.stop.load(::std::sync::atomic::Ordering::Relaxed) {
+                        let start = ::std::time::Instant::now();
+                        let is_stored = insert().await;
+                        all.push((start.elapsed(), is_stored));
+                    }
+                    all
+                })
+            })
+            .collect();
+        ::tokio::time::sleep(writers.time).await;
+        writers.stop.store(true, ::std::sync::atomic::Ordering::Relaxed);
+        let mut all = Vec::new();
+        for task in tasks {
+            all.extend(task.await.unwrap());
+        }
+        $crate::common::print_writes(start.elapsed(), all);
     }};
 }

@@ -3,13 +3,18 @@
 import json
 import statistics
 import sys
+import threading
 import time
 from urllib.parse import parse_qs, urlparse
 
 import django
 from django.conf import settings
 
-url, operations = sys.argv[1], int(sys.argv[2])
+url = sys.argv[1]
+# `peer URL --writers NUMBER MILLISECONDS SYNCHRONOUS`, for benches/concurrent
+is_concurrent = sys.argv[2] == "--writers"
+operations = 0 if is_concurrent else int(sys.argv[2])
+synchronous = sys.argv[5] if is_concurrent else "NORMAL"
 if url.startswith("postgres"):
     parsed = urlparse(url)
     database = {
@@ -22,7 +27,7 @@ else:
     database = {
         "ENGINE": "django.db.backends.sqlite3",
         "NAME": url.removeprefix("sqlite:"),
-        "OPTIONS": {"init_command": "PRAGMA synchronous=NORMAL"},
+        "OPTIONS": {"init_command": f"PRAGMA synchronous={synchronous}"},
     }
 settings.configure(DATABASES={"default": database}, DEFAULT_AUTO_FIELD="django.db.models.BigAutoField")
 django.setup()
@@ -65,6 +70,37 @@ def measure(operation, hook, body):
 def insert(i):
     User(name=f"Ann {i}", email=f"ann{i}@example.org").save()
 
+
+def write(number, milliseconds):
+    """Threads that insert until the time is over, each with a connection of its own."""
+    times, stop = [], threading.Event()
+    errors = 0
+
+    def run():
+        nonlocal errors
+        while not stop.is_set():
+            start = time.perf_counter_ns()
+            try:
+                insert(1)
+                times.append(time.perf_counter_ns() - start)
+            except django.db.Error:
+                errors += 1
+
+    threads = [threading.Thread(target=run) for _ in range(number)]
+    start = time.perf_counter_ns()
+    for thread in threads:
+        thread.start()
+    time.sleep(milliseconds / 1000)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    print(time.perf_counter_ns() - start, errors)
+    print(*times)
+
+
+if is_concurrent:
+    write(int(sys.argv[3]), int(sys.argv[4]))
+    sys.exit()
 
 for hook in (False, True):
     if hook:

@@ -2,8 +2,10 @@
 #[path = "../../common.rs"]
 mod common;
 
-use common::{Args, email, name};
+use common::{Args, Writers, email, name};
+use diesel::connection::SimpleConnection;
 use diesel::prelude::*;
+use diesel::r2d2::{ConnectionManager, CustomizeConnection, Pool};
 
 diesel::table! {
     users (id) {
@@ -45,7 +47,37 @@ macro_rules! on {
     }};
 }
 
+/// Sets the pragmas of each connection of a pool.
+#[derive(Debug)]
+struct Pragmas(String);
+
+impl<C: SimpleConnection> CustomizeConnection<C, diesel::r2d2::Error> for Pragmas {
+    fn on_acquire(&self, conn: &mut C) -> Result<(), diesel::r2d2::Error> {
+        conn.batch_execute(&self.0).map_err(diesel::r2d2::Error::QueryError)
+    }
+}
+
+/// Threads that share a pool of r2d2.
+macro_rules! write {
+    ($writers:expr, $Conn:ty, $url:expr, $setup:expr) => {{
+        let pool = Pool::builder().max_size(10).connection_customizer(Box::new(Pragmas($setup)));
+        let pool = pool.build(ConnectionManager::<$Conn>::new($url)).unwrap();
+        $writers.on_threads(|i| {
+            let user = NewUser { name: name(i), email: email(i) };
+            let insert = diesel::insert_into(users::table).values(&user).returning(users::id);
+            let stored = pool.get().map(|mut conn| insert.get_result::<i64>(&mut conn).is_ok());
+            stored.unwrap_or_default()
+        });
+    }};
+}
+
 fn main() {
+    if let Some(writers) = Writers::read() {
+        return match writers.is_postgres() {
+            true => write!(writers, PgConnection, &writers.url, "SELECT 1".to_owned()),
+            false => write!(writers, SqliteConnection, writers.path(), writers.pragmas()),
+        };
+    }
     let args = Args::read();
     if args.is_postgres() {
         let mut conn = PgConnection::establish(&args.url).unwrap();

@@ -4,8 +4,8 @@ mod common;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use common::{Args, email, name};
-use sea_orm::{ActiveValue::Set, Database, entity::prelude::*};
+use common::{Args, Writers, email, name};
+use sea_orm::{ActiveValue::Set, ConnectOptions, Database, entity::prelude::*};
 
 static SAVED: AtomicUsize = AtomicUsize::new(0);
 
@@ -71,8 +71,29 @@ macro_rules! on {
     }};
 }
 
+/// Tasks that share a pool.
+async fn write(writers: Writers) {
+    let mut options = ConnectOptions::new(&writers.url);
+    options.max_connections(10).sqlx_logging(false);
+    if !writers.is_postgres() {
+        let synchronous = writers.synchronous.clone();
+        options.map_sqlx_sqlite_opts(move |options| options.pragma("synchronous", synchronous.clone()));
+    }
+    let db = Database::connect(options).await.unwrap();
+    on_tasks!(writers, move || {
+        let db = db.clone();
+        async move {
+            let user = user::ActiveModel { name: Set(name(1)), email: Set(email(1)), ..Default::default() };
+            user.insert(&db).await.is_ok()
+        }
+    });
+}
+
 #[tokio::main]
 async fn main() {
+    if let Some(writers) = Writers::read() {
+        return write(writers).await;
+    }
     let args = Args::read();
     let db = Database::connect(&args.url).await.unwrap();
     on!(args, db, user, false);

@@ -2,7 +2,7 @@
 #[path = "../../common.rs"]
 mod common;
 
-use common::{Args, email, name};
+use common::{Args, Writers, email, name};
 
 #[derive(Debug, toasty::Model)]
 #[table = "users"]
@@ -14,8 +14,20 @@ struct User {
     email: String,
 }
 
+/// Tasks that share a pool. `synchronous` is the default of the build.
+async fn write(writers: Writers) {
+    let db = toasty::Db::builder().models(toasty::models!(User)).connect(&writers.url).await.unwrap();
+    on_tasks!(writers, move || {
+        let mut db = db.clone();
+        async move { toasty::create!(User { name: name(1), email: email(1) }).exec(&mut db).await.is_ok() }
+    });
+}
+
 #[tokio::main]
 async fn main() {
+    if let Some(writers) = Writers::read() {
+        return write(writers).await;
+    }
     let args = Args::read();
     let mut db = toasty::Db::builder().models(toasty::models!(User)).connect(&args.url).await.unwrap();
     measure!(args, "insert", false, |i| {
