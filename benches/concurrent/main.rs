@@ -4,8 +4,9 @@
 //! `NORMAL` and one for PostgreSQL, and draws `target/bench/concurrent.svg`. Without `DATABASE_URL` or the feature `postgres`, it leaves out
 //! PostgreSQL. Other libraries are measured if `benches/peers/run` has built them.
 //!
-//! `--quick` measures each case for 0.1 seconds instead of one, and `--no-peers` leaves out the other libraries. The cases take turns in
-//! three rounds, so that other work on the machine affects all of them.
+//! `--quick` measures each case for 0.1 seconds instead of one, `--no-peers` leaves out the other libraries, and `--only NORMAL` the
+//! databases without this word in their title. The cases take turns in three rounds, so that other work on the machine affects all of
+//! them.
 #![allow(missing_docs)]
 
 mod database;
@@ -56,10 +57,13 @@ impl Case {
 
 #[tokio::main]
 async fn main() {
-    let has = |flag: &str| std::env::args().any(|arg| arg == flag);
+    let args: Vec<_> = std::env::args().collect();
+    let has = |flag: &str| args.iter().any(|arg| arg == flag);
+    let only = args.iter().skip_while(|arg| *arg != "--only").nth(1);
+    let is_wanted = |kind: &Kind| only.is_none_or(|only| kind.title().contains(only.as_str()));
     let time = Duration::from_millis(if has("--quick") { 100 } else { 1_000 });
     let mut all = Vec::new();
-    for kind in Kind::all() {
+    for kind in Kind::all().into_iter().filter(is_wanted) {
         let cases = Case::all(kind, !has("--no-peers"));
         let mut table = report::Table::new(kind.title(), cases.iter().map(Case::name));
         for tasks in TASKS {

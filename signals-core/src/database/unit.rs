@@ -4,7 +4,9 @@ use std::time::Duration;
 
 #[cfg(feature = "sqlite")]
 use futures_util::{FutureExt, TryStreamExt};
-use sqlx::{Executor, SqlStr};
+#[cfg(feature = "sqlite")]
+use sqlx::Executor;
+use sqlx::SqlStr;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
 
