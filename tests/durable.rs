@@ -12,6 +12,7 @@ use common::{Scene, count, execute, table};
 use serde::{Deserialize, Serialize};
 use sqlx_signals::durable::{self, Retry};
 use sqlx_signals::prelude::*;
+use sqlx_signals::testing::WorkerDeath;
 use sqlx_signals::{DatabaseKind, Error, Phase, muted, testing, without_signals};
 
 static SCENE: LazyLock<Scene> = Scene::new();
@@ -293,6 +294,117 @@ fn reports_show_durable_receivers_with_their_options() {
 }
 
 on_every_database! {
+    async fn a_worker_that_dies_before_the_run_leaves_everything_to_the_next_one(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        user("ann").save(&db).await.unwrap();
+        let died = testing::worker_dies_at(WorkerDeath::BeforeRun, &db).await.unwrap();
+        died.assert_ran::<welcome>(0);
+        died.assert_ran::<open_account>(0);
+        assert_eq!((SCENE.log.take().len(), count(&db, "accounts").await, stored(&db).await), (0, 0, 2));
+        testing::deliver(&db).await.unwrap().assert_ran::<open_account>(1);
+        // A death is no attempt.
+        assert_eq!(SCENE.log.take(), ["ann true 1"]);
+        assert_eq!((count(&db, "accounts").await, stored(&db).await), (1, 0));
+    }
+
+    async fn a_worker_that_dies_after_the_run_repeats_only_what_is_not_in_its_transaction(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        for (users, point) in (1..).zip([WorkerDeath::AfterRun, WorkerDeath::BeforeAcknowledgement]) {
+            user("ann").save(&db).await.unwrap();
+            let died = testing::worker_dies_at(point, &db).await.unwrap();
+            died.assert_ran::<welcome>(1);
+            died.assert_ran::<open_account>(1);
+            died.assert_failed::<open_account>(0);
+            assert_eq!((count(&db, "accounts").await, stored(&db).await), (users - 1, 2), "{point:?}");
+            testing::deliver(&db).await.unwrap();
+            assert_eq!(SCENE.log.take(), ["ann true 1", "ann true 1"], "{point:?}");
+            assert_eq!((count(&db, "accounts").await, stored(&db).await), (users, 0), "{point:?}");
+        }
+    }
+
+    async fn a_worker_that_dies_in_commit_has_stored_the_result(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        user("ann").save(&db).await.unwrap();
+        testing::worker_dies_at(WorkerDeath::InCommit, &db).await.unwrap().assert_ran::<welcome>(1);
+        assert_eq!((count(&db, "accounts").await, stored(&db).await), (1, 0));
+        testing::deliver(&db).await.unwrap().assert_ran::<welcome>(0);
+        assert_eq!(SCENE.log.take(), ["ann true 1"]);
+        // What the receiver has stored is committed with its result.
+        Link { id: None, depth: 1 }.save(&db).await.unwrap();
+        without_signals(testing::worker_dies_at(WorkerDeath::InCommit, &db)).await.unwrap();
+        assert_eq!((count(&db, "links").await, stored(&db).await), (2, 0));
+    }
+
+    async fn the_failure_of_a_receiver_is_lost_only_if_its_worker_dies_right_after_the_run(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        muted::<open_account, _>(async { user("fails").save(&db).await }).await.unwrap();
+        let died = testing::worker_dies_at(WorkerDeath::AfterRun, &db).await.unwrap();
+        died.assert_failed::<welcome>(1);
+        assert_eq!(state(&db).await, (1, false, true, None));
+        let died = testing::worker_dies_at(WorkerDeath::BeforeAcknowledgement, &db).await.unwrap();
+        died.assert_failed::<welcome>(1);
+        let (attempt, is_dead, is_due, error) = state(&db).await;
+        assert_eq!((attempt, is_dead, is_due), (1, false, false));
+        assert!(error.unwrap().contains("the mail server is down"));
+        let failed = muted::<welcome, _>(async { user("unlucky").save(&db).await });
+        failed.await.unwrap();
+        for point in [WorkerDeath::AfterRun, WorkerDeath::InCommit] {
+            testing::worker_dies_at(point, &db).await.unwrap().assert_failed::<open_account>(1);
+            assert_eq!((count(&db, "accounts").await, stored(&db).await), (0, 2));
+        }
+        testing::deliver(&db).await.unwrap().assert_ran::<open_account>(0);
+    }
+
+    async fn a_delivery_whose_workers_die_again_and_again_is_dead(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        muted::<open_account, _>(async { user("ann").save(&db).await }).await.unwrap();
+        for _ in 0..5 {
+            testing::worker_dies_at(WorkerDeath::AfterRun, &db).await.unwrap().assert_ran::<welcome>(1);
+        }
+        testing::deliver(&db).await.unwrap();
+        let (attempt, is_dead, _, error) = state(&db).await;
+        assert_eq!((attempt, is_dead), (0, true));
+        assert!(error.unwrap().contains("its worker was lost 5 times"));
+        let error = testing::worker_dies_at(WorkerDeath::AfterRun, &db).await.unwrap_err();
+        assert!(error.to_string().contains("no delivery is due"), "{error}");
+    }
+
+    async fn the_death_of_a_worker_keeps_the_order_of_a_key(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        for text in ["first", "second"] {
+            muted::<apply_skipping, _>(async { entry(1, text).save(&db).await }).await.unwrap();
+        }
+        for point in WorkerDeath::ALL {
+            testing::worker_dies_at(point, &db).await.unwrap();
+        }
+        testing::deliver(&db).await.unwrap();
+        // Only the last point stores the result, and lets the key continue.
+        assert_eq!(SCENE.log.take(), ["1: first", "1: first", "1: first", "1: second"]);
+    }
+
+    async fn a_worker_can_die_in_the_transaction_of_a_test(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let done = testing::transaction(&db, async |tx| {
+            user("ann").save(&mut *tx).await?;
+            let died = testing::worker_dies_at(WorkerDeath::AfterRun, &mut *tx).await?;
+            died.assert_ran::<open_account>(1);
+            let before = Account::query("").count(&mut *tx).await?;
+            testing::deliver(&mut *tx).await?.assert_ran::<open_account>(1);
+            Ok((before, Account::query("").count(tx).await?))
+        })
+        .await
+        .unwrap();
+        assert_eq!(done.value, (0, 1));
+        assert_eq!(SCENE.log.take(), ["ann true 1", "ann true 1"]);
+    }
+
     async fn a_delivery_is_stored_with_its_row_and_runs_once(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;

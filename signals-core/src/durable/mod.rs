@@ -13,11 +13,13 @@
 //! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |
 //! | [`migrations`] | the SQL of the tables |
 //! | [`testing::deliver`](crate::testing::deliver) | runs the due deliveries in a test |
+//! | [`testing::worker_dies_at`](crate::testing::worker_dies_at) | the same, by a worker that dies at a point |
 
 // May import: `error`, `task`, `database`, `table`, `transaction`, `signal`, `write`, `model`.
 
 mod claim;
 mod claimed;
+pub(crate) mod death;
 mod delivery;
 mod ended;
 pub(crate) mod event_form;

@@ -129,39 +129,53 @@ impl Run {
     ///
     /// What has to be stored if the delivery could not be deleted, so that the receiver has not run.
     pub(super) async fn in_transaction(
-        mut self,
+        self,
         mut tx: Transaction<'_>,
         db: &Db,
     ) -> Result<Ended, Failure> {
+        let data = self.data();
+        data.scope(async move {
+            let called = self.acknowledge_and_call(&mut tx, db).await;
+            if let Ok(Some(Ok(()))) = called {
+                return Ok(match tx.commit().await {
+                    Ok(_) => Ended::Acknowledged,
+                    Err(error) => Ended::Failed(error),
+                });
+            }
+            tx.rollback_or_log().await;
+            Ok(match called? {
+                Some(Err(error)) => Ended::Failed(error),
+                _ => Ended::ClaimLost,
+            })
+        })
+        .await
+    }
+
+    /// Deletes the delivery, and runs the receiver. Returns `None` if the claim has passed to another worker.
+    ///
+    /// # Errors
+    ///
+    /// As [`in_transaction`](Self::in_transaction).
+    pub(super) async fn acknowledge_and_call(
+        mut self,
+        tx: &mut Transaction<'_>,
+        db: &Db,
+    ) -> Result<Option<Result<()>>, Failure> {
         let (id, claim) = self.claimed;
-        match claim::acknowledge_one(&mut tx, id, claim).await {
+        match claim::acknowledge_one(tx, id, claim).await {
             Ok(true) => {}
-            Ok(false) => {
-                tx.rollback_or_log().await;
-                return Ok(Ended::ClaimLost);
-            }
-            Err(error) => {
-                tx.rollback_or_log().await;
-                return Err(not_begun(&error));
-            }
+            Ok(false) => return Ok(None),
+            Err(error) => return Err(not_begun(&error)),
         }
-        let data = Arc::clone(&self.data);
-        let ended = data.scope(async move {
-            let called = match self.load(&mut tx).await {
-                Ok(true) => self.call(Some(&mut tx), db).await,
-                Ok(false) => Ok(()),
-                Err(error) => Err(error),
-            };
-            if let Err(error) = called {
-                tx.rollback_or_log().await;
-                return Ended::Failed(error);
-            }
-            match tx.commit().await {
-                Ok(_) => Ended::Acknowledged,
-                Err(error) => Ended::Failed(error),
-            }
-        });
-        Ok(ended.await)
+        Ok(Some(match self.load(tx).await {
+            Ok(true) => self.call(Some(tx), db).await,
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        }))
+    }
+
+    pub(super) fn data(&self) -> Arc<DeliveryData> {
+        Arc::clone(&self.data)
     }
 
     /// Reads the row, if only its key was stored. Returns `false` if the row is gone, so that there is nothing to do.

@@ -5,6 +5,8 @@
 //! | which signals of a model a task has sent | [`record`] |
 //! | which custom signals a task has sent | [`record_signal`] |
 //! | `on_commit` receivers, without storing anything | [`transaction`](crate::testing::transaction()) |
+//! | durable receivers, without a worker (feature `durable`) | `deliver` |
+//! | what a killed worker leaves behind (feature `durable`) | `worker_dies_at` |
 //! | that nobody adds, removes or changes a receiver by accident | [`assert_locked`] |
 //!
 //! Recorders see only the signals of their own task, so tests can run in parallel.
@@ -50,7 +52,9 @@ pub(crate) mod sent;
 pub(crate) mod transaction;
 
 #[cfg(feature = "durable")]
-pub use deliver::{Delivered, deliver, make_due};
+pub use crate::durable::death::WorkerDeath;
+#[cfg(feature = "durable")]
+pub use deliver::{Delivered, deliver, make_due, worker_dies_at};
 pub use lock::assert_locked;
 pub use recorder::{Event, Recorder, record};
 pub use sent::{Sent, record_signal};
