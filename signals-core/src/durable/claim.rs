@@ -88,7 +88,7 @@ pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<
         format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {since} AND {which}");
     let due = match kind {
         DatabaseKind::Postgres => format!(
-            "WITH due AS MATERIALIZED (SELECT id, run_at FROM signals_delivery WHERE {due} AND id <> ALL ($4::text::bigint[]) \
+            "WITH due AS MATERIALIZED (SELECT id, run_at FROM signals_delivery WHERE {due} AND id NOT IN (SELECT unnest($4::text::bigint[])) \
              ORDER BY run_at, id LIMIT {limit} FOR UPDATE SKIP LOCKED)"
         ),
         DatabaseKind::Sqlite => format!(
@@ -120,7 +120,7 @@ pub(super) async fn claim_ordered(
     let due = match kind {
         DatabaseKind::Postgres => format!(
             "{heads}, due AS MATERIALIZED (SELECT d.id, d.run_at FROM head JOIN signals_delivery d USING (id) WHERE {due} \
-             AND d.id <> ALL ($4::text::bigint[]) LIMIT {limit} FOR UPDATE OF d SKIP LOCKED)"
+             AND d.id NOT IN (SELECT unnest($4::text::bigint[])) LIMIT {limit} FOR UPDATE OF d SKIP LOCKED)"
         ),
         DatabaseKind::Sqlite => format!(
             "{heads}, due AS (SELECT d.id FROM head JOIN signals_delivery d ON d.id = head.id WHERE {due} \
@@ -172,7 +172,7 @@ pub(super) async fn last_key(
 }
 
 /// The limit of a claim. It is a literal in a few sizes, because as an argument it would lead to a plan for any number of rows.
-fn literal(limit: usize) -> usize {
+pub(super) fn literal(limit: usize) -> usize {
     1 << limit.clamp(1, 128).ilog2()
 }
 

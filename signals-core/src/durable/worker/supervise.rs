@@ -25,6 +25,9 @@ const CLAIMS: usize = 10;
 /// How often a round looks for all due deliveries, on PostgreSQL. The others have a lower bound.
 const COMPLETE: Duration = Duration::from_secs(1);
 
+/// How long a round may rely on which receivers were found to have due deliveries.
+const PROBE: Duration = Duration::from_millis(20);
+
 /// How long before the last claimed delivery a claim begins, in microseconds: another transaction may commit later than it stores.
 const LATE: i64 = 5_000_000;
 
@@ -81,6 +84,9 @@ struct Finder {
     complete: Option<Instant>,
     /// Whether the current round has no lower bounds.
     is_complete: bool,
+    /// The receivers of which the last round has left due deliveries, and when they were probed. A round that knows them needs no probe.
+    left: Vec<Due>,
+    probed: Option<Instant>,
 }
 
 impl Finder {
@@ -128,9 +134,18 @@ impl Finder {
         if self.is_complete {
             self.complete = Some(Instant::now());
         }
+        if let Some(left) = self.left(&receivers) {
+            let claimed = self.claim_each(shared, &receivers, left).await?;
+            if claimed > 0 {
+                return Ok(Round { claimed, more: true });
+            }
+            // Other receivers may have due deliveries.
+            self.left.clear();
+        }
+        self.probed = Some(Instant::now());
         let mut conn = shared.connections.control.acquire().await?;
         let bound = |name: &str| self.bound(name);
-        let mut due = probe::probe(&mut conn, receivers.names(), bound).await?;
+        let due = probe::probe(&mut conn, receivers.names(), bound).await?;
         drop(conn);
         if due.is_empty() {
             return Ok(Round { claimed: 0, more: false });
@@ -138,30 +153,57 @@ impl Finder {
         if let Some((due, kind)) = due.iter().find_map(|due| Some((due, due.suspect?))) {
             return self.run_alone(shared, &receivers, &due.receiver, kind).await;
         }
+        let claimed = self.claim_each(shared, &receivers, due).await?;
+        Ok(Round { claimed, more: true })
+    }
+
+    /// Claims deliveries of these receivers in turn, and returns how many were started.
+    async fn claim_each(
+        &mut self,
+        shared: &Arc<Shared>,
+        receivers: &DurableReceivers,
+        mut due: Vec<Due>,
+    ) -> Result<usize> {
         self.turn = self.turn.wrapping_add(1);
         let start = self.turn % due.len();
         due.rotate_left(start);
         let (mut claimed, count) = (0, due.len());
-        for (n, due) in due.iter().enumerate() {
-            claimed += self.claim_due(shared, &receivers, due, count - n).await?;
+        for (n, due) in due.into_iter().enumerate() {
+            let (started, may_have_more) =
+                self.claim_due(shared, receivers, &due, count - n).await?;
+            claimed += started;
+            if may_have_more {
+                self.left.push(due);
+            }
         }
-        Ok(Round { claimed, more: true })
+        Ok(claimed)
     }
 
-    /// Claims deliveries of one receiver, if `left` receivers share what this worker can still run.
+    /// The receivers of which the last round has left due deliveries, if they may be claimed without a probe.
+    fn left(&mut self, receivers: &DurableReceivers) -> Option<Vec<Due>> {
+        let mut left = std::mem::take(&mut self.left);
+        // One of them may have been disabled.
+        left.retain(|due| receivers.static_name(&due.receiver).is_some());
+        let is_known = self.probed.is_some_and(|probed| probed.elapsed() < PROBE);
+        let is_bounded = !self.is_complete || self.bounds.is_empty();
+        (is_known && is_bounded && !left.is_empty()).then_some(left)
+    }
+
+    /// Claims deliveries of one receiver, if `left` receivers share what this worker can still run. Returns how many were started, and whether
+    /// more may be due.
     async fn claim_due(
         &mut self,
         shared: &Arc<Shared>,
         receivers: &DurableReceivers,
         due: &Due,
         left: usize,
-    ) -> Result<usize> {
+    ) -> Result<(usize, bool)> {
         let name = due.receiver.as_str();
         let limit = || {
             let share = shared.permits.available_permits().div_ceil(left);
             share.min(room(shared, receivers, name))
         };
-        let mut claimed = 0;
+        let (mut claimed, mut may_have_more) = (0, true);
         if due.unordered && limit() > 0 {
             let mut wanted = wanted(shared, name, Kind::Usual, limit());
             wanted.bound = self.bound(name);
@@ -170,6 +212,7 @@ impl Finder {
                 self.bounds.insert(name, last - LATE);
             }
             claimed += started.count;
+            may_have_more = started.count == claim::literal(wanted.limit);
         }
         if due.ordered {
             // From the key where the last claim has stopped to the last key, then once from the first one.
@@ -193,8 +236,10 @@ impl Finder {
             if let Some(key) = after {
                 self.last_keys.insert(name.to_owned(), key);
             }
+            // The keys that are left may be blocked.
+            may_have_more = false;
         }
-        Ok(claimed)
+        Ok((claimed, may_have_more))
     }
 
     /// Runs a delivery that may have killed its workers, with no other delivery beside it, and waits for its end.
