@@ -24,7 +24,9 @@ use crate::database::sql::RawQuery;
 use crate::database::values::Layers;
 use crate::database::write_queue::WriteQueue;
 use crate::error::Result;
-use crate::task::chain::{self, Closure, PoolId, QueueId};
+use crate::task::chain;
+use crate::task::closures::{self, Closure};
+use crate::task::pool_id::{PoolId, QueueId};
 use crate::task::tracked;
 
 /// A connection pool for SQLite or PostgreSQL. Clones are cheap and share the pool.
@@ -417,7 +419,7 @@ impl Db {
     /// application would compile the code of sqlx's pool again.
     pub(super) fn wait_for_lease(&self) -> BoxFuture<'_, Result<AnyLease>> {
         Box::pin(async move {
-            chain::check_not_only(self.pool_id())?;
+            closures::check_not_only(self.pool_id())?;
             Ok(match &self.pool {
                 #[cfg(feature = "sqlite")]
                 Pool::Sqlite(pool) => AnyLease::Sqlite(lease(pool).await?),

@@ -3,7 +3,7 @@
 use futures_util::future::BoxFuture;
 
 use crate::error::Error;
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 /// Work that runs after the outermost transaction has ended.
 pub(crate) trait Deferred: Send {

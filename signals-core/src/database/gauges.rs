@@ -17,8 +17,8 @@ mod enabled {
 
     use crate::database::backend::Backend;
     use crate::database::counted::PoolSize;
-    use crate::task::chain::PoolId;
     use crate::task::measure::Gauge;
+    use crate::task::pool_id::PoolId;
 
     /// How often the gauges are set. sqlx does not tell when the program takes a connection directly from its pool.
     const PERIOD: Duration = Duration::from_secs(1);

@@ -29,7 +29,7 @@ use crate::database::runtimes::{self, in_runtime, spawn_even_if_idle};
 use crate::database::verify;
 use crate::database::write_queue::{Turn, WriteQueue};
 use crate::error::{Error, Reason, Result};
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 /// A group is committed when it is older than this, so that its first writers do not wait for long.
 const MAX_AGE: Duration = Duration::from_millis(5);

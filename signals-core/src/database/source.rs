@@ -15,7 +15,7 @@ use crate::database::db::Db;
 use crate::database::schema_cache::SchemaCache;
 use crate::database::writer::Writer;
 use crate::error::Result;
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 /// A type from which a connection can be obtained, such as `&Db`. Unlike [`Executor`](crate::Executor), it does not depend on a
 /// model.

@@ -12,8 +12,8 @@ use crate::database::outbox::Outbox;
 use crate::database::schema_cache::SchemaChangeGuard;
 use crate::database::write_queue::Turn;
 use crate::error::{Reason, Result};
-use crate::task::chain::PoolId;
 use crate::task::measure::Stopwatch;
+use crate::task::pool_id::PoolId;
 
 /// What this library knows about the transaction of a connection, in addition to the depth that sqlx counts.
 #[derive(Default)]

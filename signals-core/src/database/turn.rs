@@ -24,7 +24,7 @@ use crate::database::write_queue::{Turn, WriteQueue};
 use crate::database::write_queues;
 use crate::database::writer::Writer;
 use crate::error::Result;
-use crate::task::chain;
+use crate::task::{chain, closures};
 
 impl Db {
     /// Takes a connection from the pool, to write with it. On SQLite, waits for the turn first.
@@ -44,7 +44,7 @@ impl Db {
     fn try_acquire_to_write(&self, writer: Writer) -> Result<Option<AnyLease>> {
         chain::check_not_held(self.pool_id())?;
         if cfg!(debug_assertions) && self.kind() == DatabaseKind::Postgres {
-            chain::warn_beside(self.pool_id());
+            closures::warn_beside(self.pool_id());
         }
         let Some(queue) = self.write_queue() else {
             // The first connection creates the file of a SQLite database, which identifies its queue.

@@ -19,7 +19,7 @@ use crate::database::lease::AnyLease;
 use crate::database::waiter::{Told, Waiter};
 use crate::database::writer::{Writer, WriterId};
 use crate::error::{Error, Result};
-use crate::task::chain::QueueId;
+use crate::task::pool_id::QueueId;
 
 /// The writers of one database in this process.
 #[derive(Debug, Default)]

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 /// Counts of succeeded and of failed runs.
 type Runs = [u64; 2];

@@ -21,7 +21,7 @@ mod postgres {
     use tokio::time::{sleep, timeout};
 
     use crate::database::db::Db;
-    use crate::task::chain::PoolId;
+    use crate::task::pool_id::PoolId;
 
     pub(in crate::durable) const CHANNEL: &str = "signals_delivery";
 

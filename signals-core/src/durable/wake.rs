@@ -9,7 +9,7 @@ use crate::database::db::Db;
 use crate::database::deferred::{Deferred, End};
 use crate::durable::notify;
 use crate::error::Error;
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 /// Counts the commits. It is global: a worker may wake for a commit of another database, and then finds nothing.
 static COMMITS: LazyLock<watch::Sender<u64>> = LazyLock::new(|| watch::Sender::new(0));

@@ -13,7 +13,7 @@ use crate::database::deferred::{Deferred, End};
 use crate::durable::claim::{millis, now};
 use crate::durable::sql::{Sql, texts};
 use crate::error::{Error, Result};
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 /// How often a process warns, as a value of its `Db`.
 #[doc(hidden)]

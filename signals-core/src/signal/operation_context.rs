@@ -6,8 +6,9 @@ use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
-use crate::task::chain::{Operation, PoolId};
+use crate::task::chain::Operation;
 use crate::task::info::Info;
+use crate::task::pool_id::PoolId;
 
 /// The `Db` and the operation of a write or send, for its receivers.
 #[derive(Clone)]

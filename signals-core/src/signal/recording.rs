@@ -10,9 +10,9 @@ use crate::error::Error;
 use crate::signal::custom::CustomSignal;
 use crate::signal::{Signal, post_delete, post_save};
 use crate::table::any::AnyModel;
-use crate::task::chain::PoolId;
 use crate::task::mute;
 use crate::task::origin::{Origin, RecorderCount, any, origin};
+use crate::task::pool_id::PoolId;
 
 /// The logs of all recorders in the process.
 static ACTIVE_LOGS: Mutex<Vec<ActiveLog>> = Mutex::new(Vec::new());

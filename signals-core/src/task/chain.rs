@@ -3,8 +3,6 @@
 
 use std::any::TypeId;
 use std::cell::RefCell;
-use std::collections::BTreeSet;
-use std::panic::Location;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,51 +10,19 @@ use std::task::{Context, Poll};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use smallvec::SmallVec;
 
-use crate::error::{CLOSURE, Error, Result};
+use crate::error::{Error, Result};
+use crate::task::closures;
 use crate::task::info::{Identity, Info};
 use crate::task::observed;
 use crate::task::origin::{self, Origin};
+use crate::task::pool_id::{PoolId, QueueId};
 
 thread_local! {
     static CURRENT: RefCell<Option<RunningReceiver>> = const { RefCell::new(None) };
 }
 
-tokio::task_local! {
-    /// The closures of `Db::transaction` that the task is inside of.
-    static CLOSURES: SmallVec<[Closure; 1]>;
-}
-
 static LIMIT: AtomicUsize = AtomicUsize::new(16);
-
-/// Identifies a pool by its address.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct PoolId(usize);
-
-impl PoolId {
-    pub(crate) fn of<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> Self {
-        // The clones of a pool share the options, whose address does not change during the life of the pool.
-        Self(std::ptr::from_ref(pool.options()) as usize)
-    }
-}
-
-/// Identifies the queue of the writers of a SQLite database by its address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct QueueId(pub(crate) usize);
-
-/// The closure of a `Db::transaction`.
-#[derive(Clone, Copy)]
-pub(crate) struct Closure {
-    /// The pool of the transaction.
-    pub(crate) pool: PoolId,
-    /// Whether the transaction has the only connection of the pool.
-    pub(crate) has_only_connection: bool,
-    /// The queue of the writers of a SQLite database, if the transaction holds its write lock.
-    pub(crate) queue: Option<QueueId>,
-    /// The call of `Db::transaction`.
-    pub(crate) site: &'static Location<'static>,
-}
 
 /// The running receiver and the operation that it receives.
 #[derive(Clone)]
@@ -295,50 +261,8 @@ pub(crate) fn check_not_held(pool: PoolId) -> Result<()> {
 /// As [`check_not_held`], if the write lock of a SQLite database is held, through any pool; also if the closure of a
 /// `Db::transaction` that this task is inside of holds it.
 pub(crate) fn check_not_locked(queue: QueueId) -> Result<()> {
-    check_closures(|closure| closure.queue == Some(queue))?;
+    closures::check_not_locked(queue)?;
     check(|operation| operation.holds.is_some() && operation.queue == Some(queue))
-}
-
-/// # Errors
-///
-/// [`Error::WouldDeadlock`] if the closure of a `Db::transaction` that this task is inside of has the only connection of the pool.
-pub(crate) fn check_not_only(pool: PoolId) -> Result<()> {
-    check_closures(|closure| closure.pool == pool && closure.has_only_connection)
-}
-
-fn check_closures(is_held: impl Fn(&Closure) -> bool) -> Result<()> {
-    let held = |closures: &SmallVec<[Closure; 1]>| closures.iter().copied().find(&is_held);
-    match CLOSURES.try_with(held).ok().flatten() {
-        Some(Closure { site, .. }) => {
-            Err(Error::WouldDeadlock { receiver: CLOSURE, site: Some(site) })
-        }
-        None => Ok(()),
-    }
-}
-
-/// Warns of a write that the transaction of a closure does not contain, once for each call of `Db::transaction`.
-pub(crate) fn warn_beside(pool: PoolId) {
-    static WARNED: Mutex<BTreeSet<(&str, u32, u32)>> = Mutex::new(BTreeSet::new());
-    let of_pool = |closures: &SmallVec<[Closure; 1]>| {
-        closures.iter().find(|closure| closure.pool == pool).map(|closure| closure.site)
-    };
-    let Some(site) = CLOSURES.try_with(of_pool).ok().flatten() else { return };
-    let mut warned = WARNED.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_new = warned.insert((site.file(), site.line(), site.column()));
-    drop(warned);
-    if is_new {
-        tracing::warn!(
-            transaction = %site,
-            "this write is not part of the transaction: the closure of `db.transaction` uses the `Db` instead of `tx`"
-        );
-    }
-}
-
-/// Runs the closure of a `Db::transaction`.
-pub(crate) fn in_closure<F: Future>(closure: Closure, work: F) -> impl Future<Output = F::Output> {
-    let mut closures = CLOSURES.try_with(Clone::clone).unwrap_or_default();
-    closures.push(closure);
-    CLOSURES.scope(closures, work)
 }
 
 fn check(is_held: impl Fn(&Operation) -> bool) -> Result<()> {

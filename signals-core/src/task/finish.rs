@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use tokio::runtime::Handle;
 
 use crate::error::{Error, Result};
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 use crate::task::spawn;
 
 /// Runs `future`, which works for `pool`. If the caller drops it half-way, it continues on a task of its own, and its error is logged.

@@ -4,6 +4,7 @@
 //! May import: `error`.
 
 pub(crate) mod chain;
+pub(crate) mod closures;
 pub(crate) mod finish;
 pub(crate) mod info;
 pub(crate) mod intern;
@@ -11,6 +12,7 @@ pub(crate) mod measure;
 pub(crate) mod mute;
 pub(crate) mod observed;
 pub(crate) mod origin;
+pub(crate) mod pool_id;
 pub(crate) mod slow;
 pub(crate) mod span;
 pub(crate) mod spawn;

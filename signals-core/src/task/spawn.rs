@@ -3,9 +3,10 @@
 use futures_util::future::BoxFuture;
 use tokio::runtime::Handle;
 
-use crate::task::chain::{PoolId, RunningReceiver};
+use crate::task::chain::RunningReceiver;
 use crate::task::mute::Muted;
 use crate::task::origin::origin;
+use crate::task::pool_id::PoolId;
 use crate::task::tracked::Tracked;
 
 /// Spawns a future that no caller awaits, for example because its caller was dropped. The new task takes over the task-local state of

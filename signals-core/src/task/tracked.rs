@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use tokio::sync::watch;
 
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 /// The number of tasks of each pool. A pool without tasks has no entry. The map is global, because a save through a plain sqlx pool
 /// has no longer-lived `Db` of its own.

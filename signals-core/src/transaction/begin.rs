@@ -10,7 +10,7 @@ use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::writer::Writer;
 use crate::error::{Error, Result};
-use crate::task::chain;
+use crate::task::closures;
 use crate::transaction::Transaction;
 use crate::transaction::closure::TransactionClosure;
 
@@ -208,7 +208,7 @@ impl Db {
         F: TransactionClosure<T, E>,
     {
         let mut tx = self.begin_at(options, site).await.map_err(Failed::of)?;
-        let work = chain::in_closure(self.closure(site, !options.is_read_only()), work(&mut tx));
+        let work = closures::in_closure(self.closure(site, !options.is_read_only()), work(&mut tx));
         match AssertUnwindSafe(work).catch_unwind().await {
             Ok(Ok(value)) => Ok((tx, value)),
             Ok(Err(error)) => {

@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 
 use crate::database::deferred::{Deferred, End};
 use crate::error::{Error, Outcome, Panicked};
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 /// A future that runs if the transaction ends in this way.
 pub(super) struct Callback<F> {

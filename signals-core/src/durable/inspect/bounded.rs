@@ -8,7 +8,7 @@ use crate::durable::claim::now;
 use crate::durable::receivers;
 use crate::durable::sql::Sql;
 use crate::error::Result;
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 const BOUND: u64 = Status::BOUND;
 

@@ -14,7 +14,7 @@ use crate::durable::sql::Sql;
 use crate::durable::{ended, receivers};
 use crate::error::Result;
 use crate::signal::registry::view::write_table;
-use crate::task::chain::PoolId;
+use crate::task::pool_id::PoolId;
 
 /// The deliveries of each receiver, counted by [`Deliveries::status`](super::Deliveries::status).
 ///
