@@ -113,6 +113,10 @@ fn note_stored(saved: PostSave<'_, Note>) {
     SCENE.log.push(format!("note {}", saved.instance.text));
 }
 
+/// Its delivery is of the same event.
+#[receiver(post_save, sender = Note, created, durable(at_least_once), once_per_transaction)]
+fn note_checked(_: PostSave<'_, Note>) {}
+
 /// Of every model.
 #[receiver(post_delete, on_commit, once_per_transaction)]
 fn any_deleted(deleted: PostDelete<'_, dyn AnyModel>) {
@@ -377,6 +381,8 @@ on_every_database! {
         savepoint.commit().await.unwrap();
         tx.commit().await.unwrap();
         assert_eq!(net(), [""; 0]);
+        let events = "SELECT count(DISTINCT event), count(*) FROM signals_delivery";
+        assert_eq!(db.query(events).fetch_one::<(i64, i64)>().await.unwrap(), (1, 2));
         assert_eq!(delivered(&db).await, ["note kept"]);
 
         let mut tx = db.begin().await.unwrap();

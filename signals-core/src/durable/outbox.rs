@@ -68,8 +68,11 @@ impl EventStore for EventForm {
         Ok(())
     }
 
-    fn encode(&self, event: &EventToStore<'_>) -> Result<EncodedEvent> {
-        Ok(Box::new(new_deliveries(event)?))
+    fn encode(&self, event: &EventToStore<'_>, id: &mut Option<u128>) -> Result<EncodedEvent> {
+        let mut ids: Vec<_> = id.map(Uuid::from_u128).into_iter().collect();
+        let new = deliveries_of(event, &mut ids)?;
+        *id = ids.first().map(Uuid::as_u128);
+        Ok(Box::new(new))
     }
 
     fn add_encoded(&self, event: EncodedEvent, conn: &mut Conn<'_>) {
@@ -113,10 +116,15 @@ impl EventStore for EventForm {
 
 /// Encodes an event for each of its receivers.
 pub(super) fn new_deliveries(event: &EventToStore<'_>) -> Result<Vec<NewDelivery>> {
+    deliveries_of(event, &mut Vec::new())
+}
+
+/// As [`new_deliveries`]. `ids` are the ids of the parts of the event, to which missing ones are added.
+fn deliveries_of(event: &EventToStore<'_>, ids: &mut Vec<Uuid>) -> Result<Vec<NewDelivery>> {
     let limit = event.db.and_then(|db| db.state::<MaxPayload>()).map_or(MAX_PAYLOAD, |max| max.0);
     let cause = Cause::of_task().and_then(|cause| serde_json::to_string(&cause).ok());
     let context: Option<Arc<str>> = cause.map(Into::into);
-    let (mut ids, mut new) = (Vec::new(), Vec::new());
+    let mut new = Vec::new();
     // Receivers of one kind get the same payload, which is encoded once.
     let mut encoded: Vec<((bool, bool, bool), Vec<Encoded>)> = Vec::new();
     for receiver in event.receivers {
@@ -132,7 +140,7 @@ pub(super) fn new_deliveries(event: &EventToStore<'_>) -> Result<Vec<NewDelivery
         };
         let ordering_key = ordering_key(event, form, &parts)?;
         ids.resize_with(parts.len().max(ids.len()), Uuid::now_v7);
-        for (part, event_id) in parts.into_iter().zip(&ids) {
+        for (part, event_id) in parts.into_iter().zip(&*ids) {
             new.push(NewDelivery {
                 event: *event_id,
                 receiver: receiver.info.info.stored_name(),

@@ -61,9 +61,9 @@ pub trait EventStore: Any + Send + Sync {
         written: &WrittenRow,
     ) -> Result<Option<Box<dyn RowDeliveries>>>;
 
-    /// Encodes an event that may be added to the outbox later.
+    /// Encodes an event that may be added to the outbox later. `id` is the id of the event, which is set if it is `None`.
     #[doc(hidden)]
-    fn encode(&self, event: &EventToStore<'_>) -> Result<EncodedEvent>;
+    fn encode(&self, event: &EventToStore<'_>, id: &mut Option<u128>) -> Result<EncodedEvent>;
 
     /// Adds an event that [`encode`](Self::encode) has returned to the outbox of the connection.
     #[doc(hidden)]

@@ -124,6 +124,7 @@ impl RowWrite<'_> {
     ) -> Result<()> {
         let (kind, model) = (conn.kind(), self.rows.id());
         let row = self.rows.as_rows().encoded_key(self.row, kind)?;
+        let mut id = None;
         for receiver in receivers {
             let key = Key { receiver: receiver.info.receiver, model, row: row.clone() };
             let mut frames = conn.state.frames.iter().rev();
@@ -131,7 +132,7 @@ impl RowWrite<'_> {
                 NetChanges::of(frame.changes.as_deref()?).and_then(|changes| changes.get(&key))
             });
             let mut change = self.change(earlier, receiver, kind);
-            change.event = self.event(&change, receiver, context)?;
+            change.event = self.event(&change, receiver, context, &mut id)?;
             if let Some(frame) = conn.state.frames.last_mut() {
                 let changes = frame.changes.get_or_insert_with(|| Box::<NetChanges>::default());
                 let changes: &mut dyn Any = &mut **changes;
@@ -192,12 +193,13 @@ impl RowWrite<'_> {
         Arc::new(first.with_changed((0..rows.columns().len()).map(changed).collect()))
     }
 
-    /// The event of a net change, if the receiver runs for it.
+    /// The event of a net change, if the receiver runs for it. `id` is the id of the event for all durable receivers.
     fn event(
         &mut self,
         change: &NetChange,
         receiver: &ErasedReceiver,
         context: &OperationContext,
+        id: &mut Option<u128>,
     ) -> Result<Option<NetEvent>> {
         let created = self.created.map(|_| !change.existed);
         let signal = match created {
@@ -217,7 +219,7 @@ impl RowWrite<'_> {
             let (receivers, db, (_, model)) =
                 (&[receiver], context.db.as_ref(), context.operation.about());
             let event = EventToStore { content, created, receivers, previous, db, model };
-            return Ok(Some(NetEvent::Stored(store, store.encode(&event)?)));
+            return Ok(Some(NetEvent::Stored(store, store.encode(&event, id)?)));
         }
         let event = RowsEvent { rows: &mut *self.rows, event };
         let event = DeferredEvent::of(std::slice::from_ref(receiver), &event, previous);
