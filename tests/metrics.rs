@@ -119,6 +119,25 @@ macro_rules! models {
                 if saved.instance.n < 0 { Err("negative") } else { Ok(()) }
             }
 
+            #[derive(Debug, Model, serde::Serialize, serde::Deserialize)]
+            #[model(table = "letters")]
+            pub(crate) struct Letter {
+                pub(crate) id: Option<i64>,
+                pub(crate) text: String,
+            }
+
+            #[receiver(post_save, sender = Letter, durable(max_attempts = 2, backoff = "10ms"))]
+            pub(crate) async fn post(saved: PostSave<'_, Letter>, _delivery: Delivery<'_>) -> Result<(), &'static str> {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+                if saved.instance.text == "fails" { Err("no stamp") } else { Ok(()) }
+            }
+
+            pub(crate) async fn store_letters(db: &Db) {
+                for text in ["a", "fails", "b"] {
+                    Letter { id: None, text: text.into() }.save(db).await.unwrap();
+                }
+            }
+
             pub(crate) async fn work(db: &Db) {
                 let mut plain = Plain { id: None, n: 1 };
                 plain.save(db).await.unwrap();
@@ -180,6 +199,42 @@ on_every_database! {
         let of = |name: &str| seen.of(&format!("sqlx_signals_receiver_{name}{labels}"));
         assert_eq!((of("runs_total").len(), of("errors_total").len()), (2, 1));
         assert!(of("duration_seconds").iter().all(|seconds| (0.005..5.0).contains(seconds)));
+    }
+}
+
+on_every_database! {
+    async fn the_runs_of_deliveries_are_counted_and_timed(db: Db) {
+        let seen = &*SEEN;
+        table(&db, "letters", "text TEXT NOT NULL").await;
+        db.deliveries().setup().await.unwrap();
+        let database = match db.kind() {
+            sqlx_signals::DatabaseKind::Sqlite => "on_sqlite",
+            sqlx_signals::DatabaseKind::Postgres => "on_postgres",
+        };
+        match database {
+            "on_sqlite" => on_sqlite::store_letters(&db).await,
+            _ => on_postgres::store_letters(&db).await,
+        }
+        let receiver = format!("receiver=metrics::{database}::post");
+        let runs = |outcome: &str| {
+            seen.of(&format!("sqlx_signals_deliveries_total{{{receiver},outcome={outcome}}}")).len()
+        };
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        common::until(|| runs("succeeded") == 2 && runs("dead") == 1).await;
+        worker.shutdown().await.unwrap();
+        assert_eq!(runs("failed"), 1);
+        let of = |name: &str| seen.of(&format!("sqlx_signals_delivery_{name}{{{receiver}}}"));
+        assert_eq!((of("duration_seconds").len(), of("lag_seconds").len()), (4, 3));
+        assert!(of("duration_seconds").iter().all(|seconds| (0.005..5.0).contains(seconds)));
+        assert!(of("lag_seconds").iter().all(|seconds| (0.0..30.0).contains(seconds)));
+
+        // A worker sets the gauges when it starts, and then regularly.
+        let gauge = |state: &str| seen.of(&format!("sqlx_signals_deliveries{{{receiver},state={state}}}")).last().copied();
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        common::until(|| gauge("dead") == Some(1.0)).await;
+        assert_eq!([gauge("waiting"), gauge("running"), gauge("retrying")], [Some(0.0); 3]);
+        assert_eq!(of("oldest_due_seconds").last(), Some(&0.0));
+        worker.shutdown().await.unwrap();
     }
 }
 

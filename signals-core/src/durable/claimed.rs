@@ -1,5 +1,7 @@
 //! A delivery that this process has claimed.
 
+use std::time::Duration;
+
 /// A delivery that this process has claimed.
 #[derive(Debug, Clone)]
 pub(crate) struct Claimed {
@@ -22,6 +24,13 @@ pub(crate) struct Claimed {
     pub(crate) ordering_key: Option<String>,
     /// When it was due, in microseconds since 1970. 0 on SQLite.
     pub(crate) due_at: i64,
+}
+
+impl Claimed {
+    /// How long ago it was stored.
+    pub(super) fn age(&self) -> Duration {
+        Duration::from_millis(u64::try_from(self.age).unwrap_or_default())
+    }
 }
 
 /// The columns that a claim returns.

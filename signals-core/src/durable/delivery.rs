@@ -1,12 +1,13 @@
 //! The parameter `Delivery`, and the chain of deliveries that cause each other.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::database::db::Db;
+use crate::durable::trace;
 use crate::error::BoxError;
 use crate::signal::parameter::{Context, Parameter, phase};
 
@@ -61,6 +62,8 @@ pub(crate) struct DeliveryData {
     pub(crate) attempt: u32,
     pub(crate) max_attempts: u32,
     pub(crate) stored_at: SystemTime,
+    /// How long ago it was stored, by the clock of the database.
+    pub(crate) age: Duration,
     pub(crate) cause: Cause,
 }
 
@@ -68,7 +71,7 @@ pub(crate) struct DeliveryData {
 #[derive(Clone)]
 pub(crate) struct RunningDelivery(pub(crate) Arc<DeliveryData>);
 
-/// What caused an event: the column `context` of a delivery. It is empty if the event was not caused by a delivery.
+/// What caused an event: the column `context` of a delivery. It is empty if the event was not caused by a delivery and has no trace.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Cause {
     /// The first event of the chain.
@@ -80,19 +83,28 @@ pub(crate) struct Cause {
     /// The receivers of the events before this one, the first event first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) receivers: Vec<String>,
+    /// The trace in which the event was stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) traceparent: Option<String>,
 }
 
 impl Cause {
-    /// What causes the events that the task stores now. `None` outside of a delivery.
+    /// What causes the events that the task stores now. `None` outside of a delivery, without a trace.
     pub(crate) fn of_task() -> Option<Self> {
-        RUNNING
+        let traceparent = trace::current();
+        let caused = RUNNING
             .try_with(|running| {
                 let mut receivers = running.cause.receivers.clone();
                 receivers.push(running.receiver.to_owned());
                 let correlation = running.cause.correlation.or(Some(running.event));
-                Self { correlation, caused_by: Some(running.event), receivers }
+                let caused_by = Some(running.event);
+                Self { correlation, caused_by, receivers, traceparent: None }
             })
-            .ok()
+            .ok();
+        match (caused, traceparent) {
+            (caused, None) => caused,
+            (caused, traceparent) => Some(Self { traceparent, ..caused.unwrap_or_default() }),
+        }
     }
 }
 

@@ -11,6 +11,7 @@
 //! | [`Retry`] | an error that decides when a delivery is tried again |
 //! | [`Status`] | counts the deliveries of each receiver |
 //! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |
+//! | [`set_propagator`] | carries the trace of an event to the runs of its deliveries |
 //! | [`migrations`] | the SQL of the tables |
 //! | [`testing::deliver`](crate::testing::deliver) | runs the due deliveries in a test |
 //! | [`testing::worker_dies_at`](crate::testing::worker_dies_at) | the same, by a worker that dies at a point |
@@ -34,6 +35,7 @@ mod retry;
 mod run;
 mod schema;
 mod sql;
+mod trace;
 mod wake;
 mod warnings;
 #[cfg(feature = "postgres")]
@@ -50,6 +52,7 @@ pub use delivery::Delivery;
 pub use inspect::{DeliveryFilter, DeliveryState, ReceiverStatus, Status, StoredDelivery};
 pub use retry::Retry;
 pub use schema::{Migration, migrations};
+pub use trace::{Propagator, set_propagator};
 #[doc(hidden)]
 pub use warnings::WarningIntervals;
 pub use worker::{Worker, WorkerOptions};

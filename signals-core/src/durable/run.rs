@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use tokio::time::timeout;
+use tracing::Span;
 
 use crate::database::conn::Conn;
 use crate::database::db::Db;
@@ -16,12 +17,14 @@ use crate::durable::event_form::{Decoded, DecodedEvent, ToDecode};
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::retry::{Retry, When};
 use crate::durable::sql::without_nul;
+use crate::durable::trace;
 use crate::error::{Error, Result};
 use crate::signal::dispatch::run_durable;
 use crate::signal::operation_context::OperationContext;
 use crate::task::chain;
 use crate::task::info::DurableOptions;
 use crate::task::intern::interned;
+use crate::task::span::{span, traced};
 use crate::transaction::Transaction;
 
 /// How long a delivery is postponed whose payload this program cannot decode. Another version of the program may be able to.
@@ -90,6 +93,7 @@ impl Run {
             attempt: u32::try_from(claimed.attempt).unwrap_or_default(),
             max_attempts: receiver.options.max_attempts,
             stored_at: SystemTime::UNIX_EPOCH + since,
+            age: claimed.age(),
             cause,
         });
         let receiver = receiver.clone();
@@ -189,21 +193,40 @@ impl Run {
     async fn call(self, conn: Option<&mut Conn<'_>>, db: &Db) -> Result<()> {
         let Self { receiver, event: Decoded { event, previous }, data, .. } = self;
         let DecodedEvent::Complete(mut event) = event else { return Ok(()) };
-        let source = Source::Db(Cow::Owned(db.with(RunningDelivery(data))));
         let info = receiver.receiver.info.info;
+        let span = span_of(info.name, &data);
+        let source = Source::Db(Cow::Owned(db.with(RunningDelivery(data))));
         let sender = if info.sender.is_empty() { info.signal } else { info.sender };
         let entered = OperationContext::enter("delivery", sender, &source)?;
         let context = if conn.is_some() { entered } else { entered.afterwards(None) };
         let work = run_durable(&mut *event, &receiver.receiver, conn, &context, &previous);
         let limit = Duration::from_millis(receiver.options.timeout);
-        match timeout(limit, work).await {
+        let ran = match timeout(limit, traced(span.clone(), work)).await {
             Ok(ran) => ran,
             Err(_) => {
                 let name = info.name;
                 Err(Error::other(format!("receiver `{name}` did not finish within {limit:?}")))
             }
+        };
+        if ran.is_err() {
+            span.record("otel.status_code", "ERROR");
         }
+        ran
     }
+}
+
+/// The span of a run. It is a part of the trace in which the event was stored.
+fn span_of(receiver: &'static str, data: &DeliveryData) -> Span {
+    let span = span!(
+        "delivery",
+        receiver,
+        event = %data.event,
+        attempt = data.attempt,
+        age_ms = u64::try_from(data.age.as_millis()).unwrap_or(u64::MAX),
+        otel.status_code = tracing::field::Empty
+    );
+    trace::join(&span, data.cause.traceparent.as_deref());
+    span
 }
 
 /// What follows if the database refuses what precedes the receiver. This is no attempt of the receiver.
@@ -217,7 +240,7 @@ fn dead(error: String, counts: bool) -> Failure {
 }
 
 fn undecodable(claimed: &Claimed, error: &dyn std::fmt::Display) -> Failure {
-    let age = Duration::from_millis(u64::try_from(claimed.age).unwrap_or_default());
+    let age = claimed.age();
     let error = format!("the payload cannot be decoded: {error}");
     Failure { delay: UNDECODABLE, is_dead: age >= UNDECODABLE_LIMIT, counts: false, error }
 }

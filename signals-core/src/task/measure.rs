@@ -4,8 +4,12 @@
 
 #[cfg(not(feature = "metrics"))]
 pub(crate) use disabled::{ReceiverKeys, Stopwatch, WriteKeys, transaction};
+#[cfg(all(feature = "durable", not(feature = "metrics")))]
+pub(crate) use disabled::{delivery, delivery_lag};
 #[cfg(feature = "metrics")]
 pub(crate) use enabled::{Gauge, ReceiverKeys, Stopwatch, WriteKeys, transaction};
+#[cfg(all(feature = "durable", feature = "metrics"))]
+pub(crate) use enabled::{delivery, delivery_lag};
 
 #[cfg(feature = "metrics")]
 mod enabled {
@@ -147,6 +151,58 @@ mod enabled {
         }
     }
 
+    /// The keys of the metrics of a durable receiver.
+    #[cfg(feature = "durable")]
+    struct DeliveryKeys {
+        /// For each outcome, how many runs had it.
+        outcomes: Vec<(&'static str, Key)>,
+        seconds: Key,
+        lag: Key,
+    }
+
+    /// The keys of the receiver, which are leaked: there are as many as receivers.
+    #[cfg(feature = "durable")]
+    fn delivery_keys(receiver: &str) -> &'static DeliveryKeys {
+        static KEYS: Mutex<BTreeMap<String, &'static DeliveryKeys>> = Mutex::new(BTreeMap::new());
+        let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = keys.get(receiver) {
+            return known;
+        }
+        let label = Label::new("receiver", receiver.to_owned());
+        let count = |outcome| {
+            let labels = vec![label.clone(), Label::from_static_parts("outcome", outcome)];
+            (outcome, Key::from_parts("sqlx_signals_deliveries_total", labels))
+        };
+        let new: &'static DeliveryKeys = Box::leak(Box::new(DeliveryKeys {
+            outcomes: ["succeeded", "failed", "dead"].map(count).into(),
+            seconds: Key::from_parts("sqlx_signals_delivery_duration_seconds", vec![label.clone()]),
+            lag: Key::from_parts("sqlx_signals_delivery_lag_seconds", vec![label.clone()]),
+        }));
+        keys.insert(receiver.to_owned(), new);
+        new
+    }
+
+    /// Records the end of a run of a delivery.
+    #[cfg(feature = "durable")]
+    pub(crate) fn delivery(receiver: &str, outcome: &'static str, since: Stopwatch) {
+        let keys = delivery_keys(receiver);
+        with_recorder(|recorder| {
+            for (_, key) in keys.outcomes.iter().filter(|(known, _)| *known == outcome) {
+                recorder.register_counter(key, &METADATA).increment(1);
+            }
+            recorder.register_histogram(&keys.seconds, &METADATA).record(since.seconds());
+        });
+    }
+
+    /// Records how late the first attempt of a delivery is.
+    #[cfg(feature = "durable")]
+    pub(crate) fn delivery_lag(receiver: &str, lag: std::time::Duration) {
+        let key = &delivery_keys(receiver).lag;
+        with_recorder(|recorder| {
+            recorder.register_histogram(key, &METADATA).record(lag.as_secs_f64());
+        });
+    }
+
     /// Records the end of an outermost transaction.
     pub(crate) fn transaction(is_committed: bool, since: Stopwatch) {
         const NAME: &str = "sqlx_signals_transaction_duration_seconds";
@@ -198,4 +254,10 @@ mod disabled {
     }
 
     pub(crate) fn transaction(_: bool, _: Stopwatch) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn delivery(_: &str, _: &'static str, _: Stopwatch) {}
+
+    #[cfg(feature = "durable")]
+    pub(crate) fn delivery_lag(_: &str, _: std::time::Duration) {}
 }

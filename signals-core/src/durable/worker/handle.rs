@@ -15,6 +15,7 @@ use crate::durable::claimed::Claimed;
 use crate::durable::ended;
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::run::{Ended, Run, failure, not_begun};
+use crate::task::measure::{self, Stopwatch};
 
 /// How long a delivery is postponed for whose receiver there is no entry with its signal and sender.
 const UNKNOWN: Duration = Duration::from_secs(60);
@@ -30,6 +31,8 @@ pub(super) async fn run(
     permit: OwnedSemaphorePermit,
 ) {
     let (id, claim) = (claimed.id, claimed.claim);
+    let since = Stopwatch::start();
+    note_lag(&claimed, receiver.as_ref());
     let ended = run_or_refuse(&shared, &claimed, receiver.as_ref());
     let ended = AssertUnwindSafe(ended).catch_unwind();
     let ended = tokio::select! {
@@ -42,8 +45,15 @@ pub(super) async fn run(
         }
         ended = ended => ended,
     };
-    if let Some(is_ok) = is_ok(&ended) {
-        ended::count(&shared.db, &claimed.receiver, is_ok);
+    let ended = ended.map(|ended| match (ended, &receiver) {
+        (Ok(Ended::Failed(error)), Some(receiver)) => {
+            Err(failure(&error, claimed.attempt, receiver.options))
+        }
+        (ended, _) => ended,
+    });
+    if let Some(outcome) = outcome(&ended) {
+        ended::count(&shared.db, &claimed.receiver, outcome == SUCCEEDED);
+        measure::delivery(&claimed.receiver, outcome, since);
     }
     match ended {
         Ok(Ok(Ended::Succeeded)) => shared.succeeded(id, claim),
@@ -56,31 +66,34 @@ pub(super) async fn run(
             );
             shared.forget(id);
         }
-        Ok(Ok(Ended::Failed(error))) => {
-            let failure =
-                receiver.map(|receiver| failure(&error, claimed.attempt, receiver.options));
-            if let Some(failure) = failure {
-                shared.store_failure(&claimed, &failure).await;
-            }
-            shared.forget(id);
-        }
         Ok(Err(failure)) => {
             shared.store_failure(&claimed, &failure).await;
             shared.forget(id);
         }
         // A panic of the library itself: the receiver's own panics are errors. The lease ends.
-        Err(_) => shared.forget(id),
+        Ok(Ok(Ended::Failed(_))) | Err(_) => shared.forget(id),
     }
     drop(permit);
     shared.ended.notify_one();
 }
 
-/// Whether a run has succeeded. `None` if another worker runs the delivery.
-fn is_ok<P>(ended: &Result<Result<Ended, Failure>, P>) -> Option<bool> {
+const SUCCEEDED: &str = "succeeded";
+
+/// The result of a run as metrics have it. `None` if another worker runs the delivery.
+fn outcome<P>(ended: &Result<Result<Ended, Failure>, P>) -> Option<&'static str> {
     match ended {
-        Ok(Ok(Ended::Succeeded | Ended::Acknowledged)) => Some(true),
+        Ok(Ok(Ended::Succeeded | Ended::Acknowledged)) => Some(SUCCEEDED),
         Ok(Ok(Ended::ClaimLost)) => None,
-        Ok(Ok(Ended::Failed(_)) | Err(_)) | Err(_) => Some(false),
+        Ok(Err(failure)) if failure.is_dead => Some("dead"),
+        Ok(Ok(Ended::Failed(_)) | Err(_)) | Err(_) => Some("failed"),
+    }
+}
+
+/// Measures how late the first attempt is. When a later one was due is not known, because its claim has set the end of the lease.
+fn note_lag(claimed: &Claimed, receiver: Option<&DurableReceiver>) {
+    if let (1, 0, Some(receiver)) = (claimed.attempt, claimed.lost, receiver) {
+        let delay = Duration::from_millis(receiver.options.delay);
+        measure::delivery_lag(&claimed.receiver, claimed.age().saturating_sub(delay));
     }
 }
 

@@ -2,6 +2,8 @@
 
 mod acknowledge;
 mod connections;
+#[cfg(feature = "metrics")]
+mod gauges;
 mod handle;
 mod lease;
 mod supervise;
@@ -192,6 +194,8 @@ impl WorkerOptions {
             tokio::spawn(lease::run(Arc::downgrade(&shared))),
             tokio::spawn(watch::run(Arc::downgrade(&shared))),
             tokio::spawn(unknown::run(Arc::downgrade(&shared))),
+            #[cfg(feature = "metrics")]
+            tokio::spawn(gauges::run(Arc::downgrade(&shared))),
         ];
         let supervisor = tokio::spawn(supervise::run(Arc::clone(&shared)));
         Ok(Worker { shared, supervisor, background })
