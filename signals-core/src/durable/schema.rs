@@ -133,7 +133,7 @@ CREATE UNIQUE INDEX signals_delivery_running ON signals_delivery (receiver, orde
 CREATE UNIQUE INDEX signals_delivery_coalesced ON signals_delivery (receiver, coalesce_key) WHERE coalesce_key IS NOT NULL AND claim = 0;
 CREATE INDEX signals_delivery_dead ON signals_delivery (receiver, id) WHERE dead_at IS NOT NULL;
 CREATE INDEX signals_delivery_all_dead ON signals_delivery (id) WHERE dead_at IS NOT NULL;
-CREATE INDEX signals_delivery_failing ON signals_delivery (receiver, id) WHERE dead_at IS NULL AND error IS NOT NULL;
+CREATE INDEX signals_delivery_failing ON signals_delivery (receiver, run_at, id) WHERE dead_at IS NULL AND error IS NOT NULL;
 INSERT INTO signals_schema (version) VALUES (1);
 ";
 
@@ -166,6 +166,6 @@ CREATE UNIQUE INDEX signals_delivery_running ON signals_delivery (receiver, orde
 CREATE UNIQUE INDEX signals_delivery_coalesced ON signals_delivery (receiver, coalesce_key) WHERE coalesce_key IS NOT NULL AND claim = 0;
 CREATE INDEX signals_delivery_dead ON signals_delivery (receiver, id) WHERE dead_at IS NOT NULL;
 CREATE INDEX signals_delivery_all_dead ON signals_delivery (id) WHERE dead_at IS NOT NULL;
-CREATE INDEX signals_delivery_failing ON signals_delivery (receiver, id) WHERE dead_at IS NULL AND error IS NOT NULL;
+CREATE INDEX signals_delivery_failing ON signals_delivery (receiver, run_at, id) WHERE dead_at IS NULL AND error IS NOT NULL;
 INSERT INTO signals_schema (version) VALUES (1);
 ";

@@ -73,7 +73,7 @@ fn counts(kind: DatabaseKind) -> String {
     let ordered = part(INDEXED[1], "ordering_key, id");
     let claimed = part("worker IS NOT NULL AND ordering_key IS NOT NULL", "ordering_key");
     let (failing, dead) =
-        (part("dead_at IS NULL AND error IS NOT NULL", "id"), part(INDEXED[2], "id"));
+        (part("dead_at IS NULL AND error IS NOT NULL", "run_at, id"), part(INDEXED[2], "id"));
     let count = |what: &str, table: &str, condition: &str| {
         format!("(SELECT count({what}) FROM {table} WHERE {condition})")
     };
