@@ -12,9 +12,9 @@ use opentelemetry::trace::{SpanId, Status, TraceContextExt, TraceId, TracerProvi
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
 use serde::{Deserialize, Serialize};
+use sqlx_signals::Error;
 use sqlx_signals::durable::{DeliveryFilter, Propagator, set_propagator};
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DbOptions, Error};
 use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 use tracing_subscriber::layer::SubscriberExt;
@@ -90,7 +90,7 @@ async fn request(db: &Db, text: &str) -> TraceId {
     let trace = request.context().span().span_context().trace_id();
     let mut order = Order { id: None, text: text.into() };
     order.save(db).instrument(request).await.unwrap();
-    let there = another(db, DbOptions::default()).await;
+    let there = another(db, Db::options()).await;
     let worker = there.deliveries().worker().spawn().await.unwrap();
     for _ in 0..1000 {
         if spans(trace, "delivery").len() == 2 {

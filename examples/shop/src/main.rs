@@ -1,4 +1,4 @@
-//! Serves the shop.
+//! Serves the shop, or runs a command of its operators, such as `cargo run -p shop -- signals status`.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -7,12 +7,17 @@ use sqlx_signals::prelude::*;
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let command = signals_cli::from_args();
     tracing_subscriber::fmt().init();
     let url = std::env::var("DATABASE_URL").unwrap_or_else(|_| {
         format!("sqlite:{}", std::env::temp_dir().join("sqlx-signals-shop.db").display())
     });
     let port = std::env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
     let db = shop::open(&url).await?;
+    if let Some(command) = command {
+        println!("{}", command.run(&db).await?);
+        return Ok(());
+    }
     let worker = db.deliveries().worker().spawn().await?;
     let listener =
         tokio::net::TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).await?;

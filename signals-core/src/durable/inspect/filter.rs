@@ -243,8 +243,9 @@ impl DeliveryFilter {
         // PostgreSQL would look for the few failing deliveries in the order of the primary key, among millions that wait. An expression has
         // no such order, so the index of the failing deliveries is used.
         let key = if self.state == Some(DeliveryState::Retrying) { "id + 0" } else { "id" };
-        let conditions =
-            format!("{state} AND {before} AND id {follows} $2 {of_names}ORDER BY {key} {direction} LIMIT $3");
+        let conditions = format!(
+            "{state} AND {before} AND id {follows} $2 {of_names}ORDER BY {key} {direction} LIMIT $3"
+        );
         let before = self.before.map_or(Self::NEVER, |time| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             i64::try_from(since.as_millis()).unwrap_or(Self::NEVER).min(Self::NEVER)
