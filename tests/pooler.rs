@@ -269,6 +269,7 @@ fn count_plum(_: PostSave<'_, Plum>) {}
 const ONLY_READ_COMMITTED: &str = "
     CREATE FUNCTION only_read_committed() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
         IF current_setting('transaction_isolation') <> 'read committed' THEN RAISE 'not read committed'; END IF;
+        IF current_setting('enable_bitmapscan') <> 'off' THEN RAISE 'all due deliveries may be sorted'; END IF;
         RETURN NEW;
     END $$;
     CREATE TRIGGER only_read_committed BEFORE UPDATE ON signals_delivery FOR EACH ROW EXECUTE FUNCTION only_read_committed()";

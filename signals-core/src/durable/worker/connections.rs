@@ -21,7 +21,7 @@ pub(super) struct Connections {
     receivers: Db,
     /// The connection that notices commits of other processes.
     pub(super) watch: Option<Db>,
-    /// PostgreSQL behind a pooler, which rejects settings of a session: they are made in every transaction.
+    /// PostgreSQL behind a pooler, which rejects settings of a session: those of a receiver's transaction are made in it.
     settings: Option<String>,
 }
 
@@ -105,7 +105,7 @@ impl Connections {
                 Self::with_values(db, pool_options.connect_lazy_with(options).into())
             };
             return Ok(Self {
-                control: of_size(1, &[&[ISOLATION], &KEEPALIVES[..]].concat()),
+                control: of_size(1, &[&CONTROL[..], &KEEPALIVES[..]].concat()),
                 receivers: of_size(concurrency, &[&[idle], &KEEPALIVES[..]].concat()),
                 watch: (is_direct && options.listen).then(|| of_size(1, &KEEPALIVES)),
                 settings: (!is_direct).then(|| format!("SET LOCAL {} = {}", idle.0, idle.1)),
@@ -123,7 +123,9 @@ impl Connections {
     pub(super) async fn to_write(&self, verb: Verb) -> Result<ControlConn> {
         if self.settings.is_some() {
             let options = TransactionOptions::new().isolation(Isolation::ReadCommitted);
-            return self.control.begin_with(options).await.map(ControlConn::InTransaction);
+            let mut tx = self.control.begin_with(options).await?;
+            tx.execute(PLAN).await?;
+            return Ok(ControlConn::InTransaction(tx));
         }
         let conn = self.control.acquire_to_write(Writer::of(verb, "signals_delivery")).await?;
         Ok(ControlConn::Plain(conn))
@@ -158,8 +160,18 @@ fn idle_limit(options: &WorkerOptions) -> Duration {
 }
 
 /// A claim skips rows that are locked, and an acknowledgement waits for none. Both rely on the isolation level.
+///
+/// The table is usually analyzed when it is nearly empty. By these statistics, the planner would read and sort all due deliveries for every
+/// claim, instead of reading the first of them from the index.
 #[cfg(feature = "postgres")]
-const ISOLATION: (&str, &str) = ("default_transaction_isolation", "read committed");
+const CONTROL: [(&str, &str); 3] = [
+    ("default_transaction_isolation", "read committed"),
+    ("enable_bitmapscan", "off"),
+    ("enable_seqscan", "off"),
+];
+
+/// The same settings of the planner, for one transaction.
+const PLAN: &str = "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off";
 
 /// If the machine of a worker is lost, the server closes the connection after about a minute, and releases the row of the delivery.
 #[cfg(feature = "postgres")]
