@@ -2,7 +2,7 @@
 
 /// Identifies a pool by its address.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(crate) struct PoolId(usize);
+pub(crate) struct PoolId(pub(crate) usize);
 
 impl PoolId {
     pub(crate) fn of<DB: sqlx::Database>(pool: &sqlx::Pool<DB>) -> Self {
