@@ -1,6 +1,6 @@
 //! Commands for the operators of a program that uses [sqlx-signals](https://docs.rs/sqlx-signals).
 //!
-//! The commands are a part of the program, because only the program knows its receivers, its models and how to connect:
+//! The commands are part of the program, because only the program knows its receivers, its models and how to connect:
 //!
 //! ```no_run
 //! use sqlx_signals::prelude::*;
@@ -28,7 +28,7 @@
 //! shop signals check                      compares the models with the tables
 //! ```
 //!
-//! A program that has commands of its own with clap adds [`Command`] to them:
+//! A program that defines its own commands with clap adds [`Command`] as a subcommand:
 //!
 //! ```
 //! #[derive(clap::Parser)]
@@ -53,7 +53,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use sqlx_signals::durable::{DeliveryFilter, DeliveryState};
 use sqlx_signals::{Db, Error, Result, registry};
 
-/// What an operator can do.
+/// A command for operators.
 ///
 /// See the examples of the [crate](crate).
 #[derive(Debug, Clone, Subcommand)]
@@ -73,10 +73,10 @@ pub enum Command {
         /// Which deliveries.
         #[command(flatten)]
         filter: Filter,
-        /// At most this number
+        /// The maximum number of deliveries
         #[arg(long, default_value_t = 20)]
         limit: usize,
-        /// Only those that follow this one in the list
+        /// Only the deliveries after this one in the list
         #[arg(long)]
         after: Option<i64>,
         /// Print JSON with all columns, and with the payloads
@@ -88,7 +88,7 @@ pub enum Command {
         /// The deliveries
         #[arg(required_unless_present = "all", conflicts_with_all = ["all", "receiver", "queue", "state"])]
         ids: Vec<i64>,
-        /// All deliveries that have failed, or all of these
+        /// All failed deliveries that match the filters
         #[arg(long)]
         all: bool,
         /// Which deliveries.
@@ -111,22 +111,22 @@ pub enum Command {
     Check,
 }
 
-/// Which deliveries an operator means.
+/// Selects deliveries.
 #[derive(Debug, Clone, Default, Args)]
 #[non_exhaustive]
 pub struct Filter {
-    /// Of this receiver
+    /// Only deliveries of this receiver
     #[arg(long)]
     pub receiver: Option<String>,
-    /// Of the receivers of this queue
+    /// Only deliveries of the receivers of this queue
     #[arg(long)]
     pub queue: Option<String>,
-    /// In this state
+    /// Only deliveries in this state
     #[arg(long, value_enum)]
     pub state: Option<State>,
 }
 
-/// What a delivery waits for.
+/// The state of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[allow(missing_docs)]
 pub enum State {
@@ -152,9 +152,9 @@ struct Only {
     command: Command,
 }
 
-/// The command of a program that was started with the argument `signals`. `None` if the first argument is another one.
+/// Parses the command-line arguments of the process. Returns `None` if the first argument is not `signals`.
 ///
-/// If the arguments after `signals` are no command, or ask for help, it prints what clap says and ends the process.
+/// If the arguments after `signals` are not a valid command, or ask for help, this prints the message of clap and exits the process.
 ///
 /// See the example of the [crate](crate).
 pub fn from_args() -> Option<Command> {
@@ -185,7 +185,7 @@ impl Filter {
 }
 
 impl Command {
-    /// Executes the command, and returns what it prints.
+    /// Executes the command, and returns its output.
     ///
     /// See the example of the [crate](crate).
     ///
@@ -195,7 +195,7 @@ impl Command {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, some of the deliveries may have been retried or discarded.
+    /// If the future is dropped, some of the deliveries may already be retried or discarded.
     pub async fn run(self, db: &Db) -> Result<String> {
         let deliveries = db.deliveries();
         match self {

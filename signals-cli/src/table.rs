@@ -3,7 +3,7 @@
 use sqlx_signals::durable::StoredDelivery;
 
 const HEAD: [&str; 7] = ["id", "state", "receiver", "event", "attempt", "stored", "error"];
-/// How much of an error is shown.
+/// The number of characters of a text that are shown.
 const ERROR: usize = 80;
 
 pub(crate) fn of(deliveries: &[StoredDelivery]) -> String {
@@ -33,7 +33,7 @@ fn cells(delivery: &StoredDelivery) -> [String; HEAD.len()] {
     ]
 }
 
-/// What has failed, without the name and the place of the receiver.
+/// The cause of a failure, without the name and the source location of the receiver.
 fn cause(error: &str) -> &str {
     error.split_once(") failed: ").map_or(error, |(_, cause)| cause)
 }

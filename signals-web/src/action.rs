@@ -1,4 +1,4 @@
-//! What the buttons do. Each of them leads back to the page that it is on.
+//! The handlers of the buttons. Each handler redirects to a page that shows the result.
 
 use std::sync::Arc;
 
@@ -68,7 +68,7 @@ pub(crate) async fn resume(base: Base, change: Change) -> Done {
     to(&base.overview(), &[("done", "resumed")])
 }
 
-/// A receiver with several senders has several entries.
+/// Enables or disables every receiver of this name. A receiver with several senders has several entries.
 fn enable(name: &str, is_enabled: bool) -> Result<(), WebError> {
     let mut of_name = registry().receivers().filter(|r| r.delivery_name() == Some(name)).peekable();
     if of_name.peek().is_none() {

@@ -18,7 +18,7 @@ use crate::layout::{self, Section, button, message};
 use crate::link::{Base, with_query};
 use crate::{list, text};
 
-/// What the operator asks for.
+/// The query of the page.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Asked {
@@ -132,8 +132,8 @@ struct Cause {
     receivers: Vec<String>,
 }
 
-/// The receivers that have led to this event, the first one first. Of the events between the first and the last one, only the receivers are
-/// known.
+/// The chain of receivers that caused this event, in order. Of the events between the first and the last one, only the receivers are
+/// stored.
 fn chain(delivery: &StoredDelivery) -> Markup {
     let cause = delivery.context.as_deref().and_then(|context| serde_json::from_str(context).ok());
     let Cause { correlation, caused_by, receivers } = cause.unwrap_or_default();
@@ -161,7 +161,7 @@ fn chain(delivery: &StoredDelivery) -> Markup {
     }
 }
 
-/// When an event was stored. Its id has the time of the process that has stored it.
+/// When an event was stored. Its id contains the time, by the clock of the process that stored it.
 fn at(event: Uuid) -> Markup {
     let time = event.get_timestamp().map(|time| {
         let (seconds, nanos) = time.to_unix();

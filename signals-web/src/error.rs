@@ -3,7 +3,7 @@
 use axum::extract::rejection::{FormRejection, PathRejection, QueryRejection};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-/// Why there is no page.
+/// Why a request failed.
 #[derive(Debug)]
 pub(crate) enum WebError {
     /// There is no delivery with this id, or no such receiver.
@@ -15,7 +15,7 @@ pub(crate) enum WebError {
     Failed(sqlx_signals::Error),
 }
 
-/// The content of a page for an error. [`protect`](crate::guard::protect) puts it into the frame of all pages.
+/// The content of a page for an error. [`protect`](crate::guard::protect) renders it in the layout of all pages.
 #[derive(Debug, Clone)]
 pub(crate) struct ErrorPage {
     pub(crate) title: &'static str,

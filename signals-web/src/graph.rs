@@ -1,4 +1,4 @@
-//! All receivers of the program as a picture: what they receive on the left, and what they have saved, deleted or sent on the right.
+//! The graph of all receivers of the program: what they receive is on the left, what they have saved, deleted or sent is on the right.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,7 @@ struct Receiver {
     doc: String,
     enabled: bool,
     deliveries: Option<String>,
-    /// What it has done in this process so far. Only debug builds record this.
+    /// The models that it has saved in this process. Only debug builds record this and the next two fields.
     #[serde(default)]
     saves: Vec<String>,
     #[serde(default)]
@@ -63,7 +63,7 @@ impl Receiver {
     }
 }
 
-/// The picture, and the same as a table.
+/// The graph, and the same data as a table.
 pub(crate) fn section(base: &Base) -> Markup {
     let mut all: Vec<Receiver> = serde_json::from_str(&registry().to_json()).unwrap_or_default();
     all.sort_by(|a, b| a.source().cmp(b.source()));
@@ -118,7 +118,7 @@ impl Column {
     }
 }
 
-/// The width of the longest text. The server does not know the font, so it is that of a wide one.
+/// The width of the longest text. The server does not know the font, so it assumes a wide one.
 fn width<'t>(texts: impl Iterator<Item = &'t str>) -> usize {
     texts.map(|text| text.chars().count()).max().unwrap_or_default() * 8
 }
@@ -167,7 +167,7 @@ fn picture(base: &Base, all: &[Receiver]) -> Markup {
     }
 }
 
-/// The box of a receiver. It leads to its deliveries.
+/// The box of a receiver, with a link to its deliveries.
 fn receiver_node(base: &Base, column: Column, y: usize, receiver: &Receiver) -> Markup {
     let title = [&*receiver.receiver, &*receiver.doc].join("\n");
     let class = if receiver.enabled { "receiver" } else { "receiver paused" };
@@ -217,7 +217,7 @@ fn late_curve(x1: usize, y1: usize, x2: usize, y2: usize) -> String {
     format!("M {x1} {y1} L {start} {y1} C {bend} {y1}, {bend} {y2}, {end} {y2} L {} {y2}", x2 - 8)
 }
 
-/// The tip of an arrow that ends here.
+/// The tip of an arrow that ends at this point.
 fn tip(x: usize, y: usize) -> String {
     format!("M {x} {y} l -10 -5 v 10 z")
 }

@@ -1,4 +1,4 @@
-//! What protects the pages: the headers of every response, and the checks of every request that changes something.
+//! Protects the pages: sets the headers of every response, and checks every request that changes something.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -28,7 +28,7 @@ const TOKEN: &str = "signals_token";
 pub(crate) struct Secrets {
     /// The token of the forms. The browser also has it in a cookie, which no other site can read or set.
     pub(crate) token: String,
-    /// The policy allows a script and a style only with this value.
+    /// The `Content-Security-Policy` allows a script or style only with this value.
     pub(crate) nonce: String,
 }
 
@@ -65,7 +65,7 @@ pub(crate) async fn protect(base: Base, mut request: Request, next: Next) -> Res
     let mut headers = vec![
         (CONTENT_SECURITY_POLICY, policy),
         (CACHE_CONTROL, "no-store".to_owned()),
-        // Without the address of the page, browsers send no usable `Origin`.
+        // With `no-referrer`, browsers send `Origin: null`.
         (REFERRER_POLICY, "same-origin".to_owned()),
         (X_CONTENT_TYPE_OPTIONS, "nosniff".to_owned()),
     ];
@@ -121,8 +121,8 @@ impl FromRequest<Arc<Page>> for Change {
     }
 }
 
-/// Whether the request comes from a page of the same host, or of an origin that the program allows. A proxy may have ended TLS, so the scheme
-/// is not compared.
+/// Whether the request comes from a page of the same host, or of an origin that the program allows. A proxy may terminate TLS, so the
+/// scheme is not compared.
 fn is_same_origin(headers: &HeaderMap, allowed: &[String]) -> bool {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let Some(origin) = text(ORIGIN) else { return false };

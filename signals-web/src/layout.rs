@@ -1,4 +1,4 @@
-//! The frame of all pages.
+//! The layout of all pages.
 
 use axum::response::Html;
 use maud::{DOCTYPE, Markup, PreEscaped, html};
@@ -9,7 +9,7 @@ use crate::link::Base;
 const STYLE: &str = include_str!("style.css");
 const SCRIPT: &str = include_str!("script.js");
 
-/// What a page is about, for the menu.
+/// The entries of the menu.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Section {
     Overview,
@@ -60,7 +60,7 @@ pub(crate) fn page(
     Html(document.into_string())
 }
 
-/// Two receivers of one signal.
+/// The logo: a signal with two receivers.
 const MARK: &str = r#"<svg class="mark" viewBox="0 0 24 24" aria-hidden="true"><path d="M6 12C12 12 11 6 17 6M6 12C12 12 11 18 17 18"/><circle cx="5" cy="12" r="3"/><circle cx="19" cy="6" r="3"/><circle cx="19" cy="18" r="3"/></svg>"#;
 
 /// A form with one button and the token.
@@ -81,7 +81,7 @@ pub(crate) fn button(
     }
 }
 
-/// What the last button has done, from the address of the page.
+/// The result of the last button, which is part of the URL of the page.
 pub(crate) fn message(done: &str, count: u64) -> Markup {
     let deliveries =
         if count == 1 { "1 delivery is".to_owned() } else { format!("{count} deliveries are") };

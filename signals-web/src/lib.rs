@@ -1,6 +1,6 @@
 //! A page for the operators of [sqlx-signals](https://docs.rs/sqlx-signals): its durable receivers and their deliveries.
 //!
-//! [`router`] returns a router of axum. The program mounts it where it likes, behind its own login:
+//! [`router`] returns a router for axum. The program mounts it at any path, behind its own authentication:
 //!
 //! ```
 //! use axum::Router;
@@ -13,17 +13,17 @@
 //!
 //! | page | shows |
 //! |---|---|
-//! | `/` | the durable receivers with their counts, rates and lags, and all receivers of the program as a picture |
+//! | `/` | the durable receivers with their counts, runs and lags, and a graph of all receivers of the program |
 //! | `/deliveries` | the deliveries of a receiver or state, in pages |
-//! | `/deliveries/{id}` | one delivery: its error, attempts, and what has caused it |
+//! | `/deliveries/{id}` | one delivery: its error, its attempts, and the chain of receivers that caused it |
 //!
-//! An operator can retry and discard deliveries, and pause a receiver in this process. The pages are HTML that the server renders. They
-//! need no script, and no file from another server. With scripts, they update themselves.
+//! An operator can retry and discard deliveries, and pause a receiver in this process. The server renders the pages as HTML. They work
+//! without scripts, and load nothing from other servers. With scripts, they update themselves.
 //!
 //! # Security
 //!
-//! The router has no login. Whoever reaches it can read the errors of deliveries, and can discard deliveries unless it is
-//! [`read_only`](WebRouter::read_only). So it belongs behind the login of the program:
+//! The router has no authentication. Every client that can reach it can read the errors of deliveries, and can discard deliveries unless
+//! the router is [`read_only`](WebRouter::read_only). Protect it with the authentication of the program:
 //!
 //! ```
 //! # use axum::{Router, extract::Request, middleware::{from_fn, Next}, response::Response, http::StatusCode};
@@ -39,9 +39,10 @@
 //! }
 //! ```
 //!
-//! - A request that changes something needs an `Origin` header of the same host, and the token of a page that this browser has loaded.
+//! - A request that changes something needs an `Origin` header with the host of the page, and a token that is the same in its form and in
+//!   the cookie of the browser.
 //! - Payloads are not shown unless the program allows it with [`show_payloads`](WebRouter::show_payloads), and then only on request.
-//! - Every value is escaped. A policy in the response forbids other scripts, frames and foreign addresses.
+//! - Every value is escaped. The header `Content-Security-Policy` forbids frames, other scripts, and requests to other hosts.
 
 mod action;
 mod delivery;
@@ -62,14 +63,14 @@ use axum::routing::{get, post};
 use error::WebError;
 use sqlx_signals::Db;
 
-/// The pages for the deliveries of this database. It becomes an axum router with `into()`.
+/// Returns the pages for the deliveries of this database. `into()` converts them to an axum router.
 ///
 /// See the example of the [crate](crate).
 pub fn router(db: Db) -> WebRouter {
     WebRouter { page: Page { db, is_read_only: false, shows_payloads: false, origins: Vec::new() } }
 }
 
-/// The pages before they become an axum router.
+/// The pages and their options. `into()` converts them to an axum router.
 ///
 /// ```
 /// # use axum::Router;
@@ -85,7 +86,7 @@ pub struct WebRouter {
     page: Page,
 }
 
-/// What all pages know.
+/// The state that all pages share.
 #[derive(Debug, Clone)]
 struct Page {
     db: Db,
@@ -95,7 +96,7 @@ struct Page {
 }
 
 impl WebRouter {
-    /// Forbids every change: the pages have no buttons, and the requests of buttons are refused.
+    /// Forbids every change: the pages have no buttons, and requests that change something are refused.
     ///
     /// See the example of [`WebRouter`].
     pub fn read_only(mut self) -> Self {
@@ -103,7 +104,7 @@ impl WebRouter {
         self
     }
 
-    /// Lets operators see the payloads of deliveries, which contain what the rows contain. A payload is shown only if the operator asks for
+    /// Lets operators see the payloads of deliveries, which contain the data of the rows. A payload is shown only if the operator requests
     /// it.
     ///
     /// See the example of [`WebRouter`].
@@ -112,8 +113,8 @@ impl WebRouter {
         self
     }
 
-    /// Accepts changes from a page of this origin, such as `https://ops.example.org`. It is necessary only if a proxy in front of the
-    /// program changes the `Host` of the requests.
+    /// Also accepts changes from pages of this origin, such as `https://ops.example.org`. This is necessary only if a proxy in front of the
+    /// program changes the `Host` header of the requests.
     ///
     /// See the example of [`WebRouter`].
     pub fn origin(mut self, origin: impl Into<String>) -> Self {

@@ -14,7 +14,7 @@ impl<S: Sync> FromRequestParts<S> for Base {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        // A router that contains this one has removed the beginning of the path.
+        // If the router is nested, the outer router has removed the beginning of the path.
         let original = parts.extensions.get::<OriginalUri>().map_or(&parts.uri, |uri| &uri.0);
         Ok(Self::of(original, &parts.uri))
     }

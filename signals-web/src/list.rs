@@ -17,7 +17,7 @@ use crate::layout::{self, Section, button, message};
 use crate::link::{Base, with_query};
 use crate::text;
 
-/// How many deliveries a page has.
+/// The number of deliveries on a page.
 const ROWS: usize = 50;
 
 /// Which deliveries are listed. An empty text selects all.
@@ -53,7 +53,7 @@ impl Selected {
     }
 }
 
-/// Where the page of the list begins, and what a button has done.
+/// The position of the page in the list, and the result of the last button.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Position {
@@ -146,7 +146,7 @@ fn choice(base: &Base, selected: &Selected) -> Markup {
     }
 }
 
-/// The button that retries every failed delivery of the list, and asks first.
+/// The button that retries every failed delivery of the list, after a confirmation.
 fn retry_all(base: &Base, secrets: &Secrets, selected: &Selected) -> Markup {
     let state = match selected.state() {
         None => "failed",
@@ -226,12 +226,12 @@ fn line(
     }
 }
 
-/// A cell. On a phone it is a line, with its label on the left.
+/// A cell. On a narrow screen it is a line, with its label on the left.
 pub(crate) fn cell(label: &str, content: Markup) -> Markup {
     html! { td role="cell" data-label=(label) { div { (content) } } }
 }
 
-/// What has failed, without the name and the place of the receiver.
+/// The cause of a failure, without the name and the source location of the receiver.
 pub(crate) fn cause(error: &str) -> &str {
     error.split_once(") failed: ").map_or(error, |(_, cause)| cause)
 }

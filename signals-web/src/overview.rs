@@ -1,4 +1,4 @@
-//! The overview: the durable receivers, and all receivers as a picture.
+//! The overview: the durable receivers, and the graph of all receivers.
 
 use std::sync::Arc;
 
@@ -168,7 +168,7 @@ fn count(base: &Base, status: &ReceiverStatus, state: DeliveryState) -> Markup {
     }
 }
 
-/// The button that pauses the receiver, or that ends the pause.
+/// The button that pauses or resumes the receiver.
 fn switch(base: &Base, secrets: &Secrets, name: &str, is_known: bool, is_paused: bool) -> Markup {
     if !is_known {
         return html! {};

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 use maud::{Markup, html};
 use sqlx_signals::durable::{DeliveryState, Status};
 
-/// A count. More than the status counts is shown as a lower bound.
+/// A count. Above [`Status::BOUND`], it is shown as a lower bound.
 pub(crate) fn count(count: u64, is_lower_bound: bool) -> String {
     total(count.min(Status::BOUND), count > Status::BOUND || is_lower_bound)
 }
@@ -34,7 +34,7 @@ pub(crate) fn duration(duration: Duration) -> String {
     }
 }
 
-/// How long ago a time was, or how long it will take. The exact time is in the title.
+/// A time relative to now. The exact time is in the attribute `title`.
 pub(crate) fn when(time: SystemTime) -> Markup {
     let exact = humantime::format_rfc3339_seconds(time).to_string();
     let text = match time.elapsed() {
@@ -44,7 +44,7 @@ pub(crate) fn when(time: SystemTime) -> Markup {
     html! { time datetime=(exact) title=(exact) { (text) } }
 }
 
-/// The function of a receiver with its module, and its whole name below.
+/// The function of a receiver with its module, and its full name below.
 pub(crate) fn receiver(name: &str) -> Markup {
     let short = short(name);
     html! {
@@ -58,7 +58,7 @@ pub(crate) fn short(name: &str) -> &str {
     name.rmatch_indices("::").nth(1).map_or(name, |(at, _)| &name[at + 2..])
 }
 
-/// A path that can be broken between its parts.
+/// A path with possible line breaks between its parts.
 fn breakable(name: &str) -> Markup {
     html! {
         @for (n, part) in name.split("::").enumerate() {
@@ -73,7 +73,7 @@ pub(crate) fn state(state: DeliveryState) -> Markup {
     html! { span.badge.(state.to_string()) { (state.to_string()) } }
 }
 
-/// The state of this name.
+/// The state with this name.
 pub(crate) fn state_of(name: &str) -> Option<DeliveryState> {
     STATES.into_iter().find(|state| state.to_string() == name)
 }

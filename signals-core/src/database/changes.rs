@@ -9,7 +9,7 @@ pub(crate) trait Changes: Any + Send {
     /// Adds the changes of a savepoint that was released.
     fn append(&mut self, released: Box<dyn Changes>);
 
-    /// Adds the events of durable receivers to the outbox of the innermost frame, and forgets these events.
+    /// Adds the events of durable receivers to the outbox of the innermost frame, and removes them from the changes.
     fn store(&mut self, conn: &mut Conn<'_>);
 
     /// Defers the events of the other receivers to the end of the transaction.

@@ -2,18 +2,18 @@
 //!
 //! Each write is a *unit*. When a unit has ended, its writer passes the connection, with the open transaction, to the next waiting
 //! writer. The connection of the last one commits, on a task of its own, and then each writer gets its result. A unit is a single
-//! statement, which SQLite undoes by itself if it fails, or a savepoint. The first unit of a group is a transaction instead, so a
-//! writer for which no other one waits executes what it would execute without groups.
+//! statement, which SQLite undoes by itself if it fails, or a savepoint. The first unit of a group is a transaction instead, so if
+//! no other writer waits, a writer executes the same statements as without groups.
 //!
-//! No unit makes another one fail:
+//! A unit cannot make another unit fail:
 //!
 //! - A unit that fails or is dropped closes its group, unless it is a single statement. Before the COMMIT, the connection rolls back
 //!   what the unit has left open. Then it looks up [`MARK`]: a savepoint that disappears with the transaction. If it has disappeared
 //!   (`RAISE(ROLLBACK)`, a full disk), nothing is stored. The single statements then run again, each by itself.
 //! - A deferred foreign key that is violated is found by COMMIT. So a database with deferred constraints has no groups, and a unit that may
 //!   have deferred constraints by raw SQL is the last one of its group: if COMMIT is refused, only this unit is rolled back.
-//! - Raw SQL on sqlx's connection may end the transaction. Whether it has committed is then known from a temporary table that the transaction
-//!   has created before.
+//! - Raw SQL on sqlx's connection may end the transaction. A temporary table that the transaction has created before then shows whether it
+//!   was committed.
 //! - A unit whose receivers were slow the last time does not join a group.
 
 use std::time::{Duration, Instant};
@@ -54,7 +54,7 @@ const DROP_WITNESS: &str = "DROP TABLE temp.sqlx_signals_group";
 
 const LOST: &str = "the transaction that the write shared with others was rolled back";
 
-/// Which writers can join a group: those of one pool that run in the same runtime. Another runtime may not be driven.
+/// Which writers can join a group: those of one pool that run in the same runtime. Another runtime may not be running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct GroupId {
     pool: PoolId,
@@ -74,7 +74,7 @@ impl GroupId {
 pub(crate) struct Group {
     pub(super) units: Vec<oneshot::Sender<GroupEnd>>,
     begun: Instant,
-    /// Whether a unit has begun and not ended. If the connection is returned meanwhile, it is unknown what the unit has done.
+    /// Whether a unit has begun and not ended. If the connection is returned in this state, it is unknown what the unit has done.
     pub(super) in_unit: bool,
     /// Whether the last unit has a savepoint. It stays open until the next unit begins.
     pub(super) in_savepoint: bool,
@@ -94,7 +94,7 @@ pub(crate) enum GroupEnd {
     Unknown,
 }
 
-/// Why a unit is not stored, or not certainly.
+/// Why a unit is not stored, or why it is unknown whether it is stored.
 pub(crate) enum CommitFailed {
     /// A statement failed.
     Statement(sqlx::Error),
@@ -125,7 +125,7 @@ impl Group {
             let in_savepoint = std::mem::take(&mut self.in_savepoint);
             return undo_unit::<DB>(conn, in_savepoint).await;
         }
-        // The ends of the units were not awaited.
+        // The statements that end the units were not awaited.
         let is_open = match self.is_closed {
             // The savepoint of the last unit has to stay open.
             true => conn.ping().await.is_ok(),
@@ -256,7 +256,7 @@ async fn undo_unit<DB: Backend>(conn: &mut DB::Connection, in_savepoint: bool) -
         && DB::simple(conn, SqlStr::from_static(VERIFY)).await.is_ok()
 }
 
-/// Ends the group of a connection that is returned. A task of its own does that, so that no writer of the group can interrupt it.
+/// Ends the group of a connection that is returned. A separate task does this, so that no writer of the group can interrupt it.
 pub(super) fn end<DB: Backend>(inner: Box<LeaseInner<DB>>) {
     in_runtime(inner.state.runtime.clone(), move || {
         let mut guard = CloseOnDrop(Some(inner));

@@ -21,12 +21,12 @@ use crate::database::state::Autocommit;
 use crate::database::write_queue::{Turn, WriteQueue};
 use crate::error::{Error, Result};
 
-/// Whether a COMMIT can be refused because of a constraint that is checked only then. The constraints of attached databases are not
-/// looked up.
+/// Whether a COMMIT can be refused because of a constraint that is checked only then. With attached databases, the answer is yes, because
+/// their constraints are not looked up.
 const DEFERS: &str = "SELECT EXISTS (SELECT 1 FROM (SELECT sql FROM sqlite_schema UNION ALL SELECT sql FROM sqlite_temp_schema) WHERE sql LIKE \
      '%INITIALLY%DEFERRED%') OR EXISTS (SELECT 1 FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))";
 
-/// A writer that does not take the connection of its group within this time is not polled.
+/// If a writer does not take the connection of its group within this time, it is assumed that its future is not polled.
 const PATIENCE: Duration = Duration::from_millis(20);
 
 impl Conn<'_> {
@@ -42,8 +42,8 @@ impl Conn<'_> {
     /// Begins a unit, if the connection has the open transaction of a group and is not in a unit already. `in_savepoint`: whether it may
     /// have several statements.
     ///
-    /// Does not wait for SQLite, because each answer of its thread takes as long as a statement. If the savepoint could not begin, the
-    /// transaction has ended, and COMMIT finds that out.
+    /// Does not wait for SQLite, because each answer of its thread takes as long as a statement. If the savepoint cannot begin, the
+    /// transaction has ended, which is detected before COMMIT.
     pub(crate) fn begin_unit(&mut self, in_savepoint: bool) -> bool {
         if self.in_transaction() {
             return false;
@@ -83,8 +83,8 @@ impl Conn<'_> {
         }
     }
 
-    /// Whether a single statement on this connection commits itself, or is part of the caller's transaction. Not if the connection has
-    /// the open transaction of a group, if others wait, or if the statement may need a transaction.
+    /// Whether a single statement on this connection commits itself, or is part of the caller's transaction. Returns `false` if the
+    /// connection has the open transaction of a group, if other writers wait, or if the statement may need a transaction.
     pub(crate) fn commits_alone(&mut self) -> bool {
         if self.state.autocommit == Autocommit::Uninspected {
             return false;
@@ -98,16 +98,16 @@ impl Conn<'_> {
         })
     }
 
-    /// Whether a transaction on this connection has or gets the open transaction of a group.
+    /// Whether a transaction on this connection is part of a group, or may become part of one.
     pub(crate) fn may_join_group(&mut self) -> bool {
         !self.commits_alone() && self.facts().defers_constraints() != Some(true)
     }
 
-    /// Call this before the application gets the sqlx connection, which it may use to commit or to roll back.
+    /// Call this before the program gets sqlx's connection, which it may use to commit or to roll back.
     pub(super) fn before_raw_access_in_group(&mut self) {
         let Some(group) = self.group() else { return };
         group.used_raw = true;
-        // Not awaited, as the mark of `verify.rs`.
+        // Not awaited, like the mark in `verify.rs`.
         self.send(WITNESS);
     }
 
@@ -142,7 +142,7 @@ impl Conn<'_> {
     pub(crate) async fn leave_group(mut self, failed: bool) -> GroupEnd {
         if failed {
             let Some(raw) = self.connected() else { return GroupEnd::lost() };
-            // Not the mark, because this future may be dropped while it is looked up. A single statement begins no other transaction.
+            // The mark is not looked up, because this future may be dropped meanwhile. A single statement cannot begin another transaction.
             let open = on!(RawConn, raw, DB, conn => DB::is_in_transaction(conn).await);
             if !matches!(self.note_answer(open), Ok(true)) {
                 // The connection is returned in a unit, so it rolls back.
@@ -237,7 +237,7 @@ impl Conn<'_> {
         defers != 0
     }
 
-    /// Passes the connection to the next writer, or returns it, which commits.
+    /// Passes the connection to the next writer, or returns it, which commits the transaction.
     async fn pass_on(&mut self) -> GroupEnd {
         let pool = self.state.pool();
         let lease = match &mut self.inner {

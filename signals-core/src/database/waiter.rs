@@ -20,7 +20,7 @@ pub(crate) enum Grant {
     Group(AnyLease),
 }
 
-/// What a waiting writer is told.
+/// The message to a waiting writer.
 #[derive(Debug)]
 pub(super) enum Told {
     Turn(Turn),
@@ -46,7 +46,7 @@ pub(super) struct Waiter {
     pub(super) told: oneshot::Sender<Told>,
 }
 
-/// The place of a waiter in the queue. If it is dropped, the waiter leaves the queue, and what it was given is passed on.
+/// The place of a waiter in the queue. If it is dropped, the waiter leaves the queue, and its turn or connection is passed on.
 #[derive(Debug)]
 pub(crate) struct Place {
     queue: Arc<WriteQueue>,
@@ -68,7 +68,7 @@ impl Drop for Place {
             let at = state.waiting.iter().position(|waiter| waiter.id == self.id);
             at.and_then(|at| state.waiting.remove(at))
         };
-        // Dropped without the lock, because a connection that is returned takes it.
+        // Dropped after the lock is released, because returning a connection takes the lock.
         drop((left, self.take_offer()));
     }
 }
@@ -131,7 +131,7 @@ impl WriteQueue {
                 Ok(Ok(Told::Turn(turn))) => return Ok(Grant::Turn(turn)),
                 Ok(Ok(Told::Offer)) => match place.take_offer() {
                     Some(lease) => return Ok(Grant::Group(lease)),
-                    // It was taken back.
+                    // The offer was withdrawn.
                     None => entry.first = true,
                 },
                 _ => return Err(self.timed_out(limit)),
@@ -139,7 +139,7 @@ impl WriteQueue {
         }
     }
 
-    /// Takes the turn, or the place of the next writer for a transaction that may hold the write lock already. It does not wait for its
+    /// Takes the turn, or the first place in the queue, for a transaction that may already hold the write lock. This does not wait for the
     /// turn, because the writer that has the turn may be waiting for that lock.
     pub(crate) fn enter_next(self: &Arc<Self>, writer: Writer) -> Result<Turn, Place> {
         self.take_place(writer, Entry { has_connection: true, first: true, joins: None })

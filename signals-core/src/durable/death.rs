@@ -1,4 +1,4 @@
-//! A worker that dies while it runs a delivery, for tests.
+//! Simulates a worker that dies while it runs a delivery, for tests.
 
 use std::mem::take;
 
@@ -15,9 +15,9 @@ use crate::transaction::Transaction;
 /// | `BeforeRun` | does not run | | is not stored |
 /// | `AfterRun` | has run | are rolled back | is not stored |
 /// | `BeforeAcknowledgement` | has run | are rolled back | is stored if it has failed |
-/// | `InCommit` | has run | are committed if it has succeeded | is stored, but the worker does not learn of it |
+/// | `InCommit` | has run | are committed if it has succeeded | is stored, but the worker gets no answer |
 ///
-/// [`ALL`](Self::ALL) are the points in this order.
+/// [`ALL`](Self::ALL) contains the points in this order.
 ///
 /// ```
 /// use sqlx_signals::testing::WorkerDeath;
@@ -34,8 +34,8 @@ pub enum WorkerDeath {
     /// The receiver has returned. A failure is stored. After a success, the delivery is not deleted; if the receiver takes the connection,
     /// COMMIT is not sent.
     BeforeAcknowledgement,
-    /// The database has executed the statement or the COMMIT that stores the result, and the worker dies before it gets the answer. What
-    /// the receiver has deferred to the commit does not run.
+    /// The database has executed the statement or the COMMIT that stores the result, and the worker dies before it gets the answer.
+    /// Callbacks that the receiver has deferred to the commit do not run.
     InCommit,
 }
 
@@ -50,7 +50,7 @@ impl WorkerDeath {
 /// What a worker has done with a delivery before it died.
 pub(super) enum UntilDeath {
     NotRun,
-    /// The receiver has run, with this error. Its result is not stored, or nothing is left to be stored.
+    /// The receiver has run, with this error. Its result is not stored, or was stored by its COMMIT.
     Ran(Option<String>),
     /// The result is stored as usual.
     Ended(Result<Ended, Failure>),
@@ -122,7 +122,7 @@ impl Run {
     }
 }
 
-/// Rolls back as a database does whose client is gone: no callback runs.
+/// Rolls back as the database does if the client disconnects: no callback runs.
 async fn lose(mut tx: Transaction<'_>) {
     drop(take(&mut tx.frame().deferred));
     tx.rollback_or_log().await;

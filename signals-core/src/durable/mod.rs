@@ -11,10 +11,10 @@
 //! | [`Retry`] | an error that decides when a delivery is tried again |
 //! | [`Status`] | counts the deliveries of each receiver |
 //! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |
-//! | [`set_propagator`] | carries the trace of an event to the runs of its deliveries |
+//! | [`set_propagator`] | propagates the trace of an event to the runs of its deliveries |
 //! | [`migrations`] | the SQL of the tables |
 //! | [`testing::deliver`](crate::testing::deliver) | runs the due deliveries in a test |
-//! | [`testing::worker_dies_at`](crate::testing::worker_dies_at) | the same, by a worker that dies at a point |
+//! | [`testing::worker_dies_at`](crate::testing::worker_dies_at) | the same, with a simulated worker that dies at a given point |
 
 // May import: `error`, `task`, `database`, `table`, `transaction`, `signal`, `write`, `model`.
 
@@ -108,8 +108,8 @@ pub struct Deliveries {
 }
 
 impl Deliveries {
-    /// Creates the tables of the deliveries, or updates them to the version that this program needs. If they have it, this is a no-op. Several
-    /// processes can call it at the same time.
+    /// Creates the tables of the deliveries, or updates them to the version that this program needs. If the tables have this version, this
+    /// is a no-op. Several processes can call it at the same time.
     ///
     /// A program whose migrations create all tables uses the SQL of [`migrations`] instead.
     ///
@@ -117,7 +117,7 @@ impl Deliveries {
     ///
     /// # Errors
     ///
-    /// The error of the database if it refuses a statement. Nothing is changed then.
+    /// The error of the database if it refuses a statement. In that case, nothing is changed.
     ///
     /// # Cancel safety
     ///

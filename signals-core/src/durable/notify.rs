@@ -1,7 +1,7 @@
 //! On PostgreSQL, tells the workers of other processes that this process has stored deliveries.
 //!
-//! A NOTIFY makes the commits of its database wait for each other, so it is never a part of a write. It is sent on a connection of its own, at
-//! most once in an interval.
+//! PostgreSQL makes the commits of transactions with a NOTIFY wait for each other, so a NOTIFY is never part of a write. It is sent on a
+//! separate connection, at most once per interval.
 
 #[cfg(feature = "postgres")]
 pub(super) use postgres::{CHANNEL, is_own, stored};
@@ -33,7 +33,7 @@ mod postgres {
     /// The tasks that notify, by the pool through which the deliveries were stored.
     static SENDERS: LazyLock<Mutex<HashMap<PoolId, Arc<Notify>>>> = LazyLock::new(Mutex::default);
 
-    /// What a notification of this process contains, because its own workers are woken without it.
+    /// The payload of the notifications of this process. Its own workers ignore them, because the commit has already woken them.
     static OWN: LazyLock<String> =
         LazyLock::new(|| format!("{}-{:016x}", std::process::id(), fastrand::u64(..)));
 
@@ -41,7 +41,7 @@ mod postgres {
         SENDERS.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether a notification is of this process.
+    /// Whether this process has sent a notification.
     pub(in crate::durable) fn is_own(payload: &str) -> bool {
         payload == *OWN
     }
@@ -61,7 +61,7 @@ mod postgres {
         runtime.spawn(run((*pool.connect_options()).clone(), wanted, Sender(id)));
     }
 
-    /// The entry of a task in the map, which is removed also if the runtime of the task shuts down.
+    /// The map entry of a task. It is removed even if the runtime of the task shuts down.
     struct Sender(PoolId);
 
     impl Drop for Sender {
@@ -75,7 +75,7 @@ mod postgres {
         while timeout(IDLE, wanted.notified()).await.is_ok() {
             match notify(&options, conn.take()).await {
                 Ok(connected) => conn = Some(connected),
-                // The workers poll.
+                // The workers find the deliveries when they poll.
                 Err(error) => {
                     tracing::debug!(%error, "the workers of other processes could not be notified")
                 }

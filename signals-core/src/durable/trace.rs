@@ -1,11 +1,11 @@
-//! Carries the trace of an event to the runs of its deliveries.
+//! Propagates the trace of an event to the runs of its deliveries.
 
 use std::sync::OnceLock;
 
 use tracing::Span;
 
-/// Carries a trace across processes: it writes the context of a span as text, and continues a trace from it. A program implements it for its
-/// tracing library, and passes it to [`set_propagator`].
+/// Propagates a trace across processes: writes the context of a span as text, and makes another span part of the same trace. A program
+/// implements this trait for its tracing library, and passes the implementation to [`set_propagator`].
 ///
 /// ```
 /// use sqlx_signals::durable::{Propagator, set_propagator};
@@ -30,14 +30,14 @@ pub trait Propagator: Send + Sync + 'static {
     /// the deliveries of an event. `None` if there is no trace.
     fn current(&self) -> Option<String>;
 
-    /// Makes the span of a delivery a part of the trace in which its event was stored. The span was not entered yet.
+    /// Makes the span of a delivery part of the trace in which its event was stored. The span has not been entered yet.
     fn join(&self, span: &Span, context: &str);
 }
 
 static PROPAGATOR: OnceLock<Box<dyn Propagator>> = OnceLock::new();
 
-/// Sets what carries the trace of an event to the runs of its deliveries, in the whole process. Returns `false`, and changes nothing, if it was set
-/// before.
+/// Sets the propagator of the process, which propagates the trace of an event to the runs of its deliveries. Returns `false`, and changes
+/// nothing, if a propagator is already set.
 ///
 /// See the example of [`Propagator`].
 pub fn set_propagator(propagator: impl Propagator) -> bool {

@@ -38,15 +38,15 @@ struct Key {
     row: Box<[u8]>,
 }
 
-/// What has become of a row since the transaction began.
+/// The net change of a row since the transaction began.
 struct NetChange {
     /// Whether the row existed when the transaction began.
     existed: bool,
-    /// The row as it was then, and the columns that differ from it now.
+    /// The row at that time, and the columns in which the current row differs from it.
     previous: SharedPreviousRow,
     /// The columns that were saved. `None` if they are all columns.
     fields: Option<Arc<[&'static str]>>,
-    /// The event for the receiver, as it is now. `None` if the receiver does not run.
+    /// The event that the receiver would get if the transaction committed now. `None` if the receiver would not run.
     event: Option<NetEvent>,
 }
 
@@ -55,8 +55,8 @@ enum NetEvent {
     Stored(&'static dyn EventStore, EncodedEvent),
 }
 
-/// The net changes of a frame, in the order of the first change of each row. A change in a savepoint continues the one of the enclosing
-/// frames, so that it replaces that one if the savepoint is released.
+/// The net changes of a frame, in the order of the first change of each row. A change in a savepoint includes the change of the
+/// enclosing frames, and replaces it if the savepoint is released.
 #[derive(Default)]
 pub(crate) struct NetChanges {
     changes: Vec<(Key, NetChange)>,
@@ -170,8 +170,8 @@ impl RowWrite<'_> {
         NetChange { existed: earlier.existed, previous, fields, event: None }
     }
 
-    /// The row before the transaction with the columns in which this row differs from it. A column that one write has changed is compared
-    /// by the database. A column that several writes have changed may have its first value again, so the values are compared.
+    /// The row before the transaction, with the columns in which the current row differs from it. A column that one write has changed is
+    /// compared by the database. A column that several writes have changed may have its first value again, so the values are compared.
     fn previous_since(
         &self,
         first: &Arc<PreviousRow>,

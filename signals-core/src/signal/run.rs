@@ -1,4 +1,4 @@
-//! One run of a receiver: its span, its time, its failure.
+//! One run of a receiver: its span, its duration and its failure.
 
 use std::error::Error as StdError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -26,7 +26,7 @@ pub(crate) enum OnFailure {
     FailsOperation,
     /// The error is one of the results of `send_robust`.
     Returned,
-    /// The error is logged. It may also end up in `Committed::errors`, but few programs read that.
+    /// The error is logged. It may also be in `Committed::errors`, but few programs read that.
     LogOnly,
 }
 
@@ -37,7 +37,7 @@ impl OnFailure {
     }
 }
 
-/// Logs a failure: at ERROR if the log is the only place that shows it, else at DEBUG.
+/// Logs a failure: at ERROR if the failure is only logged, otherwise at DEBUG.
 macro_rules! log_failure {
     ($failure:expr, $($event:tt)*) => {
         match $failure {

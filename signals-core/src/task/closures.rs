@@ -1,5 +1,5 @@
-//! The closures of `Db::transaction` that the running task is inside of. They detect a write that would wait for its own transaction, or
-//! that is not part of it.
+//! The closures of `Db::transaction` that the running task is inside of. Each write in a closure is checked against them: whether it would
+//! wait for the transaction of the closure, and whether it is part of that transaction.
 
 use std::collections::BTreeSet;
 use std::panic::Location;
@@ -52,7 +52,7 @@ fn check(is_held: impl Fn(&Closure) -> bool) -> Result<()> {
     }
 }
 
-/// Warns of a write that the transaction of a closure does not contain, once for each call of `Db::transaction`.
+/// Warns of a write in a closure that is not part of the transaction of the closure, once for each call of `Db::transaction`.
 pub(crate) fn warn_beside(pool: PoolId) {
     static WARNED: Mutex<BTreeSet<(&str, u32, u32)>> = Mutex::new(BTreeSet::new());
     let of_pool = |closures: &SmallVec<[Closure; 1]>| {
