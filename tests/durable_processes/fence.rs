@@ -136,7 +136,8 @@ async fn fence(kind: DatabaseKind, name: &str) {
             let found = async {
                 loop {
                     match row(scene).await {
-                        Some(row) if row.1 == claim && row.5.is_some() == is_failed => return row,
+                        // A process that gets no time loses its claim, and claims again.
+                        Some(row) if row.1 >= claim && row.5.is_some() == is_failed => return row,
                         _ => tokio::time::sleep(Duration::from_millis(5)).await,
                     }
                 }

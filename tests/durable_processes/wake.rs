@@ -75,8 +75,14 @@ async fn a_process_that_does_not_listen_polls() {
     let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'LISTEN%'";
     let (listeners,): (i64,) = scene.db.query(sql).fetch_one().await.unwrap();
     assert_eq!(listeners, 0);
-    tick("waits").save(&scene.db).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(500)).await;
+    // A process that gets no time does its first round when there is a delivery already.
+    for _ in 0..2 {
+        tick("waits").save(&scene.db).await.unwrap();
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        if scene.left().await > 0 {
+            break;
+        }
+    }
     assert_eq!(scene.left().await, 2);
     assert_eq!(child.stop().await, End::Finished);
     scene.passed().await;
