@@ -55,7 +55,7 @@ use sqlx_signals::{Db, Error, Result, registry};
 
 /// A command for operators.
 ///
-/// See the examples of the [crate](crate).
+/// See the examples of the [crate].
 #[derive(Debug, Clone, Subcommand)]
 #[non_exhaustive]
 pub enum Command {
@@ -156,7 +156,7 @@ struct Only {
 ///
 /// If the arguments after `signals` are not a valid command, or ask for help, this prints the message of clap and exits the process.
 ///
-/// See the example of the [crate](crate).
+/// See the example of the [crate].
 pub fn from_args() -> Option<Command> {
     let mut args = std::env::args_os();
     let program = args.next().unwrap_or_default();
@@ -187,7 +187,7 @@ impl Filter {
 impl Command {
     /// Executes the command, and returns its output.
     ///
-    /// See the example of the [crate](crate).
+    /// See the example of the [crate].
     ///
     /// # Errors
     ///

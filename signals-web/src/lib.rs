@@ -65,7 +65,7 @@ use sqlx_signals::Db;
 
 /// Returns the pages for the deliveries of this database. `into()` converts them to an axum router.
 ///
-/// See the example of the [crate](crate).
+/// See the example of the [crate].
 pub fn router(db: Db) -> WebRouter {
     WebRouter { page: Page { db, is_read_only: false, shows_payloads: false, origins: Vec::new() } }
 }
