@@ -8,6 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use common::random::Random;
 use common::{Scene, execute, table};
 use serde::{Deserialize, Serialize};
 use sqlx_signals::Error;
@@ -101,20 +102,9 @@ async fn notify(saved: PostSave<'_, Task>, delivery: Delivery<'_>) -> Result<()>
     outcome("notify", id)
 }
 
-/// Splitmix64.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
-
     fn task(&mut self) -> Task {
-        Task { id: None, account: i64::try_from(self.below(3)).unwrap() }
+        Task { id: None, account: self.below(3) }
     }
 
     fn tasks(&mut self) -> Vec<Task> {

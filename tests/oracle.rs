@@ -6,6 +6,7 @@ mod common;
 use std::pin::Pin;
 use std::sync::LazyLock;
 
+use common::random::Random;
 use common::{Scene, cancelled_after, table};
 use sqlx_signals::prelude::*;
 
@@ -39,19 +40,6 @@ async fn stored(saved: PostSave<'_, Row>) {
 #[receiver(post_save, sender = Row, on_rollback)]
 async fn undone(saved: PostSave<'_, Row>) {
     SCENE.log.push(format!("rollback {}", saved.instance.n));
-}
-
-/// Splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % n
-    }
 }
 
 /// What the oracle says of a transaction or savepoint, before it ends.

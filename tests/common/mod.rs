@@ -8,6 +8,7 @@ use sqlx_signals::{DatabaseKind, DbOptions, sqlx};
 
 #[cfg(feature = "postgres")]
 pub mod proxy;
+pub mod random;
 
 /// Runs each behavior on every database of the build, as `name::sqlite` and `name::postgres`.
 #[macro_export]

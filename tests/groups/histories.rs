@@ -7,22 +7,10 @@ use sqlx::{Connection, SqliteConnection};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{Error, sqlx};
 
+use crate::common::random::Random;
 use crate::common::{cancelled_after, until};
 use crate::processes::{Report, start};
 use crate::{DEFERS, FAILS, PANICS, ROLLS_BACK, Raw, SCENE, noted, plain, rows};
-
-/// Splitmix64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, n: i64) -> i64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % n as u64) as i64
-    }
-}
 
 /// What is known of the rows after a history.
 #[derive(Default)]

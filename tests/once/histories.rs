@@ -9,6 +9,7 @@ use sqlx_signals::prelude::*;
 use sqlx_signals::{Previous, testing};
 
 use crate::common::execute;
+use crate::common::random::Random;
 use crate::on_every_database;
 
 /// How many random transactions are executed on each database. `HISTORIES=100000 cargo test --test once histories` executes more.
@@ -76,18 +77,7 @@ fn stored_delete(deleted: PostDelete<'_, Cell>, previous: Previous<'_, Cell>) {
     log(format!("durable deleted {} {before:?}", deleted.pk()));
 }
 
-/// Splitmix64.
-struct Random(u64);
-
 impl Random {
-    fn below(&mut self, n: i64) -> i64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        i64::try_from((z ^ (z >> 31)) % u64::try_from(n).unwrap()).unwrap()
-    }
-
     fn value(&mut self) -> i64 {
         self.below(3)
     }

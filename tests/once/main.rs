@@ -433,23 +433,23 @@ on_every_database! {
             assert!(error.to_string().contains("without `once_per_transaction`"), "{error}");
         }
         let mut note = Note { id: None, user_id: 1, text: "a".into() };
+        // The pools of the two databases have different types.
+        macro_rules! save_through {
+            ($pool:expr) => {
+                let mut tx = $pool.begin().await.unwrap();
+                refused(async { user("ann").save(&mut tx).await.map(drop) }).await;
+                refused(async { note.save(&mut tx).await.map(drop) }).await;
+                tx.rollback().await.unwrap();
+                let mut tx = Transaction::from($pool.begin().await.unwrap());
+                muted::<detached, _>(user("ann").save(&mut tx)).await.unwrap();
+                tx.commit().await.unwrap();
+            };
+        }
         if let Some(pool) = db.sqlite() {
-            let mut tx = pool.begin().await.unwrap();
-            refused(async { user("ann").save(&mut tx).await.map(drop) }).await;
-            refused(async { note.save(&mut tx).await.map(drop) }).await;
-            tx.rollback().await.unwrap();
-            let mut tx = Transaction::from(pool.begin().await.unwrap());
-            muted::<detached, _>(user("ann").save(&mut tx)).await.unwrap();
-            tx.commit().await.unwrap();
+            save_through!(pool);
         }
         if let Some(pool) = db.postgres() {
-            let mut tx = pool.begin().await.unwrap();
-            refused(async { user("ann").save(&mut tx).await.map(drop) }).await;
-            refused(async { note.save(&mut tx).await.map(drop) }).await;
-            tx.rollback().await.unwrap();
-            let mut tx = Transaction::from(pool.begin().await.unwrap());
-            muted::<detached, _>(user("ann").save(&mut tx)).await.unwrap();
-            tx.commit().await.unwrap();
+            save_through!(pool);
         }
         assert_eq!(net().len(), 1);
         assert_eq!(count(&db, "signals_delivery").await, 1);
