@@ -79,6 +79,24 @@ impl Frame {
     pub(crate) fn adopted_on_sqlite(&self) -> bool {
         self.adopted == Some(DatabaseKind::Sqlite)
     }
+
+    /// Adds what a released savepoint has collected.
+    pub(crate) fn append(&mut self, released: Self) {
+        fn join<T: ?Sized>(
+            to: &mut Option<Box<T>>,
+            released: Option<Box<T>>,
+            append: impl FnOnce(&mut T, Box<T>),
+        ) {
+            let Some(released) = released else { return };
+            match to {
+                Some(to) => append(to, released),
+                None => *to = Some(released),
+            }
+        }
+        self.deferred.extend(released.deferred);
+        join(&mut self.changes, released.changes, Changes::append);
+        join(&mut self.outbox, released.outbox, Outbox::append);
+    }
 }
 
 /// A mark that is never set in the database, so that verification fails.

@@ -87,18 +87,7 @@ impl Transaction<'_> {
         }
         self.open = false;
         let frame = self.conn.state.frames.pop().unwrap_or_default();
-        let enclosing = self.frame();
-        enclosing.deferred.extend(frame.deferred);
-        match (&mut enclosing.changes, frame.changes) {
-            (Some(changes), Some(released)) => changes.append(released),
-            (None, released) => enclosing.changes = released,
-            (Some(_), None) => {}
-        }
-        match (&mut enclosing.outbox, frame.outbox) {
-            (Some(outbox), Some(released)) => outbox.append(released),
-            (None, released) => enclosing.outbox = released,
-            (Some(_), None) => {}
-        }
+        self.frame().append(frame);
         Ok(Committed::default())
     }
 
