@@ -147,9 +147,13 @@ impl Process {
         move || child.lock().unwrap().kill().unwrap()
     }
 
+    pub(crate) fn id(&self) -> u32 {
+        self.child.lock().unwrap().id()
+    }
+
     /// Sends a signal by its name.
     pub(crate) fn signal(&self, name: &str) {
-        signal(self.child.lock().unwrap().id(), name);
+        signal(self.id(), name);
     }
 
     /// Waits for a line of the child's output.
