@@ -19,6 +19,8 @@ pub use crate::database::backend::{AnyRow, Backend};
 pub use crate::database::backend::{Bindable, Field, Take};
 pub use crate::database::source::Source;
 #[cfg(feature = "durable")]
+pub use crate::durable::carry::{CarriedBy, CarriedParameter};
+#[cfg(feature = "durable")]
 pub use crate::durable::event_form::{EventForm, OrderingKey};
 pub use crate::model::belongs_to::BelongsTo;
 pub use crate::model::registered::{Copier, CopyOf, KeyColumn, StoredIn, is_key_of};
@@ -37,6 +39,8 @@ pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver
 /// The default answers to questions about types, such as whether a type is `Clone`: constants and methods of traits that are implemented
 /// for every type. A type with another answer has an inherent item of the same name, which takes precedence.
 pub mod defaults {
+    #[cfg(feature = "durable")]
+    pub use crate::durable::carry::NotCarried as _;
     pub use crate::model::registered::{NotCloned as _, NotStored as _};
     pub use crate::signal::parameter::NotParameter as _;
     pub use crate::table::any::{Serialized as _, Unserialized as _};

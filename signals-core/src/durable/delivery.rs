@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::database::db::Db;
+use crate::durable::carry::{self, CarriedValues};
 use crate::durable::trace;
 use crate::error::BoxError;
 use crate::signal::parameter::{Context, Parameter, phase};
@@ -71,7 +72,8 @@ pub(crate) struct DeliveryData {
 #[derive(Clone)]
 pub(crate) struct RunningDelivery(pub(crate) Arc<DeliveryData>);
 
-/// What caused an event: the column `context` of a delivery. It is empty if the event was not caused by a delivery and has no trace.
+/// What caused an event: the column `context` of a delivery. It is empty if the event was not caused by a delivery, has no trace and carries no
+/// values.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Cause {
     /// The first event of the chain.
@@ -86,25 +88,32 @@ pub(crate) struct Cause {
     /// The trace in which the event was stored.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) traceparent: Option<String>,
+    /// The values of [`Db::carry`](crate::Db::carry).
+    #[serde(default, skip_serializing_if = "CarriedValues::is_empty")]
+    pub(crate) carried: CarriedValues,
 }
 
 impl Cause {
-    /// What causes the events that the task stores now. `None` outside of a delivery, without a trace.
-    pub(crate) fn of_task() -> Option<Self> {
-        let traceparent = trace::current();
-        let caused = RUNNING
-            .try_with(|running| {
-                let mut receivers = running.cause.receivers.clone();
-                receivers.push(running.receiver.to_owned());
-                let correlation = running.cause.correlation.or(Some(running.event));
-                let caused_by = Some(running.event);
-                Self { correlation, caused_by, receivers, traceparent: None }
-            })
-            .ok();
-        match (caused, traceparent) {
-            (caused, None) => caused,
-            (caused, traceparent) => Some(Self { traceparent, ..caused.unwrap_or_default() }),
-        }
+    /// What causes the events that the task stores now through this `Db`. `None` outside of a delivery, without a trace and carried values.
+    ///
+    /// # Errors
+    ///
+    /// The name of a carried value that is not JSON, and the error of serde.
+    pub(crate) fn of_event(
+        db: Option<&Db>,
+    ) -> Result<Option<Self>, (&'static str, serde_json::Error)> {
+        let caused = RUNNING.try_with(|running| {
+            let mut receivers = running.cause.receivers.clone();
+            receivers.push(running.receiver.to_owned());
+            let correlation = running.cause.correlation.or(Some(running.event));
+            let (caused_by, carried) = (Some(running.event), running.cause.carried.clone());
+            Self { correlation, caused_by, receivers, traceparent: None, carried }
+        });
+        let is_caused = caused.is_ok();
+        let mut cause = Self { traceparent: trace::current(), ..caused.unwrap_or_default() };
+        carry::add_values(db, &mut cause.carried)?;
+        let is_empty = !is_caused && cause.traceparent.is_none() && cause.carried.is_empty();
+        Ok((!is_empty).then_some(cause))
     }
 }
 

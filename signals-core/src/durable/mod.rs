@@ -11,6 +11,7 @@
 //! | [`Retry`] | an error that decides when a delivery is tried again |
 //! | [`Status`] | counts the deliveries of each receiver |
 //! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |
+//! | [`Db::carry`](crate::Db::carry), [`Carried`] | pass a value of a request to the runs of its deliveries |
 //! | [`set_propagator`] | propagates the trace of an event to the runs of its deliveries |
 //! | [`migrations`] | the SQL of the tables |
 //! | [`testing::deliver`](crate::testing::deliver) | runs the due deliveries in a test |
@@ -18,6 +19,7 @@
 
 // May import: `error`, `task`, `database`, `table`, `transaction`, `signal`, `write`, `model`.
 
+pub(crate) mod carry;
 mod claim;
 mod claimed;
 pub(crate) mod death;
@@ -48,6 +50,7 @@ use crate::database::db::Db;
 use crate::durable::outbox::MaxPayload;
 use crate::error::Result;
 
+pub use carry::Carried;
 pub use delivery::Delivery;
 pub use inspect::{DeliveryFilter, DeliveryState, ReceiverStatus, Status, StoredDelivery};
 pub use retry::Retry;

@@ -122,8 +122,7 @@ pub(super) fn new_deliveries(event: &EventToStore<'_>) -> Result<Vec<NewDelivery
 /// As [`new_deliveries`]. `ids` are the ids of the parts of the event, to which missing ones are added.
 fn deliveries_of(event: &EventToStore<'_>, ids: &mut Vec<Uuid>) -> Result<Vec<NewDelivery>> {
     let limit = event.db.and_then(|db| db.state::<MaxPayload>()).map_or(MAX_PAYLOAD, |max| max.0);
-    let cause = Cause::of_task().and_then(|cause| serde_json::to_string(&cause).ok());
-    let context: Option<Arc<str>> = cause.map(Into::into);
+    let context = context(event)?;
     let mut new = Vec::new();
     // Receivers of one kind get the same payload, which is encoded once.
     let mut encoded: Vec<((bool, bool, bool), Vec<Encoded>)> = Vec::new();
@@ -155,6 +154,18 @@ fn deliveries_of(event: &EventToStore<'_>, ids: &mut Vec<Uuid>) -> Result<Vec<Ne
         }
     }
     Ok(new)
+}
+
+/// The context of an event as JSON.
+fn context(event: &EventToStore<'_>) -> Result<Option<Arc<str>>> {
+    let cause = Cause::of_event(event.db).map_err(|(name, error)| {
+        let model = event.model;
+        Error::other(format!(
+            "the carried value `{name}` cannot be stored with the event of `{model}`: {error}"
+        ))
+    })?;
+    let context = cause.and_then(|cause| serde_json::to_string(&cause).ok());
+    Ok(context.map(Into::into))
 }
 
 fn add_to_outbox(new: Vec<NewDelivery>, conn: &mut Conn<'_>) {

@@ -10,6 +10,7 @@ use tracing::Span;
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::source::Source;
+use crate::durable::carry::{self, Arrived};
 use crate::durable::claim::{self, Failure, POISONED};
 use crate::durable::claimed::Claimed;
 use crate::durable::delivery::{Cause, DeliveryData, RunningDelivery};
@@ -39,6 +40,8 @@ pub(crate) struct Run {
     pub(crate) receiver: DurableReceiver,
     event: Decoded,
     data: Arc<DeliveryData>,
+    /// The values that the delivery has carried.
+    arrived: Vec<Arrived>,
     claimed: (i64, i64),
 }
 
@@ -84,6 +87,8 @@ impl Run {
             let chain = cause.receivers.join(" → ");
             return Err(dead(Error::Recursion { chain, limit }.to_string(), true));
         }
+        let arrived = carry::decoded(&cause.carried);
+        let arrived = arrived.map_err(|error| undecodable(claimed, &error))?;
         let since = Duration::from_millis(u64::try_from(claimed.stored_at).unwrap_or_default());
         let data = Arc::new(DeliveryData {
             id: claimed.id,
@@ -97,7 +102,7 @@ impl Run {
             cause,
         });
         let receiver = receiver.clone();
-        Ok(Self { receiver, event, data, claimed: (claimed.id, claimed.claim) })
+        Ok(Self { receiver, event, data, arrived, claimed: (claimed.id, claimed.claim) })
     }
 
     /// Runs a receiver that does not take the connection.
@@ -190,16 +195,19 @@ impl Run {
         Ok(true)
     }
 
-    async fn call(self, conn: Option<&mut Conn<'_>>, db: &Db) -> Result<()> {
-        let Self { receiver, event: Decoded { event, previous }, data, .. } = self;
+    async fn call(self, mut conn: Option<&mut Conn<'_>>, db: &Db) -> Result<()> {
+        let Self { receiver, event: Decoded { event, previous }, data, arrived, .. } = self;
         let DecodedEvent::Complete(mut event) = event else { return Ok(()) };
         let info = receiver.receiver.info.info;
         let span = span_of(info.name, &data);
-        let source = Source::Db(Cow::Owned(db.with(RunningDelivery(data))));
+        let db = carry::with_arrived(&arrived, db.with(RunningDelivery(data)));
+        let source = Source::Db(Cow::Owned(db));
         let sender = if info.sender.is_empty() { info.signal } else { info.sender };
         let entered = OperationContext::enter("delivery", sender, &source)?;
         let context = if conn.is_some() { entered } else { entered.afterwards(None) };
-        let work = run_durable(&mut *event, &receiver.receiver, conn, &context, &previous);
+        let before = conn.as_deref_mut().and_then(|conn| carry::give_to(&arrived, conn));
+        let through = conn.as_deref_mut();
+        let work = run_durable(&mut *event, &receiver.receiver, through, &context, &previous);
         let limit = Duration::from_millis(receiver.options.timeout);
         let ran = match timeout(limit, traced(span.clone(), work)).await {
             Ok(ran) => ran,
@@ -208,6 +216,9 @@ impl Run {
                 Err(Error::other(format!("receiver `{name}` did not finish within {limit:?}")))
             }
         };
+        if let (Some(conn), Some(before)) = (conn, before) {
+            conn.state.db = Some(before);
+        }
         if ran.is_err() {
             span.record("otel.status_code", "ERROR");
         }

@@ -221,7 +221,7 @@ fn check_durable(options: &Options, function: &Function, mistakes: &mut Mistakes
 }
 
 /// Whether the last part of the path of a type is this name.
-fn is_named(ty: &Type, name: &str) -> bool {
+pub(crate) fn is_named(ty: &Type, name: &str) -> bool {
     match ty {
         Type::Path(ty) => ty.path.segments.last().is_some_and(|last| last.ident == name),
         _ => false,

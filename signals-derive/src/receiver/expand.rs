@@ -6,7 +6,7 @@ use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Ident, ReturnType};
 
-use super::ast::Receiver;
+use super::ast::{Receiver, is_named};
 use crate::options::private;
 
 pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
@@ -103,6 +103,7 @@ fn registration(
         ),
         None => (None, None),
     };
+    let carried = carried(receiver);
     // The types of the parameters may name the function's type parameter: an alias for the sender.
     let names = function.sig.generics.type_params().map(|param| &param.ident);
     quote! {
@@ -129,7 +130,25 @@ fn registration(
         static __ENTRY: #entry = <#entry>::#constructor(__call)#deferred #durable_entry;
 
         __p::inventory::submit! { __p::Registration::new::<#signal, #sender>(&__INFO, &__ENTRY) }
+        #carried
     }
+}
+
+/// Registers the parameters that may be the `State` of a carried value. With the feature `durable`, a worker has to decode such values, also for
+/// the receivers of what a durable receiver saves.
+fn carried(receiver: &Receiver) -> TokenStream {
+    if cfg!(not(feature = "durable")) {
+        return TokenStream::new();
+    }
+    let function = &receiver.function;
+    let states = function.parameters().filter(|ty| is_named(ty, "State"));
+    states
+        .map(|ty| {
+            let elided = function.elided(ty);
+            let parameter = quote_spanned!(ty.span()=> __p::CarriedBy::<#elided>::PARAMETER);
+            quote!(__p::inventory::submit! { #parameter })
+        })
+        .collect()
 }
 
 /// The calls that set the options of this receiver.
