@@ -172,7 +172,8 @@ on_every_database! {
         let seen = Note::all(&mut reader).await.unwrap().len();
         assert_eq!(seen, if db.kind() == DatabaseKind::Sqlite { 1 } else { 3 }, "read committed on Postgres");
         reader.commit().await.unwrap();
-        assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+        // The busy timeout of SQLite.
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
     }
 
     async fn transactions_that_meet_run_again_in_a_task(db: Db) {
@@ -258,7 +259,8 @@ mod on_sqlite {
         let error = done.expect_err(what);
         assert!(matches!(error, Error::WouldDeadlock { .. }), "{what}: {error:?}");
         assert!(error.is_use_the_receiver_connection());
-        assert!(start.elapsed() < Duration::from_secs(1), "{what}: {:?}", start.elapsed());
+        // The busy timeout of SQLite.
+        assert!(start.elapsed() < Duration::from_secs(5), "{what}: {:?}", start.elapsed());
         assert!(format!("{error:#}").contains(&format!("({}:", file!())), "{what}: {error:#}");
         assert!(!error.to_string().contains(".rs"), "{what}: {error}");
     }
@@ -360,7 +362,7 @@ mod on_sqlite {
             ];
             let waited = start.elapsed();
             assert!(
-                waited > Duration::from_millis(1100) && waited < Duration::from_secs(5),
+                waited > Duration::from_millis(1100) && waited < Duration::from_secs(20),
                 "{waited:?}"
             );
             for error in errors {
@@ -518,7 +520,8 @@ mod on_postgres {
         let start = Instant::now();
         let done = one.transaction(async |_| note("no").save(&one).await).await;
         assert!(matches!(done, Err(Error::WouldDeadlock { .. })), "{done:?}");
-        assert!(start.elapsed() < Duration::from_secs(5));
+        // The pool would wait for 30 seconds.
+        assert!(start.elapsed() < Duration::from_secs(20));
         test.passed().await;
     }
 }

@@ -76,30 +76,31 @@ async fn a_sqlite_file_that_cannot_be_opened_is_an_error_that_says_why() {
 #[cfg(feature = "postgres")]
 #[tokio::test]
 async fn a_postgres_server_that_cannot_be_used_is_an_error_that_says_why() {
-    let quick = || Db::options().acquire_timeout(Duration::from_millis(300));
     // A port on which nobody listens.
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("postgres://ann:secret@127.0.0.1:{port}/shop");
-    let error = refused(quick(), &url).await;
+    let quick = Db::options().acquire_timeout(Duration::from_millis(300));
+    let error = refused(quick, &url).await;
     assert!(error.starts_with(&format!("cannot connect to PostgreSQL at `127.0.0.1:{port}`: ")));
     assert!(error.contains("refused"), "the cause, and not only a timeout: {error}");
     assert!(error.ends_with("check that the server is running, and the host and the port"));
     assert!(!error.contains("secret"), "{error}");
 
-    let error = refused(quick(), "postgres://ann:secret@[half/shop").await;
+    let error = refused(Db::options(), "postgres://ann:secret@[half/shop").await;
     assert!(error.contains("`postgres://user:password@host:5432/database`"), "{error}");
     assert!(!error.contains("secret"), "{error}");
 
     let url = common::with_database(&common::postgres_url(), "no_such_database");
-    let error = refused(quick(), &url).await;
+    let error = refused(Db::options(), &url).await;
     assert!(error.ends_with("create the database with `createdb`, or correct its name"), "{error}");
 
     let url = common::postgres_url();
     let and = if url.contains('?') { '&' } else { '?' };
-    let error = refused(quick(), &format!("{url}{and}statement_timeout=5s")).await;
+    let error = refused(Db::options(), &format!("{url}{and}statement_timeout=5s")).await;
     assert!(error.contains("the URL has the unknown option `statement_timeout`"), "{error}");
     assert!(error.contains("`options[statement_timeout]=…`"), "{error}");
-    let db = quick().connect(&format!("{url}{and}options[statement_timeout]=5s")).await.unwrap();
+    let db =
+        Db::options().connect(&format!("{url}{and}options[statement_timeout]=5s")).await.unwrap();
     let (timeout,): (String,) = db.query("SHOW statement_timeout").fetch_one().await.unwrap();
     assert_eq!(timeout, "5s");
 }

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 /// Longer than anything here takes, unless it waits for what it must not wait for.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 async fn items(db: &Db) {
     table(db, "items", "n BIGINT NOT NULL").await;

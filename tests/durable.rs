@@ -14,6 +14,7 @@ use sqlx_signals::durable::{self, Retry};
 use sqlx_signals::prelude::*;
 use sqlx_signals::testing::WorkerDeath;
 use sqlx_signals::{DatabaseKind, Error, Phase, muted, testing, without_signals};
+use tokio::sync::Semaphore;
 
 static SCENE: LazyLock<Scene> = Scene::new();
 
@@ -71,7 +72,10 @@ async fn open_account(saved: PostSave<'_, User>, conn: &mut Conn<'_>) -> Result<
 
 static ATTEMPTS: AtomicU32 = AtomicU32::new(0);
 
-#[receiver(post_save, sender = User, durable(queue = "mail", max_attempts = 3, backoff = "1h", timeout = "300ms"))]
+/// What some of the receivers wait for.
+static GATE: Semaphore = Semaphore::const_new(0);
+
+#[receiver(post_save, sender = User, durable(queue = "mail", max_attempts = 3, backoff = "1h", timeout = "4s"))]
 async fn welcome(saved: PostSave<'_, User>, delivery: Delivery<'_>) -> Result<()> {
     let name = saved.instance.name.as_str();
     SCENE.log.push(format!("{name} {} {}", saved.created, delivery.attempt()));
@@ -86,11 +90,11 @@ async fn welcome(saved: PostSave<'_, User>, delivery: Delivery<'_>) -> Result<()
             Ok(())
         }
         "slower than a lease" => {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            GATE.acquire().await.unwrap().forget();
             Ok(())
         }
         "fails late" => {
-            tokio::time::sleep(Duration::from_millis(200)).await;
+            GATE.acquire().await.unwrap().forget();
             Err(Error::other("too late"))
         }
         "keys" => {
@@ -669,7 +673,7 @@ on_every_database! {
         execute(&db, "DELETE FROM signals_delivery").await;
         let (attempt, dead, _, error) = welcomed(&db, "slow").await;
         assert_eq!((attempt, dead), (1, false));
-        assert!(error.unwrap().contains("did not finish within 300ms"));
+        assert!(error.unwrap().contains("did not finish within 4s"));
     }
 
     async fn the_idempotency_key_is_the_same_for_every_attempt(db: Db) {
@@ -991,10 +995,11 @@ on_every_database! {
     async fn a_lease_is_renewed_while_the_receiver_runs(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;
-        let options = || db.deliveries().worker().queues(["mail"]).lease(Duration::from_millis(100)).poll(Duration::from_millis(5));
+        let options = || db.deliveries().worker().queues(["mail"]).lease(Duration::from_secs(1)).poll(Duration::from_millis(5));
         let workers = (options().spawn().await.unwrap(), options().spawn().await.unwrap());
         user("slower than a lease").save(&db).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        GATE.add_permits(1);
         workers.0.shutdown().await.unwrap();
         workers.1.shutdown().await.unwrap();
         assert_eq!(SCENE.log.take(), ["slower than a lease true 1"]);
@@ -1012,6 +1017,7 @@ on_every_database! {
         execute(&db, "DELETE FROM signals_delivery WHERE receiver LIKE '%open_account'").await;
         let taken = "UPDATE signals_delivery SET claim = claim + 1, worker = 'another' WHERE worker IS NOT NULL";
         assert_eq!(db.query(taken).execute().await.unwrap(), 2);
+        GATE.add_permits(2);
         worker.shutdown().await.unwrap();
         let unchanged = "SELECT count(*) FROM signals_delivery WHERE worker = 'another' AND error IS NULL AND attempt = 1";
         let (unchanged,): (i64,) = db.query(unchanged).fetch_one().await.unwrap();

@@ -13,6 +13,7 @@ use sqlx_signals::durable::{
 };
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error, testing};
+use tokio::sync::Semaphore;
 
 static SCENE: LazyLock<Scene> = Scene::new();
 
@@ -44,6 +45,9 @@ struct Reminder {
     text: String,
 }
 
+/// What the receiver of a user called “slow” waits for.
+static GATE: Semaphore = Semaphore::const_new(0);
+
 #[receiver(post_save, sender = User, durable(queue = "mail", max_attempts = 2, backoff = "1h"))]
 async fn welcome(saved: PostSave<'_, User>, delivery: Delivery<'_>) -> Result<()> {
     let name = saved.instance.name.as_str();
@@ -51,7 +55,7 @@ async fn welcome(saved: PostSave<'_, User>, delivery: Delivery<'_>) -> Result<()
     match name {
         "fails" => Err(Error::other("the mail server is down")),
         "slow" => {
-            tokio::time::sleep(Duration::from_millis(300)).await;
+            GATE.acquire().await.unwrap().forget();
             Ok(())
         }
         _ => Ok(()),
@@ -569,6 +573,7 @@ on_every_database! {
         assert!(!db.deliveries().discard(1).await.unwrap());
         let running = DeliveryFilter::new().state(DeliveryState::Running);
         assert_eq!(db.deliveries().retry_all(running).await.unwrap(), 0);
+        GATE.add_permits(1);
         worker.shutdown().await.unwrap();
         assert_eq!((SCENE.log.take().len(), count(&db, "signals_delivery").await), (0, 0));
     }
@@ -596,6 +601,7 @@ on_every_database! {
         set_lease_end(&db, -1).await;
         assert!(db.deliveries().retry(1).await.unwrap());
         assert_eq!(only(&db).await.worker, None);
+        GATE.add_permits(2);
         // The worker cannot acknowledge the first run, and runs the delivery again.
         SCENE.log.wait_for(1).await;
         worker.shutdown().await.unwrap();

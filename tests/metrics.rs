@@ -289,7 +289,7 @@ on_every_database! {
             let name = &name;
             async move {
                 let shown = common::until(|| pool(name) == expected);
-                let shown = tokio::time::timeout(std::time::Duration::from_secs(5), shown).await;
+                let shown = tokio::time::timeout(std::time::Duration::from_secs(60), shown).await;
                 assert!(shown.is_ok(), "{:?} instead of {expected:?}", pool(name));
             }
         };

@@ -81,7 +81,7 @@ const INSERT: &str = "INSERT INTO notes (text) VALUES ('legacy')";
 async fn pool_is_sound(db: &Db) {
     let mut conns = Vec::new();
     for _ in 0..10 {
-        let conn = tokio::time::timeout(Duration::from_secs(5), db.acquire()).await;
+        let conn = tokio::time::timeout(Duration::from_secs(20), db.acquire()).await;
         let mut conn = conn.expect("a connection is missing").unwrap();
         conn.begin().await.unwrap().commit().await.unwrap();
         conns.push(conn);

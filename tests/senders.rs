@@ -329,7 +329,7 @@ on_every_database! {
         let one = common::one_connection(&db).await;
         let held = one.acquire().await.unwrap();
         let sent = async { Quick { n: 4 }.send_robust(&one).await };
-        let results = tokio::time::timeout(std::time::Duration::from_secs(5), sent).await.unwrap();
+        let results = tokio::time::timeout(std::time::Duration::from_secs(20), sent).await.unwrap();
         let done: Vec<_> = results.iter().map(|(_, done)| done.is_ok()).collect();
         assert_eq!((done, SCENE.log.take()), (vec![true, false], vec!["quick 4".to_owned(), "after 4".to_owned()]));
         drop(held);

@@ -324,7 +324,7 @@ on_every_database! {
             tx.on_commit(async move { other.execute("SELECT 1").await.map(drop) });
             Ok(())
         };
-        let done = tokio::time::timeout(Duration::from_secs(3), testing::transaction(&one, work));
+        let done = tokio::time::timeout(Duration::from_secs(20), testing::transaction(&one, work));
         let done = done.await.expect("nobody waits").unwrap();
         assert_eq!(done.receivers.len(), 1);
         let [receiver, callback] = &done.errors[..] else { panic!("{:?}", done.errors) };

@@ -185,7 +185,7 @@ async fn all_pools_of_a_file_share_the_queue_however_its_path_is_spelled() {
     for spelled in [format!("{}/./{file}", dir.display()), link.display().to_string()] {
         let options = SqliteConnectOptions::new().filename(&spelled);
         let pool = SqlitePoolOptions::new()
-            .acquire_timeout(Duration::from_millis(100))
+            .acquire_timeout(Duration::from_secs(1))
             .connect_with(options)
             .await
             .unwrap();
@@ -220,8 +220,8 @@ async fn the_error_of_a_writer_that_waited_too_long_names_the_holder() {
     assert_timed_out(&error, "a save of `Slow` has held it for");
     HELD.store(false, Ordering::SeqCst);
     saving.await.unwrap().unwrap();
-    plain(2).save(&other).await.unwrap();
-    assert_eq!(count(&other, "rows").await, 2);
+    plain(2).save(&test.db).await.unwrap();
+    assert_eq!(count(&test.db, "rows").await, 2);
     test.passed().await;
 }
 
@@ -239,11 +239,10 @@ async fn reads_and_raw_sql_do_not_wait_for_the_turn() {
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(50)).await;
-    let start = Instant::now();
+    // A read that waited for the transaction would fail after the timeout of the pool.
     assert_eq!(Plain::all(&test.db).await.unwrap().len(), 1);
     assert_eq!(Plain::get(&test.db, stored.id.unwrap()).await.unwrap().n, 1);
     assert_eq!(count(&test.db, "rows").await, 1);
-    assert!(start.elapsed() < Duration::from_secs(1));
     drop(tx);
     all_ok(waiting).await;
     test.passed().await;
@@ -283,7 +282,7 @@ async fn a_pool_of_one_connection_does_not_deadlock() {
                 Result::Ok(())
             })
         });
-        tokio::time::timeout(Duration::from_secs(15), all_ok(tasks)).await.unwrap();
+        tokio::time::timeout(Duration::from_secs(60), all_ok(tasks)).await.unwrap();
     }
     test.passed().await;
 }
@@ -307,9 +306,8 @@ async fn a_dropped_writer_leaves_the_queue_and_a_dropped_holder_passes_it_on() {
         cancelled_after(Written { id: None, n: 1 }.save(&mut conn), pending).await;
         cancelled_after(db.transaction(async |tx| plain(1).save(tx).await), pending).await;
         cancelled_after(Plain::query("WHERE n = 2").delete(&db), pending).await;
-        let start = Instant::now();
-        plain(2).save(&db).await.unwrap();
-        assert!(start.elapsed() < Duration::from_secs(3), "{pending}");
+        let saved = plain(2).save(&db).await;
+        assert!(saved.is_ok(), "{pending}: the queue is stuck: {saved:?}");
     }
     drop(conn);
     test.passed().await;
@@ -372,7 +370,8 @@ async fn writing_to_the_database_of_the_own_transaction_is_an_error_at_once() {
     });
     one.unwrap();
     two.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(3));
+    // The busy timeout of SQLite.
+    assert!(start.elapsed() < Duration::from_secs(5));
     third.passed().await;
     test.passed().await;
 }
@@ -403,7 +402,7 @@ async fn writers_wait_for_other_processes_with_the_busy_timeout() {
 async fn transactions_of_a_read_only_database_do_not_wait_for_each_other() {
     let test = rows("read_only").await;
     let url = format!("{}?mode=ro", test.url);
-    let db = Db::options().acquire_timeout(Duration::from_secs(2)).connect(&url).await.unwrap();
+    let db = Db::options().acquire_timeout(Duration::from_secs(20)).connect(&url).await.unwrap();
     let one = db.begin().await.unwrap();
     let two = db.begin().await.unwrap();
     plain(1).save(&test.db).await.unwrap();
@@ -418,7 +417,7 @@ async fn in_memory_databases_have_queues_of_their_own() {
     let shared: SqliteConnectOptions = "sqlite::memory:".parse().unwrap();
     let pool = SqlitePoolOptions::new()
         .min_connections(1)
-        .acquire_timeout(Duration::from_secs(2))
+        .acquire_timeout(Duration::from_secs(20))
         .connect_with(shared)
         .await
         .unwrap();
@@ -527,7 +526,8 @@ async fn an_adopted_transaction_that_has_the_lock_does_not_wait_for_a_writer_tha
     let began = Instant::now();
     plain(4).save(&mut tx).await.unwrap();
     tx.commit().await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    // The busy timeout of SQLite.
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
     all_ok(blocked).await;
     assert_eq!(count(&test.db, "rows").await, 5);
     test.passed().await;

@@ -206,13 +206,11 @@ impl Log {
 
 /// Waits for the effect of another task.
 pub async fn until(mut done: impl FnMut() -> bool) {
-    for _ in 0..2000 {
-        if done() {
-            return;
-        }
+    let limit = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    while !done() {
+        assert!(std::time::Instant::now() < limit, "what is waited for does not happen");
         tokio::time::sleep(std::time::Duration::from_millis(5)).await;
     }
-    panic!("what was waited for did not happen within ten seconds");
 }
 
 /// The log of one behavior. It is a static, because receivers are functions and cannot capture it. The two databases

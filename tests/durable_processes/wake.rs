@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use sqlx_signals::DatabaseKind;
 use sqlx_signals::prelude::*;
 
-use crate::common::count;
 use crate::common::proxy::Proxy;
+use crate::common::{count, until};
 use crate::process::{End, Process, until_stdin_is_closed};
 use crate::{Scene, Tick};
 
@@ -29,7 +29,7 @@ fn tick(name: &str) -> Tick {
 async fn until_run(scene: &Scene) -> Duration {
     let begun = Instant::now();
     while scene.left().await > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(20), "the worker is not woken");
+        assert!(begun.elapsed() < Duration::from_secs(60), "the worker is not woken");
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     begun.elapsed()
@@ -101,7 +101,7 @@ async fn many_saves_send_few_notifications_on_a_connection_of_their_own() {
     }
     let tx = db.begin().await.unwrap();
     // The only connection of the pool is in a transaction.
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    until(|| proxy.said().iter().any(|sql| sql.starts_with("NOTIFY"))).await;
     tx.rollback().await.unwrap();
     let most = begun.elapsed().as_millis() / 50 + 2;
     let said = proxy.take().statements;

@@ -62,13 +62,17 @@ async fn listen(watch: &Db, shared: &Weak<Shared>) -> Result<()> {
     let Some(pool) = watch.postgres_pool() else { return Ok(()) };
     let mut listener = PgListener::connect_with(pool).await?;
     listener.listen(notify::CHANNEL).await?;
+    // What was committed before has sent no notification to this connection.
+    let mut is_news = true;
     loop {
-        let received = listener.try_recv().await?;
-        let Some(shared) = shared.upgrade() else { return Ok(()) };
-        // `None`: the connection was lost, and notifications with it.
-        if received.is_none_or(|received| !notify::is_own(received.payload())) {
-            shared.noticed.notify_one();
+        let Some(upgraded) = shared.upgrade() else { return Ok(()) };
+        if is_news {
+            upgraded.noticed.notify_one();
         }
+        drop(upgraded);
+        let received = listener.try_recv().await?;
+        // `None`: the connection was lost, and notifications with it.
+        is_news = received.is_none_or(|received| !notify::is_own(received.payload()));
     }
 }
 
