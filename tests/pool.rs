@@ -232,7 +232,7 @@ on_every_database! {
 
 mod shared {
     use super::*;
-    use futures::{all, median};
+    use futures::usual;
 
     /// A pool of the program, in the words of both databases.
     #[derive(Clone)]
@@ -312,10 +312,10 @@ mod shared {
         }
     }
 
-    mod futures {
+    pub(super) mod futures {
         use std::time::Duration;
 
-        pub(super) async fn all<F: Future<Output: Send + 'static> + Send + 'static>(
+        pub(crate) async fn all<F: Future<Output: Send + 'static> + Send + 'static>(
             futures: impl Iterator<Item = F>,
         ) {
             for task in futures.map(tokio::spawn).collect::<Vec<_>>() {
@@ -462,7 +462,7 @@ mod shared {
                         }
                     }
                 });
-                let work = tokio::time::timeout(Duration::from_secs(60), all(work));
+                let work = tokio::time::timeout(Duration::from_secs(60), futures::all(work));
                 work.await.expect("nobody waits for a connection that nobody uses");
             }
         }
@@ -473,18 +473,13 @@ mod shared {
 mod postgres {
     use super::*;
     use common::proxy::Proxy;
-    use sqlx_signals::sqlx::AssertSqlSafe;
 
-    /// Ends every session of the database but that of `other`.
+    /// Ends every session of the database but that of `other`, and waits until their processes have ended.
     async fn hang_up(other: &Db) {
-        let others =
-            "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        let terminate = format!("SELECT pg_terminate_backend(pid) {others}");
-        other.execute(AssertSqlSafe(terminate)).await.unwrap();
-        let left = format!("SELECT count(*) {others}");
-        while other.query(AssertSqlSafe(left.clone())).fetch_one::<(i64,)>().await.unwrap().0 > 0 {
-            tokio::task::yield_now().await;
-        }
+        let terminate = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity \
+                         WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        let ended: Vec<(bool,)> = other.query(terminate).fetch_all().await.unwrap();
+        assert!(ended.iter().all(|(is_ended,)| *is_ended));
     }
 
     /// The server has closed idle connections, and they were not tested since. Each write still finds a live connection.
@@ -501,6 +496,7 @@ mod postgres {
             for way in 0..8 {
                 crowd_of_connections(&db).await;
                 hang_up(&other).await;
+                proxy.all_closed().await;
                 let (mut ann, mut many) = (user("Ann"), [user("Bob"), user("Eve")]);
                 match way {
                     0 => _ = ann.save(&db).await.unwrap(),
@@ -691,7 +687,7 @@ mod postgres {
                 assert_one_limit(start.elapsed(), way);
             }
         });
-        shared::all(calls).await;
+        shared::futures::all(calls).await;
         test.passed().await;
     }
 

@@ -9,7 +9,7 @@ use sqlx::sqlite::{
 use sqlx_signals::prelude::*;
 use sqlx_signals::sqlx;
 
-const CONNECTIONS: u32 = 10;
+pub(crate) const CONNECTIONS: u32 = 10;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {

@@ -37,7 +37,8 @@ enum Case {
 impl Case {
     fn all(kind: Kind, with_peers: bool) -> Vec<Self> {
         let peers = if with_peers { Peer::built(kind) } else { Vec::new() };
-        Writer::ALL.map(Self::Here).into_iter().chain(peers.into_iter().map(Self::Peer)).collect()
+        let here = Writer::all(kind).into_iter().map(Self::Here);
+        here.chain(peers.into_iter().map(Self::Peer)).collect()
     }
 
     fn name(&self) -> String {

@@ -33,14 +33,15 @@ pub(crate) async fn tasks(
 ) -> Measured {
     let stop = Arc::new(AtomicBool::new(false));
     let start = Instant::now();
-    let tasks: Vec<_> = (0..tasks)
+    let tasks: Vec<_> = (0..writer.tasks(tasks))
         .map(|task| {
             let (pool, db, stop) = (database.pool.clone(), database.db.clone(), Arc::clone(&stop));
             tokio::spawn(async move {
                 let mut measured = Measured::default();
+                let mut held = writer.hold(&pool).await.unwrap();
                 while !stop.load(Ordering::Relaxed) {
                     let start = Instant::now();
-                    match writer.write(&pool, &db, task).await {
+                    match writer.write(&pool, &mut held, &db, task).await {
                         Ok(()) => measured.latencies.push(start.elapsed()),
                         Err(_) => measured.errors += 1,
                     }

@@ -3,7 +3,7 @@
 use sqlx_signals::prelude::*;
 use sqlx_signals::sqlx;
 
-use crate::database::Pool;
+use crate::database::{CONNECTIONS, Kind, Pool};
 
 #[derive(Debug, Clone, Model)]
 #[model(table = "users")]
@@ -39,11 +39,20 @@ pub(crate) enum Writer {
     Save,
     SqlxTransaction,
     SaveWithReceiver,
+    /// Each task keeps a connection, so it never waits for the pool. At most as many tasks run as the pool has connections.
+    SqlxHeld,
+}
+
+/// The connection that a task keeps.
+pub(crate) enum Held {
+    Nothing,
+    #[cfg(feature = "postgres")]
+    Postgres(sqlx::pool::PoolConnection<sqlx::Postgres>),
 }
 
 /// The statements by hand, for the type of a database.
 macro_rules! by_hand {
-    ($insert:ident, $transaction:ident, $DB:ty, $begin:literal) => {
+    ($insert:ident, $transaction:ident, $DB:ty) => {
         async fn $insert<'e>(
             executor: impl sqlx::Executor<'e, Database = $DB>,
             task: usize,
@@ -53,8 +62,7 @@ macro_rules! by_hand {
             insert.fetch_one(executor).await
         }
 
-        async fn $transaction(pool: &sqlx::Pool<$DB>, task: usize) -> sqlx::Result<()> {
-            let mut tx = pool.begin_with($begin).await?;
+        async fn $transaction(mut tx: sqlx::Transaction<'_, $DB>, task: usize) -> sqlx::Result<()> {
             let id = $insert(&mut *tx, task).await?;
             let sql = "INSERT INTO notes (user_id) VALUES ($1) RETURNING id";
             let _: i64 = sqlx::query_scalar(sql).bind(id).fetch_one(&mut *tx).await?;
@@ -63,9 +71,9 @@ macro_rules! by_hand {
     };
 }
 
-by_hand!(insert_sqlite, transaction_sqlite, sqlx::Sqlite, "BEGIN IMMEDIATE");
+by_hand!(insert_sqlite, transaction_sqlite, sqlx::Sqlite);
 #[cfg(feature = "postgres")]
-by_hand!(insert_postgres, transaction_postgres, sqlx::Postgres, "BEGIN");
+by_hand!(insert_postgres, transaction_postgres, sqlx::Postgres);
 
 fn name(task: usize) -> String {
     format!("Ann {task}")
@@ -76,8 +84,14 @@ fn email(task: usize) -> String {
 }
 
 impl Writer {
-    pub(crate) const ALL: [Self; 4] =
-        [Self::SqlxInsert, Self::Save, Self::SqlxTransaction, Self::SaveWithReceiver];
+    pub(crate) fn all(kind: Kind) -> Vec<Self> {
+        let mut all =
+            vec![Self::SqlxInsert, Self::Save, Self::SqlxTransaction, Self::SaveWithReceiver];
+        if kind == Kind::Postgres {
+            all.push(Self::SqlxHeld);
+        }
+        all
+    }
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -85,11 +99,41 @@ impl Writer {
             Self::Save => "sqlx-signals: save",
             Self::SqlxTransaction => "sqlx: BEGIN, 2 INSERTs, COMMIT",
             Self::SaveWithReceiver => "sqlx-signals: save with a receiver that writes",
+            Self::SqlxHeld => "sqlx: BEGIN, 2 INSERTs, COMMIT on held connections",
         }
     }
 
-    pub(crate) async fn write(self, pool: &Pool, db: &Db, task: usize) -> Result<()> {
+    /// How many of this many tasks run.
+    pub(crate) fn tasks(self, wanted: usize) -> usize {
+        match self {
+            Self::SqlxHeld => wanted.min(CONNECTIONS as usize),
+            _ => wanted,
+        }
+    }
+
+    pub(crate) async fn hold(self, pool: &Pool) -> Result<Held> {
         match (self, pool) {
+            #[cfg(feature = "postgres")]
+            (Self::SqlxHeld, Pool::Postgres(pool)) => Ok(Held::Postgres(pool.acquire().await?)),
+            _ => Ok(Held::Nothing),
+        }
+    }
+
+    pub(crate) async fn write(
+        self,
+        pool: &Pool,
+        held: &mut Held,
+        db: &Db,
+        task: usize,
+    ) -> Result<()> {
+        #[cfg(feature = "postgres")]
+        if let Held::Postgres(conn) = held {
+            return Ok(
+                transaction_postgres(sqlx::Connection::begin(&mut **conn).await?, task).await?
+            );
+        }
+        match (self, pool) {
+            (Self::SqlxHeld, _) => unreachable!("its tasks have a connection"),
             (Self::Save, _) => {
                 let mut user = Plain { id: None, name: name(task), email: email(task) };
                 user.save(db).await?;
@@ -99,12 +143,14 @@ impl Writer {
                 user.save(db).await?;
             }
             (Self::SqlxInsert, Pool::Sqlite(pool)) => drop(insert_sqlite(pool, task).await?),
-            (Self::SqlxTransaction, Pool::Sqlite(pool)) => transaction_sqlite(pool, task).await?,
+            (Self::SqlxTransaction, Pool::Sqlite(pool)) => {
+                transaction_sqlite(pool.begin_with("BEGIN IMMEDIATE").await?, task).await?;
+            }
             #[cfg(feature = "postgres")]
             (Self::SqlxInsert, Pool::Postgres(pool)) => drop(insert_postgres(pool, task).await?),
             #[cfg(feature = "postgres")]
             (Self::SqlxTransaction, Pool::Postgres(pool)) => {
-                transaction_postgres(pool, task).await?;
+                transaction_postgres(pool.begin().await?, task).await?;
             }
         }
         Ok(())
