@@ -1,4 +1,4 @@
-//! What durable receivers do beyond running: values of a request travel with their deliveries.
+//! What durable receivers do beyond running: values of a request travel with their deliveries, and deliveries that have succeeded are kept.
 #![allow(missing_docs)]
 
 mod common;
@@ -7,7 +7,7 @@ use std::sync::LazyLock;
 
 use common::{Scene, count, execute, table};
 use serde::{Deserialize, Serialize, Serializer};
-use sqlx_signals::durable::{Carried, DeliveryFilter, StoredDelivery};
+use sqlx_signals::durable::{self, Carried, DeliveryFilter, DeliveryState, StoredDelivery};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error, testing};
 
@@ -74,12 +74,52 @@ async fn announce_account(
     SCENE.log.push(format!("{user} announced"));
 }
 
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "pages")]
+struct Page {
+    id: Option<i64>,
+    title: String,
+}
+
+fn page(title: &str) -> Page {
+    Page { id: None, title: title.into() }
+}
+
+#[receiver(
+    post_save,
+    sender = Page,
+    durable(keep = "7d", was = "durable_kept::old_index", max_attempts = 2, backoff = "1h")
+)]
+async fn index(saved: PostSave<'_, Page>, delivery: Delivery<'_>) -> Result<()> {
+    let (title, attempt) = (saved.instance.title.as_str(), delivery.attempt());
+    SCENE.log.push(format!("index {title} {attempt} {}", delivery.idempotency_key()));
+    if title == "fails" { Err(Error::other("the index is down")) } else { Ok(()) }
+}
+
+/// Is kept too, but in the transaction of the receiver.
+#[receiver(post_save, sender = Page, durable(queue = "links", keep = "1h", max_attempts = 1))]
+async fn link(saved: PostSave<'_, Page>, conn: &mut Conn<'_>) -> Result<()> {
+    conn.query("INSERT INTO links (title) VALUES ($1)")
+        .bind(&saved.instance.title)
+        .execute()
+        .await?;
+    if saved.instance.title == "fails" { Err(Error::other("no link")) } else { Ok(()) }
+}
+
+#[receiver(post_save, sender = Page, durable(ordering_key = pk, max_attempts = 1))]
+async fn announce(saved: PostSave<'_, Page>, _delivery: Delivery<'_>) -> Result<()> {
+    SCENE.log.push(format!("announce {}", saved.instance.title));
+    if saved.instance.title == "fails" { Err(Error::other("nobody listens")) } else { Ok(()) }
+}
+
 async fn setup(db: &Db) {
     let key = match db.kind() {
         DatabaseKind::Sqlite => "INTEGER",
         DatabaseKind::Postgres => "BIGINT",
     };
     table(db, "users", "name TEXT NOT NULL").await;
+    table(db, "pages", "title TEXT NOT NULL").await;
+    table(db, "links", "title TEXT NOT NULL").await;
     table(db, "accounts", &format!("user_id {key} NOT NULL")).await;
     db.deliveries().setup().await.unwrap();
 }
@@ -90,6 +130,29 @@ fn user(name: &str) -> User {
 
 async fn list(db: &Db, filter: DeliveryFilter) -> Vec<StoredDelivery> {
     db.deliveries().list(filter).await.unwrap()
+}
+
+fn kept() -> DeliveryFilter {
+    DeliveryFilter::new().state(DeliveryState::Done)
+}
+
+/// An SQL expression of a time this number of seconds ago.
+fn ago(db: &Db, seconds: i64) -> String {
+    match db.kind() {
+        DatabaseKind::Sqlite => format!("(unixepoch() - {seconds}) * 1000"),
+        DatabaseKind::Postgres => format!("now() - {seconds} * interval '1 second'"),
+    }
+}
+
+/// Waits until a table has this number of rows.
+async fn wait_for_rows(db: &Db, name: &str, rows: i64) {
+    for _ in 0..1000 {
+        if count(db, name).await == rows {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("{name} has {} rows, not {rows}", count(db, name).await);
 }
 
 /// Runs what is due, and returns the sorted log.
@@ -162,6 +225,190 @@ on_every_database! {
         assert!(matches!(error, Error::Other(_)) || error.to_string().contains("it has no JSON"));
         assert_eq!((count(&db, "users").await, count(&db, "signals_delivery").await), (0, 0));
     }
+}
+
+#[test]
+fn reports_show_how_long_deliveries_are_kept() {
+    let lock = registry().to_lock();
+    assert!(lock.contains("index (durable, default, 2 × 1h, keep 7d) payload"), "{lock}");
+    assert!(registry().get::<link>().to_string().contains("keep 1h"));
+}
+
+on_every_database! {
+    async fn a_delivery_with_keep_is_kept_when_it_has_succeeded(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        page("home").save(&db).await.unwrap();
+        assert!(list(&db, kept()).await.is_empty());
+        let before = list(&db, DeliveryFilter::new().receiver::<index>()).await;
+        testing::deliver(&db).await.unwrap();
+        assert_eq!((count(&db, "signals_delivery").await, count(&db, "links").await), (0, 1));
+        let done = list(&db, kept()).await;
+        let receivers: Vec<_> = done.iter().map(|done| done.receiver.rsplit_once("::").unwrap().1).collect();
+        assert_eq!(receivers, ["index", "link"]);
+        let (before, after) = (&before[0], &done[0]);
+        assert_eq!((after.id, after.event, &after.payload), (before.id, before.event, &before.payload));
+        assert_eq!((after.state(), after.attempt, after.stored_at), (DeliveryState::Done, 1, before.stored_at));
+        assert!(after.done_at.unwrap() >= before.stored_at);
+        assert_eq!(db.deliveries().get(after.id).await.unwrap().unwrap().state(), DeliveryState::Done);
+        assert_eq!(list(&db, kept().receiver::<link>()).await.len(), 1);
+        // What operators do with stored deliveries does not change kept ones.
+        assert!(list(&db, DeliveryFilter::new()).await.is_empty());
+        assert!(!db.deliveries().retry(after.id).await.unwrap() && !db.deliveries().discard(after.id).await.unwrap());
+        assert_eq!(db.deliveries().retry_all(kept()).await.unwrap(), 0);
+    }
+
+    async fn a_delivery_that_fails_is_not_kept(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        page("fails").save(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        assert_eq!((count(&db, "signals_done").await, count(&db, "signals_delivery").await), (0, 3));
+        assert_eq!(count(&db, "links").await, 0);
+    }
+
+    async fn a_replayed_delivery_runs_again_with_the_same_key_and_is_kept_again(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        page("home").save(&db).await.unwrap();
+        let first = delivered(&db).await;
+        // Stored under the former name, it belongs to the receiver too.
+        execute(&db, "UPDATE signals_done SET receiver = 'durable_kept::old_index' WHERE receiver LIKE '%index'").await;
+        assert_eq!(db.deliveries().replay::<announce>(DeliveryFilter::new()).await.unwrap(), 0);
+        assert_eq!(db.deliveries().replay::<index>(DeliveryFilter::new().state(DeliveryState::Dead)).await.unwrap(), 0);
+        assert_eq!(db.deliveries().replay::<index>(DeliveryFilter::new()).await.unwrap(), 1);
+        let due = list(&db, DeliveryFilter::new()).await;
+        assert_eq!((due.len(), due[0].attempt, due[0].state()), (1, 0, DeliveryState::Waiting));
+        assert_eq!(count(&db, "signals_done").await, 1);
+        execute(&db, "UPDATE signals_delivery SET receiver = 'durable_kept::index'").await;
+        assert_eq!(delivered(&db).await, first[1..]);
+        assert_eq!((count(&db, "signals_delivery").await, list(&db, kept().receiver::<index>()).await.len()), (0, 1));
+        // The receiver with the connection.
+        let id = list(&db, kept().receiver::<link>()).await[0].id;
+        assert!(db.deliveries().replay_one(id).await.unwrap() && !db.deliveries().replay_one(id).await.unwrap());
+        testing::deliver(&db).await.unwrap().assert_ran::<link>(1);
+        assert_eq!(count(&db, "links").await, 2);
+    }
+
+    async fn a_filter_selects_what_is_replayed(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        for n in 0..5 {
+            page(&n.to_string()).save(&db).await.unwrap();
+        }
+        testing::deliver(&db).await.unwrap();
+        let deliveries = db.deliveries();
+        assert_eq!(deliveries.replay_all(DeliveryFilter::new().queue("links").limit(2)).await.unwrap(), 2);
+        assert_eq!(deliveries.replay_all(DeliveryFilter::new().queue("mail")).await.unwrap(), 0);
+        let newest = list(&db, kept().receiver::<index>().newest_first()).await;
+        let rest = DeliveryFilter::new().newest_first().after_id(newest[1].id);
+        assert_eq!(deliveries.replay::<index>(rest).await.unwrap(), 3);
+        assert_eq!(list(&db, kept().receiver::<index>().newest_first()).await.len(), 2);
+        let old = DeliveryFilter::new().before(newest[0].stored_at - std::time::Duration::from_secs(1));
+        assert_eq!(deliveries.replay_all(old).await.unwrap(), 0);
+        assert_eq!(deliveries.replay_all(DeliveryFilter::new()).await.unwrap(), 5);
+        assert_eq!((count(&db, "signals_done").await, count(&db, "signals_delivery").await), (0, 10));
+    }
+
+    async fn more_kept_deliveries_than_a_batch_are_replayed(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        page("home").save(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        execute(&db, "DELETE FROM signals_done WHERE receiver LIKE '%link'").await;
+        let columns = "event, receiver, signal, sender, payload, stored_at, run_at, attempt, claim, lost, done_at, keep_until";
+        let copy = format!(
+            "INSERT INTO signals_done (id, {columns}) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 2500)              SELECT n + 1000, {columns} FROM signals_done, n"
+        );
+        execute(&db, &copy).await;
+        assert_eq!(db.deliveries().replay::<index>(DeliveryFilter::new()).await.unwrap(), 2501);
+        assert_eq!((count(&db, "signals_done").await, count(&db, "signals_delivery").await), (0, 2501));
+        // New deliveries get other ids than replayed ones.
+        page("next").save(&db).await.unwrap();
+        assert_eq!(count(&db, "signals_delivery").await, 2504);
+    }
+
+    async fn a_worker_keeps_what_succeeds_and_deletes_what_is_old(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let db = db.with(CurrentUser(0));
+        page("old").save(&db).await.unwrap();
+        page("fails").save(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        let (hour, day) = (ago(&db, 3600), ago(&db, 24 * 3600));
+        execute(&db, &format!("UPDATE signals_done SET keep_until = {hour} WHERE receiver LIKE '%index'")).await;
+        // Of three dead deliveries, one is old enough.
+        execute(&db, &format!("UPDATE signals_delivery SET dead_at = {day} WHERE receiver LIKE '%announce'")).await;
+        execute(&db, "UPDATE signals_delivery SET attempt = 2, dead_at = run_at WHERE receiver LIKE '%index'").await;
+        SCENE.log.take();
+        let error = db.deliveries().worker().prune_dead("soon").spawn().await.unwrap_err();
+        assert!(error.to_string().contains("`soon` is not a duration"), "{error}");
+        let worker = db.deliveries().worker().prune_dead("12h").spawn().await.unwrap();
+        wait_for_rows(&db, "signals_done", 1).await;
+        wait_for_rows(&db, "signals_delivery", 2).await;
+        page("new").save(&db).await.unwrap();
+        wait_for_rows(&db, "signals_done", 3).await;
+        wait_for_rows(&db, "signals_delivery", 2).await;
+        worker.shutdown().await.unwrap();
+        assert_eq!(list(&db, kept().receiver::<link>()).await.len(), 2);
+        assert_eq!(list(&db, kept().receiver::<index>()).await.len(), 1);
+        assert_eq!(SCENE.log.take().len(), 2);
+    }
+
+    async fn a_worker_does_not_delete_dead_deliveries_unless_it_is_told(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let db = db.with(CurrentUser(0));
+        page("fails").save(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        let year = ago(&db, 365 * 24 * 3600);
+        execute(&db, &format!("UPDATE signals_delivery SET dead_at = {year}")).await;
+        page("old").save(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        execute(&db, &format!("UPDATE signals_done SET keep_until = {year}")).await;
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        // It has looked for old deliveries.
+        wait_for_rows(&db, "signals_done", 0).await;
+        worker.shutdown().await.unwrap();
+        assert_eq!(count(&db, "signals_delivery").await, 3);
+    }
+
+    async fn tables_of_the_previous_version_are_migrated_and_programs_of_it_continue(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let db = db.with(CurrentUser(0));
+        execute(&db, "DROP TABLE signals_delivery; DROP TABLE signals_schema; DROP TABLE signals_done").await;
+        execute(&db, durable::migrations(db.kind())[0].sql).await;
+        let error = db.check().await.unwrap_err().to_string();
+        assert!(error.contains("version 1"), "{error}");
+        let error = db.deliveries().worker().spawn().await.unwrap_err();
+        assert!(matches!(error, Error::DeliveriesNotSetUp { found: 1, needed: 2 }), "{error}");
+        // What a program of version 1 has stored, and then what it does with the new tables.
+        execute(&db, &of_version_1(&db, "before")).await;
+        db.deliveries().setup().await.unwrap();
+        assert_eq!(count(&db, "signals_schema").await, 2);
+        execute(&db, &of_version_1(&db, "after")).await;
+        page("new").save(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_ran::<index>(3);
+        assert_eq!(list(&db, kept().receiver::<index>()).await.len(), 3);
+        page("by version 1").save(&db).await.unwrap();
+        // Its acknowledgement does not know `keep`.
+        execute(&db, "DELETE FROM signals_delivery WHERE claim = 0").await;
+        assert_eq!((count(&db, "signals_delivery").await, list(&db, kept().receiver::<index>()).await.len()), (0, 3));
+    }
+}
+
+/// The statement with which a program of version 1 stores a delivery.
+fn of_version_1(db: &Db, title: &str) -> String {
+    let (row, event) = (
+        format!("'{{\"row\":{{\"id\":1,\"title\":\"{title}\"}}}}'"),
+        "'0198c0f4-0000-7000-8000-000000000000'",
+    );
+    let now = ago(db, 0);
+    format!(
+        "INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) \
+         SELECT {event}, 'durable_kept::index', 'post_save', 'pages', '1', true, {row}, NULL, {now}, NULL"
+    )
 }
 
 async fn execute_in(tx: &mut Transaction<'_>, sql: &'static str) {

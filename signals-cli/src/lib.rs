@@ -24,6 +24,9 @@
 //! shop signals retry 17 18                makes deliveries due now
 //! shop signals retry --all --state dead   the same for all that are dead
 //! shop signals discard 17                 deletes deliveries without running them
+//! shop signals list --state done          lists kept deliveries, of receivers with `keep`
+//! shop signals replay 17                  runs kept deliveries again
+//! shop signals replay --all --queue mail  the same for all that are kept
 //! shop signals graph --format dot         draws the receivers
 //! shop signals check                      compares the models with the tables
 //! ```
@@ -101,6 +104,21 @@ pub enum Command {
         #[arg(required = true)]
         ids: Vec<i64>,
     },
+    /// Run kept deliveries again
+    Replay {
+        /// The deliveries
+        #[arg(required_unless_present = "all", conflicts_with_all = ["all", "receiver", "queue"])]
+        ids: Vec<i64>,
+        /// All kept deliveries that match the filters
+        #[arg(long)]
+        all: bool,
+        /// Only deliveries of this receiver
+        #[arg(long)]
+        receiver: Option<String>,
+        /// Only deliveries of the receivers of this queue
+        #[arg(long)]
+        queue: Option<String>,
+    },
     /// Draw the receivers of the program
     Graph {
         /// The language of the graph
@@ -134,6 +152,7 @@ pub enum State {
     Running,
     Retrying,
     Dead,
+    Done,
 }
 
 /// The language of a graph.
@@ -180,6 +199,7 @@ impl Filter {
             Some(State::Running) => filter.state(DeliveryState::Running),
             Some(State::Retrying) => filter.state(DeliveryState::Retrying),
             Some(State::Dead) => filter.state(DeliveryState::Dead),
+            Some(State::Done) => filter.state(DeliveryState::Done),
         }
     }
 }
@@ -195,7 +215,7 @@ impl Command {
     ///
     /// # Cancel safety
     ///
-    /// If the future is dropped, some of the deliveries may already be retried or discarded.
+    /// If the future is dropped, some of the deliveries may already be retried, discarded or replayed.
     pub async fn run(self, db: &Db) -> Result<String> {
         let deliveries = db.deliveries();
         match self {
@@ -231,6 +251,20 @@ impl Command {
                 let mut lines = Vec::new();
                 for id in ids {
                     lines.push(changed(id, deliveries.discard(id).await?, "discarded"));
+                }
+                Ok(lines.join("\n"))
+            }
+            Self::Replay { all: true, receiver, queue, .. } => {
+                let filter = Filter { receiver, queue, state: None };
+                Ok(format!("{} replayed", deliveries.replay_all(filter.selected()).await?))
+            }
+            Self::Replay { ids, .. } => {
+                let mut lines = Vec::new();
+                for id in ids {
+                    let is_replayed = deliveries.replay_one(id).await?;
+                    let unchanged = "unchanged: it is not kept";
+                    lines
+                        .push(format!("{id} {}", if is_replayed { "replayed" } else { unchanged }));
                 }
                 Ok(lines.join("\n"))
             }

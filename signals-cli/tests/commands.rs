@@ -8,7 +8,7 @@ mod program;
 
 use clap::{CommandFactory, Parser};
 use common::{count, execute};
-use program::{dead, dead_deliveries, setup};
+use program::{dead, dead_deliveries, note, setup};
 use signals_cli::Command;
 use sqlx_signals::Error;
 use sqlx_signals::prelude::*;
@@ -31,9 +31,10 @@ async fn run(db: &Db, args: &str) -> String {
 #[test]
 fn the_arguments_are_consistent() {
     Args::command().debug_assert();
-    for wrong in
-        ["retry", "discard", "retry 1 --all", "retry 1 --state dead", "list --state old", "retry x"]
-    {
+    for wrong in [
+        "retry", "discard", "retry 1 --all", "retry 1 --state dead", "list --state old", "retry x",
+        "replay", "replay 1 --queue mail",
+    ] {
         let args = std::iter::once("signals").chain(wrong.split_whitespace());
         assert!(Args::try_parse_from(args).is_err(), "{wrong}");
     }
@@ -79,6 +80,20 @@ on_every_database! {
         assert_eq!(run(&db, "retry --all --state dead --queue default").await, "0 retried");
         assert_eq!(run(&db, "retry --all --state dead").await, "2 retried");
         assert_eq!((dead_deliveries(&db).await, count(&db, "signals_delivery").await), (0, 3));
+    }
+
+    async fn kept_deliveries_are_listed_and_replayed(db: Db) {
+        let _turn = setup(&db).await;
+        for _ in 0..3 {
+            note(&db).await;
+        }
+        let table = run(&db, "list --state done --limit 2").await;
+        let lines: Vec<_> = table.lines().collect();
+        assert!(lines.len() == 3 && lines[1].starts_with("3   done "), "{table}");
+        assert_eq!(run(&db, "replay 2 77").await, "2 replayed\n77 unchanged: it is not kept");
+        assert_eq!(run(&db, "replay --all --queue mail").await, "0 replayed");
+        assert_eq!(run(&db, "replay --all --queue default").await, "2 replayed");
+        assert_eq!(run(&db, "list --state waiting").await.lines().count(), 4);
     }
 
     async fn the_receivers_are_drawn_and_checked(db: Db) {

@@ -36,7 +36,7 @@ pub(crate) async fn show(
 ) -> Result<Html<String>, WebError> {
     let (Path(id), Query(asked)) = (id?, asked?);
     let Some(delivery) = page.db.deliveries().get(id).await? else {
-        let gone = "There is no delivery with this number. A delivery is deleted when its receiver has succeeded.";
+        let gone = "There is no delivery with this number. A delivery is deleted when its receiver has succeeded, unless the receiver has the option keep.";
         let content =
             html! { (message(&asked.done, 0)) h1 { "Delivery " (id) } p.empty { (gone) } };
         return Ok(layout::page(
@@ -70,7 +70,7 @@ pub(crate) async fn show(
 
 fn actions(base: &Base, secrets: &Secrets, delivery: &StoredDelivery) -> Markup {
     let (id, state) = (delivery.id, delivery.state());
-    if state == DeliveryState::Running {
+    if matches!(state, DeliveryState::Running | DeliveryState::Done) {
         return html! {};
     }
     let action = |what: &str| base.path(format_args!("/deliveries/{id}/{what}"));

@@ -247,6 +247,9 @@ pub(crate) fn event(delivery: &StoredDelivery) -> Markup {
 
 /// When a delivery runs, for each of its states.
 pub(crate) fn due(delivery: &StoredDelivery) -> Markup {
+    if let Some(done_at) = delivery.done_at {
+        return html! { "done since " (text::when(done_at)) };
+    }
     match (delivery.state(), delivery.dead_at) {
         (_, Some(dead_at)) => html! { "dead since " (text::when(dead_at)) },
         (DeliveryState::Running, _) => html! { "running" },

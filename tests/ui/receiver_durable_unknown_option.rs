@@ -7,7 +7,7 @@ struct User {
     email: String,
 }
 
-#[receiver(post_save, sender = User, durable(at_least_once, coalesce = pk))]
+#[receiver(post_save, sender = User, durable(at_least_once, priority = 1))]
 async fn welcome(_: PostSave<'_, User>) {}
 
 fn main() {}

@@ -51,6 +51,7 @@ pub(crate) enum Verb {
     Release,
     Retry,
     Discard,
+    Prune,
 }
 
 impl Verb {
@@ -69,6 +70,7 @@ impl Verb {
             Self::Release => "release",
             Self::Retry => "retry",
             Self::Discard => "discard",
+            Self::Prune => "prune",
         }
     }
 }

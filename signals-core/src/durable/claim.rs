@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::durable::claimed::{Claimed, Columns};
+use crate::durable::kept::{self, Done};
 use crate::durable::sql::{Sql, list};
 use crate::error::Result;
 
@@ -264,14 +265,30 @@ pub(super) async fn renew(
     Ok(renewed.into_iter().map(|(id,)| id).collect())
 }
 
-/// Deletes a delivery in the transaction of its receiver. Returns `false` if the claim has passed to another worker.
-pub(super) async fn acknowledge_one(conn: &mut Conn<'_>, id: i64, claim: i64) -> Result<bool> {
+/// Deletes or keeps a delivery in the transaction of its receiver. Returns `false` if the claim has passed to another worker.
+pub(super) async fn acknowledge_one(conn: &mut Conn<'_>, done: Done) -> Result<bool> {
+    if done.keep > 0 {
+        return Ok(!kept::keep(conn, &[done]).await?.is_empty());
+    }
     let text = "DELETE FROM signals_delivery WHERE id = $1 AND claim = $2";
-    Ok(Sql::new(conn.kind(), text).bind(id).bind(claim).execute(conn).await? == 1)
+    Ok(Sql::new(conn.kind(), text).bind(done.id).bind(done.claim).execute(conn).await? == 1)
 }
 
-/// Deletes deliveries whose receivers have succeeded, and returns those that were deleted.
-pub(super) async fn acknowledge(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Result<Vec<i64>> {
+/// Deletes or keeps deliveries whose receivers have succeeded, and returns those of which this worker still had the claim.
+pub(super) async fn acknowledge(conn: &mut Conn<'_>, done: &[Done]) -> Result<Vec<i64>> {
+    let (kept, deleted): (Vec<Done>, Vec<Done>) = done.iter().partition(|done| done.keep > 0);
+    let mut ended = Vec::new();
+    if !kept.is_empty() {
+        ended = kept::keep(conn, &kept).await?;
+    }
+    if !deleted.is_empty() {
+        let claims: Vec<_> = deleted.iter().map(Done::claimed).collect();
+        ended.extend(delete(conn, &claims).await?);
+    }
+    Ok(ended)
+}
+
+async fn delete(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Result<Vec<i64>> {
     let kind = conn.kind();
     let text = match kind {
         DatabaseKind::Postgres => {
@@ -340,7 +357,7 @@ pub(super) async fn give_back(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Res
 }
 
 /// Finds claims on SQLite. The two lists belong together by their position.
-const CLAIMED_SQLITE: &str = "(id, claim) IN \
+pub(super) const CLAIMED_SQLITE: &str = "(id, claim) IN \
     (SELECT i.value, c.value FROM json_each($1) AS i JOIN json_each($2) AS c ON c.key = i.key)";
 
 fn bind_claims(sql: Sql, kind: DatabaseKind, claims: &[(i64, i64)]) -> Sql {

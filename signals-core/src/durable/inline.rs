@@ -217,7 +217,7 @@ impl InlineWorker {
                 return Ok(());
             }
             UntilDeath::Ended(Ok(Ended::Succeeded)) => {
-                claim::acknowledge(conn, &[(id, claim)]).await?;
+                claim::acknowledge(conn, &[receiver.done(claimed)]).await?;
                 None
             }
             UntilDeath::Ended(Ok(Ended::Acknowledged | Ended::ClaimLost)) => None,

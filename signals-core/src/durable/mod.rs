@@ -28,6 +28,7 @@ mod ended;
 pub(crate) mod event_form;
 pub(crate) mod inline;
 mod inspect;
+mod kept;
 mod notify;
 pub(crate) mod outbox;
 mod payload;

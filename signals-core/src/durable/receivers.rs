@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::durable::claimed::Claimed;
 use crate::durable::event_form::EventForm;
+use crate::durable::kept::Done;
 use crate::durable::outbox::form_of;
 use crate::signal::erased::ErasedReceiver;
 use crate::signal::registry::registry;
@@ -22,6 +24,13 @@ pub(crate) struct DurableReceiver {
     pub(crate) receiver: ErasedReceiver,
     pub(crate) options: &'static DurableOptions,
     pub(crate) form: &'static EventForm,
+}
+
+impl DurableReceiver {
+    /// What to acknowledge if a delivery of the receiver succeeds.
+    pub(super) fn done(&self, claimed: &Claimed) -> Done {
+        Done { id: claimed.id, claim: claimed.claim, keep: self.options.keep }
+    }
 }
 
 impl DurableReceivers {

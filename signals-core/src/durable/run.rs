@@ -15,6 +15,7 @@ use crate::durable::claim::{self, Failure, POISONED};
 use crate::durable::claimed::Claimed;
 use crate::durable::delivery::{Cause, DeliveryData, RunningDelivery};
 use crate::durable::event_form::{Decoded, DecodedEvent, ToDecode};
+use crate::durable::kept::Done;
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::retry::{Retry, When};
 use crate::durable::sql::without_nul;
@@ -42,7 +43,7 @@ pub(crate) struct Run {
     data: Arc<DeliveryData>,
     /// The values that the delivery has carried.
     arrived: Vec<Arrived>,
-    claimed: (i64, i64),
+    done: Done,
 }
 
 /// The result of a run.
@@ -102,7 +103,8 @@ impl Run {
             cause,
         });
         let receiver = receiver.clone();
-        Ok(Self { receiver, event, data, arrived, claimed: (claimed.id, claimed.claim) })
+        let done = receiver.done(claimed);
+        Ok(Self { receiver, event, data, arrived, done })
     }
 
     /// Runs a receiver that does not take the connection.
@@ -170,8 +172,7 @@ impl Run {
         tx: &mut Transaction<'_>,
         db: &Db,
     ) -> Result<Option<Result<()>>, Failure> {
-        let (id, claim) = self.claimed;
-        match claim::acknowledge_one(tx, id, claim).await {
+        match claim::acknowledge_one(tx, self.done).await {
             Ok(true) => {}
             Ok(false) => return Ok(None),
             Err(error) => return Err(not_begun(&error)),
@@ -304,6 +305,8 @@ mod tests {
         delay: 0,
         ordering_key: "",
         skips_dead: false,
+        keep: 0,
+        keep_text: "",
         was: &[],
     };
 

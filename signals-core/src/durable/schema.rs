@@ -24,13 +24,18 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-const SQLITE: &[Migration] = &[Migration { version: 1, sql: SQLITE_1 }];
-const POSTGRES: &[Migration] = &[Migration { version: 1, sql: POSTGRES_1 }];
+const SQLITE: &[Migration] =
+    &[Migration { version: 1, sql: SQLITE_1 }, Migration { version: 2, sql: SQLITE_2 }];
+const POSTGRES: &[Migration] =
+    &[Migration { version: 1, sql: POSTGRES_1 }, Migration { version: 2, sql: POSTGRES_2 }];
 
 /// The version of the tables that this program needs.
-pub(super) const VERSION: i32 = 1;
+pub(super) const VERSION: i32 = 2;
 
-/// The changes that create the tables of the deliveries, in their order, for a program that runs all changes of its database as
+/// The changes that create the tables of the deliveries, in their order. A program of the previous version works with the newest tables, so the
+/// tables are changed before the programs are replaced.
+///
+/// They are for a program that runs all changes of its database as
 /// migrations of its own. It runs each of them once. Other programs call [`Deliveries::setup`](super::Deliveries::setup), which executes the
 /// same SQL.
 ///
@@ -137,6 +142,38 @@ CREATE INDEX signals_delivery_failing ON signals_delivery (receiver, run_at, id)
 INSERT INTO signals_schema (version) VALUES (1);
 ";
 
+/// Kept deliveries, and an index for the list of failing deliveries.
+const POSTGRES_2: &str = "\
+CREATE TABLE signals_done (
+    id           bigint PRIMARY KEY,
+    event        uuid        NOT NULL,
+    receiver     text        NOT NULL,
+    signal       text        NOT NULL,
+    sender       text        NOT NULL,
+    key          text,
+    created      boolean,
+    payload      json        NOT NULL,
+    context      json,
+    ordering_key text,
+    coalesce_key text,
+    stored_at    timestamptz NOT NULL,
+    run_at       timestamptz NOT NULL,
+    attempt      integer     NOT NULL,
+    claim        bigint      NOT NULL,
+    lost         integer     NOT NULL,
+    worker       text,
+    error        text,
+    dead_at      timestamptz,
+    done_at      timestamptz NOT NULL,
+    keep_until   timestamptz NOT NULL
+);
+CREATE INDEX signals_done_of_receiver ON signals_done (receiver, id);
+CREATE INDEX signals_done_old ON signals_done (keep_until);
+CREATE INDEX signals_delivery_all_failing ON signals_delivery (id) WHERE dead_at IS NULL AND error IS NOT NULL;
+CREATE INDEX signals_delivery_died ON signals_delivery (dead_at) WHERE dead_at IS NOT NULL;
+INSERT INTO signals_schema (version) VALUES (2);
+";
+
 const SQLITE_1: &str = "\
 CREATE TABLE signals_schema (version INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER))) STRICT;
 CREATE TABLE signals_delivery (
@@ -168,4 +205,37 @@ CREATE INDEX signals_delivery_dead ON signals_delivery (receiver, id) WHERE dead
 CREATE INDEX signals_delivery_all_dead ON signals_delivery (id) WHERE dead_at IS NOT NULL;
 CREATE INDEX signals_delivery_failing ON signals_delivery (receiver, run_at, id) WHERE dead_at IS NULL AND error IS NOT NULL;
 INSERT INTO signals_schema (version) VALUES (1);
+";
+
+/// The same, and an index for the list of running deliveries. PostgreSQL does not get it, because it would make every claim slower.
+const SQLITE_2: &str = "\
+CREATE TABLE signals_done (
+    id           INTEGER PRIMARY KEY,
+    event        TEXT    NOT NULL,
+    receiver     TEXT    NOT NULL,
+    signal       TEXT    NOT NULL,
+    sender       TEXT    NOT NULL,
+    key          TEXT,
+    created      INTEGER,
+    payload      TEXT    NOT NULL,
+    context      TEXT,
+    ordering_key TEXT,
+    coalesce_key TEXT,
+    stored_at    INTEGER NOT NULL,
+    run_at       INTEGER NOT NULL,
+    attempt      INTEGER NOT NULL,
+    claim        INTEGER NOT NULL,
+    lost         INTEGER NOT NULL,
+    worker       TEXT,
+    error        TEXT,
+    dead_at      INTEGER,
+    done_at      INTEGER NOT NULL,
+    keep_until   INTEGER NOT NULL
+) STRICT;
+CREATE INDEX signals_done_of_receiver ON signals_done (receiver, id);
+CREATE INDEX signals_done_old ON signals_done (keep_until);
+CREATE INDEX signals_delivery_claimed ON signals_delivery (id) WHERE worker IS NOT NULL;
+CREATE INDEX signals_delivery_all_failing ON signals_delivery (id) WHERE dead_at IS NULL AND error IS NOT NULL;
+CREATE INDEX signals_delivery_died ON signals_delivery (dead_at) WHERE dead_at IS NOT NULL;
+INSERT INTO signals_schema (version) VALUES (2);
 ";

@@ -129,6 +129,10 @@ pub struct DurableOptions {
     pub ordering_key: &'static str,
     /// Whether the deliveries of an ordering key continue after a dead one.
     pub skips_dead: bool,
+    /// For how long a delivery is kept after success. 0: it is deleted.
+    pub keep: u64,
+    /// The same as the program has written it. Empty without `keep`.
+    pub keep_text: &'static str,
     /// Former names of the receiver, whose deliveries it takes too.
     pub was: &'static [&'static str],
 }
@@ -207,6 +211,10 @@ impl Info {
                 match self.durable.map_or("", |options| options.ordering_key) {
                     "" => {}
                     key => write!(f, ", by {key}")?,
+                }
+                match self.durable.map_or("", |options| options.keep_text) {
+                    "" => {}
+                    time => write!(f, ", keep {time}")?,
                 }
             }
             if self.detached {

@@ -18,6 +18,9 @@ pub(crate) struct Durable {
     timeout: u64,
     concurrency: u32,
     delay: u64,
+    /// 0 without `keep`.
+    keep: u64,
+    keep_text: String,
     pub(crate) ordering_key: Option<OrderingKey>,
     skips_dead: bool,
     /// Whether only the key of the row is stored.
@@ -49,7 +52,7 @@ impl Parse for OrderingKey {
 
 const KNOWN: &[&str] = &[
     "queue", "max_attempts", "backoff", "timeout", "concurrency", "delay", "ordering_key",
-    "on_dead", "payload", "was", "at_least_once",
+    "on_dead", "payload", "keep", "was", "at_least_once",
 ];
 
 impl Default for Durable {
@@ -62,6 +65,8 @@ impl Default for Durable {
             timeout: 60_000,
             concurrency: 0,
             delay: 0,
+            keep: 0,
+            keep_text: String::new(),
             ordering_key: None,
             skips_dead: false,
             stores_key: None,
@@ -79,6 +84,7 @@ struct Given {
     timeout: Once<u64>,
     concurrency: Once<u32>,
     delay: Once<u64>,
+    keep: Once<(u64, String)>,
     ordering_key: Once<OrderingKey>,
     on_dead: Once<()>,
     payload: Once<()>,
@@ -116,7 +122,7 @@ impl Durable {
         } = self;
         let (first, longest) = backoff;
         let ordering_key = self.ordering_key.as_ref().map_or(String::new(), OrderingKey::text);
-        let (skips_dead, was) = (self.skips_dead, &self.was);
+        let Self { skips_dead, keep, keep_text, was, .. } = self;
         quote! {
             __p::DurableOptions {
                 queue: #queue,
@@ -128,6 +134,8 @@ impl Durable {
                 delay: #delay,
                 ordering_key: #ordering_key,
                 skips_dead: #skips_dead,
+                keep: #keep,
+                keep_text: #keep_text,
                 was: &[#(#was),*],
             }
         }
@@ -208,6 +216,10 @@ impl Given {
                 let delay = time(&string(name, input)?)?;
                 self.delay.set(name, delay, mistakes);
             }
+            "keep" => {
+                let text = string(name, input)?;
+                self.keep.set(name, (time(&text)?, text.value()), mistakes);
+            }
             "ordering_key" => {
                 let key = value(name, "user_id", input)?;
                 self.ordering_key.set(name, key, mistakes);
@@ -251,6 +263,7 @@ impl Given {
         durable.timeout = self.timeout.get().copied().unwrap_or(durable.timeout);
         durable.concurrency = self.concurrency.get().copied().unwrap_or_default();
         durable.delay = self.delay.get().copied().unwrap_or_default();
+        (durable.keep, durable.keep_text) = self.keep.get().cloned().unwrap_or_default();
         if let (Some(span), false) = (self.on_dead.span(), self.ordering_key.is_set()) {
             mistakes.at(
                 span,

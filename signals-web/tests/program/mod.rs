@@ -51,7 +51,7 @@ pub async fn apply(saved: PostSave<'_, Visit>, conn: &mut Conn<'_>) -> Result<()
 struct NoPaper(#[source] std::io::Error);
 
 /// Prints the note.
-#[receiver(post_save, sender = Note, durable(max_attempts = 5, backoff = "1h"))]
+#[receiver(post_save, sender = Note, durable(max_attempts = 5, backoff = "1h", keep = "1d"))]
 pub async fn print(saved: PostSave<'_, Note>, _delivery: Delivery<'_>) -> Result<()> {
     let empty = || std::io::Error::other("the tray is empty");
     if saved.instance.text == "fails" { Err(Error::other(NoPaper(empty()))) } else { Ok(()) }
@@ -82,6 +82,12 @@ pub async fn dead(db: &Db) {
     registry().get::<apply>().disable();
     Visit { id: None, name: "dead".into() }.save(db).await.unwrap();
     registry().get::<apply>().enable();
+    testing::deliver(db).await.unwrap();
+}
+
+/// Stores one kept delivery.
+pub async fn note(db: &Db) {
+    Note { id: None, text: "a note".into() }.save(db).await.unwrap();
     testing::deliver(db).await.unwrap();
 }
 

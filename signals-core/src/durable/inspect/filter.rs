@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
+use super::Table;
 use crate::database::backend::DatabaseKind;
 use crate::durable::receivers;
 use crate::durable::sql::{Sql, texts};
@@ -30,6 +31,8 @@ pub enum DeliveryState {
     Retrying,
     /// It is not tried any more.
     Dead,
+    /// It has succeeded, and is kept because its receiver has the option `keep`.
+    Done,
 }
 
 impl DeliveryState {
@@ -39,6 +42,8 @@ impl DeliveryState {
             Self::Running => "dead_at IS NULL AND worker IS NOT NULL",
             Self::Retrying => "dead_at IS NULL AND worker IS NULL AND error IS NOT NULL",
             Self::Dead => "dead_at IS NOT NULL",
+            // Kept deliveries are in a table of their own.
+            Self::Done => "1 = 0",
         }
     }
 }
@@ -50,12 +55,13 @@ impl fmt::Display for DeliveryState {
             Self::Running => "running",
             Self::Retrying => "retrying",
             Self::Dead => "dead",
+            Self::Done => "done",
         })
     }
 }
 
-/// Selects deliveries, for [`Deliveries::list`](super::Deliveries::list) and [`Deliveries::retry_all`](super::Deliveries::retry_all). A delivery
-/// has to satisfy every condition. Without conditions, every delivery is selected.
+/// Selects deliveries, for [`list`](super::Deliveries::list), [`retry_all`](super::Deliveries::retry_all) and
+/// [`replay`](super::Deliveries::replay) of `Deliveries`. A delivery has to satisfy every condition. Without conditions, every delivery is selected.
 ///
 /// ```standalone_crate
 /// # use sqlx_signals::prelude::*;
@@ -90,7 +96,7 @@ impl fmt::Display for DeliveryState {
 #[derive(Debug, Clone, Default)]
 #[must_use = "a filter does nothing by itself"]
 pub struct DeliveryFilter {
-    receiver: Option<String>,
+    receivers: Option<Vec<String>>,
     queue: Option<String>,
     state: Option<DeliveryState>,
     before: Option<SystemTime>,
@@ -141,7 +147,13 @@ impl DeliveryFilter {
     /// # let _ = removed;
     /// ```
     pub fn receiver_name(mut self, name: impl Into<String>) -> Self {
-        self.receiver = Some(name.into());
+        self.receivers = Some(vec![name.into()]);
+        self
+    }
+
+    /// Selects the deliveries that are stored under one of these names.
+    pub(super) fn of_receivers(mut self, names: impl Iterator<Item = &'static str>) -> Self {
+        self.receivers = Some(names.map(str::to_owned).collect());
         self
     }
 
@@ -217,8 +229,19 @@ impl DeliveryFilter {
         self
     }
 
-    pub(super) fn selection(&self, kind: DatabaseKind) -> Selection {
-        self.selection_of(kind, self.state.map_or("1 = 1", DeliveryState::condition))
+    /// The deliveries to list, and where they are.
+    pub(super) fn selection(&self, kind: DatabaseKind) -> (Table, Selection) {
+        if self.state == Some(DeliveryState::Done) {
+            return (Table::Kept, self.selection_of_kept(kind));
+        }
+        let state = self.state.map_or("1 = 1", DeliveryState::condition);
+        (Table::Stored, self.selection_of(kind, state))
+    }
+
+    /// The kept deliveries. No one of them has another state.
+    pub(super) fn selection_of_kept(&self, kind: DatabaseKind) -> Selection {
+        let is_done = self.state.is_none_or(|state| state == DeliveryState::Done);
+        self.selection_of(kind, if is_done { "1 = 1" } else { "1 = 0" })
     }
 
     /// The deliveries to retry. Without a state, those that have failed.
@@ -240,11 +263,8 @@ impl DeliveryFilter {
             }
         };
         let (follows, direction) = if self.is_newest_first { ("<", "DESC") } else { (">", "ASC") };
-        // PostgreSQL would look for the few failing deliveries in the order of the primary key, among millions that wait. An expression has
-        // no such order, so the index of the failing deliveries is used.
-        let key = if self.state == Some(DeliveryState::Retrying) { "id + 0" } else { "id" };
         let conditions = format!(
-            "{state} AND {before} AND id {follows} $2 {of_names}ORDER BY {key} {direction} LIMIT $3"
+            "{state} AND {before} AND id {follows} $2 {of_names}ORDER BY id {direction} LIMIT $3"
         );
         let before = self.before.map_or(Self::NEVER, |time| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
@@ -259,10 +279,12 @@ impl DeliveryFilter {
 
     /// The names of the selected receivers. `None` means all.
     fn names(&self) -> Option<Vec<String>> {
-        let Some(queue) = &self.queue else { return self.receiver.clone().map(|name| vec![name]) };
+        let Some(queue) = &self.queue else { return self.receivers.clone() };
         let of_queue = receivers::known().into_iter().filter(|(_, options)| options.queue == queue);
         let names = of_queue.map(|(name, _)| name.to_owned());
-        Some(names.filter(|name| self.receiver.as_ref().is_none_or(|only| only == name)).collect())
+        let is_selected =
+            |name: &String| self.receivers.as_ref().is_none_or(|only| only.contains(name));
+        Some(names.filter(is_selected).collect())
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod bounded;
 mod filter;
+mod replay;
 mod status;
 mod stored;
 
@@ -16,6 +17,22 @@ use crate::error::Result;
 pub use filter::{DeliveryFilter, DeliveryState};
 pub use status::{ReceiverStatus, Status};
 pub use stored::StoredDelivery;
+
+/// Where deliveries are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Table {
+    Stored,
+    Kept,
+}
+
+impl Table {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stored => "signals_delivery",
+            Self::Kept => "signals_done",
+        }
+    }
+}
 
 /// How many deliveries one statement changes.
 const BATCH: usize = 1000;
@@ -72,7 +89,7 @@ impl Deliveries {
         bounded::read(&mut conn, self.db.pool_id()).await.map_err(explained)
     }
 
-    /// Returns the delivery with this id, if it is still stored.
+    /// Returns the delivery with this id, if it is stored or kept.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -91,14 +108,20 @@ impl Deliveries {
     pub async fn get(&self, id: i64) -> Result<Option<StoredDelivery>> {
         let mut conn = self.db.acquire().await?;
         let kind = conn.kind();
-        let columns = stored::columns(kind, true);
-        let text = format!("SELECT {columns} FROM signals_delivery WHERE id = $1");
-        let sql = Sql::new(kind, &text).bind(id);
-        let rows: Vec<stored::Columns> = sql.fetch(&mut conn).await.map_err(explained)?;
-        Ok(rows.into_iter().next().map(|columns| columns.0))
+        for table in [Table::Stored, Table::Kept] {
+            let (columns, name) = (stored::columns(kind, true, table), table.name());
+            let text = format!("SELECT {columns} FROM {name} WHERE id = $1");
+            let sql = Sql::new(kind, &text).bind(id);
+            let rows: Vec<stored::Columns> = sql.fetch(&mut conn).await.map_err(explained)?;
+            if let Some(stored::Columns(found)) = rows.into_iter().next() {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
-    /// Returns the deliveries that the filter selects, the oldest first unless the filter says otherwise.
+    /// Returns the deliveries that the filter selects, the oldest first unless the filter says otherwise. Kept deliveries are selected only by the
+    /// state [`Done`](DeliveryState::Done).
     ///
     /// See the example of [`DeliveryFilter`].
     ///
@@ -112,10 +135,10 @@ impl Deliveries {
     pub async fn list(&self, filter: DeliveryFilter) -> Result<Vec<StoredDelivery>> {
         let mut conn = self.db.acquire().await?;
         let kind = conn.kind();
-        let columns = stored::columns(kind, !filter.has_no_payloads);
-        let selection = filter.selection(kind);
-        let conditions = &selection.conditions;
-        let text = format!("SELECT {columns} FROM signals_delivery WHERE {conditions}");
+        let (table, selection) = filter.selection(kind);
+        let columns = stored::columns(kind, !filter.has_no_payloads, table);
+        let (name, conditions) = (table.name(), &selection.conditions);
+        let text = format!("SELECT {columns} FROM {name} WHERE {conditions}");
         let limit = filter.limit.unwrap_or(DeliveryFilter::LISTED);
         let sql = selection.bind(Sql::new(kind, &text), limit);
         let rows: Vec<stored::Columns> = sql.fetch(&mut conn).await.map_err(explained)?;

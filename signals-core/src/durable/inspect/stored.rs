@@ -6,10 +6,10 @@ use serde::{Serialize, Serializer};
 use sqlx::{ColumnIndex, Decode, FromRow, Type};
 use uuid::Uuid;
 
-use super::DeliveryState;
+use super::{DeliveryState, Table};
 use crate::database::backend::DatabaseKind;
 
-/// A delivery as it is stored. Its fields are the columns of `signals_delivery`. With serde, a time is the number of milliseconds since 1970.
+/// A delivery as it is stored. Its fields are the columns of `signals_delivery`, or of `signals_done` if it is kept. With serde, a time is the number of milliseconds since 1970.
 ///
 /// See the example of [`DeliveryFilter`](super::DeliveryFilter).
 #[derive(Debug, Clone, Serialize)]
@@ -56,6 +56,9 @@ pub struct StoredDelivery {
     /// When it became dead.
     #[serde(serialize_with = "optional_millis")]
     pub dead_at: Option<SystemTime>,
+    /// When its receiver has succeeded, if the delivery is kept.
+    #[serde(serialize_with = "optional_millis")]
+    pub done_at: Option<SystemTime>,
 }
 
 impl StoredDelivery {
@@ -70,6 +73,9 @@ impl StoredDelivery {
     /// }
     /// ```
     pub fn state(&self) -> DeliveryState {
+        if self.done_at.is_some() {
+            return DeliveryState::Done;
+        }
         match (self.dead_at, &self.worker, &self.error) {
             (Some(_), ..) => DeliveryState::Dead,
             (None, Some(_), _) => DeliveryState::Running,
@@ -80,7 +86,7 @@ impl StoredDelivery {
 }
 
 /// The columns in the order in which [`Columns`] reads them.
-pub(super) fn columns(kind: DatabaseKind, with_payload: bool) -> String {
+pub(super) fn columns(kind: DatabaseKind, with_payload: bool, table: Table) -> String {
     let (payload, rest) = match kind {
         DatabaseKind::Sqlite => (
             "payload",
@@ -95,7 +101,13 @@ pub(super) fn columns(kind: DatabaseKind, with_payload: bool) -> String {
     };
     let event = if kind == DatabaseKind::Postgres { "event::text" } else { "event" };
     let payload = if with_payload { payload } else { "''" };
-    format!("id, {event}, receiver, signal, sender, key, created, {payload}, {rest}")
+    let done_at = match (table, kind) {
+        (Table::Stored, DatabaseKind::Sqlite) => "NULL",
+        (Table::Stored, DatabaseKind::Postgres) => "NULL::bigint",
+        (Table::Kept, DatabaseKind::Sqlite) => "done_at",
+        (Table::Kept, DatabaseKind::Postgres) => "(extract(epoch FROM done_at) * 1000)::bigint",
+    };
+    format!("id, {event}, receiver, signal, sender, key, created, {payload}, {rest}, {done_at}")
 }
 
 /// A row of these columns. A tuple cannot have so many.
@@ -111,7 +123,7 @@ where
 {
     fn from_row(row: &'r R) -> Result<Self, sqlx::Error> {
         let event: String = row.try_get(1)?;
-        let dead_at: Option<i64> = row.try_get(18)?;
+        let (dead_at, done_at): (Option<i64>, Option<i64>) = (row.try_get(18)?, row.try_get(19)?);
         Ok(Self(StoredDelivery {
             id: row.try_get(0)?,
             event: event.parse().map_err(|error| sqlx::Error::Decode(Box::new(error)))?,
@@ -132,6 +144,7 @@ where
             worker: row.try_get(16)?,
             error: row.try_get(17)?,
             dead_at: dead_at.map(time),
+            done_at: done_at.map(time),
         }))
     }
 }

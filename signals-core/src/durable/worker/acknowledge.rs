@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Shared, Stage};
 use crate::database::writer::Verb;
 use crate::durable::claim;
+use crate::durable::kept::Done;
 use crate::error::Result;
 
 /// How many deliveries are acknowledged in one statement.
@@ -18,13 +19,13 @@ const WAIT: Duration = Duration::from_millis(5);
 /// How long the worker waits after the database has refused an acknowledgement.
 const PAUSE: Duration = Duration::from_millis(500);
 
-pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<(i64, i64)>) {
+pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<Done>) {
     while let Some(first) = succeeded.recv().await {
         let mut batch = vec![first];
         let end = Instant::now() + WAIT;
         while batch.len() < BATCH {
             match timeout_at(end, succeeded.recv()).await {
-                Ok(Some(claim)) => batch.push(claim),
+                Ok(Some(done)) => batch.push(done),
                 Ok(None) | Err(_) => break,
             }
         }
@@ -34,7 +35,7 @@ pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<(
             tracing::warn!(%error, deliveries = batch.len(), "deliveries could not be acknowledged");
             let now = std::time::Instant::now();
             let running = shared.claims(|entry| entry.deadline > now);
-            batch.retain(|claim| running.contains(claim));
+            batch.retain(|done| running.contains(&done.claimed()));
             if batch.is_empty() {
                 break;
             }
@@ -44,13 +45,13 @@ pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<(
 }
 
 impl Shared {
-    async fn acknowledge(&self, claims: &[(i64, i64)]) -> Result<()> {
+    async fn acknowledge(&self, done: &[Done]) -> Result<()> {
         let mut conn = self.connections.to_write(Verb::Acknowledge).await?;
-        let deleted = claim::acknowledge(&mut conn, claims).await?;
+        let ended = claim::acknowledge(&mut conn, done).await?;
         conn.done().await?;
-        for (id, _) in claims {
+        for Done { id, .. } in done {
             let receiver = self.running().get(id).map_or("", |entry| entry.receiver);
-            if !deleted.contains(id) {
+            if !ended.contains(id) {
                 tracing::warn!(
                     id,
                     receiver,
@@ -63,9 +64,9 @@ impl Shared {
     }
 
     /// Hands a delivery over to be acknowledged.
-    pub(super) fn succeeded(&self, id: i64, claim: i64) {
-        self.set_stage(id, Stage::Succeeded);
+    pub(super) fn succeeded(&self, done: Done) {
+        self.set_stage(done.id, Stage::Succeeded);
         // The receiving task ends after this one.
-        let _ = self.acknowledge.send((id, claim));
+        let _ = self.acknowledge.send(done);
     }
 }

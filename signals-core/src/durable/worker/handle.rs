@@ -30,7 +30,7 @@ pub(super) async fn run(
     cancel: CancellationToken,
     permit: OwnedSemaphorePermit,
 ) {
-    let (id, claim) = (claimed.id, claimed.claim);
+    let id = claimed.id;
     let since = Stopwatch::start();
     note_lag(&claimed, receiver.as_ref());
     let ended = run_or_refuse(&shared, &claimed, receiver.as_ref());
@@ -56,7 +56,10 @@ pub(super) async fn run(
         measure::delivery(&claimed.receiver, outcome, since);
     }
     match ended {
-        Ok(Ok(Ended::Succeeded)) => shared.succeeded(id, claim),
+        Ok(Ok(Ended::Succeeded)) => match &receiver {
+            Some(receiver) => shared.succeeded(receiver.done(&claimed)),
+            None => shared.forget(id),
+        },
         Ok(Ok(Ended::Acknowledged)) => shared.forget(id),
         Ok(Ok(Ended::ClaimLost)) => {
             tracing::debug!(
@@ -89,9 +92,10 @@ fn outcome<P>(ended: &Result<Result<Ended, Failure>, P>) -> Option<&'static str>
     }
 }
 
-/// Measures how late the first attempt is. When a later one was due is not known, because its claim has set the end of the lease.
+/// Measures how late the first attempt is. When a later one was due is not known, because its claim has set the end of the lease, and a delivery
+/// that is retried or replayed was stored long ago.
 fn note_lag(claimed: &Claimed, receiver: Option<&DurableReceiver>) {
-    if let (1, 0, Some(receiver)) = (claimed.attempt, claimed.lost, receiver) {
+    if let (1, 1, Some(receiver)) = (claimed.attempt, claimed.claim, receiver) {
         let delay = Duration::from_millis(receiver.options.delay);
         measure::delivery_lag(&claimed.receiver, claimed.age().saturating_sub(delay));
     }

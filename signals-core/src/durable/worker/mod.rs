@@ -6,6 +6,7 @@ mod connections;
 mod gauges;
 mod handle;
 mod lease;
+mod prune;
 mod supervise;
 mod unknown;
 mod watch;
@@ -24,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::database::db::Db;
 use crate::database::writer::Verb;
 use crate::durable::claim;
+use crate::durable::kept::Done;
 use crate::durable::receivers::DurableReceivers;
 use crate::durable::schema;
 use crate::durable::worker::connections::Connections;
@@ -43,6 +45,7 @@ const GRACE: Duration = Duration::from_secs(30);
 /// | [`lease`](Self::lease) | 30 seconds |
 /// | [`poll`](Self::poll) | 1 second |
 /// | [`listen`](Self::listen) | yes |
+/// | [`prune_dead`](Self::prune_dead) | dead deliveries stay |
 #[derive(Debug, Clone)]
 #[must_use = "the worker starts with `spawn`"]
 pub struct WorkerOptions {
@@ -52,6 +55,7 @@ pub struct WorkerOptions {
     pub(super) lease: Duration,
     pub(super) poll: Duration,
     pub(super) listen: bool,
+    pub(super) prune_dead: Option<String>,
 }
 
 /// A running worker. If it is dropped, the worker continues until the runtime shuts down.
@@ -83,7 +87,9 @@ struct Shared {
     stopping: CancellationToken,
     /// No receiver continues to run.
     cancelled: CancellationToken,
-    acknowledge: mpsc::UnboundedSender<(i64, i64)>,
+    acknowledge: mpsc::UnboundedSender<Done>,
+    /// After how many milliseconds dead deliveries are deleted.
+    prune_dead: Option<i64>,
     /// Whether the database has answered the last renewal.
     is_reachable: AtomicBool,
 }
@@ -112,7 +118,7 @@ enum Stage {
 impl WorkerOptions {
     pub(super) fn new(db: Db) -> Self {
         let (lease, poll) = (Duration::from_secs(30), Duration::from_secs(1));
-        Self { db, queues: None, concurrency: 16, lease, poll, listen: true }
+        Self { db, queues: None, concurrency: 16, lease, poll, listen: true, prune_dead: None }
     }
 
     /// Serves only the receivers of these queues; all by default.
@@ -156,6 +162,20 @@ impl WorkerOptions {
         self
     }
 
+    /// Deletes deliveries that have been dead for this time, such as `"90d"`; by default, they stay until an operator retries or discards them. A dead
+    /// delivery that is deleted no longer blocks its ordering key. A worker looks for them when it starts, and about every ten minutes.
+    ///
+    /// ```no_run
+    /// # use sqlx_signals::prelude::*;
+    /// # async fn example(db: Db) -> Result<()> {
+    /// let worker = db.deliveries().worker().prune_dead("90d").spawn().await?;
+    /// # worker.shutdown().await }
+    /// ```
+    pub fn prune_dead(mut self, age: impl Into<String>) -> Self {
+        self.prune_dead = Some(age.into());
+        self
+    }
+
     /// Starts the worker on the current runtime.
     ///
     /// It opens connections of its own, with the options of the pool: one for its own statements, one that notices the commits of
@@ -168,9 +188,11 @@ impl WorkerOptions {
     /// - [`Error::DeliveriesNotSetUp`] if the tables do not exist.
     /// - [`Error::Check`] if a receiver takes a `State` that the `Db` was not given.
     /// - An error if the database is in memory: no other connection sees it.
+    /// - An error if the age of [`prune_dead`](Self::prune_dead) is not a duration.
     /// - The errors of connecting.
     pub async fn spawn(self) -> Result<Worker> {
         check_states(&self)?;
+        let prune_dead = self.prune_dead.as_deref().map(millis_of).transpose()?;
         let connections = Connections::open(&self)?;
         schema::check(&mut connections.control.acquire().await?).await?;
         let (acknowledge, succeeded) = mpsc::unbounded_channel();
@@ -186,6 +208,7 @@ impl WorkerOptions {
             stopping: CancellationToken::new(),
             cancelled: CancellationToken::new(),
             acknowledge,
+            prune_dead,
             is_reachable: AtomicBool::new(true),
             options: self,
         });
@@ -194,11 +217,23 @@ impl WorkerOptions {
             tokio::spawn(lease::run(Arc::downgrade(&shared))),
             tokio::spawn(watch::run(Arc::downgrade(&shared))),
             tokio::spawn(unknown::run(Arc::downgrade(&shared))),
+            tokio::spawn(prune::run(Arc::downgrade(&shared))),
             #[cfg(feature = "metrics")]
             tokio::spawn(gauges::run(Arc::downgrade(&shared))),
         ];
         let supervisor = tokio::spawn(supervise::run(Arc::clone(&shared)));
         Ok(Worker { shared, supervisor, background })
+    }
+}
+
+/// A duration as text in milliseconds.
+fn millis_of(age: &str) -> Result<i64> {
+    match humantime::parse_duration(age) {
+        Ok(age) => Ok(claim::millis(age)),
+        Err(error) => {
+            let text = format!("`{age}` is not a duration, such as \"90d\": {error}");
+            Err(Error::other(text))
+        }
     }
 }
 

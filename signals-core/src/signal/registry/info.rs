@@ -89,6 +89,13 @@ impl ReceiverInfo {
         self.identity.info.stored_name()
     }
 
+    /// The present and the former names under which its deliveries are stored.
+    #[cfg(feature = "durable")]
+    pub(crate) fn all_stored_names(&self) -> impl Iterator<Item = &'static str> {
+        let former = self.identity.durable.map_or(&[][..], |options| options.was);
+        std::iter::once(self.stored_name()).chain(former.iter().copied())
+    }
+
     pub(crate) fn id(&self) -> TypeId {
         self.identity.receiver
     }
