@@ -32,7 +32,7 @@ pub use crate::signal::relation::{OnDelete, RegisteredModel as Linked, Relation}
 pub use crate::table::automatic::{AutoNow, Version};
 pub use crate::table::field::{Asked, Slot, Storable, Stores, give_key, no_column};
 pub use crate::table::json_column::JsonColumn;
-pub use crate::table::schema::{ColumnRole as Role, ColumnSpec, Schema as Statements};
+pub use crate::table::schema::{ColumnRole as Role, ColumnSpec, RoleSet, Schema as Statements};
 pub use crate::task::info::{Asks, DurableOptions, Info};
 pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
 

@@ -98,6 +98,16 @@ const _: () = {
                         .optional(true),
                     __p::ColumnSpec::new("\"version\"", __p::Role::Version),
                 ],
+                roles: __p::RoleSet::of(
+                    &[
+                        __p::Role::AutoNow,
+                        __p::Role::AutoNowAdd,
+                        __p::Role::Generated,
+                        __p::Role::Key,
+                        __p::Role::Plain,
+                        __p::Role::Version,
+                    ],
+                ),
                 keys: 2usize,
             };
             &STATEMENTS

@@ -35,6 +35,7 @@ const _: () = {
                     __p::ColumnSpec::new("\"name\"", __p::Role::Plain),
                     __p::ColumnSpec::new("\"email\"", __p::Role::Plain),
                 ],
+                roles: __p::RoleSet::of(&[__p::Role::GeneratedKey, __p::Role::Plain]),
                 keys: 1usize,
             };
             &STATEMENTS

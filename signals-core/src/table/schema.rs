@@ -10,6 +10,8 @@ pub struct Schema {
     pub table: &'static str,
     /// The columns, in the order of the fields.
     pub columns: &'static [ColumnSpec],
+    /// The roles that the columns have.
+    pub roles: RoleSet,
     /// The number of columns of the key.
     pub keys: usize,
     /// INSERT without the part of the key that the database assigns, RETURNING the key and the columns that the database
@@ -91,6 +93,26 @@ pub enum ColumnRole {
     Version,
 }
 
+/// The roles that occur among the columns of a table, as a bit set: a write asks for them several times.
+#[derive(Debug, Clone, Copy)]
+pub struct RoleSet(u8);
+
+impl RoleSet {
+    /// A set of these roles.
+    pub const fn of(roles: &[ColumnRole]) -> Self {
+        let (mut all, mut role) = (0, 0);
+        while role < roles.len() {
+            all |= 1 << roles[role] as u8;
+            role += 1;
+        }
+        Self(all)
+    }
+
+    const fn has_any(self, others: Self) -> bool {
+        self.0 & others.0 != 0
+    }
+}
+
 /// Columns that are next to each other in the parameters of a statement. The order of the variants is the order of the
 /// parameters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -114,27 +136,49 @@ impl ColumnRole {
     }
 }
 
+impl ColumnGroup {
+    /// The roles of the columns in this group.
+    const fn roles(self) -> RoleSet {
+        match self {
+            Self::Set => const { RoleSet::of(&[ColumnRole::Plain, ColumnRole::AutoNow]) },
+            Self::Key => const { RoleSet::of(&[ColumnRole::Key, ColumnRole::GeneratedKey]) },
+            Self::Version => const { RoleSet::of(&[ColumnRole::Version]) },
+            Self::Added => const { RoleSet::of(&[ColumnRole::AutoNowAdd]) },
+            Self::Computed => const { RoleSet::of(&[ColumnRole::Generated]) },
+        }
+    }
+}
+
 impl Schema {
     /// The indexes of the columns in a group.
     pub(crate) fn group(&self, group: ColumnGroup) -> impl Iterator<Item = usize> {
-        let columns = self.columns.iter().enumerate();
-        columns.filter(move |(_, c)| c.role.group() == group).map(|(i, _)| i)
+        let columns = if self.has(group) { self.columns } else { &[] };
+        columns.iter().enumerate().filter(move |(_, c)| c.role.group() == group).map(|(i, _)| i)
     }
 
     pub(crate) fn has(&self, group: ColumnGroup) -> bool {
-        self.group(group).next().is_some()
+        self.roles.has_any(group.roles())
     }
 
     /// Whether the library sets a column to the time of a write.
     pub(crate) fn has_times(&self) -> bool {
-        self.columns.iter().any(|c| matches!(c.role, ColumnRole::AutoNow | ColumnRole::AutoNowAdd))
+        self.roles.has_any(const { RoleSet::of(&[ColumnRole::AutoNow, ColumnRole::AutoNowAdd]) })
     }
 
     /// Whether the key is the only column that the library or the database can set.
     pub(crate) fn is_only_key(&self) -> bool {
-        self.columns.iter().all(|c| {
-            matches!(c.role, ColumnRole::Plain | ColumnRole::Key | ColumnRole::GeneratedKey)
-        })
+        const OTHERS: RoleSet = RoleSet::of(&[
+            ColumnRole::Generated,
+            ColumnRole::AutoNowAdd,
+            ColumnRole::AutoNow,
+            ColumnRole::Version,
+        ]);
+        !self.roles.has_any(OTHERS)
+    }
+
+    /// Whether the database assigns the key.
+    pub(crate) fn generates_key(&self) -> bool {
+        self.roles.has_any(const { RoleSet::of(&[ColumnRole::GeneratedKey]) })
     }
 
     pub(crate) fn name(&self, column: usize) -> &'static str {

@@ -6,7 +6,7 @@ use crate::database::detached::{Answer, OnDetached};
 use crate::error::Result;
 use crate::signal::event_store::RowDeliveries;
 use crate::table::rows::Rows;
-use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
+use crate::table::schema::{ColumnGroup, Schema};
 use crate::table::statement_spec::StatementKind;
 use crate::write::continued_save::continue_store;
 use crate::write::lookup::not_found;
@@ -191,6 +191,5 @@ impl Single {
 /// Whether a row that has a key is saved by one statement that does UPDATE or INSERT. It is not if
 /// the database generates the key: such a row usually exists already, so a plain UPDATE suffices.
 pub(super) fn saves_at_once(model: &Schema, kind: DatabaseKind) -> bool {
-    let generated = model.columns.iter().any(|c| c.role == ColumnRole::GeneratedKey);
-    kind == DatabaseKind::Postgres && !generated
+    kind == DatabaseKind::Postgres && !model.generates_key()
 }

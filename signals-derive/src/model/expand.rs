@@ -1,5 +1,7 @@
 //! The expansion of a model without mistakes.
 
+use std::collections::BTreeSet;
+
 use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::Type;
@@ -226,17 +228,20 @@ fn statements(model: &Model<'_>) -> TokenStream {
         quote!(#field: #text)
     });
     let keys = model.keys().count();
+    let role_of = |column: &Column<'_>| match column.role {
+        Role::Plain | Role::Json => "Plain",
+        Role::Key => "Key",
+        Role::GeneratedKey(_) => "GeneratedKey",
+        Role::Generated => "Generated",
+        Role::AutoNowAdd => "AutoNowAdd",
+        Role::AutoNow => "AutoNow",
+        Role::Version => "Version",
+    };
+    let roles: BTreeSet<_> = model.columns.iter().map(role_of).collect();
+    let roles = roles.into_iter().map(|role| format_ident!("{role}"));
     let columns = model.columns.iter().map(|column| {
         let name = sql::name(column);
-        let role = match column.role {
-            Role::Plain | Role::Json => quote!(Plain),
-            Role::Key => quote!(Key),
-            Role::GeneratedKey(_) => quote!(GeneratedKey),
-            Role::Generated => quote!(Generated),
-            Role::AutoNowAdd => quote!(AutoNowAdd),
-            Role::AutoNow => quote!(AutoNow),
-            Role::Version => quote!(Version),
-        };
+        let role = format_ident!("{}", role_of(column));
         let unique = column.unique.then(|| quote!(.unique()));
         let ty = column.ty;
         let is_known = unstorable::is_known(&ty.to_token_stream().to_string(), false);
@@ -252,6 +257,7 @@ fn statements(model: &Model<'_>) -> TokenStream {
         __p::Statements {
             #(#texts,)*
             columns: &[#(#columns),*],
+            roles: __p::RoleSet::of(&[#(__p::Role::#roles),*]),
             keys: #keys,
         }
     }
