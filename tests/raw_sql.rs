@@ -631,6 +631,16 @@ mod sqlite {
         test.passed().await;
     }
 
+    /// PostgreSQL accepts arguments only for single statements.
+    #[tokio::test]
+    async fn all_statements_of_a_text_with_arguments_are_executed() {
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        let _turn = notes(&db).await;
+        let sql = "INSERT INTO notes (text) VALUES ($1); INSERT INTO notes (text) VALUES ('b')";
+        assert_eq!(db.query(sql).bind("a").execute().await.unwrap(), 2);
+        assert_eq!(texts(&db).await, ["a", "b"]);
+    }
+
     /// The one connection of a database in memory must not be lost for what raw SQL has left open.
     #[tokio::test]
     async fn an_in_memory_database_survives() {

@@ -1,5 +1,6 @@
 //! A connection: where it comes from, and what is known about the statement and the transaction on it.
 
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use sqlx::SqlSafeStr;
 #[cfg(feature = "sqlite")]
 use sqlx::SqliteConnection;
@@ -20,6 +21,10 @@ use crate::database::state::{StateSlot, TransactionState};
 use crate::error::driver::{is_answered, is_outdated};
 use crate::error::{Error, Reason, Result};
 use crate::task::chain;
+
+/// Work that is rarely necessary. Only then is there a future on the heap, so that each statement polls one future less, and the futures
+/// of statements are small.
+pub(crate) type UsuallyReady<'c> = Either<Ready<Result<()>>, BoxFuture<'c, Result<()>>>;
 
 /// A connection to SQLite or PostgreSQL, together with the state of its transaction.
 ///
@@ -381,21 +386,24 @@ impl<'c> Conn<'c> {
     }
 
     /// Checks out a connection again if the last one was lost or moved out, and verifies the transaction.
-    pub(crate) async fn ensure_connected(&mut self) -> Result<()> {
-        if let MaybePooled::Pooled(slot) = &mut self.inner
-            && slot.is_none()
-        {
-            if let Some(frame) = self.state.frames.last() {
-                let reason =
-                    frame.failed.clone().unwrap_or_else(|| "its connection was lost".into());
-                return Err(Error::RolledBack { reason });
-            }
-            if let Some(db) = &self.state.db {
-                chain::check_not_held(db.pool_id())?;
-                **slot = Some(db.checkout().await?);
-            }
+    pub(crate) fn ensure_connected(&mut self) -> UsuallyReady<'_> {
+        if matches!(&self.inner, MaybePooled::Pooled(slot) if slot.is_none()) {
+            return Either::Right(Box::pin(self.replace_lost()));
         }
-        if self.in_transaction() { self.verify().await } else { Ok(()) }
+        if self.in_transaction() { self.verify() } else { Either::Left(ready(Ok(()))) }
+    }
+
+    /// Checks out a connection, unless the transaction was lost with the last one.
+    async fn replace_lost(&mut self) -> Result<()> {
+        if let Some(frame) = self.state.frames.last() {
+            let reason = frame.failed.clone().unwrap_or_else(|| "its connection was lost".into());
+            return Err(Error::RolledBack { reason });
+        }
+        if let (MaybePooled::Pooled(slot), Some(db)) = (&mut self.inner, &self.state.db) {
+            chain::check_not_held(db.pool_id())?;
+            **slot = Some(db.checkout().await?);
+        }
+        Ok(())
     }
 
     /// The sqlx connection, for a statement that is in flight from now on.

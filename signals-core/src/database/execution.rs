@@ -20,8 +20,9 @@ use crate::database::unnamed_statement::{self, Unnamed};
 
 /// A statement that is being executed. Its state is boxed by sqlx, so that the futures that contain it are small.
 pub(crate) enum Execution<'r> {
+    /// With whether it is a single statement.
     #[cfg(feature = "sqlite")]
-    Sqlite(Steps<'r, Sqlite>),
+    Sqlite(Steps<'r, Sqlite>, bool),
     #[cfg(feature = "postgres")]
     Postgres(Steps<'r, Postgres>),
     #[cfg(feature = "postgres")]
@@ -62,11 +63,12 @@ impl<'r> Execution<'r> {
         #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] naming: Naming,
     ) -> Self {
         let Some(raw) = raw else { return Self::NoConnection };
-        let Statement { sql, args, persistent } = statement;
+        let Statement { sql, args, persistent, is_single } = statement;
         match (raw, args) {
             #[cfg(feature = "sqlite")]
             (RawConn::Sqlite(conn), Arguments::Sqlite(args)) => {
-                Self::Sqlite(conn.fetch_many(sqlx::query_with(sql, args).persistent(persistent)))
+                let query = sqlx::query_with(sql, args).persistent(persistent);
+                Self::Sqlite(conn.fetch_many(query), is_single)
             }
             #[cfg(feature = "postgres")]
             (RawConn::Postgres(conn), Arguments::Postgres(args)) => {
@@ -89,7 +91,7 @@ impl<'r> Execution<'r> {
         match raw {
             None => Self::NoConnection,
             #[cfg(feature = "sqlite")]
-            Some(RawConn::Sqlite(conn)) => Self::Sqlite(conn.fetch_many(sqlx::raw_sql(sql))),
+            Some(RawConn::Sqlite(conn)) => Self::Sqlite(conn.fetch_many(sqlx::raw_sql(sql)), false),
             #[cfg(feature = "postgres")]
             Some(RawConn::Postgres(conn)) => Self::Postgres(conn.fetch_many(sqlx::raw_sql(sql))),
         }
@@ -112,9 +114,11 @@ impl<'r> Execution<'r> {
     ) -> Result<u64, sqlx::Error> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(steps) => drain::<Sqlite>(steps, sink, answered).await,
+            Self::Sqlite(steps, is_single) => {
+                drain::<Sqlite>(steps, is_single, sink, answered).await
+            }
             #[cfg(feature = "postgres")]
-            Self::Postgres(steps) => drain::<Postgres>(steps, sink, answered).await,
+            Self::Postgres(steps) => drain::<Postgres>(steps, false, sink, answered).await,
             #[cfg(feature = "postgres")]
             Self::PostgresOne(row) => {
                 let row = row.await?.map(AnyRow::Postgres);
@@ -148,7 +152,7 @@ impl Execution<'_> {
     ) -> Result<(), sqlx::Error> {
         match self {
             #[cfg(feature = "sqlite")]
-            Self::Sqlite(steps) => pass_each::<Sqlite>(steps, sender, sent).await,
+            Self::Sqlite(steps, _) => pass_each::<Sqlite>(steps, sender, sent).await,
             #[cfg(feature = "postgres")]
             Self::Postgres(steps) => pass_each::<Postgres>(steps, sender, sent).await,
             other => {
@@ -179,9 +183,12 @@ async fn pass_each<DB: Backend>(
     Ok(())
 }
 
-/// Passes every row to `sink`, and returns the number of affected rows.
+/// Passes every row to `sink`, and returns the number of affected rows. `ends_with_result`: whether nothing can follow the number of
+/// affected rows, neither another statement nor an error of the commit. On SQLite, a single statement has committed by then, and to wait
+/// until the thread of the connection is idle again would take another change of threads.
 pub(crate) async fn drain<DB: Backend>(
     mut steps: Steps<'_, DB>,
+    ends_with_result: bool,
     sink: Sink<'_>,
     answered: &mut bool,
 ) -> Result<u64, sqlx::Error> {
@@ -189,8 +196,13 @@ pub(crate) async fn drain<DB: Backend>(
     while let Some(step) = steps.try_next().await? {
         *answered = true;
         match step {
-            Either::Left(result) => affected += DB::affected(&result),
             Either::Right(row) => sink(DB::any_row(row)),
+            Either::Left(result) => {
+                affected += DB::affected(&result);
+                if ends_with_result {
+                    break;
+                }
+            }
         }
     }
     Ok(affected)

@@ -105,7 +105,8 @@ impl<'c> Source<'c> {
                 Ok(true) => Either::Left(ready(Ok(conn))),
                 Err(error) => Either::Left(ready(Err(error))),
                 Ok(false) => Either::Right(Either::Left(Box::pin(async move {
-                    conn.wait_for_turn(writer).await.map(|()| conn)
+                    conn.wait_for_turn(writer).await?;
+                    Ok(conn)
                 }))),
             },
             Source::Db(db) => {

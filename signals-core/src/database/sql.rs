@@ -221,7 +221,8 @@ impl<'c> RawQuery<'c> {
         // After a table was altered, SQLite prepares a cached statement again by itself, but sqlx still has the old column list
         // of `*`. It panics at a new column, in its worker thread, so no rows would be returned.
         let persistent = conn.kind() != DatabaseKind::Sqlite || !self.sql.as_str().contains('*');
-        let result = conn.run_raw(Statement { sql: self.sql, args, persistent }, sink).await;
+        let statement = Statement { sql: self.sql, args, persistent, is_single: false };
+        let result = conn.run_raw(statement, sink).await;
         if borrowed { result } else { conn.end_raw(result).await }
     }
 }

@@ -1,5 +1,6 @@
 //! Transactions and savepoints as sqlx counts them on a connection: their depth, begin, commit and rollback.
 
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 #[cfg(feature = "sqlite")]
 use sqlx::{Executor, Sqlite};
 use sqlx::{SqlSafeStr, SqlStr};
@@ -37,14 +38,16 @@ impl Conn<'_> {
     }
 
     /// How many transactions and savepoints sqlx counts, after a pending rollback was executed.
-    pub(crate) async fn depth(&mut self) -> usize {
+    pub(crate) fn depth(&mut self) -> Either<Ready<usize>, BoxFuture<'_, usize>> {
         let depth = self.depth_now();
         if depth == 0 || self.in_transaction() || self.kind() == DatabaseKind::Postgres {
-            return depth;
+            return Either::Left(ready(depth));
         }
         // If a transaction was just dropped, SQLite's worker thread may not have executed the rollback yet.
-        self.flush().await;
-        self.depth_now()
+        Either::Right(Box::pin(async move {
+            self.flush().await;
+            self.depth_now()
+        }))
     }
 
     /// As [`depth`](Self::depth), without waiting for a pending rollback.

@@ -5,19 +5,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, ready};
 #[cfg(feature = "sqlite")]
 use sqlx::SqlStr;
 
 #[cfg(feature = "sqlite")]
 use crate::database::backend::AnyRow;
 use crate::database::backend::DatabaseKind;
-use crate::database::conn::Conn;
+use crate::database::conn::{Conn, UsuallyReady};
 use crate::database::db::Db;
 #[cfg(feature = "sqlite")]
 use crate::database::execution::Execution;
 use crate::database::group::GroupId;
-use crate::database::lease::AnyLease;
+use crate::database::lease::{AnyLease, LeaseState};
 use crate::database::waiter::Grant;
 use crate::database::write_queue::{Turn, WriteQueue};
 #[cfg(feature = "sqlite")]
@@ -103,25 +103,23 @@ impl Conn<'_> {
         if self.in_transaction() {
             return Ok(!self.is_adopted_without_place());
         }
-        let is_taken = self.state.turn().is_some_and(|turn| turn.is_some());
-        if is_taken || self.lease_mut().is_some_and(|lease| lease.state().turn.is_some()) {
-            return Ok(true);
-        }
         let Some(queue) = self.state.db.as_ref().and_then(Db::write_queue) else { return Ok(true) };
         let queue = Arc::clone(queue);
+        let is_taken = self.state.turn().is_some_and(|turn| turn.is_some());
+        let lease = self.lease_mut().map(|lease| lease.state());
+        let has_lease = lease.is_some();
         // The borrower of a connection that has taken a turn has it too.
-        let last = self.lease_mut().map_or(0, |lease| lease.state().borrowed_turn);
-        let inherited = last != 0 && queue.current_turn() == Some(last);
+        let inherits = |lease: &LeaseState| {
+            let last = lease.borrowed_turn;
+            lease.turn.is_some() || last != 0 && queue.current_turn() == Some(last)
+        };
         // A transaction that raw SQL has begun may hold the write lock.
-        if inherited || self.depth_now() > 0 {
+        if is_taken || lease.is_some_and(inherits) || self.depth_now() > 0 {
             return Ok(true);
         }
         chain::check_not_locked(WriteQueue::id(&queue))?;
-        if self.lease_mut().is_none() {
-            return Ok(false);
-        }
-        let turn = queue.try_enter(writer, true);
-        Ok(turn.map(|turn| self.keep_turn(&queue, turn)).is_some())
+        let turn = if has_lease { queue.try_enter(writer, true) } else { None };
+        Ok(turn.map(|turn| self.keep_turn(turn)).is_some())
     }
 
     /// As [`try_turn`](Self::try_turn), and waits if it has to.
@@ -129,10 +127,11 @@ impl Conn<'_> {
     /// # Errors
     ///
     /// Also [`Error::WriteLockTimedOut`] if the turn does not come in time.
-    pub(crate) async fn wait_for_turn(&mut self, writer: Writer) -> Result<()> {
-        match self.try_turn(writer)? {
-            true => Ok(()),
-            false => self.wait_in_queue(writer).await,
+    pub(crate) fn wait_for_turn(&mut self, writer: Writer) -> UsuallyReady<'_> {
+        match self.try_turn(writer) {
+            Ok(true) => Either::Left(ready(Ok(()))),
+            Ok(false) => Either::Right(self.wait_in_queue(writer)),
+            Err(error) => Either::Left(ready(Err(error))),
         }
     }
 
@@ -148,7 +147,7 @@ impl Conn<'_> {
                 && let Some(queue) = db.write_queue()
             {
                 let turn = queue.enter_with_connection(writer, db.acquire_timeout()).await?;
-                self.keep_turn(queue, turn);
+                self.keep_turn(turn);
             }
             Ok(())
         })
@@ -196,8 +195,8 @@ impl Conn<'_> {
         self.note_result(locked).await.map(drop)
     }
 
-    fn keep_turn(&mut self, queue: &WriteQueue, turn: Turn) {
-        let number = queue.current_turn().unwrap_or_default();
+    fn keep_turn(&mut self, turn: Turn) {
+        let number = turn.number();
         if let Some(slot) = self.state.turn() {
             *slot = Some(turn);
             if let Some(lease) = self.lease_mut() {

@@ -32,12 +32,12 @@ pub(crate) async fn run(
     let query = sqlx::query_with(sql, args).persistent(false);
     let is_open = raw::depth::<Postgres>(conn) > 0 || (asks && is_in_transaction(conn).await?);
     if is_open {
-        return drain::<Postgres>(conn.fetch_many(query), sink, answered).await;
+        return drain::<Postgres>(conn.fetch_many(query), false, sink, answered).await;
     }
     raw::begin::<Postgres>(conn, TransactionOptions::default()).await?;
     let mut guard = RollbackGuard { conn, armed: true };
     // `answered` stays false until the commit, because before that the statement may be sent again.
-    let result = drain::<Postgres>(guard.conn.fetch_many(query), sink, &mut false).await;
+    let result = drain::<Postgres>(guard.conn.fetch_many(query), false, sink, &mut false).await;
     match &result {
         Ok(_) => {
             *answered = true;

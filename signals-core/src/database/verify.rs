@@ -22,11 +22,12 @@
 
 use std::fmt::Write as _;
 
+use futures_util::future::{Either, ready};
 use futures_util::{FutureExt, TryStreamExt};
 use sqlx::{AssertSqlSafe, Connection, SqlSafeStr, SqlStr};
 
 use crate::database::backend::{AnyRow, Backend, DatabaseKind, on};
-use crate::database::conn::Conn;
+use crate::database::conn::{Conn, UsuallyReady};
 use crate::database::execution::Execution;
 use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::database::schema_cache::SchemaChangeGuard;
@@ -147,7 +148,7 @@ impl Conn<'_> {
         };
         match Execution::plain(self.raw(), sql.into_sql_str()) {
             #[cfg(feature = "sqlite")]
-            Execution::Sqlite(mut steps) => _ = steps.try_next().now_or_never(),
+            Execution::Sqlite(mut steps, _) => _ = steps.try_next().now_or_never(),
             #[cfg(feature = "postgres")]
             Execution::Postgres(mut steps) => _ = steps.try_next().now_or_never(),
             _ => return,
@@ -178,16 +179,16 @@ impl Conn<'_> {
     ///
     /// [`Error::RolledBack`] if the transaction has ended, was rolled back in part, or is another one. [`Error::Database`] if a
     /// statement has failed in the transaction.
-    pub(crate) async fn verify(&mut self) -> Result<()> {
+    pub(crate) fn verify(&mut self) -> UsuallyReady<'_> {
         match self.in_transaction() {
             // On SQLite, a statement whose future was dropped may have rolled back the transaction.
             true if self.state.unverified
                 || (self.state.in_flight && self.kind() == DatabaseKind::Sqlite) =>
             {
-                Box::pin(self.verify_frames()).await
+                Either::Right(Box::pin(self.verify_frames()))
             }
-            false if self.state.unverified => Box::pin(self.reconcile()).await,
-            _ => Ok(()),
+            false if self.state.unverified => Either::Right(Box::pin(self.reconcile())),
+            _ => Either::Left(ready(Ok(()))),
         }
     }
 

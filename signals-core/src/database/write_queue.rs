@@ -107,7 +107,7 @@ impl State {
             && !self.was_refused
             && queue.shares_commits
             && (self.is_busy || self.is_awaited(None));
-        Turn { queue: Some(Arc::clone(queue)), is_awaited }
+        Turn { queue: Some(Arc::clone(queue)), number: self.turns, is_awaited }
     }
 }
 
@@ -253,6 +253,8 @@ enum Ends {
 #[derive(Debug)]
 pub(crate) struct Turn {
     queue: Option<Arc<WriteQueue>>,
+    /// Identifies it among the turns of the queue.
+    number: u64,
     /// Whether other writers probably want to share a COMMIT with this one.
     is_awaited: bool,
 }
@@ -260,6 +262,10 @@ pub(crate) struct Turn {
 impl Turn {
     pub(crate) fn queue(&self) -> Option<&Arc<WriteQueue>> {
         self.queue.as_ref()
+    }
+
+    pub(crate) fn number(&self) -> u64 {
+        self.number
     }
 
     pub(crate) fn is_awaited(&self) -> bool {

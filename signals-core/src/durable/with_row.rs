@@ -78,10 +78,10 @@ fn literal(text: &str) -> String {
 
 impl RowDeliveries for Deliveries {
     fn add_to(&self, statement: Statement) -> Result<Statement, sqlx::Error> {
-        let Statement { sql, mut args, persistent } = statement;
+        let Statement { sql, mut args, persistent, is_single } = statement;
         let places = self.bind(Postgres::arguments(&mut args)).map_err(sqlx::Error::Encode)?;
         let sql = self.texts.get(sql.as_str(), || self.compose(sql.as_str(), &places));
-        Ok(Statement { sql, args, persistent })
+        Ok(Statement { sql, args, persistent, is_single })
     }
 
     fn explained(&self, error: Error) -> Error {

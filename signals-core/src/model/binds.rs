@@ -181,7 +181,7 @@ impl<'q> Values<'q> {
     ) -> Result<Statement, sqlx::Error> {
         refuse_control(kind, sql.as_str())?;
         let args = self.bind(kind, None).map_err(sqlx::Error::Encode)?;
-        Ok(Statement { sql, args, persistent })
+        Ok(Statement { sql, args, persistent, is_single: false })
     }
 }
 

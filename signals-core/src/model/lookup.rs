@@ -197,7 +197,7 @@ fn statement(
     });
     Ok(match spec.input {
         RowInput::Arrays | RowInput::Values(1) => {
-            Statement { sql: of.statement_cache().sql(spec, model, kind), args, persistent: true }
+            Statement::prepared(of.statement_cache().sql(spec, model, kind), args)
         }
         RowInput::Values(_) => Statement::once(compose::sql(spec, model, kind), args),
     })

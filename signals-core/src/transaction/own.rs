@@ -1,6 +1,7 @@
 //! Transactions and savepoints that this library opens for its own work. They are committed if the work succeeds, and rolled back
 //! if it fails.
 
+use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::error::{Error, Result};
 use crate::transaction::Transaction;
@@ -45,7 +46,7 @@ pub(crate) fn in_transaction<'c, W: TransactionWork + 'c>(
 ) -> impl Future<Output = Result<W::Done>> + Send + 'c {
     async move {
         let mut tx = Transaction::open(conn).await?;
-        tx.shares_commit = true;
+        tx.shares_commit = tx.kind() == DatabaseKind::Sqlite;
         let mut is_first = true;
         let result = loop {
             match work.run(&mut tx).await {

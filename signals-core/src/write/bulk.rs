@@ -101,7 +101,7 @@ pub(super) fn statement(
     };
     bound.map_err(sqlx::Error::Encode)?;
     Ok(if chunk.full {
-        Statement { sql: rows.statement_cache().sql(spec, model, kind), args, persistent: true }
+        Statement::prepared(rows.statement_cache().sql(spec, model, kind), args)
     } else {
         Statement::once(compose::sql(spec, model, kind), args)
     })

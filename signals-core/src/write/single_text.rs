@@ -66,7 +66,7 @@ impl Text {
                     bind(column, finds && !is_stored && spec.on.contains(&column))?;
                 }
                 let sql = rows.statement_cache().sql(spec, model, kind);
-                Ok(Statement { sql, args, persistent: true })
+                Ok(Statement::prepared(sql, args))
             }
         }
     }

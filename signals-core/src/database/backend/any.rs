@@ -75,12 +75,19 @@ pub struct Statement {
     pub(crate) args: Arguments,
     /// Whether the statement stays prepared on the connection.
     pub(crate) persistent: bool,
+    /// Whether the text is certainly a single statement, because no part of it comes from the application.
+    pub(crate) is_single: bool,
 }
 
 impl Statement {
     /// A statement with a fixed text, which stays prepared.
     pub(crate) fn fixed(sql: &'static str, args: Arguments) -> Self {
-        Self { sql: SqlStr::from_static(sql), args, persistent: true }
+        Self::prepared(SqlStr::from_static(sql), args)
+    }
+
+    /// A single statement, which stays prepared.
+    pub(crate) fn prepared(sql: SqlStr, args: Arguments) -> Self {
+        Self { sql, args, persistent: true, is_single: true }
     }
 
     /// A copy for a second attempt, if the statement stays prepared on a Postgres connection, which may reject it as outdated.
@@ -91,6 +98,7 @@ impl Statement {
                 sql: self.sql.clone(),
                 args: Arguments::Postgres(args.clone()),
                 persistent: true,
+                is_single: self.is_single,
             }),
             _ => None,
         }
@@ -98,7 +106,7 @@ impl Statement {
 
     /// A statement whose text is unlikely to occur again, so it does not stay prepared.
     pub(crate) fn once(sql: String, args: Arguments) -> Self {
-        Self { sql: AssertSqlSafe(sql).into_sql_str(), args, persistent: false }
+        Self { sql: AssertSqlSafe(sql).into_sql_str(), args, persistent: false, is_single: false }
     }
 }
 

@@ -347,7 +347,7 @@ struct Bound {
 impl Bound {
     fn statement(self) -> Statement {
         let sql = AssertSqlSafe(self.sql + &self.types).into_sql_str();
-        Statement { sql, args: self.args, persistent: true }
+        Statement { sql, args: self.args, persistent: true, is_single: false }
     }
 
     /// A copy for a second attempt, as [`Statement::again`].
