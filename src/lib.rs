@@ -117,6 +117,7 @@ pub use sqlx_signals_core::{
 /// |---|---|---|
 /// | `table = "users"`, `table = "schema.users"` | struct | the table; by default the struct's name in snake_case |
 /// | `rename_all = "camelCase"` | struct | derives column names from field names, in the cases of serde and sqlx |
+/// | `publish = "shop.user"` | struct | a relay publishes the events of the model to other services (feature `durable`); needs serde |
 /// | `crate = "path"` | struct | the path of `sqlx_signals`, for a crate that re-exports it |
 /// | `primary_key` | field | part of the key; by default the field `id` is the key |
 /// | `column = "e_mail"` | field | the column's name; overrides `rename_all` |
@@ -248,7 +249,10 @@ pub use sqlx_signals_derive::receiver;
 
 /// Defines a signal by implementing [`CustomSignal`]. See that trait for an example.
 ///
-/// `#[signal(crate = "path")]` is the path of `sqlx_signals`, for a crate that re-exports it.
+/// | attribute | meaning |
+/// |---|---|
+/// | `publish = "shop.order_paid"` | a relay publishes the signal to other services (feature `durable`); needs serde |
+/// | `crate = "path"` | the path of `sqlx_signals`, for a crate that re-exports it |
 pub use sqlx_signals_derive::Signal;
 
 /// Integration with axum (feature `axum`): a [`Db`] as an argument of handlers.

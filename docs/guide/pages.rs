@@ -21,6 +21,7 @@ pages! {
     transactions: "transactions.md",
     durable: "durable.md",
     operations: "operations.md",
+    nats: "nats.md",
     bulk_writes: "bulk-writes.md",
     testing: "testing.md",
     existing_service: "existing-service.md",

@@ -35,6 +35,8 @@ pub use crate::table::json_column::JsonColumn;
 pub use crate::table::schema::{ColumnRole as Role, ColumnSpec, RoleSet, Schema as Statements};
 pub use crate::task::info::{Asks, DurableOptions, Info};
 pub use crate::{Column, CustomSignal, Model, Outcome, Parameter, Phase, Receiver, Signal, phase};
+#[cfg(feature = "durable")]
+pub use crate::{post_delete, post_save};
 
 /// The default answers to questions about types, such as whether a type is `Clone`: constants and methods of traits that are implemented
 /// for every type. A type with another answer has an inherent item of the same name, which takes precedence.

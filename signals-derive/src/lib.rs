@@ -4,6 +4,7 @@ use proc_macro::TokenStream;
 
 mod model;
 mod options;
+mod publish;
 mod receiver;
 mod signal;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use syn::spanned::Spanned;
 use syn::{DeriveInput, Error, Ident};
 
 use crate::options::{Mistakes, Once, each_option, path, private, unknown};
+use crate::publish::{self, subject};
 
 pub(crate) fn derive(input: TokenStream) -> TokenStream {
     let input: DeriveInput = match syn::parse2(input) {
@@ -18,11 +19,12 @@ pub(crate) fn derive(input: TokenStream) -> TokenStream {
 
 fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let mut mistakes = Mistakes::default();
-    let mut krate = Once::default();
+    let (mut krate, mut publish) = (Once::default(), Once::default());
     each_option("signal", &input.attrs, &mut mistakes, |name: &Ident, value, mistakes| {
         match name.to_string().as_str() {
+            "publish" => publish.set(name, subject(name, value)?, mistakes),
             "crate" => krate.set(name, path(name, value)?, mistakes),
-            _ => return Err(unknown(name, &["crate"])),
+            _ => return Err(unknown(name, &["publish", "crate"])),
         }
         Ok(())
     });
@@ -37,6 +39,8 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     }
     let p = private(krate.get());
     let (ident, name) = (&input.ident, input.ident.unraw().to_string());
+    let publish = publish.get();
+    let publish = publish.map(|subject| publish::signal(subject, ident));
     Ok(quote! {
         const _: () = {
             use #p as __p;
@@ -49,6 +53,8 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
                     &TABLE
                 }
             }
+
+            #publish
         };
     })
 }

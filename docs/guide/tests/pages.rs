@@ -131,7 +131,7 @@ fn every_rust_block_is_compiled() {
         let page = read(Path::new("src").join(&name));
         for info in split(&page).1 {
             let words: Vec<_> = info.split(',').collect();
-            let known = ["rust", "toml", "sh", "text", "python", "mermaid"];
+            let known = ["rust", "toml", "sh", "json", "text", "python", "mermaid"];
             assert!(known.contains(&words[0]), "{name}: a block says `{info}`");
             assert!(!words.contains(&"ignore"), "{name}: a block is not compiled");
         }

@@ -19,7 +19,9 @@ pub(super) enum Kind {
     Usual,
     /// Deliveries whose worker was lost twice. Each of them runs alone in its worker.
     Suspect,
-    /// The same, with an ordering key. The claim of its lost worker still holds the key, so no older delivery of the key can run.
+    /// Deliveries without an ordering key that a relay publishes. Nothing of the program runs for them, so they are never suspects.
+    Published,
+    /// The same as `Suspect`, with an ordering key. The claim of its lost worker still holds the key, so no older delivery of the key can run.
     OrderedSuspect,
 }
 
@@ -46,7 +48,7 @@ pub(super) fn now(kind: DatabaseKind) -> &'static str {
 }
 
 /// The current time of the database plus a number of milliseconds in an argument.
-fn later(kind: DatabaseKind, argument: &str) -> String {
+pub(super) fn later(kind: DatabaseKind, argument: &str) -> String {
     match kind {
         DatabaseKind::Sqlite => format!("{} + {argument}", now(kind)),
         DatabaseKind::Postgres => {
@@ -72,6 +74,7 @@ pub(super) fn is_kind(kind: Kind) -> &'static str {
         Kind::Usual => {
             "ordering_key IS NULL AND lost + CASE WHEN worker IS NULL THEN 0 ELSE 1 END < 2"
         }
+        Kind::Published => "ordering_key IS NULL",
         Kind::Suspect => {
             "ordering_key IS NULL AND lost + CASE WHEN worker IS NULL THEN 0 ELSE 1 END >= 2"
         }
@@ -174,7 +177,7 @@ pub(super) async fn last_key(
 
 /// The limit of a claim. It is a literal in a few sizes, because as an argument it would lead to a plan for any number of rows.
 pub(super) fn literal(limit: usize) -> usize {
-    1 << limit.clamp(1, 128).ilog2()
+    1 << limit.clamp(1, 512).ilog2()
 }
 
 /// Claims the deliveries whose ids the table `due` of the statement contains.
@@ -288,7 +291,8 @@ pub(super) async fn acknowledge(conn: &mut Conn<'_>, done: &[Done]) -> Result<Ve
     Ok(ended)
 }
 
-async fn delete(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Result<Vec<i64>> {
+/// Deletes deliveries, and returns those of which this worker still had the claim.
+pub(super) async fn delete(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Result<Vec<i64>> {
     let kind = conn.kind();
     let text = match kind {
         DatabaseKind::Postgres => {
@@ -360,7 +364,7 @@ pub(super) async fn give_back(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Res
 pub(super) const CLAIMED_SQLITE: &str = "(id, claim) IN \
     (SELECT i.value, c.value FROM json_each($1) AS i JOIN json_each($2) AS c ON c.key = i.key)";
 
-fn bind_claims(sql: Sql, kind: DatabaseKind, claims: &[(i64, i64)]) -> Sql {
+pub(super) fn bind_claims(sql: Sql, kind: DatabaseKind, claims: &[(i64, i64)]) -> Sql {
     let ids = list(kind, claims.iter().map(|(id, _)| *id));
     sql.bind(ids).bind(list(kind, claims.iter().map(|(_, claim)| *claim)))
 }

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use futures_util::future::BoxFuture;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::value::RawValue;
 
 use crate::database::conn::Conn;
 use crate::durable::payload::{
-    decode_any_rows, decode_key, decode_rows, decode_signal, encode_any_rows, encode_key,
-    encode_rows, encode_signal, key_of_row, key_of_signal,
+    data_of_row, data_of_signal, decode_any_rows, decode_key, decode_rows, decode_signal,
+    encode_any_rows, encode_key, encode_rows, encode_signal, key_of_row, key_of_signal, no_data,
 };
 use crate::error::Result;
 use crate::model::Model;
@@ -37,6 +38,10 @@ pub struct EventForm {
     /// Whether PostgreSQL converts the key of a row to the same JSON as serde.
     #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
     pub(crate) has_plain_key: fn() -> bool,
+    /// Under which subject a relay publishes the events. `None` if a receiver of the program runs for them.
+    pub(crate) subject: Option<&'static str>,
+    /// The row or the value of an event, for the message that a relay publishes.
+    pub(crate) data: fn(&ToDecode<'_>) -> Coded<Box<RawValue>>,
 }
 
 /// Whether the key is an integer, a text or a UUID.
@@ -177,7 +182,29 @@ impl EventForm {
             ordering: None,
             is_key: true,
             has_plain_key: has_plain_key::<M>,
+            subject: None,
+            data: no_data,
         }
+    }
+
+    /// The forms of the saves and deletes of a model that a relay publishes.
+    pub const fn published_rows<M: Model<Pk: Json> + Published>(
+        subject: &'static str,
+    ) -> [Self; 2] {
+        [
+            Self::of::<post_save, M>().published(subject).ordered_by_pk::<post_save>(),
+            Self::of::<post_delete, M>().published(subject).ordered_by_pk::<post_delete>(),
+        ]
+    }
+
+    /// The form of a custom signal that a relay publishes.
+    pub const fn published_signal<T: CustomSignal + Published>(subject: &'static str) -> Self {
+        Self::of::<T, ()>().published(subject)
+    }
+
+    const fn published(mut self, subject: &'static str) -> Self {
+        self.subject = Some(subject);
+        self
     }
 
     /// Orders the deliveries by the key of the row.
@@ -206,6 +233,18 @@ pub trait Json: Serialize + DeserializeOwned {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Json for T {}
 
+/// A type whose events can be published.
+#[diagnostic::on_unimplemented(
+    message = "the events of `{Self}` cannot be published",
+    label = "`{Self}` is not JSON",
+    note = "derive `serde::Serialize` and `serde::Deserialize` on `{Self}`"
+)]
+#[allow(unreachable_pub)]
+pub trait Published: Json {}
+
+#[diagnostic::do_not_recommend]
+impl<T: Json> Published for T {}
+
 /// The signals of a model that can be durable.
 #[diagnostic::on_unimplemented(
     message = "receivers of `{Self}` cannot be durable",
@@ -233,6 +272,8 @@ where
         ordering: None,
         is_key: false,
         has_plain_key: has_plain_key::<M>,
+        subject: None,
+        data: data_of_row::<M>,
     };
 }
 
@@ -245,6 +286,8 @@ impl<S: RowSignal> Storable<S> for dyn AnyModel {
         ordering: None,
         is_key: false,
         has_plain_key: || false,
+        subject: None,
+        data: no_data,
     };
 }
 
@@ -257,5 +300,7 @@ impl<T: CustomSignal + Json> Storable<T> for () {
         ordering: None,
         is_key: false,
         has_plain_key: || false,
+        subject: None,
+        data: data_of_signal,
     };
 }

@@ -8,6 +8,7 @@
 //! |---|---|
 //! | [`Db::deliveries`](crate::Db::deliveries) | creates the tables, starts workers, and shows, retries and discards deliveries |
 //! | [`Delivery`] | a receiver's parameter: the stored delivery, with its idempotency key |
+//! | [`Relay`], [`Publisher`] | publishes events to a message broker |
 //! | [`Retry`] | an error that decides when a delivery is tried again |
 //! | [`Status`] | counts the deliveries of each receiver |
 //! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |
@@ -34,6 +35,7 @@ pub(crate) mod outbox;
 mod payload;
 mod probe;
 mod receivers;
+mod relay;
 mod retry;
 mod run;
 mod schema;
@@ -54,6 +56,7 @@ use crate::error::Result;
 pub use carry::Carried;
 pub use delivery::Delivery;
 pub use inspect::{DeliveryFilter, DeliveryState, ReceiverStatus, Status, StoredDelivery};
+pub use relay::{Message, Publisher, Relay, RelayOptions};
 pub use retry::Retry;
 pub use schema::{Migration, migrations};
 pub use trace::{Propagator, set_propagator};

@@ -8,6 +8,7 @@ use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::database::conn::Conn;
 use crate::durable::event_form::{
@@ -172,6 +173,30 @@ fn batches(
         all.push(Encoded { payload: (payload + &end).into(), key: None });
     }
     Ok(all)
+}
+
+/// The data of the message about a row.
+pub(super) fn data_of_row<M>(stored: &ToDecode<'_>) -> Coded<Box<RawValue>>
+where
+    M: Model<Pk: DeserializeOwned> + Serialize + DeserializeOwned,
+{
+    let read: Read<M> = serde_json::from_str(stored.payload)?;
+    let mut row = read.row.ok_or_else(|| serde::de::Error::custom("the payload has no row"))?;
+    if let (None, Some(key)) = (row.pk(), stored.key) {
+        row.__set_pk(Some(serde_json::from_str(key)?));
+    }
+    serde_json::value::to_raw_value(&row)
+}
+
+/// The data of the message about a custom signal, as it was stored.
+pub(super) fn data_of_signal(stored: &ToDecode<'_>) -> Coded<Box<RawValue>> {
+    let read: Read<Box<RawValue>> = serde_json::from_str(stored.payload)?;
+    read.signal.ok_or_else(|| serde::de::Error::custom("the payload has no signal"))
+}
+
+/// For events that no relay publishes.
+pub(super) fn no_data(_: &ToDecode<'_>) -> Coded<Box<RawValue>> {
+    Err(serde::de::Error::custom("these events are not published"))
 }
 
 pub(super) fn decode_rows<M>(stored: &ToDecode<'_>) -> Coded<Decoded>

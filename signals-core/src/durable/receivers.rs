@@ -36,13 +36,26 @@ impl DurableReceiver {
 impl DurableReceivers {
     /// The receivers of these queues. `None` means every queue.
     pub(crate) fn of(queues: Option<&[String]>) -> Self {
+        Self::select(|options, form| {
+            let is_of_queue =
+                queues.is_none_or(|queues| queues.iter().any(|queue| queue == options.queue));
+            is_of_queue && form.subject.is_none()
+        })
+    }
+
+    /// The receivers whose events a relay publishes.
+    pub(crate) fn published() -> Self {
+        Self::select(|_, form| form.subject.is_some())
+    }
+
+    fn select(is_selected: impl Fn(&DurableOptions, &EventForm) -> bool) -> Self {
         let mut by_name: HashMap<_, Vec<_>> = HashMap::new();
         let mut names = Vec::new();
         for receiver in registry().durable() {
             let (Some(options), Some(form)) = (receiver.info.durable, form_of(&receiver)) else {
                 continue;
             };
-            if queues.is_some_and(|queues| queues.iter().all(|queue| queue != options.queue)) {
+            if !is_selected(options, form) {
                 continue;
             }
             let name = receiver.info.info.stored_name();
@@ -69,6 +82,11 @@ impl DurableReceivers {
 
     pub(crate) fn entries(&self) -> impl Iterator<Item = &DurableReceiver> {
         self.by_name.values().flatten()
+    }
+
+    /// The receivers of this name.
+    pub(crate) fn entries_of(&self, name: &str) -> impl Iterator<Item = &DurableReceiver> {
+        self.by_name.get(name).into_iter().flatten()
     }
 
     /// The options of the receiver of this name.

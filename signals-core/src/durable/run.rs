@@ -251,7 +251,7 @@ fn dead(error: String, counts: bool) -> Failure {
     Failure { delay: Duration::ZERO, is_dead: true, counts, error }
 }
 
-fn undecodable(claimed: &Claimed, error: &dyn std::fmt::Display) -> Failure {
+pub(super) fn undecodable(claimed: &Claimed, error: &dyn std::fmt::Display) -> Failure {
     let age = claimed.age();
     let error = format!("the payload cannot be decoded: {error}");
     Failure { delay: UNDECODABLE, is_dead: age >= UNDECODABLE_LIMIT, counts: false, error }

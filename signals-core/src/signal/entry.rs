@@ -127,6 +127,19 @@ impl<S: Signal, M: Send + Sync + 'static> Entry<S, M> {
         self.store = Some(store);
         self
     }
+
+    /// The entry of events that a relay publishes. `store` stores them.
+    pub const fn published(store: &'static dyn EventStore) -> Self {
+        Self::sync(left_to_relay::<S, M>).durable(store)
+    }
+}
+
+/// Is not called, because a relay publishes the events.
+fn left_to_relay<'a, S: Signal, M: Send + Sync + 'static>(
+    _: S::Event<'a, M>,
+    _: Context<'a, '_>,
+) -> Result<(), BoxError> {
+    Err("a relay publishes this event".into())
 }
 
 /// A receiver of the signal `S` of every model.

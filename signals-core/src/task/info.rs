@@ -137,6 +137,26 @@ pub struct DurableOptions {
     pub was: &'static [&'static str],
 }
 
+impl DurableOptions {
+    /// The options of events that a relay publishes. They are tried without a limit, because a broker can be down for long.
+    pub const fn published(ordering_key: &'static str) -> Self {
+        Self {
+            queue: "publish",
+            max_attempts: u32::MAX,
+            backoff: (1000, 30_000),
+            backoff_text: "1s..30s",
+            timeout: 60_000,
+            concurrency: 0,
+            delay: 0,
+            ordering_key,
+            skips_dead: false,
+            keep: 0,
+            keep_text: "",
+            was: &[],
+        }
+    }
+}
+
 /// What a parameter of a receiver requires, other than the event and the connection.
 #[derive(Debug, Clone, Copy)]
 pub enum Asks {
@@ -207,7 +227,10 @@ impl Info {
         fmt::from_fn(|f| {
             write!(f, "{}", self.phase)?;
             if let Some(DurableOptions { queue, max_attempts, backoff_text, .. }) = self.durable {
-                write!(f, ", {queue}, {max_attempts} × {backoff_text}")?;
+                match *max_attempts {
+                    u32::MAX => write!(f, ", {queue}, unlimited × {backoff_text}")?,
+                    attempts => write!(f, ", {queue}, {attempts} × {backoff_text}")?,
+                }
                 match self.durable.map_or("", |options| options.ordering_key) {
                     "" => {}
                     key => write!(f, ", by {key}")?,

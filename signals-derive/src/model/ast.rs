@@ -7,7 +7,7 @@ use proc_macro2::Span;
 use quote::format_ident;
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Data, DeriveInput, Error, Fields, Ident, Path, Result, Type, Visibility};
+use syn::{Data, DeriveInput, Error, Fields, Ident, LitStr, Path, Result, Type, Visibility};
 
 use super::attr::{Case, FieldAttrs, OnDelete, StructAttrs};
 use super::types::{Role, option_of};
@@ -23,6 +23,8 @@ pub(crate) struct Model<'i> {
     pub(crate) columns: Vec<Column<'i>>,
     /// The fields with `skip`, which are not columns.
     pub(crate) skipped: Vec<(&'i Ident, &'i Type)>,
+    /// The subject under which the events of the model are published.
+    pub(crate) publish: Option<LitStr>,
 }
 
 pub(crate) struct Column<'i> {
@@ -83,6 +85,7 @@ impl<'i> Model<'i> {
                 },
                 columns,
                 skipped,
+                publish: attrs.publish.get().cloned(),
             }),
         }
     }

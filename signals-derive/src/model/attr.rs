@@ -4,12 +4,14 @@ use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Ident, LitStr, Path};
 
 use crate::options::{Mistakes, Once, each_option, path, string, unknown, value};
+use crate::publish::subject;
 
 /// `#[model(…)]` on the struct.
 #[derive(Default)]
 pub(crate) struct StructAttrs {
     pub(crate) table: Once<LitStr>,
     pub(crate) rename_all: Once<Case>,
+    pub(crate) publish: Once<LitStr>,
     pub(crate) krate: Once<Path>,
 }
 
@@ -86,8 +88,9 @@ impl StructAttrs {
                     let case = Case::read(&string(name, input)?)?;
                     read.rename_all.set(name, case, mistakes);
                 }
+                "publish" => read.publish.set(name, subject(name, input)?, mistakes),
                 "crate" => read.krate.set(name, path(name, input)?, mistakes),
-                _ => return Err(unknown(name, &["table", "rename_all", "crate"])),
+                _ => return Err(unknown(name, &["table", "rename_all", "publish", "crate"])),
             }
             Ok(())
         });

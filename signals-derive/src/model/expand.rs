@@ -15,6 +15,7 @@ use super::sql;
 use super::types::{Role, option_of};
 use super::unstorable;
 use crate::options::private;
+use crate::publish;
 
 pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     let Model { ident, vis, columns, .. } = model;
@@ -34,6 +35,7 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     let store = store(model, &key, &slots, &checks);
     let registration = registration(model, &slots, is_conditional);
     let (slots, errors) = (slots.declare(columns), checks.errors);
+    let publish = model.publish.as_ref().map(|subject| publish::model(subject, ident));
     quote! {
         const _: () = {
             use #p as __p;
@@ -64,6 +66,8 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
             }
 
             #registration
+
+            #publish
         };
     }
 }

@@ -14,19 +14,19 @@ use crate::durable::worker::WorkerOptions;
 use crate::error::{Error, Result};
 use crate::transaction::Transaction;
 
-pub(super) struct Connections {
+pub(in crate::durable) struct Connections {
     /// The connection of the worker's own statements.
-    pub(super) control: Db,
+    pub(in crate::durable) control: Db,
     /// The connections of receivers that take one.
     receivers: Db,
     /// The connection that notices commits of other processes.
-    pub(super) watch: Option<Db>,
+    pub(in crate::durable) watch: Option<Db>,
     /// PostgreSQL behind a pooler, which rejects settings of a session: those of a receiver's transaction are made in it.
     settings: Option<String>,
 }
 
 /// The connection of the worker's own statements, for statements that write.
-pub(super) enum ControlConn {
+pub(in crate::durable) enum ControlConn {
     Plain(Conn<'static>),
     /// Behind a pooler.
     InTransaction(Transaction<'static>),
@@ -54,7 +54,7 @@ impl DerefMut for ControlConn {
 
 impl ControlConn {
     /// Returns the connection. The statements since [`Connections::to_write`] take effect, at the latest, now.
-    pub(super) async fn done(self) -> Result<()> {
+    pub(in crate::durable) async fn done(self) -> Result<()> {
         match self {
             Self::Plain(_) => Ok(()),
             Self::InTransaction(tx) => tx.commit().await.map(drop),
@@ -67,7 +67,7 @@ const IN_MEMORY: &str = "a worker opens connections of its own, and a SQLite dat
                          `testing::deliver` in a test";
 
 impl Connections {
-    pub(super) fn open(options: &WorkerOptions) -> Result<Self> {
+    pub(in crate::durable) fn open(options: &WorkerOptions) -> Result<Self> {
         let WorkerOptions { db, concurrency, .. } = options;
         let concurrency = u32::try_from(*concurrency).unwrap_or(u32::MAX);
         #[cfg(feature = "sqlite")]
@@ -120,7 +120,7 @@ impl Connections {
     }
 
     /// A connection for a statement of the worker that writes. Call [`ControlConn::done`] after the statement.
-    pub(super) async fn to_write(&self, verb: Verb) -> Result<ControlConn> {
+    pub(in crate::durable) async fn to_write(&self, verb: Verb) -> Result<ControlConn> {
         if self.settings.is_some() {
             let options = TransactionOptions::new().isolation(Isolation::ReadCommitted);
             let mut tx = self.control.begin_with(options).await?;
@@ -140,7 +140,7 @@ impl Connections {
         Ok(tx)
     }
 
-    pub(super) async fn close(&self) {
+    pub(in crate::durable) async fn close(&self) {
         self.control.close().await;
         self.receivers.close().await;
         if let Some(watch) = &self.watch {

@@ -1,7 +1,7 @@
 //! Workers: they claim due deliveries and run their receivers.
 
 mod acknowledge;
-mod connections;
+pub(super) mod connections;
 #[cfg(feature = "metrics")]
 mod gauges;
 mod handle;
@@ -9,7 +9,7 @@ mod lease;
 mod prune;
 mod supervise;
 mod unknown;
-mod watch;
+pub(super) mod watch;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -81,7 +81,7 @@ struct Shared {
     /// A delivery has ended, so that another one can start.
     ended: Notify,
     /// Another process may have stored deliveries.
-    noticed: Notify,
+    noticed: Arc<Notify>,
     tasks: TaskTracker,
     /// No further delivery is claimed.
     stopping: CancellationToken,
@@ -203,7 +203,7 @@ impl WorkerOptions {
             permits: Arc::new(Semaphore::new(self.concurrency)),
             running: Mutex::default(),
             ended: Notify::new(),
-            noticed: Notify::new(),
+            noticed: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
             cancelled: CancellationToken::new(),
@@ -215,7 +215,10 @@ impl WorkerOptions {
         let background = vec![
             tokio::spawn(acknowledge::run(Arc::downgrade(&shared), succeeded)),
             tokio::spawn(lease::run(Arc::downgrade(&shared))),
-            tokio::spawn(watch::run(Arc::downgrade(&shared))),
+            tokio::spawn(watch::run(
+                shared.connections.watch.clone(),
+                Arc::downgrade(&shared.noticed),
+            )),
             tokio::spawn(unknown::run(Arc::downgrade(&shared))),
             tokio::spawn(prune::run(Arc::downgrade(&shared))),
             #[cfg(feature = "metrics")]

@@ -3,9 +3,9 @@
 use std::sync::Weak;
 use std::time::Duration;
 
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::Shared;
 use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
 use crate::durable::sql::Sql;
@@ -15,16 +15,15 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// How long the worker waits after an error.
 const PAUSE: Duration = Duration::from_secs(5);
 
-pub(super) async fn run(shared: Weak<Shared>) {
-    let Some(watch) = shared.upgrade().and_then(|shared| shared.connections.watch.clone()) else {
-        return;
-    };
+/// Notifies `noticed` until it is dropped.
+pub(in crate::durable) async fn run(watch: Option<Db>, noticed: Weak<Notify>) {
+    let Some(watch) = watch else { return };
     loop {
         let watched = match watch.kind() {
-            DatabaseKind::Sqlite => ask(&watch, &shared).await,
-            DatabaseKind::Postgres => listen(&watch, &shared).await,
+            DatabaseKind::Sqlite => ask(&watch, &noticed).await,
+            DatabaseKind::Postgres => listen(&watch, &noticed).await,
         };
-        if shared.strong_count() == 0 {
+        if noticed.strong_count() == 0 {
             return;
         }
         if let Err(error) = watched {
@@ -35,7 +34,7 @@ pub(super) async fn run(shared: Weak<Shared>) {
 }
 
 /// Asks for the number that changes with every commit of another connection. This takes no lock.
-async fn ask(watch: &Db, shared: &Weak<Shared>) -> Result<()> {
+async fn ask(watch: &Db, noticed: &Weak<Notify>) -> Result<()> {
     // The number of one connection cannot be compared with that of another one.
     let mut conn = watch.acquire().await?;
     let mut last = 0_i64;
@@ -44,17 +43,17 @@ async fn ask(watch: &Db, shared: &Weak<Shared>) -> Result<()> {
         let asked = Sql::new(DatabaseKind::Sqlite, "PRAGMA data_version");
         let rows: Vec<(i64,)> = asked.fetch(&mut conn).await?;
         let version = rows.first().map_or(0, |(version,)| *version);
-        let Some(shared) = shared.upgrade() else { return Ok(()) };
+        let Some(noticed) = noticed.upgrade() else { return Ok(()) };
         if version != last {
             last = version;
-            shared.noticed.notify_one();
+            noticed.notify_one();
         }
     }
 }
 
 /// Receives notifications. While the connection is lost, the worker polls.
 #[cfg(feature = "postgres")]
-async fn listen(watch: &Db, shared: &Weak<Shared>) -> Result<()> {
+async fn listen(watch: &Db, noticed: &Weak<Notify>) -> Result<()> {
     use sqlx::postgres::PgListener;
 
     use crate::durable::notify;
@@ -65,9 +64,9 @@ async fn listen(watch: &Db, shared: &Weak<Shared>) -> Result<()> {
     // What was committed before has sent no notification to this connection.
     let mut is_news = true;
     loop {
-        let Some(upgraded) = shared.upgrade() else { return Ok(()) };
+        let Some(upgraded) = noticed.upgrade() else { return Ok(()) };
         if is_news {
-            upgraded.noticed.notify_one();
+            upgraded.notify_one();
         }
         drop(upgraded);
         let received = listener.try_recv().await?;
@@ -77,6 +76,6 @@ async fn listen(watch: &Db, shared: &Weak<Shared>) -> Result<()> {
 }
 
 #[cfg(not(feature = "postgres"))]
-async fn listen(_: &Db, _: &Weak<Shared>) -> Result<()> {
+async fn listen(_: &Db, _: &Weak<Notify>) -> Result<()> {
     Ok(())
 }

@@ -1,0 +1,57 @@
+//! Connects services that use [`sqlx-signals`](sqlx_signals) by [NATS JetStream](https://docs.nats.io/nats-concepts/jetstream).
+//!
+//! One service publishes the events of a model or of a signal. They are stored in the transaction of their write, and a relay publishes
+//! them after the commit, so a message is published if and only if the transaction commits:
+//!
+//! ```no_run
+//! use signals_nats::{NatsPublisher, StreamConfig, async_nats};
+//! use sqlx_signals::prelude::*;
+//!
+//! #[derive(Signal, serde::Serialize, serde::Deserialize)]
+//! #[signal(publish = "shop.order_paid")]
+//! struct OrderPaid {
+//!     order_id: i64,
+//! }
+//!
+//! #[derive(Model, serde::Serialize, serde::Deserialize)]
+//! #[model(table = "users", publish = "shop.user")]
+//! struct User {
+//!     id: Option<i64>,
+//!     name: String,
+//! }
+//!
+//! # #[tokio::main] async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let db = Db::connect("sqlite:shop.db").await?;
+//! db.deliveries().setup().await?;
+//! let client = async_nats::connect("nats://localhost:4222").await?;
+//! let stream = StreamConfig {
+//!     name: "SHOP".into(),
+//!     subjects: vec!["shop.>".into()],
+//!     ..StreamConfig::default()
+//! };
+//! let publisher = NatsPublisher::new(client, stream);
+//! publisher.setup().await?;
+//! let relay = db.deliveries().relay("shop", publisher).spawn().await?;
+//!
+//! OrderPaid { order_id: 7 }.send(&db).await?;
+//! User { id: None, name: "Ann".into() }.save(&db).await?;
+//! # relay.shutdown().await?; Ok(()) }
+//! ```
+//!
+//! The subjects of a model are `shop.user.created`, `shop.user.updated` and `shop.user.deleted`.
+//!
+//! | failure | then |
+//! |---|---|
+//! | the server is down, at the start or later | the events wait in the database, without a limit |
+//! | an acknowledgement of the server is lost | the message is published again, with the same `Nats-Msg-Id` |
+//! | the process is killed after it has published a message | the same, when the lease of the relay has ended |
+//! | the server stores no further messages | the events wait in the database |
+//!
+//! So a message can be in the stream twice if more time than the `duplicate_window` of the stream is between the attempts.
+
+mod publisher;
+mod stream;
+
+pub use async_nats;
+pub use async_nats::jetstream::stream::Config as StreamConfig;
+pub use publisher::NatsPublisher;
