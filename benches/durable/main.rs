@@ -1,7 +1,7 @@
 //! What durable receivers cost: a save that stores deliveries, and a worker that runs them, compared with the same SQL by hand.
 //!
 //! `cargo bench --features postgres,durable --bench durable` prints the tables. `--quick` only shows that the benchmark works. `--only word`
-//! measures the databases with this word in their name.
+//! measures the databases with this word in their name, and `--part storing` or `--part running` one of the two halves.
 #![allow(missing_docs)]
 
 #[path = "../shared/interleaved.rs"]
@@ -103,7 +103,8 @@ async fn databases(file: &std::path::Path) -> Vec<(&'static str, Db)> {
 async fn main() {
     let args: Vec<String> = std::env::args().collect();
     let quick = args.iter().any(|arg| arg == "--quick");
-    let only = args.iter().position(|arg| arg == "--only").and_then(|at| args.get(at + 1));
+    let after = |name| args.iter().position(|arg| arg == name).and_then(|at| args.get(at + 1));
+    let (only, part) = (after("--only"), after("--part"));
     let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
     std::fs::create_dir_all(&dir).unwrap();
     let file = dir.join(format!("durable-{}.db", std::process::id()));
@@ -111,10 +112,14 @@ async fn main() {
         if only.is_some_and(|only| !name.to_lowercase().contains(&only.to_lowercase())) {
             continue;
         }
-        create(&db).await;
-        storing::measure(name, &db, quick).await;
-        create(&db).await;
-        running::measure(name, &db, quick).await;
+        if part.is_none_or(|part| part == "storing") {
+            create(&db).await;
+            storing::measure(name, &db, quick).await;
+        }
+        if part.is_none_or(|part| part == "running") {
+            create(&db).await;
+            running::measure(name, &db, quick).await;
+        }
         db.close().await;
     }
     for end in ["", "-wal", "-shm"] {

@@ -45,6 +45,8 @@ pub struct TestDb {
     pub db: Db,
     pub url: String,
     name: String,
+    /// The PostgreSQL server.
+    server: String,
 }
 
 impl TestDb {
@@ -54,22 +56,28 @@ impl TestDb {
         let name = dir.join(format!("{}.db", name(test))).display().to_string();
         remove_file(&name);
         let url = format!("sqlite:{name}");
-        Self { db: Db::connect(&url).await.unwrap(), url, name }
+        Self { db: Db::connect(&url).await.unwrap(), url, name, server: String::new() }
     }
 
     #[cfg(feature = "postgres")]
     pub async fn postgres(test: &str) -> Self {
+        Self::postgres_on(&postgres_url(), test).await
+    }
+
+    /// On another server than that of the other tests.
+    #[cfg(feature = "postgres")]
+    pub async fn postgres_on(server: &str, test: &str) -> Self {
         use sqlx::{AssertSqlSafe, Connection};
 
-        let (url, name) = (postgres_url(), name(test));
+        let name = name(test);
         let mut admin =
-            sqlx::PgConnection::connect(&url).await.expect("DATABASE_URL leads to a server");
+            sqlx::PgConnection::connect(server).await.expect("DATABASE_URL leads to a server");
         sqlx::raw_sql(AssertSqlSafe(format!("CREATE DATABASE {name}")))
             .execute(&mut admin)
             .await
             .unwrap();
-        let url = with_database(&url, &name);
-        Self { db: Db::connect(&url).await.unwrap(), url, name }
+        let (url, server) = (with_database(server, &name), server.to_owned());
+        Self { db: Db::connect(&url).await.unwrap(), url, name, server }
     }
 
     pub fn name(&self) -> &str {
@@ -86,7 +94,7 @@ impl TestDb {
             #[cfg(feature = "postgres")]
             DatabaseKind::Postgres => {
                 use sqlx::{AssertSqlSafe, Connection};
-                let mut admin = sqlx::PgConnection::connect(&postgres_url()).await.unwrap();
+                let mut admin = sqlx::PgConnection::connect(&self.server).await.unwrap();
                 let drop = format!("DROP DATABASE {} WITH (FORCE)", self.name);
                 sqlx::raw_sql(AssertSqlSafe(drop)).execute(&mut admin).await.unwrap();
             }

@@ -39,8 +39,10 @@ impl Drop for Returns {
     }
 }
 
-/// Stops this process until the test continues it.
+/// Stops this process until the test continues it. A statement that is in progress ends before, so that the process does not keep the write
+/// lock of SQLite. No other one begins, because this blocks the runtime.
 fn stop() {
+    std::thread::sleep(Duration::from_millis(300));
     signal(std::process::id(), "STOP");
 }
 
@@ -142,10 +144,11 @@ async fn fence(kind: DatabaseKind, name: &str) {
                     }
                 }
             };
-            tokio::time::timeout(Duration::from_secs(20), found).await.expect("a claim")
+            tokio::time::timeout(Duration::from_secs(120), found).await.expect("a claim")
         }
     };
     claimed(1, false).await;
+    stopped.until_stopped().await;
     let worker = scene.db.deliveries().worker().poll(Duration::from_millis(20));
     let worker = worker.spawn().await.unwrap();
     let before = claimed(2, true).await;

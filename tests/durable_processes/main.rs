@@ -7,10 +7,12 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod cluster;
 mod crowd;
 mod fence;
 mod poison;
 mod process;
+mod restart;
 mod sweep;
 mod terminate;
 mod wake;
@@ -76,9 +78,15 @@ struct Scene {
 
 impl Scene {
     async fn new(kind: DatabaseKind, name: &str) -> Self {
-        let test = match kind {
-            DatabaseKind::Sqlite => TestDb::sqlite(name).await,
-            DatabaseKind::Postgres => TestDb::postgres(name).await,
+        Self::on_server(kind, name, None).await
+    }
+
+    /// On the PostgreSQL server of this URL.
+    async fn on_server(kind: DatabaseKind, name: &str, server: Option<&str>) -> Self {
+        let test = match (kind, server) {
+            (DatabaseKind::Sqlite, _) => TestDb::sqlite(name).await,
+            (DatabaseKind::Postgres, None) => TestDb::postgres(name).await,
+            (DatabaseKind::Postgres, Some(server)) => TestDb::postgres_on(server, name).await,
         };
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         let base = test.name().rsplit('/').next().unwrap();

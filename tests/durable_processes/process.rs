@@ -156,6 +156,18 @@ impl Process {
         signal(self.id(), name);
     }
 
+    /// Waits until the child is stopped by a signal.
+    pub(crate) async fn until_stopped(&self) {
+        let file = format!("/proc/{}/stat", self.id());
+        let is_stopped = || std::fs::read_to_string(&file).unwrap().contains(") T ");
+        let stopped = async {
+            while !is_stopped() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(120), stopped).await.expect("the child stops");
+    }
+
     /// Waits for a line of the child's output.
     pub(crate) async fn said(mut self, line: &'static str) -> Self {
         tokio::task::spawn_blocking(move || {

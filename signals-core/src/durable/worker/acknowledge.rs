@@ -20,13 +20,14 @@ const WAIT: Duration = Duration::from_millis(5);
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<Done>) {
-    while let Some(first) = succeeded.recv().await {
-        let mut batch = vec![first];
+    let mut batch = Vec::with_capacity(BATCH);
+    while succeeded.recv_many(&mut batch, BATCH).await > 0 {
         let end = Instant::now() + WAIT;
         while batch.len() < BATCH {
-            match timeout_at(end, succeeded.recv()).await {
-                Ok(Some(done)) => batch.push(done),
-                Ok(None) | Err(_) => break,
+            let left = BATCH - batch.len();
+            match timeout_at(end, succeeded.recv_many(&mut batch, left)).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
             }
         }
         let Some(shared) = shared.upgrade() else { return };
@@ -41,6 +42,7 @@ pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<D
             }
             sleep(PAUSE).await;
         }
+        batch.clear();
     }
 }
 

@@ -162,16 +162,19 @@ fn idle_limit(options: &WorkerOptions) -> Duration {
 /// A claim skips rows that are locked, and an acknowledgement waits for none. Both rely on the isolation level.
 ///
 /// The table is usually analyzed when it is nearly empty. By these statistics, the planner would read and sort all due deliveries for every
-/// claim, instead of reading the first of them from the index.
+/// claim, instead of reading the first of them from the index. A statement that can only read the whole table then has a cost at which
+/// PostgreSQL compiles it, which takes longer than its execution.
 #[cfg(feature = "postgres")]
-const CONTROL: [(&str, &str); 3] = [
+const CONTROL: [(&str, &str); 4] = [
     ("default_transaction_isolation", "read committed"),
     ("enable_bitmapscan", "off"),
     ("enable_seqscan", "off"),
+    ("jit", "off"),
 ];
 
 /// The same settings of the planner, for one transaction.
-const PLAN: &str = "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off";
+const PLAN: &str =
+    "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off";
 
 /// If the machine of a worker is lost, the server closes the connection after about a minute, and releases the row of the delivery.
 #[cfg(feature = "postgres")]

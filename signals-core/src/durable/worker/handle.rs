@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use futures_util::FutureExt;
 use std::panic::AssertUnwindSafe;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, Stage};
@@ -22,15 +21,16 @@ const UNKNOWN: Duration = Duration::from_secs(60);
 /// How often a failure is stored again if the database does not answer.
 const TRIES: u32 = 5;
 
-/// Runs a delivery, and stores its result.
+/// Runs a delivery when fewer than the allowed number run, and stores its result.
 pub(super) async fn run(
     shared: Arc<Shared>,
     claimed: Claimed,
     receiver: Option<DurableReceiver>,
     cancel: CancellationToken,
-    permit: OwnedSemaphorePermit,
 ) {
     let id = claimed.id;
+    let Some(permit) = shared.turn(&claimed, &cancel).await else { return };
+    shared.set_stage(id, Stage::Running);
     let since = Stopwatch::start();
     note_lag(&claimed, receiver.as_ref());
     let ended = run_or_refuse(&shared, &claimed, receiver.as_ref());
@@ -77,7 +77,7 @@ pub(super) async fn run(
         Ok(Ok(Ended::Failed(_))) | Err(_) => shared.forget(id),
     }
     drop(permit);
-    shared.ended.notify_one();
+    shared.note_end();
 }
 
 const SUCCEEDED: &str = "succeeded";

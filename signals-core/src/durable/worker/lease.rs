@@ -72,7 +72,7 @@ impl Shared {
     fn stop_ended(&self) {
         let now = Instant::now();
         for (id, entry) in &*self.running() {
-            if entry.stage == Stage::Running && entry.deadline <= now {
+            if matches!(entry.stage, Stage::Waiting | Stage::Running) && entry.deadline <= now {
                 tracing::warn!(
                     id,
                     receiver = entry.receiver,

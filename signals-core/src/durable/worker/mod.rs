@@ -7,6 +7,7 @@ mod gauges;
 mod handle;
 mod lease;
 mod prune;
+mod room;
 mod supervise;
 mod unknown;
 pub(super) mod watch;
@@ -29,6 +30,7 @@ use crate::durable::kept::Done;
 use crate::durable::receivers::DurableReceivers;
 use crate::durable::schema;
 use crate::durable::worker::connections::Connections;
+use crate::durable::worker::room::Pace;
 use crate::error::missing_state::MissingState;
 use crate::error::{Error, Result};
 use crate::task::info::Asks;
@@ -78,6 +80,8 @@ struct Shared {
     /// One permit for each delivery that can run.
     permits: Arc<Semaphore>,
     running: Mutex<HashMap<i64, RunningEntry>>,
+    /// How fast deliveries end.
+    pace: Mutex<Pace>,
     /// A delivery has ended, so that another one can start.
     ended: Notify,
     /// Another process may have stored deliveries.
@@ -108,6 +112,8 @@ struct RunningEntry {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
+    /// It is claimed, and waits until another delivery has ended.
+    Waiting,
     Running,
     /// The receiver runs in the transaction that has deleted the delivery. No other worker can claim it.
     InTransaction,
@@ -127,7 +133,8 @@ impl WorkerOptions {
         self
     }
 
-    /// Sets how many deliveries run at the same time; 16 by default.
+    /// Sets how many deliveries run at the same time; 16 by default. While deliveries end fast, the worker claims up to 64 more, so that the
+    /// next ones can start at once, and gives back those that do not start within a second.
     pub fn concurrency(mut self, deliveries: usize) -> Self {
         self.concurrency = deliveries.max(1);
         self
@@ -202,6 +209,7 @@ impl WorkerOptions {
             name: format!("{}-{:08x}", std::process::id(), fastrand::u32(..)),
             permits: Arc::new(Semaphore::new(self.concurrency)),
             running: Mutex::default(),
+            pace: Mutex::default(),
             ended: Notify::new(),
             noticed: Arc::default(),
             tasks: TaskTracker::new(),

@@ -1,4 +1,4 @@
-//! Finds due deliveries, claims no more of them than can start at once, and starts them.
+//! Finds due deliveries, claims as many of them as can start soon, and starts them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub(super) async fn run(shared: Arc<Shared>) {
         commits.mark_unchanged();
         let round = finder.round(&shared).await;
         let pause = match &round {
-            Ok(round) if round.claimed > 0 && shared.permits.available_permits() > 0 => continue,
+            Ok(round) if round.claimed > 0 && shared.room() > 0 => continue,
             Ok(_) => {
                 failures = 0;
                 finder.pause(shared.options.poll)
@@ -126,7 +126,7 @@ impl Finder {
         if receivers.names().is_empty() || !shared.is_reachable() {
             return Ok(Round { claimed: 0, more: false });
         }
-        if shared.permits.available_permits() == 0 {
+        if shared.room() == 0 {
             return Ok(Round { claimed: 0, more: true });
         }
         self.is_complete = self.bounds.is_empty()
@@ -200,8 +200,8 @@ impl Finder {
     ) -> Result<(usize, bool)> {
         let name = due.receiver.as_str();
         let limit = || {
-            let share = shared.permits.available_permits().div_ceil(left);
-            share.min(room(shared, receivers, name))
+            let share = shared.room().div_ceil(left);
+            share.min(shared.room_of(receivers, name))
         };
         let (mut claimed, mut may_have_more) = (0, true);
         if due.unordered && limit() > 0 {
@@ -266,18 +266,6 @@ impl Finder {
     }
 }
 
-/// How many more deliveries of a receiver can run.
-fn room(shared: &Shared, receivers: &DurableReceivers, name: &str) -> usize {
-    let limit = receivers.options(name).map_or(0, |options| options.concurrency);
-    match limit {
-        0 => usize::MAX,
-        limit => {
-            let running = shared.running().values().filter(|entry| entry.receiver == name).count();
-            (limit as usize).saturating_sub(running)
-        }
-    }
-}
-
 fn wanted<'s>(shared: &'s Shared, receiver: &'s str, kind: Kind, limit: usize) -> Claim<'s> {
     let running = shared.running().keys().copied().collect();
     let (lease, worker) = (shared.options.lease, shared.name.as_str());
@@ -328,8 +316,6 @@ async fn claim_and_start(
 
 /// Starts the receiver of a claimed delivery.
 fn start(shared: &Arc<Shared>, receivers: &DurableReceivers, claimed: Claimed, deadline: Instant) {
-    // No more deliveries are claimed than there are permits.
-    let Ok(permit) = Arc::clone(&shared.permits).try_acquire_owned() else { return };
     let receiver = receivers.get(&claimed.receiver, &claimed.signal, &claimed.sender).cloned();
     let name = receivers.static_name(&claimed.receiver);
     let cancel = shared.cancelled.child_token();
@@ -337,9 +323,9 @@ fn start(shared: &Arc<Shared>, receivers: &DurableReceivers, claimed: Claimed, d
         receiver: name.unwrap_or_default(),
         claim: claimed.claim,
         deadline,
-        stage: Stage::Running,
+        stage: Stage::Waiting,
         cancel: cancel.clone(),
     };
     shared.running().insert(claimed.id, entry);
-    shared.tasks.spawn(handle::run(Arc::clone(shared), claimed, receiver, cancel, permit));
+    shared.tasks.spawn(handle::run(Arc::clone(shared), claimed, receiver, cancel));
 }
