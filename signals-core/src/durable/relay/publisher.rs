@@ -32,7 +32,7 @@ use crate::error::Result;
 pub trait Publisher: Send + Sync + 'static {
     /// Publishes these messages, and returns one result for each of them, in the same order. `Ok` means that the broker has stored the
     /// message: it is deleted from the database, so it must not be lost any more. After an error, the message is published again
-    /// later; it is never published again after [`Retry::never`](super::Retry::never).
+    /// later; it is never published again after [`Retry::never`](crate::durable::Retry::never).
     ///
     /// The messages are independent of each other, and can be sent at the same time: a relay never passes two messages with the same key
     /// at once. A message may be published more than once, because the process can be killed after it was published. It then has the
@@ -57,7 +57,7 @@ pub trait Publisher: Send + Sync + 'static {
 /// | `partitionkey` | the key by which the messages are ordered, if they are |
 /// | `correlationid` | the first event of the chain of events that cause each other |
 /// | `causationid` | the event whose receiver has caused this event, if one has |
-/// | `traceparent` | the trace in which the event was stored, with a [`Propagator`](super::Propagator) |
+/// | `traceparent` | the trace in which the event was stored, with a [`Propagator`](crate::durable::Propagator) |
 ///
 /// See the example of [`Publisher`].
 #[derive(Debug, Clone, PartialEq, Eq)]
