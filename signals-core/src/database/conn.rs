@@ -24,7 +24,7 @@ use crate::task::chain;
 
 /// Work that is rarely necessary. Only then is there a future on the heap, so that each statement polls one future less, and the futures
 /// of statements are small.
-pub(crate) type UsuallyReady<'c> = Either<Ready<Result<()>>, BoxFuture<'c, Result<()>>>;
+pub(crate) type UsuallyReady<'c, T = ()> = Either<Ready<Result<T>>, BoxFuture<'c, Result<T>>>;
 
 /// A connection to SQLite or PostgreSQL, together with the state of its transaction.
 ///
@@ -377,12 +377,15 @@ impl<'c> Conn<'c> {
     }
 
     /// Whether the connection is in a transaction that was not begun through this library, so that its end is not observed.
-    pub(crate) async fn in_foreign_transaction(&mut self) -> Result<bool> {
-        if self.in_transaction() {
-            return Ok(self.state.foreign);
+    pub(crate) fn in_foreign_transaction(&mut self) -> UsuallyReady<'_, bool> {
+        let is_known = matches!(self.inner, MaybePooled::Pooled(_)) && !self.state.unverified;
+        if self.in_transaction() || is_known && self.depth_now() == 0 {
+            return Either::Left(ready(Ok(self.in_transaction() && self.state.foreign)));
         }
-        self.verify().await?;
-        Ok(self.depth().await > 0 || self.is_in_unknown_transaction().await?)
+        Either::Right(Box::pin(async move {
+            self.verify().await?;
+            Ok(self.depth().await > 0 || self.is_in_unknown_transaction().await?)
+        }))
     }
 
     /// Checks out a connection again if the last one was lost or moved out, and verifies the transaction.

@@ -63,7 +63,9 @@ impl<'r> Execution<'r> {
         #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] naming: Naming,
     ) -> Self {
         let Some(raw) = raw else { return Self::NoConnection };
-        let Statement { sql, args, persistent, is_single } = statement;
+        #[cfg(feature = "sqlite")]
+        let is_single = statement.is_single;
+        let Statement { sql, args, persistent, .. } = statement;
         match (raw, args) {
             #[cfg(feature = "sqlite")]
             (RawConn::Sqlite(conn), Arguments::Sqlite(args)) => {

@@ -117,15 +117,12 @@ impl<'c> Source<'c> {
 
     /// As [`acquire_to_write`](Self::acquire_to_write), but stores a connection from the pool in `self`.
     pub(crate) async fn connect_to_write(&mut self, writer: Writer) -> Result<&mut Conn<'c>> {
-        if let Source::Db(db) = self {
-            let conn = db.acquire_to_write(writer).await?;
-            *self = Source::Conn(conn);
+        match self {
+            Source::Conn(conn) => conn.wait_for_turn(writer).await?,
+            Source::Db(db) => *self = Source::Conn(db.acquire_to_write(writer).await?),
         }
         match self {
-            Source::Conn(conn) => {
-                conn.wait_for_turn(writer).await?;
-                Ok(conn)
-            }
+            Source::Conn(conn) => Ok(conn),
             Source::Db(_) => unreachable!("the connection was acquired above"),
         }
     }

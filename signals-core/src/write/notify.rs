@@ -283,11 +283,13 @@ impl Notifier {
             if receivers.is_empty() {
                 return None;
             }
-            let event_of = |row| {
+            let mut events = SmallVec::new();
+            for row in self.written.rows() {
                 let (event, previous) = (self.row_event(row), self.previous_row(row));
-                keep(rows, Waiting { event, receivers, previous })
-            };
-            let events = self.written.rows().filter_map(event_of).collect();
+                if let Some(event) = keep(rows, Waiting { event, receivers, previous }) {
+                    events.push(event);
+                }
+            }
             DeferredDelivery::of(events, receivers, context)
         };
         let once = if is_alone { of_rows(&self.receivers.once_alone) } else { None };
