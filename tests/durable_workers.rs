@@ -6,9 +6,10 @@ mod common;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use common::{Scene, table};
+use common::{Scene, execute, table};
 use serde::{Deserialize, Serialize};
 use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, testing};
 use tokio::sync::Semaphore;
 
 static SCENE: LazyLock<Scene> = Scene::new();
@@ -38,6 +39,55 @@ async fn store_jobs(db: &Db) -> usize {
     let mut jobs: Vec<_> = (0..200).map(|n| Job { id: None, blocks: n == 100 }).collect();
     Job::insert_many(db, &mut jobs).await.unwrap();
     jobs.len()
+}
+
+/// The statements of a program whose tables have version 1.
+struct FirstVersion {
+    kind: DatabaseKind,
+}
+
+impl FirstVersion {
+    fn now(&self) -> &'static str {
+        match self.kind {
+            DatabaseKind::Sqlite => "CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)",
+            DatabaseKind::Postgres => "clock_timestamp()",
+        }
+    }
+
+    async fn store(&self, db: &Db, key: i64) {
+        let created = if self.kind == DatabaseKind::Sqlite { "1" } else { "true" };
+        let sql = format!(
+            "INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) VALUES \
+             ('018f0000-0000-7000-8000-000000000000', 'durable_workers::run_job', 'post_save', 'jobs', '{key}', {created}, \
+             '{{\"row\":{{\"id\":{key},\"blocks\":false}}}}', NULL, {}, NULL)",
+            self.now()
+        );
+        execute(db, &sql).await;
+    }
+
+    /// Claims the only delivery, and returns its id and claim.
+    async fn claim(&self, db: &Db) -> (i64, i64) {
+        let sql = format!(
+            "UPDATE signals_delivery SET claim = claim + 1, attempt = attempt + 1, worker = 'first version', run_at = {} RETURNING id, claim",
+            self.now()
+        );
+        let claimed = db.query(sqlx_signals::sqlx::AssertSqlSafe(sql));
+        claimed.fetch_one::<(i64, i64)>().await.unwrap()
+    }
+
+    async fn acknowledge(&self, db: &Db, (id, claim): (i64, i64)) {
+        let sql = "DELETE FROM signals_delivery WHERE id = $1 AND claim = $2";
+        assert_eq!(db.query(sql).bind(id).bind(claim).execute().await.unwrap(), 1);
+    }
+
+    async fn fail(&self, db: &Db, (id, claim): (i64, i64)) {
+        let sql = format!(
+            "UPDATE signals_delivery SET worker = NULL, lost = 0, error = 'failed', run_at = {}, dead_at = NULL \
+             WHERE id = {id} AND claim = {claim}",
+            self.now()
+        );
+        execute(db, &sql).await;
+    }
 }
 
 /// Waits until the log of the jobs is complete, and returns it.
@@ -90,5 +140,75 @@ on_every_database! {
         SCENE.log.take();
         assert!(count(&db, "true").await >= 1);
         assert_eq!(count(&db, "worker IS NOT NULL OR attempt > 0 OR lost > 0").await, 0);
+    }
+
+    /// As in a deployment that replaces one process after the other.
+    async fn a_program_of_the_first_version_works_on_the_tables_of_this_one(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
+        db.deliveries().setup().await.unwrap();
+        let first = FirstVersion { kind: db.kind() };
+        first.store(&db, 7).await;
+        testing::deliver(&db).await.unwrap().assert_ran::<run_job>(1);
+        assert_eq!(SCENE.log.take(), ["7 1"]);
+
+        let mut job = Job { id: None, blocks: false };
+        job.save(&db).await.unwrap();
+        let claimed = first.claim(&db).await;
+        first.acknowledge(&db, claimed).await;
+        assert_eq!(count(&db, "true").await, 0);
+
+        job.save(&db).await.unwrap();
+        let claimed = first.claim(&db).await;
+        first.fail(&db, claimed).await;
+        testing::deliver(&db).await.unwrap().assert_ran::<run_job>(1);
+        assert_eq!(SCENE.log.take(), ["1 2"]);
+        assert_eq!(count(&db, "true").await, 0);
+    }
+}
+
+/// The clock of the server is an hour ahead of the worker's, or behind it.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_uses_only_the_clock_of_the_server() {
+    let _turn = SCENE.begin().await;
+    for offset in ["+ interval '1 hour'", "- interval '1 hour'"] {
+        let test = common::TestDb::postgres("clock").await;
+        // Functions of these names that precede those of the server.
+        for (name, volatility) in
+            [("clock_timestamp", "VOLATILE"), ("statement_timestamp", "STABLE")]
+        {
+            let sql = format!(
+                "CREATE SCHEMA IF NOT EXISTS other; CREATE FUNCTION other.{name}() RETURNS timestamptz LANGUAGE sql {volatility} \
+                 AS $$ SELECT pg_catalog.{name}() {offset} $$"
+            );
+            execute(&test.db, &sql).await;
+        }
+        let path =
+            format!("ALTER DATABASE {} SET search_path = other, pg_catalog, public", test.name());
+        execute(&test.db, &path).await;
+        let db = Db::connect(&test.url).await.unwrap();
+        let sql = "SELECT abs(extract(epoch FROM clock_timestamp() - now()))::bigint";
+        assert!(db.query(sql).fetch_one::<(i64,)>().await.unwrap().0 > 3000);
+        table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
+        db.deliveries().setup().await.unwrap();
+        let options = || db.deliveries().worker().lease(Duration::from_secs(600));
+        let first = options().spawn().await.unwrap();
+        Job { id: None, blocks: true }.save(&db).await.unwrap();
+        until(|log| log == ["1 1"]).await;
+        // The lease ends in ten minutes by the clock of the server.
+        let leased = "run_at BETWEEN clock_timestamp() + interval '5 minutes' AND clock_timestamp() + interval '10 minutes'";
+        assert_eq!(count(&db, leased).await, 1);
+        first.stop().await.unwrap();
+        // It is due again at once.
+        let second = options().spawn().await.unwrap();
+        until(|log| log == ["1 1", "1 1"]).await;
+        GATE.add_permits(1);
+        second.shutdown().await.unwrap();
+        GATE.forget_permits(1);
+        SCENE.log.take();
+        assert_eq!(count(&db, "true").await, 0);
+        db.close().await;
+        test.passed().await;
     }
 }

@@ -58,6 +58,23 @@ fn a_receiver_is_in_an_impl_only_if_that_is_the_innermost_block() {
     }
 }
 
+/// `.ci/run` runs this test, because the workspace enables the feature.
+#[cfg(not(feature = "durable"))]
+#[test]
+fn a_durable_receiver_without_the_feature_names_the_feature() {
+    for option in [quote::quote!(durable), quote::quote!(durable(queue = "mail", max_attempts = 3))]
+    {
+        let args = quote::quote!(post_save, sender = User, #option);
+        let function = quote::quote!(
+            async fn welcome(saved: PostSave<'_, User>, delivery: Delivery<'_>) {}
+        );
+        let expanded = crate::receiver::attribute(args, function).to_string();
+        let message = "`durable` needs the feature `durable` of sqlx-signals: add it in Cargo.toml";
+        assert!(expanded.contains(message), "{expanded}");
+        assert_eq!(expanded.matches("compile_error").count(), 1, "{expanded}");
+    }
+}
+
 /// Compares an expansion with its snapshot, and returns the number of its lines.
 fn snapshot(name: &str, expand: impl FnOnce(Item) -> TokenStream) -> usize {
     let file = |end: &str| {
