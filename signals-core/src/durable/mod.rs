@@ -13,6 +13,7 @@
 //! | [`Status`] | counts the deliveries of each receiver |
 //! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |
 //! | [`Db::carry`](crate::Db::carry), [`Carried`] | pass a value of a request to the runs of its deliveries |
+//! | [`Query::deliver`](crate::Query::deliver) | stores deliveries for rows that exist already |
 //! | [`set_propagator`] | propagates the trace of an event to the runs of its deliveries |
 //! | [`migrations`] | the SQL of the tables |
 //! | [`testing::deliver`](crate::testing::deliver) | runs the due deliveries in a test |
@@ -20,6 +21,7 @@
 
 // May import: `error`, `task`, `database`, `table`, `transaction`, `signal`, `write`, `model`.
 
+mod backfill;
 pub(crate) mod carry;
 mod claim;
 mod claimed;

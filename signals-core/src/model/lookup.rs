@@ -67,12 +67,30 @@ pub(crate) async fn find<M: Model, R: Route<M>>(
     conn: &mut Conn<'_>,
     keys: Keys<'_>,
 ) -> Result<Vec<(usize, M)>> {
+    find_as::<M, R>(StatementKind::Match, conn, keys).await
+}
+
+/// As [`find`]. On PostgreSQL, locks the rows until the end of the transaction.
+#[cfg(feature = "durable")]
+pub(crate) async fn find_and_lock<M: Model, R: Route<M>>(
+    conn: &mut Conn<'_>,
+    keys: Keys<'_>,
+) -> Result<Vec<(usize, M)>> {
+    find_as::<M, R>(StatementKind::LockMatching, conn, keys).await
+}
+
+async fn find_as<M: Model, R: Route<M>>(
+    statement: StatementKind,
+    conn: &mut Conn<'_>,
+    keys: Keys<'_>,
+) -> Result<Vec<(usize, M)>> {
     let mut found = Vec::with_capacity(keys.count);
     let mut load = |key, row: AnyRow| {
         found.push((key, R::load(&row, 1)?));
         Ok(())
     };
-    run(conn, TypedRows::<M, R>::new(&mut []).erased().as_rows(), keys, &mut load).await?;
+    let mut none = TypedRows::<M, R>::new(&mut []);
+    run(statement, conn, none.erased().as_rows(), keys, &mut load).await?;
     Ok(found)
 }
 
@@ -126,6 +144,7 @@ fn run_by_value<'f>(
 /// Runs the statements. It is not generic, so that it is compiled once. `of` are no rows, but know the table. `load` is called with
 /// the index of the key and the row.
 fn run<'f>(
+    wanted: StatementKind,
     conn: &'f mut Conn<'_>,
     of: &'f dyn Rows,
     keys: Keys<'f>,
@@ -145,7 +164,7 @@ fn run<'f>(
         };
         let columns = (0..of.schema().columns.len()).collect();
         let mut spec =
-            StatementSpec::new(StatementKind::Match, RowInput::Arrays, columns, keys.on.to_vec());
+            StatementSpec::new(wanted, RowInput::Arrays, columns, keys.on.to_vec());
         if first.has_text {
             spec.casts = inspect::casts(conn, of).await?;
         }

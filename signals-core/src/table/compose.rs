@@ -24,12 +24,16 @@ pub(crate) fn sql(spec: &StatementSpec, model: &Schema, kind: DatabaseKind) -> S
         (StatementKind::Update, DatabaseKind::Sqlite) => composer.update_in_sqlite(),
         (StatementKind::Find, _) => composer.find(),
         (StatementKind::CheckVersion, _) => composer.check_version(),
-        (StatementKind::Lock, DatabaseKind::Postgres) => {
+        (StatementKind::Lock | StatementKind::LockMatching, DatabaseKind::Postgres) => {
             format!("{} FOR NO KEY UPDATE OF _stored", composer.select())
         }
-        (StatementKind::Select | StatementKind::Lock | StatementKind::Match, _) => {
-            composer.select()
-        }
+        (
+            StatementKind::Select
+            | StatementKind::Lock
+            | StatementKind::Match
+            | StatementKind::LockMatching,
+            _,
+        ) => composer.select(),
         (StatementKind::Delete, DatabaseKind::Postgres) => composer.delete_in_postgres(),
         (StatementKind::Delete, DatabaseKind::Sqlite) => composer.delete_in_sqlite(),
     }
@@ -167,12 +171,14 @@ impl Composer<'_> {
     }
 
     fn select(&self) -> String {
-        let each = self.spec.kind == StatementKind::Match || self.spec.input == RowInput::Values(1);
+        let matching =
+            matches!(self.spec.kind, StatementKind::Match | StatementKind::LockMatching);
+        let each = matching || self.spec.input == RowInput::Values(1);
         let (table, given, with, matches) =
             (self.model.table, &self.given, self.with(), self.matches());
         let columns = self.stored(&self.spec.columns);
         match self.kind {
-            DatabaseKind::Postgres if self.spec.kind == StatementKind::Match => {
+            DatabaseKind::Postgres if matching => {
                 let (name, rows) = self.given_rows();
                 format!(
                     "SELECT {given}._n{columns} FROM ({rows}) AS {name} JOIN {table} AS _stored ON {matches}"

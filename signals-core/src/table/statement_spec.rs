@@ -42,6 +42,9 @@ pub(crate) enum StatementKind {
     Lock,
     /// SELECT of all stored rows that have the values of a row in the columns `on`, once for each such row.
     Match,
+    /// As `Match`, with the lock that an UPDATE of the rows takes.
+    #[cfg_attr(not(feature = "durable"), allow(dead_code))]
+    LockMatching,
     /// SELECT of the stored row that has the same values in the columns `on`.
     Find,
     /// SELECT of whether the stored row has the expected version. It returns no row if the row is not stored.
@@ -77,6 +80,7 @@ impl StatementSpec {
             | StatementKind::Select
             | StatementKind::Lock
             | StatementKind::Match
+            | StatementKind::LockMatching
             | StatementKind::Delete => Vec::new(),
             _ => self.columns.clone(),
         };
@@ -120,6 +124,7 @@ impl StatementSpec {
                 | StatementKind::Select
                 | StatementKind::Lock
                 | StatementKind::Match
+                | StatementKind::LockMatching
                 | StatementKind::Delete
         );
         joins && kind == DatabaseKind::Postgres && self.input == RowInput::Values(1)
@@ -146,6 +151,7 @@ impl StatementSpec {
             | StatementKind::Select
             | StatementKind::Lock
             | StatementKind::Match
+            | StatementKind::LockMatching
             | StatementKind::Delete => Vec::new(),
         }
     }
