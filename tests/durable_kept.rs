@@ -1,4 +1,5 @@
-//! What durable receivers do beyond running: values of a request travel with their deliveries, and deliveries that have succeeded are kept.
+//! What durable receivers do beyond running: values of a request travel with their deliveries, deliveries that have succeeded are kept,
+//! rows that exist already are delivered, and deliveries of one key are combined.
 #![allow(missing_docs)]
 
 mod common;
@@ -112,6 +113,85 @@ async fn announce(saved: PostSave<'_, Page>, _delivery: Delivery<'_>) -> Result<
     if saved.instance.title == "fails" { Err(Error::other("nobody listens")) } else { Ok(()) }
 }
 
+/// Rows that exist before their receivers.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "products")]
+struct Product {
+    #[model(primary_key)]
+    shop: String,
+    #[model(primary_key)]
+    number: i64,
+    name: String,
+}
+
+#[receiver(post_save, sender = Product, durable(ordering_key = pk, at_least_once))]
+fn index_product(saved: PostSave<'_, Product>) {
+    SCENE.log.push(format!("{:?} {} {}", saved.pk(), saved.instance.name, saved.created));
+}
+
+#[receiver(post_save, sender = Product, created, durable(payload = key, at_least_once))]
+fn greet_product(saved: PostSave<'_, Product>) {
+    SCENE.log.push(format!("greet {} {}", saved.instance.name, saved.created));
+}
+
+#[receiver(post_save_batch, sender = Product, durable(at_least_once))]
+fn index_products(saved: PostSaveBatch<'_, Product>) {
+    SCENE.log.push(format!("{} products", saved.instances.len()));
+}
+
+#[receiver(post_save, sender = Product)]
+fn check_product(_: PostSave<'_, Product>) {
+    SCENE.log.push("checked");
+}
+
+/// Whose deliveries are combined.
+#[derive(Debug, Clone, Model, Serialize, Deserialize)]
+#[model(table = "docs")]
+struct Doc {
+    id: Option<i64>,
+    shelf: String,
+    title: String,
+}
+
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "folders")]
+struct Folder {
+    id: Option<i64>,
+    title: String,
+}
+
+#[derive(Debug, Signal, Serialize, Deserialize)]
+struct Opened {
+    doc: i64,
+    by: String,
+}
+
+fn doc(shelf: &str, title: &str) -> Doc {
+    Doc { id: None, shelf: shelf.into(), title: title.into() }
+}
+
+#[receiver(post_save, sender = Doc, durable(coalesce = pk, at_least_once))]
+fn reindex(saved: PostSave<'_, Doc>) {
+    SCENE.log.push(format!("{} {} {}", saved.pk(), saved.instance.title, saved.created));
+}
+
+#[receiver(post_save, sender = Doc, durable(queue = "shelves", coalesce = shelf, max_attempts = 5, backoff = "1h"))]
+async fn count_shelf(saved: PostSave<'_, Doc>, _delivery: Delivery<'_>) -> Result<()> {
+    SCENE.log.push(format!("shelf {} {}", saved.instance.shelf, saved.instance.title));
+    if saved.instance.title == "fails" { Err(Error::other("no")) } else { Ok(()) }
+}
+
+#[receiver(post_save, sender = [Doc, Folder], durable(queue = "both", coalesce = pk, at_least_once))]
+fn count_saves<M: Model>(saved: PostSave<'_, M>) {
+    let row: &dyn AnyModel = saved.instance;
+    SCENE.log.push(format!("both {} {:?}", row.table(), row.key()));
+}
+
+#[receiver(Opened, durable(coalesce = doc, delay = "1h"))]
+async fn count_opened(opened: &Opened, _delivery: Delivery<'_>) {
+    SCENE.log.push(format!("opened {} {}", opened.doc, opened.by));
+}
+
 async fn setup(db: &Db) {
     let key = match db.kind() {
         DatabaseKind::Sqlite => "INTEGER",
@@ -120,6 +200,10 @@ async fn setup(db: &Db) {
     table(db, "users", "name TEXT NOT NULL").await;
     table(db, "pages", "title TEXT NOT NULL").await;
     table(db, "links", "title TEXT NOT NULL").await;
+    table(db, "docs", "shelf TEXT NOT NULL, title TEXT NOT NULL").await;
+    table(db, "folders", "title TEXT NOT NULL").await;
+    let products = "CREATE TABLE products (shop TEXT NOT NULL, number KEY NOT NULL, name TEXT NOT NULL, PRIMARY KEY (shop, number))";
+    execute(db, &products.replace("KEY NOT", &format!("{key} NOT"))).await;
     table(db, "accounts", &format!("user_id {key} NOT NULL")).await;
     db.deliveries().setup().await.unwrap();
 }
@@ -232,6 +316,19 @@ fn reports_show_how_long_deliveries_are_kept() {
     let lock = registry().to_lock();
     assert!(lock.contains("index (durable, default, 2 × 1h, keep 7d) payload"), "{lock}");
     assert!(registry().get::<link>().to_string().contains("keep 1h"));
+}
+
+#[test]
+fn reports_show_by_what_deliveries_are_combined() {
+    let lock = registry().to_lock();
+    assert!(
+        lock.contains("reindex (durable, default, 20 × 1s..1h, coalesce pk) payload"),
+        "{lock}"
+    );
+    assert!(
+        lock.contains("count_opened (durable, default, 20 × 1s..1h, coalesce doc) payload"),
+        "{lock}"
+    );
 }
 
 on_every_database! {
@@ -409,6 +506,196 @@ fn of_version_1(db: &Db, title: &str) -> String {
         "INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) \
          SELECT {event}, 'durable_kept::index', 'post_save', 'pages', '1', true, {row}, NULL, {now}, NULL"
     )
+}
+
+/// Inserts this number of products without a save.
+async fn insert_products(db: &Db, shop: &str, products: usize) {
+    let insert = format!(
+        "INSERT INTO products (shop, number, name) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {products}) \
+         SELECT '{shop}', n, 'p' || n FROM n"
+    );
+    execute(db, &insert).await;
+}
+
+on_every_database! {
+    async fn rows_that_exist_already_are_delivered_to_one_receiver(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        insert_products(&db, "north", 3).await;
+        insert_products(&db, "south", 1).await;
+        let of_north = || Product::query("WHERE shop = $1 AND number > $2").bind("north").bind(1_i64);
+        assert_eq!(of_north().deliver::<index_product>(&db).await.unwrap(), 2);
+        assert_eq!(count(&db, "signals_delivery").await, 2);
+        assert_eq!(delivered(&db).await, ["(\"north\", 2) p2 false", "(\"north\", 3) p3 false"]);
+        // As the receiver declares it.
+        assert_eq!(of_north().deliver::<greet_product>(&db).await.unwrap(), 2);
+        assert_eq!(delivered(&db).await, ["greet p2 true", "greet p3 true"]);
+        assert_eq!(Product::query("WHERE false").deliver::<index_product>(&db).await.unwrap(), 0);
+    }
+
+    async fn more_rows_than_a_chunk_are_delivered_and_batches_have_a_delivery_for_each_chunk(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        insert_products(&db, "north", 2500).await;
+        assert_eq!(Product::query("").deliver::<index_product>(&db).await.unwrap(), 2500);
+        assert_eq!(count(&db, "signals_delivery").await, 2500);
+        let keys = "(SELECT DISTINCT ordering_key FROM signals_delivery) k";
+        assert_eq!(count(&db, keys).await, 2500);
+        execute(&db, "DELETE FROM signals_delivery").await;
+        assert_eq!(Product::query("").deliver::<index_products>(&db).await.unwrap(), 2500);
+        assert_eq!(delivered(&db).await, ["1000 products", "1000 products", "500 products"]);
+    }
+
+    async fn a_delivered_row_is_the_one_that_a_concurrent_transaction_commits(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        insert_products(&db, "north", 2).await;
+        let mut tx = db.begin().await.unwrap();
+        tx.execute("UPDATE products SET name = 'new' WHERE number = 2").await.unwrap();
+        let other = db.clone();
+        let delivers =
+            tokio::spawn(async move { Product::query("").deliver::<index_product>(&other).await });
+        tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+        assert!(!delivers.is_finished());
+        tx.commit().await.unwrap();
+        assert_eq!(delivers.await.unwrap().unwrap(), 2);
+        assert_eq!(delivered(&db).await, ["(\"north\", 1) p1 false", "(\"north\", 2) new false"]);
+    }
+
+    async fn only_durable_receivers_of_the_saves_of_the_model_get_rows(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        insert_products(&db, "north", 1).await;
+        let refused = [
+            Product::query("").deliver::<check_product>(&db).await,
+            Product::query("").deliver::<index>(&db).await,
+            Page::query("").deliver::<index_product>(&db).await,
+        ];
+        for refused in refused {
+            let error = refused.unwrap_err().to_string();
+            assert!(error.contains("is not an enabled durable receiver of `post_save`"), "{error}");
+        }
+        assert_eq!(count(&db, "signals_delivery").await, 0);
+    }
+
+    async fn a_delivery_that_was_never_claimed_takes_the_newer_payload(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut one = doc("a", "first");
+        one.save(&db).await.unwrap();
+        let older = list(&db, DeliveryFilter::new().receiver::<reindex>()).await;
+        one.title = "second".into();
+        one.save(&db).await.unwrap();
+        doc("a", "other").save(&db).await.unwrap();
+        Folder { id: None, title: "folder".into() }.save(&db).await.unwrap();
+        let newer = list(&db, DeliveryFilter::new().receiver::<reindex>()).await;
+        assert_eq!((newer.len(), newer[0].id, newer[0].stored_at), (2, older[0].id, older[0].stored_at));
+        assert_ne!(newer[0].event, older[0].event);
+        let log = delivered(&db).await;
+        let expected = [
+            "1 second true", "2 other true", "both docs Some(\"1\")", "both docs Some(\"2\")", "both folders Some(\"1\")", "shelf a other",
+        ];
+        assert_eq!(log, expected);
+    }
+
+    async fn saves_of_one_transaction_are_combined_and_a_rolled_back_one_is_not(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut one = doc("a", "first");
+        let done = testing::transaction(&db, async |tx| {
+            one.save(&mut *tx).await?;
+            one.title = "second".into();
+            let mut savepoint = tx.begin().await?;
+            one.save(&mut savepoint).await?;
+            doc("b", "other").save(&mut savepoint).await?;
+            savepoint.commit().await?;
+            one.title = "third".into();
+            let mut savepoint = tx.begin().await?;
+            one.save(&mut savepoint).await?;
+            savepoint.rollback().await?;
+            testing::deliver(&mut *tx).await.map(drop)
+        })
+        .await
+        .unwrap();
+        done.assert_stored::<reindex>(2);
+        done.assert_stored::<count_shelf>(2);
+        let mut log = SCENE.log.take();
+        log.sort();
+        assert_eq!(log[log.len() - 2..], ["shelf a second", "shelf b other"]);
+        assert!(log[0].ends_with("second true") && log[1].ends_with("other true"), "{log:?}");
+    }
+
+    async fn rows_of_a_bulk_save_with_one_key_have_one_delivery(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut docs: Vec<_> = (0..2500).map(|n| doc(if n % 2 == 0 { "a" } else { "b" }, &n.to_string())).collect();
+        Doc::insert_many(&db, &mut docs).await.unwrap();
+        assert_eq!(list(&db, DeliveryFilter::new().receiver::<count_shelf>()).await.len(), 2);
+        assert_eq!(list(&db, DeliveryFilter::new().receiver::<reindex>().limit(9999)).await.len(), 2500);
+        let log = delivered(&db).await;
+        assert!(log.ends_with(&["shelf a 2498".into(), "shelf b 2499".into()]), "{:?}", log.last());
+    }
+
+    async fn a_claimed_delivery_is_not_combined_with(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        doc("a", "fails").save(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_failed::<count_shelf>(1);
+        let mut shelf = list(&db, DeliveryFilter::new().receiver::<count_shelf>()).await;
+        doc("a", "second").save(&db).await.unwrap();
+        doc("a", "third").save(&db).await.unwrap();
+        shelf.extend(list(&db, DeliveryFilter::new().receiver::<count_shelf>().after_id(shelf[0].id)).await);
+        assert_eq!(shelf.iter().map(|delivery| delivery.claim).collect::<Vec<_>>(), [1, 0]);
+        SCENE.log.take();
+        testing::make_due(&db).await.unwrap();
+        let log = delivered(&db).await;
+        assert_eq!(log[log.len() - 2..], ["shelf a fails", "shelf a third"]);
+    }
+
+    async fn the_events_of_a_custom_signal_are_combined_by_a_field(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        for (doc, by) in [(1, "ann"), (2, "ann"), (1, "bob")] {
+            Opened { doc, by: by.into() }.send(&db).await.unwrap();
+        }
+        testing::make_due(&db).await.unwrap();
+        assert_eq!(delivered(&db).await, ["opened 1 bob", "opened 2 ann"]);
+    }
+
+    async fn writers_and_workers_of_one_key_lose_no_last_state(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let db = db.with(CurrentUser(0));
+        let worker = db.deliveries().worker().queues(["shelves"]).spawn().await.unwrap();
+        let writers = (0..4).map(|writer| {
+            let db = db.clone();
+            tokio::spawn(async move {
+                for n in 0..20 {
+                    // Two keys in either order.
+                    let keys = if n % 2 == 0 { ["a", "b"] } else { ["b", "a"] };
+                    let mut tx = db.begin().await.unwrap();
+                    for key in keys {
+                        doc(key, &format!("{writer} {n}")).save(&mut tx).await.unwrap();
+                    }
+                    tx.commit().await.unwrap();
+                }
+            })
+        });
+        for writer in writers.collect::<Vec<_>>() {
+            writer.await.unwrap();
+        }
+        doc("a", "last").save(&db).await.unwrap();
+        for _ in 0..1000 {
+            if list(&db, DeliveryFilter::new().receiver::<count_shelf>()).await.is_empty() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        worker.shutdown().await.unwrap();
+        let log = SCENE.log.take();
+        assert!(log.contains(&"shelf a last".to_owned()), "{log:?}");
+        assert!(log.len() <= 161 && log.iter().any(|line| line.ends_with("19")), "{log:?}");
+    }
 }
 
 async fn execute_in(tx: &mut Transaction<'_>, sql: &'static str) {

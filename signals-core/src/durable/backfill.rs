@@ -9,11 +9,11 @@ use crate::database::db::Db;
 use crate::durable::event_form::EventForm;
 use crate::durable::outbox::form_of;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::model::lookup::{self, Keys};
 use crate::model::query::Query;
 use crate::model::rows::TypedRows;
 use crate::model::store::{Any, Portable, Route};
-use crate::model::Model;
 use crate::signal::erased::ErasedReceiver;
 use crate::signal::event_store::{EventContent, EventStore, EventToStore};
 use crate::signal::registry::registry;
@@ -116,9 +116,8 @@ async fn deliver_chunk<M: Model + Portable>(
     keys: &[M::Pk],
 ) -> Result<u64> {
     let on: Vec<_> = M::STATEMENTS.group(ColumnGroup::Key).collect();
-    let give = |key: usize, part, take: AnyTake<'_>| {
-        <Any as Route<M>>::give_key(&keys[key], part, take)
-    };
+    let give =
+        |key: usize, part, take: AnyTake<'_>| <Any as Route<M>>::give_key(&keys[key], part, take);
     let mut tx = db.begin().await?;
     let keys = Keys { on: &on, count: keys.len(), give: &give };
     let mut found = lookup::find_and_lock::<M, Any>(&mut tx, keys).await?;

@@ -32,7 +32,9 @@ pub struct EventForm {
     /// The table of the model. Empty for a custom signal, `None` for receivers of every model.
     pub(crate) table: Option<&'static str>,
     pub(crate) columns: &'static [&'static str],
-    pub(crate) ordering: Option<Ordering>,
+    pub(crate) ordering: Option<EventKey>,
+    /// Deliveries with the same key are combined before they run.
+    pub(crate) coalescing: Option<EventKey>,
     /// Whether only the key of the row is stored.
     pub(crate) is_key: bool,
     /// Whether PostgreSQL converts the key of a row to the same JSON as serde.
@@ -56,9 +58,9 @@ fn has_plain_key<M: Model>() -> bool {
     plain.contains(&TypeId::of::<M::Pk>())
 }
 
-/// How the ordering key of an event is found.
+/// How a key of an event is found: by which its deliveries are ordered, or by which they are combined.
 #[derive(Clone, Copy)]
-pub(crate) enum Ordering {
+pub(crate) enum EventKey {
     /// It is the key of the row.
     Pk,
     /// It is a field, which is not the key of the row.
@@ -67,13 +69,13 @@ pub(crate) enum Ordering {
     Function(fn(&ToEncode<'_>) -> Coded<String>),
 }
 
-impl Ordering {
+impl EventKey {
     const fn of(key: fn(&ToEncode<'_>) -> Coded<String>, is_field: bool) -> Self {
         if is_field { Self::Field(key) } else { Self::Function(key) }
     }
 }
 
-/// How the ordering key of an event is computed. `#[receiver]` implements it for a type of its own.
+/// How a key of an event is computed. `#[receiver]` implements it for a type of its own.
 pub trait OrderingKey<T: ?Sized> {
     /// Whether it is a field of the row. The key of a row that the database assigns is an `Option`, and thus not such a field.
     const IS_FIELD: bool;
@@ -105,6 +107,19 @@ pub trait OrderedSignal: Signal {}
 impl OrderedSignal for post_save {}
 impl OrderedSignal for post_delete {}
 impl<T: CustomSignal> OrderedSignal for T {}
+
+/// A signal of one row or value, whose deliveries can be combined.
+#[diagnostic::on_unimplemented(
+    message = "the deliveries of `{Self}` cannot have `coalesce`",
+    label = "its event has several rows",
+    note = "use `post_save`, `post_delete` or a signal of your own"
+)]
+#[allow(unreachable_pub)]
+pub trait CoalescedSignal: Signal {}
+
+impl CoalescedSignal for post_save {}
+impl CoalescedSignal for post_delete {}
+impl<T: CustomSignal> CoalescedSignal for T {}
 
 /// An event to be encoded.
 pub(crate) struct ToEncode<'e> {
@@ -180,6 +195,7 @@ impl EventForm {
             table: Some(M::TABLE),
             columns: &["key"],
             ordering: None,
+            coalescing: None,
             is_key: true,
             has_plain_key: has_plain_key::<M>,
             subject: None,
@@ -209,19 +225,39 @@ impl EventForm {
 
     /// Orders the deliveries by the key of the row.
     pub const fn ordered_by_pk<S: OrderedSignal>(mut self) -> Self {
-        self.ordering = Some(Ordering::Pk);
+        self.ordering = Some(EventKey::Pk);
         self
     }
 
     /// Orders the deliveries by a key that `K` computes from the row.
     pub const fn ordered_by_row<S: OrderedSignal, M: Model, K: OrderingKey<M>>(mut self) -> Self {
-        self.ordering = Some(Ordering::of(key_of_row::<M, K>, K::IS_FIELD));
+        self.ordering = Some(EventKey::of(key_of_row::<M, K>, K::IS_FIELD));
         self
     }
 
     /// Orders the deliveries by a key that `K` computes from the value of a custom signal.
     pub const fn ordered_by_signal<T: CustomSignal, K: OrderingKey<T>>(mut self) -> Self {
-        self.ordering = Some(Ordering::of(key_of_signal::<T, K>, K::IS_FIELD));
+        self.ordering = Some(EventKey::of(key_of_signal::<T, K>, K::IS_FIELD));
+        self
+    }
+
+    /// Combines the deliveries of one row.
+    pub const fn coalesced_by_pk<S: CoalescedSignal>(mut self) -> Self {
+        self.coalescing = Some(EventKey::Pk);
+        self
+    }
+
+    /// Combines the deliveries of one key, which `K` computes from the row.
+    pub const fn coalesced_by_row<S: CoalescedSignal, M: Model, K: OrderingKey<M>>(
+        mut self,
+    ) -> Self {
+        self.coalescing = Some(EventKey::of(key_of_row::<M, K>, K::IS_FIELD));
+        self
+    }
+
+    /// Combines the deliveries of one key, which `K` computes from the value of a custom signal.
+    pub const fn coalesced_by_signal<T: CustomSignal, K: OrderingKey<T>>(mut self) -> Self {
+        self.coalescing = Some(EventKey::of(key_of_signal::<T, K>, K::IS_FIELD));
         self
     }
 }
@@ -270,6 +306,7 @@ where
         table: Some(M::TABLE),
         columns: M::COLUMNS,
         ordering: None,
+        coalescing: None,
         is_key: false,
         has_plain_key: has_plain_key::<M>,
         subject: None,
@@ -284,6 +321,7 @@ impl<S: RowSignal> Storable<S> for dyn AnyModel {
         table: None,
         columns: &["*"],
         ordering: None,
+        coalescing: None,
         is_key: false,
         has_plain_key: || false,
         subject: None,
@@ -298,6 +336,7 @@ impl<T: CustomSignal + Json> Storable<T> for () {
         table: Some(""),
         columns: &[],
         ordering: None,
+        coalescing: None,
         is_key: false,
         has_plain_key: || false,
         subject: None,

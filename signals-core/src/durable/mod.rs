@@ -30,6 +30,7 @@ mod delivery;
 mod ended;
 pub(crate) mod event_form;
 pub(crate) mod inline;
+mod insert;
 mod inspect;
 mod kept;
 mod notify;

@@ -1,18 +1,19 @@
 //! Stores deliveries: they are collected during the transaction, and written in one statement before it commits.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::outbox::Outbox;
 use crate::durable::delivery::Cause;
-use crate::durable::event_form::{Encoded, EventForm, Ordering, ToEncode};
+use crate::durable::event_form::{Encoded, EventForm, EventKey, ToEncode};
+use crate::durable::insert::{insert, lock_order};
 use crate::durable::schema::{self, explained};
-use crate::durable::sql::{Sql, without_nul};
+use crate::durable::sql::without_nul;
 use crate::durable::wake::WakeOnCommit;
 use crate::durable::warnings::WatchOnCommit;
 #[cfg(feature = "postgres")]
@@ -42,6 +43,7 @@ pub(super) struct NewDelivery {
     pub(super) part: Encoded,
     pub(super) context: Option<Arc<str>>,
     pub(super) ordering_key: Option<String>,
+    pub(super) coalesce_key: Option<String>,
     /// In milliseconds.
     pub(super) delay: u64,
 }
@@ -53,6 +55,8 @@ pub(crate) struct DeliveryOutbox {
     bytes: usize,
     /// The receivers of all deliveries, written or not.
     pub(crate) receivers: Vec<&'static str>,
+    /// The deliveries that later ones are combined with: where they are in `unwritten`, or `None` if they are written.
+    coalesced: HashMap<(&'static str, String), Option<usize>>,
     wakes: bool,
 }
 
@@ -137,18 +141,23 @@ fn deliveries_of(event: &EventToStore<'_>, ids: &mut Vec<Uuid>) -> Result<Vec<Ne
                 parts
             }
         };
-        let ordering_key = ordering_key(event, form, &parts)?;
+        let sender = sender(event, form);
+        let ordering_key = key_of(event, form.ordering, &parts)?;
+        let coalesce_key = key_of(event, form.coalescing, &parts)?;
+        // A receiver of several models has the same keys for each of them.
+        let coalesce_key = coalesce_key.map(|key| of_sender(&sender) + &key);
         ids.resize_with(parts.len().max(ids.len()), Uuid::now_v7);
         for (part, event_id) in parts.into_iter().zip(&*ids) {
             new.push(NewDelivery {
                 event: *event_id,
                 receiver: receiver.info.info.stored_name(),
                 signal: receiver.info.signal,
-                sender: sender(event, form),
+                sender: sender.clone(),
                 created: event.created,
                 part,
                 context: context.clone(),
                 ordering_key: ordering_key.clone(),
+                coalesce_key: coalesce_key.clone(),
                 delay: receiver.info.durable.map_or(0, |options| options.delay),
             });
         }
@@ -201,21 +210,26 @@ fn encode(
     }
 }
 
-/// The ordering key of an event, if its receiver has one. An event of a receiver with a key is a single row or value.
-fn ordering_key(
+/// A key of an event, if its receiver has one. An event of a receiver with a key is a single row or value.
+fn key_of(
     event: &EventToStore<'_>,
-    form: &EventForm,
+    key: Option<EventKey>,
     parts: &[Encoded],
 ) -> Result<Option<String>> {
-    let key = match form.ordering {
+    let key = match key {
         None => return Ok(None),
-        Some(Ordering::Pk) => parts.first().and_then(|part| part.key.clone()).unwrap_or_default(),
-        Some(Ordering::Field(key) | Ordering::Function(key)) => {
+        Some(EventKey::Pk) => parts.first().and_then(|part| part.key.clone()).unwrap_or_default(),
+        Some(EventKey::Field(key) | EventKey::Function(key)) => {
             let content = ToEncode { content: event.content, previous: None, split_at: 0 };
             key(&content).map_err(Error::other)?
         }
     };
     Ok(Some(without_nul(&key)))
+}
+
+/// The start of a key that is unique among all senders of a receiver.
+pub(super) fn of_sender(sender: &str) -> String {
+    if sender.is_empty() { String::new() } else { format!("{sender} ") }
 }
 
 /// The table of the event's model; empty for a custom signal.
@@ -231,9 +245,47 @@ fn sender(event: &EventToStore<'_>, form: &EventForm) -> String {
 
 impl DeliveryOutbox {
     fn add(&mut self, new: Vec<NewDelivery>) {
-        self.bytes += new.iter().map(|delivery| delivery.part.payload.len()).sum::<usize>();
-        self.receivers.extend(new.iter().map(|delivery| delivery.receiver));
-        self.unwritten.extend(new);
+        for new in new {
+            let receiver = new.receiver;
+            if self.add_one(new) {
+                self.receivers.push(receiver);
+            }
+        }
+    }
+
+    /// Adds a delivery. Returns `false` if it was combined with an older one.
+    fn add_one(&mut self, new: NewDelivery) -> bool {
+        let Some(key) = new.coalesce_key.clone() else {
+            self.push(new);
+            return true;
+        };
+        let at = self.unwritten.len();
+        match self.coalesced.insert((new.receiver, key), Some(at)) {
+            None => {
+                self.push(new);
+                true
+            }
+            Some(None) => {
+                self.push(new);
+                false
+            }
+            Some(Some(older)) => {
+                self.coalesced.insert(
+                    (new.receiver, new.coalesce_key.clone().unwrap_or_default()),
+                    Some(older),
+                );
+                self.bytes += new.part.payload.len();
+                let older = &mut self.unwritten[older];
+                self.bytes -= older.part.payload.len();
+                *older = NewDelivery { created: older.created, ..new };
+                false
+            }
+        }
+    }
+
+    fn push(&mut self, new: NewDelivery) {
+        self.bytes += new.part.payload.len();
+        self.unwritten.push(new);
     }
 }
 
@@ -241,10 +293,22 @@ impl Outbox for DeliveryOutbox {
     fn append(&mut self, released: Box<dyn Outbox>) {
         let released: Box<dyn Any> = released;
         if let Ok(released) = released.downcast::<Self>() {
-            self.bytes += released.bytes;
-            self.receivers.extend(released.receivers);
-            self.unwritten.extend(released.unwritten);
-            self.wakes |= released.wakes;
+            let Self { unwritten, receivers, coalesced, wakes, .. } = *released;
+            self.receivers.extend(receivers);
+            // Those that are combined with a delivery of this frame were counted twice.
+            for (receiver, key) in coalesced.into_keys() {
+                let known = self.coalesced.contains_key(&(receiver, key.clone()));
+                if let (true, Some(at)) =
+                    (known, self.receivers.iter().rposition(|counted| *counted == receiver))
+                {
+                    self.receivers.remove(at);
+                }
+                self.coalesced.entry((receiver, key)).or_insert(None);
+            }
+            for new in unwritten {
+                self.add_one(new);
+            }
+            self.wakes |= wakes;
         }
     }
 
@@ -258,8 +322,12 @@ impl Outbox for DeliveryOutbox {
 
     fn write<'w>(&'w mut self, conn: &'w mut Conn<'_>) -> BoxFuture<'w, Result<()>> {
         Box::pin(async move {
-            let unwritten = std::mem::take(&mut self.unwritten);
+            let mut unwritten = std::mem::take(&mut self.unwritten);
             self.bytes = 0;
+            if !self.coalesced.is_empty() {
+                self.coalesced.values_mut().for_each(|at| *at = None);
+                unwritten.sort_by(|one, other| lock_order(one).cmp(&lock_order(other)));
+            }
             if unwritten.is_empty() {
                 return Ok(());
             }
@@ -277,105 +345,4 @@ impl Outbox for DeliveryOutbox {
             Ok(())
         })
     }
-}
-
-/// The statement that writes the deliveries.
-fn insert(deliveries: &[NewDelivery], kind: DatabaseKind) -> Sql {
-    match kind {
-        DatabaseKind::Sqlite => insert_sqlite(deliveries),
-        #[cfg(feature = "postgres")]
-        DatabaseKind::Postgres => insert_postgres(deliveries),
-        #[cfg(not(feature = "postgres"))]
-        DatabaseKind::Postgres => unreachable!("PostgreSQL is not a feature of this build"),
-    }
-}
-
-const INSERT_SQLITE: &str = "\
-    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) \
-    SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
-        CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) + (value ->> 8), value ->> 9 \
-    FROM json_each($1)";
-
-fn insert_sqlite(deliveries: &[NewDelivery]) -> Sql {
-    let rows = deliveries.iter().map(|new| {
-        serde_json::json!([
-            new.event.to_string(),
-            new.receiver,
-            new.signal,
-            new.sender,
-            new.part.key,
-            new.created,
-            &*new.part.payload,
-            new.context.as_deref(),
-            new.delay,
-            new.ordering_key,
-        ])
-    });
-    let rows = serde_json::Value::from(rows.collect::<Vec<_>>()).to_string();
-    Sql::new(DatabaseKind::Sqlite, INSERT_SQLITE).bind(rows)
-}
-
-/// The events are sent once, however many receivers each of them has.
-#[cfg(feature = "postgres")]
-const INSERT_POSTGRES: &str = "\
-    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) \
-    SELECT e.id::uuid, d.receiver, e.signal, e.sender, e.key, e.created, e.payload::json, e.context::json, \
-        clock_timestamp() + d.delay * interval '1 millisecond', d.ordering_key \
-    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[]) WITH ORDINALITY AS d (event, receiver, delay, ordering_key, n) \
-    JOIN unnest($5::text[], $6::text[], $7::text[], $8::text[], $9::boolean[], $10::text[], $11::text[]) \
-        WITH ORDINALITY AS e (id, signal, sender, key, created, payload, context, n) ON e.n = d.event \
-    ORDER BY d.n";
-
-#[cfg(feature = "postgres")]
-fn insert_postgres(deliveries: &[NewDelivery]) -> Sql {
-    use crate::database::backend::Arguments;
-    use sqlx::Arguments as _;
-
-    let mut events: Vec<&NewDelivery> = Vec::new();
-    let mut of_event = Vec::with_capacity(deliveries.len());
-    for new in deliveries {
-        let is_same = |known: &&NewDelivery| {
-            known.event == new.event && Arc::ptr_eq(&known.part.payload, &new.part.payload)
-        };
-        // Deliveries of one event are adjacent, so the search ends soon.
-        let near = events.iter().rev().take(8).position(is_same);
-        let event = match near {
-            Some(back) => events.len() - back,
-            None => {
-                events.push(new);
-                events.len()
-            }
-        };
-        of_event.push(i64::try_from(event).unwrap_or(i64::MAX));
-    }
-    let receivers: Vec<_> = deliveries.iter().map(|new| new.receiver).collect();
-    let delays: Vec<_> =
-        deliveries.iter().map(|new| i64::try_from(new.delay).unwrap_or(i64::MAX)).collect();
-    let ordering_keys: Vec<_> = deliveries.iter().map(|new| new.ordering_key.as_deref()).collect();
-    let ids: Vec<_> = events.iter().map(|new| new.event.to_string()).collect();
-    let signals: Vec<_> = events.iter().map(|new| new.signal).collect();
-    let senders: Vec<_> = events.iter().map(|new| new.sender.as_str()).collect();
-    let keys: Vec<_> = events.iter().map(|new| new.part.key.as_deref()).collect();
-    let created: Vec<_> = events.iter().map(|new| new.created).collect();
-    let payloads: Vec<_> = events.iter().map(|new| &*new.part.payload).collect();
-    let contexts: Vec<_> = events.iter().map(|new| new.context.as_deref()).collect();
-    let mut sql = Sql::new(DatabaseKind::Postgres, INSERT_POSTGRES);
-    if let Some(Arguments::Postgres(args)) = sql.args() {
-        let added = args
-            .add(of_event)
-            .and_then(|()| args.add(receivers))
-            .and_then(|()| args.add(delays))
-            .and_then(|()| args.add(ordering_keys))
-            .and_then(|()| args.add(ids))
-            .and_then(|()| args.add(signals))
-            .and_then(|()| args.add(senders))
-            .and_then(|()| args.add(keys))
-            .and_then(|()| args.add(created))
-            .and_then(|()| args.add(payloads))
-            .and_then(|()| args.add(contexts));
-        if let Err(error) = added {
-            sql.fail(error);
-        }
-    }
-    sql
 }

@@ -305,6 +305,7 @@ mod tests {
         delay: 0,
         ordering_key: "",
         skips_dead: false,
+        coalesce: "",
         keep: 0,
         keep_text: "",
         was: &[],

@@ -7,8 +7,9 @@ use sqlx::{Arguments as _, Postgres};
 
 use crate::database::backend::{Backend, Statement};
 use crate::database::db::Db;
-use crate::durable::event_form::{EventForm, Ordering};
-use crate::durable::outbox::{NewDelivery, form_of, new_deliveries};
+use crate::durable::event_form::{EventForm, EventKey};
+use crate::durable::insert::COALESCE;
+use crate::durable::outbox::{NewDelivery, form_of, new_deliveries, of_sender};
 use crate::durable::schema::explained;
 use crate::durable::{wake, warnings};
 use crate::error::{Error, Result};
@@ -29,6 +30,8 @@ struct Delivery {
     created: Option<bool>,
     /// Whether its ordering key is the key of the row.
     ordered_by_pk: bool,
+    /// Whether its coalesce key is.
+    coalesced_by_pk: bool,
 }
 
 /// Returns `None` if the deliveries depend on a key that only the statement returns, in another way than by its JSON.
@@ -56,7 +59,9 @@ pub(super) fn deliveries(
     let parts = new.into_iter().zip(event.receivers.iter().zip(forms()));
     let new = parts.map(|(new, (receiver, form))| {
         let created = receiver.info.created;
-        Delivery { new, created, ordered_by_pk: matches!(form.ordering, Some(Ordering::Pk)) }
+        let is_pk = |key| matches!(key, Some(EventKey::Pk));
+        let (ordered_by_pk, coalesced_by_pk) = (is_pk(form.ordering), is_pk(form.coalescing));
+        Delivery { new, created, ordered_by_pk, coalesced_by_pk }
     });
     let new = new.collect();
     let (key, tells_created, texts) = (written.key, written.tells_created, written.texts.clone());
@@ -64,7 +69,8 @@ pub(super) fn deliveries(
 }
 
 fn takes_returned_key(form: &EventForm) -> bool {
-    (form.has_plain_key)() && !matches!(form.ordering, Some(Ordering::Function(_)))
+    let is_function = |key| matches!(key, Some(EventKey::Function(_)));
+    (form.has_plain_key)() && !is_function(form.ordering) && !is_function(form.coalescing)
 }
 
 /// Whether a text is the same in a string literal, whatever `standard_conforming_strings` is.
@@ -104,6 +110,7 @@ struct Places {
     payload: usize,
     key: Option<usize>,
     ordering_key: Option<usize>,
+    coalesce_key: Option<usize>,
 }
 
 impl Deliveries {
@@ -117,7 +124,8 @@ impl Deliveries {
             Ok::<_, sqlx::error::BoxDynError>(args.len())
         };
         let mut all: Vec<Places> = Vec::with_capacity(self.new.len());
-        for (n, Delivery { new, ordered_by_pk, .. }) in self.new.iter().enumerate() {
+        for (n, delivery) in self.new.iter().enumerate() {
+            let Delivery { new, ordered_by_pk, coalesced_by_pk, .. } = delivery;
             let (event, context) = match all.first() {
                 Some(first) => (first.event, first.context),
                 None => (add(Some(&new.event.to_string()))?, add(new.context.as_deref())?),
@@ -133,12 +141,14 @@ impl Deliveries {
                     (payload, key)
                 }
             };
-            let ordering_key = match &new.ordering_key {
-                Some(_) if *ordered_by_pk && self.key.is_some() => None,
-                Some(ordering_key) => Some(add(Some(ordering_key))?),
-                None => None,
+            let mut add_key = |key: &Option<String>, is_pk: bool| match key {
+                Some(_) if is_pk && self.key.is_some() => Ok(None),
+                Some(key) => add(Some(key)).map(Some),
+                None => Ok(None),
             };
-            all.push(Places { event, context, payload, key, ordering_key });
+            let ordering_key = add_key(&new.ordering_key, *ordered_by_pk)?;
+            let coalesce_key = add_key(&new.coalesce_key, *coalesced_by_pk)?;
+            all.push(Places { event, context, payload, key, ordering_key, coalesce_key });
         }
         Ok(all)
     }
@@ -147,15 +157,18 @@ impl Deliveries {
     /// the text.
     fn compose(&self, row: &str, places: &[Places]) -> String {
         let (written, columns) = self.written(row);
+        let coalesces = self.new.iter().any(|delivery| delivery.new.coalesce_key.is_some());
+        let (coalesce_key, coalesce) =
+            if coalesces { (", coalesce_key", COALESCE) } else { ("", "") };
         let mut text = format!(
             "{written}, _deliveries AS (INSERT INTO signals_delivery \
-             (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key)"
+             (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key{coalesce_key})"
         );
         for (n, (delivery, places)) in self.new.iter().zip(places).enumerate() {
             let _ = write!(text, "{} ", if n == 0 { "" } else { " UNION ALL" });
-            self.compose_one(&mut text, delivery, places);
+            self.compose_one(&mut text, delivery, places, coalesces);
         }
-        let _ = write!(text, ") SELECT {columns} FROM _written");
+        let _ = write!(text, "{coalesce}) SELECT {columns} FROM _written");
         text
     }
 
@@ -179,9 +192,15 @@ impl Deliveries {
         }
     }
 
-    /// The SELECT of one delivery.
-    fn compose_one(&self, text: &mut String, delivery: &Delivery, places: &Places) {
-        let Delivery { new, created, ordered_by_pk } = delivery;
+    /// The SELECT of one delivery. `coalesces` is whether it has a coalesce key, which may be NULL.
+    fn compose_one(
+        &self,
+        text: &mut String,
+        delivery: &Delivery,
+        places: &Places,
+        coalesces: bool,
+    ) {
+        let Delivery { new, created, ordered_by_pk, coalesced_by_pk } = delivery;
         let argument = |place: usize| format!("${place}::text");
         let key = match (self.key, places.key) {
             (Some(key), _) => format!("to_json(_written.{key})::text"),
@@ -191,6 +210,14 @@ impl Deliveries {
             Some(place) => argument(place),
             None if *ordered_by_pk => key.clone(),
             None => "NULL::text".to_owned(),
+        };
+        let coalesce_key = match places.coalesce_key {
+            _ if !coalesces => String::new(),
+            Some(place) => format!(", {}", argument(place)),
+            None if *coalesced_by_pk => {
+                format!(", {} || {key}", literal(&of_sender(&new.sender)))
+            }
+            None => ", NULL::text".to_owned(),
         };
         let is_new = match (self.tells_created, new.created) {
             (true, _) => "_created",
@@ -209,7 +236,7 @@ impl Deliveries {
         let _ = write!(
             text,
             "SELECT {event}::uuid, {receiver}, {signal}, {sender}, {key}, {is_new}, {payload}::json, {context}::json, \
-             clock_timestamp(){delay}, {ordering_key} FROM _written"
+             clock_timestamp(){delay}, {ordering_key}{coalesce_key} FROM _written"
         );
         let _ = match (self.tells_created, created) {
             (true, Some(true)) => write!(text, " WHERE _created"),

@@ -163,8 +163,7 @@ fn run<'f>(
             DatabaseKind::Sqlite => SQLITE_ARGUMENTS / keys.on.len().max(1),
         };
         let columns = (0..of.schema().columns.len()).collect();
-        let mut spec =
-            StatementSpec::new(wanted, RowInput::Arrays, columns, keys.on.to_vec());
+        let mut spec = StatementSpec::new(wanted, RowInput::Arrays, columns, keys.on.to_vec());
         if first.has_text {
             spec.casts = inspect::casts(conn, of).await?;
         }

@@ -171,8 +171,7 @@ impl Composer<'_> {
     }
 
     fn select(&self) -> String {
-        let matching =
-            matches!(self.spec.kind, StatementKind::Match | StatementKind::LockMatching);
+        let matching = matches!(self.spec.kind, StatementKind::Match | StatementKind::LockMatching);
         let each = matching || self.spec.input == RowInput::Values(1);
         let (table, given, with, matches) =
             (self.model.table, &self.given, self.with(), self.matches());

@@ -129,6 +129,8 @@ pub struct DurableOptions {
     pub ordering_key: &'static str,
     /// Whether the deliveries of an ordering key continue after a dead one.
     pub skips_dead: bool,
+    /// The key by which deliveries are combined, as the program has written it. Empty without one.
+    pub coalesce: &'static str,
     /// For how long a delivery is kept after success. 0: it is deleted.
     pub keep: u64,
     /// The same as the program has written it. Empty without `keep`.
@@ -150,6 +152,7 @@ impl DurableOptions {
             delay: 0,
             ordering_key,
             skips_dead: false,
+            coalesce: "",
             keep: 0,
             keep_text: "",
             was: &[],
@@ -234,6 +237,10 @@ impl Info {
                 match self.durable.map_or("", |options| options.ordering_key) {
                     "" => {}
                     key => write!(f, ", by {key}")?,
+                }
+                match self.durable.map_or("", |options| options.coalesce) {
+                    "" => {}
+                    key => write!(f, ", coalesce {key}")?,
                 }
                 match self.durable.map_or("", |options| options.keep_text) {
                     "" => {}

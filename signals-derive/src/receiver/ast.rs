@@ -204,11 +204,15 @@ fn check_durable(options: &Options, function: &Function, mistakes: &mut Mistakes
             mistakes.at(span, message);
         }
     }
-    if let Some(previous) = function.parameters().find(|ty| is_named(ty, "Previous"))
-        && durable.stores_key.is_some()
-    {
-        let message = "with `payload = key`, the row before the write is not stored: leave `payload = key` or `Previous` out";
-        mistakes.at(previous.span(), message);
+    if let Some(previous) = function.parameters().find(|ty| is_named(ty, "Previous")) {
+        if durable.stores_key.is_some() {
+            let message = "with `payload = key`, the row before the write is not stored: leave `payload = key` or `Previous` out";
+            mistakes.at(previous.span(), message);
+        }
+        if durable.coalesce.is_some() {
+            let message = "with `coalesce`, the rows before earlier writes are lost: leave `coalesce` or `Previous` out";
+            mistakes.at(previous.span(), message);
+        }
     }
     let takes_delivery = function.parameters().any(|ty| is_named(ty, "Delivery"));
     if !durable.at_least_once && !takes_delivery && function.connections().next().is_none() {

@@ -1,7 +1,7 @@
 //! The option `durable` of `#[receiver(…)]`.
 
 use proc_macro2::{Span, TokenStream};
-use quote::{ToTokens, quote, quote_spanned};
+use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, token};
@@ -22,6 +22,7 @@ pub(crate) struct Durable {
     keep: u64,
     keep_text: String,
     pub(crate) ordering_key: Option<OrderingKey>,
+    pub(crate) coalesce: Option<OrderingKey>,
     skips_dead: bool,
     /// Whether only the key of the row is stored.
     pub(crate) stores_key: Option<Span>,
@@ -29,7 +30,7 @@ pub(crate) struct Durable {
     pub(crate) at_least_once: bool,
 }
 
-/// What follows `ordering_key =`.
+/// What follows `ordering_key =` or `coalesce =`.
 #[derive(Clone)]
 pub(crate) enum OrderingKey {
     /// The key of the row.
@@ -37,6 +38,13 @@ pub(crate) enum OrderingKey {
     Field(Ident),
     /// A function of the row.
     Function(Path),
+}
+
+/// What a key is for.
+#[derive(Clone, Copy)]
+pub(crate) enum KeyPurpose {
+    Order,
+    Coalesce,
 }
 
 impl Parse for OrderingKey {
@@ -52,7 +60,7 @@ impl Parse for OrderingKey {
 
 const KNOWN: &[&str] = &[
     "queue", "max_attempts", "backoff", "timeout", "concurrency", "delay", "ordering_key",
-    "on_dead", "payload", "keep", "was", "at_least_once",
+    "on_dead", "coalesce", "payload", "keep", "was", "at_least_once",
 ];
 
 impl Default for Durable {
@@ -68,6 +76,7 @@ impl Default for Durable {
             keep: 0,
             keep_text: String::new(),
             ordering_key: None,
+            coalesce: None,
             skips_dead: false,
             stores_key: None,
             was: Vec::new(),
@@ -86,6 +95,7 @@ struct Given {
     delay: Once<u64>,
     keep: Once<(u64, String)>,
     ordering_key: Once<OrderingKey>,
+    coalesce: Once<OrderingKey>,
     on_dead: Once<()>,
     payload: Once<()>,
     was: Vec<LitStr>,
@@ -121,7 +131,9 @@ impl Durable {
             queue, max_attempts, backoff, backoff_text, timeout, concurrency, delay, ..
         } = self;
         let (first, longest) = backoff;
-        let ordering_key = self.ordering_key.as_ref().map_or(String::new(), OrderingKey::text);
+        let text =
+            |key: &Option<OrderingKey>| key.as_ref().map_or(String::new(), OrderingKey::text);
+        let (ordering_key, coalesce) = (text(&self.ordering_key), text(&self.coalesce));
         let Self { skips_dead, keep, keep_text, was, .. } = self;
         quote! {
             __p::DurableOptions {
@@ -134,6 +146,7 @@ impl Durable {
                 delay: #delay,
                 ordering_key: #ordering_key,
                 skips_dead: #skips_dead,
+                coalesce: #coalesce,
                 keep: #keep,
                 keep_text: #keep_text,
                 was: &[#(#was),*],
@@ -154,18 +167,26 @@ impl OrderingKey {
     /// The calls that add the key to the form of the events, and the type that computes it. `sender` is `None` for a custom signal.
     pub(crate) fn tokens(
         &self,
+        purpose: KeyPurpose,
         signal: &Path,
         sender: Option<&TokenStream>,
     ) -> (TokenStream, TokenStream) {
+        let (option, verb, ty) = match purpose {
+            KeyPurpose::Order => ("ordering_key", "ordered", "__Key"),
+            KeyPurpose::Coalesce => ("coalesce", "coalesced", "__CoalesceKey"),
+        };
+        let method = |by: &str, span: Span| format_ident!("{verb}_by_{by}", span = span);
+        let ty = format_ident!("{ty}");
         let of = match self {
             Self::Pk(pk) if sender.is_none() => {
                 let message =
-                    "a signal has no key: name one of its fields, as `ordering_key = order`";
+                    format!("a signal has no key: name one of its fields, as `{option} = order`");
                 let error = Error::new(pk.span(), message).into_compile_error();
                 return (quote!(#error;), quote!());
             }
             Self::Pk(pk) => {
-                return (quote!(), quote_spanned!(pk.span()=> .ordered_by_pk::<#signal>()));
+                let method = method("pk", pk.span());
+                return (quote!(), quote_spanned!(pk.span()=> .#method::<#signal>()));
             }
             Self::Field(field) => {
                 quote_spanned!(field.span()=> ::std::string::ToString::to_string(&__event.#field))
@@ -177,8 +198,8 @@ impl OrderingKey {
         let event = sender.map_or_else(|| signal.to_token_stream(), Clone::clone);
         let is_field = matches!(self, Self::Field(_));
         let key = quote! {
-            struct __Key;
-            impl __p::OrderingKey<#event> for __Key {
+            struct #ty;
+            impl __p::OrderingKey<#event> for #ty {
                 const IS_FIELD: bool = #is_field;
 
                 fn of(__event: &#event) -> ::std::string::String {
@@ -188,9 +209,13 @@ impl OrderingKey {
         };
         let call = match sender {
             Some(sender) => {
-                quote_spanned!(signal.span()=> .ordered_by_row::<#signal, #sender, __Key>())
+                let method = method("row", signal.span());
+                quote_spanned!(signal.span()=> .#method::<#signal, #sender, #ty>())
             }
-            None => quote_spanned!(signal.span()=> .ordered_by_signal::<#signal, __Key>()),
+            None => {
+                let method = method("signal", signal.span());
+                quote_spanned!(signal.span()=> .#method::<#signal, #ty>())
+            }
         };
         (key, call)
     }
@@ -223,6 +248,10 @@ impl Given {
             "ordering_key" => {
                 let key = value(name, "user_id", input)?;
                 self.ordering_key.set(name, key, mistakes);
+            }
+            "coalesce" => {
+                let key = value(name, "pk", input)?;
+                self.coalesce.set(name, key, mistakes);
             }
             "on_dead" => {
                 let what: Ident = value(name, "skip", input)?;
@@ -274,6 +303,7 @@ impl Given {
         durable.was = self.was.iter().map(LitStr::value).collect();
         durable.skips_dead = self.on_dead.is_set();
         durable.ordering_key = self.ordering_key.get().cloned();
+        durable.coalesce = self.coalesce.get().cloned();
         durable.at_least_once = self.at_least_once.is_set();
         Ok(durable)
     }

@@ -7,6 +7,7 @@ use syn::spanned::Spanned;
 use syn::{Ident, ReturnType};
 
 use super::ast::{Receiver, is_named};
+use super::durable::{KeyPurpose, OrderingKey};
 use crate::options::private;
 
 pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
@@ -83,17 +84,21 @@ fn registration(
     let durable = options.durable.get().map(|durable| {
         let values = durable.tokens();
         let is_of_model = options.sender.is_set();
-        let key = durable.ordering_key.as_ref();
-        let key = key.map(|key| key.tokens(signal, is_of_model.then_some(sender)));
-        let (key, ordered) = key.unwrap_or_default();
+        let key = |purpose, key: &Option<OrderingKey>| {
+            let tokens = |key: &OrderingKey| key.tokens(purpose, signal, is_of_model.then_some(sender));
+            key.as_ref().map(tokens).unwrap_or_default()
+        };
+        let (coalesce_key, coalesced) = key(KeyPurpose::Coalesce, &durable.coalesce);
+        let (key, ordered) = key(KeyPurpose::Order, &durable.ordering_key);
         let form = match durable.stores_key {
             Some(span) => quote_spanned!(span=> by_key),
             None => quote!(of),
         };
         quote_spanned! {sender_span=>
             #key
+            #coalesce_key
             static __DURABLE: __p::DurableOptions = #values;
-            static __FORM: __p::EventForm = __p::EventForm::#form::<#signal, #sender>() #ordered;
+            static __FORM: __p::EventForm = __p::EventForm::#form::<#signal, #sender>() #ordered #coalesced;
         }
     });
     let (durable_info, durable_entry) = match &durable {
