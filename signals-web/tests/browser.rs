@@ -33,7 +33,7 @@ async fn serve(db: &Db) -> String {
 /// Waits until an element contains a text.
 async fn shows(client: &Client, css: &str, expected: &str) {
     let mut last = String::new();
-    for _ in 0..200 {
+    for _ in 0..1200 {
         // An element that is replaced meanwhile is looked for again.
         if let Ok(element) = client.find(Locator::Css(css)).await {
             last = element.text().await.unwrap_or_default();

@@ -2,8 +2,10 @@
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use fantoccini::elements::Element;
+use fantoccini::error::CmdError;
 use fantoccini::wd::Capabilities;
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -63,13 +65,33 @@ impl Browser {
     }
 }
 
-/// The text of an element, which appears within ten seconds.
+/// What `act` does with an element, as soon as the page has it. A page that updates itself may replace the element before, and then it is looked
+/// for again.
+async fn with_element<T>(
+    client: &Client,
+    css: &str,
+    act: impl AsyncFn(Element) -> Result<T, CmdError>,
+) -> T {
+    let limit = Instant::now() + Duration::from_secs(60);
+    loop {
+        let found = client.wait().at_most(Duration::from_secs(60)).for_element(Locator::Css(css));
+        let done = match found.await {
+            Ok(element) => act(element).await,
+            Err(error) => Err(error),
+        };
+        match done {
+            Ok(done) => return done,
+            Err(error) if error.is_stale_element_reference() && Instant::now() < limit => {}
+            Err(error) => panic!("{css}: {error}"),
+        }
+    }
+}
+
+/// The text of an element, which appears within a minute.
 pub async fn text(client: &Client, css: &str) -> String {
-    let found = client.wait().at_most(Duration::from_secs(10)).for_element(Locator::Css(css)).await;
-    found.unwrap_or_else(|error| panic!("{css}: {error}")).text().await.unwrap()
+    with_element(client, css, async |element| element.text().await).await
 }
 
 pub async fn click(client: &Client, css: &str) {
-    let found = client.wait().at_most(Duration::from_secs(10)).for_element(Locator::Css(css)).await;
-    found.unwrap_or_else(|error| panic!("{css}: {error}")).click().await.unwrap();
+    with_element(client, css, async |element| element.click().await).await;
 }

@@ -87,7 +87,7 @@ on_every_database! {
 
 /// Waits until the page gets updates.
 async fn live(client: &Client) {
-    for _ in 0..200 {
+    for _ in 0..1200 {
         if text(client, "#live").await == "This page is live." {
             return;
         }
@@ -97,7 +97,7 @@ async fn live(client: &Client) {
 }
 
 async fn mails(client: &Client, shop: &str) {
-    for _ in 0..100 {
+    for _ in 0..600 {
         client.goto(&format!("{shop}/mails")).await.unwrap();
         if text(client, "main").await.contains("Your order of 2 × Lamp") {
             return;
