@@ -122,7 +122,7 @@ impl Writer {
     pub(crate) async fn write(
         self,
         pool: &Pool,
-        held: &mut Held,
+        #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] held: &mut Held,
         db: &Db,
         task: usize,
     ) -> Result<()> {
