@@ -65,7 +65,7 @@ async fn pause_outside(
     }
 }
 
-#[receiver(post_save, sender = Stop, durable(queue = "stops", backoff = "1h", timeout = "500ms"))]
+#[receiver(post_save, sender = Stop, durable(queue = "stops", backoff = "1h", timeout = "2s"))]
 async fn pause_inside(
     saved: PostSave<'_, Stop>,
     delivery: Delivery<'_>,
@@ -78,7 +78,7 @@ async fn pause_inside(
     }
     let _returns = Returns;
     if saved.instance.name == "inside" {
-        stop();
+        signal(std::process::id(), "STOP");
     }
     book("by the stopped worker", conn).await
 }
