@@ -1,6 +1,7 @@
 //! The `Db` of a request in handlers of axum, and handlers that are dropped before they are done.
 #![allow(missing_docs)]
 
+#[path = "../../common/mod.rs"]
 mod common;
 
 use std::sync::LazyLock;

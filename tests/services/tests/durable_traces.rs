@@ -1,6 +1,7 @@
 //! The trace of a request continues in the deliveries of what it has saved, as OpenTelemetry exports it.
 #![allow(missing_docs)]
 
+#[path = "../../common/mod.rs"]
 mod common;
 
 use std::collections::HashMap;

@@ -1,6 +1,6 @@
 //! Prints the metrics of writes and deliveries as Prometheus reads them.
 //!
-//! `cargo run --example metrics --features durable,metrics`
+//! `cargo run -p metrics-example`
 
 use metrics_exporter_prometheus::PrometheusBuilder;
 use serde::{Deserialize, Serialize};

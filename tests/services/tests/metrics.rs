@@ -1,6 +1,7 @@
 //! The metrics of writes, receivers, transactions and the pool, as a recorder of the program sees them.
 #![allow(missing_docs)]
 
+#[path = "../../common/mod.rs"]
 mod common;
 
 use std::collections::BTreeMap;
