@@ -7,6 +7,7 @@ mod fallback;
 mod registration;
 mod slots;
 mod sql;
+mod trait_checks;
 mod types;
 mod unstorable;
 

@@ -1,26 +1,23 @@
 //! A connection: where it comes from, and what is known about the statement and the transaction on it.
 
-use futures_util::future::{BoxFuture, Either, Ready, ready};
+mod answers;
+
+use futures_util::future::{BoxFuture, Either, Ready};
+#[cfg(feature = "postgres")]
+use sqlx::PgConnection;
 use sqlx::SqlSafeStr;
 #[cfg(feature = "sqlite")]
 use sqlx::SqliteConnection;
-#[cfg(feature = "postgres")]
-use sqlx::{PgConnection, Postgres};
 use tokio::runtime::Handle;
 
-#[cfg(feature = "postgres")]
-use crate::database::backend::Backend;
 use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
-use crate::database::execution::Naming;
-use crate::database::lease::{AnyLease, InFlight};
+use crate::database::lease::AnyLease;
 use crate::database::raw::{MaybeOwned, MaybePooled, RawConn};
 use crate::database::schema_cache::SchemaCache;
 use crate::database::sql::RawQuery;
 use crate::database::state::{StateSlot, TransactionState};
-use crate::error::driver::{is_answered, is_outdated};
-use crate::error::{Error, Reason, Result};
-use crate::task::chain;
+use crate::error::Result;
 
 /// Work that is rarely necessary. Only then is there a future on the heap, so that each statement polls one future less, and the futures
 /// of statements are small.
@@ -310,120 +307,9 @@ impl<'c> Conn<'c> {
         RawQuery::new(self.reborrow().into(), kind, sql.into_sql_str())
     }
 
-    /// Whether statements on the connection get a name.
-    pub(crate) fn naming(&self) -> Naming {
-        match &self.inner {
-            MaybePooled::Pooled(slot) => {
-                slot.as_ref().map_or(Naming::Named, |lease| lease.state().naming())
-            }
-            #[cfg(feature = "sqlite")]
-            MaybePooled::Sqlite(_) => Naming::Named,
-            #[cfg(feature = "postgres")]
-            MaybePooled::Postgres(conn) if Postgres::connection_keeps_statements(conn) => {
-                Naming::Named
-            }
-            #[cfg(feature = "postgres")]
-            MaybePooled::Postgres(_) => Naming::Unnamed { asks: true },
-        }
-    }
-
-    pub(crate) fn lease_mut(&mut self) -> Option<&mut AnyLease> {
-        match &mut self.inner {
-            MaybePooled::Pooled(slot) => slot.as_mut(),
-            _ => None,
-        }
-    }
-
-    /// Records that a statement is in flight. If it still is when the connection is returned, the pool has to check the
-    /// connection.
-    pub(crate) fn set_in_flight(&mut self) {
-        self.state.in_flight = true;
-        if let Some(lease) = self.lease_mut() {
-            lease.state_mut().in_flight = InFlight::Statement;
-        }
-    }
-
-    /// Records that no statement is in flight, if `result` shows that the database has answered.
-    pub(crate) fn note_answer<T>(
-        &mut self,
-        result: Result<T, sqlx::Error>,
-    ) -> Result<T, sqlx::Error> {
-        self.state.in_flight &= !is_answered(&result);
-        if let Some(lease) = self.lease_mut() {
-            lease.state_mut().note_answer(&result);
-        }
-        result
-    }
-
-    /// Records the result of a statement. A failed statement marks the transaction as failed.
-    pub(crate) async fn note_result<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T> {
-        let result = self.note_answer(result);
-        self.state.count_statement();
-        match result {
-            Ok(value) => Ok(value),
-            Err(error) => {
-                if !self.state.frames.is_empty() {
-                    self.state.fail(|| Reason::of_statement(&error));
-                    Box::pin(self.keep_in_transaction()).await;
-                }
-                Err(if is_outdated(&error) { Error::SchemaChanged(error) } else { error.into() })
-            }
-        }
-    }
-
     /// Whether this library has a transaction open on the connection.
     pub(crate) fn in_transaction(&self) -> bool {
         !self.state.frames.is_empty()
-    }
-
-    /// Whether the connection is in a transaction that was not begun through this library, so that its end is not observed.
-    pub(crate) fn in_foreign_transaction(&mut self) -> UsuallyReady<'_, bool> {
-        let is_known = matches!(self.inner, MaybePooled::Pooled(_)) && !self.state.unverified;
-        if self.in_transaction() || is_known && self.depth_now() == 0 {
-            return Either::Left(ready(Ok(self.in_transaction() && self.state.foreign)));
-        }
-        Either::Right(Box::pin(async move {
-            self.verify().await?;
-            Ok(self.depth().await > 0 || self.is_in_unknown_transaction().await?)
-        }))
-    }
-
-    /// Checks out a connection again if the last one was lost or moved out, and verifies the transaction.
-    pub(crate) fn ensure_connected(&mut self) -> UsuallyReady<'_> {
-        if matches!(&self.inner, MaybePooled::Pooled(slot) if slot.is_none()) {
-            return Either::Right(Box::pin(self.replace_lost()));
-        }
-        if self.in_transaction() { self.verify() } else { Either::Left(ready(Ok(()))) }
-    }
-
-    /// Checks out a connection, unless the transaction was lost with the last one.
-    async fn replace_lost(&mut self) -> Result<()> {
-        if let Some(frame) = self.state.frames.last() {
-            let reason = frame.failed.clone().unwrap_or_else(|| "its connection was lost".into());
-            return Err(Error::RolledBack { reason });
-        }
-        if let (MaybePooled::Pooled(slot), Some(db)) = (&mut self.inner, &self.state.db) {
-            chain::check_not_held(db.pool_id())?;
-            **slot = Some(db.checkout().await?);
-        }
-        Ok(())
-    }
-
-    /// The sqlx connection, for a statement that is in flight from now on.
-    pub(crate) fn connected(&mut self) -> Option<RawConn<'_>> {
-        self.set_in_flight();
-        self.raw()
-    }
-
-    /// The sqlx connection; `None` if the pooled connection was lost or moved out.
-    pub(crate) fn raw(&mut self) -> Option<RawConn<'_>> {
-        match &mut self.inner {
-            MaybePooled::Pooled(slot) => slot.as_mut().map(AnyLease::raw),
-            #[cfg(feature = "sqlite")]
-            MaybePooled::Sqlite(conn) => Some(RawConn::Sqlite(conn)),
-            #[cfg(feature = "postgres")]
-            MaybePooled::Postgres(conn) => Some(RawConn::Postgres(conn)),
-        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! A connection on loan from sqlx's pool: checked out, or idle in the [`WarmPool`].
 
+mod release;
+
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -9,7 +11,7 @@ use sqlx::Postgres;
 #[cfg(feature = "sqlite")]
 use sqlx::Sqlite;
 use sqlx::pool::PoolConnection;
-use sqlx::{Connection, Pool, SqlStr};
+use sqlx::{Connection, Pool};
 use tokio::runtime::{self, Handle};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::error::Elapsed;
@@ -17,14 +19,15 @@ use tokio::time::timeout;
 
 use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::execution::Naming;
-use crate::database::group::{self, Group};
-use crate::database::pool::{ANSWER_TIMEOUT, NO_EPOCH, WarmPool};
-use crate::database::raw::{self, RawConn};
-use crate::database::runtimes::{self, in_runtime, spawn_even_if_idle};
-use crate::database::verify;
+use crate::database::group::Group;
+use crate::database::pool::{NO_EPOCH, WarmPool};
+use crate::database::raw::RawConn;
+use crate::database::runtimes::{self, in_runtime};
 use crate::database::waiter::Place;
 use crate::database::write_queue::Turn;
 use crate::error::driver::is_answered;
+
+pub(super) use release::CloseOnDrop;
 
 /// A pooled connection of either database.
 pub(crate) enum AnyLease {
@@ -292,135 +295,6 @@ impl<DB: Backend> LeaseInner<DB> {
         }
         Ok(alive)
     }
-
-    /// Returns the connection to its pool, as far as its state allows.
-    fn release(mut self: Box<Self>) {
-        if self.state.group.is_some() {
-            return group::end(self);
-        }
-        let may_be_counted = self.may_be_counted();
-        let state = &mut self.state;
-        // Without a statement cache, each statement is wrapped in its own BEGIN and COMMIT, so an interrupted one may have left a
-        // transaction open that sqlx does not know about.
-        let may_have_begun = !state.keeps_statements && state.in_flight == InFlight::Statement;
-        if state.unverified || state.query_only || may_have_begun || may_be_counted {
-            return self.roll_back_and_release();
-        }
-        if state.epoch.is_none() {
-            return self.close();
-        }
-        let clean = state.in_flight == InFlight::Nothing && !state.used_raw;
-        let Some((owner, permit)) = self.owner.take() else {
-            if self.state.turn.is_some() && self.state.in_flight != InFlight::Nothing {
-                return self.give_back(None, ANSWER_TIMEOUT);
-            }
-            return in_runtime(self.state.runtime.take(), move || drop(self));
-        };
-        if clean && !owner.must_return(self.state.acquired_at.elapsed()) {
-            self.state.idle_since = Instant::now();
-            let turn = self.state.turn.take();
-            owner.put_back(Lease(Some(self)));
-            // Release the permit after that, so that the next waiter finds the connection in `idle`. The next writer also needs a
-            // permit.
-            drop(permit);
-            drop(turn);
-        } else {
-            // sqlx's pool checks the connection. If the database never answered on it, the idle connections may be dead too and
-            // are also returned for a check.
-            if !clean && !self.state.used_raw && !self.state.proven_alive {
-                owner.clear();
-            }
-            self.give_back(Some(permit), owner.answer_timeout());
-        }
-    }
-
-    /// Whether sqlx may still count a transaction that has ended: SQLite can roll back by itself because of a statement whose future
-    /// was dropped. The rollback that the dropped transaction has queued then fails, and sqlx still counts the transaction, so that
-    /// the next transaction would be a savepoint, and its COMMIT would not commit.
-    fn may_be_counted(&self) -> bool {
-        let is_pooled = matches!(self.conn, Origin::Pool(_));
-        DB::KIND == DatabaseKind::Sqlite && is_pooled && raw::depth::<DB>(&self.conn) > 0
-    }
-
-    /// Rolls back a transaction that raw SQL may have left open, and allows writes again, before the connection can be checked out
-    /// again.
-    fn roll_back_and_release(self: Box<Self>) {
-        in_runtime(self.state.runtime.clone(), move || {
-            let mut guard = CloseOnDrop(Some(self));
-            spawn_even_if_idle::<DB>(async move {
-                let Some(inner) = &mut guard.0 else { return };
-                if let Err(error) = inner.reset().await {
-                    tracing::warn!(%error, "closing a connection that may be in a transaction");
-                } else if let Some(mut inner) = guard.0.take() {
-                    (inner.state.unverified, inner.state.query_only) = (false, false);
-                    inner.state.in_flight = InFlight::Nothing;
-                    inner.release();
-                }
-            });
-        });
-    }
-
-    async fn reset(&mut self) -> Result<(), sqlx::Error> {
-        verify::roll_back_all::<DB>(&mut self.conn).await?;
-        if self.state.epoch.is_none() && matches!(self.conn, Origin::Transaction(_)) {
-            self.conn.clear_cached_statements().await?;
-            self.state.epoch = Some(NO_EPOCH);
-        }
-        if self.state.query_only {
-            DB::simple(&mut self.conn, SqlStr::from_static("PRAGMA query_only = OFF")).await?;
-        }
-        Ok(())
-    }
-
-    /// Returns the connection to sqlx's pool, which checks it. The permit is held until the return completes, because the
-    /// connection is unavailable until then.
-    fn give_back(self, permit: Option<OwnedSemaphorePermit>, answer_timeout: Duration) {
-        let Self { conn, state, .. } = self;
-        // A statement that is in flight may take any time, so its end is awaited without a limit.
-        let has_statement = state.in_flight == InFlight::Statement || state.used_raw;
-        // A connection that needs no runtime always answers.
-        let limit = (DB::NEEDS_RUNTIME && !has_statement).then_some(answer_timeout);
-        let turn = state.turn;
-        in_runtime(state.runtime, move || {
-            let Origin::Pool(mut conn) = conn else { return };
-            // Called outside the task: if the runtime shuts down and drops the task, the future that owns the connection is
-            // dropped with it, which closes the connection and frees its slot in sqlx's pool.
-            let returned = conn.return_to_pool();
-            spawn_even_if_idle::<DB>(async move {
-                match limit {
-                    Some(limit) => _ = timeout(limit, returned).await,
-                    None => returned.await,
-                }
-                drop((permit, turn));
-            });
-        });
-    }
-
-    fn close(self: Box<Self>) {
-        if matches!(self.conn, Origin::Transaction(_)) {
-            // sqlx does not allow to close it.
-            return self.roll_back_and_release();
-        }
-        let Self { conn, owner, state } = *self;
-        let Origin::Pool(mut conn) = conn else { return };
-        let Some((owner, permit)) = owner else {
-            return in_runtime(state.runtime, move || conn.close_on_drop());
-        };
-        if !state.proven_alive {
-            owner.clear();
-        }
-        let turn = state.turn;
-        in_runtime(state.runtime, move || {
-            let conn = conn.detach();
-            spawn_even_if_idle::<DB>(async move {
-                match DB::NEEDS_RUNTIME {
-                    true => _ = timeout(ANSWER_TIMEOUT, conn.close()).await,
-                    false => _ = conn.close().await,
-                }
-                drop((permit, turn));
-            });
-        });
-    }
 }
 
 impl<DB: Backend> Deref for Origin<DB> {
@@ -469,19 +343,6 @@ impl<DB: Backend> Drop for Lease<DB> {
     fn drop(&mut self) {
         if let Some(inner) = self.0.take() {
             inner.release();
-        }
-    }
-}
-
-/// Closes the connection if this guard is dropped with it.
-pub(super) struct CloseOnDrop<DB: Backend>(pub(super) Option<Box<LeaseInner<DB>>>);
-
-impl<DB: Backend> Drop for CloseOnDrop<DB> {
-    fn drop(&mut self) {
-        match self.0.take() {
-            Some(inner) if matches!(inner.conn, Origin::Pool(_)) => inner.close(),
-            // sqlx pings the connection when it is dropped, and closes it if that fails.
-            inner => drop(inner),
         }
     }
 }
