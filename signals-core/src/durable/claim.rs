@@ -345,20 +345,25 @@ pub(super) async fn fail(
 /// Makes deliveries due again whose receivers have not run to their end, without counting an attempt.
 pub(super) async fn give_back(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Result<()> {
     let kind = conn.kind();
-    let set = format!(
-        "worker = NULL, attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END, run_at = {}",
-        now(kind)
+    let text = update_claimed(
+        kind,
+        &format!(
+            "worker = NULL, attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END, run_at = {}",
+            now(kind)
+        ),
     );
-    let text = match kind {
+    bind_claims(Sql::new(kind, &text), kind, claims).execute(conn).await.map(drop)
+}
+
+/// The statement that changes deliveries whose claims [`bind_claims`] binds. `set` may use further arguments, from `$3` on.
+pub(super) fn update_claimed(kind: DatabaseKind, set: &str) -> String {
+    match kind {
         DatabaseKind::Postgres => format!(
             "UPDATE signals_delivery d SET {set} FROM unnest($1::text::bigint[], $2::text::bigint[]) AS a (id, claim) \
              WHERE d.id = a.id AND d.claim = a.claim"
         ),
-        DatabaseKind::Sqlite => {
-            format!("UPDATE signals_delivery SET {set} WHERE {CLAIMED_SQLITE}")
-        }
-    };
-    bind_claims(Sql::new(kind, &text), kind, claims).execute(conn).await.map(drop)
+        DatabaseKind::Sqlite => format!("UPDATE signals_delivery SET {set} WHERE {CLAIMED_SQLITE}"),
+    }
 }
 
 /// Finds claims on SQLite. The two lists belong together by their position.

@@ -14,6 +14,7 @@ use crate::durable::sql::Sql;
 use crate::durable::{Deliveries, wake};
 use crate::error::Result;
 
+use filter::Selection;
 pub use filter::{DeliveryFilter, DeliveryState};
 pub use status::{ReceiverStatus, Status};
 pub use stored::StoredDelivery;
@@ -212,26 +213,43 @@ impl Deliveries {
     /// If the future is dropped, some of the deliveries may have been retried.
     pub async fn retry_all(&self, filter: DeliveryFilter) -> Result<u64> {
         let kind = self.db.kind();
-        let mut selection = filter.selection_to_retry(kind);
+        let selection = filter.selection_to_retry(kind);
         let text = statement(kind, Action::Retry, &selection.conditions);
-        let mut retried = 0;
-        let mut left = filter.limit.unwrap_or(usize::MAX);
+        self.change_all(selection, filter.limit, &text, |sql| self.retry_selected(sql)).await
+    }
+
+    /// Changes the deliveries of a selection in batches, and returns their number. `change` executes the statement `text` for one batch, and
+    /// returns the ids of its deliveries.
+    async fn change_all<F: Future<Output = Result<Vec<(i64,)>>>>(
+        &self,
+        mut selection: Selection,
+        limit: Option<usize>,
+        text: &str,
+        change: impl Fn(Sql) -> F,
+    ) -> Result<u64> {
+        let mut changed = 0;
+        let mut left = limit.unwrap_or(usize::MAX);
         while left > 0 {
-            let limit = left.min(BATCH);
-            let writer = Writer::of(Verb::Retry, "signals_delivery");
-            let mut conn = self.db.acquire_to_write(writer).await?;
-            let sql = selection.bind(Sql::new(kind, &text), limit);
-            let ids: Vec<(i64,)> = sql.fetch(&mut conn).await.map_err(explained)?;
-            drop(conn);
-            wake::wake(Some(&self.db));
-            retried += ids.len();
+            let size = left.min(BATCH);
+            let ids = change(selection.bind(Sql::new(self.db.kind(), text), size)).await?;
+            changed += ids.len();
             left -= ids.len();
             selection.continue_after(&ids);
-            if ids.len() < limit {
+            if ids.len() < size {
                 break;
             }
         }
-        Ok(retried as u64)
+        Ok(changed as u64)
+    }
+
+    /// Retries the deliveries that a statement selects.
+    async fn retry_selected(&self, sql: Sql) -> Result<Vec<(i64,)>> {
+        let writer = Writer::of(Verb::Retry, "signals_delivery");
+        let mut conn = self.db.acquire_to_write(writer).await?;
+        let ids = sql.fetch(&mut conn).await.map_err(explained)?;
+        drop(conn);
+        wake::wake(Some(&self.db));
+        Ok(ids)
     }
 
     /// Deletes a delivery without running it. Returns `false` if there is no such delivery, or if it is running.

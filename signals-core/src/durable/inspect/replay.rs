@@ -1,6 +1,6 @@
 //! Runs kept deliveries again.
 
-use super::{BATCH, DeliveryFilter};
+use super::DeliveryFilter;
 use crate::database::backend::DatabaseKind;
 use crate::durable::schema::explained;
 use crate::durable::sql::Sql;
@@ -74,21 +74,9 @@ impl Deliveries {
     /// As [`replay`](Self::replay).
     pub async fn replay_all(&self, filter: DeliveryFilter) -> Result<u64> {
         let kind = self.db.kind();
-        let mut selection = filter.selection_of_kept(kind);
+        let selection = filter.selection_of_kept(kind);
         let text = statement(kind, &selection.conditions);
-        let mut replayed = 0;
-        let mut left = filter.limit.unwrap_or(usize::MAX);
-        while left > 0 {
-            let limit = left.min(BATCH);
-            let ids = self.replay_selected(selection.bind(Sql::new(kind, &text), limit)).await?;
-            replayed += ids.len();
-            left -= ids.len();
-            selection.continue_after(&ids);
-            if ids.len() < limit {
-                break;
-            }
-        }
-        Ok(replayed as u64)
+        self.change_all(selection, filter.limit, &text, |sql| self.replay_selected(sql)).await
     }
 
     /// Runs the kept delivery with this id again, as [`replay`](Self::replay) does. Returns `false` if there is no such delivery.

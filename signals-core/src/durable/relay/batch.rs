@@ -13,7 +13,7 @@ use super::publisher::Message;
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::writer::Verb;
-use crate::durable::claim::{self, CLAIMED_SQLITE, Claim, Failure, Kind, bind_claims, later, now};
+use crate::durable::claim::{self, Claim, Failure, Kind, bind_claims, later, now};
 use crate::durable::claimed::Claimed;
 use crate::durable::ended;
 use crate::durable::receivers::DurableReceivers;
@@ -247,19 +247,13 @@ fn unknown(claimed: &Claimed) -> Failure {
 async fn fail(conn: &mut Conn<'_>, claims: &[(i64, i64)], failure: &Failure) -> Result<()> {
     let kind = conn.kind();
     let dead = if failure.is_dead { now(kind) } else { "NULL" };
-    let set = format!(
-        "worker = NULL, lost = 0, error = $3, run_at = {}, dead_at = {dead}",
-        later(kind, "$4")
-    );
-    let text = match kind {
-        DatabaseKind::Postgres => format!(
-            "UPDATE signals_delivery d SET {set} FROM unnest($1::text::bigint[], $2::text::bigint[]) AS a (id, claim) \
-             WHERE d.id = a.id AND d.claim = a.claim"
+    let text = claim::update_claimed(
+        kind,
+        &format!(
+            "worker = NULL, lost = 0, error = $3, run_at = {}, dead_at = {dead}",
+            later(kind, "$4")
         ),
-        DatabaseKind::Sqlite => {
-            format!("UPDATE signals_delivery SET {set} WHERE {CLAIMED_SQLITE}")
-        }
-    };
+    );
     let sql = bind_claims(Sql::new(kind, &text), kind, claims).bind(failure.error.as_str());
     sql.bind(claim::millis(failure.delay)).execute(conn).await.map(drop)
 }
