@@ -276,6 +276,25 @@ on_every_database! {
         assert_eq!(log, expected.map(str::to_owned).into());
     }
 
+    async fn the_deliveries_of_many_rows_are_in_the_order_of_the_rows(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut tx = db.begin().await.unwrap();
+        // More than one statement of deliveries that are alike, and a statement of others.
+        let mut entries: Vec<_> = (0..2500).map(|n| Entry { id: None, text: format!("{n}") }).collect();
+        Entry::insert_many(&mut tx, &mut entries).await.unwrap();
+        page("first").save(&mut tx).await.unwrap();
+        let mut last = Entry { id: None, text: "last".into() };
+        last.save(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let sql = "SELECT key, receiver FROM signals_delivery ORDER BY id";
+        let stored: Vec<(String, String)> = db.query(sql).fetch_all().await.unwrap();
+        let mut expected: Vec<_> = entries.iter().map(|entry| (entry.id.unwrap(), "enter")).collect();
+        expected.extend([(1, "render"), (last.id.unwrap(), "enter")]);
+        let stored = stored.iter().map(|(key, name)| (key.parse().unwrap(), name.rsplit("::").next().unwrap()));
+        assert!(stored.eq(expected));
+    }
+
     async fn a_refused_row_stores_no_delivery(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;

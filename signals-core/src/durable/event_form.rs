@@ -135,7 +135,7 @@ pub(crate) struct ToEncode<'e> {
 pub(crate) struct Encoded {
     pub(crate) payload: Arc<str>,
     /// The key of a single row.
-    pub(crate) key: Option<String>,
+    pub(crate) key: Option<Arc<str>>,
 }
 
 /// A stored event.

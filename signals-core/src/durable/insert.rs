@@ -1,8 +1,5 @@
 //! The statement that stores deliveries.
 
-#[cfg(feature = "postgres")]
-use std::sync::Arc;
-
 use crate::database::backend::DatabaseKind;
 use crate::durable::outbox::NewDelivery;
 use crate::durable::sql::Sql;
@@ -30,103 +27,171 @@ pub(super) fn insert(deliveries: &[NewDelivery], kind: DatabaseKind) -> Sql {
     match kind {
         DatabaseKind::Sqlite => insert_sqlite(deliveries),
         #[cfg(feature = "postgres")]
-        DatabaseKind::Postgres => insert_postgres(deliveries),
+        DatabaseKind::Postgres => postgres::insert(deliveries),
         #[cfg(not(feature = "postgres"))]
         DatabaseKind::Postgres => unreachable!("PostgreSQL is not a feature of this build"),
     }
 }
 
-const INSERT_SQLITE: &str = "\
-    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key, coalesce_key) \
+/// Inserts what a SELECT returns.
+fn insert_selected(kind: DatabaseKind, select: &str, deliveries: &[NewDelivery]) -> Sql {
+    let columns = "event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key, coalesce_key";
+    let coalesce = coalesce(deliveries);
+    Sql::new(kind, &format!("INSERT INTO signals_delivery ({columns}) {select}{coalesce}"))
+}
+
+const SELECT_SQLITE: &str = "\
     SELECT value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7, \
         CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER) + (value ->> 8), value ->> 9, value ->> 10 \
     FROM json_each($1) WHERE true";
 
 fn insert_sqlite(deliveries: &[NewDelivery]) -> Sql {
     let rows = deliveries.iter().map(|new| {
-        serde_json::json!([
-            new.event.to_string(),
+        (
+            new.event,
             new.receiver,
             new.signal,
             new.sender,
-            new.part.key,
+            new.part.key.as_deref(),
             new.created,
             &*new.part.payload,
             new.context.as_deref(),
             new.delay,
-            new.ordering_key,
-            new.coalesce_key,
-        ])
+            new.ordering_key.as_deref(),
+            new.coalesce_key.as_deref(),
+        )
     });
-    let rows = serde_json::Value::from(rows.collect::<Vec<_>>()).to_string();
-    Sql::new(DatabaseKind::Sqlite, &format!("{INSERT_SQLITE}{}", coalesce(deliveries))).bind(rows)
-}
-
-/// The events are sent once, however many receivers each of them has.
-#[cfg(feature = "postgres")]
-const INSERT_POSTGRES: &str = "\
-    INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key, coalesce_key) \
-    SELECT e.id::uuid, d.receiver, e.signal, e.sender, e.key, e.created, e.payload::json, e.context::json, \
-        clock_timestamp() + d.delay * interval '1 millisecond', d.ordering_key, d.coalesce_key \
-    FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[]) \
-        WITH ORDINALITY AS d (event, receiver, delay, ordering_key, coalesce_key, n) \
-    JOIN unnest($6::text[], $7::text[], $8::text[], $9::text[], $10::boolean[], $11::text[], $12::text[]) \
-        WITH ORDINALITY AS e (id, signal, sender, key, created, payload, context, n) ON e.n = d.event \
-    ORDER BY d.n";
-
-#[cfg(feature = "postgres")]
-fn insert_postgres(deliveries: &[NewDelivery]) -> Sql {
-    use crate::database::backend::Arguments;
-    use sqlx::Arguments as _;
-
-    let mut events: Vec<&NewDelivery> = Vec::new();
-    let mut of_event = Vec::with_capacity(deliveries.len());
-    for new in deliveries {
-        let is_same = |known: &&NewDelivery| {
-            known.event == new.event && Arc::ptr_eq(&known.part.payload, &new.part.payload)
-        };
-        // Deliveries of one event are adjacent, so the search ends soon.
-        let near = events.iter().rev().take(8).position(is_same);
-        let event = match near {
-            Some(back) => events.len() - back,
-            None => {
-                events.push(new);
-                events.len()
-            }
-        };
-        of_event.push(i64::try_from(event).unwrap_or(i64::MAX));
-    }
-    let receivers: Vec<_> = deliveries.iter().map(|new| new.receiver).collect();
-    let delays: Vec<_> =
-        deliveries.iter().map(|new| i64::try_from(new.delay).unwrap_or(i64::MAX)).collect();
-    let ordering_keys: Vec<_> = deliveries.iter().map(|new| new.ordering_key.as_deref()).collect();
-    let coalesce_keys: Vec<_> = deliveries.iter().map(|new| new.coalesce_key.as_deref()).collect();
-    let ids: Vec<_> = events.iter().map(|new| new.event.to_string()).collect();
-    let signals: Vec<_> = events.iter().map(|new| new.signal).collect();
-    let senders: Vec<_> = events.iter().map(|new| new.sender.as_str()).collect();
-    let keys: Vec<_> = events.iter().map(|new| new.part.key.as_deref()).collect();
-    let created: Vec<_> = events.iter().map(|new| new.created).collect();
-    let payloads: Vec<_> = events.iter().map(|new| &*new.part.payload).collect();
-    let contexts: Vec<_> = events.iter().map(|new| new.context.as_deref()).collect();
-    let text = format!("{INSERT_POSTGRES}{}", coalesce(deliveries));
-    let mut sql = Sql::new(DatabaseKind::Postgres, &text);
-    if let Some(Arguments::Postgres(args)) = sql.args() {
-        let added = args
-            .add(of_event)
-            .and_then(|()| args.add(receivers))
-            .and_then(|()| args.add(delays))
-            .and_then(|()| args.add(ordering_keys))
-            .and_then(|()| args.add(coalesce_keys))
-            .and_then(|()| args.add(ids))
-            .and_then(|()| args.add(signals))
-            .and_then(|()| args.add(senders))
-            .and_then(|()| args.add(keys))
-            .and_then(|()| args.add(created))
-            .and_then(|()| args.add(payloads))
-            .and_then(|()| args.add(contexts));
-        if let Err(error) = added {
-            sql.fail(error);
+    let mut sql = insert_selected(DatabaseKind::Sqlite, SELECT_SQLITE, deliveries);
+    match serde_json::to_string(&rows.collect::<Vec<_>>()) {
+        Ok(rows) => sql.bind(rows),
+        Err(error) => {
+            sql.fail(error.into());
+            sql
         }
     }
-    sql
+}
+
+#[cfg(feature = "postgres")]
+mod postgres {
+    use std::sync::Arc;
+
+    use sqlx::Arguments as _;
+    use sqlx::error::BoxDynError;
+    use sqlx::postgres::PgArguments;
+
+    use super::insert_selected;
+    use crate::database::backend::{Arguments, DatabaseKind};
+    use crate::durable::outbox::NewDelivery;
+    use crate::durable::sql::Sql;
+
+    /// Deliveries that differ only in what belongs to their row. The rows are inserted in the order of the arrays.
+    const ALIKE: &str = "\
+        SELECT id, $1::text, $2::text, $3::text, key, $4::boolean, payload::json, $5::text::json, \
+            clock_timestamp() + $6::bigint * interval '1 millisecond', ordering_key, coalesce_key \
+        FROM unnest($7::uuid[], $8::text[], $9::text[], $10::text[], $11::text[]) AS e (id, key, payload, ordering_key, coalesce_key)";
+
+    /// Any deliveries. The events are sent once, however many receivers each of them has.
+    const MIXED: &str = "\
+        SELECT id, receiver, signal, sender, key, created, payload::json, context::json, \
+            clock_timestamp() + delay * interval '1 millisecond', ordering_key, coalesce_key \
+        FROM unnest($1::bigint[], $2::text[], $3::bigint[], $4::text[], $5::text[]) \
+            WITH ORDINALITY AS d (event, receiver, delay, ordering_key, coalesce_key, n) \
+        JOIN unnest($6::uuid[], $7::text[], $8::text[], $9::text[], $10::boolean[], $11::text[], $12::text[]) \
+            WITH ORDINALITY AS e (id, signal, sender, key, created, payload, context, event) USING (event) \
+        ORDER BY n";
+
+    /// The values of one column.
+    macro_rules! column {
+        ($rows:expr, |$new:ident| $column:expr) => {
+            $rows.iter().map(|$new| $column).collect::<Vec<_>>()
+        };
+    }
+
+    pub(super) fn insert(deliveries: &[NewDelivery]) -> Sql {
+        let alike =
+            deliveries.first().filter(|first| deliveries.iter().all(|new| new.is_like(first)));
+        let select = if alike.is_some() { ALIKE } else { MIXED };
+        let mut sql = insert_selected(DatabaseKind::Postgres, select, deliveries);
+        if let Some(Arguments::Postgres(args)) = sql.args() {
+            let added = match alike {
+                Some(first) => add_alike(args, first, deliveries),
+                None => add_mixed(args, deliveries),
+            };
+            if let Err(error) = added {
+                sql.fail(error);
+            }
+        }
+        sql
+    }
+
+    impl NewDelivery {
+        /// Whether only what belongs to the row is different.
+        fn is_like(&self, other: &Self) -> bool {
+            (self.receiver, self.signal, self.sender)
+                == (other.receiver, other.signal, other.sender)
+                && (self.created, self.delay) == (other.created, other.delay)
+                && self.context == other.context
+        }
+
+        fn milliseconds(&self) -> i64 {
+            i64::try_from(self.delay).unwrap_or(i64::MAX)
+        }
+    }
+
+    /// Binds the arguments of [`ALIKE`].
+    fn add_alike(
+        args: &mut PgArguments,
+        first: &NewDelivery,
+        deliveries: &[NewDelivery],
+    ) -> Result<(), BoxDynError> {
+        args.add(first.receiver)?;
+        args.add(first.signal)?;
+        args.add(first.sender)?;
+        args.add(first.created)?;
+        args.add(first.context.as_deref())?;
+        args.add(first.milliseconds())?;
+        args.add(column!(deliveries, |new| new.event))?;
+        args.add(column!(deliveries, |new| new.part.key.as_deref()))?;
+        args.add(column!(deliveries, |new| &*new.part.payload))?;
+        args.add(column!(deliveries, |new| new.ordering_key.as_deref()))?;
+        args.add(column!(deliveries, |new| new.coalesce_key.as_deref()))
+    }
+
+    /// Binds the arguments of [`MIXED`].
+    fn add_mixed(args: &mut PgArguments, deliveries: &[NewDelivery]) -> Result<(), BoxDynError> {
+        let (events, of_event) = events(deliveries);
+        args.add(of_event)?;
+        args.add(column!(deliveries, |new| new.receiver))?;
+        args.add(column!(deliveries, |new| new.milliseconds()))?;
+        args.add(column!(deliveries, |new| new.ordering_key.as_deref()))?;
+        args.add(column!(deliveries, |new| new.coalesce_key.as_deref()))?;
+        args.add(column!(events, |new| new.event))?;
+        args.add(column!(events, |new| new.signal))?;
+        args.add(column!(events, |new| new.sender))?;
+        args.add(column!(events, |new| new.part.key.as_deref()))?;
+        args.add(column!(events, |new| new.created))?;
+        args.add(column!(events, |new| &*new.part.payload))?;
+        args.add(column!(events, |new| new.context.as_deref()))
+    }
+
+    /// The events of deliveries, and for each delivery the number of its event. The first event has the number 1.
+    fn events(deliveries: &[NewDelivery]) -> (Vec<&NewDelivery>, Vec<i64>) {
+        let mut events: Vec<&NewDelivery> = Vec::with_capacity(deliveries.len());
+        let of_event = deliveries.iter().map(|new| {
+            let is_same = |known: &&NewDelivery| {
+                known.event == new.event && Arc::ptr_eq(&known.part.payload, &new.part.payload)
+            };
+            // Deliveries of one event are adjacent, so the search ends soon.
+            let event = match events.iter().rev().take(8).position(is_same) {
+                Some(back) => events.len() - back,
+                None => {
+                    events.push(new);
+                    events.len()
+                }
+            };
+            i64::try_from(event).unwrap_or(i64::MAX)
+        });
+        let of_event = of_event.collect();
+        (events, of_event)
+    }
 }

@@ -38,7 +38,7 @@ pub(super) struct NewDelivery {
     pub(super) event: Uuid,
     pub(super) receiver: &'static str,
     pub(super) signal: &'static str,
-    pub(super) sender: String,
+    pub(super) sender: &'static str,
     pub(super) created: Option<bool>,
     pub(super) part: Encoded,
     pub(super) context: Option<Arc<str>>,
@@ -127,34 +127,31 @@ pub(super) fn new_deliveries(event: &EventToStore<'_>) -> Result<Vec<NewDelivery
 fn deliveries_of(event: &EventToStore<'_>, ids: &mut Vec<Uuid>) -> Result<Vec<NewDelivery>> {
     let limit = event.db.and_then(|db| db.state::<MaxPayload>()).map_or(MAX_PAYLOAD, |max| max.0);
     let context = context(event)?;
-    let mut new = Vec::new();
+    let mut new = Vec::with_capacity(event.receivers.len());
     // Receivers of one kind get the same payload, which is encoded once.
-    let mut encoded: Vec<((bool, bool, bool), Vec<Encoded>)> = Vec::new();
+    let mut encoded: Vec<((bool, bool, bool), Vec<Encoded>)> = Vec::with_capacity(1);
     for receiver in event.receivers {
         let Some(form) = form_of(receiver) else { continue };
         let kind = (form.table.is_some(), form.is_key, receiver.info.asks_previous());
-        let parts = match encoded.iter().find(|(known, _)| *known == kind) {
-            Some((_, parts)) => parts.clone(),
-            None => {
-                let parts = encode(event, form, receiver, limit)?;
-                encoded.push((kind, parts.clone()));
-                parts
-            }
-        };
+        let known = encoded.iter().position(|(known, _)| *known == kind);
+        if known.is_none() {
+            encoded.push((kind, encode(event, form, receiver, limit)?));
+        }
+        let (_, parts) = &encoded[known.unwrap_or(encoded.len() - 1)];
         let sender = sender(event, form);
-        let ordering_key = key_of(event, form.ordering, &parts)?;
-        let coalesce_key = key_of(event, form.coalescing, &parts)?;
+        let ordering_key = key_of(event, form.ordering, parts)?;
+        let coalesce_key = key_of(event, form.coalescing, parts)?;
         // A receiver of several models has the same keys for each of them.
-        let coalesce_key = coalesce_key.map(|key| of_sender(&sender) + &key);
+        let coalesce_key = coalesce_key.map(|key| of_sender(sender) + &key);
         ids.resize_with(parts.len().max(ids.len()), Uuid::now_v7);
-        for (part, event_id) in parts.into_iter().zip(&*ids) {
+        for (part, event_id) in parts.iter().zip(&*ids) {
             new.push(NewDelivery {
                 event: *event_id,
                 receiver: receiver.info.info.stored_name(),
                 signal: receiver.info.signal,
-                sender: sender.clone(),
+                sender,
                 created: event.created,
-                part,
+                part: part.clone(),
                 context: context.clone(),
                 ordering_key: ordering_key.clone(),
                 coalesce_key: coalesce_key.clone(),
@@ -218,7 +215,9 @@ fn key_of(
 ) -> Result<Option<String>> {
     let key = match key {
         None => return Ok(None),
-        Some(EventKey::Pk) => parts.first().and_then(|part| part.key.clone()).unwrap_or_default(),
+        Some(EventKey::Pk) => {
+            parts.first().and_then(|part| part.key.as_deref()).unwrap_or_default().to_owned()
+        }
         Some(EventKey::Field(key) | EventKey::Function(key)) => {
             let content = ToEncode { content: event.content, previous: None, split_at: 0 };
             key(&content).map_err(Error::other)?
@@ -233,13 +232,13 @@ pub(super) fn of_sender(sender: &str) -> String {
 }
 
 /// The table of the event's model; empty for a custom signal.
-fn sender(event: &EventToStore<'_>, form: &EventForm) -> String {
+fn sender(event: &EventToStore<'_>, form: &EventForm) -> &'static str {
     use crate::signal::event_store::EventContent;
 
     match (form.table, event.content) {
-        (Some(table), _) => table.to_owned(),
-        (None, EventContent::Rows(rows, _)) => rows.table().to_owned(),
-        (None, EventContent::Signal(_)) => String::new(),
+        (Some(table), _) => table,
+        (None, EventContent::Rows(rows, _)) => rows.table(),
+        (None, EventContent::Signal(_)) => "",
     }
 }
 

@@ -92,8 +92,7 @@ where
     let changed = event.previous.and_then(|previous| changed(previous, M::COLUMNS));
     let written = Written { row: Some(row), previous, changed, fields, ..Written::default() };
     let payload = serde_json::to_string(&written)?.into();
-    let key = row.pk().map(|key| serde_json::to_string(&key)).transpose()?;
-    Ok(vec![Encoded { payload, key }])
+    Ok(vec![Encoded { payload, key: json_key(row.pk())? }])
 }
 
 pub(super) fn encode_any_rows(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
@@ -106,7 +105,7 @@ pub(super) fn encode_any_rows(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
     let row = StoredSnapshot::of(rows.at(about.rows.start));
     let previous = event.previous.and_then(PreviousRow::row).map(StoredSnapshot::of);
     let changed = event.previous.and_then(|previous| changed(previous, rows.columns()));
-    let key = row.key.as_ref().map(serde_json::to_string).transpose()?;
+    let key = json_key(row.key.as_ref())?;
     let previous = previous.as_ref();
     let written = Written { row: Some(&row), previous, changed, fields, ..Written::default() };
     Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key }])
@@ -119,6 +118,10 @@ pub(super) fn encode_signal<T: Serialize + 'static>(event: &ToEncode<'_>) -> Cod
     };
     let written = Written { signal, ..Written::default() };
     Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key: None }])
+}
+
+fn json_key(key: Option<impl Serialize>) -> Coded<Option<Arc<str>>> {
+    key.map(|key| Ok(serde_json::to_string(&key)?.into())).transpose()
 }
 
 fn field_names(rows: &dyn SignalRows, about: &RowEvent) -> Option<Vec<&'static str>> {
@@ -140,8 +143,7 @@ fn changed<'e>(
 
 pub(super) fn encode_key<M: Model<Pk: Serialize>>(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
     let (rows, about) = content_rows(event);
-    let key = typed::<M>(rows.at(about.rows.start))?.pk();
-    let key = key.map(|key| serde_json::to_string(&key)).transpose()?;
+    let key = json_key(typed::<M>(rows.at(about.rows.start))?.pk())?;
     let written = Written::<()> { fields: field_names(rows, about), ..Written::default() };
     Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key }])
 }

@@ -35,7 +35,6 @@ impl Sql {
     }
 
     /// Makes the execution return this error.
-    #[cfg(feature = "postgres")]
     pub(super) fn fail(&mut self, error: BoxDynError) {
         self.args = Err(error);
     }

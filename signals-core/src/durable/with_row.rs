@@ -53,7 +53,7 @@ pub(super) fn deliveries(
         Err(_) if written.key.is_some() => return Ok(None),
         Err(error) => return Err(error),
     };
-    if !new.iter().all(|new| is_literal(new.receiver) && is_literal(&new.sender)) {
+    if !new.iter().all(|new| is_literal(new.receiver) && is_literal(new.sender)) {
         return Ok(None);
     }
     let parts = new.into_iter().zip(event.receivers.iter().zip(forms()));
@@ -119,6 +119,9 @@ impl Deliveries {
         &self,
         args: &mut sqlx::postgres::PgArguments,
     ) -> Result<Vec<Places>, sqlx::error::BoxDynError> {
+        let event = self.new.first().map(|delivery| delivery.new.event);
+        args.add(event)?;
+        let event = args.len();
         let mut add = |text: Option<&str>| {
             args.add(text)?;
             Ok::<_, sqlx::error::BoxDynError>(args.len())
@@ -126,9 +129,9 @@ impl Deliveries {
         let mut all: Vec<Places> = Vec::with_capacity(self.new.len());
         for (n, delivery) in self.new.iter().enumerate() {
             let Delivery { new, ordered_by_pk, coalesced_by_pk, .. } = delivery;
-            let (event, context) = match all.first() {
-                Some(first) => (first.event, first.context),
-                None => (add(Some(&new.event.to_string()))?, add(new.context.as_deref())?),
+            let context = match all.first() {
+                Some(first) => first.context,
+                None => add(new.context.as_deref())?,
             };
             let has_same =
                 |other: &Delivery| Arc::ptr_eq(&other.new.part.payload, &new.part.payload);
@@ -215,7 +218,7 @@ impl Deliveries {
             _ if !coalesces => String::new(),
             Some(place) => format!(", {}", argument(place)),
             None if *coalesced_by_pk => {
-                format!(", {} || {key}", literal(&of_sender(&new.sender)))
+                format!(", {} || {key}", literal(&of_sender(new.sender)))
             }
             None => ", NULL::text".to_owned(),
         };
@@ -230,12 +233,12 @@ impl Deliveries {
             delay => format!(" + {delay} * interval '1 millisecond'"),
         };
         let (receiver, signal, sender) =
-            (literal(new.receiver), literal(new.signal), literal(&new.sender));
+            (literal(new.receiver), literal(new.signal), literal(new.sender));
         let (event, payload, context) =
-            (argument(places.event), argument(places.payload), argument(places.context));
+            (places.event, argument(places.payload), argument(places.context));
         let _ = write!(
             text,
-            "SELECT {event}::uuid, {receiver}, {signal}, {sender}, {key}, {is_new}, {payload}::json, {context}::json, \
+            "SELECT ${event}::uuid, {receiver}, {signal}, {sender}, {key}, {is_new}, {payload}::json, {context}::json, \
              clock_timestamp(){delay}, {ordering_key}{coalesce_key} FROM _written"
         );
         let _ = match (self.tells_created, created) {
