@@ -448,6 +448,127 @@ mod statements {
         sqlx_signals::muted::<log_change, _>(save).await
     }
 
+    #[derive(Debug, Clone, Model, Serialize, Deserialize)]
+    #[model(table = "orders")]
+    struct Order {
+        id: Option<i64>,
+        customer: String,
+        cents: i64,
+    }
+
+    #[receiver(post_save, sender = Order, uid = "shop::invoice", durable(at_least_once))]
+    fn invoice(_: PostSave<'_, Order>) {}
+
+    /// A statement without its comments, whose arguments and limit are `?`. Arguments are `$1`, or `:name` in a file of pgbench.
+    fn normalized(sql: &str) -> String {
+        let lines = sql.lines().filter(|line| !line.starts_with("--"));
+        let words = lines.flat_map(str::split_whitespace).collect::<Vec<_>>().join(" ");
+        let mut text = String::new();
+        let mut chars = words.chars().peekable();
+        while let Some(c) = chars.next() {
+            let is_argument = match c {
+                '$' => true,
+                ':' => !text.ends_with(':') && chars.peek().is_some_and(|c| c.is_alphabetic()),
+                _ => c.is_ascii_digit() && text.ends_with("LIMIT "),
+            };
+            text.push(if is_argument { '?' } else { c });
+            while is_argument && chars.next_if(|c| c.is_alphanumeric()).is_some() {}
+        }
+        text
+    }
+
+    #[tokio::test]
+    async fn the_benchmark_of_scale_has_the_statements_of_the_library() {
+        let _turn = SCENE.begin().await;
+        let test = common::TestDb::postgres("durable_scale").await;
+        setup(&test.db).await;
+        table(&test.db, "orders", "customer TEXT NOT NULL, cents BIGINT NOT NULL").await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = &proxy.db(&test.url).await;
+        Order { id: None, customer: "ann".into(), cents: 1995 }.save(db).await.unwrap();
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        while count(&test.db, "signals_delivery").await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        worker.shutdown().await.unwrap();
+        let said: Vec<_> = proxy.take().statements.iter().map(|sql| normalized(sql)).collect();
+        let files = [
+            ("WITH _written", include_str!("../benches/durable/scale/save.sql")),
+            ("SELECT r.name", include_str!("../benches/durable/scale/probe.sql")),
+            ("WITH due AS MATERIALIZED", include_str!("../benches/durable/scale/claim.sql")),
+            (
+                "DELETE FROM signals_delivery d",
+                include_str!("../benches/durable/scale/acknowledge.sql"),
+            ),
+        ];
+        for (start, file) in files {
+            let sent = said.iter().find(|sql| sql.starts_with(start)).expect(start);
+            // In the file, the update of a claim is a part of the statement.
+            let update = sent.find("UPDATE signals_delivery d").unwrap_or(sent.len());
+            for part in [&sent[..update], &sent[update..]] {
+                assert!(normalized(file).contains(part.trim()), "{part}\n\n{}", normalized(file));
+            }
+        }
+        test.passed().await;
+    }
+
+    #[derive(Debug, Clone, Model, Serialize, Deserialize)]
+    #[model(table = "drafts")]
+    struct Draft {
+        id: Option<i64>,
+        text: String,
+    }
+
+    #[receiver(post_save, sender = Draft, durable(coalesce = pk, keep = "1d", at_least_once))]
+    fn index_draft(_: PostSave<'_, Draft>) {}
+
+    /// Creates the tables again, as a program does whose migrations partition the deliveries.
+    async fn partition(db: &Db) {
+        let tables = "signals_delivery, signals_done, signals_inbox, signals_schema";
+        execute(db, &format!("DROP TABLE IF EXISTS {tables}")).await;
+        let options = "WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000)";
+        let end = format!("dead_at      timestamptz\n) {options};");
+        let partitions = format!(
+            "dead_at timestamptz, PRIMARY KEY (id, receiver)) PARTITION BY LIST (receiver); CREATE TABLE signals_delivery_desk \
+             PARTITION OF signals_delivery FOR VALUES IN ('the desk''s', 'durable_statement::count_of_desk') {options}; \
+             CREATE TABLE signals_delivery_others PARTITION OF signals_delivery DEFAULT {options};"
+        );
+        for migration in sqlx_signals::durable::migrations(DatabaseKind::Postgres) {
+            let sql = migration.sql.replacen("AS IDENTITY PRIMARY KEY", "AS IDENTITY", 1);
+            execute(db, &sql.replacen(&end, &partitions, 1)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_program_can_partition_the_deliveries_by_receiver() {
+        let _turn = SCENE.begin().await;
+        let test = common::TestDb::postgres("durable_partitions").await;
+        let db = &test.db;
+        setup(db).await;
+        table(db, "drafts", "text TEXT NOT NULL").await;
+        write_all(db, false).await;
+        let expected = stored(db).await;
+        execute(db, "TRUNCATE tickets, settings, pages, parcels, entries RESTART IDENTITY").await;
+        partition(db).await;
+        db.deliveries().setup().await.unwrap();
+        write_all(db, false).await;
+        assert_eq!(stored(db).await, expected);
+        assert!(count(db, "signals_delivery_desk").await > 0);
+        let mut draft = Draft { id: None, text: "a".into() };
+        draft.save(db).await.unwrap();
+        draft.save(db).await.unwrap();
+        assert_eq!(count(db, "signals_delivery").await, i64::try_from(expected.len()).unwrap() + 1);
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        let due = "(SELECT 1 FROM signals_delivery WHERE run_at < clock_timestamp() + interval '50 minutes') AS due";
+        while count(db, due).await > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        worker.shutdown().await.unwrap();
+        assert_eq!(count(db, "signals_delivery WHERE error IS NOT NULL").await, 0);
+        assert_eq!(count(db, "signals_done").await, 1);
+        test.passed().await;
+    }
+
     /// A statement that changes the table through a rule cannot be a part of another one.
     #[tokio::test]
     async fn a_table_with_a_rule_is_written_in_a_transaction() {
