@@ -22,6 +22,8 @@ pub use crate::database::source::Source;
 pub use crate::durable::carry::{CarriedBy, CarriedParameter};
 #[cfg(feature = "durable")]
 pub use crate::durable::event_form::{EventForm, OrderingKey};
+#[cfg(feature = "durable")]
+pub use crate::durable::inbox::{KeptMessage, Subscription, take_kept};
 pub use crate::model::belongs_to::BelongsTo;
 pub use crate::model::registered::{Copier, CopyOf, KeyColumn, StoredIn, is_key_of};
 pub use crate::model::store::{Any, Only, Places, Route, Store, by_name};

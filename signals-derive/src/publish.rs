@@ -1,4 +1,4 @@
-//! The option `publish = "…"` of models and signals: a registration whose events a relay publishes.
+//! The option `publish = "…"` of models and signals: a registration whose events a relay publishes. And `subscribe = "…"` of signals.
 
 use proc_macro2::{Ident, TokenStream};
 use quote::{quote, quote_spanned};
@@ -56,6 +56,38 @@ pub(crate) fn signal(subject: &LitStr, signal: &Ident) -> TokenStream {
         const _: () = {
             static __FORM: __p::EventForm = #form;
             #registration
+        };
+    }
+}
+
+/// The registrations of a signal that is received from other services: the signal, and a durable receiver of the messages that could not be
+/// taken at once.
+pub(crate) fn subscription(subject: &LitStr, signal: &Ident) -> TokenStream {
+    let payload = at(signal, subject);
+    let subscription = quote_spanned!(subject.span()=> __p::Subscription::of::<#payload>(#subject));
+    let name = format!("subscribe {}", subject.value());
+    quote! {
+        const _: () = {
+            struct __Subscribe {}
+            #[automatically_derived]
+            impl __p::Receiver for __Subscribe {}
+
+            static __DURABLE: __p::DurableOptions = __p::DurableOptions::subscribed();
+            static __FORM: __p::EventForm = __p::EventForm::of::<__p::KeptMessage, ()>();
+            static __INFO: __p::Info = __p::Info::new::<__Subscribe, __p::KeptMessage, ()>(
+                #name,
+                ::core::file!(),
+                ::core::line!(),
+                "",
+                true,
+            ).phase(__p::Phase::Durable).durable(&__DURABLE);
+            static __ENTRY: __p::Entry<__p::KeptMessage, ()> =
+                __p::Entry::<__p::KeptMessage, ()>::future(__p::take_kept).durable(&__FORM);
+
+            __p::inventory::submit! { #subscription }
+            __p::inventory::submit! {
+                __p::Registration::new::<__p::KeptMessage, ()>(&__INFO, &__ENTRY)
+            }
         };
     }
 }

@@ -19,12 +19,14 @@ pub(crate) fn derive(input: TokenStream) -> TokenStream {
 
 fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let mut mistakes = Mistakes::default();
-    let (mut krate, mut publish) = (Once::default(), Once::default());
+    let (mut krate, mut publish, mut subscribe) =
+        (Once::default(), Once::default(), Once::default());
     each_option("signal", &input.attrs, &mut mistakes, |name: &Ident, value, mistakes| {
         match name.to_string().as_str() {
             "publish" => publish.set(name, subject(name, value)?, mistakes),
+            "subscribe" => subscribe.set(name, subject(name, value)?, mistakes),
             "crate" => krate.set(name, path(name, value)?, mistakes),
-            _ => return Err(unknown(name, &["publish", "crate"])),
+            _ => return Err(unknown(name, &["publish", "subscribe", "crate"])),
         }
         Ok(())
     });
@@ -34,6 +36,12 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
             "a signal has no generic parameters: receivers name one type",
         );
     }
+    if let (true, Some(span)) = (publish.is_set(), subscribe.span()) {
+        mistakes.at(
+            span,
+            "a signal is either published or subscribed to: a received one would be published again",
+        );
+    }
     if let Some(error) = mistakes.into_error() {
         return Err(error);
     }
@@ -41,6 +49,7 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     let (ident, name) = (&input.ident, input.ident.unraw().to_string());
     let publish = publish.get();
     let publish = publish.map(|subject| publish::signal(subject, ident));
+    let subscribe = subscribe.get().map(|subject| publish::subscription(subject, ident));
     Ok(quote! {
         const _: () = {
             use #p as __p;
@@ -55,6 +64,7 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
             }
 
             #publish
+            #subscribe
         };
     })
 }

@@ -51,7 +51,9 @@
 
 mod publisher;
 mod stream;
+mod subscriber;
 
 pub use async_nats;
 pub use async_nats::jetstream::stream::Config as StreamConfig;
 pub use publisher::NatsPublisher;
+pub use subscriber::{NatsSubscriber, RunningSubscriber};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use async_nats::jetstream::context::Context;
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::stream::{Config, Stream};
 use sqlx_signals::{Error, Result};
 
 /// Creates the stream if it does not exist.
@@ -11,14 +11,14 @@ use sqlx_signals::{Error, Result};
 /// # Errors
 ///
 /// If it exists and differs, or if the server refuses it.
-pub(crate) async fn ensure(context: &Context, wanted: &Config) -> Result<()> {
+pub(crate) async fn ensure(context: &Context, wanted: &Config) -> Result<Stream> {
     let name = &wanted.name;
     let stream = context.get_or_create_stream(wanted.clone()).await.map_err(|error| {
         Error::other(format!("the stream `{name}` could not be looked up or created: {error}"))
     })?;
     let differences = differences(&stream.cached_info().config, wanted);
     if differences.is_empty() {
-        return Ok(());
+        return Ok(stream);
     }
     Err(Error::other(format!("the stream `{name}` exists, but {}", differences.join(", and "))))
 }

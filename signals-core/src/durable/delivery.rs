@@ -95,22 +95,29 @@ pub(crate) struct Cause {
 
 impl Cause {
     /// What causes the events that the task stores now through this `Db`. `None` outside of a delivery, without a trace and carried values.
+    /// An event that was received from another service is the one that the task is running, so it has the same cause.
     ///
     /// # Errors
     ///
     /// The name of a carried value that is not JSON, and the error of serde.
     pub(crate) fn of_event(
         db: Option<&Db>,
+        is_received: bool,
     ) -> Result<Option<Self>, (&'static str, serde_json::Error)> {
         let caused = RUNNING.try_with(|running| {
+            if is_received {
+                return running.cause.clone();
+            }
             let mut receivers = running.cause.receivers.clone();
             receivers.push(running.receiver.to_owned());
             let correlation = running.cause.correlation.or(Some(running.event));
-            let (caused_by, carried) = (Some(running.event), running.cause.carried.clone());
-            Self { correlation, caused_by, receivers, traceparent: None, carried }
+            let Self { carried, traceparent, .. } = running.cause.clone();
+            Self { correlation, caused_by: Some(running.event), receivers, traceparent, carried }
         });
         let is_caused = caused.is_ok();
-        let mut cause = Self { traceparent: trace::current(), ..caused.unwrap_or_default() };
+        let mut cause = caused.unwrap_or_default();
+        // A process without a propagator passes the trace on.
+        cause.traceparent = trace::current().or(cause.traceparent);
         carry::add_values(db, &mut cause.carried)?;
         let is_empty = !is_caused && cause.traceparent.is_none() && cause.carried.is_empty();
         Ok((!is_empty).then_some(cause))

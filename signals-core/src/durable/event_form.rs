@@ -269,9 +269,9 @@ pub trait Json: Serialize + DeserializeOwned {}
 #[diagnostic::do_not_recommend]
 impl<T: Serialize + DeserializeOwned> Json for T {}
 
-/// A type whose events can be published.
+/// A type whose events can be published or received.
 #[diagnostic::on_unimplemented(
-    message = "the events of `{Self}` cannot be published",
+    message = "the events of `{Self}` cannot be messages of a broker",
     label = "`{Self}` is not JSON",
     note = "derive `serde::Serialize` and `serde::Deserialize` on `{Self}`"
 )]

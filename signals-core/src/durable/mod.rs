@@ -9,6 +9,7 @@
 //! | [`Db::deliveries`](crate::Db::deliveries) | creates the tables, starts workers, and shows, retries and discards deliveries |
 //! | [`Delivery`] | a receiver's parameter: the stored delivery, with its idempotency key |
 //! | [`Relay`], [`Publisher`] | publishes events to a message broker |
+//! | [`Inbox`](crate::durable::Inbox) | takes each message of other services once |
 //! | [`Retry`] | an error that decides when a delivery is tried again |
 //! | [`Status`] | counts the deliveries of each receiver |
 //! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |
@@ -29,6 +30,7 @@ pub(crate) mod death;
 mod delivery;
 mod ended;
 pub(crate) mod event_form;
+pub(crate) mod inbox;
 pub(crate) mod inline;
 mod insert;
 mod inspect;
@@ -58,6 +60,7 @@ use crate::error::Result;
 
 pub use carry::Carried;
 pub use delivery::Delivery;
+pub use inbox::{Inbox, Receipt};
 pub use inspect::{DeliveryFilter, DeliveryState, ReceiverStatus, Status, StoredDelivery};
 pub use relay::{Message, Publisher, Relay, RelayOptions};
 pub use retry::Retry;

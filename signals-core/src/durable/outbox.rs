@@ -21,7 +21,7 @@ use crate::durable::with_row;
 use crate::error::{Error, Result};
 use crate::signal::erased::ErasedReceiver;
 use crate::signal::event_store::{
-    EncodedEvent, EventStore, EventToStore, RowDeliveries, WrittenRow,
+    EncodedEvent, EventContent, EventStore, EventToStore, RowDeliveries, WrittenRow,
 };
 
 /// The largest payload that is stored, unless the program sets another limit.
@@ -120,7 +120,15 @@ impl EventStore for EventForm {
 
 /// Encodes an event for each of its receivers.
 pub(super) fn new_deliveries(event: &EventToStore<'_>) -> Result<Vec<NewDelivery>> {
-    deliveries_of(event, &mut Vec::new())
+    deliveries_of(event, &mut received_id(event).into_iter().collect())
+}
+
+/// The id of an event that was received from another service.
+fn received_id(event: &EventToStore<'_>) -> Option<Uuid> {
+    match event.content {
+        EventContent::Signal(_, id) => id.map(Uuid::from_u128),
+        EventContent::Rows(..) => None,
+    }
 }
 
 /// As [`new_deliveries`]. `ids` are the ids of the parts of the event, to which missing ones are added.
@@ -164,7 +172,8 @@ fn deliveries_of(event: &EventToStore<'_>, ids: &mut Vec<Uuid>) -> Result<Vec<Ne
 
 /// The context of an event as JSON.
 fn context(event: &EventToStore<'_>) -> Result<Option<Arc<str>>> {
-    let cause = Cause::of_event(event.db).map_err(|(name, error)| {
+    let is_received = received_id(event).is_some();
+    let cause = Cause::of_event(event.db, is_received).map_err(|(name, error)| {
         let model = event.model;
         Error::other(format!(
             "the carried value `{name}` cannot be stored with the event of `{model}`: {error}"
@@ -233,12 +242,10 @@ pub(super) fn of_sender(sender: &str) -> String {
 
 /// The table of the event's model; empty for a custom signal.
 fn sender(event: &EventToStore<'_>, form: &EventForm) -> &'static str {
-    use crate::signal::event_store::EventContent;
-
     match (form.table, event.content) {
         (Some(table), _) => table,
         (None, EventContent::Rows(rows, _)) => rows.table(),
-        (None, EventContent::Signal(_)) => "",
+        (None, EventContent::Signal(..)) => "",
     }
 }
 

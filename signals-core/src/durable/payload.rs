@@ -73,7 +73,7 @@ fn typed<M: 'static>(row: &dyn AnyModel) -> Coded<&M> {
 fn content_rows<'e>(event: &ToEncode<'e>) -> (&'e dyn SignalRows, &'e RowEvent) {
     match event.content {
         EventContent::Rows(rows, event) => (rows, event),
-        EventContent::Signal(_) => unreachable!("the receiver is of a model"),
+        EventContent::Signal(..) => unreachable!("the receiver is of a model"),
     }
 }
 
@@ -113,7 +113,7 @@ pub(super) fn encode_any_rows(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
 
 pub(super) fn encode_signal<T: Serialize + 'static>(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
     let signal = match event.content {
-        EventContent::Signal(signal) => signal.downcast_ref::<T>(),
+        EventContent::Signal(signal, _) => signal.downcast_ref::<T>(),
         EventContent::Rows(..) => None,
     };
     let written = Written { signal, ..Written::default() };
@@ -251,7 +251,7 @@ pub(super) fn decode_signal<T: CustomSignal + DeserializeOwned>(
     let read: Read<T> = serde_json::from_str(stored.payload)?;
     let signal =
         read.signal.ok_or_else(|| serde::de::Error::custom("the payload has no signal"))?;
-    let event = DecodedEvent::Complete(Box::new(Payload(Arc::new(signal))));
+    let event = DecodedEvent::Complete(Box::new(Payload::new(signal)));
     Ok(Decoded { event, previous: None })
 }
 
@@ -360,7 +360,7 @@ pub(super) fn key_of_signal<T: CustomSignal, K: OrderingKey<T>>(
     event: &ToEncode<'_>,
 ) -> Coded<String> {
     let signal = match event.content {
-        EventContent::Signal(signal) => signal.downcast_ref::<T>(),
+        EventContent::Signal(signal, _) => signal.downcast_ref::<T>(),
         EventContent::Rows(..) => None,
     };
     signal.map(K::of).ok_or_else(|| serde::ser::Error::custom("another signal"))

@@ -283,7 +283,7 @@ fn backoff(attempt: u32, options: &DurableOptions) -> Duration {
 }
 
 /// The text without what exceeds the limit.
-fn cut(mut text: String) -> String {
+pub(super) fn cut(mut text: String) -> String {
     if text.len() > ERROR {
         let end = (0..=ERROR).rev().find(|end| text.is_char_boundary(*end)).unwrap_or_default();
         text.truncate(end);

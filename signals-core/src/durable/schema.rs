@@ -24,13 +24,19 @@ pub struct Migration {
     pub sql: &'static str,
 }
 
-const SQLITE: &[Migration] =
-    &[Migration { version: 1, sql: SQLITE_1 }, Migration { version: 2, sql: SQLITE_2 }];
-const POSTGRES: &[Migration] =
-    &[Migration { version: 1, sql: POSTGRES_1 }, Migration { version: 2, sql: POSTGRES_2 }];
+const SQLITE: &[Migration] = &[
+    Migration { version: 1, sql: SQLITE_1 },
+    Migration { version: 2, sql: SQLITE_2 },
+    Migration { version: 3, sql: SQLITE_3 },
+];
+const POSTGRES: &[Migration] = &[
+    Migration { version: 1, sql: POSTGRES_1 },
+    Migration { version: 2, sql: POSTGRES_2 },
+    Migration { version: 3, sql: POSTGRES_3 },
+];
 
 /// The version of the tables that this program needs.
-pub(super) const VERSION: i32 = 2;
+pub(super) const VERSION: i32 = 3;
 
 /// The changes that create the tables of the deliveries, in their order. A program of the previous version works with the newest tables, so the
 /// tables are changed before the programs are replaced.
@@ -102,7 +108,10 @@ pub(super) fn explained(error: Error) -> Error {
         Error::Database(sqlx::Error::Database(error)) => {
             let is_table = error.code().is_some_and(|code| code == "42P01")
                 || error.message().contains("no such table");
-            is_table && error.message().contains("signals_delivery")
+            is_table
+                && ["signals_delivery", "signals_inbox"]
+                    .iter()
+                    .any(|table| error.message().contains(table))
         }
         _ => false,
     };
@@ -174,6 +183,18 @@ CREATE INDEX signals_delivery_died ON signals_delivery (dead_at) WHERE dead_at I
 INSERT INTO signals_schema (version) VALUES (2);
 ";
 
+/// The ids of the messages of other services.
+const POSTGRES_3: &str = "\
+CREATE TABLE signals_inbox (
+    source      text        NOT NULL,
+    event       text        NOT NULL,
+    received_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (source, event)
+);
+CREATE INDEX signals_inbox_old ON signals_inbox (received_at);
+INSERT INTO signals_schema (version) VALUES (3);
+";
+
 const SQLITE_1: &str = "\
 CREATE TABLE signals_schema (version INTEGER PRIMARY KEY, applied_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER))) STRICT;
 CREATE TABLE signals_delivery (
@@ -238,4 +259,15 @@ CREATE INDEX signals_delivery_claimed ON signals_delivery (id) WHERE worker IS N
 CREATE INDEX signals_delivery_all_failing ON signals_delivery (id) WHERE dead_at IS NULL AND error IS NOT NULL;
 CREATE INDEX signals_delivery_died ON signals_delivery (dead_at) WHERE dead_at IS NOT NULL;
 INSERT INTO signals_schema (version) VALUES (2);
+";
+
+const SQLITE_3: &str = "\
+CREATE TABLE signals_inbox (
+    source      TEXT    NOT NULL,
+    event       TEXT    NOT NULL,
+    received_at INTEGER NOT NULL DEFAULT (CAST(unixepoch('now', 'subsec') * 1000 AS INTEGER)),
+    PRIMARY KEY (source, event)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX signals_inbox_old ON signals_inbox (received_at);
+INSERT INTO signals_schema (version) VALUES (3);
 ";

@@ -146,25 +146,36 @@ impl<T: CustomSignal> Signal for T {
 impl<T: CustomSignal> Deferrable for T {}
 
 /// The event of a custom signal.
-pub(crate) struct Payload<T>(pub(crate) Arc<T>);
+pub(crate) struct Payload<T> {
+    value: Arc<T>,
+    /// The id of an event that was received from another service.
+    received: Option<u128>,
+}
+
+impl<T> Payload<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { value: Arc::new(value), received: None }
+    }
+}
 
 impl<T: CustomSignal> Event for Payload<T> {
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        begin::<T, ()>(to, &self.0, cx)
+        begin::<T, ()>(to, &self.value, cx)
     }
 
     fn content(&self) -> EventContent<'_> {
-        EventContent::Signal(&*self.0)
+        EventContent::Signal(&*self.value, self.received)
     }
 
     fn keep(&self, to: &mut dyn Iterator<Item = &ErasedReceiver>) -> Option<Box<dyn KeptEvent>> {
-        to.next().map(|_| Box::new(Payload(Arc::clone(&self.0))) as _)
+        let Self { value, received } = self;
+        to.next().map(|_| Box::new(Payload { value: Arc::clone(value), received: *received }) as _)
     }
 }
 
 impl<T: CustomSignal> KeptEvent for Payload<T> {
     fn begin<'a>(&'a mut self, to: &ErasedReceiver, cx: Context<'a, '_>) -> Started<'a> {
-        begin::<T, ()>(to, &self.0, cx)
+        begin::<T, ()>(to, &self.value, cx)
     }
 }
 
@@ -180,14 +191,30 @@ fn receivers_and_event<T: CustomSignal>(
             return None;
         }
     }
-    let payload = Arc::new(payload);
-    recording::sent(&payload);
-    Some((Sending { signal: T::SIGNAL, receivers: receivers?, is_robust }, Payload(payload)))
+    let payload = Payload::new(payload);
+    recording::sent(&payload.value);
+    Some((Sending { signal: T::SIGNAL, receivers: receivers?, is_robust }, payload))
 }
 
 async fn send<T: CustomSignal>(payload: T, source: Source<'_>) -> Result<()> {
     match receivers_and_event(payload, false) {
         Some((sending, mut payload)) => sending.run(&mut payload, source).await.map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Sends an event that was received from another service, in the transaction of the connection. Its durable receivers get this id of it.
+#[cfg(feature = "durable")]
+pub(crate) async fn send_received<T: CustomSignal>(
+    payload: T,
+    id: u128,
+    conn: &mut Conn<'_>,
+) -> Result<()> {
+    match receivers_and_event(payload, false) {
+        Some((sending, payload)) => {
+            let mut payload = Payload { received: Some(id), ..payload };
+            sending.run(&mut payload, conn.into_source()).await.map(drop)
+        }
         None => Ok(()),
     }
 }

@@ -24,8 +24,8 @@ use crate::table::previous_row::SharedPreviousRow;
 #[allow(unreachable_pub)]
 pub enum EventContent<'e> {
     Rows(&'e dyn SignalRows, &'e RowEvent),
-    /// The value of a custom signal.
-    Signal(&'e (dyn Any + Send + Sync)),
+    /// The value of a custom signal. If it was received from another service, the event has an id already.
+    Signal(&'e (dyn Any + Send + Sync), Option<u128>),
 }
 
 /// An event, and the durable receivers that select it.

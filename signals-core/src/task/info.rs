@@ -147,10 +147,22 @@ impl DurableOptions {
             max_attempts: u32::MAX,
             backoff: (1000, 30_000),
             backoff_text: "1s..30s",
+            ordering_key,
+            ..Self::subscribed()
+        }
+    }
+
+    /// The options of messages that could not be taken when they were received. They are those of a receiver without options.
+    pub const fn subscribed() -> Self {
+        Self {
+            queue: "default",
+            max_attempts: 20,
+            backoff: (1000, 3_600_000),
+            backoff_text: "1s..1h",
             timeout: 60_000,
             concurrency: 0,
             delay: 0,
-            ordering_key,
+            ordering_key: "",
             skips_dead: false,
             coalesce: "",
             keep: 0,

@@ -1,0 +1,10 @@
+#![allow(dead_code, unused_variables, non_camel_case_types)]
+use sqlx_signals::prelude::*;
+
+#[derive(Signal, serde::Serialize, serde::Deserialize)]
+#[signal(publish = "shop.paid", subscribe = "shop.paid")]
+struct Paid {
+    order: i64,
+}
+
+fn main() {}
