@@ -574,7 +574,7 @@ on_every_database! {
         let _turn = SCENE.begin().await;
         table(&db, "users", "name TEXT NOT NULL, email TEXT NOT NULL").await;
         let error = user("ann").save(&db).await.unwrap_err();
-        assert!(matches!(error, Error::DeliveriesNotSetUp { found: 0, needed: 2 }), "{error:?}");
+        assert!(matches!(error, Error::DeliveriesNotSetUp { found: 0, .. }), "{error:?}");
         assert!(error.to_string().contains("db.deliveries().setup()"), "{error}");
         assert_eq!(count(&db, "users").await, 0);
         let mut tx = db.begin().await.unwrap();
@@ -593,14 +593,15 @@ on_every_database! {
         one.unwrap();
         other.unwrap();
         deliveries.setup().await.unwrap();
-        assert_eq!(count(&db, "signals_schema").await, 2);
+        let versions = i64::try_from(durable::migrations(db.kind()).len()).unwrap();
+        assert_eq!(count(&db, "signals_schema").await, versions);
         assert!(!db.check().await.is_err_and(|error| error.to_string().contains("signals_delivery")));
-        execute(&db, "DROP TABLE signals_delivery; DROP TABLE signals_schema; DROP TABLE signals_done").await;
+        execute(&db, "DROP TABLE signals_delivery; DROP TABLE signals_schema; DROP TABLE signals_done; DROP TABLE signals_inbox").await;
         for migration in durable::migrations(db.kind()) {
             db.execute(migration.sql).await.unwrap();
         }
         deliveries.setup().await.unwrap();
-        assert_eq!((stored(&db).await, count(&db, "signals_schema").await), (0, 2));
+        assert_eq!((stored(&db).await, count(&db, "signals_schema").await), (0, versions));
     }
 
     async fn a_payload_over_the_limit_is_refused(db: Db) {

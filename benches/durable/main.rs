@@ -78,7 +78,7 @@ async fn create(db: &Db) {
     };
     let sql = format!(
         "DROP TABLE IF EXISTS bench_users; DROP TABLE IF EXISTS bench_effects; DROP TABLE IF EXISTS signals_delivery; \
-         DROP TABLE IF EXISTS signals_schema; DROP TABLE IF EXISTS signals_done; CREATE TABLE bench_users ({id}, name TEXT NOT NULL, email TEXT NOT NULL); \
+         DROP TABLE IF EXISTS signals_schema; DROP TABLE IF EXISTS signals_done; DROP TABLE IF EXISTS signals_inbox; CREATE TABLE bench_users ({id}, name TEXT NOT NULL, email TEXT NOT NULL); \
          CREATE TABLE bench_effects ({id}, user_id BIGINT NOT NULL)"
     );
     db.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();

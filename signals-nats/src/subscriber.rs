@@ -1,33 +1,27 @@
 //! Receives the messages of a stream.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::Client;
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::Consumer;
 use async_nats::jetstream::consumer::pull;
-use async_nats::jetstream::consumer::{AckPolicy, Consumer};
 use async_nats::jetstream::context::Context;
 use async_nats::jetstream::stream::Config as StreamConfig;
-use async_nats::jetstream::{self, AckKind, Message};
-use futures_util::{FutureExt, StreamExt};
-use sqlx_signals::durable::{Inbox, Receipt};
+use sqlx_signals::durable::Inbox;
 use sqlx_signals::{Db, Error, Result};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use crate::stream;
+use crate::{consumer, receive, stream};
 
-/// How many messages are requested at a time.
-const BATCH: usize = 100;
-/// How long one request waits for messages.
-const EXPIRES: Duration = Duration::from_secs(5);
-/// How much later than that the answer of the server may come.
-const LATE: Duration = Duration::from_secs(10);
-/// The longest pause after an error.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long the last acknowledgements may take when a subscriber is shut down.
+const FLUSH: Duration = Duration::from_secs(2);
 
-/// Receives the messages of a stream of NATS JetStream for the signals of the program with `subscribe = "…"`.
+/// Receives the messages of a stream of NATS JetStream, for the signals of the program with `subscribe = "…"`.
 ///
 /// Each subject has a durable pull consumer, which keeps the position of this service in the stream. A message is taken in one transaction,
 /// which stores it in the [inbox](Inbox) and sends its signal, so that its durable receivers have a delivery. It is acknowledged after the
@@ -35,206 +29,131 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 ///
 /// See the example of [the crate](crate#subscribing).
 pub struct NatsSubscriber {
+    client: Client,
     context: Context,
     stream: StreamConfig,
     service: String,
-    ack_wait: Duration,
+    ack_wait: Option<Duration>,
 }
 
 /// A running subscriber. If it is dropped, it stops: the transactions that run are rolled back, and their messages are received again.
 pub struct RunningSubscriber {
+    client: Client,
     stopping: CancellationToken,
     tasks: JoinSet<()>,
 }
 
 impl NatsSubscriber {
     /// A subscriber of this stream. `service` is the name of this service, from which the names of its consumers are made: the processes of
-    /// one service have the same name and share the messages, and another service gets all messages, too. The stream and the consumers are
-    /// created if they do not exist.
+    /// one service have the same name and share the messages, and another service gets all messages, too. If the stream or a consumer does not
+    /// exist, it is created.
     ///
     /// See the example of [the crate](crate#subscribing).
     pub fn new(client: Client, stream: StreamConfig, service: impl Into<String>) -> Self {
-        let (context, ack_wait) = (jetstream::new(client), Duration::from_secs(60));
-        Self { context, stream, service: service.into(), ack_wait }
+        let context = jetstream::new(client.clone());
+        Self { client, context, stream, service: service.into(), ack_wait: None }
     }
 
-    /// Sets after which time the server sends a message again that was not acknowledged, because the process was killed; 60 seconds by
-    /// default. It is a setting of the consumers, and is set when they are created.
+    /// Sets after which time the server sends a message again that was not acknowledged, for example because the process was killed. Without
+    /// this call, a new consumer has the default of the server, which is 30 seconds.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use signals_nats::{NatsSubscriber, StreamConfig, async_nats};
+    /// # async fn example(client: async_nats::Client, stream: StreamConfig) {
+    /// let subscriber = NatsSubscriber::new(client, stream, "shipping").ack_wait(Duration::from_secs(120));
+    /// # }
+    /// ```
     pub fn ack_wait(mut self, ack_wait: Duration) -> Self {
-        self.ack_wait = ack_wait;
+        self.ack_wait = Some(ack_wait);
         self
     }
 
     /// Creates the stream and the consumers if they do not exist, or checks them. [`spawn`](Self::spawn) does not wait for the server, so this
     /// is for a program that prefers to report a mistake at its start.
     ///
+    /// See the example of [the crate](crate#subscribing).
+    ///
     /// # Errors
     ///
+    /// - An error if the name of the service cannot be a part of the name of a consumer.
     /// - An error that names what differs if the stream has other subjects, another retention or another window for duplicates, or if a
-    ///   consumer has another subject, does not expect acknowledgements or gives up after a number of attempts.
+    ///   consumer has another subject or `ack_wait`, does not expect acknowledgements, or gives up after a number of attempts.
     /// - The error of the server, or of the connection.
     ///
     /// # Cancel safety
     ///
     /// If the future is dropped, some of the consumers may be created and others not.
     pub async fn setup(&self) -> Result<()> {
+        check_service(&self.service)?;
         for subject in Inbox::subjects() {
             self.consumer(subject).await?;
         }
         Ok(())
     }
 
-    /// Starts the subscriber on the current runtime, with one task for each subject. The server need not be reachable.
+    /// Starts the subscriber on the current runtime, with one task for each subject. The server need not be reachable: what cannot be received
+    /// is logged, and tried again.
+    ///
+    /// See the example of [the crate](crate#subscribing).
     ///
     /// # Errors
     ///
-    /// An error if the tables of the inbox do not exist, or the error of the database.
+    /// - An error if the name of the service cannot be a part of the name of a consumer.
+    /// - [`Error::DeliveriesNotSetUp`] if the tables do not exist.
+    /// - The error of the database.
     pub async fn spawn(self, db: &Db) -> Result<RunningSubscriber> {
+        check_service(&self.service)?;
         db.inbox().check().await?;
         let (stopping, mut tasks) = (CancellationToken::new(), JoinSet::new());
-        let subscriber = std::sync::Arc::new(self);
+        let client = self.client.clone();
+        let subscriber = Arc::new(self);
         for subject in Inbox::subjects() {
-            let (subscriber, inbox) = (std::sync::Arc::clone(&subscriber), db.inbox());
-            let stopping = stopping.clone();
-            tasks.spawn(async move { subscriber.run(subject, &inbox, &stopping).await });
+            tasks.spawn(receive::run(
+                Arc::clone(&subscriber),
+                subject,
+                db.inbox(),
+                stopping.clone(),
+            ));
         }
-        Ok(RunningSubscriber { stopping, tasks })
-    }
-
-    /// Receives the messages of a subject until the subscriber is stopped.
-    async fn run(&self, subject: &str, inbox: &Inbox, stopping: &CancellationToken) {
-        let mut failures = 0_u32;
-        while !stopping.is_cancelled() {
-            let received = tokio::select! {
-                consumer = self.consumer(subject) => consumer,
-                () = stopping.cancelled() => return,
-            };
-            let received = match received {
-                Ok(consumer) => receive(&consumer, inbox, stopping).await,
-                Err(error) => Err(error),
-            };
-            let Err(error) = received else {
-                failures = 0;
-                continue;
-            };
-            tracing::warn!(subject, %error, "messages could not be received");
-            failures = (failures + 1).min(9);
-            tokio::select! {
-                () = sleep(Duration::from_millis(100 << failures).min(LONGEST_PAUSE)) => {}
-                () = stopping.cancelled() => {}
-            }
-        }
+        Ok(RunningSubscriber { client, stopping, tasks })
     }
 
     /// The consumer of a subject, which is created if it does not exist.
-    async fn consumer(&self, subject: &str) -> Result<Consumer<pull::Config>> {
+    ///
+    /// # Errors
+    ///
+    /// If it or the stream exists and differs, or if the server refuses it.
+    pub(crate) async fn consumer(&self, subject: &str) -> Result<Consumer<pull::Config>> {
         let stream = stream::ensure(&self.context, &self.stream).await?;
         let name = format!("{}-{}", self.service, subject.replace('.', "_"));
-        let wanted = pull::Config {
-            durable_name: Some(name.clone()),
-            filter_subject: subject.to_owned(),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: self.ack_wait,
-            ..pull::Config::default()
-        };
-        let consumer = stream.get_or_create_consumer(&name, wanted).await;
-        let consumer = consumer.map_err(|error| {
-            Error::other(format!(
-                "the consumer `{name}` could not be looked up or created: {error}"
-            ))
-        })?;
-        let found = &consumer.cached_info().config;
-        let mut differences = Vec::new();
-        if found.filter_subject != subject {
-            let found = &found.filter_subject;
-            differences.push(format!("its subject is {found} instead of {subject}"));
-        }
-        if found.ack_policy != AckPolicy::Explicit {
-            let found = found.ack_policy;
-            differences.push(format!("its ack_policy is {found:?} instead of Explicit"));
-        }
-        if found.max_deliver > 0 {
-            let found = found.max_deliver;
-            differences
-                .push(format!("it gives up after {found} attempts, so that messages are lost"));
-        }
-        match differences.is_empty() {
-            true => Ok(consumer),
-            false => Err(Error::other(format!(
-                "the consumer `{name}` exists, but {}",
-                differences.join(", and ")
-            ))),
-        }
+        consumer::ensure(&stream, name, subject, self.ack_wait).await
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    pub(crate) fn context(&self) -> &Context {
+        &self.context
     }
 }
 
-/// Receives messages until there is none for a while, or the subscriber is stopped.
-async fn receive(
-    consumer: &Consumer<pull::Config>,
-    inbox: &Inbox,
-    stopping: &CancellationToken,
-) -> Result<()> {
-    loop {
-        let batch = consumer.batch().max_messages(BATCH).expires(EXPIRES).messages();
-        let mut batch = batch.await.map_err(Error::other)?;
-        let mut received = 0;
-        loop {
-            let next = tokio::select! {
-                biased;
-                () = stopping.cancelled() => break,
-                next = timeout(EXPIRES + LATE, batch.next()) => next,
-            };
-            let message = match next {
-                Ok(Some(Ok(message))) => message,
-                Ok(Some(Err(error))) => return Err(Error::other(error)),
-                Ok(None) => break,
-                Err(_) => return Err(Error::other("the NATS server does not answer")),
-            };
-            received += 1;
-            take(&message, inbox).await?;
-        }
-        if stopping.is_cancelled() {
-            // Another process can take what has already arrived here.
-            while let Some(Some(Ok(message))) = batch.next().now_or_never() {
-                let _ = message.ack_with(AckKind::Nak(None)).await;
-            }
-            return Ok(());
-        }
-        if received == 0 {
-            // The consumer may have been deleted.
-            return Ok(());
-        }
+/// Checks that the name can be the start of the name of a consumer.
+fn check_service(service: &str) -> Result<()> {
+    let is_valid = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+    if service.is_empty() || !service.chars().all(is_valid) {
+        let text = "is no name of a service: it consists of letters, digits, `_` and `-`";
+        return Err(Error::other(format!("`{service}` {text}")));
     }
-}
-
-/// Takes a message, and acknowledges it after the commit.
-///
-/// # Errors
-///
-/// If the message was not taken: the server is asked to send it again later.
-async fn take(message: &Message, inbox: &Inbox) -> Result<()> {
-    match inbox.receive(&message.subject, &message.payload).await {
-        Ok(receipt) => {
-            if receipt == Receipt::Repeated {
-                tracing::debug!(subject = %message.subject, "a message was received again");
-            }
-            // If this is lost, the message is received again.
-            if let Err(error) = message.ack().await {
-                tracing::debug!(%error, "a message could not be acknowledged");
-            }
-            Ok(())
-        }
-        Err(error) => {
-            let attempts = message.info().map_or(1, |info| info.delivered);
-            let delay = Duration::from_secs(1 << attempts.clamp(0, 5));
-            let _ = message.ack_with(AckKind::Nak(Some(delay))).await;
-            Err(error)
-        }
-    }
+    Ok(())
 }
 
 impl RunningSubscriber {
-    /// Requests nothing more, and waits until the messages that are being taken are committed and acknowledged.
+    /// Requests nothing more, waits until the messages that are being taken are committed and acknowledged, and gives back those that have
+    /// arrived and are not begun.
+    ///
+    /// See the example of [the crate](crate#subscribing).
     ///
     /// # Cancel safety
     ///
@@ -245,6 +164,8 @@ impl RunningSubscriber {
             // The only error is that the task has panicked, which is logged by the panic hook.
             let _ = ended;
         }
+        // What is not acknowledged is received again, which has no effect.
+        let _ = timeout(FLUSH, self.client.flush()).await;
     }
 }
 

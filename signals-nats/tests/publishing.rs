@@ -20,7 +20,7 @@ use signals_nats::async_nats::jetstream::stream::{DiscardPolicy, RetentionPolicy
 use signals_nats::async_nats::{self, jetstream};
 use signals_nats::{NatsPublisher, StreamConfig};
 use sqlx_signals::Error;
-use sqlx_signals::durable::{Message, Publisher};
+use sqlx_signals::durable::{DeliveryFilter, DeliveryState, Message, Publisher};
 use sqlx_signals::prelude::*;
 
 #[derive(Debug, Clone, Model, Serialize, Deserialize)]
@@ -43,6 +43,14 @@ async fn setup(db: &Db) {
 
 async fn until_deleted(db: &Db) {
     until(async || count(db, "signals_delivery").await == 0).await;
+}
+
+/// Waits until this number of deliveries have failed, and returns the error of one.
+async fn retrying(db: &Db, deliveries: usize) -> String {
+    let retrying = || DeliveryFilter::new().state(DeliveryState::Retrying);
+    let list = async || db.deliveries().list(retrying()).await.unwrap();
+    until(async || list().await.len() == deliveries).await;
+    list().await[0].error.clone().unwrap()
 }
 
 async fn pay(db: &Db, orders: std::ops::Range<i64>) {
@@ -123,16 +131,7 @@ on_every_database! {
         let publisher = NatsPublisher::new(client.clone(), shop());
         let relay = db.deliveries().relay("shop", publisher).spawn().await.unwrap();
         pay(&db, 0..20).await;
-        until(async || {
-            let status = db.deliveries().status().await.unwrap();
-            status.receivers.iter().any(|receiver| receiver.retrying > 0)
-        })
-        .await;
-        let (error,): (String,) = db
-            .query("SELECT error FROM signals_delivery WHERE error IS NOT NULL LIMIT 1")
-            .fetch_one()
-            .await
-            .unwrap();
+        let error = retrying(&db, 20).await;
         assert_eq!(error, "there is no connection to the NATS server");
         server.restart().await;
         until_deleted(&db).await;
@@ -167,16 +166,7 @@ on_every_database! {
         let publisher = NatsPublisher::new(client.clone(), full.clone());
         pay(&db, 0..20).await;
         let relay = db.deliveries().relay("shop", publisher).spawn().await.unwrap();
-        until(async || {
-            let status = db.deliveries().status().await.unwrap();
-            status.receivers.iter().map(|receiver| receiver.retrying).sum::<u64>() == 15
-        })
-        .await;
-        let (error,): (String,) = db
-            .query("SELECT error FROM signals_delivery WHERE error IS NOT NULL LIMIT 1")
-            .fetch_one()
-            .await
-            .unwrap();
+        let error = retrying(&db, 15).await;
         assert!(error.contains("has not stored a message of `shop.order_paid`") && error.contains("maximum messages"), "{error}");
         let larger = StreamConfig { max_messages: 100, ..full };
         jetstream::new(client).update_stream(larger).await.unwrap();

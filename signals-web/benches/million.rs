@@ -35,14 +35,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     for url in urls {
         let db = Db::connect(&url).await?;
         if db.kind() == DatabaseKind::Postgres {
-            db.execute("DROP TABLE IF EXISTS signals_delivery, signals_schema, signals_done")
+            db.execute("DROP TABLE IF EXISTS signals_delivery, signals_schema, signals_done, signals_inbox")
                 .await?;
         }
         db.deliveries().setup().await?;
         fill(&db).await?;
         measure(&db).await?;
         if db.kind() == DatabaseKind::Postgres {
-            db.execute("DROP TABLE signals_delivery, signals_schema, signals_done").await?;
+            db.execute("DROP TABLE signals_delivery, signals_schema, signals_done, signals_inbox")
+                .await?;
         }
         db.close().await;
     }
