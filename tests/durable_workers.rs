@@ -142,6 +142,26 @@ on_every_database! {
         assert_eq!(count(&db, "worker IS NOT NULL OR attempt > 0 OR lost > 0").await, 0);
     }
 
+    /// The database refuses every statement of the worker, and answers again after the end of the lease.
+    async fn a_delivery_that_could_not_be_acknowledged_during_its_lease_runs_again(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
+        db.deliveries().setup().await.unwrap();
+        let worker = db.deliveries().worker().lease(Duration::from_millis(400)).poll(Duration::from_millis(20));
+        let worker = worker.spawn().await.unwrap();
+        Job { id: None, blocks: true }.save(&db).await.unwrap();
+        until(|log| log == ["1 1"]).await;
+        execute(&db, "ALTER TABLE signals_delivery RENAME TO moved").await;
+        GATE.add_permits(1);
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        execute(&db, "ALTER TABLE moved RENAME TO signals_delivery").await;
+        until(|log| log == ["1 1", "1 1"]).await;
+        worker.shutdown().await.unwrap();
+        GATE.forget_permits(1);
+        SCENE.log.take();
+        assert_eq!(count(&db, "true").await, 0);
+    }
+
     /// As in a deployment that replaces one process after the other.
     async fn a_program_of_the_first_version_works_on_the_tables_of_this_one(db: Db) {
         let _turn = SCENE.begin().await;

@@ -36,7 +36,9 @@ pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<D
             tracing::warn!(%error, deliveries = batch.len(), "deliveries could not be acknowledged");
             let now = std::time::Instant::now();
             let running = shared.claims(|entry| entry.deadline > now);
-            batch.retain(|done| running.contains(&done.claimed()));
+            // What is not forgotten is renewed, and would never be due again.
+            let ended = batch.extract_if(.., |done| !running.contains(&done.claimed()));
+            ended.for_each(|done| shared.forget(done.id));
             if batch.is_empty() {
                 break;
             }
