@@ -1,6 +1,5 @@
 //! On PostgreSQL, adds deliveries to the statement that writes their row, so that both are one statement.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
 use sqlx::{Arguments as _, Postgres};
@@ -160,19 +159,55 @@ impl Deliveries {
     /// the text.
     fn compose(&self, row: &str, places: &[Places]) -> String {
         let (written, columns) = self.written(row);
-        let coalesces = self.new.iter().any(|delivery| delivery.new.coalesce_key.is_some());
-        let (coalesce_key, coalesce) =
-            if coalesces { (", coalesce_key", COALESCE) } else { ("", "") };
-        let mut text = format!(
+        let Some(Places { event, context, .. }) = places.first() else { return row.to_owned() };
+        let mut each =
+            Each { deliveries: self.new.iter().zip(places).collect(), columns: Vec::new() };
+        let argument = |place: usize| format!("${place}::text");
+        let returned = self.key.map(|key| format!("to_json(_written.{key})::text"));
+        let key = |places: &Places| match (&returned, places.key) {
+            (Some(key), _) => key.clone(),
+            (None, place) => place.map_or("NULL::text".to_owned(), argument),
+        };
+        let receiver = each.column("receiver", |delivery, _| literal(delivery.new.receiver));
+        let signal = each.column("signal", |delivery, _| literal(delivery.new.signal));
+        let sender = each.column("sender", |delivery, _| literal(delivery.new.sender));
+        let row_key = each.column("key", |_, places| key(places));
+        let payload = each.column("payload", |_, places| argument(places.payload));
+        let is_new = each.column("created", |delivery, _| self.is_new(delivery).to_owned());
+        let run_at = each.column("run_at", |delivery, _| match delivery.new.delay {
+            0 => "clock_timestamp()".to_owned(),
+            delay => format!("clock_timestamp() + {delay} * interval '1 millisecond'"),
+        });
+        let ordering_key =
+            each.column("ordering_key", |delivery, places| match places.ordering_key {
+                None if delivery.ordered_by_pk => key(places),
+                place => place.map_or("NULL::text".to_owned(), argument),
+            });
+        let coalesce_key =
+            each.column("coalesce_key", |delivery, places| match places.coalesce_key {
+                None if delivery.coalesced_by_pk => {
+                    format!("{} || {}", literal(&of_sender(delivery.new.sender)), key(places))
+                }
+                place => place.map_or("NULL::text".to_owned(), argument),
+            });
+        let is_selected = each.column("is_selected", |delivery, _| {
+            match delivery.created.filter(|_| self.tells_created) {
+                Some(true) => "_created".to_owned(),
+                Some(false) => "NOT _created".to_owned(),
+                None => "true".to_owned(),
+            }
+        });
+        let coalesce = match self.new.iter().any(|delivery| delivery.new.coalesce_key.is_some()) {
+            true => COALESCE,
+            false => "",
+        };
+        format!(
             "{written}, _deliveries AS (INSERT INTO signals_delivery \
-             (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key{coalesce_key})"
-        );
-        for (n, (delivery, places)) in self.new.iter().zip(places).enumerate() {
-            let _ = write!(text, "{} ", if n == 0 { "" } else { " UNION ALL" });
-            self.compose_one(&mut text, delivery, places, coalesces);
-        }
-        let _ = write!(text, "{coalesce}) SELECT {columns} FROM _written");
-        text
+             (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key, coalesce_key) \
+             SELECT ${event}::uuid, {receiver}, {signal}, {sender}, {row_key}, {is_new}, {payload}::json, ${context}::text::json, \
+             {run_at}, {ordering_key}, {coalesce_key} FROM _written{} WHERE {is_selected}{coalesce}) SELECT {columns} FROM _written",
+            each.values()
+        )
     }
 
     /// The row as the table `_written` of the statement, and the columns that the statement returns.
@@ -195,56 +230,53 @@ impl Deliveries {
         }
     }
 
-    /// The SELECT of one delivery. `coalesces` is whether it has a coalesce key, which may be NULL.
-    fn compose_one(
-        &self,
-        text: &mut String,
-        delivery: &Delivery,
-        places: &Places,
-        coalesces: bool,
-    ) {
-        let Delivery { new, created, ordered_by_pk, coalesced_by_pk } = delivery;
-        let argument = |place: usize| format!("${place}::text");
-        let key = match (self.key, places.key) {
-            (Some(key), _) => format!("to_json(_written.{key})::text"),
-            (None, place) => place.map_or("NULL::text".to_owned(), argument),
-        };
-        let ordering_key = match places.ordering_key {
-            Some(place) => argument(place),
-            None if *ordered_by_pk => key.clone(),
-            None => "NULL::text".to_owned(),
-        };
-        let coalesce_key = match places.coalesce_key {
-            _ if !coalesces => String::new(),
-            Some(place) => format!(", {}", argument(place)),
-            None if *coalesced_by_pk => {
-                format!(", {} || {key}", literal(&of_sender(new.sender)))
-            }
-            None => ", NULL::text".to_owned(),
-        };
-        let is_new = match (self.tells_created, new.created) {
+    /// Whether the row is new.
+    fn is_new(&self, delivery: &Delivery) -> &'static str {
+        match (self.tells_created, delivery.new.created) {
             (true, _) => "_created",
             (false, Some(true)) => "true",
             (false, Some(false)) => "false",
             (false, None) => "NULL::boolean",
+        }
+    }
+}
+
+/// The columns in which the deliveries of a statement differ.
+struct Each<'d> {
+    deliveries: Vec<(&'d Delivery, &'d Places)>,
+    columns: Vec<(&'static str, Vec<String>)>,
+}
+
+impl Each<'_> {
+    /// The value of a column: the same for all deliveries, or the column of a table with a row for each of them.
+    fn column(
+        &mut self,
+        name: &'static str,
+        value: impl Fn(&Delivery, &Places) -> String,
+    ) -> String {
+        let values: Vec<_> =
+            self.deliveries.iter().map(|(delivery, places)| value(delivery, places)).collect();
+        match values.first() {
+            Some(first) if values.iter().all(|value| value == first) => first.clone(),
+            _ => {
+                self.columns.push((name, values));
+                format!("_delivery.{name}")
+            }
+        }
+    }
+
+    /// The table `_delivery`, joined to the row.
+    fn values(&self) -> String {
+        if self.columns.is_empty() {
+            return String::new();
+        }
+        let row = |n: usize| {
+            let values: Vec<_> = self.columns.iter().map(|(_, values)| &*values[n]).collect();
+            format!("({})", values.join(", "))
         };
-        let delay = match new.delay {
-            0 => String::new(),
-            delay => format!(" + {delay} * interval '1 millisecond'"),
-        };
-        let (receiver, signal, sender) =
-            (literal(new.receiver), literal(new.signal), literal(new.sender));
-        let (event, payload, context) =
-            (places.event, argument(places.payload), argument(places.context));
-        let _ = write!(
-            text,
-            "SELECT ${event}::uuid, {receiver}, {signal}, {sender}, {key}, {is_new}, {payload}::json, {context}::json, \
-             clock_timestamp(){delay}, {ordering_key}{coalesce_key} FROM _written"
-        );
-        let _ = match (self.tells_created, created) {
-            (true, Some(true)) => write!(text, " WHERE _created"),
-            (true, Some(false)) => write!(text, " WHERE NOT _created"),
-            _ => Ok(()),
-        };
+        let rows: Vec<_> = (0..self.deliveries.len()).map(row).collect();
+        let names: Vec<_> = self.columns.iter().map(|(name, _)| *name).collect();
+        let (rows, names) = (rows.join(", "), names.join(", "));
+        format!(" CROSS JOIN LATERAL (VALUES {rows}) AS _delivery ({names})")
     }
 }
