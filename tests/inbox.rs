@@ -205,6 +205,17 @@ on_every_database! {
         testing::deliver(&db).await.unwrap().assert_ran::<ship>(1);
     }
 
+    async fn a_message_with_a_long_id_or_one_with_nul_is_taken_once(db: Db) {
+        setup(&db).await;
+        let long = |last: char| "0123456789".repeat(1000) + &last.to_string();
+        for id in [long('a'), long('b'), "with \0".to_owned()] {
+            let body = json!({ "id": id, "source": id, "data": { "order": 7 } }).to_string();
+            assert_eq!(receive(&db, &body).await, Receipt::Taken);
+            assert_eq!(receive(&db, &body).await, Receipt::Repeated);
+        }
+        assert_eq!(count(&db, "signals_inbox").await, 3);
+    }
+
     async fn a_message_of_an_unknown_subject_is_an_error(db: Db) {
         setup(&db).await;
         let error = db.inbox().receive("shop.other", b"{}").await.unwrap_err();

@@ -45,6 +45,16 @@ async fn send(saved: PostSave<'_, Parcel>, _delivery: Delivery<'_>) -> Result<()
     if saved.instance.text == "fails" { Err(Error::other("no stamp")) } else { Ok(()) }
 }
 
+/// A message of another service.
+#[derive(Debug, Signal, Serialize, Deserialize)]
+#[signal(subscribe = "shop.order_paid")]
+struct OrderPaid {
+    order: i64,
+}
+
+#[receiver(OrderPaid, durable(at_least_once))]
+async fn ship(_: &OrderPaid) {}
+
 /// Carries the trace as the header `traceparent`.
 struct OpenTelemetry;
 
@@ -115,6 +125,20 @@ on_every_database! {
         assert!(deliveries.iter().all(|span| attribute(span, "attempt") == "1" && span.status == Status::Unset));
         // The receiver and what it saves are in the same trace.
         assert_eq!((spans(trace, "request").len(), spans(trace, "receiver").len()), (1, 2));
+    }
+
+    async fn a_received_message_is_a_part_of_the_trace_of_its_publisher(db: Db) {
+        LazyLock::force(&EXPORTED);
+        db.deliveries().setup().await.unwrap();
+        let trace = tracing::info_span!("publisher").context().span().span_context().trace_id();
+        let message = format!(
+            r#"{{ "id": "1", "source": "shop", "traceparent": "00-{trace}-00f067aa0ba902b7-01", "data": {{ "order": 7 }} }}"#
+        );
+        db.inbox().receive("shop.order_paid", message.as_bytes()).await.unwrap();
+        sqlx_signals::testing::deliver(&db).await.unwrap().assert_ran::<ship>(1);
+        assert_eq!((spans(trace, "receive").len(), spans(trace, "delivery").len()), (1, 1));
+        // The delivery was stored by the span that has received the message.
+        assert_eq!(spans(trace, "delivery")[0].parent_span_id, spans(trace, "receive")[0].span_context.span_id());
     }
 
     async fn the_span_of_a_failed_delivery_is_an_error(db: Db) {

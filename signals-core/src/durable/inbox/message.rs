@@ -53,6 +53,9 @@ pub(super) struct Undecodable {
 /// The namespace of ids that are made of the text of an id or of a body, a random UUID.
 const NAMESPACE: Uuid = Uuid::from_u128(0x2f1d_98c4_37aa_4b0e_8a4c_51f0_63d2_7be9);
 
+/// The longest source or id that is stored as it is, in bytes.
+const LONGEST: usize = 1000;
+
 /// Decodes a message for every signal of its subject.
 ///
 /// # Errors
@@ -96,8 +99,7 @@ impl Identity {
             traceparent: event.traceparent.clone(),
             ..Cause::default()
         };
-        let (source, id) = (without_nul(&event.source), uuid(&event.id));
-        Self { source, event: without_nul(&event.id), id, cause }
+        Self { source: stored(&event.source), event: stored(&event.id), id: uuid(&event.id), cause }
     }
 
     /// The identity of a message that is not a CloudEvent: the same body is the same message.
@@ -105,6 +107,15 @@ impl Identity {
         let id = Uuid::new_v5(&NAMESPACE, body);
         Self { source: String::new(), event: id.to_string(), id, cause: Cause::default() }
     }
+}
+
+/// A source or an id as it is stored. PostgreSQL refuses an index entry of more than 2.7 kB, so a longer text is replaced by its hash:
+/// otherwise the broker would send the message again and again.
+fn stored(text: &str) -> String {
+    if text.len() > LONGEST {
+        return Uuid::new_v5(&NAMESPACE, text.as_bytes()).to_string();
+    }
+    without_nul(text)
 }
 
 impl Decoded {
