@@ -177,7 +177,7 @@ on_every_database! {
         assert_eq!(payload["signal"], json!({ "subject": SUBJECT, "body": wrong }));
         let status = db.deliveries().status().await.unwrap();
         let status = status.receivers.iter().find(|status| status.receiver == "subscribe shop.order_paid").unwrap();
-        assert_eq!((status.dead, status.queue.as_deref()), (4, Some("default")));
+        assert_eq!((status.dead, status.queue), (4, Some("default")));
         // An operator retries it with the same program, and with one that is changed.
         db.deliveries().retry(dead[0].id).await.unwrap();
         testing::deliver(&db).await.unwrap();
