@@ -13,6 +13,7 @@ use crate::model::lookup::{self, Keys, find, find_by_value};
 use crate::model::read::{self, OneRow};
 use crate::model::registered::KeyOf;
 use crate::model::store::Route;
+use crate::table::rows::integer;
 
 /// A column with `#[model(belongs_to = P, …)]` of the model `C`: it contains the key of a row of `P`, the parent.
 ///
@@ -230,13 +231,6 @@ fn numbers<'k, K: Any>(keys: impl Iterator<Item = &'k K>) -> Option<HashMap<i64,
         }
     }
     Some(numbers)
-}
-
-fn integer(key: &dyn Any) -> Option<i64> {
-    key.downcast_ref::<i64>()
-        .copied()
-        .or_else(|| key.downcast_ref::<i32>().map(|key| (*key).into()))
-        .or_else(|| key.downcast_ref::<i16>().map(|key| (*key).into()))
 }
 
 /// The encoded key. Equal keys have equal encodings.

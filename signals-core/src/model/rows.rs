@@ -24,7 +24,7 @@ use crate::table::cache::StatementCache;
 use crate::table::column::Column;
 use crate::table::field::Asked;
 use crate::table::previous_row::PreviousRow;
-use crate::table::rows::Rows;
+use crate::table::rows::{Rows, integer};
 use crate::table::schema::Schema;
 
 /// Rows of the model `M` that are written and read by the route `R`.
@@ -231,6 +231,10 @@ impl<M: Model, R: Route<M>> Rows for TypedRows<'_, M, R> {
 
     fn key(&self, row: usize) -> String {
         key_text(self.row(row).pk())
+    }
+
+    fn integer_key(&self, row: usize) -> Option<i64> {
+        integer(&self.row(row).pk()?)
     }
 
     fn type_name(&self, column: usize, kind: DatabaseKind) -> String {

@@ -3,7 +3,7 @@
 //! A row has two numbers: methods with the parameter `row` count the rows in the order of writing; methods with the parameter
 //! `index` count them in the caller's slice.
 
-use std::any::TypeId;
+use std::any::{Any, TypeId};
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -47,6 +47,9 @@ pub trait Rows: AnyRows {
 
     /// The key of a row, as errors print it.
     fn key(&self, row: usize) -> String;
+
+    /// The key of a row, if it is an integer.
+    fn integer_key(&self, row: usize) -> Option<i64>;
 
     /// The name of a column's type in this database.
     fn type_name(&self, column: usize, kind: DatabaseKind) -> String;
@@ -251,4 +254,12 @@ impl dyn Rows + '_ {
         before.resize_with(rows, PreviousRow::default);
         before.into_iter().map(|before| Some(Arc::new(before))).collect()
     }
+}
+
+/// A key or a part of one, if it is an integer.
+pub(crate) fn integer(key: &dyn Any) -> Option<i64> {
+    key.downcast_ref::<i64>()
+        .copied()
+        .or_else(|| key.downcast_ref::<i32>().map(|key| (*key).into()))
+        .or_else(|| key.downcast_ref::<i16>().map(|key| (*key).into()))
 }

@@ -191,8 +191,12 @@ pub(crate) async fn duplicate_in_database(
 
 /// The first row that has the same key as an earlier row.
 pub(crate) fn duplicate_key(kind: DatabaseKind, rows: &dyn Rows) -> Option<usize> {
-    let mut seen = HashSet::with_capacity(rows.len());
-    (0..rows.len()).find(|row| rows.encoded_key(*row, kind).is_ok_and(|key| !seen.insert(key)))
+    let mut integers = HashSet::with_capacity(rows.len());
+    let mut others = HashSet::new();
+    (0..rows.len()).find(|row| match rows.integer_key(*row) {
+        Some(key) => !integers.insert(key),
+        None => rows.encoded_key(*row, kind).is_ok_and(|key| !others.insert(key)),
+    })
 }
 
 /// The index of the row whose number in the statement the database has returned.
