@@ -103,7 +103,9 @@ impl Future for AsyncRun<'_> {
 impl Drop for AsyncRun<'_> {
     fn drop(&mut self) {
         let Self { future, span, .. } = self;
-        span.in_scope(|| future.end());
+        if future.has_future() {
+            span.in_scope(|| future.end());
+        }
     }
 }
 

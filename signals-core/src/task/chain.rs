@@ -222,14 +222,23 @@ impl<T> Future for InScope<'_, T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let Self { scope, future } = &mut *self;
-        let running = future.as_mut().expect("a future is not polled after its end");
-        let done = std::task::ready!(scope.enter(|| running.poll_unpin(cx)));
-        self.end();
-        Poll::Ready(done)
+        scope.enter(|| {
+            let running = future.as_mut().expect("a future is not polled after its end");
+            let done = running.poll_unpin(cx);
+            if done.is_ready() {
+                *future = None;
+            }
+            done
+        })
     }
 }
 
 impl<T> InScope<'_, T> {
+    /// Whether the future has not been dropped.
+    pub(crate) fn has_future(&self) -> bool {
+        self.future.is_some()
+    }
+
     /// Drops the future.
     pub(crate) fn end(&mut self) {
         if let Some(future) = self.future.take() {
