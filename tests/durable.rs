@@ -206,6 +206,15 @@ async fn log_move(moved: &Moved, _delivery: Delivery<'_>) {
     SCENE.log.push(format!("{} {}", moved.car, moved.to));
 }
 
+/// Is `null` in JSON.
+#[derive(Debug, Signal, Serialize, Deserialize)]
+struct Stopped;
+
+#[receiver(Stopped, durable(at_least_once))]
+async fn log_stop(_: &Stopped) {
+    SCENE.log.push("stopped");
+}
+
 #[derive(Debug, Model)]
 #[model(table = "pages")]
 struct Page {
@@ -907,6 +916,14 @@ on_every_database! {
         }
         testing::deliver(&db).await.unwrap().assert_ran::<log_move>(3);
         assert_eq!(SCENE.log.take(), ["red 1", "red 2", "red 3"]);
+    }
+
+    async fn a_custom_signal_without_fields_is_delivered(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        Stopped.send(&db).await.unwrap();
+        testing::deliver(&db).await.unwrap().assert_ran::<log_stop>(1);
+        assert_eq!(SCENE.log.take(), ["stopped"]);
     }
 
     async fn two_workers_keep_the_order_of_each_key(db: Db) {

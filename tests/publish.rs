@@ -27,6 +27,11 @@ struct OrderPaid {
     order: i64,
 }
 
+/// Is `null` in JSON.
+#[derive(Debug, Signal, Serialize, Deserialize)]
+#[signal(publish = "shop.closed")]
+struct Closed;
+
 /// Another receiver of the same model, which a worker runs.
 #[receiver(post_save, sender = User, durable(at_least_once))]
 async fn greet(_: PostSave<'_, User>) {}
@@ -149,6 +154,17 @@ on_every_database! {
         let ids: BTreeSet<_> = messages.iter().map(Message::id).collect();
         assert_eq!(ids.len(), 4);
         until_deleted(&db).await;
+        relay.shutdown().await.unwrap();
+    }
+
+    async fn a_signal_without_fields_is_published_as_null(db: Db) {
+        setup(&db).await;
+        let publisher = Recorder::default();
+        let relay = relay(&db, &publisher).await;
+        Closed.send(&db).await.unwrap();
+        let messages = publisher.wait_for(1).await;
+        assert_eq!((messages[0].subject(), data(&messages[0])), ("shop.closed", serde_json::Value::Null));
+        assert!(messages[0].body().contains(r#""data":null"#));
         relay.shutdown().await.unwrap();
     }
 
@@ -324,6 +340,7 @@ fn the_publications_are_in_the_lock_file() {
     assert_eq!(
         lines,
         [
+            "Closed → publish shop.closed (durable, publish, unlimited × 1s..30s) payload()",
             "OrderPaid → publish shop.order_paid (durable, publish, unlimited × 1s..30s) payload()",
             "post_delete of User → publish shop.user (durable, publish, unlimited × 1s..30s, by pk) payload(id, name)",
             "post_save of User → publish shop.user (durable, publish, unlimited × 1s..30s, by pk) payload(id, name)",

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
@@ -56,12 +56,22 @@ impl<T> Default for Written<'_, T> {
 #[derive(Deserialize)]
 #[serde(bound = "T: DeserializeOwned")]
 struct Read<T> {
+    #[serde(default, deserialize_with = "present")]
     row: Option<T>,
     rows: Option<Vec<T>>,
+    #[serde(default, deserialize_with = "present")]
     signal: Option<T>,
+    #[serde(default, deserialize_with = "present")]
     previous: Option<T>,
     changed: Option<Vec<String>>,
     fields: Option<Vec<String>>,
+}
+
+/// The value of a field that is there, which may be `null`: a unit struct is written so.
+fn present<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    value: D,
+) -> Result<Option<T>, D::Error> {
+    T::deserialize(value).map(Some)
 }
 
 /// The row of an event as a row of its model.
