@@ -41,16 +41,12 @@ pub(crate) async fn store_twenty(conn: &mut Conn<'_>) {
 /// The INSERT of a delivery of each of these receivers, of the row in the table `_written`.
 #[cfg(feature = "postgres")]
 fn deliveries(receivers: &[&str]) -> String {
-    let one = |receiver: &&str| {
-        format!(
-            "SELECT $3::text::uuid, 'durable::{receiver}'::text, 'post_save'::text, 'bench_users'::text, to_json(_written.id)::text, true, \
-             $4::text::json, NULL::json, clock_timestamp(), NULL::text FROM _written"
-        )
-    };
-    let all: Vec<_> = receivers.iter().map(one).collect();
+    let names: Vec<_> = receivers.iter().map(|name| format!("('durable::{name}')")).collect();
     format!(
-        "INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) {}",
-        all.join(" UNION ALL ")
+        "INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) \
+         SELECT $3::text::uuid, receiver, 'post_save', 'bench_users', to_json(_written.id)::text, true, $4::text::json, NULL::json, \
+         clock_timestamp(), NULL::text FROM _written CROSS JOIN (VALUES {}) AS _receivers (receiver)",
+        names.join(", ")
     )
 }
 
