@@ -9,7 +9,7 @@
 //! | [`Db::deliveries`](crate::Db::deliveries) | creates the tables, starts workers, and shows, retries and discards deliveries |
 //! | [`Delivery`] | a receiver's parameter: the stored delivery, with its idempotency key |
 //! | [`Relay`], [`Publisher`] | publishes events to a message broker |
-//! | [`Inbox`](crate::durable::Inbox) | takes each message of other services once |
+//! | [`Inbox`] | takes each message of other services once |
 //! | [`Retry`] | an error that decides when a delivery is tried again |
 //! | [`Status`] | counts the deliveries of each receiver |
 //! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |

@@ -187,7 +187,7 @@ impl<'c> Conn<'c> {
     /// through it.
     ///
     /// If SQL on the sqlx connection ends the transaction of this library, the next statement of this library, or the commit,
-    /// returns [`Error::RolledBack`].
+    /// returns [`Error::RolledBack`](crate::Error::RolledBack).
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -223,7 +223,7 @@ impl<'c> Conn<'c> {
     ///
     /// Inside a transaction, this call sends a `SET LOCAL`, and the next statement of this library, or the commit, sends a
     /// `SHOW` first. This detects that a statement has failed, or that SQL has ended the transaction. In both cases the
-    /// transaction is marked as failed, and the commit returns [`Error::RolledBack`].
+    /// transaction is marked as failed, and the commit returns [`Error::RolledBack`](crate::Error::RolledBack).
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -287,7 +287,8 @@ impl<'c> Conn<'c> {
     ///
     /// # Errors
     ///
-    /// [`Error::Database`] if the database refuses a statement. [`Error::TransactionControl`] if the SQL begins or ends a
+    /// [`Error::Database`](crate::Error::Database) if the database refuses a statement.
+    /// [`Error::TransactionControl`](crate::Error::TransactionControl) if the SQL begins or ends a
     /// transaction or savepoint inside a transaction of this library. Inside a transaction, either error marks the transaction
     /// as failed, so that it can only be rolled back.
     ///
