@@ -44,8 +44,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let text = metrics.render();
     println!("{text}");
     for line in [
-        r#"sqlx_signals_deliveries_total{receiver="metrics::welcome",outcome="succeeded"} 2"#,
-        r#"sqlx_signals_deliveries_total{receiver="metrics::welcome",outcome="dead"} 1"#,
+        r#"sqlx_signals_deliveries_total{receiver="metrics_example::welcome",outcome="succeeded"} 2"#,
+        r#"sqlx_signals_deliveries_total{receiver="metrics_example::welcome",outcome="dead"} 1"#,
     ] {
         assert!(text.contains(line), "{line}");
     }
