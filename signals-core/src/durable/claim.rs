@@ -57,6 +57,16 @@ pub(super) fn later(kind: DatabaseKind, argument: &str) -> String {
     }
 }
 
+/// The current time of the database minus a number of milliseconds in an argument.
+pub(super) fn earlier(kind: DatabaseKind, argument: &str) -> String {
+    match kind {
+        DatabaseKind::Sqlite => format!("{} - {argument}", now(kind)),
+        DatabaseKind::Postgres => {
+            format!("{} - {argument}::bigint * interval '1 millisecond'", now(kind))
+        }
+    }
+}
+
 /// The condition that a delivery is due since a time, in microseconds since 1970. A claim has this lower bound on PostgreSQL, because it would
 /// otherwise read the index entries of all deliveries that were claimed before. They can only be removed when no transaction is older.
 pub(super) fn since(kind: DatabaseKind, bound: &str) -> String {

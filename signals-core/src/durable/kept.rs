@@ -3,7 +3,7 @@
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
-use crate::durable::claim::{CLAIMED_SQLITE, now};
+use crate::durable::claim::{CLAIMED_SQLITE, earlier, now};
 use crate::durable::sql::{Sql, list};
 use crate::error::Result;
 
@@ -125,11 +125,7 @@ pub(super) async fn prune(conn: &mut Conn<'_>, what: Prune) -> Result<(usize, bo
     let (table, condition, order, age) = match what {
         Prune::Kept => ("signals_done", format!("keep_until <= {now} AND $1 = 0"), "keep_until", 0),
         Prune::Dead(age) => {
-            let before = match kind {
-                DatabaseKind::Sqlite => format!("{now} - $1"),
-                DatabaseKind::Postgres => format!("{now} - $1::bigint * interval '1 millisecond'"),
-            };
-            let condition = format!("dead_at IS NOT NULL AND dead_at <= {before}");
+            let condition = format!("dead_at IS NOT NULL AND dead_at <= {}", earlier(kind, "$1"));
             ("signals_delivery", condition, "dead_at", age)
         }
     };

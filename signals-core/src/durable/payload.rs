@@ -87,6 +87,14 @@ fn content_rows<'e>(event: &ToEncode<'e>) -> (&'e dyn SignalRows, &'e RowEvent) 
     }
 }
 
+/// The value of the custom signal `T`.
+fn content_signal<'e, T: 'static>(event: &ToEncode<'e>) -> Option<&'e T> {
+    match event.content {
+        EventContent::Signal(signal, _) => signal.downcast_ref(),
+        EventContent::Rows(..) => None,
+    }
+}
+
 pub(super) fn encode_rows<M>(event: &ToEncode<'_>) -> Coded<Vec<Encoded>>
 where
     M: Model<Pk: Serialize> + Serialize,
@@ -122,11 +130,7 @@ pub(super) fn encode_any_rows(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
 }
 
 pub(super) fn encode_signal<T: Serialize + 'static>(event: &ToEncode<'_>) -> Coded<Vec<Encoded>> {
-    let signal = match event.content {
-        EventContent::Signal(signal, _) => signal.downcast_ref::<T>(),
-        EventContent::Rows(..) => None,
-    };
-    let written = Written { signal, ..Written::default() };
+    let written = Written { signal: content_signal::<T>(event), ..Written::default() };
     Ok(vec![Encoded { payload: serde_json::to_string(&written)?.into(), key: None }])
 }
 
@@ -369,9 +373,6 @@ pub(super) fn key_of_row<M: Model, K: OrderingKey<M>>(event: &ToEncode<'_>) -> C
 pub(super) fn key_of_signal<T: CustomSignal, K: OrderingKey<T>>(
     event: &ToEncode<'_>,
 ) -> Coded<String> {
-    let signal = match event.content {
-        EventContent::Signal(signal, _) => signal.downcast_ref::<T>(),
-        EventContent::Rows(..) => None,
-    };
+    let signal = content_signal::<T>(event);
     signal.map(K::of).ok_or_else(|| serde::ser::Error::custom("another signal"))
 }

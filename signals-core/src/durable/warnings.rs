@@ -10,7 +10,7 @@ use futures_util::future::BoxFuture;
 use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
 use crate::database::deferred::{Deferred, End};
-use crate::durable::claim::{millis, now};
+use crate::durable::claim::{earlier, millis};
 use crate::durable::sql::{Sql, texts};
 use crate::error::{Error, Result};
 use crate::task::pool_id::PoolId;
@@ -142,11 +142,7 @@ async fn check(db: &Db, receivers: &mut Names, interval: Duration) -> Result<()>
 /// For each receiver with deliveries that were never claimed: how many of them have been due for an interval, and whether a worker runs
 /// another one. A delivery behind an older one of its ordering key may have to wait, so it does not count.
 fn unclaimed(kind: DatabaseKind) -> String {
-    let (now, names) = (now(kind), texts(kind, "$1"));
-    let before = match kind {
-        DatabaseKind::Sqlite => format!("{now} - $2"),
-        DatabaseKind::Postgres => format!("{now} - $2::bigint * interval '1 millisecond'"),
-    };
+    let (before, names) = (earlier(kind, "$2"), texts(kind, "$1"));
     format!(
         "SELECT d.receiver, count(*) FILTER (WHERE d.run_at <= {before}), CASE WHEN EXISTS (SELECT 1 FROM signals_delivery o \
          WHERE o.receiver = d.receiver AND o.worker IS NOT NULL) THEN 1 ELSE 0 END FROM signals_delivery d WHERE d.receiver IN ({names}) \

@@ -10,7 +10,7 @@ use super::receive::is_new;
 use super::{Inbox, Receipt};
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
-use crate::durable::claim::now;
+use crate::durable::claim::{later, now};
 use crate::durable::event_form::ToEncode;
 use crate::durable::payload::encode_signal;
 use crate::durable::retry::Retry;
@@ -93,10 +93,7 @@ async fn insert(conn: &mut Conn<'_>, message: &Identity, keep: &Keep<'_>) -> Res
         encode_signal::<KeptMessage>(&ToEncode { content, previous: None, split_at: usize::MAX });
     let encoded = encoded.map_err(Error::other)?;
     let context = serde_json::to_string(&message.cause).map_err(Error::other)?;
-    let due = match kind {
-        DatabaseKind::Sqlite => format!("{} + 1000", now(kind)),
-        DatabaseKind::Postgres => format!("{} + interval '1 second'", now(kind)),
-    };
+    let due = later(kind, "1000");
     let dead = if keep.is_dead { now(kind) } else { "NULL" };
     let values = match kind {
         DatabaseKind::Sqlite => "$1, $2, $3, '', $4, $5, $6",

@@ -8,9 +8,8 @@ mod subscription;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
-use crate::durable::claim::{millis, now};
+use crate::durable::claim::{earlier, millis};
 use crate::durable::schema::{self, explained};
 use crate::durable::sql::Sql;
 use crate::error::Result;
@@ -136,12 +135,7 @@ impl Inbox {
         loop {
             let mut tx = self.db.begin().await?;
             let kind = tx.kind();
-            let before = match kind {
-                DatabaseKind::Sqlite => format!("{} - $1", now(kind)),
-                DatabaseKind::Postgres => {
-                    format!("{} - $1::bigint * interval '1 millisecond'", now(kind))
-                }
-            };
+            let before = earlier(kind, "$1");
             let text = format!(
                 "DELETE FROM signals_inbox WHERE (source, event) IN \
                  (SELECT source, event FROM signals_inbox WHERE received_at < {before} ORDER BY received_at LIMIT {BATCH})"

@@ -189,11 +189,7 @@ impl Deliveries {
     ///
     /// If the future is dropped, the delivery is either as before or due.
     pub async fn retry(&self, id: i64) -> Result<bool> {
-        let retried = self.change_one(Action::Retry, id).await?;
-        if retried {
-            wake::wake(Some(&self.db));
-        }
-        Ok(retried)
+        self.change_one(Action::Retry, id).await
     }
 
     /// Retries the deliveries that the filter selects, as [`retry`](Self::retry) does, and returns their number. If the filter has no state,
@@ -215,7 +211,7 @@ impl Deliveries {
         let kind = self.db.kind();
         let selection = filter.selection_to_retry(kind);
         let text = statement(kind, Action::Retry, &selection.conditions);
-        self.change_all(selection, filter.limit, &text, |sql| self.retry_selected(sql)).await
+        self.change_all(selection, filter.limit, &text, |sql| self.change(Action::Retry, sql)).await
     }
 
     /// Changes the deliveries of a selection in batches, and returns their number. `change` executes the statement `text` for one batch, and
@@ -242,13 +238,19 @@ impl Deliveries {
         Ok(changed as u64)
     }
 
-    /// Retries the deliveries that a statement selects.
-    async fn retry_selected(&self, sql: Sql) -> Result<Vec<(i64,)>> {
-        let writer = Writer::of(Verb::Retry, "signals_delivery");
-        let mut conn = self.db.acquire_to_write(writer).await?;
-        let ids = sql.fetch(&mut conn).await.map_err(explained)?;
+    /// Executes a statement that changes deliveries, and returns their ids.
+    async fn change(&self, action: Action, sql: Sql) -> Result<Vec<(i64,)>> {
+        let verb = match action {
+            Action::Retry => Verb::Retry,
+            Action::Discard => Verb::Discard,
+        };
+        let mut conn = self.db.acquire_to_write(Writer::of(verb, "signals_delivery")).await?;
+        let ids: Vec<(i64,)> = sql.fetch(&mut conn).await.map_err(explained)?;
         drop(conn);
-        wake::wake(Some(&self.db));
+        if !ids.is_empty() {
+            // What is retried is due. What is discarded may have blocked its ordering key.
+            wake::wake(Some(&self.db));
+        }
         Ok(ids)
     }
 
@@ -269,22 +271,14 @@ impl Deliveries {
         let discarded = self.change_one(Action::Discard, id).await?;
         if discarded {
             tracing::info!(id, "a delivery was discarded");
-            // It may have blocked its ordering key.
-            wake::wake(Some(&self.db));
         }
         Ok(discarded)
     }
 
     async fn change_one(&self, action: Action, id: i64) -> Result<bool> {
-        let verb = match action {
-            Action::Retry => Verb::Retry,
-            Action::Discard => Verb::Discard,
-        };
-        let mut conn = self.db.acquire_to_write(Writer::of(verb, "signals_delivery")).await?;
-        let kind = conn.kind();
+        let kind = self.db.kind();
         let sql = Sql::new(kind, &statement(kind, action, "id = $1")).bind(id);
-        let changed: Vec<(i64,)> = sql.fetch(&mut conn).await.map_err(explained)?;
-        Ok(!changed.is_empty())
+        Ok(!self.change(action, sql).await?.is_empty())
     }
 }
 
