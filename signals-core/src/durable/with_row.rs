@@ -84,8 +84,8 @@ fn literal(text: &str) -> String {
 impl RowDeliveries for Deliveries {
     fn add_to(&self, statement: Statement) -> Result<Statement, sqlx::Error> {
         let Statement { sql, mut args, persistent, is_single } = statement;
-        let places = self.bind(Postgres::arguments(&mut args)).map_err(sqlx::Error::Encode)?;
-        let sql = self.texts.get(sql.as_str(), || self.compose(sql.as_str(), &places));
+        let arguments = self.bind(Postgres::arguments(&mut args)).map_err(sqlx::Error::Encode)?;
+        let sql = self.texts.get(sql.as_str(), || self.compose(sql.as_str(), &arguments));
         Ok(Statement { sql, args, persistent, is_single })
     }
 
@@ -102,10 +102,15 @@ impl RowDeliveries for Deliveries {
     }
 }
 
-/// The numbers of the arguments of one delivery.
-struct Places {
+/// The numbers of the arguments.
+struct Arguments {
     event: usize,
     context: usize,
+    each: Vec<Places>,
+}
+
+/// The numbers of the arguments of one delivery.
+struct Places {
     payload: usize,
     key: Option<usize>,
     ordering_key: Option<usize>,
@@ -117,25 +122,23 @@ impl Deliveries {
     fn bind(
         &self,
         args: &mut sqlx::postgres::PgArguments,
-    ) -> Result<Vec<Places>, sqlx::error::BoxDynError> {
-        let event = self.new.first().map(|delivery| delivery.new.event);
-        args.add(event)?;
+    ) -> Result<Arguments, sqlx::error::BoxDynError> {
+        // All of them are of one event.
+        let first = self.new.first().map(|delivery| &delivery.new);
+        args.add(first.map(|new| new.event))?;
         let event = args.len();
         let mut add = |text: Option<&str>| {
             args.add(text)?;
             Ok::<_, sqlx::error::BoxDynError>(args.len())
         };
-        let mut all: Vec<Places> = Vec::with_capacity(self.new.len());
+        let context = add(first.and_then(|new| new.context.as_deref()))?;
+        let mut each: Vec<Places> = Vec::with_capacity(self.new.len());
         for (n, delivery) in self.new.iter().enumerate() {
             let Delivery { new, ordered_by_pk, coalesced_by_pk, .. } = delivery;
-            let context = match all.first() {
-                Some(first) => first.context,
-                None => add(new.context.as_deref())?,
-            };
             let has_same =
                 |other: &Delivery| Arc::ptr_eq(&other.new.part.payload, &new.part.payload);
             let (payload, key) = match self.new[..n].iter().position(has_same) {
-                Some(same) => (all[same].payload, all[same].key),
+                Some(same) => (each[same].payload, each[same].key),
                 None => {
                     let payload = add(Some(&new.part.payload))?;
                     let key =
@@ -150,18 +153,18 @@ impl Deliveries {
             };
             let ordering_key = add_key(&new.ordering_key, *ordered_by_pk)?;
             let coalesce_key = add_key(&new.coalesce_key, *coalesced_by_pk)?;
-            all.push(Places { event, context, payload, key, ordering_key, coalesce_key });
+            each.push(Places { payload, key, ordering_key, coalesce_key });
         }
-        Ok(all)
+        Ok(Arguments { event, context, each })
     }
 
     /// The statement that writes the row and the deliveries. All receivers of a statement are always the same, so their names are part of
     /// the text.
-    fn compose(&self, row: &str, places: &[Places]) -> String {
+    fn compose(&self, row: &str, arguments: &Arguments) -> String {
         let (written, columns) = self.written(row);
-        let Some(Places { event, context, .. }) = places.first() else { return row.to_owned() };
+        let Arguments { event, context, each } = arguments;
         let mut each =
-            Each { deliveries: self.new.iter().zip(places).collect(), columns: Vec::new() };
+            Each { deliveries: self.new.iter().zip(each).collect(), columns: Vec::new() };
         let argument = |place: usize| format!("${place}::text");
         let returned = self.key.map(|key| format!("to_json(_written.{key})::text"));
         let key = |places: &Places| match (&returned, places.key) {
