@@ -65,29 +65,20 @@ pub(crate) fn signal(subject: &LitStr, signal: &Ident) -> TokenStream {
 pub(crate) fn subscription(subject: &LitStr, signal: &Ident) -> TokenStream {
     let payload = at(signal, subject);
     let subscription = quote_spanned!(subject.span()=> __p::Subscription::of::<#payload>(#subject));
-    let name = format!("subscribe {}", subject.value());
+    let receiver = Receiver {
+        name: format!("subscribe {}", subject.value()),
+        signal: &quote!(__p::KeptMessage),
+        sender: &quote!(()),
+        takes_connection: true,
+        options: quote!(__p::DurableOptions::subscribed()),
+        entry: quote!(__p::Entry::<__p::KeptMessage, ()>::future(__p::take_kept).durable(&__FORM)),
+    };
+    let registration = receiver.registration();
     quote! {
         const _: () = {
-            struct __Subscribe {}
-            #[automatically_derived]
-            impl __p::Receiver for __Subscribe {}
-
-            static __DURABLE: __p::DurableOptions = __p::DurableOptions::subscribed();
             static __FORM: __p::EventForm = __p::EventForm::of::<__p::KeptMessage, ()>();
-            static __INFO: __p::Info = __p::Info::new::<__Subscribe, __p::KeptMessage, ()>(
-                #name,
-                ::core::file!(),
-                ::core::line!(),
-                "",
-                true,
-            ).phase(__p::Phase::Durable).durable(&__DURABLE);
-            static __ENTRY: __p::Entry<__p::KeptMessage, ()> =
-                __p::Entry::<__p::KeptMessage, ()>::future(__p::take_kept).durable(&__FORM);
-
             __p::inventory::submit! { #subscription }
-            __p::inventory::submit! {
-                __p::Registration::new::<__p::KeptMessage, ()>(&__INFO, &__ENTRY)
-            }
+            #registration
         };
     }
 }
@@ -107,26 +98,50 @@ fn registration(
     form: &TokenStream,
     ordering_key: &str,
 ) -> TokenStream {
-    let name = format!("publish {}", subject.value());
-    quote! {
-        const _: () = {
-            struct __Publish {}
-            #[automatically_derived]
-            impl __p::Receiver for __Publish {}
+    let receiver = Receiver {
+        name: format!("publish {}", subject.value()),
+        signal,
+        sender,
+        takes_connection: false,
+        options: quote!(__p::DurableOptions::published(#ordering_key)),
+        entry: quote!(__p::Entry::published(&#form)),
+    };
+    receiver.registration()
+}
 
-            static __DURABLE: __p::DurableOptions = __p::DurableOptions::published(#ordering_key);
-            static __INFO: __p::Info = __p::Info::new::<__Publish, #signal, #sender>(
-                #name,
-                ::core::file!(),
-                ::core::line!(),
-                "",
-                false,
-            ).phase(__p::Phase::Durable).durable(&__DURABLE);
-            static __ENTRY: __p::Entry<#signal, #sender> = __p::Entry::published(&#form);
+/// A durable receiver that is no function of the program.
+struct Receiver<'r> {
+    name: String,
+    signal: &'r TokenStream,
+    sender: &'r TokenStream,
+    takes_connection: bool,
+    options: TokenStream,
+    entry: TokenStream,
+}
 
-            __p::inventory::submit! {
-                __p::Registration::new::<#signal, #sender>(&__INFO, &__ENTRY)
-            }
-        };
+impl Receiver<'_> {
+    fn registration(&self) -> TokenStream {
+        let Self { name, signal, sender, takes_connection, options, entry } = self;
+        quote! {
+            const _: () = {
+                struct __Receiver {}
+                #[automatically_derived]
+                impl __p::Receiver for __Receiver {}
+
+                static __DURABLE: __p::DurableOptions = #options;
+                static __INFO: __p::Info = __p::Info::new::<__Receiver, #signal, #sender>(
+                    #name,
+                    ::core::file!(),
+                    ::core::line!(),
+                    "",
+                    #takes_connection,
+                ).phase(__p::Phase::Durable).durable(&__DURABLE);
+                static __ENTRY: __p::Entry<#signal, #sender> = #entry;
+
+                __p::inventory::submit! {
+                    __p::Registration::new::<#signal, #sender>(&__INFO, &__ENTRY)
+                }
+            };
+        }
     }
 }
