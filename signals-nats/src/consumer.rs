@@ -6,6 +6,8 @@ use async_nats::jetstream::consumer::{AckPolicy, Config as AnyConfig, Consumer, 
 use async_nats::jetstream::stream::Stream;
 use sqlx_signals::{Error, Result};
 
+use crate::stream::check;
+
 /// Creates the consumer if it does not exist.
 ///
 /// # Errors
@@ -28,11 +30,8 @@ pub(crate) async fn ensure(
     let consumer = found.map_err(|error| {
         Error::other(format!("the consumer `{name}` could not be looked up or created: {error}"))
     })?;
-    let differences = differences(&consumer.cached_info().config, subject, ack_wait);
-    if differences.is_empty() {
-        return Ok(consumer);
-    }
-    Err(Error::other(format!("the consumer `{name}` exists, but {}", differences.join(", and "))))
+    check("consumer", &name, &differences(&consumer.cached_info().config, subject, ack_wait))?;
+    Ok(consumer)
 }
 
 fn differences(found: &AnyConfig, subject: &str, ack_wait: Option<Duration>) -> Vec<String> {

@@ -16,11 +16,16 @@ pub(crate) async fn ensure(context: &Context, wanted: &Config) -> Result<Stream>
     let stream = context.get_or_create_stream(wanted.clone()).await.map_err(|error| {
         Error::other(format!("the stream `{name}` could not be looked up or created: {error}"))
     })?;
-    let differences = differences(&stream.cached_info().config, wanted);
+    check("stream", name, &differences(&stream.cached_info().config, wanted))?;
+    Ok(stream)
+}
+
+/// Checks that nothing differs in an existing stream or consumer. `differences` are parts of a sentence.
+pub(crate) fn check(what: &str, name: &str, differences: &[String]) -> Result<()> {
     if differences.is_empty() {
-        return Ok(stream);
+        return Ok(());
     }
-    Err(Error::other(format!("the stream `{name}` exists, but {}", differences.join(", and "))))
+    Err(Error::other(format!("the {what} `{name}` exists, but {}", differences.join(", and "))))
 }
 
 /// What differs in the existing stream, as parts of a sentence.

@@ -150,8 +150,8 @@ fn check_service(service: &str) -> Result<()> {
 }
 
 impl RunningSubscriber {
-    /// Requests nothing more, waits until the messages that are being taken are committed and acknowledged, and gives back those that have
-    /// arrived and are not begun.
+    /// Stops requesting messages, and waits until the message that each subject is processing is committed and acknowledged. Messages that have
+    /// arrived but were not processed are returned to the server, which sends them again.
     ///
     /// See the example of [the crate](crate#subscribing).
     ///

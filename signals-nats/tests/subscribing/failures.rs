@@ -4,17 +4,17 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use signals_nats::StreamConfig;
 use signals_nats::async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
 use signals_nats::async_nats::{self, jetstream};
-use signals_nats::{NatsPublisher, StreamConfig};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error};
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 use super::{
-    OrderPaid, Services, assert_shipped, consumer, pay, setup, subscriber, until_acknowledged,
-    until_shipped,
+    OrderPaid, Services, assert_shipped, consumer, pay, relay, setup, subscriber,
+    until_acknowledged, until_shipped,
 };
 use crate::common::{another, count, execute, url};
 use crate::server::{NatsServer, shop, until};
@@ -100,8 +100,7 @@ crate::on_every_database! {
         setup(&db).await;
         let server = NatsServer::start().await;
         let client = server.client().await;
-        let publisher = NatsPublisher::new(client.clone(), shop());
-        let relay = db.deliveries().relay("shop", publisher).spawn().await.unwrap();
+        let relay = relay(&db, &client).await;
         pay(&db, 0..10).await;
         for kill in 1..=3 {
             let mut subscriber = Command::new(std::env::current_exe().unwrap())

@@ -59,6 +59,11 @@ async fn pay(db: &Db, orders: std::ops::Range<i64>) {
     tx.commit().await.unwrap();
 }
 
+async fn relay(db: &Db, client: &Client) -> Relay {
+    let publisher = NatsPublisher::new(client.clone(), shop());
+    db.deliveries().relay("shop", publisher).spawn().await.unwrap()
+}
+
 fn subscriber(client: &Client) -> NatsSubscriber {
     NatsSubscriber::new(client.clone(), shop(), "shipping").ack_wait(Duration::from_secs(1))
 }
@@ -72,8 +77,7 @@ struct Services {
 
 impl Services {
     async fn start(db: &Db, client: &Client) -> Self {
-        let publisher = NatsPublisher::new(client.clone(), shop());
-        let relay = db.deliveries().relay("shop", publisher).spawn().await.unwrap();
+        let relay = relay(db, client).await;
         let subscriber = subscriber(client).spawn(db).await.unwrap();
         let worker = db.deliveries().worker().spawn().await.unwrap();
         Self { relay, subscriber, worker }
@@ -154,8 +158,7 @@ on_every_database! {
         setup(&db).await;
         let server = NatsServer::start().await;
         let client = server.client().await;
-        let publisher = NatsPublisher::new(client.clone(), shop());
-        let relay = db.deliveries().relay("shop", publisher).spawn().await.unwrap();
+        let relay = relay(&db, &client).await;
         pay(&db, 0..200).await;
         until(async || server::stored(&client, "SHOP").await == 200).await;
         relay.shutdown().await.unwrap();
