@@ -432,6 +432,78 @@ on_every_database! {
         assert_eq!(db.deliveries().retry_all(page().newest_first().after_id(5)).await.unwrap(), 2);
     }
 
+    async fn the_deliveries_of_a_receiver_are_listed_among_thousands_of_others(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        many(&db, "many", 1500, "false", "").await;
+        many(&db, "few", 8, "false", "").await;
+        let set = async |condition: &str, set: &str| {
+            execute(&db, &format!("UPDATE signals_delivery SET {set} WHERE {condition}")).await;
+        };
+        // Of the few, 1501 and 1502 wait, 1503 and 1504 retry, 1505 and 1506 are dead, 1507 and 1508 have an ordering key.
+        set("id IN (2, 1503, 1504)", "error = 'no'").await;
+        set("id IN (3, 1505, 1506)", &format!("dead_at = {}", in_seconds(&db, 0))).await;
+        set("id IN (4, 1507, 1508)", "ordering_key = CAST(id AS TEXT)").await;
+        let ids = async |state: Option<DeliveryState>, filter: DeliveryFilter| -> Vec<i64> {
+            let filter = if let Some(state) = state { filter.state(state) } else { filter };
+            list(&db, filter).await.iter().map(|delivery| delivery.id).collect()
+        };
+        let few = || DeliveryFilter::new().receiver_name("few");
+        for (state, expected) in [
+            (None, vec![1501, 1502, 1503, 1504, 1505, 1506, 1507, 1508]),
+            (Some(DeliveryState::Waiting), vec![1501, 1502, 1507, 1508]),
+            (Some(DeliveryState::Retrying), vec![1503, 1504]),
+            (Some(DeliveryState::Dead), vec![1505, 1506]),
+            (Some(DeliveryState::Running), vec![]),
+        ] {
+            assert_eq!(ids(state, few()).await, expected, "{state:?}");
+            let newest: Vec<_> = expected.into_iter().rev().collect();
+            assert_eq!(ids(state, few().newest_first()).await, newest, "{state:?}");
+        }
+        assert_eq!(ids(Some(DeliveryState::Waiting), few().limit(2).newest_first().after_id(1508)).await, [1507, 1502]);
+        assert!(ids(None, few().queue("mail")).await.is_empty());
+        let many = || DeliveryFilter::new().receiver_name("many").limit(3).after_id(1);
+        assert_eq!(ids(None, many()).await, [2, 3, 4]);
+        assert_eq!(ids(Some(DeliveryState::Waiting), many()).await, [4, 5, 6]);
+        assert_eq!(ids(Some(DeliveryState::Retrying), many()).await, [2]);
+        assert_eq!(ids(Some(DeliveryState::Dead), many()).await, [3]);
+    }
+
+    async fn running_deliveries_are_listed_in_pages_behind_a_backlog(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let welcome = registry().get::<welcome>().delivery_name().unwrap();
+        many(&db, welcome, 1500, "false", "").await;
+        many(&db, "other", 12_000, "false", "").await;
+        execute(&db, &format!("UPDATE signals_delivery SET run_at = {} WHERE receiver = 'other'", in_seconds(&db, -9))).await;
+        let set = async |condition: &str, set: &str| {
+            execute(&db, &format!("UPDATE signals_delivery SET {set} WHERE {condition}")).await;
+        };
+        set("id IN (3, 700, 1600, 9000, 13000)", &format!("worker = 'w', claim = 1, run_at = {}", in_seconds(&db, 30))).await;
+        set("id IN (4, 9001)", "worker = 'w', claim = 1, ordering_key = 'x'").await;
+        // Its worker was killed, and it is run next.
+        set("id = 5", &format!("worker = 'w', claim = 1, run_at = {}", in_seconds(&db, -3600))).await;
+        let ids = async |filter: DeliveryFilter| -> Vec<i64> {
+            let filter = filter.state(DeliveryState::Running);
+            list(&db, filter).await.iter().map(|delivery| delivery.id).collect()
+        };
+        let all = || DeliveryFilter::new();
+        let expected = [3, 4, 5, 700, 1600, 9000, 9001, 13_000];
+        assert_eq!(ids(all()).await, expected);
+        assert_eq!(ids(all().limit(2).after_id(5)).await, [700, 1600]);
+        assert_eq!(ids(all().limit(2).newest_first().after_id(9000)).await, [1600, 700]);
+        assert_eq!(ids(all().receiver::<welcome>()).await, [3, 4, 5, 700]);
+        assert_eq!(ids(all().queue("mail").after_id(4)).await, [5, 700]);
+        // Its worker was killed, and thousands are run before it.
+        set("id = 13000", &format!("run_at = {}", in_seconds(&db, -1))).await;
+        let is_listed = ids(all()).await.contains(&13_000);
+        assert_eq!(is_listed, db.kind() == DatabaseKind::Sqlite, "PostgreSQL looks only at the first thousand");
+        // More than ten thousand are retried later.
+        set("receiver = 'other' AND worker IS NULL", &format!("error = 'no', run_at = {}", in_seconds(&db, 60))).await;
+        set("id = 13000", &format!("run_at = {}", in_seconds(&db, 90))).await;
+        assert_eq!(ids(all()).await, expected);
+    }
+
     async fn thousands_of_deliveries_are_retried_the_newest_first(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;

@@ -16,14 +16,13 @@ const BOUND: u64 = Status::BOUND;
 type CountsOfOne = (i64, i64, i64, i64, i64, i64, Option<i64>, i32);
 
 /// What the indexes of `signals_delivery` contain, so that the receivers are found without reading the table.
-const INDEXED: [&str; 3] =
+pub(super) const INDEXED: [&str; 3] =
     ["dead_at IS NULL AND ordering_key IS NULL", "ordering_key IS NOT NULL", "dead_at IS NOT NULL"];
 
 pub(super) async fn read(conn: &mut Conn<'_>, pool: PoolId) -> Result<Status> {
     let kind = conn.kind();
-    let stored: Vec<(String,)> = Sql::new(kind, &names()).fetch(conn).await?;
     let known = receivers::known().into_keys().map(str::to_owned);
-    let mut names: Vec<String> = stored.into_iter().map(|(name,)| name).chain(known).collect();
+    let mut names: Vec<String> = stored_receivers(conn).await?.into_iter().chain(known).collect();
     names.sort_unstable();
     names.dedup();
     let text = counts(kind);
@@ -39,7 +38,7 @@ pub(super) async fn read(conn: &mut Conn<'_>, pool: PoolId) -> Result<Status> {
 }
 
 /// The receivers of the stored deliveries: for each index, the first receiver, then the first one after it, and so on.
-fn names() -> String {
+pub(super) async fn stored_receivers(conn: &mut Conn<'_>) -> Result<Vec<String>> {
     let of_index = |(n, condition): (usize, &str)| {
         format!(
             "names{n} (name) AS (SELECT min(receiver) FROM signals_delivery WHERE {condition} UNION ALL \
@@ -49,10 +48,12 @@ fn names() -> String {
     };
     let with: Vec<_> = INDEXED.into_iter().enumerate().map(of_index).collect();
     let all = "SELECT name FROM names0 UNION SELECT name FROM names1 UNION SELECT name FROM names2";
-    format!(
+    let text = format!(
         "WITH RECURSIVE {} SELECT name FROM ({all}) AS names WHERE name IS NOT NULL",
         with.join(", ")
-    )
+    );
+    let names: Vec<(String,)> = Sql::new(conn.kind(), &text).fetch(conn).await?;
+    Ok(names.into_iter().map(|(name,)| name).collect())
 }
 
 /// The counts of the receiver `$1`. Each part reads one index, and not more than the limit and one more delivery. The limit is a literal,

@@ -98,7 +98,7 @@ impl fmt::Display for DeliveryState {
 pub struct DeliveryFilter {
     receivers: Option<Vec<String>>,
     queue: Option<String>,
-    state: Option<DeliveryState>,
+    pub(super) state: Option<DeliveryState>,
     before: Option<SystemTime>,
     after_id: Option<i64>,
     is_newest_first: bool,
@@ -278,7 +278,7 @@ impl DeliveryFilter {
     }
 
     /// The names of the selected receivers. `None` means all.
-    fn names(&self) -> Option<Vec<String>> {
+    pub(super) fn names(&self) -> Option<Vec<String>> {
         let Some(queue) = &self.queue else { return self.receivers.clone() };
         let of_queue = receivers::known().into_iter().filter(|(_, options)| options.queue == queue);
         let names = of_queue.map(|(name, _)| name.to_owned());
@@ -296,6 +296,15 @@ impl Selection {
         match &self.names {
             Some(names) => sql.bind(names.as_str()),
             None => sql,
+        }
+    }
+
+    /// A condition that the delivery has one of the ids of an argument, which is bound after those of the selection.
+    pub(super) fn among(&self, kind: DatabaseKind) -> String {
+        let argument = if self.names.is_some() { "$5" } else { "$4" };
+        match kind {
+            DatabaseKind::Sqlite => format!("id IN (SELECT value FROM json_each({argument}))"),
+            DatabaseKind::Postgres => format!("id = ANY({argument}::text::bigint[])"),
         }
     }
 

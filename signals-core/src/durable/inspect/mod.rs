@@ -1,6 +1,7 @@
 //! What an operator does with deliveries: counts, lists, retries and discards them.
 
 mod bounded;
+mod candidates;
 mod filter;
 mod replay;
 mod status;
@@ -10,7 +11,7 @@ use crate::database::backend::DatabaseKind;
 use crate::database::writer::{Verb, Writer};
 use crate::durable::claim::now;
 use crate::durable::schema::explained;
-use crate::durable::sql::Sql;
+use crate::durable::sql::{Sql, list};
 use crate::durable::{Deliveries, wake};
 use crate::error::Result;
 
@@ -124,6 +125,9 @@ impl Deliveries {
     /// Returns the deliveries that the filter selects, the oldest first unless the filter says otherwise. Kept deliveries are selected only by the
     /// state [`Done`](DeliveryState::Done).
     ///
+    /// It is fast if millions wait. On PostgreSQL, a list of [running](DeliveryState::Running) deliveries lacks those without an ordering key whose
+    /// lease has ended, because their worker was killed, as long as more than [`Status::BOUND`] due deliveries of the receiver are run before them.
+    ///
     /// See the example of [`DeliveryFilter`].
     ///
     /// # Errors
@@ -139,9 +143,24 @@ impl Deliveries {
         let (table, selection) = filter.selection(kind);
         let columns = stored::columns(kind, !filter.has_no_payloads, table);
         let (name, conditions) = (table.name(), &selection.conditions);
-        let text = format!("SELECT {columns} FROM {name} WHERE {conditions}");
         let limit = filter.limit.unwrap_or(DeliveryFilter::LISTED);
-        let sql = selection.bind(Sql::new(kind, &text), limit);
+        let candidates = match table {
+            Table::Stored => candidates::read(&mut conn, filter.names(), filter.state).await,
+            // An index has them in the order of the list.
+            Table::Kept => Ok(None),
+        };
+        let sql = match candidates.map_err(explained)? {
+            None => {
+                let text = format!("SELECT {columns} FROM {name} WHERE {conditions}");
+                selection.bind(Sql::new(kind, &text), limit)
+            }
+            Some(ids) => {
+                let among = selection.among(kind);
+                let text = format!("SELECT {columns} FROM {name} WHERE {among} AND {conditions}");
+                let ids = list(kind, ids.into_iter());
+                selection.bind(Sql::new(kind, &text), limit).bind(ids)
+            }
+        };
         let rows: Vec<stored::Columns> = sql.fetch(&mut conn).await.map_err(explained)?;
         Ok(rows.into_iter().map(|columns| columns.0).collect())
     }

@@ -1,0 +1,116 @@
+//! Finds the deliveries of a list by the indexes of `signals_delivery`. A list is in the order of the ids, so the database would otherwise
+//! read the rows in this order, and a million others before those of a receiver with few deliveries, or before those that run.
+
+use super::bounded::{INDEXED, stored_receivers};
+use super::{DeliveryState, Status};
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::durable::claim::now;
+use crate::durable::sql::Sql;
+use crate::error::Result;
+
+/// How many deliveries of one index are candidates. With more of them, the rows are found soon in the order of the ids.
+const BOUND: usize = Status::BOUND as usize;
+/// The same for deliveries that are due later. All that run are among them, and they may be rare among the rows.
+const LATER: usize = 10_000;
+
+/// The deliveries of one receiver that one index contains.
+struct Part {
+    condition: String,
+    /// The order of the index.
+    order: &'static str,
+    limit: usize,
+    /// Whether the part may have more deliveries than the limit.
+    is_bounded: bool,
+}
+
+/// The ids of all stored deliveries in this state of these receivers, and of others. `None` if there may be more than the indexes find quickly.
+pub(super) async fn read(
+    conn: &mut Conn<'_>,
+    names: Option<Vec<String>>,
+    state: Option<DeliveryState>,
+) -> Result<Option<Vec<i64>>> {
+    let kind = conn.kind();
+    let is_running = state == Some(DeliveryState::Running);
+    let names = match names {
+        // An index has them in the order of the ids.
+        _ if is_running && kind == DatabaseKind::Sqlite => return Ok(None),
+        Some(names) => names,
+        None if is_running => stored_receivers(conn).await?,
+        None => return Ok(None),
+    };
+    let parts: Vec<_> = parts(state, kind).iter().map(|part| (part.text(), part.bound())).collect();
+    let mut ids = Vec::new();
+    for name in &names {
+        for (text, bound) in &parts {
+            let sql = Sql::new(kind, text).bind(name.as_str());
+            let found: Vec<(i64,)> = sql.fetch(conn).await?;
+            if found.len() > *bound {
+                return Ok(None);
+            }
+            ids.extend(found.into_iter().map(|(id,)| id));
+        }
+    }
+    Ok(Some(ids))
+}
+
+/// The indexes that together contain all deliveries of a receiver in this state.
+fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
+    let now = now(kind);
+    let part = |condition: &str, order, limit| Part {
+        condition: condition.to_owned(),
+        order,
+        limit,
+        is_bounded: false,
+    };
+    let [unordered, ordered, dead] = INDEXED;
+    let of_unordered = |condition: &str| format!("{unordered} AND {condition}");
+    let is_dead = part(dead, "id", BOUND);
+    match state {
+        Some(DeliveryState::Running) => vec![
+            part("worker IS NOT NULL AND ordering_key IS NOT NULL", "ordering_key", LATER),
+            part(&of_unordered(&format!("run_at > {now}")), "run_at, id", LATER),
+            // Their leases have ended. They are claimed in this order, so those behind many others are found only later.
+            Part {
+                is_bounded: true,
+                ..part(&of_unordered(&format!("run_at <= {now}")), "run_at, id", BOUND)
+            },
+        ],
+        Some(DeliveryState::Retrying) => {
+            vec![part("dead_at IS NULL AND error IS NOT NULL", "run_at, id", BOUND)]
+        }
+        Some(DeliveryState::Dead) => vec![is_dead],
+        Some(DeliveryState::Waiting | DeliveryState::Done) | None => {
+            vec![
+                part(unordered, "run_at, id", BOUND),
+                part(ordered, "ordering_key, id", BOUND),
+                is_dead,
+            ]
+        }
+    }
+}
+
+impl Part {
+    /// The statement that reads the ids of the receiver `$1`. The limit is a literal, because as an argument it would lead to a plan for any
+    /// number of rows.
+    fn text(&self) -> String {
+        let Self { condition, order, limit, is_bounded } = self;
+        let of_receiver = |columns: &str, limit: usize| {
+            format!(
+                "SELECT {columns} FROM signals_delivery WHERE receiver = $1 AND {condition} ORDER BY {order} LIMIT {limit}"
+            )
+        };
+        match is_bounded {
+            true => {
+                let first = of_receiver("id, worker", *limit);
+                format!("SELECT id FROM ({first}) AS first WHERE worker IS NOT NULL")
+            }
+            false => of_receiver("id", limit + 1),
+        }
+    }
+
+    /// How many rows of the statement are all that there are.
+    fn bound(&self) -> usize {
+        self.limit
+    }
+}
