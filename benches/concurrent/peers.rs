@@ -16,7 +16,7 @@ pub(crate) struct Peer {
 impl Peer {
     /// The peers that are built and can write to such a database.
     pub(crate) fn built(kind: Kind) -> Vec<Self> {
-        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("benches/peers");
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("peers");
         let rust = |name: &str| vec![folder.join(format!("target/release/peer-{name}"))];
         let django = vec![folder.join(".work/venv/bin/python"), folder.join("django/peer.py")];
         let mut all = vec![

@@ -56,6 +56,15 @@ pub(crate) async fn measure<DB: ByHand>(database: &Database, effort: Effort) -> 
             })
             .await
         }),
+        Case::new("sqlx, to the end of the statement", HELD, async |ways: &mut Ways<DB>| {
+            let mut users = users();
+            timed(async {
+                for user in &mut users {
+                    DB::insert_to_the_end(DB::pooled(&mut ways.held), user).await;
+                }
+            })
+            .await
+        }),
         Case::new("save(&mut conn)", HELD, async |ways: &mut Ways<DB>| {
             let mut users = users();
             timed(async {
