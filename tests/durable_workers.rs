@@ -1,6 +1,9 @@
 //! What a worker claims, and when.
 #![allow(missing_docs)]
 
+#[cfg(feature = "postgres")]
+#[path = "common/clock.rs"]
+mod clock;
 mod common;
 
 use std::sync::LazyLock;
@@ -194,22 +197,7 @@ async fn a_worker_uses_only_the_clock_of_the_server() {
     let _turn = SCENE.begin().await;
     for offset in ["+ interval '1 hour'", "- interval '1 hour'"] {
         let test = common::TestDb::postgres("clock").await;
-        // Functions of these names that precede those of the server.
-        for (name, volatility) in
-            [("clock_timestamp", "VOLATILE"), ("statement_timestamp", "STABLE")]
-        {
-            let sql = format!(
-                "CREATE SCHEMA IF NOT EXISTS other; CREATE FUNCTION other.{name}() RETURNS timestamptz LANGUAGE sql {volatility} \
-                 AS $$ SELECT pg_catalog.{name}() {offset} $$"
-            );
-            execute(&test.db, &sql).await;
-        }
-        let path =
-            format!("ALTER DATABASE {} SET search_path = other, pg_catalog, public", test.name());
-        execute(&test.db, &path).await;
-        let db = Db::connect(&test.url).await.unwrap();
-        let sql = "SELECT abs(extract(epoch FROM clock_timestamp() - now()))::bigint";
-        assert!(db.query(sql).fetch_one::<(i64,)>().await.unwrap().0 > 3000);
+        let db = clock::shifted(&test, offset).await;
         table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
         db.deliveries().setup().await.unwrap();
         let options = || db.deliveries().worker().lease(Duration::from_secs(600));

@@ -8,11 +8,13 @@ mod common;
 mod server;
 
 use std::collections::BTreeSet;
+use std::os::unix::process::ExitStatusExt;
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use common::{count, table};
+use common::{count, table, url};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use server::{NatsServer, shop, stored, until};
@@ -22,6 +24,7 @@ use signals_nats::{NatsPublisher, StreamConfig};
 use sqlx_signals::Error;
 use sqlx_signals::durable::{DeliveryFilter, DeliveryState, Message, Publisher};
 use sqlx_signals::prelude::*;
+use tokio::process::Command;
 
 #[derive(Debug, Clone, Model, Serialize, Deserialize)]
 #[model(table = "users", publish = "shop.user")]
@@ -84,6 +87,35 @@ impl Publisher for LosesAcknowledgements {
         }
         results.into_iter().map(|_| Err(Error::other("the acknowledgement is lost"))).collect()
     }
+}
+
+/// Publishes, and sends SIGKILL to its process before the relay deletes anything.
+struct IsKilled(NatsPublisher);
+
+impl Publisher for IsKilled {
+    async fn publish(&self, messages: &[Message]) -> Vec<Result<()>> {
+        let results = self.0.publish(messages).await;
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        let id = std::process::id().to_string();
+        Command::new("kill").args(["-9", &id]).status().await.unwrap();
+        std::future::pending().await
+    }
+}
+
+/// The child process: a relay that is killed.
+#[tokio::test]
+async fn relay_process() {
+    let variable = |name| std::env::var(name).ok();
+    let (Some(url), Some(nats)) = (variable("SIGNALS_RELAY_URL"), variable("SIGNALS_RELAY_NATS"))
+    else {
+        return;
+    };
+    let db = Db::connect(&url).await.unwrap();
+    let publisher = NatsPublisher::new(async_nats::connect(nats).await.unwrap(), shop());
+    publisher.setup().await.unwrap();
+    let relay = db.deliveries().relay("shop", IsKilled(publisher)).lease(Duration::from_secs(1));
+    let _relay = relay.spawn().await.unwrap();
+    std::future::pending().await
 }
 
 on_every_database! {
@@ -156,6 +188,33 @@ on_every_database! {
         relay.shutdown().await.unwrap();
         assert!(batches.load(Ordering::Relaxed) > 1);
         assert_eq!(orders(&server.messages("SHOP", 20).await).len(), 20);
+    }
+
+    async fn a_relay_that_is_killed_between_publishing_and_deleting_repeats_no_message(db: Db) {
+        setup(&db).await;
+        let server = NatsServer::start().await;
+        let client = server.client().await;
+        pay(&db, 0..20).await;
+        // The second one publishes again what the first one has claimed.
+        for claims in 1..=2 {
+            let mut relay = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "relay_process", "--test-threads=1"])
+                .env("SIGNALS_RELAY_URL", url(&db).await)
+                .env("SIGNALS_RELAY_NATS", server.url())
+                .stdout(Stdio::null())
+                .kill_on_drop(true)
+                .spawn()
+                .unwrap();
+            assert_eq!(relay.wait().await.unwrap().signal(), Some(9));
+            assert_eq!(count(&db, &format!("signals_delivery WHERE claim = {claims}")).await, 20);
+            assert_eq!(stored(&client, "SHOP").await, 20);
+        }
+        let publisher = NatsPublisher::new(client, shop());
+        let relay = db.deliveries().relay("shop", publisher).spawn().await.unwrap();
+        until_deleted(&db).await;
+        relay.shutdown().await.unwrap();
+        let orders: BTreeSet<_> = orders(&server.messages("SHOP", 20).await).into_iter().collect();
+        assert_eq!(orders, (0..20).collect());
     }
 
     async fn events_wait_while_the_stream_is_full(db: Db) {

@@ -1,5 +1,6 @@
 //! Starts both services, kills them at random moments, and compares their databases.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,15 @@ use tokio::process::{Child, Command};
 use tokio::time::sleep;
 
 use crate::shipping::{self, Shipment};
-use crate::shop::{self, ORDERS, Order};
-use crate::{COMMAND, nats, variable};
+use crate::shop::{self, Order};
+use crate::{COMMAND, nats, orders, variable};
 
 /// How often each service is killed at least.
 const KILLS: usize = 8;
-/// How long everything may take.
-const LIMIT: Duration = Duration::from_secs(50);
+/// How long everything may take, for the number of orders.
+fn limit(orders: i64) -> Duration {
+    Duration::from_secs(50) + Duration::from_millis(orders.unsigned_abs() * 10)
+}
 
 pub(crate) async fn run() -> Result<()> {
     let world = World::create().await?;
@@ -69,22 +72,28 @@ impl World {
         Ok(())
     }
 
-    /// Kills the services until all orders are taken, and compares the orders with the shipments.
+    /// Kills the services until all orders are taken and half of them are shipped. Then waits for the rest, and compares the orders with the
+    /// shipments.
     async fn show(&self) -> Result<()> {
-        let begun = Instant::now();
+        let (begun, orders) = (Instant::now(), orders()?);
+        let check_time = |problem: &str| check_time(begun, limit(orders), problem);
         let shop = shop::database(&self.shop).await?;
         let shipping = shipping::database(&self.shipping).await?;
+        // In a long test, a service runs for some seconds before it is killed.
+        let pauses = u32::try_from(orders / 100_000).unwrap_or(u32::MAX).clamp(1, 10);
         let mut services = [self.start("shop")?, self.start("shipping")?];
-        let is_killed = |services: &[Service]| services.iter().all(|s| s.kills >= KILLS);
-        while !is_killed(&services) || Order::query("").count(&shop).await? < ORDERS {
-            sleep(Duration::from_millis(fastrand::u64(20..600))).await;
+        while services.iter().any(|service| service.kills < KILLS)
+            || Order::query("").count(&shop).await? < orders
+            || Shipment::query("").count(&shipping).await? < orders / 2
+        {
+            sleep(Duration::from_millis(fastrand::u64(20..600)) * pauses).await;
             services[fastrand::usize(..2)].kill(self).await?;
-            check_time(begun, "the services were not killed often enough")?;
+            check_time("the services were not killed often enough")?;
         }
         while !self.is_done(&shop, &shipping).await? {
             sleep(Duration::from_millis(50)).await;
             services.iter_mut().try_for_each(Service::check)?;
-            check_time(begun, "not everything is shipped")?;
+            check_time("not everything is shipped")?;
         }
         for Service { name, kills, .. } in &services {
             println!("{name}: killed {kills} times");
@@ -93,14 +102,14 @@ impl World {
             "messages that the shipping service has received: {}",
             self.consumer().await?.delivered.consumer_sequence
         );
-        let paid = Order::query("WHERE paid ORDER BY id").fetch_all(&shop).await?;
-        let paid: Vec<_> = paid.iter().filter_map(|order| order.id).collect();
-        let shipped = Shipment::query("ORDER BY order_id").fetch_all(&shipping).await?;
-        let shipped: Vec<_> = shipped.iter().map(|shipment| shipment.order_id).collect();
-        println!("orders: {ORDERS}, paid: {}, shipments: {}", paid.len(), shipped.len());
-        if paid != shipped {
-            let text = format!("the paid orders {paid:?} are not the shipped ones {shipped:?}");
-            return Err(Error::other(text));
+        let (paid, shipped) = (paid(&shop).await?, shipped(&shipping).await?);
+        let lost = paid.iter().filter(|order| !shipped.contains_key(order)).count();
+        let twice = shipped.values().filter(|shipments| **shipments > 1).count();
+        let unpaid = shipped.keys().filter(|order| paid.binary_search(order).is_err()).count();
+        println!("orders: {orders}, paid: {}, shipped: {}", paid.len(), shipped.len());
+        println!("not shipped: {lost}, shipped twice: {twice}, shipped but not paid: {unpaid}");
+        if lost + twice + unpaid > 0 {
+            return Err(Error::other("the paid orders are not the shipped ones"));
         }
         println!("every paid order was shipped exactly once");
         Ok(())
@@ -120,14 +129,14 @@ impl World {
 
     /// Whether no event waits, in the database of the shop, in the broker or in the database of the shipping service.
     async fn is_done(&self, shop: &Db, shipping: &Db) -> Result<bool> {
-        if waiting(shop).await? > 0 {
+        if is_waiting(shop).await? {
             return Ok(false);
         }
         let consumer = self.consumer().await?;
         if consumer.num_pending > 0 || consumer.num_ack_pending > 0 {
             return Ok(false);
         }
-        Ok(waiting(shipping).await? == 0)
+        Ok(!is_waiting(shipping).await?)
     }
 
     /// How far the shipping service has read the stream.
@@ -138,20 +147,32 @@ impl World {
     }
 }
 
-/// How many events or deliveries wait in a database.
-async fn waiting(db: &Db) -> Result<i64> {
-    let waiting = db.query("SELECT count(*) FROM signals_delivery").fetch_one::<(i64,)>().await?;
-    Ok(waiting.0)
+/// Whether an event or a delivery waits in a database.
+async fn is_waiting(db: &Db) -> Result<bool> {
+    let waiting = db.query("SELECT id FROM signals_delivery LIMIT 1").fetch_optional::<(i64,)>();
+    Ok(waiting.await?.is_some())
+}
+
+/// The ids of the paid orders, in their order.
+async fn paid(shop: &Db) -> Result<Vec<i64>> {
+    let paid = shop.query("SELECT id FROM orders WHERE paid ORDER BY id").fetch_all::<(i64,)>();
+    Ok(paid.await?.into_iter().map(|(id,)| id).collect())
+}
+
+/// How often each order was shipped.
+async fn shipped(shipping: &Db) -> Result<BTreeMap<i64, i64>> {
+    let counted = "SELECT order_id, count(*) FROM shipments GROUP BY order_id";
+    Ok(shipping.query(counted).fetch_all::<(i64, i64)>().await?.into_iter().collect())
 }
 
 fn unusable(server: &str, error: impl std::fmt::Display) -> Error {
     Error::other(format!("{server} cannot be used: {error}; run this program with `{COMMAND}`"))
 }
 
-fn check_time(begun: Instant, problem: &str) -> Result<()> {
-    match begun.elapsed() < LIMIT {
+fn check_time(begun: Instant, limit: Duration, problem: &str) -> Result<()> {
+    match begun.elapsed() < limit {
         true => Ok(()),
-        false => Err(Error::other(format!("after {LIMIT:?}, {problem}"))),
+        false => Err(Error::other(format!("after {limit:?}, {problem}"))),
     }
 }
 

@@ -3,6 +3,8 @@
 //!
 //! `scripts/with-nats scripts/with-postgres cargo run -p two-services`
 //!
+//! `ORDERS=1000000` before it makes it a long test; there are 400 orders by default.
+//!
 //! Each service is this program with its name as the argument. In a real system, each of them is a program of its own.
 
 mod demo;
@@ -32,6 +34,14 @@ async fn nats() -> Result<(Client, StreamConfig)> {
         ..StreamConfig::default()
     };
     Ok((client, stream))
+}
+
+/// How many orders the shop takes. Then it only publishes.
+fn orders() -> Result<i64> {
+    match std::env::var("ORDERS") {
+        Ok(orders) => orders.parse().map_err(Error::other),
+        Err(_) => Ok(400),
+    }
 }
 
 /// A variable of the environment.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use signals_nats::NatsPublisher;
 use sqlx_signals::prelude::*;
 
-use crate::{LEASE, nats, variable};
+use crate::{LEASE, nats, orders, variable};
 
 #[derive(Debug, Clone, Model)]
 #[model(table = "orders")]
@@ -34,9 +34,6 @@ async fn announce_payment(saved: PostSave<'_, Order>, conn: &mut Conn<'_>) -> Re
     Ok(())
 }
 
-/// How many orders the shop takes. Then it only publishes.
-pub(crate) const ORDERS: i64 = 400;
-
 pub(crate) async fn database(url: &str) -> Result<Db> {
     let db = Db::connect(url).await?;
     let orders = "CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, customer TEXT NOT NULL, paid BOOLEAN NOT NULL)";
@@ -60,15 +57,21 @@ pub(crate) async fn run() -> Result<()> {
 
 /// Customers order, and most of them pay.
 async fn sell(db: &Db) -> Result<()> {
-    while Order::query("").count(db).await? < ORDERS {
-        let mut order = Order { id: None, customer: "Ann".into(), paid: false };
-        order.save(db).await?;
+    let orders = orders()?;
+    // As many customers at the same time as it takes to have all orders soon.
+    let customers = (orders / 400).clamp(1, 500);
+    while Order::query("").count(db).await? < orders {
+        let customer = |_| Order { id: None, customer: "Ann".into(), paid: false };
+        let mut new: Vec<_> = (0..customers).map(customer).collect();
+        Order::insert_many(db, &mut new).await?;
         // The bank takes a moment, and refuses every fifth payment.
         tokio::time::sleep(Duration::from_millis(fastrand::u64(1..20))).await;
-        if fastrand::u8(..5) > 0 {
+        let mut tx = db.begin().await?;
+        for order in new.iter_mut().filter(|_| fastrand::u8(..5) > 0) {
             order.paid = true;
-            order.save(db).await?;
+            order.save(&mut tx).await?;
         }
+        tx.commit().await?;
     }
     std::future::pending().await
 }

@@ -1,8 +1,10 @@
 //! What fails: the server, the database, processes, the consumer, and acknowledgements that come too late.
+//!
+//! `SIGNALS_LONG=1` makes the server be down for a minute.
 
 use std::process::Stdio;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use signals_nats::StreamConfig;
 use signals_nats::async_nats::header::{HeaderMap, NATS_MESSAGE_ID};
@@ -16,7 +18,8 @@ use super::{
     OrderPaid, Services, assert_shipped, consumer, pay, relay, setup, subscriber,
     until_acknowledged, until_shipped,
 };
-use crate::common::{another, count, execute, url};
+use crate::clock;
+use crate::common::{TestDb, another, count, execute, url};
 use crate::server::{NatsServer, shop, until};
 
 /// The orders from here on hold up the transaction that takes them: this one on SQLite, and the next one on PostgreSQL.
@@ -76,6 +79,29 @@ crate::on_every_database! {
         until_shipped(&db, 400).await;
         services.stop().await;
         assert_shipped(&db, 0..400).await;
+    }
+
+    async fn events_that_are_stored_while_the_server_is_down_for_long_are_taken_once(db: Db) {
+        setup(&db).await;
+        let mut server = NatsServer::start().await;
+        let services = Services::start(&db, &server.client().await).await;
+        pay(&db, 0..10).await;
+        until_shipped(&db, 10).await;
+        let is_long = std::env::var_os("SIGNALS_LONG").is_some();
+        let outage = Duration::from_secs(if is_long { 60 } else { 3 });
+        server.kill();
+        let (killed, mut orders) = (Instant::now(), 10);
+        while killed.elapsed() < outage {
+            pay(&db, orders..orders + 10).await;
+            orders += 10;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+        }
+        assert_eq!((count(&db, "signals_delivery").await, count(&db, "shipments").await), (orders - 10, 10));
+        server.restart().await;
+        until_shipped(&db, orders).await;
+        until_acknowledged(&server.client().await).await;
+        services.stop().await;
+        assert_shipped(&db, 0..orders).await;
     }
 
     async fn two_relays_and_two_subscribers_of_one_database_take_each_message_once(db: Db) {
@@ -206,5 +232,34 @@ crate::on_every_database! {
         until_shipped(&db, 30).await;
         services.stop().await;
         assert_shipped(&db, 0..30).await;
+    }
+}
+
+/// The clock of the database is an hour ahead of the relay's and the subscriber's, or behind it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_relay_and_a_subscriber_use_only_the_clock_of_the_database() {
+    for offset in ["+ interval '1 hour'", "- interval '1 hour'"] {
+        let test = TestDb::postgres("nats_clock").await;
+        let db = clock::shifted(&test, offset).await;
+        setup(&db).await;
+        let server = NatsServer::start().await;
+        pay(&db, 0..1).await;
+        // Another relay has claimed it, and its lease ends in ten minutes.
+        let lease = |end: &str| {
+            format!(
+                "UPDATE signals_delivery SET worker = 'other', claim = 1, run_at = clock_timestamp() {end}"
+            )
+        };
+        execute(&db, &lease("+ interval '10 minutes'")).await;
+        let services = Services::start(&db, &server.client().await).await;
+        pay(&db, 1..10).await;
+        until(async || count(&db, "shipments").await == 9).await;
+        until(async || count(&db, "signals_delivery").await == 1).await;
+        execute(&db, &lease("")).await;
+        until_shipped(&db, 10).await;
+        services.stop().await;
+        assert_shipped(&db, 0..10).await;
+        db.close().await;
+        test.passed().await;
     }
 }

@@ -1,6 +1,8 @@
 //! Receives from a real NATS server.
 #![allow(missing_docs)]
 
+#[path = "../../../tests/common/clock.rs"]
+mod clock;
 #[path = "../../../tests/common/mod.rs"]
 mod common;
 mod failures;
