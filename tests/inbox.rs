@@ -3,16 +3,19 @@
 
 mod common;
 
+use std::sync::Mutex;
 use std::time::Duration;
 
 use common::{count, table};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sqlx_signals::durable::{
-    DeliveryFilter, DeliveryState, Inbox, Receipt, StoredDelivery, Uuid, migrations,
+    DeliveryFilter, DeliveryState, Inbox, Message, Publisher, Receipt, StoredDelivery, Uuid,
+    migrations,
 };
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, Error, testing};
+use tokio::sync::oneshot;
 
 #[derive(Debug, Signal, Serialize, Deserialize)]
 #[signal(subscribe = "shop.order_paid")]
@@ -66,6 +69,46 @@ async fn check_order(paid: &OrderPaid, conn: &mut Conn<'_>) -> Result<()> {
     match refused.fetch_optional::<(i64,)>().await? {
         Some(_) => Err(Error::other("there is no such order")),
         None => Ok(()),
+    }
+}
+
+/// What is thrown is caught, as if two services did so.
+#[derive(Debug, Signal, Serialize, Deserialize)]
+#[signal(publish = "ring.ball")]
+struct Thrown {
+    turn: u32,
+}
+
+#[derive(Debug, Signal, Serialize, Deserialize)]
+#[signal(subscribe = "ring.ball")]
+struct Caught {
+    turn: u32,
+}
+
+#[receiver(Caught, durable)]
+async fn throw_again(caught: &Caught, conn: &mut Conn<'_>) -> Result<()> {
+    Thrown { turn: caught.turn + 1 }.send(conn).await?;
+    Ok(())
+}
+
+/// A broker that delivers every message at once.
+struct Ring {
+    db: Db,
+    /// Is told that a message is dead.
+    dead: Mutex<Option<oneshot::Sender<()>>>,
+}
+
+impl Publisher for Ring {
+    async fn publish(&self, messages: &[Message]) -> Vec<Result<()>> {
+        for message in messages {
+            let receipt =
+                self.db.inbox().receive(message.subject(), message.body().as_bytes()).await;
+            if receipt.unwrap() == Receipt::Dead {
+                let dead = self.dead.lock().unwrap().take();
+                dead.unwrap().send(()).unwrap();
+            }
+        }
+        messages.iter().map(|_| Ok(())).collect()
     }
 }
 
@@ -197,6 +240,28 @@ on_every_database! {
         assert_eq!(count(&db, "signals_inbox").await, 4);
     }
 
+    async fn a_cycle_between_services_ends_at_the_recursion_limit(db: Db) {
+        setup(&db).await;
+        let (dead, is_dead) = oneshot::channel();
+        let ring = Ring { db: db.clone(), dead: Mutex::new(Some(dead)) };
+        let relay = db.deliveries().relay("ring", ring).spawn().await.unwrap();
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        Thrown { turn: 0 }.send(&db).await.unwrap();
+        is_dead.await.unwrap();
+        worker.shutdown().await.unwrap();
+        relay.shutdown().await.unwrap();
+        let dead = list(&db, DeliveryState::Dead).await;
+        let error = dead[0].error.as_deref().unwrap();
+        assert_eq!((dead.len(), dead[0].receiver.as_str()), (1, "subscribe ring.ball"));
+        assert!(error.contains("16") && error.contains("publish ring.ball → "), "{error}");
+        assert!(dead[0].payload.contains("\\\"turn\\\":8"), "{}", dead[0].payload);
+        assert_eq!(count(&db, "signals_delivery").await, 1);
+        // An operator retries it, and the chain is as long as before.
+        db.deliveries().retry(dead[0].id).await.unwrap();
+        testing::deliver(&db).await.unwrap();
+        assert_eq!(list(&db, DeliveryState::Dead).await.len(), 1);
+    }
+
     async fn a_message_that_is_too_large_for_a_delivery_is_kept(db: Db) {
         setup(&db).await;
         let small = db.deliveries().max_payload(20);
@@ -220,7 +285,7 @@ on_every_database! {
         setup(&db).await;
         let error = db.inbox().receive("shop.other", b"{}").await.unwrap_err();
         assert_eq!(error.to_string(), "no signal of this program has `subscribe = \"shop.other\"`");
-        assert_eq!(Inbox::subjects().into_iter().collect::<Vec<_>>(), [SUBJECT]);
+        assert_eq!(Inbox::subjects().into_iter().collect::<Vec<_>>(), ["ring.ball", SUBJECT]);
     }
 
     async fn old_messages_are_pruned(db: Db) {

@@ -9,8 +9,9 @@ use uuid::Uuid;
 use crate::database::db::Db;
 use crate::durable::carry::{self, CarriedValues};
 use crate::durable::trace;
-use crate::error::BoxError;
+use crate::error::{BoxError, Error, Result};
 use crate::signal::parameter::{Context, Parameter, phase};
+use crate::task::chain::recursion_limit;
 
 tokio::task_local! {
     /// The delivery that the task is running.
@@ -93,7 +94,32 @@ pub(crate) struct Cause {
     pub(crate) carried: CarriedValues,
 }
 
+/// Separates the receivers of a chain in a CloudEvent.
+const SEPARATOR: &str = ", ";
+
 impl Cause {
+    /// The receivers of the chain and the next one, as the attribute `causationchain` of a CloudEvent.
+    pub(crate) fn chain_with(&self, next: &str) -> String {
+        let receivers = self.receivers.iter().map(String::as_str);
+        receivers.chain([next]).collect::<Vec<_>>().join(SEPARATOR)
+    }
+
+    /// The receivers of the attribute.
+    pub(crate) fn receivers_of(chain: &str) -> Vec<String> {
+        chain.split(SEPARATOR).map(str::to_owned).collect()
+    }
+
+    /// # Errors
+    ///
+    /// [`Error::Recursion`] if the chain is as long as the limit.
+    pub(crate) fn check_length(&self) -> Result<()> {
+        let limit = recursion_limit();
+        if self.receivers.len() < limit {
+            return Ok(());
+        }
+        Err(Error::Recursion { chain: self.receivers.join(" → "), limit })
+    }
+
     /// What causes the events that the task stores now through this `Db`. `None` outside of a delivery, without a trace and carried values.
     /// An event that was received from another service is the one that the task is running, so it has the same cause.
     ///

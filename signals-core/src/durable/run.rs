@@ -23,7 +23,6 @@ use crate::durable::trace;
 use crate::error::{Error, Result};
 use crate::signal::dispatch::run_durable;
 use crate::signal::operation_context::OperationContext;
-use crate::task::chain;
 use crate::task::info::DurableOptions;
 use crate::task::intern::interned;
 use crate::task::span::{span, traced};
@@ -83,11 +82,7 @@ impl Run {
             (Err(error), ..) | (_, Err(error), _) => return Err(undecodable(claimed, &error)),
             (.., Err(error)) => return Err(undecodable(claimed, &error)),
         };
-        let limit = chain::recursion_limit();
-        if cause.receivers.len() >= limit {
-            let chain = cause.receivers.join(" → ");
-            return Err(dead(Error::Recursion { chain, limit }.to_string(), true));
-        }
+        cause.check_length().map_err(|error| dead(error.to_string(), true))?;
         let arrived = carry::decoded(&cause.carried);
         let arrived = arrived.map_err(|error| undecodable(claimed, &error))?;
         let since = Duration::from_millis(u64::try_from(claimed.stored_at).unwrap_or_default());

@@ -48,7 +48,7 @@ pub fn take_kept<'a>(
         let conn = cx.conn().ok_or("it runs without a transaction")?;
         match decode(&message.subject, message.body.as_bytes())? {
             Ok(decoded) => Ok(decoded.send(conn).await?),
-            Err(undecodable) => Err(Retry::never(undecodable.error).into()),
+            Err(refused) => Err(Retry::never(refused.error).into()),
         }
     })
 }
@@ -75,7 +75,7 @@ impl Inbox {
         let Keep { subject, error, is_dead, .. } = keep;
         let Identity { source, event, .. } = message;
         if is_dead {
-            tracing::error!(subject, source, event, error, "a message cannot be decoded");
+            tracing::error!(subject, source, event, error, "a message is dead");
             return Ok(Receipt::Dead);
         }
         tracing::warn!(subject, source, event, error, "a message is taken later");

@@ -22,6 +22,7 @@ struct CloudEvent<'e> {
     data: &'e serde_json::value::RawValue,
     correlationid: Option<String>,
     causationid: Option<String>,
+    causationchain: Option<String>,
     traceparent: Option<String>,
 }
 
@@ -43,9 +44,9 @@ pub(super) struct Decoded {
     signals: Vec<Box<dyn ReceivedSignal>>,
 }
 
-/// A message that cannot be decoded.
+/// A message that cannot be decoded, or whose chain of events is too long.
 #[derive(Debug)]
-pub(super) struct Undecodable {
+pub(super) struct Refused {
     pub(super) identity: Identity,
     pub(super) error: String,
 }
@@ -61,7 +62,7 @@ const LONGEST: usize = 1000;
 /// # Errors
 ///
 /// If no signal has this subject.
-pub(super) fn decode(subject: &str, body: &[u8]) -> Result<Result<Decoded, Undecodable>> {
+pub(super) fn decode(subject: &str, body: &[u8]) -> Result<Result<Decoded, Refused>> {
     let mut subscriptions = Subscription::to(subject).peekable();
     if subscriptions.peek().is_none() {
         return Err(Error::other(format!(
@@ -72,17 +73,20 @@ pub(super) fn decode(subject: &str, body: &[u8]) -> Result<Result<Decoded, Undec
         Ok(event) => event,
         Err(error) => {
             let error = format!("the message is not a CloudEvent with data in JSON: {error}");
-            return Ok(Err(Undecodable { identity: Identity::of_body(body), error }));
+            return Ok(Err(Refused { identity: Identity::of_body(body), error }));
         }
     };
     let identity = Identity::of(&event);
+    if let Err(error) = identity.cause.check_length() {
+        return Ok(Err(Refused { identity, error: error.to_string() }));
+    }
     let signals: Result<Vec<_>, _> =
         subscriptions.map(|subscription| subscription.decode(event.data.get())).collect();
     Ok(match signals {
         Ok(signals) => Ok(Decoded { identity, subject: subject.to_owned(), signals }),
         Err(error) => {
             let error = format!("the data of the message cannot be decoded: {error}");
-            Err(Undecodable { identity, error })
+            Err(Refused { identity, error })
         }
     })
 }
@@ -96,6 +100,7 @@ impl Identity {
         let cause = Cause {
             correlation: event.correlationid.as_ref().map(uuid),
             caused_by: event.causationid.as_ref().map(uuid),
+            receivers: event.causationchain.as_deref().map(Cause::receivers_of).unwrap_or_default(),
             traceparent: event.traceparent.clone(),
             ..Cause::default()
         };

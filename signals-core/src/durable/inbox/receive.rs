@@ -4,7 +4,7 @@ use tracing::Span;
 
 use super::Inbox;
 use super::keep::Keep;
-use super::message::{Decoded, Identity, Undecodable, decode};
+use super::message::{Decoded, Identity, Refused, decode};
 use crate::durable::schema::explained;
 use crate::durable::sql::Sql;
 use crate::durable::trace;
@@ -23,7 +23,8 @@ pub enum Receipt {
     /// A receiver that runs in the transaction has failed. The message is stored as a delivery of `subscribe <subject>`, by which a worker takes
     /// it later.
     Failed,
-    /// It cannot be decoded. It is stored as a dead delivery of `subscribe <subject>`, which an operator can retry or discard.
+    /// It cannot be decoded, or the chain of events that has caused it is longer than the
+    /// [limit](crate::Registry::set_recursion_limit). It is stored as a dead delivery of `subscribe <subject>`, which an operator can retry or discard.
     Dead,
 }
 
@@ -52,7 +53,7 @@ impl Inbox {
     pub async fn receive(&self, subject: &str, body: &[u8]) -> Result<Receipt> {
         let decoded = match decode(subject, body)? {
             Ok(decoded) => decoded,
-            Err(Undecodable { identity, error }) => {
+            Err(Refused { identity, error }) => {
                 let receipt = self.keep(&identity, Keep { subject, body, error, is_dead: true });
                 return receipt.await;
             }

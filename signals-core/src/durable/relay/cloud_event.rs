@@ -33,6 +33,7 @@ struct CloudEvent<'e> {
     correlationid: Uuid,
     #[serde(skip_serializing_if = "Option::is_none")]
     causationid: Option<Uuid>,
+    causationchain: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<&'e str>,
     data: Box<RawValue>,
@@ -76,6 +77,7 @@ pub(super) fn message(
         partitionkey: claimed.ordering_key.as_ref().and(key.as_deref()),
         correlationid: cause.correlation.unwrap_or(id),
         causationid: cause.caused_by,
+        causationchain: cause.chain_with(&claimed.receiver),
         traceparent: cause.traceparent.as_deref(),
         data,
     };
