@@ -92,10 +92,11 @@ crate::on_every_database! {
         server.kill();
         let (killed, mut orders) = (Instant::now(), 10);
         while killed.elapsed() < outage {
-            pay(&db, orders..orders + 10).await;
-            orders += 10;
+            pay(&db, orders..orders + 5).await;
+            orders += 5;
             tokio::time::sleep(Duration::from_millis(500)).await;
         }
+        assert!(orders < SLOW);
         assert_eq!((count(&db, "signals_delivery").await, count(&db, "shipments").await), (orders - 10, 10));
         server.restart().await;
         until_shipped(&db, orders).await;
