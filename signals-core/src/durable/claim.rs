@@ -205,12 +205,13 @@ async fn run_claim(
     );
     let text = match kind {
         DatabaseKind::Postgres => format!(
-            // With the array, every plan of the join reads only the claimed rows, also if the statistics say that the table is empty.
-            "{due} UPDATE signals_delivery d SET {set} FROM due WHERE d.id = due.id AND d.id = ANY(ARRAY(SELECT id FROM due)) \
+            // With the array, every plan reads only the claimed rows, also if the statistics say that the table is empty. A join with `due`
+            // would search the array once for each row.
+            "{due} UPDATE signals_delivery d SET {set} WHERE d.id = ANY(ARRAY(SELECT id FROM due)) \
              RETURNING d.id, d.event::text, d.receiver, d.signal, d.sender, d.key, d.created, d.payload::text, d.context::text, \
              (extract(epoch FROM d.stored_at) * 1000)::bigint AS stored_at, \
              (extract(epoch FROM clock_timestamp() - d.stored_at) * 1000)::bigint AS age, d.attempt, d.claim, d.lost, d.ordering_key, \
-             (extract(epoch FROM due.run_at) * 1000000)::bigint"
+             (SELECT (extract(epoch FROM max(run_at)) * 1000000)::bigint FROM due)"
         ),
         DatabaseKind::Sqlite => format!(
             "{due} UPDATE signals_delivery AS d SET {set} WHERE id IN (SELECT id FROM due) \

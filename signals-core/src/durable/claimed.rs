@@ -22,8 +22,8 @@ pub(crate) struct Claimed {
     pub(crate) claim: i64,
     pub(crate) lost: i32,
     pub(crate) ordering_key: Option<String>,
-    /// When it was due, in microseconds since 1970. 0 on SQLite.
-    pub(crate) due_at: i64,
+    /// When the last delivery of the same claim was due, in microseconds since 1970. 0 on SQLite.
+    pub(crate) last_due: i64,
 }
 
 impl Claimed {
@@ -56,7 +56,7 @@ pub(super) type Columns = (
 impl From<Columns> for Claimed {
     fn from(columns: Columns) -> Self {
         let (id, event, receiver, signal, sender, key, created, payload, context, ..) = columns;
-        let (.., stored_at, age, attempt, claim, lost, ordering_key, due_at) = columns;
+        let (.., stored_at, age, attempt, claim, lost, ordering_key, last_due) = columns;
         Self {
             id,
             event,
@@ -73,7 +73,7 @@ impl From<Columns> for Claimed {
             claim,
             lost,
             ordering_key,
-            due_at,
+            last_due,
         }
     }
 }

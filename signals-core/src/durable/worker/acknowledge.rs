@@ -12,15 +12,17 @@ use crate::durable::claim;
 use crate::durable::kept::Done;
 use crate::error::Result;
 
-/// How many deliveries are acknowledged in one statement.
+/// With this many deliveries, an acknowledgement does not wait for others.
 const BATCH: usize = 100;
+/// How many deliveries are acknowledged in one statement.
+const LIMIT: usize = 512;
 /// How long an acknowledgement waits for others.
 const WAIT: Duration = Duration::from_millis(5);
 /// How long the worker waits after the database has refused an acknowledgement.
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<Done>) {
-    let mut batch = Vec::with_capacity(BATCH);
+    let mut batch = Vec::with_capacity(LIMIT);
     while succeeded.recv_many(&mut batch, BATCH).await > 0 {
         let end = Instant::now() + WAIT;
         while batch.len() < BATCH {
@@ -32,7 +34,7 @@ pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<D
         }
         let Some(shared) = shared.upgrade() else { return };
         // Until the leases have ended: then the deliveries are due again, and are run again.
-        while let Err(error) = shared.acknowledge(&batch).await {
+        while let Err(error) = shared.acknowledge(&mut batch, &mut succeeded).await {
             tracing::warn!(%error, deliveries = batch.len(), "deliveries could not be acknowledged");
             let now = std::time::Instant::now();
             let running = shared.claims(|entry| entry.deadline > now);
@@ -49,11 +51,21 @@ pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<D
 }
 
 impl Shared {
-    async fn acknowledge(&self, done: &[Done]) -> Result<()> {
+    /// Acknowledges a batch, and what has succeeded while the batch has waited for the connection, which a claim may use.
+    async fn acknowledge(
+        &self,
+        batch: &mut Vec<Done>,
+        succeeded: &mut UnboundedReceiver<Done>,
+    ) -> Result<()> {
         let mut conn = self.connections.to_write(Verb::Acknowledge).await?;
-        let ended = claim::acknowledge(&mut conn, done).await?;
+        while batch.len() < LIMIT
+            && let Ok(done) = succeeded.try_recv()
+        {
+            batch.push(done);
+        }
+        let ended = claim::acknowledge(&mut conn, batch).await?;
         conn.done().await?;
-        for Done { id, .. } in done {
+        for Done { id, .. } in batch {
             let receiver = self.running().get(id).map_or("", |entry| entry.receiver);
             if !ended.contains(id) {
                 tracing::warn!(

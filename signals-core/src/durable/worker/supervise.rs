@@ -309,7 +309,7 @@ async fn claim_and_start(
     conn.done().await?;
     let count = claimed.len();
     let last_key = claimed.iter().filter_map(|delivery| delivery.ordering_key.clone()).max();
-    let last_due = claimed.iter().map(|delivery| delivery.due_at).max().filter(|due| *due > 0);
+    let last_due = claimed.first().map(|delivery| delivery.last_due).filter(|due| *due > 0);
     claimed.into_iter().for_each(|delivery| start(shared, receivers, delivery, deadline));
     Ok(Started { count, last_key, last_due })
 }
