@@ -57,6 +57,7 @@ async fn run() {
     }
 }
 
+#[derive(Clone)]
 struct Bench {
     db: Db,
     client: Client,
@@ -129,14 +130,7 @@ impl Bench {
     /// A message that a relay has published.
     async fn message(&self) -> async_nats::Message {
         self.stream().await.purge().await.unwrap();
-        Self {
-            db: self.db.clone(),
-            client: self.client.clone(),
-            context: self.context.clone(),
-            events: 1,
-        }
-        .relay()
-        .await;
+        Self { events: 1, ..self.clone() }.relay().await;
         let stream = self.stream().await;
         let consumer = stream.create_consumer(pull::Config::default()).await.unwrap();
         let mut messages = consumer.fetch().max_messages(1).messages().await.unwrap();
@@ -244,7 +238,7 @@ async fn claim_on_postgres(conn: &mut PgConnection, receiver: &str) -> usize {
         "WITH due AS MATERIALIZED (SELECT id FROM signals_delivery WHERE receiver = $1 AND dead_at IS NULL AND ordering_key IS NULL \
          AND run_at <= statement_timestamp() ORDER BY run_at, id LIMIT {BATCH} FOR UPDATE SKIP LOCKED) \
          UPDATE signals_delivery d SET claim = d.claim + 1, attempt = d.attempt + 1, worker = 'by hand', \
-         run_at = clock_timestamp() + interval '30 s' FROM due WHERE d.id = due.id AND d.id = ANY(ARRAY(SELECT id FROM due)) \
+         run_at = clock_timestamp() + interval '30 s' WHERE d.id = ANY(ARRAY(SELECT id FROM due)) \
          RETURNING d.id, d.claim, d.event::text, d.receiver, d.signal, d.sender, d.key, d.created, d.payload::text, d.context::text, \
          (extract(epoch FROM d.stored_at) * 1000)::bigint, (extract(epoch FROM clock_timestamp() - d.stored_at) * 1000)::bigint, \
          d.attempt, d.lost, d.ordering_key"
