@@ -1,5 +1,5 @@
-//! Finds the deliveries of a list by the indexes of `signals_delivery`. A list is in the order of the ids, so the database would otherwise
-//! read the rows in this order, and a million others before those of a receiver with few deliveries, or before those that run.
+//! Finds the deliveries of a list by the indexes of `signals_delivery`. A list is in the order of the ids. Without the indexes, the database
+//! would read the rows in that order, perhaps a million waiting ones before the first row of a receiver with few deliveries.
 
 use super::bounded::{INDEXED, stored_receivers};
 use super::{DeliveryState, Status};
@@ -39,13 +39,13 @@ pub(super) async fn read(
         None if is_running => stored_receivers(conn).await?,
         None => return Ok(None),
     };
-    let parts: Vec<_> = parts(state, kind).iter().map(|part| (part.text(), part.bound())).collect();
+    let parts: Vec<_> = parts(state, kind).iter().map(|part| (part.text(), part.limit)).collect();
     let mut ids = Vec::new();
     for name in &names {
-        for (text, bound) in &parts {
+        for (text, limit) in &parts {
             let sql = Sql::new(kind, text).bind(name.as_str());
             let found: Vec<(i64,)> = sql.fetch(conn).await?;
-            if found.len() > *bound {
+            if found.len() > *limit {
                 return Ok(None);
             }
             ids.extend(found.into_iter().map(|(id,)| id));
@@ -70,7 +70,7 @@ fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
         Some(DeliveryState::Running) => vec![
             part("worker IS NOT NULL AND ordering_key IS NOT NULL", "ordering_key", LATER),
             part(&of_unordered(&format!("run_at > {now}")), "run_at, id", LATER),
-            // Their leases have ended. They are claimed in this order, so those behind many others are found only later.
+            // Deliveries whose lease has ended are due again. Only the ones that are claimed soon are found.
             Part {
                 is_bounded: true,
                 ..part(&of_unordered(&format!("run_at <= {now}")), "run_at, id", BOUND)
@@ -107,10 +107,5 @@ impl Part {
             }
             false => of_receiver("id", limit + 1),
         }
-    }
-
-    /// How many rows of the statement are all that there are.
-    fn bound(&self) -> usize {
-        self.limit
     }
 }
