@@ -94,7 +94,7 @@ async fn throw_again(caught: &Caught, conn: &mut Conn<'_>) -> Result<()> {
 /// A broker that delivers every message at once.
 struct Ring {
     db: Db,
-    /// Is told that a message is dead.
+    /// Ends the wait of the test when a message is dead.
     dead: Mutex<Option<oneshot::Sender<()>>>,
 }
 

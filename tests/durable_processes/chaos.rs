@@ -15,7 +15,7 @@ use crate::{Scene, Tick, is_long, until_none_is_left};
 
 const WORKERS: usize = 3;
 
-/// Stores ticks until it is told to stop. Returns the names of those whose transaction was committed.
+/// Stores ticks until `ends` is set. Returns the names of those whose transaction was committed.
 async fn store(db: Db, ends: &AtomicBool) -> BTreeSet<String> {
     let mut committed = BTreeSet::new();
     let mut numbers = 0..;

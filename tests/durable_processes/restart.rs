@@ -10,7 +10,7 @@ use sqlx_signals::prelude::*;
 use crate::cluster::Cluster;
 use crate::{Scene, Tick, is_long, until_none_is_left};
 
-/// Saves ticks until it is told to stop. Returns the names of those whose save has succeeded.
+/// Saves ticks until `ends` is set. Returns the names of those whose save has succeeded.
 async fn save_ticks(db: Db, ends: &AtomicBool) -> BTreeSet<String> {
     let mut saved = BTreeSet::new();
     for n in 0.. {

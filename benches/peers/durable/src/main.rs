@@ -52,7 +52,7 @@ struct Measure {
 }
 
 impl Measure {
-    /// Empties a table, and those that refer to it.
+    /// Truncates a table and the tables that reference it, and prepares the count of the jobs that end.
     async fn empty(&self, table: &str) -> Outcome<()> {
         sqlx::raw_sql(AssertSqlSafe(format!("TRUNCATE {table} CASCADE")))
             .execute(&self.pool)

@@ -23,7 +23,7 @@ pub enum Receipt {
     /// A receiver that runs in the transaction has failed. The message is stored as a delivery of `subscribe <subject>`, by which a worker takes
     /// it later.
     Failed,
-    /// It cannot be decoded, or the chain of events that has caused it is longer than the
+    /// It cannot be decoded, or the chain of events that has caused it is as long as the
     /// [limit](crate::Registry::set_recursion_limit). It is stored as a dead delivery of `subscribe <subject>`, which an operator can retry or discard.
     Dead,
 }
