@@ -57,13 +57,24 @@ impl FirstVersion {
         }
     }
 
+    fn seconds_ago(&self, seconds: u32) -> String {
+        match self.kind {
+            DatabaseKind::Sqlite => format!("{} - {seconds}000", self.now()),
+            DatabaseKind::Postgres => format!("{} - interval '{seconds} s'", self.now()),
+        }
+    }
+
     async fn store(&self, db: &Db, key: i64) {
+        self.store_since(db, key, self.now().to_owned()).await;
+    }
+
+    /// Stores a delivery that is due at `run_at`.
+    async fn store_since(&self, db: &Db, key: i64, run_at: String) {
         let created = if self.kind == DatabaseKind::Sqlite { "1" } else { "true" };
         let sql = format!(
             "INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, context, run_at, ordering_key) VALUES \
              ('018f0000-0000-7000-8000-000000000000', 'durable_workers::run_job', 'post_save', 'jobs', '{key}', {created}, \
-             '{{\"row\":{{\"id\":{key},\"blocks\":false}}}}', NULL, {}, NULL)",
-            self.now()
+             '{{\"row\":{{\"id\":{key},\"blocks\":false}}}}', NULL, {run_at}, NULL)"
         );
         execute(db, &sql).await;
     }
@@ -132,6 +143,23 @@ on_every_database! {
         second.shutdown().await.unwrap();
         assert_eq!(count(&db, "true").await, 0);
         GATE.forget_permits(1);
+    }
+
+    /// As one that was stored before those that have run, in a transaction that commits after them.
+    async fn a_delivery_that_was_due_earlier_does_not_wait_for_the_end_of_a_backlog(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
+        db.deliveries().setup().await.unwrap();
+        let mut jobs: Vec<_> = (0..10_000).map(|_| Job { id: None, blocks: false }).collect();
+        Job::insert_many(&db, &mut jobs).await.unwrap();
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        until(|log| log.len() >= 500).await;
+        let first = FirstVersion { kind: db.kind() };
+        first.store_since(&db, 99_999, first.seconds_ago(3)).await;
+        let log = until(|log| log.iter().any(|line| line == "99999 1")).await;
+        assert!(log.len() < jobs.len(), "it was the last one");
+        worker.stop().await.unwrap();
+        SCENE.log.take();
     }
 
     async fn a_stopped_worker_gives_back_what_it_has_claimed_ahead(db: Db) {

@@ -5,17 +5,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, Isolation, TransactionOptions, sqlx};
+use sqlx_signals::{DatabaseKind, sqlx};
 use tokio::sync::{Mutex, Notify, mpsc};
 
 use crate::interleaved::{Case, Group, Rounds};
 
 /// How many deliveries are claimed and acknowledged at once.
-const BATCH: usize = 100;
+pub(crate) const BATCH: usize = 100;
 /// How many connections run receivers that take one.
 const CONNECTIONS: usize = 4;
-
-const IDLE: &str = "worker, while a transaction is idle";
 
 static ENDED: AtomicUsize = AtomicUsize::new(0);
 static EXPECTED: AtomicUsize = AtomicUsize::new(usize::MAX);
@@ -28,6 +26,24 @@ pub(crate) fn ended() {
     }
 }
 
+/// Counts the receivers from here on. `wake_and_wait` waits for this many.
+pub(crate) fn begin(expected: usize) {
+    ENDED.store(0, Ordering::Relaxed);
+    EXPECTED.store(expected, Ordering::Relaxed);
+}
+
+/// How many receivers have ended since.
+pub(crate) fn count() -> usize {
+    ENDED.load(Ordering::Relaxed)
+}
+
+/// Stores one more delivery, because a commit through the library wakes the worker. Waits until all of them have run.
+pub(crate) async fn wake_and_wait(db: &Db) {
+    EXPECTED.fetch_add(1, Ordering::Relaxed);
+    crate::One::new().save(db).await.unwrap();
+    ALL_ENDED.notified().await;
+}
+
 struct Context {
     db: Db,
     deliveries: usize,
@@ -38,7 +54,7 @@ pub(crate) async fn measure(database: &str, db: &Db, quick: bool) {
     let mut context = Context { db: db.clone(), deliveries };
     let cases = vec![
         Case::base("sqlx: claim 100, delete 100", async |context: &mut Context| {
-            context.store("first").await;
+            store(&context.db, "first", context.deliveries, "NULL").await;
             let begun = Instant::now();
             by_hand(&context.db, "durable::first").await;
             begun.elapsed()
@@ -58,7 +74,7 @@ pub(crate) async fn measure(database: &str, db: &Db, quick: bool) {
         Case::base(
             "sqlx: claim, BEGIN, DELETE, INSERT, COMMIT",
             async move |context: &mut Context| {
-                context.store("write_effect").await;
+                store(&context.db, "write_effect", context.deliveries, "NULL").await;
                 let begun = Instant::now();
                 by_hand_with_effect(&context.db, "durable::write_effect", connections).await;
                 begun.elapsed()
@@ -73,57 +89,19 @@ pub(crate) async fn measure(database: &str, db: &Db, quick: bool) {
     let group = format!("run {} deliveries that write", context.deliveries);
     println!("{}", Group::measure(database, group, Rounds(rounds, 1), cases, &mut context).await);
     latency(database, db, if quick { 10 } else { 300 }).await;
-    if db.kind() == DatabaseKind::Postgres {
-        context.deliveries = if quick { 300 } else { 8_000 };
-        let cases = vec![
-            Case::base("worker", async |context: &mut Context| context.work("first", BATCH).await),
-            Case::new(IDLE, "worker", async |context: &mut Context| {
-                let options = TransactionOptions::new().isolation(Isolation::RepeatableRead);
-                let mut idle = context.db.begin_with(options).await.unwrap();
-                // The snapshot is taken by the first statement.
-                idle.query("SELECT count(*) FROM bench_users").fetch_one::<(i64,)>().await.unwrap();
-                let took = context.work("first", BATCH).await;
-                idle.rollback().await.unwrap();
-                took
-            }),
-        ];
-        let group = format!("run {} deliveries", context.deliveries);
-        let rounds = Rounds(if quick { 1 } else { 4 }, 1);
-        println!("{}", Group::measure(database, group, rounds, cases, &mut context).await);
-    }
 }
 
 impl Context {
-    /// Stores deliveries of a receiver.
-    async fn store(&self, receiver: &str) {
-        let event = match self.db.kind() {
-            DatabaseKind::Sqlite => "'0190a5d1-0000-7000-8000-000000000000'",
-            DatabaseKind::Postgres => "gen_random_uuid()",
-        };
-        let created = if self.db.kind() == DatabaseKind::Sqlite { "1" } else { "true" };
-        let sql = format!(
-            "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {}) \
-             INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload) \
-             SELECT {event}, 'durable::{receiver}', 'post_save', 'bench_users', CAST(n AS TEXT), {created}, \
-             '{{\"row\":{{\"id\":null,\"name\":\"Ann\",\"email\":\"ann@example.org\"}}}}' FROM numbers",
-            self.deliveries
-        );
-        self.db.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
-    }
-
     /// The time from a commit that makes deliveries due until a worker has acknowledged all of them.
     async fn work(&self, receiver: &str, concurrency: usize) -> Duration {
-        ENDED.store(0, Ordering::Relaxed);
-        EXPECTED.store(self.deliveries, Ordering::Relaxed);
         let worker = self.db.deliveries().worker().concurrency(concurrency);
         let worker = worker.poll(Duration::from_secs(600)).spawn().await.unwrap();
         // The first round of the worker finds nothing.
         tokio::time::sleep(Duration::from_millis(100)).await;
-        self.store(receiver).await;
+        begin(self.deliveries);
+        store(&self.db, receiver, self.deliveries, "NULL").await;
         let begun = Instant::now();
-        // A commit through the library wakes the worker. Its own delivery is of a receiver that is not measured.
-        crate::One::wake(&self.db).await;
-        ALL_ENDED.notified().await;
+        wake_and_wait(&self.db).await;
         while left(&self.db).await > 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -133,12 +111,19 @@ impl Context {
     }
 }
 
-impl crate::One {
-    /// Stores one delivery, and removes it.
-    async fn wake(db: &Db) {
-        EXPECTED.fetch_add(1, Ordering::Relaxed);
-        Self::new().save(db).await.unwrap();
-    }
+/// Stores deliveries of a receiver. The ordering key is an expression of the number `n` of the delivery.
+pub(crate) async fn store(db: &Db, receiver: &str, deliveries: usize, ordering_key: &str) {
+    let (event, created) = match db.kind() {
+        DatabaseKind::Sqlite => ("'0190a5d1-0000-7000-8000-000000000000'", "1"),
+        DatabaseKind::Postgres => ("gen_random_uuid()", "true"),
+    };
+    let sql = format!(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < {deliveries}) \
+         INSERT INTO signals_delivery (event, receiver, signal, sender, key, created, payload, ordering_key) \
+         SELECT {event}, 'durable::{receiver}', 'post_save', 'bench_users', CAST(n AS TEXT), {created}, \
+         '{{\"row\":{{\"id\":null,\"name\":\"Ann\",\"email\":\"ann@example.org\"}}}}', {ordering_key} FROM numbers"
+    );
+    db.execute(sqlx::AssertSqlSafe(sql)).await.unwrap();
 }
 
 async fn left(db: &Db) -> i64 {
@@ -152,8 +137,7 @@ async fn latency(database: &str, db: &Db, saves: usize) {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let mut all = Vec::new();
     for _ in 0..saves {
-        ENDED.store(0, Ordering::Relaxed);
-        EXPECTED.store(1, Ordering::Relaxed);
+        begin(1);
         crate::One::new().save(db).await.unwrap();
         let begun = Instant::now();
         ALL_ENDED.notified().await;
@@ -161,13 +145,7 @@ async fn latency(database: &str, db: &Db, saves: usize) {
         tokio::time::sleep(Duration::from_millis(3)).await;
     }
     worker.shutdown().await.unwrap();
-    all.sort_unstable();
-    let at = |part: usize| all[(all.len() - 1) * part / 100].as_secs_f64() * 1e3;
-    println!(
-        "{database}: from commit to start, same process: median {:.1} ms, p99 {:.1} ms\n",
-        at(50),
-        at(99)
-    );
+    crate::print_quantiles(database, "the same process", all);
 }
 
 const CLAIMED: &str =

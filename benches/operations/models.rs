@@ -34,6 +34,20 @@ macro_rules! users {
 
 users!(Alone Sync1 Sync10 Async1 Async10 Writing1 Writing10 OnCommit1 OnCommit10);
 
+/// With the feature `durable`, this model has a durable receiver. No figure of the other models may differ from that without the feature.
+#[cfg(feature = "durable")]
+#[derive(Debug, Model, serde::Serialize, serde::Deserialize)]
+#[model(table = "users")]
+struct Delivered {
+    id: Option<i64>,
+    name: String,
+    email: String,
+}
+
+#[cfg(feature = "durable")]
+#[receiver(post_save, sender = Delivered, durable(at_least_once))]
+fn deliver(_: PostSave<'_, Delivered>) {}
+
 /// What a receiver writes.
 #[derive(Debug, Model)]
 #[model(table = "audit")]

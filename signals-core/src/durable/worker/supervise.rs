@@ -22,13 +22,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often one round claims deliveries with an ordering key of one receiver. Each claim looks at a limited number of keys.
 const CLAIMS: usize = 10;
 
-/// How often a round looks for all due deliveries, on PostgreSQL. The others have a lower bound.
+/// How often a round looks for all due deliveries, on PostgreSQL, unless that takes long. The others have a lower bound.
 const COMPLETE: Duration = Duration::from_secs(1);
 
-/// How long a round may rely on which receivers were found to have due deliveries.
+/// How long a round may rely on which receivers were found to have due deliveries, unless finding them takes long.
 const PROBE: Duration = Duration::from_millis(20);
 
-/// How long before the last claimed delivery a claim begins, in microseconds: another transaction may commit later than it stores.
+/// While a transaction is idle somewhere, PostgreSQL cannot remove the index entries of deliveries that have ended, and a round that probes
+/// reads those of the last seconds again. So it takes at most one part in this many of the worker's time, if more is due.
+const PART: u32 = 10;
+
+/// How long before the last claimed delivery a round begins that probes, in microseconds: another transaction may commit later than it stores.
 const LATE: i64 = 5_000_000;
 
 /// What a round has done.
@@ -78,15 +82,32 @@ struct Finder {
     turn: usize,
     /// The ordering key at which the last claim of each receiver has stopped. The next claim starts after it, so that no key is passed over.
     last_keys: HashMap<String, String>,
-    /// The lower bound of the next claim of each receiver.
-    bounds: HashMap<&'static str, i64>,
-    /// When the last round without lower bounds began.
-    complete: Option<Instant>,
+    /// When the last claimed delivery of each receiver was due.
+    last_due: HashMap<&'static str, i64>,
+    /// The last round without lower bounds.
+    complete: Option<Past>,
     /// Whether the current round has no lower bounds.
     is_complete: bool,
     /// The receivers of which the last round has left due deliveries, and when they were probed. A round that knows them needs no probe.
     left: Vec<Due>,
-    probed: Option<Instant>,
+    probed: Option<Past>,
+}
+
+/// A round of the past.
+struct Past {
+    begun: Instant,
+    took: Duration,
+}
+
+impl Past {
+    fn now() -> Self {
+        Self { begun: Instant::now(), took: Duration::ZERO }
+    }
+
+    /// After which time such a round is repeated.
+    fn interval(&self, shortest: Duration) -> Duration {
+        shortest.max(self.took * PART)
+    }
 }
 
 impl Finder {
@@ -105,19 +126,30 @@ impl Finder {
 
     /// How long the worker may wait for the next round.
     fn pause(&self, poll: Duration) -> Duration {
-        match self.complete {
+        match &self.complete {
             // What this round has passed over is found by the next complete one.
             Some(complete) if !self.is_complete => {
-                poll.min(COMPLETE.saturating_sub(complete.elapsed()))
+                poll.min(complete.interval(COMPLETE).saturating_sub(complete.begun.elapsed()))
             }
             _ => poll,
         }
     }
 
-    /// The lower bound of a receiver in this round.
-    fn bound(&self, receiver: &str) -> i64 {
-        let bound = self.bounds.get(receiver).filter(|_| !self.is_complete);
-        bound.copied().unwrap_or_default()
+    /// The lower bound of a receiver in this round, this many microseconds before its last claimed delivery.
+    fn bound(&self, receiver: &str, before: i64) -> i64 {
+        let last_due = self.last_due.get(receiver).filter(|_| !self.is_complete);
+        last_due.map_or(0, |last_due| last_due - before)
+    }
+
+    /// Notes how long a round has taken that probes.
+    fn note_time(&mut self) {
+        let took = self.probed.as_mut().map(|probed| {
+            probed.took = probed.begun.elapsed();
+            probed.took
+        });
+        if let (Some(took), Some(complete), true) = (took, &mut self.complete, self.is_complete) {
+            complete.took = took;
+        }
     }
 
     /// Claims due deliveries of each receiver in turn, and starts them.
@@ -129,48 +161,52 @@ impl Finder {
         if shared.room() == 0 {
             return Ok(Round { claimed: 0, more: true });
         }
-        self.is_complete = self.bounds.is_empty()
-            || self.complete.is_none_or(|complete| complete.elapsed() >= COMPLETE);
-        if self.is_complete {
-            self.complete = Some(Instant::now());
-        }
+        let is_over = |complete: &Past| complete.begun.elapsed() >= complete.interval(COMPLETE);
+        self.is_complete = self.last_due.is_empty() || self.complete.as_ref().is_none_or(is_over);
         if let Some(left) = self.left(&receivers) {
-            let claimed = self.claim_each(shared, &receivers, left).await?;
+            let claimed = self.claim_each(shared, &receivers, left, 0).await?;
             if claimed > 0 {
                 return Ok(Round { claimed, more: true });
             }
             // Other receivers may have due deliveries.
             self.left.clear();
         }
-        self.probed = Some(Instant::now());
+        if self.is_complete {
+            self.complete = Some(Past::now());
+        }
+        self.probed = Some(Past::now());
         let mut conn = shared.connections.control.acquire().await?;
-        let bound = |name: &str| self.bound(name);
+        let bound = |name: &str| self.bound(name, LATE);
         let due = probe::probe(&mut conn, receivers.names(), bound).await?;
         drop(conn);
+        self.note_time();
         if due.is_empty() {
             return Ok(Round { claimed: 0, more: false });
         }
         if let Some((due, kind)) = due.iter().find_map(|due| Some((due, due.suspect?))) {
             return self.run_alone(shared, &receivers, &due.receiver, kind).await;
         }
-        let claimed = self.claim_each(shared, &receivers, due).await?;
+        let claimed = self.claim_each(shared, &receivers, due, LATE).await?;
+        self.note_time();
         Ok(Round { claimed, more: true })
     }
 
-    /// Claims deliveries of these receivers in turn, and returns how many were started.
+    /// Claims deliveries of these receivers in turn, and returns how many were started. See `bound` for `before`.
     async fn claim_each(
         &mut self,
         shared: &Arc<Shared>,
         receivers: &DurableReceivers,
         mut due: Vec<Due>,
+        before: i64,
     ) -> Result<usize> {
         self.turn = self.turn.wrapping_add(1);
         let start = self.turn % due.len();
         due.rotate_left(start);
         let (mut claimed, count) = (0, due.len());
         for (n, due) in due.into_iter().enumerate() {
+            let bound = self.bound(&due.receiver, before);
             let (started, may_have_more) =
-                self.claim_due(shared, receivers, &due, count - n).await?;
+                self.claim_due(shared, receivers, &due, bound, count - n).await?;
             claimed += started;
             if may_have_more {
                 self.left.push(due);
@@ -184,8 +220,11 @@ impl Finder {
         let mut left = std::mem::take(&mut self.left);
         // One of them may have been disabled.
         left.retain(|due| receivers.static_name(&due.receiver).is_some());
-        let is_known = self.probed.is_some_and(|probed| probed.elapsed() < PROBE);
-        let is_bounded = !self.is_complete || self.bounds.is_empty();
+        // Other receivers do not wait longer than that.
+        let interval = |probed: &Past| probed.interval(PROBE).min(COMPLETE);
+        let is_new = |probed: &Past| probed.begun.elapsed() < interval(probed);
+        let is_known = self.probed.as_ref().is_some_and(is_new);
+        let is_bounded = !self.is_complete || self.last_due.is_empty();
         (is_known && is_bounded && !left.is_empty()).then_some(left)
     }
 
@@ -196,6 +235,7 @@ impl Finder {
         shared: &Arc<Shared>,
         receivers: &DurableReceivers,
         due: &Due,
+        bound: i64,
         left: usize,
     ) -> Result<(usize, bool)> {
         let name = due.receiver.as_str();
@@ -206,10 +246,10 @@ impl Finder {
         let (mut claimed, mut may_have_more) = (0, true);
         if due.unordered && limit() > 0 {
             let mut wanted = wanted(shared, name, Kind::Usual, limit());
-            wanted.bound = self.bound(name);
+            wanted.bound = bound;
             let started = claim_and_start(shared, receivers, &wanted, None).await?;
             if let (Some(last), Some(name)) = (started.last_due, receivers.static_name(name)) {
-                self.bounds.insert(name, last - LATE);
+                self.last_due.insert(name, last);
             }
             claimed += started.count;
             may_have_more = started.count == claim::literal(wanted.limit);
