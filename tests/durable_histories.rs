@@ -16,7 +16,7 @@ use sqlx_signals::durable::{DeliveryFilter, DeliveryState, Retry, Uuid};
 use sqlx_signals::prelude::*;
 use sqlx_signals::testing::{self, WorkerDeath};
 
-/// How many histories are executed on each database. `HISTORIES=10000 cargo test --test durable_histories` executes more.
+/// How many histories are executed on each database. `HISTORIES=10000 cargo test -p tests --all-features --test durable_histories` executes more.
 fn histories() -> u64 {
     std::env::var("HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(15)
 }

@@ -13,7 +13,7 @@ use proc_macro2::{Delimiter, TokenStream, TokenTree};
 
 #[test]
 fn no_layer_imports_one_above_it() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("signals-core/src");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../signals-core/src");
     let layers = stated(&source);
     let order = bottom_up(&layers);
     let reexports = reexports(&source.join("lib.rs"));
@@ -42,7 +42,7 @@ fn no_layer_imports_one_above_it() {
 
 #[test]
 fn the_files_of_the_derive_have_no_import_cycle() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("signals-derive/src");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("../signals-derive/src");
     let modules: BTreeMap<String, PathBuf> =
         files(&source).map(|file| (module(file.strip_prefix(&source).unwrap()), file)).collect();
     let mut graph = BTreeMap::new();

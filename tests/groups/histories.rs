@@ -113,7 +113,7 @@ async fn history(db: Db, mut random: Random, first: i64, expected: Arc<Mutex<Exp
     }
 }
 
-/// How many random histories are executed, in about 10 ms each. `HISTORIES=1000000 cargo test --release --test groups random` executes more.
+/// How many random histories are executed, in about 10 ms each. `HISTORIES=1000000 cargo test --release -p tests --test groups random` executes more.
 fn histories() -> i64 {
     std::env::var("HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000)
 }

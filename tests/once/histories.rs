@@ -12,7 +12,7 @@ use crate::common::execute;
 use crate::common::random::Random;
 use crate::on_every_database;
 
-/// How many random transactions are executed on each database. `HISTORIES=100000 cargo test --test once histories` executes more.
+/// How many random transactions are executed on each database. `HISTORIES=100000 cargo test -p tests --all-features --test once histories` executes more.
 fn histories() -> u64 {
     std::env::var("HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
 }
