@@ -17,6 +17,7 @@ use crate::durable::run::{Ended, Run, failure};
 use crate::durable::sql::Sql;
 use crate::error::{Error, Result};
 use crate::task::chain::{Ran, RunningReceiver};
+use crate::task::measure;
 use crate::transaction::Transaction;
 
 /// One run of a delivery.
@@ -63,6 +64,7 @@ pub(crate) async fn deliver_until(
 
 impl InlineWorker {
     fn new(name: String, dies_at: Option<WorkerDeath>) -> Self {
+        measure::ask_again();
         let receivers = DurableReceivers::of(None);
         Self { receivers, name, dies_at, claimed: 0, runs: Vec::new() }
     }

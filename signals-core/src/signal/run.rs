@@ -122,7 +122,8 @@ impl Ending<'_> {
     fn finish(self, done: std::thread::Result<Result<(), BoxError>>) -> Result<()> {
         let Self { receiver, operation, failure, measured } = self;
         let elapsed = measured.end();
-        receiver.keys.record(matches!(done, Ok(Ok(()))), elapsed);
+        let is_durable = receiver.info.durable.is_some();
+        receiver.keys.record(is_durable, matches!(done, Ok(Ok(()))), elapsed);
         let receiver = &receiver.info;
         let Info { signal, sender, file, line, .. } = *receiver.info;
         let source: BoxError = match done {

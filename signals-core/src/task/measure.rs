@@ -1,15 +1,23 @@
 //! Metrics for the facade crate `metrics`. Without the feature of that name, the types here are empty and the functions do nothing.
 //!
-//! The key of a metric is created once for each model or receiver, so that recording does not allocate.
+//! The key of a metric is created once for each model or receiver, so that recording does not allocate. A worker also keeps what the recorder
+//! has returned for a key.
 
+#[cfg(all(feature = "durable", feature = "metrics"))]
+pub(crate) use deliveries::DeliveryMetrics;
+#[cfg(all(feature = "durable", not(feature = "metrics")))]
+pub(crate) use disabled::{DeliveryMetrics, ask_again};
 #[cfg(not(feature = "metrics"))]
 pub(crate) use disabled::{ReceiverKeys, Stopwatch, WriteKeys, transaction};
-#[cfg(all(feature = "durable", not(feature = "metrics")))]
-pub(crate) use disabled::{delivery, delivery_lag};
 #[cfg(feature = "metrics")]
 pub(crate) use enabled::{Gauge, ReceiverKeys, Stopwatch, WriteKeys, transaction};
 #[cfg(all(feature = "durable", feature = "metrics"))]
-pub(crate) use enabled::{delivery, delivery_lag};
+pub(crate) use metric::ask_again;
+
+#[cfg(all(feature = "durable", feature = "metrics"))]
+mod deliveries;
+#[cfg(feature = "metrics")]
+mod metric;
 
 #[cfg(feature = "metrics")]
 mod enabled {
@@ -17,17 +25,18 @@ mod enabled {
     use std::sync::{Mutex, OnceLock, PoisonError};
     use std::time::Instant;
 
-    use metrics::{Key, Label, Level, Metadata, with_recorder};
+    use metrics::{Counter, Histogram, Key, Label, Level, Metadata, with_recorder};
 
+    use super::metric::Metric;
     use crate::task::info::Info;
     use crate::task::slow::Elapsed;
 
-    static METADATA: Metadata<'_> =
+    pub(super) static METADATA: Metadata<'_> =
         Metadata::new("sqlx_signals", Level::INFO, Some("sqlx_signals"));
 
     /// A point in time, from which a duration is measured.
     #[derive(Clone, Copy)]
-    pub(crate) struct Stopwatch(Instant);
+    pub(crate) struct Stopwatch(pub(super) Instant);
 
     impl Default for Stopwatch {
         fn default() -> Self {
@@ -117,9 +126,15 @@ mod enabled {
         }
     }
 
-    /// The keys of the metrics of a receiver.
+    /// The metrics of a receiver.
     #[derive(Clone, Copy)]
-    pub(crate) struct ReceiverKeys(&'static (Pair, Key));
+    pub(crate) struct ReceiverKeys(&'static OfReceiver);
+
+    struct OfReceiver {
+        runs: Metric<Counter>,
+        seconds: Metric<Histogram>,
+        errors: Metric<Counter>,
+    }
 
     impl ReceiverKeys {
         /// The keys are leaked: there are as many as receivers.
@@ -132,75 +147,25 @@ mod enabled {
                     Label::from_static_parts("signal", info.signal),
                     Label::from_static_parts("model", info.sender),
                 ];
-                let (runs, seconds) =
-                    ("sqlx_signals_receiver_runs_total", "sqlx_signals_receiver_duration_seconds");
-                let errors = Key::from_parts("sqlx_signals_receiver_errors_total", labels.to_vec());
-                Self(Box::leak(Box::new((Pair::new(runs, seconds, &labels), errors))))
+                let labels = || labels.to_vec();
+                Self(Box::leak(Box::new(OfReceiver {
+                    runs: Metric::new("sqlx_signals_receiver_runs_total", labels()),
+                    seconds: Metric::new("sqlx_signals_receiver_duration_seconds", labels()),
+                    errors: Metric::new("sqlx_signals_receiver_errors_total", labels()),
+                })))
             })
         }
 
-        /// Records a run of the receiver.
-        pub(crate) fn record(self, is_ok: bool, elapsed: Elapsed) {
-            let (pair, errors) = self.0;
-            pair.record(elapsed.get().as_secs_f64());
+        /// Records a run of the receiver. A worker runs a durable one many times in succession.
+        pub(crate) fn record(self, is_durable: bool, is_ok: bool, elapsed: Elapsed) {
+            let OfReceiver { runs, seconds, errors } = self.0;
+            let now = is_durable.then_some(elapsed.ended());
+            runs.increment(now);
+            seconds.record(now, elapsed.get());
             if !is_ok {
-                with_recorder(|recorder| {
-                    recorder.register_counter(errors, &METADATA).increment(1);
-                });
+                errors.increment(now);
             }
         }
-    }
-
-    /// The keys of the metrics of a durable receiver.
-    #[cfg(feature = "durable")]
-    struct DeliveryKeys {
-        /// For each outcome, how many runs had it.
-        outcomes: Vec<(&'static str, Key)>,
-        seconds: Key,
-        lag: Key,
-    }
-
-    /// The keys of the receiver, which are leaked: there are as many as receivers.
-    #[cfg(feature = "durable")]
-    fn delivery_keys(receiver: &str) -> &'static DeliveryKeys {
-        static KEYS: Mutex<BTreeMap<String, &'static DeliveryKeys>> = Mutex::new(BTreeMap::new());
-        let mut keys = KEYS.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = keys.get(receiver) {
-            return known;
-        }
-        let label = Label::new("receiver", receiver.to_owned());
-        let count = |outcome| {
-            let labels = vec![label.clone(), Label::from_static_parts("outcome", outcome)];
-            (outcome, Key::from_parts("sqlx_signals_deliveries_total", labels))
-        };
-        let new: &'static DeliveryKeys = Box::leak(Box::new(DeliveryKeys {
-            outcomes: ["succeeded", "failed", "dead"].map(count).into(),
-            seconds: Key::from_parts("sqlx_signals_delivery_duration_seconds", vec![label.clone()]),
-            lag: Key::from_parts("sqlx_signals_delivery_lag_seconds", vec![label.clone()]),
-        }));
-        keys.insert(receiver.to_owned(), new);
-        new
-    }
-
-    /// Records the end of a run of a delivery.
-    #[cfg(feature = "durable")]
-    pub(crate) fn delivery(receiver: &str, outcome: &'static str, since: Stopwatch) {
-        let keys = delivery_keys(receiver);
-        with_recorder(|recorder| {
-            for (_, key) in keys.outcomes.iter().filter(|(known, _)| *known == outcome) {
-                recorder.register_counter(key, &METADATA).increment(1);
-            }
-            recorder.register_histogram(&keys.seconds, &METADATA).record(since.seconds());
-        });
-    }
-
-    /// Records how late the first attempt of a delivery is.
-    #[cfg(feature = "durable")]
-    pub(crate) fn delivery_lag(receiver: &str, lag: std::time::Duration) {
-        let key = &delivery_keys(receiver).lag;
-        with_recorder(|recorder| {
-            recorder.register_histogram(key, &METADATA).record(lag.as_secs_f64());
-        });
     }
 
     /// Records the end of an outermost transaction.
@@ -250,14 +215,26 @@ mod disabled {
             Self
         }
 
-        pub(crate) fn record(self, _: bool, _: Elapsed) {}
+        pub(crate) fn record(self, _: bool, _: bool, _: Elapsed) {}
     }
 
     pub(crate) fn transaction(_: bool, _: Stopwatch) {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn delivery(_: &str, _: &'static str, _: Stopwatch) {}
+    pub(crate) fn ask_again() {}
 
     #[cfg(feature = "durable")]
-    pub(crate) fn delivery_lag(_: &str, _: std::time::Duration) {}
+    #[derive(Clone, Copy, Default)]
+    pub(crate) struct DeliveryMetrics;
+
+    #[cfg(feature = "durable")]
+    impl DeliveryMetrics {
+        pub(crate) fn of(self, _: &str) -> Self {
+            self
+        }
+
+        pub(crate) fn late(self, _: std::time::Duration, _: Stopwatch) {}
+
+        pub(crate) fn ended(self, _: &'static str, _: Stopwatch) {}
+    }
 }

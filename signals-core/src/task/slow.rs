@@ -61,6 +61,11 @@ impl Elapsed {
     pub(crate) fn get(self) -> Duration {
         self.ended.duration_since(self.started)
     }
+
+    #[cfg(feature = "metrics")]
+    pub(crate) fn ended(self) -> Instant {
+        self.ended
+    }
 }
 
 impl<'r> Run<'r> {

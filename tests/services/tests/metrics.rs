@@ -16,9 +16,12 @@ use sqlx_signals::prelude::*;
 
 type Values = Arc<Mutex<BTreeMap<String, Vec<f64>>>>;
 
-/// Remembers every value of every metric, by name and labels.
+/// Remembers every value of every metric, by name and labels, and how often the library has asked for the metric.
 #[derive(Clone, Default)]
-struct Seen(Values);
+struct Seen {
+    values: Values,
+    asked: Arc<Mutex<BTreeMap<String, u32>>>,
+}
 
 struct Cell(String, Values);
 
@@ -62,11 +65,17 @@ impl Seen {
     fn cell(&self, key: &Key) -> Arc<Cell> {
         let labels = key.labels().map(|label| format!("{}={}", label.key(), label.value()));
         let labels = labels.collect::<Vec<_>>().join(",");
-        Arc::new(Cell(format!("{}{{{labels}}}", key.name()), Arc::clone(&self.0)))
+        let name = format!("{}{{{labels}}}", key.name());
+        *self.asked.lock().unwrap().entry(name.clone()).or_default() += 1;
+        Arc::new(Cell(name, Arc::clone(&self.values)))
     }
 
     fn of(&self, name: &str) -> Vec<f64> {
-        self.0.lock().unwrap().get(name).cloned().unwrap_or_default()
+        self.values.lock().unwrap().get(name).cloned().unwrap_or_default()
+    }
+
+    fn asked(&self, name: &str) -> u32 {
+        self.asked.lock().unwrap().get(name).copied().unwrap_or_default()
     }
 }
 
@@ -131,6 +140,21 @@ macro_rules! models {
             pub(crate) async fn post(saved: PostSave<'_, Letter>, _delivery: Delivery<'_>) -> Result<(), &'static str> {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
                 if saved.instance.text == "fails" { Err("no stamp") } else { Ok(()) }
+            }
+
+            #[derive(Debug, Model, serde::Serialize, serde::Deserialize)]
+            #[model(table = "notes")]
+            pub(crate) struct Note {
+                pub(crate) id: Option<i64>,
+                pub(crate) n: i64,
+            }
+
+            #[receiver(post_save, sender = Note, durable(at_least_once))]
+            pub(crate) async fn read(_: PostSave<'_, Note>) {}
+
+            pub(crate) async fn store_notes(db: &Db, count: usize) {
+                let mut notes: Vec<_> = (0..).map(|n| Note { id: None, n }).take(count).collect();
+                Note::insert_many(db, &mut notes).await.unwrap();
             }
 
             pub(crate) async fn store_letters(db: &Db) {
@@ -237,6 +261,87 @@ on_every_database! {
         assert_eq!(of("oldest_due_seconds").last(), Some(&0.0));
         worker.shutdown().await.unwrap();
     }
+}
+
+on_every_database! {
+    async fn a_worker_asks_for_a_metric_only_now_and_then(db: Db) {
+        const NOTES: usize = 300;
+        let seen = &*SEEN;
+        table(&db, "notes", "n BIGINT NOT NULL").await;
+        db.deliveries().setup().await.unwrap();
+        let database = match db.kind() {
+            sqlx_signals::DatabaseKind::Sqlite => {
+                on_sqlite::store_notes(&db, NOTES).await;
+                "on_sqlite"
+            }
+            sqlx_signals::DatabaseKind::Postgres => {
+                on_postgres::store_notes(&db, NOTES).await;
+                "on_postgres"
+            }
+        };
+        let receiver = format!("receiver=metrics::{database}::read");
+        let total = format!("sqlx_signals_deliveries_total{{{receiver},outcome=succeeded}}");
+        let of = |name: &str| format!("sqlx_signals_delivery_{name}{{{receiver}}}");
+        let runs = |name: &str| format!("sqlx_signals_receiver_{name}{{{receiver},signal=post_save,model=Note}}");
+        let all = [total, of("duration_seconds"), of("lag_seconds"), runs("runs_total"), runs("duration_seconds")];
+        let begun = std::time::Instant::now();
+        let worker = db.deliveries().worker().spawn().await.unwrap();
+        common::until(|| all.iter().all(|metric| seen.of(metric).len() == NOTES)).await;
+        worker.shutdown().await.unwrap();
+        let most = 1 + begun.elapsed().as_millis() / 100;
+        for metric in all {
+            assert!((1..=most).contains(&seen.asked(&metric).into()), "{metric}: {most}");
+        }
+    }
+}
+
+/// A recorder of a thread is seen here, because everything runs on this thread.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_recorder_that_is_set_while_a_worker_runs_sees_the_next_deliveries() {
+    let test = common::TestDb::sqlite("metrics::set_while_a_worker_runs").await;
+    let db = &test.db;
+    table(db, "notes", "n BIGINT NOT NULL").await;
+    db.deliveries().setup().await.unwrap();
+    let receiver = "receiver=metrics::on_sqlite::read";
+    let metrics = [
+        format!("sqlx_signals_deliveries_total{{{receiver},outcome=succeeded}}"),
+        format!("sqlx_signals_delivery_duration_seconds{{{receiver}}}"),
+        format!("sqlx_signals_delivery_lag_seconds{{{receiver}}}"),
+        format!("sqlx_signals_receiver_runs_total{{{receiver},signal=post_save,model=Note}}"),
+        format!("sqlx_signals_receiver_duration_seconds{{{receiver},signal=post_save,model=Note}}"),
+    ];
+    let recorders = [Seen::default(), Seen::default()];
+    let counts = || recorders.each_ref().map(|seen| metrics.each_ref().map(|m| seen.of(m).len()));
+    let worker = db.deliveries().worker().spawn().await.unwrap();
+    for (n, recorder) in recorders.iter().enumerate() {
+        let _guard = metrics::set_default_local_recorder(recorder);
+        on_sqlite::store_notes(db, 1).await;
+        let recorded = || counts().iter().flatten().sum::<usize>();
+        common::until(|| recorded() == (n + 1) * metrics.len()).await;
+    }
+    assert_eq!(counts(), [[1; 5]; 2]);
+    worker.shutdown().await.unwrap();
+    test.passed().await;
+}
+
+/// The recorders of these tests have the same address.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn tests_in_succession_have_recorders_of_their_own() {
+    let test = common::TestDb::sqlite("metrics::in_succession").await;
+    table(&test.db, "notes", "n BIGINT NOT NULL").await;
+    test.db.deliveries().setup().await.unwrap();
+    let runs = "sqlx_signals_receiver_runs_total{receiver=metrics::on_sqlite::read,signal=post_save,model=Note}";
+    let mut recorder;
+    for _ in 0..3 {
+        recorder = Seen::default();
+        let _guard = metrics::set_default_local_recorder(&recorder);
+        on_sqlite::store_notes(&test.db, 1).await;
+        sqlx_signals::testing::deliver(&test.db).await.unwrap();
+        assert_eq!(recorder.of(runs), [1.0]);
+    }
+    test.passed().await;
 }
 
 /// Another pool of at most two connections to the same database, as a program makes it with sqlx, and its name in the metrics.

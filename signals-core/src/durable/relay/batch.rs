@@ -20,7 +20,7 @@ use crate::durable::receivers::DurableReceivers;
 use crate::durable::run::failure;
 use crate::durable::sql::Sql;
 use crate::error::{Error, Result};
-use crate::task::measure::{self, Stopwatch};
+use crate::task::measure::Stopwatch;
 
 /// How many messages are published at the same time.
 const SIZE: usize = 512;
@@ -183,18 +183,19 @@ impl Shared {
         failures: &[(&Claimed, Failure)],
         since: Stopwatch,
     ) {
+        let (metrics, now) = (self.metrics.of(name), Stopwatch::start());
         for delivery in acknowledged {
             ended::count(&self.db, name, true);
-            measure::delivery(name, "succeeded", since);
+            metrics.ended("succeeded", since);
             if (delivery.attempt, delivery.lost) == (1, 0) {
-                measure::delivery_lag(name, delivery.age());
+                metrics.late(delivery.age(), now);
             }
         }
         for (claimed, failure) in failures {
             let Failure { delay, error, is_dead, .. } = failure;
             let outcome = if *is_dead { "dead" } else { "failed" };
             ended::count(&self.db, name, false);
-            measure::delivery(name, outcome, since);
+            metrics.ended(outcome, since);
             let (id, attempt) = (claimed.id, claimed.attempt);
             match is_dead {
                 true => tracing::error!(id, name, attempt, error, "a message is dead"),

@@ -20,6 +20,7 @@ use crate::durable::worker::WorkerOptions;
 use crate::durable::worker::connections::Connections;
 use crate::durable::worker::watch;
 use crate::error::{Error, Result};
+use crate::task::measure::DeliveryMetrics;
 use publisher::ErasedPublisher;
 
 pub use publisher::{Message, Publisher};
@@ -61,6 +62,7 @@ struct Shared {
     /// Another process may have stored deliveries.
     noticed: Arc<Notify>,
     stopping: CancellationToken,
+    metrics: DeliveryMetrics,
 }
 
 impl Deliveries {
@@ -157,6 +159,7 @@ impl RelayOptions {
             poll: self.worker.poll,
             noticed,
             stopping: CancellationToken::new(),
+            metrics: DeliveryMetrics::default(),
         });
         let task = tokio::spawn(run::run(Arc::clone(&shared)));
         Ok(Relay { shared, task, watch })

@@ -14,7 +14,7 @@ use crate::durable::claimed::Claimed;
 use crate::durable::ended;
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::run::{Ended, Run, failure, not_begun};
-use crate::task::measure::{self, Stopwatch};
+use crate::task::measure::Stopwatch;
 
 /// How long a delivery is postponed for whose receiver there is no entry with its signal and sender.
 const UNKNOWN: Duration = Duration::from_secs(60);
@@ -32,7 +32,10 @@ pub(super) async fn run(
     let Some(permit) = shared.turn(&claimed, &cancel).await else { return };
     shared.set_stage(id, Stage::Running);
     let since = Stopwatch::start();
-    note_lag(&claimed, receiver.as_ref());
+    let metrics = shared.metrics.of(&claimed.receiver);
+    if let Some(lag) = first_lag(&claimed, receiver.as_ref()) {
+        metrics.late(lag, since);
+    }
     let ended = run_or_refuse(&shared, &claimed, receiver.as_ref());
     let ended = AssertUnwindSafe(ended).catch_unwind();
     let ended = tokio::select! {
@@ -53,7 +56,7 @@ pub(super) async fn run(
     });
     if let Some(outcome) = outcome(&ended) {
         ended::count(&shared.db, &claimed.receiver, outcome == SUCCEEDED);
-        measure::delivery(&claimed.receiver, outcome, since);
+        metrics.ended(outcome, since);
     }
     match ended {
         Ok(Ok(Ended::Succeeded)) => match &receiver {
@@ -92,13 +95,12 @@ fn outcome<P>(ended: &Result<Result<Ended, Failure>, P>) -> Option<&'static str>
     }
 }
 
-/// Measures how late the first attempt is. When a later one was due is not known, because its claim has set the end of the lease, and a delivery
-/// that is retried or replayed was stored long ago.
-fn note_lag(claimed: &Claimed, receiver: Option<&DurableReceiver>) {
-    if let (1, 1, Some(receiver)) = (claimed.attempt, claimed.claim, receiver) {
-        let delay = Duration::from_millis(receiver.options.delay);
-        measure::delivery_lag(&claimed.receiver, claimed.age().saturating_sub(delay));
-    }
+/// How late the first attempt is. When a later one was due is not known, because its claim has set the end of the lease, and a delivery that is
+/// retried or replayed was stored long ago.
+fn first_lag(claimed: &Claimed, receiver: Option<&DurableReceiver>) -> Option<Duration> {
+    let (1, 1, Some(receiver)) = (claimed.attempt, claimed.claim, receiver) else { return None };
+    let delay = Duration::from_millis(receiver.options.delay);
+    Some(claimed.age().saturating_sub(delay))
 }
 
 /// # Errors

@@ -34,6 +34,7 @@ use crate::durable::worker::room::Pace;
 use crate::error::missing_state::MissingState;
 use crate::error::{Error, Result};
 use crate::task::info::Asks;
+use crate::task::measure::{self, DeliveryMetrics};
 
 /// How long [`Worker::shutdown`] waits for running receivers.
 const GRACE: Duration = Duration::from_secs(30);
@@ -96,6 +97,7 @@ struct Shared {
     prune_dead: Option<i64>,
     /// Whether the database has answered the last renewal.
     is_reachable: AtomicBool,
+    metrics: DeliveryMetrics,
 }
 
 /// A delivery that this worker has claimed.
@@ -202,6 +204,7 @@ impl WorkerOptions {
         let prune_dead = self.prune_dead.as_deref().map(millis_of).transpose()?;
         let connections = Connections::open(&self)?;
         schema::check(&mut connections.control.acquire().await?).await?;
+        measure::ask_again();
         let (acknowledge, succeeded) = mpsc::unbounded_channel();
         let shared = Arc::new(Shared {
             db: self.db.clone(),
@@ -218,6 +221,7 @@ impl WorkerOptions {
             acknowledge,
             prune_dead,
             is_reachable: AtomicBool::new(true),
+            metrics: DeliveryMetrics::default(),
             options: self,
         });
         let background = vec![
