@@ -1,6 +1,6 @@
 //! The same counts as the status, of a limited number of deliveries.
 
-use super::DeliveryState::{Dead, Retrying, Running, Waiting};
+use super::DeliveryState::{Retrying, Running, Waiting};
 use super::status::{Counts, Status, status};
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
@@ -18,6 +18,11 @@ type CountsOfOne = (i64, i64, i64, i64, i64, i64, Option<i64>, i32);
 /// What the indexes of `signals_delivery` contain, so that the receivers are found without reading the table.
 pub(super) const INDEXED: [&str; 3] =
     ["dead_at IS NULL AND ordering_key IS NULL", "ordering_key IS NOT NULL", "dead_at IS NOT NULL"];
+
+/// The dead deliveries of the receiver `$1`, in the order of their ids. With `receiver = $1`, PostgreSQL may read the index of all dead deliveries
+/// instead of the index that starts with the receiver, because both have this order.
+pub(super) const DEAD: [&str; 2] =
+    ["receiver >= $1 AND receiver <= $1 AND dead_at IS NOT NULL", "receiver, id"];
 
 pub(super) async fn read(conn: &mut Conn<'_>, pool: PoolId) -> Result<Status> {
     let kind = conn.kind();
@@ -60,12 +65,15 @@ pub(super) async fn stored_receivers(conn: &mut Conn<'_>) -> Result<Vec<String>>
 /// because as an argument it would lead to a plan for any number of rows.
 fn counts(kind: DatabaseKind) -> String {
     let now = now(kind);
-    let part = |condition: &str, order: &str| {
+    let columns = "ordering_key, worker, error, dead_at, run_at";
+    let part_of = |columns: &str, condition: &str, order: &str| {
         format!(
-            "SELECT * FROM (SELECT id, ordering_key, worker, error, dead_at, run_at FROM signals_delivery WHERE receiver = $1 \
-             AND {condition} ORDER BY {order} LIMIT {}) AS part",
+            "SELECT * FROM (SELECT {columns} FROM signals_delivery WHERE {condition} ORDER BY {order} LIMIT {}) AS part",
             BOUND + 1
         )
+    };
+    let part = |condition: &str, order: &str| {
+        part_of(columns, &format!("receiver = $1 AND {condition}"), order)
     };
     let unordered = INDEXED[0];
     // Of a long backlog, the deliveries that run or have failed come after those that are due.
@@ -73,8 +81,9 @@ fn counts(kind: DatabaseKind) -> String {
     let later = part(&format!("{unordered} AND run_at > {now}"), "run_at, id");
     let ordered = part(INDEXED[1], "ordering_key, id");
     let claimed = part("worker IS NOT NULL AND ordering_key IS NOT NULL", "ordering_key");
-    let (failing, dead) =
-        (part("dead_at IS NULL AND error IS NOT NULL", "run_at, id"), part(INDEXED[2], "id"));
+    let failing = part("dead_at IS NULL AND error IS NOT NULL", "run_at, id");
+    // Only the ids, which the index contains: the rows of dead deliveries may be anywhere in the table.
+    let dead = part_of("id", DEAD[0], DEAD[1]);
     let count = |what: &str, table: &str, condition: &str| {
         format!("(SELECT count({what}) FROM {table} WHERE {condition})")
     };
@@ -84,11 +93,11 @@ fn counts(kind: DatabaseKind) -> String {
         format!("{} + {}", count("*", "live", &unordered), count("*", "claimed", "dead_at IS NULL"))
     };
     let retrying = count("*", "failing", Retrying.condition());
-    let is_dead = count("*", "dead", Dead.condition());
+    let is_dead = "(SELECT count(*) FROM dead)";
     let failing_keys = count("DISTINCT ordering_key", "failing", Retrying.condition());
     let dead_keys = format!(
-        "(SELECT count(DISTINCT ordering_key) FROM (SELECT ordering_key FROM failing WHERE {} UNION ALL SELECT ordering_key FROM dead) \
-         AS blocking)",
+        "CASE WHEN EXISTS (SELECT 1 FROM ordered) THEN (SELECT count(DISTINCT ordering_key) FROM (SELECT ordering_key FROM failing WHERE {} \
+         UNION ALL SELECT ordering_key FROM signals_delivery WHERE id IN (SELECT id FROM dead)) AS blocking) ELSE 0 END",
         Retrying.condition()
     );
     let oldest =
@@ -99,7 +108,6 @@ fn counts(kind: DatabaseKind) -> String {
     };
     let is_full = |table: &str| format!("(SELECT count(*) FROM {table}) > {BOUND}");
     let full = ["due", "later", "ordered", "claimed", "failing", "dead"].map(is_full).join(" OR ");
-    let columns = "ordering_key, worker, error, dead_at, run_at";
     format!(
         "WITH due AS ({due}), later AS ({later}), ordered AS ({ordered}), claimed AS ({claimed}), failing AS ({failing}), dead AS ({dead}), \
          live AS (SELECT {columns} FROM due UNION ALL SELECT {columns} FROM later UNION ALL SELECT {columns} FROM ordered) \

@@ -1,18 +1,18 @@
 //! Finds the deliveries of a list by the indexes of `signals_delivery`. A list is in the order of the ids. Without the indexes, the database
 //! would read the rows in that order, perhaps a million waiting ones before the first row of a receiver with few deliveries.
 
-use super::bounded::{INDEXED, stored_receivers};
+use super::bounded::{DEAD, INDEXED, stored_receivers};
 use super::{DeliveryState, Status};
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::durable::claim::now;
 use crate::durable::sql::Sql;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How many deliveries of one index are candidates. With more of them, the rows are found soon in the order of the ids.
-const BOUND: usize = Status::BOUND as usize;
-/// The same for deliveries that are due later. All that run are among them, and they may be rare among the rows.
-const LATER: usize = 10_000;
+const BOUND: usize = 10_000;
+/// The same for deliveries whose rows are read or may be anywhere in the table.
+const FEW: usize = Status::BOUND as usize;
 
 /// The deliveries of one receiver that one index contains.
 struct Part {
@@ -39,16 +39,18 @@ pub(super) async fn read(
         None if is_running => stored_receivers(conn).await?,
         None => return Ok(None),
     };
-    let parts: Vec<_> = parts(state, kind).iter().map(|part| (part.text(), part.limit)).collect();
+    let parts: Vec<_> =
+        parts(state, kind).iter().map(|part| (part.text(kind), part.limit)).collect();
     let mut ids = Vec::new();
     for name in &names {
         for (text, limit) in &parts {
             let sql = Sql::new(kind, text).bind(name.as_str());
-            let found: Vec<(i64,)> = sql.fetch(conn).await?;
+            let Some((found,)) = sql.fetch::<(String,)>(conn).await?.pop() else { continue };
+            let found: Vec<i64> = serde_json::from_str(&found).map_err(Error::other)?;
             if found.len() > *limit {
                 return Ok(None);
             }
-            ids.extend(found.into_iter().map(|(id,)| id));
+            ids.extend(found);
         }
     }
     Ok(Some(ids))
@@ -58,22 +60,22 @@ pub(super) async fn read(
 fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
     let now = now(kind);
     let part = |condition: &str, order, limit| Part {
-        condition: condition.to_owned(),
+        condition: format!("receiver = $1 AND {condition}"),
         order,
         limit,
         is_bounded: false,
     };
-    let [unordered, ordered, dead] = INDEXED;
+    let [unordered, ordered, _] = INDEXED;
     let of_unordered = |condition: &str| format!("{unordered} AND {condition}");
-    let is_dead = part(dead, "id", BOUND);
+    let is_dead = Part { condition: DEAD[0].to_owned(), ..part("", DEAD[1], FEW) };
     match state {
         Some(DeliveryState::Running) => vec![
-            part("worker IS NOT NULL AND ordering_key IS NOT NULL", "ordering_key", LATER),
-            part(&of_unordered(&format!("run_at > {now}")), "run_at, id", LATER),
+            part("worker IS NOT NULL AND ordering_key IS NOT NULL", "ordering_key", BOUND),
+            part(&of_unordered(&format!("run_at > {now}")), "run_at, id", BOUND),
             // Deliveries whose lease has ended are due again. Only the ones that are claimed soon are found.
             Part {
                 is_bounded: true,
-                ..part(&of_unordered(&format!("run_at <= {now}")), "run_at, id", BOUND)
+                ..part(&of_unordered(&format!("run_at <= {now}")), "run_at, id", FEW)
             },
         ],
         Some(DeliveryState::Retrying) => {
@@ -91,21 +93,23 @@ fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
 }
 
 impl Part {
-    /// The statement that reads the ids of the receiver `$1`. The limit is a literal, because as an argument it would lead to a plan for any
-    /// number of rows.
-    fn text(&self) -> String {
+    /// The statement that reads the ids of the receiver `$1`, as JSON, because that is one row instead of thousands. The limit is a literal,
+    /// because as an argument it would lead to a plan for any number of rows.
+    fn text(&self, kind: DatabaseKind) -> String {
         let Self { condition, order, limit, is_bounded } = self;
         let of_receiver = |columns: &str, limit: usize| {
             format!(
-                "SELECT {columns} FROM signals_delivery WHERE receiver = $1 AND {condition} ORDER BY {order} LIMIT {limit}"
+                "SELECT {columns} FROM signals_delivery WHERE {condition} ORDER BY {order} LIMIT {limit}"
             )
         };
-        match is_bounded {
-            true => {
-                let first = of_receiver("id, worker", *limit);
-                format!("SELECT id FROM ({first}) AS first WHERE worker IS NOT NULL")
-            }
-            false => of_receiver("id", limit + 1),
-        }
+        let (found, condition) = match is_bounded {
+            true => (of_receiver("id, worker", *limit), "WHERE worker IS NOT NULL"),
+            false => (of_receiver("id", limit + 1), ""),
+        };
+        let ids = match kind {
+            DatabaseKind::Sqlite => "json_group_array(id)",
+            DatabaseKind::Postgres => "coalesce(json_agg(id)::text, '[]')",
+        };
+        format!("SELECT {ids} FROM ({found}) AS found {condition}")
     }
 }
