@@ -82,7 +82,11 @@ fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
             vec![part("dead_at IS NULL AND error IS NOT NULL", "run_at, id", BOUND)]
         }
         Some(DeliveryState::Dead) => vec![is_dead],
-        Some(DeliveryState::Waiting | DeliveryState::Done) | None => {
+        // A dead one is not waiting, and there may be many.
+        Some(DeliveryState::Waiting) => {
+            vec![part(unordered, "run_at, id", BOUND), part(ordered, "ordering_key, id", BOUND)]
+        }
+        Some(DeliveryState::Done) | None => {
             vec![
                 part(unordered, "run_at, id", BOUND),
                 part(ordered, "ordering_key, id", BOUND),
