@@ -247,10 +247,12 @@ impl Expected {
     async fn finish(&self, db: &Db) {
         world().never_fails = true;
         let dead = all().state(DeliveryState::Dead);
-        let mut rounds = 0;
-        while !db.deliveries().list(all()).await.unwrap().is_empty() {
-            rounds += 1;
-            assert!(rounds < 20, "deliveries are left");
+        for round in 0.. {
+            let left = db.deliveries().list(all()).await.unwrap();
+            if left.is_empty() {
+                break;
+            }
+            assert!(round < 20, "{left:#?}");
             db.deliveries().retry_all(dead.clone()).await.unwrap();
             testing::make_due(db).await.unwrap();
             testing::deliver(db).await.unwrap();

@@ -20,7 +20,7 @@ type Values = Arc<Mutex<BTreeMap<String, Vec<f64>>>>;
 #[derive(Clone, Default)]
 struct Seen {
     values: Values,
-    asked: Arc<Mutex<BTreeMap<String, u32>>>,
+    asked: Arc<Mutex<BTreeMap<String, usize>>>,
 }
 
 struct Cell(String, Values);
@@ -74,7 +74,7 @@ impl Seen {
         self.values.lock().unwrap().get(name).cloned().unwrap_or_default()
     }
 
-    fn asked(&self, name: &str) -> u32 {
+    fn asked(&self, name: &str) -> usize {
         self.asked.lock().unwrap().get(name).copied().unwrap_or_default()
     }
 }
@@ -284,13 +284,13 @@ on_every_database! {
         let of = |name: &str| format!("sqlx_signals_delivery_{name}{{{receiver}}}");
         let runs = |name: &str| format!("sqlx_signals_receiver_{name}{{{receiver},signal=post_save,model=Note}}");
         let all = [total, of("duration_seconds"), of("lag_seconds"), runs("runs_total"), runs("duration_seconds")];
-        let begun = std::time::Instant::now();
         let worker = db.deliveries().worker().spawn().await.unwrap();
         common::until(|| all.iter().all(|metric| seen.of(metric).len() == NOTES)).await;
         worker.shutdown().await.unwrap();
-        let most = 1 + begun.elapsed().as_millis() / 100;
+        // Each worker of another test that starts meanwhile makes it ask once more.
         for metric in all {
-            assert!((1..=most).contains(&seen.asked(&metric).into()), "{metric}: {most}");
+            let asked = seen.asked(&metric);
+            assert!((1..NOTES / 3).contains(&asked), "{metric}: {asked}");
         }
     }
 }
