@@ -35,6 +35,22 @@ async fn run_job(saved: PostSave<'_, Job>, delivery: Delivery<'_>) {
     }
 }
 
+#[derive(Debug, Clone, Model, Serialize, Deserialize)]
+#[model(table = "spins")]
+struct Spin {
+    id: Option<i64>,
+    n: i64,
+}
+
+/// Is polled all the time.
+#[receiver(post_save, sender = Spin, durable(at_least_once))]
+async fn spin(saved: PostSave<'_, Spin>) {
+    SCENE.log.push(saved.instance.n.to_string());
+    loop {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Fast jobs, one that blocks, and fast jobs again.
 async fn store_jobs(db: &Db) -> usize {
     table(db, "jobs", "blocks BOOLEAN NOT NULL").await;
@@ -175,6 +191,22 @@ on_every_database! {
         SCENE.log.take();
         assert!(count(&db, "true").await >= 1);
         assert_eq!(count(&db, "worker IS NOT NULL OR attempt > 0 OR lost > 0").await, 0);
+    }
+
+    async fn a_stopped_worker_gives_back_what_is_polled_while_it_stops(db: Db) {
+        const SPINS: i64 = 50;
+        let _turn = SCENE.begin().await;
+        table(&db, "spins", "n BIGINT NOT NULL").await;
+        db.deliveries().setup().await.unwrap();
+        let mut spins: Vec<_> = (0..SPINS).map(|n| Spin { id: None, n }).collect();
+        Spin::insert_many(&db, &mut spins).await.unwrap();
+        for _ in 0..20 {
+            let worker = db.deliveries().worker().concurrency(100).spawn().await.unwrap();
+            until(|log| log.len() == spins.len()).await;
+            worker.stop().await.unwrap();
+            SCENE.log.take();
+            assert_eq!(count(&db, "worker IS NULL AND attempt = 0 AND lost = 0").await, SPINS);
+        }
     }
 
     /// The database refuses every statement of the worker, and answers again after the end of the lease.

@@ -148,11 +148,12 @@ async fn stopped(kind: DatabaseKind, name: &str) -> (Scene, Process) {
         let stopped = Process::start(&scene, "pause", name);
         claimed(&scene, 1, false).await;
         stopped.until_stopped().await;
-        let write = "UPDATE signals_delivery SET id = id WHERE 1 = 0";
+        let write = "DELETE FROM signals_delivery WHERE 1 = 0";
         match scene.db.execute(write).await {
             Ok(_) => return (scene, stopped),
             // Another task of the process was in a transaction. SQLite has one writer, so no other worker can do anything.
             Err(error) => {
+                assert!(error.is_busy(), "{error:#}");
                 println!("begun again: {error:#}");
                 stopped.kill();
                 scene.passed().await;

@@ -108,7 +108,8 @@ struct RunningEntry {
     /// When the lease ends, by the clock of this process.
     deadline: Instant,
     stage: Stage,
-    /// Stops the receiver.
+    /// Stops the receiver when its lease has ended. It is no child of `Shared::cancelled`: a receiver that is polled while the worker stops might
+    /// see it first, and would be forgotten instead of given back.
     cancel: CancellationToken,
 }
 

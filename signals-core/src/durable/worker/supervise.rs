@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
 use super::{RunningEntry, Shared, Stage, handle};
 use crate::database::writer::Verb;
@@ -358,7 +359,7 @@ async fn claim_and_start(
 fn start(shared: &Arc<Shared>, receivers: &DurableReceivers, claimed: Claimed, deadline: Instant) {
     let receiver = receivers.get(&claimed.receiver, &claimed.signal, &claimed.sender).cloned();
     let name = receivers.static_name(&claimed.receiver);
-    let cancel = shared.cancelled.child_token();
+    let cancel = CancellationToken::new();
     let entry = RunningEntry {
         receiver: name.unwrap_or_default(),
         claim: claimed.claim,
