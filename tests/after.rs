@@ -2,9 +2,13 @@
 #![allow(missing_docs)]
 #![cfg(feature = "sqlite")]
 
+#[path = "common/events.rs"]
+mod events;
+
 use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex};
 
+use events::Events;
 use sqlx_signals::Error;
 use sqlx_signals::prelude::*;
 
@@ -77,10 +81,6 @@ mod phases {
     fn link(_: PostSave<'_, Order>) {}
 }
 
-/// Records the errors that are logged.
-#[derive(Clone, Default)]
-struct Errors(Arc<Mutex<Vec<String>>>);
-
 struct Message(String);
 
 impl tracing::field::Visit for Message {
@@ -91,32 +91,18 @@ impl tracing::field::Visit for Message {
     }
 }
 
-impl tracing::Subscriber for Errors {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        *metadata.level() == tracing::Level::ERROR
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut message = Message(String::new());
-        event.record(&mut message);
-        self.0.lock().unwrap().push(message.0);
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
-
 // One test: the log is written when the registry is first used.
 #[tokio::test]
 async fn an_after_that_cannot_hold_is_logged_and_found_by_the_check() {
-    let errors = Errors::default();
-    let guard = tracing::subscriber::set_default(errors.clone());
+    let errors = Arc::new(Mutex::new(Vec::new()));
+    let selects = |metadata: &tracing::Metadata<'_>| *metadata.level() == tracing::Level::ERROR;
+    let heard = Arc::clone(&errors);
+    let hear = move |event: &tracing::Event<'_>| {
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        heard.lock().unwrap().push(message.0);
+    };
+    let guard = tracing::subscriber::set_default(Events { selects, hear });
     sqlx_signals::registry();
     drop(guard);
 
@@ -148,7 +134,7 @@ async fn an_after_that_cannot_hold_is_logged_and_found_by_the_check() {
             "receivers are each said to run `after` another: `after::pack` after `after::stock` after `after::pack`",
         ]
     );
-    let logged = errors.0.lock().unwrap().clone();
+    let logged = errors.lock().unwrap().clone();
     assert_eq!(logged.len(), findings.len(), "{logged:?}");
     for (logged, finding) in logged.iter().zip(&findings) {
         assert!(logged.starts_with(finding), "{logged}");

@@ -2,6 +2,8 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "common/events.rs"]
+mod events;
 
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -402,6 +404,7 @@ mod on_postgres {
 
     use super::*;
     use common::Scene;
+    use events::Events;
 
     static SCENE: LazyLock<Scene> = Scene::new();
 
@@ -448,44 +451,20 @@ mod on_postgres {
         test.passed().await;
     }
 
-    /// Records warnings.
-    #[derive(Clone, Default)]
-    struct Warnings(Arc<Mutex<Vec<String>>>);
-
-    struct Text(String);
-
-    impl tracing::field::Visit for Text {
-        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-            self.0.push_str(&format!(" {}={value:?}", field.name()));
-        }
-    }
-
-    impl tracing::Subscriber for Warnings {
-        fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-            metadata.target().starts_with("sqlx_signals_core")
-                && *metadata.level() == tracing::Level::WARN
-        }
-        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-            tracing::span::Id::from_u64(1)
-        }
-        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-        fn event(&self, event: &tracing::Event<'_>) {
-            let mut text = Text(String::new());
-            event.record(&mut text);
-            self.0.lock().unwrap().push(text.0);
-        }
-        fn enter(&self, _: &tracing::span::Id) {}
-        fn exit(&self, _: &tracing::span::Id) {}
-    }
-
     #[tokio::test]
     async fn a_write_beside_the_transaction_in_its_closure_is_a_warning_once_for_each_call() {
         let test = TestDb::postgres("beside").await;
         let db = &test.db;
         notes(db).await;
-        let warnings = Warnings::default();
-        let guard = tracing::subscriber::set_default(warnings.clone());
+        let warnings = Arc::new(Mutex::new(Vec::new()));
+        let selects = |metadata: &tracing::Metadata<'_>| {
+            metadata.target().starts_with("sqlx_signals_core")
+                && *metadata.level() == tracing::Level::WARN
+        };
+        let heard = Arc::clone(&warnings);
+        let hear =
+            move |event: &tracing::Event<'_>| heard.lock().unwrap().push(events::text(event));
+        let guard = tracing::subscriber::set_default(Events { selects, hear });
         for _ in 0..3 {
             db.transaction(async |tx| {
                 note("in it").save(&mut *tx).await?;
@@ -498,7 +477,7 @@ mod on_postgres {
         }
         db.transaction(async |tx| note("in it").save(tx).await).await.unwrap();
         drop(guard);
-        let warnings = warnings.0.lock().unwrap().clone();
+        let warnings = warnings.lock().unwrap().clone();
         if cfg!(debug_assertions) {
             assert_eq!(warnings.len(), 1, "{warnings:?}");
             assert!(

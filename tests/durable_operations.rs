@@ -2,11 +2,14 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "common/events.rs"]
+mod events;
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
 use common::{Log, Scene, count, execute, table};
+use events::Events;
 use serde::{Deserialize, Serialize};
 use sqlx_signals::durable::{
     DeliveryFilter, DeliveryState, StoredDelivery, Uuid, WarningIntervals,
@@ -155,44 +158,19 @@ async fn many(db: &Db, receiver: &str, deliveries: usize, condition: &str, set: 
 
 /// The warnings about deliveries that nobody runs.
 static WARNINGS: LazyLock<Log> = LazyLock::new(|| {
-    tracing::subscriber::set_global_default(Recorder).unwrap();
-    Log::default()
-});
-
-struct Recorder;
-
-#[derive(Default)]
-struct Fields(String);
-
-impl tracing::field::Visit for Fields {
-    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
-        self.0 += &format!(" {}={value:?}", field.name());
-    }
-}
-
-impl tracing::Subscriber for Recorder {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+    let selects = |metadata: &tracing::Metadata<'_>| {
         metadata.target().starts_with("sqlx_signals_core::durable")
             && *metadata.level() == tracing::Level::WARN
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        let mut fields = Fields::default();
-        event.record(&mut fields);
-        if fields.0.contains("no worker has claimed") || fields.0.contains("does not have") {
-            WARNINGS.push(fields.0);
+    };
+    let hear = |event: &tracing::Event<'_>| {
+        let text = events::text(event);
+        if text.contains("no worker has claimed") || text.contains("does not have") {
+            WARNINGS.push(text);
         }
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
-}
+    };
+    tracing::subscriber::set_global_default(Events { selects, hear }).unwrap();
+    Log::default()
+});
 
 /// The `Db` with the intervals of the warnings in milliseconds. The warnings before it are forgotten.
 fn warning_every(db: &Db, unclaimed: u64, unknown: u64) -> Db {

@@ -2,11 +2,14 @@
 #![allow(missing_docs)]
 
 mod common;
+#[path = "common/events.rs"]
+mod events;
 
 use std::fmt::Debug;
 use std::sync::{LazyLock, Once};
 
 use common::{Scene, table};
+use events::Events;
 use serde::{Deserialize, Serialize};
 use sqlx_signals::prelude::*;
 
@@ -32,25 +35,10 @@ struct Plain {
 }
 
 /// Records the statements that sqlx reports. SQLite's are reported by the threads of its connections, so it is the subscriber of the process.
-struct Subscriber;
-
-impl tracing::Subscriber for Subscriber {
-    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
-        metadata.target() == "sqlx::query"
-    }
-
-    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
-        tracing::span::Id::from_u64(1)
-    }
-
-    fn event(&self, event: &tracing::Event<'_>) {
-        event.record(&mut Summary);
-    }
-
-    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
-    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
-    fn enter(&self, _: &tracing::span::Id) {}
-    fn exit(&self, _: &tracing::span::Id) {}
+fn record_statements() {
+    let selects = |metadata: &tracing::Metadata<'_>| metadata.target() == "sqlx::query";
+    let hear = |event: &tracing::Event<'_>| event.record(&mut Summary);
+    tracing::subscriber::set_global_default(Events { selects, hear }).unwrap();
 }
 
 struct Summary;
@@ -87,7 +75,7 @@ on_every_database! {
     async fn saves_in_a_transaction_send_one_statement_more_for_their_deliveries(db: Db) {
         static ONCE: Once = Once::new();
         let _turn = SCENE.begin().await;
-        ONCE.call_once(|| tracing::subscriber::set_global_default(Subscriber).unwrap());
+        ONCE.call_once(record_statements);
         table(&db, "notes", "text TEXT NOT NULL").await;
         db.deliveries().setup().await.unwrap();
         let note = || Note { id: None, text: "a".into() };
