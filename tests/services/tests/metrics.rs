@@ -263,6 +263,22 @@ on_every_database! {
     }
 }
 
+/// The metrics of a delivery of a note that succeeds at its first attempt.
+fn metrics_of_a_note(database: &str) -> [String; 5] {
+    let receiver = format!("receiver=metrics::{database}::read");
+    let delivery = |name: &str| format!("sqlx_signals_delivery_{name}{{{receiver}}}");
+    let run = |name: &str| {
+        format!("sqlx_signals_receiver_{name}{{{receiver},signal=post_save,model=Note}}")
+    };
+    [
+        format!("sqlx_signals_deliveries_total{{{receiver},outcome=succeeded}}"),
+        delivery("duration_seconds"),
+        delivery("lag_seconds"),
+        run("runs_total"),
+        run("duration_seconds"),
+    ]
+}
+
 on_every_database! {
     async fn a_worker_asks_for_a_metric_only_now_and_then(db: Db) {
         const NOTES: usize = 300;
@@ -279,11 +295,7 @@ on_every_database! {
                 "on_postgres"
             }
         };
-        let receiver = format!("receiver=metrics::{database}::read");
-        let total = format!("sqlx_signals_deliveries_total{{{receiver},outcome=succeeded}}");
-        let of = |name: &str| format!("sqlx_signals_delivery_{name}{{{receiver}}}");
-        let runs = |name: &str| format!("sqlx_signals_receiver_{name}{{{receiver},signal=post_save,model=Note}}");
-        let all = [total, of("duration_seconds"), of("lag_seconds"), runs("runs_total"), runs("duration_seconds")];
+        let all = metrics_of_a_note(database);
         let worker = db.deliveries().worker().spawn().await.unwrap();
         common::until(|| all.iter().all(|metric| seen.of(metric).len() == NOTES)).await;
         worker.shutdown().await.unwrap();
@@ -303,14 +315,7 @@ async fn a_recorder_that_is_set_while_a_worker_runs_sees_the_next_deliveries() {
     let db = &test.db;
     table(db, "notes", "n BIGINT NOT NULL").await;
     db.deliveries().setup().await.unwrap();
-    let receiver = "receiver=metrics::on_sqlite::read";
-    let metrics = [
-        format!("sqlx_signals_deliveries_total{{{receiver},outcome=succeeded}}"),
-        format!("sqlx_signals_delivery_duration_seconds{{{receiver}}}"),
-        format!("sqlx_signals_delivery_lag_seconds{{{receiver}}}"),
-        format!("sqlx_signals_receiver_runs_total{{{receiver},signal=post_save,model=Note}}"),
-        format!("sqlx_signals_receiver_duration_seconds{{{receiver},signal=post_save,model=Note}}"),
-    ];
+    let metrics = metrics_of_a_note("on_sqlite");
     let recorders = [Seen::default(), Seen::default()];
     let counts = || recorders.each_ref().map(|seen| metrics.each_ref().map(|m| seen.of(m).len()));
     let worker = db.deliveries().worker().spawn().await.unwrap();
