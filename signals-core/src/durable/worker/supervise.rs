@@ -144,12 +144,9 @@ impl Finder {
 
     /// Notes how long a round has taken that probes.
     fn note_time(&mut self) {
-        let took = self.probed.as_mut().map(|probed| {
-            probed.took = probed.begun.elapsed();
-            probed.took
-        });
-        if let (Some(took), Some(complete), true) = (took, &mut self.complete, self.is_complete) {
-            complete.took = took;
+        let complete = self.complete.as_mut().filter(|_| self.is_complete);
+        for round in self.probed.as_mut().into_iter().chain(complete) {
+            round.took = round.begun.elapsed();
         }
     }
 
