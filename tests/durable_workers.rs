@@ -163,7 +163,7 @@ on_every_database! {
         GATE.forget_permits(1);
     }
 
-    /// As one that was stored before those that have run, in a transaction that commits after them.
+    /// The delivery is like one that was stored before those that have run, and whose transaction committed after them.
     async fn a_delivery_that_was_due_earlier_does_not_wait_for_the_end_of_a_backlog(db: Db) {
         let _turn = SCENE.begin().await;
         table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
