@@ -79,7 +79,7 @@ fn totals(base: &Base, status: &Status) -> Markup {
     };
     html! {
         ul.totals aria-label="Deliveries of all receivers" {
-            @for state in text::STATES {
+            @for state in text::COUNTED {
                 li {
                     a.(state.to_string()) href=(list(base, "", state)) {
                         strong { (total(state)) } span { (state.to_string()) }
@@ -125,7 +125,7 @@ fn line(base: &Base, secrets: &Secrets, status: &ReceiverStatus, can_change: boo
             }
             (cell("Queue", queue(status)))
             td.number role="cell" data-label="Runs" { div { (runs(status)) } }
-            @for state in text::STATES { (count(base, status, state)) }
+            @for state in text::COUNTED { (count(base, status, state)) }
             td.number role="cell" data-label="Blocked keys" { (number(status.blocked_keys)) }
             td.number role="cell" data-label="Oldest due" { div { (lag) } }
             @if can_change { td.actions role="cell" { (switch(base, secrets, name, of_name().next().is_some(), is_paused)) } }

@@ -78,7 +78,13 @@ pub(crate) fn state_of(name: &str) -> Option<DeliveryState> {
     STATES.into_iter().find(|state| state.to_string() == name)
 }
 
-pub(crate) const STATES: [DeliveryState; 4] =
+pub(crate) const STATES: [DeliveryState; 5] = {
+    let [waiting, running, retrying, dead] = COUNTED;
+    [waiting, running, retrying, dead, DeliveryState::Done]
+};
+
+/// The states that the overview counts. Kept deliveries of the past are not among them.
+pub(crate) const COUNTED: [DeliveryState; 4] =
     [DeliveryState::Waiting, DeliveryState::Running, DeliveryState::Retrying, DeliveryState::Dead];
 
 /// The beginning of a text, on one line.

@@ -5,6 +5,9 @@
 mod common;
 mod program;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use axum::Router;
 use axum::body::Body;
 use axum::http::header::{
@@ -12,11 +15,12 @@ use axum::http::header::{
 };
 use axum::http::{Request, Response, StatusCode};
 use common::{count, execute};
-use program::{Visit, apply, setup, welcome};
+use program::backlog::{Backlog, Dead};
+use program::{Visit, apply, print, setup, welcome};
 use signals_web::WebRouter;
 use sqlx_signals::durable::{DeliveryFilter, DeliveryState};
 use sqlx_signals::prelude::*;
-use sqlx_signals::testing;
+use sqlx_signals::{DatabaseKind, testing};
 use tower::ServiceExt;
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -288,6 +292,47 @@ on_every_database! {
         assert!(!response.headers().contains_key(SET_COOKIE) && body.contains(token));
     }
 
+    async fn kept_deliveries_have_a_list_of_their_own(db: Db) {
+        let _turn = setup(&db).await;
+        program::dead(&db).await;
+        program::note(&db).await;
+        let page = || signals_web::router(db.clone());
+        let name = registry().get::<print>().name();
+        for path in ["/deliveries?state=done".to_owned(), format!("/deliveries?state=done&receiver={name}")] {
+            let body = get(page(), &path).await;
+            assert_eq!(ids(&body).len(), 1, "{body}");
+            assert!(body.contains("done since"), "{body}");
+            assert!(body.contains(r#"<option value="done" selected>"#), "{body}");
+            assert!(!body.contains("/retry"), "what is done cannot be retried: {body}");
+        }
+        let of_another = format!("/deliveries?state=done&receiver={}", registry().get::<welcome>().name());
+        assert_eq!(ids(&get(page(), &of_another).await), [0; 0]);
+        assert_eq!(ids(&get(page(), "/deliveries").await).len(), 1, "only the dead one");
+    }
+
+    /// Of 200,000 deliveries, PostgreSQL reads up to 3,000 rows. SQLite executes half a million instructions, which pass 100,000 entries of an index.
+    async fn a_page_does_not_read_the_deliveries_that_it_does_not_show(db: Db) {
+        let _turn = setup(&db).await;
+        let registry = registry();
+        let receivers = [registry.get::<welcome>().name(), registry.get::<print>().name(), registry.get::<apply>().name()];
+        let backlog = Backlog { waiting: 100_000, dead: 100_000, receivers };
+        let watched = common::one_connection(&db).await;
+        let work = Work::of(&watched).await;
+        for place in Dead::PLACES {
+            backlog.store(&db, place).await.unwrap();
+            let app: Router = Router::new().nest("/ops", signals_web::router(watched.clone()).into());
+            for path in backlog.paths() {
+                let before = work.done(&watched).await;
+                let response = app.clone().oneshot(Request::get(&path).body(Body::empty()).unwrap()).await.unwrap();
+                assert_eq!(response.status(), StatusCode::OK);
+                axum::body::to_bytes(response.into_body(), 10_000_000).await.unwrap();
+                let done = work.done(&watched).await - before;
+                assert!(done <= work.limit, "dead {place:?}: {path} takes {done}");
+            }
+        }
+        assert!(work.done(&watched).await > 10_000, "the work is counted");
+    }
+
     async fn a_page_that_cannot_be_shown_says_why(db: Db) {
         let page = || signals_web::router(db.clone());
         let get = |path: &str| Request::get(format!("/ops{path}")).body(Body::empty()).unwrap();
@@ -300,6 +345,39 @@ on_every_database! {
             assert_eq!(status.as_u16(), expected, "{path}");
             assert!(body.contains("<h1>"), "{path}: {body}");
         }
+    }
+}
+
+/// What a connection has to do for a page.
+struct Work {
+    /// Instructions of SQLite, counted in hundreds.
+    hundreds: Arc<AtomicI64>,
+    limit: i64,
+}
+
+impl Work {
+    async fn of(db: &Db) -> Self {
+        let hundreds = Arc::new(AtomicI64::new(0));
+        let Some(pool) = db.sqlite() else { return Self { hundreds, limit: 4000 } };
+        let mut conn = pool.acquire().await.unwrap();
+        let counter = hundreds.clone();
+        conn.lock_handle().await.unwrap().set_progress_handler(100, move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            true
+        });
+        Self { hundreds, limit: 5800 }
+    }
+
+    /// The work up to now: instructions of SQLite in hundreds, or rows of the table that PostgreSQL has read.
+    async fn done(&self, db: &Db) -> i64 {
+        if db.kind() == DatabaseKind::Sqlite {
+            return self.hundreds.load(Ordering::Relaxed);
+        }
+        // In a statement of its own, before the one that reads the statistics.
+        db.execute("SELECT pg_stat_force_next_flush()").await.unwrap();
+        let rows = "SELECT (seq_tup_read + coalesce(idx_tup_fetch, 0))::bigint FROM pg_stat_user_tables WHERE relname = 'signals_delivery'";
+        let (rows,): (i64,) = db.query(rows).fetch_one().await.unwrap();
+        rows
     }
 }
 

@@ -1,6 +1,8 @@
 //! A program with durable receivers.
 #![allow(dead_code, unreachable_pub, missing_docs)]
 
+pub mod backlog;
+
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};

@@ -1,7 +1,8 @@
-//! Finds the deliveries of a list by the indexes of `signals_delivery`. A list is in the order of the ids. Without the indexes, the database
-//! would read the rows in that order, perhaps a million waiting ones before the first row of a receiver with few deliveries.
+//! Finds the deliveries of a list that are not dead by the indexes of `signals_delivery`, which do not have them in the order of the list. Without
+//! the indexes, the database would read the rows in that order, perhaps a million waiting ones before the first row of a receiver with few
+//! deliveries.
 
-use super::bounded::{DEAD, INDEXED, stored_receivers};
+use super::bounded::{INDEXED, stored_receivers};
 use super::{DeliveryState, Status};
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
@@ -11,7 +12,7 @@ use crate::error::{Error, Result};
 
 /// How many deliveries of one index are candidates. With more of them, the rows are found soon in the order of the ids.
 const BOUND: usize = 10_000;
-/// The same for deliveries whose rows are read or may be anywhere in the table.
+/// The same for deliveries whose rows are read.
 const FEW: usize = Status::BOUND as usize;
 
 /// The deliveries of one receiver that one index contains.
@@ -24,7 +25,8 @@ struct Part {
     is_bounded: bool,
 }
 
-/// The ids of all stored deliveries in this state of these receivers, and of others. `None` if there may be more than the indexes find quickly.
+/// The ids of all stored deliveries in this state of these receivers, and of others. Without a state, of all that are not dead. `None` if there may
+/// be more than the indexes find quickly.
 pub(super) async fn read(
     conn: &mut Conn<'_>,
     names: Option<Vec<String>>,
@@ -67,7 +69,6 @@ fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
     };
     let [unordered, ordered, _] = INDEXED;
     let of_unordered = |condition: &str| format!("{unordered} AND {condition}");
-    let is_dead = Part { condition: DEAD[0].to_owned(), ..part("", DEAD[1], FEW) };
     match state {
         Some(DeliveryState::Running) => vec![
             part("worker IS NOT NULL AND ordering_key IS NOT NULL", "ordering_key", BOUND),
@@ -81,17 +82,10 @@ fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
         Some(DeliveryState::Retrying) => {
             vec![part("dead_at IS NULL AND error IS NOT NULL", "run_at, id", BOUND)]
         }
-        Some(DeliveryState::Dead) => vec![is_dead],
-        // A dead one is not waiting, and there may be many.
-        Some(DeliveryState::Waiting) => {
+        // The others are not in these indexes.
+        Some(DeliveryState::Dead | DeliveryState::Done) => Vec::new(),
+        Some(DeliveryState::Waiting) | None => {
             vec![part(unordered, "run_at, id", BOUND), part(ordered, "ordering_key, id", BOUND)]
-        }
-        Some(DeliveryState::Done) | None => {
-            vec![
-                part(unordered, "run_at, id", BOUND),
-                part(ordered, "ordering_key, id", BOUND),
-                is_dead,
-            ]
         }
     }
 }

@@ -106,15 +106,38 @@ pub struct DeliveryFilter {
     pub(super) limit: Option<usize>,
 }
 
+/// Every delivery of a table.
+const ALL: &str = "1 = 1";
+
 /// The conditions of a filter as SQL, with their arguments.
 pub(super) struct Selection {
     /// It ends with the order and the limit.
     pub(super) conditions: String,
     before: i64,
-    after_id: i64,
-    is_newest_first: bool,
-    /// The names of the receivers as JSON, if they matter.
+    pub(super) after_id: i64,
+    pub(super) direction: Direction,
+    /// The name of one receiver, or several as JSON, if they matter.
     names: Option<String>,
+}
+
+/// The order of the ids in a list.
+#[derive(Clone, Copy)]
+pub(super) struct Direction {
+    pub(super) order: &'static str,
+    /// How an id compares to one that it follows in the list.
+    pub(super) follows: &'static str,
+    /// How an id compares to the last one of a range.
+    pub(super) until: &'static str,
+    /// The difference of an id to the one before it.
+    pub(super) step: i64,
+    /// Every id follows it.
+    start: i64,
+}
+
+impl Direction {
+    const ASCENDING: Self = Self { order: "ASC", follows: ">", until: "<=", step: 1, start: 0 };
+    const DESCENDING: Self =
+        Self { order: "DESC", follows: "<", until: ">=", step: -1, start: i64::MAX };
 }
 
 impl DeliveryFilter {
@@ -229,19 +252,21 @@ impl DeliveryFilter {
         self
     }
 
-    /// The deliveries to list, and where they are.
+    /// The deliveries in the state of the filter, which are all in one table.
     pub(super) fn selection(&self, kind: DatabaseKind) -> (Table, Selection) {
-        if self.state == Some(DeliveryState::Done) {
-            return (Table::Kept, self.selection_of_kept(kind));
+        match self.state {
+            Some(DeliveryState::Done) => (Table::Kept, self.selection_of_kept(kind)),
+            state => (
+                Table::Stored,
+                self.selection_of(kind, state.map_or(ALL, DeliveryState::condition)),
+            ),
         }
-        let state = self.state.map_or("1 = 1", DeliveryState::condition);
-        (Table::Stored, self.selection_of(kind, state))
     }
 
     /// The kept deliveries. No one of them has another state.
     pub(super) fn selection_of_kept(&self, kind: DatabaseKind) -> Selection {
         let is_done = self.state.is_none_or(|state| state == DeliveryState::Done);
-        self.selection_of(kind, if is_done { "1 = 1" } else { "1 = 0" })
+        self.selection_of(kind, if is_done { ALL } else { "1 = 0" })
     }
 
     /// The deliveries to retry. Without a state, those that have failed.
@@ -250,31 +275,71 @@ impl DeliveryFilter {
         self.selection_of(kind, self.state.map_or(failed, DeliveryState::condition))
     }
 
-    fn selection_of(&self, kind: DatabaseKind, state: &str) -> Selection {
-        let names = self.names();
+    /// The deliveries of a condition.
+    pub(super) fn selection_of(&self, kind: DatabaseKind, condition: &str) -> Selection {
+        let names = self.names().map(|names| serde_json::Value::from(names).to_string());
         let of_names = match &names {
             None => String::new(),
-            Some(_) => format!("AND receiver IN ({}) ", texts(kind, "$4")),
+            Some(_) => format!("AND receiver IN ({})", texts(kind, "$4")),
         };
+        self.selected(kind, &format!("{condition} {of_names}"), "", names)
+    }
+
+    /// The dead or kept deliveries of one receiver, by an index of receiver and id.
+    pub(super) fn selection_of_receiver(
+        &self,
+        kind: DatabaseKind,
+        receiver: String,
+    ) -> (Table, Selection) {
+        let (table, condition) = match self.state {
+            Some(DeliveryState::Done) => (Table::Kept, ALL),
+            _ => (Table::Stored, DeliveryState::Dead.condition()),
+        };
+        let Direction { follows, until, .. } = self.direction();
+        let of_receiver = match kind {
+            DatabaseKind::Sqlite => "receiver = $4".to_owned(),
+            // With an equality, PostgreSQL may read an index of the ids of all receivers instead, because both have the same order.
+            DatabaseKind::Postgres => {
+                format!("(receiver, id) {follows} ($4, $2) AND receiver {until} $4")
+            }
+        };
+        let condition = format!("{condition} AND {of_receiver}");
+        (table, self.selected(kind, &condition, "receiver", Some(receiver)))
+    }
+
+    /// The deliveries of a condition, ordered by a column if there is one, and then by the id.
+    fn selected(
+        &self,
+        kind: DatabaseKind,
+        condition: &str,
+        column: &str,
+        names: Option<String>,
+    ) -> Selection {
         let before = match kind {
             DatabaseKind::Sqlite => "stored_at < $1",
             DatabaseKind::Postgres => {
                 "stored_at < timestamptz 'epoch' + $1::bigint * interval '1 millisecond'"
             }
         };
-        let (follows, direction) = if self.is_newest_first { ("<", "DESC") } else { (">", "ASC") };
+        let direction = self.direction();
+        let Direction { follows, order, start, .. } = direction;
+        let first = match column {
+            "" => String::new(),
+            column => format!("{column} {order}, "),
+        };
         let conditions = format!(
-            "{state} AND {before} AND id {follows} $2 {of_names}ORDER BY id {direction} LIMIT $3"
+            "{condition} AND {before} AND id {follows} $2 ORDER BY {first}id {order} LIMIT $3"
         );
         let before = self.before.map_or(Self::NEVER, |time| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             i64::try_from(since.as_millis()).unwrap_or(Self::NEVER).min(Self::NEVER)
         });
-        let names = names.map(|names| serde_json::Value::from(names).to_string());
-        let is_newest_first = self.is_newest_first;
-        let first = if is_newest_first { i64::MAX } else { 0 };
-        let after_id = self.after_id.unwrap_or(first);
-        Selection { conditions, before, after_id, is_newest_first, names }
+        let after_id = self.after_id.unwrap_or(start);
+        Selection { conditions, before, after_id, direction, names }
+    }
+
+    pub(super) fn direction(&self) -> Direction {
+        if self.is_newest_first { Direction::DESCENDING } else { Direction::ASCENDING }
     }
 
     /// The names of the selected receivers. `None` means all.
@@ -299,19 +364,14 @@ impl Selection {
         }
     }
 
-    /// A condition that the delivery has one of the ids of an argument, which is bound after those of the selection.
-    pub(super) fn among(&self, kind: DatabaseKind) -> String {
-        let argument = if self.names.is_some() { "$5" } else { "$4" };
-        match kind {
-            DatabaseKind::Sqlite => format!("id IN (SELECT value FROM json_each({argument}))"),
-            DatabaseKind::Postgres => format!("id = ANY({argument}::text::bigint[])"),
-        }
+    /// The argument that is bound after those of the selection.
+    pub(super) fn next_argument(&self) -> &'static str {
+        if self.names.is_some() { "$5" } else { "$4" }
     }
 
     /// Makes the selection start after these deliveries, which are its first ones.
     pub(super) fn continue_after(&mut self, ids: &[(i64,)]) {
-        let ids = ids.iter().map(|(id,)| *id);
-        let last = if self.is_newest_first { ids.min() } else { ids.max() };
+        let last = ids.iter().map(|(id,)| *id).max_by_key(|id| *id * self.direction.step);
         self.after_id = last.unwrap_or(self.after_id);
     }
 }

@@ -3,6 +3,8 @@
 mod bounded;
 mod candidates;
 mod filter;
+mod list;
+mod passing;
 mod replay;
 mod status;
 mod stored;
@@ -11,7 +13,7 @@ use crate::database::backend::DatabaseKind;
 use crate::database::writer::{Verb, Writer};
 use crate::durable::claim::now;
 use crate::durable::schema::explained;
-use crate::durable::sql::{Sql, list};
+use crate::durable::sql::Sql;
 use crate::durable::{Deliveries, wake};
 use crate::error::Result;
 
@@ -125,8 +127,10 @@ impl Deliveries {
     /// Returns the deliveries that the filter selects, the oldest first unless the filter says otherwise. Kept deliveries are selected only by the
     /// state [`Done`](DeliveryState::Done).
     ///
-    /// It is fast if millions wait. On PostgreSQL, a list of [running](DeliveryState::Running) deliveries lacks those without an ordering key whose
-    /// lease has ended, because their worker was killed, as long as more than [`Status::BOUND`] due deliveries of the receiver are run before them.
+    /// It is fast if millions wait. It may read with several statements, so a delivery that changes its state in the meantime may be missing.
+    ///
+    /// On PostgreSQL, a list of [running](DeliveryState::Running) deliveries lacks those without an ordering key whose lease has ended, because their
+    /// worker was killed, as long as more than [`Status::BOUND`] due deliveries of the receiver are run before them.
     ///
     /// See the example of [`DeliveryFilter`].
     ///
@@ -139,30 +143,7 @@ impl Deliveries {
     /// Only reads.
     pub async fn list(&self, filter: DeliveryFilter) -> Result<Vec<StoredDelivery>> {
         let mut conn = self.db.acquire().await?;
-        let kind = conn.kind();
-        let (table, selection) = filter.selection(kind);
-        let columns = stored::columns(kind, !filter.has_no_payloads, table);
-        let (name, conditions) = (table.name(), &selection.conditions);
-        let limit = filter.limit.unwrap_or(DeliveryFilter::LISTED);
-        let candidates = match table {
-            Table::Stored => candidates::read(&mut conn, filter.names(), filter.state).await,
-            // An index has them in the order of the list.
-            Table::Kept => Ok(None),
-        };
-        let sql = match candidates.map_err(explained)? {
-            None => {
-                let text = format!("SELECT {columns} FROM {name} WHERE {conditions}");
-                selection.bind(Sql::new(kind, &text), limit)
-            }
-            Some(ids) => {
-                let among = selection.among(kind);
-                let text = format!("SELECT {columns} FROM {name} WHERE {among} AND {conditions}");
-                let ids = list(kind, ids.into_iter());
-                selection.bind(Sql::new(kind, &text), limit).bind(ids)
-            }
-        };
-        let rows: Vec<stored::Columns> = sql.fetch(&mut conn).await.map_err(explained)?;
-        Ok(rows.into_iter().map(|columns| columns.0).collect())
+        list::read(&mut conn, &filter).await.map_err(explained)
     }
 
     /// Makes a delivery due now, with all attempts of its receiver left. A dead delivery is alive again. Returns `false` if there is no such
