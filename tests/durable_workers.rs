@@ -182,6 +182,26 @@ on_every_database! {
         SCENE.log.take();
     }
 
+    /// As if its transaction had taken an hour. Only a round without a lower bound finds it.
+    async fn a_delivery_that_was_due_an_hour_before_the_last_one_is_found(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
+        db.deliveries().setup().await.unwrap();
+        let worker = db.deliveries().worker().poll(Duration::from_millis(20)).spawn().await.unwrap();
+        Job { id: None, blocks: false }.save(&db).await.unwrap();
+        until(|log| log.len() == 1).await;
+        let first = FirstVersion { kind: db.kind() };
+        let hour_ago = match db.kind() {
+            DatabaseKind::Sqlite => format!("{} - 3600000", first.now()),
+            DatabaseKind::Postgres => format!("{} - interval '1 hour'", first.now()),
+        };
+        first.store_since(&db, 99_999, hour_ago).await;
+        let log = until(|log| log.len() == 2).await;
+        assert_eq!(log[1], "99999 1");
+        worker.shutdown().await.unwrap();
+        SCENE.log.take();
+    }
+
     async fn a_stopped_worker_gives_back_what_it_has_claimed_ahead(db: Db) {
         let _turn = SCENE.begin().await;
         store_jobs(&db).await;
