@@ -41,18 +41,15 @@ pub(super) async fn read(
         None if is_running => stored_receivers(conn).await?,
         None => return Ok(None),
     };
-    let parts: Vec<_> =
-        parts(state, kind).iter().map(|part| (part.text(kind), part.limit)).collect();
+    let texts: Vec<_> = parts(state, kind).iter().map(|part| part.text(kind)).collect();
     let mut ids = Vec::new();
     for name in &names {
-        for (text, limit) in &parts {
+        for text in &texts {
             let sql = Sql::new(kind, text).bind(name.as_str());
-            let Some((found,)) = sql.fetch::<(String,)>(conn).await?.pop() else { continue };
-            let found: Vec<i64> = serde_json::from_str(&found).map_err(Error::other)?;
-            if found.len() > *limit {
+            let Some((Some(found),)) = sql.fetch::<(Option<String>,)>(conn).await?.pop() else {
                 return Ok(None);
-            }
-            ids.extend(found);
+            };
+            ids.extend(serde_json::from_str::<Vec<i64>>(&found).map_err(Error::other)?);
         }
     }
     Ok(Some(ids))
@@ -91,23 +88,28 @@ fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
 }
 
 impl Part {
-    /// The statement that reads the ids of the receiver `$1`, as JSON, because that is one row instead of thousands. The limit is a literal,
-    /// because as an argument it would lead to a plan for any number of rows.
+    /// The statement that reads the ids of the receiver `$1`, as JSON, because that is one row instead of thousands. The row is NULL if there are
+    /// more. The limit is a literal, because as an argument it would lead to a plan for any number of rows.
     fn text(&self, kind: DatabaseKind) -> String {
         let Self { condition, order, limit, is_bounded } = self;
-        let of_receiver = |columns: &str, limit: usize| {
+        let of_receiver = |columns: &str, limit: &str| {
             format!(
                 "SELECT {columns} FROM signals_delivery WHERE {condition} ORDER BY {order} LIMIT {limit}"
             )
-        };
-        let (found, condition) = match is_bounded {
-            true => (of_receiver("id, worker", *limit), "WHERE worker IS NOT NULL"),
-            false => (of_receiver("id", limit + 1), ""),
         };
         let ids = match kind {
             DatabaseKind::Sqlite => "json_group_array(id)",
             DatabaseKind::Postgres => "coalesce(json_agg(id)::text, '[]')",
         };
-        format!("SELECT {ids} FROM ({found}) AS found {condition}")
+        let limit = limit.to_string();
+        if *is_bounded {
+            let found = of_receiver("id, worker", &limit);
+            return format!("SELECT {ids} FROM ({found}) AS found WHERE worker IS NOT NULL");
+        }
+        let next = of_receiver("1", &format!("1 OFFSET {limit}"));
+        let found = of_receiver("id", &limit);
+        format!(
+            "SELECT CASE WHEN EXISTS ({next}) THEN NULL ELSE (SELECT {ids} FROM ({found}) AS found) END"
+        )
     }
 }
