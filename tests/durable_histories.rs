@@ -304,6 +304,7 @@ on_every_database! {
             tasks += model.committed.len() as u64;
         }
         assert!(tasks > histories(), "{tasks}");
+        println!("{} steps, {tasks} tasks, {} deliveries", 20 * histories(), 3 * tasks);
         db.close().await;
     }
 }
