@@ -451,45 +451,63 @@ on_every_database! {
     async fn every_list_has_the_selected_deliveries_of_the_table_in_its_order(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;
-        many(&db, "odd", 29_000, "id % 2 = 0", "receiver = 'even'").await;
+        let of_default_queue = [registry().get::<apply>(), registry().get::<book>()].map(|receiver| receiver.delivery_name().unwrap());
+        let [odd, few] = of_default_queue;
+        many(&db, odd, 30_000, "id % 2 = 0", "receiver = 'even'").await;
         let set = async |condition: &str, set: &str| {
             execute(&db, &format!("UPDATE signals_delivery SET {set} WHERE {condition}")).await;
         };
-        set("id IN (101, 150, 2900)", "receiver = 'few'").await;
-        set("id <= 3000 OR id BETWEEN 15000 AND 17000 OR id > 26000", &format!("dead_at = {}", in_seconds(&db, 0))).await;
-        set("id IN (1200, 16001, 27300)", "dead_at = NULL").await;
+        set("id IN (101, 150, 2900)", &format!("receiver = '{few}'")).await;
+        set("id <= 3000 OR id BETWEEN 15000 AND 17000 OR id > 27000", &format!("dead_at = {}", in_seconds(&db, 0))).await;
+        set("id IN (1200, 16001, 28300)", "dead_at = NULL").await;
         set("id IN (1200, 9000, 9001)", "error = 'no'").await;
         set("id IN (9003, 9004)", &format!("worker = 'w', claim = 1, run_at = {}", in_seconds(&db, 30))).await;
-        set("id IN (10000, 10001, 27300)", "ordering_key = 'x'").await;
+        set("id IN (10000, 10001, 28300)", "ordering_key = 'x'").await;
+        set("id % 5 = 0", &format!("stored_at = {}", in_seconds(&db, -7200))).await;
         execute(&db, "DELETE FROM signals_delivery WHERE id BETWEEN 15000 AND 17000 AND id % 7 = 3").await;
         if db.kind() == DatabaseKind::Postgres {
             execute(&db, "ANALYZE signals_delivery").await;
         }
+        let alive = format!("signals_delivery WHERE dead_at IS NULL AND ordering_key IS NULL AND receiver = '{odd}'");
+        assert!(count(&db, &alive).await > 10_000);
         let all = list(&db, DeliveryFilter::new().limit(usize::MAX)).await;
         assert_eq!(all.len() as i64, count(&db, "signals_delivery").await);
 
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
         let states = [DeliveryState::Waiting, DeliveryState::Running, DeliveryState::Retrying, DeliveryState::Dead];
-        for receiver in [None, Some("odd"), Some("few")] {
+        let pages = [
+            (None, 60), (Some(1), 3), (Some(120), 2000), (Some(16_001), 2), (Some(28_301), 1), (Some(i64::MAX), 60), (Some(-1), 60), (None, 0),
+        ];
+        let new = DeliveryFilter::new;
+        for (filter, names) in [
+            (new(), None),
+            (new().receiver_name(odd), Some(vec![odd])),
+            (new().receiver_name(few), Some(vec![few])),
+            (new().queue("default"), Some(vec![odd, few])),
+            (new().queue("unknown"), Some(vec![])),
+        ] {
             for state in [None].into_iter().chain(states.map(Some)) {
-                let is_selected = |delivery: &&StoredDelivery| {
-                    receiver.is_none_or(|name| delivery.receiver == name) && state.is_none_or(|state| delivery.state() == state)
-                };
-                let selected: Vec<i64> = all.iter().filter(is_selected).map(|delivery| delivery.id).collect();
-                for (after, limit) in [(None, 60), (Some(1), 3), (Some(120), 2000), (Some(16_001), 2), (Some(27_301), 1), (Some(90_000), 60)] {
-                    for newest_first in [false, true] {
-                        let follows = |id: &i64| after.is_none_or(|after| if newest_first { *id < after } else { *id > after });
-                        let mut expected: Vec<i64> = selected.iter().copied().filter(follows).collect();
-                        let mut filter = DeliveryFilter::new().limit(limit).without_payloads();
-                        if newest_first {
-                            expected.reverse();
-                            filter = filter.newest_first();
-                        }
-                        expected.truncate(limit);
-                        filter = receiver.map_or(filter.clone(), |name| filter.receiver_name(name));
-                        filter = state.map_or(filter.clone(), |state| filter.state(state));
-                        filter = after.map_or(filter.clone(), |after| filter.after_id(after));
-                        let listed: Vec<i64> = list(&db, filter.clone()).await.iter().map(|delivery| delivery.id).collect();
-                        assert_eq!(listed, expected, "{filter:?}");
+                for before in [None, Some(hour_ago)] {
+                    let is_selected = |delivery: &&StoredDelivery| {
+                        names.as_ref().is_none_or(|names| names.contains(&&*delivery.receiver))
+                            && state.is_none_or(|state| delivery.state() == state)
+                            && before.is_none_or(|before| delivery.stored_at < before)
+                    };
+                    let selected: Vec<i64> = all.iter().filter(is_selected).map(|delivery| delivery.id).collect();
+                    let filter = state.map_or(filter.clone(), |state| filter.clone().state(state)).without_payloads();
+                    let filter = before.map_or(filter.clone(), |before| filter.before(before));
+                    for (after, limit) in pages {
+                        let filter = after.map_or(filter.clone(), |after| filter.clone().after_id(after)).limit(limit);
+                        let follows = |id: &&i64| after.is_none_or(|after| **id > after);
+                        let expected: Vec<i64> = selected.iter().filter(follows).take(limit).copied().collect();
+                        let ids = async |filter: &DeliveryFilter| -> Vec<i64> {
+                            list(&db, filter.clone()).await.iter().map(|delivery| delivery.id).collect()
+                        };
+                        assert_eq!(ids(&filter).await, expected, "{filter:?}");
+                        let follows = |id: &&i64| after.is_none_or(|after| **id < after);
+                        let expected: Vec<i64> = selected.iter().rev().filter(follows).take(limit).copied().collect();
+                        let filter = filter.newest_first();
+                        assert_eq!(ids(&filter).await, expected, "{filter:?}");
                     }
                 }
             }

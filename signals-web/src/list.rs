@@ -107,7 +107,7 @@ pub(crate) async fn show(
         h1 { "Deliveries" }
         (choice(&base, &selected))
         @if listed.rows.is_empty() {
-            p.empty { "There are no such deliveries. A delivery is deleted when its receiver has succeeded." }
+            p.empty { "There are no such deliveries. A delivery is deleted when its receiver has succeeded, unless the receiver has the option keep." }
         } @else {
             @if can_change { (retry_all(&base, &secrets, &selected)) }
             (table(&base, &secrets, &selected, &listed.rows, can_change))
@@ -135,7 +135,7 @@ fn choice(base: &Base, selected: &Selected) -> Markup {
             }
             label { span { "State" }
                 select name="state" {
-                    option value="" { "All states" }
+                    option value="" { "All but done" }
                     @for state in text::STATES {
                         option value=(state.to_string()) selected[Some(state) == selected.state()] { (state.to_string()) }
                     }

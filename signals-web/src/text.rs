@@ -83,7 +83,7 @@ pub(crate) const STATES: [DeliveryState; 5] = {
     [waiting, running, retrying, dead, DeliveryState::Done]
 };
 
-/// The states that the overview counts. Kept deliveries of the past are not among them.
+/// The states that the overview counts: all but done.
 pub(crate) const COUNTED: [DeliveryState; 4] =
     [DeliveryState::Waiting, DeliveryState::Running, DeliveryState::Retrying, DeliveryState::Dead];
 

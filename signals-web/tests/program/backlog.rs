@@ -4,7 +4,7 @@
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, sqlx};
 
-/// How many deliveries are stored. They have the ids from 1.
+/// How many deliveries are stored.
 pub struct Backlog {
     pub waiting: usize,
     pub dead: usize,
@@ -22,6 +22,11 @@ pub enum Dead {
 
 impl Dead {
     pub const PLACES: [Self; 3] = [Self::Everywhere, Self::Newest, Self::Oldest];
+
+    /// The difference of two ids. The deliveries between old dead ones have been run.
+    fn step(self) -> usize {
+        if matches!(self, Self::Oldest) { 2 } else { 1 }
+    }
 }
 
 impl Backlog {
@@ -37,7 +42,7 @@ impl Backlog {
         db.deliveries().setup().await?;
         let (rows, [mail, index, archive]) = (self.deliveries(), self.receivers);
         let is_dead = match place {
-            Dead::Everywhere => format!("n % {} = 0", rows / self.dead),
+            Dead::Everywhere => format!("n / 3 % {} = 0", rows / self.dead),
             Dead::Newest => format!("n > {}", self.waiting),
             Dead::Oldest => format!("n <= {}", self.dead),
         };
@@ -47,11 +52,17 @@ impl Backlog {
             }
             DatabaseKind::Postgres => ("now()", format!("now() - interval '10 ms' * ({rows} - n)")),
         };
+        // PostgreSQL assigns ids itself unless it is told not to.
+        let overriding = match db.kind() {
+            DatabaseKind::Sqlite => "",
+            DatabaseKind::Postgres => "OVERRIDING SYSTEM VALUE",
+        };
+        let step = place.step();
         let payload = format!("{{\"row\":{{\"id\":1,\"text\":\"{}\"}}}}", "x".repeat(100));
         let fill = format!(
-            "INSERT INTO signals_delivery (event, receiver, signal, sender, key, payload, stored_at, run_at, error, dead_at) \
+            "INSERT INTO signals_delivery (id, event, receiver, signal, sender, key, payload, stored_at, run_at, error, dead_at) {overriding} \
              WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {rows}) \
-             SELECT '0198c0f4-0000-7000-8000-000000000000', \
+             SELECT {step} * n, '0198c0f4-0000-7000-8000-000000000000', \
              CASE WHEN n <= 50000 AND n % 10 = 0 THEN '{archive}' WHEN n % 2 = 0 THEN '{mail}' ELSE '{index}' END, 'post_save', 'users', '1', \
              '{payload}', {stored}, {stored}, CASE WHEN {is_dead} THEN 'no such address' END, CASE WHEN {is_dead} THEN {now} END FROM n"
         );
@@ -68,8 +79,8 @@ impl Backlog {
     }
 
     /// The overview, every list, its pages, and one delivery.
-    pub fn paths(&self) -> Vec<String> {
-        let (middle, waiting) = (self.deliveries() / 2, self.waiting);
+    pub fn paths(&self, place: Dead) -> Vec<String> {
+        let (middle, waiting) = (place.step() * self.deliveries() / 2, place.step() * self.waiting);
         let pages = [
             String::new(),
             format!("&older_than={waiting}"),
@@ -77,7 +88,7 @@ impl Backlog {
             format!("&newer_than={middle}"),
             "&newer_than=50".to_owned(),
         ];
-        let mut paths = vec!["/ops".to_owned(), "/ops/deliveries/7".to_owned()];
+        let mut paths = vec!["/ops".to_owned(), "/ops/deliveries/8".to_owned()];
         for receiver in ["", self.receivers[0], self.receivers[2]] {
             for state in ["", "waiting", "running", "retrying", "dead", "done"] {
                 for page in &pages {

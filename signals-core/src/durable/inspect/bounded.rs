@@ -21,7 +21,7 @@ pub(super) const INDEXED: [&str; 3] =
 
 /// The dead deliveries of the receiver `$1`, in the order of their ids. With `receiver = $1`, PostgreSQL may read the index of all dead deliveries
 /// instead of the index that starts with the receiver, because both have this order.
-pub(super) const DEAD: [&str; 2] =
+const DEAD: [&str; 2] =
     ["receiver >= $1 AND receiver <= $1 AND dead_at IS NOT NULL", "receiver, id"];
 
 pub(super) async fn read(conn: &mut Conn<'_>, pool: PoolId) -> Result<Status> {

@@ -1,6 +1,5 @@
-//! Finds the deliveries of a list that are not dead by the indexes of `signals_delivery`, which do not have them in the order of the list. Without
-//! the indexes, the database would read the rows in that order, perhaps a million waiting ones before the first row of a receiver with few
-//! deliveries.
+//! Finds the deliveries of a list that are not dead by indexes that do not have the order of the list. Without them, the database would read the rows
+//! in that order, perhaps a million waiting ones before the first row of a receiver with few deliveries.
 
 use super::bounded::{INDEXED, stored_receivers};
 use super::{DeliveryState, Status};
@@ -10,9 +9,9 @@ use crate::durable::claim::now;
 use crate::durable::sql::Sql;
 use crate::error::{Error, Result};
 
-/// How many deliveries of one index are candidates. With more of them, the rows are found soon in the order of the ids.
+/// How many deliveries of one index are candidates. If a receiver has more of them, most lists find enough of them soon in the order of the ids.
 const BOUND: usize = 10_000;
-/// The same for deliveries whose rows are read.
+/// The same for an index whose entries do not tell the state, so that the rows are read too.
 const FEW: usize = Status::BOUND as usize;
 
 /// The deliveries of one receiver that one index contains.
@@ -25,8 +24,8 @@ struct Part {
     is_bounded: bool,
 }
 
-/// The ids of all stored deliveries in this state of these receivers, and of others. Without a state, of all that are not dead. `None` if there may
-/// be more than the indexes find quickly.
+/// The ids of the deliveries of these receivers in this state, or of all that are not dead if there is no state, and perhaps of some others.
+/// `None` if there are more than the indexes find quickly.
 pub(super) async fn read(
     conn: &mut Conn<'_>,
     names: Option<Vec<String>>,
@@ -79,7 +78,7 @@ fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
         Some(DeliveryState::Retrying) => {
             vec![part("dead_at IS NULL AND error IS NOT NULL", "run_at, id", BOUND)]
         }
-        // The others are not in these indexes.
+        // They are not looked up, because an index has them in the order of the list.
         Some(DeliveryState::Dead | DeliveryState::Done) => Vec::new(),
         Some(DeliveryState::Waiting) | None => {
             vec![part(unordered, "run_at, id", BOUND), part(ordered, "ordering_key, id", BOUND)]
@@ -88,8 +87,8 @@ fn parts(state: Option<DeliveryState>, kind: DatabaseKind) -> Vec<Part> {
 }
 
 impl Part {
-    /// The statement that reads the ids of the receiver `$1`, as JSON, because that is one row instead of thousands. The row is NULL if there are
-    /// more. The limit is a literal, because as an argument it would lead to a plan for any number of rows.
+    /// The statement that reads the ids of the receiver `$1`, as JSON, because that is one row instead of thousands, or NULL if there are more
+    /// than the limit. The limit is a literal, because as an argument it would lead to a plan for any number of rows.
     fn text(&self, kind: DatabaseKind) -> String {
         let Self { condition, order, limit, is_bounded } = self;
         let of_receiver = |columns: &str, limit: &str| {

@@ -116,7 +116,7 @@ pub(super) struct Selection {
     before: i64,
     pub(super) after_id: i64,
     pub(super) direction: Direction,
-    /// The name of one receiver, or several as JSON, if they matter.
+    /// The argument `$4`: the name of one receiver, or a JSON array of names. `None` if all receivers are selected.
     names: Option<String>,
 }
 
@@ -128,7 +128,7 @@ pub(super) struct Direction {
     pub(super) follows: &'static str,
     /// How an id compares to the last one of a range.
     pub(super) until: &'static str,
-    /// The difference of an id to the one before it.
+    /// 1 if the ids ascend, or else -1.
     pub(super) step: i64,
     /// Every id follows it.
     start: i64,
@@ -138,6 +138,11 @@ impl Direction {
     const ASCENDING: Self = Self { order: "ASC", follows: ">", until: "<=", step: 1, start: 0 };
     const DESCENDING: Self =
         Self { order: "DESC", follows: "<", until: ">=", step: -1, start: i64::MAX };
+
+    /// It ascends in the order of the list.
+    pub(super) fn rank(self, id: i64) -> i64 {
+        if self.step > 0 { id } else { !id }
+    }
 }
 
 impl DeliveryFilter {
@@ -285,7 +290,7 @@ impl DeliveryFilter {
         self.selected(kind, &format!("{condition} {of_names}"), "", names)
     }
 
-    /// The dead or kept deliveries of one receiver, by an index of receiver and id.
+    /// The kept deliveries of one receiver if the filter selects kept ones, or else its dead ones, in the order of an index of receiver and id.
     pub(super) fn selection_of_receiver(
         &self,
         kind: DatabaseKind,
@@ -298,7 +303,7 @@ impl DeliveryFilter {
         let Direction { follows, until, .. } = self.direction();
         let of_receiver = match kind {
             DatabaseKind::Sqlite => "receiver = $4".to_owned(),
-            // With an equality, PostgreSQL may read an index of the ids of all receivers instead, because both have the same order.
+            // With `receiver = $4`, PostgreSQL may read an index of the ids alone, which has the same order, and so the deliveries of all receivers.
             DatabaseKind::Postgres => {
                 format!("(receiver, id) {follows} ($4, $2) AND receiver {until} $4")
             }
@@ -371,7 +376,7 @@ impl Selection {
 
     /// Makes the selection start after these deliveries, which are its first ones.
     pub(super) fn continue_after(&mut self, ids: &[(i64,)]) {
-        let last = ids.iter().map(|(id,)| *id).max_by_key(|id| *id * self.direction.step);
+        let last = ids.iter().map(|(id,)| *id).max_by_key(|id| self.direction.rank(*id));
         self.after_id = last.unwrap_or(self.after_id);
     }
 }

@@ -1,4 +1,5 @@
-//! Reads the deliveries that a filter selects. Millions of others may be stored, and each kind of list has an index that leads past them.
+//! Reads the deliveries that a filter selects. Millions of others may be stored, so each kind of list is read by an index that leads to its
+//! deliveries, or past most of the others.
 
 use super::filter::{DeliveryFilter, DeliveryState, Selection};
 use super::stored::{Columns, StoredDelivery, columns};
@@ -39,7 +40,7 @@ pub(super) async fn read(
             };
             let mut listed = reader.by_index(conn, names).await?;
             listed.extend(alive);
-            listed.sort_by_key(|delivery| delivery.id * filter.direction().step);
+            listed.sort_by_key(|delivery| filter.direction().rank(delivery.id));
             // One that has died in between is listed as dead.
             listed.dedup_by_key(|delivery| delivery.id);
             listed.truncate(limit);
@@ -73,7 +74,7 @@ impl Reader<'_> {
             None if matches!(state, None | Some(DeliveryState::Waiting)) => {
                 passing::read(conn, self, selection).await
             }
-            // An index of the ids in this state has the order of the list.
+            // There are many of them, so they are found soon in the order of the ids.
             None => self.fetch(conn, self.sql(Table::Stored, "", &selection, self.limit)).await,
         }
     }

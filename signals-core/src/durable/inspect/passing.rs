@@ -1,10 +1,11 @@
-//! Reads deliveries that are not dead in the order of their ids, in which many dead ones may come first. An index contains the ids of the dead
-//! ones, so that their rows need not be read.
+//! Reads the deliveries that are not dead, in the order of their ids. Many dead ones may come before them, and an index contains their ids, so that
+//! most of their rows need not be read.
 
 use super::Table;
 use super::filter::{Direction, Selection};
 use super::list::Reader;
 use super::stored::StoredDelivery;
+use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::durable::sql::Sql;
 use crate::error::Result;
@@ -20,7 +21,7 @@ pub(super) async fn read(
     reader: &Reader<'_>,
     mut selection: Selection,
 ) -> Result<Vec<StoredDelivery>> {
-    // SQLite finds the least or the greatest by the key, but reads the whole table for both in one query.
+    // Two subqueries, because SQLite reads the whole table for the least and the greatest in one.
     let ends =
         "SELECT (SELECT min(id) FROM signals_delivery), (SELECT max(id) FROM signals_delivery)";
     let ends: Vec<(Option<i64>, Option<i64>)> = Sql::new(conn.kind(), ends).fetch(conn).await?;
@@ -47,7 +48,7 @@ pub(super) async fn read(
     }
 }
 
-/// The id up to which all deliveries after this id are dead, in the order of the list.
+/// An id up to which all deliveries that follow this id in the list are dead.
 async fn pass_dead(conn: &mut Conn<'_>, direction: Direction, after: i64) -> Result<i64> {
     let kind = conn.kind();
     let Direction { order, follows, until, step, .. } = direction;
@@ -55,15 +56,20 @@ async fn pass_dead(conn: &mut Conn<'_>, direction: Direction, after: i64) -> Res
         "SELECT id FROM signals_delivery WHERE dead_at IS NOT NULL AND id {follows} last ORDER BY id {order} LIMIT 1 OFFSET {}",
         BLOCK - 1
     );
-    let deliveries = format!(
-        "SELECT count(*) FROM (SELECT 1 FROM signals_delivery WHERE id {follows} start AND id {until} last ORDER BY id {order} LIMIT {}) AS d",
-        BLOCK + 1
-    );
-    // A block of ids contains so many dead deliveries. If it has as many ids, or contains as many deliveries, no others are among them.
+    // If a block of dead deliveries has no more ids than these, no others are among them.
+    let has_no_more_ids = format!("start IS NULL OR (last - start) * {step} = {BLOCK}");
+    let is_dead = match kind {
+        // To count the ids of the others, SQLite would read the table itself.
+        DatabaseKind::Sqlite => format!("({has_no_more_ids})"),
+        DatabaseKind::Postgres => format!(
+            "CASE WHEN {has_no_more_ids} THEN true ELSE (SELECT count(*) FROM (SELECT 1 FROM signals_delivery \
+             WHERE id {follows} start AND id {until} last ORDER BY id {order} LIMIT {}) AS deliveries) = {BLOCK} END",
+            BLOCK + 1
+        ),
+    };
     let text = format!(
         "WITH RECURSIVE block (start, last) AS (SELECT CAST(NULL AS bigint), CAST($1 AS bigint) UNION ALL SELECT last, ({end}) FROM block \
-         WHERE last IS NOT NULL AND CASE WHEN start IS NULL OR (last - start) * {step} = {BLOCK} THEN {BLOCK} ELSE ({deliveries}) END = {BLOCK}) \
-         SELECT start FROM block WHERE start IS NOT NULL ORDER BY start * {step} DESC LIMIT 1"
+         WHERE last IS NOT NULL AND {is_dead}) SELECT start FROM block WHERE start IS NOT NULL ORDER BY start * {step} DESC LIMIT 1"
     );
     let passed: Vec<(i64,)> = Sql::new(kind, &text).bind(after).fetch(conn).await?;
     Ok(passed.first().map_or(after, |(id,)| *id))
