@@ -73,13 +73,13 @@ impl FirstVersion {
         }
     }
 
-    /// A second before all stored deliveries were due.
-    fn a_second_before_all(&self) -> String {
-        let second = match self.kind {
-            DatabaseKind::Sqlite => "1000",
-            DatabaseKind::Postgres => "interval '1 s'",
+    /// This number of seconds before all stored deliveries were due, or before now if there are none.
+    fn seconds_before_all(&self, seconds: u32) -> String {
+        let time = match self.kind {
+            DatabaseKind::Sqlite => format!("{seconds} * 1000"),
+            DatabaseKind::Postgres => format!("{seconds} * interval '1 s'"),
         };
-        format!("(SELECT min(run_at) - {second} FROM signals_delivery)")
+        format!("(SELECT coalesce(min(run_at), {}) - {time} FROM signals_delivery)", self.now())
     }
 
     async fn store(&self, db: &Db, key: i64) {
@@ -163,7 +163,7 @@ on_every_database! {
         GATE.forget_permits(1);
     }
 
-    /// The delivery is like one that was stored before those that have run, and whose transaction committed after them.
+    /// The test stores the delivery as a transaction does that begins before the others and commits after them.
     async fn a_delivery_that_was_due_earlier_does_not_wait_for_the_end_of_a_backlog(db: Db) {
         let _turn = SCENE.begin().await;
         table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
@@ -173,7 +173,7 @@ on_every_database! {
         let worker = db.deliveries().worker().spawn().await.unwrap();
         until(|log| log.len() >= 500).await;
         let first = FirstVersion { kind: db.kind() };
-        first.store_since(&db, 99_999, first.a_second_before_all()).await;
+        first.store_since(&db, 99_999, first.seconds_before_all(1)).await;
         let is_late = |line: &String| line == "99999 1";
         let log = until(|log| log.iter().any(is_late)).await;
         // The jobs may have run meanwhile, so its place counts.
@@ -191,11 +191,7 @@ on_every_database! {
         Job { id: None, blocks: false }.save(&db).await.unwrap();
         until(|log| log.len() == 1).await;
         let first = FirstVersion { kind: db.kind() };
-        let hour_ago = match db.kind() {
-            DatabaseKind::Sqlite => format!("{} - 3600000", first.now()),
-            DatabaseKind::Postgres => format!("{} - interval '1 hour'", first.now()),
-        };
-        first.store_since(&db, 99_999, hour_ago).await;
+        first.store_since(&db, 99_999, first.seconds_before_all(3600)).await;
         let log = until(|log| log.len() == 2).await;
         assert_eq!(log[1], "99999 1");
         worker.shutdown().await.unwrap();

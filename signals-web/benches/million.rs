@@ -69,7 +69,10 @@ async fn measure(db: &Db, paths: &[String]) -> Result<(), Box<dyn std::error::Er
         let mut times = Vec::new();
         for _ in 0..ROUNDS {
             let start = Instant::now();
-            let response = app.clone().oneshot(Request::get(path).body(Body::empty())?).await?;
+            let response = app
+                .clone()
+                .oneshot(Request::get(format!("/ops{path}")).body(Body::empty())?)
+                .await?;
             assert!(response.status().is_success(), "{path}: {}", response.status());
             axum::body::to_bytes(response.into_body(), usize::MAX).await?;
             times.push(start.elapsed());

@@ -52,7 +52,7 @@ impl Backlog {
             }
             DatabaseKind::Postgres => ("now()", format!("now() - interval '10 ms' * ({rows} - n)")),
         };
-        // PostgreSQL assigns ids itself unless it is told not to.
+        // Without this clause, PostgreSQL refuses ids that it has not assigned.
         let overriding = match db.kind() {
             DatabaseKind::Sqlite => "",
             DatabaseKind::Postgres => "OVERRIDING SYSTEM VALUE",
@@ -78,7 +78,7 @@ impl Backlog {
         Ok(())
     }
 
-    /// The overview, every list, its pages, and one delivery.
+    /// The overview, every list, its pages, and one delivery, as paths inside the page.
     pub fn paths(&self, place: Dead) -> Vec<String> {
         let (middle, waiting) = (place.step() * self.deliveries() / 2, place.step() * self.waiting);
         let pages = [
@@ -88,11 +88,11 @@ impl Backlog {
             format!("&newer_than={middle}"),
             "&newer_than=50".to_owned(),
         ];
-        let mut paths = vec!["/ops".to_owned(), "/ops/deliveries/8".to_owned()];
+        let mut paths = vec![String::new(), "/deliveries/8".to_owned()];
         for receiver in ["", self.receivers[0], self.receivers[2]] {
             for state in ["", "waiting", "running", "retrying", "dead", "done"] {
                 for page in &pages {
-                    paths.push(format!("/ops/deliveries?receiver={receiver}&state={state}{page}"));
+                    paths.push(format!("/deliveries?receiver={receiver}&state={state}{page}"));
                 }
             }
         }

@@ -91,24 +91,19 @@ impl Part {
     /// than the limit. The limit is a literal, because as an argument it would lead to a plan for any number of rows.
     fn text(&self, kind: DatabaseKind) -> String {
         let Self { condition, order, limit, is_bounded } = self;
-        let of_receiver = |columns: &str, limit: &str| {
-            format!(
-                "SELECT {columns} FROM signals_delivery WHERE {condition} ORDER BY {order} LIMIT {limit}"
-            )
-        };
+        let deliveries = format!("FROM signals_delivery WHERE {condition} ORDER BY {order}");
         let ids = match kind {
             DatabaseKind::Sqlite => "json_group_array(id)",
             DatabaseKind::Postgres => "coalesce(json_agg(id)::text, '[]')",
         };
-        let limit = limit.to_string();
-        if *is_bounded {
-            let found = of_receiver("id, worker", &limit);
-            return format!("SELECT {ids} FROM ({found}) AS found WHERE worker IS NOT NULL");
+        match is_bounded {
+            true => format!(
+                "SELECT {ids} FROM (SELECT id, worker {deliveries} LIMIT {limit}) AS found WHERE worker IS NOT NULL"
+            ),
+            false => format!(
+                "SELECT CASE WHEN EXISTS (SELECT 1 {deliveries} LIMIT 1 OFFSET {limit}) THEN NULL \
+                 ELSE (SELECT {ids} FROM (SELECT id {deliveries} LIMIT {limit}) AS found) END"
+            ),
         }
-        let next = of_receiver("1", &format!("1 OFFSET {limit}"));
-        let found = of_receiver("id", &limit);
-        format!(
-            "SELECT CASE WHEN EXISTS ({next}) THEN NULL ELSE (SELECT {ids} FROM ({found}) AS found) END"
-        )
     }
 }

@@ -287,7 +287,7 @@ impl DeliveryFilter {
             None => String::new(),
             Some(_) => format!("AND receiver IN ({})", texts(kind, "$4")),
         };
-        self.selected(kind, &format!("{condition} {of_names}"), "", names)
+        self.selected(kind, &format!("{condition} {of_names}"), &["id"], names)
     }
 
     /// The kept deliveries of one receiver if the filter selects kept ones, or else its dead ones, in the order of an index of receiver and id.
@@ -309,15 +309,15 @@ impl DeliveryFilter {
             }
         };
         let condition = format!("{condition} AND {of_receiver}");
-        (table, self.selected(kind, &condition, "receiver", Some(receiver)))
+        (table, self.selected(kind, &condition, &["receiver", "id"], Some(receiver)))
     }
 
-    /// The deliveries of a condition, ordered by a column if there is one, and then by the id.
+    /// The deliveries of a condition, in the order of these columns.
     fn selected(
         &self,
         kind: DatabaseKind,
         condition: &str,
-        column: &str,
+        columns: &[&str],
         names: Option<String>,
     ) -> Selection {
         let before = match kind {
@@ -328,12 +328,10 @@ impl DeliveryFilter {
         };
         let direction = self.direction();
         let Direction { follows, order, start, .. } = direction;
-        let first = match column {
-            "" => String::new(),
-            column => format!("{column} {order}, "),
-        };
+        let columns: Vec<_> = columns.iter().map(|column| format!("{column} {order}")).collect();
         let conditions = format!(
-            "{condition} AND {before} AND id {follows} $2 ORDER BY {first}id {order} LIMIT $3"
+            "{condition} AND {before} AND id {follows} $2 ORDER BY {} LIMIT $3",
+            columns.join(", ")
         );
         let before = self.before.map_or(Self::NEVER, |time| {
             let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -74,7 +74,7 @@ impl Reader<'_> {
             None if matches!(state, None | Some(DeliveryState::Waiting)) => {
                 passing::read(conn, self, selection).await
             }
-            // There are many of them, so they are found soon in the order of the ids.
+            // An index of their ids has the order of the list, or there are many of them, so that they are found soon.
             None => self.fetch(conn, self.sql(Table::Stored, "", &selection, self.limit)).await,
         }
     }

@@ -127,9 +127,13 @@ impl Deliveries {
     /// Returns the deliveries that the filter selects, the oldest first unless the filter says otherwise. Kept deliveries are selected only by the
     /// state [`Done`](DeliveryState::Done).
     ///
-    /// It is fast if millions of deliveries wait or are dead, unless those that it selects are many, and behind many others: more than 10,000 of one
-    /// receiver behind those of other receivers, waiting ones behind retrying ones, or old ones behind those that [`before`](DeliveryFilter::before)
-    /// excludes. It may read with several statements, so a delivery that changes its state in the meantime may be missing.
+    /// It is fast even if millions of deliveries are stored. It is slow if many others come first in the order of the list, and
+    ///
+    /// - the filter selects receivers that have more than 10,000 deliveries, and the others are of other receivers, or
+    /// - the filter selects waiting deliveries, and the others are retrying, or
+    /// - [`before`](DeliveryFilter::before) excludes the others.
+    ///
+    /// It may read with several statements, so a delivery that changes its state in the meantime may be missing.
     ///
     /// On PostgreSQL, a list of [running](DeliveryState::Running) deliveries lacks those without an ordering key whose lease has ended, because their
     /// worker was killed, as long as more than [`Status::BOUND`] due deliveries of the receiver are run before them.
