@@ -156,6 +156,17 @@ async fn many(db: &Db, receiver: &str, deliveries: usize, condition: &str, set: 
     }
 }
 
+/// The deliveries of all pages of a list.
+async fn ids_of_pages(db: &Db, filter: DeliveryFilter) -> Vec<i64> {
+    let mut page = db.deliveries().page(filter.clone()).await.unwrap();
+    let mut ids: Vec<_> = page.deliveries.iter().map(|delivery| delivery.id).collect();
+    while let Some(next) = page.next {
+        page = db.deliveries().page(filter.clone().after_id(next)).await.unwrap();
+        ids.extend(page.deliveries.iter().map(|delivery| delivery.id));
+    }
+    ids
+}
+
 /// The warnings about deliveries that nobody runs.
 static WARNINGS: LazyLock<Log> = LazyLock::new(|| {
     let selects = |metadata: &tracing::Metadata<'_>| {
@@ -496,6 +507,9 @@ on_every_database! {
                     let selected: Vec<i64> = all.iter().filter(is_selected).map(|delivery| delivery.id).collect();
                     let filter = state.map_or(filter.clone(), |state| filter.clone().state(state)).without_payloads();
                     let filter = before.map_or(filter.clone(), |before| filter.before(before));
+                    assert_eq!(ids_of_pages(&db, filter.clone().limit(4000)).await, selected, "{filter:?}");
+                    let newest: Vec<i64> = selected.iter().rev().copied().collect();
+                    assert_eq!(ids_of_pages(&db, filter.clone().limit(4000).newest_first()).await, newest, "{filter:?}");
                     for (after, limit) in pages {
                         let filter = after.map_or(filter.clone(), |after| filter.clone().after_id(after)).limit(limit);
                         let follows = |id: &&i64| after.is_none_or(|after| **id > after);
@@ -511,6 +525,31 @@ on_every_database! {
                     }
                 }
             }
+        }
+    }
+
+    async fn a_page_ends_if_it_has_passed_many_other_deliveries(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let new = || DeliveryFilter::new().limit(2);
+        let hour_ago = SystemTime::now() - Duration::from_secs(3600);
+        let hours_ago = format!("stored_at = {}", in_seconds(&db, -7200));
+        for (others, set_others, set_all, filter) in [
+            ("late", "error = 'no'", "", new().state(DeliveryState::Waiting)),
+            ("early", "error = 'no'", "", new().receiver_name("late").state(DeliveryState::Waiting)),
+            ("early", "error = 'no'", "error = 'no'", new().receiver_name("late").state(DeliveryState::Retrying)),
+            ("early", "error = 'no'", "", new().receiver_name("late")),
+            ("late", "error = 'no'", &hours_ago, new().before(hour_ago)),
+        ] {
+            execute(&db, "DELETE FROM signals_delivery").await;
+            many(&db, others, 30_000, "id > 0", set_others).await;
+            many(&db, "late", 10_500, "receiver = 'late' AND error IS NULL", set_all).await;
+            let first = db.deliveries().page(filter.clone()).await.unwrap();
+            assert!(first.deliveries.is_empty() && first.next.is_some(), "{filter:?}: {first:?}");
+            let second = db.deliveries().page(filter.clone().after_id(first.next.unwrap())).await.unwrap();
+            let ids = |found: Vec<StoredDelivery>| found.iter().map(|delivery| delivery.id).collect::<Vec<_>>();
+            let expected = ids(list(&db, filter).await);
+            assert_eq!((expected.len(), ids(second.deliveries)), (2, expected));
         }
     }
 

@@ -63,32 +63,37 @@ pub(crate) struct Position {
     count: u64,
 }
 
-/// The newest deliveries first, and whether there are newer and older ones.
+/// The newest deliveries first.
 struct Listed {
     rows: Vec<StoredDelivery>,
-    has_newer: bool,
-    has_older: bool,
+    /// Where the page before them ends.
+    newer_than: Option<i64>,
+    /// Where the page after them starts.
+    older_than: Option<i64>,
+    /// Where the list continues, if it has passed so many other deliveries that the page is not full.
+    continues: Option<&'static str>,
 }
 
 async fn read(page: &Page, selected: &Selected, position: &Position) -> Result<Listed, WebError> {
-    let filter = selected.filter().without_payloads().limit(ROWS + 1);
+    let filter = selected.filter().without_payloads().limit(ROWS);
     let deliveries = page.db.deliveries();
-    if let Some(id) = position.newer_than {
-        let mut rows = deliveries.list(filter.after_id(id)).await?;
-        let has_newer = rows.len() > ROWS;
-        rows.truncate(ROWS);
-        rows.reverse();
-        return Ok(Listed { rows, has_newer, has_older: true });
-    }
-    let filter = filter.newest_first();
-    let filter = match position.older_than {
-        Some(id) => filter.after_id(id),
-        None => filter,
+    let filter = match (position.newer_than, position.older_than) {
+        (Some(id), _) => filter.after_id(id),
+        (None, Some(id)) => filter.newest_first().after_id(id),
+        (None, None) => filter.newest_first(),
     };
-    let mut rows = deliveries.list(filter).await?;
-    let has_older = rows.len() > ROWS;
-    rows.truncate(ROWS);
-    Ok(Listed { rows, has_newer: position.older_than.is_some(), has_older })
+    let found = deliveries.page(filter).await?;
+    let (mut rows, next) = (found.deliveries, found.next);
+    let is_partial = rows.len() < ROWS && next.is_some();
+    let way = if position.newer_than.is_some() { "newer" } else { "older" };
+    let (newer_than, older_than) = match position.newer_than {
+        Some(id) => {
+            rows.reverse();
+            (next, id.checked_add(1))
+        }
+        None => (position.older_than.and_then(|id| id.checked_sub(1)), next),
+    };
+    Ok(Listed { rows, newer_than, older_than, continues: is_partial.then_some(way) })
 }
 
 /// The page `/deliveries`.
@@ -106,11 +111,14 @@ pub(crate) async fn show(
         (message(&position.done, position.count))
         h1 { "Deliveries" }
         (choice(&base, &selected))
-        @if listed.rows.is_empty() {
-            p.empty { "There are no such deliveries. A delivery is deleted when its receiver has succeeded, unless the receiver has the option keep." }
-        } @else {
+        @if !listed.rows.is_empty() {
             @if can_change { (retry_all(&base, &secrets, &selected)) }
             (table(&base, &secrets, &selected, &listed.rows, can_change))
+        } @else if listed.continues.is_none() {
+            p.empty { "There are no such deliveries. A delivery is deleted when its receiver has succeeded, unless the receiver has the option keep." }
+        }
+        @if let Some(way) = listed.continues {
+            p.empty { "Many other deliveries have been passed here. The list continues with " (way) " ones." }
         }
         (pages(&base, &selected, &listed))
     };
@@ -260,18 +268,17 @@ pub(crate) fn due(delivery: &StoredDelivery) -> Markup {
 /// The links to the pages before and after this one.
 fn pages(base: &Base, selected: &Selected, listed: &Listed) -> Markup {
     let list = base.path("/deliveries");
-    let link = |name, row: Option<&StoredDelivery>| {
-        let id = row.map(|row| row.id.to_string()).unwrap_or_default();
-        with_query(&list, &[&selected.query()[..], &[(name, &*id)]].concat())
+    let link = |name, id: i64| {
+        with_query(&list, &[&selected.query()[..], &[(name, &*id.to_string())]].concat())
     };
     html! {
-        @if listed.has_newer || listed.has_older {
+        @if listed.newer_than.is_some() || listed.older_than.is_some() {
             nav.pages aria-label="Pages of the list" {
-                @if listed.has_newer {
+                @if let Some(id) = listed.newer_than {
                     a href=(with_query(&list, &selected.query())) { "Newest" }
-                    a rel="prev" href=(link("newer_than", listed.rows.first())) { "← Newer" }
+                    a rel="prev" href=(link("newer_than", id)) { "← Newer" }
                 }
-                @if listed.has_older { a rel="next" href=(link("older_than", listed.rows.last())) { "Older →" } }
+                @if let Some(id) = listed.older_than { a rel="next" href=(link("older_than", id)) { "Older →" } }
             }
         }
     }

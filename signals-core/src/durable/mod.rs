@@ -12,7 +12,7 @@
 //! | [`Inbox`] | takes each message of other services once |
 //! | [`Retry`] | an error that decides when a delivery is tried again |
 //! | [`Status`] | counts the deliveries of each receiver |
-//! | [`DeliveryFilter`], [`StoredDelivery`] | list deliveries |
+//! | [`DeliveryFilter`], [`StoredDelivery`], [`DeliveryPage`] | list deliveries |
 //! | [`Db::carry`](crate::Db::carry), [`Carried`] | pass a value of a request to the runs of its deliveries |
 //! | [`Query::deliver`](crate::Query::deliver) | stores deliveries for rows that exist already |
 //! | [`set_propagator`] | propagates the trace of an event to the runs of its deliveries |
@@ -61,7 +61,9 @@ use crate::error::Result;
 pub use carry::Carried;
 pub use delivery::Delivery;
 pub use inbox::{Inbox, Receipt};
-pub use inspect::{DeliveryFilter, DeliveryState, ReceiverStatus, Status, StoredDelivery};
+pub use inspect::{
+    DeliveryFilter, DeliveryPage, DeliveryState, ReceiverStatus, Status, StoredDelivery,
+};
 pub use relay::{Message, Publisher, Relay, RelayOptions};
 pub use retry::Retry;
 pub use schema::{Migration, migrations};

@@ -46,6 +46,16 @@ impl DeliveryState {
             Self::Done => "1 = 0",
         }
     }
+
+    /// The condition in two parts: that of an index of ids, or nothing, and what only the rows tell.
+    fn conditions(self, kind: DatabaseKind) -> (&'static str, &'static str) {
+        match (self, kind) {
+            (Self::Running, DatabaseKind::Sqlite) => ("worker IS NOT NULL", "dead_at IS NULL"),
+            (Self::Retrying, _) => ("dead_at IS NULL AND error IS NOT NULL", "worker IS NULL"),
+            (Self::Dead, _) => (self.condition(), ""),
+            _ => ("", self.condition()),
+        }
+    }
 }
 
 impl fmt::Display for DeliveryState {
@@ -100,24 +110,34 @@ pub struct DeliveryFilter {
     queue: Option<String>,
     pub(super) state: Option<DeliveryState>,
     before: Option<SystemTime>,
-    after_id: Option<i64>,
+    pub(super) after_id: Option<i64>,
     is_newest_first: bool,
     pub(super) has_no_payloads: bool,
     pub(super) limit: Option<usize>,
 }
 
-/// Every delivery of a table.
-const ALL: &str = "1 = 1";
-
-/// The conditions of a filter as SQL, with their arguments.
+/// The conditions of a filter as SQL, with their arguments: `$1` is the id that the first delivery follows, `$2` a limit, and the others come after
+/// them.
 pub(super) struct Selection {
-    /// It ends with the order and the limit.
-    pub(super) conditions: String,
-    before: i64,
+    pub(super) table: Table,
+    /// The conditions of an index that has the order of the list. Without conditions, it is the primary key.
+    entries: Vec<String>,
+    /// The conditions that only the rows tell.
+    others: Vec<String>,
+    /// The columns of the order.
+    columns: &'static [&'static str],
     pub(super) after_id: i64,
     pub(super) direction: Direction,
-    /// The argument `$4`: the name of one receiver, or a JSON array of names. `None` if all receivers are selected.
-    names: Option<String>,
+    /// Those of the entries are the first ones.
+    arguments: Vec<Argument>,
+    of_entries: usize,
+    /// Whether the index contains dead deliveries, and the selection does not.
+    pub(super) passes_dead: bool,
+}
+
+enum Argument {
+    Text(String),
+    Integer(i64),
 }
 
 /// The order of the ids in a list.
@@ -258,87 +278,106 @@ impl DeliveryFilter {
     }
 
     /// The deliveries in the state of the filter, which are all in one table.
-    pub(super) fn selection(&self, kind: DatabaseKind) -> (Table, Selection) {
-        match self.state {
-            Some(DeliveryState::Done) => (Table::Kept, self.selection_of_kept(kind)),
-            state => (
-                Table::Stored,
-                self.selection_of(kind, state.map_or(ALL, DeliveryState::condition)),
-            ),
+    pub(super) fn selection(&self, kind: DatabaseKind) -> Selection {
+        if self.state == Some(DeliveryState::Done) {
+            return self.selection_of_kept(kind);
         }
+        let conditions = self.state.map(|state| state.conditions(kind));
+        self.selection_of(kind, conditions.unwrap_or_default())
     }
 
     /// The kept deliveries. No one of them has another state.
     pub(super) fn selection_of_kept(&self, kind: DatabaseKind) -> Selection {
-        let is_done = self.state.is_none_or(|state| state == DeliveryState::Done);
-        self.selection_of(kind, if is_done { ALL } else { "1 = 0" })
+        let mut selection = self.unlimited(&["id"]);
+        selection.table = Table::Kept;
+        if self.state.is_some_and(|state| state != DeliveryState::Done) {
+            selection.restrict(("", "1 = 0"));
+        }
+        self.restrict(kind, selection)
     }
 
     /// The deliveries to retry. Without a state, those that have failed.
     pub(super) fn selection_to_retry(&self, kind: DatabaseKind) -> Selection {
-        let failed = "(dead_at IS NOT NULL OR error IS NOT NULL)";
-        self.selection_of(kind, self.state.map_or(failed, DeliveryState::condition))
+        let failed = ("", "(dead_at IS NOT NULL OR error IS NOT NULL)");
+        self.selection_of(kind, self.state.map_or(failed, |state| state.conditions(kind)))
     }
 
-    /// The deliveries of a condition.
-    pub(super) fn selection_of(&self, kind: DatabaseKind, condition: &str) -> Selection {
-        let names = self.names().map(|names| serde_json::Value::from(names).to_string());
-        let of_names = match &names {
-            None => String::new(),
-            Some(_) => format!("AND receiver IN ({})", texts(kind, "$4")),
-        };
-        self.selected(kind, &format!("{condition} {of_names}"), &["id"], names)
+    /// The deliveries that are not dead, in the order of their ids.
+    pub(super) fn selection_of_living(&self, kind: DatabaseKind) -> Selection {
+        let living = ("", "dead_at IS NULL");
+        let mut selection =
+            self.selection_of(kind, self.state.map_or(living, |state| state.conditions(kind)));
+        selection.passes_dead = selection.entries.is_empty();
+        selection
+    }
+
+    fn selection_of(&self, kind: DatabaseKind, conditions: (&str, &str)) -> Selection {
+        let mut selection = self.unlimited(&["id"]);
+        selection.restrict(conditions);
+        self.restrict(kind, selection)
     }
 
     /// The kept deliveries of one receiver if the filter selects kept ones, or else its dead ones, in the order of an index of receiver and id.
-    pub(super) fn selection_of_receiver(
-        &self,
-        kind: DatabaseKind,
-        receiver: String,
-    ) -> (Table, Selection) {
-        let (table, condition) = match self.state {
-            Some(DeliveryState::Done) => (Table::Kept, ALL),
-            _ => (Table::Stored, DeliveryState::Dead.condition()),
-        };
-        let Direction { follows, until, .. } = self.direction();
-        let of_receiver = match kind {
-            DatabaseKind::Sqlite => "receiver = $4".to_owned(),
-            // With `receiver = $4`, PostgreSQL may read an index of the ids alone, which has the same order, and so the deliveries of all receivers.
+    pub(super) fn selection_of_receiver(&self, kind: DatabaseKind, receiver: String) -> Selection {
+        let mut selection = self.unlimited(&["receiver", "id"]);
+        match self.state {
+            Some(DeliveryState::Done) => selection.table = Table::Kept,
+            _ => selection.restrict(DeliveryState::Dead.conditions(kind)),
+        }
+        let Direction { follows, until, .. } = selection.direction;
+        let argument = selection.argument(Argument::Text(receiver));
+        selection.of_entries = 1;
+        selection.entries.push(match kind {
+            DatabaseKind::Sqlite => format!("receiver = {argument}"),
+            // With `receiver = $3`, PostgreSQL may read an index of the ids alone, which has the same order, and so the deliveries of all receivers.
             DatabaseKind::Postgres => {
-                format!("(receiver, id) {follows} ($4, $2) AND receiver {until} $4")
+                format!("(receiver, id) {follows} ({argument}, $1) AND receiver {until} {argument}")
             }
-        };
-        let condition = format!("{condition} AND {of_receiver}");
-        (table, self.selected(kind, &condition, &["receiver", "id"], Some(receiver)))
+        });
+        self.restrict_to_stored_before(kind, &mut selection);
+        selection
     }
 
-    /// The deliveries of a condition, in the order of these columns.
-    fn selected(
-        &self,
-        kind: DatabaseKind,
-        condition: &str,
-        columns: &[&str],
-        names: Option<String>,
-    ) -> Selection {
-        let before = match kind {
-            DatabaseKind::Sqlite => "stored_at < $1",
-            DatabaseKind::Postgres => {
-                "stored_at < timestamptz 'epoch' + $1::bigint * interval '1 millisecond'"
-            }
-        };
+    /// Every delivery that may be listed next, in the order of these columns.
+    fn unlimited(&self, columns: &'static [&'static str]) -> Selection {
         let direction = self.direction();
-        let Direction { follows, order, start, .. } = direction;
-        let columns: Vec<_> = columns.iter().map(|column| format!("{column} {order}")).collect();
-        let conditions = format!(
-            "{condition} AND {before} AND id {follows} $2 ORDER BY {} LIMIT $3",
-            columns.join(", ")
-        );
-        let before = self.before.map_or(Self::NEVER, |time| {
-            let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-            i64::try_from(since.as_millis()).unwrap_or(Self::NEVER).min(Self::NEVER)
+        Selection {
+            table: Table::Stored,
+            entries: Vec::new(),
+            others: Vec::new(),
+            columns,
+            after_id: self.after_id.unwrap_or(direction.start),
+            direction,
+            arguments: Vec::new(),
+            of_entries: 0,
+            passes_dead: false,
+        }
+    }
+
+    /// Adds the conditions that do not depend on the state.
+    fn restrict(&self, kind: DatabaseKind, mut selection: Selection) -> Selection {
+        if let Some(names) = self.names() {
+            let names = serde_json::Value::from(names).to_string();
+            let names = texts(kind, &selection.argument(Argument::Text(names)));
+            selection.others.push(format!("receiver IN ({names})"));
+        }
+        self.restrict_to_stored_before(kind, &mut selection);
+        selection
+    }
+
+    fn restrict_to_stored_before(&self, kind: DatabaseKind, selection: &mut Selection) {
+        let Some(time) = self.before else { return };
+        let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let millis = i64::try_from(since.as_millis()).unwrap_or(Self::NEVER).min(Self::NEVER);
+        let time = selection.argument(Argument::Integer(millis));
+        selection.others.push(match kind {
+            DatabaseKind::Sqlite => format!("stored_at < {time}"),
+            DatabaseKind::Postgres => {
+                format!(
+                    "stored_at < timestamptz 'epoch' + {time}::bigint * interval '1 millisecond'"
+                )
+            }
         });
-        let after_id = self.after_id.unwrap_or(start);
-        Selection { conditions, before, after_id, direction, names }
     }
 
     pub(super) fn direction(&self) -> Direction {
@@ -357,19 +396,64 @@ impl DeliveryFilter {
 }
 
 impl Selection {
+    /// Adds the condition of an index and one of the rows. An empty one is none.
+    fn restrict(&mut self, (entries, others): (&str, &str)) {
+        self.entries.extend((!entries.is_empty()).then(|| entries.to_owned()));
+        self.others.extend((!others.is_empty()).then(|| others.to_owned()));
+    }
+
+    /// Adds an argument, and returns how the statement names it.
+    fn argument(&mut self, value: Argument) -> String {
+        let argument = self.next_argument();
+        self.arguments.push(value);
+        argument
+    }
+
+    /// The conditions, with the order and the limit.
+    pub(super) fn conditions(&self) -> String {
+        let conditions = self.entries.iter().chain(&self.others).cloned();
+        self.in_order(conditions.collect()) + " LIMIT $2"
+    }
+
+    /// The conditions of the index alone, with the order.
+    pub(super) fn index(&self) -> String {
+        self.in_order(self.entries.clone())
+    }
+
+    fn in_order(&self, mut conditions: Vec<String>) -> String {
+        let Direction { follows, order, .. } = self.direction;
+        conditions.push(format!("id {follows} $1"));
+        let columns: Vec<_> =
+            self.columns.iter().map(|column| format!("{column} {order}")).collect();
+        format!("{} ORDER BY {}", conditions.join(" AND "), columns.join(", "))
+    }
+
+    /// Whether the index contains only deliveries of the selection.
+    pub(super) fn is_index(&self) -> bool {
+        self.others.is_empty()
+    }
+
     /// Binds the arguments of the conditions.
     pub(super) fn bind(&self, sql: Sql, limit: usize) -> Sql {
-        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        let sql = sql.bind(self.before).bind(self.after_id).bind(limit);
-        match &self.names {
-            Some(names) => sql.bind(names.as_str()),
-            None => sql,
-        }
+        self.bind_some(sql, limit, self.arguments.len())
+    }
+
+    /// Binds the arguments of the index.
+    pub(super) fn bind_index(&self, sql: Sql, limit: usize) -> Sql {
+        self.bind_some(sql, limit, self.of_entries)
+    }
+
+    fn bind_some(&self, sql: Sql, limit: usize, count: usize) -> Sql {
+        let sql = sql.bind(self.after_id).bind(i64::try_from(limit).unwrap_or(i64::MAX));
+        self.arguments[..count].iter().fold(sql, |sql, argument| match argument {
+            Argument::Text(text) => sql.bind(text.as_str()),
+            Argument::Integer(number) => sql.bind(*number),
+        })
     }
 
     /// The argument that is bound after those of the selection.
-    pub(super) fn next_argument(&self) -> &'static str {
-        if self.names.is_some() { "$5" } else { "$4" }
+    pub(super) fn next_argument(&self) -> String {
+        format!("${}", self.arguments.len() + 3)
     }
 
     /// Makes the selection start after these deliveries, which are its first ones.

@@ -1,13 +1,23 @@
 //! Reads the deliveries that a filter selects. Millions of others may be stored, so each kind of list is read by an index that leads to its
-//! deliveries, or past most of the others.
+//! deliveries, or past most of the others, and a page ends if it has passed too many.
 
 use super::filter::{DeliveryFilter, DeliveryState, Selection};
 use super::stored::{Columns, StoredDelivery, columns};
-use super::{Table, candidates, passing};
+use super::{candidates, scan};
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::durable::sql::{Sql, list};
 use crate::error::Result;
+
+/// A part of a list of deliveries, from [`Deliveries::page`](super::Deliveries::page).
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct DeliveryPage {
+    /// The deliveries in the order of the filter. There may be fewer than its limit, or none, although more of them follow.
+    pub deliveries: Vec<StoredDelivery>,
+    /// The next page has the deliveries [after this id](DeliveryFilter::after_id). `None` if no more follow.
+    pub next: Option<i64>,
+}
 
 /// Reads deliveries for a filter.
 pub(super) struct Reader<'f> {
@@ -16,93 +26,96 @@ pub(super) struct Reader<'f> {
     pub(super) limit: usize,
 }
 
-/// The deliveries that the filter selects, in its order.
+/// All deliveries that the filter selects, in its order.
 pub(super) async fn read(
     conn: &mut Conn<'_>,
-    filter: &DeliveryFilter,
+    mut filter: DeliveryFilter,
 ) -> Result<Vec<StoredDelivery>> {
     let limit = filter.limit.unwrap_or(DeliveryFilter::LISTED);
-    let reader = Reader { filter, kind: conn.kind(), limit };
-    match (filter.state, filter.names()) {
-        (
-            Some(DeliveryState::Waiting | DeliveryState::Running | DeliveryState::Retrying),
-            names,
-        ) => reader.alive(conn, names).await,
-        // The primary key, or an index of the ids of dead deliveries, has the order of the list.
-        (_, None) => {
-            let (table, selection) = filter.selection(reader.kind);
-            reader.fetch(conn, reader.sql(table, "", &selection, limit)).await
-        }
-        (state, Some(names)) => {
-            let alive = match state {
-                None => reader.alive(conn, Some(names.clone())).await?,
-                Some(_) => Vec::new(),
-            };
-            let mut listed = reader.by_index(conn, names).await?;
-            listed.extend(alive);
-            listed.sort_by_key(|delivery| filter.direction().rank(delivery.id));
-            // One that has died in between is listed as dead.
-            listed.dedup_by_key(|delivery| delivery.id);
-            listed.truncate(limit);
-            Ok(listed)
+    let mut listed = Vec::new();
+    loop {
+        let page = page(conn, &filter.clone().limit(limit - listed.len())).await?;
+        listed.extend(page.deliveries);
+        match page.next {
+            Some(id) if listed.len() < limit => filter = filter.after_id(id),
+            _ => return Ok(listed),
         }
     }
 }
 
+/// The first deliveries that the filter selects.
+pub(super) async fn page(conn: &mut Conn<'_>, filter: &DeliveryFilter) -> Result<DeliveryPage> {
+    let limit = filter.limit.unwrap_or(DeliveryFilter::LISTED);
+    // One more, which tells whether more follow.
+    let reader = Reader { filter, kind: conn.kind(), limit: limit.saturating_add(1) };
+    let mut page = reader.page(conn).await?;
+    if page.deliveries.len() > limit {
+        page.deliveries.truncate(limit);
+        page.next = page.deliveries.last().map(|last| last.id).or(filter.after_id);
+    }
+    Ok(page)
+}
+
 impl Reader<'_> {
+    async fn page(&self, conn: &mut Conn<'_>) -> Result<DeliveryPage> {
+        let state = self.filter.state;
+        match (state, self.filter.names()) {
+            (
+                Some(DeliveryState::Waiting | DeliveryState::Running | DeliveryState::Retrying),
+                names,
+            ) => self.living(conn, names).await,
+            // The primary key, or an index of the ids of dead deliveries, has the order of the list.
+            (_, None) => scan::page(conn, self, self.filter.selection(self.kind)).await,
+            (_, Some(names)) => {
+                let mut pages = Vec::new();
+                if state.is_none() {
+                    pages.push(self.living(conn, Some(names.clone())).await?);
+                }
+                for name in names {
+                    let selection = self.filter.selection_of_receiver(self.kind, name);
+                    pages.push(scan::page(conn, self, selection).await?);
+                }
+                Ok(self.merged(pages))
+            }
+        }
+    }
+
     /// The deliveries that are neither dead nor kept, of these receivers.
-    async fn alive(
+    async fn living(
         &self,
         conn: &mut Conn<'_>,
         names: Option<Vec<String>>,
-    ) -> Result<Vec<StoredDelivery>> {
-        let state = self.filter.state;
-        let condition = state.map_or("dead_at IS NULL", DeliveryState::condition);
-        let selection = self.filter.selection_of(self.kind, condition);
-        match candidates::read(conn, names, state).await? {
-            Some(ids) => {
-                let argument = selection.next_argument();
-                let among = match self.kind {
-                    DatabaseKind::Sqlite => {
-                        format!("id IN (SELECT value FROM json_each({argument})) AND")
-                    }
-                    DatabaseKind::Postgres => format!("id = ANY({argument}::text::bigint[]) AND"),
-                };
-                let sql = self.sql(Table::Stored, &among, &selection, self.limit);
-                self.fetch(conn, sql.bind(list(self.kind, ids.into_iter()))).await
-            }
-            None if matches!(state, None | Some(DeliveryState::Waiting)) => {
-                passing::read(conn, self, selection).await
-            }
-            // An index of their ids has the order of the list, or there are many of them, so that they are found soon.
-            None => self.fetch(conn, self.sql(Table::Stored, "", &selection, self.limit)).await,
-        }
+    ) -> Result<DeliveryPage> {
+        let selection = self.filter.selection_of_living(self.kind);
+        let Some(ids) = candidates::read(conn, names, self.filter.state).await? else {
+            return scan::page(conn, self, selection).await;
+        };
+        let argument = selection.next_argument();
+        let among = match self.kind {
+            DatabaseKind::Sqlite => format!("id IN (SELECT value FROM json_each({argument})) AND"),
+            DatabaseKind::Postgres => format!("id = ANY({argument}::text::bigint[]) AND"),
+        };
+        let sql = self.sql(&among, &selection, self.limit);
+        let deliveries = self.fetch(conn, sql.bind(list(self.kind, ids.into_iter()))).await?;
+        Ok(DeliveryPage { deliveries, next: None })
     }
 
-    /// The first dead or kept deliveries of each receiver, by an index that has them in the order of the list.
-    async fn by_index(
-        &self,
-        conn: &mut Conn<'_>,
-        names: Vec<String>,
-    ) -> Result<Vec<StoredDelivery>> {
-        let mut listed = Vec::new();
-        for name in names {
-            let (table, selection) = self.filter.selection_of_receiver(self.kind, name);
-            listed.extend(self.fetch(conn, self.sql(table, "", &selection, self.limit)).await?);
-        }
-        Ok(listed)
+    /// The deliveries of all pages, up to the end of the one that ends first.
+    fn merged(&self, pages: Vec<DeliveryPage>) -> DeliveryPage {
+        let rank = |id: i64| self.filter.direction().rank(id);
+        let next = pages.iter().filter_map(|page| page.next).min_by_key(|id| rank(*id));
+        let mut deliveries: Vec<_> = pages.into_iter().flat_map(|page| page.deliveries).collect();
+        deliveries.retain(|delivery| next.is_none_or(|next| rank(delivery.id) <= rank(next)));
+        deliveries.sort_by_key(|delivery| rank(delivery.id));
+        // One that has died in between is read as dead too.
+        deliveries.dedup_by_key(|delivery| delivery.id);
+        DeliveryPage { deliveries, next }
     }
 
     /// The statement that reads the deliveries of the selection that also satisfy the condition, which is empty or ends with `AND`.
-    pub(super) fn sql(
-        &self,
-        table: Table,
-        condition: &str,
-        selection: &Selection,
-        limit: usize,
-    ) -> Sql {
-        let columns = columns(self.kind, !self.filter.has_no_payloads, table);
-        let (name, conditions) = (table.name(), &selection.conditions);
+    pub(super) fn sql(&self, condition: &str, selection: &Selection, limit: usize) -> Sql {
+        let columns = columns(self.kind, !self.filter.has_no_payloads, selection.table);
+        let (name, conditions) = (selection.table.name(), selection.conditions());
         let text = format!("SELECT {columns} FROM {name} WHERE {condition} {conditions}");
         selection.bind(Sql::new(self.kind, &text), limit)
     }

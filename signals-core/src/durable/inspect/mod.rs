@@ -4,8 +4,8 @@ mod bounded;
 mod candidates;
 mod filter;
 mod list;
-mod passing;
 mod replay;
+mod scan;
 mod status;
 mod stored;
 
@@ -19,6 +19,7 @@ use crate::error::Result;
 
 use filter::Selection;
 pub use filter::{DeliveryFilter, DeliveryState};
+pub use list::DeliveryPage;
 pub use status::{ReceiverStatus, Status};
 pub use stored::StoredDelivery;
 
@@ -127,13 +128,7 @@ impl Deliveries {
     /// Returns the deliveries that the filter selects, the oldest first unless the filter says otherwise. Kept deliveries are selected only by the
     /// state [`Done`](DeliveryState::Done).
     ///
-    /// It is fast even if millions of deliveries are stored. It is slow if many others come first in the order of the list, and
-    ///
-    /// - the filter selects receivers that have more than 10,000 deliveries, and the others are of other receivers, or
-    /// - the filter selects waiting deliveries, and the others are retrying, or
-    /// - [`before`](DeliveryFilter::before) excludes the others.
-    ///
-    /// It may read with several statements, so a delivery that changes its state in the meantime may be missing.
+    /// It is fast even if millions of deliveries are stored, unless it has to pass too many others, as [`page`](Self::page) says. It may read with several statements, so a delivery that changes its state in the meantime may be missing.
     ///
     /// On PostgreSQL, a list of [running](DeliveryState::Running) deliveries lacks those without an ordering key whose lease has ended, because their
     /// worker was killed, as long as more than [`Status::BOUND`] due deliveries of the receiver are run before them.
@@ -149,7 +144,43 @@ impl Deliveries {
     /// Only reads.
     pub async fn list(&self, filter: DeliveryFilter) -> Result<Vec<StoredDelivery>> {
         let mut conn = self.db.acquire().await?;
-        list::read(&mut conn, &filter).await.map_err(explained)
+        list::read(&mut conn, filter).await.map_err(explained)
+    }
+
+    /// As [`list`](Self::list), but reads a limited number of deliveries, so that it is fast whatever is stored. It ends before it has found all that
+    /// the filter and its limit select if too many others come first in the order of the list: about 20,000, or up to 100,000 if they are dead. Such others
+    /// are
+    ///
+    /// - dead, retrying or running deliveries, if the filter selects waiting ones,
+    /// - those of other receivers, if the filter selects receivers that have more than 10,000 deliveries, or
+    /// - those that [`before`](DeliveryFilter::before) excludes.
+    ///
+    /// ```
+    /// # use sqlx_signals::prelude::*;
+    /// # use sqlx_signals::durable::{DeliveryFilter, DeliveryState};
+    /// async fn print_waiting(db: &Db) -> Result<()> {
+    ///     let waiting = DeliveryFilter::new().state(DeliveryState::Waiting).limit(50);
+    ///     let mut page = db.deliveries().page(waiting.clone()).await?;
+    ///     loop {
+    ///         for delivery in &page.deliveries {
+    ///             println!("{} {}", delivery.id, delivery.receiver);
+    ///         }
+    ///         let Some(id) = page.next else { return Ok(()) };
+    ///         page = db.deliveries().page(waiting.clone().after_id(id)).await?;
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`status`](Self::status).
+    ///
+    /// # Cancel safety
+    ///
+    /// Only reads.
+    pub async fn page(&self, filter: DeliveryFilter) -> Result<DeliveryPage> {
+        let mut conn = self.db.acquire().await?;
+        list::page(&mut conn, &filter).await.map_err(explained)
     }
 
     /// Makes a delivery due now, with all attempts of its receiver left. A dead delivery is alive again. Returns `false` if there is no such
@@ -216,7 +247,7 @@ impl Deliveries {
     pub async fn retry_all(&self, filter: DeliveryFilter) -> Result<u64> {
         let kind = self.db.kind();
         let selection = filter.selection_to_retry(kind);
-        let text = statement(kind, Action::Retry, &selection.conditions);
+        let text = statement(kind, Action::Retry, &selection.conditions());
         self.change_all(selection, filter.limit, &text, |sql| self.change(Action::Retry, sql)).await
     }
 

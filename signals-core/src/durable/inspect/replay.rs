@@ -75,7 +75,7 @@ impl Deliveries {
     pub async fn replay_all(&self, filter: DeliveryFilter) -> Result<u64> {
         let kind = self.db.kind();
         let selection = filter.selection_of_kept(kind);
-        let text = statement(kind, &selection.conditions);
+        let text = statement(kind, &selection.conditions());
         self.change_all(selection, filter.limit, &text, |sql| self.replay_selected(sql)).await
     }
 
