@@ -153,7 +153,7 @@ fn notify<'t>(
         for row in 0..rows.len() {
             let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::of_row(row, None) };
             let (event, conn, previous) = (&mut event, Some(&mut *conn), &None);
-            let dispatch = Dispatch { event, conn, context: &context, previous, lap: &mut lap };
+            let mut dispatch = Dispatch { event, conn, context: &context, previous, lap: &mut lap };
             dispatch.run(&receivers.after).await?;
         }
         Ok(())

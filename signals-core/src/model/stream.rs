@@ -43,7 +43,7 @@ pub(crate) fn rows<'s, M: Model, R: Route<M>>(
                 let event = RowEvent::of_row(0, None);
                 let event = &mut RowsEvent { rows: rows.erased(), event };
                 let (context, previous, lap) = (&context, &None, &mut Lap::default());
-                let dispatch = Dispatch { event, conn: None, context, previous, lap };
+                let mut dispatch = Dispatch { event, conn: None, context, previous, lap };
                 dispatch.run(&receivers.after).await?;
                 drop(rows);
                 Ok(row)

@@ -322,7 +322,7 @@ impl Sending {
         context: &OperationContext,
     ) -> Result<Results> {
         let (receivers, previous, lap) = (&self.receivers.after, &None, &mut Lap::default());
-        let dispatch = Dispatch { event, conn, context, previous, lap };
+        let mut dispatch = Dispatch { event, conn, context, previous, lap };
         match self.is_robust {
             true => Ok(dispatch.run_all(receivers).await),
             false => dispatch.run(receivers).await.map(|()| Vec::new()),

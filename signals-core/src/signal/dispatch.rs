@@ -24,12 +24,31 @@ use crate::task::spawn;
 use crate::transaction::Transaction;
 use crate::transaction::own::{TransactionWork, in_savepoint};
 
-/// The result of a receiver: that of a plain function is there, an async function is awaited.
+/// The result of a receiver: that of a plain function is there, an async function is awaited. It is awaited where it is, because a future that moves
+/// it to await it stores it twice.
 macro_rules! result {
     ($run:expr) => {
         match $run {
             Either::Left(done) => done,
-            Either::Right(future) => future.await,
+            Either::Right(ref mut future) => future.await,
+        }
+    };
+}
+
+/// The result of a receiver whose failure does not fail the operation. A receiver that takes the connection runs in a savepoint. If it fails, its writes
+/// are rolled back, and a failed statement does not abort the surrounding transaction.
+macro_rules! robust {
+    ($dispatch:expr, $receiver:expr) => {
+        match &mut $dispatch.conn {
+            // Boxed because few receivers run in a savepoint, and inlining this future would enlarge every dispatch.
+            Some(conn) if $receiver.info.connection => {
+                // The time of the savepoint itself is not that of a receiver.
+                *$dispatch.lap = Lap::default();
+                let (event, context) = (&mut *$dispatch.event, $dispatch.context);
+                let run = robust_in_savepoint($receiver, event, conn, context, $dispatch.previous);
+                Box::pin(run).await
+            }
+            _ => result!($dispatch.call($receiver, OnFailure::of_robust(&$receiver.info))),
         }
     };
 }
@@ -46,7 +65,7 @@ pub(crate) struct Dispatch<'d, 'c> {
 
 impl Dispatch<'_, '_> {
     /// Runs the receivers in order, and stops at the first error of one that is not robust.
-    pub(crate) async fn run(mut self, receivers: &[ErasedReceiver]) -> Result<()> {
+    pub(crate) async fn run(&mut self, receivers: &[ErasedReceiver]) -> Result<()> {
         for receiver in receivers {
             if selects(&receiver.info, self.event.created(), self.previous) {
                 if let Some(conn) = &mut self.conn {
@@ -54,7 +73,7 @@ impl Dispatch<'_, '_> {
                 }
                 if receiver.info.robust {
                     // The error is logged already.
-                    let _ = self.robust(receiver).await;
+                    let _ = robust!(self, receiver);
                 } else {
                     result!(self.call(receiver, OnFailure::FailsOperation))?;
                 }
@@ -65,12 +84,12 @@ impl Dispatch<'_, '_> {
 
     /// Runs all receivers, and returns the result of each. A receiver that takes the connection runs in its own savepoint.
     pub(crate) async fn run_all(
-        mut self,
+        &mut self,
         receivers: &[ErasedReceiver],
     ) -> Vec<(Identity, Result<()>)> {
         let mut results = Vec::with_capacity(receivers.len());
         for receiver in receivers {
-            results.push((receiver.info.clone(), self.robust(receiver).await));
+            results.push((receiver.info.clone(), robust!(self, receiver)));
         }
         results
     }
@@ -88,21 +107,6 @@ impl Dispatch<'_, '_> {
                 // The error is logged already.
                 let _ = result!(dispatch.call(receiver, OnFailure::LogOnly));
             }
-        }
-    }
-
-    /// Runs a receiver whose failure does not fail the operation. A receiver that takes the connection runs in a savepoint. If it
-    /// fails, its writes are rolled back, and a failed statement does not abort the surrounding transaction.
-    async fn robust(&mut self, receiver: &ErasedReceiver) -> Result<()> {
-        match &mut self.conn {
-            // Boxed because few receivers run in a savepoint, and inlining this future would enlarge every dispatch.
-            Some(conn) if receiver.info.connection => {
-                let Self { event, context, previous, lap, .. } = self;
-                // The time of the savepoint itself is not that of a receiver.
-                **lap = Lap::default();
-                Box::pin(robust_in_savepoint(receiver, *event, conn, context, previous)).await
-            }
-            _ => result!(self.call(receiver, OnFailure::of_robust(&receiver.info))),
         }
     }
 
@@ -227,16 +231,16 @@ impl DeferredEvent {
 
     /// Runs the receivers of the phase, and returns the errors of those that are not detached.
     async fn deliver(
-        self,
+        &mut self,
         receivers: &[ErasedReceiver],
         phase: Phase,
         context: &OperationContext,
         lap: &mut Lap,
     ) -> Vec<Error> {
-        let Self { mut kept, detached, created, previous } = self;
-        let mut detached = detached.into_iter();
+        let Self { kept, detached, created, previous } = self;
+        let mut detached = detached.drain(..);
         let mut errors = Vec::new();
-        let runs = |info: &Info| info.phase == phase && selects(info, created, &previous);
+        let runs = |info: &Info| info.phase == phase && selects(info, *created, previous);
         for receiver in receivers.iter().filter(|receiver| runs(&receiver.info)) {
             let own = if receiver.info.detached { detached.next() } else { None };
             // A rehearsal waits for every receiver, because it reports which of them have run.
@@ -244,11 +248,11 @@ impl DeferredEvent {
             let runtime = if waits { None } else { Handle::try_current().ok() };
             match (own, runtime) {
                 (Some(kept), Some(runtime)) => {
-                    detach(kept, receiver.clone(), context, &previous, &runtime);
+                    detach(kept, receiver.clone(), context, previous, &runtime);
                 }
                 (mut own, _) => {
                     if let Some(kept) = own.as_mut().or(kept.as_mut()) {
-                        let done = deliver(&mut **kept, receiver, context, &previous, lap).await;
+                        let done = result!(deliver(&mut **kept, receiver, context, previous, lap));
                         errors.extend(done.err());
                     }
                 }
@@ -281,17 +285,17 @@ impl DeferredDelivery {
 }
 
 impl Deferred for DeferredDelivery {
-    fn run(self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
+    fn run(mut self: Box<Self>, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>> {
         let phase = match end {
             End::Committed => Phase::OnCommit,
             End::RolledBack => Phase::OnRollback,
         };
         Box::pin(async move {
-            let Self { events, receivers, context } = *self;
-            let context = context.afterwards(holds);
+            let Self { events, receivers, context } = &mut *self;
+            context.operation.end_transaction(holds);
             let (mut errors, mut lap) = (Vec::new(), Lap::default());
-            for event in events {
-                errors.extend(event.deliver(&receivers, phase, &context, &mut lap).await);
+            for mut event in events.drain(..) {
+                errors.extend(event.deliver(receivers, phase, context, &mut lap).await);
             }
             errors
         })
@@ -299,17 +303,16 @@ impl Deferred for DeferredDelivery {
 }
 
 /// Runs a receiver after the transaction has ended.
-async fn deliver(
-    kept: &mut dyn KeptEvent,
-    receiver: &ErasedReceiver,
-    context: &OperationContext,
-    previous: &SharedPreviousRow,
-    lap: &mut Lap,
-) -> Result<()> {
+fn deliver<'r>(
+    kept: &'r mut dyn KeptEvent,
+    receiver: &'r ErasedReceiver,
+    context: &'r OperationContext,
+    previous: &'r SharedPreviousRow,
+    lap: &'r mut Lap,
+) -> Either<Result<()>, AsyncRun<'r>> {
     let cx = Context::new(None, context.db.as_ref(), previous.as_deref());
-    let begin = || kept.begin(receiver, cx);
     let run = (OnFailure::LogOnly, SlowReceivers::default());
-    result!(run_receiver(receiver, context, run, lap, begin))
+    run_receiver(receiver, context, run, lap, || kept.begin(receiver, cx))
 }
 
 /// Runs a durable receiver. `conn` is the connection of its transaction, if it takes it. The error is returned, and logged at DEBUG only.
@@ -341,7 +344,7 @@ fn detach(
         // Derived on the new task, because the receivers around the current one end without waiting for this one.
         let context = context.afterwards(None);
         // The error is logged already.
-        let _ = deliver(&mut *kept, &receiver, &context, &previous, &mut Lap::default()).await;
+        let _ = result!(deliver(&mut *kept, &receiver, &context, &previous, &mut Lap::default()));
     };
     spawn::spawn(runtime, pool, work.instrument(Span::current()));
 }

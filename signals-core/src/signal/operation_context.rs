@@ -35,8 +35,9 @@ impl OperationContext {
     }
 
     /// The context of receivers that run after the transaction has ended.
-    pub(crate) fn afterwards(self, holds: Option<PoolId>) -> Self {
-        Self { operation: self.operation.afterwards(holds), ..self }
+    pub(crate) fn afterwards(mut self, holds: Option<PoolId>) -> Self {
+        self.operation.end_transaction(holds);
+        self
     }
 }
 

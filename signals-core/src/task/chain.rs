@@ -81,14 +81,13 @@ impl Operation {
         Ok(Arc::new(operation))
     }
 
-    /// The same operation, for the receivers that run after the end of its transaction. The connection of that transaction is
+    /// Makes this the operation of the receivers that run after the end of its transaction. The connection of that transaction is
     /// free again: only `holds`, and the receivers that the task is inside of at that time, determine which pools are in use.
-    pub(crate) fn afterwards(mut self: Arc<Self>, holds: Option<PoolId>) -> Arc<Self> {
+    pub(crate) fn end_transaction(self: &mut Arc<Self>, holds: Option<PoolId>) {
         let inside = RunningReceiver::get();
         let rehearsal = inside.as_ref().and_then(|c| c.operation.rehearsal.clone());
-        let operation = Arc::make_mut(&mut self);
+        let operation = Arc::make_mut(self);
         (operation.rehearsal, operation.inside, operation.holds) = (rehearsal, inside, holds);
-        self
     }
 
     /// The verb, and the name of the model or of the custom signal.

@@ -1,5 +1,9 @@
 //! Notifies the receivers of a write: those before the statement, those after it, and those
 //! deferred to the end of the transaction.
+#![expect(
+    clippy::manual_async_fn,
+    reason = "the future of an `async fn` stores each argument twice"
+)]
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -58,6 +62,20 @@ impl Waiting<'_> {
     }
 }
 
+/// Runs `on_commit` receivers whose event could not be copied. They run in this future, and are not run if it is dropped.
+async fn run_uncopied(
+    uncopied: Vec<Waiting<'_>>,
+    rows: &mut dyn SignalRows,
+    context: &OperationContext,
+) {
+    for Waiting { event, receivers, previous } in uncopied {
+        let mut event = RowsEvent { rows: &mut *rows, event };
+        let (event, conn, lap) = (&mut event, None, &mut Lap::default());
+        let dispatch = Dispatch { event, conn, context, previous, lap };
+        dispatch.run_on_commit(receivers).await;
+    }
+}
+
 impl Notifier {
     pub(crate) fn new(
         kind: WriteKind,
@@ -112,26 +130,28 @@ impl Notifier {
     }
 
     /// Executes the statements of the write.
-    pub(crate) async fn execute(
+    pub(crate) fn execute(
         &self,
         rows: &mut dyn SignalRows,
         conn: &mut Conn<'_>,
         context: &OperationContext,
-    ) -> Result<WriteOutcome> {
-        let previous = self.receivers.previous;
-        match &self.kind {
-            WriteKind::Delete if self.cascades() => {
-                cascade::delete(rows, conn, self, context).await
-            }
-            WriteKind::Delete if self.many || previous => {
-                delete::delete_rows(rows, conn, self).await
-            }
-            WriteKind::Delete => delete::delete_one(rows, conn).await,
-            kind => {
-                save::stamp(rows, kind);
-                match self.many {
-                    true => save::write_many(rows, conn, kind, self).await,
-                    false => store(conn, rows, kind, previous).await.map(WriteOutcome::of_save),
+    ) -> impl Future<Output = Result<WriteOutcome>> + Send {
+        async move {
+            let previous = self.receivers.previous;
+            match &self.kind {
+                WriteKind::Delete if self.cascades() => {
+                    cascade::delete(rows, conn, self, context).await
+                }
+                WriteKind::Delete if self.many || previous => {
+                    delete::delete_rows(rows, conn, self).await
+                }
+                WriteKind::Delete => delete::delete_one(rows, conn).await,
+                kind => {
+                    save::stamp(rows, kind);
+                    match self.many {
+                        true => save::write_many(rows, conn, kind, self).await,
+                        false => store(conn, rows, kind, previous).await.map(WriteOutcome::of_save),
+                    }
                 }
             }
         }
@@ -144,19 +164,21 @@ impl Notifier {
 
     /// Runs the receivers before the statement. For a cascading delete, they run later, when the
     /// rows to delete are known.
-    pub(crate) async fn notify_before(
+    pub(crate) fn notify_before(
         &self,
         rows: &mut dyn SignalRows,
         mut conn: Option<&mut Conn<'_>>,
         context: &OperationContext,
-    ) -> Result<()> {
-        if self.is_before_empty() || self.cascades() {
-            return Ok(());
+    ) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            if self.is_before_empty() || self.cascades() {
+                return Ok(());
+            }
+            for row in 0..rows.len() {
+                self.notify_before_row(rows, row, conn.as_deref_mut(), context).await?;
+            }
+            Ok(())
         }
-        for row in 0..rows.len() {
-            self.notify_before_row(rows, row, conn.as_deref_mut(), context).await?;
-        }
-        Ok(())
     }
 
     /// Whether neither a receiver nor a recorder is notified before the statement.
@@ -166,92 +188,105 @@ impl Notifier {
 
     /// Runs the receivers before the statement for one row. A row without a key is not stored, so
     /// it is not deleted and has no `pre_delete`.
-    pub(crate) async fn notify_before_row(
+    pub(crate) fn notify_before_row(
         &self,
         rows: &mut dyn SignalRows,
         row: usize,
         mut conn: Option<&mut Conn<'_>>,
         context: &OperationContext,
-    ) -> Result<()> {
-        let signal = match self.kind {
-            WriteKind::Delete if !rows.has_key(row) => return Ok(()),
-            WriteKind::Delete => pre_delete::NAME,
-            _ => pre_save::NAME,
-        };
-        if self.recorders.any()
-            && let Some(conn) = &mut conn
-        {
-            conn.state.set_notified();
+    ) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let signal = match self.kind {
+                WriteKind::Delete if !rows.has_key(row) => return Ok(()),
+                WriteKind::Delete => pre_delete::NAME,
+                _ => pre_save::NAME,
+            };
+            if self.recorders.any()
+                && let Some(conn) = &mut conn
+            {
+                conn.state.set_notified();
+            }
+            self.recorders.before(signal, rows.at(row));
+            let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::of_row(row, None) };
+            let (previous, lap) = (&None, &mut Lap::default());
+            let mut dispatch = Dispatch { event: &mut event, conn, context, previous, lap };
+            let done = dispatch.run(&self.receivers.before).await;
+            done.map_err(|error| self.with_row(rows, row, error))
         }
-        self.recorders.before(signal, rows.at(row));
-        let mut event = RowsEvent { rows: &mut *rows, event: RowEvent::of_row(row, None) };
-        let (previous, lap) = (&None, &mut Lap::default());
-        let dispatch = Dispatch { event: &mut event, conn, context, previous, lap };
-        let done = dispatch.run(&self.receivers.before).await;
-        done.map_err(|error| self.with_row(rows, row, error))
     }
 
     /// Runs the receivers after the statement, except the deferred ones.
-    pub(crate) async fn notify_after(
+    pub(crate) fn notify_after(
         &self,
         rows: &mut dyn SignalRows,
         mut conn: Option<&mut Conn<'_>>,
         context: &OperationContext,
-    ) -> Result<()> {
-        let mut lap = Lap::default();
-        if !self.receivers.after.is_empty() {
-            for row in self.written.rows() {
-                let mut event = RowsEvent { rows: &mut *rows, event: self.row_event(row) };
-                let (conn, previous) = (conn.as_deref_mut(), self.previous_row(row));
-                let dispatch =
-                    Dispatch { event: &mut event, conn, context, previous, lap: &mut lap };
-                let done = dispatch.run(&self.receivers.after).await;
-                done.map_err(|error| self.with_row(rows, row, error))?;
+    ) -> impl Future<Output = Result<()>> + Send {
+        async move {
+            let mut lap = Lap::default();
+            if !self.receivers.after.is_empty() {
+                for row in self.written.rows() {
+                    let mut event = RowsEvent { rows: &mut *rows, event: self.row_event(row) };
+                    let (conn, previous) = (conn.as_deref_mut(), self.previous_row(row));
+                    let mut dispatch =
+                        Dispatch { event: &mut event, conn, context, previous, lap: &mut lap };
+                    let done = dispatch.run(&self.receivers.after).await;
+                    done.map_err(|error| self.with_row(rows, row, error))?;
+                }
             }
-        }
-        if !self.receivers.batch.is_empty() {
-            for batch in self.written.batches.iter() {
-                let mut event = RowsEvent { rows: &mut *rows, event: self.batch_event(batch) };
-                let (conn, previous) = (conn.as_deref_mut(), &None);
-                let dispatch =
-                    Dispatch { event: &mut event, conn, context, previous, lap: &mut lap };
-                dispatch.run(&self.receivers.batch).await?;
+            if !self.receivers.batch.is_empty() {
+                for batch in self.written.batches.iter() {
+                    let mut event = RowsEvent { rows: &mut *rows, event: self.batch_event(batch) };
+                    let (conn, previous) = (conn.as_deref_mut(), &None);
+                    let mut dispatch =
+                        Dispatch { event: &mut event, conn, context, previous, lap: &mut lap };
+                    dispatch.run(&self.receivers.batch).await?;
+                }
             }
+            Ok(())
         }
-        Ok(())
     }
 
     /// Runs the receivers after a statement that has committed itself, then the deferred receivers.
-    pub(crate) async fn notify_after_commit(
-        &self,
-        rows: &mut dyn SignalRows,
-        context: &OperationContext,
-    ) -> Result<()> {
-        // The rows are already stored, so the error of a receiver does not mean that the write was
-        // refused.
-        let received = self.notify_after(rows, None, context).await.map_err(Error::not_refused);
-        let received = Pending::new(received);
-        let mut uncopied = Vec::new();
-        let deferred = self.deferred_with(rows, context, true, |rows, waiting| {
-            // The row is stored, so its receivers must run even if `Clone` panics.
-            let keep = AssertUnwindSafe(|| waiting.keep(rows));
-            catch_unwind(keep).unwrap_or_else(|_| {
-                uncopied.push(waiting);
-                None
-            })
-        });
-        if !deferred.is_empty() {
-            run_even_if_dropped(context.pool(), run_all(deferred, End::Committed, None)).await;
+    pub(crate) fn notify_after_commit<'n>(
+        &'n self,
+        rows: &'n mut dyn SignalRows,
+        context: &'n OperationContext,
+    ) -> impl Future<Output = Result<()>> + Send + 'n {
+        async move {
+            // The rows are already stored, so the error of a receiver does not mean that the write was
+            // refused.
+            let received = self.notify_after(rows, None, context).await.map_err(Error::not_refused);
+            self.notify_deferred(rows, context, Pending::new(received)).await
         }
-        // Without a copy, the deferred receivers run in this future, and are not run if it is
-        // dropped.
-        for Waiting { event, receivers, previous } in uncopied {
-            let mut event = RowsEvent { rows: &mut *rows, event };
-            let (event, conn, lap) = (&mut event, None, &mut Lap::default());
-            let dispatch = Dispatch { event, conn, context, previous, lap };
-            dispatch.run_on_commit(receivers).await;
+    }
+
+    /// Runs the deferred receivers of a statement that has committed itself. `received` is the result of the others.
+    fn notify_deferred<'n>(
+        &'n self,
+        rows: &'n mut dyn SignalRows,
+        context: &'n OperationContext,
+        received: Pending,
+    ) -> impl Future<Output = Result<()>> + Send + 'n {
+        async move {
+            let mut uncopied = Vec::new();
+            let deferred = self.deferred_with(rows, context, true, |rows, waiting| {
+                // The row is stored, so its receivers must run even if `Clone` panics.
+                let keep = AssertUnwindSafe(|| waiting.keep(rows));
+                catch_unwind(keep).unwrap_or_else(|_| {
+                    uncopied.push(waiting);
+                    None
+                })
+            });
+            if !deferred.is_empty() {
+                let run = run_all(deferred, End::Committed, None);
+                run_even_if_dropped(context.pool(), run).await;
+            }
+            if !uncopied.is_empty() {
+                Box::pin(run_uncopied(uncopied, rows, context)).await;
+            }
+            received.take()
         }
-        received.take()
     }
 
     /// Returns the deliveries that are deferred to the end of the transaction.

@@ -1,4 +1,8 @@
 //! The statement with which the save of a single row begins, and which usually suffices.
+#![expect(
+    clippy::manual_async_fn,
+    reason = "the future of an `async fn` stores each argument twice"
+)]
 
 use crate::database::backend::{AnyRow, DatabaseKind};
 use crate::database::conn::Conn;
@@ -19,31 +23,33 @@ use crate::write::{Stored, TakeAnswer, WriteKind, WriteOutcome};
 ///
 /// This function is compiled into each program that saves, and is part of the program's futures. To
 /// keep it small, it runs only the one statement that usually suffices.
-pub(crate) async fn store(
+pub(crate) fn store(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
     kind: &WriteKind,
     before: bool,
-) -> Result<Option<Stored>> {
-    if !rows.has_key(0) && kind.is_update() {
-        return Err(not_found(rows, 0));
-    }
-    let first = Single::of(rows, kind, conn.kind()).filter(|first| match first {
-        Single::Insert(_) => true,
-        Single::Update(_) => !before,
-        Single::Both(_) => {
-            let model = rows.schema();
-            let is_key = |on: &[usize]| model.group(ColumnGroup::Key).eq(on.iter().copied());
-            !before && conn.facts().arbiter(rows, is_key) == Some(true)
+) -> impl Future<Output = Result<Option<Stored>>> + Send {
+    async move {
+        if !rows.has_key(0) && kind.is_update() {
+            return Err(not_found(rows, 0));
         }
-    });
-    let tried = first.is_some();
-    if let Some(first) = &first
-        && let Some(saved) = first.run(conn, rows).await?
-    {
-        return Ok(Some(saved));
+        let first = Single::of(rows, kind, conn.kind()).filter(|first| match first {
+            Single::Insert(_) => true,
+            Single::Update(_) => !before,
+            Single::Both(_) => {
+                let model = rows.schema();
+                let is_key = |on: &[usize]| model.group(ColumnGroup::Key).eq(on.iter().copied());
+                !before && conn.facts().arbiter(rows, is_key) == Some(true)
+            }
+        });
+        let tried = first.is_some();
+        if let Some(first) = &first
+            && let Some(saved) = first.run(conn, rows).await?
+        {
+            return Ok(Some(saved));
+        }
+        continue_store(conn, rows, kind, before, tried).await
     }
-    continue_store(conn, rows, kind, before, tried).await
 }
 
 /// A statement that stores one row.
@@ -119,38 +125,42 @@ impl Single {
     ///
     /// The statement is built only when the connection is ready, so that the future does not have
     /// to store it.
-    pub(super) async fn run(
+    pub(super) fn run(
         &self,
         conn: &mut Conn<'_>,
         rows: &mut dyn Rows,
-    ) -> Result<Option<Stored>> {
-        let returns = matches!(self, Self::Both(_)) || self.text().returns(rows.schema());
-        let mut row = None;
-        let affected = {
-            let make = |kind| self.text().statement(&*rows, kind);
-            let on_detached = || self.on_detached();
-            let sink = &mut |found| row = row.take().or(Some(found));
-            conn.write(&make, returns, &on_detached, sink).await?
-        };
-        Ok(self.outcome(rows, row, affected, !conn.in_transaction())?)
+    ) -> impl Future<Output = Result<Option<Stored>>> + Send {
+        async move {
+            let returns = matches!(self, Self::Both(_)) || self.text().returns(rows.schema());
+            let mut row = None;
+            let affected = {
+                let make = |kind| self.text().statement(&*rows, kind);
+                let on_detached = || self.on_detached();
+                let sink = &mut |found| row = row.take().or(Some(found));
+                conn.write(&make, returns, &on_detached, sink).await?
+            };
+            Ok(self.outcome(rows, row, affected, !conn.in_transaction())?)
+        }
     }
 
     /// As [`run`](Self::run), and stores the deliveries of the row in the same statement.
-    pub(super) async fn run_storing(
+    pub(super) fn run_storing(
         &self,
         conn: &mut Conn<'_>,
         rows: &mut dyn Rows,
         deliveries: &dyn RowDeliveries,
-    ) -> Result<Option<Stored>> {
-        let mut row = None;
-        let affected = {
-            let make = |kind| deliveries.add_to(self.text().statement(&*rows, kind)?);
-            let on_detached = || self.on_detached();
-            let sink = &mut |found| row = row.take().or(Some(found));
-            let written = conn.write(&make, true, &on_detached, sink).await;
-            written.map_err(|error| deliveries.explained(error))?
-        };
-        Ok(self.outcome(rows, row, affected, !conn.in_transaction())?)
+    ) -> impl Future<Output = Result<Option<Stored>>> + Send {
+        async move {
+            let mut row = None;
+            let affected = {
+                let make = |kind| deliveries.add_to(self.text().statement(&*rows, kind)?);
+                let on_detached = || self.on_detached();
+                let sink = &mut |found| row = row.take().or(Some(found));
+                let written = conn.write(&make, true, &on_detached, sink).await;
+                written.map_err(|error| deliveries.explained(error))?
+            };
+            Ok(self.outcome(rows, row, affected, !conn.in_transaction())?)
+        }
     }
 
     /// Returns the handler for the case that the statement is detached. If the statement does not
