@@ -111,11 +111,14 @@ pub(crate) async fn show(
         (message(&position.done, position.count))
         h1 { "Deliveries" }
         (choice(&base, &selected))
-        @if !listed.rows.is_empty() {
-            @if can_change { (retry_all(&base, &secrets, &selected)) }
+        @let is_empty = listed.rows.is_empty();
+        @if can_change && (!is_empty || listed.continues.is_some()) {
+            (retry_all(&base, &secrets, &selected))
+        }
+        @if !is_empty {
             (table(&base, &secrets, &selected, &listed.rows, can_change))
         } @else if listed.continues.is_none() {
-            p.empty { "There are no such deliveries. A delivery is deleted when its receiver has succeeded, unless the receiver has the option keep." }
+            p.empty { (nothing(&position)) }
         }
         @if let Some(way) = listed.continues {
             p.empty { "Many other deliveries have been passed here. The list continues with " (way) " ones." }
@@ -123,6 +126,16 @@ pub(crate) async fn show(
         (pages(&base, &selected, &listed))
     };
     Ok(layout::page("Deliveries", Section::Deliveries, &base, &secrets, content))
+}
+
+/// What an empty page says at the end of the list.
+fn nothing(position: &Position) -> &'static str {
+    match position {
+        Position { older_than: None, newer_than: None, .. } => {
+            "There are no such deliveries. A delivery is deleted when its receiver has succeeded, unless the receiver has the option keep."
+        }
+        _ => "There are no more such deliveries.",
+    }
 }
 
 /// The form that chooses receiver and state.

@@ -26,14 +26,20 @@ pub(crate) enum End {
 }
 
 /// Runs all in order, even if some of them fail, and returns the errors.
-pub(crate) async fn run_all(
-    all: impl IntoIterator<Item = Box<dyn Deferred>>,
-    end: End,
-    holds: Option<PoolId>,
-) -> Vec<Error> {
-    let mut errors = Vec::new();
-    for deferred in all {
-        errors.extend(deferred.run(end, holds).await);
+pub(crate) fn run_all<I>(all: I, end: End, holds: Option<PoolId>) -> BoxFuture<'static, Vec<Error>>
+where
+    I: IntoIterator<Item = Box<dyn Deferred>, IntoIter: Send + 'static>,
+{
+    let mut all = all.into_iter();
+    match (all.next(), all.next()) {
+        // Its future needs no other one around it.
+        (Some(only), None) => only.run(end, holds),
+        (first, second) => Box::pin(async move {
+            let mut errors = Vec::new();
+            for deferred in first.into_iter().chain(second).chain(all) {
+                errors.extend(deferred.run(end, holds).await);
+            }
+            errors
+        }),
     }
-    errors
 }

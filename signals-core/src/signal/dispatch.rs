@@ -24,8 +24,8 @@ use crate::task::spawn;
 use crate::transaction::Transaction;
 use crate::transaction::own::{TransactionWork, in_savepoint};
 
-/// The result of a receiver: that of a plain function is there, an async function is awaited. It is awaited where it is, because a future that moves
-/// it to await it stores it twice.
+/// The result of a receiver: that of a plain function is there, the run of an async function is awaited. It is awaited by reference: to await it by
+/// value would move it, and the future around it would store it twice.
 macro_rules! result {
     ($run:expr) => {
         match $run {

@@ -11,19 +11,19 @@ use crate::task::spawn;
 
 /// Runs `future`, which works for `pool`. If the caller drops it half-way, it continues on a task of its own, and its error is logged.
 /// If it is dropped before the first poll, nothing runs.
-pub(crate) fn run_even_if_dropped<F>(pool: Option<PoolId>, future: F) -> Finish<F>
+pub(crate) fn run_even_if_dropped<F>(pool: Option<PoolId>, future: Pin<Box<F>>) -> Finish<F>
 where
-    F: Future<Output: Detached> + Send + 'static,
+    F: Future<Output: Detached> + Send + ?Sized + 'static,
 {
-    Finish { resumable: Resumable::new(Box::pin(future)), pool }
+    Finish { resumable: Resumable::new(future), pool }
 }
 
-pub(crate) struct Finish<F: Future<Output: Detached> + Send + 'static> {
+pub(crate) struct Finish<F: Future<Output: Detached> + Send + ?Sized + 'static> {
     resumable: Resumable<F>,
     pool: Option<PoolId>,
 }
 
-impl<F: Future<Output: Detached> + Send + 'static> Future for Finish<F> {
+impl<F: Future<Output: Detached> + Send + ?Sized + 'static> Future for Finish<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
@@ -31,7 +31,7 @@ impl<F: Future<Output: Detached> + Send + 'static> Future for Finish<F> {
     }
 }
 
-impl<F: Future<Output: Detached> + Send + 'static> Drop for Finish<F> {
+impl<F: Future<Output: Detached> + Send + ?Sized + 'static> Drop for Finish<F> {
     fn drop(&mut self) {
         if let Some((future, runtime)) = self.resumable.take() {
             spawn::spawn(&runtime, self.pool, async move { future.await.log() });

@@ -40,7 +40,7 @@ impl Transaction<'_> {
         let shares_commit = self.shares_commit;
         let mut tx = Transaction { conn, depth: 1, open: true, is_releasing: false, shares_commit };
         let is_borrowed = self.conn.is_borrowed();
-        let (committed, conn) = run_even_if_dropped(pool, async move {
+        let commit = async move {
             let committed = tx.commit_outermost().await;
             // Return the connection to the pool before the callbacks run, because they may need one. If a caller still uses
             // the connection, keep it.
@@ -56,8 +56,8 @@ impl Transaction<'_> {
                 Err(error) => Err(error),
             };
             (committed, conn)
-        })
-        .await;
+        };
+        let (committed, conn) = run_even_if_dropped(pool, Box::pin(commit)).await;
         if let Some(conn) = conn {
             self.conn.reattach(conn);
         }

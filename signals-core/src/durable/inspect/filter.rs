@@ -47,16 +47,48 @@ impl DeliveryState {
         }
     }
 
-    /// The condition in two parts: that of an index of ids, or nothing, and what only the rows tell.
-    fn conditions(self, kind: DatabaseKind) -> (&'static str, &'static str) {
+    /// The index by which a list of these deliveries is read, and the conditions that it leaves to the rows.
+    fn indexed(self, kind: DatabaseKind) -> (Index, &'static str) {
         match (self, kind) {
-            (Self::Running, DatabaseKind::Sqlite) => ("worker IS NOT NULL", "dead_at IS NULL"),
-            (Self::Retrying, _) => ("dead_at IS NULL AND error IS NOT NULL", "worker IS NULL"),
-            (Self::Dead, _) => (self.condition(), ""),
-            _ => ("", self.condition()),
+            (Self::Running, DatabaseKind::Sqlite) => (CLAIMED, "dead_at IS NULL"),
+            (Self::Retrying, _) => (FAILING, "worker IS NULL"),
+            (Self::Dead, _) => (DEAD, ""),
+            _ => (PRIMARY_KEY, self.condition()),
         }
     }
 }
+
+/// An index that has the order of a list.
+#[derive(Clone, Copy)]
+struct Index {
+    /// `None` for the primary key.
+    name: Option<&'static str>,
+    /// Which deliveries it contains. Empty for all.
+    condition: &'static str,
+    columns: &'static [&'static str],
+}
+
+const PRIMARY_KEY: Index = Index { name: None, condition: "", columns: &["id"] };
+const DEAD: Index = Index {
+    name: Some("signals_delivery_all_dead"),
+    condition: "dead_at IS NOT NULL",
+    ..PRIMARY_KEY
+};
+const FAILING: Index = Index {
+    name: Some("signals_delivery_all_failing"),
+    condition: "dead_at IS NULL AND error IS NOT NULL",
+    ..PRIMARY_KEY
+};
+/// On SQLite only.
+const CLAIMED: Index = Index {
+    name: Some("signals_delivery_claimed"),
+    condition: "worker IS NOT NULL",
+    ..PRIMARY_KEY
+};
+const DEAD_OF_RECEIVER: Index =
+    Index { name: Some("signals_delivery_dead"), columns: &["receiver", "id"], ..DEAD };
+const KEPT_OF_RECEIVER: Index =
+    Index { name: Some("signals_done_of_receiver"), condition: "", columns: &["receiver", "id"] };
 
 impl fmt::Display for DeliveryState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,7 +102,7 @@ impl fmt::Display for DeliveryState {
     }
 }
 
-/// Selects deliveries, for [`list`](super::Deliveries::list), [`retry_all`](super::Deliveries::retry_all) and
+/// Selects deliveries, for [`list`](super::Deliveries::list), [`page`](super::Deliveries::page), [`retry_all`](super::Deliveries::retry_all) and
 /// [`replay`](super::Deliveries::replay) of `Deliveries`. A delivery has to satisfy every condition. Without conditions, every delivery is selected.
 ///
 /// ```standalone_crate
@@ -110,26 +142,26 @@ pub struct DeliveryFilter {
     queue: Option<String>,
     pub(super) state: Option<DeliveryState>,
     before: Option<SystemTime>,
-    pub(super) after_id: Option<i64>,
+    after_id: Option<i64>,
     is_newest_first: bool,
     pub(super) has_no_payloads: bool,
     pub(super) limit: Option<usize>,
 }
 
-/// The conditions of a filter as SQL, with their arguments: `$1` is the id that the first delivery follows, `$2` a limit, and the others come after
-/// them.
+/// The conditions of a filter as SQL, with their arguments. `$1` is the id that the first delivery of the list follows, `$2` is a limit, and
+/// [`arguments`](Self::arguments) are the others.
 pub(super) struct Selection {
     pub(super) table: Table,
-    /// The conditions of an index that has the order of the list. Without conditions, it is the primary key.
+    index: Index,
+    /// The conditions of the index, and of the receiver whose part of it is read.
     entries: Vec<String>,
     /// The conditions that only the rows tell.
     others: Vec<String>,
-    /// The columns of the order.
-    columns: &'static [&'static str],
     pub(super) after_id: i64,
     pub(super) direction: Direction,
-    /// Those of the entries are the first ones.
+    /// The first ones are for `entries`.
     arguments: Vec<Argument>,
+    /// The number of arguments for `entries`.
     of_entries: usize,
     /// Whether the index contains dead deliveries, and the selection does not.
     pub(super) passes_dead: bool,
@@ -168,7 +200,7 @@ impl Direction {
 impl DeliveryFilter {
     /// How many deliveries are listed without a limit.
     pub(super) const LISTED: usize = 100;
-    /// The end of the year 9999 in milliseconds, for a filter without a time.
+    /// The end of the year 9999 in milliseconds, the latest time of a filter.
     const NEVER: i64 = 253_402_300_799_999;
 
     /// Selects every delivery.
@@ -282,48 +314,63 @@ impl DeliveryFilter {
         if self.state == Some(DeliveryState::Done) {
             return self.selection_of_kept(kind);
         }
-        let conditions = self.state.map(|state| state.conditions(kind));
-        self.selection_of(kind, conditions.unwrap_or_default())
+        let all = (PRIMARY_KEY, "");
+        self.selection_of(kind, self.state.map_or(all, |state| state.indexed(kind)))
     }
 
     /// The kept deliveries. No one of them has another state.
     pub(super) fn selection_of_kept(&self, kind: DatabaseKind) -> Selection {
-        let mut selection = self.unlimited(&["id"]);
-        selection.table = Table::Kept;
-        if self.state.is_some_and(|state| state != DeliveryState::Done) {
-            selection.restrict(("", "1 = 0"));
-        }
-        self.restrict(kind, selection)
+        let is_done = self.state.is_none_or(|state| state == DeliveryState::Done);
+        let condition = if is_done { "" } else { "1 = 0" };
+        let selection = self.selection_of(kind, (PRIMARY_KEY, condition));
+        Selection { table: Table::Kept, ..selection }
     }
 
     /// The deliveries to retry. Without a state, those that have failed.
     pub(super) fn selection_to_retry(&self, kind: DatabaseKind) -> Selection {
-        let failed = ("", "(dead_at IS NOT NULL OR error IS NOT NULL)");
-        self.selection_of(kind, self.state.map_or(failed, |state| state.conditions(kind)))
+        let failed = (PRIMARY_KEY, "(dead_at IS NOT NULL OR error IS NOT NULL)");
+        self.selection_of(kind, self.state.map_or(failed, |state| state.indexed(kind)))
     }
 
     /// The deliveries that are not dead, in the order of their ids.
     pub(super) fn selection_of_living(&self, kind: DatabaseKind) -> Selection {
-        let living = ("", "dead_at IS NULL");
-        let mut selection =
-            self.selection_of(kind, self.state.map_or(living, |state| state.conditions(kind)));
-        selection.passes_dead = selection.entries.is_empty();
+        let living = (PRIMARY_KEY, "dead_at IS NULL");
+        let (index, others) = self.state.map_or(living, |state| state.indexed(kind));
+        // PostgreSQL is kept from reading the deliveries of the receivers by another index, and sorting them.
+        let receiver = if kind == DatabaseKind::Postgres { "receiver || ''" } else { "receiver" };
+        let mut selection = self.selection_among(kind, (index, others), receiver);
+        selection.passes_dead = selection.index.name.is_none();
         selection
     }
 
-    fn selection_of(&self, kind: DatabaseKind, conditions: (&str, &str)) -> Selection {
-        let mut selection = self.unlimited(&["id"]);
-        selection.restrict(conditions);
-        self.restrict(kind, selection)
+    fn selection_of(&self, kind: DatabaseKind, conditions: (Index, &str)) -> Selection {
+        self.selection_among(kind, conditions, "receiver")
+    }
+
+    /// The deliveries of the index that satisfy the other conditions. `receiver` is the expression for their receiver.
+    fn selection_among(
+        &self,
+        kind: DatabaseKind,
+        (index, others): (Index, &str),
+        receiver: &str,
+    ) -> Selection {
+        let mut selection = self.unlimited(Table::Stored, index);
+        selection.others.extend((!others.is_empty()).then(|| others.to_owned()));
+        if let Some(names) = self.names() {
+            let names = serde_json::Value::from(names).to_string();
+            let names = texts(kind, &selection.argument(Argument::Text(names)));
+            selection.others.push(format!("{receiver} IN ({names})"));
+        }
+        self.limited(kind, selection)
     }
 
     /// The kept deliveries of one receiver if the filter selects kept ones, or else its dead ones, in the order of an index of receiver and id.
     pub(super) fn selection_of_receiver(&self, kind: DatabaseKind, receiver: String) -> Selection {
-        let mut selection = self.unlimited(&["receiver", "id"]);
-        match self.state {
-            Some(DeliveryState::Done) => selection.table = Table::Kept,
-            _ => selection.restrict(DeliveryState::Dead.conditions(kind)),
-        }
+        let (table, index) = match self.state {
+            Some(DeliveryState::Done) => (Table::Kept, KEPT_OF_RECEIVER),
+            _ => (Table::Stored, DEAD_OF_RECEIVER),
+        };
+        let mut selection = self.unlimited(table, index);
         let Direction { follows, until, .. } = selection.direction;
         let argument = selection.argument(Argument::Text(receiver));
         selection.of_entries = 1;
@@ -334,18 +381,18 @@ impl DeliveryFilter {
                 format!("(receiver, id) {follows} ({argument}, $1) AND receiver {until} {argument}")
             }
         });
-        self.restrict_to_stored_before(kind, &mut selection);
-        selection
+        self.limited(kind, selection)
     }
 
-    /// Every delivery that may be listed next, in the order of these columns.
-    fn unlimited(&self, columns: &'static [&'static str]) -> Selection {
+    /// Every delivery of the index that may be listed next.
+    fn unlimited(&self, table: Table, index: Index) -> Selection {
         let direction = self.direction();
+        let condition = index.condition;
         Selection {
-            table: Table::Stored,
-            entries: Vec::new(),
+            table,
+            index,
+            entries: (!condition.is_empty()).then(|| condition.to_owned()).into_iter().collect(),
             others: Vec::new(),
-            columns,
             after_id: self.after_id.unwrap_or(direction.start),
             direction,
             arguments: Vec::new(),
@@ -354,19 +401,9 @@ impl DeliveryFilter {
         }
     }
 
-    /// Adds the conditions that do not depend on the state.
-    fn restrict(&self, kind: DatabaseKind, mut selection: Selection) -> Selection {
-        if let Some(names) = self.names() {
-            let names = serde_json::Value::from(names).to_string();
-            let names = texts(kind, &selection.argument(Argument::Text(names)));
-            selection.others.push(format!("receiver IN ({names})"));
-        }
-        self.restrict_to_stored_before(kind, &mut selection);
-        selection
-    }
-
-    fn restrict_to_stored_before(&self, kind: DatabaseKind, selection: &mut Selection) {
-        let Some(time) = self.before else { return };
+    /// The deliveries of the selection that were stored before the time of the filter.
+    fn limited(&self, kind: DatabaseKind, mut selection: Selection) -> Selection {
+        let Some(time) = self.before else { return selection };
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let millis = i64::try_from(since.as_millis()).unwrap_or(Self::NEVER).min(Self::NEVER);
         let time = selection.argument(Argument::Integer(millis));
@@ -378,6 +415,7 @@ impl DeliveryFilter {
                 )
             }
         });
+        selection
     }
 
     pub(super) fn direction(&self) -> Direction {
@@ -396,10 +434,24 @@ impl DeliveryFilter {
 }
 
 impl Selection {
-    /// Adds the condition of an index and one of the rows. An empty one is none.
-    fn restrict(&mut self, (entries, others): (&str, &str)) {
-        self.entries.extend((!entries.is_empty()).then(|| entries.to_owned()));
-        self.others.extend((!others.is_empty()).then(|| others.to_owned()));
+    /// The statement that reads columns of the selected deliveries that also satisfy a condition, which is empty or ends with `AND`.
+    pub(super) fn rows(&self, kind: DatabaseKind, columns: &str, condition: &str) -> String {
+        format!("{} {condition} {}", self.select(kind, columns), self.conditions())
+    }
+
+    /// The statement that reads the id of the entry of the index that comes after `$2` others.
+    pub(super) fn nth_entry(&self, kind: DatabaseKind) -> String {
+        format!("{} {} LIMIT 1 OFFSET $2", self.select(kind, "id"), self.index_conditions())
+    }
+
+    /// SQLite is told to read the index. Without statistics, it may read the deliveries of the receivers by another one, and sort them.
+    fn select(&self, kind: DatabaseKind, columns: &str) -> String {
+        let indexed = match (kind, self.index.name) {
+            (DatabaseKind::Postgres, _) => String::new(),
+            (DatabaseKind::Sqlite, None) => "NOT INDEXED".to_owned(),
+            (DatabaseKind::Sqlite, Some(name)) => format!("INDEXED BY {name}"),
+        };
+        format!("SELECT {columns} FROM {} {indexed} WHERE", self.table.name())
     }
 
     /// Adds an argument, and returns how the statement names it.
@@ -416,7 +468,7 @@ impl Selection {
     }
 
     /// The conditions of the index alone, with the order.
-    pub(super) fn index(&self) -> String {
+    fn index_conditions(&self) -> String {
         self.in_order(self.entries.clone())
     }
 
@@ -424,7 +476,7 @@ impl Selection {
         let Direction { follows, order, .. } = self.direction;
         conditions.push(format!("id {follows} $1"));
         let columns: Vec<_> =
-            self.columns.iter().map(|column| format!("{column} {order}")).collect();
+            self.index.columns.iter().map(|column| format!("{column} {order}")).collect();
         format!("{} ORDER BY {}", conditions.join(" AND "), columns.join(", "))
     }
 

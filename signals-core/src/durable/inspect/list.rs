@@ -15,7 +15,7 @@ use crate::error::Result;
 pub struct DeliveryPage {
     /// The deliveries in the order of the filter. There may be fewer than its limit, or none, although more of them follow.
     pub deliveries: Vec<StoredDelivery>,
-    /// The next page has the deliveries [after this id](DeliveryFilter::after_id). `None` if no more follow.
+    /// The next page has the deliveries [after this id](DeliveryFilter::after_id). `None` if no more follow, or if the limit of the filter is 0.
     pub next: Option<i64>,
 }
 
@@ -46,12 +46,15 @@ pub(super) async fn read(
 /// The first deliveries that the filter selects.
 pub(super) async fn page(conn: &mut Conn<'_>, filter: &DeliveryFilter) -> Result<DeliveryPage> {
     let limit = filter.limit.unwrap_or(DeliveryFilter::LISTED);
+    if limit == 0 {
+        return Ok(DeliveryPage::default());
+    }
     // One more, which tells whether more follow.
     let reader = Reader { filter, kind: conn.kind(), limit: limit.saturating_add(1) };
     let mut page = reader.page(conn).await?;
     if page.deliveries.len() > limit {
         page.deliveries.truncate(limit);
-        page.next = page.deliveries.last().map(|last| last.id).or(filter.after_id);
+        page.next = page.deliveries.last().map(|last| last.id);
     }
     Ok(page)
 }
@@ -115,8 +118,7 @@ impl Reader<'_> {
     /// The statement that reads the deliveries of the selection that also satisfy the condition, which is empty or ends with `AND`.
     pub(super) fn sql(&self, condition: &str, selection: &Selection, limit: usize) -> Sql {
         let columns = columns(self.kind, !self.filter.has_no_payloads, selection.table);
-        let (name, conditions) = (selection.table.name(), selection.conditions());
-        let text = format!("SELECT {columns} FROM {name} WHERE {condition} {conditions}");
+        let text = selection.rows(self.kind, &columns, condition);
         selection.bind(Sql::new(self.kind, &text), limit)
     }
 

@@ -128,7 +128,8 @@ impl Deliveries {
     /// Returns the deliveries that the filter selects, the oldest first unless the filter says otherwise. Kept deliveries are selected only by the
     /// state [`Done`](DeliveryState::Done).
     ///
-    /// It is fast even if millions of deliveries are stored, unless it has to pass too many others, as [`page`](Self::page) says. It may read with several statements, so a delivery that changes its state in the meantime may be missing.
+    /// It is fast even if millions of deliveries are stored, except for the cases in which [`page`](Self::page) returns fewer deliveries than the
+    /// limit. It may read with several statements, so a delivery that changes its state in the meantime may be missing.
     ///
     /// On PostgreSQL, a list of [running](DeliveryState::Running) deliveries lacks those without an ordering key whose lease has ended, because their
     /// worker was killed, as long as more than [`Status::BOUND`] due deliveries of the receiver are run before them.
@@ -147,13 +148,16 @@ impl Deliveries {
         list::read(&mut conn, filter).await.map_err(explained)
     }
 
-    /// As [`list`](Self::list), but reads a limited number of deliveries, so that it is fast whatever is stored. It ends before it has found all that
-    /// the filter and its limit select if too many others come first in the order of the list: about 20,000, or up to 100,000 if they are dead. Such others
-    /// are
+    /// Returns the first deliveries of the list, as [`list`](Self::list) does, but reads a limited number of stored deliveries, so that it is fast
+    /// whatever is stored.
     ///
-    /// - dead, retrying or running deliveries, if the filter selects waiting ones,
-    /// - those of other receivers, if the filter selects receivers that have more than 10,000 deliveries, or
-    /// - those that [`before`](DeliveryFilter::before) excludes.
+    /// A list may have many other deliveries between its own: in another state, of other receivers, or stored after the time of
+    /// [`before`](DeliveryFilter::before). If they have no index that leads past them, the page ends after about 20,000 of them, even if it has fewer
+    /// deliveries than the limit, and [`next`](DeliveryPage::next) says where the list continues. Of dead deliveries, it passes up to 100,000. If the
+    /// filter selects several receivers, this may be read for each of them.
+    ///
+    /// Dead and kept deliveries have such an index, and so have the retrying ones of all receivers and those of a receiver that has at most 10,000.
+    /// Without `before`, their pages are full.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;

@@ -9,15 +9,15 @@ use crate::database::conn::Conn;
 use crate::durable::sql::Sql;
 use crate::error::Result;
 
-/// How many rows a page reads at most, unless its limit is greater. Passed blocks of dead deliveries count too.
+/// How many rows of other deliveries a page reads, about. Passed blocks of dead deliveries count too.
 const ROWS: usize = 20_000;
-/// How many rows the first step reads at most, unless the limit is greater. Each further one reads four times as many as the one before it.
+/// How many rows the first step reads. Each further one reads four times as many as the one before it.
 const FIRST: usize = 500;
 /// How many dead deliveries are in a block.
 const BLOCK: i64 = 500;
-/// Passing a block takes as long as reading this number of rows.
+/// A block counts as this number of rows, because passing it takes as long as reading them.
 const ROWS_OF_BLOCK: usize = 90;
-/// A block with gaps between its ids takes as long as this number of others.
+/// A block with gaps between its ids counts as this number of blocks.
 const GAPS: i64 = 3;
 
 /// The next deliveries of a selection.
@@ -31,8 +31,8 @@ pub(super) async fn page(
         return Ok(ended(reader.fetch(conn, reader.sql("", &selection, limit)).await?, limit));
     }
     let mut deliveries = Vec::new();
-    let mut rows = ROWS.max(limit);
-    let mut size = FIRST.max(limit);
+    let mut rows = ROWS.saturating_add(limit);
+    let mut size = FIRST;
     loop {
         size = size.min(rows);
         let end = end(conn, &selection, size).await?;
@@ -51,7 +51,7 @@ pub(super) async fn page(
         };
         selection.after_id = end;
         rows -= size;
-        if selection.passes_dead {
+        if selection.passes_dead && rows >= FIRST {
             let (passed, blocks) = pass_dead(conn, &selection, rows / ROWS_OF_BLOCK).await?;
             selection.after_id = passed;
             rows = rows.saturating_sub(blocks * ROWS_OF_BLOCK);
@@ -71,14 +71,14 @@ fn ended(deliveries: Vec<StoredDelivery>, limit: usize) -> DeliveryPage {
 
 /// The id of the entry of the index at which this number of them ends. `None` if there are fewer.
 async fn end(conn: &mut Conn<'_>, selection: &Selection, size: usize) -> Result<Option<i64>> {
-    let (table, index) = (selection.table.name(), selection.index());
-    let text = format!("SELECT id FROM {table} WHERE {index} LIMIT 1 OFFSET $2");
-    let sql = selection.bind_index(Sql::new(conn.kind(), &text), size - 1);
+    let sql = Sql::new(conn.kind(), &selection.nth_entry(conn.kind()));
+    let sql = selection.bind_index(sql, size - 1);
     let ends: Vec<(i64,)> = sql.fetch(conn).await?;
     Ok(ends.first().map(|(id,)| *id))
 }
 
-/// An id up to which all deliveries that come next in the list are dead, and the number of blocks that have been passed, of about `limit` at most.
+/// Passes blocks of dead deliveries that come next in the list, until they count as `limit` blocks. Returns the id after which the list continues, and as
+/// how many blocks the passed ones count.
 async fn pass_dead(
     conn: &mut Conn<'_>,
     selection: &Selection,
