@@ -35,24 +35,6 @@ macro_rules! result {
     };
 }
 
-/// The result of a receiver whose failure does not fail the operation. A receiver that takes the connection runs in a savepoint. If it fails, its writes
-/// are rolled back, and a failed statement does not abort the surrounding transaction.
-macro_rules! robust {
-    ($dispatch:expr, $receiver:expr) => {
-        match &mut $dispatch.conn {
-            // Boxed because few receivers run in a savepoint, and inlining this future would enlarge every dispatch.
-            Some(conn) if $receiver.info.connection => {
-                // The time of the savepoint itself is not that of a receiver.
-                *$dispatch.lap = Lap::default();
-                let (event, context) = (&mut *$dispatch.event, $dispatch.context);
-                let run = robust_in_savepoint($receiver, event, conn, context, $dispatch.previous);
-                Box::pin(run).await
-            }
-            _ => result!($dispatch.call($receiver, OnFailure::of_robust(&$receiver.info))),
-        }
-    };
-}
-
 /// An event on the way to its receivers.
 pub(crate) struct Dispatch<'d, 'c> {
     pub(crate) event: &'d mut dyn Event,
@@ -73,7 +55,7 @@ impl Dispatch<'_, '_> {
                 }
                 if receiver.info.robust {
                     // The error is logged already.
-                    let _ = robust!(self, receiver);
+                    let _ = self.robust(receiver).await;
                 } else {
                     result!(self.call(receiver, OnFailure::FailsOperation))?;
                 }
@@ -89,7 +71,7 @@ impl Dispatch<'_, '_> {
     ) -> Vec<(Identity, Result<()>)> {
         let mut results = Vec::with_capacity(receivers.len());
         for receiver in receivers {
-            results.push((receiver.info.clone(), robust!(self, receiver)));
+            results.push((receiver.info.clone(), self.robust(receiver).await));
         }
         results
     }
@@ -107,6 +89,21 @@ impl Dispatch<'_, '_> {
                 // The error is logged already.
                 let _ = result!(dispatch.call(receiver, OnFailure::LogOnly));
             }
+        }
+    }
+
+    /// Runs a receiver whose failure does not fail the operation. A receiver that takes the connection runs in a savepoint. If it
+    /// fails, its writes are rolled back, and a failed statement does not abort the surrounding transaction.
+    async fn robust(&mut self, receiver: &ErasedReceiver) -> Result<()> {
+        match &mut self.conn {
+            // Boxed because few receivers run in a savepoint, and inlining this future would enlarge every dispatch.
+            Some(conn) if receiver.info.connection => {
+                let Self { event, context, previous, lap, .. } = self;
+                // The time of the savepoint itself is not that of a receiver.
+                **lap = Lap::default();
+                Box::pin(robust_in_savepoint(receiver, *event, conn, context, previous)).await
+            }
+            _ => result!(self.call(receiver, OnFailure::of_robust(&receiver.info))),
         }
     }
 
