@@ -8,7 +8,7 @@ mod events;
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime};
 
-use common::{Log, Scene, count, execute, table};
+use common::{Log, Scene, count, execute, many_deliveries, table};
 use events::Events;
 use serde::{Deserialize, Serialize};
 use sqlx_signals::durable::{
@@ -140,31 +140,17 @@ async fn set_lease_end(db: &Db, seconds: i64) {
         .await;
 }
 
-/// Stores this number of deliveries, and then sets these columns of those that the condition selects.
-async fn many(db: &Db, receiver: &str, deliveries: usize, condition: &str, set: &str) {
-    let event = "'0198c0f4-0000-7000-8000-000000000000'";
-    execute(
-        db,
-        &format!(
-            "INSERT INTO signals_delivery (event, receiver, signal, sender, payload) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL \
-             SELECT n + 1 FROM n WHERE n < {deliveries}) SELECT {event}, '{receiver}', 'post_save', 'users', '{{}}' FROM n"
-        ),
-    )
-    .await;
-    if !set.is_empty() {
-        execute(db, &format!("UPDATE signals_delivery SET {set} WHERE {condition}")).await;
-    }
-}
-
-/// The deliveries of all pages of a list.
-async fn ids_of_pages(db: &Db, filter: DeliveryFilter) -> Vec<i64> {
-    let mut page = db.deliveries().page(filter.clone()).await.unwrap();
-    let mut ids: Vec<_> = page.deliveries.iter().map(|delivery| delivery.id).collect();
-    while let Some(next) = page.next {
-        page = db.deliveries().page(filter.clone().after_id(next)).await.unwrap();
+/// The ids of the deliveries of all pages of a list.
+async fn ids_of_pages(db: &Db, mut filter: DeliveryFilter) -> Vec<i64> {
+    let mut ids = Vec::new();
+    loop {
+        let page = db.deliveries().page(filter.clone()).await.unwrap();
         ids.extend(page.deliveries.iter().map(|delivery| delivery.id));
+        match page.next {
+            Some(id) => filter = filter.after_id(id),
+            None => return ids,
+        }
     }
-    ids
 }
 
 /// The warnings about deliveries that nobody runs.
@@ -356,18 +342,18 @@ on_every_database! {
         let _turn = SCENE.begin().await;
         setup(&db).await;
         let welcome = registry().get::<welcome>().delivery_name().unwrap();
-        many(&db, welcome, 1000, "id IS NULL", "").await;
+        many_deliveries(&db, welcome, 1000, "id IS NULL", "").await;
         let line = async || {
             let status = db.deliveries().bounded_status().await.unwrap();
             let r = status.receivers.into_iter().find(|r| r.receiver == welcome).unwrap();
             ([r.waiting, r.running, r.retrying, r.dead], r.at_least)
         };
         assert_eq!(line().await, ([1000, 0, 0, 0], false));
-        many(&db, welcome, 500, "id <= 1001", "worker = 'w', claim = 1").await;
+        many_deliveries(&db, welcome, 500, "id <= 1001", "worker = 'w', claim = 1").await;
         set_lease_end(&db, 30).await;
-        many(&db, welcome, 3, "id > 1500", &format!("error = 'no', run_at = {}", in_seconds(&db, 3600))).await;
+        many_deliveries(&db, welcome, 3, "id > 1500", &format!("error = 'no', run_at = {}", in_seconds(&db, 3600))).await;
         let dead = format!("error = 'no', dead_at = {}", in_seconds(&db, 0));
-        many(&db, welcome, 1100, "id > 1503", &dead).await;
+        many_deliveries(&db, welcome, 1100, "id > 1503", &dead).await;
         // Claimed are the first thousand, and one more.
         let (counts, at_least) = line().await;
         assert_eq!((counts, at_least), ([499, 1001, 3, 1001], true));
@@ -376,7 +362,7 @@ on_every_database! {
         execute(&db, &format!("UPDATE signals_delivery SET run_at = {} WHERE worker IS NULL AND error IS NULL", in_seconds(&db, -9))).await;
         assert_eq!(line().await, ([1001, 5, 3, 1001], true));
         // Nor do deliveries of ordering keys hide a claimed one.
-        many(&db, welcome, 1200, "id > 2603", "ordering_key = CAST(id AS TEXT)").await;
+        many_deliveries(&db, welcome, 1200, "id > 2603", "ordering_key = CAST(id AS TEXT)").await;
         execute(&db, "UPDATE signals_delivery SET worker = 'w', claim = 1 WHERE ordering_key = '3803'").await;
         assert_eq!(line().await.0[1], 6);
         execute(&db, "UPDATE signals_delivery SET worker = NULL WHERE ordering_key = '3803'").await;
@@ -424,8 +410,8 @@ on_every_database! {
     async fn the_deliveries_of_a_receiver_are_listed_among_thousands_of_others(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;
-        many(&db, "many", 1500, "false", "").await;
-        many(&db, "few", 8, "false", "").await;
+        many_deliveries(&db, "many", 1500, "false", "").await;
+        many_deliveries(&db, "few", 8, "false", "").await;
         let set = async |condition: &str, set: &str| {
             execute(&db, &format!("UPDATE signals_delivery SET {set} WHERE {condition}")).await;
         };
@@ -464,7 +450,7 @@ on_every_database! {
         setup(&db).await;
         let of_default_queue = [registry().get::<apply>(), registry().get::<book>()].map(|receiver| receiver.delivery_name().unwrap());
         let [odd, few] = of_default_queue;
-        many(&db, odd, 30_000, "id % 2 = 0", "receiver = 'even'").await;
+        many_deliveries(&db, odd, 30_000, "id % 2 = 0", "receiver = 'even'").await;
         let set = async |condition: &str, set: &str| {
             execute(&db, &format!("UPDATE signals_delivery SET {set} WHERE {condition}")).await;
         };
@@ -542,8 +528,8 @@ on_every_database! {
             ("late", "error = 'no'", &hours_ago, new().before(hour_ago)),
         ] {
             execute(&db, "DELETE FROM signals_delivery").await;
-            many(&db, others, 30_000, "id > 0", set_others).await;
-            many(&db, "late", 10_500, "receiver = 'late' AND error IS NULL", set_all).await;
+            many_deliveries(&db, others, 30_000, "id > 0", set_others).await;
+            many_deliveries(&db, "late", 10_500, "receiver = 'late' AND error IS NULL", set_all).await;
             let first = db.deliveries().page(filter.clone()).await.unwrap();
             assert!(first.deliveries.is_empty() && first.next.is_some(), "{filter:?}: {first:?}");
             let second = db.deliveries().page(filter.clone().after_id(first.next.unwrap())).await.unwrap();
@@ -557,8 +543,8 @@ on_every_database! {
         let _turn = SCENE.begin().await;
         setup(&db).await;
         let welcome = registry().get::<welcome>().delivery_name().unwrap();
-        many(&db, welcome, 1500, "false", "").await;
-        many(&db, "other", 12_000, "false", "").await;
+        many_deliveries(&db, welcome, 1500, "false", "").await;
+        many_deliveries(&db, "other", 12_000, "false", "").await;
         execute(&db, &format!("UPDATE signals_delivery SET run_at = {} WHERE receiver = 'other'", in_seconds(&db, -9))).await;
         let set = async |condition: &str, set: &str| {
             execute(&db, &format!("UPDATE signals_delivery SET {set} WHERE {condition}")).await;
@@ -592,7 +578,7 @@ on_every_database! {
         let _turn = SCENE.begin().await;
         setup(&db).await;
         let welcome = registry().get::<welcome>().delivery_name().unwrap();
-        many(&db, welcome, 1500, "id > 0", &format!("error = 'no', dead_at = {}, attempt = 2", in_seconds(&db, 0))).await;
+        many_deliveries(&db, welcome, 1500, "id > 0", &format!("error = 'no', dead_at = {}, attempt = 2", in_seconds(&db, 0))).await;
         let newest = DeliveryFilter::new().newest_first().limit(1200);
         assert_eq!(db.deliveries().retry_all(newest).await.unwrap(), 1200);
         assert_eq!(count(&db, "signals_delivery WHERE attempt = 0 AND id > 300").await, 1200);

@@ -14,7 +14,7 @@ use axum::http::header::{
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, COOKIE, HOST, LOCATION, ORIGIN, SET_COOKIE,
 };
 use axum::http::{Request, Response, StatusCode};
-use common::{count, execute};
+use common::{count, execute, many_deliveries};
 use program::backlog::{Backlog, Dead};
 use program::{Visit, apply, print, setup, welcome};
 use signals_web::WebRouter;
@@ -321,9 +321,7 @@ on_every_database! {
         for place in Dead::PLACES {
             backlog.store(&db, place).await.unwrap();
             for path in backlog.paths(place) {
-                let before = work.done(&watched).await;
-                get(signals_web::router(watched.clone()), &path).await;
-                let done = work.done(&watched).await - before;
+                let (_, done) = work.of_page(&watched, &path).await;
                 assert!(done <= work.limit, "dead {place:?}: {path} takes {done}");
             }
         }
@@ -343,29 +341,18 @@ on_every_database! {
         assert!((2..=6).contains(&pages), "{pages}");
     }
 
-    /// SQLite has no statistics. Without being told, it would read all retrying deliveries of the receiver for each step of the search.
+    /// SQLite has no statistics. If the statement did not name the index, each step of the search would read all retrying deliveries of the receiver.
     async fn a_page_reads_an_index_in_the_order_of_the_list(db: Db) {
         let _turn = setup(&db).await;
-        for (receiver, deliveries) in [("early", 30_000), ("late", 60_000)] {
-            let event = "'0198c0f4-0000-7000-8000-000000000000'";
-            execute(
-                &db,
-                &format!(
-                    "INSERT INTO signals_delivery (event, receiver, signal, sender, payload, error) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL \
-                     SELECT n + 1 FROM n WHERE n < {deliveries}) SELECT {event}, '{receiver}', 'post_save', 'users', '{{}}', 'no' FROM n"
-                ),
-            )
-            .await;
-        }
+        many_deliveries(&db, "early", 30_000, "receiver = 'early'", "error = 'no'").await;
+        many_deliveries(&db, "late", 60_000, "receiver = 'late'", "error = 'no'").await;
         if db.kind() == DatabaseKind::Postgres {
             // As autovacuum does.
             execute(&db, "ANALYZE signals_delivery").await;
         }
         let watched = common::one_connection(&db).await;
         let work = Work::of(&watched).await;
-        let before = work.done(&watched).await;
-        let body = get(signals_web::router(watched.clone()), "/deliveries?receiver=late&state=retrying&newer_than=0").await;
-        let done = work.done(&watched).await - before;
+        let (body, done) = work.of_page(&watched, "/deliveries?receiver=late&state=retrying&newer_than=0").await;
         assert!(body.contains("The list continues with newer ones"), "{body}");
         let limit = if db.kind() == DatabaseKind::Sqlite { work.limit } else { 55_000 };
         assert!(done <= limit, "{done}");
@@ -404,6 +391,13 @@ impl Work {
             true
         });
         Self { hundreds, limit: 5800 }
+    }
+
+    /// A page, and the work for it.
+    async fn of_page(&self, db: &Db, path: &str) -> (String, i64) {
+        let before = self.done(db).await;
+        let body = get(signals_web::router(db.clone()), path).await;
+        (body, self.done(db).await - before)
     }
 
     /// The work up to now: instructions of SQLite in hundreds, or rows of the table that PostgreSQL has read.

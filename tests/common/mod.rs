@@ -173,6 +173,28 @@ pub async fn count(db: &Db, table: &str) -> i64 {
     count
 }
 
+/// Stores this number of durable deliveries, and then sets these columns of those that the condition selects.
+pub async fn many_deliveries(
+    db: &Db,
+    receiver: &str,
+    deliveries: usize,
+    condition: &str,
+    set: &str,
+) {
+    let event = "'0198c0f4-0000-7000-8000-000000000000'";
+    execute(
+        db,
+        &format!(
+            "INSERT INTO signals_delivery (event, receiver, signal, sender, payload) WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL \
+             SELECT n + 1 FROM n WHERE n < {deliveries}) SELECT {event}, '{receiver}', 'post_save', 'users', '{{}}' FROM n"
+        ),
+    )
+    .await;
+    if !set.is_empty() {
+        execute(db, &format!("UPDATE signals_delivery SET {set} WHERE {condition}")).await;
+    }
+}
+
 /// Another pool for the same database, of one connection.
 pub async fn one_connection(db: &Db) -> Db {
     #[cfg(feature = "sqlite")]
