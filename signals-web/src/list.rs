@@ -111,14 +111,11 @@ pub(crate) async fn show(
         (message(&position.done, position.count))
         h1 { "Deliveries" }
         (choice(&base, &selected))
-        @let is_empty = listed.rows.is_empty();
-        @if can_change && (!is_empty || listed.continues.is_some()) {
-            (retry_all(&base, &secrets, &selected))
-        }
-        @if !is_empty {
-            (table(&base, &secrets, &selected, &listed.rows, can_change))
-        } @else if listed.continues.is_none() {
+        @if listed.rows.is_empty() && listed.continues.is_none() {
             p.empty { (nothing(&position)) }
+        } @else {
+            @if can_change { (retry_all(&base, &secrets, &selected)) }
+            @if !listed.rows.is_empty() { (table(&base, &secrets, &selected, &listed.rows, can_change)) }
         }
         @if let Some(way) = listed.continues {
             p.empty { "Many other deliveries have been passed here. The list continues with " (way) " ones." }

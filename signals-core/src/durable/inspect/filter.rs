@@ -48,12 +48,12 @@ impl DeliveryState {
     }
 
     /// The index by which a list of these deliveries is read, and the conditions that it leaves to the rows.
-    fn indexed(self, kind: DatabaseKind) -> (Index, &'static str) {
+    fn indexed(self, kind: DatabaseKind) -> (Index, Option<&'static str>) {
         match (self, kind) {
-            (Self::Running, DatabaseKind::Sqlite) => (CLAIMED, "dead_at IS NULL"),
-            (Self::Retrying, _) => (FAILING, "worker IS NULL"),
-            (Self::Dead, _) => (DEAD, ""),
-            _ => (PRIMARY_KEY, self.condition()),
+            (Self::Running, DatabaseKind::Sqlite) => (CLAIMED, Some("dead_at IS NULL")),
+            (Self::Retrying, _) => (FAILING, Some("worker IS NULL")),
+            (Self::Dead, _) => (DEAD, None),
+            _ => (PRIMARY_KEY, Some(self.condition())),
         }
     }
 }
@@ -63,32 +63,32 @@ impl DeliveryState {
 struct Index {
     /// `None` for the primary key.
     name: Option<&'static str>,
-    /// Which deliveries it contains. Empty for all.
-    condition: &'static str,
+    /// Which deliveries it contains. `None` for all.
+    condition: Option<&'static str>,
     columns: &'static [&'static str],
 }
 
-const PRIMARY_KEY: Index = Index { name: None, condition: "", columns: &["id"] };
+const PRIMARY_KEY: Index = Index { name: None, condition: None, columns: &["id"] };
 const DEAD: Index = Index {
     name: Some("signals_delivery_all_dead"),
-    condition: "dead_at IS NOT NULL",
+    condition: Some("dead_at IS NOT NULL"),
     ..PRIMARY_KEY
 };
 const FAILING: Index = Index {
     name: Some("signals_delivery_all_failing"),
-    condition: "dead_at IS NULL AND error IS NOT NULL",
+    condition: Some("dead_at IS NULL AND error IS NOT NULL"),
     ..PRIMARY_KEY
 };
 /// On SQLite only.
 const CLAIMED: Index = Index {
     name: Some("signals_delivery_claimed"),
-    condition: "worker IS NOT NULL",
+    condition: Some("worker IS NOT NULL"),
     ..PRIMARY_KEY
 };
 const DEAD_OF_RECEIVER: Index =
     Index { name: Some("signals_delivery_dead"), columns: &["receiver", "id"], ..DEAD };
 const KEPT_OF_RECEIVER: Index =
-    Index { name: Some("signals_done_of_receiver"), condition: "", columns: &["receiver", "id"] };
+    Index { name: Some("signals_done_of_receiver"), condition: None, columns: &["receiver", "id"] };
 
 impl fmt::Display for DeliveryState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -314,36 +314,36 @@ impl DeliveryFilter {
         if self.state == Some(DeliveryState::Done) {
             return self.selection_of_kept(kind);
         }
-        let all = (PRIMARY_KEY, "");
+        let all = (PRIMARY_KEY, None);
         self.selection_of(kind, self.state.map_or(all, |state| state.indexed(kind)))
     }
 
     /// The kept deliveries. No one of them has another state.
     pub(super) fn selection_of_kept(&self, kind: DatabaseKind) -> Selection {
         let is_done = self.state.is_none_or(|state| state == DeliveryState::Done);
-        let condition = if is_done { "" } else { "1 = 0" };
+        let condition = (!is_done).then_some("1 = 0");
         let selection = self.selection_of(kind, (PRIMARY_KEY, condition));
         Selection { table: Table::Kept, ..selection }
     }
 
     /// The deliveries to retry. Without a state, those that have failed.
     pub(super) fn selection_to_retry(&self, kind: DatabaseKind) -> Selection {
-        let failed = (PRIMARY_KEY, "(dead_at IS NOT NULL OR error IS NOT NULL)");
+        let failed = (PRIMARY_KEY, Some("(dead_at IS NOT NULL OR error IS NOT NULL)"));
         self.selection_of(kind, self.state.map_or(failed, |state| state.indexed(kind)))
     }
 
     /// The deliveries that are not dead, in the order of their ids.
-    pub(super) fn selection_of_living(&self, kind: DatabaseKind) -> Selection {
-        let living = (PRIMARY_KEY, "dead_at IS NULL");
-        let (index, others) = self.state.map_or(living, |state| state.indexed(kind));
-        // PostgreSQL is kept from reading the deliveries of the receivers by another index, and sorting them.
+    pub(super) fn selection_of_live(&self, kind: DatabaseKind) -> Selection {
+        let live = (PRIMARY_KEY, Some("dead_at IS NULL"));
+        let conditions = self.state.map_or(live, |state| state.indexed(kind));
+        // No index contains this expression. With the column alone, PostgreSQL may use an index of receivers and sort the rows.
         let receiver = if kind == DatabaseKind::Postgres { "receiver || ''" } else { "receiver" };
-        let mut selection = self.selection_among(kind, (index, others), receiver);
+        let mut selection = self.selection_among(kind, conditions, receiver);
         selection.passes_dead = selection.index.name.is_none();
         selection
     }
 
-    fn selection_of(&self, kind: DatabaseKind, conditions: (Index, &str)) -> Selection {
+    fn selection_of(&self, kind: DatabaseKind, conditions: (Index, Option<&str>)) -> Selection {
         self.selection_among(kind, conditions, "receiver")
     }
 
@@ -351,17 +351,17 @@ impl DeliveryFilter {
     fn selection_among(
         &self,
         kind: DatabaseKind,
-        (index, others): (Index, &str),
+        (index, others): (Index, Option<&str>),
         receiver: &str,
     ) -> Selection {
-        let mut selection = self.unlimited(Table::Stored, index);
-        selection.others.extend((!others.is_empty()).then(|| others.to_owned()));
+        let mut selection = self.whole_index(Table::Stored, index);
+        selection.others.extend(others.map(str::to_owned));
         if let Some(names) = self.names() {
             let names = serde_json::Value::from(names).to_string();
             let names = texts(kind, &selection.argument(Argument::Text(names)));
             selection.others.push(format!("{receiver} IN ({names})"));
         }
-        self.limited(kind, selection)
+        self.stored_before(kind, selection)
     }
 
     /// The kept deliveries of one receiver if the filter selects kept ones, or else its dead ones, in the order of an index of receiver and id.
@@ -370,7 +370,7 @@ impl DeliveryFilter {
             Some(DeliveryState::Done) => (Table::Kept, KEPT_OF_RECEIVER),
             _ => (Table::Stored, DEAD_OF_RECEIVER),
         };
-        let mut selection = self.unlimited(table, index);
+        let mut selection = self.whole_index(table, index);
         let Direction { follows, until, .. } = selection.direction;
         let argument = selection.argument(Argument::Text(receiver));
         selection.of_entries = 1;
@@ -381,17 +381,16 @@ impl DeliveryFilter {
                 format!("(receiver, id) {follows} ({argument}, $1) AND receiver {until} {argument}")
             }
         });
-        self.limited(kind, selection)
+        self.stored_before(kind, selection)
     }
 
     /// Every delivery of the index that may be listed next.
-    fn unlimited(&self, table: Table, index: Index) -> Selection {
+    fn whole_index(&self, table: Table, index: Index) -> Selection {
         let direction = self.direction();
-        let condition = index.condition;
         Selection {
             table,
             index,
-            entries: (!condition.is_empty()).then(|| condition.to_owned()).into_iter().collect(),
+            entries: index.condition.map(str::to_owned).into_iter().collect(),
             others: Vec::new(),
             after_id: self.after_id.unwrap_or(direction.start),
             direction,
@@ -401,8 +400,8 @@ impl DeliveryFilter {
         }
     }
 
-    /// The deliveries of the selection that were stored before the time of the filter.
-    fn limited(&self, kind: DatabaseKind, mut selection: Selection) -> Selection {
+    /// The deliveries of the selection that were stored before the time of the filter, if it has one.
+    fn stored_before(&self, kind: DatabaseKind, mut selection: Selection) -> Selection {
         let Some(time) = self.before else { return selection };
         let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         let millis = i64::try_from(since.as_millis()).unwrap_or(Self::NEVER).min(Self::NEVER);
@@ -444,7 +443,7 @@ impl Selection {
         format!("{} {} LIMIT 1 OFFSET $2", self.select(kind, "id"), self.index_conditions())
     }
 
-    /// SQLite is told to read the index. Without statistics, it may read the deliveries of the receivers by another one, and sort them.
+    /// On SQLite, `INDEXED BY` forces the index. Without statistics, SQLite may use an index of receivers and sort the rows.
     fn select(&self, kind: DatabaseKind, columns: &str) -> String {
         let indexed = match (kind, self.index.name) {
             (DatabaseKind::Postgres, _) => String::new(),

@@ -66,13 +66,13 @@ impl Reader<'_> {
             (
                 Some(DeliveryState::Waiting | DeliveryState::Running | DeliveryState::Retrying),
                 names,
-            ) => self.living(conn, names).await,
+            ) => self.live(conn, names).await,
             // The primary key, or an index of the ids of dead deliveries, has the order of the list.
             (_, None) => scan::page(conn, self, self.filter.selection(self.kind)).await,
             (_, Some(names)) => {
                 let mut pages = Vec::new();
                 if state.is_none() {
-                    pages.push(self.living(conn, Some(names.clone())).await?);
+                    pages.push(self.live(conn, Some(names.clone())).await?);
                 }
                 for name in names {
                     let selection = self.filter.selection_of_receiver(self.kind, name);
@@ -84,12 +84,8 @@ impl Reader<'_> {
     }
 
     /// The deliveries that are neither dead nor kept, of these receivers.
-    async fn living(
-        &self,
-        conn: &mut Conn<'_>,
-        names: Option<Vec<String>>,
-    ) -> Result<DeliveryPage> {
-        let selection = self.filter.selection_of_living(self.kind);
+    async fn live(&self, conn: &mut Conn<'_>, names: Option<Vec<String>>) -> Result<DeliveryPage> {
+        let selection = self.filter.selection_of_live(self.kind);
         let Some(ids) = candidates::read(conn, names, self.filter.state).await? else {
             return scan::page(conn, self, selection).await;
         };

@@ -9,7 +9,7 @@ use crate::database::conn::Conn;
 use crate::durable::sql::Sql;
 use crate::error::Result;
 
-/// How many rows of other deliveries a page reads, about. Passed blocks of dead deliveries count too.
+/// About how many rows of other deliveries a page reads. Passed blocks of dead deliveries count too.
 const ROWS: usize = 20_000;
 /// How many rows the first step reads. Each further one reads four times as many as the one before it.
 const FIRST: usize = 500;
