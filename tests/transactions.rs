@@ -261,6 +261,30 @@ on_every_database! {
         assert_eq!((late.id, count(&db, "late").await), (None, 0));
     }
 
+    async fn a_row_that_breaks_a_rule_in_a_transaction_is_an_error_of_its_statement(db: Db) {
+        #[derive(Debug, Model)]
+        struct Early { id: Option<i64>, note_id: i64 }
+        let _turn = notes(&db).await;
+        table(&db, "early", "note_id BIGINT NOT NULL REFERENCES notes (id)").await;
+        let mut tx = db.begin().await.unwrap();
+        let mut kept = note("a");
+        kept.save(&mut tx).await.unwrap();
+        let mut early = Early { id: None, note_id: kept.id.unwrap() };
+        early.save(&mut tx).await.unwrap();
+        let mut inner = tx.begin().await.unwrap();
+        // The key of the row is returned by the statement, and its reference is checked at the end of the statement.
+        let error = Early { id: None, note_id: 999 }.save(&mut inner).await.unwrap_err();
+        assert!(error.is_foreign_key_violation(), "{error:?}");
+        inner.rollback().await.unwrap();
+        let mut inner = tx.begin().await.unwrap();
+        early.note_id = 999;
+        let error = early.save(&mut inner).await.unwrap_err();
+        assert!(error.is_foreign_key_violation(), "{error:?}");
+        inner.rollback().await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(count(&db, "early").await, 1);
+    }
+
     async fn transaction_commits_on_ok_and_rolls_back_on_err_or_panic(db: Db) {
         let _turn = notes(&db).await;
         let clone = db.clone();

@@ -1,6 +1,7 @@
 //! Random histories of concurrent writers.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use sqlx::{Connection, SqliteConnection};
@@ -113,9 +114,12 @@ async fn history(db: Db, mut random: Random, first: i64, expected: Arc<Mutex<Exp
     }
 }
 
-/// How many random histories are executed, in about 10 ms each. `HISTORIES=1000000 cargo test --release -p tests --test groups random` executes more.
-fn histories() -> i64 {
-    std::env::var("HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(10_000)
+/// The seeds of the random histories, which take about 10 ms each. `HISTORIES=1000000 cargo test --release -p tests --test groups random`
+/// executes more of them than the default, and `HISTORIES_SEED` is the first seed.
+fn seeds() -> Range<i64> {
+    let number = |name| std::env::var(name).ok().map(|number| number.parse::<i64>().unwrap());
+    let first = number("HISTORIES_SEED").unwrap_or(0);
+    first..first + number("HISTORIES").unwrap_or(10_000)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -128,7 +132,7 @@ async fn random_histories_of_concurrent_writers_store_what_they_report() {
     let (mut other, mut lines) = start("other", &test.url);
     assert_eq!(lines.next(), Some(Report::Stored(0)));
     let mut outside = SqliteConnection::connect(&test.url).await.unwrap();
-    for seed in 0..histories() {
+    for seed in seeds() {
         let expected: Arc<Mutex<Expected>> = Arc::default();
         let first = seed * 24;
         let tasks: Vec<_> = (0..8)

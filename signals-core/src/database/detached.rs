@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 use crate::database::backend::{AnyRow, Statement};
-use crate::database::execution::Execution;
+use crate::database::execution::{Execution, Returns};
 use crate::database::lease::{AnyLease, InFlight};
 use crate::error::driver::is_outdated;
 use crate::task::finish::Resumable;
@@ -55,8 +55,9 @@ impl<'r> DetachableStatement<'r> {
             lease.state_mut().in_flight = InFlight::Statement;
             let mut rows = SmallVec::new();
             let one = one && lease.state().proven_alive;
+            let returns = if one { Returns::OneRow } else { Returns::Rows };
             let naming = lease.state().naming();
-            let execution = Execution::new(Some(lease.raw()), statement, one, naming);
+            let execution = Execution::new(Some(lease.raw()), statement, returns, naming);
             let mut answered = false;
             let result =
                 execution.run_noting_answer(&mut |row| rows.push(row), &mut answered).await;

@@ -1,14 +1,13 @@
 //! One statement that sqlx executes, on either database.
 
 use futures_util::TryStreamExt;
-#[cfg(feature = "postgres")]
 use futures_util::future::BoxFuture;
 use futures_util::stream::BoxStream;
 #[cfg(feature = "sqlite")]
 use sqlx::Sqlite;
 use sqlx::{Either, Executor, SqlStr};
 #[cfg(feature = "postgres")]
-use sqlx::{PgConnection, Postgres, postgres::PgRow};
+use sqlx::{PgConnection, Postgres};
 
 use tokio::sync::mpsc::Sender;
 
@@ -23,10 +22,12 @@ pub(crate) enum Execution<'r> {
     /// With whether it is a single statement.
     #[cfg(feature = "sqlite")]
     Sqlite(Steps<'r, Sqlite>, bool),
+    #[cfg(feature = "sqlite")]
+    SqliteOne(FirstRow<'r, Sqlite>),
     #[cfg(feature = "postgres")]
     Postgres(Steps<'r, Postgres>),
     #[cfg(feature = "postgres")]
-    PostgresOne(BoxFuture<'r, Result<Option<PgRow>, sqlx::Error>>),
+    PostgresOne(FirstRow<'r, Postgres>),
     #[cfg(feature = "postgres")]
     PostgresUnnamed(&'r mut PgConnection, Box<Unnamed>),
     /// The statement keeps running if this value is dropped.
@@ -48,18 +49,30 @@ pub(crate) enum Naming {
     },
 }
 
+/// How many rows a statement returns.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Returns {
+    Rows,
+    /// At most one.
+    OneRow,
+    /// At most one, and the statement commits no write, so that no error can follow the row.
+    OneRowWithoutCommit,
+}
+
 /// The rows of a statement, and its number of affected rows at the end.
 type Steps<'r, DB> = BoxStream<'r, Result<Either<Done<DB>, Row<DB>>, sqlx::Error>>;
+type FirstRow<'r, DB> = BoxFuture<'r, Result<Option<Row<DB>>, sqlx::Error>>;
 type Done<DB> = <DB as sqlx::Database>::QueryResult;
 type Row<DB> = <DB as sqlx::Database>::Row;
 
 impl<'r> Execution<'r> {
-    /// If the statement returns at most `one` row, a cheaper call is used on Postgres. sqlx reads to the end of the statement
-    /// there too.
+    /// If the statement returns at most one row, a cheaper call is used. On PostgreSQL, sqlx reads to the end of the statement there
+    /// too. On SQLite, it leaves the statement after the row, which changes nothing, because SQLite makes all changes before it returns the
+    /// first row, see "Processing Order" in <https://sqlite.org/lang_returning.html>. Only an error of the commit would be missed.
     pub(crate) fn new(
         raw: Option<RawConn<'r>>,
         statement: Statement,
-        #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] one: bool,
+        returns: Returns,
         #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] naming: Naming,
     ) -> Self {
         let Some(raw) = raw else { return Self::NoConnection };
@@ -70,7 +83,10 @@ impl<'r> Execution<'r> {
             #[cfg(feature = "sqlite")]
             (RawConn::Sqlite(conn), Arguments::Sqlite(args)) => {
                 let query = sqlx::query_with(sql, args).persistent(persistent);
-                Self::Sqlite(conn.fetch_many(query), is_single)
+                match is_single && returns == Returns::OneRowWithoutCommit {
+                    true => Self::SqliteOne(conn.fetch_optional(query)),
+                    false => Self::Sqlite(conn.fetch_many(query), is_single),
+                }
             }
             #[cfg(feature = "postgres")]
             (RawConn::Postgres(conn), Arguments::Postgres(args)) => {
@@ -78,9 +94,9 @@ impl<'r> Execution<'r> {
                     return Self::PostgresUnnamed(conn, Box::new(Unnamed { sql, args, asks }));
                 }
                 let query = sqlx::query_with(sql, args).persistent(persistent);
-                match one {
-                    true => Self::PostgresOne(conn.fetch_optional(query)),
-                    false => Self::Postgres(conn.fetch_many(query)),
+                match returns {
+                    Returns::Rows => Self::Postgres(conn.fetch_many(query)),
+                    _ => Self::PostgresOne(conn.fetch_optional(query)),
                 }
             }
             #[cfg(all(feature = "sqlite", feature = "postgres"))]
@@ -101,14 +117,14 @@ impl<'r> Execution<'r> {
 
     /// Passes every row to `sink`, and returns the number of affected rows.
     ///
-    /// Reads to the end even if only one row is needed: SQLite commits an autocommit INSERT … RETURNING at the end of the
-    /// statement, so a caller that stops after the row would miss an error of the commit.
+    /// Reads to the end, except for [`OneRowWithoutCommit`](Returns::OneRowWithoutCommit): SQLite commits an autocommit
+    /// INSERT … RETURNING at the end of the statement, so a caller that stops after the row would miss an error of the commit.
     pub(crate) async fn run_to_end(self, sink: Sink<'_>) -> Result<u64, sqlx::Error> {
         self.run_noting_answer(sink, &mut false).await
     }
 
     /// As [`run_to_end`](Self::run_to_end), and sets `answered` when the first row or the completion of the statement arrives,
-    /// also if an error follows. For [`PostgresOne`](Self::PostgresOne), `answered` is only set if there is no error.
+    /// also if an error follows. If the statement returns at most one row, `answered` is only set if there is no error.
     pub(crate) async fn run_noting_answer(
         self,
         sink: Sink<'_>,
@@ -121,14 +137,10 @@ impl<'r> Execution<'r> {
             }
             #[cfg(feature = "postgres")]
             Self::Postgres(steps) => drain::<Postgres>(steps, false, sink, answered).await,
+            #[cfg(feature = "sqlite")]
+            Self::SqliteOne(row) => first_row::<Sqlite>(row.await?, sink, answered),
             #[cfg(feature = "postgres")]
-            Self::PostgresOne(row) => {
-                let row = row.await?.map(AnyRow::Postgres);
-                *answered = true;
-                let found = u64::from(row.is_some());
-                row.into_iter().for_each(sink);
-                Ok(found)
-            }
+            Self::PostgresOne(row) => first_row::<Postgres>(row.await?, sink, answered),
             #[cfg(feature = "postgres")]
             Self::PostgresUnnamed(conn, statement) => {
                 Box::pin(unnamed_statement::run(conn, *statement, sink, answered)).await
@@ -183,6 +195,18 @@ async fn pass_each<DB: Backend>(
         }
     }
     Ok(())
+}
+
+/// Passes the row to `sink`, and returns how many rows there are: 0 or 1.
+fn first_row<DB: Backend>(
+    row: Option<Row<DB>>,
+    sink: Sink<'_>,
+    answered: &mut bool,
+) -> Result<u64, sqlx::Error> {
+    *answered = true;
+    let found = u64::from(row.is_some());
+    row.map(DB::any_row).into_iter().for_each(sink);
+    Ok(found)
 }
 
 /// Passes every row to `sink`, and returns the number of affected rows. `ends_with_result`: whether nothing can follow the number of

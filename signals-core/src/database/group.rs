@@ -32,7 +32,7 @@ use crate::error::{Error, Reason, Result};
 use crate::task::pool_id::PoolId;
 
 /// A group is committed when it is older than this, so that its first writers do not wait for long.
-const MAX_AGE: Duration = Duration::from_millis(5);
+const MAX_AGE: Duration = Duration::from_millis(10);
 
 /// The most units of one group.
 const MAX_UNITS: usize = 512;
@@ -76,7 +76,7 @@ pub(crate) struct Group {
     begun: Instant,
     /// Whether a unit has begun and not ended. If the connection is returned in this state, it is unknown what the unit has done.
     pub(super) in_unit: bool,
-    /// Whether the last unit has a savepoint. It stays open until the next unit begins.
+    /// Whether the last unit has a savepoint, which is still open.
     pub(super) in_savepoint: bool,
     /// Whether no other unit may join.
     pub(super) is_closed: bool,

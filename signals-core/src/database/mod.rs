@@ -29,6 +29,7 @@ pub(crate) mod run;
 pub(crate) mod runtimes;
 pub(crate) mod schema_cache;
 pub(crate) mod source;
+mod spin;
 pub(crate) mod sql;
 pub(crate) mod sql_scan;
 pub(crate) mod sqlx_transaction;

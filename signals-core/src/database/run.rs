@@ -1,5 +1,6 @@
 //! Runs statements on a [`Conn`]: once, or once more on another connection or after a table has changed.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
@@ -12,8 +13,9 @@ use crate::database::backend::{AnyRow, AnyType, Arguments, Make, Sink, Statement
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::detached::{DetachableStatement, OnDetached};
-use crate::database::execution::{Execution, Naming};
+use crate::database::execution::{Execution, Naming, Returns};
 use crate::database::raw::{MaybePooled, RawConn};
+use crate::database::spin::spin;
 use crate::database::state::Autocommit;
 use crate::error::driver::{did_nothing, is_outdated};
 use crate::error::{Error, Result};
@@ -25,7 +27,7 @@ impl<'c> Conn<'c> {
     /// Runs a statement that this library wrote, and passes its rows to `sink`.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         self.ensure_connected().await?;
-        let result = self.run_or_retry(statement, false, sink).await;
+        let result = self.run_or_retry(statement, Returns::Rows, sink).await;
         self.note_result(result).await
     }
 
@@ -51,20 +53,20 @@ impl<'c> Conn<'c> {
         self.ensure_connected().await?;
         let mut first = None;
         let sink = &mut |row| first = first.take().or(Some(row));
-        let result = self.run_or_retry(statement, true, sink).await;
+        let result = self.run_or_retry(statement, Returns::OneRow, sink).await;
         self.note_result(result).await?;
         Ok(first)
     }
 
-    /// As [`run_one`](Self::run_one), but builds the statement with `make`, once for each attempt.
+    /// As [`run_one`](Self::run_one), for a statement that only reads. `make` builds it, once for each attempt.
     pub(crate) async fn read_one(&mut self, make: Make<'_>) -> Result<Option<AnyRow>> {
         self.ensure_connected().await?;
         let kind = self.kind();
         let mut first = None;
         let sink = &mut |row| first = first.take().or(Some(row));
-        let result = match self.start(make(kind)?, true).run_to_end(sink).await {
+        let result = match self.run_once(make(kind)?, Returns::OneRowWithoutCommit, sink).await {
             Err(error) if is_outdated(&error) => match self.prepare_again(error).await {
-                Ok(()) => self.start(make(kind)?, true).run_to_end(sink).await,
+                Ok(()) => self.run_once(make(kind)?, Returns::OneRowWithoutCommit, sink).await,
                 Err(error) => Err(error),
             },
             result => result,
@@ -77,20 +79,32 @@ impl<'c> Conn<'c> {
     pub(crate) async fn run_or_retry(
         &mut self,
         statement: Statement,
-        one: bool,
+        returns: Returns,
         sink: Sink<'_>,
     ) -> Result<u64, sqlx::Error> {
         let again = if self.naming() == Naming::Named { statement.again() } else { None };
-        let result = self.start(statement, one).run_to_end(sink).await;
+        let result = self.run_once(statement, returns, sink).await;
         match (result, again) {
             (Err(error), Some(again)) if is_outdated(&error) => {
                 match self.prepare_again(error).await {
-                    Ok(()) => self.start(again, one).run_to_end(sink).await,
+                    Ok(()) => self.run_once(again, returns, sink).await,
                     Err(error) => Err(error),
                 }
             }
             (result, _) => result,
         }
+    }
+
+    /// Runs a statement. If other writers wait for the connection, it is polled before its task waits.
+    async fn run_once(
+        &mut self,
+        statement: Statement,
+        returns: Returns,
+        sink: Sink<'_>,
+    ) -> Result<u64, sqlx::Error> {
+        let is_awaited = self.is_awaited();
+        let executed = pin!(self.start(statement, returns).run_to_end(sink));
+        spin(executed, is_awaited).await
     }
 
     /// Clears the statement cache of the connection, after the database refused an outdated prepared statement with `error`.
@@ -165,11 +179,11 @@ impl<'c> Conn<'c> {
         })
     }
 
-    /// Starts a statement, which returns at most one row if `one` is set. Call [`ensure_connected`](Self::ensure_connected) first,
-    /// and pass the result to [`note_result`](Self::note_result).
-    pub(crate) fn start(&mut self, statement: Statement, one: bool) -> Execution<'_> {
+    /// Starts a statement. Call [`ensure_connected`](Self::ensure_connected) first, and pass the result to
+    /// [`note_result`](Self::note_result).
+    pub(crate) fn start(&mut self, statement: Statement, returns: Returns) -> Execution<'_> {
         let naming = self.naming();
-        Execution::new(self.connected(), statement, one, naming)
+        Execution::new(self.connected(), statement, returns, naming)
     }
 
     /// Runs a statement that writes rows, and passes the rows that it returns to `sink`. `make` is called once for each attempt,
@@ -190,8 +204,12 @@ impl<'c> Conn<'c> {
             loop {
                 self.ensure_connected().await?;
                 let (statement, mut answered) = (make(self.kind())?, false);
-                let execution = self.start_write(statement, one, on_detached);
-                let result = execution.run_noting_answer(sink, &mut answered).await;
+                let is_awaited = self.is_awaited();
+                let result = {
+                    let execution = self.start_write(statement, one, on_detached);
+                    let executed = pin!(execution.run_noting_answer(sink, &mut answered));
+                    spin(executed, is_awaited).await
+                };
                 if answered && let Some(lease) = self.lease_mut() {
                     lease.state_mut().proven_alive = true;
                 }
@@ -290,7 +308,12 @@ impl<'c> Conn<'c> {
             // Until the connection has answered, a failed statement may be sent again, but only if the server has not reported its
             // completion. The cheaper call for one row does not show that.
             let may_reconnect = self.lease_mut().is_some_and(|lease| !lease.state().proven_alive);
-            return self.start(statement, one && !may_reconnect);
+            let returns = match one && !may_reconnect {
+                true if self.in_transaction() || self.is_in_group() => Returns::OneRowWithoutCommit,
+                true => Returns::OneRow,
+                false => Returns::Rows,
+            };
+            return self.start(statement, returns);
         }
         let MaybePooled::Pooled(slot) = &mut self.inner else { return Execution::NoConnection };
         let Some(lease) = slot.take() else { return Execution::NoConnection };

@@ -6,7 +6,7 @@ use sqlx::error::BoxDynError;
 use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Sink, Statement, on};
 use crate::database::conn::Conn;
 use crate::database::decode::caught;
-use crate::database::execution::Execution;
+use crate::database::execution::{Execution, Returns};
 use crate::database::source::Source;
 use crate::error::{Error, Result};
 
@@ -242,7 +242,7 @@ impl Conn<'_> {
     /// Runs a statement that the application wrote, and passes its rows to `sink`.
     pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         let controls = self.before_raw(statement.sql.as_str()).await?;
-        let result = self.run_or_retry(statement, false, sink).await;
+        let result = self.run_or_retry(statement, Returns::Rows, sink).await;
         self.after_raw(controls, result).await
     }
 }

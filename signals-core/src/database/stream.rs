@@ -6,7 +6,7 @@ use tokio::sync::mpsc::{Sender, channel};
 
 use crate::database::backend::{AnyRow, Statement};
 use crate::database::conn::Conn;
-use crate::database::execution::Naming;
+use crate::database::execution::{Naming, Returns};
 use crate::database::source::Source;
 use crate::error::Result;
 use crate::error::driver::is_outdated;
@@ -43,7 +43,7 @@ async fn run(
     conn.ensure_connected().await?;
     let again = if conn.naming() == Naming::Named { statement.again() } else { None };
     let mut sent = false;
-    let result = conn.start(statement, false).pass_to(sender, &mut sent).await;
+    let result = conn.start(statement, Returns::Rows).pass_to(sender, &mut sent).await;
     let result = match (result, again) {
         (Err(error), Some(again)) if !sent && is_outdated(&error) => {
             rerun(&mut conn, error, again, sender).await
@@ -61,5 +61,5 @@ async fn rerun(
     sender: &Sender<Result<AnyRow>>,
 ) -> Result<(), sqlx::Error> {
     conn.prepare_again(error).await?;
-    conn.start(again, false).pass_to(sender, &mut false).await
+    conn.start(again, Returns::Rows).pass_to(sender, &mut false).await
 }

@@ -39,21 +39,27 @@ impl Conn<'_> {
         self.group().is_some()
     }
 
+    /// Whether other writers wait until this connection has executed its statements.
+    pub(super) fn is_awaited(&mut self) -> bool {
+        self.lease_mut().is_some_and(|lease| {
+            let state = lease.state();
+            state.group.is_some() || state.turn.as_ref().is_some_and(Turn::is_awaited)
+        })
+    }
+
     /// Begins a unit, if the connection has the open transaction of a group and is not in a unit already. `in_savepoint`: whether it may
     /// have several statements.
     ///
     /// Does not wait for SQLite, because each answer of its thread takes as long as a statement. If the savepoint cannot begin, the
-    /// transaction has ended, which is detected before COMMIT.
+    /// transaction has ended, which is detected before COMMIT. The savepoint of the last unit is not released: a rollback goes to the
+    /// innermost savepoint of this name, and COMMIT releases all of them.
     pub(crate) fn begin_unit(&mut self, in_savepoint: bool) -> bool {
         if self.in_transaction() {
             return false;
         }
         let Some(group) = self.group() else { return false };
         group.in_unit = true;
-        let last = std::mem::replace(&mut group.in_savepoint, in_savepoint);
-        if last {
-            self.send(RELEASE_UNIT);
-        }
+        group.in_savepoint = in_savepoint;
         if in_savepoint {
             self.send(BEGIN_UNIT);
         }
@@ -89,13 +95,7 @@ impl Conn<'_> {
         if self.state.autocommit == Autocommit::Uninspected {
             return false;
         }
-        if self.in_transaction() || self.is_borrowed() {
-            return true;
-        }
-        self.lease_mut().is_none_or(|lease| {
-            let state = lease.state();
-            state.group.is_none() && !state.turn.as_ref().is_some_and(Turn::is_awaited)
-        })
+        self.in_transaction() || self.is_borrowed() || !self.is_awaited()
     }
 
     /// Whether a transaction on this connection is part of a group, or may become part of one.
@@ -181,7 +181,7 @@ impl Conn<'_> {
         }
     }
 
-    /// Ends a unit that is in a savepoint. The savepoint is released by the next unit or by COMMIT, unless raw SQL may have ended it.
+    /// Ends a unit that is in a savepoint. The savepoint is released by COMMIT, or here if raw SQL may have ended it.
     async fn end_unit(&mut self) -> Result<(), sqlx::Error> {
         let may_defer = self.state.schema_change.is_some();
         let Some(group) = self.group() else { return Ok(()) };
