@@ -277,6 +277,26 @@ mod postgres {
             Page::get_or_create(db, stored.clone(), &unique) => ["SELECT"];
             Page::get_or_create(db, new(), &unique) => ["SELECT" "INSERT"];
         }
+        // That no row was updated needs no explanation if the table has no trigger and is no view.
+        let gone = || Setting { name: "gone".to_owned(), value: 1 };
+        assert_said! { &proxy, db,
+            async { Ok(gone().update(db).await.unwrap_err()) } => ["UPDATE"];
+            gone().delete(db) => ["DELETE"];
+        }
+        // A trigger may drop a row of several, so the INSERT of several rows needs a transaction, and that of one row does not.
+        common::execute(
+            &test.db,
+            "CREATE FUNCTION drop_negative() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.user_id < 0 THEN RETURN NULL; END IF; \
+             RETURN NEW; END $$",
+        )
+        .await;
+        let trigger = "CREATE TRIGGER drop_negative BEFORE INSERT ON profiles FOR EACH ROW EXECUTE FUNCTION drop_negative()";
+        common::execute(&test.db, trigger).await;
+        let profile = |user_id| Profile { id: None, user_id };
+        assert_said! { &proxy, db,
+            profile(1).insert(db) => ["INSERT"];
+            Profile::insert_many(db, &mut vec![profile(1); 2]) => ["SELECT" "BEGIN" "INSERT" "COMMIT"];
+        }
         // The previous row is read by the statement itself. The transaction is needed because the receiver may fail.
         let mut audited = Audited { id: None, name: String::new(), email: String::new() };
         said(&proxy, db, audited.save(db)).await;
