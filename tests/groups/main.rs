@@ -12,6 +12,7 @@ mod processes;
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -150,6 +151,27 @@ async fn take_time(_: PostSave<'_, Slow>, _: &mut Conn<'_>) {
     GATE.acquire().await.unwrap().forget();
 }
 
+/// A row whose receiver executes many statements.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Busy {
+    id: Option<i64>,
+    n: i64,
+}
+
+/// How often another task has run.
+static TICKS: AtomicUsize = AtomicUsize::new(0);
+
+#[receiver(post_save, sender = Busy)]
+async fn write_often(_: PostSave<'_, Busy>, conn: &mut Conn<'_>) -> Result<()> {
+    let before = TICKS.load(Ordering::Relaxed);
+    for of in 0..300 {
+        Note { id: None, of }.save(&mut *conn).await?;
+    }
+    SCENE.log.push((TICKS.load(Ordering::Relaxed) - before).to_string());
+    Ok(())
+}
+
 fn plain(n: i64) -> Plain {
     Plain { id: None, n }
 }
@@ -274,6 +296,33 @@ async fn writes_that_wait_at_the_same_time_share_a_commit() {
     assert_eq!(found(&test.url, "rows").await, stored);
     assert_eq!(found(&test.url, "notes").await, (0..50).map(|n| n * 20).collect());
     assert_eq!(SCENE.log.take().len(), 50);
+    test.passed().await;
+}
+
+#[tokio::test]
+async fn a_write_of_many_statements_lets_other_tasks_run() {
+    let _turn = SCENE.begin().await;
+    let test = rows("busy").await;
+    let ticker = tokio::spawn(async {
+        loop {
+            TICKS.fetch_add(1, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+        }
+    });
+    let saves = [0, 1, 2].map(|n| {
+        let db = test.db.clone();
+        Box::pin(async move {
+            match n {
+                1 => Busy { id: None, n }.save(&db).await.map(drop),
+                _ => plain(n).save(&db).await.map(drop),
+            }
+        }) as Call
+    });
+    let results = at_once(&test.db, saves).await;
+    ticker.abort();
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    let ticks: usize = SCENE.log.take()[0].parse().unwrap();
+    assert!(ticks >= 5, "{ticks}");
     test.passed().await;
 }
 

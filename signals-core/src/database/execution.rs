@@ -49,7 +49,7 @@ pub(crate) enum Naming {
     },
 }
 
-/// How many rows a statement returns.
+/// What a statement returns.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Returns {
     Rows,
@@ -66,9 +66,9 @@ type Done<DB> = <DB as sqlx::Database>::QueryResult;
 type Row<DB> = <DB as sqlx::Database>::Row;
 
 impl<'r> Execution<'r> {
-    /// If the statement returns at most one row, a cheaper call is used. On PostgreSQL, sqlx reads to the end of the statement there
-    /// too. On SQLite, it leaves the statement after the row, which changes nothing, because SQLite makes all changes before it returns the
-    /// first row, see "Processing Order" in <https://sqlite.org/lang_returning.html>. Only an error of the commit would be missed.
+    /// For a statement of at most one row, a cheaper call is used. On PostgreSQL, sqlx reads to the end of the statement there too. On SQLite,
+    /// sqlx resets the statement after the row. All changes are made by then, see "Processing Order" in
+    /// <https://sqlite.org/lang_returning.html>, but an error of the commit would be lost, so it is used only if the statement does not commit.
     pub(crate) fn new(
         raw: Option<RawConn<'r>>,
         statement: Statement,
@@ -124,7 +124,7 @@ impl<'r> Execution<'r> {
     }
 
     /// As [`run_to_end`](Self::run_to_end), and sets `answered` when the first row or the completion of the statement arrives,
-    /// also if an error follows. If the statement returns at most one row, `answered` is only set if there is no error.
+    /// also if an error follows. If the cheaper call for one row is used, `answered` is only set if there is no error.
     pub(crate) async fn run_noting_answer(
         self,
         sink: Sink<'_>,

@@ -76,7 +76,7 @@ pub(crate) struct Group {
     begun: Instant,
     /// Whether a unit has begun and not ended. If the connection is returned in this state, it is unknown what the unit has done.
     pub(super) in_unit: bool,
-    /// Whether the last unit has a savepoint, which is still open.
+    /// Whether the last unit has a savepoint. It stays open until the next unit begins.
     pub(super) in_savepoint: bool,
     /// Whether no other unit may join.
     pub(super) is_closed: bool,

@@ -95,7 +95,7 @@ impl<'c> Conn<'c> {
         }
     }
 
-    /// Runs a statement. If other writers wait for the connection, it is polled before its task waits.
+    /// Runs a statement. If other writers wait for the connection, the statement is polled before its task waits.
     async fn run_once(
         &mut self,
         statement: Statement,
@@ -308,10 +308,12 @@ impl<'c> Conn<'c> {
             // Until the connection has answered, a failed statement may be sent again, but only if the server has not reported its
             // completion. The cheaper call for one row does not show that.
             let may_reconnect = self.lease_mut().is_some_and(|lease| !lease.state().proven_alive);
-            let returns = match one && !may_reconnect {
-                true if self.in_transaction() || self.is_in_group() => Returns::OneRowWithoutCommit,
-                true => Returns::OneRow,
-                false => Returns::Rows,
+            let returns = if !one || may_reconnect {
+                Returns::Rows
+            } else if self.in_transaction() || self.is_in_group() {
+                Returns::OneRowWithoutCommit
+            } else {
+                Returns::OneRow
             };
             return self.start(statement, returns);
         }

@@ -17,6 +17,7 @@ use crate::database::group::{
     self, BEGIN, BEGIN_UNIT, CommitFailed, Group, GroupEnd, GroupId, MARK, RELEASE_UNIT, WITNESS,
 };
 use crate::database::raw::{self, MaybePooled, RawConn};
+use crate::database::spin;
 use crate::database::state::Autocommit;
 use crate::database::write_queue::{Turn, WriteQueue};
 use crate::error::{Error, Result};
@@ -39,7 +40,7 @@ impl Conn<'_> {
         self.group().is_some()
     }
 
-    /// Whether other writers wait until this connection has executed its statements.
+    /// Whether other writers probably wait for this connection, to share its COMMIT. `false` for transactions of the program.
     pub(super) fn is_awaited(&mut self) -> bool {
         self.lease_mut().is_some_and(|lease| {
             let state = lease.state();
@@ -51,15 +52,19 @@ impl Conn<'_> {
     /// have several statements.
     ///
     /// Does not wait for SQLite, because each answer of its thread takes as long as a statement. If the savepoint cannot begin, the
-    /// transaction has ended, which is detected before COMMIT. The savepoint of the last unit is not released: a rollback goes to the
-    /// innermost savepoint of this name, and COMMIT releases all of them.
+    /// transaction has ended, or the rollback of the unit fails. Both are detected before COMMIT. The previous savepoint has to be released:
+    /// otherwise a rollback could end at it, and undo the unit of another writer.
     pub(crate) fn begin_unit(&mut self, in_savepoint: bool) -> bool {
         if self.in_transaction() {
             return false;
         }
         let Some(group) = self.group() else { return false };
+        spin::begin_task();
         group.in_unit = true;
-        group.in_savepoint = in_savepoint;
+        let previous = std::mem::replace(&mut group.in_savepoint, in_savepoint);
+        if previous {
+            self.send(RELEASE_UNIT);
+        }
         if in_savepoint {
             self.send(BEGIN_UNIT);
         }
@@ -181,7 +186,7 @@ impl Conn<'_> {
         }
     }
 
-    /// Ends a unit that is in a savepoint. The savepoint is released by COMMIT, or here if raw SQL may have ended it.
+    /// Ends a unit that is in a savepoint. The savepoint is released by the next unit or by COMMIT, unless raw SQL may have ended it.
     async fn end_unit(&mut self) -> Result<(), sqlx::Error> {
         let may_defer = self.state.schema_change.is_some();
         let Some(group) = self.group() else { return Ok(()) };
