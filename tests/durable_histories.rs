@@ -8,7 +8,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use common::random::Random;
+use common::random::{Random, number};
 use common::{Scene, execute, table};
 use serde::{Deserialize, Serialize};
 use sqlx_signals::Error;
@@ -18,7 +18,7 @@ use sqlx_signals::testing::{self, WorkerDeath};
 
 /// How many histories are executed on each database. `HISTORIES=10000 cargo test -p tests --all-features --test durable_histories` executes more.
 fn histories() -> u64 {
-    std::env::var("HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(15)
+    number("HISTORIES", 15)
 }
 
 static SCENE: LazyLock<Scene> = Scene::new();
@@ -286,7 +286,7 @@ on_every_database! {
         table(&db, "effects", "receiver TEXT NOT NULL, account BIGINT NOT NULL, task BIGINT NOT NULL").await;
         db.deliveries().setup().await.unwrap();
         let db = common::another(&db, Db::options()).await;
-        let first = std::env::var("HISTORIES_SEED").ok().map_or(0, |seed| seed.parse().unwrap());
+        let first = number("HISTORIES_SEED", 0);
         let mut tasks = 0;
         for seed in first..first + histories() {
             // Shown if an assertion fails.

@@ -817,6 +817,7 @@ mod order {
 /// Random transactions, compared with the same SQL written by hand.
 mod random {
     use super::*;
+    use crate::common::random::number;
     use std::collections::HashMap;
     use tokio::sync::mpsc;
 
@@ -1421,10 +1422,6 @@ mod random {
         }
         let ends = play(history, all, monitor).await;
         (ends, state(monitor).await)
-    }
-
-    fn number(variable: &str, default: u64) -> u64 {
-        std::env::var(variable).map_or(default, |number| number.parse().unwrap())
     }
 
     /// How often a history is repeated if the results differ.

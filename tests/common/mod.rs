@@ -173,7 +173,7 @@ pub async fn count(db: &Db, table: &str) -> i64 {
     count
 }
 
-/// Stores this number of durable deliveries, and then sets these columns of those that the condition selects.
+/// Stores `deliveries` durable deliveries of a receiver. If `set` is not empty, it then updates the deliveries that match `condition`.
 pub async fn many_deliveries(
     db: &Db,
     receiver: &str,

@@ -1,5 +1,10 @@
 //! Random numbers that a seed repeats.
 
+/// The value of an environment variable, such as the number of histories and their first seed.
+pub fn number(variable: &str, default: u64) -> u64 {
+    std::env::var(variable).map_or(default, |number| number.parse().unwrap())
+}
+
 /// Splitmix64.
 pub struct Random(pub u64);
 

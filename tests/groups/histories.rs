@@ -8,7 +8,7 @@ use sqlx::{Connection, SqliteConnection};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{Error, sqlx};
 
-use crate::common::random::Random;
+use crate::common::random::{Random, number};
 use crate::common::{cancelled_after, until};
 use crate::processes::{Report, start};
 use crate::{DEFERS, FAILS, PANICS, ROLLS_BACK, Raw, SCENE, noted, plain, rows};
@@ -117,9 +117,9 @@ async fn history(db: Db, mut random: Random, first: i64, expected: Arc<Mutex<Exp
 /// The seeds of the random histories, which take about 10 ms each. `HISTORIES=1000000 cargo test --release -p tests --test groups random`
 /// executes more of them than the default, and `HISTORIES_SEED` is the first seed.
 fn seeds() -> Range<i64> {
-    let number = |name| std::env::var(name).ok().map(|number| number.parse::<i64>().unwrap());
-    let first = number("HISTORIES_SEED").unwrap_or(0);
-    first..first + number("HISTORIES").unwrap_or(10_000)
+    let [first, histories] =
+        [number("HISTORIES_SEED", 0), number("HISTORIES", 10_000)].map(|number| number as i64);
+    first..first + histories
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -9,12 +9,12 @@ use sqlx_signals::prelude::*;
 use sqlx_signals::{Previous, testing};
 
 use crate::common::execute;
-use crate::common::random::Random;
+use crate::common::random::{Random, number};
 use crate::on_every_database;
 
 /// How many random transactions are executed on each database. `HISTORIES=100000 cargo test -p tests --all-features --test once histories` executes more.
 fn histories() -> u64 {
-    std::env::var("HISTORIES").ok().and_then(|n| n.parse().ok()).unwrap_or(150)
+    number("HISTORIES", 150)
 }
 
 #[derive(Debug, Clone, Model, Serialize, Deserialize)]
@@ -293,7 +293,7 @@ on_every_database! {
         let _turn = crate::SCENE.begin().await;
         execute(&db, "CREATE TABLE cells (key BIGINT PRIMARY KEY, a BIGINT NOT NULL, b BIGINT NOT NULL)").await;
         db.deliveries().setup().await.unwrap();
-        let first = std::env::var("HISTORIES_SEED").ok().map_or(0, |seed| seed.parse().unwrap());
+        let first = number("HISTORIES_SEED", 0);
         let mut table = Table::new();
         let mut lines = 0;
         LOG.lock().unwrap().clear();
