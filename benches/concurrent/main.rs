@@ -6,7 +6,7 @@
 //!
 //! `--quick` measures each case for 0.1 seconds instead of one, `--no-peers` leaves out the other libraries, and `--only NORMAL` the
 //! databases without this word in their title. The cases take turns in three rounds, so that other work on the machine affects all of
-//! them.
+//! them. If a peer does not end within 30 seconds, that counts as an error.
 #![allow(missing_docs)]
 
 mod database;
@@ -51,7 +51,7 @@ impl Case {
     async fn measure(&self, database: &Database, tasks: usize, time: Duration) -> Measured {
         match self {
             Self::Here(writer) => measure::tasks(*writer, database, tasks, time).await,
-            Self::Peer(peer) => peer.measure(database, tasks, time),
+            Self::Peer(peer) => peer.measure(database, tasks, time).await,
         }
     }
 }

@@ -1,11 +1,16 @@
 //! Other libraries: processes that insert rows with as many tasks or threads. `benches/peers/run` builds them.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
+
+use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::database::{Database, Kind};
 use crate::measure::Measured;
+
+/// How long a peer may take longer than it is asked to write. One with more threads than the server allows connections may never end.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 pub(crate) struct Peer {
@@ -41,14 +46,24 @@ impl Peer {
         built
     }
 
-    /// Runs the peer with this many writers for this long.
-    pub(crate) fn measure(&self, database: &Database, writers: usize, time: Duration) -> Measured {
-        let output = Command::new(&self.command[0])
+    /// Runs the peer with this many writers for this long. If it does not end, that is an error.
+    pub(crate) async fn measure(
+        &self,
+        database: &Database,
+        writers: usize,
+        time: Duration,
+    ) -> Measured {
+        let mut command = Command::new(&self.command[0]);
+        command
             .args(&self.command[1..])
             .args([&database.url, "--writers", &writers.to_string()])
             .args([&time.as_millis().to_string(), database.kind.synchronous()])
-            .output()
-            .unwrap();
+            .kill_on_drop(true);
+        let Ok(output) = timeout(time + PATIENCE, command.output()).await else {
+            eprintln!("{}: did not end with {writers} writers", self.title);
+            return Measured { errors: 1, ..Measured::default() };
+        };
+        let output = output.unwrap();
         let out = String::from_utf8_lossy(&output.stdout);
         let mut numbers = out.split_whitespace().map(|number| number.parse::<u64>().unwrap());
         let (Some(elapsed), Some(errors)) = (numbers.next(), numbers.next()) else {
