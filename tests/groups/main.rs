@@ -8,6 +8,7 @@ mod common;
 mod faults;
 mod histories;
 mod processes;
+mod queued;
 
 use std::collections::HashSet;
 use std::future::poll_fn;

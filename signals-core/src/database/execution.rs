@@ -156,6 +156,27 @@ impl<'r> Execution<'r> {
 }
 
 impl Execution<'_> {
+    /// Passes every row to `sink`, and the number of affected rows of each statement when it has ended.
+    pub(crate) async fn run_each(
+        self,
+        sink: &mut (dyn FnMut(Either<u64, AnyRow>) + Send),
+    ) -> Result<(), sqlx::Error> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            Self::Sqlite(mut steps, _) => {
+                while let Some(step) = steps.try_next().await? {
+                    sink(step.map_either(|done| Sqlite::affected(&done), AnyRow::Sqlite));
+                }
+                Ok(())
+            }
+            other => {
+                let affected = other.run_to_end(&mut |row| sink(Either::Right(row))).await?;
+                sink(Either::Left(affected));
+                Ok(())
+            }
+        }
+    }
+
     /// Passes each row to `sender`, waiting until it is received. `sent` is set when the first row has arrived.
     ///
     /// Without a statement cache, the statement runs in a transaction, and all rows are read first.

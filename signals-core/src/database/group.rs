@@ -16,6 +16,7 @@
 //!   was committed.
 //! - A unit whose receivers were slow the last time does not join a group.
 
+use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use sqlx::{Connection, SqlStr};
@@ -23,16 +24,18 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 
 use crate::database::backend::Backend;
-use crate::database::lease::{CloseOnDrop, InFlight, Lease, LeaseInner};
+use crate::database::detached::Answer;
 use crate::database::raw;
-use crate::database::runtimes::{self, in_runtime, spawn_even_if_idle};
+use crate::database::runtimes;
+use crate::database::spin::spin;
 use crate::database::verify;
-use crate::database::write_queue::{Turn, WriteQueue};
+use crate::database::waiter::{Told, Waiter, put_back};
+use crate::database::write_queue::WriteQueue;
 use crate::error::{Error, Reason, Result};
 use crate::task::pool_id::PoolId;
 
 /// A group is committed when it is older than this, so that its first writers do not wait for long.
-const MAX_AGE: Duration = Duration::from_millis(10);
+pub(super) const MAX_AGE: Duration = Duration::from_millis(10);
 
 /// The most units of one group.
 const MAX_UNITS: usize = 512;
@@ -70,18 +73,30 @@ impl GroupId {
 
 /// The finished units of a transaction that is still open. If it is dropped, no COMMIT was sent, and the connection rolls back or is
 /// closed.
-#[derive(Debug)]
 pub(crate) struct Group {
-    pub(super) units: Vec<oneshot::Sender<GroupEnd>>,
+    pub(super) id: GroupId,
+    pub(super) units: Vec<Unit>,
     begun: Instant,
+    /// When the first of the groups began that one task has committed one after the other on this connection.
+    pub(super) since: Instant,
     /// Whether a unit has begun and not ended. If the connection is returned in this state, it is unknown what the unit has done.
     pub(super) in_unit: bool,
     /// Whether the last unit has a savepoint. It stays open until the next unit begins.
     pub(super) in_savepoint: bool,
+    /// Whether it is known that the transaction is open.
+    pub(super) is_verified: bool,
     /// Whether no other unit may join.
     pub(super) is_closed: bool,
     /// Whether a unit has used sqlx's connection, so that raw SQL may have committed or rolled back the transaction.
     pub(super) used_raw: bool,
+}
+
+/// Who is told how the transaction of a group has ended.
+pub(super) enum Unit {
+    /// The writer of a unit.
+    Writer(oneshot::Sender<GroupEnd>),
+    /// A waiting writer whose statement was executed, and the answer of the statement.
+    Waiter(oneshot::Sender<Told>, Result<Answer, sqlx::Error>),
 }
 
 /// How the transaction of a group has ended.
@@ -103,15 +118,46 @@ pub(crate) enum CommitFailed {
 }
 
 impl Group {
-    pub(super) fn new() -> Box<Self> {
+    pub(super) fn new(id: GroupId) -> Box<Self> {
+        let begun = Instant::now();
         Box::new(Self {
+            id,
             units: Vec::new(),
-            begun: Instant::now(),
+            begun,
+            since: begun,
             in_unit: true,
             in_savepoint: false,
+            is_verified: false,
             is_closed: false,
             used_raw: false,
         })
+    }
+
+    /// Records that the unit of a writer has ended.
+    pub(super) fn end_unit(&mut self) {
+        (self.in_unit, self.is_verified) = (false, false);
+    }
+
+    /// A group whose units are the statements of waiting writers.
+    pub(super) fn follow(id: GroupId, since: Instant) -> Box<Self> {
+        let mut group = Self::new(id);
+        (group.since, group.in_unit, group.is_verified) = (since, false, true);
+        group
+    }
+
+    /// Adds the units of waiters whose statements were executed, and of the one whose statement has failed. Those that come after it
+    /// return to the queue.
+    pub(super) fn add_executed(
+        &mut self,
+        waiters: Vec<Waiter>,
+        answers: Vec<Answer>,
+        failed: Option<sqlx::Error>,
+    ) {
+        let mut waiters = waiters.into_iter();
+        let answers = answers.into_iter().map(Ok).chain(failed.map(Err));
+        let units = answers.zip(waiters.by_ref());
+        self.units.extend(units.map(|(answer, waiter)| Unit::Waiter(waiter.told, answer)));
+        put_back(waiters);
     }
 
     /// Whether another unit may join.
@@ -124,6 +170,9 @@ impl Group {
         if self.in_unit {
             let in_savepoint = std::mem::take(&mut self.in_savepoint);
             return undo_unit::<DB>(conn, in_savepoint).await;
+        }
+        if self.is_verified {
+            return true;
         }
         // The statements that end the units were not awaited.
         let is_open = match self.is_closed {
@@ -140,7 +189,7 @@ impl Group {
     }
 
     /// Commits the transaction, or rolls it back, and tells the writers. Returns whether the connection can be used again.
-    async fn commit<DB: Backend>(
+    pub(super) async fn commit<DB: Backend>(
         mut self: Box<Self>,
         conn: &mut DB::Connection,
         queue: Option<&WriteQueue>,
@@ -163,7 +212,7 @@ impl Group {
         // with it.
         let mut units = std::mem::take(&mut self.units);
         let since = Instant::now();
-        let mut done = raw::commit::<DB>(conn).await;
+        let mut done = spin(pin!(raw::commit::<DB>(conn)), true).await;
         if self.in_savepoint && matches!(done, Err(sqlx::Error::Database(_))) {
             // Only the last unit can be the cause.
             let last = units.pop();
@@ -175,7 +224,7 @@ impl Group {
             tell(last, &end);
         }
         if let Some(queue) = queue {
-            queue.note_commit(since.elapsed(), units.len(), &done);
+            queue.note_commit(Some(since.elapsed()), units.len(), &done);
         }
         let end = end_of(&done);
         let mut is_usable = match &end {
@@ -215,14 +264,17 @@ impl Drop for Group {
     }
 }
 
-fn tell(units: impl IntoIterator<Item = oneshot::Sender<GroupEnd>>, end: &GroupEnd) {
+pub(super) fn tell(units: impl IntoIterator<Item = Unit>, end: &GroupEnd) {
     for unit in units {
         // Fails if the future of the writer was dropped.
-        let _ = unit.send(end.clone());
+        match unit {
+            Unit::Writer(writer) => drop(writer.send(end.clone())),
+            Unit::Waiter(waiter, answer) => drop(waiter.send(Told::Executed(answer, end.clone()))),
+        }
     }
 }
 
-fn end_of(committed: &Result<(), sqlx::Error>) -> GroupEnd {
+pub(super) fn end_of(committed: &Result<(), sqlx::Error>) -> GroupEnd {
     match committed {
         Ok(()) => GroupEnd::Committed,
         Err(error @ sqlx::Error::Database(_)) => {
@@ -254,21 +306,4 @@ async fn undo_unit<DB: Backend>(conn: &mut DB::Connection, in_savepoint: bool) -
         && raw::depth::<DB>(conn) == 1
         // This also ends the savepoint of the unit.
         && DB::simple(conn, SqlStr::from_static(VERIFY)).await.is_ok()
-}
-
-/// Ends the group of a connection that is returned. A separate task does this, so that no writer of the group can interrupt it.
-pub(super) fn end<DB: Backend>(inner: Box<LeaseInner<DB>>) {
-    in_runtime(inner.state.runtime.clone(), move || {
-        let mut guard = CloseOnDrop(Some(inner));
-        spawn_even_if_idle::<DB>(async move {
-            let Some(inner) = &mut guard.0 else { return };
-            let Some(group) = inner.state.group.take() else { return };
-            let queue = inner.state.turn.as_ref().and_then(Turn::queue).cloned();
-            let is_usable = group.commit::<DB>(&mut inner.conn, queue.as_deref()).await;
-            if is_usable && let Some(mut inner) = guard.0.take() {
-                inner.state.in_flight = InFlight::Nothing;
-                drop(Lease::from(inner));
-            }
-        });
-    });
 }

@@ -18,12 +18,17 @@ pub(crate) mod execution;
 mod gauges;
 #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 pub(crate) mod group;
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+mod group_task;
 pub(crate) mod lease;
 #[cfg(feature = "migrate")]
 pub(crate) mod migrate;
 pub(crate) mod options;
 pub(crate) mod outbox;
+pub(crate) mod placeholders;
 pub(crate) mod pool;
+#[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
+pub(crate) mod queued_statement;
 pub(crate) mod raw;
 pub(crate) mod run;
 pub(crate) mod runtimes;
@@ -32,6 +37,7 @@ pub(crate) mod source;
 mod spin;
 pub(crate) mod sql;
 pub(crate) mod sql_scan;
+pub(crate) mod sql_tokens;
 pub(crate) mod sqlx_transaction;
 pub(crate) mod state;
 pub(crate) mod stream;

@@ -30,7 +30,8 @@ pub(crate) enum MaybePooled<'c> {
 }
 
 /// The sqlx connection of either database.
-pub(crate) enum RawConn<'r> {
+#[allow(unreachable_pub)]
+pub enum RawConn<'r> {
     #[cfg(feature = "sqlite")]
     Sqlite(&'r mut SqliteConnection),
     #[cfg(feature = "postgres")]

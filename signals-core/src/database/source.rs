@@ -115,6 +115,20 @@ impl<'c> Source<'c> {
         }
     }
 
+    /// As [`acquire_to_write`](Self::acquire_to_write), but does not wait. Returns the source if it would have to.
+    pub(crate) fn try_acquire_to_write(self, writer: Writer) -> Result<Result<Conn<'c>, Self>> {
+        match self {
+            Source::Conn(mut conn) => {
+                let has_turn = conn.try_turn(writer)?;
+                Ok(if has_turn { Ok(conn) } else { Err(Source::Conn(conn)) })
+            }
+            Source::Db(db) => Ok(match db.try_acquire_to_write(writer)? {
+                Some(lease) => Ok(Conn::with_lease(Some(lease), Db::clone(&db))),
+                None => Err(Source::Db(db)),
+            }),
+        }
+    }
+
     /// As [`acquire_to_write`](Self::acquire_to_write), but stores a connection from the pool in `self`.
     pub(crate) async fn connect_to_write(&mut self, writer: Writer) -> Result<&mut Conn<'c>> {
         match self {

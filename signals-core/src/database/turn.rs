@@ -14,10 +14,12 @@ use crate::database::backend::AnyRow;
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::{Conn, UsuallyReady};
 use crate::database::db::Db;
+use crate::database::detached::Answer;
 #[cfg(feature = "sqlite")]
 use crate::database::execution::Execution;
-use crate::database::group::GroupId;
+use crate::database::group::{GroupEnd, GroupId};
 use crate::database::lease::{AnyLease, LeaseState};
+use crate::database::queued_statement::Executable;
 use crate::database::waiter::Grant;
 use crate::database::write_queue::{Turn, WriteQueue};
 #[cfg(feature = "sqlite")]
@@ -25,6 +27,13 @@ use crate::database::write_queues;
 use crate::database::writer::Writer;
 use crate::error::Result;
 use crate::task::{chain, closures};
+
+/// What a writer gets that has waited.
+pub(crate) enum Granted {
+    Connection(AnyLease),
+    /// Its statement was executed, with this answer, in a transaction that has ended.
+    Executed(Result<Answer, sqlx::Error>, GroupEnd),
+}
 
 impl Db {
     /// Takes a connection from the pool, to write with it. On SQLite, waits for the turn first.
@@ -34,14 +43,17 @@ impl Db {
     /// The errors of [`acquire`](Self::acquire), and [`Error::WriteLockTimedOut`].
     pub(crate) async fn acquire_to_write(&self, writer: Writer) -> Result<Conn<'static>> {
         let lease = match self.try_acquire_to_write(writer)? {
-            None => Some(self.wait_to_write(writer).await?),
-            lease => lease,
+            Some(lease) => lease,
+            None => match self.wait_to_write(writer, None).await? {
+                Granted::Connection(lease) => lease,
+                Granted::Executed(..) => unreachable!("the writer has left no statement"),
+            },
         };
-        Ok(Conn::with_lease(lease, self.clone()))
+        Ok(Conn::with_lease(Some(lease), self.clone()))
     }
 
     /// A connection for which there is no need to wait.
-    fn try_acquire_to_write(&self, writer: Writer) -> Result<Option<AnyLease>> {
+    pub(super) fn try_acquire_to_write(&self, writer: Writer) -> Result<Option<AnyLease>> {
         chain::check_not_held(self.pool_id())?;
         if cfg!(debug_assertions) && self.kind() == DatabaseKind::Postgres {
             closures::warn_beside(self.pool_id());
@@ -59,8 +71,13 @@ impl Db {
         }))
     }
 
-    /// Waits for the turn and a connection. Boxed, because it would enlarge the future of every save.
-    fn wait_to_write(&self, writer: Writer) -> BoxFuture<'_, Result<AnyLease>> {
+    /// Waits for the turn and a connection. If a `statement` is all that the writer wants to execute, it may be executed meanwhile. Boxed,
+    /// because it would enlarge the future of every save.
+    pub(crate) fn wait_to_write<'w>(
+        &'w self,
+        writer: Writer,
+        statement: Option<Executable<'w>>,
+    ) -> BoxFuture<'w, Result<Granted>> {
         Box::pin(async move {
             let (start, limit) = (Instant::now(), self.acquire_timeout());
             let Some(queue) = self.write_queue() else {
@@ -69,15 +86,17 @@ impl Db {
                     let turn = queue.enter_with_connection(writer, limit).await?;
                     lease.state_mut().turn = Some(turn);
                 }
-                return Ok(lease);
+                return Ok(Granted::Connection(lease));
             };
-            let turn = match queue.enter(writer, GroupId::here(self.pool_id()), limit).await? {
+            let group = GroupId::here(self.pool_id());
+            let turn = match queue.enter(writer, group, limit, statement).await? {
                 Grant::Turn(turn) => turn,
-                Grant::Group(lease) => return Ok(lease),
+                Grant::Group(lease) => return Ok(Granted::Connection(lease)),
+                Grant::Executed(answer, end) => return Ok(Granted::Executed(answer, end)),
             };
             if let Some(mut lease) = self.try_lease() {
                 lease.state_mut().turn = Some(turn);
-                return Ok(lease);
+                return Ok(Granted::Connection(lease));
             }
             let reservation = turn.reserve();
             let mut lease = self.wait_for_lease().await?;
@@ -85,7 +104,7 @@ impl Db {
                 let left = limit.saturating_sub(start.elapsed());
                 lease.state_mut().turn = Some(reservation.enter(writer, left).await?);
             }
-            Ok(lease)
+            Ok(Granted::Connection(lease))
         })
     }
 }

@@ -14,7 +14,8 @@ use crate::database::backend::{AnyRow, Backend, on};
 use crate::database::conn::Conn;
 use crate::database::execution::Execution;
 use crate::database::group::{
-    self, BEGIN, BEGIN_UNIT, CommitFailed, Group, GroupEnd, GroupId, MARK, RELEASE_UNIT, WITNESS,
+    self, BEGIN, BEGIN_UNIT, CommitFailed, Group, GroupEnd, GroupId, MARK, RELEASE_UNIT, Unit,
+    WITNESS,
 };
 use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::database::spin;
@@ -132,10 +133,15 @@ impl Conn<'_> {
         let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
         let begun = on!(RawConn, raw, DB, conn => raw::begin_with::<DB>(conn, BEGIN).await);
         self.note_answer(begun)?;
-        if let Some(lease) = self.lease_mut() {
-            lease.state_mut().group = Some(Group::new());
-        }
+        self.begin_group();
         Ok(true)
+    }
+
+    fn begin_group(&mut self) {
+        let Some(pool) = self.state.pool() else { return };
+        if let Some(lease) = self.lease_mut() {
+            lease.state_mut().group = Some(Group::new(GroupId::here(pool)));
+        }
     }
 
     /// Ends a unit of a single statement: passes the connection to the next writer, or commits, and waits for the end of the
@@ -171,9 +177,7 @@ impl Conn<'_> {
             let mark = SqlStr::from_static(MARK);
             let marked = on!(RawConn, raw, DB, conn => DB::simple(conn, mark).await);
             self.note_answer(marked).map_err(CommitFailed::Statement)?;
-            if let Some(lease) = self.lease_mut() {
-                lease.state_mut().group = Some(Group::new());
-            }
+            self.begin_group();
         } else if self.depth_now() != 1 {
             return Err(CommitFailed::RolledBack("a savepoint was left open".into()));
         } else {
@@ -256,8 +260,8 @@ impl Conn<'_> {
         let state = lease.state_mut();
         let mut next = None;
         if let Some(group) = &mut state.group {
-            group.units.push(unit);
-            group.in_unit = false;
+            group.units.push(Unit::Writer(unit));
+            group.end_unit();
             next = state.turn.as_ref().and_then(Turn::queue).filter(|_| group.is_open()).cloned();
         }
         match next {
@@ -274,7 +278,10 @@ impl Conn<'_> {
 }
 
 /// Waits for the end of a group. If the next writer does not take the connection, this writer ends the group.
-async fn group_end(mut end: oneshot::Receiver<GroupEnd>, queue: &WriteQueue) -> GroupEnd {
+pub(super) async fn group_end(
+    mut end: oneshot::Receiver<GroupEnd>,
+    queue: &WriteQueue,
+) -> GroupEnd {
     loop {
         match timeout(PATIENCE, &mut end).await {
             Ok(end) => return end.unwrap_or(GroupEnd::Unknown),

@@ -7,7 +7,7 @@
 //!   then has no idle connection, the writer gives up the turn and holds a *reservation* until it has a connection: the connection
 //!   may be in use by a writer that waits for its turn, which would be a deadlock.
 //! - A writer that waits without a connection may be offered one with the open transaction of a group instead of a turn, see `group.rs`.
-//!   If its future is not polled, the offer is taken back.
+//!   If its future is not polled, a writer that has finished takes the offer back, or the task that has executed statements of the group.
 //! - A writer that already has a connection waits for its turn with it, and may pass a reservation.
 
 use std::collections::{HashMap, VecDeque};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
+use crate::database::queued_statement::{QueuedStatement, Texts};
 use crate::database::waiter::{Told, Waiter};
 use crate::database::writer::{Writer, WriterId};
 use crate::error::{Error, Result};
@@ -27,6 +28,8 @@ pub(crate) struct WriteQueue {
     state: Mutex<State>,
     /// Whether writes share a COMMIT. In an in-memory database, it costs nothing.
     pub(super) shares_commits: bool,
+    /// The texts of the statements that are executed for waiting writers.
+    pub(super) texts: Texts,
 }
 
 #[derive(Debug, Default)]
@@ -95,6 +98,18 @@ impl State {
         !self.reserved && !self.was_refused && self.waiting.front().is_some_and(joins)
     }
 
+    /// Whether the statement of the next writer can be executed in this group.
+    fn has_statements(&self, group: GroupId) -> bool {
+        let next = self.waiting.front();
+        self.is_awaited(Some(group)) && next.is_some_and(|next| next.statement.is_some())
+    }
+
+    /// Whether a statement can be executed if it is appended: it is behind the previous one of its batch, or is the first one.
+    pub(super) fn may_append(&self, statement: &QueuedStatement) -> bool {
+        let last = self.waiting.back().and_then(|waiter| waiter.statement.as_ref());
+        statement.is_first() || last.is_some_and(|last| statement.follows(last))
+    }
+
     fn is_slow(&self, writer: Writer) -> bool {
         self.slow.get(&writer.id()).is_some_and(|slow| {
             slow.time > self.commit_time && slow.noted_at.elapsed() < STAYS_SLOW
@@ -113,7 +128,7 @@ impl State {
 
 impl WriteQueue {
     pub(crate) fn new(shares_commits: bool) -> Self {
-        Self { state: Mutex::default(), shares_commits }
+        Self { shares_commits, ..Self::default() }
     }
 
     pub(crate) fn id(this: &Arc<Self>) -> QueueId {
@@ -191,11 +206,44 @@ impl WriteQueue {
         self.shares_commits && self.state().is_awaited(Some(group))
     }
 
-    /// Offers the connection of a group to the next writer, if it can join. Otherwise returns the connection.
+    /// Whether the statement of the next writer can be executed in this group.
+    pub(super) fn has_statements(&self, group: GroupId) -> bool {
+        self.state().has_statements(group)
+    }
+
+    /// Whether the first and the last waiter are of one batch, so that one message can contain all statements, unless a waiter between them has
+    /// left.
+    pub(super) fn is_one_message(&self, group: GroupId) -> bool {
+        let state = self.state();
+        let statement = |waiter: Option<&Waiter>| waiter?.statement.clone();
+        let (first, last) = (statement(state.waiting.front()), statement(state.waiting.back()));
+        state.has_statements(group)
+            && first.zip(last).is_some_and(|(first, last)| first.is_with(&last))
+    }
+
+    /// Takes the next writers out of the queue whose statements can be executed in this group with one message.
+    pub(super) fn take_statements(&self, group: GroupId) -> Vec<Waiter> {
+        let mut state = self.state();
+        let mut taken: Vec<Waiter> = Vec::new();
+        while state.is_awaited(Some(group)) {
+            let previous = taken.last().and_then(|waiter| waiter.statement.as_ref());
+            let next = state.waiting.pop_front_if(|waiter| {
+                let next = waiter.statement.as_ref();
+                next.is_some_and(|next| previous.is_none_or(|previous| next.follows(previous)))
+            });
+            let Some(next) = next else { break };
+            state.begin(next.writer);
+            taken.push(next);
+        }
+        taken
+    }
+
+    /// Offers the connection of a group to the next writer, if it can join. Otherwise, or if the statement of the next writer can be executed
+    /// without it, returns the connection.
     pub(crate) fn pass_group(&self, group: GroupId, lease: AnyLease) -> Option<AnyLease> {
         let waiter = {
             let mut state = self.state();
-            if !state.is_awaited(Some(group)) {
+            if !state.is_awaited(Some(group)) || state.has_statements(group) {
                 return Some(lease);
             }
             let Some(waiter) = state.waiting.pop_front() else { return Some(lease) };
@@ -228,10 +276,16 @@ impl WriteQueue {
         }
     }
 
-    /// Records the COMMIT of a group of this many units.
-    pub(crate) fn note_commit(&self, time: Duration, units: usize, done: &Result<(), sqlx::Error>) {
+    /// Records the COMMIT of a group of this many units, and how long it took, if that is known.
+    pub(crate) fn note_commit(
+        &self,
+        time: Option<Duration>,
+        units: usize,
+        done: &Result<(), sqlx::Error>,
+    ) {
         let mut state = self.state();
-        (state.commit_time, state.is_busy) = (time, units > 1);
+        state.commit_time = time.unwrap_or(state.commit_time);
+        state.is_busy = units > 1;
         let error = done.as_ref().err().and_then(sqlx::Error::as_database_error);
         state.was_refused |= error.is_some_and(|error| error.is_foreign_key_violation());
     }

@@ -2,6 +2,8 @@
 
 use std::iter::Peekable;
 
+use crate::database::sql_tokens::{comment, dollar, is_word_char, quoted};
+
 /// The SQL of a query after `FROM table`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clause<'c>(pub(crate) &'c str);
@@ -200,54 +202,6 @@ impl<'c> Tokens<'c> {
         self.text = rest;
         taken
     }
-}
-
-pub(crate) fn is_word_char(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// The length of a quoted section. A doubled quote inside it stands for the quote itself.
-pub(crate) fn quoted(text: &str, quote: char, backslashes: bool) -> usize {
-    let mut chars = text.char_indices().skip(1).peekable();
-    while let Some((at, c)) = chars.next() {
-        if c == '\\' && backslashes {
-            chars.next();
-        } else if c == quote && chars.next_if(|(_, next)| *next == quote).is_none() {
-            return at + c.len_utf8();
-        }
-    }
-    text.len()
-}
-
-/// The length of a block comment, which can contain other block comments.
-pub(crate) fn comment(text: &str) -> usize {
-    let (mut depth, mut at) = (0_usize, 0);
-    while at < text.len() {
-        let rest = &text.as_bytes()[at..];
-        if rest.starts_with(b"/*") {
-            (depth, at) = (depth + 1, at + 2);
-        } else if rest.starts_with(b"*/") {
-            (depth, at) = (depth - 1, at + 2);
-            if depth == 0 {
-                return at;
-            }
-        } else {
-            at += 1;
-        }
-    }
-    text.len()
-}
-
-/// The length of a parameter (`$1`) or of a dollar-quoted string (`$tag$…$tag$`).
-pub(crate) fn dollar(text: &str) -> usize {
-    let word = text[1..].find(|c| !is_word_char(c)).map_or(text.len(), |end| end + 1);
-    let is_tag =
-        text[word..].starts_with('$') && !text[1..].starts_with(|c: char| c.is_ascii_digit());
-    if !is_tag {
-        return word;
-    }
-    let tag = &text[..=word];
-    text[tag.len()..].find(tag).map_or(text.len(), |end| tag.len() + end + tag.len())
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ pub(crate) mod decode;
 pub(crate) mod executor;
 pub(crate) mod lookup;
 pub(crate) mod page;
-pub(crate) mod placeholders;
 pub(crate) mod query;
 pub(crate) mod read;
 pub(crate) mod registered;

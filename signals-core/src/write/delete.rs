@@ -1,6 +1,7 @@
 //! Deletes of one row or of several, with and without receivers.
 
 use futures_util::future::BoxFuture;
+use tracing::Span;
 
 use crate::database::backend::{Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
@@ -17,11 +18,12 @@ use crate::task::measure::Stopwatch;
 use crate::task::span::traced;
 use crate::transaction::guard::FailGuard;
 use crate::write::bulk::{self, BulkOp};
+use crate::write::grouped::Contended;
 use crate::write::key_order::write_order;
 use crate::write::lookup::{Look, kept_by_trigger, look, stale};
 use crate::write::notify::Notifier;
 use crate::write::perform::perform;
-use crate::write::span::{measured, record_system, write_span};
+use crate::write::span::{measured, write_span};
 use crate::write::{TakeAnswer, WriteKind, WriteOutcome, grouped, inspect, locate};
 
 /// Deletes the single row in `rows`.
@@ -36,13 +38,10 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
     }
     chain::observe("delete", rows.model());
     let since = Stopwatch::start();
-    let mut conn = grouped::acquire(source, rows, &WriteKind::Delete).await?;
-    record_system(&span, conn.kind());
-    if !conn.commits_alone() {
-        let about = (rows.receivers(), "delete", rows.model(), Some("DELETE"));
-        let write = grouped::write(rows, conn, WriteKind::Delete);
-        return measured(span, about, write).await;
-    }
+    let mut conn = match grouped::try_acquire(source, rows, &WriteKind::Delete, &span)? {
+        Ok(conn) => conn,
+        Err(contended) => return share_commit(rows, contended, span).await,
+    };
     let done = if span.is_disabled() {
         delete_directly(rows, &mut conn).await
     } else {
@@ -50,6 +49,16 @@ pub(crate) async fn one(rows: &mut dyn SignalRows, source: Source<'_>) -> Result
     };
     rows.receivers().keys.record("delete", rows.model(), done.is_ok(), since);
     done
+}
+
+/// Deletes the single row in `rows` if other writers have to be considered: the row has to wait for its turn, or it shares its COMMIT.
+fn share_commit<'w>(
+    rows: &'w mut dyn SignalRows,
+    contended: Contended<'w>,
+    span: Span,
+) -> BoxFuture<'w, Result<WriteOutcome>> {
+    let about = (rows.receivers(), "delete", rows.model(), Some("DELETE"));
+    measured(span, about, grouped::share_commit(rows, contended, WriteKind::Delete))
 }
 
 /// Deletes a row that has no receivers. Opens no transaction.
@@ -155,11 +164,18 @@ pub(crate) async fn delete_one(rows: &mut dyn Rows, conn: &mut Conn<'_>) -> Resu
 
 /// The DELETE of the single row in `rows`.
 pub(super) fn statement(rows: &dyn Rows, kind: DatabaseKind) -> Result<Statement, sqlx::Error> {
-    let (model, mut args) = (rows.schema(), Arguments::new(kind));
+    let mut args = Arguments::new(kind);
+    bind(rows, &mut args)?;
+    Ok(Statement::fixed(rows.schema().delete, args))
+}
+
+/// Adds the arguments of the DELETE of the single row in `rows`.
+pub(super) fn bind(rows: &dyn Rows, args: &mut Arguments) -> Result<(), sqlx::Error> {
+    let model = rows.schema();
     for column in model.group(ColumnGroup::Key).chain(model.group(ColumnGroup::Version)) {
-        rows.bind_compared(0, column, &mut args).map_err(sqlx::Error::Encode)?;
+        rows.bind_compared(0, column, args).map_err(sqlx::Error::Encode)?;
     }
-    Ok(Statement::fixed(model.delete, args))
+    Ok(())
 }
 
 /// The handler for the case that the DELETE of a single row is detached.
@@ -189,7 +205,7 @@ fn delete_uncounted<'d>(
 }
 
 /// Determines why a DELETE has not deleted the single row in `rows`. Boxed, because this is rare.
-fn not_deleted<'d>(
+pub(super) fn not_deleted<'d>(
     conn: &'d mut Conn<'_>,
     rows: &'d dyn Rows,
 ) -> BoxFuture<'d, Result<WriteOutcome>> {

@@ -7,7 +7,8 @@ use crate::error::Result;
 use crate::signal::rows::SignalRows;
 use crate::transaction::Transaction;
 use crate::transaction::own::{TransactionWork, in_transaction};
-use crate::write::delete::{delete_directly, delete_one};
+use crate::write::continued_save::continue_store;
+use crate::write::delete::{delete_directly, delete_one, not_deleted};
 use crate::write::restore::RestoreGuard;
 use crate::write::save::{save_directly, stamp};
 use crate::write::single::store;
@@ -40,13 +41,26 @@ pub(super) fn write_in_transaction<'w>(
     conn: Conn<'w>,
     kind: &'w WriteKind,
 ) -> BoxFuture<'w, Result<WriteOutcome>> {
-    Box::pin(in_transaction(conn, RowWrite { restore_guard: RestoreGuard::new(rows), kind }))
+    let restore_guard = RestoreGuard::new(rows);
+    Box::pin(in_transaction(conn, RowWrite { restore_guard, kind, tried: false }))
+}
+
+/// As [`write_in_transaction`], if the first statement of the write was executed before and has found no row.
+pub(super) fn continue_in_transaction<'w>(
+    rows: &'w mut dyn SignalRows,
+    conn: Conn<'w>,
+    kind: &'w WriteKind,
+) -> BoxFuture<'w, Result<WriteOutcome>> {
+    let restore_guard = RestoreGuard::new(rows);
+    Box::pin(in_transaction(conn, RowWrite { restore_guard, kind, tried: true }))
 }
 
 /// A write of a row without receivers, as the work of a transaction.
 struct RowWrite<'w> {
     restore_guard: RestoreGuard<'w>,
     kind: &'w WriteKind,
+    /// Whether the first statement was executed before.
+    tried: bool,
 }
 
 impl TransactionWork for RowWrite<'_> {
@@ -55,10 +69,18 @@ impl TransactionWork for RowWrite<'_> {
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<WriteOutcome> {
         let rows = &mut *self.restore_guard.rows;
         if *self.kind == WriteKind::Delete {
-            return delete_one(rows, tx).await;
+            return if self.tried {
+                not_deleted(tx, rows).await
+            } else {
+                delete_one(rows, tx).await
+            };
         }
         stamp(rows, self.kind);
-        store(tx, rows, self.kind, false).await.map(WriteOutcome::of_save)
+        let stored = match self.tried {
+            true => continue_store(tx, rows, self.kind, false, true).await?,
+            false => store(tx, rows, self.kind, false).await?,
+        };
+        Ok(WriteOutcome::of_save(stored))
     }
 
     fn before_commit(&mut self) {

@@ -17,6 +17,7 @@ use crate::task::measure::Stopwatch;
 use crate::transaction::guard::FailGuard;
 use crate::write::bulk::BulkOp;
 use crate::write::bulk_update::{Unwritten, Update, settle};
+use crate::write::grouped::Contended;
 use crate::write::key_order::{keyed_first, write_order};
 use crate::write::lookup::{
     duplicate, duplicate_in_database, duplicate_key, is_stored, not_found, stale, stored_as,
@@ -26,7 +27,7 @@ use crate::write::own_transaction::write_in_transaction;
 use crate::write::perform::perform;
 use crate::write::restore::RestoreGuard;
 use crate::write::single::store;
-use crate::write::span::{in_span, measured, record_system, write_span};
+use crate::write::span::{in_span, measured, write_span};
 use crate::write::{Stored, WriteKind, WriteOutcome, grouped, locate};
 
 /// Saves the single row in `rows`. Returns `None` if nothing was stored, because a conflicting row
@@ -48,13 +49,10 @@ pub(crate) async fn one(
     }
     chain::observe("save", rows.model());
     let since = Stopwatch::start();
-    let mut conn = grouped::acquire(source, rows, &kind).await?;
-    record_system(&span, conn.kind());
-    if !conn.commits_alone() {
-        let about = (rows.receivers(), "save", rows.model(), kind.statement(rows.as_rows()));
-        let write = async { Ok(grouped::write(rows, conn, kind).await?.saved()) };
-        return measured(span, about, write).await;
-    }
+    let mut conn = match grouped::try_acquire(source, rows, &kind, &span)? {
+        Ok(conn) => conn,
+        Err(contended) => return share_commit(rows, contended, kind, span).await,
+    };
     let done = if span.is_disabled() {
         save_directly(rows, &mut conn, &kind).await
     } else {
@@ -72,6 +70,18 @@ pub(crate) async fn one(
             done
         }
     }
+}
+
+/// Saves the single row in `rows` if other writers have to be considered: the row has to wait for its turn, or it shares its COMMIT.
+fn share_commit<'w>(
+    rows: &'w mut dyn SignalRows,
+    contended: Contended<'w>,
+    kind: WriteKind,
+    span: Span,
+) -> BoxFuture<'w, Result<Option<Stored>>> {
+    let about = (rows.receivers(), "save", rows.model(), kind.statement(rows.as_rows()));
+    let write = grouped::share_commit(rows, contended, kind);
+    measured(span, about, async move { Ok(write.await?.saved()) })
 }
 
 /// Saves a row that has no receivers. Opens no transaction.

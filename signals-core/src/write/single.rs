@@ -63,7 +63,7 @@ pub(super) enum Single {
 
 impl Single {
     /// The statement with which a save begins, or `None` if its text has to be composed.
-    fn of(rows: &dyn Rows, kind: &WriteKind, database: DatabaseKind) -> Option<Self> {
+    pub(super) fn of(rows: &dyn Rows, kind: &WriteKind, database: DatabaseKind) -> Option<Self> {
         let model = rows.schema();
         let keyed = rows.has_key(0);
         Some(match kind {
@@ -165,7 +165,7 @@ impl Single {
 
     /// Returns the handler for the case that the statement is detached. If the statement does not
     /// store the row, no further statement is tried, because no caller waits for the result.
-    fn on_detached(&self) -> OnDetached {
+    pub(super) fn on_detached(&self) -> OnDetached {
         let single = self.clone();
         TakeAnswer::boxed(move |rows, Answer { rows: row, affected }| {
             let saved = single.outcome(rows, row.into_iter().next(), affected, true)?;

@@ -38,23 +38,35 @@ impl Text {
         rows: &dyn Rows,
         kind: DatabaseKind,
     ) -> Result<Statement, sqlx::Error> {
-        let (model, mut args) = (rows.schema(), Arguments::new(kind));
+        let mut args = Arguments::new(kind);
+        self.bind(rows, &mut args)?;
+        Ok(match self {
+            Self::Fixed(sql, ..) => Statement::fixed(sql, args),
+            Self::Composed(spec) => {
+                let sql = rows.statement_cache().sql(spec, rows.schema(), kind);
+                Statement::prepared(sql, args)
+            }
+        })
+    }
+
+    /// Adds the arguments of the statement.
+    pub(super) fn bind(&self, rows: &dyn Rows, args: &mut Arguments) -> Result<(), sqlx::Error> {
+        let model = rows.schema();
         let mut bind = |column, is_compared| {
             let bound = match is_compared {
-                true => rows.bind_compared(0, column, &mut args),
-                false => rows.bind(0, column, &mut args),
+                true => rows.bind_compared(0, column, args),
+                false => rows.bind(0, column, args),
             };
             bound.map_err(sqlx::Error::Encode)
         };
         // An argument that is also stored is bound with the type of the field.
         match self {
-            Self::Fixed(sql, groups, _) => {
+            Self::Fixed(_, groups, _) => {
                 let stores_key = groups.contains(&ColumnGroup::Added);
                 for &group in *groups {
                     let is_compared = group == ColumnGroup::Key && !stores_key;
                     model.group(group).try_for_each(|column| bind(column, is_compared))?;
                 }
-                Ok(Statement::fixed(sql, args))
             }
             Self::Composed(spec) => {
                 let finds = matches!(
@@ -65,9 +77,16 @@ impl Text {
                     let is_stored = spec.columns.contains(&column);
                     bind(column, finds && !is_stored && spec.on.contains(&column))?;
                 }
-                let sql = rows.statement_cache().sql(spec, model, kind);
-                Ok(Statement::prepared(sql, args))
             }
+        }
+        Ok(())
+    }
+
+    /// The text, if it is fixed.
+    pub(super) fn fixed(&self) -> Option<&'static str> {
+        match self {
+            Self::Fixed(sql, ..) => Some(sql),
+            Self::Composed(_) => None,
         }
     }
 

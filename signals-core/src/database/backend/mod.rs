@@ -18,6 +18,9 @@ use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
 use sqlx::{Database, Decode, Encode, SqlSafeStr, Type};
 
+use crate::database::lease::{AnyLease, Lease};
+use crate::database::raw::RawConn;
+
 pub use any::AnyRow;
 pub(crate) use any::{AnyTake, AnyType, Arguments, Make, Sink, Statement};
 pub use value::{Bindable, Field, Take};
@@ -86,6 +89,14 @@ macro_rules! variants {
 
         fn any_row(row: Self::Row) -> AnyRow {
             AnyRow::$DB(row)
+        }
+
+        fn raw(conn: &mut Self::Connection) -> RawConn<'_> {
+            RawConn::$DB(conn)
+        }
+
+        fn any_lease(lease: Lease<Self>) -> AnyLease {
+            AnyLease::$DB(lease)
         }
 
         fn type_info(ty: &AnyType) -> &Self::TypeInfo {
@@ -208,6 +219,12 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
 
     /// Wraps a row of this database.
     fn any_row(row: Self::Row) -> AnyRow;
+
+    /// Wraps a connection of this database.
+    fn raw(conn: &mut Self::Connection) -> RawConn<'_>;
+
+    /// Wraps a pooled connection of this database.
+    fn any_lease(lease: Lease<Self>) -> AnyLease;
 
     /// The number of rows that a statement has affected.
     fn affected(done: &Self::QueryResult) -> u64;

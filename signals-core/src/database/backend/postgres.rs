@@ -11,6 +11,8 @@ use super::{
     AnyRow, AnyTake, AnyType, Arguments, Backend, Bindable, DatabaseKind, Give, Take,
     statement_cache, variants,
 };
+use crate::database::lease::{AnyLease, Lease};
+use crate::database::raw::RawConn;
 use crate::task::intern::interned;
 
 impl Backend for Postgres {

@@ -18,7 +18,9 @@ use sqlx::{
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, Bindable, DatabaseKind, Take, variants};
 use crate::database::conn::Conn;
 use crate::database::connect;
+use crate::database::lease::{AnyLease, Lease};
 use crate::database::options::DbOptions;
+use crate::database::raw::RawConn;
 use crate::error::{Error, Result};
 
 /// How long a statement waits for the lock of another connection.

@@ -30,7 +30,8 @@ use crate::error::driver::is_answered;
 pub(super) use release::CloseOnDrop;
 
 /// A pooled connection of either database.
-pub(crate) enum AnyLease {
+#[allow(unreachable_pub)]
+pub enum AnyLease {
     #[cfg(feature = "sqlite")]
     Sqlite(Lease<Sqlite>),
     #[cfg(feature = "postgres")]
@@ -39,9 +40,11 @@ pub(crate) enum AnyLease {
 
 /// A connection, checked out or idle. It is boxed, so that futures that contain a lease stay small. `None` only while the lease is
 /// dropped.
-pub(crate) struct Lease<DB: Backend>(Option<Box<LeaseInner<DB>>>);
+#[allow(unreachable_pub)]
+pub struct Lease<DB: Backend>(Option<Box<LeaseInner<DB>>>);
 
-pub(crate) struct LeaseInner<DB: Backend> {
+#[allow(unreachable_pub)]
+pub struct LeaseInner<DB: Backend> {
     pub(super) conn: Origin<DB>,
     /// The pool to which the lease returns, and its permit; `None` if the connection goes back to sqlx's pool directly.
     owner: Option<(Arc<WarmPool<DB>>, OwnedSemaphorePermit)>,

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
 use crate::database::backend::{Backend, DatabaseKind};
-use crate::database::group;
+use crate::database::group_task;
 use crate::database::lease::{InFlight, Lease, LeaseInner, Origin};
 use crate::database::pool::{ANSWER_TIMEOUT, NO_EPOCH};
 use crate::database::raw;
@@ -19,7 +19,7 @@ impl<DB: Backend> LeaseInner<DB> {
     /// Returns the connection to its pool, as far as its state allows.
     pub(super) fn release(mut self: Box<Self>) {
         if self.state.group.is_some() {
-            return group::end(self);
+            return group_task::end(self);
         }
         let may_be_counted = self.may_be_counted();
         let state = &mut self.state;

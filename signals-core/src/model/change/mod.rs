@@ -13,6 +13,7 @@ use sqlx::{AssertSqlSafe, SqlSafeStr};
 
 use crate::database::backend::{Arguments, Backend as _, DatabaseKind, Statement, on};
 use crate::database::conn::Conn;
+use crate::database::placeholders::renumber;
 use crate::database::source::Source;
 use crate::database::writer::{Verb, Writer};
 use crate::error::{Error, Result};
@@ -21,7 +22,6 @@ use crate::model::assign::{Set, SetTo, is_stored_as_field, misfit, typed};
 use crate::model::binds::{Inspect, Offered, Values, refuse_control};
 use crate::model::clause::Clause;
 use crate::model::decode::decoding;
-use crate::model::placeholders::renumber;
 use crate::model::read::{ManyRows, RowSink as _};
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;

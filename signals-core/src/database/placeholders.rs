@@ -1,6 +1,6 @@
 //! Placeholders (`$1`) in SQL text.
 
-use crate::model::clause::{comment, dollar, is_word_char, quoted};
+use crate::database::sql_tokens::{comment, dollar, is_word_char, quoted};
 
 /// Adds `by` to the number of each placeholder (`$1`), and returns the highest number before that. Text in string literals,
 /// quoted names and comments is left unchanged.
