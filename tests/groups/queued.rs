@@ -7,7 +7,9 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
+#[cfg(feature = "json")]
 use serde::ser::Error as _;
+#[cfg(feature = "json")]
 use serde::{Deserialize, Serialize, Serializer};
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx_signals::prelude::*;
@@ -18,9 +20,11 @@ use crate::common::{TestDb, cancelled_after, execute};
 use crate::{Plain, SCENE, Versioned, at_once, commits, found, plain, rows, save};
 
 /// A number that cannot be encoded if it is odd: it is an error, or a panic.
+#[cfg(feature = "json")]
 #[derive(Debug, Clone, Deserialize)]
 struct Even(i64);
 
+#[cfg(feature = "json")]
 impl Serialize for Even {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0 % 4 {
@@ -31,6 +35,7 @@ impl Serialize for Even {
     }
 }
 
+#[cfg(feature = "json")]
 #[derive(Debug, Clone, Model)]
 #[model(table = "pairs")]
 struct Pair {
@@ -241,6 +246,7 @@ async fn a_write_that_is_dropped_while_it_waits_is_not_stored_and_affects_no_oth
     test.passed().await;
 }
 
+#[cfg(feature = "json")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_value_that_cannot_be_encoded_affects_no_other_write() {
     let _turn = SCENE.begin().await;

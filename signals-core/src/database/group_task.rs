@@ -1,6 +1,7 @@
 //! The task that ends a group, and executes the statements of waiting writers.
 
 use std::pin::pin;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 use sqlx::{Either, SqlStr};
@@ -34,14 +35,17 @@ pub(super) fn end<DB: Backend>(inner: Box<LeaseInner<DB>>) {
                 let (id, since) = (group.id, group.since);
                 if let Some(queue) = &queue {
                     execute_queued::<DB>(&mut group, &mut inner.conn, queue).await;
-                    if !group.in_unit && group.is_open() && queue.is_awaited_by(id) {
+                    let may_pass = !group.in_unit && !group.used_raw && group.is_open();
+                    if may_pass && queue.is_awaited_by(id) {
                         let (unit, end) = oneshot::channel();
                         group.units.push(Unit::Writer(unit));
                         inner.state.group = Some(group);
                         let Some(inner) = guard.0.take() else { return };
                         drop(queue.pass_group(id, DB::any_lease(inner.into())));
-                        // The writers whose statements were executed do not take the connection back.
-                        group_end(end, queue).await;
+                        // The writers whose statements were executed do not take the connection back. In a task of its own, because this one may
+                        // occupy a thread that the end of the group needs.
+                        let queue = Arc::clone(queue);
+                        tokio::spawn(async move { group_end(end, &queue).await });
                         return;
                     }
                 }
