@@ -117,11 +117,16 @@ async fn start(db: &Db, names: &[&'static str]) -> Vec<Pending> {
             assert_eq!(row.id.is_some(), saved.is_ok(), "{name}");
             saved.map(drop)
         });
-        assert!(poll_fn(|cx| Poll::Ready(save.as_mut().poll(cx))).await.is_pending());
+        assert!(is_waiting(&mut save).await);
         saves.push(save);
     }
     tx.rollback().await.unwrap();
     saves
+}
+
+/// Polls a call once, so that it enters the queue.
+async fn is_waiting<F: Future + ?Sized>(call: &mut std::pin::Pin<Box<F>>) -> bool {
+    poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx))).await.is_pending()
 }
 
 type Pending = std::pin::Pin<Box<dyn Future<Output = Result<()>> + Send>>;
@@ -230,7 +235,7 @@ async fn a_write_that_is_dropped_while_it_waits_is_not_stored_and_affects_no_oth
         for n in 0..20 {
             let db = test.db.clone();
             let mut save = Box::pin(async move { plain(n).save(&db).await.map(drop) });
-            assert!(poll_fn(|cx| Poll::Ready(save.as_mut().poll(cx))).await.is_pending());
+            assert!(is_waiting(&mut save).await);
             waiting.push((n, save));
         }
         waiting.retain(|(n, _)| !dropped.contains(n));
@@ -251,12 +256,12 @@ async fn a_write_that_is_dropped_while_it_waits_is_not_stored_and_affects_no_oth
 async fn a_value_that_cannot_be_encoded_affects_no_other_write() {
     let _turn = SCENE.begin().await;
     let test = rows("encode").await;
-    begin_groups(&test.db).await;
     execute(
         &test.db,
         "CREATE TABLE pairs (id INTEGER PRIMARY KEY, a BIGINT NOT NULL, b TEXT NOT NULL)",
     )
     .await;
+    begin_groups(&test.db).await;
     Pair { id: None, a: -1, b: Even(0) }.save(&test.db).await.unwrap();
     let saves = (0..40).map(|n| {
         let db = test.db.clone();
@@ -330,7 +335,6 @@ async fn a_write_that_is_dropped_while_its_statement_is_executed_affects_no_othe
     let _turn = SCENE.begin().await;
     let (test, db) = gated("dropped_executed").await;
     let mut saves = start(&db, &["c", "wait", "d", "e", "f"]).await;
-    // The others are polled by this task, so they are not dropped with it.
     let dropped = saves.split_off(1).into_iter().map(tokio::spawn).collect::<Vec<_>>();
     let first = tokio::spawn(saves.remove(0));
     statement_waits().await;
@@ -362,7 +366,7 @@ async fn executed_statements_do_not_wait_for_a_writer_that_is_not_polled() {
             let (db, n) = (test.db.clone(), pending * 100 + n * 10);
             // A save with a receiver that writes leaves no statement.
             let mut save: Pending = Box::pin(async move { save(&db, n, n % 100 == 20).await });
-            assert!(poll_fn(|cx| Poll::Ready(save.as_mut().poll(cx))).await.is_pending());
+            assert!(is_waiting(&mut save).await);
             saves.push(save);
         }
         let not_polled = saves.remove(2);
@@ -389,7 +393,7 @@ async fn a_statement_that_a_new_trigger_ignores_is_executed_once() {
     for n in 0..4 {
         let db = test.db.clone();
         let mut save = Box::pin(async move { plain(n).save(&db).await });
-        assert!(poll_fn(|cx| Poll::Ready(save.as_mut().poll(cx))).await.is_pending());
+        assert!(is_waiting(&mut save).await);
         saves.push(save);
     }
     // The saves have entered the queue before this library knows of the trigger.

@@ -91,7 +91,7 @@ pub(crate) struct Group {
     pub(super) used_raw: bool,
 }
 
-/// Who is told how the transaction of a group has ended.
+/// The recipient of the result of a group.
 pub(super) enum Unit {
     /// The writer of a unit.
     Writer(oneshot::Sender<GroupEnd>),

@@ -17,9 +17,7 @@ use crate::error::{Error, Result};
 use crate::signal::rows::SignalRows;
 use crate::table::rows::Rows;
 use crate::write::delete::{self, delete_directly, delete_one};
-use crate::write::own_transaction::{
-    continue_in_transaction, inspect_and_write, write_in_transaction,
-};
+use crate::write::own_transaction::{inspect_and_write, write_in_transaction};
 use crate::write::restore::RestoreGuard;
 use crate::write::save::{save_directly, stamp};
 use crate::write::single::{Single, store};
@@ -106,7 +104,7 @@ fn wait_and_write<'w>(
             _ => save_directly(rows, &mut conn, &kind).await.map(WriteOutcome::of_save),
         };
         match conn.state.take_needs_transaction(&done) {
-            true => write_in_transaction(rows, conn, &kind).await,
+            true => write_in_transaction(rows, conn, &kind, false).await,
             false => done,
         }
     })
@@ -129,7 +127,6 @@ async fn wait_or_leave(
     writer: Writer,
     kind: &WriteKind,
 ) -> Result<Waited> {
-    let connection = |lease| Waited::Connection(Conn::with_lease(Some(lease), db.clone()));
     let Some((only, sql)) = OnlyStatement::of(rows, db, kind) else {
         return Ok(Waited::Connection(db.acquire_to_write(writer).await?));
     };
@@ -144,7 +141,9 @@ async fn wait_or_leave(
         db.wait_to_write(writer, Some(Executable { sql, bind: &bind })).await?
     };
     let (answer, end) = match granted {
-        Granted::Connection(lease) => return Ok(connection(lease)),
+        Granted::Connection(lease) => {
+            return Ok(Waited::Connection(Conn::with_lease(Some(lease), db.clone())));
+        }
         Granted::Executed(answer, end) => (answer, end),
     };
     if let GroupEnd::RolledBack(_) = end {
@@ -243,7 +242,7 @@ async fn continue_alone(
         return Ok(WriteOutcome::default());
     }
     let conn = db.acquire_to_write(writer.sharing_commit(false)).await?;
-    continue_in_transaction(rows, conn, &kind).await
+    write_in_transaction(rows, conn, &kind, true).await
 }
 
 /// Writes the single row in `rows` on a connection of its own, and shares no COMMIT.

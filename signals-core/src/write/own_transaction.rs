@@ -31,28 +31,20 @@ pub(super) fn inspect_and_write<'w>(
                 return done;
             }
         }
-        write_in_transaction(rows, conn, &kind).await
+        write_in_transaction(rows, conn, &kind, false).await
     })
 }
 
-/// Writes the single row in `rows` in a transaction of its own.
+/// Writes the single row in `rows` in a transaction of its own. `tried`: whether the first statement of the write was executed before, and has
+/// found no row.
 pub(super) fn write_in_transaction<'w>(
     rows: &'w mut dyn SignalRows,
     conn: Conn<'w>,
     kind: &'w WriteKind,
+    tried: bool,
 ) -> BoxFuture<'w, Result<WriteOutcome>> {
     let restore_guard = RestoreGuard::new(rows);
-    Box::pin(in_transaction(conn, RowWrite { restore_guard, kind, tried: false }))
-}
-
-/// As [`write_in_transaction`], if the first statement of the write was executed before and has found no row.
-pub(super) fn continue_in_transaction<'w>(
-    rows: &'w mut dyn SignalRows,
-    conn: Conn<'w>,
-    kind: &'w WriteKind,
-) -> BoxFuture<'w, Result<WriteOutcome>> {
-    let restore_guard = RestoreGuard::new(rows);
-    Box::pin(in_transaction(conn, RowWrite { restore_guard, kind, tried: true }))
+    Box::pin(in_transaction(conn, RowWrite { restore_guard, kind, tried }))
 }
 
 /// A write of a row without receivers, as the work of a transaction.

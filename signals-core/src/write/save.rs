@@ -62,7 +62,7 @@ pub(crate) async fn one(
     match conn.state.take_needs_transaction(&done) {
         true => {
             let about = (rows.receivers(), "save", rows.model(), None);
-            let write = async { Ok(write_in_transaction(rows, conn, &kind).await?.saved()) };
+            let write = async { Ok(write_in_transaction(rows, conn, &kind, false).await?.saved()) };
             measured(Span::none(), about, write).await
         }
         false => {
