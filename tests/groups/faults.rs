@@ -3,8 +3,9 @@
 use std::collections::HashSet;
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::OnceLock;
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -186,6 +187,42 @@ async fn a_write_does_not_wait_for_a_writer_that_is_not_polled() {
         assert_eq!(found(&test.url, "rows").await, HashSet::from([10, 20, 30]));
         test.passed().await;
     }
+}
+
+/// Whether a future has to be polled again.
+#[derive(Default)]
+struct Woken(AtomicBool);
+
+impl Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_that_is_dropped_leaves_no_group_to_a_writer_that_is_not_polled() {
+    let _turn = SCENE.begin().await;
+    let test = rows("not_taken_back").await;
+    let tx = test.db.begin().await.unwrap();
+    let mut first = waiting(save_without_callbacks(&test.db, 10, true)).await;
+    let mut second = Box::pin(save_without_callbacks(&test.db, 20, true));
+    let offered = Arc::new(Woken::default());
+    let waker = offered.clone().into();
+    assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+    tx.rollback().await.unwrap();
+    poll_fn(|cx| {
+        assert!(first.as_mut().poll(cx).is_pending(), "the writers do not share a COMMIT");
+        match offered.0.load(Ordering::Relaxed) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    })
+    .await;
+    drop(first);
+    timeout(SOON, save(&test.db, 30, true)).await.unwrap().unwrap();
+    timeout(SOON, second).await.unwrap().unwrap();
+    assert_eq!(found(&test.url, "rows").await, HashSet::from([10, 20, 30]));
+    test.passed().await;
 }
 
 fn current_thread() -> Runtime {

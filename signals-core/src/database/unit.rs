@@ -7,7 +7,7 @@ use futures_util::{FutureExt, TryStreamExt};
 #[cfg(feature = "sqlite")]
 use sqlx::Executor;
 use sqlx::SqlStr;
-use tokio::sync::oneshot;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::timeout;
 
 use crate::database::backend::{AnyRow, Backend, on};
@@ -278,14 +278,27 @@ impl Conn<'_> {
 }
 
 /// Waits for the end of a group. If the next writer does not take the connection, this writer ends the group.
-pub(super) async fn group_end(
-    mut end: oneshot::Receiver<GroupEnd>,
-    queue: &WriteQueue,
-) -> GroupEnd {
+pub(super) async fn group_end(end: oneshot::Receiver<GroupEnd>, queue: &WriteQueue) -> GroupEnd {
+    let mut waiting = Waiting { end, queue };
     loop {
-        match timeout(PATIENCE, &mut end).await {
+        match timeout(PATIENCE, &mut waiting.end).await {
             Ok(end) => return end.unwrap_or(GroupEnd::Unknown),
             Err(_) => drop(queue.take_back(PATIENCE)),
+        }
+    }
+}
+
+/// A writer that waits for the end of its group. If it is dropped before, it ends the group, unless the next writer has taken the
+/// connection: no other writer may be waiting for the group.
+struct Waiting<'q> {
+    end: oneshot::Receiver<GroupEnd>,
+    queue: &'q WriteQueue,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        if matches!(self.end.try_recv(), Err(TryRecvError::Empty)) {
+            drop(self.queue.take_back(Duration::ZERO));
         }
     }
 }
