@@ -113,6 +113,20 @@ fn in_callers_transaction<'u>(
     }
 }
 
+/// A write that commits before its caller continues, in a transaction of its own or in autocommit mode.
+struct WriteWork<'w> {
+    notifier: Notifier,
+    restore_guard: RestoreGuard<'w>,
+    context: OperationContext,
+}
+
+impl WriteWork<'_> {
+    fn writer(&self) -> Writer {
+        let writer = Writer::of(self.notifier.kind.write_verb(), self.restore_guard.rows.model());
+        writer.sharing_commit(true)
+    }
+}
+
 /// Performs the write in a transaction of its own or, inside a `sqlx::Transaction`, in a savepoint.
 fn in_own_transaction<'u>(
     notifier: Notifier,
@@ -120,36 +134,28 @@ fn in_own_transaction<'u>(
     mut source: Source<'u>,
     context: OperationContext,
 ) -> impl Future<Output = Result<WriteOutcome>> + Send + 'u {
+    let mut work = WriteWork { notifier, restore_guard: RestoreGuard::new(rows), context };
     async move {
-        let restore_guard = RestoreGuard::new(rows);
-        prepare(&notifier, restore_guard.rows, &mut source, &context).await?;
-        let writer = Writer::of(notifier.kind.write_verb(), restore_guard.rows.model());
-        let conn = source.acquire_to_write(writer.sharing_commit(true)).await?;
-        begin_and_write(notifier, restore_guard, conn, context).await
+        prepare(&mut work, &mut source).await?;
+        let conn = source.acquire_to_write(work.writer()).await?;
+        begin_and_write(work, conn).await
     }
 }
 
 /// Opens a transaction, and performs the rest of the write in it.
 fn begin_and_write<'w>(
-    notifier: Notifier,
-    mut restore_guard: RestoreGuard<'w>,
+    mut work: WriteWork<'w>,
     conn: Conn<'w>,
-    context: OperationContext,
 ) -> impl Future<Output = Result<WriteOutcome>> + Send + 'w {
-    if !notifier.receivers.needs.connection_before && !notifier.receivers.before.is_empty() {
-        restore_guard.snapshot();
+    let receivers = &work.notifier.receivers;
+    if !receivers.needs.connection_before && !receivers.before.is_empty() {
+        work.restore_guard.snapshot();
     }
-    in_transaction(conn, WriteWork { notifier, restore_guard, context })
+    in_transaction(conn, work)
 }
 
-/// The part of a write that runs in its own transaction: the receivers before the statement, if one
-/// of them uses the connection; the statement; and the receivers after it.
-struct WriteWork<'w> {
-    notifier: Notifier,
-    restore_guard: RestoreGuard<'w>,
-    context: OperationContext,
-}
-
+/// What runs in the transaction: the receivers before the statement, if one of them uses the connection; the statement; and the
+/// receivers after it.
 impl TransactionWork for WriteWork<'_> {
     type Done = WriteOutcome;
 
@@ -181,7 +187,7 @@ impl TransactionWork for WriteWork<'_> {
 /// Inside a `sqlx::Transaction`, the caller may still roll the statement back, and a savepoint
 /// takes the place of the transaction.
 fn autocommit<'u>(
-    mut notifier: Notifier,
+    notifier: Notifier,
     rows: &'u mut dyn SignalRows,
     mut source: Source<'u>,
     context: OperationContext,
@@ -190,46 +196,51 @@ fn autocommit<'u>(
     // it. That modifies the instances, and so do receivers before the statement, so take a
     // snapshot first.
     let changes = notifier.many || !notifier.receivers.before.is_empty();
-    let mut restore_guard =
+    let restore_guard =
         if changes { RestoreGuard::new(rows) } else { RestoreGuard::for_statement(rows) };
+    let mut work = WriteWork { notifier, restore_guard, context };
     async move {
-        prepare(&notifier, restore_guard.rows, &mut source, &context).await?;
-        let writer = Writer::of(notifier.kind.write_verb(), restore_guard.rows.model());
-        let conn = source.connect_to_write(writer.sharing_commit(true)).await?;
+        prepare(&mut work, &mut source).await?;
+        let conn = source.connect_to_write(work.writer()).await?;
         let mut is_written = false;
-        if !conn.may_join_group() && notifier.commits_itself(restore_guard.rows, conn).await? {
-            if notifier.receivers.needs.has_after {
+        if !conn.may_join_group()
+            && work.notifier.commits_itself(work.restore_guard.rows, conn).await?
+        {
+            if work.notifier.receivers.needs.has_after {
                 conn.state.autocommit = Autocommit::DetachOnDrop;
             }
-            let (rows, context) = (&mut *restore_guard.rows, &context);
-            let guard = DetachGuard { notifier: &mut notifier, rows, conn: &mut *conn, context };
-            let done = match guard.notifier.is_stored() {
-                true => {
-                    with_deliveries::execute(guard.notifier, guard.rows, guard.conn, context).await
+            let done = {
+                let guard = DetachGuard { work: &mut work, conn: &mut *conn };
+                let WriteWork { notifier, restore_guard, context } = &mut *guard.work;
+                match notifier.is_stored() {
+                    true => {
+                        with_deliveries::execute(notifier, restore_guard.rows, guard.conn, context)
+                            .await
+                    }
+                    false => notifier.execute(restore_guard.rows, guard.conn, context).await,
                 }
-                false => guard.notifier.execute(guard.rows, guard.conn, context).await,
             };
-            drop(guard);
             if !conn.state.take_needs_transaction(&done) {
-                notifier.written = done?;
+                work.notifier.written = done?;
                 is_written = true;
             }
         }
         if !is_written {
-            restore_guard.ensure_snapshot();
+            work.restore_guard.ensure_snapshot();
             // Pass the connection by value so that the transaction can release it at commit, before
             // any on-commit callback waits for one.
             let conn = conn.take();
-            return Box::pin(begin_and_write(notifier, restore_guard, conn, context)).await;
+            return Box::pin(begin_and_write(work, conn)).await;
         }
         // The row is stored, even if a receiver fails. Inside a `sqlx::Transaction`, the caller may
         // still roll it back.
-        restore_guard.disarm();
+        work.restore_guard.disarm();
         // A pooled connection is returned before the receivers run, because they may acquire one.
         match conn.is_borrowed() {
             true => conn.end_turn(),
             false => drop(conn.detach()),
         }
+        let WriteWork { notifier, restore_guard, context } = &mut work;
         // If `Clone` panics, run the receivers inline; dropping this future then cancels them. The
         // `else` branch also covers receivers that cannot be interrupted.
         if notifier.receivers.needs.after_interruptible
@@ -240,9 +251,9 @@ fn autocommit<'u>(
             let notify = async move { notifier.notify_after_commit(&mut *copy, &context).await };
             run_even_if_dropped(pool, Box::pin(notify)).await?;
         } else {
-            notifier.notify_after_commit(restore_guard.rows, &context).await?;
+            notifier.notify_after_commit(restore_guard.rows, context).await?;
         }
-        Ok(notifier.written)
+        Ok(work.notifier.written)
     }
 }
 
@@ -250,18 +261,17 @@ fn autocommit<'u>(
 /// Then runs the receivers before the statement, unless one of them uses the connection. They run
 /// before a connection is acquired, so a save that they reject never takes one from the pool.
 fn prepare(
-    notifier: &Notifier,
-    rows: &mut dyn SignalRows,
+    work: &mut WriteWork<'_>,
     source: &mut Source<'_>,
-    context: &OperationContext,
 ) -> impl Future<Output = Result<()>> + Send {
     async move {
+        let WriteWork { notifier, restore_guard, context } = work;
         if let Source::Conn(conn) = source {
-            notifier.check_observable(rows.model(), conn).await?;
+            notifier.check_observable(restore_guard.rows.model(), conn).await?;
         }
         match notifier.receivers.needs.connection_before {
             true => Ok(()),
-            false => notifier.notify_before(rows, None, context).await,
+            false => notifier.notify_before(restore_guard.rows, None, context).await,
         }
     }
 }
@@ -291,21 +301,20 @@ async fn execute_and_notify(
 
 /// Guards a statement that commits itself. If the future is dropped after the statement was sent,
 /// the receivers run on a copy of the rows.
-struct DetachGuard<'a, 'c> {
-    notifier: &'a mut Notifier,
-    rows: &'a mut dyn SignalRows,
+struct DetachGuard<'a, 'w, 'c> {
+    work: &'a mut WriteWork<'w>,
     conn: &'a mut Conn<'c>,
-    context: &'a OperationContext,
 }
 
-impl Drop for DetachGuard<'_, '_> {
+impl Drop for DetachGuard<'_, '_, '_> {
     fn drop(&mut self) {
         if self.conn.state.autocommit == Autocommit::DetachOnDrop {
             self.conn.state.autocommit = Autocommit::Plain;
         }
         let Some(detached) = self.conn.state.detached.take() else { return };
-        let (copy, model) = (copied(self.rows), self.rows.model());
-        let (mut notifier, context) = (self.notifier.clone(), self.context.clone());
+        let WriteWork { notifier, restore_guard, context } = &*self.work;
+        let (copy, model) = (copied(restore_guard.rows), restore_guard.rows.model());
+        let (mut notifier, context) = (notifier.clone(), context.clone());
         let DetachedStatement { future, runtime, on_detached } = *detached;
         spawn::spawn(&runtime, context.pool(), async move {
             let (mut lease, answer) = future.await;

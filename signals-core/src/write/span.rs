@@ -1,5 +1,6 @@
 //! The span and the metrics of a write.
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tracing::{Instrument, Span};
 
@@ -77,13 +78,12 @@ pub(crate) fn in_span<'w, T: Outcome + 'w>(
     if span.is_disabled() || statement.is_some() {
         return traced(span, write);
     }
-    Box::pin(async move {
-        let done = write.instrument(span.clone()).await;
+    let write = write.instrument(span.clone());
+    Box::pin(write.inspect(move |done| {
         if let Some(created) = done.as_ref().ok().and_then(Outcome::created) {
             span.record("db.operation.name", if created { "INSERT" } else { "UPDATE" });
         }
-        done
-    })
+    }))
 }
 
 /// A write: its model's cache, its verb, its model, and its SQL command if it is known.
@@ -98,11 +98,8 @@ pub(crate) fn measured<'w, T: Outcome + 'w>(
     if !cfg!(feature = "metrics") {
         return in_span(span, statement, write);
     }
-    let write = async move {
-        let since = Stopwatch::start();
-        let done = write.await;
-        cache.keys.record(verb, model, done.is_ok(), since);
-        done
-    };
-    in_span(span, statement, write)
+    // An `async` block would contain the future twice.
+    let since = Stopwatch::start();
+    let record = move |done: &Result<T>| cache.keys.record(verb, model, done.is_ok(), since);
+    in_span(span, statement, write.inspect(record))
 }
