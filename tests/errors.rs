@@ -564,8 +564,11 @@ fn every_error_reads_as_one_line_and_keeps_its_causes() {
         text(7),
         "receivers save in a circle, 2 levels deep: save of `A` → `one` → save of `B` → `two` → save of `A`"
     );
-    assert_eq!(text(11), "`Db::check` found: one; two");
-    assert_eq!(format!("{:#}", samples[11]), "`Db::check` found:\n- one\n- two");
+    assert_eq!(text(11), "the check of the program and its database found: one; two");
+    assert_eq!(
+        format!("{:#}", samples[11]),
+        "the check of the program and its database found:\n- one\n- two"
+    );
     for error in wrapped(|| Error::Stale { model: "User", key: "7".into(), version: 1 }) {
         assert_eq!(predicates(&error), ["stale"]);
     }

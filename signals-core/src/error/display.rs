@@ -165,7 +165,10 @@ impl Form {
             Error::Check { findings } => {
                 let between = if self == Self::Long { "\n- " } else { "; " };
                 let start = if self == Self::Long { between } else { " " };
-                format!("`Db::check` found:{start}{}", findings.join(between))
+                format!(
+                    "the check of the program and its database found:{start}{}",
+                    findings.join(between)
+                )
             }
         }
     }

@@ -262,7 +262,8 @@ pub enum Error {
         receiver: &'static str,
     },
 
-    /// [`Db::check`](crate::Db::check) found problems.
+    /// The program does not fit its database, or a receiver cannot run: what [`Db::check`](crate::Db::check),
+    /// [`Model::check_table`](crate::Model::check_table) or the start of a worker has found.
     Check {
         /// One sentence for each problem.
         findings: Vec<String>,
