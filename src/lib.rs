@@ -74,6 +74,8 @@
 //! | [`testing::record_signal`] | records a signal that the program defines |
 //! | [`testing::transaction`] | runs `on_commit` receivers without storing anything |
 //! | [`testing::assert_locked`] | compares the receivers of the program with a file |
+//! | `testing::deliver` | runs durable receivers without a worker (feature `durable`) |
+//! | `testing::worker_dies_at` | runs durable receivers in a simulated worker that is killed (feature `durable`) |
 //!
 //! ## Traits in signatures
 //!
@@ -209,7 +211,7 @@ pub use sqlx_signals_derive::Model;
 /// | `sender = [User, Order]` | several models, for a function that is generic over the model |
 /// | `on_commit` | runs after the outermost transaction has committed; the model must be `Clone` |
 /// | `on_commit(detached)` | the same on a task of its own: neither the caller nor other receivers wait for it, only [`Db::close`] does |
-/// | `durable`, `durable(…)` | stored with the write, and run by a worker until it succeeds (feature `durable`); see below |
+/// | `durable`, `durable(…)` | its event is stored with the write, and a worker runs it until it succeeds (feature `durable`), see the [guide](https://github.com/sqlx-signals/sqlx-signals/blob/main/docs/guide/src/durable.md) |
 /// | `once_per_transaction` | with `on_commit` or `durable`: runs once for each row that the transaction has changed, with the net change |
 /// | `on_rollback` | runs after the outermost transaction, or a savepoint around the write, was rolled back; the model must be `Clone` |
 /// | `created` | only for new rows |
@@ -221,13 +223,14 @@ pub use sqlx_signals_derive::Model;
 /// | `uid = "…"` | receivers of a signal and sender that share a `uid` are registered once |
 /// | `crate = "path"` | the path of `sqlx_signals`, for a crate that re-exports it |
 ///
-/// Without `on_commit` or `on_rollback`, a receiver runs as part of the save. A receiver that takes the connection always runs inside the
-/// transaction of the save.
+/// Without `on_commit`, `on_rollback` or `durable`, a receiver runs as part of the save. If it takes the connection, it runs inside the
+/// transaction of the save. A `durable` receiver that takes the connection runs inside the transaction that deletes its delivery.
 ///
 /// The function is an `async fn` or a plain `fn`, and returns nothing or `Result<(), E>`. Its first parameter is the
 /// event; [`Parameter`] lists what it can take after that. The save returns an error or a panic of a receiver as
 /// [`Error::Receiver`]. An error or a panic of a receiver with `on_commit` or `on_rollback` is logged. If the program itself commits the
-/// transaction, those of `on_commit` receivers are also returned in [`Committed::errors`], except for detached ones.
+/// transaction, those of `on_commit` receivers are also returned in [`Committed::errors`], except for detached ones. An error or a panic of
+/// a `durable` receiver is stored with its delivery, and the worker tries again later.
 ///
 /// The macro leaves the function unchanged, so you can still call it directly. It also generates a type with the name of the function, for
 /// use with [`Registry::get`] and [`Registry::require`].
@@ -252,6 +255,7 @@ pub use sqlx_signals_derive::receiver;
 /// | attribute | meaning |
 /// |---|---|
 /// | `publish = "shop.order_paid"` | a relay publishes the signal to other services (feature `durable`); needs serde |
+/// | `subscribe = "shop.order_paid"` | the signal is received from another service (feature `durable`); needs serde; not together with `publish` |
 /// | `crate = "path"` | the path of `sqlx_signals`, for a crate that re-exports it |
 pub use sqlx_signals_derive::Signal;
 
