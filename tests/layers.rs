@@ -1,4 +1,5 @@
-//! The layers of `signals-core` import only what is below them, and the files of `signals-derive` have no import cycle.
+//! The layers of `signals-core` import only what is below them, the files of `signals-derive` have no import cycle, and
+//! ARCHITECTURE.md names every file of both.
 //!
 //! Each folder of `signals-core/src` is a layer. The first lines of its `mod.rs` state what it may import (`May import: …`).
 //! The test reads every `crate::…` path of every file as tokens, so that comments and documentation do not count, and resolves
@@ -73,6 +74,67 @@ fn the_files_of_the_derive_have_no_import_cycle() {
         graph.insert(name.clone(), targets);
     }
     bottom_up(&graph);
+}
+
+#[test]
+fn the_code_map_names_every_file() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).unwrap();
+    let sources = ["signals-core/src", "signals-derive/src"];
+    let relative = |file: PathBuf| file.strip_prefix(&root).unwrap().to_path_buf();
+    let existing: BTreeSet<PathBuf> =
+        sources.iter().flat_map(|source| files(&root.join(source))).map(relative).collect();
+    let named: BTreeSet<PathBuf> = named_in_map(&text)
+        .into_iter()
+        .filter_map(|path| match path.extension() {
+            Some(_) => Some(path),
+            None => Some(path.join("mod.rs")).filter(|path| existing.contains(path)),
+        })
+        .collect();
+    let missing: Vec<_> = existing.difference(&named).collect();
+    let unknown: Vec<_> = named.difference(&existing).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "not in the code map: {missing:#?}\nin the code map, but no file: {unknown:#?}"
+    );
+}
+
+/// The files and folders that the code map in ARCHITECTURE.md names.
+fn named_in_map(text: &str) -> Vec<PathBuf> {
+    let start = text.find("\n## Code map\n").expect("there is a code map");
+    let map = text[start + 1..].split("\n## ").next().unwrap();
+    let mut named = Vec::new();
+    for table in map.split("\n\n").filter(|part| part.starts_with('|')) {
+        let mut rows =
+            table.lines().map(|row| row.trim_matches('|').split_once(" | ").unwrap_or((row, "")));
+        let (title, _) = rows.next().unwrap();
+        let base = match &in_code(title)[..] {
+            _ if title.contains("outside") => continue,
+            [folder] if folder.starts_with("signals-derive") => PathBuf::from(folder),
+            [folder] => Path::new("signals-core/src").join(folder),
+            folders => {
+                named.extend(
+                    folders.iter().map(|folder| Path::new("signals-core/src").join(folder)),
+                );
+                PathBuf::from("signals-core/src")
+            }
+        };
+        named.push(base.clone());
+        for (first, second) in rows {
+            let first: Vec<_> = in_code(first).into_iter().map(|path| base.join(path)).collect();
+            for folder in first.iter().filter(|path| path.extension().is_none()) {
+                named.extend(in_code(second).into_iter().map(|path| folder.join(path)));
+            }
+            named.extend(first);
+        }
+    }
+    named
+}
+
+/// The paths in backticks: names of files, and of folders with a slash at the end.
+fn in_code(cell: &str) -> Vec<&str> {
+    let code = cell.split('`').skip(1).step_by(2);
+    code.filter(|code| code.ends_with(".rs") || code.ends_with('/')).collect()
 }
 
 #[test]
