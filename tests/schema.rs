@@ -362,8 +362,78 @@ on_every_database! {
 }
 
 fn migration(version: i64, description: &'static str, sql: &str) -> Migration {
+    let no_tx = sql.starts_with("-- no-transaction");
     let sql = AssertSqlSafe(sql).into_sql_str();
-    Migration::new(version, description.into(), MigrationType::Simple, sql, false)
+    Migration::new(version, description.into(), MigrationType::Simple, sql, no_tx)
+}
+
+#[tokio::test]
+async fn a_table_of_sqlite_that_is_created_again_keeps_what_refers_to_it() {
+    let test = common::TestDb::sqlite("created_again").await;
+    let db = test.db.clone();
+    execute(
+        &db,
+        "CREATE TABLE members (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, points BIGINT NOT NULL DEFAULT 7, email TEXT NOT \
+         NULL UNIQUE COLLATE NOCASE, nickname TEXT, joined DATETIME NOT NULL, price NUMERIC NOT NULL DEFAULT (1 + 1), sponsor BIGINT \
+         REFERENCES members ON DELETE SET NULL);
+         CREATE INDEX by_nickname ON members (nickname);
+         CREATE TRIGGER log AFTER DELETE ON members BEGIN INSERT INTO logs VALUES (old.id); END;
+         CREATE TABLE logs (id BIGINT);
+         CREATE VIEW named AS SELECT name FROM members;
+         CREATE TABLE posts (author BIGINT NOT NULL REFERENCES members ON DELETE CASCADE);
+         INSERT INTO members (name, email, joined, sponsor) VALUES ('Ann', 'a', '2024-01-01 01:02:03', 1), (NULL, 'b', '2024-01-01 01:02:03', 1);
+         INSERT INTO posts VALUES (1), (2), (2)",
+    )
+    .await;
+    let error = Member::check_table(&db).await.unwrap_err();
+    let Error::Check { findings } = error else { panic!("{error}") };
+    let (text, sql) = findings[0].split_once("; to mend it: ").unwrap();
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    assert!(
+        text.ends_with("(the SQL does not keep the COLLATE, AUTOINCREMENT of the table: add it)"),
+        "{text}"
+    );
+    let posts = async || {
+        let sql = "SELECT count(*) FROM posts JOIN members ON members.id = author";
+        let (posts,): (i64,) = db.query(sql).fetch_one().await.unwrap();
+        posts
+    };
+
+    // In a transaction, it changes nothing. A failure leaves the settings of the connection as they were.
+    let (_, in_transaction) = sql.split_once('\n').unwrap();
+    let broken = format!("{sql}; SELECT nonsense FROM members")
+        .replace("COMMIT", "SELECT nonsense FROM members");
+    for sql in [in_transaction, &*broken] {
+        let migrator = Migrator::with_migrations(vec![migration(1, "again", sql)]);
+        db.migrate(&migrator).await.unwrap_err();
+        assert_eq!(posts().await, 3);
+        Member::check_table(&db).await.unwrap_err();
+        for pragma in [("foreign_keys", 1), ("legacy_alter_table", 0)] {
+            let (name, expected) = pragma;
+            let sql = AssertSqlSafe(format!("PRAGMA {name}"));
+            let (set,): (i64,) = db.query(sql).fetch_one().await.unwrap();
+            assert_eq!(set, expected, "{name}");
+        }
+    }
+    db.migrate(&Migrator::with_migrations(vec![migration(1, "again", sql)])).await.unwrap();
+    Member::check_table(&db).await.unwrap();
+    assert_eq!(posts().await, 3);
+    execute(
+        &db,
+        "INSERT INTO members (name, email, joined) VALUES ('Bob', 'c', '2024-01-01 01:02:03')",
+    )
+    .await;
+    let sql = "SELECT points, price, sponsor FROM members ORDER BY id";
+    let rows: Vec<(i64, i64, Option<i64>)> = db.query(sql).fetch_all().await.unwrap();
+    assert_eq!(rows, [(7, 2, Some(1)), (7, 2, Some(1)), (7, 2, None)]);
+    execute(&db, "DELETE FROM members WHERE id = 1").await;
+    assert_eq!(posts().await, 2);
+    let sql = "SELECT count(*) FROM logs, members WHERE sponsor IS NULL";
+    assert_eq!(db.query(sql).fetch_one::<(i64,)>().await.unwrap(), (2,));
+    let sql = "SELECT count(*) FROM sqlite_schema WHERE name IN ('by_nickname', 'log', 'named')";
+    assert_eq!(db.query(sql).fetch_one::<(i64,)>().await.unwrap(), (3,));
+    db.close().await;
+    test.passed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,12 +4,14 @@ use std::error::Error as StdError;
 use std::fmt;
 
 use futures_util::future::BoxFuture;
+use sqlx::AssertSqlSafe;
 use sqlx::migrate::{MigrateError, Migrator};
 
 use crate::database::backend::{DatabaseKind, on};
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::raw::RawConn;
+use crate::database::verify::roll_back_all;
 use crate::error::{Error, Result};
 
 impl Db {
@@ -45,14 +47,40 @@ impl Db {
     /// If the future is dropped, the migration that is running is rolled back; those before it stay.
     pub async fn migrate(&self, migrator: &Migrator) -> Result<()> {
         let mut conn = self.acquire().await?;
+        let settings = settings(&mut conn).await?;
         let done = run(&mut conn, migrator).await;
         // On an error, sqlx leaves the lock of the migrations on the PostgreSQL connection.
         if done.is_err() && conn.kind() == DatabaseKind::Postgres {
             conn.discard();
         }
-        let ended = conn.end_raw(Ok(0)).await;
+        let ended = conn.end_raw(Ok(0)).await.map(drop);
+        if let (Some(sql), true) = (settings, done.is_err()) {
+            restore(&mut conn, sql).await;
+        }
         done.map_err(|source| failed(self.kind(), migrator, source))?;
-        ended.map(drop)
+        ended
+    }
+}
+
+/// The statements that restore the settings of a SQLite connection which migrations change. A migration without a transaction may fail
+/// before it does so itself.
+async fn settings(conn: &mut Conn<'_>) -> Result<Option<String>> {
+    if conn.kind() == DatabaseKind::Postgres {
+        return Ok(None);
+    }
+    let sql = "SELECT foreign_keys, legacy_alter_table FROM pragma_foreign_keys, pragma_legacy_alter_table";
+    let (foreign_keys, legacy): (i64, i64) = conn.query(sql).fetch_one().await?;
+    Ok(Some(format!("PRAGMA foreign_keys = {foreign_keys}; PRAGMA legacy_alter_table = {legacy}")))
+}
+
+/// Rolls back what a migration without a transaction has left open, and restores the settings. If this fails, closes the connection.
+async fn restore(conn: &mut Conn<'_>, settings: String) {
+    let rolled_back = match conn.raw() {
+        Some(raw) => on!(RawConn, raw, DB, conn => roll_back_all::<DB>(conn).await),
+        None => return,
+    };
+    if rolled_back.is_err() || conn.execute(AssertSqlSafe(settings)).await.is_err() {
+        conn.discard();
     }
 }
 

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use crate::database::backend::DatabaseKind;
-use crate::signal::relation::{self, Ask, ModelInfo, RegisteredModel};
+use crate::signal::relation::{self, Ask, ModelInfo, OnDelete, RegisteredModel, Relation};
 use crate::table::field::Asked;
 use crate::table::schema::{ColumnGroup, ColumnRole, ColumnSpec};
 
@@ -22,7 +22,7 @@ impl Ddl {
         Self { kind, model, registered, ask }
     }
 
-    fn spec(&self, column: usize) -> ColumnSpec {
+    pub(crate) fn spec(&self, column: usize) -> ColumnSpec {
         self.model.statements.columns[column]
     }
 
@@ -60,22 +60,29 @@ impl Ddl {
     }
 
     pub(crate) fn create_table(&self) -> String {
-        self.create(self.model.statements.table, &[])
+        let columns = 0..self.model.columns.len();
+        let definitions = columns.map(|column| self.definition(column, None, true)).collect();
+        self.create(self.model.statements.table, definitions, Vec::new())
     }
 
-    /// `others` are definitions of columns that the model does not have.
-    fn create(&self, table: &str, others: &[String]) -> String {
-        let columns = 0..self.model.columns.len();
-        let mut lines: Vec<_> = columns.map(|column| self.definition(column)).collect();
-        lines.extend_from_slice(others);
+    /// A CREATE TABLE with these definitions of columns, the key of the model, and further constraints.
+    pub(crate) fn create(
+        &self,
+        table: &str,
+        definitions: Vec<String>,
+        constraints: Vec<String>,
+    ) -> String {
+        let mut lines = definitions;
         if let keys @ [_, _, ..] = &self.keys()[..] {
             lines.push(format!("PRIMARY KEY ({})", self.names(keys)));
         }
+        lines.extend(constraints);
         format!("CREATE TABLE {table} (\n    {}\n)", lines.join(",\n    "))
     }
 
-    /// A column of a CREATE TABLE.
-    fn definition(&self, column: usize) -> String {
+    /// A column of a CREATE TABLE. `default`: an expression that takes the place of the default, unless the column is a key. `refers`:
+    /// whether the foreign key of the column is part of its definition.
+    pub(crate) fn definition(&self, column: usize, default: Option<&str>, refers: bool) -> String {
         let spec = self.spec(column);
         let ty = self.ty(column);
         let mut sql = format!("{} {}", spec.name, ty.as_deref().unwrap_or(NO_TYPE));
@@ -94,13 +101,18 @@ impl Ddl {
         } else if spec.unique {
             sql += " UNIQUE";
         }
+        let default = default.filter(|_| spec.role.group() != ColumnGroup::Key);
+        if let Some(default) = default {
+            sql += &format!(" DEFAULT ({default})");
+        }
         if spec.role == ColumnRole::Generated {
-            if let Some(fill) = self.fill(column).filter(|_| !spec.optional) {
+            let fill = self.fill(column).filter(|_| !spec.optional && default.is_none());
+            if let Some(fill) = fill {
                 sql += &format!(" DEFAULT {fill}");
             }
             sql += " /* replace this by what computes the column */";
         }
-        sql + &self.references(column)
+        if refers { sql + &self.references(column) } else { sql }
     }
 
     /// How the database assigns the key.
@@ -128,10 +140,20 @@ impl Ddl {
         }
     }
 
+    /// What `belongs_to` says about a column.
+    fn relation(&self, column: usize) -> Option<&'static Relation> {
+        let relations = self.registered.map_or(&[][..], |model| model.relations);
+        relations.iter().find(|relation| relation.column == column)
+    }
+
+    /// Whether a delete of a parent has to set the column to NULL.
+    pub(crate) fn is_set_null(&self, column: usize) -> bool {
+        self.relation(column).is_some_and(|relation| relation.on_delete == OnDelete::SetNull)
+    }
+
     /// The foreign key of a column with `belongs_to`.
     fn references(&self, column: usize) -> String {
-        let relations = self.registered.map_or(&[][..], |model| model.relations);
-        let of = relations.iter().find(|relation| relation.column == column);
+        let of = self.relation(column);
         let Some(parent) = of.and_then(|of| relation::registered((of.parent)())) else {
             return String::new();
         };
@@ -140,7 +162,7 @@ impl Ddl {
     }
 
     /// A value that fills a column which cannot be NULL in existing rows.
-    fn fill(&self, column: usize) -> Option<&'static str> {
+    pub(crate) fn fill(&self, column: usize) -> Option<&'static str> {
         let ty = self.ty(column)?;
         if ty.ends_with("[]") {
             return Some("'{}'");
@@ -205,6 +227,16 @@ impl Ddl {
         self.alter(column, "SET NOT NULL")
     }
 
+    /// PostgreSQL: allows NULL.
+    pub(crate) fn drop_not_null(&self, column: usize) -> String {
+        self.alter(column, "DROP NOT NULL")
+    }
+
+    /// PostgreSQL: lets a statement choose the value of an identity column.
+    pub(crate) fn assign_by_default(&self, column: usize) -> String {
+        self.alter(column, "SET GENERATED BY DEFAULT")
+    }
+
     /// PostgreSQL: lets the database assign the key.
     pub(crate) fn assign_key(&self, column: usize) -> Option<String> {
         let ty = self.ty(column)?;
@@ -255,44 +287,6 @@ impl Ddl {
         let (table, names) = (self.model.statements.table, self.names(columns));
         let new = if columns == self.keys() { "PRIMARY KEY" } else { "UNIQUE" };
         format!("ALTER TABLE {table} DROP CONSTRAINT {constraint}, ADD {new} ({names})")
-    }
-
-    /// SQLite: creates the table again and copies the rows, for changes that ALTER TABLE cannot make. `existing` are the columns
-    /// of the table, each with its type; those that the model does not have are kept, and can be NULL.
-    pub(crate) fn rebuild(&self, existing: &[(&str, &str)]) -> String {
-        let table = self.model.statements.table;
-        let quoted = |name: &str| format!("\"{}\"", name.replace('"', "\"\""));
-        let of_model = |name: &str| self.model.columns.iter().position(|column| *column == name);
-        let others = existing.iter().filter(|(name, _)| of_model(name).is_none());
-        let others: Vec<_> = others.map(|(name, ty)| format!("{} {ty}", quoted(name))).collect();
-        let names: Vec<_> = existing.iter().map(|(name, _)| quoted(name)).collect();
-        let values = existing.iter().map(|(name, _)| {
-            let fill = of_model(name).filter(|column| !self.spec(*column).optional);
-            let fill = fill.filter(|c| self.spec(*c).role.group() != ColumnGroup::Key);
-            match fill.and_then(|column| self.fill(column)) {
-                Some(fill) => format!("coalesce({}, {fill})", quoted(name)),
-                None => quoted(name),
-            }
-        });
-        let (mut names, mut values) = (names, values.collect::<Vec<_>>());
-        // Columns that are new and cannot be NULL.
-        for (column, name) in self.model.columns.iter().enumerate() {
-            let spec = self.spec(column);
-            let is_new = existing.iter().all(|(existing, _)| existing != name);
-            let is_plain = !spec.optional && spec.role.group() != ColumnGroup::Key;
-            if let Some(fill) = self.fill(column).filter(|_| is_new && is_plain) {
-                names.push(spec.name.to_owned());
-                values.push(fill.to_owned());
-            }
-        }
-        let (names, values) = (names.join(", "), values.join(", "));
-        let new = format!("{}_new\"", table.trim_end_matches('"'));
-        let short = table.rsplit_once("\".\"").map_or(table.to_owned(), |(_, t)| format!("\"{t}"));
-        format!(
-            "PRAGMA foreign_keys = OFF; {}; INSERT INTO {new} ({names}) SELECT {values} FROM {table}; DROP TABLE {table}; ALTER TABLE \
-             {new} RENAME TO {short}; PRAGMA foreign_keys = ON",
-            one_line(&self.create(&new, &others))
-        )
     }
 }
 

@@ -1,5 +1,6 @@
 //! Compares tables with their models, for [`Db::check`] and `Model::check_table`.
 
+mod rebuild;
 mod table;
 
 use crate::database::backend::{Arguments, DatabaseKind, Statement};
@@ -8,7 +9,8 @@ use crate::database::db::Db;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::model::check::table::{Column, Index, Table};
+use crate::model::check::rebuild::rebuild;
+use crate::model::check::table::{Column, Computed, Index, Table};
 use crate::model::ddl::{Ddl, one_line};
 use crate::model::store::Route;
 use crate::signal::registry::registry;
@@ -62,16 +64,19 @@ impl Fix {
 }
 
 /// The findings with their SQL. If a table has to be created again, that mends everything at once.
-fn with_fixes(findings: Vec<Finding>, ddl: &Ddl, existing: &[Column]) -> Vec<String> {
-    let mut rebuild = findings.iter().any(|f| matches!(f.fix, Fix::Rebuild)).then(|| {
-        let existing: Vec<_> = existing.iter().map(|c| (&*c.name, &*c.type_name)).collect();
-        ddl.rebuild(&existing)
+fn with_fixes(findings: Vec<Finding>, ddl: &Ddl, existing: &Table) -> Vec<String> {
+    let rebuilds = findings.iter().any(|f| matches!(f.fix, Fix::Rebuild));
+    let mut rebuild = rebuilds.then(|| match &existing.lost[..] {
+        [] => format!("; to mend it: {}", rebuild(ddl, existing)),
+        lost => {
+            let (lost, sql) = (lost.join(", "), rebuild(ddl, existing));
+            format!(" (the SQL does not keep the {lost} of the table: add it); to mend it: {sql}")
+        }
     });
-    let rebuilds = rebuild.is_some();
     let text = |Finding { text, fix }: Finding| match (fix, rebuilds) {
         (Fix::None, _) => text,
         (_, true) => match rebuild.take() {
-            Some(sql) => format!("{text}; to mend it: {sql}"),
+            Some(fix) => format!("{text}{fix}"),
             None => format!("{text}; the SQL of the first finding of this table mends it"),
         },
         (Fix::Sql(sql), false) => format!("{text}; to mend it: {sql}"),
@@ -91,7 +96,8 @@ async fn table(conn: &mut Conn<'_>, described: ModelInfo, ask: Ask) -> Result<Ve
     let ddl = Ddl::new(conn.kind(), described);
     let Some(table) = found else {
         let (text, sql) = (format!("{of}: there is no such table"), one_line(&ddl.create_table()));
-        return Ok(with_fixes(vec![Finding { text, fix: Fix::Sql(sql) }], &ddl, &[]));
+        let finding = Finding { text, fix: Fix::Sql(sql) };
+        return Ok(with_fixes(vec![finding], &ddl, &Table::default()));
     };
     let mut findings = Vec::new();
     if table.is_view {
@@ -105,7 +111,7 @@ async fn table(conn: &mut Conn<'_>, described: ModelInfo, ask: Ask) -> Result<Ve
     if table.is_view {
         findings.iter_mut().for_each(|finding| finding.fix = Fix::None);
     }
-    Ok(with_fixes(findings, &ddl, &table.columns))
+    Ok(with_fixes(findings, &ddl, &table))
 }
 
 /// The findings about a column of the model.
@@ -127,16 +133,38 @@ fn of_column(
         }
         return;
     };
-    if let Some(ty) = &found.ty
-        && !ask(index, Asked::Reads(ty))
-    {
+    if !found.types.is_empty() && !found.types.iter().any(|ty| ask(index, Asked::Reads(ty))) {
         let ty = &found.type_name;
+        let stored =
+            if found.is_numeric { ", in which SQLite stores a number as such" } else { "" };
         let text = format!(
-            "{of}: the column `{column}` is of type {ty}, which the field cannot be read from"
+            "{of}: the column `{column}` is of type {ty}{stored}, which the field cannot be read from"
         );
         push(text, Fix::alter(ddl, ddl.change_type(index)));
     }
     let is_key = spec.role.group() == ColumnGroup::Key;
+    let is_written = !matches!(spec.role, ColumnRole::Generated | ColumnRole::GeneratedKey);
+    match found.computed {
+        Some(Computed::Expression) if is_written => {
+            let text = format!(
+                "{of}: the database computes the column `{column}`, and the model writes it: put `#[model(generated)]` on the field"
+            );
+            push(text, Fix::None);
+        }
+        Some(Computed::Identity) if is_written => {
+            let text = format!(
+                "{of}: the column `{column}` is GENERATED ALWAYS AS IDENTITY, and the model writes it"
+            );
+            push(text, Fix::Sql(ddl.assign_by_default(index)));
+        }
+        _ => {}
+    }
+    if ddl.is_set_null(index) && !found.nullable && !table.is_view {
+        let text = format!(
+            "{of}: the column `{column}` cannot be NULL, which `on_delete = set_null` has to set it to"
+        );
+        push(text, Fix::alter(ddl, Some(ddl.drop_not_null(index))));
+    }
     if found.nullable && !is_key && !reads_null {
         let text = format!("{of}: the column `{column}` can be NULL, and the field is no `Option`");
         push(text, Fix::alter(ddl, Some(ddl.set_not_null(index))));
@@ -168,6 +196,17 @@ fn of_rest(of: &str, ddl: &Ddl, table: &Table, findings: &mut Vec<Finding>) {
     }
     let key: Vec<_> = model.group(ColumnGroup::Key).collect();
     findings.extend(missing_index(of, ddl, table, &key, "the key"));
+    for key in table.foreign_keys.iter().filter(|key| !key.is_valid) {
+        let (columns, parent) = (key.columns.join("`, `"), &key.parent);
+        let fault = match key.has_parent {
+            true => "has no unique index of the columns that it refers to",
+            false => "does not exist",
+        };
+        let text = format!(
+            "{of}: the foreign key of `{columns}` refers to the table `{parent}`, which {fault}"
+        );
+        findings.push(Finding { text, fix: Fix::None });
+    }
     for spec in ddl.model.receivers.statement_cache().composed(ddl.kind) {
         if matches!(spec.kind, StatementKind::Save | StatementKind::InsertOrNothing) {
             let said = spec.by_key(model)

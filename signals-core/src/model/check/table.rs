@@ -1,5 +1,7 @@
 //! A table as the database describes it.
 
+use sqlx::AssertSqlSafe;
+
 #[cfg(feature = "postgres")]
 use crate::database::backend::Backend as _;
 use crate::database::backend::{AnyType, DatabaseKind};
@@ -9,10 +11,39 @@ use crate::error::Result;
 use crate::table::schema::split_schema;
 
 /// A table as the database describes it.
+#[derive(Default)]
 pub(super) struct Table {
     pub(super) is_view: bool,
     pub(super) columns: Vec<Column>,
     pub(super) unique: Vec<Index>,
+    /// SQLite: if it checks foreign keys, they are compared with their parents. PostgreSQL accepts only valid ones.
+    pub(super) foreign_keys: Vec<ForeignKey>,
+    /// SQLite: the SQL of the other indexes and of the triggers.
+    pub(super) others: Vec<String>,
+    /// SQLite: what else the CREATE TABLE contains.
+    pub(super) lost: Vec<&'static str>,
+}
+
+/// A foreign key of SQLite.
+pub(super) struct ForeignKey {
+    pub(super) columns: Vec<String>,
+    pub(super) parent: String,
+    /// Empty if it refers to the key of the parent.
+    pub(super) parent_columns: Vec<String>,
+    /// The end of its SQL.
+    pub(super) actions: String,
+    /// Whether the parent exists.
+    pub(super) has_parent: bool,
+    /// Whether statements that use the foreign key succeed.
+    pub(super) is_valid: bool,
+}
+
+/// What determines the value of a column.
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Computed {
+    Expression,
+    /// PostgreSQL: a sequence, and no statement can choose another value.
+    Identity,
 }
 
 /// A unique index on columns only (no expressions) that covers all rows.
@@ -32,9 +63,15 @@ pub(super) struct Column {
     pub(super) nullable: bool,
     /// Whether an INSERT can omit the column.
     pub(super) optional: bool,
-    /// `None` if the database does not report a type that sqlx knows.
-    pub(super) ty: Option<AnyType>,
+    pub(super) computed: Option<Computed>,
+    /// SQLite: the expression of the default.
+    pub(super) default: Option<String>,
+    /// The types of its values: the field has to be readable from one of them. Empty if it can contain any value.
+    pub(super) types: Vec<AnyType>,
+    /// SQLite: the declared type.
     pub(super) type_name: String,
+    /// SQLite: whether the column turns texts that are numbers into numbers, although sqlx does not know its type.
+    pub(super) is_numeric: bool,
 }
 
 /// Reads the description of a table, or `None` if it does not exist. `quoted` is its name in SQL.
@@ -48,9 +85,38 @@ pub(super) async fn read(conn: &mut Conn<'_>, name: &str, quoted: &str) -> Resul
     let select = format!("SELECT {} FROM {quoted}", names.collect::<Vec<_>>().join(", "));
     let types = types(conn, select).await?;
     for (column, (ty, name)) in table.columns.iter_mut().zip(types) {
-        (column.ty, column.type_name) = (ty, name);
+        if conn.kind() == DatabaseKind::Postgres {
+            column.type_name = name;
+        }
+        column.is_numeric = ty.is_none() && is_numeric(&column.type_name) && !table.is_view;
+        column.types.extend(ty);
+        #[cfg(feature = "sqlite")]
+        if conn.kind() == DatabaseKind::Sqlite {
+            column.types.extend(stored_types(&column.type_name, column.is_numeric));
+        }
     }
     Ok(Some(table))
+}
+
+/// Whether a column of SQLite has the affinity NUMERIC (<https://www.sqlite.org/datatype3.html#determination_of_column_affinity>).
+fn is_numeric(declared: &str) -> bool {
+    let declared = declared.to_ascii_uppercase();
+    let others = ["INT", "CHAR", "CLOB", "TEXT", "BLOB", "REAL", "FLOA", "DOUB"];
+    !declared.is_empty() && declared != "ANY" && !others.iter().any(|part| declared.contains(part))
+}
+
+/// The types of values that a column of SQLite can also have: a column of times can contain texts.
+#[cfg(feature = "sqlite")]
+fn stored_types(declared: &str, is_numeric: bool) -> Option<AnyType> {
+    use sqlx::{Sqlite, Type};
+
+    let declared = declared.to_ascii_uppercase();
+    match &*declared {
+        "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" => {
+            Some(AnyType::Sqlite(<String as Type<Sqlite>>::type_info()))
+        }
+        _ => is_numeric.then(|| AnyType::Sqlite(<i64 as Type<Sqlite>>::type_info())),
+    }
 }
 
 /// The types and type names of the columns that a statement returns.
@@ -77,7 +143,7 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
     let types = match conn.connected() {
         #[cfg(feature = "sqlite")]
         Some(RawConn::Sqlite(conn)) => {
-            use sqlx::{AssertSqlSafe, Column as _, Executor as _, SqlSafeStr, Statement as _};
+            use sqlx::{Column as _, Executor as _, SqlSafeStr, Statement as _};
 
             conn.prepare(AssertSqlSafe(select).into_sql_str()).await.map(|statement| {
                 let columns = statement.columns().iter().map(sqlx::sqlite::SqliteColumn::type_info);
@@ -100,21 +166,101 @@ async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
     // An alias of the rowid is never NULL and gets a value if it is omitted, although SQLite does not report this. It is a key
     // of type INTEGER without an index, in a table that has rowids.
     let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, coalesce(upper(x.dflt_value), 'NULL') <> 'NULL' OR x.hidden > 1 OR \
-               (x.pk > 0 AND upper(x.type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list($1, $2) AS i WHERE i.origin = 'pk')) FROM \
-               pragma_table_xinfo($1, $2) AS x WHERE x.hidden <> 1 ORDER BY x.cid";
-    let rows: Vec<(String, bool, bool)> =
-        conn.query(sql).bind(name).bind(schema).fetch_all().await?;
+               (x.pk > 0 AND upper(x.type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list($1, $2) AS i WHERE i.origin = 'pk')), \
+               x.hidden > 1, false FROM pragma_table_xinfo($1, $2) AS x WHERE x.hidden <> 1 ORDER BY x.cid";
+    let rows: Vec<DescribedColumn> = conn.query(sql).bind(name).bind(schema).fetch_all().await?;
     if rows.is_empty() {
         return Ok(None);
     }
     let sql = "SELECT count(*) > 0 FROM pragma_table_list($1) WHERE schema = $2 AND type = 'view'";
     let (is_view,) = conn.query(sql).bind(name).bind(schema).fetch_one().await?;
+    let mut table = described(is_view, rows, unique_indexes(conn, name, schema).await?);
+    let sql = "SELECT type, nullif(dflt_value, 'NULL') FROM pragma_table_xinfo($1, $2) WHERE hidden <> 1 ORDER BY cid";
+    let declared: Vec<(String, Option<String>)> =
+        conn.query(sql).bind(name).bind(schema).fetch_all().await?;
+    for (column, (ty, default)) in table.columns.iter_mut().zip(declared) {
+        (column.type_name, column.default) = (ty, default);
+    }
+    table.foreign_keys = foreign_keys(conn, name, schema).await?;
+    let schema = schema.replace('"', "\"\"");
+    let sql = format!(
+        "SELECT sql, type = 'table' FROM \"{schema}\".sqlite_schema WHERE tbl_name = $1 COLLATE NOCASE AND sql IS NOT NULL ORDER BY rowid"
+    );
+    let texts: Vec<(String, bool)> = conn.query(AssertSqlSafe(sql)).bind(name).fetch_all().await?;
+    let (creates, others): (Vec<_>, Vec<_>) = texts.into_iter().partition(|(_, create)| *create);
+    table.others = others.into_iter().map(|(sql, _)| sql).collect();
+    table.lost = creates.first().map_or_else(Vec::new, |(create, _)| lost(create));
+    Ok(Some(table))
+}
+
+/// The unique indexes of a table of SQLite, with one row for each column.
+async fn unique_indexes(
+    conn: &mut Conn<'_>,
+    name: &str,
+    schema: &str,
+) -> Result<Vec<(String, String, bool, bool)>> {
     // An index on an expression has a column without a name.
     let sql = "SELECT i.name, c.name, false, true FROM pragma_index_list($1, $2) AS i JOIN pragma_index_info(i.name, $2) AS c \
                WHERE i.\"unique\" AND NOT i.partial AND NOT EXISTS (SELECT 1 FROM pragma_index_info(i.name, $2) AS e WHERE \
                e.name IS NULL) UNION ALL SELECT '', name, false, true FROM pragma_table_info($1, $2) WHERE pk > 0 ORDER BY 1, 2";
-    let indexes = conn.query(sql).bind(name).bind(schema).fetch_all().await?;
-    Ok(Some(described(is_view, rows, indexes)))
+    conn.query(sql).bind(name).bind(schema).fetch_all().await
+}
+
+/// The foreign keys of a table of SQLite, which it compares with their parents only when a statement uses them
+/// (<https://www.sqlite.org/foreignkeys.html#fk_indexes>).
+async fn foreign_keys(conn: &mut Conn<'_>, name: &str, schema: &str) -> Result<Vec<ForeignKey>> {
+    let sql = "SELECT id, \"table\", \"from\", \"to\", 'ON UPDATE ' || on_update || ' ON DELETE ' || on_delete FROM \
+               pragma_foreign_key_list($1, $2) ORDER BY id, seq";
+    let rows: Vec<(i64, String, String, Option<String>, String)> =
+        conn.query(sql).bind(name).bind(schema).fetch_all().await?;
+    let mut keys: Vec<(i64, ForeignKey)> = Vec::new();
+    for (id, parent, from, to, actions) in rows {
+        if keys.last().is_none_or(|(last, _)| *last != id) {
+            let (columns, parent_columns) = (Vec::new(), Vec::new());
+            let (has_parent, is_valid) = (true, true);
+            let key = ForeignKey { columns, parent, parent_columns, actions, has_parent, is_valid };
+            keys.push((id, key));
+        }
+        if let Some((_, key)) = keys.last_mut() {
+            key.columns.push(from);
+            key.parent_columns.extend(to);
+        }
+    }
+    let mut keys: Vec<_> = keys.into_iter().map(|(_, key)| key).collect();
+    let sql = "SELECT foreign_keys FROM pragma_foreign_keys";
+    let (are_checked,): (bool,) = conn.query(sql).fetch_one().await?;
+    for key in keys.iter_mut().filter(|_| are_checked) {
+        let sql = "SELECT name, pk > 0 FROM pragma_table_info($1, $2)";
+        let columns: Vec<(String, bool)> =
+            conn.query(sql).bind(&*key.parent).bind(schema).fetch_all().await?;
+        let unique = unique_indexes(conn, &key.parent, schema).await?;
+        key.has_parent = !columns.is_empty();
+        key.is_valid = match &key.parent_columns[..] {
+            [] => columns.iter().filter(|(_, is_key)| *is_key).count() == key.columns.len(),
+            names => {
+                let names = sorted(names.iter().map(|name| name.to_ascii_lowercase()));
+                let table = described(false, Vec::new(), unique);
+                let mut indexes = table.unique.iter();
+                indexes.any(|i| sorted(i.columns.iter().map(|c| c.to_ascii_lowercase())) == names)
+            }
+        };
+    }
+    Ok(keys)
+}
+
+fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
+    let mut names: Vec<_> = names.collect();
+    names.sort_unstable();
+    names
+}
+
+/// What a CREATE TABLE of SQLite contains that the other fields of [`Table`] do not describe.
+fn lost(create: &str) -> Vec<&'static str> {
+    let create = create.to_ascii_uppercase();
+    let words: Vec<_> = create.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let known =
+        ["CHECK", "COLLATE", "AUTOINCREMENT", "GENERATED", "DEFERRABLE", "CONFLICT", "STRICT"];
+    known.into_iter().filter(|word| words.contains(word)).collect()
 }
 
 async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {
@@ -124,8 +270,8 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
                t.typdefault, t.typbasetype FROM domains AS d JOIN pg_type AS t ON t.oid = d.typbasetype WHERE t.typtype = 'd') SELECT \
                attname::text, NOT (attnotnull OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typnotnull)), \
                atthasdef OR attidentity <> '' OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typdefault IS NOT \
-               NULL) FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
-    let rows: Vec<(String, bool, bool)> = conn.query(sql).bind(quoted).fetch_all().await?;
+               NULL), attgenerated <> '', attidentity = 'a' FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+    let rows: Vec<DescribedColumn> = conn.query(sql).bind(quoted).fetch_all().await?;
     if rows.is_empty() {
         return Ok(None);
     }
@@ -139,16 +285,27 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
     Ok(Some(described(is_view, rows, indexes)))
 }
 
+/// The name of a column, whether it can be NULL, whether an INSERT can omit it, whether it is computed, and whether it is an identity
+/// that a statement cannot choose.
+type DescribedColumn = (String, bool, bool, bool, bool);
+
 /// Builds a table from the rows that describe its columns and its unique indexes.
 fn described(
     is_view: bool,
-    columns: Vec<(String, bool, bool)>,
+    columns: Vec<DescribedColumn>,
     indexed: Vec<(String, String, bool, bool)>,
 ) -> Table {
-    let column = |(name, nullable, optional)| {
+    let column = |(name, nullable, optional, is_computed, is_identity)| {
         // The description of a view contains neither NOT NULL nor defaults.
         let (nullable, optional) = (nullable && !is_view, optional || is_view);
-        Column { name, nullable, optional, ty: None, type_name: String::new() }
+        let computed = match (is_computed, is_identity) {
+            (true, _) => Some(Computed::Expression),
+            (_, true) => Some(Computed::Identity),
+            _ => None,
+        };
+        let (default, types, type_name) = (None, Vec::new(), String::new());
+        let is_numeric = false;
+        Column { name, nullable, optional, computed, default, types, type_name, is_numeric }
     };
     let mut unique: Vec<(String, Index)> = Vec::new();
     for (name, column, deferrable, valid) in indexed {
@@ -168,5 +325,6 @@ fn described(
         is_view,
         columns: columns.into_iter().map(column).collect(),
         unique: unique.into_iter().map(sorted).collect(),
+        ..Table::default()
     }
 }
