@@ -168,3 +168,27 @@ on_every_database! {
         }
     }
 }
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "tags")]
+struct Tag {
+    #[model(primary_key)]
+    name: String,
+}
+
+on_every_database! {
+    async fn an_update_keeps_a_key_that_is_written_in_another_way(db: Db) {
+        execute(&db, match db.kind() {
+            DatabaseKind::Sqlite => "CREATE TABLE tags (name TEXT NOT NULL PRIMARY KEY COLLATE NOCASE)",
+            DatabaseKind::Postgres => "CREATE EXTENSION IF NOT EXISTS citext; CREATE TABLE tags (name CITEXT PRIMARY KEY)",
+        })
+        .await;
+        Tag { name: "Ann".into() }.save(&db).await.unwrap();
+        for mut tag in [Tag { name: "ANN".into() }, Tag { name: "ann".into() }] {
+            tag.update(&db).await.unwrap();
+            assert!(!tag.save(&db).await.unwrap().created);
+        }
+        let (stored,): (String,) = db.query("SELECT CAST(name AS TEXT) FROM tags").fetch_one().await.unwrap();
+        assert_eq!(stored, "Ann");
+    }
+}

@@ -11,7 +11,7 @@ use sqlx_signals::sqlx::types::chrono::{DateTime, NaiveDate, NaiveDateTime, Naiv
 use sqlx_signals::sqlx::types::{Text, Uuid};
 use sqlx_signals::{DatabaseKind, Error, Previous, post_load, prelude::*, sqlx, without_signals};
 
-use common::execute;
+use common::{count, execute};
 
 /// An alias, and a newtype that is stored as its inner type: both can be NULL.
 type Maybe = Option<String>;
@@ -616,4 +616,68 @@ on_every_database! {
             META: Json(Meta { color: "red".into() }), META: Json(None::<Meta>), META: None::<Json<Meta>>,
         );
     }
+}
+
+/// A row of a table that has lost its column `nick`.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users_without_nick")]
+struct Renamed {
+    id: Option<i64>,
+    #[model(generated)]
+    nick: String,
+}
+
+/// A row of a table that has another key.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users_without_nick")]
+struct Rekeyed {
+    #[model(primary_key)]
+    key: String,
+}
+
+on_every_database! {
+    // SQLite reads a quoted name that is no column as a string.
+    async fn a_column_that_does_not_exist_is_an_error(db: Db) {
+        common::table(&db, "users_without_nick", "handle TEXT NOT NULL DEFAULT 'ann'").await;
+        execute(&db, "INSERT INTO users_without_nick (handle) VALUES ('bob')").await;
+        let named = |error: Error, name: &str| assert!(error.to_string().contains(name), "{error}");
+        named(Renamed::get(&db, 1).await.unwrap_err(), "nick");
+        named(Renamed::query("").fetch_all(&db).await.unwrap_err(), "nick");
+        named(Renamed::query("WHERE id = 1").fetch_optional(&db).await.unwrap_err(), "nick");
+        let mut new = Renamed { id: None, nick: String::new() };
+        named(new.save(&db).await.unwrap_err(), "nick");
+        assert_eq!(new.id, None);
+        let mut known = Renamed { id: Some(1), nick: String::new() };
+        known.refresh(&db).await.unwrap_err();
+        let mut rekeyed = Rekeyed { key: "key".into() };
+        named(rekeyed.delete(&db).await.unwrap_err(), "key");
+        named(Rekeyed::find(&db, "key").await.unwrap_err(), "key");
+        assert_eq!(count(&db, "users_without_nick").await, 1);
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[derive(Debug, Clone, Model)]
+#[model(table = "flags")]
+struct Flag {
+    id: Option<i64>,
+    level: i8,
+}
+
+#[cfg(feature = "postgres")]
+#[receiver(post_save, sender = Flag)]
+fn flagged(_: PostSave<'_, Flag>) {}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_char_of_postgres_is_written_by_a_condition() {
+    let test = common::TestDb::postgres("a_char_of_postgres").await;
+    let pool = test.db.postgres().unwrap();
+    execute(&test.db, &Flag::create_table_sql(DatabaseKind::Postgres)).await;
+    Flag::check_table(pool).await.unwrap();
+    let mut flag = Flag { id: None, level: 1 };
+    flag.save(pool).await.unwrap();
+    Flag::query("WHERE id = $1").bind(1_i64).set(Flag::LEVEL, 5_i8).update(pool).await.unwrap();
+    assert_eq!(Flag::get(pool, 1).await.unwrap().level, 5);
+    test.passed().await;
 }

@@ -21,14 +21,14 @@ const _: () = {
         const STATEMENTS: &'static __p::Statements = {
             static STATEMENTS: __p::Statements = __p::Statements {
                 table: "\"users\"",
-                insert: "INSERT INTO \"users\" (\"name\", \"email\") VALUES ($1, $2) RETURNING \"id\"",
+                insert: "INSERT INTO \"users\" (\"name\", \"email\") VALUES ($1, $2) RETURNING \"users\".\"id\"",
                 insert_with_key: "INSERT INTO \"users\" (\"name\", \"email\", \"id\") VALUES ($1, $2, $3)",
                 insert_or_nothing: "INSERT INTO \"users\" (\"name\", \"email\", \"id\") VALUES ($1, $2, $3) ON CONFLICT (\"id\") DO NOTHING",
                 update: "UPDATE \"users\" SET \"name\" = $1, \"email\" = $2 WHERE \"id\" = $3",
                 save: "WITH _updated AS (UPDATE \"users\" SET \"name\" = $1, \"email\" = $2 WHERE \"id\" = $3 RETURNING 1), _inserted AS (INSERT INTO \"users\" (\"name\", \"email\", \"id\") SELECT $1, $2, $3 WHERE NOT EXISTS (SELECT 1 FROM _updated) ON CONFLICT (\"id\") DO NOTHING RETURNING 1) SELECT false FROM _updated UNION ALL SELECT true FROM _inserted",
-                delete: "DELETE FROM \"users\" WHERE \"id\" = $1",
-                find: "SELECT \"id\", \"name\", \"email\" FROM \"users\" WHERE \"id\" = $1",
-                select: "SELECT \"id\", \"name\", \"email\" FROM \"users\"",
+                delete: "DELETE FROM \"users\" WHERE \"users\".\"id\" = $1",
+                find: "SELECT \"users\".\"id\", \"users\".\"name\", \"users\".\"email\" FROM \"users\" WHERE \"users\".\"id\" = $1",
+                select: "SELECT \"users\".\"id\", \"users\".\"name\", \"users\".\"email\" FROM \"users\"",
                 count: "SELECT count(*) FROM (SELECT 1 FROM \"users\"",
                 columns: &[
                     __p::ColumnSpec::new("\"id\"", __p::Role::GeneratedKey),

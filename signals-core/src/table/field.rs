@@ -214,9 +214,11 @@ fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
         }
         Asked::ReadsNull(row) => DB::get::<T>(DB::row(row), 0).is_ok(),
         Asked::Name(_, name) => {
-            name.set(T::type_info().name().to_owned());
+            let ty = T::type_info();
+            // sqlx prints the type "char" of PostgreSQL in upper case, which is not its name.
+            name.set(ty.name().replace("\"CHAR\"", "\"char\""));
             // sqlx prints "?" for a type of which it knows only the OID.
-            T::type_info().name() != "?"
+            ty.name() != "?"
         }
         Asked::TypeName(_, name) => {
             name.set(type_name::<T>());

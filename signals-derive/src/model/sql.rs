@@ -9,16 +9,16 @@ pub(super) fn statements(model: &Model<'_>) -> [(&'static str, String); 10] {
     let parts = Parts::of(model);
     let Parts { table, keys, version, generated, .. } = &parts;
     let every: Vec<_> = model.columns.iter().map(name).collect();
-    let select = format!("SELECT {} FROM {table}", every.join(", "));
-    let by_key = assignments(keys, &placeholders(keys.len())).join(" AND ");
-    let of_row = [&keys[..], version].concat();
+    let select = format!("SELECT {} FROM {table}", parts.qualified(&every).join(", "));
+    let by_key = assignments(&parts.qualified(keys), &placeholders(keys.len())).join(" AND ");
+    let of_row = parts.qualified(&[&keys[..], version].concat());
     let of_row = assignments(&of_row, &placeholders(of_row.len())).join(" AND ");
     [
         ("table", table.clone()),
         ("insert", parts.insert()),
-        ("insert_with_key", with_returning(&parts.insert_with_key(), generated)),
+        ("insert_with_key", parts.with_returning(&parts.insert_with_key(), generated)),
         ("insert_or_nothing", parts.insert_or_nothing()),
-        ("update", with_returning(&parts.update(), &parts.read_back())),
+        ("update", parts.with_returning(&parts.update(), &parts.read_back())),
         ("save", parts.save()),
         ("delete", format!("DELETE FROM {table} WHERE {of_row}")),
         ("find", format!("{select} WHERE {by_key}")),
@@ -30,6 +30,8 @@ pub(super) fn statements(model: &Model<'_>) -> [(&'static str, String); 10] {
 /// The quoted names of the table and of its columns.
 struct Parts {
     table: String,
+    /// Without its schema.
+    short_table: String,
     set: Vec<String>,
     keys: Vec<String>,
     version: Vec<String>,
@@ -46,6 +48,7 @@ impl Parts {
         };
         Self {
             table: model.table.split('.').map(quoted).collect::<Vec<_>>().join("."),
+            short_table: quoted(model.table.rsplit('.').next().unwrap_or(&model.table)),
             set: names(&|role| role.is_set()),
             keys: names(&|role| role.is_key()),
             version: names(&|role| matches!(role, Role::Version)),
@@ -65,6 +68,19 @@ impl Parts {
         [&self.generated[..], &self.added].concat()
     }
 
+    /// The columns with the name of their table. Where an expression can stand, SQLite reads the quoted name of a column that does
+    /// not exist as a string, but not a qualified name (<https://www.sqlite.org/quirks.html#dblquote>).
+    fn qualified(&self, columns: &[String]) -> Vec<String> {
+        columns.iter().map(|column| format!("{}.{column}", self.short_table)).collect()
+    }
+
+    fn with_returning(&self, statement: &str, columns: &[String]) -> String {
+        match columns {
+            [] => statement.to_owned(),
+            _ => format!("{statement} RETURNING {}", self.qualified(columns).join(", ")),
+        }
+    }
+
     fn insert_into(&self, columns: &[String]) -> String {
         format!("INSERT INTO {} ({})", self.table, columns.join(", "))
     }
@@ -77,7 +93,7 @@ impl Parts {
 
     fn insert(&self) -> String {
         if !self.generates_key {
-            return with_returning(&self.insert_with_key(), &self.generated);
+            return self.with_returning(&self.insert_with_key(), &self.generated);
         }
         let columns = [&self.set[..], &self.version, &self.added].concat();
         let insert = match &columns[..] {
@@ -87,7 +103,7 @@ impl Parts {
                 format!("{} VALUES ({places})", self.insert_into(columns))
             }
         };
-        with_returning(&insert, &[&self.keys[..], &self.generated].concat())
+        self.with_returning(&insert, &[&self.keys[..], &self.generated].concat())
     }
 
     fn insert_or_nothing(&self) -> String {
@@ -96,7 +112,7 @@ impl Parts {
             Some(is_new) => self.insert_if(&is_new),
         };
         let insert = format!("{insert} ON CONFLICT ({}) DO NOTHING", self.keys.join(", "));
-        with_returning(&insert, &self.generated)
+        self.with_returning(&insert, &self.generated)
     }
 
     fn insert_if(&self, condition: &str) -> String {
@@ -126,9 +142,10 @@ impl Parts {
             assigned.push(format!("{version} = {version} + 1"));
             conditions.push(format!("{version} = {}", places[self.set.len() + self.keys.len()]));
         }
-        // If every column is part of the key, the UPDATE sets the key to itself, so that the database reports whether the row exists.
+        // If every column is part of the key, the UPDATE sets the key to itself, so that the database reports whether the row exists. Not to
+        // the argument, which may be written in another way than the stored key.
         if assigned.is_empty() {
-            assigned = self.same_key();
+            assigned = assignments(&self.keys, &self.keys);
         }
         let (assigned, conditions) = (assigned.join(", "), conditions.join(" AND "));
         format!("UPDATE {} SET {assigned} WHERE {conditions}", self.table)
@@ -153,13 +170,6 @@ impl Parts {
 
 pub(super) fn name(column: &Column<'_>) -> String {
     quoted(&column.name)
-}
-
-fn with_returning(statement: &str, columns: &[String]) -> String {
-    match columns {
-        [] => statement.to_owned(),
-        _ => format!("{statement} RETURNING {}", columns.join(", ")),
-    }
 }
 
 fn placeholders(count: usize) -> Vec<String> {
