@@ -291,3 +291,24 @@ async fn created_is_right_in_a_partitioned_table() {
     assert_eq!(count(&test.db, "reading").await, 2);
     test.passed().await;
 }
+
+/// It has no unique index of its columns alone.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "teams")]
+struct Team {
+    id: Option<i64>,
+    team: String,
+    email: String,
+}
+
+on_every_database! {
+    async fn an_index_of_an_expression_does_not_find_a_row(db: Db) {
+        table(&db, "teams", "team TEXT NOT NULL, email TEXT NOT NULL").await;
+        common::execute(&db, "CREATE UNIQUE INDEX by_email ON teams (lower(email), team)").await;
+        let mut ann = Team { id: None, team: "red".into(), email: "ann".into() };
+        ann.save(&db).await.unwrap();
+        let mut bob = Team { id: None, team: "red".into(), email: "bob".into() };
+        bob.upsert(&db, &[Team::TEAM]).await.unwrap_err();
+        assert_eq!(Team::query("").fetch_all(&db).await.unwrap(), [ann]);
+    }
+}

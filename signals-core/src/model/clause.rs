@@ -169,6 +169,14 @@ impl<'c> Iterator for Tokens<'c> {
                     self.take(quoted(self.text, first, false));
                     Token::Other
                 }
+                // The name after a dot is never a keyword.
+                '.' => {
+                    self.take(1);
+                    self.text = self.text.trim_start();
+                    let end = self.text.find(|c| !is_word_char(c)).unwrap_or(self.text.len());
+                    self.take(end);
+                    Token::Other
+                }
                 '$' => {
                     self.take(dollar(self.text));
                     Token::Other
@@ -219,6 +227,7 @@ mod tests {
             "WHERE a = $q$ ORDER ' BY $q$ -- LIMIT\n /* FOR /* UPDATE */ LIMIT */ AND b",
             r"WHERE a = E'\' LIMIT 1 '",
             "WHERE a[1] = ANY(ARRAY['ORDER BY', 'x'])",
+            "WHERE t.limit > $1 AND t . order = 1.5",
         ] {
             assert!(Clause(clause).is_condition(), "{clause}");
         }

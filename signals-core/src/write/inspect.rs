@@ -283,8 +283,9 @@ fn look_up_arbiter<'s>(
 }
 
 const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \
-     name)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND (SELECT \
-     group_concat(name, char(1)) FROM (SELECT name FROM pragma_index_info(i.name, $3) ORDER BY name)) = $1)";
+     name)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND NOT \
+     EXISTS (SELECT 1 FROM pragma_index_info(i.name, $3) AS e WHERE e.name IS NULL) AND (SELECT group_concat(name, char(1)) FROM (SELECT name FROM \
+     pragma_index_info(i.name, $3) ORDER BY name)) = $1)";
 
 /// PostgreSQL uses every unique index of these columns as an arbiter, so none may be deferrable. A
 /// table with rules does not support `ON CONFLICT`.
