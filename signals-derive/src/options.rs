@@ -150,6 +150,18 @@ pub(crate) fn unknown(name: &Ident, known: &[&str]) -> Error {
     Error::new(name.span(), format_args!("unknown option `{name}`, expected one of {known}"))
 }
 
+/// The type as a programmer writes it, without spaces between the tokens.
+pub(crate) fn readable(ty: &TokenStream) -> String {
+    let text = ty.to_string();
+    let text = text.replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
+    text.replace(" ,", ",")
+        .replace("& ", "&")
+        .replace(" ;", ";")
+        .replace("> ,", ">,")
+        .replace("* const", "*const")
+        .replace("* mut", "*mut")
+}
+
 /// The path of the module that contains the names in expansions.
 pub(crate) fn private(krate: Option<&Path>) -> TokenStream {
     match krate {
