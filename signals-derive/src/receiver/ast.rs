@@ -6,8 +6,8 @@ use syn::ReturnType;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, Result, Signature, Type,
-    Visibility,
+    Attribute, Error, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, Result,
+    Signature, Type, Visibility,
 };
 
 use super::attr::{Args, Options};
@@ -232,9 +232,23 @@ pub(crate) fn is_named(ty: &Type, name: &str) -> bool {
     }
 }
 
-/// Checks the parameters of the function.
+/// Whether the attribute is `#[receiver]`, by its usual paths.
+pub(super) fn is_receiver(attr: &Attribute) -> bool {
+    let segments: Vec<_> = attr.path().segments.iter().map(|segment| &segment.ident).collect();
+    match segments[..] {
+        [name] => name == "receiver",
+        [krate, name] => krate == "sqlx_signals" && name == "receiver",
+        _ => false,
+    }
+}
+
+/// Checks the attributes and the parameters of the function.
 fn check_function(function: &Function, senders: usize, mistakes: &mut Mistakes) {
     let sig = &function.sig;
+    for second in function.attrs.iter().filter(|attr| is_receiver(attr)) {
+        let message = "a function is a receiver once: call it from a second receiver, or name several senders, as `sender = [User, Order]`";
+        mistakes.add(Error::new_spanned(second, message));
+    }
     if let Some(FnArg::Receiver(this)) = sig.inputs.first() {
         mistakes.at(this.span(), "receivers are free functions: this one has a `self`");
     } else if sig.inputs.is_empty() {
