@@ -1,7 +1,9 @@
 //! Parsing of options that the macros share: `name` or `name = value`, in any order, each at most once.
 
+use std::collections::HashSet;
+
 use proc_macro2::{Span, TokenStream};
-use quote::quote;
+use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Error, Ident, LitStr, Path, Result, Token};
@@ -150,9 +152,9 @@ pub(crate) fn unknown(name: &Ident, known: &[&str]) -> Error {
     Error::new(name.span(), format_args!("unknown option `{name}`, expected one of {known}"))
 }
 
-/// The type as a programmer writes it, without spaces between the tokens.
-pub(crate) fn readable(ty: &TokenStream) -> String {
-    let text = ty.to_string();
+/// The type or value as a programmer writes it, without spaces between the tokens.
+pub(crate) fn readable(tokens: &TokenStream) -> String {
+    let text = tokens.to_string();
     let text = text.replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
     text.replace(" ,", ",")
         .replace("& ", "&")
@@ -160,6 +162,18 @@ pub(crate) fn readable(ty: &TokenStream) -> String {
         .replace("> ,", ">,")
         .replace("* const", "*const")
         .replace("* mut", "*mut")
+}
+
+/// Reports each value that is in the list already.
+pub(crate) fn each_once<T: ToTokens>(list: &[T], mistakes: &mut Mistakes) {
+    let mut texts = HashSet::new();
+    for value in list {
+        let text = readable(&value.to_token_stream());
+        let message = format!("`{text}` is given twice");
+        if !texts.insert(text) {
+            mistakes.add(Error::new_spanned(value, message));
+        }
+    }
 }
 
 /// The path of the module that contains the names in expansions.

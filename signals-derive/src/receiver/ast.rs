@@ -11,7 +11,7 @@ use syn::{
 };
 
 use super::attr::{Args, Options};
-use crate::options::Mistakes;
+use crate::options::{Mistakes, each_once};
 
 /// A checked receiver. The compiler checks the rest when it knows the types.
 pub(crate) struct Receiver {
@@ -92,6 +92,7 @@ impl Receiver {
         let function: Function = syn::parse2(item)?;
         let Args { signal, options, mut mistakes } = syn::parse2(args)?;
         check_function(&function, options.sender.list().len(), &mut mistakes);
+        check_lists(&options, &mut mistakes);
         check_options(&options, &mut mistakes);
         check_once(&options, &mut mistakes);
         check_durable(&options, &function, &mut mistakes);
@@ -125,6 +126,13 @@ impl Receiver {
         let Options { created, updated, .. } = &self.options;
         created.get().map(|()| true).or(updated.get().map(|()| false))
     }
+}
+
+/// Checks that no list contains a value twice.
+fn check_lists(options: &Options, mistakes: &mut Mistakes) {
+    each_once(options.sender.list(), mistakes);
+    each_once(options.changed.list(), mistakes);
+    each_once(options.after.list(), mistakes);
 }
 
 /// Checks that the options can be combined.
