@@ -6,7 +6,9 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
-use syn::{Attribute, Error, Ident, LitStr, Path, Result, Token};
+use syn::{
+    Attribute, DeriveInput, Error, Generics, Ident, LitStr, Path, Result, Token, parse_quote,
+};
 
 /// The mistakes found so far. All are reported together.
 #[derive(Default)]
@@ -182,6 +184,22 @@ pub(crate) fn private(krate: Option<&Path>) -> TokenStream {
         Some(path) => quote!(#path::__private),
         None => quote!(::sqlx_signals::__private),
     }
+}
+
+/// The generics of a type with a mistake, for its stub implementations: with the bounds that models and signals must satisfy.
+///
+/// The mistake may be a field that is not `Send`. With a lifetime, the compiler assumes the bound inside the implementation instead of
+/// reporting it.
+pub(crate) fn assumed(input: &DeriveInput) -> Generics {
+    let ident = &input.ident;
+    let (_, type_generics, _) = input.generics.split_for_impl();
+    let bound = parse_quote! {
+        for<'__a> #ident #type_generics:
+            ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync + 'static
+    };
+    let mut generics = input.generics.clone();
+    generics.make_where_clause().predicates.push(bound);
+    generics
 }
 
 /// Reads every option of every attribute of this name, and continues after invalid ones.
