@@ -1,10 +1,14 @@
 //! Parsing of options that the macros share: `name` or `name = value`, in any order, each at most once.
 
+use std::collections::HashSet;
+
 use proc_macro2::{Span, TokenStream};
-use quote::quote;
+use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
-use syn::{Attribute, Error, Ident, LitStr, Path, Result, Token};
+use syn::{
+    Attribute, DeriveInput, Error, Generics, Ident, LitStr, Path, Result, Token, parse_quote,
+};
 
 /// The mistakes found so far. All are reported together.
 #[derive(Default)]
@@ -150,12 +154,52 @@ pub(crate) fn unknown(name: &Ident, known: &[&str]) -> Error {
     Error::new(name.span(), format_args!("unknown option `{name}`, expected one of {known}"))
 }
 
+/// The type or value as a programmer writes it, without spaces between the tokens.
+pub(crate) fn readable(tokens: &TokenStream) -> String {
+    let text = tokens.to_string();
+    let text = text.replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
+    text.replace(" ,", ",")
+        .replace("& ", "&")
+        .replace(" ;", ";")
+        .replace("> ,", ">,")
+        .replace("* const", "*const")
+        .replace("* mut", "*mut")
+}
+
+/// Reports each value that is in the list already.
+pub(crate) fn each_once<T: ToTokens>(list: &[T], mistakes: &mut Mistakes) {
+    let mut texts = HashSet::new();
+    for value in list {
+        let text = readable(&value.to_token_stream());
+        let message = format!("`{text}` is given twice");
+        if !texts.insert(text) {
+            mistakes.add(Error::new_spanned(value, message));
+        }
+    }
+}
+
 /// The path of the module that contains the names in expansions.
 pub(crate) fn private(krate: Option<&Path>) -> TokenStream {
     match krate {
         Some(path) => quote!(#path::__private),
         None => quote!(::sqlx_signals::__private),
     }
+}
+
+/// The generics of a type with a mistake, for its stub implementations: with the bounds that models and signals must satisfy.
+///
+/// The mistake may be a field that is not `Send`. With a lifetime, the compiler assumes the bound inside the implementation instead of
+/// reporting it.
+pub(crate) fn assumed(input: &DeriveInput) -> Generics {
+    let ident = &input.ident;
+    let (_, type_generics, _) = input.generics.split_for_impl();
+    let bound = parse_quote! {
+        for<'__a> #ident #type_generics:
+            ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync + 'static
+    };
+    let mut generics = input.generics.clone();
+    generics.make_where_clause().predicates.push(bound);
+    generics
 }
 
 /// Reads every option of every attribute of this name, and continues after invalid ones.

@@ -7,4 +7,12 @@ struct User<T> {
     name: T,
 }
 
+#[receiver(post_save, sender = User<String>)]
+async fn welcome(_: PostSave<'_, User<String>>) {}
+
+async fn save(db: &Db, user: &mut User<String>) -> Result<Option<User<String>>> {
+    user.save_fields(db, &[User::NAME]).await?;
+    User::query("name = $1").bind("Ann").fetch_optional(db).await
+}
+
 fn main() {}

@@ -6,4 +6,8 @@ struct Paid<T> {
     order: T,
 }
 
+async fn pay(db: &Db) -> Result<()> {
+    Paid { order: 7 }.send(db).await
+}
+
 fn main() {}

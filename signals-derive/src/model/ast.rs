@@ -4,15 +4,15 @@ use std::collections::HashSet;
 
 use heck::ToSnakeCase;
 use proc_macro2::Span;
-use quote::format_ident;
+use quote::{ToTokens, format_ident};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
 use syn::{Data, DeriveInput, Error, Fields, Ident, LitStr, Path, Result, Type, Visibility};
 
-use super::attr::{Case, FieldAttrs, OnDelete, StructAttrs};
+use super::attr::{Case, FieldAttrs, OnDelete, RoleOption, StructAttrs};
 use super::types::{Role, option_of};
 use super::unstorable;
-use crate::options::Mistakes;
+use crate::options::{Mistakes, readable};
 
 /// A checked model: a struct that is a row of a table.
 pub(crate) struct Model<'i> {
@@ -32,6 +32,8 @@ pub(crate) struct Column<'i> {
     pub(crate) name: String,
     pub(crate) ty: &'i Type,
     pub(crate) role: Role<'i>,
+    /// The option that decides the role, if there is one.
+    role_option: Option<RoleOption>,
     pub(crate) unique: bool,
     pub(crate) belongs_to: Option<BelongsTo>,
 }
@@ -40,6 +42,7 @@ pub(crate) struct Column<'i> {
 pub(crate) struct BelongsTo {
     pub(crate) parent: Path,
     pub(crate) on_delete: OnDelete,
+    on_delete_span: Span,
 }
 
 impl<'i> Model<'i> {
@@ -63,6 +66,7 @@ impl<'i> Model<'i> {
                 }
                 if !fields.is_empty() || mistakes.is_empty() {
                     find_key(&mut columns, &input.ident, &mut mistakes);
+                    check_set_null(&columns, &mut mistakes);
                 }
             }
             Err(error) => mistakes.add(error),
@@ -112,7 +116,7 @@ impl<'i> Column<'i> {
         // A field with an invalid option is not checked further, or the option would also be reported as missing.
         let belongs_to = if own.is_empty() {
             check(&attrs, &mut own);
-            belongs_to(&attrs, ty, &mut own)
+            belongs_to(&attrs, &mut own)
         } else {
             None
         };
@@ -129,17 +133,10 @@ impl<'i> Column<'i> {
             (None, Some(case)) => case.apply(&plain),
             (None, None) => plain,
         };
-        let role = match () {
-            () if attrs.primary_key.is_set() => Role::Key,
-            () if attrs.json.is_set() => Role::Json,
-            () if attrs.generated.is_set() => Role::Generated,
-            () if attrs.auto_now_add.is_set() => Role::AutoNowAdd,
-            () if attrs.auto_now.is_set() => Role::AutoNow,
-            () if attrs.version.is_set() => Role::Version,
-            () => Role::Plain,
-        };
+        let role_option = attrs.roles().next();
+        let role = role_option.map_or(Role::Plain, |option| option.role);
         let unique = attrs.unique.is_set();
-        Some(FieldKind::Column(Column { ident, name, ty, role, unique, belongs_to }))
+        Some(FieldKind::Column(Column { ident, name, ty, role, role_option, unique, belongs_to }))
     }
 }
 
@@ -158,56 +155,86 @@ fn fields<'i>(
 
 /// Checks that the options of a field can be combined.
 fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) {
-    let roles = [
-        ("primary_key", attrs.primary_key.span()),
-        ("json", attrs.json.span()),
-        ("generated", attrs.generated.span()),
-        ("auto_now_add", attrs.auto_now_add.span()),
-        ("auto_now", attrs.auto_now.span()),
-        ("version", attrs.version.span()),
-    ];
     let others = [
         ("column", attrs.column.span()),
         ("unique", attrs.unique.span()),
         ("belongs_to", attrs.belongs_to.span()),
         ("on_delete", attrs.on_delete.span()),
     ];
-    for (name, span) in roles.into_iter().chain(others) {
-        if let (true, Some(span)) = (attrs.skip.is_set(), span) {
+    if attrs.skip.is_set() {
+        let others = others.into_iter().filter_map(|(name, span)| Some((name, span?)));
+        for (name, span) in attrs.roles().map(|option| (option.name, option.span)).chain(others) {
             mistakes
                 .at(span, format_args!("a field with `skip` is no column, and has no `{name}`"));
         }
+        return;
     }
-    let mut given = roles.into_iter().filter_map(|(name, span)| Some((name, span?)));
-    if let Some((first, _)) = given.next() {
-        for (second, span) in given {
-            mistakes.at(span, format_args!("a column is `{first}` or `{second}`, not both"));
+    let mut roles = attrs.roles();
+    if let Some(first) = roles.next() {
+        for second in roles {
+            let (first, name) = (first.name, second.name);
+            mistakes.at(second.span, format_args!("a column is `{first}` or `{name}`, not both"));
         }
     }
 }
 
-fn belongs_to(attrs: &FieldAttrs, ty: &Type, mistakes: &mut Mistakes) -> Option<BelongsTo> {
+fn belongs_to(attrs: &FieldAttrs, mistakes: &mut Mistakes) -> Option<BelongsTo> {
     let Some(parent) = attrs.belongs_to.get() else {
         if let Some(span) = attrs.on_delete.span() {
             mistakes.at(span, "`on_delete` goes with `belongs_to = Model`");
         }
         return None;
     };
-    let Some(on_delete) = attrs.on_delete.get() else {
+    for RoleOption { name, role, span } in attrs.roles() {
+        if !matches!(role, Role::Key | Role::Generated) {
+            let message = format!(
+                "a column with `belongs_to` contains the key of another row, so it cannot be `{name}`: leave one of them out"
+            );
+            mistakes.at(span, message);
+        }
+    }
+    let (Some(on_delete), Some(on_delete_span)) = (attrs.on_delete.get(), attrs.on_delete.span())
+    else {
         let span = attrs.belongs_to.span().unwrap_or_else(Span::call_site);
         mistakes.at(span, "`belongs_to` needs `on_delete = cascade`, `restrict` or `set_null`");
         return None;
     };
-    if *on_delete == OnDelete::SetNull && option_of(ty).is_none() {
-        mistakes.at(ty.span(), "`on_delete = set_null` needs a field of type `Option<…>`");
+    Some(BelongsTo { parent: parent.clone(), on_delete: *on_delete, on_delete_span })
+}
+
+/// Checks that each column with `on_delete = set_null` can be NULL.
+fn check_set_null(columns: &[Column<'_>], mistakes: &mut Mistakes) {
+    for column in columns {
+        let Some(BelongsTo { on_delete: OnDelete::SetNull, on_delete_span: span, .. }) =
+            column.belongs_to
+        else {
+            continue;
+        };
+        match column.role {
+            Role::Key | Role::GeneratedKey(_) => mistakes.at(
+                span,
+                "a key is never NULL: write `on_delete = cascade` or `on_delete = restrict`",
+            ),
+            Role::Generated => mistakes.at(
+                span,
+                "only the database sets a `generated` column: write `on_delete = cascade` or `on_delete = restrict`",
+            ),
+            Role::Plain if option_of(column.ty).is_none() => mistakes
+                .at(column.ty.span(), "`on_delete = set_null` needs a field of type `Option<…>`"),
+            _ => {}
+        }
     }
-    Some(BelongsTo { parent: parent.clone(), on_delete: *on_delete })
 }
 
 fn find_key(columns: &mut [Column<'_>], ident: &Ident, mistakes: &mut Mistakes) {
     let mut keys: Vec<&mut Column<'_>> = columns.iter_mut().filter(|c| c.role.is_key()).collect();
     if keys.is_empty() {
         keys = columns.iter_mut().filter(|c| c.ident.unraw() == "id").collect();
+        for key in &keys {
+            if let Some(option) = key.role_option {
+                mistakes.at(option.span, key_with(option, key.ty));
+            }
+        }
     }
     let composite = keys.len() > 1;
     if keys.is_empty() {
@@ -225,6 +252,19 @@ fn find_key(columns: &mut [Column<'_>], ident: &Ident, mistakes: &mut Mistakes) 
             None => Role::Key,
         };
     }
+}
+
+/// The message for a field `id` that is the key because no field has `primary_key`, and that has another role.
+fn key_with(RoleOption { name, role, .. }: RoleOption, ty: &Type) -> String {
+    let instead = match role {
+        Role::Generated => {
+            let ty = readable(&option_of(ty).unwrap_or(ty).to_token_stream());
+            format!("a key that the database assigns is an `Option<{ty}>` without this option")
+        }
+        _ => "leave this option out, or put `#[model(primary_key)]` on the field that is the key"
+            .to_owned(),
+    };
+    format!("`id` is the key, so it cannot be `{name}`: {instead}")
 }
 
 fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {

@@ -1,8 +1,10 @@
 //! The options of `#[model(…)]`.
 
+use proc_macro2::Span;
 use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Ident, LitStr, Path};
 
+use super::types::Role;
 use crate::options::{Mistakes, Once, each_option, path, string, unknown, value};
 use crate::publish::subject;
 
@@ -29,6 +31,14 @@ pub(crate) struct FieldAttrs {
     pub(crate) unique: Once<()>,
     pub(crate) belongs_to: Once<Path>,
     pub(crate) on_delete: Once<OnDelete>,
+}
+
+/// An option that decides the role of its column.
+#[derive(Clone, Copy)]
+pub(crate) struct RoleOption {
+    pub(crate) name: &'static str,
+    pub(crate) role: Role<'static>,
+    pub(crate) span: Span,
 }
 
 /// How field names are converted to column names, with the names that serde and sqlx use.
@@ -125,6 +135,21 @@ impl FieldAttrs {
             Ok(())
         });
         read
+    }
+
+    /// The options that decide the role of the column. A column has at most one.
+    pub(crate) fn roles(&self) -> impl Iterator<Item = RoleOption> {
+        let options = [
+            ("primary_key", Role::Key, &self.primary_key),
+            ("json", Role::Json, &self.json),
+            ("generated", Role::Generated, &self.generated),
+            ("auto_now_add", Role::AutoNowAdd, &self.auto_now_add),
+            ("auto_now", Role::AutoNow, &self.auto_now),
+            ("version", Role::Version, &self.version),
+        ];
+        options.into_iter().filter_map(|(name, role, option)| {
+            Some(RoleOption { name, role, span: option.span()? })
+        })
     }
 }
 

@@ -4,34 +4,31 @@ use std::collections::BTreeMap;
 
 use proc_macro2::TokenStream;
 use quote::quote;
-use syn::{Data, DeriveInput, Error};
+use syn::{Data, DeriveInput, Error, parse_quote};
 
 use super::ast::constant;
 use super::attr::StructAttrs;
-use crate::options::{Mistakes, private};
+use crate::options::{Mistakes, assumed, private};
 
 /// The errors, and stub implementations, so that uses of the model do not cause further errors.
 pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
     let errors = error.to_compile_error();
     let attrs = StructAttrs::read(&input.attrs, &mut Mistakes::default());
     let p = private(attrs.krate.get());
-    if !input.generics.params.is_empty() {
-        return errors;
-    }
     let ident = &input.ident;
     let columns = columns(input);
+    let generics = assumed(input);
+    let (impl_generics, type_generics, bounds) = generics.split_for_impl();
+    let mut of_database = generics.clone();
+    of_database.params.push(parse_quote!(__DB: __p::Backend));
+    let (impl_of_database, ..) = of_database.split_for_impl();
     quote! {
         #errors
         const _: () = {
             use #p as __p;
             #[allow(dead_code)]
-            impl #ident { #(#columns)* }
-            impl __p::Model for #ident
-            where
-                // The mistake may be a field that is not `Send`. With a lifetime, the compiler assumes the bound here and does not
-                // report it.
-                for<'__a> #ident: ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync,
-            {
+            impl #impl_generics #ident #type_generics #bounds { #(#columns)* }
+            impl #impl_generics __p::Model for #ident #type_generics #bounds {
                 type Pk = ();
                 const NAME: &'static __p::str = "";
                 const TABLE: &'static __p::str = "";
@@ -46,10 +43,7 @@ pub(super) fn expand(input: &DeriveInput, error: &Error) -> TokenStream {
                 fn __json(&self) -> ::core::option::Option<__p::Value> { ::core::option::Option::None }
                 fn __table() -> &'static __p::Table { ::core::panic!() }
             }
-            impl<__DB: __p::Backend> __p::Store<__DB> for #ident
-            where
-                for<'__a> #ident: ::core::marker::Sized + ::core::marker::Send + ::core::marker::Sync,
-            {
+            impl #impl_of_database __p::Store<__DB> for #ident #type_generics #bounds {
                 fn give(&self, _: __p::usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }
                 fn set(&mut self, _: __p::usize, _: &__DB::Row, _: __p::usize) -> ::core::result::Result<(), __p::Error> { ::core::panic!() }
                 fn key(_: &(), _: __p::usize, _: __p::Take<'_, __DB>) -> ::core::result::Result<(), __p::BoxDynError> { ::core::panic!() }

@@ -23,7 +23,7 @@ pub(super) fn registration(
         .iter()
         .enumerate()
         .filter_map(|(i, column)| {
-            let BelongsTo { parent, on_delete } = column.belongs_to.as_ref()?;
+            let BelongsTo { parent, on_delete, .. } = column.belongs_to.as_ref()?;
             let on_delete = match on_delete {
                 OnDelete::Cascade => quote!(Cascade),
                 OnDelete::Restrict => quote!(Restrict),

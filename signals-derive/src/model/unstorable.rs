@@ -5,6 +5,7 @@ use quote::ToTokens;
 use syn::Type;
 
 use super::types::{Role, option_of};
+use crate::options::readable;
 
 /// Whether every database can store the type, so that no check is generated.
 pub(super) fn is_known(text: &str, json: bool) -> bool {
@@ -228,18 +229,6 @@ pub(super) fn nested(ty: &TokenStream) -> String {
     let inner = text.strip_prefix("Option<").and_then(|text| text.strip_suffix('>'));
     let instead = inner.filter(|inner| inner.starts_with("Option<")).unwrap_or("Option<…>");
     format!("`{text}` cannot be a column: `Some(None)` and `None` are both NULL; use `{instead}`")
-}
-
-/// The type as a programmer writes it, without spaces between the tokens.
-fn readable(ty: &TokenStream) -> String {
-    let text = ty.to_string();
-    let text = text.replace(" :: ", "::").replace(" < ", "<").replace(" >", ">");
-    text.replace(" ,", ",")
-        .replace("& ", "&")
-        .replace(" ;", ";")
-        .replace("> ,", ">,")
-        .replace("* const", "*const")
-        .replace("* mut", "*mut")
 }
 
 /// The type, feature or attribute to use instead of a type, as the second half of a message.

@@ -6,12 +6,12 @@ use syn::ReturnType;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, Result, Signature, Type,
-    Visibility,
+    Attribute, Error, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, Result,
+    Signature, Type, Visibility,
 };
 
 use super::attr::{Args, Options};
-use crate::options::Mistakes;
+use crate::options::{Mistakes, each_once};
 
 /// A checked receiver. The compiler checks the rest when it knows the types.
 pub(crate) struct Receiver {
@@ -92,6 +92,7 @@ impl Receiver {
         let function: Function = syn::parse2(item)?;
         let Args { signal, options, mut mistakes } = syn::parse2(args)?;
         check_function(&function, options.sender.list().len(), &mut mistakes);
+        check_lists(&options, &mut mistakes);
         check_options(&options, &mut mistakes);
         check_once(&options, &mut mistakes);
         check_durable(&options, &function, &mut mistakes);
@@ -125,6 +126,13 @@ impl Receiver {
         let Options { created, updated, .. } = &self.options;
         created.get().map(|()| true).or(updated.get().map(|()| false))
     }
+}
+
+/// Checks that no list contains a value twice.
+fn check_lists(options: &Options, mistakes: &mut Mistakes) {
+    each_once(options.sender.list(), mistakes);
+    each_once(options.changed.list(), mistakes);
+    each_once(options.after.list(), mistakes);
 }
 
 /// Checks that the options can be combined.
@@ -232,9 +240,23 @@ pub(crate) fn is_named(ty: &Type, name: &str) -> bool {
     }
 }
 
-/// Checks the parameters of the function.
+/// Whether the attribute is `#[receiver]`, by its usual paths.
+pub(super) fn is_receiver(attr: &Attribute) -> bool {
+    let segments: Vec<_> = attr.path().segments.iter().map(|segment| &segment.ident).collect();
+    match segments[..] {
+        [name] => name == "receiver",
+        [krate, name] => krate == "sqlx_signals" && name == "receiver",
+        _ => false,
+    }
+}
+
+/// Checks the attributes and the parameters of the function.
 fn check_function(function: &Function, senders: usize, mistakes: &mut Mistakes) {
     let sig = &function.sig;
+    for second in function.attrs.iter().filter(|attr| is_receiver(attr)) {
+        let message = "a function is a receiver once: call it from a second receiver, or name several senders, as `sender = [User, Order]`";
+        mistakes.add(Error::new_spanned(second, message));
+    }
     if let Some(FnArg::Receiver(this)) = sig.inputs.first() {
         mistakes.at(this.span(), "receivers are free functions: this one has a `self`");
     } else if sig.inputs.is_empty() {

@@ -6,7 +6,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, token};
 
-use crate::options::{Mistakes, Once, read_options, string, unknown, value};
+use crate::options::{Mistakes, Once, each_once, read_options, string, unknown, value};
 
 /// The options in `durable(…)`.
 pub(crate) struct Durable {
@@ -299,6 +299,7 @@ impl Given {
                 "`on_dead` says what follows in the order of a key, and so needs `ordering_key`",
             );
         }
+        each_once(&self.was, mistakes);
         durable.stores_key = self.payload.span();
         durable.was = self.was.iter().map(LitStr::value).collect();
         durable.skips_dead = self.on_dead.is_set();
