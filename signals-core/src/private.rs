@@ -28,6 +28,7 @@ pub use crate::model::belongs_to::BelongsTo;
 pub use crate::model::registered::{Copier, CopyOf, KeyColumn, StoredIn, is_key_of};
 pub use crate::model::store::{Any, Only, Places, Route, Store, by_name};
 pub use crate::signal::entry::{AnyEntry, Entry, Registration};
+pub use crate::signal::no_signal::{SelectSignal, SignalCheck, SignalOf, is_signal};
 pub use crate::signal::parameter::{Context as Cx, ParameterAsks};
 pub use crate::signal::receivers::{ReceiverCache as Table, SignalTable};
 pub use crate::signal::relation::{OnDelete, RegisteredModel as Linked, Relation};
@@ -46,6 +47,7 @@ pub mod defaults {
     #[cfg(feature = "durable")]
     pub use crate::durable::carry::NotCarried as _;
     pub use crate::model::registered::{NotCloned as _, NotStored as _};
+    pub use crate::signal::no_signal::NotSignal as _;
     pub use crate::signal::parameter::NotParameter as _;
     pub use crate::table::any::{Serialized as _, Unserialized as _};
     pub use crate::table::field::NotStorable as _;

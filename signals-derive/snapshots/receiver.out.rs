@@ -11,11 +11,16 @@ const _: () = {
     use ::sqlx_signals::__private as __p;
     #[allow(unused_imports)]
     use __p::defaults::*;
+    const _: () = __p::is_signal::<post_save>();
+    type __Named = post_save;
+    type __Signal = <__p::SignalOf<
+        { __p::SignalCheck::<__Named>::IS_SIGNAL },
+    > as __p::SelectSignal<__Named>>::Signal;
     impl __p::Receiver for create_profile {}
     const _: () = {
         static __INFO: __p::Info = __p::Info::new::<
             create_profile,
-            post_save,
+            __Signal,
             User,
         >(
                 ::core::concat!(::core::module_path!(), "::", "create_profile"),
@@ -29,14 +34,14 @@ const _: () = {
             .asks(
                 &[
                     __p::ParameterAsks::<
-                        __p::phase::InTransaction<post_save>,
+                        __p::phase::InTransaction<__Signal>,
                         &mut Conn<'_>,
                     >::ASKS,
                 ],
             );
         #[allow(unreachable_code, unused_mut, unused_variables)]
         fn __call<'a, 'c>(
-            __event: <post_save as __p::Signal>::Event<'a, User>,
+            __event: <__Signal as __p::Signal>::Event<'a, User>,
             mut __cx: __p::Cx<'a, 'c>,
         ) -> __p::Called<'a> {
             __p::Box::pin(async move {
@@ -44,7 +49,7 @@ const _: () = {
                     create_profile(
                             __event,
                             __p::take::<
-                                __p::phase::InTransaction<post_save>,
+                                __p::phase::InTransaction<__Signal>,
                                 &mut Conn<'_>,
                             >(&mut __cx)?,
                         )
@@ -52,12 +57,12 @@ const _: () = {
                 )
             })
         }
-        static __ENTRY: __p::Entry<post_save, User> = <__p::Entry<
-            post_save,
+        static __ENTRY: __p::Entry<__Signal, User> = <__p::Entry<
+            __Signal,
             User,
         >>::future(__call);
         __p::inventory::submit! {
-            __p::Registration::new:: < post_save, User > (& __INFO, & __ENTRY)
+            __p::Registration::new:: < __Signal, User > (& __INFO, & __ENTRY)
         }
     };
 };

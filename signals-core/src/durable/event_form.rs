@@ -19,6 +19,7 @@ use crate::model::store::Portable;
 use crate::signal::custom::CustomSignal;
 use crate::signal::erased::KeptEvent;
 use crate::signal::event_store::EventContent;
+use crate::signal::no_signal::NoSignal;
 use crate::signal::{Signal, post_delete, post_delete_batch, post_save, post_save_batch};
 use crate::table::any::AnyModel;
 use crate::table::previous_row::PreviousRow;
@@ -95,6 +96,9 @@ pub trait SavedRow: Signal {}
 
 impl SavedRow for post_save {}
 
+#[diagnostic::do_not_recommend]
+impl SavedRow for NoSignal {}
+
 /// A signal of one row or value, whose deliveries can have an ordering key.
 #[diagnostic::on_unimplemented(
     message = "the deliveries of `{Self}` have no ordering key",
@@ -108,6 +112,9 @@ impl OrderedSignal for post_save {}
 impl OrderedSignal for post_delete {}
 impl<T: CustomSignal> OrderedSignal for T {}
 
+#[diagnostic::do_not_recommend]
+impl OrderedSignal for NoSignal {}
+
 /// A signal of one row or value, whose deliveries can be combined.
 #[diagnostic::on_unimplemented(
     message = "the deliveries of `{Self}` cannot have `coalesce`",
@@ -120,6 +127,9 @@ pub trait CoalescedSignal: Signal {}
 impl CoalescedSignal for post_save {}
 impl CoalescedSignal for post_delete {}
 impl<T: CustomSignal> CoalescedSignal for T {}
+
+#[diagnostic::do_not_recommend]
+impl CoalescedSignal for NoSignal {}
 
 /// An event to be encoded.
 pub(crate) struct ToEncode<'e> {
@@ -295,6 +305,9 @@ impl RowSignal for post_save {}
 impl RowSignal for post_delete {}
 impl RowSignal for post_save_batch {}
 impl RowSignal for post_delete_batch {}
+
+#[diagnostic::do_not_recommend]
+impl RowSignal for NoSignal {}
 
 impl<S: RowSignal, M> Storable<S> for M
 where

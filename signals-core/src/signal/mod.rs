@@ -9,6 +9,7 @@ pub(crate) mod erased;
 pub(crate) mod event_store;
 pub(crate) mod events;
 pub(crate) mod net_change;
+pub(crate) mod no_signal;
 pub(crate) mod operation_context;
 pub(crate) mod parameter;
 pub(crate) mod previous;
@@ -60,7 +61,9 @@ pub use events::{
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a signal",
     label = "not a signal",
-    note = "the signals of a model are `pre_save`, `post_save`, `pre_delete` and `post_delete`"
+    note = "the signals of a model are `pre_save`, `post_save`, `pre_delete`, `post_delete`, `post_load`, `post_save_batch` and \
+            `post_delete_batch`",
+    note = "`#[derive(Signal)]` makes a type of the program a custom signal"
 )]
 pub trait Signal: Send + Sync + 'static {
     /// The signal's name.

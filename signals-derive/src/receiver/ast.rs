@@ -1,7 +1,7 @@
 //! The input of `#[receiver]` as a typed receiver. Every mistake that does not depend on types is found here.
 
 use proc_macro2::{Group, TokenStream, TokenTree};
-use quote::ToTokens;
+use quote::{ToTokens, format_ident};
 use syn::ReturnType;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
@@ -97,6 +97,12 @@ impl Receiver {
         check_once(&options, &mut mistakes);
         check_durable(&options, &function, &mut mistakes);
         mistakes.into_error().map_or(Ok(Self { signal, options, function }), Err)
+    }
+
+    /// The name of the signal in the expansion, with the span of the signal.
+    pub(crate) fn signal_alias(&self) -> Ident {
+        let name = self.signal.segments.last().map(|segment| &segment.ident);
+        format_ident!("__Signal", span = name.span())
     }
 
     /// The variant of `Phase`.

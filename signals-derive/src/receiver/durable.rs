@@ -6,6 +6,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, token};
 
+use super::ast::Receiver;
 use crate::options::{Mistakes, Once, each_once, read_options, string, unknown, value};
 
 /// The options in `durable(…)`.
@@ -168,9 +169,10 @@ impl OrderingKey {
     pub(crate) fn tokens(
         &self,
         purpose: KeyPurpose,
-        signal: &Path,
+        receiver: &Receiver,
         sender: Option<&TokenStream>,
     ) -> (TokenStream, TokenStream) {
+        let signal = receiver.signal_alias();
         let (option, verb, ty) = match purpose {
             KeyPurpose::Order => ("ordering_key", "ordered", "__Key"),
             KeyPurpose::Coalesce => ("coalesce", "coalesced", "__CoalesceKey"),
@@ -195,7 +197,7 @@ impl OrderingKey {
                 quote_spanned!(path.span()=> ::std::string::ToString::to_string(&#path(__event)))
             }
         };
-        let event = sender.map_or_else(|| signal.to_token_stream(), Clone::clone);
+        let event = sender.map_or_else(|| receiver.signal.to_token_stream(), Clone::clone);
         let is_field = matches!(self, Self::Field(_));
         let key = quote! {
             struct #ty;
@@ -214,7 +216,7 @@ impl OrderingKey {
             }
             None => {
                 let method = method("signal", signal.span());
-                quote_spanned!(signal.span()=> .#method::<#signal, #ty>())
+                quote_spanned!(signal.span()=> .#method::<#event, #ty>())
             }
         };
         (key, call)

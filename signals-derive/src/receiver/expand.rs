@@ -11,7 +11,8 @@ use super::durable::{KeyPurpose, OrderingKey};
 use crate::options::private;
 
 pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
-    let Receiver { signal, options, function } = receiver;
+    let Receiver { options, function, .. } = receiver;
+    let (signal, named) = (receiver.signal_alias(), &receiver.signal);
     let p = private(options.krate.get());
     let (ident, vis) = (&function.sig.ident, &function.vis);
     let cfgs: Vec<_> = function.cfgs().collect();
@@ -55,6 +56,12 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
             #[allow(unused_imports)]
             use __p::defaults::*;
 
+            // The only error for a type that is not a signal: the rest of the expansion then uses a signal without errors.
+            const _: () = __p::is_signal::<#named>();
+            type __Named = #named;
+            type #signal =
+                <__p::SignalOf<{ __p::SignalCheck::<__Named>::IS_SIGNAL }> as __p::SelectSignal<__Named>>::Signal;
+
             impl __p::Receiver for #ident {}
 
             #(const _: () = { #registrations };)*
@@ -69,7 +76,8 @@ fn registration(
     entry: &TokenStream,
     sender_span: Span,
 ) -> TokenStream {
-    let Receiver { signal, options, function } = receiver;
+    let Receiver { options, function, .. } = receiver;
+    let signal = receiver.signal_alias();
     let ident = &function.sig.ident;
     let name = ident.unraw().to_string();
     let doc = function.doc();
@@ -85,7 +93,7 @@ fn registration(
         let values = durable.tokens();
         let is_of_model = options.sender.is_set();
         let key = |purpose, key: &Option<OrderingKey>| {
-            let tokens = |key: &OrderingKey| key.tokens(purpose, signal, is_of_model.then_some(sender));
+            let tokens = |key: &OrderingKey| key.tokens(purpose, receiver, is_of_model.then_some(sender));
             key.as_ref().map(tokens).unwrap_or_default()
         };
         let (coalesce_key, coalesced) = key(KeyPurpose::Coalesce, &durable.coalesce);
@@ -158,7 +166,8 @@ fn carried(receiver: &Receiver) -> TokenStream {
 
 /// The calls that set the options of this receiver.
 fn settings(receiver: &Receiver, sender: &TokenStream, phase: &Ident) -> TokenStream {
-    let Receiver { signal, options, function } = receiver;
+    let Receiver { options, function, .. } = receiver;
+    let signal = receiver.signal_alias();
     let created = receiver
         .created()
         .map(|created| quote_spanned!(signal.span()=> .created::<#signal>(#created)));
@@ -198,7 +207,8 @@ fn event(receiver: &Receiver) -> Ident {
 
 /// The call of the function: the constructor of the entry, the return type of the call, and its code.
 fn call(receiver: &Receiver, phase: &Ident) -> (TokenStream, TokenStream, TokenStream) {
-    let Receiver { signal, function, .. } = receiver;
+    let function = &receiver.function;
+    let signal = receiver.signal_alias();
     let ident = &function.sig.ident;
     let (event, cx) = (event(receiver), quote!(__cx));
     let takes = function.parameters().map(|ty| function.elided(ty)).map(
