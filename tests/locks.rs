@@ -686,6 +686,75 @@ mod order {
         test.passed().await;
     }
 
+    #[derive(Debug, Clone, Copy, sqlx::Type)]
+    #[sqlx(type_name = "size", rename_all = "lowercase")]
+    enum Size {
+        Small,
+        Medium,
+        Big,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "shelves")]
+    struct Shelf {
+        id: Option<i64>,
+    }
+
+    /// Defines a model with a key of this type that is deleted with its shelf.
+    macro_rules! stock {
+        ($model:ident $table:literal $key:ty) => {
+            #[derive(Debug, Clone, Model)]
+            #[model(table = $table)]
+            struct $model {
+                #[model(primary_key)]
+                key: $key,
+                #[model(belongs_to = Shelf, on_delete = cascade)]
+                shelf: i64,
+            }
+        };
+    }
+
+    stock!(Stock "stocks" Size);
+    stock!(Price "prices" sqlx::types::BigDecimal);
+    stock!(Host "hosts" sqlx::types::ipnetwork::IpNetwork);
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rows_whose_keys_are_sent_in_another_order_are_locked_in_one_order() {
+        let test = TestDb::postgres("locked_in_one_order_as_sent").await;
+        let references = "shelf BIGINT NOT NULL REFERENCES shelves";
+        execute(
+            &test.db,
+            &format!(
+                "CREATE TYPE size AS ENUM ('small', 'medium', 'big');
+                 CREATE TABLE shelves (id BIGSERIAL PRIMARY KEY);
+                 INSERT INTO shelves DEFAULT VALUES; INSERT INTO shelves DEFAULT VALUES; INSERT INTO shelves DEFAULT VALUES;
+                 CREATE TABLE stocks (key size PRIMARY KEY, {references});
+                 INSERT INTO stocks VALUES ('small', 1), ('medium', 1), ('big', 1);
+                 CREATE TABLE prices (key NUMERIC PRIMARY KEY, {references});
+                 INSERT INTO prices VALUES (-20000, 2), (-1.5, 2), (0, 2), (1.50, 2), (20000, 2), (20000.5, 2);
+                 CREATE TABLE hosts (key INET PRIMARY KEY, {references});
+                 INSERT INTO hosts VALUES ('10.0.0.0/24', 3), ('10.0.0.1', 3), ('9.0.0.0/8', 3)"
+            ),
+        )
+        .await;
+        let shelf = |id| [Shelf { id: Some(id) }];
+        let stocks = || [Size::Medium, Size::Big, Size::Small].map(|key| Stock { key, shelf: 1 });
+        assert_last!(&test, "stocks", "key = 'medium'", Stock: update_many stocks(), Stock: delete_many stocks(), Shelf: delete_many shelf(1));
+        for numbers in [
+            ["20000.5", "0.0", "1.5", "-1.5", "20000", "-20000.0"],
+            ["-20000", "-1.50", "0", "20000.50", "20000.0", "1.500"],
+        ] {
+            let prices = || numbers.map(|number| Price { key: number.parse().unwrap(), shelf: 2 });
+            assert_last!(&test, "prices", "key = 20000.5", Price: update_many prices(), Price: delete_many prices(), Shelf: delete_many shelf(2));
+        }
+        let hosts = || {
+            ["10.0.0.1/32", "9.0.0.0/8", "10.0.0.0/24"]
+                .map(|host| Host { key: host.parse().unwrap(), shelf: 3 })
+        };
+        assert_last!(&test, "hosts", "key = '10.0.0.1'", Host: update_many hosts(), Host: delete_many hosts(), Shelf: delete_many shelf(3));
+        test.passed().await;
+    }
+
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn rows_whose_keys_the_program_assigns_are_inserted_in_the_order_of_the_keys() {
         let test = TestDb::postgres("inserted_in_key_order").await;

@@ -68,9 +68,21 @@ pub(crate) fn sql(name: &str, field: &str, cast: Option<&str>) -> String {
         }
         field if is_text(field) => format!("{name} COLLATE \"C\""),
         "BYTEA" => format!("octet_length({name}), {name}"),
-        _ => name.to_owned(),
+        "INET" | "CIDR" | "INTERVAL" | "TIMETZ" => {
+            let sent = format!("{}_send({name})", field.to_ascii_lowercase());
+            format!("octet_length({sent}), {sent}")
+        }
+        field if HAVE_ORDER_OF_BYTES.contains(&field) => name.to_owned(),
+        // An enum is sent as its label.
+        _ => format!("octet_length({name}::text), {name}::text COLLATE \"C\""),
     }
 }
+
+/// The types of PostgreSQL whose values have the order of the bytes that [`sort_by_key`] compares.
+const HAVE_ORDER_OF_BYTES: [&str; 16] = [
+    "BOOL", "INT2", "INT4", "INT8", "FLOAT4", "FLOAT8", "NUMERIC", "MONEY", "UUID", "OID",
+    "TIMESTAMP", "TIMESTAMPTZ", "DATE", "TIME", "MACADDR", "\"CHAR\"",
+];
 
 /// Whether values that are equal in the database always have the same encoding.
 pub(crate) fn compares_bytes(field: &str) -> bool {
@@ -208,6 +220,11 @@ mod encoded {
                     };
                 });
             }
+            "NUMERIC" => {
+                let _ = value.encode(buffer)?;
+                let sent = buffer.split_off(start);
+                append_numeric(&sent, buffer);
+            }
             _ => {
                 buffer.extend_from_slice(&[0; 4]);
                 let _ = value.encode(buffer)?;
@@ -216,5 +233,32 @@ mod encoded {
             }
         }
         Ok(())
+    }
+
+    /// Appends a number whose encoding consists of the number of its digits, the weight of the first one, its sign, its scale, and its digits to
+    /// the base 10,000
+    /// (<https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/utils/adt/numeric.c>, `numeric_send`). Without the scale,
+    /// because 1.0 and 1.00 are equal.
+    fn append_numeric(sent: &[u8], buffer: &mut PgArgumentBuffer) {
+        let words = sent.chunks_exact(2).map(|word| u16::from_be_bytes([word[0], word[1]]));
+        let words: Vec<_> = words.collect();
+        let [_, weight, sign, _, digits @ ..] = &words[..] else { return };
+        let is_zero = digits.iter().all(|digit| *digit == 0);
+        buffer.push(match sign {
+            0xf000 => 0, // -Infinity
+            0x4000 if !is_zero => 1,
+            0 | 0x4000 => 2 + u8::from(!is_zero),
+            0xd000 => 4, // Infinity
+            _ => 5,      // NaN
+        });
+        if is_zero {
+            return;
+        }
+        let used = digits.iter().rposition(|digit| *digit != 0).map_or(0, |last| last + 1);
+        let digits = digits[..used].iter().map(|digit| digit + 1);
+        let inverted = if *sign == 0x4000 { 0xffff } else { 0 };
+        for word in [weight ^ 0x8000].into_iter().chain(digits).chain([0]) {
+            buffer.extend_from_slice(&(word ^ inverted).to_be_bytes());
+        }
     }
 }
