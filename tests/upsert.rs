@@ -8,10 +8,8 @@ use std::sync::LazyLock;
 #[cfg(feature = "postgres")]
 use common::execute;
 use common::{Scene, count, table};
-#[cfg(feature = "postgres")]
-use sqlx_signals::DatabaseKind;
-use sqlx_signals::Error;
 use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, Error};
 
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "users")]
@@ -311,4 +309,72 @@ on_every_database! {
         bob.upsert(&db, &[Team::TEAM]).await.unwrap_err();
         assert_eq!(Team::query("").fetch_all(&db).await.unwrap(), [ann]);
     }
+}
+
+/// A row that is found by a value which the database changes.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "readers")]
+struct Reader {
+    id: Option<i64>,
+    email: String,
+    #[model(unique)]
+    name: String,
+    books: i64,
+}
+
+fn reader(email: &str, name: &str) -> Reader {
+    Reader { id: None, email: email.into(), name: name.into(), books: 0 }
+}
+
+async fn readers(db: &Db) {
+    table(db, "readers", "email TEXT NOT NULL, name TEXT NOT NULL UNIQUE, books BIGINT NOT NULL")
+        .await;
+    common::execute(
+        db,
+        match db.kind() {
+            DatabaseKind::Sqlite => "CREATE UNIQUE INDEX by_email ON readers (email COLLATE NOCASE)",
+            DatabaseKind::Postgres => {
+                "ALTER TABLE readers ADD UNIQUE (email);
+                 CREATE FUNCTION lower_email() RETURNS trigger LANGUAGE plpgsql AS
+                 'BEGIN NEW.email = lower(NEW.email); RETURN NEW; END';
+                 CREATE TRIGGER lower_email BEFORE INSERT ON readers FOR EACH ROW EXECUTE FUNCTION lower_email()"
+            }
+        },
+    )
+    .await;
+    for name in ["ann", "bob"] {
+        reader(name, name).save(db).await.unwrap();
+    }
+}
+
+on_every_database! {
+    async fn an_upsert_that_fails_leaves_the_key_as_it_was(db: Db) {
+        readers(&db).await;
+        for id in [None, Some(7)] {
+            let mut tx = db.begin().await.unwrap();
+            let mut row = Reader { id, ..reader("ANN", "bob") };
+            let error = row.upsert(&mut tx, &[Reader::EMAIL]).await.unwrap_err();
+            assert!(error.is_unique_violation(), "{error}");
+            assert_eq!(row.id, id);
+        }
+        let mut row = reader("ANN", "other");
+        assert!(!row.upsert(&db, &[Reader::EMAIL]).await.unwrap().created);
+        assert_eq!(row.id, Some(1));
+    }
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn get_or_create_does_not_wait_for_rows_that_refer_to_the_row_which_it_finds() {
+    let test = common::TestDb::postgres("found_beside_references").await;
+    readers(&test.db).await;
+    common::table(&test.db, "loans", "reader BIGINT NOT NULL REFERENCES readers").await;
+    let mut tx = test.db.begin().await.unwrap();
+    tx.execute("INSERT INTO loans (reader) VALUES (1)").await.unwrap();
+    let found = Reader::get_or_create(&test.db, reader("ANN", "new"), &[Reader::EMAIL]);
+    let found = tokio::time::timeout(std::time::Duration::from_secs(5), found).await;
+    let (ann, created) = found.unwrap().unwrap();
+    assert!(!created && ann.id == Some(1));
+    tx.rollback().await.unwrap();
+    test.passed().await;
 }

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use crate::database::backend::DatabaseKind;
 use crate::table::expression::{ESTIMATED_ROWS, differ, subscripts, unnest};
-use crate::table::schema::{ColumnGroup, Schema};
+use crate::table::schema::{ColumnGroup, ColumnSpec, Schema};
 use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 
 /// The SQL of a statement.
@@ -76,7 +76,13 @@ impl Composer<'_> {
         let columns = self.names(&self.spec.columns);
         let placeholders = self.placeholders(self.spec.columns.len());
         let every: Vec<usize> = (0..self.model.columns.len()).collect();
-        let (same, every) = (self.model.name(self.spec.on[0]), self.names(&every));
+        // On PostgreSQL, setting a column of a unique index takes a stronger lock, which would wait for the transactions that insert rows with
+        // a foreign key to this one.
+        let is_plain = |c: &ColumnSpec| c.role.group() == ColumnGroup::Set && !c.unique;
+        let plain = (0..self.model.columns.len())
+            .find(|c| is_plain(&self.model.columns[*c]) && !self.spec.on.contains(c));
+        let same = self.model.name(plain.unwrap_or(self.spec.on[0]));
+        let every = self.names(&every);
         format!(
             "INSERT INTO {table} AS _stored ({columns}) VALUES ({placeholders}) ON CONFLICT ({on}) DO UPDATE SET {same} = \
              _stored.{same} RETURNING {every}"

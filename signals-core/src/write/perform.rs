@@ -196,8 +196,10 @@ fn autocommit<'u>(
     // it. That modifies the instances, and so do receivers before the statement, so take a
     // snapshot first.
     let changes = notifier.many || !notifier.receivers.before.is_empty();
-    let restore_guard =
-        if changes { RestoreGuard::new(rows) } else { RestoreGuard::for_statement(rows) };
+    let restore_guard = match changes {
+        true => RestoreGuard::new(rows),
+        false => RestoreGuard::for_statement(rows, &notifier.kind),
+    };
     let mut work = WriteWork { notifier, restore_guard, context };
     async move {
         prepare(&mut work, &mut source).await?;

@@ -1,6 +1,7 @@
 //! Restores the rows in memory if their write fails.
 
 use crate::signal::rows::SignalRows;
+use crate::write::WriteKind;
 
 /// Restores the keys, versions and automatic columns of the rows if the write fails or its future
 /// is dropped.
@@ -18,9 +19,10 @@ impl<'m> RestoreGuard<'m> {
     }
 
     /// A guard for rows that only the statement changes. If the key is the only column that it can
-    /// change, no snapshot is needed: the key is set only after the statement has succeeded.
-    pub(crate) fn for_statement(rows: &'m mut dyn SignalRows) -> Self {
-        match rows.schema().is_only_key() {
+    /// change, no snapshot is needed: the key is set only after the statement has succeeded, except
+    /// by an upsert, which may have to find the key of the stored row first.
+    pub(crate) fn for_statement(rows: &'m mut dyn SignalRows, kind: &WriteKind) -> Self {
+        match rows.schema().is_only_key() && !matches!(kind, WriteKind::Upsert(_)) {
             true => Self { rows, disarmed: true, snapshots: 0 },
             false => Self::new(rows),
         }

@@ -91,7 +91,7 @@ pub(super) async fn save_directly(
     kind: &WriteKind,
 ) -> Result<Option<Stored>> {
     let fail_guard = FailGuard::of(conn, "save", rows.model());
-    let mut restore_guard = RestoreGuard::for_statement(rows);
+    let mut restore_guard = RestoreGuard::for_statement(rows, kind);
     stamp(restore_guard.rows, kind);
     let done = store(fail_guard.conn, restore_guard.rows, kind, false).await;
     if done.is_ok() {
