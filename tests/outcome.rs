@@ -1220,6 +1220,59 @@ mod sqlite_statements {
         test.passed().await;
     }
 
+    /// Whether writes of a row that a trigger keeps find the row, outside a transaction and in one.
+    macro_rules! assert_kept {
+        ($db:expr, $kept:expr) => {{
+            let (db, mut alone, mut in_transaction, mut many) = ($db, $kept, $kept, [$kept]);
+            assert!(!alone.delete(db).await.unwrap());
+            assert_eq!(alone.id, Some(1), "the row is stored");
+            alone.update(db).await.expect("the row is stored");
+            let mut tx = db.begin().await.unwrap();
+            assert!(!in_transaction.delete(&mut tx).await.unwrap());
+            tx.commit().await.unwrap();
+            assert_eq!(in_transaction.id, Some(1), "the row is stored");
+            assert_eq!(Model::delete_many(db, &mut many).await.unwrap(), 0);
+            assert_eq!(many[0].id, Some(1), "the row is stored");
+        }};
+    }
+
+    const KEEP: &str = "WHEN OLD.n = 13 BEGIN SELECT RAISE(IGNORE); END";
+
+    #[tokio::test]
+    async fn a_row_that_a_temporary_trigger_keeps_keeps_its_key() {
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        table(&db, "items", "n BIGINT NOT NULL").await;
+        execute(&db, "INSERT INTO items VALUES (1, 13)").await;
+        for event in ["UPDATE", "DELETE"] {
+            let trigger =
+                format!("CREATE TEMP TRIGGER keep_{event} BEFORE {event} ON items {KEEP}");
+            execute(&db, &trigger).await;
+        }
+        assert_kept!(&db, Item { id: Some(1), n: 13 });
+    }
+
+    #[tokio::test]
+    async fn a_row_that_a_trigger_of_an_attached_database_keeps_keeps_its_key() {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "other.items")]
+        struct Attached {
+            id: Option<i64>,
+            n: i64,
+        }
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        execute(&db, "ATTACH ':memory:' AS other").await;
+        // The table of the same name in the main database has no trigger.
+        table(&db, "items", "n BIGINT NOT NULL").await;
+        table(&db, "other.items", "n BIGINT NOT NULL").await;
+        execute(&db, "INSERT INTO other.items VALUES (1, 13)").await;
+        for event in ["UPDATE", "DELETE"] {
+            let trigger =
+                format!("CREATE TRIGGER other.keep_{event} BEFORE {event} ON items {KEEP}");
+            execute(&db, &trigger).await;
+        }
+        assert_kept!(&db, Attached { id: Some(1), n: 13 });
+    }
+
     #[tokio::test]
     async fn a_trigger_of_a_row_that_belongs_to_the_deleted_one_counts() {
         let test = TestDb::sqlite("raise_fail_of_child").await;

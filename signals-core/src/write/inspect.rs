@@ -82,9 +82,8 @@ fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
 async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
     let model = rows.schema();
     let (schema, name) = split_schema(rows.table());
-    let sql = SQLITE_TABLE.replace("{schema}", &schema.replace('"', "\"\""));
-    let found: Vec<(String, bool, bool, bool, bool)> =
-        conn.query(AssertSqlSafe(sql)).bind(name).bind(schema).fetch_all().await?;
+    let query = conn.query(in_schema(SQLITE_TABLE, schema)).bind(name).bind(schema);
+    let found: Vec<(String, bool, bool, bool, bool)> = query.fetch_all().await?;
     let is_certain = |i: &usize| {
         let column = &model.columns[*i];
         let of_table = found.iter().find(|(name, ..)| name == rows.columns()[*i]);
@@ -106,6 +105,11 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Resul
         counted,
         ..TableFacts::default()
     })
+}
+
+/// The text of a statement that reads the catalog of a database of the connection.
+fn in_schema(sql: &str, schema: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(sql.replace("{schema}", &schema.replace('"', "\"\"")))
 }
 
 /// Selects the columns of a table. For each: whether it cannot be NULL, and whether it is the
@@ -185,20 +189,24 @@ fn look_up_plain<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s
         if conn.facts().keeps_no_row(rows) {
             return Ok(true);
         }
-        let (sql, name) = match conn.kind() {
-            DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.table().rsplit('.').next()),
-            DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.schema().table)),
-        };
         let epoch = conn.facts().epoch();
-        let found = conn.query(sql).bind(name).fetch_one::<(bool,)>().await;
+        let query = match conn.kind() {
+            DatabaseKind::Sqlite => {
+                let (schema, name) = split_schema(rows.table());
+                conn.query(in_schema(SQLITE_PLAIN, schema)).bind(name)
+            }
+            DatabaseKind::Postgres => conn.query(POSTGRES_PLAIN).bind(rows.schema().table),
+        };
+        let found = query.fetch_one::<(bool,)>().await;
         let Some((plain,)) = unless_lost(found)? else { return Ok(false) };
         conn.facts().add(rows, epoch, TableFacts { plain, ..TableFacts::default() });
         Ok(plain)
     })
 }
 
-const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND \
-     tbl_name = $1 COLLATE NOCASE)";
+/// A temporary trigger can belong to a table of any database.
+const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM (SELECT type, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, tbl_name, \
+     sql FROM sqlite_temp_schema) WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND tbl_name = $1 COLLATE NOCASE)";
 
 /// An ordinary table without child tables, user-defined triggers, rules and row-level security.
 const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
