@@ -263,6 +263,220 @@ on_every_database! {
     }
 }
 
+/// A key that the program assigns.
+#[derive(Debug, Clone, Model)]
+#[model(table = "routed")]
+struct Routed {
+    #[model(primary_key)]
+    code: String,
+    n: i64,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "items")]
+struct RoutedItem {
+    id: Option<i64>,
+    n: i64,
+}
+
+/// Like `RoutedItem`, with a receiver that does not need a transaction.
+#[derive(Debug, Clone, Model)]
+#[model(table = "items")]
+struct RoutedTold {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = RoutedTold, on_commit)]
+async fn told_of_routed(_: PostSave<'_, RoutedTold>) {}
+
+/// Two tables, and a trigger of each that stores the row in `log` instead.
+async fn routed_tables(db: &Db) {
+    table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+    execute(db, "CREATE TABLE routed (code TEXT PRIMARY KEY, n BIGINT NOT NULL UNIQUE)").await;
+    execute(db, "CREATE TABLE log (n BIGINT NOT NULL)").await;
+    for table in ["items", "routed"] {
+        let sql = match db.kind() {
+            DatabaseKind::Sqlite => format!(
+                "CREATE TRIGGER route_{table} BEFORE INSERT ON {table} BEGIN INSERT INTO log VALUES (NEW.n); SELECT RAISE(IGNORE); END"
+            ),
+            DatabaseKind::Postgres => format!(
+                "CREATE FUNCTION route_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (NEW.n); RETURN NULL; \
+                 END $$;
+                 CREATE TRIGGER route_{table} BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION route_{table}()"
+            ),
+        };
+        execute(db, &sql).await;
+    }
+}
+
+/// Each write returns `Error::NotStored`, and nothing is in `log` afterwards.
+macro_rules! assert_not_stored {
+    ($db:expr, $($write:expr,)*) => { $(
+        let error = $write.await.map(drop).expect_err(stringify!($write));
+        let error = match error {
+            Error::Row { source, .. } => *source,
+            error => error,
+        };
+        assert!(matches!(error, Error::NotStored { .. }), "{}: {error:?}", stringify!($write));
+        assert_eq!(count($db, "log").await, 0, "{}", stringify!($write));
+    )* };
+}
+
+on_every_database! {
+    async fn a_row_that_a_trigger_stores_elsewhere_is_stored_nowhere_after_an_error(db: Db) {
+        routed_tables(&db).await;
+        let item = |id| RoutedItem { id, n: 13 };
+        let told = |id| RoutedTold { id, n: 13 };
+        let routed = || Routed { code: "a".to_owned(), n: 13 };
+        // The first write of a model, and those after it.
+        for _ in 0..2 {
+            assert_not_stored! { &db,
+                routed().insert(&db),
+                routed().save(&db),
+                routed().upsert(&db, &[Routed::N]),
+                Routed::get_or_create(&db, routed(), &[Routed::N]),
+                Routed::insert_many(&db, &mut [routed()]),
+                item(Some(7)).save(&db),
+                item(None).insert(&db),
+                item(None).save(&db),
+                item(Some(7)).insert(&db),
+                item(None).upsert(&db, &[RoutedItem::N]),
+                item(Some(7)).upsert(&db, &[RoutedItem::N]),
+                RoutedItem::get_or_create(&db, item(None), &[RoutedItem::N]),
+                RoutedItem::insert_many(&db, &mut [item(None)]),
+                RoutedItem::insert_many(&db, &mut [item(None), RoutedItem { id: None, n: 14 }]),
+                told(Some(7)).save(&db),
+                told(None).insert(&db),
+                told(None).save(&db),
+                told(None).upsert(&db, &[RoutedTold::N]),
+                RoutedTold::get_or_create(&db, told(None), &[RoutedTold::N]),
+            }
+        }
+    }
+
+    async fn a_transaction_with_a_row_that_a_trigger_stores_elsewhere_is_rolled_back(db: Db) {
+        routed_tables(&db).await;
+        let routed = || Routed { code: "a".to_owned(), n: 13 };
+        for get_or_create in [false, true] {
+            let mut tx = db.begin().await.unwrap();
+            let error = match get_or_create {
+                true => Routed::get_or_create(&mut tx, routed(), &[Routed::N]).await.unwrap_err(),
+                false => routed().save(&mut tx).await.unwrap_err(),
+            };
+            assert!(matches!(error, Error::NotStored { .. }), "{error:?}");
+            assert!(tx.commit().await.unwrap_err().is_rolled_back(), "{get_or_create}");
+            assert_eq!(count(&db, "log").await, 0);
+        }
+    }
+
+    async fn a_row_that_a_trigger_stores_elsewhere_is_stored_nowhere_through_sqlx(db: Db) {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "items")]
+        struct Through { id: Option<i64>, n: i64 }
+        routed_tables(&db).await;
+        let item = || Through { id: None, n: 13 };
+        macro_rules! through {
+            ($pool:expr) => {{
+                let (pool, mut conn) = ($pool, $pool.acquire().await.unwrap());
+                assert_not_stored! { &db,
+                    item().save(&mut *conn),
+                    Through::get_or_create(&mut *conn, item(), &[Through::N]),
+                    item().insert(&mut *conn),
+                    item().upsert(&mut *conn, &[Through::N]),
+                }
+                drop(conn);
+                assert_not_stored! { &db,
+                    item().save(pool),
+                    item().insert(pool),
+                    Through::get_or_create(pool, item(), &[Through::N]),
+                }
+                let mut tx = pool.begin().await.unwrap();
+                for _ in 0..2 {
+                    item().save(&mut tx).await.unwrap_err();
+                    item().insert(&mut tx).await.unwrap_err();
+                    Through::get_or_create(&mut tx, item(), &[Through::N]).await.unwrap_err();
+                }
+                tx.commit().await.unwrap();
+                assert_eq!(count(&db, "log").await, 0);
+            }};
+        }
+        #[cfg(feature = "sqlite")]
+        if let Some(pool) = db.sqlite() {
+            through!(pool);
+        }
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = db.postgres() {
+            through!(pool);
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres_inserts {
+    use super::*;
+    use crate::common::TestDb;
+
+    #[tokio::test]
+    async fn a_rule_that_drops_a_row_has_no_effect_after_an_error() {
+        let test = TestDb::postgres("rule").await;
+        let db = &test.db;
+        execute(
+            db,
+            "CREATE TABLE routed (code TEXT PRIMARY KEY, n BIGINT NOT NULL UNIQUE);
+             CREATE TABLE log (n BIGINT NOT NULL); INSERT INTO log VALUES (0);
+             CREATE RULE route AS ON INSERT TO routed DO INSTEAD UPDATE log SET n = NEW.n",
+        )
+        .await;
+        let routed = || Routed { code: "a".to_owned(), n: 13 };
+        for _ in 0..2 {
+            let errors = [
+                routed().insert(db).await.unwrap_err(),
+                routed().save(db).await.unwrap_err(),
+                Routed::insert_many(db, &mut [routed()]).await.unwrap_err(),
+            ];
+            let logged = db.query("SELECT n FROM log").fetch_one::<(i64,)>().await.unwrap();
+            assert_eq!(logged, (0,), "{errors:?}");
+        }
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_trigger_of_a_partition_or_of_a_table_behind_a_view_has_no_effect_after_an_error() {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "parted")]
+        struct Parted {
+            #[model(primary_key)]
+            code: String,
+            n: i64,
+        }
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "viewed")]
+        struct Viewed {
+            #[model(primary_key)]
+            code: String,
+            n: i64,
+        }
+        let test = TestDb::postgres("partition").await;
+        let db = &test.db;
+        routed_tables(db).await;
+        execute(
+            db,
+            "CREATE TABLE parted (code TEXT, n BIGINT NOT NULL, PRIMARY KEY (code, n)) PARTITION BY RANGE (n);
+             CREATE TABLE upper PARTITION OF parted FOR VALUES FROM (10) TO (100) PARTITION BY RANGE (n);
+             CREATE TABLE leaf PARTITION OF upper FOR VALUES FROM (10) TO (20);
+             CREATE VIEW viewed AS SELECT code, n FROM routed;
+             CREATE TRIGGER route_leaf BEFORE INSERT ON leaf FOR EACH ROW EXECUTE FUNCTION route_routed()",
+        )
+        .await;
+        assert_not_stored! { db,
+            Parted { code: "a".to_owned(), n: 13 }.insert(db),
+            Viewed { code: "a".to_owned(), n: 13 }.insert(db),
+        }
+        test.passed().await;
+    }
+}
+
 #[cfg(feature = "sqlite")]
 mod sqlite_conflicts {
     use super::*;

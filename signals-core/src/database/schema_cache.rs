@@ -6,7 +6,8 @@
 //! - The library cannot decode a column that the statement returns, and reports a failure. So the first write of a model inspects
 //!   its table. If every value of the column's type can be decoded into the field, and the column cannot be NULL (or the field can
 //!   be `None`), no transaction is needed for that column.
-//! - On SQLite, a trigger rejects the statement but keeps its changes (`RAISE(FAIL)`).
+//! - A trigger or a rule drops the row, but keeps what else it has stored. On SQLite, a trigger can also reject the statement and keep
+//!   its changes (`RAISE(FAIL)`).
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -77,7 +78,7 @@ pub(crate) struct TableFacts {
     pub(crate) seen: Columns,
     /// The inspected columns that can always be decoded into their fields.
     pub(crate) readable: Columns,
-    /// Whether a statement that the database rejects has no effect; `None` if unknown.
+    /// Whether a statement that the database rejects, or an INSERT that does not store its row, has no effect; `None` if unknown.
     pub(crate) atomic: Option<bool>,
     /// Nothing, such as a trigger, rule or policy, prevents rows from being written: if an UPDATE or a DELETE affects no row, the
     /// row does not exist.

@@ -120,13 +120,10 @@ impl Notifier {
         }
         let database = conn.kind();
         let known = conn.facts().commits_itself(database, rows, &self.kind);
-        let commits_itself = match known {
-            Some(known) => known,
-            None => inspect::commits_itself(conn, rows, &self.kind).await?,
-        };
-        // An INSERT of several rows must store all of them or none.
-        let several = rows.len() > 1 && self.kind == WriteKind::Insert;
-        Ok(commits_itself && (!several || inspect::stores_every_row(conn, rows).await?))
+        match known {
+            Some(known) => Ok(known),
+            None => inspect::commits_itself(conn, rows, &self.kind).await,
+        }
     }
 
     /// Executes the statements of the write.
