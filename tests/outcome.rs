@@ -412,6 +412,118 @@ on_every_database! {
     }
 }
 
+/// Two databases with a table of the same name, which are used through sqlx. In the second one, triggers keep the rows.
+mod two_databases {
+    use super::*;
+    use crate::common::TestDb;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "items")]
+    struct Kept {
+        id: Option<i64>,
+        n: i64,
+    }
+
+    fn kept() -> Kept {
+        Kept { id: Some(1), n: 13 }
+    }
+
+    async fn prepare(plain: &Db, keeping: &Db) {
+        for db in [plain, keeping] {
+            table(db, "items", "n BIGINT NOT NULL").await;
+        }
+        drop_before(keeping, "UPDATE", "items", "OLD.n = 13").await;
+        drop_before(keeping, "DELETE", "items", "OLD.n = 13").await;
+        execute(keeping, "INSERT INTO items VALUES (1, 13)").await;
+    }
+
+    /// The writes through `$plain` find no row, and those through `$keeping` a row that triggers keep.
+    macro_rules! assert_found {
+        ($plain:expr, $keeping:expr) => {{
+            for _ in 0..2 {
+                assert!(!kept().delete($plain).await.unwrap());
+                assert!(kept().update($plain).await.unwrap_err().is_not_found());
+                assert_eq!(Kept::delete_many($plain, &mut [kept(), kept()]).await.unwrap(), 0);
+                let mut row = kept();
+                assert!(!row.delete($keeping).await.unwrap());
+                assert_eq!(row.id, Some(1), "the row is stored");
+                row.update($keeping).await.expect("the row is stored");
+                let mut rows = [kept(), Kept { id: Some(2), n: 1 }];
+                assert_eq!(Kept::delete_many($keeping, &mut rows).await.unwrap(), 0);
+                assert_eq!(rows.map(|row| row.id), [Some(1), None], "one row is stored");
+            }
+        }};
+    }
+
+    macro_rules! assert_found_through_sqlx {
+        ($plain:expr, $keeping:expr) => {{
+            let (plain, keeping) = ($plain, $keeping);
+            assert_found!(plain, keeping);
+            let mut conns = (plain.acquire().await.unwrap(), keeping.acquire().await.unwrap());
+            assert_found!(&mut conns.0, &mut conns.1);
+            assert_found!(&mut *conns.0, &mut *conns.1);
+            drop(conns);
+            let mut txs = (plain.begin().await.unwrap(), keeping.begin().await.unwrap());
+            assert_found!(&mut txs.0, &mut txs.1);
+            drop(txs);
+            let mut txs = (
+                Transaction::from(plain.begin().await.unwrap()),
+                Transaction::from(keeping.begin().await.unwrap()),
+            );
+            for _ in 0..2 {
+                assert!(!kept().delete(&mut txs.0).await.unwrap());
+                let mut row = kept();
+                assert!(!row.delete(&mut txs.1).await.unwrap());
+                assert_eq!(row.id, Some(1), "the row is stored");
+                row.update(&mut txs.1).await.expect("the row is stored");
+            }
+        }};
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn a_row_that_a_trigger_of_one_database_keeps_is_found_on_sqlite() {
+        let (plain, keeping) = (TestDb::sqlite("plain").await, TestDb::sqlite("keeping").await);
+        prepare(&plain.db, &keeping.db).await;
+        assert_found_through_sqlx!(plain.db.sqlite().unwrap(), keeping.db.sqlite().unwrap());
+        plain.passed().await;
+        keeping.passed().await;
+    }
+
+    #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn a_row_that_a_trigger_of_one_database_keeps_is_found_on_postgres() {
+        let (plain, keeping) = (TestDb::postgres("plain").await, TestDb::postgres("keeping").await);
+        prepare(&plain.db, &keeping.db).await;
+        assert_found_through_sqlx!(plain.db.postgres().unwrap(), keeping.db.postgres().unwrap());
+        plain.passed().await;
+        keeping.passed().await;
+    }
+
+    #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn what_a_pool_has_found_is_not_used_for_another_database() {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "items")]
+        struct Pooled {
+            id: Option<i64>,
+            n: i64,
+            #[model(generated)]
+            text: String,
+        }
+        let pooled = || Pooled { id: None, n: 13, text: String::new() };
+        let (strict, lax) = (TestDb::postgres("strict").await, TestDb::postgres("lax").await);
+        table(&strict.db, "items", "n BIGINT NOT NULL, text TEXT NOT NULL DEFAULT 'a'").await;
+        table(&lax.db, "items", "n BIGINT NOT NULL, text TEXT").await;
+        pooled().insert(strict.db.postgres().unwrap()).await.unwrap();
+        pooled().insert(lax.db.postgres().unwrap()).await.expect_err("NULL is not a text");
+        assert_eq!(count(&lax.db, "items").await, 0, "an error means that nothing is stored");
+        for database in [strict, lax] {
+            database.passed().await;
+        }
+    }
+}
+
 #[cfg(feature = "postgres")]
 mod postgres_inserts {
     use super::*;

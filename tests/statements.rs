@@ -338,6 +338,38 @@ mod postgres {
         test.passed().await;
     }
 
+    /// Nothing identifies the database of a connection that is borrowed from sqlx, so it looks at the table again if it finds no row.
+    #[tokio::test]
+    async fn a_borrowed_connection_looks_at_the_table_if_it_finds_no_row() {
+        let test = common::TestDb::postgres("statements_of_borrowed").await;
+        tables(&test.db).await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = &proxy.db(&test.url).await;
+        let pool = db.postgres().unwrap();
+        let mut conn = pool.acquire().await.unwrap();
+        let mut ann = user();
+        ann.save(&mut conn).await.unwrap();
+        let setting = |name: &str| Setting { name: name.to_owned(), value: 1 };
+        assert_said! { &proxy, db,
+            user().insert(&mut conn) => ["INSERT"];
+            ann.save(&mut conn) => ["UPDATE"];
+            setting("a").save(&mut conn) => ["WITH"];
+            setting("a").update(&mut conn) => ["UPDATE"];
+            async { Ok(setting("gone").update(&mut conn).await.unwrap_err()) } => ["UPDATE" "SELECT"];
+            setting("gone").delete(&mut conn) => ["DELETE" "SELECT"];
+        }
+        drop(conn);
+        // The options of a pool identify its database.
+        for _ in 0..2 {
+            assert!(!setting("gone").delete(pool).await.unwrap());
+            setting("gone").update(pool).await.unwrap_err();
+        }
+        let said = said(&proxy, db, setting("gone").delete(pool)).await;
+        let statements = said.statements.iter().filter(|sql| *sql != "ping");
+        assert_eq!(statements.count(), 1, "{said:?}");
+        test.passed().await;
+    }
+
     /// Raw SQL has no additional cost, except for transaction control and for sqlx's own connection in a transaction.
     #[tokio::test]
     async fn raw_sql_is_verified_only_if_it_may_have_changed_the_transaction() {

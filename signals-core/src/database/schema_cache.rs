@@ -26,6 +26,8 @@ use crate::database::write_queues::QueueSlot;
 #[derive(Debug, Default)]
 pub(crate) struct SchemaCache {
     pub(crate) tables: ArcSwap<Tables>,
+    /// Whether connections to several databases may share the facts, because nothing identifies their database.
+    pub(crate) is_shared: bool,
     #[cfg(feature = "sqlite")]
     pub(crate) queue: QueueSlot,
 }
@@ -139,10 +141,29 @@ impl SchemaCache {
         }
     }
 
-    /// The facts for connections that are used without a [`Db`](crate::Db). All such connections share them, because nothing
-    /// identifies the database of such a connection.
+    /// The facts about the PostgreSQL database of a pool that the program has opened itself.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn of_server(pool: &sqlx::PgPool) -> Arc<Self> {
+        let options = pool.connect_options();
+        let mut all = of_servers();
+        let known = all.iter().find(|(of, _)| of.is_of(&options));
+        match known {
+            Some((_, facts)) => facts.clone(),
+            None => {
+                let facts = Arc::<Self>::default();
+                all.push((PgIdentity::of(&options), facts.clone()));
+                facts
+            }
+        }
+    }
+
+    /// The facts for connections that are used without a [`Db`](crate::Db) and without a pool. All such connections share them, because
+    /// nothing identifies the database of such a connection.
     pub(crate) fn without_db(kind: DatabaseKind) -> &'static Self {
-        static WITHOUT_DB: LazyLock<[SchemaCache; 2]> = LazyLock::new(Default::default);
+        static WITHOUT_DB: LazyLock<[SchemaCache; 2]> = LazyLock::new(|| {
+            let shared = || SchemaCache { is_shared: true, ..SchemaCache::default() };
+            [shared(), shared()]
+        });
         &WITHOUT_DB[usize::from(kind == DatabaseKind::Postgres)]
     }
 
@@ -205,6 +226,49 @@ impl SchemaCache {
     }
 }
 
+/// What identifies a PostgreSQL database, and the schemas in which its tables are looked up.
+#[cfg(feature = "postgres")]
+#[derive(Debug)]
+struct PgIdentity {
+    host: String,
+    port: u16,
+    socket: Option<PathBuf>,
+    database: Option<String>,
+    username: String,
+    options: Option<String>,
+}
+
+#[cfg(feature = "postgres")]
+impl PgIdentity {
+    fn of(options: &sqlx::postgres::PgConnectOptions) -> Self {
+        Self {
+            host: options.get_host().to_owned(),
+            port: options.get_port(),
+            socket: options.get_socket().cloned(),
+            database: options.get_database().map(str::to_owned),
+            username: options.get_username().to_owned(),
+            options: options.get_options().map(str::to_owned),
+        }
+    }
+
+    fn is_of(&self, options: &sqlx::postgres::PgConnectOptions) -> bool {
+        let Self { host, port, socket, database, username, options: parameters } = self;
+        *port == options.get_port()
+            && host == options.get_host()
+            && socket.as_ref() == options.get_socket()
+            && database.as_deref() == options.get_database()
+            && username == options.get_username()
+            && parameters.as_deref() == options.get_options()
+    }
+}
+
+/// The facts about PostgreSQL databases. A program has few of them.
+#[cfg(feature = "postgres")]
+fn of_servers() -> MutexGuard<'static, Vec<(PgIdentity, Arc<SchemaCache>)>> {
+    static OF_SERVERS: Mutex<Vec<(PgIdentity, Arc<SchemaCache>)>> = Mutex::new(Vec::new());
+    OF_SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 type OfFiles = HashMap<PathBuf, Arc<SchemaCache>>;
 
 /// The facts about SQLite databases, by file. An in-memory database has a unique name.
@@ -243,8 +307,12 @@ impl SchemaChangeGuard {
             }
         }
         forget(SchemaCache::without_db(self.kind));
-        if self.kind == DatabaseKind::Sqlite {
-            of_files().values().for_each(|facts| forget(facts));
+        match self.kind {
+            DatabaseKind::Sqlite => of_files().values().for_each(|facts| forget(facts)),
+            #[cfg(feature = "postgres")]
+            DatabaseKind::Postgres => of_servers().iter().for_each(|(_, facts)| forget(facts)),
+            #[cfg(not(feature = "postgres"))]
+            DatabaseKind::Postgres => {}
         }
     }
 }

@@ -29,9 +29,10 @@ impl SchemaCache {
         (!atomic || all_seen).then(|| atomic && returned.without(known.readable).is_empty())
     }
 
-    /// Whether it is known that a row does not exist if an UPDATE or a DELETE has not written it.
+    /// Whether it is known that a row does not exist if an UPDATE or a DELETE has not written it. Facts about another database with the
+    /// same table are not sufficient.
     pub(crate) fn plain(&self, rows: &dyn Rows) -> bool {
-        self.keeps_no_row(rows) && !rows.schema().has(ColumnGroup::Version)
+        !self.is_shared && self.keeps_no_row(rows) && !rows.schema().has(ColumnGroup::Version)
     }
 
     pub(super) fn keeps_no_row(&self, rows: &dyn Rows) -> bool {

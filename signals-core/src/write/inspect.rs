@@ -209,7 +209,8 @@ const POSTGRES_NOT_NULL: &str = "SELECT string_agg(attname::text, chr(1)) FROM p
 ///
 /// Returns an error if the database refuses the query.
 pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
-    Ok(!rows.schema().has(ColumnGroup::Version) && stores_every_row(conn, rows).await?)
+    let versioned = rows.schema().has(ColumnGroup::Version);
+    Ok(!versioned && (conn.facts().plain(rows) || look_up_plain(conn, rows).await?))
 }
 
 /// Whether nothing can keep a row from being written, so that an INSERT of several rows stores all
@@ -226,7 +227,7 @@ pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Rows) -> Re
 fn look_up_plain<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s, Result<bool>> {
     Box::pin(async move {
         revalidate(conn).await?;
-        if conn.facts().keeps_no_row(rows) {
+        if !conn.facts().is_shared && conn.facts().keeps_no_row(rows) {
             return Ok(true);
         }
         let epoch = conn.facts().epoch();
