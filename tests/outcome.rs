@@ -263,6 +263,332 @@ on_every_database! {
     }
 }
 
+/// A key that the program assigns.
+#[derive(Debug, Clone, Model)]
+#[model(table = "routed")]
+struct Routed {
+    #[model(primary_key)]
+    code: String,
+    n: i64,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "items")]
+struct RoutedItem {
+    id: Option<i64>,
+    n: i64,
+}
+
+/// Like `RoutedItem`, with a receiver that does not need a transaction.
+#[derive(Debug, Clone, Model)]
+#[model(table = "items")]
+struct RoutedTold {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = RoutedTold, on_commit)]
+async fn told_of_routed(_: PostSave<'_, RoutedTold>) {}
+
+/// Two tables, and a trigger of each that stores the row in `log` instead.
+async fn routed_tables(db: &Db) {
+    table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+    execute(db, "CREATE TABLE routed (code TEXT PRIMARY KEY, n BIGINT NOT NULL UNIQUE)").await;
+    execute(db, "CREATE TABLE log (n BIGINT NOT NULL)").await;
+    for table in ["items", "routed"] {
+        let sql = match db.kind() {
+            DatabaseKind::Sqlite => format!(
+                "CREATE TRIGGER route_{table} BEFORE INSERT ON {table} BEGIN INSERT INTO log VALUES (NEW.n); SELECT RAISE(IGNORE); END"
+            ),
+            DatabaseKind::Postgres => format!(
+                "CREATE FUNCTION route_{table}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO log VALUES (NEW.n); RETURN NULL; \
+                 END $$;
+                 CREATE TRIGGER route_{table} BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION route_{table}()"
+            ),
+        };
+        execute(db, &sql).await;
+    }
+}
+
+/// Each write returns `Error::NotStored`, and nothing is in `log` afterwards.
+macro_rules! assert_not_stored {
+    ($db:expr, $($write:expr,)*) => { $(
+        let error = $write.await.map(drop).expect_err(stringify!($write));
+        let error = match error {
+            Error::Row { source, .. } => *source,
+            error => error,
+        };
+        assert!(matches!(error, Error::NotStored { .. }), "{}: {error:?}", stringify!($write));
+        assert_eq!(count($db, "log").await, 0, "{}", stringify!($write));
+    )* };
+}
+
+on_every_database! {
+    async fn a_row_that_a_trigger_stores_elsewhere_is_stored_nowhere_after_an_error(db: Db) {
+        routed_tables(&db).await;
+        let item = |id| RoutedItem { id, n: 13 };
+        let told = |id| RoutedTold { id, n: 13 };
+        let routed = || Routed { code: "a".to_owned(), n: 13 };
+        // The first write of a model, and those after it.
+        for _ in 0..2 {
+            assert_not_stored! { &db,
+                routed().insert(&db),
+                routed().save(&db),
+                routed().upsert(&db, &[Routed::N]),
+                Routed::get_or_create(&db, routed(), &[Routed::N]),
+                Routed::insert_many(&db, &mut [routed()]),
+                item(Some(7)).save(&db),
+                item(None).insert(&db),
+                item(None).save(&db),
+                item(Some(7)).insert(&db),
+                item(None).upsert(&db, &[RoutedItem::N]),
+                item(Some(7)).upsert(&db, &[RoutedItem::N]),
+                RoutedItem::get_or_create(&db, item(None), &[RoutedItem::N]),
+                RoutedItem::insert_many(&db, &mut [item(None)]),
+                RoutedItem::insert_many(&db, &mut [item(None), RoutedItem { id: None, n: 14 }]),
+                told(Some(7)).save(&db),
+                told(None).insert(&db),
+                told(None).save(&db),
+                told(None).upsert(&db, &[RoutedTold::N]),
+                RoutedTold::get_or_create(&db, told(None), &[RoutedTold::N]),
+            }
+        }
+    }
+
+    async fn a_transaction_with_a_row_that_a_trigger_stores_elsewhere_is_rolled_back(db: Db) {
+        routed_tables(&db).await;
+        let routed = || Routed { code: "a".to_owned(), n: 13 };
+        for get_or_create in [false, true] {
+            let mut tx = db.begin().await.unwrap();
+            let error = match get_or_create {
+                true => Routed::get_or_create(&mut tx, routed(), &[Routed::N]).await.unwrap_err(),
+                false => routed().save(&mut tx).await.unwrap_err(),
+            };
+            assert!(matches!(error, Error::NotStored { .. }), "{error:?}");
+            assert!(tx.commit().await.unwrap_err().is_rolled_back(), "{get_or_create}");
+            assert_eq!(count(&db, "log").await, 0);
+        }
+    }
+
+    async fn a_row_that_a_trigger_stores_elsewhere_is_stored_nowhere_through_sqlx(db: Db) {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "items")]
+        struct Through { id: Option<i64>, n: i64 }
+        routed_tables(&db).await;
+        let item = || Through { id: None, n: 13 };
+        macro_rules! through {
+            ($pool:expr) => {{
+                let (pool, mut conn) = ($pool, $pool.acquire().await.unwrap());
+                assert_not_stored! { &db,
+                    item().save(&mut *conn),
+                    Through::get_or_create(&mut *conn, item(), &[Through::N]),
+                    item().insert(&mut *conn),
+                    item().upsert(&mut *conn, &[Through::N]),
+                }
+                drop(conn);
+                assert_not_stored! { &db,
+                    item().save(pool),
+                    item().insert(pool),
+                    Through::get_or_create(pool, item(), &[Through::N]),
+                }
+                let mut tx = pool.begin().await.unwrap();
+                for _ in 0..2 {
+                    item().save(&mut tx).await.unwrap_err();
+                    item().insert(&mut tx).await.unwrap_err();
+                    Through::get_or_create(&mut tx, item(), &[Through::N]).await.unwrap_err();
+                }
+                tx.commit().await.unwrap();
+                assert_eq!(count(&db, "log").await, 0);
+            }};
+        }
+        #[cfg(feature = "sqlite")]
+        if let Some(pool) = db.sqlite() {
+            through!(pool);
+        }
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = db.postgres() {
+            through!(pool);
+        }
+    }
+}
+
+/// Two databases with a table of the same name, which are used through sqlx. In the second one, triggers keep the rows.
+mod two_databases {
+    use super::*;
+    use crate::common::TestDb;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "items")]
+    struct Kept {
+        id: Option<i64>,
+        n: i64,
+    }
+
+    fn kept() -> Kept {
+        Kept { id: Some(1), n: 13 }
+    }
+
+    async fn prepare(plain: &Db, keeping: &Db) {
+        for db in [plain, keeping] {
+            table(db, "items", "n BIGINT NOT NULL").await;
+        }
+        drop_before(keeping, "UPDATE", "items", "OLD.n = 13").await;
+        drop_before(keeping, "DELETE", "items", "OLD.n = 13").await;
+        execute(keeping, "INSERT INTO items VALUES (1, 13)").await;
+    }
+
+    /// The writes through `$plain` find no row, and those through `$keeping` a row that triggers keep.
+    macro_rules! assert_found {
+        ($plain:expr, $keeping:expr) => {{
+            for _ in 0..2 {
+                assert!(!kept().delete($plain).await.unwrap());
+                assert!(kept().update($plain).await.unwrap_err().is_not_found());
+                assert_eq!(Kept::delete_many($plain, &mut [kept(), kept()]).await.unwrap(), 0);
+                let mut row = kept();
+                assert!(!row.delete($keeping).await.unwrap());
+                assert_eq!(row.id, Some(1), "the row is stored");
+                row.update($keeping).await.expect("the row is stored");
+                let mut rows = [kept(), Kept { id: Some(2), n: 1 }];
+                assert_eq!(Kept::delete_many($keeping, &mut rows).await.unwrap(), 0);
+                assert_eq!(rows.map(|row| row.id), [Some(1), None], "one row is stored");
+            }
+        }};
+    }
+
+    macro_rules! assert_found_through_sqlx {
+        ($plain:expr, $keeping:expr) => {{
+            let (plain, keeping) = ($plain, $keeping);
+            assert_found!(plain, keeping);
+            let mut conns = (plain.acquire().await.unwrap(), keeping.acquire().await.unwrap());
+            assert_found!(&mut conns.0, &mut conns.1);
+            assert_found!(&mut *conns.0, &mut *conns.1);
+            drop(conns);
+            let mut txs = (plain.begin().await.unwrap(), keeping.begin().await.unwrap());
+            assert_found!(&mut txs.0, &mut txs.1);
+            drop(txs);
+            let mut txs = (
+                Transaction::from(plain.begin().await.unwrap()),
+                Transaction::from(keeping.begin().await.unwrap()),
+            );
+            for _ in 0..2 {
+                assert!(!kept().delete(&mut txs.0).await.unwrap());
+                let mut row = kept();
+                assert!(!row.delete(&mut txs.1).await.unwrap());
+                assert_eq!(row.id, Some(1), "the row is stored");
+                row.update(&mut txs.1).await.expect("the row is stored");
+            }
+        }};
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn a_row_that_a_trigger_of_one_database_keeps_is_found_on_sqlite() {
+        let (plain, keeping) = (TestDb::sqlite("plain").await, TestDb::sqlite("keeping").await);
+        prepare(&plain.db, &keeping.db).await;
+        assert_found_through_sqlx!(plain.db.sqlite().unwrap(), keeping.db.sqlite().unwrap());
+        plain.passed().await;
+        keeping.passed().await;
+    }
+
+    #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn a_row_that_a_trigger_of_one_database_keeps_is_found_on_postgres() {
+        let (plain, keeping) = (TestDb::postgres("plain").await, TestDb::postgres("keeping").await);
+        prepare(&plain.db, &keeping.db).await;
+        assert_found_through_sqlx!(plain.db.postgres().unwrap(), keeping.db.postgres().unwrap());
+        plain.passed().await;
+        keeping.passed().await;
+    }
+
+    #[cfg(feature = "postgres")]
+    #[tokio::test]
+    async fn what_a_pool_has_found_is_not_used_for_another_database() {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "items")]
+        struct Pooled {
+            id: Option<i64>,
+            n: i64,
+            #[model(generated)]
+            text: String,
+        }
+        let pooled = || Pooled { id: None, n: 13, text: String::new() };
+        let (strict, lax) = (TestDb::postgres("strict").await, TestDb::postgres("lax").await);
+        table(&strict.db, "items", "n BIGINT NOT NULL, text TEXT NOT NULL DEFAULT 'a'").await;
+        table(&lax.db, "items", "n BIGINT NOT NULL, text TEXT").await;
+        pooled().insert(strict.db.postgres().unwrap()).await.unwrap();
+        pooled().insert(lax.db.postgres().unwrap()).await.expect_err("NULL is not a text");
+        assert_eq!(count(&lax.db, "items").await, 0, "an error means that nothing is stored");
+        for database in [strict, lax] {
+            database.passed().await;
+        }
+    }
+}
+
+#[cfg(feature = "postgres")]
+mod postgres_inserts {
+    use super::*;
+    use crate::common::TestDb;
+
+    #[tokio::test]
+    async fn a_rule_that_drops_a_row_has_no_effect_after_an_error() {
+        let test = TestDb::postgres("rule").await;
+        let db = &test.db;
+        execute(
+            db,
+            "CREATE TABLE routed (code TEXT PRIMARY KEY, n BIGINT NOT NULL UNIQUE);
+             CREATE TABLE log (n BIGINT NOT NULL); INSERT INTO log VALUES (0);
+             CREATE RULE route AS ON INSERT TO routed DO INSTEAD UPDATE log SET n = NEW.n",
+        )
+        .await;
+        let routed = || Routed { code: "a".to_owned(), n: 13 };
+        for _ in 0..2 {
+            let errors = [
+                routed().insert(db).await.unwrap_err(),
+                routed().save(db).await.unwrap_err(),
+                Routed::insert_many(db, &mut [routed()]).await.unwrap_err(),
+            ];
+            let logged = db.query("SELECT n FROM log").fetch_one::<(i64,)>().await.unwrap();
+            assert_eq!(logged, (0,), "{errors:?}");
+        }
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_trigger_of_a_partition_or_of_a_table_behind_a_view_has_no_effect_after_an_error() {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "parted")]
+        struct Parted {
+            #[model(primary_key)]
+            code: String,
+            n: i64,
+        }
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "viewed")]
+        struct Viewed {
+            #[model(primary_key)]
+            code: String,
+            n: i64,
+        }
+        let test = TestDb::postgres("partition").await;
+        let db = &test.db;
+        routed_tables(db).await;
+        execute(
+            db,
+            "CREATE TABLE parted (code TEXT, n BIGINT NOT NULL, PRIMARY KEY (code, n)) PARTITION BY RANGE (n);
+             CREATE TABLE upper PARTITION OF parted FOR VALUES FROM (10) TO (100) PARTITION BY RANGE (n);
+             CREATE TABLE leaf PARTITION OF upper FOR VALUES FROM (10) TO (20);
+             CREATE VIEW viewed AS SELECT code, n FROM routed;
+             CREATE TRIGGER route_leaf BEFORE INSERT ON leaf FOR EACH ROW EXECUTE FUNCTION route_routed()",
+        )
+        .await;
+        assert_not_stored! { db,
+            Parted { code: "a".to_owned(), n: 13 }.insert(db),
+            Viewed { code: "a".to_owned(), n: 13 }.insert(db),
+        }
+        test.passed().await;
+    }
+}
+
 #[cfg(feature = "sqlite")]
 mod sqlite_conflicts {
     use super::*;
@@ -1218,6 +1544,59 @@ mod sqlite_statements {
         refused!(db, ROWS, item(0).save(&mut conn), item(0).save(db));
         drop(conn);
         test.passed().await;
+    }
+
+    /// Whether writes of a row that a trigger keeps find the row, outside a transaction and in one.
+    macro_rules! assert_kept {
+        ($db:expr, $kept:expr) => {{
+            let (db, mut alone, mut in_transaction, mut many) = ($db, $kept, $kept, [$kept]);
+            assert!(!alone.delete(db).await.unwrap());
+            assert_eq!(alone.id, Some(1), "the row is stored");
+            alone.update(db).await.expect("the row is stored");
+            let mut tx = db.begin().await.unwrap();
+            assert!(!in_transaction.delete(&mut tx).await.unwrap());
+            tx.commit().await.unwrap();
+            assert_eq!(in_transaction.id, Some(1), "the row is stored");
+            assert_eq!(Model::delete_many(db, &mut many).await.unwrap(), 0);
+            assert_eq!(many[0].id, Some(1), "the row is stored");
+        }};
+    }
+
+    const KEEP: &str = "WHEN OLD.n = 13 BEGIN SELECT RAISE(IGNORE); END";
+
+    #[tokio::test]
+    async fn a_row_that_a_temporary_trigger_keeps_keeps_its_key() {
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        table(&db, "items", "n BIGINT NOT NULL").await;
+        execute(&db, "INSERT INTO items VALUES (1, 13)").await;
+        for event in ["UPDATE", "DELETE"] {
+            let trigger =
+                format!("CREATE TEMP TRIGGER keep_{event} BEFORE {event} ON items {KEEP}");
+            execute(&db, &trigger).await;
+        }
+        assert_kept!(&db, Item { id: Some(1), n: 13 });
+    }
+
+    #[tokio::test]
+    async fn a_row_that_a_trigger_of_an_attached_database_keeps_keeps_its_key() {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "other.items")]
+        struct Attached {
+            id: Option<i64>,
+            n: i64,
+        }
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        execute(&db, "ATTACH ':memory:' AS other").await;
+        // The table of the same name in the main database has no trigger.
+        table(&db, "items", "n BIGINT NOT NULL").await;
+        table(&db, "other.items", "n BIGINT NOT NULL").await;
+        execute(&db, "INSERT INTO other.items VALUES (1, 13)").await;
+        for event in ["UPDATE", "DELETE"] {
+            let trigger =
+                format!("CREATE TRIGGER other.keep_{event} BEFORE {event} ON items {KEEP}");
+            execute(&db, &trigger).await;
+        }
+        assert_kept!(&db, Attached { id: Some(1), n: 13 });
     }
 
     #[tokio::test]

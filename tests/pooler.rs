@@ -322,6 +322,10 @@ async fn statements_run_without_a_cache() {
         (statements, said.round_trips)
     };
 
+    // The first write looks at the table.
+    pear(-1).insert(&db).await.unwrap();
+    let (statements, _) = said().await;
+    assert_eq!(statements.iter().filter(|sql| *sql == "BEGIN").count(), 2, "{statements:?}");
     for id in 0..2 {
         pear(id).insert(&db).await.unwrap();
         let (statements, round_trips) = said().await;

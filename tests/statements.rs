@@ -217,12 +217,15 @@ mod postgres {
         assert_eq!(with_receivers.statements, ["BEGIN", INSERT_USER, INSERT_PROFILE, "COMMIT"]);
         assert_eq!(with_receivers.round_trips, 4);
 
-        let mut guest = Guest { id: None, name: String::new(), email: String::new() };
-        let waiting = said(&proxy, db, guest.save(db)).await;
+        let guest = || Guest { id: None, name: String::new(), email: String::new() };
+        let first = said(&proxy, db, guest().save(db)).await;
+        assert_eq!(first.statements.len(), 2, "the first write looks at the table: {first:?}");
+        let waiting = said(&proxy, db, guest().save(db)).await;
         assert_eq!(waiting.statements, [INSERT_USER], "who only waits needs no transaction");
 
-        let mut visitor = Visitor { id: None, name: String::new(), email: String::new() };
-        let infallible = said(&proxy, db, visitor.save(db)).await;
+        let visitor = || Visitor { id: None, name: String::new(), email: String::new() };
+        said(&proxy, db, visitor().save(db)).await;
+        let infallible = said(&proxy, db, visitor().save(db)).await;
         assert_eq!(infallible.statements, [INSERT_USER], "who cannot fail needs no transaction");
 
         let vetoed =
@@ -283,7 +286,7 @@ mod postgres {
             async { Ok(gone().update(db).await.unwrap_err()) } => ["UPDATE"];
             gone().delete(db) => ["DELETE"];
         }
-        // A trigger may drop a row of several, so the INSERT of several rows needs a transaction, and that of one row does not.
+        // A trigger before the INSERT may drop a row, and store another. Neither an UPDATE nor a DELETE fires it.
         common::execute(
             &test.db,
             "CREATE FUNCTION drop_negative() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.user_id < 0 THEN RETURN NULL; END IF; \
@@ -293,9 +296,34 @@ mod postgres {
         let trigger = "CREATE TRIGGER drop_negative BEFORE INSERT ON profiles FOR EACH ROW EXECUTE FUNCTION drop_negative()";
         common::execute(&test.db, trigger).await;
         let profile = |user_id| Profile { id: None, user_id };
+        let mut old = profile(1);
+        said(&proxy, db, old.insert(db)).await;
         assert_said! { &proxy, db,
-            profile(1).insert(db) => ["INSERT"];
-            Profile::insert_many(db, &mut vec![profile(1); 2]) => ["SELECT" "BEGIN" "INSERT" "COMMIT"];
+            profile(1).insert(db) => ["BEGIN" "INSERT" "COMMIT"];
+            profile(1).save(db) => ["BEGIN" "INSERT" "COMMIT"];
+            Profile::insert_many(db, &mut vec![profile(1); 2]) => ["BEGIN" "INSERT" "COMMIT"];
+            old.save(db) => ["UPDATE"];
+            old.update(db) => ["UPDATE"];
+            old.save_fields(db, &[Profile::USER_ID]) => ["UPDATE"];
+        }
+        let deleted = said(&proxy, db, old.delete(db)).await;
+        assert_eq!(deleted.statements.len(), 1, "{deleted:?}");
+        // Other triggers drop no new row.
+        common::execute(
+            &test.db,
+            "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+             CREATE TRIGGER touch_after AFTER INSERT OR UPDATE ON settings FOR EACH ROW EXECUTE FUNCTION touch();
+             CREATE TRIGGER touch_before BEFORE UPDATE ON settings FOR EACH ROW EXECUTE FUNCTION touch();
+             CREATE TRIGGER touch_once BEFORE INSERT ON settings EXECUTE FUNCTION touch()",
+        )
+        .await;
+        let mut setting = Setting { name: "touched".to_owned(), value: 1 };
+        let settings = |n: u32| Setting { name: format!("{n} {}", fastrand::u64(..)), value: 1 };
+        assert_said! { &proxy, db,
+            setting.save(db) => ["WITH"];
+            settings(1).insert(db) => ["INSERT"];
+            settings(1).upsert(db, &[Setting::NAME]) => ["WITH"];
+            Setting::insert_many(db, &mut [settings(1), settings(2)]) => ["INSERT"];
         }
         // The previous row is read by the statement itself. The transaction is needed because the receiver may fail.
         let mut audited = Audited { id: None, name: String::new(), email: String::new() };
@@ -307,6 +335,38 @@ mod postgres {
             Audited { id: None, ..audited.clone() }.save(db) => ["BEGIN" "INSERT" "COMMIT"];
             audited.clone().delete(db) => ["BEGIN" "WITH" "COMMIT"];
         }
+        test.passed().await;
+    }
+
+    /// Nothing identifies the database of a connection that is borrowed from sqlx, so it looks at the table again if it finds no row.
+    #[tokio::test]
+    async fn a_borrowed_connection_looks_at_the_table_if_it_finds_no_row() {
+        let test = common::TestDb::postgres("statements_of_borrowed").await;
+        tables(&test.db).await;
+        let proxy = Proxy::start(&test.url).await;
+        let db = &proxy.db(&test.url).await;
+        let pool = db.postgres().unwrap();
+        let mut conn = pool.acquire().await.unwrap();
+        let mut ann = user();
+        ann.save(&mut conn).await.unwrap();
+        let setting = |name: &str| Setting { name: name.to_owned(), value: 1 };
+        assert_said! { &proxy, db,
+            user().insert(&mut conn) => ["INSERT"];
+            ann.save(&mut conn) => ["UPDATE"];
+            setting("a").save(&mut conn) => ["WITH"];
+            setting("a").update(&mut conn) => ["UPDATE"];
+            async { Ok(setting("gone").update(&mut conn).await.unwrap_err()) } => ["UPDATE" "SELECT"];
+            setting("gone").delete(&mut conn) => ["DELETE" "SELECT"];
+        }
+        drop(conn);
+        // The options of a pool identify its database.
+        for _ in 0..2 {
+            assert!(!setting("gone").delete(pool).await.unwrap());
+            setting("gone").update(pool).await.unwrap_err();
+        }
+        let said = said(&proxy, db, setting("gone").delete(pool)).await;
+        let statements = said.statements.iter().filter(|sql| *sql != "ping");
+        assert_eq!(statements.count(), 1, "{said:?}");
         test.passed().await;
     }
 
@@ -353,6 +413,8 @@ mod postgres {
         let mut conn = db.acquire().await.unwrap();
         raw(&mut conn).await.unwrap();
         let mut guest = Guest { id: None, name: String::new(), email: String::new() };
+        said(&proxy, db, guest.clone().save(db)).await;
+        raw(&mut conn).await.unwrap();
         proxy.take();
         ann.save(&mut conn).await.unwrap();
         guest.save(&mut conn).await.unwrap();

@@ -4,9 +4,6 @@ use std::pin::pin;
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, ready};
-use sqlx::{AssertSqlSafe, SqlSafeStr};
-#[cfg(feature = "postgres")]
-use sqlx::{Column as _, Executor as _, Row as _, Statement as _};
 use tokio::time::timeout;
 
 use crate::database::backend::{AnyRow, AnyType, Arguments, Make, Sink, Statement, on};
@@ -142,41 +139,12 @@ impl<'c> Conn<'c> {
         })
     }
 
-    /// On Postgres, the types of the columns that a statement without arguments returns. The statement is prepared, not executed.
-    pub(crate) async fn types_of(&mut self, sql: String) -> Result<Vec<AnyType>> {
-        self.ensure_connected().await?;
-        // sqlx can only prepare named statements.
-        if self.naming() != Naming::Named {
-            return self.types_of_now(&sql).await;
-        }
-        let sql = AssertSqlSafe(sql).into_sql_str();
-        let types = match self.connected() {
-            #[cfg(feature = "postgres")]
-            Some(RawConn::Postgres(conn)) => conn.prepare(sql).await.map(|statement| {
-                let columns = statement.columns().iter();
-                columns.map(|column| AnyType::Postgres(column.type_info().clone())).collect()
-            }),
-            _ => {
-                drop(sql);
-                Ok(Vec::new())
-            }
-        };
-        self.note_result(types).await
-    }
-
-    /// As [`types_of`](Self::types_of), but bypasses the cache of prepared statements.
-    pub(crate) async fn types_of_now(&mut self, sql: &str) -> Result<Vec<AnyType>> {
+    /// On Postgres, the types of the columns that a statement without arguments returns.
+    pub(crate) async fn types_of(&mut self, sql: &str) -> Result<Vec<AnyType>> {
         // The LEFT JOIN returns one row of NULLs, so the types are known even if the table is empty.
         let sql = format!("SELECT _of.* FROM (SELECT) AS _one LEFT JOIN ({sql}) AS _of ON false");
         let statement = Statement::once(sql, Arguments::new(self.kind()));
-        Ok(match self.run_one(statement).await? {
-            #[cfg(feature = "postgres")]
-            Some(AnyRow::Postgres(row)) => {
-                let columns = row.columns().iter();
-                columns.map(|column| AnyType::Postgres(column.type_info().clone())).collect()
-            }
-            _ => Vec::new(),
-        })
+        Ok(self.run_one(statement).await?.map(|row| row.types()).unwrap_or_default())
     }
 
     /// Starts a statement. Call [`ensure_connected`](Self::ensure_connected) first, and pass the result to

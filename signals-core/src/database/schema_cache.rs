@@ -6,7 +6,8 @@
 //! - The library cannot decode a column that the statement returns, and reports a failure. So the first write of a model inspects
 //!   its table. If every value of the column's type can be decoded into the field, and the column cannot be NULL (or the field can
 //!   be `None`), no transaction is needed for that column.
-//! - On SQLite, a trigger rejects the statement but keeps its changes (`RAISE(FAIL)`).
+//! - A trigger or a rule drops the row, but keeps what else it has stored. On SQLite, a trigger can also reject the statement and keep
+//!   its changes (`RAISE(FAIL)`).
 
 use std::any::TypeId;
 use std::collections::HashMap;
@@ -25,6 +26,8 @@ use crate::database::write_queues::QueueSlot;
 #[derive(Debug, Default)]
 pub(crate) struct SchemaCache {
     pub(crate) tables: ArcSwap<Tables>,
+    /// Whether connections to several databases may share the facts, because nothing identifies their database.
+    pub(crate) is_shared: bool,
     #[cfg(feature = "sqlite")]
     pub(crate) queue: QueueSlot,
 }
@@ -77,7 +80,7 @@ pub(crate) struct TableFacts {
     pub(crate) seen: Columns,
     /// The inspected columns that can always be decoded into their fields.
     pub(crate) readable: Columns,
-    /// Whether a statement that the database rejects has no effect; `None` if unknown.
+    /// Whether a statement that the database rejects, or an INSERT that does not store its row, has no effect; `None` if unknown.
     pub(crate) atomic: Option<bool>,
     /// Nothing, such as a trigger, rule or policy, prevents rows from being written: if an UPDATE or a DELETE affects no row, the
     /// row does not exist.
@@ -138,10 +141,29 @@ impl SchemaCache {
         }
     }
 
-    /// The facts for connections that are used without a [`Db`](crate::Db). All such connections share them, because nothing
-    /// identifies the database of such a connection.
+    /// The facts about the PostgreSQL database of a pool that the program has opened itself.
+    #[cfg(feature = "postgres")]
+    pub(crate) fn of_server(pool: &sqlx::PgPool) -> Arc<Self> {
+        let options = pool.connect_options();
+        let mut all = of_servers();
+        let known = all.iter().find(|(of, _)| of.is_of(&options));
+        match known {
+            Some((_, facts)) => facts.clone(),
+            None => {
+                let facts = Arc::<Self>::default();
+                all.push((PgIdentity::of(&options), facts.clone()));
+                facts
+            }
+        }
+    }
+
+    /// The facts for connections that are used without a [`Db`](crate::Db) and without a pool. All such connections share them, because
+    /// nothing identifies the database of such a connection.
     pub(crate) fn without_db(kind: DatabaseKind) -> &'static Self {
-        static WITHOUT_DB: LazyLock<[SchemaCache; 2]> = LazyLock::new(Default::default);
+        static WITHOUT_DB: LazyLock<[SchemaCache; 2]> = LazyLock::new(|| {
+            let shared = || SchemaCache { is_shared: true, ..SchemaCache::default() };
+            [shared(), shared()]
+        });
         &WITHOUT_DB[usize::from(kind == DatabaseKind::Postgres)]
     }
 
@@ -204,6 +226,49 @@ impl SchemaCache {
     }
 }
 
+/// What identifies a PostgreSQL database, and the schemas in which its tables are looked up.
+#[cfg(feature = "postgres")]
+#[derive(Debug)]
+struct PgIdentity {
+    host: String,
+    port: u16,
+    socket: Option<PathBuf>,
+    database: Option<String>,
+    username: String,
+    options: Option<String>,
+}
+
+#[cfg(feature = "postgres")]
+impl PgIdentity {
+    fn of(options: &sqlx::postgres::PgConnectOptions) -> Self {
+        Self {
+            host: options.get_host().to_owned(),
+            port: options.get_port(),
+            socket: options.get_socket().cloned(),
+            database: options.get_database().map(str::to_owned),
+            username: options.get_username().to_owned(),
+            options: options.get_options().map(str::to_owned),
+        }
+    }
+
+    fn is_of(&self, options: &sqlx::postgres::PgConnectOptions) -> bool {
+        let Self { host, port, socket, database, username, options: parameters } = self;
+        *port == options.get_port()
+            && host == options.get_host()
+            && socket.as_ref() == options.get_socket()
+            && database.as_deref() == options.get_database()
+            && username == options.get_username()
+            && parameters.as_deref() == options.get_options()
+    }
+}
+
+/// The facts about PostgreSQL databases. A program has few of them.
+#[cfg(feature = "postgres")]
+fn of_servers() -> MutexGuard<'static, Vec<(PgIdentity, Arc<SchemaCache>)>> {
+    static OF_SERVERS: Mutex<Vec<(PgIdentity, Arc<SchemaCache>)>> = Mutex::new(Vec::new());
+    OF_SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 type OfFiles = HashMap<PathBuf, Arc<SchemaCache>>;
 
 /// The facts about SQLite databases, by file. An in-memory database has a unique name.
@@ -242,8 +307,12 @@ impl SchemaChangeGuard {
             }
         }
         forget(SchemaCache::without_db(self.kind));
-        if self.kind == DatabaseKind::Sqlite {
-            of_files().values().for_each(|facts| forget(facts));
+        match self.kind {
+            DatabaseKind::Sqlite => of_files().values().for_each(|facts| forget(facts)),
+            #[cfg(feature = "postgres")]
+            DatabaseKind::Postgres => of_servers().iter().for_each(|(_, facts)| forget(facts)),
+            #[cfg(not(feature = "postgres"))]
+            DatabaseKind::Postgres => {}
         }
     }
 }

@@ -8,6 +8,7 @@ use crate::model::read::OneRow;
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;
 use crate::table::column::{Column, ModelColumns};
+use crate::transaction::guard::FailGuard;
 use crate::write::continued_save::ATTEMPTS;
 use crate::write::lookup::{conflicting, find_like};
 use crate::write::save::{many, one};
@@ -91,7 +92,11 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
             return Ok((row, true));
         }
     }
-    Err(Error::NotStored { model: M::NAME })
+    let not_stored = Err(Error::NotStored { model: M::NAME });
+    match source {
+        Source::Conn(mut conn) => FailGuard::of(&mut conn, "save", M::NAME).end(not_stored),
+        Source::Db(_) => not_stored,
+    }
 }
 
 /// The row that an INSERT would conflict with in these columns, if it still exists.

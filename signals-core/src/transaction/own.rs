@@ -15,6 +15,12 @@ pub(crate) trait TransactionWork: Send {
 
     fn run(&mut self, tx: &mut Transaction<'_>) -> impl Future<Output = Result<Self::Done>> + Send;
 
+    /// Whether the transaction is to be committed after the work has succeeded.
+    fn commits(&self, done: &Self::Done) -> bool {
+        let _ = done;
+        true
+    }
+
     /// Called before COMMIT is sent.
     fn before_commit(&mut self) {}
 
@@ -61,6 +67,11 @@ pub(crate) fn in_transaction<'c, W: TransactionWork + 'c>(
             }
         };
         match result {
+            Ok(result) if !work.commits(&result) => {
+                drop(work);
+                tx.rollback_or_log().await;
+                Ok(result)
+            }
             Ok(result) => {
                 tx.check().await?;
                 // Before the await: if the future is dropped during the commit, the rows may be stored, and the next write of them

@@ -139,6 +139,10 @@ impl ContinuedSave<'_, '_> {
         if !tried && let Some(saved) = self.update(None, on).await? {
             return Ok(Some(saved));
         }
+        // Only now, so that an UPDATE of a table with triggers needs no transaction.
+        if !self.can_insert().await? {
+            return Err(self.needs_transaction());
+        }
         match on {
             Some(_) => self.insert_or_nothing(on).await,
             None => self.insert_if_new().await,
@@ -193,8 +197,7 @@ impl ContinuedSave<'_, '_> {
         on: Option<&[usize]>,
     ) -> Result<Option<Stored>> {
         if !self.conn.in_transaction() {
-            self.conn.state.autocommit = Autocommit::NeedsTransaction;
-            return Err(Error::NotStored { model: self.rows.model() });
+            return Err(self.needs_transaction());
         }
         let checked = on.is_none();
         let (set, on) = self.columns(set, on);
@@ -203,6 +206,24 @@ impl ContinuedSave<'_, '_> {
             Unwritten::Updated | Unwritten::Unchanged => Ok(Some(UPDATED)),
             Unwritten::Stale => Err(stale(self.rows, 0)),
             Unwritten::Gone => Ok(None),
+        }
+    }
+
+    /// The error that ends the save, which then begins again in a transaction.
+    fn needs_transaction(&mut self) -> Error {
+        self.conn.state.autocommit = Autocommit::NeedsTransaction;
+        Error::NotStored { model: self.rows.model() }
+    }
+
+    /// Whether an INSERT that does not store the row has no effect, or can be undone.
+    async fn can_insert(&mut self) -> Result<bool> {
+        let (kind, insert) = (self.conn.kind(), &WriteKind::Insert);
+        if self.conn.in_transaction() {
+            return Ok(true);
+        }
+        match self.conn.facts().commits_itself(kind, self.rows, insert) {
+            Some(known) => Ok(known),
+            None => inspect::commits_itself(self.conn, self.rows, insert).await,
         }
     }
 
@@ -249,6 +270,13 @@ impl ContinuedSave<'_, '_> {
         let found = self.found_uncounted().await?;
         if found == Some(true) {
             return Ok(Some(UPDATED));
+        }
+        // A row with another version is not looked up after the INSERT in a transaction, because PostgreSQL accepts no further statements
+        // after a unique violation.
+        let versioned = self.rows.schema().has(ColumnGroup::Version);
+        let looks_before = found.is_none() && versioned && self.conn.in_transaction();
+        if looks_before && look(self.conn, self.rows).await? != Look::Gone {
+            return Ok(None);
         }
         let sql = self.rows.schema().insert_with_key;
         let insert = Single::Insert(Text::Fixed(sql, &EVERY, &[ColumnGroup::Computed]));

@@ -18,19 +18,21 @@ impl SchemaCache {
         let returned = returned(rows, write_kind);
         // An UPDATE of a row without a key fails before anything is sent.
         let is_sent = !write_kind.is_update() || rows.has_key(0);
-        if !is_sent || (kind == DatabaseKind::Postgres && returned.is_empty()) {
+        let always_atomic = kind == DatabaseKind::Postgres && !begins_with_insert(rows, write_kind);
+        if !is_sent || (always_atomic && returned.is_empty()) {
             return Some(true);
         }
         let all = self.tables.load();
         let known = all.get(rows.id())?;
-        let atomic = kind == DatabaseKind::Postgres || known.atomic?;
+        let atomic = always_atomic || known.atomic?;
         let all_seen = returned.without(known.seen).is_empty();
         (!atomic || all_seen).then(|| atomic && returned.without(known.readable).is_empty())
     }
 
-    /// Whether it is known that a row does not exist if an UPDATE or a DELETE has not written it.
+    /// Whether it is known that a row does not exist if an UPDATE or a DELETE has not written it. Facts about another database with the
+    /// same table are not sufficient.
     pub(crate) fn plain(&self, rows: &dyn Rows) -> bool {
-        self.keeps_no_row(rows) && !rows.schema().has(ColumnGroup::Version)
+        !self.is_shared && self.keeps_no_row(rows) && !rows.schema().has(ColumnGroup::Version)
     }
 
     pub(super) fn keeps_no_row(&self, rows: &dyn Rows) -> bool {
@@ -78,6 +80,16 @@ impl SchemaCache {
             }
             all
         });
+    }
+}
+
+/// Whether the first statement of a write on PostgreSQL may insert the row. The save of a row that has a key which the database generates
+/// begins with an UPDATE.
+pub(super) fn begins_with_insert(rows: &dyn Rows, write_kind: &WriteKind) -> bool {
+    match write_kind {
+        WriteKind::Save => !rows.has_key(0) || !rows.schema().generates_key(),
+        WriteKind::Insert | WriteKind::Upsert(_) | WriteKind::GetOrCreate(_) => true,
+        WriteKind::Update | WriteKind::Fields(_) | WriteKind::Delete => false,
     }
 }
 

@@ -3,14 +3,14 @@
 use futures_util::future::BoxFuture;
 use sqlx::AssertSqlSafe;
 
-use crate::database::backend::{AnyType, DatabaseKind};
+use crate::database::backend::{AnyType, Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
 use crate::database::schema_cache::{Casts, Columns, TableFacts};
 use crate::error::{Error, Result, driver};
 use crate::table::rows::Rows;
-use crate::table::schema::{ColumnGroup, ColumnRole, split_schema};
+use crate::table::schema::{ColumnGroup, ColumnRole, Schema, split_schema};
 use crate::write::WriteKind;
-use crate::write::facts::returned;
+use crate::write::facts::{begins_with_insert, returned};
 
 /// Whether a statement that writes the first row can commit itself. If not, the write may have to
 /// be undone, so it needs a transaction. Inspects the table if this is not known yet.
@@ -38,9 +38,11 @@ pub(crate) fn commits_itself<'s>(
         match unless_lost(found)? {
             Some(found) => {
                 let all_read = seen.without(found.readable).is_empty();
-                let commits_itself = found.atomic == Some(true) && all_read;
+                let asks_atomic =
+                    kind == DatabaseKind::Sqlite || begins_with_insert(rows, write_kind);
+                let atomic = !asks_atomic || found.atomic == Some(true);
                 conn.facts().add(rows, epoch, TableFacts { seen, ..found });
-                Ok(commits_itself)
+                Ok(atomic && all_read)
             }
             None => Ok(false),
         }
@@ -82,9 +84,8 @@ fn unless_lost<T>(found: Result<T>) -> Result<Option<T>> {
 async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
     let model = rows.schema();
     let (schema, name) = split_schema(rows.table());
-    let sql = SQLITE_TABLE.replace("{schema}", &schema.replace('"', "\"\""));
-    let found: Vec<(String, bool, bool, bool, bool)> =
-        conn.query(AssertSqlSafe(sql)).bind(name).bind(schema).fetch_all().await?;
+    let query = conn.query(in_schema(SQLITE_TABLE, schema)).bind(name).bind(schema);
+    let found: Vec<(String, bool, bool, bool, bool)> = query.fetch_all().await?;
     let is_certain = |i: &usize| {
         let column = &model.columns[*i];
         let of_table = found.iter().find(|(name, ..)| name == rows.columns()[*i]);
@@ -108,6 +109,11 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Resul
     })
 }
 
+/// The text of a statement that reads the catalog of a database of the connection.
+fn in_schema(sql: &str, schema: &str) -> AssertSqlSafe<String> {
+    AssertSqlSafe(sql.replace("{schema}", &schema.replace('"', "\"\"")))
+}
+
 /// Selects the columns of a table. For each: whether it cannot be NULL, and whether it is the
 /// rowid, which is the only key without an index. For the table: whether a refused statement
 /// changes nothing, and whether the table is not a view.
@@ -128,12 +134,12 @@ const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl
 async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
     let model = rows.schema();
     let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();
-    // The columns are wrapped in `CASE`, because sqlx queries the server for the tables of plain
-    // columns.
-    let names = columns.iter().map(|i| format!("CASE WHEN true THEN {} END", model.name(*i)));
-    let names = names.collect::<Vec<_>>().join(", ");
-    let types = conn.types_of(format!("SELECT {names} FROM {}", model.table)).await?;
-    let columns = columns.into_iter().zip(types);
+    let key: Vec<usize> = model.group(ColumnGroup::Key).collect();
+    let args = [model.table, &arbiter_names(rows, &key)];
+    let Some(found) = conn.run_one(postgres_table(model, &columns, args)?).await? else {
+        return Ok(TableFacts::default());
+    };
+    let types = found.types().into_iter().skip(POSTGRES_TABLE_FACTS);
     let is_read = |(i, ty): &(usize, AnyType)| match model.columns[*i].role {
         // A value in an `auto_now_add` column that cannot be decoded does not make the write fail,
         // see `Text::take`.
@@ -142,21 +148,59 @@ async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Res
         }
         _ => rows.fits_all(*i, ty),
     };
-    let columns = columns.filter(is_read).map(|(i, _)| i);
-    let mut readable: Vec<usize> = columns.collect();
-    let asks = |i: &usize| {
-        let column = &model.columns[*i];
-        !column.optional && column.role != ColumnRole::GeneratedKey
+    let not_null = found.bytes(3)?.unwrap_or_default();
+    let can_be_null = |i: usize| {
+        let column = &model.columns[i];
+        let name = rows.columns()[i].as_bytes();
+        let is_declared = not_null.split(|byte| *byte == 1).any(|not_null| not_null == name);
+        !column.optional && column.role != ColumnRole::GeneratedKey && !is_declared
     };
-    if readable.iter().any(asks) {
-        let sql = "SELECT attname::text FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnotnull";
-        let not_null: Vec<(String,)> = conn.query(sql).bind(model.table).fetch_all().await?;
-        let is_not_null = |i: &usize| not_null.iter().any(|(name,)| name == rows.columns()[*i]);
-        readable.retain(|i| !asks(i) || is_not_null(i));
+    let readable = columns.into_iter().zip(types).filter(is_read).map(|(i, _)| i);
+    let readable = Columns::of(readable.filter(|i| !can_be_null(*i)));
+    if !found.flag(0)? {
+        // The table does not exist yet.
+        return Ok(TableFacts::default());
     }
-    let readable = Columns::of(readable.into_iter());
-    Ok(TableFacts { readable, atomic: Some(true), ..TableFacts::default() })
+    let arbiters = vec![(key, found.flag(2)?)];
+    Ok(TableFacts { readable, atomic: Some(found.flag(1)?), arbiters, ..TableFacts::default() })
 }
+
+/// The statement that looks up the facts about a table. Its row has the columns of the model, as NULLs, after the facts.
+fn postgres_table(
+    model: &Schema,
+    columns: &[usize],
+    args: [&str; 2],
+) -> Result<Statement, sqlx::Error> {
+    let facts = format!(
+        "SELECT to_regclass($1) IS NOT NULL, ({POSTGRES_ATOMIC}), ({POSTGRES_ARBITER}), ({POSTGRES_NOT_NULL})"
+    );
+    // The columns are wrapped in `CASE`, because sqlx queries the server for the tables of plain
+    // columns.
+    let names = columns.iter().map(|i| format!("CASE WHEN true THEN {} END", model.name(*i)));
+    let names = names.collect::<Vec<_>>().join(", ");
+    let sql = match columns {
+        [] => facts,
+        // The types are known even if the table is empty.
+        _ => format!(
+            "{facts}, _of.* FROM (SELECT) AS _one LEFT JOIN (SELECT {names} FROM {}) AS _of ON false",
+            model.table
+        ),
+    };
+    Statement::once(sql, Arguments::new(DatabaseKind::Postgres)).with_texts(&args)
+}
+
+/// The number of facts in the row of [`postgres_table`].
+const POSTGRES_TABLE_FACTS: usize = 4;
+
+/// Whether an INSERT of one row has no effect if it does not store the row. A row trigger before the INSERT, a rule, or a trigger of a
+/// view can drop a row, and store others. A row of a partitioned table fires the triggers of its partition. The triggers of a foreign
+/// table are unknown.
+const POSTGRES_ATOMIC: &str = "WITH RECURSIVE _tree AS (SELECT oid, relkind, relhasrules FROM pg_class WHERE oid = to_regclass($1) UNION ALL SELECT c.oid, \
+     c.relkind, c.relhasrules FROM _tree JOIN pg_inherits ON inhparent = _tree.oid JOIN pg_class AS c ON c.oid = inhrelid WHERE \
+     _tree.relkind = 'p') SELECT coalesce(bool_and(relkind IN ('r', 'p') AND NOT relhasrules AND NOT EXISTS (SELECT 1 FROM pg_trigger \
+     WHERE tgrelid = _tree.oid AND tgtype & 7 = 7)), false) FROM _tree";
+
+const POSTGRES_NOT_NULL: &str = "SELECT string_agg(attname::text, chr(1)) FROM pg_attribute WHERE attrelid = to_regclass($1) AND attnotnull";
 
 /// Whether a row that an UPDATE or a DELETE has not written does not exist, because nothing can
 /// keep it from being written: no version, trigger, rule or policy.
@@ -165,7 +209,8 @@ async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Res
 ///
 /// Returns an error if the database refuses the query.
 pub(crate) async fn is_plain(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
-    Ok(!rows.schema().has(ColumnGroup::Version) && stores_every_row(conn, rows).await?)
+    let versioned = rows.schema().has(ColumnGroup::Version);
+    Ok(!versioned && (conn.facts().plain(rows) || look_up_plain(conn, rows).await?))
 }
 
 /// Whether nothing can keep a row from being written, so that an INSERT of several rows stores all
@@ -182,23 +227,27 @@ pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Rows) -> Re
 fn look_up_plain<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s, Result<bool>> {
     Box::pin(async move {
         revalidate(conn).await?;
-        if conn.facts().keeps_no_row(rows) {
+        if !conn.facts().is_shared && conn.facts().keeps_no_row(rows) {
             return Ok(true);
         }
-        let (sql, name) = match conn.kind() {
-            DatabaseKind::Sqlite => (SQLITE_PLAIN, rows.table().rsplit('.').next()),
-            DatabaseKind::Postgres => (POSTGRES_PLAIN, Some(rows.schema().table)),
-        };
         let epoch = conn.facts().epoch();
-        let found = conn.query(sql).bind(name).fetch_one::<(bool,)>().await;
+        let query = match conn.kind() {
+            DatabaseKind::Sqlite => {
+                let (schema, name) = split_schema(rows.table());
+                conn.query(in_schema(SQLITE_PLAIN, schema)).bind(name)
+            }
+            DatabaseKind::Postgres => conn.query(POSTGRES_PLAIN).bind(rows.schema().table),
+        };
+        let found = query.fetch_one::<(bool,)>().await;
         let Some((plain,)) = unless_lost(found)? else { return Ok(false) };
         conn.facts().add(rows, epoch, TableFacts { plain, ..TableFacts::default() });
         Ok(plain)
     })
 }
 
-const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_schema WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND \
-     tbl_name = $1 COLLATE NOCASE)";
+/// A temporary trigger can belong to a table of any database.
+const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM (SELECT type, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, tbl_name, \
+     sql FROM sqlite_temp_schema) WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND tbl_name = $1 COLLATE NOCASE)";
 
 /// An ordinary table without child tables, user-defined triggers, rules and row-level security.
 const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
@@ -263,16 +312,14 @@ fn look_up_arbiter<'s>(
             return Ok(arbiter);
         }
         let epoch = conn.facts().epoch();
-        let mut names: Vec<_> = on.iter().map(|column| rows.columns()[*column]).collect();
-        names.sort_unstable();
-        let names = names.join("\u{1}");
+        let names = arbiter_names(rows, on);
         let query = match conn.kind() {
             DatabaseKind::Sqlite => {
                 let (schema, name) = split_schema(rows.table());
                 conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
             }
             DatabaseKind::Postgres => {
-                conn.query(POSTGRES_ARBITER).bind(names).bind(rows.schema().table)
+                conn.query(POSTGRES_ARBITER).bind(rows.schema().table).bind(names)
             }
         };
         let (arbiter,): (bool,) = query.fetch_one().await?;
@@ -282,6 +329,13 @@ fn look_up_arbiter<'s>(
     })
 }
 
+/// The names of columns, as the statements compare them with those of an index.
+fn arbiter_names(rows: &dyn Rows, on: &[usize]) -> String {
+    let mut names: Vec<_> = on.iter().map(|column| rows.columns()[*column]).collect();
+    names.sort_unstable();
+    names.join("\u{1}")
+}
+
 const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \
      name)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND NOT \
      EXISTS (SELECT 1 FROM pragma_index_info(i.name, $3) AS e WHERE e.name IS NULL) AND (SELECT group_concat(name, char(1)) FROM (SELECT name FROM \
@@ -289,10 +343,10 @@ const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)
 
 /// PostgreSQL uses every unique index of these columns as an arbiter, so none may be deferrable. A
 /// table with rules does not support `ON CONFLICT`.
-const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($2) \
-     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($2) AND indisunique AND indisvalid \
+const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) \
+     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND indisvalid \
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
-     FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $1";
+     FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $2";
 
 /// The columns of a PostgreSQL table whose types compare text by their own rules. Values that are sent as `text` must be cast to these types; otherwise the columns
 /// would be compared as `text`.

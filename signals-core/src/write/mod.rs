@@ -82,6 +82,12 @@ impl WriteKind {
         matches!(self, Self::Update | Self::Fields(_))
     }
 
+    /// Whether a successful write has stored what it should. An INSERT that finds a conflicting row, or whose row a trigger drops, must have
+    /// no effect.
+    pub(crate) fn stores(&self, done: &WriteOutcome) -> bool {
+        !matches!(self, Self::GetOrCreate(_)) || done.created.is_some()
+    }
+
     /// Whether a write of several rows needs a transaction, because it may take several statements
     /// that must succeed or fail together. `settled` means that no receiver runs before the
     /// statement.

@@ -26,6 +26,7 @@ use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
 use crate::signal::{Signal, pre_delete, pre_save};
 use crate::table::previous_row::SharedPreviousRow;
 use crate::table::rows::Rows;
+use crate::table::schema::ColumnGroup;
 use crate::task::finish::{Pending, run_even_if_dropped};
 use crate::task::slow::Lap;
 use crate::write::single::store;
@@ -116,17 +117,15 @@ impl Notifier {
         if self.kind == WriteKind::Delete && rows.len() > 1 {
             // The rows that a trigger kept are looked up after the DELETE. If the future were
             // dropped in between, this lookup would not run.
-            return inspect::is_plain(conn, rows).await;
+            let versioned = rows.schema().has(ColumnGroup::Version);
+            return Ok(!versioned && inspect::stores_every_row(conn, rows).await?);
         }
         let database = conn.kind();
         let known = conn.facts().commits_itself(database, rows, &self.kind);
-        let commits_itself = match known {
-            Some(known) => known,
-            None => inspect::commits_itself(conn, rows, &self.kind).await?,
-        };
-        // An INSERT of several rows must store all of them or none.
-        let several = rows.len() > 1 && self.kind == WriteKind::Insert;
-        Ok(commits_itself && (!several || inspect::stores_every_row(conn, rows).await?))
+        match known {
+            Some(known) => Ok(known),
+            None => inspect::commits_itself(conn, rows, &self.kind).await,
+        }
     }
 
     /// Executes the statements of the write.

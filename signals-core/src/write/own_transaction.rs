@@ -75,6 +75,10 @@ impl TransactionWork for RowWrite<'_> {
         Ok(WriteOutcome::of_save(stored))
     }
 
+    fn commits(&self, done: &WriteOutcome) -> bool {
+        self.kind.stores(done)
+    }
+
     fn before_commit(&mut self) {
         self.restore_guard.disarm();
     }

@@ -168,6 +168,10 @@ impl TransactionWork for WriteWork<'_> {
         Ok(std::mem::take(&mut notifier.written))
     }
 
+    fn commits(&self, done: &WriteOutcome) -> bool {
+        self.notifier.kind.stores(done)
+    }
+
     fn before_commit(&mut self) {
         self.restore_guard.disarm();
     }

@@ -108,6 +108,16 @@ impl Statement {
     pub(crate) fn once(sql: String, args: Arguments) -> Self {
         Self { sql: AssertSqlSafe(sql).into_sql_str(), args, persistent: false, is_single: false }
     }
+
+    /// Adds arguments.
+    pub(crate) fn with_texts(mut self, texts: &[&str]) -> Result<Self, sqlx::Error> {
+        for text in texts {
+            let text = (*text).to_owned();
+            let added = on!(Arguments, &mut self.args, args => sqlx::Arguments::add(args, text));
+            added.map_err(sqlx::Error::Encode)?;
+        }
+        Ok(self)
+    }
 }
 
 /// Receives the rows of a statement.

@@ -1,6 +1,6 @@
 //! Reads columns of an [`AnyRow`] without the type of the model.
 
-use crate::database::backend::{AnyRow, Backend, on};
+use crate::database::backend::{AnyRow, AnyType, Backend, on};
 
 impl AnyRow {
     /// The column with index `at`, as a Boolean.
@@ -35,6 +35,26 @@ impl AnyRow {
                 let is_null = sqlx::ValueRef::is_null(&value);
                 let bytes = (!is_null).then(|| value.as_bytes().map(<[u8]>::to_vec));
                 bytes.transpose().map_err(sqlx::Error::Decode)
+            }
+        }
+    }
+
+    /// The types of the columns.
+    pub(crate) fn types(&self) -> Vec<AnyType> {
+        match self {
+            #[cfg(feature = "sqlite")]
+            AnyRow::Sqlite(row) => {
+                let columns = sqlx::Row::columns(row).iter();
+                columns
+                    .map(|column| AnyType::Sqlite(sqlx::Column::type_info(column).clone()))
+                    .collect()
+            }
+            #[cfg(feature = "postgres")]
+            AnyRow::Postgres(row) => {
+                let columns = sqlx::Row::columns(row).iter();
+                columns
+                    .map(|column| AnyType::Postgres(sqlx::Column::type_info(column).clone()))
+                    .collect()
             }
         }
     }

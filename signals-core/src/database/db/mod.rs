@@ -39,8 +39,7 @@ use pool::{Pool, shared};
 pub struct Db {
     pool: Pool,
     pub(crate) state: Layers,
-    /// `None` if the `Db` was created for one call on the application's Postgres pool.
-    facts: Option<Arc<SchemaCache>>,
+    facts: Arc<SchemaCache>,
 }
 
 impl Db {

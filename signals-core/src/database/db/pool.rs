@@ -40,7 +40,7 @@ pub(super) type PoolOf<DB> = (sqlx::Pool<DB>, Option<Arc<WarmPool<DB>>>);
 
 impl Db {
     fn of_pool(pool: Pool) -> Self {
-        Self { pool, state: Layers::default(), facts: Some(Arc::default()) }
+        Self { pool, state: Layers::default(), facts: Arc::default() }
     }
 
     #[cfg(feature = "sqlite")]
@@ -91,14 +91,15 @@ impl Db {
     /// A `Db` for one call on a pool of the application.
     #[cfg(feature = "sqlite")]
     pub(crate) fn once_sqlite(pool: &SqlitePool) -> Self {
-        let facts = Some(SchemaCache::of_file(pool));
+        let facts = SchemaCache::of_file(pool);
         Self { pool: Pool::Sqlite((pool.clone(), None)), state: Layers::default(), facts }
     }
 
     /// A `Db` for one call on a pool of the application.
     #[cfg(feature = "postgres")]
     pub(crate) fn once_postgres(pool: &PgPool) -> Self {
-        Self { pool: Pool::Postgres((pool.clone(), None)), state: Layers::default(), facts: None }
+        let facts = SchemaCache::of_server(pool);
+        Self { pool: Pool::Postgres((pool.clone(), None)), state: Layers::default(), facts }
     }
 
     /// Whether it was created for one call on a pool of the application, and so has no values of its own.
@@ -124,10 +125,7 @@ impl Db {
 
     /// The cached facts about the tables of the database.
     pub(crate) fn facts(&self) -> &SchemaCache {
-        match &self.facts {
-            Some(facts) => facts,
-            None => SchemaCache::without_db(self.kind()),
-        }
+        &self.facts
     }
 
     pub(crate) fn pool_id(&self) -> PoolId {
@@ -147,7 +145,7 @@ impl Db {
     pub(crate) fn write_queue(&self) -> Option<&Arc<WriteQueue>> {
         match &self.pool {
             #[cfg(feature = "sqlite")]
-            Pool::Sqlite((pool, _)) => self.facts.as_ref()?.queue.of(pool),
+            Pool::Sqlite((pool, _)) => self.facts.queue.of(pool),
             #[cfg(feature = "postgres")]
             Pool::Postgres(..) => None,
         }

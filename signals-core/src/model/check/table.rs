@@ -125,7 +125,7 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
 
     #[cfg(feature = "postgres")]
     if conn.kind() == DatabaseKind::Postgres {
-        let types = conn.types_of_now(&select).await?.into_iter();
+        let types = conn.types_of(&select).await?.into_iter();
         let named = |ty: AnyType| {
             let name = sqlx::Postgres::type_info(&ty).name().to_owned();
             (Some(ty), name)
