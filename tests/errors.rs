@@ -557,9 +557,11 @@ fn every_error_reads_as_one_line_and_keeps_its_causes() {
         "`User` 7 cannot be deleted: 2 rows of `Invoice` refer to it by `customer` (on_delete = restrict)"
     );
     assert_eq!(text(4), "the transaction was rolled back: one two");
-    assert!(text(5).ends_with(
-        "whether the transaction is stored is unknown: encountered unexpected or invalid data: a b"
-    ));
+    assert!(
+        text(5).ends_with(
+            "whether it is stored is unknown: encountered unexpected or invalid data: a b"
+        )
+    );
     assert_eq!(
         text(7),
         "receivers save in a circle, 2 levels deep: save of `A` → `one` → save of `B` → `two` → save of `A`"

@@ -193,10 +193,16 @@ macro_rules! compare {
         check("update", by_hand, cheapest!(runtime, known.clone(), |u| u.update(&mut *conn)));
         check("save", by_hand, cheapest!(runtime, known.clone(), |u| u.save(&mut *conn)));
 
+        macro_rules! saved {
+            () => {{
+                let mut saved = user();
+                runtime.block_on(saved.save(&mut *conn)).unwrap();
+                saved
+            }};
+        }
         let by_hand =
-            cheapest!(runtime, (), |_u| sqlx::query(DELETE).bind(0_i64).execute(&mut *conn));
-        let nobody = || User { id: Some(0), ..user() };
-        check("delete", by_hand, cheapest!(runtime, nobody(), |u| u.delete(&mut *conn)));
+            cheapest!(runtime, saved!(), |u| sqlx::query(DELETE).bind(u.id).execute(&mut *conn));
+        check("delete", by_hand, cheapest!(runtime, saved!(), |u| u.delete(&mut *conn)));
 
         let by_hand = cheapest!(runtime, (), |_u| sqlx::query_as::<_, User>(FIND)
             .bind(id)

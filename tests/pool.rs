@@ -534,6 +534,8 @@ mod postgres {
         let other = Db::connect(&test.url).await.unwrap();
         table(&other, "users", "name TEXT NOT NULL").await;
         let db = proxy.db(&test.url).await;
+        // The first save inspects the table, and the connection has then answered before its write is sent.
+        Told { id: None, name: "first".to_owned() }.save(&db).await.unwrap();
         for way in 0..8 {
             let mut known = user("known");
             known.save(&db).await.unwrap();
@@ -555,7 +557,7 @@ mod postgres {
             let said = proxy.take().statements;
             let sent = said.iter().filter(|sql| writes.iter().any(|word| sql.starts_with(word)));
             assert_eq!(sent.count(), 1, "{way}: {said:?}");
-            assert!(done.is_err(), "{way}: whether it is stored is unknown");
+            assert!(matches!(done, Err(Error::CommitUnknown(_))), "{way}: {done:?}");
             other.execute("DELETE FROM users").await.unwrap();
         }
         test.passed().await;

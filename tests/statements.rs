@@ -163,8 +163,9 @@ mod postgres {
     use crate::common::proxy::{Proxy, Said};
 
     const INSERT_USER: &str =
-        r#"INSERT INTO "users" ("name", "email") VALUES ($1, $2) RETURNING "id""#;
-    const INSERT_PROFILE: &str = r#"INSERT INTO "profiles" ("user_id") VALUES ($1) RETURNING "id""#;
+        r#"INSERT INTO "users" ("name", "email") VALUES ($1, $2) RETURNING "users"."id""#;
+    const INSERT_PROFILE: &str =
+        r#"INSERT INTO "profiles" ("user_id") VALUES ($1) RETURNING "profiles"."id""#;
 
     /// What one operation sends on a warm pool, which sends nothing by itself.
     async fn said<T>(proxy: &Proxy, _: &Db, operation: impl Future<Output = Result<T>>) -> Said {
@@ -207,7 +208,7 @@ mod postgres {
         let delete = said(&proxy, db, setting.delete(db)).await;
         assert_eq!(
             (&delete.statements[..], delete.round_trips),
-            (&[r#"DELETE FROM "settings" WHERE "name" = $1"#.to_owned()][..], 1)
+            (&[r#"DELETE FROM "settings" WHERE "settings"."name" = $1"#.to_owned()][..], 1)
         );
         let find = said(&proxy, db, User::find(db, 1)).await;
         assert_eq!((find.statements.len(), find.round_trips), (1, 1));

@@ -19,10 +19,25 @@ pub struct Said {
     /// The names that were given to statements.
     pub names: Vec<String>,
     servers_turn: bool,
-    /// The next connection on which the server has completed a write is closed then, with a FATAL error.
-    hang_up: bool,
+    /// What happens to the next connection on which the server completes a statement.
+    hang_up: Option<(&'static [&'static str], Passes)>,
     trap: Option<Trap>,
 }
+
+/// How much of the answer to a statement reaches the client before its connection is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passes {
+    Nothing,
+    /// The rows and the completion of the statement, but not that the server is ready.
+    Completion,
+    /// As `Completion`, and then a FATAL error.
+    CompletionAndFatal,
+}
+
+/// The command tags of writes.
+pub const WRITES: &[&str] = &["INSERT", "UPDATE", "DELETE"];
+
+const WRITES_OR_SELECT: &[&str] = &["INSERT", "UPDATE", "DELETE", "SELECT"];
 
 /// What happens to the client when it sends its next message but `message`. Messages that are sent together count as one.
 pub struct Trap {
@@ -147,7 +162,17 @@ impl Proxy {
 
     /// Closes the connection when the server has reported that a write is complete, before it reports that it is ready.
     pub fn hang_up_after_a_write(&self) {
-        self.said.lock().unwrap().hang_up = true;
+        self.lose_answer(WRITES, Passes::CompletionAndFatal);
+    }
+
+    /// Closes the connection when the server has completed a statement with one of these command tags.
+    pub fn lose_answer(&self, tags: &'static [&'static str], passes: Passes) {
+        self.said.lock().unwrap().hang_up = Some((tags, passes));
+    }
+
+    /// Whether a connection was closed since `lose_answer` was called.
+    pub fn has_lost_answer(&self) -> bool {
+        self.said.lock().unwrap().hang_up.is_none()
     }
 
     pub fn set_trap(&self, trap: Trap) {
@@ -158,6 +183,10 @@ impl Proxy {
         let mut said = self.said.lock().unwrap();
         // The next message of the client begins a round trip.
         std::mem::replace(&mut *said, Said { servers_turn: true, ..Said::default() })
+    }
+
+    pub fn take_statements(&self) {
+        self.said.lock().unwrap().statements.clear();
     }
 
     pub fn said(&self) -> Vec<String> {
@@ -192,12 +221,23 @@ async fn relay<S>(
             let hang_up = {
                 let mut said = server_log.lock().unwrap();
                 said.servers_turn = true;
-                let end = if said.hang_up { end_of_write(&buffer[..n]) } else { None };
-                said.hang_up &= end.is_none();
+                // A statement that writes in its WITH clause may be a SELECT.
+                let writes = said.statements.last().is_some_and(|sql| sql.starts_with("WITH _"));
+                let end = said.hang_up.and_then(|(tags, passes)| {
+                    let tags = if writes && tags == WRITES { WRITES_OR_SELECT } else { tags };
+                    Some((end_of_statement(&buffer[..n], tags)?, passes))
+                });
+                if end.is_some() {
+                    said.hang_up = None;
+                }
                 end
             };
-            if let Some(end) = hang_up {
-                let last = [&buffer[..end], FATAL].concat();
+            if let Some((end, passes)) = hang_up {
+                let last = match passes {
+                    Passes::Nothing => Vec::new(),
+                    Passes::Completion => buffer[..end].to_vec(),
+                    Passes::CompletionAndFatal => [&buffer[..end], FATAL].concat(),
+                };
                 let _ = to_client.write_all(&last).await;
                 break;
             }
@@ -232,13 +272,12 @@ async fn relay<S>(
 /// The message of a server that an administrator shuts down.
 const FATAL: &[u8] = b"E\0\0\0\x23SFATAL\0VFATAL\0C57P01\0Mhung up\0\0";
 
-/// The position at which the server's answers complete the first write.
-fn end_of_write(mut answers: &[u8]) -> Option<usize> {
+/// The position at which the server's answers complete the first statement with one of these command tags.
+fn end_of_statement(mut answers: &[u8], tags: &[&str]) -> Option<usize> {
     let all = answers.len();
     while let [kind, a, b, c, d, body @ ..] = answers {
         let length = (u32::from_be_bytes([*a, *b, *c, *d]) as usize).checked_sub(4)?;
-        let complete = *kind == b'C'
-            && ["INSERT", "UPDATE", "DELETE"].iter().any(|tag| body.starts_with(tag.as_bytes()));
+        let complete = *kind == b'C' && tags.iter().any(|tag| body.starts_with(tag.as_bytes()));
         answers = body.get(length..)?;
         if complete {
             return Some(all - answers.len());

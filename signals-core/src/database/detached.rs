@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use tokio::runtime::Handle;
 
 use crate::database::backend::{AnyRow, Statement};
-use crate::database::execution::{Execution, Returns};
+use crate::database::execution::{Execution, Returns, if_answered};
 use crate::database::lease::{AnyLease, InFlight};
 use crate::error::driver::is_outdated;
 use crate::task::finish::Resumable;
@@ -33,7 +33,8 @@ pub(crate) struct DetachableStatement<'r> {
     on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
 }
 
-type SentStatement = dyn Future<Output = (AnyLease, Result<Answer, sqlx::Error>)> + Send;
+/// Returns the connection, the result, and whether the database has answered.
+type SentStatement = dyn Future<Output = (AnyLease, Result<Answer, sqlx::Error>, bool)> + Send;
 
 /// A statement that is still being executed after its future was dropped.
 pub(crate) struct DetachedStatement {
@@ -61,25 +62,27 @@ impl<'r> DetachableStatement<'r> {
             let mut answered = false;
             let result =
                 execution.run_noting_answer(&mut |row| rows.push(row), &mut answered).await;
+            let result = if_answered(result, answered);
             if answered {
                 lease.state_mut().proven_alive = true;
             }
             if result.as_ref().is_err_and(is_outdated) {
                 lease.set_statements_outdated();
             }
-            (lease, result.map(|affected| Answer { rows, affected }))
+            (lease, result.map(|affected| Answer { rows, affected }), answered)
         });
         Self { resumable: Resumable::new(future), slot, detached, on_detached }
     }
 }
 
 impl Future for DetachableStatement<'_> {
-    type Output = Result<Answer, sqlx::Error>;
+    /// With whether the database has answered.
+    type Output = (Result<Answer, sqlx::Error>, bool);
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.resumable.poll(cx).map(|(lease, answer)| {
+        self.resumable.poll(cx).map(|(lease, answer, answered)| {
             *self.slot = Some(lease);
-            answer
+            (answer, answered)
         })
     }
 }

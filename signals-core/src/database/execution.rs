@@ -124,7 +124,8 @@ impl<'r> Execution<'r> {
     }
 
     /// As [`run_to_end`](Self::run_to_end), and sets `answered` when the first row or the completion of the statement arrives,
-    /// also if an error follows. If the cheaper call for one row is used, `answered` is only set if there is no error.
+    /// also if an error follows. If the cheaper call for one row is used, `answered` is only set if there is no error. An unnamed
+    /// statement sets it before its COMMIT.
     pub(crate) async fn run_noting_answer(
         self,
         sink: Sink<'_>,
@@ -146,7 +147,9 @@ impl<'r> Execution<'r> {
                 Box::pin(unnamed_statement::run(conn, *statement, sink, answered)).await
             }
             Self::DetachableStatement(statement) => {
-                let answer = statement.await?;
+                let (done, has_answered) = statement.await;
+                *answered = has_answered;
+                let answer = done?;
                 answer.rows.into_iter().for_each(sink);
                 Ok(answer.affected)
             }
@@ -230,18 +233,30 @@ fn first_row<DB: Backend>(
     Ok(found)
 }
 
+/// The result of a write. If neither a row nor the completion has arrived, the thread of a SQLite connection has panicked, see
+/// [`drain`].
+pub(crate) fn if_answered(
+    result: Result<u64, sqlx::Error>,
+    answered: bool,
+) -> Result<u64, sqlx::Error> {
+    if answered || result.is_err() { result } else { Err(sqlx::Error::WorkerCrashed) }
+}
+
 /// Passes every row to `sink`, and returns the number of affected rows. `ends_with_result`: whether nothing can follow the number of
 /// affected rows, neither another statement nor an error of the commit. On SQLite, a single statement has committed by then, and to wait
 /// until the thread of the connection is idle again would take another change of threads.
+///
+/// If the thread of a SQLite connection panics, sqlx ends the rows as if the statement had ended.
 pub(crate) async fn drain<DB: Backend>(
     mut steps: Steps<'_, DB>,
     ends_with_result: bool,
     sink: Sink<'_>,
     answered: &mut bool,
 ) -> Result<u64, sqlx::Error> {
-    let mut affected = 0;
+    let (mut affected, mut is_complete) = (0, !ends_with_result);
     while let Some(step) = steps.try_next().await? {
         *answered = true;
+        is_complete = step.is_left();
         match step {
             Either::Right(row) => sink(DB::any_row(row)),
             Either::Left(result) => {
@@ -252,5 +267,5 @@ pub(crate) async fn drain<DB: Backend>(
             }
         }
     }
-    Ok(affected)
+    if is_complete { Ok(affected) } else { Err(sqlx::Error::WorkerCrashed) }
 }

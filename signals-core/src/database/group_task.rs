@@ -96,7 +96,7 @@ async fn begin<DB: Backend>(
         put_back(waiters);
         return Ok(None);
     };
-    let (mut answers, done) = execute::<DB>(conn, statement).await;
+    let (mut answers, done) = execute::<DB>(conn, statement, units + 2).await;
     if answers.is_empty() {
         put_back(waiters);
         return match done {
@@ -144,7 +144,7 @@ async fn execute_queued<DB: Backend>(
         {
             return put_back(waiters);
         }
-        let (answers, done) = execute::<DB>(conn, statement).await;
+        let (answers, done) = execute::<DB>(conn, statement, waiters.len()).await;
         let has_failed = done.is_err();
         group.add_executed(waiters, answers, done.err());
         // If the statement that has failed has ended the transaction, the group rolls back.
@@ -160,10 +160,11 @@ fn taken(waiters: &[Waiter], queue: &WriteQueue, in_transaction: bool) -> Option
     last.take(waiters.len(), in_transaction, &queue.texts)
 }
 
-/// Executes several statements. Returns the answers of those that succeeded, and the error of the first one that failed.
+/// Executes a message of this many statements. Returns the answers of those that succeeded, and the error of the first one that failed.
 async fn execute<DB: Backend>(
     conn: &mut DB::Connection,
     statement: Statement,
+    statements: usize,
 ) -> (Vec<Answer>, Result<(), sqlx::Error>) {
     let (mut rows, mut answers) = (SmallVec::new(), Vec::new());
     let mut sink = |step| match step {
@@ -175,6 +176,10 @@ async fn execute<DB: Backend>(
     let conn = Some(DB::raw(conn));
     let execution = Execution::new(conn, statement, Returns::Rows, Naming::Named);
     begin_task();
-    let done = spin(pin!(execution.run_each(&mut sink)), true).await;
+    let mut done = spin(pin!(execution.run_each(&mut sink)), true).await;
+    if done.is_ok() && answers.len() < statements {
+        // The thread of the connection has panicked, see `execution::drain`.
+        done = Err(sqlx::Error::WorkerCrashed);
+    }
     (answers, done)
 }

@@ -10,11 +10,11 @@ use crate::database::backend::{AnyRow, AnyType, Arguments, Make, Sink, Statement
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::detached::{DetachableStatement, OnDetached};
-use crate::database::execution::{Execution, Naming, Returns};
+use crate::database::execution::{Execution, Naming, Returns, if_answered};
 use crate::database::raw::{MaybePooled, RawConn};
 use crate::database::spin::spin;
 use crate::database::state::Autocommit;
-use crate::error::driver::{did_nothing, is_outdated};
+use crate::error::driver::{did_nothing, is_outdated, may_be_committed};
 use crate::error::{Error, Result};
 
 /// How many other connections are tried if the first one is dead.
@@ -156,6 +156,10 @@ impl<'c> Conn<'c> {
 
     /// Runs a statement that writes rows, and passes the rows that it returns to `sink`. `make` is called once for each attempt,
     /// because a retry on another connection needs its own arguments.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::CommitUnknown`] if the statement has committed itself, or may have.
     #[expect(
         clippy::manual_async_fn,
         reason = "the future of an `async fn` stores its arguments twice"
@@ -181,12 +185,12 @@ impl<'c> Conn<'c> {
                 if answered && let Some(lease) = self.lease_mut() {
                     lease.state_mut().proven_alive = true;
                 }
-                match self.note_answer(result) {
+                match self.note_answer(if_answered(result, answered)) {
                     Ok(affected) => {
                         self.state.count_statement();
                         return Ok(affected);
                     }
-                    Err(error) => self.retry(error, &mut outdated).await?,
+                    Err(error) => self.retry(error, answered, &mut outdated).await?,
                 }
             }
         }
@@ -197,6 +201,7 @@ impl<'c> Conn<'c> {
     fn retry<'r>(
         &'r mut self,
         error: sqlx::Error,
+        answered: bool,
         outdated: &'r mut bool,
     ) -> BoxFuture<'r, Result<()>> {
         Box::pin(async move {
@@ -209,11 +214,20 @@ impl<'c> Conn<'c> {
                     Err(error) => error,
                 }
             };
+            let is_unknown = may_be_committed(&failed, answered) && self.commits_at_once(answered);
             match self.note_result(Err(failed)).await {
+                Err(Error::Database(error)) if is_unknown => Err(Error::CommitUnknown(error)),
                 Err(error) => self.reconnect(error, did_nothing).await,
                 Ok(()) => Ok(()),
             }
         })
+    }
+
+    /// Whether a statement that has just failed may have committed itself. Inside a transaction, a lost connection rolls back.
+    fn commits_at_once(&mut self, answered: bool) -> bool {
+        // An unnamed statement counts as answered when its transaction is about to be committed.
+        let is_committed = answered || self.naming() == Naming::Named;
+        is_committed && !self.in_transaction() && !self.is_in_group() && self.depth_now() == 0
     }
 
     /// Replaces a dead connection by one that works. Returns `error` instead if the connection has answered since checkout, if

@@ -91,7 +91,7 @@ impl Form {
                 self.cause(error)
             ),
             Error::CommitUnknown(error) => format!(
-                "the connection was lost during COMMIT, and whether the transaction is stored is unknown: {}",
+                "the connection was lost during COMMIT or a write that commits itself, and whether it is stored is unknown: {}",
                 self.cause(error)
             ),
             Error::CommitNotObservable { model, receiver } => format!(

@@ -24,6 +24,38 @@ pub(crate) fn did_nothing(error: &sqlx::Error) -> bool {
     }
 }
 
+/// Whether a statement that commits may have been committed, although it failed with this error. It was not if the database has
+/// reported the error, or if the statement was never sent. `answered`: whether the database had reported its completion before.
+pub(crate) fn may_be_committed(error: &sqlx::Error, answered: bool) -> bool {
+    use sqlx::Error as E;
+    match error {
+        // A server that hangs up before the completion has rolled back. With other codes, a pooler reports that it has lost its
+        // connection to the server, or the server that it could not write its log.
+        E::Database(error) => {
+            has_hung_up(&**error)
+                && (answered
+                    || !matches!(
+                        error.code().as_deref(),
+                        Some("57P01" | "57P05" | "25P03" | "25P04")
+                    ))
+        }
+        // Not sent: the arguments are refused, a type is not found in the catalog, or there is no connection.
+        E::Encode(_)
+        | E::InvalidArgument(_)
+        | E::TypeNotFound { .. }
+        | E::RowNotFound
+        | E::ColumnNotFound(_)
+        | E::ColumnIndexOutOfBounds { .. }
+        | E::ColumnDecode { .. }
+        | E::Decode(_)
+        | E::PoolTimedOut
+        | E::PoolClosed => false,
+        // There is no other sign that sqlx has refused the statement itself.
+        E::Protocol(message) => !message.contains("too many arguments"),
+        error => !was_never_sent(error),
+    }
+}
+
 /// Whether a prepared statement was rejected before it had any effect, because it is outdated: a table or a type has changed
 /// since the statement was prepared, or the server no longer has the statement
 /// ([`RevalidateCachedQuery`](https://github.com/postgres/postgres/blob/REL_17_STABLE/src/backend/utils/cache/plancache.c)).

@@ -173,8 +173,11 @@ pub enum Error {
     /// transaction, the library repeats the statement itself.
     SchemaChanged(sqlx::Error),
 
-    /// The connection was lost during COMMIT, so the transaction may or may not be stored. Neither the `on_commit` nor the
-    /// `on_rollback` receivers have run.
+    /// The connection was lost during COMMIT, or during a write that commits itself because no transaction is open. The
+    /// transaction or the write may or may not be stored. Neither the `on_commit` nor the `on_rollback` receivers have run.
+    ///
+    /// The instances have the keys, versions and automatic columns that they have if the write is stored, as far as these have
+    /// arrived: the key of a new row that the database assigns may be missing. Read the row to find out whether it is stored.
     CommitUnknown(sqlx::Error),
 
     /// The model has `on_commit` or `on_rollback` receivers, but the save runs in a transaction that was begun with sqlx or with

@@ -276,8 +276,8 @@ impl Error {
 
     /// Whether nothing is stored, and the whole transaction may succeed if it is run again from the beginning:
     /// [`is_deadlock`](Self::is_deadlock), [`is_serialization_failure`](Self::is_serialization_failure),
-    /// [`is_busy`](Self::is_busy) or [`is_schema_changed`](Self::is_schema_changed). Always `false` if the outcome of a COMMIT is
-    /// unknown ([`Error::CommitUnknown`]).
+    /// [`is_busy`](Self::is_busy) or [`is_schema_changed`](Self::is_schema_changed). Always `false` if it is
+    /// unknown whether something is stored ([`Error::CommitUnknown`]).
     ///
     /// An error in [`Committed::errors`](crate::Committed::errors) belongs to a transaction that is already stored: do not run
     /// that transaction again.

@@ -217,9 +217,11 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// - [`Error::Database`](crate::Error::Database) if the database refuses the statement.
     /// - [`Error::Receiver`](crate::Error::Receiver) if a receiver returns an error or panics.
     /// - [`Error::Stale`](crate::Error::Stale) if the model has a `version` field and the stored row has another version.
+    /// - [`Error::CommitUnknown`](crate::Error::CommitUnknown) if the connection was lost after the statement or COMMIT was sent, and
+    ///   before the database has answered. The row may be stored, and the instance is as if it were.
     ///
-    /// If `save` fails, nothing is stored, and the key, the version and the automatic columns of the instance have their
-    /// previous values. Inside a caller's transaction, an error marks that transaction as failed: its commit returns
+    /// If `save` fails with another error, nothing is stored, and the key, the version and the automatic columns of the instance
+    /// have their previous values. Inside a caller's transaction, an error marks that transaction as failed: its commit returns
     /// [`Error::RolledBack`](crate::Error::RolledBack). To continue after an error, save in a savepoint (`tx.begin()`).
     ///
     /// # Cancel safety
@@ -538,7 +540,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     ///
     /// [`Error::Row`](crate::Error::Row), which contains the index of the row in the slice and the error that
     /// [`insert`](Model::insert) would return. If the database refuses several rows, the error names the first of them in the
-    /// order of writing. If `insert_many` fails, nothing is stored, and the instances have their previous values.
+    /// order of writing. If `insert_many` fails, nothing is stored, and the instances have their previous values, except after
+    /// [`Error::CommitUnknown`](crate::Error::CommitUnknown), as for [`save`](Model::save).
     ///
     /// The library searches for the refused row only after a failure. To be able to do so inside a transaction that has already
     /// run a statement, it writes the rows in a savepoint if there are several.

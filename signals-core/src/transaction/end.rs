@@ -5,7 +5,7 @@ use futures_util::future::BoxFuture;
 use crate::database::backend::DatabaseKind;
 use crate::database::deferred::{Deferred, End, run_all};
 use crate::database::group::CommitFailed;
-use crate::error::driver::was_never_sent;
+use crate::error::driver::may_be_committed;
 use crate::error::{Error, Reason, Result};
 use crate::task::finish::run_even_if_dropped;
 use crate::task::measure;
@@ -111,7 +111,7 @@ impl Transaction<'_> {
             return Ok(deferred);
         };
         let error = match failed {
-            CommitFailed::Statement(error) if !is_not_committed(&error) => error,
+            CommitFailed::Statement(error) if may_be_committed(&error, false) => error,
             refused => {
                 let error = Error::from(refused);
                 self.frame().deferred = deferred;
@@ -177,11 +177,4 @@ impl Transaction<'_> {
         let waits = self.depth > 1 && self.conn.kind() == DatabaseKind::Sqlite;
         if waits { self.conn.state.pool() } else { None }
     }
-}
-
-/// Whether a COMMIT that failed with this error has certainly not committed: the database reported the error, or COMMIT was never
-/// sent.
-fn is_not_committed(error: &sqlx::Error) -> bool {
-    // Without a connection, COMMIT was not sent.
-    matches!(error, sqlx::Error::Database(_) | sqlx::Error::PoolClosed) || was_never_sent(error)
 }

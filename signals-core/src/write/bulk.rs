@@ -114,15 +114,19 @@ pub(super) async fn all(conn: &mut Conn<'_>, statement: Statement) -> Result<(Ve
     Ok((rows, affected as usize))
 }
 
-/// As [`all`], for a statement that writes, and that keeps running if the future is dropped.
+/// As [`all`], for a statement that writes, and that keeps running if the future is dropped. With the result, returns the rows that have
+/// arrived.
 async fn all_detachable(
     conn: &mut Conn<'_>,
     make: Make<'_>,
     on_detached: &(dyn Fn() -> OnDetached + Send + Sync),
-) -> Result<Answer> {
+) -> (Answer, Result<()>) {
     let mut rows = SmallVec::new();
-    let affected = conn.write(make, false, on_detached, &mut |row| rows.push(row)).await?;
-    Ok(Answer { affected, rows })
+    let done = conn.write(make, false, on_detached, &mut |row| rows.push(row)).await;
+    match done {
+        Ok(affected) => (Answer { affected, rows }, Ok(())),
+        Err(error) => (Answer { affected: 0, rows }, Err(error)),
+    }
 }
 
 /// Inserts the rows of a chunk. The generated keys are returned in the order of the rows: an INSERT
@@ -139,13 +143,20 @@ async fn insert(conn: &mut Conn<'_>, rows: &mut dyn Rows, chunk: &Chunk) -> Resu
             Ok(WriteOutcome::several(Some(true), slices(rows, chunk.rows)))
         })
     };
-    let answer = {
+    let (answer, done) = {
         let make = |kind| match spec.columns.is_empty() {
             true => Ok(Statement::fixed(model.insert, Arguments::new(kind))),
             false => statement(kind, &*rows, chunk, &spec),
         };
-        all_detachable(conn, &make, &on_detached).await?
+        all_detachable(conn, &make, &on_detached).await
     };
+    if let Err(error) = done {
+        if matches!(error, Error::CommitUnknown(_)) && !returned.is_empty() {
+            // The rows may be stored, and the next write of them needs their keys.
+            let _ = take_inserted(rows, chunk, &returned, &answer);
+        }
+        return Err(error);
+    }
     if returned.is_empty() && answer.affected == 0 && !inspect::counts_rows(conn, rows).await? {
         return match lookup::stored(conn, rows, chunk).await?.len() == chunk.rows.len() {
             true => Ok(chunk.rows.clone().collect()),
@@ -210,10 +221,11 @@ async fn delete_in_postgres(
             Ok(WriteOutcome::several(None, slices(rows, deleted.into_iter())))
         })
     };
-    let answer = {
+    let (answer, done) = {
         let make = |kind| statement(kind, &*rows, chunk, &spec);
-        all_detachable(conn, &make, &on_detached).await?
+        all_detachable(conn, &make, &on_detached).await
     };
+    done?;
     take_deleted(rows, chunk, spec.before, &answer)
 }
 

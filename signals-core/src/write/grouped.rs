@@ -13,6 +13,7 @@ use crate::database::source::Source;
 use crate::database::state::Autocommit;
 use crate::database::turn::Granted;
 use crate::database::writer::Writer;
+use crate::error::driver::may_be_committed;
 use crate::error::{Error, Result};
 use crate::signal::rows::SignalRows;
 use crate::table::rows::Rows;
@@ -151,12 +152,20 @@ async fn wait_or_leave(
     }
     let done = match answer {
         Ok(answer) => TakeAnswer::take(only.take(), restore_guard.rows, answer),
+        Err(error) if matches!(end, GroupEnd::Unknown) && may_be_committed(&error, false) => {
+            Err(only.not_known(restore_guard.rows, error))
+        }
         Err(error) => Err(error.into()),
     };
-    if done.as_ref().is_ok_and(|outcome| outcome.len() > 0) {
+    let may_be_stored = match &done {
+        Ok(outcome) => outcome.len() > 0,
+        Err(error) => matches!(error, Error::CommitUnknown(_)),
+    };
+    if may_be_stored {
         restore_guard.disarm();
     }
     match (end, done) {
+        (GroupEnd::Unknown, Err(error @ Error::CommitUnknown(_))) => Err(error),
         (GroupEnd::Unknown, _) => Err(Error::CommitUnknown(sqlx::Error::WorkerCrashed)),
         (_, Ok(outcome)) if outcome.len() == 0 => Ok(Waited::NotFound),
         (_, done) => done.map(Waited::Written),
@@ -197,6 +206,15 @@ impl OnlyStatement {
         match self {
             Self::Save(single) => single.text().bind(rows, args),
             Self::Delete => delete::bind(rows, args),
+        }
+    }
+
+    /// Sets what is known of the row if its answer is lost.
+    fn not_known(&self, rows: &mut dyn Rows, error: sqlx::Error) -> Error {
+        let error = Error::CommitUnknown(error);
+        match self {
+            Self::Save(single) => single.not_known(rows, None, error),
+            Self::Delete => error,
         }
     }
 

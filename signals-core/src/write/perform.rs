@@ -227,6 +227,10 @@ fn autocommit<'u>(
                 }
             };
             if !conn.state.take_needs_transaction(&done) {
+                if matches!(done, Err(Error::CommitUnknown(_))) {
+                    // The rows may be stored, and the next write of them needs their keys and versions.
+                    work.restore_guard.disarm();
+                }
                 work.notifier.written = done?;
                 is_written = true;
             }
@@ -323,7 +327,7 @@ impl Drop for DetachGuard<'_, '_, '_> {
         let (mut notifier, context) = (notifier.clone(), context.clone());
         let DetachedStatement { future, runtime, on_detached } = *detached;
         spawn::spawn(&runtime, context.pool(), async move {
-            let (mut lease, answer) = future.await;
+            let (mut lease, answer, _) = future.await;
             lease.state_mut().note_answer(&answer);
             drop(lease);
             let written = answer.map_err(Error::from).and_then(|answer| match copy {

@@ -94,7 +94,8 @@ pub(super) async fn save_directly(
     let mut restore_guard = RestoreGuard::for_statement(rows, kind);
     stamp(restore_guard.rows, kind);
     let done = store(fail_guard.conn, restore_guard.rows, kind, false).await;
-    if done.is_ok() {
+    // If it is unknown whether the row is stored, its next write needs its key and version.
+    if matches!(done, Ok(_) | Err(Error::CommitUnknown(_))) {
         restore_guard.disarm();
     }
     fail_guard.end(done)

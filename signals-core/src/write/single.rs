@@ -7,7 +7,7 @@
 use crate::database::backend::{AnyRow, DatabaseKind};
 use crate::database::conn::Conn;
 use crate::database::detached::{Answer, OnDetached};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::signal::event_store::RowDeliveries;
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, Schema};
@@ -137,9 +137,10 @@ impl Single {
                 let make = |kind| self.text().statement(&*rows, kind);
                 let on_detached = || self.on_detached();
                 let sink = &mut |found| row = row.take().or(Some(found));
-                conn.write(&make, returns, &on_detached, sink).await?
+                conn.write(&make, returns, &on_detached, sink).await
             };
-            Ok(self.outcome(rows, row, affected, !conn.in_transaction())?)
+            let affected = affected.map_err(|error| self.not_known(rows, row.as_ref(), error))?;
+            Ok(self.outcome(rows, row.as_ref(), affected, !conn.in_transaction())?)
         }
     }
 
@@ -156,10 +157,11 @@ impl Single {
                 let make = |kind| deliveries.add_to(self.text().statement(&*rows, kind)?);
                 let on_detached = || self.on_detached();
                 let sink = &mut |found| row = row.take().or(Some(found));
-                let written = conn.write(&make, true, &on_detached, sink).await;
-                written.map_err(|error| deliveries.explained(error))?
+                conn.write(&make, true, &on_detached, sink).await
             };
-            Ok(self.outcome(rows, row, affected, !conn.in_transaction())?)
+            let affected = affected
+                .map_err(|error| self.not_known(rows, row.as_ref(), deliveries.explained(error)))?;
+            Ok(self.outcome(rows, row.as_ref(), affected, !conn.in_transaction())?)
         }
     }
 
@@ -168,25 +170,46 @@ impl Single {
     pub(super) fn on_detached(&self) -> OnDetached {
         let single = self.clone();
         TakeAnswer::boxed(move |rows, Answer { rows: row, affected }| {
-            let saved = single.outcome(rows, row.into_iter().next(), affected, true)?;
+            let saved = single.outcome(rows, row.first(), affected, true)?;
             Ok(WriteOutcome::of_save(saved))
         })
+    }
+
+    /// If it is unknown whether the statement has stored the row, sets the values that it has then set in the instance, as far as
+    /// they are known: the next write of the instance needs its key and version.
+    pub(super) fn not_known(
+        &self,
+        rows: &mut dyn Rows,
+        row: Option<&AnyRow>,
+        error: Error,
+    ) -> Error {
+        if !matches!(error, Error::CommitUnknown(_)) {
+            return error;
+        }
+        if row.is_some() {
+            let _ = self.outcome(rows, row, 1, true);
+        } else if let Self::Update(text) = self
+            && text.asks_version()
+        {
+            rows.advance(0);
+        }
+        error
     }
 
     fn outcome(
         &self,
         rows: &mut dyn Rows,
-        row: Option<AnyRow>,
+        row: Option<&AnyRow>,
         affected: u64,
         committed: bool,
     ) -> Result<Option<Stored>, sqlx::Error> {
         let text = self.text();
-        let created = match (self, &row) {
+        let created = match (self, row) {
             (Self::Both(_), Some(row)) => row.flag(0)?,
             (Self::Both(_), None) => return Ok(None),
             _ => self.is_insert(),
         };
-        if let Some(row) = &row {
+        if let Some(row) = row {
             text.take(rows, row, usize::from(matches!(self, Self::Both(_))), committed)?;
         } else if affected == 0 || text.returns(rows.schema()) {
             return Ok(None);

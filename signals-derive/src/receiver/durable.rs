@@ -6,7 +6,6 @@ use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, token};
 
-use super::ast::Receiver;
 use crate::options::{Mistakes, Once, each_once, read_options, string, unknown, value};
 
 /// The options in `durable(…)`.
@@ -165,14 +164,14 @@ impl OrderingKey {
         }
     }
 
-    /// The calls that add the key to the form of the events, and the type that computes it. `sender` is `None` for a custom signal.
+    /// The calls that add the key to the form of the events, and the type that computes it. `signal` is given with its name in the expansion.
+    /// `sender` is `None` for a custom signal.
     pub(crate) fn tokens(
         &self,
         purpose: KeyPurpose,
-        receiver: &Receiver,
+        (signal_path, signal): (&Path, &Ident),
         sender: Option<&TokenStream>,
     ) -> (TokenStream, TokenStream) {
-        let signal = receiver.signal_alias();
         let (option, verb, ty) = match purpose {
             KeyPurpose::Order => ("ordering_key", "ordered", "__Key"),
             KeyPurpose::Coalesce => ("coalesce", "coalesced", "__CoalesceKey"),
@@ -197,7 +196,7 @@ impl OrderingKey {
                 quote_spanned!(path.span()=> ::std::string::ToString::to_string(&#path(__event)))
             }
         };
-        let event = sender.map_or_else(|| receiver.signal.to_token_stream(), Clone::clone);
+        let event = sender.map_or_else(|| signal_path.to_token_stream(), Clone::clone);
         let is_field = matches!(self, Self::Field(_));
         let key = quote! {
             struct #ty;

@@ -93,7 +93,8 @@ fn registration(
         let values = durable.tokens();
         let is_of_model = options.sender.is_set();
         let key = |purpose, key: &Option<OrderingKey>| {
-            let tokens = |key: &OrderingKey| key.tokens(purpose, receiver, is_of_model.then_some(sender));
+            let (signal, sender) = ((&receiver.signal, &signal), is_of_model.then_some(sender));
+            let tokens = |key: &OrderingKey| key.tokens(purpose, signal, sender);
             key.as_ref().map(tokens).unwrap_or_default()
         };
         let (coalesce_key, coalesced) = key(KeyPurpose::Coalesce, &durable.coalesce);

@@ -149,7 +149,11 @@ impl<M: Model> ByCondition<M> {
             let converted = Box::pin(self.convert::<R>(conn, &mut bound)).await?;
             bound.sql = converted.single_statement::<R>(conn.kind(), clause);
         }
-        conn.run(bound.statement(), &mut |_| ()).await
+        if conn.in_transaction() {
+            return conn.run(bound.statement(), &mut |_| ()).await;
+        }
+        let make = |_| Ok(bound.clone().statement());
+        conn.write(&make, false, &|| Box::new(()), &mut |_| ()).await
     }
 
     /// Lets the database convert each value in `foreign` to the column's type, decodes the result as the field, and binds the
