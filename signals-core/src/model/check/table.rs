@@ -2,9 +2,9 @@
 
 use sqlx::AssertSqlSafe;
 
-#[cfg(feature = "postgres")]
-use crate::database::backend::Backend as _;
 use crate::database::backend::{AnyType, DatabaseKind};
+#[cfg(feature = "postgres")]
+use crate::database::backend::{Arguments, Backend as _, Statement};
 use crate::database::conn::Conn;
 use crate::database::raw::RawConn;
 use crate::error::Result;
@@ -125,12 +125,16 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
 
     #[cfg(feature = "postgres")]
     if conn.kind() == DatabaseKind::Postgres {
-        let types = conn.types_of(&select).await?.into_iter();
+        // The LEFT JOIN returns one row of NULLs, so the types are known even if the table is empty.
+        let sql =
+            format!("SELECT _of.* FROM (SELECT) AS _one LEFT JOIN ({select}) AS _of ON false");
+        let row = conn.run_one(Statement::once(sql, Arguments::new(conn.kind()))).await?;
         let named = |ty: AnyType| {
             let name = sqlx::Postgres::type_info(&ty).name().to_owned();
             (Some(ty), name)
         };
-        return Ok(types.map(named).collect());
+        let types = row.map(|row| row.types()).unwrap_or_default();
+        return Ok(types.into_iter().map(named).collect());
     }
     // sqlx remembers the types of a statement that it has prepared before, so a changed schema needs another text.
     #[cfg(feature = "sqlite")]
