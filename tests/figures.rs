@@ -93,10 +93,12 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+const REPETITIONS: usize = 500;
+
 /// The allocations and bytes of the cheapest of some runs, each of a fresh state.
 macro_rules! cheapest {
     ($runtime:expr, $make:expr, |$state:ident| $run:expr) => {{
-        let counted = (0..500).map(|_| {
+        let counted = (0..REPETITIONS).map(|_| {
             #[allow(unused_mut)]
             let mut $state = $make;
             // Pinned here: tokio would put a future of more than 2 KiB on the heap in a debug build.
@@ -193,10 +195,13 @@ macro_rules! compare {
         check("update", by_hand, cheapest!(runtime, known.clone(), |u| u.update(&mut *conn)));
         check("save", by_hand, cheapest!(runtime, known.clone(), |u| u.save(&mut *conn)));
 
-        let by_hand =
-            cheapest!(runtime, (), |_u| sqlx::query(DELETE).bind(0_i64).execute(&mut *conn));
-        let nobody = || User { id: Some(0), ..user() };
-        check("delete", by_hand, cheapest!(runtime, nobody(), |u| u.delete(&mut *conn)));
+        let mut deleted = vec![user(); 2 * REPETITIONS];
+        runtime.block_on(User::insert_many(&mut *conn, &mut deleted)).unwrap();
+        let by_hand = cheapest!(runtime, deleted.pop().unwrap(), |u| sqlx::query(DELETE)
+            .bind(u.id)
+            .execute(&mut *conn));
+        let ours = cheapest!(runtime, deleted.pop().unwrap(), |u| u.delete(&mut *conn));
+        check("delete", by_hand, ours);
 
         let by_hand = cheapest!(runtime, (), |_u| sqlx::query_as::<_, User>(FIND)
             .bind(id)
