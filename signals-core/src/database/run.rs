@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::future::{BoxFuture, ready};
 use tokio::time::timeout;
 
-use crate::database::backend::{AnyRow, AnyType, Arguments, Make, Sink, Statement, on};
+use crate::database::backend::{AnyRow, Make, Sink, Statement, on};
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::detached::{DetachableStatement, OnDetached};
@@ -137,14 +137,6 @@ impl<'c> Conn<'c> {
             };
             if may_run { Ok(()) } else { Err(error) }
         })
-    }
-
-    /// On Postgres, the types of the columns that a statement without arguments returns.
-    pub(crate) async fn types_of(&mut self, sql: &str) -> Result<Vec<AnyType>> {
-        // The LEFT JOIN returns one row of NULLs, so the types are known even if the table is empty.
-        let sql = format!("SELECT _of.* FROM (SELECT) AS _one LEFT JOIN ({sql}) AS _of ON false");
-        let statement = Statement::once(sql, Arguments::new(self.kind()));
-        Ok(self.run_one(statement).await?.map(|row| row.types()).unwrap_or_default())
     }
 
     /// Starts a statement. Call [`ensure_connected`](Self::ensure_connected) first, and pass the result to

@@ -59,7 +59,13 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
 
     #[cfg(feature = "postgres")]
     if conn.kind() == DatabaseKind::Postgres {
-        let types = conn.types_of(&select).await?.into_iter();
+        use crate::database::backend::{Arguments, Statement};
+
+        // The LEFT JOIN returns one row of NULLs, so the types are known even if the table is empty.
+        let sql =
+            format!("SELECT _of.* FROM (SELECT) AS _one LEFT JOIN ({select}) AS _of ON false");
+        let row = conn.run_one(Statement::once(sql, Arguments::new(conn.kind()))).await?;
+        let types = row.map(|row| row.types()).unwrap_or_default().into_iter();
         let named = |ty: AnyType| {
             let name = sqlx::Postgres::type_info(&ty).name().to_owned();
             (Some(ty), name)
