@@ -93,10 +93,12 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
+const REPETITIONS: usize = 500;
+
 /// The allocations and bytes of the cheapest of some runs, each of a fresh state.
 macro_rules! cheapest {
     ($runtime:expr, $make:expr, |$state:ident| $run:expr) => {{
-        let counted = (0..500).map(|_| {
+        let counted = (0..REPETITIONS).map(|_| {
             #[allow(unused_mut)]
             let mut $state = $make;
             // Pinned here: tokio would put a future of more than 2 KiB on the heap in a debug build.
