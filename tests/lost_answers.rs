@@ -33,6 +33,18 @@ struct Watched {
     text: String,
 }
 
+#[cfg(feature = "sqlite")]
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "notes")]
+struct Other {
+    id: Option<i64>,
+    text: String,
+}
+
+#[cfg(feature = "sqlite")]
+#[receiver(post_save, sender = Other)]
+fn after_other(_: PostSave<'_, Other>) {}
+
 static CALLS: std::sync::Mutex<Vec<String>> = std::sync::Mutex::new(Vec::new());
 
 fn call(name: &str, text: &str) {
@@ -342,7 +354,6 @@ mod sqlite {
     use std::sync::{Arc, OnceLock};
 
     use super::*;
-    use common::TestDb;
     use tracing::span::{Attributes, Id, Record};
     use tracing::{Event, Metadata};
     use tracing_core::span::Current;
@@ -376,10 +387,19 @@ mod sqlite {
         fn exit(&self, _: &Id) {}
     }
 
-    #[tokio::test]
-    async fn a_write_whose_thread_panics_is_unknown() {
-        let test = TestDb::sqlite("panics").await;
-        let db = &test.db;
+    #[test]
+    fn a_write_whose_thread_panics_is_unknown() {
+        for way in 0..7 {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let runtime = runtime.unwrap();
+            runtime.block_on(write_in_a_thread_that_panics(way));
+            // If a request is sent while the thread panics, sqlx waits for its answer forever. This may be the return of the connection.
+            runtime.shutdown_background();
+        }
+    }
+
+    async fn write_in_a_thread_that_panics(way: usize) {
+        let db = &Db::connect("sqlite::memory:").await.unwrap();
         table(db, "notes", "text TEXT NOT NULL UNIQUE").await;
         table(db, "pages", "text TEXT NOT NULL, version BIGINT NOT NULL").await;
         // The first writes inspect the tables.
@@ -391,35 +411,23 @@ mod sqlite {
         let mut page = page("page");
         page.save(db).await.unwrap();
         page.save(db).await.unwrap();
-        Watched { id: None, text: "d".to_owned() }.save(db).await.unwrap();
+        let mut watched = Other { id: None, text: "d".to_owned() };
+        watched.save(db).await.unwrap();
         let panics = Panics::default();
-        let guard = tracing::subscriber::set_default(panics.clone());
+        let _guard = tracing::subscriber::set_default(panics.clone());
         let _caller = tracing::info_span!("caller");
-        for way in 0..7 {
-            let write = async {
-                // Opens a connection in place of the last one.
-                db.execute("SELECT 1").await.unwrap();
-                panics.0.store(true, Ordering::SeqCst);
-                match way {
-                    0 => note("a").save(db).await.map(drop),
-                    1 => known.save(db).await.map(drop),
-                    2 => known.delete(db).await.map(drop),
-                    3 => Note::insert_many(db, &mut [note("e"), note("f")]).await.map(drop),
-                    4 => Note::delete_by_key(db, 1).await.map(drop),
-                    5 => {
-                        let mut watched = Watched { id: None, text: "g".to_owned() };
-                        watched.save(db).await.map(drop)
-                    }
-                    _ => page.save(db).await.map(drop),
-                }
-            };
-            let done = write.await;
-            assert!(!panics.0.load(Ordering::SeqCst), "{way}: {done:?}");
-            assert_unknown(&done, way);
-        }
-        assert_eq!(page.version, 2);
-        drop(guard);
-        note("h").save(db).await.unwrap();
-        test.passed().await;
+        panics.0.store(true, Ordering::SeqCst);
+        let done = match way {
+            0 => note("a").save(db).await.map(drop),
+            1 => known.save(db).await.map(drop),
+            2 => known.delete(db).await.map(drop),
+            3 => Note::insert_many(db, &mut [note("e"), note("f")]).await.map(drop),
+            4 => Note::delete_by_key(db, 1).await.map(drop),
+            5 => watched.save(db).await.map(drop),
+            _ => page.save(db).await.map(drop),
+        };
+        assert!(!panics.0.load(Ordering::SeqCst), "{way}: {done:?}");
+        assert_unknown(&done, way);
+        assert_eq!(page.version, if way == 6 { 2 } else { 1 });
     }
 }
