@@ -4,10 +4,14 @@
 
 mod common;
 
+use sqlx_signals::Error;
 use sqlx_signals::prelude::*;
-use sqlx_signals::{Error, sqlx};
+#[cfg(feature = "postgres")]
+use sqlx_signals::sqlx;
 
-use common::{count, execute, table};
+use common::table;
+#[cfg(feature = "postgres")]
+use common::{count, execute};
 
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "notes")]
