@@ -404,9 +404,12 @@ async fn a_column_of_sqlite_that_changes_texts_into_numbers_is_a_finding() {
         Page { id: 1, title: "01234".into(), slug: "a".into() }.save(&db).await.unwrap();
         Page::get(&db, 1).await.unwrap_err();
     }
-    for ty in ["DATETIME", "DATE", "TIME", "TIMESTAMP", "VARCHAR(20)", "ANY", ""] {
+    for ty in [
+        "DATETIME", "DATE", "TIME", "TIMESTAMP", "VARCHAR(20)", "UUID", "JSON", "BINARY(32)",
+        "ANY", "",
+    ] {
         execute(&db, "DROP TABLE IF EXISTS pages").await;
-        execute(&db, &format!("CREATE TABLE pages (id NUMERIC NOT NULL PRIMARY KEY, title {ty} NOT NULL, slug TEXT NOT NULL)")).await;
+        execute(&db, &format!("CREATE TABLE pages (id TIMESTAMP NOT NULL PRIMARY KEY, title {ty} NOT NULL, slug TEXT NOT NULL)")).await;
         assert_eq!(findings(Page::check_table(&db).await), [""; 0], "{ty}");
     }
 }

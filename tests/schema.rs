@@ -375,8 +375,9 @@ async fn a_table_of_sqlite_that_is_created_again_keeps_what_refers_to_it() {
         &db,
         "CREATE TABLE members (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT, points BIGINT NOT NULL DEFAULT 7, email TEXT NOT \
          NULL UNIQUE COLLATE NOCASE, nickname TEXT, joined DATETIME NOT NULL, price NUMERIC NOT NULL DEFAULT (1 + 1), sponsor BIGINT \
-         REFERENCES members ON DELETE SET NULL);
-         CREATE INDEX by_nickname ON members (nickname);
+         REFERENCES members ON DELETE SET NULL, note TEXT NOT NULL DEFAULT \"\", half INT AS (points / 2) STORED, UNIQUE (name, price));
+         CREATE INDEX by_nickname ON members (nickname) -- of some
+         ;
          CREATE TRIGGER log AFTER DELETE ON members BEGIN INSERT INTO logs VALUES (old.id); END;
          CREATE TABLE logs (id BIGINT);
          CREATE VIEW named AS SELECT name FROM members;
@@ -390,7 +391,9 @@ async fn a_table_of_sqlite_that_is_created_again_keeps_what_refers_to_it() {
     let (text, sql) = findings[0].split_once("; to mend it: ").unwrap();
     assert_eq!(findings.len(), 1, "{findings:?}");
     assert!(
-        text.ends_with("(the SQL does not keep the COLLATE, AUTOINCREMENT of the table: add it)"),
+        text.ends_with(
+            "(the SQL does not keep the COLLATE, AUTOINCREMENT, GENERATED of the table: add it)"
+        ),
         "{text}"
     );
     let posts = async || {
@@ -423,9 +426,13 @@ async fn a_table_of_sqlite_that_is_created_again_keeps_what_refers_to_it() {
         "INSERT INTO members (name, email, joined) VALUES ('Bob', 'c', '2024-01-01 01:02:03')",
     )
     .await;
-    let sql = "SELECT points, price, sponsor FROM members ORDER BY id";
-    let rows: Vec<(i64, i64, Option<i64>)> = db.query(sql).fetch_all().await.unwrap();
-    assert_eq!(rows, [(7, 2, Some(1)), (7, 2, Some(1)), (7, 2, None)]);
+    let same =
+        "INSERT INTO members (name, email, joined) VALUES ('Bob', 'd', '2024-01-01 01:02:03')";
+    assert!(db.execute(same).await.unwrap_err().is_unique_violation());
+    let sql = "SELECT points, price, sponsor, note FROM members ORDER BY id";
+    let rows: Vec<(i64, i64, Option<i64>, String)> = db.query(sql).fetch_all().await.unwrap();
+    let row = |sponsor| (7, 2, sponsor, String::new());
+    assert_eq!(rows, [row(Some(1)), row(Some(1)), row(None)]);
     execute(&db, "DELETE FROM members WHERE id = 1").await;
     assert_eq!(posts().await, 2);
     let sql = "SELECT count(*) FROM logs, members WHERE sponsor IS NULL";

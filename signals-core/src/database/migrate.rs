@@ -7,7 +7,7 @@ use futures_util::future::BoxFuture;
 use sqlx::AssertSqlSafe;
 use sqlx::migrate::{MigrateError, Migrator};
 
-use crate::database::backend::{DatabaseKind, on};
+use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::raw::RawConn;
@@ -48,17 +48,35 @@ impl Db {
     pub async fn migrate(&self, migrator: &Migrator) -> Result<()> {
         let mut conn = self.acquire().await?;
         let settings = settings(&mut conn).await?;
-        let done = run(&mut conn, migrator).await;
+        let may_change_settings = migrator.iter().any(|migration| migration.no_tx);
+        let mut guard = DiscardOnDrop { conn: &mut conn, is_armed: may_change_settings };
+        let done = run(guard.conn, migrator).await;
+        guard.is_armed = false;
+        drop(guard);
         // On an error, sqlx leaves the lock of the migrations on the PostgreSQL connection.
         if done.is_err() && conn.kind() == DatabaseKind::Postgres {
             conn.discard();
         }
-        let ended = conn.end_raw(Ok(0)).await.map(drop);
-        if let (Some(sql), true) = (settings, done.is_err()) {
-            restore(&mut conn, sql).await;
+        let mut ended = conn.end_raw(Ok(0)).await.map(drop);
+        if let Some(settings) = settings {
+            ended = ended.and(restore(&mut conn, settings).await);
         }
         done.map_err(|source| failed(self.kind(), migrator, source))?;
         ended
+    }
+}
+
+/// Closes the connection if the future is dropped while a migration may have changed its settings.
+struct DiscardOnDrop<'a> {
+    conn: &'a mut Conn<'static>,
+    is_armed: bool,
+}
+
+impl Drop for DiscardOnDrop<'_> {
+    fn drop(&mut self) {
+        if self.is_armed {
+            self.conn.discard();
+        }
     }
 }
 
@@ -73,14 +91,24 @@ async fn settings(conn: &mut Conn<'_>) -> Result<Option<String>> {
     Ok(Some(format!("PRAGMA foreign_keys = {foreign_keys}; PRAGMA legacy_alter_table = {legacy}")))
 }
 
-/// Rolls back what a migration without a transaction has left open, and restores the settings. If this fails, closes the connection.
-async fn restore(conn: &mut Conn<'_>, settings: String) {
-    let rolled_back = match conn.raw() {
-        Some(raw) => on!(RawConn, raw, DB, conn => roll_back_all::<DB>(conn).await),
-        None => return,
-    };
-    if rolled_back.is_err() || conn.execute(AssertSqlSafe(settings)).await.is_err() {
+/// Restores the settings. If a migration without a transaction has left one open, rolls it back first and returns an error. If
+/// something fails, closes the connection.
+async fn restore(conn: &mut Conn<'_>, settings: String) -> Result<()> {
+    let Some(raw) = conn.raw() else { return Ok(()) };
+    let closed = on!(RawConn, raw, DB, conn => {
+        let is_open = DB::is_in_transaction(conn).await;
+        roll_back_all::<DB>(conn).await.and(is_open)
+    });
+    let restored = conn.execute(AssertSqlSafe(settings)).await;
+    if closed.is_err() || restored.is_err() {
         conn.discard();
+    }
+    match closed? {
+        true => {
+            let reason = "a migration began the transaction and did not end it".into();
+            Err(Error::RolledBack { reason })
+        }
+        false => restored.map(drop),
     }
 }
 

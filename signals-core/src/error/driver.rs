@@ -32,7 +32,9 @@ pub(crate) fn may_be_committed(error: &sqlx::Error, answered: bool) -> bool {
         // A server that hangs up before the completion has rolled back. With other codes, a pooler reports that it has lost its
         // connection to the server, or the server that it could not write its log.
         E::Database(error) => {
+            // PgBouncer has found no server for the statement.
             has_hung_up(&**error)
+                && !error.message().contains("query_wait_timeout")
                 && (answered
                     || !matches!(
                         error.code().as_deref(),

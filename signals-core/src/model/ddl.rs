@@ -26,7 +26,7 @@ impl Ddl {
         self.model.statements.columns[column]
     }
 
-    fn keys(&self) -> Vec<usize> {
+    pub(crate) fn keys(&self) -> Vec<usize> {
         self.model.statements.group(ColumnGroup::Key).collect()
     }
 

@@ -72,7 +72,7 @@ pub(crate) fn sql(name: &str, field: &str, cast: Option<&str>) -> String {
             let sent = format!("{}_send({name})", field.to_ascii_lowercase());
             format!("octet_length({sent}), {sent}")
         }
-        field if HAVE_ORDER_OF_BYTES.contains(&field) => name.to_owned(),
+        field if HAVE_ORDER_OF_BYTES.contains(&field) || field.ends_with("[]") => name.to_owned(),
         // An enum is sent as its label.
         _ => format!("octet_length({name}::text), {name}::text COLLATE \"C\""),
     }

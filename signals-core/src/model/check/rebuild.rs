@@ -1,11 +1,11 @@
 //! SQLite: the SQL that creates a table again and copies its rows, for changes that ALTER TABLE cannot make.
 
-use crate::model::check::table::{Column, Table};
+use crate::model::check::table::{Column, Computed, Index, Table};
 use crate::model::ddl::{Ddl, one_line};
 use crate::table::schema::ColumnGroup;
 
 /// Creates the table again. Columns that the model does not have are kept, and can be NULL unless they have a default. Foreign keys,
-/// indexes and triggers are kept too, and [`Table::lost`] is not.
+/// unique constraints, indexes and triggers are kept too, and [`Table::lost`] is not.
 ///
 /// The SQL begins with the line that makes sqlx run a migration without a transaction: inside one, foreign keys cannot be turned off
 /// (<https://www.sqlite.org/pragma.html#pragma_foreign_keys>), and dropping the table would delete the rows that refer to it. In
@@ -15,9 +15,11 @@ pub(super) fn rebuild(ddl: &Ddl, existing: &Table) -> String {
     let table = ddl.model.statements.table;
     let new = format!("{}_new\"", table.trim_end_matches('"'));
     let short = table.rsplit_once("\".\"").map_or(table.to_owned(), |(_, t)| format!("\"{t}"));
-    let create = one_line(&ddl.create(&new, definitions(ddl, existing), foreign_keys(existing)));
+    let create =
+        one_line(&ddl.create(&new, definitions(ddl, existing), constraints(ddl, existing)));
     let (names, values) = copied(ddl, existing);
-    let others = existing.others.iter().map(|sql| format!("; {sql}")).collect::<String>();
+    // The SQL of an index may end with a comment.
+    let others = existing.others.iter().map(|sql| format!("; {sql}\n")).collect::<String>();
     format!(
         "-- no-transaction\nPRAGMA foreign_keys = OFF; PRAGMA legacy_alter_table = ON; BEGIN; {create}; INSERT INTO {new} ({names}) \
          SELECT {values} FROM {table}; DROP TABLE {table}; ALTER TABLE {new} RENAME TO {short}{others}; COMMIT; PRAGMA \
@@ -36,20 +38,53 @@ fn column_of_model(ddl: &Ddl, name: &str) -> Option<usize> {
 fn definitions(ddl: &Ddl, existing: &Table) -> Vec<String> {
     let of_model = |(index, name): (usize, &&str)| {
         let column = existing.columns.iter().find(|column| column.name == **name);
-        let default = column.and_then(|column| column.default.as_deref());
+        let default = column.and_then(|column| column.default.as_deref().map(expression));
         let is_alone = |key: &Vec<String>| key.len() == 1 && key[0] == **name;
         let refers = !existing.foreign_keys.iter().any(|key| is_alone(&key.columns));
-        ddl.definition(index, default, refers)
+        ddl.definition(index, default.as_deref(), refers)
     };
     let other = |Column { name, type_name, default, nullable, .. }: &Column| match default {
         Some(default) => {
             let not_null = if *nullable { "" } else { " NOT NULL" };
-            format!("{} {type_name}{not_null} DEFAULT ({default})", quoted(name))
+            format!("{} {type_name}{not_null} DEFAULT ({})", quoted(name), expression(default))
         }
         None => format!("{} {type_name}", quoted(name)),
     };
     let others = existing.columns.iter().filter(|c| column_of_model(ddl, &c.name).is_none());
     ddl.model.columns.iter().enumerate().map(of_model).chain(others.map(other)).collect()
+}
+
+/// The default of a column as an expression. SQLite takes a quoted or a bare name there as a string.
+fn expression(default: &str) -> String {
+    let is_name = default.chars().all(|c| c.is_alphanumeric() || c == '_')
+        && default.starts_with(|c: char| c.is_alphabetic() || c == '_');
+    let keywords = ["TRUE", "FALSE", "CURRENT_TIME", "CURRENT_DATE", "CURRENT_TIMESTAMP"];
+    let is_keyword = keywords.iter().any(|keyword| default.eq_ignore_ascii_case(keyword));
+    let text = match default.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None if is_name && !is_keyword => default.to_owned(),
+        None => return default.to_owned(),
+    };
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// The foreign keys, and the unique constraints that the model does not declare.
+fn constraints(ddl: &Ddl, existing: &Table) -> Vec<String> {
+    let mut key: Vec<_> = ddl.keys().iter().map(|c| ddl.model.columns[*c].to_owned()).collect();
+    key.sort_unstable();
+    let is_declared = |index: &Index| match &index.columns[..] {
+        columns if columns == key => true,
+        [column] => column_of_model(ddl, column).is_some_and(|column| ddl.spec(column).unique),
+        _ => false,
+    };
+    // An index without a name is a key that has none.
+    let is_constraint = |i: &&Index| i.name.is_empty() || i.name.starts_with("sqlite_autoindex_");
+    let unique = existing.unique.iter().filter(is_constraint).filter(|i| !is_declared(i));
+    let unique = unique.map(|index| {
+        let columns: Vec<_> = index.columns.iter().map(|name| quoted(name)).collect();
+        format!("UNIQUE ({})", columns.join(", "))
+    });
+    foreign_keys(existing).into_iter().chain(unique).collect()
 }
 
 fn foreign_keys(existing: &Table) -> Vec<String> {
@@ -67,7 +102,9 @@ fn foreign_keys(existing: &Table) -> Vec<String> {
 
 /// The columns that get a value, and their values.
 fn copied(ddl: &Ddl, existing: &Table) -> (String, String) {
-    let mut names: Vec<_> = existing.columns.iter().map(|column| quoted(&column.name)).collect();
+    let is_stored = |column: &&Column| column.computed != Some(Computed::Expression);
+    let columns = || existing.columns.iter().filter(is_stored);
+    let mut names: Vec<_> = columns().map(|column| quoted(&column.name)).collect();
     let value = |column: &Column| {
         let is_plain = |index: &usize| {
             let spec = ddl.spec(*index);
@@ -79,7 +116,7 @@ fn copied(ddl: &Ddl, existing: &Table) -> (String, String) {
             None => quoted(&column.name),
         }
     };
-    let mut values: Vec<_> = existing.columns.iter().map(value).collect();
+    let mut values: Vec<_> = columns().map(value).collect();
     // Columns that are new and cannot be NULL.
     for (column, name) in ddl.model.columns.iter().enumerate() {
         let spec = ddl.spec(column);

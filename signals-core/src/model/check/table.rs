@@ -98,24 +98,25 @@ pub(super) async fn read(conn: &mut Conn<'_>, name: &str, quoted: &str) -> Resul
     Ok(Some(table))
 }
 
-/// Whether a column of SQLite has the affinity NUMERIC (<https://www.sqlite.org/datatype3.html#determination_of_column_affinity>).
+/// Whether a column of SQLite changes texts that are numbers into numbers, and is not meant for values of another kind, as `UUID` is
+/// (<https://www.sqlite.org/datatype3.html#determination_of_column_affinity>).
 fn is_numeric(declared: &str) -> bool {
     let declared = declared.to_ascii_uppercase();
-    let others = ["INT", "CHAR", "CLOB", "TEXT", "BLOB", "REAL", "FLOA", "DOUB"];
-    !declared.is_empty() && declared != "ANY" && !others.iter().any(|part| declared.contains(part))
+    ["STRING", "NUMERIC", "DECIMAL", "NUMBER"].iter().any(|name| declared.starts_with(name))
 }
 
-/// The types of values that a column of SQLite can also have: a column of times can contain texts.
+/// The types of values that a column of SQLite can also have: a column of times can contain texts and numbers.
 #[cfg(feature = "sqlite")]
-fn stored_types(declared: &str, is_numeric: bool) -> Option<AnyType> {
+fn stored_types(declared: &str, is_numeric: bool) -> Vec<AnyType> {
     use sqlx::{Sqlite, Type};
 
+    let number = || AnyType::Sqlite(<i64 as Type<Sqlite>>::type_info());
+    let text = || AnyType::Sqlite(<String as Type<Sqlite>>::type_info());
     let declared = declared.to_ascii_uppercase();
     match &*declared {
-        "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" => {
-            Some(AnyType::Sqlite(<String as Type<Sqlite>>::type_info()))
-        }
-        _ => is_numeric.then(|| AnyType::Sqlite(<i64 as Type<Sqlite>>::type_info())),
+        "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" => vec![text(), number()],
+        _ if is_numeric => vec![number()],
+        _ => Vec::new(),
     }
 }
 
@@ -194,6 +195,14 @@ async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
     let (creates, others): (Vec<_>, Vec<_>) = texts.into_iter().partition(|(_, create)| *create);
     table.others = others.into_iter().map(|(sql, _)| sql).collect();
     table.lost = creates.first().map_or_else(Vec::new, |(create, _)| lost(create));
+    if table.columns.iter().any(|column| column.computed.is_some()) {
+        table.lost.push("GENERATED");
+    }
+    if schema != "main" && !table.others.is_empty() {
+        // Their SQL does not name the schema.
+        table.others.clear();
+        table.lost.push("indexes and triggers");
+    }
     Ok(Some(table))
 }
 
@@ -262,8 +271,7 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
 fn lost(create: &str) -> Vec<&'static str> {
     let create = create.to_ascii_uppercase();
     let words: Vec<_> = create.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
-    let known =
-        ["CHECK", "COLLATE", "AUTOINCREMENT", "GENERATED", "DEFERRABLE", "CONFLICT", "STRICT"];
+    let known = ["CHECK", "COLLATE", "AUTOINCREMENT", "DEFERRABLE", "CONFLICT", "STRICT"];
     known.into_iter().filter(|word| words.contains(word)).collect()
 }
 
