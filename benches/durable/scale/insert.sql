@@ -1,2 +1,2 @@
 -- The same row without a receiver.
-INSERT INTO "orders" ("customer", "cents") VALUES (:customer, :cents) RETURNING "id";
+INSERT INTO "orders" ("customer", "cents") VALUES (:customer, :cents) RETURNING "orders"."id";
