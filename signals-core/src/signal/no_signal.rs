@@ -33,7 +33,7 @@ pub struct SignalOf<const IS_SIGNAL: bool>;
 
 /// See [`SignalOf`].
 pub trait SelectSignal<T> {
-    /// `T`, or else [`NoSignal`].
+    /// `T`, or else a signal with every option.
     type Signal: Signal;
 }
 
