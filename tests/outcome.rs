@@ -329,7 +329,7 @@ on_every_database! {
         let item = |id| RoutedItem { id, n: 13 };
         let told = |id| RoutedTold { id, n: 13 };
         let routed = || Routed { code: "a".to_owned(), n: 13 };
-        // The first write of a model, and those after it.
+        // The first write of a model looks at its table, and the next one relies on what that has found.
         for _ in 0..2 {
             assert_not_stored! { &db,
                 routed().insert(&db),

@@ -265,7 +265,7 @@ impl Ddl {
         }
         let of: Vec<_> = columns.iter().map(|column| self.model.columns[*column]).collect();
         let index = format!("{}_{}_unique", self.model.table.replace('.', "_"), of.join("_"));
-        let index = format!("\"{}\"", index.replace('"', "\"\""));
+        let index = identifier(&index);
         match table.split_once("\".\"") {
             Some((schema, table)) => {
                 format!("CREATE UNIQUE INDEX {schema}\".{index} ON \"{table} ({names})")
@@ -292,6 +292,11 @@ impl Ddl {
 
 /// Takes the place of the type of a column that the database cannot store.
 const NO_TYPE: &str = "/* this database has no type for the field */";
+
+/// An identifier in SQL.
+pub(crate) fn identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}
 
 /// SQL without line breaks.
 pub(crate) fn one_line(sql: &str) -> String {

@@ -41,22 +41,10 @@ impl AnyRow {
 
     /// The types of the columns.
     pub(crate) fn types(&self) -> Vec<AnyType> {
-        match self {
-            #[cfg(feature = "sqlite")]
-            AnyRow::Sqlite(row) => {
-                let columns = sqlx::Row::columns(row).iter();
-                columns
-                    .map(|column| AnyType::Sqlite(sqlx::Column::type_info(column).clone()))
-                    .collect()
-            }
-            #[cfg(feature = "postgres")]
-            AnyRow::Postgres(row) => {
-                let columns = sqlx::Row::columns(row).iter();
-                columns
-                    .map(|column| AnyType::Postgres(sqlx::Column::type_info(column).clone()))
-                    .collect()
-            }
-        }
+        on!(AnyRow, self, DB, row => {
+            let columns = sqlx::Row::columns(row).iter();
+            columns.map(|column| DB::any_type(sqlx::Column::type_info(column).clone())).collect()
+        })
     }
 
     /// The first column, as an integer.

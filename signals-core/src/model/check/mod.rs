@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::check::rebuild::rebuild;
 use crate::model::check::table::{Column, Computed, Index, Table};
-use crate::model::ddl::{Ddl, one_line};
+use crate::model::ddl::{Ddl, identifier, one_line};
 use crate::model::store::Route;
 use crate::signal::registry::registry;
 use crate::signal::relation::{self, Ask, ModelInfo};
@@ -190,8 +190,8 @@ fn of_rest(of: &str, ddl: &Ddl, table: &Table, findings: &mut Vec<Finding>) {
     for Column { name, .. } in table.columns.iter().filter(unwritten) {
         let text =
             format!("{of}: the column `{name}` has no default, and the model never writes it");
-        let quoted = name.replace('"', "\"\"");
-        let sql = format!("ALTER TABLE {} ALTER COLUMN \"{quoted}\" DROP NOT NULL", model.table);
+        let quoted = identifier(name);
+        let sql = format!("ALTER TABLE {} ALTER COLUMN {quoted} DROP NOT NULL", model.table);
         findings.push(Finding { text, fix: Fix::alter(ddl, Some(sql)) });
     }
     let key: Vec<_> = model.group(ColumnGroup::Key).collect();

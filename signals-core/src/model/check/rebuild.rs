@@ -1,7 +1,7 @@
 //! SQLite: the SQL that creates a table again and copies its rows, for changes that ALTER TABLE cannot make.
 
 use crate::model::check::table::{Column, Computed, Index, Table};
-use crate::model::ddl::{Ddl, one_line};
+use crate::model::ddl::{Ddl, identifier, one_line};
 use crate::table::schema::ColumnGroup;
 
 /// Creates the table again. Columns that the model does not have are kept, and can be NULL unless they have a default. Foreign keys,
@@ -27,10 +27,6 @@ pub(super) fn rebuild(ddl: &Ddl, existing: &Table) -> String {
     )
 }
 
-fn quoted(name: &str) -> String {
-    format!("\"{}\"", name.replace('"', "\"\""))
-}
-
 fn column_of_model(ddl: &Ddl, name: &str) -> Option<usize> {
     ddl.model.columns.iter().position(|column| *column == name)
 }
@@ -46,9 +42,9 @@ fn definitions(ddl: &Ddl, existing: &Table) -> Vec<String> {
     let other = |Column { name, type_name, default, nullable, .. }: &Column| match default {
         Some(default) => {
             let not_null = if *nullable { "" } else { " NOT NULL" };
-            format!("{} {type_name}{not_null} DEFAULT ({})", quoted(name), expression(default))
+            format!("{} {type_name}{not_null} DEFAULT ({})", identifier(name), expression(default))
         }
-        None => format!("{} {type_name}", quoted(name)),
+        None => format!("{} {type_name}", identifier(name)),
     };
     let others = existing.columns.iter().filter(|c| column_of_model(ddl, &c.name).is_none());
     ddl.model.columns.iter().enumerate().map(of_model).chain(others.map(other)).collect()
@@ -81,18 +77,19 @@ fn constraints(ddl: &Ddl, existing: &Table) -> Vec<String> {
     let is_constraint = |i: &&Index| i.name.is_empty() || i.name.starts_with("sqlite_autoindex_");
     let unique = existing.unique.iter().filter(is_constraint).filter(|i| !is_declared(i));
     let unique = unique.map(|index| {
-        let columns: Vec<_> = index.columns.iter().map(|name| quoted(name)).collect();
+        let columns: Vec<_> = index.columns.iter().map(|name| identifier(name)).collect();
         format!("UNIQUE ({})", columns.join(", "))
     });
     foreign_keys(existing).into_iter().chain(unique).collect()
 }
 
 fn foreign_keys(existing: &Table) -> Vec<String> {
-    let list = |names: &[String]| names.iter().map(|n| quoted(n)).collect::<Vec<_>>().join(", ");
+    let list =
+        |names: &[String]| names.iter().map(|n| identifier(n)).collect::<Vec<_>>().join(", ");
     let keys = existing.foreign_keys.iter().map(|key| {
         let parent = match &key.parent_columns[..] {
-            [] => quoted(&key.parent),
-            columns => format!("{} ({})", quoted(&key.parent), list(columns)),
+            [] => identifier(&key.parent),
+            columns => format!("{} ({})", identifier(&key.parent), list(columns)),
         };
         let columns = list(&key.columns);
         format!("FOREIGN KEY ({columns}) REFERENCES {parent} {}", key.actions)
@@ -104,26 +101,22 @@ fn foreign_keys(existing: &Table) -> Vec<String> {
 fn copied(ddl: &Ddl, existing: &Table) -> (String, String) {
     let is_stored = |column: &&Column| column.computed != Some(Computed::Expression);
     let columns = || existing.columns.iter().filter(is_stored);
-    let mut names: Vec<_> = columns().map(|column| quoted(&column.name)).collect();
-    let value = |column: &Column| {
-        let is_plain = |index: &usize| {
-            let spec = ddl.spec(*index);
-            !spec.optional && spec.role.group() != ColumnGroup::Key
-        };
-        let index = column_of_model(ddl, &column.name).filter(is_plain);
-        match index.and_then(|index| ddl.fill(index)) {
-            Some(fill) => format!("coalesce({}, {fill})", quoted(&column.name)),
-            None => quoted(&column.name),
-        }
+    let mut names: Vec<_> = columns().map(|column| identifier(&column.name)).collect();
+    // Of columns that cannot be NULL.
+    let fill = |column: usize| {
+        let spec = ddl.spec(column);
+        let is_plain = !spec.optional && spec.role.group() != ColumnGroup::Key;
+        ddl.fill(column).filter(|_| is_plain)
+    };
+    let value = |column: &Column| match column_of_model(ddl, &column.name).and_then(fill) {
+        Some(fill) => format!("coalesce({}, {fill})", identifier(&column.name)),
+        None => identifier(&column.name),
     };
     let mut values: Vec<_> = columns().map(value).collect();
-    // Columns that are new and cannot be NULL.
     for (column, name) in ddl.model.columns.iter().enumerate() {
-        let spec = ddl.spec(column);
         let is_new = existing.columns.iter().all(|existing| existing.name != *name);
-        let is_plain = !spec.optional && spec.role.group() != ColumnGroup::Key;
-        if let Some(fill) = ddl.fill(column).filter(|_| is_new && is_plain) {
-            names.push(spec.name.to_owned());
+        if let Some(fill) = fill(column).filter(|_| is_new) {
+            names.push(ddl.spec(column).name.to_owned());
             values.push(fill.to_owned());
         }
     }

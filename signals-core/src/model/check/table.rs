@@ -8,6 +8,7 @@ use crate::database::backend::{Arguments, Backend as _, Statement};
 use crate::database::conn::Conn;
 use crate::database::raw::RawConn;
 use crate::error::Result;
+use crate::model::ddl::identifier;
 use crate::table::schema::split_schema;
 
 /// A table as the database describes it.
@@ -81,7 +82,7 @@ pub(super) async fn read(conn: &mut Conn<'_>, name: &str, quoted: &str) -> Resul
         DatabaseKind::Postgres => read_postgres(conn, quoted).await?,
     };
     let Some(mut table) = table else { return Ok(None) };
-    let names = table.columns.iter().map(|c| format!("\"{}\"", c.name.replace('"', "\"\"")));
+    let names = table.columns.iter().map(|c| identifier(&c.name));
     let select = format!("SELECT {} FROM {quoted}", names.collect::<Vec<_>>().join(", "));
     let types = types(conn, select).await?;
     for (column, (ty, name)) in table.columns.iter_mut().zip(types) {
@@ -172,7 +173,7 @@ async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
     // of type INTEGER without an index, in a table that has rowids.
     let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, coalesce(upper(x.dflt_value), 'NULL') <> 'NULL' OR x.hidden > 1 OR \
                (x.pk > 0 AND upper(x.type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list($1, $2) AS i WHERE i.origin = 'pk')), \
-               x.hidden > 1, false FROM pragma_table_xinfo($1, $2) AS x WHERE x.hidden <> 1 ORDER BY x.cid";
+               x.hidden > 1, false, x.type, nullif(x.dflt_value, 'NULL') FROM pragma_table_xinfo($1, $2) AS x WHERE x.hidden <> 1 ORDER BY x.cid";
     let rows: Vec<DescribedColumn> = conn.query(sql).bind(name).bind(schema).fetch_all().await?;
     if rows.is_empty() {
         return Ok(None);
@@ -180,16 +181,10 @@ async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
     let sql = "SELECT count(*) > 0 FROM pragma_table_list($1) WHERE schema = $2 AND type = 'view'";
     let (is_view,) = conn.query(sql).bind(name).bind(schema).fetch_one().await?;
     let mut table = described(is_view, rows, unique_indexes(conn, name, schema).await?);
-    let sql = "SELECT type, nullif(dflt_value, 'NULL') FROM pragma_table_xinfo($1, $2) WHERE hidden <> 1 ORDER BY cid";
-    let declared: Vec<(String, Option<String>)> =
-        conn.query(sql).bind(name).bind(schema).fetch_all().await?;
-    for (column, (ty, default)) in table.columns.iter_mut().zip(declared) {
-        (column.type_name, column.default) = (ty, default);
-    }
     table.foreign_keys = foreign_keys(conn, name, schema).await?;
-    let schema = schema.replace('"', "\"\"");
+    let in_schema = identifier(schema);
     let sql = format!(
-        "SELECT sql, type = 'table' FROM \"{schema}\".sqlite_schema WHERE tbl_name = $1 COLLATE NOCASE AND sql IS NOT NULL ORDER BY rowid"
+        "SELECT sql, type = 'table' FROM {in_schema}.sqlite_schema WHERE tbl_name = $1 COLLATE NOCASE AND sql IS NOT NULL ORDER BY rowid"
     );
     let texts: Vec<(String, bool)> = conn.query(AssertSqlSafe(sql)).bind(name).fetch_all().await?;
     let (creates, others): (Vec<_>, Vec<_>) = texts.into_iter().partition(|(_, create)| *create);
@@ -282,7 +277,7 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
                t.typdefault, t.typbasetype FROM domains AS d JOIN pg_type AS t ON t.oid = d.typbasetype WHERE t.typtype = 'd') SELECT \
                attname::text, NOT (attnotnull OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typnotnull)), \
                atthasdef OR attidentity <> '' OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typdefault IS NOT \
-               NULL), attgenerated <> '', attidentity = 'a' FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+               NULL), attgenerated <> '', attidentity = 'a', ''::text, NULL::text FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
     let rows: Vec<DescribedColumn> = conn.query(sql).bind(quoted).fetch_all().await?;
     if rows.is_empty() {
         return Ok(None);
@@ -297,9 +292,9 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
     Ok(Some(described(is_view, rows, indexes)))
 }
 
-/// The name of a column, whether it can be NULL, whether an INSERT can omit it, whether it is computed, and whether it is an identity
-/// that a statement cannot choose.
-type DescribedColumn = (String, bool, bool, bool, bool);
+/// The name of a column, whether it can be NULL, whether an INSERT can omit it, whether it is computed, whether it is an identity that
+/// a statement cannot choose, and on SQLite its declared type and its default.
+type DescribedColumn = (String, bool, bool, bool, bool, String, Option<String>);
 
 /// Builds a table from the rows that describe its columns and its unique indexes.
 fn described(
@@ -307,7 +302,7 @@ fn described(
     columns: Vec<DescribedColumn>,
     indexed: Vec<(String, String, bool, bool)>,
 ) -> Table {
-    let column = |(name, nullable, optional, is_computed, is_identity)| {
+    let column = |(name, nullable, optional, is_computed, is_identity, type_name, default)| {
         // The description of a view contains neither NOT NULL nor defaults.
         let (nullable, optional) = (nullable && !is_view, optional || is_view);
         let computed = match (is_computed, is_identity) {
@@ -315,8 +310,7 @@ fn described(
             (_, true) => Some(Computed::Identity),
             _ => None,
         };
-        let (default, types, type_name) = (None, Vec::new(), String::new());
-        let is_numeric = false;
+        let (types, is_numeric) = (Vec::new(), false);
         Column { name, nullable, optional, computed, default, types, type_name, is_numeric }
     };
     let mut unique: Vec<(String, Index)> = Vec::new();
