@@ -104,7 +104,7 @@ on_every_database! {
             if whole {
                 done.unwrap().unwrap();
                 assert_eq!(Parent::get(&seen, parent.id.unwrap()).await.unwrap().n, n);
-                assert!(n >= 3, "there was something to drop: {n}");
+                assert!(n > 0, "there was something to drop");
                 break;
             }
         }

@@ -343,15 +343,16 @@ on_every_database! {
         let _turn = SCENE.begin().await;
         setup(&db).await;
         let mut completed = 0;
-        for pending in 0..40 {
+        for round in 0..60 {
             // A pool of its own, so that every save has all the steps.
             let db = one_connection(&db).await;
-            let saved = cancelled_after(page(&pending.to_string()).save(&db), pending).await;
+            let saved = cancelled_after(page(&round.to_string()).save(&db), round / 2).await;
             completed += i64::from(saved.is_some());
             db.close().await;
         }
         let (pages, deliveries) = (count(&db, "pages").await, count(&db, "signals_delivery").await);
-        assert!(completed > 0 && pages >= completed && pages < 40, "{completed} {pages}");
+        // Which ones are stored, and how often a save waits, depends on how soon the database answers.
+        assert!(0 < completed && completed < 60 && completed <= pages, "{completed} {pages}");
         assert_eq!(pages, deliveries);
     }
 
