@@ -410,6 +410,42 @@ async fn a_statement_that_a_new_trigger_ignores_is_executed_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_commit_that_is_refused_is_an_error_of_each_statement_of_its_message() {
+    let _turn = SCENE.begin().await;
+    let test = rows("refused_message").await;
+    begin_groups(&test.db).await;
+    let mut tx = test.db.begin().await.unwrap();
+    let mut saves = Vec::new();
+    for n in 0..4 {
+        let db = test.db.clone();
+        let mut save = Box::pin(async move {
+            let mut row = plain(n);
+            let saved = row.save(&db).await;
+            (row.id, saved)
+        });
+        assert!(is_waiting(&mut save).await);
+        saves.push(save);
+    }
+    // The saves have entered the queue before this library knows of the constraint, which only the COMMIT checks.
+    let constraint = "CREATE TABLE late (of BIGINT NOT NULL REFERENCES rows (n) DEFERRABLE INITIALLY DEFERRED); \
+        CREATE TRIGGER follow AFTER INSERT ON rows BEGIN INSERT INTO late VALUES (-5); END";
+    tx.execute(constraint).await.unwrap();
+    tx.commit().await.unwrap();
+    let before = commits(&test);
+    for save in saves.into_iter().map(tokio::spawn).collect::<Vec<_>>() {
+        let (key, saved) = save.await.unwrap();
+        let error = saved.unwrap_err();
+        assert!(key.is_none() && error.to_string().contains("FOREIGN KEY"), "{error:#}");
+    }
+    assert_eq!((commits(&test), found(&test.url, "rows").await), (before, HashSet::new()));
+    // The connection is not left in the transaction.
+    execute(&test.db, "DROP TRIGGER follow").await;
+    plain(5).save(&test.db).await.unwrap();
+    assert_eq!(found(&test.url, "rows").await, HashSet::from([5]));
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn writers_do_not_keep_the_only_connection_from_readers() {
     let _turn = SCENE.begin().await;
     let test = rows("only").await;
