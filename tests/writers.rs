@@ -5,10 +5,12 @@
 mod common;
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx_signals::prelude::*;
@@ -561,5 +563,85 @@ async fn an_adopted_transaction_gets_its_turn_among_many_writers() {
         written += writer.await.unwrap().unwrap();
     }
     assert_eq!(count(&test.db, "rows").await, written);
+    test.passed().await;
+}
+
+/// A write of one of three kinds.
+async fn write(db: &Db, n: i64, kind: u32) -> Result<()> {
+    match kind {
+        0 => plain(n).save(db).await.map(drop),
+        1 => Written { id: None, n }.save(db).await.map(drop),
+        _ => db.transaction(async |tx| plain(n).save(tx).await.map(drop)).await,
+    }
+}
+
+/// Polls a call once, so that it waits in the queue.
+async fn waiting<T>(call: impl Future<Output = T>) -> Pin<Box<impl Future<Output = T>>> {
+    let mut call = Box::pin(call);
+    assert!(poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await);
+    call
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_can_write_while_it_does_not_poll_its_other_writes() {
+    let test = rows("buffered").await;
+    let db = impatient(&test, Duration::from_secs(5)).await;
+    for kind in 0..3 {
+        let saves = stream::iter(0..12).map(|n| write(&db, n, kind)).buffer_unordered(4);
+        let mut saves = std::pin::pin!(saves);
+        while let Some(saved) = saves.next().await {
+            saved.unwrap();
+            write(&db, 100, kind).await.unwrap();
+        }
+    }
+    assert_eq!(count(&test.db, "rows").await, 3 * 24);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_overtakes_those_before_it_that_are_not_polled() {
+    let test = rows("overtakes").await;
+    let db = impatient(&test, Duration::from_secs(5)).await;
+    for kind in 0..3 {
+        let tx = db.begin().await.unwrap();
+        let set_aside = [
+            waiting(write(&db, 1, kind)).await,
+            waiting(write(&db, 2, kind)).await,
+            waiting(write(&db, 3, kind)).await,
+        ];
+        let mut conn = db.acquire().await.unwrap();
+        let polled = [4, 5].map(|n| {
+            let db = db.clone();
+            tokio::spawn(async move { write(&db, n, kind).await })
+        });
+        let last = tokio::spawn(async move { plain(6).save(&mut conn).await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tx.commit().await.unwrap();
+        let began = Instant::now();
+        all_ok(polled).await;
+        all_ok([last]).await;
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        // Their places are not lost.
+        for save in set_aside {
+            save.await.unwrap();
+        }
+    }
+    assert_eq!(count(&test.db, "rows").await, 18);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_is_dropped_after_it_was_overtaken_leaves_nothing_behind() {
+    let test = rows("overtaken").await;
+    let db = impatient(&test, Duration::from_secs(5)).await;
+    for kind in 0..3 {
+        let tx = db.begin().await.unwrap();
+        let (one, two) = (waiting(write(&db, 1, kind)).await, waiting(write(&db, 2, kind)).await);
+        tx.commit().await.unwrap();
+        plain(3).save(&db).await.unwrap();
+        drop((one, two));
+        plain(4).save(&db).await.unwrap();
+    }
+    assert!(count(&test.db, "rows").await >= 6);
     test.passed().await;
 }

@@ -20,16 +20,13 @@ use crate::database::group::{
 use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::database::spin;
 use crate::database::state::Autocommit;
-use crate::database::write_queue::{Turn, WriteQueue};
+use crate::database::write_queue::{PATIENCE, Turn, WriteQueue};
 use crate::error::{Error, Result};
 
 /// Whether a COMMIT can be refused because of a constraint that is checked only then. With attached databases, the answer is yes, because
 /// their constraints are not looked up.
 const DEFERS: &str = "SELECT EXISTS (SELECT 1 FROM (SELECT sql FROM sqlite_schema UNION ALL SELECT sql FROM sqlite_temp_schema) WHERE sql LIKE \
      '%INITIALLY%DEFERRED%') OR EXISTS (SELECT 1 FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))";
-
-/// If a writer does not take the connection of its group within this time, it is assumed that its future is not polled.
-const PATIENCE: Duration = Duration::from_millis(20);
 
 impl Conn<'_> {
     fn group(&mut self) -> Option<&mut Box<Group>> {

@@ -7,7 +7,10 @@
 //!   then has no idle connection, the writer gives up the turn and holds a *reservation* until it has a connection: the connection
 //!   may be in use by a writer that waits for its turn, which would be a deadlock.
 //! - A writer that waits without a connection may be offered one with the open transaction of a group instead of a turn, see `group.rs`.
-//!   If its future is not polled, a writer that has finished takes the offer back, or the task that has executed statements of the group.
+//! - What is offered to a waiting writer stays in the queue until the writer takes it. If it does not take it within [`PATIENCE`], its
+//!   future is not polled, as with `buffer_unordered` or `select!`. Then another writer takes the turn, or a writer that has finished ends the
+//!   group. The late writer is the first in the queue when it is polled again. Writers that wait check this at growing intervals, because
+//!   it is unknown which of them are polled.
 //! - A writer that already has a connection waits for its turn with it, and may pass a reservation.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,7 +20,7 @@ use std::time::{Duration, Instant};
 use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{QueuedStatement, Texts};
-use crate::database::waiter::{Told, Waiter};
+use crate::database::waiter::{Grant, Waiter};
 use crate::database::writer::{Writer, WriterId};
 use crate::error::{Error, Result};
 use crate::task::pool_id::QueueId;
@@ -40,9 +43,9 @@ pub(super) struct State {
     reserved: bool,
     /// The waiting writers, in the order of their arrival.
     pub(super) waiting: VecDeque<Waiter>,
-    /// The connection of a group, for the waiter that has been told to take it. Not sent to it, so that it can be taken back if the
-    /// future of the waiter is not polled.
-    pub(super) offer: Option<(u64, AnyLease)>,
+    /// What the waiter with this number has been told to take. Not sent to it, so that it can be withdrawn if the future of the waiter is
+    /// not polled.
+    offer: Option<(u64, Offer)>,
     /// The number of waiters so far, which identifies them.
     pub(super) arrived: u64,
     /// The number of turns so far, which identifies the current one.
@@ -56,6 +59,19 @@ pub(super) struct State {
     /// The writes whose last transaction in a group took long.
     slow: HashMap<WriterId, Slow>,
 }
+
+/// What is offered to a waiting writer.
+#[derive(Debug)]
+enum Offer {
+    Turn,
+    /// The turn of an adopted transaction, which writes without waiting for it, and so is never late.
+    TurnOfAdopted,
+    /// A connection that has the turn, with the open transaction of a group.
+    Group(AnyLease),
+}
+
+/// If a writer does not take what is offered to it within this time, it is assumed that its future is not polled.
+pub(super) const PATIENCE: Duration = Duration::from_millis(20);
 
 /// A transaction that takes less than this is not slow, even if a COMMIT takes less.
 const NOT_SLOW: Duration = Duration::from_millis(2);
@@ -71,13 +87,43 @@ struct Slow {
 }
 
 impl State {
-    /// Whether a writer that does not wait yet may take the turn.
-    pub(super) fn is_free(&self, has_connection: bool) -> bool {
-        self.holder.is_none() && (has_connection || !self.reserved)
+    /// Gives the turn to a writer, if no other one has it, or if the one to which it was offered is late.
+    pub(super) fn try_begin(&mut self, writer: Writer, has_connection: bool) -> bool {
+        let may_begin = (has_connection || !self.reserved)
+            && (self.holder.is_none()
+                || self.withdraw(PATIENCE, |offer| matches!(offer, Offer::Turn)).is_some());
+        if may_begin {
+            self.begin(writer);
+        }
+        may_begin
+    }
+
+    /// Withdraws an offer of this kind if it has not been taken within `patience`.
+    fn withdraw(&mut self, patience: Duration, is_kind: fn(&Offer) -> bool) -> Option<Offer> {
+        let is_late = self.holder.is_some_and(|(_, since)| since.elapsed() >= patience);
+        let withdrawn = self.offer.take_if(|(_, offer)| is_late && is_kind(offer));
+        withdrawn.map(|(_, offer)| offer)
+    }
+
+    /// What was offered to the waiter with this number, which takes it now.
+    pub(super) fn take_offer(&mut self, id: u64, queue: &Arc<WriteQueue>) -> Option<Grant> {
+        let (_, offer) = self.offer.take_if(|(offered_to, _)| *offered_to == id)?;
+        let (writer, since) = self.holder.as_mut()?;
+        *since = Instant::now();
+        let writer = *writer;
+        Some(match offer {
+            Offer::Turn | Offer::TurnOfAdopted => Grant::Turn(self.turn(queue, writer)),
+            Offer::Group(lease) => Grant::Group(lease),
+        })
+    }
+
+    /// Whether a writer may be late soon.
+    pub(super) fn has_offer(&self) -> bool {
+        self.offer.is_some()
     }
 
     /// Gives the turn to a writer.
-    pub(super) fn begin(&mut self, writer: Writer) {
+    fn begin(&mut self, writer: Writer) {
         self.holder = Some((writer, Instant::now()));
         self.turns += 1;
     }
@@ -142,11 +188,8 @@ impl WriteQueue {
         has_connection: bool,
     ) -> Option<Turn> {
         let mut state = self.state();
-        if !state.is_free(has_connection) {
-            return None;
-        }
-        state.begin(writer);
-        Some(state.turn(self, writer))
+        let has_begun = state.try_begin(writer, has_connection);
+        has_begun.then(|| state.turn(self, writer))
     }
 
     /// The number of the turn that a writer has now.
@@ -166,39 +209,26 @@ impl WriteQueue {
         Error::WriteLockTimedOut { waited, verb, model, held_for, caller }
     }
 
-    /// Passes the turn to the next writer. `ends`: what ends with it, a turn or a reservation.
-    fn pass_on(self: Arc<Self>, ends: Ends) {
-        let mut ends = Some(ends);
-        loop {
-            let waiter = {
-                let mut state = self.state();
-                if let Some(Ends::Reservation) = ends.take() {
-                    state.reserved = false;
-                    if state.holder.is_some() {
-                        return;
-                    }
+    /// Offers the turn to the next writer. `ends`: what ends with it, a turn or a reservation.
+    fn pass_on(&self, ends: Ends) {
+        let waiter = {
+            let mut state = self.state();
+            if let Ends::Reservation = ends {
+                state.reserved = false;
+                if state.holder.is_some() {
+                    return;
                 }
-                let next = state.next();
-                match next {
-                    Some(waiter) => {
-                        state.begin(waiter.writer);
-                        let turn = state.turn(&self, waiter.writer);
-                        Some((waiter, turn))
-                    }
-                    None => {
-                        state.holder = None;
-                        None
-                    }
-                }
-            };
-            let Some((waiter, turn)) = waiter else { return };
-            // Sent without the lock, because a turn that is dropped inside takes it.
-            match waiter.told.send(Told::Turn(turn)) {
-                // The future of the waiter is being dropped. The loop passes the turn on, so it must not do so itself.
-                Err(Told::Turn(mut turn)) => turn.queue = None,
-                _ => return,
             }
-        }
+            let Some(waiter) = state.next() else {
+                state.holder = None;
+                return;
+            };
+            let offer = if waiter.entry.is_adopted { Offer::TurnOfAdopted } else { Offer::Turn };
+            state.begin(waiter.writer);
+            state.offer = Some((waiter.id, offer));
+            waiter
+        };
+        waiter.tell_offer();
     }
 
     /// Whether the next writer may join this group.
@@ -248,20 +278,19 @@ impl WriteQueue {
             }
             let Some(waiter) = state.waiting.pop_front() else { return Some(lease) };
             state.begin(waiter.writer);
-            state.offer = Some((waiter.id, lease));
+            state.offer = Some((waiter.id, Offer::Group(lease)));
             waiter
         };
-        // Fails if the future of the waiter is being dropped. Its place then takes the offer.
-        let _ = waiter.told.send(Told::Offer);
+        waiter.tell_offer();
         None
     }
 
-    /// Takes the connection of a group from a writer to which it was offered, but which has not taken it within `patience`: its
-    /// future is not polled.
+    /// Takes the connection of a group from a writer to which it was offered, but which has not taken it within `patience`.
     pub(crate) fn take_back(&self, patience: Duration) -> Option<AnyLease> {
-        let mut state = self.state();
-        let is_late = state.holder.is_some_and(|(_, since)| since.elapsed() >= patience);
-        state.offer.take_if(|_| is_late).map(|(_, lease)| lease)
+        match self.state().withdraw(patience, |offer| matches!(offer, Offer::Group(_)))? {
+            Offer::Group(lease) => Some(lease),
+            Offer::Turn | Offer::TurnOfAdopted => None,
+        }
     }
 
     /// Records how long the transaction of the writer that has the turn took, up to its COMMIT.
@@ -330,7 +359,7 @@ impl Turn {
     pub(crate) fn reserve(mut self) -> Option<Reservation> {
         let queue = self.queue.take()?;
         queue.state().reserved = true;
-        Arc::clone(&queue).pass_on(Ends::Turn);
+        queue.pass_on(Ends::Turn);
         Some(Reservation { queue })
     }
 }
@@ -362,6 +391,6 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        Arc::clone(&self.queue).pass_on(Ends::Reservation);
+        self.queue.pass_on(Ends::Reservation);
     }
 }
