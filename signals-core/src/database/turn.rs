@@ -64,7 +64,7 @@ impl Db {
         };
         chain::check_not_locked(WriteQueue::id(queue))?;
         // Without an idle connection, the turn is given up.
-        Ok(queue.try_enter(writer, false).and_then(|turn| {
+        Ok(queue.try_enter(writer, Some(self.pool_id())).and_then(|turn| {
             let mut lease = self.try_lease()?;
             lease.state_mut().turn = Some(turn);
             Some(lease)
@@ -98,7 +98,7 @@ impl Db {
                 lease.state_mut().turn = Some(turn);
                 return Ok(Granted::Connection(lease));
             }
-            let reservation = turn.reserve();
+            let reservation = turn.reserve(writer, self.pool_id());
             let mut lease = self.wait_for_lease().await?;
             if let Some(reservation) = reservation {
                 let left = limit.saturating_sub(start.elapsed());
@@ -137,7 +137,7 @@ impl Conn<'_> {
             return Ok(true);
         }
         chain::check_not_locked(WriteQueue::id(&queue))?;
-        let turn = if has_lease { queue.try_enter(writer, true) } else { None };
+        let turn = if has_lease { queue.try_enter(writer, None) } else { None };
         Ok(turn.map(|turn| self.keep_turn(turn)).is_some())
     }
 

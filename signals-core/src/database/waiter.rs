@@ -13,7 +13,8 @@ use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{Executable, QueuedStatement};
 use crate::database::write_queue::{PATIENCE, Turn, WriteQueue};
 use crate::database::writer::Writer;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::task::pool_id::PoolId;
 
 /// What a waiting writer gets.
 pub(crate) enum Grant {
@@ -58,7 +59,8 @@ pub(super) fn put_back(waiters: impl IntoIterator<Item = Waiter>) {
 /// How a writer enters the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    pub(super) has_connection: bool,
+    /// The pool of which it needs a connection. `None` if it has one.
+    pub(super) needs: Option<PoolId>,
     /// Whether it waits in front of all others.
     first: bool,
     /// Whether it is an adopted transaction, which has its place in the queue without waiting.
@@ -94,14 +96,18 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Leaves the queue. Returns `false` if the waiter is not in it, because its turn has come or its statement is being executed.
-    fn leave(&self) -> bool {
-        let left = {
+    /// Leaves the queue. Returns the writer for which the waiter has waited, and since when that one is the next. Returns `None` if the waiter
+    /// is not in the queue, because its turn has come or its statement is being executed.
+    fn leave(&self) -> Option<(Writer, Instant)> {
+        let (_left, waited_for);
+        {
             let mut state = self.queue.state();
-            let at = state.waiting.iter().position(|waiter| waiter.id == self.id);
-            at.and_then(|at| state.waiting.remove(at))
-        };
-        left.is_some()
+            let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
+            waited_for = state.waits_for(state.waiting[at].entry.needs);
+            // Dropped after the lock is released.
+            _left = state.waiting.remove(at);
+        }
+        waited_for
     }
 
     fn take_offer(&self) -> Option<Grant> {
@@ -115,7 +121,7 @@ impl Place {
         let mut state = self.queue.state();
         let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
         let Waiter { writer, entry, .. } = state.waiting[at];
-        if !state.try_begin(writer, entry.has_connection) {
+        if !state.try_begin(writer, entry.needs) {
             return None;
         }
         state.waiting.remove(at);
@@ -129,6 +135,12 @@ impl Drop for Place {
         // Dropped after the lock is released, because the end of a turn takes the lock.
         drop(self.take_offer());
     }
+}
+
+fn timed_out(waited: Duration, holder: Writer, since: Instant) -> Error {
+    let Writer { verb, model, caller, .. } = holder;
+    let (verb, held_for) = (verb.as_str(), since.elapsed());
+    Error::WriteLockTimedOut { waited, verb, model, held_for, caller }
 }
 
 impl WriteQueue {
@@ -150,7 +162,7 @@ impl WriteQueue {
         statement: Option<Executable<'_>>,
     ) -> Result<Grant> {
         let joins = (writer.shares_commit && self.shares_commits).then_some(group);
-        let entry = Entry { has_connection: false, first: false, is_adopted: false, joins };
+        let entry = Entry { needs: Some(group.pool), first: false, is_adopted: false, joins };
         self.wait(writer, entry, limit, statement).await
     }
 
@@ -169,7 +181,7 @@ impl WriteQueue {
         first: bool,
         limit: Duration,
     ) -> Result<Turn> {
-        let entry = Entry { has_connection: true, first, is_adopted: false, joins: None };
+        let entry = Entry { needs: None, first, is_adopted: false, joins: None };
         match self.wait(writer, entry, limit, None).await? {
             Grant::Turn(turn) => Ok(turn),
             _ => unreachable!("a writer with a connection joins no group"),
@@ -207,8 +219,8 @@ impl WriteQueue {
                 if start.elapsed() < limit {
                     let has_offer = self.state().has_offer();
                     pause = if has_offer { PATIENCE } else { LONGEST_PAUSE.min(2 * pause) };
-                } else if place.leave() {
-                    return Err(self.timed_out(limit));
+                } else if let Some((holder, since)) = place.leave() {
+                    return Err(timed_out(start.elapsed(), holder, since));
                 } else {
                     // Its turn has just come, or its statement was taken out of the queue to be executed.
                     break (&mut place.told).await;
@@ -220,10 +232,14 @@ impl WriteQueue {
                     // The offer was withdrawn.
                     None => (entry.first, statement) = (true, None),
                 },
-                Ok(Told::NotExecuted) if start.elapsed() >= limit => {
-                    return Err(self.timed_out(limit));
+                Ok(Told::NotExecuted) => {
+                    if start.elapsed() >= limit
+                        && let Some((holder, since)) = self.state().waits_for(entry.needs)
+                    {
+                        return Err(timed_out(start.elapsed(), holder, since));
+                    }
+                    (entry.first, statement) = (true, None);
                 }
-                Ok(Told::NotExecuted) => (entry.first, statement) = (true, None),
                 Ok(Told::Executed(answer, end)) => return Ok(Grant::Executed(answer, end)),
                 // The task that executes the statement was dropped with its runtime.
                 Err(_) => {
@@ -238,7 +254,7 @@ impl WriteQueue {
     /// Takes the turn, or the first place in the queue, for a transaction that may already hold the write lock. This does not wait for the
     /// turn, because the writer that has the turn may be waiting for that lock.
     pub(crate) fn enter_next(self: &Arc<Self>, writer: Writer) -> Result<Turn, Place> {
-        let entry = Entry { has_connection: true, first: true, is_adopted: true, joins: None };
+        let entry = Entry { needs: None, first: true, is_adopted: true, joins: None };
         self.take_place(writer, entry, None)
     }
 
@@ -260,7 +276,7 @@ impl WriteQueue {
             queued = QueuedStatement::first(statement, &self.texts);
             state = self.state();
         }
-        if state.try_begin(writer, entry.has_connection) {
+        if state.try_begin(writer, entry.needs) {
             return Ok(state.turn(self, writer));
         }
         let id = state.arrived;

@@ -5,7 +5,8 @@
 //! - A *turn* is the right to write. It belongs to a connection, and ends when the connection has committed or rolled back.
 //! - A writer that takes its connection from a pool waits for its turn first, so that waiting writers occupy no connections. If the pool
 //!   then has no idle connection, the writer gives up the turn and holds a *reservation* until it has a connection: the connection
-//!   may be in use by a writer that waits for its turn, which would be a deadlock.
+//!   may be in use by a writer that waits for its turn, which would be a deadlock. Only the writers that need a connection of the same pool
+//!   wait for the end of a reservation.
 //! - A writer that waits without a connection may be offered one with the open transaction of a group instead of a turn, see `group.rs`.
 //! - What is offered to a waiting writer stays in the queue until the writer takes it. If it does not take it within [`PATIENCE`], its
 //!   future is not polled, as with `buffer_unordered` or `select!`. Then another writer takes the turn, or a writer that has finished ends the
@@ -22,8 +23,8 @@ use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{QueuedStatement, Texts};
 use crate::database::waiter::{Grant, Waiter};
 use crate::database::writer::{Writer, WriterId};
-use crate::error::{Error, Result};
-use crate::task::pool_id::QueueId;
+use crate::error::Result;
+use crate::task::pool_id::{PoolId, QueueId};
 
 /// The writers of one database in this process.
 #[derive(Debug, Default)]
@@ -38,9 +39,10 @@ pub(crate) struct WriteQueue {
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// The writer that has the turn, and since when.
-    holder: Option<(Writer, Instant)>,
-    /// Whether a [`Reservation`] exists. Until it ends, no writer without a connection gets a turn.
-    reserved: bool,
+    holder: Option<Holder>,
+    /// The pools for which a [`Reservation`] exists. Until it ends, no writer that needs a connection of the pool gets a turn. With the
+    /// writers that have reserved, and since when.
+    reserved: Vec<(PoolId, Holder)>,
     /// The waiting writers, in the order of their arrival.
     pub(super) waiting: VecDeque<Waiter>,
     /// What the waiter with this number has been told to take. Not sent to it, so that it can be withdrawn if the future of the waiter is
@@ -59,6 +61,9 @@ pub(super) struct State {
     /// The writes whose last transaction in a group took long.
     slow: HashMap<WriterId, Slow>,
 }
+
+/// A writer for which others wait, and since when.
+type Holder = (Writer, Instant);
 
 /// What is offered to a waiting writer.
 #[derive(Debug)]
@@ -88,14 +93,26 @@ struct Slow {
 
 impl State {
     /// Gives the turn to a writer, if no other one has it, or if the one to which it was offered is late.
-    pub(super) fn try_begin(&mut self, writer: Writer, has_connection: bool) -> bool {
-        let may_begin = (has_connection || !self.reserved)
+    /// `needs`: the pool of which it needs a connection.
+    pub(super) fn try_begin(&mut self, writer: Writer, needs: Option<PoolId>) -> bool {
+        let may_begin = self.reservation(needs).is_none()
             && (self.holder.is_none()
                 || self.withdraw(PATIENCE, |offer| matches!(offer, Offer::Turn)).is_some());
         if may_begin {
             self.begin(writer);
         }
         may_begin
+    }
+
+    /// The reservation for which a writer waits that needs a connection of this pool.
+    fn reservation(&self, needs: Option<PoolId>) -> Option<Holder> {
+        let needs = needs?;
+        self.reserved.iter().find(|(pool, _)| *pool == needs).map(|(_, holder)| *holder)
+    }
+
+    /// The writer for which one waits that needs a connection of this pool.
+    pub(super) fn waits_for(&self, needs: Option<PoolId>) -> Option<Holder> {
+        self.holder.or_else(|| self.reservation(needs))
     }
 
     /// Withdraws an offer of this kind if it has not been taken within `patience`.
@@ -130,8 +147,8 @@ impl State {
 
     /// Takes the next writer out of the queue.
     fn next(&mut self) -> Option<Waiter> {
-        let reserved = self.reserved;
-        let at = self.waiting.iter().position(|waiter| waiter.entry.has_connection || !reserved)?;
+        let may_begin = |waiter: &Waiter| self.reservation(waiter.entry.needs).is_none();
+        let at = self.waiting.iter().position(may_begin)?;
         self.waiting.remove(at)
     }
 
@@ -139,9 +156,10 @@ impl State {
     fn is_awaited(&self, group: Option<GroupId>) -> bool {
         let joins = |next: &Waiter| {
             next.entry.joins.is_some_and(|joins| group.is_none_or(|group| joins == group))
+                && self.reservation(next.entry.needs).is_none()
                 && !self.is_slow(next.writer)
         };
-        !self.reserved && !self.was_refused && self.waiting.front().is_some_and(joins)
+        !self.was_refused && self.waiting.front().is_some_and(joins)
     }
 
     /// Whether the statement of the next writer can be executed in this group.
@@ -181,14 +199,14 @@ impl WriteQueue {
         QueueId(Arc::as_ptr(this) as usize)
     }
 
-    /// Takes the turn if no other writer has it. `has_connection`: whether the writer already has a connection.
+    /// Takes the turn if no other writer has it. `needs`: the pool of which the writer needs a connection.
     pub(crate) fn try_enter(
         self: &Arc<Self>,
         writer: Writer,
-        has_connection: bool,
+        needs: Option<PoolId>,
     ) -> Option<Turn> {
         let mut state = self.state();
-        let has_begun = state.try_begin(writer, has_connection);
+        let has_begun = state.try_begin(writer, needs);
         has_begun.then(|| state.turn(self, writer))
     }
 
@@ -198,23 +216,12 @@ impl WriteQueue {
         state.holder.is_some().then_some(state.turns)
     }
 
-    pub(super) fn timed_out(&self, waited: Duration) -> Error {
-        let (writer, held_for) = match self.state().holder {
-            Some((writer, since)) => (writer, since.elapsed()),
-            // The holder has just ended.
-            None => (Writer::transaction(None), Duration::ZERO),
-        };
-        let Writer { verb, model, caller, .. } = writer;
-        let verb = verb.as_str();
-        Error::WriteLockTimedOut { waited, verb, model, held_for, caller }
-    }
-
     /// Offers the turn to the next writer. `ends`: what ends with it, a turn or a reservation.
     fn pass_on(&self, ends: Ends) {
         let waiter = {
             let mut state = self.state();
-            if let Ends::Reservation = ends {
-                state.reserved = false;
+            if let Ends::Reservation(pool) = ends {
+                state.reserved.retain(|(reserved, _)| *reserved != pool);
                 if state.holder.is_some() {
                     return;
                 }
@@ -328,8 +335,8 @@ impl WriteQueue {
 #[derive(Clone, Copy)]
 enum Ends {
     Turn,
-    /// If another writer has the turn, it keeps it.
-    Reservation,
+    /// One of a connection of this pool. If another writer has the turn, it keeps it.
+    Reservation(PoolId),
 }
 
 /// The right to write. If it is dropped, the next writer gets it.
@@ -355,12 +362,12 @@ impl Turn {
         self.is_awaited
     }
 
-    /// Gives up the turn, but lets no other writer without a connection have it.
-    pub(crate) fn reserve(mut self) -> Option<Reservation> {
+    /// Gives up the turn, but lets no other writer have it that needs a connection of the same pool.
+    pub(crate) fn reserve(mut self, writer: Writer, pool: PoolId) -> Option<Reservation> {
         let queue = self.queue.take()?;
-        queue.state().reserved = true;
+        queue.state().reserved.push((pool, (writer, Instant::now())));
         queue.pass_on(Ends::Turn);
-        Some(Reservation { queue })
+        Some(Reservation { queue, pool })
     }
 }
 
@@ -376,6 +383,7 @@ impl Drop for Turn {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     queue: Arc<WriteQueue>,
+    pool: PoolId,
 }
 
 impl Reservation {
@@ -391,6 +399,6 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.queue.pass_on(Ends::Reservation);
+        self.queue.pass_on(Ends::Reservation(self.pool));
     }
 }
