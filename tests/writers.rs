@@ -676,3 +676,42 @@ async fn a_pool_without_a_free_connection_does_not_block_the_writers_of_another_
     assert_eq!(count(&test.db, "rows").await, 44);
     test.passed().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_timeout_limits_the_waits_for_the_turn_and_for_a_connection_together() {
+    let test = rows("one_limit").await;
+    let limit = Duration::from_millis(600);
+    let options = Db::options().max_connections(1).acquire_timeout(limit);
+    let db = options.connect(&test.url).await.unwrap();
+    plain(1).save(&db).await.unwrap();
+    let ms = |ms| tokio::time::sleep(Duration::from_millis(ms));
+    for gets_connection in [false, true] {
+        let conn = db.acquire().await.unwrap();
+        let tx = test.db.begin().await.unwrap();
+        let writer = db.clone();
+        let began = Instant::now();
+        let waiting = tokio::spawn(async move { plain(2).save(&writer).await });
+        ms(250).await;
+        tx.rollback().await.unwrap();
+        ms(50).await;
+        let tx = test.db.begin().await.unwrap();
+        let conn = if gets_connection {
+            drop(conn);
+            None
+        } else {
+            Some(conn)
+        };
+        let error = waiting.await.unwrap().unwrap_err();
+        let waited = began.elapsed();
+        assert!(waited >= limit && waited < limit + Duration::from_millis(250), "{waited:?}");
+        if gets_connection {
+            assert_timed_out(&error, "not free within 6");
+            let Error::WriteLockTimedOut { waited, .. } = error else { unreachable!() };
+            assert!(waited >= limit, "{waited:?}");
+        } else {
+            assert!(matches!(error, Error::Database(sqlx::Error::PoolTimedOut)), "{error:?}");
+        }
+        drop((tx, conn));
+    }
+    test.passed().await;
+}

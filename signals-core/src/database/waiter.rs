@@ -56,6 +56,23 @@ pub(super) fn put_back(waiters: impl IntoIterator<Item = Waiter>) {
     }
 }
 
+/// How long a writer waits for its turn and for its connection, together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitLimit {
+    start: Instant,
+    limit: Duration,
+}
+
+impl WaitLimit {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { start: Instant::now(), limit }
+    }
+
+    pub(super) fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.start.elapsed())
+    }
+}
+
 /// How a writer enters the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
@@ -158,7 +175,7 @@ impl WriteQueue {
         self: &Arc<Self>,
         writer: Writer,
         group: GroupId,
-        limit: Duration,
+        limit: WaitLimit,
         statement: Option<Executable<'_>>,
     ) -> Result<Grant> {
         let joins = (writer.shares_commit && self.shares_commits).then_some(group);
@@ -170,7 +187,7 @@ impl WriteQueue {
     pub(crate) async fn enter_with_connection(
         self: &Arc<Self>,
         writer: Writer,
-        limit: Duration,
+        limit: WaitLimit,
     ) -> Result<Turn> {
         self.wait_with_connection(writer, false, limit).await
     }
@@ -179,7 +196,7 @@ impl WriteQueue {
         self: &Arc<Self>,
         writer: Writer,
         first: bool,
-        limit: Duration,
+        limit: WaitLimit,
     ) -> Result<Turn> {
         let entry = Entry { needs: None, first, is_adopted: false, joins: None };
         match self.wait(writer, entry, limit, None).await? {
@@ -192,10 +209,9 @@ impl WriteQueue {
         self: &Arc<Self>,
         writer: Writer,
         mut entry: Entry,
-        limit: Duration,
+        limit: WaitLimit,
         mut statement: Option<Executable<'_>>,
     ) -> Result<Grant> {
-        let start = Instant::now();
         // A task that polls several futures, as with `buffer_unordered`, goes on as soon as one of them has ended. If another one had just begun
         // to write, it would keep the turn until it is polled again. So before a writer takes its turn, it yields to those that were woken
         // after it but have ended.
@@ -206,7 +222,7 @@ impl WriteQueue {
             };
             let mut pause = PATIENCE;
             let told = loop {
-                let next_check = Instant::now() + pause.min(limit.saturating_sub(start.elapsed()));
+                let next_check = Instant::now() + pause.min(limit.left());
                 if let Ok(told) = timeout_at(next_check.into(), &mut place.told).await {
                     if matches!(told, Ok(Told::Offer)) && Instant::now() >= next_check {
                         yield_now().await;
@@ -216,11 +232,11 @@ impl WriteQueue {
                 if let Some(turn) = place.overtake() {
                     return Ok(Grant::Turn(turn));
                 }
-                if start.elapsed() < limit {
+                if !limit.left().is_zero() {
                     let has_offer = self.state().has_offer();
                     pause = if has_offer { PATIENCE } else { LONGEST_PAUSE.min(2 * pause) };
                 } else if let Some((holder, since)) = place.leave() {
-                    return Err(timed_out(start.elapsed(), holder, since));
+                    return Err(timed_out(limit.start.elapsed(), holder, since));
                 } else {
                     // Its turn has just come, or its statement was taken out of the queue to be executed.
                     break (&mut place.told).await;
@@ -233,10 +249,10 @@ impl WriteQueue {
                     None => (entry.first, statement) = (true, None),
                 },
                 Ok(Told::NotExecuted) => {
-                    if start.elapsed() >= limit
+                    if limit.left().is_zero()
                         && let Some((holder, since)) = self.state().waits_for(entry.needs)
                     {
-                        return Err(timed_out(start.elapsed(), holder, since));
+                        return Err(timed_out(limit.start.elapsed(), holder, since));
                     }
                     (entry.first, statement) = (true, None);
                 }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{QueuedStatement, Texts};
-use crate::database::waiter::{Grant, Waiter};
+use crate::database::waiter::{Grant, WaitLimit, Waiter};
 use crate::database::writer::{Writer, WriterId};
 use crate::error::Result;
 use crate::task::pool_id::{PoolId, QueueId};
@@ -392,7 +392,7 @@ impl Reservation {
     /// # Errors
     ///
     /// As [`WriteQueue::enter`].
-    pub(crate) async fn enter(self, writer: Writer, limit: Duration) -> Result<Turn> {
+    pub(crate) async fn enter(self, writer: Writer, limit: WaitLimit) -> Result<Turn> {
         self.queue.wait_with_connection(writer, true, limit).await
     }
 }
