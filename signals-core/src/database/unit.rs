@@ -163,7 +163,7 @@ impl Conn<'_> {
     /// Commits the outermost transaction of a write of the library, or ends its unit, and waits until it is committed.
     pub(crate) async fn commit_shared(&mut self) -> Result<(), CommitFailed> {
         let is_unit = self.is_in_group();
-        self.note_unit();
+        self.note_unit(true);
         if !is_unit && !self.may_be_followed().await {
             return self.commit_raw().await.map_err(CommitFailed::Statement);
         }
@@ -205,11 +205,11 @@ impl Conn<'_> {
         Ok(())
     }
 
-    /// Records how long the unit has taken.
-    fn note_unit(&mut self) {
+    /// Records how long the unit has taken. `is_complete`: whether all its receivers have run.
+    pub(crate) fn note_unit(&mut self, is_complete: bool) {
         let Some(lease) = self.lease_mut() else { return };
         if let Some(queue) = lease.state().turn.as_ref().and_then(Turn::queue) {
-            queue.note_unit();
+            queue.note_unit(is_complete);
         }
     }
 

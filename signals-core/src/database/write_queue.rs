@@ -81,8 +81,11 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(20);
 /// A transaction that takes less than this is not slow, even if a COMMIT takes less.
 const NOT_SLOW: Duration = Duration::from_millis(2);
 
-/// How long a slow write stays out of groups. It then joins one again, because alone it may not be measured.
+/// How long a slow write stays out of groups, at least. It then joins one again, because alone it may not be measured.
 const STAYS_SLOW: Duration = Duration::from_secs(1);
+
+/// How many times as long as it took a slow write stays out of groups, at least. So other writes seldom wait for it.
+const STAYS_SLOW_TIMES: u32 = 10;
 
 /// A write that took long.
 #[derive(Debug)]
@@ -176,7 +179,8 @@ impl State {
 
     fn is_slow(&self, writer: Writer) -> bool {
         self.slow.get(&writer.id()).is_some_and(|slow| {
-            slow.time > self.commit_time && slow.noted_at.elapsed() < STAYS_SLOW
+            let stays_slow = STAYS_SLOW.max(slow.time.saturating_mul(STAYS_SLOW_TIMES));
+            slow.time > self.commit_time && slow.noted_at.elapsed() < stays_slow
         })
     }
 
@@ -300,14 +304,15 @@ impl WriteQueue {
         }
     }
 
-    /// Records how long the transaction of the writer that has the turn took, up to its COMMIT.
-    pub(crate) fn note_unit(&self) {
+    /// Records how long the transaction of the writer that has the turn took, up to its COMMIT or rollback. `is_complete`: whether all its
+    /// receivers have run. Otherwise, it is unknown whether they would have been fast.
+    pub(crate) fn note_unit(&self, is_complete: bool) {
         let mut state = self.state();
         let Some((writer, since)) = state.holder else { return };
         let time = since.elapsed();
         if time > NOT_SLOW {
             state.slow.insert(writer.id(), Slow { time, noted_at: Instant::now() });
-        } else if !state.slow.is_empty() {
+        } else if is_complete && !state.slow.is_empty() {
             state.slow.remove(&writer.id());
         }
     }

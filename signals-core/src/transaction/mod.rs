@@ -59,7 +59,7 @@ pub struct Transaction<'c> {
     /// Whether the release of the savepoint is in flight. If the future is dropped meanwhile, it is unknown whether the savepoint
     /// still exists.
     is_releasing: bool,
-    /// Whether it may share its COMMIT with other writes.
+    /// Whether it may share its COMMIT with other writes. Not set any more once COMMIT was sent.
     pub(crate) shares_commit: bool,
 }
 
