@@ -183,8 +183,16 @@ async fn all_pools_of_a_file_share_the_queue_however_its_path_is_spelled() {
     let link = dir.join(format!("link_to_{file}"));
     #[cfg(unix)]
     std::os::unix::fs::symlink(path, &link).unwrap();
+    let (dir, encoded) = (dir.display(), file.replace('_', "%5f"));
     let tx = test.db.begin().await.unwrap();
-    for spelled in [format!("{}/./{file}", dir.display()), link.display().to_string()] {
+    for spelled in [
+        format!("{dir}/./{file}"),
+        link.display().to_string(),
+        // https://www.sqlite.org/uri.html
+        format!("file:{dir}/{file}"),
+        format!("file://{dir}/{encoded}"),
+        format!("file://localhost{dir}/{file}?cache=private#fragment"),
+    ] {
         let options = SqliteConnectOptions::new().filename(&spelled);
         let pool = SqlitePoolOptions::new()
             .acquire_timeout(Duration::from_secs(1))
@@ -196,6 +204,31 @@ async fn all_pools_of_a_file_share_the_queue_however_its_path_is_spelled() {
     }
     drop(tx);
     std::fs::remove_file(link).unwrap();
+    // Such a file is not in memory, so its writers share a COMMIT.
+    let url = format!("sqlite:file:{dir}/{encoded}").replace('%', "%25");
+    let db = Db::connect(&url).await.unwrap();
+    plain(2).save(&db).await.unwrap();
+    assert_eq!(count(&test.db, "rows").await, 1);
+    db.close().await;
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_uri_takes_no_turns() {
+    let test = rows("read_only_uri").await;
+    let tx = test.db.begin().await.unwrap();
+    for end in ["mode=ro", "vfs=unix&immutable=1"] {
+        let options = SqliteConnectOptions::new().filename(format!("file:{}?{end}", test.name()));
+        let pool = SqlitePoolOptions::new()
+            .acquire_timeout(Duration::from_secs(1))
+            .connect_with(options)
+            .await
+            .unwrap();
+        let db = Db::from(pool);
+        db.begin().await.unwrap().rollback().await.unwrap();
+        db.close().await;
+    }
+    drop(tx);
     test.passed().await;
 }
 
