@@ -599,6 +599,46 @@ async fn an_adopted_transaction_gets_its_turn_among_many_writers() {
     test.passed().await;
 }
 
+#[derive(Debug, Clone, Signal)]
+struct Counted {
+    n: i64,
+}
+
+#[receiver(Counted)]
+async fn count_up(counted: &Counted, conn: &mut Conn<'_>) -> Result<()> {
+    Note { id: None, of: counted.n }.save(conn).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopted_transaction_takes_its_turn_with_a_first_write_of_any_kind() {
+    let test = rows("adopted_kinds").await;
+    let impatient = impatient(&test, Duration::from_millis(50)).await;
+    plain(-1).save(&test.db).await.unwrap();
+    Written { id: None, n: -1 }.save(&test.db).await.unwrap();
+    for first in 0..7 {
+        let mut tx = begun_by_sqlx(&test, "").await;
+        match first {
+            0 => drop(Written { id: None, n: 1 }.save(&mut tx).await.unwrap()),
+            1 => drop(Plain::insert_many(&mut tx, &mut [plain(1), plain(2)]).await.unwrap()),
+            2 => Counted { n: 1 }.send(&mut tx).await.unwrap(),
+            3 => assert!(Counted { n: 1 }.send_robust(&mut tx).await[0].1.is_ok()),
+            4 => drop(Plain::query("WHERE n = -1").set(Plain::N, 2).update(&mut tx).await.unwrap()),
+            5 => drop(Plain::query("WHERE n = -1").delete(&mut tx).await.unwrap()),
+            _ => {
+                let mut savepoint = tx.begin().await.unwrap();
+                Written { id: None, n: 1 }.save(&mut savepoint).await.unwrap();
+                savepoint.commit().await.unwrap();
+            }
+        }
+        let waited = plain(2).save(&impatient).await;
+        let error = waited.expect_err("the transaction has its turn");
+        assert!(matches!(error, Error::WriteLockTimedOut { .. }), "{first}: {error:?}");
+        tx.rollback().await.unwrap();
+    }
+    assert_eq!(count(&test.db, "rows").await, 2);
+    test.passed().await;
+}
+
 /// A write of one of three kinds.
 async fn write(db: &Db, n: i64, kind: u32) -> Result<()> {
     match kind {
