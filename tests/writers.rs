@@ -248,6 +248,23 @@ async fn the_error_of_a_writer_that_waited_too_long_names_the_holder() {
     assert_timed_out(&error, "a transaction");
     drop(tx);
 
+    let mut conn = test.db.acquire().await.unwrap();
+    let tx = conn.begin().await.unwrap();
+    let line = line!() - 1;
+    let error = plain(1).save(&other).await.unwrap_err();
+    assert!(format!("{error:#}").contains(&format!("(begun at {}:{line})", file!())), "{error:#}");
+    drop(tx);
+    drop(conn);
+
+    let writing = async |_: &mut Transaction<'_>| {
+        // In another task, because this one would wait for itself.
+        let other = other.clone();
+        Ok(tokio::spawn(async move { plain(1).save(&other).await.unwrap_err() }).await.unwrap())
+    };
+    let error = testing::transaction(&test.db, writing).await.unwrap().value;
+    let line = line!() - 1;
+    assert!(format!("{error:#}").contains(&format!("(begun at {}:{line})", file!())), "{error:#}");
+
     let db = test.db.clone();
     let saving = tokio::spawn(async move { Slow { id: None, n: 1 }.save(&db).await });
     until(|| HELD.load(Ordering::SeqCst)).await;
