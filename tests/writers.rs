@@ -5,10 +5,12 @@
 mod common;
 
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures_util::{StreamExt, stream};
 use sqlx::Connection;
 use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sqlx_signals::prelude::*;
@@ -181,8 +183,16 @@ async fn all_pools_of_a_file_share_the_queue_however_its_path_is_spelled() {
     let link = dir.join(format!("link_to_{file}"));
     #[cfg(unix)]
     std::os::unix::fs::symlink(path, &link).unwrap();
+    let (dir, encoded) = (dir.display(), file.replace('_', "%5f"));
     let tx = test.db.begin().await.unwrap();
-    for spelled in [format!("{}/./{file}", dir.display()), link.display().to_string()] {
+    for spelled in [
+        format!("{dir}/./{file}"),
+        link.display().to_string(),
+        // https://www.sqlite.org/uri.html
+        format!("file:{dir}/{file}"),
+        format!("file://{dir}/{encoded}"),
+        format!("file://localhost{dir}/{file}?cache=private#fragment"),
+    ] {
         let options = SqliteConnectOptions::new().filename(&spelled);
         let pool = SqlitePoolOptions::new()
             .acquire_timeout(Duration::from_secs(1))
@@ -194,6 +204,31 @@ async fn all_pools_of_a_file_share_the_queue_however_its_path_is_spelled() {
     }
     drop(tx);
     std::fs::remove_file(link).unwrap();
+    // Such a file is not in memory, so its writers share a COMMIT.
+    let url = format!("sqlite:file:{dir}/{encoded}").replace('%', "%25");
+    let db = Db::connect(&url).await.unwrap();
+    plain(2).save(&db).await.unwrap();
+    assert_eq!(count(&test.db, "rows").await, 1);
+    db.close().await;
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_only_uri_takes_no_turns() {
+    let test = rows("read_only_uri").await;
+    let tx = test.db.begin().await.unwrap();
+    for end in ["mode=ro", "vfs=unix&immutable=1"] {
+        let options = SqliteConnectOptions::new().filename(format!("file:{}?{end}", test.name()));
+        let pool = SqlitePoolOptions::new()
+            .acquire_timeout(Duration::from_secs(1))
+            .connect_with(options)
+            .await
+            .unwrap();
+        let db = Db::from(pool);
+        db.begin().await.unwrap().rollback().await.unwrap();
+        db.close().await;
+    }
+    drop(tx);
     test.passed().await;
 }
 
@@ -205,13 +240,30 @@ async fn the_error_of_a_writer_that_waited_too_long_names_the_holder() {
     let tx = test.db.begin().await.unwrap();
     let line = line!() - 1;
     let error = plain(1).save(&other).await.unwrap_err();
-    assert_timed_out(&error, "not free within 200.0ms: a transaction has held it for");
+    assert_timed_out(&error, "ms: a transaction has held it for");
     assert!(format!("{error:#}").contains(&format!("(begun at {}:{line})", file!())), "{error:#}");
     let Error::WriteLockTimedOut { held_for, .. } = error else { unreachable!() };
     assert!(held_for >= Duration::from_millis(200));
     let error = other.begin().await.unwrap_err();
     assert_timed_out(&error, "a transaction");
     drop(tx);
+
+    let mut conn = test.db.acquire().await.unwrap();
+    let tx = conn.begin().await.unwrap();
+    let line = line!() - 1;
+    let error = plain(1).save(&other).await.unwrap_err();
+    assert!(format!("{error:#}").contains(&format!("(begun at {}:{line})", file!())), "{error:#}");
+    drop(tx);
+    drop(conn);
+
+    let writing = async |_: &mut Transaction<'_>| {
+        // In another task, because this one would wait for itself.
+        let other = other.clone();
+        Ok(tokio::spawn(async move { plain(1).save(&other).await.unwrap_err() }).await.unwrap())
+    };
+    let error = testing::transaction(&test.db, writing).await.unwrap().value;
+    let line = line!() - 1;
+    assert!(format!("{error:#}").contains(&format!("(begun at {}:{line})", file!())), "{error:#}");
 
     let db = test.db.clone();
     let saving = tokio::spawn(async move { Slow { id: None, n: 1 }.save(&db).await });
@@ -561,5 +613,195 @@ async fn an_adopted_transaction_gets_its_turn_among_many_writers() {
         written += writer.await.unwrap().unwrap();
     }
     assert_eq!(count(&test.db, "rows").await, written);
+    test.passed().await;
+}
+
+#[derive(Debug, Clone, Signal)]
+struct Counted {
+    n: i64,
+}
+
+#[receiver(Counted)]
+async fn count_up(counted: &Counted, conn: &mut Conn<'_>) -> Result<()> {
+    Note { id: None, of: counted.n }.save(conn).await.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_adopted_transaction_takes_its_turn_with_a_first_write_of_any_kind() {
+    let test = rows("adopted_kinds").await;
+    let impatient = impatient(&test, Duration::from_millis(50)).await;
+    plain(-1).save(&test.db).await.unwrap();
+    Written { id: None, n: -1 }.save(&test.db).await.unwrap();
+    for first in 0..7 {
+        let mut tx = begun_by_sqlx(&test, "").await;
+        match first {
+            0 => drop(Written { id: None, n: 1 }.save(&mut tx).await.unwrap()),
+            1 => drop(Plain::insert_many(&mut tx, &mut [plain(1), plain(2)]).await.unwrap()),
+            2 => Counted { n: 1 }.send(&mut tx).await.unwrap(),
+            3 => assert!(Counted { n: 1 }.send_robust(&mut tx).await[0].1.is_ok()),
+            4 => drop(Plain::query("WHERE n = -1").set(Plain::N, 2).update(&mut tx).await.unwrap()),
+            5 => drop(Plain::query("WHERE n = -1").delete(&mut tx).await.unwrap()),
+            _ => {
+                let mut savepoint = tx.begin().await.unwrap();
+                Written { id: None, n: 1 }.save(&mut savepoint).await.unwrap();
+                savepoint.commit().await.unwrap();
+            }
+        }
+        let waited = plain(2).save(&impatient).await;
+        let error = waited.expect_err("the transaction has its turn");
+        assert!(matches!(error, Error::WriteLockTimedOut { .. }), "{first}: {error:?}");
+        tx.rollback().await.unwrap();
+    }
+    assert_eq!(count(&test.db, "rows").await, 2);
+    test.passed().await;
+}
+
+/// A write of one of three kinds.
+async fn write(db: &Db, n: i64, kind: u32) -> Result<()> {
+    match kind {
+        0 => plain(n).save(db).await.map(drop),
+        1 => Written { id: None, n }.save(db).await.map(drop),
+        _ => db.transaction(async |tx| plain(n).save(tx).await.map(drop)).await,
+    }
+}
+
+/// Polls a call once, so that it waits in the queue.
+async fn waiting<T>(call: impl Future<Output = T>) -> Pin<Box<impl Future<Output = T>>> {
+    let mut call = Box::pin(call);
+    assert!(poll_fn(|cx| Poll::Ready(call.as_mut().poll(cx).is_pending())).await);
+    call
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_can_write_while_it_does_not_poll_its_other_writes() {
+    let test = rows("buffered").await;
+    let db = impatient(&test, Duration::from_secs(5)).await;
+    for kind in 0..3 {
+        let saves = stream::iter(0..12).map(|n| write(&db, n, kind)).buffer_unordered(4);
+        let mut saves = std::pin::pin!(saves);
+        while let Some(saved) = saves.next().await {
+            saved.unwrap();
+            write(&db, 100, kind).await.unwrap();
+        }
+    }
+    assert_eq!(count(&test.db, "rows").await, 3 * 24);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_overtakes_those_before_it_that_are_not_polled() {
+    let test = rows("overtakes").await;
+    let db = impatient(&test, Duration::from_secs(5)).await;
+    for kind in 0..3 {
+        let tx = db.begin().await.unwrap();
+        let set_aside = [
+            waiting(write(&db, 1, kind)).await,
+            waiting(write(&db, 2, kind)).await,
+            waiting(write(&db, 3, kind)).await,
+        ];
+        let mut conn = db.acquire().await.unwrap();
+        let polled = [4, 5].map(|n| {
+            let db = db.clone();
+            tokio::spawn(async move { write(&db, n, kind).await })
+        });
+        let last = tokio::spawn(async move { plain(6).save(&mut conn).await });
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        tx.commit().await.unwrap();
+        let began = Instant::now();
+        all_ok(polled).await;
+        all_ok([last]).await;
+        assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+        // Their places are not lost.
+        for save in set_aside {
+            save.await.unwrap();
+        }
+    }
+    assert_eq!(count(&test.db, "rows").await, 18);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_is_dropped_after_it_was_overtaken_leaves_nothing_behind() {
+    let test = rows("overtaken").await;
+    let db = impatient(&test, Duration::from_secs(5)).await;
+    for kind in 0..3 {
+        let tx = db.begin().await.unwrap();
+        let (one, two) = (waiting(write(&db, 1, kind)).await, waiting(write(&db, 2, kind)).await);
+        tx.commit().await.unwrap();
+        plain(3).save(&db).await.unwrap();
+        drop((one, two));
+        plain(4).save(&db).await.unwrap();
+    }
+    assert!(count(&test.db, "rows").await >= 6);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_without_a_free_connection_does_not_block_the_writers_of_another_pool() {
+    let test = rows("two_pools").await;
+    let options = || SqlitePoolOptions::new().max_connections(1);
+    let pool = options().connect(&test.url).await.unwrap();
+    let main = impatient(&test, Duration::from_secs(2)).await;
+    for is_once in [false, true] {
+        let reports = Db::from(pool.clone());
+        let conn = reports.acquire().await.unwrap();
+        let waiting = [1, 2].map(|n| {
+            let (reports, pool) = (reports.clone(), pool.clone());
+            tokio::spawn(async move {
+                match is_once {
+                    true => plain(n).save(&pool).await,
+                    false => plain(n).save(&reports).await,
+                }
+            })
+        });
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let all = (0..20).map(|n| {
+            let main = main.clone();
+            tokio::spawn(async move { write(&main, n, (n % 3) as u32).await })
+        });
+        all_ok(all).await;
+        drop(conn);
+        all_ok(waiting).await;
+    }
+    assert_eq!(count(&test.db, "rows").await, 44);
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_timeout_limits_the_waits_for_the_turn_and_for_a_connection_together() {
+    let test = rows("one_limit").await;
+    let limit = Duration::from_millis(600);
+    let options = Db::options().max_connections(1).acquire_timeout(limit);
+    let db = options.connect(&test.url).await.unwrap();
+    plain(1).save(&db).await.unwrap();
+    let ms = |ms| tokio::time::sleep(Duration::from_millis(ms));
+    for gets_connection in [false, true] {
+        let conn = db.acquire().await.unwrap();
+        let tx = test.db.begin().await.unwrap();
+        let writer = db.clone();
+        let began = Instant::now();
+        let waiting = tokio::spawn(async move { plain(2).save(&writer).await });
+        ms(250).await;
+        tx.rollback().await.unwrap();
+        ms(50).await;
+        let tx = test.db.begin().await.unwrap();
+        let conn = if gets_connection {
+            drop(conn);
+            None
+        } else {
+            Some(conn)
+        };
+        let error = waiting.await.unwrap().unwrap_err();
+        let waited = began.elapsed();
+        assert!(waited >= limit && waited < limit + Duration::from_millis(250), "{waited:?}");
+        if gets_connection {
+            assert_timed_out(&error, "not free within 6");
+            let Error::WriteLockTimedOut { waited, .. } = error else { unreachable!() };
+            assert!(waited >= limit, "{waited:?}");
+        } else {
+            assert!(matches!(error, Error::Database(sqlx::Error::PoolTimedOut)), "{error:?}");
+        }
+        drop((tx, conn));
+    }
     test.passed().await;
 }

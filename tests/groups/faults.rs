@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Wake};
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, maybe_done};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{Error, sqlx};
 use tokio::runtime::{Builder, Runtime};
@@ -223,6 +223,33 @@ async fn a_write_that_is_dropped_leaves_no_group_to_a_writer_that_is_not_polled(
     timeout(SOON, second).await.unwrap().unwrap();
     assert_eq!(found(&test.url, "rows").await, HashSet::from([10, 20, 30]));
     test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_does_not_wait_for_a_group_of_writers_that_are_not_polled() {
+    let _turn = SCENE.begin().await;
+    for has_receivers in [false, true] {
+        let test = rows("group_not_polled").await;
+        let tx = test.db.begin().await.unwrap();
+        let mut first = waiting(maybe_done(save(&test.db, 10, true))).await;
+        let mut second = Box::pin(save(&test.db, 20, true));
+        let offered = Arc::new(Woken::default());
+        let waker = offered.clone().into();
+        assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        tx.rollback().await.unwrap();
+        poll_fn(|cx| match (first.as_mut().poll(cx), offered.0.load(Ordering::Relaxed)) {
+            (Poll::Pending, false) => Poll::Pending,
+            _ => Poll::Ready(()),
+        })
+        .await;
+        timeout(SOON, save(&test.db, 30, has_receivers)).await.unwrap().unwrap();
+        let (_, second) = timeout(SOON, async { tokio::join!(&mut first, second) }).await.unwrap();
+        second.unwrap();
+        first.as_mut().take_output().unwrap().unwrap();
+        drop(first);
+        assert_eq!(found(&test.url, "rows").await, HashSet::from([10, 20, 30]));
+        test.passed().await;
+    }
 }
 
 fn current_thread() -> Runtime {

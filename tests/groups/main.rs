@@ -148,8 +148,12 @@ struct Slow {
 static GATE: Semaphore = Semaphore::const_new(0);
 
 #[receiver(post_save, sender = Slow)]
-async fn take_time(_: PostSave<'_, Slow>, _: &mut Conn<'_>) {
+async fn take_time(saved: PostSave<'_, Slow>, _: &mut Conn<'_>) -> Result<()> {
     GATE.acquire().await.unwrap().forget();
+    match saved.instance.n % 10 {
+        FAILS => Err(Error::other("the service is down")),
+        _ => Ok(()),
+    }
 }
 
 /// A row whose receiver executes many statements.
@@ -612,40 +616,64 @@ async fn a_write_that_is_dropped_at_any_await_does_not_affect_the_others() {
     test.passed().await;
 }
 
+/// How the first save of a slow row ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum SlowEnd {
+    Stored,
+    Failed,
+    Dropped,
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_receiver_does_not_delay_the_writes_before_it() {
-    let test = rows("slow").await;
-    let slow = tokio::spawn({
-        let db = test.db.clone();
-        async move { Slow { id: None, n: 1000 }.save(&db).await }
-    });
-    tokio::time::sleep(Duration::from_millis(150)).await;
-    GATE.add_permits(1);
-    // It is known to be slow from now on.
-    slow.await.unwrap().unwrap();
-    let (done, mut is_done) = tokio::sync::mpsc::unbounded_channel();
-    let saves = (0..20).map(|n| {
-        let (db, done) = (test.db.clone(), done.clone());
-        async move {
-            match n {
-                10 => drop(Slow { id: None, n }.save(&db).await.unwrap()),
-                _ => drop(plain(n).save(&db).await.unwrap()),
-            }
-            done.send(n).unwrap();
+    use SlowEnd::{Dropped, Failed, Stored};
+    // The longer it takes, the longer it stays out of groups.
+    for (end, takes, pause) in
+        [(Stored, 150, 0), (Failed, 150, 0), (Dropped, 150, 0), (Stored, 500, 1200)]
+    {
+        let test = rows("slow").await;
+        let slow = tokio::spawn({
+            let db = test.db.clone();
+            let n = if end == Failed { 1000 + FAILS } else { 1000 };
+            async move { Slow { id: None, n }.save(&db).await }
+        });
+        tokio::time::sleep(Duration::from_millis(takes)).await;
+        // It is known to be slow from now on.
+        if end == Dropped {
+            slow.abort();
+            assert!(slow.await.is_err());
+        } else {
+            GATE.add_permits(1);
+            assert_eq!(slow.await.unwrap().is_ok(), end == Stored);
         }
-    });
-    let db = test.db.clone();
-    let saves: Vec<_> = saves.collect();
-    let all = tokio::spawn(async move { at_once(&db, saves).await });
-    let mut before = HashSet::new();
-    for _ in 0..10 {
-        let next = tokio::time::timeout(Duration::from_secs(60), is_done.recv()).await;
-        before.insert(next.expect("nobody waits for the slow receiver").unwrap());
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let (done, mut is_done) = tokio::sync::mpsc::unbounded_channel();
+        let saves = (0..20).map(|n| {
+            let (db, done) = (test.db.clone(), done.clone());
+            async move {
+                match n {
+                    10 => drop(Slow { id: None, n }.save(&db).await.unwrap()),
+                    _ => drop(plain(n).save(&db).await.unwrap()),
+                }
+                done.send(n).unwrap();
+            }
+        });
+        let db = test.db.clone();
+        let saves: Vec<_> = saves.collect();
+        let all = tokio::spawn(async move { at_once(&db, saves).await });
+        let mut before = HashSet::new();
+        for _ in 0..10 {
+            let next = tokio::time::timeout(Duration::from_secs(10), is_done.recv()).await;
+            let next = next.unwrap_or_else(|_| {
+                panic!("{end:?} after {takes} ms: others wait for the slow receiver")
+            });
+            before.insert(next.unwrap());
+        }
+        assert_eq!(before, (0..10).collect());
+        GATE.add_permits(1);
+        all.await.unwrap();
+        test.passed().await;
     }
-    assert_eq!(before, (0..10).collect());
-    GATE.add_permits(1);
-    all.await.unwrap();
-    test.passed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

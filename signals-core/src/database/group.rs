@@ -60,7 +60,7 @@ const LOST: &str = "the transaction that the write shared with others was rolled
 /// Which writers can join a group: those of one pool that run in the same runtime. Another runtime may not be running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct GroupId {
-    pool: PoolId,
+    pub(super) pool: PoolId,
     runtime: Option<runtime::Id>,
 }
 

@@ -3,11 +3,11 @@
 #[cfg(feature = "sqlite")]
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use futures_util::future::{BoxFuture, Either, ready};
 #[cfg(feature = "sqlite")]
 use sqlx::SqlStr;
+use tokio::time::timeout;
 
 #[cfg(feature = "sqlite")]
 use crate::database::backend::AnyRow;
@@ -20,7 +20,7 @@ use crate::database::execution::Execution;
 use crate::database::group::{GroupEnd, GroupId};
 use crate::database::lease::{AnyLease, LeaseState};
 use crate::database::queued_statement::Executable;
-use crate::database::waiter::Grant;
+use crate::database::waiter::{Grant, WaitLimit};
 use crate::database::write_queue::{Turn, WriteQueue};
 #[cfg(feature = "sqlite")]
 use crate::database::write_queues;
@@ -64,7 +64,7 @@ impl Db {
         };
         chain::check_not_locked(WriteQueue::id(queue))?;
         // Without an idle connection, the turn is given up.
-        Ok(queue.try_enter(writer, false).and_then(|turn| {
+        Ok(queue.try_enter(writer, Some(self.pool_id())).and_then(|turn| {
             let mut lease = self.try_lease()?;
             lease.state_mut().turn = Some(turn);
             Some(lease)
@@ -79,7 +79,7 @@ impl Db {
         statement: Option<Executable<'w>>,
     ) -> BoxFuture<'w, Result<Granted>> {
         Box::pin(async move {
-            let (start, limit) = (Instant::now(), self.acquire_timeout());
+            let limit = WaitLimit::new(self.acquire_timeout());
             let Some(queue) = self.write_queue() else {
                 let mut lease = self.wait_for_lease().await?;
                 if let Some(queue) = self.write_queue() {
@@ -98,11 +98,11 @@ impl Db {
                 lease.state_mut().turn = Some(turn);
                 return Ok(Granted::Connection(lease));
             }
-            let reservation = turn.reserve();
-            let mut lease = self.wait_for_lease().await?;
+            let reservation = turn.reserve(writer, self.pool_id());
+            let lease = timeout(limit.left(), self.wait_for_lease()).await;
+            let mut lease = lease.unwrap_or(Err(sqlx::Error::PoolTimedOut.into()))?;
             if let Some(reservation) = reservation {
-                let left = limit.saturating_sub(start.elapsed());
-                lease.state_mut().turn = Some(reservation.enter(writer, left).await?);
+                lease.state_mut().turn = Some(reservation.enter(writer, limit).await?);
             }
             Ok(Granted::Connection(lease))
         })
@@ -137,7 +137,7 @@ impl Conn<'_> {
             return Ok(true);
         }
         chain::check_not_locked(WriteQueue::id(&queue))?;
-        let turn = if has_lease { queue.try_enter(writer, true) } else { None };
+        let turn = if has_lease { queue.try_enter(writer, None) } else { None };
         Ok(turn.map(|turn| self.keep_turn(turn)).is_some())
     }
 
@@ -160,12 +160,12 @@ impl Conn<'_> {
             if self.in_transaction() {
                 return self.enter_with_adopted().await;
             }
+            let Some(db) = self.state.db.clone() else { return Ok(()) };
+            let limit = WaitLimit::new(db.acquire_timeout());
             // Before the turn comes, because a connection may be in use by a writer that waits for its turn.
             self.ensure_connected().await?;
-            if let Some(db) = self.state.db.clone()
-                && let Some(queue) = db.write_queue()
-            {
-                let turn = queue.enter_with_connection(writer, db.acquire_timeout()).await?;
+            if let Some(queue) = db.write_queue() {
+                let turn = queue.enter_with_connection(writer, limit).await?;
                 self.keep_turn(turn);
             }
             Ok(())

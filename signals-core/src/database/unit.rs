@@ -20,16 +20,13 @@ use crate::database::group::{
 use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::database::spin;
 use crate::database::state::Autocommit;
-use crate::database::write_queue::{Turn, WriteQueue};
+use crate::database::write_queue::{PATIENCE, Turn, WriteQueue};
 use crate::error::{Error, Result};
 
 /// Whether a COMMIT can be refused because of a constraint that is checked only then. With attached databases, the answer is yes, because
 /// their constraints are not looked up.
 const DEFERS: &str = "SELECT EXISTS (SELECT 1 FROM (SELECT sql FROM sqlite_schema UNION ALL SELECT sql FROM sqlite_temp_schema) WHERE sql LIKE \
      '%INITIALLY%DEFERRED%') OR EXISTS (SELECT 1 FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))";
-
-/// If a writer does not take the connection of its group within this time, it is assumed that its future is not polled.
-const PATIENCE: Duration = Duration::from_millis(20);
 
 impl Conn<'_> {
     fn group(&mut self) -> Option<&mut Box<Group>> {
@@ -166,7 +163,7 @@ impl Conn<'_> {
     /// Commits the outermost transaction of a write of the library, or ends its unit, and waits until it is committed.
     pub(crate) async fn commit_shared(&mut self) -> Result<(), CommitFailed> {
         let is_unit = self.is_in_group();
-        self.note_unit();
+        self.note_unit(true);
         if !is_unit && !self.may_be_followed().await {
             return self.commit_raw().await.map_err(CommitFailed::Statement);
         }
@@ -208,11 +205,11 @@ impl Conn<'_> {
         Ok(())
     }
 
-    /// Records how long the unit has taken.
-    fn note_unit(&mut self) {
+    /// Records how long the unit has taken. `is_complete`: whether all its receivers have run.
+    pub(crate) fn note_unit(&mut self, is_complete: bool) {
         let Some(lease) = self.lease_mut() else { return };
         if let Some(queue) = lease.state().turn.as_ref().and_then(Turn::queue) {
-            queue.note_unit();
+            queue.note_unit(is_complete);
         }
     }
 

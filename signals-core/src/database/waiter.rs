@@ -4,15 +4,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::task::yield_now;
+use tokio::time::timeout_at;
 
 use crate::database::detached::Answer;
 use crate::database::group::{GroupEnd, GroupId};
 use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{Executable, QueuedStatement};
-use crate::database::write_queue::{Turn, WriteQueue};
+use crate::database::write_queue::{PATIENCE, Turn, WriteQueue};
 use crate::database::writer::Writer;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::task::pool_id::PoolId;
 
 /// What a waiting writer gets.
 pub(crate) enum Grant {
@@ -25,8 +27,7 @@ pub(crate) enum Grant {
 
 /// The message to a waiting writer.
 pub(super) enum Told {
-    Turn(Turn),
-    /// The connection of a group waits in the queue for it.
+    /// The turn or the connection of a group waits in the queue for it.
     Offer,
     /// Its statement was executed in a group that has ended.
     Executed(Result<Answer, sqlx::Error>, GroupEnd),
@@ -37,13 +38,15 @@ pub(super) enum Told {
 impl std::fmt::Debug for Told {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
-            Self::Turn(_) => "Turn",
             Self::Offer => "Offer",
             Self::Executed(..) => "Executed",
             Self::NotExecuted => "NotExecuted",
         })
     }
 }
+
+/// The longest time after which a waiting writer checks whether the one before it is polled.
+const LONGEST_PAUSE: Duration = PATIENCE.saturating_mul(16);
 
 /// Tells waiters whose statements were taken out of the queue to enter it again.
 pub(super) fn put_back(waiters: impl IntoIterator<Item = Waiter>) {
@@ -53,12 +56,32 @@ pub(super) fn put_back(waiters: impl IntoIterator<Item = Waiter>) {
     }
 }
 
+/// How long a writer waits for its turn and for its connection, together.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct WaitLimit {
+    start: Instant,
+    limit: Duration,
+}
+
+impl WaitLimit {
+    pub(super) fn new(limit: Duration) -> Self {
+        Self { start: Instant::now(), limit }
+    }
+
+    pub(super) fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.start.elapsed())
+    }
+}
+
 /// How a writer enters the queue.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Entry {
-    pub(super) has_connection: bool,
+    /// The pool of which it needs a connection. `None` if it has one.
+    pub(super) needs: Option<PoolId>,
     /// Whether it waits in front of all others.
     first: bool,
+    /// Whether it is an adopted transaction, which has its place in the queue without waiting.
+    pub(super) is_adopted: bool,
     /// The groups that the writer may join.
     pub(super) joins: Option<GroupId>,
 }
@@ -73,6 +96,14 @@ pub(super) struct Waiter {
     pub(super) told: oneshot::Sender<Told>,
 }
 
+impl Waiter {
+    /// Tells a waiter that was taken out of the queue that something is offered to it.
+    pub(super) fn tell_offer(self) {
+        // Fails if the future of the writer is being dropped. Its place then takes the offer.
+        let _ = self.told.send(Told::Offer);
+    }
+}
+
 /// The place of a waiter in the queue. If it is dropped, the waiter leaves the queue, and its turn or connection is passed on.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -82,28 +113,51 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    /// Leaves the queue. Returns `false` if the waiter is not in it, because its turn has come or its statement is being executed.
-    fn leave(&self) -> bool {
-        let left = {
+    /// Leaves the queue. Returns the writer for which the waiter has waited, and since when that one is the next. Returns `None` if the waiter
+    /// is not in the queue, because its turn has come or its statement is being executed.
+    fn leave(&self) -> Option<(Writer, Instant)> {
+        let (_left, waited_for);
+        {
             let mut state = self.queue.state();
-            let at = state.waiting.iter().position(|waiter| waiter.id == self.id);
-            at.and_then(|at| state.waiting.remove(at))
-        };
-        left.is_some()
+            let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
+            waited_for = state.waits_for(state.waiting[at].entry.needs);
+            // Dropped after the lock is released.
+            _left = state.waiting.remove(at);
+        }
+        waited_for
     }
 
-    fn take_offer(&self) -> Option<AnyLease> {
-        let offer = self.queue.state().offer.take_if(|(id, _)| *id == self.id);
-        offer.map(|(_, lease)| lease)
+    fn take_offer(&self) -> Option<Grant> {
+        self.queue.state().take_offer(self.id, &self.queue)
+    }
+
+    /// Takes the turn instead of a writer before this one that is late. If that writer does not take the connection of a group, the group is
+    /// ended.
+    fn overtake(&self) -> Option<Turn> {
+        drop(self.queue.take_back(PATIENCE));
+        let mut state = self.queue.state();
+        let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
+        let Waiter { writer, entry, .. } = state.waiting[at];
+        if !state.try_begin(writer, entry.needs) {
+            return None;
+        }
+        state.waiting.remove(at);
+        Some(state.turn(&self.queue, writer))
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         self.leave();
-        // Dropped after the lock is released, because returning a connection takes the lock.
+        // Dropped after the lock is released, because the end of a turn takes the lock.
         drop(self.take_offer());
     }
+}
+
+fn timed_out(waited: Duration, holder: Writer, since: Instant) -> Error {
+    let Writer { verb, model, caller, .. } = holder;
+    let (verb, held_for) = (verb.as_str(), since.elapsed());
+    Error::WriteLockTimedOut { waited, verb, model, held_for, caller }
 }
 
 impl WriteQueue {
@@ -121,11 +175,11 @@ impl WriteQueue {
         self: &Arc<Self>,
         writer: Writer,
         group: GroupId,
-        limit: Duration,
+        limit: WaitLimit,
         statement: Option<Executable<'_>>,
     ) -> Result<Grant> {
         let joins = (writer.shares_commit && self.shares_commits).then_some(group);
-        let entry = Entry { has_connection: false, first: false, joins };
+        let entry = Entry { needs: Some(group.pool), first: false, is_adopted: false, joins };
         self.wait(writer, entry, limit, statement).await
     }
 
@@ -133,7 +187,7 @@ impl WriteQueue {
     pub(crate) async fn enter_with_connection(
         self: &Arc<Self>,
         writer: Writer,
-        limit: Duration,
+        limit: WaitLimit,
     ) -> Result<Turn> {
         self.wait_with_connection(writer, false, limit).await
     }
@@ -142,9 +196,9 @@ impl WriteQueue {
         self: &Arc<Self>,
         writer: Writer,
         first: bool,
-        limit: Duration,
+        limit: WaitLimit,
     ) -> Result<Turn> {
-        let entry = Entry { has_connection: true, first, joins: None };
+        let entry = Entry { needs: None, first, is_adopted: false, joins: None };
         match self.wait(writer, entry, limit, None).await? {
             Grant::Turn(turn) => Ok(turn),
             _ => unreachable!("a writer with a connection joins no group"),
@@ -155,33 +209,53 @@ impl WriteQueue {
         self: &Arc<Self>,
         writer: Writer,
         mut entry: Entry,
-        limit: Duration,
+        limit: WaitLimit,
         mut statement: Option<Executable<'_>>,
     ) -> Result<Grant> {
-        let start = Instant::now();
+        // A task that polls several futures, as with `buffer_unordered`, goes on as soon as one of them has ended. If another one had just begun
+        // to write, it would keep the turn until it is polled again. So before a writer takes its turn, it yields to those that were woken
+        // after it but have ended.
         loop {
             let mut place = match self.take_place(writer, entry, statement) {
                 Ok(turn) => return Ok(Grant::Turn(turn)),
                 Err(place) => place,
             };
-            let left = limit.saturating_sub(start.elapsed());
-            let told = match timeout(left, &mut place.told).await {
-                Ok(told) => told,
-                // The statement was taken out of the queue to be executed.
-                Err(_) if statement.is_some() && !place.leave() => (&mut place.told).await,
-                Err(_) => return Err(self.timed_out(limit)),
+            let mut pause = PATIENCE;
+            let told = loop {
+                let next_check = Instant::now() + pause.min(limit.left());
+                if let Ok(told) = timeout_at(next_check.into(), &mut place.told).await {
+                    if matches!(told, Ok(Told::Offer)) && Instant::now() >= next_check {
+                        yield_now().await;
+                    }
+                    break told;
+                }
+                if let Some(turn) = place.overtake() {
+                    return Ok(Grant::Turn(turn));
+                }
+                if !limit.left().is_zero() {
+                    let has_offer = self.state().has_offer();
+                    pause = if has_offer { PATIENCE } else { LONGEST_PAUSE.min(2 * pause) };
+                } else if let Some((holder, since)) = place.leave() {
+                    return Err(timed_out(limit.start.elapsed(), holder, since));
+                } else {
+                    // Its turn has just come, or its statement was taken out of the queue to be executed.
+                    break (&mut place.told).await;
+                }
             };
             match told {
-                Ok(Told::Turn(turn)) => return Ok(Grant::Turn(turn)),
                 Ok(Told::Offer) => match place.take_offer() {
-                    Some(lease) => return Ok(Grant::Group(lease)),
+                    Some(grant) => return Ok(grant),
                     // The offer was withdrawn.
                     None => (entry.first, statement) = (true, None),
                 },
-                Ok(Told::NotExecuted) if start.elapsed() >= limit => {
-                    return Err(self.timed_out(limit));
+                Ok(Told::NotExecuted) => {
+                    if limit.left().is_zero()
+                        && let Some((holder, since)) = self.state().waits_for(entry.needs)
+                    {
+                        return Err(timed_out(limit.start.elapsed(), holder, since));
+                    }
+                    (entry.first, statement) = (true, None);
                 }
-                Ok(Told::NotExecuted) => (entry.first, statement) = (true, None),
                 Ok(Told::Executed(answer, end)) => return Ok(Grant::Executed(answer, end)),
                 // The task that executes the statement was dropped with its runtime.
                 Err(_) => {
@@ -189,13 +263,15 @@ impl WriteQueue {
                     return Ok(Grant::Executed(lost, GroupEnd::Unknown));
                 }
             }
+            yield_now().await;
         }
     }
 
     /// Takes the turn, or the first place in the queue, for a transaction that may already hold the write lock. This does not wait for the
     /// turn, because the writer that has the turn may be waiting for that lock.
     pub(crate) fn enter_next(self: &Arc<Self>, writer: Writer) -> Result<Turn, Place> {
-        self.take_place(writer, Entry { has_connection: true, first: true, joins: None }, None)
+        let entry = Entry { needs: None, first: true, is_adopted: true, joins: None };
+        self.take_place(writer, entry, None)
     }
 
     fn take_place(
@@ -216,8 +292,7 @@ impl WriteQueue {
             queued = QueuedStatement::first(statement, &self.texts);
             state = self.state();
         }
-        if state.is_free(entry.has_connection) {
-            state.begin(writer);
+        if state.try_begin(writer, entry.needs) {
             return Ok(state.turn(self, writer));
         }
         let id = state.arrived;

@@ -5,9 +5,13 @@
 //! - A *turn* is the right to write. It belongs to a connection, and ends when the connection has committed or rolled back.
 //! - A writer that takes its connection from a pool waits for its turn first, so that waiting writers occupy no connections. If the pool
 //!   then has no idle connection, the writer gives up the turn and holds a *reservation* until it has a connection: the connection
-//!   may be in use by a writer that waits for its turn, which would be a deadlock.
+//!   may be in use by a writer that waits for its turn, which would be a deadlock. Only the writers that need a connection of the same pool
+//!   wait for the end of a reservation.
 //! - A writer that waits without a connection may be offered one with the open transaction of a group instead of a turn, see `group.rs`.
-//!   If its future is not polled, a writer that has finished takes the offer back, or the task that has executed statements of the group.
+//! - What is offered to a waiting writer stays in the queue until the writer takes it. If it does not take it within [`PATIENCE`], its
+//!   future is not polled, as with `buffer_unordered` or `select!`. Then another writer takes the turn, or a writer that has finished ends the
+//!   group. The late writer is the first in the queue when it is polled again. Writers that wait check this at growing intervals, because
+//!   it is unknown which of them are polled.
 //! - A writer that already has a connection waits for its turn with it, and may pass a reservation.
 
 use std::collections::{HashMap, VecDeque};
@@ -17,10 +21,10 @@ use std::time::{Duration, Instant};
 use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{QueuedStatement, Texts};
-use crate::database::waiter::{Told, Waiter};
+use crate::database::waiter::{Grant, WaitLimit, Waiter};
 use crate::database::writer::{Writer, WriterId};
-use crate::error::{Error, Result};
-use crate::task::pool_id::QueueId;
+use crate::error::Result;
+use crate::task::pool_id::{PoolId, QueueId};
 
 /// The writers of one database in this process.
 #[derive(Debug, Default)]
@@ -35,14 +39,15 @@ pub(crate) struct WriteQueue {
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// The writer that has the turn, and since when.
-    holder: Option<(Writer, Instant)>,
-    /// Whether a [`Reservation`] exists. Until it ends, no writer without a connection gets a turn.
-    reserved: bool,
+    holder: Option<Holder>,
+    /// The pools for which a [`Reservation`] exists. Until it ends, no writer that needs a connection of the pool gets a turn. With the
+    /// writers that have reserved, and since when.
+    reserved: Vec<(PoolId, Holder)>,
     /// The waiting writers, in the order of their arrival.
     pub(super) waiting: VecDeque<Waiter>,
-    /// The connection of a group, for the waiter that has been told to take it. Not sent to it, so that it can be taken back if the
-    /// future of the waiter is not polled.
-    pub(super) offer: Option<(u64, AnyLease)>,
+    /// What the waiter with this number has been told to take. Not sent to it, so that it can be withdrawn if the future of the waiter is
+    /// not polled.
+    offer: Option<(u64, Offer)>,
     /// The number of waiters so far, which identifies them.
     pub(super) arrived: u64,
     /// The number of turns so far, which identifies the current one.
@@ -57,11 +62,30 @@ pub(super) struct State {
     slow: HashMap<WriterId, Slow>,
 }
 
+/// A writer for which others wait, and since when.
+type Holder = (Writer, Instant);
+
+/// What is offered to a waiting writer.
+#[derive(Debug)]
+enum Offer {
+    Turn,
+    /// The turn of an adopted transaction, which writes without waiting for it, and so is never late.
+    TurnOfAdopted,
+    /// A connection that has the turn, with the open transaction of a group.
+    Group(AnyLease),
+}
+
+/// If a writer does not take what is offered to it within this time, it is assumed that its future is not polled.
+pub(super) const PATIENCE: Duration = Duration::from_millis(20);
+
 /// A transaction that takes less than this is not slow, even if a COMMIT takes less.
 const NOT_SLOW: Duration = Duration::from_millis(2);
 
-/// How long a slow write stays out of groups. It then joins one again, because alone it may not be measured.
+/// How long a slow write stays out of groups, at least. It then joins one again, because alone it may not be measured.
 const STAYS_SLOW: Duration = Duration::from_secs(1);
+
+/// How many times as long as it took a slow write stays out of groups, at least. So other writes seldom wait for it.
+const STAYS_SLOW_TIMES: u32 = 10;
 
 /// A write that took long.
 #[derive(Debug)]
@@ -71,21 +95,63 @@ struct Slow {
 }
 
 impl State {
-    /// Whether a writer that does not wait yet may take the turn.
-    pub(super) fn is_free(&self, has_connection: bool) -> bool {
-        self.holder.is_none() && (has_connection || !self.reserved)
+    /// Gives the turn to a writer, if no other one has it, or if the one to which it was offered is late.
+    /// `needs`: the pool of which it needs a connection.
+    pub(super) fn try_begin(&mut self, writer: Writer, needs: Option<PoolId>) -> bool {
+        let may_begin = self.reservation(needs).is_none()
+            && (self.holder.is_none()
+                || self.withdraw(PATIENCE, |offer| matches!(offer, Offer::Turn)).is_some());
+        if may_begin {
+            self.begin(writer);
+        }
+        may_begin
+    }
+
+    /// The reservation for which a writer waits that needs a connection of this pool.
+    fn reservation(&self, needs: Option<PoolId>) -> Option<Holder> {
+        let needs = needs?;
+        self.reserved.iter().find(|(pool, _)| *pool == needs).map(|(_, holder)| *holder)
+    }
+
+    /// The writer for which one waits that needs a connection of this pool.
+    pub(super) fn waits_for(&self, needs: Option<PoolId>) -> Option<Holder> {
+        self.holder.or_else(|| self.reservation(needs))
+    }
+
+    /// Withdraws an offer of this kind if it has not been taken within `patience`.
+    fn withdraw(&mut self, patience: Duration, is_kind: fn(&Offer) -> bool) -> Option<Offer> {
+        let is_late = self.holder.is_some_and(|(_, since)| since.elapsed() >= patience);
+        let withdrawn = self.offer.take_if(|(_, offer)| is_late && is_kind(offer));
+        withdrawn.map(|(_, offer)| offer)
+    }
+
+    /// What was offered to the waiter with this number, which takes it now.
+    pub(super) fn take_offer(&mut self, id: u64, queue: &Arc<WriteQueue>) -> Option<Grant> {
+        let (_, offer) = self.offer.take_if(|(offered_to, _)| *offered_to == id)?;
+        let (writer, since) = self.holder.as_mut()?;
+        *since = Instant::now();
+        let writer = *writer;
+        Some(match offer {
+            Offer::Turn | Offer::TurnOfAdopted => Grant::Turn(self.turn(queue, writer)),
+            Offer::Group(lease) => Grant::Group(lease),
+        })
+    }
+
+    /// Whether a writer may be late soon.
+    pub(super) fn has_offer(&self) -> bool {
+        self.offer.is_some()
     }
 
     /// Gives the turn to a writer.
-    pub(super) fn begin(&mut self, writer: Writer) {
+    fn begin(&mut self, writer: Writer) {
         self.holder = Some((writer, Instant::now()));
         self.turns += 1;
     }
 
     /// Takes the next writer out of the queue.
     fn next(&mut self) -> Option<Waiter> {
-        let reserved = self.reserved;
-        let at = self.waiting.iter().position(|waiter| waiter.entry.has_connection || !reserved)?;
+        let may_begin = |waiter: &Waiter| self.reservation(waiter.entry.needs).is_none();
+        let at = self.waiting.iter().position(may_begin)?;
         self.waiting.remove(at)
     }
 
@@ -93,9 +159,10 @@ impl State {
     fn is_awaited(&self, group: Option<GroupId>) -> bool {
         let joins = |next: &Waiter| {
             next.entry.joins.is_some_and(|joins| group.is_none_or(|group| joins == group))
+                && self.reservation(next.entry.needs).is_none()
                 && !self.is_slow(next.writer)
         };
-        !self.reserved && !self.was_refused && self.waiting.front().is_some_and(joins)
+        !self.was_refused && self.waiting.front().is_some_and(joins)
     }
 
     /// Whether the statement of the next writer can be executed in this group.
@@ -112,7 +179,8 @@ impl State {
 
     fn is_slow(&self, writer: Writer) -> bool {
         self.slow.get(&writer.id()).is_some_and(|slow| {
-            slow.time > self.commit_time && slow.noted_at.elapsed() < STAYS_SLOW
+            let stays_slow = STAYS_SLOW.max(slow.time.saturating_mul(STAYS_SLOW_TIMES));
+            slow.time > self.commit_time && slow.noted_at.elapsed() < stays_slow
         })
     }
 
@@ -135,18 +203,15 @@ impl WriteQueue {
         QueueId(Arc::as_ptr(this) as usize)
     }
 
-    /// Takes the turn if no other writer has it. `has_connection`: whether the writer already has a connection.
+    /// Takes the turn if no other writer has it. `needs`: the pool of which the writer needs a connection.
     pub(crate) fn try_enter(
         self: &Arc<Self>,
         writer: Writer,
-        has_connection: bool,
+        needs: Option<PoolId>,
     ) -> Option<Turn> {
         let mut state = self.state();
-        if !state.is_free(has_connection) {
-            return None;
-        }
-        state.begin(writer);
-        Some(state.turn(self, writer))
+        let has_begun = state.try_begin(writer, needs);
+        has_begun.then(|| state.turn(self, writer))
     }
 
     /// The number of the turn that a writer has now.
@@ -155,50 +220,26 @@ impl WriteQueue {
         state.holder.is_some().then_some(state.turns)
     }
 
-    pub(super) fn timed_out(&self, waited: Duration) -> Error {
-        let (writer, held_for) = match self.state().holder {
-            Some((writer, since)) => (writer, since.elapsed()),
-            // The holder has just ended.
-            None => (Writer::transaction(None), Duration::ZERO),
-        };
-        let Writer { verb, model, caller, .. } = writer;
-        let verb = verb.as_str();
-        Error::WriteLockTimedOut { waited, verb, model, held_for, caller }
-    }
-
-    /// Passes the turn to the next writer. `ends`: what ends with it, a turn or a reservation.
-    fn pass_on(self: Arc<Self>, ends: Ends) {
-        let mut ends = Some(ends);
-        loop {
-            let waiter = {
-                let mut state = self.state();
-                if let Some(Ends::Reservation) = ends.take() {
-                    state.reserved = false;
-                    if state.holder.is_some() {
-                        return;
-                    }
+    /// Offers the turn to the next writer. `ends`: what ends with it, a turn or a reservation.
+    fn pass_on(&self, ends: Ends) {
+        let waiter = {
+            let mut state = self.state();
+            if let Ends::Reservation(pool) = ends {
+                state.reserved.retain(|(reserved, _)| *reserved != pool);
+                if state.holder.is_some() {
+                    return;
                 }
-                let next = state.next();
-                match next {
-                    Some(waiter) => {
-                        state.begin(waiter.writer);
-                        let turn = state.turn(&self, waiter.writer);
-                        Some((waiter, turn))
-                    }
-                    None => {
-                        state.holder = None;
-                        None
-                    }
-                }
-            };
-            let Some((waiter, turn)) = waiter else { return };
-            // Sent without the lock, because a turn that is dropped inside takes it.
-            match waiter.told.send(Told::Turn(turn)) {
-                // The future of the waiter is being dropped. The loop passes the turn on, so it must not do so itself.
-                Err(Told::Turn(mut turn)) => turn.queue = None,
-                _ => return,
             }
-        }
+            let Some(waiter) = state.next() else {
+                state.holder = None;
+                return;
+            };
+            let offer = if waiter.entry.is_adopted { Offer::TurnOfAdopted } else { Offer::Turn };
+            state.begin(waiter.writer);
+            state.offer = Some((waiter.id, offer));
+            waiter
+        };
+        waiter.tell_offer();
     }
 
     /// Whether the next writer may join this group.
@@ -248,30 +289,30 @@ impl WriteQueue {
             }
             let Some(waiter) = state.waiting.pop_front() else { return Some(lease) };
             state.begin(waiter.writer);
-            state.offer = Some((waiter.id, lease));
+            state.offer = Some((waiter.id, Offer::Group(lease)));
             waiter
         };
-        // Fails if the future of the waiter is being dropped. Its place then takes the offer.
-        let _ = waiter.told.send(Told::Offer);
+        waiter.tell_offer();
         None
     }
 
-    /// Takes the connection of a group from a writer to which it was offered, but which has not taken it within `patience`: its
-    /// future is not polled.
+    /// Takes the connection of a group from a writer to which it was offered, but which has not taken it within `patience`.
     pub(crate) fn take_back(&self, patience: Duration) -> Option<AnyLease> {
-        let mut state = self.state();
-        let is_late = state.holder.is_some_and(|(_, since)| since.elapsed() >= patience);
-        state.offer.take_if(|_| is_late).map(|(_, lease)| lease)
+        match self.state().withdraw(patience, |offer| matches!(offer, Offer::Group(_)))? {
+            Offer::Group(lease) => Some(lease),
+            Offer::Turn | Offer::TurnOfAdopted => None,
+        }
     }
 
-    /// Records how long the transaction of the writer that has the turn took, up to its COMMIT.
-    pub(crate) fn note_unit(&self) {
+    /// Records how long the transaction of the writer that has the turn took, up to its COMMIT or rollback. `is_complete`: whether all its
+    /// receivers have run. Otherwise, it is unknown whether they would have been fast.
+    pub(crate) fn note_unit(&self, is_complete: bool) {
         let mut state = self.state();
         let Some((writer, since)) = state.holder else { return };
         let time = since.elapsed();
         if time > NOT_SLOW {
             state.slow.insert(writer.id(), Slow { time, noted_at: Instant::now() });
-        } else if !state.slow.is_empty() {
+        } else if is_complete && !state.slow.is_empty() {
             state.slow.remove(&writer.id());
         }
     }
@@ -299,8 +340,8 @@ impl WriteQueue {
 #[derive(Clone, Copy)]
 enum Ends {
     Turn,
-    /// If another writer has the turn, it keeps it.
-    Reservation,
+    /// One of a connection of this pool. If another writer has the turn, it keeps it.
+    Reservation(PoolId),
 }
 
 /// The right to write. If it is dropped, the next writer gets it.
@@ -326,12 +367,12 @@ impl Turn {
         self.is_awaited
     }
 
-    /// Gives up the turn, but lets no other writer without a connection have it.
-    pub(crate) fn reserve(mut self) -> Option<Reservation> {
+    /// Gives up the turn, but lets no other writer have it that needs a connection of the same pool.
+    pub(crate) fn reserve(mut self, writer: Writer, pool: PoolId) -> Option<Reservation> {
         let queue = self.queue.take()?;
-        queue.state().reserved = true;
-        Arc::clone(&queue).pass_on(Ends::Turn);
-        Some(Reservation { queue })
+        queue.state().reserved.push((pool, (writer, Instant::now())));
+        queue.pass_on(Ends::Turn);
+        Some(Reservation { queue, pool })
     }
 }
 
@@ -347,6 +388,7 @@ impl Drop for Turn {
 #[derive(Debug)]
 pub(crate) struct Reservation {
     queue: Arc<WriteQueue>,
+    pool: PoolId,
 }
 
 impl Reservation {
@@ -355,13 +397,13 @@ impl Reservation {
     /// # Errors
     ///
     /// As [`WriteQueue::enter`].
-    pub(crate) async fn enter(self, writer: Writer, limit: Duration) -> Result<Turn> {
+    pub(crate) async fn enter(self, writer: Writer, limit: WaitLimit) -> Result<Turn> {
         self.queue.wait_with_connection(writer, true, limit).await
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        Arc::clone(&self.queue).pass_on(Ends::Reservation);
+        self.queue.pass_on(Ends::Reservation(self.pool));
     }
 }

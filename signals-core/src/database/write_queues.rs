@@ -1,9 +1,11 @@
 //! Finds the [`WriteQueue`] of a database: all pools of the same file share one.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 
+use percent_encoding::percent_decode_str;
 use sqlx::SqlitePool;
 
 use crate::database::write_queue::WriteQueue;
@@ -51,37 +53,66 @@ enum Found {
 
 fn identity(pool: &SqlitePool) -> Found {
     let options = pool.connect_options();
-    let path = options.get_filename();
+    let name = options.get_filename();
     // sqlx has no getters for the other options.
-    let debug = format!("{options:?}").replace(&format!("{path:?}"), "");
+    let debug = format!("{options:?}").replace(&format!("{name:?}"), "");
     let is = |option: &str| debug.contains(option);
-    let is_unnamed = path.as_os_str().is_empty() || path.as_os_str() == ":memory:";
+    let is_unnamed = name.as_os_str().is_empty() || name.as_os_str() == ":memory:";
     let is_private = is_unnamed || is("in_memory: true") && is("shared_cache: false");
-    if is_private || is("read_only: true") || is("immutable: true") {
+    let location = Location::of(name);
+    let is_read_only = is("read_only: true") || location.has("mode=ro");
+    if is_private || is_read_only || is("immutable: true") || location.has("immutable=1") {
         return Found::NotShared;
     }
-    match of_file(path) {
-        Ok(identity) => Found::Shared(identity),
-        Err(_) if pool.size() == 0 => Found::NotYet,
+    match of_file(&location.path) {
+        Ok(identity) if !is("in_memory: true") && !location.has("mode=memory") => {
+            Found::Shared(identity)
+        }
+        _ if pool.size() == 0 => Found::NotYet,
         // A connection is open, so this is not a path but the name of an in-memory database.
-        Err(_) => Found::Shared(Identity::Name(path.to_owned())),
+        _ => Found::Shared(Identity::Name(name.to_owned())),
+    }
+}
+
+/// What a file name says to SQLite, which may be a [URI](https://www.sqlite.org/uri.html).
+struct Location<'n> {
+    path: Cow<'n, Path>,
+    parameters: &'n str,
+}
+
+impl<'n> Location<'n> {
+    fn of(name: &'n Path) -> Self {
+        let Some(uri) = name.to_str().and_then(|name| name.strip_prefix("file:")) else {
+            return Self { path: name.into(), parameters: "" };
+        };
+        let uri = uri.split('#').next().unwrap_or(uri);
+        let (path, parameters) = uri.split_once('?').unwrap_or((uri, ""));
+        // What follows `//` is the host: nothing, or `localhost`.
+        let without_host = |path: &'n str| path.find('/').map_or("", |at| &path[at..]);
+        let path = path.strip_prefix("//").map_or(path, without_host);
+        let path = percent_decode_str(path).decode_utf8_lossy().into_owned();
+        Self { path: PathBuf::from(path).into(), parameters }
+    }
+
+    fn has(&self, parameter: &str) -> bool {
+        self.parameters.split('&').any(|found| found == parameter)
     }
 }
 
 #[cfg(unix)]
-fn of_file(path: &std::path::Path) -> std::io::Result<Identity> {
+fn of_file(path: &Path) -> std::io::Result<Identity> {
     use std::os::unix::fs::MetadataExt;
 
     std::fs::metadata(path).map(|file| Identity::File(file.dev(), file.ino()))
 }
 
 #[cfg(not(unix))]
-fn of_file(path: &std::path::Path) -> std::io::Result<Identity> {
+fn of_file(path: &Path) -> std::io::Result<Identity> {
     std::fs::canonicalize(path).map(Identity::Name)
 }
 
 /// The queue of a file that is open.
-pub(crate) fn of_open_file(path: &std::path::Path) -> Option<Arc<WriteQueue>> {
+pub(crate) fn of_open_file(path: &Path) -> Option<Arc<WriteQueue>> {
     of_file(path).ok().map(queue)
 }
 

@@ -278,6 +278,10 @@ impl Sending {
         context: &OperationContext,
     ) -> Result<Results> {
         self.check_observable(conn).await?;
+        // An adopted transaction takes its turn with its first write.
+        if self.needs_transaction() {
+            conn.wait_for_turn(Writer::of(Verb::Send, self.signal)).await?;
+        }
         // Before the receivers run, so that deliveries queued by their writes come after this one.
         if let Some(deferred) = self.deferred(event, context) {
             conn.state.defer(deferred);
@@ -296,10 +300,7 @@ impl Sending {
         source: Source<'_>,
         context: &OperationContext,
     ) -> Result<Results> {
-        // The other receivers write nothing that would have to be rolled back.
-        if !self.receivers.durable.is_empty()
-            || self.receivers.after.iter().any(|receiver| receiver.info.connection)
-        {
+        if self.needs_transaction() {
             let mut conn = source.acquire_to_write(Writer::of(Verb::Send, self.signal)).await?;
             self.check_observable(&mut conn).await?;
             return in_transaction(conn, SendingInTransaction { sending: self, event, context })
@@ -313,6 +314,12 @@ impl Sending {
             run_even_if_dropped(context.pool(), deferred.run(End::Committed, None)).await;
         }
         Ok(results)
+    }
+
+    /// Whether a receiver may write. The others write nothing that would have to be rolled back.
+    fn needs_transaction(&self) -> bool {
+        !self.receivers.durable.is_empty()
+            || self.receivers.after.iter().any(|receiver| receiver.info.connection)
     }
 
     async fn dispatch(

@@ -69,11 +69,23 @@ use crate::transaction::closure::TransactionClosure;
 /// # Cancel safety
 ///
 /// If the future is dropped, the transaction is rolled back.
-pub async fn transaction<T, F>(db: &Db, work: F) -> Result<TestTransaction<T>>
+#[track_caller]
+pub fn transaction<T, F>(db: &Db, work: F) -> impl Future<Output = Result<TestTransaction<T>>>
 where
     F: TransactionClosure<T>,
 {
-    let begun = db.begin_and_run(TransactionOptions::default(), Location::caller(), work).await;
+    transaction_at(db, Location::caller(), work)
+}
+
+async fn transaction_at<T, F>(
+    db: &Db,
+    site: &'static Location<'static>,
+    work: F,
+) -> Result<TestTransaction<T>>
+where
+    F: TransactionClosure<T>,
+{
+    let begun = db.begin_and_run(TransactionOptions::default(), site, work).await;
     let (mut tx, value) = begun.map_err(|failed| failed.error)?;
     tx.check().await?;
     if let Err(error) = check_constraints(&mut tx).await {

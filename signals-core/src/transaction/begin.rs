@@ -60,13 +60,13 @@ impl Db {
     ) -> Result<Transaction<'static>> {
         if !options.is_read_only() {
             let conn = self.acquire_to_write(Writer::transaction(Some(site))).await?;
-            return Transaction::open_with(conn, options).await;
+            return Transaction::open_with(conn, options, Some(site)).await;
         }
         let mut conn = self.acquire().await?;
         if self.kind() == DatabaseKind::Sqlite {
             conn.forbid_writes().await?;
         }
-        Transaction::open_with(conn, options).await
+        Transaction::open_with(conn, options, Some(site)).await
     }
 
     /// Runs `work` in a transaction. Commits on `Ok`, and rolls back on `Err` and on a panic. A panic is resumed
@@ -264,8 +264,10 @@ impl Conn<'_> {
     ///
     /// If the future is dropped, no transaction or savepoint is begun. On Postgres, an enclosing transaction can then only be
     /// rolled back.
-    pub async fn begin(&mut self) -> Result<Transaction<'_>> {
-        Transaction::open(self.reborrow()).await
+    #[track_caller]
+    pub fn begin(&mut self) -> impl Future<Output = Result<Transaction<'_>>> + Send {
+        let site = Some(Location::caller());
+        Transaction::open_with(self.reborrow(), TransactionOptions::default(), site)
     }
 }
 

@@ -13,6 +13,7 @@ impl Drop for Transaction<'_> {
         if !self.open {
             return;
         }
+        self.note_unfinished();
         let (holds, pool) = (self.holds(), self.conn.state.pool());
         // A statement that is in flight may end a SQLite transaction (`ON CONFLICT ROLLBACK`).
         let may_end = self.is_outermost()

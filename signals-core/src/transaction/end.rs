@@ -96,7 +96,7 @@ impl Transaction<'_> {
         // Taken before the await: if the future is dropped during COMMIT, it is unknown whether `on_commit` or `on_rollback`
         // applies, so neither may run.
         let deferred = std::mem::take(&mut self.frame().deferred);
-        let committed = match self.shares_commit {
+        let committed = match std::mem::take(&mut self.shares_commit) {
             true => self.conn.commit_shared().await,
             false => self.conn.commit_raw().await.map_err(CommitFailed::Statement),
         };
@@ -128,6 +128,7 @@ impl Transaction<'_> {
 
     /// Rolls back, and runs what waits for the rollback.
     pub(super) async fn undo(&mut self) -> Result<()> {
+        self.note_unfinished();
         let is_unit = self.depth == 1 && self.conn.is_in_group();
         let result = match is_unit {
             true => self.conn.roll_back_unit().await,
@@ -164,6 +165,13 @@ impl Transaction<'_> {
             run_even_if_dropped(pool, run_all(frame.deferred, End::RolledBack, holds)).await;
         }
         Ok(result?)
+    }
+
+    /// Records how long a write took that is rolled back: its receivers may be slow because they fail.
+    pub(super) fn note_unfinished(&mut self) {
+        if self.shares_commit {
+            self.conn.note_unit(false);
+        }
     }
 
     /// Whether no transaction is open after this one has ended.

@@ -13,6 +13,7 @@ pub(crate) mod own;
 pub(crate) mod retry;
 
 use std::ops::{Deref, DerefMut};
+use std::panic::Location;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::begin::TransactionOptions;
@@ -59,7 +60,7 @@ pub struct Transaction<'c> {
     /// Whether the release of the savepoint is in flight. If the future is dropped meanwhile, it is unknown whether the savepoint
     /// still exists.
     is_releasing: bool,
-    /// Whether it may share its COMMIT with other writes.
+    /// Whether it may share its COMMIT with other writes. Not set any more once COMMIT was sent.
     pub(crate) shares_commit: bool,
 }
 
@@ -86,11 +87,15 @@ pub struct Committed {
 impl<'c> Transaction<'c> {
     /// Begins a transaction on `conn`, or a savepoint if one is open.
     pub(crate) async fn open(conn: Conn<'c>) -> Result<Self> {
-        Self::open_with(conn, TransactionOptions::default()).await
+        Self::open_with(conn, TransactionOptions::default(), None).await
     }
 
-    /// As [`open`](Self::open), with options for the transaction.
-    pub(crate) async fn open_with(mut conn: Conn<'c>, options: TransactionOptions) -> Result<Self> {
+    /// As [`open`](Self::open), with options for the transaction. `site`: where the program begins it.
+    pub(crate) async fn open_with(
+        mut conn: Conn<'c>,
+        options: TransactionOptions,
+        site: Option<&'static Location<'static>>,
+    ) -> Result<Self> {
         let is_unit = conn.begin_unit(true);
         if !is_unit {
             conn.verify().await?;
@@ -104,7 +109,7 @@ impl<'c> Transaction<'c> {
             return Err(Error::TransactionControl { statement, instead });
         }
         if depth == 0 && !options.is_read_only() {
-            conn.wait_for_turn(Writer::transaction(None)).await?;
+            conn.wait_for_turn(Writer::transaction(site)).await?;
         }
         let guard = BeginGuard::new(&mut conn);
         // A failed BEGIN has no effect, so any I/O error may be retried on another connection.

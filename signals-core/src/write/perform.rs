@@ -99,11 +99,17 @@ fn in_callers_transaction<'u>(
         let mut restore_guard = RestoreGuard::new(rows);
         let model = restore_guard.rows.model();
         let fail_guard = FailGuard::of(&mut conn, notifier.kind.verb(), model);
+        let writer = Writer::of(notifier.kind.write_verb(), model);
         let done = async {
             notifier.check_observable(model, fail_guard.conn).await?;
+            // An adopted transaction takes its turn with its first write, before a receiver reads in it.
+            if notifier.receivers.needs.connection_before {
+                fail_guard.conn.wait_for_turn(writer).await?;
+            }
             notifier
                 .notify_before(restore_guard.rows, Some(&mut *fail_guard.conn), &context)
                 .await?;
+            fail_guard.conn.wait_for_turn(writer).await?;
             execute_and_notify(&mut notifier, restore_guard.rows, fail_guard.conn, &context).await
         };
         let done = done.await;
