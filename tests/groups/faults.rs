@@ -202,27 +202,33 @@ impl Wake for Woken {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_is_dropped_leaves_no_group_to_a_writer_that_is_not_polled() {
     let _turn = SCENE.begin().await;
-    let test = rows("not_taken_back").await;
-    let tx = test.db.begin().await.unwrap();
-    let mut first = waiting(save_without_callbacks(&test.db, 10, true)).await;
-    let mut second = Box::pin(save_without_callbacks(&test.db, 20, true));
-    let offered = Arc::new(Woken::default());
-    let waker = offered.clone().into();
-    assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-    tx.rollback().await.unwrap();
-    poll_fn(|cx| {
-        assert!(first.as_mut().poll(cx).is_pending(), "the writers do not share a COMMIT");
-        match offered.0.load(Ordering::Relaxed) {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+    for _ in 0..20 {
+        let test = rows("not_taken_back").await;
+        let tx = test.db.begin().await.unwrap();
+        let mut first = waiting(maybe_done(save_without_callbacks(&test.db, 10, true))).await;
+        let mut second = Box::pin(save_without_callbacks(&test.db, 20, true));
+        let offered = Arc::new(Woken::default());
+        let waker = offered.clone().into();
+        assert!(second.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        tx.rollback().await.unwrap();
+        let shares =
+            poll_fn(|cx| match (first.as_mut().poll(cx), offered.0.load(Ordering::Relaxed)) {
+                (Poll::Ready(()), _) => Poll::Ready(false),
+                (Poll::Pending, true) => Poll::Ready(true),
+                (Poll::Pending, false) => Poll::Pending,
+            })
+            .await;
+        drop(first);
+        timeout(SOON, save(&test.db, 30, true)).await.unwrap().unwrap();
+        timeout(SOON, second).await.unwrap().unwrap();
+        assert_eq!(found(&test.url, "rows").await, HashSet::from([10, 20, 30]));
+        test.passed().await;
+        // On a loaded machine, the receivers of a write may count as slow. Then it does not wait for another one.
+        if shares {
+            return;
         }
-    })
-    .await;
-    drop(first);
-    timeout(SOON, save(&test.db, 30, true)).await.unwrap().unwrap();
-    timeout(SOON, second).await.unwrap().unwrap();
-    assert_eq!(found(&test.url, "rows").await, HashSet::from([10, 20, 30]));
-    test.passed().await;
+    }
+    panic!("the writers do not share a COMMIT");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
