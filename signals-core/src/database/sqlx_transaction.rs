@@ -55,6 +55,35 @@ impl Conn<'_> {
         self.raw().map_or(0, |raw| on!(RawConn, raw, DB, conn => raw::depth::<DB>(conn)))
     }
 
+    /// Whether sqlx counts this many transactions and savepoints. True if there is no connection, so nothing to count.
+    pub(crate) fn has_depth(
+        &mut self,
+        expected: usize,
+    ) -> Either<Ready<bool>, BoxFuture<'_, bool>> {
+        let depth = self.raw().map(|raw| on!(RawConn, raw, DB, conn => raw::depth::<DB>(conn)));
+        let has_depth = depth.is_none_or(|depth| depth == expected);
+        if has_depth || self.kind() == DatabaseKind::Postgres {
+            return Either::Left(ready(has_depth));
+        }
+        // SQLite's worker thread may not have executed the rollback of a dropped savepoint yet.
+        Either::Right(Box::pin(async move {
+            self.flush().await;
+            self.depth_now() == expected
+        }))
+    }
+
+    /// Rolls back the savepoints that sqlx counts above `depth`, after [`has_depth`](Self::has_depth). If sqlx counts fewer, the
+    /// transaction is lost.
+    pub(crate) async fn roll_back_to(&mut self, depth: usize) -> Result<(), sqlx::Error> {
+        if self.depth_now() < depth {
+            let _ = self.replace_lost_transaction().await;
+        }
+        while self.depth_now() > depth {
+            self.rollback_raw().await?;
+        }
+        Ok(())
+    }
+
     /// Verifies that a savepoint can begin. If Postgres refused a SAVEPOINT because a statement has failed in the transaction,
     /// sqlx would roll back one level too many.
     pub(crate) async fn verify_for_savepoint(&mut self) -> Result<()> {
