@@ -584,6 +584,43 @@ on_every_database! {
         }
     }
 
+    async fn a_write_that_is_dropped_leaves_the_transaction_of_sqlx(db: Db) {
+        let _turn = notes(&db).await;
+        let written = || Written { id: None, text: "dropped".to_owned() };
+        macro_rules! left {
+            ($pool:expr) => {{
+                for many in [false, true] {
+                    for pending in 0.. {
+                        let mut tx = $pool.begin().await.unwrap();
+                        sqlx::raw_sql("INSERT INTO notes (text) VALUES ('a')").execute(&mut *tx).await.unwrap();
+                        let done = match many {
+                            true => cancelled_after(Plain::insert_many(&mut *tx, &mut [plain("c"), plain("d")]), pending).await.is_some(),
+                            false => cancelled_after(written().save(&mut *tx), pending).await.is_some(),
+                        };
+                        let after = sqlx::raw_sql("INSERT INTO notes (text) VALUES ('b')").execute(&mut *tx).await;
+                        let committed = tx.commit().await;
+                        let stored = texts(&db).await;
+                        let both = stored.contains(&"a".to_owned()) && stored.contains(&"b".to_owned());
+                        match after.is_ok() && committed.is_ok() {
+                            true => assert!(both, "{many} {pending}: {stored:?}"),
+                            // The release of the savepoint was dropped.
+                            false => assert!(!done && stored.is_empty(), "{many} {pending}: {stored:?}"),
+                        }
+                        db.execute("DELETE FROM notes").await.unwrap();
+                        if done {
+                            break;
+                        }
+                    }
+                }
+            }};
+        }
+        let pool = one(&db).await;
+        match db.kind() {
+            DatabaseKind::Sqlite => left!(pool.sqlite().unwrap()),
+            DatabaseKind::Postgres => left!(pool.postgres().unwrap()),
+        }
+    }
+
     async fn a_connection_that_sqlx_has_left_in_a_transaction_is_rolled_back(db: Db) {
         let _turn = notes(&db).await;
         for (kept, pool) in [(true, another(&db, Db::options()).await), (false, one(&db).await)] {

@@ -1,6 +1,10 @@
 //! Types that hold a connection of either database, and sqlx's transaction calls on it.
 
 use std::ops::{Deref, DerefMut};
+#[cfg(feature = "postgres")]
+use std::pin::Pin;
+#[cfg(feature = "postgres")]
+use std::task::{Context, Poll, ready};
 
 #[cfg(feature = "postgres")]
 use sqlx::PgConnection;
@@ -103,4 +107,34 @@ pub(crate) async fn rollback<DB: Backend>(conn: &mut DB::Connection) -> Result<(
 
 pub(crate) fn start_rollback<DB: Backend>(conn: &mut DB::Connection) {
     DB::TransactionManager::start_rollback(conn);
+}
+
+/// A future of sqlx that is forgotten if it is dropped before it is ready, so that sqlx does not react to that. Its memory is lost.
+#[cfg(feature = "postgres")]
+pub(crate) struct ForgetOnDrop<F>(Option<Pin<Box<F>>>);
+
+#[cfg(feature = "postgres")]
+impl<F> ForgetOnDrop<F> {
+    pub(crate) fn new(future: F) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl<F: Future> Future for ForgetOnDrop<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(future) = &mut self.0 else { return Poll::Pending };
+        let output = ready!(future.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(output)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl<F> Drop for ForgetOnDrop<F> {
+    fn drop(&mut self) {
+        std::mem::forget(self.0.take());
+    }
 }
