@@ -882,6 +882,25 @@ mod sqlite {
         assert_eq!(texts(&db).await, ["a", "b"]);
     }
 
+    /// sqlx ignores the next dropped transaction if the rollback of another one was dropped.
+    #[tokio::test]
+    async fn a_dropped_savepoint_is_rolled_back_after_a_dropped_cleanup() {
+        let test = TestDb::sqlite("dropped_cleanup").await;
+        let db = &test.db;
+        let _turn = notes(db).await;
+        let pool = one(db).await;
+        // How many awaits are pending depends on how soon the thread of the database answers.
+        for pending in (0..400).map(|n| n % 20) {
+            let sql = "BEGIN; INSERT INTO notes (text) VALUES ('x')";
+            let _ = cancelled_after(pool.execute(sql), pending).await;
+            let mut tx = pool.begin().await.unwrap();
+            drop(tx.begin().await.unwrap());
+            tx.commit().await.unwrap_or_else(|error| panic!("{pending}: {error}"));
+        }
+        drop(_turn);
+        test.passed().await;
+    }
+
     /// The one connection of a database in memory must not be lost for what raw SQL has left open.
     #[tokio::test]
     async fn an_in_memory_database_survives() {

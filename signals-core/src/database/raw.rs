@@ -105,8 +105,43 @@ pub(crate) async fn rollback<DB: Backend>(conn: &mut DB::Connection) -> Result<(
     DB::TransactionManager::rollback(conn).await
 }
 
+/// As [`rollback`], for a transaction that no [`Transaction`](crate::Transaction) rolls back if the future is dropped.
+pub(crate) async fn rollback_even_if_dropped<DB: Backend>(
+    conn: &mut DB::Connection,
+) -> Result<(), sqlx::Error> {
+    let guard = RollbackGuard::<DB>::new(conn);
+    let result = rollback::<DB>(guard.conn).await;
+    guard.disarm();
+    result
+}
+
 pub(crate) fn start_rollback<DB: Backend>(conn: &mut DB::Connection) {
     DB::TransactionManager::start_rollback(conn);
+}
+
+/// Queues a rollback if the future is dropped. It is also needed during a rollback: sqlx expects that each transaction whose rollback was
+/// dropped is rolled back once more, and on SQLite it ignores the next rollback that is queued.
+pub(crate) struct RollbackGuard<'o, DB: Backend> {
+    pub(crate) conn: &'o mut DB::Connection,
+    armed: bool,
+}
+
+impl<'o, DB: Backend> RollbackGuard<'o, DB> {
+    pub(crate) fn new(conn: &'o mut DB::Connection) -> Self {
+        Self { conn, armed: true }
+    }
+
+    pub(crate) fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl<DB: Backend> Drop for RollbackGuard<'_, DB> {
+    fn drop(&mut self) {
+        if self.armed {
+            start_rollback::<DB>(self.conn);
+        }
+    }
 }
 
 /// A future of sqlx that is forgotten if it is dropped before it is ready, so that sqlx does not react to that. Its memory is lost.

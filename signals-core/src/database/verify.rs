@@ -348,11 +348,11 @@ pub(crate) async fn roll_back_all<DB: Backend>(
         // Raw SQL may have ended the transaction, and sqlx decrements its count only if its own statement succeeds.
         begin_anew::<DB>(conn, depth).await?;
         for _ in 0..depth {
-            raw::rollback::<DB>(conn).await?;
+            raw::rollback_even_if_dropped::<DB>(conn).await?;
         }
     }
     match adopt::<DB>(conn).await? {
-        true => raw::rollback::<DB>(conn).await,
+        true => raw::rollback_even_if_dropped::<DB>(conn).await,
         false => Ok(()),
     }
 }
