@@ -788,6 +788,17 @@ mod postgres {
         test.passed().await;
     }
 
+    /// A string with backslashes may contain a doubled quote.
+    #[tokio::test]
+    async fn a_commit_after_a_string_with_backslashes_is_refused() {
+        let test = TestDb::postgres("backslashes").await;
+        let mut tx = test.db.begin().await.unwrap();
+        let error = tx.execute(r"SELECT E'a''\'' ; COMMIT").await.unwrap_err();
+        assert!(matches!(error, Error::TransactionControl { .. }), "{error:?}");
+        tx.rollback().await.unwrap();
+        test.passed().await;
+    }
+
     /// The isolation level can be set as the first statement of a transaction, in every way.
     #[tokio::test]
     async fn the_isolation_level_can_be_set_by_raw_sql() {
