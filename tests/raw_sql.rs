@@ -124,6 +124,32 @@ async fn one(db: &Db) -> Db {
     one_connection(db).await
 }
 
+/// Begins a savepoint that is never ended.
+async fn leave_savepoint(conn: &mut Conn<'_>, by_sqlx: bool) {
+    use sqlx::Connection;
+    match (by_sqlx, conn.kind()) {
+        (false, _) => std::mem::forget(conn.begin().await.unwrap()),
+        (true, DatabaseKind::Sqlite) => {
+            std::mem::forget(conn.sqlite().unwrap().begin().await.unwrap());
+        }
+        (true, DatabaseKind::Postgres) => {
+            std::mem::forget(conn.postgres().unwrap().begin().await.unwrap());
+        }
+    }
+}
+
+/// The next calls through the pool are stored, and so are those on its connection.
+async fn is_sound(db: &Db, pool: &Db) {
+    SCENE.log.take();
+    note("next").save(pool).await.unwrap();
+    let mut tx = pool.begin().await.unwrap();
+    note("then").save(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(SCENE.log.take(), ["stored next", "stored then"]);
+    assert_eq!(texts(db).await, ["next", "then"]);
+    db.execute("DELETE FROM notes").await.unwrap();
+}
+
 on_every_database! {
     async fn transaction_control_is_refused_inside_a_transaction(db: Db) {
         let _turn = notes(&db).await;
@@ -464,6 +490,137 @@ on_every_database! {
         }
     }
 
+    async fn a_transaction_with_a_savepoint_that_is_left_open_is_not_committed(db: Db) {
+        let _turn = notes(&db).await;
+        let pool = one(&db).await;
+        for by_sqlx in [false, true] {
+            for end in ["commit", "rollback", "drop"] {
+                let mut tx = pool.begin().await.unwrap();
+                note("a").save(&mut tx).await.unwrap();
+                leave_savepoint(&mut tx, by_sqlx).await;
+                assert_eq!(plain("b").save(&mut tx).await.is_err(), by_sqlx);
+                match end {
+                    "commit" => {
+                        let error = tx.commit().await.unwrap_err();
+                        assert!(error.is_rolled_back(), "{by_sqlx}: {error:?}");
+                    }
+                    "rollback" => tx.rollback().await.unwrap(),
+                    _ => drop(tx),
+                }
+                assert_eq!(SCENE.log.take(), [""; 0], "{end} {by_sqlx}");
+                is_sound(&db, &pool).await;
+
+                // The same on a connection that is used afterwards.
+                let mut conn = pool.acquire().await.unwrap();
+                let mut tx = conn.begin().await.unwrap();
+                note("a").save(&mut tx).await.unwrap();
+                leave_savepoint(&mut tx, by_sqlx).await;
+                match end {
+                    "commit" => assert!(tx.commit().await.unwrap_err().is_rolled_back()),
+                    "rollback" => tx.rollback().await.unwrap(),
+                    _ => drop(tx),
+                }
+                note("later").save(&mut conn).await.unwrap();
+                drop(conn);
+                assert_eq!(SCENE.log.take(), ["stored later"], "{end} {by_sqlx}");
+                assert_eq!(texts(&db).await, ["later"], "{end} {by_sqlx}");
+                db.execute("DELETE FROM notes").await.unwrap();
+                is_sound(&db, &pool).await;
+            }
+        }
+    }
+
+    async fn a_savepoint_with_a_savepoint_that_is_left_open_is_not_released(db: Db) {
+        let _turn = notes(&db).await;
+        let pool = one(&db).await;
+        for by_sqlx in [false, true] {
+            for end in ["commit", "rollback"] {
+                let mut tx = pool.begin().await.unwrap();
+                note("a").save(&mut tx).await.unwrap();
+                let mut savepoint = tx.begin().await.unwrap();
+                note("undone").save(&mut savepoint).await.unwrap();
+                leave_savepoint(&mut savepoint, by_sqlx).await;
+                match end {
+                    "commit" => assert!(savepoint.commit().await.unwrap_err().is_rolled_back()),
+                    _ => savepoint.rollback().await.unwrap(),
+                }
+                note("b").save(&mut tx).await.unwrap();
+                tx.commit().await.unwrap();
+                assert_eq!(SCENE.log.take(), ["stored a", "stored b"], "{end} {by_sqlx}");
+                assert_eq!(texts(&db).await, ["a", "b"], "{end} {by_sqlx}");
+                db.execute("DELETE FROM notes").await.unwrap();
+                is_sound(&db, &pool).await;
+            }
+        }
+    }
+
+    async fn a_transaction_that_is_left_open_ends_with_its_connection(db: Db) {
+        let _turn = notes(&db).await;
+        let pool = one(&db).await;
+        // On SQLite, the turn of a writer ends with the transaction of the library.
+        for by_sqlx in [db.kind() == DatabaseKind::Sqlite, true] {
+            let mut conn = pool.acquire().await.unwrap();
+            leave_savepoint(&mut conn, by_sqlx).await;
+            drop(conn);
+            is_sound(&db, &pool).await;
+        }
+    }
+
+    async fn a_savepoint_that_is_dropped_before_a_commit_is_not_left_open(db: Db) {
+        let _turn = notes(&db).await;
+        let pool = one(&db).await;
+        for _ in 0..20 {
+            let mut tx = pool.begin().await.unwrap();
+            note("a").save(&mut tx).await.unwrap();
+            let mut outer = tx.begin().await.unwrap();
+            drop(outer.begin().await.unwrap());
+            outer.begin().await.unwrap().commit().await.unwrap();
+            drop(outer.begin().await.unwrap());
+            outer.commit().await.unwrap();
+            drop(tx.begin().await.unwrap());
+            tx.commit().await.unwrap();
+            assert_eq!((SCENE.log.take(), texts(&db).await), (vec!["stored a".to_owned()], vec!["a".to_owned()]));
+            db.execute("DELETE FROM notes").await.unwrap();
+        }
+    }
+
+    async fn a_write_that_is_dropped_leaves_the_transaction_of_sqlx(db: Db) {
+        let _turn = notes(&db).await;
+        let written = || Written { id: None, text: "dropped".to_owned() };
+        macro_rules! left {
+            ($pool:expr) => {{
+                for many in [false, true] {
+                    for pending in 0.. {
+                        let mut tx = $pool.begin().await.unwrap();
+                        sqlx::raw_sql("INSERT INTO notes (text) VALUES ('a')").execute(&mut *tx).await.unwrap();
+                        let done = match many {
+                            true => cancelled_after(Plain::insert_many(&mut *tx, &mut [plain("c"), plain("d")]), pending).await.is_some(),
+                            false => cancelled_after(written().save(&mut *tx), pending).await.is_some(),
+                        };
+                        let after = sqlx::raw_sql("INSERT INTO notes (text) VALUES ('b')").execute(&mut *tx).await;
+                        let committed = tx.commit().await;
+                        let stored = texts(&db).await;
+                        let both = stored.contains(&"a".to_owned()) && stored.contains(&"b".to_owned());
+                        match after.is_ok() && committed.is_ok() {
+                            true => assert!(both, "{many} {pending}: {stored:?}"),
+                            // The release of the savepoint was dropped.
+                            false => assert!(!done && stored.is_empty(), "{many} {pending}: {stored:?}"),
+                        }
+                        db.execute("DELETE FROM notes").await.unwrap();
+                        if done {
+                            break;
+                        }
+                    }
+                }
+            }};
+        }
+        let pool = one(&db).await;
+        match db.kind() {
+            DatabaseKind::Sqlite => left!(pool.sqlite().unwrap()),
+            DatabaseKind::Postgres => left!(pool.postgres().unwrap()),
+        }
+    }
+
     async fn a_connection_that_sqlx_has_left_in_a_transaction_is_rolled_back(db: Db) {
         let _turn = notes(&db).await;
         for (kept, pool) in [(true, another(&db, Db::options()).await), (false, one(&db).await)] {
@@ -544,6 +701,101 @@ mod postgres {
             db.execute("DELETE FROM notes").await.unwrap();
         }
         drop(_turn);
+        test.passed().await;
+    }
+
+    /// If a `begin` of sqlx fails or is dropped, sqlx rolls back what is around it, and counts one transaction less.
+    #[tokio::test]
+    async fn a_begin_of_sqlx_that_fails_or_is_dropped_is_detected() {
+        use sqlx::Connection;
+        let test = TestDb::postgres("sqlx_begin").await;
+        let db = &test.db;
+        let _turn = notes(db).await;
+        let pool = one(db).await;
+        for drops in [false, true] {
+            for nested in [false, true] {
+                for end in ["commit", "rollback", "drop"] {
+                    let mut tx = pool.begin().await.unwrap();
+                    note("a").save(&mut tx).await.unwrap();
+                    inside!(
+                        tx,
+                        nested,
+                        |conn| {
+                            let pg = conn.postgres().unwrap();
+                            if drops {
+                                assert!(cancelled_after(pg.begin(), 0).await.is_none());
+                            } else {
+                                sqlx::raw_sql("SELECT * FROM nowhere")
+                                    .execute(&mut *pg)
+                                    .await
+                                    .unwrap_err();
+                                assert!(pg.begin().await.is_err());
+                            }
+                        },
+                        |savepoint| {
+                            match end {
+                                "commit" => {
+                                    assert!(savepoint.commit().await.unwrap_err().is_rolled_back())
+                                }
+                                "rollback" => _ = savepoint.rollback().await,
+                                _ => drop(savepoint),
+                            }
+                            assert!(plain("late").save(&mut tx).await.is_err(), "{end} {drops}");
+                        }
+                    );
+                    match end {
+                        "rollback" => _ = tx.rollback().await,
+                        "drop" => drop(tx),
+                        _ => assert!(tx.commit().await.unwrap_err().is_rolled_back()),
+                    }
+                    assert_eq!(SCENE.log.take(), [""; 0], "{end} {drops} {nested}");
+                    is_sound(db, &pool).await;
+                }
+            }
+        }
+        drop(_turn);
+        test.passed().await;
+    }
+
+    /// The same on a connection of sqlx, which the library cannot close.
+    #[tokio::test]
+    async fn a_begin_of_sqlx_that_fails_on_a_borrowed_connection_is_detected() {
+        use sqlx::Connection;
+        let test = TestDb::postgres("borrowed_begin").await;
+        let db = &test.db;
+        let _turn = notes(db).await;
+        let pool = one(db).await;
+        let mut borrowed = pool.postgres().unwrap().acquire().await.unwrap();
+        let mut conn = sqlx_signals::Connects::acquire(&mut *borrowed).await.unwrap();
+        for end in ["commit", "rollback"] {
+            let mut tx = conn.begin().await.unwrap();
+            plain("a").save(&mut tx).await.unwrap();
+            let pg = tx.postgres().unwrap();
+            sqlx::raw_sql("SELECT * FROM nowhere").execute(&mut *pg).await.unwrap_err();
+            assert!(pg.begin().await.is_err());
+            match end {
+                "commit" => assert!(tx.commit().await.unwrap_err().is_rolled_back()),
+                _ => _ = tx.rollback().await,
+            }
+            plain("b").save(&mut conn).await.unwrap();
+            assert_eq!(texts(db).await, ["b"], "{end}");
+            db.execute("DELETE FROM notes").await.unwrap();
+        }
+        drop(conn);
+        drop(borrowed);
+        is_sound(db, &pool).await;
+        drop(_turn);
+        test.passed().await;
+    }
+
+    /// A string with backslashes may contain a doubled quote.
+    #[tokio::test]
+    async fn a_commit_after_a_string_with_backslashes_is_refused() {
+        let test = TestDb::postgres("backslashes").await;
+        let mut tx = test.db.begin().await.unwrap();
+        let error = tx.execute(r"SELECT E'a''\'' ; COMMIT").await.unwrap_err();
+        assert!(matches!(error, Error::TransactionControl { .. }), "{error:?}");
+        tx.rollback().await.unwrap();
         test.passed().await;
     }
 
@@ -639,6 +891,25 @@ mod sqlite {
         let sql = "INSERT INTO notes (text) VALUES ($1); INSERT INTO notes (text) VALUES ('b')";
         assert_eq!(db.query(sql).bind("a").execute().await.unwrap(), 2);
         assert_eq!(texts(&db).await, ["a", "b"]);
+    }
+
+    /// sqlx ignores the next dropped transaction if the rollback of another one was dropped.
+    #[tokio::test]
+    async fn a_dropped_savepoint_is_rolled_back_after_a_dropped_cleanup() {
+        let test = TestDb::sqlite("dropped_cleanup").await;
+        let db = &test.db;
+        let _turn = notes(db).await;
+        let pool = one(db).await;
+        // How many awaits are pending depends on how soon the thread of the database answers.
+        for pending in (0..400).map(|n| n % 20) {
+            let sql = "BEGIN; INSERT INTO notes (text) VALUES ('x')";
+            let _ = cancelled_after(pool.execute(sql), pending).await;
+            let mut tx = pool.begin().await.unwrap();
+            drop(tx.begin().await.unwrap());
+            tx.commit().await.unwrap_or_else(|error| panic!("{pending}: {error}"));
+        }
+        drop(_turn);
+        test.passed().await;
     }
 
     /// The one connection of a database in memory must not be lost for what raw SQL has left open.

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, DbOptions, Error};
+use sqlx_signals::{DatabaseKind, DbOptions, Error, sqlx};
 use tokio::sync::Notify;
 
-use crate::process::{Process, signal};
+use crate::process::{Process, stop_this_process};
 use crate::{Effects, Scene, book};
 
 const LEASE: Duration = Duration::from_millis(500);
@@ -43,7 +43,7 @@ impl Drop for Returns {
 /// lock of SQLite, unless another task is in a transaction. No other statement begins, because this blocks the runtime.
 fn stop() {
     std::thread::sleep(Duration::from_millis(300));
-    signal(std::process::id(), "STOP");
+    stop_this_process();
 }
 
 #[receiver(post_save, sender = Pause, durable(backoff = "1h"))]
@@ -78,7 +78,7 @@ async fn pause_inside(
     }
     let _returns = Returns;
     if saved.instance.name == "inside" {
-        signal(std::process::id(), "STOP");
+        stop_this_process();
     }
     book("by the stopped worker", conn).await
 }
@@ -132,7 +132,26 @@ async fn claimed(scene: &Scene, claim: i64, is_failed: bool) -> Row {
             }
         }
     };
-    tokio::time::timeout(Duration::from_secs(120), found).await.expect("a claim")
+    match tokio::time::timeout(Duration::from_secs(120), found).await {
+        Ok(row) => row,
+        Err(_) => panic!("no claim {claim} (failed: {is_failed}): {}", state(scene).await),
+    }
+}
+
+/// The delivery, and on PostgreSQL the sessions of the database and their locks.
+async fn state(scene: &Scene) -> String {
+    let mut state = format!("{:?}, effects {:?}", row(scene).await, scene.effects.read());
+    if scene.db.kind() == DatabaseKind::Postgres {
+        for table in [
+            "(SELECT pid, application_name, state, wait_event, xact_start, query FROM pg_stat_activity WHERE datname = current_database())",
+            "(SELECT pid, locktype, relation::regclass, mode, granted FROM pg_locks WHERE pid <> pg_backend_pid())",
+        ] {
+            let sql = sqlx::AssertSqlSafe(format!("SELECT row_to_json(t)::text FROM {table} t"));
+            let rows: Vec<(String,)> = scene.db.query(sql).fetch_all().await.unwrap();
+            rows.into_iter().for_each(|(row,)| state.push_str(&format!("\n{row}")));
+        }
+    }
+    state
 }
 
 /// A database with a claimed delivery, and the stopped process that has claimed it.
@@ -169,7 +188,7 @@ async fn fence(kind: DatabaseKind, name: &str) {
     let worker = worker.spawn().await.unwrap();
     let before = claimed(&scene, 2, true).await;
     worker.shutdown().await.unwrap();
-    stopped.signal("CONT");
+    stopped.go_on();
     stopped.end().await;
 
     assert_eq!(row(&scene).await, Some(before), "the stopped worker changes nothing");

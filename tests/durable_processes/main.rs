@@ -92,7 +92,9 @@ impl Scene {
         let file = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
         let base = test.name().rsplit('/').next().unwrap();
         let file = file.join(format!("{base}.{kind:?}.effects"));
-        let _ = std::fs::remove_file(&file);
+        for old in [&file, &file.with_extension("continues")] {
+            let _ = std::fs::remove_file(old);
+        }
         let effects = Effects { file, is_child: false };
         let db = test.db.with(effects.clone());
         for name in ["orders", "ticks", "pauses", "stops", "parcels", "bookings"] {
@@ -143,7 +145,9 @@ impl Scene {
     }
 
     async fn passed(self) {
-        let _ = std::fs::remove_file(&self.effects.file);
+        for file in [&self.effects.file, &self.effects.file.with_extension("continues")] {
+            let _ = std::fs::remove_file(file);
+        }
         drop(self.db);
         self.test.passed().await;
     }

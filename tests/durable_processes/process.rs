@@ -2,6 +2,7 @@
 //! or when its standard input is closed, which also happens if the test is killed.
 
 use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -100,6 +101,8 @@ pub(crate) async fn until_stdin_is_closed() {
 /// A running child.
 pub(crate) struct Process {
     child: Arc<Mutex<Child>>,
+    /// The file of its effects.
+    effects: PathBuf,
     stdin: Option<ChildStdin>,
     stdout: BufReader<std::process::ChildStdout>,
 }
@@ -133,7 +136,8 @@ impl Process {
             .unwrap();
         let stdin = child.stdin.take();
         let stdout = BufReader::new(child.stdout.take().unwrap());
-        Self { child: Arc::new(Mutex::new(child)), stdin, stdout }
+        let effects = scene.effects.file.clone();
+        Self { child: Arc::new(Mutex::new(child)), effects, stdin, stdout }
     }
 
     /// Sends SIGKILL.
@@ -151,9 +155,10 @@ impl Process {
         self.child.lock().unwrap().id()
     }
 
-    /// Sends a signal by its name.
-    pub(crate) fn signal(&self, name: &str) {
-        signal(self.id(), name);
+    /// Lets the child continue after [`stop_this_process`].
+    pub(crate) fn go_on(&self) {
+        std::fs::write(continues(&self.effects), "").unwrap();
+        signal(self.id(), "CONT");
     }
 
     /// Waits until the child is stopped by a signal.
@@ -215,6 +220,20 @@ fn is_killed(status: ExitStatus) -> bool {
 
     // SIGABRT and SIGKILL.
     matches!(status.signal(), Some(6 | 9))
+}
+
+/// Stops this child until [`Process::go_on`]. The signal may reach other threads first, and this one, which runs all tasks, some time after
+/// it was sent. This one does nothing in between.
+pub(crate) fn stop_this_process() {
+    signal(std::process::id(), "STOP");
+    while !continues(Path::new(&variable("EFFECTS"))).exists() {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The file that exists if the stopped child of these effects may continue.
+fn continues(effects: &Path) -> PathBuf {
+    effects.with_extension("continues")
 }
 
 /// Sends a signal to a process. The standard library sends only SIGKILL.

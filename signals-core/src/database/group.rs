@@ -293,7 +293,7 @@ pub(super) async fn roll_back_unit<DB: Backend>(
     conn: &mut DB::Connection,
 ) -> Result<(), sqlx::Error> {
     while raw::depth::<DB>(conn) > 1 {
-        raw::rollback::<DB>(conn).await?;
+        raw::rollback_even_if_dropped::<DB>(conn).await?;
     }
     DB::simple(conn, SqlStr::from_static(ROLL_BACK_UNIT)).await
 }

@@ -10,12 +10,12 @@ pub(crate) fn renumber(sql: &str, by: usize) -> (String, usize) {
         let end = match first {
             '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
             '/' if rest.starts_with("/*") => comment(rest),
-            '"' | '`' | '\'' => quoted(rest, first, false),
+            '"' | '`' | '\'' => quoted(rest.as_bytes(), false),
             '$' => dollar(rest),
             _ if is_word_char(first) => {
                 let end = rest.find(|c| !is_word_char(c) && c != '$').unwrap_or(rest.len());
                 match rest[..end].eq_ignore_ascii_case("e") && rest[end..].starts_with('\'') {
-                    true => end + quoted(&rest[end..], '\'', true),
+                    true => end + quoted(&rest.as_bytes()[end..], true),
                     false => end,
                 }
             }

@@ -1,6 +1,10 @@
 //! Types that hold a connection of either database, and sqlx's transaction calls on it.
 
 use std::ops::{Deref, DerefMut};
+#[cfg(feature = "postgres")]
+use std::pin::Pin;
+#[cfg(feature = "postgres")]
+use std::task::{Context, Poll, ready};
 
 #[cfg(feature = "postgres")]
 use sqlx::PgConnection;
@@ -101,6 +105,71 @@ pub(crate) async fn rollback<DB: Backend>(conn: &mut DB::Connection) -> Result<(
     DB::TransactionManager::rollback(conn).await
 }
 
+/// As [`rollback`], for a transaction that no [`Transaction`](crate::Transaction) rolls back if the future is dropped.
+pub(crate) async fn rollback_even_if_dropped<DB: Backend>(
+    conn: &mut DB::Connection,
+) -> Result<(), sqlx::Error> {
+    let guard = RollbackGuard::<DB>::new(conn);
+    let result = rollback::<DB>(guard.conn).await;
+    guard.disarm();
+    result
+}
+
 pub(crate) fn start_rollback<DB: Backend>(conn: &mut DB::Connection) {
     DB::TransactionManager::start_rollback(conn);
+}
+
+/// Queues a rollback if the future is dropped. It is also needed during a rollback: sqlx expects that each transaction whose rollback was
+/// dropped is rolled back once more, and on SQLite it ignores the next rollback that is queued.
+pub(crate) struct RollbackGuard<'o, DB: Backend> {
+    pub(crate) conn: &'o mut DB::Connection,
+    armed: bool,
+}
+
+impl<'o, DB: Backend> RollbackGuard<'o, DB> {
+    pub(crate) fn new(conn: &'o mut DB::Connection) -> Self {
+        Self { conn, armed: true }
+    }
+
+    pub(crate) fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl<DB: Backend> Drop for RollbackGuard<'_, DB> {
+    fn drop(&mut self) {
+        if self.armed {
+            start_rollback::<DB>(self.conn);
+        }
+    }
+}
+
+/// A future of sqlx that is forgotten if it is dropped before it is ready, so that sqlx does not react to that. Its memory is lost.
+#[cfg(feature = "postgres")]
+pub(crate) struct ForgetOnDrop<F>(Option<Pin<Box<F>>>);
+
+#[cfg(feature = "postgres")]
+impl<F> ForgetOnDrop<F> {
+    pub(crate) fn new(future: F) -> Self {
+        Self(Some(Box::pin(future)))
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl<F: Future> Future for ForgetOnDrop<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let Some(future) = &mut self.0 else { return Poll::Pending };
+        let output = ready!(future.as_mut().poll(cx));
+        self.0 = None;
+        Poll::Ready(output)
+    }
+}
+
+#[cfg(feature = "postgres")]
+impl<F> Drop for ForgetOnDrop<F> {
+    fn drop(&mut self) {
+        std::mem::forget(self.0.take());
+    }
 }

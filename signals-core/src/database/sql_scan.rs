@@ -1,6 +1,7 @@
 //! Finds statements in SQL text that begin or end a transaction or a savepoint, or that change the schema.
 
 use crate::database::backend::DatabaseKind;
+use crate::database::sql_tokens::quoted;
 
 /// A statement that begins or ends a transaction or a savepoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -135,8 +136,8 @@ impl<'s> Tokens<'s> {
             b';' => self.take_byte(Token::Semicolon),
             b'(' => self.take_byte(Token::Open),
             b')' => self.take_byte(Token::Close),
-            b'\'' | b'"' => self.skip_quoted(first, false),
-            b'`' if !postgres => self.skip_quoted(b'`', false),
+            b'\'' | b'"' => self.skip_quoted(false),
+            b'`' if !postgres => self.skip_quoted(false),
             b'[' if !postgres => self.skip_past(b"]", 1),
             b'$' if postgres => self.skip_dollar(),
             _ if is_word_byte(first) => {
@@ -145,7 +146,7 @@ impl<'s> Tokens<'s> {
                 self.rest = rest;
                 match rest.first() {
                     // A string with backslash escapes.
-                    Some(b'\'') if postgres && is(word, "E") => self.skip_quoted(b'\'', true),
+                    Some(b'\'') if postgres && is(word, "E") => self.skip_quoted(true),
                     _ => Token::Word(word),
                 }
             }
@@ -199,16 +200,9 @@ impl<'s> Tokens<'s> {
         }
     }
 
-    /// Skips to the end of a string or a quoted name. A doubled quote is read as the end of one string and the start of the
-    /// next, which gives the same result.
-    fn skip_quoted(&mut self, quote: u8, backslashes: bool) -> Token<'s> {
-        let mut escaped = true;
-        let end = self.rest.iter().position(|byte| {
-            let is_end = *byte == quote && !escaped;
-            escaped = backslashes && *byte == b'\\' && !escaped;
-            is_end
-        });
-        self.rest = end.map_or(&[], |end| &self.rest[end + 1..]);
+    /// Skips to the end of a string or a quoted name.
+    fn skip_quoted(&mut self, backslashes: bool) -> Token<'s> {
+        self.rest = &self.rest[quoted(self.rest, backslashes)..];
         Token::Other
     }
 
@@ -315,6 +309,8 @@ mod tests {
         assert_eq!(found(Postgres, "DO $a$ $$ ;COMMIT; $a$; SELECT $1; END"), Some("END"));
         assert_eq!(found(Postgres, r"SELECT E'\';COMMIT;', a$b FROM t; SELECT 1"), None);
         assert_eq!(found(Postgres, r"SELECT '\'; ROLLBACK"), Some("ROLLBACK"));
+        assert_eq!(found(Postgres, r"SELECT E'a''\'' ; COMMIT"), Some("COMMIT"));
+        assert_eq!(found(Postgres, r"SELECT E'\\''; COMMIT' ; SELECT 1"), None);
         assert_eq!(
             found(Postgres, "CREATE RULE r AS ON INSERT TO t DO (SELECT 1; COMMIT); SELECT 1"),
             None

@@ -4,14 +4,15 @@ pub(crate) fn is_word_char(c: char) -> bool {
     c.is_alphanumeric() || c == '_'
 }
 
-/// The length of a quoted section. A doubled quote inside it stands for the quote itself.
-pub(crate) fn quoted(text: &str, quote: char, backslashes: bool) -> usize {
-    let mut chars = text.char_indices().skip(1).peekable();
-    while let Some((at, c)) = chars.next() {
-        if c == '\\' && backslashes {
-            chars.next();
-        } else if c == quote && chars.next_if(|(_, next)| *next == quote).is_none() {
-            return at + c.len_utf8();
+/// The length of the section between the quote with which `text` begins and the next one. A doubled quote inside it stands for the
+/// quote itself.
+pub(crate) fn quoted(text: &[u8], backslashes: bool) -> usize {
+    let mut bytes = text.iter().enumerate().skip(1).peekable();
+    while let Some((at, byte)) = bytes.next() {
+        if *byte == b'\\' && backslashes {
+            bytes.next();
+        } else if *byte == text[0] && bytes.next_if(|(_, next)| **next == text[0]).is_none() {
+            return at + 1;
         }
     }
     text.len()

@@ -1,6 +1,8 @@
 //! Transactions and savepoints as sqlx counts them on a connection: their depth, begin, commit and rollback.
 
 use futures_util::future::{BoxFuture, Either, Ready, ready};
+#[cfg(feature = "postgres")]
+use sqlx::Postgres;
 #[cfg(feature = "sqlite")]
 use sqlx::{Executor, Sqlite};
 use sqlx::{SqlSafeStr, SqlStr};
@@ -10,7 +12,9 @@ use crate::database::begin::TransactionOptions;
 use crate::database::conn::Conn;
 use crate::database::execution::Execution;
 use crate::database::group::ROLL_BACK_UNIT;
-use crate::database::raw::{self, RawConn};
+#[cfg(feature = "postgres")]
+use crate::database::raw::ForgetOnDrop;
+use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::error::{Error, Result};
 
 impl Conn<'_> {
@@ -55,6 +59,35 @@ impl Conn<'_> {
         self.raw().map_or(0, |raw| on!(RawConn, raw, DB, conn => raw::depth::<DB>(conn)))
     }
 
+    /// Whether sqlx counts this many transactions and savepoints. True if there is no connection, so nothing to count.
+    pub(crate) fn has_depth(
+        &mut self,
+        expected: usize,
+    ) -> Either<Ready<bool>, BoxFuture<'_, bool>> {
+        let depth = self.raw().map(|raw| on!(RawConn, raw, DB, conn => raw::depth::<DB>(conn)));
+        let has_depth = depth.is_none_or(|depth| depth == expected);
+        if has_depth || self.kind() == DatabaseKind::Postgres {
+            return Either::Left(ready(has_depth));
+        }
+        // SQLite's worker thread may not have executed the rollback of a dropped savepoint yet.
+        Either::Right(Box::pin(async move {
+            self.flush().await;
+            self.depth_now() == expected
+        }))
+    }
+
+    /// Rolls back the savepoints that sqlx counts above `depth`, after [`has_depth`](Self::has_depth). If sqlx counts fewer, the
+    /// transaction is lost.
+    pub(crate) async fn roll_back_to(&mut self, depth: usize) -> Result<(), sqlx::Error> {
+        if self.depth_now() < depth {
+            let _ = self.replace_lost_transaction().await;
+        }
+        while self.depth_now() > depth {
+            self.rollback_raw().await?;
+        }
+        Ok(())
+    }
+
     /// Verifies that a savepoint can begin. If Postgres refused a SAVEPOINT because a statement has failed in the transaction,
     /// sqlx would roll back one level too many.
     pub(crate) async fn verify_for_savepoint(&mut self) -> Result<()> {
@@ -71,6 +104,15 @@ impl Conn<'_> {
     /// Begins a transaction or savepoint, and returns whether it may write.
     pub(crate) async fn begin_raw(&mut self, options: TransactionOptions) -> Result<bool> {
         self.ensure_connected().await?;
+        // If sqlx's future were dropped, sqlx would roll back the transaction around the savepoint, which may be the caller's.
+        #[cfg(feature = "postgres")]
+        if let MaybePooled::Postgres(conn) = &mut self.inner
+            && raw::depth::<Postgres>(conn) > 0
+        {
+            self.state.in_flight = true;
+            let result = ForgetOnDrop::new(raw::begin::<Postgres>(conn, options)).await;
+            return Ok(self.note_answer(result)?);
+        }
         let raw = self.connected().ok_or(Error::Database(sqlx::Error::PoolClosed))?;
         let result = on!(RawConn, raw, DB, conn => raw::begin::<DB>(conn, options).await);
         Ok(self.note_answer(result)?)
@@ -189,6 +231,8 @@ impl Conn<'_> {
 /// On Postgres, abandons the connection if a BEGIN or SAVEPOINT fails, or if its future is dropped. After a dropped BEGIN, the
 /// connection may be in a transaction that sqlx does not count. After a failed or dropped SAVEPOINT, sqlx rolls back the outer
 /// transaction. On SQLite, nothing has to be done: sqlx's worker undoes a BEGIN whose future was dropped.
+///
+/// A connection that is borrowed from sqlx cannot be closed. A dropped SAVEPOINT has no effect there, see `ForgetOnDrop`.
 pub(crate) struct BeginGuard<'o, 'c> {
     pub(crate) conn: &'o mut Conn<'c>,
     armed: bool,
@@ -207,6 +251,12 @@ impl<'o, 'c> BeginGuard<'o, 'c> {
 impl Drop for BeginGuard<'_, '_> {
     fn drop(&mut self) {
         if self.armed && self.conn.kind() == DatabaseKind::Postgres {
+            let is_borrowed = !matches!(self.conn.inner, MaybePooled::Pooled(_));
+            if is_borrowed && self.conn.state.in_flight && self.conn.depth_now() == 0 {
+                tracing::error!(
+                    "a connection that is borrowed from sqlx may be left in a transaction: its BEGIN was dropped before the answer"
+                );
+            }
             self.conn
                 .abandon("the beginning of a savepoint failed, or was dropped before it was done");
         }

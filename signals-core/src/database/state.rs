@@ -70,6 +70,8 @@ pub(crate) struct Frame {
     pub(crate) mark: Option<u32>,
     /// How the transaction was begun.
     pub(crate) begin: TransactionOptions,
+    /// How many transactions and savepoints sqlx counts while this is the innermost one.
+    pub(crate) sqlx_depth: usize,
     /// The database of a transaction that the program has begun with sqlx and passed on to this library.
     pub(crate) adopted: Option<DatabaseKind>,
 }

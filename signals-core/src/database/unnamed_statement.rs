@@ -11,7 +11,7 @@ use sqlx::{Executor, Postgres, SqlStr};
 use crate::database::backend::{Backend, Sink};
 use crate::database::begin::TransactionOptions;
 use crate::database::execution::drain;
-use crate::database::raw;
+use crate::database::raw::{self, RollbackGuard};
 
 /// A statement without a name.
 pub(crate) struct Unnamed {
@@ -35,7 +35,7 @@ pub(crate) async fn run(
         return drain::<Postgres>(conn.fetch_many(query), false, sink, answered).await;
     }
     raw::begin::<Postgres>(conn, TransactionOptions::default()).await?;
-    let mut guard = RollbackGuard { conn, armed: true };
+    let guard = RollbackGuard::<Postgres>::new(conn);
     // `answered` stays false until the commit, because before that the statement may be sent again.
     let result = drain::<Postgres>(guard.conn.fetch_many(query), false, sink, &mut false).await;
     match &result {
@@ -47,7 +47,7 @@ pub(crate) async fn run(
         Err(_) if raw::rollback::<Postgres>(guard.conn).await.is_err() => return result,
         Err(_) => {}
     }
-    guard.armed = false;
+    guard.disarm();
     result
 }
 
@@ -56,19 +56,5 @@ async fn is_in_transaction(conn: &mut PgConnection) -> Result<bool, sqlx::Error>
     match Postgres::is_in_transaction(conn).await {
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("25P02") => Ok(true),
         result => result,
-    }
-}
-
-/// Queues a rollback of the transaction if the future is dropped.
-struct RollbackGuard<'o> {
-    conn: &'o mut PgConnection,
-    armed: bool,
-}
-
-impl Drop for RollbackGuard<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            raw::start_rollback::<Postgres>(self.conn);
-        }
     }
 }

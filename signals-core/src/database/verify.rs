@@ -12,6 +12,9 @@
 //!   the application gets it, a mark is set that disappears with the transaction, or with a rollback to an earlier savepoint:
 //!   a setting on Postgres, a savepoint on SQLite. Then the connection is *unverified*: before the next statement of this
 //!   library, and before the commit, the mark is looked up. If it is missing, the whole transaction is marked as failed.
+//! - A `begin` of sqlx on that connection changes the count of sqlx: it is one more if the savepoint is never ended, and on Postgres
+//!   one less if the `begin` fails or is dropped, because sqlx then rolls back what is around it. Each frame stores the count
+//!   (`Frame::sqlx_depth`), which is compared before the mark is looked up and before the commit.
 //! - If a connection is dropped while it is unverified, it is rolled back before it returns to its pool.
 //! - For a connection that is borrowed from sqlx (`&mut PgConnection`), the earlier SQL is unknown. If sqlx does not count a
 //!   transaction on it, the database is asked whether one is open when this matters: before `on_commit` receivers are
@@ -27,12 +30,16 @@ use futures_util::{FutureExt, TryStreamExt};
 use sqlx::{AssertSqlSafe, Connection, SqlSafeStr, SqlStr};
 
 use crate::database::backend::{AnyRow, Backend, DatabaseKind, on};
+use crate::database::begin::TransactionOptions;
 use crate::database::conn::{Conn, UsuallyReady};
 use crate::database::execution::Execution;
 use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::database::schema_cache::SchemaChangeGuard;
 use crate::database::sql_scan::{self, Control};
 use crate::error::{Error, Reason, Result};
+
+/// Why a transaction with an open savepoint cannot be committed: sqlx would only release the savepoint.
+pub(crate) const LEFT_OPEN: &str = "a savepoint was left open";
 
 const LOST: &str = "raw SQL ended the transaction, or rolled back a part of it (what a raw COMMIT has stored stays stored)";
 
@@ -195,7 +202,15 @@ impl Conn<'_> {
     /// Looks up the mark. If none was set, checks that a transaction is open.
     async fn verify_frames(&mut self) -> Result<()> {
         let (_, mark) = self.state.mark();
+        let depth = self.state.frames.last().map_or(0, |frame| frame.sqlx_depth);
+        let has_depth = self.has_depth(depth).await;
+        if !has_depth && self.depth_now() > depth {
+            self.state.fail(|| LEFT_OPEN.into());
+            return Err(Error::RolledBack { reason: LEFT_OPEN.into() });
+        }
         let found = match (self.kind(), mark) {
+            // A `begin` of sqlx on Postgres that fails or is dropped rolls back what is around it.
+            _ if !has_depth => Ok(false),
             (DatabaseKind::Sqlite, None) => self.is_open().await,
             (kind, mark) => self.is_marked(kind, mark).await,
         };
@@ -248,16 +263,20 @@ impl Conn<'_> {
     }
 
     /// Handles a transaction that raw SQL has ended or partly rolled back. A new transaction that can only be rolled back replaces
-    /// it, so that later statements are not committed.
-    async fn replace_lost_transaction(&mut self) -> Result<()> {
+    /// it, so that later statements are not committed. On Postgres, the connection is closed instead if possible: sqlx may count
+    /// fewer transactions than are open.
+    pub(crate) async fn replace_lost_transaction(&mut self) -> Result<()> {
         tracing::error!("{LOST}: neither its `on_commit` nor its `on_rollback` receivers will run");
         self.state.fail_all(LOST);
         for frame in &mut self.state.frames {
             frame.deferred.clear();
         }
-        let depth = self.depth_now();
+        if self.kind() == DatabaseKind::Postgres {
+            self.discard();
+        }
+        let depth = self.state.frames.last().map_or(0, |frame| frame.sqlx_depth);
         if let Some(raw) = self.raw()
-            && on!(RawConn, raw, DB, conn => begin_anew::<DB>(conn, depth).await).is_err()
+            && on!(RawConn, raw, DB, conn => replace::<DB>(conn, depth).await).is_err()
         {
             self.abandon(LOST);
         }
@@ -323,20 +342,29 @@ pub(crate) async fn roll_back_all<DB: Backend>(
 ) -> Result<(), sqlx::Error> {
     // Wait for the statement in flight. On Postgres, the first ping may return the error of a statement whose future was
     // dropped.
-    while let Err(error) = conn.ping().await {
-        if !matches!(error, sqlx::Error::Database(_)) {
-            return Err(error);
-        }
-    }
+    read_answers::<DB>(conn).await?;
     let depth = raw::depth::<DB>(conn);
     if depth > 0 {
         // Raw SQL may have ended the transaction, and sqlx decrements its count only if its own statement succeeds.
         begin_anew::<DB>(conn, depth).await?;
         for _ in 0..depth {
-            raw::rollback::<DB>(conn).await?;
+            raw::rollback_even_if_dropped::<DB>(conn).await?;
         }
     }
-    if adopt::<DB>(conn).await? { raw::rollback::<DB>(conn).await } else { Ok(()) }
+    match adopt::<DB>(conn).await? {
+        true => raw::rollback_even_if_dropped::<DB>(conn).await,
+        false => Ok(()),
+    }
+}
+
+/// Reads the answers of statements whose futures were dropped, which may be errors.
+async fn read_answers<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
+    while let Err(error) = conn.ping().await {
+        if !matches!(error, sqlx::Error::Database(_)) {
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 /// As [`reconcile`], if sqlx counts no transaction.
@@ -351,7 +379,18 @@ async fn adopt<DB: Backend>(conn: &mut DB::Connection) -> Result<bool, sqlx::Err
     }
 }
 
-/// Rolls back any open transaction, and begins a new one with as many savepoints as sqlx counts.
+/// Rolls back any open transaction, and begins a new one, in which sqlx counts at least `depth`.
+async fn replace<DB: Backend>(conn: &mut DB::Connection, depth: usize) -> Result<(), sqlx::Error> {
+    read_answers::<DB>(conn).await?;
+    let counted = raw::depth::<DB>(conn);
+    begin_anew::<DB>(conn, counted).await?;
+    while raw::depth::<DB>(conn) < depth {
+        raw::begin::<DB>(conn, TransactionOptions::default()).await?;
+    }
+    Ok(())
+}
+
+/// Rolls back any open transaction, and begins a new one with as many savepoints as sqlx counts, or none if it counts no transaction.
 async fn begin_anew<DB: Backend>(
     conn: &mut DB::Connection,
     depth: usize,
@@ -359,6 +398,9 @@ async fn begin_anew<DB: Backend>(
     match DB::simple(conn, SqlStr::from_static("ROLLBACK")).await {
         Ok(()) | Err(sqlx::Error::Database(_)) => {}
         Err(error) => return Err(error),
+    }
+    if depth == 0 {
+        return Ok(());
     }
     let mut sql = "BEGIN".to_owned();
     for depth in 1..depth {

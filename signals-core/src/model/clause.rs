@@ -164,9 +164,9 @@ impl<'c> Iterator for Tokens<'c> {
                     self.take(comment(self.text));
                     continue;
                 }
-                '"' | '`' => Token::Quoted(self.take(quoted(self.text, first, false))),
+                '"' | '`' => Token::Quoted(self.take(quoted(self.text.as_bytes(), false))),
                 '\'' => {
-                    self.take(quoted(self.text, first, false));
+                    self.take(quoted(self.text.as_bytes(), false));
                     Token::Other
                 }
                 // The name after a dot is never a keyword.
@@ -185,7 +185,7 @@ impl<'c> Iterator for Tokens<'c> {
                     let end = self.text.find(|c| !is_word_char(c)).unwrap_or(self.text.len());
                     let word = self.take(end);
                     if word.eq_ignore_ascii_case("e") && self.text.starts_with('\'') {
-                        self.take(quoted(self.text, '\'', true));
+                        self.take(quoted(self.text.as_bytes(), true));
                         Token::Other
                     } else {
                         Token::Word(word)

@@ -15,7 +15,8 @@ impl Transaction<'static> {
     fn adopt(lease: AnyLease, kind: DatabaseKind) -> Self {
         let mut conn = Conn::adopted(lease);
         // A restart would lose what the program has written in it.
-        conn.state.frames.push(Frame { used: true, adopted: Some(kind), ..Frame::default() });
+        let frame = Frame { used: true, sqlx_depth: 1, adopted: Some(kind), ..Frame::default() };
+        conn.state.frames.push(frame);
         // The program may have ended it with raw SQL.
         conn.set_unverified();
         Self { conn, depth: 1, open: true, is_releasing: false, shares_commit: false }

@@ -21,6 +21,7 @@ impl Drop for Transaction<'_> {
             && self.conn.kind() == DatabaseKind::Sqlite;
         // If the drop is outside a runtime, the callbacks run in the runtime of the connection.
         let runtime = Handle::try_current().ok().or_else(|| self.conn.runtime());
+        let rollbacks = self.rollbacks();
         let frames: Vec<_> = self.conn.state.frames.drain(self.depth - 1..).collect();
         if self.is_outermost()
             && let Some(frame) = frames.first()
@@ -40,7 +41,9 @@ impl Drop for Transaction<'_> {
         }
         // The unit of a group is rolled back when its connection is returned.
         if self.depth > 1 || !self.conn.is_in_group() {
-            self.conn.start_rollback();
+            for _ in 0..rollbacks {
+                self.conn.start_rollback();
+            }
         }
         if deferred.is_empty() {
             return;
@@ -55,6 +58,23 @@ impl Drop for Transaction<'_> {
                 }
                 run_all(deferred, End::RolledBack, holds).await;
             });
+        }
+    }
+}
+
+impl Transaction<'_> {
+    /// How many rollbacks end this transaction and the savepoints in it that are left open.
+    fn rollbacks(&mut self) -> usize {
+        let depth = self.conn.depth_now();
+        match self.conn.kind() {
+            // If sqlx has rolled back already, one more would end the enclosing transaction.
+            DatabaseKind::Postgres => (depth + 1).saturating_sub(self.frame().sqlx_depth),
+            // The worker may not have executed the rollbacks of dropped savepoints yet. It ignores one rollback if another was dropped
+            // before its answer, and those outside a transaction.
+            DatabaseKind::Sqlite => {
+                let open = self.conn.state.frames.len() + 1 - self.depth;
+                if self.is_outermost() { open.max(depth) } else { open }
+            }
         }
     }
 }

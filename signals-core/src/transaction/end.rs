@@ -1,6 +1,6 @@
 //! The end of a transaction: COMMIT, ROLLBACK or the release of a savepoint, and what waits for it.
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 
 use crate::database::backend::DatabaseKind;
 use crate::database::deferred::{Deferred, End, run_all};
@@ -87,7 +87,9 @@ impl Transaction<'_> {
         }
         self.open = false;
         let frame = self.conn.state.frames.pop().unwrap_or_default();
-        self.frame().append(frame);
+        if let Some(outer) = self.conn.state.frames.last_mut() {
+            outer.append(frame);
+        }
         Ok(Committed::default())
     }
 
@@ -129,10 +131,14 @@ impl Transaction<'_> {
     /// Rolls back, and runs what waits for the rollback.
     pub(super) async fn undo(&mut self) -> Result<()> {
         self.note_unfinished();
+        while self.conn.state.frames.len() > self.depth {
+            let left_open = self.conn.state.frames.pop().unwrap_or_default();
+            self.frame().append(left_open);
+        }
         let is_unit = self.depth == 1 && self.conn.is_in_group();
         let result = match is_unit {
             true => self.conn.roll_back_unit().await,
-            false => self.conn.rollback_raw().await,
+            false => self.roll_back().await,
         };
         self.open = false;
         let frame = self.conn.state.frames.pop().unwrap_or_default();
@@ -171,6 +177,24 @@ impl Transaction<'_> {
     pub(super) fn note_unfinished(&mut self) {
         if self.shares_commit {
             self.conn.note_unit(false);
+        }
+    }
+
+    /// Rolls back, with the savepoints in it that are left open.
+    async fn roll_back(&mut self) -> Result<(), sqlx::Error> {
+        if !self.is_innermost().await {
+            let depth = self.frame().sqlx_depth;
+            Box::pin(self.conn.roll_back_to(depth)).await?;
+        }
+        self.conn.rollback_raw().await
+    }
+
+    /// Whether neither this library nor sqlx has a savepoint open in it, and sqlx has not ended it.
+    pub(super) fn is_innermost(&mut self) -> Either<Ready<bool>, BoxFuture<'_, bool>> {
+        let depth = self.frame().sqlx_depth;
+        match self.conn.state.frames.len() == self.depth {
+            true => self.conn.has_depth(depth),
+            false => Either::Left(ready(false)),
         }
     }
 

@@ -22,6 +22,7 @@ use crate::database::deferred::End;
 use crate::database::source::connects;
 use crate::database::sqlx_transaction::BeginGuard;
 use crate::database::state::Frame;
+use crate::database::verify::LEFT_OPEN;
 use crate::database::writer::Writer;
 use crate::error::driver::did_nothing;
 use crate::error::{Error, Outcome, Result};
@@ -131,7 +132,9 @@ impl<'c> Transaction<'c> {
             conn.state.foreign = depth > 0;
         }
         conn.state.count_statement();
-        conn.state.frames.push(Frame { begin: options, ..Frame::default() });
+        // Counted after BEGIN, because SQLite's worker executes the rollbacks of dropped savepoints before it.
+        let sqlx_depth = if is_unit { 1 } else { conn.depth_now() };
+        conn.state.frames.push(Frame { begin: options, sqlx_depth, ..Frame::default() });
         let depth = conn.state.frames.len();
         Ok(Self { conn, depth, open: true, is_releasing: false, shares_commit: false })
     }
@@ -140,7 +143,8 @@ impl<'c> Transaction<'c> {
     /// if no receiver has run in it.
     pub(crate) async fn restart(&mut self) -> Result<()> {
         self.conn.begin_again().await?;
-        *self.frame() = Frame { begin: self.frame().begin, ..Frame::default() };
+        let &mut Frame { begin, sqlx_depth, .. } = self.frame();
+        *self.frame() = Frame { begin, sqlx_depth, ..Frame::default() };
         Ok(())
     }
 
@@ -211,6 +215,9 @@ impl<'c> Transaction<'c> {
     /// back if that fails.
     pub(crate) async fn check(&mut self) -> Result<()> {
         let _ = self.conn.verify().await;
+        if !self.is_innermost().await {
+            self.frame().failed.get_or_insert_with(|| LEFT_OPEN.into());
+        }
         let Some(reason) = self.frame().failed.take() else {
             if self.depth == 1 {
                 self.conn.finish_changes();
@@ -248,7 +255,7 @@ impl<'c> Transaction<'c> {
     }
 
     pub(crate) fn frame(&mut self) -> &mut Frame {
-        self.conn.state.frames.last_mut().expect("an open transaction has a frame")
+        self.conn.state.frames.get_mut(self.depth - 1).expect("an open transaction has a frame")
     }
 }
 

@@ -187,7 +187,7 @@ impl<'c> Conn<'c> {
     /// through it.
     ///
     /// If SQL on the sqlx connection ends the transaction of this library, the next statement of this library, or the commit,
-    /// returns [`Error::RolledBack`](crate::Error::RolledBack).
+    /// returns [`Error::RolledBack`](crate::Error::RolledBack). So it does if a savepoint of sqlx is left open.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -222,8 +222,9 @@ impl<'c> Conn<'c> {
     /// through it.
     ///
     /// Inside a transaction, this call sends a `SET LOCAL`, and the next statement of this library, or the commit, sends a
-    /// `SHOW` first. This detects that a statement has failed, or that SQL has ended the transaction. In both cases the
-    /// transaction is marked as failed, and the commit returns [`Error::RolledBack`](crate::Error::RolledBack).
+    /// `SHOW` first. This detects that a statement has failed, that SQL has ended the transaction, that a `begin` of sqlx has failed or
+    /// was dropped, or that a savepoint of sqlx is left open. In each case the transaction is marked as failed, and the commit returns
+    /// [`Error::RolledBack`](crate::Error::RolledBack).
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;

@@ -7,7 +7,7 @@ use sqlx::{Connection, SqlStr};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use crate::database::backend::{Backend, DatabaseKind};
+use crate::database::backend::Backend;
 use crate::database::group_task;
 use crate::database::lease::{InFlight, Lease, LeaseInner, Origin};
 use crate::database::pool::{ANSWER_TIMEOUT, NO_EPOCH};
@@ -21,12 +21,12 @@ impl<DB: Backend> LeaseInner<DB> {
         if self.state.group.is_some() {
             return group_task::end(self);
         }
-        let may_be_counted = self.may_be_counted();
+        let is_counted = self.is_counted();
         let state = &mut self.state;
         // Without a statement cache, each statement is wrapped in its own BEGIN and COMMIT, so an interrupted one may have left a
         // transaction open that sqlx does not know about.
         let may_have_begun = !state.keeps_statements && state.in_flight == InFlight::Statement;
-        if state.unverified || state.query_only || may_have_begun || may_be_counted {
+        if state.unverified || state.query_only || may_have_begun || is_counted {
             return self.roll_back_and_release();
         }
         if state.epoch.is_none() {
@@ -57,12 +57,16 @@ impl<DB: Backend> LeaseInner<DB> {
         }
     }
 
-    /// Whether sqlx may still count a transaction that has ended: SQLite can roll back by itself because of a statement whose future
-    /// was dropped. The rollback that the dropped transaction has queued then fails, and sqlx still counts the transaction, so that
-    /// the next transaction would be a savepoint, and its COMMIT would not commit.
-    fn may_be_counted(&self) -> bool {
-        let is_pooled = matches!(self.conn, Origin::Pool(_));
-        DB::KIND == DatabaseKind::Sqlite && is_pooled && raw::depth::<DB>(&self.conn) > 0
+    /// Whether sqlx still counts a transaction. The program may not have ended it (`std::mem::forget`). It may also have ended: SQLite
+    /// can roll back by itself because of a statement whose future was dropped. The rollback that the dropped transaction has queued
+    /// then fails, and sqlx still counts the transaction, so that the next transaction would be a savepoint, and its COMMIT would not
+    /// commit.
+    fn is_counted(&self) -> bool {
+        match &self.conn {
+            Origin::Pool(conn) => raw::depth::<DB>(conn) > 0,
+            // sqlx rolls back one.
+            Origin::Transaction(conn) => raw::depth::<DB>(conn) > 1,
+        }
     }
 
     /// Rolls back a transaction that raw SQL may have left open, and allows writes again, before the connection can be checked out
