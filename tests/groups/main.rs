@@ -21,7 +21,7 @@ use sqlx::{Connection, SqliteConnection};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{Error, sqlx};
 
-use common::{Scene, TestDb, cancelled_after, execute};
+use common::{Scene, TestDb, cancelled_after, count, execute};
 use tokio::sync::Semaphore;
 
 #[derive(Debug, Clone, Model)]
@@ -80,6 +80,8 @@ const PANICS: i64 = 8;
 const ROLLS_BACK: i64 = 7;
 /// Only COMMIT is refused.
 const DEFERS: i64 = 6;
+/// A savepoint is dropped, and then the receiver fails.
+const DROPS_SAVEPOINT: i64 = 4;
 
 static SCENE: LazyLock<Scene> = Scene::new();
 
@@ -95,8 +97,37 @@ async fn note(saved: PostSave<'_, Noted>, conn: &mut Conn<'_>) -> Result<()> {
             conn.execute("PRAGMA defer_foreign_keys = ON").await?;
             conn.execute("INSERT INTO children (parent) VALUES (-5)").await.map(drop)
         }
+        DROPS_SAVEPOINT => {
+            drop_savepoint(conn).await?;
+            // While SQLite executes this statement, the rollbacks of the next savepoints wait.
+            let mut savepoint = conn.begin().await?;
+            let slow = "WHERE of IN (WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 3000)
+                 SELECT n FROM numbers)";
+            cancelled_after(Note::query(slow).count(&mut savepoint), 0).await;
+            Err(Error::other("four"))
+        }
         _ => Ok(()),
     }
+}
+
+/// Drops two savepoints. Their rollbacks wait in the queue of the connection.
+async fn drop_savepoint(conn: &mut Conn<'_>) -> Result<()> {
+    let mut savepoint = conn.begin().await?;
+    let mut inner = savepoint.begin().await?;
+    Note { id: None, of: -1 }.save(&mut inner).await.map(drop)
+}
+
+/// A row whose receiver drops a savepoint, and succeeds.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Tentative {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = Tentative)]
+async fn attempt(_: PostSave<'_, Tentative>, conn: &mut Conn<'_>) -> Result<()> {
+    drop_savepoint(conn).await
 }
 
 #[receiver(post_save, sender = Noted, on_commit)]
@@ -395,7 +426,7 @@ async fn a_save_that_returned_is_in_the_file_and_visible_to_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_fails_does_not_affect_the_others() {
     let _turn = SCENE.begin().await;
-    for cause in [FAILS, PANICS, ROLLS_BACK, DEFERS] {
+    for cause in [FAILS, PANICS, ROLLS_BACK, DEFERS, DROPS_SAVEPOINT] {
         let test = rows("fails").await;
         SCENE.log.take();
         let saves = (0..60).map(|call| {
@@ -439,6 +470,26 @@ async fn a_write_that_fails_does_not_affect_the_others() {
         assert!(cause == ROLLS_BACK || lost == 0, "{failed:?}");
         test.passed().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_savepoint_that_a_receiver_drops_affects_no_write() {
+    let _turn = SCENE.begin().await;
+    let test = rows("savepoint").await;
+    let saves = (0..40).map(|n| {
+        let db = test.db.clone();
+        async move {
+            match n % 2 == 0 {
+                true => Tentative { id: None, n }.save(&db).await.map(drop),
+                false => plain(n).save(&db).await.map(drop),
+            }
+        }
+    });
+    let results = at_once(&test.db, saves).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(found(&test.url, "rows").await, (0..40).collect());
+    assert_eq!(count(&test.db, "notes").await, 0);
+    test.passed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

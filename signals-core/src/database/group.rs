@@ -292,6 +292,10 @@ pub(super) fn end_of(committed: &Result<(), sqlx::Error>) -> GroupEnd {
 pub(super) async fn roll_back_unit<DB: Backend>(
     conn: &mut DB::Connection,
 ) -> Result<(), sqlx::Error> {
+    if raw::depth::<DB>(conn) > 1 {
+        // Executes the rollbacks that dropped savepoints have queued, which sqlx counts only then.
+        conn.ping().await?;
+    }
     while raw::depth::<DB>(conn) > 1 {
         raw::rollback::<DB>(conn).await?;
     }

@@ -50,6 +50,14 @@ impl Conn<'_> {
         }))
     }
 
+    /// As [`depth`](Self::depth), inside an outermost transaction: waits if a savepoint may just have been dropped.
+    pub(super) async fn settled_depth(&mut self) -> usize {
+        if self.depth_now() > 1 {
+            self.flush().await;
+        }
+        self.depth_now()
+    }
+
     /// As [`depth`](Self::depth), without waiting for a pending rollback.
     pub(crate) fn depth_now(&mut self) -> usize {
         self.raw().map_or(0, |raw| on!(RawConn, raw, DB, conn => raw::depth::<DB>(conn)))

@@ -178,7 +178,7 @@ impl Conn<'_> {
             let marked = on!(RawConn, raw, DB, conn => DB::simple(conn, mark).await);
             self.note_answer(marked).map_err(CommitFailed::Statement)?;
             self.begin_group();
-        } else if self.depth_now() != 1 {
+        } else if self.settled_depth().await != 1 {
             return Err(CommitFailed::RolledBack("a savepoint was left open".into()));
         } else {
             self.end_unit().await.map_err(CommitFailed::Statement)?;
@@ -227,7 +227,7 @@ impl Conn<'_> {
         let Some(lease) = self.lease_mut() else { return false };
         let queue = lease.state().turn.as_ref().and_then(Turn::queue);
         let is_awaited = queue.is_some_and(|queue| queue.is_awaited_by(group));
-        is_awaited && self.depth_now() == 1 && !self.defers_constraints().await
+        is_awaited && self.settled_depth().await == 1 && !self.defers_constraints().await
     }
 
     /// Whether a constraint of the database may be checked only by COMMIT. If this is unknown, it is looked up.
