@@ -15,6 +15,12 @@ pub(crate) trait TransactionWork: Send {
 
     fn run(&mut self, tx: &mut Transaction<'_>) -> impl Future<Output = Result<Self::Done>> + Send;
 
+    /// Whether the transaction may share its COMMIT with other writes of a SQLite database. If one of them ends the transaction, the
+    /// work is lost, although it has succeeded.
+    fn shares_commit(&self) -> bool {
+        false
+    }
+
     /// Whether the transaction is to be committed after the work has succeeded.
     fn commits(&self, done: &Self::Done) -> bool {
         let _ = done;
@@ -52,7 +58,7 @@ pub(crate) fn in_transaction<'c, W: TransactionWork + 'c>(
 ) -> impl Future<Output = Result<W::Done>> + Send + 'c {
     async move {
         let mut tx = Transaction::open(conn).await?;
-        tx.shares_commit = tx.kind() == DatabaseKind::Sqlite;
+        tx.shares_commit = tx.kind() == DatabaseKind::Sqlite && work.shares_commit();
         let mut is_first = true;
         let result = loop {
             match work.run(&mut tx).await {

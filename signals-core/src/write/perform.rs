@@ -123,7 +123,7 @@ struct WriteWork<'w> {
 impl WriteWork<'_> {
     fn writer(&self) -> Writer {
         let writer = Writer::of(self.notifier.kind.write_verb(), self.restore_guard.rows.model());
-        writer.sharing_commit(true)
+        writer.sharing_commit(self.shares_commit())
     }
 }
 
@@ -166,6 +166,11 @@ impl TransactionWork for WriteWork<'_> {
         }
         execute_and_notify(notifier, restore_guard.rows, tx, context).await?;
         Ok(std::mem::take(&mut notifier.written))
+    }
+
+    /// Only with receivers: a write without receivers is never lost because of another one.
+    fn shares_commit(&self) -> bool {
+        !self.notifier.receivers.is_empty()
     }
 
     fn commits(&self, done: &WriteOutcome) -> bool {
