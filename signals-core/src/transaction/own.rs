@@ -98,7 +98,7 @@ pub(crate) fn in_transaction<'c, W: TransactionWork + 'c>(
     }
 }
 
-/// Runs `work` in a savepoint, releases it if the work succeeds, and rolls back to it if the work fails.
+/// Runs `work` in a savepoint, releases it if the work succeeds and [commits](TransactionWork::commits), and otherwise rolls back to it.
 ///
 /// # Cancel safety
 ///
@@ -110,6 +110,7 @@ pub(crate) async fn in_savepoint<W: TransactionWork>(
 ) -> Result<W::Done> {
     let mut savepoint = Transaction::open(conn.reborrow()).await?;
     match work.run(&mut savepoint).await {
+        Ok(result) if !work.commits(&result) => savepoint.rollback().await.map(|()| result),
         Ok(result) => savepoint.commit().await.map(|_| result),
         Err(error) => {
             savepoint.rollback_or_log().await;

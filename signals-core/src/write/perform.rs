@@ -23,7 +23,7 @@ use crate::task::finish::{Detached, run_even_if_dropped};
 use crate::task::spawn;
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
-use crate::transaction::own::{TransactionWork, in_transaction};
+use crate::transaction::own::{TransactionWork, in_savepoint, in_transaction};
 use crate::write::notify::Notifier;
 use crate::write::restore::RestoreGuard;
 use crate::write::span::{measured, record_system};
@@ -101,15 +101,39 @@ fn in_callers_transaction<'u>(
         let fail_guard = FailGuard::of(&mut conn, notifier.kind.verb(), model);
         let done = async {
             notifier.check_observable(model, fail_guard.conn).await?;
-            notifier
-                .notify_before(restore_guard.rows, Some(&mut *fail_guard.conn), &context)
-                .await?;
-            execute_and_notify(&mut notifier, restore_guard.rows, fail_guard.conn, &context).await
+            let (rows, conn) = (&mut *restore_guard.rows, &mut *fail_guard.conn);
+            if notifier.kind.may_store_nothing() && notifier.receivers.needs.connection_before {
+                let work = RevocableWrite { notifier: &mut notifier, rows, context: &context };
+                return Box::pin(in_savepoint(conn, work)).await;
+            }
+            notifier.notify_before(rows, Some(&mut *conn), &context).await?;
+            execute_and_notify(&mut notifier, rows, conn, &context).await
         };
         let done = done.await;
         fail_guard.end(done)?;
         restore_guard.disarm();
         Ok(notifier.written)
+    }
+}
+
+/// A write in the caller's transaction that may store nothing. What its receivers have written before is then undone.
+struct RevocableWrite<'w> {
+    notifier: &'w mut Notifier,
+    rows: &'w mut dyn SignalRows,
+    context: &'w OperationContext,
+}
+
+impl TransactionWork for RevocableWrite<'_> {
+    type Done = ();
+
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<()> {
+        let Self { notifier, rows, context } = self;
+        notifier.notify_before(*rows, Some(&mut **tx), context).await?;
+        execute_and_notify(notifier, *rows, tx, context).await
+    }
+
+    fn commits(&self, (): &()) -> bool {
+        self.notifier.kind.stores(&self.notifier.written)
     }
 }
 
