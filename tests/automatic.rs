@@ -306,6 +306,26 @@ on_every_database! {
         assert_eq!(stored(&page).await.unwrap(), before);
     }
 
+    async fn an_update_that_sets_an_automatic_time_is_an_error(db: Db) {
+        pages(&db).await;
+        let mut home = page("Home");
+        home.save(&db).await.unwrap();
+        let all = || Page::query("");
+        let heard = || Heard::query("");
+        for error in [
+            all().set(Page::CHANGED_AT, 5_i64).set(Page::TITLE, "x").update(&db).await.unwrap_err(),
+            all().set_sql(Page::CHANGED_AT, "5", ()).update(&db).await.unwrap_err(),
+            all().set(Page::CREATED_AT, 5_i64).update(&db).await.unwrap_err(),
+            heard().set(Heard::CHANGED_AT, 5_i64).update(&db).await.unwrap_err(),
+        ] {
+            assert!(error.to_string().contains("cannot be set"), "{error}");
+        }
+        assert_eq!(Page::all(&db).await.unwrap(), [home.clone()]);
+        // No value is given here.
+        home.save_fields(&db, &[Page::CHANGED_AT]).await.unwrap();
+        assert_eq!(home.version, 2);
+    }
+
     async fn an_upserted_row_has_the_stored_version(db: Db) {
         pages(&db).await;
         execute(&db, "CREATE UNIQUE INDEX titles ON pages (title)").await;

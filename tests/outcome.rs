@@ -500,6 +500,43 @@ mod two_databases {
         keeping.passed().await;
     }
 
+    /// Two pools whose options name the same database, which is not the same for both.
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn what_a_pool_has_found_is_not_used_for_another_database_of_the_same_name() {
+        use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
+
+        let open = async |options: SqliteConnectOptions| {
+            let pool = SqlitePoolOptions::new().max_connections(1);
+            pool.connect_with(options).await.unwrap()
+        };
+        // Each pool has an in-memory database of its own.
+        let (plain, keeping) =
+            (open(SqliteConnectOptions::new()).await, open(SqliteConnectOptions::new()).await);
+        prepare(&Db::from(plain.clone()), &Db::from(keeping.clone())).await;
+        assert_found!(&plain, &keeping);
+
+        // A file is replaced by another one.
+        let (old, new) = (TestDb::sqlite("old").await, TestDb::sqlite("new").await);
+        prepare(&old.db, &new.db).await;
+        let options = SqliteConnectOptions::new().filename(old.name());
+        let pool = open(options.clone()).await;
+        assert!(!kept().delete(&pool).await.unwrap());
+        pool.close().await;
+        // Removes the write-ahead log.
+        old.db.close().await;
+        execute(&new.db, &format!("VACUUM INTO '{}.copy'", old.name())).await;
+        std::fs::rename(format!("{}.copy", old.name()), old.name()).unwrap();
+        let pool = open(options).await;
+        let mut row = kept();
+        assert!(!row.delete(&pool).await.unwrap());
+        assert_eq!(row.id, Some(1), "the row is stored");
+        pool.close().await;
+        for database in [old, new] {
+            database.passed().await;
+        }
+    }
+
     #[cfg(feature = "postgres")]
     #[tokio::test]
     async fn what_a_pool_has_found_is_not_used_for_another_database() {

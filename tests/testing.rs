@@ -537,3 +537,27 @@ fn a_row_may_use_a_recorder_in_clone_and_drop() {
     wait.recv_timeout(Duration::from_secs(10)).expect("it waits for a lock of its own");
     assert!(nosy::ASKED.load(std::sync::atomic::Ordering::Relaxed) > 0);
 }
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_test_transaction_accepts_what_has_violated_a_foreign_key_before() {
+    use sqlx_signals::sqlx::sqlite::SqliteConnectOptions;
+    use sqlx_signals::sqlx::{self, ConnectOptions, Connection};
+
+    let test = common::TestDb::sqlite("old_violation").await;
+    let tables = "CREATE TABLE parent (id INTEGER PRIMARY KEY);
+         CREATE TABLE child (of INTEGER REFERENCES parent(id) DEFERRABLE INITIALLY DEFERRED);
+         INSERT INTO child VALUES (77)";
+    let options = SqliteConnectOptions::new().filename(test.name()).foreign_keys(false);
+    let mut unchecked = options.connect().await.unwrap();
+    sqlx::raw_sql(tables).execute(&mut unchecked).await.unwrap();
+    unchecked.close().await.unwrap();
+    let valid = async |tx: &mut Transaction<'_>| {
+        tx.execute("INSERT INTO parent VALUES (1); INSERT INTO child VALUES (1)").await
+    };
+    testing::transaction(&test.db, valid).await.unwrap();
+    let orphan = async |tx: &mut Transaction<'_>| tx.execute("INSERT INTO child VALUES (78)").await;
+    let error = testing::transaction(&test.db, orphan).await.unwrap_err();
+    assert!(error.to_string().contains("a row of `child` refers"), "{error}");
+    test.passed().await;
+}

@@ -363,6 +363,47 @@ on_every_database! {
     }
 }
 
+/// A reader whose receiver writes before the statement.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "readers")]
+struct Welcomed {
+    id: Option<i64>,
+    email: String,
+    #[model(unique)]
+    name: String,
+    books: i64,
+}
+
+#[receiver(pre_save, sender = Welcomed)]
+async fn keep_history(save: PreSave<'_, Welcomed>, conn: &mut Conn<'_>) -> Result<()> {
+    SCENE.log.push(format!("pre {}", save.instance.email));
+    conn.execute("INSERT INTO history (n) VALUES (1)").await.map(drop)
+}
+
+on_every_database! {
+    async fn get_or_create_that_finds_the_row_keeps_no_write_of_a_receiver(db: Db) {
+        let _turn = SCENE.begin().await;
+        readers(&db).await;
+        table(&db, "history", "n BIGINT NOT NULL").await;
+        let welcomed = |email: &str, name: &str| Welcomed { id: None, email: email.into(), name: name.into(), books: 0 };
+        let stored = Welcomed::get(&db, 1).await.unwrap();
+        let ann = || welcomed("ANN", "other");
+        assert_eq!(Welcomed::get_or_create(&db, ann(), &[Welcomed::EMAIL]).await.unwrap(), (stored.clone(), false));
+        let mut tx = db.begin().await.unwrap();
+        assert_eq!(Welcomed::get_or_create(&mut tx, ann(), &[Welcomed::EMAIL]).await.unwrap(), (stored, false));
+        tx.commit().await.unwrap();
+        assert_eq!(count(&db, "history").await, 0);
+        // The row is not found by its value, so the receiver runs once before the database finds it.
+        assert_eq!(SCENE.log.take(), ["pre ANN", "pre ANN"]);
+
+        let mut tx = db.begin().await.unwrap();
+        let (_, created) = Welcomed::get_or_create(&mut tx, welcomed("carl", "carl"), &[Welcomed::EMAIL]).await.unwrap();
+        tx.commit().await.unwrap();
+        assert!(created);
+        assert_eq!((count(&db, "history").await, count(&db, "readers").await), (1, 3));
+    }
+}
+
 #[cfg(feature = "postgres")]
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn get_or_create_does_not_wait_for_rows_that_refer_to_the_row_which_it_finds() {

@@ -232,6 +232,28 @@ async fn a_read_only_uri_takes_no_turns() {
     test.passed().await;
 }
 
+#[derive(Signal)]
+struct Asked;
+
+#[receiver(Asked)]
+fn answer(_: &Asked) {}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_only_reads_does_not_keep_another_one_from_the_queue() {
+    let test = rows("reader").await;
+    let options = SqliteConnectOptions::new().filename(test.name());
+    let pool = SqlitePoolOptions::new().acquire_timeout(Duration::from_millis(200));
+    let reader = pool.clone().connect_with(options.clone().read_only(true)).await.unwrap();
+    Asked.send(&reader).await.unwrap();
+    let writer = pool.connect_with(options).await.unwrap();
+    let tx = test.db.begin().await.unwrap();
+    let error = plain(1).save(&writer).await.unwrap_err();
+    assert_timed_out(&error, "a transaction has held it for");
+    drop(tx);
+    plain(1).save(&writer).await.unwrap();
+    test.passed().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_error_of_a_writer_that_waited_too_long_names_the_holder() {
     let test = rows("holder").await;

@@ -340,3 +340,34 @@ async fn a_write_that_was_dropped_needs_its_runtime_no_longer() {
     }
     test.passed().await;
 }
+
+/// Its receivers after the rollback need the runtime, and other writers do not wait for them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transaction_that_was_dropped_needs_its_runtime_only_for_its_callbacks() {
+    let _turn = SCENE.begin().await;
+    let test = rows("not_driven_callbacks").await;
+    for with_callback in [false, true] {
+        let db = test.db.clone();
+        let idle = tokio::task::spawn_blocking(move || {
+            let idle = current_thread();
+            idle.block_on(async {
+                let mut tx = db.begin().await.unwrap();
+                plain(10).save(&mut tx).await.unwrap();
+                if with_callback {
+                    tx.on_rollback(async { SCENE.log.push("rolled back".to_owned()) });
+                }
+            });
+            idle
+        });
+        let idle = idle.await.unwrap();
+        timeout(SOON, save(&test.db, 20 + i64::from(with_callback) * 10, false))
+            .await
+            .expect("the turn was passed on")
+            .unwrap();
+        assert!(SCENE.log.take().is_empty());
+        tokio::task::spawn_blocking(move || idle.block_on(tokio::task::yield_now())).await.unwrap();
+        assert_eq!(SCENE.log.take().len(), usize::from(with_callback));
+    }
+    assert_eq!(found(&test.url, "rows").await, HashSet::from([20, 30]));
+    test.passed().await;
+}

@@ -21,7 +21,7 @@ use sqlx::{Connection, SqliteConnection};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{Error, sqlx};
 
-use common::{Scene, TestDb, cancelled_after, execute};
+use common::{Scene, TestDb, cancelled_after, count, execute};
 use tokio::sync::Semaphore;
 
 #[derive(Debug, Clone, Model)]
@@ -39,6 +39,22 @@ struct Versioned {
     n: i64,
     #[model(version)]
     version: i64,
+}
+
+/// A row without receivers, whose table has a trigger. It is saved in a transaction.
+#[derive(Debug, Clone, Model)]
+#[model(table = "indexed")]
+struct Indexed {
+    id: Option<i64>,
+    n: i64,
+}
+
+/// A row without receivers, with a key that the program assigns.
+#[derive(Debug, Clone, Model)]
+#[model(table = "keyed")]
+struct Keyed {
+    id: i64,
+    n: i64,
 }
 
 /// A row with receivers that need no transaction.
@@ -80,6 +96,8 @@ const PANICS: i64 = 8;
 const ROLLS_BACK: i64 = 7;
 /// Only COMMIT is refused.
 const DEFERS: i64 = 6;
+/// A savepoint is dropped, and then the receiver fails.
+const DROPS_SAVEPOINT: i64 = 4;
 
 static SCENE: LazyLock<Scene> = Scene::new();
 
@@ -95,8 +113,37 @@ async fn note(saved: PostSave<'_, Noted>, conn: &mut Conn<'_>) -> Result<()> {
             conn.execute("PRAGMA defer_foreign_keys = ON").await?;
             conn.execute("INSERT INTO children (parent) VALUES (-5)").await.map(drop)
         }
+        DROPS_SAVEPOINT => {
+            drop_savepoint(conn).await?;
+            // While SQLite executes this statement, the rollbacks of the next savepoints wait.
+            let mut savepoint = conn.begin().await?;
+            let slow = "WHERE of IN (WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 3000)
+                 SELECT n FROM numbers)";
+            cancelled_after(Note::query(slow).count(&mut savepoint), 0).await;
+            Err(Error::other("four"))
+        }
         _ => Ok(()),
     }
+}
+
+/// Drops two savepoints. Their rollbacks wait in the queue of the connection.
+async fn drop_savepoint(conn: &mut Conn<'_>) -> Result<()> {
+    let mut savepoint = conn.begin().await?;
+    let mut inner = savepoint.begin().await?;
+    Note { id: None, of: -1 }.save(&mut inner).await.map(drop)
+}
+
+/// A row whose receiver drops a savepoint, and succeeds.
+#[derive(Debug, Clone, Model)]
+#[model(table = "rows")]
+struct Tentative {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = Tentative)]
+async fn attempt(_: PostSave<'_, Tentative>, conn: &mut Conn<'_>) -> Result<()> {
+    drop_savepoint(conn).await
 }
 
 #[receiver(post_save, sender = Noted, on_commit)]
@@ -189,6 +236,10 @@ const TABLES: &str = "CREATE TABLE rows (id INTEGER PRIMARY KEY, n BIGINT NOT NU
     CREATE TABLE notes (id INTEGER PRIMARY KEY, of BIGINT NOT NULL);
     CREATE TABLE versioned (id INTEGER PRIMARY KEY, n BIGINT NOT NULL, version BIGINT NOT NULL);
     CREATE INDEX notes_of ON notes (of);
+    CREATE TABLE indexed (id INTEGER PRIMARY KEY, n BIGINT NOT NULL);
+    CREATE TABLE indexed_notes (n BIGINT NOT NULL);
+    CREATE TRIGGER index_row AFTER INSERT ON indexed BEGIN INSERT INTO indexed_notes (n) VALUES (new.n); END;
+    CREATE TABLE keyed (id BIGINT PRIMARY KEY, n BIGINT NOT NULL);
     CREATE TABLE children (id INTEGER PRIMARY KEY, parent BIGINT REFERENCES notes);
     CREATE TABLE guarded (n BIGINT NOT NULL CHECK (n <> 0) ON CONFLICT ROLLBACK)";
 
@@ -413,7 +464,7 @@ async fn a_save_that_returned_is_in_the_file_and_visible_to_others() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_write_that_fails_does_not_affect_the_others() {
     let _turn = SCENE.begin().await;
-    for cause in [FAILS, PANICS, ROLLS_BACK, DEFERS] {
+    for cause in [FAILS, PANICS, ROLLS_BACK, DEFERS, DROPS_SAVEPOINT] {
         let test = rows("fails").await;
         SCENE.log.take();
         let saves = (0..60).map(|call| {
@@ -437,6 +488,7 @@ async fn a_write_that_fails_does_not_affect_the_others() {
                 Err(error) if n % 10 == 0 => {
                     // The transaction of a write with receivers cannot run again after another one has ended it.
                     let is_lost = cause == ROLLS_BACK && has_receivers && error.is_rolled_back();
+                    assert!(!is_lost || error.is_retryable(), "{error:?}");
                     assert!(error.is_unique_violation() || is_lost, "{cause} {n}: {error:?}");
                     if !stored.contains(&n) {
                         failed.insert(n);
@@ -457,6 +509,26 @@ async fn a_write_that_fails_does_not_affect_the_others() {
         assert!(cause == ROLLS_BACK || lost == 0, "{failed:?}");
         test.passed().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_savepoint_that_a_receiver_drops_affects_no_write() {
+    let _turn = SCENE.begin().await;
+    let test = rows("savepoint").await;
+    let saves = (0..40).map(|n| {
+        let db = test.db.clone();
+        async move {
+            match n % 2 == 0 {
+                true => Tentative { id: None, n }.save(&db).await.map(drop),
+                false => plain(n).save(&db).await.map(drop),
+            }
+        }
+    });
+    let results = at_once(&test.db, saves).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    assert_eq!(found(&test.url, "rows").await, (0..40).collect());
+    assert_eq!(count(&test.db, "notes").await, 0);
+    test.passed().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -485,6 +557,40 @@ async fn a_write_that_runs_again_starts_from_the_values_before_the_first_run() {
         assert_eq!(stored.version, row.version);
         stored.save(&test.db).await.unwrap();
     }
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_write_without_receivers_runs_again_if_another_one_has_ended_its_transaction() {
+    let _turn = SCENE.begin().await;
+    let test = rows("runs_again").await;
+    Indexed { id: None, n: -1 }.save(&test.db).await.unwrap();
+    Keyed { id: -1, n: -1 }.save(&test.db).await.unwrap();
+    let saves = (0..60).map(|n| {
+        let db = test.db.clone();
+        async move {
+            match n % 5 {
+                0 | 1 => {
+                    let mut row = Indexed { id: None, n };
+                    let saved = row.save(&db).await;
+                    assert_eq!(row.id.is_some(), saved.is_ok());
+                    saved.map(drop)
+                }
+                2 => Keyed { id: n, n }.save(&db).await.map(drop),
+                3 => Plain { id: Some(1000 + n), n }.save(&db).await.map(drop),
+                _ => {
+                    noted(n * 10 + ROLLS_BACK).save(&db).await.unwrap_err();
+                    Ok(())
+                }
+            }
+        }
+    });
+    let results = at_once(&test.db, saves).await;
+    assert!(results.iter().all(Result::is_ok), "{results:?}");
+    for table in ["indexed", "indexed_notes"] {
+        assert_eq!(count(&test.db, table).await, 25, "{table}");
+    }
+    assert_eq!((count(&test.db, "keyed").await, count(&test.db, "rows").await), (13, 13));
     test.passed().await;
 }
 

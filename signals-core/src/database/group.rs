@@ -55,8 +55,6 @@ pub(super) const WITNESS: &str = "CREATE TEMP TABLE IF NOT EXISTS sqlx_signals_g
 const FIND_WITNESS: &str = "SELECT n FROM temp.sqlx_signals_group";
 const DROP_WITNESS: &str = "DROP TABLE temp.sqlx_signals_group";
 
-const LOST: &str = "the transaction that the write shared with others was rolled back";
-
 /// Which writers can join a group: those of one pool that run in the same runtime. Another runtime may not be running.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct GroupId {
@@ -252,7 +250,7 @@ impl From<CommitFailed> for Error {
 
 impl GroupEnd {
     pub(super) fn lost() -> Self {
-        Self::RolledBack(LOST.into())
+        Self::RolledBack(Reason::of_another_write())
     }
 }
 

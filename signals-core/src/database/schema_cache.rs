@@ -12,7 +12,10 @@
 use std::any::TypeId;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+#[cfg(feature = "postgres")]
 use std::path::PathBuf;
+#[cfg(feature = "sqlite")]
+use std::sync::Weak;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -129,16 +132,21 @@ impl Columns {
 }
 
 impl SchemaCache {
-    /// The facts about the SQLite database of a pool that the program has opened itself.
+    /// The facts about the SQLite database of a pool that the program has opened itself. Pools do not share them: the name of a file does
+    /// not identify a database, because it may be in memory, or replaced by another one.
     #[cfg(feature = "sqlite")]
-    pub(crate) fn of_file(pool: &sqlx::SqlitePool) -> Arc<Self> {
+    pub(crate) fn of_sqlite(pool: &sqlx::SqlitePool) -> Arc<Self> {
         let options = pool.connect_options();
-        let file = options.get_filename();
-        let mut all = of_files();
-        match all.get(file) {
-            Some(facts) => facts.clone(),
-            None => all.entry(file.to_owned()).or_default().clone(),
+        let mut all = of_sqlite_pools();
+        // No other options have this address as long as the map refers to these.
+        let address = Arc::as_ptr(&options) as usize;
+        if let Some((_, facts)) = all.get(&address) {
+            return facts.clone();
         }
+        all.retain(|_, (pool, _)| pool.strong_count() > 0);
+        let facts = Arc::<Self>::default();
+        all.insert(address, (Arc::downgrade(&options), facts.clone()));
+        facts
     }
 
     /// The facts about the PostgreSQL database of a pool that the program has opened itself.
@@ -269,12 +277,15 @@ fn of_servers() -> MutexGuard<'static, Vec<(PgIdentity, Arc<SchemaCache>)>> {
     OF_SERVERS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-type OfFiles = HashMap<PathBuf, Arc<SchemaCache>>;
+/// A pool of SQLite, which is alive as long as its options, and the facts about its database.
+#[cfg(feature = "sqlite")]
+type OfSqlitePool = (Weak<sqlx::sqlite::SqliteConnectOptions>, Arc<SchemaCache>);
 
-/// The facts about SQLite databases, by file. An in-memory database has a unique name.
-fn of_files() -> MutexGuard<'static, OfFiles> {
-    static OF_FILES: LazyLock<Mutex<OfFiles>> = LazyLock::new(Mutex::default);
-    OF_FILES.lock().unwrap_or_else(PoisonError::into_inner)
+/// The facts about the databases of pools of SQLite, by the address of their options.
+#[cfg(feature = "sqlite")]
+fn of_sqlite_pools() -> MutexGuard<'static, HashMap<usize, OfSqlitePool>> {
+    static OF_POOLS: LazyLock<Mutex<HashMap<usize, OfSqlitePool>>> = LazyLock::new(Mutex::default);
+    OF_POOLS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Guard for SQL that changes, or may change, the schema of a database. The facts about the database are discarded, or marked for
@@ -308,7 +319,10 @@ impl SchemaChangeGuard {
         }
         forget(SchemaCache::without_db(self.kind));
         match self.kind {
-            DatabaseKind::Sqlite => of_files().values().for_each(|facts| forget(facts)),
+            #[cfg(feature = "sqlite")]
+            DatabaseKind::Sqlite => of_sqlite_pools().values().for_each(|(_, facts)| forget(facts)),
+            #[cfg(not(feature = "sqlite"))]
+            DatabaseKind::Sqlite => {}
             #[cfg(feature = "postgres")]
             DatabaseKind::Postgres => of_servers().iter().for_each(|(_, facts)| forget(facts)),
             #[cfg(not(feature = "postgres"))]

@@ -276,8 +276,9 @@ impl Error {
 
     /// Whether nothing is stored, and the whole transaction may succeed if it is run again from the beginning:
     /// [`is_deadlock`](Self::is_deadlock), [`is_serialization_failure`](Self::is_serialization_failure),
-    /// [`is_busy`](Self::is_busy) or [`is_schema_changed`](Self::is_schema_changed). Always `false` if it is
-    /// unknown whether something is stored ([`Error::CommitUnknown`]).
+    /// [`is_busy`](Self::is_busy) or [`is_schema_changed`](Self::is_schema_changed), or if the write shared its `COMMIT` with other
+    /// writes of a SQLite database, and one of them has ended the transaction. Always `false` if it is unknown whether something is
+    /// stored ([`Error::CommitUnknown`]).
     ///
     /// An error in [`Committed::errors`](crate::Committed::errors) belongs to a transaction that is already stored: do not run
     /// that transaction again.
@@ -309,7 +310,10 @@ impl Error {
             && (self.is_deadlock()
                 || self.is_serialization_failure()
                 || self.is_busy()
-                || self.is_schema_changed())
+                || self.is_schema_changed()
+                || self.any(
+                    |e| matches!(e, Error::RolledBack { reason } if reason.is_of_another_write()),
+                ))
     }
 
     /// The error of the database, if there is one in the chain of causes.

@@ -35,6 +35,8 @@ struct Inner {
     text: String,
     operation: String,
     cause: Option<Error>,
+    /// Whether another write is the cause, so that the same write may succeed if it runs again.
+    is_of_another_write: bool,
 }
 
 impl Reason {
@@ -58,9 +60,25 @@ impl Reason {
         Self::new("a statement failed: ".to_owned(), copied(error))
     }
 
+    /// The transaction that the write shared with others was rolled back because of one of them.
+    pub(crate) fn of_another_write() -> Self {
+        let text = "the transaction that the write shared with others was rolled back";
+        Self::of_text(text.to_owned(), true)
+    }
+
+    pub(super) fn is_of_another_write(&self) -> bool {
+        self.0.is_of_another_write
+    }
+
     fn new(operation: String, cause: Error) -> Self {
         let text = format!("{operation}{cause}");
-        Self(Arc::new(Inner { text, operation, cause: Some(cause) }))
+        let cause = Some(cause);
+        Self(Arc::new(Inner { text, operation, cause, is_of_another_write: false }))
+    }
+
+    fn of_text(text: String, is_of_another_write: bool) -> Self {
+        let operation = text.clone();
+        Self(Arc::new(Inner { text, operation, cause: None, is_of_another_write }))
     }
 
     /// The operation that failed, and its error.
@@ -71,7 +89,7 @@ impl Reason {
 
 impl From<String> for Reason {
     fn from(text: String) -> Self {
-        Self(Arc::new(Inner { operation: text.clone(), text, cause: None }))
+        Self::of_text(text, false)
     }
 }
 

@@ -74,8 +74,8 @@ pub(crate) async fn get_or_create<M: Model, R: Route<M>>(
         if let Some(found) = found {
             return Ok((OneRow::<M, R>::loaded(&found, &mut conn).await?, false));
         }
-        if attempt > 1 {
-            // A race is unlikely by now. Probably the unique index compares values in another way than `=` does.
+        if attempt > 0 {
+            // The INSERT has found a row. The unique index may compare values in another way than `=` does.
             let rows = TypedRows::<M, R>::one(&mut row);
             if let Some(found) = find_conflicting::<M, R>(&mut conn, rows, &on).await? {
                 return Ok((found, false));

@@ -369,4 +369,8 @@ impl TransactionWork for SendingInTransaction<'_> {
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<Results> {
         self.sending.run_in_transaction(self.event, tx, self.context).await
     }
+
+    fn shares_commit(&self) -> bool {
+        true
+    }
 }

@@ -251,7 +251,7 @@ impl OperationReceivers {
         Self::of(found, self.dependents, self.can_copy)
     }
 
-    fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.before.is_empty()
             && self.after.is_empty()
             && self.batch.is_empty()

@@ -89,14 +89,28 @@ impl ModelColumns {
         &self,
         fields: &mut dyn Iterator<Item = &'static str>,
     ) -> Result<Vec<usize>> {
+        self.with_times(fields, |role| matches!(role, ColumnRole::Plain | ColumnRole::AutoNow))
+    }
+
+    /// As [`settable`](Self::settable), for columns that the caller gives values. Those of `auto_now` columns would be lost.
+    pub(crate) fn assignable(
+        &self,
+        fields: &mut dyn Iterator<Item = &'static str>,
+    ) -> Result<Vec<usize>> {
+        self.with_times(fields, |role| matches!(role, ColumnRole::Plain))
+    }
+
+    fn with_times(
+        &self,
+        fields: &mut dyn Iterator<Item = &'static str>,
+        may_be_set: fn(ColumnRole) -> bool,
+    ) -> Result<Vec<usize>> {
         let columns = self.indexes(fields)?;
-        for column in &columns {
-            if !matches!(self.schema.columns[*column].role, ColumnRole::Plain | ColumnRole::AutoNow)
-            {
-                let why =
-                    "cannot be set: it is part of the key, or the library or the database sets it";
-                return Err(self.refused(*column, why));
-            }
+        let may_be_set = |column: usize| may_be_set(self.schema.columns[column].role);
+        if let Some(column) = columns.iter().find(|column| !may_be_set(**column)) {
+            let why =
+                "cannot be set: it is part of the key, or the library or the database sets it";
+            return Err(self.refused(*column, why));
         }
         Ok(with_times(columns, self.schema))
     }

@@ -50,9 +50,11 @@ impl Drop for Transaction<'_> {
         }
         let own_conn =
             if self.depth == 1 && !self.conn.is_borrowed() { self.conn.detach() } else { None };
+        // On Postgres, the rollback is only queued, so the task below sends it before the callbacks run. On SQLite, the connection is
+        // returned now: other writers wait for its turn, and the runtime of the task may not be driven.
+        let own_conn = own_conn.filter(|conn| conn.kind() == DatabaseKind::Postgres);
         if let Some(runtime) = runtime {
             spawn::spawn(&runtime, pool, async move {
-                // On Postgres, the rollback is only queued, so send it before the callbacks run.
                 if let Some(mut conn) = own_conn {
                     conn.flush().await;
                 }

@@ -15,6 +15,12 @@ pub(crate) trait TransactionWork: Send {
 
     fn run(&mut self, tx: &mut Transaction<'_>) -> impl Future<Output = Result<Self::Done>> + Send;
 
+    /// Whether the transaction may share its COMMIT with other writes of a SQLite database. If one of them ends the transaction, the
+    /// work is lost, although it has succeeded.
+    fn shares_commit(&self) -> bool {
+        false
+    }
+
     /// Whether the transaction is to be committed after the work has succeeded.
     fn commits(&self, done: &Self::Done) -> bool {
         let _ = done;
@@ -52,7 +58,7 @@ pub(crate) fn in_transaction<'c, W: TransactionWork + 'c>(
 ) -> impl Future<Output = Result<W::Done>> + Send + 'c {
     async move {
         let mut tx = Transaction::open(conn).await?;
-        tx.shares_commit = tx.kind() == DatabaseKind::Sqlite;
+        tx.shares_commit = tx.kind() == DatabaseKind::Sqlite && work.shares_commit();
         let mut is_first = true;
         let result = loop {
             match work.run(&mut tx).await {
@@ -92,7 +98,7 @@ pub(crate) fn in_transaction<'c, W: TransactionWork + 'c>(
     }
 }
 
-/// Runs `work` in a savepoint, releases it if the work succeeds, and rolls back to it if the work fails.
+/// Runs `work` in a savepoint, releases it if the work succeeds and [commits](TransactionWork::commits), and otherwise rolls back to it.
 ///
 /// # Cancel safety
 ///
@@ -104,6 +110,7 @@ pub(crate) async fn in_savepoint<W: TransactionWork>(
 ) -> Result<W::Done> {
     let mut savepoint = Transaction::open(conn.reborrow()).await?;
     match work.run(&mut savepoint).await {
+        Ok(result) if !work.commits(&result) => savepoint.rollback().await.map(|()| result),
         Ok(result) => savepoint.commit().await.map(|_| result),
         Err(error) => {
             savepoint.rollback_or_log().await;

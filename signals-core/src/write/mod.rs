@@ -85,7 +85,12 @@ impl WriteKind {
     /// Whether a successful write has stored what it should. An INSERT that finds a conflicting row, or whose row a trigger drops, must have
     /// no effect.
     pub(crate) fn stores(&self, done: &WriteOutcome) -> bool {
-        !matches!(self, Self::GetOrCreate(_)) || done.created.is_some()
+        !self.may_store_nothing() || done.created.is_some()
+    }
+
+    /// Whether the write succeeds if the database has a conflicting row.
+    pub(crate) fn may_store_nothing(&self) -> bool {
+        matches!(self, Self::GetOrCreate(_))
     }
 
     /// Whether a write of several rows needs a transaction, because it may take several statements

@@ -23,7 +23,7 @@ use crate::task::finish::{Detached, run_even_if_dropped};
 use crate::task::spawn;
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
-use crate::transaction::own::{TransactionWork, in_transaction};
+use crate::transaction::own::{TransactionWork, in_savepoint, in_transaction};
 use crate::write::notify::Notifier;
 use crate::write::restore::RestoreGuard;
 use crate::write::span::{measured, record_system};
@@ -102,20 +102,44 @@ fn in_callers_transaction<'u>(
         let writer = Writer::of(notifier.kind.write_verb(), model);
         let done = async {
             notifier.check_observable(model, fail_guard.conn).await?;
+            let (rows, conn) = (&mut *restore_guard.rows, &mut *fail_guard.conn);
             // An adopted transaction takes its turn with its first write, before a receiver reads in it.
             if notifier.receivers.needs.connection_before {
-                fail_guard.conn.wait_for_turn(writer).await?;
+                conn.wait_for_turn(writer).await?;
+                if notifier.kind.may_store_nothing() {
+                    let work = RevocableWrite { notifier: &mut notifier, rows, context: &context };
+                    return Box::pin(in_savepoint(conn, work)).await;
+                }
             }
-            notifier
-                .notify_before(restore_guard.rows, Some(&mut *fail_guard.conn), &context)
-                .await?;
-            fail_guard.conn.wait_for_turn(writer).await?;
-            execute_and_notify(&mut notifier, restore_guard.rows, fail_guard.conn, &context).await
+            notifier.notify_before(rows, Some(&mut *conn), &context).await?;
+            conn.wait_for_turn(writer).await?;
+            execute_and_notify(&mut notifier, rows, conn, &context).await
         };
         let done = done.await;
         fail_guard.end(done)?;
         restore_guard.disarm();
         Ok(notifier.written)
+    }
+}
+
+/// A write in the caller's transaction that may store nothing. What its receivers have written before is then undone.
+struct RevocableWrite<'w> {
+    notifier: &'w mut Notifier,
+    rows: &'w mut dyn SignalRows,
+    context: &'w OperationContext,
+}
+
+impl TransactionWork for RevocableWrite<'_> {
+    type Done = ();
+
+    async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<()> {
+        let Self { notifier, rows, context } = self;
+        notifier.notify_before(*rows, Some(&mut **tx), context).await?;
+        execute_and_notify(notifier, *rows, tx, context).await
+    }
+
+    fn commits(&self, (): &()) -> bool {
+        self.notifier.kind.stores(&self.notifier.written)
     }
 }
 
@@ -129,7 +153,7 @@ struct WriteWork<'w> {
 impl WriteWork<'_> {
     fn writer(&self) -> Writer {
         let writer = Writer::of(self.notifier.kind.write_verb(), self.restore_guard.rows.model());
-        writer.sharing_commit(true)
+        writer.sharing_commit(self.shares_commit())
     }
 }
 
@@ -172,6 +196,11 @@ impl TransactionWork for WriteWork<'_> {
         }
         execute_and_notify(notifier, restore_guard.rows, tx, context).await?;
         Ok(std::mem::take(&mut notifier.written))
+    }
+
+    /// Only with receivers: a write without receivers is never lost because of another one.
+    fn shares_commit(&self) -> bool {
+        !self.notifier.receivers.is_empty()
     }
 
     fn commits(&self, done: &WriteOutcome) -> bool {

@@ -91,7 +91,7 @@ impl Db {
     /// A `Db` for one call on a pool of the application.
     #[cfg(feature = "sqlite")]
     pub(crate) fn once_sqlite(pool: &SqlitePool) -> Self {
-        let facts = SchemaCache::of_file(pool);
+        let facts = SchemaCache::of_sqlite(pool);
         Self { pool: Pool::Sqlite((pool.clone(), None)), state: Layers::default(), facts }
     }
 

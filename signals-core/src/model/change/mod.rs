@@ -51,7 +51,7 @@ impl<M: Model> ByCondition<M> {
             return Err(Error::other(format!("an update of `{}` sets no column", M::NAME)));
         }
         let (mut values, mut times, mut expressions) = (Vec::new(), Vec::new(), Vec::new());
-        for column in columns::<M>().settable(&mut names(&fields))? {
+        for column in columns::<M>().assignable(&mut names(&fields))? {
             if M::STATEMENTS.columns[column].role == ColumnRole::AutoNow {
                 times.push((column, all + times.len() + 1));
             } else if let Some((_, to)) =

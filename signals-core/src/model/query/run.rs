@@ -46,7 +46,8 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     ///
     /// # Errors
     ///
-    /// As [`update_many`](Model::update_many): either all matching rows are updated, or none.
+    /// As [`update_many`](Model::update_many): either all matching rows are updated, or none. Also if a column is set that the library or
+    /// the database sets, such as an `auto_now` column.
     ///
     /// # Cancel safety
     ///
