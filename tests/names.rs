@@ -21,6 +21,59 @@ macro_rules! received {
     };
 }
 
+/// Receivers that take the connection by a type that is not written as a reference.
+macro_rules! connected {
+    ($model:ident, $conn:ty) => {
+        #[receiver(pre_save, sender = $model)]
+        async fn before(_: PreSave<'_, $model>, conn: $conn) -> Result<()> {
+            conn.execute("INSERT INTO notes (text) VALUES ('before')").await.map(drop)
+        }
+
+        #[receiver(post_save, sender = $model, robust)]
+        async fn failing(_: PostSave<'_, $model>, conn: $conn) -> Result<()> {
+            conn.execute("INSERT INTO notes (text) VALUES ('after')").await?;
+            conn.execute("SELECT no_such_column FROM notes").await.map(drop)
+        }
+    };
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "by_fragment")]
+struct ByFragment {
+    id: Option<i64>,
+}
+
+connected!(ByFragment, &mut Conn<'_>);
+
+mod by_alias {
+    use super::*;
+
+    type Connection<'a, 'c> = &'a mut Conn<'c>;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "by_alias")]
+    pub(super) struct ByAlias {
+        pub(super) id: Option<i64>,
+    }
+
+    connected!(ByAlias, Connection<'_, '_>);
+}
+
+/// Saves a row whose `pre_save` receiver writes, and whose robust `post_save` receiver writes and then fails.
+async fn connections_are_found<M: Portable + Model>(db: &Db, mut rows: [M; 2]) {
+    common::table(db, M::TABLE, "unused BIGINT").await;
+    common::table(db, "notes", "text TEXT NOT NULL").await;
+    let [outside, inside] = &mut rows;
+    outside.save(db).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    inside.save(&mut tx).await.unwrap();
+    tx.execute("INSERT INTO notes (text) VALUES ('later')").await.unwrap();
+    tx.commit().await.unwrap();
+    let notes = db.query("SELECT text FROM notes ORDER BY id").fetch_all::<(String,)>().await;
+    let notes: Vec<_> = notes.unwrap().into_iter().map(|(text,)| text).collect();
+    assert_eq!(notes, ["before", "before", "later"]);
+}
+
 /// A model whose first columns are its key and a unique name.
 trait Named: Portable + Clone + PartialEq + std::fmt::Debug + Model<Pk = i64> {
     const NAME: Column<Self>;
@@ -356,6 +409,16 @@ on_every_database! {
         note.save(&db).await.unwrap();
         assert!(owner.delete(&db).await.unwrap());
         assert_eq!(Note::get(&db, note.id.unwrap()).await.unwrap().owner, None);
+    }
+
+    async fn the_connection_is_found_if_its_type_is_a_fragment_of_a_macro(db: Db) {
+        connections_are_found(&db, [ByFragment { id: None }, ByFragment { id: None }]).await;
+    }
+
+    async fn the_connection_is_found_if_its_type_is_an_alias(db: Db) {
+        use by_alias::ByAlias;
+
+        connections_are_found(&db, [ByAlias { id: None }, ByAlias { id: None }]).await;
     }
 
     async fn models_and_receivers_among_shadowed_names(db: Db) {

@@ -18,6 +18,12 @@ const _: () = {
     > as __p::SelectSignal<__Named>>::Signal;
     impl __p::Receiver for create_profile {}
     const _: () = {
+        const __ASKS: &[__p::Asks] = &[
+            __p::ParameterAsks::<
+                __p::phase::InTransaction<__Signal>,
+                &mut Conn<'_>,
+            >::ASKS,
+        ];
         static __INFO: __p::Info = __p::Info::new::<
             create_profile,
             __Signal,
@@ -27,18 +33,10 @@ const _: () = {
                 ::core::file!(),
                 ::core::line!(),
                 "Every new user gets a profile.",
-                true,
             )
             .phase(__p::Phase::InTransaction)
             .order(0i32)
-            .asks(
-                &[
-                    __p::ParameterAsks::<
-                        __p::phase::InTransaction<__Signal>,
-                        &mut Conn<'_>,
-                    >::ASKS,
-                ],
-            );
+            .asks(__ASKS);
         #[allow(unreachable_code, unused_mut, unused_variables)]
         fn __call<'a, 'c>(
             __event: <__Signal as __p::Signal>::Event<'a, User>,

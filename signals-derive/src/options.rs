@@ -7,7 +7,7 @@ use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{
-    Attribute, DeriveInput, Error, Generics, Ident, LitStr, Path, Result, Token, parse_quote,
+    Attribute, DeriveInput, Error, Generics, Ident, LitStr, Path, Result, Token, Type, parse_quote,
 };
 
 /// The mistakes found so far. All are reported together.
@@ -164,6 +164,14 @@ pub(crate) fn readable(tokens: &TokenStream) -> String {
         .replace("> ,", ">,")
         .replace("* const", "*const")
         .replace("* mut", "*mut")
+}
+
+/// The type without the invisible group that `macro_rules!` puts around a `$ty:ty`.
+pub(crate) fn ungrouped(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => ungrouped(&group.elem),
+        _ => ty,
+    }
 }
 
 /// Reports each value that is in the list already.

@@ -11,7 +11,7 @@ use syn::{
 };
 
 use super::attr::{Args, Options};
-use crate::options::{Mistakes, each_once};
+use crate::options::{Mistakes, each_once, ungrouped};
 
 /// A checked receiver. The compiler checks the rest when it knows the types.
 pub(crate) struct Receiver {
@@ -47,7 +47,7 @@ impl Function {
 
     fn types(&self) -> impl Iterator<Item = &Type> {
         self.sig.inputs.iter().filter_map(|input| match input {
-            FnArg::Typed(typed) => Some(&*typed.ty),
+            FnArg::Typed(typed) => Some(ungrouped(&typed.ty)),
             FnArg::Receiver(_) => None,
         })
     }
@@ -62,11 +62,6 @@ impl Function {
     pub(crate) fn is_infallible(&self) -> bool {
         let nothing = matches!(self.sig.output, ReturnType::Default);
         self.sig.asyncness.is_none() && nothing && self.parameters().next().is_none()
-    }
-
-    /// The parameters that are the connection. No other parameter is a reference.
-    pub(crate) fn connections(&self) -> impl Iterator<Item = &Type> {
-        self.parameters().filter(|ty| matches!(ty, Type::Reference(_)))
     }
 
     /// The first line of the doc comment.
@@ -95,7 +90,7 @@ impl Receiver {
         check_lists(&options, &mut mistakes);
         check_options(&options, &mut mistakes);
         check_once(&options, &mut mistakes);
-        check_durable(&options, &function, &mut mistakes);
+        check_durable(&options, &mut mistakes);
         mistakes.into_error().map_or(Ok(Self { signal, options, function }), Err)
     }
 
@@ -112,14 +107,6 @@ impl Receiver {
             () if self.options.on_rollback.is_set() => "OnRollback",
             () if self.options.durable.is_set() => "Durable",
             () => "InTransaction",
-        }
-    }
-
-    /// The type of the phase, which decides what the receiver can take.
-    pub(crate) fn parameter_phase(&self) -> &'static str {
-        match self.phase() {
-            "Durable" if self.function.connections().next().is_some() => "DurableWithConnection",
-            phase => phase,
         }
     }
 
@@ -187,10 +174,10 @@ fn check_once(options: &Options, mistakes: &mut Mistakes) {
 }
 
 /// Checks what a durable receiver can be combined with.
-fn check_durable(options: &Options, function: &Function, mistakes: &mut Mistakes) {
-    let (Some(durable), Some(span)) = (options.durable.get(), options.durable.span()) else {
+fn check_durable(options: &Options, mistakes: &mut Mistakes) {
+    if !options.durable.is_set() {
         return;
-    };
+    }
     let excluded = [
         (
             options.on_commit.span(),
@@ -217,24 +204,6 @@ fn check_durable(options: &Options, function: &Function, mistakes: &mut Mistakes
         if let Some(span) = span {
             mistakes.at(span, message);
         }
-    }
-    if let Some(previous) = function.parameters().find(|ty| is_named(ty, "Previous")) {
-        if durable.stores_key.is_some() {
-            let message = "with `payload = key`, the row before the write is not stored: leave `payload = key` or `Previous` out";
-            mistakes.at(previous.span(), message);
-        }
-        if durable.coalesce.is_some() {
-            let message = "with `coalesce`, the rows before earlier writes are lost: leave `coalesce` or `Previous` out";
-            mistakes.at(previous.span(), message);
-        }
-    }
-    let takes_delivery = function.parameters().any(|ty| is_named(ty, "Delivery"));
-    if !durable.at_least_once && !takes_delivery && function.connections().next().is_none() {
-        mistakes.at(
-            span,
-            "this receiver may run more than once: take `conn: &mut Conn<'_>` to write and be acknowledged in one transaction, \
-             take `delivery: Delivery<'_>` for an idempotency key, or say `durable(at_least_once)`",
-        );
     }
 }
 
@@ -280,7 +249,9 @@ fn check_function(function: &Function, senders: usize, mistakes: &mut Mistakes) 
     if let Some(token) = &sig.variadic {
         mistakes.at(token.span(), "a receiver has no variadic parameters");
     }
-    if let Some(second) = function.connections().nth(1) {
+    // No other parameter is a reference.
+    let mut connections = function.parameters().filter(|ty| matches!(ty, Type::Reference(_)));
+    if let Some(second) = connections.nth(1) {
         mistakes.at(second.span(), "a receiver has one connection, and takes it once");
     }
 }

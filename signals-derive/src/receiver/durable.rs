@@ -125,6 +125,19 @@ impl Durable {
         given.checked(mistakes)
     }
 
+    /// Why the row before the write cannot be taken, if it cannot.
+    pub(crate) fn without_previous(&self) -> Option<&'static str> {
+        match () {
+            () if self.stores_key.is_some() => Some(
+                "with `payload = key`, the row before the write is not stored: leave `payload = key` or `Previous` out",
+            ),
+            () if self.coalesce.is_some() => Some(
+                "with `coalesce`, the rows before earlier writes are lost: leave `coalesce` or `Previous` out",
+            ),
+            () => None,
+        }
+    }
+
     /// The constant of the options.
     pub(crate) fn tokens(&self) -> TokenStream {
         let Self {
