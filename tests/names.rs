@@ -74,6 +74,61 @@ async fn connections_are_found<M: Portable + Model>(db: &Db, mut rows: [M; 2]) {
     assert_eq!(notes, ["before", "before", "later"]);
 }
 
+/// Durable receivers whose parameters and keys come from a macro of the program.
+#[cfg(feature = "durable")]
+mod durable_fragments {
+    use super::*;
+
+    #[derive(Debug, Clone, Model, serde::Serialize, serde::Deserialize)]
+    #[model(table = "queued")]
+    pub(super) struct Queued {
+        pub(super) id: Option<i64>,
+        pub(super) owner: i64,
+    }
+
+    fn owner_of(queued: &Queued) -> i64 {
+        queued.owner
+    }
+
+    #[derive(Signal, Clone, serde::Serialize, serde::Deserialize)]
+    pub(super) struct Happened {
+        pub(super) owner: i64,
+    }
+
+    macro_rules! queued {
+        ($model:ident, $field:ident, $function:path, $conn:ty, $delivery:ty) => {
+            #[receiver(post_save, sender = $model, durable(ordering_key = $field, coalesce = $field))]
+            pub(crate) async fn by_field(_: PostSave<'_, $model>, conn: $conn) -> Result<()> {
+                conn.execute("INSERT INTO notes (text) VALUES ('connection')").await.map(drop)
+            }
+
+            #[receiver(post_save, sender = $model, durable(ordering_key = $function))]
+            pub(crate) async fn by_function(
+                saved: PostSave<'_, $model>,
+                delivery: $delivery,
+            ) -> Result<()> {
+                assert!(delivery.attempt() == 1 && saved.pk() > 0);
+                Ok(())
+            }
+
+            #[receiver(Happened, durable(at_least_once, ordering_key = $field))]
+            pub(crate) async fn of_signal(_: &Happened) {}
+        };
+    }
+
+    queued!(Queued, owner, self::owner_of, &mut Conn<'_>, Delivery<'_>);
+
+    /// Their types are aliases.
+    pub(super) mod aliases {
+        use super::*;
+
+        type Connection<'a, 'c> = &'a mut Conn<'c>;
+        type Delivered<'a> = Delivery<'a>;
+
+        queued!(Queued, owner, super::owner_of, Connection<'_, '_>, Delivered<'_>);
+    }
+}
+
 /// A model whose first columns are its key and a unique name.
 trait Named: Portable + Clone + PartialEq + std::fmt::Debug + Model<Pk = i64> {
     const NAME: Column<Self>;
@@ -419,6 +474,33 @@ on_every_database! {
         use by_alias::ByAlias;
 
         connections_are_found(&db, [ByAlias { id: None }, ByAlias { id: None }]).await;
+    }
+
+    #[cfg(feature = "durable")]
+    async fn a_durable_receiver_can_be_declared_by_a_macro(db: Db) {
+        use durable_fragments::{Happened, Queued, aliases, by_field, by_function, of_signal};
+        use sqlx_signals::testing;
+
+        db.deliveries().setup().await.unwrap();
+        common::table(&db, "queued", "owner BIGINT NOT NULL").await;
+        common::table(&db, "notes", "text TEXT NOT NULL").await;
+        Queued { id: None, owner: 7 }.save(&db).await.unwrap();
+        Happened { owner: 7 }.send(&db).await.unwrap();
+        let delivered = testing::deliver(&db).await.unwrap();
+        delivered.assert_ran::<by_field>(1);
+        delivered.assert_failed::<by_field>(0);
+        delivered.assert_ran::<by_function>(1);
+        delivered.assert_failed::<by_function>(0);
+        delivered.assert_ran::<of_signal>(1);
+        delivered.assert_failed::<of_signal>(0);
+        delivered.assert_ran::<aliases::by_field>(1);
+        delivered.assert_failed::<aliases::by_field>(0);
+        delivered.assert_ran::<aliases::by_function>(1);
+        delivered.assert_failed::<aliases::by_function>(0);
+        delivered.assert_ran::<aliases::of_signal>(1);
+        delivered.assert_failed::<aliases::of_signal>(0);
+        // Those that take the connection ran on it.
+        assert_eq!(common::count(&db, "notes").await, 2);
     }
 
     async fn models_and_receivers_among_shadowed_names(db: Db) {
