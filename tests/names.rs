@@ -74,6 +74,30 @@ async fn connections_are_found<M: Portable + Model>(db: &Db, mut rows: [M; 2]) {
     assert_eq!(notes, ["before", "before", "later"]);
 }
 
+/// Receivers whose parameters have lifetimes of their own, with the names that an expansion could use.
+#[allow(clippy::type_complexity)]
+mod higher_ranked {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "hooked")]
+    pub(super) struct Hooked {
+        pub(super) id: Option<i64>,
+    }
+
+    #[receiver(post_save, sender = Hooked)]
+    async fn call<'e, 'conn>(
+        saved: PostSave<'e, Hooked>,
+        State(hook): State<Arc<dyn for<'a> Fn(&'a Hooked) + Send + Sync>>,
+        State(_): State<for<'c, 'r> fn(&'c Hooked, &'r Hooked)>,
+        _conn: &'e mut Conn<'conn>,
+    ) {
+        hook(saved.instance);
+    }
+}
+
 /// Durable receivers whose parameters and keys come from a macro of the program.
 #[cfg(feature = "durable")]
 mod durable_fragments {
@@ -474,6 +498,23 @@ on_every_database! {
         use by_alias::ByAlias;
 
         connections_are_found(&db, [ByAlias { id: None }, ByAlias { id: None }]).await;
+    }
+
+    async fn a_parameter_can_have_lifetimes_of_its_own(db: Db) {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicI64, Ordering};
+
+        use higher_ranked::Hooked;
+
+        common::table(&db, "hooked", "unused BIGINT").await;
+        let saved = Arc::new(AtomicI64::new(0));
+        let seen = Arc::clone(&saved);
+        let hook: Arc<dyn for<'a> Fn(&'a Hooked) + Send + Sync> =
+            Arc::new(move |hooked| seen.store(hooked.id.unwrap(), Ordering::Relaxed));
+        let nothing: for<'c, 'r> fn(&'c Hooked, &'r Hooked) = |_, _| {};
+        let db = db.with(hook).with(nothing);
+        Hooked { id: None }.save(&db).await.unwrap();
+        assert_eq!(saved.load(Ordering::Relaxed), 1);
     }
 
     #[cfg(feature = "durable")]

@@ -38,10 +38,10 @@ const _: () = {
             .order(0i32)
             .asks(__ASKS);
         #[allow(unreachable_code, unused_mut, unused_variables)]
-        fn __call<'a, 'c>(
-            __event: <__Signal as __p::Signal>::Event<'a, User>,
-            mut __cx: __p::Cx<'a, 'c>,
-        ) -> __p::Called<'a> {
+        fn __call<'__a, '__c>(
+            __event: <__Signal as __p::Signal>::Event<'__a, User>,
+            mut __cx: __p::Cx<'__a, '__c>,
+        ) -> __p::Called<'__a> {
             __p::Box::pin(async move {
                 __p::returned(
                     create_profile(

@@ -134,9 +134,9 @@ fn registration(
         ).phase(__p::Phase::#phase).order(#order) #settings #asks #durable_info;
 
         #[allow(unreachable_code, unused_mut, unused_variables)]
-        fn __call<'a, 'c>(
-            #event: <#signal as __p::Signal>::Event<'a, #sender>,
-            mut __cx: __p::Cx<'a, 'c>,
+        fn __call<'__a, '__c>(
+            #event: <#signal as __p::Signal>::Event<'__a, #sender>,
+            mut __cx: __p::Cx<'__a, '__c>,
         ) -> #returns {
             #body
         }
@@ -275,7 +275,7 @@ fn call(receiver: &Receiver, phase: &TokenStream) -> (TokenStream, TokenStream, 
     if function.sig.asyncness.is_some() {
         let body = quote_spanned!(returned=> __p::returned(#called.await));
         let body = quote_spanned!(ident.span()=> __p::Box::pin(async move { #body }));
-        (quote!(future), quote!(__p::Called<'a>), body)
+        (quote!(future), quote!(__p::Called<'__a>), body)
     } else {
         (quote!(sync), quote!(__p::Returned), quote_spanned!(returned=> __p::returned(#called)))
     }
