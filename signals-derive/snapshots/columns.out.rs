@@ -30,6 +30,10 @@ const _: () = {
         "`DateTime<Utc>` cannot be a column: turn on sqlx-signals' feature `chrono`"
     );
     const _: () = ::core::assert!(
+        ! __p::Storable:: < DateTime < Utc > > ::NESTED,
+        "`DateTime<Utc>` cannot be a column: `Some(None)` and `None` are both NULL; use `Option<…>`"
+    );
+    const _: () = ::core::assert!(
         __S5::STORABLE,
         "`Option<DateTime<Utc>>` cannot be a column: turn on sqlx-signals' feature `chrono`"
     );
