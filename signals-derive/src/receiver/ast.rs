@@ -1,13 +1,14 @@
 //! The input of `#[receiver]` as a typed receiver. Every mistake that does not depend on types is found here.
 
+use heck::ToSnakeCase;
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident};
 use syn::ReturnType;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, Result,
-    Signature, Type, Visibility,
+    Attribute, Error, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, PathSegment,
+    Result, Signature, Type, Visibility,
 };
 
 use super::attr::{Args, Options};
@@ -87,6 +88,7 @@ impl Receiver {
         let function: Function = syn::parse2(item)?;
         let Args { signal, options, mut mistakes } = syn::parse2(args)?;
         check_function(&function, options.sender.list().len(), &mut mistakes);
+        check_signal(&signal, &function, &mut mistakes);
         check_lists(&options, &mut mistakes);
         check_options(&options, &mut mistakes);
         check_once(&options, &mut mistakes);
@@ -253,6 +255,29 @@ fn check_function(function: &Function, senders: usize, mistakes: &mut Mistakes) 
     let mut connections = function.parameters().filter(|ty| matches!(ty, Type::Reference(_)));
     if let Some(second) = connections.nth(1) {
         mistakes.at(second.span(), "a receiver has one connection, and takes it once");
+    }
+}
+
+/// Checks that the signal is not the event, and that the receiver does not hide it.
+fn check_signal(signal: &Path, function: &Function, mistakes: &mut Mistakes) {
+    let name = &function.sig.ident;
+    if signal.is_ident(name) {
+        let message = format!(
+            "the name of a receiver is also a type, which hides the signal `{name}`: give the function another name"
+        );
+        mistakes.at(name.span(), message);
+    }
+    let (Some(last), Some(Type::Path(event))) = (signal.segments.last(), function.types().next())
+    else {
+        return;
+    };
+    let is_event =
+        |segment: &PathSegment| segment.ident == last.ident && !segment.arguments.is_none();
+    if event.path.segments.last().is_some_and(is_event) {
+        let (event, signal_of) = (&last.ident, last.ident.to_string().to_snake_case());
+        let message =
+            format!("`{event}` is the event: name its signal, as `#[receiver({signal_of}, …)]`");
+        mistakes.add(Error::new_spanned(signal, message));
     }
 }
 
