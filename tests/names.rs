@@ -74,6 +74,35 @@ async fn connections_are_found<M: Portable + Model>(db: &Db, mut rows: [M; 2]) {
     assert_eq!(notes, ["before", "before", "later"]);
 }
 
+/// A public model with a private type in a column that the database computes.
+#[allow(unreachable_pub)]
+mod private_type {
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, sqlx::Type)]
+    #[sqlx(transparent)]
+    struct Cents(i64);
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "priced")]
+    pub struct Priced {
+        pub id: Option<i64>,
+        pub euros: i64,
+        #[model(generated)]
+        cents: Cents,
+    }
+
+    impl Priced {
+        pub fn new(euros: i64) -> Self {
+            Self { id: None, euros, cents: Cents(0) }
+        }
+
+        pub fn cents(&self) -> i64 {
+            self.cents.0
+        }
+    }
+}
+
 /// Receivers whose parameters have lifetimes of their own, with the names that an expansion could use.
 #[allow(clippy::type_complexity)]
 mod higher_ranked {
@@ -498,6 +527,14 @@ on_every_database! {
         use by_alias::ByAlias;
 
         connections_are_found(&db, [ByAlias { id: None }, ByAlias { id: None }]).await;
+    }
+
+    async fn a_public_model_can_have_a_private_type_in_a_generated_column(db: Db) {
+        let columns = "euros BIGINT NOT NULL, cents BIGINT GENERATED ALWAYS AS (euros * 100) STORED";
+        common::table(&db, "priced", columns).await;
+        let mut priced = private_type::Priced::new(3);
+        priced.save(&db).await.unwrap();
+        assert_eq!(priced.cents(), 300);
     }
 
     async fn a_parameter_can_have_lifetimes_of_its_own(db: Db) {

@@ -61,6 +61,7 @@ const _: () = {
         ///The column `version`.
         const VERSION: __p::Column<Self> = __p::Column::new("version");
     }
+    pub struct __Kept((i64, i32, i64, DateTime<Utc>, Option<DateTime<Utc>>, i32));
     #[automatically_derived]
     impl __p::Model for LineItem {
         type Pk = (i64, i32);
@@ -129,18 +130,18 @@ const _: () = {
                 self.number = key.1;
             }
         }
-        type Kept = (i64, i32, i64, DateTime<Utc>, Option<DateTime<Utc>>, i32);
-        fn __keep(&self) -> Self::Kept {
-            (
+        type Kept = __Kept;
+        fn __keep(&self) -> __Kept {
+            __Kept((
                 __p::Clone::clone(&self.order_id),
                 __p::Clone::clone(&self.number),
                 __p::Clone::clone(&self.total),
                 __p::Clone::clone(&self.created_at),
                 __p::Clone::clone(&self.changed_at),
                 __p::Clone::clone(&self.version),
-            )
+            ))
         }
-        fn __restore(&mut self, kept: Self::Kept) {
+        fn __restore(&mut self, kept: __Kept) {
             (
                 self.order_id,
                 self.number,
@@ -148,7 +149,7 @@ const _: () = {
                 self.created_at,
                 self.changed_at,
                 self.version,
-            ) = kept;
+            ) = kept.0;
         }
         #[allow(unused_variables)]
         fn __stamp(&mut self, now: __p::SystemTime, added: __p::bool) {

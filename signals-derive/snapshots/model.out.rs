@@ -12,6 +12,7 @@ const _: () = {
         ///The column `email`.
         const EMAIL: __p::Column<Self> = __p::Column::new("email");
     }
+    pub struct __Kept((Option<i64>,));
     #[automatically_derived]
     impl __p::Model for User {
         type Pk = i64;
@@ -47,12 +48,12 @@ const _: () = {
         fn __set_pk(&mut self, key: __p::Option<Self::Pk>) {
             self.id = key;
         }
-        type Kept = (Option<i64>,);
-        fn __keep(&self) -> Self::Kept {
-            (__p::Clone::clone(&self.id),)
+        type Kept = __Kept;
+        fn __keep(&self) -> __Kept {
+            __Kept((__p::Clone::clone(&self.id),))
         }
-        fn __restore(&mut self, kept: Self::Kept) {
-            (self.id,) = kept;
+        fn __restore(&mut self, kept: __Kept) {
+            (self.id,) = kept.0;
         }
         fn __json(&self) -> __p::Option<__p::Value> {
             (&__p::Probe(self)).json()
