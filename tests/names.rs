@@ -103,6 +103,25 @@ mod private_type {
     }
 }
 
+/// Deprecated types, whose derives cause no warning.
+#[allow(dead_code)]
+#[deny(deprecated)]
+mod deprecated {
+    use super::*;
+
+    #[deprecated]
+    #[derive(Clone, Model)]
+    struct Old {
+        id: Option<i64>,
+        #[deprecated]
+        name: String,
+    }
+
+    #[deprecated]
+    #[derive(Signal)]
+    struct OldSent;
+}
+
 /// Receivers whose parameters have lifetimes of their own, with the names that an expansion could use.
 #[allow(clippy::type_complexity)]
 mod higher_ranked {

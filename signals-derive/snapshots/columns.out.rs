@@ -1,6 +1,6 @@
+#[allow(dead_code, deprecated, unused_imports)]
 const _: () = {
     use ::sqlx_signals::__private as __p;
-    #[allow(unused_imports)]
     use __p::defaults::*;
     type __S3 = __p::Slot<
         {
@@ -42,7 +42,6 @@ const _: () = {
         "`Option<DateTime<Utc>>` cannot be a column: `Some(None)` and `None` are both NULL; use `Option<…>`"
     );
     #[automatically_derived]
-    #[allow(dead_code)]
     impl LineItem {
         ///The column `orderId`.
         const ORDER_ID: __p::Column<Self> = __p::Column::new("orderId");

@@ -1,9 +1,8 @@
+#[allow(dead_code, deprecated, unused_imports)]
 const _: () = {
     use ::sqlx_signals::__private as __p;
-    #[allow(unused_imports)]
     use __p::defaults::*;
     #[automatically_derived]
-    #[allow(dead_code)]
     impl User {
         ///The column `id`.
         const ID: __p::Column<Self> = __p::Column::new("id");

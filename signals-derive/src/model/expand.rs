@@ -37,16 +37,15 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     let (slots, errors, kept) = (slots.declare(columns), checks.errors, kept(columns));
     let publish = model.publish.as_ref().map(|subject| publish::model(subject, ident));
     quote! {
+        #[allow(dead_code, deprecated, unused_imports)]
         const _: () = {
             use #p as __p;
-            #[allow(unused_imports)]
             use __p::defaults::*;
 
             #slots
             #errors
 
             #[automatically_derived]
-            #[allow(dead_code)]
             impl #ident { #(#consts)* #(#parents)* }
 
             #kept
