@@ -261,7 +261,7 @@ const _: () = {
                 created_at: __p::get::<__DB, __S4, _>(row, at(5usize)?)?,
                 changed_at: __p::get::<__DB, __S5, _>(row, at(6usize)?)?,
                 version: __p::get::<__DB, __p::Known, _>(row, at(7usize)?)?,
-                cache: ::core::default::Default::default(),
+                cache: <Cache as ::core::default::Default>::default(),
             })
         }
     }

@@ -176,7 +176,10 @@ fn store(model: &Model<'_>, key: &Key, slots: &Slots<'_>, checks: &TraitChecks) 
         let (ident, value) = (c.ident, read(c, quote!(at(#i)?)));
         quote!(#ident: #value,)
     });
-    let rest = skipped.iter().map(|(f, _)| quote!(#f: ::core::default::Default::default(),));
+    let rest = skipped.iter().map(|(field, ty)| {
+        let value = quote_spanned!(ty.span()=> <#ty as ::core::default::Default>::default());
+        quote!(#field: #value,)
+    });
     let (stores, bounds) = (slots.bounds(), &checks.bounds);
     quote! {
         #[automatically_derived]
