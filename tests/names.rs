@@ -122,6 +122,26 @@ mod deprecated {
     struct OldSent;
 }
 
+/// A trait with a method for every type, whose name the expansion could use.
+#[allow(dead_code)]
+mod every_type_has_json {
+    use super::*;
+
+    trait Json {
+        fn json(&self) -> Option<serde_json::Value> {
+            Some(serde_json::Value::Null)
+        }
+    }
+
+    impl<T: ?Sized> Json for T {}
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "with_json")]
+    pub(super) struct WithJson {
+        pub(super) id: Option<i64>,
+    }
+}
+
 /// Receivers whose parameters have lifetimes of their own, with the names that an expansion could use.
 #[allow(clippy::type_complexity)]
 mod higher_ranked {
@@ -554,6 +574,14 @@ on_every_database! {
         let mut priced = private_type::Priced::new(3);
         priced.save(&db).await.unwrap();
         assert_eq!(priced.cents(), 300);
+    }
+
+    async fn a_model_is_no_json_because_of_a_trait_of_every_type(db: Db) {
+        common::table(&db, "with_json", "unused BIGINT").await;
+        let mut row = every_type_has_json::WithJson { id: None };
+        row.save(&db).await.unwrap();
+        let row: &dyn sqlx_signals::AnyModel = &row;
+        assert_eq!(row.to_json(), None);
     }
 
     async fn a_parameter_can_have_lifetimes_of_its_own(db: Db) {

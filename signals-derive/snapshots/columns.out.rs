@@ -164,7 +164,7 @@ const _: () = {
             __p::Some(<i32 as __p::Version>::number(self.version))
         }
         fn __json(&self) -> __p::Option<__p::Value> {
-            (&__p::Probe(self)).json()
+            (&__p::Probe(self)).__signals_json()
         }
         fn __table() -> &'static __p::Table {
             static TABLE: __p::Table = __p::Table::new::<LineItem>();

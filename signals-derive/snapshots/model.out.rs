@@ -55,7 +55,7 @@ const _: () = {
             (self.id,) = kept.0;
         }
         fn __json(&self) -> __p::Option<__p::Value> {
-            (&__p::Probe(self)).json()
+            (&__p::Probe(self)).__signals_json()
         }
         fn __table() -> &'static __p::Table {
             static TABLE: __p::Table = __p::Table::new::<User>();

@@ -106,7 +106,7 @@ fn of_model(model: &Model<'_>, key: &Key, checks: &TraitChecks) -> TokenStream {
             fn __set_pk(&mut self, key: __p::Option<Self::Pk>) { #set }
             #automatic
             fn __json(&self) -> __p::Option<__p::Value> {
-                (&__p::Probe(self)).json()
+                (&__p::Probe(self)).__signals_json()
             }
             fn __table() -> &'static __p::Table {
                 static TABLE: __p::Table = __p::Table::#receivers;
