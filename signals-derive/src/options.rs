@@ -125,7 +125,8 @@ pub(crate) fn read_option(
     mistakes: &mut Mistakes,
     read: impl FnOnce(&Ident, ParseStream<'_>, &mut Mistakes) -> Result<()>,
 ) -> Result<()> {
-    let name = input.call(Ident::parse_any)?;
+    let form = "expected an option, as `name` or `name = value`";
+    let name = input.call(Ident::parse_any).map_err(|error| Error::new(error.span(), form))?;
     if let Err(error) = read(&name, input, mistakes).and_then(|()| no_value(&name, input)) {
         mistakes.add(error);
         skip(input)?;

@@ -1,6 +1,6 @@
 //! The input of `#[receiver]` as a typed receiver. Every mistake that does not depend on types is found here.
 
-use heck::ToSnakeCase;
+use heck::{ToSnakeCase, ToUpperCamelCase};
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident};
 use syn::ReturnType;
@@ -12,7 +12,7 @@ use syn::{
 };
 
 use super::attr::{Args, Options};
-use crate::options::{Mistakes, each_once, ungrouped};
+use crate::options::{Mistakes, each_once, readable, ungrouped};
 
 /// A checked receiver. The compiler checks the rest when it knows the types.
 pub(crate) struct Receiver {
@@ -89,6 +89,7 @@ impl Receiver {
         let Args { signal, options, mut mistakes } = syn::parse2(args)?;
         check_function(&function, options.sender.list().len(), &mut mistakes);
         check_signal(&signal, &function, &mut mistakes);
+        check_event(&signal, &options, &function, &mut mistakes);
         check_lists(&options, &mut mistakes);
         check_options(&options, &mut mistakes);
         check_once(&options, &mut mistakes);
@@ -278,6 +279,29 @@ fn check_signal(signal: &Path, function: &Function, mistakes: &mut Mistakes) {
         let message =
             format!("`{event}` is the event: name its signal, as `#[receiver({signal_of}, …)]`");
         mistakes.add(Error::new_spanned(signal, message));
+    }
+}
+
+/// Checks that the first parameter is not a reference, which is no event of these signals.
+fn check_event(signal: &Path, options: &Options, function: &Function, mistakes: &mut Mistakes) {
+    const SIGNALS: [&str; 7] = [
+        "pre_save", "post_save", "pre_delete", "post_delete", "post_save_batch",
+        "post_delete_batch", "post_load",
+    ];
+    let Some(signal) = signal.segments.last().map(|last| last.ident.to_string()) else { return };
+    if let (true, Some(first @ Type::Reference(_))) =
+        (SIGNALS.contains(&&*signal), function.types().next())
+    {
+        let sender = match options.sender.list() {
+            [sender] => readable(&sender.to_token_stream()),
+            [] => "dyn AnyModel".to_owned(),
+            _ => "M".to_owned(),
+        };
+        let event = signal.to_upper_camel_case();
+        let message = format!(
+            "the first parameter of a receiver of `{signal}` is the event by value: `{event}<'_, {sender}>`"
+        );
+        mistakes.at(first.span(), message);
     }
 }
 
