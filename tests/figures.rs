@@ -54,7 +54,6 @@ mod crowd {
                     concat!("src/module_", $a, ".rs"),
                     10 * $b + $c,
                     "",
-                    false,
                 );
                 static ENTRY: Entry<post_save, Other> =
                     Entry::<post_save, Other>::sync(nothing);

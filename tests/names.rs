@@ -21,6 +21,206 @@ macro_rules! received {
     };
 }
 
+/// Receivers that take the connection by a type that is not written as a reference.
+macro_rules! connected {
+    ($model:ident, $conn:ty) => {
+        #[receiver(pre_save, sender = $model)]
+        async fn before(_: PreSave<'_, $model>, conn: $conn) -> Result<()> {
+            conn.execute("INSERT INTO notes (text) VALUES ('before')").await.map(drop)
+        }
+
+        #[receiver(post_save, sender = $model, robust)]
+        async fn failing(_: PostSave<'_, $model>, conn: $conn) -> Result<()> {
+            conn.execute("INSERT INTO notes (text) VALUES ('after')").await?;
+            conn.execute("SELECT no_such_column FROM notes").await.map(drop)
+        }
+    };
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "by_fragment")]
+struct ByFragment {
+    id: Option<i64>,
+}
+
+connected!(ByFragment, &mut Conn<'_>);
+
+mod by_alias {
+    use super::*;
+
+    type Connection<'a, 'c> = &'a mut Conn<'c>;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "by_alias")]
+    pub(super) struct ByAlias {
+        pub(super) id: Option<i64>,
+    }
+
+    connected!(ByAlias, Connection<'_, '_>);
+}
+
+/// Saves a row whose `pre_save` receiver writes, and whose robust `post_save` receiver writes and then fails.
+async fn connections_are_found<M: Portable + Model>(db: &Db, mut rows: [M; 2]) {
+    common::table(db, M::TABLE, "unused BIGINT").await;
+    common::table(db, "notes", "text TEXT NOT NULL").await;
+    let [outside, inside] = &mut rows;
+    outside.save(db).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    inside.save(&mut tx).await.unwrap();
+    tx.execute("INSERT INTO notes (text) VALUES ('later')").await.unwrap();
+    tx.commit().await.unwrap();
+    let notes = db.query("SELECT text FROM notes ORDER BY id").fetch_all::<(String,)>().await;
+    let notes: Vec<_> = notes.unwrap().into_iter().map(|(text,)| text).collect();
+    assert_eq!(notes, ["before", "before", "later"]);
+}
+
+/// A public model with a private type in a column that the database computes.
+#[allow(unreachable_pub)]
+mod private_type {
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, sqlx::Type)]
+    #[sqlx(transparent)]
+    struct Cents(i64);
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "priced")]
+    pub struct Priced {
+        pub id: Option<i64>,
+        pub euros: i64,
+        #[model(generated)]
+        cents: Cents,
+    }
+
+    impl Priced {
+        pub fn new(euros: i64) -> Self {
+            Self { id: None, euros, cents: Cents(0) }
+        }
+
+        pub fn cents(&self) -> i64 {
+            self.cents.0
+        }
+    }
+}
+
+/// Deprecated types, whose derives cause no warning.
+#[allow(dead_code)]
+#[deny(deprecated)]
+mod deprecated {
+    use super::*;
+
+    #[deprecated]
+    #[derive(Clone, Model)]
+    struct Old {
+        id: Option<i64>,
+        #[deprecated]
+        name: String,
+    }
+
+    #[deprecated]
+    #[derive(Signal)]
+    struct OldSent;
+}
+
+/// A trait with a method for every type, whose name the expansion could use.
+#[allow(dead_code)]
+mod every_type_has_json {
+    use super::*;
+
+    trait Json {
+        fn json(&self) -> Option<serde_json::Value> {
+            Some(serde_json::Value::Null)
+        }
+    }
+
+    impl<T: ?Sized> Json for T {}
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "with_json")]
+    pub(super) struct WithJson {
+        pub(super) id: Option<i64>,
+    }
+}
+
+/// Receivers whose parameters have lifetimes of their own, with the names that an expansion could use.
+#[allow(clippy::type_complexity)]
+mod higher_ranked {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "hooked")]
+    pub(super) struct Hooked {
+        pub(super) id: Option<i64>,
+    }
+
+    #[receiver(post_save, sender = Hooked)]
+    async fn call<'e, 'conn>(
+        saved: PostSave<'e, Hooked>,
+        State(hook): State<Arc<dyn for<'a> Fn(&'a Hooked) + Send + Sync>>,
+        State(_): State<for<'c, 'r> fn(&'c Hooked, &'r Hooked)>,
+        _conn: &'e mut Conn<'conn>,
+    ) {
+        hook(saved.instance);
+    }
+}
+
+/// Durable receivers whose parameters and keys come from a macro of the program.
+#[cfg(feature = "durable")]
+mod durable_fragments {
+    use super::*;
+
+    #[derive(Debug, Clone, Model, serde::Serialize, serde::Deserialize)]
+    #[model(table = "queued")]
+    pub(super) struct Queued {
+        pub(super) id: Option<i64>,
+        pub(super) owner: i64,
+    }
+
+    fn owner_of(queued: &Queued) -> i64 {
+        queued.owner
+    }
+
+    #[derive(Signal, Clone, serde::Serialize, serde::Deserialize)]
+    pub(super) struct Happened {
+        pub(super) owner: i64,
+    }
+
+    macro_rules! queued {
+        ($model:ident, $field:ident, $function:path, $conn:ty, $delivery:ty) => {
+            #[receiver(post_save, sender = $model, durable(ordering_key = $field, coalesce = $field))]
+            pub(crate) async fn by_field(_: PostSave<'_, $model>, conn: $conn) -> Result<()> {
+                conn.execute("INSERT INTO notes (text) VALUES ('connection')").await.map(drop)
+            }
+
+            #[receiver(post_save, sender = $model, durable(ordering_key = $function))]
+            pub(crate) async fn by_function(
+                saved: PostSave<'_, $model>,
+                delivery: $delivery,
+            ) -> Result<()> {
+                assert!(delivery.attempt() == 1 && saved.pk() > 0);
+                Ok(())
+            }
+
+            #[receiver(Happened, durable(at_least_once, ordering_key = $field))]
+            pub(crate) async fn of_signal(_: &Happened) {}
+        };
+    }
+
+    queued!(Queued, owner, self::owner_of, &mut Conn<'_>, Delivery<'_>);
+
+    /// Their types are aliases.
+    pub(super) mod aliases {
+        use super::*;
+
+        type Connection<'a, 'c> = &'a mut Conn<'c>;
+        type Delivered<'a> = Delivery<'a>;
+
+        queued!(Queued, owner, super::owner_of, Connection<'_, '_>, Delivered<'_>);
+    }
+}
+
 /// A model whose first columns are its key and a unique name.
 trait Named: Portable + Clone + PartialEq + std::fmt::Debug + Model<Pk = i64> {
     const NAME: Column<Self>;
@@ -356,6 +556,76 @@ on_every_database! {
         note.save(&db).await.unwrap();
         assert!(owner.delete(&db).await.unwrap());
         assert_eq!(Note::get(&db, note.id.unwrap()).await.unwrap().owner, None);
+    }
+
+    async fn the_connection_is_found_if_its_type_is_a_fragment_of_a_macro(db: Db) {
+        connections_are_found(&db, [ByFragment { id: None }, ByFragment { id: None }]).await;
+    }
+
+    async fn the_connection_is_found_if_its_type_is_an_alias(db: Db) {
+        use by_alias::ByAlias;
+
+        connections_are_found(&db, [ByAlias { id: None }, ByAlias { id: None }]).await;
+    }
+
+    async fn a_public_model_can_have_a_private_type_in_a_generated_column(db: Db) {
+        let columns = "euros BIGINT NOT NULL, cents BIGINT GENERATED ALWAYS AS (euros * 100) STORED";
+        common::table(&db, "priced", columns).await;
+        let mut priced = private_type::Priced::new(3);
+        priced.save(&db).await.unwrap();
+        assert_eq!(priced.cents(), 300);
+    }
+
+    async fn a_model_is_no_json_because_of_a_trait_of_every_type(db: Db) {
+        common::table(&db, "with_json", "unused BIGINT").await;
+        let mut row = every_type_has_json::WithJson { id: None };
+        row.save(&db).await.unwrap();
+        let row: &dyn sqlx_signals::AnyModel = &row;
+        assert_eq!(row.to_json(), None);
+    }
+
+    async fn a_parameter_can_have_lifetimes_of_its_own(db: Db) {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicI64, Ordering};
+
+        use higher_ranked::Hooked;
+
+        common::table(&db, "hooked", "unused BIGINT").await;
+        let saved = Arc::new(AtomicI64::new(0));
+        let seen = Arc::clone(&saved);
+        let hook: Arc<dyn for<'a> Fn(&'a Hooked) + Send + Sync> =
+            Arc::new(move |hooked| seen.store(hooked.id.unwrap(), Ordering::Relaxed));
+        let nothing: for<'c, 'r> fn(&'c Hooked, &'r Hooked) = |_, _| {};
+        let db = db.with(hook).with(nothing);
+        Hooked { id: None }.save(&db).await.unwrap();
+        assert_eq!(saved.load(Ordering::Relaxed), 1);
+    }
+
+    #[cfg(feature = "durable")]
+    async fn a_durable_receiver_can_be_declared_by_a_macro(db: Db) {
+        use durable_fragments::{Happened, Queued, aliases, by_field, by_function, of_signal};
+        use sqlx_signals::testing;
+
+        db.deliveries().setup().await.unwrap();
+        common::table(&db, "queued", "owner BIGINT NOT NULL").await;
+        common::table(&db, "notes", "text TEXT NOT NULL").await;
+        Queued { id: None, owner: 7 }.save(&db).await.unwrap();
+        Happened { owner: 7 }.send(&db).await.unwrap();
+        let delivered = testing::deliver(&db).await.unwrap();
+        delivered.assert_ran::<by_field>(1);
+        delivered.assert_failed::<by_field>(0);
+        delivered.assert_ran::<by_function>(1);
+        delivered.assert_failed::<by_function>(0);
+        delivered.assert_ran::<of_signal>(1);
+        delivered.assert_failed::<of_signal>(0);
+        delivered.assert_ran::<aliases::by_field>(1);
+        delivered.assert_failed::<aliases::by_field>(0);
+        delivered.assert_ran::<aliases::by_function>(1);
+        delivered.assert_failed::<aliases::by_function>(0);
+        delivered.assert_ran::<aliases::of_signal>(1);
+        delivered.assert_failed::<aliases::of_signal>(0);
+        // Those that take the connection ran on it.
+        assert_eq!(common::count(&db, "notes").await, 2);
     }
 
     async fn models_and_receivers_among_shadowed_names(db: Db) {

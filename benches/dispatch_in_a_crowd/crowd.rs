@@ -39,7 +39,6 @@ macro_rules! crowd {
                 concat!("src/of_many/module_", $c, $d, ".rs"),
                 10 * $a + $b,
                 "",
-                false,
             );
             static ENTRY: Entry<post_save, $model> = Entry::<post_save, $model>::sync(nothing);
             inventory::submit! { Registration::new::<post_save, $model>(&INFO, &ENTRY) }

@@ -29,7 +29,7 @@ pub use crate::model::registered::{Copier, CopyOf, KeyColumn, StoredIn, is_key_o
 pub use crate::model::store::{Any, Only, Places, Route, Store, by_name};
 pub use crate::signal::entry::{AnyEntry, Entry, Registration};
 pub use crate::signal::no_signal::{SelectSignal, SignalCheck, SignalOf, is_signal};
-pub use crate::signal::parameter::{Context as Cx, ParameterAsks};
+pub use crate::signal::parameter::{Context as Cx, DurablePhase, ParameterAsks, SelectPhase};
 pub use crate::signal::receivers::{ReceiverCache as Table, SignalTable};
 pub use crate::signal::relation::{OnDelete, RegisteredModel as Linked, Relation};
 pub use crate::table::automatic::{AutoNow, Version};

@@ -1,6 +1,6 @@
+#[allow(dead_code, deprecated, unused_imports)]
 const _: () = {
     use ::sqlx_signals::__private as __p;
-    #[allow(unused_imports)]
     use __p::defaults::*;
     type __S3 = __p::Slot<
         {
@@ -30,6 +30,10 @@ const _: () = {
         "`DateTime<Utc>` cannot be a column: turn on sqlx-signals' feature `chrono`"
     );
     const _: () = ::core::assert!(
+        ! __p::Storable:: < DateTime < Utc > > ::NESTED,
+        "`DateTime<Utc>` cannot be a column: `Some(None)` and `None` are both NULL; use `Option<…>`"
+    );
+    const _: () = ::core::assert!(
         __S5::STORABLE,
         "`Option<DateTime<Utc>>` cannot be a column: turn on sqlx-signals' feature `chrono`"
     );
@@ -38,7 +42,6 @@ const _: () = {
         "`Option<DateTime<Utc>>` cannot be a column: `Some(None)` and `None` are both NULL; use `Option<…>`"
     );
     #[automatically_derived]
-    #[allow(dead_code)]
     impl LineItem {
         ///The column `orderId`.
         const ORDER_ID: __p::Column<Self> = __p::Column::new("orderId");
@@ -57,6 +60,7 @@ const _: () = {
         ///The column `version`.
         const VERSION: __p::Column<Self> = __p::Column::new("version");
     }
+    pub struct __Kept((i64, i32, i64, DateTime<Utc>, Option<DateTime<Utc>>, i32));
     #[automatically_derived]
     impl __p::Model for LineItem {
         type Pk = (i64, i32);
@@ -125,18 +129,18 @@ const _: () = {
                 self.number = key.1;
             }
         }
-        type Kept = (i64, i32, i64, DateTime<Utc>, Option<DateTime<Utc>>, i32);
-        fn __keep(&self) -> Self::Kept {
-            (
+        type Kept = __Kept;
+        fn __keep(&self) -> __Kept {
+            __Kept((
                 __p::Clone::clone(&self.order_id),
                 __p::Clone::clone(&self.number),
                 __p::Clone::clone(&self.total),
                 __p::Clone::clone(&self.created_at),
                 __p::Clone::clone(&self.changed_at),
                 __p::Clone::clone(&self.version),
-            )
+            ))
         }
-        fn __restore(&mut self, kept: Self::Kept) {
+        fn __restore(&mut self, kept: __Kept) {
             (
                 self.order_id,
                 self.number,
@@ -144,7 +148,7 @@ const _: () = {
                 self.created_at,
                 self.changed_at,
                 self.version,
-            ) = kept;
+            ) = kept.0;
         }
         #[allow(unused_variables)]
         fn __stamp(&mut self, now: __p::SystemTime, added: __p::bool) {
@@ -160,7 +164,7 @@ const _: () = {
             __p::Some(<i32 as __p::Version>::number(self.version))
         }
         fn __json(&self) -> __p::Option<__p::Value> {
-            (&__p::Probe(self)).json()
+            (&__p::Probe(self)).__signals_json()
         }
         fn __table() -> &'static __p::Table {
             static TABLE: __p::Table = __p::Table::new::<LineItem>();
@@ -257,7 +261,7 @@ const _: () = {
                 created_at: __p::get::<__DB, __S4, _>(row, at(5usize)?)?,
                 changed_at: __p::get::<__DB, __S5, _>(row, at(6usize)?)?,
                 version: __p::get::<__DB, __p::Known, _>(row, at(7usize)?)?,
-                cache: ::core::default::Default::default(),
+                cache: <Cache as ::core::default::Default>::default(),
             })
         }
     }

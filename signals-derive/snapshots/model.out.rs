@@ -1,9 +1,8 @@
+#[allow(dead_code, deprecated, unused_imports)]
 const _: () = {
     use ::sqlx_signals::__private as __p;
-    #[allow(unused_imports)]
     use __p::defaults::*;
     #[automatically_derived]
-    #[allow(dead_code)]
     impl User {
         ///The column `id`.
         const ID: __p::Column<Self> = __p::Column::new("id");
@@ -12,6 +11,7 @@ const _: () = {
         ///The column `email`.
         const EMAIL: __p::Column<Self> = __p::Column::new("email");
     }
+    pub struct __Kept((Option<i64>,));
     #[automatically_derived]
     impl __p::Model for User {
         type Pk = i64;
@@ -47,15 +47,15 @@ const _: () = {
         fn __set_pk(&mut self, key: __p::Option<Self::Pk>) {
             self.id = key;
         }
-        type Kept = (Option<i64>,);
-        fn __keep(&self) -> Self::Kept {
-            (__p::Clone::clone(&self.id),)
+        type Kept = __Kept;
+        fn __keep(&self) -> __Kept {
+            __Kept((__p::Clone::clone(&self.id),))
         }
-        fn __restore(&mut self, kept: Self::Kept) {
-            (self.id,) = kept;
+        fn __restore(&mut self, kept: __Kept) {
+            (self.id,) = kept.0;
         }
         fn __json(&self) -> __p::Option<__p::Value> {
-            (&__p::Probe(self)).json()
+            (&__p::Probe(self)).__signals_json()
         }
         fn __table() -> &'static __p::Table {
             static TABLE: __p::Table = __p::Table::new::<User>();

@@ -18,6 +18,12 @@ const _: () = {
     > as __p::SelectSignal<__Named>>::Signal;
     impl __p::Receiver for create_profile {}
     const _: () = {
+        const __ASKS: &[__p::Asks] = &[
+            __p::ParameterAsks::<
+                __p::phase::InTransaction<__Signal>,
+                &mut Conn<'_>,
+            >::ASKS,
+        ];
         static __INFO: __p::Info = __p::Info::new::<
             create_profile,
             __Signal,
@@ -27,23 +33,15 @@ const _: () = {
                 ::core::file!(),
                 ::core::line!(),
                 "Every new user gets a profile.",
-                true,
             )
             .phase(__p::Phase::InTransaction)
             .order(0i32)
-            .asks(
-                &[
-                    __p::ParameterAsks::<
-                        __p::phase::InTransaction<__Signal>,
-                        &mut Conn<'_>,
-                    >::ASKS,
-                ],
-            );
+            .asks(__ASKS);
         #[allow(unreachable_code, unused_mut, unused_variables)]
-        fn __call<'a, 'c>(
-            __event: <__Signal as __p::Signal>::Event<'a, User>,
-            mut __cx: __p::Cx<'a, 'c>,
-        ) -> __p::Called<'a> {
+        fn __call<'__a, '__c>(
+            __event: <__Signal as __p::Signal>::Event<'__a, User>,
+            mut __cx: __p::Cx<'__a, '__c>,
+        ) -> __p::Called<'__a> {
             __p::Box::pin(async move {
                 __p::returned(
                     create_profile(

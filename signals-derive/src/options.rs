@@ -7,7 +7,7 @@ use quote::{ToTokens, quote};
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{
-    Attribute, DeriveInput, Error, Generics, Ident, LitStr, Path, Result, Token, parse_quote,
+    Attribute, DeriveInput, Error, Generics, Ident, LitStr, Path, Result, Token, Type, parse_quote,
 };
 
 /// The mistakes found so far. All are reported together.
@@ -125,7 +125,8 @@ pub(crate) fn read_option(
     mistakes: &mut Mistakes,
     read: impl FnOnce(&Ident, ParseStream<'_>, &mut Mistakes) -> Result<()>,
 ) -> Result<()> {
-    let name = input.call(Ident::parse_any)?;
+    let form = "expected an option, as `name` or `name = value`";
+    let name = input.call(Ident::parse_any).map_err(|error| Error::new(error.span(), form))?;
     if let Err(error) = read(&name, input, mistakes).and_then(|()| no_value(&name, input)) {
         mistakes.add(error);
         skip(input)?;
@@ -164,6 +165,14 @@ pub(crate) fn readable(tokens: &TokenStream) -> String {
         .replace("> ,", ">,")
         .replace("* const", "*const")
         .replace("* mut", "*mut")
+}
+
+/// The type without the invisible group that `macro_rules!` puts around a `$ty:ty`.
+pub(crate) fn ungrouped(ty: &Type) -> &Type {
+    match ty {
+        Type::Group(group) => ungrouped(&group.elem),
+        _ => ty,
+    }
 }
 
 /// Reports each value that is in the list already.

@@ -69,7 +69,7 @@ pub(crate) fn subscription(subject: &LitStr, signal: &Ident) -> TokenStream {
         name: format!("subscribe {}", subject.value()),
         signal: &quote!(__p::KeptMessage),
         sender: &quote!(()),
-        takes_connection: true,
+        asks: quote!(.asks(&[__p::Asks::Connection])),
         options: quote!(__p::DurableOptions::subscribed()),
         entry: quote!(__p::Entry::<__p::KeptMessage, ()>::future(__p::take_kept).durable(&__FORM)),
     };
@@ -102,7 +102,7 @@ fn registration(
         name: format!("publish {}", subject.value()),
         signal,
         sender,
-        takes_connection: false,
+        asks: TokenStream::new(),
         options: quote!(__p::DurableOptions::published(#ordering_key)),
         entry: quote!(__p::Entry::published(&#form)),
     };
@@ -114,14 +114,14 @@ struct Receiver<'r> {
     name: String,
     signal: &'r TokenStream,
     sender: &'r TokenStream,
-    takes_connection: bool,
+    asks: TokenStream,
     options: TokenStream,
     entry: TokenStream,
 }
 
 impl Receiver<'_> {
     fn registration(&self) -> TokenStream {
-        let Self { name, signal, sender, takes_connection, options, entry } = self;
+        let Self { name, signal, sender, asks, options, entry } = self;
         quote! {
             const _: () = {
                 struct __Receiver {}
@@ -134,8 +134,7 @@ impl Receiver<'_> {
                     ::core::file!(),
                     ::core::line!(),
                     "",
-                    #takes_connection,
-                ).phase(__p::Phase::Durable).durable(&__DURABLE);
+                ).phase(__p::Phase::Durable) #asks .durable(&__DURABLE);
                 static __ENTRY: __p::Entry<#signal, #sender> = #entry;
 
                 __p::inventory::submit! {

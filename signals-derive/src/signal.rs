@@ -68,6 +68,7 @@ fn expand(input: &DeriveInput, attrs: &Attrs) -> TokenStream {
     let publish = attrs.publish.get().map(|subject| publish::signal(subject, ident));
     let subscribe = attrs.subscribe.get().map(|subject| publish::subscription(subject, ident));
     quote! {
+        #[allow(deprecated)]
         const _: () = {
             use #p as __p;
 

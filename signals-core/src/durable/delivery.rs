@@ -12,6 +12,7 @@ use crate::durable::trace;
 use crate::error::{BoxError, Error, Result};
 use crate::signal::parameter::{Context, Parameter, phase};
 use crate::task::chain::recursion_limit;
+use crate::task::info::Asks;
 
 tokio::task_local! {
     /// The delivery that the task is running.
@@ -213,6 +214,8 @@ impl Delivery<'_> {
 macro_rules! in_durable_phases {
     ($($phase:ident)*) => { $(
         impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for Delivery<'a> {
+            const ASKS: Asks = Asks::Delivery;
+
             fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
                 let running: Option<&'a RunningDelivery> = cx.db.and_then(Db::state);
                 let RunningDelivery(data) = running.ok_or("it does not run for a delivery")?;

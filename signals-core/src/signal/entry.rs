@@ -13,19 +13,18 @@ use crate::signal::parameter::Context;
 use crate::signal::rows::KeptRows;
 use crate::signal::{Deferrable, Sender, Signal, Subject, TellsChange, TellsNetChange};
 use crate::table::any::AnyModel;
-use crate::task::info::{Info, Receiver};
+use crate::task::info::{Asks, Info, Receiver};
 
 impl Info {
-    /// The information about the receiver `R`, with no option set. `connection` is whether it takes the connection.
+    /// The information about the receiver `R`, with no option set.
     pub const fn new<R: Receiver, S: Signal, M: Sender + ?Sized>(
         name: &'static str,
         file: &'static str,
         line: u32,
         doc: &'static str,
-        connection: bool,
     ) -> Self {
         let info = Self::of(TypeId::of::<R>(), name, file, line);
-        Self { signal: S::NAME, sender: M::NAME, doc, connection, ..info }
+        Self { signal: S::NAME, sender: M::NAME, doc, ..info }
     }
 
     /// The information about a receiver that the program connects at run time, in the source line `at`.
@@ -33,7 +32,8 @@ impl Info {
         struct Connected;
         impl Receiver for Connected {}
         let name = "a receiver that is connected at run time";
-        Self::new::<Connected, S, M>(name, at.file(), at.line(), "", true)
+        // Its function may take the connection from its `Context`.
+        Self::new::<Connected, S, M>(name, at.file(), at.line(), "").asks(&[Asks::Connection])
     }
 
     /// Sets the option `created` or `updated`: the receiver runs only for new rows, or only for rows that existed.

@@ -135,6 +135,26 @@ impl<'a, 'c, P, T: Parameter<'a, 'c, P>> ParameterAsks<P, T> {
     pub const ASKS: Asks = T::ASKS;
 }
 
+/// The phase of a durable receiver. `CONNECTION` is whether it takes the connection.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct DurablePhase<const CONNECTION: bool>;
+
+/// See [`DurablePhase`].
+#[doc(hidden)]
+pub trait SelectPhase<S> {
+    /// The phase as the parameter of [`Parameter`].
+    type Phase;
+}
+
+impl<S> SelectPhase<S> for DurablePhase<false> {
+    type Phase = phase::Durable<S>;
+}
+
+impl<S> SelectPhase<S> for DurablePhase<true> {
+    type Phase = phase::DurableWithConnection<S>;
+}
+
 impl<'a, 'c> Context<'a, 'c> {
     pub(crate) fn new(
         conn: Option<&'a mut Conn<'c>>,
@@ -195,14 +215,17 @@ impl fmt::Debug for Context<'_, '_> {
 macro_rules! with_connection {
     ($($phase:ident)*) => { $(
         impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for &'a mut Conn<'c> {
+            const ASKS: Asks = Asks::Connection;
+
             fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
-                let missing = "its parameter list must show that it takes the connection, as `conn: &mut Conn<'_>`";
-                cx.conn.take().ok_or_else(|| missing.into())
+                cx.conn.take().ok_or_else(|| "it takes the connection, and runs without one".into())
             }
         }
 
         #[cfg(feature = "postgres")]
         impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for &'a mut PgConnection {
+            const ASKS: Asks = Asks::Connection;
+
             fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
                 let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::$phase<S>>>::take(cx)?;
                 conn.postgres().ok_or_else(|| "it takes a `PgConnection`, and the save goes to SQLite".into())
@@ -211,6 +234,8 @@ macro_rules! with_connection {
 
         #[cfg(feature = "sqlite")]
         impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for &'a mut SqliteConnection {
+            const ASKS: Asks = Asks::Connection;
+
             fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
                 let conn = <&'a mut Conn<'c> as Parameter<'a, 'c, phase::$phase<S>>>::take(cx)?;
                 conn.sqlite().ok_or_else(|| "it takes a `SqliteConnection`, and the save goes to Postgres".into())

@@ -141,18 +141,19 @@ impl AnyModel for Snapshot {
 }
 
 /// Converts a row to JSON if its type is `Serialize`, for the expansion of the derive. Method resolution tries [`Serialized`],
-/// implemented for `Probe`, before [`Unserialized`], implemented for `&Probe`.
+/// implemented for `Probe`, before [`Unserialized`], implemented for `&Probe`. Traits of the program take part in it too, so the name of the
+/// method is one that none of them has.
 #[derive(Debug)]
 pub struct Probe<'p, T>(pub &'p T);
 
 /// Implemented for a `Probe` of a type that is `Serialize`.
 pub trait Serialized {
     #[doc(hidden)]
-    fn json(&self) -> Option<Value>;
+    fn __signals_json(&self) -> Option<Value>;
 }
 
 impl<T: serde::Serialize> Serialized for Probe<'_, T> {
-    fn json(&self) -> Option<Value> {
+    fn __signals_json(&self) -> Option<Value> {
         serde_json::to_value(self.0).ok()
     }
 }
@@ -160,7 +161,7 @@ impl<T: serde::Serialize> Serialized for Probe<'_, T> {
 /// Implemented for a `Probe` of every type.
 pub trait Unserialized {
     #[doc(hidden)]
-    fn json(&self) -> Option<Value> {
+    fn __signals_json(&self) -> Option<Value> {
         None
     }
 }

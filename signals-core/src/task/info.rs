@@ -172,11 +172,15 @@ impl DurableOptions {
     }
 }
 
-/// What a parameter of a receiver requires, other than the event and the connection.
+/// What a parameter of a receiver requires, other than the event.
 #[derive(Debug, Clone, Copy)]
 pub enum Asks {
     /// Nothing that must be available before the receiver runs.
     Nothing,
+    /// The connection.
+    Connection,
+    /// The stored delivery.
+    Delivery,
     /// The row before the write.
     Previous,
     /// A value that was added to the `Db`.
@@ -186,6 +190,42 @@ pub enum Asks {
         /// The name of its type.
         name: fn() -> &'static str,
     },
+}
+
+impl Asks {
+    /// How many of the parameters are the connection.
+    const fn connections(all: &[Self]) -> usize {
+        let (mut count, mut i) = (0, 0);
+        while i < all.len() {
+            if matches!(all[i], Self::Connection) {
+                count += 1;
+            }
+            i += 1;
+        }
+        count
+    }
+
+    /// Whether one of the parameters is the connection.
+    pub const fn connection(all: &[Self]) -> bool {
+        Self::connections(all) > 0
+    }
+
+    /// Whether a durable receiver with these parameters can recognize the repetition of a delivery, or undo its own writes.
+    pub const fn connection_or_delivery(all: &[Self]) -> bool {
+        let mut i = 0;
+        while i < all.len() {
+            if matches!(all[i], Self::Connection | Self::Delivery) {
+                return true;
+            }
+            i += 1;
+        }
+        false
+    }
+
+    /// Whether the parameter is the row before the write.
+    pub const fn is_previous(self) -> bool {
+        matches!(self, Self::Previous)
+    }
 }
 
 impl Info {
@@ -292,7 +332,9 @@ impl Info {
 
     /// Sets the requirements of the receiver's parameters.
     pub const fn asks(mut self, asks: &'static [Asks]) -> Self {
+        assert!(Asks::connections(asks) < 2, "a receiver has one connection, and takes it once");
         self.asks = asks;
+        self.connection = Asks::connection(asks);
         self
     }
 

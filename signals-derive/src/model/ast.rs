@@ -12,7 +12,7 @@ use syn::{Data, DeriveInput, Error, Fields, Ident, LitStr, Path, Result, Type, V
 use super::attr::{Case, FieldAttrs, OnDelete, RoleOption, StructAttrs};
 use super::types::{Role, option_of};
 use super::unstorable;
-use crate::options::{Mistakes, readable};
+use crate::options::{Mistakes, readable, ungrouped};
 
 /// A checked model: a struct that is a row of a table.
 pub(crate) struct Model<'i> {
@@ -302,12 +302,4 @@ pub(super) fn parent_constants(columns: &[Column<'_>]) -> Vec<Option<Ident>> {
         Some(Ident::new(&name, column.ident.span()))
     };
     columns.iter().map(name).collect()
-}
-
-/// The type without the invisible group that `macro_rules!` puts around a `$ty:ty`.
-fn ungrouped(ty: &Type) -> &Type {
-    match ty {
-        Type::Group(group) => ungrouped(&group.elem),
-        _ => ty,
-    }
 }

@@ -34,20 +34,21 @@ pub(super) fn expand(model: &Model<'_>) -> TokenStream {
     let of_model = of_model(model, &key, &checks);
     let store = store(model, &key, &slots, &checks);
     let registration = registration(model, &slots, is_conditional);
-    let (slots, errors) = (slots.declare(columns), checks.errors);
+    let (slots, errors, kept) = (slots.declare(columns), checks.errors, kept(columns));
     let publish = model.publish.as_ref().map(|subject| publish::model(subject, ident));
     quote! {
+        #[allow(dead_code, deprecated, unused_imports)]
         const _: () = {
             use #p as __p;
-            #[allow(unused_imports)]
             use __p::defaults::*;
 
             #slots
             #errors
 
             #[automatically_derived]
-            #[allow(dead_code)]
             impl #ident { #(#consts)* #(#parents)* }
+
+            #kept
 
             #of_model
 
@@ -105,7 +106,7 @@ fn of_model(model: &Model<'_>, key: &Key, checks: &TraitChecks) -> TokenStream {
             fn __set_pk(&mut self, key: __p::Option<Self::Pk>) { #set }
             #automatic
             fn __json(&self) -> __p::Option<__p::Value> {
-                (&__p::Probe(self)).json()
+                (&__p::Probe(self)).__signals_json()
             }
             fn __table() -> &'static __p::Table {
                 static TABLE: __p::Table = __p::Table::#receivers;
@@ -175,7 +176,10 @@ fn store(model: &Model<'_>, key: &Key, slots: &Slots<'_>, checks: &TraitChecks) 
         let (ident, value) = (c.ident, read(c, quote!(at(#i)?)));
         quote!(#ident: #value,)
     });
-    let rest = skipped.iter().map(|(f, _)| quote!(#f: ::core::default::Default::default(),));
+    let rest = skipped.iter().map(|(field, ty)| {
+        let value = quote_spanned!(ty.span()=> <#ty as ::core::default::Default>::default());
+        quote!(#field: #value,)
+    });
     let (stores, bounds) = (slots.bounds(), &checks.bounds);
     quote! {
         #[automatically_derived]
@@ -267,10 +271,17 @@ fn statements(model: &Model<'_>) -> TokenStream {
     }
 }
 
+/// The type that contains the automatic columns of an instance during a write. Its field is private, so that a public model can have private
+/// types in these columns.
+fn kept(columns: &[Column<'_>]) -> TokenStream {
+    let types = columns.iter().filter(|c| c.role.is_automatic()).map(|c| c.ty);
+    quote!(pub struct __Kept((#(#types,)*));)
+}
+
 /// Code that sets the automatic columns of an instance, and restores them after a failed write.
 fn automatic(columns: &[Column<'_>]) -> TokenStream {
     let fields: Vec<_> = columns.iter().filter(|c| c.role.is_automatic()).collect();
-    let (types, idents): (Vec<_>, Vec<_>) = fields.iter().map(|c| (c.ty, c.ident)).unzip();
+    let idents: Vec<_> = fields.iter().map(|c| c.ident).collect();
     let clones = idents.iter().map(|ident| quote!(__p::Clone::clone(&self.#ident)));
     // These variables keep the hygiene of this macro. The span of the type may come from a `macro_rules!` of the program, where they
     // would not be visible.
@@ -300,9 +311,9 @@ fn automatic(columns: &[Column<'_>]) -> TokenStream {
         }
     });
     quote! {
-        type Kept = (#(#types,)*);
-        fn __keep(&self) -> Self::Kept { (#(#clones,)*) }
-        fn __restore(&mut self, kept: Self::Kept) { (#(self.#idents,)*) = kept; }
+        type Kept = __Kept;
+        fn __keep(&self) -> __Kept { __Kept((#(#clones,)*)) }
+        fn __restore(&mut self, kept: __Kept) { (#(self.#idents,)*) = kept.0; }
         #stamp
         #advance
     }

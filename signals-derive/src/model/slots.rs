@@ -95,16 +95,23 @@ impl<'i> Slots<'i> {
     pub(super) fn checks(&self, column: &Column<'_>) -> Vec<TokenStream> {
         let (name, ty, field) = (self.name(column), decoded(column), column.ty);
         let json = matches!(column.role, Role::Json);
-        if unstorable::is_known(&ty.to_string(), json) {
+        let is_known = |ty: &TokenStream| unstorable::is_known(&ty.to_string(), json);
+        if is_known(&ty) && is_known(&field.to_token_stream()) {
             return Vec::new();
         }
         let message = unstorable::message(&ty, column.role);
         let mut checks =
             vec![quote_spanned!(field.span()=> ::core::assert!(#name::STORABLE, #message))];
-        if !json && unstorable::is_option(&field.to_token_stream().to_string()) {
+        if !json {
             let message = unstorable::nested(&field.to_token_stream());
             checks.push(quote_spanned! {field.span()=>
                 ::core::assert!(!__p::Storable::<#field>::NESTED, #message)
+            });
+        }
+        if matches!(column.role, Role::Key) {
+            let message = unstorable::alias_of_option(&field.to_token_stream());
+            checks.push(quote_spanned! {field.span()=>
+                ::core::assert!(!__p::Storable::<#field>::OPTION, #message)
             });
         }
         checks

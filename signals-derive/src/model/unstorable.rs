@@ -218,16 +218,20 @@ pub(super) fn is_primitive(text: &str) -> bool {
     text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit())
 }
 
-/// Whether the type may be an `Option`: it is written as one, or may be an alias of one.
-pub(super) fn is_option(text: &str) -> bool {
-    text.starts_with("Option <") || !text.contains('<')
+/// The message for a key whose type is an `Option` that is not written as one.
+pub(super) fn alias_of_option(ty: &TokenStream) -> String {
+    let text = readable(ty);
+    format!(
+        "`{text}` is an `Option`: write the key as `Option<…>`, so that the database assigns it"
+    )
 }
 
 /// The message for a field of type `Option<Option<…>>`.
 pub(super) fn nested(ty: &TokenStream) -> String {
     let text = readable(ty);
-    let inner = text.strip_prefix("Option<").and_then(|text| text.strip_suffix('>'));
-    let instead = inner.filter(|inner| inner.starts_with("Option<")).unwrap_or("Option<…>");
+    let inner = generic(&text, &["Option"]);
+    let instead =
+        inner.filter(|inner| generic(inner, &["Option"]).is_some()).unwrap_or("Option<…>");
     format!("`{text}` cannot be a column: `Some(None)` and `None` are both NULL; use `{instead}`")
 }
 

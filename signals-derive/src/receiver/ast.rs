@@ -1,17 +1,18 @@
 //! The input of `#[receiver]` as a typed receiver. Every mistake that does not depend on types is found here.
 
+use heck::{ToSnakeCase, ToUpperCamelCase};
 use proc_macro2::{Group, TokenStream, TokenTree};
 use quote::{ToTokens, format_ident};
 use syn::ReturnType;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, Result,
-    Signature, Type, Visibility,
+    Attribute, Error, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, PathSegment,
+    Result, Signature, Type, Visibility,
 };
 
 use super::attr::{Args, Options};
-use crate::options::{Mistakes, each_once};
+use crate::options::{Mistakes, each_once, readable, ungrouped};
 
 /// A checked receiver. The compiler checks the rest when it knows the types.
 pub(crate) struct Receiver {
@@ -47,7 +48,7 @@ impl Function {
 
     fn types(&self) -> impl Iterator<Item = &Type> {
         self.sig.inputs.iter().filter_map(|input| match input {
-            FnArg::Typed(typed) => Some(&*typed.ty),
+            FnArg::Typed(typed) => Some(ungrouped(&typed.ty)),
             FnArg::Receiver(_) => None,
         })
     }
@@ -62,11 +63,6 @@ impl Function {
     pub(crate) fn is_infallible(&self) -> bool {
         let nothing = matches!(self.sig.output, ReturnType::Default);
         self.sig.asyncness.is_none() && nothing && self.parameters().next().is_none()
-    }
-
-    /// The parameters that are the connection. No other parameter is a reference.
-    pub(crate) fn connections(&self) -> impl Iterator<Item = &Type> {
-        self.parameters().filter(|ty| matches!(ty, Type::Reference(_)))
     }
 
     /// The first line of the doc comment.
@@ -92,10 +88,12 @@ impl Receiver {
         let function: Function = syn::parse2(item)?;
         let Args { signal, options, mut mistakes } = syn::parse2(args)?;
         check_function(&function, options.sender.list().len(), &mut mistakes);
+        check_signal(&signal, &function, &mut mistakes);
+        check_event(&signal, &options, &function, &mut mistakes);
         check_lists(&options, &mut mistakes);
         check_options(&options, &mut mistakes);
         check_once(&options, &mut mistakes);
-        check_durable(&options, &function, &mut mistakes);
+        check_durable(&options, &mut mistakes);
         mistakes.into_error().map_or(Ok(Self { signal, options, function }), Err)
     }
 
@@ -112,14 +110,6 @@ impl Receiver {
             () if self.options.on_rollback.is_set() => "OnRollback",
             () if self.options.durable.is_set() => "Durable",
             () => "InTransaction",
-        }
-    }
-
-    /// The type of the phase, which decides what the receiver can take.
-    pub(crate) fn parameter_phase(&self) -> &'static str {
-        match self.phase() {
-            "Durable" if self.function.connections().next().is_some() => "DurableWithConnection",
-            phase => phase,
         }
     }
 
@@ -187,10 +177,10 @@ fn check_once(options: &Options, mistakes: &mut Mistakes) {
 }
 
 /// Checks what a durable receiver can be combined with.
-fn check_durable(options: &Options, function: &Function, mistakes: &mut Mistakes) {
-    let (Some(durable), Some(span)) = (options.durable.get(), options.durable.span()) else {
+fn check_durable(options: &Options, mistakes: &mut Mistakes) {
+    if !options.durable.is_set() {
         return;
-    };
+    }
     let excluded = [
         (
             options.on_commit.span(),
@@ -217,24 +207,6 @@ fn check_durable(options: &Options, function: &Function, mistakes: &mut Mistakes
         if let Some(span) = span {
             mistakes.at(span, message);
         }
-    }
-    if let Some(previous) = function.parameters().find(|ty| is_named(ty, "Previous")) {
-        if durable.stores_key.is_some() {
-            let message = "with `payload = key`, the row before the write is not stored: leave `payload = key` or `Previous` out";
-            mistakes.at(previous.span(), message);
-        }
-        if durable.coalesce.is_some() {
-            let message = "with `coalesce`, the rows before earlier writes are lost: leave `coalesce` or `Previous` out";
-            mistakes.at(previous.span(), message);
-        }
-    }
-    let takes_delivery = function.parameters().any(|ty| is_named(ty, "Delivery"));
-    if !durable.at_least_once && !takes_delivery && function.connections().next().is_none() {
-        mistakes.at(
-            span,
-            "this receiver may run more than once: take `conn: &mut Conn<'_>` to write and be acknowledged in one transaction, \
-             take `delivery: Delivery<'_>` for an idempotency key, or say `durable(at_least_once)`",
-        );
     }
 }
 
@@ -280,8 +252,56 @@ fn check_function(function: &Function, senders: usize, mistakes: &mut Mistakes) 
     if let Some(token) = &sig.variadic {
         mistakes.at(token.span(), "a receiver has no variadic parameters");
     }
-    if let Some(second) = function.connections().nth(1) {
+    // No other parameter is a reference.
+    let mut connections = function.parameters().filter(|ty| matches!(ty, Type::Reference(_)));
+    if let Some(second) = connections.nth(1) {
         mistakes.at(second.span(), "a receiver has one connection, and takes it once");
+    }
+}
+
+/// Checks that the signal is not the event, and that the receiver does not hide it.
+fn check_signal(signal: &Path, function: &Function, mistakes: &mut Mistakes) {
+    let name = &function.sig.ident;
+    if signal.is_ident(name) {
+        let message = format!(
+            "the name of a receiver is also a type, which hides the signal `{name}`: give the function another name"
+        );
+        mistakes.at(name.span(), message);
+    }
+    let (Some(last), Some(Type::Path(event))) = (signal.segments.last(), function.types().next())
+    else {
+        return;
+    };
+    let is_event =
+        |segment: &PathSegment| segment.ident == last.ident && !segment.arguments.is_none();
+    if event.path.segments.last().is_some_and(is_event) {
+        let (event, signal_of) = (&last.ident, last.ident.to_string().to_snake_case());
+        let message =
+            format!("`{event}` is the event: name its signal, as `#[receiver({signal_of}, …)]`");
+        mistakes.add(Error::new_spanned(signal, message));
+    }
+}
+
+/// Checks that the first parameter is not a reference, which is no event of these signals.
+fn check_event(signal: &Path, options: &Options, function: &Function, mistakes: &mut Mistakes) {
+    const SIGNALS: [&str; 7] = [
+        "pre_save", "post_save", "pre_delete", "post_delete", "post_save_batch",
+        "post_delete_batch", "post_load",
+    ];
+    let Some(signal) = signal.segments.last().map(|last| last.ident.to_string()) else { return };
+    if let (true, Some(first @ Type::Reference(_))) =
+        (SIGNALS.contains(&&*signal), function.types().next())
+    {
+        let sender = match options.sender.list() {
+            [sender] => readable(&sender.to_token_stream()),
+            [] => "dyn AnyModel".to_owned(),
+            _ => "M".to_owned(),
+        };
+        let event = signal.to_upper_camel_case();
+        let message = format!(
+            "the first parameter of a receiver of `{signal}` is the event by value: `{event}<'_, {sender}>`"
+        );
+        mistakes.at(first.span(), message);
     }
 }
 

@@ -45,7 +45,7 @@ impl Parse for Args {
         }
         let signal: Path =
             input.call(Path::parse_mod_style).map_err(|e| Error::new(e.span(), FORM))?;
-        if input.peek(Token![=]) {
+        if !input.is_empty() && !input.peek(Token![,]) {
             return Err(Error::new_spanned(&signal, FORM));
         }
         let (mut options, mut mistakes) = (Options::default(), Mistakes::default());
@@ -110,6 +110,10 @@ impl Options {
             "robust" => self.robust.set(name, (), mistakes),
             "uid" => self.uid.set(name, string(name, input)?, mistakes),
             "crate" => self.krate.set(name, path(name, input)?, mistakes),
+            model if model.starts_with(char::is_uppercase) => {
+                let message = format!("`{name}` is not an option: write `sender = {name}`");
+                return Err(Error::new(name.span(), message));
+            }
             _ => return Err(unknown(name, KNOWN)),
         }
         Ok(())

@@ -125,6 +125,19 @@ impl Durable {
         given.checked(mistakes)
     }
 
+    /// Why the row before the write cannot be taken, if it cannot.
+    pub(crate) fn without_previous(&self) -> Option<&'static str> {
+        match () {
+            () if self.stores_key.is_some() => Some(
+                "with `payload = key`, the row before the write is not stored: leave `payload = key` or `Previous` out",
+            ),
+            () if self.coalesce.is_some() => Some(
+                "with `coalesce`, the rows before earlier writes are lost: leave `coalesce` or `Previous` out",
+            ),
+            () => None,
+        }
+    }
+
     /// The constant of the options.
     pub(crate) fn tokens(&self) -> TokenStream {
         let Self {
@@ -178,6 +191,9 @@ impl OrderingKey {
         };
         let method = |by: &str, span: Span| format_ident!("{verb}_by_{by}", span = span);
         let ty = format_ident!("{ty}");
+        // The parameter keeps the hygiene of this macro. The span of a field may come from a `macro_rules!` of the program, where it would
+        // not be visible.
+        let value = quote!(__event);
         let of = match self {
             Self::Pk(pk) if sender.is_none() => {
                 let message =
@@ -190,10 +206,10 @@ impl OrderingKey {
                 return (quote!(), quote_spanned!(pk.span()=> .#method::<#signal>()));
             }
             Self::Field(field) => {
-                quote_spanned!(field.span()=> ::std::string::ToString::to_string(&__event.#field))
+                quote_spanned!(field.span()=> ::std::string::ToString::to_string(&#value.#field))
             }
             Self::Function(path) => {
-                quote_spanned!(path.span()=> ::std::string::ToString::to_string(&#path(__event)))
+                quote_spanned!(path.span()=> ::std::string::ToString::to_string(&#path(#value)))
             }
         };
         let event = sender.map_or_else(|| signal_path.to_token_stream(), Clone::clone);
@@ -203,7 +219,7 @@ impl OrderingKey {
             impl __p::OrderingKey<#event> for #ty {
                 const IS_FIELD: bool = #is_field;
 
-                fn of(__event: &#event) -> ::std::string::String {
+                fn of(#value: &#event) -> ::std::string::String {
                     #of
                 }
             }

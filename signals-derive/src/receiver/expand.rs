@@ -81,13 +81,12 @@ fn registration(
     let ident = &function.sig.ident;
     let name = ident.unraw().to_string();
     let doc = function.doc();
-    let connection = function.connections().next().is_some();
     let event = event(receiver);
     let phase = format_ident!("{}", receiver.phase());
     let deferred = receiver.is_deferred().then(|| quote_spanned!(sender_span=> .deferred()));
     let order = options.order.get().copied().unwrap_or(0);
-    let parameter_phase = format_ident!("{}", receiver.parameter_phase());
-    let settings = settings(receiver, sender, &parameter_phase);
+    let Parameters { declared, asks, phase: parameter_phase } = Parameters::of(receiver);
+    let settings = settings(receiver, sender);
     let (constructor, returns, body) = call(receiver, &parameter_phase);
     let durable = options.durable.get().map(|durable| {
         let values = durable.tokens();
@@ -123,6 +122,8 @@ fn registration(
     quote! {
         #(#[allow(dead_code)] type #names = #sender;)*
 
+        #declared
+
         #durable
 
         static __INFO: __p::Info = __p::Info::new::<#ident, #signal, #sender>(
@@ -130,13 +131,12 @@ fn registration(
             ::core::file!(),
             ::core::line!(),
             #doc,
-            #connection,
-        ).phase(__p::Phase::#phase).order(#order) #settings #durable_info;
+        ).phase(__p::Phase::#phase).order(#order) #settings #asks #durable_info;
 
         #[allow(unreachable_code, unused_mut, unused_variables)]
-        fn __call<'a, 'c>(
-            #event: <#signal as __p::Signal>::Event<'a, #sender>,
-            mut __cx: __p::Cx<'a, 'c>,
+        fn __call<'__a, '__c>(
+            #event: <#signal as __p::Signal>::Event<'__a, #sender>,
+            mut __cx: __p::Cx<'__a, '__c>,
         ) -> #returns {
             #body
         }
@@ -166,7 +166,7 @@ fn carried(receiver: &Receiver) -> TokenStream {
 }
 
 /// The calls that set the options of this receiver.
-fn settings(receiver: &Receiver, sender: &TokenStream, phase: &Ident) -> TokenStream {
+fn settings(receiver: &Receiver, sender: &TokenStream) -> TokenStream {
     let Receiver { options, function, .. } = receiver;
     let signal = receiver.signal_alias();
     let created = receiver
@@ -191,14 +191,66 @@ fn settings(receiver: &Receiver, sender: &TokenStream, phase: &Ident) -> TokenSt
         let ids = after.iter().map(|r| quote_spanned!(r.span()=> __p::receiver::<#r>()));
         quote!(.after(&[#(#ids),*]))
     });
-    let parameters: Vec<_> = function.parameters().map(|ty| function.elided(ty)).collect();
-    let asks = (!parameters.is_empty()).then(|| {
-        let asks = parameters
-            .iter()
-            .map(|ty| quote_spanned!(ty.span()=> __p::ParameterAsks::<__p::phase::#phase<#signal>, #ty>::ASKS));
-        quote!(.asks(&[#(#asks),*]))
-    });
-    quote!(#detached #once #created #changed #after #robust #infallible #uid #asks)
+    quote!(#detached #once #created #changed #after #robust #infallible #uid)
+}
+
+/// The parameters after the event.
+struct Parameters {
+    /// The constant with what they ask for, and the assertions that they must satisfy.
+    declared: TokenStream,
+    /// The call that sets what they ask for.
+    asks: Option<TokenStream>,
+    /// The type of the phase in which they are taken.
+    phase: TokenStream,
+}
+
+impl Parameters {
+    fn of(receiver: &Receiver) -> Self {
+        let Receiver { options, function, .. } = receiver;
+        let signal = receiver.signal_alias();
+        // What a parameter of a durable receiver asks for is known before it is known whether another one is the connection.
+        let (ask_phase, phase) = match receiver.phase() {
+            "Durable" => (format_ident!("DurableWithConnection"), quote!(__Phase)),
+            name => {
+                let name = format_ident!("{name}");
+                (name.clone(), quote!(__p::phase::#name<#signal>))
+            }
+        };
+        let asks: Vec<_> = function
+            .parameters()
+            .map(|ty| {
+                let elided = function.elided(ty);
+                quote_spanned!(ty.span()=> __p::ParameterAsks::<__p::phase::#ask_phase<#signal>, #elided>::ASKS)
+            })
+            .collect();
+        let durable = options.durable.get().zip(options.durable.span()).map(|(durable, span)| {
+            let previous = durable.without_previous().map(|message| {
+                let checks = function.parameters().zip(&asks).map(|(ty, asks)| {
+                    quote_spanned!(ty.span()=> const _: () = ::core::assert!(!#asks.is_previous(), #message);)
+                });
+                quote!(#(#checks)*)
+            });
+            let choice = (!durable.at_least_once).then(|| {
+                let message = "this receiver may run more than once: take `conn: &mut Conn<'_>` to write and be acknowledged in one \
+                               transaction, take `delivery: Delivery<'_>` for an idempotency key, or say `durable(at_least_once)`";
+                quote_spanned! {span=>
+                    const _: () = ::core::assert!(__p::Asks::connection_or_delivery(__ASKS), #message);
+                }
+            });
+            quote! {
+                type __Phase = <__p::DurablePhase<{ __p::Asks::connection(__ASKS) }> as __p::SelectPhase<#signal>>::Phase;
+                #previous
+                #choice
+            }
+        });
+        let is_needed = durable.is_some() || !asks.is_empty();
+        let list = is_needed.then(|| quote!(const __ASKS: &[__p::Asks] = &[#(#asks),*];));
+        Self {
+            asks: (!asks.is_empty()).then(|| quote!(.asks(__ASKS))),
+            declared: quote!(#list #durable),
+            phase,
+        }
+    }
 }
 
 /// The variable of the event. It has the span of the function's first parameter, so that a wrong type is reported there.
@@ -207,14 +259,14 @@ fn event(receiver: &Receiver) -> Ident {
 }
 
 /// The call of the function: the constructor of the entry, the return type of the call, and its code.
-fn call(receiver: &Receiver, phase: &Ident) -> (TokenStream, TokenStream, TokenStream) {
+fn call(receiver: &Receiver, phase: &TokenStream) -> (TokenStream, TokenStream, TokenStream) {
     let function = &receiver.function;
-    let signal = receiver.signal_alias();
     let ident = &function.sig.ident;
     let (event, cx) = (event(receiver), quote!(__cx));
-    let takes = function.parameters().map(|ty| function.elided(ty)).map(
-        |ty| quote_spanned!(ty.span()=> __p::take::<__p::phase::#phase<#signal>, #ty>(&mut #cx)?),
-    );
+    let takes = function
+        .parameters()
+        .map(|ty| function.elided(ty))
+        .map(|ty| quote_spanned!(ty.span()=> __p::take::<#phase, #ty>(&mut #cx)?));
     let returned = match &function.sig.output {
         ReturnType::Default => ident.span(),
         ReturnType::Type(_, ty) => ty.span(),
@@ -223,7 +275,7 @@ fn call(receiver: &Receiver, phase: &Ident) -> (TokenStream, TokenStream, TokenS
     if function.sig.asyncness.is_some() {
         let body = quote_spanned!(returned=> __p::returned(#called.await));
         let body = quote_spanned!(ident.span()=> __p::Box::pin(async move { #body }));
-        (quote!(future), quote!(__p::Called<'a>), body)
+        (quote!(future), quote!(__p::Called<'__a>), body)
     } else {
         (quote!(sync), quote!(__p::Returned), quote_spanned!(returned=> __p::returned(#called)))
     }
