@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx_signals::prelude::*;
 use sqlx_signals::{AutoNow, Column, Error, Portable, sqlx};
 
-use common::{TestDb, execute, table};
+use common::{Role, TestDb, execute, table};
 
 /// A table that others reference: with a unique column, which nothing here changes, and a version.
 const PRODUCTS: &str = "name TEXT NOT NULL, email TEXT NOT NULL UNIQUE, changed_at BIGINT NOT NULL DEFAULT 0, version \
@@ -366,6 +366,150 @@ mod queue {
         assert_eq!(without_waiting("the delete", delete).await.unwrap(), 50);
         run(&mut other, "ROLLBACK").await.unwrap();
         test.passed().await;
+    }
+}
+
+/// Rows that the program may delete, but not lock.
+mod without_lock {
+    use super::*;
+
+    macro_rules! session {
+        ($($name:ident)*) => { $(
+            #[derive(Debug, Clone, Model)]
+            #[model(table = "sessions")]
+            struct $name {
+                id: Option<i64>,
+                expired: bool,
+            }
+        )* };
+    }
+
+    session! { Session HeardSession }
+
+    #[receiver(post_delete, sender = HeardSession)]
+    fn deleted(_: PostDelete<'_, HeardSession>) {}
+
+    macro_rules! owner {
+        ($owner:ident $owned:ident) => {
+            #[derive(Debug, Clone, Model)]
+            #[model(table = "owners")]
+            struct $owner {
+                id: Option<i64>,
+                name: String,
+            }
+
+            #[derive(Debug, Clone, Model)]
+            #[model(table = "owned")]
+            struct $owned {
+                id: Option<i64>,
+                #[model(belongs_to = $owner, on_delete = cascade)]
+                owner_id: i64,
+            }
+        };
+    }
+
+    owner! { Owner Owned }
+    owner! { HeardOwner HeardOwned }
+
+    #[receiver(post_delete, sender = HeardOwned)]
+    fn deleted_with_owner(_: PostDelete<'_, HeardOwned>) {}
+
+    async fn sessions(test: &TestDb) {
+        table(&test.db, "sessions", "expired BOOLEAN NOT NULL").await;
+        let insert = "INSERT INTO sessions (expired) SELECT n <> 4 FROM generate_series(1, 4) AS n";
+        execute(&test.db, insert).await;
+    }
+
+    macro_rules! assert_deleted {
+        ($test:expr, $db:expr, $($model:ident)*) => { $( {
+            let model = stringify!($model);
+            let mut tx = $db.begin().await.unwrap();
+            let first = $model::query("WHERE expired ORDER BY id LIMIT 1").delete(&mut tx).await;
+            assert_eq!(first.unwrap(), 1, "{model}");
+            assert!($model::delete_by_key(&mut tx, 2).await.unwrap(), "{model}");
+            let left = $model::query("WHERE expired").delete(&mut tx).await;
+            assert_eq!(left.unwrap(), 1, "{model}");
+            assert_eq!($model::query("").count(&mut tx).await.unwrap(), 1, "{model}");
+            tx.rollback().await.unwrap();
+        } )* };
+    }
+
+    #[tokio::test]
+    async fn a_policy_for_deletes_alone_suffices_to_delete() {
+        let test = TestDb::postgres("policy_for_deletes").await;
+        sessions(&test).await;
+        let sql = "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY; GRANT ALL ON sessions TO {role};
+                   CREATE POLICY readable ON sessions FOR SELECT USING (true);
+                   CREATE POLICY deletable ON sessions FOR DELETE USING (true)";
+        let role = Role::new(&test, sql).await;
+        assert_deleted!(test, role.db, Session HeardSession);
+        role.passed(test).await;
+    }
+
+    #[tokio::test]
+    async fn the_privilege_to_delete_suffices_to_delete() {
+        let test = TestDb::postgres("privilege_to_delete").await;
+        sessions(&test).await;
+        let role = Role::new(&test, "GRANT SELECT, INSERT, DELETE ON sessions TO {role}").await;
+        assert_deleted!(test, role.db, Session HeardSession);
+        role.passed(test).await;
+    }
+
+    /// The policies for deletes are those for updates, so the rows are locked.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rows_that_can_be_updated_are_locked_before_they_are_deleted() {
+        let of_all = "CREATE POLICY of_all ON sessions USING (id < 3)";
+        let of_each = "CREATE POLICY readable ON sessions FOR SELECT USING (id < 3);
+                       CREATE POLICY updatable ON sessions FOR UPDATE USING (id < 3) WITH CHECK (true);
+                       CREATE POLICY deletable ON sessions FOR DELETE USING (id < 3)";
+        for (name, policies) in [("policy_of_all", of_all), ("policy_of_each", of_each)] {
+            let test = TestDb::postgres(name).await;
+            sessions(&test).await;
+            let sql = format!(
+                "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY; GRANT ALL ON sessions TO {{role}}; {policies}"
+            );
+            let role = Role::new(&test, &sql).await;
+            let (mut other, mut third) = (connection(&test).await, connection(&test).await);
+            run(&mut other, "BEGIN; UPDATE sessions SET expired = false WHERE id = 1")
+                .await
+                .unwrap();
+            let db = role.db.clone();
+            let delete =
+                tokio::spawn(async move { HeardSession::query("WHERE expired").delete(&db).await });
+            order::until_blocked(&mut third).await;
+            run(&mut other, "COMMIT").await.unwrap();
+            assert_eq!(delete.await.unwrap().unwrap(), 1, "{name}");
+            assert_eq!(common::count(&test.db, "sessions").await, 3, "{name}");
+            role.passed(test).await;
+        }
+    }
+
+    macro_rules! assert_deleted_with_owner {
+        ($db:expr, $($owner:ident $owned:ident)*) => { $( {
+            let mut tx = $db.begin().await.unwrap();
+            assert!($owner::delete_by_key(&mut tx, 1).await.unwrap(), stringify!($owner));
+            assert_eq!($owned::query("").count(&mut tx).await.unwrap(), 1);
+            tx.rollback().await.unwrap();
+        } )* };
+    }
+
+    #[tokio::test]
+    async fn rows_that_cannot_be_locked_are_deleted_with_their_owner() {
+        let policies =
+            "ALTER TABLE owned ENABLE ROW LEVEL SECURITY; GRANT ALL ON owners, owned TO {role};
+                        CREATE POLICY readable ON owned FOR SELECT USING (true);
+                        CREATE POLICY deletable ON owned FOR DELETE USING (true)";
+        let privileges = "GRANT SELECT, DELETE ON owners, owned TO {role}";
+        for (name, sql) in [("owned_policies", policies), ("owned_privileges", privileges)] {
+            let test = TestDb::postgres(name).await;
+            table(&test.db, "owners", "name TEXT NOT NULL").await;
+            table(&test.db, "owned", "owner_id BIGINT NOT NULL REFERENCES owners").await;
+            let insert = "INSERT INTO owners (name) VALUES ('a'), ('b'); INSERT INTO owned (owner_id) VALUES (1), (1), (2)";
+            execute(&test.db, insert).await;
+            let role = Role::new(&test, sql).await;
+            assert_deleted_with_owner!(role.db, Owner Owned HeardOwner HeardOwned);
+            role.passed(test).await;
+        }
     }
 }
 

@@ -11,6 +11,7 @@ use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema, split_schema};
 use crate::write::WriteKind;
 use crate::write::facts::{begins_with_insert, returned};
+use crate::write::row_locks::{self, POSTGRES_ROW_LOCKS};
 
 /// Whether a statement that writes the first row can commit itself. If not, the write may have to
 /// be undone, so it needs a transaction. Inspects the table if this is not known yet.
@@ -161,8 +162,9 @@ async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Res
         // The table does not exist yet.
         return Ok(TableFacts::default());
     }
-    let arbiters = vec![(key, found.flag(2)?)];
-    Ok(TableFacts { readable, atomic: Some(found.flag(1)?), arbiters, ..TableFacts::default() })
+    let (atomic, arbiters) = (Some(found.flag(1)?), vec![(key, found.flag(2)?)]);
+    let row_locks = found.bytes(4)?.map(|name| row_locks::of_name(&name));
+    Ok(TableFacts { readable, atomic, arbiters, row_locks, ..TableFacts::default() })
 }
 
 /// The statement that looks up the facts about a table. Its row has the columns of the model, as NULLs, after the facts.
@@ -172,7 +174,8 @@ fn postgres_table(
     args: [&str; 2],
 ) -> Result<Statement, sqlx::Error> {
     let facts = format!(
-        "SELECT to_regclass($1) IS NOT NULL, ({POSTGRES_ATOMIC}), ({POSTGRES_ARBITER}), ({POSTGRES_NOT_NULL})"
+        "SELECT to_regclass($1) IS NOT NULL, ({POSTGRES_ATOMIC}), ({POSTGRES_ARBITER}), ({POSTGRES_NOT_NULL}), \
+         ({POSTGRES_ROW_LOCKS})"
     );
     // The columns are wrapped in `CASE`, because sqlx queries the server for the tables of plain
     // columns.
@@ -190,7 +193,7 @@ fn postgres_table(
 }
 
 /// The number of facts in the row of [`postgres_table`].
-const POSTGRES_TABLE_FACTS: usize = 4;
+const POSTGRES_TABLE_FACTS: usize = 5;
 
 /// Whether an INSERT of one row has no effect if it does not store the row. A row trigger before the INSERT, a rule, or a trigger of a
 /// view can drop a row, and store others. A row of a partitioned table fires the triggers of its partition. The triggers of a foreign

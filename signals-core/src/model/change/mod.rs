@@ -34,6 +34,7 @@ use crate::table::schema::{ColumnGroup, ColumnRole};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 use crate::transaction::own::{TransactionWork, in_transaction};
+use crate::write::row_locks::can_lock;
 use crate::write::{WriteKind, inspect};
 
 /// What a query does with the matching rows.
@@ -108,8 +109,16 @@ impl<M: Model> ByCondition<M> {
         commits_itself: bool,
     ) -> Result<u64> {
         let (kind, clause) = (conn.kind(), Clause(clause));
+        let can_lock = match reads_rows {
+            true => {
+                let mut none = TypedRows::<M, R>::new(&mut []);
+                can_lock(&mut conn, none.erased(), self.write_verb()).await?
+            }
+            // The statement locks what it writes.
+            false => false,
+        };
         let sql = match reads_rows {
-            true => self.select::<R>(kind, clause),
+            true => self.select::<R>(kind, clause, can_lock),
             false => self.single_statement::<R>(kind, clause),
         };
         let bound = self.bound::<R>(kind, values, sql, !reads_rows);

@@ -54,8 +54,13 @@ impl<M: Model> ByCondition<M> {
     }
 
     /// The SELECT of the matching rows with the new values already applied, and with the locks that the UPDATE or DELETE would
-    /// take.
-    pub(super) fn select<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
+    /// take, if the rows can be locked.
+    pub(super) fn select<R: Route<M>>(
+        &self,
+        kind: DatabaseKind,
+        clause: Clause<'_>,
+        can_lock: bool,
+    ) -> String {
         let model = M::STATEMENTS;
         // PostgreSQL cannot lock a derived result, so the rows are selected from the table by their keys. So are rows with
         // expressions, which refer to columns of the table alone.
@@ -77,8 +82,7 @@ impl<M: Model> ByCondition<M> {
                 (None, None) => write!(sql, "{start}{}", column.name),
             };
         }
-        let lock =
-            if kind == DatabaseKind::Postgres { self.lock(clause, table) } else { String::new() };
+        let lock = if can_lock { self.lock(clause, table) } else { String::new() };
         match derived {
             false => format!("{sql} FROM {} {}{lock}", model.table, clause.0),
             true => {
