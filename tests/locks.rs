@@ -369,6 +369,130 @@ mod queue {
     }
 }
 
+/// A row that another transaction has changed, so that it no longer matches, is not written.
+mod recheck {
+    use super::*;
+
+    macro_rules! stock {
+        ($($name:ident)*) => { $(
+            #[derive(Debug, Clone, Model)]
+            #[model(table = "stocks")]
+            struct $name {
+                id: Option<i64>,
+                state: String,
+                amount: i64,
+            }
+        )* };
+    }
+
+    stock! { Stock HeardStock }
+
+    #[receiver(pre_save, sender = HeardStock)]
+    fn before(_: PreSave<'_, HeardStock>) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    #[receiver(post_delete, sender = HeardStock)]
+    fn deleted(_: PostDelete<'_, HeardStock>) {}
+
+    /// What a write returns that waits for the change of another transaction, and what is stored afterwards.
+    async fn after_change(
+        test: &TestDb,
+        change: &str,
+        write: impl Future<Output = Result<u64>> + Send + 'static,
+    ) -> (u64, String) {
+        let fill = "TRUNCATE stocks; INSERT INTO stocks VALUES (1, 'new', 3), (2, 'new', 5), (3, 'old', 3)";
+        execute(&test.db, fill).await;
+        let (mut other, mut third) = (connection(test).await, connection(test).await);
+        run(&mut other, &format!("BEGIN; UPDATE stocks SET {change}")).await.unwrap();
+        let write = tokio::spawn(write);
+        order::until_blocked(&mut third).await;
+        run(&mut other, "COMMIT").await.unwrap();
+        let written = write.await.unwrap().unwrap();
+        let stored = "SELECT string_agg(id || state || amount, ' ' ORDER BY id) FROM stocks";
+        (written, sqlx::query_scalar(stored).fetch_one(&mut third).await.unwrap())
+    }
+
+    macro_rules! assert_rechecked {
+        ($test:expr, $($model:ident)*) => { $( {
+            let model = stringify!($model);
+            for clause in [
+                "p WHERE p.id = $1 AND p.amount >= $2",
+                "JOIN generate_series(1, 2) AS n ON n > 0 WHERE stocks.id = $1 AND amount >= $2",
+                "WHERE id = $1 AND amount >= $2 ORDER BY id LIMIT 1",
+            ] {
+                let db = $test.db.clone();
+                let sell = async move {
+                    let enough = $model::query(clause).bind(1_i64).bind(3_i64);
+                    enough.set_sql($model::AMOUNT, "amount - $1", 3_i64).update(&db).await
+                };
+                let found = after_change($test, "amount = 0 WHERE id = 1", sell).await;
+                assert_eq!(found, (0, "1new0 2new5 3old3".to_owned()), "{model} {clause}");
+            }
+            // The next row is taken instead.
+            let db = $test.db.clone();
+            let take = async move {
+                let first = $model::query("WHERE state = 'new' ORDER BY id").limit(1);
+                first.set($model::STATE, "mine").update(&db).await
+            };
+            let found = after_change($test, "state = 'taken' WHERE id = 1", take).await;
+            assert_eq!(found, (1, "1taken3 2mine5 3old3".to_owned()), "{model}");
+            let db = $test.db.clone();
+            let delete =
+                async move { $model::query("WHERE state = 'old'").limit(100).delete(&db).await };
+            let found = after_change($test, "state = 'new' WHERE id = 3", delete).await;
+            assert_eq!(found, (0, "1new3 2new5 3new3".to_owned()), "{model}");
+        } )* };
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_row_that_no_longer_matches_is_not_written() {
+        let test = TestDb::postgres("recheck").await;
+        table(&test.db, "stocks", "state TEXT NOT NULL, amount BIGINT NOT NULL").await;
+        assert_rechecked!(&test, Stock HeardStock);
+        test.passed().await;
+    }
+
+    macro_rules! assert_current {
+        ($test:expr, $($model:ident)*) => { $( for lock in ["", "FOR UPDATE"] {
+            let db = $test.db.clone();
+            let sell = async move {
+                let clause = format!("p WHERE p.id = $1 {lock}");
+                let row = $model::query(sqlx::AssertSqlSafe(clause)).bind(1_i64);
+                row.set_sql($model::AMOUNT, "amount - $1", 3_i64).update(&db).await
+            };
+            let found = after_change($test, "amount = 10 WHERE id = 1", sell).await;
+            assert_eq!(found, (1, "1new7 2new5 3old3".to_owned()), "{} {lock}", stringify!($model));
+        } )* };
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_expression_is_computed_from_the_row_that_was_waited_for() {
+        let test = TestDb::postgres("computed_after_waiting").await;
+        table(&test.db, "stocks", "state TEXT NOT NULL, amount BIGINT NOT NULL").await;
+        assert_current!(&test, Stock HeardStock);
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_query_can_order_by_a_window() {
+        let test = TestDb::postgres("order_by_window").await;
+        table(&test.db, "stocks", "state TEXT NOT NULL, amount BIGINT NOT NULL").await;
+        let fill = "INSERT INTO stocks (state, amount) VALUES ('new', 3), ('new', 5), ('old', 3), ('old', 4)";
+        execute(&test.db, fill).await;
+        let window = "ORDER BY row_number() OVER (PARTITION BY state ORDER BY id), id LIMIT 1";
+        assert_eq!(
+            Stock::query(window).set(Stock::AMOUNT, 0_i64).update(&test.db).await.unwrap(),
+            1
+        );
+        assert_eq!(Stock::query(window).delete(&test.db).await.unwrap(), 1);
+        let update = HeardStock::query(window).set(HeardStock::AMOUNT, 0_i64).update(&test.db);
+        assert_eq!(update.await.unwrap(), 1);
+        assert_eq!(HeardStock::query(window).delete(&test.db).await.unwrap(), 1);
+        test.passed().await;
+    }
+}
+
 /// Rows that the program may delete, but not lock.
 mod without_lock {
     use super::*;
