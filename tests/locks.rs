@@ -716,6 +716,39 @@ mod waiting {
         test.passed().await;
     }
 
+    /// A save through the table of another program, which did not exist when the row was saved first.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_save_before_the_table_exists_has_no_effect_on_later_saves() {
+        #[derive(Debug, Clone, Model)]
+        struct Setting {
+            #[model(primary_key)]
+            name: String,
+            value: i64,
+        }
+
+        #[receiver(post_save, sender = Setting)]
+        fn audit_setting(_: PostSave<'_, Setting>, _: Previous<'_, Setting>) {}
+
+        let setting = |value| Setting { name: "a".to_owned(), value };
+        let test = TestDb::postgres("save_before_table_exists").await;
+        let (mut other, mut third) = (connection(&test).await, connection(&test).await);
+        setting(1).save(&test.db).await.unwrap_err();
+        let create = "CREATE TABLE setting (name TEXT PRIMARY KEY, value BIGINT NOT NULL)";
+        run(&mut other, create).await.unwrap();
+        run(&mut other, "BEGIN; INSERT INTO setting VALUES ('a', 1)").await.unwrap();
+        let db = test.db.clone();
+        let save = tokio::spawn(async move {
+            let mut tx = db.begin().await?;
+            let saved = setting(2).save(&mut tx).await?;
+            tx.commit().await?;
+            Ok::<_, Error>(saved)
+        });
+        order::until_blocked(&mut third).await;
+        run(&mut other, "COMMIT").await.unwrap();
+        assert!(!save.await.unwrap().unwrap().created);
+        test.passed().await;
+    }
+
     /// A change of a unique column waits for transactions that reference the row by a foreign key. While it waits, it holds no
     /// lock that another transaction would wait for.
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -33,10 +33,10 @@ pub(crate) fn commits_itself<'s>(
         let epoch = conn.facts().epoch();
         let seen = returned(rows, write_kind);
         let found = match kind {
-            DatabaseKind::Sqlite => in_sqlite(conn, rows, seen).await,
+            DatabaseKind::Sqlite => in_sqlite(conn, rows, seen).await.map(Some),
             DatabaseKind::Postgres => in_postgres(conn, rows, seen).await,
         };
-        match unless_lost(found)? {
+        match unless_lost(found)?.flatten() {
             Some(found) => {
                 let all_read = seen.without(found.readable).is_empty();
                 let asks_atomic =
@@ -131,15 +131,22 @@ const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl
      pragma_table_xinfo($1, $2)";
 
 /// Looks up the facts about a table on PostgreSQL, where a value always has the type of its column.
-/// Whether a column can be NULL is read from the catalog.
-async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
+/// Whether a column can be NULL is read from the catalog. Returns `None` if the table does not exist yet.
+async fn in_postgres(
+    conn: &mut Conn<'_>,
+    rows: &dyn Rows,
+    seen: Columns,
+) -> Result<Option<TableFacts>> {
     let model = rows.schema();
     let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();
     let key: Vec<usize> = model.group(ColumnGroup::Key).collect();
     let args = [model.table, &arbiter_names(rows, &key)];
     let Some(found) = conn.run_one(postgres_table(model, &columns, args)?).await? else {
-        return Ok(TableFacts::default());
+        return Ok(None);
     };
+    if !found.flag(0)? {
+        return Ok(None);
+    }
     let types = found.types().into_iter().skip(POSTGRES_TABLE_FACTS);
     let is_read = |(i, ty): &(usize, AnyType)| match model.columns[*i].role {
         // A value in an `auto_now_add` column that cannot be decoded does not make the write fail,
@@ -158,13 +165,9 @@ async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Res
     };
     let readable = columns.into_iter().zip(types).filter(is_read).map(|(i, _)| i);
     let readable = Columns::of(readable.filter(|i| !can_be_null(*i)));
-    if !found.flag(0)? {
-        // The table does not exist yet.
-        return Ok(TableFacts::default());
-    }
     let (atomic, arbiters) = (Some(found.flag(1)?), vec![(key, found.flag(2)?)]);
     let row_locks = found.bytes(4)?.map(|name| row_locks::of_name(&name));
-    Ok(TableFacts { readable, atomic, arbiters, row_locks, ..TableFacts::default() })
+    Ok(Some(TableFacts { readable, atomic, arbiters, row_locks, ..TableFacts::default() }))
 }
 
 /// The statement that looks up the facts about a table. Its row has the columns of the model, as NULLs, after the facts.
@@ -322,10 +325,14 @@ fn look_up_arbiter<'s>(
                 conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
             }
             DatabaseKind::Postgres => {
-                conn.query(POSTGRES_ARBITER).bind(rows.schema().table).bind(names)
+                let sql = format!("{POSTGRES_ARBITER} HAVING to_regclass($1) IS NOT NULL");
+                conn.query(AssertSqlSafe(sql)).bind(rows.schema().table).bind(names)
             }
         };
-        let (arbiter,): (bool,) = query.fetch_one().await?;
+        let Some((arbiter,)) = query.fetch_optional::<(bool,)>().await? else {
+            // The table does not exist yet.
+            return Ok(false);
+        };
         let arbiters = vec![(on.to_vec(), arbiter)];
         conn.facts().add(rows, epoch, TableFacts { arbiters, ..TableFacts::default() });
         Ok(arbiter)
