@@ -352,9 +352,10 @@ const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)
      pragma_index_info(i.name, $3) ORDER BY name)) = $1)";
 
 /// PostgreSQL uses every unique index of these columns as an arbiter, so none may be deferrable. A
-/// table with rules does not support `ON CONFLICT`.
+/// table with rules does not support `ON CONFLICT`. The index of a key WITHOUT OVERLAPS is an exclusion constraint, which it does not
+/// use.
 const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) \
-     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND indisvalid \
+     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND NOT indisexclusion AND indisvalid \
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
      FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $2";
 
