@@ -789,4 +789,64 @@ mod only_postgres {
         assert_eq!(count(&test.db, "narrow").await, 3);
         test.passed().await;
     }
+
+    #[derive(Debug, Clone, PartialEq, Model)]
+    #[model(table = "notes")]
+    struct Note {
+        id: Option<i64>,
+        tenant: String,
+    }
+
+    fn notes(tenants: [&str; 4]) -> [Note; 4] {
+        tenants.map(|tenant| Note { id: None, tenant: tenant.to_owned() })
+    }
+
+    #[tokio::test]
+    async fn a_row_that_a_policy_refuses_is_named() {
+        let test = common::TestDb::postgres("bulk_policy").await;
+        common::table(&test.db, "notes", "tenant TEXT NOT NULL").await;
+        let sql = "ALTER TABLE notes ENABLE ROW LEVEL SECURITY; GRANT ALL ON notes, notes_id_seq TO {role};
+                   CREATE POLICY own ON notes USING (tenant = 'a')";
+        let role = common::Role::new(&test, sql).await;
+        let error =
+            Note::insert_many(&role.db, &mut notes(["a", "a", "b", "a"])).await.unwrap_err();
+        assert!(matches!(&error, Error::Row { row: 2, .. }), "{error:?}");
+        let mut stored = notes(["a"; 4]);
+        Note::insert_many(&role.db, &mut stored).await.unwrap();
+        stored[1].tenant = "b".to_owned();
+        let error = Note::update_many(&role.db, &mut stored).await.unwrap_err();
+        assert!(matches!(&error, Error::Row { row: 1, .. }), "{error:?}");
+        // A missing privilege is not about a row.
+        execute(&test.db, &format!("REVOKE INSERT ON notes FROM {}", role.name)).await;
+        let error = Note::insert_many(&role.db, &mut notes(["a"; 4])).await.unwrap_err();
+        assert!(matches!(&error, Error::Database(_)), "{error:?}");
+        role.passed(test).await;
+    }
+
+    #[tokio::test]
+    async fn a_row_that_a_trigger_refuses_with_an_error_code_of_its_own_is_named() {
+        let test = common::TestDb::postgres("bulk_raise").await;
+        common::table(&test.db, "notes", "tenant TEXT NOT NULL").await;
+        execute(
+            &test.db,
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                 IF NEW.tenant LIKE 'T%' OR NEW.tenant LIKE '4%' THEN
+                     RAISE 'refused' USING ERRCODE = NEW.tenant;
+                 END IF;
+                 RETURN NEW;
+             END $$;
+             CREATE TRIGGER refuse BEFORE INSERT ON notes FOR EACH ROW EXECUTE FUNCTION refuse()",
+        )
+        .await;
+        for code in ["T0001", "42501"] {
+            let mut rows = notes(["a", "a", "a", code]);
+            let error = Note::insert_many(&test.db, &mut rows).await.unwrap_err();
+            assert!(matches!(&error, Error::Row { row: 3, .. }), "{error:?}");
+        }
+        // The whole transaction is to be run again.
+        let mut rows = notes(["a", "a", "a", "40001"]);
+        let error = Note::insert_many(&test.db, &mut rows).await.unwrap_err();
+        assert!(error.is_retryable() && !matches!(&error, Error::Row { .. }), "{error:?}");
+        test.passed().await;
+    }
 }

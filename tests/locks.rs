@@ -9,7 +9,7 @@ use std::time::Duration;
 use sqlx_signals::prelude::*;
 use sqlx_signals::{AutoNow, Column, Error, Portable, sqlx};
 
-use common::{TestDb, execute, table};
+use common::{Role, TestDb, execute, table};
 
 /// A table that others reference: with a unique column, which nothing here changes, and a version.
 const PRODUCTS: &str = "name TEXT NOT NULL, email TEXT NOT NULL UNIQUE, changed_at BIGINT NOT NULL DEFAULT 0, version \
@@ -369,6 +369,274 @@ mod queue {
     }
 }
 
+/// A row that another transaction has changed, so that it no longer matches, is not written.
+mod recheck {
+    use super::*;
+
+    macro_rules! stock {
+        ($($name:ident)*) => { $(
+            #[derive(Debug, Clone, Model)]
+            #[model(table = "stocks")]
+            struct $name {
+                id: Option<i64>,
+                state: String,
+                amount: i64,
+            }
+        )* };
+    }
+
+    stock! { Stock HeardStock }
+
+    #[receiver(pre_save, sender = HeardStock)]
+    fn before(_: PreSave<'_, HeardStock>) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    #[receiver(post_delete, sender = HeardStock)]
+    fn deleted(_: PostDelete<'_, HeardStock>) {}
+
+    /// What a write returns that waits for the change of another transaction, and what is stored afterwards.
+    async fn after_change(
+        test: &TestDb,
+        change: &str,
+        write: impl Future<Output = Result<u64>> + Send + 'static,
+    ) -> (u64, String) {
+        let fill = "TRUNCATE stocks; INSERT INTO stocks VALUES (1, 'new', 3), (2, 'new', 5), (3, 'old', 3)";
+        execute(&test.db, fill).await;
+        let (mut other, mut third) = (connection(test).await, connection(test).await);
+        run(&mut other, &format!("BEGIN; UPDATE stocks SET {change}")).await.unwrap();
+        let write = tokio::spawn(write);
+        order::until_blocked(&mut third).await;
+        run(&mut other, "COMMIT").await.unwrap();
+        let written = write.await.unwrap().unwrap();
+        let stored = "SELECT string_agg(id || state || amount, ' ' ORDER BY id) FROM stocks";
+        (written, sqlx::query_scalar(stored).fetch_one(&mut third).await.unwrap())
+    }
+
+    macro_rules! assert_rechecked {
+        ($test:expr, $($model:ident)*) => { $( {
+            let model = stringify!($model);
+            for clause in [
+                "p WHERE p.id = $1 AND p.amount >= $2",
+                "JOIN generate_series(1, 2) AS n ON n > 0 WHERE stocks.id = $1 AND amount >= $2",
+                "WHERE id = $1 AND amount >= $2 ORDER BY id LIMIT 1",
+            ] {
+                let db = $test.db.clone();
+                let sell = async move {
+                    let enough = $model::query(clause).bind(1_i64).bind(3_i64);
+                    enough.set_sql($model::AMOUNT, "amount - $1", 3_i64).update(&db).await
+                };
+                let found = after_change($test, "amount = 0 WHERE id = 1", sell).await;
+                assert_eq!(found, (0, "1new0 2new5 3old3".to_owned()), "{model} {clause}");
+            }
+            // The next row is taken instead.
+            let db = $test.db.clone();
+            let take = async move {
+                let first = $model::query("WHERE state = 'new' ORDER BY id").limit(1);
+                first.set($model::STATE, "mine").update(&db).await
+            };
+            let found = after_change($test, "state = 'taken' WHERE id = 1", take).await;
+            assert_eq!(found, (1, "1taken3 2mine5 3old3".to_owned()), "{model}");
+            let db = $test.db.clone();
+            let delete =
+                async move { $model::query("WHERE state = 'old'").limit(100).delete(&db).await };
+            let found = after_change($test, "state = 'new' WHERE id = 3", delete).await;
+            assert_eq!(found, (0, "1new3 2new5 3new3".to_owned()), "{model}");
+        } )* };
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_row_that_no_longer_matches_is_not_written() {
+        let test = TestDb::postgres("recheck").await;
+        table(&test.db, "stocks", "state TEXT NOT NULL, amount BIGINT NOT NULL").await;
+        assert_rechecked!(&test, Stock HeardStock);
+        test.passed().await;
+    }
+
+    macro_rules! assert_current {
+        ($test:expr, $($model:ident)*) => { $( for lock in ["", "FOR UPDATE"] {
+            let db = $test.db.clone();
+            let sell = async move {
+                let clause = format!("p WHERE p.id = $1 {lock}");
+                let row = $model::query(sqlx::AssertSqlSafe(clause)).bind(1_i64);
+                row.set_sql($model::AMOUNT, "amount - $1", 3_i64).update(&db).await
+            };
+            let found = after_change($test, "amount = 10 WHERE id = 1", sell).await;
+            assert_eq!(found, (1, "1new7 2new5 3old3".to_owned()), "{} {lock}", stringify!($model));
+        } )* };
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn an_expression_is_computed_from_the_row_that_was_waited_for() {
+        let test = TestDb::postgres("computed_after_waiting").await;
+        table(&test.db, "stocks", "state TEXT NOT NULL, amount BIGINT NOT NULL").await;
+        assert_current!(&test, Stock HeardStock);
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_query_can_order_by_a_window() {
+        let test = TestDb::postgres("order_by_window").await;
+        table(&test.db, "stocks", "state TEXT NOT NULL, amount BIGINT NOT NULL").await;
+        let fill = "INSERT INTO stocks (state, amount) VALUES ('new', 3), ('new', 5), ('old', 3), ('old', 4)";
+        execute(&test.db, fill).await;
+        let window = "ORDER BY row_number() OVER (PARTITION BY state ORDER BY id), id LIMIT 1";
+        assert_eq!(
+            Stock::query(window).set(Stock::AMOUNT, 0_i64).update(&test.db).await.unwrap(),
+            1
+        );
+        assert_eq!(Stock::query(window).delete(&test.db).await.unwrap(), 1);
+        let update = HeardStock::query(window).set(HeardStock::AMOUNT, 0_i64).update(&test.db);
+        assert_eq!(update.await.unwrap(), 1);
+        assert_eq!(HeardStock::query(window).delete(&test.db).await.unwrap(), 1);
+        test.passed().await;
+    }
+}
+
+/// Rows that the program may delete, but not lock.
+mod without_lock {
+    use super::*;
+
+    macro_rules! session {
+        ($($name:ident)*) => { $(
+            #[derive(Debug, Clone, Model)]
+            #[model(table = "sessions")]
+            struct $name {
+                id: Option<i64>,
+                expired: bool,
+            }
+        )* };
+    }
+
+    session! { Session HeardSession }
+
+    #[receiver(post_delete, sender = HeardSession)]
+    fn deleted(_: PostDelete<'_, HeardSession>) {}
+
+    macro_rules! owner {
+        ($owner:ident $owned:ident) => {
+            #[derive(Debug, Clone, Model)]
+            #[model(table = "owners")]
+            struct $owner {
+                id: Option<i64>,
+                name: String,
+            }
+
+            #[derive(Debug, Clone, Model)]
+            #[model(table = "owned")]
+            struct $owned {
+                id: Option<i64>,
+                #[model(belongs_to = $owner, on_delete = cascade)]
+                owner_id: i64,
+            }
+        };
+    }
+
+    owner! { Owner Owned }
+    owner! { HeardOwner HeardOwned }
+
+    #[receiver(post_delete, sender = HeardOwned)]
+    fn deleted_with_owner(_: PostDelete<'_, HeardOwned>) {}
+
+    async fn sessions(test: &TestDb) {
+        table(&test.db, "sessions", "expired BOOLEAN NOT NULL").await;
+        let insert = "INSERT INTO sessions (expired) SELECT n <> 4 FROM generate_series(1, 4) AS n";
+        execute(&test.db, insert).await;
+    }
+
+    macro_rules! assert_deleted {
+        ($test:expr, $db:expr, $($model:ident)*) => { $( {
+            let model = stringify!($model);
+            let mut tx = $db.begin().await.unwrap();
+            let first = $model::query("WHERE expired ORDER BY id LIMIT 1").delete(&mut tx).await;
+            assert_eq!(first.unwrap(), 1, "{model}");
+            assert!($model::delete_by_key(&mut tx, 2).await.unwrap(), "{model}");
+            let left = $model::query("WHERE expired").delete(&mut tx).await;
+            assert_eq!(left.unwrap(), 1, "{model}");
+            assert_eq!($model::query("").count(&mut tx).await.unwrap(), 1, "{model}");
+            tx.rollback().await.unwrap();
+        } )* };
+    }
+
+    #[tokio::test]
+    async fn a_policy_for_deletes_alone_suffices_to_delete() {
+        let test = TestDb::postgres("policy_for_deletes").await;
+        sessions(&test).await;
+        let sql = "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY; GRANT ALL ON sessions TO {role};
+                   CREATE POLICY readable ON sessions FOR SELECT USING (true);
+                   CREATE POLICY deletable ON sessions FOR DELETE USING (true)";
+        let role = Role::new(&test, sql).await;
+        assert_deleted!(test, role.db, Session HeardSession);
+        role.passed(test).await;
+    }
+
+    #[tokio::test]
+    async fn the_privilege_to_delete_suffices_to_delete() {
+        let test = TestDb::postgres("privilege_to_delete").await;
+        sessions(&test).await;
+        let role = Role::new(&test, "GRANT SELECT, INSERT, DELETE ON sessions TO {role}").await;
+        assert_deleted!(test, role.db, Session HeardSession);
+        role.passed(test).await;
+    }
+
+    /// The policies for deletes are those for updates, so the rows are locked.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn rows_that_can_be_updated_are_locked_before_they_are_deleted() {
+        let of_all = "CREATE POLICY of_all ON sessions USING (id < 3)";
+        let of_each = "CREATE POLICY readable ON sessions FOR SELECT USING (id < 3);
+                       CREATE POLICY updatable ON sessions FOR UPDATE USING (id < 3) WITH CHECK (true);
+                       CREATE POLICY deletable ON sessions FOR DELETE USING (id < 3)";
+        for (name, policies) in [("policy_of_all", of_all), ("policy_of_each", of_each)] {
+            let test = TestDb::postgres(name).await;
+            sessions(&test).await;
+            let sql = format!(
+                "ALTER TABLE sessions ENABLE ROW LEVEL SECURITY; GRANT ALL ON sessions TO {{role}}; {policies}"
+            );
+            let role = Role::new(&test, &sql).await;
+            let (mut other, mut third) = (connection(&test).await, connection(&test).await);
+            run(&mut other, "BEGIN; UPDATE sessions SET expired = false WHERE id = 1")
+                .await
+                .unwrap();
+            let db = role.db.clone();
+            let delete =
+                tokio::spawn(async move { HeardSession::query("WHERE expired").delete(&db).await });
+            order::until_blocked(&mut third).await;
+            run(&mut other, "COMMIT").await.unwrap();
+            assert_eq!(delete.await.unwrap().unwrap(), 1, "{name}");
+            assert_eq!(common::count(&test.db, "sessions").await, 3, "{name}");
+            role.passed(test).await;
+        }
+    }
+
+    macro_rules! assert_deleted_with_owner {
+        ($db:expr, $($owner:ident $owned:ident)*) => { $( {
+            let mut tx = $db.begin().await.unwrap();
+            assert!($owner::delete_by_key(&mut tx, 1).await.unwrap(), stringify!($owner));
+            assert_eq!($owned::query("").count(&mut tx).await.unwrap(), 1);
+            tx.rollback().await.unwrap();
+        } )* };
+    }
+
+    #[tokio::test]
+    async fn rows_that_cannot_be_locked_are_deleted_with_their_owner() {
+        let policies =
+            "ALTER TABLE owned ENABLE ROW LEVEL SECURITY; GRANT ALL ON owners, owned TO {role};
+                        CREATE POLICY readable ON owned FOR SELECT USING (true);
+                        CREATE POLICY deletable ON owned FOR DELETE USING (true)";
+        let privileges = "GRANT SELECT, DELETE ON owners, owned TO {role}";
+        for (name, sql) in [("owned_policies", policies), ("owned_privileges", privileges)] {
+            let test = TestDb::postgres(name).await;
+            table(&test.db, "owners", "name TEXT NOT NULL").await;
+            table(&test.db, "owned", "owner_id BIGINT NOT NULL REFERENCES owners").await;
+            let insert = "INSERT INTO owners (name) VALUES ('a'), ('b'); INSERT INTO owned (owner_id) VALUES (1), (1), (2)";
+            execute(&test.db, insert).await;
+            let role = Role::new(&test, sql).await;
+            assert_deleted_with_owner!(role.db, Owner Owned HeardOwner HeardOwned);
+            role.passed(test).await;
+        }
+    }
+}
+
 /// The previous row of a write that had to wait.
 mod waiting {
     use super::*;
@@ -445,6 +713,39 @@ mod waiting {
                 "1 old 1@example.org true"
             ]
         );
+        test.passed().await;
+    }
+
+    /// A save through the table of another program, which did not exist when the row was saved first.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_save_before_the_table_exists_has_no_effect_on_later_saves() {
+        #[derive(Debug, Clone, Model)]
+        struct Setting {
+            #[model(primary_key)]
+            name: String,
+            value: i64,
+        }
+
+        #[receiver(post_save, sender = Setting)]
+        fn audit_setting(_: PostSave<'_, Setting>, _: Previous<'_, Setting>) {}
+
+        let setting = |value| Setting { name: "a".to_owned(), value };
+        let test = TestDb::postgres("save_before_table_exists").await;
+        let (mut other, mut third) = (connection(&test).await, connection(&test).await);
+        setting(1).save(&test.db).await.unwrap_err();
+        let create = "CREATE TABLE setting (name TEXT PRIMARY KEY, value BIGINT NOT NULL)";
+        run(&mut other, create).await.unwrap();
+        run(&mut other, "BEGIN; INSERT INTO setting VALUES ('a', 1)").await.unwrap();
+        let db = test.db.clone();
+        let save = tokio::spawn(async move {
+            let mut tx = db.begin().await?;
+            let saved = setting(2).save(&mut tx).await?;
+            tx.commit().await?;
+            Ok::<_, Error>(saved)
+        });
+        order::until_blocked(&mut third).await;
+        run(&mut other, "COMMIT").await.unwrap();
+        assert!(!save.await.unwrap().unwrap().created);
         test.passed().await;
     }
 

@@ -194,3 +194,93 @@ on_every_database! {
         assert_eq!(updates(&db).await, [if db.kind() == DatabaseKind::Sqlite { 0 } else { 1 }]);
     }
 }
+
+/// PostgreSQL: views whose rows cannot be locked.
+#[cfg(feature = "postgres")]
+mod not_lockable {
+    use super::*;
+    use common::TestDb;
+
+    macro_rules! member {
+        ($($name:ident)*) => { $(
+            #[derive(Debug, Clone, PartialEq, Model)]
+            #[model(table = "members")]
+            struct $name {
+                id: Option<i64>,
+                name: String,
+                team: Option<String>,
+            }
+        )* };
+    }
+
+    member! { Member Heard }
+
+    #[receiver(pre_save, sender = Heard)]
+    fn before(_: PreSave<'_, Heard>) -> Result<(), &'static str> {
+        Ok(())
+    }
+
+    #[receiver(post_delete, sender = Heard)]
+    fn gone(_: PostDelete<'_, Heard>) {}
+
+    const OUTER_JOIN: &str =
+        "SELECT p.id, p.name, t.team FROM teams AS t RIGHT JOIN people AS p ON t.id = p.team_id";
+    const UNION: &str =
+        "SELECT id, name, 'a' AS team FROM people UNION SELECT id, name, 'a' FROM people";
+
+    async fn members(db: &Db, select: &str) {
+        execute(
+            db,
+            &format!(
+                "CREATE TABLE teams (id BIGINT PRIMARY KEY, team TEXT);
+                 CREATE TABLE people (id BIGINT PRIMARY KEY, name TEXT NOT NULL, team_id BIGINT REFERENCES teams);
+                 INSERT INTO teams VALUES (1, 'a');
+                 INSERT INTO people VALUES (1, 'ann', 1), (2, 'bob', 1), (3, 'cid', NULL), (4, 'kept', 1);
+                 CREATE VIEW members AS {select};
+                 CREATE FUNCTION change() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                     IF OLD.name = 'kept' THEN RETURN NULL; END IF;
+                     IF TG_OP = 'DELETE' THEN DELETE FROM people WHERE id = OLD.id; RETURN OLD; END IF;
+                     UPDATE people SET name = NEW.name WHERE id = OLD.id; RETURN NEW;
+                 END $$;
+                 CREATE TRIGGER change INSTEAD OF UPDATE OR DELETE ON members FOR EACH ROW EXECUTE FUNCTION change()"
+            ),
+        )
+        .await;
+    }
+
+    macro_rules! assert_written {
+        ($db:expr, $($model:ident)*) => { $( {
+            let what = stringify!($model);
+            let mut tx = $db.begin().await.unwrap();
+            for clause in ["WHERE id = 1", "m WHERE m.id = 1", "WHERE id < 3 ORDER BY id LIMIT 1"] {
+                let update = $model::query(clause).set($model::NAME, "eve");
+                assert_eq!(update.update(&mut tx).await.unwrap(), 1, "{what} {clause}");
+                let update = $model::query(clause).set_sql($model::NAME, "name || '!'", ());
+                assert_eq!(update.update(&mut tx).await.unwrap(), 1, "{what} {clause}");
+            }
+            assert_eq!($model::get(&mut tx, 1).await.unwrap().name, "eve!");
+            // The trigger keeps the row as it is.
+            let mut kept = $model::get(&mut tx, 4).await.unwrap();
+            kept.name = "new".to_owned();
+            kept.update(&mut tx).await.unwrap();
+            $model::update_many(&mut tx, std::slice::from_mut(&mut kept)).await.unwrap();
+            assert_eq!($model::query("WHERE id = 1").delete(&mut tx).await.unwrap(), 1, "{what}");
+            let first = $model::query("WHERE id < 4 ORDER BY id LIMIT 1").delete(&mut tx).await;
+            assert_eq!(first.unwrap(), 1, "{what}");
+            assert!($model::delete_by_key(&mut tx, 3).await.unwrap(), "{what}");
+            let left = $model::all(&mut tx).await.unwrap();
+            assert_eq!(left.iter().map(|m| &*m.name).collect::<Vec<_>>(), ["kept"], "{what}");
+            tx.rollback().await.unwrap();
+        } )* };
+    }
+
+    #[tokio::test]
+    async fn rows_are_written_by_condition_through_a_view_that_cannot_be_locked() {
+        for (name, select) in [("outer_join_view", OUTER_JOIN), ("union_view", UNION)] {
+            let test = TestDb::postgres(name).await;
+            members(&test.db, select).await;
+            assert_written!(test.db, Member Heard);
+            test.passed().await;
+        }
+    }
+}

@@ -104,6 +104,35 @@ impl TestDb {
     }
 }
 
+/// A user of a PostgreSQL database who owns nothing.
+#[cfg(feature = "postgres")]
+pub struct Role {
+    pub name: String,
+    /// The database, as this user.
+    pub db: Db,
+}
+
+#[cfg(feature = "postgres")]
+impl Role {
+    /// Runs the SQL, in which `{role}` is the name of the new role.
+    pub async fn new(test: &TestDb, sql: &str) -> Self {
+        let name = format!("role_{}", test.name);
+        execute(&test.db, &format!("CREATE ROLE {name}; {}", sql.replace("{role}", &name))).await;
+        let options: sqlx::postgres::PgConnectOptions = test.url.parse().unwrap();
+        let options = options.options([("role", &name)]);
+        let pool = sqlx::PgPool::connect_with(options).await.unwrap();
+        Self { name, db: pool.into() }
+    }
+
+    /// Removes the role, and the database of the test.
+    pub async fn passed(self, test: TestDb) {
+        self.db.close().await;
+        let Self { name, .. } = self;
+        execute(&test.db, &format!("DROP OWNED BY {name}; DROP ROLE {name}")).await;
+        test.passed().await;
+    }
+}
+
 fn name(test: &str) -> String {
     let name = test.rsplit("::").next().unwrap();
     let nanos =

@@ -95,6 +95,16 @@ pub(crate) struct TableFacts {
     pub(crate) arbiters: Vec<(Vec<usize>, bool)>,
     /// The columns that need a cast for comparisons; `None` if unknown.
     pub(crate) casts: Option<Casts>,
+    /// Which writes can lock their rows before on PostgreSQL; `None` if unknown.
+    pub(crate) row_locks: Option<RowLocks>,
+}
+
+/// Which writes can lock the rows of a table before they write them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowLocks {
+    All,
+    Updates,
+    None,
 }
 
 /// The columns whose types compare text differently than `text` does (such as `citext`), with the names of these types.

@@ -224,7 +224,7 @@ impl Conn<'_> {
         let Some(lease) = self.lease_mut() else { return false };
         let queue = lease.state().turn.as_ref().and_then(Turn::queue);
         let is_awaited = queue.is_some_and(|queue| queue.is_awaited_by(group));
-        is_awaited && self.settled_depth().await == 1 && !self.defers_constraints().await
+        is_awaited && self.depth_now() == 1 && !self.defers_constraints().await
     }
 
     /// Whether a constraint of the database may be checked only by COMMIT. If this is unknown, it is looked up.

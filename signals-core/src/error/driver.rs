@@ -84,6 +84,23 @@ pub(crate) fn is_about_outdated(error: &dyn DatabaseError) -> bool {
     }
 }
 
+/// Whether PostgreSQL has refused a row for a reason that the class of the error code does not tell: because of a policy for
+/// row-level security, or because a trigger has raised an error with a code of its choice. Class 40 asks for the transaction to be
+/// run again.
+pub(crate) fn is_refused_row(
+    #[cfg_attr(not(feature = "postgres"), expect(unused_variables))] error: &dyn DatabaseError,
+) -> bool {
+    #[cfg(feature = "postgres")]
+    if let Some(error) = error.try_downcast_ref::<PgDatabaseError>() {
+        return match error.routine() {
+            Some("ExecWithCheckOptions") => true,
+            Some("exec_stmt_raise") => !error.code().starts_with("40"),
+            _ => false,
+        };
+    }
+    false
+}
+
 /// Whether the statement cannot have reached the server: writing to the connection failed.
 pub(crate) fn was_never_sent(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe)

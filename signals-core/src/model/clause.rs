@@ -22,7 +22,7 @@ const AFTER_CONDITION: [&str; 11] = [
 
 impl<'c> Clause<'c> {
     fn tokens(self) -> Peekable<Tokens<'c>> {
-        Tokens { text: self.0, depth: 0 }.peekable()
+        Tokens { text: self.0, depth: 0, nested: false }.peekable()
     }
 
     fn has_word(self, among: &[&str]) -> bool {
@@ -67,7 +67,7 @@ impl<'c> Clause<'c> {
 
     /// The text before the WHERE, the condition, and the text from the first keyword after it.
     pub(crate) fn parts(self) -> Parts<'c> {
-        let mut tokens = Tokens { text: self.0, depth: 0 };
+        let mut tokens = Tokens { text: self.0, depth: 0, nested: false };
         let (mut condition, mut tail) = (None, self.0.len());
         while let Some(token) = tokens.next() {
             let end = self.0.len() - tokens.text.len();
@@ -95,10 +95,16 @@ impl<'c> Clause<'c> {
         self.has_word(&after.copied().collect::<Vec<_>>())
     }
 
-    /// Whether a result row may not correspond to exactly one row of the table, so that PostgreSQL rejects a lock on the
-    /// result.
+    /// Whether a result row may not correspond to exactly one row of the table, or contains a window function, so that
+    /// PostgreSQL rejects a lock on the result.
     pub(crate) fn is_derived(self) -> bool {
         self.has_word(&["GROUP", "HAVING", "UNION", "INTERSECT", "EXCEPT", "RIGHT", "FULL"])
+            || self.orders_by_window()
+    }
+
+    fn orders_by_window(self) -> bool {
+        let mut tokens = Tokens { text: self.parts().tail.0, depth: 0, nested: true };
+        tokens.any(|token| token.is_word(&["OVER"]))
     }
 }
 
@@ -110,7 +116,7 @@ pub(crate) struct Parts<'c> {
     pub(crate) tail: Clause<'c>,
 }
 
-/// A token outside of parentheses.
+/// A token of a clause.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token<'c> {
     Word(&'c str),
@@ -132,10 +138,12 @@ impl<'c> Token<'c> {
     }
 }
 
-/// Iterates over the tokens outside of parentheses, comments and string literals.
+/// Iterates over the tokens outside of comments and string literals, and outside of parentheses unless `nested`.
 struct Tokens<'c> {
     text: &'c str,
     depth: usize,
+    /// Whether tokens in parentheses are returned too.
+    nested: bool,
 }
 
 impl<'c> Iterator for Tokens<'c> {
@@ -197,7 +205,7 @@ impl<'c> Iterator for Tokens<'c> {
                 }
             };
             let opened = usize::from(matches!(first, '(' | '['));
-            if self.depth == opened {
+            if self.nested || self.depth == opened {
                 return Some(token);
             }
         }
@@ -265,6 +273,23 @@ mod tests {
         assert!(Clause("WHERE a for no key update").locks());
         assert!(!Clause("WHERE substring(a FOR 3) = 'FOR UPDATE'").locks());
         assert!(!Clause("WHERE id IN (SELECT 1 FOR UPDATE)").locks());
+    }
+
+    #[test]
+    fn a_window_is_found_where_a_clause_orders_by_it() {
+        for clause in [
+            "ORDER BY row_number() OVER (PARTITION BY a)",
+            "WHERE a ORDER BY coalesce(rank() over w, 0) LIMIT 1",
+        ] {
+            assert!(Clause(clause).is_derived(), "{clause}");
+        }
+        for clause in [
+            "WHERE id IN (SELECT max(id) OVER () FROM t) ORDER BY id",
+            "ORDER BY overdue, 'OVER'",
+            "ORDER BY t.over",
+        ] {
+            assert!(!Clause(clause).is_derived(), "{clause}");
+        }
     }
 
     #[test]

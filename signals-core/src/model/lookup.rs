@@ -10,6 +10,8 @@ use crate::database::backend::{
 };
 use crate::database::conn::Conn;
 use crate::database::source::Source;
+#[cfg(feature = "durable")]
+use crate::database::writer::Verb;
 use crate::error::Result;
 use crate::model::rows::TypedRows;
 use crate::model::store::Route;
@@ -20,6 +22,8 @@ use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, Schema};
 use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::write::inspect;
+#[cfg(feature = "durable")]
+use crate::write::row_locks::can_lock;
 
 /// Passes a part of the key with an index to the [`AnyTake`]: `(key, part, take)`.
 pub(crate) type GiveKey<'g> =
@@ -70,13 +74,18 @@ pub(crate) async fn find<M: Model, R: Route<M>>(
     find_as::<M, R>(StatementKind::Match, conn, keys).await
 }
 
-/// As [`find`]. On PostgreSQL, locks the rows until the end of the transaction.
+/// As [`find`]. On PostgreSQL, locks the rows until the end of the transaction, unless they are those of a view that cannot be locked.
 #[cfg(feature = "durable")]
 pub(crate) async fn find_and_lock<M: Model, R: Route<M>>(
     conn: &mut Conn<'_>,
     keys: Keys<'_>,
 ) -> Result<Vec<(usize, M)>> {
-    find_as::<M, R>(StatementKind::LockMatching, conn, keys).await
+    let mut none = TypedRows::<M, R>::new(&mut []);
+    let statement = match can_lock(conn, none.erased(), Verb::Save).await? {
+        true => StatementKind::LockMatching,
+        false => StatementKind::Match,
+    };
+    find_as::<M, R>(statement, conn, keys).await
 }
 
 async fn find_as<M: Model, R: Route<M>>(

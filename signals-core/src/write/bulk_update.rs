@@ -4,6 +4,7 @@ use futures_util::future::BoxFuture;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
+use crate::database::writer::Verb;
 use crate::error::Result;
 use crate::table::chunk::{Chunk, chunks};
 use crate::table::rows::Rows;
@@ -11,6 +12,7 @@ use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
 use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::write::bulk::{BulkOp, all, keep_previous, statement, write};
 use crate::write::lookup::{numbered, numbers, select, stored_as};
+use crate::write::row_locks::can_lock;
 use crate::write::single_text::take_row;
 
 /// Which columns an UPDATE sets, and how it finds the rows.
@@ -137,8 +139,8 @@ pub(crate) enum Unwritten {
 }
 
 /// Determines why an UPDATE has not written a row, and retries it. The row is locked with the same
-/// lock as by the UPDATE, so that no other transaction writes it in between. This requires a
-/// transaction.
+/// lock as by the UPDATE, so that no other transaction writes it in between, unless it is a row of a
+/// view that cannot be locked. This requires a transaction.
 pub(crate) fn settle<'s>(
     conn: &'s mut Conn<'_>,
     rows: &'s mut dyn Rows,
@@ -156,8 +158,12 @@ async fn settle_locked(
 ) -> Result<Unwritten> {
     let (model, chunk) = (rows.schema(), Chunk::of_row(row));
     let every = (0..model.columns.len()).collect();
-    let lock = StatementSpec::new(StatementKind::Lock, chunk.input, every, update.on.to_vec());
-    let (mut found, _) = all(conn, statement(conn.kind(), rows, &chunk, &lock)?).await?;
+    let kind = match can_lock(conn, rows, Verb::Save).await? {
+        true => StatementKind::Lock,
+        false => StatementKind::Select,
+    };
+    let stored = StatementSpec::new(kind, chunk.input, every, update.on.to_vec());
+    let (mut found, _) = all(conn, statement(conn.kind(), rows, &chunk, &stored)?).await?;
     let Some(found) = found.pop() else { return Ok(Unwritten::Gone) };
     if update.checked && model.has(ColumnGroup::Version) {
         let same = stored_as(conn, rows, &chunk, true).await?;

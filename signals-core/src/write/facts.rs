@@ -1,7 +1,7 @@
 //! What is known about the table of a model, as far as it concerns a write. `inspect.rs` looks it up.
 
 use crate::database::backend::DatabaseKind;
-use crate::database::schema_cache::{Casts, Columns, SchemaCache, TableFacts, Tables};
+use crate::database::schema_cache::{Casts, Columns, RowLocks, SchemaCache, TableFacts, Tables};
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::write::WriteKind;
@@ -61,6 +61,11 @@ impl SchemaCache {
         self.tables.load().get(rows.id())?.casts.clone()
     }
 
+    /// Which writes can lock their rows, if this is known.
+    pub(super) fn row_locks(&self, rows: &dyn Rows) -> Option<RowLocks> {
+        self.tables.load().get(rows.id())?.row_locks
+    }
+
     /// Adds facts that were looked up in this `epoch`, unless the cache was cleared in the
     /// meantime.
     pub(super) fn add(&self, rows: &dyn Rows, epoch: u64, new: TableFacts) {
@@ -73,6 +78,7 @@ impl SchemaCache {
                 known.atomic = new.atomic.or(known.atomic);
                 known.plain |= new.plain;
                 known.counted = new.counted.or(known.counted);
+                known.row_locks = new.row_locks.or(known.row_locks);
                 known.arbiters.extend(new.arbiters.clone());
                 if let Some(casts) = &new.casts {
                     known.casts = Some(casts.clone());

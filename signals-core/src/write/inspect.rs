@@ -11,6 +11,7 @@ use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema, split_schema};
 use crate::write::WriteKind;
 use crate::write::facts::{begins_with_insert, returned};
+use crate::write::row_locks::{self, POSTGRES_ROW_LOCKS};
 
 /// Whether a statement that writes the first row can commit itself. If not, the write may have to
 /// be undone, so it needs a transaction. Inspects the table if this is not known yet.
@@ -32,10 +33,10 @@ pub(crate) fn commits_itself<'s>(
         let epoch = conn.facts().epoch();
         let seen = returned(rows, write_kind);
         let found = match kind {
-            DatabaseKind::Sqlite => in_sqlite(conn, rows, seen).await,
+            DatabaseKind::Sqlite => in_sqlite(conn, rows, seen).await.map(Some),
             DatabaseKind::Postgres => in_postgres(conn, rows, seen).await,
         };
-        match unless_lost(found)? {
+        match unless_lost(found)?.flatten() {
             Some(found) => {
                 let all_read = seen.without(found.readable).is_empty();
                 let asks_atomic =
@@ -130,15 +131,22 @@ const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl
      pragma_table_xinfo($1, $2)";
 
 /// Looks up the facts about a table on PostgreSQL, where a value always has the type of its column.
-/// Whether a column can be NULL is read from the catalog.
-async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Result<TableFacts> {
+/// Whether a column can be NULL is read from the catalog. Returns `None` if the table does not exist yet.
+async fn in_postgres(
+    conn: &mut Conn<'_>,
+    rows: &dyn Rows,
+    seen: Columns,
+) -> Result<Option<TableFacts>> {
     let model = rows.schema();
     let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();
     let key: Vec<usize> = model.group(ColumnGroup::Key).collect();
     let args = [model.table, &arbiter_names(rows, &key)];
     let Some(found) = conn.run_one(postgres_table(model, &columns, args)?).await? else {
-        return Ok(TableFacts::default());
+        return Ok(None);
     };
+    if !found.flag(0)? {
+        return Ok(None);
+    }
     let types = found.types().into_iter().skip(POSTGRES_TABLE_FACTS);
     let is_read = |(i, ty): &(usize, AnyType)| match model.columns[*i].role {
         // A value in an `auto_now_add` column that cannot be decoded does not make the write fail,
@@ -157,12 +165,9 @@ async fn in_postgres(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Res
     };
     let readable = columns.into_iter().zip(types).filter(is_read).map(|(i, _)| i);
     let readable = Columns::of(readable.filter(|i| !can_be_null(*i)));
-    if !found.flag(0)? {
-        // The table does not exist yet.
-        return Ok(TableFacts::default());
-    }
-    let arbiters = vec![(key, found.flag(2)?)];
-    Ok(TableFacts { readable, atomic: Some(found.flag(1)?), arbiters, ..TableFacts::default() })
+    let (atomic, arbiters) = (Some(found.flag(1)?), vec![(key, found.flag(2)?)]);
+    let row_locks = found.bytes(4)?.map(|name| row_locks::of_name(&name));
+    Ok(Some(TableFacts { readable, atomic, arbiters, row_locks, ..TableFacts::default() }))
 }
 
 /// The statement that looks up the facts about a table. Its row has the columns of the model, as NULLs, after the facts.
@@ -172,7 +177,8 @@ fn postgres_table(
     args: [&str; 2],
 ) -> Result<Statement, sqlx::Error> {
     let facts = format!(
-        "SELECT to_regclass($1) IS NOT NULL, ({POSTGRES_ATOMIC}), ({POSTGRES_ARBITER}), ({POSTGRES_NOT_NULL})"
+        "SELECT to_regclass($1) IS NOT NULL, ({POSTGRES_ATOMIC}), ({POSTGRES_ARBITER}), ({POSTGRES_NOT_NULL}), \
+         ({POSTGRES_ROW_LOCKS})"
     );
     // The columns are wrapped in `CASE`, because sqlx queries the server for the tables of plain
     // columns.
@@ -190,7 +196,7 @@ fn postgres_table(
 }
 
 /// The number of facts in the row of [`postgres_table`].
-const POSTGRES_TABLE_FACTS: usize = 4;
+const POSTGRES_TABLE_FACTS: usize = 5;
 
 /// Whether an INSERT of one row has no effect if it does not store the row. A row trigger before the INSERT, a rule, or a trigger of a
 /// view can drop a row, and store others. A row of a partitioned table fires the triggers of its partition. The triggers of a foreign
@@ -319,10 +325,14 @@ fn look_up_arbiter<'s>(
                 conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
             }
             DatabaseKind::Postgres => {
-                conn.query(POSTGRES_ARBITER).bind(rows.schema().table).bind(names)
+                let sql = format!("{POSTGRES_ARBITER} HAVING to_regclass($1) IS NOT NULL");
+                conn.query(AssertSqlSafe(sql)).bind(rows.schema().table).bind(names)
             }
         };
-        let (arbiter,): (bool,) = query.fetch_one().await?;
+        let Some((arbiter,)) = query.fetch_optional::<(bool,)>().await? else {
+            // The table does not exist yet.
+            return Ok(false);
+        };
         let arbiters = vec![(on.to_vec(), arbiter)];
         conn.facts().add(rows, epoch, TableFacts { arbiters, ..TableFacts::default() });
         Ok(arbiter)
@@ -342,9 +352,10 @@ const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)
      pragma_index_info(i.name, $3) ORDER BY name)) = $1)";
 
 /// PostgreSQL uses every unique index of these columns as an arbiter, so none may be deferrable. A
-/// table with rules does not support `ON CONFLICT`.
+/// table with rules does not support `ON CONFLICT`. The index of a key WITHOUT OVERLAPS is an exclusion constraint, which it does not
+/// use.
 const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) \
-     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND indisvalid \
+     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND NOT indisexclusion AND indisvalid \
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
      FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $2";
 

@@ -4,7 +4,7 @@ use futures_util::future::BoxFuture;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, driver};
 use crate::table::chunk::Chunk;
 use crate::table::rows::Rows;
 use crate::transaction::Transaction;
@@ -119,16 +119,18 @@ impl TransactionWork for ChunkWrite<'_> {
 /// Whether an error is about a value or a constraint, not about the statement, the connection or
 /// other transactions.
 fn is_about_row(kind: DatabaseKind, error: &Error) -> bool {
-    let code = match error {
+    let error = match error {
         Error::NotStored { .. } | Error::Database(sqlx::Error::Encode(_)) => return true,
-        Error::Database(sqlx::Error::Database(error)) => error.code().unwrap_or_default(),
+        Error::Database(sqlx::Error::Database(error)) => &**error,
         _ => return false,
     };
+    let code = error.code().unwrap_or_default();
     match kind {
         // The classes of data exceptions, integrity constraints, triggers, views and `RAISE`
         // (https://www.postgresql.org/docs/current/errcodes-appendix.html).
         DatabaseKind::Postgres => {
             ["22", "23", "27", "44", "P0"].iter().any(|class| code.starts_with(class))
+                || driver::is_refused_row(error)
         }
         // SQLITE_TOOBIG, SQLITE_CONSTRAINT and SQLITE_MISMATCH (https://www.sqlite.org/rescode.html).
         DatabaseKind::Sqlite => {

@@ -17,6 +17,7 @@ pub(crate) mod notify;
 pub(crate) mod own_transaction;
 pub(crate) mod perform;
 pub(crate) mod restore;
+pub(crate) mod row_locks;
 pub(crate) mod save;
 pub(crate) mod single;
 pub(crate) mod single_text;

@@ -34,6 +34,7 @@ use crate::table::schema::{ColumnGroup, ColumnRole};
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 use crate::transaction::own::{TransactionWork, in_transaction};
+use crate::write::row_locks::can_lock;
 use crate::write::{WriteKind, inspect};
 
 /// What a query does with the matching rows.
@@ -108,14 +109,23 @@ impl<M: Model> ByCondition<M> {
         commits_itself: bool,
     ) -> Result<u64> {
         let (kind, clause) = (conn.kind(), Clause(clause));
+        let can_lock = match reads_rows || !clause.is_condition() {
+            true => {
+                let mut none = TypedRows::<M, R>::new(&mut []);
+                can_lock(&mut conn, none.erased(), self.write_verb()).await?
+            }
+            // The statement locks what it writes.
+            false => false,
+        };
         let sql = match reads_rows {
-            true => self.select::<R>(kind, clause),
-            false => self.single_statement::<R>(kind, clause),
+            true => self.select::<R>(kind, clause, can_lock),
+            false => self.single_statement::<R>(kind, clause, can_lock),
         };
         let bound = self.bound::<R>(kind, values, sql, !reads_rows);
         if conn.in_transaction() || commits_itself {
             let guard = FailGuard::of(&mut conn, self.verb(), M::NAME);
-            let result = async { self.change::<R>(guard.conn, clause, bound?, reads_rows).await };
+            let result =
+                async { self.change::<R>(guard.conn, clause, bound?, reads_rows, can_lock).await };
             let result = result.await;
             return guard.end(result);
         }
@@ -128,6 +138,7 @@ impl<M: Model> ByCondition<M> {
             bound: Some(bound),
             again,
             reads_rows,
+            can_lock,
             route: PhantomData::<fn() -> R>,
         };
         in_transaction(conn, changing).await
@@ -139,6 +150,7 @@ impl<M: Model> ByCondition<M> {
         clause: Clause<'_>,
         mut bound: Box<Bound>,
         reads_rows: bool,
+        can_lock: bool,
     ) -> Result<u64> {
         if reads_rows {
             let joins = clause.table(M::STATEMENTS.table).is_some();
@@ -147,7 +159,7 @@ impl<M: Model> ByCondition<M> {
         if !bound.foreign.is_empty() {
             // Boxed, because this is rare and would enlarge the future.
             let converted = Box::pin(self.convert::<R>(conn, &mut bound)).await?;
-            bound.sql = converted.single_statement::<R>(conn.kind(), clause);
+            bound.sql = converted.single_statement::<R>(conn.kind(), clause, can_lock);
         }
         if conn.in_transaction() {
             return conn.run(bound.statement(), &mut |_| ()).await;
@@ -323,6 +335,7 @@ struct Changing<'c, M, R> {
     /// A copy for the second attempt.
     again: Option<Box<Bound>>,
     reads_rows: bool,
+    can_lock: bool,
     route: PhantomData<fn() -> R>,
 }
 
@@ -332,7 +345,7 @@ impl<M: Model, R: Route<M>> TransactionWork for Changing<'_, M, R> {
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<u64> {
         let bound = self.bound.take().or_else(|| self.again.take());
         let bound = bound.expect("work in a transaction runs at most twice");
-        self.change.change::<R>(tx, self.clause, bound, self.reads_rows).await
+        self.change.change::<R>(tx, self.clause, bound, self.reads_rows, self.can_lock).await
     }
 }
 

@@ -11,14 +11,16 @@ use crate::model::store::Route;
 use crate::table::schema::{ColumnGroup, ColumnSpec};
 
 impl<M: Model> ByCondition<M> {
-    /// The UPDATE or DELETE that writes all matching rows.
+    /// The UPDATE or DELETE that writes all matching rows. If it selects them, it locks them too, if this is possible.
     pub(super) fn single_statement<R: Route<M>>(
         &self,
         kind: DatabaseKind,
         clause: Clause<'_>,
+        can_lock: bool,
     ) -> String {
         let model = M::STATEMENTS;
-        let (with, condition) = by_condition::<M>(kind, clause);
+        let lock = self.lock_of_clause(clause, can_lock);
+        let (with, condition) = by_condition::<M>(kind, clause, &lock);
         match self {
             Self::Delete => format!("{with}DELETE FROM {} {condition}", model.table),
             Self::Update(set) => {
@@ -54,8 +56,13 @@ impl<M: Model> ByCondition<M> {
     }
 
     /// The SELECT of the matching rows with the new values already applied, and with the locks that the UPDATE or DELETE would
-    /// take.
-    pub(super) fn select<R: Route<M>>(&self, kind: DatabaseKind, clause: Clause<'_>) -> String {
+    /// take, if the rows can be locked.
+    pub(super) fn select<R: Route<M>>(
+        &self,
+        kind: DatabaseKind,
+        clause: Clause<'_>,
+        can_lock: bool,
+    ) -> String {
         let model = M::STATEMENTS;
         // PostgreSQL cannot lock a derived result, so the rows are selected from the table by their keys. So are rows with
         // expressions, which refer to columns of the table alone.
@@ -77,24 +84,30 @@ impl<M: Model> ByCondition<M> {
                 (None, None) => write!(sql, "{start}{}", column.name),
             };
         }
-        let lock =
-            if kind == DatabaseKind::Postgres { self.lock(clause, table) } else { String::new() };
+        let lock = self.lock_of_clause(clause, can_lock);
         match derived {
             false => format!("{sql} FROM {} {}{lock}", model.table, clause.0),
             true => {
-                let (with, condition) = by_condition::<M>(kind, clause);
+                let (with, condition) = by_condition::<M>(kind, clause, &lock);
+                // Without a lock, this SELECT would return a row that the clause has waited for in its previous state.
+                let lock = if can_lock { self.lock(None) } else { String::new() };
                 format!("{with}{sql} FROM {} {condition}{lock}", model.table)
             }
         }
     }
 
+    /// The lock of the rows that a clause selects. If PostgreSQL has to wait for it, it evaluates the condition again, with the
+    /// row as it is then. The UPDATE or DELETE itself would only compare the key again.
+    fn lock_of_clause(&self, clause: Clause<'_>, can_lock: bool) -> String {
+        match can_lock && !clause.locks() && !clause.is_derived() {
+            true => self.lock(clause.table(M::STATEMENTS.table)),
+            false => String::new(),
+        }
+    }
+
     /// The lock that the UPDATE or DELETE would take. A stronger lock would wait for transactions that only reference the row.
     /// Rows of joined tables are not locked.
-    fn lock(&self, clause: Clause<'_>, table: Option<&str>) -> String {
-        // The clause has its own lock.
-        if clause.locks() {
-            return String::new();
-        }
+    fn lock(&self, table: Option<&str>) -> String {
         let is_unique = |set: &Set<M>| {
             let values = set.values.iter().map(|(column, _)| column);
             let mut columns = values.chain(set.expressions.iter().map(|(column, _)| column));
@@ -115,11 +128,12 @@ impl<M: Model> ByCondition<M> {
     }
 }
 
-/// The WITH and the WHERE of a statement that writes the rows matching the clause.
+/// The WITH and the WHERE of a statement that writes the rows matching the clause. If they are selected by their keys, they are locked
+/// with `lock`.
 ///
 /// An UPDATE or DELETE accepts only a WHERE, so for other clauses the rows are selected by their keys. On PostgreSQL the clause
 /// is evaluated exactly once, whatever plan is chosen: with LIMIT or a lock, a second evaluation would return other rows.
-fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>) -> (String, String) {
+fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>, lock: &str) -> (String, String) {
     if clause.is_condition() {
         return (String::new(), clause.0.to_owned());
     }
@@ -129,7 +143,7 @@ fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>) -> (String, St
     let name =
         |key: &&str| table.map_or_else(|| (*key).to_owned(), |table| format!("{table}.{key}"));
     let found = keys.iter().map(name).collect::<Vec<_>>().join(", ");
-    let found = format!("SELECT {found} FROM {} {}\n", model.table, clause.0);
+    let found = format!("SELECT {found} FROM {} {}{lock}\n", model.table, clause.0);
     let keys = keys.join(", ");
     match kind {
         DatabaseKind::Postgres => (

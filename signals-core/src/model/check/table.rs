@@ -287,7 +287,7 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
     // INCLUDE columns follow the key columns of the index, so only the first `indnkeyatts` columns count.
     let sql = "SELECT quote_ident(relname), attname::text, NOT indimmediate, indisvalid AND indisready FROM pg_index JOIN pg_class ON \
                pg_class.oid = indexrelid JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1]) WHERE indrelid = to_regclass($1) AND \
-               indisunique AND indpred IS NULL AND indexprs IS NULL ORDER BY 1, 2";
+               indisunique AND NOT indisexclusion AND indpred IS NULL AND indexprs IS NULL ORDER BY 1, 2";
     let indexes = conn.query(sql).bind(quoted).fetch_all().await?;
     Ok(Some(described(is_view, rows, indexes)))
 }

@@ -68,7 +68,7 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     /// The rows are those that [`fetch_all`](Self::fetch_all) returns, each of them once.
     ///
     /// If the model has no receivers of deletes, and no rows of other models belong to it, this is one DELETE. Otherwise the
-    /// matching rows are read into memory (and locked, on PostgreSQL), and every signal is sent as by
+    /// matching rows are read into memory (and locked, on PostgreSQL, if the program may update them), and every signal is sent as by
     /// [`delete_many`](Model::delete_many).
     ///
     /// ```

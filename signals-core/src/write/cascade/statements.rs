@@ -2,6 +2,7 @@
 
 use crate::database::backend::{Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
+use crate::database::writer::Verb;
 use crate::error::Result;
 use crate::signal::relation::Dependent;
 use crate::table::chunk::ROWS_OF_ARRAYS;
@@ -9,6 +10,7 @@ use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, Schema};
 use crate::write::inspect;
 use crate::write::key_order::{self, key_casts, sort_by_key};
+use crate::write::row_locks::can_lock;
 
 /// The maximum number of rows that a statement lists one by one.
 pub(super) const PARENTS: usize = 500;
@@ -66,7 +68,7 @@ impl References<'_> {
 
     /// Selects and locks the rows that reference a parent in `part` and are deleted with it.
     pub(super) async fn select_to_delete(self, conn: &mut Conn<'_>) -> Result<Statement> {
-        let end = in_order(conn, self.dependent, " FOR UPDATE").await?;
+        let end = in_order(conn, self.dependent, DELETE_LOCK).await?;
         self.of_parents(conn, self.child().select, &end).await
     }
 
@@ -98,18 +100,18 @@ impl References<'_> {
     /// DELETE of the rows that reference a parent in `part`. No receiver is notified.
     pub(super) async fn delete(self, conn: &mut Conn<'_>) -> Result<Statement> {
         let delete = format!("DELETE FROM {}", self.child().table);
-        self.change_in_order(conn, &delete, " FOR UPDATE").await
+        self.change_in_order(conn, &delete, DELETE_LOCK).await
     }
 
     /// UPDATE or DELETE of the rows that reference a parent in `part`. PostgreSQL locks them in the
-    /// order of their keys.
+    /// order of their keys, if they can be locked.
     async fn change_in_order(
         self,
         conn: &mut Conn<'_>,
         change: &str,
-        lock: &str,
+        lock: Lock,
     ) -> Result<Statement> {
-        if conn.kind() == DatabaseKind::Sqlite {
+        if !lock.is_possible(conn, self.dependent).await? {
             return self.of_parents(conn, change, "").await;
         }
         let model = self.child();
@@ -145,9 +147,30 @@ impl References<'_> {
 
 /// The lock that an UPDATE of the column to NULL takes. A unique column takes the stronger lock,
 /// because a foreign key may reference it.
-fn null_lock(dependent: Dependent) -> &'static str {
+fn null_lock(dependent: Dependent) -> Lock {
     let column = dependent.child().statements.columns[dependent.column()];
-    if column.unique { " FOR UPDATE" } else { " FOR NO KEY UPDATE" }
+    let clause = if column.unique { " FOR UPDATE" } else { " FOR NO KEY UPDATE" };
+    Lock { write: Verb::Save, clause }
+}
+
+/// The lock that a DELETE takes.
+const DELETE_LOCK: Lock = Lock { write: Verb::Delete, clause: " FOR UPDATE" };
+
+/// The lock of rows that are then written.
+#[derive(Clone, Copy)]
+struct Lock {
+    write: Verb,
+    clause: &'static str,
+}
+
+impl Lock {
+    /// Whether the rows of the dependent model can be locked. On SQLite, no row can.
+    async fn is_possible(self, conn: &mut Conn<'_>, dependent: Dependent) -> Result<bool> {
+        match dependent.rows(conn.kind(), None) {
+            Some(rows) => can_lock(conn, &*rows, self.write).await,
+            None => Ok(false),
+        }
+    }
 }
 
 /// UPDATE that sets a column to NULL in the rows of `part`.
@@ -173,9 +196,9 @@ pub(super) fn set_own_null(
     Ok(Statement::once(sql, args))
 }
 
-/// An `ORDER BY` clause for the order in which rows of a model are written, and a lock clause on
-/// PostgreSQL.
-async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Result<String> {
+/// An `ORDER BY` clause for the order in which rows of a model are written, and a lock clause if the
+/// rows can be locked.
+async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: Lock) -> Result<String> {
     let (kind, model) = (conn.kind(), dependent.child().statements);
     let names = model.group(ColumnGroup::Key).map(|column| model.name(column));
     let rows = dependent.rows(kind, None).filter(|_| kind == DatabaseKind::Postgres);
@@ -191,6 +214,7 @@ async fn in_order(conn: &mut Conn<'_>, dependent: Dependent, lock: &str) -> Resu
         };
         keys.push(key_order::sql(model.name(column), &field, cast.as_deref()));
     }
+    let lock = if can_lock(conn, &*rows, lock.write).await? { lock.clause } else { "" };
     Ok(format!(" ORDER BY {}{lock}", keys.join(", ")))
 }
 
