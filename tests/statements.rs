@@ -314,7 +314,6 @@ mod postgres {
             &test.db,
             "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
              CREATE TRIGGER touch_after AFTER INSERT OR UPDATE ON settings FOR EACH ROW EXECUTE FUNCTION touch();
-             CREATE TRIGGER touch_before BEFORE UPDATE ON settings FOR EACH ROW EXECUTE FUNCTION touch();
              CREATE TRIGGER touch_once BEFORE INSERT ON settings EXECUTE FUNCTION touch()",
         )
         .await;
@@ -324,6 +323,18 @@ mod postgres {
             setting.save(db) => ["WITH"];
             settings(1).insert(db) => ["INSERT"];
             settings(1).upsert(db, &[Setting::NAME]) => ["WITH"];
+            Setting::insert_many(db, &mut [settings(1), settings(2)]) => ["INSERT"];
+        }
+        // A row trigger before an UPDATE may skip the row, so the UPDATE is a statement of its own, whose result is looked at.
+        let trigger = "CREATE TRIGGER touch_before BEFORE UPDATE ON settings FOR EACH ROW EXECUTE FUNCTION touch()";
+        common::execute(db, trigger).await;
+        assert_said! { &proxy, db,
+            setting.save(db) => ["UPDATE"];
+            setting.update(db) => ["UPDATE"];
+            setting.upsert(db, &[Setting::NAME]) => ["UPDATE"];
+            settings(1).insert(db) => ["INSERT"];
+            settings(1).save(db) => ["UPDATE" "SELECT" "INSERT"];
+            settings(1).upsert(db, &[Setting::NAME]) => ["UPDATE" "WITH" "INSERT"];
             Setting::insert_many(db, &mut [settings(1), settings(2)]) => ["INSERT"];
         }
         // The previous row is read by the statement itself. The transaction is needed because the receiver may fail.

@@ -143,15 +143,16 @@ impl Composer<'_> {
         // `_before` is read without a lock: the UPDATE takes the lock that it needs, and a stronger one would conflict with
         // transactions that reference the row. If the UPDATE has to wait for another transaction, it continues with the row
         // that this transaction has written, while `_before` is still the old row. Such a row is excluded here; the caller
-        // tries it again.
-        let same = every.iter().map(|c| {
+        // tries it again with a lock. With the lock nothing is compared, because a computed column of a view may differ each time
+        // that it is read.
+        let same = every.iter().filter(|_| !spec.locked).map(|c| {
             let name = model.name(*c);
-            format!("_stored.{name}::text IS NOT DISTINCT FROM _before.{name}::text")
+            format!(" AND _stored.{name}::text IS NOT DISTINCT FROM _before.{name}::text")
         });
-        let same = same.collect::<Vec<_>>().join(" AND ");
+        let same: String = same.collect();
         format!(
-            "{with} UPDATE {table} AS _stored SET {set} FROM {given} JOIN {table} AS _before ON {joined} WHERE {matches} AND \
-             {same} RETURNING {returned}, {old}, {changed}"
+            "{with} UPDATE {table} AS _stored SET {set} FROM {given} JOIN {table} AS _before ON {joined} WHERE {matches}{same} \
+             RETURNING {returned}, {old}, {changed}"
         )
     }
 

@@ -17,6 +17,8 @@ pub(crate) struct StatementSpec {
     pub(crate) checked: bool,
     /// Whether it returns the previous rows too.
     pub(crate) before: bool,
+    /// Whether the rows are locked already, so that the previous rows cannot be outdated.
+    pub(crate) locked: bool,
     /// The types to which values are cast before they are compared with their columns.
     pub(crate) casts: Casts,
 }
@@ -69,7 +71,7 @@ impl StatementSpec {
         columns: Vec<usize>,
         on: Vec<usize>,
     ) -> Self {
-        Self { kind, input, columns, on, checked: false, before: false, casts: None }
+        Self { kind, input, columns, on, checked: false, before: false, locked: false, casts: None }
     }
 
     /// The columns whose values are the arguments, in the order of the arguments.
