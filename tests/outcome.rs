@@ -1024,6 +1024,73 @@ mod deferrable {
     }
 
     #[tokio::test]
+    async fn several_rows_of_a_table_with_rules_are_written() {
+        let test = TestDb::postgres("rows_with_rules").await;
+        let db = &test.db;
+        table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        table(db, "parts", "item BIGINT NOT NULL REFERENCES items").await;
+        table(db, "labels", "item BIGINT REFERENCES items").await;
+        execute(db, "CREATE TABLE log (n BIGINT)").await;
+        for (name, on) in [("items", "n"), ("parts", "item"), ("labels", "id")] {
+            for (event, row) in [("UPDATE", "NEW"), ("DELETE", "OLD")] {
+                let rule = format!(
+                    "CREATE RULE {name}_{event} AS ON {event} TO {name} DO ALSO INSERT INTO log VALUES ({row}.{on})"
+                );
+                execute(db, &rule).await;
+            }
+        }
+        let mut rows = items(&[1, 2, 3, 4, 5, 6]);
+        Item::insert_many(db, &mut rows).await.unwrap();
+        rows[..3].iter_mut().for_each(|row| row.n += 10);
+        Item::update_many(db, &mut rows[..3]).await.unwrap();
+        let mut watched: Vec<_> =
+            rows.iter().map(|row| Watched { id: row.id, n: row.n + 20 }).collect();
+        Watched::update_many(db, &mut watched[..2]).await.unwrap();
+        watched[2].update(db).await.unwrap();
+        assert_eq!((stored(db).await, count(db, "log").await), (vec![4, 5, 6, 31, 32, 33], 6));
+        let left = rows.split_off(2);
+        assert_eq!(Watched::delete_many(db, &mut watched[..2]).await.unwrap(), 2);
+        assert_eq!((stored(db).await, count(db, "log").await), (vec![4, 5, 6, 33], 8));
+        let mut parts = [0, 1, 1].map(|n| Part { id: None, item: left[n].id.unwrap() });
+        Part::insert_many(db, &mut parts).await.unwrap();
+        let mut labels = [0, 1].map(|n| Label { id: None, item: left[n].id });
+        Label::insert_many(db, &mut labels).await.unwrap();
+        let assembly = |item: &Item| Assembly { id: item.id, n: item.n };
+        assert!(assembly(&left[0]).delete(db).await.unwrap());
+        assert_eq!((count(db, "parts").await, count(db, "log").await), (2, 11));
+        let mut many = [assembly(&left[1]), assembly(&left[2])];
+        assert_eq!(Assembly::delete_many(db, &mut many).await.unwrap(), 2);
+        assert_eq!((count(db, "parts").await, count(db, "log").await), (0, 16));
+        let labels = Label::all(db).await.unwrap();
+        assert!(labels.len() == 2 && labels.iter().all(|label| label.item.is_none()), "{labels:?}");
+        test.passed().await;
+    }
+
+    /// An item with parts and a label.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "items")]
+    struct Assembly {
+        id: Option<i64>,
+        n: i64,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "parts")]
+    struct Part {
+        id: Option<i64>,
+        #[model(belongs_to = Assembly, on_delete = cascade)]
+        item: i64,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "labels")]
+    struct Label {
+        id: Option<i64>,
+        #[model(belongs_to = Assembly, on_delete = set_null)]
+        item: Option<i64>,
+    }
+
+    #[tokio::test]
     async fn a_save_works_with_a_deferrable_key() {
         for when in ["DEFERRABLE INITIALLY IMMEDIATE", "DEFERRABLE INITIALLY DEFERRED"] {
             let test = TestDb::postgres("deferrable_key").await;

@@ -341,11 +341,11 @@ mod postgres {
         let mut audited = Audited { id: None, name: String::new(), email: String::new() };
         said(&proxy, db, audited.save(db)).await;
         assert_said! { &proxy, db,
-            audited.update(db) => ["BEGIN" "WITH" "COMMIT"];
-            audited.save(db) => ["BEGIN" "WITH" "COMMIT"];
-            audited.save_fields(db, &[Audited::NAME]) => ["BEGIN" "WITH" "COMMIT"];
+            audited.update(db) => ["BEGIN" "UPDATE" "COMMIT"];
+            audited.save(db) => ["BEGIN" "UPDATE" "COMMIT"];
+            audited.save_fields(db, &[Audited::NAME]) => ["BEGIN" "UPDATE" "COMMIT"];
             Audited { id: None, ..audited.clone() }.save(db) => ["BEGIN" "INSERT" "COMMIT"];
-            audited.clone().delete(db) => ["BEGIN" "WITH" "COMMIT"];
+            audited.clone().delete(db) => ["BEGIN" "DELETE" "COMMIT"];
         }
         test.passed().await;
     }
@@ -461,16 +461,16 @@ mod postgres {
             User::insert_many(db, &mut vec![user(); 10_000]) => ["INSERT"];
             User::insert_many(db, &mut [user()]) => ["INSERT"];
             User::insert_many(db, &mut vec![user(); 20_000]) => ["BEGIN" "INSERT" "SAVEPOINT" "INSERT" "RELEASE" "COMMIT"];
-            User::update_many(db, &mut users) => ["BEGIN" "WITH" "COMMIT"];
-            Page::update_many(db, &mut pages) => ["BEGIN" "WITH" "COMMIT"];
+            User::update_many(db, &mut users) => ["BEGIN" "UPDATE" "COMMIT"];
+            Page::update_many(db, &mut pages) => ["BEGIN" "UPDATE" "COMMIT"];
             async {
                 mixed.iter_mut().for_each(|user| user.id = user.id.filter(|id| *id >= 5_000_000).map(|id| id + 1000));
                 User::insert_many(db, &mut mixed).await
             } => ["BEGIN" "INSERT" "SAVEPOINT" "INSERT" "RELEASE" "COMMIT"];
             Counted::insert_many(db, &mut counted(1000)) => ["BEGIN" "INSERT" "COMMIT"];
-            User::delete_many(db, &mut users.clone()) => ["WITH"];
+            User::delete_many(db, &mut users.clone()) => ["DELETE"];
             // The rows no longer exist. The second statement distinguishes that from a stale version.
-            Page::delete_many(db, &mut pages.clone()) => ["BEGIN" "WITH" "WITH" "COMMIT"];
+            Page::delete_many(db, &mut pages.clone()) => ["BEGIN" "DELETE" "WITH" "COMMIT"];
             User::insert_many(db, &mut []) => [];
         }
         test.passed().await;

@@ -1,8 +1,9 @@
 //! The SQL of statements that depend on more than the model: on the columns and on the number of rows.
 //!
-//! Several rows are passed to a statement as a common table expression named `_given`. Its columns are named after their
+//! Several rows are passed to a statement as a table expression named `_given`. Its columns are named after their
 //! indexes in the model (`c0`, `c1`, …); its column `_n` is the number of the row. On PostgreSQL the columns come from arrays,
-//! so the text of the statement is the same for any number of rows.
+//! so the text of the statement is the same for any number of rows. An UPDATE or a DELETE on PostgreSQL has no `WITH`, because a
+//! table with a rule accepts none.
 
 use std::fmt::Write;
 
@@ -44,7 +45,7 @@ struct Composer<'s> {
     spec: &'s StatementSpec,
     model: &'s Schema,
     kind: DatabaseKind,
-    /// The name of the common table expression of the rows.
+    /// The name of the table expression of the rows.
     given: String,
 }
 
@@ -122,13 +123,13 @@ impl Composer<'_> {
 
     fn update_in_postgres(&self) -> String {
         let Self { spec, model, given, .. } = self;
-        let (table, with) = (model.table, self.with());
+        let (table, (name, rows)) = (model.table, self.given_rows());
         let set = self.set(|c| format!("{given}.c{c}"));
         let matches = self.matches();
         let returned = self.returned_with_number();
         if !spec.before {
             return format!(
-                "{with} UPDATE {table} AS _stored SET {set} FROM {given} WHERE {matches} RETURNING {returned}"
+                "UPDATE {table} AS _stored SET {set} FROM ({rows}) AS {name} WHERE {matches} RETURNING {returned}"
             );
         }
         let every: Vec<usize> = (0..model.columns.len()).collect();
@@ -151,7 +152,7 @@ impl Composer<'_> {
         });
         let same: String = same.collect();
         format!(
-            "{with} UPDATE {table} AS _stored SET {set} FROM {given} JOIN {table} AS _before ON {joined} WHERE {matches}{same} \
+            "UPDATE {table} AS _stored SET {set} FROM ({rows}) AS {name} JOIN {table} AS _before ON {joined} WHERE {matches}{same} \
              RETURNING {returned}, {old}, {changed}"
         )
     }
@@ -210,11 +211,11 @@ impl Composer<'_> {
     }
 
     fn delete_in_postgres(&self) -> String {
-        let (table, given, with, matches) =
-            (self.model.table, &self.given, self.with(), self.matches());
+        let (table, given, matches) = (self.model.table, &self.given, self.matches());
+        let (name, rows) = self.given_rows();
         let columns = self.stored(&self.spec.columns);
         format!(
-            "{with} DELETE FROM {table} AS _stored USING {given} WHERE {matches} RETURNING {given}._n{columns}"
+            "DELETE FROM {table} AS _stored USING ({rows}) AS {name} WHERE {matches} RETURNING {given}._n{columns}"
         )
     }
 
