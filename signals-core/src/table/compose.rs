@@ -28,9 +28,13 @@ pub(crate) fn sql(spec: &StatementSpec, model: &Schema, kind: DatabaseKind) -> S
         (StatementKind::Lock | StatementKind::LockMatching, DatabaseKind::Postgres) => {
             format!("{} FOR NO KEY UPDATE OF _stored", composer.select())
         }
+        (StatementKind::LockToDelete, DatabaseKind::Postgres) => {
+            format!("{} FOR UPDATE OF _stored", composer.select())
+        }
         (
             StatementKind::Select
             | StatementKind::Lock
+            | StatementKind::LockToDelete
             | StatementKind::Match
             | StatementKind::LockMatching,
             _,

@@ -42,6 +42,8 @@ pub(crate) enum StatementKind {
     Select,
     /// As `Select`, with the lock that an UPDATE of the rows takes.
     Lock,
+    /// As `Select`, with the lock that a DELETE of the rows takes.
+    LockToDelete,
     /// SELECT of all stored rows that have the values of a row in the columns `on`, once for each such row.
     Match,
     /// As `Match`, with the lock that an UPDATE of the rows takes.
@@ -81,6 +83,7 @@ impl StatementSpec {
             | StatementKind::CheckVersion
             | StatementKind::Select
             | StatementKind::Lock
+            | StatementKind::LockToDelete
             | StatementKind::Match
             | StatementKind::LockMatching
             | StatementKind::Delete => Vec::new(),
@@ -125,6 +128,7 @@ impl StatementSpec {
             StatementKind::Update
                 | StatementKind::Select
                 | StatementKind::Lock
+                | StatementKind::LockToDelete
                 | StatementKind::Match
                 | StatementKind::LockMatching
                 | StatementKind::Delete
@@ -152,6 +156,7 @@ impl StatementSpec {
             | StatementKind::CheckVersion
             | StatementKind::Select
             | StatementKind::Lock
+            | StatementKind::LockToDelete
             | StatementKind::Match
             | StatementKind::LockMatching
             | StatementKind::Delete => Vec::new(),

@@ -132,6 +132,29 @@ pub(crate) async fn stored_as(
     Ok(numbers(&select(conn, rows, chunk, &spec, &[]).await?))
 }
 
+/// Locks the stored rows of a chunk that have the versions of the instances, as a DELETE does. Returns the first row that is stored with
+/// another version.
+pub(crate) async fn lock_to_delete(
+    conn: &mut Conn<'_>,
+    rows: &dyn Rows,
+    chunk: &Chunk,
+) -> Result<Option<usize>> {
+    let on = rows.schema().group(ColumnGroup::Key).collect();
+    let mut spec = StatementSpec::new(StatementKind::LockToDelete, chunk.input, Vec::new(), on);
+    spec.checked = true;
+    compare_as_columns(conn, rows, chunk, &mut spec).await?;
+    let (locked, _) = all(conn, statement(conn.kind(), rows, chunk, &spec)?).await?;
+    if locked.len() == chunk.rows.len() {
+        return Ok(None);
+    }
+    let locked = locked.iter().map(|from| numbered(chunk, from));
+    let locked = locked.collect::<Result<HashSet<_>, _>>()?;
+    let stored = stored(conn, rows, chunk).await?;
+    let stale = stored.into_iter().filter(|row| !locked.contains(row));
+    // The first row in the order of the caller's slice.
+    Ok(stale.min_by_key(|row| rows.slice_index(*row)))
+}
+
 /// The rows of a chunk that a DELETE has not deleted although they are stored, because a trigger
 /// keeps them. Also returns the first row whose stored version is not the version of the instance.
 pub(crate) async fn kept_by_trigger(

@@ -30,7 +30,7 @@ use crate::table::chunk::{self, Chunk};
 use crate::table::column::with_times;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
-use crate::write::delete::{delete_chunk, delete_rows};
+use crate::write::delete::{RowOrigin, delete_chunk, delete_rows, lock_versions};
 use crate::write::notify::Notifier;
 use crate::write::{WriteKind, WriteOutcome, save};
 
@@ -43,6 +43,9 @@ pub(crate) fn delete<'d>(
     context: &'d OperationContext,
 ) -> BoxFuture<'d, Result<WriteOutcome>> {
     Box::pin(async move {
+        if rows.schema().has(ColumnGroup::Version) {
+            lock_versions(rows, conn, notifier).await?;
+        }
         let mut collector = Collector::new(rows, notifier, context, conn.kind());
         collector.collect(conn).await?;
         collector.notify_before(conn).await?;
@@ -176,12 +179,13 @@ impl Collector<'_> {
     async fn delete_runs(&mut self, conn: &mut Conn<'_>, runs: Vec<Run>) -> Result<WriteOutcome> {
         // Collected rows are sorted into the order in which they are deleted, so that the rows of
         // one statement are adjacent. The caller's rows stay in place and only get a write order.
+        let deletes_at_once = !is_ordered(&runs) && !self.has_versions();
         for (number, group) in self.groups.iter_mut().enumerate() {
             let own = runs.iter().filter(|run| run.group == number);
             let rows = own.flat_map(|run| &run.rows).map(|(node, _)| self.nodes[*node].row);
             let rows: Vec<_> = rows.collect();
             match number {
-                0 if !is_ordered(&runs) => {}
+                0 if deletes_at_once => {}
                 0 => group.rows.set_order(rows),
                 _ => group.rows.reorder(&rows),
             }
@@ -210,8 +214,9 @@ impl Collector<'_> {
         let group = &mut self.groups[run.group];
         let (rows, notifier) = (&mut *group.rows, &mut group.notifier);
         let mut batches = Vec::new();
-        for chunk in chunks_of_run(rows, conn, run, start, false) {
-            let deleted = delete_chunk(rows, conn, notifier, &chunk, false).await?;
+        for chunk in chunks_of_run(rows, conn, run, start) {
+            let origin = RowOrigin::Collected;
+            let deleted = delete_chunk(rows, conn, notifier, &chunk, origin).await?;
             batches.extend(chunk::runs(deleted.rows.into_iter()));
         }
         notifier.written = WriteOutcome::several(None, batches);
@@ -232,6 +237,11 @@ impl Collector<'_> {
         notifier.notify_after(rows, Some(conn), &group.context).await
     }
 
+    /// Whether the caller's rows have versions.
+    fn has_versions(&self) -> bool {
+        self.groups[0].rows.schema().has(ColumnGroup::Version)
+    }
+
     /// Deletes the caller's rows. Their receivers run after everything is deleted.
     async fn delete_roots(
         &mut self,
@@ -239,14 +249,19 @@ impl Collector<'_> {
         run: &Run,
         start: usize,
     ) -> Result<WriteOutcome> {
+        let has_versions = self.has_versions();
         let group = &mut self.groups[0];
-        if run.rows.len() == self.roots && run.rows.iter().all(|(_, depth)| *depth == 0) {
+        if !has_versions
+            && run.rows.len() == self.roots
+            && run.rows.iter().all(|(_, depth)| *depth == 0)
+        {
             return delete_rows(&mut *group.rows, conn, &group.notifier).await;
         }
         let (rows, notifier) = (&mut *group.rows, &group.notifier);
         let (mut batches, mut kept) = (Vec::new(), Vec::new());
-        for chunk in chunks_of_run(rows, conn, run, start, true) {
-            let deleted = delete_chunk(rows, conn, notifier, &chunk, true).await?;
+        for chunk in chunks_of_run(rows, conn, run, start) {
+            let origin = RowOrigin::Locked;
+            let deleted = delete_chunk(rows, conn, notifier, &chunk, origin).await?;
             batches.extend(chunk::runs(deleted.rows.into_iter().map(|row| rows.slice_index(row))));
             kept.extend(deleted.kept);
         }
@@ -264,20 +279,10 @@ fn is_ordered(runs: &[Run]) -> bool {
 /// Splits a run, whose rows begin at index `start`, into the chunks that delete it.
 ///
 /// On SQLite, no statement contains both a row and a row that references it, because `ON DELETE
-/// RESTRICT` is checked in the middle of the statement. The same applies if versions are checked: a
-/// stale row is not deleted, and must be reported as stale, not as a foreign-key violation of the
-/// row that it references.
-fn chunks_of_run(
-    rows: &dyn SignalRows,
-    conn: &Conn<'_>,
-    run: &Run,
-    start: usize,
-    checked: bool,
-) -> Vec<Chunk> {
-    let model = rows.schema();
-    let version: Vec<_> = model.group(ColumnGroup::Version).filter(|_| checked).collect();
-    let apart = conn.kind() == DatabaseKind::Sqlite || !version.is_empty();
-    let binds: Vec<_> = model.group(ColumnGroup::Key).chain(version).collect();
+/// RESTRICT` is checked in the middle of the statement.
+fn chunks_of_run(rows: &dyn SignalRows, conn: &Conn<'_>, run: &Run, start: usize) -> Vec<Chunk> {
+    let apart = conn.kind() == DatabaseKind::Sqlite;
+    let binds: Vec<_> = rows.schema().group(ColumnGroup::Key).collect();
     let levels = run.rows.chunk_by(|(_, depth), (_, other)| !apart || depth == other);
     let mut at = start;
     let chunks = levels.flat_map(|level| {
