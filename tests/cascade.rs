@@ -556,6 +556,52 @@ mod counted {
     }
 }
 
+mod teams {
+    use super::*;
+
+    /// A team references its lead, who references the team.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "teams")]
+    pub(crate) struct Team {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Member, on_delete = set_null)]
+        pub(crate) lead: Option<i64>,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "members")]
+    pub(crate) struct Member {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Team, on_delete = cascade)]
+        pub(crate) team: i64,
+        #[model(belongs_to = Member, on_delete = cascade)]
+        pub(crate) buddy: Option<i64>,
+    }
+
+    #[receiver(post_delete, sender = Team)]
+    fn disbanded(deleted: PostDelete<'_, Team>, previous: Previous<'_, Team>) {
+        let lead = previous.row().map(|team| team.lead);
+        SCENE.log.push(format!("Team {} {lead:?}", deleted.pk()));
+    }
+
+    #[receiver(post_delete, sender = Member)]
+    fn left(deleted: PostDelete<'_, Member>, previous: Previous<'_, Member>) {
+        let buddy = previous.row().map(|member| member.buddy);
+        SCENE.log.push(format!("Member {} {buddy:?}", deleted.pk()));
+    }
+
+    pub(crate) async fn tables(db: &Db) {
+        common::table(db, "teams", "lead BIGINT").await;
+        common::table(db, "members", "team BIGINT NOT NULL REFERENCES teams, buddy BIGINT").await;
+        common::execute(
+            db,
+            "INSERT INTO teams (id, lead) VALUES (1, 1), (2, 3); \
+             INSERT INTO members (id, team, buddy) VALUES (1, 1, 2), (2, 1, 1), (3, 2, NULL)",
+        )
+        .await;
+    }
+}
+
 on_every_database! {
     async fn a_versioned_row_is_deleted_although_receivers_of_dependent_rows_write_it(db: Db) {
         use counted::*;
@@ -602,6 +648,20 @@ on_every_database! {
             assert!(delete.await.unwrap().unwrap());
             assert_eq!((count(&db, "threads").await, count(&db, "replies").await), (0, 0));
         }
+    }
+
+    async fn a_previous_row_has_the_references_that_the_delete_clears(db: Db) {
+        use teams::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        assert!(Team { id: Some(1), lead: None }.delete(&db).await.unwrap());
+        let mut log = SCENE.log.take();
+        log.sort();
+        assert_eq!(log, ["Member 1 Some(Some(2))", "Member 2 Some(Some(1))", "Team 1 Some(Some(1))"]);
+        let mut many = Team::query("").fetch_all(&db).await.unwrap();
+        assert_eq!(Team::delete_many(&db, &mut many).await.unwrap(), 1);
+        assert_eq!(SCENE.log.take(), ["Member 3 Some(None)", "Team 2 Some(Some(3))"]);
     }
 
     async fn a_dependent_row_that_is_deleted_too_does_not_restrict(db: Db) {

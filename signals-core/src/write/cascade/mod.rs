@@ -12,9 +12,9 @@ pub(crate) mod order;
 pub(crate) mod remaining;
 pub(crate) mod statements;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use collect::{Collector, RowId};
+use collect::{Collector, Node, RowId};
 use futures_util::future::BoxFuture;
 use order::{Edge, Order, Run, order};
 use statements::References;
@@ -31,6 +31,7 @@ use crate::table::column::with_times;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
 use crate::write::delete::{RowOrigin, delete_chunk, delete_rows, lock_versions};
+use crate::write::lookup::stored_rows;
 use crate::write::notify::Notifier;
 use crate::write::{WriteKind, WriteOutcome, save};
 
@@ -121,6 +122,7 @@ impl Collector<'_> {
         }
         let groups: Vec<_> = self.nodes.iter().map(|node| node.group).collect();
         let Order { runs, broken } = order(&groups, &self.edges);
+        self.load_previous(conn, &broken).await?;
         self.break_cycles(conn, &broken).await?;
         self.delete_runs(conn, runs).await
     }
@@ -149,6 +151,29 @@ impl Collector<'_> {
             conn.run_each(select, &mut |row| self.push_unless_collected(&mut *rows, &row)).await?;
             let kind = WriteKind::Fields(with_times(vec![column], child.statements).into());
             save::many(&mut *rows, conn.reborrow().into(), kind).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the rows whose columns are set to NULL before they are deleted, if receivers ask for the previous rows.
+    async fn load_previous(&mut self, conn: &mut Conn<'_>, broken: &[usize]) -> Result<()> {
+        let mut groups: BTreeMap<usize, HashMap<usize, usize>> = BTreeMap::new();
+        for edge in broken {
+            let node = self.edges[*edge].child;
+            let Node { group, row } = self.nodes[node];
+            if self.groups[group].notifier.receivers.previous {
+                groups.entry(group).or_default().insert(row, node);
+            }
+        }
+        for (group, nodes) in groups {
+            let rows = &*self.groups[group].rows;
+            for chunk in chunk::deletes(conn.kind(), rows) {
+                for (row, from) in stored_rows(conn, rows, &chunk).await? {
+                    if let Some(node) = nodes.get(&row) {
+                        self.previous.insert(*node, rows.load(&from, 1)?);
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -204,7 +229,13 @@ impl Collector<'_> {
                 written.kept.extend(kept);
             }
         }
-        self.groups[0].rows.set_order(Vec::new());
+        let rows = &mut *self.groups[0].rows;
+        rows.set_order(Vec::new());
+        for (node, Node { row, .. }) in self.nodes[..self.roots].iter().enumerate() {
+            if let Some(previous) = self.previous.remove(&node) {
+                rows.as_rows_mut().previous_of(*row).set_row(previous);
+            }
+        }
         written.kept.sort_unstable();
         Ok(written)
     }
@@ -221,6 +252,11 @@ impl Collector<'_> {
         }
         notifier.written = WriteOutcome::several(None, batches);
         if notifier.receivers.previous {
+            for (row, (node, _)) in (start..).zip(&run.rows) {
+                if let Some(previous) = self.previous.remove(node) {
+                    rows.as_rows_mut().previous_of(row).set_row(previous);
+                }
+            }
             notifier.previous_rows.resize_with(rows.len(), || None);
             for row in start..start + run.rows.len() {
                 notifier.previous_rows[row] =
