@@ -259,6 +259,49 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), announced);
     }
 
+    async fn a_trigger_that_handles_a_write_itself_runs_once(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        execute(&db, "CREATE TABLE handled (name TEXT NOT NULL)").await;
+        let mut row = ticket("a");
+        row.save(&db).await.unwrap();
+        let mut setting = Setting { name: "a".into(), value: 1 };
+        setting.save(&db).await.unwrap();
+        for (table, name) in [("tickets", "title"), ("settings", "name")] {
+            for event in ["UPDATE", "DELETE"] {
+                let (trigger, insert) =
+                    (format!("{table}_{event}"), format!("INSERT INTO handled VALUES (OLD.{name})"));
+                let sql = match db.kind() {
+                    DatabaseKind::Sqlite => format!(
+                        "CREATE TRIGGER {trigger} BEFORE {event} ON {table} BEGIN {insert}; SELECT RAISE(IGNORE); END"
+                    ),
+                    DatabaseKind::Postgres => format!(
+                        "CREATE FUNCTION {trigger}() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN {insert}; RETURN NULL; END';
+                         CREATE TRIGGER {trigger} BEFORE {event} ON {table} FOR EACH ROW EXECUTE FUNCTION {trigger}()"
+                    ),
+                };
+                execute(&db, &sql).await;
+            }
+        }
+        let deliveries = count(&db, "signals_delivery").await;
+        row.desk = 8;
+        row.update(&db).await.unwrap();
+        assert_eq!(count(&db, "handled").await, 1, "update");
+        assert_eq!(count(&db, "signals_delivery").await, deliveries + 3, "an unchanged row is updated");
+        row.save(&db).await.unwrap();
+        assert_eq!(count(&db, "handled").await, 2, "save");
+        row.save_fields(&db, &[Ticket::DESK]).await.unwrap();
+        assert_eq!(count(&db, "handled").await, 3, "save_fields");
+        setting.value = 2;
+        assert!(!setting.save(&db).await.unwrap().created);
+        assert_eq!(count(&db, "handled").await, 4, "save of a key of the program");
+        let deliveries = count(&db, "signals_delivery").await;
+        assert!(!row.delete(&db).await.unwrap());
+        assert_eq!(count(&db, "handled").await, 5, "delete");
+        assert!(row.id.is_some());
+        assert_eq!(count(&db, "signals_delivery").await, deliveries);
+    }
+
     async fn a_delivery_has_the_key_that_the_database_has_assigned(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;

@@ -720,6 +720,35 @@ async fn skip_updates(db: &Db, condition: &str) {
     drop_before(db, "UPDATE", "items", condition).await;
 }
 
+/// A trigger of each update of `table` that records the update in `history`, and leaves the row as it is.
+async fn handle_updates(db: &Db, table: &str, time: &str) {
+    let sql = match db.kind() {
+        DatabaseKind::Sqlite => format!(
+            "CREATE TRIGGER handle {time} UPDATE ON {table} BEGIN INSERT INTO history VALUES (OLD.id, NEW.n); SELECT RAISE(IGNORE); END"
+        ),
+        DatabaseKind::Postgres => format!(
+            "CREATE FUNCTION handle() RETURNS trigger LANGUAGE plpgsql AS
+             'BEGIN INSERT INTO history VALUES (OLD.id, NEW.n); RETURN NULL; END';
+             CREATE TRIGGER handle {time} UPDATE ON {table} FOR EACH ROW EXECUTE FUNCTION handle()"
+        ),
+    };
+    execute(db, &sql).await;
+}
+
+/// The runs of the trigger of [`handle_updates`].
+struct Runs<'d> {
+    db: &'d Db,
+}
+
+impl Runs<'_> {
+    /// Asserts how often the trigger runs during a write.
+    async fn expect<T>(&self, what: &str, runs: i64, write: impl IntoFuture<Output = Result<T>>) {
+        let before = count(self.db, "history").await;
+        write.await.map(drop).unwrap_or_else(|error| panic!("{what}: {error:?}"));
+        assert_eq!(count(self.db, "history").await - before, runs, "{what}");
+    }
+}
+
 /// Like `Item`, with a receiver of what has changed.
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "items")]
@@ -791,6 +820,56 @@ on_every_database! {
         assert!(matches!(&error, Error::Row { source, .. } if matches!(**source, Error::DuplicateKey { .. })), "{error:?}");
     }
 
+    async fn a_trigger_that_handles_an_update_itself_runs_once(db: Db) {
+        #[derive(Debug, Clone, PartialEq, Model)]
+        #[model(table = "items")]
+        struct Keyed {
+            id: i64,
+            n: i64,
+        }
+        let _turn = WATCHED.begin().await;
+        table(&db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        execute(&db, "CREATE TABLE history (item BIGINT NOT NULL, n BIGINT NOT NULL)").await;
+        let (mut one, mut two) = (item(1), item(2));
+        one.save(&db).await.unwrap();
+        two.save(&db).await.unwrap();
+        handle_updates(&db, "items", "BEFORE").await;
+        let (id, n) = (one.id.unwrap(), 7);
+        let runs = Runs { db: &db };
+        one.n = n;
+        let mut fields = one.clone();
+        let mut keyed = Keyed { id, n };
+        let mut watched = Watched { id: Some(id), n };
+        runs.expect("update", 1, one.update(&db)).await;
+        runs.expect("save", 1, one.save(&db)).await;
+        runs.expect("save_fields", 1, fields.save_fields(&db, &[Item::N])).await;
+        runs.expect("upsert by key", 1, one.clone().upsert(&db, &[Item::ID])).await;
+        runs.expect("upsert", 1, item(1).upsert(&db, &[Item::N])).await;
+        runs.expect("update_many", 2, Item::update_many(&db, &mut [one.clone(), two.clone()])).await;
+        runs.expect("save of a key of the program", 1, keyed.save(&db)).await;
+        runs.expect("update with Previous", 1, watched.update(&db)).await;
+        runs.expect("save with Previous", 1, watched.save(&db)).await;
+        runs.expect("upsert with Previous", 1, Watched { id: None, n: 1 }.upsert(&db, &[Watched::N])).await;
+        let mut many = [watched.clone(), Watched { id: two.id, n: 3 }];
+        runs.expect("update_many with Previous", 2, Watched::update_many(&db, &mut many)).await;
+        let mut tx = db.begin().await.unwrap();
+        one.update(&mut tx).await.unwrap();
+        one.save(&mut tx).await.unwrap();
+        item(1).upsert(&mut tx, &[Item::N]).await.unwrap();
+        keyed.save(&mut tx).await.unwrap();
+        watched.update(&mut tx).await.unwrap();
+        watched.save(&mut tx).await.unwrap();
+        Item::update_many(&mut tx, &mut [one.clone(), two.clone()]).await.unwrap();
+        runs.expect("writes in a transaction", 8, tx.commit()).await;
+        assert_eq!(stored(&db).await, [1, 2]);
+        let mut new = Keyed { id: 70, n: 70 };
+        assert!(new.save(&db).await.unwrap().created);
+        new.n = 71;
+        runs.expect("save of a new row", 1, new.save(&db)).await;
+        let mut missing = Item { id: Some(999), n: 1 };
+        assert!(missing.update(&db).await.unwrap_err().is_not_found());
+    }
+
     async fn the_version_of_an_unchanged_row_stays(db: Db) {
         #[derive(Debug, Clone, PartialEq, Model)]
         #[model(table = "items")]
@@ -842,6 +921,52 @@ on_every_database! {
         assert!(error.is_stale() && matches!(error, Error::Row { row: 1, .. }), "{error:?}");
         assert_eq!(stored().await, before);
     }
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_trigger_of_a_view_that_handles_an_update_itself_runs_once() {
+    let test = common::TestDb::postgres("trigger_of_view").await;
+    let db = &test.db;
+    execute(
+        db,
+        "CREATE TABLE stock (id BIGINT PRIMARY KEY, n BIGINT NOT NULL); INSERT INTO stock VALUES (1, 1);
+         CREATE VIEW items AS SELECT id, n FROM stock; CREATE TABLE history (item BIGINT NOT NULL, n BIGINT NOT NULL)",
+    )
+    .await;
+    handle_updates(db, "items", "INSTEAD OF").await;
+    let mut one = Item { id: Some(1), n: 2 };
+    let runs = Runs { db };
+    runs.expect("update", 1, one.update(db)).await;
+    runs.expect("save", 1, one.save(db)).await;
+    runs.expect("update_many", 1, Item::update_many(db, &mut [one.clone()])).await;
+    runs.expect("update with Previous", 1, Watched { id: Some(1), n: 2 }.update(db)).await;
+    test.passed().await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_suppressed_update_is_one_statement() {
+    let test = common::TestDb::postgres("suppressed_update").await;
+    let db = &test.db;
+    table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+    execute(
+        db,
+        "CREATE TRIGGER redundant BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+         CREATE TABLE history (n BIGINT NOT NULL);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO history VALUES (1); RETURN NULL; END';
+         CREATE TRIGGER note AFTER UPDATE ON items FOR EACH STATEMENT EXECUTE FUNCTION note()",
+    )
+    .await;
+    let mut one = item(1);
+    one.save(db).await.unwrap();
+    let runs = Runs { db };
+    runs.expect("update", 1, one.update(db)).await;
+    runs.expect("save", 1, one.save(db)).await;
+    one.n = 2;
+    runs.expect("update of another value", 1, one.update(db)).await;
+    assert_eq!(stored(db).await, [2]);
+    test.passed().await;
 }
 
 #[cfg(feature = "postgres")]
@@ -933,6 +1058,73 @@ mod deferrable {
         assert!(!row.save(db).await.unwrap().created);
         assert_eq!((count(db, "rates").await, count(db, "log").await), (1, 1));
         test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn several_rows_of_a_table_with_rules_are_written() {
+        let test = TestDb::postgres("rows_with_rules").await;
+        let db = &test.db;
+        table(db, "items", "n BIGINT NOT NULL UNIQUE").await;
+        table(db, "parts", "item BIGINT NOT NULL REFERENCES items").await;
+        table(db, "labels", "item BIGINT REFERENCES items").await;
+        execute(db, "CREATE TABLE log (n BIGINT)").await;
+        for (name, on) in [("items", "n"), ("parts", "item"), ("labels", "id")] {
+            for (event, row) in [("UPDATE", "NEW"), ("DELETE", "OLD")] {
+                let rule = format!(
+                    "CREATE RULE {name}_{event} AS ON {event} TO {name} DO ALSO INSERT INTO log VALUES ({row}.{on})"
+                );
+                execute(db, &rule).await;
+            }
+        }
+        let mut rows = items(&[1, 2, 3, 4, 5, 6]);
+        Item::insert_many(db, &mut rows).await.unwrap();
+        rows[..3].iter_mut().for_each(|row| row.n += 10);
+        Item::update_many(db, &mut rows[..3]).await.unwrap();
+        let mut watched: Vec<_> =
+            rows.iter().map(|row| Watched { id: row.id, n: row.n + 20 }).collect();
+        Watched::update_many(db, &mut watched[..2]).await.unwrap();
+        watched[2].update(db).await.unwrap();
+        assert_eq!((stored(db).await, count(db, "log").await), (vec![4, 5, 6, 31, 32, 33], 6));
+        let left = rows.split_off(2);
+        assert_eq!(Watched::delete_many(db, &mut watched[..2]).await.unwrap(), 2);
+        assert_eq!((stored(db).await, count(db, "log").await), (vec![4, 5, 6, 33], 8));
+        let mut parts = [0, 1, 1].map(|n| Part { id: None, item: left[n].id.unwrap() });
+        Part::insert_many(db, &mut parts).await.unwrap();
+        let mut labels = [0, 1].map(|n| Label { id: None, item: left[n].id });
+        Label::insert_many(db, &mut labels).await.unwrap();
+        let assembly = |item: &Item| Assembly { id: item.id, n: item.n };
+        assert!(assembly(&left[0]).delete(db).await.unwrap());
+        assert_eq!((count(db, "parts").await, count(db, "log").await), (2, 11));
+        let mut many = [assembly(&left[1]), assembly(&left[2])];
+        assert_eq!(Assembly::delete_many(db, &mut many).await.unwrap(), 2);
+        assert_eq!((count(db, "parts").await, count(db, "log").await), (0, 16));
+        let labels = Label::all(db).await.unwrap();
+        assert!(labels.len() == 2 && labels.iter().all(|label| label.item.is_none()), "{labels:?}");
+        test.passed().await;
+    }
+
+    /// An item with parts and a label.
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "items")]
+    struct Assembly {
+        id: Option<i64>,
+        n: i64,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "parts")]
+    struct Part {
+        id: Option<i64>,
+        #[model(belongs_to = Assembly, on_delete = cascade)]
+        item: i64,
+    }
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "labels")]
+    struct Label {
+        id: Option<i64>,
+        #[model(belongs_to = Assembly, on_delete = set_null)]
+        item: Option<i64>,
     }
 
     #[tokio::test]

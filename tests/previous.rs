@@ -80,6 +80,62 @@ async fn tables(db: &Db) {
         .await;
 }
 
+/// Through a view with a column that has another value each time that it is read.
+#[cfg(feature = "postgres")]
+mod volatile {
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "running_jobs")]
+    struct Job {
+        id: Option<i64>,
+        name: String,
+        #[model(generated)]
+        seconds: f64,
+    }
+
+    #[receiver(post_save, sender = Job)]
+    fn note(saved: PostSave<'_, Job>, previous: Previous<'_, Job>) {
+        let was = previous.row().map(|job| job.name.clone());
+        TICKETS.log.push(format!("{was:?} → {}", saved.instance.name));
+    }
+
+    #[receiver(post_save, sender = Job, changed(name))]
+    fn renamed(saved: PostSave<'_, Job>) {
+        TICKETS.log.push(format!("renamed {}", saved.instance.name));
+    }
+
+    #[tokio::test]
+    async fn a_row_of_a_view_with_a_volatile_column_is_updated() {
+        let _turn = TICKETS.begin().await;
+        let test = common::TestDb::postgres("volatile_view").await;
+        let db = &test.db;
+        common::execute(
+            db,
+            "CREATE TABLE jobs (id BIGSERIAL PRIMARY KEY, name TEXT NOT NULL, started TIMESTAMPTZ NOT NULL DEFAULT now());
+             INSERT INTO jobs (name) VALUES ('a'), ('b');
+             CREATE VIEW running_jobs AS
+             SELECT id, name, extract(epoch FROM clock_timestamp() - started)::float8 AS seconds FROM jobs",
+        )
+        .await;
+        let mut job = Job::get(db, 1).await.unwrap();
+        job.name = "c".to_owned();
+        job.update(db).await.unwrap();
+        assert_eq!(Job::get(db, 1).await.unwrap().name, "c");
+        assert_eq!(TICKETS.log.take(), [r#"Some("a") → c"#, "renamed c"]);
+        let mut jobs = Job::query("ORDER BY id").fetch_all(db).await.unwrap();
+        jobs.iter_mut().for_each(|job| job.name = format!("{}{}", job.name, job.id.unwrap()));
+        Job::update_many(db, &mut jobs).await.unwrap();
+        let names: Vec<_> = Job::query("ORDER BY id").fetch_all(db).await.unwrap();
+        assert_eq!(names.into_iter().map(|job| job.name).collect::<Vec<_>>(), ["c1", "b2"]);
+        assert_eq!(
+            TICKETS.log.take(),
+            [r#"Some("c") → c1"#, "renamed c1", r#"Some("b") → b2"#, "renamed b2"]
+        );
+        test.passed().await;
+    }
+}
+
 on_every_database! {
     async fn the_previous_row_is_what_the_database_had(db: Db) {
         let _turn = TICKETS.begin().await;

@@ -88,6 +88,8 @@ pub(crate) struct TableFacts {
     /// Nothing, such as a trigger, rule or policy, prevents rows from being written: if an UPDATE or a DELETE affects no row, the
     /// row does not exist.
     pub(crate) plain: bool,
+    /// Whether a trigger or a rule may skip the UPDATE of a row, or write something else in its place; `None` if unknown.
+    pub(crate) may_skip_updates: Option<bool>,
     /// Whether SQLite reports the number of rows written; `None` if unknown. It does not count the rows that triggers of a view
     /// write.
     pub(crate) counted: Option<bool>,

@@ -48,6 +48,8 @@ pub(crate) enum Autocommit {
     Uninspected,
     /// The write has failed, and has to be repeated in a transaction.
     NeedsTransaction,
+    /// Its UPDATE has written no row, and the write has to be continued in a transaction.
+    ContinuesInTransaction,
 }
 
 /// A transaction or savepoint: the callbacks that wait for its end, and whether it may still be committed.
@@ -185,9 +187,11 @@ impl TransactionState {
         }
     }
 
-    /// Returns whether a write with this `result` has to be repeated in a transaction, and resets that state.
+    /// Returns whether a write with this `result` has to be repeated or continued in a transaction, and resets that state.
     pub(crate) fn take_needs_transaction<T>(&mut self, result: &Result<T>) -> bool {
-        let needs_transaction = self.autocommit == Autocommit::NeedsTransaction;
+        use Autocommit::{ContinuesInTransaction, NeedsTransaction};
+        let needs_transaction =
+            matches!(self.autocommit, NeedsTransaction | ContinuesInTransaction);
         if needs_transaction {
             self.autocommit = Autocommit::Plain;
         }

@@ -1,8 +1,9 @@
 //! The SQL of statements that depend on more than the model: on the columns and on the number of rows.
 //!
-//! Several rows are passed to a statement as a common table expression named `_given`. Its columns are named after their
+//! Several rows are passed to a statement as a table expression named `_given`. Its columns are named after their
 //! indexes in the model (`c0`, `c1`, …); its column `_n` is the number of the row. On PostgreSQL the columns come from arrays,
-//! so the text of the statement is the same for any number of rows.
+//! so the text of the statement is the same for any number of rows. An UPDATE or a DELETE on PostgreSQL has no `WITH`, because a
+//! table with a rule accepts none.
 
 use std::fmt::Write;
 
@@ -27,9 +28,13 @@ pub(crate) fn sql(spec: &StatementSpec, model: &Schema, kind: DatabaseKind) -> S
         (StatementKind::Lock | StatementKind::LockMatching, DatabaseKind::Postgres) => {
             format!("{} FOR NO KEY UPDATE OF _stored", composer.select())
         }
+        (StatementKind::LockToDelete, DatabaseKind::Postgres) => {
+            format!("{} FOR UPDATE OF _stored", composer.select())
+        }
         (
             StatementKind::Select
             | StatementKind::Lock
+            | StatementKind::LockToDelete
             | StatementKind::Match
             | StatementKind::LockMatching,
             _,
@@ -44,7 +49,7 @@ struct Composer<'s> {
     spec: &'s StatementSpec,
     model: &'s Schema,
     kind: DatabaseKind,
-    /// The name of the common table expression of the rows.
+    /// The name of the table expression of the rows.
     given: String,
 }
 
@@ -122,13 +127,13 @@ impl Composer<'_> {
 
     fn update_in_postgres(&self) -> String {
         let Self { spec, model, given, .. } = self;
-        let (table, with) = (model.table, self.with());
+        let (table, (name, rows)) = (model.table, self.given_rows());
         let set = self.set(|c| format!("{given}.c{c}"));
         let matches = self.matches();
         let returned = self.returned_with_number();
         if !spec.before {
             return format!(
-                "{with} UPDATE {table} AS _stored SET {set} FROM {given} WHERE {matches} RETURNING {returned}"
+                "UPDATE {table} AS _stored SET {set} FROM ({rows}) AS {name} WHERE {matches} RETURNING {returned}"
             );
         }
         let every: Vec<usize> = (0..model.columns.len()).collect();
@@ -143,15 +148,16 @@ impl Composer<'_> {
         // `_before` is read without a lock: the UPDATE takes the lock that it needs, and a stronger one would conflict with
         // transactions that reference the row. If the UPDATE has to wait for another transaction, it continues with the row
         // that this transaction has written, while `_before` is still the old row. Such a row is excluded here; the caller
-        // tries it again.
-        let same = every.iter().map(|c| {
+        // tries it again with a lock. With the lock nothing is compared, because a computed column of a view may differ each time
+        // that it is read.
+        let same = every.iter().filter(|_| !spec.locked).map(|c| {
             let name = model.name(*c);
-            format!("_stored.{name}::text IS NOT DISTINCT FROM _before.{name}::text")
+            format!(" AND _stored.{name}::text IS NOT DISTINCT FROM _before.{name}::text")
         });
-        let same = same.collect::<Vec<_>>().join(" AND ");
+        let same: String = same.collect();
         format!(
-            "{with} UPDATE {table} AS _stored SET {set} FROM {given} JOIN {table} AS _before ON {joined} WHERE {matches} AND \
-             {same} RETURNING {returned}, {old}, {changed}"
+            "UPDATE {table} AS _stored SET {set} FROM ({rows}) AS {name} JOIN {table} AS _before ON {joined} WHERE {matches}{same} \
+             RETURNING {returned}, {old}, {changed}"
         )
     }
 
@@ -209,11 +215,11 @@ impl Composer<'_> {
     }
 
     fn delete_in_postgres(&self) -> String {
-        let (table, given, with, matches) =
-            (self.model.table, &self.given, self.with(), self.matches());
+        let (table, given, matches) = (self.model.table, &self.given, self.matches());
+        let (name, rows) = self.given_rows();
         let columns = self.stored(&self.spec.columns);
         format!(
-            "{with} DELETE FROM {table} AS _stored USING {given} WHERE {matches} RETURNING {given}._n{columns}"
+            "DELETE FROM {table} AS _stored USING ({rows}) AS {name} WHERE {matches} RETURNING {given}._n{columns}"
         )
     }
 

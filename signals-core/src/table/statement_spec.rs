@@ -17,6 +17,8 @@ pub(crate) struct StatementSpec {
     pub(crate) checked: bool,
     /// Whether it returns the previous rows too.
     pub(crate) before: bool,
+    /// Whether the rows are locked already, so that the previous rows cannot be outdated.
+    pub(crate) locked: bool,
     /// The types to which values are cast before they are compared with their columns.
     pub(crate) casts: Casts,
 }
@@ -40,6 +42,8 @@ pub(crate) enum StatementKind {
     Select,
     /// As `Select`, with the lock that an UPDATE of the rows takes.
     Lock,
+    /// As `Select`, with the lock that a DELETE of the rows takes.
+    LockToDelete,
     /// SELECT of all stored rows that have the values of a row in the columns `on`, once for each such row.
     Match,
     /// As `Match`, with the lock that an UPDATE of the rows takes.
@@ -69,7 +73,7 @@ impl StatementSpec {
         columns: Vec<usize>,
         on: Vec<usize>,
     ) -> Self {
-        Self { kind, input, columns, on, checked: false, before: false, casts: None }
+        Self { kind, input, columns, on, checked: false, before: false, locked: false, casts: None }
     }
 
     /// The columns whose values are the arguments, in the order of the arguments.
@@ -79,6 +83,7 @@ impl StatementSpec {
             | StatementKind::CheckVersion
             | StatementKind::Select
             | StatementKind::Lock
+            | StatementKind::LockToDelete
             | StatementKind::Match
             | StatementKind::LockMatching
             | StatementKind::Delete => Vec::new(),
@@ -123,6 +128,7 @@ impl StatementSpec {
             StatementKind::Update
                 | StatementKind::Select
                 | StatementKind::Lock
+                | StatementKind::LockToDelete
                 | StatementKind::Match
                 | StatementKind::LockMatching
                 | StatementKind::Delete
@@ -150,6 +156,7 @@ impl StatementSpec {
             | StatementKind::CheckVersion
             | StatementKind::Select
             | StatementKind::Lock
+            | StatementKind::LockToDelete
             | StatementKind::Match
             | StatementKind::LockMatching
             | StatementKind::Delete => Vec::new(),

@@ -2,7 +2,7 @@
 
 use futures_util::future::BoxFuture;
 
-use crate::database::backend::DatabaseKind;
+use crate::database::backend::{AnyRow, DatabaseKind};
 use crate::database::conn::Conn;
 use crate::database::writer::Verb;
 use crate::error::Result;
@@ -10,7 +10,7 @@ use crate::table::chunk::{Chunk, chunks};
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
 use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
-use crate::write::bulk::{BulkOp, all, keep_previous, statement, write};
+use crate::write::bulk::{BulkOp, all, compare_as_columns, keep_previous, statement, write};
 use crate::write::lookup::{numbered, numbers, select, stored_as};
 use crate::write::row_locks::can_lock;
 use crate::write::single_text::take_row;
@@ -23,6 +23,8 @@ pub(crate) struct Update<'u> {
     pub(crate) checked: bool,
     /// Whether the UPDATE also returns the previous state of the rows.
     pub(crate) before: bool,
+    /// Whether the rows are locked already.
+    pub(crate) locked: bool,
 }
 
 impl Update<'_> {
@@ -30,7 +32,7 @@ impl Update<'_> {
         let mut spec =
             StatementSpec::new(StatementKind::Update, given, self.set.to_vec(), self.on.to_vec());
         spec.checked = self.checked && rows.schema().has(ColumnGroup::Version);
-        spec.before = self.before;
+        (spec.before, spec.locked) = (self.before, self.locked);
         spec
     }
 
@@ -138,16 +140,34 @@ pub(crate) enum Unwritten {
     Unchanged,
 }
 
-/// Determines why an UPDATE has not written a row, and retries it. The row is locked with the same
-/// lock as by the UPDATE, so that no other transaction writes it in between, unless it is a row of a
-/// view that cannot be locked. This requires a transaction.
+/// Determines why an UPDATE has not written a row. If `writes` is true, the UPDATE is executed, which requires a transaction: the row is
+/// locked with the same lock as by the UPDATE, so that no other transaction writes it in between, unless it is a row of a view that cannot
+/// be locked. If it is false, a trigger has skipped the row, and must not run again.
 pub(crate) fn settle<'s>(
     conn: &'s mut Conn<'_>,
     rows: &'s mut dyn Rows,
     row: usize,
     update: &'s Update<'_>,
+    writes: bool,
 ) -> BoxFuture<'s, Result<Unwritten>> {
-    Box::pin(settle_locked(conn, rows, row, update))
+    Box::pin(settle_locked(conn, rows, row, update, writes))
+}
+
+/// Locks the stored rows of a chunk as an UPDATE does, if they can be locked. Returns them with all columns, after the number of the row.
+pub(crate) async fn lock(
+    conn: &mut Conn<'_>,
+    rows: &dyn Rows,
+    chunk: &Chunk,
+    on: &[usize],
+) -> Result<Vec<AnyRow>> {
+    let every = (0..rows.schema().columns.len()).collect();
+    let kind = match can_lock(conn, rows, Verb::Save).await? {
+        true => StatementKind::Lock,
+        false => StatementKind::Select,
+    };
+    let mut spec = StatementSpec::new(kind, chunk.input, every, on.to_vec());
+    compare_as_columns(conn, rows, chunk, &mut spec).await?;
+    Ok(all(conn, statement(conn.kind(), rows, chunk, &spec)?).await?.0)
 }
 
 async fn settle_locked(
@@ -155,23 +175,20 @@ async fn settle_locked(
     rows: &mut dyn Rows,
     row: usize,
     update: &Update<'_>,
+    writes: bool,
 ) -> Result<Unwritten> {
     let (model, chunk) = (rows.schema(), Chunk::of_row(row));
-    let every = (0..model.columns.len()).collect();
-    let kind = match can_lock(conn, rows, Verb::Save).await? {
-        true => StatementKind::Lock,
-        false => StatementKind::Select,
+    let Some(found) = lock(conn, rows, &chunk, update.on).await?.pop() else {
+        return Ok(Unwritten::Gone);
     };
-    let stored = StatementSpec::new(kind, chunk.input, every, update.on.to_vec());
-    let (mut found, _) = all(conn, statement(conn.kind(), rows, &chunk, &stored)?).await?;
-    let Some(found) = found.pop() else { return Ok(Unwritten::Gone) };
     if update.checked && model.has(ColumnGroup::Version) {
         let same = stored_as(conn, rows, &chunk, true).await?;
         if same.is_empty() {
             return Ok(Unwritten::Stale);
         }
     }
-    if !write(conn, rows, &chunk, BulkOp::Update(update)).await?.is_empty() {
+    let update = Update { locked: true, ..*update };
+    if writes && !write(conn, rows, &chunk, BulkOp::Update(&update)).await?.is_empty() {
         return Ok(Unwritten::Updated);
     }
     for column in automatic(model) {

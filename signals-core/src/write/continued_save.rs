@@ -82,7 +82,7 @@ impl ContinuedSave<'_, '_> {
             Some(_) => kind == DatabaseKind::Postgres,
             None => saves_at_once(self.rows.schema(), kind) && self.key_is_arbiter().await?,
         };
-        let at_once = at_once && !self.before;
+        let at_once = at_once && !self.before && !self.may_skip_updates().await?;
         // Without a unique index on the columns, an UPDATE could change any number of rows. So the
         // INSERT comes first, and the database refuses its `ON CONFLICT`. With a unique index, the
         // UPDATE comes first, because an INSERT consumes a sequence value and fires INSERT triggers.
@@ -102,9 +102,10 @@ impl ContinuedSave<'_, '_> {
             if let Some(saved) = saved {
                 return Ok(saved);
             }
-            let mut settled = match on {
-                Some(_) => self.settle(None, on).await?,
-                None => self.look_and_settle(None).await?,
+            // If a trigger may have skipped the row, its UPDATE is not repeated, unless the row is new.
+            let mut settled = match self.may_skip_updates().await? {
+                true => None,
+                false => self.find_and_settle(on).await?,
             };
             if settled.is_none() && attempt > 0 {
                 settled = self.update_as_index_says(on).await?;
@@ -139,6 +140,13 @@ impl ContinuedSave<'_, '_> {
         if !tried && let Some(saved) = self.update(None, on).await? {
             return Ok(Some(saved));
         }
+        // An INSERT that stores nothing would not tell whether a trigger has skipped the row, or another transaction has inserted it since.
+        if self.may_skip_updates().await?
+            && inspect::counts_rows(self.conn, self.rows).await?
+            && let Some(saved) = self.find_and_settle(on).await?
+        {
+            return Ok(Some(saved));
+        }
         // Only now, so that an UPDATE of a table with triggers needs no transaction.
         if !self.can_insert().await? {
             return Err(self.needs_transaction());
@@ -149,19 +157,25 @@ impl ContinuedSave<'_, '_> {
         }
     }
 
+    /// Returns `None` if the row was not written: the caller then settles it.
     async fn update(
         &mut self,
         set: Option<&[usize]>,
         on: Option<&[usize]>,
     ) -> Result<Option<Stored>> {
         let model = self.rows.schema();
+        let is_postgres = self.conn.kind() == DatabaseKind::Postgres;
+        if self.before && is_postgres && self.may_skip_updates().await? {
+            // Without a lock, it would not be known whether a trigger has skipped the row, or the previous row was outdated.
+            return Ok(None);
+        }
         if let (None, None, false) = (set, on, self.before) {
             return Single::update(model).run(self.conn, self.rows).await;
         }
         let checked = on.is_none() && model.has(ColumnGroup::Version);
         let (set, on) = self.columns(set, on);
         if self.before {
-            let update = Update { set: &set, on: &on, checked, before: true };
+            let update = Update { set: &set, on: &on, checked, before: true, locked: false };
             let (chunk, op) = (Chunk::of_row(0), BulkOp::Update(&update));
             let updated = Box::pin(bulk::write(self.conn, self.rows, &chunk, op)).await?;
             return Ok((!updated.is_empty()).then_some(UPDATED));
@@ -176,6 +190,19 @@ impl ContinuedSave<'_, '_> {
         (set, on.map_or_else(|| group(ColumnGroup::Key), <[_]>::to_vec))
     }
 
+    /// Whether triggers of the table may skip the UPDATE of a row, or write something else in its place.
+    async fn may_skip_updates(&mut self) -> Result<bool> {
+        inspect::may_skip_updates(self.conn, self.rows).await
+    }
+
+    /// Settles the row that has the same values in these columns.
+    async fn find_and_settle(&mut self, on: Option<&[usize]>) -> Result<Option<Stored>> {
+        match on {
+            Some(_) => self.settle(None, on).await,
+            None => self.look_and_settle(None).await,
+        }
+    }
+
     /// As [`settle`](Self::settle) by the key, if a row with the version of the instance is stored.
     async fn look_and_settle(&mut self, set: Option<&[usize]>) -> Result<Option<Stored>> {
         match look(self.conn, self.rows).await? {
@@ -185,7 +212,7 @@ impl ContinuedSave<'_, '_> {
         }
     }
 
-    /// Determines why an UPDATE has not written the row, and retries it. Returns `None` if there is
+    /// Determines why an UPDATE has not written the row, and retries it, unless a trigger has skipped the row. Returns `None` if there is
     /// no such row.
     ///
     /// Outside a transaction, the whole save has to begin again in one. If only this step ran in a
@@ -196,13 +223,14 @@ impl ContinuedSave<'_, '_> {
         set: Option<&[usize]>,
         on: Option<&[usize]>,
     ) -> Result<Option<Stored>> {
-        if !self.conn.in_transaction() {
+        let writes = self.before || !self.may_skip_updates().await?;
+        if writes && !self.conn.in_transaction() {
             return Err(self.needs_transaction());
         }
         let checked = on.is_none();
         let (set, on) = self.columns(set, on);
-        let update = Update { set: &set, on: &on, checked, before: self.before };
-        match settle(self.conn, self.rows, 0, &update).await? {
+        let update = Update { set: &set, on: &on, checked, before: self.before, locked: false };
+        match settle(self.conn, self.rows, 0, &update, writes).await? {
             Unwritten::Updated | Unwritten::Unchanged => Ok(Some(UPDATED)),
             Unwritten::Stale => Err(stale(self.rows, 0)),
             Unwritten::Gone => Ok(None),

@@ -20,7 +20,7 @@ use crate::transaction::guard::FailGuard;
 use crate::write::bulk::{self, BulkOp};
 use crate::write::grouped::Contended;
 use crate::write::key_order::write_order;
-use crate::write::lookup::{Look, kept_by_trigger, look, stale};
+use crate::write::lookup::{Look, kept_by_trigger, lock_to_delete, look, stale};
 use crate::write::notify::Notifier;
 use crate::write::perform::perform;
 use crate::write::span::{measured, write_span};
@@ -97,7 +97,7 @@ pub(crate) fn delete_rows<'d>(
         let chunks = chunk::deletes(conn.kind(), rows);
         let (mut written, mut kept) = (Vec::new(), Vec::new());
         for chunk in &chunks {
-            let deleted = delete_chunk(rows, conn, notifier, chunk, true).await?;
+            let deleted = delete_chunk(rows, conn, notifier, chunk, RowOrigin::Given).await?;
             written.extend(deleted.rows);
             kept.extend(deleted.kept);
         }
@@ -109,6 +109,24 @@ pub(crate) fn delete_rows<'d>(
     })
 }
 
+/// Locks the stored rows, and checks that they have the versions of the instances. Receivers of the rows that are deleted with them may
+/// then increase the versions.
+pub(crate) async fn lock_versions(
+    rows: &mut dyn SignalRows,
+    conn: &mut Conn<'_>,
+    notifier: &Notifier,
+) -> Result<()> {
+    let order = write_order(conn, rows).await?;
+    rows.set_order(order);
+    for chunk in chunk::deletes(conn.kind(), rows) {
+        if let Some(row) = lock_to_delete(conn, rows, &chunk).await? {
+            return Err(notifier.with_row(rows, row, stale(rows, row)));
+        }
+    }
+    rows.set_order(Vec::new());
+    Ok(())
+}
+
 /// The result of a DELETE of the rows of a chunk.
 pub(crate) struct Deleted {
     /// The deleted rows, as indices in write order.
@@ -117,24 +135,35 @@ pub(crate) struct Deleted {
     pub(crate) kept: Vec<usize>,
 }
 
-/// Deletes the rows of a chunk, and returns which of them were stored. If `own` is true, the rows
-/// are the caller's, and the stored version must be the version of the instance.
+/// Where the rows to delete come from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RowOrigin {
+    /// The caller's rows. The stored version must be the version of the instance.
+    Given,
+    /// The caller's rows, whose versions, if they have any, were compared when they were locked.
+    Locked,
+    /// Rows that are deleted because they reference the caller's rows.
+    Collected,
+}
+
+/// Deletes the rows of a chunk, and returns which of them were stored.
 pub(crate) async fn delete_chunk(
     rows: &mut dyn Rows,
     conn: &mut Conn<'_>,
     notifier: &Notifier,
     chunk: &Chunk,
-    own: bool,
+    origin: RowOrigin,
 ) -> Result<Deleted> {
-    let op = BulkOp::Delete { before: notifier.receivers.previous, checked: own };
+    let checked = origin == RowOrigin::Given;
+    let op = BulkOp::Delete { before: notifier.receivers.previous, checked };
     let deleted = match notifier.many {
         true => locate::write_and_locate(conn, rows, chunk, op).await?,
         false => bulk::write(conn, rows, chunk, op).await?,
     };
     let mut kept = Vec::new();
-    if own && deleted.len() < chunk.rows.len() {
+    if origin != RowOrigin::Collected && deleted.len() < chunk.rows.len() {
         let (found, stale_row) = kept_by_trigger(conn, rows, chunk, &deleted).await?;
-        if let Some(row) = stale_row {
+        if let Some(row) = stale_row.filter(|_| checked) {
             return Err(notifier.with_row(rows, row, stale(rows, row)));
         }
         kept.extend(found.into_iter().map(|row| rows.slice_index(row)));

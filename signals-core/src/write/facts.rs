@@ -46,6 +46,12 @@ impl SchemaCache {
         arbiters.find(|(columns, _)| are(columns)).map(|(_, arbiter)| *arbiter)
     }
 
+    /// Whether a trigger or a rule may skip the UPDATE of a row, or write something else in its place, if this is known. If so, an UPDATE
+    /// that has written no row must not be repeated.
+    pub(crate) fn may_skip_updates(&self, rows: &dyn Rows) -> Option<bool> {
+        self.tables.load().get(rows.id())?.may_skip_updates
+    }
+
     /// Whether the database counts the written rows, if this is known. The fact is used even if the
     /// schema may have changed, because otherwise every delete in a transaction would have to
     /// compare the schema first.
@@ -77,6 +83,7 @@ impl SchemaCache {
                 known.readable.0 |= new.readable.0;
                 known.atomic = new.atomic.or(known.atomic);
                 known.plain |= new.plain;
+                known.may_skip_updates = new.may_skip_updates.or(known.may_skip_updates);
                 known.counted = new.counted.or(known.counted);
                 known.row_locks = new.row_locks.or(known.row_locks);
                 known.arbiters.extend(new.arbiters.clone());

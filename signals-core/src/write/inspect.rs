@@ -105,6 +105,7 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Resul
         readable,
         atomic: Some(atomic),
         plain: atomic,
+        may_skip_updates: found.first().map(|_| !atomic),
         counted,
         ..TableFacts::default()
     })
@@ -165,9 +166,14 @@ async fn in_postgres(
     };
     let readable = columns.into_iter().zip(types).filter(is_read).map(|(i, _)| i);
     let readable = Columns::of(readable.filter(|i| !can_be_null(*i)));
-    let (atomic, arbiters) = (Some(found.flag(1)?), vec![(key, found.flag(2)?)]);
-    let row_locks = found.bytes(4)?.map(|name| row_locks::of_name(&name));
-    Ok(Some(TableFacts { readable, atomic, arbiters, row_locks, ..TableFacts::default() }))
+    Ok(Some(TableFacts {
+        readable,
+        atomic: Some(found.flag(1)?),
+        arbiters: vec![(key, found.flag(2)?)],
+        row_locks: found.bytes(4)?.map(|name| row_locks::of_name(&name)),
+        may_skip_updates: Some(found.flag(5)?),
+        ..TableFacts::default()
+    }))
 }
 
 /// The statement that looks up the facts about a table. Its row has the columns of the model, as NULLs, after the facts.
@@ -178,7 +184,7 @@ fn postgres_table(
 ) -> Result<Statement, sqlx::Error> {
     let facts = format!(
         "SELECT to_regclass($1) IS NOT NULL, ({POSTGRES_ATOMIC}), ({POSTGRES_ARBITER}), ({POSTGRES_NOT_NULL}), \
-         ({POSTGRES_ROW_LOCKS})"
+         ({POSTGRES_ROW_LOCKS}), coalesce(({POSTGRES_SKIPS_UPDATES}), true)"
     );
     // The columns are wrapped in `CASE`, because sqlx queries the server for the tables of plain
     // columns.
@@ -196,7 +202,7 @@ fn postgres_table(
 }
 
 /// The number of facts in the row of [`postgres_table`].
-const POSTGRES_TABLE_FACTS: usize = 5;
+const POSTGRES_TABLE_FACTS: usize = 6;
 
 /// Whether an INSERT of one row has no effect if it does not store the row. A row trigger before the INSERT, a rule, or a trigger of a
 /// view can drop a row, and store others. A row of a partitioned table fires the triggers of its partition. The triggers of a foreign
@@ -229,6 +235,19 @@ pub(crate) async fn stores_every_row(conn: &mut Conn<'_>, rows: &dyn Rows) -> Re
     if conn.facts().keeps_no_row(rows) { Ok(true) } else { look_up_plain(conn, rows).await }
 }
 
+/// Whether a trigger or a rule may skip the UPDATE of a row, or write something else in its place.
+///
+/// # Errors
+///
+/// Returns an error if the database refuses the query.
+pub(crate) async fn may_skip_updates(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
+    if let Some(known) = conn.facts().may_skip_updates(rows) {
+        return Ok(known);
+    }
+    let plain = look_up_plain(conn, rows).await?;
+    Ok(conn.facts().may_skip_updates(rows).unwrap_or(!plain))
+}
+
 /// Boxed, because a table without triggers is looked up once.
 fn look_up_plain<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s, Result<bool>> {
     Box::pin(async move {
@@ -242,23 +261,33 @@ fn look_up_plain<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s
                 let (schema, name) = split_schema(rows.table());
                 conn.query(in_schema(SQLITE_PLAIN, schema)).bind(name)
             }
-            DatabaseKind::Postgres => conn.query(POSTGRES_PLAIN).bind(rows.schema().table),
+            DatabaseKind::Postgres => {
+                let sql = format!("SELECT ({POSTGRES_PLAIN}), ({POSTGRES_SKIPS_UPDATES})");
+                conn.query(AssertSqlSafe(sql)).bind(rows.schema().table)
+            }
         };
-        let found = query.fetch_one::<(bool,)>().await;
-        let Some((plain,)) = unless_lost(found)? else { return Ok(false) };
-        conn.facts().add(rows, epoch, TableFacts { plain, ..TableFacts::default() });
+        let found = query.fetch_one::<(bool, Option<bool>)>().await;
+        let Some((plain, may_skip_updates)) = unless_lost(found)? else { return Ok(false) };
+        let facts = TableFacts { plain, may_skip_updates, ..TableFacts::default() };
+        conn.facts().add(rows, epoch, facts);
         Ok(plain)
     })
 }
 
 /// A temporary trigger can belong to a table of any database.
-const SQLITE_PLAIN: &str = "SELECT NOT EXISTS (SELECT 1 FROM (SELECT type, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, tbl_name, \
-     sql FROM sqlite_temp_schema) WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND tbl_name = $1 COLLATE NOCASE)";
+const SQLITE_PLAIN: &str = "SELECT count(*) = 0, count(*) > 0 FROM (SELECT type, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, \
+     tbl_name, sql FROM sqlite_temp_schema) WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND tbl_name = $1 COLLATE NOCASE";
 
 /// An ordinary table without child tables, user-defined triggers, rules and row-level security.
 const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
      relrowsecurity AND NOT relhassubclass AND NOT EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = pg_class.oid AND NOT \
      tgisinternal))";
+
+/// Whether a row trigger before an UPDATE, a rule or a trigger of a view can take its place. NULL if there is no such table.
+const POSTGRES_SKIPS_UPDATES: &str = "WITH RECURSIVE _tree AS (SELECT oid, relkind, relhasrules FROM pg_class WHERE oid = to_regclass($1) UNION SELECT c.oid, \
+     c.relkind, c.relhasrules FROM _tree JOIN pg_inherits ON inhparent = _tree.oid JOIN pg_class AS c ON c.oid = inhrelid) SELECT \
+     bool_or(relkind NOT IN ('r', 'p') OR relhasrules OR EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = _tree.oid AND tgtype & 19 = \
+     19)) FROM _tree";
 
 /// Whether the database reports how many rows a statement has written. SQLite does not, if the
 /// triggers of a view write the rows.
@@ -325,16 +354,22 @@ fn look_up_arbiter<'s>(
                 conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
             }
             DatabaseKind::Postgres => {
-                let sql = format!("{POSTGRES_ARBITER} HAVING to_regclass($1) IS NOT NULL");
+                let sql = format!(
+                    "SELECT ({POSTGRES_ARBITER}), ({POSTGRES_SKIPS_UPDATES}) WHERE to_regclass($1) IS NOT NULL"
+                );
                 conn.query(AssertSqlSafe(sql)).bind(rows.schema().table).bind(names)
             }
         };
-        let Some((arbiter,)) = query.fetch_optional::<(bool,)>().await? else {
+        let Some((arbiter, may_skip_updates)) = query.fetch_optional().await? else {
             // The table does not exist yet.
             return Ok(false);
         };
         let arbiters = vec![(on.to_vec(), arbiter)];
-        conn.facts().add(rows, epoch, TableFacts { arbiters, ..TableFacts::default() });
+        conn.facts().add(
+            rows,
+            epoch,
+            TableFacts { arbiters, may_skip_updates, ..TableFacts::default() },
+        );
         Ok(arbiter)
     })
 }
@@ -349,7 +384,7 @@ fn arbiter_names(rows: &dyn Rows, on: &[usize]) -> String {
 const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \
      name)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND NOT \
      EXISTS (SELECT 1 FROM pragma_index_info(i.name, $3) AS e WHERE e.name IS NULL) AND (SELECT group_concat(name, char(1)) FROM (SELECT name FROM \
-     pragma_index_info(i.name, $3) ORDER BY name)) = $1)";
+     pragma_index_info(i.name, $3) ORDER BY name)) = $1), NULL";
 
 /// PostgreSQL uses every unique index of these columns as an arbiter, so none may be deferrable. A
 /// table with rules does not support `ON CONFLICT`. The index of a key WITHOUT OVERLAPS is an exclusion constraint, which it does not

@@ -1,5 +1,5 @@
 //! Lookups of stored rows: of the row that a save of a single row is about, and of the rows of a
-//! chunk. They take no lock.
+//! chunk. They take no lock, except [`lock_to_delete`].
 
 use std::collections::{HashMap, HashSet};
 
@@ -7,6 +7,7 @@ use futures_util::future::BoxFuture;
 
 use crate::database::backend::{AnyRow, DatabaseKind};
 use crate::database::conn::Conn;
+use crate::database::writer::Verb;
 use crate::error::{Error, Result};
 use crate::table::chunk::{Chunk, inserted};
 use crate::table::rows::Rows;
@@ -15,6 +16,7 @@ use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::transaction::Transaction;
 use crate::write::bulk::{all, compare_as_columns, statement};
 use crate::write::inspect;
+use crate::write::row_locks::can_lock;
 use crate::write::single_text::Text;
 
 /// What is stored under the key of a row that a statement has not found.
@@ -130,6 +132,33 @@ pub(crate) async fn stored_as(
     let mut spec = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
     spec.checked = checked && rows.schema().has(ColumnGroup::Version);
     Ok(numbers(&select(conn, rows, chunk, &spec, &[]).await?))
+}
+
+/// Locks the stored rows of a chunk that have the versions of the instances, as a DELETE does, if they can be locked. Returns the first row that is stored with
+/// another version.
+pub(crate) async fn lock_to_delete(
+    conn: &mut Conn<'_>,
+    rows: &dyn Rows,
+    chunk: &Chunk,
+) -> Result<Option<usize>> {
+    let on = rows.schema().group(ColumnGroup::Key).collect();
+    let kind = match can_lock(conn, rows, Verb::Delete).await? {
+        true => StatementKind::LockToDelete,
+        false => StatementKind::Select,
+    };
+    let mut spec = StatementSpec::new(kind, chunk.input, Vec::new(), on);
+    spec.checked = true;
+    compare_as_columns(conn, rows, chunk, &mut spec).await?;
+    let (locked, _) = all(conn, statement(conn.kind(), rows, chunk, &spec)?).await?;
+    if locked.len() == chunk.rows.len() {
+        return Ok(None);
+    }
+    let locked = locked.iter().map(|from| numbered(chunk, from));
+    let locked = locked.collect::<Result<HashSet<_>, _>>()?;
+    let stored = stored(conn, rows, chunk).await?;
+    let stale = stored.into_iter().filter(|row| !locked.contains(row));
+    // The first row in the order of the caller's slice.
+    Ok(stale.min_by_key(|row| rows.slice_index(*row)))
 }
 
 /// The rows of a chunk that a DELETE has not deleted although they are stored, because a trigger

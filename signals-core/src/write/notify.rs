@@ -29,6 +29,7 @@ use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
 use crate::task::finish::{Pending, run_even_if_dropped};
 use crate::task::slow::Lap;
+use crate::write::continued_save::continue_store;
 use crate::write::single::store;
 use crate::write::{WriteKind, WriteOutcome, cascade, delete, inspect, row_error, save};
 
@@ -40,6 +41,8 @@ pub(crate) struct Notifier {
     recorders: Recorders,
     /// Whether the write may have several rows, so that an error of one row has to name it.
     pub(crate) many: bool,
+    /// Whether the UPDATE of the single row was executed before, and has written no row.
+    pub(crate) tried: bool,
     pub(crate) written: WriteOutcome,
     /// The previous state of each row, if a receiver asks for it.
     pub(crate) previous_rows: Vec<SharedPreviousRow>,
@@ -89,6 +92,7 @@ impl Notifier {
             kind,
             recorders,
             many,
+            tried: false,
             written: WriteOutcome::default(),
             previous_rows: Vec::new(),
         }
@@ -149,6 +153,10 @@ impl Notifier {
                     save::stamp(rows, kind);
                     match self.many {
                         true => save::write_many(rows, conn, kind, self).await,
+                        false if self.tried => {
+                            let stored = continue_store(conn, rows, kind, previous, true);
+                            stored.await.map(WriteOutcome::of_save)
+                        }
                         false => store(conn, rows, kind, previous).await.map(WriteOutcome::of_save),
                     }
                 }

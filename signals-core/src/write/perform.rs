@@ -261,6 +261,7 @@ fn autocommit<'u>(
                     false => notifier.execute(restore_guard.rows, guard.conn, context).await,
                 }
             };
+            work.notifier.tried = conn.state.autocommit == Autocommit::ContinuesInTransaction;
             if !conn.state.take_needs_transaction(&done) {
                 if matches!(done, Err(Error::CommitUnknown(_))) {
                     // The rows may be stored, and the next write of them needs their keys and versions.

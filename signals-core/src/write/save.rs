@@ -3,6 +3,7 @@
 use futures_util::future::BoxFuture;
 use tracing::Span;
 
+use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
@@ -16,7 +17,7 @@ use crate::task::chain;
 use crate::task::measure::Stopwatch;
 use crate::transaction::guard::FailGuard;
 use crate::write::bulk::BulkOp;
-use crate::write::bulk_update::{Unwritten, Update, settle};
+use crate::write::bulk_update::{Unwritten, Update, lock, settle};
 use crate::write::grouped::Contended;
 use crate::write::key_order::{keyed_first, write_order};
 use crate::write::lookup::{
@@ -28,7 +29,7 @@ use crate::write::perform::perform;
 use crate::write::restore::RestoreGuard;
 use crate::write::single::store;
 use crate::write::span::{in_span, measured, write_span};
-use crate::write::{Stored, WriteKind, WriteOutcome, grouped, locate};
+use crate::write::{Stored, WriteKind, WriteOutcome, grouped, inspect, locate};
 
 /// Saves the single row in `rows`. Returns `None` if nothing was stored, because a conflicting row
 /// already exists.
@@ -174,7 +175,11 @@ async fn update_many(
     if let Some(row) = (0..rows.len()).find(|row| !rows.has_key(*row)) {
         return Err(notifier.with_row(rows, row, not_found(rows, row)));
     }
-    let update = Update { set: &set, on: &on, checked: true, before: notifier.receivers.previous };
+    let before = notifier.receivers.previous;
+    let locked = before
+        && conn.kind() == DatabaseKind::Postgres
+        && inspect::may_skip_updates(conn, rows).await?;
+    let update = Update { set: &set, on: &on, checked: true, before, locked };
     let chunks = update.chunks(conn.kind(), rows);
     if chunks.len() > 1
         && let Some(row) = duplicate_key(conn.kind(), rows)
@@ -185,6 +190,10 @@ async fn update_many(
     let order = write_order(conn, rows).await?;
     rows.set_order(order);
     for chunk in &chunks {
+        if update.locked {
+            // Otherwise it would not be known whether a trigger has skipped a row, or its previous row was outdated.
+            lock(conn, rows, chunk, update.on).await?;
+        }
         let stored = locate::write_and_locate(conn, rows, chunk, BulkOp::Update(&update)).await?;
         if stored.len() < chunk.rows.len()
             && let Some((row, error)) =
@@ -199,7 +208,7 @@ async fn update_many(
 }
 
 /// Handles the rows of a chunk that an UPDATE did not write. Rows that another transaction has
-/// written in the meantime are updated now, and rows that a trigger skips are left unchanged. Any
+/// written in the meantime are updated now, and rows that a trigger has skipped are left unchanged. Any
 /// other row is an error. Returns the first one in the order of the caller's slice.
 async fn settle_unwritten(
     conn: &mut Conn<'_>,
@@ -228,8 +237,9 @@ async fn settle_unwritten(
     if let Some(row) = duplicate_in_database(conn, rows, chunk, &missing).await? {
         return Ok(Some((row, duplicate(rows, row))));
     }
+    let writes = !inspect::may_skip_updates(conn, rows).await?;
     for row in missing {
-        let error = match settle(conn, rows, row, update).await? {
+        let error = match settle(conn, rows, row, update, writes).await? {
             Unwritten::Updated | Unwritten::Unchanged => continue,
             Unwritten::Gone => not_found(rows, row),
             Unwritten::Stale => stale(rows, row),

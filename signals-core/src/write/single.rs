@@ -39,7 +39,10 @@ pub(crate) fn store(
             Single::Both(_) => {
                 let model = rows.schema();
                 let is_key = |on: &[usize]| model.group(ColumnGroup::Key).eq(on.iter().copied());
-                !before && conn.facts().arbiter(rows, is_key) == Some(true)
+                let facts = conn.facts();
+                !before
+                    && facts.arbiter(rows, is_key) == Some(true)
+                    && facts.may_skip_updates(rows) == Some(false)
             }
         });
         let tried = first.is_some();

@@ -9,7 +9,7 @@ use crate::signal::event_store::{self, RowDeliveries, StoredWithRow, WrittenRow}
 use crate::signal::operation_context::OperationContext;
 use crate::signal::rows::{RowEvent, RowsEvent, SignalRows};
 use crate::table::schema::ColumnGroup;
-use crate::write::delete::{self, delete_one, deleted};
+use crate::write::delete::{self, delete_one, deleted, not_deleted};
 use crate::write::lookup::not_found;
 use crate::write::notify::Notifier;
 use crate::write::save::stamp;
@@ -35,7 +35,9 @@ pub(super) fn execute<'w>(
             Ok(Some(written)) => Ok(written),
             Err(error) if !is_about_text(&error) || conn.is_borrowed() => Err(error),
             not_done => {
-                conn.state.autocommit = Autocommit::NeedsTransaction;
+                if conn.state.autocommit != Autocommit::ContinuesInTransaction {
+                    conn.state.autocommit = Autocommit::NeedsTransaction;
+                }
                 Err(not_done.err().unwrap_or(Error::NotStored { model: rows.model() }))
             }
         }
@@ -53,7 +55,7 @@ fn is_about_text(error: &Error) -> bool {
     }
 }
 
-/// Returns `None` if one statement has not stored the row.
+/// Returns `None` if one statement has not stored the row. An UPDATE is not repeated, because a trigger may have taken its place.
 async fn save(
     notifier: &Notifier,
     kind: &WriteKind,
@@ -70,7 +72,9 @@ async fn save(
     let is_keyed_save = *kind == WriteKind::Save && matches!(single, Single::Both(_));
     if is_keyed_save {
         let key: Vec<_> = rows.schema().group(ColumnGroup::Key).collect();
-        if !inspect::is_arbiter(conn, rows, &key).await? {
+        if !inspect::is_arbiter(conn, rows, &key).await?
+            || inspect::may_skip_updates(conn, rows).await?
+        {
             return Ok(None);
         }
     }
@@ -98,6 +102,9 @@ async fn save(
             saved
         }
     };
+    if saved.is_none() && created == Some(false) {
+        conn.state.autocommit = Autocommit::ContinuesInTransaction;
+    }
     Ok(saved.map(|saved| WriteOutcome::of_save(Some(saved))))
 }
 
@@ -125,7 +132,7 @@ fn returned_key(
     }
 }
 
-/// Returns `None` if it is not known why the row was not deleted.
+/// Returns `None` if the deliveries cannot be stored by the statement.
 async fn delete(
     notifier: &Notifier,
     rows: &mut dyn SignalRows,
@@ -143,8 +150,10 @@ async fn delete(
         written.map_err(|error| deliveries.explained(error))?
     };
     note_stored(&*deliveries, affected > 0, conn);
-    let is_known = affected > 0 || conn.facts().plain(rows);
-    Ok(is_known.then(|| deleted(affected > 0)))
+    match affected {
+        0 => not_deleted(conn, rows).await.map(Some),
+        _ => Ok(Some(deleted(true))),
+    }
 }
 
 fn encoded(

@@ -4,6 +4,7 @@
 use std::any::TypeId;
 use std::collections::{HashMap, HashSet};
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 
 use super::order::Edge;
 use super::statements::{self, References};
@@ -14,6 +15,7 @@ use crate::signal::operation_context::{OperationContext, check_observable};
 use crate::signal::recording::Recorders;
 use crate::signal::relation::{Dependent, OnDelete, deleted_with, dependents};
 use crate::signal::rows::SignalRows;
+use crate::table::any::AnyModel;
 use crate::table::chunk;
 use crate::task::chain;
 use crate::write::WriteKind;
@@ -25,6 +27,7 @@ use crate::write::notify::Notifier;
 pub(super) type RowId = (TypeId, Box<[u8]>);
 
 /// A row to delete.
+#[derive(Clone, Copy)]
 pub(super) struct Node {
     pub(super) group: usize,
     /// The index of the row in its group.
@@ -80,6 +83,8 @@ pub(super) struct Collector<'d> {
     pub(super) fast_deletes: Vec<(Dependent, usize, Vec<usize>)>,
     /// The relations and groups for which remaining rows have to be set to NULL.
     pub(super) to_null: Vec<(Dependent, usize)>,
+    /// The previous rows of the nodes whose columns are set to NULL before they are deleted, if receivers ask for them.
+    pub(super) previous: HashMap<usize, Arc<dyn AnyModel>>,
     /// The node of each row.
     pub(super) known: HashMap<RowId, usize>,
     /// The group of each model.
@@ -108,6 +113,7 @@ impl<'d> Collector<'d> {
             edges: Vec::new(),
             fast_deletes: Vec::new(),
             to_null: Vec::new(),
+            previous: HashMap::new(),
             known: HashMap::new(),
             by_model: HashMap::new(),
         }

@@ -12,9 +12,9 @@ pub(crate) mod order;
 pub(crate) mod remaining;
 pub(crate) mod statements;
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use collect::{Collector, RowId};
+use collect::{Collector, Node, RowId};
 use futures_util::future::BoxFuture;
 use order::{Edge, Order, Run, order};
 use statements::References;
@@ -30,7 +30,8 @@ use crate::table::chunk::{self, Chunk};
 use crate::table::column::with_times;
 use crate::table::schema::ColumnGroup;
 use crate::task::chain;
-use crate::write::delete::{delete_chunk, delete_rows};
+use crate::write::delete::{RowOrigin, delete_chunk, delete_rows, lock_versions};
+use crate::write::lookup::stored_rows;
 use crate::write::notify::Notifier;
 use crate::write::{WriteKind, WriteOutcome, save};
 
@@ -43,6 +44,9 @@ pub(crate) fn delete<'d>(
     context: &'d OperationContext,
 ) -> BoxFuture<'d, Result<WriteOutcome>> {
     Box::pin(async move {
+        if rows.schema().has(ColumnGroup::Version) {
+            lock_versions(rows, conn, notifier).await?;
+        }
         let mut collector = Collector::new(rows, notifier, context, conn.kind());
         collector.collect(conn).await?;
         collector.notify_before(conn).await?;
@@ -84,7 +88,12 @@ impl Collector<'_> {
         // they were collected.
         let mut order: Vec<_> = (0..self.nodes.len()).collect();
         order[..self.roots].sort_unstable_by_key(|node| self.nodes[*node].row);
-        for node in order {
+        let before = conn.state.statements;
+        for (place, node) in order.into_iter().enumerate() {
+            if place == self.roots && conn.state.statements != before {
+                // The receivers of the caller's rows may have deleted other rows.
+                return Ok(new);
+            }
             let group = &mut self.groups[self.nodes[node].group];
             if group.notifier.is_before_empty() {
                 continue;
@@ -118,6 +127,7 @@ impl Collector<'_> {
         }
         let groups: Vec<_> = self.nodes.iter().map(|node| node.group).collect();
         let Order { runs, broken } = order(&groups, &self.edges);
+        self.load_previous(conn, &broken).await?;
         self.break_cycles(conn, &broken).await?;
         self.delete_runs(conn, runs).await
     }
@@ -150,6 +160,29 @@ impl Collector<'_> {
         Ok(())
     }
 
+    /// Reads the rows whose columns are set to NULL before they are deleted, if receivers ask for the previous rows.
+    async fn load_previous(&mut self, conn: &mut Conn<'_>, broken: &[usize]) -> Result<()> {
+        let mut groups: BTreeMap<usize, HashMap<usize, usize>> = BTreeMap::new();
+        for edge in broken {
+            let node = self.edges[*edge].child;
+            let Node { group, row } = self.nodes[node];
+            if self.groups[group].notifier.receivers.previous {
+                groups.entry(group).or_default().insert(row, node);
+            }
+        }
+        for (group, nodes) in groups {
+            let rows = &*self.groups[group].rows;
+            for chunk in chunk::deletes(conn.kind(), rows) {
+                for (row, from) in stored_rows(conn, rows, &chunk).await? {
+                    if let Some(node) = nodes.get(&row) {
+                        self.previous.insert(*node, rows.load(&from, 1)?);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// Sets columns to NULL in rows that are deleted afterwards, because no order of the deletes
     /// satisfies all references. This is part of the delete, so it sends no save signals.
     async fn break_cycles(&self, conn: &mut Conn<'_>, broken: &[usize]) -> Result<()> {
@@ -176,12 +209,13 @@ impl Collector<'_> {
     async fn delete_runs(&mut self, conn: &mut Conn<'_>, runs: Vec<Run>) -> Result<WriteOutcome> {
         // Collected rows are sorted into the order in which they are deleted, so that the rows of
         // one statement are adjacent. The caller's rows stay in place and only get a write order.
+        let deletes_at_once = !is_ordered(&runs) && !self.has_versions();
         for (number, group) in self.groups.iter_mut().enumerate() {
             let own = runs.iter().filter(|run| run.group == number);
             let rows = own.flat_map(|run| &run.rows).map(|(node, _)| self.nodes[*node].row);
             let rows: Vec<_> = rows.collect();
             match number {
-                0 if !is_ordered(&runs) => {}
+                0 if deletes_at_once => {}
                 0 => group.rows.set_order(rows),
                 _ => group.rows.reorder(&rows),
             }
@@ -200,7 +234,13 @@ impl Collector<'_> {
                 written.kept.extend(kept);
             }
         }
-        self.groups[0].rows.set_order(Vec::new());
+        let rows = &mut *self.groups[0].rows;
+        rows.set_order(Vec::new());
+        for (node, Node { row, .. }) in self.nodes[..self.roots].iter().enumerate() {
+            if let Some(previous) = self.previous.remove(&node) {
+                rows.as_rows_mut().previous_of(*row).set_row(previous);
+            }
+        }
         written.kept.sort_unstable();
         Ok(written)
     }
@@ -210,12 +250,18 @@ impl Collector<'_> {
         let group = &mut self.groups[run.group];
         let (rows, notifier) = (&mut *group.rows, &mut group.notifier);
         let mut batches = Vec::new();
-        for chunk in chunks_of_run(rows, conn, run, start, false) {
-            let deleted = delete_chunk(rows, conn, notifier, &chunk, false).await?;
+        for chunk in chunks_of_run(rows, conn, run, start) {
+            let origin = RowOrigin::Collected;
+            let deleted = delete_chunk(rows, conn, notifier, &chunk, origin).await?;
             batches.extend(chunk::runs(deleted.rows.into_iter()));
         }
         notifier.written = WriteOutcome::several(None, batches);
         if notifier.receivers.previous {
+            for (row, (node, _)) in (start..).zip(&run.rows) {
+                if let Some(previous) = self.previous.remove(node) {
+                    rows.as_rows_mut().previous_of(row).set_row(previous);
+                }
+            }
             notifier.previous_rows.resize_with(rows.len(), || None);
             for row in start..start + run.rows.len() {
                 notifier.previous_rows[row] =
@@ -232,6 +278,11 @@ impl Collector<'_> {
         notifier.notify_after(rows, Some(conn), &group.context).await
     }
 
+    /// Whether the caller's rows have versions.
+    fn has_versions(&self) -> bool {
+        self.groups[0].rows.schema().has(ColumnGroup::Version)
+    }
+
     /// Deletes the caller's rows. Their receivers run after everything is deleted.
     async fn delete_roots(
         &mut self,
@@ -239,14 +290,19 @@ impl Collector<'_> {
         run: &Run,
         start: usize,
     ) -> Result<WriteOutcome> {
+        let has_versions = self.has_versions();
         let group = &mut self.groups[0];
-        if run.rows.len() == self.roots && run.rows.iter().all(|(_, depth)| *depth == 0) {
+        if !has_versions
+            && run.rows.len() == self.roots
+            && run.rows.iter().all(|(_, depth)| *depth == 0)
+        {
             return delete_rows(&mut *group.rows, conn, &group.notifier).await;
         }
         let (rows, notifier) = (&mut *group.rows, &group.notifier);
         let (mut batches, mut kept) = (Vec::new(), Vec::new());
-        for chunk in chunks_of_run(rows, conn, run, start, true) {
-            let deleted = delete_chunk(rows, conn, notifier, &chunk, true).await?;
+        for chunk in chunks_of_run(rows, conn, run, start) {
+            let origin = RowOrigin::Locked;
+            let deleted = delete_chunk(rows, conn, notifier, &chunk, origin).await?;
             batches.extend(chunk::runs(deleted.rows.into_iter().map(|row| rows.slice_index(row))));
             kept.extend(deleted.kept);
         }
@@ -264,20 +320,10 @@ fn is_ordered(runs: &[Run]) -> bool {
 /// Splits a run, whose rows begin at index `start`, into the chunks that delete it.
 ///
 /// On SQLite, no statement contains both a row and a row that references it, because `ON DELETE
-/// RESTRICT` is checked in the middle of the statement. The same applies if versions are checked: a
-/// stale row is not deleted, and must be reported as stale, not as a foreign-key violation of the
-/// row that it references.
-fn chunks_of_run(
-    rows: &dyn SignalRows,
-    conn: &Conn<'_>,
-    run: &Run,
-    start: usize,
-    checked: bool,
-) -> Vec<Chunk> {
-    let model = rows.schema();
-    let version: Vec<_> = model.group(ColumnGroup::Version).filter(|_| checked).collect();
-    let apart = conn.kind() == DatabaseKind::Sqlite || !version.is_empty();
-    let binds: Vec<_> = model.group(ColumnGroup::Key).chain(version).collect();
+/// RESTRICT` is checked in the middle of the statement.
+fn chunks_of_run(rows: &dyn SignalRows, conn: &Conn<'_>, run: &Run, start: usize) -> Vec<Chunk> {
+    let apart = conn.kind() == DatabaseKind::Sqlite;
+    let binds: Vec<_> = rows.schema().group(ColumnGroup::Key).collect();
     let levels = run.rows.chunk_by(|(_, depth), (_, other)| !apart || depth == other);
     let mut at = start;
     let chunks = levels.flat_map(|level| {

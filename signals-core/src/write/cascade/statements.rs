@@ -117,9 +117,9 @@ impl References<'_> {
         let model = self.child();
         let keys: Vec<_> = model.group(ColumnGroup::Key).map(|c| model.name(c)).collect();
         let (keys, order) = (keys.join(", "), in_order(conn, self.dependent, lock).await?);
-        let start = format!("WITH _locked AS MATERIALIZED (SELECT {keys} FROM {}", model.table);
-        let end = format!("{order}) {change} WHERE ({keys}) IN (SELECT {keys} FROM _locked)");
-        self.of_parents(conn, &start, &end).await
+        // Not in a `WITH`, because a table with a rule accepts none.
+        let start = format!("{change} WHERE ({keys}) IN (SELECT {keys} FROM {}", model.table);
+        self.of_parents(conn, &start, &format!("{order})")).await
     }
 
     /// A statement about the rows that reference a parent in `part`: `start`, a WHERE clause, and
