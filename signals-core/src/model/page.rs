@@ -88,11 +88,11 @@ impl<M: Model> Page<M> {
             return Err(refused(called, "anything but a condition and a lock"));
         }
         let model = M::STATEMENTS;
-        let table = Clause(clause).table(model.table);
+        let table = Clause(clause).table(model.table).unwrap_or(model.short_table());
         let columns = self.keys.iter().map(|(column, _)| {
             let index = M::COLUMNS.iter().position(|name| *name == column.name());
             let name = index.map_or_else(|| column.name(), |index| model.name(index));
-            table.map_or_else(|| name.to_owned(), |table| format!("{table}.{name}"))
+            format!("{table}.{name}")
         });
         let columns: Vec<_> = columns.collect();
         let (order, operator) = if self.descending { (" DESC", "<") } else { ("", ">") };
