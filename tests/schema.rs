@@ -484,6 +484,23 @@ async fn programs_that_start_together_run_each_migration_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dropped_migration_leaves_no_lock_on_its_connection() {
+    let test = common::TestDb::postgres("a_dropped_migration_leaves_no_lock").await;
+    let one = Migrator::with_migrations(vec![migration(1, "one", "SELECT pg_sleep(0.1)")]);
+    for pending in 1..=30 {
+        // The future is dropped at each place in turn.
+        let _ = common::cancelled_after(test.db.migrate(&one), pending).await;
+        let other = Db::connect(&test.url).await.unwrap();
+        let migrated =
+            tokio::time::timeout(std::time::Duration::from_secs(10), other.migrate(&one));
+        migrated.await.unwrap_or_else(|_| panic!("waits for a lock: {pending}")).unwrap();
+        execute(&test.db, "DELETE FROM _sqlx_migrations").await;
+        other.close().await;
+    }
+    test.passed().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn constraints_and_indexes_of_postgres_are_mended() {
     let test = common::TestDb::postgres("constraints_and_indexes_are_mended").await;
     let db = test.db.clone();
