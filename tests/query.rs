@@ -75,6 +75,15 @@ struct Word {
     n: i32,
 }
 
+/// A row whose columns other than the key can be NULL.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "notes")]
+struct Note {
+    id: Option<i64>,
+    title: Option<String>,
+    stars: Option<i64>,
+}
+
 static SCENE: LazyLock<Scene> = Scene::new();
 
 #[receiver(post_load, sender = Watched)]
@@ -337,6 +346,37 @@ on_every_database! {
         // The limit alone, beside an order of the clause.
         let one = Task::query("WHERE team = $1 ORDER BY id DESC").limit(1).bind("b").fetch_all(&db).await.unwrap();
         assert_eq!(ids(&one), [all[4]]);
+    }
+
+    async fn pages_of_a_column_that_can_be_null_have_every_row_once(db: Db) {
+        table(&db, "notes", "title TEXT, stars BIGINT").await;
+        let (titles, stars) = ([None, Some("a"), Some("b")], [None, Some(1), Some(2)]);
+        let note = |n: usize| Note { id: None, title: titles[n % 3].map(str::to_owned), stars: stars[n / 3 % 3] };
+        let mut all: Vec<_> = (0..20).map(note).collect();
+        Note::insert_many(&db, &mut all).await.unwrap();
+        for (size, descending) in [(1, false), (1, true), (3, false), (3, true), (7, false)] {
+            let mut last: Option<Note> = None;
+            let mut seen = Vec::new();
+            while seen.len() <= 20 {
+                let (title, stars) = (last.as_ref().and_then(|l| l.title.clone()), last.as_ref().and_then(|l| l.stars));
+                let id = last.and_then(|l| l.id);
+                let page = match descending {
+                    false => Note::query("WHERE id > $1").after(Note::TITLE, title).after(Note::STARS, stars).after(Note::ID, id),
+                    true => Note::query("WHERE id > $1").before(Note::TITLE, title).before(Note::STARS, stars).before(Note::ID, id),
+                };
+                let page = page.bind(0).limit(size).fetch_all(&db).await.unwrap();
+                last = page.last().cloned();
+                if last.is_none() {
+                    break;
+                }
+                seen.extend(page);
+            }
+            let order = if descending { "DESC" } else { "" };
+            let sql = AssertSqlSafe(format!("ORDER BY title {order}, stars {order}, id {order}"));
+            assert_eq!(seen, Note::query(sql).fetch_all(&db).await.unwrap(), "{size} {descending}");
+        }
+        let error = Note::query("").after(Note::TITLE, "a").after(Note::ID, None::<i64>).fetch_all(&db).await.unwrap_err();
+        assert_eq!(error.to_string(), "the page has no value for the column `id`, which cannot be NULL");
     }
 
     async fn a_page_can_have_joins_and_comments(db: Db) {
