@@ -84,6 +84,14 @@ struct Note {
     stars: Option<i64>,
 }
 
+/// A column that is compared in another way than text.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "nicknames")]
+struct Nickname {
+    id: Option<i64>,
+    name: String,
+}
+
 static SCENE: LazyLock<Scene> = Scene::new();
 
 #[receiver(post_load, sender = Watched)]
@@ -377,6 +385,31 @@ on_every_database! {
         }
         let error = Note::query("").after(Note::TITLE, "a").after(Note::ID, None::<i64>).fetch_all(&db).await.unwrap_err();
         assert_eq!(error.to_string(), "the page has no value for the column `id`, which cannot be NULL");
+    }
+
+    async fn pages_compare_text_by_the_rules_of_the_column(db: Db) {
+        let ty = match db.kind() {
+            DatabaseKind::Sqlite => "TEXT COLLATE NOCASE",
+            DatabaseKind::Postgres => {
+                execute(&db, "CREATE EXTENSION citext").await;
+                "CITEXT"
+            }
+        };
+        table(&db, "nicknames", &format!("name {ty} NOT NULL")).await;
+        let names = ["a", "B", "c", "D", "e", "E"];
+        let mut all = names.map(|name| Nickname { id: None, name: name.to_owned() });
+        Nickname::insert_many(&db, &mut all).await.unwrap();
+        let mut last: Option<Nickname> = None;
+        let mut seen = Vec::new();
+        loop {
+            let name = last.as_ref().map(|last| last.name.clone());
+            let page = Nickname::query("").after(Nickname::NAME, name).after(Nickname::ID, last.and_then(|l| l.id));
+            last = page.limit(1).fetch_optional(&db).await.unwrap();
+            let Some(row) = &last else { break };
+            seen.push(row.name.clone());
+        }
+        assert_eq!(seen, names);
+        assert_eq!(Nickname::query("").after(Nickname::NAME, "B").count(&db).await.unwrap(), 4);
     }
 
     async fn a_page_can_have_joins_and_comments(db: Db) {

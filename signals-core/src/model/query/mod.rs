@@ -291,7 +291,7 @@ impl<'q, M: Model, R: 'static> Query<'q, M, R> {
     ) -> Self {
         let number = (!last.is_null()).then(|| self.more.len() + 1);
         if number.is_some() {
-            self.more.push::<R, T>(last);
+            self.more.push_compared::<R, T>(last);
         }
         self.page().order_by(column, number, descending);
         self
