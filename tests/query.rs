@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use sqlx_signals::prelude::*;
 use sqlx_signals::sqlx::AssertSqlSafe;
-use sqlx_signals::{DatabaseKind, Query};
+use sqlx_signals::{DatabaseKind, Error, Query};
 
 use common::{Scene, count, execute, table};
 
@@ -410,6 +410,22 @@ on_every_database! {
         }
         assert_eq!(seen, names);
         assert_eq!(Nickname::query("").after(Nickname::NAME, "B").count(&db).await.unwrap(), 4);
+    }
+
+    async fn a_placeholder_without_a_value_is_an_error_before_any_sql(db: Db) {
+        let all = tasks(&db, &["a", "a", "a"]).await;
+        let said = |error: Error| error.to_string();
+        let expected = "the query uses $1, and has no value for it";
+        assert_eq!(said(Task::query("WHERE id < $1").limit(100).delete(&db).await.unwrap_err()), expected);
+        assert_eq!(said(Task::query("WHERE id < $1").delete(&db).await.unwrap_err()), expected);
+        assert_eq!(said(Task::query("WHERE points = $1").fetch_all(&db).await.unwrap_err()), expected);
+        assert_eq!(said(Task::query("WHERE points = $1").after(Task::ID, 1).fetch_all(&db).await.unwrap_err()), expected);
+        assert_eq!(said(Task::query("WHERE points = $1").count(&db).await.unwrap_err()), expected);
+        let second = "the query uses $2, and has no value for it";
+        assert_eq!(said(Task::query("WHERE id = $1 OR id = $2").bind(1).exists(&db).await.unwrap_err()), second);
+        let set = Task::query("WHERE id = $2").set(Task::POINTS, 1).limit(1).update(&db).await.unwrap_err();
+        assert_eq!(said(set), second);
+        assert_eq!(ids(&Task::query("WHERE team <> '$1' -- $2\nORDER BY id").fetch_all(&db).await.unwrap()), all);
     }
 
     async fn a_page_can_have_joins_and_comments(db: Db) {

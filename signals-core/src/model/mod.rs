@@ -825,7 +825,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     }
 
     /// Starts a query for rows by condition. The clause is the part of the SELECT after `FROM table`, with `$1`, `$2`, … for
-    /// the values that are bound. An empty clause selects every row.
+    /// the values that are bound. An empty clause selects every row. A placeholder without a value is an error when the query runs.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;

@@ -6,6 +6,7 @@ use futures_util::stream::BoxStream;
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 
 use crate::database::backend::{DatabaseKind, Statement};
+use crate::database::placeholders;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
 use crate::model::change::ByCondition;
@@ -365,3 +366,10 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
         }
     }
 }
+    ///
+    /// SQLite would read a placeholder without a value as NULL, and the values of the page follow those of the query.
+        let highest = placeholders::highest(self.clause.as_str());
+        if highest > self.values.len() {
+            let error = format!("the query uses ${highest}, and has no value for it");
+            return Err(Error::other(error));
+        }
