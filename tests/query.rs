@@ -298,6 +298,17 @@ on_every_database! {
         assert!(rows.try_next().await.unwrap().is_some());
         let error = rows.try_next().await.unwrap_err();
         assert!(error.to_string().contains("this row is refused"), "{error}");
+        assert!(rows.try_next().await.unwrap().is_none(), "an error ends the stream");
+        let null = match db.kind() {
+            DatabaseKind::Sqlite => "UPDATE tasks SET points = 'many' WHERE team = 'refused'",
+            DatabaseKind::Postgres => "ALTER TABLE tasks ALTER points DROP NOT NULL; UPDATE tasks SET points = NULL WHERE team = 'refused'",
+        };
+        execute(&db, null).await;
+        let mut rows = Task::query("ORDER BY id").fetch(&db);
+        assert!(rows.try_next().await.unwrap().is_some());
+        assert!(rows.try_next().await.is_err());
+        assert!(rows.try_next().await.unwrap().is_none(), "a row that cannot be read ends the stream");
+        drop(rows);
         let mut paged = Task::query("ORDER BY id").after(Task::ID, 1_i64).fetch(&db);
         assert!(paged.try_next().await.unwrap_err().to_string().contains("`after`"));
     }

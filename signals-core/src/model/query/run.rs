@@ -137,7 +137,7 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     ///
     /// # Errors
     ///
-    /// As [`fetch_all`](Self::fetch_all). The stream ends after an error.
+    /// As [`fetch_all`](Self::fetch_all). The stream ends after the first error.
     ///
     /// # Cancel safety
     ///
