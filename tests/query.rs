@@ -439,6 +439,22 @@ on_every_database! {
         assert_eq!(ids(&Task::query("WHERE team <> '$1' -- $2\nORDER BY id").fetch_all(&db).await.unwrap()), all);
     }
 
+    async fn rows_of_every_clause_are_counted(db: Db) {
+        tasks(&db, &["a", "b", "a", "a"]).await;
+        for clause in [
+            "WHERE team = 'a' UNION SELECT * FROM tasks WHERE points = 0",
+            "WHERE team = 'a' UNION ALL SELECT * FROM tasks WHERE points = 0",
+            "AS t WHERE t.team = 'a' EXCEPT SELECT * FROM tasks WHERE points = 0",
+            "WHERE team = 'a' ORDER BY 2",
+            "WHERE team = 'a' ORDER BY points DESC, 3 LIMIT 2",
+            "ORDER BY id LIMIT 2",
+        ] {
+            let rows = Task::query(clause).fetch_all(&db).await.unwrap().len();
+            assert_eq!(Task::query(clause).count(&db).await.unwrap(), rows as i64, "{clause}");
+            assert!(Task::query(clause).exists(&db).await.unwrap(), "{clause}");
+        }
+    }
+
     async fn a_page_can_have_joins_and_comments(db: Db) {
         let all = tasks(&db, &["a", "b", "a"]).await;
         table(&db, "comments", "task_id BIGINT NOT NULL").await;

@@ -279,8 +279,13 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     {
         async move {
             let source = db.into_source();
-            let sql = (M::STATEMENTS.count, "\n) AS matching");
-            let count_rows = self.about(source.kind(), sql)?;
+            let count_rows = match Clause(self.clause.as_str()).needs_columns() {
+                false => self.about(source.kind(), (M::STATEMENTS.count, "\n) AS matching"))?,
+                true => {
+                    let start = format!("SELECT count(*) FROM ({}", self.start());
+                    self.about(source.kind(), (&start, "\n) AS matching"))?
+                }
+            };
             let mut count = Ok(0);
             read::each(source, count_rows, &mut |row| count = row.scalar()).await?;
             Ok(count?)
@@ -309,7 +314,10 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     {
         async move {
             let source = db.into_source();
-            let start = format!("SELECT EXISTS (SELECT 1 FROM {}", M::STATEMENTS.table);
+            let start = match Clause(self.clause.as_str()).needs_columns() {
+                false => format!("SELECT EXISTS (SELECT 1 FROM {}", M::STATEMENTS.table),
+                true => format!("SELECT EXISTS ({}", self.start()),
+            };
             let asks = self.about(source.kind(), (&start, "\n)"))?;
             let mut exists = Ok(false);
             read::each(source, asks, &mut |row| exists = row.flag(0)).await?;
@@ -327,16 +335,21 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
         read::fetch(source, select, rows).await
     }
 
-    /// The SELECT of every column. If the clause can join another table, the columns are qualified with the table's name or
-    /// alias.
+    /// The SELECT of every column.
     fn select(self, kind: DatabaseKind, end: &str) -> Result<Statement> {
+        let start = self.start();
+        self.about(kind, (&start, end))
+    }
+
+    /// The SELECT of every column, up to the clause. If the clause can join another table, the columns are qualified with the
+    /// table's name or alias.
+    fn start(&self) -> Cow<'static, str> {
         let model = M::STATEMENTS;
         let Some(table) = Clause(self.clause.as_str()).table(model.table) else {
-            return self.about(kind, (model.select, end));
+            return Cow::Borrowed(model.select);
         };
         let columns: Vec<_> = model.columns.iter().map(|c| format!("{table}.{}", c.name)).collect();
-        let select = format!("SELECT {} FROM {}", columns.join(", "), model.table);
-        self.about(kind, (&select, end))
+        Cow::Owned(format!("SELECT {} FROM {}", columns.join(", "), model.table))
     }
 
     /// The statement that consists of `start`, the clause, and `end`.
@@ -359,17 +372,17 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     }
 
     /// The clause with the page and the lock of the query.
+    ///
+    /// SQLite would read a placeholder without a value as NULL, and the values of the page follow those of the query.
     fn clause(&self, kind: DatabaseKind) -> Result<Cow<'_, str>> {
+        let highest = placeholders::highest(self.clause.as_str());
+        if highest > self.values.len() {
+            let error = format!("the query uses ${highest}, and has no value for it");
+            return Err(Error::other(error));
+        }
         match &self.page {
             Some(page) => page.clause(kind, self.clause.as_str(), self.values.len()),
             None => Ok(Cow::Borrowed(self.clause.as_str())),
         }
     }
 }
-    ///
-    /// SQLite would read a placeholder without a value as NULL, and the values of the page follow those of the query.
-        let highest = placeholders::highest(self.clause.as_str());
-        if highest > self.values.len() {
-            let error = format!("the query uses ${highest}, and has no value for it");
-            return Err(Error::other(error));
-        }
