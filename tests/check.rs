@@ -86,13 +86,15 @@ on_every_database! {
         )
         .await;
         let of = "`User` (table `users`)";
-        let write = match db.kind() {
-            DatabaseKind::Sqlite => "; write `id INTEGER PRIMARY KEY`, without WITHOUT ROWID",
-            DatabaseKind::Postgres => "",
+        let (write, replaces) = match db.kind() {
+            DatabaseKind::Sqlite => {
+                ("; write `id INTEGER PRIMARY KEY`, without WITHOUT ROWID", " (the SQL replaces NULL by '')")
+            }
+            DatabaseKind::Postgres => ("", ""),
         };
         let users = [
             format!("{of}: the database must assign the key `id`, but the column has no default{write}"),
-            format!("{of}: the column `name` can be NULL, and the field is no `Option`"),
+            format!("{of}: the column `name` can be NULL, and the field is no `Option`{replaces}"),
             format!("{of}: the column `age` is of type TEXT, which the field cannot be read from"),
             format!("{of}: there is no unique index of `email`, for `#[model(unique)]`"),
             format!("{of}: there is no column `nickname`"),

@@ -265,9 +265,12 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
 /// What a CREATE TABLE of SQLite contains that the other fields of [`Table`] do not describe.
 fn lost(create: &str) -> Vec<&'static str> {
     let create = create.to_ascii_uppercase();
-    let words: Vec<_> = create.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let words = create.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     let known = ["CHECK", "COLLATE", "AUTOINCREMENT", "DEFERRABLE", "CONFLICT", "STRICT"];
-    known.into_iter().filter(|word| words.contains(word)).collect()
+    let mut lost: Vec<_> = known.into_iter().filter(|word| words.contains(word)).collect();
+    lost.extend(words.windows(2).any(|two| two == ["WITHOUT", "ROWID"]).then_some(WITHOUT_ROWID));
+    lost
 }
 
 async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {
@@ -287,6 +290,8 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
     // INCLUDE columns follow the key columns of the index, so only the first `indnkeyatts` columns count.
     let sql = "SELECT quote_ident(relname), attname::text, NOT indimmediate, indisvalid AND indisready FROM pg_index JOIN pg_class ON \
                pg_class.oid = indexrelid JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1]) WHERE indrelid = to_regclass($1) AND \
+pub(super) const WITHOUT_ROWID: &str = "WITHOUT ROWID";
+
                indisunique AND indpred IS NULL AND indexprs IS NULL ORDER BY 1, 2";
     let indexes = conn.query(sql).bind(quoted).fetch_all().await?;
     Ok(Some(described(is_view, rows, indexes)))
