@@ -393,6 +393,31 @@ async fn a_foreign_key_that_makes_each_write_fail_is_a_finding() {
 
 #[cfg(feature = "sqlite")]
 #[tokio::test]
+async fn sqlite_does_not_distinguish_the_case_of_column_names() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    execute(
+        &db,
+        "CREATE TABLE accounts (Id INTEGER PRIMARY KEY, NAME TEXT NOT NULL, Email TEXT NOT NULL);
+         CREATE UNIQUE INDEX by_email ON accounts (EMAIL);
+         CREATE TABLE memberships (User_Id BIGINT NOT NULL, TEAM TEXT NOT NULL, PRIMARY KEY (TEAM, User_Id))",
+    )
+    .await;
+    assert_eq!(found(&db).await, [""; 0]);
+    assert_eq!(findings(Membership::check_table(&db).await), [""; 0]);
+    let mut account = Account { id: None, name: "Ann".into(), email: "a".into() };
+    account.upsert(&db, &[Account::EMAIL]).await.unwrap();
+    assert_eq!(found(&db).await, [""; 0]);
+    // A table that is created again has each column once.
+    execute(&db, "DROP TABLE accounts; CREATE TABLE accounts (ID INTEGER PRIMARY KEY, Name TEXT, Email TEXT NOT NULL UNIQUE)").await;
+    let Err(Error::Check { findings }) = Account::check_table(&db).await else { panic!() };
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    let (_, sql) = findings[0].split_once("; to mend it: ").unwrap();
+    execute(&db, sql).await;
+    Account::check_table(&db).await.unwrap();
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
 async fn a_column_of_sqlite_that_changes_texts_into_numbers_is_a_finding() {
     let db = Db::connect("sqlite::memory:").await.unwrap();
     for ty in ["STRING", "NUMERIC", "DECIMAL(10, 2)"] {

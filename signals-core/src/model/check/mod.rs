@@ -106,7 +106,7 @@ fn with_fixes(findings: Vec<Finding>, ddl: &Ddl, existing: &Table) -> Vec<String
 /// The differences between the table and the model, one sentence each.
 async fn table(conn: &mut Conn<'_>, described: ModelInfo, ask: Ask) -> Result<Vec<String>> {
     let of = format!("`{}` (table `{}`)", described.name, described.table);
-    let found = table::read(conn, described.table, described.statements.table).await?;
+    let found = table::read(conn, &described).await?;
     let reads_null = match &found {
         Some(table) => nullable_fields(conn, table, &described, ask).await?,
         None => Vec::new(),
@@ -312,8 +312,8 @@ fn missing_index(
             format!(
                 "{of}: the unique index of `{names}`, for {asked}, is invalid: drop it, or REINDEX it"
             ),
-            fix: Fix::Sql(ddl.reindex(&invalid.name)),
-        }),
+            Fix::Sql(ddl.reindex(&invalid.name)),
+        )),
     }
 }
 

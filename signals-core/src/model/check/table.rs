@@ -9,6 +9,7 @@ use crate::database::conn::Conn;
 use crate::database::raw::RawConn;
 use crate::error::Result;
 use crate::model::ddl::identifier;
+use crate::signal::relation::ModelInfo;
 use crate::table::schema::split_schema;
 
 /// A table as the database describes it.
@@ -23,6 +24,23 @@ pub(super) struct Table {
     pub(super) others: Vec<String>,
     /// SQLite: what else the CREATE TABLE contains.
     pub(super) lost: Vec<&'static str>,
+}
+
+impl Table {
+    /// SQLite: writes the names of the columns as the model does, because SQLite does not distinguish the case of ASCII letters.
+    fn spell_as(&mut self, columns: &[&str]) {
+        let spell = |name: &mut String| {
+            if let Some(column) = columns.iter().find(|column| column.eq_ignore_ascii_case(name)) {
+                *name = (*column).to_owned();
+            }
+        };
+        self.columns.iter_mut().for_each(|column| spell(&mut column.name));
+        for index in &mut self.unique {
+            index.columns.iter_mut().for_each(spell);
+            index.columns.sort_unstable();
+        }
+        self.foreign_keys.iter_mut().flat_map(|key| &mut key.columns).for_each(spell);
+    }
 }
 
 /// A foreign key of SQLite.
@@ -75,13 +93,17 @@ pub(super) struct Column {
     pub(super) is_numeric: bool,
 }
 
-/// Reads the description of a table, or `None` if it does not exist. `quoted` is its name in SQL.
-pub(super) async fn read(conn: &mut Conn<'_>, name: &str, quoted: &str) -> Result<Option<Table>> {
+/// Reads the description of the table of a model, or `None` if it does not exist.
+pub(super) async fn read(conn: &mut Conn<'_>, model: &ModelInfo) -> Result<Option<Table>> {
+    let quoted = model.statements.table;
     let table = match conn.kind() {
         DatabaseKind::Sqlite => read_sqlite(conn, name).await?,
         DatabaseKind::Postgres => read_postgres(conn, quoted).await?,
     };
     let Some(mut table) = table else { return Ok(None) };
+    if conn.kind() == DatabaseKind::Sqlite {
+        table.spell_as(model.columns);
+    }
     let names = table.columns.iter().map(|c| identifier(&c.name));
     let select = format!("SELECT {} FROM {quoted}", names.collect::<Vec<_>>().join(", "));
     let types = types(conn, select).await?;
