@@ -417,6 +417,34 @@ async fn sqlite_does_not_distinguish_the_case_of_column_names() {
 }
 
 #[cfg(feature = "sqlite")]
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "switches")]
+struct Switch {
+    id: Option<i64>,
+    level: i64,
+    label: String,
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_field_that_can_be_read_from_what_sqlite_stores_is_no_finding() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    for level in ["BOOLEAN", "BOOL"] {
+        execute(
+            &db,
+            &format!(
+                "DROP TABLE IF EXISTS switches; CREATE TABLE switches (id INTEGER PRIMARY KEY, level {level} NOT NULL, label BLOB NOT NULL)"
+            ),
+        )
+        .await;
+        assert_eq!(findings(Switch::check_table(&db).await), [""; 0]);
+        let mut switch = Switch { id: None, level: 7, label: "on".into() };
+        switch.save(&db).await.unwrap();
+        assert_eq!(Switch::query("").fetch_one(&db).await.unwrap(), switch);
+    }
+}
+
+#[cfg(feature = "sqlite")]
 #[tokio::test]
 async fn a_column_of_sqlite_that_changes_texts_into_numbers_is_a_finding() {
     let db = Db::connect("sqlite::memory:").await.unwrap();

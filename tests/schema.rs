@@ -258,7 +258,7 @@ on_every_database! {
             (3, "unused TEXT", 2),
             (4, "unused TEXT", 1),
             (5, "unused TEXT", 1),
-            (5, "joined BOOLEAN", 2),
+            (5, "joined BOOLEAN", 1),
         ] {
             if place == 5 && column.contains("BOOLEAN") && db.kind() == DatabaseKind::Postgres {
                 continue; // PostgreSQL cannot convert it, and says so.

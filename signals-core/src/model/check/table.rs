@@ -97,7 +97,7 @@ pub(super) struct Column {
 pub(super) async fn read(conn: &mut Conn<'_>, model: &ModelInfo) -> Result<Option<Table>> {
     let quoted = model.statements.table;
     let table = match conn.kind() {
-        DatabaseKind::Sqlite => read_sqlite(conn, name).await?,
+        DatabaseKind::Sqlite => read_sqlite(conn, model.table).await?,
         DatabaseKind::Postgres => read_postgres(conn, quoted).await?,
     };
     let Some(mut table) = table else { return Ok(None) };
@@ -128,7 +128,7 @@ fn is_numeric(declared: &str) -> bool {
     ["STRING", "NUMERIC", "DECIMAL", "NUMBER"].iter().any(|name| declared.starts_with(name))
 }
 
-/// The types of values that a column of SQLite can also have: a column of times can contain texts and numbers.
+/// The types of values that a column of SQLite can also have: a column of times, for example, can contain texts and numbers.
 #[cfg(feature = "sqlite")]
 fn stored_types(declared: &str, is_numeric: bool) -> Vec<AnyType> {
     use sqlx::{Sqlite, Type};
@@ -138,6 +138,9 @@ fn stored_types(declared: &str, is_numeric: bool) -> Vec<AnyType> {
     let declared = declared.to_ascii_uppercase();
     match &*declared {
         "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" => vec![text(), number()],
+        "BOOLEAN" | "BOOL" => vec![number()],
+        // Stores each value as it is.
+        "BLOB" => vec![text()],
         _ if is_numeric => vec![number()],
         _ => Vec::new(),
     }
@@ -284,6 +287,8 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
     names
 }
 
+pub(super) const WITHOUT_ROWID: &str = "WITHOUT ROWID";
+
 /// What a CREATE TABLE of SQLite contains that the other fields of [`Table`] do not describe.
 fn lost(create: &str) -> Vec<&'static str> {
     let create = create.to_ascii_uppercase();
@@ -312,8 +317,6 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
     // INCLUDE columns follow the key columns of the index, so only the first `indnkeyatts` columns count.
     let sql = "SELECT quote_ident(relname), attname::text, NOT indimmediate, indisvalid AND indisready FROM pg_index JOIN pg_class ON \
                pg_class.oid = indexrelid JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1]) WHERE indrelid = to_regclass($1) AND \
-pub(super) const WITHOUT_ROWID: &str = "WITHOUT ROWID";
-
                indisunique AND indpred IS NULL AND indexprs IS NULL ORDER BY 1, 2";
     let indexes = conn.query(sql).bind(quoted).fetch_all().await?;
     Ok(Some(described(is_view, rows, indexes)))
