@@ -86,13 +86,15 @@ on_every_database! {
         )
         .await;
         let of = "`User` (table `users`)";
-        let write = match db.kind() {
-            DatabaseKind::Sqlite => "; write `id INTEGER PRIMARY KEY`, without WITHOUT ROWID",
-            DatabaseKind::Postgres => "",
+        let (write, replaces) = match db.kind() {
+            DatabaseKind::Sqlite => {
+                ("; write `id INTEGER PRIMARY KEY`, without WITHOUT ROWID", " (the SQL replaces NULL by '')")
+            }
+            DatabaseKind::Postgres => ("", ""),
         };
         let users = [
             format!("{of}: the database must assign the key `id`, but the column has no default{write}"),
-            format!("{of}: the column `name` can be NULL, and the field is no `Option`"),
+            format!("{of}: the column `name` can be NULL, and the field is no `Option`{replaces}"),
             format!("{of}: the column `age` is of type TEXT, which the field cannot be read from"),
             format!("{of}: there is no unique index of `email`, for `#[model(unique)]`"),
             format!("{of}: there is no column `nickname`"),
@@ -386,6 +388,59 @@ async fn a_foreign_key_that_makes_each_write_fail_is_a_finding() {
         let error =
             Page { id: 1, title: "A".into(), slug: "a".into() }.save(&db).await.unwrap_err();
         assert_eq!(error.is_foreign_key_violation(), finding.is_empty(), "{reference}: {error}");
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn sqlite_does_not_distinguish_the_case_of_column_names() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    execute(
+        &db,
+        "CREATE TABLE accounts (Id INTEGER PRIMARY KEY, NAME TEXT NOT NULL, Email TEXT NOT NULL);
+         CREATE UNIQUE INDEX by_email ON accounts (EMAIL);
+         CREATE TABLE memberships (User_Id BIGINT NOT NULL, TEAM TEXT NOT NULL, PRIMARY KEY (TEAM, User_Id))",
+    )
+    .await;
+    assert_eq!(found(&db).await, [""; 0]);
+    assert_eq!(findings(Membership::check_table(&db).await), [""; 0]);
+    let mut account = Account { id: None, name: "Ann".into(), email: "a".into() };
+    account.upsert(&db, &[Account::EMAIL]).await.unwrap();
+    assert_eq!(found(&db).await, [""; 0]);
+    // A table that is created again has each column once.
+    execute(&db, "DROP TABLE accounts; CREATE TABLE accounts (ID INTEGER PRIMARY KEY, Name TEXT, Email TEXT NOT NULL UNIQUE)").await;
+    let Err(Error::Check { findings }) = Account::check_table(&db).await else { panic!() };
+    assert_eq!(findings.len(), 1, "{findings:?}");
+    let (_, sql) = findings[0].split_once("; to mend it: ").unwrap();
+    execute(&db, sql).await;
+    Account::check_table(&db).await.unwrap();
+}
+
+#[cfg(feature = "sqlite")]
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "switches")]
+struct Switch {
+    id: Option<i64>,
+    level: i64,
+    label: String,
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_field_that_can_be_read_from_what_sqlite_stores_is_no_finding() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    for level in ["BOOLEAN", "BOOL"] {
+        execute(
+            &db,
+            &format!(
+                "DROP TABLE IF EXISTS switches; CREATE TABLE switches (id INTEGER PRIMARY KEY, level {level} NOT NULL, label BLOB NOT NULL)"
+            ),
+        )
+        .await;
+        assert_eq!(findings(Switch::check_table(&db).await), [""; 0]);
+        let mut switch = Switch { id: None, level: 7, label: "on".into() };
+        switch.save(&db).await.unwrap();
+        assert_eq!(Switch::query("").fetch_one(&db).await.unwrap(), switch);
     }
 }
 

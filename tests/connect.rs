@@ -99,6 +99,16 @@ async fn a_postgres_server_that_cannot_be_used_is_an_error_that_says_why() {
     let error = refused(Db::options(), &format!("{url}{and}statement_timeout=5s")).await;
     assert!(error.contains("the URL has the unknown option `statement_timeout`"), "{error}");
     assert!(error.contains("`options[statement_timeout]=…`"), "{error}");
+    for option in ["channel_binding=require", "connect_timeout=10", "target_session_attrs=any"] {
+        let error = refused(Db::options(), &format!("{url}{and}{option}")).await;
+        let name = option.split('=').next().unwrap();
+        assert!(
+            error
+                .contains(&format!("the URL has the option `{name}`, which sqlx does not support")),
+            "{error}"
+        );
+        assert!(error.ends_with(&format!("remove `{name}` from the URL")), "{error}");
+    }
     let db =
         Db::options().connect(&format!("{url}{and}options[statement_timeout]=5s")).await.unwrap();
     let (timeout,): (String,) = db.query("SHOW statement_timeout").fetch_one().await.unwrap();

@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use sqlx_signals::prelude::*;
 use sqlx_signals::sqlx::AssertSqlSafe;
-use sqlx_signals::{DatabaseKind, Query};
+use sqlx_signals::{DatabaseKind, Error, Query};
 
 use common::{Scene, count, execute, table};
 
@@ -73,6 +73,23 @@ struct Word {
     #[model(primary_key)]
     word: String,
     n: i32,
+}
+
+/// A row whose columns other than the key can be NULL.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "notes")]
+struct Note {
+    id: Option<i64>,
+    title: Option<String>,
+    stars: Option<i64>,
+}
+
+/// A column that is compared in another way than text.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "nicknames")]
+struct Nickname {
+    id: Option<i64>,
+    name: String,
 }
 
 static SCENE: LazyLock<Scene> = Scene::new();
@@ -281,6 +298,17 @@ on_every_database! {
         assert!(rows.try_next().await.unwrap().is_some());
         let error = rows.try_next().await.unwrap_err();
         assert!(error.to_string().contains("this row is refused"), "{error}");
+        assert!(rows.try_next().await.unwrap().is_none(), "an error ends the stream");
+        let null = match db.kind() {
+            DatabaseKind::Sqlite => "UPDATE tasks SET points = 'many' WHERE team = 'refused'",
+            DatabaseKind::Postgres => "ALTER TABLE tasks ALTER points DROP NOT NULL; UPDATE tasks SET points = NULL WHERE team = 'refused'",
+        };
+        execute(&db, null).await;
+        let mut rows = Task::query("ORDER BY id").fetch(&db);
+        assert!(rows.try_next().await.unwrap().is_some());
+        assert!(rows.try_next().await.is_err());
+        assert!(rows.try_next().await.unwrap().is_none(), "a row that cannot be read ends the stream");
+        drop(rows);
         let mut paged = Task::query("ORDER BY id").after(Task::ID, 1_i64).fetch(&db);
         assert!(paged.try_next().await.unwrap_err().to_string().contains("`after`"));
     }
@@ -337,6 +365,94 @@ on_every_database! {
         // The limit alone, beside an order of the clause.
         let one = Task::query("WHERE team = $1 ORDER BY id DESC").limit(1).bind("b").fetch_all(&db).await.unwrap();
         assert_eq!(ids(&one), [all[4]]);
+    }
+
+    async fn pages_of_a_column_that_can_be_null_have_every_row_once(db: Db) {
+        table(&db, "notes", "title TEXT, stars BIGINT").await;
+        let (titles, stars) = ([None, Some("a"), Some("b")], [None, Some(1), Some(2)]);
+        let note = |n: usize| Note { id: None, title: titles[n % 3].map(str::to_owned), stars: stars[n / 3 % 3] };
+        let mut all: Vec<_> = (0..20).map(note).collect();
+        Note::insert_many(&db, &mut all).await.unwrap();
+        for (size, descending) in [(1, false), (1, true), (3, false), (3, true), (7, false)] {
+            let mut last: Option<Note> = None;
+            let mut seen = Vec::new();
+            while seen.len() <= 20 {
+                let (title, stars) = (last.as_ref().and_then(|l| l.title.clone()), last.as_ref().and_then(|l| l.stars));
+                let id = last.and_then(|l| l.id);
+                let page = match descending {
+                    false => Note::query("WHERE id > $1").after(Note::TITLE, title).after(Note::STARS, stars).after(Note::ID, id),
+                    true => Note::query("WHERE id > $1").before(Note::TITLE, title).before(Note::STARS, stars).before(Note::ID, id),
+                };
+                let page = page.bind(0).limit(size).fetch_all(&db).await.unwrap();
+                last = page.last().cloned();
+                if last.is_none() {
+                    break;
+                }
+                seen.extend(page);
+            }
+            let order = if descending { "DESC" } else { "" };
+            let sql = AssertSqlSafe(format!("ORDER BY title {order}, stars {order}, id {order}"));
+            assert_eq!(seen, Note::query(sql).fetch_all(&db).await.unwrap(), "{size} {descending}");
+        }
+        let error = Note::query("").after(Note::TITLE, "a").after(Note::ID, None::<i64>).fetch_all(&db).await.unwrap_err();
+        assert_eq!(error.to_string(), "the page has no value for the column `id`, which cannot be NULL");
+    }
+
+    async fn pages_compare_text_by_the_rules_of_the_column(db: Db) {
+        let ty = match db.kind() {
+            DatabaseKind::Sqlite => "TEXT COLLATE NOCASE",
+            DatabaseKind::Postgres => {
+                execute(&db, "CREATE EXTENSION citext").await;
+                "CITEXT"
+            }
+        };
+        table(&db, "nicknames", &format!("name {ty} NOT NULL")).await;
+        let names = ["a", "B", "c", "D", "e", "E"];
+        let mut all = names.map(|name| Nickname { id: None, name: name.to_owned() });
+        Nickname::insert_many(&db, &mut all).await.unwrap();
+        let mut last: Option<Nickname> = None;
+        let mut seen = Vec::new();
+        loop {
+            let name = last.as_ref().map(|last| last.name.clone());
+            let page = Nickname::query("").after(Nickname::NAME, name).after(Nickname::ID, last.and_then(|l| l.id));
+            last = page.limit(1).fetch_optional(&db).await.unwrap();
+            let Some(row) = &last else { break };
+            seen.push(row.name.clone());
+        }
+        assert_eq!(seen, names);
+        assert_eq!(Nickname::query("").after(Nickname::NAME, "B").count(&db).await.unwrap(), 4);
+    }
+
+    async fn a_placeholder_without_a_value_is_an_error_before_any_sql(db: Db) {
+        let all = tasks(&db, &["a", "a", "a"]).await;
+        let said = |error: Error| error.to_string();
+        let expected = "the query uses $1, and has no value for it";
+        assert_eq!(said(Task::query("WHERE id < $1").limit(100).delete(&db).await.unwrap_err()), expected);
+        assert_eq!(said(Task::query("WHERE id < $1").delete(&db).await.unwrap_err()), expected);
+        assert_eq!(said(Task::query("WHERE points = $1").fetch_all(&db).await.unwrap_err()), expected);
+        assert_eq!(said(Task::query("WHERE points = $1").after(Task::ID, 1).fetch_all(&db).await.unwrap_err()), expected);
+        assert_eq!(said(Task::query("WHERE points = $1").count(&db).await.unwrap_err()), expected);
+        let second = "the query uses $2, and has no value for it";
+        assert_eq!(said(Task::query("WHERE id = $1 OR id = $2").bind(1).exists(&db).await.unwrap_err()), second);
+        let set = Task::query("WHERE id = $2").set(Task::POINTS, 1).limit(1).update(&db).await.unwrap_err();
+        assert_eq!(said(set), second);
+        assert_eq!(ids(&Task::query("WHERE team <> '$1' -- $2\nORDER BY id").fetch_all(&db).await.unwrap()), all);
+    }
+
+    async fn rows_of_every_clause_are_counted(db: Db) {
+        tasks(&db, &["a", "b", "a", "a"]).await;
+        for clause in [
+            "WHERE team = 'a' UNION SELECT * FROM tasks WHERE points = 0",
+            "WHERE team = 'a' UNION ALL SELECT * FROM tasks WHERE points = 0",
+            "AS t WHERE t.team = 'a' EXCEPT SELECT * FROM tasks WHERE points = 0",
+            "WHERE team = 'a' ORDER BY 2",
+            "WHERE team = 'a' ORDER BY points DESC, 3 LIMIT 2",
+            "ORDER BY id LIMIT 2",
+        ] {
+            let rows = Task::query(clause).fetch_all(&db).await.unwrap().len();
+            assert_eq!(Task::query(clause).count(&db).await.unwrap(), rows as i64, "{clause}");
+            assert!(Task::query(clause).exists(&db).await.unwrap(), "{clause}");
+        }
     }
 
     async fn a_page_can_have_joins_and_comments(db: Db) {

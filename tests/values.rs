@@ -635,6 +635,68 @@ struct Rekeyed {
     key: String,
 }
 
+/// Like `Rekeyed`, with a column that the table has.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users_without_nick")]
+struct RekeyedHandle {
+    #[model(primary_key)]
+    key: String,
+    handle: String,
+}
+
+/// Like `Renamed`, with a column that the table has.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users_without_nick")]
+struct RenamedHandle {
+    id: Option<i64>,
+    #[model(unique)]
+    handle: String,
+    #[model(generated)]
+    nick: String,
+}
+
+/// Like `Renamed`, with receivers.
+#[derive(Debug, Clone, Model)]
+#[model(table = "users_without_nick")]
+struct WatchedRenamed {
+    id: Option<i64>,
+    handle: String,
+    nick: String,
+}
+
+#[receiver(post_save, sender = WatchedRenamed)]
+fn renamed_is_saved(_: PostSave<'_, WatchedRenamed>) {}
+
+#[receiver(post_delete, sender = WatchedRenamed)]
+fn renamed_is_deleted(_: PostDelete<'_, WatchedRenamed>) {}
+
+/// The parent of `Follower`.
+#[derive(Debug, Clone, Model)]
+#[model(table = "leaders")]
+struct Leader {
+    #[model(primary_key)]
+    name: String,
+}
+
+/// A row of a table that has lost its column `leader`.
+#[derive(Debug, Clone, Model)]
+#[model(table = "followers")]
+struct Follower {
+    id: Option<i64>,
+    #[model(belongs_to = Leader, on_delete = cascade)]
+    leader: String,
+}
+
+/// Checks that every statement is refused because the column does not exist.
+macro_rules! named {
+    ($name:literal: $($done:expr),* $(,)?) => { $(
+        match $done.await {
+            Ok(done) => panic!("{}: {done:?}", stringify!($done)),
+            Err(error) => assert!(error.to_string().contains($name), "{}: {error}", stringify!($done)),
+        }
+    )* };
+}
+
 on_every_database! {
     // SQLite reads a quoted name that is no column as a string.
     async fn a_column_that_does_not_exist_is_an_error(db: Db) {
@@ -653,6 +715,50 @@ on_every_database! {
         named(rekeyed.delete(&db).await.unwrap_err(), "key");
         named(Rekeyed::find(&db, "key").await.unwrap_err(), "key");
         assert_eq!(count(&db, "users_without_nick").await, 1);
+    }
+
+    async fn no_statement_reads_a_column_that_does_not_exist_as_a_string(db: Db) {
+        common::table(&db, "users_without_nick", "handle TEXT NOT NULL UNIQUE DEFAULT 'ann'").await;
+        execute(&db, "INSERT INTO users_without_nick (handle) VALUES ('bob'), ('eve')").await;
+        let key = || "key".to_owned();
+        let mut bare = [Rekeyed { key: key() }];
+        let mut rows = [RekeyedHandle { key: key(), handle: "x".into() }];
+        named!("key":
+            Rekeyed::delete_by_key(&db, "key"),
+            Rekeyed::delete_many(&db, &mut bare),
+            Rekeyed::get_many(&db, &[key()]),
+            Rekeyed::query("").after(Rekeyed::KEY, "a").count(&db),
+            Rekeyed::query("").after(Rekeyed::KEY, "a").exists(&db),
+            Rekeyed::query("").after(Rekeyed::KEY, "a").limit(1).delete(&db),
+            Rekeyed::query("ORDER BY handle LIMIT 1").delete(&db),
+            rows[0].update(&db),
+            rows[0].save(&db),
+            rows[0].save_fields(&db, &[RekeyedHandle::HANDLE]),
+            RekeyedHandle::update_many(&db, &mut rows),
+        );
+        let new = |handle: &str| RenamedHandle { id: None, handle: handle.to_owned(), nick: String::new() };
+        let mut many = [new("x"), new("y")];
+        let mut known = RenamedHandle { id: Some(1), ..new("bob") };
+        named!("nick":
+            RenamedHandle::insert_many(&db, &mut many),
+            known.save_fields(&db, &[RenamedHandle::HANDLE]),
+            new("bob").upsert(&db, &[RenamedHandle::HANDLE]),
+            new("z").upsert(&db, &[RenamedHandle::HANDLE]),
+            RenamedHandle::get_or_create(&db, new("bob"), &[RenamedHandle::HANDLE]),
+            RenamedHandle::get_or_create(&db, new("z"), &[RenamedHandle::HANDLE]),
+            RenamedHandle::get_many(&db, &[1, 2]),
+            WatchedRenamed::query("WHERE id = 1").delete(&db),
+            WatchedRenamed::query("WHERE id = 1").set(WatchedRenamed::HANDLE, "x").update(&db),
+        );
+        let (handles,): (String,) = db.query("SELECT min(handle) || count(*) || max(handle) FROM users_without_nick").fetch_one().await.unwrap();
+        assert_eq!(handles, "bob2eve");
+
+        execute(&db, "CREATE TABLE leaders (name TEXT PRIMARY KEY); INSERT INTO leaders VALUES ('leader')").await;
+        common::table(&db, "followers", "name TEXT").await;
+        execute(&db, "INSERT INTO followers (name) VALUES ('x')").await;
+        let mut leader = Leader { name: "leader".into() };
+        named!("leader": leader.delete(&db));
+        assert_eq!(count(&db, "followers").await, 1);
     }
 }
 

@@ -49,14 +49,13 @@ impl Db {
         let mut conn = self.acquire().await?;
         let settings = settings(&mut conn).await?;
         let may_change_settings = migrator.iter().any(|migration| migration.no_tx);
-        let mut guard = DiscardOnDrop { conn: &mut conn, is_armed: may_change_settings };
+        // The session of PostgreSQL has the lock of the migrations, which sqlx releases only if they succeed.
+        let is_locked = conn.kind() == DatabaseKind::Postgres;
+        let mut guard =
+            DiscardOnDrop { conn: &mut conn, is_armed: is_locked || may_change_settings };
         let done = run(guard.conn, migrator).await;
-        guard.is_armed = false;
+        guard.is_armed = is_locked && done.is_err();
         drop(guard);
-        // On an error, sqlx leaves the lock of the migrations on the PostgreSQL connection.
-        if done.is_err() && conn.kind() == DatabaseKind::Postgres {
-            conn.discard();
-        }
         let mut ended = conn.end_raw(Ok(0)).await.map(drop);
         if let Some(settings) = settings {
             ended = ended.and(restore(&mut conn, settings).await);
@@ -66,7 +65,7 @@ impl Db {
     }
 }
 
-/// Closes the connection if the future is dropped while a migration may have changed its settings.
+/// Closes the connection if it has the lock of the migrations, or if a migration may have changed its settings.
 struct DiscardOnDrop<'a> {
     conn: &'a mut Conn<'static>,
     is_armed: bool,

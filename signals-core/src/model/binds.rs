@@ -28,6 +28,10 @@ pub trait Argument<'q, R>: Send + 'q {
     #[doc(hidden)]
     fn add(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError>;
 
+    /// Adds the value as an argument that is compared with a column.
+    #[doc(hidden)]
+    fn add_compared(self, args: &mut Arguments) -> Result<(), BoxDynError>;
+
     /// Whether the value is stored as NULL.
     #[doc(hidden)]
     fn is_null(&self) -> bool;
@@ -38,6 +42,10 @@ impl<'q, DB: Backend, T: Encode<'q, DB> + Type<DB> + Send + 'q> Argument<'q, Onl
         add::<DB, T>(self, DB::arguments(args), inspect)
     }
 
+    fn add_compared(self, args: &mut Arguments) -> Result<(), BoxDynError> {
+        DB::add_compared(DB::arguments(args), self)
+    }
+
     fn is_null(&self) -> bool {
         DB::is_null(self)
     }
@@ -46,6 +54,10 @@ impl<'q, DB: Backend, T: Encode<'q, DB> + Type<DB> + Send + 'q> Argument<'q, Onl
 impl<'q, T: Value<'q> + 'q> Argument<'q, Any> for T {
     fn add(self, args: &mut Arguments, inspect: Inspect<'_, '_>) -> Result<(), BoxDynError> {
         on!(Arguments, args, DB, args => add::<DB, T>(self, args, inspect))
+    }
+
+    fn add_compared(self, args: &mut Arguments) -> Result<(), BoxDynError> {
+        on!(Arguments, args, DB, args => DB::add_compared(args, self))
     }
 
     fn is_null(&self) -> bool {
@@ -129,6 +141,18 @@ impl<'q, R, T: Argument<'q, R>> Bound for One<'q, R, T> {
     }
 }
 
+/// A value that is compared with a column. It is not inspected.
+struct Compared<'q, R, T> {
+    value: T,
+    route: PhantomData<fn() -> &'q R>,
+}
+
+impl<'q, R, T: Argument<'q, R>> Bound for Compared<'q, R, T> {
+    fn add(self: Box<Self>, args: &mut Arguments, _: Inspect<'_, '_>) -> Result<(), BoxDynError> {
+        self.value.add_compared(args)
+    }
+}
+
 /// The columns of a key. They are not inspected.
 struct OfKey<M: Model, R> {
     key: M::Pk,
@@ -144,6 +168,11 @@ impl<M: Model, R: Route<M>> Bound for OfKey<M, R> {
 impl<'q> Values<'q> {
     pub(crate) fn push<R: 'static, T: Argument<'q, R>>(&mut self, value: T) {
         self.values.push(Box::new(One::<R, T> { value, route: PhantomData }));
+    }
+
+    /// As [`push`](Self::push), for a value that is compared with a column.
+    pub(crate) fn push_compared<R: 'static, T: Argument<'q, R>>(&mut self, value: T) {
+        self.values.push(Box::new(Compared::<R, T> { value, route: PhantomData }));
     }
 
     /// The values of the columns of a key.

@@ -95,6 +95,23 @@ impl<'c> Clause<'c> {
         self.has_word(&after.copied().collect::<Vec<_>>())
     }
 
+    /// Whether the clause can only follow a SELECT of every column: it contains another SELECT, or the number of a column.
+    pub(crate) fn needs_columns(self) -> bool {
+        let mut tokens = self.tokens();
+        let Some(token) =
+            tokens.find(|token| token.is_word(&["UNION", "INTERSECT", "EXCEPT", "ORDER", "GROUP"]))
+        else {
+            return false;
+        };
+        let is_number = |token: Token<'_>| {
+            token.name().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        };
+        !token.is_word(&["ORDER", "GROUP"])
+            || tokens
+                .take_while(|token| !token.is_word(&["LIMIT", "OFFSET", "FETCH", "FOR"]))
+                .any(|token| is_number(token) || token.is_word(&["UNION", "INTERSECT", "EXCEPT"]))
+    }
+
     /// Whether a result row may not correspond to exactly one row of the table, or contains a window function, so that
     /// PostgreSQL rejects a lock on the result.
     pub(crate) fn is_derived(self) -> bool {
@@ -311,6 +328,20 @@ mod tests {
         );
         assert!(!Clause("FOR NO KEY UPDATE").is_ordered_or_grouped());
         assert!(Clause("ORDER BY a FOR UPDATE").is_ordered_or_grouped());
+    }
+
+    #[test]
+    fn some_clauses_need_every_column() {
+        for clause in
+            ["WHERE a UNION SELECT * FROM t", "ORDER BY 2", "GROUP BY a ORDER BY b DESC, 3 LIMIT 1"]
+        {
+            assert!(Clause(clause).needs_columns(), "{clause}");
+        }
+        for clause in
+            ["", "WHERE a = 1", "ORDER BY a LIMIT 1", "ORDER BY a OFFSET 1", "ORDER BY a2"]
+        {
+            assert!(!Clause(clause).needs_columns(), "{clause}");
+        }
     }
 
     #[test]

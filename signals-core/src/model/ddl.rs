@@ -61,7 +61,9 @@ impl Ddl {
 
     pub(crate) fn create_table(&self) -> String {
         let columns = 0..self.model.columns.len();
-        let definitions = columns.map(|column| self.definition(column, None, true)).collect();
+        let definitions = columns
+            .map(|column| self.definition(column, None, !self.spec(column).optional, true))
+            .collect();
         self.create(self.model.statements.table, definitions, Vec::new())
     }
 
@@ -80,9 +82,16 @@ impl Ddl {
         format!("CREATE TABLE {table} (\n    {}\n)", lines.join(",\n    "))
     }
 
-    /// A column of a CREATE TABLE. `default`: an expression that takes the place of the default, unless the column is a key. `refers`:
-    /// whether the foreign key of the column is part of its definition.
-    pub(crate) fn definition(&self, column: usize, default: Option<&str>, refers: bool) -> String {
+    /// A column of a CREATE TABLE. `default`: an expression that takes the place of the default, unless the column is a key.
+    /// `not_null`: whether the column cannot be NULL, unless the database assigns it. `refers`: whether the foreign key of the column is
+    /// part of its definition.
+    pub(crate) fn definition(
+        &self,
+        column: usize,
+        default: Option<&str>,
+        not_null: bool,
+        refers: bool,
+    ) -> String {
         let spec = self.spec(column);
         let ty = self.ty(column);
         let mut sql = format!("{} {}", spec.name, ty.as_deref().unwrap_or(NO_TYPE));
@@ -93,7 +102,7 @@ impl Ddl {
             // SQLite allows NULL in a key that is not the rowid.
             sql +=
                 if self.kind == DatabaseKind::Sqlite && ty != "INTEGER" { " NOT NULL" } else { "" };
-        } else if !spec.optional {
+        } else if not_null {
             sql += " NOT NULL";
         }
         if is_key {
@@ -216,10 +225,18 @@ impl Ddl {
         Some(sql)
     }
 
-    /// PostgreSQL: changes the type of a column to that of the field.
-    pub(crate) fn change_type(&self, column: usize) -> Option<String> {
+    /// PostgreSQL: changes the type of a column to that of the field. `None` if that can lose a part of a value.
+    pub(crate) fn change_type(&self, column: usize, from: &str) -> Option<String> {
         let (ty, name) = (self.ty(column)?, self.spec(column).name);
-        Some(self.alter(column, &format!("TYPE {ty} USING {name}::{ty}")))
+        let value = match (from, &*ty) {
+            // Independent of the time zone of the session.
+            ("TIMESTAMP", "TIMESTAMPTZ") | ("TIMESTAMPTZ", "TIMESTAMP") => {
+                format!("{name} AT TIME ZONE 'UTC'")
+            }
+            _ if keeps_values(from, &ty) => format!("{name}::{ty}"),
+            _ => return None,
+        };
+        Some(self.alter(column, &format!("TYPE {ty} USING {value}")))
     }
 
     /// PostgreSQL: forbids NULL.
@@ -287,6 +304,26 @@ impl Ddl {
         let (table, names) = (self.model.statements.table, self.names(columns));
         let new = if columns == self.keys() { "PRIMARY KEY" } else { "UNIQUE" };
         format!("ALTER TABLE {table} DROP CONSTRAINT {constraint}, ADD {new} ({names})")
+    }
+}
+
+/// Whether PostgreSQL converts each value to the other type completely, or refuses to.
+fn keeps_values(from: &str, to: &str) -> bool {
+    let is_text = |ty: &str| matches!(ty, "TEXT" | "VARCHAR");
+    match from {
+        _ if is_text(to) => true,
+        "INT2" | "INT4" if to == "DOUBLE PRECISION" => true,
+        "INT2" if to == "REAL" => true,
+        "INT2" | "INT4" | "INT8" => matches!(to, "SMALLINT" | "INTEGER" | "BIGINT" | "NUMERIC"),
+        "FLOAT4" => to == "DOUBLE PRECISION",
+        "DATE" => to == "TIMESTAMP",
+        _ if is_text(from) => {
+            matches!(
+                to,
+                "SMALLINT" | "INTEGER" | "BIGINT" | "NUMERIC" | "BOOLEAN" | "UUID" | "JSON"
+            )
+        }
+        _ => false,
     }
 }
 

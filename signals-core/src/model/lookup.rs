@@ -132,13 +132,12 @@ fn run_by_value<'f>(
     load: &'f mut (dyn FnMut(AnyRow) -> Result<(), sqlx::Error> + Send),
 ) -> BoxFuture<'f, Result<()>> {
     Box::pin(async move {
-        let columns: Vec<_> = schema.columns.iter().map(|column| column.name).collect();
-        let (columns, table, on) = (columns.join(", "), schema.table, schema.name(keys.on[0]));
+        let on = schema.qualified(keys.on[0]);
         for start in (0..keys.count).step_by(SQLITE_ARGUMENTS) {
             let some = start..keys.count.min(start + SQLITE_ARGUMENTS);
             let persistent = some.len() == 1;
             let list = vec!["?"; some.len()].join(", ");
-            let sql = format!("SELECT {columns} FROM {table} WHERE {on} IN ({list})");
+            let sql = format!("{} WHERE {on} IN ({list})", schema.select);
             let mut args = Arguments::new(conn.kind());
             on!(Arguments, &mut args, DB, args => for key in some {
                 let take = &mut |value: &dyn Bindable<DB>| value.bind(args);

@@ -770,7 +770,8 @@ pub trait Model: Sized + Send + Sync + 'static {
     /// - a key or a `#[model(unique)]` column without a unique index
     ///
     /// A finding ends with the SQL that would mend the table, if there is any: an `ALTER TABLE`, or on SQLite, which can alter
-    /// little, a new table with the same rows. Read it before you put it into a migration.
+    /// little, a new table with the same rows. Read it before you put it into a migration. There is none if the type of a PostgreSQL
+    /// column cannot be changed without a loss: change the type of the field instead.
     ///
     /// [`Db::check`](crate::Db::check) runs this check for every model of the program.
     ///
@@ -825,7 +826,7 @@ pub trait Model: Sized + Send + Sync + 'static {
     }
 
     /// Starts a query for rows by condition. The clause is the part of the SELECT after `FROM table`, with `$1`, `$2`, … for
-    /// the values that are bound. An empty clause selects every row.
+    /// the values that are bound. An empty clause selects every row. A placeholder without a value is an error when the query runs.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::clause::{Clause, Parts};
 use crate::table::column::Column;
+use crate::table::schema::ColumnGroup;
 
 /// A page of the matching rows in the order of some columns, and the lock of the rows.
 pub(crate) struct Page<M> {
@@ -52,7 +53,7 @@ impl<M: Model> Page<M> {
     ) -> Result<Cow<'c, str>> {
         let mut paged = match self.keys.is_empty() {
             true => clause.to_owned(),
-            false => self.ordered(clause, bound)?,
+            false => self.ordered(kind, clause, bound)?,
         };
         if let Some(limit) = self.limit {
             if Clause(clause).is_limited() {
@@ -78,7 +79,7 @@ impl<M: Model> Page<M> {
     }
 
     /// The clause with the condition and the order of the page.
-    fn ordered(&self, clause: &str, bound: usize) -> Result<String> {
+    fn ordered(&self, kind: DatabaseKind, clause: &str, bound: usize) -> Result<String> {
         if self.mixed {
             return Err(Error::other("a query cannot use both `after` and `before`"));
         }
@@ -88,34 +89,78 @@ impl<M: Model> Page<M> {
             return Err(refused(called, "anything but a condition and a lock"));
         }
         let model = M::STATEMENTS;
-        let table = Clause(clause).table(model.table);
-        let columns = self.keys.iter().map(|(column, _)| {
+        let table = Clause(clause).table(model.table).unwrap_or(model.short_table());
+        let columns = self.keys.iter().map(|(column, value)| {
             let index = M::COLUMNS.iter().position(|name| *name == column.name());
-            let name = index.map_or_else(|| column.name(), |index| model.name(index));
-            table.map_or_else(|| name.to_owned(), |table| format!("{table}.{name}"))
+            let spec = index.map(|index| &model.columns[index]);
+            let name = spec.map_or_else(|| column.name(), |spec| spec.name);
+            PageColumn {
+                name: format!("{table}.{name}"),
+                value: value.map(|value| format!("${}", bound + value)),
+                nullable: spec.is_some_and(|c| c.optional && c.role.group() != ColumnGroup::Key),
+            }
         });
         let columns: Vec<_> = columns.collect();
-        let (order, operator) = if self.descending { (" DESC", "<") } else { ("", ">") };
-        let values = self.keys.iter().map(|(_, value)| value.map(|value| bound + value));
-        let values: Option<Vec<_>> = values.map(|n| n.map(|n| format!("${n}"))).collect();
+        let missing = |column: &PageColumn| column.value.is_none() && !column.nullable;
+        let is_first = columns.iter().all(|column| column.value.is_none());
+        if let Some(index) = columns.iter().position(missing).filter(|_| !is_first) {
+            let column = self.keys[index].0.name();
+            let error =
+                format!("the page has no value for the column `{column}`, which cannot be NULL");
+            return Err(Error::other(error));
+        }
         let mut paged = head.trim_end().to_owned();
         let start = if condition.is_some() { "AND" } else { "\nWHERE" };
         if let Some(condition) = condition {
             let _ = write!(paged, "\nWHERE ({condition}\n) ");
         }
-        match (values, &columns[..]) {
-            (Some(values), [column]) => {
-                let _ = write!(paged, "{start} {column} {operator} {}", values.join(""));
-            }
-            (Some(values), columns) => {
-                let (columns, values) = (columns.join(", "), values.join(", "));
-                let _ = write!(paged, "{start} ({columns}) {operator} ({values})");
-            }
-            (None, _) => {}
+        if !is_first {
+            let nulls_last = (kind == DatabaseKind::Postgres) != self.descending;
+            let _ = write!(paged, "{start} {}", follows(&columns, self.descending, nulls_last));
         }
-        let by: Vec<_> = columns.iter().map(|column| format!("{column}{order}")).collect();
+        let order = if self.descending { " DESC" } else { "" };
+        let by: Vec<_> = columns.iter().map(|column| format!("{}{order}", column.name)).collect();
         let _ = write!(paged, "\nORDER BY {} {}", by.join(", "), tail.0);
         Ok(paged)
+    }
+}
+
+/// A column that orders the rows of a page.
+struct PageColumn {
+    /// With the name of its table.
+    name: String,
+    /// The placeholder of its value in the last row of the previous page, or `None` if it is NULL.
+    value: Option<String>,
+    nullable: bool,
+}
+
+/// The condition that a row comes after the last one of the previous page.
+fn follows(columns: &[PageColumn], descending: bool, nulls_last: bool) -> String {
+    let operator = if descending { "<" } else { ">" };
+    if columns.iter().any(|column| column.nullable) {
+        let condition = columns.iter().rev().fold(None, |rest: Option<String>, column| {
+            let name = &column.name;
+            let (after, same) = match &column.value {
+                Some(value) if column.nullable && nulls_last => (
+                    format!("({name} {operator} {value} OR {name} IS NULL)"),
+                    format!("{name} = {value}"),
+                ),
+                Some(value) => (format!("{name} {operator} {value}"), format!("{name} = {value}")),
+                None if nulls_last => ("false".to_owned(), format!("{name} IS NULL")),
+                None => (format!("{name} IS NOT NULL"), format!("{name} IS NULL")),
+            };
+            Some(match rest {
+                Some(rest) => format!("({after} OR ({same} AND {rest}))"),
+                None => after,
+            })
+        });
+        return condition.unwrap_or_default();
+    }
+    let names: Vec<_> = columns.iter().map(|column| &*column.name).collect();
+    let values: Vec<_> = columns.iter().filter_map(|column| column.value.as_deref()).collect();
+    match &names[..] {
+        [name] => format!("{name} {operator} {}", values.join("")),
+        names => format!("({}) {operator} ({})", names.join(", "), values.join(", ")),
     }
 }
 

@@ -15,8 +15,22 @@ use crate::signal::operation_context::OperationContext;
 use crate::signal::rows::{RowEvent, RowsEvent};
 use crate::task::slow::Lap;
 
-/// The rows of a statement as models. The receivers of [`post_load`](crate::post_load) run before a row is returned.
+/// The rows of a statement as models. The receivers of [`post_load`](crate::post_load) run before a row is returned. The first
+/// error ends the stream.
 pub(crate) fn rows<'s, M: Model, R: Route<M>>(
+    source: Source<'s>,
+    statement: Result<Statement>,
+) -> BoxStream<'s, Result<M>> {
+    let until_error = |rows: Option<BoxStream<'s, Result<M>>>| async move {
+        let mut rows = rows?;
+        let row = rows.next().await?;
+        let rest = row.is_ok().then_some(rows);
+        Some((row, rest))
+    };
+    stream::unfold(Some(every_row::<M, R>(source, statement)), until_error).boxed()
+}
+
+fn every_row<'s, M: Model, R: Route<M>>(
     source: Source<'s>,
     statement: Result<Statement>,
 ) -> BoxStream<'s, Result<M>> {

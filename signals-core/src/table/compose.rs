@@ -87,7 +87,12 @@ impl Composer<'_> {
         let plain = (0..self.model.columns.len())
             .find(|c| is_plain(&self.model.columns[*c]) && !self.spec.on.contains(c));
         let same = self.model.name(plain.unwrap_or(self.spec.on[0]));
-        let every = self.names(&every);
+        // In RETURNING, SQLite knows the table by its name alone.
+        let table_name = match self.kind {
+            DatabaseKind::Sqlite => self.model.short_table(),
+            DatabaseKind::Postgres => "_stored",
+        };
+        let every = list(&every, |c| format!("{table_name}.{}", self.model.name(c)));
         format!(
             "INSERT INTO {table} AS _stored ({columns}) VALUES ({placeholders}) ON CONFLICT ({on}) DO UPDATE SET {same} = \
              _stored.{same} RETURNING {every}"
@@ -98,10 +103,10 @@ impl Composer<'_> {
         let binds = self.spec.binds(self.model);
         let placeholder = |column: usize| self.placeholder(&binds, column);
         let set = self.set(placeholder);
-        let mut conditions: Vec<_> = self.equal(&self.spec.on, placeholder);
+        let mut conditions: Vec<_> = self.conditions(&self.spec.on, placeholder);
         if self.spec.checked {
             let version: Vec<_> = self.model.group(ColumnGroup::Version).collect();
-            conditions.extend(self.equal(&version, placeholder));
+            conditions.extend(self.conditions(&version, placeholder));
         }
         let (table, conditions) = (self.model.table, conditions.join(" AND "));
         format!("UPDATE {table} SET {set} WHERE {conditions}{}", self.returning())
@@ -112,7 +117,8 @@ impl Composer<'_> {
         let binds = self.spec.binds(self.model);
         let placeholder = |column: usize| self.placeholder(&binds, column);
         let set = self.set(placeholder);
-        let (table, on) = (self.model.table, self.equal(&self.spec.on, placeholder).join(" AND "));
+        let (table, on) =
+            (self.model.table, self.conditions(&self.spec.on, placeholder).join(" AND "));
         let columns = self.spec.returned(self.model);
         let list: String = columns.iter().map(|c| format!(", {}", self.model.name(*c))).collect();
         let returned = if columns.is_empty() { "1".to_owned() } else { self.names(&columns) };
@@ -169,7 +175,7 @@ impl Composer<'_> {
 
     fn find(&self) -> String {
         let binds = self.spec.binds(self.model);
-        let on = self.equal(&self.spec.on, |c| self.placeholder(&binds, c)).join(" AND ");
+        let on = self.conditions(&self.spec.on, |c| self.placeholder(&binds, c)).join(" AND ");
         format!("{} WHERE {on}", self.model.select)
     }
 
@@ -177,8 +183,10 @@ impl Composer<'_> {
         let binds = self.spec.binds(self.model);
         let placeholder = |c: usize| self.placeholder(&binds, c);
         let version: Vec<_> = self.model.group(ColumnGroup::Version).collect();
-        let same = self.equal(&version, placeholder).pop().unwrap_or_else(|| "true".to_owned());
-        let (table, on) = (self.model.table, self.equal(&self.spec.on, placeholder).join(" AND "));
+        let same =
+            self.conditions(&version, placeholder).pop().unwrap_or_else(|| "true".to_owned());
+        let (table, on) =
+            (self.model.table, self.conditions(&self.spec.on, placeholder).join(" AND "));
         format!("SELECT {same} FROM {table} WHERE {on}")
     }
 
@@ -225,7 +233,7 @@ impl Composer<'_> {
 
     fn delete_in_sqlite(&self) -> String {
         let (table, given, with) = (self.model.table, &self.given, self.with());
-        let on = self.names(&self.spec.on);
+        let on = self.qualified(&self.spec.on);
         let given_on = list(&self.spec.on, |c| format!("c{c}"));
         format!("{with} DELETE FROM {table} WHERE ({on}) IN (SELECT {given_on} FROM {given})")
     }
@@ -351,7 +359,7 @@ impl Composer<'_> {
     fn returning(&self) -> String {
         match &self.spec.returned(self.model)[..] {
             [] => String::new(),
-            columns => format!(" RETURNING {}", self.names(columns)),
+            columns => format!(" RETURNING {}", self.qualified(columns)),
         }
     }
 
@@ -359,6 +367,15 @@ impl Composer<'_> {
         list(columns, |c| self.model.name(c).to_owned())
     }
 
+    fn qualified(&self, columns: &[usize]) -> String {
+        list(columns, |c| self.model.qualified(c))
+    }
+
+    fn conditions(&self, columns: &[usize], value: impl Fn(usize) -> String) -> Vec<String> {
+        columns.iter().map(|c| format!("{} = {}", self.model.qualified(*c), value(*c))).collect()
+    }
+
+    /// The assignments of columns.
     fn equal(&self, columns: &[usize], value: impl Fn(usize) -> String) -> Vec<String> {
         columns.iter().map(|c| format!("{} = {}", self.model.name(*c), value(*c))).collect()
     }

@@ -184,6 +184,18 @@ impl Schema {
     pub(crate) fn name(&self, column: usize) -> &'static str {
         self.columns[column].name
     }
+
+    /// The quoted name of the table without its schema, by which a statement refers to its columns.
+    pub(crate) fn short_table(&self) -> &'static str {
+        // No name contains a dot, which `#[derive(Model)]` takes for the end of the schema.
+        self.table.rsplit('.').next().unwrap_or(self.table)
+    }
+
+    /// The name of a column with the name of its table. Where an expression can stand, SQLite reads the quoted name of a column that
+    /// does not exist as a string, but not a qualified name (<https://www.sqlite.org/quirks.html#dblquote>).
+    pub(crate) fn qualified(&self, column: usize) -> String {
+        format!("{}.{}", self.short_table(), self.name(column))
+    }
 }
 
 /// The schema and the name of a SQLite table.

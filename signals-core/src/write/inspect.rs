@@ -89,7 +89,8 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Resul
     let found: Vec<(String, bool, bool, bool, bool)> = query.fetch_all().await?;
     let is_certain = |i: &usize| {
         let column = &model.columns[*i];
-        let of_table = found.iter().find(|(name, ..)| name == rows.columns()[*i]);
+        let of_table =
+            found.iter().find(|(name, ..)| name.eq_ignore_ascii_case(rows.columns()[*i]));
         let Some((_, not_null, is_rowid, ..)) = of_table else { return false };
         match column.role.group() {
             ColumnGroup::Key => *is_rowid && rows.fits_rowid(*i),
@@ -141,7 +142,7 @@ async fn in_postgres(
     let model = rows.schema();
     let columns: Vec<usize> = (0..Columns::REST).filter(|i| seen.has(*i)).collect();
     let key: Vec<usize> = model.group(ColumnGroup::Key).collect();
-    let args = [model.table, &arbiter_names(rows, &key)];
+    let args = [model.table, &arbiter_names(DatabaseKind::Postgres, rows, &key)];
     let Some(found) = conn.run_one(postgres_table(model, &columns, args)?).await? else {
         return Ok(None);
     };
@@ -347,7 +348,7 @@ fn look_up_arbiter<'s>(
             return Ok(arbiter);
         }
         let epoch = conn.facts().epoch();
-        let names = arbiter_names(rows, on);
+        let names = arbiter_names(conn.kind(), rows, on);
         let query = match conn.kind() {
             DatabaseKind::Sqlite => {
                 let (schema, name) = split_schema(rows.table());
@@ -375,16 +376,21 @@ fn look_up_arbiter<'s>(
 }
 
 /// The names of columns, as the statements compare them with those of an index.
-fn arbiter_names(rows: &dyn Rows, on: &[usize]) -> String {
-    let mut names: Vec<_> = on.iter().map(|column| rows.columns()[*column]).collect();
+fn arbiter_names(kind: DatabaseKind, rows: &dyn Rows, on: &[usize]) -> String {
+    let name = |column: &usize| match (kind, rows.columns()[*column]) {
+        // The case of ASCII letters does not matter in names.
+        (DatabaseKind::Sqlite, name) => name.to_ascii_lowercase(),
+        (DatabaseKind::Postgres, name) => name.to_owned(),
+    };
+    let mut names: Vec<_> = on.iter().map(name).collect();
     names.sort_unstable();
     names.join("\u{1}")
 }
 
-const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \
-     name)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND NOT \
-     EXISTS (SELECT 1 FROM pragma_index_info(i.name, $3) AS e WHERE e.name IS NULL) AND (SELECT group_concat(name, char(1)) FROM (SELECT name FROM \
-     pragma_index_info(i.name, $3) ORDER BY name)) = $1), NULL";
+const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT lower(name) AS name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \
+     1)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND NOT \
+     EXISTS (SELECT 1 FROM pragma_index_info(i.name, $3) AS e WHERE e.name IS NULL) AND (SELECT group_concat(name, char(1)) FROM (SELECT lower(name) AS name FROM \
+     pragma_index_info(i.name, $3) ORDER BY 1)) = $1), NULL";
 
 /// PostgreSQL uses every unique index of these columns as an arbiter, so none may be deferrable. A
 /// table with rules does not support `ON CONFLICT`. The index of a key WITHOUT OVERLAPS is an exclusion constraint, which it does not

@@ -131,7 +131,7 @@ impl Parts {
 
     fn same_key(&self) -> Vec<String> {
         let places = placeholders(self.set.len() + self.keys.len());
-        assignments(&self.keys, &places[self.set.len()..])
+        assignments(&self.qualified(&self.keys), &places[self.set.len()..])
     }
 
     fn update(&self) -> String {

@@ -70,10 +70,47 @@ const URL_OPTIONS: [&str; 18] = [
     "options",
 ];
 
+/// Options of libpq that sqlx does not have. They are not settings of the server
+/// (<https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS>).
+const LIBPQ_OPTIONS: [&str; 25] = [
+    "channel_binding",
+    "client_encoding",
+    "connect_timeout",
+    "fallback_application_name",
+    "gssdelegation",
+    "gssencmode",
+    "gsslib",
+    "keepalives",
+    "keepalives_count",
+    "keepalives_idle",
+    "keepalives_interval",
+    "krbsrvname",
+    "load_balance_hosts",
+    "passfile",
+    "replication",
+    "require_auth",
+    "requirepeer",
+    "service",
+    "sslcompression",
+    "sslcrl",
+    "sslnegotiation",
+    "sslpassword",
+    "sslsni",
+    "target_session_attrs",
+    "tcp_user_timeout",
+];
+
 fn check_url_options(url: &Url) -> Result<()> {
     let is_known = |name: &str| URL_OPTIONS.contains(&name) || name.starts_with("options[");
     match url.query_pairs().find(|(name, _)| !is_known(name)) {
         None => Ok(()),
+        Some((name, _)) if LIBPQ_OPTIONS.contains(&&*name) => Err(Error::CannotConnect {
+            to: "PostgreSQL".to_owned(),
+            advice: format!("remove `{name}` from the URL"),
+            source: sqlx::Error::Configuration(
+                format!("the URL has the option `{name}`, which sqlx does not support").into(),
+            ),
+        }),
         Some((name, _)) => Err(Error::CannotConnect {
             to: "PostgreSQL".to_owned(),
             advice: format!(

@@ -321,7 +321,7 @@ pub(crate) async fn delete_by_key<M: Model, R: Route<M>>(
     let model = M::STATEMENTS;
     let keys = model.group(ColumnGroup::Key).enumerate();
     let keys: Vec<_> =
-        keys.map(|(part, column)| format!("{} = ${}", model.name(column), part + 1)).collect();
+        keys.map(|(part, column)| format!("{} = ${}", model.qualified(column), part + 1)).collect();
     let clause = format!("WHERE {}", keys.join(" AND "));
     let values = Values::of_key::<M, R>(key);
     Ok(delete.run_on::<R>(conn, (&clause, values), reads_rows, commits_itself).await? > 0)

@@ -81,7 +81,7 @@ impl<M: Model> ByCondition<M> {
                 // Named differently from the column, so that ORDER BY still refers to the stored value.
                 (Some(value), _) => write!(sql, "{start}{value} AS _set{index}"),
                 (None, Some(table)) => write!(sql, "{start}{table}.{}", column.name),
-                (None, None) => write!(sql, "{start}{}", column.name),
+                (None, None) => write!(sql, "{start}{}", model.qualified(index)),
             };
         }
         let lock = self.lock_of_clause(clause, can_lock);
@@ -138,17 +138,20 @@ fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>, lock: &str) ->
         return (String::new(), clause.0.to_owned());
     }
     let model = M::STATEMENTS;
-    let keys: Vec<_> = model.group(ColumnGroup::Key).map(|c| model.name(c)).collect();
-    let table = clause.table(model.table);
-    let name =
-        |key: &&str| table.map_or_else(|| (*key).to_owned(), |table| format!("{table}.{key}"));
-    let found = keys.iter().map(name).collect::<Vec<_>>().join(", ");
+    let table = clause.table(model.table).unwrap_or(model.short_table());
+    let list = |name: &dyn Fn(usize) -> String| {
+        model.group(ColumnGroup::Key).map(name).collect::<Vec<_>>().join(", ")
+    };
+    let found = list(&|key| format!("{table}.{}", model.name(key)));
     let found = format!("SELECT {found} FROM {} {}{lock}\n", model.table, clause.0);
-    let keys = keys.join(", ");
+    let keys = list(&|key| model.qualified(key));
     match kind {
         DatabaseKind::Postgres => (
             format!("WITH _found AS MATERIALIZED ({found}) "),
-            format!("WHERE ({keys}) IN (SELECT {keys} FROM _found)"),
+            format!(
+                "WHERE ({keys}) IN (SELECT {} FROM _found)",
+                list(&|key| model.name(key).to_owned())
+            ),
         ),
         DatabaseKind::Sqlite => (String::new(), format!("WHERE ({keys}) IN ({found})")),
     }

@@ -10,7 +10,7 @@ use crate::database::source::Source;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::model::check::rebuild::rebuild;
-use crate::model::check::table::{Column, Computed, Index, Table};
+use crate::model::check::table::{Column, Computed, Index, Table, WITHOUT_ROWID};
 use crate::model::ddl::{Ddl, identifier, one_line};
 use crate::model::store::Route;
 use crate::signal::registry::registry;
@@ -41,6 +41,14 @@ pub(crate) async fn every_model(conn: &mut Conn<'_>) -> Result<Vec<String>> {
 struct Finding {
     text: String,
     fix: Fix,
+    /// SQLite: the column in which the SQL replaces NULL by a value.
+    filled: Option<usize>,
+}
+
+impl Finding {
+    fn new(text: String, fix: Fix) -> Self {
+        Self { text, fix, filled: None }
+    }
 }
 
 /// How to mend a table.
@@ -66,14 +74,24 @@ impl Fix {
 /// The findings with their SQL. If a table has to be created again, that mends everything at once.
 fn with_fixes(findings: Vec<Finding>, ddl: &Ddl, existing: &Table) -> Vec<String> {
     let rebuilds = findings.iter().any(|f| matches!(f.fix, Fix::Rebuild));
-    let mut rebuild = rebuilds.then(|| match &existing.lost[..] {
-        [] => format!("; to mend it: {}", rebuild(ddl, existing)),
-        lost => {
-            let (lost, sql) = (lost.join(", "), rebuild(ddl, existing));
-            format!(" (the SQL does not keep the {lost} of the table: add it); to mend it: {sql}")
+    let filled: Vec<_> = findings.iter().filter_map(|f| f.filled).collect();
+    let mut rebuild = rebuilds.then(|| {
+        let sql = rebuild(ddl, existing, &filled);
+        // A key that the database assigns needs a table with rowids.
+        let is_wanted =
+            |lost: &&&str| **lost != WITHOUT_ROWID || !ddl.model.statements.generates_key();
+        let lost: Vec<_> = existing.lost.iter().filter(is_wanted).copied().collect();
+        match &lost[..] {
+            [] => format!("; to mend it: {sql}"),
+            lost => {
+                let lost = lost.join(", ");
+                format!(
+                    " (the SQL does not keep the {lost} of the table: add it); to mend it: {sql}"
+                )
+            }
         }
     });
-    let text = |Finding { text, fix }: Finding| match (fix, rebuilds) {
+    let text = |Finding { text, fix, .. }: Finding| match (fix, rebuilds) {
         (Fix::None, _) => text,
         (_, true) => match rebuild.take() {
             Some(fix) => format!("{text}{fix}"),
@@ -88,7 +106,7 @@ fn with_fixes(findings: Vec<Finding>, ddl: &Ddl, existing: &Table) -> Vec<String
 /// The differences between the table and the model, one sentence each.
 async fn table(conn: &mut Conn<'_>, described: ModelInfo, ask: Ask) -> Result<Vec<String>> {
     let of = format!("`{}` (table `{}`)", described.name, described.table);
-    let found = table::read(conn, described.table, described.statements.table).await?;
+    let found = table::read(conn, &described).await?;
     let reads_null = match &found {
         Some(table) => nullable_fields(conn, table, &described, ask).await?,
         None => Vec::new(),
@@ -96,13 +114,13 @@ async fn table(conn: &mut Conn<'_>, described: ModelInfo, ask: Ask) -> Result<Ve
     let ddl = Ddl::new(conn.kind(), described);
     let Some(table) = found else {
         let (text, sql) = (format!("{of}: there is no such table"), one_line(&ddl.create_table()));
-        let finding = Finding { text, fix: Fix::Sql(sql) };
+        let finding = Finding::new(text, Fix::Sql(sql));
         return Ok(with_fixes(vec![finding], &ddl, &Table::default()));
     };
     let mut findings = Vec::new();
     if table.is_view {
         let text = format!("{of}: this is a view, not a table");
-        findings.push(Finding { text, fix: Fix::None });
+        findings.push(Finding::new(text, Fix::None));
     }
     for (index, reads_null) in reads_null.into_iter().enumerate() {
         of_column(&of, &ddl, ask, &table, (index, reads_null), &mut findings);
@@ -124,10 +142,9 @@ fn of_column(
     findings: &mut Vec<Finding>,
 ) {
     let (column, spec) = (ddl.model.columns[index], &ddl.model.statements.columns[index]);
-    let mut push = |text: String, fix| findings.push(Finding { text, fix });
     let Some(found) = table.columns.iter().find(|c| c.name == *column) else {
         let fix = ddl.add_column(index).map_or_else(|| Fix::alter(ddl, None), Fix::Sql);
-        push(format!("{of}: there is no column `{column}`"), fix);
+        findings.push(Finding::new(format!("{of}: there is no column `{column}`"), fix));
         if spec.unique {
             findings.extend(missing_index(of, ddl, table, &[index], "`#[model(unique)]`"));
         }
@@ -140,7 +157,12 @@ fn of_column(
         let text = format!(
             "{of}: the column `{column}` is of type {ty}{stored}, which the field cannot be read from"
         );
-        push(text, Fix::alter(ddl, ddl.change_type(index)));
+        match ddl.change_type(index, &found.type_name) {
+            None if ddl.kind == DatabaseKind::Postgres => {
+                findings.push(Finding::new(format!("{text}{LOSES}"), Fix::None));
+            }
+            sql => findings.push(Finding::new(text, Fix::alter(ddl, sql))),
+        }
     }
     let is_key = spec.role.group() == ColumnGroup::Key;
     let is_written = !matches!(spec.role, ColumnRole::Generated | ColumnRole::GeneratedKey);
@@ -149,13 +171,13 @@ fn of_column(
             let text = format!(
                 "{of}: the database computes the column `{column}`, and the model writes it: put `#[model(generated)]` on the field"
             );
-            push(text, Fix::None);
+            findings.push(Finding::new(text, Fix::None));
         }
         Some(Computed::Identity) if is_written => {
             let text = format!(
                 "{of}: the column `{column}` is GENERATED ALWAYS AS IDENTITY, and the model writes it"
             );
-            push(text, Fix::Sql(ddl.assign_by_default(index)));
+            findings.push(Finding::new(text, Fix::Sql(ddl.assign_by_default(index))));
         }
         _ => {}
     }
@@ -163,14 +185,21 @@ fn of_column(
         let text = format!(
             "{of}: the column `{column}` cannot be NULL, which `on_delete = set_null` has to set it to"
         );
-        push(text, Fix::alter(ddl, Some(ddl.drop_not_null(index))));
+        findings.push(Finding::new(text, Fix::alter(ddl, Some(ddl.drop_not_null(index)))));
     }
     if found.nullable && !is_key && !reads_null {
         let text = format!("{of}: the column `{column}` can be NULL, and the field is no `Option`");
-        push(text, Fix::alter(ddl, Some(ddl.set_not_null(index))));
+        let fill = ddl.fill(index).filter(|_| ddl.kind == DatabaseKind::Sqlite && !table.is_view);
+        let replaced = fill.map(|fill| format!(" (the SQL replaces NULL by {fill})"));
+        let text = text + &replaced.unwrap_or_default();
+        let fix = Fix::alter(ddl, Some(ddl.set_not_null(index)));
+        findings.push(Finding { text, fix, filled: Some(index) });
     }
     if spec.role == ColumnRole::GeneratedKey && !found.optional && !table.is_view {
-        push(unassigned_key(of, found, ddl.kind), Fix::alter(ddl, ddl.assign_key(index)));
+        findings.push(Finding::new(
+            unassigned_key(of, found, ddl.kind),
+            Fix::alter(ddl, ddl.assign_key(index)),
+        ));
     }
     if spec.unique {
         findings.extend(missing_index(of, ddl, table, &[index], "`#[model(unique)]`"));
@@ -192,7 +221,7 @@ fn of_rest(of: &str, ddl: &Ddl, table: &Table, findings: &mut Vec<Finding>) {
             format!("{of}: the column `{name}` has no default, and the model never writes it");
         let quoted = identifier(name);
         let sql = format!("ALTER TABLE {} ALTER COLUMN {quoted} DROP NOT NULL", model.table);
-        findings.push(Finding { text, fix: Fix::alter(ddl, Some(sql)) });
+        findings.push(Finding::new(text, Fix::alter(ddl, Some(sql))));
     }
     let key: Vec<_> = model.group(ColumnGroup::Key).collect();
     findings.extend(missing_index(of, ddl, table, &key, "the key"));
@@ -205,7 +234,7 @@ fn of_rest(of: &str, ddl: &Ddl, table: &Table, findings: &mut Vec<Finding>) {
         let text = format!(
             "{of}: the foreign key of `{columns}` refers to the table `{parent}`, which {fault}"
         );
-        findings.push(Finding { text, fix: Fix::None });
+        findings.push(Finding::new(text, Fix::None));
     }
     for spec in ddl.model.receivers.statement_cache().composed(ddl.kind) {
         if matches!(spec.kind, StatementKind::Save | StatementKind::InsertOrNothing) {
@@ -220,6 +249,10 @@ fn of_rest(of: &str, ddl: &Ddl, table: &Table, findings: &mut Vec<Finding>) {
         }
     }
 }
+
+/// PostgreSQL: the advice instead of SQL that changes the type of a column.
+const LOSES: &str =
+    "; change the type of the field: a conversion of the column can lose a part of its values";
 
 const UPSERT: &str = "`upsert` or `get_or_create`";
 
@@ -270,17 +303,17 @@ fn missing_index(
     }
     let (names, indexes) = indexes_of(ddl, table, columns);
     match &indexes[..] {
-        [] => Some(Finding {
-            text: format!("{of}: there is no unique index of `{names}`, for {asked}"),
-            fix: Fix::Sql(ddl.create_index(columns)),
-        }),
+        [] => Some(Finding::new(
+            format!("{of}: there is no unique index of `{names}`, for {asked}"),
+            Fix::Sql(ddl.create_index(columns)),
+        )),
         indexes if indexes.iter().any(|index| index.valid) => None,
-        [invalid, ..] => Some(Finding {
-            text: format!(
+        [invalid, ..] => Some(Finding::new(
+            format!(
                 "{of}: the unique index of `{names}`, for {asked}, is invalid: drop it, or REINDEX it"
             ),
-            fix: Fix::Sql(ddl.reindex(&invalid.name)),
-        }),
+            Fix::Sql(ddl.reindex(&invalid.name)),
+        )),
     }
 }
 
@@ -292,7 +325,7 @@ fn no_arbiter(of: &str, ddl: &Ddl, table: &Table, columns: &[usize]) -> Option<F
     let text = format!(
         "{of}: the unique constraint of `{names}` is DEFERRABLE, which {UPSERT} cannot use"
     );
-    Some(Finding { text, fix: Fix::Sql(ddl.replace_constraint(&deferrable.name, columns)) })
+    Some(Finding::new(text, Fix::Sql(ddl.replace_constraint(&deferrable.name, columns))))
 }
 
 /// The unique indexes on these columns, and the columns as messages name them.

@@ -5,19 +5,19 @@ use crate::model::ddl::{Ddl, identifier, one_line};
 use crate::table::schema::ColumnGroup;
 
 /// Creates the table again. Columns that the model does not have are kept, and can be NULL unless they have a default. Foreign keys,
-/// unique constraints, indexes and triggers are kept too, and [`Table::lost`] is not.
+/// unique constraints, indexes and triggers are kept too, and [`Table::lost`] is not. In the columns `filled`, a value replaces NULL.
 ///
 /// The SQL begins with the line that makes sqlx run a migration without a transaction: inside one, foreign keys cannot be turned off
 /// (<https://www.sqlite.org/pragma.html#pragma_foreign_keys>), and dropping the table would delete the rows that refer to it. In
 /// a transaction, BEGIN fails before anything is dropped. With `legacy_alter_table`, views and triggers may refer to the table
 /// while it does not exist (<https://www.sqlite.org/lang_altertable.html#altertabrename>).
-pub(super) fn rebuild(ddl: &Ddl, existing: &Table) -> String {
+pub(super) fn rebuild(ddl: &Ddl, existing: &Table, filled: &[usize]) -> String {
     let table = ddl.model.statements.table;
     let new = format!("{}_new\"", table.trim_end_matches('"'));
     let short = table.rsplit_once("\".\"").map_or(table.to_owned(), |(_, t)| format!("\"{t}"));
     let create =
-        one_line(&ddl.create(&new, definitions(ddl, existing), constraints(ddl, existing)));
-    let (names, values) = copied(ddl, existing);
+        one_line(&ddl.create(&new, definitions(ddl, existing, filled), constraints(ddl, existing)));
+    let (names, values) = copied(ddl, existing, filled);
     // The SQL of an index may end with a comment.
     let others = existing.others.iter().map(|sql| format!("; {sql}\n")).collect::<String>();
     format!(
@@ -31,13 +31,17 @@ fn column_of_model(ddl: &Ddl, name: &str) -> Option<usize> {
     ddl.model.columns.iter().position(|column| *column == name)
 }
 
-fn definitions(ddl: &Ddl, existing: &Table) -> Vec<String> {
+fn definitions(ddl: &Ddl, existing: &Table, filled: &[usize]) -> Vec<String> {
     let of_model = |(index, name): (usize, &&str)| {
         let column = existing.columns.iter().find(|column| column.name == **name);
         let default = column.and_then(|column| column.default.as_deref().map(expression));
         let is_alone = |key: &Vec<String>| key.len() == 1 && key[0] == **name;
         let refers = !existing.foreign_keys.iter().any(|key| is_alone(&key.columns));
-        ddl.definition(index, default.as_deref(), refers)
+        let can_be_null = match column {
+            Some(column) => column.nullable && !filled.contains(&index) || ddl.is_set_null(index),
+            None => ddl.spec(index).optional,
+        };
+        ddl.definition(index, default.as_deref(), !can_be_null, refers)
     };
     let other = |Column { name, type_name, default, nullable, .. }: &Column| match default {
         Some(default) => {
@@ -98,24 +102,22 @@ fn foreign_keys(existing: &Table) -> Vec<String> {
 }
 
 /// The columns that get a value, and their values.
-fn copied(ddl: &Ddl, existing: &Table) -> (String, String) {
+fn copied(ddl: &Ddl, existing: &Table, filled: &[usize]) -> (String, String) {
     let is_stored = |column: &&Column| column.computed != Some(Computed::Expression);
     let columns = || existing.columns.iter().filter(is_stored);
     let mut names: Vec<_> = columns().map(|column| identifier(&column.name)).collect();
-    // Of columns that cannot be NULL.
-    let fill = |column: usize| {
-        let spec = ddl.spec(column);
-        let is_plain = !spec.optional && spec.role.group() != ColumnGroup::Key;
-        ddl.fill(column).filter(|_| is_plain)
-    };
-    let value = |column: &Column| match column_of_model(ddl, &column.name).and_then(fill) {
+    let is_filled = |column: &usize| filled.contains(column);
+    let fill = |column: &Column| ddl.fill(column_of_model(ddl, &column.name).filter(is_filled)?);
+    let value = |column: &Column| match fill(column) {
         Some(fill) => format!("coalesce({}, {fill})", identifier(&column.name)),
         None => identifier(&column.name),
     };
     let mut values: Vec<_> = columns().map(value).collect();
     for (column, name) in ddl.model.columns.iter().enumerate() {
         let is_new = existing.columns.iter().all(|existing| existing.name != *name);
-        if let Some(fill) = fill(column).filter(|_| is_new) {
+        let spec = ddl.spec(column);
+        let is_plain = !spec.optional && spec.role.group() != ColumnGroup::Key;
+        if let Some(fill) = ddl.fill(column).filter(|_| is_new && is_plain) {
             names.push(ddl.spec(column).name.to_owned());
             values.push(fill.to_owned());
         }

@@ -9,6 +9,7 @@ use crate::database::conn::Conn;
 use crate::database::raw::RawConn;
 use crate::error::Result;
 use crate::model::ddl::identifier;
+use crate::signal::relation::ModelInfo;
 use crate::table::schema::split_schema;
 
 /// A table as the database describes it.
@@ -23,6 +24,23 @@ pub(super) struct Table {
     pub(super) others: Vec<String>,
     /// SQLite: what else the CREATE TABLE contains.
     pub(super) lost: Vec<&'static str>,
+}
+
+impl Table {
+    /// SQLite: writes the names of the columns as the model does, because SQLite does not distinguish the case of ASCII letters.
+    fn spell_as(&mut self, columns: &[&str]) {
+        let spell = |name: &mut String| {
+            if let Some(column) = columns.iter().find(|column| column.eq_ignore_ascii_case(name)) {
+                *name = (*column).to_owned();
+            }
+        };
+        self.columns.iter_mut().for_each(|column| spell(&mut column.name));
+        for index in &mut self.unique {
+            index.columns.iter_mut().for_each(spell);
+            index.columns.sort_unstable();
+        }
+        self.foreign_keys.iter_mut().flat_map(|key| &mut key.columns).for_each(spell);
+    }
 }
 
 /// A foreign key of SQLite.
@@ -75,13 +93,17 @@ pub(super) struct Column {
     pub(super) is_numeric: bool,
 }
 
-/// Reads the description of a table, or `None` if it does not exist. `quoted` is its name in SQL.
-pub(super) async fn read(conn: &mut Conn<'_>, name: &str, quoted: &str) -> Result<Option<Table>> {
+/// Reads the description of the table of a model, or `None` if it does not exist.
+pub(super) async fn read(conn: &mut Conn<'_>, model: &ModelInfo) -> Result<Option<Table>> {
+    let quoted = model.statements.table;
     let table = match conn.kind() {
-        DatabaseKind::Sqlite => read_sqlite(conn, name).await?,
+        DatabaseKind::Sqlite => read_sqlite(conn, model.table).await?,
         DatabaseKind::Postgres => read_postgres(conn, quoted).await?,
     };
     let Some(mut table) = table else { return Ok(None) };
+    if conn.kind() == DatabaseKind::Sqlite {
+        table.spell_as(model.columns);
+    }
     let names = table.columns.iter().map(|c| identifier(&c.name));
     let select = format!("SELECT {} FROM {quoted}", names.collect::<Vec<_>>().join(", "));
     let types = types(conn, select).await?;
@@ -106,7 +128,7 @@ fn is_numeric(declared: &str) -> bool {
     ["STRING", "NUMERIC", "DECIMAL", "NUMBER"].iter().any(|name| declared.starts_with(name))
 }
 
-/// The types of values that a column of SQLite can also have: a column of times can contain texts and numbers.
+/// The types of values that a column of SQLite can also have: a column of times, for example, can contain texts and numbers.
 #[cfg(feature = "sqlite")]
 fn stored_types(declared: &str, is_numeric: bool) -> Vec<AnyType> {
     use sqlx::{Sqlite, Type};
@@ -116,6 +138,9 @@ fn stored_types(declared: &str, is_numeric: bool) -> Vec<AnyType> {
     let declared = declared.to_ascii_uppercase();
     match &*declared {
         "DATE" | "TIME" | "DATETIME" | "TIMESTAMP" => vec![text(), number()],
+        "BOOLEAN" | "BOOL" => vec![number()],
+        // Stores each value as it is.
+        "BLOB" => vec![text()],
         _ if is_numeric => vec![number()],
         _ => Vec::new(),
     }
@@ -262,12 +287,17 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
     names
 }
 
+pub(super) const WITHOUT_ROWID: &str = "WITHOUT ROWID";
+
 /// What a CREATE TABLE of SQLite contains that the other fields of [`Table`] do not describe.
 fn lost(create: &str) -> Vec<&'static str> {
     let create = create.to_ascii_uppercase();
-    let words: Vec<_> = create.split(|c: char| !c.is_ascii_alphanumeric() && c != '_').collect();
+    let words = create.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
     let known = ["CHECK", "COLLATE", "AUTOINCREMENT", "DEFERRABLE", "CONFLICT", "STRICT"];
-    known.into_iter().filter(|word| words.contains(word)).collect()
+    let mut lost: Vec<_> = known.into_iter().filter(|word| words.contains(word)).collect();
+    lost.extend(words.windows(2).any(|two| two == ["WITHOUT", "ROWID"]).then_some(WITHOUT_ROWID));
+    lost
 }
 
 async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {

@@ -253,6 +253,10 @@ impl<'q, M: Model, R: 'static> Query<'q, M, R> {
     /// The column must be unique, such as the key. To order by another column, call `after` for that column and then for the
     /// key. The clause of the query can only have a condition and a lock.
     ///
+    /// If the column can be NULL, also call `after` for the key: `None` for every column is the first page, and `None` beside the
+    /// key of the last row continues after a row whose column is NULL. Rows with NULL come first on SQLite and last on PostgreSQL,
+    /// as in an `ORDER BY`.
+    ///
     /// ```
     /// # use sqlx_signals::prelude::*;
     /// # #[derive(Clone, Model)]
@@ -287,7 +291,7 @@ impl<'q, M: Model, R: 'static> Query<'q, M, R> {
     ) -> Self {
         let number = (!last.is_null()).then(|| self.more.len() + 1);
         if number.is_some() {
-            self.more.push::<R, T>(last);
+            self.more.push_compared::<R, T>(last);
         }
         self.page().order_by(column, number, descending);
         self

@@ -6,6 +6,7 @@ use futures_util::stream::BoxStream;
 use sqlx::{AssertSqlSafe, SqlSafeStr};
 
 use crate::database::backend::{DatabaseKind, Statement};
+use crate::database::placeholders;
 use crate::database::source::Source;
 use crate::error::{Error, Result};
 use crate::model::change::ByCondition;
@@ -137,7 +138,7 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     ///
     /// # Errors
     ///
-    /// As [`fetch_all`](Self::fetch_all). The stream ends after an error.
+    /// As [`fetch_all`](Self::fetch_all). The stream ends after the first error.
     ///
     /// # Cancel safety
     ///
@@ -279,8 +280,13 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     {
         async move {
             let source = db.into_source();
-            let sql = (M::STATEMENTS.count, "\n) AS matching");
-            let count_rows = self.about(source.kind(), sql)?;
+            let count_rows = match Clause(self.clause.as_str()).needs_columns() {
+                false => self.about(source.kind(), (M::STATEMENTS.count, "\n) AS matching"))?,
+                true => {
+                    let start = format!("SELECT count(*) FROM ({}", self.start());
+                    self.about(source.kind(), (&start, "\n) AS matching"))?
+                }
+            };
             let mut count = Ok(0);
             read::each(source, count_rows, &mut |row| count = row.scalar()).await?;
             Ok(count?)
@@ -309,7 +315,10 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     {
         async move {
             let source = db.into_source();
-            let start = format!("SELECT EXISTS (SELECT 1 FROM {}", M::STATEMENTS.table);
+            let start = match Clause(self.clause.as_str()).needs_columns() {
+                false => format!("SELECT EXISTS (SELECT 1 FROM {}", M::STATEMENTS.table),
+                true => format!("SELECT EXISTS ({}", self.start()),
+            };
             let asks = self.about(source.kind(), (&start, "\n)"))?;
             let mut exists = Ok(false);
             read::each(source, asks, &mut |row| exists = row.flag(0)).await?;
@@ -327,16 +336,21 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
         read::fetch(source, select, rows).await
     }
 
-    /// The SELECT of every column. If the clause can join another table, the columns are qualified with the table's name or
-    /// alias.
+    /// The SELECT of every column.
     fn select(self, kind: DatabaseKind, end: &str) -> Result<Statement> {
+        let start = self.start();
+        self.about(kind, (&start, end))
+    }
+
+    /// The SELECT of every column, up to the clause. If the clause can join another table, the columns are qualified with the
+    /// table's name or alias.
+    fn start(&self) -> Cow<'static, str> {
         let model = M::STATEMENTS;
         let Some(table) = Clause(self.clause.as_str()).table(model.table) else {
-            return self.about(kind, (model.select, end));
+            return Cow::Borrowed(model.select);
         };
         let columns: Vec<_> = model.columns.iter().map(|c| format!("{table}.{}", c.name)).collect();
-        let select = format!("SELECT {} FROM {}", columns.join(", "), model.table);
-        self.about(kind, (&select, end))
+        Cow::Owned(format!("SELECT {} FROM {}", columns.join(", "), model.table))
     }
 
     /// The statement that consists of `start`, the clause, and `end`.
@@ -359,7 +373,14 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     }
 
     /// The clause with the page and the lock of the query.
+    ///
+    /// SQLite would read a placeholder without a value as NULL, and the values of the page follow those of the query.
     fn clause(&self, kind: DatabaseKind) -> Result<Cow<'_, str>> {
+        let highest = placeholders::highest(self.clause.as_str());
+        if highest > self.values.len() {
+            let error = format!("the query uses ${highest}, and has no value for it");
+            return Err(Error::other(error));
+        }
         match &self.page {
             Some(page) => page.clause(kind, self.clause.as_str(), self.values.len()),
             None => Ok(Cow::Borrowed(self.clause.as_str())),

@@ -76,10 +76,11 @@ impl References<'_> {
     /// replaced by NULL.
     pub(super) async fn select_as_null(self, conn: &mut Conn<'_>) -> Result<Statement> {
         let model = self.child();
-        let columns = model.columns.iter().enumerate();
-        let null = |place| place == self.dependent.column();
-        let columns: Vec<_> =
-            columns.map(|(place, c)| if null(place) { "NULL" } else { c.name }).collect();
+        let value = |column| match column == self.dependent.column() {
+            true => "NULL".to_owned(),
+            false => model.qualified(column),
+        };
+        let columns: Vec<_> = (0..model.columns.len()).map(value).collect();
         let start = format!("SELECT {} FROM {}", columns.join(", "), model.table);
         let end = in_order(conn, self.dependent, null_lock(self.dependent)).await?;
         self.of_parents(conn, &start, &end).await
@@ -129,7 +130,7 @@ impl References<'_> {
         let kind = conn.kind();
         let mut args = Arguments::new(kind);
         let key = parents.schema().group(ColumnGroup::Key).next().unwrap_or_default();
-        let column = dependent.child().statements.name(dependent.column());
+        let column = dependent.child().statements.qualified(dependent.column());
         if are_array(kind, parents, part) {
             let cast = cast(conn, dependent, parents.is_text(part[0], key, kind)).await?;
             let bound = parents.bind_array(part.len(), &|n| part[n], key, &mut args);
@@ -187,7 +188,7 @@ pub(super) fn set_own_null(
         for key in model.group(ColumnGroup::Key) {
             rows.bind_compared(*row, key, &mut args).map_err(sqlx::Error::Encode)?;
             place += 1;
-            same.push(format!("{} = ${place}", model.name(key)));
+            same.push(format!("{} = ${place}", model.qualified(key)));
         }
         conditions.push(format!("({})", same.join(" AND ")));
     }
