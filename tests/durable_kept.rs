@@ -311,6 +311,20 @@ on_every_database! {
     }
 }
 
+on_every_database! {
+    async fn a_key_that_is_longer_than_an_index_entry_combines_deliveries(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut random = fastrand::Rng::with_seed(1);
+        let shelf: String = (0..6000).map(|_| random.alphanumeric()).collect();
+        doc(&shelf, "a").save(&db).await.unwrap();
+        let mut docs = [doc(&shelf, "b"), doc(&(shelf.clone() + "c"), "c")];
+        Doc::insert_many(&db, &mut docs).await.unwrap();
+        let of_shelves = list(&db, DeliveryFilter::new().queue("shelves")).await;
+        assert_eq!(of_shelves.len(), 2);
+    }
+}
+
 #[test]
 fn reports_show_how_long_deliveries_are_kept() {
     let lock = registry().to_lock();

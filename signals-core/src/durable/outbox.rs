@@ -13,7 +13,7 @@ use crate::durable::delivery::Cause;
 use crate::durable::event_form::{Encoded, EventForm, EventKey, ToEncode};
 use crate::durable::insert::{insert, lock_order};
 use crate::durable::schema::{self, explained};
-use crate::durable::sql::without_nul;
+use crate::durable::sql::indexed;
 use crate::durable::wake::WakeOnCommit;
 use crate::durable::warnings::WatchOnCommit;
 #[cfg(feature = "postgres")]
@@ -232,7 +232,7 @@ fn key_of(
             key(&content).map_err(Error::other)?
         }
     };
-    Ok(Some(without_nul(&key)))
+    Ok(Some(indexed(&key)))
 }
 
 /// The start of a key that is unique among all senders of a receiver.
