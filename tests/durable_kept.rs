@@ -187,6 +187,24 @@ fn count_saves<M: Model>(saved: PostSave<'_, M>) {
     SCENE.log.push(format!("both {} {:?}", row.table(), row.key()));
 }
 
+/// One receiver combines its deliveries, the other one does not.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "drafts")]
+struct Draft {
+    id: Option<i64>,
+    title: String,
+}
+
+#[receiver(post_save, sender = Draft, durable(coalesce = pk, at_least_once))]
+fn combine_draft(saved: PostSave<'_, Draft>) {
+    SCENE.log.push(format!("combined {} {}", saved.instance.title, saved.created));
+}
+
+#[receiver(post_save, sender = Draft, durable(at_least_once))]
+fn log_draft(saved: PostSave<'_, Draft>) {
+    SCENE.log.push(format!("draft {} {}", saved.instance.title, saved.created));
+}
+
 #[receiver(Opened, durable(coalesce = doc, delay = "1h"))]
 async fn count_opened(opened: &Opened, _delivery: Delivery<'_>) {
     SCENE.log.push(format!("opened {} {}", opened.doc, opened.by));
@@ -202,6 +220,7 @@ async fn setup(db: &Db) {
     table(db, "links", "title TEXT NOT NULL").await;
     table(db, "docs", "shelf TEXT NOT NULL, title TEXT NOT NULL").await;
     table(db, "folders", "title TEXT NOT NULL").await;
+    table(db, "drafts", "title TEXT NOT NULL").await;
     let products = "CREATE TABLE products (shop TEXT NOT NULL, number KEY NOT NULL, name TEXT NOT NULL, PRIMARY KEY (shop, number))";
     execute(db, &products.replace("KEY NOT", &format!("{key} NOT"))).await;
     table(db, "accounts", &format!("user_id {key} NOT NULL")).await;
@@ -312,6 +331,18 @@ on_every_database! {
 }
 
 on_every_database! {
+    async fn a_combined_delivery_of_a_new_row_says_that_the_row_is_new_beside_others_of_its_events(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut tx = db.begin().await.unwrap();
+        let mut draft = Draft { id: None, title: "a".into() };
+        draft.save(&mut tx).await.unwrap();
+        draft.title = "b".into();
+        draft.save(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(delivered(&db).await, ["combined b true", "draft a true", "draft b false"]);
+    }
+
     async fn a_key_that_is_longer_than_an_index_entry_combines_deliveries(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;
