@@ -205,6 +205,19 @@ fn log_draft(saved: PostSave<'_, Draft>) {
     SCENE.log.push(format!("draft {} {}", saved.instance.title, saved.created));
 }
 
+/// Its receiver was renamed.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "steps")]
+struct Step {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = Step, durable(ordering_key = pk, was = "durable_kept::old_step", at_least_once))]
+fn follow(saved: PostSave<'_, Step>) {
+    SCENE.log.push(format!("step {}", saved.instance.n));
+}
+
 #[receiver(Opened, durable(coalesce = doc, delay = "1h"))]
 async fn count_opened(opened: &Opened, _delivery: Delivery<'_>) {
     SCENE.log.push(format!("opened {} {}", opened.doc, opened.by));
@@ -221,6 +234,7 @@ async fn setup(db: &Db) {
     table(db, "docs", "shelf TEXT NOT NULL, title TEXT NOT NULL").await;
     table(db, "folders", "title TEXT NOT NULL").await;
     table(db, "drafts", "title TEXT NOT NULL").await;
+    table(db, "steps", "n BIGINT NOT NULL").await;
     let products = "CREATE TABLE products (shop TEXT NOT NULL, number KEY NOT NULL, name TEXT NOT NULL, PRIMARY KEY (shop, number))";
     execute(db, &products.replace("KEY NOT", &format!("{key} NOT"))).await;
     table(db, "accounts", &format!("user_id {key} NOT NULL")).await;
@@ -353,6 +367,31 @@ on_every_database! {
         Doc::insert_many(&db, &mut docs).await.unwrap();
         let of_shelves = list(&db, DeliveryFilter::new().queue("shelves")).await;
         assert_eq!(of_shelves.len(), 2);
+    }
+
+    /// In a deployment that replaces one process after the other, either of the two names can be the one of the older delivery.
+    async fn a_renamed_receiver_keeps_the_order_of_a_key(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        for (renamed, blocks) in [(0, "dead_at = T"), (0, "run_at = T"), (0, "worker = 'another', run_at = T"), (1, "run_at = T")] {
+            let mut step = Step { id: None, n: 0 };
+            for n in 0..2 {
+                step.n = n;
+                step.save(&db).await.unwrap();
+            }
+            let stored = list(&db, DeliveryFilter::new()).await;
+            let rename = format!("UPDATE signals_delivery SET receiver = 'durable_kept::old_step' WHERE id = {}", stored[renamed].id);
+            execute(&db, &rename).await;
+            let block = format!("UPDATE signals_delivery SET {} WHERE id = {}", blocks.replace('T', &ago(&db, -3600)), stored[0].id);
+            execute(&db, &block).await;
+            // Another key does not wait.
+            Step { id: None, n: 7 }.save(&db).await.unwrap();
+            assert_eq!(delivered(&db).await, ["step 7"], "{renamed} {blocks}");
+            let free = format!("UPDATE signals_delivery SET dead_at = NULL, worker = NULL, run_at = {}", ago(&db, 1));
+            execute(&db, &free).await;
+            testing::deliver(&db).await.unwrap();
+            assert_eq!(SCENE.log.take(), ["step 0", "step 1"], "{renamed} {blocks}");
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::durable::claimed::{Claimed, Columns};
 use crate::durable::kept::{self, Done};
-use crate::durable::sql::{Sql, list};
+use crate::durable::sql::{Sql, list, texts};
 use crate::error::Result;
 
 /// A delivery whose worker was lost this often is dead.
@@ -32,6 +32,8 @@ pub(super) struct Claim<'c> {
     pub(super) limit: usize,
     pub(super) lease: Duration,
     pub(super) worker: &'c str,
+    /// The other names of the receiver, under which deliveries of the same ordering keys may be stored.
+    pub(super) other_names: Vec<&'static str>,
     /// The deliveries that this worker is running.
     pub(super) running: Vec<i64>,
     /// The lower bound of the claim, see [`since`].
@@ -117,7 +119,8 @@ pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<
 const KEYS: usize = 1000;
 
 /// Claims the oldest delivery of each ordering key of one receiver, for keys after `after`. An older delivery that is not due blocks its
-/// key. A dead one does so too, unless `skips_dead`. The kind of the claim is not regarded: no suspect is claimed.
+/// key, also if it is stored under another name of the receiver. A dead one does so too, unless `skips_dead`. The kind of the claim is not
+/// regarded: no suspect is claimed.
 pub(super) async fn claim_ordered(
     conn: &mut Conn<'_>,
     claim: &Claim<'_>,
@@ -128,7 +131,11 @@ pub(super) async fn claim_ordered(
     let (limit, now) = (literal(claim.limit), now(kind));
     let due = format!(
         "d.dead_at IS NULL AND d.run_at <= {now} AND (worker IS NULL OR lost < 1) AND NOT EXISTS (SELECT 1 FROM signals_delivery o \
-         WHERE o.receiver = $1 AND o.ordering_key = d.ordering_key AND o.worker IS NOT NULL AND o.id <> d.id)"
+         WHERE o.receiver = $1 AND o.ordering_key = d.ordering_key AND o.worker IS NOT NULL AND o.id <> d.id){}",
+        match claim.other_names.is_empty() {
+            true => String::new(),
+            false => format!(" AND {}", is_first_of_all_names(kind, skips_dead)),
+        }
     );
     let heads = heads(kind, skips_dead, "$5");
     let due = match kind {
@@ -146,6 +153,16 @@ pub(super) async fn claim_ordered(
         Err(error) if error.is_unique_violation() => Ok(Vec::new()),
         claimed => claimed,
     }
+}
+
+/// The condition that no older delivery with the key of `d` is stored under one of the names `$6`, and that none of them is claimed.
+fn is_first_of_all_names(kind: DatabaseKind, skips_dead: bool) -> String {
+    let alive = if skips_dead { "AND o.dead_at IS NULL" } else { "" };
+    format!(
+        "NOT EXISTS (SELECT 1 FROM signals_delivery o WHERE o.receiver IN ({}) AND o.ordering_key = d.ordering_key \
+         AND (o.worker IS NOT NULL OR o.id < d.id {alive}))",
+        texts(kind, "$6")
+    )
 }
 
 /// The table `head` of a statement: the oldest delivery of each of the next ordering keys of the receiver `$1`.
@@ -226,7 +243,11 @@ async fn run_claim(
         .bind(millis(claim.lease))
         .bind(list(kind, claim.running.iter().copied()));
     sql = match after {
-        Some(after) => sql.bind(after),
+        Some(after) if claim.other_names.is_empty() => sql.bind(after),
+        Some(after) => {
+            let names = serde_json::Value::from_iter(claim.other_names.iter().copied());
+            sql.bind(after).bind(names.to_string())
+        }
         None => sql.bind(claim.bound),
     };
     let claimed: Vec<Columns> = sql.fetch(conn).await?;

@@ -169,6 +169,7 @@ impl InlineWorker {
                 limit: 1,
                 lease: LEASE,
                 worker,
+                other_names: receivers.other_names(name),
                 running: Vec::new(),
                 bound: 0,
             };

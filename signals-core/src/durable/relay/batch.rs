@@ -107,7 +107,8 @@ impl Shared {
 
     fn wanted<'s>(&'s self, receiver: &'s str, kind: Kind) -> Claim<'s> {
         let (lease, worker) = (self.lease, self.name.as_str());
-        Claim { receiver, kind, limit: SIZE, lease, worker, running: Vec::new(), bound: 0 }
+        let (other_names, running) = (Vec::new(), Vec::new());
+        Claim { receiver, kind, limit: SIZE, lease, worker, other_names, running, bound: 0 }
     }
 
     async fn claim(&self, name: &str, kind: Kind) -> Result<Vec<Claimed>> {

@@ -260,7 +260,8 @@ impl Finder {
                 if limit() == 0 {
                     break;
                 }
-                let wanted = wanted(shared, name, Kind::Usual, limit());
+                let mut wanted = wanted(shared, name, Kind::Usual, limit());
+                wanted.other_names = receivers.other_names(name);
                 let from = after.as_ref().map_or(String::new(), |key| format!("{key}\u{1}"));
                 let started = claim_and_start(shared, receivers, &wanted, Some(&from)).await?;
                 claimed += started.count;
@@ -307,7 +308,8 @@ impl Finder {
 fn wanted<'s>(shared: &'s Shared, receiver: &'s str, kind: Kind, limit: usize) -> Claim<'s> {
     let running = shared.running().keys().copied().collect();
     let (lease, worker) = (shared.options.lease, shared.name.as_str());
-    Claim { receiver, kind, limit, lease, worker, running, bound: 0 }
+    let other_names = Vec::new();
+    Claim { receiver, kind, limit, lease, worker, other_names, running, bound: 0 }
 }
 
 /// What a claim has started.
