@@ -205,6 +205,20 @@ fn log_draft(saved: PostSave<'_, Draft>) {
     SCENE.log.push(format!("draft {} {}", saved.instance.title, saved.created));
 }
 
+/// Its values are JSON in a column and in the payload.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "readings")]
+struct Reading {
+    id: Option<i64>,
+    #[model(json)]
+    values: Vec<f64>,
+}
+
+#[receiver(post_save, sender = Reading, durable(at_least_once))]
+fn log_reading(saved: PostSave<'_, Reading>) {
+    SCENE.log.push(format!("{:?}", saved.instance.values));
+}
+
 /// Its receiver was renamed.
 #[derive(Debug, Model, Serialize, Deserialize)]
 #[model(table = "steps")]
@@ -235,6 +249,15 @@ async fn setup(db: &Db) {
     table(db, "folders", "title TEXT NOT NULL").await;
     table(db, "drafts", "title TEXT NOT NULL").await;
     table(db, "steps", "n BIGINT NOT NULL").await;
+    table(
+        db,
+        "readings",
+        match db.kind() {
+            DatabaseKind::Sqlite => "\"values\" TEXT NOT NULL",
+            DatabaseKind::Postgres => "\"values\" JSONB NOT NULL",
+        },
+    )
+    .await;
     let products = "CREATE TABLE products (shop TEXT NOT NULL, number KEY NOT NULL, name TEXT NOT NULL, PRIMARY KEY (shop, number))";
     execute(db, &products.replace("KEY NOT", &format!("{key} NOT"))).await;
     table(db, "accounts", &format!("user_id {key} NOT NULL")).await;
@@ -392,6 +415,16 @@ on_every_database! {
             testing::deliver(&db).await.unwrap();
             assert_eq!(SCENE.log.take(), ["step 0", "step 1"], "{renamed} {blocks}");
         }
+    }
+
+    async fn numbers_are_the_same_after_they_were_json(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let values = vec![51.248_178_375_505_404, 0.1, f64::MIN_POSITIVE];
+        let mut reading = Reading { id: None, values: values.clone() };
+        reading.save(&db).await.unwrap();
+        assert_eq!(delivered(&db).await, [format!("{values:?}")]);
+        assert_eq!(Reading::get(&db, reading.id.unwrap()).await.unwrap().values, values);
     }
 }
 
