@@ -407,6 +407,11 @@ pub(super) fn bind_claims(sql: Sql, kind: DatabaseKind, claims: &[(i64, i64)]) -
     sql.bind(ids).bind(list(kind, claims.iter().map(|(_, claim)| *claim)))
 }
 
+/// The longest time that is added to the current one, in milliseconds: a hundred years. A database refuses times that are much later.
+pub(super) const LONGEST: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
+/// A time in milliseconds, at most [`LONGEST`].
 pub(super) fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2)
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(LONGEST);
+    i64::try_from(millis).unwrap_or(i64::MAX)
 }

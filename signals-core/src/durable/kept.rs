@@ -1,6 +1,8 @@
 //! Kept deliveries: those of receivers with `keep` move to the table `signals_done` when their receiver has succeeded, until they are pruned or
 //! run again.
 
+use std::time::Duration;
+
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::durable::claim::{CLAIMED_SQLITE, earlier, now};
@@ -72,7 +74,7 @@ async fn fetch(
     takes_keep: bool,
 ) -> Result<Vec<i64>> {
     let kind = conn.kind();
-    let keep = |done: &Done| i64::try_from(done.keep).unwrap_or(i64::MAX / 2);
+    let keep = |done: &Done| claim::millis(Duration::from_millis(done.keep));
     let mut sql = Sql::new(kind, text)
         .bind(list(kind, done.iter().map(|done| done.id)))
         .bind(list(kind, done.iter().map(|done| done.claim)));

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use crate::database::conn::Conn;
 use crate::database::outbox::Outbox;
+use crate::durable::claim::LONGEST;
 use crate::durable::delivery::Cause;
 use crate::durable::event_form::{Encoded, EventForm, EventKey, ToEncode};
 use crate::durable::insert::{insert, lock_order};
@@ -163,7 +164,7 @@ fn deliveries_of(event: &EventToStore<'_>, ids: &mut Vec<Uuid>) -> Result<Vec<Ne
                 context: context.clone(),
                 ordering_key: ordering_key.clone(),
                 coalesce_key: coalesce_key.clone(),
-                delay: receiver.info.durable.map_or(0, |options| options.delay),
+                delay: receiver.info.durable.map_or(0, |options| options.delay.min(LONGEST)),
             });
         }
     }
