@@ -301,13 +301,53 @@ pub(super) async fn renew(
     Ok(renewed.into_iter().map(|(id,)| id).collect())
 }
 
-/// Deletes or keeps a delivery in the transaction of its receiver. Returns `false` if the claim has passed to another worker.
-pub(super) async fn acknowledge_one(conn: &mut Conn<'_>, done: Done) -> Result<bool> {
-    if done.keep > 0 {
-        return Ok(!kept::keep(conn, &[done]).await?.is_empty());
+/// The transaction of a statement on the server. On SQLite, the numbers are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ServerTransaction {
+    /// The server process of its connection.
+    process: i32,
+    /// When it was begun, in microseconds since 1970.
+    begun: i64,
+}
+
+impl ServerTransaction {
+    /// The columns of a [`ServerTransaction`] on PostgreSQL.
+    pub(super) const COLUMNS: &str =
+        "pg_backend_pid(), (extract(epoch FROM transaction_timestamp()) * 1000000)::bigint";
+
+    pub(super) fn of((process, begun): (i32, i64)) -> Self {
+        Self { process, begun }
     }
-    let text = "DELETE FROM signals_delivery WHERE id = $1 AND claim = $2";
-    Ok(Sql::new(conn.kind(), text).bind(done.id).bind(done.claim).execute(conn).await? == 1)
+}
+
+/// Ends the statement that a transaction on PostgreSQL is executing.
+pub(super) async fn end_statement(conn: &mut Conn<'_>, tx: ServerTransaction) -> Result<()> {
+    let text = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND state = 'active' \
+                AND (extract(epoch FROM xact_start) * 1000000)::bigint = $2";
+    let sql = Sql::new(conn.kind(), text).bind(tx.process).bind(tx.begun);
+    sql.execute(conn).await.map(drop)
+}
+
+/// Deletes or keeps a delivery in the transaction of its receiver. Returns `None` if the claim has passed to another worker.
+pub(super) async fn acknowledge_one(
+    conn: &mut Conn<'_>,
+    done: Done,
+) -> Result<Option<ServerTransaction>> {
+    let acknowledged = match (done.keep, conn.kind()) {
+        (0, kind) => {
+            let returned = match kind {
+                DatabaseKind::Sqlite => "0, 0",
+                DatabaseKind::Postgres => ServerTransaction::COLUMNS,
+            };
+            let text = format!(
+                "DELETE FROM signals_delivery WHERE id = $1 AND claim = $2 RETURNING {returned}"
+            );
+            let sql = Sql::new(kind, &text).bind(done.id).bind(done.claim);
+            sql.fetch::<(i32, i64)>(conn).await?.pop()
+        }
+        _ => kept::keep(conn, &[done]).await?.pop().map(|(_, process, begun)| (process, begun)),
+    };
+    Ok(acknowledged.map(ServerTransaction::of))
 }
 
 /// Deletes or keeps deliveries whose receivers have succeeded, and returns those of which this worker still had the claim.
@@ -315,7 +355,7 @@ pub(super) async fn acknowledge(conn: &mut Conn<'_>, done: &[Done]) -> Result<Ve
     let (kept, deleted): (Vec<Done>, Vec<Done>) = done.iter().partition(|done| done.keep > 0);
     let mut ended = Vec::new();
     if !kept.is_empty() {
-        ended = kept::keep(conn, &kept).await?;
+        ended = kept::keep(conn, &kept).await?.into_iter().map(|(id, ..)| id).collect();
     }
     if !deleted.is_empty() {
         let claims: Vec<_> = deleted.iter().map(Done::claimed).collect();
@@ -374,15 +414,20 @@ pub(super) async fn fail(
     Ok(sql.bind(millis(failure.delay)).execute(conn).await? == 1)
 }
 
-/// Makes deliveries due again whose receivers have not run to their end, without counting an attempt.
+/// Makes deliveries due again whose receivers have not run to their end, without counting an attempt. A delivery that is still deleted in an open
+/// transaction is locked, and is skipped: it is due when this transaction ends.
 pub(super) async fn give_back(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Result<()> {
     let kind = conn.kind();
-    let text = update_claimed(
-        kind,
-        &format!(
-            "worker = NULL, attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END, run_at = {}",
-            now(kind)
-        ),
+    let which = match kind {
+        DatabaseKind::Sqlite => CLAIMED_SQLITE,
+        DatabaseKind::Postgres => {
+            "id IN (SELECT d.id FROM signals_delivery d JOIN unnest($1::text::bigint[], $2::text::bigint[]) AS a (id, claim) \
+             USING (id, claim) FOR UPDATE OF d SKIP LOCKED)"
+        }
+    };
+    let text = format!(
+        "UPDATE signals_delivery SET worker = NULL, attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END, run_at = {} WHERE {which}",
+        now(kind)
     );
     bind_claims(Sql::new(kind, &text), kind, claims).execute(conn).await.map(drop)
 }

@@ -173,10 +173,12 @@ impl Finder {
             self.complete = Some(Past::now());
         }
         self.probed = Some(Past::now());
-        let mut conn = shared.connections.control.acquire().await?;
         let bound = |name: &str| self.bound(name, LATE);
-        let due = probe::probe(&mut conn, receivers.names(), bound).await?;
-        drop(conn);
+        let probe = async {
+            let mut conn = shared.connections.control.acquire().await?;
+            probe::probe(&mut conn, receivers.names(), bound).await
+        };
+        let due = shared.connections.limited(probe).await?;
         self.note_time();
         if due.is_empty() {
             return Ok(Round { claimed: 0, more: false });
@@ -330,25 +332,28 @@ async fn claim_and_start(
     wanted: &Claim<'_>,
     after: Option<&str>,
 ) -> Result<Started> {
-    let mut conn = shared.connections.to_write(Verb::Claim).await?;
-    let deadline = Instant::now() + wanted.lease;
-    let claimed = match after {
-        None => claim::claim(&mut conn, wanted).await?,
-        Some(after) => {
-            let skips =
-                receivers.options(wanted.receiver).is_some_and(|options| options.skips_dead);
-            let claimed = claim::claim_ordered(&mut conn, wanted, after, skips).await?;
-            if claimed.is_empty() {
-                let last = claim::last_key(&mut conn, wanted.receiver, after, skips).await?;
-                conn.done().await?;
-                return Ok(Started { last_key: last, ..Started::default() });
+    let claim = async {
+        let mut conn = shared.connections.to_write(Verb::Claim).await?;
+        let deadline = Instant::now() + wanted.lease;
+        let (claimed, last_key) = match after {
+            None => (claim::claim(&mut conn, wanted).await?, None),
+            Some(after) => {
+                let skips =
+                    receivers.options(wanted.receiver).is_some_and(|options| options.skips_dead);
+                let claimed = claim::claim_ordered(&mut conn, wanted, after, skips).await?;
+                let keys = claimed.iter().filter_map(|delivery| delivery.ordering_key.clone());
+                let last_key = match claimed.is_empty() {
+                    true => claim::last_key(&mut conn, wanted.receiver, after, skips).await?,
+                    false => keys.max(),
+                };
+                (claimed, last_key)
             }
-            claimed
-        }
+        };
+        conn.done().await?;
+        Ok((claimed, last_key, deadline))
     };
-    conn.done().await?;
+    let (claimed, last_key, deadline) = shared.connections.limited(claim).await?;
     let count = claimed.len();
-    let last_key = claimed.iter().filter_map(|delivery| delivery.ordering_key.clone()).max();
     let last_due = claimed.first().map(|delivery| delivery.last_due).filter(|due| *due > 0);
     claimed.into_iter().for_each(|delivery| start(shared, receivers, delivery, deadline));
     Ok(Started { count, last_key, last_due })
@@ -364,6 +369,7 @@ fn start(shared: &Arc<Shared>, receivers: &DurableReceivers, claimed: Claimed, d
         claim: claimed.claim,
         deadline,
         stage: Stage::Waiting,
+        transaction: None,
         cancel: cancel.clone(),
     };
     shared.running().insert(claimed.id, entry);
