@@ -52,6 +52,29 @@ async fn spin(saved: PostSave<'_, Spin>) {
     }
 }
 
+/// Waits outside of the database, in the transaction that has deleted the delivery.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "visits")]
+struct Visit {
+    id: Option<i64>,
+    guest: String,
+}
+
+async fn visit(name: &str) {
+    SCENE.log.push(name);
+    let _ = GATE.acquire().await;
+}
+
+#[receiver(post_save, sender = Visit, durable(queue = "visits", timeout = "10m"))]
+async fn run_visit(_: PostSave<'_, Visit>, _conn: &mut Conn<'_>) {
+    visit("visit").await;
+}
+
+#[receiver(post_save, sender = Visit, durable(queue = "guests", ordering_key = guest, timeout = "10m"))]
+async fn run_visit_of_guest(_: PostSave<'_, Visit>, _conn: &mut Conn<'_>) {
+    visit("visit").await;
+}
+
 /// Its receiver waits for a statement.
 #[derive(Debug, Model, Serialize, Deserialize)]
 #[model(table = "naps")]
@@ -348,6 +371,57 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["1 2"]);
         assert_eq!(count(&db, "true").await, 0);
     }
+}
+
+/// The first worker was killed, and the delivery runs again in a transaction that is longer than its lease. It is deleted in this transaction, and
+/// cannot be claimed by any worker.
+#[cfg(feature = "postgres")]
+async fn others_run_beside_a_long_transaction_of(queue: &str) {
+    let _turn = SCENE.begin().await;
+    let test = common::TestDb::postgres(&format!("long_{queue}")).await;
+    let db = test.db.clone();
+    table(&db, "visits", "guest TEXT NOT NULL").await;
+    table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
+    db.deliveries().setup().await.unwrap();
+    Visit { id: None, guest: "a".into() }.save(&db).await.unwrap();
+    execute(
+        &db,
+        "UPDATE signals_delivery SET worker = 'killed', claim = 1, attempt = 1, run_at = clock_timestamp() - interval '1 s'",
+    )
+    .await;
+    let worker = db.deliveries().worker().queues([queue, "default"]);
+    let worker = worker.lease(Duration::from_millis(300)).poll(Duration::from_millis(20));
+    let first = worker.clone().spawn().await.unwrap();
+    until(|log| log == ["visit"]).await;
+    let second = worker.spawn().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    for _ in 0..20 {
+        Job { id: None, blocks: false }.save(&db).await.unwrap();
+    }
+    let jobs = async {
+        until(|log| log.len() == 21).await;
+    };
+    let ran = tokio::time::timeout(Duration::from_secs(10), jobs).await;
+    GATE.add_permits(1);
+    ran.expect("the jobs run beside it");
+    first.shutdown().await.unwrap();
+    second.shutdown().await.unwrap();
+    SCENE.log.take();
+    assert_eq!(count(&db, "receiver = 'durable_workers::run_job'").await, 0);
+    db.close().await;
+    test.passed().await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_run_beside_a_delivery_that_runs_again_in_a_long_transaction() {
+    others_run_beside_a_long_transaction_of("visits").await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_run_beside_a_delivery_with_a_key_that_runs_again_in_a_long_transaction() {
+    others_run_beside_a_long_transaction_of("guests").await;
 }
 
 #[cfg(feature = "postgres")]

@@ -95,13 +95,29 @@ pub(super) fn is_kind(kind: Kind) -> &'static str {
     }
 }
 
+/// The condition that a delivery of the receiver `$1` is due, and of a kind.
+fn is_due(database: DatabaseKind, kind: Kind) -> String {
+    let (now, which) = (now(database), is_kind(kind));
+    format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {which}")
+}
+
+/// Whether a due delivery of a kind can be claimed, on PostgreSQL. One that its receiver has deleted in an open transaction looks due as soon as its
+/// lease has ended, and nobody can claim it.
+pub(super) async fn can_claim(conn: &mut Conn<'_>, receiver: &str, kind: Kind) -> Result<bool> {
+    let database = conn.kind();
+    let due = is_due(database, kind);
+    let text = format!(
+        "SELECT id FROM signals_delivery WHERE {due} ORDER BY run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED"
+    );
+    let found: Vec<(i64,)> = Sql::new(database, &text).bind(receiver).fetch(conn).await?;
+    Ok(!found.is_empty())
+}
+
 /// Claims due deliveries of one receiver: those of a kind, in the order in which they are due.
 pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
     let kind = conn.kind();
-    let (limit, now, which) = (literal(claim.limit), now(kind), is_kind(claim.kind));
-    let since = since(kind, "$5");
-    let due =
-        format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {since} AND {which}");
+    let limit = literal(claim.limit);
+    let due = format!("{} AND {}", is_due(kind, claim.kind), since(kind, "$5"));
     let due = match kind {
         DatabaseKind::Postgres => format!(
             "WITH due AS MATERIALIZED (SELECT id, run_at FROM signals_delivery WHERE {due} AND id NOT IN (SELECT unnest($4::text::bigint[])) \

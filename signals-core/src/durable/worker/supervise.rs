@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{RunningEntry, Shared, Stage, handle};
+use crate::database::backend::DatabaseKind;
 use crate::database::writer::Verb;
 use crate::durable::claim::{self, Claim, Kind};
 use crate::durable::claimed::Claimed;
@@ -183,8 +184,14 @@ impl Finder {
         if due.is_empty() {
             return Ok(Round { claimed: 0, more: false });
         }
-        if let Some((due, kind)) = due.iter().find_map(|due| Some((due, due.suspect?))) {
-            return self.run_alone(shared, &receivers, &due.receiver, kind).await;
+        for (due, kind) in due.iter().filter_map(|due| Some((due, due.suspect?))) {
+            if shared.can_claim(&due.receiver, kind).await? {
+                let round = self.run_alone(shared, &receivers, &due.receiver, kind).await?;
+                // If another worker has claimed it first, the others are claimed.
+                if round.claimed > 0 || !shared.running().is_empty() {
+                    return Ok(round);
+                }
+            }
         }
         let claimed = self.claim_each(shared, &receivers, due, LATE).await?;
         self.note_time();
@@ -304,6 +311,21 @@ impl Finder {
             }
         }
         Ok(Round { claimed, more: true })
+    }
+}
+
+impl Shared {
+    /// Whether a due suspect can be claimed. This is known only on PostgreSQL: on SQLite, no transaction is open beside a claim.
+    async fn can_claim(&self, receiver: &str, kind: Kind) -> Result<bool> {
+        if self.db.kind() == DatabaseKind::Sqlite {
+            return Ok(true);
+        }
+        let can_claim = async {
+            let mut conn = self.connections.to_write(Verb::Claim).await?;
+            let can_claim = claim::can_claim(&mut conn, receiver, kind).await?;
+            conn.done().await.map(|()| can_claim)
+        };
+        self.connections.limited(can_claim).await
     }
 }
 
