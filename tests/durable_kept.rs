@@ -187,6 +187,51 @@ fn count_saves<M: Model>(saved: PostSave<'_, M>) {
     SCENE.log.push(format!("both {} {:?}", row.table(), row.key()));
 }
 
+/// One receiver combines its deliveries, the other one does not.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "drafts")]
+struct Draft {
+    id: Option<i64>,
+    title: String,
+}
+
+#[receiver(post_save, sender = Draft, durable(coalesce = pk, at_least_once))]
+fn combine_draft(saved: PostSave<'_, Draft>) {
+    SCENE.log.push(format!("combined {} {}", saved.instance.title, saved.created));
+}
+
+#[receiver(post_save, sender = Draft, durable(at_least_once))]
+fn log_draft(saved: PostSave<'_, Draft>) {
+    SCENE.log.push(format!("draft {} {}", saved.instance.title, saved.created));
+}
+
+/// Its values are JSON in a column and in the payload.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "readings")]
+struct Reading {
+    id: Option<i64>,
+    #[model(json)]
+    values: Vec<f64>,
+}
+
+#[receiver(post_save, sender = Reading, durable(at_least_once))]
+fn log_reading(saved: PostSave<'_, Reading>) {
+    SCENE.log.push(format!("{:?}", saved.instance.values));
+}
+
+/// Its receiver was renamed.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "steps")]
+struct Step {
+    id: Option<i64>,
+    n: i64,
+}
+
+#[receiver(post_save, sender = Step, durable(ordering_key = pk, was = "durable_kept::old_step", at_least_once))]
+fn follow(saved: PostSave<'_, Step>) {
+    SCENE.log.push(format!("step {}", saved.instance.n));
+}
+
 #[receiver(Opened, durable(coalesce = doc, delay = "1h"))]
 async fn count_opened(opened: &Opened, _delivery: Delivery<'_>) {
     SCENE.log.push(format!("opened {} {}", opened.doc, opened.by));
@@ -202,6 +247,17 @@ async fn setup(db: &Db) {
     table(db, "links", "title TEXT NOT NULL").await;
     table(db, "docs", "shelf TEXT NOT NULL, title TEXT NOT NULL").await;
     table(db, "folders", "title TEXT NOT NULL").await;
+    table(db, "drafts", "title TEXT NOT NULL").await;
+    table(db, "steps", "n BIGINT NOT NULL").await;
+    table(
+        db,
+        "readings",
+        match db.kind() {
+            DatabaseKind::Sqlite => "\"values\" TEXT NOT NULL",
+            DatabaseKind::Postgres => "\"values\" JSONB NOT NULL",
+        },
+    )
+    .await;
     let products = "CREATE TABLE products (shop TEXT NOT NULL, number KEY NOT NULL, name TEXT NOT NULL, PRIMARY KEY (shop, number))";
     execute(db, &products.replace("KEY NOT", &format!("{key} NOT"))).await;
     table(db, "accounts", &format!("user_id {key} NOT NULL")).await;
@@ -308,6 +364,67 @@ on_every_database! {
         assert!(error.to_string().contains("`no_json`"), "{error}");
         assert!(matches!(error, Error::Other(_)) || error.to_string().contains("it has no JSON"));
         assert_eq!((count(&db, "users").await, count(&db, "signals_delivery").await), (0, 0));
+    }
+}
+
+on_every_database! {
+    async fn a_combined_delivery_of_a_new_row_says_that_the_row_is_new_beside_others_of_its_events(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut tx = db.begin().await.unwrap();
+        let mut draft = Draft { id: None, title: "a".into() };
+        draft.save(&mut tx).await.unwrap();
+        draft.title = "b".into();
+        draft.save(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(delivered(&db).await, ["combined b true", "draft a true", "draft b false"]);
+    }
+
+    async fn a_key_that_is_longer_than_an_index_entry_combines_deliveries(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut random = fastrand::Rng::with_seed(1);
+        let shelf: String = (0..6000).map(|_| random.alphanumeric()).collect();
+        doc(&shelf, "a").save(&db).await.unwrap();
+        let mut docs = [doc(&shelf, "b"), doc(&(shelf.clone() + "c"), "c")];
+        Doc::insert_many(&db, &mut docs).await.unwrap();
+        let of_shelves = list(&db, DeliveryFilter::new().queue("shelves")).await;
+        assert_eq!(of_shelves.len(), 2);
+    }
+
+    /// In a deployment that replaces one process after the other, either of the two names can be the one of the older delivery.
+    async fn a_renamed_receiver_keeps_the_order_of_a_key(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        for (renamed, blocks) in [(0, "dead_at = T"), (0, "run_at = T"), (0, "worker = 'another', run_at = T"), (1, "run_at = T")] {
+            let mut step = Step { id: None, n: 0 };
+            for n in 0..2 {
+                step.n = n;
+                step.save(&db).await.unwrap();
+            }
+            let stored = list(&db, DeliveryFilter::new()).await;
+            let rename = format!("UPDATE signals_delivery SET receiver = 'durable_kept::old_step' WHERE id = {}", stored[renamed].id);
+            execute(&db, &rename).await;
+            let block = format!("UPDATE signals_delivery SET {} WHERE id = {}", blocks.replace('T', &ago(&db, -3600)), stored[0].id);
+            execute(&db, &block).await;
+            // Another key does not wait.
+            Step { id: None, n: 7 }.save(&db).await.unwrap();
+            assert_eq!(delivered(&db).await, ["step 7"], "{renamed} {blocks}");
+            let free = format!("UPDATE signals_delivery SET dead_at = NULL, worker = NULL, run_at = {}", ago(&db, 1));
+            execute(&db, &free).await;
+            testing::deliver(&db).await.unwrap();
+            assert_eq!(SCENE.log.take(), ["step 0", "step 1"], "{renamed} {blocks}");
+        }
+    }
+
+    async fn numbers_are_the_same_after_they_were_json(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let values = vec![51.248_178_375_505_404, 0.1, f64::MIN_POSITIVE];
+        let mut reading = Reading { id: None, values: values.clone() };
+        reading.save(&db).await.unwrap();
+        assert_eq!(delivered(&db).await, [format!("{values:?}")]);
+        assert_eq!(Reading::get(&db, reading.id.unwrap()).await.unwrap().values, values);
     }
 }
 

@@ -7,10 +7,11 @@ mod clock;
 mod common;
 
 use std::sync::LazyLock;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use common::{Scene, execute, table};
 use serde::{Deserialize, Serialize};
+use sqlx_signals::durable::{DeliveryFilter, DeliveryState, Retry};
 use sqlx_signals::prelude::*;
 use sqlx_signals::{DatabaseKind, testing};
 use tokio::sync::Semaphore;
@@ -49,6 +50,91 @@ async fn spin(saved: PostSave<'_, Spin>) {
     loop {
         tokio::task::yield_now().await;
     }
+}
+
+/// Waits outside of the database, in the transaction that has deleted the delivery.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "visits")]
+struct Visit {
+    id: Option<i64>,
+    guest: String,
+}
+
+async fn visit(name: &str) {
+    SCENE.log.push(name);
+    let _ = GATE.acquire().await;
+}
+
+#[receiver(post_save, sender = Visit, durable(queue = "visits", timeout = "10m"))]
+async fn run_visit(_: PostSave<'_, Visit>, _conn: &mut Conn<'_>) {
+    visit("visit").await;
+}
+
+#[receiver(post_save, sender = Visit, durable(queue = "guests", ordering_key = guest, timeout = "10m"))]
+async fn run_visit_of_guest(_: PostSave<'_, Visit>, _conn: &mut Conn<'_>) {
+    visit("visit").await;
+}
+
+/// Its receiver waits for a statement.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "naps")]
+struct Nap {
+    id: Option<i64>,
+    seconds: i64,
+}
+
+#[receiver(post_save, sender = Nap, durable(queue = "short", timeout = "500ms", max_attempts = 1, keep = "1h"))]
+async fn nap_shortly(saved: PostSave<'_, Nap>, conn: &mut Conn<'_>) -> Result<()> {
+    nap(saved.instance.seconds, conn).await
+}
+
+#[receiver(post_save, sender = Nap, durable(queue = "long", timeout = "10m"))]
+async fn nap_long(saved: PostSave<'_, Nap>, conn: &mut Conn<'_>) -> Result<()> {
+    nap(saved.instance.seconds, conn).await
+}
+
+async fn nap(seconds: i64, conn: &mut Conn<'_>) -> Result<()> {
+    SCENE.log.push("nap");
+    let sleep = conn.query("SELECT pg_sleep($1)::text").bind(seconds as f64);
+    sleep.fetch_one::<(String,)>().await.map(drop)
+}
+
+/// Runs until it is stopped.
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "watches")]
+struct Watch {
+    id: Option<i64>,
+    n: i64,
+}
+
+struct LogOnDrop;
+
+impl Drop for LogOnDrop {
+    fn drop(&mut self) {
+        SCENE.log.push("stopped");
+    }
+}
+
+#[receiver(post_save, sender = Watch, durable(at_least_once, timeout = "10m"))]
+async fn watch(_: PostSave<'_, Watch>) {
+    SCENE.log.push("begun");
+    let _guard = LogOnDrop;
+    std::future::pending::<()>().await;
+}
+
+#[derive(Debug, Model, Serialize, Deserialize)]
+#[model(table = "pauses")]
+struct Pause {
+    id: Option<i64>,
+    snoozes: bool,
+}
+
+#[receiver(post_save, sender = Pause, durable(at_least_once))]
+async fn pause_for_ever(saved: PostSave<'_, Pause>) -> Result<()> {
+    Err(match saved.instance.snoozes {
+        true => Retry::snooze(Duration::MAX),
+        false => Retry::after(Duration::MAX, "not soon"),
+    })?
 }
 
 /// Fast jobs, one that blocks, and fast jobs again.
@@ -245,6 +331,23 @@ on_every_database! {
         assert_eq!(count(&db, "true").await, 0);
     }
 
+    async fn a_delivery_that_is_postponed_for_ever_is_due_in_a_hundred_years(db: Db) {
+        let _turn = SCENE.begin().await;
+        table(&db, "pauses", "snoozes BOOLEAN NOT NULL").await;
+        db.deliveries().setup().await.unwrap();
+        for snoozes in [true, false] {
+            Pause { id: None, snoozes }.save(&db).await.unwrap();
+        }
+        testing::deliver(&db).await.unwrap().assert_failed::<pause_for_ever>(2);
+        let postponed = db.deliveries().list(DeliveryFilter::new()).await.unwrap();
+        let day = Duration::from_secs(24 * 60 * 60);
+        for delivery in &postponed {
+            let delay = delivery.run_at.duration_since(SystemTime::now()).unwrap();
+            assert!(delay > 36_000 * day && delay < 37_000 * day, "{delay:?}");
+        }
+        assert_eq!(postponed.len(), 2);
+    }
+
     /// As in a deployment that replaces one process after the other.
     async fn a_program_of_the_first_version_works_on_the_tables_of_this_one(db: Db) {
         let _turn = SCENE.begin().await;
@@ -268,6 +371,137 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["1 2"]);
         assert_eq!(count(&db, "true").await, 0);
     }
+}
+
+/// The first worker was killed, and the delivery runs again in a transaction that is longer than its lease. It is deleted in this transaction, and
+/// cannot be claimed by any worker.
+#[cfg(feature = "postgres")]
+async fn others_run_beside_a_long_transaction_of(queue: &str) {
+    let _turn = SCENE.begin().await;
+    let test = common::TestDb::postgres(&format!("long_{queue}")).await;
+    let db = test.db.clone();
+    table(&db, "visits", "guest TEXT NOT NULL").await;
+    table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
+    db.deliveries().setup().await.unwrap();
+    Visit { id: None, guest: "a".into() }.save(&db).await.unwrap();
+    execute(
+        &db,
+        "UPDATE signals_delivery SET worker = 'killed', claim = 1, attempt = 1, run_at = clock_timestamp() - interval '1 s'",
+    )
+    .await;
+    let worker = db.deliveries().worker().queues([queue, "default"]);
+    let worker = worker.lease(Duration::from_millis(300)).poll(Duration::from_millis(20));
+    let first = worker.clone().spawn().await.unwrap();
+    until(|log| log == ["visit"]).await;
+    let second = worker.spawn().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(900)).await;
+    for _ in 0..20 {
+        Job { id: None, blocks: false }.save(&db).await.unwrap();
+    }
+    let jobs = async {
+        until(|log| log.len() == 21).await;
+    };
+    let ran = tokio::time::timeout(Duration::from_secs(10), jobs).await;
+    GATE.add_permits(1);
+    ran.expect("the jobs run beside it");
+    first.shutdown().await.unwrap();
+    second.shutdown().await.unwrap();
+    SCENE.log.take();
+    assert_eq!(count(&db, "receiver = 'durable_workers::run_job'").await, 0);
+    db.close().await;
+    test.passed().await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_run_beside_a_delivery_that_runs_again_in_a_long_transaction() {
+    others_run_beside_a_long_transaction_of("visits").await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn others_run_beside_a_delivery_with_a_key_that_runs_again_in_a_long_transaction() {
+    others_run_beside_a_long_transaction_of("guests").await;
+}
+
+#[cfg(feature = "postgres")]
+async fn setup_naps(name: &str) -> common::TestDb {
+    let test = common::TestDb::postgres(name).await;
+    table(&test.db, "naps", "seconds BIGINT NOT NULL").await;
+    test.db.deliveries().setup().await.unwrap();
+    test
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_timeout_of_a_receiver_ends_its_statement() {
+    let _turn = SCENE.begin().await;
+    let test = setup_naps("timeout").await;
+    let db = test.db.clone();
+    let worker = db.deliveries().worker().queues(["short"]).concurrency(1).spawn().await.unwrap();
+    for seconds in [3600, 0] {
+        Nap { id: None, seconds }.save(&db).await.unwrap();
+    }
+    let both = until(|log| log.len() == 2);
+    let ended = tokio::time::timeout(Duration::from_secs(20), both).await;
+    ended.expect("the first one makes room for the second one");
+    worker.shutdown().await.unwrap();
+    let of_short = DeliveryFilter::new().queue("short").state(DeliveryState::Dead);
+    let dead = db.deliveries().list(of_short).await.unwrap();
+    let error = dead[0].error.as_deref().unwrap();
+    assert!(dead.len() == 1 && error.contains("did not finish within 500ms"), "{error}");
+    assert_eq!(common::count(&db, "signals_done").await, 1);
+    SCENE.log.take();
+    db.close().await;
+    test.passed().await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_worker_ends_the_statement_of_a_receiver_and_gives_its_delivery_back() {
+    let _turn = SCENE.begin().await;
+    let test = setup_naps("stopped").await;
+    let db = test.db.clone();
+    let worker = db.deliveries().worker().queues(["long"]).spawn().await.unwrap();
+    Nap { id: None, seconds: 3600 }.save(&db).await.unwrap();
+    until(|log| log == ["nap"]).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(20), worker.stop()).await;
+    stopped.expect("the worker stops").unwrap();
+    assert_eq!(
+        count(&db, "receiver LIKE '%nap_long' AND worker IS NULL AND attempt = 0 AND lost = 0 AND run_at <= clock_timestamp()").await,
+        1
+    );
+    SCENE.log.take();
+    db.close().await;
+    test.passed().await;
+}
+
+/// The connections that are open neither answer nor end, as if a firewall had forgotten them. New ones can be opened.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_connections_are_silent_stops_its_receivers_in_time_and_recovers() {
+    let _turn = SCENE.begin().await;
+    let lease = Duration::from_secs(3);
+    let test = common::TestDb::postgres("silent").await;
+    table(&test.db, "watches", "n BIGINT NOT NULL").await;
+    test.db.deliveries().setup().await.unwrap();
+    let proxy = common::proxy::Proxy::start(&test.url).await;
+    let db = proxy.db(&test.url).await;
+    let worker = db.deliveries().worker().lease(lease).poll(Duration::from_millis(20));
+    let worker = worker.spawn().await.unwrap();
+    Watch { id: None, n: 0 }.save(&test.db).await.unwrap();
+    until(|log| log == ["begun"]).await;
+    proxy.silence_open();
+    let stopped = tokio::time::timeout(lease + lease / 2, until(|log| log.len() > 1));
+    let stopped = stopped.await.expect("it is stopped at the end of its lease");
+    assert_eq!(stopped, ["begun", "stopped"]);
+    let again = tokio::time::timeout(Duration::from_secs(30), until(|log| log.len() > 2));
+    assert_eq!(again.await.expect("the worker claims it again")[2], "begun");
+    let stopped = tokio::time::timeout(Duration::from_secs(30), worker.stop());
+    stopped.await.expect("the worker stops").unwrap();
+    SCENE.log.take();
+    test.passed().await;
 }
 
 /// The clock of the server is an hour ahead of the worker's, or behind it.

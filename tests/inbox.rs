@@ -72,6 +72,31 @@ async fn check_order(paid: &OrderPaid, conn: &mut Conn<'_>) -> Result<()> {
     }
 }
 
+/// Violates a constraint that is checked at the end of the transaction.
+#[receiver(OrderPaid)]
+async fn book_order(paid: &OrderPaid, conn: &mut Conn<'_>) -> Result<()> {
+    if paid.order == MISSING {
+        let booking = conn.query("INSERT INTO bookings (shipment) VALUES ($1)").bind(MISSING);
+        booking.execute().await?;
+    }
+    Ok(())
+}
+
+/// An order that has no shipment.
+const MISSING: i64 = 404;
+
+#[derive(Debug, Signal, Serialize, Deserialize)]
+#[signal(subscribe = "shop.customer")]
+struct Changed {
+    customer: String,
+}
+
+#[receiver(Changed, durable(ordering_key = customer, at_least_once))]
+fn tell(_: &Changed) {}
+
+#[receiver(Changed, durable(coalesce = customer, at_least_once))]
+fn tell_once(_: &Changed) {}
+
 /// What is thrown is caught, as if two services did so.
 #[derive(Debug, Signal, Serialize, Deserialize)]
 #[signal(publish = "ring.ball")]
@@ -128,6 +153,12 @@ fn message(id: &str, data: Value) -> String {
 async fn setup(db: &Db) {
     table(db, "shipments", "order_id BIGINT NOT NULL, chain TEXT NOT NULL").await;
     table(db, "refused", "order_id BIGINT NOT NULL").await;
+    table(
+        db,
+        "bookings",
+        "shipment BIGINT REFERENCES shipments (id) DEFERRABLE INITIALLY DEFERRED",
+    )
+    .await;
     table(db, "tracked", "chain TEXT NOT NULL").await;
     db.deliveries().setup().await.unwrap();
     db.inbox().check().await.unwrap();
@@ -174,11 +205,12 @@ on_every_database! {
         // And what its receiver stores is caused by this event.
         let (tracked,): (String,) = db.query("SELECT chain FROM tracked").fetch_one().await.unwrap();
         assert!(tracked.ends_with(&format!(" {ID} {FIRST}")), "{tracked}");
-        // An id of another form has always the same UUID.
+        // An id of another form has the same UUID in all deliveries of its message, and other ones for other sources.
         receive(&db, &json!({ "id": "7", "source": "a", "data": { "order": 8 } }).to_string()).await;
         receive(&db, &json!({ "id": "7", "source": "b", "data": { "order": 8 } }).to_string()).await;
         let events: Vec<Uuid> = list(&db, DeliveryState::Waiting).await.iter().map(|delivery| delivery.event).collect();
-        assert!(events.len() == 4 && events.iter().all(|event| *event == events[0]), "{events:?}");
+        assert!(events[0] == events[1] && events[2] == events[3] && events[0] != events[2], "{events:?}");
+        assert_eq!(events.len(), 4);
     }
 
     async fn a_message_whose_receiver_fails_is_taken_later_by_a_worker(db: Db) {
@@ -281,11 +313,38 @@ on_every_database! {
         assert_eq!(count(&db, "signals_inbox").await, 3);
     }
 
+    async fn a_message_with_a_long_key_is_taken(db: Db) {
+        setup(&db).await;
+        let mut random = fastrand::Rng::with_seed(1);
+        let long: String = (0..6000).map(|_| random.alphanumeric()).collect();
+        // The same key twice, and one that differs at the end.
+        for (id, customer) in [("1", long.clone()), ("2", long.clone()), ("3", long + "a")] {
+            let body = json!({ "id": id, "source": "a", "data": { "customer": customer } }).to_string();
+            assert_eq!(db.inbox().receive("shop.customer", body.as_bytes()).await.unwrap(), Receipt::Taken);
+        }
+        let waiting = list(&db, DeliveryState::Waiting).await;
+        let keys = waiting.iter().filter_map(|delivery| delivery.ordering_key.as_deref());
+        let keys: Vec<_> = keys.collect();
+        assert!(keys.len() == 3 && keys[0] == keys[1] && keys[1] != keys[2], "{keys:?}");
+        // Those of one key are combined.
+        assert_eq!(waiting.len(), 3 + 2);
+        testing::deliver(&db).await.unwrap().assert_ran::<tell>(3);
+    }
+
+    async fn a_message_that_violates_a_constraint_at_the_commit_is_kept(db: Db) {
+        setup(&db).await;
+        let body = message(ID, json!({ "order": MISSING }));
+        assert_eq!(receive(&db, &body).await, Receipt::Failed);
+        assert_eq!(receive(&db, &body).await, Receipt::Repeated);
+        assert_eq!(list(&db, DeliveryState::Retrying).await.len(), 1);
+        assert_eq!(count(&db, "bookings").await, 0);
+    }
+
     async fn a_message_of_an_unknown_subject_is_an_error(db: Db) {
         setup(&db).await;
         let error = db.inbox().receive("shop.other", b"{}").await.unwrap_err();
         assert_eq!(error.to_string(), "no signal of this program has `subscribe = \"shop.other\"`");
-        assert_eq!(Inbox::subjects().into_iter().collect::<Vec<_>>(), ["ring.ball", SUBJECT]);
+        assert_eq!(Inbox::subjects().into_iter().collect::<Vec<_>>(), ["ring.ball", "shop.customer", SUBJECT]);
     }
 
     async fn old_messages_are_pruned(db: Db) {

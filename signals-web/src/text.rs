@@ -1,5 +1,6 @@
 //! Times, counts and names as the pages show them.
 
+use std::fmt::{self, Write};
 use std::time::{Duration, SystemTime};
 
 use maud::{Markup, html};
@@ -36,12 +37,21 @@ pub(crate) fn duration(duration: Duration) -> String {
 
 /// A time relative to now. The exact time is in the attribute `title`.
 pub(crate) fn when(time: SystemTime) -> Markup {
-    let exact = humantime::format_rfc3339_seconds(time).to_string();
+    let exact = exact(time);
     let text = match time.elapsed() {
         Ok(ago) => format!("{} ago", duration(ago)),
         Err(later) => format!("in {}", duration(later.duration())),
     };
     html! { time datetime=(exact) title=(exact) { (text) } }
+}
+
+/// The exact time. Times after the year 9999 have no such format, and a message of another service may have any.
+fn exact(time: SystemTime) -> String {
+    let mut exact = String::new();
+    match write!(exact, "{}", humantime::format_rfc3339_seconds(time)) {
+        Ok(()) => exact,
+        Err(fmt::Error) => "after the year 9999".to_owned(),
+    }
 }
 
 /// The function of a receiver with its module, and its full name below.
@@ -111,6 +121,13 @@ mod tests {
     fn a_duration_has_its_two_largest_units() {
         let texts = [5, 65, 3700, 100_000].map(|seconds| duration(Duration::from_secs(seconds)));
         assert_eq!(texts, ["5 s", "1 min 5 s", "1 h 1 min", "1 d 3 h"]);
+    }
+
+    #[test]
+    fn a_time_after_the_year_9999_is_shown() {
+        let day = Duration::from_secs(24 * 60 * 60);
+        assert_eq!(exact(SystemTime::UNIX_EPOCH + day), "1970-01-02T00:00:00Z");
+        assert_eq!(exact(SystemTime::UNIX_EPOCH + 3_000_000 * day), "after the year 9999");
     }
 
     #[test]

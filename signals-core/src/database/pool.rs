@@ -70,6 +70,8 @@ pub(crate) struct WarmPool<DB: Backend> {
     /// A new number whenever the statements that are prepared on the connections may have become outdated.
     epoch: AtomicU64,
     gauges: PoolGauges,
+    /// Whether a connection is closed if the end of an interrupted statement takes long.
+    limits_statements: AtomicBool,
 }
 
 /// The epoch of a pool before its first statement became outdated.
@@ -113,6 +115,7 @@ impl<DB: Backend> WarmPool<DB> {
             waiting: AtomicUsize::new(0),
             epoch: AtomicU64::new(NO_EPOCH),
             gauges,
+            limits_statements: AtomicBool::new(false),
         });
         warm_pool.gauges.add(&warm_pool, |warm_pool| warm_pool.idle().len());
         warm_pool
@@ -247,6 +250,16 @@ impl<DB: Backend> WarmPool<DB> {
         if mode.is_ok() {
             self.clear();
         }
+    }
+
+    /// From now on, a connection is closed if a statement whose future was dropped does not end soon.
+    #[cfg(feature = "durable")]
+    pub(crate) fn limit_statements(&self) {
+        self.limits_statements.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn limits_statements(&self) -> bool {
+        self.limits_statements.load(Ordering::Relaxed)
     }
 
     /// Stops keeping connections here. Idle connections return to sqlx's pool at once, checked-out ones when they are dropped.

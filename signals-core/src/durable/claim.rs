@@ -7,7 +7,7 @@ use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::durable::claimed::{Claimed, Columns};
 use crate::durable::kept::{self, Done};
-use crate::durable::sql::{Sql, list};
+use crate::durable::sql::{Sql, list, texts};
 use crate::error::Result;
 
 /// A delivery whose worker was lost this often is dead.
@@ -32,6 +32,8 @@ pub(super) struct Claim<'c> {
     pub(super) limit: usize,
     pub(super) lease: Duration,
     pub(super) worker: &'c str,
+    /// The other names of the receiver, under which deliveries of the same ordering keys may be stored.
+    pub(super) other_names: Vec<&'static str>,
     /// The deliveries that this worker is running.
     pub(super) running: Vec<i64>,
     /// The lower bound of the claim, see [`since`].
@@ -93,13 +95,29 @@ pub(super) fn is_kind(kind: Kind) -> &'static str {
     }
 }
 
+/// The condition that a delivery of the receiver `$1` is due, and of a kind.
+fn is_due(database: DatabaseKind, kind: Kind) -> String {
+    let (now, which) = (now(database), is_kind(kind));
+    format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {which}")
+}
+
+/// Whether a due delivery of a kind can be claimed, on PostgreSQL. One that its receiver has deleted in an open transaction looks due as soon as its
+/// lease has ended, and nobody can claim it.
+pub(super) async fn can_claim(conn: &mut Conn<'_>, receiver: &str, kind: Kind) -> Result<bool> {
+    let database = conn.kind();
+    let due = is_due(database, kind);
+    let text = format!(
+        "SELECT id FROM signals_delivery WHERE {due} ORDER BY run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED"
+    );
+    let found: Vec<(i64,)> = Sql::new(database, &text).bind(receiver).fetch(conn).await?;
+    Ok(!found.is_empty())
+}
+
 /// Claims due deliveries of one receiver: those of a kind, in the order in which they are due.
 pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
     let kind = conn.kind();
-    let (limit, now, which) = (literal(claim.limit), now(kind), is_kind(claim.kind));
-    let since = since(kind, "$5");
-    let due =
-        format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {since} AND {which}");
+    let limit = literal(claim.limit);
+    let due = format!("{} AND {}", is_due(kind, claim.kind), since(kind, "$5"));
     let due = match kind {
         DatabaseKind::Postgres => format!(
             "WITH due AS MATERIALIZED (SELECT id, run_at FROM signals_delivery WHERE {due} AND id NOT IN (SELECT unnest($4::text::bigint[])) \
@@ -117,7 +135,8 @@ pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<
 const KEYS: usize = 1000;
 
 /// Claims the oldest delivery of each ordering key of one receiver, for keys after `after`. An older delivery that is not due blocks its
-/// key. A dead one does so too, unless `skips_dead`. The kind of the claim is not regarded: no suspect is claimed.
+/// key, also if it is stored under another name of the receiver. A dead one does so too, unless `skips_dead`. The kind of the claim is not
+/// regarded: no suspect is claimed.
 pub(super) async fn claim_ordered(
     conn: &mut Conn<'_>,
     claim: &Claim<'_>,
@@ -128,7 +147,11 @@ pub(super) async fn claim_ordered(
     let (limit, now) = (literal(claim.limit), now(kind));
     let due = format!(
         "d.dead_at IS NULL AND d.run_at <= {now} AND (worker IS NULL OR lost < 1) AND NOT EXISTS (SELECT 1 FROM signals_delivery o \
-         WHERE o.receiver = $1 AND o.ordering_key = d.ordering_key AND o.worker IS NOT NULL AND o.id <> d.id)"
+         WHERE o.receiver = $1 AND o.ordering_key = d.ordering_key AND o.worker IS NOT NULL AND o.id <> d.id){}",
+        match claim.other_names.is_empty() {
+            true => String::new(),
+            false => format!(" AND {}", is_first_of_all_names(kind, skips_dead)),
+        }
     );
     let heads = heads(kind, skips_dead, "$5");
     let due = match kind {
@@ -146,6 +169,16 @@ pub(super) async fn claim_ordered(
         Err(error) if error.is_unique_violation() => Ok(Vec::new()),
         claimed => claimed,
     }
+}
+
+/// The condition that no older delivery with the key of `d` is stored under one of the names `$6`, and that none of them is claimed.
+fn is_first_of_all_names(kind: DatabaseKind, skips_dead: bool) -> String {
+    let alive = if skips_dead { "AND o.dead_at IS NULL" } else { "" };
+    format!(
+        "NOT EXISTS (SELECT 1 FROM signals_delivery o WHERE o.receiver IN ({}) AND o.ordering_key = d.ordering_key \
+         AND (o.worker IS NOT NULL OR o.id < d.id {alive}))",
+        texts(kind, "$6")
+    )
 }
 
 /// The table `head` of a statement: the oldest delivery of each of the next ordering keys of the receiver `$1`.
@@ -226,7 +259,11 @@ async fn run_claim(
         .bind(millis(claim.lease))
         .bind(list(kind, claim.running.iter().copied()));
     sql = match after {
-        Some(after) => sql.bind(after),
+        Some(after) if claim.other_names.is_empty() => sql.bind(after),
+        Some(after) => {
+            let names = serde_json::Value::from_iter(claim.other_names.iter().copied());
+            sql.bind(after).bind(names.to_string())
+        }
         None => sql.bind(claim.bound),
     };
     let claimed: Vec<Columns> = sql.fetch(conn).await?;
@@ -280,13 +317,53 @@ pub(super) async fn renew(
     Ok(renewed.into_iter().map(|(id,)| id).collect())
 }
 
-/// Deletes or keeps a delivery in the transaction of its receiver. Returns `false` if the claim has passed to another worker.
-pub(super) async fn acknowledge_one(conn: &mut Conn<'_>, done: Done) -> Result<bool> {
-    if done.keep > 0 {
-        return Ok(!kept::keep(conn, &[done]).await?.is_empty());
+/// The transaction of a statement on the server. On SQLite, the numbers are 0.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct ServerTransaction {
+    /// The server process of its connection.
+    process: i32,
+    /// When it was begun, in microseconds since 1970.
+    begun: i64,
+}
+
+impl ServerTransaction {
+    /// The columns of a [`ServerTransaction`] on PostgreSQL.
+    pub(super) const COLUMNS: &str =
+        "pg_backend_pid(), (extract(epoch FROM transaction_timestamp()) * 1000000)::bigint";
+
+    pub(super) fn of((process, begun): (i32, i64)) -> Self {
+        Self { process, begun }
     }
-    let text = "DELETE FROM signals_delivery WHERE id = $1 AND claim = $2";
-    Ok(Sql::new(conn.kind(), text).bind(done.id).bind(done.claim).execute(conn).await? == 1)
+}
+
+/// Ends the statement that a transaction on PostgreSQL is executing.
+pub(super) async fn end_statement(conn: &mut Conn<'_>, tx: ServerTransaction) -> Result<()> {
+    let text = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND state = 'active' \
+                AND (extract(epoch FROM xact_start) * 1000000)::bigint = $2";
+    let sql = Sql::new(conn.kind(), text).bind(tx.process).bind(tx.begun);
+    sql.execute(conn).await.map(drop)
+}
+
+/// Deletes or keeps a delivery in the transaction of its receiver. Returns `None` if the claim has passed to another worker.
+pub(super) async fn acknowledge_one(
+    conn: &mut Conn<'_>,
+    done: Done,
+) -> Result<Option<ServerTransaction>> {
+    let acknowledged = match (done.keep, conn.kind()) {
+        (0, kind) => {
+            let returned = match kind {
+                DatabaseKind::Sqlite => "0, 0",
+                DatabaseKind::Postgres => ServerTransaction::COLUMNS,
+            };
+            let text = format!(
+                "DELETE FROM signals_delivery WHERE id = $1 AND claim = $2 RETURNING {returned}"
+            );
+            let sql = Sql::new(kind, &text).bind(done.id).bind(done.claim);
+            sql.fetch::<(i32, i64)>(conn).await?.pop()
+        }
+        _ => kept::keep(conn, &[done]).await?.pop().map(|(_, process, begun)| (process, begun)),
+    };
+    Ok(acknowledged.map(ServerTransaction::of))
 }
 
 /// Deletes or keeps deliveries whose receivers have succeeded, and returns those of which this worker still had the claim.
@@ -294,7 +371,7 @@ pub(super) async fn acknowledge(conn: &mut Conn<'_>, done: &[Done]) -> Result<Ve
     let (kept, deleted): (Vec<Done>, Vec<Done>) = done.iter().partition(|done| done.keep > 0);
     let mut ended = Vec::new();
     if !kept.is_empty() {
-        ended = kept::keep(conn, &kept).await?;
+        ended = kept::keep(conn, &kept).await?.into_iter().map(|(id, ..)| id).collect();
     }
     if !deleted.is_empty() {
         let claims: Vec<_> = deleted.iter().map(Done::claimed).collect();
@@ -353,15 +430,20 @@ pub(super) async fn fail(
     Ok(sql.bind(millis(failure.delay)).execute(conn).await? == 1)
 }
 
-/// Makes deliveries due again whose receivers have not run to their end, without counting an attempt.
+/// Makes deliveries due again whose receivers have not run to their end, without counting an attempt. A delivery that is still deleted in an open
+/// transaction is locked, and is skipped: it is due when this transaction ends.
 pub(super) async fn give_back(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Result<()> {
     let kind = conn.kind();
-    let text = update_claimed(
-        kind,
-        &format!(
-            "worker = NULL, attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END, run_at = {}",
-            now(kind)
-        ),
+    let which = match kind {
+        DatabaseKind::Sqlite => CLAIMED_SQLITE,
+        DatabaseKind::Postgres => {
+            "id IN (SELECT d.id FROM signals_delivery d JOIN unnest($1::text::bigint[], $2::text::bigint[]) AS a (id, claim) \
+             USING (id, claim) FOR UPDATE OF d SKIP LOCKED)"
+        }
+    };
+    let text = format!(
+        "UPDATE signals_delivery SET worker = NULL, attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END, run_at = {} WHERE {which}",
+        now(kind)
     );
     bind_claims(Sql::new(kind, &text), kind, claims).execute(conn).await.map(drop)
 }
@@ -386,6 +468,11 @@ pub(super) fn bind_claims(sql: Sql, kind: DatabaseKind, claims: &[(i64, i64)]) -
     sql.bind(ids).bind(list(kind, claims.iter().map(|(_, claim)| *claim)))
 }
 
+/// The longest time that is added to the current one, in milliseconds: a hundred years. A database refuses times that are much later.
+pub(super) const LONGEST: u64 = 100 * 365 * 24 * 60 * 60 * 1000;
+
+/// A time in milliseconds, at most [`LONGEST`].
 pub(super) fn millis(time: Duration) -> i64 {
-    i64::try_from(time.as_millis()).unwrap_or(i64::MAX / 2)
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX).min(LONGEST);
+    i64::try_from(millis).unwrap_or(i64::MAX)
 }

@@ -91,7 +91,7 @@ impl Run {
                 lose(tx).await;
                 return UntilDeath::NotRun;
             }
-            match self.acknowledge_and_call(&mut tx, db).await {
+            match self.acknowledge_and_call(&mut tx, db, None).await {
                 Ok(Some(Err(error))) if death == WorkerDeath::AfterRun => {
                     lose(tx).await;
                     UntilDeath::Ran(Some(error.to_string()))

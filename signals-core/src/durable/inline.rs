@@ -116,7 +116,7 @@ impl InlineWorker {
         Ok(match (Run::prepare(claimed, receiver), self.dies_at) {
             (Err(failure), _) => UntilDeath::Ended(Err(failure)),
             (Ok(run), None) if takes_connection => {
-                UntilDeath::Ended(run.in_transaction(db.begin().await?, db).await)
+                UntilDeath::Ended(run.in_transaction(db.begin().await?, db, None).await)
             }
             (Ok(run), Some(death)) if takes_connection => {
                 run.in_transaction_until(death, db.begin().await?, db).await
@@ -141,7 +141,7 @@ impl InlineWorker {
         if receiver.receiver.info.connection {
             let savepoint = Transaction::open(conn.reborrow()).await?;
             return Ok(match self.dies_at {
-                None => UntilDeath::Ended(run.in_transaction(savepoint, db).await),
+                None => UntilDeath::Ended(run.in_transaction(savepoint, db, None).await),
                 Some(death) => run.in_transaction_until(death, savepoint, db).await,
             });
         }
@@ -169,6 +169,7 @@ impl InlineWorker {
                 limit: 1,
                 lease: LEASE,
                 worker,
+                other_names: receivers.other_names(name),
                 running: Vec::new(),
                 bound: 0,
             };

@@ -178,8 +178,10 @@ mod postgres {
     fn events(deliveries: &[NewDelivery]) -> (Vec<&NewDelivery>, Vec<i64>) {
         let mut events: Vec<&NewDelivery> = Vec::with_capacity(deliveries.len());
         let of_event = deliveries.iter().map(|new| {
+            // A delivery that was combined with an older one has its `created`, and not that of its event.
             let is_same = |known: &&NewDelivery| {
-                known.event == new.event && Arc::ptr_eq(&known.part.payload, &new.part.payload)
+                (known.event, known.created) == (new.event, new.created)
+                    && Arc::ptr_eq(&known.part.payload, &new.part.payload)
             };
             // Deliveries of one event are adjacent, so the search ends soon.
             let event = match events.iter().rev().take(8).position(is_same) {

@@ -1,9 +1,11 @@
 //! Kept deliveries: those of receivers with `keep` move to the table `signals_done` when their receiver has succeeded, until they are pruned or
 //! run again.
 
+use std::time::Duration;
+
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
-use crate::durable::claim::{CLAIMED_SQLITE, earlier, now};
+use crate::durable::claim::{self, CLAIMED_SQLITE, ServerTransaction, earlier, now};
 use crate::durable::sql::{Sql, list};
 use crate::error::Result;
 
@@ -30,14 +32,18 @@ const BATCH: usize = 1000;
 const COLUMNS: &str = "id, event, receiver, signal, sender, key, created, payload, context, ordering_key, coalesce_key, stored_at, run_at, \
                        attempt, claim, lost, worker, error, dead_at";
 
+/// The id of a delivery that was moved, with the columns of [`ServerTransaction`].
+type Kept = (i64, i32, i64);
+
 /// Moves deliveries to the kept ones, and returns those that were moved. The claims of the others have passed to another worker.
-pub(super) async fn keep(conn: &mut Conn<'_>, done: &[Done]) -> Result<Vec<i64>> {
+pub(super) async fn keep(conn: &mut Conn<'_>, done: &[Done]) -> Result<Vec<Kept>> {
     if conn.kind() == DatabaseKind::Postgres {
         let text = format!(
             "WITH done AS (DELETE FROM signals_delivery d USING unnest($1::text::bigint[], $2::text::bigint[], $3::text::bigint[]) \
              AS a (done, claimed, keep) WHERE d.id = a.done AND d.claim = a.claimed RETURNING d.*, a.keep) \
              INSERT INTO signals_done ({COLUMNS}, done_at, keep_until) SELECT {COLUMNS}, clock_timestamp(), \
-             clock_timestamp() + keep * interval '1 millisecond' FROM done RETURNING id"
+             clock_timestamp() + keep * interval '1 millisecond' FROM done RETURNING id, {}",
+            ServerTransaction::COLUMNS
         );
         return fetch(conn, &text, done, true).await;
     }
@@ -50,16 +56,16 @@ pub(super) async fn keep(conn: &mut Conn<'_>, done: &[Done]) -> Result<Vec<i64>>
     Ok(kept)
 }
 
-async fn keep_sqlite(conn: &mut Conn<'_>, done: &[Done]) -> Result<Vec<i64>> {
+async fn keep_sqlite(conn: &mut Conn<'_>, done: &[Done]) -> Result<Vec<Kept>> {
     let now = now(DatabaseKind::Sqlite);
     let copy = format!(
         "INSERT INTO signals_done ({COLUMNS}, done_at, keep_until) SELECT {COLUMNS}, {now}, {now} + keep \
          FROM signals_delivery d JOIN (SELECT i.value AS done, c.value AS claimed, k.value AS keep FROM json_each($1) AS i \
          JOIN json_each($2) AS c ON c.key = i.key JOIN json_each($3) AS k ON k.key = i.key) a ON d.id = a.done AND d.claim = a.claimed \
-         WHERE true RETURNING id"
+         WHERE true RETURNING id, 0, 0"
     );
     let kept = fetch(conn, &copy, done, true).await?;
-    let delete = format!("DELETE FROM signals_delivery WHERE {CLAIMED_SQLITE} RETURNING id");
+    let delete = format!("DELETE FROM signals_delivery WHERE {CLAIMED_SQLITE} RETURNING id, 0, 0");
     fetch(conn, &delete, done, false).await?;
     Ok(kept)
 }
@@ -70,17 +76,16 @@ async fn fetch(
     text: &str,
     done: &[Done],
     takes_keep: bool,
-) -> Result<Vec<i64>> {
+) -> Result<Vec<Kept>> {
     let kind = conn.kind();
-    let keep = |done: &Done| i64::try_from(done.keep).unwrap_or(i64::MAX / 2);
+    let keep = |done: &Done| claim::millis(Duration::from_millis(done.keep));
     let mut sql = Sql::new(kind, text)
         .bind(list(kind, done.iter().map(|done| done.id)))
         .bind(list(kind, done.iter().map(|done| done.claim)));
     if takes_keep {
         sql = sql.bind(list(kind, done.iter().map(keep)));
     }
-    let rows: Vec<(i64,)> = sql.fetch(conn).await?;
-    Ok(rows.into_iter().map(|(id,)| id).collect())
+    sql.fetch(conn).await
 }
 
 /// Makes kept deliveries due again, in a transaction. Their claims are incremented, because a worker may repeat an acknowledgement whose answer it

@@ -9,11 +9,12 @@ use uuid::Uuid;
 
 use crate::database::conn::Conn;
 use crate::database::outbox::Outbox;
+use crate::durable::claim::LONGEST;
 use crate::durable::delivery::Cause;
 use crate::durable::event_form::{Encoded, EventForm, EventKey, ToEncode};
 use crate::durable::insert::{insert, lock_order};
 use crate::durable::schema::{self, explained};
-use crate::durable::sql::without_nul;
+use crate::durable::sql::indexed;
 use crate::durable::wake::WakeOnCommit;
 use crate::durable::warnings::WatchOnCommit;
 #[cfg(feature = "postgres")]
@@ -163,7 +164,7 @@ fn deliveries_of(event: &EventToStore<'_>, ids: &mut Vec<Uuid>) -> Result<Vec<Ne
                 context: context.clone(),
                 ordering_key: ordering_key.clone(),
                 coalesce_key: coalesce_key.clone(),
-                delay: receiver.info.durable.map_or(0, |options| options.delay),
+                delay: receiver.info.durable.map_or(0, |options| options.delay.min(LONGEST)),
             });
         }
     }
@@ -232,7 +233,7 @@ fn key_of(
             key(&content).map_err(Error::other)?
         }
     };
-    Ok(Some(without_nul(&key)))
+    Ok(Some(indexed(&key)))
 }
 
 /// The start of a key that is unique among all senders of a receiver.

@@ -94,6 +94,16 @@ impl DurableReceivers {
         self.by_name.get(name)?.first().map(|entry| entry.options)
     }
 
+    /// The other names under which deliveries of the receiver of this name are stored: the present one or former ones.
+    pub(crate) fn other_names(&self, name: &str) -> Vec<&'static str> {
+        let Some(entry) = self.by_name.get(name).and_then(|entries| entries.first()) else {
+            return Vec::new();
+        };
+        let present = entry.receiver.info.info.stored_name();
+        let names = std::iter::once(present).chain(entry.options.was.iter().copied());
+        names.filter(|other| *other != name).collect()
+    }
+
     /// The receiver of a delivery.
     pub(crate) fn get(&self, name: &str, signal: &str, sender: &str) -> Option<&DurableReceiver> {
         let entries = self.by_name.get(name)?;

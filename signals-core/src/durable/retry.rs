@@ -15,6 +15,8 @@ use crate::error::{BoxError, Error};
 /// | [`Retry::after`] | yes | the delivery is due after this time; it is dead if this was the last attempt |
 /// | [`Retry::snooze`] | no | the delivery is due after this time |
 ///
+/// A time of more than a hundred years is a hundred years.
+///
 /// ```
 /// use std::time::Duration;
 /// use sqlx_signals::durable::Retry;

@@ -20,6 +20,7 @@ use crate::durable::receivers::DurableReceiver;
 use crate::durable::retry::{Retry, When};
 use crate::durable::sql::without_nul;
 use crate::durable::trace;
+use crate::durable::worker::Shared;
 use crate::error::{Error, Result};
 use crate::signal::dispatch::run_durable;
 use crate::signal::operation_context::OperationContext;
@@ -129,7 +130,7 @@ impl Run {
     }
 
     /// Deletes the delivery, and runs the receiver in the same transaction. `db` has the values of the program, and `tx` may be of another
-    /// pool.
+    /// pool. If a worker runs the delivery, it can end the statement of the receiver.
     ///
     /// # Errors
     ///
@@ -138,17 +139,22 @@ impl Run {
         self,
         mut tx: Transaction<'_>,
         db: &Db,
+        worker: Option<&Shared>,
     ) -> Result<Ended, Failure> {
         let data = self.data();
         data.scope(async move {
-            let called = self.acknowledge_and_call(&mut tx, db).await;
+            let id = self.done.id;
+            let called = self.acknowledge_and_call(&mut tx, db, worker).await;
             if let Ok(Some(Ok(()))) = called {
                 return Ok(match tx.commit().await {
                     Ok(_) => Ended::Acknowledged,
                     Err(error) => Ended::Failed(error),
                 });
             }
-            tx.rollback_or_log().await;
+            match worker {
+                Some(worker) => worker.roll_back(tx, id).await,
+                None => tx.rollback_or_log().await,
+            }
             Ok(match called? {
                 Some(Err(error)) => Ended::Failed(error),
                 _ => Ended::ClaimLost,
@@ -166,10 +172,15 @@ impl Run {
         mut self,
         tx: &mut Transaction<'_>,
         db: &Db,
+        worker: Option<&Shared>,
     ) -> Result<Option<Result<()>>, Failure> {
         match claim::acknowledge_one(tx, self.done).await {
-            Ok(true) => {}
-            Ok(false) => return Ok(None),
+            Ok(Some(transaction)) => {
+                if let Some(worker) = worker {
+                    worker.set_transaction(self.done.id, transaction);
+                }
+            }
+            Ok(None) => return Ok(None),
             Err(error) => return Err(not_begun(&error)),
         }
         Ok(Some(match self.load(tx).await {

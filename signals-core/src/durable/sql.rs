@@ -1,6 +1,7 @@
 //! Runs the statements of this layer. Their texts are fixed, so they stay prepared.
 
 use sqlx::error::BoxDynError;
+use uuid::Uuid;
 
 use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Statement, on};
 use crate::database::conn::Conn;
@@ -75,6 +76,20 @@ pub(super) fn list(kind: DatabaseKind, values: impl Iterator<Item = i64>) -> Str
         DatabaseKind::Sqlite => format!("[{values}]"),
         DatabaseKind::Postgres => format!("{{{values}}}"),
     }
+}
+
+/// The namespace of UUIDs that are made of a text, a random UUID.
+pub(super) const NAMESPACE: Uuid = Uuid::from_u128(0x2f1d_98c4_37aa_4b0e_8a4c_51f0_63d2_7be9);
+
+/// The longest text that is stored as it is in an index, in bytes.
+const LONGEST: usize = 1000;
+
+/// A text as an index can store it. PostgreSQL refuses an index entry of more than 2.7 kB, so a longer text is replaced by its hash.
+pub(super) fn indexed(text: &str) -> String {
+    if text.len() > LONGEST {
+        return Uuid::new_v5(&NAMESPACE, text.as_bytes()).to_string();
+    }
+    without_nul(text)
 }
 
 /// The text as PostgreSQL can store it: without NUL.

@@ -48,6 +48,13 @@ impl Conn<'_> {
         }
     }
 
+    /// Whether the database may be executing a statement whose future was dropped. The program may have used the sqlx connection for one.
+    #[cfg(feature = "durable")]
+    pub(crate) fn may_execute(&mut self) -> bool {
+        let in_flight = self.state.in_flight;
+        in_flight || self.lease_mut().is_some_and(|lease| lease.state().used_raw)
+    }
+
     /// Records that no statement is in flight, if `result` shows that the database has answered.
     pub(crate) fn note_answer<T>(
         &mut self,

@@ -81,6 +81,14 @@ impl Db {
         on!(Pool, &self.pool, DB, (pool, _) => DB::keeps_statements(pool))
     }
 
+    /// From now on, a connection is closed if a statement whose future was dropped does not end soon.
+    #[cfg(feature = "durable")]
+    pub(crate) fn limit_statements(&self) {
+        on!(Pool, &self.pool, (_, warm_pool) => {
+            warm_pool.iter().for_each(|warm_pool| warm_pool.limit_statements());
+        });
+    }
+
     pub(super) async fn close_pool(&self) {
         on!(Pool, &self.pool, (pool, warm_pool) => {
             warm_pool.iter().for_each(|warm_pool| warm_pool.disable());

@@ -75,6 +75,8 @@ pub(crate) struct LeaseState {
     opened_in: Option<runtime::Id>,
     /// Whether statements stay prepared on the connection.
     keeps_statements: bool,
+    /// Whether the connection is closed if the end of an interrupted statement takes long.
+    has_limit: bool,
     /// The epoch of the pool in which the connection's statements were prepared; `None` if one of them was refused as outdated.
     epoch: Option<u64>,
     /// The turn of the write that took the connection. Released last, so that the connection has rolled back and is idle when the next
@@ -206,6 +208,7 @@ impl<DB: Backend> Lease<DB> {
             runtime: Handle::try_current().ok(),
             opened_in,
             keeps_statements,
+            has_limit: false,
             epoch: Some(NO_EPOCH),
             turn: None,
             place: None,
@@ -222,6 +225,7 @@ impl<DB: Backend> Lease<DB> {
         permit: OwnedSemaphorePermit,
     ) -> Self {
         self.owner = Some((Arc::clone(owner), permit));
+        self.state.has_limit = owner.limits_statements();
         self.state.proven_alive = false;
         self
     }

@@ -76,7 +76,13 @@ impl<DB: Backend> LeaseInner<DB> {
             let mut guard = CloseOnDrop(Some(self));
             spawn_even_if_idle::<DB>(async move {
                 let Some(inner) = &mut guard.0 else { return };
-                if let Err(error) = inner.reset().await {
+                let has_limit = DB::NEEDS_RUNTIME && inner.state.has_limit;
+                let reset = inner.reset();
+                let reset = match has_limit {
+                    true => timeout(ANSWER_TIMEOUT, reset).await.unwrap_or(Err(NO_ANSWER)),
+                    false => reset.await,
+                };
+                if let Err(error) = reset {
                     tracing::warn!(%error, "closing a connection that may be in a transaction");
                 } else if let Some(mut inner) = guard.0.take() {
                     (inner.state.unverified, inner.state.query_only) = (false, false);
@@ -103,8 +109,9 @@ impl<DB: Backend> LeaseInner<DB> {
     /// connection is unavailable until then.
     pub(super) fn give_back(self, permit: Option<OwnedSemaphorePermit>, answer_timeout: Duration) {
         let Self { conn, state, .. } = self;
-        // A statement that is in flight may take any time, so its end is awaited without a limit.
-        let has_statement = state.in_flight == InFlight::Statement || state.used_raw;
+        // A statement that is in flight may take any time, so its end is usually awaited without a limit.
+        let has_statement =
+            !state.has_limit && (state.in_flight == InFlight::Statement || state.used_raw);
         // A connection that needs no runtime always answers.
         let limit = (DB::NEEDS_RUNTIME && !has_statement).then_some(answer_timeout);
         let turn = state.turn;
@@ -149,6 +156,9 @@ impl<DB: Backend> LeaseInner<DB> {
         });
     }
 }
+
+/// The error of a connection whose interrupted statement does not end.
+const NO_ANSWER: sqlx::Error = sqlx::Error::PoolTimedOut;
 
 /// Closes the connection if this guard is dropped with it.
 pub(in crate::database) struct CloseOnDrop<DB: Backend>(

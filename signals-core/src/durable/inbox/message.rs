@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::subscription::{ReceivedSignal, Subscription};
 use crate::database::conn::Conn;
 use crate::durable::delivery::{Cause, DeliveryData};
-use crate::durable::sql::without_nul;
+use crate::durable::sql::{NAMESPACE, indexed};
 use crate::error::{Error, Result};
 use crate::task::intern::interned;
 
@@ -32,7 +32,7 @@ pub(super) struct Identity {
     pub(super) source: String,
     /// The id in the message.
     pub(super) event: String,
-    /// The same as a UUID.
+    /// The id of the event: the id in the message if that is a UUID.
     pub(super) id: Uuid,
     pub(super) cause: Cause,
 }
@@ -50,12 +50,6 @@ pub(super) struct Refused {
     pub(super) identity: Identity,
     pub(super) error: String,
 }
-
-/// The namespace of ids that are made of the text of an id or of a body, a random UUID.
-const NAMESPACE: Uuid = Uuid::from_u128(0x2f1d_98c4_37aa_4b0e_8a4c_51f0_63d2_7be9);
-
-/// The longest source or id that is stored as it is, in bytes.
-const LONGEST: usize = 1000;
 
 /// Decodes a message for every signal of its subject.
 ///
@@ -93,10 +87,12 @@ pub(super) fn decode(subject: &str, body: &[u8]) -> Result<Result<Decoded, Refus
 
 impl Identity {
     fn of(event: &CloudEvent<'_>) -> Self {
-        // Other libraries may have ids of another form.
-        let uuid = |id: &String| {
-            Uuid::parse_str(id).unwrap_or_else(|_| Uuid::new_v5(&NAMESPACE, id.as_bytes()))
-        };
+        // Other libraries may have ids of another form. An id of an event is unique only within its source. The other ids are of events whose
+        // source is not known.
+        let uuid_of =
+            |id: &str, text: &str| Uuid::parse_str(id).unwrap_or_else(|_| hash(text.as_bytes()));
+        let uuid = |id: &String| uuid_of(id, id);
+        let id = uuid_of(&event.id, &format!("{}\0{}", event.source, event.id));
         let cause = Cause {
             correlation: event.correlationid.as_ref().map(uuid),
             caused_by: event.causationid.as_ref().map(uuid),
@@ -104,23 +100,18 @@ impl Identity {
             traceparent: event.traceparent.clone(),
             ..Cause::default()
         };
-        Self { source: stored(&event.source), event: stored(&event.id), id: uuid(&event.id), cause }
+        Self { source: indexed(&event.source), event: indexed(&event.id), id, cause }
     }
 
     /// The identity of a message that is not a CloudEvent: the same body is the same message.
     fn of_body(body: &[u8]) -> Self {
-        let id = Uuid::new_v5(&NAMESPACE, body);
+        let id = hash(body);
         Self { source: String::new(), event: id.to_string(), id, cause: Cause::default() }
     }
 }
 
-/// A source or an id as it is stored. PostgreSQL refuses an index entry of more than 2.7 kB, so a longer text is replaced by its hash:
-/// otherwise the broker would send the message again and again.
-fn stored(text: &str) -> String {
-    if text.len() > LONGEST {
-        return Uuid::new_v5(&NAMESPACE, text.as_bytes()).to_string();
-    }
-    without_nul(text)
+fn hash(bytes: &[u8]) -> Uuid {
+    Uuid::new_v5(&NAMESPACE, bytes)
 }
 
 impl Decoded {

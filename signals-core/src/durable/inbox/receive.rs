@@ -1,5 +1,6 @@
 //! Takes a message: stores it in the inbox, and sends its signal, in one transaction.
 
+use sqlx::error::{DatabaseError, ErrorKind};
 use tracing::Span;
 
 use super::Inbox;
@@ -94,13 +95,25 @@ pub(super) async fn is_new(tx: &mut Transaction<'_>, message: &Identity) -> Resu
 
 /// Whether the error is one of the message or of its receivers. Other messages may not have it, so it must not hold them up.
 fn is_about_message(error: &Error) -> bool {
-    matches!(
-        error,
+    match error {
         Error::Receiver(_)
-            | Error::RolledBack { .. }
-            | Error::PayloadTooLarge { .. }
-            | Error::Recursion { .. }
-            | Error::CommitNotObservable { .. }
-            | Error::Other(_)
-    )
+        | Error::RolledBack { .. }
+        | Error::PayloadTooLarge { .. }
+        | Error::Recursion { .. }
+        | Error::CommitNotObservable { .. }
+        | Error::Other(_) => true,
+        Error::Database(sqlx::Error::Database(error)) => is_about_values(&**error),
+        _ => false,
+    }
+}
+
+/// Whether the database has refused values, and not the statement: a violated constraint, or a value that is invalid or too large.
+fn is_about_values(error: &dyn DatabaseError) -> bool {
+    let code = error.code().unwrap_or_default();
+    match code.len() {
+        // The class of a PostgreSQL error.
+        5 => ["22", "23", "54"].contains(&&code[..2]),
+        // SQLITE_TOOBIG, SQLITE_MISMATCH, and a value of a type that a STRICT table refuses.
+        _ => error.kind() != ErrorKind::Other || ["18", "20", "3091"].contains(&&*code),
+    }
 }

@@ -107,14 +107,17 @@ impl Shared {
 
     fn wanted<'s>(&'s self, receiver: &'s str, kind: Kind) -> Claim<'s> {
         let (lease, worker) = (self.lease, self.name.as_str());
-        Claim { receiver, kind, limit: SIZE, lease, worker, running: Vec::new(), bound: 0 }
+        let (other_names, running) = (Vec::new(), Vec::new());
+        Claim { receiver, kind, limit: SIZE, lease, worker, other_names, running, bound: 0 }
     }
 
     async fn claim(&self, name: &str, kind: Kind) -> Result<Vec<Claimed>> {
-        let mut conn = self.connections.to_write(Verb::Claim).await?;
-        let claimed = claim::claim(&mut conn, &self.wanted(name, kind)).await?;
-        conn.done().await?;
-        Ok(claimed)
+        let claim = async {
+            let mut conn = self.connections.to_write(Verb::Claim).await?;
+            let claimed = claim::claim(&mut conn, &self.wanted(name, kind)).await?;
+            conn.done().await.map(|()| claimed)
+        };
+        self.connections.limited(claim).await
     }
 
     /// Claims the oldest delivery of each key: from the key where the last claim has stopped to the last key, then once from the first one.
@@ -123,14 +126,19 @@ impl Shared {
         let mut is_first = after.is_none();
         for _ in 0..CLAIMS {
             let from = after.as_ref().map_or(String::new(), |key| format!("{key}\u{1}"));
-            let mut conn = self.connections.to_write(Verb::Claim).await?;
-            let wanted = self.wanted(name, Kind::Published);
-            let claimed = claim::claim_ordered(&mut conn, &wanted, &from, false).await?;
-            let last = match claimed.is_empty() {
-                true => claim::last_key(&mut conn, name, &from, false).await?,
-                false => claimed.iter().filter_map(|claimed| claimed.ordering_key.clone()).max(),
+            let claim = async {
+                let mut conn = self.connections.to_write(Verb::Claim).await?;
+                let wanted = self.wanted(name, Kind::Published);
+                let claimed = claim::claim_ordered(&mut conn, &wanted, &from, false).await?;
+                let keys = claimed.iter().filter_map(|claimed| claimed.ordering_key.clone());
+                let last = match claimed.is_empty() {
+                    true => claim::last_key(&mut conn, name, &from, false).await?,
+                    false => keys.max(),
+                };
+                conn.done().await?;
+                Ok((claimed, last))
             };
-            conn.done().await?;
+            let (claimed, last) = self.connections.limited(claim).await?;
             let is_last = last.is_none();
             after = last;
             if !claimed.is_empty() || is_last && is_first {
@@ -152,9 +160,12 @@ impl Shared {
         let claims: Vec<_> =
             acknowledged.iter().map(|claimed| (claimed.id, claimed.claim)).collect();
         if !claims.is_empty() {
-            let mut conn = self.connections.to_write(Verb::Acknowledge).await?;
-            let deleted = claim::delete(&mut conn, &claims).await?;
-            conn.done().await?;
+            let delete = async {
+                let mut conn = self.connections.to_write(Verb::Acknowledge).await?;
+                let deleted = claim::delete(&mut conn, &claims).await?;
+                conn.done().await.map(|()| deleted)
+            };
+            let deleted = self.connections.limited(delete).await?;
             if deleted.len() < claims.len() {
                 let count = claims.len() - deleted.len();
                 tracing::debug!(count, "published deliveries had passed to another relay");
@@ -168,9 +179,12 @@ impl Shared {
             claims.push((claimed.id, claimed.claim));
         }
         for (claims, failure) in alike.into_values() {
-            let mut conn = self.connections.to_write(Verb::Fail).await?;
-            fail(&mut conn, &claims, failure).await?;
-            conn.done().await?;
+            let fail = async {
+                let mut conn = self.connections.to_write(Verb::Fail).await?;
+                fail(&mut conn, &claims, failure).await?;
+                conn.done().await
+            };
+            self.connections.limited(fail).await?;
         }
         Ok(())
     }

@@ -90,7 +90,8 @@ impl Subjects {
         let receivers = self.receivers();
         let interval = shared.lease / 3;
         if self.released.is_none_or(|released| released.elapsed() >= interval) {
-            shared.release_ended(receivers.names()).await?;
+            let release = shared.release_ended(receivers.names());
+            shared.connections.limited(release).await?;
             self.released = Some(Instant::now());
         }
         let mut may_have_more = false;

@@ -34,7 +34,9 @@ pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<D
         }
         let Some(shared) = shared.upgrade() else { return };
         // Until the leases have ended: then the deliveries are due again, and are run again.
-        while let Err(error) = shared.acknowledge(&mut batch, &mut succeeded).await {
+        while let Err(error) =
+            shared.connections.limited(shared.acknowledge(&mut batch, &mut succeeded)).await
+        {
             tracing::warn!(%error, deliveries = batch.len(), "deliveries could not be acknowledged");
             let now = std::time::Instant::now();
             let running = shared.claims(|entry| entry.deadline > now);

@@ -1,12 +1,14 @@
 //! The connections of a worker, which are not those of the program.
 
 use std::ops::{Deref, DerefMut};
-#[cfg(feature = "postgres")]
 use std::time::Duration;
+
+use tokio::time::timeout;
 
 use crate::database::begin::{Isolation, TransactionOptions};
 use crate::database::conn::Conn;
 use crate::database::db::Db;
+use crate::database::pool::ANSWER_TIMEOUT;
 use crate::database::writer::{Verb, Writer};
 #[cfg(feature = "postgres")]
 use crate::durable::receivers::DurableReceivers;
@@ -21,8 +23,18 @@ pub(in crate::durable) struct Connections {
     receivers: Db,
     /// The connection that notices commits of other processes.
     pub(in crate::durable) watch: Option<Db>,
-    /// PostgreSQL behind a pooler, which rejects settings of a session: those of a receiver's transaction are made in it.
-    settings: Option<String>,
+    /// PostgreSQL behind a pooler, which rejects settings of a session.
+    settings: Option<Settings>,
+    /// How long the worker's own statements may take, on PostgreSQL. A transaction on SQLite may keep them waiting for any time.
+    limit: Option<Duration>,
+}
+
+/// Settings that are made in each transaction.
+struct Settings {
+    /// In those of the worker's own statements.
+    control: String,
+    /// In those of receivers.
+    receivers: String,
 }
 
 /// The connection of the worker's own statements, for statements that write.
@@ -88,6 +100,7 @@ impl Connections {
                 receivers: of_size(concurrency),
                 watch: Some(of_size(1)),
                 settings: None,
+                limit: None,
             });
         }
         #[cfg(feature = "postgres")]
@@ -96,19 +109,29 @@ impl Connections {
             let is_direct = db.keeps_statements();
             let idle = idle_limit(options).as_millis().to_string();
             let idle = ("idle_in_transaction_session_timeout", idle.as_str());
+            let limit = control_limit(options);
+            // A statement of which the worker does not await the end any more does not run later.
+            let limit_text = limit.as_millis().to_string();
+            let end = [("statement_timeout", limit_text.as_str())];
             let of_size = |size, settings: &[(&str, &str)]| {
                 let mut options = (*connect).clone();
                 if is_direct {
                     options = options.options(settings.iter().copied());
                 }
                 let pool_options = pool.options().clone().max_connections(size).min_connections(0);
-                Self::with_values(db, pool_options.connect_lazy_with(options).into())
+                let of_pool = Self::with_values(db, pool_options.connect_lazy_with(options).into());
+                of_pool.limit_statements();
+                of_pool
             };
             return Ok(Self {
-                control: of_size(1, &[&CONTROL[..], &KEEPALIVES[..]].concat()),
+                control: of_size(1, &[&CONTROL[..], &KEEPALIVES[..], &end[..]].concat()),
                 receivers: of_size(concurrency, &[&[idle], &KEEPALIVES[..]].concat()),
                 watch: (is_direct && options.listen).then(|| of_size(1, &KEEPALIVES)),
-                settings: (!is_direct).then(|| format!("SET LOCAL {} = {}", idle.0, idle.1)),
+                settings: (!is_direct).then(|| Settings {
+                    control: format!("{PLAN}; SET LOCAL statement_timeout = {limit_text}"),
+                    receivers: format!("SET LOCAL {} = {}", idle.0, idle.1),
+                }),
+                limit: Some(limit),
             });
         }
         Err(Error::other("the database of this `Db` is not a feature of this build"))
@@ -121,10 +144,10 @@ impl Connections {
 
     /// A connection for a statement of the worker that writes. Call [`ControlConn::done`] after the statement.
     pub(in crate::durable) async fn to_write(&self, verb: Verb) -> Result<ControlConn> {
-        if self.settings.is_some() {
+        if let Some(settings) = &self.settings {
             let options = TransactionOptions::new().isolation(Isolation::ReadCommitted);
             let mut tx = self.control.begin_with(options).await?;
-            tx.execute(PLAN).await?;
+            tx.execute(sqlx::AssertSqlSafe(settings.control.clone())).await?;
             return Ok(ControlConn::InTransaction(tx));
         }
         let conn = self.control.acquire_to_write(Writer::of(verb, "signals_delivery")).await?;
@@ -135,18 +158,52 @@ impl Connections {
     pub(super) async fn begin(&self) -> Result<Transaction<'static>> {
         let mut tx = self.receivers.begin().await?;
         if let Some(settings) = &self.settings {
-            tx.execute(sqlx::AssertSqlSafe(settings.clone())).await?;
+            tx.execute(sqlx::AssertSqlSafe(settings.receivers.clone())).await?;
         }
         Ok(tx)
     }
 
+    /// Runs statements of the worker. On PostgreSQL, a statement that waits for a lock, or a server that does not answer, must not stop the worker, so
+    /// this is an error.
+    pub(in crate::durable) async fn limited<T>(
+        &self,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        let Some(limit) = self.limit else { return work.await };
+        let no_answer = || Error::other(format!("the database did not answer within {limit:?}"));
+        timeout(limit, work).await.unwrap_or_else(|_| Err(no_answer()))
+    }
+
+    /// Whether a statement can be ended by another connection.
+    pub(super) fn can_end_statements(&self) -> bool {
+        self.limit.is_some()
+    }
+
+    /// Waits until the transactions of stopped receivers are rolled back, but not longer than a connection may take to be returned.
+    pub(super) async fn close_receivers(&self) {
+        let _ = timeout(2 * ANSWER_TIMEOUT, self.receivers.close()).await;
+    }
+
     pub(in crate::durable) async fn close(&self) {
-        self.control.close().await;
-        self.receivers.close().await;
-        if let Some(watch) = &self.watch {
-            watch.close().await;
+        let close = async {
+            self.control.close().await;
+            self.receivers.close().await;
+            if let Some(watch) = &self.watch {
+                watch.close().await;
+            }
+        };
+        match self.limit {
+            // A connection that does not answer is not waited for.
+            Some(_) => _ = timeout(2 * ANSWER_TIMEOUT, close).await,
+            None => close.await,
         }
     }
+}
+
+/// How long the worker's own statements may take.
+#[cfg(feature = "postgres")]
+fn control_limit(options: &WorkerOptions) -> Duration {
+    (options.lease / 3).max(ANSWER_TIMEOUT)
 }
 
 /// How long the transaction of a receiver may be idle, before the server ends it and releases the row of the delivery. A worker that was
@@ -173,6 +230,7 @@ const CONTROL: [(&str, &str); 4] = [
 ];
 
 /// The same settings of the planner, for one transaction.
+#[cfg(feature = "postgres")]
 const PLAN: &str =
     "SET LOCAL enable_bitmapscan = off; SET LOCAL enable_seqscan = off; SET LOCAL jit = off";
 

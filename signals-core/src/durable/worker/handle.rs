@@ -1,20 +1,24 @@
 //! Runs one delivery on a task of its own.
 
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
-use std::panic::AssertUnwindSafe;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Shared, Stage};
+use crate::database::pool::ANSWER_TIMEOUT;
 use crate::database::writer::Verb;
-use crate::durable::claim::{self, Failure};
+use crate::durable::claim::{self, Failure, ServerTransaction};
 use crate::durable::claimed::Claimed;
 use crate::durable::ended;
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::run::{Ended, Run, failure, not_begun};
 use crate::task::measure::Stopwatch;
+use crate::transaction::Transaction;
 
 /// How long a delivery is postponed for whose receiver there is no entry with its signal and sender.
 const UNKNOWN: Duration = Duration::from_secs(60);
@@ -37,16 +41,20 @@ pub(super) async fn run(
         metrics.late(lag, since);
     }
     let ended = run_or_refuse(&shared, &claimed, receiver.as_ref());
-    let ended = AssertUnwindSafe(ended).catch_unwind();
+    // It still owns the transaction of the receiver while its statement is ended.
+    let mut ended = pin!(AssertUnwindSafe(ended).catch_unwind());
     let ended = tokio::select! {
         biased;
-        () = shared.cancelled.cancelled() => return drop(permit),
+        () = shared.cancelled.cancelled() => {
+            shared.end_statement(id).await;
+            return drop(permit);
+        }
         () = cancel.cancelled() => {
             // The lease has ended, so the delivery is due again without further action.
             shared.forget(id);
             return drop(permit);
         }
-        ended = ended => ended,
+        ended = &mut ended => ended,
     };
     let ended = ended.map(|ended| match (ended, &receiver) {
         (Ok(Ended::Failed(error)), Some(receiver)) => {
@@ -125,7 +133,7 @@ async fn run_or_refuse(
     match shared.connections.begin().await {
         Ok(tx) => {
             shared.set_stage(claimed.id, Stage::InTransaction);
-            let ended = run.in_transaction(tx, &shared.db).await;
+            let ended = run.in_transaction(tx, &shared.db, Some(shared)).await;
             shared.set_stage(claimed.id, Stage::Running);
             ended
         }
@@ -135,6 +143,43 @@ async fn run_or_refuse(
 }
 
 impl Shared {
+    /// Notes the transaction of a running receiver.
+    pub(in crate::durable) fn set_transaction(&self, id: i64, transaction: ServerTransaction) {
+        if let Some(entry) = self.running().get_mut(&id) {
+            entry.transaction = Some(transaction);
+        }
+    }
+
+    /// Ends the statement that a receiver executes in its transaction. Otherwise the transaction would be rolled back only when the
+    /// statement ends by itself, which may wait for a lock.
+    async fn end_statement(&self, id: i64) {
+        let transaction = self.running().get(&id).and_then(|entry| entry.transaction);
+        let Some(transaction) = transaction.filter(|_| self.connections.can_end_statements())
+        else {
+            return;
+        };
+        let ended = async {
+            let mut conn = self.connections.control.acquire().await?;
+            claim::end_statement(&mut conn, transaction).await
+        };
+        if let Err(error) = self.connections.limited(ended).await {
+            tracing::warn!(id, %error, "the statement of a stopped receiver could not be ended");
+        }
+    }
+
+    /// Rolls back the transaction of a receiver that has failed. It may have been stopped while it executed a statement.
+    pub(in crate::durable) async fn roll_back(&self, mut tx: Transaction<'_>, id: i64) {
+        if !self.connections.can_end_statements() {
+            return tx.rollback_or_log().await;
+        }
+        if tx.may_execute() {
+            self.end_statement(id).await;
+        }
+        if timeout(ANSWER_TIMEOUT, tx.rollback_or_log()).await.is_err() {
+            tracing::warn!(id, "a rollback was not answered: its connection is closed");
+        }
+    }
+
     async fn store_failure(&self, claimed: &Claimed, failure: &Failure) {
         let Claimed { id, claim, receiver, attempt, .. } = claimed;
         let Failure { delay, error, .. } = failure;
@@ -150,7 +195,7 @@ impl Shared {
                 let is_stored = claim::fail(&mut conn, *id, *claim, failure).await?;
                 conn.done().await.map(|()| is_stored)
             };
-            match stored.await {
+            match self.connections.limited(stored).await {
                 Ok(true) => return,
                 Ok(false) => {
                     tracing::debug!(id, receiver, "a delivery had passed to another worker");

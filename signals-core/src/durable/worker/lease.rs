@@ -1,11 +1,11 @@
-//! Renews the leases of running deliveries, and stops those whose lease has ended.
+//! Renews the leases of running deliveries, stops those whose lease has ended, and ends the claims of lost workers.
 
 use std::sync::Weak;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use tokio::time::sleep;
+use tokio::time::{sleep, sleep_until};
 
-use super::{Shared, Stage};
+use super::{RunningEntry, Shared, Stage};
 use crate::database::writer::Verb;
 use crate::durable::claim;
 use crate::durable::receivers::DurableReceivers;
@@ -30,8 +30,35 @@ pub(super) async fn run(shared: Weak<Shared>) {
                 shared.set_reachable(false);
             }
         }
+    }
+}
+
+/// Stops receivers when their leases end.
+pub(super) async fn stop_ended(shared: Weak<Shared>) {
+    loop {
+        let Some((next, grace)) = shared.upgrade().map(|shared| shared.next_end()) else { return };
+        sleep_until(next.into()).await;
+        let Some(is_reachable) = shared.upgrade().map(|shared| shared.is_reachable()) else {
+            return;
+        };
+        // No renewal has failed, so the process was stopped, and the next renewal may still succeed.
+        if is_reachable {
+            sleep(grace).await;
+        }
+        let Some(shared) = shared.upgrade() else { return };
         shared.stop_ended();
-        if let Err(error) = shared.release_ended().await {
+    }
+}
+
+/// Ends the claims of lost workers.
+pub(super) async fn release_ended(shared: Weak<Shared>) {
+    loop {
+        let Some(interval) = shared.upgrade().map(|shared| shared.options.lease / 3) else {
+            return;
+        };
+        sleep(interval).await;
+        let Some(shared) = shared.upgrade() else { return };
+        if let Err(error) = shared.connections.limited(shared.release_ended()).await {
             tracing::warn!(%error, "claims whose lease has ended could not be released");
         }
     }
@@ -68,11 +95,21 @@ impl Shared {
         conn.done().await
     }
 
+    /// When the next lease of a running receiver may end, and how long a renewal may take that is late.
+    fn next_end(&self) -> (Instant, Duration) {
+        let lease = self.options.lease;
+        let running = self.running();
+        let stoppable = running.values().filter(|entry| entry.is_stoppable());
+        let first = stoppable.map(|entry| entry.deadline).min();
+        let latest = Instant::now() + lease / 3;
+        (first.map_or(latest, |first| first.min(latest)), lease / 10)
+    }
+
     /// Stops the receivers whose lease has ended: another worker may run them now.
     fn stop_ended(&self) {
         let now = Instant::now();
         for (id, entry) in &*self.running() {
-            if matches!(entry.stage, Stage::Waiting | Stage::Running) && entry.deadline <= now {
+            if entry.is_stoppable() && entry.deadline <= now {
                 tracing::warn!(
                     id,
                     receiver = entry.receiver,
@@ -81,5 +118,12 @@ impl Shared {
                 entry.cancel.cancel();
             }
         }
+    }
+}
+
+impl RunningEntry {
+    /// Whether its receiver is stopped when its lease ends. One that has already been stopped ends by itself.
+    fn is_stoppable(&self) -> bool {
+        matches!(self.stage, Stage::Waiting | Stage::Running) && !self.cancel.is_cancelled()
     }
 }

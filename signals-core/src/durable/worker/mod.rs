@@ -24,8 +24,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::database::db::Db;
-use crate::database::writer::Verb;
-use crate::durable::claim;
+use crate::durable::claim::{self, ServerTransaction};
 use crate::durable::kept::Done;
 use crate::durable::receivers::DurableReceivers;
 use crate::durable::schema;
@@ -71,7 +70,7 @@ pub struct Worker {
 }
 
 /// What the tasks of a worker share.
-struct Shared {
+pub(super) struct Shared {
     /// The `Db` of the program, with its values.
     db: Db,
     connections: Connections,
@@ -108,6 +107,8 @@ struct RunningEntry {
     /// When the lease ends, by the clock of this process.
     deadline: Instant,
     stage: Stage,
+    /// The transaction that has deleted the delivery.
+    transaction: Option<ServerTransaction>,
     /// Stops the receiver when its lease has ended. It is no child of `Shared::cancelled`: a receiver that is polled while the worker stops might
     /// see it first, and would be forgotten instead of given back.
     cancel: CancellationToken,
@@ -228,6 +229,8 @@ impl WorkerOptions {
         let background = vec![
             tokio::spawn(acknowledge::run(Arc::downgrade(&shared), succeeded)),
             tokio::spawn(lease::run(Arc::downgrade(&shared))),
+            tokio::spawn(lease::stop_ended(Arc::downgrade(&shared))),
+            tokio::spawn(lease::release_ended(Arc::downgrade(&shared))),
             tokio::spawn(watch::run(
                 shared.connections.watch.clone(),
                 Arc::downgrade(&shared.noticed),
@@ -312,14 +315,12 @@ impl Worker {
             shared.tasks.wait().await;
         }
         shared.acknowledged().await;
+        // A delivery is locked until the transaction that has deleted it is rolled back.
+        shared.connections.close_receivers().await;
         let left = shared.claims(|entry| entry.stage != Stage::Succeeded);
         let given_back = match left.is_empty() {
             true => Ok(()),
-            false => {
-                let mut conn = shared.connections.to_write(Verb::GiveBack).await?;
-                let given_back = claim::give_back(&mut conn, &left).await;
-                given_back.and(conn.done().await)
-            }
+            false => shared.give_back(&left).await,
         };
         background.iter().for_each(JoinHandle::abort);
         shared.connections.close().await;

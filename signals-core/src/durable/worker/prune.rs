@@ -30,9 +30,12 @@ pub(super) async fn run(shared: Weak<Shared>) {
 impl Shared {
     async fn prune(&self, what: Prune) -> Result<()> {
         loop {
-            let mut conn = self.connections.to_write(Verb::Prune).await?;
-            let (pruned, has_more) = kept::prune(&mut conn, what).await?;
-            conn.done().await?;
+            let prune = async {
+                let mut conn = self.connections.to_write(Verb::Prune).await?;
+                let pruned = kept::prune(&mut conn, what).await?;
+                conn.done().await.map(|()| pruned)
+            };
+            let (pruned, has_more) = self.connections.limited(prune).await?;
             if let (Prune::Dead(_), 1..) = (what, pruned) {
                 tracing::warn!(
                     deliveries = pruned,

@@ -95,7 +95,7 @@ impl Shared {
             () = cancel.cancelled() => {}
             turn = turn => return turn.ok(),
             () = sleep(PATIENCE) => {
-                if let Err(error) = self.give_back(claimed).await {
+                if let Err(error) = self.give_back(&[(claimed.id, claimed.claim)]).await {
                     tracing::warn!(id = claimed.id, %error, "a delivery could not be given back: it is due when its lease ends");
                 }
             }
@@ -104,11 +104,14 @@ impl Shared {
         None
     }
 
-    /// Makes a delivery due again that has not begun to run.
-    async fn give_back(&self, claimed: &Claimed) -> Result<()> {
-        let mut conn = self.connections.to_write(Verb::GiveBack).await?;
-        claim::give_back(&mut conn, &[(claimed.id, claimed.claim)]).await?;
-        conn.done().await
+    /// Makes claimed deliveries due again that have not run to their end.
+    pub(super) async fn give_back(&self, claims: &[(i64, i64)]) -> Result<()> {
+        let give_back = async {
+            let mut conn = self.connections.to_write(Verb::GiveBack).await?;
+            claim::give_back(&mut conn, claims).await?;
+            conn.done().await
+        };
+        self.connections.limited(give_back).await
     }
 }
 

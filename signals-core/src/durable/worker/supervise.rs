@@ -8,6 +8,7 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::{RunningEntry, Shared, Stage, handle};
+use crate::database::backend::DatabaseKind;
 use crate::database::writer::Verb;
 use crate::durable::claim::{self, Claim, Kind};
 use crate::durable::claimed::Claimed;
@@ -173,16 +174,24 @@ impl Finder {
             self.complete = Some(Past::now());
         }
         self.probed = Some(Past::now());
-        let mut conn = shared.connections.control.acquire().await?;
         let bound = |name: &str| self.bound(name, LATE);
-        let due = probe::probe(&mut conn, receivers.names(), bound).await?;
-        drop(conn);
+        let probe = async {
+            let mut conn = shared.connections.control.acquire().await?;
+            probe::probe(&mut conn, receivers.names(), bound).await
+        };
+        let due = shared.connections.limited(probe).await?;
         self.note_time();
         if due.is_empty() {
             return Ok(Round { claimed: 0, more: false });
         }
-        if let Some((due, kind)) = due.iter().find_map(|due| Some((due, due.suspect?))) {
-            return self.run_alone(shared, &receivers, &due.receiver, kind).await;
+        for (due, kind) in due.iter().filter_map(|due| Some((due, due.suspect?))) {
+            if shared.can_claim(&due.receiver, kind).await? {
+                let round = self.run_alone(shared, &receivers, &due.receiver, kind).await?;
+                // If another worker has claimed it first, the others are claimed.
+                if round.claimed > 0 || !shared.running().is_empty() {
+                    return Ok(round);
+                }
+            }
         }
         let claimed = self.claim_each(shared, &receivers, due, LATE).await?;
         self.note_time();
@@ -260,7 +269,8 @@ impl Finder {
                 if limit() == 0 {
                     break;
                 }
-                let wanted = wanted(shared, name, Kind::Usual, limit());
+                let mut wanted = wanted(shared, name, Kind::Usual, limit());
+                wanted.other_names = receivers.other_names(name);
                 let from = after.as_ref().map_or(String::new(), |key| format!("{key}\u{1}"));
                 let started = claim_and_start(shared, receivers, &wanted, Some(&from)).await?;
                 claimed += started.count;
@@ -304,10 +314,26 @@ impl Finder {
     }
 }
 
+impl Shared {
+    /// Whether a due suspect can be claimed. This is known only on PostgreSQL: on SQLite, no transaction is open beside a claim.
+    async fn can_claim(&self, receiver: &str, kind: Kind) -> Result<bool> {
+        if self.db.kind() == DatabaseKind::Sqlite {
+            return Ok(true);
+        }
+        let can_claim = async {
+            let mut conn = self.connections.to_write(Verb::Claim).await?;
+            let can_claim = claim::can_claim(&mut conn, receiver, kind).await?;
+            conn.done().await.map(|()| can_claim)
+        };
+        self.connections.limited(can_claim).await
+    }
+}
+
 fn wanted<'s>(shared: &'s Shared, receiver: &'s str, kind: Kind, limit: usize) -> Claim<'s> {
     let running = shared.running().keys().copied().collect();
     let (lease, worker) = (shared.options.lease, shared.name.as_str());
-    Claim { receiver, kind, limit, lease, worker, running, bound: 0 }
+    let other_names = Vec::new();
+    Claim { receiver, kind, limit, lease, worker, other_names, running, bound: 0 }
 }
 
 /// What a claim has started.
@@ -328,25 +354,28 @@ async fn claim_and_start(
     wanted: &Claim<'_>,
     after: Option<&str>,
 ) -> Result<Started> {
-    let mut conn = shared.connections.to_write(Verb::Claim).await?;
-    let deadline = Instant::now() + wanted.lease;
-    let claimed = match after {
-        None => claim::claim(&mut conn, wanted).await?,
-        Some(after) => {
-            let skips =
-                receivers.options(wanted.receiver).is_some_and(|options| options.skips_dead);
-            let claimed = claim::claim_ordered(&mut conn, wanted, after, skips).await?;
-            if claimed.is_empty() {
-                let last = claim::last_key(&mut conn, wanted.receiver, after, skips).await?;
-                conn.done().await?;
-                return Ok(Started { last_key: last, ..Started::default() });
+    let claim = async {
+        let mut conn = shared.connections.to_write(Verb::Claim).await?;
+        let deadline = Instant::now() + wanted.lease;
+        let (claimed, last_key) = match after {
+            None => (claim::claim(&mut conn, wanted).await?, None),
+            Some(after) => {
+                let skips =
+                    receivers.options(wanted.receiver).is_some_and(|options| options.skips_dead);
+                let claimed = claim::claim_ordered(&mut conn, wanted, after, skips).await?;
+                let keys = claimed.iter().filter_map(|delivery| delivery.ordering_key.clone());
+                let last_key = match claimed.is_empty() {
+                    true => claim::last_key(&mut conn, wanted.receiver, after, skips).await?,
+                    false => keys.max(),
+                };
+                (claimed, last_key)
             }
-            claimed
-        }
+        };
+        conn.done().await?;
+        Ok((claimed, last_key, deadline))
     };
-    conn.done().await?;
+    let (claimed, last_key, deadline) = shared.connections.limited(claim).await?;
     let count = claimed.len();
-    let last_key = claimed.iter().filter_map(|delivery| delivery.ordering_key.clone()).max();
     let last_due = claimed.first().map(|delivery| delivery.last_due).filter(|due| *due > 0);
     claimed.into_iter().for_each(|delivery| start(shared, receivers, delivery, deadline));
     Ok(Started { count, last_key, last_due })
@@ -362,6 +391,7 @@ fn start(shared: &Arc<Shared>, receivers: &DurableReceivers, claimed: Claimed, d
         claim: claimed.claim,
         deadline,
         stage: Stage::Waiting,
+        transaction: None,
         cancel: cancel.clone(),
     };
     shared.running().insert(claimed.id, entry);

@@ -5,8 +5,7 @@ use std::sync::Weak;
 use tokio::time::sleep;
 
 use super::Shared;
-use crate::durable::receivers;
-use crate::durable::sql::{Sql, texts};
+use crate::durable::ReceiverStatus;
 use crate::durable::warnings::WarningIntervals;
 use crate::error::Result;
 
@@ -28,21 +27,15 @@ pub(super) async fn run(shared: Weak<Shared>) {
 impl Shared {
     /// The receivers of the other queues are known, and so are disabled ones.
     async fn warn_of_unknown(&self) -> Result<()> {
-        let known = receivers::known();
-        let known = serde_json::Value::from_iter(known.keys().copied()).to_string();
-        let mut conn = self.connections.control.acquire().await?;
-        let kind = conn.kind();
-        let text = format!(
-            "SELECT receiver, count(*) FROM signals_delivery WHERE dead_at IS NULL AND receiver NOT IN ({}) \
-             GROUP BY receiver ORDER BY receiver LIMIT {RECEIVERS}",
-            texts(kind, "$1")
-        );
-        let unknown: Vec<(String, i64)> =
-            Sql::new(kind, &text).bind(known).fetch(&mut conn).await?;
-        for (receiver, deliveries) in unknown {
+        // A limited count on a connection of the program, because the table may be long.
+        let status = self.db.deliveries().bounded_status().await?;
+        let left = |status: &&ReceiverStatus| status.waiting + status.running + status.retrying > 0;
+        for status in status.unknown().filter(left).take(RECEIVERS) {
+            let deliveries = status.waiting + status.running + status.retrying;
             tracing::warn!(
-                receiver,
+                receiver = status.receiver,
                 deliveries,
+                at_least = status.at_least,
                 "deliveries wait for a receiver that this program does not have: it was renamed or removed, or belongs to another program"
             );
         }
