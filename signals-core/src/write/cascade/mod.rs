@@ -88,7 +88,12 @@ impl Collector<'_> {
         // they were collected.
         let mut order: Vec<_> = (0..self.nodes.len()).collect();
         order[..self.roots].sort_unstable_by_key(|node| self.nodes[*node].row);
-        for node in order {
+        let before = conn.state.statements;
+        for (place, node) in order.into_iter().enumerate() {
+            if place == self.roots && conn.state.statements != before {
+                // The receivers of the caller's rows may have deleted other rows.
+                return Ok(new);
+            }
             let group = &mut self.groups[self.nodes[node].group];
             if group.notifier.is_before_empty() {
                 continue;
