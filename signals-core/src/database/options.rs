@@ -107,7 +107,7 @@ impl DbOptions {
 
     /// Sets how long a call may wait for a connection; 30 seconds by default. The time covers the wait for a free connection, the
     /// ping of an idle connection, and the opening of a new one. After that, the call fails with
-    /// [`sqlx::Error::PoolTimedOut`]. It is also how long a writer of a SQLite database waits for its turn, see
+    /// [`sqlx::Error::PoolTimedOut`]. The time also covers the wait of a writer of a SQLite database for its turn, see
     /// [`Error::WriteLockTimedOut`].
     ///
     /// See the example of [`DbOptions`].
