@@ -212,7 +212,7 @@ on_every_database! {
             assert_eq!(count(&seen, "children").await, stored, "the receiver's row goes with the upsert's");
             assert!(parent.id.is_none() || Parent::find(&seen, parent.id.unwrap()).await.unwrap().is_some());
             if let Some(done) = done {
-                assert!(done.unwrap().created && n >= 3);
+                assert!(done.unwrap().created && n > 0);
                 break;
             }
         }
@@ -222,7 +222,7 @@ on_every_database! {
             let stored = settle(&one, &seen).await;
             assert_eq!(count(&seen, "children").await, stored);
             if let Some(done) = done {
-                assert!(done.unwrap().1 && n >= 103);
+                assert!(done.unwrap().1 && n > 100);
                 break;
             }
         }

@@ -723,6 +723,9 @@ mod postgres {
                         |conn| {
                             let pg = conn.postgres().unwrap();
                             if drops {
+                                // So that the server cannot answer before the first poll has ended.
+                                let sleep = sqlx::raw_sql("SELECT pg_sleep(0.2)").execute(&mut *pg);
+                                assert!(cancelled_after(sleep, 0).await.is_none());
                                 assert!(cancelled_after(pg.begin(), 0).await.is_none());
                             } else {
                                 sqlx::raw_sql("SELECT * FROM nowhere")

@@ -335,16 +335,16 @@ mod postgres {
             settings(1).upsert(db, &[Setting::NAME]) => ["WITH"];
             Setting::insert_many(db, &mut [settings(1), settings(2)]) => ["INSERT"];
         }
-        // A row trigger before an UPDATE may skip the row, so the UPDATE is a statement of its own, whose result is looked at.
+        // A row trigger before an UPDATE may skip the row, so it is looked up before whether the row is stored.
         let trigger = "CREATE TRIGGER touch_before BEFORE UPDATE ON settings FOR EACH ROW EXECUTE FUNCTION touch()";
         common::execute(db, trigger).await;
         assert_said! { &proxy, db,
-            setting.save(db) => ["UPDATE"];
+            setting.save(db) => ["WITH" "UPDATE"];
             setting.update(db) => ["UPDATE"];
-            setting.upsert(db, &[Setting::NAME]) => ["UPDATE"];
+            setting.upsert(db, &[Setting::NAME]) => ["WITH" "UPDATE"];
             settings(1).insert(db) => ["INSERT"];
-            settings(1).save(db) => ["UPDATE" "SELECT" "INSERT"];
-            settings(1).upsert(db, &[Setting::NAME]) => ["UPDATE" "WITH" "INSERT"];
+            settings(1).save(db) => ["WITH" "INSERT"];
+            settings(1).upsert(db, &[Setting::NAME]) => ["WITH" "INSERT"];
             Setting::insert_many(db, &mut [settings(1), settings(2)]) => ["INSERT"];
         }
         // The previous row is read by the statement itself. The transaction is needed because the receiver may fail.

@@ -419,3 +419,43 @@ async fn get_or_create_does_not_wait_for_rows_that_refer_to_the_row_which_it_fin
     tx.rollback().await.unwrap();
     test.passed().await;
 }
+
+/// A row of a table with a trigger that may skip an UPDATE.
+#[cfg(feature = "postgres")]
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "touched")]
+struct Touched {
+    #[model(primary_key)]
+    name: String,
+    value: i64,
+}
+
+// If both find no row, the second one has to find that of the first one.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn concurrent_saves_of_a_new_row_with_a_trigger_lose_no_write() {
+    let test = common::TestDb::postgres("touched").await;
+    let db = &test.db;
+    execute(
+        db,
+        "CREATE TABLE touched (name TEXT PRIMARY KEY, value BIGINT NOT NULL);
+         CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE TRIGGER touch BEFORE UPDATE ON touched FOR EACH ROW EXECUTE FUNCTION touch()",
+    )
+    .await;
+    for round in 0..200 {
+        let save = async |value: i64| {
+            let mut row = Touched { name: round.to_string(), value };
+            let saved = match round % 2 {
+                0 => row.save(db).await,
+                _ => row.upsert(db, &[Touched::NAME]).await,
+            };
+            (value, saved.unwrap().created)
+        };
+        let (first, second) = tokio::join!(save(1), save(2));
+        let updated = [first, second].into_iter().find(|(_, created)| !created);
+        let stored = Touched::get(db, round.to_string()).await.unwrap().value;
+        assert_eq!(updated, Some((stored, false)), "{round}");
+    }
+    test.passed().await;
+}

@@ -1,8 +1,8 @@
 -- A claim of a worker. Its result is the input of `acknowledge.sql`. As in a worker, the next claim begins five seconds before the last claimed
 -- delivery was due, and once a second with the oldest delivery. `run` replaces the number of deliveries.
 WITH due AS MATERIALIZED (SELECT id, run_at FROM signals_delivery WHERE receiver = :receiver AND dead_at IS NULL
-AND run_at <= statement_timestamp() AND run_at >= timestamptz 'epoch' + (:bound)::bigint * interval '1 microsecond'
-AND ordering_key IS NULL AND lost + CASE WHEN worker IS NULL THEN 0 ELSE 1 END < 2
+AND run_at <= statement_timestamp() AND ordering_key IS NULL AND lost + CASE WHEN worker IS NULL THEN 0 ELSE 1 END < 2
+AND run_at >= timestamptz 'epoch' + (:bound)::bigint * interval '1 microsecond'
 AND id NOT IN (SELECT unnest(:running::text::bigint[])) ORDER BY run_at, id LIMIT 64 FOR UPDATE SKIP LOCKED), claimed AS (
 UPDATE signals_delivery d SET claim = d.claim + 1, attempt = d.attempt + CASE WHEN d.worker IS NULL THEN 1 ELSE 0 END,
 lost = d.lost + CASE WHEN d.worker IS NULL THEN 0 ELSE 1 END, worker = :worker,

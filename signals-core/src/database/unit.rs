@@ -82,8 +82,10 @@ impl Conn<'_> {
 
     /// Undoes the statements of a unit that is in a savepoint. The savepoint stays open.
     pub(crate) async fn roll_back_unit(&mut self) -> Result<(), sqlx::Error> {
-        // Waits for the rollbacks of dropped savepoints, because the rollback counts the savepoints that are open.
-        self.has_depth(1).await;
+        // Waits for what dropped savepoints have sent, because the rollback counts the savepoints that are open.
+        if self.state.in_flight {
+            self.flush().await;
+        }
         self.set_in_flight();
         let Some(raw) = self.raw() else { return Ok(()) };
         let done = on!(RawConn, raw, DB, conn => group::roll_back_unit::<DB>(conn).await);

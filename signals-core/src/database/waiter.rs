@@ -135,13 +135,15 @@ impl Place {
     /// ended.
     fn overtake(&self) -> Option<Turn> {
         drop(self.queue.take_back(PATIENCE));
+        // Dropped after the lock is released, because it wakes the task.
+        let _removed;
         let mut state = self.queue.state();
         let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
         let Waiter { writer, entry, .. } = state.waiting[at];
-        if !state.try_begin(writer, entry.needs) {
+        if !state.try_begin(writer, entry.needs, true) {
             return None;
         }
-        state.waiting.remove(at);
+        _removed = state.waiting.remove(at);
         Some(state.turn(&self.queue, writer))
     }
 }
@@ -213,8 +215,8 @@ impl WriteQueue {
         mut statement: Option<Executable<'_>>,
     ) -> Result<Grant> {
         // A task that polls several futures, as with `buffer_unordered`, goes on as soon as one of them has ended. If another one had just begun
-        // to write, it would keep the turn until it is polled again. So before a writer takes its turn, it yields to those that were woken
-        // after it but have ended.
+        // to write, it would keep the turn until it is polled again. So before a writer that is late takes its turn, it yields to those that
+        // were woken after it but have ended.
         loop {
             let mut place = match self.take_place(writer, entry, statement) {
                 Ok(turn) => return Ok(Grant::Turn(turn)),
@@ -292,7 +294,7 @@ impl WriteQueue {
             queued = QueuedStatement::first(statement, &self.texts);
             state = self.state();
         }
-        if state.try_begin(writer, entry.needs) {
+        if state.try_begin(writer, entry.needs, entry.first) {
             return Ok(state.turn(self, writer));
         }
         let id = state.arrived;

@@ -96,11 +96,18 @@ struct Slow {
 
 impl State {
     /// Gives the turn to a writer, if no other one has it, or if the one to which it was offered is late.
-    /// `needs`: the pool of which it needs a connection.
-    pub(super) fn try_begin(&mut self, writer: Writer, needs: Option<PoolId>) -> bool {
+    /// `needs`: the pool of which it needs a connection. `has_waited`: otherwise, it does not overtake writers that have.
+    pub(super) fn try_begin(
+        &mut self,
+        writer: Writer,
+        needs: Option<PoolId>,
+        has_waited: bool,
+    ) -> bool {
+        let may_overtake = has_waited || self.waiting.is_empty();
         let may_begin = self.reservation(needs).is_none()
             && (self.holder.is_none()
-                || self.withdraw(PATIENCE, |offer| matches!(offer, Offer::Turn)).is_some());
+                || may_overtake
+                    && self.withdraw(PATIENCE, |offer| matches!(offer, Offer::Turn)).is_some());
         if may_begin {
             self.begin(writer);
         }
@@ -210,7 +217,7 @@ impl WriteQueue {
         needs: Option<PoolId>,
     ) -> Option<Turn> {
         let mut state = self.state();
-        let has_begun = state.try_begin(writer, needs);
+        let has_begun = state.try_begin(writer, needs, false);
         has_begun.then(|| state.turn(self, writer))
     }
 

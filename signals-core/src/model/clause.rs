@@ -106,10 +106,14 @@ impl<'c> Clause<'c> {
         let is_number = |token: Token<'_>| {
             token.name().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
         };
+        let ends = |token: &Token<'_>| {
+            token.is_word(&["HAVING", "WINDOW", "LIMIT", "OFFSET", "FETCH", "FOR"])
+        };
         !token.is_word(&["ORDER", "GROUP"])
             || tokens
-                .take_while(|token| !token.is_word(&["LIMIT", "OFFSET", "FETCH", "FOR"]))
+                .take_while(|token| !ends(token))
                 .any(|token| is_number(token) || token.is_word(&["UNION", "INTERSECT", "EXCEPT"]))
+            || self.has_word(&["UNION", "INTERSECT", "EXCEPT"])
     }
 
     /// Whether a result row may not correspond to exactly one row of the table, or contains a window function, so that
@@ -332,14 +336,22 @@ mod tests {
 
     #[test]
     fn some_clauses_need_every_column() {
-        for clause in
-            ["WHERE a UNION SELECT * FROM t", "ORDER BY 2", "GROUP BY a ORDER BY b DESC, 3 LIMIT 1"]
-        {
+        for clause in [
+            "WHERE a UNION SELECT * FROM t",
+            "GROUP BY a HAVING b UNION SELECT c",
+            "ORDER BY 2",
+            "GROUP BY a ORDER BY b DESC, 3 LIMIT 1",
+        ] {
             assert!(Clause(clause).needs_columns(), "{clause}");
         }
-        for clause in
-            ["", "WHERE a = 1", "ORDER BY a LIMIT 1", "ORDER BY a OFFSET 1", "ORDER BY a2"]
-        {
+        for clause in [
+            "",
+            "WHERE a = 1",
+            "ORDER BY a LIMIT 1",
+            "ORDER BY a OFFSET 1",
+            "ORDER BY a2",
+            "GROUP BY a HAVING b > 1",
+        ] {
             assert!(!Clause(clause).needs_columns(), "{clause}");
         }
     }

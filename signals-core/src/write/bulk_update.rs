@@ -153,19 +153,19 @@ pub(crate) fn settle<'s>(
     Box::pin(settle_locked(conn, rows, row, update, writes))
 }
 
-/// Locks the stored rows of a chunk as an UPDATE does, if they can be locked. Returns them with all columns, after the number of the row.
+/// Locks the stored rows of a chunk as an UPDATE does, if they can be locked. Returns them with these columns, after the number of the row.
 pub(crate) async fn lock(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
     chunk: &Chunk,
     on: &[usize],
+    columns: Vec<usize>,
 ) -> Result<Vec<AnyRow>> {
-    let every = (0..rows.schema().columns.len()).collect();
     let kind = match can_lock(conn, rows, Verb::Save).await? {
         true => StatementKind::Lock,
         false => StatementKind::Select,
     };
-    let mut spec = StatementSpec::new(kind, chunk.input, every, on.to_vec());
+    let mut spec = StatementSpec::new(kind, chunk.input, columns, on.to_vec());
     compare_as_columns(conn, rows, chunk, &mut spec).await?;
     Ok(all(conn, statement(conn.kind(), rows, chunk, &spec)?).await?.0)
 }
@@ -178,7 +178,8 @@ async fn settle_locked(
     writes: bool,
 ) -> Result<Unwritten> {
     let (model, chunk) = (rows.schema(), Chunk::of_row(row));
-    let Some(found) = lock(conn, rows, &chunk, update.on).await?.pop() else {
+    let every = (0..model.columns.len()).collect();
+    let Some(found) = lock(conn, rows, &chunk, update.on, every).await?.pop() else {
         return Ok(Unwritten::Gone);
     };
     if update.checked && model.has(ColumnGroup::Version) {

@@ -10,10 +10,10 @@ use crate::error::{Error, Result};
 use crate::table::chunk::Chunk;
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
-use crate::table::statement_spec::StatementKind;
+use crate::table::statement_spec::{StatementKind, StatementSpec};
 use crate::write::bulk::{self, BulkOp};
 use crate::write::bulk_update::{Unwritten, Update, settle};
-use crate::write::lookup::{Look, conflicting, look, not_found, stale};
+use crate::write::lookup::{Look, conflicting, look, not_found, select, stale};
 use crate::write::single::{Single, saves_at_once};
 use crate::write::single_text::{EVERY, Text};
 use crate::write::{Stored, WriteKind, inspect};
@@ -137,15 +137,21 @@ impl ContinuedSave<'_, '_> {
         if insert_first && let Some(saved) = self.insert_or_nothing(on).await? {
             return Ok(Some(saved));
         }
-        if !tried && let Some(saved) = self.update(None, on).await? {
-            return Ok(Some(saved));
-        }
-        // An INSERT that stores nothing would not tell whether a trigger has skipped the row, or another transaction has inserted it since.
-        if self.may_skip_updates().await?
-            && inspect::counts_rows(self.conn, self.rows).await?
-            && let Some(saved) = self.find_and_settle(on).await?
-        {
-            return Ok(Some(saved));
+        let may_skip = self.may_skip_updates().await?;
+        // After an UPDATE without effect, it would not be known whether a trigger has skipped the row, or another transaction has inserted it
+        // since. On SQLite, the writers of a process take turns.
+        let looks_before =
+            may_skip && !tried && !self.before && self.conn.kind() == DatabaseKind::Postgres;
+        if !looks_before || self.is_stored(on).await? {
+            if !tried && let Some(saved) = self.update(None, on).await? {
+                return Ok(Some(saved));
+            }
+            if may_skip
+                && inspect::counts_rows(self.conn, self.rows).await?
+                && let Some(saved) = self.find_and_settle(on).await?
+            {
+                return Ok(Some(saved));
+            }
         }
         // Only now, so that an UPDATE of a table with triggers needs no transaction.
         if !self.can_insert().await? {
@@ -181,6 +187,13 @@ impl ContinuedSave<'_, '_> {
             return Ok((!updated.is_empty()).then_some(UPDATED));
         }
         Single::Update(Text::update(set, on, checked)).run(self.conn, self.rows).await
+    }
+
+    async fn is_stored(&mut self, on: Option<&[usize]>) -> Result<bool> {
+        let (_, on) = self.columns(None, on);
+        let chunk = Chunk::of_row(0);
+        let spec = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
+        Ok(!select(self.conn, self.rows, &chunk, &spec, &[]).await?.is_empty())
     }
 
     fn columns(&self, set: Option<&[usize]>, on: Option<&[usize]>) -> (Vec<usize>, Vec<usize>) {

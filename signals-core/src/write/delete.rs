@@ -7,6 +7,7 @@ use crate::database::backend::{Arguments, DatabaseKind, Statement};
 use crate::database::conn::Conn;
 use crate::database::detached::OnDetached;
 use crate::database::source::Source;
+use crate::database::writer::Verb;
 use crate::error::Result;
 use crate::signal::recording::Recorders;
 use crate::signal::rows::SignalRows;
@@ -23,6 +24,7 @@ use crate::write::key_order::write_order;
 use crate::write::lookup::{Look, kept_by_trigger, lock_to_delete, look, stale};
 use crate::write::notify::Notifier;
 use crate::write::perform::perform;
+use crate::write::row_locks::can_lock;
 use crate::write::span::{measured, write_span};
 use crate::write::{TakeAnswer, WriteKind, WriteOutcome, grouped, inspect, locate};
 
@@ -110,12 +112,16 @@ pub(crate) fn delete_rows<'d>(
 }
 
 /// Locks the stored rows, and checks that they have the versions of the instances. Receivers of the rows that are deleted with them may
-/// then increase the versions.
+/// then increase the versions. If the rows cannot be locked, the DELETE has to compare the versions.
 pub(crate) async fn lock_versions(
     rows: &mut dyn SignalRows,
     conn: &mut Conn<'_>,
     notifier: &Notifier,
-) -> Result<()> {
+) -> Result<RowOrigin> {
+    // On SQLite, this transaction has the lock of the whole database.
+    if conn.kind() == DatabaseKind::Postgres && !can_lock(conn, rows, Verb::Delete).await? {
+        return Ok(RowOrigin::Given);
+    }
     let order = write_order(conn, rows).await?;
     rows.set_order(order);
     for chunk in chunk::deletes(conn.kind(), rows) {
@@ -124,7 +130,7 @@ pub(crate) async fn lock_versions(
         }
     }
     rows.set_order(Vec::new());
-    Ok(())
+    Ok(RowOrigin::Locked)
 }
 
 /// The result of a DELETE of the rows of a chunk.

@@ -106,7 +106,6 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Resul
         readable,
         atomic: Some(atomic),
         plain: atomic,
-        may_skip_updates: found.first().map(|_| !atomic),
         counted,
         ..TableFacts::default()
     })
@@ -287,8 +286,9 @@ const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = 
 /// Whether a row trigger before an UPDATE, a rule or a trigger of a view can take its place. NULL if there is no such table.
 const POSTGRES_SKIPS_UPDATES: &str = "WITH RECURSIVE _tree AS (SELECT oid, relkind, relhasrules FROM pg_class WHERE oid = to_regclass($1) UNION SELECT c.oid, \
      c.relkind, c.relhasrules FROM _tree JOIN pg_inherits ON inhparent = _tree.oid JOIN pg_class AS c ON c.oid = inhrelid) SELECT \
-     bool_or(relkind NOT IN ('r', 'p') OR relhasrules OR EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = _tree.oid AND tgtype & 19 = \
-     19)) FROM _tree";
+     bool_or(relkind NOT IN ('r', 'p', 'v') OR relkind <> 'v' AND relhasrules OR EXISTS (SELECT 1 FROM pg_rewrite WHERE ev_class = \
+     _tree.oid AND ev_type = '2') OR EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = _tree.oid AND (tgtype & 19 = 19 OR tgtype & 80 = \
+     80))) FROM _tree";
 
 /// Whether the database reports how many rows a statement has written. SQLite does not, if the
 /// triggers of a view write the rows.

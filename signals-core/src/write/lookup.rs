@@ -7,7 +7,6 @@ use futures_util::future::BoxFuture;
 
 use crate::database::backend::{AnyRow, DatabaseKind};
 use crate::database::conn::Conn;
-use crate::database::writer::Verb;
 use crate::error::{Error, Result};
 use crate::table::chunk::{Chunk, inserted};
 use crate::table::rows::Rows;
@@ -16,7 +15,6 @@ use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::transaction::Transaction;
 use crate::write::bulk::{all, compare_as_columns, statement};
 use crate::write::inspect;
-use crate::write::row_locks::can_lock;
 use crate::write::single_text::Text;
 
 /// What is stored under the key of a row that a statement has not found.
@@ -134,7 +132,7 @@ pub(crate) async fn stored_as(
     Ok(numbers(&select(conn, rows, chunk, &spec, &[]).await?))
 }
 
-/// Locks the stored rows of a chunk that have the versions of the instances, as a DELETE does, if they can be locked. Returns the first row that is stored with
+/// Locks the stored rows of a chunk that have the versions of the instances, as a DELETE does. Returns the first row that is stored with
 /// another version.
 pub(crate) async fn lock_to_delete(
     conn: &mut Conn<'_>,
@@ -142,11 +140,7 @@ pub(crate) async fn lock_to_delete(
     chunk: &Chunk,
 ) -> Result<Option<usize>> {
     let on = rows.schema().group(ColumnGroup::Key).collect();
-    let kind = match can_lock(conn, rows, Verb::Delete).await? {
-        true => StatementKind::LockToDelete,
-        false => StatementKind::Select,
-    };
-    let mut spec = StatementSpec::new(kind, chunk.input, Vec::new(), on);
+    let mut spec = StatementSpec::new(StatementKind::LockToDelete, chunk.input, Vec::new(), on);
     spec.checked = true;
     compare_as_columns(conn, rows, chunk, &mut spec).await?;
     let (locked, _) = all(conn, statement(conn.kind(), rows, chunk, &spec)?).await?;

@@ -19,6 +19,7 @@ use crate::table::any::AnyModel;
 use crate::table::chunk;
 use crate::task::chain;
 use crate::write::WriteKind;
+use crate::write::delete::RowOrigin;
 use crate::write::key_order::{compares_bytes, write_order};
 use crate::write::lookup::stored_rows;
 use crate::write::notify::Notifier;
@@ -75,6 +76,8 @@ pub(super) struct Collector<'d> {
     pub(super) nodes: Vec<Node>,
     /// How many of the nodes are the caller's rows. They come first.
     pub(super) roots: usize,
+    /// Whether the caller's rows are locked.
+    pub(super) root_origin: RowOrigin,
     /// The references between the nodes.
     pub(super) edges: Vec<Edge>,
     /// Rows that are deleted without being read (Django's `fast_deletes`), because they have no
@@ -110,6 +113,7 @@ impl<'d> Collector<'d> {
             groups: vec![first],
             nodes: Vec::new(),
             roots: 0,
+            root_origin: RowOrigin::Given,
             edges: Vec::new(),
             fast_deletes: Vec::new(),
             to_null: Vec::new(),

@@ -14,7 +14,7 @@ pub(crate) mod statements;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use collect::{Collector, Node, RowId};
+use collect::{Collector, Group, Node, RowId};
 use futures_util::future::BoxFuture;
 use order::{Edge, Order, Run, order};
 use statements::References;
@@ -44,17 +44,31 @@ pub(crate) fn delete<'d>(
     context: &'d OperationContext,
 ) -> BoxFuture<'d, Result<WriteOutcome>> {
     Box::pin(async move {
-        if rows.schema().has(ColumnGroup::Version) {
-            lock_versions(rows, conn, notifier).await?;
-        }
         let mut collector = Collector::new(rows, notifier, context, conn.kind());
         collector.collect(conn).await?;
+        collector.lock_versions(conn).await?;
         collector.notify_before(conn).await?;
         collector.write(conn).await
     })
 }
 
 impl Collector<'_> {
+    /// Locks the caller's rows if they have versions. The dependent rows are locked before, as by a transaction that writes one of them, then
+    /// the row that it refers to. Others may have been inserted while this transaction waited.
+    async fn lock_versions(&mut self, conn: &mut Conn<'_>) -> Result<()> {
+        if !self.has_versions() {
+            return Ok(());
+        }
+        let Group { rows, notifier, .. } = &mut self.groups[0];
+        self.root_origin = lock_versions(&mut **rows, conn, notifier).await?;
+        match self.kind {
+            DatabaseKind::Postgres if self.root_origin == RowOrigin::Locked => {
+                self.collect(conn).await
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Runs the receivers before the deletes. If they have used the connection, rows may have been
     /// added, removed or changed: everything is collected again, and the receivers are notified of
     /// the rows that are new.
@@ -209,7 +223,7 @@ impl Collector<'_> {
     async fn delete_runs(&mut self, conn: &mut Conn<'_>, runs: Vec<Run>) -> Result<WriteOutcome> {
         // Collected rows are sorted into the order in which they are deleted, so that the rows of
         // one statement are adjacent. The caller's rows stay in place and only get a write order.
-        let deletes_at_once = !is_ordered(&runs) && !self.has_versions();
+        let deletes_at_once = !is_ordered(&runs) && self.root_origin == RowOrigin::Given;
         for (number, group) in self.groups.iter_mut().enumerate() {
             let own = runs.iter().filter(|run| run.group == number);
             let rows = own.flat_map(|run| &run.rows).map(|(node, _)| self.nodes[*node].row);
@@ -290,9 +304,9 @@ impl Collector<'_> {
         run: &Run,
         start: usize,
     ) -> Result<WriteOutcome> {
-        let has_versions = self.has_versions();
+        let origin = self.root_origin;
         let group = &mut self.groups[0];
-        if !has_versions
+        if origin == RowOrigin::Given
             && run.rows.len() == self.roots
             && run.rows.iter().all(|(_, depth)| *depth == 0)
         {
@@ -301,7 +315,6 @@ impl Collector<'_> {
         let (rows, notifier) = (&mut *group.rows, &group.notifier);
         let (mut batches, mut kept) = (Vec::new(), Vec::new());
         for chunk in chunks_of_run(rows, conn, run, start) {
-            let origin = RowOrigin::Locked;
             let deleted = delete_chunk(rows, conn, notifier, &chunk, origin).await?;
             batches.extend(chunk::runs(deleted.rows.into_iter().map(|row| rows.slice_index(row))));
             kept.extend(deleted.kept);
