@@ -650,6 +650,26 @@ on_every_database! {
         }
     }
 
+    async fn a_delete_of_a_versioned_row_has_no_deadlock_with_a_writer_of_a_dependent_row(db: Db) {
+        use counted::*;
+
+        if db.kind() == sqlx_signals::DatabaseKind::Postgres {
+            tables(&db).await;
+            let mut first = thread(&db).await;
+            let mut tx = db.begin().await.unwrap();
+            tx.execute("SELECT 1 FROM replies FOR UPDATE").await.unwrap();
+            let of_task = db.clone();
+            let delete = tokio::spawn(async move { first.delete(&of_task).await });
+            let waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'";
+            while db.query(waits).fetch_one::<(i64,)>().await.unwrap().0 == 0 {
+                tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+            }
+            tx.execute("UPDATE threads SET id = id").await.unwrap();
+            tx.commit().await.unwrap();
+            assert!(delete.await.unwrap().unwrap());
+        }
+    }
+
     async fn a_previous_row_has_the_references_that_the_delete_clears(db: Db) {
         use teams::*;
 
