@@ -460,6 +460,38 @@ async fn the_timeout_of_a_receiver_ends_its_statement() {
     test.passed().await;
 }
 
+/// A table lock stands for the index entries of ended deliveries, which also make a search slow. The shortest limit is five seconds.
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_search_that_has_reached_its_limit_may_take_longer() {
+    let _turn = SCENE.begin().await;
+    let test = common::TestDb::postgres("slow_search").await;
+    let db = test.db.clone();
+    table(&db, "jobs", "blocks BOOLEAN NOT NULL").await;
+    db.deliveries().setup().await.unwrap();
+    let worker =
+        db.deliveries().worker().lease(Duration::from_secs(1)).poll(Duration::from_millis(20));
+    let worker = worker.spawn().await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    tx.execute("LOCK TABLE signals_delivery IN ACCESS EXCLUSIVE MODE").await.unwrap();
+    let longest = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' \
+                   AND query LIKE 'SELECT r.name%' AND clock_timestamp() - query_start > interval '6 s'";
+    let wait = async {
+        while db.query(longest).fetch_one::<(i64,)>().await.unwrap().0 == 0 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let waited = tokio::time::timeout(Duration::from_secs(40), wait).await;
+    tx.rollback().await.unwrap();
+    waited.expect("the second search takes longer than the first one");
+    Job { id: None, blocks: false }.save(&db).await.unwrap();
+    until(|log| log == ["1 1"]).await;
+    worker.shutdown().await.unwrap();
+    SCENE.log.take();
+    db.close().await;
+    test.passed().await;
+}
+
 /// The receiver writes to the log before its statement begins.
 #[cfg(feature = "postgres")]
 async fn until_a_statement_sleeps(db: &Db) {
