@@ -253,7 +253,7 @@ impl<DB: Backend> WarmPool<DB> {
     }
 
     /// From now on, a connection is closed if a statement whose future was dropped does not end soon.
-    #[cfg(feature = "durable")]
+    #[cfg(all(feature = "durable", feature = "postgres"))]
     pub(crate) fn limit_statements(&self) {
         self.limits_statements.store(true, Ordering::Relaxed);
     }

@@ -13,6 +13,9 @@ use crate::error::Result;
 /// A delivery whose worker was lost this often is dead.
 pub(super) const POISONED: i32 = 5;
 
+/// A suspect without an ordering key is looked for among this many deliveries that are claimed next: this is a filter and no index lookup.
+pub(super) const SUSPECTS: usize = 128;
+
 /// What is claimed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
@@ -103,13 +106,28 @@ fn is_due(database: DatabaseKind, kind: Kind) -> String {
 
 /// Whether a due delivery of a kind can be claimed, on PostgreSQL. One that its receiver has deleted in an open transaction looks due as soon as its
 /// lease has ended, and nobody can claim it.
-pub(super) async fn can_claim(conn: &mut Conn<'_>, receiver: &str, kind: Kind) -> Result<bool> {
-    let database = conn.kind();
-    let due = is_due(database, kind);
-    let text = format!(
-        "SELECT id FROM signals_delivery WHERE {due} ORDER BY run_at, id LIMIT 1 FOR UPDATE SKIP LOCKED"
-    );
-    let found: Vec<(i64,)> = Sql::new(database, &text).bind(receiver).fetch(conn).await?;
+pub(super) async fn can_claim(
+    conn: &mut Conn<'_>,
+    receiver: &str,
+    kind: Kind,
+    bound: i64,
+) -> Result<bool> {
+    let (database, which) = (conn.kind(), is_kind(kind));
+    let (now, since) = (now(database), since(database, "$2"));
+    let due = format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {since}");
+    let text = match kind {
+        // Those that the probe looks at. With the array, only the rows of suspects are locked.
+        Kind::Suspect => format!(
+            "SELECT id FROM signals_delivery WHERE id = ANY(ARRAY(SELECT id FROM (SELECT id, lost, worker, ordering_key FROM signals_delivery \
+             WHERE {due} AND ordering_key IS NULL ORDER BY run_at, id LIMIT {SUSPECTS}) AS next WHERE {which})) \
+             LIMIT 1 FOR UPDATE SKIP LOCKED"
+        ),
+        _ => format!(
+            "SELECT id FROM signals_delivery WHERE {due} AND {which} LIMIT 1 FOR UPDATE SKIP LOCKED"
+        ),
+    };
+    let sql = Sql::new(database, &text).bind(receiver).bind(bound);
+    let found: Vec<(i64,)> = sql.fetch(conn).await?;
     Ok(!found.is_empty())
 }
 
@@ -408,7 +426,7 @@ pub(super) struct Failure {
     pub(super) error: String,
 }
 
-/// Stores how a run has failed. Returns `false` if the claim has passed to another worker.
+/// Stores how a run has failed. Returns `false` if the claim has ended. If the first of two calls was not answered, the second one changes nothing.
 pub(super) async fn fail(
     conn: &mut Conn<'_>,
     id: i64,
@@ -423,29 +441,37 @@ pub(super) async fn fail(
     let uncount = if failure.counts { "" } else { ", attempt = attempt - 1" };
     let text = format!(
         "UPDATE signals_delivery SET worker = NULL, lost = 0, error = $3, run_at = {}, dead_at = {dead}{uncount} \
-         WHERE id = $1 AND claim = $2",
+         WHERE id = $1 AND claim = $2 AND worker IS NOT NULL",
         later(kind, "$4")
     );
     let sql = Sql::new(kind, &text).bind(id).bind(claim).bind(&*failure.error);
     Ok(sql.bind(millis(failure.delay)).execute(conn).await? == 1)
 }
 
-/// Makes deliveries due again whose receivers have not run to their end, without counting an attempt. A delivery that is still deleted in an open
-/// transaction is locked, and is skipped: it is due when this transaction ends.
-pub(super) async fn give_back(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Result<()> {
+/// Makes deliveries due again whose receivers have not run to their end, without counting an attempt. Returns the deliveries that are still
+/// claimed: one that is deleted in an open transaction is locked. If the transaction is rolled back, such a delivery is due when its lease ends.
+pub(super) async fn give_back(conn: &mut Conn<'_>, claims: &[(i64, i64)]) -> Result<Vec<i64>> {
     let kind = conn.kind();
+    let joined = "signals_delivery d JOIN unnest($1::text::bigint[], $2::text::bigint[]) AS a (id, claim) USING (id, claim) \
+                  WHERE d.worker IS NOT NULL";
     let which = match kind {
-        DatabaseKind::Sqlite => CLAIMED_SQLITE,
+        DatabaseKind::Sqlite => format!("worker IS NOT NULL AND {CLAIMED_SQLITE}"),
         DatabaseKind::Postgres => {
-            "id IN (SELECT d.id FROM signals_delivery d JOIN unnest($1::text::bigint[], $2::text::bigint[]) AS a (id, claim) \
-             USING (id, claim) FOR UPDATE OF d SKIP LOCKED)"
+            format!("id IN (SELECT d.id FROM {joined} FOR UPDATE OF d SKIP LOCKED)")
         }
     };
     let text = format!(
         "UPDATE signals_delivery SET worker = NULL, attempt = CASE WHEN attempt > 0 THEN attempt - 1 ELSE 0 END, run_at = {} WHERE {which}",
         now(kind)
     );
-    bind_claims(Sql::new(kind, &text), kind, claims).execute(conn).await.map(drop)
+    let given_back = bind_claims(Sql::new(kind, &text), kind, claims).execute(conn).await?;
+    if kind == DatabaseKind::Sqlite || usize::try_from(given_back) == Ok(claims.len()) {
+        return Ok(Vec::new());
+    }
+    // The others have ended, unless they are locked.
+    let text = format!("SELECT d.id FROM {joined}");
+    let left: Vec<(i64,)> = bind_claims(Sql::new(kind, &text), kind, claims).fetch(conn).await?;
+    Ok(left.into_iter().map(|(id,)| id).collect())
 }
 
 /// The statement that changes deliveries whose claims [`bind_claims`] binds. `set` may use further arguments, from `$3` on.

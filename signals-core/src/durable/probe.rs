@@ -2,7 +2,7 @@
 
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
-use crate::durable::claim::{Kind, is_kind, now, since};
+use crate::durable::claim::{Kind, SUSPECTS, is_kind, now, since};
 use crate::durable::sql::Sql;
 use crate::error::Result;
 
@@ -42,10 +42,9 @@ pub(super) async fn probe(
     let since = since(kind, "r.bound");
     let unordered = exists(format!("ordering_key IS NULL AND {since} AND d.{due}"));
     let ordered = exists("ordering_key IS NOT NULL".to_owned());
-    // Only among the deliveries that are claimed next, because this is a filter on them and no index lookup.
     let suspect = format!(
         "CASE WHEN EXISTS (SELECT 1 FROM (SELECT lost, worker, ordering_key FROM signals_delivery d WHERE d.receiver = r.name \
-         AND d.ordering_key IS NULL AND {since} AND d.{due} ORDER BY d.run_at, d.id LIMIT 128) AS next WHERE {}) THEN 1 ELSE 0 END",
+         AND d.ordering_key IS NULL AND {since} AND d.{due} ORDER BY d.run_at, d.id LIMIT {SUSPECTS}) AS next WHERE {}) THEN 1 ELSE 0 END",
         is_kind(Kind::Suspect)
     );
     let with_key = exists(format!("{due} AND {}", is_kind(Kind::OrderedSuspect)));

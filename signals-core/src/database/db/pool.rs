@@ -82,7 +82,7 @@ impl Db {
     }
 
     /// From now on, a connection is closed if a statement whose future was dropped does not end soon.
-    #[cfg(feature = "durable")]
+    #[cfg(all(feature = "durable", feature = "postgres"))]
     pub(crate) fn limit_statements(&self) {
         on!(Pool, &self.pool, (_, warm_pool) => {
             warm_pool.iter().for_each(|warm_pool| warm_pool.limit_statements());

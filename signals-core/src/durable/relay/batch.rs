@@ -112,8 +112,8 @@ impl Shared {
     }
 
     async fn claim(&self, name: &str, kind: Kind) -> Result<Vec<Claimed>> {
-        let claim = async {
-            let mut conn = self.connections.to_write(Verb::Claim).await?;
+        let mut conn = self.connections.to_write(Verb::Claim).await?;
+        let claim = async move {
             let claimed = claim::claim(&mut conn, &self.wanted(name, kind)).await?;
             conn.done().await.map(|()| claimed)
         };
@@ -126,13 +126,14 @@ impl Shared {
         let mut is_first = after.is_none();
         for _ in 0..CLAIMS {
             let from = after.as_ref().map_or(String::new(), |key| format!("{key}\u{1}"));
-            let claim = async {
-                let mut conn = self.connections.to_write(Verb::Claim).await?;
+            let from = from.as_str();
+            let mut conn = self.connections.to_write(Verb::Claim).await?;
+            let claim = async move {
                 let wanted = self.wanted(name, Kind::Published);
-                let claimed = claim::claim_ordered(&mut conn, &wanted, &from, false).await?;
+                let claimed = claim::claim_ordered(&mut conn, &wanted, from, false).await?;
                 let keys = claimed.iter().filter_map(|claimed| claimed.ordering_key.clone());
                 let last = match claimed.is_empty() {
-                    true => claim::last_key(&mut conn, name, &from, false).await?,
+                    true => claim::last_key(&mut conn, name, from, false).await?,
                     false => keys.max(),
                 };
                 conn.done().await?;
@@ -160,9 +161,10 @@ impl Shared {
         let claims: Vec<_> =
             acknowledged.iter().map(|claimed| (claimed.id, claimed.claim)).collect();
         if !claims.is_empty() {
-            let delete = async {
-                let mut conn = self.connections.to_write(Verb::Acknowledge).await?;
-                let deleted = claim::delete(&mut conn, &claims).await?;
+            let claims = claims.as_slice();
+            let mut conn = self.connections.to_write(Verb::Acknowledge).await?;
+            let delete = async move {
+                let deleted = claim::delete(&mut conn, claims).await?;
                 conn.done().await.map(|()| deleted)
             };
             let deleted = self.connections.limited(delete).await?;
@@ -179,8 +181,8 @@ impl Shared {
             claims.push((claimed.id, claimed.claim));
         }
         for (claims, failure) in alike.into_values() {
-            let fail = async {
-                let mut conn = self.connections.to_write(Verb::Fail).await?;
+            let mut conn = self.connections.to_write(Verb::Fail).await?;
+            let fail = async move {
                 fail(&mut conn, &claims, failure).await?;
                 conn.done().await
             };
@@ -246,8 +248,11 @@ impl Shared {
             crate::durable::sql::texts(kind, "$1"),
             now(kind)
         );
-        Sql::new(kind, &text).bind(names).execute(&mut conn).await?;
-        conn.done().await
+        let release = async move {
+            Sql::new(kind, &text).bind(names).execute(&mut conn).await?;
+            conn.done().await
+        };
+        self.connections.limited(release).await
     }
 }
 

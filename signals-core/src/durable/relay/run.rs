@@ -90,8 +90,7 @@ impl Subjects {
         let receivers = self.receivers();
         let interval = shared.lease / 3;
         if self.released.is_none_or(|released| released.elapsed() >= interval) {
-            let release = shared.release_ended(receivers.names());
-            shared.connections.limited(release).await?;
+            shared.release_ended(receivers.names()).await?;
             self.released = Some(Instant::now());
         }
         let mut may_have_more = false;

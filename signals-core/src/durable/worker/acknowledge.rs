@@ -34,9 +34,7 @@ pub(super) async fn run(shared: Weak<Shared>, mut succeeded: UnboundedReceiver<D
         }
         let Some(shared) = shared.upgrade() else { return };
         // Until the leases have ended: then the deliveries are due again, and are run again.
-        while let Err(error) =
-            shared.connections.limited(shared.acknowledge(&mut batch, &mut succeeded)).await
-        {
+        while let Err(error) = shared.acknowledge(&mut batch, &mut succeeded).await {
             tracing::warn!(%error, deliveries = batch.len(), "deliveries could not be acknowledged");
             let now = std::time::Instant::now();
             let running = shared.claims(|entry| entry.deadline > now);
@@ -65,8 +63,12 @@ impl Shared {
         {
             batch.push(done);
         }
-        let ended = claim::acknowledge(&mut conn, batch).await?;
-        conn.done().await?;
+        let done = batch.as_slice();
+        let acknowledge = async move {
+            let ended = claim::acknowledge(&mut conn, done).await?;
+            conn.done().await.map(|()| ended)
+        };
+        let ended = self.connections.limited(acknowledge).await?;
         for Done { id, .. } in batch {
             let receiver = self.running().get(id).map_or("", |entry| entry.receiver);
             if !ended.contains(id) {

@@ -158,11 +158,12 @@ impl Shared {
         else {
             return;
         };
-        let ended = async {
+        let end = async {
             let mut conn = self.connections.control.acquire().await?;
-            claim::end_statement(&mut conn, transaction).await
+            let end = async move { claim::end_statement(&mut conn, transaction).await };
+            self.connections.limited(end).await
         };
-        if let Err(error) = self.connections.limited(ended).await {
+        if let Err(error) = end.await {
             tracing::warn!(id, %error, "the statement of a stopped receiver could not be ended");
         }
     }
@@ -192,10 +193,13 @@ impl Shared {
         for attempt in 0..TRIES {
             let stored = async {
                 let mut conn = self.connections.to_write(Verb::Fail).await?;
-                let is_stored = claim::fail(&mut conn, *id, *claim, failure).await?;
-                conn.done().await.map(|()| is_stored)
+                let store = async move {
+                    let is_stored = claim::fail(&mut conn, *id, *claim, failure).await?;
+                    conn.done().await.map(|()| is_stored)
+                };
+                self.connections.limited(store).await
             };
-            match self.connections.limited(stored).await {
+            match stored.await {
                 Ok(true) => return,
                 Ok(false) => {
                     tracing::debug!(id, receiver, "a delivery had passed to another worker");

@@ -58,7 +58,7 @@ pub(super) async fn release_ended(shared: Weak<Shared>) {
         };
         sleep(interval).await;
         let Some(shared) = shared.upgrade() else { return };
-        if let Err(error) = shared.connections.limited(shared.release_ended()).await {
+        if let Err(error) = shared.release_ended().await {
             tracing::warn!(%error, "claims whose lease has ended could not be released");
         }
     }
@@ -91,8 +91,11 @@ impl Shared {
             return Ok(());
         }
         let mut conn = self.connections.to_write(Verb::Release).await?;
-        claim::release_ended(&mut conn).await?;
-        conn.done().await
+        let release = async move {
+            claim::release_ended(&mut conn).await?;
+            conn.done().await
+        };
+        self.connections.limited(release).await
     }
 
     /// When the next lease of a running receiver may end, and how long a renewal may take that is late.

@@ -281,7 +281,8 @@ impl Worker {
     ///
     /// # Errors
     ///
-    /// The error of the database if deliveries could not be given back. They are due again when their leases end.
+    /// An error if deliveries could not be given back: the error of the database, or an error that names the deliveries that an open transaction
+    /// still locks. They are due again when their leases end.
     ///
     /// # Cancel safety
     ///
@@ -315,7 +316,7 @@ impl Worker {
             shared.tasks.wait().await;
         }
         shared.acknowledged().await;
-        // A delivery is locked until the transaction that has deleted it is rolled back.
+        // A delivery is locked until the transaction that has deleted it is rolled back. One that is not rolled back in time is not given back.
         shared.connections.close_receivers().await;
         let left = shared.claims(|entry| entry.stage != Stage::Succeeded);
         let given_back = match left.is_empty() {

@@ -30,8 +30,8 @@ pub(super) async fn run(shared: Weak<Shared>) {
 impl Shared {
     async fn prune(&self, what: Prune) -> Result<()> {
         loop {
-            let prune = async {
-                let mut conn = self.connections.to_write(Verb::Prune).await?;
+            let mut conn = self.connections.to_write(Verb::Prune).await?;
+            let prune = async move {
                 let pruned = kept::prune(&mut conn, what).await?;
                 conn.done().await.map(|()| pruned)
             };

@@ -13,7 +13,7 @@ use crate::database::writer::Verb;
 use crate::durable::claim;
 use crate::durable::claimed::Claimed;
 use crate::durable::receivers::DurableReceivers;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// How many deliveries at most are claimed ahead of those that can run.
 const AHEAD: usize = 64;
@@ -105,13 +105,24 @@ impl Shared {
     }
 
     /// Makes claimed deliveries due again that have not run to their end.
+    ///
+    /// # Errors
+    ///
+    /// Also if one of them is locked by a transaction that is still open.
     pub(super) async fn give_back(&self, claims: &[(i64, i64)]) -> Result<()> {
-        let give_back = async {
-            let mut conn = self.connections.to_write(Verb::GiveBack).await?;
-            claim::give_back(&mut conn, claims).await?;
-            conn.done().await
+        let mut conn = self.connections.to_write(Verb::GiveBack).await?;
+        let give_back = async move {
+            let left = claim::give_back(&mut conn, claims).await?;
+            conn.done().await.map(|()| left)
         };
-        self.connections.limited(give_back).await
+        let left = self.connections.limited(give_back).await?;
+        if left.is_empty() {
+            return Ok(());
+        }
+        let text = format!(
+            "deliveries could not be given back, because open transactions lock them: {left:?}"
+        );
+        Err(Error::other(text))
     }
 }
 

@@ -174,19 +174,19 @@ impl Finder {
             self.complete = Some(Past::now());
         }
         self.probed = Some(Past::now());
-        let bound = |name: &str| self.bound(name, LATE);
-        let probe = async {
-            let mut conn = shared.connections.control.acquire().await?;
-            probe::probe(&mut conn, receivers.names(), bound).await
-        };
-        let due = shared.connections.limited(probe).await?;
+        let due = self.probe(shared, receivers.names()).await;
         self.note_time();
+        let due = due?;
         if due.is_empty() {
             return Ok(Round { claimed: 0, more: false });
         }
         for (due, kind) in due.iter().filter_map(|due| Some((due, due.suspect?))) {
-            if shared.can_claim(&due.receiver, kind).await? {
-                let round = self.run_alone(shared, &receivers, &due.receiver, kind).await?;
+            let bound = match kind {
+                Kind::Suspect => self.bound(&due.receiver, LATE),
+                _ => 0,
+            };
+            if shared.can_claim(&due.receiver, kind, bound).await {
+                let round = self.run_alone(shared, &receivers, &due.receiver, kind, bound).await?;
                 // If another worker has claimed it first, the others are claimed.
                 if round.claimed > 0 || !shared.running().is_empty() {
                     return Ok(round);
@@ -196,6 +196,24 @@ impl Finder {
         let claimed = self.claim_each(shared, &receivers, due, LATE).await?;
         self.note_time();
         Ok(Round { claimed, more: true })
+    }
+
+    /// Finds the receivers with due deliveries.
+    async fn probe(&self, shared: &Shared, names: &[&str]) -> Result<Vec<Due>> {
+        let connections = &shared.connections;
+        let limit = connections.search_limit(shared.running().is_empty());
+        let mut conn = connections.to_probe(limit).await?;
+        let begun = Instant::now();
+        let bound = |name: &str| self.bound(name, LATE);
+        let probe = async move {
+            let due = probe::probe(&mut conn, names, bound).await?;
+            conn.done().await.map(|()| due)
+        };
+        let due = connections.search(limit, &shared.stopping, probe).await?;
+        if self.is_complete {
+            connections.note_search(begun.elapsed());
+        }
+        Ok(due)
     }
 
     /// Claims deliveries of these receivers in turn, and returns how many were started. See `bound` for `before`.
@@ -297,11 +315,13 @@ impl Finder {
         receivers: &DurableReceivers,
         name: &str,
         kind: Kind,
+        bound: i64,
     ) -> Result<Round> {
         if !shared.running().is_empty() {
             return Ok(Round { claimed: 0, more: true });
         }
-        let wanted = wanted(shared, name, kind, 1);
+        let mut wanted = wanted(shared, name, kind, 1);
+        wanted.bound = bound;
         let claimed = claim_and_start(shared, receivers, &wanted, None).await?.count;
         while !shared.running().is_empty() && !shared.stopping.is_cancelled() {
             tokio::select! {
@@ -315,17 +335,24 @@ impl Finder {
 }
 
 impl Shared {
-    /// Whether a due suspect can be claimed. This is known only on PostgreSQL: on SQLite, no transaction is open beside a claim.
-    async fn can_claim(&self, receiver: &str, kind: Kind) -> Result<bool> {
+    /// Whether a due suspect can be claimed. This is known only on PostgreSQL: on SQLite, no transaction is open beside a claim. After an error,
+    /// the other deliveries are claimed.
+    async fn can_claim(&self, receiver: &str, kind: Kind, bound: i64) -> bool {
         if self.db.kind() == DatabaseKind::Sqlite {
-            return Ok(true);
+            return true;
         }
         let can_claim = async {
             let mut conn = self.connections.to_write(Verb::Claim).await?;
-            let can_claim = claim::can_claim(&mut conn, receiver, kind).await?;
-            conn.done().await.map(|()| can_claim)
+            let can_claim = async move {
+                let can_claim = claim::can_claim(&mut conn, receiver, kind, bound).await?;
+                conn.done().await.map(|()| can_claim)
+            };
+            self.connections.limited(can_claim).await
         };
-        self.connections.limited(can_claim).await
+        can_claim.await.unwrap_or_else(|error| {
+            tracing::warn!(receiver, %error, "a worker could not look for a delivery that may have killed its workers");
+            false
+        })
     }
 }
 
@@ -354,9 +381,11 @@ async fn claim_and_start(
     wanted: &Claim<'_>,
     after: Option<&str>,
 ) -> Result<Started> {
-    let claim = async {
-        let mut conn = shared.connections.to_write(Verb::Claim).await?;
-        let deadline = Instant::now() + wanted.lease;
+    let connections = &shared.connections;
+    let limit = connections.search_limit(shared.running().is_empty());
+    let mut conn = connections.to_claim(limit).await?;
+    let deadline = Instant::now() + wanted.lease;
+    let claim = async move {
         let (claimed, last_key) = match after {
             None => (claim::claim(&mut conn, wanted).await?, None),
             Some(after) => {
@@ -372,9 +401,9 @@ async fn claim_and_start(
             }
         };
         conn.done().await?;
-        Ok((claimed, last_key, deadline))
+        Ok((claimed, last_key))
     };
-    let (claimed, last_key, deadline) = shared.connections.limited(claim).await?;
+    let (claimed, last_key) = connections.search(limit, &shared.stopping, claim).await?;
     let count = claimed.len();
     let last_due = claimed.first().map(|delivery| delivery.last_due).filter(|due| *due > 0);
     claimed.into_iter().for_each(|delivery| start(shared, receivers, delivery, deadline));
