@@ -65,7 +65,7 @@ async fn welcome(saved: PostSave<'_, User>, delivery: Delivery<'_>) -> Result<()
     }
 }
 
-#[receiver(post_save, sender = Entry, durable(ordering_key = account, max_attempts = 1))]
+#[receiver(post_save, sender = Entry, durable(ordering_key = account, max_attempts = 1, was = "durable_operations::old_apply"))]
 async fn apply(saved: PostSave<'_, Entry>, _delivery: Delivery<'_>) -> Result<()> {
     let Entry { account, text, .. } = saved.instance;
     SCENE.log.push(format!("{account}: {text}"));
@@ -244,6 +244,25 @@ on_every_database! {
         assert!(warnings[0].contains("deliveries=1") && warnings[0].contains("::welcome\""), "{warnings:?}");
     }
 
+    async fn the_process_does_not_warn_of_a_key_that_is_blocked_under_a_former_name_of_the_receiver(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let db = warning_every(&db, 200, HOUR);
+        save_entry(&db, "x", "first").await;
+        execute(
+            &db,
+            "UPDATE signals_delivery SET receiver = 'durable_operations::old_apply', claim = 1 WHERE receiver LIKE '%::apply'",
+        )
+        .await;
+        save_entry(&db, "x", "behind it").await;
+        WARNINGS.take();
+        assert!(warnings_of_two_intervals().await.is_empty());
+        // Another key is not blocked.
+        save_entry(&db, "y", "first").await;
+        let warnings = WARNINGS.wait_for(1).await;
+        assert!(warnings[0].contains("deliveries=1") && warnings[0].contains("::apply\""), "{warnings:?}");
+    }
+
     async fn a_worker_warns_of_unknown_receivers_at_its_start_and_later(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;
@@ -308,19 +327,20 @@ on_every_database! {
         let expected = [
             ("apply", Some("default"), [2, 0, 1, 0, 1]),
             ("book", Some("default"), [0, 0, 0, 0, 0]),
+            ("old_apply", Some("default"), [0, 0, 0, 0, 0]),
             ("welcome", Some("mail"), [3, 1, 1, 1, 0]),
             ("path", None, [1, 0, 0, 0, 0]),
             ("reminders", Some("default"), [1, 0, 0, 0, 0]),
         ];
         assert_eq!(counts, expected);
         let lags: Vec<_> = status.receivers.iter().map(|r| r.oldest_lag.map(|lag| lag.as_secs() / 1000)).collect();
-        assert_eq!(lags, [Some(3), None, Some(0), Some(0), None]);
+        assert_eq!(lags, [Some(3), None, None, Some(0), Some(0), None]);
         let unknown: Vec<_> = status.unknown().map(|r| r.receiver.as_str()).collect();
         assert_eq!(unknown, ["old::path"]);
 
         let table = status.to_string();
         let lines: Vec<_> = table.lines().collect();
-        assert_eq!(lines.len(), 6, "{table}");
+        assert_eq!(lines.len(), 7, "{table}");
         let at = |text: &str| lines[0].find(text).unwrap();
         let apply = lines.iter().find(|line| line.contains("::apply")).unwrap();
         assert!(apply[at("blocked keys")..].starts_with("1 "), "{table}");
@@ -329,8 +349,8 @@ on_every_database! {
         assert!(unknown[at("queue")..].starts_with("unknown receiver  1 "), "{table}");
         let json = serde_json::to_value(&status).unwrap();
         let json = &json["receivers"];
-        assert_eq!((&json[2]["queue"], &json[2]["dead"]), (&"mail".into(), &1.into()), "{json}");
-        assert!(json[3]["queue"].is_null() && json[4]["oldest_lag_seconds"].is_null(), "{json}");
+        assert_eq!((&json[3]["queue"], &json[3]["dead"]), (&"mail".into(), &1.into()), "{json}");
+        assert!(json[4]["queue"].is_null() && json[5]["oldest_lag_seconds"].is_null(), "{json}");
         assert!(json[0]["oldest_lag_seconds"].as_f64().unwrap() > 3600.0, "{json}");
 
         let bounded = db.deliveries().bounded_status().await.unwrap();
@@ -382,7 +402,7 @@ on_every_database! {
         worker.shutdown().await.unwrap();
         let status = db.deliveries().bounded_status().await.unwrap();
         let runs = status.receivers.iter().map(|r| [r.succeeded_last_minute, r.failed_last_minute]);
-        assert_eq!(runs.collect::<Vec<_>>(), [[0, 0], [1, 0], [2, 1], [0, 0]]);
+        assert_eq!(runs.collect::<Vec<_>>(), [[0, 0], [1, 0], [0, 0], [2, 1], [0, 0]]);
     }
 
     async fn deliveries_are_listed_in_pages_in_both_directions(db: Db) {

@@ -1,7 +1,7 @@
 //! Warns if no worker claims the deliveries that this process stores: forgetting the worker is an easy mistake.
 
 use std::collections::hash_map::Entry;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use crate::database::backend::DatabaseKind;
 use crate::database::db::Db;
 use crate::database::deferred::{Deferred, End};
 use crate::durable::claim::{earlier, millis};
+use crate::durable::receivers::DurableReceivers;
 use crate::durable::sql::{Sql, texts};
 use crate::error::{Error, Result};
 use crate::task::pool_id::PoolId;
@@ -120,7 +121,12 @@ async fn check(db: &Db, receivers: &mut Names, interval: Duration) -> Result<()>
     let mut conn = db.acquire().await?;
     let kind = conn.kind();
     let names = serde_json::Value::from_iter(receivers.iter().copied()).to_string();
-    let sql = Sql::new(kind, &unclaimed(kind)).bind(names).bind(millis(interval));
+    let all_names = all_names(receivers);
+    let text = unclaimed(kind, all_names.is_some());
+    let mut sql = Sql::new(kind, &text).bind(names).bind(millis(interval));
+    if let Some(all_names) = all_names {
+        sql = sql.bind(all_names);
+    }
     let found: Vec<(String, i64, i32)> = sql.fetch(&mut conn).await?;
     drop(conn);
     receivers.retain(|known| found.iter().any(|(name, ..)| name == known));
@@ -139,14 +145,38 @@ async fn check(db: &Db, receivers: &mut Names, interval: Duration) -> Result<()>
     Ok(())
 }
 
+/// For each of these receivers all its names, present and former, as JSON. `None` if none of them was renamed.
+fn all_names(receivers: &Names) -> Option<String> {
+    let known = DurableReceivers::of(None);
+    let others = receivers.iter().map(|name| (*name, known.other_names(name)));
+    let all: BTreeMap<_, _> = others
+        .map(|(name, mut names)| {
+            names.push(name);
+            (name, names)
+        })
+        .collect();
+    let is_renamed = all.values().any(|names| names.len() > 1);
+    is_renamed.then(|| serde_json::json!(all).to_string())
+}
+
 /// For each receiver with deliveries that were never claimed: how many of them have been due for an interval, and whether a worker runs
-/// another one. A delivery behind an older one of its ordering key may have to wait, so it does not count.
-fn unclaimed(kind: DatabaseKind) -> String {
+/// another one. A delivery behind an older one of its ordering key may have to wait, so it does not count. The older one may be stored under
+/// another name of the receiver, see [`all_names`].
+fn unclaimed(kind: DatabaseKind, has_other_names: bool) -> String {
+    let same_receiver = match (has_other_names, kind) {
+        (false, _) => "= d.receiver",
+        (true, DatabaseKind::Sqlite) => {
+            "IN (SELECT a.value FROM json_each($3) AS r JOIN json_each(r.value) AS a WHERE r.key = d.receiver)"
+        }
+        (true, DatabaseKind::Postgres) => {
+            "IN (SELECT json_array_elements_text($3::text::json -> d.receiver))"
+        }
+    };
     let (before, names) = (earlier(kind, "$2"), texts(kind, "$1"));
     format!(
         "SELECT d.receiver, count(*) FILTER (WHERE d.run_at <= {before}), CASE WHEN EXISTS (SELECT 1 FROM signals_delivery o \
          WHERE o.receiver = d.receiver AND o.worker IS NOT NULL) THEN 1 ELSE 0 END FROM signals_delivery d WHERE d.receiver IN ({names}) \
          AND d.claim = 0 AND d.dead_at IS NULL AND (d.ordering_key IS NULL OR NOT EXISTS (SELECT 1 FROM signals_delivery o \
-         WHERE o.receiver = d.receiver AND o.ordering_key = d.ordering_key AND o.id < d.id)) GROUP BY d.receiver ORDER BY d.receiver"
+         WHERE o.receiver {same_receiver} AND o.ordering_key = d.ordering_key AND o.id < d.id)) GROUP BY d.receiver ORDER BY d.receiver"
     )
 }
