@@ -624,7 +624,7 @@ on_every_database! {
         delivered.assert_failed::<aliases::by_function>(0);
         delivered.assert_ran::<aliases::of_signal>(1);
         delivered.assert_failed::<aliases::of_signal>(0);
-        // Those that take the connection ran on it.
+        // The receivers that take the connection have used it.
         assert_eq!(common::count(&db, "notes").await, 2);
     }
 

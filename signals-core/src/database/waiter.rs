@@ -214,9 +214,9 @@ impl WriteQueue {
         limit: WaitLimit,
         mut statement: Option<Executable<'_>>,
     ) -> Result<Grant> {
-        // A task that polls several futures, as with `buffer_unordered`, goes on as soon as one of them has ended. If another one had just begun
-        // to write, it would keep the turn until it is polled again. So before a writer that is late takes its turn, it yields to those that
-        // were woken after it but have ended.
+        // A task can poll several writes, for example with `buffer_unordered`, and stop polling them when one of them ends. A write that has
+        // just begun would then keep the turn until it is polled again. So a writer that is late yields before it takes its turn: the writes
+        // of its task that have ended are polled first.
         loop {
             let mut place = match self.take_place(writer, entry, statement) {
                 Ok(turn) => return Ok(Grant::Turn(turn)),

@@ -98,10 +98,9 @@ pub(super) fn is_kind(kind: Kind) -> &'static str {
     }
 }
 
-/// The condition that a delivery of the receiver `$1` is due, and of a kind.
-fn is_due(database: DatabaseKind, kind: Kind) -> String {
-    let (now, which) = (now(database), is_kind(kind));
-    format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {which}")
+/// The condition that a delivery of the receiver `$1` is due.
+fn is_due(database: DatabaseKind) -> String {
+    format!("receiver = $1 AND dead_at IS NULL AND run_at <= {}", now(database))
 }
 
 /// Whether a due delivery of a kind can be claimed, on PostgreSQL. One that its receiver has deleted in an open transaction looks due as soon as its
@@ -113,10 +112,9 @@ pub(super) async fn can_claim(
     bound: i64,
 ) -> Result<bool> {
     let (database, which) = (conn.kind(), is_kind(kind));
-    let (now, since) = (now(database), since(database, "$2"));
-    let due = format!("receiver = $1 AND dead_at IS NULL AND run_at <= {now} AND {since}");
+    let due = format!("{} AND {}", is_due(database), since(database, "$2"));
     let text = match kind {
-        // Those that the probe looks at. With the array, only the rows of suspects are locked.
+        // The probe looks at the same rows. The array keeps rows that are no suspects from being locked.
         Kind::Suspect => format!(
             "SELECT id FROM signals_delivery WHERE id = ANY(ARRAY(SELECT id FROM (SELECT id, lost, worker, ordering_key FROM signals_delivery \
              WHERE {due} AND ordering_key IS NULL ORDER BY run_at, id LIMIT {SUSPECTS}) AS next WHERE {which})) \
@@ -135,7 +133,7 @@ pub(super) async fn can_claim(
 pub(super) async fn claim(conn: &mut Conn<'_>, claim: &Claim<'_>) -> Result<Vec<Claimed>> {
     let kind = conn.kind();
     let limit = literal(claim.limit);
-    let due = format!("{} AND {}", is_due(kind, claim.kind), since(kind, "$5"));
+    let due = format!("{} AND {} AND {}", is_due(kind), is_kind(claim.kind), since(kind, "$5"));
     let due = match kind {
         DatabaseKind::Postgres => format!(
             "WITH due AS MATERIALIZED (SELECT id, run_at FROM signals_delivery WHERE {due} AND id NOT IN (SELECT unnest($4::text::bigint[])) \

@@ -10,10 +10,10 @@ use crate::error::{Error, Result};
 use crate::table::chunk::Chunk;
 use crate::table::rows::Rows;
 use crate::table::schema::ColumnGroup;
-use crate::table::statement_spec::{StatementKind, StatementSpec};
+use crate::table::statement_spec::StatementKind;
 use crate::write::bulk::{self, BulkOp};
 use crate::write::bulk_update::{Unwritten, Update, settle};
-use crate::write::lookup::{Look, conflicting, look, not_found, select, stale};
+use crate::write::lookup::{Look, conflicting, look, not_found, stale, stored_by};
 use crate::write::single::{Single, saves_at_once};
 use crate::write::single_text::{EVERY, Text};
 use crate::write::{Stored, WriteKind, inspect};
@@ -191,9 +191,8 @@ impl ContinuedSave<'_, '_> {
 
     async fn is_stored(&mut self, on: Option<&[usize]>) -> Result<bool> {
         let (_, on) = self.columns(None, on);
-        let chunk = Chunk::of_row(0);
-        let spec = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
-        Ok(!select(self.conn, self.rows, &chunk, &spec, &[]).await?.is_empty())
+        let stored = stored_by(self.conn, self.rows, &Chunk::of_row(0), on, false).await?;
+        Ok(!stored.is_empty())
     }
 
     fn columns(&self, set: Option<&[usize]>, on: Option<&[usize]>) -> (Vec<usize>, Vec<usize>) {

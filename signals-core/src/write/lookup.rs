@@ -127,6 +127,17 @@ pub(crate) async fn stored_as(
     checked: bool,
 ) -> Result<Vec<usize>> {
     let on = rows.schema().group(ColumnGroup::Key).collect();
+    stored_by(conn, rows, chunk, on, checked).await
+}
+
+/// As [`stored_as`], for rows that are found by the columns `on`.
+pub(crate) async fn stored_by(
+    conn: &mut Conn<'_>,
+    rows: &dyn Rows,
+    chunk: &Chunk,
+    on: Vec<usize>,
+    checked: bool,
+) -> Result<Vec<usize>> {
     let mut spec = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
     spec.checked = checked && rows.schema().has(ColumnGroup::Version);
     Ok(numbers(&select(conn, rows, chunk, &spec, &[]).await?))
