@@ -119,7 +119,11 @@ fn saved<M: User, DB: ByHand>(
         let (mut new, mut known) = (M::with_id(None), M::with_id(Some(held.known)));
         let mut doomed = None;
         if operation == Delete {
-            doomed = Some(M::with_id(Some(doomed_row::<DB>(held).await)));
+            // By the library, as the row that is deleted by hand is inserted by hand.
+            held.settle().await;
+            let mut row = Alone::with_id(None);
+            row.insert(&mut held.conn).await.unwrap();
+            doomed = Some(M::with_id(row.id));
         }
         held.settle().await;
         let conn = &mut held.conn;
