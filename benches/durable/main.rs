@@ -162,8 +162,13 @@ async fn main() {
         if only.is_none_or(|only| name.contains(&only.to_lowercase())) {
             measure(&database, part.map(String::as_str), quick, long).await;
         }
-        database.db.close().await;
         database.second.close().await;
+        #[cfg(feature = "postgres")]
+        if database.db.postgres().is_some() {
+            let drop = sqlx::AssertSqlSafe(format!("DROP DATABASE {SECOND} WITH (FORCE)"));
+            database.db.execute(drop).await.unwrap();
+        }
+        database.db.close().await;
     }
     std::fs::remove_dir_all(&dir).unwrap();
 }

@@ -225,7 +225,7 @@ mod disabled {
 
     #[cfg(feature = "durable")]
     #[derive(Clone, Copy, Default)]
-    pub(crate) struct DeliveryMetrics;
+    pub(crate) struct DeliveryMetrics {}
 
     #[cfg(feature = "durable")]
     impl DeliveryMetrics {

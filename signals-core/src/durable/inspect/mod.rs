@@ -4,6 +4,7 @@ mod bounded;
 mod candidates;
 mod filter;
 mod list;
+mod reader;
 mod replay;
 mod scan;
 mod status;
@@ -19,7 +20,7 @@ use crate::error::Result;
 
 use filter::Selection;
 pub use filter::{DeliveryFilter, DeliveryState};
-pub use list::DeliveryPage;
+pub use reader::DeliveryPage;
 pub use status::{ReceiverStatus, Status};
 pub use stored::StoredDelivery;
 

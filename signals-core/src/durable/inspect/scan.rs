@@ -2,7 +2,7 @@
 //! Dead ones are passed by an index that contains only them, so that most of their rows need not be read.
 
 use super::filter::{Direction, Selection};
-use super::list::{DeliveryPage, Reader};
+use super::reader::{DeliveryPage, Reader};
 use super::stored::StoredDelivery;
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
