@@ -137,6 +137,32 @@ async fn entries(db: &Db) {
     execute(db, triggers).await;
 }
 
+/// A versioned row that its receiver writes before it is deleted.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "drafts")]
+struct Draft {
+    id: Option<i64>,
+    title: String,
+    #[model(version)]
+    version: i32,
+}
+
+#[receiver(pre_delete, sender = Draft)]
+async fn note_the_end(deleted: PreDelete<'_, Draft>, conn: &mut Conn<'_>) -> Result<()> {
+    let mut draft = deleted.instance.clone();
+    draft.title.push_str(" (deleted)");
+    SCENE.log.push(draft.title.clone());
+    draft.save(conn).await.map(drop)
+}
+
+async fn drafts(db: &Db) -> Vec<Draft> {
+    table(db, "drafts", "title TEXT NOT NULL, version INTEGER").await;
+    let draft = |n: i32| Draft { id: None, title: n.to_string(), version: 1 };
+    let mut drafts: Vec<_> = (0..6).map(draft).collect();
+    Draft::insert_many(db, &mut drafts).await.unwrap();
+    drafts
+}
+
 async fn pages(db: &Db) {
     table(
         db,
@@ -400,6 +426,25 @@ on_every_database! {
         let slug = |title: &str| format!("{title} {:?}", Some(title.to_lowercase()));
         let titles = ["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Gus!", "Hal!", "Ida"];
         assert_eq!(SCENE.log.take(), titles.map(slug), "receivers see it too");
+    }
+
+    async fn a_versioned_row_is_deleted_although_its_receiver_writes_it_before(db: Db) {
+        let _turn = SCENE.begin().await;
+        let mut drafts = drafts(&db).await;
+        let mut stale = Draft { version: 7, ..drafts[0].clone() };
+        assert!(stale.delete(&db).await.unwrap_err().is_stale());
+        assert!(Draft::delete_many(&db, &mut [stale]).await.unwrap_err().is_stale());
+        assert!(SCENE.log.take().is_empty(), "the receiver does not run for a stale row");
+
+        assert!(drafts[0].delete(&db).await.unwrap());
+        assert!(Draft::delete_by_key(&db, 2).await.unwrap());
+        assert_eq!(Draft::delete_many(&db, &mut drafts[2..4]).await.unwrap(), 2);
+        let mut tx = db.begin().await.unwrap();
+        assert!(drafts[4].delete(&mut tx).await.unwrap());
+        assert_eq!(Draft::query("").delete(&mut tx).await.unwrap(), 1);
+        tx.commit().await.unwrap();
+        assert!(Draft::all(&db).await.unwrap().is_empty());
+        assert_eq!(SCENE.log.take().len(), 6);
     }
 
     async fn an_upserted_row_has_the_stored_version(db: Db) {
