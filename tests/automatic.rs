@@ -447,6 +447,19 @@ on_every_database! {
         assert_eq!(SCENE.log.take().len(), 6);
     }
 
+    async fn a_row_without_a_version_is_stale(db: Db) {
+        let mut draft = drafts(&db).await.swap_remove(0);
+        execute(&db, "UPDATE drafts SET version = NULL").await;
+        for error in [
+            draft.save(&db).await.unwrap_err(),
+            draft.update(&db).await.unwrap_err(),
+            draft.delete(&db).await.unwrap_err(),
+            Draft::update_many(&db, &mut [draft.clone()]).await.unwrap_err(),
+        ] {
+            assert!(error.is_stale(), "{error:?}");
+        }
+    }
+
     async fn an_upserted_row_has_the_stored_version(db: Db) {
         pages(&db).await;
         execute(&db, "CREATE UNIQUE INDEX titles ON pages (title)").await;
