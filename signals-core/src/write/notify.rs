@@ -373,23 +373,15 @@ impl Notifier {
         all
     }
 
-    /// Adds the write to the net changes of its transaction, for receivers that run once per transaction.
-    pub(crate) fn track(
-        &self,
-        rows: &mut dyn SignalRows,
-        conn: &mut Conn<'_>,
-        context: &OperationContext,
-    ) -> Result<()> {
-        if self.receivers.once().next().is_none() {
-            return Ok(());
-        }
-        for row in self.written.rows() {
-            let (created, previous) = (self.written.created, self.previous_row(row));
-            let mut written = RowWrite { rows: &mut *rows, row, created, previous };
-            let tracked = written.track(self.receivers.once(), context, conn);
-            tracked.map_err(|error| self.with_row(rows, row, error))?;
-        }
-        Ok(())
+    /// The write of a row of the caller, which is the row `row` of `rows`.
+    pub(super) fn row_write<'w>(
+        &'w self,
+        rows: &'w mut dyn SignalRows,
+        row: usize,
+        of_caller: usize,
+    ) -> RowWrite<'w> {
+        let (created, previous) = (self.written.created, self.previous_row(of_caller));
+        RowWrite { rows, row, created, previous }
     }
 
     /// Whether a durable receiver is notified.

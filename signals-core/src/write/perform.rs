@@ -27,7 +27,7 @@ use crate::transaction::own::{TransactionWork, in_savepoint, in_transaction};
 use crate::write::notify::Notifier;
 use crate::write::restore::RestoreGuard;
 use crate::write::span::{measured, record_system};
-use crate::write::{TakeAnswer, WriteOutcome, with_deliveries};
+use crate::write::{TakeAnswer, WriteOutcome, net_change, with_deliveries};
 
 /// Performs a write that has receivers.
 ///
@@ -343,7 +343,7 @@ async fn execute_and_notify(
     if notifier.is_stored() {
         notifier.store(rows, conn, context).await?;
     }
-    notifier.track(rows, conn, context)?;
+    net_change::track(notifier, rows, conn, context).await?;
     notifier.notify_after(rows, Some(conn), context).await
 }
 
