@@ -99,6 +99,70 @@ async fn hear(
     if title == "refused" { Err("refused") } else { Ok(()) }
 }
 
+/// A row with a column that a trigger computes, in the way that is usual for the database.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "entries")]
+struct Entry {
+    id: Option<i64>,
+    title: String,
+    #[model(generated)]
+    slug: Option<String>,
+}
+
+#[receiver(post_save, sender = Entry)]
+async fn entry_saved(saved: PostSave<'_, Entry>, _conn: &mut Conn<'_>) {
+    let Entry { title, slug, .. } = saved.instance;
+    SCENE.log.push(format!("{title} {slug:?}"));
+}
+
+async fn entries(db: &Db) {
+    table(db, "entries", "title TEXT NOT NULL UNIQUE, slug TEXT").await;
+    let triggers = match db.kind() {
+        // Only a trigger that runs after the statement can change its row.
+        sqlx_signals::DatabaseKind::Sqlite => {
+            "CREATE TRIGGER inserted AFTER INSERT ON entries BEGIN
+                 UPDATE entries SET slug = lower(NEW.title) WHERE id = NEW.id;
+             END;
+             CREATE TRIGGER updated AFTER UPDATE OF title ON entries BEGIN
+                 UPDATE entries SET slug = lower(NEW.title) WHERE id = NEW.id;
+             END"
+        }
+        sqlx_signals::DatabaseKind::Postgres => {
+            "CREATE FUNCTION set_slug() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN NEW.slug = lower(NEW.title); RETURN NEW; END $$;
+             CREATE TRIGGER set_slug BEFORE INSERT OR UPDATE ON entries
+                 FOR EACH ROW EXECUTE FUNCTION set_slug()"
+        }
+    };
+    execute(db, triggers).await;
+}
+
+/// A versioned row that its receiver writes before it is deleted.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "drafts")]
+struct Draft {
+    id: Option<i64>,
+    title: String,
+    #[model(version)]
+    version: i32,
+}
+
+#[receiver(pre_delete, sender = Draft)]
+async fn note_the_end(deleted: PreDelete<'_, Draft>, conn: &mut Conn<'_>) -> Result<()> {
+    let mut draft = deleted.instance.clone();
+    draft.title.push_str(" (deleted)");
+    SCENE.log.push(draft.title.clone());
+    draft.save(conn).await.map(drop)
+}
+
+async fn drafts(db: &Db) -> Vec<Draft> {
+    table(db, "drafts", "title TEXT NOT NULL, version INTEGER").await;
+    let draft = |n: i32| Draft { id: None, title: n.to_string(), version: 1 };
+    let mut drafts: Vec<_> = (0..6).map(draft).collect();
+    Draft::insert_many(db, &mut drafts).await.unwrap();
+    drafts
+}
+
 async fn pages(db: &Db) {
     table(
         db,
@@ -324,6 +388,76 @@ on_every_database! {
         // No value is given here.
         home.save_fields(&db, &[Page::CHANGED_AT]).await.unwrap();
         assert_eq!(home.version, 2);
+    }
+
+    async fn a_column_that_a_trigger_computes_is_in_the_instance(db: Db) {
+        let _turn = SCENE.begin().await;
+        entries(&db).await;
+        let entry = |title: &str| Entry { id: None, title: title.to_owned(), slug: None };
+        let stored = |entry: &Entry| Entry::get(&db, entry.id.unwrap());
+
+        let mut ann = entry("Ann");
+        ann.save(&db).await.unwrap();
+        assert_eq!((stored(&ann).await.unwrap(), ann.slug.as_deref()), (ann.clone(), Some("ann")));
+        ann.title = "Bob".to_owned();
+        ann.save(&db).await.unwrap();
+        assert_eq!((stored(&ann).await.unwrap(), ann.slug.as_deref()), (ann.clone(), Some("bob")));
+        ann.title = "Cid".to_owned();
+        ann.save_fields(&db, &[Entry::TITLE]).await.unwrap();
+        assert_eq!((stored(&ann).await.unwrap(), ann.slug.as_deref()), (ann.clone(), Some("cid")));
+
+        let mut dan = entry("Dan");
+        let mut tx = db.begin().await.unwrap();
+        dan.upsert(&mut tx, &[Entry::TITLE]).await.unwrap();
+        let (eve, _) = Entry::get_or_create(&mut tx, entry("Eve"), &[Entry::TITLE]).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!((dan.slug.as_deref(), eve.slug.as_deref()), (Some("dan"), Some("eve")));
+        let mut own = Entry { id: Some(70), ..entry("Fay") };
+        assert!(own.save(&db).await.unwrap().created);
+
+        let mut many = [entry("Gus"), entry("Hal")];
+        Entry::insert_many(&db, &mut many).await.unwrap();
+        for entry in &mut many {
+            assert_eq!(stored(entry).await.unwrap(), *entry);
+            entry.title.push('!');
+        }
+        Entry::update_many(&db, &mut many).await.unwrap();
+        Entry::query("WHERE id = $1").bind(70_i64).set(Entry::TITLE, "Ida").update(&db).await.unwrap();
+        let slug = |title: &str| format!("{title} {:?}", Some(title.to_lowercase()));
+        let titles = ["Ann", "Bob", "Cid", "Dan", "Eve", "Fay", "Gus", "Hal", "Gus!", "Hal!", "Ida"];
+        assert_eq!(SCENE.log.take(), titles.map(slug), "receivers see it too");
+    }
+
+    async fn a_versioned_row_is_deleted_although_its_receiver_writes_it_before(db: Db) {
+        let _turn = SCENE.begin().await;
+        let mut drafts = drafts(&db).await;
+        let mut stale = Draft { version: 7, ..drafts[0].clone() };
+        assert!(stale.delete(&db).await.unwrap_err().is_stale());
+        assert!(Draft::delete_many(&db, &mut [stale]).await.unwrap_err().is_stale());
+        assert!(SCENE.log.take().is_empty(), "the receiver does not run for a stale row");
+
+        assert!(drafts[0].delete(&db).await.unwrap());
+        assert!(Draft::delete_by_key(&db, 2).await.unwrap());
+        assert_eq!(Draft::delete_many(&db, &mut drafts[2..4]).await.unwrap(), 2);
+        let mut tx = db.begin().await.unwrap();
+        assert!(drafts[4].delete(&mut tx).await.unwrap());
+        assert_eq!(Draft::query("").delete(&mut tx).await.unwrap(), 1);
+        tx.commit().await.unwrap();
+        assert!(Draft::all(&db).await.unwrap().is_empty());
+        assert_eq!(SCENE.log.take().len(), 6);
+    }
+
+    async fn a_row_without_a_version_is_stale(db: Db) {
+        let mut draft = drafts(&db).await.swap_remove(0);
+        execute(&db, "UPDATE drafts SET version = NULL").await;
+        for error in [
+            draft.save(&db).await.unwrap_err(),
+            draft.update(&db).await.unwrap_err(),
+            draft.delete(&db).await.unwrap_err(),
+            Draft::update_many(&db, &mut [draft.clone()]).await.unwrap_err(),
+        ] {
+            assert!(error.is_stale(), "{error:?}");
+        }
     }
 
     async fn an_upserted_row_has_the_stored_version(db: Db) {

@@ -234,6 +234,36 @@ on_every_database! {
         assert_eq!(delivered(&db).await, [format!("durable: {expected}")]);
     }
 
+    async fn a_partial_save_of_another_instance_keeps_what_was_saved_before(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let (mut ann, mut bob) = (user("ann"), user("bob"));
+        without_signals(async { User::insert_many(&db, std::slice::from_mut(&mut ann)).await }).await.unwrap();
+        without_signals(bob.save(&db)).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        let mut others = [ann.clone(), bob.clone()];
+        ann.name = "anna".into();
+        ann.save_fields(&mut tx, &[User::NAME]).await.unwrap();
+        bob.name = "bobby".into();
+        bob.save(&mut tx).await.unwrap();
+        for other in &mut others {
+            other.visits = 1;
+        }
+        let mut savepoint = tx.begin().await.unwrap();
+        for other in &mut others {
+            other.save_fields(&mut savepoint, &[User::VISITS]).await.unwrap();
+        }
+        savepoint.commit().await.unwrap();
+        tx.commit().await.unwrap();
+        let of = |name: &str, was: &str, fields: &str| {
+            format!(r#"{name} 1, created false, was Some(("{was}", 0)), ["name", "visits"] of {fields}"#)
+        };
+        let expected = [of("anna", "ann", r#"Some(["name", "visits"])"#), of("bobby", "bob", "None")];
+        assert_eq!(net(), [&*expected[0], "anna was visited", &expected[1], "bobby was visited"]);
+        assert_eq!(delivered(&db).await, expected.map(|line| format!("durable: {line}")));
+        assert_eq!((&*others[0].name, &*others[1].name), ("ann", "bob"), "the instances are unchanged");
+    }
+
     async fn a_created_row_that_is_deleted_is_not_notified(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;

@@ -69,6 +69,12 @@ impl NetChanges {
         changes.downcast_ref()
     }
 
+    /// The net change of a row so far, with that of the enclosing frames.
+    fn earlier<'c>(key: &Key, conn: &'c Conn<'_>) -> Option<&'c NetChange> {
+        let mut frames = conn.state.frames.iter().rev();
+        frames.find_map(|frame| Self::of(frame.changes.as_deref()?)?.get(key))
+    }
+
     fn get(&self, key: &Key) -> Option<&NetChange> {
         self.index.get(key).map(|index| &self.changes[*index].1)
     }
@@ -111,6 +117,28 @@ impl Changes for NetChanges {
 }
 
 impl RowWrite<'_> {
+    /// Whether the net change of the row includes columns that this write has not saved. The instance may have other values in these
+    /// columns than the row.
+    ///
+    /// # Errors
+    ///
+    /// If the key of the row cannot be encoded.
+    pub(crate) fn is_partial<'r>(
+        &self,
+        mut receivers: impl Iterator<Item = &'r ErasedReceiver>,
+        conn: &Conn<'_>,
+    ) -> Result<bool> {
+        let Some(fields) = self.rows.any_fields() else { return Ok(false) };
+        let row = self.rows.as_rows().encoded_key(self.row, conn.kind())?;
+        let is_saved = |name: &&str| fields.iter().any(|field| field.name() == *name);
+        Ok(receivers.any(|receiver| {
+            let (receiver, model, row) = (receiver.info.receiver, self.rows.id(), row.clone());
+            let earlier = NetChanges::earlier(&Key { receiver, model, row }, conn);
+            let saved = earlier.map(|earlier| earlier.fields.as_deref());
+            saved.is_some_and(|saved| saved.is_none_or(|saved| !saved.iter().all(is_saved)))
+        }))
+    }
+
     /// Adds the write to the net change of the row, for receivers that run once per transaction.
     ///
     /// # Errors
@@ -127,10 +155,7 @@ impl RowWrite<'_> {
         let mut id = None;
         for receiver in receivers {
             let key = Key { receiver: receiver.info.receiver, model, row: row.clone() };
-            let mut frames = conn.state.frames.iter().rev();
-            let earlier = frames.find_map(|frame| {
-                NetChanges::of(frame.changes.as_deref()?).and_then(|changes| changes.get(&key))
-            });
+            let earlier = NetChanges::earlier(&key, conn);
             let mut change = self.change(earlier, receiver, kind);
             change.event = self.event(&change, receiver, context, &mut id)?;
             if let Some(frame) = conn.state.frames.last_mut() {

@@ -187,7 +187,8 @@ impl Composer<'_> {
             self.conditions(&version, placeholder).pop().unwrap_or_else(|| "true".to_owned());
         let (table, on) =
             (self.model.table, self.conditions(&self.spec.on, placeholder).join(" AND "));
-        format!("SELECT {same} FROM {table} WHERE {on}")
+        // A version that is NULL is not that of the instance.
+        format!("SELECT coalesce({same}, false) FROM {table} WHERE {on}")
     }
 
     fn select(&self) -> String {

@@ -164,6 +164,9 @@ async fn insert(conn: &mut Conn<'_>, rows: &mut dyn Rows, chunk: &Chunk) -> Resu
         };
     }
     take_inserted(rows, chunk, &returned, &answer)?;
+    if lookup::may_be_outdated(conn, rows) {
+        lookup::read_computed(conn, rows, chunk).await?;
+    }
     Ok(chunk.rows.clone().collect())
 }
 

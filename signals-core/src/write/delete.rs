@@ -91,7 +91,8 @@ pub(crate) fn delete_rows<'d>(
     notifier: &'d Notifier,
 ) -> BoxFuture<'d, Result<WriteOutcome>> {
     Box::pin(async move {
-        if !notifier.many && !notifier.receivers.previous {
+        let is_locked = notifier.origin == RowOrigin::Locked;
+        if !notifier.many && !notifier.receivers.previous && !is_locked {
             return delete_one(rows, conn).await;
         }
         let order = write_order(conn, rows).await?;
@@ -99,7 +100,7 @@ pub(crate) fn delete_rows<'d>(
         let chunks = chunk::deletes(conn.kind(), rows);
         let (mut written, mut kept) = (Vec::new(), Vec::new());
         for chunk in &chunks {
-            let deleted = delete_chunk(rows, conn, notifier, chunk, RowOrigin::Given).await?;
+            let deleted = delete_chunk(rows, conn, notifier, chunk, notifier.origin).await?;
             written.extend(deleted.rows);
             kept.extend(deleted.kept);
         }

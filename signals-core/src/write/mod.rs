@@ -13,6 +13,7 @@ pub(crate) mod inspect;
 pub(crate) mod key_order;
 pub(crate) mod locate;
 pub(crate) mod lookup;
+pub(crate) mod net_change;
 pub(crate) mod notify;
 pub(crate) mod own_transaction;
 pub(crate) mod perform;

@@ -9,7 +9,7 @@ use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 use smallvec::SmallVec;
 
 use crate::database::conn::Conn;
@@ -30,6 +30,7 @@ use crate::table::schema::ColumnGroup;
 use crate::task::finish::{Pending, run_even_if_dropped};
 use crate::task::slow::Lap;
 use crate::write::continued_save::continue_store;
+use crate::write::delete::RowOrigin;
 use crate::write::single::store;
 use crate::write::{WriteKind, WriteOutcome, cascade, delete, inspect, row_error, save};
 
@@ -46,6 +47,8 @@ pub(crate) struct Notifier {
     pub(crate) written: WriteOutcome,
     /// The previous state of each row, if a receiver asks for it.
     pub(crate) previous_rows: Vec<SharedPreviousRow>,
+    /// For a delete: whether the rows are locked, and their versions compared.
+    pub(crate) origin: RowOrigin,
 }
 
 /// What a write defers to the end of its transaction.
@@ -95,6 +98,7 @@ impl Notifier {
             tried: false,
             written: WriteOutcome::default(),
             previous_rows: Vec::new(),
+            origin: RowOrigin::Given,
         }
     }
 
@@ -145,7 +149,7 @@ impl Notifier {
                 WriteKind::Delete if self.cascades() => {
                     cascade::delete(rows, conn, self, context).await
                 }
-                WriteKind::Delete if self.many || previous => {
+                WriteKind::Delete if self.many || previous || self.origin == RowOrigin::Locked => {
                     delete::delete_rows(rows, conn, self).await
                 }
                 WriteKind::Delete => delete::delete_one(rows, conn).await,
@@ -167,6 +171,26 @@ impl Notifier {
     /// Whether rows of other models may reference the deleted rows.
     fn cascades(&self) -> bool {
         self.kind == WriteKind::Delete && !self.receivers.dependents.is_empty()
+    }
+
+    /// Compares the versions of the rows to delete, and locks them, if receivers before the statement may write these rows: that
+    /// increments the versions. A cascading delete does so itself.
+    pub(crate) fn lock_versions<'n>(
+        &'n mut self,
+        rows: &'n mut dyn SignalRows,
+        conn: &'n mut Conn<'_>,
+    ) -> Either<Ready<Result<()>>, BoxFuture<'n, Result<()>>> {
+        let locks = self.kind == WriteKind::Delete
+            && self.receivers.needs.connection_before
+            && rows.schema().has(ColumnGroup::Version)
+            && !self.cascades();
+        if !locks {
+            return Either::Left(ready(Ok(())));
+        }
+        Either::Right(Box::pin(async move {
+            self.origin = delete::lock_versions(rows, conn, self).await?;
+            Ok(())
+        }))
     }
 
     /// Runs the receivers before the statement. For a cascading delete, they run later, when the
@@ -349,23 +373,15 @@ impl Notifier {
         all
     }
 
-    /// Adds the write to the net changes of its transaction, for receivers that run once per transaction.
-    pub(crate) fn track(
-        &self,
-        rows: &mut dyn SignalRows,
-        conn: &mut Conn<'_>,
-        context: &OperationContext,
-    ) -> Result<()> {
-        if self.receivers.once().next().is_none() {
-            return Ok(());
-        }
-        for row in self.written.rows() {
-            let (created, previous) = (self.written.created, self.previous_row(row));
-            let mut written = RowWrite { rows: &mut *rows, row, created, previous };
-            let tracked = written.track(self.receivers.once(), context, conn);
-            tracked.map_err(|error| self.with_row(rows, row, error))?;
-        }
-        Ok(())
+    /// The write of a row of the caller, which is the row `row` of `rows`.
+    pub(super) fn row_write<'w>(
+        &'w self,
+        rows: &'w mut dyn SignalRows,
+        row: usize,
+        of_caller: usize,
+    ) -> RowWrite<'w> {
+        let (created, previous) = (self.written.created, self.previous_row(of_caller));
+        RowWrite { rows, row, created, previous }
     }
 
     /// Whether a durable receiver is notified.

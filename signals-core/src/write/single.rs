@@ -9,11 +9,12 @@ use crate::database::conn::Conn;
 use crate::database::detached::{Answer, OnDetached};
 use crate::error::{Error, Result};
 use crate::signal::event_store::RowDeliveries;
+use crate::table::chunk::Chunk;
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, Schema};
 use crate::table::statement_spec::StatementKind;
 use crate::write::continued_save::continue_store;
-use crate::write::lookup::not_found;
+use crate::write::lookup::{may_be_outdated, not_found, read_computed};
 use crate::write::single_text::{EVERY, Text};
 use crate::write::{Stored, TakeAnswer, WriteKind, WriteOutcome};
 
@@ -49,6 +50,9 @@ pub(crate) fn store(
         if let Some(first) = &first
             && let Some(saved) = first.run(conn, rows).await?
         {
+            if may_be_outdated(conn, rows) {
+                read_computed(conn, rows, &Chunk::of_row(0)).await?;
+            }
             return Ok(Some(saved));
         }
         continue_store(conn, rows, kind, before, tried).await
