@@ -635,3 +635,59 @@ async fn rows_are_read_by_more_keys_than_one_statement_has_arguments_for() {
     assert!(found.len() == 16_384 && found.iter().map(Cell::pk).eq(keys.into_iter().map(Some)));
     test.passed().await;
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, sqlx_signals::sqlx::Type)]
+#[sqlx(type_name = "mood", rename_all = "lowercase")]
+enum Mood {
+    Happy,
+    Sad,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "moods")]
+struct Feeling {
+    id: Option<i64>,
+    mood: Mood,
+}
+
+/// sqlx asks the server for a type that it does not know, after it has prepared the statement.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn types_of_the_program_are_read_by_the_first_statement_of_a_connection() {
+    let test = common::TestDb::postgres("types_of_the_program").await;
+    execute(
+        &test.db,
+        "CREATE TYPE mood AS ENUM ('happy', 'sad'); CREATE TABLE moods (id BIGSERIAL PRIMARY KEY, mood mood NOT NULL);
+         INSERT INTO moods (mood) VALUES ('happy'), ('sad')",
+    )
+    .await;
+    let both = [(1, Mood::Happy), (2, Mood::Sad)].map(|(id, mood)| Feeling { id: Some(id), mood });
+    let these = || Feeling::query("WHERE id IN ($1, $2) ORDER BY id").bind_all([1, 2]);
+    for keeps_statements in [true, false] {
+        let options = || Db::options().max_connections(1).statement_cache(keeps_statements);
+        let new = async || options().connect(&test.url).await.unwrap();
+        assert_eq!(these().fetch_all(&new().await).await.unwrap(), both);
+        assert_eq!(these().fetch(&new().await).try_collect::<Vec<_>>().await.unwrap(), both);
+        assert_eq!(Feeling::get_many(&new().await, &[1, 2]).await.unwrap(), both);
+        assert_eq!(Feeling::query("ORDER BY id").fetch_all(&new().await).await.unwrap(), both);
+        let db = new().await;
+        let raw = db.query("SELECT mood FROM moods WHERE id = 2").fetch_one::<(Mood,)>();
+        assert_eq!(raw.await.unwrap(), (Mood::Sad,));
+
+        // An error would end the transaction.
+        let db = new().await;
+        let mut tx = db.begin().await.unwrap();
+        tx.execute("SELECT 1").await.unwrap();
+        assert_eq!(these().fetch_all(&mut tx).await.unwrap(), both);
+        assert_eq!(Feeling::get(&mut tx, 1).await.unwrap(), both[0]);
+        let error = tx.query("SELECT 1 / 0").fetch_one::<(i32,)>().await.unwrap_err();
+        assert!(error.to_string().contains("division by zero"), "{error}");
+        tx.rollback().await.unwrap();
+
+        let db = new().await;
+        let mut conn = db.postgres().unwrap().acquire().await.unwrap();
+        let these = Feeling::query("WHERE id IN ($1, $2) ORDER BY id").bind_all([1, 2]);
+        assert_eq!(these.fetch_all(&mut conn).await.unwrap(), both);
+    }
+    test.passed().await;
+}
