@@ -8,7 +8,7 @@ use crate::database::conn::Conn;
 use crate::database::schema_cache::{Casts, Columns, TableFacts};
 use crate::error::{Error, Result, driver};
 use crate::table::rows::Rows;
-use crate::table::schema::{ColumnGroup, ColumnRole, Schema, split_schema};
+use crate::table::schema::{ColumnGroup, ColumnRole, Schema, split_schema, stored_name};
 use crate::write::WriteKind;
 use crate::write::facts::{begins_with_insert, returned};
 use crate::write::row_locks::{self, POSTGRES_ROW_LOCKS};
@@ -160,7 +160,7 @@ async fn in_postgres(
     let not_null = found.bytes(3)?.unwrap_or_default();
     let can_be_null = |i: usize| {
         let column = &model.columns[i];
-        let name = rows.columns()[i].as_bytes();
+        let name = stored_name(DatabaseKind::Postgres, rows.columns()[i]).as_bytes();
         let is_declared = not_null.split(|byte| *byte == 1).any(|not_null| not_null == name);
         !column.optional && column.role != ColumnRole::GeneratedKey && !is_declared
     };
@@ -380,7 +380,7 @@ fn arbiter_names(kind: DatabaseKind, rows: &dyn Rows, on: &[usize]) -> String {
     let name = |column: &usize| match (kind, rows.columns()[*column]) {
         // The case of ASCII letters does not matter in names.
         (DatabaseKind::Sqlite, name) => name.to_ascii_lowercase(),
-        (DatabaseKind::Postgres, name) => name.to_owned(),
+        (DatabaseKind::Postgres, name) => stored_name(kind, name).to_owned(),
     };
     let mut names: Vec<_> = on.iter().map(name).collect();
     names.sort_unstable();
@@ -420,7 +420,8 @@ fn look_up_casts<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s
         let query = conn.query(POSTGRES_TEXT_TYPES).bind(rows.schema().table);
         let found: Vec<(String, Option<String>)> = query.fetch_all().await?;
         let cast = |(name, ty): &(String, Option<String>)| {
-            let column = rows.columns().iter().position(|column| *column == name)?;
+            let is_named = |column: &&str| stored_name(DatabaseKind::Postgres, column) == name;
+            let column = rows.columns().iter().position(is_named)?;
             Some((column, ty.as_deref()?.into()))
         };
         let casts: Vec<_> = found.iter().filter_map(cast).collect();
