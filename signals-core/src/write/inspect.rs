@@ -106,6 +106,7 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Resul
         readable,
         atomic: Some(atomic),
         plain: atomic,
+        may_skip_updates: atomic.then_some(false),
         counted,
         ..TableFacts::default()
     })
@@ -125,7 +126,8 @@ fn in_schema(sql: &str, schema: &str) -> AssertSqlSafe<String> {
 const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, name, \
      tbl_name, sql FROM sqlite_temp_schema), unsafe AS MATERIALIZED (SELECT tbl_name FROM schemas WHERE type = 'trigger' OR sql LIKE \
      '%CONFLICT%') SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
-     pragma_index_list($1, $2) AS i WHERE i.origin = 'pk'), NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
+     pragma_index_list($1, $2) AS i WHERE i.origin = 'pk') AND NOT EXISTS (SELECT 1 FROM schemas WHERE name = $1 COLLATE NOCASE AND \
+     sql LIKE 'CREATE VIRTUAL%'), NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
      NOT (EXISTS (SELECT 1 FROM unsafe) AND EXISTS (SELECT 1 FROM schemas AS s, pragma_foreign_key_list(s.name, $2) AS f WHERE \
      s.type = 'table' AND f.\"table\" = $1 COLLATE NOCASE AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN \
      ('NO ACTION', 'RESTRICT')))), NOT EXISTS (SELECT 1 FROM schemas WHERE type = 'view' AND name = $1 COLLATE NOCASE) FROM \
@@ -322,6 +324,22 @@ fn look_up_counted<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<
 
 const SQLITE_COUNTS: &str = "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') \
      AND type = 'view')";
+
+/// Whether a row of SQLite without a key has got the key -1 because the table is a virtual one, whose rows have no key yet when
+/// RETURNING is computed (<https://www.sqlite.org/lang_returning.html#limitations_and_caveats>).
+///
+/// # Errors
+///
+/// Returns an error if the database refuses the query.
+pub(crate) async fn is_virtual(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
+    let (schema, name) = split_schema(rows.table());
+    let query = conn.query(SQLITE_VIRTUAL).bind(name).bind(schema);
+    let (is_virtual,): (bool,) = query.fetch_one().await?;
+    Ok(is_virtual)
+}
+
+const SQLITE_VIRTUAL: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') AND \
+     type = 'virtual')";
 
 /// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if the columns have no
 /// unique index, or a deferrable one.
