@@ -691,3 +691,29 @@ async fn types_of_the_program_are_read_by_the_first_statement_of_a_connection() 
     }
     test.passed().await;
 }
+
+/// SQLite accepts `offset` as the name of a column.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "messages")]
+struct Message {
+    id: Option<i64>,
+    offset: i64,
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_column_can_have_the_name_of_a_clause() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    table(&db, "messages", "offset INTEGER NOT NULL").await;
+    let mut messages: Vec<_> = (1..=5).map(|offset| Message { id: None, offset }).collect();
+    Message::insert_many(&db, &mut messages).await.unwrap();
+    let late = || Message::query("WHERE offset > $1 AND offset < 9").bind(2);
+    assert_eq!(late().limit(1).fetch_all(&db).await.unwrap(), messages[2..3]);
+    assert_eq!(late().after(Message::ID, 3).fetch_all(&db).await.unwrap(), messages[3..]);
+    assert_eq!(late().first(&db).await.unwrap(), Some(messages[2].clone()));
+    let skipped = Message::query("WHERE offset > 2 ORDER BY offset LIMIT 2 OFFSET 1");
+    assert_eq!(skipped.fetch_all(&db).await.unwrap(), messages[3..]);
+    let limited = Message::query("WHERE offset > 2 LIMIT 2").limit(1).fetch_all(&db).await;
+    assert!(limited.unwrap_err().to_string().contains("LIMIT"));
+    assert_eq!(late().set(Message::OFFSET, 9).update(&db).await.unwrap(), 3);
+}
