@@ -666,7 +666,7 @@ struct Owner {
 }
 
 #[derive(Debug, Clone, PartialEq, Model)]
-#[model(table = "other.pets")]
+#[model(table = "Other.Pets")]
 struct Pet {
     id: Option<i64>,
     #[model(belongs_to = Owner, on_delete = cascade)]

@@ -53,15 +53,12 @@ pub(crate) async fn run(
             Postgres::simple(conn, "RELEASE SAVEPOINT _types").await?;
             Ok(affected)
         }
-        (false, _) => {
-            let again = is_first.then(|| args.clone());
-            match (run_in_transaction(conn, query(args), sink, answered).await, again) {
-                (Err(error), Some(args)) if is_forgotten(&error) => {
-                    run_in_transaction(conn, query(args), sink, answered).await
-                }
-                (result, _) => result,
+        (false, _) => match run_in_transaction(conn, query(args.clone()), sink, answered).await {
+            Err(error) if is_forgotten(&error) => {
+                run_in_transaction(conn, query(args), sink, answered).await
             }
-        }
+            result => result,
+        },
     }
 }
 

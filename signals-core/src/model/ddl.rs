@@ -168,10 +168,12 @@ impl Ddl {
         };
         let parent = Self::new(self.kind, (parent.model)());
         let (own, of_parent) = (self.model.statements, parent.model.statements);
+        let database = |schema: Option<&str>| schema.map(str::to_ascii_lowercase);
+        let same_database = database(own.schema()) == database(of_parent.schema());
         let table = match self.kind {
             DatabaseKind::Postgres => of_parent.table,
             // A foreign key of SQLite refers to a table of its own database, and does not name it.
-            DatabaseKind::Sqlite if own.schema() == of_parent.schema() => of_parent.short_table(),
+            DatabaseKind::Sqlite if same_database => of_parent.short_table(),
             DatabaseKind::Sqlite => return String::new(),
         };
         format!(" REFERENCES {table} ({})", parent.names(&parent.keys()))

@@ -223,7 +223,7 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
 async fn read_sqlite(conn: &mut Conn<'_>, name: &str, columns: &[&str]) -> Result<Option<Table>> {
     let (schema, name) = split_schema(name);
     // A temporary table hides one of the database itself.
-    let sql = "SELECT schema, type, NOT wr AND type IN ('table', 'virtual') FROM pragma_table_list($1) WHERE schema = $2 OR ($2 = 'main' AND \
+    let sql = "SELECT schema, type, NOT wr AND type IN ('table', 'virtual') FROM pragma_table_list($1) WHERE schema = $2 COLLATE NOCASE OR ($2 = 'main' AND \
                schema = 'temp') ORDER BY schema <> 'temp'";
     let listed = conn.query(sql).bind(name).bind(schema).fetch_optional().await?;
     let Some((schema, ty, has_rowid)): Option<(String, String, bool)> = listed else {
