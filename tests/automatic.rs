@@ -570,3 +570,144 @@ on_every_database! {
         assert_eq!(Ride::get(&db, ride.id.unwrap()).await.unwrap(), ride, "no digit is lost");
     }
 }
+
+/// Two of its columns are set by triggers.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "notes")]
+struct Note {
+    id: Option<i64>,
+    #[model(unique)]
+    title: String,
+    #[model(generated)]
+    slug: Option<String>,
+    #[model(generated)]
+    writes: i64,
+}
+
+/// Like `Note`, with receivers.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "notes")]
+struct HeardNote {
+    id: Option<i64>,
+    #[model(unique)]
+    title: String,
+    #[model(generated)]
+    slug: Option<String>,
+    #[model(generated)]
+    writes: i64,
+}
+
+#[receiver(post_save, sender = HeardNote)]
+async fn note_saved(saved: PostSave<'_, HeardNote>, conn: &mut Conn<'_>) -> Result<()> {
+    assert_eq!(HeardNote::get(conn, saved.pk()).await?, *saved.instance);
+    Ok(())
+}
+
+/// What the triggers of SQLite set is not in the RETURNING of the statement.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn what_a_trigger_sets_is_read_back_in_sqlite() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    let set = "BEGIN UPDATE notes SET slug = lower(NEW.title), writes = writes + 1 WHERE id = NEW.id; END";
+    execute(
+        &db,
+        &format!(
+            "CREATE TABLE notes (id INTEGER PRIMARY KEY, title TEXT NOT NULL UNIQUE, slug TEXT, writes INTEGER NOT NULL DEFAULT 0);
+             CREATE TRIGGER inserted AFTER INSERT ON notes {set}; CREATE TRIGGER updated AFTER UPDATE OF title ON notes {set}"
+        ),
+    )
+    .await;
+    let note = |title: &str| Note { id: None, title: title.into(), slug: None, writes: 0 };
+    let is_stored = async |note: &Note| {
+        assert_eq!(Note::get(&db, note.id.unwrap()).await.unwrap(), *note);
+    };
+    let mut a = note("A");
+    a.save(&db).await.unwrap();
+    is_stored(&a).await;
+    assert_eq!((a.slug.as_deref(), a.writes), (Some("a"), 1));
+    a.title = "B".into();
+    a.save(&db).await.unwrap();
+    is_stored(&a).await;
+    a.update(&db).await.unwrap();
+    is_stored(&a).await;
+    a.save_fields(&db, &[Note::TITLE]).await.unwrap();
+    is_stored(&a).await;
+    let mut same = note("B");
+    same.upsert(&db, &[Note::TITLE]).await.unwrap();
+    is_stored(&same).await;
+    assert_eq!((same.id, same.writes), (a.id, 5));
+    let (found, created) = Note::get_or_create(&db, note("C"), &[Note::TITLE]).await.unwrap();
+    assert!(created);
+    is_stored(&found).await;
+    let mut many = [note("D"), note("E")];
+    Note::insert_many(&db, &mut many).await.unwrap();
+    for note in &many {
+        is_stored(note).await;
+    }
+    Note::update_many(&db, &mut many).await.unwrap();
+    for note in &many {
+        is_stored(note).await;
+    }
+    let mut tx = db.begin().await.unwrap();
+    let mut in_tx = note("F");
+    in_tx.save(&mut tx).await.unwrap();
+    tx.commit().await.unwrap();
+    is_stored(&in_tx).await;
+
+    let heard = |title: &str| HeardNote { id: None, title: title.into(), slug: None, writes: 0 };
+    let mut one = heard("G");
+    one.save(&db).await.unwrap();
+    one.save(&db).await.unwrap();
+    HeardNote::insert_many(&db, &mut [heard("H"), heard("I")]).await.unwrap();
+}
+
+/// An `i16`, which has the smallest range.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "counters")]
+struct Counter {
+    id: Option<i64>,
+    #[model(version)]
+    version: i16,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "counters")]
+struct LongCounter {
+    id: Option<i64>,
+    #[model(version)]
+    version: i64,
+}
+
+on_every_database! {
+    async fn a_row_whose_version_has_ended_is_not_updated(db: Db) {
+        table(&db, "counters", "version SMALLINT NOT NULL").await;
+        let mut last = Counter { id: None, version: i16::MAX };
+        last.save(&db).await.unwrap();
+        let other = Counter { id: None, version: 1 };
+        let mut both = [other, last.clone()];
+        Counter::insert_many(&db, &mut both[..1]).await.unwrap();
+        last.save(&db).await.unwrap_err();
+        last.update(&db).await.unwrap_err();
+        Counter::update_many(&db, &mut both).await.unwrap_err();
+        let mut tx = db.begin().await.unwrap();
+        last.save(&mut tx).await.unwrap_err();
+        tx.rollback().await.unwrap();
+        assert_eq!((last.version, both[0].version), (i16::MAX, 1));
+        assert_eq!(Counter::query("ORDER BY id").fetch_all(&db).await.unwrap(), [last.clone(), both[0].clone()]);
+        both[0].save(&db).await.unwrap();
+        assert!(last.delete(&db).await.unwrap());
+
+        execute(&db, "DROP TABLE counters").await;
+        table(&db, "counters", "version BIGINT NOT NULL").await;
+        for version in [i16::MAX.into(), i32::MAX.into()] {
+            let mut counter = LongCounter { id: None, version };
+            counter.save(&db).await.unwrap();
+            counter.save(&db).await.unwrap();
+            assert_eq!(counter.version, version + 1);
+        }
+        let mut last = LongCounter { id: None, version: i64::MAX };
+        last.save(&db).await.unwrap();
+        last.save(&db).await.unwrap_err();
+        assert_eq!(LongCounter::get(&db, last.id.unwrap()).await.unwrap(), last);
+    }
+}

@@ -468,3 +468,195 @@ async fn a_column_of_sqlite_that_changes_texts_into_numbers_is_a_finding() {
         assert_eq!(findings(Page::check_table(&db).await), [""; 0], "{ty}");
     }
 }
+
+/// Stored in a type of PostgreSQL that the driver does not know until the server has described it.
+#[derive(Debug, Clone, Copy, PartialEq, sqlx::Type)]
+#[sqlx(type_name = "mood", rename_all = "lowercase")]
+enum Mood {
+    Happy,
+    Sad,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "moods")]
+struct Feeling {
+    id: Option<i64>,
+    mood: Mood,
+    name: String,
+}
+
+/// The driver asks for the types of a connection in the middle of the first statement that returns them.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_table_of_types_of_the_program_is_checked_on_a_new_connection() {
+    let test = common::TestDb::postgres("types_of_the_program").await;
+    execute(
+        &test.db,
+        "CREATE EXTENSION citext; CREATE TYPE mood AS ENUM ('happy', 'sad');
+         CREATE TABLE moods (id BIGSERIAL PRIMARY KEY, mood mood NOT NULL, name CITEXT NOT NULL)",
+    )
+    .await;
+    for keeps_statements in [true, false] {
+        let options = || Db::options().max_connections(1).statement_cache(keeps_statements);
+        let db = options().connect(&test.url).await.unwrap();
+        for ty in ["TEXT", "CITEXT"] {
+            assert_eq!(findings(Feeling::check_table(&db).await), [""; 0]);
+            execute(&test.db, &format!("ALTER TABLE moods ALTER name TYPE {ty}")).await;
+        }
+        let db = options().connect(&test.url).await.unwrap();
+        let mut tx = db.begin().await.unwrap();
+        assert_eq!(findings(Feeling::check_table(&mut tx).await), [""; 0]);
+        tx.commit().await.unwrap();
+    }
+    test.passed().await;
+}
+
+/// Its key and a column are set by a trigger.
+#[derive(Debug, Clone, Model)]
+#[model(table = "tickets")]
+struct Ticket {
+    id: Option<String>,
+    title: String,
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_trigger_can_set_what_the_model_does_not_write() {
+    let test = common::TestDb::postgres("set_by_a_trigger").await;
+    let db = &test.db;
+    execute(
+        db,
+        "CREATE TABLE tickets (id TEXT PRIMARY KEY, title TEXT NOT NULL, code TEXT NOT NULL);
+         CREATE FUNCTION fill() RETURNS trigger LANGUAGE plpgsql AS
+         $$ BEGIN NEW.id := md5(NEW.title); NEW.code := upper(NEW.title); RETURN NEW; END $$",
+    )
+    .await;
+    assert_eq!(findings(Ticket::check_table(db).await).len(), 2, "nothing sets them");
+    execute(
+        db,
+        "CREATE TRIGGER fill BEFORE INSERT ON tickets FOR EACH ROW EXECUTE FUNCTION fill()",
+    )
+    .await;
+    assert_eq!(findings(Ticket::check_table(db).await), [""; 0]);
+    let mut ticket = Ticket { id: None, title: "a".into() };
+    assert!(ticket.save(db).await.unwrap().created && ticket.id.is_some());
+    test.passed().await;
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_foreign_table_needs_no_index() {
+    let test = common::TestDb::postgres("foreign_table").await;
+    execute(
+        &test.db,
+        "CREATE EXTENSION postgres_fdw; CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw;
+         CREATE FOREIGN TABLE pages (id BIGINT NOT NULL, title TEXT NOT NULL) SERVER other",
+    )
+    .await;
+    let missing = ["`Page` (table `pages`): there is no column `slug`"];
+    assert_eq!(findings(Page::check_table(&test.db).await), missing);
+    execute(&test.db, "ALTER FOREIGN TABLE pages ADD slug TEXT NOT NULL").await;
+    assert_eq!(findings(Page::check_table(&test.db).await), [""; 0]);
+    test.passed().await;
+}
+
+/// With names of 80 bytes, of which PostgreSQL stores 63.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "tttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttt")]
+struct Long {
+    #[model(
+        primary_key,
+        column = "kkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkkk"
+    )]
+    key: String,
+    #[model(unique, column = "uäääääääääääääääääääääääääääääääääääääää")]
+    name: String,
+}
+
+on_every_database! {
+    async fn a_long_name_is_compared_as_it_is_stored(db: Db) {
+        execute(&db, &Long::create_table_sql(db.kind())).await;
+        assert_eq!(findings(Long::check_table(&db).await), [""; 0]);
+        let long = |key: &str| Long { key: key.into(), name: "a".into() };
+        assert!(long("a").save(&db).await.unwrap().created);
+        assert!(!long("b").upsert(&db, &[Long::NAME]).await.unwrap().created);
+        assert_eq!(findings(Long::check_table(&db).await), [""; 0]);
+    }
+
+    async fn a_temporary_table_is_checked(db: Db) {
+        let db = common::one_connection(&db).await;
+        let id = match db.kind() {
+            DatabaseKind::Sqlite => "id INTEGER PRIMARY KEY",
+            DatabaseKind::Postgres => "id BIGSERIAL PRIMARY KEY",
+        };
+        accounts(&db, "").await;
+        execute(&db, &format!("CREATE TEMP TABLE accounts ({id}, name TEXT NOT NULL, email TEXT NOT NULL UNIQUE)")).await;
+        assert_eq!(found(&db).await, [""; 0], "it hides the other table");
+    }
+}
+
+/// The key is the rowid, which is not declared.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "entries")]
+struct Entry {
+    #[model(primary_key, column = "RowId")]
+    id: Option<i64>,
+    message: String,
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn the_rowid_is_a_column_of_sqlite() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    execute(&db, "CREATE TABLE entries (message TEXT NOT NULL); INSERT INTO entries (rowid, message) VALUES (7, 'a')").await;
+    assert_eq!(findings(Entry::check_table(&db).await), [""; 0]);
+    assert_eq!(Entry { id: None, message: "b".into() }.save(&db).await.unwrap().pk, 8);
+
+    // The SQL for another column keeps the rowids.
+    execute(&db, "DROP TABLE entries; CREATE TABLE entries (message TEXT); INSERT INTO entries (rowid, message) VALUES (7, 'a')").await;
+    let Err(Error::Check { findings: found }) = Entry::check_table(&db).await else { panic!() };
+    let [finding] = &found[..] else { panic!("{found:?}") };
+    execute(&db, finding.split_once("to mend it: ").unwrap().1).await;
+    Entry::check_table(&db).await.unwrap();
+    assert_eq!(Entry::all(&db).await.unwrap(), [Entry { id: Some(7), message: "a".into() }]);
+
+    execute(&db, "DROP TABLE entries; CREATE TABLE entries (message TEXT NOT NULL PRIMARY KEY) WITHOUT ROWID").await;
+    let missing = "`Entry` (table `entries`): there is no column `RowId`";
+    assert_eq!(findings(Entry::check_table(&db).await)[0], missing);
+}
+
+/// A table of the full text search.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "mails")]
+struct Mail {
+    #[model(primary_key, column = "rowid")]
+    id: i64,
+    title: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "mails")]
+struct AssignedMail {
+    #[model(primary_key, column = "rowid")]
+    id: Option<i64>,
+    title: String,
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_virtual_table_is_not_created_again() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    execute(&db, "CREATE VIRTUAL TABLE mails USING fts5 (title)").await;
+    assert_eq!(findings(Mail::check_table(&db).await), [""; 0]);
+    assert!(Mail { id: 5, title: "hello world".into() }.save(&db).await.unwrap().created);
+    assert!(!Mail { id: 5, title: "goodbye".into() }.save(&db).await.unwrap().created);
+    let found = Mail::query("WHERE mails MATCH $1").bind("goodbye").fetch_all(&db).await.unwrap();
+    assert_eq!(found, [Mail { id: 5, title: "goodbye".into() }]);
+
+    let [finding] = &findings(AssignedMail::check_table(&db).await)[..] else { panic!() };
+    assert!(finding.contains("the program has to assign `rowid`"), "{finding}");
+    execute(&db, "DROP TABLE mails; CREATE VIRTUAL TABLE mails USING fts5 (body)").await;
+    let missing = ["`Mail` (table `mails`): there is no column `title`"];
+    let Err(Error::Check { findings }) = Mail::check_table(&db).await else { panic!() };
+    assert_eq!(findings, missing, "without SQL");
+}

@@ -635,3 +635,85 @@ async fn rows_are_read_by_more_keys_than_one_statement_has_arguments_for() {
     assert!(found.len() == 16_384 && found.iter().map(Cell::pk).eq(keys.into_iter().map(Some)));
     test.passed().await;
 }
+
+#[derive(Debug, Clone, Copy, PartialEq, sqlx_signals::sqlx::Type)]
+#[sqlx(type_name = "mood", rename_all = "lowercase")]
+enum Mood {
+    Happy,
+    Sad,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "moods")]
+struct Feeling {
+    id: Option<i64>,
+    mood: Mood,
+}
+
+/// sqlx asks the server for a type that it does not know, after it has prepared the statement.
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn types_of_the_program_are_read_by_the_first_statement_of_a_connection() {
+    let test = common::TestDb::postgres("types_of_the_program").await;
+    execute(
+        &test.db,
+        "CREATE TYPE mood AS ENUM ('happy', 'sad'); CREATE TABLE moods (id BIGSERIAL PRIMARY KEY, mood mood NOT NULL);
+         INSERT INTO moods (mood) VALUES ('happy'), ('sad')",
+    )
+    .await;
+    let both = [(1, Mood::Happy), (2, Mood::Sad)].map(|(id, mood)| Feeling { id: Some(id), mood });
+    let these = || Feeling::query("WHERE id IN ($1, $2) ORDER BY id").bind_all([1, 2]);
+    for keeps_statements in [true, false] {
+        let options = || Db::options().max_connections(1).statement_cache(keeps_statements);
+        let new = async || options().connect(&test.url).await.unwrap();
+        assert_eq!(these().fetch_all(&new().await).await.unwrap(), both);
+        assert_eq!(these().fetch(&new().await).try_collect::<Vec<_>>().await.unwrap(), both);
+        assert_eq!(Feeling::get_many(&new().await, &[1, 2]).await.unwrap(), both);
+        assert_eq!(Feeling::query("ORDER BY id").fetch_all(&new().await).await.unwrap(), both);
+        let db = new().await;
+        let raw = db.query("SELECT mood FROM moods WHERE id = 2").fetch_one::<(Mood,)>();
+        assert_eq!(raw.await.unwrap(), (Mood::Sad,));
+
+        // An error would end the transaction.
+        let db = new().await;
+        let mut tx = db.begin().await.unwrap();
+        tx.execute("SELECT 1").await.unwrap();
+        assert_eq!(these().fetch_all(&mut tx).await.unwrap(), both);
+        assert_eq!(Feeling::get(&mut tx, 1).await.unwrap(), both[0]);
+        let error = tx.query("SELECT 1 / 0").fetch_one::<(i32,)>().await.unwrap_err();
+        assert!(error.to_string().contains("division by zero"), "{error}");
+        tx.rollback().await.unwrap();
+
+        let db = new().await;
+        let mut conn = db.postgres().unwrap().acquire().await.unwrap();
+        let these = Feeling::query("WHERE id IN ($1, $2) ORDER BY id").bind_all([1, 2]);
+        assert_eq!(these.fetch_all(&mut conn).await.unwrap(), both);
+    }
+    test.passed().await;
+}
+
+/// SQLite accepts `offset` as the name of a column.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "messages")]
+struct Message {
+    id: Option<i64>,
+    offset: i64,
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_column_can_have_the_name_of_a_clause() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    table(&db, "messages", "offset INTEGER NOT NULL").await;
+    let mut messages: Vec<_> = (1..=5).map(|offset| Message { id: None, offset }).collect();
+    Message::insert_many(&db, &mut messages).await.unwrap();
+    let late = || Message::query("WHERE offset > $1 AND offset < 9").bind(2);
+    assert_eq!(late().limit(1).fetch_all(&db).await.unwrap(), messages[2..3]);
+    assert_eq!(late().after(Message::ID, 3).fetch_all(&db).await.unwrap(), messages[3..]);
+    assert_eq!(late().first(&db).await.unwrap(), Some(messages[2].clone()));
+    let skipped = Message::query("WHERE offset > 2 ORDER BY offset LIMIT 2 OFFSET 1");
+    assert_eq!(skipped.fetch_all(&db).await.unwrap(), messages[3..]);
+    let limited = Message::query("WHERE offset > 2 LIMIT 2").limit(1).fetch_all(&db).await;
+    assert!(limited.unwrap_err().to_string().contains("LIMIT"));
+    assert_eq!(late().set(Message::OFFSET, 9).update(&db).await.unwrap(), 3);
+}

@@ -658,3 +658,43 @@ async fn constraints_and_indexes_of_postgres_are_mended() {
     assert_eq!(mend::<Member>(&db).await.len(), 1);
     test.passed().await;
 }
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "other.owners")]
+struct Owner {
+    id: Option<i64>,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "Other.Pets")]
+struct Pet {
+    id: Option<i64>,
+    #[model(belongs_to = Owner, on_delete = cascade)]
+    owner: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "stays")]
+struct Stay {
+    id: Option<i64>,
+    #[model(belongs_to = Owner, on_delete = cascade)]
+    owner: i64,
+}
+
+/// A foreign key of SQLite does not name the database of its table.
+#[tokio::test]
+async fn a_table_of_an_attached_database_refers_to_its_parent() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    execute(&db, "ATTACH ':memory:' AS other").await;
+    for sql in [Owner::create_table_sql, Pet::create_table_sql, Stay::create_table_sql] {
+        execute(&db, &sql(DatabaseKind::Sqlite)).await;
+    }
+    Pet::check_table(&db).await.unwrap();
+    Stay::check_table(&db).await.unwrap();
+    Pet { id: None, owner: 1 }.save(&db).await.unwrap_err();
+    Owner { id: None }.save(&db).await.unwrap();
+    Pet { id: None, owner: 1 }.save(&db).await.unwrap();
+    Stay { id: None, owner: 2 }.save(&db).await.unwrap();
+    let postgres = Stay::create_table_sql(DatabaseKind::Postgres);
+    assert!(postgres.contains(r#"REFERENCES "other"."owners" ("id")"#), "{postgres}");
+}

@@ -236,6 +236,42 @@ async fn a_key_that_sqlite_did_not_assign_is_an_error() {
     assert_eq!(row.id, None);
 }
 
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "searched")]
+struct Searched {
+    #[model(primary_key, column = "rowid")]
+    id: Option<i64>,
+    text: String,
+}
+
+/// SQLite returns -1 as the key of each new row of a virtual table.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_key_that_a_virtual_table_assigns_is_an_error() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    execute(&db, "CREATE VIRTUAL TABLE searched USING fts5 (text)").await;
+    let refused = |done: Result<()>| {
+        let error = done.unwrap_err().to_string();
+        assert!(error.contains("the program has to assign the key of `Searched`"), "{error}");
+    };
+    let mut row = Searched { id: None, text: "a".into() };
+    refused(row.save(&db).await.map(drop));
+    refused(row.insert(&db).await.map(drop));
+    let mut rows = [row.clone(), row.clone()];
+    refused(Searched::insert_many(&db, &mut rows).await.map(drop));
+    let mut tx = db.begin().await.unwrap();
+    refused(row.save(&mut tx).await.map(drop));
+    tx.commit().await.unwrap_err();
+    assert_eq!((row.id, &rows), (None, &[row.clone(), row.clone()]));
+    assert_eq!(Searched::all(&db).await.unwrap(), [], "nothing is stored");
+    let mut keyed = Searched { id: Some(-1), text: "a".into() };
+    assert!(keyed.save(&db).await.unwrap().created && !keyed.save(&db).await.unwrap().created);
+
+    // A table with negative keys continues with -1.
+    execute(&db, "DROP TABLE searched; CREATE TABLE searched (text TEXT NOT NULL); INSERT INTO searched (rowid, text) VALUES (-2, 'a')").await;
+    assert_eq!(row.save(&db).await.unwrap().pk, -1);
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Meta {
     color: String,

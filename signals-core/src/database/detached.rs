@@ -49,7 +49,7 @@ impl<'r> DetachableStatement<'r> {
         mut lease: AnyLease,
         slot: &'r mut Option<AnyLease>,
         detached: &'r mut Option<Box<DetachedStatement>>,
-        (statement, one): (Statement, bool),
+        (mut statement, one): (Statement, bool),
         on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
     ) -> Self {
         let future = Box::pin(async move {
@@ -57,7 +57,7 @@ impl<'r> DetachableStatement<'r> {
             let mut rows = SmallVec::new();
             let one = one && lease.state().proven_alive;
             let returns = if one { Returns::OneRow } else { Returns::Rows };
-            let naming = lease.state().naming();
+            let naming = lease.state_mut().naming_of(&mut statement);
             let execution = Execution::new(Some(lease.raw()), statement, returns, naming);
             let mut answered = false;
             let result =

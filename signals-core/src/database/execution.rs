@@ -42,11 +42,11 @@ pub(crate) enum Naming {
     /// Statements are named, and kept in the statement cache of the connection.
     Named,
     /// Statements are unnamed, and each runs in a transaction. `asks`: whether to ask the server first if a transaction is open
-    /// that sqlx does not count.
-    Unnamed {
-        #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
-        asks: bool,
-    },
+    /// that sqlx does not count. `is_first`: whether sqlx may not know the types of the statement, see [`SentStatements`].
+    ///
+    /// [`SentStatements`]: crate::database::sent_statements::SentStatements
+    #[cfg_attr(not(feature = "postgres"), allow(dead_code))]
+    Unnamed { asks: bool, is_first: bool },
 }
 
 /// What a statement returns.
@@ -90,8 +90,9 @@ impl<'r> Execution<'r> {
             }
             #[cfg(feature = "postgres")]
             (RawConn::Postgres(conn), Arguments::Postgres(args)) => {
-                if let Naming::Unnamed { asks } = naming {
-                    return Self::PostgresUnnamed(conn, Box::new(Unnamed { sql, args, asks }));
+                if let Naming::Unnamed { asks, is_first } = naming {
+                    let unnamed = Unnamed { sql, args, asks, is_first };
+                    return Self::PostgresUnnamed(conn, Box::new(unnamed));
                 }
                 let query = sqlx::query_with(sql, args).persistent(persistent);
                 match returns {

@@ -33,6 +33,7 @@ pub(crate) mod raw;
 pub(crate) mod run;
 pub(crate) mod runtimes;
 pub(crate) mod schema_cache;
+pub(crate) mod sent_statements;
 pub(crate) mod source;
 mod spin;
 pub(crate) mod sql;

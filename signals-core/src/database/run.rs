@@ -141,8 +141,8 @@ impl<'c> Conn<'c> {
 
     /// Starts a statement. Call [`ensure_connected`](Self::ensure_connected) first, and pass the result to
     /// [`note_result`](Self::note_result).
-    pub(crate) fn start(&mut self, statement: Statement, returns: Returns) -> Execution<'_> {
-        let naming = self.naming();
+    pub(crate) fn start(&mut self, mut statement: Statement, returns: Returns) -> Execution<'_> {
+        let naming = self.naming_of(&mut statement);
         Execution::new(self.connected(), statement, returns, naming)
     }
 

@@ -6,6 +6,7 @@
 //! statement was prepared by another client. A transaction keeps both round trips on one server connection.
 
 use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::query::Query;
 use sqlx::{Executor, Postgres, SqlStr};
 
 use crate::database::backend::{Backend, Sink};
@@ -20,20 +21,53 @@ pub(crate) struct Unnamed {
     /// Whether to ask the server if a transaction is open, because the application has access to the connection and may have
     /// begun one with SQL, which sqlx does not count.
     pub(crate) asks: bool,
+    /// Whether sqlx may not know the types of the statement on this connection. It then asks the server for them, which forgets the
+    /// statement, and knows them at the second attempt.
+    pub(crate) is_first: bool,
 }
 
 /// Runs a statement in its own transaction, unless one is already open.
 pub(crate) async fn run(
     conn: &mut PgConnection,
-    Unnamed { sql, args, asks }: Unnamed,
+    Unnamed { sql, args, asks, is_first }: Unnamed,
     sink: Sink<'_>,
     answered: &mut bool,
 ) -> Result<u64, sqlx::Error> {
-    let query = sqlx::query_with(sql, args).persistent(false);
     let is_open = raw::depth::<Postgres>(conn) > 0 || (asks && is_in_transaction(conn).await?);
-    if is_open {
-        return drain::<Postgres>(conn.fetch_many(query), false, sink, answered).await;
+    let query = |args| sqlx::query_with(sql.clone(), args).persistent(false);
+    match (is_open, is_first) {
+        (true, false) => {
+            drain::<Postgres>(conn.fetch_many(query(args)), false, sink, answered).await
+        }
+        (true, true) => {
+            // An error would end the transaction of the caller.
+            Postgres::simple(conn, "SAVEPOINT _types").await?;
+            let first = query(args.clone());
+            let mut result = drain::<Postgres>(conn.fetch_many(first), false, sink, answered).await;
+            if result.as_ref().is_err_and(is_forgotten) {
+                Postgres::simple(conn, "ROLLBACK TO SAVEPOINT _types").await?;
+                let again = conn.fetch_many(query(args));
+                result = drain::<Postgres>(again, false, sink, answered).await;
+            }
+            let affected = result?;
+            Postgres::simple(conn, "RELEASE SAVEPOINT _types").await?;
+            Ok(affected)
+        }
+        (false, _) => match run_in_transaction(conn, query(args.clone()), sink, answered).await {
+            Err(error) if is_forgotten(&error) => {
+                run_in_transaction(conn, query(args), sink, answered).await
+            }
+            result => result,
+        },
     }
+}
+
+async fn run_in_transaction(
+    conn: &mut PgConnection,
+    query: Query<'_, Postgres, PgArguments>,
+    sink: Sink<'_>,
+    answered: &mut bool,
+) -> Result<u64, sqlx::Error> {
     raw::begin::<Postgres>(conn, TransactionOptions::default()).await?;
     let guard = RollbackGuard::<Postgres>::new(conn);
     // `answered` stays false until the commit, because before that the statement may be sent again.
@@ -49,6 +83,12 @@ pub(crate) async fn run(
     }
     guard.disarm();
     result
+}
+
+/// Whether the server has forgotten the statement before its execution.
+fn is_forgotten(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    code.as_deref() == Some("26000")
 }
 
 /// Whether a transaction is open. A failed transaction counts as open, so that the statement reports the failure.

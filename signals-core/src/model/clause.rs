@@ -14,6 +14,10 @@ const AFTER_TABLE: [&str; 12] = [
     "NOT", "WHERE",
 ];
 
+/// Keywords that an expression follows. A keyword of a clause cannot follow them, so such a word is the name of a column there: SQLite
+/// accepts `offset` as a name (<https://www.sqlite.org/lang_keywords.html>).
+const BEFORE_EXPRESSION: [&str; 6] = ["WHERE", "AND", "OR", "NOT", "ON", "BY"];
+
 /// Keywords that can follow the condition of a WHERE.
 const AFTER_CONDITION: [&str; 11] = [
     "GROUP", "HAVING", "WINDOW", "UNION", "INTERSECT", "EXCEPT", "ORDER", "LIMIT", "OFFSET",
@@ -22,7 +26,7 @@ const AFTER_CONDITION: [&str; 11] = [
 
 impl<'c> Clause<'c> {
     fn tokens(self) -> Peekable<Tokens<'c>> {
-        Tokens { text: self.0, depth: 0, nested: false }.peekable()
+        Tokens::of(self.0, false).peekable()
     }
 
     fn has_word(self, among: &[&str]) -> bool {
@@ -67,7 +71,7 @@ impl<'c> Clause<'c> {
 
     /// The text before the WHERE, the condition, and the text from the first keyword after it.
     pub(crate) fn parts(self) -> Parts<'c> {
-        let mut tokens = Tokens { text: self.0, depth: 0, nested: false };
+        let mut tokens = Tokens::of(self.0, false);
         let (mut condition, mut tail) = (None, self.0.len());
         while let Some(token) = tokens.next() {
             let end = self.0.len() - tokens.text.len();
@@ -124,7 +128,7 @@ impl<'c> Clause<'c> {
     }
 
     fn orders_by_window(self) -> bool {
-        let mut tokens = Tokens { text: self.parts().tail.0, depth: 0, nested: true };
+        let mut tokens = Tokens::of(self.parts().tail.0, true);
         tokens.any(|token| token.is_word(&["OVER"]))
     }
 }
@@ -141,7 +145,7 @@ pub(crate) struct Parts<'c> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Token<'c> {
     Word(&'c str),
-    /// A quoted identifier, with its quotes.
+    /// A quoted identifier, with its quotes, or a word that can only be a name.
     Quoted(&'c str),
     Other,
 }
@@ -165,6 +169,8 @@ struct Tokens<'c> {
     depth: usize,
     /// Whether tokens in parentheses are returned too.
     nested: bool,
+    /// Whether the last token was one of [`BEFORE_EXPRESSION`].
+    before_expression: bool,
 }
 
 impl<'c> Iterator for Tokens<'c> {
@@ -225,6 +231,14 @@ impl<'c> Iterator for Tokens<'c> {
                     Token::Other
                 }
             };
+            let is_name =
+                std::mem::replace(&mut self.before_expression, token.is_word(&BEFORE_EXPRESSION));
+            let token = match token {
+                Token::Word(word) if is_name && token.is_word(&AFTER_CONDITION) => {
+                    Token::Quoted(word)
+                }
+                token => token,
+            };
             let opened = usize::from(matches!(first, '(' | '['));
             if self.nested || self.depth == opened {
                 return Some(token);
@@ -234,6 +248,10 @@ impl<'c> Iterator for Tokens<'c> {
 }
 
 impl<'c> Tokens<'c> {
+    fn of(text: &'c str, nested: bool) -> Self {
+        Self { text, depth: 0, nested, before_expression: false }
+    }
+
     fn take(&mut self, end: usize) -> &'c str {
         let (taken, rest) = self.text.split_at(end);
         self.text = rest;
@@ -257,6 +275,7 @@ mod tests {
             r"WHERE a = E'\' LIMIT 1 '",
             "WHERE a[1] = ANY(ARRAY['ORDER BY', 'x'])",
             "WHERE t.limit > $1 AND t . order = 1.5",
+            "WHERE offset > 1 AND NOT offset = 5 OR (a) AND offset IS NULL",
         ] {
             assert!(Clause(clause).is_condition(), "{clause}");
         }
@@ -265,6 +284,7 @@ mod tests {
             "WHERE a ORDER BY id LIMIT 1",
             "WHERE a = 'x'limit 1",
             "WHERE a FOR UPDATE",
+            "WHERE offset > 1 OFFSET 1",
             "JOIN o ON true WHERE a",
             "AS t WHERE t.a",
             "WHERE a UNION SELECT 1",

@@ -167,7 +167,16 @@ impl Ddl {
             return String::new();
         };
         let parent = Self::new(self.kind, (parent.model)());
-        format!(" REFERENCES {} ({})", parent.model.statements.table, parent.names(&parent.keys()))
+        let (own, of_parent) = (self.model.statements, parent.model.statements);
+        let database = |schema: Option<&str>| schema.map(str::to_ascii_lowercase);
+        let same_database = database(own.schema()) == database(of_parent.schema());
+        let table = match self.kind {
+            DatabaseKind::Postgres => of_parent.table,
+            // A foreign key of SQLite refers to a table of its own database, and does not name it.
+            DatabaseKind::Sqlite if same_database => of_parent.short_table(),
+            DatabaseKind::Sqlite => return String::new(),
+        };
+        format!(" REFERENCES {table} ({})", parent.names(&parent.keys()))
     }
 
     /// A value that fills a column which cannot be NULL in existing rows.

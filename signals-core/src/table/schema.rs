@@ -1,5 +1,7 @@
 //! The description of a model's table that `#[derive(Model)]` generates: the columns, and the statements that never vary.
 
+use crate::database::backend::DatabaseKind;
+
 /// The table of a model, and its statements that never vary, as `#[derive(Model)]` generates them.
 ///
 /// The parameters of a statement are in the order of `ColumnGroup`: the columns that a write sets are `$1` and up, followed by
@@ -191,10 +193,24 @@ impl Schema {
         self.table.rsplit('.').next().unwrap_or(self.table)
     }
 
+    /// The quoted schema of the table; `None` if the model does not name it.
+    pub(crate) fn schema(&self) -> Option<&'static str> {
+        self.table.rsplit_once('.').map(|(schema, _)| schema)
+    }
+
     /// The name of a column with the name of its table. Where an expression can stand, SQLite reads the quoted name of a column that
     /// does not exist as a string, but not a qualified name (<https://www.sqlite.org/quirks.html#dblquote>).
     pub(crate) fn qualified(&self, column: usize) -> String {
         format!("{}.{}", self.short_table(), self.name(column))
+    }
+}
+
+/// The name under which a database stores the name of a column: PostgreSQL truncates it to 63 bytes
+/// (<https://www.postgresql.org/docs/current/sql-syntax-lexical.html#SQL-SYNTAX-IDENTIFIERS>).
+pub(crate) fn stored_name(kind: DatabaseKind, name: &str) -> &str {
+    match kind {
+        DatabaseKind::Postgres => &name[..name.floor_char_boundary(63)],
+        DatabaseKind::Sqlite => name,
     }
 }
 

@@ -13,6 +13,7 @@ use crate::table::schema::ColumnGroup;
 use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::write::bulk_update::{Update, update_in_postgres, update_in_sqlite};
 use crate::write::lookup::{numbered, numbers, select};
+use crate::write::read_back::{may_differ, read_back};
 use crate::write::single_text::take_row;
 use crate::write::{TakeAnswer, WriteOutcome, inspect, lookup, row_error};
 
@@ -163,9 +164,10 @@ async fn insert(conn: &mut Conn<'_>, rows: &mut dyn Rows, chunk: &Chunk) -> Resu
             false => Err(Error::NotStored { model: rows.model() }),
         };
     }
+    let is_assigned = !rows.has_key(chunk.rows.start);
     take_inserted(rows, chunk, &returned, &answer)?;
-    if lookup::may_be_outdated(conn, rows) {
-        lookup::read_computed(conn, rows, chunk).await?;
+    if may_differ(conn, rows, is_assigned) {
+        read_back(conn, rows, chunk.clone(), is_assigned).await?;
     }
     Ok(chunk.rows.clone().collect())
 }

@@ -13,9 +13,7 @@ use crate::table::schema::ColumnGroup;
 use crate::table::statement_spec::StatementKind;
 use crate::write::bulk::{self, BulkOp};
 use crate::write::bulk_update::{Unwritten, Update, settle};
-use crate::write::lookup::{
-    Look, conflicting, look, may_be_outdated, not_found, read_computed, stale, stored_by,
-};
+use crate::write::lookup::{Look, conflicting, look, not_found, stale, stored_by};
 use crate::write::single::{Single, saves_at_once};
 use crate::write::single_text::{EVERY, Text};
 use crate::write::{Stored, WriteKind, inspect};
@@ -38,21 +36,15 @@ pub(super) fn continue_store<'s>(
 ) -> BoxFuture<'s, Result<Option<Stored>>> {
     let mut save = ContinuedSave { conn, rows, before };
     Box::pin(async move {
-        let stored = match kind {
-            WriteKind::Save if save.rows.has_key(0) => save.save(None, tried).await?.into(),
-            WriteKind::Insert | WriteKind::Save => save.inserted_uncounted().await?.into(),
-            WriteKind::Upsert(on) => save.save(Some(on), false).await?.into(),
-            WriteKind::GetOrCreate(on) => save.insert_or_nothing(Some(on)).await?,
-            WriteKind::Update => save.update_until_stored(None, tried).await?.into(),
-            WriteKind::Fields(set) => save.update_until_stored(Some(set), tried).await?.into(),
+        match kind {
+            WriteKind::Save if save.rows.has_key(0) => save.save(None, tried).await.map(Some),
+            WriteKind::Insert | WriteKind::Save => save.inserted_uncounted().await.map(Some),
+            WriteKind::Upsert(on) => save.save(Some(on), false).await.map(Some),
+            WriteKind::GetOrCreate(on) => save.insert_or_nothing(Some(on)).await,
+            WriteKind::Update => save.update_until_stored(None, tried).await.map(Some),
+            WriteKind::Fields(set) => save.update_until_stored(Some(set), tried).await.map(Some),
             WriteKind::Delete => unreachable!("a delete stores no row"),
-        };
-        // An UPDATE that loads the previous state also reads the row afterwards.
-        let is_read = stored.is_none() || before && stored == Some(UPDATED);
-        if !is_read && may_be_outdated(save.conn, save.rows) {
-            read_computed(save.conn, save.rows, &Chunk::of_row(0)).await?;
         }
-        Ok(stored)
     })
 }
 

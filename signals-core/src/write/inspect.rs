@@ -8,7 +8,7 @@ use crate::database::conn::Conn;
 use crate::database::schema_cache::{Casts, Columns, TableFacts};
 use crate::error::{Error, Result, driver};
 use crate::table::rows::Rows;
-use crate::table::schema::{ColumnGroup, ColumnRole, Schema, split_schema};
+use crate::table::schema::{ColumnGroup, ColumnRole, Schema, split_schema, stored_name};
 use crate::write::WriteKind;
 use crate::write::facts::{begins_with_insert, returned};
 use crate::write::row_locks::{self, POSTGRES_ROW_LOCKS};
@@ -106,6 +106,7 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Resul
         readable,
         atomic: Some(atomic),
         plain: atomic,
+        may_skip_updates: atomic.then_some(false),
         counted,
         ..TableFacts::default()
     })
@@ -125,7 +126,8 @@ fn in_schema(sql: &str, schema: &str) -> AssertSqlSafe<String> {
 const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, name, \
      tbl_name, sql FROM sqlite_temp_schema), unsafe AS MATERIALIZED (SELECT tbl_name FROM schemas WHERE type = 'trigger' OR sql LIKE \
      '%CONFLICT%') SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
-     pragma_index_list($1, $2) AS i WHERE i.origin = 'pk'), NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
+     pragma_index_list($1, $2) AS i WHERE i.origin = 'pk') AND NOT EXISTS (SELECT 1 FROM schemas WHERE name = $1 COLLATE NOCASE AND \
+     sql LIKE 'CREATE VIRTUAL%'), NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
      NOT (EXISTS (SELECT 1 FROM unsafe) AND EXISTS (SELECT 1 FROM schemas AS s, pragma_foreign_key_list(s.name, $2) AS f WHERE \
      s.type = 'table' AND f.\"table\" = $1 COLLATE NOCASE AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN \
      ('NO ACTION', 'RESTRICT')))), NOT EXISTS (SELECT 1 FROM schemas WHERE type = 'view' AND name = $1 COLLATE NOCASE) FROM \
@@ -160,7 +162,7 @@ async fn in_postgres(
     let not_null = found.bytes(3)?.unwrap_or_default();
     let can_be_null = |i: usize| {
         let column = &model.columns[i];
-        let name = rows.columns()[i].as_bytes();
+        let name = stored_name(DatabaseKind::Postgres, rows.columns()[i]).as_bytes();
         let is_declared = not_null.split(|byte| *byte == 1).any(|not_null| not_null == name);
         !column.optional && column.role != ColumnRole::GeneratedKey && !is_declared
     };
@@ -323,6 +325,22 @@ fn look_up_counted<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<
 const SQLITE_COUNTS: &str = "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') \
      AND type = 'view')";
 
+/// Whether a row of SQLite without a key has got the key -1 because the table is a virtual one, whose rows have no key yet when
+/// RETURNING is computed (<https://www.sqlite.org/lang_returning.html#limitations_and_caveats>).
+///
+/// # Errors
+///
+/// Returns an error if the database refuses the query.
+pub(crate) async fn is_virtual(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
+    let (schema, name) = split_schema(rows.table());
+    let query = conn.query(SQLITE_VIRTUAL).bind(name).bind(schema);
+    let (is_virtual,): (bool,) = query.fetch_one().await?;
+    Ok(is_virtual)
+}
+
+const SQLITE_VIRTUAL: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') AND \
+     type = 'virtual')";
+
 /// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if the columns have no
 /// unique index, or a deferrable one.
 ///
@@ -380,7 +398,7 @@ fn arbiter_names(kind: DatabaseKind, rows: &dyn Rows, on: &[usize]) -> String {
     let name = |column: &usize| match (kind, rows.columns()[*column]) {
         // The case of ASCII letters does not matter in names.
         (DatabaseKind::Sqlite, name) => name.to_ascii_lowercase(),
-        (DatabaseKind::Postgres, name) => name.to_owned(),
+        (DatabaseKind::Postgres, name) => stored_name(kind, name).to_owned(),
     };
     let mut names: Vec<_> = on.iter().map(name).collect();
     names.sort_unstable();
@@ -420,7 +438,8 @@ fn look_up_casts<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s
         let query = conn.query(POSTGRES_TEXT_TYPES).bind(rows.schema().table);
         let found: Vec<(String, Option<String>)> = query.fetch_all().await?;
         let cast = |(name, ty): &(String, Option<String>)| {
-            let column = rows.columns().iter().position(|column| *column == name)?;
+            let is_named = |column: &&str| stored_name(DatabaseKind::Postgres, column) == name;
+            let column = rows.columns().iter().position(is_named)?;
             Some((column, ty.as_deref()?.into()))
         };
         let casts: Vec<_> = found.iter().filter_map(cast).collect();

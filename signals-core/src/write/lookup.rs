@@ -15,7 +15,7 @@ use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::transaction::Transaction;
 use crate::write::bulk::{all, compare_as_columns, statement};
 use crate::write::inspect;
-use crate::write::single_text::{Text, take_row};
+use crate::write::single_text::Text;
 
 /// What is stored under the key of a row that a statement has not found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,35 +187,6 @@ pub(crate) async fn kept_by_trigger(
         stale = other.min_by_key(|row| rows.slice_index(*row));
     }
     Ok((kept, stale))
-}
-
-/// Whether the columns that a statement has returned may be outdated: SQLite returns a row as it is before the `AFTER` triggers run
-/// (<https://www.sqlite.org/lang_returning.html#processing_order>), and only they can compute a column of a row.
-pub(super) fn may_be_outdated(conn: &mut Conn<'_>, rows: &dyn Rows) -> bool {
-    conn.kind() == DatabaseKind::Sqlite
-        && rows.schema().has(ColumnGroup::Computed)
-        && !conn.facts().keeps_no_row(rows)
-}
-
-/// Reads the columns of a chunk that the database computes, if the table has triggers. Boxed, because this is rare.
-pub(super) fn read_computed<'r>(
-    conn: &'r mut Conn<'_>,
-    rows: &'r mut dyn Rows,
-    chunk: &'r Chunk,
-) -> BoxFuture<'r, Result<()>> {
-    Box::pin(async move {
-        if inspect::stores_every_row(conn, rows).await? {
-            return Ok(());
-        }
-        let model = rows.schema();
-        let columns: Vec<_> = model.group(ColumnGroup::Computed).collect();
-        let on = model.group(ColumnGroup::Key).collect();
-        let spec = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
-        for (row, from) in select(conn, rows, chunk, &spec, &columns).await? {
-            take_row(rows, row, columns.iter().copied(), &from, 1)?;
-        }
-        Ok(())
-    })
 }
 
 /// Whether a row is stored, with any version.

@@ -17,12 +17,14 @@ pub(crate) mod net_change;
 pub(crate) mod notify;
 pub(crate) mod own_transaction;
 pub(crate) mod perform;
+pub(crate) mod read_back;
 pub(crate) mod restore;
 pub(crate) mod row_locks;
 pub(crate) mod save;
 pub(crate) mod single;
 pub(crate) mod single_text;
 pub(crate) mod span;
+pub(crate) mod version_end;
 pub(crate) mod with_deliveries;
 
 use std::borrow::Cow;

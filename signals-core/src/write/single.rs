@@ -14,8 +14,10 @@ use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, Schema};
 use crate::table::statement_spec::StatementKind;
 use crate::write::continued_save::continue_store;
-use crate::write::lookup::{may_be_outdated, not_found, read_computed};
+use crate::write::lookup::not_found;
+use crate::write::read_back::{may_differ, read_back};
 use crate::write::single_text::{EVERY, Text};
+use crate::write::version_end::{may_end, refuse_last_version};
 use crate::write::{Stored, TakeAnswer, WriteKind, WriteOutcome};
 
 /// Stores the single row in `rows`, and sets the values that the database generates or computes. If
@@ -34,6 +36,10 @@ pub(crate) fn store(
         if !rows.has_key(0) && kind.is_update() {
             return Err(not_found(rows, 0));
         }
+        let is_assigned = !rows.has_key(0);
+        if may_end(conn.kind(), rows) {
+            refuse_last_version(conn, rows).await?;
+        }
         let first = Single::of(rows, kind, conn.kind()).filter(|first| match first {
             Single::Insert(_) => true,
             Single::Update(_) => !before,
@@ -47,15 +53,17 @@ pub(crate) fn store(
             }
         });
         let tried = first.is_some();
-        if let Some(first) = &first
-            && let Some(saved) = first.run(conn, rows).await?
-        {
-            if may_be_outdated(conn, rows) {
-                read_computed(conn, rows, &Chunk::of_row(0)).await?;
-            }
-            return Ok(Some(saved));
+        let mut saved = None;
+        if let Some(first) = &first {
+            saved = first.run(conn, rows).await?;
         }
-        continue_store(conn, rows, kind, before, tried).await
+        if saved.is_none() {
+            saved = continue_store(conn, rows, kind, before, tried).await?;
+        }
+        if saved.is_some() && may_differ(conn, rows, is_assigned) {
+            read_back(conn, rows, Chunk::of_row(0), is_assigned).await?;
+        }
+        Ok(saved)
     }
 }
 

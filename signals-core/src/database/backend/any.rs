@@ -90,17 +90,28 @@ impl Statement {
         Self { sql, args, persistent: true, is_single: true }
     }
 
-    /// A copy for a second attempt, if the statement stays prepared on a Postgres connection, which may reject it as outdated.
+    /// A copy for a second attempt on a PostgreSQL connection, which may reject a prepared statement as outdated.
     pub(crate) fn again(&self) -> Option<Self> {
         match &self.args {
             #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) if self.persistent => Some(Self {
+            Arguments::Postgres(args) => Some(Self {
                 sql: self.sql.clone(),
                 args: Arguments::Postgres(args.clone()),
-                persistent: true,
+                persistent: self.persistent,
                 is_single: self.is_single,
             }),
-            _ => None,
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(_) => None,
+        }
+    }
+
+    /// Whether the statement has no name on a PostgreSQL connection, although others have.
+    pub(crate) fn may_lose_its_name(&self) -> bool {
+        match &self.args {
+            #[cfg(feature = "postgres")]
+            Arguments::Postgres(_) => !self.persistent,
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(_) => false,
         }
     }
 

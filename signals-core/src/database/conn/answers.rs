@@ -6,10 +6,12 @@ use sqlx::Postgres;
 
 #[cfg(feature = "postgres")]
 use crate::database::backend::Backend;
+use crate::database::backend::Statement;
 use crate::database::conn::{Conn, UsuallyReady};
 use crate::database::execution::Naming;
 use crate::database::lease::{AnyLease, InFlight};
 use crate::database::raw::{MaybePooled, RawConn};
+use crate::database::sent_statements::may_have_unknown_types;
 use crate::error::driver::{is_answered, is_outdated};
 use crate::error::{Error, Reason, Result};
 use crate::task::chain;
@@ -28,7 +30,26 @@ impl Conn<'_> {
                 Naming::Named
             }
             #[cfg(feature = "postgres")]
-            MaybePooled::Postgres(_) => Naming::Unnamed { asks: true },
+            MaybePooled::Postgres(_) => Naming::Unnamed { asks: true, is_first: true },
+        }
+    }
+
+    /// How a statement is prepared on the connection. What was sent on a borrowed connection is unknown, so each statement that may return
+    /// values of unknown types gets a name, if statements have names.
+    pub(crate) fn naming_of(&mut self, statement: &mut Statement) -> Naming {
+        if let Some(lease) = self.lease_mut() {
+            return lease.state_mut().naming_of(statement);
+        }
+        let naming = self.naming();
+        let may_have_unknown_types = may_have_unknown_types(statement.sql.as_str());
+        match naming {
+            Naming::Named => {
+                statement.persistent |= statement.may_lose_its_name() && may_have_unknown_types;
+                Naming::Named
+            }
+            Naming::Unnamed { asks, .. } => {
+                Naming::Unnamed { asks, is_first: may_have_unknown_types }
+            }
         }
     }
 

@@ -17,12 +17,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use crate::database::backend::{Backend, DatabaseKind, on};
+use crate::database::backend::{Backend, DatabaseKind, Statement, on};
 use crate::database::execution::Naming;
 use crate::database::group::Group;
 use crate::database::pool::{NO_EPOCH, WarmPool};
 use crate::database::raw::RawConn;
 use crate::database::runtimes::{self, in_runtime};
+use crate::database::sent_statements::SentStatements;
 use crate::database::waiter::Place;
 use crate::database::write_queue::Turn;
 use crate::error::driver::is_answered;
@@ -75,6 +76,7 @@ pub(crate) struct LeaseState {
     opened_in: Option<runtime::Id>,
     /// Whether statements stay prepared on the connection.
     keeps_statements: bool,
+    sent: SentStatements,
     /// Whether the connection is closed if the end of an interrupted statement takes long.
     has_limit: bool,
     /// The epoch of the pool in which the connection's statements were prepared; `None` if one of them was refused as outdated.
@@ -174,7 +176,22 @@ impl LeaseState {
     pub(crate) fn naming(&self) -> Naming {
         match self.keeps_statements {
             true => Naming::Named,
-            false => Naming::Unnamed { asks: self.used_raw },
+            false => Naming::Unnamed { asks: self.used_raw, is_first: true },
+        }
+    }
+
+    /// How a statement is prepared on the connection. The first one of its form gets a name, if statements have names.
+    pub(crate) fn naming_of(&mut self, statement: &mut Statement) -> Naming {
+        match self.naming() {
+            Naming::Named => {
+                if statement.may_lose_its_name() {
+                    statement.persistent = self.sent.is_first(statement.sql.as_str());
+                }
+                Naming::Named
+            }
+            Naming::Unnamed { asks, .. } => {
+                Naming::Unnamed { asks, is_first: self.sent.is_first(statement.sql.as_str()) }
+            }
         }
     }
 }
@@ -208,6 +225,7 @@ impl<DB: Backend> Lease<DB> {
             runtime: Handle::try_current().ok(),
             opened_in,
             keeps_statements,
+            sent: SentStatements::default(),
             has_limit: false,
             epoch: Some(NO_EPOCH),
             turn: None,

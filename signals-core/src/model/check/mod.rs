@@ -126,7 +126,7 @@ async fn table(conn: &mut Conn<'_>, described: ModelInfo, ask: Ask) -> Result<Ve
         of_column(&of, &ddl, ask, &table, (index, reads_null), &mut findings);
     }
     of_rest(&of, &ddl, &table, &mut findings);
-    if table.is_view {
+    if table.is_view || table.is_virtual(ddl.kind) {
         findings.iter_mut().for_each(|finding| finding.fix = Fix::None);
     }
     Ok(with_fixes(findings, &ddl, &table))
@@ -187,7 +187,7 @@ fn of_column(
         );
         findings.push(Finding::new(text, Fix::alter(ddl, Some(ddl.drop_not_null(index)))));
     }
-    if found.nullable && !is_key && !reads_null {
+    if found.nullable && !is_key && !reads_null && !table.is_virtual(ddl.kind) {
         let text = format!("{of}: the column `{column}` can be NULL, and the field is no `Option`");
         let fill = ddl.fill(index).filter(|_| ddl.kind == DatabaseKind::Sqlite && !table.is_view);
         let replaced = fill.map(|fill| format!(" (the SQL replaces NULL by {fill})"));
@@ -195,7 +195,13 @@ fn of_column(
         let fix = Fix::alter(ddl, Some(ddl.set_not_null(index)));
         findings.push(Finding { text, fix, filled: Some(index) });
     }
-    if spec.role == ColumnRole::GeneratedKey && !found.optional && !table.is_view {
+    if spec.role == ColumnRole::GeneratedKey && table.is_virtual(ddl.kind) {
+        let text = format!(
+            "{of}: SQLite does not return the key of a new row of a virtual table, so the program has to assign `{column}`: make the \
+             field no `Option`"
+        );
+        findings.push(Finding::new(text, Fix::None));
+    } else if spec.role == ColumnRole::GeneratedKey && !found.optional && !table.is_view {
         findings.push(Finding::new(
             unassigned_key(of, found, ddl.kind),
             Fix::alter(ddl, ddl.assign_key(index)),
@@ -298,7 +304,7 @@ fn missing_index(
     columns: &[usize],
     asked: &str,
 ) -> Option<Finding> {
-    if table.is_view {
+    if table.is_view || table.is_external {
         return None;
     }
     let (names, indexes) = indexes_of(ddl, table, columns);

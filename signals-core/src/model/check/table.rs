@@ -10,12 +10,14 @@ use crate::database::raw::RawConn;
 use crate::error::Result;
 use crate::model::ddl::identifier;
 use crate::signal::relation::ModelInfo;
-use crate::table::schema::split_schema;
+use crate::table::schema::{split_schema, stored_name};
 
 /// A table as the database describes it.
 #[derive(Default)]
 pub(super) struct Table {
     pub(super) is_view: bool,
+    /// A virtual table of SQLite, or a foreign table of PostgreSQL, which has neither keys nor indexes.
+    pub(super) is_external: bool,
     pub(super) columns: Vec<Column>,
     pub(super) unique: Vec<Index>,
     /// SQLite: if it checks foreign keys, they are compared with their parents. PostgreSQL accepts only valid ones.
@@ -27,10 +29,15 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// SQLite: writes the names of the columns as the model does, because SQLite does not distinguish the case of ASCII letters.
-    fn spell_as(&mut self, columns: &[&str]) {
+    /// Writes the names of the columns as the model does: SQLite does not distinguish the case of ASCII letters, and PostgreSQL truncates
+    /// long names.
+    fn spell_as(&mut self, columns: &[&str], kind: DatabaseKind) {
+        let is_same = |column: &str, name: &str| match kind {
+            DatabaseKind::Sqlite => column.eq_ignore_ascii_case(name),
+            DatabaseKind::Postgres => stored_name(kind, column) == name,
+        };
         let spell = |name: &mut String| {
-            if let Some(column) = columns.iter().find(|column| column.eq_ignore_ascii_case(name)) {
+            if let Some(column) = columns.iter().find(|column| is_same(column, name)) {
                 *name = (*column).to_owned();
             }
         };
@@ -41,7 +48,30 @@ impl Table {
         }
         self.foreign_keys.iter_mut().flat_map(|key| &mut key.columns).for_each(spell);
     }
+
+    /// Whether it is a virtual table of SQLite, which decides itself what its columns contain.
+    pub(super) fn is_virtual(&self, kind: DatabaseKind) -> bool {
+        self.is_external && kind == DatabaseKind::Sqlite
+    }
+
+    /// SQLite: adds the rowid as a column, if the model has it.
+    fn add_rowid(&mut self, columns: &[&str]) {
+        let is_rowid = |name: &&&str| ROWID.iter().any(|rowid| rowid.eq_ignore_ascii_case(name));
+        for name in columns.iter().filter(is_rowid) {
+            if self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)) {
+                continue;
+            }
+            let row = ((*name).to_owned(), false, true, false, false, "INTEGER".to_owned(), None);
+            let index = (String::new(), (*name).to_owned(), false, true);
+            let rowid = described(self.is_view, vec![row], vec![index]);
+            self.columns.extend(rowid.columns);
+            self.unique.extend(rowid.unique);
+        }
+    }
 }
+
+/// The names of the rowid, unless a column has this name (<https://www.sqlite.org/lang_createtable.html#rowid>).
+const ROWID: [&str; 3] = ["rowid", "_rowid_", "oid"];
 
 /// A foreign key of SQLite.
 pub(super) struct ForeignKey {
@@ -97,13 +127,11 @@ pub(super) struct Column {
 pub(super) async fn read(conn: &mut Conn<'_>, model: &ModelInfo) -> Result<Option<Table>> {
     let quoted = model.statements.table;
     let table = match conn.kind() {
-        DatabaseKind::Sqlite => read_sqlite(conn, model.table).await?,
+        DatabaseKind::Sqlite => read_sqlite(conn, model.table, model.columns).await?,
         DatabaseKind::Postgres => read_postgres(conn, quoted).await?,
     };
     let Some(mut table) = table else { return Ok(None) };
-    if conn.kind() == DatabaseKind::Sqlite {
-        table.spell_as(model.columns);
-    }
+    table.spell_as(model.columns, conn.kind());
     let names = table.columns.iter().map(|c| identifier(&c.name));
     let select = format!("SELECT {} FROM {quoted}", names.collect::<Vec<_>>().join(", "));
     let types = types(conn, select).await?;
@@ -192,21 +220,28 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
     conn.note_result(types).await
 }
 
-async fn read_sqlite(conn: &mut Conn<'_>, name: &str) -> Result<Option<Table>> {
+async fn read_sqlite(conn: &mut Conn<'_>, name: &str, columns: &[&str]) -> Result<Option<Table>> {
     let (schema, name) = split_schema(name);
+    // A temporary table hides one of the database itself.
+    let sql = "SELECT schema, type, NOT wr AND type IN ('table', 'virtual') FROM pragma_table_list($1) WHERE schema = $2 COLLATE NOCASE OR ($2 = 'main' AND \
+               schema = 'temp') ORDER BY schema <> 'temp'";
+    let listed = conn.query(sql).bind(name).bind(schema).fetch_optional().await?;
+    let Some((schema, ty, has_rowid)): Option<(String, String, bool)> = listed else {
+        return Ok(None);
+    };
+    let (schema, is_view) = (&*schema, ty == "view");
     // An alias of the rowid is never NULL and gets a value if it is omitted, although SQLite does not report this. It is a key
     // of type INTEGER without an index, in a table that has rowids.
     let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, coalesce(upper(x.dflt_value), 'NULL') <> 'NULL' OR x.hidden > 1 OR \
                (x.pk > 0 AND upper(x.type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list($1, $2) AS i WHERE i.origin = 'pk')), \
                x.hidden > 1, false, x.type, nullif(x.dflt_value, 'NULL') FROM pragma_table_xinfo($1, $2) AS x WHERE x.hidden <> 1 ORDER BY x.cid";
     let rows: Vec<DescribedColumn> = conn.query(sql).bind(name).bind(schema).fetch_all().await?;
-    if rows.is_empty() {
-        return Ok(None);
-    }
-    let sql = "SELECT count(*) > 0 FROM pragma_table_list($1) WHERE schema = $2 AND type = 'view'";
-    let (is_view,) = conn.query(sql).bind(name).bind(schema).fetch_one().await?;
     let mut table = described(is_view, rows, unique_indexes(conn, name, schema).await?);
+    table.is_external = ty == "virtual";
     table.foreign_keys = foreign_keys(conn, name, schema).await?;
+    if has_rowid {
+        table.add_rowid(columns);
+    }
     let in_schema = identifier(schema);
     let sql = format!(
         "SELECT sql, type = 'table' FROM {in_schema}.sqlite_schema WHERE tbl_name = $1 COLLATE NOCASE AND sql IS NOT NULL ORDER BY rowid"
@@ -301,25 +336,27 @@ fn lost(create: &str) -> Vec<&'static str> {
 }
 
 async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {
-    // A domain, or the domain that it is based on, can also declare NOT NULL or a default.
+    // A domain, or the domain that it is based on, can also declare NOT NULL or a default. A trigger before the INSERT can set any column.
     let sql = "WITH RECURSIVE domains AS (SELECT attnum, typnotnull, typdefault, typbasetype FROM pg_attribute JOIN pg_type AS t ON \
                t.oid = atttypid WHERE attrelid = to_regclass($1) AND typtype = 'd' UNION ALL SELECT attnum, t.typnotnull, \
                t.typdefault, t.typbasetype FROM domains AS d JOIN pg_type AS t ON t.oid = d.typbasetype WHERE t.typtype = 'd') SELECT \
                attname::text, NOT (attnotnull OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typnotnull)), \
                atthasdef OR attidentity <> '' OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typdefault IS NOT \
-               NULL), attgenerated <> '', attidentity = 'a', ''::text, NULL::text FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
+               NULL) OR EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = attrelid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 7 = 7), \
+               attgenerated <> '', attidentity = 'a', ''::text, NULL::text FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
     let rows: Vec<DescribedColumn> = conn.query(sql).bind(quoted).fetch_all().await?;
     if rows.is_empty() {
         return Ok(None);
     }
-    let sql = "SELECT relkind IN ('v', 'm') FROM pg_class WHERE oid = to_regclass($1)";
-    let (is_view,) = conn.query(sql).bind(quoted).fetch_one().await?;
+    let sql =
+        "SELECT relkind IN ('v', 'm'), relkind = 'f' FROM pg_class WHERE oid = to_regclass($1)";
+    let (is_view, is_external) = conn.query(sql).bind(quoted).fetch_one().await?;
     // INCLUDE columns follow the key columns of the index, so only the first `indnkeyatts` columns count.
     let sql = "SELECT quote_ident(relname), attname::text, NOT indimmediate, indisvalid AND indisready FROM pg_index JOIN pg_class ON \
                pg_class.oid = indexrelid JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1]) WHERE indrelid = to_regclass($1) AND \
                indisunique AND NOT indisexclusion AND indpred IS NULL AND indexprs IS NULL ORDER BY 1, 2";
     let indexes = conn.query(sql).bind(quoted).fetch_all().await?;
-    Ok(Some(described(is_view, rows, indexes)))
+    Ok(Some(Table { is_external, ..described(is_view, rows, indexes) }))
 }
 
 /// The name of a column, whether it can be NULL, whether an INSERT can omit it, whether it is computed, whether it is an identity that

@@ -1,0 +1,63 @@
+//! SQLite: what the RETURNING of a statement does not show, because it is set after the row
+//! (<https://www.sqlite.org/lang_returning.html#limitations_and_caveats>).
+
+use futures_util::future::BoxFuture;
+
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::error::{Error, Result};
+use crate::table::chunk::Chunk;
+use crate::table::rows::Rows;
+use crate::table::schema::ColumnGroup;
+use crate::table::statement_spec::{StatementKind, StatementSpec};
+use crate::write::inspect;
+use crate::write::lookup::select;
+use crate::write::single_text::take_row;
+
+/// The key that RETURNING has for each new row of a virtual table.
+const NO_KEY: i64 = -1;
+
+/// Whether the stored rows may differ from what the statement has returned. `is_assigned`: whether it has assigned their keys.
+pub(super) fn may_differ(conn: &mut Conn<'_>, rows: &dyn Rows, is_assigned: bool) -> bool {
+    if conn.kind() != DatabaseKind::Sqlite {
+        return false;
+    }
+    let computes = rows.schema().has(ColumnGroup::Computed);
+    computes && conn.facts().may_skip_updates(rows) != Some(false)
+        || is_assigned && (0..rows.len()).any(|row| rows.integer_key(row) == Some(NO_KEY))
+}
+
+/// Reads the columns that the database computes, if triggers of the table may have set them.
+///
+/// # Errors
+///
+/// Returns an error if the table is a virtual one that has assigned the keys, which are unknown.
+pub(super) fn read_back<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s mut dyn Rows,
+    chunk: Chunk,
+    is_assigned: bool,
+) -> BoxFuture<'s, Result<()>> {
+    Box::pin(async move {
+        let has_no_key = |row: &usize| is_assigned && rows.integer_key(*row) == Some(NO_KEY);
+        if chunk.rows.clone().any(|row| has_no_key(&row)) && inspect::is_virtual(conn, rows).await?
+        {
+            chunk.rows.for_each(|row| rows.clear_key(row));
+            return Err(Error::other(format!(
+                "SQLite does not return the key of a new row of a virtual table, so the program has to assign the key of `{}`",
+                rows.model()
+            )));
+        }
+        let model = rows.schema();
+        let computed: Vec<_> = model.group(ColumnGroup::Computed).collect();
+        if computed.is_empty() || !inspect::may_skip_updates(conn, rows).await? {
+            return Ok(());
+        }
+        let on = model.group(ColumnGroup::Key).collect();
+        let spec = StatementSpec::new(StatementKind::Select, chunk.input, Vec::new(), on);
+        for (row, from) in select(conn, rows, &chunk, &spec, &computed).await? {
+            take_row(rows, row, computed.iter().copied(), &from, 1)?;
+        }
+        Ok(())
+    })
+}
