@@ -142,6 +142,32 @@ mod every_type_has_json {
     }
 }
 
+/// Receivers with parameters that a `cfg` removes or keeps.
+mod conditional {
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "conditional")]
+    pub(super) struct Conditional {
+        pub(super) id: Option<i64>,
+        pub(super) n: i64,
+    }
+
+    #[receiver(pre_save, sender = Conditional)]
+    pub(super) fn without(save: PreSave<'_, Conditional>, #[cfg(any())] _: State<String>) {
+        save.instance.n += 1;
+    }
+
+    #[receiver(pre_save, sender = Conditional)]
+    pub(super) fn with(
+        save: PreSave<'_, Conditional>,
+        #[cfg(any())] _: State<String>,
+        #[cfg(all())] State(more): State<i64>,
+    ) {
+        save.instance.n += more;
+    }
+}
+
 /// Receivers whose parameters have lifetimes of their own, with the names that an expansion could use.
 #[allow(clippy::type_complexity)]
 mod higher_ranked {
@@ -574,6 +600,17 @@ on_every_database! {
         let mut priced = private_type::Priced::new(3);
         priced.save(&db).await.unwrap();
         assert_eq!(priced.cents(), 300);
+    }
+
+    async fn a_parameter_of_a_receiver_can_have_a_cfg(db: Db) {
+        use conditional::{Conditional, with, without};
+
+        registry().require::<with>().unwrap();
+        registry().require::<without>().unwrap();
+        common::table(&db, "conditional", "n BIGINT NOT NULL").await;
+        let mut row = Conditional { id: None, n: 0 };
+        row.save(&db.with(10_i64)).await.unwrap();
+        assert_eq!(row.n, 11);
     }
 
     async fn a_model_is_no_json_because_of_a_trait_of_every_type(db: Db) {
