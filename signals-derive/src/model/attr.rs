@@ -93,7 +93,7 @@ impl StructAttrs {
         let mut read = Self::default();
         each_option("model", attrs, mistakes, |name, input, mistakes| {
             match name.to_string().as_str() {
-                "table" => read.table.set(name, string(name, input)?, mistakes),
+                "table" => read.table.set(name, table(name, input)?, mistakes),
                 "rename_all" => {
                     let case = Case::read(&string(name, input)?)?;
                     read.rename_all.set(name, case, mistakes);
@@ -106,6 +106,16 @@ impl StructAttrs {
         });
         read
     }
+}
+
+/// The name of a table, which may have a schema.
+fn table(name: &Ident, input: ParseStream<'_>) -> syn::Result<LitStr> {
+    let text = string(name, input)?;
+    if text.value().split('.').any(str::is_empty) {
+        let form = "expected a table, as `table = \"users\"` or `table = \"shop.users\"`";
+        return Err(syn::Error::new(text.span(), form));
+    }
+    Ok(text)
 }
 
 impl FieldAttrs {
