@@ -6,7 +6,7 @@ use quote::{ToTokens, format_ident};
 use syn::spanned::Spanned;
 use syn::{Error, Ident, Path, PathSegment, Result, Type};
 
-use super::attr::{Args, Options};
+use super::attr::{Args, Options, SIGNALS};
 use super::function::{Function, check_function, check_generics, check_parameters};
 use crate::options::{Mistakes, each_once, readable, ungrouped};
 
@@ -203,10 +203,6 @@ fn check_signal(signal: &Path, function: &Function, mistakes: &mut Mistakes) {
 
 /// Checks that the first parameter is not a reference, which is no event of these signals.
 fn check_event(signal: &Path, options: &Options, function: &Function, mistakes: &mut Mistakes) {
-    const SIGNALS: [&str; 7] = [
-        "pre_save", "post_save", "pre_delete", "post_delete", "post_save_batch",
-        "post_delete_batch", "post_load",
-    ];
     let Some(signal) = signal.segments.last().map(|last| last.ident.to_string()) else { return };
     if let (true, Some(first @ Type::Reference(_))) =
         (SIGNALS.contains(&&*signal), function.event())

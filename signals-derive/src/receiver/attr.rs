@@ -36,12 +36,22 @@ const KNOWN: &[&str] = &[
     "sender", "on_commit", "on_rollback", "durable", "once_per_transaction", "created", "updated",
     "changed", "order", "after", "robust", "uid", "crate",
 ];
+/// The signals of a model.
+pub(crate) const SIGNALS: [&str; 7] = [
+    "pre_save", "post_save", "pre_delete", "post_delete", "post_save_batch", "post_delete_batch",
+    "post_load",
+];
+const ONE_SIGNAL: &str =
+    "a receiver has one signal: declare a receiver for each, and call one function from both";
 const FORM: &str = "expected a signal, as `#[receiver(post_save, sender = User)]`";
 
 impl Parse for Args {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         if input.is_empty() {
             return Err(input.error(FORM));
+        }
+        if input.peek(token::Bracket) {
+            return Err(Error::new(input.span(), ONE_SIGNAL));
         }
         let signal: Path =
             input.call(Path::parse_mod_style).map_err(|e| Error::new(e.span(), FORM))?;
@@ -110,6 +120,9 @@ impl Options {
             "robust" => self.robust.set(name, (), mistakes),
             "uid" => self.uid.set(name, string(name, input)?, mistakes),
             "crate" => self.krate.set(name, path(name, input)?, mistakes),
+            signal if SIGNALS.contains(&signal) => {
+                return Err(Error::new(name.span(), ONE_SIGNAL));
+            }
             option if KNOWN.contains(&&*option.to_lowercase()) => return Err(unknown(name, KNOWN)),
             model if model.starts_with(char::is_uppercase) || input.peek(Token![::]) => {
                 let rest = rest_of_path(input)?;
