@@ -100,7 +100,11 @@ impl StructAttrs {
                 }
                 "publish" => read.publish.set(name, subject(name, input)?, mistakes),
                 "crate" => read.krate.set(name, path(name, input)?, mistakes),
-                _ => return Err(unknown(name, &["table", "rename_all", "publish", "crate"])),
+                option if FIELD_OPTIONS.contains(&option) => {
+                    let message = format!("`{name}` is an option of a field: put it on the field");
+                    return Err(syn::Error::new(name.span(), message));
+                }
+                _ => return Err(unknown(name, STRUCT_OPTIONS)),
             }
             Ok(())
         });
@@ -140,6 +144,11 @@ impl FieldAttrs {
                     let what = value(name, ON_DELETE, input)?;
                     read.on_delete.set(name, what, mistakes);
                 }
+                option if STRUCT_OPTIONS.contains(&option) => {
+                    let message =
+                        format!("`{name}` is an option of the struct: put it on the struct");
+                    return Err(syn::Error::new(name.span(), message));
+                }
                 _ => return Err(unknown(name, FIELD_OPTIONS)),
             }
             Ok(())
@@ -163,6 +172,7 @@ impl FieldAttrs {
     }
 }
 
+const STRUCT_OPTIONS: &[&str] = &["table", "rename_all", "publish", "crate"];
 const FIELD_OPTIONS: &[&str] = &[
     "primary_key", "column", "skip", "json", "generated", "auto_now_add", "auto_now", "version",
     "unique", "belongs_to", "on_delete",
