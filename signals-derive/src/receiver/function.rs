@@ -58,7 +58,12 @@ impl Function {
 
     /// Whether the receiver can fail only by a panic: it returns nothing, and takes no parameter that may be unavailable.
     pub(crate) fn is_infallible(&self) -> bool {
-        let nothing = matches!(self.sig.output, ReturnType::Default);
+        let nothing = match &self.sig.output {
+            ReturnType::Default => true,
+            ReturnType::Type(_, ty) => {
+                matches!(ungrouped(ty), Type::Tuple(tuple) if tuple.elems.is_empty())
+            }
+        };
         self.sig.asyncness.is_none() && nothing && self.parameters().next().is_none()
     }
 
