@@ -455,3 +455,25 @@ fn a_receiver_of_a_signal_is_printed_without_a_sender() {
     let receiver = registry().get::<answer>();
     assert!(receiver.to_string().starts_with("Rung: receivers::"), "{receiver}");
 }
+
+#[test]
+fn the_description_of_a_receiver_is_the_first_line_of_its_comment() {
+    #[derive(Signal)]
+    struct Tolled;
+
+    /// In a line.
+    ///
+    /// More.
+    #[receiver(Tolled)]
+    fn line(_: &Tolled) {}
+
+    /**
+     * In a block.
+     * More.
+     */
+    #[receiver(Tolled)]
+    fn block(_: &Tolled) {}
+
+    let docs = [registry().get::<line>().doc(), registry().get::<block>().doc()];
+    assert_eq!(docs, ["In a line.", "In a block."]);
+}

@@ -76,7 +76,13 @@ impl Function {
             },
             _ => None,
         });
-        docs.map(|line| line.trim().to_owned()).find(|line| !line.is_empty()).unwrap_or_default()
+        // A block comment is one attribute of several lines, each of which may begin with a star.
+        let text = docs.collect::<Vec<_>>().join("\n");
+        let lines = text.lines().map(|line| {
+            let line = line.trim();
+            line.strip_prefix("* ").unwrap_or(line)
+        });
+        lines.map(str::trim).find(|line| !matches!(*line, "" | "*")).unwrap_or_default().to_owned()
     }
 
     /// The `cfg` attributes, which are repeated on every item that the expansion adds.
