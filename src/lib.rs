@@ -120,7 +120,7 @@ pub use sqlx_signals_core::{
 /// | `table = "users"`, `table = "schema.users"` | struct | the table; by default the struct's name in snake_case |
 /// | `rename_all = "camelCase"` | struct | derives column names from field names, in the cases of serde and sqlx |
 /// | `publish = "shop.user"` | struct | a relay publishes the events of the model to other services (feature `durable`); needs serde |
-/// | `crate = "path"` | struct | the path of `sqlx_signals`, for a crate that re-exports it |
+/// | `crate = "path"` | struct | the path of `sqlx_signals`, if the dependency has another name or another crate re-exports it |
 /// | `primary_key` | field | part of the key; by default the field `id` is the key |
 /// | `column = "e_mail"` | field | the column's name; overrides `rename_all` |
 /// | `skip` | field | not a column; `Default::default()` when a row is read |
@@ -221,7 +221,7 @@ pub use sqlx_signals_derive::Model;
 /// | `after = other::receiver` | runs after that receiver, or after several in brackets; [`Db::check`] reports an `after` that cannot be satisfied |
 /// | `robust` | a failure is logged and does not fail the save; if the receiver takes the connection, it runs in a savepoint |
 /// | `uid = "…"` | receivers of a signal and sender that share a `uid` are registered once |
-/// | `crate = "path"` | the path of `sqlx_signals`, for a crate that re-exports it |
+/// | `crate = "path"` | the path of `sqlx_signals`, if the dependency has another name or another crate re-exports it |
 ///
 /// Without `on_commit`, `on_rollback` or `durable`, a receiver runs as part of the save. If it takes the connection, it runs inside the
 /// transaction of the save. A `durable` receiver that takes the connection runs inside the transaction that deletes its delivery.
@@ -256,7 +256,7 @@ pub use sqlx_signals_derive::receiver;
 /// |---|---|
 /// | `publish = "shop.order_paid"` | a relay publishes the signal to other services (feature `durable`); needs serde |
 /// | `subscribe = "shop.order_paid"` | the signal is received from another service (feature `durable`); needs serde; not together with `publish` |
-/// | `crate = "path"` | the path of `sqlx_signals`, for a crate that re-exports it |
+/// | `crate = "path"` | the path of `sqlx_signals`, if the dependency has another name or another crate re-exports it |
 pub use sqlx_signals_derive::Signal;
 
 /// Integration with axum (feature `axum`): a [`Db`] as an argument of handlers.

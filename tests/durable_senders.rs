@@ -194,3 +194,55 @@ on_every_database! {
         assert_eq!(delivered(&db, "mail.welcome").await, ["welcome 1 ann"]);
     }
 }
+
+/// Functions of the same path, as a macro may declare them: for the same events, for other models, and for other models with other options.
+mod of_one_name {
+    use super::*;
+
+    #[derive(Debug, Model, Serialize, Deserialize)]
+    #[model(table = "named")]
+    struct Named {
+        id: Option<i64>,
+    }
+
+    #[derive(Debug, Model, Serialize, Deserialize)]
+    #[model(table = "others")]
+    struct Other {
+        id: Option<i64>,
+    }
+
+    const _: () = {
+        #[receiver(post_save, sender = Named, durable(at_least_once))]
+        fn mail(_: PostSave<'_, Named>) {}
+    };
+
+    const _: () = {
+        #[receiver(post_save, sender = Named, durable(at_least_once))]
+        fn mail(_: PostSave<'_, Named>) {}
+    };
+
+    macro_rules! of_other_models {
+        ($($model:ident $name:ident $options:tt)*) => { $(
+            const _: () = {
+                #[receiver(post_save, sender = $model, durable $options)]
+                fn $name(_: PostSave<'_, $model>) {}
+            };
+        )* };
+    }
+
+    of_other_models! {
+        Named same(at_least_once)
+        Other same(at_least_once)
+        Named queued(at_least_once)
+        Other queued(at_least_once, queue = "other")
+    }
+}
+
+on_every_database! {
+    async fn durable_receivers_that_share_a_name_are_reported(db: Db) {
+        let error = db.check().await.unwrap_err().to_string();
+        assert_eq!(error.matches("have the name `durable_senders::of_one_name::mail`").count(), 1, "{error}");
+        assert_eq!(error.matches("have the name `durable_senders::of_one_name::queued`").count(), 1, "{error}");
+        assert_eq!(error.matches("have the name").count(), 2, "{error}");
+    }
+}

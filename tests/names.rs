@@ -142,6 +142,62 @@ mod every_type_has_json {
     }
 }
 
+/// A model that names itself as `Self`, in types that the expansion also uses outside of an `impl`.
+mod itself {
+    use super::*;
+
+    #[derive(Debug, Clone, PartialEq, Model)]
+    #[model(table = "nodes")]
+    pub(super) struct Node {
+        pub(super) id: Option<i64>,
+        pub(super) name: String,
+        #[model(belongs_to = Self, on_delete = cascade)]
+        pub(super) parent_id: Option<<Self as Keyed>::Key>,
+        #[model(skip)]
+        pub(super) path: std::sync::Arc<std::sync::OnceLock<Vec<Self>>>,
+        #[model(skip)]
+        pub(super) hash: [u8; Self::LENGTH],
+    }
+
+    pub(super) trait Keyed {
+        type Key;
+    }
+
+    impl Keyed for Node {
+        type Key = i64;
+    }
+
+    impl Node {
+        const LENGTH: usize = 4;
+    }
+}
+
+/// Receivers with parameters that a `cfg` removes or keeps.
+mod conditional {
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "conditional")]
+    pub(super) struct Conditional {
+        pub(super) id: Option<i64>,
+        pub(super) n: i64,
+    }
+
+    #[receiver(pre_save, sender = Conditional)]
+    pub(super) fn without(save: PreSave<'_, Conditional>, #[cfg(any())] _: State<String>) {
+        save.instance.n += 1;
+    }
+
+    #[receiver(pre_save, sender = Conditional)]
+    pub(super) fn with(
+        save: PreSave<'_, Conditional>,
+        #[cfg(any())] _: State<String>,
+        #[cfg(all())] State(more): State<i64>,
+    ) {
+        save.instance.n += more;
+    }
+}
+
 /// Receivers whose parameters have lifetimes of their own, with the names that an expansion could use.
 #[allow(clippy::type_complexity)]
 mod higher_ranked {
@@ -574,6 +630,39 @@ on_every_database! {
         let mut priced = private_type::Priced::new(3);
         priced.save(&db).await.unwrap();
         assert_eq!(priced.cents(), 300);
+    }
+
+    async fn a_model_can_name_itself_as_self(db: Db) {
+        use itself::Node;
+
+        common::table(&db, "nodes", "name TEXT NOT NULL, parent_id BIGINT REFERENCES nodes").await;
+        let node = |name: &str, parent_id| Node {
+            id: None,
+            name: name.to_owned(),
+            parent_id,
+            path: std::sync::Arc::default(),
+            hash: [0; 4],
+        };
+        let mut root = node("root", None);
+        let key = root.save(&db).await.unwrap().pk;
+        node("leaf", Some(key)).save(&db).await.unwrap();
+        let leaves = Node::OF_PARENT.children(&db, &root).await.unwrap();
+        assert_eq!(leaves.len(), 1);
+        let parent = Node::OF_PARENT.parent(&db, &leaves[0]).await.unwrap();
+        assert_eq!(parent.as_ref(), Some(&root));
+        assert!(root.delete(&db).await.unwrap());
+        assert!(Node::all(&db).await.unwrap().is_empty());
+    }
+
+    async fn a_parameter_of_a_receiver_can_have_a_cfg(db: Db) {
+        use conditional::{Conditional, with, without};
+
+        registry().require::<with>().unwrap();
+        registry().require::<without>().unwrap();
+        common::table(&db, "conditional", "n BIGINT NOT NULL").await;
+        let mut row = Conditional { id: None, n: 0 };
+        row.save(&db.with(10_i64)).await.unwrap();
+        assert_eq!(row.n, 11);
     }
 
     async fn a_model_is_no_json_because_of_a_trait_of_every_type(db: Db) {

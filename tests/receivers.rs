@@ -112,10 +112,14 @@ on_every_database! {
         #[receiver(post_save, sender = Elsewhere, on_commit, crate = "library::signals")]
         async fn heard(saved: PostSave<'_, Elsewhere>, _db: Db) { SCENE.log.push(saved.instance.n.to_string()) }
 
+        library::model_with_receiver!(Declared, "declared", heard_too, |n: i64| SCENE.log.push(n.to_string()));
+
         let _turn = SCENE.begin().await;
         table(&db, "elsewhere", "n BIGINT NOT NULL").await;
+        table(&db, "declared", "n BIGINT NOT NULL").await;
         Elsewhere { id: None, n: 7 }.save(&db).await.unwrap();
-        assert_eq!(SCENE.log.take(), ["7"]);
+        Declared { id: None, n: 8 }.save(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["7", "8"]);
     }
 
     async fn a_deferred_receiver_has_the_key_even_if_clone_loses_it(db: Db) {
@@ -438,4 +442,38 @@ fn the_registry_lists_every_receiver() {
             .contains("Unlinked` is not registered in this program: is its crate linked?"),
         "{error}"
     );
+}
+
+#[test]
+fn a_receiver_of_a_signal_is_printed_without_a_sender() {
+    #[derive(Signal)]
+    struct Rung;
+
+    #[receiver(Rung)]
+    fn answer(_: &Rung) {}
+
+    let receiver = registry().get::<answer>();
+    assert!(receiver.to_string().starts_with("Rung: receivers::"), "{receiver}");
+}
+
+#[test]
+fn the_description_of_a_receiver_is_the_first_line_of_its_comment() {
+    #[derive(Signal)]
+    struct Tolled;
+
+    /// In a line.
+    ///
+    /// More.
+    #[receiver(Tolled)]
+    fn line(_: &Tolled) {}
+
+    /**
+     * In a block.
+     * More.
+     */
+    #[receiver(Tolled)]
+    fn block(_: &Tolled) {}
+
+    let docs = [registry().get::<line>().doc(), registry().get::<block>().doc()];
+    assert_eq!(docs, ["In a line.", "In a block."]);
 }

@@ -73,6 +73,11 @@ struct Visitor {
 #[receiver(post_save, sender = Visitor)]
 fn count_visitor(_: PostSave<'_, Visitor>) {}
 
+/// Returns nothing, too.
+#[allow(clippy::unused_unit)]
+#[receiver(post_save, sender = Visitor)]
+fn count_again(_: PostSave<'_, Visitor>) -> () {}
+
 #[derive(Debug, Clone, Model)]
 #[model(table = "settings")]
 struct Setting {

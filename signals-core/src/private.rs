@@ -28,8 +28,9 @@ pub use crate::model::belongs_to::BelongsTo;
 pub use crate::model::registered::{Copier, CopyOf, KeyColumn, StoredIn, is_key_of};
 pub use crate::model::store::{Any, Only, Places, Route, Store, by_name};
 pub use crate::signal::entry::{AnyEntry, Entry, Registration};
-pub use crate::signal::no_signal::{SelectSignal, SignalCheck, SignalOf, is_signal};
+pub use crate::signal::no_signal::{SelectSignal, SignalCheck, SignalOf, has_sender, is_signal};
 pub use crate::signal::parameter::{Context as Cx, DurablePhase, ParameterAsks, SelectPhase};
+pub use crate::signal::previous::PreviousOf;
 pub use crate::signal::receivers::{ReceiverCache as Table, SignalTable};
 pub use crate::signal::relation::{OnDelete, RegisteredModel as Linked, Relation};
 pub use crate::table::automatic::{AutoNow, Version};
@@ -49,6 +50,7 @@ pub mod defaults {
     pub use crate::model::registered::{NotCloned as _, NotStored as _};
     pub use crate::signal::no_signal::NotSignal as _;
     pub use crate::signal::parameter::NotParameter as _;
+    pub use crate::signal::previous::NotPreviousOf as _;
     pub use crate::table::any::{Serialized as _, Unserialized as _};
     pub use crate::table::field::NotStorable as _;
 }

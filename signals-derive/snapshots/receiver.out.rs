@@ -13,8 +13,13 @@ const _: () = {
     use __p::defaults::*;
     const _: () = __p::is_signal::<post_save>();
     type __Named = post_save;
+    const _: () = __p::has_sender::<
+        <__p::SignalOf<
+            { __p::SignalCheck::<__Named>::IS_SIGNAL },
+        > as __p::SelectSignal<__Named>>::Signal,
+    >();
     type __Signal = <__p::SignalOf<
-        { __p::SignalCheck::<__Named>::IS_SIGNAL },
+        { __p::SignalCheck::<__Named>::HAS_SENDER },
     > as __p::SelectSignal<__Named>>::Signal;
     impl __p::Receiver for create_profile {}
     const _: () = {

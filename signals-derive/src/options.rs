@@ -79,7 +79,12 @@ impl<T> Once<Vec<T>> {
 
 /// The string of `name = "…"`.
 pub(crate) fn string(name: &Ident, input: ParseStream<'_>) -> Result<LitStr> {
-    let text: LitStr = value(name, "\"…\"", input)?;
+    string_as(name, "…", input)
+}
+
+/// The string of `name = "example"`.
+pub(crate) fn string_as(name: &Ident, example: &str, input: ParseStream<'_>) -> Result<LitStr> {
+    let text: LitStr = value(name, &format!("\"{example}\""), input)?;
     if text.value().is_empty() {
         return Err(Error::new(text.span(), format_args!("`{name}` is empty")));
     }
@@ -96,12 +101,25 @@ pub(crate) fn value<T: Parse>(name: &Ident, example: &str, input: ParseStream<'_
     input.parse().map_err(|error| Error::new(error.span(), form))
 }
 
-/// The path in `crate = "path"`.
+/// The path in `crate = "path"` or `crate = path`. Only the latter can begin with the `$crate` of a `macro_rules!`.
 pub(crate) fn path(name: &Ident, input: ParseStream<'_>) -> Result<Path> {
+    if input.peek(Token![=]) && !input.peek2(LitStr) {
+        let ModStyle(path) = value(name, "\"my_crate::signals\"", input)?;
+        return Ok(path);
+    }
     let text = string(name, input)?;
     text.parse().map_err(|_| {
         Error::new(text.span(), "expected the path of a crate, as `crate = \"my_crate::signals\"`")
     })
+}
+
+/// A path without generic arguments.
+struct ModStyle(Path);
+
+impl Parse for ModStyle {
+    fn parse(input: ParseStream<'_>) -> Result<Self> {
+        input.call(Path::parse_mod_style).map(Self)
+    }
 }
 
 /// Reads options that are separated by commas, and continues after invalid ones.

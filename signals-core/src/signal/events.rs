@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use super::{Deferrable, Signal, Subject, TellsChange, TellsNetChange};
+use super::{Deferrable, HasSender, Signal, Subject, TellsChange, TellsNetChange};
 use crate::signal::entry::AnyEntry;
 use crate::signal::rows::{AnyEventRows, EventRows};
 use crate::table::any::AnyModel;
@@ -354,6 +354,8 @@ macro_rules! row_signal {
                 $make
             }
         }
+
+        impl HasSender for $signal {}
     };
 }
 

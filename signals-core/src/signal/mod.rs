@@ -185,6 +185,14 @@ impl Sender for () {
 )]
 pub trait Deferrable: Signal {}
 
+/// A signal of the rows of a model, whose receivers can name their model as the sender.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` has no sender",
+    label = "has no sender",
+    note = "a signal that the program defines belongs to no model: leave `sender` out"
+)]
+pub trait HasSender: Signal {}
+
 /// A signal whose event says whether the row is new and what has changed.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` does not know what was created or changed",

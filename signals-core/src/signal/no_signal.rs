@@ -5,11 +5,14 @@ use std::marker::PhantomData;
 use crate::signal::entry::AnyEntry;
 use crate::signal::previous::HasPrevious;
 use crate::signal::rows::{AnyEventRows, EventRows};
-use crate::signal::{Deferrable, Signal, Subject, TellsChange, TellsNetChange};
+use crate::signal::{Deferrable, HasSender, Signal, Subject, TellsChange, TellsNetChange};
 use crate::table::any::AnyModel;
 
 /// Checks at compile time that a type is a signal.
 pub const fn is_signal<S: Signal>() {}
+
+/// Checks at compile time that the receivers of a signal can name a sender.
+pub const fn has_sender<S: HasSender>() {}
 
 /// Detects at compile time whether a type is a signal: the inherent constant exists only for signals; for other types, the constant
 /// of [`NotSignal`] is found instead.
@@ -19,6 +22,8 @@ pub struct SignalCheck<T>(PhantomData<T>);
 pub trait NotSignal {
     /// The type is not a signal.
     const IS_SIGNAL: bool = false;
+    /// The type is not a signal whose receivers can name a sender.
+    const HAS_SENDER: bool = false;
 }
 
 impl<T> NotSignal for SignalCheck<T> {}
@@ -28,12 +33,17 @@ impl<S: Signal> SignalCheck<S> {
     pub const IS_SIGNAL: bool = true;
 }
 
-/// Selects the signal of a receiver. `IS_SIGNAL` is whether the type that it names is a signal.
+impl<S: HasSender> SignalCheck<S> {
+    /// The receivers of the signal can name a sender.
+    pub const HAS_SENDER: bool = true;
+}
+
+/// Selects the signal of a receiver. `IS_SIGNAL` is whether the type that it names is a signal, with a sender if the receiver names one.
 pub struct SignalOf<const IS_SIGNAL: bool>;
 
 /// See [`SignalOf`].
 pub trait SelectSignal<T> {
-    /// `T`, or else a signal with every option.
+    /// `T`, or else [`NoSignal`].
     type Signal: Signal;
 }
 
@@ -75,6 +85,9 @@ impl Signal for NoSignal {
         unreachable!("the build has failed at this receiver")
     }
 }
+
+#[diagnostic::do_not_recommend]
+impl HasSender for NoSignal {}
 
 #[diagnostic::do_not_recommend]
 impl Deferrable for NoSignal {}

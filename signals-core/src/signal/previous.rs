@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 
 use crate::error::BoxError;
 use crate::signal::parameter::{Context, Parameter, phase};
-use crate::signal::{post_delete, post_save};
+use crate::signal::{PostDelete, PostSave, post_delete, post_save};
 use crate::table::any::AnyModel;
 use crate::table::previous_row::PreviousRow;
 use crate::task::info::Asks;
@@ -97,6 +97,45 @@ macro_rules! in_every_phase {
 }
 
 in_every_phase!(InTransaction OnCommit OnRollback Durable DurableWithConnection);
+
+/// Detects at compile time whether the parameter `T` is the previous row of `M`: of the sender of a receiver, or of the model of its event.
+/// The inherent constants exist only if it is; otherwise, the constants of [`NotPreviousOf`] are found instead.
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct PreviousOf<T, M: ?Sized>(PhantomData<fn() -> T>, PhantomData<fn() -> M>);
+
+/// The defaults of [`PreviousOf`], implemented for every type.
+#[doc(hidden)]
+pub trait NotPreviousOf {
+    /// It is not the previous row of the sender.
+    const IS_OF_SENDER: bool = false;
+    /// It is not the previous row of any model.
+    const IS_OF_ANY: bool = false;
+    /// It is not the previous row of the model of the event.
+    const IS_OF_EVENT: bool = false;
+}
+
+impl<T, M: ?Sized> NotPreviousOf for PreviousOf<T, M> {}
+
+impl<M: ?Sized> PreviousOf<Previous<'_, M>, M> {
+    /// It is the previous row of the sender.
+    pub const IS_OF_SENDER: bool = true;
+}
+
+impl<M: ?Sized> PreviousOf<Previous<'_, dyn AnyModel>, M> {
+    /// It is the previous row of any model.
+    pub const IS_OF_ANY: bool = true;
+}
+
+impl<M: ?Sized> PreviousOf<Previous<'_, M>, PostSave<'_, M>> {
+    /// It is the previous row of the model of the event.
+    pub const IS_OF_EVENT: bool = true;
+}
+
+impl<M: ?Sized> PreviousOf<Previous<'_, M>, PostDelete<'_, M>> {
+    /// It is the previous row of the model of the event.
+    pub const IS_OF_EVENT: bool = true;
+}
 
 /// A signal whose receivers can take [`Previous`].
 #[diagnostic::on_unimplemented(

@@ -14,7 +14,7 @@ use super::types::{Role, option_of};
 use super::unstorable;
 use crate::options::{Mistakes, readable, ungrouped};
 
-/// A checked model: a struct that is a row of a table.
+/// A model: a struct that is a row of a table.
 pub(crate) struct Model<'i> {
     pub(crate) ident: &'i Ident,
     pub(crate) vis: &'i Visibility,
@@ -46,7 +46,8 @@ pub(crate) struct BelongsTo {
 }
 
 impl<'i> Model<'i> {
-    pub(crate) fn read(input: &'i DeriveInput) -> Result<Self> {
+    /// Reads the model, as far as that is possible, and finds its mistakes.
+    pub(crate) fn read(input: &'i DeriveInput) -> (Self, Option<Error>) {
         let mut mistakes = Mistakes::default();
         let attrs = StructAttrs::read(&input.attrs, &mut mistakes);
         if !input.generics.params.is_empty() {
@@ -77,21 +78,19 @@ impl<'i> Model<'i> {
             mistakes.at(second.ident.span(), "a model has one `version`");
         }
 
-        match mistakes.into_error() {
-            Some(error) => Err(error),
-            None => Ok(Self {
-                ident: &input.ident,
-                vis: &input.vis,
-                krate: attrs.krate.get().cloned(),
-                table: match attrs.table.get() {
-                    Some(name) => name.value(),
-                    None => input.ident.unraw().to_string().to_snake_case(),
-                },
-                columns,
-                skipped,
-                publish: attrs.publish.get().cloned(),
-            }),
-        }
+        let model = Self {
+            ident: &input.ident,
+            vis: &input.vis,
+            krate: attrs.krate.get().cloned(),
+            table: match attrs.table.get() {
+                Some(name) => name.value(),
+                None => input.ident.unraw().to_string().to_snake_case(),
+            },
+            columns,
+            skipped,
+            publish: attrs.publish.get().cloned(),
+        };
+        (model, mistakes.into_error())
     }
 
     pub(crate) fn keys(&self) -> impl Iterator<Item = &Column<'i>> {
@@ -114,12 +113,11 @@ impl<'i> Column<'i> {
         let mut own = Mistakes::default();
         let attrs = FieldAttrs::read(&field.attrs, &mut own);
         // A field with an invalid option is not checked further, or the option would also be reported as missing.
-        let belongs_to = if own.is_empty() {
-            check(&attrs, &mut own);
-            belongs_to(&attrs, &mut own)
-        } else {
-            None
-        };
+        if own.is_empty() {
+            check(&attrs, ty, &mut own);
+            check_belongs_to(&attrs, &mut own);
+        }
+        let belongs_to = BelongsTo::of(&attrs);
         if let Some(message) = unstorable::without_size_or_lifetime(ty) {
             own.add(Error::new_spanned(&field.ty, message));
         }
@@ -154,7 +152,7 @@ fn fields<'i>(
 }
 
 /// Checks that the options of a field can be combined.
-fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) {
+fn check(attrs: &FieldAttrs, ty: &Type, mistakes: &mut Mistakes) {
     let others = [
         ("column", attrs.column.span()),
         ("unique", attrs.unique.span()),
@@ -173,18 +171,35 @@ fn check(attrs: &FieldAttrs, mistakes: &mut Mistakes) {
     if let Some(first) = roles.next() {
         for second in roles {
             let (first, name) = (first.name, second.name);
-            mistakes.at(second.span, format_args!("a column is `{first}` or `{name}`, not both"));
+            let instead = match (first, name) {
+                ("primary_key", "generated") => format!(": {}", assigned_key(ty)),
+                _ => String::new(),
+            };
+            let message = format!("a column is `{first}` or `{name}`, not both{instead}");
+            mistakes.at(second.span, message);
         }
     }
 }
 
-fn belongs_to(attrs: &FieldAttrs, mistakes: &mut Mistakes) -> Option<BelongsTo> {
-    let Some(parent) = attrs.belongs_to.get() else {
+impl BelongsTo {
+    /// What `belongs_to` says. If `on_delete` is missing, which is a mistake, any value stands for it.
+    fn of(attrs: &FieldAttrs) -> Option<Self> {
+        let (parent, span) = (attrs.belongs_to.get()?.clone(), attrs.belongs_to.span()?);
+        let on_delete = attrs.on_delete.get().copied().unwrap_or(OnDelete::Cascade);
+        Some(Self { parent, on_delete, on_delete_span: attrs.on_delete.span().unwrap_or(span) })
+    }
+}
+
+fn check_belongs_to(attrs: &FieldAttrs, mistakes: &mut Mistakes) {
+    let Some(span) = attrs.belongs_to.span() else {
         if let Some(span) = attrs.on_delete.span() {
             mistakes.at(span, "`on_delete` goes with `belongs_to = Model`");
         }
-        return None;
+        return;
     };
+    if !attrs.on_delete.is_set() {
+        mistakes.at(span, "`belongs_to` needs `on_delete = cascade`, `restrict` or `set_null`");
+    }
     for RoleOption { name, role, span } in attrs.roles() {
         if !matches!(role, Role::Key | Role::Generated) {
             let message = format!(
@@ -193,13 +208,6 @@ fn belongs_to(attrs: &FieldAttrs, mistakes: &mut Mistakes) -> Option<BelongsTo> 
             mistakes.at(span, message);
         }
     }
-    let (Some(on_delete), Some(on_delete_span)) = (attrs.on_delete.get(), attrs.on_delete.span())
-    else {
-        let span = attrs.belongs_to.span().unwrap_or_else(Span::call_site);
-        mistakes.at(span, "`belongs_to` needs `on_delete = cascade`, `restrict` or `set_null`");
-        return None;
-    };
-    Some(BelongsTo { parent: parent.clone(), on_delete: *on_delete, on_delete_span })
 }
 
 /// Checks that each column with `on_delete = set_null` can be NULL.
@@ -257,27 +265,29 @@ fn find_key(columns: &mut [Column<'_>], ident: &Ident, mistakes: &mut Mistakes) 
 /// The message for a field `id` that is the key because no field has `primary_key`, and that has another role.
 fn key_with(RoleOption { name, role, .. }: RoleOption, ty: &Type) -> String {
     let instead = match role {
-        Role::Generated => {
-            let ty = readable(&option_of(ty).unwrap_or(ty).to_token_stream());
-            format!("a key that the database assigns is an `Option<{ty}>` without this option")
-        }
+        Role::Generated => assigned_key(ty),
         _ => "leave this option out, or put `#[model(primary_key)]` on the field that is the key"
             .to_owned(),
     };
     format!("`id` is the key, so it cannot be `{name}`: {instead}")
 }
 
+/// How a key that the database assigns is written.
+fn assigned_key(ty: &Type) -> String {
+    let ty = readable(&option_of(ty).unwrap_or(ty).to_token_stream());
+    format!("a key that the database assigns is an `Option<{ty}>` without this option")
+}
+
 fn unique_names(columns: &[Column<'_>], mistakes: &mut Mistakes) {
     let (mut names, mut constants) = (HashSet::new(), HashSet::new());
     for Column { ident, name, .. } in columns {
-        if !names.insert(name) {
+        let constant = constant(ident).to_string();
+        let is_new = names.insert(name);
+        if !is_new {
             mistakes.at(ident.span(), format_args!("a second field for the column `{name}`"));
         }
-    }
-    for Column { ident, .. } in columns {
-        let constant = constant(ident).to_string();
         let message = format!("a second field with the constant `{constant}`");
-        if !constants.insert(constant) {
+        if !constants.insert(constant) && is_new {
             mistakes.at(ident.span(), message);
         }
     }

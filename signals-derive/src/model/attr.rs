@@ -93,19 +93,33 @@ impl StructAttrs {
         let mut read = Self::default();
         each_option("model", attrs, mistakes, |name, input, mistakes| {
             match name.to_string().as_str() {
-                "table" => read.table.set(name, string(name, input)?, mistakes),
+                "table" => read.table.set(name, table(name, input)?, mistakes),
                 "rename_all" => {
                     let case = Case::read(&string(name, input)?)?;
                     read.rename_all.set(name, case, mistakes);
                 }
                 "publish" => read.publish.set(name, subject(name, input)?, mistakes),
                 "crate" => read.krate.set(name, path(name, input)?, mistakes),
-                _ => return Err(unknown(name, &["table", "rename_all", "publish", "crate"])),
+                option if FIELD_OPTIONS.contains(&option) => {
+                    let message = format!("`{name}` is an option of a field: put it on the field");
+                    return Err(syn::Error::new(name.span(), message));
+                }
+                _ => return Err(unknown(name, STRUCT_OPTIONS)),
             }
             Ok(())
         });
         read
     }
+}
+
+/// The name of a table, which may have a schema.
+fn table(name: &Ident, input: ParseStream<'_>) -> syn::Result<LitStr> {
+    let text = string(name, input)?;
+    if text.value().split('.').any(str::is_empty) {
+        let form = "expected a table, as `table = \"users\"` or `table = \"shop.users\"`";
+        return Err(syn::Error::new(text.span(), form));
+    }
+    Ok(text)
 }
 
 impl FieldAttrs {
@@ -130,6 +144,11 @@ impl FieldAttrs {
                     let what = value(name, ON_DELETE, input)?;
                     read.on_delete.set(name, what, mistakes);
                 }
+                option if STRUCT_OPTIONS.contains(&option) => {
+                    let message =
+                        format!("`{name}` is an option of the struct: put it on the struct");
+                    return Err(syn::Error::new(name.span(), message));
+                }
                 _ => return Err(unknown(name, FIELD_OPTIONS)),
             }
             Ok(())
@@ -153,6 +172,7 @@ impl FieldAttrs {
     }
 }
 
+const STRUCT_OPTIONS: &[&str] = &["table", "rename_all", "publish", "crate"];
 const FIELD_OPTIONS: &[&str] = &[
     "primary_key", "column", "skip", "json", "generated", "auto_now_add", "auto_now", "version",
     "unique", "belongs_to", "on_delete",

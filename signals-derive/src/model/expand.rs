@@ -213,7 +213,7 @@ fn store(model: &Model<'_>, key: &Key, slots: &Slots<'_>, checks: &TraitChecks) 
 }
 
 /// The constants that lead from a row to its parents.
-fn parents<'m>(model: &'m Model<'_>) -> impl Iterator<Item = TokenStream> + 'm {
+pub(super) fn parents<'m>(model: &'m Model<'_>) -> impl Iterator<Item = TokenStream> + 'm {
     let names = parent_constants(&model.columns);
     model.columns.iter().enumerate().zip(names).filter_map(move |((i, column), name)| {
         let (name, vis, ty) = (name?, model.vis, column.ty);

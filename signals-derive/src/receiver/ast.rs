@@ -1,17 +1,13 @@
 //! The input of `#[receiver]` as a typed receiver. Every mistake that does not depend on types is found here.
 
 use heck::{ToSnakeCase, ToUpperCamelCase};
-use proc_macro2::{Group, TokenStream, TokenTree};
+use proc_macro2::TokenStream;
 use quote::{ToTokens, format_ident};
-use syn::ReturnType;
-use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
-use syn::{
-    Attribute, Error, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Path, PathSegment,
-    Result, Signature, Type, Visibility,
-};
+use syn::{Error, Ident, Path, PathSegment, Result, Type};
 
-use super::attr::{Args, Options};
+use super::attr::{Args, Options, SIGNALS};
+use super::function::{Function, check_function, check_generics, check_parameters};
 use crate::options::{Mistakes, each_once, readable, ungrouped};
 
 /// A checked receiver. The compiler checks the rest when it knows the types.
@@ -21,73 +17,14 @@ pub(crate) struct Receiver {
     pub(crate) function: Function,
 }
 
-/// A function without its body, which the macro does not parse.
-pub(crate) struct Function {
-    pub(crate) attrs: Vec<Attribute>,
-    pub(crate) vis: Visibility,
-    pub(crate) sig: Signature,
-}
-
-impl Parse for Function {
-    fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let read = Self {
-            attrs: input.call(Attribute::parse_outer)?,
-            vis: input.parse()?,
-            sig: input.parse()?,
-        };
-        input.parse::<TokenStream>()?;
-        Ok(read)
-    }
-}
-
-impl Function {
-    /// The types of the parameters after the event.
-    pub(crate) fn parameters(&self) -> impl Iterator<Item = &Type> {
-        self.types().skip(1)
-    }
-
-    fn types(&self) -> impl Iterator<Item = &Type> {
-        self.sig.inputs.iter().filter_map(|input| match input {
-            FnArg::Typed(typed) => Some(ungrouped(&typed.ty)),
-            FnArg::Receiver(_) => None,
-        })
-    }
-
-    /// The type of a parameter with the function's lifetimes replaced by `'_`, because they are not in scope outside the function.
-    pub(crate) fn elided(&self, ty: &Type) -> TokenStream {
-        let names: Vec<_> = self.sig.generics.lifetimes().map(|l| &l.lifetime.ident).collect();
-        if names.is_empty() { ty.to_token_stream() } else { elided(ty.to_token_stream(), &names) }
-    }
-
-    /// Whether the receiver can fail only by a panic: it returns nothing, and takes no parameter that may be unavailable.
-    pub(crate) fn is_infallible(&self) -> bool {
-        let nothing = matches!(self.sig.output, ReturnType::Default);
-        self.sig.asyncness.is_none() && nothing && self.parameters().next().is_none()
-    }
-
-    /// The first line of the doc comment.
-    pub(crate) fn doc(&self) -> String {
-        let docs = self.attrs.iter().filter_map(|attr| match &attr.meta {
-            Meta::NameValue(meta) if meta.path.is_ident("doc") => match &meta.value {
-                Expr::Lit(ExprLit { lit: Lit::Str(text), .. }) => Some(text.value()),
-                _ => None,
-            },
-            _ => None,
-        });
-        docs.map(|line| line.trim().to_owned()).find(|line| !line.is_empty()).unwrap_or_default()
-    }
-
-    /// The `cfg` attributes, which are repeated on every item that the expansion adds.
-    pub(crate) fn cfgs(&self) -> impl Iterator<Item = &Attribute> {
-        self.attrs.iter().filter(|attr| attr.path().is_ident("cfg"))
-    }
-}
-
 impl Receiver {
     pub(crate) fn read(args: TokenStream, item: TokenStream) -> Result<Self> {
         let function: Function = syn::parse2(item)?;
         let Args { signal, options, mut mistakes } = syn::parse2(args)?;
-        check_function(&function, options.sender.list().len(), &mut mistakes);
+        check_function(&function, &mut mistakes);
+        check_parameters(&function, &mut mistakes);
+        check_generics(&function, options.sender.list(), &mut mistakes);
+        check_senders(&options, &mut mistakes);
         check_signal(&signal, &function, &mut mistakes);
         check_event(&signal, &options, &function, &mut mistakes);
         check_lists(&options, &mut mistakes);
@@ -118,9 +55,41 @@ impl Receiver {
         matches!(self.phase(), "OnCommit" | "OnRollback")
     }
 
+    /// The type that the events are about, as a programmer writes it.
+    pub(crate) fn subject(&self) -> String {
+        subject(&self.options, &self.function)
+    }
+
     pub(crate) fn created(&self) -> Option<bool> {
         let Options { created, updated, .. } = &self.options;
         created.get().map(|()| true).or(updated.get().map(|()| false))
+    }
+}
+
+fn subject(options: &Options, function: &Function) -> String {
+    match options.sender.list() {
+        [sender] => readable(&sender.to_token_stream()),
+        [] => "dyn AnyModel".to_owned(),
+        _ => function
+            .sig
+            .generics
+            .type_params()
+            .next()
+            .map_or_else(|| "M".to_owned(), |param| param.ident.to_string()),
+    }
+}
+
+/// Checks that each sender can be a model.
+fn check_senders(options: &Options, mistakes: &mut Mistakes) {
+    for sender in options.sender.list() {
+        let message = match ungrouped(sender) {
+            Type::TraitObject(_) => "a receiver of every model has no sender: leave `sender` out",
+            Type::Reference(_) | Type::Tuple(_) | Type::ImplTrait(_) | Type::Infer(_) => {
+                "a sender is a model, as `sender = User`, or several, as `sender = [User, Order]`"
+            }
+            _ => continue,
+        };
+        mistakes.add(Error::new_spanned(sender, message));
     }
 }
 
@@ -210,55 +179,6 @@ fn check_durable(options: &Options, mistakes: &mut Mistakes) {
     }
 }
 
-/// Whether the last part of the path of a type is this name.
-pub(crate) fn is_named(ty: &Type, name: &str) -> bool {
-    match ty {
-        Type::Path(ty) => ty.path.segments.last().is_some_and(|last| last.ident == name),
-        _ => false,
-    }
-}
-
-/// Whether the attribute is `#[receiver]`, by its usual paths.
-pub(super) fn is_receiver(attr: &Attribute) -> bool {
-    let segments: Vec<_> = attr.path().segments.iter().map(|segment| &segment.ident).collect();
-    match segments[..] {
-        [name] => name == "receiver",
-        [krate, name] => krate == "sqlx_signals" && name == "receiver",
-        _ => false,
-    }
-}
-
-/// Checks the attributes and the parameters of the function.
-fn check_function(function: &Function, senders: usize, mistakes: &mut Mistakes) {
-    let sig = &function.sig;
-    for second in function.attrs.iter().filter(|attr| is_receiver(attr)) {
-        let message = "a function is a receiver once: call it from a second receiver, or name several senders, as `sender = [User, Order]`";
-        mistakes.add(Error::new_spanned(second, message));
-    }
-    if let Some(FnArg::Receiver(this)) = sig.inputs.first() {
-        mistakes.at(this.span(), "receivers are free functions: this one has a `self`");
-    } else if sig.inputs.is_empty() {
-        let message = "a receiver takes its event first, as `saved: PostSave<'_, User>`";
-        mistakes.at(sig.paren_token.span.join(), message);
-    }
-    for param in &sig.generics.params {
-        if senders < 2 && !matches!(param, GenericParam::Lifetime(_)) {
-            mistakes.at(
-                param.span(),
-                "a receiver is generic where it has several senders, as `sender = [User, Order]`",
-            );
-        }
-    }
-    if let Some(token) = &sig.variadic {
-        mistakes.at(token.span(), "a receiver has no variadic parameters");
-    }
-    // No other parameter is a reference.
-    let mut connections = function.parameters().filter(|ty| matches!(ty, Type::Reference(_)));
-    if let Some(second) = connections.nth(1) {
-        mistakes.at(second.span(), "a receiver has one connection, and takes it once");
-    }
-}
-
 /// Checks that the signal is not the event, and that the receiver does not hide it.
 fn check_signal(signal: &Path, function: &Function, mistakes: &mut Mistakes) {
     let name = &function.sig.ident;
@@ -268,8 +188,7 @@ fn check_signal(signal: &Path, function: &Function, mistakes: &mut Mistakes) {
         );
         mistakes.at(name.span(), message);
     }
-    let (Some(last), Some(Type::Path(event))) = (signal.segments.last(), function.types().next())
-    else {
+    let (Some(last), Some(Type::Path(event))) = (signal.segments.last(), function.event()) else {
         return;
     };
     let is_event =
@@ -284,46 +203,14 @@ fn check_signal(signal: &Path, function: &Function, mistakes: &mut Mistakes) {
 
 /// Checks that the first parameter is not a reference, which is no event of these signals.
 fn check_event(signal: &Path, options: &Options, function: &Function, mistakes: &mut Mistakes) {
-    const SIGNALS: [&str; 7] = [
-        "pre_save", "post_save", "pre_delete", "post_delete", "post_save_batch",
-        "post_delete_batch", "post_load",
-    ];
     let Some(signal) = signal.segments.last().map(|last| last.ident.to_string()) else { return };
     if let (true, Some(first @ Type::Reference(_))) =
-        (SIGNALS.contains(&&*signal), function.types().next())
+        (SIGNALS.contains(&&*signal), function.event())
     {
-        let sender = match options.sender.list() {
-            [sender] => readable(&sender.to_token_stream()),
-            [] => "dyn AnyModel".to_owned(),
-            _ => "M".to_owned(),
-        };
-        let event = signal.to_upper_camel_case();
+        let (event, sender) = (signal.to_upper_camel_case(), subject(options, function));
         let message = format!(
             "the first parameter of a receiver of `{signal}` is the event by value: `{event}<'_, {sender}>`"
         );
         mistakes.at(first.span(), message);
     }
-}
-
-fn elided(tokens: TokenStream, names: &[&Ident]) -> TokenStream {
-    let mut after_quote = false;
-    let token = |token: TokenTree| {
-        let is_name = std::mem::take(&mut after_quote);
-        match token {
-            TokenTree::Group(group) => {
-                let mut inner = Group::new(group.delimiter(), elided(group.stream(), names));
-                inner.set_span(group.span());
-                inner.into()
-            }
-            TokenTree::Ident(ident) if is_name && names.contains(&&ident) => {
-                Ident::new("_", ident.span()).into()
-            }
-            TokenTree::Punct(punct) => {
-                after_quote = punct.as_char() == '\'';
-                punct.into()
-            }
-            token => token,
-        }
-    };
-    tokens.into_iter().map(token).collect()
 }

@@ -36,12 +36,22 @@ const KNOWN: &[&str] = &[
     "sender", "on_commit", "on_rollback", "durable", "once_per_transaction", "created", "updated",
     "changed", "order", "after", "robust", "uid", "crate",
 ];
+/// The signals of a model.
+pub(crate) const SIGNALS: [&str; 7] = [
+    "pre_save", "post_save", "pre_delete", "post_delete", "post_save_batch", "post_delete_batch",
+    "post_load",
+];
+const ONE_SIGNAL: &str =
+    "a receiver has one signal: declare a receiver for each, and call one function from both";
 const FORM: &str = "expected a signal, as `#[receiver(post_save, sender = User)]`";
 
 impl Parse for Args {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
         if input.is_empty() {
             return Err(input.error(FORM));
+        }
+        if input.peek(token::Bracket) {
+            return Err(Error::new(input.span(), ONE_SIGNAL));
         }
         let signal: Path =
             input.call(Path::parse_mod_style).map_err(|e| Error::new(e.span(), FORM))?;
@@ -100,8 +110,8 @@ impl Options {
                 self.changed.set(name, columns, mistakes);
             }
             "order" => {
-                let Signed(order) = value(name, "-10", input)?;
-                self.order.set(name, order, mistakes);
+                let order: Signed = value(name, "-10", input)?;
+                self.order.set(name, order.number()?, mistakes);
             }
             "after" => {
                 let List(after) = value(name, "other::receiver", input)?;
@@ -110,14 +120,29 @@ impl Options {
             "robust" => self.robust.set(name, (), mistakes),
             "uid" => self.uid.set(name, string(name, input)?, mistakes),
             "crate" => self.krate.set(name, path(name, input)?, mistakes),
-            model if model.starts_with(char::is_uppercase) => {
-                let message = format!("`{name}` is not an option: write `sender = {name}`");
+            signal if SIGNALS.contains(&signal) => {
+                return Err(Error::new(name.span(), ONE_SIGNAL));
+            }
+            option if KNOWN.contains(&&*option.to_lowercase()) => return Err(unknown(name, KNOWN)),
+            model if model.starts_with(char::is_uppercase) || input.peek(Token![::]) => {
+                let rest = rest_of_path(input)?;
+                let message =
+                    format!("`{name}{rest}` is not an option: write `sender = {name}{rest}`");
                 return Err(Error::new(name.span(), message));
             }
             _ => return Err(unknown(name, KNOWN)),
         }
         Ok(())
     }
+}
+
+/// The rest of a path after its first name.
+fn rest_of_path(input: ParseStream<'_>) -> Result<String> {
+    let mut rest = String::new();
+    while input.parse::<Option<Token![::]>>()?.is_some() {
+        rest += &format!("::{}", input.call(Ident::parse_any)?);
+    }
+    Ok(rest)
 }
 
 /// Whether `(detached)` follows `on_commit`.
@@ -170,14 +195,22 @@ impl<T: Parse> Parse for List<T> {
     }
 }
 
-struct Signed(i32);
+struct Signed {
+    minus: Option<Token![-]>,
+    digits: LitInt,
+}
 
 impl Parse for Signed {
     fn parse(input: ParseStream<'_>) -> Result<Self> {
-        let minus = input.parse::<Option<Token![-]>>()?.is_some();
-        let number: LitInt = input.parse()?;
-        let number: i64 = number.base10_parse()?;
-        let number = i32::try_from(if minus { -number } else { number });
-        number.map(Self).map_err(|_| input.error("expected a number that fits an `i32`"))
+        Ok(Self { minus: input.parse()?, digits: input.parse()? })
+    }
+}
+
+impl Signed {
+    fn number(&self) -> Result<i32> {
+        let sign = if self.minus.is_some() { "-" } else { "" };
+        let number = format!("{sign}{}", self.digits.base10_digits());
+        let message = "expected a number that fits an `i32`";
+        number.parse().map_err(|_| Error::new(self.digits.span(), message))
     }
 }

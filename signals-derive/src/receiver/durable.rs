@@ -6,7 +6,7 @@ use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, token};
 
-use crate::options::{Mistakes, Once, each_once, read_options, string, unknown, value};
+use crate::options::{Mistakes, Once, each_once, read_options, string, string_as, unknown, value};
 
 /// The options in `durable(…)`.
 pub(crate) struct Durable {
@@ -249,17 +249,17 @@ impl Given {
             "queue" => self.queue.set(name, string(name, input)?, mistakes),
             "max_attempts" => self.max_attempts.set(name, count(name, "20", input)?, mistakes),
             "concurrency" => self.concurrency.set(name, count(name, "4", input)?, mistakes),
-            "backoff" => self.backoff.set(name, string(name, input)?, mistakes),
+            "backoff" => self.backoff.set(name, string_as(name, "1s..1h", input)?, mistakes),
             "timeout" => {
-                let timeout = time(&string(name, input)?)?;
+                let timeout = time(&string_as(name, "30s", input)?)?;
                 self.timeout.set(name, timeout, mistakes);
             }
             "delay" => {
-                let delay = time(&string(name, input)?)?;
+                let delay = time(&string_as(name, "10m", input)?)?;
                 self.delay.set(name, delay, mistakes);
             }
             "keep" => {
-                let text = string(name, input)?;
+                let text = string_as(name, "7d", input)?;
                 self.keep.set(name, (time(&text)?, text.value()), mistakes);
             }
             "ordering_key" => {

@@ -4,10 +4,11 @@ use proc_macro2::{Span, TokenStream};
 use quote::{ToTokens, format_ident, quote, quote_spanned};
 use syn::ext::IdentExt;
 use syn::spanned::Spanned;
-use syn::{Ident, ReturnType};
+use syn::{Ident, ReturnType, Type};
 
-use super::ast::{Receiver, is_named};
+use super::ast::Receiver;
 use super::durable::{KeyPurpose, OrderingKey};
+use super::function::{contains_impl, is_named};
 use crate::options::private;
 
 pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
@@ -16,6 +17,7 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
     let p = private(options.krate.get());
     let (ident, vis) = (&function.sig.ident, &function.vis);
     let cfgs: Vec<_> = function.cfgs().collect();
+    let (has_sender, checked) = checked_signal(receiver);
     let about = format!("Names the receiver [`{0}`](fn@{0}).", ident.unraw());
     let registrations = match options.sender.list() {
         // Without `sender`, the signal defines which type stands for any sender.
@@ -59,13 +61,32 @@ pub(super) fn expand(receiver: &Receiver, item: &TokenStream) -> TokenStream {
             // The only error for a type that is not a signal: the rest of the expansion then uses a signal without errors.
             const _: () = __p::is_signal::<#named>();
             type __Named = #named;
-            type #signal =
-                <__p::SignalOf<{ __p::SignalCheck::<__Named>::IS_SIGNAL }> as __p::SelectSignal<__Named>>::Signal;
+            #has_sender
+            type #signal = #checked;
 
             impl __p::Receiver for #ident {}
 
             #(const _: () = { #registrations };)*
         };
+    }
+}
+
+/// The check that the signal has senders if the receiver names one, and the signal of the rest of the expansion: the named one, or if
+/// that fails a check, a signal without errors.
+fn checked_signal(receiver: &Receiver) -> (Option<TokenStream>, TokenStream) {
+    let signal_if = |check: &str, span: Span| {
+        let check = Ident::new(check, span);
+        quote_spanned! {span=>
+            <__p::SignalOf<{ __p::SignalCheck::<__Named>::#check }> as __p::SelectSignal<__Named>>::Signal
+        }
+    };
+    match receiver.options.sender.span() {
+        None => (None, signal_if("IS_SIGNAL", Span::call_site())),
+        Some(span) => {
+            let signal = signal_if("IS_SIGNAL", span);
+            let check = quote_spanned!(span=> const _: () = __p::has_sender::<#signal>(););
+            (Some(check), signal_if("HAS_SENDER", Span::call_site()))
+        }
     }
 }
 
@@ -85,7 +106,7 @@ fn registration(
     let phase = format_ident!("{}", receiver.phase());
     let deferred = receiver.is_deferred().then(|| quote_spanned!(sender_span=> .deferred()));
     let order = options.order.get().copied().unwrap_or(0);
-    let Parameters { declared, asks, phase: parameter_phase } = Parameters::of(receiver);
+    let Parameters { declared, asks, phase: parameter_phase } = Parameters::of(receiver, sender);
     let settings = settings(receiver, sender);
     let (constructor, returns, body) = call(receiver, &parameter_phase);
     let durable = options.durable.get().map(|durable| {
@@ -205,7 +226,7 @@ struct Parameters {
 }
 
 impl Parameters {
-    fn of(receiver: &Receiver) -> Self {
+    fn of(receiver: &Receiver, sender: &TokenStream) -> Self {
         let Receiver { options, function, .. } = receiver;
         let signal = receiver.signal_alias();
         // What a parameter of a durable receiver asks for is known before it is known whether another one is the connection.
@@ -223,6 +244,7 @@ impl Parameters {
                 quote_spanned!(ty.span()=> __p::ParameterAsks::<__p::phase::#ask_phase<#signal>, #elided>::ASKS)
             })
             .collect();
+        let previous = previous(receiver, sender, &asks);
         let durable = options.durable.get().zip(options.durable.span()).map(|(durable, span)| {
             let previous = durable.without_previous().map(|message| {
                 let checks = function.parameters().zip(&asks).map(|(ty, asks)| {
@@ -247,10 +269,41 @@ impl Parameters {
         let list = is_needed.then(|| quote!(const __ASKS: &[__p::Asks] = &[#(#asks),*];));
         Self {
             asks: (!asks.is_empty()).then(|| quote!(.asks(__ASKS))),
-            declared: quote!(#list #durable),
+            declared: quote!(#list #previous #durable),
             phase,
         }
     }
+}
+
+/// The assertions that the previous row is of the model whose events the receiver gets. If it is of the model of an event of a wrong type,
+/// only that type is reported.
+fn previous(receiver: &Receiver, sender: &TokenStream, asks: &[TokenStream]) -> TokenStream {
+    let function = &receiver.function;
+    let message = format!(
+        "this receiver gets the rows of another model: take `Previous<'_, {}>`",
+        receiver.subject()
+    );
+    let event = function.event().filter(|ty| !contains_impl(ty));
+    let checks = function.parameters().zip(asks).filter_map(|(ty, asks)| {
+        if matches!(ty, Type::Reference(_)) {
+            return None;
+        }
+        let ty_of = function.elided(ty);
+        let of_event = event.map(|event| {
+            let event = function.elided(event);
+            quote!(|| __p::PreviousOf::<#ty_of, #event>::IS_OF_EVENT)
+        });
+        Some(quote_spanned! {ty.span()=>
+            const _: () = ::core::assert!(
+                !#asks.is_previous()
+                    || __p::PreviousOf::<#ty_of, #sender>::IS_OF_SENDER
+                    || __p::PreviousOf::<#ty_of, #sender>::IS_OF_ANY
+                    #of_event,
+                #message
+            );
+        })
+    });
+    checks.collect()
 }
 
 /// The variable of the event. It has the span of the function's first parameter, so that a wrong type is reported there.

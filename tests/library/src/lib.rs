@@ -27,6 +27,28 @@ pub mod signals {
     pub use sqlx_signals::*;
 }
 
+/// Declares a model with a receiver, also in programs that do not depend on `sqlx-signals` themselves.
+#[macro_export]
+macro_rules! model_with_receiver {
+    ($model:ident, $table:literal, $receiver:ident, $call:expr) => {
+        #[derive(Debug, Clone, $crate::signals::Model)]
+        #[model(table = $table, crate = $crate::signals)]
+        struct $model {
+            id: Option<i64>,
+            n: i64,
+        }
+
+        #[$crate::signals::receiver(
+                    $crate::signals::post_save,
+                    sender = $model,
+                    crate = $crate::signals
+                )]
+        fn $receiver(saved: $crate::signals::PostSave<'_, $model>) {
+            $call(saved.instance.n)
+        }
+    };
+}
+
 mod receivers {
     use super::{Article, Revision};
     use sqlx_signals::prelude::*;

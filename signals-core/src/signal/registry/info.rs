@@ -185,7 +185,9 @@ impl fmt::Display for ReceiverInfo {
         let name = self.identity.name();
         let Info { signal, sender, file, line, doc, .. } = &*self.identity;
         let when = self.identity.when();
-        write!(f, "{signal} of {sender}: {name} ({when}, {file}:{line})")?;
+        // A signal that the program defines has no sender.
+        let of = if sender.is_empty() { "" } else { " of " };
+        write!(f, "{signal}{of}{sender}: {name} ({when}, {file}:{line})")?;
         if doc.is_empty() { Ok(()) } else { write!(f, " {doc}") }
     }
 }

@@ -4,6 +4,8 @@ pub(crate) mod after;
 pub(crate) mod connected;
 pub(crate) mod info;
 pub(crate) mod lock;
+#[cfg(feature = "durable")]
+mod names;
 pub(crate) mod view;
 
 use std::any::{TypeId, type_name};
@@ -70,6 +72,8 @@ pub struct Registry {
     by_sender: Vec<(TypeId, TypeId, usize)>,
     /// A sentence about each `after` that cannot hold.
     mistakes: Vec<String>,
+    /// A sentence about each two durable receivers that share a name.
+    shared_names: Vec<String>,
     changes: RwLock<Changes>,
     /// The number of changes so far. A cached list of receivers is valid while this number stays the same.
     generation: AtomicU64,
@@ -111,16 +115,23 @@ impl Registry {
         let mut seen = HashSet::new();
         linked.retain(|r| r.info.uid.is_empty() || seen.insert((r.info.uid, r.signal, r.sender)));
         let (linked, mistakes) = after::sort(linked);
+        #[cfg(feature = "durable")]
+        let shared_names = names::shared(&linked);
+        #[cfg(not(feature = "durable"))]
+        let shared_names = Vec::new();
         let indexed = linked.iter().enumerate();
         let mut by_sender: Vec<_> = indexed.map(|(index, r)| (r.signal, r.sender, index)).collect();
         by_sender.sort_unstable();
         let (changes, generation) = (RwLock::default(), AtomicU64::new(0));
-        Self { linked, by_sender, mistakes, changes, generation }
+        Self { linked, by_sender, mistakes, shared_names, changes, generation }
     }
 
     fn log_mistakes(&self) {
         for mistake in &self.mistakes {
             tracing::error!("{mistake}; they run as if this `after` were not there");
+        }
+        for mistake in &self.shared_names {
+            tracing::error!("{mistake}");
         }
     }
 
@@ -267,9 +278,9 @@ impl Registry {
         ReceiverInfo { identity }
     }
 
-    /// A sentence about each `after` that cannot hold, for `Db::check`.
+    /// A sentence about each `after` that cannot hold, and about durable receivers that share a name, for `Db::check`.
     pub(crate) fn findings(&self) -> Vec<String> {
-        self.mistakes.clone()
+        [&self.mistakes[..], &self.shared_names].concat()
     }
 
     /// What stores the events of durable receivers. `None` if there is no such receiver.

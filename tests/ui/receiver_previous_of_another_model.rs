@@ -1,0 +1,19 @@
+#![allow(dead_code, unused_variables, non_camel_case_types)]
+use sqlx_signals::prelude::*;
+
+#[derive(Debug, Clone, Model)]
+struct User {
+    id: Option<i64>,
+    email: String,
+}
+
+#[derive(Debug, Clone, Model)]
+struct Order {
+    id: Option<i64>,
+    total: i64,
+}
+
+#[receiver(post_save, sender = User)]
+fn log(saved: PostSave<'_, User>, previous: Previous<'_, Order>) {}
+
+fn main() {}

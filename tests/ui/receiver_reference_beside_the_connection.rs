@@ -1,0 +1,13 @@
+#![allow(dead_code, unused_variables, non_camel_case_types)]
+use sqlx_signals::prelude::*;
+
+#[derive(Debug, Clone, Model)]
+struct User {
+    id: Option<i64>,
+    email: String,
+}
+
+#[receiver(post_save, sender = User)]
+async fn log(saved: PostSave<'_, User>, conn: &mut Conn<'_>, name: &str) {}
+
+fn main() {}
