@@ -842,3 +842,69 @@ async fn the_timeout_limits_the_waits_for_the_turn_and_for_a_connection_together
     }
     test.passed().await;
 }
+
+/// A runtime whose tasks take long polls its writers late each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_is_polled_late_each_time_gets_its_turn() {
+    let test = rows("late").await;
+    let done = std::sync::Arc::new(AtomicBool::new(false));
+    let busy = (0..4).map(|n| {
+        let (db, done) = (test.db.clone(), done.clone());
+        tokio::spawn(async move {
+            while !done.load(Ordering::SeqCst) {
+                Written { id: None, n }.save(&db).await?;
+            }
+            Ok(())
+        })
+    });
+    let busy: Vec<_> = busy.collect();
+    let url = test.url.clone();
+    let late = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        // What other threads have woken is polled next.
+        let runtime = runtime.enable_all().global_queue_interval(1).event_interval(1);
+        runtime.build().unwrap().block_on(async {
+            let db = Db::options().acquire_timeout(Duration::from_secs(8)).connect(&url).await?;
+            let blocks = tokio::spawn(async {
+                loop {
+                    std::thread::sleep(Duration::from_millis(100));
+                    tokio::task::yield_now().await;
+                }
+            });
+            Written { id: None, n: 10 }.save(&db).await?;
+            plain(11).save(&db).await?;
+            blocks.abort();
+            Ok::<_, Error>(())
+        })
+    });
+    let late = tokio::task::spawn_blocking(|| late.join().unwrap()).await.unwrap();
+    done.store(true, Ordering::SeqCst);
+    all_ok(busy).await;
+    late.unwrap();
+    test.passed().await;
+}
+
+/// Nothing drops a forgotten transaction, but its connection is rolled back when it returns to the pool.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_turn_of_a_forgotten_transaction_ends_with_its_connection() {
+    let test = rows("forgotten").await;
+    let db = impatient(&test, Duration::from_secs(2)).await;
+    for n in 0..3 {
+        let mut conn = db.acquire().await.unwrap();
+        let mut tx = conn.begin().await.unwrap();
+        plain(n).save(&mut tx).await.unwrap();
+        std::mem::forget(tx);
+        // Others wait for it already.
+        let waits = {
+            let db = db.clone();
+            tokio::spawn(async move { plain(n).save(&db).await })
+        };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(conn);
+        all_ok([waits]).await;
+        plain(n).save(&db).await.unwrap();
+        Written { id: None, n }.save(&db).await.unwrap();
+    }
+    assert_eq!(count(&db, "rows").await, 9);
+    test.passed().await;
+}

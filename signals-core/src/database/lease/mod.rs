@@ -24,7 +24,7 @@ use crate::database::pool::{NO_EPOCH, WarmPool};
 use crate::database::raw::RawConn;
 use crate::database::runtimes::{self, in_runtime};
 use crate::database::waiter::Place;
-use crate::database::write_queue::Turn;
+use crate::database::write_queue::{Turn, WriteQueue};
 use crate::error::driver::is_answered;
 
 pub(super) use release::CloseOnDrop;
@@ -84,8 +84,8 @@ pub(crate) struct LeaseState {
     pub(crate) turn: Option<Turn>,
     /// The place in the queue of the writers, if an adopted transaction writes without a turn.
     pub(crate) place: Option<Place>,
-    /// The number of the last turn of a write that borrowed the connection; 0 if there was none.
-    pub(crate) borrowed_turn: u64,
+    /// The last turn of a write that borrowed the connection, with its queue.
+    pub(crate) borrowed_turn: Option<(Arc<WriteQueue>, u64)>,
     /// The writes that wait for the COMMIT of the open transaction.
     pub(crate) group: Option<Box<Group>>,
 }
@@ -212,7 +212,7 @@ impl<DB: Backend> Lease<DB> {
             epoch: Some(NO_EPOCH),
             turn: None,
             place: None,
-            borrowed_turn: 0,
+            borrowed_turn: None,
             group: None,
         };
         Self(Some(Box::new(LeaseInner { conn, owner: None, state })))

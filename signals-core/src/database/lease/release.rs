@@ -24,6 +24,12 @@ impl<DB: Backend> LeaseInner<DB> {
         let is_counted = self.is_counted();
         let state = &mut self.state;
         // Without a statement cache, each statement is wrapped in its own BEGIN and COMMIT, so an interrupted one may have left a
+        // The turn of a transaction that was forgotten (`std::mem::forget`).
+        if let Some((queue, number)) = state.borrowed_turn.take()
+            && state.turn.is_none()
+        {
+            state.turn = queue.take_over(number);
+        }
         // transaction open that sqlx does not know about.
         let may_have_begun = !state.keeps_statements && state.in_flight == InFlight::Statement;
         if state.unverified || state.query_only || may_have_begun || is_counted {
