@@ -735,6 +735,40 @@ mod postgres {
         }
         test.passed().await;
     }
+
+    #[tokio::test]
+    async fn connections_that_died_while_idle_fail_no_read() {
+        use futures_util::TryStreamExt;
+
+        let test = common::TestDb::postgres("died_reading").await;
+        let proxy = Proxy::start(&test.url).await;
+        let other = Db::connect(&test.url).await.unwrap();
+        table(&other, "users", "name TEXT NOT NULL UNIQUE").await;
+        user("known").save(&other).await.unwrap();
+        for db in [Db::connect(&test.url).await.unwrap(), proxy.db(&test.url).await] {
+            for way in 0..9 {
+                crowd_of_connections(&db).await;
+                hang_up(&other).await;
+                proxy.all_closed().await;
+                let all = || User::query("WHERE name = $1").bind("known");
+                let found = match way {
+                    0 => User::get(&db, 1).await.map(|_| 1),
+                    1 => User::find(&db, 1).await.map(|found| found.iter().count()),
+                    2 => User::all(&db).await.map(|all| all.len()),
+                    3 => all().fetch_all(&db).await.map(|all| all.len()),
+                    4 => all().fetch_optional(&db).await.map(|found| found.iter().count()),
+                    5 => all().count(&db).await.map(|count| count as usize),
+                    6 => all().exists(&db).await.map(usize::from),
+                    7 => User::get_many(&db, &[1]).await.map(|all| all.len()),
+                    _ => all().fetch(&db).try_collect::<Vec<_>>().await.map(|all| all.len()),
+                };
+                assert_eq!(found.unwrap_or_else(|error| panic!("{way}: {error}")), 1, "{way}");
+            }
+            db.close().await;
+        }
+        test.passed().await;
+    }
+
 }
 
 /// A migration that runs while the program does: what is prepared on its connections is not what it was.

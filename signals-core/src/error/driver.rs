@@ -101,6 +101,14 @@ pub(crate) fn is_refused_row(
     false
 }
 
+/// Whether the connection was lost. If the statement only reads, it can be sent again on another one.
+pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => has_hung_up(&**error),
+        error => matches!(error, sqlx::Error::Io(_)),
+    }
+}
+
 /// Whether the statement cannot have reached the server: writing to the connection failed.
 pub(crate) fn was_never_sent(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe)

@@ -90,17 +90,19 @@ impl Statement {
         Self { sql, args, persistent: true, is_single: true }
     }
 
-    /// A copy for a second attempt, if the statement stays prepared on a Postgres connection, which may reject it as outdated.
+    /// A copy for a second attempt on a Postgres connection: it may reject the statement as outdated if it stays prepared, or turn out to be
+    /// dead.
     pub(crate) fn again(&self) -> Option<Self> {
         match &self.args {
             #[cfg(feature = "postgres")]
-            Arguments::Postgres(args) if self.persistent => Some(Self {
+            Arguments::Postgres(args) => Some(Self {
                 sql: self.sql.clone(),
                 args: Arguments::Postgres(args.clone()),
-                persistent: true,
+                persistent: self.persistent,
                 is_single: self.is_single,
             }),
-            _ => None,
+            #[cfg(feature = "sqlite")]
+            Arguments::Sqlite(_) => None,
         }
     }
 
