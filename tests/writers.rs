@@ -908,3 +908,35 @@ async fn the_turn_of_a_forgotten_transaction_ends_with_its_connection() {
     assert_eq!(count(&db, "rows").await, 9);
     test.passed().await;
 }
+
+/// In the journal mode DELETE, SQLite notices that a file was renamed or deleted, and refuses every further write to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_to_a_file_that_was_replaced_is_replaced() {
+    let test = rows("replaced").await;
+    test.db.close().await;
+    let options = || Db::options().pragma("journal_mode", "DELETE").max_connections(2);
+    let file = test.url.strip_prefix("sqlite:").unwrap().to_owned();
+    let db = options().connect(&test.url).await.unwrap();
+    plain(1).save(&db).await.unwrap();
+    let (old, new) = (format!("{file}.old"), format!("{file}.new"));
+    let _ = std::fs::remove_file(&new);
+    let other = options().connect(&format!("sqlite:{new}")).await.unwrap();
+    table(&other, "rows", "n INTEGER NOT NULL").await;
+    table(&other, "notes", "of INTEGER NOT NULL").await;
+    other.close().await;
+    std::fs::rename(&file, &old).unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    let mut refused = 0;
+    while let Err(error) = plain(2).save(&db).await {
+        let code = error.database_error().and_then(|error| error.code());
+        assert_eq!(code.as_deref(), Some("1032"), "{error}");
+        refused += 1;
+        assert!(refused < 4, "{error}");
+    }
+    Written { id: None, n: 3 }.save(&db).await.unwrap();
+    assert_eq!(count(&db, "rows").await, 2);
+    db.close().await;
+    for file in [file, old] {
+        std::fs::remove_file(file).unwrap();
+    }
+}
