@@ -244,6 +244,11 @@ on_every_database! {
         endless.close().await;
     }
 
+    async fn a_pool_without_connections_is_an_error(db: Db) {
+        let error = refused(Db::options().max_connections(0), &url(&db).await).await;
+        assert!(error.ends_with("set `max_connections` to 1 or more"), "{error}");
+    }
+
     async fn a_function_is_called_with_every_new_connection(db: Db) {
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&calls);

@@ -940,3 +940,33 @@ async fn a_connection_to_a_file_that_was_replaced_is_replaced() {
         std::fs::remove_file(file).unwrap();
     }
 }
+
+/// The program may occupy all of them, also with calls that wait for these writes.
+#[test]
+fn writes_need_no_blocking_thread_of_their_runtime() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let test = rows("occupied").await;
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let occupied = tokio::task::spawn_blocking(move || drop(ended.recv()));
+        let writers = (0..8).map(|n| {
+            let db = &test.db;
+            async move {
+                for round in 0..5 {
+                    write(db, n, (n as u32 + round) % 3).await.unwrap();
+                    let limit = Duration::from_micros(200);
+                    let _ = tokio::time::timeout(limit, write(db, -1, n as u32 % 3)).await;
+                }
+            }
+        });
+        let all = futures_util::future::join_all(writers);
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("a write waits");
+        drop(end);
+        occupied.await.unwrap();
+        let stored = "SELECT count(*) FROM rows WHERE n >= 0";
+        let (stored,): (i64,) = test.db.query(stored).fetch_one().await.unwrap();
+        assert_eq!(stored, 40);
+        test.passed().await;
+    });
+}

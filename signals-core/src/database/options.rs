@@ -261,6 +261,10 @@ impl DbOptions {
         pool
     }
 
+    pub(crate) fn get_max_connections(&self) -> Option<u32> {
+        self.max_connections
+    }
+
     #[cfg(feature = "postgres")]
     pub(crate) fn keeps_statements(&self) -> bool {
         self.statement_cache
