@@ -232,6 +232,23 @@ on_every_database! {
         }
     }
 
+    async fn a_time_without_end_is_accepted(db: Db) {
+        let options = Db::options()
+            .acquire_timeout(Duration::MAX)
+            .idle_timeout(Duration::MAX)
+            .max_lifetime(Duration::MAX);
+        let endless = another(&db, options).await;
+        endless.execute("SELECT 1").await.unwrap();
+        let conns = [endless.acquire().await.unwrap(), endless.acquire().await.unwrap()];
+        drop(conns);
+        endless.close().await;
+    }
+
+    async fn a_pool_without_connections_is_an_error(db: Db) {
+        let error = refused(Db::options().max_connections(0), &url(&db).await).await;
+        assert!(error.ends_with("set `max_connections` to 1 or more"), "{error}");
+    }
+
     async fn a_function_is_called_with_every_new_connection(db: Db) {
         let calls = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&calls);
@@ -292,4 +309,36 @@ async fn a_memory_database_keeps_its_one_connection_whatever_the_options_say() {
     user().save(&db).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(User::all(&db).await.unwrap().len(), 1);
+}
+
+/// As when several processes of a program start for the first time. Only one connection at a time can switch a file to WAL, and SQLite does
+/// not let the others wait.
+#[cfg(feature = "sqlite")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn many_connect_to_a_new_sqlite_file_at_the_same_time() {
+    let dir = std::path::Path::new(env!("CARGO_TARGET_TMPDIR"));
+    for round in 0..20 {
+        let file = dir.join(format!("first_{round}.db"));
+        let remove = || {
+            for end in ["", "-wal", "-shm"] {
+                let _ = std::fs::remove_file(format!("{}{end}", file.display()));
+            }
+        };
+        remove();
+        let url = format!("sqlite:{}", file.display());
+        let tasks = (0..16).map(|_| {
+            let url = url.clone();
+            tokio::spawn(async move { Db::connect(&url).await })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            let db = task.await.unwrap().unwrap_or_else(|error| panic!("{round}: {error}"));
+            db.execute(
+                "CREATE TABLE IF NOT EXISTS users (id INTEGER PRIMARY KEY, name TEXT NOT NULL)",
+            )
+            .await
+            .unwrap();
+            db.close().await;
+        }
+        remove();
+    }
 }

@@ -735,6 +735,149 @@ mod postgres {
         }
         test.passed().await;
     }
+
+    /// The server of a connection can disappear during a statement. If the call is dropped then, its connection does not occupy the pool
+    /// until the operating system gives it up.
+    #[tokio::test]
+    async fn connections_that_fall_silent_in_dropped_calls_are_replaced() {
+        let test = common::TestDb::postgres("fell_silent").await;
+        table(&test.db, "users", "name TEXT NOT NULL").await;
+        let url = test.url.clone();
+        let calls = (0..6).map(|way| {
+            let url = url.clone();
+            async move {
+                let proxy = Proxy::start(&url).await;
+                let options = Db::options().max_connections(1);
+                let options = options.acquire_timeout(Duration::from_secs(2));
+                let db = options.connect(&proxy.url(&url)).await.unwrap();
+                user("Ann").save(&db).await.unwrap();
+                let tx = if way == 5 { Some(db.begin().await.unwrap()) } else { None };
+                proxy.silence_open();
+                let call = async {
+                    match way {
+                        0 => drop(user("Bob").save(&db).await),
+                        1 => drop(db.execute("SELECT 1").await),
+                        2 => drop(User::get(&db, 1).await),
+                        3 => drop(db.query("SELECT 1").fetch_all::<(i32,)>().await),
+                        4 => drop(db.transaction(async |tx| user("Bob").save(tx).await).await),
+                        _ => drop(tx),
+                    }
+                };
+                let dropped = tokio::time::timeout(Duration::from_millis(100), call).await;
+                assert_eq!(dropped.is_err(), way != 5, "{way}");
+                let start = Instant::now();
+                while let Err(error) = user("Eve").save(&db).await {
+                    assert!(is_timeout(&Err::<(), _>(error)), "{way}");
+                    assert!(start.elapsed() < Duration::from_secs(20), "{way}: still occupied");
+                }
+                db.close().await;
+            }
+        });
+        shared::futures::all(calls).await;
+        test.passed().await;
+    }
+
+    /// After a failover, the server of an open connection can be a standby. It goes on answering, so nothing else closes the connection.
+    #[tokio::test]
+    async fn a_connection_whose_server_only_reads_is_replaced() {
+        let test = common::TestDb::postgres("standby").await;
+        table(&test.db, "users", "name TEXT NOT NULL UNIQUE").await;
+        user("known").save(&test.db).await.unwrap();
+        let alter = format!("ALTER DATABASE {} SET default_transaction_read_only", test.name());
+        for way in 0..8 {
+            common::execute(&test.db, &format!("{alter} = on")).await;
+            let db = Db::options().max_connections(3).connect(&test.url).await.unwrap();
+            drop((db.acquire().await.unwrap(), db.acquire().await.unwrap()));
+            common::execute(&test.db, &format!("{alter} = off")).await;
+            let mut refused = 0;
+            let done = loop {
+                let mut known = User::get(&db, 1).await.unwrap();
+                let done = match way {
+                    0 => user("Ann").save(&db).await.map(drop),
+                    1 => known.save(&db).await.map(drop),
+                    2 => User::insert_many(&db, &mut [user("Ann"), user("Bob")]).await.map(drop),
+                    3 => Watched { id: None, name: "Ann".into() }.save(&db).await.map(drop),
+                    4 => db.transaction(async |tx| user("Ann").save(tx).await).await.map(drop),
+                    5 => User::query("").set(User::NAME, "known").update(&db).await.map(drop),
+                    6 => db.execute("UPDATE users SET name = name").await.map(drop),
+                    _ => user("known").upsert(&db, &[User::NAME]).await.map(drop),
+                };
+                let Err(error) = done else { break done };
+                let code = error.database_error().and_then(|error| error.code());
+                assert_eq!(code.as_deref(), Some("25006"), "{way}: {error}");
+                refused += 1;
+                if refused > 3 {
+                    break Err(error);
+                }
+            };
+            done.unwrap_or_else(|error| panic!("{way}: {error}"));
+            // A transaction of the program that only reads says nothing about the server.
+            let read_only = sqlx_signals::TransactionOptions::new().read_only(true);
+            let pid = "SELECT pg_backend_pid()";
+            let mut tx = db.begin_with(read_only).await.unwrap();
+            let before: (i32,) = tx.query(pid).fetch_one().await.unwrap();
+            user("Eve").save(&mut tx).await.unwrap_err();
+            tx.rollback().await.unwrap();
+            let open = "SELECT pid FROM pg_stat_activity WHERE pid = $1";
+            let open = db.query(open).bind(before.0).fetch_all::<(i32,)>().await.unwrap();
+            assert_eq!(open, [before], "{way}");
+            db.execute("DELETE FROM users WHERE name <> 'known'").await.unwrap();
+            db.close().await;
+        }
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn connections_that_died_while_idle_fail_no_read() {
+        use futures_util::TryStreamExt;
+
+        let test = common::TestDb::postgres("died_reading").await;
+        let proxy = Proxy::start(&test.url).await;
+        let other = Db::connect(&test.url).await.unwrap();
+        table(&other, "users", "name TEXT NOT NULL UNIQUE").await;
+        user("known").save(&other).await.unwrap();
+        for db in [Db::connect(&test.url).await.unwrap(), proxy.db(&test.url).await] {
+            for way in 0..9 {
+                crowd_of_connections(&db).await;
+                hang_up(&other).await;
+                proxy.all_closed().await;
+                let all = || User::query("WHERE name = $1").bind("known");
+                let found = match way {
+                    0 => User::get(&db, 1).await.map(|_| 1),
+                    1 => User::find(&db, 1).await.map(|found| found.iter().count()),
+                    2 => User::all(&db).await.map(|all| all.len()),
+                    3 => all().fetch_all(&db).await.map(|all| all.len()),
+                    4 => all().fetch_optional(&db).await.map(|found| found.iter().count()),
+                    5 => all().count(&db).await.map(|count| count as usize),
+                    6 => all().exists(&db).await.map(usize::from),
+                    7 => User::get_many(&db, &[1]).await.map(|all| all.len()),
+                    _ => all().fetch(&db).try_collect::<Vec<_>>().await.map(|all| all.len()),
+                };
+                assert_eq!(found.unwrap_or_else(|error| panic!("{way}: {error}")), 1, "{way}");
+            }
+            db.close().await;
+        }
+        test.passed().await;
+    }
+
+    /// sqlx does not count the transaction of such a `begin`, and returns the connection to its pool.
+    #[tokio::test]
+    async fn a_begin_of_the_program_that_was_dropped_takes_no_write_along() {
+        let test = common::TestDb::postgres("dropped_begin").await;
+        table(&test.db, "users", "name TEXT NOT NULL").await;
+        let mut stored = 0;
+        for pending in 0..6 {
+            let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1);
+            let pool = pool.connect(&test.url).await.unwrap();
+            let db = Db::from(pool.clone());
+            drop(cancelled_after(pool.begin(), pending).await);
+            user("Ann").save(&db).await.unwrap();
+            stored += 1;
+            assert_eq!(count(&test.db, "users").await, stored, "{pending}");
+            db.close().await;
+        }
+        test.passed().await;
+    }
 }
 
 /// A migration that runs while the program does: what is prepared on its connections is not what it was.

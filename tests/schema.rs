@@ -313,6 +313,38 @@ on_every_database! {
         assert_eq!(mend::<Street>(&db).await.len(), 1);
     }
 
+    async fn programs_that_start_together_run_each_migration_once(db: Db) {
+        let create = Member::create_table_sql(db.kind());
+        let add = "UPDATE members SET points = points + 1";
+        for round in 0..10 {
+            let all = vec![
+                migration(1, "members", &create),
+                migration(2, "ann", "INSERT INTO members (email, name, points, joined) VALUES ('a', 'Ann', 1, '2026-01-01 00:00:00')"),
+                migration(3, "one", add),
+                migration(4, "two", add),
+            ];
+            let migrator = std::sync::Arc::new(Migrator::with_migrations(all));
+            let mut programs = Vec::new();
+            for _ in 0..4 {
+                programs.push(common::another(&db, Db::options()).await);
+            }
+            let tasks = programs.into_iter().map(|program| {
+                let migrator = migrator.clone();
+                tokio::spawn(async move {
+                    let done = program.migrate(&migrator).await;
+                    program.close().await;
+                    done
+                })
+            });
+            for task in tasks.collect::<Vec<_>>() {
+                task.await.unwrap().unwrap_or_else(|error| panic!("{round}: {error}"));
+            }
+            let points: Vec<(i64,)> = db.query("SELECT points FROM members").fetch_all().await.unwrap();
+            assert_eq!(points, [(3,)]);
+            db.execute("DROP TABLE members; DROP TABLE _sqlx_migrations").await.unwrap();
+        }
+    }
+
     async fn migrations_run_once(db: Db) {
         let mut all = vec![migration(1, "members", &Member::create_table_sql(db.kind()))];
         db.migrate(&Migrator::with_migrations(all.clone())).await.unwrap();
@@ -461,25 +493,6 @@ async fn types_of_postgres_alone_are_created_and_missing_in_sqlite() {
     assert_eq!(OnlyPostgres::get(pool, saved.pk).await.unwrap(), row);
     let sqlite = OnlyPostgres::create_table_sql(DatabaseKind::Sqlite);
     assert!(sqlite.contains(r#""tags" /* this database has no type for the field */"#), "{sqlite}");
-    test.passed().await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn programs_that_start_together_run_each_migration_once() {
-    let test = common::TestDb::postgres("programs_that_start_together").await;
-    let create = Member::create_table_sql(DatabaseKind::Postgres);
-    let tasks: Vec<_> = (0..4)
-        .map(|_| {
-            let (url, create) = (test.url.clone(), create.clone());
-            tokio::spawn(async move {
-                let db = Db::connect(&url).await.unwrap();
-                db.migrate(&Migrator::with_migrations(vec![migration(1, "members", &create)])).await
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.unwrap().unwrap();
-    }
     test.passed().await;
 }
 

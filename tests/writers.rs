@@ -842,3 +842,131 @@ async fn the_timeout_limits_the_waits_for_the_turn_and_for_a_connection_together
     }
     test.passed().await;
 }
+
+/// A runtime whose tasks take long polls its writers late each time.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_is_polled_late_each_time_gets_its_turn() {
+    let test = rows("late").await;
+    let done = std::sync::Arc::new(AtomicBool::new(false));
+    let busy = (0..4).map(|n| {
+        let (db, done) = (test.db.clone(), done.clone());
+        tokio::spawn(async move {
+            while !done.load(Ordering::SeqCst) {
+                Written { id: None, n }.save(&db).await?;
+            }
+            Ok(())
+        })
+    });
+    let busy: Vec<_> = busy.collect();
+    let url = test.url.clone();
+    let late = std::thread::spawn(move || {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        // What other threads have woken is polled next.
+        let runtime = runtime.enable_all().global_queue_interval(1).event_interval(1);
+        runtime.build().unwrap().block_on(async {
+            let db = Db::options().acquire_timeout(Duration::from_secs(8)).connect(&url).await?;
+            let blocks = tokio::spawn(async {
+                loop {
+                    std::thread::sleep(Duration::from_millis(100));
+                    tokio::task::yield_now().await;
+                }
+            });
+            Written { id: None, n: 10 }.save(&db).await?;
+            plain(11).save(&db).await?;
+            blocks.abort();
+            Ok::<_, Error>(())
+        })
+    });
+    let late = tokio::task::spawn_blocking(|| late.join().unwrap()).await.unwrap();
+    done.store(true, Ordering::SeqCst);
+    all_ok(busy).await;
+    late.unwrap();
+    test.passed().await;
+}
+
+/// Nothing drops a forgotten transaction, but its connection is rolled back when it returns to the pool.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_turn_of_a_forgotten_transaction_ends_with_its_connection() {
+    let test = rows("forgotten").await;
+    let db = impatient(&test, Duration::from_secs(2)).await;
+    for n in 0..3 {
+        let mut conn = db.acquire().await.unwrap();
+        let mut tx = conn.begin().await.unwrap();
+        plain(n).save(&mut tx).await.unwrap();
+        std::mem::forget(tx);
+        // Others wait for it already.
+        let waits = {
+            let db = db.clone();
+            tokio::spawn(async move { plain(n).save(&db).await })
+        };
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        drop(conn);
+        all_ok([waits]).await;
+        plain(n).save(&db).await.unwrap();
+        Written { id: None, n }.save(&db).await.unwrap();
+    }
+    assert_eq!(count(&db, "rows").await, 9);
+    test.passed().await;
+}
+
+/// In the journal mode DELETE, SQLite notices that a file was renamed or deleted, and refuses every further write to it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_to_a_file_that_was_replaced_is_replaced() {
+    let test = rows("replaced").await;
+    test.db.close().await;
+    let options = || Db::options().pragma("journal_mode", "DELETE").max_connections(2);
+    let file = test.url.strip_prefix("sqlite:").unwrap().to_owned();
+    let db = options().connect(&test.url).await.unwrap();
+    plain(1).save(&db).await.unwrap();
+    let (old, new) = (format!("{file}.old"), format!("{file}.new"));
+    let _ = std::fs::remove_file(&new);
+    let other = options().connect(&format!("sqlite:{new}")).await.unwrap();
+    table(&other, "rows", "n INTEGER NOT NULL").await;
+    table(&other, "notes", "of INTEGER NOT NULL").await;
+    other.close().await;
+    std::fs::rename(&file, &old).unwrap();
+    std::fs::rename(&new, &file).unwrap();
+    let mut refused = 0;
+    while let Err(error) = plain(2).save(&db).await {
+        let code = error.database_error().and_then(|error| error.code());
+        assert_eq!(code.as_deref(), Some("1032"), "{error}");
+        refused += 1;
+        assert!(refused < 4, "{error}");
+    }
+    Written { id: None, n: 3 }.save(&db).await.unwrap();
+    assert_eq!(count(&db, "rows").await, 2);
+    db.close().await;
+    for file in [file, old] {
+        std::fs::remove_file(file).unwrap();
+    }
+}
+
+/// The program may occupy all of them, also with calls that wait for these writes.
+#[test]
+fn writes_need_no_blocking_thread_of_their_runtime() {
+    let mut runtime = tokio::runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().max_blocking_threads(1).build().unwrap();
+    runtime.block_on(async {
+        let test = rows("occupied").await;
+        let (end, ended) = std::sync::mpsc::channel::<()>();
+        let occupied = tokio::task::spawn_blocking(move || drop(ended.recv()));
+        let writers = (0..8).map(|n| {
+            let db = &test.db;
+            async move {
+                for round in 0..5 {
+                    write(db, n, (n as u32 + round) % 3).await.unwrap();
+                    let limit = Duration::from_micros(200);
+                    let _ = tokio::time::timeout(limit, write(db, -1, n as u32 % 3)).await;
+                }
+            }
+        });
+        let all = futures_util::future::join_all(writers);
+        tokio::time::timeout(Duration::from_secs(20), all).await.expect("a write waits");
+        drop(end);
+        occupied.await.unwrap();
+        let stored = "SELECT count(*) FROM rows WHERE n >= 0";
+        let (stored,): (i64,) = test.db.query(stored).fetch_one().await.unwrap();
+        assert_eq!(stored, 40);
+        test.passed().await;
+    });
+}

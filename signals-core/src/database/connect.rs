@@ -27,6 +27,10 @@ const EXAMPLES: &str = "write a URL such as `sqlite:shop.db` or `postgres://user
 /// Connects to `url`. Boxed, so that it is compiled in this crate and not in the application.
 pub(crate) fn open(url: &str, options: DbOptions) -> BoxFuture<'_, Result<Db>> {
     Box::pin(async move {
+        if options.get_max_connections() == Some(0) {
+            let problem = "the pool may open no connection";
+            return Err(wrong(problem.to_owned(), "set `max_connections` to 1 or more"));
+        }
         let scheme = url.split_once(':').map(|(scheme, _)| scheme);
         match scheme {
             #[cfg(feature = "sqlite")]
@@ -45,15 +49,15 @@ pub(crate) fn open(url: &str, options: DbOptions) -> BoxFuture<'_, Result<Db>> {
                     "postgres" | "postgresql" => "enable its feature `postgres`",
                     _ => EXAMPLES,
                 };
-                Err(wrong_url(problem, advice))
+                Err(wrong(problem, advice))
             }
-            None if url.is_empty() => Err(wrong_url("the URL is empty".to_owned(), EXAMPLES)),
-            None => Err(wrong_url(format!("`{url}` is not a URL"), EXAMPLES)),
+            None if url.is_empty() => Err(wrong("the URL is empty".to_owned(), EXAMPLES)),
+            None => Err(wrong(format!("`{url}` is not a URL"), EXAMPLES)),
         }
     })
 }
 
-fn wrong_url(problem: String, advice: &str) -> Error {
+fn wrong(problem: String, advice: &str) -> Error {
     let source = sqlx::Error::Configuration(problem.into());
     Error::CannotConnect { to: "the database".to_owned(), advice: advice.to_owned(), source }
 }

@@ -19,7 +19,7 @@ impl Db {
     ///
     /// The folder of the migrations, its file names, and the table in which sqlx notes what was run are those of
     /// [`sqlx::migrate!`](https://docs.rs/sqlx/0.9/sqlx/macro.migrate.html). Programs that start at the same time run each
-    /// migration once. A program for both databases has a folder for each:
+    /// migration once; on SQLite, this excludes migrations without a transaction. A program for both databases has a folder for each:
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -53,7 +53,7 @@ impl Db {
         let is_locked = conn.kind() == DatabaseKind::Postgres;
         let mut guard =
             DiscardOnDrop { conn: &mut conn, is_armed: is_locked || may_change_settings };
-        let done = run(guard.conn, migrator).await;
+        let done = run_beside_others(guard.conn, migrator).await;
         guard.is_armed = is_locked && done.is_err();
         drop(guard);
         let mut ended = conn.end_raw(Ok(0)).await.map(drop);
@@ -108,6 +108,30 @@ async fn restore(conn: &mut Conn<'_>, settings: String) -> Result<()> {
             Err(Error::RolledBack { reason })
         }
         false => restored.map(drop),
+    }
+}
+
+/// Runs the migrations. On SQLite, sqlx has no lock against a program that does so at the same time: a migration fails if the other program has
+/// run it since sqlx has looked. Nothing of it is stored then, so sqlx looks again.
+async fn run_beside_others(conn: &mut Conn<'_>, migrator: &Migrator) -> Result<(), MigrateError> {
+    let (mut failed_before, mut left) = (None, migrator.iter().count());
+    loop {
+        let error = match run(conn, migrator).await {
+            Err(error) if conn.kind() == DatabaseKind::Sqlite => error,
+            done => return done,
+        };
+        let failed = match &error {
+            MigrateError::ExecuteMigration(_, version) => Some(*version),
+            // Also if the version is in the table of the migrations since.
+            MigrateError::Execute(_) => None,
+            _ => return Err(error),
+        };
+        let has_no_tx = |version| migrator.iter().any(|m| m.version == version && m.no_tx);
+        let is_repeated = failed.is_some() && failed == failed_before;
+        if left == 0 || is_repeated || failed.is_some_and(has_no_tx) {
+            return Err(error);
+        }
+        (failed_before, left) = (failed, left - 1);
     }
 }
 

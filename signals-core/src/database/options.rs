@@ -58,6 +58,9 @@ pub struct DbOptions {
     slow_receivers: Option<Duration>,
 }
 
+/// The longest time that is passed on to sqlx, which adds it to the current time and would panic if the sum cannot be represented.
+const FOREVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
+
 /// A function that is called with every new connection.
 type AfterConnect =
     dyn for<'a, 'c> Fn(&'a mut Conn<'c>) -> BoxFuture<'a, Result<()>> + Send + Sync + 'static;
@@ -107,12 +110,13 @@ impl DbOptions {
 
     /// Sets how long a call may wait for a connection; 30 seconds by default. The time covers the wait for a free connection, the
     /// ping of an idle connection, and the opening of a new one. After that, the call fails with
-    /// [`sqlx::Error::PoolTimedOut`]. The time also covers the wait of a writer of a SQLite database for its turn, see
+    /// [`sqlx::Error::PoolTimedOut`]. If a call is dropped while the server executes its statement, the connection is closed if the server
+    /// does not answer within this time either (and at least five seconds), because it may have disappeared. The time also covers the wait of a writer of a SQLite database for its turn, see
     /// [`Error::WriteLockTimedOut`].
     ///
     /// See the example of [`DbOptions`].
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {
-        self.acquire_timeout = Some(timeout);
+        self.acquire_timeout = Some(timeout.min(FOREVER));
         self
     }
 
@@ -121,7 +125,7 @@ impl DbOptions {
     ///
     /// See the example of [`min_connections`](Self::min_connections).
     pub fn idle_timeout(mut self, timeout: impl Into<Option<Duration>>) -> Self {
-        self.idle_timeout = Some(timeout.into());
+        self.idle_timeout = Some(timeout.into().map(|timeout| timeout.min(FOREVER)));
         self
     }
 
@@ -130,7 +134,7 @@ impl DbOptions {
     ///
     /// See the example of [`min_connections`](Self::min_connections).
     pub fn max_lifetime(mut self, lifetime: impl Into<Option<Duration>>) -> Self {
-        self.max_lifetime = Some(lifetime.into());
+        self.max_lifetime = Some(lifetime.into().map(|lifetime| lifetime.min(FOREVER)));
         self
     }
 
@@ -255,6 +259,10 @@ impl DbOptions {
             pool = pool.max_lifetime(lifetime);
         }
         pool
+    }
+
+    pub(crate) fn get_max_connections(&self) -> Option<u32> {
+        self.max_connections
     }
 
     #[cfg(feature = "postgres")]

@@ -182,6 +182,14 @@ impl<DB: Backend> WarmPool<DB> {
         }
         loop {
             let mut lease = self.open().await?;
+            // The program does not use the pools of workers.
+            if self.mode() == SHARED && !self.limits_statements() {
+                let rolled_back = timeout(self.answer_timeout(), lease.roll_back_uncounted());
+                if !matches!(rolled_back.await, Ok(Ok(()))) {
+                    lease.discard();
+                    continue;
+                }
+            }
             lease.clear_statements(self.epoch()).await?;
             if !several || lease.works_in(runtimes::current_id()) {
                 return Ok(lease.with_owner(self, permit));
@@ -260,6 +268,11 @@ impl<DB: Backend> WarmPool<DB> {
 
     pub(super) fn limits_statements(&self) -> bool {
         self.limits_statements.load(Ordering::Relaxed)
+    }
+
+    /// Time limit for the end of a statement whose future was dropped.
+    pub(super) fn statement_timeout(&self) -> Duration {
+        statement_timeout(&self.pool)
     }
 
     /// Stops keeping connections here. Idle connections return to sqlx's pool at once, checked-out ones when they are dropped.
@@ -365,6 +378,12 @@ impl<DB: Backend> WarmPool<DB> {
     fn idle(&self) -> MutexGuard<'_, Vec<Lease<DB>>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Time limit for the end of a statement whose future was dropped. It is as long as callers wait for the connection: after that, they get
+/// an error anyway. The server may have disappeared, and the operating system notices that only after minutes or hours.
+pub(super) fn statement_timeout<DB: Backend>(pool: &Pool<DB>) -> Duration {
+    ANSWER_TIMEOUT.max(pool.options().get_acquire_timeout())
 }
 
 impl<DB: Backend> Drop for WarmPool<DB> {

@@ -14,8 +14,11 @@ use crate::database::execution::{Execution, Naming, Returns, if_answered};
 use crate::database::raw::{MaybePooled, RawConn};
 use crate::database::spin::spin;
 use crate::database::state::Autocommit;
-use crate::error::driver::{did_nothing, is_outdated, may_be_committed};
+use crate::error::driver::{did_nothing, is_lost, is_outdated, may_be_committed};
 use crate::error::{Error, Result};
+
+/// Takes a row that may not be readable.
+type Load<'l> = &'l mut (dyn FnMut(AnyRow) -> Result<(), sqlx::Error> + Send);
 
 /// How many other connections are tried if the first one is dead.
 const RECONNECT_ATTEMPTS: usize = 16;
@@ -23,17 +26,61 @@ const RECONNECT_ATTEMPTS: usize = 16;
 impl<'c> Conn<'c> {
     /// Runs a statement that this library wrote, and passes its rows to `sink`.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
+        self.run_alive(statement, sink, did_nothing).await
+    }
+
+    /// As [`run`](Self::run), for a statement that only reads.
+    pub(crate) async fn read(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
+        self.run_alive(statement, sink, is_lost).await
+    }
+
+    /// Runs a statement. If the connection is dead, and the statement `may_repeat` after this error, runs it on another one.
+    async fn run_alive(
+        &mut self,
+        mut statement: Statement,
+        sink: Sink<'_>,
+        may_repeat: fn(&sqlx::Error) -> bool,
+    ) -> Result<u64> {
         self.ensure_connected().await?;
-        let result = self.run_or_retry(statement, Returns::Rows, sink).await;
-        self.note_result(result).await
+        loop {
+            let (mut again, mut answered) = (self.again(&statement), false);
+            let returns = Returns::Rows;
+            let run = self.run_or_retry(statement, &mut again, returns, sink, &mut answered);
+            let result = run.await;
+            match (self.note_result(result).await, again) {
+                (Err(error), Some(again)) if !answered => {
+                    self.reconnect(error, may_repeat).await?;
+                    statement = again;
+                }
+                (done, _) => return done,
+            }
+        }
+    }
+
+    /// A copy of a statement that may have to be repeated.
+    pub(crate) fn again(&mut self, statement: &Statement) -> Option<Statement> {
+        let is_needed = statement.persistent && self.naming() == Naming::Named || self.is_unused();
+        if is_needed { statement.again() } else { None }
     }
 
     /// As [`run`](Self::run), if a row may not be readable. The statement is read to its end, and the first error of `take` is
     /// returned.
-    pub(crate) async fn run_each(
+    #[cfg(feature = "durable")]
+    pub(crate) async fn run_each(&mut self, statement: Statement, take: Load<'_>) -> Result<()> {
+        self.each_alive(statement, take, did_nothing).await
+    }
+
+    /// As [`read`](Self::read), if a row may not be readable. The statement is read to its end, and the first error of `take` is
+    /// returned.
+    pub(crate) async fn read_each(&mut self, statement: Statement, take: Load<'_>) -> Result<()> {
+        self.each_alive(statement, take, is_lost).await
+    }
+
+    async fn each_alive(
         &mut self,
         statement: Statement,
-        take: &mut (dyn FnMut(AnyRow) -> Result<(), sqlx::Error> + Send),
+        take: Load<'_>,
+        may_repeat: fn(&sqlx::Error) -> bool,
     ) -> Result<()> {
         let mut taken = Ok(());
         let mut sink = |row| {
@@ -41,16 +88,17 @@ impl<'c> Conn<'c> {
                 taken = take(row);
             }
         };
-        self.run(statement, &mut sink).await?;
+        self.run_alive(statement, &mut sink, may_repeat).await?;
         Ok(taken?)
     }
 
     /// Runs a statement that returns at most one row.
     pub(crate) async fn run_one(&mut self, statement: Statement) -> Result<Option<AnyRow>> {
         self.ensure_connected().await?;
-        let mut first = None;
+        let (mut first, mut again) = (None, self.again(&statement));
         let sink = &mut |row| first = first.take().or(Some(row));
-        let result = self.run_or_retry(statement, Returns::OneRow, sink).await;
+        let result =
+            self.run_or_retry(statement, &mut again, Returns::OneRow, sink, &mut false).await;
         self.note_result(result).await?;
         Ok(first)
     }
@@ -59,36 +107,43 @@ impl<'c> Conn<'c> {
     pub(crate) async fn read_one(&mut self, make: Make<'_>) -> Result<Option<AnyRow>> {
         self.ensure_connected().await?;
         let kind = self.kind();
-        let mut first = None;
-        let sink = &mut |row| first = first.take().or(Some(row));
-        let result = match self.run_once(make(kind)?, Returns::OneRowWithoutCommit, sink).await {
-            Err(error) if is_outdated(&error) => match self.prepare_again(error).await {
-                Ok(()) => self.run_once(make(kind)?, Returns::OneRowWithoutCommit, sink).await,
-                Err(error) => Err(error),
-            },
-            result => result,
-        };
-        self.note_result(result).await?;
-        Ok(first)
+        loop {
+            let (mut first, returns) = (None, Returns::OneRowWithoutCommit);
+            let sink = &mut |row| first = first.take().or(Some(row));
+            let result = match self.run_once(make(kind)?, returns, sink, &mut false).await {
+                Err(error) if is_outdated(&error) => match self.prepare_again(error).await {
+                    Ok(()) => self.run_once(make(kind)?, returns, sink, &mut false).await,
+                    Err(error) => Err(error),
+                },
+                result => result,
+            };
+            match self.note_result(result).await {
+                Ok(_) => return Ok(first),
+                Err(error) => self.reconnect(error, is_lost).await?,
+            }
+        }
     }
 
-    /// Runs a statement, and runs it once more if its prepared statement turns out to be outdated.
+    /// Runs a statement, and runs the copy `again` if its prepared statement turns out to be outdated. `answered` is set when its first row
+    /// or its completion arrives.
     pub(crate) async fn run_or_retry(
         &mut self,
         statement: Statement,
+        again: &mut Option<Statement>,
         returns: Returns,
         sink: Sink<'_>,
+        answered: &mut bool,
     ) -> Result<u64, sqlx::Error> {
-        let again = if self.naming() == Naming::Named { statement.again() } else { None };
-        let result = self.run_once(statement, returns, sink).await;
-        match (result, again) {
-            (Err(error), Some(again)) if is_outdated(&error) => {
-                match self.prepare_again(error).await {
-                    Ok(()) => self.run_once(again, returns, sink).await,
+        let is_named = statement.persistent && self.naming() == Naming::Named;
+        match self.run_once(statement, returns, sink, answered).await {
+            Err(error) if is_named && is_outdated(&error) => match again.take() {
+                Some(again) => match self.prepare_again(error).await {
+                    Ok(()) => self.run_once(again, returns, sink, answered).await,
                     Err(error) => Err(error),
-                }
-            }
-            (result, _) => result,
+                },
+                None => Err(error),
+            },
+            result => result,
         }
     }
 
@@ -98,9 +153,10 @@ impl<'c> Conn<'c> {
         statement: Statement,
         returns: Returns,
         sink: Sink<'_>,
+        answered: &mut bool,
     ) -> Result<u64, sqlx::Error> {
         let is_awaited = self.is_awaited();
-        let executed = pin!(self.start(statement, returns).run_to_end(sink));
+        let executed = pin!(self.start(statement, returns).run_noting_answer(sink, answered));
         spin(executed, is_awaited).await
     }
 
@@ -229,14 +285,7 @@ impl<'c> Conn<'c> {
         error: Error,
         did_nothing: impl FnOnce(&sqlx::Error) -> bool,
     ) -> BoxFuture<'_, Result<()>> {
-        let unused = match &self.inner {
-            MaybePooled::Pooled(slot) => {
-                slot.as_ref().is_some_and(|lease| !lease.state().proven_alive)
-            }
-            _ => false,
-        };
-        let again = unused && self.state.frames.is_empty() && self.state.db.is_some();
-        if !again || !matches!(&error, Error::Database(error) if did_nothing(error)) {
+        if !self.is_unused() || !matches!(&error, Error::Database(error) if did_nothing(error)) {
             return Box::pin(ready(Err(error)));
         }
         tracing::warn!(%error, "a connection had died before it was used: another one is taken");
@@ -251,6 +300,17 @@ impl<'c> Conn<'c> {
                 }
             }
         })
+    }
+
+    /// Whether another connection can take the place of this one: it has not answered since checkout, and no transaction is open.
+    fn is_unused(&self) -> bool {
+        let is_unproven = match &self.inner {
+            MaybePooled::Pooled(slot) => {
+                slot.as_ref().is_some_and(|lease| !lease.state().proven_alive)
+            }
+            _ => false,
+        };
+        is_unproven && self.state.frames.is_empty() && self.state.db.is_some()
     }
 
     /// Tries other connections until one answers a ping. `last` is the error to return if none does.

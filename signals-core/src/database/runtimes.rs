@@ -107,8 +107,60 @@ pub(crate) fn in_runtime(runtime: Option<Handle>, work: impl FnOnce() + Send + '
 pub(crate) fn spawn_even_if_idle<DB: Backend>(task: impl Future<Output = ()> + Send + 'static) {
     let runtime = Handle::current();
     if !DB::NEEDS_RUNTIME && runtime.runtime_flavor() == RuntimeFlavor::CurrentThread {
-        tokio::task::spawn_blocking(move || runtime.block_on(task));
+        threads::run(Box::new(move || runtime.block_on(task)));
     } else {
         tokio::spawn(task);
+    }
+}
+
+/// Threads for the tasks of runtimes that may not be driven. The blocking threads of a runtime are not used, because the program may occupy
+/// all of them, also with calls that wait for such a task.
+mod threads {
+    use std::collections::VecDeque;
+    use std::sync::{Condvar, Mutex, PoisonError};
+    use std::thread;
+    use std::time::Duration;
+
+    pub(super) type Job = Box<dyn FnOnce() + Send>;
+
+    /// After which time a thread without work ends.
+    const IDLE_TIME: Duration = Duration::from_secs(10);
+
+    static QUEUE: Mutex<Queue> = Mutex::new(Queue { jobs: VecDeque::new(), idle: 0 });
+    static ADDED: Condvar = Condvar::new();
+
+    struct Queue {
+        jobs: VecDeque<Job>,
+        /// The number of threads that wait for work.
+        idle: usize,
+    }
+
+    /// Runs a job on a thread that waits for work, or on a new one.
+    pub(super) fn run(job: Job) {
+        let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.idle > queue.jobs.len() {
+            queue.jobs.push_back(job);
+            ADDED.notify_one();
+            return;
+        }
+        drop(queue);
+        // If there can be no more threads, the job is dropped, which closes its connection.
+        let _ = thread::Builder::new().name("sqlx-signals".to_owned()).spawn(move || {
+            job();
+            while let Some(job) = next() {
+                job();
+            }
+        });
+    }
+
+    fn next() -> Option<Job> {
+        let mut queue = QUEUE.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.jobs.is_empty() {
+            queue.idle += 1;
+            let waited = ADDED.wait_timeout_while(queue, IDLE_TIME, |queue| queue.jobs.is_empty());
+            (queue, _) = waited.unwrap_or_else(PoisonError::into_inner);
+            queue.idle -= 1;
+        }
+        queue.jobs.pop_front()
     }
 }

@@ -242,7 +242,9 @@ impl Conn<'_> {
     /// Runs a statement that the application wrote, and passes its rows to `sink`.
     pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
         let controls = self.before_raw(statement.sql.as_str()).await?;
-        let result = self.run_or_retry(statement, Returns::Rows, sink).await;
+        let mut again = self.again(&statement);
+        let result =
+            self.run_or_retry(statement, &mut again, Returns::Rows, sink, &mut false).await;
         self.after_raw(controls, result).await
     }
 }

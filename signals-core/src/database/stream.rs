@@ -9,7 +9,7 @@ use crate::database::conn::Conn;
 use crate::database::execution::{Naming, Returns};
 use crate::database::source::Source;
 use crate::error::Result;
-use crate::error::driver::is_outdated;
+use crate::error::driver::{is_lost, is_outdated};
 
 /// The rows of a statement, each of which is read when the stream is polled.
 ///
@@ -38,19 +38,28 @@ async fn run(
     statement: Result<Statement>,
     sender: &Sender<Result<AnyRow>>,
 ) -> Result<()> {
-    let statement = statement?;
+    let mut statement = statement?;
     let mut conn = source.acquire().await?;
     conn.ensure_connected().await?;
-    let again = if conn.naming() == Naming::Named { statement.again() } else { None };
-    let mut sent = false;
-    let result = conn.start(statement, Returns::Rows).pass_to(sender, &mut sent).await;
-    let result = match (result, again) {
-        (Err(error), Some(again)) if !sent && is_outdated(&error) => {
-            rerun(&mut conn, error, again, sender).await
+    loop {
+        let mut again = conn.again(&statement);
+        let is_named = statement.persistent && conn.naming() == Naming::Named;
+        let mut sent = false;
+        let mut result = conn.start(statement, Returns::Rows).pass_to(sender, &mut sent).await;
+        if !sent && is_named && result.as_ref().is_err_and(is_outdated) {
+            if let (Err(error), Some(again)) = (&mut result, again.take()) {
+                let error = std::mem::replace(error, sqlx::Error::WorkerCrashed);
+                result = rerun(&mut conn, error, again, sender).await;
+            }
         }
-        (result, _) => result,
-    };
-    conn.note_result(result).await
+        match (conn.note_result(result).await, again) {
+            (Err(error), Some(again)) if !sent => {
+                conn.reconnect(error, is_lost).await?;
+                statement = again;
+            }
+            (done, _) => return done,
+        }
+    }
 }
 
 /// Runs a statement once more, after the database has refused it as outdated with `error`.

@@ -129,8 +129,8 @@ impl Conn<'_> {
         let has_lease = lease.is_some();
         // The borrower of a connection that has taken a turn has it too.
         let inherits = |lease: &LeaseState| {
-            let last = lease.borrowed_turn;
-            lease.turn.is_some() || last != 0 && queue.current_turn() == Some(last)
+            let last = lease.borrowed_turn.as_ref().map(|(_, number)| *number);
+            lease.turn.is_some() || last.is_some() && queue.current_turn() == last
         };
         // A transaction that raw SQL has begun may hold the write lock.
         if is_taken || lease.is_some_and(inherits) || self.depth_now() > 0 {
@@ -215,11 +215,11 @@ impl Conn<'_> {
     }
 
     fn keep_turn(&mut self, turn: Turn) {
-        let number = turn.number();
+        let borrowed = turn.queue().cloned().map(|queue| (queue, turn.number()));
         if let Some(slot) = self.state.turn() {
             *slot = Some(turn);
             if let Some(lease) = self.lease_mut() {
-                lease.state_mut().borrowed_turn = number;
+                lease.state_mut().borrowed_turn = borrowed;
             }
         } else if let Some(lease) = self.lease_mut() {
             lease.state_mut().turn = Some(turn);

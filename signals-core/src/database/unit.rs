@@ -1,7 +1,5 @@
 //! A write as a unit of a [`Group`]: how it begins, and how it passes the connection to the next writer.
 
-use std::time::Duration;
-
 #[cfg(feature = "sqlite")]
 use futures_util::{FutureExt, TryStreamExt};
 #[cfg(feature = "sqlite")]
@@ -282,7 +280,7 @@ pub(super) async fn group_end(end: oneshot::Receiver<GroupEnd>, queue: &WriteQue
     loop {
         match timeout(PATIENCE, &mut waiting.end).await {
             Ok(end) => return end.unwrap_or(GroupEnd::Unknown),
-            Err(_) => drop(queue.take_back(PATIENCE)),
+            Err(_) => drop(queue.take_back(false)),
         }
     }
 }
@@ -297,7 +295,7 @@ struct Waiting<'q> {
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         if matches!(self.end.try_recv(), Err(TryRecvError::Empty)) {
-            drop(self.queue.take_back(Duration::ZERO));
+            drop(self.queue.take_back(true));
         }
     }
 }

@@ -357,6 +357,17 @@ pub(crate) async fn roll_back_all<DB: Backend>(
     }
 }
 
+/// Rolls back a transaction that sqlx does not count, on a connection of sqlx's pool: sqlx forgets the transaction of a `begin` whose future
+/// was dropped on PostgreSQL.
+pub(crate) async fn roll_back_uncounted<DB: Backend>(
+    conn: &mut DB::Connection,
+) -> Result<(), sqlx::Error> {
+    if DB::KIND == DatabaseKind::Postgres && adopt::<DB>(conn).await? {
+        raw::rollback_even_if_dropped::<DB>(conn).await?;
+    }
+    Ok(())
+}
+
 /// Reads the answers of statements whose futures were dropped, which may be errors.
 async fn read_answers<DB: Backend>(conn: &mut DB::Connection) -> Result<(), sqlx::Error> {
     while let Err(error) = conn.ping().await {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 use tokio::task::yield_now;
-use tokio::time::timeout_at;
+use tokio::time::timeout;
 
 use crate::database::detached::Answer;
 use crate::database::group::{GroupEnd, GroupId};
@@ -48,6 +48,11 @@ impl std::fmt::Debug for Told {
 /// The longest time after which a waiting writer checks whether the one before it is polled.
 const LONGEST_PAUSE: Duration = PATIENCE.saturating_mul(16);
 
+/// A writer that has waited for so long, and was late again, gets twice as much time for each further offer: its future is polled, but its
+/// runtime may be slow each time. Not before, because the writes that its task makes meanwhile wait for that time.
+const STARVES_AFTER: Duration = Duration::from_secs(2);
+const LONGEST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// Tells waiters whose statements were taken out of the queue to enter it again.
 pub(super) fn put_back(waiters: impl IntoIterator<Item = Waiter>) {
     for waiter in waiters {
@@ -84,6 +89,14 @@ pub(super) struct Entry {
     pub(super) is_adopted: bool,
     /// The groups that the writer may join.
     pub(super) joins: Option<GroupId>,
+    /// How long it may take to accept an offer.
+    pub(super) patience: Duration,
+}
+
+impl Entry {
+    fn of(needs: Option<PoolId>, first: bool) -> Self {
+        Self { needs, first, is_adopted: false, joins: None, patience: PATIENCE }
+    }
 }
 
 #[derive(Debug)]
@@ -134,7 +147,7 @@ impl Place {
     /// Takes the turn instead of a writer before this one that is late. If that writer does not take the connection of a group, the group is
     /// ended.
     fn overtake(&self) -> Option<Turn> {
-        drop(self.queue.take_back(PATIENCE));
+        drop(self.queue.take_back(false));
         // Dropped after the lock is released, because it wakes the task.
         let _removed;
         let mut state = self.queue.state();
@@ -181,7 +194,7 @@ impl WriteQueue {
         statement: Option<Executable<'_>>,
     ) -> Result<Grant> {
         let joins = (writer.shares_commit && self.shares_commits).then_some(group);
-        let entry = Entry { needs: Some(group.pool), first: false, is_adopted: false, joins };
+        let entry = Entry { joins, ..Entry::of(Some(group.pool), false) };
         self.wait(writer, entry, limit, statement).await
     }
 
@@ -200,7 +213,7 @@ impl WriteQueue {
         first: bool,
         limit: WaitLimit,
     ) -> Result<Turn> {
-        let entry = Entry { needs: None, first, is_adopted: false, joins: None };
+        let entry = Entry::of(None, first);
         match self.wait(writer, entry, limit, None).await? {
             Grant::Turn(turn) => Ok(turn),
             _ => unreachable!("a writer with a connection joins no group"),
@@ -214,6 +227,7 @@ impl WriteQueue {
         limit: WaitLimit,
         mut statement: Option<Executable<'_>>,
     ) -> Result<Grant> {
+        let mut is_overdue = false;
         // A task can poll several writes, for example with `buffer_unordered`, and stop polling them when one of them ends. A write that has
         // just begun would then keep the turn until it is polled again. So a writer that is late yields before it takes its turn: the writes
         // of its task that have ended are polled first.
@@ -224,8 +238,9 @@ impl WriteQueue {
             };
             let mut pause = PATIENCE;
             let told = loop {
-                let next_check = Instant::now() + pause.min(limit.left());
-                if let Ok(told) = timeout_at(next_check.into(), &mut place.told).await {
+                let pause_now = pause.min(limit.left());
+                let next_check = Instant::now() + pause_now;
+                if let Ok(told) = timeout(pause_now, &mut place.told).await {
                     if matches!(told, Ok(Told::Offer)) && Instant::now() >= next_check {
                         yield_now().await;
                     }
@@ -248,7 +263,18 @@ impl WriteQueue {
                 Ok(Told::Offer) => match place.take_offer() {
                     Some(grant) => return Ok(grant),
                     // The offer was withdrawn.
-                    None => (entry.first, statement) = (true, None),
+                    None => {
+                        if limit.start.elapsed() >= STARVES_AFTER.min(limit.limit / 2) {
+                            entry.patience = LONGEST_PATIENCE.min(2 * entry.patience);
+                        }
+                        // If its time is over only because it was not polled for so long, it may wait once more.
+                        if limit.left().is_zero()
+                            && std::mem::replace(&mut is_overdue, true)
+                            && let Some((holder, since)) = self.state().waits_for(entry.needs)
+                        {
+                            return Err(timed_out(limit.start.elapsed(), holder, since));
+                        }
+                    }
                 },
                 Ok(Told::NotExecuted) => {
                     if limit.left().is_zero()
@@ -256,7 +282,6 @@ impl WriteQueue {
                     {
                         return Err(timed_out(limit.start.elapsed(), holder, since));
                     }
-                    (entry.first, statement) = (true, None);
                 }
                 Ok(Told::Executed(answer, end)) => return Ok(Grant::Executed(answer, end)),
                 // The task that executes the statement was dropped with its runtime.
@@ -265,6 +290,7 @@ impl WriteQueue {
                     return Ok(Grant::Executed(lost, GroupEnd::Unknown));
                 }
             }
+            (entry.first, statement) = (true, None);
             yield_now().await;
         }
     }
@@ -272,7 +298,7 @@ impl WriteQueue {
     /// Takes the turn, or the first place in the queue, for a transaction that may already hold the write lock. This does not wait for the
     /// turn, because the writer that has the turn may be waiting for that lock.
     pub(crate) fn enter_next(self: &Arc<Self>, writer: Writer) -> Result<Turn, Place> {
-        let entry = Entry { needs: None, first: true, is_adopted: true, joins: None };
+        let entry = Entry { is_adopted: true, ..Entry::of(None, true) };
         self.take_place(writer, entry, None)
     }
 

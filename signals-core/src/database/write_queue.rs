@@ -10,7 +10,7 @@
 //! - A writer that waits without a connection may be offered one with the open transaction of a group instead of a turn, see `group.rs`.
 //! - What is offered to a waiting writer stays in the queue until the writer takes it. If it does not take it within [`PATIENCE`], its
 //!   future is not polled, as with `buffer_unordered` or `select!`. Then another writer takes the turn, or a writer that has finished ends the
-//!   group. The late writer is the first in the queue when it is polled again. Writers that wait check this at growing intervals, because
+//!   group. The late writer is the first in the queue when it is polled again, and after some seconds it gets more time. Writers that wait check this at growing intervals, because
 //!   it is unknown which of them are polled.
 //! - A writer that already has a connection waits for its turn with it, and may pass a reservation.
 
@@ -45,9 +45,8 @@ pub(super) struct State {
     reserved: Vec<(PoolId, Holder)>,
     /// The waiting writers, in the order of their arrival.
     pub(super) waiting: VecDeque<Waiter>,
-    /// What the waiter with this number has been told to take. Not sent to it, so that it can be withdrawn if the future of the waiter is
-    /// not polled.
-    offer: Option<(u64, Offer)>,
+    /// What a waiter has been told to take. Not sent to it, so that it can be withdrawn if the future of the waiter is not polled.
+    offer: Option<Offered>,
     /// The number of waiters so far, which identifies them.
     pub(super) arrived: u64,
     /// The number of turns so far, which identifies the current one.
@@ -64,6 +63,16 @@ pub(super) struct State {
 
 /// A writer for which others wait, and since when.
 type Holder = (Writer, Instant);
+
+/// An offer to a waiting writer.
+#[derive(Debug)]
+struct Offered {
+    /// The number of the waiter.
+    to: u64,
+    /// How long the waiter may take to accept it.
+    patience: Duration,
+    offer: Offer,
+}
 
 /// What is offered to a waiting writer.
 #[derive(Debug)]
@@ -107,7 +116,7 @@ impl State {
         let may_begin = self.reservation(needs).is_none()
             && (self.holder.is_none()
                 || may_overtake
-                    && self.withdraw(PATIENCE, |offer| matches!(offer, Offer::Turn)).is_some());
+                    && self.withdraw(false, |offer| matches!(offer, Offer::Turn)).is_some());
         if may_begin {
             self.begin(writer);
         }
@@ -125,16 +134,18 @@ impl State {
         self.holder.or_else(|| self.reservation(needs))
     }
 
-    /// Withdraws an offer of this kind if it has not been taken within `patience`.
-    fn withdraw(&mut self, patience: Duration, is_kind: fn(&Offer) -> bool) -> Option<Offer> {
-        let is_late = self.holder.is_some_and(|(_, since)| since.elapsed() >= patience);
-        let withdrawn = self.offer.take_if(|(_, offer)| is_late && is_kind(offer));
-        withdrawn.map(|(_, offer)| offer)
+    /// Withdraws an offer of this kind if it has not been taken in time, or `at_once`.
+    fn withdraw(&mut self, at_once: bool, is_kind: fn(&Offer) -> bool) -> Option<Offer> {
+        let (_, since) = self.holder?;
+        let withdrawn = self.offer.take_if(|offered| {
+            is_kind(&offered.offer) && (at_once || since.elapsed() >= offered.patience)
+        });
+        withdrawn.map(|offered| offered.offer)
     }
 
     /// What was offered to the waiter with this number, which takes it now.
     pub(super) fn take_offer(&mut self, id: u64, queue: &Arc<WriteQueue>) -> Option<Grant> {
-        let (_, offer) = self.offer.take_if(|(offered_to, _)| *offered_to == id)?;
+        let Offered { offer, .. } = self.offer.take_if(|offered| offered.to == id)?;
         let (writer, since) = self.holder.as_mut()?;
         *since = Instant::now();
         let writer = *writer;
@@ -201,6 +212,12 @@ impl State {
     }
 }
 
+impl Waiter {
+    fn offered(&self, offer: Offer) -> Offered {
+        Offered { to: self.id, patience: self.entry.patience, offer }
+    }
+}
+
 impl WriteQueue {
     pub(crate) fn new(shares_commits: bool) -> Self {
         Self { shares_commits, ..Self::default() }
@@ -227,6 +244,12 @@ impl WriteQueue {
         state.holder.is_some().then_some(state.turns)
     }
 
+    /// The turn with this number, if it has not ended. Only for the connection that had the turn, if nothing can end it any more.
+    pub(super) fn take_over(self: &Arc<Self>, number: u64) -> Option<Turn> {
+        let is_current = self.current_turn() == Some(number);
+        is_current.then(|| Turn { queue: Some(Arc::clone(self)), number, is_awaited: false })
+    }
+
     /// Offers the turn to the next writer. `ends`: what ends with it, a turn or a reservation.
     fn pass_on(&self, ends: Ends) {
         let waiter = {
@@ -243,7 +266,7 @@ impl WriteQueue {
             };
             let offer = if waiter.entry.is_adopted { Offer::TurnOfAdopted } else { Offer::Turn };
             state.begin(waiter.writer);
-            state.offer = Some((waiter.id, offer));
+            state.offer = Some(waiter.offered(offer));
             waiter
         };
         waiter.tell_offer();
@@ -296,16 +319,16 @@ impl WriteQueue {
             }
             let Some(waiter) = state.waiting.pop_front() else { return Some(lease) };
             state.begin(waiter.writer);
-            state.offer = Some((waiter.id, Offer::Group(lease)));
+            state.offer = Some(waiter.offered(Offer::Group(lease)));
             waiter
         };
         waiter.tell_offer();
         None
     }
 
-    /// Takes the connection of a group from a writer to which it was offered, but which has not taken it within `patience`.
-    pub(crate) fn take_back(&self, patience: Duration) -> Option<AnyLease> {
-        match self.state().withdraw(patience, |offer| matches!(offer, Offer::Group(_)))? {
+    /// Takes the connection of a group from a writer to which it was offered, but which has not taken it in time. Or `at_once`.
+    pub(crate) fn take_back(&self, at_once: bool) -> Option<AnyLease> {
+        match self.state().withdraw(at_once, |offer| matches!(offer, Offer::Group(_)))? {
             Offer::Group(lease) => Some(lease),
             Offer::Turn | Offer::TurnOfAdopted => None,
         }

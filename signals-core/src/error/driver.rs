@@ -101,6 +101,21 @@ pub(crate) fn is_refused_row(
     false
 }
 
+/// Whether the connection leads to a server or a file that cannot be written any more, and a new connection may lead to another one: a
+/// server that has become a standby, or a file that was renamed or deleted (SQLITE_READONLY_DBMOVED).
+pub(crate) fn is_superseded(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    matches!(code.as_deref(), Some("25006" | "1032"))
+}
+
+/// Whether the connection was lost. If the statement only reads, it can be sent again on another one.
+pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Database(error) => has_hung_up(&**error),
+        error => matches!(error, sqlx::Error::Io(_)),
+    }
+}
+
 /// Whether the statement cannot have reached the server: writing to the connection failed.
 pub(crate) fn was_never_sent(error: &sqlx::Error) -> bool {
     matches!(error, sqlx::Error::Io(error) if error.kind() == std::io::ErrorKind::BrokenPipe)

@@ -143,7 +143,7 @@ fn run_by_value<'f>(
                 let take = &mut |value: &dyn Bindable<DB>| value.bind(args);
                 (keys.give)(key, 0, DB::any_take(take)).map_err(sqlx::Error::Encode)?;
             });
-            conn.run_each(Statement { persistent, ..Statement::once(sql, args) }, load).await?;
+            conn.read_each(Statement { persistent, ..Statement::once(sql, args) }, load).await?;
         }
         Ok(())
     })
@@ -185,7 +185,7 @@ fn run<'f>(
                 let number = usize::try_from(row.scalar()?).unwrap_or_default();
                 load(start + number.saturating_sub(1), row)
             };
-            conn.run_each(statement, &mut load).await?;
+            conn.read_each(statement, &mut load).await?;
         }
         Ok(())
     })

@@ -111,7 +111,7 @@ fn several<'k>(
 ) -> BoxFuture<'k, Result<()>> {
     Box::pin(async move {
         let mut conn = source.acquire().await?;
-        conn.run_each(statement, &mut |row| sink.load(&row)).await?;
+        conn.read_each(statement, &mut |row| sink.load(&row)).await?;
         loaded(sink, &mut conn).await
     })
 }
@@ -127,7 +127,7 @@ where
 {
     Box::pin(async move {
         let mut conn = source.acquire().await?;
-        conn.run(statement, sink).await?;
+        conn.read(statement, sink).await?;
         Ok(conn)
     })
 }

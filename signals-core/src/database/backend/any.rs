@@ -90,7 +90,8 @@ impl Statement {
         Self { sql, args, persistent: true, is_single: true }
     }
 
-    /// A copy for a second attempt on a PostgreSQL connection, which may reject a prepared statement as outdated.
+    /// A copy for a second attempt on a PostgreSQL connection: it may reject the statement as outdated if it stays prepared, or turn out to be
+    /// dead.
     pub(crate) fn again(&self) -> Option<Self> {
         match &self.args {
             #[cfg(feature = "postgres")]

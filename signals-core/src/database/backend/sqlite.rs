@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::str::FromStr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::BoxFuture;
 use sqlx::encode::IsNull;
@@ -14,6 +14,7 @@ use sqlx::sqlite::{
 use sqlx::{
     Decode, Encode, Row, SqlSafeStr, Sqlite, SqliteConnection, SqlitePool, Type, TypeInfo, ValueRef,
 };
+use tokio::time::sleep;
 
 use super::{AnyRow, AnyTake, AnyType, Arguments, Backend, Bindable, DatabaseKind, Take, variants};
 use crate::database::conn::Conn;
@@ -25,6 +26,10 @@ use crate::error::{Error, Result};
 
 /// How long a statement waits for the lock of another connection.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How long to wait until a file is opened again that another connection has locked. SQLite does not apply the busy timeout while the
+/// journal mode is changed, as by all processes that open a new file.
+const SWITCH_PAUSE: Duration = Duration::from_millis(10);
 
 /// How many rows the thread of a connection fetches in advance. If it had to wait after each row, reading would take twice as
 /// long.
@@ -175,8 +180,24 @@ pub(crate) async fn open(url: &str, db: DbOptions) -> Result<SqlitePool> {
     };
     let options = db.pragmas().fold(options, |options, (name, value)| options.pragma(name, value));
     let to = format!("SQLite at `{}`", options.get_filename().display());
-    let opened = connect::open_pool(pool, options, db, |conn| Conn::sqlite_only(conn)).await;
-    opened.map_err(|source| cannot_connect(to, source))
+    let start = Instant::now();
+    loop {
+        let (pool, options, db) = (pool.clone(), options.clone(), db.clone());
+        match connect::open_pool(pool, options, db, |conn| Conn::sqlite_only(conn)).await {
+            Err(error) if is_busy(&error) && start.elapsed() < BUSY_TIMEOUT => {
+                sleep(SWITCH_PAUSE).await;
+            }
+            opened => return opened.map_err(|source| cannot_connect(to, source)),
+        }
+    }
+}
+
+/// Whether another connection has the lock of the file.
+fn is_busy(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let code = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+    // SQLITE_BUSY, and SQLITE_PROTOCOL: the lock of the WAL index.
+    matches!(code, Some(5 | 15))
 }
 
 fn cannot_connect(to: String, source: sqlx::Error) -> Error {

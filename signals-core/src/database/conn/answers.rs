@@ -12,7 +12,7 @@ use crate::database::execution::Naming;
 use crate::database::lease::{AnyLease, InFlight};
 use crate::database::raw::{MaybePooled, RawConn};
 use crate::database::sent_statements::may_have_unknown_types;
-use crate::error::driver::{is_answered, is_outdated};
+use crate::error::driver::{is_answered, is_outdated, is_superseded};
 use crate::error::{Error, Reason, Result};
 use crate::task::chain;
 
@@ -82,8 +82,12 @@ impl Conn<'_> {
         result: Result<T, sqlx::Error>,
     ) -> Result<T, sqlx::Error> {
         self.state.in_flight &= !is_answered(&result);
+        let frame = self.state.frames.first();
+        let only_reads = frame.is_some_and(|frame| frame.begin.is_read_only());
         if let Some(lease) = self.lease_mut() {
-            lease.state_mut().note_answer(&result);
+            let state = lease.state_mut();
+            state.note_answer(&result);
+            state.is_superseded |= !only_reads && result.as_ref().is_err_and(is_superseded);
         }
         result
     }

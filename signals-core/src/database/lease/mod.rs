@@ -20,15 +20,19 @@ use tokio::time::timeout;
 use crate::database::backend::{Backend, DatabaseKind, Statement, on};
 use crate::database::execution::Naming;
 use crate::database::group::Group;
-use crate::database::pool::{NO_EPOCH, WarmPool};
+use crate::database::pool::{NO_EPOCH, WarmPool, statement_timeout};
 use crate::database::raw::RawConn;
 use crate::database::runtimes::{self, in_runtime};
 use crate::database::sent_statements::SentStatements;
+use crate::database::verify;
 use crate::database::waiter::Place;
-use crate::database::write_queue::Turn;
+use crate::database::write_queue::{Turn, WriteQueue};
 use crate::error::driver::is_answered;
 
 pub(super) use release::CloseOnDrop;
+
+/// Time limit for the end of a statement whose future was dropped, if the pool of the connection is unknown.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A pooled connection of either database.
 #[allow(unreachable_pub)]
@@ -79,6 +83,10 @@ pub(crate) struct LeaseState {
     sent: SentStatements,
     /// Whether the connection is closed if the end of an interrupted statement takes long.
     has_limit: bool,
+    /// After which time the connection is closed in any case.
+    statement_timeout: Duration,
+    /// Whether the server or the file of the connection cannot be written any more, and a new connection may lead to another one.
+    pub(crate) is_superseded: bool,
     /// The epoch of the pool in which the connection's statements were prepared; `None` if one of them was refused as outdated.
     epoch: Option<u64>,
     /// The turn of the write that took the connection. Released last, so that the connection has rolled back and is idle when the next
@@ -86,8 +94,8 @@ pub(crate) struct LeaseState {
     pub(crate) turn: Option<Turn>,
     /// The place in the queue of the writers, if an adopted transaction writes without a turn.
     pub(crate) place: Option<Place>,
-    /// The number of the last turn of a write that borrowed the connection; 0 if there was none.
-    pub(crate) borrowed_turn: u64,
+    /// The last turn of a write that borrowed the connection, with its queue.
+    pub(crate) borrowed_turn: Option<(Arc<WriteQueue>, u64)>,
     /// The writes that wait for the COMMIT of the open transaction.
     pub(crate) group: Option<Box<Group>>,
 }
@@ -201,7 +209,9 @@ impl<DB: Backend> Lease<DB> {
     pub(crate) async fn of(pool: &Pool<DB>) -> Result<Self, sqlx::Error> {
         let (conn, is_new) = runtimes::acquire(pool).await?;
         let opened_in = if is_new { runtimes::current_id() } else { None };
-        Ok(Self::new(Origin::Pool(conn), DB::keeps_statements(pool), opened_in))
+        let mut lease = Self::new(Origin::Pool(conn), DB::keeps_statements(pool), opened_in);
+        lease.state.statement_timeout = statement_timeout(pool);
+        Ok(lease)
     }
 
     /// Takes over a transaction that the program has begun with sqlx.
@@ -227,10 +237,12 @@ impl<DB: Backend> Lease<DB> {
             keeps_statements,
             sent: SentStatements::default(),
             has_limit: false,
+            statement_timeout: STATEMENT_TIMEOUT,
+            is_superseded: false,
             epoch: Some(NO_EPOCH),
             turn: None,
             place: None,
-            borrowed_turn: 0,
+            borrowed_turn: None,
             group: None,
         };
         Self(Some(Box::new(LeaseInner { conn, owner: None, state })))
@@ -244,6 +256,7 @@ impl<DB: Backend> Lease<DB> {
     ) -> Self {
         self.owner = Some((Arc::clone(owner), permit));
         self.state.has_limit = owner.limits_statements();
+        self.state.statement_timeout = owner.statement_timeout();
         self.state.proven_alive = false;
         self
     }
@@ -303,6 +316,14 @@ impl<DB: Backend> LeaseInner<DB> {
             }
             self.state.epoch = Some(epoch);
         }
+        Ok(())
+    }
+
+    /// Rolls back a transaction that the program has left open without the knowledge of sqlx.
+    pub(super) async fn roll_back_uncounted(&mut self) -> Result<(), sqlx::Error> {
+        self.state.in_flight = InFlight::Ping;
+        verify::roll_back_uncounted::<DB>(&mut self.conn).await?;
+        self.state.in_flight = InFlight::Nothing;
         Ok(())
     }
 

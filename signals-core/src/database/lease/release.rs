@@ -22,19 +22,27 @@ impl<DB: Backend> LeaseInner<DB> {
             return group_task::end(self);
         }
         let is_counted = self.is_counted();
+        let is_pooled = matches!(self.conn, Origin::Pool(_));
         let state = &mut self.state;
+        // The turn of a transaction that was forgotten (`std::mem::forget`).
+        if let Some((queue, number)) = state.borrowed_turn.take()
+            && state.turn.is_none()
+        {
+            state.turn = queue.take_over(number);
+        }
         // Without a statement cache, each statement is wrapped in its own BEGIN and COMMIT, so an interrupted one may have left a
         // transaction open that sqlx does not know about.
         let may_have_begun = !state.keeps_statements && state.in_flight == InFlight::Statement;
         if state.unverified || state.query_only || may_have_begun || is_counted {
             return self.roll_back_and_release();
         }
-        if state.epoch.is_none() {
+        if state.epoch.is_none() || state.is_superseded && is_pooled {
             return self.close();
         }
         let clean = state.in_flight == InFlight::Nothing && !state.used_raw;
         let Some((owner, permit)) = self.owner.take() else {
-            if self.state.turn.is_some() && self.state.in_flight != InFlight::Nothing {
+            // sqlx would wait for the end of a statement without a limit.
+            if self.state.in_flight != InFlight::Nothing {
                 return self.give_back(None, ANSWER_TIMEOUT);
             }
             return in_runtime(self.state.runtime.take(), move || drop(self));
@@ -76,10 +84,13 @@ impl<DB: Backend> LeaseInner<DB> {
             let mut guard = CloseOnDrop(Some(self));
             spawn_even_if_idle::<DB>(async move {
                 let Some(inner) = &mut guard.0 else { return };
-                let has_limit = DB::NEEDS_RUNTIME && inner.state.has_limit;
+                let limit = match inner.state.has_limit {
+                    true => ANSWER_TIMEOUT,
+                    false => inner.state.statement_timeout,
+                };
                 let reset = inner.reset();
-                let reset = match has_limit {
-                    true => timeout(ANSWER_TIMEOUT, reset).await.unwrap_or(Err(NO_ANSWER)),
+                let reset = match DB::NEEDS_RUNTIME {
+                    true => timeout(limit, reset).await.unwrap_or(Err(NO_ANSWER)),
                     false => reset.await,
                 };
                 if let Err(error) = reset {
@@ -109,11 +120,12 @@ impl<DB: Backend> LeaseInner<DB> {
     /// connection is unavailable until then.
     pub(super) fn give_back(self, permit: Option<OwnedSemaphorePermit>, answer_timeout: Duration) {
         let Self { conn, state, .. } = self;
-        // A statement that is in flight may take any time, so its end is usually awaited without a limit.
+        // A statement that is in flight may take longer.
         let has_statement =
             !state.has_limit && (state.in_flight == InFlight::Statement || state.used_raw);
+        let limit = if has_statement { state.statement_timeout } else { answer_timeout };
         // A connection that needs no runtime always answers.
-        let limit = (DB::NEEDS_RUNTIME && !has_statement).then_some(answer_timeout);
+        let limit = DB::NEEDS_RUNTIME.then_some(limit);
         let turn = state.turn;
         in_runtime(state.runtime, move || {
             let Origin::Pool(mut conn) = conn else { return };

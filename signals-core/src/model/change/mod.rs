@@ -286,7 +286,7 @@ impl<M: Model> ByCondition<M> {
         joins: bool,
     ) -> Result<u64> {
         let mut rows = ManyRows::<M, R>::default();
-        conn.run_each(select, &mut |row| rows.load(&row)).await?;
+        conn.read_each(select, &mut |row| rows.load(&row)).await?;
         let mut rows = rows.rows;
         if joins {
             keep_first::<M, R>(conn.kind(), &mut rows)?;

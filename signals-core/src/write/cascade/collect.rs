@@ -238,7 +238,7 @@ impl<'d> Collector<'d> {
         let Some(group) = self.group(conn, dependent).await? else { return Ok(()) };
         let mut parents = Parents::new(dependent, parents, part);
         let select = self.references(&parents).select_to_delete(conn).await?;
-        conn.run_each(select, &mut |row| self.add(&mut parents, group, &row)).await
+        conn.read_each(select, &mut |row| self.add(&mut parents, group, &row)).await
     }
 
     pub(super) fn references<'p>(&'p self, parents: &Parents<'p>) -> References<'p> {

@@ -167,7 +167,7 @@ impl Collector<'_> {
             }
             let select = references.select_as_null(conn).await?;
             let Some(mut rows) = dependent.rows(self.kind, Some(column)) else { continue };
-            conn.run_each(select, &mut |row| self.push_unless_collected(&mut *rows, &row)).await?;
+            conn.read_each(select, &mut |row| self.push_unless_collected(&mut *rows, &row)).await?;
             let kind = WriteKind::Fields(with_times(vec![column], child.statements).into());
             save::many(&mut *rows, conn.reborrow().into(), kind).await?;
         }

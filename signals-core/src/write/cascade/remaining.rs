@@ -120,7 +120,7 @@ impl Collector<'_> {
             true => Ok(()),
             false => stays(&*rows),
         };
-        conn.run_each(select, &mut take).await
+        conn.read_each(select, &mut take).await
     }
 
     /// Returns whether a row that references one of `parents` is deleted too, and records the
