@@ -1,10 +1,12 @@
 //! Parameters with a `cfg` attribute, which an attribute macro sees even if the compiler removes them from the function.
 
-use proc_macro2::TokenStream;
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
 use quote::quote;
 use syn::parse::{Parse, ParseStream};
 use syn::punctuated::Punctuated;
 use syn::{Attribute, FnArg, Result, Signature, Visibility};
+
+use super::function::contains;
 
 /// The function with its body.
 struct Item {
@@ -27,6 +29,16 @@ impl Parse for Item {
 
 /// If a parameter has a `cfg`, the function with and without this parameter, each with the `cfg` under which the compiler keeps it.
 pub(super) fn variants(item: &TokenStream) -> Option<[TokenStream; 2]> {
+    // Most functions have no such parameter, and are not parsed here.
+    let has_cfg = |token| match token {
+        TokenTree::Group(group) if group.delimiter() == Delimiter::Parenthesis => {
+            contains(group.stream(), "cfg")
+        }
+        _ => false,
+    };
+    if !item.clone().into_iter().any(has_cfg) {
+        return None;
+    }
     let Item { attrs, vis, sig, rest } = syn::parse2(item.clone()).ok()?;
     let is_cfg = |attr: &Attribute| attr.path().is_ident("cfg");
     let conditional = |input: &FnArg| match input {

@@ -207,7 +207,8 @@ pub(crate) fn contains_impl(ty: &Type) -> bool {
     contains(ty.to_token_stream(), "impl")
 }
 
-fn contains(tokens: TokenStream, name: &str) -> bool {
+/// Whether this name is among the tokens, also in groups.
+pub(super) fn contains(tokens: TokenStream, name: &str) -> bool {
     tokens.into_iter().any(|token| match token {
         TokenTree::Group(group) => contains(group.stream(), name),
         TokenTree::Ident(ident) => ident == name,
