@@ -660,3 +660,21 @@ async fn a_virtual_table_is_not_created_again() {
     let Err(Error::Check { findings }) = Mail::check_table(&db).await else { panic!() };
     assert_eq!(findings, missing, "without SQL");
 }
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_column_that_the_program_may_not_read_is_no_error() {
+    let test = common::TestDb::postgres("privileges_of_columns").await;
+    let sql = "CREATE TABLE pages (id BIGINT PRIMARY KEY, title TEXT NOT NULL, slug TEXT NOT NULL, secret TEXT, vault TEXT NOT NULL);
+               GRANT SELECT (id, title, slug) ON pages TO {role}";
+    let role = common::Role::new(&test, sql).await;
+    let unwritten = [
+        "`Page` (table `pages`): the column `vault` has no default, and the model never writes it",
+    ];
+    assert_eq!(findings(Page::check_table(&role.db).await), unwritten);
+    execute(&test.db, "ALTER TABLE pages DROP title, DROP slug, DROP vault").await;
+    let missing = ["title", "slug"]
+        .map(|column| format!("`Page` (table `pages`): there is no column `{column}`"));
+    assert_eq!(findings(Page::check_table(&role.db).await), missing);
+    role.passed(test).await;
+}

@@ -132,10 +132,16 @@ pub(super) async fn read(conn: &mut Conn<'_>, model: &ModelInfo) -> Result<Optio
     };
     let Some(mut table) = table else { return Ok(None) };
     table.spell_as(model.columns, conn.kind());
-    let names = table.columns.iter().map(|c| identifier(&c.name));
-    let select = format!("SELECT {} FROM {quoted}", names.collect::<Vec<_>>().join(", "));
-    let types = types(conn, select).await?;
-    for (column, (ty, name)) in table.columns.iter_mut().zip(types) {
+    // The program may not be allowed to read columns that the model does not have.
+    let is_read = |column: &Column| model.columns.contains(&&*column.name);
+    let names = table.columns.iter().filter(|c| is_read(c)).map(|c| identifier(&c.name));
+    let names = names.collect::<Vec<_>>().join(", ");
+    let types = match &*names {
+        "" => Vec::new(),
+        names => types(conn, format!("SELECT {names} FROM {quoted}")).await?,
+    };
+    let columns = table.columns.iter_mut().filter(|c| is_read(c));
+    for (column, (ty, name)) in columns.zip(types) {
         if conn.kind() == DatabaseKind::Postgres {
             column.type_name = name;
         }
