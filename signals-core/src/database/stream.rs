@@ -45,13 +45,14 @@ async fn run(
         let mut again = conn.again(&statement);
         let is_named = statement.persistent && conn.naming() == Naming::Named;
         let mut sent = false;
-        let mut result = conn.start(statement, Returns::Rows).pass_to(sender, &mut sent).await;
-        if !sent && is_named && result.as_ref().is_err_and(is_outdated) {
-            if let (Err(error), Some(again)) = (&mut result, again.take()) {
-                let error = std::mem::replace(error, sqlx::Error::WorkerCrashed);
-                result = rerun(&mut conn, error, again, sender).await;
-            }
-        }
+        let result = conn.start(statement, Returns::Rows).pass_to(sender, &mut sent).await;
+        let result = match result {
+            Err(error) if !sent && is_named && is_outdated(&error) => match again.take() {
+                Some(again) => rerun(&mut conn, error, again, sender).await,
+                None => Err(error),
+            },
+            result => result,
+        };
         match (conn.note_result(result).await, again) {
             (Err(error), Some(again)) if !sent => {
                 conn.reconnect(error, is_lost).await?;
