@@ -181,7 +181,7 @@ signal! {
 pub struct PreSave<'e, M: ?Sized> {
     /// The row. The receiver may change it, including its key.
     pub instance: &'e mut M,
-    /// The columns that will be written, or `None` if all of them are.
+    /// The columns that will be written, or `None` if all of them are. What a receiver changes in other columns is not stored.
     pub fields: Option<&'e [Column<M>]>,
 }
 
@@ -196,7 +196,8 @@ pub struct PostSave<'e, M: ?Sized> {
     pub instance: &'e M,
     /// Whether the row is new: `true` after an INSERT, `false` after an UPDATE.
     pub created: bool,
-    /// The columns that were written, or `None` if all of them were.
+    /// The columns that were written, or `None` if all of them were. In other columns, the instance has what the program has set, which may
+    /// differ from the row.
     pub fields: Option<&'e [Column<M>]>,
 }
 
