@@ -352,7 +352,9 @@ impl<'c> Conn<'c> {
             return self.start(statement, returns);
         }
         let MaybePooled::Pooled(slot) = &mut self.inner else { return Execution::NoConnection };
-        let Some(lease) = slot.take() else { return Execution::NoConnection };
+        let Some(mut lease) = slot.take() else { return Execution::NoConnection };
+        // If the future is dropped, the connection may be released while the turn still exists. No transaction is open that could be forgotten.
+        lease.state_mut().borrowed_turn = None;
         Execution::DetachableStatement(DetachableStatement::new(
             lease,
             slot,

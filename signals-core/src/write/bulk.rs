@@ -166,7 +166,7 @@ async fn insert(conn: &mut Conn<'_>, rows: &mut dyn Rows, chunk: &Chunk) -> Resu
     }
     let is_assigned = !rows.has_key(chunk.rows.start);
     take_inserted(rows, chunk, &returned, &answer)?;
-    if may_differ(conn, rows, is_assigned) {
+    if may_differ(conn, rows, chunk.rows.clone(), is_assigned) {
         read_back(conn, rows, chunk.clone(), is_assigned).await?;
     }
     Ok(chunk.rows.clone().collect())

@@ -12,10 +12,8 @@ use crate::table::schema::{ColumnGroup, ColumnRole, Schema};
 use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 use crate::write::bulk::{BulkOp, all, compare_as_columns, keep_previous, statement, write};
 use crate::write::lookup::{numbered, numbers, select, stored_as};
-use crate::write::row_error;
 use crate::write::row_locks::can_lock;
 use crate::write::single_text::take_row;
-use crate::write::version_end::{is_last_version, last_version};
 
 /// Which columns an UPDATE sets, and how it finds the rows.
 pub(crate) struct Update<'u> {
@@ -89,11 +87,6 @@ pub(super) async fn update_in_sqlite(
         if before.len() < chunk.rows.len() {
             return Ok(numbers(&before));
         }
-    }
-    if spec.checked
-        && let Some(row) = chunk.rows.clone().find(|row| is_last_version(rows, *row))
-    {
-        return Err(row_error("update", rows, row, last_version(rows, row)));
     }
     let (_, affected) = all(conn, statement(conn.kind(), rows, chunk, &spec)?).await?;
     let by = StatementSpec { checked: false, ..spec.clone() };

@@ -23,7 +23,6 @@ use crate::write::restore::RestoreGuard;
 use crate::write::save::{save_directly, stamp};
 use crate::write::single::{Single, store};
 use crate::write::span::record_system;
-use crate::write::version_end::may_end;
 use crate::write::{TakeAnswer, WriteKind, WriteOutcome};
 
 /// Why a write cannot begin at once with a statement that commits itself.
@@ -183,9 +182,8 @@ impl OnlyStatement {
     /// With its text. Returns `None` if the write may need another statement.
     fn of(rows: &dyn SignalRows, db: &Db, kind: &WriteKind) -> Option<(Self, &'static str)> {
         let is_sent = !kind.is_update() || rows.has_key(0);
-        let may_end = may_end(db.kind(), rows.as_rows());
         // Also `None` on PostgreSQL, which has no such queue.
-        if !is_sent || may_end || db.facts().defers_constraints() != Some(false) {
+        if !is_sent || db.facts().defers_constraints() != Some(false) {
             return None;
         }
         match kind {

@@ -24,7 +24,6 @@ pub(crate) mod save;
 pub(crate) mod single;
 pub(crate) mod single_text;
 pub(crate) mod span;
-pub(crate) mod version_end;
 pub(crate) mod with_deliveries;
 
 use std::borrow::Cow;

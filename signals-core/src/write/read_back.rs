@@ -1,6 +1,8 @@
 //! SQLite: what the RETURNING of a statement does not show, because it is set after the row
 //! (<https://www.sqlite.org/lang_returning.html#limitations_and_caveats>).
 
+use std::ops::Range;
+
 use futures_util::future::BoxFuture;
 
 use crate::database::backend::DatabaseKind;
@@ -17,14 +19,20 @@ use crate::write::single_text::take_row;
 /// The key that RETURNING has for each new row of a virtual table.
 const NO_KEY: i64 = -1;
 
-/// Whether the stored rows may differ from what the statement has returned. `is_assigned`: whether it has assigned their keys.
-pub(super) fn may_differ(conn: &mut Conn<'_>, rows: &dyn Rows, is_assigned: bool) -> bool {
+/// Whether the rows of a chunk may be stored with other values than the statement has returned. `is_assigned`: whether it has assigned
+/// their keys.
+pub(super) fn may_differ(
+    conn: &mut Conn<'_>,
+    rows: &dyn Rows,
+    mut chunk: Range<usize>,
+    is_assigned: bool,
+) -> bool {
     if conn.kind() != DatabaseKind::Sqlite {
         return false;
     }
     let computes = rows.schema().has(ColumnGroup::Computed);
     computes && conn.facts().may_skip_updates(rows) != Some(false)
-        || is_assigned && (0..rows.len()).any(|row| rows.integer_key(row) == Some(NO_KEY))
+        || is_assigned && chunk.any(|row| rows.integer_key(row) == Some(NO_KEY))
 }
 
 /// Reads the columns that the database computes, if triggers of the table may have set them.

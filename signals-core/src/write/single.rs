@@ -17,7 +17,6 @@ use crate::write::continued_save::continue_store;
 use crate::write::lookup::not_found;
 use crate::write::read_back::{may_differ, read_back};
 use crate::write::single_text::{EVERY, Text};
-use crate::write::version_end::{may_end, refuse_last_version};
 use crate::write::{Stored, TakeAnswer, WriteKind, WriteOutcome};
 
 /// Stores the single row in `rows`, and sets the values that the database generates or computes. If
@@ -37,9 +36,6 @@ pub(crate) fn store(
             return Err(not_found(rows, 0));
         }
         let is_assigned = !rows.has_key(0);
-        if may_end(conn.kind(), rows) {
-            refuse_last_version(conn, rows).await?;
-        }
         let first = Single::of(rows, kind, conn.kind()).filter(|first| match first {
             Single::Insert(_) => true,
             Single::Update(_) => !before,
@@ -60,7 +56,9 @@ pub(crate) fn store(
         if saved.is_none() {
             saved = continue_store(conn, rows, kind, before, tried).await?;
         }
-        if saved.is_some() && may_differ(conn, rows, is_assigned) {
+        // An UPDATE on SQLite that loads the previous state has read the row already.
+        let is_read = before && saved == Some(Stored::UPDATED);
+        if saved.is_some() && !is_read && may_differ(conn, rows, 0..1, is_assigned) {
             read_back(conn, rows, Chunk::of_row(0), is_assigned).await?;
         }
         Ok(saved)
