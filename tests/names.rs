@@ -192,7 +192,7 @@ mod conditional {
     pub(super) fn with(
         save: PreSave<'_, Conditional>,
         #[cfg(any())] _: State<String>,
-        #[cfg(all())] State(more): State<i64>,
+        #[cfg(not(any()))] State(more): State<i64>,
     ) {
         save.instance.n += more;
     }
