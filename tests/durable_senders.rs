@@ -235,6 +235,8 @@ mod of_one_name {
         Other same(at_least_once)
         Named queued(at_least_once)
         Other queued(at_least_once, queue = "other")
+        Named printed(at_least_once, keep = "60s", backoff = "60s..1h", ordering_key = pk)
+        Other printed(at_least_once, keep = "1m", backoff = "1m..60m", coalesce = pk)
     }
 }
 

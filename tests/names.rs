@@ -570,6 +570,14 @@ mod shadowed {
         conn.execute("SELECT 1").await.map(::std::mem::drop)
     }
 
+    // The lifetime has the name of a module.
+    pub(super) mod db {
+        pub(in super::super) use ::sqlx_signals::Conn;
+    }
+
+    #[::sqlx_signals::receiver(::sqlx_signals::pre_save, sender = Model)]
+    async fn borrowing<'db>(_: ::sqlx_signals::PreSave<'_, Model>, _: &'db mut db::Conn<'_>) {}
+
     #[derive(::sqlx_signals::Signal)]
     pub(super) struct Sent;
 

@@ -74,6 +74,34 @@ fn set(saved: PostSave<'_, Setting>, previous: Previous<'_, Setting>) {
     SETTINGS.log.push(format!("{was:?} → {}", saved.instance.value));
 }
 
+/// Receivers of several models that look at the previous row of one of them.
+mod of_several_models {
+    use super::*;
+    use sqlx_signals::AnyModel;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "settings")]
+    pub(super) struct Limit {
+        #[model(primary_key)]
+        pub(super) name: String,
+        pub(super) value: i32,
+    }
+
+    #[receiver(post_save)]
+    fn of_all(_: PostSave<'_, dyn AnyModel>, previous: Previous<'_, Limit>) {
+        if let Some(row) = previous.row() {
+            SETTINGS.log.push(format!("all: {}", row.value));
+        }
+    }
+
+    #[receiver(post_save, sender = [Limit, Ticket])]
+    fn of_two<M: Model>(_: PostSave<'_, M>, previous: Previous<'_, Limit>) {
+        if let Some(row) = previous.row() {
+            SETTINGS.log.push(format!("two: {}", row.value));
+        }
+    }
+}
+
 async fn tables(db: &Db) {
     common::table(db, "tickets", "title TEXT NOT NULL, state TEXT NOT NULL, points INTEGER").await;
     common::execute(db, "CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER NOT NULL)")
@@ -185,6 +213,20 @@ on_every_database! {
         size.value = 3;
         assert!(!size.upsert(&db, &[Setting::NAME]).await.unwrap().created);
         assert_eq!(SETTINGS.log.take(), ["None → 1", "Some(1) → 2", "Some(2) → 3"]);
+    }
+
+    async fn a_receiver_of_several_models_can_take_the_previous_row_of_one(db: Db) {
+        let _turn = SETTINGS.begin().await;
+        tables(&db).await;
+        let mut limit = of_several_models::Limit { name: "size".to_owned(), value: 1 };
+        limit.save(&db).await.unwrap();
+        limit.value = 2;
+        limit.save(&db).await.unwrap();
+        let mut said = SETTINGS.log.take();
+        said.sort_unstable();
+        assert_eq!(said, ["all: 1", "two: 1"]);
+        ticket("a").save(&db).await.unwrap();
+        assert!(SETTINGS.log.take().is_empty());
     }
 
     async fn each_of_many_rows_has_its_own_previous_row(db: Db) {

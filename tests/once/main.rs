@@ -48,6 +48,25 @@ struct Counter {
     n: i64,
 }
 
+/// No receiver gets its other columns after a partial save.
+#[derive(Debug, Clone, Model, Serialize, Deserialize)]
+#[model(table = "drafts")]
+struct Draft {
+    id: Option<i64>,
+    title: String,
+    note: String,
+}
+
+/// Has a column that can be NULL in the table.
+#[derive(Debug, Clone, Model)]
+#[model(table = "drafts")]
+struct Essay {
+    id: Option<i64>,
+    title: String,
+    note: String,
+    pages: i64,
+}
+
 fn user(name: &str) -> User {
     User { id: None, name: name.into(), visits: 0 }
 }
@@ -117,6 +136,19 @@ fn note_stored(saved: PostSave<'_, Note>) {
 #[receiver(post_save, sender = Note, created, durable(at_least_once), once_per_transaction)]
 fn note_checked(_: PostSave<'_, Note>) {}
 
+#[receiver(post_save, sender = Draft, durable(at_least_once, payload = key, coalesce = pk), once_per_transaction)]
+fn draft_stored(saved: PostSave<'_, Draft>) {
+    SCENE.log.push(format!("draft {}", saved.instance.title));
+}
+
+#[receiver(post_delete, sender = Draft, on_commit, once_per_transaction)]
+fn draft_deleted(_: PostDelete<'_, Draft>) {}
+
+#[receiver(post_save, sender = Essay, on_commit, once_per_transaction)]
+fn essay_saved(saved: PostSave<'_, Essay>) {
+    SCENE.log.push(format!("essay {} {}", saved.instance.title, saved.instance.note));
+}
+
 /// Of every model.
 #[receiver(post_delete, on_commit, once_per_transaction)]
 fn any_deleted(deleted: PostDelete<'_, dyn AnyModel>) {
@@ -144,6 +176,7 @@ async fn setup(db: &Db) {
     table(db, "pages", "title TEXT NOT NULL").await;
     table(db, "notes", "user_id BIGINT NOT NULL REFERENCES users, text TEXT NOT NULL").await;
     table(db, "counters", "n BIGINT NOT NULL").await;
+    table(db, "drafts", "title TEXT NOT NULL, note TEXT NOT NULL, pages BIGINT").await;
     db.deliveries().setup().await.unwrap();
 }
 
@@ -262,6 +295,22 @@ on_every_database! {
         assert_eq!(net(), [&*expected[0], "anna was visited", &expected[1], "bobby was visited"]);
         assert_eq!(delivered(&db).await, expected.map(|line| format!("durable: {line}")));
         assert_eq!((&*others[0].name, &*others[1].name), ("ann", "bob"), "the instances are unchanged");
+    }
+
+    async fn a_partial_save_sends_the_instance_if_the_row_cannot_be_decoded(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut essay = Essay { id: None, title: "old".into(), note: String::new(), pages: 1 };
+        without_signals(essay.save(&db)).await.unwrap();
+        let mut other = essay.clone();
+        let mut tx = db.begin().await.unwrap();
+        essay.title = "new".into();
+        essay.save_fields(&mut tx, &[Essay::TITLE]).await.unwrap();
+        tx.execute("UPDATE drafts SET pages = NULL").await.unwrap();
+        other.note = "short".into();
+        other.save_fields(&mut tx, &[Essay::NOTE]).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(net(), ["essay old short"]);
     }
 
     async fn a_created_row_that_is_deleted_is_not_notified(db: Db) {
@@ -512,4 +561,34 @@ on_every_database! {
         let error = db.check().await.unwrap_err().to_string();
         assert!(error.contains("too_early") && error.contains("which runs once, for the net change"), "{error}");
     }
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn a_partial_save_reads_the_row_only_for_receivers_that_get_its_other_columns() {
+    let _turn = SCENE.begin().await;
+    let test = common::TestDb::postgres("once_statements").await;
+    setup(&test.db).await;
+    let proxy = common::proxy::Proxy::start(&test.url).await;
+    let db = proxy.db(&test.url).await;
+    let mut ann = user("ann");
+    let mut draft = Draft { id: None, title: "a".into(), note: String::new() };
+    without_signals(async {
+        ann.save(&db).await?;
+        draft.save(&db).await
+    })
+    .await
+    .unwrap();
+    let mut tx = db.begin().await.unwrap();
+    ann.save_fields(&mut tx, &[User::NAME]).await.unwrap();
+    draft.save_fields(&mut tx, &[Draft::TITLE]).await.unwrap();
+    proxy.take();
+    ann.save_fields(&mut tx, &[User::VISITS]).await.unwrap();
+    draft.save_fields(&mut tx, &[Draft::NOTE]).await.unwrap();
+    let statements = proxy.take().statements;
+    let of = |table| statements.iter().filter(|sql| sql.contains(table)).count();
+    tx.commit().await.unwrap();
+    assert_eq!((of("\"users\""), of("\"drafts\"")), (2, 1), "{statements:?}");
+    assert!(delivered(&test.db).await.contains(&"draft a".to_owned()));
+    test.passed().await;
 }

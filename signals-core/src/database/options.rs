@@ -110,9 +110,11 @@ impl DbOptions {
 
     /// Sets how long a call may wait for a connection; 30 seconds by default. The time covers the wait for a free connection, the
     /// ping of an idle connection, and the opening of a new one. After that, the call fails with
-    /// [`sqlx::Error::PoolTimedOut`]. If a call is dropped while the server executes its statement, the connection is closed if the server
-    /// does not answer within this time either (and at least five seconds), because it may have disappeared. The time also covers the wait of a writer of a SQLite database for its turn, see
+    /// [`sqlx::Error::PoolTimedOut`]. The time also covers the wait of a writer of a SQLite database for its turn, see
     /// [`Error::WriteLockTimedOut`].
+    ///
+    /// If a call is dropped while the server executes its statement, the server has this time, but at least five seconds, to answer.
+    /// Then the connection is closed, because the server may have disappeared.
     ///
     /// See the example of [`DbOptions`].
     pub fn acquire_timeout(mut self, timeout: Duration) -> Self {

@@ -114,6 +114,11 @@ impl EventStore for EventForm {
         })
     }
 
+    fn stores_only_key(&self) -> bool {
+        let mut keys = self.ordering.iter().chain(&self.coalescing);
+        self.is_key && keys.all(|key| matches!(key, EventKey::Pk))
+    }
+
     fn columns(&self) -> &'static [&'static str] {
         self.columns
     }

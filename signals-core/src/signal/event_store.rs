@@ -73,6 +73,10 @@ pub trait EventStore: Any + Send + Sync {
     #[doc(hidden)]
     fn check<'c>(&self, conn: &'c mut Conn<'_>) -> BoxFuture<'c, Result<Vec<String>>>;
 
+    /// Whether a delivery depends on the key of the row alone.
+    #[doc(hidden)]
+    fn stores_only_key(&self) -> bool;
+
     /// The columns of the model that are stored. Empty for a custom signal.
     #[doc(hidden)]
     fn columns(&self) -> &'static [&'static str];

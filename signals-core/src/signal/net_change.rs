@@ -116,22 +116,28 @@ impl Changes for NetChanges {
     }
 }
 
+/// Whether what the receiver gets of a save depends on columns other than the key.
+fn needs_row(receiver: &ErasedReceiver) -> bool {
+    let stores_key = receiver.store().is_some_and(EventStore::stores_only_key);
+    receiver.info.signal == post_save::NAME && (!stores_key || receiver.info.asks_previous())
+}
+
 impl RowWrite<'_> {
-    /// Whether the net change of the row includes columns that this write has not saved. The instance may have other values in these
-    /// columns than the row.
+    /// Whether the net change of the row includes columns that this write has not saved, for a receiver that depends on their values. The
+    /// instance may have other values in these columns than the row.
     ///
     /// # Errors
     ///
     /// If the key of the row cannot be encoded.
-    pub(crate) fn is_partial<'r>(
+    pub(crate) fn net_change_has_other_columns<'r>(
         &self,
-        mut receivers: impl Iterator<Item = &'r ErasedReceiver>,
+        receivers: impl Iterator<Item = &'r ErasedReceiver>,
         conn: &Conn<'_>,
     ) -> Result<bool> {
         let Some(fields) = self.rows.any_fields() else { return Ok(false) };
         let row = self.rows.as_rows().encoded_key(self.row, conn.kind())?;
         let is_saved = |name: &&str| fields.iter().any(|field| field.name() == *name);
-        Ok(receivers.any(|receiver| {
+        Ok(receivers.filter(|receiver| needs_row(receiver)).any(|receiver| {
             let (receiver, model, row) = (receiver.info.receiver, self.rows.id(), row.clone());
             let earlier = NetChanges::earlier(&Key { receiver, model, row }, conn);
             let saved = earlier.map(|earlier| earlier.fields.as_deref());

@@ -108,7 +108,7 @@ pub struct Info {
 }
 
 /// The options of a durable receiver. Times are in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy)]
 #[allow(unreachable_pub)]
 pub struct DurableOptions {
     /// The group of receivers to which it belongs.

@@ -13,7 +13,6 @@ pub(crate) mod inspect;
 pub(crate) mod key_order;
 pub(crate) mod locate;
 pub(crate) mod lookup;
-pub(crate) mod net_change;
 pub(crate) mod notify;
 pub(crate) mod own_transaction;
 pub(crate) mod perform;
@@ -24,6 +23,7 @@ pub(crate) mod save;
 pub(crate) mod single;
 pub(crate) mod single_text;
 pub(crate) mod span;
+pub(crate) mod track;
 pub(crate) mod with_deliveries;
 
 use std::borrow::Cow;

@@ -175,7 +175,7 @@ impl Notifier {
 
     /// Compares the versions of the rows to delete, and locks them, if receivers before the statement may write these rows: that
     /// increments the versions. A cascading delete does so itself.
-    pub(crate) fn lock_versions<'n>(
+    pub(crate) fn lock_versions_if_needed<'n>(
         &'n mut self,
         rows: &'n mut dyn SignalRows,
         conn: &'n mut Conn<'_>,

@@ -27,7 +27,7 @@ use crate::transaction::own::{TransactionWork, in_savepoint, in_transaction};
 use crate::write::notify::Notifier;
 use crate::write::restore::RestoreGuard;
 use crate::write::span::{measured, record_system};
-use crate::write::{TakeAnswer, WriteOutcome, net_change, with_deliveries};
+use crate::write::{TakeAnswer, WriteOutcome, track, with_deliveries};
 
 /// Performs a write that has receivers.
 ///
@@ -111,7 +111,7 @@ fn in_callers_transaction<'u>(
                     return Box::pin(in_savepoint(conn, work)).await;
                 }
             }
-            notifier.lock_versions(rows, conn).await?;
+            notifier.lock_versions_if_needed(rows, conn).await?;
             notifier.notify_before(rows, Some(&mut *conn), &context).await?;
             conn.wait_for_turn(writer).await?;
             execute_and_notify(&mut notifier, rows, conn, &context).await
@@ -193,7 +193,7 @@ impl TransactionWork for WriteWork<'_> {
     async fn run(&mut self, tx: &mut Transaction<'_>) -> Result<WriteOutcome> {
         let Self { notifier, restore_guard, context } = self;
         if notifier.receivers.needs.connection_before {
-            notifier.lock_versions(restore_guard.rows, tx).await?;
+            notifier.lock_versions_if_needed(restore_guard.rows, tx).await?;
             notifier.notify_before(restore_guard.rows, Some(&mut **tx), context).await?;
         }
         execute_and_notify(notifier, restore_guard.rows, tx, context).await?;
@@ -343,7 +343,7 @@ async fn execute_and_notify(
     if notifier.is_stored() {
         notifier.store(rows, conn, context).await?;
     }
-    net_change::track(notifier, rows, conn, context).await?;
+    track::track(notifier, rows, conn, context).await?;
     notifier.notify_after(rows, Some(conn), context).await
 }
 

@@ -123,7 +123,12 @@ impl Options {
             signal if SIGNALS.contains(&signal) => {
                 return Err(Error::new(name.span(), ONE_SIGNAL));
             }
-            option if KNOWN.contains(&&*option.to_lowercase()) => return Err(unknown(name, KNOWN)),
+            option
+                if KNOWN.contains(&&*option.to_lowercase())
+                    && (input.peek(Token![=]) || input.peek(token::Paren)) =>
+            {
+                return Err(unknown(name, KNOWN));
+            }
             model if model.starts_with(char::is_uppercase) || input.peek(Token![::]) => {
                 let rest = rest_of_path(input)?;
                 let message =

@@ -276,9 +276,12 @@ impl Parameters {
 }
 
 /// The assertions that the previous row is of the model whose events the receiver gets. If it is of the model of an event of a wrong type,
-/// only that type is reported.
+/// only that type is reported. A receiver of several models may take the previous row of one of them: it has none for the others.
 fn previous(receiver: &Receiver, sender: &TokenStream, asks: &[TokenStream]) -> TokenStream {
-    let function = &receiver.function;
+    let Receiver { options, function, .. } = receiver;
+    if options.sender.list().len() != 1 {
+        return TokenStream::new();
+    }
     let message = format!(
         "this receiver gets the rows of another model: take `Previous<'_, {}>`",
         receiver.subject()

@@ -7,8 +7,8 @@ use quote::ToTokens;
 use syn::parse::{Parse, ParseStream};
 use syn::spanned::Spanned;
 use syn::{
-    Attribute, Error, Expr, ExprLit, FnArg, GenericParam, Ident, Lit, Meta, Result, ReturnType,
-    Safety, Signature, Type, Visibility,
+    Attribute, Error, Expr, ExprLit, FnArg, GenericParam, Ident, Lifetime, Lit, Meta, Result,
+    ReturnType, Safety, Signature, Type, Visibility,
 };
 
 use crate::options::{Mistakes, readable, ungrouped};
@@ -149,7 +149,7 @@ pub(super) fn check_parameters(function: &Function, mistakes: &mut Mistakes) {
     for ty in function.parameters().filter(|ty| is_connection(ty)) {
         if let Type::Reference(reference) = ty
             && let Some(lifetime) = &reference.lifetime
-            && contains(reference.elem.to_token_stream(), &lifetime.ident.to_string())
+            && contains_lifetime(reference.elem.to_token_stream(), lifetime)
         {
             let message = "the connection outlives the reference to it: give them two lifetimes, as `&mut Conn<'_>`";
             mistakes.add(Error::new_spanned(lifetime, message));
@@ -213,6 +213,23 @@ pub(super) fn contains(tokens: TokenStream, name: &str) -> bool {
         TokenTree::Group(group) => contains(group.stream(), name),
         TokenTree::Ident(ident) => ident == name,
         _ => false,
+    })
+}
+
+/// Whether this lifetime is among the tokens, also in groups.
+fn contains_lifetime(tokens: TokenStream, lifetime: &Lifetime) -> bool {
+    let mut after_quote = false;
+    tokens.into_iter().any(|token| {
+        let is_name = std::mem::take(&mut after_quote);
+        match token {
+            TokenTree::Group(group) => contains_lifetime(group.stream(), lifetime),
+            TokenTree::Ident(ident) => is_name && ident == lifetime.ident,
+            TokenTree::Punct(punct) => {
+                after_quote = punct.as_char() == '\'';
+                false
+            }
+            TokenTree::Literal(_) => false,
+        }
     })
 }
 

@@ -6,12 +6,12 @@ use crate::signal::entry::Registration;
 use crate::table::any::AnyModel;
 use crate::task::info::DurableOptions;
 
-/// A sentence about each two durable receivers that share a name, if a delivery does not tell which of them it is for, or if they are not
-/// run in the same way. Functions can have the same path if they are in blocks, such as those that a macro declares.
+/// A sentence about each two durable receivers that share a name, if a delivery does not tell which of them it is for, or if they differ in
+/// an option that is looked up by the name. Functions can have the same path if they are in blocks, such as those that a macro declares.
 pub(super) fn shared(receivers: &[&'static Registration]) -> Vec<String> {
     let mut by_name: HashMap<_, Vec<&Registration>> = HashMap::new();
     let mut mistakes = Vec::new();
-    // Publications and subscriptions, whose names are not paths, run in the same way if they share a subject.
+    // Publications and subscriptions, whose names are not paths, have the same options if they share a subject.
     let is_function = |r: &&&Registration| r.info.durable.is_some() && !r.info.name.contains(' ');
     for receiver in receivers.iter().filter(is_function) {
         let others = by_name.entry(receiver.info.stored_name()).or_default();
@@ -34,8 +34,12 @@ pub(super) fn shared(receivers: &[&'static Registration]) -> Vec<String> {
 fn is_ambiguous(one: &Registration, other: &Registration) -> bool {
     let any = std::any::TypeId::of::<dyn AnyModel>();
     let same_sender = one.sender == other.sender || one.sender == any || other.sender == any;
-    let options =
-        |r: &Registration| r.info.durable.map(|options| DurableOptions { was: &[], ..*options });
     let same_event = one.signal == other.signal && same_sender;
-    one.info.receiver != other.info.receiver && (same_event || options(one) != options(other))
+    one.info.receiver != other.info.receiver && (same_event || by_name(one) != by_name(other))
+}
+
+/// The options that a worker looks up by the name alone. It looks up the others by the name and the event of a delivery.
+fn by_name(receiver: &Registration) -> Option<(&'static str, u32, bool)> {
+    let DurableOptions { queue, concurrency, skips_dead, .. } = *receiver.info.durable?;
+    Some((queue, concurrency, skips_dead))
 }

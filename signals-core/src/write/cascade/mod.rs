@@ -33,7 +33,7 @@ use crate::task::chain;
 use crate::write::delete::{RowOrigin, delete_chunk, delete_rows, lock_versions};
 use crate::write::lookup::stored_rows;
 use crate::write::notify::Notifier;
-use crate::write::{WriteKind, WriteOutcome, net_change, save};
+use crate::write::{WriteKind, WriteOutcome, save, track};
 
 /// Deletes rows of a model that other models reference, together with the referencing rows. Boxed,
 /// so that the futures of other deletes stay small.
@@ -288,7 +288,7 @@ impl Collector<'_> {
         if notifier.is_stored() {
             notifier.store(rows, conn, &group.context).await?;
         }
-        net_change::track(notifier, rows, conn, &group.context).await?;
+        track::track(notifier, rows, conn, &group.context).await?;
         notifier.notify_after(rows, Some(conn), &group.context).await
     }
 

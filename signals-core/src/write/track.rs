@@ -31,11 +31,11 @@ async fn track_each(
     conn: &mut Conn<'_>,
     context: &OperationContext,
 ) -> Result<()> {
-    let mut stored = Stored::of(notifier, rows, conn).await?;
+    let mut differing = DifferingRows::of(notifier, rows, conn).await?;
     for row in notifier.written.rows() {
-        let mut written = match &mut stored {
-            Some(Stored { rows, places }) if places.contains_key(&row) => {
-                notifier.row_write(&mut **rows, places[&row], row)
+        let mut written = match &mut differing {
+            Some(DifferingRows { stored, places }) if places.contains_key(&row) => {
+                notifier.row_write(&mut **stored, places[&row], row)
             }
             _ => notifier.row_write(&mut *rows, row, row),
         };
@@ -46,15 +46,15 @@ async fn track_each(
 }
 
 /// The rows of a partial save that are stored with other values than their instances have.
-struct Stored {
-    rows: Box<dyn SignalRows>,
-    /// The index in `rows` of each row of the caller.
+struct DifferingRows {
+    stored: Box<dyn SignalRows>,
+    /// The index in `stored` of each row of the caller.
     places: HashMap<usize, usize>,
 }
 
-impl Stored {
+impl DifferingRows {
     /// Reads the rows whose net change includes columns that this write has not saved: another instance may have saved them. `None` if
-    /// there is none, or if the model is not `Clone`.
+    /// there is none, or if the model is not `Clone`. A row that cannot be decoded is left out, because the save has succeeded.
     async fn of(
         notifier: &Notifier,
         rows: &mut dyn SignalRows,
@@ -63,7 +63,7 @@ impl Stored {
         let mut partial = Vec::new();
         for row in notifier.written.rows() {
             let written = notifier.row_write(rows, row, row);
-            if written.is_partial(notifier.receivers.once(), conn)? {
+            if written.net_change_has_other_columns(notifier.receivers.once(), conn)? {
                 partial.push(row);
             }
         }
@@ -78,7 +78,7 @@ impl Stored {
                 if partial.binary_search(&row).is_err() {
                     continue;
                 }
-                let stored = rows.load(&from, 1)?;
+                let Ok(stored) = rows.load(&from, 1) else { continue };
                 let is_same = |column| rows.as_rows().is_same(row, column, &*stored, kind);
                 if !(0..rows.columns().len()).all(is_same) {
                     places.insert(row, found.len());
@@ -86,6 +86,6 @@ impl Stored {
                 }
             }
         }
-        Ok(Some(Self { rows: found, places }))
+        Ok(Some(Self { stored: found, places }))
     }
 }
