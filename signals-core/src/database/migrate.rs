@@ -129,7 +129,7 @@ async fn run_beside_others(conn: &mut Conn<'_>, migrator: &Migrator) -> Result<(
 /// run it again. Part of a migration without a transaction may be stored, so its own error is returned.
 async fn was_run_by_another(
     conn: &mut Conn<'_>,
-    migrator: &Migrator,
+    #[cfg_attr(not(feature = "sqlite"), expect(unused_variables))] migrator: &Migrator,
     error: &MigrateError,
 ) -> bool {
     match (error, conn.raw()) {
