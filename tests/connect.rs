@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{another, url};
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, DbOptions, Error};
+use sqlx_signals::{DatabaseKind, DbOptions, Error, sqlx};
 
 #[derive(Debug, Model)]
 #[model(table = "users")]
@@ -305,10 +305,30 @@ async fn a_memory_database_keeps_its_one_connection_whatever_the_options_say() {
             conn.execute("CREATE TABLE users (id INTEGER PRIMARY KEY, name TEXT)").await.map(drop)
         })
     });
+    Db::options().max_connections(0).connect("sqlite::memory:").await.unwrap();
     let db = options.connect("sqlite::memory:").await.unwrap();
     user().save(&db).await.unwrap();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(User::all(&db).await.unwrap().len(), 1);
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_locked_new_file_is_awaited_for_no_longer_than_the_acquire_timeout() {
+    let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("locked_new.db");
+    let _ = std::fs::remove_file(&file);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let mut lock = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    sqlx::raw_sql("BEGIN EXCLUSIVE; CREATE TABLE users (id INTEGER PRIMARY KEY)")
+        .execute(&mut lock)
+        .await
+        .unwrap();
+    let start = std::time::Instant::now();
+    let options = Db::options().acquire_timeout(Duration::from_millis(300));
+    refused(options, &format!("sqlite:{}", file.display())).await;
+    assert!(start.elapsed() < Duration::from_secs(3), "{:?}", start.elapsed());
+    drop(lock);
+    std::fs::remove_file(file).unwrap();
 }
 
 /// As when several processes of a program start for the first time. Only one connection at a time can switch a file to WAL, and SQLite does

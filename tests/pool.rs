@@ -860,16 +860,85 @@ mod postgres {
         test.passed().await;
     }
 
+    #[tokio::test]
+    async fn a_read_that_is_terminated_while_it_runs_is_not_sent_again() {
+        use futures_util::TryStreamExt;
+
+        let test = common::TestDb::postgres("terminated_reading").await;
+        let other = Db::connect(&test.url).await.unwrap();
+        table(&other, "users", "name TEXT NOT NULL").await;
+        user("Ann").save(&other).await.unwrap();
+        other.execute("CREATE SEQUENCE started").await.unwrap();
+        let slow = "WHERE CASE WHEN nextval('started') > 0 THEN pg_sleep(60) IS NOT NULL END";
+        let started = async || {
+            let last = other.query("SELECT last_value FROM started WHERE is_called");
+            last.fetch_optional::<(i64,)>().await.unwrap().map_or(0, |last| last.0)
+        };
+        for way in 0..4 {
+            let db = Db::connect(&test.url).await.unwrap();
+            let read = async {
+                let slow = User::query(slow);
+                match way {
+                    0 => slow.fetch_all(&db).await.map(drop),
+                    1 => slow.fetch_optional(&db).await.map(drop),
+                    2 => slow.count(&db).await.map(drop),
+                    _ => slow.fetch(&db).try_collect::<Vec<_>>().await.map(drop),
+                }
+            };
+            let terminate = async {
+                while started().await <= way {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                tokio::time::sleep(Duration::from_millis(1100)).await;
+                hang_up(&other).await;
+            };
+            // A second attempt would sleep for a minute.
+            let both = async { tokio::join!(read, terminate).0 };
+            let read = tokio::time::timeout(Duration::from_secs(30), both).await.unwrap();
+            read.unwrap_err();
+            assert_eq!(started().await, way + 1, "{way}");
+            db.close().await;
+        }
+        test.passed().await;
+    }
+
+    fn in_runtime<T>(work: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
+    }
+
+    /// Instead of new attempts until the acquire timeout expires.
+    #[tokio::test]
+    async fn the_error_of_new_connections_that_cannot_be_used_is_returned() {
+        let test = common::TestDb::postgres("unusable").await;
+        let pool = sqlx::postgres::PgPoolOptions::new().after_connect(|conn, _| {
+            Box::pin(async move {
+                let terminate = sqlx::raw_sql("SELECT pg_terminate_backend(pg_backend_pid())");
+                terminate.execute(conn).await.unwrap_err();
+                Ok(())
+            })
+        });
+        let db = Db::from(pool.connect_lazy(&test.url).unwrap());
+        let error = user("Ann").save(&db).await.unwrap_err();
+        let source = error.find::<sqlx::Error>().unwrap();
+        assert!(matches!(source, sqlx::Error::Io(_)), "{error:?}");
+        test.passed().await;
+    }
+
     /// sqlx does not count the transaction of such a `begin`, and returns the connection to its pool.
     #[tokio::test]
     async fn a_begin_of_the_program_that_was_dropped_takes_no_write_along() {
         let test = common::TestDb::postgres("dropped_begin").await;
         table(&test.db, "users", "name TEXT NOT NULL").await;
         let mut stored = 0;
-        for pending in 0..6 {
+        for (pending, in_two_runtimes) in (0..6).flat_map(|n| [(n, false), (n, true)]) {
             let pool = sqlx::postgres::PgPoolOptions::new().max_connections(1);
             let pool = pool.connect(&test.url).await.unwrap();
-            let db = Db::from(pool.clone());
+            let own = pool.clone();
+            let make = move || Db::from(own);
+            let db = match in_two_runtimes {
+                true => std::thread::spawn(|| in_runtime(async { make() })).join().unwrap(),
+                false => make(),
+            };
             drop(cancelled_after(pool.begin(), pending).await);
             user("Ann").save(&db).await.unwrap();
             stored += 1;

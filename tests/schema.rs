@@ -399,6 +399,43 @@ fn migration(version: i64, description: &'static str, sql: &str) -> Migration {
     Migration::new(version, description.into(), MigrationType::Simple, sql, no_tx)
 }
 
+/// The SQL is stored although its version could not be noted.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_migration_without_a_transaction_whose_version_is_not_noted_runs_once() {
+    let test = common::TestDb::sqlite("not_noted").await;
+    let create = migration(1, "notes", "CREATE TABLE notes (text TEXT)");
+    test.db.migrate(&Migrator::with_migrations(vec![create.clone()])).await.unwrap();
+    execute(
+        &test.db,
+        "CREATE TRIGGER full BEFORE INSERT ON _sqlx_migrations BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+    )
+    .await;
+    let insert = migration(2, "one", "-- no-transaction\nINSERT INTO notes VALUES ('one')");
+    let migrator = Migrator::with_migrations(vec![create, insert]);
+    let error = test.db.migrate(&migrator).await.unwrap_err().to_string();
+    assert!(error.contains("the disk is full"), "{error}");
+    assert_eq!(common::count(&test.db, "notes").await, 1);
+}
+
+/// Another program has the lock all the time.
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_locked_file_is_awaited_once_for_all_migrations() {
+    let test = common::TestDb::sqlite("locked_migrations").await;
+    let options = Db::options().pragma("busy_timeout", "200");
+    let db = common::another(&test.db, options).await;
+    let lock = common::another(&test.db, Db::options()).await;
+    let mut lock = lock.acquire().await.unwrap();
+    let lock = lock.sqlite().unwrap();
+    sqlx::raw_sql("BEGIN IMMEDIATE").execute(&mut *lock).await.unwrap();
+    let all = (1..=20).map(|version| migration(version, "one", "SELECT 1")).collect();
+    let start = std::time::Instant::now();
+    db.migrate(&Migrator::with_migrations(all)).await.unwrap_err();
+    assert!(start.elapsed() < std::time::Duration::from_secs(2), "{:?}", start.elapsed());
+    sqlx::raw_sql("ROLLBACK").execute(lock).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_table_of_sqlite_that_is_created_again_keeps_what_refers_to_it() {
     let test = common::TestDb::sqlite("created_again").await;

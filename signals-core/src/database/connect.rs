@@ -27,16 +27,13 @@ const EXAMPLES: &str = "write a URL such as `sqlite:shop.db` or `postgres://user
 /// Connects to `url`. Boxed, so that it is compiled in this crate and not in the application.
 pub(crate) fn open(url: &str, options: DbOptions) -> BoxFuture<'_, Result<Db>> {
     Box::pin(async move {
-        if options.get_max_connections() == Some(0) {
-            let problem = "the pool may open no connection";
-            return Err(wrong(problem.to_owned(), "set `max_connections` to 1 or more"));
-        }
         let scheme = url.split_once(':').map(|(scheme, _)| scheme);
         match scheme {
             #[cfg(feature = "sqlite")]
             Some("sqlite") => Ok(Db::of_sqlite(backend::open_sqlite(url, options).await?)),
             #[cfg(feature = "postgres")]
             Some("postgres" | "postgresql") => {
+                check_max_connections(&options)?;
                 let runtimes = Runtimes::with_hook();
                 let pool = backend::open_postgres(url, options, Arc::clone(&runtimes)).await?;
                 Ok(Db::of_postgres(pool, runtimes))
@@ -49,15 +46,24 @@ pub(crate) fn open(url: &str, options: DbOptions) -> BoxFuture<'_, Result<Db>> {
                     "postgres" | "postgresql" => "enable its feature `postgres`",
                     _ => EXAMPLES,
                 };
-                Err(wrong(problem, advice))
+                Err(cannot_connect(problem, advice))
             }
-            None if url.is_empty() => Err(wrong("the URL is empty".to_owned(), EXAMPLES)),
-            None => Err(wrong(format!("`{url}` is not a URL"), EXAMPLES)),
+            None if url.is_empty() => Err(cannot_connect("the URL is empty".to_owned(), EXAMPLES)),
+            None => Err(cannot_connect(format!("`{url}` is not a URL"), EXAMPLES)),
         }
     })
 }
 
-fn wrong(problem: String, advice: &str) -> Error {
+/// Returns an error if the pool may open no connection.
+pub(super) fn check_max_connections(options: &DbOptions) -> Result<()> {
+    if options.get_max_connections() == Some(0) {
+        let problem = "the pool may open no connection";
+        return Err(cannot_connect(problem.to_owned(), "set `max_connections` to 1 or more"));
+    }
+    Ok(())
+}
+
+fn cannot_connect(problem: String, advice: &str) -> Error {
     let source = sqlx::Error::Configuration(problem.into());
     Error::CannotConnect { to: "the database".to_owned(), advice: advice.to_owned(), source }
 }

@@ -5,12 +5,15 @@ use std::fmt;
 
 use futures_util::future::BoxFuture;
 use sqlx::AssertSqlSafe;
+#[cfg(feature = "sqlite")]
+use sqlx::migrate::{Migrate, Migration};
 use sqlx::migrate::{MigrateError, Migrator};
 
 use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::raw::RawConn;
+use crate::database::sql_scan;
 use crate::database::verify::roll_back_all;
 use crate::error::{Error, Result};
 
@@ -112,26 +115,39 @@ async fn restore(conn: &mut Conn<'_>, settings: String) -> Result<()> {
 }
 
 /// Runs the migrations. On SQLite, sqlx has no lock against a program that does so at the same time: a migration fails if the other program has
-/// run it since sqlx has looked. Nothing of it is stored then, so sqlx looks again.
+/// run it since sqlx has looked. Then sqlx looks again.
 async fn run_beside_others(conn: &mut Conn<'_>, migrator: &Migrator) -> Result<(), MigrateError> {
-    let (mut failed_before, mut left) = (None, migrator.iter().count());
     loop {
-        let error = match run(conn, migrator).await {
-            Err(error) if conn.kind() == DatabaseKind::Sqlite => error,
+        match run(conn, migrator).await {
+            Err(error) if was_run_by_another(conn, migrator, &error).await => {}
             done => return done,
-        };
-        let failed = match &error {
-            MigrateError::ExecuteMigration(_, version) => Some(*version),
-            // Also if the version is in the table of the migrations since.
-            MigrateError::Execute(_) => None,
-            _ => return Err(error),
-        };
-        let has_no_tx = |version| migrator.iter().any(|m| m.version == version && m.no_tx);
-        let is_repeated = failed.is_some() && failed == failed_before;
-        if left == 0 || is_repeated || failed.is_some_and(has_no_tx) {
-            return Err(error);
         }
-        (failed_before, left) = (failed, left - 1);
+    }
+}
+
+/// Whether a migration failed because another program has run it. Its version is then in the table of the migrations, so sqlx does not
+/// run it again. Part of a migration without a transaction may be stored, so its own error is returned.
+async fn was_run_by_another(
+    conn: &mut Conn<'_>,
+    #[cfg_attr(not(feature = "sqlite"), expect(unused_variables))] migrator: &Migrator,
+    error: &MigrateError,
+) -> bool {
+    match (error, conn.raw()) {
+        // sqlx could not add the version to the table.
+        #[cfg(feature = "sqlite")]
+        (MigrateError::Execute(sqlx::Error::Database(error)), Some(RawConn::Sqlite(_))) => {
+            error.is_unique_violation()
+        }
+        #[cfg(feature = "sqlite")]
+        (MigrateError::ExecuteMigration(_, version), Some(RawConn::Sqlite(conn))) => {
+            let has_tx = |migration: &&Migration| !migration.no_tx;
+            migrator.iter().filter(has_tx).any(|migration| migration.version == *version)
+                && conn
+                    .list_applied_migrations(&migrator.table_name)
+                    .await
+                    .is_ok_and(|applied| applied.iter().any(|one| one.version == *version))
+        }
+        _ => false,
     }
 }
 
@@ -181,6 +197,9 @@ fn failed(kind: DatabaseKind, migrator: &Migrator, source: MigrateError) -> Erro
             let effect = match found(version) {
                 Some(migration) if migration.no_tx => {
                     "part of it may be stored, because it runs without a transaction: undo that part, correct its SQL"
+                }
+                Some(migration) if sql_scan::find(kind, migration.sql.as_str()).is_some() => {
+                    "part of it may be stored, because it ends its transaction itself: undo that part, correct its SQL"
                 }
                 _ => "nothing of it is stored: correct its SQL",
             };

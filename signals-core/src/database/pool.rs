@@ -158,7 +158,7 @@ impl<DB: Backend> WarmPool<DB> {
         if DB::NEEDS_RUNTIME && several && !self.runtimes.have_hook() {
             // It is unknown which runtime has opened a connection of sqlx's pool, so none is kept.
             self.discard_all();
-            return Lease::of(&self.pool).await;
+            return self.open_rolled_back().await;
         }
         let mut permit = self.acquire_permit().await?;
         while let Some(lease) = self.take() {
@@ -181,20 +181,38 @@ impl<DB: Backend> WarmPool<DB> {
             permit = freed;
         }
         loop {
-            let mut lease = self.open().await?;
-            // The program does not use the pools of workers.
-            if self.mode() == SHARED && !self.limits_statements() {
-                let rolled_back = timeout(self.answer_timeout(), lease.roll_back_uncounted());
-                if !matches!(rolled_back.await, Ok(Ok(()))) {
-                    lease.discard();
-                    continue;
-                }
-            }
+            let mut lease = self.open_rolled_back().await?;
             lease.clear_statements(self.epoch()).await?;
             if !several || lease.works_in(runtimes::current_id()) {
                 return Ok(lease.with_owner(self, permit));
             }
             lease.discard();
+        }
+    }
+
+    /// As [`open`](Self::open), and rolls back a transaction that the program has left open on a connection of a shared pool.
+    async fn open_rolled_back(&self) -> Result<Lease<DB>, sqlx::Error> {
+        loop {
+            let may_be_idle = self.pool.num_idle() > 0;
+            let mut lease = self.open().await?;
+            // The program does not use the pools of workers, and leaves no transaction on a connection that it has not used.
+            if self.mode() != SHARED
+                || self.limits_statements()
+                || (self.runtimes.have_hook() && lease.is_new())
+            {
+                return Ok(lease);
+            }
+            let rolled_back = timeout(self.answer_timeout(), lease.roll_back_uncounted()).await;
+            match rolled_back.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
+                Ok(()) => return Ok(lease),
+                Err(error) => {
+                    lease.discard();
+                    // An idle connection may have died.
+                    if !may_be_idle {
+                        return Err(error);
+                    }
+                }
+            }
         }
     }
 

@@ -1,7 +1,7 @@
 //! Runs statements on a [`Conn`]: once, or once more on another connection or after a table has changed.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::{BoxFuture, ready};
 use tokio::time::timeout;
@@ -23,6 +23,9 @@ type Load<'l> = &'l mut (dyn FnMut(AnyRow) -> Result<(), sqlx::Error> + Send);
 /// How many other connections are tried if the first one is dead.
 const RECONNECT_ATTEMPTS: usize = 16;
 
+/// How long it takes at most to notice that a connection was dead before a statement was sent on it.
+const NOTICED_WITHIN: Duration = Duration::from_secs(1);
+
 impl<'c> Conn<'c> {
     /// Runs a statement that this library wrote, and passes its rows to `sink`.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
@@ -43,13 +46,14 @@ impl<'c> Conn<'c> {
     ) -> Result<u64> {
         self.ensure_connected().await?;
         loop {
+            let sent = Instant::now();
             let (mut again, mut answered) = (self.again(&statement), false);
             let returns = Returns::Rows;
             let run = self.run_or_retry(statement, &mut again, returns, sink, &mut answered);
             let result = run.await;
             match (self.note_result(result).await, again) {
                 (Err(error), Some(again)) if !answered => {
-                    self.reconnect(error, may_repeat).await?;
+                    self.reconnect(error, sent, may_repeat).await?;
                     statement = again;
                 }
                 (done, _) => return done,
@@ -108,6 +112,7 @@ impl<'c> Conn<'c> {
         self.ensure_connected().await?;
         let kind = self.kind();
         loop {
+            let sent = Instant::now();
             let (mut first, returns) = (None, Returns::OneRowWithoutCommit);
             let sink = &mut |row| first = first.take().or(Some(row));
             let result = match self.run_once(make(kind)?, returns, sink, &mut false).await {
@@ -119,7 +124,7 @@ impl<'c> Conn<'c> {
             };
             match self.note_result(result).await {
                 Ok(_) => return Ok(first),
-                Err(error) => self.reconnect(error, is_lost).await?,
+                Err(error) => self.reconnect(error, sent, is_lost).await?,
             }
         }
     }
@@ -224,6 +229,7 @@ impl<'c> Conn<'c> {
             loop {
                 self.ensure_connected().await?;
                 let (statement, mut answered) = (make(self.kind())?, false);
+                let sent = Instant::now();
                 let is_awaited = self.is_awaited();
                 let result = {
                     let execution = self.start_write(statement, one, on_detached);
@@ -238,7 +244,7 @@ impl<'c> Conn<'c> {
                         self.state.count_statement();
                         return Ok(affected);
                     }
-                    Err(error) => self.retry(error, answered, &mut outdated).await?,
+                    Err(error) => self.retry(error, sent, answered, &mut outdated).await?,
                 }
             }
         }
@@ -249,6 +255,7 @@ impl<'c> Conn<'c> {
     fn retry<'r>(
         &'r mut self,
         error: sqlx::Error,
+        sent: Instant,
         answered: bool,
         outdated: &'r mut bool,
     ) -> BoxFuture<'r, Result<()>> {
@@ -265,7 +272,7 @@ impl<'c> Conn<'c> {
             let is_unknown = may_be_committed(&failed, answered) && self.commits_at_once(answered);
             match self.note_result(Err(failed)).await {
                 Err(Error::Database(error)) if is_unknown => Err(Error::CommitUnknown(error)),
-                Err(error) => self.reconnect(error, did_nothing).await,
+                Err(error) => self.reconnect(error, sent, did_nothing).await,
                 Ok(()) => Ok(()),
             }
         })
@@ -278,14 +285,19 @@ impl<'c> Conn<'c> {
         is_committed && !self.in_transaction() && !self.is_in_group() && self.depth_now() == 0
     }
 
-    /// Replaces a dead connection by one that works. Returns `error` instead if the connection has answered since checkout, if
-    /// a transaction is open, or if the failed statement may have had an effect.
+    /// Replaces a connection that was dead when the failed statement was `sent`. Returns `error` instead if the connection has answered
+    /// since checkout, if a transaction is open, if the failed statement may not be repeated after this error, or if the server was
+    /// probably executing it: an operator, a limit of a pooler or a crash may have ended it.
     pub(crate) fn reconnect(
         &mut self,
         error: Error,
-        did_nothing: impl FnOnce(&sqlx::Error) -> bool,
+        sent: Instant,
+        may_repeat: impl FnOnce(&sqlx::Error) -> bool,
     ) -> BoxFuture<'_, Result<()>> {
-        if !self.is_unused() || !matches!(&error, Error::Database(error) if did_nothing(error)) {
+        if !self.is_unused()
+            || sent.elapsed() >= NOTICED_WITHIN
+            || !matches!(&error, Error::Database(error) if may_repeat(error))
+        {
             return Box::pin(ready(Err(error)));
         }
         tracing::warn!(%error, "a connection had died before it was used: another one is taken");

@@ -1,5 +1,7 @@
 //! Rows of a statement as a stream.
 
+use std::time::Instant;
+
 use futures_util::future::FutureExt;
 use futures_util::stream::{BoxStream, StreamExt, poll_fn};
 use tokio::sync::mpsc::{Sender, channel};
@@ -44,6 +46,7 @@ async fn run(
     loop {
         let mut again = conn.again(&statement);
         let is_named = statement.persistent && conn.naming() == Naming::Named;
+        let start = Instant::now();
         let mut sent = false;
         let result = conn.start(statement, Returns::Rows).pass_to(sender, &mut sent).await;
         let result = match result {
@@ -55,7 +58,7 @@ async fn run(
         };
         match (conn.note_result(result).await, again) {
             (Err(error), Some(again)) if !sent => {
-                conn.reconnect(error, is_lost).await?;
+                conn.reconnect(error, start, is_lost).await?;
                 statement = again;
             }
             (done, _) => return done,

@@ -363,6 +363,7 @@ pub(crate) async fn roll_back_uncounted<DB: Backend>(
     conn: &mut DB::Connection,
 ) -> Result<(), sqlx::Error> {
     if DB::KIND == DatabaseKind::Postgres && adopt::<DB>(conn).await? {
+        tracing::warn!("a connection of sqlx's pool was in a transaction, which is rolled back");
         raw::rollback_even_if_dropped::<DB>(conn).await?;
     }
     Ok(())

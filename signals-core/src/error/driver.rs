@@ -108,7 +108,7 @@ pub(crate) fn is_superseded(error: &sqlx::Error) -> bool {
     matches!(code.as_deref(), Some("25006" | "1032"))
 }
 
-/// Whether the connection was lost. If the statement only reads, it can be sent again on another one.
+/// Whether the connection was lost, before the statement was sent or while it was executed.
 pub(crate) fn is_lost(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Database(error) => has_hung_up(&**error),

@@ -74,8 +74,7 @@ impl Backend for Sqlite {
 
     // SQLITE_READONLY (https://www.sqlite.org/rescode.html#readonly), which `PRAGMA query_only` causes too.
     fn is_read_only(error: &sqlx::Error) -> bool {
-        let code = error.as_database_error().and_then(|error| error.code());
-        code.and_then(|code| code.parse().ok()).is_some_and(|code: i32| code & 0xff == 8)
+        primary_code(error) == Some(8)
     }
 
     variants!(Sqlite);
@@ -167,6 +166,9 @@ pub(crate) async fn open(url: &str, db: DbOptions) -> Result<SqlitePool> {
     let query = url.split_once('?').map_or("", |(_, query)| query);
     let has = |param: &str| query.split('&').any(|p| p == param);
     let in_memory = url.contains(":memory:") || has("mode=memory");
+    if !in_memory {
+        connect::check_max_connections(&db)?;
+    }
 
     let pool = db.pool(SqlitePoolOptions::new().test_before_acquire(false));
     let (pool, options) = if in_memory {
@@ -180,11 +182,12 @@ pub(crate) async fn open(url: &str, db: DbOptions) -> Result<SqlitePool> {
     };
     let options = db.pragmas().fold(options, |options, (name, value)| options.pragma(name, value));
     let to = format!("SQLite at `{}`", options.get_filename().display());
+    let limit = BUSY_TIMEOUT.min(pool.get_acquire_timeout());
     let start = Instant::now();
     loop {
         let (pool, options, db) = (pool.clone(), options.clone(), db.clone());
         match connect::open_pool(pool, options, db, |conn| Conn::sqlite_only(conn)).await {
-            Err(error) if is_busy(&error) && start.elapsed() < BUSY_TIMEOUT => {
+            Err(error) if is_busy(&error) && start.elapsed() < limit => {
                 sleep(SWITCH_PAUSE).await;
             }
             opened => return opened.map_err(|source| cannot_connect(to, source)),
@@ -192,19 +195,21 @@ pub(crate) async fn open(url: &str, db: DbOptions) -> Result<SqlitePool> {
     }
 }
 
+/// The [primary result code](https://www.sqlite.org/rescode.html#primary_result_codes_versus_extended_result_codes) of an error of SQLite.
+fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse().ok().map(|code: u32| code & 0xff)
+}
+
 /// Whether another connection has the lock of the file.
 fn is_busy(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    let code = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
     // SQLITE_BUSY, and SQLITE_PROTOCOL: the lock of the WAL index.
-    matches!(code, Some(5 | 15))
+    matches!(primary_code(error), Some(5 | 15))
 }
 
 fn cannot_connect(to: String, source: sqlx::Error) -> Error {
-    let code = source.as_database_error().and_then(|error| error.code());
-    let code = code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
     // https://www.sqlite.org/rescode.html
-    let advice = match (&source, code) {
+    let advice = match (&source, primary_code(&source)) {
         (sqlx::Error::Configuration(_), _) => {
             "the options of a SQLite URL are `mode`, `cache`, `immutable` and `vfs`; set other things with `Db::options()`"
         }

@@ -208,7 +208,8 @@ impl Db {
         }
     }
 
-    /// The sqlx pool, or `None` on SQLite. This has no effect on the speed of the `Db`.
+    /// The sqlx pool, or `None` on SQLite. From the first call on, one more round trip is needed whenever the `Db` takes a connection from
+    /// the sqlx pool, because the program may have left a transaction open on it. That is not needed for each write.
     ///
     /// A `Db` keeps idle connections outside of the sqlx pool, because sqlx pings each connection that is returned to its pool. If
     /// all connections of the pool are in use, the `Db` gives them back within milliseconds, so that a caller of the pool does not

@@ -78,6 +78,8 @@ pub(crate) struct LeaseState {
     pub(crate) runtime: Option<Handle>,
     /// The runtime that opened the connection, if it is known.
     opened_in: Option<runtime::Id>,
+    /// Whether the connection was opened when it was taken from sqlx's pool, if the pool calls [`runtimes::note_opened`].
+    is_new: bool,
     /// Whether statements stay prepared on the connection.
     keeps_statements: bool,
     sent: SentStatements,
@@ -210,6 +212,7 @@ impl<DB: Backend> Lease<DB> {
         let (conn, is_new) = runtimes::acquire(pool).await?;
         let opened_in = if is_new { runtimes::current_id() } else { None };
         let mut lease = Self::new(Origin::Pool(conn), DB::keeps_statements(pool), opened_in);
+        lease.state.is_new = is_new;
         lease.state.statement_timeout = statement_timeout(pool);
         Ok(lease)
     }
@@ -234,6 +237,7 @@ impl<DB: Backend> Lease<DB> {
             proven_alive: false,
             runtime: Handle::try_current().ok(),
             opened_in,
+            is_new: false,
             keeps_statements,
             sent: SentStatements::default(),
             has_limit: false,
@@ -285,6 +289,11 @@ impl<DB: Backend> LeaseInner<DB> {
     /// How long the connection has been idle.
     pub(super) fn idle_time(&self) -> Duration {
         self.state.idle_since.elapsed()
+    }
+
+    /// Whether the connection was opened when it was taken from sqlx's pool, if that is known.
+    pub(super) fn is_new(&self) -> bool {
+        self.state.is_new
     }
 
     /// Records the runtime that opened the connection.
