@@ -543,9 +543,19 @@ async fn a_trigger_can_set_what_the_model_does_not_write() {
     test.passed().await;
 }
 
+#[derive(Debug, Clone, Model)]
+#[model(table = "pages")]
+struct UniquePage {
+    #[model(primary_key)]
+    id: i64,
+    #[model(unique)]
+    slug: String,
+    title: String,
+}
+
 #[cfg(feature = "postgres")]
 #[tokio::test]
-async fn a_foreign_table_needs_no_index() {
+async fn a_foreign_table_needs_no_index_of_its_key() {
     let test = common::TestDb::postgres("foreign_table").await;
     execute(
         &test.db,
@@ -557,6 +567,9 @@ async fn a_foreign_table_needs_no_index() {
     assert_eq!(findings(Page::check_table(&test.db).await), missing);
     execute(&test.db, "ALTER FOREIGN TABLE pages ADD slug TEXT NOT NULL").await;
     assert_eq!(findings(Page::check_table(&test.db).await), [""; 0]);
+    let Err(Error::Check { findings }) = UniquePage::check_table(&test.db).await else { panic!() };
+    let unique = "`UniquePage` (table `pages`): it can have no unique index of `slug`, for `#[model(unique)]`";
+    assert_eq!(findings, [unique], "without SQL");
     test.passed().await;
 }
 
@@ -593,6 +606,21 @@ on_every_database! {
         execute(&db, &format!("CREATE TEMP TABLE accounts ({id}, name TEXT NOT NULL, email TEXT NOT NULL UNIQUE)")).await;
         assert_eq!(found(&db).await, [""; 0], "it hides the other table");
     }
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "main.accounts")]
+struct MainAccount {
+    id: Option<i64>,
+    name: String,
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn a_temporary_table_does_not_hide_a_table_with_its_schema() {
+    let db = Db::options().max_connections(1).connect("sqlite::memory:").await.unwrap();
+    execute(&db, "CREATE TEMP TABLE accounts (id INTEGER PRIMARY KEY); CREATE TABLE accounts (id INTEGER PRIMARY KEY, name TEXT NOT NULL)").await;
+    assert_eq!(findings(MainAccount::check_table(&db).await), [""; 0]);
 }
 
 /// The key is the rowid, which is not declared.

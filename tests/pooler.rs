@@ -157,6 +157,7 @@ async fn tables(db: &Db) {
         .await;
     }
     db.execute("CREATE TABLE peels (id BIGINT NOT NULL)").await.unwrap();
+    common::execute(db, CHERRIES).await;
     common::table(db, "plums", "name TEXT NOT NULL").await;
     db.deliveries().setup().await.unwrap();
 }
@@ -387,5 +388,90 @@ async fn statements_run_without_a_cache() {
     sqlx::raw_sql("ROLLBACK").execute(&mut *conn).await.unwrap();
     assert!(Pear::find(&test.db, 33).await.unwrap().is_none());
     said().await;
+    test.passed().await;
+}
+
+#[tokio::test]
+async fn a_setting_of_a_transaction_lasts_without_a_cache() {
+    let test = TestDb::postgres("settings").await;
+    tables(&test.db).await;
+    let db = Db::options().statement_cache(false).connect(&test.url).await.unwrap();
+    let mut tx = db.begin().await.unwrap();
+    tx.query("/* first */ SET TRANSACTION ISOLATION LEVEL SERIALIZABLE").execute().await.unwrap();
+    tx.query("SET TRANSACTION READ ONLY").execute().await.unwrap();
+    let sql = "SELECT current_setting('transaction_isolation')";
+    let (level,): (String,) = tx.query(sql).fetch_one().await.unwrap();
+    assert_eq!(level, "serializable");
+    let error = tx.query("INSERT INTO peels VALUES (1)").execute().await.unwrap_err();
+    assert!(error.to_string().contains("read-only"), "{error}");
+    drop(tx);
+    test.passed().await;
+}
+
+/// A type that sqlx does not know on a new connection.
+#[derive(Debug, Clone, Copy, PartialEq, sqlx::Type)]
+#[sqlx(type_name = "color", rename_all = "lowercase")]
+enum Color {
+    Red,
+}
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "cherries")]
+struct Cherry {
+    #[model(primary_key)]
+    id: i64,
+    color: Color,
+}
+
+const CHERRIES: &str = "CREATE TYPE color AS ENUM ('red'); CREATE TABLE cherries (id BIGINT PRIMARY KEY, color color NOT NULL);
+                        INSERT INTO cherries VALUES (1, 'red')";
+
+/// How many rows a statement with this number of values finds.
+async fn cherries(conn: &mut PgConnection, values: i64) -> Result<usize> {
+    let list: Vec<_> = (1..=values).map(|n| format!("${n}")).collect();
+    let sql = AssertSqlSafe(format!("WHERE id IN ({})", list.join(", ")));
+    Ok(Cherry::query(sql).bind_all(1..=values).fetch_all(conn).await?.len())
+}
+
+#[tokio::test]
+async fn a_statement_that_has_failed_has_not_told_its_types() {
+    for cache in [true, false] {
+        let test = TestDb::postgres("failed_types").await;
+        let options = Db::options().statement_cache(cache).max_connections(1);
+        let db = options.connect(&test.url).await.unwrap();
+        let found = async |values| {
+            db.transaction(async |tx| {
+                let sql = AssertSqlSafe(if values == 2 {
+                    "WHERE id IN ($1, $2)"
+                } else {
+                    "WHERE id IN ($1, $2, $3)"
+                });
+                Ok(Cherry::query(sql).bind_all(1..=values).fetch_all(tx).await?.len())
+            })
+            .await
+        };
+        assert!(found(2).await.is_err(), "there is no such table");
+        common::execute(&test.db, CHERRIES).await;
+        assert_eq!(found(3).await.unwrap(), 1);
+        test.passed().await;
+    }
+}
+
+#[tokio::test]
+async fn a_query_with_values_does_not_stay_prepared_on_a_borrowed_connection() {
+    let test = TestDb::postgres("borrowed").await;
+    common::execute(&test.db, CHERRIES).await;
+    let proxy = Proxy::start(&test.url).await;
+    let mut conn = PgConnection::connect(&proxy.url(&test.url)).await.unwrap();
+    assert_eq!(cherries(&mut conn, 2).await.unwrap(), 1, "it is sent again");
+    proxy.take();
+    for values in 3..6 {
+        assert_eq!(cherries(&mut conn, values).await.unwrap(), 1);
+    }
+    assert_eq!(proxy.take().names, [""; 0]);
+    let mut conn = PgConnection::connect(&test.url).await.unwrap();
+    let mut tx = conn.begin().await.unwrap();
+    assert_eq!(cherries(&mut *tx, 2).await.unwrap(), 1, "it has a name");
+    drop(tx);
     test.passed().await;
 }

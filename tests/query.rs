@@ -713,6 +713,8 @@ async fn a_column_can_have_the_name_of_a_clause() {
     assert_eq!(late().first(&db).await.unwrap(), Some(messages[2].clone()));
     let skipped = Message::query("WHERE offset > 2 ORDER BY offset LIMIT 2 OFFSET 1");
     assert_eq!(skipped.fetch_all(&db).await.unwrap(), messages[3..]);
+    let ordered = Message::query("WHERE 2 < offset ORDER BY id % 2, offset");
+    assert_eq!(ordered.limit(1).fetch_all(&db).await.unwrap(), messages[3..4]);
     let limited = Message::query("WHERE offset > 2 LIMIT 2").limit(1).fetch_all(&db).await;
     assert!(limited.unwrap_err().to_string().contains("LIMIT"));
     assert_eq!(late().set(Message::OFFSET, 9).update(&db).await.unwrap(), 3);

@@ -10,7 +10,7 @@ use tokio::runtime::Handle;
 
 use crate::database::backend::{AnyRow, Statement};
 use crate::database::execution::{Execution, Returns, if_answered};
-use crate::database::lease::{AnyLease, InFlight};
+use crate::database::lease::AnyLease;
 use crate::error::driver::is_outdated;
 use crate::task::finish::Resumable;
 
@@ -53,7 +53,7 @@ impl<'r> DetachableStatement<'r> {
         on_detached: &'r (dyn Fn() -> OnDetached + Send + Sync),
     ) -> Self {
         let future = Box::pin(async move {
-            lease.state_mut().in_flight = InFlight::Statement;
+            lease.state_mut().set_in_flight();
             let mut rows = SmallVec::new();
             let one = one && lease.state().proven_alive;
             let returns = if one { Returns::OneRow } else { Returns::Rows };

@@ -63,7 +63,8 @@ impl<'c> Conn<'c> {
 
     /// A copy of a statement that may have to be repeated.
     pub(crate) fn again(&mut self, statement: &Statement) -> Option<Statement> {
-        let is_needed = statement.persistent && self.naming() == Naming::Named || self.is_unused();
+        // Also of one that does not stay prepared: it may have got a name before, or be forgotten, see [`naming_of`](Self::naming_of).
+        let is_needed = self.naming() == Naming::Named || self.is_unused();
         if is_needed { statement.again() } else { None }
     }
 
@@ -139,7 +140,7 @@ impl<'c> Conn<'c> {
         sink: Sink<'_>,
         answered: &mut bool,
     ) -> Result<u64, sqlx::Error> {
-        let is_named = statement.persistent && self.naming() == Naming::Named;
+        let is_named = self.naming() == Naming::Named;
         match self.run_once(statement, returns, sink, answered).await {
             Err(error) if is_named && is_outdated(&error) => match again.take() {
                 Some(again) => match self.prepare_again(error).await {
@@ -203,8 +204,9 @@ impl<'c> Conn<'c> {
     /// Starts a statement. Call [`ensure_connected`](Self::ensure_connected) first, and pass the result to
     /// [`note_result`](Self::note_result).
     pub(crate) fn start(&mut self, mut statement: Statement, returns: Returns) -> Execution<'_> {
+        self.set_in_flight();
         let naming = self.naming_of(&mut statement);
-        Execution::new(self.connected(), statement, returns, naming)
+        Execution::new(self.raw(), statement, returns, naming)
     }
 
     /// Runs a statement that writes rows, and passes the rows that it returns to `sink`. `make` is called once for each attempt,

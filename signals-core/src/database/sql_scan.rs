@@ -47,6 +47,13 @@ pub(crate) fn alters(kind: DatabaseKind, sql: &str) -> bool {
     find_statement(kind, sql, is_match).is_some()
 }
 
+/// The words of `sql`, without those in comments, strings and quoted names.
+pub(crate) fn words(kind: DatabaseKind, sql: &str) -> impl Iterator<Item = &[u8]> {
+    let mut tokens = Tokens { rest: sql.as_bytes(), kind };
+    let tokens = std::iter::from_fn(move || tokens.next());
+    tokens.filter_map(|token| if let Token::Word(word) = token { Some(word) } else { None })
+}
+
 /// Calls `test` with the first word of each statement and the tokens after it, until it returns `Some`.
 fn find_statement<T>(
     kind: DatabaseKind,
@@ -226,7 +233,7 @@ impl<'s> Tokens<'s> {
     }
 }
 
-fn is_word_byte(byte: u8) -> bool {
+pub(crate) fn is_word_byte(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'$' | 0x80..)
 }
 

@@ -45,7 +45,7 @@ async fn run(
     conn.ensure_connected().await?;
     loop {
         let mut again = conn.again(&statement);
-        let is_named = statement.persistent && conn.naming() == Naming::Named;
+        let is_named = conn.naming() == Naming::Named;
         let start = Instant::now();
         let mut sent = false;
         let result = conn.start(statement, Returns::Rows).pass_to(sender, &mut sent).await;

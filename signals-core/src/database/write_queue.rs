@@ -10,9 +10,9 @@
 //! - A writer that waits without a connection may be offered one with the open transaction of a group instead of a turn, see `group.rs`.
 //! - What is offered to a waiting writer stays in the queue until the writer takes it. A writer that does not take it within [`PATIENCE`] is
 //!   late: its future is not polled, as with `buffer_unordered` or `select!`. Then another writer takes the turn, or a writer that has
-//!   finished ends the group. The late writer is the first in the queue when it is polled again, and after two seconds, or half of the acquire timeout, it gets
-//!   more time.
-//!   Waiting writers check at growing intervals whether another one is late. All of them do, because it is unknown which of them are polled.
+//!   finished ends the group. The late writer is the first in the queue when it is polled again. After two seconds, or half of the acquire
+//!   timeout, it gets more time. Waiting writers check at growing intervals whether another one is late. All of them do, because it is unknown
+//!   which of them are polled.
 //! - A writer that already has a connection waits for its turn with it, and may pass a reservation.
 
 use std::collections::{HashMap, VecDeque};

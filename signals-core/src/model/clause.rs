@@ -14,8 +14,8 @@ const AFTER_TABLE: [&str; 12] = [
     "NOT", "WHERE",
 ];
 
-/// Keywords that an expression follows. A keyword of a clause cannot follow them, so such a word is the name of a column there: SQLite
-/// accepts `offset` as a name (<https://www.sqlite.org/lang_keywords.html>).
+/// Keywords that an expression follows. A keyword of a clause cannot follow them, nor an operator or a comma, so such a word is the name
+/// of a column there: SQLite accepts `offset` as a name (<https://www.sqlite.org/lang_keywords.html>).
 const BEFORE_EXPRESSION: [&str; 6] = ["WHERE", "AND", "OR", "NOT", "ON", "BY"];
 
 /// Keywords that can follow the condition of a WHERE.
@@ -169,7 +169,7 @@ struct Tokens<'c> {
     depth: usize,
     /// Whether tokens in parentheses are returned too.
     nested: bool,
-    /// Whether the last token was one of [`BEFORE_EXPRESSION`].
+    /// Whether an expression must follow the last token, see [`BEFORE_EXPRESSION`].
     before_expression: bool,
 }
 
@@ -188,6 +188,7 @@ impl<'c> Iterator for Tokens<'c> {
                 }
                 ')' | ']' => {
                     self.depth = self.depth.saturating_sub(1);
+                    self.before_expression = false;
                     self.take(1);
                     continue;
                 }
@@ -231,8 +232,9 @@ impl<'c> Iterator for Tokens<'c> {
                     Token::Other
                 }
             };
-            let is_name =
-                std::mem::replace(&mut self.before_expression, token.is_word(&BEFORE_EXPRESSION));
+            let before_expression =
+                token.is_word(&BEFORE_EXPRESSION) || "=<>+-*/%&|~,".contains(first);
+            let is_name = std::mem::replace(&mut self.before_expression, before_expression);
             let token = match token {
                 Token::Word(word) if is_name && token.is_word(&AFTER_CONDITION) => {
                     Token::Quoted(word)
@@ -276,6 +278,7 @@ mod tests {
             "WHERE a[1] = ANY(ARRAY['ORDER BY', 'x'])",
             "WHERE t.limit > $1 AND t . order = 1.5",
             "WHERE offset > 1 AND NOT offset = 5 OR (a) AND offset IS NULL",
+            "WHERE 1 < offset AND a || offset = -offset",
         ] {
             assert!(Clause(clause).is_condition(), "{clause}");
         }
@@ -285,6 +288,7 @@ mod tests {
             "WHERE a = 'x'limit 1",
             "WHERE a FOR UPDATE",
             "WHERE offset > 1 OFFSET 1",
+            "WHERE 1 < (SELECT count(*)) OFFSET 1",
             "JOIN o ON true WHERE a",
             "AS t WHERE t.a",
             "WHERE a UNION SELECT 1",
@@ -370,6 +374,7 @@ mod tests {
             "ORDER BY a LIMIT 1",
             "ORDER BY a OFFSET 1",
             "ORDER BY a2",
+            "ORDER BY a, offset",
             "GROUP BY a HAVING b > 1",
         ] {
             assert!(!Clause(clause).needs_columns(), "{clause}");

@@ -279,13 +279,14 @@ impl Composer<'_> {
                 (given.clone(), format!("SELECT {columns}{} AS _n", subscripts("$1")))
             }
             RowInput::Values(rows) => {
-                let cast = match self.kind {
-                    DatabaseKind::Sqlite => "",
-                    DatabaseKind::Postgres => "::bigint",
+                // The first row determines the type of all.
+                let cast = |row| match self.kind {
+                    DatabaseKind::Postgres if row == 0 => "::bigint",
+                    _ => "",
                 };
                 let comma = comma(binds.len());
-                let values =
-                    self.values(rows, binds.len(), |row| format!("{comma}{}{cast}", row + 1));
+                let number = |row| format!("{comma}{}{}", row + 1, cast(row));
+                let values = self.values(rows, binds.len(), number);
                 let columns: String = binds.iter().map(|c| format!("c{c}, ")).collect();
                 if rows == 1 || self.kind == DatabaseKind::Sqlite {
                     return (format!("{given}({columns}_n)"), format!("VALUES {values}"));

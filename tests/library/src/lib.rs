@@ -39,10 +39,10 @@ macro_rules! model_with_receiver {
         }
 
         #[$crate::signals::receiver(
-                                            $crate::signals::post_save,
-                                            sender = $model,
-                                            crate = $crate::signals
-                                        )]
+                                                    $crate::signals::post_save,
+                                                    sender = $model,
+                                                    crate = $crate::signals
+                                                )]
         fn $receiver(saved: $crate::signals::PostSave<'_, $model>) {
             $call(saved.instance.n)
         }

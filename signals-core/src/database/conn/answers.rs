@@ -9,7 +9,7 @@ use crate::database::backend::Backend;
 use crate::database::backend::Statement;
 use crate::database::conn::{Conn, UsuallyReady};
 use crate::database::execution::Naming;
-use crate::database::lease::{AnyLease, InFlight};
+use crate::database::lease::AnyLease;
 use crate::database::raw::{MaybePooled, RawConn};
 use crate::database::sent_statements::may_have_unknown_types;
 use crate::error::driver::{is_answered, is_outdated, is_superseded};
@@ -34,21 +34,23 @@ impl Conn<'_> {
         }
     }
 
-    /// How a statement is prepared on the connection. What was sent on a borrowed connection is unknown, so each statement that may return
-    /// values of unknown types gets a name, if statements have names.
+    /// How a statement is prepared on the connection. What was sent on a borrowed connection is unknown, so in a transaction each statement
+    /// that may return values of unknown types gets a name, if statements have names. Outside a transaction it is sent again if it was
+    /// forgotten, because the name would take the place of another statement in the statement cache.
     pub(crate) fn naming_of(&mut self, statement: &mut Statement) -> Naming {
         if let Some(lease) = self.lease_mut() {
             return lease.state_mut().naming_of(statement);
         }
-        let naming = self.naming();
-        let may_have_unknown_types = may_have_unknown_types(statement.sql.as_str());
-        match naming {
+        match self.naming() {
             Naming::Named => {
-                statement.persistent |= statement.may_lose_its_name() && may_have_unknown_types;
+                statement.persistent |= statement.may_lose_its_name()
+                    && (self.in_transaction() || self.depth_now() > 0)
+                    && may_have_unknown_types(statement.sql.as_str());
                 Naming::Named
             }
             Naming::Unnamed { asks, .. } => {
-                Naming::Unnamed { asks, is_first: may_have_unknown_types }
+                let is_first = may_have_unknown_types(statement.sql.as_str());
+                Naming::Unnamed { asks, is_first }
             }
         }
     }
@@ -65,7 +67,7 @@ impl Conn<'_> {
     pub(crate) fn set_in_flight(&mut self) {
         self.state.in_flight = true;
         if let Some(lease) = self.lease_mut() {
-            lease.state_mut().in_flight = InFlight::Statement;
+            lease.state_mut().set_in_flight();
         }
     }
 

@@ -175,6 +175,13 @@ impl LeaseState {
         if is_answered(result) {
             (self.proven_alive, self.in_flight) = (true, InFlight::Nothing);
         }
+        self.sent.note_answer(result.is_ok());
+    }
+
+    /// Records that a statement is in flight. A statement before it that was not answered counts as failed.
+    pub(crate) fn set_in_flight(&mut self) {
+        self.in_flight = InFlight::Statement;
+        self.sent.note_answer(false);
     }
 
     /// Records that the program uses the sqlx connection directly.

@@ -230,7 +230,9 @@ fn of_rest(of: &str, ddl: &Ddl, table: &Table, findings: &mut Vec<Finding>) {
         findings.push(Finding::new(text, Fix::alter(ddl, Some(sql))));
     }
     let key: Vec<_> = model.group(ColumnGroup::Key).collect();
-    findings.extend(missing_index(of, ddl, table, &key, "the key"));
+    if !table.is_external {
+        findings.extend(missing_index(of, ddl, table, &key, "the key"));
+    }
     for key in table.foreign_keys.iter().filter(|key| !key.is_valid) {
         let (columns, parent) = (key.columns.join("`, `"), &key.parent);
         let fault = match key.has_parent {
@@ -304,11 +306,15 @@ fn missing_index(
     columns: &[usize],
     asked: &str,
 ) -> Option<Finding> {
-    if table.is_view || table.is_external {
+    if table.is_view {
         return None;
     }
     let (names, indexes) = indexes_of(ddl, table, columns);
     match &indexes[..] {
+        [] if table.is_external => Some(Finding::new(
+            format!("{of}: it can have no unique index of `{names}`, for {asked}"),
+            Fix::None,
+        )),
         [] => Some(Finding::new(
             format!("{of}: there is no unique index of `{names}`, for {asked}"),
             Fix::Sql(ddl.create_index(columns)),

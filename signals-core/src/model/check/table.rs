@@ -227,11 +227,13 @@ async fn types(conn: &mut Conn<'_>, select: String) -> Result<Vec<(Option<AnyTyp
 }
 
 async fn read_sqlite(conn: &mut Conn<'_>, name: &str, columns: &[&str]) -> Result<Option<Table>> {
+    let is_qualified = name.contains('.');
     let (schema, name) = split_schema(name);
-    // A temporary table hides one of the database itself.
-    let sql = "SELECT schema, type, NOT wr AND type IN ('table', 'virtual') FROM pragma_table_list($1) WHERE schema = $2 COLLATE NOCASE OR ($2 = 'main' AND \
+    // A temporary table hides one of the database itself, if no schema is named.
+    let sql = "SELECT schema, type, NOT wr AND type IN ('table', 'virtual') FROM pragma_table_list($1) WHERE schema = $2 COLLATE NOCASE OR (NOT $3 AND \
                schema = 'temp') ORDER BY schema <> 'temp'";
-    let listed = conn.query(sql).bind(name).bind(schema).fetch_optional().await?;
+    let listed = conn.query(sql).bind(name).bind(schema).bind(is_qualified);
+    let listed = listed.fetch_optional().await?;
     let Some((schema, ty, has_rowid)): Option<(String, String, bool)> = listed else {
         return Ok(None);
     };
