@@ -576,6 +576,7 @@ mod shadowed {
     }
 
     #[::sqlx_signals::receiver(::sqlx_signals::pre_save, sender = Model)]
+    #[expect(clippy::needless_lifetimes, reason = "the lifetime has the name of a module")]
     async fn borrowing<'db>(_: ::sqlx_signals::PreSave<'_, Model>, _: &'db mut db::Conn<'_>) {}
 
     #[derive(::sqlx_signals::Signal)]

@@ -471,7 +471,7 @@ async fn a_query_with_values_does_not_stay_prepared_on_a_borrowed_connection() {
     assert_eq!(proxy.take().names, [""; 0]);
     let mut conn = PgConnection::connect(&test.url).await.unwrap();
     let mut tx = conn.begin().await.unwrap();
-    assert_eq!(cherries(&mut *tx, 2).await.unwrap(), 1, "it has a name");
+    assert_eq!(cherries(&mut tx, 2).await.unwrap(), 1, "it has a name");
     drop(tx);
     test.passed().await;
 }

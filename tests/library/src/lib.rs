@@ -38,11 +38,9 @@ macro_rules! model_with_receiver {
             n: i64,
         }
 
-        #[$crate::signals::receiver(
-                                                    $crate::signals::post_save,
-                                                    sender = $model,
-                                                    crate = $crate::signals
-                                                )]
+        // rustfmt would indent the arguments further each time.
+        #[rustfmt::skip]
+        #[$crate::signals::receiver($crate::signals::post_save, sender = $model, crate = $crate::signals)]
         fn $receiver(saved: $crate::signals::PostSave<'_, $model>) {
             $call(saved.instance.n)
         }
