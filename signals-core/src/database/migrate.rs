@@ -140,7 +140,9 @@ async fn was_run_by_another(
         }
         #[cfg(feature = "sqlite")]
         (MigrateError::ExecuteMigration(_, version), Some(RawConn::Sqlite(conn))) => {
-            let has_tx = |migration: &&Migration| !migration.no_tx;
+            let has_tx = |migration: &&Migration| {
+                migration.migration_type.is_up_migration() && !migration.no_tx
+            };
             migrator.iter().filter(has_tx).any(|migration| migration.version == *version)
                 && conn
                     .list_applied_migrations(&migrator.table_name)

@@ -202,7 +202,12 @@ impl<DB: Backend> WarmPool<DB> {
             {
                 return Ok(lease);
             }
-            let rolled_back = timeout(self.answer_timeout(), lease.roll_back_uncounted()).await;
+            let roll_back = lease.roll_back_uncounted();
+            let rolled_back = match may_be_idle {
+                true => timeout(self.answer_timeout(), roll_back).await,
+                // The limit of the caller applies: a pooler may have to wait for a server.
+                false => Ok(roll_back.await),
+            };
             match rolled_back.unwrap_or(Err(sqlx::Error::PoolTimedOut)) {
                 Ok(()) => return Ok(lease),
                 Err(error) => {

@@ -26,15 +26,24 @@ const RECONNECT_ATTEMPTS: usize = 16;
 /// How long it takes at most to notice that a connection was dead before a statement was sent on it.
 const NOTICED_WITHIN: Duration = Duration::from_secs(1);
 
+/// Whether a statement that was `sent` at a time can be repeated on another connection after an error.
+type MayRepeat = fn(&sqlx::Error, Instant) -> bool;
+
+/// Whether the connection was dead before the statement was `sent`. If it was lost later, an operator, a limit of a pooler or a crash may have
+/// ended the statement.
+pub(super) fn was_dead(error: &sqlx::Error, sent: Instant) -> bool {
+    is_lost(error) && sent.elapsed() < NOTICED_WITHIN
+}
+
 impl<'c> Conn<'c> {
     /// Runs a statement that this library wrote, and passes its rows to `sink`.
     pub(crate) async fn run(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
-        self.run_alive(statement, sink, did_nothing).await
+        self.run_alive(statement, sink, |error, _| did_nothing(error)).await
     }
 
     /// As [`run`](Self::run), for a statement that only reads.
     pub(crate) async fn read(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
-        self.run_alive(statement, sink, is_lost).await
+        self.run_alive(statement, sink, was_dead).await
     }
 
     /// Runs a statement. If the connection is dead, and the statement `may_repeat` after this error, runs it on another one.
@@ -42,7 +51,7 @@ impl<'c> Conn<'c> {
         &mut self,
         mut statement: Statement,
         sink: Sink<'_>,
-        may_repeat: fn(&sqlx::Error) -> bool,
+        may_repeat: MayRepeat,
     ) -> Result<u64> {
         self.ensure_connected().await?;
         loop {
@@ -53,7 +62,7 @@ impl<'c> Conn<'c> {
             let result = run.await;
             match (self.note_result(result).await, again) {
                 (Err(error), Some(again)) if !answered => {
-                    self.reconnect(error, sent, may_repeat).await?;
+                    self.reconnect(error, |error| may_repeat(error, sent)).await?;
                     statement = again;
                 }
                 (done, _) => return done,
@@ -72,20 +81,20 @@ impl<'c> Conn<'c> {
     /// returned.
     #[cfg(feature = "durable")]
     pub(crate) async fn run_each(&mut self, statement: Statement, take: Load<'_>) -> Result<()> {
-        self.each_alive(statement, take, did_nothing).await
+        self.each_alive(statement, take, |error, _| did_nothing(error)).await
     }
 
     /// As [`read`](Self::read), if a row may not be readable. The statement is read to its end, and the first error of `take` is
     /// returned.
     pub(crate) async fn read_each(&mut self, statement: Statement, take: Load<'_>) -> Result<()> {
-        self.each_alive(statement, take, is_lost).await
+        self.each_alive(statement, take, was_dead).await
     }
 
     async fn each_alive(
         &mut self,
         statement: Statement,
         take: Load<'_>,
-        may_repeat: fn(&sqlx::Error) -> bool,
+        may_repeat: MayRepeat,
     ) -> Result<()> {
         let mut taken = Ok(());
         let mut sink = |row| {
@@ -125,7 +134,7 @@ impl<'c> Conn<'c> {
             };
             match self.note_result(result).await {
                 Ok(_) => return Ok(first),
-                Err(error) => self.reconnect(error, sent, is_lost).await?,
+                Err(error) => self.reconnect(error, |error| was_dead(error, sent)).await?,
             }
         }
     }
@@ -231,7 +240,6 @@ impl<'c> Conn<'c> {
             loop {
                 self.ensure_connected().await?;
                 let (statement, mut answered) = (make(self.kind())?, false);
-                let sent = Instant::now();
                 let is_awaited = self.is_awaited();
                 let result = {
                     let execution = self.start_write(statement, one, on_detached);
@@ -246,7 +254,7 @@ impl<'c> Conn<'c> {
                         self.state.count_statement();
                         return Ok(affected);
                     }
-                    Err(error) => self.retry(error, sent, answered, &mut outdated).await?,
+                    Err(error) => self.retry(error, answered, &mut outdated).await?,
                 }
             }
         }
@@ -257,7 +265,6 @@ impl<'c> Conn<'c> {
     fn retry<'r>(
         &'r mut self,
         error: sqlx::Error,
-        sent: Instant,
         answered: bool,
         outdated: &'r mut bool,
     ) -> BoxFuture<'r, Result<()>> {
@@ -274,7 +281,7 @@ impl<'c> Conn<'c> {
             let is_unknown = may_be_committed(&failed, answered) && self.commits_at_once(answered);
             match self.note_result(Err(failed)).await {
                 Err(Error::Database(error)) if is_unknown => Err(Error::CommitUnknown(error)),
-                Err(error) => self.reconnect(error, sent, did_nothing).await,
+                Err(error) => self.reconnect(error, did_nothing).await,
                 Ok(()) => Ok(()),
             }
         })
@@ -287,19 +294,14 @@ impl<'c> Conn<'c> {
         is_committed && !self.in_transaction() && !self.is_in_group() && self.depth_now() == 0
     }
 
-    /// Replaces a connection that was dead when the failed statement was `sent`. Returns `error` instead if the connection has answered
-    /// since checkout, if a transaction is open, if the failed statement may not be repeated after this error, or if the server was
-    /// probably executing it: an operator, a limit of a pooler or a crash may have ended it.
+    /// Replaces a dead connection by one that works. Returns `error` instead if the connection has answered since checkout, if
+    /// a transaction is open, or if the failed statement may not be repeated after this error.
     pub(crate) fn reconnect(
         &mut self,
         error: Error,
-        sent: Instant,
         may_repeat: impl FnOnce(&sqlx::Error) -> bool,
     ) -> BoxFuture<'_, Result<()>> {
-        if !self.is_unused()
-            || sent.elapsed() >= NOTICED_WITHIN
-            || !matches!(&error, Error::Database(error) if may_repeat(error))
-        {
+        if !self.is_unused() || !matches!(&error, Error::Database(error) if may_repeat(error)) {
             return Box::pin(ready(Err(error)));
         }
         tracing::warn!(%error, "a connection had died before it was used: another one is taken");
@@ -366,9 +368,7 @@ impl<'c> Conn<'c> {
             return self.start(statement, returns);
         }
         let MaybePooled::Pooled(slot) = &mut self.inner else { return Execution::NoConnection };
-        let Some(mut lease) = slot.take() else { return Execution::NoConnection };
-        // If the future is dropped, the connection may be released while the turn still exists. No transaction is open that could be forgotten.
-        lease.state_mut().borrowed_turn = None;
+        let Some(lease) = slot.take() else { return Execution::NoConnection };
         Execution::DetachableStatement(DetachableStatement::new(
             lease,
             slot,

@@ -43,7 +43,7 @@ impl SentStatements {
 
 /// The first words of statements that return values, and that can run between a savepoint and its release.
 const RETURNS_VALUES: &[&str] =
-    &["SELECT", "WITH", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE", "FETCH", "EXECUTE"];
+    &["SELECT", "WITH", "UPDATE", "DELETE", "MERGE", "VALUES", "TABLE", "FETCH", "EXECUTE", "CALL"];
 
 /// Whether sqlx may have to ask for types. The types of arguments are known before a statement is prepared, except those of values that
 /// are compared with a column.
@@ -58,12 +58,16 @@ pub(crate) fn may_have_unknown_types(sql: &str) -> bool {
 
 /// A hash that is the same for statements which differ only in the number of their values, or in numbers.
 fn form(sql: &str) -> u64 {
-    let (mut hasher, mut in_word) = (DefaultHasher::new(), false);
+    let (mut hasher, mut in_word, mut is_skipped) = (DefaultHasher::new(), false, false);
     for byte in sql.bytes() {
         let is_number = !in_word && (byte == b'$' || byte.is_ascii_digit());
-        in_word = !is_number && is_word_byte(byte);
-        if !is_number && !matches!(byte, b',' | b'(' | b')' | b' ') {
-            hasher.write_u8(byte);
+        in_word = !is_number && (is_word_byte(byte) || byte == b'"');
+        let was_skipped = is_skipped;
+        is_skipped = is_number || matches!(byte, b',' | b'(' | b')' | b' ');
+        match (was_skipped, is_skipped) {
+            (_, false) => hasher.write_u8(byte),
+            (false, true) => hasher.write_u8(b' '),
+            (true, true) => {}
         }
     }
     hasher.finish()
@@ -89,6 +93,8 @@ mod tests {
         assert!(sent("SELECT c FROM (VALUES ($1, 1::bigint)) AS t1"));
         assert!(!sent("SELECT c FROM (VALUES ($1, 1::bigint), ($2, 2)) AS t1"));
         assert!(sent("SELECT c FROM (VALUES ($1, 1::bigint)) AS t2"));
+        assert!(sent("SELECT a, b FROM t") && sent("SELECT ab FROM t"));
+        assert!(sent("TABLE \"2024_a\"") && sent("TABLE \"2025_a\""));
     }
 
     #[test]

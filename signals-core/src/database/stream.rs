@@ -9,9 +9,10 @@ use tokio::sync::mpsc::{Sender, channel};
 use crate::database::backend::{AnyRow, Statement};
 use crate::database::conn::Conn;
 use crate::database::execution::{Naming, Returns};
+use crate::database::run::was_dead;
 use crate::database::source::Source;
 use crate::error::Result;
-use crate::error::driver::{is_lost, is_outdated};
+use crate::error::driver::is_outdated;
 
 /// The rows of a statement, each of which is read when the stream is polled.
 ///
@@ -46,7 +47,7 @@ async fn run(
     loop {
         let mut again = conn.again(&statement);
         let is_named = conn.naming() == Naming::Named;
-        let start = Instant::now();
+        let sent_at = Instant::now();
         let mut sent = false;
         let result = conn.start(statement, Returns::Rows).pass_to(sender, &mut sent).await;
         let result = match result {
@@ -58,7 +59,7 @@ async fn run(
         };
         match (conn.note_result(result).await, again) {
             (Err(error), Some(again)) if !sent => {
-                conn.reconnect(error, start, is_lost).await?;
+                conn.reconnect(error, |error| was_dead(error, sent_at)).await?;
                 statement = again;
             }
             (done, _) => return done,

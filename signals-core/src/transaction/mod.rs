@@ -14,7 +14,6 @@ pub(crate) mod retry;
 
 use std::ops::{Deref, DerefMut};
 use std::panic::Location;
-use std::time::Instant;
 
 use crate::database::backend::DatabaseKind;
 use crate::database::begin::TransactionOptions;
@@ -120,10 +119,9 @@ impl<'c> Transaction<'c> {
             if is_unit {
                 break true;
             }
-            let sent = Instant::now();
             match guard.conn.begin_raw(options).await {
                 Ok(may_write) => break may_write,
-                Err(error) => guard.conn.reconnect(error, sent, lost).await?,
+                Err(error) => guard.conn.reconnect(error, lost).await?,
             }
         };
         guard.disarm();

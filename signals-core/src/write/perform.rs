@@ -367,6 +367,8 @@ impl Drop for DetachGuard<'_, '_, '_> {
         spawn::spawn(&runtime, context.pool(), async move {
             let (mut lease, answer, _) = future.await;
             lease.state_mut().note_answer(&answer);
+            // The caller may not have ended its turn yet, so it must not be taken for a forgotten one.
+            lease.state_mut().borrowed_turn = None;
             drop(lease);
             let written = answer.map_err(Error::from).and_then(|answer| match copy {
                 Some(mut copy) => Ok((TakeAnswer::take(on_detached, &mut *copy, answer)?, copy)),
