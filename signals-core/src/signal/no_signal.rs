@@ -43,7 +43,7 @@ pub struct SignalOf<const IS_SIGNAL: bool>;
 
 /// See [`SignalOf`].
 pub trait SelectSignal<T> {
-    /// `T`, or else [`NoSignal`].
+    /// `T`, or else a signal that accepts every option.
     type Signal: Signal;
 }
 
