@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use common::{another, url};
 use sqlx_signals::prelude::*;
-use sqlx_signals::{DatabaseKind, DbOptions, Error, sqlx};
+use sqlx_signals::{DatabaseKind, DbOptions, Error};
 
 #[derive(Debug, Model)]
 #[model(table = "users")]
@@ -317,9 +317,10 @@ async fn a_memory_database_keeps_its_one_connection_whatever_the_options_say() {
 async fn a_locked_new_file_is_awaited_for_no_longer_than_the_acquire_timeout() {
     let file = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("locked_new.db");
     let _ = std::fs::remove_file(&file);
-    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
-    let mut lock = sqlx::ConnectOptions::connect(&options).await.unwrap();
-    sqlx::raw_sql("BEGIN EXCLUSIVE; CREATE TABLE users (id INTEGER PRIMARY KEY)")
+    let options = sqlx_signals::sqlx::sqlite::SqliteConnectOptions::new();
+    let options = options.filename(&file).create_if_missing(true);
+    let mut lock = sqlx_signals::sqlx::ConnectOptions::connect(&options).await.unwrap();
+    sqlx_signals::sqlx::raw_sql("BEGIN EXCLUSIVE; CREATE TABLE users (id INTEGER PRIMARY KEY)")
         .execute(&mut lock)
         .await
         .unwrap();
