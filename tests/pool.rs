@@ -777,7 +777,8 @@ mod postgres {
         test.passed().await;
     }
 
-    /// After a failover, the server of an open connection can be a standby. It goes on answering, so nothing else closes the connection.
+    /// After a failover, the server of an open connection can be a standby. It still answers reads, so the connection is closed only because it
+    /// refuses a write.
     #[tokio::test]
     async fn a_connection_whose_server_only_reads_is_replaced() {
         let test = common::TestDb::postgres("standby").await;

@@ -160,7 +160,7 @@ fn taken(waiters: &[Waiter], queue: &WriteQueue, in_transaction: bool) -> Option
     last.take(waiters.len(), in_transaction, &queue.texts)
 }
 
-/// Executes a message of this many statements. Returns the answers of those that succeeded, and the error of the first one that failed.
+/// Executes a message with this number of `statements`. Returns the answers of those that succeeded, and the error of the first that failed.
 async fn execute<DB: Backend>(
     conn: &mut DB::Connection,
     statement: Statement,

@@ -24,7 +24,7 @@ const NO_KEY: i64 = -1;
 pub(super) fn may_differ(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
-    mut chunk: Range<usize>,
+    chunk: Range<usize>,
     is_assigned: bool,
 ) -> bool {
     if conn.kind() != DatabaseKind::Sqlite {
@@ -32,7 +32,12 @@ pub(super) fn may_differ(
     }
     let computes = rows.schema().has(ColumnGroup::Computed);
     computes && conn.facts().may_skip_updates(rows) != Some(false)
-        || is_assigned && chunk.any(|row| rows.integer_key(row) == Some(NO_KEY))
+        || is_assigned && may_have_no_key(rows, chunk)
+}
+
+/// Whether one of these rows has got the key of a row whose key is unknown. A table that is not virtual can assign it too.
+fn may_have_no_key(rows: &dyn Rows, mut chunk: Range<usize>) -> bool {
+    chunk.any(|row| rows.integer_key(row) == Some(NO_KEY))
 }
 
 /// Reads the columns that the database computes, if triggers of the table may have set them.
@@ -47,9 +52,8 @@ pub(super) fn read_back<'s>(
     is_assigned: bool,
 ) -> BoxFuture<'s, Result<()>> {
     Box::pin(async move {
-        let has_no_key = |row: &usize| is_assigned && rows.integer_key(*row) == Some(NO_KEY);
-        if chunk.rows.clone().any(|row| has_no_key(&row)) && inspect::is_virtual(conn, rows).await?
-        {
+        let may_have_no_key = is_assigned && may_have_no_key(rows, chunk.rows.clone());
+        if may_have_no_key && inspect::is_virtual(conn, rows).await? {
             chunk.rows.for_each(|row| rows.clear_key(row));
             return Err(Error::other(format!(
                 "SQLite does not return the key of a new row of a virtual table, so the program has to assign the key of `{}`",

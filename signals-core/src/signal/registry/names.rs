@@ -6,8 +6,8 @@ use crate::signal::entry::Registration;
 use crate::table::any::AnyModel;
 use crate::task::info::DurableOptions;
 
-/// A sentence about each two durable receivers that share a name, if a delivery does not tell which of them it is for, or if they differ in
-/// an option that is looked up by the name. Functions can have the same path if they are in blocks, such as those that a macro declares.
+/// Describes each pair of durable receivers that share a name, if a delivery can be for either of them, or if they differ in an option that
+/// workers look up by the name. Functions in different blocks can have the same path, for example if a macro declares them.
 pub(super) fn shared(receivers: &[&'static Registration]) -> Vec<String> {
     let mut by_name: HashMap<_, Vec<&Registration>> = HashMap::new();
     let mut mistakes = Vec::new();
