@@ -26,9 +26,9 @@ use tokio::sync::oneshot;
 use crate::database::backend::Backend;
 use crate::database::detached::Answer;
 use crate::database::raw;
+use crate::database::reconcile;
 use crate::database::runtimes;
 use crate::database::spin::spin;
-use crate::database::verify;
 use crate::database::waiter::{Told, Waiter, put_back};
 use crate::database::write_queue::WriteQueue;
 use crate::error::{Error, Reason, Result};
@@ -194,7 +194,7 @@ impl Group {
     ) -> bool {
         if !self.is_intact::<DB>(conn).await || self.units.is_empty() {
             let units = std::mem::take(&mut self.units);
-            let is_usable = verify::roll_back_all::<DB>(conn).await.is_ok();
+            let is_usable = reconcile::roll_back_all::<DB>(conn).await.is_ok();
             let mut end = GroupEnd::lost();
             if self.used_raw {
                 end = match DB::simple(conn, SqlStr::from_static(DROP_WITNESS)).await {
@@ -228,7 +228,7 @@ impl Group {
         let mut is_usable = match &end {
             GroupEnd::Committed => true,
             GroupEnd::Unknown => false,
-            _ => verify::roll_back_all::<DB>(conn).await.is_ok(),
+            _ => reconcile::roll_back_all::<DB>(conn).await.is_ok(),
         };
         if is_usable && self.used_raw {
             let found = DB::simple(conn, SqlStr::from_static(DROP_WITNESS)).await;

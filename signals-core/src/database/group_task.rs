@@ -14,12 +14,13 @@ use crate::database::execution::{Execution, Naming, Returns};
 use crate::database::group::{BEGIN, Group, MARK, MAX_AGE, RELEASE_UNIT, Unit, end_of, tell};
 use crate::database::lease::{CloseOnDrop, InFlight, Lease, LeaseInner};
 use crate::database::raw;
+use crate::database::reconcile;
 use crate::database::runtimes::{in_runtime, spawn_even_if_idle};
 use crate::database::spin::{begin_task, spin};
 use crate::database::unit::group_end;
-use crate::database::verify;
 use crate::database::waiter::{Waiter, put_back};
-use crate::database::write_queue::{Turn, WriteQueue};
+use crate::database::write_queue::WriteQueue;
+use crate::database::write_turn::Turn;
 
 /// Ends the group of a connection that is returned. A separate task does this, so that no writer of the group can interrupt it. It also
 /// executes the statements of waiting writers, in this group and in further ones, but begins none if the groups have had the connection
@@ -122,7 +123,7 @@ async fn begin<DB: Backend>(
     match done {
         Ok(()) => Ok(None),
         // COMMIT was refused.
-        Err(sqlx::Error::Database(_)) => verify::roll_back_all::<DB>(conn).await.map(|()| None),
+        Err(sqlx::Error::Database(_)) => reconcile::roll_back_all::<DB>(conn).await.map(|()| None),
         Err(error) => Err(error),
     }
 }

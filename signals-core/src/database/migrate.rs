@@ -13,8 +13,8 @@ use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::raw::RawConn;
+use crate::database::reconcile::roll_back_all;
 use crate::database::sql_scan;
-use crate::database::verify::roll_back_all;
 use crate::error::{Error, Result};
 
 impl Db {

@@ -30,6 +30,7 @@ pub(crate) mod pool;
 #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 pub(crate) mod queued_statement;
 pub(crate) mod raw;
+pub(crate) mod reconcile;
 pub(crate) mod run;
 pub(crate) mod runtimes;
 pub(crate) mod schema_cache;
@@ -55,5 +56,6 @@ pub(crate) mod waiter;
 pub(crate) mod write_queue;
 #[cfg(feature = "sqlite")]
 pub(crate) mod write_queues;
+pub(crate) mod write_turn;
 #[cfg_attr(not(feature = "sqlite"), allow(dead_code))]
 pub(crate) mod writer;

@@ -10,7 +10,7 @@ use crate::database::deferred::Deferred;
 use crate::database::detached::DetachedStatement;
 use crate::database::outbox::Outbox;
 use crate::database::schema_cache::SchemaChangeGuard;
-use crate::database::write_queue::Turn;
+use crate::database::write_turn::Turn;
 use crate::error::{Reason, Result};
 use crate::task::measure::Stopwatch;
 use crate::task::pool_id::PoolId;

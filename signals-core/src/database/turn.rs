@@ -21,9 +21,10 @@ use crate::database::group::{GroupEnd, GroupId};
 use crate::database::lease::{AnyLease, LeaseState};
 use crate::database::queued_statement::Executable;
 use crate::database::waiter::{Grant, WaitLimit};
-use crate::database::write_queue::{Turn, WriteQueue};
+use crate::database::write_queue::WriteQueue;
 #[cfg(feature = "sqlite")]
 use crate::database::write_queues;
+use crate::database::write_turn::Turn;
 use crate::database::writer::Writer;
 use crate::error::Result;
 use crate::task::{chain, closures};

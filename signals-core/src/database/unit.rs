@@ -18,7 +18,8 @@ use crate::database::group::{
 use crate::database::raw::{self, MaybePooled, RawConn};
 use crate::database::spin;
 use crate::database::state::Autocommit;
-use crate::database::write_queue::{PATIENCE, Turn, WriteQueue};
+use crate::database::write_queue::{PATIENCE, WriteQueue};
+use crate::database::write_turn::Turn;
 use crate::error::{Error, Result};
 
 /// Whether a COMMIT can be refused because of a constraint that is checked only then. With attached databases, the answer is yes, because

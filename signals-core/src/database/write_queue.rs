@@ -22,7 +22,8 @@ use std::time::{Duration, Instant};
 use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{QueuedStatement, Texts};
-use crate::database::waiter::{Grant, WaitLimit, Waiter};
+use crate::database::waiter::{Grant, Waiter};
+use crate::database::write_turn::Turn;
 use crate::database::writer::{Writer, WriterId};
 use crate::error::Result;
 use crate::task::pool_id::{PoolId, QueueId};
@@ -161,6 +162,11 @@ impl State {
         self.offer.is_some()
     }
 
+    /// Adds a reservation of a connection of this pool.
+    pub(super) fn reserve(&mut self, writer: Writer, pool: PoolId) {
+        self.reserved.push((pool, (writer, Instant::now())));
+    }
+
     /// Gives the turn to a writer.
     fn begin(&mut self, writer: Writer) {
         self.holder = Some((writer, Instant::now()));
@@ -252,7 +258,7 @@ impl WriteQueue {
     }
 
     /// Offers the turn to the next writer. `ends`: what ends with it, a turn or a reservation.
-    fn pass_on(&self, ends: Ends) {
+    pub(super) fn pass_on(&self, ends: Ends) {
         let waiter = {
             let mut state = self.state();
             if let Ends::Reservation(pool) = ends {
@@ -369,72 +375,8 @@ impl WriteQueue {
 
 /// What ends when the turn is passed on.
 #[derive(Clone, Copy)]
-enum Ends {
+pub(super) enum Ends {
     Turn,
     /// One of a connection of this pool. If another writer has the turn, it keeps it.
     Reservation(PoolId),
-}
-
-/// The right to write. If it is dropped, the next writer gets it.
-#[derive(Debug)]
-pub(crate) struct Turn {
-    queue: Option<Arc<WriteQueue>>,
-    /// Identifies it among the turns of the queue.
-    number: u64,
-    /// Whether other writers probably want to share a COMMIT with this one.
-    is_awaited: bool,
-}
-
-impl Turn {
-    pub(crate) fn queue(&self) -> Option<&Arc<WriteQueue>> {
-        self.queue.as_ref()
-    }
-
-    pub(crate) fn number(&self) -> u64 {
-        self.number
-    }
-
-    pub(crate) fn is_awaited(&self) -> bool {
-        self.is_awaited
-    }
-
-    /// Gives up the turn, but lets no other writer have it that needs a connection of the same pool.
-    pub(crate) fn reserve(mut self, writer: Writer, pool: PoolId) -> Option<Reservation> {
-        let queue = self.queue.take()?;
-        queue.state().reserved.push((pool, (writer, Instant::now())));
-        queue.pass_on(Ends::Turn);
-        Some(Reservation { queue, pool })
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            queue.pass_on(Ends::Turn);
-        }
-    }
-}
-
-/// The next turn, for a writer that waits for its connection.
-#[derive(Debug)]
-pub(crate) struct Reservation {
-    queue: Arc<WriteQueue>,
-    pool: PoolId,
-}
-
-impl Reservation {
-    /// Waits for the turn, once the writer has its connection.
-    ///
-    /// # Errors
-    ///
-    /// As [`WriteQueue::enter`].
-    pub(crate) async fn enter(self, writer: Writer, limit: WaitLimit) -> Result<Turn> {
-        self.queue.wait_with_connection(writer, true, limit).await
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.queue.pass_on(Ends::Reservation(self.pool));
-    }
 }

@@ -4,7 +4,7 @@ use std::mem::take;
 
 use crate::database::conn::Conn;
 use crate::database::db::Db;
-use crate::durable::claim::Failure;
+use crate::durable::end_claim::Failure;
 use crate::durable::run::{Ended, Run};
 use crate::transaction::Transaction;
 

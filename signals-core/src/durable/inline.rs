@@ -11,6 +11,7 @@ use crate::database::writer::{Verb, Writer};
 use crate::durable::claim::{self, Claim, Kind};
 use crate::durable::claimed::Claimed;
 use crate::durable::death::{UntilDeath, WorkerDeath};
+use crate::durable::end_claim;
 use crate::durable::probe;
 use crate::durable::receivers::{DurableReceiver, DurableReceivers};
 use crate::durable::run::{Ended, Run, failure};
@@ -159,7 +160,7 @@ impl InlineWorker {
     /// Claims the next due delivery. The receivers take turns in the order of their names.
     async fn next(&mut self, conn: &mut Conn<'_>) -> Result<Option<(Claimed, DurableReceiver)>> {
         let receivers = &self.receivers;
-        claim::release_ended(conn).await?;
+        end_claim::release_ended(conn).await?;
         for due in probe::probe(conn, receivers.names(), |_| 0).await? {
             let name = due.receiver.as_str();
             let worker = self.name.as_str();
@@ -220,7 +221,7 @@ impl InlineWorker {
                 return Ok(());
             }
             UntilDeath::Ended(Ok(Ended::Succeeded)) => {
-                claim::acknowledge(conn, &[receiver.done(claimed)]).await?;
+                end_claim::acknowledge(conn, &[receiver.done(claimed)]).await?;
                 None
             }
             UntilDeath::Ended(Ok(Ended::Acknowledged | Ended::ClaimLost)) => None,
@@ -230,7 +231,7 @@ impl InlineWorker {
             UntilDeath::Ended(Err(failure)) => Some(failure),
         };
         if let Some(failure) = &failed {
-            claim::fail(conn, id, claim, failure).await?;
+            end_claim::fail(conn, id, claim, failure).await?;
         }
         self.note(receiver, failed.map(|failure| failure.error));
         Ok(())

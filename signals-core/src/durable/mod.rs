@@ -28,6 +28,7 @@ mod claim;
 mod claimed;
 pub(crate) mod death;
 mod delivery;
+mod end_claim;
 mod ended;
 pub(crate) mod event_form;
 pub(crate) mod inbox;

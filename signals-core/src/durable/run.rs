@@ -11,9 +11,10 @@ use crate::database::conn::Conn;
 use crate::database::db::Db;
 use crate::database::source::Source;
 use crate::durable::carry::{self, Arrived};
-use crate::durable::claim::{self, Failure, POISONED};
+use crate::durable::claim::POISONED;
 use crate::durable::claimed::Claimed;
 use crate::durable::delivery::{Cause, DeliveryData, RunningDelivery};
+use crate::durable::end_claim::{self, Failure};
 use crate::durable::event_form::{Decoded, DecodedEvent, ToDecode};
 use crate::durable::kept::Done;
 use crate::durable::receivers::DurableReceiver;
@@ -174,7 +175,7 @@ impl Run {
         db: &Db,
         worker: Option<&Shared>,
     ) -> Result<Option<Result<()>>, Failure> {
-        match claim::acknowledge_one(tx, self.done).await {
+        match end_claim::acknowledge_one(tx, self.done).await {
             Ok(Some(transaction)) => {
                 if let Some(worker) = worker {
                     worker.set_transaction(self.done.id, transaction);

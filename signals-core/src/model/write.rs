@@ -12,7 +12,7 @@ use crate::transaction::guard::FailGuard;
 use crate::write::continued_save::ATTEMPTS;
 use crate::write::lookup::{conflicting, find_like};
 use crate::write::save::{many, one};
-use crate::write::{Saved, Stored, WriteKind, delete as delete_rows, inspect};
+use crate::write::{Saved, Stored, WriteKind, arbiter, delete as delete_rows};
 
 /// The result of a save that stored the row, or fails.
 pub(crate) fn saved<M: Model>(model: &M, stored: Option<Stored>) -> Saved<M::Pk> {
@@ -106,7 +106,7 @@ async fn find_conflicting<M: Model, R: Route<M>>(
     on: &[usize],
 ) -> Result<Option<M>> {
     let rows = row.erased();
-    if !inspect::is_arbiter(conn, rows, on).await? {
+    if !arbiter::is_arbiter(conn, rows, on).await? {
         return Ok(None);
     }
     let Some(conflicting) = conflicting(conn, rows, on).await? else { return Ok(None) };

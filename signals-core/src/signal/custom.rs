@@ -20,7 +20,7 @@ use crate::signal::registry::{ReceiverInfo, registry};
 use crate::signal::rows::{AnyEventRows, EventRows};
 use crate::signal::{Deferrable, Signal, Subject, recording};
 use crate::task::finish::run_even_if_dropped;
-use crate::task::info::Identity;
+use crate::task::identity::Identity;
 use crate::task::slow::Lap;
 use crate::task::{chain, origin};
 use crate::transaction::Transaction;

@@ -12,7 +12,7 @@ use crate::signal::entry::{AnyEntry, Entry};
 use crate::signal::event_store::{EventContent, EventStore};
 use crate::signal::parameter::Context;
 use crate::signal::rows::{AnyEventRows, EventRows, Keep};
-use crate::task::info::Identity;
+use crate::task::identity::Identity;
 use crate::task::measure::ReceiverKeys;
 
 /// A registered receiver without its types.

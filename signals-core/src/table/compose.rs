@@ -5,10 +5,8 @@
 //! so the text of the statement is the same for any number of rows. An UPDATE or a DELETE on PostgreSQL has no `WITH`, because a
 //! table with a rule accepts none.
 
-use std::fmt::Write;
-
 use crate::database::backend::DatabaseKind;
-use crate::table::expression::{ESTIMATED_ROWS, differ, subscripts, unnest};
+use crate::table::expression::{differ, unnest};
 use crate::table::schema::{ColumnGroup, ColumnSpec, Schema};
 use crate::table::statement_spec::{RowInput, StatementKind, StatementSpec};
 
@@ -45,12 +43,12 @@ pub(crate) fn sql(spec: &StatementSpec, model: &Schema, kind: DatabaseKind) -> S
 }
 
 /// Composes the SQL of one statement.
-struct Composer<'s> {
-    spec: &'s StatementSpec,
-    model: &'s Schema,
-    kind: DatabaseKind,
+pub(super) struct Composer<'s> {
+    pub(super) spec: &'s StatementSpec,
+    pub(super) model: &'s Schema,
+    pub(super) kind: DatabaseKind,
     /// The name of the table expression of the rows.
-    given: String,
+    pub(super) given: String,
 }
 
 impl Composer<'_> {
@@ -261,66 +259,6 @@ impl Composer<'_> {
         set.join(", ")
     }
 
-    fn with(&self) -> String {
-        let (name, rows) = self.given_rows();
-        format!("WITH {name} AS ({rows})")
-    }
-
-    /// The given rows as a table expression: its name, with the names of its columns if the query does not name them, and its query.
-    fn given_rows(&self) -> (String, String) {
-        let (given, binds) = (&self.given, self.spec.input_columns(self.model, self.kind));
-        match self.spec.input {
-            RowInput::Arrays => {
-                let columns = binds.iter().enumerate();
-                let column = |(i, c): (usize, &usize)| {
-                    format!("{}{} AS c{c}, ", unnest(i + 1), self.cast(*c))
-                };
-                let columns: String = columns.map(column).collect();
-                (given.clone(), format!("SELECT {columns}{} AS _n", subscripts("$1")))
-            }
-            RowInput::Values(rows) => {
-                // The first row determines the type of all.
-                let cast = |row| match self.kind {
-                    DatabaseKind::Postgres if row == 0 => "::bigint",
-                    _ => "",
-                };
-                let comma = comma(binds.len());
-                let number = |row| format!("{comma}{}{}", row + 1, cast(row));
-                let values = self.values(rows, binds.len(), number);
-                let columns: String = binds.iter().map(|c| format!("c{c}, ")).collect();
-                if rows == 1 || self.kind == DatabaseKind::Sqlite {
-                    return (format!("{given}({columns}_n)"), format!("VALUES {values}"));
-                }
-                let typed: String =
-                    binds.iter().map(|c| format!("c{c}{} AS c{c}, ", self.cast(*c))).collect();
-                let rows = format!(
-                    "SELECT {typed}_n * {} AS _n FROM (VALUES {values}) AS _rows({columns}_n) LIMIT {ESTIMATED_ROWS}",
-                    subscripts("'{0}'::int[]")
-                );
-                (given.clone(), rows)
-            }
-        }
-    }
-
-    /// Rows of placeholders. `suffix` returns the text that follows the placeholders of a row.
-    fn values(&self, rows: usize, columns: usize, suffix: impl Fn(usize) -> String) -> String {
-        let mut values = String::new();
-        for row in 0..rows {
-            let _ = write!(values, "{}(", if row == 0 { "" } else { ", " });
-            for column in 0..columns {
-                let _ = match self.kind {
-                    // Without a number, because SQLite searches the list of all parameters for each numbered one.
-                    DatabaseKind::Sqlite => write!(values, "{}?", comma(column)),
-                    DatabaseKind::Postgres => {
-                        write!(values, "{}${}", comma(column), row * columns + column + 1)
-                    }
-                };
-            }
-            let _ = write!(values, "{})", suffix(row));
-        }
-        values
-    }
-
     /// The condition that a stored row is the given row.
     fn matches(&self) -> String {
         let (spec, model, given) = (self.spec, self.model, &self.given);
@@ -343,7 +281,7 @@ impl Composer<'_> {
     }
 
     /// The cast of a value to the type as which it is compared with its column.
-    fn cast(&self, column: usize) -> String {
+    pub(super) fn cast(&self, column: usize) -> String {
         let casts = self.spec.casts.as_deref().unwrap_or_default();
         let ty = casts.iter().find(|(of, _)| *of == column && self.spec.on.contains(of));
         ty.map_or_else(String::new, |(_, ty)| format!("::{ty}"))
@@ -407,6 +345,6 @@ fn list(columns: &[usize], text: impl Fn(usize) -> String) -> String {
     columns.iter().map(|c| text(*c)).collect::<Vec<_>>().join(", ")
 }
 
-fn comma(index: usize) -> &'static str {
+pub(super) fn comma(index: usize) -> &'static str {
     if index == 0 { "" } else { ", " }
 }

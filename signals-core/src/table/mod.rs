@@ -8,6 +8,7 @@ pub(crate) mod cache;
 pub(crate) mod chunk;
 pub(crate) mod column;
 pub(crate) mod compose;
+mod compose_given;
 mod expression;
 pub(crate) mod field;
 pub(crate) mod json_column;

@@ -13,7 +13,8 @@ use futures_util::future::BoxFuture;
 
 use crate::error::{Error, Result};
 use crate::task::closures;
-use crate::task::info::{Identity, Info};
+use crate::task::identity::Identity;
+use crate::task::info::Info;
 use crate::task::observed;
 use crate::task::origin::{self, Origin};
 use crate::task::pool_id::{PoolId, QueueId};

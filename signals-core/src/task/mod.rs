@@ -6,6 +6,7 @@
 pub(crate) mod chain;
 pub(crate) mod closures;
 pub(crate) mod finish;
+pub(crate) mod identity;
 pub(crate) mod info;
 pub(crate) mod intern;
 pub(crate) mod measure;

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::sync::{LazyLock, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::task::info::{Identity, Info};
+use crate::task::identity::Identity;
+use crate::task::info::Info;
 
 /// After how long a receiver is reported as slow. A value of the `Db`, if its options set it.
 #[derive(Clone, Copy)]

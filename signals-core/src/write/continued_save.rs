@@ -16,7 +16,7 @@ use crate::write::bulk_update::{Unwritten, Update, settle};
 use crate::write::lookup::{Look, conflicting, look, not_found, stale, stored_by};
 use crate::write::single::{Single, saves_at_once};
 use crate::write::single_text::{EVERY, Text};
-use crate::write::{Stored, WriteKind, inspect};
+use crate::write::{Stored, WriteKind, arbiter, inspect};
 
 /// How often a save tries again after a concurrent transaction has inserted or deleted the row in
 /// between. After that it fails with [`Error::NotStored`].
@@ -87,7 +87,7 @@ impl ContinuedSave<'_, '_> {
         // INSERT comes first, and the database refuses its `ON CONFLICT`. With a unique index, the
         // UPDATE comes first, because an INSERT consumes a sequence value and fires INSERT triggers.
         let insert_first = match on {
-            Some(on) if !at_once => !inspect::is_arbiter(self.conn, self.rows, on).await?,
+            Some(on) if !at_once => !arbiter::is_arbiter(self.conn, self.rows, on).await?,
             _ => false,
         };
         // If neither the UPDATE nor the INSERT stores the row, a concurrent transaction has inserted
@@ -273,7 +273,7 @@ impl ContinuedSave<'_, '_> {
     async fn update_as_index_says(&mut self, on: Option<&[usize]>) -> Result<Option<Stored>> {
         let key: Vec<_> = self.rows.schema().group(ColumnGroup::Key).collect();
         let target = on.unwrap_or(&key);
-        if !inspect::is_arbiter(self.conn, self.rows, target).await? {
+        if !arbiter::is_arbiter(self.conn, self.rows, target).await? {
             return Ok(None);
         }
         let Some(found) = conflicting(self.conn, self.rows, target).await? else {
@@ -298,7 +298,7 @@ impl ContinuedSave<'_, '_> {
 
     async fn key_is_arbiter(&mut self) -> Result<bool> {
         let key: Vec<_> = self.rows.schema().group(ColumnGroup::Key).collect();
-        inspect::is_arbiter(self.conn, self.rows, &key).await
+        arbiter::is_arbiter(self.conn, self.rows, &key).await
     }
 
     /// INSERT after an UPDATE by key that has reported no row. Returns `None` if another row has the

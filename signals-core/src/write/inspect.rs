@@ -52,7 +52,7 @@ pub(crate) fn commits_itself<'s>(
 
 /// Compares the schema with the cached one if it may have changed. If it is the same, the cached
 /// facts are valid again; otherwise they are cleared.
-async fn revalidate(conn: &mut Conn<'_>) -> Result<()> {
+pub(super) async fn revalidate(conn: &mut Conn<'_>) -> Result<()> {
     if let Some(suspected) = conn.facts().suspected() {
         let found = Box::pin(conn.query(SQLITE_FINGERPRINT).fetch_one::<(String,)>()).await;
         if let Some((fingerprint,)) = unless_lost(found)? {
@@ -286,7 +286,7 @@ const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = 
      tgisinternal))";
 
 /// Whether a row trigger before an UPDATE, a rule or a trigger of a view can take its place. NULL if there is no such table.
-const POSTGRES_SKIPS_UPDATES: &str = "WITH RECURSIVE _tree AS (SELECT oid, relkind, relhasrules FROM pg_class WHERE oid = to_regclass($1) UNION SELECT c.oid, \
+pub(super) const POSTGRES_SKIPS_UPDATES: &str = "WITH RECURSIVE _tree AS (SELECT oid, relkind, relhasrules FROM pg_class WHERE oid = to_regclass($1) UNION SELECT c.oid, \
      c.relkind, c.relhasrules FROM _tree JOIN pg_inherits ON inhparent = _tree.oid JOIN pg_class AS c ON c.oid = inhrelid) SELECT \
      bool_or(relkind NOT IN ('r', 'p', 'v') OR relkind <> 'v' AND relhasrules OR EXISTS (SELECT 1 FROM pg_rewrite WHERE ev_class = \
      _tree.oid AND ev_type = '2') OR EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = _tree.oid AND (tgtype & 19 = 19 OR tgtype & 80 = \
@@ -325,76 +325,8 @@ fn look_up_counted<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<
 const SQLITE_COUNTS: &str = "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') \
      AND type = 'view')";
 
-/// Whether a row of SQLite without a key has got the key -1 because the table is a virtual one, whose rows have no key yet when
-/// RETURNING is computed (<https://www.sqlite.org/lang_returning.html#limitations_and_caveats>).
-///
-/// # Errors
-///
-/// Returns an error if the database refuses the query.
-pub(crate) async fn is_virtual(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
-    let (schema, name) = split_schema(rows.table());
-    let query = conn.query(SQLITE_VIRTUAL).bind(name).bind(schema);
-    let (is_virtual,): (bool,) = query.fetch_one().await?;
-    Ok(is_virtual)
-}
-
-const SQLITE_VIRTUAL: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') AND \
-     type = 'virtual')";
-
-/// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if the columns have no
-/// unique index, or a deferrable one.
-///
-/// # Errors
-///
-/// Returns an error if the database refuses the query.
-pub(crate) async fn is_arbiter(conn: &mut Conn<'_>, rows: &dyn Rows, on: &[usize]) -> Result<bool> {
-    match conn.facts().arbiter(rows, |columns| columns == on) {
-        Some(arbiter) => Ok(arbiter),
-        None => look_up_arbiter(conn, rows, on).await,
-    }
-}
-
-/// Boxed, because the columns are looked up once.
-fn look_up_arbiter<'s>(
-    conn: &'s mut Conn<'_>,
-    rows: &'s dyn Rows,
-    on: &'s [usize],
-) -> BoxFuture<'s, Result<bool>> {
-    Box::pin(async move {
-        revalidate(conn).await?;
-        if let Some(arbiter) = conn.facts().arbiter(rows, |columns| columns == on) {
-            return Ok(arbiter);
-        }
-        let epoch = conn.facts().epoch();
-        let names = arbiter_names(conn.kind(), rows, on);
-        let query = match conn.kind() {
-            DatabaseKind::Sqlite => {
-                let (schema, name) = split_schema(rows.table());
-                conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
-            }
-            DatabaseKind::Postgres => {
-                let sql = format!(
-                    "SELECT ({POSTGRES_ARBITER}), ({POSTGRES_SKIPS_UPDATES}) WHERE to_regclass($1) IS NOT NULL"
-                );
-                conn.query(AssertSqlSafe(sql)).bind(rows.schema().table).bind(names)
-            }
-        };
-        let Some((arbiter, may_skip_updates)) = query.fetch_optional().await? else {
-            // The table does not exist yet.
-            return Ok(false);
-        };
-        let arbiters = vec![(on.to_vec(), arbiter)];
-        conn.facts().add(
-            rows,
-            epoch,
-            TableFacts { arbiters, may_skip_updates, ..TableFacts::default() },
-        );
-        Ok(arbiter)
-    })
-}
-
 /// The names of columns, as the statements compare them with those of an index.
-fn arbiter_names(kind: DatabaseKind, rows: &dyn Rows, on: &[usize]) -> String {
+pub(super) fn arbiter_names(kind: DatabaseKind, rows: &dyn Rows, on: &[usize]) -> String {
     let name = |column: &usize| match (kind, rows.columns()[*column]) {
         // The case of ASCII letters does not matter in names.
         (DatabaseKind::Sqlite, name) => name.to_ascii_lowercase(),
@@ -405,15 +337,10 @@ fn arbiter_names(kind: DatabaseKind, rows: &dyn Rows, on: &[usize]) -> String {
     names.join("\u{1}")
 }
 
-const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT lower(name) AS name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \
-     1)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND NOT \
-     EXISTS (SELECT 1 FROM pragma_index_info(i.name, $3) AS e WHERE e.name IS NULL) AND (SELECT group_concat(name, char(1)) FROM (SELECT lower(name) AS name FROM \
-     pragma_index_info(i.name, $3) ORDER BY 1)) = $1), NULL";
-
 /// PostgreSQL uses every unique index of these columns as an arbiter, so none may be deferrable. A
 /// table with rules does not support `ON CONFLICT`. The index of a key WITHOUT OVERLAPS is an exclusion constraint, which it does not
 /// use.
-const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) \
+pub(super) const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) \
      AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND NOT indisexclusion AND indisvalid \
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
      FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $2";

@@ -2,6 +2,7 @@
 //!
 //! May import: `error`, `task`, `database`, `table`, `transaction`, `signal`.
 
+pub(crate) mod arbiter;
 pub(crate) mod bulk;
 pub(crate) mod bulk_update;
 pub(crate) mod cascade;
@@ -14,6 +15,7 @@ pub(crate) mod key_order;
 pub(crate) mod locate;
 pub(crate) mod lookup;
 pub(crate) mod notify;
+mod notify_deferred;
 pub(crate) mod own_transaction;
 pub(crate) mod perform;
 pub(crate) mod read_back;

@@ -10,7 +10,7 @@ use crate::database::conn::Conn;
 use crate::error::{Error, Result};
 use crate::table::chunk::Chunk;
 use crate::table::rows::Rows;
-use crate::table::schema::ColumnGroup;
+use crate::table::schema::{ColumnGroup, split_schema};
 use crate::table::statement_spec::{StatementKind, StatementSpec};
 use crate::write::inspect;
 use crate::write::lookup::select;
@@ -53,7 +53,7 @@ pub(super) fn read_back<'s>(
 ) -> BoxFuture<'s, Result<()>> {
     Box::pin(async move {
         let may_have_no_key = is_assigned && may_have_no_key(rows, chunk.rows.clone());
-        if may_have_no_key && inspect::is_virtual(conn, rows).await? {
+        if may_have_no_key && is_virtual(conn, rows).await? {
             chunk.rows.for_each(|row| rows.clear_key(row));
             return Err(Error::other(format!(
                 "SQLite does not return the key of a new row of a virtual table, so the program has to assign the key of `{}`",
@@ -73,3 +73,19 @@ pub(super) fn read_back<'s>(
         Ok(())
     })
 }
+
+/// Whether a row of SQLite without a key has got the key -1 because the table is a virtual one, whose rows have no key yet when
+/// RETURNING is computed (<https://www.sqlite.org/lang_returning.html#limitations_and_caveats>).
+///
+/// # Errors
+///
+/// Returns an error if the database refuses the query.
+async fn is_virtual(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<bool> {
+    let (schema, name) = split_schema(rows.table());
+    let query = conn.query(SQLITE_VIRTUAL).bind(name).bind(schema);
+    let (is_virtual,): (bool,) = query.fetch_one().await?;
+    Ok(is_virtual)
+}
+
+const SQLITE_VIRTUAL: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') AND \
+     type = 'virtual')";

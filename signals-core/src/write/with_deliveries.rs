@@ -14,7 +14,7 @@ use crate::write::lookup::not_found;
 use crate::write::notify::Notifier;
 use crate::write::save::stamp;
 use crate::write::single::Single;
-use crate::write::{WriteKind, WriteOutcome, inspect};
+use crate::write::{WriteKind, WriteOutcome, arbiter, inspect};
 
 /// Writes the single row in `rows`. If one statement is not sufficient, the write has to be repeated in a transaction.
 pub(super) fn execute<'w>(
@@ -72,7 +72,7 @@ async fn save(
     let is_keyed_save = *kind == WriteKind::Save && matches!(single, Single::Both(_));
     if is_keyed_save {
         let key: Vec<_> = rows.schema().group(ColumnGroup::Key).collect();
-        if !inspect::is_arbiter(conn, rows, &key).await?
+        if !arbiter::is_arbiter(conn, rows, &key).await?
             || inspect::may_skip_updates(conn, rows).await?
         {
             return Ok(None);

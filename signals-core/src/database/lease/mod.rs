@@ -1,6 +1,7 @@
 //! A connection on loan from sqlx's pool: checked out, or idle in the [`WarmPool`].
 
 mod release;
+mod state;
 
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
@@ -17,19 +18,15 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 
-use crate::database::backend::{Backend, DatabaseKind, Statement, on};
-use crate::database::execution::Naming;
-use crate::database::group::Group;
+use crate::database::backend::{Backend, DatabaseKind, on};
 use crate::database::pool::{NO_EPOCH, WarmPool, statement_timeout};
 use crate::database::raw::RawConn;
+use crate::database::reconcile;
 use crate::database::runtimes::{self, in_runtime};
 use crate::database::sent_statements::SentStatements;
-use crate::database::verify;
-use crate::database::waiter::Place;
-use crate::database::write_queue::{Turn, WriteQueue};
-use crate::error::driver::is_answered;
 
 pub(super) use release::CloseOnDrop;
+pub(crate) use state::LeaseState;
 
 /// Time limit for the end of a statement whose future was dropped, if the pool of the connection is unknown.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -54,52 +51,6 @@ pub struct LeaseInner<DB: Backend> {
     /// The pool to which the lease returns, and its permit; `None` if the connection goes back to sqlx's pool directly.
     owner: Option<(Arc<WarmPool<DB>>, OwnedSemaphorePermit)>,
     pub(super) state: LeaseState,
-}
-
-/// What is known about a pooled connection.
-pub(crate) struct LeaseState {
-    /// When the connection was taken from sqlx's pool.
-    acquired_at: Instant,
-    /// When the connection was last put into `idle`.
-    idle_since: Instant,
-    /// The request that the database has not answered yet. If there is one when the lease is dropped, the state of the connection
-    /// is unknown.
-    pub(crate) in_flight: InFlight,
-    /// Whether the program has used the underlying sqlx connection directly.
-    pub(crate) used_raw: bool,
-    /// Whether raw SQL may have left a transaction open.
-    pub(crate) unverified: bool,
-    /// Whether SQLite rejects writes on the connection, for a read-only transaction.
-    pub(crate) query_only: bool,
-    /// Whether the database has answered since checkout, or may have: the program has used the sqlx connection. Until this is set,
-    /// the connection may be dead, and a failed statement may be repeated on another one.
-    pub(crate) proven_alive: bool,
-    /// The runtime in which the connection was taken from sqlx's pool. Entered if the lease is dropped outside a runtime.
-    pub(crate) runtime: Option<Handle>,
-    /// The runtime that opened the connection, if it is known.
-    opened_in: Option<runtime::Id>,
-    /// Whether the connection was opened when it was taken from sqlx's pool, if the pool calls [`runtimes::note_opened`].
-    is_new: bool,
-    /// Whether statements stay prepared on the connection.
-    keeps_statements: bool,
-    sent: SentStatements,
-    /// Whether the connection is closed if the end of an interrupted statement takes long.
-    has_limit: bool,
-    /// After which time the connection is closed in any case.
-    statement_timeout: Duration,
-    /// Whether the server or the file of the connection cannot be written any more, and a new connection may lead to another one.
-    pub(crate) is_superseded: bool,
-    /// The epoch of the pool in which the connection's statements were prepared; `None` if one of them was refused as outdated.
-    epoch: Option<u64>,
-    /// The turn of the write that took the connection. Released last, so that the connection has rolled back and is idle when the next
-    /// writer looks for one.
-    pub(crate) turn: Option<Turn>,
-    /// The place in the queue of the writers, if an adopted transaction writes without a turn.
-    pub(crate) place: Option<Place>,
-    /// The last turn of a write that borrowed the connection, with its queue.
-    pub(crate) borrowed_turn: Option<(Arc<WriteQueue>, u64)>,
-    /// The writes that wait for the COMMIT of the open transaction.
-    pub(crate) group: Option<Box<Group>>,
 }
 
 /// How sqlx has lent the connection.
@@ -166,50 +117,6 @@ impl AnyLease {
     /// Closes the connection.
     pub(crate) fn close(self) {
         on!(AnyLease, self, lease => lease.into_inner().close());
-    }
-}
-
-impl LeaseState {
-    /// Records that no request is in flight, if `result` shows that the database has answered and keeps the connection open.
-    pub(crate) fn note_answer<T>(&mut self, result: &Result<T, sqlx::Error>) {
-        if is_answered(result) {
-            (self.proven_alive, self.in_flight) = (true, InFlight::Nothing);
-        }
-        self.sent.note_answer(result.is_ok());
-    }
-
-    /// Records that a statement is in flight. A statement before it that was not answered counts as failed.
-    pub(crate) fn set_in_flight(&mut self) {
-        self.in_flight = InFlight::Statement;
-        self.sent.note_answer(false);
-    }
-
-    /// Records that the program uses the sqlx connection directly.
-    pub(crate) fn set_used_raw(&mut self) {
-        (self.used_raw, self.proven_alive) = (true, true);
-    }
-
-    /// How statements are prepared on the connection.
-    pub(crate) fn naming(&self) -> Naming {
-        match self.keeps_statements {
-            true => Naming::Named,
-            false => Naming::Unnamed { asks: self.used_raw, is_first: true },
-        }
-    }
-
-    /// How a statement is prepared on the connection. The first one of its form gets a name, if statements have names.
-    pub(crate) fn naming_of(&mut self, statement: &mut Statement) -> Naming {
-        match self.naming() {
-            Naming::Named => {
-                if statement.may_lose_its_name() {
-                    statement.persistent = self.sent.is_first(statement.sql.as_str());
-                }
-                Naming::Named
-            }
-            Naming::Unnamed { asks, .. } => {
-                Naming::Unnamed { asks, is_first: self.sent.is_first(statement.sql.as_str()) }
-            }
-        }
     }
 }
 
@@ -338,7 +245,7 @@ impl<DB: Backend> LeaseInner<DB> {
     /// Rolls back a transaction that the program has left open without the knowledge of sqlx.
     pub(super) async fn roll_back_uncounted(&mut self) -> Result<(), sqlx::Error> {
         self.state.in_flight = InFlight::Ping;
-        verify::roll_back_uncounted::<DB>(&mut self.conn).await?;
+        reconcile::roll_back_uncounted::<DB>(&mut self.conn).await?;
         self.state.in_flight = InFlight::Nothing;
         Ok(())
     }

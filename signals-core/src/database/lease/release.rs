@@ -12,8 +12,8 @@ use crate::database::group_task;
 use crate::database::lease::{InFlight, Lease, LeaseInner, Origin};
 use crate::database::pool::{ANSWER_TIMEOUT, NO_EPOCH};
 use crate::database::raw;
+use crate::database::reconcile;
 use crate::database::runtimes::{in_runtime, spawn_even_if_idle};
-use crate::database::verify;
 
 impl<DB: Backend> LeaseInner<DB> {
     /// Returns the connection to its pool, as far as its state allows.
@@ -105,7 +105,7 @@ impl<DB: Backend> LeaseInner<DB> {
     }
 
     async fn reset(&mut self) -> Result<(), sqlx::Error> {
-        verify::roll_back_all::<DB>(&mut self.conn).await?;
+        reconcile::roll_back_all::<DB>(&mut self.conn).await?;
         if self.state.epoch.is_none() && matches!(self.conn, Origin::Transaction(_)) {
             self.conn.clear_cached_statements().await?;
             self.state.epoch = Some(NO_EPOCH);

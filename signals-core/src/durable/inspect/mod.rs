@@ -7,6 +7,7 @@ mod list;
 mod reader;
 mod replay;
 mod scan;
+mod selection;
 mod status;
 mod stored;
 
@@ -18,9 +19,9 @@ use crate::durable::sql::Sql;
 use crate::durable::{Deliveries, wake};
 use crate::error::Result;
 
-use filter::Selection;
 pub use filter::{DeliveryFilter, DeliveryState};
 pub use reader::DeliveryPage;
+use selection::Selection;
 pub use status::{ReceiverStatus, Status};
 pub use stored::StoredDelivery;
 

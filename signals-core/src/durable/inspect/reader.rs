@@ -1,6 +1,7 @@
 //! The statement that reads the deliveries of a selection.
 
-use super::filter::{DeliveryFilter, Selection};
+use super::filter::DeliveryFilter;
+use super::selection::Selection;
 use super::stored::{Columns, StoredDelivery, columns};
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;

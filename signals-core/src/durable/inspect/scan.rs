@@ -1,8 +1,8 @@
 //! Reads the deliveries of a selection in the order of an index that may contain many others. A page ends if it has passed too many of them.
 //! Dead ones are passed by an index that contains only them, so that most of their rows need not be read.
 
-use super::filter::{Direction, Selection};
 use super::reader::{DeliveryPage, Reader};
+use super::selection::{Direction, Selection};
 use super::stored::StoredDelivery;
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;

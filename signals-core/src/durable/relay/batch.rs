@@ -13,8 +13,9 @@ use super::publisher::Message;
 use crate::database::backend::DatabaseKind;
 use crate::database::conn::Conn;
 use crate::database::writer::Verb;
-use crate::durable::claim::{self, Claim, Failure, Kind, bind_claims, later, now};
+use crate::durable::claim::{self, Claim, Kind, bind_claims, later, now};
 use crate::durable::claimed::Claimed;
+use crate::durable::end_claim::{self, Failure};
 use crate::durable::ended;
 use crate::durable::receivers::DurableReceivers;
 use crate::durable::run::failure;
@@ -164,7 +165,7 @@ impl Shared {
             let claims = claims.as_slice();
             let mut conn = self.connections.to_write(Verb::Acknowledge).await?;
             let delete = async move {
-                let deleted = claim::delete(&mut conn, claims).await?;
+                let deleted = end_claim::delete(&mut conn, claims).await?;
                 conn.done().await.map(|()| deleted)
             };
             let deleted = self.connections.limited(delete).await?;

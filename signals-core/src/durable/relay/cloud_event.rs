@@ -6,9 +6,9 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use crate::durable::claim::Failure;
 use crate::durable::claimed::Claimed;
 use crate::durable::delivery::Cause;
+use crate::durable::end_claim::Failure;
 use crate::durable::event_form::ToDecode;
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::relay::publisher::Message;

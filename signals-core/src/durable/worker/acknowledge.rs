@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Shared, Stage};
 use crate::database::writer::Verb;
-use crate::durable::claim;
+use crate::durable::end_claim;
 use crate::durable::kept::Done;
 use crate::error::Result;
 
@@ -65,7 +65,7 @@ impl Shared {
         }
         let done = batch.as_slice();
         let acknowledge = async move {
-            let ended = claim::acknowledge(&mut conn, done).await?;
+            let ended = end_claim::acknowledge(&mut conn, done).await?;
             conn.done().await.map(|()| ended)
         };
         let ended = self.connections.limited(acknowledge).await?;

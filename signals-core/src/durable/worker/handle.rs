@@ -12,8 +12,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Shared, Stage};
 use crate::database::pool::ANSWER_TIMEOUT;
 use crate::database::writer::Verb;
-use crate::durable::claim::{self, Failure, ServerTransaction};
+use crate::durable::claim::ServerTransaction;
 use crate::durable::claimed::Claimed;
+use crate::durable::end_claim::{self, Failure};
 use crate::durable::ended;
 use crate::durable::receivers::DurableReceiver;
 use crate::durable::run::{Ended, Run, failure, not_begun};
@@ -160,7 +161,7 @@ impl Shared {
         };
         let end = async {
             let mut conn = self.connections.control.acquire().await?;
-            let end = async move { claim::end_statement(&mut conn, transaction).await };
+            let end = async move { end_claim::end_statement(&mut conn, transaction).await };
             self.connections.limited(end).await
         };
         if let Err(error) = end.await {
@@ -194,7 +195,7 @@ impl Shared {
             let stored = async {
                 let mut conn = self.connections.to_write(Verb::Fail).await?;
                 let store = async move {
-                    let is_stored = claim::fail(&mut conn, *id, *claim, failure).await?;
+                    let is_stored = end_claim::fail(&mut conn, *id, *claim, failure).await?;
                     conn.done().await.map(|()| is_stored)
                 };
                 self.connections.limited(store).await

@@ -7,8 +7,8 @@ use tokio::time::{sleep, sleep_until};
 
 use super::{RunningEntry, Shared, Stage};
 use crate::database::writer::Verb;
-use crate::durable::claim;
 use crate::durable::receivers::DurableReceivers;
+use crate::durable::{claim, end_claim};
 use crate::error::Result;
 
 pub(super) async fn run(shared: Weak<Shared>) {
@@ -92,7 +92,7 @@ impl Shared {
         }
         let mut conn = self.connections.to_write(Verb::Release).await?;
         let release = async move {
-            claim::release_ended(&mut conn).await?;
+            end_claim::release_ended(&mut conn).await?;
             conn.done().await
         };
         self.connections.limited(release).await

@@ -8,6 +8,7 @@ mod handle;
 mod lease;
 mod prune;
 mod room;
+mod start;
 mod supervise;
 mod unknown;
 pub(super) mod watch;

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Shared, Stage};
 use crate::database::writer::Verb;
-use crate::durable::claim;
 use crate::durable::claimed::Claimed;
+use crate::durable::end_claim;
 use crate::durable::receivers::DurableReceivers;
 use crate::error::{Error, Result};
 
@@ -112,7 +112,7 @@ impl Shared {
     pub(super) async fn give_back(&self, claims: &[(i64, i64)]) -> Result<()> {
         let mut conn = self.connections.to_write(Verb::GiveBack).await?;
         let give_back = async move {
-            let left = claim::give_back(&mut conn, claims).await?;
+            let left = end_claim::give_back(&mut conn, claims).await?;
             conn.done().await.map(|()| left)
         };
         let left = self.connections.limited(give_back).await?;

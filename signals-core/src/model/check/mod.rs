@@ -1,5 +1,6 @@
 //! Compares tables with their models, for [`Db::check`] and `Model::check_table`.
 
+mod column_types;
 mod rebuild;
 mod table;
 

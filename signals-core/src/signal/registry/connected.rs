@@ -6,7 +6,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::signal::erased::ErasedEntry;
-use crate::task::info::{Identity, Info};
+use crate::task::identity::Identity;
+use crate::task::info::Info;
 
 #[derive(Debug)]
 pub(super) struct Connected {

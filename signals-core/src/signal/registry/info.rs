@@ -5,7 +5,8 @@ use std::fmt;
 use std::sync::PoisonError;
 
 use super::registry;
-use crate::task::info::{Identity, Info, Phase};
+use crate::task::identity::Identity;
+use crate::task::info::{Info, Phase};
 
 /// Information about a receiver. Its `Display` is one line with signal, sender, name, phase, file and line.
 ///

@@ -2,6 +2,7 @@
 
 pub(crate) mod after;
 pub(crate) mod connected;
+mod handle;
 pub(crate) mod info;
 pub(crate) mod lock;
 #[cfg(feature = "durable")]
@@ -23,8 +24,10 @@ use crate::signal::erased::{ErasedEntry, ErasedReceiver, Registered};
 use crate::signal::event_store::EventStore;
 use crate::signal::{Sender, Signal};
 use crate::task::chain;
-use crate::task::info::{Identity, Info, Receiver};
+use crate::task::identity::Identity;
+use crate::task::info::{Info, Receiver};
 
+pub use handle::Handle;
 pub use info::ReceiverInfo;
 pub use view::Receivers;
 
@@ -359,39 +362,6 @@ impl Registry {
         let changed = change(&mut changes);
         self.generation.fetch_add(1, Ordering::Release);
         changed
-    }
-}
-
-/// A receiver that was connected at run time, see [`post_save::connect`](crate::post_save::connect).
-///
-/// If the handle is dropped, the receiver stays connected.
-///
-/// ```
-/// # use sqlx_signals::prelude::*;
-/// # #[derive(Model, Clone)]
-/// # struct User { id: Option<i64>, name: String }
-/// let handle = post_save.connect::<User>("print users", |saved, _| {
-///     Box::pin(async move {
-///         println!("{} was saved", saved.instance.name);
-///         Ok(())
-///     })
-/// });
-/// assert!(handle.disconnect());
-/// assert!(!handle.disconnect());
-/// ```
-#[derive(Debug, Clone)]
-#[must_use = "a receiver stays connected if its handle is dropped"]
-pub struct Handle {
-    key: Key,
-}
-
-impl Handle {
-    /// Disconnects the receiver, and returns whether it was connected. A write that has begun still runs it.
-    ///
-    /// See the example of [`Handle`].
-    pub fn disconnect(&self) -> bool {
-        let connected = registry().change(|changes| changes.connected.disconnect(&self.key));
-        connected.is_some()
     }
 }
 

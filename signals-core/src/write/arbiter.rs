@@ -1,0 +1,69 @@
+//! Whether an INSERT can name columns in `ON CONFLICT`.
+
+use futures_util::future::BoxFuture;
+use sqlx::AssertSqlSafe;
+
+use crate::database::backend::DatabaseKind;
+use crate::database::conn::Conn;
+use crate::database::schema_cache::TableFacts;
+use crate::error::Result;
+use crate::table::rows::Rows;
+use crate::table::schema::split_schema;
+use crate::write::inspect::{POSTGRES_ARBITER, POSTGRES_SKIPS_UPDATES, arbiter_names, revalidate};
+
+/// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if the columns have no
+/// unique index, or a deferrable one.
+///
+/// # Errors
+///
+/// Returns an error if the database refuses the query.
+pub(crate) async fn is_arbiter(conn: &mut Conn<'_>, rows: &dyn Rows, on: &[usize]) -> Result<bool> {
+    match conn.facts().arbiter(rows, |columns| columns == on) {
+        Some(arbiter) => Ok(arbiter),
+        None => look_up_arbiter(conn, rows, on).await,
+    }
+}
+
+/// Boxed, because the columns are looked up once.
+fn look_up_arbiter<'s>(
+    conn: &'s mut Conn<'_>,
+    rows: &'s dyn Rows,
+    on: &'s [usize],
+) -> BoxFuture<'s, Result<bool>> {
+    Box::pin(async move {
+        revalidate(conn).await?;
+        if let Some(arbiter) = conn.facts().arbiter(rows, |columns| columns == on) {
+            return Ok(arbiter);
+        }
+        let epoch = conn.facts().epoch();
+        let names = arbiter_names(conn.kind(), rows, on);
+        let query = match conn.kind() {
+            DatabaseKind::Sqlite => {
+                let (schema, name) = split_schema(rows.table());
+                conn.query(SQLITE_ARBITER).bind(names).bind(name).bind(schema)
+            }
+            DatabaseKind::Postgres => {
+                let sql = format!(
+                    "SELECT ({POSTGRES_ARBITER}), ({POSTGRES_SKIPS_UPDATES}) WHERE to_regclass($1) IS NOT NULL"
+                );
+                conn.query(AssertSqlSafe(sql)).bind(rows.schema().table).bind(names)
+            }
+        };
+        let Some((arbiter, may_skip_updates)) = query.fetch_optional().await? else {
+            // The table does not exist yet.
+            return Ok(false);
+        };
+        let arbiters = vec![(on.to_vec(), arbiter)];
+        conn.facts().add(
+            rows,
+            epoch,
+            TableFacts { arbiters, may_skip_updates, ..TableFacts::default() },
+        );
+        Ok(arbiter)
+    })
+}
+
+const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT lower(name) AS name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \
+     1)) = $1, 0) OR EXISTS (SELECT 1 FROM pragma_index_list($2, $3) AS i WHERE i.\"unique\" AND NOT i.partial AND NOT \
+     EXISTS (SELECT 1 FROM pragma_index_info(i.name, $3) AS e WHERE e.name IS NULL) AND (SELECT group_concat(name, char(1)) FROM (SELECT lower(name) AS name FROM \
+     pragma_index_info(i.name, $3) ORDER BY 1)) = $1), NULL";
