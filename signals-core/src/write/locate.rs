@@ -10,7 +10,7 @@ use crate::table::rows::Rows;
 use crate::transaction::Transaction;
 use crate::transaction::own::{TransactionWork, in_savepoint};
 use crate::write::bulk::{self, BulkOp};
-use crate::write::row_error;
+use crate::write::{inspect, row_error};
 
 /// Writes the rows of a chunk as [`bulk::write`] does. If an error is about a row, it names the
 /// first row that the database refuses when the rows are written one by one, in the order of the
@@ -19,7 +19,8 @@ use crate::write::row_error;
 /// The search must start from the state before the statement. On PostgreSQL, a failed statement
 /// aborts the transaction. On either database, a statement for several rows may have stored some of
 /// them (if a trigger dropped another one, or with `ON CONFLICT FAIL` on SQLite). So if the
-/// transaction has already been used, the statement runs in a savepoint.
+/// transaction has already been used, the statement runs in a savepoint. SQLite undoes a refused statement on a table without
+/// these, and a savepoint would write each page twice.
 pub(crate) async fn write_and_locate(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
@@ -30,10 +31,21 @@ pub(crate) async fn write_and_locate(
         Some(frame) => frame.used,
         None => conn.depth().await > 0,
     };
-    if used && chunk.rows.len() > 1 {
-        return in_savepoint(conn, ChunkWrite { rows, chunk, op, name_row: true }).await;
+    if !used || chunk.rows.len() == 1 {
+        return write_or_name_row(conn, rows, chunk, op, Undo::Transaction).await;
     }
-    write_or_name_row(conn, rows, chunk, op).await
+    if conn.kind() == DatabaseKind::Sqlite && inspect::stores_every_row(conn, rows).await? {
+        return write_or_name_row(conn, rows, chunk, op, Undo::Nothing).await;
+    }
+    in_savepoint(conn, ChunkWrite { rows, chunk, op, name_row: true }).await
+}
+
+/// What has to be undone after a refused statement, so that the search starts from the state before it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Undo {
+    Nothing,
+    /// The innermost transaction or savepoint, which contains nothing else.
+    Transaction,
 }
 
 async fn write_or_name_row(
@@ -41,6 +53,7 @@ async fn write_or_name_row(
     rows: &mut dyn Rows,
     chunk: &Chunk,
     op: BulkOp<'_>,
+    undo: Undo,
 ) -> Result<Vec<usize>> {
     let error = match bulk::write(conn, rows, chunk, op).await {
         Err(error) if is_about_row(conn.kind(), &error) => error,
@@ -48,7 +61,7 @@ async fn write_or_name_row(
     };
     let found = match chunk.rows.len() {
         1 => Ok((chunk.rows.start, error)),
-        _ => first_refused(conn, rows, chunk, op).await.ok_or(error),
+        _ => first_refused(conn, rows, chunk, op, undo).await.ok_or(error),
     };
     let (row, error) = found?;
     Err(row_error(op.verb(), rows, row, error))
@@ -62,9 +75,10 @@ fn first_refused<'l>(
     rows: &'l mut dyn Rows,
     chunk: &'l Chunk,
     op: BulkOp<'l>,
+    undo: Undo,
 ) -> BoxFuture<'l, Option<(usize, Error)>> {
     Box::pin(async move {
-        if conn.in_transaction() {
+        if undo == Undo::Transaction && conn.in_transaction() {
             conn.begin_again().await.ok()?;
         }
         // The search follows the order of the failed statement. So it locks no row that the statement
@@ -110,7 +124,10 @@ impl TransactionWork for ChunkWrite<'_> {
 
     async fn run(&mut self, savepoint: &mut Transaction<'_>) -> Result<Vec<usize>> {
         match self.name_row {
-            true => write_or_name_row(savepoint, self.rows, self.chunk, self.op).await,
+            true => {
+                let Self { rows, chunk, op, .. } = self;
+                write_or_name_row(savepoint, *rows, chunk, *op, Undo::Transaction).await
+            }
             false => bulk::write(savepoint, self.rows, self.chunk, self.op).await,
         }
     }
