@@ -628,6 +628,23 @@ on_every_database! {
         assert_eq!(all, [(7, 0.5, 3), (1, 0.5, 3)]);
     }
 
+    async fn the_value_of_an_expression_is_converted_to_the_type_of_the_column(db: Db) {
+        let _turn = SCENE.begin().await;
+        products(&db).await;
+        for (expression, stock) in [("stock * 0.5", 5), ("stock * 3.0", 15), ("round(stock / 5)", 3)] {
+            let sql = || sqlx_signals::sqlx::AssertSqlSafe(expression);
+            let mut tx = db.begin().await.unwrap();
+            let plain = Product::query("WHERE name = 'pen'").set_sql(Product::STOCK, sql(), ());
+            assert_eq!(plain.update(&mut tx).await.unwrap(), 1, "{expression}");
+            assert_eq!(Product::get(&mut tx, 1).await.unwrap().stock, stock, "{expression}");
+            tx.rollback().await.unwrap();
+            let heard = Stocked::query("WHERE name = 'pen'").set_sql(Stocked::STOCK, sql(), ());
+            assert_eq!(heard.update(&db).await.unwrap(), 1, "{expression}");
+            assert_eq!(Product::get(&db, 1).await.unwrap().stock, stock, "{expression}");
+        }
+        SCENE.log.take();
+    }
+
     async fn an_expression_refers_to_the_table_alone(db: Db) {
         let _turn = SCENE.begin().await;
         products(&db).await;
