@@ -38,6 +38,8 @@ pub trait NotStorable {
     const VERSION: bool = false;
     /// It cannot be an `auto_now` or `auto_now_add` column.
     const TIME: bool = false;
+    /// The message that no database can store it, with the type to use instead. Empty if the name of the type says no more.
+    const INSTEAD: &'static str = "";
 }
 
 impl<T> NotStorable for Storable<T> {}
@@ -77,6 +79,29 @@ impl<T: Field<sqlx::Sqlite>> Storable<T> {
 impl<T: Field<sqlx::Postgres>> Storable<T> {
     /// PostgreSQL can store it.
     pub const POSTGRES: bool = true;
+}
+
+macro_rules! instead {
+    ($($type:ident $to:literal)*) => { $(
+        impl Storable<$type> {
+            /// The type to use instead, also if a type alias names it.
+            pub const INSTEAD: &'static str =
+                concat!("`", stringify!($type), "` cannot be a column: use `", $to, "`");
+        }
+
+        impl Storable<Option<$type>> {
+            /// The type to use instead, also if a type alias names it.
+            pub const INSTEAD: &'static str =
+                concat!("`Option<", stringify!($type), ">` cannot be a column: use `Option<", $to, ">`");
+        }
+    )* };
+}
+
+instead! { u64 "i64" usize "i64" isize "i64" u128 "String" i128 "String" char "String" }
+
+/// The first of these messages that is not empty.
+pub const fn first_message(one: &'static str, other: &'static str) -> &'static str {
+    if one.is_empty() { other } else { one }
 }
 
 impl<T> Storable<Option<T>> {
