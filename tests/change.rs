@@ -5,8 +5,8 @@ mod common;
 
 use std::sync::LazyLock;
 
-use sqlx_signals::DatabaseKind;
 use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, Error};
 
 use common::{Scene, count};
 
@@ -641,6 +641,14 @@ on_every_database! {
             let heard = Stocked::query("WHERE name = 'pen'").set_sql(Stocked::STOCK, sql(), ());
             assert_eq!(heard.update(&db).await.unwrap(), 1, "{expression}");
             assert_eq!(Product::get(&db, 1).await.unwrap().stock, stock, "{expression}");
+        }
+        if db.kind() == DatabaseKind::Postgres {
+            let text = || Product::query("").set_sql(Product::STOCK, "CAST(stock AS TEXT)", ());
+            let plain = text().update(&db).await.unwrap_err();
+            let text = || Stocked::query("").set_sql(Stocked::STOCK, "CAST(stock AS TEXT)", ());
+            let heard = text().update(&db).await.unwrap_err();
+            let code = |error: &Error| error.database_error().unwrap().code().unwrap().into_owned();
+            assert_eq!((code(&plain), code(&heard)), ("42804".to_owned(), "42804".to_owned()));
         }
         SCENE.log.take();
     }

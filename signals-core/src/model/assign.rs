@@ -57,12 +57,27 @@ impl<M: Model> Set<M> {
                     "(SELECT CASE WHEN CAST(_value AS INTEGER) = _value THEN CAST(_value AS INTEGER) ELSE _value END FROM \
                      (SELECT {value} AS _value))"
                 ),
+                // The type of the CASE is found by implicit casts, so that this CAST accepts no more than an UPDATE: no text for a number.
+                (DatabaseKind::Postgres, ty) if IMPLICITLY_CAST.contains(&ty) => {
+                    let stored = M::STATEMENTS.name(column);
+                    typed::<M, R>(
+                        kind,
+                        column,
+                        &format!("CASE WHEN true THEN {value} ELSE {stored} END"),
+                    )
+                }
                 _ => typed::<M, R>(kind, column, &value),
             })
         };
         self.value(column).map(number).or_else(expression)
     }
 }
+
+/// The types of PostgreSQL for which every value that an UPDATE converts to them has a common type with them.
+const IMPLICITLY_CAST: [&str; 10] = [
+    "INT2", "INT4", "INT8", "FLOAT4", "FLOAT8", "NUMERIC", "BOOL", "DATE", "TIMESTAMP",
+    "TIMESTAMPTZ",
+];
 
 /// Whether the column stores the value in the form in which it would store the field.
 pub(crate) fn is_stored_as_field<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> bool {
