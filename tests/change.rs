@@ -5,8 +5,8 @@ mod common;
 
 use std::sync::LazyLock;
 
-use sqlx_signals::DatabaseKind;
 use sqlx_signals::prelude::*;
+use sqlx_signals::{DatabaseKind, Error};
 
 use common::{Scene, count};
 
@@ -626,6 +626,31 @@ on_every_database! {
         let all = Product::query("ORDER BY id").fetch_all(&db).await.unwrap();
         let all: Vec<_> = all.iter().map(|p| (p.stock, p.price, p.version)).collect();
         assert_eq!(all, [(7, 0.5, 3), (1, 0.5, 3)]);
+    }
+
+    async fn the_value_of_an_expression_is_converted_to_the_type_of_the_column(db: Db) {
+        let _turn = SCENE.begin().await;
+        products(&db).await;
+        for (expression, stock) in [("stock * 0.5", 5), ("stock * 3.0", 15), ("round(stock / 5)", 3)] {
+            let sql = || sqlx_signals::sqlx::AssertSqlSafe(expression);
+            let mut tx = db.begin().await.unwrap();
+            let plain = Product::query("WHERE name = 'pen'").set_sql(Product::STOCK, sql(), ());
+            assert_eq!(plain.update(&mut tx).await.unwrap(), 1, "{expression}");
+            assert_eq!(Product::get(&mut tx, 1).await.unwrap().stock, stock, "{expression}");
+            tx.rollback().await.unwrap();
+            let heard = Stocked::query("WHERE name = 'pen'").set_sql(Stocked::STOCK, sql(), ());
+            assert_eq!(heard.update(&db).await.unwrap(), 1, "{expression}");
+            assert_eq!(Product::get(&db, 1).await.unwrap().stock, stock, "{expression}");
+        }
+        if db.kind() == DatabaseKind::Postgres {
+            let text = || Product::query("").set_sql(Product::STOCK, "CAST(stock AS TEXT)", ());
+            let plain = text().update(&db).await.unwrap_err();
+            let text = || Stocked::query("").set_sql(Stocked::STOCK, "CAST(stock AS TEXT)", ());
+            let heard = text().update(&db).await.unwrap_err();
+            let code = |error: &Error| error.database_error().unwrap().code().unwrap().into_owned();
+            assert_eq!((code(&plain), code(&heard)), ("42804".to_owned(), "42804".to_owned()));
+        }
+        SCENE.log.take();
     }
 
     async fn an_expression_refers_to_the_table_alone(db: Db) {

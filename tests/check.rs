@@ -173,6 +173,27 @@ on_every_database! {
         assert_eq!(found(&db).await, [""; 0]);
     }
 
+    async fn a_check_can_be_a_not_null(db: Db) {
+        let nullable = [format!("{OF}: the column `name` can be NULL, and the field is no `Option`")];
+        for (check, expected) in [
+            ("CHECK (name IS NOT NULL)", &[][..]),
+            ("CONSTRAINT named CHECK ( \"name\"  is not null )", &[]),
+            ("CHECK (name IS NOT NULL OR email = '')", &nullable),
+            ("CHECK (email IS NOT NULL)", &nullable),
+        ] {
+            execute(&db, "DROP TABLE IF EXISTS accounts").await;
+            common::table(&db, "accounts", &format!("name TEXT {check}, email TEXT NOT NULL UNIQUE")).await;
+            let mut found = found(&db).await;
+            found.iter_mut().for_each(|text| text.truncate(nullable[0].len()));
+            assert_eq!(found, expected, "{check}");
+        }
+        if db.kind() == DatabaseKind::Postgres {
+            execute(&db, "CREATE DOMAIN filled AS TEXT CHECK (VALUE IS NOT NULL); DROP TABLE accounts").await;
+            common::table(&db, "accounts", "name filled, email TEXT NOT NULL UNIQUE").await;
+            assert_eq!(found(&db).await, [""; 0]);
+        }
+    }
+
     async fn a_view_is_a_finding(db: Db) {
         accounts(&db, "UNIQUE").await;
         execute(&db, "ALTER TABLE accounts RENAME TO kept; CREATE VIEW accounts AS SELECT * FROM kept").await;
@@ -184,6 +205,26 @@ on_every_database! {
         Nullable::check_table(&db).await.unwrap();
         Nullable { id: None, nickname: Nickname(None), maybe: None }.save(&db).await.unwrap();
     }
+}
+
+/// Like `Mail`, with an `upsert`.
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "mails")]
+struct UpsertedMail {
+    #[model(primary_key, column = "rowid")]
+    id: i64,
+    title: String,
+}
+
+#[cfg(feature = "sqlite")]
+#[tokio::test]
+async fn an_upsert_into_a_virtual_table_is_a_finding() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    execute(&db, "CREATE VIRTUAL TABLE mails USING fts5 (title)").await;
+    let mut mail = UpsertedMail { id: 1, title: "a".into() };
+    mail.upsert(&db, &[UpsertedMail::ID]).await.unwrap_err();
+    let missing = "`UpsertedMail` (table `mails`): it can have no unique index of `rowid`, for `upsert` or `get_or_create`";
+    assert_eq!(findings(UpsertedMail::check_table(&db).await), [missing]);
 }
 
 #[cfg(feature = "sqlite")]
@@ -573,6 +614,33 @@ async fn a_foreign_table_needs_no_index_of_its_key() {
     test.passed().await;
 }
 
+/// Like `Page`, with an `upsert`.
+#[derive(Debug, Clone, Model)]
+#[model(table = "pages")]
+struct UpsertedPage {
+    #[model(primary_key)]
+    id: i64,
+    title: String,
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test]
+async fn an_upsert_into_a_foreign_table_is_a_finding() {
+    let test = common::TestDb::postgres("upsert_into_foreign_table").await;
+    execute(
+        &test.db,
+        "CREATE EXTENSION postgres_fdw; CREATE SERVER other FOREIGN DATA WRAPPER postgres_fdw;
+         CREATE FOREIGN TABLE pages (id BIGINT NOT NULL, title TEXT NOT NULL) SERVER other",
+    )
+    .await;
+    assert_eq!(findings(UpsertedPage::check_table(&test.db).await), [""; 0]);
+    let mut page = UpsertedPage { id: 1, title: "a".into() };
+    page.upsert(&test.db, &[UpsertedPage::ID]).await.unwrap_err();
+    let missing = "`UpsertedPage` (table `pages`): it can have no unique index of `id`, for `upsert` or `get_or_create`";
+    assert_eq!(findings(UpsertedPage::check_table(&test.db).await), [missing]);
+    test.passed().await;
+}
+
 /// With names of 80 bytes, of which PostgreSQL stores 63.
 #[derive(Debug, Clone, PartialEq, Model)]
 #[model(table = "tttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttttt")]
@@ -680,6 +748,7 @@ async fn a_virtual_table_is_not_created_again() {
     assert!(!Mail { id: 5, title: "goodbye".into() }.save(&db).await.unwrap().created);
     let found = Mail::query("WHERE mails MATCH $1").bind("goodbye").fetch_all(&db).await.unwrap();
     assert_eq!(found, [Mail { id: 5, title: "goodbye".into() }]);
+    assert_eq!(findings(Mail::check_table(&db).await), [""; 0]);
 
     let [finding] = &findings(AssignedMail::check_table(&db).await)[..] else { panic!() };
     assert!(finding.contains("the program has to assign `rowid`"), "{finding}");

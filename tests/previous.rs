@@ -315,7 +315,14 @@ mod spellings {
         parsed: Text<u16>,
         list: Json<Vec<i32>>,
         text: String,
+        sizes: Sizes,
+        shared: std::sync::Arc<str>,
     }
+
+    /// Its type does not tell that it is JSON.
+    #[derive(Debug, Clone, sqlx::Type)]
+    #[sqlx(transparent)]
+    struct Sizes(Json<std::collections::BTreeMap<String, f64>>);
 
     static SPELLINGS: LazyLock<Scene> = Scene::new();
 
@@ -327,7 +334,7 @@ mod spellings {
 
     fn changed_column(previous: Previous<'_, Spelling>, name: &str) -> bool {
         use sqlx_signals::Column;
-        let columns: [Column<Spelling>; 18] = [
+        let columns: [Column<Spelling>; 20] = [
             Spelling::ID,
             Spelling::UTC,
             Spelling::FIXED,
@@ -346,6 +353,8 @@ mod spellings {
             Spelling::PARSED,
             Spelling::LIST,
             Spelling::TEXT,
+            Spelling::SIZES,
+            Spelling::SHARED,
         ];
         columns.into_iter().any(|column| column.name() == name && previous.changed(column))
     }
@@ -387,6 +396,8 @@ mod spellings {
             parsed: Text(7),
             list: Json(vec![1, 2]),
             text: "a".to_owned(),
+            sizes: Sizes(Json([("a".to_owned(), 1.0), ("b".to_owned(), 2.5)].into())),
+            shared: "{\"a\":1}".into(),
         };
         row.save(db).await.unwrap();
         row.save(db).await.unwrap();
@@ -415,6 +426,9 @@ mod spellings {
             ("parsed", "'007'", "'8'"),
             ("list", "'[1, 2]'", "'[2, 1]'"),
             ("text", "'a'", "'A'"),
+            ("sizes", "'{\"b\":2.5,\"a\":1.0}'", "'{\"a\":1.0}'"),
+            ("sizes", "'{\"a\": 1, \"b\": 2.5}'", "'{\"a\": 1, \"b\": 2}'"),
+            ("shared", "'{\"a\":1}'", "'{\"a\": 1}'"),
         ] {
             for (value, expected) in [(equal, ""), (other, column)] {
                 common::execute(&test.db, &format!("UPDATE spellings SET \"{column}\" = {value}"))

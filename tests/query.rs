@@ -717,5 +717,33 @@ async fn a_column_can_have_the_name_of_a_clause() {
     assert_eq!(ordered.limit(1).fetch_all(&db).await.unwrap(), messages[3..4]);
     let limited = Message::query("WHERE offset > 2 LIMIT 2").limit(1).fetch_all(&db).await;
     assert!(limited.unwrap_err().to_string().contains("LIMIT"));
+    for clause in [
+        "WHERE 3 IS offset",
+        "WHERE 3 LIKE offset",
+        "WHERE 3 BETWEEN offset AND 9 AND offset > 2",
+        "WHERE CASE offset WHEN 3 THEN offset ELSE 0 END",
+        "WHERE 3 IS /* a /* comment */ offset",
+    ] {
+        let third = || Message::query(AssertSqlSafe(clause));
+        assert_eq!(third().limit(9).fetch_all(&db).await.unwrap(), messages[2..3], "{clause}");
+        let after = third().after(Message::ID, 2).fetch_all(&db).await;
+        assert_eq!(after.unwrap(), messages[2..3], "{clause}");
+        assert_eq!(third().count(&db).await.unwrap(), 1, "{clause}");
+    }
     assert_eq!(late().set(Message::OFFSET, 9).update(&db).await.unwrap(), 3);
+}
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_limit_can_follow_an_operator() {
+    let test = common::TestDb::postgres("limit_after_operator").await;
+    let db = &test.db;
+    tasks(db, &["a", "b", "c"]).await;
+    for clause in ["ORDER BY id USING > LIMIT 2", "ORDER BY id USING > FETCH FIRST 2 ROWS ONLY"] {
+        let last = || Task::query(AssertSqlSafe(clause));
+        assert_eq!(last().first(db).await.unwrap().map(|task| task.id), Some(Some(3)), "{clause}");
+        let limited = last().limit(1).fetch_all(db).await.unwrap_err();
+        assert!(limited.to_string().contains("`limit` cannot be used"), "{clause}: {limited}");
+    }
+    test.passed().await;
 }

@@ -94,6 +94,10 @@ on_every_database! {
         let of = |name: &str| findings.iter().filter(|f| f.contains(name)).count();
         assert_eq!((of("State<runtime::Mailer>"), of("State<runtime::CurrentUser>")), (1, 3), "{findings:?}");
         assert!(findings[0].contains("tests/runtime.rs:"), "{findings:?}");
+        let error = Error::Check { findings };
+        let (short, long) = (error.to_string(), format!("{error:#}"));
+        assert!(short.contains(" takes a `State<Mailer>`, which") && !short.contains(".rs"), "{short}");
+        assert!(long.contains("runtime.rs:") && long.contains("State<runtime::Mailer>"), "{long}");
     }
 
     async fn a_receiver_runs_after_those_that_it_names(db: Db) {

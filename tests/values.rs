@@ -605,7 +605,8 @@ on_every_database! {
             RATIO: "1.5", RATIO: true,
             ACTIVE: "no", ACTIVE: 1, ACTIVE: 0.5,
             DATA: "text", DATA: 7, DATA: Uuid::nil().to_string(),
-            AT: "yesterday", AT: 5, AT: true, DAY: 5_i64, DAY: "2024-01-01", TIME: "12:00",
+            AT: "yesterday", AT: 5, AT: true, DAY: 5_i64, DAY: "2024-01-01", DAY: DateTime::<Utc>::UNIX_EPOCH,
+            DAY: DateTime::<Utc>::UNIX_EPOCH.naive_utc(), TIME: "12:00",
             UUID: "x", UUID: 5, CENTS: "5", CENTS: 0.5, COLOR: 5, META: 7, META: true,
         );
         assert_eq!(format!("{:?}", Settable::all(&db).await.unwrap()), before);
@@ -652,6 +653,67 @@ on_every_database! {
             META: Json(Meta { color: "red".into() }), META: Json(None::<Meta>), META: None::<Json<Meta>>,
         );
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, sqlx::Type)]
+#[sqlx(transparent)]
+struct Degrees(f64);
+
+#[derive(Debug, Clone, PartialEq, Model)]
+#[model(table = "measures")]
+struct Measure {
+    id: Option<i64>,
+    #[model(unique)]
+    name: String,
+    value: f64,
+    single: f32,
+    degrees: Degrees,
+    maybe: Option<f64>,
+}
+
+fn measure(name: &str, value: f64) -> Measure {
+    let (name, single, degrees) = (name.to_owned(), 1.0, Degrees(1.0));
+    Measure { id: None, name, value, single, degrees, maybe: Some(1.0) }
+}
+
+/// SQLite stores NaN as NULL.
+#[tokio::test]
+async fn a_number_that_sqlite_stores_as_null_is_an_error() {
+    let db = Db::connect("sqlite::memory:").await.unwrap();
+    let columns = "name TEXT NOT NULL UNIQUE, value REAL, single REAL, degrees REAL, maybe REAL";
+    common::table(&db, "measures", columns).await;
+    let mut stored = measure("stored", 1.0);
+    stored.save(&db).await.unwrap();
+    let nan = || measure("nan", f64::NAN);
+    #[track_caller]
+    fn refused<T: std::fmt::Debug>(done: Result<T>) {
+        let error = done.unwrap_err().to_string();
+        assert!(error.contains("SQLite stores NaN as NULL"), "{error}");
+    }
+    refused(nan().save(&db).await);
+    refused(nan().insert(&db).await);
+    refused(nan().upsert(&db, &[Measure::NAME]).await);
+    refused(Measure::get_or_create(&db, nan(), &[Measure::NAME]).await);
+    refused(Measure::insert_many(&db, &mut [measure("b", 1.0), nan()]).await);
+    refused(Measure { single: f32::NAN, ..measure("single", 1.0) }.save(&db).await);
+    refused(Measure { degrees: Degrees(f64::NAN), ..measure("degrees", 1.0) }.save(&db).await);
+    let changed = || Measure { value: f64::NAN, ..stored.clone() };
+    refused(changed().save(&db).await);
+    refused(changed().update(&db).await);
+    refused(changed().save_fields(&db, &[Measure::VALUE]).await);
+    refused(changed().upsert(&db, &[Measure::NAME]).await);
+    refused(Measure::update_many(&db, &mut [changed()]).await);
+    let query = || Measure::query("");
+    refused(query().set(Measure::VALUE, f64::NAN).update(&db).await);
+    refused(query().set(Measure::VALUE, Some(f64::NAN)).update(&db).await);
+    refused(query().set(Measure::SINGLE, f32::NAN).update(&db).await);
+    refused(query().set(Measure::DEGREES, Degrees(f64::NAN)).update(&db).await);
+    assert_eq!(Measure::all(&db).await.unwrap(), [stored.clone()]);
+    // The field can be NULL.
+    stored.maybe = Some(f64::NAN);
+    stored.save(&db).await.unwrap();
+    assert_eq!(Measure::get(&db, 1).await.unwrap().maybe, None);
+    query().set(Measure::MAYBE, f64::NAN).update(&db).await.unwrap();
 }
 
 /// A row of a table that has lost its column `nick`.

@@ -34,7 +34,7 @@ pub use crate::signal::previous::PreviousOf;
 pub use crate::signal::receivers::{ReceiverCache as Table, SignalTable};
 pub use crate::signal::relation::{OnDelete, RegisteredModel as Linked, Relation};
 pub use crate::table::automatic::{AutoNow, Version};
-pub use crate::table::field::{Asked, Slot, Storable, Stores, give_key, no_column};
+pub use crate::table::field::{Asked, Slot, Storable, Stores, first_message, give_key, no_column};
 pub use crate::table::json_column::JsonColumn;
 pub use crate::table::schema::{ColumnRole as Role, ColumnSpec, RoleSet, Schema as Statements};
 pub use crate::task::info::{Asks, DurableOptions, Info};

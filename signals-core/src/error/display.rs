@@ -1,10 +1,11 @@
 //! How errors are printed: `{}` is one line for the person who made the request, `{:#}` adds all details for the log.
 
+use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
 
 use super::key::NO_KEY;
-use super::missing_state::MissingState;
+use super::missing_state::{MissingState, without_paths};
 use super::{Error, ReceiverError, chain};
 
 /// Stands for the closure in [`Error::WouldDeadlock`], which otherwise names a receiver.
@@ -163,14 +164,39 @@ impl Form {
                 self.name(receiver)
             ),
             Error::Check { findings } => {
-                let between = if self == Self::Long { "\n- " } else { "; " };
-                let start = if self == Self::Long { between } else { " " };
+                let (start, between) =
+                    if self == Self::Long { ("\n- ", "\n- ") } else { (" ", "; ") };
+                let findings: Vec<_> = findings.iter().map(|text| self.finding(text)).collect();
                 format!(
                     "the check of the program and its database found:{start}{}",
                     findings.join(between)
                 )
             }
         }
+    }
+
+    /// A finding of a check. The short form has neither the places of receivers, which are in parentheses, nor paths in backticks.
+    fn finding(self, text: &str) -> Cow<'_, str> {
+        if self == Self::Long {
+            return Cow::Borrowed(text);
+        }
+        let mut parts = text.split(" (");
+        let mut short = parts.next().unwrap_or_default().to_owned();
+        for part in parts {
+            let (inner, rest) = part.split_once(')').unwrap_or((part, ""));
+            let kept: Vec<_> = inner.split(", ").filter(|part| !part.contains(".rs:")).collect();
+            match kept.len() == inner.split(", ").count() {
+                true => short += &format!(" ({part}"),
+                false if kept.is_empty() => short += rest,
+                false => short += &format!(" ({}){rest}", kept.join(", ")),
+            }
+        }
+        let names = short.split('`').enumerate();
+        let names = names.map(|(i, name)| match i % 2 == 1 && !name.contains(' ') {
+            true => without_paths(name),
+            false => name.to_owned(),
+        });
+        Cow::Owned(names.collect::<Vec<_>>().join("`"))
     }
 
     /// An error of sqlx. Those of a pool also say what to do.

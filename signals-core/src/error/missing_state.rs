@@ -26,7 +26,7 @@ impl fmt::Display for MissingState {
 impl std::error::Error for MissingState {}
 
 /// The name of a type in which each path is reduced to its last segment.
-fn without_paths(name: &str) -> String {
+pub(super) fn without_paths(name: &str) -> String {
     let mut short = String::with_capacity(name.len());
     let mut parts = name.split("::").peekable();
     while let Some(part) = parts.next() {

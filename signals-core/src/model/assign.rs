@@ -10,7 +10,7 @@ use crate::model::Model;
 use crate::model::binds::Offered;
 use crate::model::store::Route;
 use crate::table::column::Column;
-use crate::table::field::{Asked, Notation};
+use crate::table::field::{Asked, LOST, Notation};
 
 /// What an update sets a column to.
 pub(crate) enum SetTo {
@@ -48,15 +48,36 @@ impl<M: Model> Set<M> {
             let (_, sql) = self.expressions.iter().find(|(set, _)| *set == column)?;
             let name = Cell::new(String::new());
             R::asked(column, Asked::Name(kind, &name));
-            Some(match kind {
+            let value = format!("({sql}\n)");
+            Some(match (kind, &*name.take()) {
                 // A column with this type converts numbers to text.
-                DatabaseKind::Sqlite if name.take() == "TEXT" => format!("CAST(({sql}\n) AS TEXT)"),
-                _ => typed::<M, R>(kind, column, &format!("({sql}\n)")),
+                (DatabaseKind::Sqlite, "TEXT") => format!("CAST({value} AS TEXT)"),
+                // A column with this type converts what is equal to an integer (https://www.sqlite.org/datatype3.html#type_affinity).
+                (DatabaseKind::Sqlite, "INTEGER") => format!(
+                    "(SELECT CASE WHEN CAST(_value AS INTEGER) = _value THEN CAST(_value AS INTEGER) ELSE _value END FROM \
+                     (SELECT {value} AS _value))"
+                ),
+                // The type of the CASE is found by implicit casts, so that this CAST accepts no more than an UPDATE: no text for a number.
+                (DatabaseKind::Postgres, ty) if IMPLICITLY_CAST.contains(&ty) => {
+                    let stored = M::STATEMENTS.name(column);
+                    typed::<M, R>(
+                        kind,
+                        column,
+                        &format!("CASE WHEN true THEN {value} ELSE {stored} END"),
+                    )
+                }
+                _ => typed::<M, R>(kind, column, &value),
             })
         };
         self.value(column).map(number).or_else(expression)
     }
 }
+
+/// The types of PostgreSQL for which every value that an UPDATE converts to them has a common type with them.
+const IMPLICITLY_CAST: [&str; 10] = [
+    "INT2", "INT4", "INT8", "FLOAT4", "FLOAT8", "NUMERIC", "BOOL", "DATE", "TIMESTAMP",
+    "TIMESTAMPTZ",
+];
 
 /// Whether the column stores the value in the form in which it would store the field.
 pub(crate) fn is_stored_as_field<M: Model, R: Route<M>>(column: usize, offered: &Offered) -> bool {
@@ -82,6 +103,8 @@ pub(crate) fn misfit<M: Model, R: Route<M>>(column: usize, offered: &Offered) ->
         format!("a value of type {}", offered.ty.name())
     } else if offered.is_none() && !spec.optional {
         "`None`: the field is no `Option`".to_owned()
+    } else if offered.lost && !spec.optional {
+        format!("NaN: {LOST}")
     } else {
         return None;
     };

@@ -76,7 +76,8 @@ fn add<'q, DB: Backend, T: Encode<'q, DB> + Type<DB>>(
     if let Some(inspect) = inspect {
         let ty = value.produces().unwrap_or_else(T::type_info);
         let name = type_name::<T>();
-        inspect(Offered { ty: DB::any_type(ty), name, null: DB::is_null(&value) })?;
+        let (null, lost) = (DB::is_null(&value), DB::is_stored_as_null(&value));
+        inspect(Offered { ty: DB::any_type(ty), name, null, lost })?;
     }
     sqlx::Arguments::add(args, value)
 }
@@ -224,6 +225,8 @@ pub struct Offered {
     /// The name of the value's Rust type.
     name: &'static str,
     null: bool,
+    /// Whether it is a number that the database stores as NULL.
+    pub(crate) lost: bool,
 }
 
 impl Offered {

@@ -2,11 +2,15 @@
 
 use std::iter::Peekable;
 
+use crate::database::backend::DatabaseKind;
 use crate::database::sql_tokens::{comment, dollar, is_word_char, quoted};
 
 /// The SQL of a query after `FROM table`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Clause<'c>(pub(crate) &'c str);
+pub(crate) struct Clause<'c> {
+    pub(crate) text: &'c str,
+    kind: DatabaseKind,
+}
 
 /// Keywords that can follow the name of a table that has no alias.
 const AFTER_TABLE: [&str; 12] = [
@@ -14,19 +18,23 @@ const AFTER_TABLE: [&str; 12] = [
     "NOT", "WHERE",
 ];
 
-/// Keywords that an expression follows. A keyword of a clause cannot follow them, nor an operator or a comma, so such a word is the name
-/// of a column there: SQLite accepts `offset` as a name (<https://www.sqlite.org/lang_keywords.html>).
-const BEFORE_EXPRESSION: [&str; 6] = ["WHERE", "AND", "OR", "NOT", "ON", "BY"];
-
 /// Keywords that can follow the condition of a WHERE.
 const AFTER_CONDITION: [&str; 11] = [
     "GROUP", "HAVING", "WINDOW", "UNION", "INTERSECT", "EXCEPT", "ORDER", "LIMIT", "OFFSET",
     "FETCH", "FOR",
 ];
 
+/// Those of [`AFTER_CONDITION`] that are names on SQLite, which does not reserve them: FETCH and FOR begin no clause there, and OFFSET
+/// only follows LIMIT (<https://www.sqlite.org/lang_keywords.html>).
+const NAMES_OF_SQLITE: [&str; 3] = ["OFFSET", "FETCH", "FOR"];
+
 impl<'c> Clause<'c> {
+    pub(crate) fn new(kind: DatabaseKind, text: &'c str) -> Self {
+        Self { text, kind }
+    }
+
     fn tokens(self) -> Peekable<Tokens<'c>> {
-        Tokens::of(self.0, false).peekable()
+        Tokens::of(self, false).peekable()
     }
 
     fn has_word(self, among: &[&str]) -> bool {
@@ -71,10 +79,11 @@ impl<'c> Clause<'c> {
 
     /// The text before the WHERE, the condition, and the text from the first keyword after it.
     pub(crate) fn parts(self) -> Parts<'c> {
-        let mut tokens = Tokens::of(self.0, false);
-        let (mut condition, mut tail) = (None, self.0.len());
+        let text = self.text;
+        let mut tokens = Tokens::of(self, false);
+        let (mut condition, mut tail) = (None, text.len());
         while let Some(token) = tokens.next() {
-            let end = self.0.len() - tokens.text.len();
+            let end = text.len() - tokens.text.len();
             let Token::Word(word) = token else { continue };
             if condition.is_none() && token.is_word(&["WHERE"]) {
                 condition = Some((end - word.len(), end));
@@ -84,8 +93,9 @@ impl<'c> Clause<'c> {
             }
         }
         let (head, start) = condition.unwrap_or((tail, tail));
-        let condition = condition.map(|_| &self.0[start..tail]);
-        Parts { head: &self.0[..head], condition, tail: Clause(&self.0[tail..]) }
+        let condition = condition.map(|_| &text[start..tail]);
+        let tail = Clause { text: &text[tail..], ..self };
+        Parts { head: &text[..head], condition, tail }
     }
 
     /// Whether the clause has a limit of its own.
@@ -128,7 +138,7 @@ impl<'c> Clause<'c> {
     }
 
     fn orders_by_window(self) -> bool {
-        let mut tokens = Tokens::of(self.parts().tail.0, true);
+        let mut tokens = Tokens::of(self.parts().tail, true);
         tokens.any(|token| token.is_word(&["OVER"]))
     }
 }
@@ -166,21 +176,24 @@ impl<'c> Token<'c> {
 /// Iterates over the tokens outside of comments and string literals, and outside of parentheses unless `nested`.
 struct Tokens<'c> {
     text: &'c str,
+    kind: DatabaseKind,
     depth: usize,
     /// Whether tokens in parentheses are returned too.
     nested: bool,
-    /// Whether an expression must follow the last token, see [`BEFORE_EXPRESSION`].
-    before_expression: bool,
 }
 
 impl<'c> Iterator for Tokens<'c> {
     type Item = Token<'c>;
 
     fn next(&mut self) -> Option<Token<'c>> {
+        let is_sqlite = self.kind == DatabaseKind::Sqlite;
         loop {
             self.text = self.text.trim_start();
             let first = self.text.chars().next()?;
             let token = match first {
+                '[' if is_sqlite => {
+                    Token::Quoted(self.take(self.text.find(']').map_or(self.text.len(), |e| e + 1)))
+                }
                 '(' | '[' => {
                     self.depth += 1;
                     self.take(1);
@@ -188,7 +201,6 @@ impl<'c> Iterator for Tokens<'c> {
                 }
                 ')' | ']' => {
                     self.depth = self.depth.saturating_sub(1);
-                    self.before_expression = false;
                     self.take(1);
                     continue;
                 }
@@ -197,7 +209,9 @@ impl<'c> Iterator for Tokens<'c> {
                     continue;
                 }
                 '/' if self.text.starts_with("/*") => {
-                    self.take(comment(self.text));
+                    // Comments of SQLite contain no others.
+                    let end = || self.text[2..].find("*/").map_or(self.text.len(), |end| end + 4);
+                    self.take(if is_sqlite { end() } else { comment(self.text) });
                     continue;
                 }
                 '"' | '`' => Token::Quoted(self.take(quoted(self.text.as_bytes(), false))),
@@ -209,8 +223,7 @@ impl<'c> Iterator for Tokens<'c> {
                 '.' => {
                     self.take(1);
                     self.text = self.text.trim_start();
-                    let end = self.text.find(|c| !is_word_char(c)).unwrap_or(self.text.len());
-                    self.take(end);
+                    self.take_word();
                     Token::Other
                 }
                 '$' => {
@@ -218,11 +231,12 @@ impl<'c> Iterator for Tokens<'c> {
                     Token::Other
                 }
                 _ if is_word_char(first) => {
-                    let end = self.text.find(|c| !is_word_char(c)).unwrap_or(self.text.len());
-                    let word = self.take(end);
+                    let word = self.take_word();
                     if word.eq_ignore_ascii_case("e") && self.text.starts_with('\'') {
                         self.take(quoted(self.text.as_bytes(), true));
                         Token::Other
+                    } else if is_sqlite && self.is_name(word) {
+                        Token::Quoted(word)
                     } else {
                         Token::Word(word)
                     }
@@ -232,16 +246,7 @@ impl<'c> Iterator for Tokens<'c> {
                     Token::Other
                 }
             };
-            let before_expression =
-                token.is_word(&BEFORE_EXPRESSION) || "=<>+-*/%&|~,".contains(first);
-            let is_name = std::mem::replace(&mut self.before_expression, before_expression);
-            let token = match token {
-                Token::Word(word) if is_name && token.is_word(&AFTER_CONDITION) => {
-                    Token::Quoted(word)
-                }
-                token => token,
-            };
-            let opened = usize::from(matches!(first, '(' | '['));
+            let opened = usize::from(first == '(' || first == '[' && !is_sqlite);
             if self.nested || self.depth == opened {
                 return Some(token);
             }
@@ -250,8 +255,8 @@ impl<'c> Iterator for Tokens<'c> {
 }
 
 impl<'c> Tokens<'c> {
-    fn of(text: &'c str, nested: bool) -> Self {
-        Self { text, depth: 0, nested, before_expression: false }
+    fn of(clause: Clause<'c>, nested: bool) -> Self {
+        Self { text: clause.text, kind: clause.kind, depth: 0, nested }
     }
 
     fn take(&mut self, end: usize) -> &'c str {
@@ -259,15 +264,40 @@ impl<'c> Tokens<'c> {
         self.text = rest;
         taken
     }
+
+    fn take_word(&mut self) -> &'c str {
+        let is_end = |c: char| !is_word_char(c) && c != '$';
+        self.take(self.text.find(is_end).unwrap_or(self.text.len()))
+    }
+
+    /// SQLite: whether the word, which was just taken, can only be a name. WINDOW is one unless a name and AS follow it.
+    fn is_name(&self, word: &str) -> bool {
+        let word = Token::Word(word);
+        if word.is_word(&["WINDOW"]) {
+            // Of PostgreSQL, so that the words that follow are not looked up in turn.
+            let (text, kind) = (self.text, DatabaseKind::Postgres);
+            let mut rest = Tokens { text, kind, depth: 0, nested: true };
+            let (name, after) = (rest.next(), rest.next());
+            let is_clause = name.is_some_and(|name| name.name().is_some())
+                && after.is_some_and(|after| after.is_word(&["AS"]));
+            return !is_clause;
+        }
+        word.is_word(&NAMES_OF_SQLITE)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use DatabaseKind::{Postgres, Sqlite};
+
+    fn clause(text: &str) -> Clause<'_> {
+        Clause::new(Postgres, text)
+    }
 
     #[test]
     fn only_a_where_clause_is_a_condition() {
-        for clause in [
+        for text in [
             "",
             "  \n",
             "WHERE a = 1",
@@ -277,30 +307,58 @@ mod tests {
             r"WHERE a = E'\' LIMIT 1 '",
             "WHERE a[1] = ANY(ARRAY['ORDER BY', 'x'])",
             "WHERE t.limit > $1 AND t . order = 1.5",
-            "WHERE offset > 1 AND NOT offset = 5 OR (a) AND offset IS NULL",
-            "WHERE 1 < offset AND a || offset = -offset",
+            "WHERE a$b$c = 1 AND $1 = a$b$c",
         ] {
-            assert!(Clause(clause).is_condition(), "{clause}");
+            assert!(clause(text).is_condition(), "{text}");
         }
-        for clause in [
+        for text in [
             "ORDER BY id",
             "WHERE a ORDER BY id LIMIT 1",
             "WHERE a = 'x'limit 1",
             "WHERE a FOR UPDATE",
-            "WHERE offset > 1 OFFSET 1",
+            "WHERE a > 1 OFFSET 1",
             "WHERE 1 < (SELECT count(*)) OFFSET 1",
+            "WHERE a$b$ = 1 ORDER BY a$b$",
+            "ORDER BY a USING > OFFSET 1",
+            "WHERE a = ALL (b) WINDOW w AS (PARTITION BY a)",
             "JOIN o ON true WHERE a",
             "AS t WHERE t.a",
             "WHERE a UNION SELECT 1",
             r"WHERE a = '\' LIMIT 1",
         ] {
-            assert!(!Clause(clause).is_condition(), "{clause}");
+            assert!(!clause(text).is_condition(), "{text}");
         }
     }
 
     #[test]
+    fn sqlite_does_not_reserve_every_keyword() {
+        for text in [
+            "WHERE offset > 1 AND NOT offset = 5 OR (a) AND offset IS NULL",
+            "WHERE 1 < offset AND a || offset = -offset",
+            "WHERE 1 IS offset OR a LIKE fetch OR a BETWEEN for AND window",
+            "WHERE CASE offset WHEN fetch THEN for ELSE window END",
+            "WHERE window = 1 AND 1 = window",
+            "WHERE [it's] = 1 AND [order by] = 2",
+        ] {
+            assert!(Clause::new(Sqlite, text).is_condition(), "{text}");
+            assert!(!Clause::new(Sqlite, text).is_limited(), "{text}");
+        }
+        for text in ["WHERE a LIMIT 1", "WHERE a WINDOW w AS (PARTITION BY a)", "ORDER BY offset"] {
+            assert!(!Clause::new(Sqlite, text).is_condition(), "{text}");
+        }
+        assert!(Clause::new(Sqlite, "ORDER BY offset LIMIT 1 OFFSET 2").is_limited());
+        assert!(!Clause::new(Sqlite, "ORDER BY a, offset").needs_columns());
+    }
+
+    #[test]
+    fn an_operator_of_an_order_is_no_operand() {
+        assert!(clause("ORDER BY a USING > LIMIT 5").is_limited());
+        assert!(clause("ORDER BY a USING < FOR UPDATE").locks());
+    }
+
+    #[test]
     fn columns_are_qualified_if_other_tables_can_be_joined() {
-        let table = |clause| Clause(clause).table("\"users\"");
+        let table = |text| clause(text).table("\"users\"");
         assert_eq!(table("WHERE a"), None);
         assert_eq!(table(" ORDER BY a"), None);
         assert_eq!(table(""), None);
@@ -314,34 +372,34 @@ mod tests {
 
     #[test]
     fn a_locking_clause_is_distinguished_from_other_uses_of_for() {
-        assert!(Clause("WHERE a LIMIT 1 FOR UPDATE SKIP LOCKED").locks());
-        assert!(Clause("WHERE a for no key update").locks());
-        assert!(!Clause("WHERE substring(a FOR 3) = 'FOR UPDATE'").locks());
-        assert!(!Clause("WHERE id IN (SELECT 1 FOR UPDATE)").locks());
+        assert!(clause("WHERE a LIMIT 1 FOR UPDATE SKIP LOCKED").locks());
+        assert!(clause("WHERE a for no key update").locks());
+        assert!(!clause("WHERE substring(a FOR 3) = 'FOR UPDATE'").locks());
+        assert!(!clause("WHERE id IN (SELECT 1 FOR UPDATE)").locks());
     }
 
     #[test]
     fn a_window_is_found_where_a_clause_orders_by_it() {
-        for clause in [
+        for text in [
             "ORDER BY row_number() OVER (PARTITION BY a)",
             "WHERE a ORDER BY coalesce(rank() over w, 0) LIMIT 1",
         ] {
-            assert!(Clause(clause).is_derived(), "{clause}");
+            assert!(clause(text).is_derived(), "{text}");
         }
-        for clause in [
+        for text in [
             "WHERE id IN (SELECT max(id) OVER () FROM t) ORDER BY id",
             "ORDER BY overdue, 'OVER'",
             "ORDER BY t.over",
         ] {
-            assert!(!Clause(clause).is_derived(), "{clause}");
+            assert!(!clause(text).is_derived(), "{text}");
         }
     }
 
     #[test]
     fn a_clause_is_split_at_its_condition() {
-        let parts = |clause| {
-            let Parts { head, condition, tail } = Clause(clause).parts();
-            (head, condition, tail.0)
+        let parts = |text| {
+            let Parts { head, condition, tail } = clause(text).parts();
+            (head, condition, tail.text)
         };
         assert_eq!(parts(""), ("", None, ""));
         assert_eq!(parts("WHERE a"), ("", Some(" a"), ""));
@@ -354,39 +412,40 @@ mod tests {
             parts("WHERE (SELECT 1 WHERE b) FOR UPDATE"),
             ("", Some(" (SELECT 1 WHERE b) "), "FOR UPDATE")
         );
-        assert!(!Clause("FOR NO KEY UPDATE").is_ordered_or_grouped());
-        assert!(Clause("ORDER BY a FOR UPDATE").is_ordered_or_grouped());
+        assert!(!clause("FOR NO KEY UPDATE").is_ordered_or_grouped());
+        assert!(clause("ORDER BY a FOR UPDATE").is_ordered_or_grouped());
     }
 
     #[test]
     fn some_clauses_need_every_column() {
-        for clause in [
+        for text in [
             "WHERE a UNION SELECT * FROM t",
             "GROUP BY a HAVING b UNION SELECT c",
             "ORDER BY 2",
             "GROUP BY a ORDER BY b DESC, 3 LIMIT 1",
         ] {
-            assert!(Clause(clause).needs_columns(), "{clause}");
+            assert!(clause(text).needs_columns(), "{text}");
         }
-        for clause in [
+        for text in [
             "",
             "WHERE a = 1",
             "ORDER BY a LIMIT 1",
             "ORDER BY a OFFSET 1",
             "ORDER BY a2",
-            "ORDER BY a, offset",
             "GROUP BY a HAVING b > 1",
         ] {
-            assert!(!Clause(clause).needs_columns(), "{clause}");
+            assert!(!clause(text).needs_columns(), "{text}");
         }
     }
 
     #[test]
     fn an_unterminated_token_extends_to_the_end() {
-        for clause in ["'", "\"", "$x$", "/* ", "--", "(", "$", "E'\\"] {
-            Clause(clause).is_condition();
-            Clause(clause).table("t");
-            Clause(clause).parts();
+        for text in ["'", "\"", "$x$", "/* ", "--", "(", "$", "E'\\", "[", "window"] {
+            for clause in [Postgres, Sqlite].map(|kind| Clause::new(kind, text)) {
+                clause.is_condition();
+                clause.table("t");
+                clause.parts();
+            }
         }
     }
 }

@@ -56,7 +56,7 @@ impl<M: Model> Page<M> {
             false => self.ordered(kind, clause, bound)?,
         };
         if let Some(limit) = self.limit {
-            if Clause(clause).is_limited() {
+            if Clause::new(kind, clause).is_limited() {
                 return Err(refused("limit", "LIMIT, OFFSET or FETCH"));
             }
             let _ = write!(paged, "\nLIMIT ${}", bound + limit);
@@ -64,7 +64,7 @@ impl<M: Model> Page<M> {
         if kind == DatabaseKind::Postgres && (self.lock.is_some() || self.skip_locked) {
             let _ = write!(paged, "\nFOR {}", self.lock.unwrap_or("UPDATE"));
             // `FOR … OF` takes the name of the table without its schema.
-            if let Some(table) = Clause(clause).table(M::STATEMENTS.table) {
+            if let Some(table) = Clause::new(kind, clause).table(M::STATEMENTS.table) {
                 match table.rsplit_once("\".\"") {
                     Some((_, table)) => write!(paged, " OF \"{table}"),
                     None => write!(paged, " OF {table}"),
@@ -83,13 +83,14 @@ impl<M: Model> Page<M> {
         if self.mixed {
             return Err(Error::other("a query cannot use both `after` and `before`"));
         }
-        let Parts { head, condition, tail } = Clause(clause).parts();
+        let clause = Clause::new(kind, clause);
+        let Parts { head, condition, tail } = clause.parts();
         if tail.is_ordered_or_grouped() {
             let called = if self.descending { "before" } else { "after" };
             return Err(refused(called, "anything but a condition and a lock"));
         }
         let model = M::STATEMENTS;
-        let table = Clause(clause).table(model.table).unwrap_or(model.short_table());
+        let table = clause.table(model.table).unwrap_or(model.short_table());
         let columns = self.keys.iter().map(|(column, value)| {
             let index = M::COLUMNS.iter().position(|name| *name == column.name());
             let spec = index.map(|index| &model.columns[index]);
@@ -120,7 +121,7 @@ impl<M: Model> Page<M> {
         }
         let order = if self.descending { " DESC" } else { "" };
         let by: Vec<_> = columns.iter().map(|column| format!("{}{order}", column.name)).collect();
-        let _ = write!(paged, "\nORDER BY {} {}", by.join(", "), tail.0);
+        let _ = write!(paged, "\nORDER BY {} {}", by.join(", "), tail.text);
         Ok(paged)
     }
 }

@@ -1,8 +1,6 @@
 //! How the field of a column is decoded, bound and inspected.
 
-#[cfg(any(feature = "chrono", feature = "time"))]
-use std::any::Any;
-use std::any::{TypeId, type_name};
+use std::any::{Any, TypeId, type_name};
 use std::cell::{Cell, RefCell};
 use std::fmt::Debug;
 use std::marker::PhantomData;
@@ -40,6 +38,8 @@ pub trait NotStorable {
     const VERSION: bool = false;
     /// It cannot be an `auto_now` or `auto_now_add` column.
     const TIME: bool = false;
+    /// The message that no database can store it, with the type to use instead. Empty if the name of the type says no more.
+    const INSTEAD: &'static str = "";
 }
 
 impl<T> NotStorable for Storable<T> {}
@@ -79,6 +79,29 @@ impl<T: Field<sqlx::Sqlite>> Storable<T> {
 impl<T: Field<sqlx::Postgres>> Storable<T> {
     /// PostgreSQL can store it.
     pub const POSTGRES: bool = true;
+}
+
+macro_rules! instead {
+    ($($type:ident $to:literal)*) => { $(
+        impl Storable<$type> {
+            /// The type to use instead, also if a type alias names it.
+            pub const INSTEAD: &'static str =
+                concat!("`", stringify!($type), "` cannot be a column: use `", $to, "`");
+        }
+
+        impl Storable<Option<$type>> {
+            /// The type to use instead, also if a type alias names it.
+            pub const INSTEAD: &'static str =
+                concat!("`Option<", stringify!($type), ">` cannot be a column: use `Option<", $to, ">`");
+        }
+    )* };
+}
+
+instead! { u64 "i64" usize "i64" isize "i64" u128 "String" i128 "String" char "String" }
+
+/// The first of these messages that is not empty.
+pub const fn first_message(one: &'static str, other: &'static str) -> &'static str {
+    if one.is_empty() { other } else { one }
 }
 
 impl<T> Storable<Option<T>> {
@@ -163,7 +186,10 @@ impl<T: Field<DB>, DB: Backend> Stores<T, DB> for Slot<true> {
     }
 
     fn give(value: &T, take: Take<'_, DB>) -> Result<(), BoxDynError> {
-        take(value)
+        match is_lost::<T, DB>(value) {
+            true => Err(LOST.into()),
+            false => take(value),
+        }
     }
 
     fn asked(asked: Asked<'_>) -> bool {
@@ -171,12 +197,30 @@ impl<T: Field<DB>, DB: Backend> Stores<T, DB> for Slot<true> {
     }
 }
 
+/// What is wrong with a value that the database would store as NULL.
+pub(crate) const LOST: &str = "SQLite stores NaN as NULL, and the field is no `Option`";
+
 /// Whether a type is one of the given types, or an `Option` of one.
 macro_rules! is_either {
     ($T:ty: $($type:ty),*) => {{
         let id = TypeId::of::<$T>();
         $(id == TypeId::of::<$type>() || id == TypeId::of::<Option<$type>>())||*
     }};
+}
+
+/// Whether the database would store the value as NULL, from which the field cannot be read.
+fn is_lost<T: Field<DB>, DB: Backend>(value: &T) -> bool {
+    // Most types are known not to be numbers with a point.
+    if DB::KIND != DatabaseKind::Sqlite || is_either!(T: bool, i16, i32, i64, String) {
+        return false;
+    }
+    let any: &dyn Any = value;
+    let is_optional = || type_name::<T>().starts_with("core::option::Option<");
+    match (any.downcast_ref::<f64>(), any.downcast_ref::<f32>()) {
+        (Some(number), _) => number.is_nan(),
+        (_, Some(number)) => number.is_nan(),
+        _ => DB::is_stored_as_null(value) && !is_optional(),
+    }
 }
 
 /// Whether every value of a compatible database type can be decoded as a `T`. For a program's own types this is unknown, so it
@@ -206,7 +250,12 @@ fn asked_of<T: Field<DB>, DB: Backend>(asked: Asked<'_>) -> bool {
             done
         }
         Asked::ReadsSame(row, other, at) => {
-            if Notation::of(type_name::<T>()) == Some(Notation::Json) {
+            // A type of the program that is stored as an object or array is JSON too.
+            let is_json = match Notation::of(type_name::<T>()) {
+                Some(notation) => notation == Notation::Json,
+                None => T::type_info().name() == "TEXT" && row.has_json(at),
+            };
+            if is_json {
                 return row.is_same_json(other, at).unwrap_or(false);
             }
             let read = |row| DB::get::<T>(DB::row(row), at);
@@ -359,7 +408,12 @@ impl Notation {
         }
         let is_string = matches!(
             name.trim_end_matches('>'),
-            "str" | "alloc::string::String" | "alloc::boxed::Box<str" | "alloc::borrow::Cow<str"
+            "str"
+                | "alloc::string::String"
+                | "alloc::boxed::Box<str"
+                | "alloc::borrow::Cow<str"
+                | "alloc::sync::Arc<str"
+                | "alloc::rc::Rc<str"
         );
         is_string.then_some(Self::String)
     }

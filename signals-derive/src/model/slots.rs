@@ -100,6 +100,11 @@ impl<'i> Slots<'i> {
             return Vec::new();
         }
         let message = unstorable::message(&ty, column.role);
+        // The name of an alias does not tell which type it is.
+        let message = match unstorable::is_of_program(&message) {
+            true => quote!("{}", __p::first_message(__p::Storable::<#field>::INSTEAD, #message)),
+            false => quote!(#message),
+        };
         let mut checks =
             vec![quote_spanned!(field.span()=> ::core::assert!(#name::STORABLE, #message))];
         if !json {

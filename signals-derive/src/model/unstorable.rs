@@ -140,6 +140,11 @@ pub(super) fn message(ty: &TokenStream, role: Role<'_>) -> String {
     }
 }
 
+/// Whether the message is about a type that the program may have defined.
+pub(super) fn is_of_program(message: &str) -> bool {
+    message.contains("`#[derive(sqlx::Type)]`")
+}
+
 /// The message for a field of this type, which is not `Send` and `Sync`.
 pub(super) fn unshared(ty: &TokenStream, skipped: bool) -> String {
     let text = readable(ty);
@@ -262,6 +267,9 @@ fn instead(text: &str) -> String {
         "BigDecimal" => format!("{}, for PostgreSQL", feature("bigdecimal")),
         "IpNetwork" | "IpAddr" => format!("{}, for PostgreSQL", feature("ipnetwork")),
         "Value" => feature("json"),
+        "Json" if text.contains('<') => {
+            "derive serde's `Serialize` and `Deserialize` for the type in it, and turn on the feature `json`".to_owned()
+        }
         "()" => "`#[model(skip)]` leaves it out".to_owned(),
         "str" => with("String"),
         "[u8]" => with("Vec<u8>"),

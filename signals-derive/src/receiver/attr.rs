@@ -1,5 +1,6 @@
 //! The options of `#[receiver(…)]`.
 
+use heck::ToSnakeCase;
 use syn::ext::IdentExt;
 use syn::parse::{Parse, ParseStream};
 use syn::{Error, Ident, LitInt, LitStr, Path, Result, Token, Type, token};
@@ -123,11 +124,15 @@ impl Options {
             signal if SIGNALS.contains(&signal) => {
                 return Err(Error::new(name.span(), ONE_SIGNAL));
             }
-            option
-                if KNOWN.contains(&&*option.to_lowercase())
-                    && (input.peek(Token![=]) || input.peek(token::Paren)) =>
-            {
-                return Err(unknown(name, KNOWN));
+            option if KNOWN.contains(&&*option.to_snake_case()) && !input.peek(Token![::]) => {
+                if input.peek(Token![=]) || input.peek(token::Paren) || self.sender.is_set() {
+                    return Err(unknown(name, KNOWN));
+                }
+                let option = option.to_snake_case();
+                let message = format!(
+                    "`{name}` is not an option: write `{option}`, or if it is a model, `sender = {name}`"
+                );
+                return Err(Error::new(name.span(), message));
             }
             model if model.starts_with(char::is_uppercase) || input.peek(Token![::]) => {
                 let rest = rest_of_path(input)?;

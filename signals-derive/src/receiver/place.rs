@@ -10,16 +10,17 @@ pub(super) fn block() -> Option<&'static str> {
     }
     let span = proc_macro::Span::call_site();
     let (line, column) = (span.line(), span.column());
-    // A receiver in the first column is in no block. Most are, and the file is not read for them.
-    if column <= 1 {
-        return None;
-    }
     let source = std::fs::read_to_string(span.local_file()?).ok()?;
     let lines = source.split_inclusive('\n').take(line);
     let mut before: String = lines.collect();
     let last = before.trim_end_matches('\n').rfind('\n').map_or(0, |end| end + 1);
     let (cut, _) = before[last..].char_indices().nth(column - 1)?;
     before.truncate(last + cut);
+    // Most receivers are in the first column and in no block, which this shows faster.
+    let open = before.rfind("\n}").map_or(&*before, |closed| &before[closed..]);
+    if column <= 1 && !["impl", "trait"].iter().any(|word| open.contains(word)) {
+        return None;
+    }
     enclosing(&before)
 }
 

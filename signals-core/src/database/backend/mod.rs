@@ -251,6 +251,11 @@ pub trait Backend: HasStatementCache + Database<ArgumentBuffer: Default> {
         matches!(value.encode_by_ref(&mut buffer), Ok(IsNull::Yes))
     }
 
+    /// Whether a value is a number that the database stores as NULL, although it is not encoded as NULL.
+    fn is_stored_as_null<'q, T: Encode<'q, Self> + Type<Self>>(_value: &T) -> bool {
+        false
+    }
+
     /// Whether a type can hold every rowid of SQLite.
     fn holds_rowid(_ty: &Self::TypeInfo) -> bool {
         true

@@ -93,7 +93,7 @@ impl Backend for Postgres {
             (field, value) = (of_field, of_value);
         }
         match (Family::of(field)?, Family::of(value)?) {
-            (Family::Float, Family::Integer) => Some(true),
+            (Family::Float, Family::Integer) | (Family::Time, Family::Date) => Some(true),
             (field, value) => Some(field == value),
         }
     }
@@ -151,7 +151,9 @@ enum Family {
     /// Any other number.
     Float,
     Text,
+    /// A date with the time of day.
     Time,
+    Date,
     Json,
     Bool,
     Bytes,
@@ -164,7 +166,8 @@ impl Family {
             "INT2" | "INT4" | "INT8" => Self::Integer,
             "FLOAT4" | "FLOAT8" | "NUMERIC" => Self::Float,
             "TEXT" | "VARCHAR" | "CHAR" | "BPCHAR" | "NAME" | "CITEXT" => Self::Text,
-            "TIMESTAMP" | "TIMESTAMPTZ" | "DATE" => Self::Time,
+            "TIMESTAMP" | "TIMESTAMPTZ" => Self::Time,
+            "DATE" => Self::Date,
             "JSON" | "JSONB" => Self::Json,
             "BOOL" => Self::Bool,
             "BYTEA" => Self::Bytes,

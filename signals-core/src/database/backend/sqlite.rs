@@ -107,6 +107,14 @@ impl Backend for Sqlite {
         Some(field == value || (matches!(field, "REAL" | "NUMERIC") && value == "INTEGER"))
     }
 
+    // NaN (https://www.sqlite.org/floatingpoint.html). The buffer exposes its values only through `Debug`.
+    fn is_stored_as_null<'q, T: Encode<'q, Self> + Type<Self>>(value: &T) -> bool {
+        let mut buffer = SqliteArgumentsBuffer::default();
+        T::type_info() == <f64 as Type<Self>>::type_info()
+            && value.encode_by_ref(&mut buffer).is_ok()
+            && format!("{buffer:?}").ends_with("(NaN)])")
+    }
+
     // sqlx has different type infos for `i64` and for integers of 32 bits and less, although both are named `INTEGER`.
     fn holds_rowid(ty: &SqliteTypeInfo) -> bool {
         *ty == <i64 as Type<Sqlite>>::type_info()

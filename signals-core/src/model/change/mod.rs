@@ -108,7 +108,8 @@ impl<M: Model> ByCondition<M> {
         reads_rows: bool,
         commits_itself: bool,
     ) -> Result<u64> {
-        let (kind, clause) = (conn.kind(), Clause(clause));
+        let kind = conn.kind();
+        let clause = Clause::new(kind, clause);
         let can_lock = match reads_rows || !clause.is_condition() {
             true => {
                 let mut none = TypedRows::<M, R>::new(&mut []);

@@ -86,7 +86,7 @@ impl<M: Model> ByCondition<M> {
         }
         let lock = self.lock_of_clause(clause, can_lock);
         match derived {
-            false => format!("{sql} FROM {} {}{lock}", model.table, clause.0),
+            false => format!("{sql} FROM {} {}{lock}", model.table, clause.text),
             true => {
                 let (with, condition) = by_condition::<M>(kind, clause, &lock);
                 // Without a lock, this SELECT would return a row that the clause has waited for in its previous state.
@@ -135,7 +135,7 @@ impl<M: Model> ByCondition<M> {
 /// is evaluated exactly once, whatever plan is chosen: with LIMIT or a lock, a second evaluation would return other rows.
 fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>, lock: &str) -> (String, String) {
     if clause.is_condition() {
-        return (String::new(), clause.0.to_owned());
+        return (String::new(), clause.text.to_owned());
     }
     let model = M::STATEMENTS;
     let table = clause.table(model.table).unwrap_or(model.short_table());
@@ -143,7 +143,7 @@ fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>, lock: &str) ->
         model.group(ColumnGroup::Key).map(name).collect::<Vec<_>>().join(", ")
     };
     let found = list(&|key| format!("{table}.{}", model.name(key)));
-    let found = format!("SELECT {found} FROM {} {}{lock}\n", model.table, clause.0);
+    let found = format!("SELECT {found} FROM {} {}{lock}\n", model.table, clause.text);
     let keys = list(&|key| model.qualified(key));
     match kind {
         DatabaseKind::Postgres => (

@@ -247,7 +247,7 @@ fn of_rest(of: &str, ddl: &Ddl, table: &Table, findings: &mut Vec<Finding>) {
     }
     for spec in ddl.model.receivers.statement_cache().composed(ddl.kind) {
         if matches!(spec.kind, StatementKind::Save | StatementKind::InsertOrNothing) {
-            let said = spec.by_key(model)
+            let said = spec.by_key(model) && !table.is_external
                 || matches!(spec.on[..], [column] if model.columns[column].unique);
             let finding = missing_index(of, ddl, table, &spec.on, UPSERT).filter(|_| !said);
             let finding = finding.or_else(|| no_arbiter(of, ddl, table, &spec.on));
@@ -312,7 +312,8 @@ fn missing_index(
     }
     let (names, indexes) = indexes_of(ddl, table, columns);
     match &indexes[..] {
-        [] if table.is_external => Some(Finding::new(
+        // A virtual table has a key, but no `ON CONFLICT`.
+        found if table.is_external && (found.is_empty() || asked == UPSERT) => Some(Finding::new(
             format!("{of}: it can have no unique index of `{names}`, for {asked}"),
             Fix::None,
         )),

@@ -186,7 +186,13 @@ async fn read_sqlite(conn: &mut Conn<'_>, name: &str, columns: &[&str]) -> Resul
     let texts: Vec<(String, bool)> = conn.query(AssertSqlSafe(sql)).bind(name).fetch_all().await?;
     let (creates, others): (Vec<_>, Vec<_>) = texts.into_iter().partition(|(_, create)| *create);
     table.others = others.into_iter().map(|(sql, _)| sql).collect();
-    table.lost = creates.first().map_or_else(Vec::new, |(create, _)| lost(create));
+    if let Some((create, _)) = creates.first() {
+        table.lost = lost(create);
+        table
+            .columns
+            .iter_mut()
+            .for_each(|column| column.nullable &= !has_check(create, &column.name));
+    }
     if table.columns.iter().any(|column| column.computed.is_some()) {
         table.lost.push("GENERATED");
     }
@@ -272,12 +278,23 @@ fn lost(create: &str) -> Vec<&'static str> {
     lost
 }
 
+/// Whether a CREATE TABLE of SQLite has a CHECK that is the NOT NULL of a column.
+fn has_check(create: &str, column: &str) -> bool {
+    let is_kept = |c: &char| !c.is_whitespace() && !"\"`[]".contains(*c);
+    let plain = |text: &str| text.chars().filter(is_kept).collect::<String>().to_ascii_uppercase();
+    plain(create).contains(&plain(&format!("CHECK({column} IS NOT NULL)")))
+}
+
 async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {
-    // A domain, or the domain that it is based on, can also declare NOT NULL or a default. A trigger before the INSERT can set any column.
-    let sql = "WITH RECURSIVE domains AS (SELECT attnum, typnotnull, typdefault, typbasetype FROM pg_attribute JOIN pg_type AS t ON \
-               t.oid = atttypid WHERE attrelid = to_regclass($1) AND typtype = 'd' UNION ALL SELECT attnum, t.typnotnull, \
+    // A domain, or the domain that it is based on, can also declare NOT NULL or a default, and a CHECK can be a NOT NULL. A trigger before
+    // the INSERT can set any column.
+    let sql = "WITH RECURSIVE domains AS (SELECT attnum, t.oid, typnotnull, typdefault, typbasetype FROM pg_attribute JOIN pg_type AS t ON \
+               t.oid = atttypid WHERE attrelid = to_regclass($1) AND typtype = 'd' UNION ALL SELECT attnum, t.oid, t.typnotnull, \
                t.typdefault, t.typbasetype FROM domains AS d JOIN pg_type AS t ON t.oid = d.typbasetype WHERE t.typtype = 'd') SELECT \
-               attname::text, NOT (attnotnull OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typnotnull)), \
+               attname::text, NOT (attnotnull OR EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'c' AND convalidated AND conrelid = \
+               attrelid AND pg_get_constraintdef(oid) = format('CHECK ((%I IS NOT NULL))', attname)) OR EXISTS (SELECT 1 FROM domains AS d \
+               WHERE d.attnum = a.attnum AND (typnotnull OR EXISTS (SELECT 1 FROM pg_constraint AS c WHERE contypid = d.oid AND \
+               convalidated AND pg_get_constraintdef(c.oid) = 'CHECK ((VALUE IS NOT NULL))')))), \
                atthasdef OR attidentity <> '' OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typdefault IS NOT \
                NULL) OR EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = attrelid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 7 = 7), \
                attgenerated <> '', attidentity = 'a', ''::text, NULL::text FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";

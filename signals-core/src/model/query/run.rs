@@ -244,10 +244,11 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
         E: Executor<M, Route = R>,
     {
         async move {
+            let source = db.into_source();
             let limited = self.page.as_ref().is_some_and(|page| page.limit.is_some())
-                || Clause(self.clause.as_str()).is_limited();
+                || self.text(source.kind()).is_limited();
             let end = if limited { "" } else { "\nLIMIT 1" };
-            let rows = self.rows(db.into_source(), end, read::ManyRows::first());
+            let rows = self.rows(source, end, read::ManyRows::first());
             Ok(rows.await?.into_iter().next())
         }
     }
@@ -280,11 +281,12 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     {
         async move {
             let source = db.into_source();
-            let count_rows = match Clause(self.clause.as_str()).needs_columns() {
-                false => self.about(source.kind(), (M::STATEMENTS.count, "\n) AS matching"))?,
+            let kind = source.kind();
+            let count_rows = match self.text(kind).needs_columns() {
+                false => self.about(kind, (M::STATEMENTS.count, "\n) AS matching"))?,
                 true => {
-                    let start = format!("SELECT count(*) FROM ({}", self.start());
-                    self.about(source.kind(), (&start, "\n) AS matching"))?
+                    let start = format!("SELECT count(*) FROM ({}", self.start(kind));
+                    self.about(kind, (&start, "\n) AS matching"))?
                 }
             };
             let mut count = Ok(0);
@@ -315,11 +317,12 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
     {
         async move {
             let source = db.into_source();
-            let start = match Clause(self.clause.as_str()).needs_columns() {
+            let kind = source.kind();
+            let start = match self.text(kind).needs_columns() {
                 false => format!("SELECT EXISTS (SELECT 1 FROM {}", M::STATEMENTS.table),
-                true => format!("SELECT EXISTS ({}", self.start()),
+                true => format!("SELECT EXISTS ({}", self.start(kind)),
             };
-            let asks = self.about(source.kind(), (&start, "\n)"))?;
+            let asks = self.about(kind, (&start, "\n)"))?;
             let mut exists = Ok(false);
             read::each(source, asks, &mut |row| exists = row.flag(0)).await?;
             Ok(exists?)
@@ -336,17 +339,22 @@ impl<'q, M: Model, R: Route<M>> Query<'q, M, R> {
         read::fetch(source, select, rows).await
     }
 
+    /// The clause without the page and the lock of the query.
+    fn text(&self, kind: DatabaseKind) -> Clause<'_> {
+        Clause::new(kind, self.clause.as_str())
+    }
+
     /// The SELECT of every column.
     fn select(self, kind: DatabaseKind, end: &str) -> Result<Statement> {
-        let start = self.start();
+        let start = self.start(kind);
         self.about(kind, (&start, end))
     }
 
     /// The SELECT of every column, up to the clause. If the clause can join another table, the columns are qualified with the
     /// table's name or alias.
-    fn start(&self) -> Cow<'static, str> {
+    fn start(&self, kind: DatabaseKind) -> Cow<'static, str> {
         let model = M::STATEMENTS;
-        let Some(table) = Clause(self.clause.as_str()).table(model.table) else {
+        let Some(table) = self.text(kind).table(model.table) else {
             return Cow::Borrowed(model.select);
         };
         let columns: Vec<_> = model.columns.iter().map(|c| format!("{table}.{}", c.name)).collect();
