@@ -10,7 +10,8 @@ use crate::model::Model;
 use crate::model::binds::Offered;
 use crate::model::store::Route;
 use crate::table::column::Column;
-use crate::table::field::{Asked, LOST, Notation};
+use crate::table::field::{Asked, LOST};
+use crate::table::notation::Notation;
 
 /// What an update sets a column to.
 pub(crate) enum SetTo {

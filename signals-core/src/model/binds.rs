@@ -11,7 +11,7 @@ use crate::database::sql::Value;
 use crate::database::sql_scan;
 use crate::model::Model;
 use crate::model::store::{Any, Only, Route};
-use crate::table::field::{Notation, json_column};
+use crate::table::notation::{Notation, json_column};
 
 /// A value that can be bound to a [`Query`](crate::Query).
 ///

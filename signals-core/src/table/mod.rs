@@ -12,6 +12,7 @@ mod compose_given;
 mod expression;
 pub(crate) mod field;
 pub(crate) mod json_column;
+pub(crate) mod notation;
 pub(crate) mod previous_row;
 pub(crate) mod rows;
 pub(crate) mod schema;
