@@ -23,7 +23,7 @@ use crate::signal::erased::{ErasedEntry, ErasedReceiver, Registered};
 use crate::signal::event_store::EventStore;
 use crate::signal::{Sender, Signal};
 use crate::task::chain;
-use crate::task::info::{Identity, Info, Receiver};
+use crate::task::info::{DisabledKey, Identity, Info, Receiver};
 
 pub use info::ReceiverInfo;
 pub use view::Receivers;
@@ -83,7 +83,13 @@ pub struct Registry {
 #[derive(Debug, Default)]
 struct Changes {
     connected: AllConnected,
-    disabled: HashSet<TypeId>,
+    disabled: HashSet<DisabledKey>,
+}
+
+impl Changes {
+    fn is_disabled(&self, linked: &Registration) -> bool {
+        self.disabled.contains(&Identity::linked(linked.info).disabled_key())
+    }
 }
 
 /// Returns the registry of this program.
@@ -300,10 +306,12 @@ impl Registry {
             senders.iter().flat_map(|sender| self.indexes(signal, *sender)).collect();
         indexes.sort_unstable();
         let linked = indexes.into_iter().map(|index| self.linked[index]);
-        let enabled = linked.filter(|r| !changes.disabled.contains(&r.info.receiver));
+        let enabled = linked.filter(|r| !changes.is_disabled(r));
         let linked = enabled
             .map(|r| ErasedReceiver::new(Identity::linked(r.info), Registered::Linked(r.entry)));
         let connected = changes.connected.of(signal, senders);
+        let connected =
+            connected.filter(|c| !changes.disabled.contains(&c.identity.disabled_key()));
         let connected = connected.map(|c| {
             ErasedReceiver::new(c.identity.clone(), Registered::Connected(c.entry.clone()))
         });
@@ -323,7 +331,7 @@ impl Registry {
     pub(crate) fn durable(&self) -> Vec<ErasedReceiver> {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
         let durable = self.linked.iter().filter(|r| r.info.durable.is_some());
-        let enabled = durable.filter(|r| !changes.disabled.contains(&r.info.receiver));
+        let enabled = durable.filter(|r| !changes.is_disabled(r));
         enabled
             .map(|r| ErasedReceiver::new(Identity::linked(r.info), Registered::Linked(r.entry)))
             .collect()
@@ -390,7 +398,11 @@ impl Handle {
     ///
     /// See the example of [`Handle`].
     pub fn disconnect(&self) -> bool {
-        let connected = registry().change(|changes| changes.connected.disconnect(&self.key));
+        let connected = registry().change(|changes| {
+            let connected = changes.connected.disconnect(&self.key)?;
+            changes.disabled.remove(&connected.identity.disabled_key());
+            Some(connected)
+        });
         connected.is_some()
     }
 }
