@@ -183,6 +183,8 @@ pub enum Asks {
     Delivery,
     /// The row before the write.
     Previous,
+    /// The `Db`.
+    Pool,
     /// A value that was added to the `Db`.
     State {
         /// Its type.
@@ -220,6 +222,11 @@ impl Asks {
             i += 1;
         }
         false
+    }
+
+    /// Whether the parameter is the `Db` or one of its values. These may be missing.
+    pub(crate) const fn may_be_missing(self) -> bool {
+        matches!(self, Self::Pool | Self::State { .. })
     }
 
     /// Whether the parameter is the row before the write.
