@@ -246,17 +246,13 @@ macro_rules! with_connection {
 
 with_connection!(InTransaction DurableWithConnection);
 
-/// What is missing if a receiver takes the `Db`.
-pub(crate) const NO_POOL: &str = "it takes a `Db`, and the save went through a connection that is of no pool: save through a `Db`, or \
-                                  call `db.make_default()` when the program starts";
-
 macro_rules! afterwards {
     ($($phase:ident)*) => { $(
         impl<'a, 'c, S> Parameter<'a, 'c, phase::$phase<S>> for Db {
-            const ASKS: Asks = Asks::Pool;
-
             fn take(cx: &mut Context<'a, 'c>) -> Result<Self, BoxError> {
-                cx.db.cloned().ok_or_else(|| NO_POOL.into())
+                let missing = "it takes a `Db`, and the save went through a connection that is of no pool: save through a `Db`, or \
+                               call `db.make_default()` when the program starts";
+                cx.db.cloned().ok_or_else(|| missing.into())
             }
         }
     )* };

@@ -316,7 +316,7 @@ impl OperationReceivers {
                 || (has_after && !can_copy);
             let mut later = deferred.iter().chain(&deferred_batch).chain(&*once_alone);
             let later_values =
-                later.any(|receiver| receiver.info.asks.iter().any(|asks| asks.may_be_missing()));
+                later.any(|receiver| receiver.info.asks.iter().any(|asks| asks.is_state()));
             let deferred = first_deferred.or(once.first()).map(|receiver| receiver.info.info);
             Requirements {
                 transaction: runs_inside || !durable.is_empty(),
@@ -361,7 +361,7 @@ pub(crate) struct Requirements {
     pub(crate) has_after: bool,
     /// Whether the caller can drop the future of the write while a receiver after the statement runs.
     pub(crate) after_interruptible: bool,
-    /// Whether a receiver that runs after the transaction has ended takes the `Db` or one of its values, which may be missing.
+    /// Whether a receiver that runs after the transaction has ended takes a value of the `Db`, which may be missing.
     pub(crate) later_values: bool,
     /// A receiver that runs after the transaction has ended, or is stored at its end, if there is one.
     pub(crate) deferred: Option<&'static Info>,

@@ -14,7 +14,6 @@ use crate::database::db::Db;
 use crate::error::{BoxError, Error, Panicked, ReceiverError, Result};
 use crate::signal::erased::{ErasedReceiver, Started};
 use crate::signal::operation_context::OperationContext;
-use crate::signal::parameter::NO_POOL;
 use crate::signal::state;
 use crate::task::chain::{InScope, Operation, Scope};
 use crate::task::info::{Asks, Identity, Info};
@@ -130,7 +129,6 @@ impl OperationContext {
         let db = self.db.as_ref();
         let missing = |asks: &Asks| -> Option<BoxError> {
             match asks {
-                Asks::Pool if db.is_none() => Some(NO_POOL.into()),
                 Asks::State { id, name } if !db.is_some_and(|db| db.state.has(*id)) => {
                     Some(state::missing(db, name()).into())
                 }

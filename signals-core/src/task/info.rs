@@ -183,8 +183,6 @@ pub enum Asks {
     Delivery,
     /// The row before the write.
     Previous,
-    /// The `Db`.
-    Pool,
     /// A value that was added to the `Db`.
     State {
         /// Its type.
@@ -224,9 +222,9 @@ impl Asks {
         false
     }
 
-    /// Whether the parameter is the `Db` or one of its values. These may be missing.
-    pub(crate) const fn may_be_missing(self) -> bool {
-        matches!(self, Self::Pool | Self::State { .. })
+    /// Whether the parameter is a value of the `Db`, which may be missing.
+    pub(crate) const fn is_state(self) -> bool {
+        matches!(self, Self::State { .. })
     }
 
     /// Whether the parameter is the row before the write.
