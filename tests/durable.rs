@@ -51,10 +51,39 @@ struct Link {
     depth: i64,
 }
 
+/// Its receiver causes the next one by a receiver on a task of its own.
+#[derive(Debug, Clone, Model, Serialize, Deserialize)]
+#[model(table = "links")]
+struct Echo {
+    id: Option<i64>,
+    depth: i64,
+}
+
+#[derive(Debug, Clone, Model)]
+#[model(table = "entries")]
+struct Answer {
+    id: Option<i64>,
+    account: i64,
+    text: String,
+}
+
 #[derive(Debug, Signal, Serialize, Deserialize)]
 struct OrderPaid {
     order: i64,
 }
+
+#[derive(Debug, Signal, Serialize, Deserialize)]
+struct Uploaded {
+    text: String,
+}
+
+#[receiver(Uploaded, on_commit)]
+fn after_upload(_: &Uploaded) {
+    SCENE.log.push("after the upload");
+}
+
+#[receiver(Uploaded, durable(at_least_once))]
+fn scan(_: &Uploaded) {}
 
 fn user(name: &str) -> User {
     User { id: None, name: name.into(), email: format!("{name}@example.org") }
@@ -144,6 +173,24 @@ async fn next_link(
     let first = delivery.correlation() == delivery.event();
     SCENE.log.push(format!("{} {caused} {first}", saved.instance.depth));
     Link { id: None, depth: saved.instance.depth + 1 }.save(conn).await?;
+    Ok(())
+}
+
+#[receiver(post_save, sender = Echo, durable(max_attempts = 1))]
+async fn echo(
+    saved: PostSave<'_, Echo>,
+    delivery: Delivery<'_>,
+    conn: &mut Conn<'_>,
+) -> Result<()> {
+    let caused = delivery.caused_by().is_some();
+    SCENE.log.push(format!("{} {caused}", saved.instance.depth));
+    Answer { id: None, account: saved.instance.depth, text: "echo".into() }.save(conn).await?;
+    Ok(())
+}
+
+#[receiver(post_save, sender = Answer, on_commit(detached))]
+async fn next_echo(saved: PostSave<'_, Answer>, db: Db) -> Result<()> {
+    Echo { id: None, depth: saved.instance.account + 1 }.save(&db).await?;
     Ok(())
 }
 
@@ -781,6 +828,34 @@ on_every_database! {
         let (error,): (String,) = db.query("SELECT error FROM signals_delivery").fetch_one().await.unwrap();
         assert!(error.contains("next_link → "), "{error}");
         assert_eq!(count(&db, "links").await, 17);
+    }
+
+    async fn a_cycle_through_detached_receivers_ends_at_the_recursion_limit(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        Echo { id: None, depth: 0 }.save(&db).await.unwrap();
+        let dead = "signals_delivery WHERE dead_at IS NOT NULL";
+        let ended = tokio::time::timeout(Duration::from_secs(20), async {
+            while count(&db, dead).await == 0 {
+                testing::deliver(&db).await.unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
+        ended.await.unwrap();
+        let log = SCENE.log.take();
+        assert_eq!((log.len(), log[0].as_str(), log[15].as_str()), (16, "0 false", "15 true"));
+        let (error,): (String,) = db.query("SELECT error FROM signals_delivery").fetch_one().await.unwrap();
+        assert!(error.contains("echo → "), "{error}");
+    }
+
+    async fn a_robust_sending_that_cannot_be_stored_notifies_nobody(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        let mut tx = db.deliveries().max_payload(10).begin().await.unwrap();
+        let results = Uploaded { text: "longer than ten".into() }.send_robust(&mut tx).await;
+        assert!(matches!(&results[..], [(_, Err(Error::PayloadTooLarge { .. }))]), "{results:?}");
+        tx.commit().await.unwrap();
+        assert_eq!((SCENE.log.take(), stored(&db).await), (Vec::new(), 0));
     }
 
     async fn a_test_transaction_shows_what_would_be_stored_and_runs_it(db: Db) {

@@ -679,6 +679,16 @@ on_every_database! {
         assert_eq!(delivered(&db).await, ["(\"north\", 1) p1 false", "(\"north\", 2) new false"]);
     }
 
+    async fn rows_that_exist_already_are_delivered_without_other_signals(db: Db) {
+        let _turn = SCENE.begin().await;
+        setup(&db).await;
+        insert_products(&db, "north", 1).await;
+        let load = post_load.connect::<Product>("load", |_, _| Box::pin(async { SCENE.log.push("load"); Err("refused".into()) }));
+        let delivered = Product::query("").deliver::<index_product>(&db).await;
+        assert!(load.disconnect());
+        assert_eq!((delivered.unwrap(), SCENE.log.take()), (1, Vec::new()));
+    }
+
     async fn only_durable_receivers_of_the_saves_of_the_model_get_rows(db: Db) {
         let _turn = SCENE.begin().await;
         setup(&db).await;

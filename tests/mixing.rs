@@ -271,6 +271,21 @@ on_every_database! {
         tx.commit().await.unwrap();
         assert_eq!(SCENE.log.take(), ["mailed adopted", "mailed adopted of 3"]);
 
+        // The default does not see the end of a transaction of sqlx.
+        let events = sqlx_signals::testing::record::<Read>();
+        let mut unseen = Read { id: None, text: "unseen".into() };
+        #[cfg(feature = "sqlite")]
+        if let Some(pool) = db.sqlite() {
+            unseen.save(&mut pool.begin().await.unwrap()).await.unwrap();
+        }
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = db.postgres() {
+            unseen.save(&mut pool.begin().await.unwrap()).await.unwrap();
+        }
+        events.assert_created(1);
+        assert!(events.all().iter().all(|event| event.committed.is_none()), "{events}");
+        drop(events);
+
         // A `Db` of the program has its own values only.
         let error = mailed("own").save(&db).await.unwrap_err();
         assert!(error.to_string().contains("add it with `db.with(…)`"), "{error}");

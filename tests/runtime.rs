@@ -100,6 +100,84 @@ on_every_database! {
         assert!(long.contains("runtime.rs:") && long.contains("State<runtime::Mailer>"), "{long}");
     }
 
+    async fn a_value_that_a_receiver_takes_later_is_missing_at_the_save(db: Db) {
+        static SCENE: LazyLock<Scene> = Scene::new();
+        #[derive(Clone)]
+        struct Stamp(&'static str);
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "posted")]
+        struct Posted { id: Option<i64>, n: i64 }
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "posted")]
+        struct Tidy { id: Option<i64>, n: i64 }
+        #[derive(Signal)]
+        struct Announced;
+
+        #[receiver(post_save, sender = Posted, created, on_commit)]
+        async fn mail(saved: PostSave<'_, Posted>, State(stamp): State<Stamp>) {
+            SCENE.log.push(format!("{} {}", stamp.0, saved.instance.n));
+        }
+        #[receiver(post_delete_batch, sender = Posted, on_commit)]
+        fn unmail(_: PostDeleteBatch<'_, Posted>, _: State<Stamp>) { SCENE.log.push("unmail") }
+        #[receiver(post_save, sender = Tidy, on_commit, once_per_transaction)]
+        fn tidy(_: PostSave<'_, Tidy>, _: State<Stamp>) { SCENE.log.push("tidy") }
+        #[receiver(Announced, on_commit)]
+        fn announce(_: &Announced, _: State<Stamp>) { SCENE.log.push("announce") }
+
+        let _turn = SCENE.begin().await;
+        table(&db, "posted", "n BIGINT NOT NULL").await;
+        let app = db.with(Stamp("smtp"));
+        let posted = |n| Posted { id: None, n };
+        let mut row = posted(1);
+        let error = row.save(&db).await.unwrap_err();
+        let text = "could not save `Posted`: receiver `mail`: the `Db` has no state `Stamp`: add it with `db.with(…)`";
+        assert_eq!((error.to_string().as_str(), row.id), (text, None));
+        assert!(matches!(&error, Error::Receiver(failed) if failed.refused && failed.signal == "post_save"), "{error:?}");
+        let mut tx = db.begin().await.unwrap();
+        posted(1).save(&mut tx).await.unwrap_err();
+        assert!(tx.commit().await.unwrap_err().is_rolled_back());
+        let error = Posted::insert_many(&db, &mut [posted(1), posted(2)]).await.unwrap_err();
+        assert!(matches!(&error, Error::Row { row: 0, .. }), "{error:?}");
+        Tidy { id: None, n: 1 }.save(&db).await.unwrap_err();
+        Announced.send(&db).await.unwrap_err();
+        assert_eq!((SCENE.log.take(), count(&db, "posted").await), (Vec::new(), 0));
+
+        // A receiver that the write does not concern needs no value.
+        row.save(&app).await.unwrap();
+        row.save(&db).await.unwrap();
+        row.clone().delete(&db).await.unwrap_err();
+        without_signals(async { row.clone().delete(&db).await }).await.unwrap();
+        posted(2).save(&app).await.unwrap();
+        Announced.send(&app).await.unwrap();
+        Tidy { id: None, n: 3 }.save(&app).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["smtp 1", "smtp 2", "announce", "tidy"]);
+        assert_eq!(count(&db, "posted").await, 2);
+    }
+
+    async fn a_connected_receiver_is_disabled_alone(db: Db) {
+        static SCENE: LazyLock<Scene> = Scene::new();
+        #[derive(Debug, Clone, Model)]
+        struct Wired { id: Option<i64>, n: i64 }
+
+        let _turn = SCENE.begin().await;
+        table(&db, "wired", "n BIGINT NOT NULL").await;
+        let connect = |uid: &'static str| {
+            post_save.connect::<Wired>(uid, move |_, _| Box::pin(async move { SCENE.log.push(uid); Ok(()) }))
+        };
+        let handles = [connect("wire one"), connect("wire two")];
+        let named = |uid: &str| registry().receivers().find(|receiver| receiver.name() == uid).unwrap();
+        named("wire one").disable();
+        assert_eq!((named("wire one").is_enabled(), named("wire two").is_enabled()), (false, true));
+        Wired { id: None, n: 1 }.save(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["wire two"]);
+        named("wire one").enable();
+        Wired { id: None, n: 1 }.save(&db).await.unwrap();
+        assert_eq!(SCENE.log.take(), ["wire one", "wire two"]);
+        named("wire one").disable();
+        assert!(handles[0].disconnect());
+        assert!(connect("wire one").disconnect() && handles[1].disconnect());
+    }
+
     async fn a_receiver_runs_after_those_that_it_names(db: Db) {
         use sorting::{SCENE, Sorted};
         let _turn = SCENE.begin().await;

@@ -219,6 +219,14 @@ mod own {
     }
 
     #[derive(Signal)]
+    pub(crate) struct Later;
+
+    #[receiver(Later, on_commit)]
+    fn later(_: &Later) {
+        SCENE.log.push("later");
+    }
+
+    #[derive(Signal)]
     pub(crate) struct Outer;
 
     #[receiver(Outer)]
@@ -339,6 +347,26 @@ on_every_database! {
         assert_eq!(SCENE.log.take(), ["quick 5"]);
         tx.commit().await.unwrap();
         assert_eq!(SCENE.log.take(), ["after 5"]);
+    }
+
+    async fn send_robust_reports_that_a_transaction_of_sqlx_is_refused(db: Db) {
+        use own::{Later, SCENE};
+
+        let _turn = SCENE.begin().await;
+        let mut results = Vec::new();
+        #[cfg(feature = "sqlite")]
+        if let Some(pool) = db.sqlite() {
+            let mut tx = pool.begin().await.unwrap();
+            results = Later.send_robust(&mut tx).await;
+        }
+        #[cfg(feature = "postgres")]
+        if let Some(pool) = db.postgres() {
+            let mut tx = pool.begin().await.unwrap();
+            results = Later.send_robust(&mut tx).await;
+        }
+        assert!(matches!(&results[..], [(_, Err(Error::CommitNotObservable { .. }))]), "{results:?}");
+        assert!(Later.send_robust(&db).await.is_empty());
+        assert_eq!(SCENE.log.take(), ["later"]);
     }
 
     async fn on_commit_receivers_of_a_signal_run_before_those_of_what_its_receivers_send(db: Db) {

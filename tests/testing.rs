@@ -228,6 +228,62 @@ on_every_database! {
         events.assert_rolled_back(0);
     }
 
+    async fn the_outcome_of_an_adopted_transaction_is_recorded(db: Db) {
+        table(&db, "plain", "n BIGINT NOT NULL").await;
+        let events = testing::record::<Plain>();
+        let begun = async || -> Transaction<'static> {
+            #[cfg(feature = "sqlite")]
+            if let Some(pool) = db.sqlite() {
+                return pool.begin().await.unwrap().into();
+            }
+            #[cfg(feature = "postgres")]
+            if let Some(pool) = db.postgres() {
+                return pool.begin().await.unwrap().into();
+            }
+            unreachable!("a `Db` has a pool")
+        };
+        let mut tx = begun().await;
+        plain(1).save(&mut tx).await.unwrap();
+        tx.commit().await.unwrap();
+        let mut tx = begun().await;
+        plain(2).save(&mut tx).await.unwrap();
+        tx.rollback().await.unwrap();
+        events.assert_committed(1);
+        events.assert_rolled_back(1);
+    }
+
+    async fn writes_by_condition_of_receivers_are_in_the_graphs(db: Db) {
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "sold")]
+        struct Sold { id: Option<i64>, n: i64 }
+        #[derive(Debug, Clone, Model)]
+        #[model(table = "plain")]
+        struct Stock { id: Option<i64>, n: i64 }
+
+        #[receiver(post_save, sender = Sold)]
+        async fn take_stock(_: PostSave<'_, Sold>, conn: &mut Conn<'_>) -> Result<()> {
+            Stock::query("WHERE n > 0").set_sql(Stock::N, "n - 1", ()).update(conn).await?;
+            Ok(())
+        }
+        #[receiver(post_delete, sender = Sold)]
+        async fn drop_stock(_: PostDelete<'_, Sold>, conn: &mut Conn<'_>) -> Result<()> {
+            Stock::delete_by_key(conn, 7).await?;
+            Ok(())
+        }
+
+        table(&db, "plain", "n BIGINT NOT NULL").await;
+        table(&db, "sold", "n BIGINT NOT NULL").await;
+        let mut sold = Sold { id: None, n: 1 };
+        sold.save(&db).await.unwrap();
+        sold.delete(&db).await.unwrap();
+        let all: Vec<serde_json::Value> = serde_json::from_str(&registry().to_json()).unwrap();
+        let named = |name: &str| all.iter().find(|r| r["receiver"].as_str().unwrap().ends_with(name)).unwrap();
+        if cfg!(debug_assertions) {
+            assert_eq!(named("::take_stock")["saves"], serde_json::json!(["Stock"]));
+            assert_eq!(named("::drop_stock")["deletes"], serde_json::json!(["Stock"]));
+        }
+    }
+
     async fn a_recorder_sees_only_its_own_task(db: Db) {
         table(&db, "plain", "n BIGINT NOT NULL").await;
         let events = testing::record::<Plain>();
@@ -468,6 +524,16 @@ fn the_lock_fails_if_the_receivers_differ() {
         "{text}"
     );
     assert!(!text.contains("connected at run time"), "{text}");
+
+    // A durable receiver that was renamed without `was`.
+    let durable = "post_save of Page → testing::old::index (durable, default, 20 × 1s..1h)";
+    std::fs::write(&lock, format!("{text}{durable} payload(id)\n")).unwrap();
+    let (passed, said) = run(false);
+    assert!(!passed && said.contains(&format!("- {durable}")), "{said}");
+    assert!(said.contains("deliveries of `testing::old::index` may be waiting"), "{said}");
+    let known = "post_save of Page → testing::cascade::never (durable, default, 20 × 1s..1h)\n";
+    std::fs::write(&lock, format!("{text}{known}")).unwrap();
+    assert!(!run(false).1.contains("may be waiting"));
 
     let other = text.replace("order = 3", "order = 4").replace('\n', "\r\n");
     std::fs::write(&lock, other + "a receiver that is gone\r\n").unwrap();

@@ -380,6 +380,9 @@ async fn the_span_of_a_write_has_the_fields_of_opentelemetry() {
         .await
         .unwrap();
     row.delete(&db).await.unwrap();
+    Plain::query("WHERE n = 1").set(Plain::N, 2).update(&db).await.unwrap();
+    Plain::query("WHERE n = 1").delete(&db).await.unwrap();
+    Plain::delete_by_key(&db, 7).await.unwrap();
     drop(guard);
     let seen = subscriber.seen.lock().unwrap().clone();
     let of_span =
@@ -402,6 +405,12 @@ async fn the_span_of_a_write_has_the_fields_of_opentelemetry() {
             system(),
             record("INSERT"),
             of_span("save") + &operation("INSERT") + " rows=2",
+            system(),
+            of_span("delete") + &operation("DELETE"),
+            system(),
+            of_span("save") + &operation("UPDATE"),
+            system(),
+            of_span("delete") + &operation("DELETE"),
             system(),
             of_span("delete") + &operation("DELETE"),
             system(),

@@ -21,6 +21,7 @@ use crate::signal::rows::RowEvent;
 use crate::signal::{Signal, post_save, post_save_batch};
 use crate::table::schema::ColumnGroup;
 use crate::task::info::Receiver;
+use crate::task::mute::without_signals;
 
 /// How many rows are delivered in one transaction.
 const CHUNK: usize = 1000;
@@ -73,7 +74,8 @@ impl<M: Model + Portable> Query<'_, M> {
     pub async fn deliver<R: Receiver>(self, db: &Db) -> Result<u64> {
         let (receiver, form) = receiver_of::<M, R>()?;
         let mut keys = Vec::new();
-        let mut rows = self.fetch(db);
+        // The rows are read for their keys, so `post_load` is not sent.
+        let mut rows = without_signals(async { self.fetch(db) }).await;
         while let Some(row) = rows.try_next().await? {
             keys.extend(row.pk());
         }

@@ -13,11 +13,7 @@ use crate::error::{BoxError, Error, Result};
 use crate::signal::parameter::{Context, Parameter, phase};
 use crate::task::chain::recursion_limit;
 use crate::task::info::Asks;
-
-tokio::task_local! {
-    /// The delivery that the task is running.
-    static RUNNING: Arc<DeliveryData>;
-}
+use crate::task::running_delivery;
 
 /// The stored delivery that a durable receiver runs for: a parameter of durable receivers.
 ///
@@ -131,7 +127,9 @@ impl Cause {
         db: Option<&Db>,
         is_received: bool,
     ) -> Result<Option<Self>, (&'static str, serde_json::Error)> {
-        let caused = RUNNING.try_with(|running| {
+        let running = running_delivery::of_task();
+        let running = running.and_then(|running| running.downcast::<DeliveryData>().ok());
+        let caused = running.map(|running| {
             if is_received {
                 return running.cause.clone();
             }
@@ -141,7 +139,7 @@ impl Cause {
             let Self { carried, traceparent, .. } = running.cause.clone();
             Self { correlation, caused_by: Some(running.event), receivers, traceparent, carried }
         });
-        let is_caused = caused.is_ok();
+        let is_caused = caused.is_some();
         let mut cause = caused.unwrap_or_default();
         // A process without a propagator passes the trace on.
         cause.traceparent = trace::current().or(cause.traceparent);
@@ -157,7 +155,7 @@ impl DeliveryData {
         self: Arc<Self>,
         future: F,
     ) -> impl Future<Output = F::Output> + use<F> {
-        RUNNING.scope(self, future)
+        running_delivery::scope(self, future)
     }
 }
 

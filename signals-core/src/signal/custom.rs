@@ -9,7 +9,7 @@ use crate::database::deferred::{Deferred, End};
 use crate::database::source::{Connects, Source};
 use crate::database::writer::{Verb, Writer};
 use crate::error::Result;
-use crate::signal::dispatch::{DeferredDelivery, DeferredEvent, Dispatch};
+use crate::signal::dispatch::{DeferredDelivery, DeferredEvent, Dispatch, check_values};
 use crate::signal::entry::Entry;
 use crate::signal::erased::{ErasedReceiver, Event, KeptEvent, Started, begin};
 use crate::signal::event_store::{self, EventContent};
@@ -96,11 +96,11 @@ pub trait CustomSignal: Sized + Send + Sync + 'static {
     ///
     /// The method has the meaning of [Django's](https://docs.djangoproject.com/en/stable/topics/signals/#sending-signals)
     /// `send_robust`. Each receiver that takes the connection runs in its own savepoint: if it fails, only what it has written is rolled
-    /// back. If no receiver takes the connection, no connection is acquired and no transaction is begun. Receivers with `on_commit` or
-    /// `on_rollback` are not among the results.
+    /// back. If no receiver takes the connection, no connection is acquired and no transaction is begun. Receivers with `on_commit`,
+    /// `on_rollback` or `durable` run later, and are not among the results.
     ///
     /// If no receiver can run, for example because no connection is available, or if the transaction cannot be committed, each result is
-    /// that error.
+    /// that error. So is that of each receiver with `on_commit` if the signal has no others, for example in a transaction of sqlx.
     ///
     /// ```
     /// # use sqlx_signals::prelude::*;
@@ -278,17 +278,19 @@ impl Sending {
         context: &OperationContext,
     ) -> Result<Results> {
         self.check_observable(conn).await?;
+        self.check_values(context)?;
         // An adopted transaction takes its turn with its first write.
         if self.needs_transaction() {
             conn.wait_for_turn(Writer::of(Verb::Send, self.signal)).await?;
         }
-        // Before the receivers run, so that deliveries queued by their writes come after this one.
-        if let Some(deferred) = self.deferred(event, context) {
-            conn.state.defer(deferred);
-        }
+        // Before the receivers run, so that deliveries queued by their writes come after this one. First what can fail: a robust sending
+        // does not mark the transaction as failed.
         if !self.receivers.durable.is_empty() {
             let durable = &self.receivers.durable;
             event_store::store(event, durable, &None, context, conn).await?;
+        }
+        if let Some(deferred) = self.deferred(event, context) {
+            conn.state.defer(deferred);
         }
         self.dispatch(event, Some(conn), context).await
     }
@@ -309,6 +311,7 @@ impl Sending {
         if let Source::Conn(mut conn) = source {
             self.check_observable(&mut conn).await?;
         }
+        self.check_values(context)?;
         let results = self.dispatch(event, None, context).await?;
         if let Some(deferred) = self.deferred(event, context) {
             run_even_if_dropped(context.pool(), deferred.run(End::Committed, None)).await;
@@ -342,14 +345,26 @@ impl Sending {
         DeferredDelivery::of(events, receivers, context)
     }
 
+    /// Checks that the `Db` has what the deferred receivers take. A robust sending runs the others.
+    fn check_values(&self, context: &OperationContext) -> Result<()> {
+        match self.is_robust {
+            true => Ok(()),
+            false => check_values(&self.receivers.deferred, None, &None, context),
+        }
+    }
+
     async fn check_observable(&self, conn: &mut Conn<'_>) -> Result<()> {
         check_observable(self.signal, self.receivers.needs.deferred, conn).await
     }
 
-    /// The results of a robust sending. If no receiver could run, each has the same error.
+    /// The results of a robust sending. If no receiver could run, each has the same error. If all of them would have run later, the error
+    /// is theirs, so that it is not lost.
     fn named(&self, results: Result<Results>) -> Vec<(ReceiverInfo, Result<()>)> {
         let results = results.unwrap_or_else(|error| {
-            let receivers = self.receivers.after.iter().chain(&*self.receivers.durable);
+            let OperationReceivers { after, deferred, durable, .. } = &*self.receivers;
+            let is_any_other = !after.is_empty() || !durable.is_empty();
+            let later = if is_any_other { &[] } else { &**deferred };
+            let receivers = after.iter().chain(durable).chain(later);
             receivers.map(|receiver| (receiver.info.clone(), Err(error.copied()))).collect()
         });
         results.into_iter().map(|(info, result)| (registry().info(info), result)).collect()

@@ -129,6 +129,22 @@ pub(crate) fn selects(info: &Info, created: Option<bool>, previous: &SharedPrevi
     (info.created.is_none() || info.created == created) && (info.changed.is_empty() || changed())
 }
 
+/// Checks that the `Db` has what those of the receivers take that select an event. They run after the end of the transaction.
+///
+/// # Errors
+///
+/// As [`OperationContext::check_values`].
+pub(crate) fn check_values(
+    receivers: &[ErasedReceiver],
+    created: Option<bool>,
+    previous: &SharedPreviousRow,
+    context: &OperationContext,
+) -> Result<()> {
+    let mut selected =
+        receivers.iter().filter(|receiver| selects(&receiver.info, created, previous));
+    selected.try_for_each(|receiver| context.check_values(&receiver.info))
+}
+
 async fn robust_in_savepoint(
     receiver: &ErasedReceiver,
     event: &mut dyn Event,

@@ -252,6 +252,7 @@ impl RowWrite<'_> {
             let event = EventToStore { content, created, receivers, previous, db, model };
             return Ok(Some(NetEvent::Stored(store, store.encode(&event, id)?)));
         }
+        context.check_values(&receiver.info)?;
         let event = RowsEvent { rows: &mut *self.rows, event };
         let event = DeferredEvent::of(std::slice::from_ref(receiver), &event, previous);
         let receivers = Arc::from([receiver.clone()]);

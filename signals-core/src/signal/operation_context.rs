@@ -14,6 +14,8 @@ use crate::task::pool_id::PoolId;
 #[derive(Clone)]
 pub(crate) struct OperationContext {
     pub(crate) db: Option<Db>,
+    /// Whether `db` is that of the connection, and not the one of the process.
+    pub(crate) has_own_db: bool,
     pub(crate) operation: Arc<Operation>,
 }
 
@@ -25,8 +27,9 @@ impl OperationContext {
     /// [`Error::Recursion`] if the chain of operations is longer than the limit.
     pub(crate) fn enter(verb: &'static str, of: &'static str, source: &Source<'_>) -> Result<Self> {
         let (pool, db) = (source.pool_id(), db_of(source));
+        let has_own_db = pool.is_some();
         let queue = db.as_ref().and_then(Db::queue_id);
-        Ok(Self { operation: Operation::enter(verb, of, pool, queue)?, db })
+        Ok(Self { operation: Operation::enter(verb, of, pool, queue)?, db, has_own_db })
     }
 
     /// The pool for which the receivers work.

@@ -8,6 +8,7 @@ use arc_swap::ArcSwapOption;
 use crate::signal::custom::CustomSignal;
 use crate::signal::erased::ErasedReceiver;
 use crate::signal::event_store::StoringTexts;
+use crate::signal::operation_context::OperationContext;
 use crate::signal::registry::registry;
 use crate::signal::relation::{Dependent, dependents};
 use crate::signal::{
@@ -263,6 +264,12 @@ impl OperationReceivers {
             && self.dependents.is_empty()
     }
 
+    /// Whether the `Db` lacks what a receiver takes that runs after the transaction has ended.
+    pub(crate) fn lacks_later_values(&self, context: &OperationContext) -> bool {
+        let mut later = self.deferred.iter().chain(&*self.deferred_batch).chain(&*self.once_alone);
+        self.needs.later_values && later.any(|receiver| context.lacks_value(&receiver.info))
+    }
+
     /// The receivers that run once per transaction and that a write concerns.
     pub(crate) fn once(&self) -> impl Iterator<Item = &ErasedReceiver> {
         self.once.iter().chain(&self.once_of_other)
@@ -307,6 +314,9 @@ impl OperationReceivers {
                 || once.len() > once_alone.len()
                 || immediate.any(|receiver| fails(&receiver.info))
                 || (has_after && !can_copy);
+            let mut later = deferred.iter().chain(&deferred_batch).chain(&*once_alone);
+            let later_values =
+                later.any(|receiver| receiver.info.asks.iter().any(|asks| asks.is_state()));
             let deferred = first_deferred.or(once.first()).map(|receiver| receiver.info.info);
             Requirements {
                 transaction: runs_inside || !durable.is_empty(),
@@ -314,6 +324,7 @@ impl OperationReceivers {
                 connection_before,
                 has_after,
                 after_interruptible,
+                later_values,
                 deferred,
             }
         };
@@ -350,6 +361,8 @@ pub(crate) struct Requirements {
     pub(crate) has_after: bool,
     /// Whether the caller can drop the future of the write while a receiver after the statement runs.
     pub(crate) after_interruptible: bool,
+    /// Whether a receiver that runs after the transaction has ended takes a value of the `Db`, which may be missing.
+    pub(crate) later_values: bool,
     /// A receiver that runs after the transaction has ended, or is stored at its end, if there is one.
     pub(crate) deferred: Option<&'static Info>,
 }

@@ -14,8 +14,10 @@ use crate::database::db::Db;
 use crate::error::{BoxError, Error, Panicked, ReceiverError, Result};
 use crate::signal::erased::{ErasedReceiver, Started};
 use crate::signal::operation_context::OperationContext;
+use crate::signal::state;
 use crate::task::chain::{InScope, Operation, Scope};
-use crate::task::info::Info;
+use crate::task::identity::Identity;
+use crate::task::info::{Asks, Info};
 use crate::task::slow::{Lap, Run, SlowReceivers};
 use crate::task::span::span;
 
@@ -109,6 +111,61 @@ impl Drop for AsyncRun<'_> {
     }
 }
 
+/// The error of a receiver.
+fn failed(
+    receiver: &Identity,
+    operation: &Operation,
+    refused: bool,
+    source: BoxError,
+) -> ReceiverError {
+    let Info { signal, sender, file, line, .. } = *receiver.info;
+    let ((verb, model), source) = (operation.about(), Arc::from(source));
+    let receiver = receiver.static_name();
+    ReceiverError { receiver, signal, sender, file, line, verb, model, refused, source }
+}
+
+impl OperationContext {
+    /// The error of a receiver that takes a value that is missing. `None` if it has all values, or if it is robust.
+    fn missing_value(&self, receiver: &Identity) -> Option<BoxError> {
+        let db = self.db.as_ref();
+        let missing = |asks: &Asks| -> Option<BoxError> {
+            match asks {
+                Asks::State { id, name } if !db.is_some_and(|db| db.state.has(*id)) => {
+                    Some(state::missing(db, name()).into())
+                }
+                _ => None,
+            }
+        };
+        receiver.asks.iter().filter(|_| !receiver.robust).find_map(missing)
+    }
+
+    /// Whether the `Db` lacks what a receiver takes.
+    pub(crate) fn lacks_value(&self, receiver: &Identity) -> bool {
+        self.missing_value(receiver).is_some()
+    }
+
+    /// Checks that the `Db` has what a receiver takes that runs after the end of the transaction. Then it would be too late to refuse the
+    /// operation.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Receiver`] if it takes a value that is missing, unless it is robust.
+    pub(crate) fn check_values(&self, receiver: &Identity) -> Result<()> {
+        let Some(source) = self.missing_value(receiver) else { return Ok(()) };
+        let failed = failed(receiver, &self.operation, true, source);
+        let ReceiverError { receiver, signal, sender, .. } = failed;
+        let cause = Some(&*failed.source as &dyn StdError);
+        tracing::debug!(
+            receiver,
+            signal,
+            sender,
+            cause,
+            "a receiver that runs later lacks a value"
+        );
+        Err(Error::Receiver(Box::new(failed)))
+    }
+}
+
 /// The end of a receiver's run.
 struct Ending<'r> {
     receiver: &'r ErasedReceiver,
@@ -125,7 +182,7 @@ impl Ending<'_> {
         let is_durable = receiver.info.durable.is_some();
         receiver.keys.record(is_durable, matches!(done, Ok(Ok(()))), elapsed);
         let receiver = &receiver.info;
-        let Info { signal, sender, file, line, .. } = *receiver.info;
+        let Info { signal, sender, .. } = *receiver.info;
         let source: BoxError = match done {
             Ok(Ok(())) => {
                 tracing::debug!(receiver = receiver.name(), signal, sender, elapsed = ?elapsed.get(), "received");
@@ -134,20 +191,8 @@ impl Ending<'_> {
             Ok(Err(error)) => error,
             Err(payload) => Box::new(Panicked::new(payload)),
         };
-        let (verb, model) = operation.about();
-        let (refused, source) = (failure == OnFailure::FailsOperation, Arc::from(source));
-        let name = receiver.static_name();
-        let failed = ReceiverError {
-            receiver: name,
-            signal,
-            sender,
-            file,
-            line,
-            verb,
-            model,
-            refused,
-            source,
-        };
+        let failed = failed(receiver, operation, failure == OnFailure::FailsOperation, source);
+        let name = failed.receiver;
         // An error passed up from a receiver of a nested save has already been logged, so it is not logged again at each level.
         if failure == OnFailure::LogOnly || !failed.is_passed_on() {
             let (cause, elapsed) = (Some(&*failed.source as &dyn StdError), elapsed.get());

@@ -47,11 +47,13 @@ impl<'a, 'c, P, T: Clone + Send + Sync + 'static> Parameter<'a, 'c, P> for State
         let ty = type_name::<T>();
         match cx.state::<T>() {
             Some(value) => Ok(Self(value.clone())),
-            None => {
-                let has_values =
-                    |db: &Db| !db.is_for_one_call() || Db::default_of(db.kind()).is_some();
-                Err(Box::new(MissingState { ty, has_db: cx.db.is_some_and(has_values) }))
-            }
+            None => Err(Box::new(missing(cx.db, ty))),
         }
     }
+}
+
+/// The error for a `Db` that has no value of this type.
+pub(crate) fn missing(db: Option<&Db>, ty: &'static str) -> MissingState {
+    let has_values = |db: &Db| !db.is_for_one_call() || Db::default_of(db.kind()).is_some();
+    MissingState { ty, has_db: db.is_some_and(has_values) }
 }

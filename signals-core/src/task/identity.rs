@@ -1,5 +1,6 @@
 //! A receiver, by its description and its name.
 
+use std::any::TypeId;
 use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ pub(crate) struct Identity {
     uid: Option<Arc<str>>,
 }
 
+/// What is disabled: the function of linked receivers, or one connected receiver, by its source location and its name.
+pub(crate) type DisabledKey = (TypeId, Option<(usize, Arc<str>)>);
+
 impl Identity {
     pub(crate) const fn linked(info: &'static Info) -> Self {
         Self { info, uid: None }
@@ -23,6 +27,12 @@ impl Identity {
 
     pub(crate) fn connected(info: &'static Info, uid: Arc<str>) -> Self {
         Self { info, uid: Some(uid) }
+    }
+
+    /// All connected receivers share a type.
+    pub(crate) fn disabled_key(&self) -> DisabledKey {
+        let location = std::ptr::from_ref(self.info) as usize;
+        (self.info.receiver, self.uid.clone().map(|uid| (location, uid)))
     }
 
     pub(crate) fn name(&self) -> &str {

@@ -218,6 +218,11 @@ impl Asks {
         false
     }
 
+    /// Whether the parameter is a value of the `Db`, which may be missing.
+    pub(crate) const fn is_state(self) -> bool {
+        matches!(self, Self::State { .. })
+    }
+
     /// Whether the parameter is the row before the write.
     pub const fn is_previous(self) -> bool {
         matches!(self, Self::Previous)

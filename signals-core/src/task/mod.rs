@@ -14,6 +14,8 @@ pub(crate) mod mute;
 pub(crate) mod observed;
 pub(crate) mod origin;
 pub(crate) mod pool_id;
+#[cfg(feature = "durable")]
+pub(crate) mod running_delivery;
 pub(crate) mod slow;
 pub(crate) mod span;
 pub(crate) mod spawn;

@@ -1,6 +1,7 @@
 //! The assertion that the receivers of the program are those in the lock file.
 
 use std::cmp::Ordering;
+use std::collections::BTreeSet;
 use std::env;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -38,7 +39,7 @@ const VARIABLE: &str = "SIGNALS_LOCK";
 /// # Panics
 ///
 /// - If the receivers of the program differ from the file. The message lists the receivers that are only in the file with `-`, and
-///   the receivers that are only in the program with `+`.
+///   the receivers that are only in the program with `+`. It names the durable receivers that are gone, whose deliveries may be waiting.
 /// - If the file cannot be read or written.
 #[track_caller]
 pub fn assert_locked(path: impl AsRef<Path>) {
@@ -54,11 +55,32 @@ pub fn assert_locked(path: impl AsRef<Path>) {
         panic!("`{shown}` cannot be read: {error}; `{VARIABLE}=update cargo test` writes it")
     });
     if let Some(difference) = difference(&locked, &now) {
+        let renamed = gone_names(&difference, &now).into_iter().map(|name| {
+            format!(
+                "deliveries of `{name}` may be waiting: name it with `was = \"{name}\"` in the receiver that takes its place\n"
+            )
+        });
+        let renamed = renamed.collect::<String>();
         panic!(
-            "the receivers of the program are not those in `{shown}`:\n{difference}\
+            "the receivers of the program are not those in `{shown}`:\n{difference}{renamed}\
              `{VARIABLE}=update cargo test` updates the file if this change is intended"
         );
     }
+}
+
+/// The names of durable receivers of whose deliveries the program no longer has a receiver.
+fn gone_names<'d>(difference: &'d str, now: &str) -> BTreeSet<&'d str> {
+    let durable = difference.lines().filter_map(|line| {
+        let (name, options) =
+            line.strip_prefix("- ")?.split_once(" → ")?.1.split_once(" (durable")?;
+        let uid = options.split_once(" uid = \"").and_then(|(_, uid)| uid.split('"').next());
+        Some(uid.unwrap_or(name))
+    });
+    let is_known = |name: &str| {
+        let named = [format!("→ {name} ("), format!("was = {name:?}"), format!("uid = {name:?}")];
+        named.iter().any(|named| now.contains(named))
+    };
+    durable.filter(|name| !is_known(name)).collect()
 }
 
 fn in_package(path: &Path) -> PathBuf {

@@ -105,8 +105,8 @@ pub struct Event<M> {
     /// Whether the write was committed (`true`) or rolled back (`false`).
     ///
     /// It is `None` while the transaction is open, for `pre_save` and `pre_delete`, and for a write through a connection or
-    /// transaction of sqlx, whose commit cannot be observed. A transaction of [`testing::transaction`](super::transaction()) counts as
-    /// committed.
+    /// transaction of sqlx, whose commit cannot be observed (unless the transaction was adopted with `Transaction::from`). A transaction
+    /// of [`testing::transaction`](super::transaction()) counts as committed.
     pub committed: Option<bool>,
 }
 

@@ -61,6 +61,7 @@ pub(crate) fn perform<'u>(
             let may_store_with_row =
                 needs.only_stores && !notifier.many && source.kind() == DatabaseKind::Postgres;
             let needs_transaction = needs.transaction && !may_store_with_row
+                || notifier.receivers.lacks_later_values(&context)
                 || notifier.many && notifier.kind.needs_transaction(rows, source.kind(), settled);
             match needs_transaction {
                 true => {
@@ -335,9 +336,10 @@ async fn execute_and_notify(
     if notifier.receivers.previous {
         notifier.previous_rows = rows.as_rows_mut().take_previous();
     }
+    notifier.check_values(rows.as_rows(), context)?;
     // Queue the deferred deliveries of this write before running its receivers, so that deliveries
     // queued by nested writes come after them.
-    for deferred in notifier.deferred(rows, context) {
+    for deferred in notifier.deferred(rows, conn, context) {
         conn.state.defer(deferred);
     }
     if notifier.is_stored() {

@@ -169,6 +169,11 @@ macro_rules! models {
                 plain.save(db).await.unwrap();
                 Plain { id: plain.id, n: 2 }.insert(db).await.unwrap_err();
                 plain.delete(db).await.unwrap();
+                Plain::query("WHERE n = 1").set(Plain::N, 2).update(db).await.unwrap();
+                Plain::query("WHERE n = 1").delete(db).await.unwrap();
+                Plain::delete_by_key(db, 7).await.unwrap();
+                Plain::query("WHERE nowhere = 1").set(Plain::N, 2).update(db).await.unwrap_err();
+                Received::query("WHERE n > 100").set(Received::N, 2).update(db).await.unwrap();
                 Received { id: None, n: 1 }.save(db).await.unwrap();
                 Received { id: None, n: -1 }.save(db).await.unwrap_err();
             }
@@ -217,7 +222,7 @@ on_every_database! {
             _ => on_postgres::work(&db).await,
         }
         let grown: Vec<_> = all().iter().zip(before).map(|(after, before)| after - before).collect();
-        assert_eq!(grown, [2, 1, 1, 1, 1]);
+        assert_eq!(grown, [3, 2, 3, 1, 1]);
         assert!(transactions("commit") > ended[0] && transactions("rollback") > ended[1]);
 
         let labels = format!("{{receiver=metrics::{database}::check,signal=post_save,model=Received}}");

@@ -10,6 +10,7 @@ use std::marker::PhantomData;
 
 use sqlx::error::BoxDynError;
 use sqlx::{AssertSqlSafe, SqlSafeStr};
+use tracing::Span;
 
 use crate::database::backend::{Arguments, Backend as _, DatabaseKind, Statement, on};
 use crate::database::conn::Conn;
@@ -31,10 +32,14 @@ use crate::table::automatic;
 use crate::table::column::Column;
 use crate::table::field::{Asked, Conversion};
 use crate::table::schema::{ColumnGroup, ColumnRole};
+use crate::task::chain;
+use crate::task::measure::Stopwatch;
+use crate::task::span::traced;
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 use crate::transaction::own::{TransactionWork, in_transaction};
 use crate::write::row_locks::can_lock;
+use crate::write::span::{record_system, write_span};
 use crate::write::{WriteKind, inspect};
 
 /// What a query does with the matching rows.
@@ -91,17 +96,53 @@ impl<M: Model> ByCondition<M> {
         clause: &str,
         values: Values<'_>,
     ) -> Result<u64> {
+        let since = Stopwatch::start();
         let conn = source.acquire_to_write(Writer::of(self.write_verb(), M::NAME)).await?;
         // A single statement needs no transaction on PostgreSQL. On SQLite, a failed statement may have changed some rows
         // (`ON CONFLICT FAIL`, `RAISE(FAIL)`).
         let reads_rows = self.has_receivers();
         let commits_itself = !reads_rows && conn.kind() == DatabaseKind::Postgres;
-        self.run_on::<R>(conn, (clause, values), reads_rows, commits_itself).await
+        self.run_on::<R>(conn, (clause, values), reads_rows, commits_itself, since).await
     }
 
     /// Runs the change on a connection. `reads_rows`: whether the matching rows are read and written one by one instead of by a
-    /// single statement. `commits_itself`: whether that statement needs no transaction.
+    /// single statement. `commits_itself`: whether that statement needs no transaction. `since`: when the call began.
     async fn run_on<R: Route<M>>(
+        self,
+        conn: Conn<'_>,
+        query: (&str, Values<'_>),
+        reads_rows: bool,
+        commits_itself: bool,
+        since: Stopwatch,
+    ) -> Result<u64> {
+        if reads_rows {
+            // The write of the rows has its own span and metrics.
+            return self.execute::<R>(conn, query, true, commits_itself).await;
+        }
+        let verb = self.verb();
+        chain::observe(verb, M::NAME);
+        let span = self.span::<R>();
+        record_system(&span, conn.kind());
+        let change = self.execute::<R>(conn, query, false, commits_itself);
+        let done = match span.is_disabled() {
+            true => change.await,
+            false => traced(span, change).await,
+        };
+        M::__table().keys.record(verb, M::NAME, done.is_ok(), since);
+        done
+    }
+
+    /// The span of a single statement.
+    fn span<R: Route<M>>(&self) -> Span {
+        let mut none = TypedRows::<M, R>::new(&mut []);
+        let rows = none.erased();
+        match self {
+            Self::Update(_) => write_span!("save", rows, WriteKind::Update),
+            Self::Delete => write_span!("delete", rows, WriteKind::Delete),
+        }
+    }
+
+    async fn execute<R: Route<M>>(
         self,
         mut conn: Conn<'_>,
         (clause, values): (&str, Values<'_>),
@@ -307,6 +348,7 @@ pub(crate) async fn delete_by_key<M: Model, R: Route<M>>(
     source: Source<'_>,
     key: M::Pk,
 ) -> Result<bool> {
+    let since = Stopwatch::start();
     let mut conn = source.acquire_to_write(Writer::of(Verb::Delete, M::NAME)).await?;
     let delete = ByCondition::<M>::Delete;
     let mut reads_rows = delete.has_receivers();
@@ -325,7 +367,8 @@ pub(crate) async fn delete_by_key<M: Model, R: Route<M>>(
         keys.map(|(part, column)| format!("{} = ${}", model.qualified(column), part + 1)).collect();
     let clause = format!("WHERE {}", keys.join(" AND "));
     let values = Values::of_key::<M, R>(key);
-    Ok(delete.run_on::<R>(conn, (&clause, values), reads_rows, commits_itself).await? > 0)
+    let query = (clause.as_str(), values);
+    Ok(delete.run_on::<R>(conn, query, reads_rows, commits_itself, since).await? > 0)
 }
 
 /// An update or delete by condition, as the work of a transaction.

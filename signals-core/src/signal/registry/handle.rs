@@ -30,7 +30,11 @@ impl Handle {
     ///
     /// See the example of [`Handle`].
     pub fn disconnect(&self) -> bool {
-        let connected = registry().change(|changes| changes.connected.disconnect(&self.key));
+        let connected = registry().change(|changes| {
+            let connected = changes.connected.disconnect(&self.key)?;
+            changes.disabled.remove(&connected.identity.disabled_key());
+            Some(connected)
+        });
         connected.is_some()
     }
 }

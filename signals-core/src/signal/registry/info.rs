@@ -147,7 +147,7 @@ impl ReceiverInfo {
     ///
     /// See the example of [`ReceiverInfo`].
     pub fn enable(&self) {
-        let receiver = self.identity.receiver;
+        let receiver = self.identity.disabled_key();
         registry().change(|changes| changes.disabled.remove(&receiver));
     }
 
@@ -155,7 +155,7 @@ impl ReceiverInfo {
     ///
     /// See the example of [`ReceiverInfo`].
     pub fn disable(&self) {
-        let receiver = self.identity.receiver;
+        let receiver = self.identity.disabled_key();
         registry().change(|changes| changes.disabled.insert(receiver));
     }
 
@@ -164,7 +164,7 @@ impl ReceiverInfo {
     /// See the example of [`ReceiverInfo`].
     pub fn is_enabled(&self) -> bool {
         let changes = registry().changes.read().unwrap_or_else(PoisonError::into_inner);
-        !changes.disabled.contains(&self.identity.receiver)
+        !changes.disabled.contains(&self.identity.disabled_key())
     }
 
     /// The first line of the receiver's doc comment.

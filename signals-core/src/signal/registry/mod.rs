@@ -24,7 +24,7 @@ use crate::signal::erased::{ErasedEntry, ErasedReceiver, Registered};
 use crate::signal::event_store::EventStore;
 use crate::signal::{Sender, Signal};
 use crate::task::chain;
-use crate::task::identity::Identity;
+use crate::task::identity::{DisabledKey, Identity};
 use crate::task::info::{Info, Receiver};
 
 pub use handle::Handle;
@@ -86,7 +86,13 @@ pub struct Registry {
 #[derive(Debug, Default)]
 struct Changes {
     connected: AllConnected,
-    disabled: HashSet<TypeId>,
+    disabled: HashSet<DisabledKey>,
+}
+
+impl Changes {
+    fn is_disabled(&self, linked: &Registration) -> bool {
+        self.disabled.contains(&Identity::linked(linked.info).disabled_key())
+    }
 }
 
 /// Returns the registry of this program.
@@ -303,10 +309,12 @@ impl Registry {
             senders.iter().flat_map(|sender| self.indexes(signal, *sender)).collect();
         indexes.sort_unstable();
         let linked = indexes.into_iter().map(|index| self.linked[index]);
-        let enabled = linked.filter(|r| !changes.disabled.contains(&r.info.receiver));
+        let enabled = linked.filter(|r| !changes.is_disabled(r));
         let linked = enabled
             .map(|r| ErasedReceiver::new(Identity::linked(r.info), Registered::Linked(r.entry)));
         let connected = changes.connected.of(signal, senders);
+        let connected =
+            connected.filter(|c| !changes.disabled.contains(&c.identity.disabled_key()));
         let connected = connected.map(|c| {
             ErasedReceiver::new(c.identity.clone(), Registered::Connected(c.entry.clone()))
         });
@@ -326,7 +334,7 @@ impl Registry {
     pub(crate) fn durable(&self) -> Vec<ErasedReceiver> {
         let changes = self.changes.read().unwrap_or_else(PoisonError::into_inner);
         let durable = self.linked.iter().filter(|r| r.info.durable.is_some());
-        let enabled = durable.filter(|r| !changes.disabled.contains(&r.info.receiver));
+        let enabled = durable.filter(|r| !changes.is_disabled(r));
         enabled
             .map(|r| ErasedReceiver::new(Identity::linked(r.info), Registered::Linked(r.entry)))
             .collect()

@@ -161,6 +161,7 @@ impl Collector<'_> {
             let parents = &*self.groups[group].rows;
             let references = References { dependent, parents, part: &part };
             if !needs_save && !self.deleted_with.contains(&child.id) {
+                chain::observe("save", child.name);
                 let update = references.set_null(conn).await?;
                 conn.run(update, &mut |_| ()).await?;
                 continue;
@@ -282,7 +283,8 @@ impl Collector<'_> {
                     Some(std::mem::take(rows.as_rows_mut().previous_of(row)).into());
             }
         }
-        for deferred in notifier.deferred(rows, &group.context) {
+        notifier.check_values(rows.as_rows(), &group.context)?;
+        for deferred in notifier.deferred(rows, conn, &group.context) {
             conn.state.defer(deferred);
         }
         if notifier.is_stored() {
