@@ -1,5 +1,7 @@
 //! Updates and deletes by condition: one statement, or, if there are receivers, a write of every matching row.
 
+mod bound;
+mod by_key;
 mod sql;
 
 use std::any::TypeId;
@@ -9,8 +11,10 @@ use std::fmt::Write;
 use std::marker::PhantomData;
 
 use sqlx::error::BoxDynError;
-use sqlx::{AssertSqlSafe, SqlSafeStr};
 use tracing::Span;
+
+use bound::Bound;
+pub(crate) use by_key::delete_by_key;
 
 use crate::database::backend::{Arguments, Backend as _, DatabaseKind, Statement, on};
 use crate::database::conn::Conn;
@@ -31,16 +35,16 @@ use crate::signal::recording::Recorders;
 use crate::table::automatic;
 use crate::table::column::Column;
 use crate::table::field::{Asked, Conversion};
-use crate::table::schema::{ColumnGroup, ColumnRole};
+use crate::table::schema::ColumnRole;
 use crate::task::chain;
 use crate::task::measure::Stopwatch;
 use crate::task::span::traced;
 use crate::transaction::Transaction;
 use crate::transaction::guard::FailGuard;
 use crate::transaction::own::{TransactionWork, in_transaction};
+use crate::write::WriteKind;
 use crate::write::row_locks::can_lock;
 use crate::write::span::{record_system, write_span};
-use crate::write::{WriteKind, inspect};
 
 /// What a query does with the matching rows.
 pub(crate) enum ByCondition<M> {
@@ -343,34 +347,6 @@ impl<M: Model> ByCondition<M> {
     }
 }
 
-/// Deletes the row with this key, and returns whether it existed.
-pub(crate) async fn delete_by_key<M: Model, R: Route<M>>(
-    source: Source<'_>,
-    key: M::Pk,
-) -> Result<bool> {
-    let since = Stopwatch::start();
-    let mut conn = source.acquire_to_write(Writer::of(Verb::Delete, M::NAME)).await?;
-    let delete = ByCondition::<M>::Delete;
-    let mut reads_rows = delete.has_receivers();
-    let mut commits_itself = false;
-    if !reads_rows {
-        let mut none = TypedRows::<M, R>::new(&mut []);
-        let rows = none.erased();
-        reads_rows = !inspect::counts_rows(&mut conn, rows).await?;
-        commits_itself = !reads_rows
-            && (conn.in_transaction()
-                || inspect::commits_itself(&mut conn, rows, &WriteKind::Delete).await?);
-    }
-    let model = M::STATEMENTS;
-    let keys = model.group(ColumnGroup::Key).enumerate();
-    let keys: Vec<_> =
-        keys.map(|(part, column)| format!("{} = ${}", model.qualified(column), part + 1)).collect();
-    let clause = format!("WHERE {}", keys.join(" AND "));
-    let values = Values::of_key::<M, R>(key);
-    let query = (clause.as_str(), values);
-    Ok(delete.run_on::<R>(conn, query, reads_rows, commits_itself, since).await? > 0)
-}
-
 /// An update or delete by condition, as the work of a transaction.
 struct Changing<'c, M, R> {
     change: &'c ByCondition<M>,
@@ -390,35 +366,6 @@ impl<M: Model, R: Route<M>> TransactionWork for Changing<'_, M, R> {
         let bound = self.bound.take().or_else(|| self.again.take());
         let bound = bound.expect("work in a transaction runs at most twice");
         self.change.change::<R>(tx, self.clause, bound, self.reads_rows, self.can_lock).await
-    }
-}
-
-/// A statement with its arguments. Boxed, because it is part of the future of every caller.
-#[derive(Clone)]
-struct Bound {
-    sql: String,
-    /// PostgreSQL: the types of an update's arguments, as a comment. sqlx identifies a prepared statement by its text alone, so
-    /// updates with other argument types need another text.
-    types: String,
-    args: Arguments,
-    /// The columns set to a value that the field might store in another form, each with the number of its value.
-    foreign: Vec<(usize, usize)>,
-}
-
-impl Bound {
-    fn statement(self) -> Statement {
-        let sql = AssertSqlSafe(self.sql + &self.types).into_sql_str();
-        Statement { sql, args: self.args, persistent: true, is_single: false }
-    }
-
-    /// A copy for a second attempt, as [`Statement::again`].
-    fn again(&self) -> Option<Box<Self>> {
-        match self.args {
-            #[cfg(feature = "postgres")]
-            Arguments::Postgres(_) => Some(Box::new(self.clone())),
-            #[cfg(feature = "sqlite")]
-            Arguments::Sqlite(_) => None,
-        }
     }
 }
 
