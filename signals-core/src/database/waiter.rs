@@ -46,7 +46,11 @@ impl std::fmt::Debug for Told {
 }
 
 /// The longest time after which a waiting writer checks whether the one before it is polled.
-const LONGEST_PAUSE: Duration = PATIENCE.saturating_mul(16);
+pub(super) const LONGEST_PAUSE: Duration = PATIENCE.saturating_mul(16);
+
+/// How often all waiting writers together check that, about. Otherwise, thousands of them would keep the processor from the one whose turn it
+/// is.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_micros(300);
 
 /// A writer that has waited for so long, and was late again, gets twice as much time for each further offer: its future is polled, but its
 /// runtime may be slow each time. Not before, because the writes that its task makes meanwhile wait for that time.
@@ -122,6 +126,8 @@ impl Waiter {
 pub(crate) struct Place {
     queue: Arc<WriteQueue>,
     id: u64,
+    /// The pool of which the waiter needs a connection.
+    needs: Option<PoolId>,
     told: oneshot::Receiver<Told>,
 }
 
@@ -133,7 +139,7 @@ impl Place {
         {
             let mut state = self.queue.state();
             let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
-            waited_for = state.waits_for(state.waiting[at].entry.needs);
+            waited_for = state.waits_for(self.needs);
             // Dropped after the lock is released.
             _left = state.waiting.remove(at);
         }
@@ -151,11 +157,13 @@ impl Place {
         // Dropped after the lock is released, because it wakes the task.
         let _removed;
         let mut state = self.queue.state();
-        let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
-        let Waiter { writer, entry, .. } = state.waiting[at];
-        if !state.try_begin(writer, entry.needs, true) {
+        // Before the search, because there may be many waiters.
+        if !state.may_begin(self.needs, true) {
             return None;
         }
+        let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
+        let writer = state.waiting[at].writer;
+        state.try_begin(writer, self.needs, true);
         _removed = state.waiting.remove(at);
         Some(state.turn(&self.queue, writer))
     }
@@ -250,8 +258,7 @@ impl WriteQueue {
                     return Ok(Grant::Turn(turn));
                 }
                 if !limit.left().is_zero() {
-                    let has_offer = self.state().has_offer();
-                    pause = if has_offer { PATIENCE } else { LONGEST_PAUSE.min(2 * pause) };
+                    pause = self.state().pause_after(pause, place.id);
                 } else if let Some((holder, since)) = place.leave() {
                     return Err(timed_out(limit.start.elapsed(), holder, since));
                 } else {
@@ -330,7 +337,7 @@ impl WriteQueue {
             true => state.waiting.push_front(waiter),
             false => state.waiting.push_back(waiter),
         }
-        Err(Place { queue: Arc::clone(self), id, told })
+        Err(Place { queue: Arc::clone(self), id, needs: entry.needs, told })
     }
 
     /// Adds a statement to the batch of the last waiter, or begins a batch.
