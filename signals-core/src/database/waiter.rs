@@ -105,7 +105,7 @@ impl Entry {
 
 #[derive(Debug)]
 pub(super) struct Waiter {
-    pub(super) id: u64,
+    pub(super) id: i64,
     pub(super) writer: Writer,
     pub(super) entry: Entry,
     /// The statement of the writer, if another task may execute it.
@@ -125,7 +125,7 @@ impl Waiter {
 #[derive(Debug)]
 pub(crate) struct Place {
     queue: Arc<WriteQueue>,
-    id: u64,
+    id: i64,
     /// The pool of which the waiter needs a connection.
     needs: Option<PoolId>,
     told: oneshot::Receiver<Told>,
@@ -138,7 +138,7 @@ impl Place {
         let (_left, waited_for);
         {
             let mut state = self.queue.state();
-            let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
+            let at = state.place_of(self.id)?;
             waited_for = state.waits_for(self.needs);
             // Dropped after the lock is released.
             _left = state.waiting.remove(at);
@@ -161,7 +161,7 @@ impl Place {
         if !state.may_begin(self.needs, true) {
             return None;
         }
-        let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
+        let at = state.place_of(self.id)?;
         let writer = state.waiting[at].writer;
         state.try_begin(writer, self.needs, true);
         _removed = state.waiting.remove(at);
@@ -330,8 +330,7 @@ impl WriteQueue {
         if state.try_begin(writer, entry.needs, entry.first) {
             return Ok(state.turn(self, writer));
         }
-        let id = state.arrived;
-        state.arrived += 1;
+        let id = state.next_id(entry.first);
         let waiter = Waiter { id, writer, entry, statement: queued, told: sender };
         match entry.first {
             true => state.waiting.push_front(waiter),

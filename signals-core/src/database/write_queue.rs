@@ -48,8 +48,8 @@ pub(super) struct State {
     pub(super) waiting: VecDeque<Waiter>,
     /// What a waiter has been told to take. Not sent to it, so that it can be withdrawn if the future of the waiter is not polled.
     offer: Option<Offered>,
-    /// The number of waiters so far, which identifies them.
-    pub(super) arrived: u64,
+    /// How many waiters were added at the back and at the front so far. Their numbers ascend from the front to the back.
+    added: (i64, i64),
     /// The number of turns so far, which identifies the current one.
     turns: u64,
     /// Whether the last group had several units. Their writers probably come back at once, and the first one should not commit alone.
@@ -69,7 +69,7 @@ type Holder = (Writer, Instant);
 #[derive(Debug)]
 struct Offered {
     /// The number of the waiter.
-    to: u64,
+    to: i64,
     /// How long the waiter may take to accept it.
     patience: Duration,
     offer: Offer,
@@ -155,7 +155,7 @@ impl State {
     }
 
     /// What was offered to the waiter with this number, which takes it now.
-    pub(super) fn take_offer(&mut self, id: u64, queue: &Arc<WriteQueue>) -> Option<Grant> {
+    pub(super) fn take_offer(&mut self, id: i64, queue: &Arc<WriteQueue>) -> Option<Grant> {
         let Offered { offer, .. } = self.offer.take_if(|offered| offered.to == id)?;
         let (writer, since) = self.holder.as_mut()?;
         *since = Instant::now();
@@ -168,17 +168,33 @@ impl State {
 
     /// How long the waiter with this number, which has checked whether another one is late, waits until it checks again. `pause`: how long it
     /// has waited.
-    pub(super) fn pause_after(&self, pause: Duration, id: u64) -> Duration {
+    pub(super) fn pause_after(&self, pause: Duration, id: i64) -> Duration {
         let pause = if self.offer.is_some() { PATIENCE } else { LONGEST_PAUSE.min(2 * pause) };
         let round = CHECK_INTERVAL.saturating_mul(self.waiting.len() as u32);
         // From 1/2 to 3/2, so that waiters that have come at the same time do not check at the same time.
-        pause.max(round.saturating_mul(32 + (id % 64) as u32) / 64)
+        pause.max(round.saturating_mul(32 + id.rem_euclid(64) as u32) / 64)
     }
 
     /// Gives the turn to a writer.
     fn begin(&mut self, writer: Writer) {
         self.holder = Some((writer, Instant::now()));
         self.turns += 1;
+    }
+
+    /// A number for a waiter that is added at the front or at the back.
+    pub(super) fn next_id(&mut self, at_front: bool) -> i64 {
+        let (back, front) = &mut self.added;
+        if at_front {
+            *front += 1;
+            return -*front;
+        }
+        *back += 1;
+        *back
+    }
+
+    /// Where the waiter with this number is in the queue.
+    pub(super) fn place_of(&self, id: i64) -> Option<usize> {
+        self.waiting.binary_search_by_key(&id, |waiter| waiter.id).ok()
     }
 
     /// Takes the next writer out of the queue.
