@@ -862,6 +862,35 @@ mod postgres {
     }
 
     #[tokio::test]
+    async fn connections_that_died_while_idle_fail_no_raw_sql() {
+        let test = common::TestDb::postgres("died_raw").await;
+        let proxy = Proxy::start(&test.url).await;
+        let other = Db::connect(&test.url).await.unwrap();
+        table(&other, "users", "name TEXT NOT NULL UNIQUE").await;
+        user("known").save(&other).await.unwrap();
+        for db in [Db::connect(&test.url).await.unwrap(), proxy.db(&test.url).await] {
+            for way in 0..4 {
+                crowd_of_connections(&db).await;
+                hang_up(&other).await;
+                proxy.all_closed().await;
+                let select = "SELECT name FROM users WHERE id = $1";
+                let done = match way {
+                    0 => db.query(select).bind(1_i64).fetch_one::<(String,)>().await.map(|_| 1),
+                    1 => db.query("UPDATE users SET name = $1").bind("known").execute().await,
+                    2 => db.execute("UPDATE users SET name = 'known'").await,
+                    _ => {
+                        let mut conn = db.acquire().await.unwrap();
+                        conn.execute("SELECT 1; UPDATE users SET name = 'known'").await.map(|_| 1)
+                    }
+                };
+                assert_eq!(done.unwrap_or_else(|error| panic!("{way}: {error}")), 1, "{way}");
+            }
+            db.close().await;
+        }
+        test.passed().await;
+    }
+
+    #[tokio::test]
     async fn a_read_that_is_terminated_while_it_runs_is_not_sent_again() {
         use futures_util::TryStreamExt;
 

@@ -843,6 +843,25 @@ async fn the_timeout_limits_the_waits_for_the_turn_and_for_a_connection_together
     test.passed().await;
 }
 
+/// Each of them checks whether the one before it is polled, which must not take the time of the one whose turn it is.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn thousands_of_waiting_writers_get_their_turns() {
+    let test = rows("thousands").await;
+    let options = Db::options().pragma("synchronous", "OFF");
+    let db = options.acquire_timeout(Duration::from_secs(60)).connect(&test.url).await.unwrap();
+    let tx = db.begin().await.unwrap();
+    let waiting = (0..20_000).map(|n| {
+        let db = db.clone();
+        tokio::spawn(async move { plain(n).save(&db).await })
+    });
+    let waiting: Vec<_> = waiting.collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    tx.rollback().await.unwrap();
+    all_ok(waiting).await;
+    assert_eq!(count(&test.db, "rows").await, 20_000);
+    test.passed().await;
+}
+
 /// A runtime whose tasks take long polls its writers late each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_is_polled_late_each_time_gets_its_turn() {

@@ -1,5 +1,7 @@
 //! SQL with arguments, written once for both databases.
 
+use std::time::Instant;
+
 use sqlx::SqlStr;
 use sqlx::error::BoxDynError;
 
@@ -7,7 +9,10 @@ use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Sink, Statement,
 use crate::database::conn::Conn;
 use crate::database::decode::caught;
 use crate::database::execution::{Execution, Returns};
+use crate::database::run::was_dead;
 use crate::database::source::Source;
+use crate::database::sql_scan;
+use crate::error::driver::did_nothing;
 use crate::error::{Error, Result};
 
 /// One supertrait for each database. It has no requirements if the feature of the database is not enabled.
@@ -235,16 +240,45 @@ impl Conn<'_> {
     /// Runs SQL that the application wrote, without arguments.
     pub(crate) async fn execute_all(&mut self, sql: SqlStr) -> Result<u64> {
         let controls = self.before_raw(sql.as_str()).await?;
-        let result = Execution::plain(self.connected(), sql).run_to_end(&mut |_| ()).await;
-        self.after_raw(controls, result).await
+        loop {
+            let (sent, again, mut answered) = (Instant::now(), sql.clone(), false);
+            let execution = Execution::plain(self.connected(), again);
+            let result = execution.run_noting_answer(&mut |_| (), &mut answered).await;
+            match self.after_raw(controls, result).await {
+                Err(error) if !answered => self.reconnect_raw(error, sql.as_str(), sent).await?,
+                done => return done,
+            }
+        }
     }
 
     /// Runs a statement that the application wrote, and passes its rows to `sink`.
-    pub(crate) async fn run_raw(&mut self, statement: Statement, sink: Sink<'_>) -> Result<u64> {
+    pub(crate) async fn run_raw(
+        &mut self,
+        mut statement: Statement,
+        sink: Sink<'_>,
+    ) -> Result<u64> {
         let controls = self.before_raw(statement.sql.as_str()).await?;
-        let mut again = self.again(&statement);
-        let result =
-            self.run_or_retry(statement, &mut again, Returns::Rows, sink, &mut false).await;
-        self.after_raw(controls, result).await
+        loop {
+            let (sent, mut again, mut answered) = (Instant::now(), self.again(&statement), false);
+            let run = self.run_or_retry(statement, &mut again, Returns::Rows, sink, &mut answered);
+            let result = run.await;
+            match (self.after_raw(controls, result).await, again) {
+                (Err(error), Some(again)) if !answered => {
+                    self.reconnect_raw(error, again.sql.as_str(), sent).await?;
+                    statement = again;
+                }
+                (done, _) => return done,
+            }
+        }
+    }
+
+    /// Replaces a connection that was dead before the SQL of the application was executed on it. Otherwise, returns the error.
+    async fn reconnect_raw(&mut self, error: Error, sql: &str, sent: Instant) -> Result<()> {
+        let kind = self.kind();
+        // These can commit in between.
+        let may_commit = sql_scan::alters(kind, sql) || sql_scan::find(kind, sql).is_some();
+        let may_repeat =
+            |error: &sqlx::Error| !may_commit && did_nothing(error) && was_dead(error, sent);
+        self.reconnect(error, may_repeat).await
     }
 }

@@ -47,7 +47,11 @@ impl std::fmt::Debug for Told {
 }
 
 /// The longest time after which a waiting writer checks whether the one before it is polled.
-const LONGEST_PAUSE: Duration = PATIENCE.saturating_mul(16);
+pub(super) const LONGEST_PAUSE: Duration = PATIENCE.saturating_mul(16);
+
+/// How often all waiting writers together check that, about. Otherwise, thousands of them would keep the processor from the one whose turn it
+/// is.
+pub(super) const CHECK_INTERVAL: Duration = Duration::from_micros(300);
 
 /// A writer that has waited for so long, and was late again, gets twice as much time for each further offer: its future is polled, but its
 /// runtime may be slow each time. Not before, because the writes that its task makes meanwhile wait for that time.
@@ -102,7 +106,7 @@ impl Entry {
 
 #[derive(Debug)]
 pub(super) struct Waiter {
-    pub(super) id: u64,
+    pub(super) id: i64,
     pub(super) writer: Writer,
     pub(super) entry: Entry,
     /// The statement of the writer, if another task may execute it.
@@ -122,7 +126,9 @@ impl Waiter {
 #[derive(Debug)]
 pub(crate) struct Place {
     queue: Arc<WriteQueue>,
-    id: u64,
+    id: i64,
+    /// The pool of which the waiter needs a connection.
+    needs: Option<PoolId>,
     told: oneshot::Receiver<Told>,
 }
 
@@ -133,8 +139,8 @@ impl Place {
         let (_left, waited_for);
         {
             let mut state = self.queue.state();
-            let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
-            waited_for = state.waits_for(state.waiting[at].entry.needs);
+            let at = state.place_of(self.id)?;
+            waited_for = state.waits_for(self.needs);
             // Dropped after the lock is released.
             _left = state.waiting.remove(at);
         }
@@ -152,11 +158,13 @@ impl Place {
         // Dropped after the lock is released, because it wakes the task.
         let _removed;
         let mut state = self.queue.state();
-        let at = state.waiting.iter().position(|waiter| waiter.id == self.id)?;
-        let Waiter { writer, entry, .. } = state.waiting[at];
-        if !state.try_begin(writer, entry.needs, true) {
+        // Before the search, because there may be many waiters.
+        if !state.may_begin(self.needs, true) {
             return None;
         }
+        let at = state.place_of(self.id)?;
+        let writer = state.waiting[at].writer;
+        state.try_begin(writer, self.needs, true);
         _removed = state.waiting.remove(at);
         Some(state.turn(&self.queue, writer))
     }
@@ -251,8 +259,7 @@ impl WriteQueue {
                     return Ok(Grant::Turn(turn));
                 }
                 if !limit.left().is_zero() {
-                    let has_offer = self.state().has_offer();
-                    pause = if has_offer { PATIENCE } else { LONGEST_PAUSE.min(2 * pause) };
+                    pause = self.state().pause_after(pause, place.id);
                 } else if let Some((holder, since)) = place.leave() {
                     return Err(timed_out(limit.start.elapsed(), holder, since));
                 } else {
@@ -324,14 +331,13 @@ impl WriteQueue {
         if state.try_begin(writer, entry.needs, entry.first) {
             return Ok(state.turn(self, writer));
         }
-        let id = state.arrived;
-        state.arrived += 1;
+        let id = state.next_id(entry.first);
         let waiter = Waiter { id, writer, entry, statement: queued, told: sender };
         match entry.first {
             true => state.waiting.push_front(waiter),
             false => state.waiting.push_back(waiter),
         }
-        Err(Place { queue: Arc::clone(self), id, told })
+        Err(Place { queue: Arc::clone(self), id, needs: entry.needs, told })
     }
 
     /// Adds a statement to the batch of the last waiter, or begins a batch.

@@ -12,7 +12,7 @@
 //!   late: its future is not polled, as with `buffer_unordered` or `select!`. Then another writer takes the turn, or a writer that has
 //!   finished ends the group. The late writer is the first in the queue when it is polled again. After two seconds, or half of the acquire
 //!   timeout, it gets more time. Waiting writers check at growing intervals whether another one is late. All of them do, because it is unknown
-//!   which of them are polled.
+//!   which of them are polled; the more there are, the more seldom each one does.
 //! - A writer that already has a connection waits for its turn with it, and may pass a reservation.
 
 use std::collections::{HashMap, VecDeque};
@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{QueuedStatement, Texts};
-use crate::database::waiter::{Grant, Waiter};
+use crate::database::waiter::{CHECK_INTERVAL, Grant, LONGEST_PAUSE, Waiter};
 use crate::database::write_turn::Turn;
 use crate::database::writer::{Writer, WriterId};
 use crate::error::Result;
@@ -49,8 +49,8 @@ pub(super) struct State {
     pub(super) waiting: VecDeque<Waiter>,
     /// What a waiter has been told to take. Not sent to it, so that it can be withdrawn if the future of the waiter is not polled.
     offer: Option<Offered>,
-    /// The number of waiters so far, which identifies them.
-    pub(super) arrived: u64,
+    /// How many waiters were added at the back and at the front so far. Their numbers ascend from the front to the back.
+    added: (i64, i64),
     /// The number of turns so far, which identifies the current one.
     turns: u64,
     /// Whether the last group had several units. Their writers probably come back at once, and the first one should not commit alone.
@@ -70,7 +70,7 @@ type Holder = (Writer, Instant);
 #[derive(Debug)]
 struct Offered {
     /// The number of the waiter.
-    to: u64,
+    to: i64,
     /// How long the waiter may take to accept it.
     patience: Duration,
     offer: Offer,
@@ -85,6 +85,8 @@ enum Offer {
     /// A connection that has the turn, with the open transaction of a group.
     Group(AnyLease),
 }
+
+const IS_TURN: fn(&Offer) -> bool = |offer| matches!(offer, Offer::Turn);
 
 /// If a writer does not take what is offered to it within this time, it is assumed that its future is not polled.
 pub(super) const PATIENCE: Duration = Duration::from_millis(20);
@@ -106,23 +108,27 @@ struct Slow {
 }
 
 impl State {
-    /// Gives the turn to a writer, if no other one has it, or if the one to which it was offered is late.
-    /// `needs`: the pool of which it needs a connection. `has_waited`: otherwise, it does not overtake writers that have.
+    /// Gives the turn to a writer, if it [may begin](Self::may_begin).
     pub(super) fn try_begin(
         &mut self,
         writer: Writer,
         needs: Option<PoolId>,
         has_waited: bool,
     ) -> bool {
-        let may_overtake = has_waited || self.waiting.is_empty();
-        let may_begin = self.reservation(needs).is_none()
-            && (self.holder.is_none()
-                || may_overtake
-                    && self.withdraw(false, |offer| matches!(offer, Offer::Turn)).is_some());
+        let may_begin = self.may_begin(needs, has_waited);
         if may_begin {
+            self.withdraw(false, IS_TURN);
             self.begin(writer);
         }
         may_begin
+    }
+
+    /// Whether no other writer has the turn, or the one to which it was offered is late. `needs`: the pool of which the writer needs a
+    /// connection. `has_waited`: otherwise, it does not overtake writers that have.
+    pub(super) fn may_begin(&self, needs: Option<PoolId>, has_waited: bool) -> bool {
+        let may_overtake = has_waited || self.waiting.is_empty();
+        self.reservation(needs).is_none()
+            && (self.holder.is_none() || may_overtake && self.is_late(IS_TURN))
     }
 
     /// The reservation for which a writer waits that needs a connection of this pool.
@@ -136,17 +142,21 @@ impl State {
         self.holder.or_else(|| self.reservation(needs))
     }
 
+    /// Whether an offer of this kind has not been taken in time.
+    fn is_late(&self, is_kind: fn(&Offer) -> bool) -> bool {
+        self.holder.zip(self.offer.as_ref()).is_some_and(|((_, since), offered)| {
+            is_kind(&offered.offer) && since.elapsed() >= offered.patience
+        })
+    }
+
     /// Withdraws an offer of this kind if it has not been taken in time, or `at_once`.
     fn withdraw(&mut self, at_once: bool, is_kind: fn(&Offer) -> bool) -> Option<Offer> {
-        let (_, since) = self.holder?;
-        let withdrawn = self.offer.take_if(|offered| {
-            is_kind(&offered.offer) && (at_once || since.elapsed() >= offered.patience)
-        });
-        withdrawn.map(|offered| offered.offer)
+        let is_late = at_once || self.is_late(is_kind);
+        self.offer.take_if(|offered| is_late && is_kind(&offered.offer)).map(|taken| taken.offer)
     }
 
     /// What was offered to the waiter with this number, which takes it now.
-    pub(super) fn take_offer(&mut self, id: u64, queue: &Arc<WriteQueue>) -> Option<Grant> {
+    pub(super) fn take_offer(&mut self, id: i64, queue: &Arc<WriteQueue>) -> Option<Grant> {
         let Offered { offer, .. } = self.offer.take_if(|offered| offered.to == id)?;
         let (writer, since) = self.holder.as_mut()?;
         *since = Instant::now();
@@ -157,9 +167,13 @@ impl State {
         })
     }
 
-    /// Whether a writer may be late soon.
-    pub(super) fn has_offer(&self) -> bool {
-        self.offer.is_some()
+    /// How long the waiter with this number, which has checked whether another one is late, waits until it checks again. `pause`: how long it
+    /// has waited.
+    pub(super) fn pause_after(&self, pause: Duration, id: i64) -> Duration {
+        let pause = if self.offer.is_some() { PATIENCE } else { LONGEST_PAUSE.min(2 * pause) };
+        let round = CHECK_INTERVAL.saturating_mul(self.waiting.len() as u32);
+        // From 1/2 to 3/2, so that waiters that have come at the same time do not check at the same time.
+        pause.max(round.saturating_mul(32 + id.rem_euclid(64) as u32) / 64)
     }
 
     /// Adds a reservation of a connection of this pool.
@@ -171,6 +185,22 @@ impl State {
     fn begin(&mut self, writer: Writer) {
         self.holder = Some((writer, Instant::now()));
         self.turns += 1;
+    }
+
+    /// A number for a waiter that is added at the front or at the back.
+    pub(super) fn next_id(&mut self, at_front: bool) -> i64 {
+        let (back, front) = &mut self.added;
+        if at_front {
+            *front += 1;
+            return -*front;
+        }
+        *back += 1;
+        *back
+    }
+
+    /// Where the waiter with this number is in the queue.
+    pub(super) fn place_of(&self, id: i64) -> Option<usize> {
+        self.waiting.binary_search_by_key(&id, |waiter| waiter.id).ok()
     }
 
     /// Takes the next writer out of the queue.

@@ -50,8 +50,8 @@ impl Db {
     /// one database on one connection.
     ///
     /// A connection is only pinged before use if it was idle for at least one second. If a write finds a dead
-    /// connection before anything was executed, it is repeated on another connection, and so is a read of a model within a second. A
-    /// connection that refuses a write because its server has become a standby is closed afterwards.
+    /// connection before anything was executed, it is repeated on another connection, and so are raw SQL and a read of a model within a
+    /// second. A connection that refuses a write because its server has become a standby is closed afterwards.
     ///
     /// For other settings, use [`Db::options`], or create the pool with sqlx and use [`Db::from`].
     ///
