@@ -341,8 +341,8 @@ pub(crate) async fn is_virtual(conn: &mut Conn<'_>, rows: &dyn Rows) -> Result<b
 const SQLITE_VIRTUAL: &str = "SELECT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') AND \
      type = 'virtual')";
 
-/// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if the columns have no
-/// unique index, or a deferrable one.
+/// Whether an INSERT can write these columns and name them in `ON CONFLICT`. It cannot if the columns have no
+/// unique index, or a deferrable one, or if the column is GENERATED ALWAYS.
 ///
 /// # Errors
 ///
@@ -414,7 +414,8 @@ const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)
 /// table with rules does not support `ON CONFLICT`. The index of a key WITHOUT OVERLAPS is an exclusion constraint, which it does not
 /// use.
 const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) \
-     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND NOT indisexclusion AND indisvalid \
+     AND relhasrules) AND NOT EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname::text = $2 AND \
+     attidentity = 'a') FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND NOT indisexclusion AND indisvalid \
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
      FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $2";
 
