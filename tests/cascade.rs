@@ -383,7 +383,22 @@ mod trees {
         SCENE.log.push(format!("gone {} {:?}", M::NAME, deleted.pk()));
     }
 
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "cells")]
+    pub(crate) struct Cell {
+        pub(crate) id: Option<i64>,
+        #[model(belongs_to = Self, on_delete = cascade)]
+        pub(crate) parent: Option<i64>,
+    }
+
+    #[receiver(post_delete_batch, sender = Cell)]
+    fn cells_gone(deleted: PostDeleteBatch<'_, Cell>) {
+        let ids: Vec<_> = deleted.instances.iter().flat_map(|cell| cell.id).collect();
+        SCENE.log.push(format!("{ids:?}"));
+    }
+
     pub(crate) async fn tables(db: &Db) {
+        common::table(db, "cells", "parent BIGINT REFERENCES cells").await;
         common::table(
             db,
             "branches",
@@ -722,6 +737,27 @@ on_every_database! {
         for table in ["artists", "albums", "songs", "composers", "records", "tracks"] {
             assert_eq!(count(&db, table).await, 0, "{table}");
         }
+    }
+
+    async fn the_rows_of_a_statement_are_one_batch_in_any_order_of_the_tree(db: Db) {
+        use trees::*;
+
+        let _turn = SCENE.begin().await;
+        tables(&db).await;
+        chain(&db, "cells", 4, ("", "")).await;
+        common::execute(&db, "INSERT INTO cells (id, parent) VALUES (5, 1), (6, 2)").await;
+        let mut rows = Cell::query("ORDER BY id").fetch_all(&db).await.unwrap();
+        assert_eq!(Cell::delete_many(&db, &mut rows).await.unwrap(), 6);
+        // A statement of SQLite does not contain both a row and a row that references it.
+        let batches = match db.kind() {
+            sqlx_signals::DatabaseKind::Sqlite => &["[4, 5, 6]", "[3]", "[2]", "[1]"][..],
+            sqlx_signals::DatabaseKind::Postgres => &["[1, 2, 3, 4, 5, 6]"],
+        };
+        let mut log = SCENE.log.take();
+        log.sort();
+        let mut expected = batches.to_vec();
+        expected.sort();
+        assert_eq!(log, expected);
     }
 
     async fn a_row_outside_the_deleted_tree_restricts(db: Db) {
@@ -1079,5 +1115,42 @@ mod texts {
             assert_eq!(Kept::delete_many(&db, &mut [kept("LEAF"), kept("OTHER")]).await.unwrap(), 2);
             assert_eq!(count(&db, "branches").await, 0);
         }
+    }
+}
+
+/// A row that only PostgreSQL can store belongs to no row of SQLite.
+#[cfg(all(feature = "sqlite", feature = "postgres"))]
+mod other_database {
+    use super::*;
+
+    #[derive(Debug, Clone, Model)]
+    #[model(table = "owners")]
+    struct Owner {
+        id: Option<i64>,
+    }
+
+    macro_rules! labels {
+        ($($model:ident $on_delete:ident)*) => { $(
+            #[derive(Debug, Clone, Model)]
+            struct $model {
+                id: Option<i64>,
+                #[model(belongs_to = Owner, on_delete = $on_delete)]
+                owner: Option<i64>,
+                labels: Vec<String>,
+            }
+        )* };
+    }
+
+    labels!(CascadedLabels cascade RestrictingLabels restrict ClearedLabels set_null);
+
+    #[tokio::test]
+    async fn rows_that_another_database_stores_are_not_looked_for() {
+        let db = Db::connect("sqlite::memory:").await.unwrap();
+        db.execute("CREATE TABLE owners (id INTEGER PRIMARY KEY)").await.unwrap();
+        let mut owners = [Owner { id: None }, Owner { id: None }, Owner { id: None }];
+        Owner::insert_many(&db, &mut owners).await.unwrap();
+        assert!(owners[0].delete(&db).await.unwrap());
+        assert!(Owner::delete_by_key(&db, 2).await.unwrap());
+        assert_eq!(Owner::query("").delete(&db).await.unwrap(), 1);
     }
 }

@@ -202,6 +202,46 @@ mod strength {
         test.passed().await;
     }
 
+    /// Whatever may follow the UPDATE of a row that is not found: a lock, or an INSERT.
+    #[tokio::test]
+    async fn a_stale_write_does_not_wait_on_any_table() {
+        for (name, alter) in [
+            (
+                "stale_beside_trigger",
+                "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+                 CREATE TRIGGER touch BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION touch()",
+            ),
+            (
+                "stale_with_deferrable_key",
+                "DROP TABLE orders; ALTER TABLE products DROP CONSTRAINT products_pkey;
+                 ALTER TABLE products ADD PRIMARY KEY (id) DEFERRABLE",
+            ),
+            (
+                "stale_with_generated_key",
+                "ALTER TABLE products ALTER id DROP DEFAULT, ALTER id ADD GENERATED ALWAYS AS IDENTITY",
+            ),
+        ] {
+            let test = TestDb::postgres(name).await;
+            products(&test, 3).await;
+            execute(&test.db, alter).await;
+            let mut other = connection(&test).await;
+            run(&mut other, "BEGIN; UPDATE products SET name = 'other'").await.unwrap();
+            let db = Db::connect(&test.url).await.unwrap();
+            assert_stale_at_once!(
+                test, Versioned, save, update, save_name, delete, update_many, delete_many
+            );
+            assert_stale_at_once!(
+                test, WatchedVersioned, save, update, save_name, delete, update_many, delete_many
+            );
+            let mut row = Versioned { version: 7, ..Versioned::of(1) };
+            let error = without_waiting(name, row.save(&db)).await.unwrap_err();
+            assert!(error.is_stale(), "{name}: {error:?}");
+            run(&mut other, "ROLLBACK").await.unwrap();
+            db.close().await;
+            test.passed().await;
+        }
+    }
+
     /// Four transactions insert a row that references one other, and then save that.
     async fn outcomes<M: Model + Portable>(test: &TestDb) -> Vec<String> {
         let barrier = std::sync::Arc::new(tokio::sync::Barrier::new(4));

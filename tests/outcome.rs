@@ -1038,6 +1038,31 @@ on_every_database! {
     }
 }
 
+#[derive(Debug, Clone, Model)]
+#[model(table = "drafts")]
+struct Draft {
+    id: i64,
+    n: i64,
+    #[model(version)]
+    version: i64,
+}
+
+on_every_database! {
+    async fn a_stale_row_is_not_stored_again_without_a_unique_index_of_the_key(db: Db) {
+        execute(&db, "CREATE TABLE drafts (id BIGINT NOT NULL, n BIGINT NOT NULL, version BIGINT NOT NULL)").await;
+        let mut row = Draft { id: 1, n: 1, version: 1 };
+        assert!(row.save(&db).await.unwrap().created);
+        row.save(&db).await.unwrap();
+        let mut stale = Draft { id: 1, n: 2, version: 1 };
+        assert!(stale.save(&db).await.unwrap_err().is_stale());
+        let mut tx = db.begin().await.unwrap();
+        assert!(stale.save(&mut tx).await.unwrap_err().is_stale());
+        tx.rollback().await.unwrap();
+        assert_eq!((count(&db, "drafts").await, row.version), (1, 2));
+        assert_eq!(Draft::get(&db, 1).await.unwrap().n, 1);
+    }
+}
+
 #[cfg(feature = "postgres")]
 mod deferrable {
     use super::*;

@@ -455,6 +455,35 @@ on_every_database! {
         }
     }
 
+    async fn rows_of_every_clause_are_written(db: Db) {
+        for (clause, written) in [
+            ("WHERE id = 1 UNION SELECT * FROM tasks WHERE id = 2", &[1, 2][..]),
+            ("WHERE id = 1 UNION ALL SELECT * FROM tasks WHERE id < 3", &[1, 2]),
+            ("AS t WHERE t.id > 1 EXCEPT SELECT * FROM tasks WHERE id = 2", &[3]),
+            ("ORDER BY 2 DESC LIMIT 1", &[3]),
+            ("AS t ORDER BY 3 DESC, 2 LIMIT 1", &[1]),
+        ] {
+            for (watched, deletes) in [(false, false), (true, false), (false, true), (true, true)] {
+                let what = format!("{clause}, {watched} {deletes}");
+                execute(&db, "DROP TABLE IF EXISTS comments; DROP TABLE IF EXISTS tasks").await;
+                table(&db, "comments", "task_id BIGINT NOT NULL").await;
+                table(&db, "tasks", "team TEXT NOT NULL, points BIGINT NOT NULL").await;
+                let rows = "INSERT INTO tasks VALUES (1, 'a', 3), (2, 'b', 2), (3, 'c', 1)";
+                execute(&db, rows).await;
+                let count = match (watched, deletes) {
+                    (false, false) => Task::query(clause).set(Task::POINTS, 0).update(&db).await,
+                    (true, false) => Watched::query(clause).set(Watched::POINTS, 0).update(&db).await,
+                    (false, true) => Task::query(clause).delete(&db).await,
+                    (true, true) => Discussed::query(clause).delete(&db).await,
+                };
+                assert_eq!(count.unwrap(), written.len() as u64, "{what}");
+                let left = Task::query("WHERE points > 0 ORDER BY id").fetch_all(&db).await.unwrap();
+                let expected: Vec<_> = (1..=3).filter(|id| !written.contains(id)).collect();
+                assert_eq!(ids(&left), expected, "{what}");
+            }
+        }
+    }
+
     async fn a_page_can_have_joins_and_comments(db: Db) {
         let all = tasks(&db, &["a", "b", "a"]).await;
         table(&db, "comments", "task_id BIGINT NOT NULL").await;

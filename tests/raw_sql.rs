@@ -672,6 +672,28 @@ mod postgres {
         test.passed().await;
     }
 
+    #[tokio::test]
+    async fn a_query_begins_a_transaction_without_a_statement_cache() {
+        let test = TestDb::postgres("query_begins_without_cache").await;
+        let _turn = notes(&test.db).await;
+        let db = Db::options().statement_cache(false).connect(&test.url).await.unwrap();
+        let mut conn = db.acquire().await.unwrap();
+        for (end, stored) in [("ROLLBACK", &[][..]), ("COMMIT", &["a"])] {
+            conn.query("BEGIN").execute().await.unwrap();
+            conn.query("INSERT INTO notes (text) VALUES ($1)").bind("a").execute().await.unwrap();
+            let error = note("b").save(&mut conn).await.unwrap_err();
+            assert!(matches!(error, Error::CommitNotObservable { .. }), "{error:?}");
+            conn.query(end).execute().await.unwrap();
+            assert_eq!(texts(&test.db).await, stored);
+        }
+        let left_open = db.query("BEGIN").execute().await.unwrap_err();
+        assert!(left_open.is_rolled_back(), "{left_open:?}");
+        drop(conn);
+        db.close().await;
+        drop(_turn);
+        test.passed().await;
+    }
+
     /// Procedures and blocks cannot end a transaction that is open, and outside one they end their own.
     #[tokio::test]
     async fn procedures_that_commit_fail_inside_a_transaction() {

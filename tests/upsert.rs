@@ -459,3 +459,31 @@ async fn concurrent_saves_of_a_new_row_with_a_trigger_lose_no_write() {
     }
     test.passed().await;
 }
+
+#[cfg(feature = "postgres")]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_whose_key_is_generated_always_is_upserted_again() {
+    let test = common::TestDb::postgres("upsert_of_generated_key").await;
+    let db = &test.db;
+    execute(
+        db,
+        "CREATE TABLE users (id BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY, \"E-Mail\" TEXT NOT NULL UNIQUE, \
+         tenant INTEGER NOT NULL, name TEXT NOT NULL)",
+    )
+    .await;
+    let mut ann = user("ann", "Ann");
+    assert!(ann.upsert(db, &[User::EMAIL]).await.unwrap().created);
+    for in_transaction in [false, true] {
+        ann.name.push('!');
+        let mut tx = db.begin().await.unwrap();
+        let saved = match in_transaction {
+            false => ann.upsert(db, &[User::EMAIL]).await,
+            true => ann.upsert(&mut tx, &[User::EMAIL]).await,
+        };
+        let saved = saved.unwrap();
+        tx.commit().await.unwrap();
+        assert!(!saved.created && Some(saved.pk) == ann.id);
+        assert_eq!(User::get(db, saved.pk).await.unwrap(), ann);
+    }
+    test.passed().await;
+}

@@ -822,3 +822,41 @@ async fn a_transaction_of_the_program_is_not_part_of_a_group() {
     assert!(commits(&test) - before >= 10, "each transaction commits by itself");
     test.passed().await;
 }
+
+/// A row with a version, whose receiver can refuse the save, so that it is saved in a transaction.
+#[derive(Debug, Clone, Model)]
+#[model(table = "versioned")]
+struct Refusable {
+    id: Option<i64>,
+    n: i64,
+    #[model(version)]
+    version: i64,
+}
+
+#[receiver(post_save, sender = Refusable)]
+fn accept(_: PostSave<'_, Refusable>) -> Result<(), &'static str> {
+    Ok(())
+}
+
+/// Before its COMMIT, the transaction of a write for which others wait is prepared for theirs.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_save_that_is_dropped_while_others_wait_leaves_the_stored_version() {
+    let test = rows("dropped_while_others_wait").await;
+    let mut row = Refusable { id: None, n: 0, version: 1 };
+    row.save(&test.db).await.unwrap();
+    for pending in 0..30 {
+        row.n += 1;
+        let (_, other) = {
+            let save = cancelled_after(row.save(&test.db), pending);
+            let mut other = Plain { id: None, n: pending as i64 };
+            let other = async { other.save(&test.db).await };
+            tokio::join!(save, other)
+        };
+        other.unwrap();
+        // Waits for a COMMIT that was not awaited.
+        test.db.begin().await.unwrap().rollback().await.unwrap();
+        let stored = Refusable::get(&test.db, row.id.unwrap()).await.unwrap();
+        assert_eq!(row.version, stored.version, "{pending}");
+    }
+    test.passed().await;
+}

@@ -8,7 +8,7 @@ use sqlx::error::BoxDynError;
 use crate::database::backend::{AnyRow, Arguments, DatabaseKind, Sink, Statement, on};
 use crate::database::conn::Conn;
 use crate::database::decode::caught;
-use crate::database::execution::{Execution, Returns};
+use crate::database::execution::{Execution, Naming, Returns};
 use crate::database::run::was_dead;
 use crate::database::source::Source;
 use crate::database::sql_scan;
@@ -258,6 +258,12 @@ impl Conn<'_> {
         sink: Sink<'_>,
     ) -> Result<u64> {
         let controls = self.before_raw(statement.sql.as_str()).await?;
+        if controls && self.naming() != Naming::Named && statement.args.len() == 0 {
+            // Prepared without a name, it would run in a transaction of its own, and have no effect.
+            let execution = Execution::plain(self.connected(), statement.sql);
+            let result = execution.run_to_end(sink).await;
+            return self.after_raw(controls, result).await;
+        }
         loop {
             let (sent, mut again, mut answered) = (Instant::now(), self.again(&statement), false);
             let run = self.run_or_retry(statement, &mut again, Returns::Rows, sink, &mut answered);

@@ -1,5 +1,6 @@
 //! A write as a unit of a [`Group`]: how it begins, and how it passes the connection to the next writer.
 
+use futures_util::future::{BoxFuture, Either, Ready, ready};
 #[cfg(feature = "sqlite")]
 use futures_util::{FutureExt, TryStreamExt};
 #[cfg(feature = "sqlite")]
@@ -26,6 +27,9 @@ use crate::error::{Error, Result};
 /// their constraints are not looked up.
 const DEFERS: &str = "SELECT EXISTS (SELECT 1 FROM (SELECT sql FROM sqlite_schema UNION ALL SELECT sql FROM sqlite_temp_schema) WHERE sql LIKE \
      '%INITIALLY%DEFERRED%') OR EXISTS (SELECT 1 FROM pragma_database_list WHERE name NOT IN ('main', 'temp'))";
+
+/// Whether the statements before a shared COMMIT have succeeded.
+type Prepared = Result<(), sqlx::Error>;
 
 impl Conn<'_> {
     fn group(&mut self) -> Option<&mut Box<Group>> {
@@ -163,23 +167,40 @@ impl Conn<'_> {
         self.pass_on().await
     }
 
-    /// Commits the outermost transaction of a write of the library, or ends its unit, and waits until it is committed.
-    pub(crate) async fn commit_shared(&mut self) -> Result<(), CommitFailed> {
+    /// Call this before [`commit_shared`](Self::commit_shared). Ends the unit of a write of the library, or makes its transaction the first unit
+    /// of a group if other writers wait. Then the first poll of the commit passes the connection on: what is done here may still be
+    /// dropped, which rolls back.
+    pub(crate) fn prepare_shared_commit(
+        &mut self,
+    ) -> Either<Ready<Prepared>, BoxFuture<'_, Prepared>> {
         let is_unit = self.is_in_group();
         self.note_unit(true);
-        if !is_unit && !self.may_be_followed().await {
-            return self.commit_raw().await.map_err(CommitFailed::Statement);
+        match is_unit || self.is_followed() {
+            true => Either::Right(Box::pin(self.end_or_begin_group(is_unit))),
+            false => Either::Left(ready(Ok(()))),
         }
-        if !is_unit {
-            let Some(raw) = self.connected() else {
-                return Err(CommitFailed::Statement(sqlx::Error::PoolClosed));
-            };
-            let mark = SqlStr::from_static(MARK);
-            let marked = on!(RawConn, raw, DB, conn => DB::simple(conn, mark).await);
-            self.note_answer(marked).map_err(CommitFailed::Statement)?;
-            self.begin_group();
-        } else {
-            self.end_unit().await.map_err(CommitFailed::Statement)?;
+    }
+
+    async fn end_or_begin_group(&mut self, is_unit: bool) -> Prepared {
+        if is_unit {
+            return self.end_unit().await;
+        }
+        if self.defers_constraints().await {
+            return Ok(());
+        }
+        let Some(raw) = self.connected() else { return Err(sqlx::Error::PoolClosed) };
+        let mark = SqlStr::from_static(MARK);
+        let marked = on!(RawConn, raw, DB, conn => DB::simple(conn, mark).await);
+        self.note_answer(marked)?;
+        self.begin_group();
+        Ok(())
+    }
+
+    /// Commits the outermost transaction of a write of the library, or passes the connection of its group on, and waits until it is
+    /// committed.
+    pub(crate) async fn commit_shared(&mut self) -> Result<(), CommitFailed> {
+        if !self.is_in_group() {
+            return self.commit_raw().await.map_err(CommitFailed::Statement);
         }
         match self.pass_on().await {
             GroupEnd::Committed => Ok(()),
@@ -214,8 +235,8 @@ impl Conn<'_> {
         }
     }
 
-    /// Whether the next waiting writer may execute its unit in this transaction.
-    async fn may_be_followed(&mut self) -> bool {
+    /// Whether the next waiting writer may execute its unit in this transaction, unless constraints are deferred.
+    fn is_followed(&mut self) -> bool {
         let is_plain = !self.is_borrowed()
             && self.state.frames.len() == 1
             && !self.state.foreign
@@ -225,7 +246,7 @@ impl Conn<'_> {
         let Some(lease) = self.lease_mut() else { return false };
         let queue = lease.state().turn.as_ref().and_then(Turn::queue);
         let is_awaited = queue.is_some_and(|queue| queue.is_awaited_by(group));
-        is_awaited && self.depth_now() == 1 && !self.defers_constraints().await
+        is_awaited && self.depth_now() == 1
     }
 
     /// Whether a constraint of the database may be checked only by COMMIT. If this is unknown, it is looked up.

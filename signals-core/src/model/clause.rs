@@ -117,8 +117,13 @@ impl<'c> Clause<'c> {
         else {
             return false;
         };
-        let is_number = |token: Token<'_>| {
-            token.name().is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_digit()))
+        // The number of a column is the first word of a term.
+        let mut begins = false;
+        let mut is_number = |token: Token<'_>| {
+            let is_digit = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+            let is_number = begins && token.name().is_some_and(is_digit);
+            begins = token == Token::Comma || token.is_word(&["BY"]);
+            is_number
         };
         let ends = |token: &Token<'_>| {
             token.is_word(&["HAVING", "WINDOW", "LIMIT", "OFFSET", "FETCH", "FOR"])
@@ -157,6 +162,7 @@ enum Token<'c> {
     Word(&'c str),
     /// A quoted identifier, with its quotes, or a word that can only be a name.
     Quoted(&'c str),
+    Comma,
     Other,
 }
 
@@ -168,7 +174,7 @@ impl<'c> Token<'c> {
     fn name(self) -> Option<&'c str> {
         match self {
             Self::Word(name) | Self::Quoted(name) => Some(name),
-            Self::Other => None,
+            Self::Comma | Self::Other => None,
         }
     }
 }
@@ -240,6 +246,10 @@ impl<'c> Iterator for Tokens<'c> {
                     } else {
                         Token::Word(word)
                     }
+                }
+                ',' => {
+                    self.take(1);
+                    Token::Comma
                 }
                 other => {
                     self.take(other.len_utf8());
@@ -432,6 +442,7 @@ mod tests {
             "ORDER BY a LIMIT 1",
             "ORDER BY a OFFSET 1",
             "ORDER BY a2",
+            "ORDER BY a * 2, b - 1 DESC",
             "GROUP BY a HAVING b > 1",
         ] {
             assert!(!clause(text).needs_columns(), "{text}");

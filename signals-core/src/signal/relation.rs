@@ -94,6 +94,18 @@ impl Dependent {
         self.relation.on_delete
     }
 
+    /// Whether this database can store the child.
+    pub(crate) fn is_stored_in(self, kind: DatabaseKind) -> bool {
+        self.empty_rows(kind).is_some()
+    }
+
+    fn empty_rows(self, kind: DatabaseKind) -> Option<EmptyRows> {
+        match kind {
+            DatabaseKind::Sqlite => self.relation.sqlite,
+            DatabaseKind::Postgres => self.relation.postgres,
+        }
+    }
+
     /// Whether all `belongs_to` columns of the child have `on_delete = cascade`.
     pub(crate) fn only_cascades(self) -> bool {
         self.child.relations.iter().all(|relation| relation.on_delete == OnDelete::Cascade)
@@ -105,11 +117,7 @@ impl Dependent {
         kind: DatabaseKind,
         field: Option<usize>,
     ) -> Option<Box<dyn SignalRows>> {
-        let children = match kind {
-            DatabaseKind::Sqlite => self.relation.sqlite,
-            DatabaseKind::Postgres => self.relation.postgres,
-        };
-        children.map(|EmptyRows(rows)| rows(field))
+        self.empty_rows(kind).map(|EmptyRows(rows)| rows(field))
     }
 }
 

@@ -211,8 +211,8 @@ impl<'c> Transaction<'c> {
     }
 
     /// Rolls back if the transaction is marked as failed, and returns the reason as [`Error::RolledBack`]. Otherwise passes the
-    /// changes of the transaction to the receivers that run once per transaction, writes what it has collected for its commit, and rolls
-    /// back if that fails.
+    /// changes of the transaction to the receivers that run once per transaction, writes what it has collected for its commit, executes
+    /// what precedes a COMMIT that other writes share, and rolls back if that fails.
     pub(crate) async fn check(&mut self) -> Result<()> {
         let _ = self.conn.verify().await;
         if !self.is_innermost().await {
@@ -222,10 +222,16 @@ impl<'c> Transaction<'c> {
             if self.depth == 1 {
                 self.conn.finish_changes();
             }
-            return match self.depth == 1 && self.frame().outbox.is_some() {
-                true => self.write_outbox().await,
-                false => Ok(()),
-            };
+            if self.depth == 1 && self.frame().outbox.is_some() {
+                self.write_outbox().await?;
+            }
+            if self.shares_commit
+                && let Err(error) = self.conn.prepare_shared_commit().await
+            {
+                let _ = self.undo().await;
+                return Err(error.into());
+            }
+            return Ok(());
         };
         // If this fails, the database rolls back when the connection is closed.
         let _ = self.undo().await;

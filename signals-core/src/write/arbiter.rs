@@ -11,8 +11,8 @@ use crate::table::rows::Rows;
 use crate::table::schema::split_schema;
 use crate::write::inspect::{POSTGRES_ARBITER, POSTGRES_SKIPS_UPDATES, arbiter_names, revalidate};
 
-/// Whether an INSERT can name these columns in `ON CONFLICT`. It cannot if the columns have no
-/// unique index, or a deferrable one.
+/// Whether an INSERT can write these columns and name them in `ON CONFLICT`. It cannot if the columns have no
+/// unique index, or a deferrable one, or if the column is GENERATED ALWAYS.
 ///
 /// # Errors
 ///

@@ -153,12 +153,13 @@ pub(crate) fn settle<'s>(
     Box::pin(settle_locked(conn, rows, row, update, writes))
 }
 
-/// Locks the stored rows of a chunk as an UPDATE does, if they can be locked. Returns them with these columns, after the number of the row.
+/// Locks the stored rows of a chunk as an UPDATE does, if they can be locked. If `checked`, only rows with the version of the instance: an
+/// UPDATE does not wait for the others. Returns them with these columns, after the number of the row.
 pub(crate) async fn lock(
     conn: &mut Conn<'_>,
     rows: &dyn Rows,
     chunk: &Chunk,
-    on: &[usize],
+    (on, checked): (&[usize], bool),
     columns: Vec<usize>,
 ) -> Result<Vec<AnyRow>> {
     let kind = match can_lock(conn, rows, Verb::Save).await? {
@@ -166,6 +167,7 @@ pub(crate) async fn lock(
         false => StatementKind::Select,
     };
     let mut spec = StatementSpec::new(kind, chunk.input, columns, on.to_vec());
+    spec.checked = checked && rows.schema().has(ColumnGroup::Version);
     compare_as_columns(conn, rows, chunk, &mut spec).await?;
     Ok(all(conn, statement(conn.kind(), rows, chunk, &spec)?).await?.0)
 }
@@ -179,7 +181,7 @@ async fn settle_locked(
 ) -> Result<Unwritten> {
     let (model, chunk) = (rows.schema(), Chunk::of_row(row));
     let every = (0..model.columns.len()).collect();
-    let Some(found) = lock(conn, rows, &chunk, update.on, every).await?.pop() else {
+    let Some(found) = lock(conn, rows, &chunk, (update.on, false), every).await?.pop() else {
         return Ok(Unwritten::Gone);
     };
     if update.checked && model.has(ColumnGroup::Version) {

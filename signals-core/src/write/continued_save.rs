@@ -78,7 +78,12 @@ impl ContinuedSave<'_, '_> {
     /// UPDATE, or INSERT if there is no such row.
     async fn save(&mut self, on: Option<&[usize]>, tried: bool) -> Result<Stored> {
         let kind = self.conn.kind();
+        // An INSERT cannot write a key that is GENERATED ALWAYS, which is no arbiter.
+        let writes_key = self.rows.has_key(0) && self.rows.schema().generates_key();
         let at_once = match on {
+            Some(_) if writes_key && kind == DatabaseKind::Postgres => {
+                self.key_is_arbiter().await?
+            }
             Some(_) => kind == DatabaseKind::Postgres,
             None => saves_at_once(self.rows.schema(), kind) && self.key_is_arbiter().await?,
         };
@@ -311,10 +316,10 @@ impl ContinuedSave<'_, '_> {
         if found == Some(true) {
             return Ok(Some(UPDATED));
         }
-        // A row with another version is not looked up after the INSERT in a transaction, because PostgreSQL accepts no further statements
-        // after a unique violation.
+        // Before the INSERT, which would store a row with another version once more if the key has no unique index, would wait for a
+        // transaction that is writing the row, and could not be followed by a lookup inside a transaction of PostgreSQL.
         let versioned = self.rows.schema().has(ColumnGroup::Version);
-        let looks_before = found.is_none() && versioned && self.conn.in_transaction();
+        let looks_before = found.is_none() && versioned;
         if looks_before && look(self.conn, self.rows).await? != Look::Gone {
             return Ok(None);
         }

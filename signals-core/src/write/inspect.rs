@@ -341,7 +341,8 @@ pub(super) fn arbiter_names(kind: DatabaseKind, rows: &dyn Rows, on: &[usize]) -
 /// table with rules does not support `ON CONFLICT`. The index of a key WITHOUT OVERLAPS is an exclusion constraint, which it does not
 /// use.
 pub(super) const POSTGRES_ARBITER: &str = "SELECT coalesce(bool_and(indimmediate), false) AND NOT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) \
-     AND relhasrules) FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND NOT indisexclusion AND indisvalid \
+     AND relhasrules) AND NOT EXISTS (SELECT 1 FROM pg_attribute WHERE attrelid = to_regclass($1) AND attname::text = $2 AND \
+     attidentity = 'a') FROM pg_index WHERE indrelid = to_regclass($1) AND indisunique AND NOT indisexclusion AND indisvalid \
      AND indpred IS NULL AND indexprs IS NULL AND (SELECT string_agg(attname::text, chr(1) ORDER BY attname::text COLLATE \"C\") \
      FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY((indkey::int2[])[0:indnkeyatts - 1])) = $2";
 

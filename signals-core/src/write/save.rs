@@ -192,7 +192,7 @@ async fn update_many(
     for chunk in &chunks {
         if update.locked {
             // Otherwise it would not be known whether a trigger has skipped a row, or its previous row was outdated.
-            lock(conn, rows, chunk, update.on, Vec::new()).await?;
+            lock(conn, rows, chunk, (update.on, update.checked), Vec::new()).await?;
         }
         let stored = locate::write_and_locate(conn, rows, chunk, BulkOp::Update(&update)).await?;
         if stored.len() < chunk.rows.len()

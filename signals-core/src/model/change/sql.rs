@@ -67,8 +67,10 @@ impl<M: Model> ByCondition<M> {
         // PostgreSQL cannot lock a derived result, so the rows are selected from the table by their keys. So are rows with
         // expressions, which refer to columns of the table alone.
         let computes = matches!(self, Self::Update(set) if !set.expressions.is_empty());
+        // So are rows of a clause that counts the columns of the SELECT, or has another SELECT.
         let derived = kind == DatabaseKind::Postgres && clause.is_derived()
-            || computes && clause.table(model.table).is_some();
+            || computes && clause.table(model.table).is_some()
+            || clause.needs_columns();
         let table = clause.table(model.table).filter(|_| !derived);
         let mut sql = String::new();
         for (index, column) in model.columns.iter().enumerate() {
@@ -142,8 +144,19 @@ fn by_condition<M: Model>(kind: DatabaseKind, clause: Clause<'_>, lock: &str) ->
     let list = |name: &dyn Fn(usize) -> String| {
         model.group(ColumnGroup::Key).map(name).collect::<Vec<_>>().join(", ")
     };
-    let found = list(&|key| format!("{table}.{}", model.name(key)));
-    let found = format!("SELECT {found} FROM {} {}{lock}\n", model.table, clause.text);
+    let found = match clause.needs_columns() {
+        false => {
+            let keys = list(&|key| format!("{table}.{}", model.name(key)));
+            format!("SELECT {keys} FROM {} {}{lock}\n", model.table, clause.text)
+        }
+        true => {
+            let every = model.columns.iter().map(|c| format!("{table}.{}", c.name));
+            let every = every.collect::<Vec<_>>().join(", ");
+            let keys = list(&|key| model.name(key).to_owned());
+            let (from, clause) = (model.table, clause.text);
+            format!("SELECT {keys} FROM (SELECT {every} FROM {from} {clause}{lock}\n) AS _all\n")
+        }
+    };
     let keys = list(&|key| model.qualified(key));
     match kind {
         DatabaseKind::Postgres => (

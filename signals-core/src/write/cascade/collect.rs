@@ -212,14 +212,16 @@ impl<'d> Collector<'d> {
         Ok(())
     }
 
-    /// The relations with this `on_delete` that reference the model of a group.
+    /// The relations with this `on_delete` that reference the model of a group. A model that this database cannot store has no rows in it.
     fn dependents(
         &self,
         group: usize,
         on_delete: OnDelete,
     ) -> impl Iterator<Item = Dependent> + use<> {
-        let all = dependents(self.groups[group].rows.id()).iter().copied();
-        all.filter(move |dependent| dependent.on_delete() == on_delete)
+        let (all, kind) = (dependents(self.groups[group].rows.id()).iter().copied(), self.kind);
+        all.filter(move |dependent| {
+            dependent.on_delete() == on_delete && dependent.is_stored_in(kind)
+        })
     }
 
     /// Collects the rows that reference some rows of a group and are deleted with them.

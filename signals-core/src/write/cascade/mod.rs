@@ -318,7 +318,7 @@ impl Collector<'_> {
         let (mut batches, mut kept) = (Vec::new(), Vec::new());
         for chunk in chunks_of_run(rows, conn, run, start) {
             let deleted = delete_chunk(rows, conn, notifier, &chunk, origin).await?;
-            batches.extend(chunk::runs(deleted.rows.into_iter().map(|row| rows.slice_index(row))));
+            batches.extend(chunk::slices(rows, deleted.rows.into_iter()));
             kept.extend(deleted.kept);
         }
         Ok(WriteOutcome { kept, ..WriteOutcome::several(None, batches) })
