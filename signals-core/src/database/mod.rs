@@ -35,6 +35,7 @@ pub(crate) mod run;
 pub(crate) mod runtimes;
 pub(crate) mod schema_cache;
 pub(crate) mod sent_statements;
+pub(crate) mod slow_writers;
 pub(crate) mod source;
 mod spin;
 pub(crate) mod sql;

@@ -15,16 +15,17 @@
 //!   which of them are polled; the more there are, the more seldom each one does.
 //! - A writer that already has a connection waits for its turn with it, and may pass a reservation.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{QueuedStatement, Texts};
+use crate::database::slow_writers::SlowWriters;
 use crate::database::waiter::{CHECK_INTERVAL, Grant, LONGEST_PAUSE, Waiter};
 use crate::database::write_turn::Turn;
-use crate::database::writer::{Writer, WriterId};
+use crate::database::writer::Writer;
 use crate::error::Result;
 use crate::task::pool_id::{PoolId, QueueId};
 
@@ -60,7 +61,7 @@ pub(super) struct State {
     /// How long the last shared COMMIT took.
     commit_time: Duration,
     /// The writes whose last transaction in a group took long.
-    slow: HashMap<WriterId, Slow>,
+    slow: SlowWriters,
 }
 
 /// A writer for which others wait, and since when.
@@ -90,22 +91,6 @@ const IS_TURN: fn(&Offer) -> bool = |offer| matches!(offer, Offer::Turn);
 
 /// If a writer does not take what is offered to it within this time, it is assumed that its future is not polled.
 pub(super) const PATIENCE: Duration = Duration::from_millis(20);
-
-/// A transaction that takes less than this is not slow, even if a COMMIT takes less.
-const NOT_SLOW: Duration = Duration::from_millis(2);
-
-/// How long a slow write stays out of groups, at least. It then joins one again, because alone it may not be measured.
-const STAYS_SLOW: Duration = Duration::from_secs(1);
-
-/// How many times as long as it took a slow write stays out of groups, at least. So other writes seldom wait for it.
-const STAYS_SLOW_TIMES: u32 = 10;
-
-/// A write that took long.
-#[derive(Debug)]
-struct Slow {
-    time: Duration,
-    noted_at: Instant,
-}
 
 impl State {
     /// Gives the turn to a writer, if it [may begin](Self::may_begin).
@@ -215,7 +200,7 @@ impl State {
         let joins = |next: &Waiter| {
             next.entry.joins.is_some_and(|joins| group.is_none_or(|group| joins == group))
                 && self.reservation(next.entry.needs).is_none()
-                && !self.is_slow(next.writer)
+                && !self.slow.contain(next.writer, self.commit_time)
         };
         !self.was_refused && self.waiting.front().is_some_and(joins)
     }
@@ -230,13 +215,6 @@ impl State {
     pub(super) fn may_append(&self, statement: &QueuedStatement) -> bool {
         let last = self.waiting.back().and_then(|waiter| waiter.statement.as_ref());
         statement.is_first() || last.is_some_and(|last| statement.follows(last))
-    }
-
-    fn is_slow(&self, writer: Writer) -> bool {
-        self.slow.get(&writer.id()).is_some_and(|slow| {
-            let stays_slow = STAYS_SLOW.max(slow.time.saturating_mul(STAYS_SLOW_TIMES));
-            slow.time > self.commit_time && slow.noted_at.elapsed() < stays_slow
-        })
     }
 
     /// The turn that has just begun.
@@ -376,12 +354,7 @@ impl WriteQueue {
     pub(crate) fn note_unit(&self, is_complete: bool) {
         let mut state = self.state();
         let Some((writer, since)) = state.holder else { return };
-        let time = since.elapsed();
-        if time > NOT_SLOW {
-            state.slow.insert(writer.id(), Slow { time, noted_at: Instant::now() });
-        } else if is_complete && !state.slow.is_empty() {
-            state.slow.remove(&writer.id());
-        }
+        state.slow.note(writer, since.elapsed(), is_complete);
     }
 
     /// Records the COMMIT of a group of this many units, and how long it took, if that is known.

@@ -10,6 +10,7 @@ pub(crate) mod binds;
 pub(crate) mod change;
 pub(crate) mod check;
 pub(crate) mod clause;
+mod clause_tokens;
 pub(crate) mod ddl;
 pub(crate) mod decode;
 pub(crate) mod executor;
