@@ -11,6 +11,7 @@ use sqlx::error::BoxDynError;
 use crate::database::backend::value::Bindable;
 use crate::database::backend::{AnyRow, AnyType, Arguments, Backend, DatabaseKind, Field, Take};
 use crate::table::automatic::{AutoNow, Version};
+#[cfg(feature = "json")]
 use crate::table::json_column::JsonColumn;
 use crate::table::notation::Notation;
 
