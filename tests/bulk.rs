@@ -954,6 +954,19 @@ mod sqlite {
                 assert!(matches!(&error, Error::Row { row, .. } if *row == refused), "{error:?}");
                 tx.commit().await.unwrap();
                 assert_eq!(count(db, "marks").await, 1, "{create}");
+
+                let mut tx = Transaction::from(db.sqlite().unwrap().begin().await.unwrap());
+                Mark { key: 60_000, n: "1".to_owned() }.insert(&mut tx).await.unwrap();
+                let mut savepoint = tx.begin().await.unwrap();
+                Mark { key: 70_000, n: "1".to_owned() }.insert(&mut savepoint).await.unwrap();
+                let error = Mark::insert_many(&mut savepoint, &mut many).await.unwrap_err();
+                assert!(matches!(&error, Error::Row { row, .. } if *row == refused), "{error:?}");
+                savepoint.rollback().await.unwrap();
+                assert_eq!(Mark::query("").count(&mut tx).await.unwrap(), 2, "{create}");
+                let error = Mark::insert_many(&mut tx, &mut many).await.unwrap_err();
+                assert!(matches!(&error, Error::Row { row, .. } if *row == refused), "{error:?}");
+                assert!(tx.commit().await.unwrap_err().is_rolled_back());
+                assert_eq!(count(db, "marks").await, 1, "{create}");
                 execute(db, "DELETE FROM marks").await;
             }
             execute(db, "DROP TABLE marks").await;
