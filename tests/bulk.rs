@@ -122,6 +122,10 @@ async fn items(db: &Db) {
     table(db, "notes", "item_id BIGINT NOT NULL REFERENCES items ON DELETE CASCADE").await;
 }
 
+async fn execute_in(tx: &mut Transaction<'_>, sql: &str) {
+    tx.execute(sqlx::AssertSqlSafe(sql.to_owned())).await.unwrap();
+}
+
 async fn stored(db: &Db) -> Vec<Item> {
     Item::query("ORDER BY id").fetch_all(db).await.unwrap()
 }
@@ -355,6 +359,64 @@ on_every_database! {
         assert_row(&error, "insert", 1, "`None`");
         assert!(tx.commit().await.unwrap_err().is_rolled_back());
         assert_eq!(count(&db, "items").await, 0);
+    }
+
+    async fn a_refused_row_of_a_later_statement_in_a_transaction(db: Db) {
+        items(&db).await;
+        // It conflicts with a row of the same statement, of an earlier statement, or of the transaction.
+        for other in [7_770, 3, 10_000] {
+            let mut tx = db.begin().await.unwrap();
+            let mut first = item(10_000);
+            first.save(&mut tx).await.unwrap();
+            let mut many: Vec<_> = (0..10_000).map(item).collect();
+            many[7_777].n = other;
+            let before = many.clone();
+            let mut savepoint = tx.begin().await.unwrap();
+            item(10_001).save(&mut savepoint).await.unwrap();
+            let error = Item::insert_many(&mut savepoint, &mut many).await.unwrap_err();
+            assert_row(&error, "insert", 7_777, "`None`");
+            assert!(error.is_unique_violation() && many == before, "{error:?}");
+            savepoint.rollback().await.unwrap();
+            assert_eq!(Item::all(&mut tx).await.unwrap(), [first], "the savepoint contains the damage");
+
+            many[7_777].n = 7_777;
+            Item::insert_many(&mut tx, &mut many).await.unwrap();
+            many.iter_mut().for_each(|item| item.n += 100_000);
+            many[7_777].n = if other == 10_000 { other } else { other + 100_000 };
+            let (before, key) = (many.clone(), many[7_777].id.unwrap());
+            let mut savepoint = tx.begin().await.unwrap();
+            Note { id: None, item_id: key }.save(&mut savepoint).await.unwrap();
+            let error = Item::update_many(&mut savepoint, &mut many).await.unwrap_err();
+            assert_row(&error, "update", 7_777, &key.to_string());
+            assert!(error.is_unique_violation() && many == before, "{error:?}");
+            savepoint.rollback().await.unwrap();
+            let kept = Item::query("WHERE n <= 10000").count(&mut tx).await.unwrap();
+            assert_eq!(kept, 10_001, "the savepoint contains the damage");
+
+            execute_in(&mut tx, "CREATE TABLE kept (item_id BIGINT NOT NULL REFERENCES items)").await;
+            execute_in(&mut tx, &format!("INSERT INTO kept VALUES ({key})")).await;
+            let mut savepoint = tx.begin().await.unwrap();
+            item(10_001).save(&mut savepoint).await.unwrap();
+            let error = Item::delete_many(&mut savepoint, &mut many).await.unwrap_err();
+            assert_row(&error, "delete", 7_777, &key.to_string());
+            assert!(error.is_foreign_key_violation() && many == before, "{error:?}");
+            savepoint.rollback().await.unwrap();
+            assert_eq!(Item::query("").count(&mut tx).await.unwrap(), 10_001);
+            tx.rollback().await.unwrap();
+
+            // Without a savepoint, nothing of the transaction is stored.
+            let mut many: Vec<_> = (0..10_000).map(item).collect();
+            many[7_777].n = other;
+            let before = many.clone();
+            let done = db.transaction(async |tx| {
+                item(10_000).save(&mut *tx).await?;
+                let error = Item::insert_many(&mut *tx, &mut many).await.unwrap_err();
+                assert_row(&error, "insert", 7_777, "`None`");
+                Err::<(), _>(error)
+            });
+            assert_row(&done.await.unwrap_err(), "insert", 7_777, "`None`");
+            assert_eq!((many == before, count(&db, "items").await), (true, 0));
+        }
     }
 
     async fn an_error_about_no_row_names_no_row(db: Db) {
@@ -847,6 +909,95 @@ mod only_postgres {
         let mut rows = notes(["a", "a", "a", "40001"]);
         let error = Note::insert_many(&test.db, &mut rows).await.unwrap_err();
         assert!(error.is_retryable() && !matches!(&error, Error::Row { .. }), "{error:?}");
+        test.passed().await;
+    }
+}
+
+#[cfg(feature = "sqlite")]
+mod sqlite {
+    use super::*;
+    use crate::common::TestDb;
+
+    #[derive(Debug, Clone, PartialEq, Model)]
+    #[model(table = "marks")]
+    struct Mark {
+        #[model(primary_key)]
+        key: i64,
+        n: String,
+    }
+
+    fn marks(refused: usize) -> Vec<Mark> {
+        let mut marks: Vec<_> = (0..20_000).map(|key| Mark { key, n: key.to_string() }).collect();
+        marks[refused].n = "x".to_owned();
+        marks
+    }
+
+    /// SQLite keeps what a statement has stored before a value that a STRICT table refuses, if the table has no other constraint.
+    const TABLES: [&str; 3] = [
+        "CREATE TABLE marks (key INTEGER PRIMARY KEY, n INTEGER) STRICT",
+        "CREATE TABLE marks (key INTEGER, n INTEGER) STRICT",
+        "CREATE TABLE marks (key INTEGER PRIMARY KEY, n TEXT CHECK (n <> 'x')) WITHOUT ROWID",
+    ];
+
+    #[tokio::test]
+    async fn a_refused_row_in_a_transaction_of_sqlx() {
+        let test = TestDb::sqlite(module_path!()).await;
+        let db = &test.db;
+        for (create, refused) in TABLES.iter().flat_map(|sql| [(sql, 2), (sql, 15_000)]) {
+            execute(db, create).await;
+            for rows in [refused + 3, 20_000] {
+                let mut many = marks(refused);
+                many.truncate(rows);
+                let mut tx = db.sqlite().unwrap().begin().await.unwrap();
+                Mark { key: 50_000, n: "1".to_owned() }.insert(&mut tx).await.unwrap();
+                let error = Mark::insert_many(&mut tx, &mut many).await.unwrap_err();
+                assert!(matches!(&error, Error::Row { row, .. } if *row == refused), "{error:?}");
+                tx.commit().await.unwrap();
+                assert_eq!(count(db, "marks").await, 1, "{create}");
+
+                let mut tx = Transaction::from(db.sqlite().unwrap().begin().await.unwrap());
+                Mark { key: 60_000, n: "1".to_owned() }.insert(&mut tx).await.unwrap();
+                let mut savepoint = tx.begin().await.unwrap();
+                Mark { key: 70_000, n: "1".to_owned() }.insert(&mut savepoint).await.unwrap();
+                let error = Mark::insert_many(&mut savepoint, &mut many).await.unwrap_err();
+                assert!(matches!(&error, Error::Row { row, .. } if *row == refused), "{error:?}");
+                savepoint.rollback().await.unwrap();
+                assert_eq!(Mark::query("").count(&mut tx).await.unwrap(), 2, "{create}");
+                let error = Mark::insert_many(&mut tx, &mut many).await.unwrap_err();
+                assert!(matches!(&error, Error::Row { row, .. } if *row == refused), "{error:?}");
+                assert!(tx.commit().await.unwrap_err().is_rolled_back());
+                assert_eq!(count(db, "marks").await, 1, "{create}");
+                execute(db, "DELETE FROM marks").await;
+            }
+            execute(db, "DROP TABLE marks").await;
+        }
+        test.passed().await;
+    }
+
+    #[tokio::test]
+    async fn a_row_that_a_trigger_of_a_referencing_table_refuses() {
+        let test = TestDb::sqlite(module_path!()).await;
+        let db = &test.db;
+        items(db).await;
+        for action in ["ABORT", "FAIL", "ROLLBACK"] {
+            execute(db, &format!("CREATE TRIGGER refuse BEFORE DELETE ON notes BEGIN SELECT RAISE({action}, 'x'); END")).await;
+            let mut tx = db.begin().await.unwrap();
+            let mut many: Vec<_> = (0..10).map(item).collect();
+            Item::insert_many(&mut tx, &mut many).await.unwrap();
+            Note { id: None, item_id: many[7].id.unwrap() }.save(&mut tx).await.unwrap();
+            let mut savepoint = tx.begin().await.unwrap();
+            item(20).save(&mut savepoint).await.unwrap();
+            let error = Item::delete_many(&mut savepoint, &mut many).await.unwrap_err();
+            savepoint.rollback().await.unwrap();
+            if action == "ROLLBACK" {
+                assert!(tx.commit().await.unwrap_err().is_rolled_back(), "{error:?}");
+            } else {
+                assert_row(&error, "delete", 7, &many[7].id.unwrap().to_string());
+                tx.commit().await.unwrap();
+                assert_eq!((count(db, "items").await, count(db, "notes").await), (10, 1));
+            }
+            execute(db, "DROP TRIGGER refuse; DELETE FROM notes; DELETE FROM items").await;
+        }
         test.passed().await;
     }
 }

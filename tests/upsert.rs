@@ -473,12 +473,14 @@ async fn a_row_whose_key_is_generated_always_is_upserted_again() {
     .await;
     let mut ann = user("ann", "Ann");
     assert!(ann.upsert(db, &[User::EMAIL]).await.unwrap().created);
-    for in_transaction in [false, true] {
+    for (column, in_transaction) in
+        [(User::EMAIL, false), (User::EMAIL, true), (User::ID, false), (User::ID, true)]
+    {
         ann.name.push('!');
         let mut tx = db.begin().await.unwrap();
         let saved = match in_transaction {
-            false => ann.upsert(db, &[User::EMAIL]).await,
-            true => ann.upsert(&mut tx, &[User::EMAIL]).await,
+            false => ann.upsert(db, &[column]).await,
+            true => ann.upsert(&mut tx, &[column]).await,
         };
         let saved = saved.unwrap();
         tx.commit().await.unwrap();

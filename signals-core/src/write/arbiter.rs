@@ -8,8 +8,8 @@ use crate::database::conn::Conn;
 use crate::database::schema_cache::TableFacts;
 use crate::error::Result;
 use crate::table::rows::Rows;
-use crate::table::schema::split_schema;
-use crate::write::inspect::{POSTGRES_ARBITER, POSTGRES_SKIPS_UPDATES, arbiter_names, revalidate};
+use crate::table::schema::{split_schema, stored_name};
+use crate::write::inspect::{POSTGRES_ARBITER, POSTGRES_SKIPS_UPDATES, revalidate};
 
 /// Whether an INSERT can write these columns and name them in `ON CONFLICT`. It cannot if the columns have no
 /// unique index, or a deferrable one, or if the column is GENERATED ALWAYS.
@@ -61,6 +61,18 @@ fn look_up_arbiter<'s>(
         );
         Ok(arbiter)
     })
+}
+
+/// The names of columns, as the statements compare them with those of an index.
+pub(super) fn arbiter_names(kind: DatabaseKind, rows: &dyn Rows, on: &[usize]) -> String {
+    let name = |column: &usize| match (kind, rows.columns()[*column]) {
+        // The case of ASCII letters does not matter in names.
+        (DatabaseKind::Sqlite, name) => name.to_ascii_lowercase(),
+        (DatabaseKind::Postgres, name) => stored_name(kind, name).to_owned(),
+    };
+    let mut names: Vec<_> = on.iter().map(name).collect();
+    names.sort_unstable();
+    names.join("\u{1}")
 }
 
 const SQLITE_ARBITER: &str = "SELECT coalesce((SELECT group_concat(name, char(1)) FROM (SELECT lower(name) AS name FROM pragma_table_info($2, $3) WHERE pk > 0 ORDER BY \

@@ -90,8 +90,12 @@ impl ContinuedSave<'_, '_> {
         let at_once = at_once && !self.before && !self.may_skip_updates().await?;
         // Without a unique index on the columns, an UPDATE could change any number of rows. So the
         // INSERT comes first, and the database refuses its `ON CONFLICT`. With a unique index, the
-        // UPDATE comes first, because an INSERT consumes a sequence value and fires INSERT triggers.
+        // UPDATE comes first, because an INSERT consumes a sequence value and fires INSERT triggers. A key that the database generates is
+        // no arbiter either if it is GENERATED ALWAYS, and then the INSERT is always refused.
+        let model = self.rows.schema();
+        let is_key = |on: &[usize]| model.group(ColumnGroup::Key).eq(on.iter().copied());
         let insert_first = match on {
+            Some(on) if writes_key && kind == DatabaseKind::Postgres && is_key(on) => false,
             Some(on) if !at_once => !arbiter::is_arbiter(self.conn, self.rows, on).await?,
             _ => false,
         };

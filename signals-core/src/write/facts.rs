@@ -39,6 +39,11 @@ impl SchemaCache {
         self.tables.load().get(rows.id()).is_some_and(|known| known.plain)
     }
 
+    /// Whether it is known that a refused statement has no effect.
+    pub(super) fn is_atomic(&self, rows: &dyn Rows) -> bool {
+        self.tables.load().get(rows.id()).is_some_and(|known| known.atomic == Some(true))
+    }
+
     /// Whether an INSERT can name the given columns in `ON CONFLICT`, if this is known.
     pub(crate) fn arbiter(&self, rows: &dyn Rows, are: impl Fn(&[usize]) -> bool) -> Option<bool> {
         let all = self.tables.load();

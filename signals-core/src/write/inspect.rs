@@ -10,6 +10,7 @@ use crate::error::{Error, Result, driver};
 use crate::table::rows::Rows;
 use crate::table::schema::{ColumnGroup, ColumnRole, Schema, split_schema, stored_name};
 use crate::write::WriteKind;
+use crate::write::arbiter::arbiter_names;
 use crate::write::facts::{begins_with_insert, returned};
 use crate::write::row_locks::{self, POSTGRES_ROW_LOCKS};
 
@@ -114,6 +115,7 @@ async fn in_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, seen: Columns) -> Resul
 
 /// The text of a statement that reads the catalog of a database of the connection.
 fn in_schema(sql: &str, schema: &str) -> AssertSqlSafe<String> {
+    let sql = sql.replace("{schemas}", SQLITE_SCHEMAS).replace("{atomic}", SQLITE_ATOMIC);
     AssertSqlSafe(sql.replace("{schema}", &schema.replace('"', "\"\"")))
 }
 
@@ -123,14 +125,9 @@ fn in_schema(sql: &str, schema: &str) -> AssertSqlSafe<String> {
 ///
 /// A refused statement may keep its changes because of a trigger (`RAISE(FAIL)`) or a constraint
 /// (`ON CONFLICT FAIL`), of this table or of another one that is written through a foreign key.
-const SQLITE_TABLE: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, name, \
-     tbl_name, sql FROM sqlite_temp_schema), unsafe AS MATERIALIZED (SELECT tbl_name FROM schemas WHERE type = 'trigger' OR sql LIKE \
-     '%CONFLICT%') SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
+const SQLITE_TABLE: &str = "{schemas} SELECT name, \"notnull\", pk = 1 AND upper(type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM \
      pragma_index_list($1, $2) AS i WHERE i.origin = 'pk') AND NOT EXISTS (SELECT 1 FROM schemas WHERE name = $1 COLLATE NOCASE AND \
-     sql LIKE 'CREATE VIRTUAL%'), NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
-     NOT (EXISTS (SELECT 1 FROM unsafe) AND EXISTS (SELECT 1 FROM schemas AS s, pragma_foreign_key_list(s.name, $2) AS f WHERE \
-     s.type = 'table' AND f.\"table\" = $1 COLLATE NOCASE AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN \
-     ('NO ACTION', 'RESTRICT')))), NOT EXISTS (SELECT 1 FROM schemas WHERE type = 'view' AND name = $1 COLLATE NOCASE) FROM \
+     sql LIKE 'CREATE VIRTUAL%'), {atomic}, NOT EXISTS (SELECT 1 FROM schemas WHERE type = 'view' AND name = $1 COLLATE NOCASE) FROM \
      pragma_table_xinfo($1, $2)";
 
 /// Looks up the facts about a table on PostgreSQL, where a value always has the type of its column.
@@ -261,24 +258,35 @@ fn look_up_plain<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<'s
         let query = match conn.kind() {
             DatabaseKind::Sqlite => {
                 let (schema, name) = split_schema(rows.table());
-                conn.query(in_schema(SQLITE_PLAIN, schema)).bind(name)
+                conn.query(in_schema(SQLITE_PLAIN, schema)).bind(name).bind(schema)
             }
             DatabaseKind::Postgres => {
-                let sql = format!("SELECT ({POSTGRES_PLAIN}), ({POSTGRES_SKIPS_UPDATES})");
+                let sql =
+                    format!("SELECT ({POSTGRES_PLAIN}), ({POSTGRES_SKIPS_UPDATES}), NULL::bool");
                 conn.query(AssertSqlSafe(sql)).bind(rows.schema().table)
             }
         };
-        let found = query.fetch_one::<(bool, Option<bool>)>().await;
-        let Some((plain, may_skip_updates)) = unless_lost(found)? else { return Ok(false) };
-        let facts = TableFacts { plain, may_skip_updates, ..TableFacts::default() };
+        let found = query.fetch_one::<(bool, Option<bool>, Option<bool>)>().await;
+        let Some((plain, may_skip_updates, atomic)) = unless_lost(found)? else { return Ok(false) };
+        let facts = TableFacts { plain, may_skip_updates, atomic, ..TableFacts::default() };
         conn.facts().add(rows, epoch, facts);
         Ok(plain)
     })
 }
 
-/// A temporary trigger can belong to a table of any database.
-const SQLITE_PLAIN: &str = "SELECT count(*) = 0, count(*) > 0 FROM (SELECT type, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, \
-     tbl_name, sql FROM sqlite_temp_schema) WHERE (type = 'trigger' OR sql LIKE '%CONFLICT%') AND tbl_name = $1 COLLATE NOCASE";
+/// For the table: whether no trigger and no conflict clause belongs to it, whether any does, and whether a refused statement changes nothing.
+const SQLITE_PLAIN: &str = "{schemas} SELECT count(*) = 0, count(*) > 0, {atomic} FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE";
+
+/// The objects of a database, and the tables whose triggers or constraints may keep a part of a refused statement. A temporary trigger can
+/// belong to a table of any database.
+const SQLITE_SCHEMAS: &str = "WITH schemas AS MATERIALIZED (SELECT type, name, tbl_name, sql FROM \"{schema}\".sqlite_schema UNION ALL SELECT type, name, \
+     tbl_name, sql FROM sqlite_temp_schema), unsafe AS MATERIALIZED (SELECT tbl_name FROM schemas WHERE type = 'trigger' OR sql LIKE \
+     '%CONFLICT%')";
+
+const SQLITE_ATOMIC: &str = "NOT EXISTS (SELECT 1 FROM unsafe WHERE tbl_name = $1 COLLATE NOCASE) AND \
+     NOT (EXISTS (SELECT 1 FROM unsafe) AND EXISTS (SELECT 1 FROM schemas AS s, pragma_foreign_key_list(s.name, $2) AS f WHERE \
+     s.type = 'table' AND f.\"table\" = $1 COLLATE NOCASE AND (f.on_delete NOT IN ('NO ACTION', 'RESTRICT') OR f.on_update NOT IN \
+     ('NO ACTION', 'RESTRICT'))))";
 
 /// An ordinary table without child tables, user-defined triggers, rules and row-level security.
 const POSTGRES_PLAIN: &str = "SELECT EXISTS (SELECT 1 FROM pg_class WHERE oid = to_regclass($1) AND relkind = 'r' AND NOT relhasrules AND NOT \
@@ -324,18 +332,6 @@ fn look_up_counted<'s>(conn: &'s mut Conn<'_>, rows: &'s dyn Rows) -> BoxFuture<
 
 const SQLITE_COUNTS: &str = "SELECT NOT EXISTS (SELECT 1 FROM pragma_table_list WHERE name = $1 COLLATE NOCASE AND schema IN ($2, 'temp') \
      AND type = 'view')";
-
-/// The names of columns, as the statements compare them with those of an index.
-pub(super) fn arbiter_names(kind: DatabaseKind, rows: &dyn Rows, on: &[usize]) -> String {
-    let name = |column: &usize| match (kind, rows.columns()[*column]) {
-        // The case of ASCII letters does not matter in names.
-        (DatabaseKind::Sqlite, name) => name.to_ascii_lowercase(),
-        (DatabaseKind::Postgres, name) => stored_name(kind, name).to_owned(),
-    };
-    let mut names: Vec<_> = on.iter().map(name).collect();
-    names.sort_unstable();
-    names.join("\u{1}")
-}
 
 /// PostgreSQL uses every unique index of these columns as an arbiter, so none may be deferrable. A
 /// table with rules does not support `ON CONFLICT`. The index of a key WITHOUT OVERLAPS is an exclusion constraint, which it does not

@@ -19,8 +19,7 @@ use crate::write::{inspect, row_error};
 /// The search must start from the state before the statement. On PostgreSQL, a failed statement
 /// aborts the transaction. On either database, a statement for several rows may have stored some of
 /// them (if a trigger dropped another one, or with `ON CONFLICT FAIL` on SQLite). So if the
-/// transaction has already been used, the statement runs in a savepoint. SQLite undoes a refused statement on a table without
-/// these, and a savepoint would write each page twice.
+/// transaction has already been used, the statement runs in a savepoint, unless SQLite undoes it.
 pub(crate) async fn write_and_locate(
     conn: &mut Conn<'_>,
     rows: &mut dyn Rows,
@@ -34,10 +33,24 @@ pub(crate) async fn write_and_locate(
     if !used || chunk.rows.len() == 1 {
         return write_or_name_row(conn, rows, chunk, op, Undo::Transaction).await;
     }
-    if conn.kind() == DatabaseKind::Sqlite && inspect::stores_every_row(conn, rows).await? {
+    if is_undone_by_sqlite(conn, rows, op).await? {
         return write_or_name_row(conn, rows, chunk, op, Undo::Nothing).await;
     }
     in_savepoint(conn, ChunkWrite { rows, chunk, op, name_row: true }).await
+}
+
+/// Whether SQLite undoes the statement of a chunk if it refuses a row. A savepoint would write each page twice.
+///
+/// A savepoint is needed nevertheless if the transaction is not marked as failed afterwards, because it is one of sqlx: SQLite keeps the
+/// rows before a value that a STRICT table refuses, and what a dropped future has sent is stored.
+async fn is_undone_by_sqlite(conn: &mut Conn<'_>, rows: &dyn Rows, op: BulkOp<'_>) -> Result<bool> {
+    // Facts about another database with the same table are not sufficient.
+    let may_be = conn.kind() == DatabaseKind::Sqlite && conn.in_transaction();
+    if !may_be || conn.facts().is_shared || !inspect::stores_every_row(conn, rows).await? {
+        return Ok(false);
+    }
+    // An INSERT does not change the rows of other tables that reference this one.
+    Ok(matches!(op, BulkOp::Insert) || conn.facts().is_atomic(rows))
 }
 
 /// What has to be undone after a refused statement, so that the search starts from the state before it.
