@@ -932,6 +932,46 @@ mod postgres {
         test.passed().await;
     }
 
+    /// The server has sent some of the rows.
+    #[tokio::test]
+    async fn a_read_that_loses_its_connection_between_two_rows_returns_no_row_twice() {
+        let test = common::TestDb::postgres("between_rows").await;
+        test.db.execute("CREATE SEQUENCE runs").await.unwrap();
+        let view = "CREATE VIEW users AS SELECT id, repeat('x', 9000) || CASE WHEN id = 3 AND nextval('runs') = 1 \
+                    THEN pg_terminate_backend(pg_backend_pid())::text ELSE '' END AS name FROM generate_series(1, 5::bigint) id";
+        test.db.execute(view).await.unwrap();
+        for keeps_statements in [true, false] {
+            for is_raw in [true, false] {
+                test.db.execute("SELECT setval('runs', 1, false)").await.unwrap();
+                let db = Db::options()
+                    .statement_cache(keeps_statements)
+                    .connect(&test.url)
+                    .await
+                    .unwrap();
+                let ids = match is_raw {
+                    true => {
+                        let read = db
+                            .query("SELECT id, name FROM users")
+                            .fetch_all::<(i64, String)>()
+                            .await;
+                        read.map(|rows| rows.into_iter().map(|(id, _)| id).collect::<Vec<_>>())
+                    }
+                    false => {
+                        let read = User::query("").fetch_all(&db).await;
+                        read.map(|rows| rows.into_iter().filter_map(|user| user.id).collect())
+                    }
+                };
+                // Without a statement cache, no row has been passed on yet, so the statement is repeated.
+                match ids {
+                    Ok(ids) => assert_eq!(ids, [1, 2, 3, 4, 5], "{keeps_statements} {is_raw}"),
+                    Err(error) => assert!(keeps_statements, "{is_raw}: {error}"),
+                }
+                db.close().await;
+            }
+        }
+        test.passed().await;
+    }
+
     fn in_runtime<T>(work: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
     }

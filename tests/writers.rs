@@ -862,6 +862,31 @@ async fn thousands_of_waiting_writers_get_their_turns() {
     test.passed().await;
 }
 
+/// A writer that has waited with thousands of others notices soon that the one before it is not polled.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_writer_that_has_waited_with_thousands_soon_overtakes_a_late_one() {
+    let test = rows("left_alone").await;
+    let db = impatient(&test, Duration::from_secs(60)).await;
+    let tx = db.begin().await.unwrap();
+    let mut row = plain(1);
+    let mut late = Box::pin(row.save(&db));
+    assert!(futures_util::poll!(&mut late).is_pending());
+    let wait = |n| {
+        let db = db.clone();
+        tokio::spawn(async move { plain(n).save(&db).await })
+    };
+    let others: Vec<_> = (0..20_000).map(wait).collect();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let waiting = wait(2);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    others.iter().for_each(JoinHandle::abort);
+    tx.rollback().await.unwrap();
+    tokio::time::timeout(Duration::from_secs(3), waiting).await.unwrap().unwrap().unwrap();
+    late.await.unwrap();
+    assert_eq!(count(&test.db, "rows").await, 2);
+    test.passed().await;
+}
+
 /// A runtime whose tasks take long polls its writers late each time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_writer_that_is_polled_late_each_time_gets_its_turn() {

@@ -70,11 +70,14 @@ async fn run_in_transaction(
 ) -> Result<u64, sqlx::Error> {
     raw::begin::<Postgres>(conn, TransactionOptions::default()).await?;
     let guard = RollbackGuard::<Postgres>::new(conn);
-    // `answered` stays false until the commit, because before that the statement may be sent again.
-    let result = drain::<Postgres>(guard.conn.fetch_many(query), false, sink, &mut false).await;
+    // Until the commit, `answered` stays false and the rows are kept, because before that the statement may be sent again.
+    let mut rows = Vec::new();
+    let keep = &mut |row| rows.push(row);
+    let result = drain::<Postgres>(guard.conn.fetch_many(query), false, keep, &mut false).await;
     match &result {
         Ok(_) => {
             *answered = true;
+            rows.into_iter().for_each(sink);
             raw::commit::<Postgres>(guard.conn).await?;
         }
         // Return the error of the statement, not of the rollback. If the rollback fails, the guard queues another one.

@@ -53,6 +53,9 @@ pub(super) const LONGEST_PAUSE: Duration = PATIENCE.saturating_mul(16);
 /// is.
 pub(super) const CHECK_INTERVAL: Duration = Duration::from_micros(300);
 
+/// The longest time in which each of them checks it once. When most of them have left, or are not polled, the others do not wait for longer.
+pub(super) const LONGEST_ROUND: Duration = Duration::from_secs(1);
+
 /// A writer that has waited for so long, and was late again, gets twice as much time for each further offer: its future is polled, but its
 /// runtime may be slow each time. Not before, because the writes that its task makes meanwhile wait for that time.
 const STARVES_AFTER: Duration = Duration::from_secs(2);

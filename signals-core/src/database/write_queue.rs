@@ -23,7 +23,7 @@ use crate::database::group::GroupId;
 use crate::database::lease::AnyLease;
 use crate::database::queued_statement::{QueuedStatement, Texts};
 use crate::database::slow_writers::SlowWriters;
-use crate::database::waiter::{CHECK_INTERVAL, Grant, LONGEST_PAUSE, Waiter};
+use crate::database::waiter::{CHECK_INTERVAL, Grant, LONGEST_PAUSE, LONGEST_ROUND, Waiter};
 use crate::database::write_turn::Turn;
 use crate::database::writer::Writer;
 use crate::error::Result;
@@ -156,7 +156,7 @@ impl State {
     /// has waited.
     pub(super) fn pause_after(&self, pause: Duration, id: i64) -> Duration {
         let pause = if self.offer.is_some() { PATIENCE } else { LONGEST_PAUSE.min(2 * pause) };
-        let round = CHECK_INTERVAL.saturating_mul(self.waiting.len() as u32);
+        let round = LONGEST_ROUND.min(CHECK_INTERVAL.saturating_mul(self.waiting.len() as u32));
         // From 1/2 to 3/2, so that waiters that have come at the same time do not check at the same time.
         pause.max(round.saturating_mul(32 + id.rem_euclid(64) as u32) / 64)
     }

@@ -70,17 +70,19 @@ pub fn assert_locked(path: impl AsRef<Path>) {
 
 /// The names of durable receivers of whose deliveries the program no longer has a receiver.
 fn gone_names<'d>(difference: &'d str, now: &str) -> BTreeSet<&'d str> {
-    let durable = difference.lines().filter_map(|line| {
-        let (name, options) =
-            line.strip_prefix("- ")?.split_once(" → ")?.1.split_once(" (durable")?;
-        let uid = options.split_once(" uid = \"").and_then(|(_, uid)| uid.split('"').next());
-        Some(uid.unwrap_or(name))
-    });
     let is_known = |name: &str| {
-        let named = [format!("→ {name} ("), format!("was = {name:?}"), format!("uid = {name:?}")];
-        named.iter().any(|named| now.contains(named))
+        let was = format!(" was = {name:?}");
+        now.lines().any(|line| delivery_name(line) == Some(name) || line.contains(&was))
     };
-    durable.filter(|name| !is_known(name)).collect()
+    let gone = difference.lines().filter_map(|line| delivery_name(line.strip_prefix("- ")?));
+    gone.filter(|name| !is_known(name)).collect()
+}
+
+/// The name of the deliveries of a durable receiver, from its line in the file.
+fn delivery_name(line: &str) -> Option<&str> {
+    let (name, options) = line.split_once(" → ")?.1.split_once(" (durable")?;
+    let uid = options.split_once(" uid = \"").and_then(|(_, uid)| uid.split('"').next());
+    Some(uid.unwrap_or(name))
 }
 
 fn in_package(path: &Path) -> PathBuf {
@@ -116,4 +118,33 @@ fn difference(locked: &str, now: &str) -> Option<String> {
         let _ = writeln!(difference, "{sign} {}", line.unwrap_or_default());
     }
     (!difference.is_empty()).then_some(difference)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_are_gone_if_no_durable_receiver_has_their_name() {
+        let now = "post_save of A → a::kept (durable, default) payload(id)\n\
+                   post_save of A → a::new (durable, default) payload(id) was = \"a::old\"\n\
+                   post_save of A → a::renamed (durable, default) payload(id) uid = \"uid\"\n\
+                   post_save of A → a::late (on commit)\n";
+        let gone = |line: &str| {
+            let difference = format!("- post_save of A → {line}\n");
+            gone_names(&difference, now).into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        for known in [
+            "a::kept (durable, other)",
+            "a::old (durable, default)",
+            "a::other (durable, default) uid = \"uid\"",
+            "a::kept (durable, default) uid = \"a::kept\"",
+            "a::gone (on commit)",
+        ] {
+            assert_eq!(gone(known), [""; 0], "{known}");
+        }
+        assert_eq!(gone("a::renamed (durable, default)"), ["a::renamed"]);
+        assert_eq!(gone("a::late (durable, default)"), ["a::late"]);
+        assert_eq!(gone("a::kept (durable, default) uid = \"former\""), ["former"]);
+    }
 }
