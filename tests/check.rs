@@ -178,6 +178,7 @@ on_every_database! {
         for (check, expected) in [
             ("CHECK (name IS NOT NULL)", &[][..]),
             ("CONSTRAINT named CHECK ( \"name\"  is not null )", &[]),
+            ("CONSTRAINT \"it's\" CHECK (name IS NOT NULL)", &[]),
             ("CHECK (name IS NOT NULL OR email = '')", &nullable),
             ("CHECK (email IS NOT NULL)", &nullable),
             ("DEFAULT 'CHECK (name IS NOT NULL)' /* CHECK (name IS NOT NULL) */ -- CHECK (name IS NOT NULL)\n", &nullable),

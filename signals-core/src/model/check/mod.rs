@@ -1,6 +1,7 @@
 //! Compares tables with their models, for [`Db::check`] and `Model::check_table`.
 
 mod column_types;
+mod create_table;
 mod finding;
 mod rebuild;
 mod table;

@@ -4,11 +4,11 @@ use sqlx::AssertSqlSafe;
 
 use crate::database::backend::{AnyType, DatabaseKind};
 use crate::database::conn::Conn;
-use crate::database::sql_tokens::quoted;
 use crate::error::Result;
 #[cfg(feature = "sqlite")]
 use crate::model::check::column_types::stored_types;
 use crate::model::check::column_types::{is_numeric, types};
+use crate::model::check::create_table::{has_check, lost};
 use crate::model::ddl::identifier;
 use crate::signal::relation::ModelInfo;
 use crate::table::schema::{split_schema, stored_name};
@@ -267,43 +267,6 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
     let mut names: Vec<_> = names.collect();
     names.sort_unstable();
     names
-}
-
-pub(super) const WITHOUT_ROWID: &str = "WITHOUT ROWID";
-
-/// What a CREATE TABLE of SQLite contains that the other fields of [`Table`] do not describe.
-fn lost(create: &str) -> Vec<&'static str> {
-    let create = create.to_ascii_uppercase();
-    let words = create.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
-    let known = ["CHECK", "COLLATE", "AUTOINCREMENT", "DEFERRABLE", "CONFLICT", "STRICT"];
-    let mut lost: Vec<_> = known.into_iter().filter(|word| words.contains(word)).collect();
-    lost.extend(words.windows(2).any(|two| two == ["WITHOUT", "ROWID"]).then_some(WITHOUT_ROWID));
-    lost
-}
-
-/// Whether a CREATE TABLE of SQLite has a CHECK that is the NOT NULL of a column.
-fn has_check(create: &str, column: &str) -> bool {
-    plain(create).contains(&plain(&format!("CHECK({column} IS NOT NULL)")))
-}
-
-/// The SQL in upper case, without spaces, the quotes of names, comments and strings.
-fn plain(sql: &str) -> String {
-    let (mut plain, mut rest) = (String::new(), sql);
-    while let Some(c) = rest.chars().next() {
-        let length = match c {
-            '-' if rest.starts_with("--") => rest.find('\n').unwrap_or(rest.len()),
-            '/' if rest.starts_with("/*") => rest[2..].find("*/").map_or(rest.len(), |end| end + 4),
-            '\'' => quoted(rest.as_bytes(), false),
-            c => {
-                let is_kept = !c.is_whitespace() && !"\"`[]".contains(c);
-                plain.extend(is_kept.then(|| c.to_ascii_uppercase()));
-                c.len_utf8()
-            }
-        };
-        rest = &rest[length..];
-    }
-    plain
 }
 
 async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {
