@@ -178,8 +178,10 @@ on_every_database! {
         for (check, expected) in [
             ("CHECK (name IS NOT NULL)", &[][..]),
             ("CONSTRAINT named CHECK ( \"name\"  is not null )", &[]),
+            ("CONSTRAINT \"it's\" CHECK (name IS NOT NULL)", &[]),
             ("CHECK (name IS NOT NULL OR email = '')", &nullable),
             ("CHECK (email IS NOT NULL)", &nullable),
+            ("DEFAULT 'CHECK (name IS NOT NULL)' /* CHECK (name IS NOT NULL) */ -- CHECK (name IS NOT NULL)\n", &nullable),
         ] {
             execute(&db, "DROP TABLE IF EXISTS accounts").await;
             common::table(&db, "accounts", &format!("name TEXT {check}, email TEXT NOT NULL UNIQUE")).await;
@@ -191,6 +193,14 @@ on_every_database! {
             execute(&db, "CREATE DOMAIN filled AS TEXT CHECK (VALUE IS NOT NULL); DROP TABLE accounts").await;
             common::table(&db, "accounts", "name filled, email TEXT NOT NULL UNIQUE").await;
             assert_eq!(found(&db).await, [""; 0]);
+            execute(&db, "ALTER TABLE accounts ADD COLUMN size BIGINT").await;
+            execute(&db, "ALTER TABLE accounts ADD CONSTRAINT sized CHECK (size IS NOT NULL) NOT VALID").await;
+            assert_eq!(found(&db).await, [""; 0]);
+            execute(&db, "ALTER TABLE accounts VALIDATE CONSTRAINT sized").await;
+            // DROP NOT NULL would change nothing.
+            let unwritten = format!("{OF}: the column `size` has no default, and the model never writes it");
+            let Err(Error::Check { findings }) = Account::check_table(&db).await else { panic!() };
+            assert_eq!(findings, [unwritten]);
         }
     }
 

@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, Connection, SqlSafeStr, SqlStr};
 use crate::database::backend::{Backend, DatabaseKind};
 use crate::database::begin::TransactionOptions;
 use crate::database::raw;
+
 /// Makes sqlx's count agree with the database. Returns whether a transaction is open. A failed transaction that sqlx does not count
 /// is rolled back.
 pub(super) async fn reconcile<DB: Backend>(conn: &mut DB::Connection) -> Result<bool, sqlx::Error> {

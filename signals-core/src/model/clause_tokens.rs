@@ -3,8 +3,8 @@
 use crate::database::backend::DatabaseKind;
 use crate::database::sql_tokens::{comment, dollar, is_word_char, quoted};
 
-/// Keywords that can follow a condition on PostgreSQL, but are names on SQLite, which does not reserve them: FETCH and FOR begin no clause there, and OFFSET
-/// only follows LIMIT (<https://www.sqlite.org/lang_keywords.html>).
+/// Keywords that can follow a condition on PostgreSQL, but are names on SQLite, which does not reserve them: FETCH and FOR begin no clause
+/// there, and OFFSET only follows LIMIT (<https://www.sqlite.org/lang_keywords.html>).
 const NAMES_OF_SQLITE: [&str; 3] = ["OFFSET", "FETCH", "FOR"];
 
 /// A token of a clause.
@@ -32,7 +32,7 @@ impl<'c> Token<'c> {
 
 /// Iterates over the tokens outside of comments and string literals, and outside of parentheses unless `nested`.
 pub(super) struct Tokens<'c> {
-    /// What is left.
+    /// The text after the last token.
     pub(super) text: &'c str,
     kind: DatabaseKind,
     depth: usize,

@@ -221,7 +221,7 @@ fn is_lost<T: Field<DB>, DB: Backend>(value: &T) -> bool {
     match (any.downcast_ref::<f64>(), any.downcast_ref::<f32>()) {
         (Some(number), _) => number.is_nan(),
         (_, Some(number)) => number.is_nan(),
-        _ => DB::is_stored_as_null(value) && !is_optional(),
+        _ => !is_optional() && DB::is_stored_as_null(value),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::database::waiter::Place;
 use crate::database::write_queue::WriteQueue;
 use crate::database::write_turn::Turn;
 use crate::error::driver::is_answered;
+
 /// What is known about a pooled connection.
 pub(crate) struct LeaseState {
     /// When the connection was taken from sqlx's pool.

@@ -1,8 +1,9 @@
 //! A difference between a table and its model, and how to mend it.
 
 use crate::database::backend::DatabaseKind;
+use crate::model::check::create_table::WITHOUT_ROWID;
 use crate::model::check::rebuild::rebuild;
-use crate::model::check::table::{Table, WITHOUT_ROWID};
+use crate::model::check::table::Table;
 use crate::model::ddl::Ddl;
 
 /// A difference between a table and its model.

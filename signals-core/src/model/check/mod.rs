@@ -1,6 +1,7 @@
 //! Compares tables with their models, for [`Db::check`] and `Model::check_table`.
 
 mod column_types;
+mod create_table;
 mod finding;
 mod rebuild;
 mod table;
@@ -121,7 +122,8 @@ fn of_column(
         let text = format!(
             "{of}: the column `{column}` cannot be NULL, which `on_delete = set_null` has to set it to"
         );
-        findings.push(Finding::new(text, Fix::alter(ddl, Some(ddl.drop_not_null(index)))));
+        let sql = found.declares_not_null.then(|| ddl.drop_not_null(index));
+        findings.push(Finding::new(text, Fix::alter(ddl, sql)));
     }
     if found.nullable && !is_key && !reads_null && !table.is_virtual(ddl.kind) {
         let text = format!("{of}: the column `{column}` can be NULL, and the field is no `Option`");
@@ -158,12 +160,12 @@ fn of_rest(of: &str, ddl: &Ddl, table: &Table, findings: &mut Vec<Finding>) {
         let written = index.is_some_and(|index| model.columns[index].role != ColumnRole::Generated);
         !written && !column.nullable && !column.optional
     };
-    for Column { name, .. } in table.columns.iter().filter(unwritten) {
+    for Column { name, declares_not_null, .. } in table.columns.iter().filter(unwritten) {
         let text =
             format!("{of}: the column `{name}` has no default, and the model never writes it");
         let quoted = identifier(name);
-        let sql = format!("ALTER TABLE {} ALTER COLUMN {quoted} DROP NOT NULL", model.table);
-        findings.push(Finding::new(text, Fix::alter(ddl, Some(sql))));
+        let sql = || format!("ALTER TABLE {} ALTER COLUMN {quoted} DROP NOT NULL", model.table);
+        findings.push(Finding::new(text, Fix::alter(ddl, declares_not_null.then(sql))));
     }
     let key: Vec<_> = model.group(ColumnGroup::Key).collect();
     if !table.is_external {

@@ -8,6 +8,7 @@ use crate::error::Result;
 #[cfg(feature = "sqlite")]
 use crate::model::check::column_types::stored_types;
 use crate::model::check::column_types::{is_numeric, types};
+use crate::model::check::create_table::{has_check, lost};
 use crate::model::ddl::identifier;
 use crate::signal::relation::ModelInfo;
 use crate::table::schema::{split_schema, stored_name};
@@ -61,7 +62,8 @@ impl Table {
             if self.columns.iter().any(|column| column.name.eq_ignore_ascii_case(name)) {
                 continue;
             }
-            let row = ((*name).to_owned(), false, true, false, false, "INTEGER".to_owned(), None);
+            let row =
+                ((*name).to_owned(), false, true, true, false, false, "INTEGER".to_owned(), None);
             let index = (String::new(), (*name).to_owned(), false, true);
             let rowid = described(self.is_view, vec![row], vec![index]);
             self.columns.extend(rowid.columns);
@@ -110,6 +112,8 @@ pub(super) struct Index {
 pub(super) struct Column {
     pub(super) name: String,
     pub(super) nullable: bool,
+    /// PostgreSQL: whether the column itself is declared NOT NULL. A CHECK or its domain can be the only reason.
+    pub(super) declares_not_null: bool,
     /// Whether an INSERT can omit the column.
     pub(super) optional: bool,
     pub(super) computed: Option<Computed>,
@@ -169,7 +173,7 @@ async fn read_sqlite(conn: &mut Conn<'_>, name: &str, columns: &[&str]) -> Resul
     let (schema, is_view) = (&*schema, ty == "view");
     // An alias of the rowid is never NULL and gets a value if it is omitted, although SQLite does not report this. It is a key
     // of type INTEGER without an index, in a table that has rowids.
-    let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, coalesce(upper(x.dflt_value), 'NULL') <> 'NULL' OR x.hidden > 1 OR \
+    let sql = "SELECT x.name, x.\"notnull\" = 0 AND x.pk = 0, true, coalesce(upper(x.dflt_value), 'NULL') <> 'NULL' OR x.hidden > 1 OR \
                (x.pk > 0 AND upper(x.type) = 'INTEGER' AND NOT EXISTS (SELECT 1 FROM pragma_index_list($1, $2) AS i WHERE i.origin = 'pk')), \
                x.hidden > 1, false, x.type, nullif(x.dflt_value, 'NULL') FROM pragma_table_xinfo($1, $2) AS x WHERE x.hidden <> 1 ORDER BY x.cid";
     let rows: Vec<DescribedColumn> = conn.query(sql).bind(name).bind(schema).fetch_all().await?;
@@ -265,26 +269,6 @@ fn sorted(names: impl Iterator<Item = String>) -> Vec<String> {
     names
 }
 
-pub(super) const WITHOUT_ROWID: &str = "WITHOUT ROWID";
-
-/// What a CREATE TABLE of SQLite contains that the other fields of [`Table`] do not describe.
-fn lost(create: &str) -> Vec<&'static str> {
-    let create = create.to_ascii_uppercase();
-    let words = create.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-    let words: Vec<_> = words.filter(|word| !word.is_empty()).collect();
-    let known = ["CHECK", "COLLATE", "AUTOINCREMENT", "DEFERRABLE", "CONFLICT", "STRICT"];
-    let mut lost: Vec<_> = known.into_iter().filter(|word| words.contains(word)).collect();
-    lost.extend(words.windows(2).any(|two| two == ["WITHOUT", "ROWID"]).then_some(WITHOUT_ROWID));
-    lost
-}
-
-/// Whether a CREATE TABLE of SQLite has a CHECK that is the NOT NULL of a column.
-fn has_check(create: &str, column: &str) -> bool {
-    let is_kept = |c: &char| !c.is_whitespace() && !"\"`[]".contains(*c);
-    let plain = |text: &str| text.chars().filter(is_kept).collect::<String>().to_ascii_uppercase();
-    plain(create).contains(&plain(&format!("CHECK({column} IS NOT NULL)")))
-}
-
 async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table>> {
     // A domain, or the domain that it is based on, can also declare NOT NULL or a default, and a CHECK can be a NOT NULL. A trigger before
     // the INSERT can set any column.
@@ -294,7 +278,7 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
                attname::text, NOT (attnotnull OR EXISTS (SELECT 1 FROM pg_constraint WHERE contype = 'c' AND convalidated AND conrelid = \
                attrelid AND pg_get_constraintdef(oid) = format('CHECK ((%I IS NOT NULL))', attname)) OR EXISTS (SELECT 1 FROM domains AS d \
                WHERE d.attnum = a.attnum AND (typnotnull OR EXISTS (SELECT 1 FROM pg_constraint AS c WHERE contypid = d.oid AND \
-               convalidated AND pg_get_constraintdef(c.oid) = 'CHECK ((VALUE IS NOT NULL))')))), \
+               convalidated AND pg_get_constraintdef(c.oid) = 'CHECK ((VALUE IS NOT NULL))')))), attnotnull, \
                atthasdef OR attidentity <> '' OR EXISTS (SELECT 1 FROM domains AS d WHERE d.attnum = a.attnum AND typdefault IS NOT \
                NULL) OR EXISTS (SELECT 1 FROM pg_trigger WHERE tgrelid = attrelid AND NOT tgisinternal AND tgenabled <> 'D' AND tgtype & 7 = 7), \
                attgenerated <> '', attidentity = 'a', ''::text, NULL::text FROM pg_attribute AS a WHERE attrelid = to_regclass($1) AND attnum > 0 AND NOT attisdropped ORDER BY attnum";
@@ -313,9 +297,9 @@ async fn read_postgres(conn: &mut Conn<'_>, quoted: &str) -> Result<Option<Table
     Ok(Some(Table { is_external, ..described(is_view, rows, indexes) }))
 }
 
-/// The name of a column, whether it can be NULL, whether an INSERT can omit it, whether it is computed, whether it is an identity that
+/// The name of a column, whether it can be NULL, whether it is declared NOT NULL if not, whether an INSERT can omit it, whether it is computed, whether it is an identity that
 /// a statement cannot choose, and on SQLite its declared type and its default.
-type DescribedColumn = (String, bool, bool, bool, bool, String, Option<String>);
+type DescribedColumn = (String, bool, bool, bool, bool, bool, String, Option<String>);
 
 /// Builds a table from the rows that describe its columns and its unique indexes.
 fn described(
@@ -323,7 +307,16 @@ fn described(
     columns: Vec<DescribedColumn>,
     indexed: Vec<(String, String, bool, bool)>,
 ) -> Table {
-    let column = |(name, nullable, optional, is_computed, is_identity, type_name, default)| {
+    let column = |(
+        name,
+        nullable,
+        declares_not_null,
+        optional,
+        is_computed,
+        is_identity,
+        type_name,
+        default,
+    )| {
         // The description of a view contains neither NOT NULL nor defaults.
         let (nullable, optional) = (nullable && !is_view, optional || is_view);
         let computed = match (is_computed, is_identity) {
@@ -332,7 +325,17 @@ fn described(
             _ => None,
         };
         let (types, is_numeric) = (Vec::new(), false);
-        Column { name, nullable, optional, computed, default, types, type_name, is_numeric }
+        Column {
+            name,
+            nullable,
+            declares_not_null,
+            optional,
+            computed,
+            default,
+            types,
+            type_name,
+            is_numeric,
+        }
     };
     let mut unique: Vec<(String, Index)> = Vec::new();
     for (name, column, deferrable, valid) in indexed {

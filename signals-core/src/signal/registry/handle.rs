@@ -2,6 +2,7 @@
 
 use super::connected::Key;
 use super::registry;
+
 /// A receiver that was connected at run time, see [`post_save::connect`](crate::post_save::connect).
 ///
 /// If the handle is dropped, the receiver stays connected.
