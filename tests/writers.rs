@@ -870,7 +870,7 @@ async fn a_writer_that_has_waited_with_thousands_soon_overtakes_a_late_one() {
     let tx = db.begin().await.unwrap();
     let mut row = plain(1);
     let mut late = Box::pin(row.save(&db));
-    assert!(futures_util::poll!(&mut late).is_pending());
+    assert!(poll_fn(|cx| Poll::Ready(late.as_mut().poll(cx).is_pending())).await);
     let wait = |n| {
         let db = db.clone();
         tokio::spawn(async move { plain(n).save(&db).await })
