@@ -242,7 +242,7 @@ mod of_one_name {
 
 on_every_database! {
     async fn durable_receivers_that_share_a_name_are_reported(db: Db) {
-        let error = db.check().await.unwrap_err().to_string();
+        let error = format!("{:#}", db.check().await.unwrap_err());
         assert_eq!(error.matches("have the name `durable_senders::of_one_name::mail`").count(), 1, "{error}");
         assert_eq!(error.matches("have the name `durable_senders::of_one_name::queued`").count(), 1, "{error}");
         assert_eq!(error.matches("have the name").count(), 2, "{error}");
