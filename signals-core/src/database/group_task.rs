@@ -161,7 +161,7 @@ fn taken(waiters: &[Waiter], queue: &WriteQueue, in_transaction: bool) -> Option
     last.take(waiters.len(), in_transaction, &queue.texts)
 }
 
-/// Executes a message with this number of `statements`. Returns the answers of those that succeeded, and the error of the first that failed.
+/// Executes a message that contains `statements` statements. Returns the answers up to the first statement that fails, and its error.
 async fn execute<DB: Backend>(
     conn: &mut DB::Connection,
     statement: Statement,

@@ -1,4 +1,4 @@
-//! The statements by which a worker claims deliveries and renews its claims. `end_claim.rs` has those that end a claim. Each of them names
+//! The statements that claim deliveries and renew claims. The statements that end a claim are in `end_claim.rs`. Each statement names
 //! the claim, so a worker whose claim has passed to another one changes nothing.
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Notifies the receivers of a write: those before the statement, and those after it. `notify_deferred.rs` has those at the end of the
+//! Notifies the receivers of a write before and after its statement. `notify_deferred.rs` notifies the receivers at the end of the
 //! transaction.
 #![expect(
     clippy::manual_async_fn,
